@@ -1,4 +1,4 @@
-"""What a model is, as far as running it goes: read from its tensors by :mod:`webapp.weights`, never from a file name."""
+"""What a model is, as far as running it goes; read from its tensors, never from a file name."""
 
 from __future__ import annotations
 

@@ -1,0 +1,90 @@
+"""The recurrent state of one sequence, as a value: named arrays of one fixed layout, portable between backends."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.engine.model_config import ModelConfig
+from webapp.errors import StateMismatch
+
+FloatArray = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RecurrentState:
+    """Float32 arrays, layers first.
+
+    RWKV-5/6/7: ``att_x_prev (n_layer, n_embd)``, ``att_kv (n_layer, n_head, head_size, head_size)``,
+    ``ffn_x_prev (n_layer, n_embd)``. RWKV-4: ``att_x_prev, att_aa, att_bb, att_pp, ffn_x_prev``, all
+    ``(n_layer, n_embd)``.
+
+    ``att_kv[layer, head, i, j]``: ``i`` runs over the value, ``j`` over the key channel. That is the layout of
+    ``time_state`` in official files and of the rwkv package's RWKV-7; its RWKV-5/6 code keeps the transpose, and the
+    backend turns it.
+    """
+
+    architecture: str
+    arrays: dict[str, FloatArray]
+
+    @classmethod
+    def zeros(cls, config: ModelConfig) -> RecurrentState:
+        """The state before any token. RWKV-4's running maximum ``att_pp`` starts at -1e30."""
+        arrays = {name: np.zeros(shape, np.float32) for name, shape in state_shapes(config).items()}
+        if config.major == 4:
+            arrays["att_pp"].fill(-1e30)
+        return cls(config.architecture, arrays)
+
+    @classmethod
+    def from_time_state(cls, config: ModelConfig, time_state: FloatArray) -> RecurrentState:
+        """The zero state with ``time_state (n_layer, n_head, head_size, head_size)`` as its ``att_kv``."""
+        state = cls.zeros(config)
+        expected = state.arrays["att_kv"].shape if config.major > 4 else "none (RWKV-4)"
+        if expected != time_state.shape:
+            raise StateMismatch(path="", what="the shape", expected=str(expected), found=str(time_state.shape))
+        return cls(config.architecture, {**state.arrays, "att_kv": np.array(time_state, np.float32)})
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for array in self.arrays.values())
+
+    def copy(self) -> RecurrentState:
+        return RecurrentState(self.architecture, {name: array.copy() for name, array in self.arrays.items()})
+
+    def digest(self) -> str:
+        """32 hex digits over names, shapes and values; equal states have equal digests."""
+        h = hashlib.blake2b(self.architecture.encode(), digest_size=16)
+        for name in sorted(self.arrays):
+            array = np.ascontiguousarray(self.arrays[name])
+            h.update(f"{name}{array.shape}".encode())
+            h.update(array.data)
+        return h.hexdigest()
+
+    def check(self, config: ModelConfig, path: str = "") -> None:
+        """Raises StateMismatch unless every array is there, has its shape and is finite."""
+        if self.architecture != config.architecture:
+            raise StateMismatch(
+                path=path, what="the architecture", expected=config.architecture, found=self.architecture
+            )
+        expected = state_shapes(config)
+        if set(expected) != set(self.arrays):
+            raise StateMismatch(path=path, what="the arrays", expected=sorted(expected), found=sorted(self.arrays))
+        for name, shape in expected.items():
+            found = self.arrays[name]
+            if found.shape != shape:
+                raise StateMismatch(path=path, what=f"the shape of {name}", expected=shape, found=found.shape)
+            if not np.isfinite(found).all():
+                raise StateMismatch(path=path, what=name, expected="finite numbers", found="NaN or infinity")
+
+
+def state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every array of a state of this model."""
+    row = (config.n_layer, config.n_embd)
+    if config.major == 4:
+        wide = (config.n_layer, config.n_att)
+        return {"att_x_prev": row, "att_aa": wide, "att_bb": wide, "att_pp": wide, "ffn_x_prev": row}
+    matrices = (config.n_layer, config.n_head, config.head_size, config.head_size)
+    return {"att_x_prev": row, "att_kv": matrices, "ffn_x_prev": row}
