@@ -1,0 +1,269 @@
+"""Every setting of Roost in one table, and the one function that reads them.
+
+The table is the :class:`Settings` dataclass itself: a field is a setting, its type says how a value is read, its
+metadata holds the help sentence and the range. :data:`SETTINGS` lists the same rows for the command line, which builds
+its ``--help`` from them. A value comes from the first of: command line, environment (``ROOST_<NAME>``), config file
+(TOML, flat), default. Nothing heavy is imported, so ``roost --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from webapp.errors import SettingsError
+
+CONFIG_NAME = "roost.toml"
+MIB = 1 << 20
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+def setting(
+    default: Any,
+    help: str,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    choices: tuple[str, ...] = (),
+    secret: bool = False,
+) -> Any:
+    """A row of the table; a callable default is called when a Settings is made."""
+    metadata = {"help": help, "at_least": at_least, "at_most": at_most, "choices": choices, "secret": secret}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata, repr=not secret)
+
+
+def default_data_dir() -> Path:
+    """Where this system keeps a user's application data (XDG, Application Support or Local AppData)."""
+    try:
+        home = Path.home()
+    except RuntimeError as exc:  # a container user without a home
+        raise SettingsError(name="data_dir", value="", reason="this system names no home folder") from exc
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "Roost"
+    if sys.platform == "darwin":
+        return home / "Library" / "Application Support" / "Roost"
+    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share") / "roost"
+
+
+def default_models_dir(data_dir: Path) -> Path:
+    """``models`` here or beside the checkout when there is one, else inside the data folder."""
+    for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):
+        if (folder / "models").is_dir() and folder.name != "site-packages":
+            return folder / "models"
+    return data_dir / "models"
+
+
+# ruff: noqa: RUF009 (setting() returns a dataclass field)
+@dataclass(frozen=True)
+class Settings:
+    """All settings, read and in range when made by :func:`load_settings`."""
+
+    host: str = setting("127.0.0.1", "Address to listen on; 127.0.0.1 is this machine only.")
+    port: int = setting(8000, "Port to listen on; 0 takes any free one.", 0, 65535)
+    data_dir: Path = setting(default_data_dir, "Folder for the database, caches and roost.toml.")
+    models_dir: Path = setting(Path, "Folder with model files (default: ./models, else models in the data folder).")
+    lan: bool = setting(False, "Let other devices on the network in, with a token.")
+    token: str = setting("", "Token every request must carry; made up at each start when --lan has none.", secret=True)
+    allow_hosts: tuple[str, ...] = setting((), "Further host names Roost may be opened by (a proxy or tunnel).")
+    open_browser: bool = setting(True, "Open the page in the browser when the server is ready.")
+    language: str = setting(
+        "auto", "Language for someone who has chosen none; auto follows the browser.", choices=("auto", "en", "zh")
+    )
+    model: str = setting("", "Model file or name to start with; empty means the bundled starter model.")
+    strategy: str = setting("cpu fp32", "How the model is run: device and precision, such as 'cpu fp32'.")
+    state: str = setting("", "State file every new chat begins with; empty means none.")
+    max_prompt_tokens: int = setting(65536, "Longest prompt that is accepted, in tokens.", 1, 1 << 30)
+    max_tokens_limit: int = setting(102400, "Longest answer a request may ask for, in tokens.", 1, 1 << 30)
+    max_queue: int = setting(64, "Requests that may wait for a free place before new ones are refused.", 0, 100_000)
+    max_sequences: int = setting(32, "Answers written at the same time.", 1, 4096)
+    prefill_chunk: int = setting(64, "Prompt tokens read per step between two tokens of running answers.", 1, 65536)
+    state_cache_bytes: int = setting(256 * MIB, "Memory for remembered prompt beginnings; 0 turns it off.", 0, 1 << 50)
+    idle_unload_s: float = setting(0.0, "Seconds without a request before the model is unloaded; 0 means never.", 0)
+    swap_grace_s: float = setting(5.0, "Seconds running answers get to finish when another model is loaded.", 0)
+    load_timeout_s: float = setting(0.0, "Seconds a model may take to load; 0 means no limit.", 0)
+    crash_tries: int = setting(3, "Crashes in a row before the model is no longer loaded by itself.", 1, 100)
+    threads: int = setting(0, "Processor threads for the model; 0 leaves the choice to the backend.", 0, 4096)
+    websocket_limit: int = setting(100, "Open pages (WebSockets) in all.", 1, 5000)
+    websockets_per_client: int = setting(32, "Open pages (WebSockets) from one address.", 1, 5000)
+    ws_send_timeout_s: float = setting(30.0, "Seconds a browser may take nothing before it is dropped.", 0.1, 3600)
+    http_threads: int = setting(80, "Threads for pages and streams of the API.", 4, 1000)
+    requests_per_s: float = setting(50.0, "Requests per second from one address, in the long run.", 0.001, 1e6)
+    request_burst: int = setting(200, "Requests one address may send at once.", 1, 1_000_000)
+    max_body_bytes: int = setting(64 * MIB, "Largest body of a request.", 1024, 1 << 40)
+    log_level: str = setting(
+        "warning", "Least serious kind of message that is logged.", choices=("debug", "info", "warning", "error")
+    )
+
+    def __post_init__(self) -> None:
+        if self.models_dir == Path():
+            object.__setattr__(self, "models_dir", default_models_dir(self.data_dir))
+
+    @property
+    def is_shared(self) -> bool:
+        """True when other machines can reach the server: then a token is demanded of everyone."""
+        return self.lan or self.host not in LOOPBACK_HOSTS
+
+    @property
+    def listen_host(self) -> str:
+        """The address to bind: every interface for ``lan`` unless a particular host was named."""
+        return "0.0.0.0" if self.lan and self.host in LOOPBACK_HOSTS else self.host
+
+
+def read_bool(value: Any) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if str(value).strip().lower() in words:
+        return words[str(value).strip().lower()]
+    raise ValueError("it must be true or false")
+
+
+def read_int(value: Any) -> int:
+    """A whole number; text may end in K, M or G (with or without iB), powers of 1024."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([+-]?\d{1,18})\s*(?:([kmg])(?:i?b)?)?\s*", value, re.IGNORECASE)
+        if match:
+            return int(match[1]) << (10 * " kmg".index((match[2] or " ").lower()))
+    elif isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError("it must be a whole number")
+
+
+def read_float(value: Any) -> float:
+    if isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    raise ValueError("it must be a number")
+
+
+def read_text(value: Any) -> str:
+    if isinstance(value, str) and value.isprintable():
+        return value
+    raise ValueError("it must be one line of text")
+
+
+def read_path(value: Any) -> Path:
+    if isinstance(value, (str, Path)) and str(value):
+        return Path(value).expanduser().absolute()
+    raise ValueError("it must name a folder")
+
+
+def read_list(value: Any) -> tuple[str, ...]:
+    """A list, or text with commas between the items."""
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, (list, tuple)):
+        raise ValueError("it must be a list of names")
+    return tuple(read_text(part).strip() for part in parts if part)
+
+
+READERS = {
+    "bool": read_bool,
+    "int": read_int,
+    "float": read_float,
+    "str": read_text,
+    "Path": read_path,
+    "tuple[str, ...]": read_list,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row: what ``--help`` shows and how a value from any source is read. ``kind`` is a key of READERS."""
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+    at_least: float | None = None
+    at_most: float | None = None
+    choices: tuple[str, ...] = ()
+    secret: bool = False
+
+    def read(self, value: Any) -> Any:
+        """The typed value, or :class:`SettingsError` saying what was wrong with it."""
+        try:
+            read = READERS[self.kind](value)
+            self.check(read)
+        except ValueError as exc:
+            shown = "…" if self.secret else value
+            raise SettingsError(name=self.name, value=shown, reason=str(exc)) from exc
+        return read
+
+    def check(self, value: Any) -> None:
+        if self.choices and value not in self.choices:
+            raise ValueError(f"it must be one of {', '.join(self.choices)}")
+        # Written as "not >=" so that NaN is refused too.
+        if self.at_least is not None and not value >= self.at_least:
+            raise ValueError(f"it must be at least {self.at_least}")
+        if self.at_most is not None and not value <= self.at_most:
+            raise ValueError(f"it must be at most {self.at_most}")
+        if self.secret and value and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{8,200}", value):
+            raise ValueError("it must be 8 to 200 letters, digits or ._~+/=-")
+
+
+# The two folders have None here: their default is found out when it is needed, not at import.
+SETTINGS: dict[str, Setting] = {
+    row.name: Setting(row.name, str(row.type), None if row.default is MISSING else row.default, **row.metadata)
+    for row in fields(Settings)
+}
+
+
+def load_settings(
+    overrides: Mapping[str, Any] | None = None,
+    environ: Mapping[str, str] | None = None,
+    config_path: str | Path | None = None,
+) -> Settings:
+    """Settings from command line ``overrides`` (None values count as not given), environment, config file, defaults.
+
+    Without ``config_path`` the file is ``$ROOST_CONFIG``, else ``roost.toml`` in the data folder when there is one.
+    """
+    environ = os.environ if environ is None else environ
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    chosen = {**_from_environment(environ), **_checked(given)}
+    path = config_path or environ.get("ROOST_CONFIG")
+    found = Path(path) if path else (chosen.get("data_dir") or default_data_dir()) / CONFIG_NAME
+    from_file = read_config(found) if path or found.is_file() else {}
+    return Settings(**{**from_file, **chosen})
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """An empty variable counts as not set, as shells and container files leave such behind."""
+    named = {name: environ.get(f"ROOST_{name.upper()}") for name in SETTINGS}
+    return _checked({name: value for name, value in named.items() if value})
+
+
+def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
+    for name in values:
+        if name not in SETTINGS:
+            raise SettingsError(name=name, value=values[name], reason=f"there is no such setting{_nearest(name)}")
+    return {name: SETTINGS[name].read(value) for name, value in values.items()}
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name.lower().replace("-", "_"), SETTINGS, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The checked values of a TOML file; SettingsError when it cannot be read or has an unknown key."""
+    try:
+        return _checked(parse_toml(path.read_text(encoding="utf-8")))
+    except OSError as exc:
+        raise SettingsError(name="config", value=str(path), reason=exc.strerror or str(exc)) from exc
+    except ValueError as exc:  # TOMLDecodeError and UnicodeDecodeError both are
+        raise SettingsError(name="config", value=str(path), reason=str(exc)) from exc
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10; goes when 3.11 is the oldest supported
+        import tomli as tomllib
+    return dict(tomllib.loads(text))
