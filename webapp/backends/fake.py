@@ -1,0 +1,244 @@
+"""A backend without a model: a small exact recurrence, for tests, demonstrations and measuring what is around a model.
+
+Logits are a function of the slot's state alone, and the state of every token fed, in order, so snapshots, leaks between
+slots and replays show as they would in a real model. Chunking never changes a result. ``load`` reads no file; without a
+config it takes :func:`fake_config`.
+
+The strategy is ``fake`` followed by ``key=value`` options (quoted as in a shell where a value has spaces):
+
+==================  ===================================================================================================
+``slots=8``         how many sequences may run at once (``max_slots``)
+``vocab=65536``     vocabulary size instead of the config's
+``delay_ms=0``      sleep in every ``forward`` call (one decode step, or one prefill chunk)
+``script=hello``    the answer, then token 0 (end of text). Text becomes its UTF-8 bytes plus one, the single-byte tokens
+                    of the World vocabulary; ``script=5,6,7`` are token ids. Without a script the tokens are noise that
+                    never ends by itself. Sampling, penalties and seeds do not sway a script. Where a prompt ends with
+                    the beginning of the script, the answer goes on from there
+``repeat=1``        the script so many times before token 0; 0 is endless
+``fail_at=N``       ``forward`` raises RuntimeError when a slot takes its N-th token, the prompt's included
+``nan_at=N``        that slot's logits are NaN from its N-th token on
+``kill_at=N``       the process kills itself (SIGKILL) there
+``fail_on=ID``, ``nan_on=ID``, ``kill_on=ID``   the same when a slot takes the token ID
+``load_ms=0``       how long ``load`` takes, in ``load_steps=10`` progress reports (one tensor each)
+``load_bytes=N``    total bytes reported (1,000,000)
+``load_fail=WHY``   ``load`` raises ModelLoadFailed at its end
+``load_kill=1``     ``load`` kills the process at its end
+``refuse=WHY``      ``check`` raises StrategyError
+==================  ===================================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.engine.backend import Availability, Backend, LoadProgress, ProgressCallback
+from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import RecurrentState
+from webapp.errors import ModelLoadFailed, StrategyError
+
+HASH_PRIME = 16_777_213  # the largest prime below 2**24: every hash is exact in a float32 of the state
+POISONED = -1  # instead of a hash: the state of a slot that met NaN, which stays
+SCRIPT_LOGIT = 30_000.0  # beyond what any penalty or bias can outweigh
+
+
+def fake_config(vocab_size: int = 256, architecture: str = "7") -> ModelConfig:
+    """A tiny model's sizes, for callers that have no model file."""
+    n_head, head_size = (0, 0) if architecture == "4" else (2, 8)
+    return ModelConfig(architecture, 2, 16, 16, 64, n_head, head_size, vocab_size)
+
+
+@dataclass(frozen=True)
+class FakeOptions:
+    """The options of the module's table; 0 or "" is off."""
+
+    slots: int = 8
+    vocab: int = 0
+    delay_ms: float = 0.0
+    script: str = ""
+    repeat: int = 1
+    fail_at: int = 0
+    nan_at: int = 0
+    kill_at: int = 0
+    fail_on: int = 0
+    nan_on: int = 0
+    kill_on: int = 0
+    load_ms: float = 0.0
+    load_steps: int = 10
+    load_bytes: int = 1_000_000
+    load_fail: str = ""
+    load_kill: int = 0
+    refuse: str = ""
+
+    @classmethod
+    def parse(cls, strategy: str) -> FakeOptions:
+        """From ``fake key=value …``; StrategyError on anything else."""
+        kinds: dict[str, Any] = {f.name: type(f.default) for f in fields(cls)}
+        found: dict[str, Any] = {}
+        try:
+            for word in shlex.split(strategy)[1:]:
+                name, _, value = word.partition("=")
+                found[name] = kinds[name](value)
+        except (KeyError, ValueError) as exc:
+            raise StrategyError(
+                strategy=strategy, reason=f"not an option: {exc}", way_out="Options: " + ", ".join(kinds)
+            ) from exc
+        return cls(**found)
+
+    def script_token_ids(self) -> list[int]:
+        words = self.script.split(",")
+        if all(word.strip().isdigit() for word in words):
+            return [int(word) for word in words]
+        return [byte + 1 for byte in self.script.encode()]
+
+
+@dataclass
+class _Slot:
+    """The recurrence of one sequence. ``flavour`` stands for an initial ``att_kv`` that is not zero."""
+
+    base: RecurrentState
+    flavour: int
+    count: int = 0
+    hash: int = 0
+    script_position: int = 0
+
+
+class FakeBackend(Backend):
+    """See the module for its options."""
+
+    def __init__(self, config: ModelConfig | None = None, options: FakeOptions | None = None) -> None:
+        self.options = options or FakeOptions()
+        config = config or fake_config()
+        self.config = replace(config, vocab_size=self.options.vocab or config.vocab_size)
+        self.max_slots = self.options.slots
+        self.forward_sizes: list[tuple[int, ...]] = []
+        """Tokens fed to each row, one entry a call: what tests count. The last 1,000 calls."""
+        self._script = self.options.script_token_ids()
+        self._slots: dict[int, _Slot] = {}
+        noise = np.random.default_rng(7).normal(0.0, 2.0, self.config.vocab_size).astype(np.float32)
+        self._noise = np.concatenate([noise, noise])
+
+    @classmethod
+    def availability(cls) -> Availability:
+        return Availability(True)
+
+    @classmethod
+    def check(cls, config: ModelConfig, strategy: str) -> None:
+        options = FakeOptions.parse(strategy)
+        if options.refuse:
+            raise StrategyError(strategy=strategy, reason=options.refuse, way_out="Leave out `refuse`.")
+
+    @classmethod
+    def load(cls, path: str, config: ModelConfig | None, strategy: str, progress: ProgressCallback) -> FakeBackend:
+        options = FakeOptions.parse(strategy)
+        steps = max(1, options.load_steps)
+        for step in range(steps + 1):
+            progress(LoadProgress(options.load_bytes * step // steps, options.load_bytes, step, steps))
+            if step < steps:
+                time.sleep(options.load_ms / 1000 / steps)
+        if options.load_kill:
+            _kill_process()
+        if options.load_fail:
+            raise ModelLoadFailed(name=os.path.basename(path) or "fake", reason=options.load_fail)
+        return cls(config, options)
+
+    def new_slot(self) -> int:
+        if len(self._slots) >= self.max_slots:
+            raise RuntimeError(f"all {self.max_slots} slots are taken")
+        slot = next(number for number in range(self.max_slots) if number not in self._slots)
+        self._slots[slot] = _Slot(RecurrentState.zeros(self.config), flavour=0)
+        return slot
+
+    def free_slot(self, slot: int) -> None:
+        del self._slots[slot]
+
+    @property
+    def used_slots(self) -> int:
+        return len(self._slots)
+
+    def forward(self, slots: Sequence[int], token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        if self.options.delay_ms:
+            time.sleep(self.options.delay_ms / 1000)
+        self.forward_sizes = [*self.forward_sizes[-999:], tuple(len(row) for row in token_ids)]
+        logits = np.empty((len(slots), self.config.vocab_size), np.float32)
+        for row, (number, tokens) in enumerate(zip(slots, token_ids, strict=True)):
+            slot = self._slots[number]
+            for token_id in tokens:
+                self._feed(slot, token_id)
+            logits[row] = self._logits(slot)
+        return logits
+
+    def read_state(self, slot: int) -> RecurrentState:
+        found = self._slots[slot]
+        state = found.base.copy()
+        state.arrays["att_x_prev"].flat[:3] = (found.count, found.hash, found.script_position)
+        return state
+
+    def write_state(self, slot: int, state: RecurrentState) -> None:
+        count, value, position = (int(number) for number in state.arrays["att_x_prev"].flat[:3])
+        value = value if value == POISONED else value % HASH_PRIME
+        self._slots[slot] = _Slot(state.copy(), _flavour(state), count, value, position)
+
+    def close(self) -> None:
+        self._slots.clear()
+
+    def _feed(self, slot: _Slot, token_id: int) -> None:
+        slot.count += 1
+        self._break_where_asked(slot, token_id)
+        if slot.hash != POISONED:
+            slot.hash = (slot.hash * 1_000_003 + token_id + 1) % HASH_PRIME
+        if token_id == self._script_token(slot.script_position):
+            slot.script_position += 1
+        else:
+            slot.script_position = int(token_id == self._script_token(0))
+
+    def _break_where_asked(self, slot: _Slot, token_id: int) -> None:
+        options = self.options
+        if slot.count == options.fail_at or (options.fail_on and token_id == options.fail_on):
+            raise RuntimeError(f"the fake backend was told to fail at token {slot.count}")
+        if slot.count == options.kill_at or (options.kill_on and token_id == options.kill_on):
+            _kill_process()
+        if slot.count == options.nan_at or (options.nan_on and token_id == options.nan_on):
+            slot.hash = POISONED
+
+    def _logits(self, slot: _Slot) -> NDArray[np.float32]:
+        vocab_size = self.config.vocab_size
+        if slot.hash == POISONED:
+            return np.full(vocab_size, np.nan, np.float32)
+        offset = (slot.hash + slot.flavour) * 7919 % vocab_size
+        logits: NDArray[np.float32] = self._noise[offset : offset + vocab_size].copy()
+        logits[0] = -30.0
+        if self._script:
+            logits[self._script_token(slot.script_position)] = SCRIPT_LOGIT
+        return logits
+
+    def _script_token(self, position: int) -> int:
+        """The script's token there; 0 after its end, -1 where there is no script."""
+        if not self._script:
+            return -1
+        if self.options.repeat and position >= len(self._script) * self.options.repeat:
+            return 0
+        return self._script[position % len(self._script)]
+
+
+def _flavour(state: RecurrentState) -> int:
+    array = state.arrays["att_kv" if "att_kv" in state.arrays else "att_aa"]
+    if not array.any():
+        return 0
+    return int.from_bytes(hashlib.blake2b(array.tobytes(), digest_size=3).digest(), "big")
+
+
+def _kill_process() -> None:
+    """As the kernel does when memory runs out: nothing is flushed, no handler runs."""
+    if hasattr(signal, "SIGKILL"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    os._exit(137)
