@@ -1,0 +1,96 @@
+"""The code keeps to the arrows of docs/architecture.md."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CONTRACTS = {"model_config", "sampling_params", "state", "backend", "outputs", "logits_processors"}
+HEAVY = {"torch", "rwkv", "safetensors"}
+MODULES = sorted((ROOT / "webapp").rglob("*.py"))
+
+
+def arrows() -> dict[str, set[str]]:
+    """Room -> rooms it may import, from the table of the map."""
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Rooms and arrows")[1]
+    rows = [line.strip("|").split("|") for line in table.split("\n## ")[0].splitlines() if line.startswith("| ")]
+    return {row[0].strip(): {name.strip() for name in row[2].split(",") if name.strip()} for row in rows[1:]}
+
+
+def room_of(module: Path) -> str:
+    parts = module.relative_to(ROOT / "webapp").with_suffix("").parts
+    return parts[0] if parts != ("__init__",) else ""
+
+
+def imports(module: Path, top_only: bool = False) -> set[str]:
+    """Dotted names a module imports; ``from a.b import c`` counts as ``a.b.c``."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    nodes = top_level(tree.body) if top_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def top_level(body: list[ast.stmt]) -> list[ast.stmt]:
+    """Statements run at import, without those only for type checkers."""
+    found: list[ast.stmt] = []
+    for node in body:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, (ast.If, ast.Try)):
+            found += top_level([*node.body, *node.orelse])
+        found.append(node)
+    return found
+
+
+def is_allowed(target: str, room: str, allowed: set[str]) -> bool:
+    parts = target.split(".")[1:]
+    if not parts or parts[0] in {room, "errors", "__version__"} or parts[0] in allowed:
+        return True
+    return parts[0] == "engine" and "engine.contracts" in allowed and len(parts) > 1 and parts[1] in CONTRACTS
+
+
+def test_every_room_has_a_row():
+    folders = {room_of(m) for m in MODULES} - {""}
+    assert folders == set(arrows())
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
+def test_a_module_imports_only_what_its_room_may(module: Path):
+    room = room_of(module)
+    allowed = arrows().get(room, set())
+    ours = {name for name in imports(module) if name.split(".")[0] == "webapp"}
+    assert {name for name in ours if not is_allowed(name, room, allowed)} == set()
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
+def test_flask_stays_in_web_and_torch_below_the_top(module: Path):
+    roots = {name.split(".")[0] for name in imports(module)}
+    if room_of(module) != "web":
+        assert not roots & {"flask", "flask_sock", "simple_websocket", "waitress", "werkzeug"}
+    if room_of(module) != "training":
+        assert not {name.split(".")[0] for name in imports(module, top_only=True)} & HEAVY
+    if room_of(module) not in {"training", "backends", "weights", "manager"}:
+        assert not roots & HEAVY
+
+
+def test_importing_wsgi_loads_nothing_heavy(tmp_path: Path):
+    script = (
+        "import sys, threading; import wsgi; "
+        "print(sorted({'torch', 'rwkv', 'safetensors', 'tokenizers'} & set(sys.modules)), threading.active_count())"
+    )
+    environment = {"ROOST_DATA_DIR": str(tmp_path), "PATH": "", "PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert found.stdout.strip() == "[] 1", found.stderr

@@ -1,0 +1,55 @@
+"""The `roost` command: one module a subcommand, each with ``add_parser`` and ``run``.
+
+Errors end as one line with the way out and exit code 2; Ctrl-C ends quietly with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from webapp import __version__
+from webapp.cli import chat, inspect, logits, models, run, serve
+from webapp.errors import RoostError
+
+COMMANDS: tuple[ModuleType, ...] = (serve, chat, run, inspect, logits, models)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="roost",
+        description="A home for RWKV models. Without a command: start the server and open the page.",
+    )
+    parser.add_argument("--version", action="version", version=f"roost {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = command.add_parser(subparsers)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def with_default_command(arguments: Sequence[str]) -> list[str]:
+    """`roost --port 1` means `roost serve --port 1`."""
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help", "--version") or (first and not first.startswith("-")):
+        return list(arguments)
+    return ["serve", *arguments]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit code."""
+    arguments = with_default_command(sys.argv[1:] if argv is None else argv)
+    args = build_parser().parse_args(arguments)
+    try:
+        return int(args.run(args) or 0)
+    except RoostError as error:
+        print(f"roost: {error.message} {error.hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `roost models | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0

@@ -1,0 +1,100 @@
+"""`roost chat`: talk to a model in the terminal. Nothing is kept afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFailed, TurnFinished, TurnWaiting
+from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, settings_from
+from webapp.errors import RoostError, error_from_dict
+from webapp.manager.model_manager import ModelManager
+from webapp.services.chat_turn import ChatTurns, LiveTurn
+from webapp.storage.chats import ChatStore
+from webapp.storage.database import Database
+
+HELP = "Type a message and press Enter. /new starts over, /quit or Ctrl-D ends, Ctrl-C stops an answer."
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("chat", help="Chat in the terminal.")
+    add_model_options(parser)
+    add_sampling_options(parser)
+    parser.add_argument("--system", default="", help="System prompt.")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = settings_from(args)
+    sampling = {name: getattr(args, name) for name in SAMPLING_OPTIONS if getattr(args, name) is not None}
+    manager = ModelManager(settings)
+    with tempfile.TemporaryDirectory(prefix="roost-chat-") as folder:
+        database = Database(Path(folder) / "chat.db")
+        turns = ChatTurns(manager, database, settings)
+        try:
+            manager.model_info()  # a wrong model name ends here, not at the first message
+            _converse(turns, ChatStore(database), args.system, sampling)
+        finally:
+            turns.close()
+            manager.close()
+            database.close()
+    return 0
+
+
+def _converse(turns: ChatTurns, chats: ChatStore, system: str, sampling: dict[str, Any]) -> None:
+    chat = chats.create(system_prompt=system, sampling=sampling)
+    print(HELP, file=sys.stderr)
+    while (text := _read_line()) is not None:
+        if text in ("/quit", "/exit"):
+            return
+        if text == "/new":
+            chat = chats.create(system_prompt=system, sampling=sampling)
+            print("(a new chat)", file=sys.stderr)
+        elif text:
+            _answer(turns, chat.id, text)
+
+
+def _read_line() -> str | None:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        print(file=sys.stderr)
+        return None
+
+
+def _answer(turns: ChatTurns, chat_id: str, text: str) -> None:
+    try:
+        turn = turns.send(chat_id, text)
+    except RoostError as error:
+        print(f"{error.message} {error.hint}", file=sys.stderr)
+        return
+    try:
+        _print_turn(turn)
+    except KeyboardInterrupt:
+        turns.stop(chat_id)
+        print("\n(stopped)", file=sys.stderr)
+
+
+def _print_turn(turn: LiveTurn) -> None:
+    position, thinking = 0, False
+    while True:
+        events, position = turn.events_after(position, timeout_s=0.5)
+        for event in events:
+            if isinstance(event, TurnWaiting) and event.phase == "loading" and event.total:
+                print(f"\rloading {100 * event.done // event.total} %", end="", file=sys.stderr)
+            elif isinstance(event, ReasoningDelta):
+                print(("" if thinking else "(thinks) ") + event.text, end="", flush=True)
+                thinking = True
+            elif isinstance(event, ContentDelta):
+                print(("\n\n" if thinking else "") + event.text, end="", flush=True)
+                thinking = False
+            elif isinstance(event, TurnFailed):
+                error = error_from_dict(event.error)
+                print(f"\n{error.message} {error.hint}", file=sys.stderr)
+                return
+            elif isinstance(event, TurnFinished):
+                print()
+                return

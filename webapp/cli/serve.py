@@ -1,0 +1,48 @@
+"""`roost serve`: the pages and the API on one port."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import threading
+import webbrowser
+from typing import Any
+
+from webapp.cli.options import add_settings, settings_from
+from webapp.settings import SETTINGS, Settings
+
+FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state")
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("serve", help="Start the server and open the page.")
+    add_settings(parser, FIRST)
+    parser.add_argument(
+        "--no-browser", dest="open_browser", action="store_false", default=None, help="Do not open the browser."
+    )
+    parser.add_argument("--config", metavar="FILE", help="Read settings from this TOML file.")
+    rest = parser.add_argument_group("further settings")
+    for name in SETTINGS:
+        if name not in (*FIRST, "open_browser"):
+            add_settings(rest, (name,))  # type: ignore[arg-type]
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from webapp.web.app import create_app
+    from webapp.web.serve import serve
+
+    settings = settings_from(args)
+    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    app = create_app(settings)
+    try:
+        serve(app, settings, on_ready=lambda url: _open_page(settings, url))
+    finally:
+        app.extensions["close"]()
+    return 0
+
+
+def _open_page(settings: Settings, url: str) -> None:
+    """In a thread: some browsers keep the call until they end."""
+    if settings.open_browser:
+        threading.Thread(target=webbrowser.open, args=(url,), name="browser", daemon=True).start()

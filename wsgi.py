@@ -1,0 +1,15 @@
+"""WSGI entry point: ``app`` for a server of your own, ``python wsgi.py`` to serve it as `roost serve` does.
+
+Importing this module starts no thread and loads no model.
+"""
+
+from webapp.web.app import create_app
+
+from webapp.settings import load_settings
+
+app = create_app(load_settings())
+
+if __name__ == "__main__":
+    from webapp.web.serve import serve
+
+    serve(app, app.extensions["settings"])
