@@ -19,9 +19,7 @@ from webapp.tokenizer import StreamDecoder, Tokenizer
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("run", help="Continue a text once and print the result.")
-    parser.add_argument(
-        "-p", "--prompt", required=True, help="Text to continue, as given; - reads it from input."
-    )
+    parser.add_argument("-p", "--prompt", required=True, help="Text to continue, as given; - reads it from input.")
     add_model_options(parser)
     add_sampling_options(parser)
     parser.add_argument("--json", action="store_true", help="Print one JSON document with text, tokens and times.")
