@@ -1,0 +1,175 @@
+"""A Flask app with every kind of handler the bridge must bear, and its server in a thread."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import urllib.request
+
+import psutil
+from flask import Flask, Response, abort, request
+from flask_sock import Sock
+
+from tests.web.ws_client import RawClient, WebSocketClient, handshake
+from webapp.web.bridge import BridgeServer
+
+EVIL = "http://evil.example"
+
+
+def make_app(events):
+    """``events`` collects how handlers ended: (route, close reason or exception name)."""
+    app = Flask("bridge-test")
+    sock = Sock(app)
+
+    @app.before_request
+    def refuse_the_evil_page():
+        if request.headers.get("Origin") == EVIL:
+            abort(403)
+
+    @app.get("/")
+    def index():
+        return "hi"
+
+    @app.get("/slow")
+    def slow():
+        time.sleep(float(request.args["s"]))
+        return "slow"
+
+    @app.get("/count/<int:count>")
+    def count_up(count):
+        return Response(b"x%d\n" % number for number in range(count))
+
+    @app.get("/silence-then/<int:chunks>")
+    def silence_then(chunks):
+        def body():
+            yield b"first"
+            time.sleep(2.2)
+            for _ in range(chunks):
+                yield b"z" * 65536
+
+        return Response(body())
+
+    @app.get("/big/<int:megabytes>")
+    def big(megabytes):
+        return Response(b"z" * 65536 for _ in range(megabytes * 16))
+
+    @sock.route("/echo")
+    def echo(ws):
+        try:
+            while True:
+                ws.send(ws.receive())
+        finally:
+            events.append(("echo", ws.close_reason))
+
+    @sock.route("/bye")
+    def bye(ws):
+        ws.send("bye")
+
+    @sock.route("/crash")
+    def crash(ws):
+        ws.receive()
+        raise ValueError("a fault in a handler")
+
+    @sock.route("/flood")
+    def flood(ws):
+        try:
+            while True:
+                ws.send("x" * 10000)
+        except BaseException as exc:
+            events.append(("flood", type(exc).__name__))
+            raise
+
+    @sock.route("/ticks")
+    def ticks(ws):
+        """As a generation: text flows without a question, until the client is gone."""
+        while ws.connected:
+            ws.send("tick")
+            time.sleep(0.002)
+
+    @sock.route("/sleepy")
+    def sleepy(ws):
+        time.sleep(0.5)
+        try:
+            while True:
+                ws.receive()
+        finally:
+            events.append(("sleepy", ws.close_reason))
+
+    @sock.route("/many")
+    def many_senders(ws):
+        def send_all(sender):
+            for number in range(200):
+                ws.send(f"{sender}:{number}:" + "y" * 3000)
+
+        senders = [threading.Thread(target=send_all, args=(sender,)) for sender in range(4)]
+        for thread in senders:
+            thread.start()
+        for thread in senders:
+            thread.join()
+        ws.send("done")
+
+    return app
+
+
+def open_descriptors():
+    process = psutil.Process()
+    return process.num_handles() if psutil.WINDOWS else process.num_fds()
+
+
+def wait_for(condition, seconds=10.0):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
+
+
+class RunningServer:
+    """The app above, served on a free port until :meth:`stop`."""
+
+    def __init__(self, poll=True, threads=4, **websockets):
+        self.events = []
+        self.threads_before = threading.active_count()
+        self.descriptors_before = open_descriptors()
+        self.server = BridgeServer(
+            make_app(self.events), websockets, host="127.0.0.1", port=0, threads=threads, asyncore_use_poll=poll
+        )
+        self.port = self.server.addresses[0][1]
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+
+    def connect(self, path, **options):
+        return WebSocketClient(self.port, path, **options)
+
+    def raw(self, path=None, extra=b""):
+        client = RawClient(self.port)
+        if path:
+            client.send_bytes(handshake(path) + extra)
+        return client
+
+    def get(self, path="/"):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as response:
+            return response.read()
+
+    def is_idle(self):
+        pool = self.server.websockets
+        return wait_for(lambda: pool.count == 0 and not pool.live)
+
+    def stop(self):
+        """Seconds it took."""
+        start = time.monotonic()
+        self.server.stop()
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+        return time.monotonic() - start
+
+    def finish(self):
+        """Stops if need be; nothing may be left behind."""
+        if self.thread.is_alive():
+            self.stop()
+        threads_left = wait_for(lambda: threading.active_count() <= self.threads_before)
+        assert threads_left, [thread.name for thread in threading.enumerate()]
+        gc.collect()
+        assert open_descriptors() <= self.descriptors_before
