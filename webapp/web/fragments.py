@@ -21,7 +21,7 @@ COOKIE_SECONDS = 365 * 86400
 
 def install(app: Flask, settings: Settings) -> None:
     """Makes translations available to templates and remembers a language chosen by ``?lang=``."""
-    app.config["SETTINGS"] = settings
+    app.extensions["settings"] = settings
     app.context_processor(template_words)
     app.after_request(_remember_locale)
 
@@ -41,7 +41,7 @@ def translator(locale: str) -> Any:
 
 def current_locale() -> str:
     """The language of whoever asked; outside a request, of the setting (else English)."""
-    settings = current_app.config.get("SETTINGS")
+    settings = current_app.extensions.get("settings")
     fixed = settings.language if settings else "auto"
     if not has_request_context():
         return fixed if fixed in LOCALES else DEFAULT_LOCALE
