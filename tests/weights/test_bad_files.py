@@ -1,0 +1,236 @@
+"""Every way a file can be bad is an error of its own, and nothing in a file is ever run."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+
+from tests.weights.make_checkpoints import write_checkpoint, write_tensors
+from webapp.errors import (
+    FileEmpty,
+    FileIsDirectory,
+    FileMissing,
+    FileTruncated,
+    FileUnreadable,
+    UnknownFormat,
+    UnsafePickle,
+    WeightsError,
+    WrongExtension,
+)
+from webapp.weights.checkpoint import inspect, open_checkpoint
+
+
+class RunsCode:
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def write_zip(path, pickled, members=(), compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for name, data in members:
+            archive.writestr(f"archive/{name}", data)
+
+
+def write_header(path, header, data=b""):
+    raw = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(raw).to_bytes(8, "little") + raw + data)
+
+
+def test_missing(tmp_path):
+    for name in ("nothing.pth", "nul\0byte.pth"):
+        with pytest.raises(FileMissing):
+            inspect(tmp_path / name)
+
+
+def test_directory(tmp_path):
+    with pytest.raises(FileIsDirectory):
+        inspect(tmp_path)
+
+
+def test_empty(tmp_path):
+    (tmp_path / "m.pth").touch()
+    with pytest.raises(FileEmpty):
+        inspect(tmp_path / "m.pth")
+
+
+def test_unreadable(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    write_checkpoint(tmp_path / "m.pth", "7")
+    (tmp_path / "m.pth").chmod(0)
+    with pytest.raises(FileUnreadable, match="Permission"):
+        inspect(tmp_path / "m.pth")
+
+
+def test_unreadable_as_the_system_says_it(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "m.pth", "7")
+
+    def refuse(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(FileUnreadable, match="Permission denied"):
+        inspect(tmp_path / "m.pth")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "m.pth")
+    with pytest.raises(FileUnreadable, match="ordinary"):
+        inspect(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize("ending", ["pth", "safetensors"])
+@pytest.mark.parametrize("part", [0.999, 0.5, 0.1, 0.0001])
+def test_torn_files(tmp_path, ending, part):
+    path = tmp_path / f"m.{ending}"
+    write_checkpoint(path, "7")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(FileTruncated):
+        inspect(path)
+
+
+def test_a_storage_cut_short_inside_a_whole_zip(tmp_path):
+    import torch
+
+    torch.save({"emb.weight": torch.zeros(64)}, tmp_path / "m.pth")
+    with zipfile.ZipFile(tmp_path / "m.pth") as archive:
+        pickled = archive.read("m/data.pkl")
+    write_zip(tmp_path / "short.pth", pickled, [("data/0", bytes(100))])
+    with pytest.raises(FileTruncated, match="256 bytes, 100"):
+        inspect(tmp_path / "short.pth")
+    write_zip(tmp_path / "gone.pth", pickled)
+    with pytest.raises(FileTruncated, match="missing"):
+        inspect(tmp_path / "gone.pth")
+    write_zip(tmp_path / "packed.pth", pickled, [("data/0", bytes(256))], zipfile.ZIP_DEFLATED)
+    with pytest.raises(WeightsError, match="compressed"):
+        inspect(tmp_path / "packed.pth")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+@pytest.mark.parametrize("in_zip", [True, False])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, in_zip, protocol):
+    witness = tmp_path / "it-ran"
+    pickled = pickle.dumps({"emb.weight": RunsCode(f"touch {witness}")}, protocol)
+    path = tmp_path / "m.pth"
+    write_zip(path, pickled) if in_zip else path.write_bytes(pickled)
+    for read in (inspect, open_checkpoint):
+        with pytest.raises(UnsafePickle, match=r"posix\.system|nt\.system"):
+            read(path)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"",
+        b"\x80\x02",
+        b"\x80\x02}q\x00.junk"[:5],
+        b"\x80\x02]r\xff\xff\xff\x7f.",
+        b"\x80\x02ctorch\nFloatStorage\n)R.",
+    ],
+    ids=["nothing", "cut", "cut late", "huge memo", "calls a marker"],
+)
+def test_damaged_pickles(tmp_path, pickled):
+    write_zip(tmp_path / "m.pth", pickled)
+    with pytest.raises(WeightsError, match="damaged"):
+        inspect(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    "shape, strides, offset",
+    [((9,), (1,), 0), ((8,), (1,), 1), ((100, 8), (0, 1), 0), ((-8,), (1,), 0), ((8,), (1,), -1)],
+)
+def test_tensors_that_reach_beyond_their_storage(shape, strides, offset):
+    from webapp.weights.restricted_pickle import Storage, _rebuild_tensor
+
+    with pytest.raises(ValueError):
+        _rebuild_tensor(Storage("0", "float32", 8), offset, shape, strides)
+
+
+def test_the_old_format_of_torch_names_the_way_out(tmp_path):
+    import torch
+
+    torch.save({"a": torch.zeros(3)}, tmp_path / "m.pth", _use_new_zipfile_serialization=False)
+    with pytest.raises(WeightsError, match=r"before version 1\.6"):
+        inspect(tmp_path / "m.pth")
+
+
+@pytest.mark.parametrize(
+    "written, named, expected",
+    [
+        ("m.safetensors", "m.pth", ".safetensors"),
+        ("m.pth", "m.safetensors", ".pth"),
+        ("m.pth", "m", ".pth"),
+        ("m.pth", "m.bin", ".pth"),
+        ("m.pth", "m.gguf", ".pth"),
+    ],
+)
+def test_wrong_extension(tmp_path, written, named, expected):
+    write_checkpoint(tmp_path / written, "7")
+    os.rename(tmp_path / written, tmp_path / named)
+    with pytest.raises(WrongExtension) as caught:
+        inspect(tmp_path / named)
+    assert caught.value.hint == f"Rename it to end in {expected}."
+    assert inspect(tmp_path / named, any_name=True).config.architecture == "7"
+
+
+def test_unknown_content(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"<!DOCTYPE html><html>404</html>")
+    write_zip(tmp_path / "b.pth", b"")
+    with zipfile.ZipFile(tmp_path / "c.pth", "w") as archive:
+        archive.writestr("word/document.xml", "<a/>")
+    for name in ("a.pth", "c.pth"):
+        with pytest.raises(UnknownFormat):
+            inspect(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "header, what",
+    [
+        (b'{"a": ', "not valid JSON"),
+        (b"{" + b"[" * 100_000, "not valid JSON"),
+        ({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, "makes no sense"),
+        ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "makes no sense"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, "8 bytes where its shape needs 4"),
+        ({"a": 3}, "makes no sense"),
+        ({"__metadata__": 3}, "__metadata__"),
+    ],
+)
+def test_safetensors_headers_that_make_no_sense(tmp_path, header, what):
+    write_header(tmp_path / "m.safetensors", header, bytes(8))
+    with pytest.raises(WeightsError, match=what):
+        inspect(tmp_path / "m.safetensors")
+
+
+def test_an_oversized_safetensors_header(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes((10**12).to_bytes(8, "little") + b'{"a": 1}')
+    with pytest.raises(WeightsError, match="more than the format allows"):
+        inspect(tmp_path / "m.safetensors")
+
+
+def test_errors_have_their_order(tmp_path):
+    """A torn file with a wrong name is torn first; a pickle with code is refused under any name."""
+    write_tensors(tmp_path / "m.safetensors", {"a": np.zeros(100, np.float32)})
+    data = (tmp_path / "m.safetensors").read_bytes()
+    (tmp_path / "m.pth").write_bytes(data[:-1])
+    with pytest.raises(FileTruncated):
+        inspect(tmp_path / "m.pth")
+    write_zip(tmp_path / "code.safetensors", pickle.dumps(RunsCode("true"), 2))
+    with pytest.raises(UnsafePickle):
+        inspect(tmp_path / "code.safetensors")
+
+
+def test_inspecting_a_web_page_named_pth(tmp_path):
+    (tmp_path / "short.pth").write_bytes(b"oops")
+    with pytest.raises(FileTruncated, match="only 4 bytes"):
+        inspect(tmp_path / "short.pth")

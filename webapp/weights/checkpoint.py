@@ -1,0 +1,117 @@
+"""A model file opened lazily: tensors by name out of one memory map, for .pth and .safetensors alike.
+
+Nothing is read before it is asked for. :meth:`Checkpoint.array` needs numpy only; :meth:`Checkpoint.tensor` imports
+torch. What a file is without opening it for reading is :func:`inspect`'s to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from webapp.errors import WeightsError
+from webapp.weights.file_format import FORMAT_NAMES, read_contents
+from webapp.weights.inspection import Inspection, inspect
+from webapp.weights.tensor_info import ITEM_BYTES, FileContents, StoredTensor, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Checkpoint", "Inspection", "inspect", "open_checkpoint"]
+
+
+def open_checkpoint(path: str | Path, any_name: bool = False) -> Checkpoint:
+    """Opens a .pth or .safetensors/.st of any kind (model, state, LoRA); the same errors as :func:`inspect`."""
+    path = Path(path)
+    contents = read_contents(path, any_name)
+    if contents.format not in ("pth", "safetensors"):
+        raise WeightsError(path=str(path), reason=f"the tensors of {FORMAT_NAMES[contents.format]} cannot be read yet")
+    return Checkpoint(path, contents)
+
+
+class Checkpoint:
+    """Tensors by name. Use it in a ``with``; arrays and tensors handed out stay valid after it is closed."""
+
+    def __init__(self, path: Path, contents: FileContents) -> None:
+        self.path = path
+        self.format = contents.format
+        self.metadata: Mapping[str, str] = contents.metadata
+        self._stored = contents.tensors
+        with path.open("rb") as file:
+            # Copy-on-write: torch wants memory it could write to, the file must never change.
+            self._map: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+    def names(self) -> list[str]:
+        return list(self._stored)
+
+    def info(self, name: str) -> TensorInfo:
+        return self._find(name).info
+
+    def array(self, name: str) -> np.ndarray:
+        """Read-only numpy view into the file, strides as stored; bfloat16 comes widened to a float32 copy."""
+        stored = self._find(name)
+        info = stored.info
+        if info.dtype == "bfloat16":
+            bits = self._view(stored, np.dtype(np.uint16)).astype(np.uint32)
+            array: np.ndarray = (bits << np.uint32(16)).view(np.float32)
+        elif info.dtype.startswith("float8"):
+            raise WeightsError(path=str(self.path), reason=f"{name} is {info.dtype}, which numpy cannot hold")
+        else:
+            array = self._view(stored, np.dtype(info.dtype))
+        array.flags.writeable = False
+        return array
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """CPU tensor over the mapped file, dtype and strides as stored; writing to it changes no file."""
+        import torch
+
+        stored = self._find(name)
+        info = stored.info
+        dtype = getattr(torch, info.dtype)
+        if info.numel == 0:
+            return torch.empty(info.shape, dtype=dtype)
+        flat = self._bytes(stored)
+        return torch.frombuffer(flat, dtype=dtype).as_strided(info.shape, stored.strides)
+
+    def close(self) -> None:
+        """Gives the file back; the memory map itself lives as long as the last array made from it."""
+        mapped, self._map = self._map, None
+        if mapped is None:
+            return
+        with contextlib.suppress(BufferError):  # arrays still look into it; the last of them releases it
+            mapped.close()
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _find(self, name: str) -> StoredTensor:
+        try:
+            return self._stored[name]
+        except KeyError:
+            raise WeightsError(path=str(self.path), reason=f"there is no tensor {name} in it") from None
+
+    def _bytes(self, stored: StoredTensor) -> memoryview:
+        """From the tensor's first element to its last (a view with strides may skip some between)."""
+        if self._map is None:
+            raise ValueError("the checkpoint is closed")
+        last = sum((size - 1) * stride for size, stride in zip(stored.info.shape, stored.strides, strict=True))
+        span = (last + 1) * ITEM_BYTES[stored.info.dtype]
+        return memoryview(self._map)[stored.offset : stored.offset + span]
+
+    def _view(self, stored: StoredTensor, dtype: np.dtype) -> np.ndarray:
+        if stored.info.numel == 0:
+            return np.empty(stored.info.shape, dtype)
+        flat = np.frombuffer(self._bytes(stored), dtype)
+        strides = tuple(stride * dtype.itemsize for stride in stored.strides)
+        return np.lib.stride_tricks.as_strided(flat, stored.info.shape, strides, writeable=False)

@@ -1,0 +1,113 @@
+"""Which format a file is in, by its first bytes, and its table of contents. Nothing is decided by the name.
+
+Checks in this order, each its own error: missing, directory, empty, unreadable, truncated, pickle with code, wrong
+extension, unknown. No torch is imported and no tensor is read.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from webapp.errors import (
+    FileEmpty,
+    FileIsDirectory,
+    FileMissing,
+    FileTruncated,
+    FileUnreadable,
+    UnknownFormat,
+    WrongExtension,
+)
+from webapp.weights.ggml_header import read_ggmf, read_gguf
+from webapp.weights.pth_archive import read_pth, refuse_bare_pickle
+from webapp.weights.safetensors_header import read_safetensors
+from webapp.weights.tensor_info import FileContents
+
+SMALLEST_FILE_BYTES = 10  # a safetensors file without tensors: 8 bytes of length and {}
+
+READERS = {
+    "pth": read_pth,
+    "safetensors": read_safetensors,
+    "ggml-bin": read_ggmf,
+    "gguf": read_gguf,
+    "pickle": refuse_bare_pickle,
+}
+
+FORMAT_NAMES = {
+    "pth": "a PyTorch checkpoint",
+    "safetensors": "safetensors",
+    "ggml-bin": "an rwkv.cpp model",
+    "gguf": "GGUF",
+}
+
+# The first is the one to recommend. web-rwkv calls safetensors .st; state files of either format go by .state too.
+EXTENSIONS = {
+    "pth": (".pth", ".pt", ".state"),
+    "safetensors": (".safetensors", ".st", ".state"),
+    "ggml-bin": (".bin",),
+    "gguf": (".gguf",),
+}
+
+
+def read_contents(path: Path, any_name: bool = False) -> FileContents:
+    """Table of contents of a file. ``any_name`` allows any extension (a download that is not renamed yet)."""
+    check_readable(path)
+    try:
+        contents = READERS[sniff(path)](path)
+    except OSError as exc:
+        raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
+    if not any_name:
+        _check_extension(path, contents.format)
+    return contents
+
+
+def check_readable(path: Path) -> None:
+    """Raises FileMissing, FileIsDirectory, FileEmpty or FileUnreadable."""
+    try:
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as exc:  # ValueError: a NUL in the name
+        raise FileMissing(path=str(path)) from exc
+    except OSError as exc:
+        raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
+    if stat.S_ISDIR(found.st_mode):
+        raise FileIsDirectory(path=str(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise FileUnreadable(path=str(path), reason="it is not an ordinary file")  # opening a pipe would hang
+    if found.st_size == 0:
+        raise FileEmpty(path=str(path))
+    try:
+        path.open("rb").close()
+    except OSError as exc:
+        raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
+
+
+def sniff(path: Path) -> str:
+    """A key of :data:`READERS`; raises FileTruncated or UnknownFormat."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    if len(head) < SMALLEST_FILE_BYTES:
+        raise FileTruncated(path=str(path), reason=f"only {len(head)} bytes are there")
+    if head.startswith(b"PK\x03\x04"):
+        return "pth"
+    if head.startswith(b"fmgg"):
+        return "ggml-bin"
+    if head.startswith(b"GGUF"):
+        return "gguf"
+    if head[0] == 0x80 and head[1] in (2, 3, 4, 5):  # the PROTO opcode of a pickle
+        return "pickle"
+    # An absurd length is left to the reader, which names it; 2**48 tells a length from text.
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48:
+        return "safetensors"
+    raise UnknownFormat(path=str(path))
+
+
+def _check_extension(path: Path, file_format: str) -> None:
+    allowed = EXTENSIONS[file_format]
+    if path.suffix.lower() not in allowed:
+        raise WrongExtension(
+            path=str(path),
+            extension=path.suffix or "without an extension",
+            found=FORMAT_NAMES[file_format],
+            expected=allowed[0],
+        )

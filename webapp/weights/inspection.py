@@ -1,0 +1,133 @@
+"""What is in a model file, read from its headers in milliseconds: for pages and the command line."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webapp.engine.model_config import ModelConfig
+from webapp.errors import NotAModel, WeightsError
+from webapp.weights.architecture import STATE_NAME, Description, describe, dominant_dtype, parameter_count
+from webapp.weights.file_format import FORMAT_NAMES, read_contents
+from webapp.weights.tensor_info import FileContents, TensorInfo
+
+USED_TOKENS_KEY = "roost.used_token_bitmap"
+BITMAP_BYTES = 65536 // 8
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """One file. Sizes in bytes; ``dtype`` is the one most elements have.
+
+    ``format``: pth, safetensors, ggml-bin or gguf (no backend here runs the last two yet).
+    ``kind``: model, music, state, lora or unknown, and then ``reason`` says why.
+    ``config``: sizes, None unless kind is model or music (and for ggml-bin and gguf, whose tensors are not read).
+    ``naming``: official, or web-rwkv for a ``.st`` with that project's names and transposes.
+    ``converted_strategy``: the one strategy a file converted by the rwkv package can run, with that file's version.
+    ``tokenizer``: a hint from the vocabulary's size: world, 20b, byte, abc, midi, midi-piano or custom.
+    """
+
+    path: str
+    format: str
+    kind: str
+    config: ModelConfig | None
+    parameters: int
+    dtype: str
+    size_bytes: int
+    has_time_state: bool
+    converted_strategy: str | None
+    converted_version: str | None
+    naming: str
+    tokenizer: str | None
+    reason: str
+    metadata: dict[str, str]
+    tensors: tuple[TensorInfo, ...]
+
+    @property
+    def state_shape(self) -> tuple[int, int, int] | None:
+        """``(n_layer, n_head, head_size)`` of a state file, by its first tensor; None for other files."""
+        if self.kind != "state" or len(self.tensors[0].shape) != 3:
+            return None
+        n_head, head_size, _ = self.tensors[0].shape
+        return len(self.tensors), n_head, head_size
+
+    def to_dict(self, tensors: bool = True) -> dict[str, Any]:
+        """Plain JSON; without the list of tensors if they are not wanted (a 7B model has over a thousand)."""
+        out = {name: value for name, value in vars(self).items() if name not in ("config", "tensors")}
+        out["config"] = self.config.to_dict() if self.config else None
+        out["metadata"] = {key: value for key, value in self.metadata.items() if key != USED_TOKENS_KEY}
+        out["state_shape"] = list(self.state_shape) if self.state_shape else None
+        if tensors:
+            out["tensors"] = [info.to_dict() for info in self.tensors]
+        return out
+
+
+def inspect(path: str | Path, any_name: bool = False) -> Inspection:
+    """What ``path`` holds, without torch and without reading tensors; each way a file can be bad is its own error.
+
+    ``any_name`` lets a file have any extension (a download that is not renamed yet).
+    """
+    contents = read_contents(Path(path), any_name)
+    infos = {name: stored.info for name, stored in contents.tensors.items()}
+    strategy = contents.metadata.get("_strategy") if contents.format == "pth" else None
+    description = _describe(contents, infos, strategy is not None)
+    return Inspection(
+        path=str(path),
+        format=contents.format,
+        kind=description.kind,
+        config=description.config,
+        parameters=parameter_count(infos.values()),
+        dtype=dominant_dtype(infos.values()) or contents.metadata.get("data_type", ""),
+        size_bytes=Path(path).stat().st_size,
+        has_time_state=any(STATE_NAME.fullmatch(name) for name in infos),
+        converted_strategy=strategy,
+        converted_version=contents.metadata.get("_version") if strategy is not None else None,
+        naming=description.naming,
+        tokenizer=description.tokenizer,
+        reason=description.reason,
+        metadata=dict(contents.metadata),
+        tensors=tuple(infos.values()),
+    )
+
+
+def _describe(contents: FileContents, infos: dict[str, TensorInfo], is_converted: bool) -> Description:
+    if contents.format == "ggml-bin":
+        return Description("model", reason="no backend runs rwkv.cpp models yet")
+    if contents.format == "gguf":
+        is_rwkv = contents.metadata.get("general.architecture", "").startswith("rwkv")
+        reason = "no backend runs GGUF models yet" if is_rwkv else "it is a GGUF file of another architecture"
+        return Description("model" if is_rwkv else "unknown", reason=reason)
+    return describe(infos, is_converted)
+
+
+def require_model(inspection: Inspection) -> ModelConfig:
+    """The sizes of a model that could be run; NotAModel, with what to do instead, for any other file."""
+    if inspection.config is not None:
+        return inspection.config
+    found, way_out = {
+        "state": ("a state file", "Choose a model, then load this file as its state."),
+        "lora": ("a LoRA", "Merge it into the model it was trained for, then load the result."),
+        "model": (FORMAT_NAMES[inspection.format], "Load the .pth or .safetensors file of the same model."),
+    }.get(inspection.kind, (f"something else ({inspection.reason})", "Choose an RWKV model in .pth or .safetensors."))
+    raise NotAModel(path=inspection.path, found=found, way_out=way_out)
+
+
+def used_token_bitmap(inspection: Inspection) -> bytes | None:
+    """8192 bytes, bit ``id % 8`` of byte ``id // 8`` set for tokens the model was trained on; None if it does not say.
+
+    Written into a safetensors header by Roost's own training; WeightsError if it is there but damaged.
+    """
+    text = inspection.metadata.get(USED_TOKENS_KEY)
+    if text is None:
+        return None
+    try:
+        bitmap = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as exc:
+        raise WeightsError(path=inspection.path, reason=f"its {USED_TOKENS_KEY} is not base64") from exc
+    if len(bitmap) != BITMAP_BYTES:
+        reason = f"its {USED_TOKENS_KEY} has {len(bitmap)} bytes instead of {BITMAP_BYTES}"
+        raise WeightsError(path=inspection.path, reason=reason)
+    return bitmap
