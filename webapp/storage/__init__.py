@@ -1,0 +1,1 @@
+"""SQLite: conversations and what a user keeps. Knows messages, no tokens' meaning, no HTML."""

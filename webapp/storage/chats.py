@@ -1,0 +1,282 @@
+"""Conversations and their messages in the database: the one door for pages, API and command line."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from webapp.chat.messages import Message, ThinkMode
+from webapp.errors import ChatNotFound, MessageNotFound
+from webapp.storage import export, journal, message_tree, search
+from webapp.storage.database import Database
+from webapp.storage.records import (
+    Chat,
+    ChatSummary,
+    SearchHit,
+    StoredMessage,
+    chat_from_row,
+    message_columns,
+    storable,
+    stored_message_from_row,
+    to_json,
+)
+
+Summaries = list[ChatSummary]
+Messages = list[StoredMessage]
+Hits = list[SearchHit]
+
+
+class ChatStore:
+    """Cheap to make; holds no connection. Every method is one transaction and may be called from any thread.
+
+    A chat or message that is deleted raises ChatNotFound or MessageNotFound like one that never was.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # chats
+
+    def create(
+        self,
+        title: str = "",
+        system_prompt: str = "",
+        template: str = "",
+        think_mode: ThinkMode = ThinkMode.NONE,
+        sampling: dict[str, Any] | None = None,
+    ) -> Chat:
+        now = time.time()
+        chat = Chat(_new_id(), storable(title), storable(system_prompt), template, think_mode, sampling or {}, now, now)
+        with self.database.transaction() as connection:
+            connection.execute(
+                """INSERT INTO chats (id, title, system_prompt, template, think_mode, sampling, created_at, updated_at)
+                   VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+                (chat.id, chat.title, chat.system_prompt, template, think_mode.value, to_json(chat.sampling), now, now),
+            )
+        return chat
+
+    def get(self, chat_id: str) -> Chat:
+        with self.database.connect() as connection:
+            return chat_from_row(_chat_row(connection, chat_id))
+
+    def list(self, query: str = "", limit: int = 50, offset: int = 0) -> Summaries:
+        """Last used first. With a query: the chats whose title or whose messages contain it."""
+        condition, values = search.matching_chats(query, self.database.has_search_index)
+        with self.database.connect() as connection:
+            rows = connection.execute(
+                f"""SELECT c.id, c.title, c.created_at, c.updated_at, coalesce(substr(h.content, 1, 160), '') AS snippet
+                    FROM chats c LEFT JOIN messages h ON h.id = c.head_id
+                    WHERE c.deleted_at IS NULL AND {condition} ORDER BY c.updated_at DESC LIMIT ? OFFSET ?""",
+                (*values, limit, offset),
+            ).fetchall()
+        return [ChatSummary(**dict(row)) for row in rows]
+
+    def search(self, query: str, limit: int = 50) -> Hits:
+        """Titles first, then messages, newest first; messages of branches that are not shown are found too."""
+        with self.database.connect() as connection:
+            hits = search.search_titles(connection, query, limit)
+            return hits + search.search_messages(connection, query, limit, self.database.has_search_index)
+
+    def rename(self, chat_id: str, title: str) -> None:
+        self._change(chat_id, title=storable(" ".join(title.split())))
+
+    def set_system_prompt(self, chat_id: str, system_prompt: str) -> None:
+        self._change(chat_id, system_prompt=storable(system_prompt))
+
+    def set_options(
+        self,
+        chat_id: str,
+        template: str | None = None,
+        think_mode: ThinkMode | None = None,
+        sampling: dict[str, Any] | None = None,
+    ) -> None:
+        """What is None stays. ``sampling`` replaces all overrides."""
+        changes = {
+            "template": template,
+            "think_mode": think_mode.value if think_mode is not None else None,
+            "sampling": to_json(sampling) if sampling is not None else None,
+        }
+        self._change(chat_id, **{name: value for name, value in changes.items() if value is not None})
+
+    def delete(self, chat_id: str) -> None:
+        """Hides the chat until :meth:`restore` or :meth:`purge_deleted`."""
+        self._change(chat_id, deleted_at=time.time())
+
+    def restore(self, chat_id: str) -> None:
+        with self.database.transaction() as connection:
+            if not connection.execute("UPDATE chats SET deleted_at = NULL WHERE id = ?", (chat_id,)).rowcount:
+                raise ChatNotFound()
+
+    def purge_deleted(self, older_than: float) -> int:
+        """Removes for good what was deleted before this time (Unix seconds); how many chats and messages went."""
+        gone = """SELECT m.seq FROM messages m JOIN chats c ON c.id = m.chat_id
+                  WHERE c.deleted_at < ? OR m.deleted_at < ?"""
+        with self.database.transaction() as connection:
+            if self.database.has_search_index:
+                connection.execute(f"DELETE FROM message_search WHERE rowid IN ({gone})", (older_than, older_than))
+            messages = connection.execute(f"DELETE FROM messages WHERE seq IN ({gone})", (older_than, older_than))
+            chats = connection.execute("DELETE FROM chats WHERE deleted_at < ?", (older_than,))
+            return messages.rowcount + chats.rowcount
+
+    # messages
+
+    def branch(self, chat_id: str) -> Messages:
+        """The shown branch, root first. A streaming message comes with what it has so far."""
+        with self.database.connect() as connection:
+            head_id = _chat_row(connection, chat_id)["head_id"]
+            return message_tree.path_to(connection, head_id) if head_id is not None else []
+
+    def path_to(self, message_id: str) -> Messages:
+        """The branch from the root to this message, shown or not."""
+        with self.database.connect() as connection:
+            return message_tree.path_to(connection, message_id)
+
+    def message(self, message_id: str) -> StoredMessage:
+        with self.database.connect() as connection:
+            stored = stored_message_from_row(message_tree.living_row(connection, message_id))
+            return message_tree.with_versions(connection, [journal.with_journal(connection, stored)])[0]
+
+    def add_message(
+        self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete", model: str = ""
+    ) -> StoredMessage:
+        """Puts it below ``parent_id`` (None: a new root) and shows the branch that ends with it."""
+        now, message_id = time.time(), _new_id()
+        with self.database.transaction() as connection:
+            _chat_row(connection, chat_id)
+            if parent_id is not None and message_tree.living_row(connection, parent_id)["chat_id"] != chat_id:
+                raise MessageNotFound()
+            columns = message_columns(message) | {
+                "id": message_id,
+                "chat_id": chat_id,
+                "parent_id": parent_id,
+                "status": status,
+                "model": model,
+                "created_at": now,
+            }
+            seq = _insert_message(connection, columns)
+            if status != "streaming":
+                self._index(connection, seq, columns["content"])
+            connection.execute("UPDATE chats SET head_id = ?, updated_at = ? WHERE id = ?", (message_id, now, chat_id))
+            stored = stored_message_from_row(message_tree.living_row(connection, message_id))
+            return message_tree.with_versions(connection, [stored])[0]
+
+    def append_tokens(self, message_id: str, text: str, reasoning: str, token_ids: Iterable[int]) -> None:
+        """One step of a streaming message; cheap, and safe from then on."""
+        with self.database.transaction() as connection:
+            journal.append(connection, message_id, text, reasoning, token_ids)
+
+    def reopen_message(self, message_id: str, message: Message) -> None:
+        """Marks it as being written again; steps are appended to ``message``."""
+        with self.database.transaction() as connection:
+            message_tree.living_row(connection, message_id)
+            journal.clear(connection, message_id)
+            _update_message(connection, message_id, message_columns(message) | {"status": "streaming", "error": None})
+
+    def finish_message(
+        self,
+        message_id: str,
+        message: Message,
+        status: str = "complete",
+        finish_reason: str = "",
+        stats: dict[str, Any] | None = None,
+        error: dict[str, Any] | None = None,
+        model: str = "",
+    ) -> None:
+        """Replaces the steps by the whole message. Works on a deleted one too: undo brings back all of it."""
+        columns = message_columns(message) | {
+            "status": status,
+            "finish_reason": finish_reason,
+            "stats": to_json(stats or {}),
+            "error": to_json(error) if error is not None else None,
+            "model": model,
+        }
+        with self.database.transaction() as connection:
+            self._finish(connection, message_id, columns)
+
+    def recover(self) -> int:
+        """Turns messages a dead process was writing into "interrupted" ones with all their text; how many.
+
+        For the start of the process that writes answers, before it writes any.
+        """
+        with self.database.transaction() as connection:
+            abandoned = journal.abandoned(connection)
+            for stored in abandoned:
+                columns = message_columns(stored.message) | {"status": "interrupted", "finish_reason": "abort"}
+                self._finish(connection, stored.id, columns)
+            return len(abandoned)
+
+    def select_version(self, message_id: str) -> None:
+        """Shows the branch through this message, down to its newest leaf."""
+        with self.database.transaction() as connection:
+            chat_id = message_tree.living_row(connection, message_id)["chat_id"]
+            message_tree.show(connection, chat_id, message_tree.newest_leaf(connection, message_id))
+
+    def delete_message(self, message_id: str) -> None:
+        """Hides it and what follows; :meth:`restore_message` brings the same back."""
+        with self.database.transaction() as connection:
+            message_tree.delete_subtree(connection, message_id, time.time())
+
+    def restore_message(self, message_id: str) -> None:
+        with self.database.transaction() as connection:
+            message_tree.restore_subtree(connection, message_id)
+
+    # documents
+
+    def export_markdown(self, chat_id: str) -> str:
+        return export.markdown(self.get(chat_id), self.branch(chat_id))
+
+    def export_json(self, chat_id: str) -> dict[str, Any]:
+        with self.database.connect() as connection:
+            chat = chat_from_row(_chat_row(connection, chat_id))
+            rows = connection.execute(
+                "SELECT * FROM messages WHERE chat_id = ? AND deleted_at IS NULL ORDER BY seq", (chat_id,)
+            ).fetchall()
+            messages = [journal.with_journal(connection, stored_message_from_row(row)) for row in rows]
+        return export.document(chat, messages)
+
+    def _change(self, chat_id: str, **columns: Any) -> None:
+        with self.database.transaction() as connection:
+            _chat_row(connection, chat_id)
+            for name, value in columns.items():
+                connection.execute(f"UPDATE chats SET {name} = ? WHERE id = ?", (value, chat_id))
+
+    def _finish(self, connection: sqlite3.Connection, message_id: str, columns: dict[str, Any]) -> None:
+        row = connection.execute("SELECT seq, chat_id FROM messages WHERE id = ?", (message_id,)).fetchone()
+        if row is None:
+            raise MessageNotFound()
+        _update_message(connection, message_id, columns)
+        journal.clear(connection, message_id)
+        self._index(connection, row["seq"], columns["content"])
+        connection.execute("UPDATE chats SET updated_at = ? WHERE id = ?", (time.time(), row["chat_id"]))
+
+    def _index(self, connection: sqlite3.Connection, seq: int, content: str) -> None:
+        if self.database.has_search_index:
+            search.index_message(connection, seq, content)
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex
+
+
+def _chat_row(connection: sqlite3.Connection, chat_id: str) -> sqlite3.Row:
+    row: sqlite3.Row | None = connection.execute(
+        "SELECT * FROM chats WHERE id = ? AND deleted_at IS NULL", (chat_id,)
+    ).fetchone()
+    if row is None:
+        raise ChatNotFound()
+    return row
+
+
+def _insert_message(connection: sqlite3.Connection, columns: dict[str, Any]) -> int:
+    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
+    cursor = connection.execute(f"INSERT INTO messages ({names}) VALUES ({marks})", tuple(columns.values()))
+    assert cursor.lastrowid is not None
+    return cursor.lastrowid
+
+
+def _update_message(connection: sqlite3.Connection, message_id: str, columns: dict[str, Any]) -> None:
+    assignments = ", ".join(f"{name} = ?" for name in columns)
+    connection.execute(f"UPDATE messages SET {assignments} WHERE id = ?", (*columns.values(), message_id))

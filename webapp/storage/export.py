@@ -1,0 +1,64 @@
+"""A chat as a document to keep: Markdown of the shown branch, JSON of everything."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from webapp.storage.records import Chat, StoredMessage
+
+FORMAT = "roost-chat"
+FORMAT_VERSION = 1
+
+
+def markdown(chat: Chat, branch: list[StoredMessage]) -> str:
+    """The shown branch. Thinking goes into a quotation above its answer."""
+    parts = [f"# {_one_line(chat.title) or 'Chat'}"]
+    if chat.system_prompt:
+        parts += ["## System", chat.system_prompt.strip()]
+    for stored in branch:
+        parts.append(f"## {stored.message.role.value.capitalize()}")
+        if stored.message.reasoning:
+            parts.append(_quoted(stored.message.reasoning))
+        parts.append(stored.message.content.strip())
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def document(chat: Chat, messages: list[StoredMessage]) -> dict[str, Any]:
+    """Every branch and version, JSON-able: parents before children, so that an import can go through once."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "chat": {**asdict(chat), "think_mode": chat.think_mode.value},
+        "messages": [_message_document(stored) for stored in messages],
+    }
+
+
+def _message_document(stored: StoredMessage) -> dict[str, Any]:
+    message = asdict(stored.message)
+    message["role"] = stored.message.role.value
+    message["think_mode"] = stored.message.think_mode.value
+    message["tool_calls"] = list(message["tool_calls"])
+    message["token_ids"] = list(message["token_ids"])
+    when = datetime.fromtimestamp(stored.created_at, timezone.utc).isoformat(timespec="seconds")
+    return {
+        "id": stored.id,
+        "parent_id": stored.parent_id,
+        "created_at": stored.created_at,
+        "created": when,
+        "status": stored.status,
+        "finish_reason": stored.finish_reason,
+        "model": stored.model,
+        "stats": stored.stats,
+        "error": stored.error,
+        **message,
+    }
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.strip().split("\n"))

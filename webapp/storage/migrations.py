@@ -1,0 +1,60 @@
+"""The database's schema as an appended list: version N is what the first N entries made. Never edit one, add one.
+
+Each entry is a tuple of statements that run in one transaction, together with the new ``user_version``.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x526F6F73
+"""'Roos' in the file's header: tells a Roost database from somebody else's."""
+
+_CHATS = (
+    """CREATE TABLE chats (
+        id TEXT PRIMARY KEY,
+        title TEXT NOT NULL DEFAULT '',
+        system_prompt TEXT NOT NULL DEFAULT '',
+        template TEXT NOT NULL DEFAULT '',
+        think_mode TEXT NOT NULL DEFAULT 'none',
+        sampling TEXT NOT NULL DEFAULT '{}',
+        head_id TEXT,
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        deleted_at REAL
+    )""",
+    "CREATE INDEX chats_by_time ON chats (updated_at DESC) WHERE deleted_at IS NULL",
+    """CREATE TABLE messages (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        chat_id TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
+        parent_id TEXT REFERENCES messages (id) DEFERRABLE INITIALLY DEFERRED,
+        role TEXT NOT NULL,
+        content TEXT NOT NULL DEFAULT '',
+        reasoning TEXT NOT NULL DEFAULT '',
+        tool_calls TEXT NOT NULL DEFAULT '[]',
+        tool_call_id TEXT NOT NULL DEFAULT '',
+        name TEXT NOT NULL DEFAULT '',
+        token_ids BLOB NOT NULL DEFAULT x'',
+        think_mode TEXT NOT NULL DEFAULT 'none',
+        metadata TEXT NOT NULL DEFAULT '{}',
+        status TEXT NOT NULL DEFAULT 'complete',
+        finish_reason TEXT NOT NULL DEFAULT '',
+        stats TEXT NOT NULL DEFAULT '{}',
+        error TEXT,
+        model TEXT NOT NULL DEFAULT '',
+        created_at REAL NOT NULL,
+        deleted_at REAL
+    )""",
+    "CREATE INDEX messages_by_chat ON messages (chat_id, seq)",
+    "CREATE INDEX messages_by_parent ON messages (parent_id)",
+    "CREATE INDEX messages_streaming ON messages (status) WHERE status = 'streaming'",
+    """CREATE TABLE journal (
+        seq INTEGER PRIMARY KEY,
+        message_id TEXT NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+        content TEXT NOT NULL,
+        reasoning TEXT NOT NULL,
+        token_ids BLOB NOT NULL
+    )""",
+    "CREATE INDEX journal_by_message ON journal (message_id, seq)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS,)

@@ -1,0 +1,167 @@
+"""What the database gives out: frozen records, and how their columns are written."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+from array import array
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+
+
+@dataclass(frozen=True)
+class ChatSummary:
+    """A line of the chat list. ``snippet`` is the beginning of the last shown message. Times are Unix seconds."""
+
+    id: str
+    title: str
+    created_at: float
+    updated_at: float
+    snippet: str = ""
+
+
+@dataclass(frozen=True)
+class Chat:
+    """One conversation without its messages.
+
+    ``template`` "" lets the model choose. ``sampling`` holds overrides by the names of ``SamplingParams``. ``head_id``
+    is the last message of the branch that is shown; None while there is none.
+    """
+
+    id: str
+    title: str = ""
+    system_prompt: str = ""
+    template: str = ""
+    think_mode: ThinkMode = ThinkMode.NONE
+    sampling: dict[str, Any] = field(default_factory=dict)
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    head_id: str | None = None
+
+
+@dataclass(frozen=True)
+class StoredMessage:
+    """A message with its place in the tree.
+
+    ``status``: "complete", "streaming" (being written now), "stopped" (by a person), "failed" (``error`` says why) or
+    "interrupted" (the server ended meanwhile). Versions are siblings of one role; ``version`` counts from 1.
+    """
+
+    id: str
+    chat_id: str
+    parent_id: str | None
+    message: Message
+    status: str = "complete"
+    finish_reason: str = ""
+    stats: dict[str, Any] = field(default_factory=dict)
+    error: dict[str, Any] | None = None
+    model: str = ""
+    created_at: float = 0.0
+    version: int = 1
+    version_count: int = 1
+    previous_version_id: str | None = None
+    next_version_id: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchHit:
+    """Where a search found something. ``message_id`` is "" for a hit in the title.
+
+    ``excerpt`` is plain text around the first match; ``positions`` are (start, end) of the matches inside it.
+    """
+
+    chat_id: str
+    title: str
+    message_id: str
+    excerpt: str
+    positions: tuple[tuple[int, int], ...] = ()
+    role: str = ""
+    created_at: float = 0.0
+
+
+def pack_token_ids(token_ids: Iterable[int]) -> bytes:
+    """Four bytes each, little endian."""
+    packed = array("I", token_ids)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return packed.tobytes()
+
+
+def unpack_token_ids(data: bytes) -> tuple[int, ...]:
+    packed = array("I")
+    packed.frombytes(data)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    return tuple(packed)
+
+
+def storable(text: str) -> str:
+    """``text`` with lone surrogates replaced: a browser can send them, UTF-8 and so SQLite cannot hold them."""
+    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+
+
+def message_columns(message: Message) -> dict[str, Any]:
+    """The columns of the messages table that hold the message itself."""
+    return {
+        "role": message.role.value,
+        "content": storable(message.content),
+        "reasoning": storable(message.reasoning),
+        "tool_calls": to_json([asdict(call) for call in message.tool_calls]),
+        "tool_call_id": message.tool_call_id,
+        "name": storable(message.name),
+        "token_ids": pack_token_ids(message.token_ids),
+        "think_mode": message.think_mode.value,
+        "metadata": to_json(message.metadata),
+    }
+
+
+def message_from_row(row: sqlite3.Row) -> Message:
+    return Message(
+        role=Role(row["role"]),
+        content=row["content"],
+        reasoning=row["reasoning"],
+        tool_calls=tuple(ToolCall(**call) for call in json.loads(row["tool_calls"])),
+        tool_call_id=row["tool_call_id"],
+        name=row["name"],
+        token_ids=unpack_token_ids(row["token_ids"]),
+        think_mode=ThinkMode(row["think_mode"]),
+        metadata=json.loads(row["metadata"]),
+    )
+
+
+def stored_message_from_row(row: sqlite3.Row) -> StoredMessage:
+    """Without its versions: :mod:`webapp.storage.message_tree` adds them."""
+    return StoredMessage(
+        id=row["id"],
+        chat_id=row["chat_id"],
+        parent_id=row["parent_id"],
+        message=message_from_row(row),
+        status=row["status"],
+        finish_reason=row["finish_reason"],
+        stats=json.loads(row["stats"]),
+        error=json.loads(row["error"]) if row["error"] else None,
+        model=row["model"],
+        created_at=row["created_at"],
+    )
+
+
+def chat_from_row(row: sqlite3.Row) -> Chat:
+    return Chat(
+        id=row["id"],
+        title=row["title"],
+        system_prompt=row["system_prompt"],
+        template=row["template"],
+        think_mode=ThinkMode(row["think_mode"]),
+        sampling=json.loads(row["sampling"]),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        head_id=row["head_id"],
+    )
