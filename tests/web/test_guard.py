@@ -1,0 +1,270 @@
+"""Who gets in: by Host, Origin, Sec-Fetch headers, token and rate; and how a refusal reads."""
+
+import pytest
+from flask import Flask
+
+from webapp.i18n import phrase
+from webapp.settings import Settings
+from webapp.web import guard as guard_module
+from webapp.web.guard import Guard
+from webapp.web.rate_limit import RateLimit
+
+HOME = "http://127.0.0.1:8000"
+SOCKET = {"Upgrade": "websocket", "Connection": "Upgrade"}
+TOKEN = "a-token-for-tests"
+
+
+def make_app(**settings):
+    app = Flask("guard-test", static_folder=None)
+    Guard(app, Settings(**{"requests_per_s": 1000, "request_burst": 1000, **settings}))
+    app.add_url_rule("/", "page", lambda: "page")
+    app.add_url_rule("/v1/models", "models", lambda: {"data": []})
+    app.add_url_rule("/do", "do", lambda: "done", methods=["POST"])
+    app.add_url_rule("/ws", "ws", lambda: "socket", websocket=True)
+    return app
+
+
+def ask(app, path="/", headers=None, method="GET", host="127.0.0.1:8000", address="127.0.0.1", **options):
+    client = app.test_client(use_cookies=False)
+    environ = {"REMOTE_ADDR": address, "SERVER_PORT": "8000"}
+    return client.open(
+        path, method=method, base_url=f"http://{host}", environ_overrides=environ, headers=headers, **options
+    )
+
+
+@pytest.fixture(scope="module")
+def local():
+    return make_app()
+
+
+@pytest.fixture
+def shared():
+    return make_app(lan=True, token=TOKEN, allow_hosts=("my.example",))
+
+
+def ask_from_afar(app, path="/", headers=None, **options):
+    return ask(app, path, headers, host="192.0.2.7:8000", address="192.0.2.9", **options)
+
+
+@pytest.mark.parametrize(
+    "host, status",
+    [
+        ("127.0.0.1:8000", 200), ("localhost:8000", 200), ("LOCALHOST", 200), ("[::1]:8000", 200),
+        ("evil.example:8000", 400), ("127.0.0.1.evil.example:8000", 400), ("localhost.evil.example", 400),
+        ("192.168.1.5:8000", 400), ("[fe80::1]:8000", 400), ("", 400), ("localhost:8000@evil.example", 400),
+        ("localhost:80:80", 400), ("local host", 400),
+    ],
+)  # fmt: skip
+def test_host_list(local, host, status):
+    assert ask(local, headers={"Host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({}, 200), ({"Origin": HOME}, 200), ({"Origin": "http://evil.example"}, 403), ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:8001"}, 403), ({"Origin": "http://localhost:8000"}, 403),
+        ({"Origin": ""}, 403), ({"Origin": "https://127.0.0.1:8000"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 200), ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403), ({"Sec-Fetch-Site": "none"}, 200),
+        ({"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": "document"}, 403),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("method", ["POST", "DELETE"])
+def test_unsafe_methods_need_our_own_origin(local, headers, status, method):
+    expected = 405 if (method, status) == ("DELETE", 200) else status
+    assert ask(local, "/do", headers, method).status_code == expected
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({}, 403), ({"Origin": HOME}, 200), ({"Origin": "http://evil.example"}, 403), ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:8001"}, 403), ({"Authorization": "Bearer x"}, 200),
+        ({"Origin": "http://evil.example", "x-api-key": "x"}, 403),
+    ],
+)  # fmt: skip
+def test_handshakes_need_our_own_origin(local, headers, status):
+    assert ask(local, "/ws", {**SOCKET, **headers}).status_code == status
+
+
+@pytest.mark.parametrize("kind, status", [("document", 200), ("empty", 403), ("image", 403), ("iframe", 403)])
+def test_another_site_may_link_to_a_page_and_no_more(local, kind, status):
+    headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Dest": kind}
+    assert ask(local, headers=headers).status_code == status
+
+
+def test_a_proxy_that_was_named_may_speak_https():
+    app = make_app(allow_hosts=("my.example",))
+    assert ask(app, "/do", {"Origin": "https://my.example"}, "POST", host="my.example").status_code == 200
+    assert ask(app, "/do", {"Origin": "https://other.example"}, "POST", host="my.example").status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/", "/v1/models", "/static/app.css", "/nothing/here"])
+@pytest.mark.parametrize("address", ["127.0.0.1", "192.0.2.9"])
+def test_every_path_needs_the_token_from_everyone(shared, path, address):
+    assert ask(shared, path, address=address).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": f"bearer  {TOKEN} "}, {"x-api-key": TOKEN},
+        {"Cookie": f"roost_token_8000={TOKEN}"},
+    ],
+)  # fmt: skip
+def test_ways_to_show_the_token(shared, headers):
+    assert ask_from_afar(shared, "/v1/models", headers).status_code == 200
+    assert ask_from_afar(shared, "/do", headers, method="POST").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer wrong-token"}, {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"},
+        {"Authorization": "Bearer"}, {"x-api-key": TOKEN[:-1]}, {"Cookie": f"roost_token_9000={TOKEN}"},
+        {"x-api-key": "tökén"},
+    ],
+)  # fmt: skip
+def test_what_is_not_the_token(shared, headers):
+    assert ask_from_afar(shared, "/v1/models", headers).status_code == 401
+
+
+def test_the_token_of_a_link_becomes_a_cookie_and_leaves_the_address(shared):
+    response = ask_from_afar(shared, f"/?token={TOKEN}&lang=zh&q=a%26b")
+    assert (response.status_code, response.location) == (303, "/?lang=zh&q=a%26b")
+    cookie = response.headers["Set-Cookie"]
+    assert f"roost_token_8000={TOKEN}" in cookie and "HttpOnly" in cookie and "SameSite=Lax" in cookie
+
+
+def test_a_wrong_token_in_a_link_shows_the_form(shared):
+    response = ask_from_afar(shared, "/?token=wrong-token")
+    assert (
+        response.status_code == 401 and "not the right token" in response.text and "Set-Cookie" not in response.headers
+    )
+
+
+def test_a_link_cannot_lead_to_another_site(shared):
+    assert ask_from_afar(shared, f"//evil.example/x?token={TOKEN}").location in ("/", "/x")
+
+
+def log_in(app, origin="http://192.0.2.7:8000", **form):
+    return ask_from_afar(app, "/login", {"Origin": origin}, method="POST", data=form)
+
+
+def test_the_form_lets_in_and_leads_back(shared):
+    page = ask_from_afar(shared, "/?chat=5")
+    assert page.status_code == 401 and 'name="next" value="/?chat=5"' in page.text
+    response = log_in(shared, token=f" {TOKEN} ", next="/?chat=5")
+    assert (response.status_code, response.location) == (303, "/?chat=5") and TOKEN in response.headers["Set-Cookie"]
+
+
+def test_the_form_is_checked_like_everything_else(shared):
+    assert log_in(shared, origin="http://evil.example", token=TOKEN).status_code == 403
+    assert log_in(shared, token="wrong-token").status_code == 401
+    assert log_in(shared, token="x" * 10_000).status_code == 413
+    for evil in ("//evil.example", "https://evil.example", "/\\evil.example", "x"):
+        assert log_in(shared, token=TOKEN, next=evil).location == "/"
+
+
+def test_the_form_escapes_the_address(shared):
+    assert "<script>" not in ask_from_afar(shared, '/x"><script>').text
+
+
+def test_the_form_brings_its_style_and_nothing_inline(shared):
+    page = ask_from_afar(shared).text
+    assert "/login/style.css" in page and "<style" not in page and "style=" not in page
+    assert ask_from_afar(shared, "/login/style.css").mimetype == "text/css"
+
+
+def test_a_server_without_token_has_no_login(local):
+    assert ask(local, "/login").status_code == 404
+
+
+def test_guessing_is_slowed_and_the_right_token_still_works(shared):
+    wrong = {"Authorization": "Bearer wrong-token"}
+    statuses = [ask_from_afar(shared, headers=wrong).status_code for _ in range(20)]
+    assert statuses[0] == 401 and statuses[-1] == 429
+    assert log_in(shared, token=TOKEN).status_code == 429
+    assert ask_from_afar(shared, headers={"x-api-key": TOKEN}).status_code == 200
+
+
+def test_handshakes_need_the_token(shared):
+    cookie = {"Cookie": f"roost_token_8000={TOKEN}"}
+    assert ask_from_afar(shared, "/ws", {**SOCKET, "Origin": "http://192.0.2.7:8000"}).status_code == 401
+    assert ask_from_afar(shared, "/ws", {**SOCKET, **cookie, "Origin": "http://192.0.2.7:8000"}).status_code == 200
+    assert ask_from_afar(shared, "/ws", {**SOCKET, **cookie, "Origin": "http://evil.example"}).status_code == 403
+    assert ask_from_afar(shared, "/ws", {**SOCKET, "Authorization": f"Bearer {TOKEN}"}).status_code == 200
+    assert ask_from_afar(shared, f"/ws?token={TOKEN}", SOCKET).status_code == 403
+
+
+def test_a_shared_server_answers_to_addresses_but_not_to_any_name(shared):
+    key = {"x-api-key": TOKEN}
+    for host, status in (("10.1.2.3:8000", 200), ("[fe80::1]:8000", 200), ("my.example", 200), ("rebind.example", 400)):
+        assert ask(shared, headers=key, host=host).status_code == status
+
+
+def test_a_shared_server_makes_up_a_token():
+    tokens = {make_app(host="0.0.0.0").extensions["guard"].token for _ in range(2)}
+    assert len(tokens) == 2 and min(map(len, tokens)) >= 32
+    assert make_app().extensions["guard"].token == ""
+
+
+def test_a_token_can_be_asked_for_on_one_machine():
+    assert ask(make_app(token=TOKEN)).status_code == 401
+
+
+def test_rate_limit_by_address():
+    app = make_app(requests_per_s=0.001, request_burst=3)
+    assert [ask(app).status_code for _ in range(4)] == [200, 200, 200, 429]
+    assert ask(app, address="127.0.0.2").status_code == 200
+    assert ask(app).headers["Retry-After"] == "1"
+
+
+def test_rate_limit_refills_and_forgets(monkeypatch):
+    limit = RateLimit(per_second=1, burst=1, most_keys=10)
+    now = [100.0]
+    monkeypatch.setattr("webapp.web.rate_limit.time.monotonic", lambda: now[0])
+    assert limit.allows("a") and not limit.allows("a")
+    now[0] += 1
+    assert limit.allows("a")
+    for number in range(100):
+        limit.allows(str(number))
+    assert len(limit) == 10
+
+
+def test_headers_on_every_answer(local):
+    for response in (ask(local), ask(local, "/nothing"), ask(local, headers={"Host": "evil.example"})):
+        policy = response.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "evil" not in policy
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+        assert response.headers["Referrer-Policy"] == "same-origin"
+        assert not [name for name, _ in response.headers if name.lower().startswith("access-control")]
+    assert "ws://127.0.0.1:8000" in ask(local).headers["Content-Security-Policy"]
+
+
+def test_a_refusal_of_the_api_is_an_openai_error(shared):
+    for response in (
+        ask_from_afar(shared, "/v1/models"),
+        ask_from_afar(shared, "/chat/completions", method="POST", json={}),
+        ask_from_afar(shared, "/", {"Accept": "application/json"}),
+    ):
+        error = response.get_json()["error"]
+        assert response.status_code == 401 and response.headers["WWW-Authenticate"] == "Bearer"
+        assert set(error) == {"message", "type", "code", "param"} and error["type"] == "authentication_error"
+
+
+def test_a_refusal_of_a_page_is_a_page_in_the_readers_language(local):
+    response = ask(local, headers={"Host": "evil.example", "Accept-Language": "zh-CN", "Accept": "text/html,*/*"})
+    assert response.mimetype == "text/html" and "Roost 不响应这个网址" in response.text
+    assert 'lang="zh"' in response.text
+
+
+def test_htmx_is_told_to_load_the_whole_page(shared):
+    assert ask_from_afar(shared, "/", {"HX-Request": "true"}).headers["HX-Refresh"] == "true"
+
+
+def test_every_reason_has_chinese_words():
+    for name in ("UNKNOWN_HOST", "OTHER_SITE", "NO_ORIGIN", "NO_TOKEN"):
+        reason = getattr(guard_module, name)
+        assert phrase(reason, "zh") != reason
