@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import flask_sock
@@ -178,13 +179,18 @@ class BridgeServer:
             listener.websockets = self.websockets
         self.addresses = [(str(s.effective_host), int(s.effective_port)) for s in self._listeners]
 
-    def run(self) -> None:
-        """Serves until :meth:`stop`, or until a signal handler raises SystemExit or KeyboardInterrupt in here."""
+    def run(self, on_stop: Callable[[], None] | None = None) -> None:
+        """Serves until :meth:`stop`, or until a signal handler raises SystemExit or KeyboardInterrupt in here.
+
+        ``on_stop`` is called before any connection is ended.
+        """
         adjustments = self._inner.adj
         try:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 wasyncore.loop(adjustments.asyncore_loop_timeout, adjustments.asyncore_use_poll, self._map)
         finally:
+            if on_stop:
+                on_stop()
             self.close()
 
     def stop(self) -> None:

@@ -1,0 +1,156 @@
+"""The server starts on a free port or says why not, tells where it is, and stops when told."""
+
+import errno
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from webapp.errors import SettingsError
+from webapp.settings import Settings
+from webapp.web import serve as serve_module
+from webapp.web.guard import Guard
+from webapp.web.serve import announce, bind_error, local_url, make_server, serve, url_of
+
+ROOT = Path(__file__).resolve().parents[2]
+POSIX_SIGNALS = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+PROGRAM = """
+import sys, time
+from flask import Flask
+from webapp.settings import Settings
+from webapp.web.serve import serve
+app = Flask("program")
+app.add_url_rule("/", "home", lambda: "hi")
+def on_stop():
+    print("stopping", flush=True)
+    time.sleep(float(sys.argv[1]))
+serve(app, Settings(port=0, http_threads=4), on_ready=lambda url: print("ready", flush=True), on_stop=on_stop)
+print("stopped", flush=True)
+"""
+
+
+def make_app():
+    app = Flask("serve-test")
+    app.add_url_rule("/", "home", lambda: "hi")
+    return app
+
+
+def test_it_serves_on_a_free_port_and_stops():
+    server = make_server(make_app(), Settings(port=0, http_threads=4))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.addresses[0][1]}/", timeout=10) as response:
+        assert response.read() == b"hi" and "Server" not in response.headers
+    server.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_taken_port_is_an_error_with_the_way_out():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(SettingsError, match="--port") as caught:
+            make_server(make_app(), Settings(port=port, http_threads=4))
+    assert caught.value.params["name"] == "port" and caught.value.params["value"] == port
+
+
+def test_a_host_that_is_not_ours_is_an_error():
+    with pytest.raises(SettingsError) as caught:
+        make_server(make_app(), Settings(host="192.0.2.1", port=0, http_threads=4))
+    assert caught.value.params["name"] == "host"
+
+
+@pytest.mark.parametrize(
+    "number, name", [(errno.EADDRINUSE, "port"), (errno.EACCES, "port"), (errno.EADDRNOTAVAIL, "host")]
+)
+def test_errors_of_the_system_name_the_setting(number, name):
+    assert bind_error(Settings(), OSError(number, os.strerror(number))).params["name"] == name
+
+
+def test_urls():
+    assert local_url(Settings(), 8000) == "http://127.0.0.1:8000/"
+    assert local_url(Settings(lan=True), 80, "abc") == "http://127.0.0.1:80/?token=abc"
+    assert url_of("::1", 8000) == "http://[::1]:8000/"
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def announced(monkeypatch, settings, terminal=None):
+    monkeypatch.setattr(serve_module, "lan_addresses", lambda: ["192.0.2.7"])
+    out = terminal or Terminal()
+    monkeypatch.setattr(sys, "stdout", out)
+    announce(settings, 8000, "abc" if settings.is_shared else "")
+    return out.getvalue()
+
+
+def test_one_line_for_one_machine(monkeypatch):
+    assert announced(monkeypatch, Settings()) == "Roost is open at http://127.0.0.1:8000/\n"
+
+
+def test_the_network_gets_an_address_a_warning_and_a_qr_code(monkeypatch):
+    text = announced(monkeypatch, Settings(lan=True))
+    assert "http://192.0.2.7:8000/?token=abc" in text and "plain http" in text and "▀" in text
+
+
+def test_no_qr_code_where_it_cannot_be_printed(monkeypatch):
+    terminal = Terminal()
+    terminal.encoding = "ascii"
+    assert "▀" not in announced(monkeypatch, Settings(lan=True), terminal)
+
+
+def test_the_url_given_to_the_browser_carries_the_token(monkeypatch):
+    app = make_app()
+    settings = Settings(port=0, http_threads=4, token="a-token-for-tests")
+    Guard(app, settings)
+    urls = []
+
+    def leave_at_once(server, on_stop=None):
+        time.sleep(0.2)
+        server.close()
+
+    monkeypatch.setattr(serve_module.BridgeServer, "run", leave_at_once)
+    serve(app, settings, on_ready=urls.append)
+    assert urls[0].endswith("/?token=a-token-for-tests")
+
+
+def start_program(stop_seconds):
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, str(stop_seconds)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert program.stdout.readline().startswith("Roost is open at")
+    assert program.stdout.readline() == "ready\n"
+    return program
+
+
+@POSIX_SIGNALS
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_cleanly(number):
+    program = start_program(0)
+    program.send_signal(number)
+    out, errors = program.communicate(timeout=15)
+    assert (out, errors, program.returncode) == ("stopping\nstopped\n", "", 0)
+
+
+@POSIX_SIGNALS
+def test_a_second_signal_exits_at_once():
+    program = start_program(30)
+    program.send_signal(signal.SIGINT)
+    assert program.stdout.readline() == "stopping\n"
+    program.send_signal(signal.SIGINT)
+    out, errors = program.communicate(timeout=10)
+    assert (out, errors, program.returncode) == ("", "", 130)

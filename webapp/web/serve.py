@@ -1,0 +1,197 @@
+"""Serving the app: one process, one port, pages and sockets, until Ctrl-C or SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flask import Flask
+
+from webapp.errors import SettingsError
+from webapp.settings import Settings
+from webapp.web.bridge import BridgeServer
+
+CONNECTION_LIMIT = 400
+MAX_HEADER_BYTES = 32 << 10
+IDLE_CONNECTION_S = 30  # a half-sent header or an unused keep-alive connection is closed after this
+DESCRIPTORS = 8192
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+INTERRUPTED = 130  # the exit status of a shell's program ended by Ctrl-C
+
+
+def make_server(app: Flask, settings: Settings) -> BridgeServer:
+    """A server that is bound and not yet running; SettingsError when host or port cannot be had."""
+    raise_descriptor_limit()
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # else a warning for every request that waits
+    refuse_taken_port(settings)
+    try:
+        return BridgeServer(app, websocket_options(settings), **http_options(settings))
+    except OSError as exc:
+        raise bind_error(settings, exc) from exc
+    except ValueError as exc:
+        raise SettingsError(name="host", value=settings.host, reason=str(exc)) from exc
+
+
+def websocket_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "limit": settings.websocket_limit,
+        "per_client": settings.websockets_per_client,
+        "send_timeout": settings.ws_send_timeout_s,
+    }
+
+
+def http_options(settings: Settings) -> dict[str, Any]:
+    """waitress' adjustments; ``send_bytes`` stays at its default of 1, so each token leaves at once."""
+    return {
+        "host": settings.listen_host,
+        "port": settings.port,
+        "threads": settings.http_threads,
+        "connection_limit": CONNECTION_LIMIT,
+        "channel_timeout": IDLE_CONNECTION_S,
+        "max_request_body_size": settings.max_body_bytes,
+        "max_request_header_size": MAX_HEADER_BYTES,
+        "ident": None,
+    }
+
+
+def raise_descriptor_limit() -> None:
+    """macOS begins at 256 open files; every page and stream takes one."""
+    try:
+        import resource
+    except ImportError:  # Windows, which has no such limit
+        return
+    with contextlib.suppress(ValueError, OSError):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def refuse_taken_port(settings: Settings) -> None:
+    """Asks whether someone answers at the port already.
+
+    waitress sets SO_REUSEADDR, with which Windows (and macOS for another interface's address) lets two servers have
+    one port without a word.
+    """
+    if not settings.port:
+        return
+    address = (ANY_ADDRESS.get(settings.listen_host, settings.listen_host), settings.port)
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=0.5):
+        raise port_taken(settings)
+
+
+def port_taken(settings: Settings) -> SettingsError:
+    reason = "another program is listening there; choose another port with --port, or 0 for any free one"
+    return SettingsError(name="port", value=settings.port, reason=reason)
+
+
+def bind_error(settings: Settings, exc: OSError) -> SettingsError:
+    if exc.errno == errno.EADDRINUSE:
+        return port_taken(settings)
+    if exc.errno == errno.EACCES:
+        reason = "the system does not allow it; ports from 1024 up are free to use"
+        return SettingsError(name="port", value=settings.port, reason=reason)
+    return SettingsError(name="host", value=settings.host, reason=exc.strerror or str(exc))
+
+
+def serve(
+    app: Flask,
+    settings: Settings,
+    on_ready: Callable[[str], None] | None = None,
+    on_stop: Callable[[], None] | None = None,
+) -> None:
+    """Serves until Ctrl-C or SIGTERM; a second one exits at once.
+
+    ``on_ready(url)`` runs in a thread of its own when the port is open (the URL carries the token where one is
+    needed); ``on_stop()`` runs first of all when the server ends, to stop what would keep its threads busy.
+    """
+    server = make_server(app, settings)
+    guard = app.extensions.get("guard")
+    token = guard.token if guard else ""
+    port = server.addresses[0][1]
+    with stopping_on_signals():
+        announce(settings, port, token)
+        if on_ready:
+            threading.Thread(target=on_ready, args=(local_url(settings, port, token),), daemon=True).start()
+        server.run(on_stop)
+
+
+@contextlib.contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """SIGINT and SIGTERM raise SystemExit in the main thread; the second of them ends the process on the spot."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        if seen:
+            os._exit(INTERRUPTED)
+        seen.append(number)
+        raise SystemExit(0)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def local_url(settings: Settings, port: int, token: str = "") -> str:
+    """Where this machine's own browser opens the page."""
+    return url_of(ANY_ADDRESS.get(settings.listen_host, settings.listen_host), port, token)
+
+
+def url_of(host: str, port: int, token: str = "") -> str:
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+
+
+def announce(settings: Settings, port: int, token: str) -> None:
+    """Prints where the page is; for the network also a QR code for phones."""
+    print(f"Roost is open at {local_url(settings, port, token)}", flush=True)
+    if not settings.is_shared:
+        return
+    addresses = lan_addresses() if settings.listen_host in ANY_ADDRESS else [settings.listen_host]
+    urls = [url_of(address, port, token) for address in addresses]
+    for url in urls:
+        print(f"On the network at {url}")
+    print("This is plain http: others on the same network could read along.", flush=True)
+    if urls and can_print_blocks():
+        print_qr(urls[0])
+
+
+def lan_addresses() -> list[str]:
+    """Addresses others can reach this machine at. No packet is sent: a UDP connect only picks a route."""
+    found = []
+    for family, probe in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((probe, 9))
+            address = sock.getsockname()[0]
+            if not ipaddress.ip_address(address).is_loopback:
+                found.append(address)
+    return found
+
+
+def can_print_blocks() -> bool:
+    try:
+        "▀▄█".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return sys.stdout.isatty()
+
+
+def print_qr(url: str) -> None:
+    import segno
+
+    segno.make(url, error="l").terminal(compact=True)
