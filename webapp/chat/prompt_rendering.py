@@ -1,0 +1,159 @@
+"""A conversation as the pieces of a prompt.
+
+**Why pieces.** A recurrent state cannot be trimmed, so a snapshot is only of use to a prompt that begins with exactly
+its tokens. The state at the end of an answer has read *prompt + generated tokens*; the next prompt must be those very
+ids and then more. So an answer goes back as the ids it was sampled as, everything else as text, and each piece is
+encoded by itself: no token ever spans two pieces. A turn then re-reads nothing that was read before.
+
+**Thinking in history.** RWKV-7 G1 was trained on histories of plain answers, so an answer that was thought about goes
+back as its content alone (text; the thinking is dropped) and the reusable prefix ends before it: it costs reading that
+one answer again and keeps long thoughts out of a state of fixed size. Answers without thinking, the fast form too,
+keep their ids and their opening, and cost nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from webapp.chat.cleaning import cleaned
+from webapp.chat.messages import Message, Role, ThinkMode
+from webapp.chat.prompt_templates import PromptTemplate
+from webapp.chat.stream_router import StreamRouter
+
+SEPARATOR_INCLUDED = "separator_included"
+"""Metadata of an answer whose ids already end with the blank line: World tokens such as "。\\n" reach into it."""
+
+
+@dataclass(frozen=True)
+class PromptPiece:
+    """Text to encode, or ids to take as they are. ``is_boundary``: a message ends here, worth a snapshot."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    is_boundary: bool = False
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """A prompt and how to read what the model says next.
+
+    ``starts_in_reasoning`` and ``awaits_tag_end`` (the ">" of a tag the prompt left open) are about the text right
+    after the generation prompt. ``continued``, if any, is the last piece: the beginning of the answer, which the
+    router must have seen before it sees new text.
+    """
+
+    pieces: tuple[PromptPiece, ...]
+    stop_strings: tuple[str, ...] = ()
+    starts_in_reasoning: bool = False
+    awaits_tag_end: bool = False
+    is_raw: bool = False
+    continued: PromptPiece | None = None
+
+    @property
+    def text(self) -> str:
+        """The pieces that are text, joined; the whole prompt where no piece is ids."""
+        return "".join(piece.text for piece in self.pieces)
+
+    def router(self) -> StreamRouter:
+        return StreamRouter(
+            self.stop_strings, self.starts_in_reasoning, awaits_tag_end=self.awaits_tag_end, is_raw=self.is_raw
+        )
+
+
+def render(
+    template: PromptTemplate,
+    messages: Sequence[Message],
+    system: str = "",
+    think_mode: ThinkMode = ThinkMode.NONE,
+    continue_last: bool = False,
+) -> RenderedPrompt:
+    """The prompt for the next answer, or with ``continue_last`` for the rest of the last (assistant) message.
+
+    A think mode the template does not know counts as NONE. Answers without text are left out.
+    """
+    assert not continue_last or (messages and messages[-1].role is Role.ASSISTANT), "only an answer can go on"
+    history = messages[:-1] if continue_last else messages
+    has_system = bool(system) or any(message.role is Role.SYSTEM for message in history)
+    pieces = _spoken(template, template.system_prefix, system) if system else []
+    for index, message in enumerate(history):
+        if message.role is Role.ASSISTANT:
+            pieces += _answer(template, message)
+            continue
+        mode = template.supported(_mode_of_answer(messages[index + 1 :], think_mode))
+        suffix = template.think_suffixes.get(mode, "") if message.role is Role.USER else ""
+        pieces += _spoken(template, _prefix(template, message.role, has_system), message.content, suffix)
+    if continue_last:
+        return _continued(template, pieces, messages[-1])
+    return _opened(template, pieces, template.supported(think_mode))
+
+
+def _mode_of_answer(following: Sequence[Message], think_mode: ThinkMode) -> ThinkMode:
+    """How the next answer was or will be asked for: a question must look the same each time it is rendered."""
+    return next((message.think_mode for message in following if message.role is Role.ASSISTANT), think_mode)
+
+
+def _prefix(template: PromptTemplate, role: Role, has_system: bool) -> str:
+    if role is Role.SYSTEM:
+        return template.system_prefix
+    if role is Role.TOOL:
+        return template.tool_prefix
+    return (has_system and template.user_prefix_after_system) or template.user_prefix
+
+
+def _spoken(template: PromptTemplate, prefix: str, text: str, suffix: str = "") -> list[PromptPiece]:
+    """One message by somebody else than the model."""
+    body = text if template.is_raw else cleaned(text) + suffix
+    return [PromptPiece(prefix + body + template.separator, is_boundary=True)]
+
+
+def _answer(template: PromptTemplate, message: Message) -> list[PromptPiece]:
+    """An answer already given: its ids where they are what the history should hold, else its text."""
+    if not message.token_ids or message.reasoning:
+        return _written_answer(template, message.content)
+    pieces = _generation_prompt(template, template.supported(message.think_mode))
+    has_separator = not template.separator or bool(message.metadata.get(SEPARATOR_INCLUDED))
+    pieces.append(PromptPiece(token_ids=message.token_ids, is_boundary=has_separator))
+    return pieces if has_separator else [*pieces, PromptPiece(template.separator, is_boundary=True)]
+
+
+def _written_answer(template: PromptTemplate, content: str) -> list[PromptPiece]:
+    body = content if template.is_raw else content.strip()
+    if not body:
+        return []
+    written = PromptPiece(template.assistant_space + body + template.separator, is_boundary=True)
+    return [*_generation_prompt(template, ThinkMode.NONE), written]
+
+
+def _generation_prompt(template: PromptTemplate, mode: ThinkMode) -> list[PromptPiece]:
+    text = template.assistant_prefix + template.openings.get(mode, "")
+    return [PromptPiece(text)] if text else []
+
+
+def _opened(template: PromptTemplate, pieces: list[PromptPiece], mode: ThinkMode) -> RenderedPrompt:
+    opening = template.openings.get(mode, "")
+    return RenderedPrompt(
+        pieces=(*pieces, *_generation_prompt(template, mode)),
+        stop_strings=template.stop_strings,
+        starts_in_reasoning=opening.endswith("<think"),
+        awaits_tag_end=bool(opening),
+        is_raw=template.is_raw,
+    )
+
+
+def _continued(template: PromptTemplate, pieces: list[PromptPiece], message: Message) -> RenderedPrompt:
+    """Sampled ids go on where they ended; an answer known as text alone is begun again with all its text."""
+    mode = template.supported(message.think_mode) if message.token_ids else ThinkMode.NONE
+    text = "" if message.token_ids else _text_so_far(template, message)
+    beginning = PromptPiece(text, message.token_ids)
+    rendered = _opened(template, pieces, mode)
+    if not beginning.text and not beginning.token_ids:
+        return rendered
+    return replace(rendered, pieces=(*rendered.pieces, beginning), continued=beginning)
+
+
+def _text_so_far(template: PromptTemplate, message: Message) -> str:
+    if not message.reasoning:
+        return template.assistant_space + message.content if message.content else ""
+    thought = f"{template.assistant_space}<think>\n{message.reasoning.strip()}"
+    return f"{thought}\n</think>\n{message.content}" if message.content else thought

@@ -1,0 +1,192 @@
+"""Text as it comes from the model -> pieces of reasoning and of the answer, without stops and tags.
+
+Two stages, each holding back only what it cannot decide yet, so that any way of cutting the text into chunks gives the
+same result: :class:`StopFilter` ends the text at a stop string, then :class:`StreamRouter` splits off the thinking.
+A parser of tool calls is to stand behind the second stage, on the content it emits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from webapp.chat.events import ContentDelta, ReasoningDelta
+
+Delta = ContentDelta | ReasoningDelta
+
+OPEN_TAG = "<think>"
+CLOSE_TAG = "</think>"
+
+
+class StopFilter:
+    """Passes text on up to the first stop string, which never shows, not even in part.
+
+    The stop completed first wins, as in a stream of single characters; of two completed together, the longer.
+    """
+
+    def __init__(self, stop_strings: Iterable[str]) -> None:
+        self.stopped_by: str | None = None
+        self.released_chars = 0
+        """How much was passed on; after a stop, where in the raw text it begins."""
+        self._stops = tuple(stop for stop in stop_strings if stop)
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """What of the text so far is sure to be no stop; nothing after one."""
+        if self.stopped_by is not None or not text:
+            return ""
+        self._held += text
+        begin = self._stop_begin()
+        if begin is not None:
+            return self._release(begin)
+        return self._release(len(self._held) - held_length(self._held, self._stops))
+
+    def flush(self) -> str:
+        """What is held back at the end, when no stop came of it."""
+        return "" if self.stopped_by is not None else self._release(len(self._held))
+
+    def _stop_begin(self) -> int | None:
+        found = [(self._held.find(stop) + len(stop), -len(stop), stop) for stop in self._stops if stop in self._held]
+        if not found:
+            return None
+        end, _, self.stopped_by = min(found)
+        return end - len(self.stopped_by)
+
+    def _release(self, count: int) -> str:
+        released, self._held = self._held[:count], self._held[count:]
+        self.released_chars += count
+        return released
+
+
+class _Section(Enum):
+    TAG_END = "the > of a tag that the prompt left open"
+    LEADING = "blank before the content"
+    CONTENT = "content"
+    REASONING_LEADING = "blank before the reasoning"
+    REASONING = "reasoning"
+
+
+class StreamRouter:
+    """Feeds on text, gives ContentDelta and ReasoningDelta.
+
+    ``starts_in_reasoning``: the prompt ended inside a thought. ``awaits_tag_end``: it ended in "<think" or "</think",
+    and the model goes on with ">". Without either, a "<think>" counts only before any content, so that an answer may
+    speak about tags. Dropped are the blank lines before reasoning and content and the one space models begin with;
+    ``is_raw`` drops nothing and knows no tags.
+    """
+
+    def __init__(
+        self,
+        stop_strings: Iterable[str] = (),
+        starts_in_reasoning: bool = False,
+        *,
+        awaits_tag_end: bool = False,
+        is_raw: bool = False,
+    ) -> None:
+        self._stops = StopFilter(stop_strings)
+        self._held = ""
+        start = _Section.REASONING_LEADING if starts_in_reasoning else _Section.LEADING
+        self._after_tag = start
+        self._may_open = not starts_in_reasoning and not awaits_tag_end
+        self._section = _Section.CONTENT if is_raw else _Section.TAG_END if awaits_tag_end else start
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that ended the text; None while there was none."""
+        return self._stops.stopped_by
+
+    @property
+    def released_chars(self) -> int:
+        """Length of the raw text that is past the stop filter; after a stop, where the stop begins."""
+        return self._stops.released_chars
+
+    def feed(self, text: str) -> list[Delta]:
+        """Nothing more comes after a stop; :meth:`finish` gives what is still held back before it."""
+        return self._route(self._stops.feed(text), is_end=False)
+
+    def finish(self) -> list[Delta]:
+        """The rest, when the text has ended."""
+        return self._route(self._stops.flush(), is_end=True)
+
+    def _route(self, text: str, is_end: bool) -> list[Delta]:
+        self._held += text
+        deltas: list[Delta] = []
+        while self._step(deltas, is_end):
+            pass
+        return joined(deltas)
+
+    def _step(self, deltas: list[Delta], is_end: bool) -> bool:
+        """One move through what is held; False when more text must come first."""
+        if self._section is _Section.TAG_END:
+            return self._pass_tag_end()
+        if self._section in (_Section.LEADING, _Section.REASONING_LEADING):
+            return self._pass_blank(is_end)
+        if self._section is _Section.REASONING:
+            return self._pass_reasoning(deltas, is_end)
+        if self._held:
+            deltas.append(ContentDelta(self._held))
+            self._held = ""
+        return False
+
+    def _pass_tag_end(self) -> bool:
+        if not self._held:
+            return False
+        self._held = self._held.removeprefix(">")
+        self._section = self._after_tag
+        return True
+
+    def _pass_blank(self, is_end: bool) -> bool:
+        body = self._held.lstrip()
+        is_thinking = self._section is _Section.REASONING_LEADING
+        if not is_thinking and self._may_open and body.startswith(OPEN_TAG):
+            self._held, self._may_open = body[len(OPEN_TAG) :], False
+            self._section = _Section.REASONING_LEADING
+            return True
+        may_become_tag = not is_thinking and self._may_open and OPEN_TAG.startswith(body)
+        if not body or (may_become_tag and not is_end):
+            return False
+        self._held = _without_leading_blank(self._held, len(self._held) - len(body))
+        self._section = _Section.REASONING if is_thinking else _Section.CONTENT
+        return True
+
+    def _pass_reasoning(self, deltas: list[Delta], is_end: bool) -> bool:
+        thought, tag, rest = self._held.partition(CLOSE_TAG)
+        if not tag:
+            keep = 0 if is_end else held_length(self._held, (CLOSE_TAG,))
+            thought, rest = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        if thought:
+            deltas.append(ReasoningDelta(thought))
+        self._held = rest
+        if tag:
+            self._section, self._may_open = _Section.LEADING, False
+        return bool(tag)
+
+
+def held_length(text: str, marks: Iterable[str]) -> int:
+    """Length of the longest end of ``text`` that is the beginning, but not the whole, of one of the marks."""
+    longest = 0
+    for mark in marks:
+        for length in range(min(len(mark) - 1, len(text)), longest, -1):
+            if text.endswith(mark[:length]):
+                longest = length
+                break
+    return longest
+
+
+def joined(deltas: list[Delta]) -> list[Delta]:
+    """Neighbours of one kind as one."""
+    result: list[Delta] = []
+    for delta in deltas:
+        if result and type(result[-1]) is type(delta):
+            result[-1] = type(delta)(result[-1].text + delta.text)
+        else:
+            result.append(delta)
+    return result
+
+
+def _without_leading_blank(text: str, blank: int) -> str:
+    """Without blank lines, or else the one space, among the first ``blank`` characters; indentation stays."""
+    newline = text.rfind("\n", 0, blank)
+    if newline >= 0:
+        return text[newline + 1 :]
+    return text.removeprefix(" ")
