@@ -1,0 +1,94 @@
+"""Which tokenizer a model has: a vocabulary file beside it, else the one that belongs to its vocabulary's size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from webapp.errors import FileMissing, WeightsError
+from webapp.tokenizer import world
+from webapp.tokenizer.byte_level import ByteTokenizer
+from webapp.tokenizer.contract import Tokenizer
+from webapp.tokenizer.hf import HfTokenizer
+from webapp.tokenizer.world import WorldTokenizer, world_tokenizer
+
+PILE_VOCAB_SIZE = 50277  # 20B_tokenizer.json of GPT-NeoX; the models' vocabulary may be padded
+PILE_FILE = "20B_tokenizer.json"
+LARGEST_PADDING = 256  # 6 in the World models
+SHARED_NAMES = ("tokenizer.json", PILE_FILE)
+
+
+def load_tokenizer(
+    vocab_size: int,
+    model_path: str | Path | None = None,
+    override: str | Path | None = None,
+    folders: Sequence[str | Path] = (),
+) -> Tokenizer:
+    """The tokenizer for a model with ``vocab_size`` logits.
+
+    ``override``: a vocabulary file, or ``world`` or ``byte``; nothing else is looked at. Otherwise, beside the model
+    and then in ``folders``: ``<model>.vocab.txt`` and ``<model>.tokenizer.json`` (must fit, or WeightsError), then
+    ``tokenizer.json``, ``20B_tokenizer.json`` and ``*_vocab*.txt`` as far as their size fits, since models may share
+    a folder. Then the built-in ones: World for 65,536, bytes for 256.
+    """
+    if override:
+        return _named(str(override), vocab_size)
+    model = Path(model_path) if model_path else None
+    places = [*([model.parent] if model else []), *map(Path, folders)]
+    return _own_file(model, places, vocab_size) or _shared_file(places, vocab_size) or _built_in(vocab_size, model)
+
+
+def _named(override: str, vocab_size: int) -> Tokenizer:
+    built_in = {"world": world.VOCAB_SIZE, "byte": ByteTokenizer.vocab_size}
+    if override not in built_in:
+        return _from_file(Path(override), vocab_size)
+    if vocab_size != built_in[override]:
+        reason = f"the tokenizer {override!r} has {built_in[override]} tokens, this model {vocab_size}"
+        raise WeightsError(path=override, reason=reason)
+    return _built_in(vocab_size, None)
+
+
+def _own_file(model: Path | None, places: Iterable[Path], vocab_size: int) -> Tokenizer | None:
+    if model is None:
+        return None
+    for place in places:
+        for ending in (".vocab.txt", ".tokenizer.json"):
+            path = place / f"{model.stem}{ending}"
+            if path.is_file():
+                return _from_file(path, vocab_size)
+    return None
+
+
+def _shared_file(places: Iterable[Path], vocab_size: int) -> Tokenizer | None:
+    for path in _shared_candidates(places):
+        # Read for as large a vocabulary as it likes: one that does not fit belongs to another model.
+        found = _from_file(path, vocab_size=2**31)
+        if 0 <= vocab_size - (found.last_id + 1) <= LARGEST_PADDING:
+            return _from_file(path, vocab_size)
+    return None
+
+
+def _shared_candidates(places: Iterable[Path]) -> Iterator[Path]:
+    for place in places:
+        yield from (place / name for name in SHARED_NAMES if (place / name).is_file())
+        yield from (path for path in sorted(place.glob("*_vocab*.txt")) if path.is_file())
+
+
+def _from_file(path: Path, vocab_size: int) -> WorldTokenizer | HfTokenizer:
+    if not path.is_file():
+        raise FileMissing(path=str(path))
+    with path.open("rb") as file:
+        is_json = file.read(64).lstrip().startswith(b"{")
+    return HfTokenizer(path, vocab_size) if is_json else WorldTokenizer(path, vocab_size)
+
+
+def _built_in(vocab_size: int, model: Path | None) -> Tokenizer:
+    if vocab_size == world.VOCAB_SIZE:
+        return world_tokenizer()
+    if vocab_size == ByteTokenizer.vocab_size:
+        return ByteTokenizer()
+    wanted = f"{model.stem if model else '<model>'}.vocab.txt or a tokenizer.json"
+    if 0 <= vocab_size - PILE_VOCAB_SIZE <= LARGEST_PADDING:
+        wanted = f"{PILE_FILE} (it comes with GPT-NeoX 20B and the Raven and Pile models of RWKV-4)"
+    reason = f"no tokenizer for its {vocab_size} tokens is here; put {wanted} beside it"
+    raise WeightsError(path=str(model or "this model"), reason=reason)

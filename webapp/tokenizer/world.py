@@ -1,0 +1,92 @@
+"""The World tokenizer: greedy longest match over bytes, exactly as the rwkv package's TRIE_TOKENIZER matches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from webapp.errors import WeightsError
+from webapp.tokenizer.world_vocabulary import official_vocabulary_path, read_vocabulary
+
+VOCAB_SIZE = 65536
+
+
+class WorldTokenizer:
+    """A vocabulary in the World text format; the official one unless ``path`` names another.
+
+    Matching: a dict from the first four bytes to the lengths of the longer tokens that begin with them, longest
+    first, then one look-up each for three, two and one bytes. Measured against a trie of dicts: half its speed on
+    English, the same on Chinese, a twentieth of its memory.
+    """
+
+    is_byte_level = True
+
+    def __init__(self, path: Path | None = None, vocab_size: int = VOCAB_SIZE, name: str | None = None) -> None:
+        self.vocab_size = vocab_size
+        path = path or official_vocabulary_path()
+        self.name = name or path.name
+        self._bytes_of = read_vocabulary(path)
+        self.last_id = max(self._bytes_of)
+        if self.last_id >= vocab_size:
+            reason = f"its ids go up to {self.last_id}, the model's vocabulary only to {vocab_size - 1}"
+            raise WeightsError(path=str(path), reason=reason)
+        self._id_of = {token: token_id for token_id, token in self._bytes_of.items()}
+        self._lengths = _lengths_by_prefix(self._id_of)
+        self._single = [self._id_of[bytes([byte])] for byte in range(256)]
+
+    def encode(self, text: str) -> list[int]:
+        return self.encode_bytes(text.encode("utf-8", "surrogatepass"))
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        """Any bytes, valid UTF-8 or not."""
+        token_ids: list[int] = []
+        append, find, lengths, nothing = token_ids.append, self._id_of.get, self._lengths.get, ()
+        position, end = 0, len(data)
+        # A slice at the end may be shorter than asked for; what it finds then is the rest of the data, and the
+        # position runs past the end, which ends the loop as it should.
+        while position < end:
+            for length in lengths(data[position : position + 4], nothing):
+                token_id = find(data[position : position + length])
+                if token_id is not None:
+                    append(token_id)
+                    position += length
+                    break
+            else:
+                if (token_id := find(data[position : position + 3])) is not None:
+                    position += 3
+                elif (token_id := find(data[position : position + 2])) is not None:
+                    position += 2
+                else:
+                    token_id = self._single[data[position]]
+                    position += 1
+                append(token_id)
+        return token_ids
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        return self.decode_bytes(token_ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, token_ids: Iterable[int]) -> bytes:
+        return b"".join(self._bytes_of.get(token_id, b"") for token_id in token_ids)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        return self._bytes_of.get(token_id)
+
+    def unassigned_ids(self) -> list[int]:
+        return [token_id for token_id in range(self.vocab_size) if token_id not in self._bytes_of]
+
+
+@lru_cache(maxsize=1)
+def world_tokenizer() -> WorldTokenizer:
+    """The official vocabulary, read once in a process (0.2 s)."""
+    return WorldTokenizer(name="world")
+
+
+def _lengths_by_prefix(tokens: Iterable[bytes]) -> dict[bytes, tuple[int, ...]]:
+    found: dict[bytes, set[int]] = {}
+    for token in tokens:
+        if len(token) >= 4:
+            found.setdefault(token[:4], set()).add(len(token))
+    shared: dict[tuple[int, ...], tuple[int, ...]] = {}  # 14,500 prefixes share a few hundred tuples
+    ordered = ((prefix, tuple(sorted(lengths, reverse=True))) for prefix, lengths in found.items())
+    return {prefix: shared.setdefault(lengths, lengths) for prefix, lengths in ordered}
