@@ -1,0 +1,1 @@
+"""What page, API and command line all do. Start at :mod:`.chat_turn`; knows no HTML and no sockets."""
