@@ -116,6 +116,21 @@ def test_a_storage_cut_short_inside_a_whole_zip(tmp_path):
         inspect(tmp_path / "packed.pth")
 
 
+def test_a_zip_directory_that_promises_more_than_the_file_has(tmp_path):
+    import torch
+
+    torch.save({"emb.weight": torch.zeros(10_000)}, tmp_path / "m.pth")
+    with zipfile.ZipFile(tmp_path / "m.pth") as archive:
+        pickled = archive.read("m/data.pkl")
+    write_zip(tmp_path / "m.pth", pickled, [("data/0", bytes(256))])
+    data = bytearray((tmp_path / "m.pth").read_bytes())
+    entry = data.rindex(b"PK\x01\x02")
+    data[entry + 20 : entry + 28] = (40_000).to_bytes(4, "little") * 2  # compressed and plain size
+    (tmp_path / "m.pth").write_bytes(data)
+    with pytest.raises(FileTruncated, match="beyond the file"):
+        inspect(tmp_path / "m.pth")
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("in_zip", [True, False])
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, in_zip, protocol):

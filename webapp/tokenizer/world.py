@@ -16,8 +16,8 @@ class WorldTokenizer:
     """A vocabulary in the World text format; the official one unless ``path`` names another.
 
     Matching: a dict from the first four bytes to the lengths of the longer tokens that begin with them, longest
-    first, then one look-up each for three, two and one bytes. Measured against a trie of dicts: half its speed on
-    English, the same on Chinese, a twentieth of its memory.
+    first, then one look-up each for three, two and one bytes. Against a trie of dicts, measured on 1 MB: 0.7 times
+    its speed on English and 1.3 times on Chinese, for 1 MB of index instead of 17.
     """
 
     is_byte_level = True
