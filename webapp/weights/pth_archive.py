@@ -98,7 +98,7 @@ class _Archive:
         if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
             raise FileTruncated(path=str(self._path), reason=f"the member {member.filename} is not where it should be")
         _, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
-        start = int(member.header_offset) + LOCAL_HEADER.size + name_bytes + extra_bytes
+        start: int = member.header_offset + LOCAL_HEADER.size + name_bytes + extra_bytes
         if start + member.file_size > self._file_bytes:
             raise FileTruncated(path=str(self._path), reason=f"the member {member.filename} ends beyond the file")
         self._data_starts[member.filename] = start
