@@ -53,6 +53,8 @@ class SamplingParams:
             _check_range("logit_bias", bias, -100.0, 100.0)
         if self.logprobs is not None:
             _check_range("logprobs", self.logprobs, 0, 20)
+        if self.seed is not None and (not isinstance(self.seed, int) or isinstance(self.seed, bool)):
+            raise InvalidSampling(name="seed", value=repr(self.seed), allowed="a whole number")
         if any(not sequence for sequence in self.stop_token_sequences):
             raise InvalidSampling(name="stop_token_sequences", value="an empty sequence", allowed="non-empty")
 
