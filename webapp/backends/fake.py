@@ -10,8 +10,8 @@ The strategy is ``fake`` followed by ``key=value`` options (quoted as in a shell
 ``slots=8``         how many sequences may run at once (``max_slots``)
 ``vocab=65536``     vocabulary size instead of the config's
 ``delay_ms=0``      sleep in every ``forward`` call (one decode step, or one prefill chunk)
-``script=hello``    the answer, then token 0 (end of text). Text becomes its UTF-8 bytes plus one, the single-byte tokens
-                    of the World vocabulary; ``script=5,6,7`` are token ids. Without a script the tokens are noise that
+``script=hello``    the answer, then token 0 (end of text). Text becomes its UTF-8 bytes plus one (single-byte tokens of
+                    the World vocabulary); ``script=5,6,7`` are token ids. Without a script the tokens are noise that
                     never ends by itself. Sampling, penalties and seeds do not sway a script. Where a prompt ends with
                     the beginning of the script, the answer goes on from there
 ``repeat=1``        the script so many times before token 0; 0 is endless
@@ -34,6 +34,7 @@ import os
 import shlex
 import signal
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -120,7 +121,7 @@ class FakeBackend(Backend):
         config = config or fake_config()
         self.config = replace(config, vocab_size=self.options.vocab or config.vocab_size)
         self.max_slots = self.options.slots
-        self.forward_sizes: list[tuple[int, ...]] = []
+        self.forward_sizes: deque[tuple[int, ...]] = deque(maxlen=1000)
         """Tokens fed to each row, one entry a call: what tests count. The last 1,000 calls."""
         self._script = self.options.script_token_ids()
         self._slots: dict[int, _Slot] = {}
@@ -168,7 +169,7 @@ class FakeBackend(Backend):
     def forward(self, slots: Sequence[int], token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         if self.options.delay_ms:
             time.sleep(self.options.delay_ms / 1000)
-        self.forward_sizes = [*self.forward_sizes[-999:], tuple(len(row) for row in token_ids)]
+        self.forward_sizes.append(tuple(len(row) for row in token_ids))
         logits = np.empty((len(slots), self.config.vocab_size), np.float32)
         for row, (number, tokens) in enumerate(zip(slots, token_ids, strict=True)):
             slot = self._slots[number]
