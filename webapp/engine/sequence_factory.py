@@ -1,0 +1,89 @@
+"""From a request to a sequence: what is checked before it may wait, and what it carries with it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from webapp.engine.logits_processors import ConstraintFactory, LogitBias, LogitsProcessor, RepetitionPenalty, TokenBan
+from webapp.engine.model_config import ModelConfig
+from webapp.engine.outputs import GenerationRequest
+from webapp.engine.sequence import Sequence
+from webapp.engine.state import RecurrentState
+from webapp.errors import PromptEmpty, RequestError, TokenOutOfRange
+
+
+class SequenceFactory:
+    """``max_snapshots`` bounds the snapshots one prompt takes: more than the cache holds would push each other out."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        banned_token_ids: Iterable[int],
+        penalty_exempt_token_ids: Iterable[int],
+        constraint_factory: ConstraintFactory | None,
+        max_snapshots: int,
+    ) -> None:
+        self._config = config
+        self._token_ban = TokenBan(t for t in banned_token_ids if 0 <= t < config.vocab_size)
+        self._penalty_exempt = frozenset(penalty_exempt_token_ids)
+        self._constraint_factory = constraint_factory
+        self._max_snapshots = max_snapshots
+
+    def make(self, request: GenerationRequest, state: RecurrentState, digest: str, arrived_at: float) -> Sequence:
+        """``state`` and its digest are the engine's initial state, used unless the request brings its own.
+
+        Raises a RequestError for an empty prompt, a token outside the vocabulary or a constraint that cannot be used,
+        and StateMismatch for an initial state of another model.
+        """
+        self.check_token_ids(request.prompt_token_ids)
+        for token_id in request.params.logit_bias:
+            self._check_token_id(token_id)
+        if request.initial_state is not None:
+            request.initial_state.check(self._config)
+            state, digest = request.initial_state.copy(), request.initial_state.digest()
+        seed = request.params.seed
+        return Sequence(
+            request=request,
+            initial_state=state,
+            initial_state_digest=digest,
+            seed=secrets.randbits(32) if seed is None else seed,
+            processors=self._processors(request),
+            arrived_at=arrived_at,
+            snapshot_lengths=self._snapshot_lengths(request),
+        )
+
+    def check_token_ids(self, token_ids: Iterable[int]) -> None:
+        """PromptEmpty or TokenOutOfRange."""
+        if not token_ids:
+            raise PromptEmpty()
+        for token_id in token_ids:
+            self._check_token_id(token_id)
+
+    def _check_token_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self._config.vocab_size:
+            raise TokenOutOfRange(found=token_id, vocab_size=self._config.vocab_size)
+
+    def _processors(self, request: GenerationRequest) -> list[LogitsProcessor]:
+        params = request.params
+        processors: list[LogitsProcessor] = []
+        if params.has_penalty:
+            counted = request.prompt_token_ids if params.global_penalty else ()
+            penalties = (params.presence_penalty, params.frequency_penalty, params.penalty_decay)
+            processors.append(RepetitionPenalty(*penalties, self._penalty_exempt, counted))
+        if params.logit_bias:
+            processors.append(LogitBias(params.logit_bias))
+        processors.append(self._token_ban)
+        if request.constraint is not None:
+            processors.append(self._constraint(request.constraint))
+        return processors
+
+    def _constraint(self, description: dict[str, object]) -> LogitsProcessor:
+        if self._constraint_factory is None:
+            raise RequestError(reason="this engine has no constrained decoding")
+        return self._constraint_factory(description)
+
+    def _snapshot_lengths(self, request: GenerationRequest) -> list[int]:
+        """The boundaries inside the prompt; of too many the last, which are asked for most."""
+        inside = sorted({b for b in request.boundaries if 0 < b <= len(request.prompt_token_ids)})
+        return inside[max(0, len(inside) - self._max_snapshots) :]
