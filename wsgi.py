@@ -3,13 +3,12 @@
 Importing this module starts no thread and loads no model.
 """
 
-from webapp.web.app import create_app
-
 from webapp.settings import load_settings
+from webapp.web.app import create_app
 
 app = create_app(load_settings())
 
 if __name__ == "__main__":
     from webapp.web.serve import serve
 
-    serve(app, app.extensions["settings"])
+    serve(app, app.extensions["settings"], on_stop=app.extensions["close"])

@@ -8,7 +8,8 @@
     │   ├── WrongExtension      content and name disagree
     │   ├── UnknownFormat       none of the formats Roost reads
     │   ├── NotAModel           a good file of another kind (state, LoRA, music, not RWKV)
-    │   └── StateMismatch       a state that does not fit: says expected and found
+    │   ├── StateMismatch       a state that does not fit: says expected and found
+    │   └── LegacyPth  VocabularyInvalid  TokenizerMissing
     ├── StrategyError           a strategy string, or a strategy this model cannot take
     ├── BackendUnavailable      this machine cannot run it, and what would change that
     ├── RequestError            a generation request out of range
@@ -176,6 +177,24 @@ class StateMismatch(WeightsError):
     code = "state_mismatch"
     message_text = "The state {path} does not fit: {what} should be {expected}, but is {found}."
     hint_text = "Choose a state made for this model's architecture and size; the state in use stays."
+
+
+class LegacyPth(WeightsError):
+    code = "legacy_pth"
+    message_text = "{path} was saved by a PyTorch older than 1.6, in a format Roost does not open."
+    hint_text = "Load it with torch and save it again: torch.save(torch.load(FILE), NEW_FILE)."
+
+
+class VocabularyInvalid(WeightsError):
+    code = "vocabulary_invalid"
+    message_text = "The vocabulary {path} cannot be used: {reason}"
+    hint_text = "Replace it, or take it away if the model uses the World vocabulary."
+
+
+class TokenizerMissing(WeightsError):
+    code = "tokenizer_missing"
+    message_text = "Roost has no tokenizer for {path} ({vocab_size} tokens)."
+    hint_text = "Put {wanted} into the models folder or beside the model."
 
 
 class StrategyError(RoostError):

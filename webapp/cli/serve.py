@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app(settings)
     try:
-        serve(app, settings, on_ready=lambda url: _open_page(settings, url))
+        serve(app, settings, on_ready=lambda url: _open_page(settings, url), on_stop=app.extensions["close"])
     finally:
         app.extensions["close"]()
     return 0

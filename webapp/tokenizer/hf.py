@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import FileMissing, FileUnreadable, WeightsError
+from webapp.errors import FileMissing, FileUnreadable, VocabularyInvalid
 
 
 class HfTokenizer:
@@ -25,7 +25,7 @@ class HfTokenizer:
         self.last_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if self.last_id >= vocab_size:
             reason = f"its ids go up to {self.last_id}, the model's vocabulary only to {vocab_size - 1}"
-            raise WeightsError(path=str(path), reason=reason)
+            raise VocabularyInvalid(path=str(path), reason=reason)
         self.is_byte_level = _decodes_bytes(json.loads(text).get("decoder"))
         self._bytes_of = self._token_table()
 
@@ -84,7 +84,7 @@ def _read(path: Path) -> str:
     except OSError as exc:
         raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
     except UnicodeDecodeError as exc:
-        raise WeightsError(path=str(path), reason="a tokenizer.json is UTF-8 text") from exc
+        raise VocabularyInvalid(path=str(path), reason="a tokenizer.json is UTF-8 text") from exc
 
 
 def _build(path: Path, text: str) -> Any:
@@ -93,7 +93,7 @@ def _build(path: Path, text: str) -> Any:
     try:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as exc:  # the library raises nothing narrower
-        raise WeightsError(path=str(path), reason=f"it is no tokenizer.json ({exc})") from exc
+        raise VocabularyInvalid(path=str(path), reason=f"it is no tokenizer.json ({exc})") from exc
 
 
 def _decodes_bytes(decoder: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from webapp.errors import FileMissing, WeightsError
+from webapp.errors import FileMissing, TokenizerMissing, VocabularyInvalid
 from webapp.tokenizer import world
 from webapp.tokenizer.byte_level import ByteTokenizer
 from webapp.tokenizer.contract import Tokenizer
@@ -44,7 +44,7 @@ def _named(override: str, vocab_size: int) -> Tokenizer:
         return _from_file(Path(override), vocab_size)
     if vocab_size != built_in[override]:
         reason = f"the tokenizer {override!r} has {built_in[override]} tokens, this model {vocab_size}"
-        raise WeightsError(path=override, reason=reason)
+        raise VocabularyInvalid(path=override, reason=reason)
     return _built_in(vocab_size, None)
 
 
@@ -90,5 +90,4 @@ def _built_in(vocab_size: int, model: Path | None) -> Tokenizer:
     wanted = f"{model.stem if model else '<model>'}.vocab.txt or a tokenizer.json"
     if 0 <= vocab_size - PILE_VOCAB_SIZE <= LARGEST_PADDING:
         wanted = f"{PILE_FILE} (it comes with GPT-NeoX 20B and the Raven and Pile models of RWKV-4)"
-    reason = f"no tokenizer for its {vocab_size} tokens is here; put {wanted} beside it"
-    raise WeightsError(path=str(model or "this model"), reason=reason)
+    raise TokenizerMissing(path=str(model or "this model"), vocab_size=vocab_size, wanted=wanted)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from webapp.errors import WeightsError
+from webapp.errors import VocabularyInvalid
 from webapp.tokenizer.world_vocabulary import official_vocabulary_path, read_vocabulary
 
 VOCAB_SIZE = 65536
@@ -30,7 +30,7 @@ class WorldTokenizer:
         self.last_id = max(self._bytes_of)
         if self.last_id >= vocab_size:
             reason = f"its ids go up to {self.last_id}, the model's vocabulary only to {vocab_size - 1}"
-            raise WeightsError(path=str(path), reason=reason)
+            raise VocabularyInvalid(path=str(path), reason=reason)
         self._id_of = {token: token_id for token_id, token in self._bytes_of.items()}
         self._lengths = _lengths_by_prefix(self._id_of)
         self._single = [self._id_of[bytes([byte])] for byte in range(256)]

@@ -10,7 +10,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from webapp.errors import FileMissing, FileUnreadable, WeightsError
+from webapp.errors import FileMissing, FileUnreadable, VocabularyInvalid
 
 FILE_NAME = "rwkv_vocab_v20230424.txt"
 
@@ -33,7 +33,7 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
     except OSError as exc:
         raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
     except UnicodeDecodeError as exc:
-        raise WeightsError(path=str(path), reason="a vocabulary is UTF-8 text") from exc
+        raise VocabularyInvalid(path=str(path), reason="a vocabulary is UTF-8 text") from exc
     vocabulary = {}
     for number, line in enumerate(lines, 1):
         if line:
@@ -52,7 +52,7 @@ def _parse_line(path: Path, number: int, line: str) -> tuple[int, bytes]:
             raise ValueError("the length does not match")
         return int(token_id), token
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as exc:
-        raise WeightsError(path=str(path), reason=f"line {number} is not `id literal length`") from exc
+        raise VocabularyInvalid(path=str(path), reason=f"line {number} is not `id literal length`") from exc
 
 
 def _token(literal: str) -> bytes:
@@ -72,4 +72,4 @@ def _check_bytes(path: Path, vocabulary: dict[int, bytes]) -> None:
     singles = {token for token in vocabulary.values() if len(token) == 1}
     if len(singles) < 256:
         missing = next(byte for byte in range(256) if bytes([byte]) not in singles)
-        raise WeightsError(path=str(path), reason=f"it has no token for the single byte 0x{missing:02x}")
+        raise VocabularyInvalid(path=str(path), reason=f"it has no token for the single byte 0x{missing:02x}")

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from webapp.errors import FileTruncated, UnknownFormat, WeightsError
+from webapp.errors import FileTruncated, LegacyPth, UnknownFormat, WeightsError
 from webapp.weights.restricted_pickle import PickledTensor, load_restricted
 from webapp.weights.tensor_info import ITEM_BYTES, FileContents, StoredTensor, TensorInfo
 
@@ -109,13 +109,9 @@ class _Archive:
 
 
 def refuse_bare_pickle(path: Path) -> NoReturn:
-    """For a pickle that is not in a zip: UnsafePickle when it wants to run code, else WeightsError with the way out."""
+    """For a pickle that is not in a zip: UnsafePickle when it wants to run code, else LegacyPth or WeightsError."""
     with path.open("rb") as file:
         first = load_restricted(path, file.read(MAX_PICKLE_BYTES))
     if first != LEGACY_MAGIC:
         raise WeightsError(path=str(path), reason="it is a pickle without tensors")
-    reason = (
-        "it is in PyTorch's format from before version 1.6; open it with torch.load(..., weights_only=True) "
-        "and save it again with torch.save"
-    )
-    raise WeightsError(path=str(path), reason=reason)
+    raise LegacyPth(path=str(path))

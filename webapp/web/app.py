@@ -1,0 +1,83 @@
+"""The Flask application, put together: no thread is started and no model loaded until someone asks for it."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, jsonify
+from flask_sock import Sock
+
+from webapp import __version__
+from webapp.errors import RoostError, StorageError, as_roost_error
+from webapp.manager.model_manager import ModelManager
+from webapp.resources import resource_dir
+from webapp.services.chat_turn import ChatTurns
+from webapp.settings import Settings
+from webapp.storage.database import Database
+from webapp.web import fragments
+from webapp.web.chat import routes as chat_routes
+from webapp.web.chat import socket as chat_socket
+from webapp.web.error_answers import answer_error
+from webapp.web.guard import Guard
+from webapp.web.status import routes as status_routes
+
+log = logging.getLogger(__name__)
+DATABASE_NAME = "roost.db"
+
+
+def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask:
+    """An app of its own: database, manager and running turns are in ``app.extensions``.
+
+    ``app.extensions["close"]()`` ends its turns, its engine process and its database; it may be called twice.
+    """
+    app = Flask(
+        "webapp",
+        template_folder=str(resource_dir("templates")),
+        static_folder=str(resource_dir("static")),
+    )
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    app.extensions["settings"] = settings
+    open_house(app, settings, manager or ModelManager(settings))
+    fragments.install(app, settings)
+    Guard(app, settings)
+    app.register_error_handler(RoostError, answer_error)
+    app.register_error_handler(500, answer_unexpected)
+    app.register_blueprint(chat_routes.blueprint)
+    app.register_blueprint(status_routes.blueprint)
+    app.add_url_rule("/health", view_func=health)
+    chat_socket.register(Sock(app))
+    return app
+
+
+def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
+    """Database, manager and turns, and how they are closed again."""
+    database = Database(database_path(settings))
+    turns = ChatTurns(manager, database, settings)
+    app.extensions.update(model_manager=manager, database=database, chat_turns=turns)
+
+    def close() -> None:
+        turns.close()
+        manager.close()
+        database.close()
+
+    app.extensions["close"] = close
+
+
+def database_path(settings: Settings) -> str:
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise StorageError(reason=f"{settings.data_dir}: {exc.strerror}") from exc
+    return str(settings.data_dir / DATABASE_NAME)
+
+
+def health() -> Response:
+    """Answers as soon as pages are served, whether or not a model is loaded."""
+    return jsonify(status="ok", version=__version__)
+
+
+def answer_unexpected(exc: Exception) -> Response:
+    """A fault of ours: logged with its trace by Flask, shown as an error like any other."""
+    original = getattr(exc, "original_exception", None) or exc
+    return answer_error(as_roost_error(original))
