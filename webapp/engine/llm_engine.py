@@ -113,11 +113,13 @@ class LLMEngine:
         self._totals["steps"] += 1
         for sequence in self.scheduler.admit():
             self._start(sequence)
+        self._report_queue()
         plan = self.scheduler.plan()
         self._decode(plan.decoding)
         for piece in plan.prefill:
             self._prefill(piece)
-        self._report_queue()
+        if not (self.scheduler.running or self.scheduler.waiting):  # else the next step says so, after admission
+            self._report_queue()
         events, self._events = self._events, []
         return events
 

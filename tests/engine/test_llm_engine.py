@@ -1,0 +1,463 @@
+import numpy as np
+import pytest
+
+from tests.engine.driving import GREEDY, engine, request, run
+from webapp.backends.fake import fake_config
+from webapp.engine.outputs import FinishReason, QueueReport
+from webapp.engine.state import RecurrentState
+from webapp.errors import EngineCrashed, PromptEmpty, RequestError, StateMismatch, TokenOutOfRange
+
+
+def world_bytes(text):
+    return [byte + 1 for byte in text.encode()]
+
+
+def flavoured(value, config=None):
+    state = RecurrentState.zeros(config or fake_config())
+    state.arrays["att_kv"][:] = value
+    return state
+
+
+def a_mixed_crowd(count):
+    return [
+        request(
+            f"r{n}",
+            range(1, 3 + 17 * n % 150),
+            max_tokens=5 + n,
+            temperature=0.0 if n % 3 == 0 else 1.0,
+            top_p=0.8,
+            seed=n,
+            presence_penalty=0.2,
+            frequency_penalty=0.5,
+            boundaries=(2, 40),
+        )
+        for n in range(count)
+    ]
+
+
+# what an answer is
+
+
+def test_a_scripted_answer_arrives_and_says_stop():
+    answer = run(engine("script=hello"), request(max_tokens=50))["a"]
+    assert answer.token_ids == world_bytes("hello")
+    assert answer.finish_reason is FinishReason.STOP and answer.error is None
+
+
+def test_an_answer_cut_by_max_tokens_says_length():
+    answer = run(engine("script=hello"), request(max_tokens=3))["a"]
+    assert answer.token_ids == world_bytes("hel") and answer.finish_reason is FinishReason.LENGTH
+
+
+def test_a_stop_at_the_very_last_token_allowed_says_stop():
+    answer = run(engine("script=hello"), request(max_tokens=6))["a"]
+    assert answer.token_ids == world_bytes("hello") and answer.finish_reason is FinishReason.STOP
+
+
+def test_nothing_of_a_stop_sequence_is_sent():
+    stop = tuple(world_bytes("lo"))
+    answer = run(engine("script=hello"), request(max_tokens=50, stop_token_sequences=(stop,)))["a"]
+    assert answer.token_ids == world_bytes("hel") and answer.finish_reason is FinishReason.STOP
+
+
+def test_what_was_held_back_is_sent_when_the_length_ends_it():
+    stop = tuple(world_bytes("lox"))
+    answer = run(engine("script=hello"), request(max_tokens=5, stop_token_sequences=(stop,)))["a"]
+    assert answer.token_ids == world_bytes("hello") and answer.finish_reason is FinishReason.LENGTH
+
+
+def test_counters_and_seconds_tell_what_happened():
+    now = iter(range(1000))
+    made = engine("script=hello", clock=lambda: float(next(now)))
+    stats = run(made, request(prompt=range(1, 11), max_tokens=50, seed=5))["a"].stats
+    assert (stats.prompt_tokens, stats.cached_tokens, stats.prefilled_tokens, stats.decoded_tokens) == (10, 0, 10, 6)
+    assert (stats.queued_s, stats.prefill_s, stats.decode_s) == (1.0, 1.0, 1.0)
+    assert stats.seed == 5 and stats.initial_state_digest == RecurrentState.zeros(fake_config()).digest()
+    assert made.counters()["decoded_tokens_total"] == 6 and made.counters()["finished_total"] == 1
+
+
+def test_a_seed_that_was_drawn_is_reported_and_gives_the_same_answer_again():
+    made = engine()
+    first = run(made, request(top_p=1.0, max_tokens=30))["a"]
+    again = run(made, request(top_p=1.0, max_tokens=30, seed=first.stats.seed))["a"]
+    assert again.token_ids == first.token_ids
+
+
+def test_different_seeds_give_different_answers_and_a_negative_one_is_a_seed_too():
+    made = engine()
+    answers = {tuple(run(made, request(top_p=1.0, seed=seed))["a"].token_ids) for seed in (1, 2, -1)}
+    assert len(answers) == 3
+
+
+def test_logprobs_come_with_each_released_token():
+    answer = run(engine("script=hello"), request(max_tokens=50, logprobs=2))["a"]
+    assert [entry[0].token_id for entry in answer.logprobs] == answer.token_ids
+    assert all(len(entry) == 3 for entry in answer.logprobs)
+
+
+def test_banned_tokens_are_never_sampled():
+    plain = run(engine(), request(**GREEDY, max_tokens=20))["a"].token_ids
+    banned = run(engine(banned_token_ids=plain[:3]), request(**GREEDY, max_tokens=20))["a"].token_ids
+    assert not set(banned) & set(plain[:3])
+
+
+def test_penalty_exempt_tokens_may_repeat_without_end():
+    biased = {"logit_bias": {7: 15.0}, "temperature": 0.0, "frequency_penalty": 2.0, "max_tokens": 40}
+    assert set(run(engine(penalty_exempt_token_ids=[7]), request(**biased))["a"].token_ids) == {7}
+    assert set(run(engine(), request(**biased))["a"].token_ids) != {7}
+
+
+# many at once
+
+
+@pytest.mark.parametrize("slots", [1, 3, 8])
+def test_answers_in_company_equal_the_same_requests_alone(slots):
+    together = run(engine(f"slots={slots}"), *a_mixed_crowd(10))
+    for each in a_mixed_crowd(10):
+        alone = run(engine(state_cache_bytes=0), each)[each.request_id]
+        assert together[each.request_id].token_ids == alone.token_ids
+        assert together[each.request_id].finish_reason is alone.finish_reason
+
+
+def test_a_sequence_that_joins_later_changes_nothing_for_the_others():
+    made, alone = engine(), run(engine(), request("a", **GREEDY, max_tokens=30))["a"].token_ids
+    first = run(made, request("a", **GREEDY, max_tokens=30), steps=5)["a"].token_ids
+    rest = run(made, request("b", range(9, 40)))["a"].token_ids
+    assert first + rest == alone
+
+
+def test_a_long_prompt_does_not_stop_the_others_from_writing():
+    made = engine(prefill_chunk=16)
+    run(made, request("writer", **GREEDY, max_tokens=100), steps=2)
+    answers = run(made, request("reader", range(1, 200)))
+    steps = answers["writer"].steps
+    assert steps == list(range(len(steps))), "one token in every step"
+    assert max(size for sizes in made.backend.forward_sizes for size in sizes) <= 16
+
+
+def test_eight_that_write_together_get_the_same_share():
+    made = engine("slots=8")
+    answers = run(made, *(request(f"r{n}", range(1, 20 * n + 3), max_tokens=200) for n in range(8)), steps=100)
+    counts = [len(answers[f"r{n}"].token_ids) for n in range(8)]
+    assert max(counts) / min(counts) <= 1.5
+
+
+def test_a_decode_step_is_one_forward_call_for_all():
+    made = engine("slots=4")
+    run(made, *(request(f"r{n}", max_tokens=50) for n in range(4)), steps=10)
+    assert made.backend.forward_sizes[-1] == (1, 1, 1, 1)
+
+
+def test_the_queue_is_reported_when_it_changes():
+    made = engine("slots=1")
+    reports = run(made, *(request(f"r{n}", client=f"c{n}") for n in range(3)))["reports"]
+    assert reports == [
+        QueueReport(1, {"r1": 0, "r2": 1}),
+        QueueReport(1, {"r2": 0}),
+        QueueReport(1, {}),
+        QueueReport(0, {}),
+    ]
+
+
+def test_reading_a_prompt_longer_than_a_chunk_reports_progress():
+    answers = run(engine(prefill_chunk=16), request("long", range(1, 41)), request("short", range(1, 10)))
+    assert [done for done, total in answers["long"].progress][-1] == 40
+    assert answers["long"].progress[0] == (16, 40) and answers["short"].progress == []
+
+
+def test_max_sequences_is_bounded_by_the_backends_slots():
+    assert engine("slots=3").max_sequences == 3 and engine("slots=8", max_sequences=2).max_sequences == 2
+
+
+# ending early
+
+
+@pytest.mark.parametrize("steps_before", [0, 1, 2, 5, 9])
+def test_an_abort_frees_the_slot_at_once_wherever_the_sequence_stands(steps_before):
+    """Step 0: waiting. Steps 1 and 2: prefilling. Later: decoding."""
+    made = engine("slots=1", prefill_chunk=16)
+    before = run(made, request("a", range(1, 41), **GREEDY, max_tokens=100), steps=steps_before)["a"].token_ids
+    made.abort_request("a")
+    assert made.backend.used_slots == 0
+    answer = run(made)["a"]
+    assert answer.finish_reason is FinishReason.ABORT and answer.error is None
+    assert answer.stats.decoded_tokens == len(before) + len(answer.token_ids)
+    assert not made.has_work()
+    assert run(made, request("b"))["b"].finish_reason is FinishReason.LENGTH
+
+
+def test_an_abort_sends_what_was_held_back():
+    made = engine("script=hello")
+    stop = tuple(world_bytes("hello!"))
+    run(made, request(max_tokens=50, stop_token_sequences=(stop,)), steps=3)
+    made.abort_request("a")
+    assert run(made)["a"].token_ids == world_bytes("hel")
+
+
+def test_aborting_what_has_ended_is_no_error():
+    made = engine()
+    run(made, request())
+    made.abort_request("a")
+    assert not made.has_work()
+
+
+def test_a_waiting_sequence_takes_the_place_of_an_aborted_one():
+    made = engine("slots=1")
+    run(made, request("a", max_tokens=100), request("b"), steps=3)
+    made.abort_request("a")
+    assert run(made)["b"].finish_reason is FinishReason.LENGTH
+
+
+# what breaks
+
+
+def test_nan_ends_one_sequence_with_its_error_and_the_others_go_on():
+    made = engine("nan_on=99")
+    answers = run(made, request("good", **GREEDY, max_tokens=20), request("bad", [1, 99, 2]))
+    assert answers["bad"].finish_reason is FinishReason.ERROR
+    assert answers["bad"].error["code"] == "non_finite_logits"
+    assert answers["good"].token_ids == run(engine(), request("good", **GREEDY, max_tokens=20))["good"].token_ids
+    assert made.backend.used_slots == 0 and made.counters()["failed_total"] == 1
+
+
+def test_nan_is_found_in_the_middle_of_a_prompt_and_no_snapshot_of_it_is_kept():
+    made = engine("nan_on=99", prefill_chunk=16)
+    answer = run(made, request(prompt=[99, *range(1, 60)], boundaries=(10, 20)))["a"]
+    assert answer.error["code"] == "non_finite_logits" and answer.stats.prefilled_tokens == 10
+    assert len(made.state_cache) == 0
+
+
+def test_a_prompt_that_breaks_the_backend_ends_alone():
+    made = engine("fail_on=99")
+    answers = run(made, request("good", max_tokens=20), request("bad", [1, 99, 2]), request("later", [4]))
+    assert answers["bad"].error["code"] == "internal_error" and "told to fail" in answers["bad"].error["message"]
+    assert answers["good"].finish_reason is answers["later"].finish_reason is FinishReason.LENGTH
+    assert made.backend.used_slots == 0
+
+
+def test_a_failed_decode_ends_that_batch_and_waiting_ones_go_on():
+    made = engine("fail_at=6 slots=2")
+    answers = run(made, request("a", max_tokens=50), request("b", max_tokens=50), request("c", max_tokens=2))
+    assert answers["a"].finish_reason is answers["b"].finish_reason is FinishReason.ERROR
+    assert len(answers["a"].token_ids) == 3, "what was written before is kept"
+    assert answers["c"].finish_reason is FinishReason.LENGTH and made.backend.used_slots == 0
+
+
+def test_a_backend_that_only_fails_is_given_up():
+    made = engine("fail_at=1")
+    with pytest.raises(EngineCrashed, match="told to fail"):
+        run(made, *(request(f"r{n}") for n in range(8)))
+
+
+class Grumpy:
+    """A constraint: allows tokens below a number, and breaks at a given token."""
+
+    def __init__(self, description):
+        self.below, self.breaks_at = description["below"], description.get("breaks_at")
+        self.accepted = []
+
+    def __call__(self, token_ids, logits):
+        assert list(token_ids) == self.accepted
+        if len(token_ids) == self.breaks_at:
+            raise ValueError("a broken grammar")
+        logits[self.below :] = -np.inf
+
+    def accept(self, token_id):
+        self.accepted.append(token_id)
+
+
+def test_a_constraint_rules_tokens_out_and_hears_of_every_token():
+    answer = run(engine(constraint_factory=Grumpy), request(constraint={"below": 9}, top_p=1.0, max_tokens=40))["a"]
+    assert max(answer.token_ids) < 9 and len(answer.token_ids) == 40
+
+
+def test_a_constraint_that_breaks_ends_its_sequence_alone():
+    made = engine(constraint_factory=Grumpy)
+    answers = run(made, request("bad", constraint={"below": 9, "breaks_at": 3}), request("good"))
+    assert answers["bad"].finish_reason is FinishReason.ERROR and len(answers["bad"].token_ids) == 3
+    assert answers["good"].finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(
+    "wrong, error",
+    [
+        (request(prompt=()), PromptEmpty),
+        (request(prompt=(1, 256)), TokenOutOfRange),
+        (request(prompt=(-1,)), TokenOutOfRange),
+        (request(logit_bias={300: 1.0}), TokenOutOfRange),
+        (request(constraint={"below": 3}), RequestError),
+        (request(initial_state=flavoured(1, fake_config(architecture="6"))), StateMismatch),
+    ],
+)
+def test_a_wrong_request_is_refused_when_it_is_added(wrong, error):
+    made = engine()
+    with pytest.raises(error):
+        made.add_request(wrong)
+    assert not made.has_work()
+
+
+def test_an_id_in_use_is_refused_and_free_again_afterwards():
+    made = engine()
+    made.add_request(request("a"))
+    with pytest.raises(RequestError, match="in use"):
+        made.add_request(request("a"))
+    run(made)
+    made.add_request(request("a"))
+
+
+# states
+
+
+def test_a_b_a_nothing_of_one_request_is_left_for_the_next():
+    made = engine("slots=1", state_cache_bytes=0)
+    first = run(made, request("a", **GREEDY, max_tokens=30))["a"]
+    logits = made.logits([1, 2, 3])
+    run(made, request("b", range(50, 90), initial_state=flavoured(0.5), max_tokens=30))
+    again = run(made, request("a", **GREEDY, max_tokens=30))["a"]
+    assert again.token_ids == first.token_ids
+    assert again.stats.initial_state_digest == first.stats.initial_state_digest
+    assert np.array_equal(made.logits([1, 2, 3]), logits)
+
+
+def test_a_slot_is_initialised_even_where_the_backend_hands_out_a_used_one():
+    made = engine("slots=1", state_cache_bytes=0)
+    expected = run(made, request(**GREEDY))["a"].token_ids
+    fresh = made.backend.new_slot
+
+    def dirty_slot():
+        slot = fresh()
+        made.backend.forward([slot], [[77, 78]])
+        return slot
+
+    made.backend.new_slot = dirty_slot
+    assert run(made, request(**GREEDY))["a"].token_ids == expected
+
+
+def test_an_initial_state_is_for_later_sequences_and_running_ones_keep_theirs():
+    made = engine()
+    plain = run(engine(), request(**GREEDY, max_tokens=30))["a"].token_ids
+    begun = run(made, request("running", **GREEDY, max_tokens=30), steps=5)["running"].token_ids
+    made.set_initial_state(flavoured(0.5))
+    answers = run(made, request("later", **GREEDY, max_tokens=30))
+    assert begun + answers["running"].token_ids == plain
+    assert answers["later"].token_ids != plain
+    assert answers["later"].stats.initial_state_digest == flavoured(0.5).digest()
+    made.set_initial_state(None)
+    assert run(made, request(**GREEDY, max_tokens=30))["a"].token_ids == plain
+
+
+def test_a_state_that_does_not_fit_is_refused_and_the_old_one_stays():
+    made = engine()
+    made.set_initial_state(flavoured(0.5))
+    with pytest.raises(StateMismatch):
+        made.set_initial_state(flavoured(np.nan))
+    assert run(made, request())["a"].stats.initial_state_digest == flavoured(0.5).digest()
+
+
+def test_a_requests_own_initial_state_outweighs_the_engines():
+    made = engine()
+    made.set_initial_state(flavoured(0.5))
+    answer = run(made, request(initial_state=flavoured(2.0)))["a"]
+    assert answer.stats.initial_state_digest == flavoured(2.0).digest()
+
+
+# snapshots
+
+
+def test_a_prompt_goes_on_from_the_last_boundary_it_shares():
+    made = engine()
+    run(made, request(prompt=range(1, 51), boundaries=(20, 40)))
+    stats = run(made, request(prompt=[*range(1, 45), 99, 98]))["a"].stats
+    assert (stats.cached_tokens, stats.prefilled_tokens) == (40, 6)
+
+
+def test_regenerate_reads_only_what_follows_the_last_message():
+    made = engine()
+    again = request(prompt=range(1, 101), boundaries=(30, 60, 96), **GREEDY)
+    first = run(made, again)["a"]
+    second = run(made, again)["a"]
+    assert first.stats.prefilled_tokens == 100 and second.stats.prefilled_tokens == 4
+    assert second.token_ids == first.token_ids
+
+
+@pytest.mark.parametrize("options, unread", [("script=hello", 0), ("", 1)])
+def test_the_next_turn_reads_nothing_of_the_answer_before(options, unread):
+    """A stopped answer is in the state whole; one cut by its length lacks its last token."""
+    made = engine(options)
+    answer = run(made, request(prompt=range(20, 30), max_tokens=20))["a"].token_ids
+    stats = run(made, request(prompt=[*range(20, 30), *answer, 7, 8]))["a"].stats
+    assert stats.prefilled_tokens == 2 + unread
+
+
+def test_an_aborted_answer_can_be_continued_from_where_it_was():
+    made = engine()
+    whole = run(engine(), request(**GREEDY, max_tokens=20))["a"].token_ids
+    run(made, request(**GREEDY, max_tokens=20), steps=6)
+    made.abort_request("a")
+    run(made)
+    rest = run(made, request(prompt=[1, 2, 3, *whole[:6]], **GREEDY, max_tokens=14))["a"]
+    assert rest.token_ids == whole[6:] and rest.stats.prefilled_tokens == 1
+
+
+def test_answers_from_snapshots_equal_answers_read_anew():
+    cached, anew = engine(), engine(state_cache_bytes=0)
+    prompt = list(range(1, 60))
+    for turn in range(4):
+        ask = request(prompt=prompt, boundaries=(10, len(prompt) - 2), **GREEDY)
+        with_cache, without = run(cached, ask)["a"], run(anew, ask)["a"]
+        assert with_cache.token_ids == without.token_ids
+        assert without.stats.cached_tokens == 0 and (turn == 0 or with_cache.stats.cached_tokens > 0)
+        prompt += [*with_cache.token_ids, 90 + turn]
+
+
+def test_snapshots_belong_to_their_initial_state():
+    made = engine()
+    run(made, request(prompt=range(1, 51), boundaries=(40,)))
+    other = request(prompt=range(1, 51), boundaries=(30,), initial_state=flavoured(1.0))
+    assert run(made, other)["a"].stats.cached_tokens == 0
+    made.set_initial_state(flavoured(1.0))
+    assert run(made, request(prompt=range(1, 60)))["a"].stats.cached_tokens == 30
+
+
+def test_a_prompt_takes_no_more_snapshots_than_the_cache_holds():
+    room = fake_config().state_bytes() * 3
+    made = engine(state_cache_bytes=room)
+    run(made, request(prompt=range(1, 101), boundaries=range(5, 100, 5)), steps=2)
+    assert made.state_cache.used_bytes <= room
+    assert run(made, request("b", prompt=range(1, 101)))["b"].stats.cached_tokens >= 90
+
+
+def test_without_a_cache_no_state_is_ever_read_back():
+    made = engine(state_cache_bytes=0)
+    made.backend.read_state = None
+    assert run(made, request(boundaries=(2,)))["a"].finish_reason is FinishReason.LENGTH
+
+
+def test_memory_running_out_for_a_snapshot_costs_the_snapshots_not_the_answer():
+    made = engine()
+    run(made, request())
+
+    def refuse(slot):
+        raise MemoryError
+
+    made.backend.read_state = refuse
+    assert run(made, request(prompt=(5, 6)))["a"].finish_reason is FinishReason.LENGTH
+    assert len(made.state_cache) == 0
+
+
+# diagnosis
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_logits_come_from_the_initial_state_and_disturb_no_running_sequence(slots):
+    made = engine(f"slots={slots}", prefill_chunk=4)
+    expected = run(engine(), request("a", **GREEDY, max_tokens=20))["a"].token_ids
+    before = run(made, request("a", **GREEDY, max_tokens=20), steps=5)["a"].token_ids
+    rows = made.logits(range(1, 11), every_position=True)
+    assert rows.shape == (10, 256) and np.array_equal(made.logits(range(1, 11)), rows[-1])
+    assert before + run(made)["a"].token_ids == expected
+
+
+def test_logits_of_nothing_are_refused():
+    with pytest.raises(PromptEmpty):
+        engine().logits([])
