@@ -1,0 +1,95 @@
+"""Why an engine ended: its exit code and last words, turned into the sentence a person reads."""
+
+from __future__ import annotations
+
+import re
+import signal
+from dataclasses import dataclass
+
+from webapp.errors import EngineCrashed, ModelError, OutOfMemory
+
+NATIVE_FAULTS = {
+    "SIGSEGV": "a memory fault in native code (SIGSEGV)",
+    "SIGBUS": "a memory fault in native code (SIGBUS); a model file that was cut or changed while loaded does this",
+    "SIGABRT": "native code gave up (SIGABRT)",
+    "SIGILL": "native code used an instruction this processor does not have (SIGILL)",
+    "SIGFPE": "an arithmetic fault in native code (SIGFPE)",
+}
+WINDOWS_FAULTS = {0xC0000005: "SIGSEGV", 0xC000001D: "SIGILL", 0xC0000409: "SIGABRT"}
+"""NTSTATUS values that Windows gives as exit codes."""
+
+OUT_OF_MEMORY = re.compile(
+    r"MemoryError|OutOfMemoryError|out of memory|can't allocate memory|cannot allocate memory|not enough memory"
+    r"|DefaultCPUAllocator|std::bad_alloc|CUBLAS_STATUS_ALLOC_FAILED",
+    re.IGNORECASE,
+)
+ERROR_LINE = re.compile(r"^[\w.]+(Error|Exception|Interrupt|Exit|Warning)\b.*$")
+
+
+@dataclass(frozen=True)
+class MemoryFacts:
+    """Bytes, measured while the engine lived: what it held, what the machine has and had left."""
+
+    engine_bytes: int
+    total_bytes: int
+    available_bytes: int
+
+    def sentence(self) -> str:
+        engine, total, free = (f"{value / 1e9:.1f} GB" for value in vars(self).values())
+        return f"it held {engine} of {total} when last seen, with {free} free"
+
+
+@dataclass(frozen=True)
+class EngineExit:
+    """``exit_code`` as of :mod:`subprocess`: negative is a signal's number. ``last_words``: the end of its stderr."""
+
+    exit_code: int | None
+    last_words: str = ""
+
+
+def crash_error(found: EngineExit, memory: MemoryFacts | None = None) -> ModelError:
+    """OutOfMemory when its words say so, else EngineCrashed with the best reason there is."""
+    words = last_line(found.last_words)
+    if is_out_of_memory(found.last_words):
+        return OutOfMemory(reason=words)
+    return EngineCrashed(reason=reason_text(found.exit_code, words, memory))
+
+
+def is_out_of_memory(text: str) -> bool:
+    return OUT_OF_MEMORY.search(text) is not None
+
+
+def reason_text(exit_code: int | None, words: str, memory: MemoryFacts | None) -> str:
+    name = signal_name(exit_code)
+    if name == "SIGKILL":
+        facts = f"; {memory.sentence()}" if memory else ""
+        return f"it was killed by the system, most likely because memory ran out{facts}"
+    if name in NATIVE_FAULTS:
+        return NATIVE_FAULTS[name] + (f"; its last words: {words}" if words else "")
+    if name:
+        return f"it was ended by {name}"
+    return words or f"it ended with exit code {exit_code} and said nothing"
+
+
+def signal_name(exit_code: int | None) -> str:
+    """``SIGKILL`` and the like; "" when no signal ended it. 137 is what a killed container or a shell reports."""
+    if exit_code is None:
+        return ""
+    if exit_code == 137:
+        return "SIGKILL"
+    if exit_code & 0xFFFFFFFF in WINDOWS_FAULTS:
+        return WINDOWS_FAULTS[exit_code & 0xFFFFFFFF]
+    try:
+        return signal.Signals(-exit_code).name if exit_code < 0 else ""
+    except ValueError:
+        return f"signal {-exit_code}"
+
+
+def last_line(words: str) -> str:
+    """The line that says most: the last ``SomeError: …`` of a traceback, else faulthandler's, else the last one."""
+    lines = [line.rstrip() for line in words.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if ERROR_LINE.match(line):
+            return line
+    fatal = [line for line in lines if line.startswith("Fatal Python error:")]
+    return (fatal or lines or [""])[-1].strip()

@@ -1,0 +1,221 @@
+"""Starts an engine and speaks with it: in a process of its own, or in a thread for tests.
+
+Both forms look the same from outside. Messages arrive on a thread of the client; ``on_exit`` is called once, after the
+last message. Nothing a caller does blocks on the engine, except ``close``.
+
+Deadlock is excluded by construction: the web process always reads (its reader only puts into queues without limit), the
+engine always reads (a thread of its own), and the web process writes from a thread that nobody waits for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from typing import IO, Protocol
+
+from webapp.manager.crash import EngineExit
+from webapp.manager.messages import Command, Message, Shutdown
+from webapp.manager.wire import pack, read_message, write_frame
+
+LAST_WORDS_BYTES = 8192
+TERMINATE_GRACE_S = 1.0
+# Runs with exactly the module path of the web process. Not `-m`: that would put the working directory in front of it.
+# Not multiprocessing: its spawn runs the web process's main module again (wsgi.py makes an app) and leaves a resource
+# tracker process behind.
+BOOT = "import sys; sys.path[:] = sys.argv[1:]; from webapp.manager.engine_process import main; main()"
+
+OnMessage = Callable[[Message], None]
+OnExit = Callable[[EngineExit], None]
+logger = logging.getLogger(__name__)
+
+
+class EngineClient(Protocol):
+    @property
+    def pid(self) -> int | None:
+        """None for an engine that has no process of its own."""
+
+    def send(self, command: Command) -> None:
+        """Never blocks; silently nothing after the end, which ``on_exit`` tells."""
+
+    def is_alive(self) -> bool: ...
+
+    def kill(self) -> None:
+        """At once and without a word; ``on_exit`` follows."""
+
+    def close(self, grace_s: float) -> None:
+        """Asks it to end, after ``grace_s`` makes it; returns when it is gone with its threads and pipes."""
+
+
+EngineStarter = Callable[[OnMessage, OnExit], EngineClient]
+
+
+def start_engine_process(on_message: OnMessage, on_exit: OnExit) -> EngineClient:
+    """A fresh interpreter that waits for its LoadModel."""
+    return ProcessEngineClient(on_message, on_exit)
+
+
+def start_engine_in_thread(on_message: OnMessage, on_exit: OnExit) -> EngineClient:
+    """The same loop in this process: for tests, and for backends that are light enough."""
+    return ThreadEngineClient(on_message, on_exit)
+
+
+class ProcessEngineClient:
+    """Three threads: one writes commands, one reads messages, one keeps the end of what the engine said to stderr."""
+
+    def __init__(self, on_message: OnMessage, on_exit: OnExit) -> None:
+        self._on_message, self._on_exit = on_message, on_exit
+        self._frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._last_words = b""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", BOOT, *(os.path.abspath(entry) for entry in sys.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            close_fds=True,  # no listening socket, no database
+            env={**os.environ, "PYTHONIOENCODING": "utf-8:backslashreplace", "PYTHONUNBUFFERED": "1"},
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+        self._threads = {
+            role: threading.Thread(target=target, name=f"roost-engine-{role}", daemon=True)
+            for role, target in (("writer", self._write), ("stderr", self._listen), ("reader", self._read))
+        }
+        for thread in self._threads.values():
+            thread.start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def send(self, command: Command) -> None:
+        self._frames.put(pack(command))
+
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self, grace_s: float) -> None:
+        self.send(Shutdown())
+        self._frames.put(None)
+        for grace, then in ((grace_s, self._process.terminate), (TERMINATE_GRACE_S, self._process.kill)):
+            try:
+                self._process.wait(grace)
+                break
+            except subprocess.TimeoutExpired:
+                then()
+        self._process.wait()
+        for thread in self._threads.values():
+            if thread is not threading.current_thread():
+                thread.join(TERMINATE_GRACE_S)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def _write(self) -> None:
+        pipe = _existing(self._process.stdin)
+        while (frame := self._frames.get()) is not None:
+            try:
+                write_frame(pipe, frame)
+            except (OSError, ValueError):  # gone, or closed by us
+                return
+
+    def _read(self) -> None:
+        pipe = _existing(self._process.stdout)
+        try:
+            while True:
+                message = read_message(pipe)
+                try:
+                    self._on_message(message)
+                except Exception:
+                    logger.exception("a message of the engine was not handled")
+        except (EOFError, OSError, ValueError):
+            pass
+        except Exception:
+            logger.exception("the engine's pipe carried something that is no message")
+        self._report_exit()
+
+    def _report_exit(self) -> None:
+        """Its pipe is closed, so nothing more can come from it, whether or not the process lingers."""
+        try:
+            exit_code = self._process.wait(TERMINATE_GRACE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            exit_code = self._process.wait()
+        self._frames.put(None)
+        self._threads["stderr"].join(TERMINATE_GRACE_S)
+        self._on_exit(EngineExit(exit_code, self._last_words.decode("utf-8", "replace")))
+
+    def _listen(self) -> None:
+        pipe = _existing(self._process.stderr)
+        try:
+            while chunk := pipe.read(LAST_WORDS_BYTES):
+                self._last_words = (self._last_words + chunk)[-LAST_WORDS_BYTES:]
+        except (OSError, ValueError):
+            return
+
+
+def _existing(pipe: IO[bytes] | None) -> IO[bytes]:
+    assert pipe is not None
+    return pipe
+
+
+class ThreadEngineClient:
+    """``kill`` can only abandon the thread: it reports the end as a killed process would and drops what comes after."""
+
+    pid: int | None = None
+
+    def __init__(self, on_message: OnMessage, on_exit: OnExit) -> None:
+        from webapp.manager.engine_loop import EngineLoop
+
+        self._on_message, self._on_exit = on_message, on_exit
+        self._lock = threading.Lock()
+        self._has_ended = False
+        self._loop = EngineLoop(self._deliver)
+        self._thread = threading.Thread(target=self._run, name="roost-engine-thread", daemon=True)
+        self._thread.start()
+
+    def send(self, command: Command) -> None:
+        self._loop.put(command)
+
+    def is_alive(self) -> bool:
+        return not self._has_ended
+
+    def kill(self) -> None:
+        self._loop.put(Shutdown())
+        self._end(EngineExit(-getattr(signal, "SIGKILL", 9)))
+
+    def close(self, grace_s: float) -> None:
+        self._loop.put(Shutdown())
+        if self._thread is not threading.current_thread():
+            self._thread.join(grace_s + TERMINATE_GRACE_S)
+        self._end(EngineExit(0))
+
+    def _run(self) -> None:
+        try:
+            self._loop.run()
+            found = EngineExit(0)
+        except BaseException:
+            found = EngineExit(1, traceback.format_exc())
+        self._end(found)
+
+    def _deliver(self, message: Message) -> None:
+        if not self._has_ended:
+            self._on_message(message)
+
+    def _end(self, found: EngineExit) -> None:
+        with self._lock:
+            if self._has_ended:
+                return
+            self._has_ended = True
+        self._on_exit(found)

@@ -1,0 +1,162 @@
+"""The loop of an engine: commands in, outputs out. Runs in the engine process, or in a thread in tests."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+
+from webapp.engine.backend import Backend, LoadProgress, backend_for
+from webapp.engine.llm_engine import LLMEngine
+from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
+from webapp.errors import LoadCancelled, ModelLoadFailed, OutOfMemory, RoostError, as_roost_error
+from webapp.manager.crash import is_out_of_memory
+from webapp.manager.messages import (
+    Abort,
+    CancelLoad,
+    Command,
+    ComputeLogits,
+    Loaded,
+    LoadFailed,
+    Loading,
+    LoadModel,
+    Message,
+    Outputs,
+    ReadCounters,
+    Reply,
+    SetInitialState,
+    Shutdown,
+    Submit,
+)
+
+PROGRESS_EVERY_S = 0.05
+logger = logging.getLogger(__name__)
+
+
+class EngineLoop:
+    """Takes :class:`LoadModel` first, then serves until :class:`Shutdown`.
+
+    ``put`` may be called from any thread at any time and never blocks, so whoever feeds it can always go on reading:
+    an engine that is busy or blocked on a full pipe of outputs still takes every command.
+    """
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self._send = send
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._is_cancelled = threading.Event()
+        self._progress_at = 0.0
+
+    def put(self, command: Command) -> None:
+        # Both have to reach a load that is running in the loop's thread.
+        if isinstance(command, (CancelLoad, Shutdown)):
+            self._is_cancelled.set()
+        self._commands.put(command)
+
+    def run(self) -> None:
+        """Returns after Shutdown or a failed load; raises what broke the engine itself."""
+        command = self._commands.get()
+        if not isinstance(command, LoadModel):
+            return
+        started = time.monotonic()
+        try:
+            backend = self._load_backend(command)
+        except Exception as exc:
+            self._send(LoadFailed(load_error(exc, command).to_dict()))
+            return
+        try:
+            engine = make_engine(backend, command)
+            self._send(Loaded(backend.config, engine.max_sequences, time.monotonic() - started))
+            self._serve(engine)
+        finally:
+            backend.close()
+
+    def _load_backend(self, command: LoadModel) -> Backend:
+        backend_class = backend_for(command.strategy).load_class()
+        set_threads = getattr(backend_class, "set_threads", None)
+        if command.threads and set_threads is not None:
+            set_threads(command.threads)
+        return backend_class.load(command.path, command.config, command.strategy, self._report)
+
+    def _report(self, progress: LoadProgress) -> None:
+        """The backend's progress callback; a load of many small tensors must not flood the pages."""
+        if self._is_cancelled.is_set():
+            raise LoadCancelled()
+        now = time.monotonic()
+        if now - self._progress_at >= PROGRESS_EVERY_S or progress.done_tensors >= progress.total_tensors:
+            self._progress_at = now
+            self._send(Loading(progress))
+
+    def _serve(self, engine: LLMEngine) -> None:
+        while True:
+            for command in self._take(wait=not engine.has_work()):
+                if isinstance(command, Shutdown):
+                    return
+                self._carry_out(engine, command)
+            if engine.has_work():
+                outputs = engine.step()
+                if outputs:
+                    self._send(Outputs(tuple(outputs)))
+
+    def _take(self, wait: bool) -> Iterator[Command]:
+        """All commands that are there; waits for one when there is nothing else to do."""
+        if wait:
+            yield self._commands.get()
+        while True:
+            try:
+                yield self._commands.get_nowait()
+            except queue.Empty:
+                return
+
+    def _carry_out(self, engine: LLMEngine, command: Command) -> None:
+        if isinstance(command, Submit):
+            self._add(engine, command.request)
+        elif isinstance(command, Abort):
+            engine.abort_request(command.request_id)
+        elif isinstance(command, SetInitialState):
+            engine.set_initial_state(command.state)
+        elif isinstance(command, ComputeLogits):
+            self._answer(command.call_id, lambda: engine.logits(command.token_ids, command.every_position))
+        elif isinstance(command, ReadCounters):
+            self._answer(command.call_id, engine.counters)
+
+    def _add(self, engine: LLMEngine, request: GenerationRequest) -> None:
+        try:
+            engine.add_request(request)
+        except RoostError as exc:
+            stats = SequenceStats(prompt_tokens=len(request.prompt_token_ids))
+            output = TokenOutput(request.request_id, finish_reason=FinishReason.ERROR, stats=stats, error=exc.to_dict())
+            self._send(Outputs((output,)))
+
+    def _answer(self, call_id: int, compute: Callable[[], object]) -> None:
+        try:
+            self._send(Reply(call_id, compute()))
+        except Exception as exc:
+            self._send(Reply(call_id, error=as_roost_error(exc).to_dict()))
+
+
+def make_engine(backend: Backend, command: LoadModel) -> LLMEngine:
+    engine = LLMEngine(
+        backend,
+        max_sequences=command.max_sequences,
+        prefill_chunk=command.prefill_chunk,
+        state_cache_bytes=command.state_cache_bytes,
+        banned_token_ids=command.banned_token_ids,
+        penalty_exempt_token_ids=command.penalty_exempt_token_ids,
+    )
+    if command.initial_state is not None:
+        engine.set_initial_state(command.initial_state)
+    return engine
+
+
+def load_error(exc: Exception, command: LoadModel) -> RoostError:
+    """What a person is told; the traceback of anything unexpected goes to the engine's last words."""
+    if isinstance(exc, RoostError):
+        return exc
+    traceback.print_exc()
+    if isinstance(exc, MemoryError) or is_out_of_memory(f"{type(exc).__name__}: {exc}"):
+        return OutOfMemory(reason=str(exc) or "the system refused more memory")
+    return ModelLoadFailed(name=os.path.basename(command.path), reason=as_roost_error(exc).params["reason"])

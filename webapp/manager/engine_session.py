@@ -1,0 +1,244 @@
+"""One engine from start to end: one model, the requests it answers, and why it ended."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from webapp.engine.backend import LoadProgress
+from webapp.engine.outputs import FinishReason, QueueReport, TokenOutput
+from webapp.errors import ModelLoadFailed, RoostError, error_from_dict
+from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
+from webapp.manager.engine_client import EngineClient, EngineStarter
+from webapp.manager.handles import QueuePosition, RequestHandle
+from webapp.manager.machine_memory import memory_facts
+from webapp.manager.messages import (
+    Abort,
+    CancelLoad,
+    EngineOutput,
+    Loaded,
+    LoadFailed,
+    Loading,
+    LoadModel,
+    Message,
+    Outputs,
+    Reply,
+    SetInitialState,
+    Submit,
+)
+from webapp.manager.target import Target
+
+CANCEL_PATIENCE_S = 2.0
+MEASURE_EVERY_S = 1.0
+
+
+class EngineSession:
+    """Loading, then ready, then ended with an ``error``. Late messages of an ended engine reach nobody.
+
+    ``on_change`` is called from the engine's threads, without any lock of the session held.
+    """
+
+    def __init__(self, target: Target, on_change: Callable[[EngineSession], None]) -> None:
+        self.target = target
+        self.config = target.config
+        self.seats = 0
+        self.progress = LoadProgress(0, target.inspection.size_bytes, 0, len(target.inspection.tensors))
+        self.error: RoostError | None = None
+        self.has_crashed = False
+        self.last_exit = EngineExit(None)
+        self.has_answered = False
+        self.idle_since = time.monotonic()
+        self._on_change = on_change
+        self._changed = threading.Condition()
+        self._is_ready = False
+        self._abandoned: RoostError | None = None
+        self._handles: dict[str, RequestHandle] = {}
+        self._waiting = 0
+        self._calls: dict[int, Future[Any]] = {}
+        self._call_ids = itertools.count(1)
+        self._client: EngineClient | None = None
+        self._memory: MemoryFacts | None = None
+        self._measured_at = 0.0
+
+    @property
+    def pid(self) -> int | None:
+        return self._client.pid if self._client else None
+
+    @property
+    def engine_bytes(self) -> int:
+        return self._memory.engine_bytes if self._memory else 0
+
+    @property
+    def is_ready(self) -> bool:
+        return self._is_ready and self.error is None
+
+    @property
+    def open_count(self) -> int:
+        return len(self._handles)
+
+    @property
+    def waiting_count(self) -> int:
+        """Of the open ones, those the engine has given no slot yet."""
+        return min(self._waiting, len(self._handles))
+
+    def start(self, start_engine: EngineStarter, command: LoadModel) -> None:
+        self._client = start_engine(self._receive, self._report_exit)
+        self._client.send(command)
+
+    def wait_loaded(self, timeout_s: float | None) -> None:
+        """Until the model is there; raises why it is not. The caller closes the session then."""
+        with self._changed:
+            in_time = self._changed.wait_for(lambda: self._is_ready or bool(self.error or self._abandoned), timeout_s)
+            if self._abandoned and not self.error:
+                self._send(CancelLoad())
+                self._changed.wait_for(lambda: self._is_ready or bool(self.error), CANCEL_PATIENCE_S)
+            if self._abandoned:
+                raise self._abandoned
+            if self.error:
+                raise self.error
+            if not in_time:
+                raise ModelLoadFailed(name=self.target.name, reason=f"it took longer than {timeout_s:g} s")
+
+    def abandon(self, error: RoostError) -> None:
+        """Ends a load: ``wait_loaded`` raises ``error`` as soon as the engine stopped, or after two seconds."""
+        with self._changed:
+            self._abandoned = self._abandoned or error
+            self._changed.notify_all()
+
+    def submit(self, handle: RequestHandle) -> None:
+        with self._changed:
+            error = self.error
+            if error is None:
+                self._handles[handle.request_id] = handle
+                self._send(Submit(handle.request))
+        if error is not None:
+            handle.finish(FinishReason.ERROR, error)
+
+    def has_request(self, request_id: str) -> bool:
+        return request_id in self._handles
+
+    def abort(self, request_id: str) -> None:
+        """Nothing when it is not one of this engine's."""
+        if request_id in self._handles:
+            self._send(Abort(request_id))
+
+    def set_state(self, target: Target) -> None:
+        """``target`` is the same model with another initial state."""
+        self.target = target
+        self._send(SetInitialState(target.state))
+
+    def call(self, make_command: Callable[[int], Any]) -> Future[Any]:
+        """Sends a command that is answered by a Reply."""
+        future: Future[Any] = Future()
+        with self._changed:
+            if self.error is not None:
+                raise self.error
+            call_id = next(self._call_ids)
+            self._calls[call_id] = future
+            self._send(make_command(call_id))
+        return future
+
+    def drain(self, grace_s: float, should_stop: Callable[[], bool]) -> None:
+        """Until nothing is running, the time is over, or ``should_stop`` (asked after :meth:`wake`)."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._handles or bool(self.error) or should_stop(), grace_s)
+
+    def wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self, error: RoostError, grace_s: float) -> None:
+        """Ends the engine; what is still open ends with ``error``. Returns when it is gone."""
+        self._end(error)
+        if self._client is not None:
+            self._client.close(grace_s)
+
+    def kill(self) -> None:
+        if self._client is not None:
+            self._client.kill()
+
+    def _send(self, command: Any) -> None:
+        if self._client is not None:
+            self._client.send(command)
+
+    def _receive(self, message: Message) -> None:
+        self._measure()
+        before = (self.open_count, self.waiting_count)
+        if isinstance(message, Outputs):
+            for output in message.batch:
+                self._deliver(output)
+            if before == (self.open_count, self.waiting_count):
+                return
+        elif isinstance(message, Loading):
+            self.progress = message.progress
+        elif isinstance(message, Loaded):
+            self._become_ready(message)
+        elif isinstance(message, LoadFailed):
+            self._end(error_from_dict(message.error))
+        elif isinstance(message, Reply):
+            self._answer(message)
+        self._on_change(self)
+
+    def _become_ready(self, message: Loaded) -> None:
+        with self._changed:
+            self.config, self.seats, self._is_ready = message.config, message.seats, True
+            self.idle_since = time.monotonic()
+            self._changed.notify_all()
+
+    def _deliver(self, output: EngineOutput) -> None:
+        if isinstance(output, QueueReport):
+            self._waiting = len(output.waiting)
+            for request_id, ahead in output.waiting.items():
+                if waiting := self._handles.get(request_id):
+                    waiting.put(QueuePosition(ahead))
+            return
+        handle = self._handles.get(output.request_id)
+        if handle is None:
+            return
+        if isinstance(output, TokenOutput) and output.finish_reason is not None:
+            with self._changed:
+                self._handles.pop(output.request_id, None)
+                self.idle_since = time.monotonic()
+                self.has_answered = self.has_answered or output.finish_reason is not FinishReason.ERROR
+                self._changed.notify_all()
+        handle.put(output)
+
+    def _answer(self, reply: Reply) -> None:
+        with self._changed:
+            future = self._calls.pop(reply.call_id, None)
+        if future is None:
+            return
+        if reply.error is not None:
+            future.set_exception(error_from_dict(reply.error))
+        else:
+            future.set_result(reply.value)
+
+    def _report_exit(self, found: EngineExit) -> None:
+        self.last_exit = found
+        if self.error is None:
+            # A load we gave up may be killed by us: that is no crash.
+            self.has_crashed = self._abandoned is None
+            self._end(self._abandoned or crash_error(found, self._memory))
+        self._on_change(self)
+
+    def _end(self, error: RoostError) -> None:
+        with self._changed:
+            if self.error is None:
+                self.error = error
+            handles, self._handles = list(self._handles.values()), {}
+            calls, self._calls = list(self._calls.values()), {}
+            self._changed.notify_all()
+        for handle in handles:
+            handle.finish(FinishReason.ERROR, error)
+        for future in calls:
+            future.set_exception(error)
+
+    def _measure(self) -> None:
+        now = time.monotonic()
+        if now - self._measured_at >= MEASURE_EVERY_S:
+            self._measured_at = now
+            self._memory = memory_facts(self.pid) or self._memory

@@ -1,0 +1,98 @@
+"""One request, seen by who asked: its events in order, and a way to stop it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
+from webapp.errors import RoostError
+
+
+@dataclass(frozen=True)
+class LoadingEvent:
+    """The model this request waits for is being loaded."""
+
+    done_bytes: int
+    total_bytes: int
+
+
+@dataclass(frozen=True)
+class QueuePosition:
+    """``ahead`` requests are before this one."""
+
+    ahead: int
+
+
+HandleEvent = LoadingEvent | QueuePosition | PrefillProgress | TokenOutput
+
+
+class RequestHandle:
+    """Events wait here without limit (they are ids and counts), so a slow reader holds nobody up.
+
+    Progress that nobody has read yet is replaced by newer progress. After the TokenOutput with a finish_reason nothing
+    more comes; exactly one such output is ever put.
+    """
+
+    def __init__(self, request: GenerationRequest, abort: Callable[[RequestHandle], None]) -> None:
+        self.request = request
+        self.request_id = request.request_id
+        self.created_at = time.monotonic()
+        self._abort = abort
+        self._events: deque[HandleEvent] = deque()
+        self._changed = threading.Condition()
+        self._is_ended = False
+        self._decoded = 0
+
+    @property
+    def is_finished(self) -> bool:
+        """The last event has been put; it may still wait to be read."""
+        return self._is_ended
+
+    def abort(self) -> None:
+        """Asks for an end; the last event still comes, with finish_reason ``abort`` unless another was faster."""
+        self._abort(self)
+
+    def next_event(self, timeout_s: float) -> HandleEvent | None:
+        """The next one, None when none came in time or after the last."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._events) or self._is_ended, timeout_s)
+            return self._events.popleft() if self._events else None
+
+    def events(self, timeout_s: float | None = None) -> Iterator[HandleEvent]:
+        """Every event until the last; TimeoutError when nothing came for ``timeout_s``."""
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: bool(self._events) or self._is_ended, timeout_s):
+                    raise TimeoutError(f"nothing came for {timeout_s} s")
+                if not self._events:
+                    return
+                event = self._events.popleft()
+            yield event
+
+    def put(self, event: HandleEvent) -> None:
+        """For the manager. Ignored after the end."""
+        with self._changed:
+            if self._is_ended:
+                return
+            if isinstance(event, TokenOutput):
+                self._decoded += len(event.token_ids)
+                self._is_ended = event.finish_reason is not None
+            elif self._events and type(self._events[-1]) is type(event):
+                self._events.pop()
+            self._events.append(event)
+            self._changed.notify_all()
+
+    def finish(self, reason: FinishReason, error: RoostError | None = None) -> None:
+        """For the manager: the end of a request that no engine will end."""
+        stats = SequenceStats(
+            prompt_tokens=len(self.request.prompt_token_ids),
+            decoded_tokens=self._decoded,
+            queued_s=0.0 if self._decoded else time.monotonic() - self.created_at,
+        )
+        self.put(
+            TokenOutput(self.request_id, finish_reason=reason, stats=stats, error=error.to_dict() if error else None)
+        )

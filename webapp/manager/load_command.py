@@ -1,0 +1,29 @@
+"""The command that loads a target, as the settings want it run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from webapp.engine.state import RecurrentState
+from webapp.manager.messages import LoadModel
+from webapp.manager.target import Target, tokenizer_or_none
+from webapp.manager.token_rules import banned_token_ids, penalty_exempt_token_ids
+from webapp.settings import Settings
+
+
+def load_command(target: Target, settings: Settings) -> Callable[[RecurrentState | None], LoadModel]:
+    """Takes a moment (it reads the vocabulary); the state is filled in last, because it may change until then."""
+    tokenizer = tokenizer_or_none(target)
+    command = LoadModel(
+        path=target.path,
+        config=target.config,
+        strategy=target.choice.strategy,
+        max_sequences=settings.max_sequences,
+        prefill_chunk=settings.prefill_chunk,
+        state_cache_bytes=settings.state_cache_bytes,
+        threads=settings.threads,
+        banned_token_ids=banned_token_ids(tokenizer, target.inspection, target.config.vocab_size),
+        penalty_exempt_token_ids=penalty_exempt_token_ids(tokenizer) if tokenizer else (),
+    )
+    return lambda state: replace(command, initial_state=state)

@@ -1,0 +1,61 @@
+"""How much memory there is, and whether a second model fits beside the first for a moment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+from webapp.manager.crash import MemoryFacts
+from webapp.manager.target import Target
+
+MARGIN_BYTES = 600_000_000
+"""A second interpreter with torch (about 350 MB with the rwkv package on CPU), and room for the machine to breathe."""
+
+BYTES_PER_WEIGHT = {"fp32": 4, "fp16": 2, "bf16": 2, "i8": 2}
+"""i8 counts as the half precision it is made from: that is what its load needs at the most."""
+
+CGROUP = Path("/sys/fs/cgroup")
+
+
+def has_room_beside(target: Target) -> bool:
+    """True when the model can be loaded while another stays loaded. Only main memory is measured, so on any other
+    device the answer is no."""
+    device = target.choice.strategy.split()[0]
+    return device in ("cpu", "fake") and needed_bytes(target) <= available_bytes()
+
+
+def needed_bytes(target: Target) -> int:
+    """The peak of a load: the file as read, the weights as run, and a margin."""
+    if not target.path:
+        return 0
+    words = target.choice.strategy
+    per_weight = max((size for word, size in BYTES_PER_WEIGHT.items() if word in words), default=4)
+    return target.inspection.size_bytes + per_weight * target.inspection.parameters + MARGIN_BYTES
+
+
+def available_bytes() -> int:
+    """What programs can still get, also where a container is allowed less than the machine has."""
+    free: int = psutil.virtual_memory().available
+    try:
+        limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
+        used = int((CGROUP / "memory.current").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return free
+    return min(free, int(limit) - used) if limit.isdigit() else free
+
+
+def memory_facts(pid: int | None) -> MemoryFacts | None:
+    """None once the process is gone. Without a pid it is this process that runs the engine."""
+    machine = psutil.virtual_memory()
+    held = resident_bytes(os.getpid() if pid is None else pid)
+    return MemoryFacts(held, machine.total, machine.available) if held else None
+
+
+def resident_bytes(pid: int) -> int:
+    """0 when there is no such process any more."""
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0

@@ -1,0 +1,191 @@
+"""The one owner of the model in the web process: what every other room asks of it.
+
+Nothing is loaded and no thread started before the first request or ``load``. Made once, in ``create_app`` or by a
+command, and closed there.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.engine.model_config import ModelConfig
+from webapp.engine.outputs import GenerationRequest
+from webapp.errors import ModelError, NoModelLoaded, RoostError, ShuttingDown
+from webapp.manager.admission import check_prompt, check_request
+from webapp.manager.engine_client import EngineStarter, start_engine_process
+from webapp.manager.engine_keeper import EngineKeeper
+from webapp.manager.handles import RequestHandle
+from webapp.manager.library import ModelLibrary
+from webapp.manager.machine_memory import has_room_beside, resident_bytes
+from webapp.manager.messages import ComputeLogits
+from webapp.manager.model_status import ModelStatus, StatusBoard, described_target
+from webapp.manager.target import Choice, StateInfo, Target, TargetResolver, tokenizer_of
+from webapp.settings import Settings
+from webapp.tokenizer import Tokenizer
+from webapp.weights.inspection import Inspection
+
+
+class ModelManager:
+    """Safe to use from any thread. All errors are of the RoostError tree.
+
+    ``start_engine`` decides where the engine runs; ``has_room(target)`` whether a swap may hold two models
+    for a moment.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        start_engine: EngineStarter = start_engine_process,
+        library: ModelLibrary | None = None,
+        has_room: Callable[[Target], bool] = has_room_beside,
+    ) -> None:
+        self._settings = settings
+        self.library = library or ModelLibrary(settings.models_dir)
+        self._resolver = TargetResolver(self.library, trusted=(settings.model, settings.state))
+        self._first_choice = Choice(settings.model, settings.strategy, settings.state)
+        self._board = StatusBoard()
+        self._keeper = EngineKeeper(settings, start_engine, has_room, self._board.publish)
+        self._choosing = threading.Lock()
+        self._close_at_exit = _closer(weakref.ref(self))
+        atexit.register(self._close_at_exit)
+
+    def status(self) -> ModelStatus:
+        """Before anything was loaded: what is chosen by the settings, as far as it can be found."""
+        status = self._board.status
+        if status.model or status.phase != "empty":
+            return status
+        try:
+            target = self._chosen()
+        except RoostError:
+            return replace(status, strategy=self._first_choice.strategy)
+        return replace(status, **described_target(target))
+
+    def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
+        """At once when ``revision`` is not the newest, else after a change or the time."""
+        self._board.wait_change(revision, timeout_s)
+        return self.status()
+
+    def load(self, model: str | None = None, strategy: str | None = None, state: str | None = None) -> None:
+        """Starts loading, or swapping, in the background; None keeps what is chosen. Resets a crash loop.
+
+        What can be told before loading is raised at once and changes nothing: ModelNotFound, WeightsError,
+        StrategyError, BackendUnavailable. A state given here has to fit; one in use before that does not fit the new
+        model is dropped, and ``status().notice`` says why.
+        """
+        with self._choosing:
+            before = self._keeper.goal
+            choice = before.choice if before else self._first_choice
+            given = {"model": model, "strategy": strategy, "state": state}
+            wanted = replace(choice, **{name: value for name, value in given.items() if value is not None})
+            may_drop_state = state is None and (before is not None or model is not None)
+            self._keeper.order_load(self._resolver.resolve(wanted, before, may_drop_state))
+
+    def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:
+        """Until the load at hand is done; raises its error. NoModelLoaded when there is nothing to wait for."""
+        if not self._keeper.wait_settled(timeout_s):
+            raise ModelError(reason="it is still being loaded")
+        if self._keeper.is_closing:
+            raise ShuttingDown()
+        if self._keeper.error is not None:
+            raise self._keeper.error
+        if self._keeper.session is None:
+            raise NoModelLoaded()
+        return self.status()
+
+    def cancel_load(self) -> None:
+        """Ends a load; a model that was there before and has not gone yet stays."""
+        self._keeper.cancel_load()
+
+    def unload(self) -> None:
+        """Starts unloading in the background, after the grace running answers get; cancels a load."""
+        self._keeper.order_unload()
+
+    def apply_state(self, name_or_path: str) -> StateInfo:
+        """Makes a state file the beginning of every later sequence, without a reload; "" goes back to none.
+
+        Running sequences keep theirs. StateMismatch, or another WeightsError, leaves the one in use.
+        """
+        with self._choosing:
+            target = self._resolver.with_state(self._chosen(), name_or_path)
+            self._keeper.set_goal(target)
+            return target.state_info
+
+    def tokenizer(self) -> Tokenizer:
+        """Of the chosen model. Reads its header; loads no weights."""
+        return tokenizer_of(self._chosen())
+
+    def model_info(self) -> Inspection:
+        """What the chosen model's file holds."""
+        return self._chosen().inspection
+
+    def submit(self, request: GenerationRequest) -> RequestHandle:
+        """Queues the request and loads the chosen model when none is loaded. Returns at once.
+
+        Raises at once what is wrong with the request or the choice of model, QueueFull, CrashLoop or ShuttingDown.
+        """
+        handle = RequestHandle(request, self._keeper.abort)
+        while True:
+            target = self._chosen(for_loading=True)
+            check_request(request, self._config_of(target), self._settings)
+            if self._keeper.admit(handle, target):
+                return handle
+
+    def logits(self, token_ids: Sequence[int], every_position: bool = False) -> NDArray[np.float32]:
+        """Float32 ``(vocab_size,)`` after the last token, or ``(len(token_ids), vocab_size)``; loads if need be."""
+        ids = tuple(int(token_id) for token_id in token_ids)
+        target = self._chosen(for_loading=True)
+        check_prompt(ids, self._config_of(target), self._settings)
+        self._keeper.ensure_loading(target)
+        self._keeper.wait_settled(None)
+        session = self._keeper.session
+        if session is None:
+            raise self._keeper.error or NoModelLoaded()
+        found: NDArray[np.float32] = session.call(lambda call_id: ComputeLogits(call_id, ids, every_position)).result()
+        return found
+
+    def engine_pid(self) -> int | None:
+        """None when no engine runs, or it runs in this process."""
+        return self._keeper.pid
+
+    def engine_memory_bytes(self) -> int:
+        """Resident memory of the engine process now; 0 when there is none."""
+        pid = self.engine_pid()
+        return resident_bytes(pid) if pid else 0
+
+    def close(self) -> None:
+        """Ends the engine; open requests end with ShuttingDown. Returns within seconds; may be called again."""
+        self._keeper.close()
+        atexit.unregister(self._close_at_exit)
+
+    def _chosen(self, for_loading: bool = False) -> Target:
+        """What is loaded or coming; where nothing is, what the settings or the last load chose, looked at anew when it
+        is about to be loaded (the file may have changed)."""
+        goal = self._keeper.goal
+        if goal is None:
+            return self._resolver.resolve(self._first_choice)
+        if for_loading and self._keeper.is_idle:
+            return self._resolver.resolve(goal.choice, goal, may_drop_state=True)
+        return goal
+
+    def _config_of(self, target: Target) -> ModelConfig:
+        """The backend's own once it is loaded."""
+        session = self._keeper.session
+        return session.config if session is not None and session.target.is_same_model(target) else target.config
+
+
+def _closer(manager: weakref.ref[ModelManager]) -> Callable[[], None]:
+    """For atexit, which must not keep a forgotten manager alive."""
+
+    def close() -> None:
+        found = manager()
+        if found is not None:
+            found.close()
+
+    return close

@@ -1,0 +1,100 @@
+"""What a page shows about the model, and a board on which a change of it can be waited for."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from webapp.errors import RoostError
+from webapp.manager.engine_session import EngineSession
+from webapp.manager.target import Target
+
+PHASES = ("empty", "loading", "ready", "answering", "failed", "unloading")
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One moment. ``revision`` grows by one with every change.
+
+    ``model``, ``model_path``, ``strategy`` and ``state`` say what is loaded or being loaded, else what is chosen.
+    ``error`` (a RoostError's dict) is what the last load or the engine ended with; it may stand beside phase ``ready``
+    when another model was to replace the one that stays. ``notice`` says why a state was dropped. ``engine_bytes`` is
+    the resident memory of the engine process when this was written; it alone makes no new revision.
+    """
+
+    revision: int = 0
+    phase: str = "empty"
+    model: str = ""
+    model_path: str = ""
+    strategy: str = ""
+    state: str = ""
+    done_bytes: int = 0
+    total_bytes: int = 0
+    done_tensors: int = 0
+    total_tensors: int = 0
+    error: dict[str, Any] | None = None
+    notice: dict[str, Any] | None = None
+    running: int = 0
+    waiting: int = 0
+    seats: int = 0
+    engine_bytes: int = field(default=0, compare=False)
+
+
+def describe(
+    phase: str,
+    goal: Target | None,
+    session: EngineSession | None,
+    loading: EngineSession | None,
+    held: int,
+    error: RoostError | None,
+) -> ModelStatus:
+    """One status from what the keeper holds; ``held`` requests wait for a model."""
+    names = described_target(goal) if goal else {}
+    progress: dict[str, Any] = vars(loading.progress) if loading else {}
+    counts: dict[str, Any] = {}
+    if session is not None:
+        waiting = session.waiting_count
+        counts = {"running": session.open_count - waiting, "seats": session.seats, "engine_bytes": session.engine_bytes}
+        held += waiting
+    return ModelStatus(
+        phase=phase, error=error.to_dict() if error else None, waiting=held, **names, **progress, **counts
+    )
+
+
+def described_target(target: Target) -> dict[str, Any]:
+    """The fields of a status that say what is chosen."""
+    return {
+        "model": target.name,
+        "model_path": target.path,
+        "strategy": target.choice.strategy,
+        "state": target.state_info.name,
+        "notice": target.notice,
+    }
+
+
+class StatusBoard:
+    """The newest status, for any number of readers."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._status = ModelStatus()
+
+    @property
+    def status(self) -> ModelStatus:
+        return self._status
+
+    def publish(self, status: ModelStatus) -> None:
+        """Its revision is set here."""
+        with self._changed:
+            now = replace(status, revision=self._status.revision)
+            if now != self._status:
+                now = replace(now, revision=now.revision + 1)
+                self._changed.notify_all()
+            self._status = now
+
+    def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
+        """The status once it is another than ``revision``, or after the time."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._status.revision != revision, timeout_s)
+            return self._status
