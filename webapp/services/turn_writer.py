@@ -6,6 +6,7 @@ import logging
 import time
 import uuid
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 from webapp.chat.events import ContentDelta, TurnFailed, TurnFinished, TurnStarted, TurnWaiting
@@ -15,7 +16,7 @@ from webapp.chat.prompt_templates import PromptTemplate, all_templates, default_
 from webapp.chat.stream_router import Delta
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import NoModelLoaded, RoostError, as_roost_error
+from webapp.errors import RoostError, as_roost_error
 from webapp.manager.handles import LoadingEvent, QueuePosition
 from webapp.manager.model_status import ModelStatus
 from webapp.services.answer_text import AnswerText
@@ -26,7 +27,7 @@ from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.records import Chat
 from webapp.tokenizer import Tokenizer
-from webapp.weights.inspection import Inspection
+from webapp.weights.inspection import Inspection, require_model
 
 POLL_S = 1.0
 ABORT_GRACE_S = 5.0
@@ -227,9 +228,8 @@ def template_of(chat: Chat, info: Inspection) -> PromptTemplate:
     chosen = [template for template in all_templates() if template.name == chat.template]
     if chosen:
         return chosen[0]
-    if info.config is None:
-        raise NoModelLoaded()
-    return default_template(info.config.architecture, info.config.vocab_size, info.path)
+    config = require_model(info)
+    return default_template(config.architecture, config.vocab_size, Path(info.path).name)
 
 
 def _readable(message: Message, tokenizer: Tokenizer) -> Message:

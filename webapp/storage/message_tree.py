@@ -42,9 +42,10 @@ def with_versions(connection: sqlite3.Connection, messages: list[StoredMessage])
     if not messages:
         return []
     siblings: dict[tuple[str | None, str], list[str]] = defaultdict(list)
+    of_one = " AND parent_id IS ?" if len(messages) == 1 else ""
     rows = connection.execute(
-        "SELECT id, parent_id, role FROM messages WHERE chat_id = ? AND deleted_at IS NULL ORDER BY seq",
-        (messages[0].chat_id,),
+        f"SELECT id, parent_id, role FROM messages WHERE chat_id = ? {of_one} AND deleted_at IS NULL ORDER BY seq",
+        (messages[0].chat_id, messages[0].parent_id)[: 2 if of_one else 1],
     )
     for row in rows:
         siblings[row["parent_id"], row["role"]].append(row["id"])

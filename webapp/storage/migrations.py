@@ -44,7 +44,7 @@ _CHATS = (
         created_at REAL NOT NULL,
         deleted_at REAL
     )""",
-    "CREATE INDEX messages_by_chat ON messages (chat_id, seq)",
+    "CREATE INDEX messages_by_chat ON messages (chat_id, parent_id, seq)",
     "CREATE INDEX messages_by_parent ON messages (parent_id)",
     "CREATE INDEX messages_streaming ON messages (status) WHERE status = 'streaming'",
     """CREATE TABLE journal (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 import sys
 from array import array
@@ -11,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -100,8 +103,8 @@ def unpack_token_ids(data: bytes) -> tuple[int, ...]:
 
 
 def storable(text: str) -> str:
-    """``text`` with lone surrogates replaced: a browser can send them, UTF-8 and so SQLite cannot hold them."""
-    return text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
+    """``text`` with lone surrogates as U+FFFD: a browser can send them, UTF-8 and so SQLite cannot hold them."""
+    return _SURROGATES.sub("\ufffd", text)
 
 
 def to_json(value: Any) -> str:

@@ -1,0 +1,95 @@
+import sqlite3
+import stat
+import threading
+
+import pytest
+
+from webapp.errors import DatabaseBroken, DatabaseTooNew, StorageError
+from webapp.storage import migrations
+from webapp.storage.chats import ChatStore
+from webapp.storage.database import Database
+
+
+def test_a_new_database_is_made_with_its_folder_for_its_owner_alone(tmp_path):
+    path = tmp_path / "deep" / "roost.db"
+    Database(path).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_what_was_written_is_there_after_reopening(tmp_path):
+    first = Database(tmp_path / "roost.db")
+    chat = ChatStore(first).create("Rooks")
+    first.close()
+    assert ChatStore(Database(tmp_path / "roost.db")).get(chat.id) == chat
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
+    Database(tmp_path / "roost.db").close()
+    with sqlite3.connect(tmp_path / "roost.db") as connection:
+        connection.execute("PRAGMA user_version = 99")
+    with pytest.raises(DatabaseTooNew) as caught:
+        Database(tmp_path / "roost.db")
+    assert caught.value.params["found"] == 99
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "roost.db").write_bytes(b"this is a diary\n" * 100)
+    with pytest.raises(DatabaseBroken):
+        Database(tmp_path / "roost.db")
+    assert (tmp_path / "roost.db").read_bytes().startswith(b"this is a diary")
+
+
+def test_another_programs_database_is_refused(tmp_path):
+    with sqlite3.connect(tmp_path / "roost.db") as connection:
+        connection.execute("CREATE TABLE diary (day TEXT)")
+    with pytest.raises(DatabaseBroken):
+        Database(tmp_path / "roost.db")
+
+
+def test_a_place_that_cannot_hold_a_file_is_a_storage_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        Database(tmp_path / "file" / "roost.db")
+
+
+def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "roost.db"
+    Database(path).close()
+    broken = (*migrations.MIGRATIONS, ("CREATE TABLE presets (id TEXT)", "THIS IS NOT SQL"))
+    with monkeypatch.context() as patched, pytest.raises(StorageError):
+        patched.setattr("webapp.storage.database.MIGRATIONS", broken)
+        Database(path)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
+        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'presets'").fetchone() == (0,)
+
+
+def test_an_appended_migration_runs_once_on_an_old_database(tmp_path, monkeypatch):
+    Database(tmp_path / "roost.db").close()
+    longer = (*migrations.MIGRATIONS, ("CREATE TABLE presets (id TEXT)",))
+    monkeypatch.setattr("webapp.storage.database.MIGRATIONS", longer)
+    Database(tmp_path / "roost.db").close()
+    Database(tmp_path / "roost.db").close()
+
+
+def test_a_block_that_raises_leaves_nothing_behind(database, store):
+    with pytest.raises(ZeroDivisionError), database.transaction():
+        store.create("half done")
+        raise ZeroDivisionError
+    assert store.list() == []
+
+
+def test_a_transaction_inside_a_reading_block_is_a_bug(database, store):
+    with pytest.raises(AssertionError), database.connect():
+        store.create()
+    assert store.create("the connection is sound again").id
+
+
+def test_many_threads_open_no_more_connections_than_are_kept(database, store):
+    store.create()
+    threads = [threading.Thread(target=store.list) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(database._idle) <= 8
