@@ -1,0 +1,81 @@
+"""Evaluation cases that training cannot have seen: tools, names, values and phrasings of the held-out side.
+
+Plain data, so that an evaluation can render them in any prompt format and run them on any model.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+from webapp.training.data.smalltalk import Intent, intents, vary
+from webapp.training.data.tool_dialogues import ASK_BACK, CALL, NO_CALL, TWO_CALLS, random_task
+from webapp.training.data.words import Words
+
+TOOL_KINDS = {CALL: 50, NO_CALL: 30, TWO_CALLS: 10, ASK_BACK: 10}
+
+
+@dataclass(frozen=True)
+class ExpectedCall:
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ToolCase:
+    """tools: `function` objects as in the OpenAI API. calls is empty where the right answer is text."""
+
+    kind: str
+    language: str
+    tools: list[dict[str, Any]]
+    messages: list[dict[str, str]]
+    calls: list[ExpectedCall] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PromptCase:
+    """On topic: the answer contains one of the keywords, upper and lower case alike."""
+
+    language: str
+    topic: str
+    messages: list[dict[str, str]]
+    keywords: tuple[str, ...]
+
+    def is_on_topic(self, answer: str) -> bool:
+        return any(keyword.lower() in answer.lower() for keyword in self.keywords)
+
+
+def tool_cases(count: int = 240, seed: int = 9) -> list[ToolCase]:
+    """Half English, half Chinese; the kinds in the shares of TOOL_KINDS."""
+    rng = random.Random(f"tool cases {seed}")
+    words, cases = Words(rng, held_out=True), []
+    kinds = [kind for kind, share in TOOL_KINDS.items() for _ in range(round(count * share / 100))]
+    for number, kind in enumerate(kinds):
+        chinese = number % 2 == 1
+        task = random_task(words, chinese, kind, max_tools=4)
+        while task.kind != kind:  # a tool without a parameter that can be asked for
+            task = random_task(words, chinese, kind, max_tools=4)
+        calls = [ExpectedCall(name, arguments) for name, arguments in task.calls]
+        messages = [{"role": "user", "content": task.user}]
+        cases.append(ToolCase(kind, "zh" if chinese else "en", task.definitions, messages, calls))
+    return cases
+
+
+def prompt_cases(chinese: bool, count: int = 100, seed: int = 9) -> list[PromptCase]:
+    """Held-out phrasings of small talk and how-to questions; each once as written, then in varied spelling."""
+    rng = random.Random(f"prompt cases {seed} {chinese}")
+    phrasings: list[tuple[Intent, str]] = [(i, q) for i, _ in intents(chinese) for q in i.side(held_out=True)]
+    rng.shuffle(phrasings)
+    language, cases = "zh" if chinese else "en", []
+    seen: set[str] = set()
+    position = 0
+    while len(cases) < count:
+        intent, question = phrasings[position % len(phrasings)]
+        text = question if position < len(phrasings) else vary(rng, question, chinese)
+        position += 1
+        if text in seen and position < 50 * count:
+            continue
+        seen.add(text)
+        cases.append(PromptCase(language, intent.name, [{"role": "user", "content": text}], intent.keywords))
+    return cases

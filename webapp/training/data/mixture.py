@@ -1,0 +1,64 @@
+"""What is drawn how often, and the stream: document n of a seed is a pure function of (seed, n) and the mixture."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from webapp.training.data.arithmetic import arithmetic_document
+from webapp.training.data.copying import copying_document
+from webapp.training.data.corpora import read_corpora
+from webapp.training.data.document import Document
+from webapp.training.data.memory import memory_document
+from webapp.training.data.personas import persona_document, think_document
+from webapp.training.data.smalltalk import smalltalk_document
+from webapp.training.data.tool_dialogues import tool_document
+
+CORPUS = "corpus"
+MAKERS = {
+    "tools": tool_document,
+    "copying": copying_document,
+    "smalltalk": smalltalk_document,
+    "arithmetic": arithmetic_document,
+    "memory": memory_document,
+    "persona": persona_document,
+    "think": think_document,
+}
+DEFAULT_MIXTURE = {
+    "tools": 30,
+    "copying": 24,
+    "smalltalk": 22,
+    "arithmetic": 6,
+    "memory": 8,
+    "persona": 5,
+    "think": 4,
+    CORPUS: 1,
+}
+CHINESE_SHARE = 0.42
+
+
+class Mixture:
+    """weights: parts by name, in documents; unknown names raise KeyError. corpus_folder may be None."""
+
+    def __init__(self, seed: int, weights: dict[str, float] | None = None, corpus_folder: Path | None = None) -> None:
+        self.seed = seed
+        self.weights = dict(weights or DEFAULT_MIXTURE)
+        self.corpus = read_corpora(corpus_folder) if self.weights.get(CORPUS) else []
+        if not self.corpus:
+            self.weights.pop(CORPUS, None)
+        for name in self.weights:
+            if name != CORPUS and name not in MAKERS:
+                raise KeyError(f"no part {name!r} in the mixture; known: {', '.join([*MAKERS, CORPUS])}")
+
+    def part(self, number: int) -> str:
+        return self.generator(number).choices(list(self.weights), list(self.weights.values()))[0]
+
+    def generator(self, number: int) -> random.Random:
+        return random.Random(f"{self.seed}:{number}")
+
+    def document(self, number: int) -> Document:
+        rng = self.generator(number)
+        part = rng.choices(list(self.weights), list(self.weights.values()))[0]
+        if part == CORPUS:
+            return rng.choice(self.corpus)
+        return MAKERS[part](rng, rng.random() < CHINESE_SHARE)

@@ -1,0 +1,86 @@
+"""Documents from the hand-written questions and answers; phrasings are split into training and held out."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+
+from webapp.training.data.document import Dialogue, Document
+from webapp.training.data.intents import INTENTS
+from webapp.training.data.roost_guide import GUIDE
+from webapp.training.data.words import is_held_out
+
+MODEL_MILLIONS = 5  # trained parameters of the starter model, which it tells
+HELD_OUT_PHRASINGS = 16  # percent
+
+
+@dataclass(frozen=True)
+class Intent:
+    name: str
+    keywords: tuple[str, ...]
+    questions: tuple[str, ...]
+    answers: tuple[str, ...]
+
+    def side(self, held_out: bool) -> tuple[str, ...]:
+        """Its phrasings for training or for evaluation; the first one is always trained."""
+        later = tuple(q for q in self.questions[1:] if is_held_out(q, HELD_OUT_PHRASINGS) == held_out)
+        return later if held_out else (self.questions[0], *later)
+
+
+@lru_cache(maxsize=2)
+def intents(chinese: bool) -> tuple[tuple[Intent, int], ...]:
+    """Every intent in one language with its weight: how to use Roost and identity more often than the rest."""
+    return tuple((i, 2) for i in parse(GUIDE, chinese)) + tuple(
+        (i, 3 if "Roost" in i.keywords else 1) for i in parse(INTENTS, chinese)
+    )
+
+
+def parse(text: str, chinese: bool) -> list[Intent]:
+    question_mark, answer_mark = ("问: ", "答: ") if chinese else ("u: ", "a: ")
+    found: list[Intent] = []
+    for block in text.replace("{million}", str(MODEL_MILLIONS)).split("\n# ")[1:]:
+        lines = block.replace("\n ", "\r").split("\n")
+        name, _, keywords = lines[0].partition(" | ")
+        parts = {line[:3]: tuple(line[3:].replace("\r", "\n").split("|")) for line in lines[1:] if line}
+        found.append(Intent(name, tuple(keywords.split()), parts[question_mark], parts[answer_mark]))
+    return found
+
+
+def vary(rng: random.Random, question: str, chinese: bool) -> str:
+    """Case and punctuation as people type them."""
+    draw = rng.random()
+    if chinese:
+        if draw < 0.25:
+            return question.rstrip("？。！")
+        return question + rng.choice("。！？") if draw < 0.35 and question[-1] not in "？。！" else question
+    if draw < 0.15:
+        return question.lower().rstrip("?.!")
+    if draw < 0.3:
+        return question.rstrip("?.!")
+    if draw < 0.4 and question[-1].isalpha():
+        return question + rng.choice(("!", "."))
+    return question.lower() if draw < 0.45 else question
+
+
+def plain_exchange(rng: random.Random, chinese: bool, held_out: bool) -> tuple[str, str]:
+    """A question and its answer."""
+    known = intents(chinese)
+    while True:
+        intent = rng.choices([i for i, _ in known], [weight for _, weight in known])[0]
+        if side := intent.side(held_out):
+            return vary(rng, rng.choice(side), chinese), rng.choice(intent.answers)
+
+
+def smalltalk_document(rng: random.Random, chinese: bool) -> Document:
+    dialogue = Dialogue(
+        rng,
+        rng.choice(("You are a helpful assistant.", "You are Roost, a helpful assistant.", "你是一个有用的助手。"))
+        if rng.random() < 0.12
+        else None,
+    )
+    for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4))):
+        other = rng.random() < 0.04  # now and then the language changes
+        user, answer = plain_exchange(rng, chinese != other, False)
+        dialogue.user(user).assistant(answer)
+    return dialogue.document()

@@ -1,0 +1,155 @@
+"""RWKV-7 (x070) as a differentiable module with the official parameter names.
+
+The definition is that of RWKV-LM's RWKV-v7; head size 64. A state is a list with one (att_x_prev (B,C),
+att_kv (B,H,64,64) as [value][key], ffn_x_prev (B,C)) per layer; any of its tensors may require a gradient, which is
+what state tuning trains.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from webapp.training.initialization import (
+    LORA_FACTORS,
+    SHIFT_EXPONENTS,
+    att_vectors,
+    ffn_shift,
+    lora_rank,
+    orthogonal,
+)
+from webapp.training.operations import GROUP_NORM_EPS, HEAD_SIZE, Operations, PlainOperations
+
+FULL_VOCABULARY = 65536
+LayerState = tuple[Tensor, Tensor, Tensor]
+
+
+class TimeMixLayer(nn.Module):
+    def __init__(self, layer: int, n_layer: int, n_embd: int) -> None:
+        super().__init__()
+        for name, vector in att_vectors(layer, n_layer, n_embd).items():
+            setattr(self, name, nn.Parameter(vector.reshape(1, 1, n_embd).clone()))
+        for kind in LORA_FACTORS:
+            rank = lora_rank(kind, n_embd)
+            setattr(self, kind + "1", nn.Parameter(torch.zeros(n_embd, rank)))
+            setattr(self, kind + "2", nn.Parameter(orthogonal(rank, n_embd, 0.1)))
+        self.r_k = nn.Parameter(torch.full((n_embd // HEAD_SIZE, HEAD_SIZE), -0.04))
+        for name, gain in (("receptance", 1.0), ("key", 0.1), ("value", 1.0), ("output", 0.0)):
+            linear = nn.Linear(n_embd, n_embd, bias=False)
+            nn.init.orthogonal_(linear.weight, gain=gain) if gain else nn.init.zeros_(linear.weight)
+            setattr(self, name, linear)
+        self.ln_x = nn.GroupNorm(n_embd // HEAD_SIZE, n_embd, eps=GROUP_NORM_EPS)
+        nn.init.constant_(self.ln_x.weight, ((1 + layer) / n_layer) ** 0.7)
+
+    def forward(
+        self, x: Tensor, v_first: Tensor | None, before: Tensor, state: Tensor, ops: Operations
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns output (B,T,C), the first layer's values, the final state."""
+        mix = torch.cat([getattr(self, "x_" + name) for name in SHIFT_EXPONENTS], 1)[0]
+        xr, xw, xk, xv, xa, xg = ops.shift(x, mix, before)
+        r = ops.matmul(xr, self.receptance.weight.t())
+        k = ops.matmul(xk, self.key.weight.t())
+        v = ops.matmul(xv, self.value.weight.t())
+        w = ops.matmul(torch.tanh(ops.matmul(xw, self.w1)), self.w2)
+        a = ops.matmul(ops.matmul(xa, self.a1), self.a2)
+        g = ops.matmul(torch.sigmoid(ops.matmul(xg, self.g1)), self.g2)
+        vx = None if v_first is None else ops.matmul(ops.matmul(xv, self.v1), self.v2)
+        vectors = (self.w0, self.a0, self.v0, self.k_k, self.k_a, self.r_k, self.ln_x.weight, self.ln_x.bias)
+        params = torch.stack([vector.reshape(-1) for vector in vectors])
+        output, state = ops.time_mix(r, w, k, v, v_first, vx, a, g, params, state)
+        return ops.matmul(output, self.output.weight.t()), v if v_first is None else v_first, state
+
+
+class ChannelMixLayer(nn.Module):
+    def __init__(self, layer: int, n_layer: int, n_embd: int) -> None:
+        super().__init__()
+        self.x_k = nn.Parameter(ffn_shift(layer, n_layer, n_embd).reshape(1, 1, n_embd))
+        self.key, self.value = (
+            nn.Linear(n_embd, 4 * n_embd, bias=False),
+            nn.Linear(4 * n_embd, n_embd, bias=False),
+        )
+        nn.init.orthogonal_(self.key.weight)
+        nn.init.zeros_(self.value.weight)
+
+    def forward(self, x: Tensor, before: Tensor, ops: Operations) -> Tensor:
+        (k,) = ops.shift(x, self.x_k[0], before)
+        return ops.matmul(ops.relu_squared(ops.matmul(k, self.key.weight.t())), self.value.weight.t())
+
+
+class Block(nn.Module):
+    def __init__(self, layer: int, n_layer: int, n_embd: int) -> None:
+        super().__init__()
+        self.ln1, self.ln2 = nn.LayerNorm(n_embd), nn.LayerNorm(n_embd)
+        if layer == 0:
+            self.ln0 = nn.LayerNorm(n_embd)
+        self.att, self.ffn = TimeMixLayer(layer, n_layer, n_embd), ChannelMixLayer(layer, n_layer, n_embd)
+
+
+class Rwkv7(nn.Module):
+    """n_rows: rows of emb and head; with a compact vocabulary that is the used tokens and one row shared by all
+    others, which then counts `65536 - n_rows + 1` times in the softmax."""
+
+    def __init__(
+        self, n_layer: int, n_embd: int, n_rows: int = FULL_VOCABULARY, full_vocabulary: int = FULL_VOCABULARY
+    ) -> None:
+        super().__init__()
+        self.n_layer, self.n_embd, self.copies = n_layer, n_embd, full_vocabulary - n_rows + 1
+        self.emb = nn.Embedding(n_rows, n_embd)
+        self.blocks = nn.ModuleList([Block(layer, n_layer, n_embd) for layer in range(n_layer)])
+        self.ln_out = nn.LayerNorm(n_embd)
+        self.head = nn.Linear(n_embd, n_rows, bias=False)
+        self.ops: Operations = PlainOperations()
+        nn.init.uniform_(self.emb.weight, -1e-4, 1e-4)
+        nn.init.normal_(self.head.weight, std=0.5 / n_embd**0.5)
+
+    def zero_state(self, batch: int) -> list[LayerState]:
+        like, heads = self.ln_out.weight, self.n_embd // HEAD_SIZE
+        return [
+            (
+                like.new_zeros(batch, self.n_embd),
+                like.new_zeros(batch, heads, HEAD_SIZE, HEAD_SIZE),
+                like.new_zeros(batch, self.n_embd),
+            )
+            for _ in range(self.n_layer)
+        ]
+
+    def hidden(self, rows: Tensor, state: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
+        """rows (B,T) of the vocabulary -> the normalised last hidden vectors (B,T,C) and the state after them."""
+        state = self.zero_state(rows.shape[0]) if state is None else state
+        x, v_first, after = self.blocks[0].ln0(self.emb(rows)), None, []
+        for block, (att_x_prev, att_kv, ffn_x_prev) in zip(self.blocks, state, strict=True):
+            normed = block.ln1(x)
+            output, v_first, att_kv = block.att(normed, v_first, att_x_prev, att_kv, self.ops)
+            x = x + output
+            normed_ffn = block.ln2(x)
+            x = x + block.ffn(normed_ffn, ffn_x_prev, self.ops)
+            after.append((normed[:, -1], att_kv, normed_ffn[:, -1]))
+        return self.ln_out(x), after
+
+    def forward(self, rows: Tensor, state: list[LayerState] | None = None) -> tuple[Tensor, list[LayerState]]:
+        """Logits (B,T,n_rows) and the state after the last row."""
+        hidden, state = self.hidden(rows, state)
+        return self.head(hidden), state
+
+    def loss(
+        self,
+        rows: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        state: list[LayerState] | None = None,
+        chunk: int = 1024,
+    ) -> tuple[Tensor, list[LayerState]]:
+        """Weighted mean cross-entropy (nats a token) of target (B,T) after rows (B,T); weight (B,T) or all ones."""
+        hidden, state = self.hidden(rows, state)
+        weight = hidden.new_ones(target.numel()) if weight is None else weight.reshape(-1).to(hidden.dtype)
+        loss = self.ops.head_loss(
+            hidden.reshape(-1, self.n_embd), self.head.weight, target.reshape(-1), weight, self.copies, chunk
+        )
+        return loss, state
+
+    def flops_per_token(self) -> int:
+        """Floating-point operations of one training token: 6 a weight used in a product, and the recurrence."""
+        weights = sum(
+            p.numel() for name, p in self.named_parameters() if p.dim() == 2 and "emb" not in name and "r_k" not in name
+        )
+        return 6 * weights + self.n_layer * self.n_embd * HEAD_SIZE * 30

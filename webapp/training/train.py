@@ -1,0 +1,107 @@
+"""`python -m webapp.training.train RUN_FOLDER`: begins a run, or goes on with the one that is there.
+
+Ctrl-C or SIGTERM saves and ends; the same command resumes. On resuming, the mixture, the planned tokens and the decay
+may be given anew; size, batch and seed are those of the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+
+from webapp.training import kernels
+from webapp.training.checkpoint import LATEST, RunConfig
+from webapp.training.data.mixture import Mixture
+from webapp.training.encoding import world_encode
+from webapp.training.loop import Trainer
+from webapp.training.workers import Workers, start_workers
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m webapp.training.train", description=__doc__)
+    made.add_argument("folder", type=Path, help="run folder: checkpoint, curve.jsonl")
+    made.add_argument("--tokens", type=float, default=10e6, help="tokens to train in all (default 10e6)")
+    made.add_argument("--minutes", type=float, help="stop after this time in this process")
+    made.add_argument("--decay-tokens", type=float, help="lower the learning rate from now on, over this many tokens")
+    made.add_argument("--corpus", type=Path, help="folder with taskmaster-4/ and glaive-demo/")
+    made.add_argument("--mixture", help='shares of the parts, such as "tools=30,copying=20,smalltalk=10"')
+    made.add_argument(
+        "--processes",
+        type=int,
+        default=0,
+        help="single-threaded CPU processes (default: one a core; 1 on a GPU)",
+    )
+    made.add_argument("--rate", type=float, help="peak learning rate from now on")
+    for field in fields(RunConfig):
+        made.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=type(field.default),
+            default=field.default,
+            help=f"of a new run (default {field.default})",
+        )
+    return made
+
+
+def read_mixture(text: str | None) -> dict[str, float] | None:
+    if text is None:
+        return None
+    return {name.strip(): float(share) for name, _, share in (part.partition("=") for part in text.split(","))}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    processes = options.processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
+    if not torch.cuda.is_available():
+        kernels.compiled_kernels()  # built once here, loaded by every process
+    if processes == 1:
+        train(Workers(), options)
+    else:
+        start_workers(processes, train, options)
+    return 0
+
+
+def train(workers: Workers, options: argparse.Namespace) -> None:
+    """The run as one of its processes."""
+    kernels.keep_freed_memory()
+    torch.set_flush_denormal(True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = RunConfig(**{field.name: getattr(options, field.name) for field in fields(RunConfig)})
+    resuming = (options.folder / LATEST).exists()
+    mixture = Mixture(config.seed, read_mixture(options.mixture), options.corpus)
+    encode = world_encode()
+    trainer = (
+        Trainer.resumed(options.folder, mixture, encode, device, workers)
+        if resuming
+        else Trainer.fresh(config, mixture, encode, device, workers)
+    )
+    if options.rate:
+        trainer.config = replace(trainer.config, learning_rate=options.rate)
+    if options.decay_tokens and trainer.decay is None:
+        trainer.decay = (trainer.tokens, int(options.decay_tokens))
+    tokens = sum(trainer.decay) if trainer.decay else int(options.tokens)
+    if workers.rank == 0:
+        parameters = sum(p.numel() for p in trainer.model.parameters()) / 1e6
+        print(
+            f"{'resuming' if resuming else 'starting'}: {trainer.config}, {trainer.vocabulary.n_rows} rows,"
+            f" {parameters:.2f}M parameters, {type(trainer.model.ops).__name__}, {workers.size} processes, {device},"
+            f" mixture {mixture.weights}",
+            flush=True,
+        )
+    stopped: list[int] = []
+    for number in (signal.SIGTERM,) if workers.size > 1 else (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _frame: stopped.append(received))
+    end = time.monotonic() + options.minutes * 60 if options.minutes else float("inf")
+    trainer.run(options.folder, tokens, lambda: bool(stopped) or time.monotonic() > end)
+    if workers.rank == 0:
+        hours = trainer.seconds / 3600
+        print(f"\nsaved at step {trainer.step}, {trainer.tokens / 1e6:.2f}M tokens, {hours:.2f} h", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

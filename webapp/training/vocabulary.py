@@ -1,0 +1,42 @@
+"""A compact vocabulary: the World token ids that occur in the data, and one row shared by all others."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FULL_VOCABULARY = 65536
+
+
+class CompactVocabulary:
+    """ids: used World token ids, ascending; row i is ids[i], the last row stands for every unused id."""
+
+    def __init__(self, ids: Iterable[int], full: int = FULL_VOCABULARY) -> None:
+        self.ids = torch.as_tensor(sorted(set(ids)), dtype=torch.long)
+        self.n_rows = len(self.ids) + 1
+        self.row_of = torch.full((full,), self.n_rows - 1, dtype=torch.long)
+        self.row_of[self.ids] = torch.arange(self.n_rows - 1)
+
+    @property
+    def shared_row(self) -> int:
+        return self.n_rows - 1
+
+    def expand(self, rows: Tensor) -> Tensor:
+        """(n_rows, C) -> (65536, C): what an exported emb or head holds."""
+        return rows[self.row_of]
+
+    def bitmap(self) -> str:
+        """Base64 of 8,192 bytes: bit i (least significant first in each byte) is 1 where token id i is in use."""
+        used = np.zeros(len(self.row_of), dtype=np.uint8)
+        used[self.ids.numpy()] = 1
+        return base64.b64encode(np.packbits(used, bitorder="little").tobytes()).decode("ascii")
+
+
+def ids_from_bitmap(bitmap: str) -> list[int]:
+    """Inverse of `CompactVocabulary.bitmap`."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(bitmap), dtype=np.uint8), bitorder="little")
+    return np.flatnonzero(bits).tolist()
