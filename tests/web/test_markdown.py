@@ -1,0 +1,151 @@
+"""What a model wrote, as HTML: right, safe, and within its time."""
+
+import html.parser
+import time
+
+import pytest
+
+from tests.web.hostile_markdown import HOSTILE
+from webapp.web.markdown import BLOCK_TAGS, INLINE_TAGS, render_markdown, render_plain
+from webapp.web.markdown_rules import MAX_INLINE_US, estimated_us
+
+COPY = '<button type="button" class="code-copy">Copy</button>'
+REL = 'target="_blank" rel="noopener noreferrer nofollow"'
+
+
+def rendered(text):
+    return render_markdown(text).strip()
+
+
+@pytest.mark.parametrize(
+    "text, html",
+    [
+        ("# A *b*", "<h1>A <em>b</em></h1>"),
+        ("a\nb", "<p>a<br>\nb</p>"),
+        ("~~a~~ **b** `c<d`", "<p><s>a</s> <strong>b</strong> <code>c&lt;d</code></p>"),
+        ("3. a", '<ol start="3">\n<li>a</li>\n</ol>'),
+        ("- [ ] a\n- [x] b", '<ul>\n<li class="task">☐ a</li>\n<li class="task">☑ b</li>\n</ul>'),
+        ("[x](https://a.b/c 't')", f'<p><a href="https://a.b/c" title="t" {REL}>x</a></p>'),
+        ("<b>x</b>", "<p>&lt;b&gt;x&lt;/b&gt;</p>"),
+        ("![a *b*](http://x.y/z.png)", '<p><span class="image">🖼 a *b*</span></p>'),
+        ("", ""),
+    ],
+)
+def test_markdown(text, html):
+    assert rendered(text) == html
+
+
+def test_a_table_has_its_alignment_as_classes():
+    html = rendered("|a|b|c|\n|-|:-:|-:|\n|1|2|3|")
+    assert '<td>1</td>\n<td class="ta-center">2</td>\n<td class="ta-right">3</td>' in html and "style" not in html
+
+
+def test_code_has_a_head_with_language_and_copy_button():
+    html = rendered('```python title="x"\nx = 1\n```')
+    assert html.startswith(f'<pre><span class="code-head"><span class="code-language">python</span>{COPY}</span>')
+    assert '<code class="language-python"><span class="n">x</span>' in html
+
+
+@pytest.mark.parametrize("info", ["", "no-such-language", "<b>"])
+def test_code_without_known_language_is_plain(info):
+    assert f"{COPY}</span><code" in rendered(f"```{info}\na < b\n```") and "a &lt; b\n</code>" in rendered(
+        "```\na < b\n```"
+    )
+
+
+def test_code_keeps_its_empty_lines_and_its_end():
+    assert rendered("```python\n\n\nx\n```").count("\n") == 3
+
+
+def test_the_copy_button_is_labelled_and_the_label_escaped():
+    assert ">复制<" in render_markdown("```\nx\n```", copy_label="复制")
+    assert "<i>" not in render_markdown("```\nx\n```", copy_label="<i>")
+
+
+@pytest.mark.parametrize(
+    "text, address",
+    [
+        ("see https://a.b/c_d_e?f=g&h=1.", "https://a.b/c_d_e?f=g&amp;h=1"),
+        ("(https://a.b/c)", "https://a.b/c"),
+        ("https://a.b/c_(d), e", "https://a.b/c_(d)"),
+        ("见https://a.b/c。好", "https://a.b/c"),
+        ("<https://a.b>", "https://a.b"),
+    ],
+)
+def test_bare_addresses_are_links(text, address):
+    assert f'<a href="{address}" {REL}>{address}</a>' in rendered(text)
+
+
+@pytest.mark.parametrize("text", ["`https://a.b`", "```\nhttps://a.b\n```", "xhttp", "ftp://a.b"])
+def test_what_is_no_bare_address(text):
+    assert "<a " not in rendered(text)
+
+
+def test_a_link_inside_a_link_text_stays_one_link():
+    assert rendered("[https://a.b](https://c.d)").count("<a ") == 1
+
+
+class Checker(html.parser.HTMLParser):
+    """Collects every element and attribute that is not on the list, independently of the sanitiser."""
+
+    allowed = frozenset(("href", "title", "target", "rel", "class", "start", "type"))
+
+    def __init__(self):
+        super().__init__()
+        self.bad = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in BLOCK_TAGS | INLINE_TAGS:
+            self.bad.append(tag)
+        for name, value in attrs:
+            is_bad_link = name == "href" and not (value or "").lower().startswith(("http://", "https://", "mailto:"))
+            if name not in self.allowed or is_bad_link or (name == "type" and value != "button"):
+                self.bad.append((tag, name, value))
+
+    def handle_comment(self, data):
+        self.bad.append(("comment", data))
+
+    handle_decl = handle_pi = handle_comment
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.parametrize("render", [render_markdown, render_plain])
+def test_nothing_hostile_survives(render, text):
+    checker = Checker()
+    checker.feed(render(text))
+    checker.close()
+    assert checker.bad == []
+
+
+def test_there_are_as_many_hostile_inputs_as_were_collected():
+    assert len(HOSTILE) >= 67
+
+
+N = 100_000
+COSTLY = {
+    "stars": "*" * N, "underscores": "_" * N, "brackets": "[" * N, "backticks": "`" * N, "images": "![[](" * (N // 5),
+    "emphasis": "a**b" * (N // 4), "mixed": "*_" * (N // 2), "quotes": "> " * (N // 2) + "a",
+    "lists": "- " * (N // 2) + "a", "angles": "<" * N, "ampersands": "&" * N, "one line": "word " * (N * 2),
+    "wide table": "|" + "a|" * 3000 + "\n|" + "-|" * 3000 + "\n" + "|a\n" * 3000, "lines": "a\n" * (N // 2),
+    "links": "[a](b)" * (N // 6), "addresses": "https://a.b/c " * (N // 14), "tildes": "~~a" * (N // 3),
+    "definitions": "".join(f"[a{number}]: b\n" for number in range(5000)), "million lines": "\n" * 1_000_000,
+    "million": "a b\n\n" * 250_000,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_no_input_takes_long(name):
+    """Most take milliseconds, the worst about a second. Time of this process, with room for a busy machine."""
+    start = time.process_time()
+    render_markdown(COSTLY[name])
+    assert time.process_time() - start < 6
+
+
+def test_a_costly_paragraph_is_plain_text_and_the_others_are_not():
+    html = rendered("*a*\n\n" + "[*" * 2000 + "\n\n*b*")
+    assert "<em>a</em>" in html and "<em>b</em>" in html and "[*" * 2000 in html
+    assert estimated_us("[*" * 2000) > MAX_INLINE_US > estimated_us("an **ordinary** [paragraph](https://a.b) " * 50)
+
+
+def test_deep_nesting_is_flattened():
+    assert rendered("> " * 500 + "a").count("<blockquote>") <= 20
