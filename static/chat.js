@@ -1,0 +1,114 @@
+// The chat page, put together. Every form also posts without this script; with it they travel over the socket.
+
+import { closeDrawer, openChats, startChats } from "./js/chats.js";
+import { startCopying } from "./js/copy.js";
+import { draft, forget, grow, isComposing, keep } from "./js/drafts.js";
+import { isOpen, on, send, startLive } from "./js/live.js";
+import { shownMessages, startMessages } from "./js/messages.js";
+import { optionFields, startOptions } from "./js/options.js";
+import { startScrolling, toEnd } from "./js/scroll.js";
+
+const composer = document.getElementById("composer");
+const prompt = document.getElementById("prompt");
+const chatId = () => document.body.dataset.chat;
+const draftKey = () => chatId() || "new";
+let isSending = false;
+let answering = composer.hasAttribute("data-answering") ? "?" : "";
+
+function setAnswering(message) {
+  answering = message;
+  composer.toggleAttribute("data-answering", Boolean(message));
+}
+
+function becomeChat(frame) {
+  document.body.dataset.chat = frame.id;
+  for (const field of document.querySelectorAll("#commands [name=chat], #composer [name=chat], #options [name=chat]")) {
+    field.value = frame.id;
+  }
+  history.pushState({}, "", frame.url);
+}
+
+// Forms
+async function submit(form, submitter) {
+  const fields = Object.fromEntries(new FormData(form, submitter));
+  if (form === composer) return sendMessage(fields);
+  const wasTaken = await send({ chat: chatId(), ...fields });
+  if (wasTaken) form.dispatchEvent(new CustomEvent("roost:accepted"));
+  submitter?.closest(".toast")?.remove();
+}
+
+async function sendMessage(fields) {
+  if (isSending || answering || !fields.text.trim()) return;
+  isSending = true;
+  const key = draftKey();
+  const wasTyped = fields.text === prompt.value;
+  const options = chatId() ? {} : optionFields();
+  const wasTaken = await send({ ...options, ...fields });
+  isSending = false;
+  if (!wasTaken) return;
+  if (wasTyped) {
+    forget(key);
+    prompt.value = "";
+    prompt.dispatchEvent(new Event("input"));
+  }
+  toEnd();
+}
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (!form.matches("[data-live]")) return;
+  if (form === composer && answering) return event.preventDefault();
+  if (!isOpen()) return;
+  event.preventDefault();
+  submit(form, event.submitter);
+});
+
+// Keys
+prompt.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
+  event.preventDefault();
+  if (!answering && prompt.value.trim()) composer.requestSubmit();
+});
+
+document.addEventListener("keydown", (event) => {
+  if (isComposing(event) || event.defaultPrevented) return;
+  const isTyping = event.target.closest("input:not([type=range]), textarea, select");
+  if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
+    event.preventDefault();
+    openChats();
+    document.getElementById("search").focus();
+  } else if (event.key === "Escape" && !document.querySelector(":popover-open")) escape(event);
+});
+
+function escape(event) {
+  const search = document.getElementById("search");
+  if (event.target === search && search.value) {
+    search.value = "";
+    search.dispatchEvent(new Event("input", { bubbles: true }));
+  } else if (closeDrawer()) prompt.focus();
+  else if (answering) document.querySelector(".stop").click();
+  else if (event.target === search) prompt.focus();
+}
+
+// The answer being written
+on("answering", (frame) => setAnswering(frame.message));
+on("chat", becomeChat);
+on("go", (frame) => location.assign(frame.url));
+on("gone", () => location.assign("/"));
+const finished = (frame) => {
+  if (answering === frame.message || answering === "?") setAnswering("");
+};
+startMessages(finished);
+
+addEventListener("popstate", () => location.reload());
+startCopying();
+startChats();
+startOptions();
+startScrolling();
+startLive(() => ({ chat: chatId(), shown: shownMessages() }));
+
+prompt.value = prompt.value || draft(draftKey());
+keep(prompt, draftKey);
+if (matchMedia("(hover: hover)").matches && !location.hash) prompt.focus({ preventScroll: true });
+grow(prompt);
+for (const area of document.querySelectorAll("#system-prompt")) grow(area);

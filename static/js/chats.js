@@ -1,0 +1,121 @@
+// The list of chats: its menu, renaming in place, drawers on narrow screens.
+
+import { isComposing } from "./drafts.js";
+import { isOpen, send } from "./live.js";
+import { remember } from "./shell.js";
+
+const frame = document.getElementById("chat");
+const menu = document.getElementById("chat-menu");
+let opener = null;
+
+// Menu
+function openMenu(button) {
+  opener = button;
+  const id = button.dataset.chatMenu;
+  menu.dataset.chat = id;
+  menu.querySelector("[data-menu-do=delete]").value = `delete_chat:${id}`;
+  for (const link of menu.querySelectorAll("[data-menu-export]")) link.href = `/chat/${id}/export.${link.dataset.menuExport}`;
+  menu.showPopover();
+  const place = button.getBoundingClientRect();
+  const size = menu.getBoundingClientRect();
+  const left = Math.min(place.left, innerWidth - size.width - 8);
+  const below = place.bottom + 4;
+  menu.style.left = `${Math.max(8, left)}px`;
+  menu.style.top = `${below + size.height > innerHeight ? Math.max(8, place.top - size.height - 4) : below}px`;
+  menu.querySelector(".menu-item").focus();
+}
+
+// Renaming in place, in the list or in the head
+function rename(item) {
+  const link = item.querySelector(".chat-link, h1");
+  const form = document.getElementById("rename-template").content.firstElementChild.cloneNode(true);
+  form.elements.chat.value = item.dataset.chatItem;
+  const field = form.elements.title;
+  field.value = link.textContent.trim();
+  const before = field.value;
+  link.hidden = true;
+  link.after(form);
+  field.select();
+  let isDone = false;
+  const end = (isKept) => {
+    if (isDone) return;
+    isDone = true;
+    const title = field.value.trim();
+    link.hidden = false;
+    form.remove();
+    if (!isKept || !title || title === before) return;
+    link.textContent = title;
+    if (isOpen()) send({ do: "rename_chat", chat: item.dataset.chatItem, title });
+    else form.submit();
+  };
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    event.stopPropagation();
+    end(true);
+  });
+  field.addEventListener("blur", () => end(true));
+  field.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !isComposing(event)) {
+      event.stopPropagation();
+      end(false);
+    }
+  });
+}
+
+// Panel and drawers
+const isNarrow = () => matchMedia("(max-width: 1240px)").matches;
+
+function setDrawer(name) {
+  if (name) frame.dataset.drawer = name;
+  else delete frame.dataset.drawer;
+  showState();
+}
+
+function showState() {
+  const isPanelOpen = isNarrow() ? frame.dataset.drawer === "panel" : frame.dataset.panel === "open";
+  document.querySelector(".chat-head [data-panel-toggle]").setAttribute("aria-expanded", String(isPanelOpen));
+  for (const button of document.querySelectorAll("[data-drawer-toggle]")) {
+    button.setAttribute("aria-expanded", String(frame.dataset.drawer === button.dataset.drawerToggle));
+  }
+}
+
+function togglePanel() {
+  if (isNarrow()) return setDrawer(frame.dataset.drawer === "panel" ? "" : "panel");
+  frame.dataset.panel = frame.dataset.panel === "open" ? "closed" : "open";
+  remember("roost_panel", frame.dataset.panel);
+  showState();
+}
+
+export function closeDrawer() {
+  const wasOpen = Boolean(frame.dataset.drawer);
+  setDrawer("");
+  return wasOpen;
+}
+
+export function openChats() {
+  if (matchMedia("(max-width: 760px)").matches) setDrawer("chats");
+}
+
+export function startChats() {
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest("[data-chat-menu]");
+    const drawer = event.target.closest("[data-drawer-toggle]");
+    if (button) openMenu(button);
+    else if (event.target.closest("[data-menu-do=rename]")) {
+      menu.hidePopover();
+      rename(opener.closest("[data-chat-item]"));
+    } else if (event.target.closest("#chat-menu")) menu.hidePopover();
+    else if (event.target.closest("[data-panel-toggle]")) togglePanel();
+    else if (drawer) setDrawer(frame.dataset.drawer === drawer.dataset.drawerToggle ? "" : drawer.dataset.drawerToggle);
+    else if (event.target.closest("[data-drawer-close]")) closeDrawer();
+  });
+  document.addEventListener("dblclick", (event) => {
+    const head = event.target.closest("#chat-title h1");
+    if (head && head.parentElement.dataset.chatItem) rename(head.parentElement);
+  });
+  menu.addEventListener("toggle", (event) => {
+    opener?.setAttribute("aria-expanded", String(event.newState === "open"));
+  });
+  addEventListener("resize", showState);
+  showState();
+}

@@ -1,0 +1,54 @@
+// The socket, over htmx' ws extension (which also reconnects): frames that begin with "{" are ours, all else is HTML.
+
+let wrapper = null;
+let number = 0;
+const waitingFor = new Map();
+const handlers = {};
+
+export function on(type, handler) {
+  handlers[type] = handler;
+}
+
+export function isOpen() {
+  return wrapper !== null;
+}
+
+// Sends a command; the promise tells whether the server took it. What is not answered is not lost: the caller keeps it.
+export function send(fields) {
+  const sentAs = `c${++number}`;
+  const answer = new Promise((resolve) => waitingFor.set(sentAs, resolve));
+  wrapper.sendImmediately(JSON.stringify({ ...fields, sent_as: sentAs }));
+  return answer;
+}
+
+function settle(frame, wasTaken) {
+  waitingFor.get(frame.sent_as)?.(wasTaken);
+  waitingFor.delete(frame.sent_as);
+}
+
+on("accepted", (frame) => settle(frame, true));
+on("refused", (frame) => settle(frame, false));
+
+export function startLive(shown) {
+  const lost = document.getElementById("lost");
+  let notice;
+  document.body.addEventListener("htmx:wsOpen", (event) => {
+    wrapper = event.detail.socketWrapper;
+    clearTimeout(notice);
+    lost.hidden = true;
+    wrapper.sendImmediately(JSON.stringify({ do: "open", ...shown() }));
+  });
+  document.body.addEventListener("htmx:wsClose", () => {
+    wrapper = null;
+    for (const resolve of waitingFor.values()) resolve(false);
+    waitingFor.clear();
+    clearTimeout(notice);
+    notice = setTimeout(() => (lost.hidden = wrapper !== null), 1500);
+  });
+  document.body.addEventListener("htmx:wsBeforeMessage", (event) => {
+    if (event.detail.message[0] !== "{") return;
+    event.preventDefault();
+    const frame = JSON.parse(event.detail.message);
+    handlers[frame.type]?.(frame);
+  });
+}

@@ -1,0 +1,104 @@
+// The reading column: streamed text, the end of an answer, editing a message.
+
+import { draft, forget, grow, isComposing, keep } from "./drafts.js";
+import { on } from "./live.js";
+
+const list = document.getElementById("messages");
+
+export const find = (id) => document.getElementById(`m-${id}`);
+
+// What the page shows, for the server to send only what differs.
+export function shownMessages() {
+  return [...list.querySelectorAll(".message")].map((node) => [node.dataset.message, node.dataset.fingerprint]);
+}
+
+function markLast() {
+  const nodes = list.querySelectorAll(".message");
+  nodes.forEach((node, index) => node.classList.toggle("is-last", index >= nodes.length - 1));
+  document.getElementById("welcome").hidden = nodes.length > 0;
+}
+
+function showText(frame) {
+  const final = find(frame.message)?.querySelector(`[data-channel=${frame.channel}]`);
+  if (!final) return;
+  if (frame.reset) final.innerHTML = frame.final;
+  else if (frame.final) final.insertAdjacentHTML("beforeend", frame.final);
+  final.nextElementSibling.innerHTML = frame.tail;
+}
+
+function showProgress(frame) {
+  const node = find(frame.message);
+  if (!node) return;
+  node.classList.toggle("is-thinking", frame.thinking);
+  const thoughts = node.querySelector(".thinking");
+  if (thoughts.querySelector(".prose").textContent.trim()) thoughts.hidden = false;
+  const waiting = node.querySelector(".waiting");
+  const hasText = !thoughts.hidden || node.querySelector("[data-channel=content]").parentElement.textContent.trim();
+  waiting.textContent = hasText ? "" : frame.waiting || waiting.textContent;
+}
+
+function finish(frame) {
+  const node = find(frame.message);
+  if (!node) return;
+  node.classList.remove("is-streaming", "is-thinking");
+  node.removeAttribute("aria-busy");
+  node.querySelector(".waiting").textContent = "";
+  if (frame.fingerprint) node.dataset.fingerprint = frame.fingerprint;
+  if (frame.announce) document.getElementById("announcer").textContent = frame.announce;
+}
+
+// Editing: the bubble becomes a form; what was typed survives Esc and a reload.
+function edit(message) {
+  if (message.querySelector(".edit")) return;
+  const id = message.dataset.message;
+  const bubble = message.querySelector(".bubble");
+  const form = document.getElementById("edit-template").content.firstElementChild.cloneNode(true);
+  const area = form.elements.text;
+  form.querySelector("button[name=do]").value = `edit:${id}`;
+  area.value = draft(`edit.${id}`) || bubble.textContent;
+  keep(area, `edit.${id}`);
+  bubble.hidden = true;
+  bubble.after(form);
+  grow(area);
+  area.focus();
+  const close = () => {
+    form.remove();
+    bubble.hidden = false;
+    message.querySelector("[data-edit]").focus();
+  };
+  form.querySelector("[data-edit-cancel]").addEventListener("click", () => {
+    forget(`edit.${id}`);
+    close();
+  });
+  form.addEventListener("roost:accepted", () => forget(`edit.${id}`));
+  area.addEventListener("keydown", (event) => {
+    if (isComposing(event)) return;
+    if (event.key === "Escape") {
+      event.stopPropagation();
+      close();
+    } else if (event.key === "Enter" && !event.shiftKey) {
+      event.preventDefault();
+      form.requestSubmit(form.querySelector("button[name=do]"));
+    }
+  });
+}
+
+export function startMessages(whenFinished) {
+  on("text", showText);
+  on("progress", showProgress);
+  on("finished", (frame) => {
+    finish(frame);
+    whenFinished(frame);
+  });
+  new MutationObserver(markLast).observe(list, { childList: true });
+  markLast();
+  list.addEventListener("click", (event) => {
+    if (event.target.closest("[data-edit]")) edit(event.target.closest(".message"));
+  });
+  list.addEventListener("keydown", (event) => {
+    const versions = event.target.closest("[data-versions]");
+    if (!versions || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+    event.preventDefault();
+    versions.querySelector(event.key === "ArrowLeft" ? "button" : "button:last-child")?.click();
+  });
+}

@@ -1,0 +1,48 @@
+// Scrolling that never fights the reader: the page follows the text only while the reader is at its end.
+
+const NEAR = 48;
+const scroller = document.getElementById("scroller");
+const jump = document.getElementById("jump");
+let isFollowing = true;
+let lastTop = 0;
+
+function distance() {
+  return scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
+}
+
+export function toEnd() {
+  isFollowing = true;
+  scroller.scrollTop = scroller.scrollHeight;
+  jump.hidden = true;
+}
+
+export function startScrolling() {
+  scroller.addEventListener("scroll", () => {
+    const isUpward = scroller.scrollTop < lastTop - 1;
+    lastTop = scroller.scrollTop;
+    if (isUpward && distance() > 4) isFollowing = false;
+    if (distance() <= 4 || (!isUpward && distance() < NEAR)) isFollowing = true;
+    jump.hidden = isFollowing || distance() < NEAR;
+  }, { passive: true });
+  jump.addEventListener("click", toEnd);
+  const grown = new ResizeObserver(() => {
+    if (isFollowing) scroller.scrollTop = scroller.scrollHeight;
+    else jump.hidden = distance() < NEAR;
+  });
+  grown.observe(document.getElementById("messages").parentElement);
+  grown.observe(document.getElementById("dock"));
+  grown.observe(scroller);
+  // A long head of earlier messages is put in above: keep what is read where it is.
+  document.body.addEventListener("htmx:beforeSwap", (event) => {
+    if (event.detail.target.id !== "older") return;
+    const from = distance();
+    isFollowing = false;
+    document.body.addEventListener("htmx:afterSettle", () => {
+      scroller.scrollTop = scroller.scrollHeight - scroller.clientHeight - from;
+    }, { once: true });
+  });
+  if (location.hash.startsWith("#m-") && document.querySelector(CSS.escape(location.hash.slice(1)) && location.hash)) {
+    isFollowing = false;
+    document.querySelector(location.hash).scrollIntoView({ block: "center" });
+  } else toEnd();
+}

@@ -1,0 +1,56 @@
+// What every page does: theme, menus, toasts.
+
+const YEAR = 365 * 86400;
+
+export function remember(name, value) {
+  document.cookie = `${name}=${value}; path=/; max-age=${YEAR}; samesite=lax`;
+}
+
+// Theme
+document.addEventListener("click", (event) => {
+  const choice = event.target.closest("[data-theme-choice]");
+  if (!choice) return;
+  document.documentElement.dataset.theme = choice.dataset.themeChoice;
+  remember("roost_theme", choice.dataset.themeChoice);
+  for (const other of document.querySelectorAll("[data-theme-choice]")) {
+    other.setAttribute("aria-checked", String(other === choice));
+  }
+});
+
+// Menus: the menu of the model is asked for anew each time it opens
+document.getElementById("model-menu").addEventListener("toggle", (event) => {
+  if (event.newState === "open") event.target.dispatchEvent(new CustomEvent("roost:open"));
+});
+
+document.addEventListener("keydown", (event) => {
+  const menu = event.target.closest?.(".menu");
+  if (!menu || !["ArrowDown", "ArrowUp"].includes(event.key)) return;
+  const items = [...menu.querySelectorAll(".menu-item:not(:disabled), .button")];
+  const step = event.key === "ArrowDown" ? 1 : -1;
+  items[(items.indexOf(document.activeElement) + step + items.length) % items.length]?.focus();
+  event.preventDefault();
+});
+
+// Toasts leave by themselves, but not while someone points at them or has the focus in them.
+const TOAST_MS = 10_000;
+const toasts = document.getElementById("toasts");
+
+function watchToast(toast) {
+  let timer;
+  const leave = () => (timer = setTimeout(() => toast.remove(), TOAST_MS));
+  const stay = () => clearTimeout(timer);
+  toast.addEventListener("pointerenter", stay);
+  toast.addEventListener("focusin", stay);
+  toast.addEventListener("pointerleave", leave);
+  toast.addEventListener("focusout", leave);
+  leave();
+}
+
+for (const toast of toasts.children) watchToast(toast);
+new MutationObserver((changes) => {
+  for (const change of changes) for (const node of change.addedNodes) if (node.nodeType === 1) watchToast(node);
+}).observe(toasts, { childList: true });
+
+toasts.addEventListener("click", (event) => {
+  if (event.target.closest("[data-dismiss]")) event.target.closest(".toast").remove();
+});

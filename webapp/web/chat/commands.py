@@ -1,0 +1,161 @@
+"""What a person does on the chat page, as one table: a frame of the socket and a posted form are the same thing here.
+
+The field ``do`` names the command; a button may write its target behind a colon (``regenerate:ID``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from webapp.chat.titles import title_of
+from webapp.errors import BadFrame
+from webapp.web.chat.house import House
+from webapp.web.chat.news import LIST, chat_topic
+from webapp.web.chat.options_view import ChosenOptions, read_options
+from webapp.web.frames import FrameFields
+
+ID_CHARS = 64
+TITLE_CHARS = 200
+TEXT_CHARS = 200_000
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a command. ``chat_id`` is the chat to show ("" for the first page).
+
+    ``done`` is a key of the catalogue for a toast that can be taken back by the command ``undo``.
+    """
+
+    chat_id: str
+    is_new_chat: bool = False
+    done: str = ""
+    undo: str = ""
+
+
+@dataclass(frozen=True)
+class Command:
+    do: str
+    target: str
+    chat_id: str
+    fields: FrameFields
+
+
+def read_command(fields: FrameFields) -> Command:
+    do, _, target = fields.text("do", 100).partition(":")
+    if do not in COMMANDS:
+        raise BadFrame(reason=f"there is no command {do[:40]!r}")
+    return Command(do, target[:ID_CHARS], fields.text("chat", ID_CHARS, ""), fields)
+
+
+class Commands:
+    """Carries them out for one reader. ``client`` is who asks, for fairness between them."""
+
+    def __init__(self, house: House, client: str = "") -> None:
+        self.house = house
+        self.client = client
+
+    def perform(self, command: Command) -> Outcome:
+        """Raises the typed error of whatever did not work; nothing is half done then."""
+        outcome = COMMANDS[command.do](self, command)
+        self.house.news.publish(LIST, *(chat_topic(name) for name in {command.chat_id, outcome.chat_id} if name))
+        return outcome
+
+    # turns
+
+    def send(self, command: Command) -> Outcome:
+        text = command.fields.text("text", TEXT_CHARS)
+        if not text.strip():
+            raise BadFrame(reason="it is empty")
+        if command.chat_id:
+            self.house.turns.send(command.chat_id, text, self.client)
+            return Outcome(command.chat_id)
+        chat_id = self._new_chat(command, text)
+        self.house.turns.send(chat_id, text, self.client)
+        return Outcome(chat_id, is_new_chat=True)
+
+    def stop(self, command: Command) -> Outcome:
+        chat_id = command.target or command.chat_id
+        self.house.turns.stop(chat_id)
+        return Outcome(chat_id)
+
+    def regenerate(self, command: Command) -> Outcome:
+        return Outcome(self.house.turns.regenerate(command.target, self.client).chat_id)
+
+    def edit(self, command: Command) -> Outcome:
+        text = command.fields.text("text", TEXT_CHARS)
+        if not text.strip():
+            raise BadFrame(reason="it is empty")
+        return Outcome(self.house.turns.edit(command.target, text, self.client).chat_id)
+
+    def continue_answer(self, command: Command) -> Outcome:
+        return Outcome(self.house.turns.continue_answer(command.target, self.client).chat_id)
+
+    # messages
+
+    def select(self, command: Command) -> Outcome:
+        chat_id = self.house.store.message(command.target).chat_id
+        self.house.store.select_version(command.target)
+        return Outcome(chat_id)
+
+    def delete_message(self, command: Command) -> Outcome:
+        chat_id = self.house.store.message(command.target).chat_id
+        self.house.turns.stop(chat_id)
+        self.house.store.delete_message(command.target)
+        return Outcome(chat_id, done="chat.done.message_deleted", undo=f"restore_message:{command.target}")
+
+    def restore_message(self, command: Command) -> Outcome:
+        self.house.store.restore_message(command.target)
+        return Outcome(self.house.store.message(command.target).chat_id)
+
+    # chats
+
+    def rename_chat(self, command: Command) -> Outcome:
+        title = command.fields.text("title", TITLE_CHARS).strip()
+        if title:
+            self.house.store.rename(command.chat_id, title)
+        return Outcome(command.chat_id)
+
+    def delete_chat(self, command: Command) -> Outcome:
+        self.house.turns.stop(command.target)
+        self.house.store.delete(command.target)
+        shown = "" if command.chat_id == command.target else command.chat_id
+        return Outcome(shown, done="chat.done.chat_deleted", undo=f"restore_chat:{command.target}")
+
+    def restore_chat(self, command: Command) -> Outcome:
+        self.house.store.restore(command.target)
+        return Outcome(command.target)
+
+    def options(self, command: Command) -> Outcome:
+        chosen = read_options(command.fields, self.house.default_sampling())
+        if command.chat_id:
+            self._apply(command.chat_id, chosen)
+        return Outcome(command.chat_id)
+
+    def _new_chat(self, command: Command, text: str) -> str:
+        """With what the panel says at that moment: the form's fields travel along with the first message."""
+        chosen = read_options(command.fields, self.house.default_sampling())
+        chat_id = self.house.store.create(title=title_of(text)).id
+        self._apply(chat_id, chosen)
+        return chat_id
+
+    def _apply(self, chat_id: str, chosen: ChosenOptions) -> None:
+        if chosen.system_prompt is not None:
+            self.house.store.set_system_prompt(chat_id, chosen.system_prompt)
+        self.house.store.set_options(chat_id, chosen.template, chosen.think_mode, chosen.sampling)
+
+
+COMMANDS: dict[str, Callable[[Commands, Command], Outcome]] = {
+    "send": Commands.send,
+    "stop": Commands.stop,
+    "regenerate": Commands.regenerate,
+    "edit": Commands.edit,
+    "continue": Commands.continue_answer,
+    "select": Commands.select,
+    "delete_message": Commands.delete_message,
+    "restore_message": Commands.restore_message,
+    "rename_chat": Commands.rename_chat,
+    "delete_chat": Commands.delete_chat,
+    "restore_chat": Commands.restore_chat,
+    "options": Commands.options,
+}

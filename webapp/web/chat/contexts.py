@@ -1,0 +1,211 @@
+"""What the chat page's templates are given: one frozen dataclass a fragment, every choice already made.
+
+Texts that people wrote are plain ``str`` (the template escapes them); ``Markup`` is HTML that
+:mod:`webapp.web.markdown` has sanitised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+NOTHING = Markup()
+
+
+@dataclass(frozen=True)
+class ListItem:
+    """A line of the chat list."""
+
+    id: str
+    title: str
+    is_current: bool = False
+    is_answering: bool = False
+
+
+@dataclass(frozen=True)
+class ListGroup:
+    label: str
+    items: tuple[ListItem, ...]
+
+
+@dataclass(frozen=True)
+class ChatList:
+    """``chat/_list.html``. ``more_offset`` is where the next page of the list begins, 0 when this is all."""
+
+    groups: tuple[ListGroup, ...]
+    more_offset: int = 0
+
+
+@dataclass(frozen=True)
+class ExcerptPart:
+    text: str
+    is_match: bool = False
+
+
+@dataclass(frozen=True)
+class Hit:
+    url: str
+    title: str
+    excerpt: tuple[ExcerptPart, ...]
+
+
+@dataclass(frozen=True)
+class SearchResults:
+    """``chat/_search_results.html``; an empty ``query`` prints nothing and the list shows again."""
+
+    query: str
+    hits: tuple[Hit, ...] = ()
+
+
+@dataclass(frozen=True)
+class Versions:
+    number: int
+    count: int
+    previous_id: str
+    next_id: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What happened, what is safe, and the buttons that lead out: ``retry`` is a command, ``needs_model`` opens the
+    menu of models. ``is_mild``: nothing is broken (interrupted, nothing said)."""
+
+    message: str
+    hint: str
+    retry: str = ""
+    needs_model: bool = False
+    is_mild: bool = False
+
+
+@dataclass(frozen=True)
+class MessageView:
+    """``chat/_user_message.html`` or ``chat/_answer.html``, named by ``template``.
+
+    ``fingerprint`` changes when the fragment would look different, streamed text left aside: the page sends it back
+    after a reconnect, so that only what differs is drawn again. ``stats`` are the grey figures below an answer.
+    """
+
+    id: str
+    template: str
+    fingerprint: str
+    text: str
+    html: Markup = NOTHING
+    tail: Markup = NOTHING
+    reasoning_html: Markup = NOTHING
+    reasoning_tail: Markup = NOTHING
+    has_reasoning: bool = False
+    is_thinking: bool = False
+    is_streaming: bool = False
+    waiting: str = ""
+    versions: Versions | None = None
+    stats: tuple[str, ...] = ()
+    note: str = ""
+    failure: Failure | None = None
+    can_continue: bool = False
+
+
+@dataclass(frozen=True)
+class Messages:
+    """``chat/_messages.html``: the shown end of the branch; ``older_id`` is its first message if more lie above."""
+
+    chat_id: str
+    messages: tuple[MessageView, ...]
+    older_id: str = ""
+
+
+@dataclass(frozen=True)
+class ChatTitle:
+    """``chat/_title.html``"""
+
+    id: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    value: str
+    label: str
+    is_chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A slider with a number beside it. ``default`` is what one click on the dot puts back."""
+
+    name: str
+    label: str
+    help: str
+    value: str
+    default: str
+    at_least: str
+    at_most: str
+    step: str
+    range_most: str
+
+    @property
+    def is_changed(self) -> bool:
+        return float(self.value) != float(self.default)
+
+
+@dataclass(frozen=True)
+class Options:
+    """``chat/_options.html``: what this chat sets for itself."""
+
+    chat_id: str
+    system_prompt: str
+    knobs: tuple[Knob, ...]
+    templates: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
+class Composer:
+    """``chat/_composer.html``. Without ``think_modes`` the model has no such switch."""
+
+    chat_id: str
+    is_answering: bool
+    think_modes: tuple[Choice, ...] = ()
+    is_think_mode_set: bool = False
+
+
+@dataclass(frozen=True)
+class SuggestedPrompt:
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Toast:
+    """``_toast.html``. ``undo`` is the command that takes the deed back, "" for none."""
+
+    id: str
+    text: str
+    hint: str = ""
+    undo: str = ""
+    is_error: bool = False
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """``chat/_welcome.html``: what a chat without messages says."""
+
+    title: str
+    intro: str
+    prompts: tuple[SuggestedPrompt, ...]
+
+
+@dataclass(frozen=True)
+class ChatPage:
+    """``chat/page.html``. ``chat_id`` is "" for a chat that begins with its first message."""
+
+    chat_id: str
+    page_title: str
+    chats: ChatList
+    head: ChatTitle
+    conversation: Messages
+    welcome: Welcome
+    composer: Composer
+    options: Options
+    elsewhere: str = ""
+    """The command that shows the version a search hit lies in, when it is not the shown one."""
+    toasts: tuple[Toast, ...] = field(default=())

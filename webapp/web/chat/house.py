@@ -1,0 +1,78 @@
+"""The services the chat page stands on, gathered from the app; one :class:`House` an app."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from flask import Flask
+
+from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import RoostError
+from webapp.manager.model_manager import ModelManager
+from webapp.services.chat_turn import ChatTurns
+from webapp.services.defaults import default_sampling
+from webapp.services.live_turn import LiveTurn
+from webapp.settings import Settings
+from webapp.storage.chats import ChatStore
+from webapp.web.chat.live_rendering import LiveRenderings
+from webapp.web.chat.news import STATUS, ChatNews
+
+KEY = "chat_page"
+STATUS_WAIT_S = 1.0
+STATUS_PACE_S = 0.2
+
+
+@dataclass
+class House:
+    settings: Settings
+    manager: ModelManager
+    store: ChatStore
+    turns: ChatTurns
+    news: ChatNews = field(default_factory=ChatNews)
+    renderings: LiveRenderings = field(default_factory=LiveRenderings)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _pages: int = 0
+
+    def answering(self, chat_id: str) -> LiveTurn | None:
+        """The turn being written in this chat now."""
+        turn = self.turns.live(chat_id) if chat_id else None
+        return turn if turn is not None and not turn.is_finished else None
+
+    def default_sampling(self) -> SamplingParams:
+        """Of the chosen model."""
+        try:
+            parameters = self.manager.model_info().parameters
+        except RoostError:
+            parameters = 0
+        return default_sampling(self.settings, parameters)
+
+    def page_opened(self) -> None:
+        """While any page is open, one thread turns the manager's changes into news."""
+        with self._lock:
+            self._pages += 1
+            if self._pages == 1:
+                threading.Thread(target=self._watch_status, name="status-watch", daemon=True).start()
+
+    def page_closed(self) -> None:
+        with self._lock:
+            self._pages -= 1
+
+    def _watch_status(self) -> None:
+        pause = threading.Event()
+        seen = self.manager.status().revision
+        while self._pages > 0:
+            now = self.manager.wait_change(seen, STATUS_WAIT_S).revision
+            if now != seen:
+                seen = now
+                self.news.publish(STATUS)
+            pause.wait(STATUS_PACE_S)
+
+
+def house_of(app: Flask) -> House:
+    house: House | None = app.extensions.get(KEY)
+    if house is None:
+        parts = app.extensions
+        made = House(parts["settings"], parts["model_manager"], ChatStore(parts["database"]), parts["chat_turns"])
+        house = app.extensions.setdefault(KEY, made)
+    return house

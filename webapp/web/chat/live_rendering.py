@@ -1,0 +1,137 @@
+"""An answer being written, as HTML: rendered once and at most ten times a second, however many pages look on.
+
+A finished Markdown block is rendered once and never again; only the open tail is. There is no thread here: the viewer
+that comes first after the interval does the work for all.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from webapp.chat.events import ContentDelta, ReasoningDelta, TurnEvent, TurnFailed, TurnFinished, TurnWaiting
+from webapp.services.live_turn import LiveTurn
+from webapp.web.markdown_stream import MarkdownStream
+
+INTERVAL_S = 0.1
+
+
+class Channel:
+    """Content or thinking: the HTML of its finished blocks, in order, and of the one still open."""
+
+    def __init__(self, text: str = "") -> None:
+        self._stream = MarkdownStream(copy_label="")
+        self.finals: list[str] = []
+        self.tail = ""
+        self.has_text = False
+        self._is_dirty = False
+        self.feed(text)
+
+    def feed(self, text: str) -> None:
+        if text:
+            self._stream.feed(text)
+            self.has_text = self._is_dirty = True
+
+    def render(self, is_last: bool) -> None:
+        if not self._is_dirty and not (is_last and self.tail):
+            return
+        final, self.tail = self._stream.update(is_last)
+        self._is_dirty = False
+        if final:
+            self.finals.append(final)
+
+
+@dataclass(frozen=True)
+class ChannelView:
+    """What a page that has seen ``seen`` finished blocks needs: the ones after them, and the tail."""
+
+    final: str
+    tail: str
+    count: int
+
+
+@dataclass(frozen=True)
+class LiveView:
+    """One moment of the answer. ``revision`` grows with every change; ``waiting`` only until the first text."""
+
+    revision: int
+    is_thinking: bool
+    has_reasoning: bool
+    waiting: TurnWaiting | None
+    is_over: bool
+    has_failed: bool
+
+
+class LiveRendering:
+    """One turn's text as HTML. ``clock`` is for tests."""
+
+    def __init__(self, turn: LiveTurn, clock: Callable[[], float] = time.monotonic) -> None:
+        self._turn = turn
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._position = 0
+        self._rendered_at = float("-inf")
+        self._waiting: TurnWaiting | None = None
+        self._end: TurnFinished | TurnFailed | None = None
+        self._revision = 0
+        self.channels = {"reasoning": Channel(), "content": Channel()}
+
+    def advance(self) -> LiveView:
+        """Takes in what was written since, if the interval is over, and says where things stand."""
+        with self._lock:
+            if self._end is None and self._clock() - self._rendered_at >= INTERVAL_S:
+                events, self._position = self._turn.events_after(self._position, 0.0)
+                if events:
+                    self._take_in(events)
+                    self._rendered_at = self._clock()
+            return self._view()
+
+    def since(self, channel: str, seen: int) -> ChannelView:
+        with self._lock:
+            found = self.channels[channel]
+            return ChannelView("".join(found.finals[seen:]), found.tail, len(found.finals))
+
+    def _take_in(self, events: list[TurnEvent]) -> None:
+        for event in events:
+            if isinstance(event, ReasoningDelta):
+                self.channels["reasoning"].feed(event.text)
+            elif isinstance(event, ContentDelta):
+                self.channels["content"].feed(event.text)
+            elif isinstance(event, TurnWaiting):
+                self._waiting = event
+            elif isinstance(event, (TurnFinished, TurnFailed)):
+                self._end = event
+        is_over = self._end is not None
+        self.channels["reasoning"].render(is_over or self.channels["content"].has_text)
+        self.channels["content"].render(is_over)
+        self._revision += 1
+
+    def _view(self) -> LiveView:
+        has_reasoning, has_content = (self.channels[name].has_text for name in ("reasoning", "content"))
+        is_over = self._end is not None
+        return LiveView(
+            revision=self._revision,
+            is_thinking=has_reasoning and not has_content and not is_over,
+            has_reasoning=has_reasoning,
+            waiting=None if has_reasoning or has_content or is_over else self._waiting,
+            is_over=is_over,
+            has_failed=isinstance(self._end, TurnFailed),
+        )
+
+
+class LiveRenderings:
+    """The renderings of turns that go on; a finished one is dropped when the next is asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_message: dict[str, tuple[LiveTurn, LiveRendering]] = {}
+
+    def of(self, turn: LiveTurn) -> LiveRendering:
+        with self._lock:
+            self._by_message = {key: held for key, held in self._by_message.items() if not held[0].is_finished}
+            held = self._by_message.get(turn.message_id)
+            if held is None or held[0] is not turn:
+                held = self._by_message[turn.message_id] = (turn, LiveRendering(turn))
+            return held[1]

@@ -1,0 +1,93 @@
+"""The whole page of one chat, as its context."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from webapp.errors import RoostError
+from webapp.storage.records import Chat, StoredMessage
+from webapp.web.chat.contexts import ChatPage, ChatTitle, Messages, MessageView, SuggestedPrompt, Toast, Welcome
+from webapp.web.chat.house import House
+from webapp.web.chat.list_view import chat_list, title_of
+from webapp.web.chat.message_view import message_view
+from webapp.web.chat.options_view import composer_context, options_context
+
+SHOWN_MESSAGES = 40
+NEW_CHAT = Chat(id="")
+PROMPTS = ("first", "second", "third")
+STARTER_PREFIX = "roost-starter"
+
+
+def chat_page(
+    house: House,
+    t: Callable[..., str],
+    locale: str,
+    chat: Chat = NEW_CHAT,
+    at: str = "",
+    toasts: tuple[Toast, ...] = (),
+) -> ChatPage:
+    """``at`` is a message a search found."""
+    branch = house.store.branch(chat.id) if chat.id else []
+    title = title_of(chat.title, t) if chat.id else t("chat.list.new")
+    return ChatPage(
+        chat_id=chat.id,
+        page_title=f"{title} · {t('app.name')}",
+        chats=chat_list(house, t, chat.id),
+        head=ChatTitle(chat.id, title),
+        conversation=conversation(house, t, locale, chat.id, branch, at=at),
+        welcome=welcome(house, t),
+        composer=composer_context(house, t, chat),
+        options=options_context(house, t, chat),
+        elsewhere=f"select:{at}" if at and at not in {row.id for row in branch} else "",
+        toasts=toasts,
+    )
+
+
+def conversation(
+    house: House,
+    t: Callable[..., str],
+    locale: str,
+    chat_id: str,
+    branch: Sequence[StoredMessage],
+    before: str = "",
+    at: str = "",
+) -> Messages:
+    """The last messages of a branch (all from ``at`` on, if that is more), or those that lie above ``before``."""
+    ids = [row.id for row in branch]
+    end = ids.index(before) if before in ids else len(ids)
+    start = max(0, end - SHOWN_MESSAGES)
+    if at in ids:
+        start = min(start, ids.index(at))
+    views = message_views(house, t, locale, branch, range(start, end))
+    return Messages(chat_id, tuple(views), ids[start] if start else "")
+
+
+def message_views(
+    house: House, t: Callable[..., str], locale: str, branch: Sequence[StoredMessage], wanted: Sequence[int]
+) -> list[MessageView]:
+    return [message_view(branch[i], house, t, locale, tokens_known_before(branch, i)) for i in wanted]
+
+
+def tokens_known_before(branch: Sequence[StoredMessage], index: int) -> int:
+    """How many tokens of this branch an earlier turn had read or written when ``branch[index]`` was asked for."""
+    for stored in reversed(branch[:index]):
+        if stored.stats.get("decoded_tokens"):
+            return int(stored.stats.get("prompt_tokens", 0)) + int(stored.stats["decoded_tokens"])
+    return 0
+
+
+def welcome(house: House, t: Callable[..., str]) -> Welcome:
+    prompts = tuple(SuggestedPrompt(t(f"chat.welcome.{n}.title"), t(f"chat.welcome.{n}.text")) for n in PROMPTS)
+    is_starter, name, size = model_words(house)
+    intro = t("chat.welcome.intro_starter", size=size) if is_starter else t("chat.welcome.intro_model", model=name)
+    return Welcome(t("chat.welcome.title"), intro if name else t("chat.welcome.intro_none"), prompts)
+
+
+def model_words(house: House) -> tuple[bool, str, str]:
+    """(is it the starter model, its name, millions of parameters); the name "" when there is no model."""
+    status = house.manager.status()
+    try:
+        info = house.manager.model_info()
+    except RoostError:
+        return False, "", ""
+    return status.model.startswith(STARTER_PREFIX), status.model, f"{info.parameters / 1e6:.0f}"

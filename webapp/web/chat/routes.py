@@ -1,0 +1,118 @@
+"""Pages and downloads of the chat, and POST for every command: the page works without its socket too."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from flask import Blueprint, Response, current_app, make_response, redirect, request
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.errors import ChatNotFound, RoostError
+from webapp.i18n import translate_error
+from webapp.web.chat.commands import Commands, read_command
+from webapp.web.chat.contexts import Toast
+from webapp.web.chat.house import House, house_of
+from webapp.web.chat.list_view import PAGE, chat_list, search_results, title_of
+from webapp.web.chat.page_view import NEW_CHAT, chat_page, conversation
+from webapp.web.chat.socket import address
+from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
+from webapp.web.frames import FrameFields
+
+blueprint = Blueprint("chat", __name__)
+DEEDS = ("message_deleted", "chat_deleted")
+QUERY_CHARS = 200
+
+
+@blueprint.get("/")
+def index() -> Response:
+    """A chat that begins with its first message."""
+    return show()
+
+
+@blueprint.get("/chat/<chat_id>")
+def chat(chat_id: str) -> Response:
+    return show(chat_id)
+
+
+def show(chat_id: str = "", toasts: tuple[Toast, ...] = (), status: int = 200) -> Response:
+    locale, house = current_locale(), the_house()
+    found = house.store.get(chat_id) if chat_id else NEW_CHAT
+    at = request.args.get("at", "")[:64]
+    page = chat_page(house, translator(locale), locale, found, at, (*undo_toast(locale), *toasts))
+    return render_page("chat/page.html", page, status=status)
+
+
+@blueprint.get("/chats")
+def chats() -> Response | BaseResponse:
+    """What a search found (``q``), or a longer list (``count``), as fragments."""
+    house, t = the_house(), translator(current_locale())
+    if "q" in request.args:
+        results = search_results(house, t, request.args["q"][:QUERY_CHARS])
+        return render_page("chat/search.html", {"results": results}, "chat/_search_results.html")
+    if not wants_fragment():
+        return redirect("/", 303)
+    current = request.headers.get("HX-Current-URL", "").rpartition("/chat/")[2].partition("?")[0]
+    count = request.args.get("count", PAGE, type=int)
+    return render_page("chat/_list.html", {"chats": chat_list(house, t, current, count)})
+
+
+@blueprint.get("/chat/<chat_id>/older")
+def older(chat_id: str) -> Response | BaseResponse:
+    if not wants_fragment():
+        return redirect(f"/chat/{chat_id}", 303)
+    house, locale = the_house(), current_locale()
+    branch = house.store.branch(chat_id)
+    before = request.args.get("before", "")
+    found = conversation(house, translator(locale), locale, chat_id, branch, before=before)
+    return render_page("chat/_older.html", {"conversation": found})
+
+
+@blueprint.get("/chat/<chat_id>/export.<kind>")
+def export(chat_id: str, kind: str) -> Response:
+    store = the_house().store
+    if kind == "md":
+        body, mimetype = store.export_markdown(chat_id), "text/markdown; charset=utf-8"
+    elif kind == "json":
+        body = json.dumps(store.export_json(chat_id), ensure_ascii=False, indent=1)
+        mimetype = "application/json; charset=utf-8"
+    else:
+        raise ChatNotFound()
+    response = make_response(body, {"Content-Type": mimetype, "Cache-Control": "no-store"})
+    title = title_of(store.get(chat_id).title, translator(current_locale()))
+    name = re.sub(r"[^\w\- ]", "", title).strip() or "chat"
+    response.headers.set("Content-Disposition", "attachment", filename=f"{name}.{kind}")
+    return response
+
+
+@blueprint.post("/chat/do")
+def do() -> Response | BaseResponse:
+    """Every command, for a page whose socket is not open; answers with the page to show next."""
+    fields = FrameFields(dict(request.form.items()))
+    try:
+        outcome = Commands(the_house(), request.remote_addr or "").perform(read_command(fields))
+    except RoostError as exc:
+        message, hint = translate_error(exc, current_locale())
+        chat_id = request.form.get("chat", "")
+        shown = chat_id if _exists(chat_id) else ""
+        return show(shown, (Toast("refused", message, hint, is_error=True),), exc.status if exc.status < 500 else 422)
+    return redirect(address(outcome), 303)
+
+
+def undo_toast(locale: str) -> tuple[Toast, ...]:
+    """After a command that was posted: what was done, with the button that takes it back."""
+    deed, undo = request.args.get("done", ""), request.args.get("undo", "")
+    if deed not in DEEDS or not re.fullmatch(r"restore_(chat|message):\w{1,64}", undo):
+        return ()
+    return (Toast("done", translator(locale)(f"chat.done.{deed}"), undo=undo),)
+
+
+def the_house() -> House:
+    return house_of(current_app._get_current_object())  # type: ignore[attr-defined]
+
+
+def _exists(chat_id: str) -> bool:
+    try:
+        return bool(chat_id and the_house().store.get(chat_id))
+    except RoostError:
+        return False

@@ -1,0 +1,113 @@
+"""The page's WebSocket ``/ws/chat``: this thread takes commands, another shows what happens (:mod:`.viewer`)."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import threading
+from typing import Any
+
+from flask import copy_current_request_context, current_app, request
+from flask_sock import Sock
+from simple_websocket import ConnectionClosed
+
+from webapp.errors import BadFrame, RoostError, as_roost_error
+from webapp.i18n import translate_error
+from webapp.web.chat.commands import ID_CHARS, Commands, Outcome, read_command
+from webapp.web.chat.contexts import Toast
+from webapp.web.chat.difference import Shown
+from webapp.web.chat.house import house_of
+from webapp.web.chat.viewer import Viewer
+from webapp.web.fragments import current_locale, translator
+from webapp.web.frames import FrameFields, parse_frame
+
+log = logging.getLogger(__name__)
+MOST_SHOWN = 10_000
+_toast_numbers = itertools.count(1)
+
+
+def register(sock: Sock) -> None:
+    sock.route("/ws/chat")(chat_socket)
+
+
+def chat_socket(ws: Any) -> None:
+    locale = current_locale()
+    house = house_of(current_app._get_current_object())  # type: ignore[attr-defined]
+    viewer = Viewer(house, ws.send, translator(locale), locale)
+    page = PageSocket(viewer, Commands(house, request.remote_addr or ""), locale)
+    shower = threading.Thread(target=copy_current_request_context(page.show), name="chat-viewer", daemon=True)
+    house.page_opened()
+    shower.start()
+    try:
+        while True:
+            page.take(ws.receive())
+    finally:
+        viewer.close()
+        house.page_closed()
+
+
+class PageSocket:
+    """What one page's socket does with the frames that come in."""
+
+    def __init__(self, viewer: Viewer, commands: Commands, locale: str) -> None:
+        self.viewer = viewer
+        self.commands = commands
+        self.locale = locale
+
+    def show(self) -> None:
+        with contextlib.suppress(ConnectionClosed):
+            self.viewer.run()
+
+    def take(self, data: Any) -> None:
+        """One frame. Whatever is wrong with it, the page is told and the loop goes on."""
+        sent_as = ""
+        try:
+            fields = parse_frame(data)
+            sent_as = fields.text("sent_as", ID_CHARS, "")
+            if fields.values.get("do") == "open":
+                self._open(fields)
+            else:
+                self._perform(fields, sent_as)
+        except ConnectionClosed:
+            raise
+        except RoostError as exc:
+            self._refuse(exc, sent_as)
+        except Exception as exc:
+            log.exception("a command of the chat page failed")
+            self._refuse(as_roost_error(exc), sent_as)
+
+    def _open(self, fields: FrameFields) -> None:
+        rows = fields.values.get("shown", [])
+        if not isinstance(rows, list) or len(rows) > MOST_SHOWN:
+            raise BadFrame(reason="shown must be a list")
+        shown = [
+            Shown(str(row[0])[:ID_CHARS], str(row[1])[:ID_CHARS])
+            for row in rows
+            if isinstance(row, list) and len(row) == 2
+        ]
+        self.viewer.open(fields.text("chat", ID_CHARS, ""), shown)
+
+    def _perform(self, fields: FrameFields, sent_as: str) -> None:
+        command = read_command(fields)
+        outcome = self.commands.perform(command)
+        if outcome.is_new_chat:
+            self.viewer.frame(type="chat", id=outcome.chat_id, url=f"/chat/{outcome.chat_id}")
+            self.viewer.open(outcome.chat_id, [])
+        elif command.do in ("delete_chat", "restore_chat") and outcome.chat_id != self.viewer.chat_id:
+            self.viewer.frame(type="go", url=address(outcome))
+        elif outcome.done:
+            text = self.viewer._t(outcome.done)
+            self.viewer.toast(Toast(f"s{next(_toast_numbers)}", text, undo=outcome.undo))
+        self.viewer.frame(type="accepted", sent_as=sent_as, do=command.do)
+
+    def _refuse(self, error: RoostError, sent_as: str) -> None:
+        message, hint = translate_error(error, self.locale)
+        self.viewer.frame(type="refused", sent_as=sent_as)
+        self.viewer.toast(Toast(f"s{next(_toast_numbers)}", message, hint, is_error=True))
+
+
+def address(outcome: Outcome) -> str:
+    """Where to go after a command; a deed that can be taken back is carried along for the page to offer it."""
+    url = f"/chat/{outcome.chat_id}" if outcome.chat_id else "/"
+    return f"{url}?done={outcome.done.rpartition('.')[2]}&undo={outcome.undo}" if outcome.undo else url

@@ -1,0 +1,201 @@
+"""One open page: what it shows now, and what has to be sent so that it shows what is true.
+
+Structure goes as HTML that htmx swaps by id, text as JSON ``{type, message, channel, final, tail}``. The page tells
+what it shows when it opens or comes back; from then on the viewer keeps its own account and sends differences.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from webapp.errors import ChatNotFound, RoostError
+from webapp.services.live_turn import LiveTurn
+from webapp.storage.records import StoredMessage
+from webapp.web.chat.contexts import ChatTitle, Toast
+from webapp.web.chat.difference import Shown, difference, first_common
+from webapp.web.chat.house import House
+from webapp.web.chat.list_view import chat_list, title_of
+from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveView
+from webapp.web.chat.message_view import fingerprint, waiting_text
+from webapp.web.chat.news import LIST, STATUS, chat_topic
+from webapp.web.chat.page_view import message_views
+from webapp.web.fragments import render_fragment
+from webapp.web.status.strip import strip_context
+
+IDLE_WAIT_S = 15.0
+ANNOUNCED_CHARS = 2000
+
+
+class Following:
+    """The answer a page is watching, and how much of it was sent."""
+
+    def __init__(self, turn: LiveTurn, rendering: LiveRendering) -> None:
+        self.turn = turn
+        self.rendering = rendering
+        self.revision = -1
+        self.sent = {"reasoning": -1, "content": -1}  # -1: the page's text is replaced by all there is
+
+
+class Viewer:
+    """Runs in a thread of its own, inside a request context. ``send`` raises when the page is gone."""
+
+    def __init__(self, house: House, send: Callable[[str], None], t: Callable[..., str], locale: str) -> None:
+        self.house = house
+        self._send = send
+        self._t = t
+        self._locale = locale
+        self._lock = threading.RLock()
+        self._following: Following | None = None
+        self._shown: list[Shown] = []
+        self._open_ids: set[str] = set()  # answers the page shows as being written
+        self._seen: dict[str, int] = {}
+        self.chat_id = ""
+        self.is_closed = False
+
+    def open(self, chat_id: str, shown: Sequence[Shown]) -> None:
+        """The page shows these messages of this chat, and a list and a strip that may be out of date."""
+        with self._lock:
+            self.chat_id, self._shown, self._following = chat_id, list(shown), None
+            self._seen = dict.fromkeys((LIST, STATUS, chat_topic(chat_id)), -1)
+        self.house.news.publish("opened")
+
+    def close(self) -> None:
+        self.is_closed = True
+        self.house.news.publish("opened")
+
+    def run(self) -> None:
+        while not self.is_closed:
+            opened = self.house.news.number("opened")
+            with self._lock:
+                self._refresh()
+                is_live = self._follow()
+                seen = {**self._seen, "opened": opened}
+            if is_live:
+                threading.Event().wait(INTERVAL_S)
+            else:
+                self.house.news.wait(seen, IDLE_WAIT_S)
+
+    # structure
+
+    def _refresh(self) -> None:
+        if self._is_news(STATUS):
+            self.fragment("status/_strip.html", strip=strip_context(self.house.manager, self._t))
+        if self._is_news(LIST):
+            self.fragment("chat/_list.html", chats=chat_list(self.house, self._t, self.chat_id))
+        if self.chat_id and self._is_news(chat_topic(self.chat_id)):
+            self._show_title()
+            self._show_branch()
+
+    def _is_news(self, topic: str) -> bool:
+        number = self.house.news.number(topic)
+        if self._seen.get(topic) == number:
+            return False
+        self._seen[topic] = number
+        return True
+
+    def _show_title(self) -> None:
+        try:
+            title = title_of(self.house.store.get(self.chat_id).title, self._t)
+        except ChatNotFound:
+            self.frame(type="gone")
+            return
+        self.fragment("chat/_title.html", head=ChatTitle(self.chat_id, title))
+
+    def _show_branch(self) -> None:
+        try:
+            branch = self.house.store.branch(self.chat_id)
+        except RoostError:
+            return
+        wanted = [Shown(row.id, fingerprint(row)) for row in branch]
+        steps = difference(self._shown, wanted)
+        html = [f'<div id="m-{name}" hx-swap-oob="delete"></div>' for name in steps.removed]
+        html += [self._message(view) for view in self._views(branch, steps.replaced)]
+        appended = "".join(self._message(view) for view in self._views(branch, steps.appended))
+        if appended:
+            html.append(f'<div hx-swap-oob="beforeend:#messages">{appended}</div>')
+        if html:
+            self._send("".join(html))
+        self._shown = wanted[first_common(self._shown, wanted) :]
+        self._open_ids = {row.id for row in branch if row.status == "streaming"}
+        touched = {branch[i].id for i in (*steps.replaced, *steps.appended)}
+        if self._following is not None and self._following.turn.message_id in touched:
+            self._following = None  # it was drawn anew: follow it from the start
+        self.frame(type="messages", count=len(branch))
+
+    def _views(self, branch: Sequence[StoredMessage], indices: Sequence[int]) -> list[Any]:
+        return message_views(self.house, self._t, self._locale, branch, indices)
+
+    def _message(self, view: Any) -> str:
+        return render_fragment(view.template, {"message": view})
+
+    # the answer being written
+
+    def _follow(self) -> bool:
+        """Sends what was written since; True while there is more to come."""
+        turn = self.house.turns.live(self.chat_id) if self.chat_id else None
+        is_new = turn is not None and (self._following is None or self._following.turn is not turn)
+        if turn is not None and is_new and (not turn.is_finished or turn.message_id in self._open_ids):
+            if turn.message_id not in {row.id for row in self._shown}:
+                self._show_branch()
+            self._following = Following(turn, self.house.renderings.of(turn))
+            self.frame(type="answering", message=turn.message_id)
+        if self._following is None:
+            return False
+        view = self._following.rendering.advance()
+        if view.revision != self._following.revision:
+            self._following.revision = view.revision
+            self._send_text(self._following, view)
+        if not (view.is_over and self._following.turn.is_finished):
+            return True
+        finished, self._following = self._following, None
+        self._open_ids.discard(finished.turn.message_id)
+        self._finish(finished.turn.message_id)
+        return False
+
+    def _send_text(self, following: Following, view: LiveView) -> None:
+        name = following.turn.message_id
+        for channel in ("reasoning", "content"):
+            sent = following.sent[channel]
+            news = following.rendering.since(channel, max(sent, 0))
+            if news.final or news.tail or news.count:
+                self.frame(type="text", message=name, channel=channel, reset=sent < 0, final=news.final, tail=news.tail)
+                following.sent[channel] = news.count
+        waiting = waiting_text(view.waiting, self._t) if view.waiting else ""
+        self.frame(type="progress", message=name, thinking=view.is_thinking, waiting=waiting)
+
+    def _finish(self, message_id: str) -> None:
+        """The text is there already: only the foot is drawn anew, so that a selection and an open fold stay."""
+        try:
+            branch = self.house.store.branch(self.chat_id)
+        except RoostError:
+            branch = []
+        index = next((i for i, row in enumerate(branch) if row.id == message_id), None)
+        if index is not None:
+            view = self._views(branch, [index])[0]
+            self.fragment("chat/_answer_foot.html", message=view)
+            self._shown = [Shown(row.id, view.fingerprint) if row.id == message_id else row for row in self._shown]
+            self.frame(
+                type="finished",
+                message=message_id,
+                fingerprint=view.fingerprint,
+                announce=self._t("chat.message.announce", text=view.text[:ANNOUNCED_CHARS]),
+            )
+        else:
+            self.frame(type="finished", message=message_id)
+        self.house.news.publish(LIST)
+
+    # sending
+
+    def frame(self, **content: Any) -> None:
+        self._send(json.dumps(content, ensure_ascii=False))
+
+    def fragment(self, name: str, **context: Any) -> None:
+        """HTML that takes the place of the element with the same id."""
+        self._send(render_fragment(name, context))
+
+    def toast(self, toast: Toast) -> None:
+        html = render_fragment("_toast.html", {"toast": toast})
+        self._send(f'<div hx-swap-oob="beforeend:#toasts">{html}</div>')

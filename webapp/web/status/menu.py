@@ -1,0 +1,55 @@
+"""The models that can be loaded, with what is known about each without loading it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from webapp.errors import RoostError, error_from_dict
+from webapp.i18n import translate_error
+from webapp.manager.library import ModelEntry
+from webapp.manager.model_manager import ModelManager, ModelStatus
+from webapp.settings import Settings
+from webapp.web.status.contexts import ModelChoice, ModelMenu
+
+LOADED = ("ready", "answering")
+
+
+def menu_context(
+    manager: ModelManager, settings: Settings, t: Callable[..., str], locale: str, refusal: RoostError | None = None
+) -> ModelMenu:
+    """``refusal`` is why a command of this menu was not even begun."""
+    status = manager.status()
+    told = status.error or status.notice
+    error = refusal or (error_from_dict(told) if told else None)
+    message, hint = translate_error(error, locale) if error else ("", "")
+    return ModelMenu(
+        models=tuple(_choice(entry, status, t, locale) for entry in manager.library.list() if _is_listed(entry)),
+        chosen=status.model,
+        can_load=status.phase in ("empty", "failed"),
+        can_unload=status.phase in LOADED,
+        can_cancel=status.phase == "loading",
+        models_dir=str(settings.models_dir),
+        error_message=message,
+        error_hint=hint,
+    )
+
+
+def _is_listed(entry: ModelEntry) -> bool:
+    return entry.inspection is None or entry.inspection.kind in ("model", "music")
+
+
+def _choice(entry: ModelEntry, status: ModelStatus, t: Callable[..., str], locale: str) -> ModelChoice:
+    is_loaded = status.phase in LOADED and status.model in (entry.name, entry.path.name)
+    if entry.error is not None:
+        return ModelChoice(entry.name, entry.name, translate_error(entry.error, locale)[0], False, False)
+    return ModelChoice(entry.name, entry.name, facts(entry, t), is_loaded, True)
+
+
+def facts(entry: ModelEntry, t: Callable[..., str]) -> str:
+    """Such as "RWKV-7 · 191 M parameters · 382 MB"."""
+    found = entry.inspection
+    parts = [f"RWKV-{found.config.architecture}"] if found and found.config else []
+    if found and found.parameters:
+        parts.append(t("chat.status.parameters", millions=f"{found.parameters / 1e6:.0f}"))
+    parts.append(f"{entry.size_bytes / 1e6:.0f} MB")
+    return " · ".join(parts)
