@@ -220,6 +220,11 @@ def test_nan_ends_one_sequence_with_its_error_and_the_others_go_on():
     assert made.backend.used_slots == 0 and made.counters()["failed_total"] == 1
 
 
+def test_nan_while_writing_keeps_what_was_written():
+    answer = run(engine("nan_at=6"), request(max_tokens=50))["a"]
+    assert answer.error["code"] == "non_finite_logits" and len(answer.token_ids) == 3
+
+
 def test_nan_is_found_in_the_middle_of_a_prompt_and_no_snapshot_of_it_is_kept():
     made = engine("nan_on=99", prefill_chunk=16)
     answer = run(made, request(prompt=[99, *range(1, 60)], boundaries=(10, 20)))["a"]
@@ -247,6 +252,13 @@ def test_a_backend_that_only_fails_is_given_up():
     made = engine("fail_at=1")
     with pytest.raises(EngineCrashed, match="told to fail"):
         run(made, *(request(f"r{n}") for n in range(8)))
+
+
+def test_bad_requests_between_good_ones_never_add_up_to_a_broken_backend():
+    made = engine("fail_on=99")
+    for n in range(12):
+        answer = run(made, request(prompt=[1, 99] if n % 2 else [1, 2]))["a"]
+        assert answer.finish_reason is (FinishReason.ERROR if n % 2 else FinishReason.LENGTH)
 
 
 class Grumpy:
@@ -380,6 +392,13 @@ def test_regenerate_reads_only_what_follows_the_last_message():
     assert second.token_ids == first.token_ids
 
 
+def test_a_snapshot_of_the_whole_prompt_is_not_enough_to_answer_from():
+    made = engine()
+    ask = request(prompt=range(1, 31), boundaries=(20, 30), **GREEDY)
+    first, second = run(made, ask)["a"], run(made, ask)["a"]
+    assert second.token_ids == first.token_ids and second.stats.prefilled_tokens == 10
+
+
 @pytest.mark.parametrize("options, unread", [("script=hello", 0), ("", 1)])
 def test_the_next_turn_reads_nothing_of_the_answer_before(options, unread):
     """A stopped answer is in the state whole; one cut by its length lacks its last token."""
@@ -422,7 +441,9 @@ def test_snapshots_belong_to_their_initial_state():
 def test_a_prompt_takes_no_more_snapshots_than_the_cache_holds():
     room = fake_config().state_bytes() * 3
     made = engine(state_cache_bytes=room)
-    run(made, request(prompt=range(1, 101), boundaries=range(5, 100, 5)), steps=2)
+    made.add_request(request(prompt=range(1, 101), boundaries=range(5, 100, 5)))
+    assert made.scheduler.waiting[0].snapshot_lengths == [85, 90, 95]
+    run(made)
     assert made.state_cache.used_bytes <= room
     assert run(made, request("b", prompt=range(1, 101)))["b"].stats.cached_tokens >= 90
 

@@ -54,6 +54,11 @@ def test_tokens_as_probable_as_the_cut_are_kept():
     assert (distribution(logits, top_p=0.8) > 0).tolist() == [True, True, True, True, False]
 
 
+@pytest.mark.parametrize("top_p", [0.01, 0.3, 0.999])
+def test_where_all_tokens_are_equal_all_are_kept(top_p):
+    assert (distribution(np.zeros(1000, np.float32), top_p=top_p) > 0).all()
+
+
 def test_top_p_1_keeps_everything():
     logits = random_logits(0, 65536, 2.0)
     assert (distribution(logits, top_p=1.0) > 0).all()

@@ -69,6 +69,13 @@ def test_a_client_with_fewer_running_sequences_goes_first():
     assert names(made.admit()) == ["b0"]
 
 
+def test_fewer_running_sequences_outweigh_having_been_served_last():
+    made = scheduler(sequence("a0", "a"), sequence("a1", "a"), sequence("b0", "b"), sequence("b1", "b"), slots=2)
+    assert names(made.admit()) == ["a0", "b0"]
+    made.remove(made.running[1])
+    assert names(made.admit()) == ["b1"]
+
+
 def test_a_waiting_client_is_not_starved_by_clients_that_keep_coming_back():
     made = scheduler(sequence("a0", "a"), sequence("a1", "a"), slots=1)
     made.admit()
