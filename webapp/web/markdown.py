@@ -68,7 +68,7 @@ PARSER = make_parser()
 
 
 def render_markdown(text: str, copy_label: str = COPY_LABEL) -> str:
-    """Safe HTML of a whole text."""
+    """Safe HTML of a whole text. An empty ``copy_label`` leaves the label to the style sheet."""
     if estimated_us(text) > MAX_RENDER_US:
         return render_plain(text)
     return sanitised(PARSER.render(text, {"copy_label": copy_label}))

@@ -30,10 +30,10 @@ def estimated_us(text: str) -> int:
     """About what parsing and rendering ``text`` costs, in microseconds.
 
     Measured on 2 cores at 2 GHz with markdown-it-py 4.3: brackets 30-60 us each (every one looks for its partner),
-    other marks about 12, a line 30, a character 2 (pygments and the sanitiser).
+    a table's cell 40, other marks about 12, a line 30, a character 2 (pygments and the sanitiser).
     """
     marks = sum(text.count(mark) for mark in "*_~`<&\\]!")
-    return 2 * len(text) + 50 * text.count("[") + 12 * marks + 30 * text.count("\n")
+    return 2 * len(text) + 50 * text.count("[") + 40 * text.count("|") + 12 * marks + 30 * text.count("\n")
 
 
 def install_rules(md: MarkdownIt) -> None:
