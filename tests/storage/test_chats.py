@@ -159,12 +159,13 @@ def test_a_deleted_chat_is_gone_until_it_is_restored(store):
 
 
 def test_purging_removes_for_good_what_was_deleted_long_enough_ago(store, database):
-    chat, _ = conversation(store, 1500)  # deeper than SQLite lets foreign keys cascade
+    with database.transaction():
+        chat, _ = conversation(store, 1010)  # deeper than SQLite lets foreign keys cascade
     kept, kept_made = conversation(store)
     store.delete(chat.id)
     store.delete_message(kept_made[2].id)
     assert store.purge_deleted(time.time() - 60) == 0
-    assert store.purge_deleted(time.time() + 1) == 1500 + 1 + 2
+    assert store.purge_deleted(time.time() + 1) == 1010 + 1 + 2
     with pytest.raises(ChatNotFound):
         store.restore(chat.id)
     with database.connect() as connection:
