@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 import threading
 import time
 
@@ -280,3 +282,24 @@ def test_json_has_every_version_parents_first(store):
         ("again", made[0].id),
     ]
     assert document["messages"][2]["token_ids"] == [4, 5]
+
+
+WRITER = """
+import sys
+from webapp.storage.chats import ChatStore
+from webapp.storage.database import Database
+store = ChatStore(Database(sys.argv[1]))
+for index in range(10**9):
+    store.append_tokens(sys.argv[2], f"{index} ", "", (index,))
+    print(index, flush=True)
+"""
+
+
+def test_after_kill_9_every_token_reported_written_is_there(store, database):
+    answer = store.add_message(store.create().id, None, assistant(""), status="streaming")
+    command = [sys.executable, "-c", WRITER, str(database.path), answer.id]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        reported = [int(writer.stdout.readline()) for _ in range(50)]
+        writer.kill()
+    assert store.recover() == 1
+    assert store.message(answer.id).message.token_ids[:50] == tuple(reported)
