@@ -260,6 +260,10 @@ def test_a_refusal_of_a_page_is_a_page_in_the_readers_language(local):
     assert 'lang="zh"' in response.text
 
 
+def test_a_refusal_has_its_style_without_a_token_too(local):
+    assert ask(local, "/login/style.css").mimetype == "text/css"
+
+
 def test_htmx_is_told_to_load_the_whole_page(shared):
     assert ask_from_afar(shared, "/", {"HX-Request": "true"}).headers["HX-Refresh"] == "true"
 

@@ -118,11 +118,7 @@ def test_the_url_given_to_the_browser_carries_the_token(monkeypatch):
     Guard(app, settings)
     urls = []
 
-    def leave_at_once(server, on_stop=None):
-        time.sleep(0.2)
-        server.close()
-
-    monkeypatch.setattr(serve_module.BridgeServer, "run", leave_at_once)
+    monkeypatch.setattr(serve_module.BridgeServer, "loop", lambda server: time.sleep(0.3))
     serve(app, settings, on_ready=urls.append)
     assert urls[0].endswith("/?token=a-token-for-tests")
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable
 from typing import Any
 
 import flask_sock
@@ -179,19 +178,18 @@ class BridgeServer:
             listener.websockets = self.websockets
         self.addresses = [(str(s.effective_host), int(s.effective_port)) for s in self._listeners]
 
-    def run(self, on_stop: Callable[[], None] | None = None) -> None:
-        """Serves until :meth:`stop`, or until a signal handler raises SystemExit or KeyboardInterrupt in here.
-
-        ``on_stop`` is called before any connection is ended.
-        """
-        adjustments = self._inner.adj
+    def run(self) -> None:
+        """Serves until :meth:`stop`, or until a signal handler raises SystemExit or KeyboardInterrupt in here."""
         try:
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                wasyncore.loop(adjustments.asyncore_loop_timeout, adjustments.asyncore_use_poll, self._map)
+                self.loop()
         finally:
-            if on_stop:
-                on_stop()
             self.close()
+
+    def loop(self) -> None:
+        """Serves until :meth:`stop`; the caller calls :meth:`close`."""
+        adjustments = self._inner.adj
+        wasyncore.loop(adjustments.asyncore_loop_timeout, adjustments.asyncore_use_poll, self._map)
 
     def stop(self) -> None:
         """From any thread; not from a signal handler, which may interrupt the holder of the lock taken here."""

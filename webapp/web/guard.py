@@ -60,6 +60,8 @@ class Guard:
         reason = self._foreign()
         if reason:
             return answer_error(NotAllowed(reason=reason))
+        if login.is_login_style():
+            return login.login_style()
         return self._check_token() if self.token else None
 
     def _host(self) -> str | None:
@@ -97,8 +99,6 @@ class Guard:
         return (own, f"https://{request.host}") if name in self.named_hosts else (own,)
 
     def _check_token(self) -> Response | None:
-        if login.is_login_style():
-            return login.login_style()
         if request.path == login.LOGIN_PATH:
             return self._login()
         given = header_token() or request.cookies.get(self.cookie_name, "")

@@ -115,14 +115,24 @@ def serve(
     needed); ``on_stop()`` runs first of all when the server ends, to stop what would keep its threads busy.
     """
     server = make_server(app, settings)
+    with stopping_on_signals():
+        try:
+            # All of it, as a signal may come at any moment from here on.
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                tell(app, settings, server.addresses[0][1], on_ready)
+                server.loop()
+        finally:
+            if on_stop:
+                on_stop()
+            server.close()
+
+
+def tell(app: Flask, settings: Settings, port: int, on_ready: Callable[[str], None] | None) -> None:
     guard = app.extensions.get("guard")
     token = guard.token if guard else ""
-    port = server.addresses[0][1]
-    with stopping_on_signals():
-        announce(settings, port, token)
-        if on_ready:
-            threading.Thread(target=on_ready, args=(local_url(settings, port, token),), daemon=True).start()
-        server.run(on_stop)
+    announce(settings, port, token)
+    if on_ready:
+        threading.Thread(target=on_ready, args=(local_url(settings, port, token),), daemon=True).start()
 
 
 @contextlib.contextmanager
