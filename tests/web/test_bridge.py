@@ -9,7 +9,7 @@ import urllib.error
 import pytest
 
 from tests.web.bridge_app import EVIL, RunningServer, open_descriptors, wait_for
-from tests.web.ws_client import BINARY, CLOSE, Refused, frame, handshake
+from tests.web.ws_client import BINARY, CLOSE, PING, PONG, TEXT, Refused, frame, handshake
 
 
 @pytest.fixture(params=[True, False], ids=["poll", "select"])
@@ -157,6 +157,20 @@ def test_binary_messages_arrive(server):
     client = server.connect("/echo")
     client.send(b"\x00\xff", BINARY)
     assert client.read_frame() == (BINARY, b"\x00\xff")
+    client.close()
+
+
+def test_fragments_with_a_ping_between_and_a_character_split(server):
+    client = server.connect("/echo")
+    text = "née 😀".encode()
+    first, middle, last = (
+        bytearray(frame(part, opcode)) for part, opcode in ((text[:2], TEXT), (text[2:7], 0), (text[7:], 0))
+    )
+    first[0] &= 0x7F  # not the last fragment
+    middle[0] &= 0x7F
+    client.send_bytes(bytes(first) + bytes(middle) + frame(b"?", PING) + bytes(last))
+    assert client.read_frame() == (PONG, b"?")
+    assert client.receive() == text.decode()
     client.close()
 
 
