@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 import traceback
@@ -76,7 +77,8 @@ class EngineLoop:
 
     def _load_backend(self, command: LoadModel) -> Backend:
         backend_class = backend_for(command.strategy).load_class()
-        set_threads = getattr(backend_class, "set_threads", None)
+        # A backend that can be told offers it beside its class.
+        set_threads = getattr(sys.modules[backend_class.__module__], "set_threads", None)
         if command.threads and set_threads is not None:
             set_threads(command.threads)
         return backend_class.load(command.path, command.config, command.strategy, self._report)

@@ -83,7 +83,7 @@ class EnginePlaces:
             return "loading" if order.target else "unloading"
         if self.session is not None:
             return "answering" if self.session.open_count else "ready"
-        return "failed" if self.error else "empty"
+        return "failed" if self.error and not isinstance(self.error, LoadCancelled) else "empty"
 
     def check_open(self) -> None:
         if self.is_closing:
@@ -99,6 +99,7 @@ class EnginePlaces:
                 self.loading.abandon(error)
         elif dropped is not None and dropped.target is not None:
             self.waiting.fail(error, later=self.later_target)
+            self.error = error
         if order is not None and order.target is not None:
             self.goal = order.target
         elif self.running is None and self.session is not None:

@@ -81,6 +81,10 @@ class EngineSession:
         return len(self._handles)
 
     @property
+    def is_busy(self) -> bool:
+        return bool(self._handles or self._calls)
+
+    @property
     def waiting_count(self) -> int:
         """Of the open ones, those the engine has given no slot yet."""
         return min(self._waiting, len(self._handles))
@@ -145,7 +149,7 @@ class EngineSession:
     def drain(self, grace_s: float, should_stop: Callable[[], bool]) -> None:
         """Until nothing is running, the time is over, or ``should_stop`` (asked after :meth:`wake`)."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._handles or bool(self.error) or should_stop(), grace_s)
+            self._changed.wait_for(lambda: not self.is_busy or bool(self.error) or should_stop(), grace_s)
 
     def wake(self) -> None:
         with self._changed:
@@ -210,6 +214,8 @@ class EngineSession:
     def _answer(self, reply: Reply) -> None:
         with self._changed:
             future = self._calls.pop(reply.call_id, None)
+            self.idle_since = time.monotonic()
+            self._changed.notify_all()
         if future is None:
             return
         if reply.error is not None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from webapp.engine.outputs import FinishReason
-from webapp.errors import ModelUnloaded, RoostError, ShuttingDown, as_roost_error
+from webapp.errors import CrashLoop, LoadCancelled, ModelUnloaded, RoostError, ShuttingDown, as_roost_error
 from webapp.manager.engine_client import EngineStarter
 from webapp.manager.engine_places import EnginePlaces, Order
 from webapp.manager.engine_session import EngineSession
@@ -81,7 +81,7 @@ class OrderWorker:
 
     def _idle_left_s(self) -> float | None:
         limit, session = self._settings.idle_unload_s, self._places.session
-        if limit <= 0 or session is None or session.open_count:
+        if limit <= 0 or session is None or session.is_busy:
             return None
         return session.idle_since + limit - time.monotonic()
 
@@ -151,10 +151,11 @@ class OrderWorker:
     def _report_failure(self, order: Order, error: RoostError) -> None:
         """A failed swap goes back to what was loaded before: it is still there, or the next request loads it again."""
         places = self._places
-        logger.warning("%s could not be loaded: %s", order.target.name if order.target else "?", error)
+        level = logging.INFO if isinstance(error, (LoadCancelled, ShuttingDown)) else logging.WARNING
+        logger.log(level, "%s could not be loaded: %s", order.target.name if order.target else "?", error)
         with places.changed:
             places.loading = places.running = None
-            places.error = None if places.is_closing else error
+            places.error = None if places.is_closing else self._with_count(error)
             if places.next is None:
                 places.goal = places.session.target if places.session else places.last_good or order.target
             places.waiting.fail(error, later=places.later_target)
@@ -183,10 +184,17 @@ class OrderWorker:
             if session.error is not None and session is places.session:
                 places.session = None
                 places.ended.append(session)
-                places.error = session.error
                 if session.has_crashed:
                     self._count_crash(session)
+                places.error = self._with_count(session.error)
             places.tell()
+
+    def _with_count(self, error: RoostError) -> RoostError:
+        """CrashLoop, when it was one too many: the next request will not load again."""
+        places = self._places
+        if places.crashes < self._settings.crash_tries:
+            return error
+        return CrashLoop(tries=places.crashes, reason=places.last_crash)
 
     def _count_crash(self, session: EngineSession) -> None:
         with self._places.changed:

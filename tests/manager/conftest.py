@@ -1,0 +1,134 @@
+"""A folder with two tiny models and a few states, and managers over it that are closed after each test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import save_file
+
+from tests.weights.make_checkpoints import make_tensors, make_time_state
+from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
+from webapp.engine.sampling_params import SamplingParams
+from webapp.manager.engine_client import EngineClient, OnExit, OnMessage, start_engine_in_thread
+from webapp.manager.handles import RequestHandle
+from webapp.manager.library import ModelLibrary
+from webapp.manager.model_manager import ModelManager
+from webapp.manager.model_status import ModelStatus
+from webapp.settings import Settings
+
+ENDLESS = "fake script=ab repeat=0 delay_ms=2"
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """v7.safetensors, v6.safetensors and wide.safetensors; states/fits and states/narrow (for v7 and v6 alike)."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, architecture, width in (("v7", "7", 64), ("v6", "6", 64), ("wide", "7", 128)):
+        save_file(make_tensors(architecture, 1, width, 64, 256), str(folder / f"{name}.safetensors"))
+    (folder / "states").mkdir()
+    save_file(make_time_state(1, 1, 64), str(folder / "states" / "fits.safetensors"))
+    save_file(make_time_state(1, 1, 32), str(folder / "states" / "narrow.safetensors"))
+    return folder
+
+
+class CountingStarter:
+    """Starts engines in threads and keeps them, so that a test can count them and end one."""
+
+    def __init__(self) -> None:
+        self.clients: list[EngineClient] = []
+
+    def __call__(self, on_message: OnMessage, on_exit: OnExit) -> EngineClient:
+        client = start_engine_in_thread(on_message, on_exit)
+        self.clients.append(client)
+        return client
+
+
+@pytest.fixture
+def starter() -> CountingStarter:
+    return CountingStarter()
+
+
+MakeManager = Callable[..., ModelManager]
+
+
+@pytest.fixture
+def make_manager(models_dir: Path, tmp_path: Path, starter: CountingStarter) -> Iterator[MakeManager]:
+    """``make_manager(strategy, has_room=True, start_engine=…, **settings)``."""
+    made: list[ModelManager] = []
+
+    def make(strategy: str = "fake", has_room: bool = True, start_engine=None, **changes) -> ModelManager:
+        settings = Settings(data_dir=tmp_path, models_dir=models_dir, model="v7.safetensors", strategy=strategy)
+        manager = ModelManager(
+            replace(settings, **changes),
+            start_engine or starter,
+            ModelLibrary(changes.get("models_dir", models_dir), tmp_path),
+            lambda target: has_room,
+        )
+        made.append(manager)
+        return manager
+
+    yield make
+    for manager in made:
+        manager.close()
+
+
+_numbers = iter(range(10**9))
+
+
+def request(*prompt: int, max_tokens: int = 5, **changes) -> GenerationRequest:
+    """Greedy, of a short prompt unless one is given, with an id of its own."""
+    params = SamplingParams(max_tokens=max_tokens, temperature=0.0, seed=1, **changes)
+    return GenerationRequest(f"r{next(_numbers)}", prompt or (1, 2, 3), params)
+
+
+def last_output(handle: RequestHandle, timeout_s: float = 30) -> TokenOutput:
+    """The end of the stream, with all its tokens."""
+    token_ids: list[int] = []
+    for event in handle.events(timeout_s):
+        if isinstance(event, TokenOutput):
+            token_ids += event.token_ids
+            if event.finish_reason is not None:
+                return replace(event, token_ids=tuple(token_ids))
+    raise AssertionError("the stream ended without a last output")
+
+
+def first_token(handle: RequestHandle, timeout_s: float = 30) -> TokenOutput:
+    for event in handle.events(timeout_s):
+        if isinstance(event, TokenOutput):
+            return event
+    raise AssertionError("no token came")
+
+
+def assert_failed(handle: RequestHandle, code: str) -> TokenOutput:
+    output = last_output(handle)
+    assert output.finish_reason is FinishReason.ERROR
+    assert output.error is not None and output.error["code"] == code, output.error
+    assert output.stats is not None
+    return output
+
+
+def wait_phase(manager: ModelManager, *phases: str, timeout_s: float = 30) -> ModelStatus:
+    deadline = time.monotonic() + timeout_s
+    status = manager.status()
+    while status.phase not in phases:
+        assert time.monotonic() < deadline, f"still {status}"
+        status = manager.wait_change(status.revision, 1)
+    return status
+
+
+def eventually(claim: Callable[[], bool], timeout_s: float = 10) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def roost_threads() -> list[str]:
+    return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("roost-"))

@@ -1,0 +1,85 @@
+"""An engine that dies, and the sentence a person reads then."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_token, last_output, request, wait_phase
+from webapp.engine.outputs import FinishReason
+from webapp.errors import CrashLoop, EngineCrashed, OutOfMemory
+from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
+
+
+def test_a_crash_fails_every_open_request_and_the_next_loads_again(make_manager, starter):
+    manager = make_manager(f"{ENDLESS} slots=2")
+    handles = [manager.submit(request(max_tokens=100_000)) for _ in range(4)]
+    first_token(handles[0])
+    starter.clients[0].kill()
+    for handle in handles:
+        assert "killed by the system" in assert_failed(handle, "engine_crashed").error["message"]
+    status = wait_phase(manager, "failed")
+    assert status.error["code"] == "engine_crashed" and status.running == 0
+    assert first_token(manager.submit(request())).error is None
+    assert manager.status().error is None
+
+
+def test_a_broken_backend_is_a_crash_with_its_last_words(make_manager):
+    manager = make_manager("fake fail_at=2")
+    handle = manager.submit(request())
+    assert last_output(handle).error["code"] == "internal_error"
+    for _ in range(4):  # five failures in a row: the engine gives up
+        last_output(manager.submit(request()))
+    assert eventually(lambda: manager.status().phase == "failed")
+    assert "told to fail" in manager.status().error["message"]
+
+
+def test_a_crash_loop_stops_and_a_load_by_hand_starts_anew(make_manager, starter):
+    manager = make_manager("fake load_ms=100", crash_tries=3)
+    for count in range(1, 4):
+        handle = manager.submit(request())
+        assert eventually(lambda count=count: len(starter.clients) == count)
+        starter.clients[-1].kill()
+        assert_failed(handle, "engine_crashed")
+        wait_phase(manager, "failed")
+    with pytest.raises(CrashLoop, match="3 times in a row; the last time: it was killed"):
+        manager.submit(request())
+    with pytest.raises(CrashLoop):
+        manager.logits([1])
+    assert manager.status().error["code"] == "crash_loop"
+    assert len(starter.clients) == 3
+    manager.load()
+    assert manager.wait_ready(10).phase == "ready"
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+
+
+def test_an_answer_between_crashes_ends_the_count(make_manager, starter):
+    manager = make_manager(crash_tries=2)
+    for _ in range(4):
+        assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+        starter.clients[-1].kill()
+        wait_phase(manager, "failed")
+
+
+@pytest.mark.parametrize(
+    ("found", "error", "words"),
+    [
+        (EngineExit(-9), EngineCrashed, "most likely because memory ran out; it held 3.0 GB of 8.0 GB"),
+        (EngineExit(137), EngineCrashed, "most likely because memory ran out"),
+        (EngineExit(-signal.SIGSEGV), EngineCrashed, "a memory fault in native code (SIGSEGV)"),
+        (EngineExit(-1073741819), EngineCrashed, "SIGSEGV"),
+        (EngineExit(3221225477), EngineCrashed, "SIGSEGV"),
+        (EngineExit(-signal.SIGABRT, "terminate called\nwhat(): bad"), EngineCrashed, "last words: what(): bad"),
+        (EngineExit(-signal.SIGTERM), EngineCrashed, "SIGTERM"),
+        (EngineExit(-200), EngineCrashed, "signal 200"),
+        (EngineExit(1, "Traceback …\n  File\nKeyError: 'x'\n"), EngineCrashed, "KeyError: 'x'"),
+        (EngineExit(1, "RuntimeError: CUDA out of memory. Tried"), OutOfMemory, "Tried"),
+        (EngineExit(-6, "terminate called\nstd::bad_alloc\n"), OutOfMemory, "std::bad_alloc"),
+        (EngineExit(3), EngineCrashed, "exit code 3 and said nothing"),
+        (EngineExit(None), EngineCrashed, "said nothing"),
+    ],
+)
+def test_an_exit_becomes_a_reason(found, error, words):
+    became = crash_error(found, MemoryFacts(3_000_000_000, 8_000_000_000, 100_000_000))
+    assert type(became) is error and words in str(became)

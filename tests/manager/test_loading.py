@@ -1,0 +1,190 @@
+"""Lazy load, progress, cancel, failure."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.manager.conftest import assert_failed, eventually, last_output, request, roost_threads, wait_phase
+from webapp.engine.outputs import FinishReason
+from webapp.errors import (
+    LoadCancelled,
+    ModelLoadFailed,
+    ModelNotFound,
+    NoModelLoaded,
+    ShuttingDown,
+    StrategyError,
+)
+from webapp.manager.handles import LoadingEvent
+
+
+def test_nothing_starts_before_the_first_request(make_manager, starter):
+    manager = make_manager()
+    assert manager.status().phase == "empty"
+    assert manager.status().model == "v7.safetensors"
+    assert manager.tokenizer().vocab_size == 256
+    assert manager.model_info().config.architecture == "7"
+    assert starter.clients == [] and roost_threads() == []
+
+
+def test_a_request_loads_the_model_and_is_answered(make_manager):
+    manager = make_manager("fake script=hello")
+    output = last_output(manager.submit(request(max_tokens=10)))
+    assert bytes(token - 1 for token in output.token_ids) == b"hello"
+    assert output.finish_reason is FinishReason.STOP
+    assert manager.status().phase == "ready"
+
+
+def test_32_first_requests_at_once_load_once(make_manager, starter):
+    manager = make_manager("fake load_ms=100", max_sequences=8)
+    start = threading.Barrier(32)
+
+    def ask(_):
+        start.wait()
+        return last_output(manager.submit(request()))
+
+    with ThreadPoolExecutor(32) as pool:
+        outputs = list(pool.map(ask, range(32)))
+    assert {output.finish_reason for output in outputs} == {FinishReason.LENGTH}
+    assert len({output.token_ids for output in outputs}) == 1
+    assert len(starter.clients) == 1
+
+
+def test_progress_only_grows_and_reaches_the_waiting_request_too(make_manager):
+    manager = make_manager("fake load_ms=600 load_steps=8")
+    handle = manager.submit(request())
+    seen, status = [], manager.status()
+    while status.phase == "loading":
+        seen.append((status.done_bytes, status.done_tensors))
+        status = manager.wait_change(status.revision, 5)
+    assert seen == sorted(seen) and len({done for done, _ in seen}) > 3
+    events = list(handle.events(5))
+    # Nobody read while it loaded, so newer progress took the place of older.
+    assert [event for event in events if isinstance(event, LoadingEvent)] == [LoadingEvent(1_000_000, 1_000_000)]
+
+
+def test_load_and_wait_ready(make_manager):
+    manager = make_manager("fake load_ms=50")
+    with pytest.raises(NoModelLoaded):
+        manager.wait_ready(1)
+    manager.load()
+    status = manager.wait_ready(10)
+    assert (status.phase, status.model, status.seats) == ("ready", "v7.safetensors", 8)
+
+
+def test_loading_what_is_loaded_or_loading_is_nothing_new(make_manager, starter):
+    manager = make_manager("fake load_ms=100")
+    manager.load()
+    manager.load(strategy="fake  load_ms=100")
+    manager.wait_ready(10)
+    manager.load("v7.safetensors")
+    manager.wait_ready(10)
+    assert len(starter.clients) == 1
+
+
+def test_a_cancelled_load_ends_its_requests_and_the_next_loads_again(make_manager):
+    manager = make_manager("fake load_ms=3000 load_steps=100")
+    handle = manager.submit(request())
+    started = time.monotonic()
+    manager.cancel_load()
+    assert_failed(handle, "load_cancelled")
+    with pytest.raises(LoadCancelled):
+        manager.wait_ready(10)
+    assert time.monotonic() - started < 2.5
+    assert (manager.status().phase, manager.status().error["code"]) == ("empty", "load_cancelled")
+    manager.load(strategy="fake")
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+
+
+def test_a_request_right_after_a_cancel_waits_for_a_load_of_its_own(make_manager, starter):
+    manager = make_manager("fake load_ms=400 load_steps=4")
+    first = manager.submit(request())
+    assert eventually(lambda: len(starter.clients) == 1)
+    manager.cancel_load()
+    second = manager.submit(request())
+    assert last_output(second).finish_reason is FinishReason.LENGTH
+    assert first.is_finished
+    assert len(starter.clients) == 2
+
+
+def test_a_load_that_does_not_stop_is_given_up_after_two_seconds(make_manager):
+    manager = make_manager("fake load_ms=3000 load_steps=1")
+    manager.load()
+    wait_phase(manager, "loading")
+    time.sleep(0.1)
+    started = time.monotonic()
+    manager.cancel_load()
+    with pytest.raises(LoadCancelled):
+        manager.wait_ready(10)
+    assert 1.5 < time.monotonic() - started < 8
+
+
+def test_a_failed_load_says_why_and_the_next_request_tries_again(make_manager, starter):
+    manager = make_manager("fake load_fail=because")
+    assert_failed(manager.submit(request()), "load_failed")
+    with pytest.raises(ModelLoadFailed, match="because"):
+        manager.wait_ready(10)
+    status = manager.status()
+    assert status.phase == "failed" and status.error["code"] == "load_failed"
+    assert_failed(manager.submit(request()), "load_failed")
+    assert len(starter.clients) == 2
+
+
+def test_a_load_may_take_only_so_long(make_manager):
+    manager = make_manager("fake load_ms=5000 load_steps=50", load_timeout_s=0.2)
+    manager.load()
+    with pytest.raises(ModelLoadFailed, match=r"longer than 0\.2 s"):
+        manager.wait_ready(10)
+
+
+def test_what_can_be_told_before_loading_is_raised_at_once_and_changes_nothing(make_manager, starter):
+    manager = make_manager()
+    manager.load()
+    manager.wait_ready(10)
+    for wrong, error in (
+        ({"model": "nothing.pth"}, ModelNotFound),
+        ({"model": "../secret.pth"}, ModelNotFound),
+        ({"strategy": "abacus fp32"}, StrategyError),
+        ({"strategy": "fake refuse=today"}, StrategyError),
+    ):
+        with pytest.raises(error):
+            manager.load(**wrong)
+    assert manager.status().phase == "ready" and manager.status().error is None
+    assert len(starter.clients) == 1
+
+
+def test_a_model_replaced_on_disk_is_looked_at_anew_before_it_is_loaded(make_manager, tmp_path, models_dir):
+    folder = tmp_path / "changing"
+    folder.mkdir()
+    path = folder / "m.safetensors"
+    path.write_bytes((models_dir / "v7.safetensors").read_bytes())
+    manager = make_manager(models_dir=folder, model="m.safetensors")
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+    manager.unload()
+    wait_phase(manager, "empty")
+    path.write_bytes((models_dir / "v6.safetensors").read_bytes())
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+    assert manager.model_info().config.architecture == "6"
+
+
+def test_closing_ends_everything_and_may_be_done_twice(make_manager):
+    manager = make_manager("fake load_ms=2000 load_steps=100")
+    handle = manager.submit(request())
+    started = time.monotonic()
+    manager.close()
+    manager.close()
+    assert_failed(handle, "shutting_down")
+    assert time.monotonic() - started < 5
+    assert eventually(lambda: roost_threads() == [])
+    with pytest.raises(ShuttingDown):
+        manager.submit(request())
+    with pytest.raises(ShuttingDown):
+        manager.load()
+
+
+def test_closing_a_manager_that_never_loaded_is_nothing(make_manager):
+    make_manager().close()
+    assert roost_threads() == []

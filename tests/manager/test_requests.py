@@ -1,0 +1,195 @@
+"""Requests: refused early, queued, aborted at any moment, never held up by a slow reader."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from tests.manager.conftest import ENDLESS, eventually, first_token, last_output, request, roost_threads, wait_phase
+from webapp.engine.model_config import ModelConfig
+from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, TokenOutput
+from webapp.engine.sampling_params import SamplingParams
+from webapp.engine.state import RecurrentState
+from webapp.errors import (
+    InvalidSampling,
+    PromptEmpty,
+    PromptTooLong,
+    QueueFull,
+    RequestError,
+    StateMismatch,
+    TokenOutOfRange,
+)
+from webapp.manager.handles import LoadingEvent, QueuePosition
+
+OTHER = ModelConfig("6", 1, 8, 8, 32, 1, 8, 256)
+BAD_REQUESTS = [
+    (GenerationRequest("x", (), SamplingParams()), PromptEmpty),
+    (GenerationRequest("x", (1,) * 101, SamplingParams()), PromptTooLong),
+    (GenerationRequest("x", (1, 256), SamplingParams()), TokenOutOfRange),
+    (GenerationRequest("x", (-1, 2), SamplingParams()), TokenOutOfRange),
+    (GenerationRequest("x", (1,), SamplingParams(max_tokens=2000)), InvalidSampling),
+    (GenerationRequest("x", (1,), SamplingParams(logit_bias={70000: 1.0})), TokenOutOfRange),
+    (GenerationRequest("x", (1, 2), SamplingParams(), boundaries=(3,)), RequestError),
+    (GenerationRequest("x", (1, 2), SamplingParams(), boundaries=(2, 1)), RequestError),
+    (GenerationRequest("x", (1,), SamplingParams(), initial_state=RecurrentState.zeros(OTHER)), StateMismatch),
+]
+
+
+@pytest.mark.parametrize(("bad", "error"), BAD_REQUESTS, ids=lambda value: getattr(value, "__name__", ""))
+def test_a_bad_request_is_refused_before_anything_is_loaded(make_manager, starter, bad, error):
+    manager = make_manager(max_prompt_tokens=100, max_tokens_limit=1000)
+    with pytest.raises(error):
+        manager.submit(bad)
+    assert starter.clients == [] and manager.status().phase == "empty"
+
+
+def test_an_id_in_use_is_refused(make_manager):
+    manager = make_manager(ENDLESS)
+    first = request(max_tokens=10_000)
+    handle = manager.submit(first)
+    with pytest.raises(RequestError, match="running already"):
+        manager.submit(first)
+    first_token(handle)
+    with pytest.raises(RequestError, match="running already"):
+        manager.submit(first)
+    handle.abort()
+    assert last_output(handle).finish_reason is FinishReason.ABORT
+
+
+def test_more_than_seats_and_queue_are_refused(make_manager):
+    manager = make_manager(f"{ENDLESS} slots=2", max_sequences=2, max_queue=3)
+    handles = [manager.submit(request(max_tokens=10_000)) for _ in range(5)]
+    with pytest.raises(QueueFull):
+        manager.submit(request())
+    assert eventually(lambda: (manager.status().running, manager.status().waiting) == (2, 3))
+    with pytest.raises(QueueFull):
+        manager.submit(request())
+    handles[0].abort()
+    assert last_output(handles[0]).finish_reason is FinishReason.ABORT
+    handles.append(manager.submit(request(max_tokens=10_000)))
+    for handle in handles:
+        handle.abort()
+
+
+def test_a_waiting_request_hears_its_place_in_the_queue(make_manager):
+    manager = make_manager(f"{ENDLESS} slots=1")
+    first, second, third = (manager.submit(request(max_tokens=10_000)) for _ in range(3))
+    first_token(first)
+    assert eventually(lambda: QueuePosition(1) in [third.next_event(1)])
+    for handle in (first, second):
+        handle.abort()
+    first_token(third)
+    third.abort()
+
+
+def test_an_abort_works_while_loading(make_manager):
+    manager = make_manager("fake load_ms=500")
+    handle, other = manager.submit(request()), manager.submit(request())
+    handle.abort()
+    output = last_output(handle)
+    assert output.finish_reason is FinishReason.ABORT and output.stats.prompt_tokens == 3
+    assert last_output(other).finish_reason is FinishReason.LENGTH
+
+
+def test_an_abort_works_in_the_queue_while_reading_and_while_writing(make_manager):
+    manager = make_manager(f"{ENDLESS} slots=1", prefill_chunk=4)
+    running = manager.submit(request(max_tokens=10_000))
+    first_token(running)
+    queued = manager.submit(request())
+    queued.abort()
+    assert last_output(queued).finish_reason is FinishReason.ABORT
+    running.abort()
+    assert last_output(running).finish_reason is FinishReason.ABORT
+    reading = manager.submit(request(*[7] * 20_000))
+    assert eventually(lambda: isinstance(reading.next_event(1), PrefillProgress))
+    reading.abort()
+    output = last_output(reading)
+    assert output.finish_reason is FinishReason.ABORT and output.token_ids == ()
+    reading.abort()
+    assert reading.next_event(0) is None
+    assert manager.status().phase == "ready"
+
+
+def test_a_reader_that_does_not_read_holds_nobody_up(make_manager):
+    manager = make_manager("fake script=ab repeat=0")
+    slow = manager.submit(request(max_tokens=3000))
+    assert last_output(manager.submit(request(max_tokens=200))).finish_reason is FinishReason.LENGTH
+    assert eventually(lambda: slow.is_finished)
+    assert len(last_output(slow).token_ids) == 3000
+
+
+def test_a_broken_sequence_fails_alone(make_manager):
+    manager = make_manager("fake fail_on=99")
+    good, bad = manager.submit(request(max_tokens=50)), manager.submit(request(1, 99))
+    assert last_output(bad).error["code"] == "internal_error"
+    assert last_output(good).finish_reason is FinishReason.LENGTH
+    assert manager.status().phase == "ready"
+
+
+def test_each_stream_ends_exactly_once(make_manager):
+    manager = make_manager("fake delay_ms=1")
+    handles = [manager.submit(request(max_tokens=20)) for _ in range(8)]
+    for handle in handles[::2]:
+        threading.Thread(target=handle.abort).start()
+    for handle in handles:
+        events = [event for event in handle.events(10) if not isinstance(event, LoadingEvent)]
+        ends = [event for event in events if isinstance(event, TokenOutput) and event.finish_reason]
+        assert len(ends) == 1 and events[-1] is ends[0]
+        assert list(handle.events(1)) == []
+
+
+def test_status_counts_what_runs(make_manager):
+    manager = make_manager(ENDLESS)
+    handle = manager.submit(request(max_tokens=10_000))
+    first_token(handle)
+    status = wait_phase(manager, "answering")
+    assert (status.running, status.waiting, status.seats) == (1, 0, 8)
+    handle.abort()
+    assert wait_phase(manager, "ready").running == 0
+
+
+def test_silence_can_be_noticed(make_manager):
+    manager = make_manager("fake load_ms=2000 load_steps=1")
+    handle = manager.submit(request())
+    with pytest.raises(TimeoutError):
+        list(handle.events(0.1))
+    assert handle.next_event(0.01) is None
+
+
+def test_logits_come_as_an_array(make_manager):
+    manager = make_manager()
+    after_last = manager.logits([1, 2, 3])
+    everywhere = manager.logits([1, 2, 3], every_position=True)
+    assert after_last.shape == (256,) and after_last.dtype == np.float32
+    np.testing.assert_array_equal(everywhere[-1], after_last)
+    for wrong, error in (([], PromptEmpty), ([300], TokenOutOfRange)):
+        with pytest.raises(error):
+            manager.logits(wrong)
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts descriptors in /proc")
+def test_50_loads_and_unloads_leave_no_thread_and_no_descriptor(make_manager):
+    manager = make_manager()
+
+    def once() -> None:
+        assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+        manager.unload()
+        wait_phase(manager, "empty")
+
+    once()
+    gc.collect()
+    before = (descriptors(), len(threading.enumerate()))
+    for _ in range(50):
+        once()
+    gc.collect()
+    assert (descriptors(), len(threading.enumerate())) == before
+    assert roost_threads() == ["roost-model-manager"]
