@@ -30,7 +30,8 @@ function becomeChat(frame) {
 
 // Forms
 async function submit(form, submitter) {
-  const fields = Object.fromEntries(new FormData(form, submitter));
+  const fields = Object.fromEntries(new FormData(form));
+  if (submitter?.name) fields[submitter.name] = submitter.value;
   if (form === composer) return sendMessage(fields);
   const wasTaken = await send({ chat: chatId(), ...fields });
   if (wasTaken) form.dispatchEvent(new CustomEvent("roost:accepted"));
@@ -52,6 +53,12 @@ async function sendMessage(fields) {
     prompt.dispatchEvent(new Event("input"));
   }
   toEnd();
+  focusPrompt();
+}
+
+// Not on touch screens, where it would bring up the keyboard.
+function focusPrompt() {
+  if (matchMedia("(hover: hover)").matches) prompt.focus({ preventScroll: true });
 }
 
 document.addEventListener("submit", (event) => {
@@ -95,10 +102,7 @@ on("answering", (frame) => setAnswering(frame.message));
 on("chat", becomeChat);
 on("go", (frame) => location.assign(frame.url));
 on("gone", () => location.assign("/"));
-const finished = (frame) => {
-  if (answering === frame.message || answering === "?") setAnswering("");
-};
-startMessages(finished);
+startMessages();
 
 addEventListener("popstate", () => location.reload());
 startCopying();
@@ -109,6 +113,6 @@ startLive(() => ({ chat: chatId(), shown: shownMessages() }));
 
 prompt.value = prompt.value || draft(draftKey());
 keep(prompt, draftKey);
-if (matchMedia("(hover: hover)").matches && !location.hash) prompt.focus({ preventScroll: true });
+if (!location.hash) focusPrompt();
 grow(prompt);
 for (const area of document.querySelectorAll("#system-prompt")) grow(area);

@@ -7,10 +7,12 @@ import { remember } from "./shell.js";
 const frame = document.getElementById("chat");
 const menu = document.getElementById("chat-menu");
 let opener = null;
+let openedIn = "";
 
 // Menu
 function openMenu(button) {
   opener = button;
+  openedIn = button.closest("#chat-list") ? "#chat-list" : "#chat-title";
   const id = button.dataset.chatMenu;
   menu.dataset.chat = id;
   menu.querySelector("[data-menu-do=delete]").value = `delete_chat:${id}`;
@@ -103,7 +105,7 @@ export function startChats() {
     if (button) openMenu(button);
     else if (event.target.closest("[data-menu-do=rename]")) {
       menu.hidePopover();
-      rename(opener.closest("[data-chat-item]"));
+      rename(document.querySelector(`${openedIn} [data-chat-item="${menu.dataset.chat}"], ${openedIn}[data-chat-item]`));
     } else if (event.target.closest("#chat-menu")) menu.hidePopover();
     else if (event.target.closest("[data-panel-toggle]")) togglePanel();
     else if (drawer) setDrawer(frame.dataset.drawer === drawer.dataset.drawerToggle ? "" : drawer.dataset.drawerToggle);
@@ -115,6 +117,10 @@ export function startChats() {
   });
   menu.addEventListener("toggle", (event) => {
     opener?.setAttribute("aria-expanded", String(event.newState === "open"));
+  });
+  // News from the server must not take away a name that is being typed.
+  document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
+    if (event.detail.target.querySelector(".chat-rename")) event.detail.shouldSwap = false;
   });
   addEventListener("resize", showState);
   showState();

@@ -32,11 +32,13 @@ on("refused", (frame) => settle(frame, false));
 export function startLive(shown) {
   const lost = document.getElementById("lost");
   let notice;
+  let isFresh = true;
   document.body.addEventListener("htmx:wsOpen", (event) => {
     wrapper = event.detail.socketWrapper;
     clearTimeout(notice);
     lost.hidden = true;
-    wrapper.sendImmediately(JSON.stringify({ do: "open", ...shown() }));
+    wrapper.sendImmediately(JSON.stringify({ do: "open", fresh: isFresh, ...shown() }));
+    isFresh = false;
   });
   document.body.addEventListener("htmx:wsClose", () => {
     wrapper = null;

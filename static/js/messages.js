@@ -83,13 +83,10 @@ function edit(message) {
   });
 }
 
-export function startMessages(whenFinished) {
+export function startMessages() {
   on("text", showText);
   on("progress", showProgress);
-  on("finished", (frame) => {
-    finish(frame);
-    whenFinished(frame);
-  });
+  on("finished", finish);
   new MutationObserver(markLast).observe(list, { childList: true });
   markLast();
   list.addEventListener("click", (event) => {

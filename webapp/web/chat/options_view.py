@@ -84,7 +84,7 @@ def read_options(fields: FrameFields, defaults: SamplingParams) -> ChosenOptions
     given = {name: _number(fields, name) for name in KNOBS if name in fields}
     if given:
         overrides = {name: value for name, value in given.items() if value != getattr(defaults, name)}
-        replace(defaults, **overrides)  # raises InvalidSampling
+        SamplingParams.from_dict(defaults.to_dict() | overrides)  # raises InvalidSampling
         chosen = replace(chosen, sampling=overrides)
     return chosen
 

@@ -86,7 +86,7 @@ class PageSocket:
             for row in rows
             if isinstance(row, list) and len(row) == 2
         ]
-        self.viewer.open(fields.text("chat", ID_CHARS, ""), shown)
+        self.viewer.open(fields.text("chat", ID_CHARS, ""), shown, has_list=fields.flag("fresh"))
 
     def _perform(self, fields: FrameFields, sent_as: str) -> None:
         command = read_command(fields)

@@ -54,12 +54,19 @@ class Viewer:
         self._seen: dict[str, int] = {}
         self.chat_id = ""
         self.is_closed = False
+        self._is_open = False
+        self._told_answering: str | None = None  # nothing yet
 
-    def open(self, chat_id: str, shown: Sequence[Shown]) -> None:
-        """The page shows these messages of this chat, and a list and a strip that may be out of date."""
+    def open(self, chat_id: str, shown: Sequence[Shown], has_list: bool = False) -> None:
+        """The page shows these messages of this chat, and a strip that may be out of date; the list too unless
+        ``has_list``."""
         with self._lock:
+            self._is_open = True
             self.chat_id, self._shown, self._following = chat_id, list(shown), None
+            self._told_answering = None
             self._seen = dict.fromkeys((LIST, STATUS, chat_topic(chat_id)), -1)
+            if has_list:
+                self._seen[LIST] = self.house.news.number(LIST)
         self.house.news.publish("opened")
 
     def close(self) -> None:
@@ -70,13 +77,22 @@ class Viewer:
         while not self.is_closed:
             opened = self.house.news.number("opened")
             with self._lock:
-                self._refresh()
-                is_live = self._follow()
+                is_live = self._is_open and self._bring_up_to_date()
                 seen = {**self._seen, "opened": opened}
             if is_live:
                 threading.Event().wait(INTERVAL_S)
             else:
                 self.house.news.wait(seen, IDLE_WAIT_S)
+
+    def _bring_up_to_date(self) -> bool:
+        """True while an answer is being written."""
+        self._refresh()
+        is_live = self._follow()
+        answering = self._following.turn.message_id if self._following else ""
+        if answering != self._told_answering:
+            self._told_answering = answering
+            self.frame(type="answering", message=answering)
+        return is_live
 
     # structure
 
@@ -109,7 +125,7 @@ class Viewer:
             branch = self.house.store.branch(self.chat_id)
         except RoostError:
             return
-        wanted = [Shown(row.id, fingerprint(row)) for row in branch]
+        wanted = [self._as_followed(Shown(row.id, fingerprint(row))) for row in branch]
         steps = difference(self._shown, wanted)
         html = [f'<div id="m-{name}" hx-swap-oob="delete"></div>' for name in steps.removed]
         html += [self._message(view) for view in self._views(branch, steps.replaced)]
@@ -120,10 +136,14 @@ class Viewer:
             self._send("".join(html))
         self._shown = wanted[first_common(self._shown, wanted) :]
         self._open_ids = {row.id for row in branch if row.status == "streaming"}
-        touched = {branch[i].id for i in (*steps.replaced, *steps.appended)}
-        if self._following is not None and self._following.turn.message_id in touched:
+        if self._following is not None and self._following.turn.message_id in {branch[i].id for i in steps.appended}:
             self._following = None  # it was drawn anew: follow it from the start
-        self.frame(type="messages", count=len(branch))
+
+    def _as_followed(self, wanted: Shown) -> Shown:
+        """The answer being followed counts as unchanged: its end is :meth:`_finish`'s to draw."""
+        if self._following is None or self._following.turn.message_id != wanted.id:
+            return wanted
+        return next((row for row in self._shown if row.id == wanted.id), wanted)
 
     def _views(self, branch: Sequence[StoredMessage], indices: Sequence[int]) -> list[Any]:
         return message_views(self.house, self._t, self._locale, branch, indices)
@@ -141,7 +161,6 @@ class Viewer:
             if turn.message_id not in {row.id for row in self._shown}:
                 self._show_branch()
             self._following = Following(turn, self.house.renderings.of(turn))
-            self.frame(type="answering", message=turn.message_id)
         if self._following is None:
             return False
         view = self._following.rendering.advance()

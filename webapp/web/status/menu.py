@@ -7,7 +7,8 @@ from collections.abc import Callable
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import translate_error
 from webapp.manager.library import ModelEntry
-from webapp.manager.model_manager import ModelManager, ModelStatus
+from webapp.manager.model_manager import ModelManager
+from webapp.manager.model_status import ModelStatus
 from webapp.settings import Settings
 from webapp.web.status.contexts import ModelChoice, ModelMenu
 
@@ -19,11 +20,12 @@ def menu_context(
 ) -> ModelMenu:
     """``refusal`` is why a command of this menu was not even begun."""
     status = manager.status()
+    entries = sorted(manager.library.list(), key=lambda entry: entry.error is not None)
     told = status.error or status.notice
     error = refusal or (error_from_dict(told) if told else None)
     message, hint = translate_error(error, locale) if error else ("", "")
     return ModelMenu(
-        models=tuple(_choice(entry, status, t, locale) for entry in manager.library.list() if _is_listed(entry)),
+        models=tuple(_choice(entry, status, t, locale) for entry in entries if _is_listed(entry)),
         chosen=status.model,
         can_load=status.phase in ("empty", "failed"),
         can_unload=status.phase in LOADED,
@@ -41,7 +43,8 @@ def _is_listed(entry: ModelEntry) -> bool:
 def _choice(entry: ModelEntry, status: ModelStatus, t: Callable[..., str], locale: str) -> ModelChoice:
     is_loaded = status.phase in LOADED and status.model in (entry.name, entry.path.name)
     if entry.error is not None:
-        return ModelChoice(entry.name, entry.name, translate_error(entry.error, locale)[0], False, False)
+        named = error_from_dict({**entry.error.to_dict(), "params": {**entry.error.params, "path": entry.name}})
+        return ModelChoice(entry.name, entry.name, translate_error(named, locale)[0], False, False)
     return ModelChoice(entry.name, entry.name, facts(entry, t), is_loaded, True)
 
 
