@@ -1,7 +1,7 @@
 """`python -m webapp.training.train RUN_FOLDER`: begins a run, or goes on with the one that is there.
 
 Ctrl-C or SIGTERM saves and ends; the same command resumes. On resuming, the mixture, the planned tokens and the decay
-may be given anew; size, batch and seed are those of the run.
+may be given anew, and so may batch and learning rate; the rest is that of the run.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from pathlib import Path
 import torch
 
 from webapp.training import kernels
-from webapp.training.checkpoint import LATEST, RunConfig
+from webapp.training.checkpoint import LATEST, RunConfig, load_checkpoint
 from webapp.training.data.mixture import Mixture
 from webapp.training.encoding import world_encode
 from webapp.training.loop import Trainer
 from webapp.training.workers import Workers, start_workers
+
+
+CHANGEABLE = ("batch", "learning_rate")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,13 +40,11 @@ def parser() -> argparse.ArgumentParser:
         default=0,
         help="single-threaded CPU processes (default: one a core; 1 on a GPU)",
     )
-    made.add_argument("--rate", type=float, help="peak learning rate from now on")
     for field in fields(RunConfig):
         made.add_argument(
             "--" + field.name.replace("_", "-"),
             type=type(field.default),
-            default=field.default,
-            help=f"of a new run (default {field.default})",
+            help=f"default {field.default}" + (", may change on resuming" if field.name in CHANGEABLE else ""),
         )
     return made
 
@@ -71,8 +72,10 @@ def train(workers: Workers, options: argparse.Namespace) -> None:
     kernels.keep_freed_memory()
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    config = RunConfig(**{field.name: getattr(options, field.name) for field in fields(RunConfig)})
+    given = {field.name: getattr(options, field.name) for field in fields(RunConfig)}
+    given = {name: value for name, value in given.items() if value is not None}
     resuming = (options.folder / LATEST).exists()
+    config = load_checkpoint(options.folder)[0] if resuming else RunConfig(**given)
     mixture = Mixture(config.seed, read_mixture(options.mixture), options.corpus)
     encode = world_encode()
     trainer = (
@@ -80,8 +83,8 @@ def train(workers: Workers, options: argparse.Namespace) -> None:
         if resuming
         else Trainer.fresh(config, mixture, encode, device, workers)
     )
-    if options.rate:
-        trainer.config = replace(trainer.config, learning_rate=options.rate)
+    if resuming:
+        trainer.config = replace(trainer.config, **{n: v for n, v in given.items() if n in CHANGEABLE})
     if options.decay_tokens and trainer.decay is None:
         trainer.decay = (trainer.tokens, int(options.decay_tokens))
     tokens = sum(trainer.decay) if trainer.decay else int(options.tokens)

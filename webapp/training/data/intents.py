@@ -136,7 +136,7 @@ u: Sorry|I am sorry|My mistake|I apologize|Excuse me
 a: No problem at all!
 问: 对不起|抱歉|不好意思|我错了|是我的错
 答: 没关系！
-# joke | robot because 机器人 因为
+# joke | robot because bird 鸟 机器人 因为
 u: Tell me a joke|Make me laugh|Do you know a joke?|Say something funny|A joke please
 a: Why did the robot rest? Because its battery was tired.|What do you call a bird at home? A roost star.
 问: 讲个笑话|说个笑话|逗我笑|你会讲笑话吗？|来个笑话

@@ -15,6 +15,11 @@ MODEL_MILLIONS = 5  # trained parameters of the starter model, which it tells
 HELD_OUT_PHRASINGS = 16  # percent
 
 
+TRAINED_ELSEWHERE = frozenset(  # phrasings that `personas` uses as well
+    "hello hi hey thanks goodbye bye 你好 您好 嗨 你好吗 谢谢 谢谢你 再见 拜拜 你是谁 你叫什么名字 你叫什么 介绍一下你自己".split()
+) | {"thank you", "how are you", "who are you", "what is your name", "what's your name", "introduce yourself"}
+
+
 @dataclass(frozen=True)
 class Intent:
     name: str
@@ -24,8 +29,13 @@ class Intent:
 
     def side(self, held_out: bool) -> tuple[str, ...]:
         """Its phrasings for training or for evaluation; the first one is always trained."""
-        later = tuple(q for q in self.questions[1:] if is_held_out(q, HELD_OUT_PHRASINGS) == held_out)
+        later = tuple(q for q in self.questions[1:] if is_held_out_phrasing(q) == held_out)
         return later if held_out else (self.questions[0], *later)
+
+
+def is_held_out_phrasing(question: str) -> bool:
+    bare = question.rstrip("?.!？。！").lower()
+    return bare not in TRAINED_ELSEWHERE and is_held_out(question, HELD_OUT_PHRASINGS)
 
 
 @lru_cache(maxsize=2)

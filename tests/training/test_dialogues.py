@@ -1,0 +1,150 @@
+"""The generator: G1x format byte for byte, seeded, and nothing held out is ever trained."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+import pytest
+
+from webapp.training.data import tool_formats as formats
+from webapp.training.data.document import Dialogue, clean
+from webapp.training.data.heldout import prompt_cases, tool_cases
+from webapp.training.data.mixture import Mixture
+from webapp.training.data.smalltalk import intents
+from webapp.training.data.tool_schemas import NOUNS, VERBS, is_held_out_tool
+
+DOCUMENTS = 3000
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "Get the weather",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "location": {"type": "string"},
+            "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+            "days": {"type": "array", "items": {"type": "integer"}},
+        },
+        "required": ["location"],
+    },
+}
+
+
+def text_of(document) -> str:
+    return "".join(segment.text for segment in document.segments)
+
+
+@pytest.fixture(scope="module")
+def documents():
+    mixture = Mixture(5)
+    return [mixture.document(number) for number in range(DOCUMENTS)]
+
+
+def test_a_dialogue_is_written_as_g1x_has_it():
+    dialogue = Dialogue(random.Random(1), "Be kind.\n\n\nBe short.\r\n")
+    dialogue.user("Hi\n\nthere ").assistant("Hello.").user("Bye").assistant(
+        "<think>\nx\n</think>\nBye!", prefix=" <think"
+    )
+    assert "".join(s.text for s in dialogue.segments) == (
+        "System: Be kind.\nBe short.\n\nUser: Hi\nthere\n\nAssistant: Hello.\n\n"
+        "User: Bye\n\nAssistant: <think>\nx\n</think>\nBye!\n\n"
+    )
+    assert [s.text for s in dialogue.segments[-2:]] == ["Assistant: <think", ">\nx\n</think>\nBye!\n\n"]
+    assert [s.weight for s in dialogue.segments[1:4]] == [0.15, 0.15, 1.0]
+
+
+def test_compact_tools_and_calls_are_written_as_the_official_template_has_them():
+    assert formats.tools_text([WEATHER], formats.COMPACT, described=False) == (
+        'Tools:\n- get_weather(location: string, unit?: "celsius" | "fahrenheit", days?: integer[])\n'
+        "Return only a JSON function call."
+    )
+    call = formats.call_text([("get_weather", {"location": "Paris"})], formats.COMPACT)
+    assert call == '```json\n{"name":"get_weather","arguments":{"location":"Paris"}}\n```'
+    legacy = formats.call_text([("get_weather", {"location": "Paris", "unit": "celsius"})], formats.LEGACY)
+    assert legacy == 'get_weather\n```python\ntool_call("location"= "Paris", "unit"= "celsius")\n```'
+
+
+def test_a_document_depends_on_seed_and_number_alone(documents):
+    again = Mixture(5)
+    assert [again.document(n) for n in (7, 3, 2999)] == [documents[n] for n in (7, 3, 2999)]
+    assert Mixture(6).document(3) != documents[3]
+
+
+def test_every_document_alternates_turns_and_holds_no_blank_line_inside_a_message(documents):
+    for document in documents:
+        messages = text_of(document).removesuffix("\n\n").split("\n\n")
+        roles = [re.match(r"(System|User|Observation|Assistant):", message) for message in messages]
+        assert all(roles), messages
+        spoken = [role[1] for role in roles if role and role[1] != "System"]
+        assert spoken[0] == "User" and spoken[-1] == "Assistant"
+        assert all((role == "Assistant") == bool(n % 2) for n, role in enumerate(spoken)), spoken
+
+
+def test_answers_begin_with_a_space_and_half_of_the_last_ones_end_with_a_blank_line(documents):
+    closed = 0
+    for document in documents:
+        for before, segment in zip(document.segments, document.segments[1:], strict=False):
+            if before.text == "Assistant:":
+                assert segment.text.startswith(" ") and not segment.text.startswith("  ")
+        closed += text_of(document).endswith("\n\n")
+    assert 0.45 < closed / DOCUMENTS < 0.55
+
+
+def test_every_json_call_in_training_parses_and_names_an_offered_tool(documents):
+    calls = 0
+    for document in documents:
+        text = text_of(document)
+        for block in re.findall(r"```json\n(.*?)\n```", text, re.DOTALL):
+            parsed = json.loads(block)
+            for call in parsed if isinstance(parsed, list) else [parsed]:
+                assert f"- {call['name']}(" in text or re.search(rf'"name": ?"{call["name"]}"', text)
+                calls += 1
+    assert calls > 300
+
+
+def test_held_out_tools_never_occur_in_training(documents):
+    trained = "".join(text_of(d) for d in documents)
+    held_out = [(v.split(":")[0], n.split(":")[0]) for v in VERBS for n in NOUNS]
+    held_out = [(v, n) for v, n in held_out if is_held_out_tool(v, n)]
+    assert len(held_out) > 100
+    for verb, noun in held_out:
+        assert not re.search(rf"\b({verb}_{noun}|{noun}_{verb}|{verb}{noun.capitalize()})\b", trained)
+
+
+@pytest.mark.parametrize("chinese", [False, True])
+def test_held_out_phrasings_never_occur_in_training(documents, chinese):
+    asked = {
+        re.sub(r"[?.!？。！]+$", "", s.text.removeprefix("User: ").strip()).lower()
+        for d in documents
+        for s in d.segments
+        if s.text.startswith("User: ")
+    }
+    for case in prompt_cases(chinese):
+        assert re.sub(r"[?.!？。！]+$", "", case.messages[0]["content"]).lower() not in asked
+
+
+@pytest.mark.parametrize("chinese", [False, True])
+def test_every_answer_we_wrote_is_on_its_own_topic(chinese):
+    for intent, _ in intents(chinese):
+        for answer in intent.answers:
+            assert any(k.lower() in answer.lower() for k in intent.keywords), (intent.name, answer)
+
+
+def test_there_are_enough_evaluation_cases_and_they_are_well_formed():
+    cases = tool_cases()
+    assert len(cases) >= 200
+    assert 0.25 < sum(case.kind == "no_call" for case in cases) / len(cases) < 0.35
+    for case in cases:
+        tools = {tool["name"]: tool["parameters"] for tool in case.tools}
+        for call in case.calls:
+            assert (
+                set(tools[call.name].get("required", ())) <= set(call.arguments) <= set(tools[call.name]["properties"])
+            )
+    for chinese in (False, True):
+        assert len(prompt_cases(chinese)) == 100
+
+
+def test_cleaning_is_the_official_rule():
+    assert clean(" a\r\n\r\n\nb \n") == "a\nb"
