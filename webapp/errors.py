@@ -19,7 +19,7 @@
     │   ├── EngineCrashed  CrashLoop  ModelUnloaded  QueueFull  ShuttingDown  NonFiniteLogits
     ├── StorageError            ChatNotFound  MessageNotFound  DatabaseTooNew  DatabaseBroken
     ├── ChatError               TurnRunning  NothingToContinue
-    └── WebError                BadFrame  NotAllowed  TooManyRequests  TooLarge
+    └── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
 
 Each class carries ``code`` (stable: the OpenAI ``error.code`` and the translation key), ``status`` (HTTP), a sentence
 and the way out. Both texts are ``str.format`` templates over the keyword arguments given, so the edge can say them in
@@ -386,6 +386,13 @@ class NotAllowed(WebError):
     status = 403
     message_text = "That is not allowed: {reason}"
     hint_text = "Open Roost by the address it printed when it started."
+
+
+class TokenRequired(NotAllowed):
+    code = "invalid_api_key"
+    status = 401
+    message_text = "A token is needed here."
+    hint_text = "Send it as `Authorization: Bearer TOKEN`, or open the address Roost printed when it started."
 
 
 class TooManyRequests(WebError):

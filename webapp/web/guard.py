@@ -19,7 +19,7 @@ from ipaddress import ip_address
 
 from flask import Flask, Response, request
 
-from webapp.errors import NotAllowed, TooManyRequests
+from webapp.errors import NotAllowed, TokenRequired, TooManyRequests
 from webapp.settings import Settings
 from webapp.web import login
 from webapp.web.error_answers import answer_error, wants_json
@@ -34,7 +34,6 @@ TOKEN_BYTES = 24
 UNKNOWN_HOST = "this address is not one Roost answers to"
 OTHER_SITE = "the request came from another site's page"
 NO_ORIGIN = "a page's socket must say where it comes from"
-NO_TOKEN = "a token is needed"
 
 
 class Guard:
@@ -124,7 +123,7 @@ class Guard:
 
     def _ask_for_token(self) -> Response:
         if wants_json() or is_handshake() or request.method not in SAFE_METHODS:
-            response = answer_error(NotAllowed(reason=NO_TOKEN), 401)
+            response = answer_error(TokenRequired())
         else:
             response = login.login_form()
         if "HX-Request" in request.headers:
