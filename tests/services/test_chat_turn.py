@@ -320,6 +320,7 @@ def test_a_viewer_waits_no_longer_than_asked(turns_with, store, monkeypatch):
     events, position = live.events_after(0, 1)
     assert live.events_after(position, 0.01) == ([], position)
     assert events
+    turns.close()
 
 
 def test_finished_turns_are_forgotten_after_a_while(turns_with, store, monkeypatch):
