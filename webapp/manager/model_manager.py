@@ -94,7 +94,7 @@ class ModelManager:
         if self._keeper.is_closing:
             raise ShuttingDown()
         if self._keeper.error is not None:
-            raise self._keeper.error
+            raise self._keeper.error.with_traceback(None)  # without the frames of whoever got it before
         if self._keeper.session is None:
             raise NoModelLoaded()
         return self.status()

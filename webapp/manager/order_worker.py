@@ -152,7 +152,7 @@ class OrderWorker:
         """A failed swap goes back to what was loaded before: it is still there, or the next request loads it again."""
         places = self._places
         level = logging.INFO if isinstance(error, (LoadCancelled, ShuttingDown)) else logging.WARNING
-        logger.log(level, "%s could not be loaded: %s", order.target.name if order.target else "?", error)
+        logger.log(level, "an order for %s failed: %s", order.target.name if order.target else "no model", error)
         with places.changed:
             places.loading = places.running = None
             places.error = None if places.is_closing else self._with_count(error)

@@ -1,0 +1,57 @@
+"""Models of every architecture in turn, in one manager, run by the official package."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import save_file
+
+from tests.manager.conftest import last_output, request, wait_phase
+from tests.weights.make_checkpoints import make_tensors
+from webapp.engine.outputs import FinishReason
+from webapp.errors import StrategyError
+from webapp.manager.engine_client import start_engine_process
+from webapp.manager.machine_memory import has_room_beside
+from webapp.manager.model_manager import ModelManager
+from webapp.settings import Settings
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def real_models(tmp_path):
+    for architecture in ("4", "6", "7"):
+        save_file(make_tensors(architecture, 2, 128, 64, 256), str(tmp_path / f"v{architecture}.safetensors"))
+    return tmp_path
+
+
+@pytest.fixture(params=[True, False], ids=["room for both", "one at a time"])
+def manager(request, real_models):
+    settings = Settings(data_dir=real_models, models_dir=real_models, model="v4.safetensors", threads=1)
+    made = ModelManager(settings, start_engine_process, has_room=has_room_beside if request.param else lambda _: False)
+    yield made
+    made.close()
+
+
+def test_v4_v6_v7_v6_swap_in_one_manager_and_the_memory_goes_back(manager):
+    children = psutil.Process().children(recursive=True)
+    logits = {}
+    for name in ("v4", "v6", "v7", "v6"):
+        manager.load(f"{name}.safetensors")
+        assert manager.wait_ready(120).model == f"{name}.safetensors"
+        assert manager.model_info().config.architecture == name[1:]
+        assert last_output(manager.submit(request()), 60).finish_reason is FinishReason.LENGTH
+        found = manager.logits([1, 2, 3])
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(found, logits.setdefault(name, found))
+    assert len(logits) == 3 and not np.allclose(logits["v6"], logits["v7"])
+    assert manager.engine_memory_bytes() > 50_000_000
+    with pytest.raises(StrategyError):
+        manager.load(strategy="cpu fp33")
+    manager.unload()
+    wait_phase(manager, "empty")
+    time.sleep(0.1)
+    assert psutil.Process().children(recursive=True) == children
