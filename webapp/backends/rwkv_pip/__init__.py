@@ -1,0 +1,10 @@
+"""Models run by the official ``rwkv`` package: RWKV-4 to 7 on CPU, NVIDIA and other torch devices.
+
+The package has two classes behind module-level switches, wants a file name and reads all of it with ``torch.load``.
+Here it gets its own copy of its module per model (``package``) and tensors that are read when it first touches them
+(``deferred_weights``); ``requirements`` says beforehand what it can run. Nothing heavy is imported with this room.
+"""
+
+from webapp.backends.rwkv_pip.backend import RwkvPipBackend, set_threads
+
+__all__ = ["RwkvPipBackend", "set_threads"]

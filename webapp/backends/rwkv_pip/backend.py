@@ -1,0 +1,128 @@
+"""One model on the ``rwkv`` package: as many sequences as there are slots, run one after the other."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.backends.rwkv_pip import failures, model_loader, requirements, state_layout
+from webapp.engine.backend import Availability, Backend, ProgressCallback
+from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import RecurrentState
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+MAX_SLOTS = 64
+MAX_CHUNK = 256
+"""Most tokens in one call: the package's RWKV-5.0 and 5.1 make tensors of n_head x tokens x tokens."""
+
+
+def set_threads(count: int) -> None:
+    """How many CPU threads torch uses in this process; 0 leaves its own choice. Imports torch."""
+    import torch
+
+    if count > 0:
+        torch.set_num_threads(count)
+
+
+class RwkvPipBackend(Backend):
+    """RWKV-4 to 7 from .pth and .safetensors. The environment's ``RWKV_CUDA_ON=1`` asks for the package's own CUDA
+    kernels (needs nvcc), ``RWKV_JIT_ON=1`` for TorchScript."""
+
+    max_slots = MAX_SLOTS
+
+    def __init__(self, config: ModelConfig, loaded: model_loader.LoadedModel) -> None:
+        self.config = config
+        self._loaded: model_loader.LoadedModel | None = loaded
+        self._slots: dict[int, list[torch.Tensor]] = {}
+        self._numbers = itertools.count()
+
+    @classmethod
+    def availability(cls) -> Availability:
+        return requirements.package_availability()
+
+    @classmethod
+    def check(cls, config: ModelConfig, strategy: str) -> None:
+        requirements.check_strategy(config, strategy)
+
+    @classmethod
+    def load(cls, path: str, config: ModelConfig, strategy: str, progress: ProgressCallback) -> RwkvPipBackend:
+        """Ends by running one token, so that a file with a tensor missing fails here and not in the first answer."""
+        cls.check(config, strategy)
+        with failures.loading(path):
+            backend = cls(config, model_loader.load_model(path, config, strategy, progress))
+            try:
+                backend._try_one_token(path)
+            except BaseException:
+                backend.close()
+                raise
+        log.info("loaded %s: RWKV-%s, %s", os.path.basename(path), config.architecture, strategy)
+        return backend
+
+    def new_slot(self) -> int:
+        slot = next(self._numbers)
+        with failures.running():
+            self._slots[slot] = self._tensors(self._model.initial_state)
+        return slot
+
+    def free_slot(self, slot: int) -> None:
+        del self._slots[slot]
+
+    def forward(self, slots: Sequence[int], token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+        """A row that fails leaves its slot, and those after it, as they were."""
+        rows = [self._advance(slot, list(ids)) for slot, ids in zip(slots, token_ids, strict=True)]
+        return np.stack(rows)
+
+    def read_state(self, slot: int) -> RecurrentState:
+        return state_layout.from_tensors(self.config, self._slots[slot])
+
+    def write_state(self, slot: int, state: RecurrentState) -> None:
+        if slot not in self._slots:
+            raise KeyError(slot)
+        with failures.running():
+            self._slots[slot] = self._tensors(state)
+
+    def close(self) -> None:
+        self._slots.clear()
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None:
+            loaded.close()
+        gc.collect()
+
+    @property
+    def _model(self) -> model_loader.LoadedModel:
+        if self._loaded is None:
+            raise ValueError("the backend is closed")
+        return self._loaded
+
+    def _tensors(self, state: RecurrentState) -> list[torch.Tensor]:
+        return state_layout.to_tensors(self.config, state, self._model.places)
+
+    def _advance(self, slot: int, token_ids: list[int]) -> NDArray[np.float32]:
+        if not token_ids:
+            raise ValueError("no token to feed")
+        state = self._slots[slot]
+        with failures.running():
+            for start in range(0, len(token_ids), MAX_CHUNK):
+                logits, state = self._model.forward(token_ids[start : start + MAX_CHUNK], state)
+        self._slots[slot] = state
+        return logits
+
+    def _try_one_token(self, path: str) -> None:
+        slot = self.new_slot()
+        logits = self.forward([slot], [[0]])
+        self.free_slot(slot)
+        if logits.shape != (1, self.config.vocab_size):
+            raise ValueError(f"{logits.shape[1]} logits instead of {self.config.vocab_size}")
+        if not np.isfinite(logits).all():
+            raise ValueError("its very first output is not a number; the weights are damaged or fp16 is too narrow")

@@ -1,0 +1,154 @@
+"""A model file made a running model of the package, tensor by tensor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.backends.rwkv_pip.deferred_weights import DeferredWeights
+from webapp.backends.rwkv_pip.package import forget_package, import_package, torch_load_returns
+from webapp.backends.rwkv_pip.requirements import check_torch_devices
+from webapp.backends.strategy import canonical_strategy, parse_strategy, refuse
+from webapp.engine.backend import ProgressCallback
+from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import RecurrentState
+from webapp.errors import WeightsError
+from webapp.weights.checkpoint import Inspection, inspect
+
+if TYPE_CHECKING:
+    import torch
+
+    from webapp.backends.rwkv_pip.state_layout import LayerPlace
+
+    Tensors = list[torch.Tensor]
+
+# The package's name for it; torch.load gets it back with .pth at its end.
+PLACEHOLDER = "roost-deferred-weights"
+# The package normalises the embedding before it widens it, which from a bf16 file costs 1e-2 in the logits of fp32.
+NORMALISED_AT_LOAD = ("emb.weight", "blocks.0.ln0.weight", "blocks.0.ln0.bias")
+CONVERSION_MARKS = ("_strategy", "_version", "_rescale_layer")
+
+
+@dataclass
+class LoadedModel:
+    """``places``: device and activation precision of each layer. ``initial_state``: where a fresh sequence starts."""
+
+    module: ModuleType
+    model: Any
+    places: Sequence[LayerPlace]
+    initial_state: RecurrentState
+
+    def forward(self, token_ids: list[int], state: Tensors) -> tuple[NDArray[np.float32], Tensors]:
+        """Float32 logits ``(vocab_size,)`` and a new state; ``state`` and its tensors stay as they are."""
+        import torch
+
+        with torch.inference_mode():
+            if self.module.os.environ["RWKV_CUDA_ON"] == "1":  # its kernels write into the state they are given
+                state = [tensor.clone() for tensor in state]
+            logits, after = self.model.forward(token_ids, list(state))
+            if len(token_ids) > 1:  # views of the last row, which would keep the whole chunk's activations alive
+                after = [tensor.clone() for tensor in after]
+            return logits.float().cpu().numpy(), list(after)
+
+    def close(self) -> None:
+        """The weights go with the last reference to the model; a GPU's cache of free blocks goes at once."""
+        import torch
+
+        self.model = None
+        forget_package(self.module)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def load_model(path: str, config: ModelConfig, strategy: str, progress: ProgressCallback) -> LoadedModel:
+    """Raises what ``progress`` raises, WeightsError, StrategyError, BackendUnavailable, and all the package may."""
+    inspection = inspect(path)
+    _check_file(inspection, strategy)
+    check_torch_devices({part.device for part in parse_strategy(strategy)})
+    module = import_package(switches(config, strategy, is_music=inspection.kind == "music"))
+    weights = DeferredWeights(path, progress)
+    try:
+        with torch_load_returns(f"{PLACEHOLDER}.pth", _handed_to_package(weights, config, inspection)):
+            model = module.RWKV(PLACEHOLDER, canonical_strategy(strategy))
+        if config.major == 7:
+            _turn_half_matrices(model, module)
+        initial_state = _initial_state(weights, config)
+        weights.report_done()
+    except BaseException:
+        forget_package(module)
+        raise
+    finally:
+        weights.close()
+    return LoadedModel(module, model, _places(model, module, config), initial_state)
+
+
+def switches(config: ModelConfig, strategy: str, is_music: bool) -> dict[str, str]:
+    """Environment variables the package reads. TorchScript stays off unless asked for: docs/log.md has the figures."""
+    wants_kernels = os.environ.get("RWKV_CUDA_ON") == "1" and "cuda" in strategy
+    chosen = {
+        "RWKV_V7_ON": "1" if config.major == 7 else "0",
+        "RWKV_JIT_ON": "1" if os.environ.get("RWKV_JIT_ON") == "1" else "0",
+        "RWKV_CUDA_ON": "1" if wants_kernels else "0",
+        "RWKV_DML_ON": "1" if "dml" in strategy else "0",
+        "RWKV_DE_VERSION": "0",
+    }
+    if is_music:
+        chosen["RWKV_RESCALE_LAYER"] = os.environ.get("RWKV_RESCALE_LAYER", "999")  # the package's advice in model.py
+    return chosen
+
+
+def _check_file(inspection: Inspection, strategy: str) -> None:
+    if inspection.naming == "web-rwkv":
+        reason = "it has web-rwkv's tensor names and transposes; load the .pth it was made from"
+        raise WeightsError(path=inspection.path, reason=reason)
+    converted = inspection.converted_strategy
+    if converted is not None and canonical_strategy(strategy) != canonical_strategy(converted):
+        refuse(strategy, f"the file was converted for `{converted}`", f"Load it with `{converted}`.")
+
+
+def _handed_to_package(weights: DeferredWeights, config: ModelConfig, inspection: Inspection) -> dict[str, Any]:
+    """What the package's ``torch.load`` returns. A merged ``time_state`` is left out: its RWKV-7 would ignore it, its
+    RWKV-5 and 6 round it, and a single-head one breaks them; :func:`_initial_state` sees to it for all alike."""
+    names = [name for name in weights.infos if not name.endswith(".time_state")]
+    if inspection.converted_strategy is None:
+        return {name: weights.deferred(name, is_widened=name in NORMALISED_AT_LOAD) for name in names}
+    handed: dict[str, Any] = {_name_before_conversion(name, config): weights.read(name) for name in names}
+    handed |= {mark: weights.metadata[mark] for mark in CONVERSION_MARKS if mark in weights.metadata}
+    handed["_rescale_layer"] = int(handed.get("_rescale_layer", 0))
+    return handed
+
+
+def _name_before_conversion(name: str, config: ModelConfig) -> str:
+    """The package's converter renames ``time_faaaa``, its loader then misses the number of heads of RWKV-6 in it."""
+    return name.replace(".time_first", ".time_faaaa") if config.major == 6 else name
+
+
+def _turn_half_matrices(model: Any, module: ModuleType) -> None:
+    """Same values and shapes, columns instead of rows in sequence. On a CPU, torch multiplies a vector by a row-major
+    bf16 or fp16 matrix (which the package's RWKV-7 makes of all) ten times slower than by this, its Linear layout."""
+    is_half = module.DTYPE.itemsize == 2
+    if module.DEVICE != "cpu" or not is_half or module.os.environ["RWKV_JIT_ON"] == "1":
+        return
+    for name, tensor in model.z.items():
+        if tensor.dim() == 2 and name != "emb.weight":
+            model.z[name] = tensor.t().contiguous().t()
+
+
+def _initial_state(weights: DeferredWeights, config: ModelConfig) -> RecurrentState:
+    names = [f"blocks.{layer}.att.time_state" for layer in range(config.n_layer)]
+    if config.major == 4 or not any(name in weights.infos for name in names):
+        return RecurrentState.zeros(config)
+    layers = [weights.read(name).float().numpy() for name in names]
+    return RecurrentState.from_time_state(config, np.stack(layers))
+
+
+def _places(model: Any, module: ModuleType, config: ModelConfig) -> list[LayerPlace]:
+    if config.major == 7:
+        return [(module.DEVICE, module.DTYPE)] * config.n_layer
+    return [(layer.device, layer.atype) for layer in model.strategy[: config.n_layer]]
