@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from webapp import __version__
-from webapp.cli import bench, chat, inspect, logits, models, run, serve
+from webapp.cli import bench, chat, evaluate, inspect, logits, models, run, serve
 from webapp.errors import RoostError
 
-COMMANDS: tuple[ModuleType, ...] = (serve, chat, run, inspect, logits, models, bench)
+COMMANDS: tuple[ModuleType, ...] = (serve, chat, run, inspect, logits, models, bench, evaluate)
 
 
 def build_parser() -> argparse.ArgumentParser:

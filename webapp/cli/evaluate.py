@@ -1,0 +1,103 @@
+"""`roost eval`: held-out prompts and function calls on any model. Ends in one JSON document."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+from webapp.chat.messages import Message, Role
+from webapp.chat.prompt_rendering import render
+from webapp.chat.prompt_templates import default_template
+from webapp.cli.options import add_model_options, settings_from
+from webapp.engine.outputs import FinishReason
+from webapp.engine.sampling_params import SamplingParams
+from webapp.manager.model_manager import ModelManager
+from webapp.services.whole_answer import WholeAnswer, whole_answer
+from webapp.training.data.heldout import prompt_cases, tool_cases
+from webapp.training.data.tool_formats import COMPACT, JSON_LIST
+from webapp.training.scoring import confusion, score_prompt, score_tools, shares, tool_system_prompt
+
+AT_ONCE = 8
+GREEDY = SamplingParams(temperature=0, frequency_penalty=0.0, max_tokens=200)
+TOOL_FIGURES = ("decision", "valid_json", "name", "arguments")
+PROMPT_FIGURES = ("ends_turn", "no_loop", "on_topic")
+
+Case = TypeVar("Case")
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("eval", help="Run the held-out prompts and function calls.")
+    add_model_options(parser)
+    parser.add_argument("--tools", type=int, default=240, help="Function-calling cases, half of them Chinese.")
+    parser.add_argument("--prompts", type=int, default=100, help="Small-talk and how-to prompts per language.")
+    parser.add_argument("--transcripts", metavar="FILE", help="Write every case with its answer, one JSON a line.")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    manager = ModelManager(settings_from(args))
+    try:
+        evaluation = Evaluation(manager)
+        document = {
+            "model": manager.model_info().path,
+            "tools": {form: evaluation.tools(args.tools, form) for form in (JSON_LIST, COMPACT)},
+            "prompts": {name: evaluation.prompts(args.prompts, name == "zh") for name in ("en", "zh")},
+        }
+    finally:
+        manager.close()
+    if args.transcripts:
+        lines = (json.dumps(row, ensure_ascii=False) for row in evaluation.transcripts)
+        Path(args.transcripts).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for part in ("tools", "prompts"):
+        for name, figures in document[part].items():
+            shown = "  ".join(
+                f"{key} {100 * value:.1f} %" for key, value in figures.items() if isinstance(value, float)
+            )
+            print(f"{part:<8} {name:<12} {figures['cases']:>4} cases  {shown}", file=sys.stderr)
+    print(json.dumps(document, ensure_ascii=False))
+    return 0
+
+
+class Evaluation:
+    """Runs cases greedily, a few at a time; ``transcripts`` keeps what was asked, answered and judged."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self.manager = manager
+        config = manager.model_info().config
+        self.template = default_template(config.architecture, config.vocab_size) if config else default_template("7", 0)
+        self.transcripts: list[dict[str, Any]] = []
+
+    def tools(self, count: int, form: str) -> dict[str, Any]:
+        cases = tool_cases(count)
+        answers = self._answers(cases, lambda case: tool_system_prompt(case, form))
+        scores = [score_tools(case, answer.text) for case, answer in zip(cases, answers, strict=True)]
+        self._keep(form, cases, answers, scores)
+        return {**shares(scores, TOOL_FIGURES), "confusion": confusion(scores)}
+
+    def prompts(self, count: int, chinese: bool) -> dict[str, Any]:
+        cases = prompt_cases(chinese, count)
+        answers = self._answers(cases, lambda case: "")
+        scores = [
+            score_prompt(case, answer.text, answer.finish_reason is FinishReason.STOP)
+            for case, answer in zip(cases, answers, strict=True)
+        ]
+        self._keep("prompts", cases, answers, scores)
+        return shares(scores, PROMPT_FIGURES)
+
+    def _answers(self, cases: Sequence[Case], system: Callable[[Case], str]) -> list[WholeAnswer]:
+        def answer(case: Any) -> WholeAnswer:
+            messages = [Message(Role(row["role"]), row["content"]) for row in case.messages]
+            return whole_answer(self.manager, render(self.template, messages, system(case)), GREEDY)
+
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(answer, cases))
+
+    def _keep(self, part: str, cases: Sequence[Any], answers: Sequence[WholeAnswer], scores: Sequence[Any]) -> None:
+        for case, answer, score in zip(cases, answers, scores, strict=True):
+            self.transcripts.append({"part": part, "case": asdict(case), "answer": answer.text, "score": asdict(score)})
