@@ -22,13 +22,14 @@ TEXT_CHARS = 200_000
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a command. ``chat_id`` is the chat to show ("" for the first page).
+    """What came of a command. ``chat_id`` is the chat to show ("" for the first page), ``changed_id`` one that changed.
 
     ``done`` is a key of the catalogue for a toast that can be taken back by the command ``undo``.
     """
 
     chat_id: str
     is_new_chat: bool = False
+    changed_id: str = ""
     done: str = ""
     undo: str = ""
 
@@ -58,7 +59,8 @@ class Commands:
     def perform(self, command: Command) -> Outcome:
         """Raises the typed error of whatever did not work; nothing is half done then."""
         outcome = COMMANDS[command.do](self, command)
-        self.house.news.publish(LIST, *(chat_topic(name) for name in {command.chat_id, outcome.chat_id} if name))
+        touched = {command.chat_id, outcome.chat_id, outcome.changed_id} - {""}
+        self.house.news.publish(LIST, *(chat_topic(chat_id) for chat_id in touched))
         return outcome
 
     # turns
@@ -120,7 +122,9 @@ class Commands:
         self.house.turns.stop(command.target)
         self.house.store.delete(command.target)
         shown = "" if command.chat_id == command.target else command.chat_id
-        return Outcome(shown, done="chat.done.chat_deleted", undo=f"restore_chat:{command.target}")
+        return Outcome(
+            shown, changed_id=command.target, done="chat.done.chat_deleted", undo=f"restore_chat:{command.target}"
+        )
 
     def restore_chat(self, command: Command) -> Outcome:
         self.house.store.restore(command.target)

@@ -72,7 +72,8 @@ def tokens_known_before(branch: Sequence[StoredMessage], index: int) -> int:
     """How many tokens of this branch an earlier turn had read or written when ``branch[index]`` was asked for."""
     for stored in reversed(branch[:index]):
         if stored.stats.get("decoded_tokens"):
-            return int(stored.stats.get("prompt_tokens", 0)) + int(stored.stats["decoded_tokens"])
+            read_and_written = int(stored.stats.get("prompt_tokens", 0)) + int(stored.stats["decoded_tokens"])
+            return read_and_written - 1  # the last token written was never read
     return 0
 
 

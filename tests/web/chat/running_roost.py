@@ -1,0 +1,137 @@
+"""The real app on a real port; only the model is fake: it says what a script tells it to."""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+import threading
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from tests.web.ws_client import WebSocketClient
+from tests.weights.make_checkpoints import write_checkpoint
+from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.model_manager import ModelManager
+from webapp.settings import Settings
+from webapp.storage.chats import ChatStore
+from webapp.web.app import create_app
+from webapp.web.serve import make_server
+
+ANSWER = """Birds perch on wires because **no current** flows through them.
+
+1. Both feet touch the *same* wire.
+2. Copper conducts better than a bird.
+
+```python
+def current(voltage, resistance):
+    return voltage / resistance
+```
+
+That is all there is to it: 鸟儿很安全。
+"""
+
+
+@functools.cache
+def models_dir() -> Path:
+    """One tiny file for all tests; the fake backend reads only its sizes."""
+    folder = Path(tempfile.mkdtemp(prefix="roost-models-"))
+    write_checkpoint(folder / "roost-starter-v7.safetensors", "7", n_layer=1, n_embd=64, vocab_size=65536)
+    return folder
+
+
+def fake_strategy(answer: str = ANSWER, **options: object) -> str:
+    """The fake backend's options; one byte of the answer is one token."""
+    ids = ",".join(str(byte + 1) for byte in answer.encode())
+    return " ".join(["fake", f"script={ids}", *(f"{name}={value}" for name, value in options.items())])
+
+
+class RunningRoost:
+    """``url`` is its address. :meth:`restart` keeps the port and the data."""
+
+    def __init__(self, data_dir: Path, strategy: str, port: int = 0, **settings: object) -> None:
+        self.settings = Settings(
+            port=port,
+            data_dir=data_dir,
+            models_dir=models_dir(),
+            strategy=strategy,
+            http_threads=8,
+            requests_per_s=1000,
+            request_burst=1000,
+            open_browser=False,
+            **settings,
+        )
+        self.start()
+
+    def start(self) -> None:
+        self.app = create_app(self.settings, ModelManager(self.settings, start_engine_in_thread))
+        self.server = make_server(self.app, self.settings)
+        self.port = self.server.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.store = ChatStore(self.app.extensions["database"])
+        self.turns = self.app.extensions["chat_turns"]
+        self._thread = threading.Thread(target=self.server.run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self.server.stop()
+        self._thread.join(20)
+        self.app.extensions["close"]()
+
+    def get(self, path: str, **headers: str) -> str:
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers)) as answer:
+            return answer.read().decode()
+
+    def post(self, path: str, **fields: str) -> tuple[str, str]:
+        """(final address, page) after following the redirect, as a browser without scripts would."""
+        body = urllib.parse.urlencode(fields).encode()
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, body, {"Origin": self.url})) as answer:
+            return answer.url.removeprefix(self.url), answer.read().decode()
+
+    def socket(self) -> PageClient:
+        return PageClient(self)
+
+    def answered(self, text: str = "Hello", chat_id: str = "") -> str:
+        """A chat whose answer is complete; its id."""
+        chat_id = chat_id or self.store.create(title=text).id
+        turn = self.turns.send(chat_id, text)
+        assert turn.wait_finished(20)
+        return chat_id
+
+
+class PageClient:
+    """A page's socket without a page."""
+
+    def __init__(self, roost: RunningRoost) -> None:
+        self.client = WebSocketClient(roost.port, "/ws/chat", extra=f"Origin: {roost.url}\r\n", timeout=20)
+
+    def send(self, **fields: object) -> None:
+        self.client.send(json.dumps(fields))
+
+    def open(self, chat_id: str = "", shown: tuple[tuple[str, str], ...] = ()) -> None:
+        self.send(do="open", chat=chat_id, shown=[list(row) for row in shown])
+
+    def until(self, is_wanted: object) -> list[object]:
+        """Everything up to and with the first frame (dict) or fragment (str) for which ``is_wanted`` is true."""
+        found: list[object] = []
+        while not found or not is_wanted(found[-1]):  # type: ignore[operator]
+            text = self.client.receive()
+            found.append(json.loads(text) if text[0] == "{" else text)
+        return found
+
+    def until_type(self, kind: str) -> list[object]:
+        return self.until(lambda frame: isinstance(frame, dict) and frame["type"] == kind)
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def shown_text(frames: list[object], channel: str = "content") -> str:
+    """The HTML a page would show after these text frames."""
+    final = tail = ""
+    for frame in frames:
+        if isinstance(frame, dict) and frame["type"] == "text" and frame["channel"] == channel:
+            final = frame["final"] if frame["reset"] else final + frame["final"]
+            tail = frame["tail"]
+    return final + tail

@@ -1,0 +1,19 @@
+from datetime import datetime, timedelta
+
+from webapp.storage.records import ChatSummary
+from webapp.web.chat.contexts import ExcerptPart
+from webapp.web.chat.list_view import by_age, excerpt_parts
+
+
+def test_chats_are_grouped_by_the_calendar_not_by_hours():
+    now = datetime(2026, 3, 1, 0, 30)
+    times = [now, now - timedelta(hours=1), now - timedelta(hours=26)]
+    rows = [ChatSummary(str(i), "", 0, when.timestamp()) for i, when in enumerate(times)]
+    found = {age: [row.id for row in group] for age, group in by_age(rows, now.timestamp()).items()}
+    assert found == {"today": ["0"], "yesterday": ["1"], "earlier": ["2"]}
+
+
+def test_an_excerpt_is_cut_at_its_matches():
+    parts = excerpt_parts("a bird sings", ((2, 6),))
+    assert parts == (ExcerptPart("a "), ExcerptPart("bird", is_match=True), ExcerptPart(" sings"))
+    assert excerpt_parts("bird", ((0, 4),)) == (ExcerptPart("bird", is_match=True),)

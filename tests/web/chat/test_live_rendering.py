@@ -1,0 +1,69 @@
+from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFinished, TurnWaiting
+from webapp.services.live_turn import LiveTurn
+from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveRenderings
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self):
+        self.now += INTERVAL_S
+        return self.now
+
+
+def rendering_of(*events):
+    turn = LiveTurn("chat", "question", "answer")
+    turn.emit(events)
+    return turn, LiveRendering(turn, Clock())
+
+
+def test_finished_blocks_come_once_and_the_open_one_as_tail():
+    turn, rendering = rendering_of(ContentDelta("One.\n\nTwo\nTw"))
+    rendering.advance()
+    seen = rendering.since("content", 0)
+    assert ("One." in seen.final, "Tw" in seen.tail) == (True, True)
+    turn.emit([ContentDelta("o.\n\nThree\n")])
+    rendering.advance()
+    later = rendering.since("content", seen.count)
+    assert "One." not in later.final and "Two" in later.final and "Three" in later.tail
+
+
+def test_a_page_that_comes_late_gets_everything():
+    turn, rendering = rendering_of(ContentDelta("One.\n\nTwo.\n\nThree"))
+    rendering.advance()
+    turn.finish(TurnFinished("answer", "stop", {}))
+    view = rendering.advance()
+    found = rendering.since("content", 0)
+    assert view.is_over and found.tail == ""
+    assert [word in found.final for word in ("One.", "Two.", "Three")] == [True] * 3
+
+
+def test_thinking_ends_where_the_answer_begins():
+    turn, rendering = rendering_of(TurnWaiting("reading", 1, 2), ReasoningDelta("hm"))
+    assert rendering.advance().is_thinking
+    turn.emit([ContentDelta("So")])
+    view = rendering.advance()
+    assert not view.is_thinking and view.has_reasoning
+    assert "hm" in rendering.since("reasoning", 0).final
+
+
+def test_waiting_is_told_until_the_first_word():
+    turn, rendering = rendering_of(TurnWaiting("loading", 5, 10))
+    assert rendering.advance().waiting == TurnWaiting("loading", 5, 10)
+    turn.emit([ContentDelta("x")])
+    assert rendering.advance().waiting is None
+
+
+def test_text_is_rendered_at_most_once_an_interval():
+    turn = LiveTurn("chat", "question", "answer")
+    rendering = LiveRendering(turn, clock=lambda: 1.0)
+    turn.emit([ContentDelta("a")])
+    first = rendering.advance().revision
+    turn.emit([ContentDelta("b")])
+    assert rendering.advance().revision == first
+
+
+def test_all_viewers_share_one_rendering_and_a_continued_answer_has_its_own():
+    renderings, turn = LiveRenderings(), LiveTurn("chat", "", "answer")
+    assert renderings.of(turn) is renderings.of(turn)
+    assert renderings.of(LiveTurn("chat", "", "answer")) is not renderings.of(turn)

@@ -1,0 +1,196 @@
+"""The page without its socket: everything is readable, every command is a form."""
+
+import json
+import re
+import urllib.error
+
+import pytest
+
+from webapp.chat.messages import Role
+
+
+def command(name, page):
+    """The value of a button ``name:…`` on the page."""
+    return re.search(rf'value="({name}:\w+)"', page)[1]
+
+
+def test_the_first_page_introduces_itself_and_offers_three_prompts(roost):
+    page = roost.get("/")
+    assert page.count('class="prompt"') == 3
+    assert "starter model" in page and "Bring your own model" in page
+
+
+def test_the_page_speaks_chinese_when_asked(roost):
+    page = roost.get("/", **{"Accept-Language": "zh-CN,zh;q=0.9"})
+    assert '<html lang="zh-Hans"' in page and "新聊天" in page
+
+
+def test_the_rail_has_no_dead_links(roost):
+    page = roost.get("/")
+    rail = page.split('class="rail-list"')[1].split("</ul>")[0]
+    assert re.findall(r'<a [^>]*href="([^"]+)"', rail) == ["/"]
+
+
+def test_a_message_sent_by_form_makes_a_chat_that_is_answered(roost):
+    address, page = roost.post("/chat/do", do="send", chat="", text="Why?", temperature="0.5", system_prompt="Be kind.")
+    chat_id = re.fullmatch(r"/chat/(\w+)", address)[1]
+    assert roost.turns.live(chat_id).wait_finished(20)
+    page = roost.get(address)
+    assert "<strong>no current</strong>" in page and "Why?" in page
+    chat = roost.store.get(chat_id)
+    assert (chat.title, chat.sampling, chat.system_prompt) == ("Why?", {"temperature": 0.5}, "Be kind.")
+
+
+def test_only_what_differs_from_the_default_is_kept(roost):
+    chat = roost.store.create()
+    roost.post("/chat/do", do="options", chat=chat.id, temperature="0.7", top_p="0.3", think_mode="think")
+    assert roost.store.get(chat.id).sampling == {"temperature": 0.7}
+    assert roost.store.get(chat.id).think_mode.value == "think"
+    assert "is-changed" in roost.get(f"/chat/{chat.id}")
+
+
+def test_what_cannot_be_is_refused_with_a_sentence_and_nothing_changes(roost):
+    chat = roost.store.create(title="Kept")
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        roost.post("/chat/do", do="options", chat=chat.id, temperature="9")
+    page = refused.value.read().decode()
+    assert refused.value.code == 400 and "toast-error" in page and "temperature" in page
+    assert roost.store.get(chat.id).sampling == {}
+
+
+@pytest.mark.parametrize("fields", [{}, {"do": "explode"}, {"do": "send", "text": " "}, {"do": "edit:x", "text": "a"}])
+def test_a_bad_command_is_answered_with_the_page(roost, fields):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        roost.post("/chat/do", **fields)
+    assert 400 <= refused.value.code < 500 and "toast-error" in refused.value.read().decode()
+
+
+def test_deleting_a_chat_leads_to_a_page_that_offers_undo(roost):
+    chat_id = roost.answered()
+    address, page = roost.post("/chat/do", do=f"delete_chat:{chat_id}", chat=chat_id)
+    assert address.startswith("/?done=chat_deleted")
+    roost.post("/chat/do", do=command("restore_chat", page))
+    assert roost.store.get(chat_id).id == chat_id
+
+
+def test_an_undo_that_is_none_is_not_offered(roost):
+    page = roost.get("/?done=chat_deleted&undo=delete_chat:abc")
+    assert 'class="toast"' not in page
+
+
+def test_versions_of_an_answer_can_be_walked(roost):
+    chat_id = roost.answered()
+    answer = roost.store.branch(chat_id)[-1]
+    roost.post("/chat/do", do=f"regenerate:{answer.id}", chat=chat_id)
+    assert roost.turns.live(chat_id).wait_finished(20)
+    page = roost.get(f"/chat/{chat_id}")
+    assert "2/2" in page
+    _, page = roost.post("/chat/do", do=command("select", page), chat=chat_id)
+    assert "1/2" in page and roost.store.branch(chat_id)[-1].id == answer.id
+
+
+def test_a_deleted_message_comes_back(roost):
+    chat_id = roost.answered()
+    first = roost.store.branch(chat_id)[0]
+    _, page = roost.post("/chat/do", do=f"delete_message:{first.id}", chat=chat_id)
+    assert roost.store.branch(chat_id) == []
+    roost.post("/chat/do", do=command("restore_message", page), chat=chat_id)
+    assert len(roost.store.branch(chat_id)) == 2
+
+
+def test_search_shows_where_and_leads_there(roost):
+    chat_id = roost.answered("Do herons sleep?")
+    page = roost.get("/chats?q=heron", **{"HX-Request": "true"})
+    assert "<mark>heron</mark>" in page and f"/chat/{chat_id}?at=" in page
+    assert "<html" in roost.get("/chats?q=heron")
+    assert "Nothing contains" in roost.get("/chats?q=zebra", **{"HX-Request": "true"})
+
+
+def test_a_hit_in_a_version_that_is_not_shown_offers_to_show_it(roost):
+    chat_id = roost.answered()
+    question = roost.store.branch(chat_id)[0]
+    roost.turns.edit(question.id, "Another question").wait_finished(20)
+    page = roost.get(f"/chat/{chat_id}?at={question.id}")
+    assert "another version" in page and f"select:{question.id}" in page
+
+
+def test_text_of_people_and_models_is_escaped(start):
+    roost = start()
+    chat_id = roost.answered("<img src=x onerror=alert(1)>")
+    page = roost.get(f"/chat/{chat_id}")
+    assert "<img" not in page and "&lt;img src=x onerror" in page
+
+
+def test_exports_are_downloads(roost):
+    chat_id = roost.answered("Birds & wires")
+    assert roost.get(f"/chat/{chat_id}/export.md").startswith("# Birds & wires")
+    assert json.loads(roost.get(f"/chat/{chat_id}/export.json"))["format"] == "roost-chat"
+
+
+def test_a_long_chat_shows_its_end_and_the_rest_on_demand(roost):
+    from webapp.chat.messages import Message
+
+    chat = roost.store.create()
+    parent = None
+    for i in range(60):
+        role = Role.ASSISTANT if i % 2 else Role.USER
+        parent = roost.store.add_message(chat.id, parent, Message(role, f"number {i:03}")).id
+    page = roost.get(f"/chat/{chat.id}")
+    assert "number 020" in page and "number 019" not in page
+    older = re.search(r'hx-get="([^"]+/older[^"]+)"', page)[1]
+    above = roost.get(older, **{"HX-Request": "true"})
+    assert "number 000" in above and "number 019" in above and "number 020" not in above
+
+
+def test_a_chat_that_is_gone_is_a_page_that_says_so(roost):
+    with pytest.raises(urllib.error.HTTPError) as missing:
+        roost.get("/chat/nothing")
+    assert missing.value.code == 404
+
+
+def test_a_failed_answer_says_what_is_safe_and_offers_a_way_out(start):
+    roost = start("fake fail_at=3")
+    page = roost.get(f"/chat/{roost.answered()}")
+    assert "Your messages and the text so far are kept." in page and "regenerate:" in page
+
+
+def test_tokens_read_again_are_counted_over_the_branch(roost):
+    chat_id = roost.answered("One")
+    roost.answered("Two", chat_id)
+    assert roost.get(f"/chat/{chat_id}").count("0 tokens read again") == 2
+
+
+def test_the_model_menu_lists_loads_and_unloads(roost):
+    menu = roost.get("/status/menu", **{"HX-Request": "true"})
+    assert "roost-starter-v7.safetensors" in menu and "RWKV-7" in menu
+    roost.post("/status/load", model="roost-starter-v7.safetensors")
+    assert roost.app.extensions["model_manager"].wait_ready(20).phase == "ready"
+    assert "/status/unload" in roost.get("/status/menu", **{"HX-Request": "true"})
+
+
+def test_a_model_that_is_not_there_is_refused_in_the_menu(roost):
+    import urllib.request
+
+    request = urllib.request.Request(
+        roost.url + "/status/load", b"model=nowhere.pth", {"Origin": roost.url, "HX-Request": "true"}
+    )
+    page = urllib.request.urlopen(request).read().decode()
+    assert "There is no model nowhere.pth." in page
+
+
+def test_a_page_is_light(roost):
+    """With everything it loads, below 150 KB."""
+    page = roost.get(f"/chat/{roost.answered()}")
+    seen, todo = set(), re.findall(r'(?:href|src)="(/static/[^"#]+)', page)
+    size = len(page.encode())
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        text = roost.get(path)
+        size += len(text.encode())
+        if path.endswith(".js"):
+            folder = path.rpartition("/")[0]
+            todo += [f"{folder}/{name}" for name in re.findall(r'from "\./([\w/.]+)"', text)]
+    assert len(seen) > 12 and size < 150_000, size

@@ -1,0 +1,145 @@
+"""One page's socket: commands in, differences out."""
+
+import pytest
+
+from tests.web.chat.running_roost import fake_strategy, shown_text
+
+
+@pytest.fixture
+def page(roost):
+    client = roost.socket()
+    yield client
+    client.close()
+
+
+def is_frame(kind, **values):
+    return lambda frame: isinstance(frame, dict) and frame["type"] == kind and values.items() <= frame.items()
+
+
+def test_a_first_message_becomes_a_chat_and_its_answer_streams(roost, page):
+    page.open()
+    page.send(do="send", chat="", text="Why?", sent_as="c1")
+    frames = page.until_type("finished")
+    chat = next(frame for frame in frames if isinstance(frame, dict) and frame["type"] == "chat")
+    assert chat["url"] == f"/chat/{chat['id']}"
+    assert any(is_frame("accepted", sent_as="c1")(frame) for frame in frames)
+    assert "<strong>no current</strong>" in shown_text(frames) and "鸟儿很安全。" in shown_text(frames)
+    assert len([frame for frame in frames if is_frame("text")(frame)]) < 60
+
+
+def test_the_foot_with_the_figures_comes_at_the_end(roost, page):
+    page.open()
+    page.send(do="send", chat="", text="Why?")
+    frames = page.until_type("finished")
+    foot = [frame for frame in frames if isinstance(frame, str) and 'id="foot-' in frame][-1]
+    assert "tokens/s" in foot and "read again" in foot
+
+
+@pytest.mark.parametrize("data", ["", "nonsense", "[]", '{"do": 5}', '{"do": "explode"}', '{"do": "open", "shown": 3}'])
+def test_a_bad_frame_gets_a_toast_and_the_loop_goes_on(roost, page, data):
+    page.client.send(data)
+    refusal = page.until(lambda frame: isinstance(frame, str) and "toast-error" in frame)
+    assert is_frame("refused")(refusal[-2])
+    page.open()
+    page.until_type("answering")
+
+
+def test_a_page_that_comes_in_mid_answer_gets_all_of_it(start):
+    roost = start(fake_strategy(delay_ms=5))
+    first, second = roost.socket(), roost.socket()
+    first.open()
+    first.send(do="send", chat="", text="Why?")
+    chat_id = first.until_type("chat")[-1]["id"]
+    first.until(lambda frame: is_frame("text")(frame) and frame["final"])
+    second.open(chat_id)
+    ends = [client.until_type("finished") for client in (first, second)]
+    assert "鸟儿很安全。" in shown_text(ends[1]) and "Birds perch" in shown_text(ends[1])
+    first.close()
+    second.close()
+
+
+def test_an_answer_goes_on_when_its_page_closes(start):
+    roost = start(fake_strategy(delay_ms=2))
+    page = roost.socket()
+    page.open()
+    page.send(do="send", chat="", text="Why?")
+    chat_id = page.until_type("chat")[-1]["id"]
+    page.close()
+    turn = roost.turns.live(chat_id)
+    assert turn.wait_finished(20)
+    assert roost.store.branch(chat_id)[-1].finish_reason == "stop"
+
+
+def test_stop_keeps_the_text_and_continue_goes_on_with_it(start):
+    roost = start(fake_strategy(delay_ms=5))
+    page = roost.socket()
+    page.open()
+    page.send(do="send", chat="", text="Why?")
+    chat_id = page.until_type("chat")[-1]["id"]
+    page.until(lambda frame: is_frame("text")(frame) and len(frame["tail"]) > 20)
+    page.send(do=f"stop:{chat_id}", chat=chat_id)
+    page.until_type("finished")
+    page.until(is_frame("answering", message=""))
+    stopped = roost.store.branch(chat_id)[-1]
+    assert stopped.status == "stopped" and stopped.message.content
+    page.send(do=f"continue:{stopped.id}", chat=chat_id)
+    frames = page.until_type("finished")
+    assert "Birds perch" in shown_text(frames) and "鸟儿很安全。" in shown_text(frames)
+    assert roost.store.branch(chat_id)[-1].id == stopped.id
+    page.close()
+
+
+def test_only_what_differs_is_sent_after_a_reconnect(roost, page):
+    chat_id = roost.answered()
+    html = roost.get(f"/chat/{chat_id}")
+    import re
+
+    shown = re.findall(r'data-message="(\w+)" data-fingerprint="(\w+)"', html)
+    page.open(chat_id, tuple(shown))
+    frames = page.until_type("answering")
+    assert not [frame for frame in frames if isinstance(frame, str) and 'class="message' in frame]
+    page.open(chat_id, ((shown[0][0], "old"),))
+    frames = page.until_type("answering")
+    drawn = [frame for frame in frames if isinstance(frame, str) and 'class="message' in frame]
+    assert [name in drawn[0] for name, _ in shown] == [True, True]
+
+
+def test_another_page_sees_a_change_at_once(roost, page):
+    chat_id = roost.answered()
+    page.open(chat_id)
+    page.until_type("answering")
+    roost.post("/chat/do", do="rename_chat", chat=chat_id, title="A new name")
+    page.until(lambda frame: isinstance(frame, str) and 'id="chat-title"' in frame and "A new name" in frame)
+    first = roost.store.branch(chat_id)[0]
+    roost.post("/chat/do", do=f"delete_message:{first.id}", chat=chat_id)
+    page.until(lambda frame: isinstance(frame, str) and f'id="m-{first.id}" hx-swap-oob="delete"' in frame)
+
+
+def test_a_chat_deleted_elsewhere_is_told(roost, page):
+    chat_id = roost.answered()
+    page.open(chat_id)
+    page.until_type("answering")
+    roost.post("/chat/do", do=f"delete_chat:{chat_id}")
+    page.until_type("gone")
+
+
+def test_the_strip_follows_the_model(start):
+    roost = start(fake_strategy(load_ms=300))
+    page = roost.socket()
+    page.open()
+    page.until_type("answering")
+    roost.app.extensions["model_manager"].load()
+    page.until(lambda frame: isinstance(frame, str) and 'id="strip"' in frame and "light-waiting" in frame)
+    page.until(lambda frame: isinstance(frame, str) and 'id="strip"' in frame and "light-idle" in frame)
+    page.close()
+
+
+def test_thinking_goes_to_its_fold(start):
+    roost = start(fake_strategy("<think>hm, wires</think>\nBecause."))
+    chat = roost.store.create()
+    page = roost.socket()
+    page.open(chat.id)
+    page.send(do="send", chat=chat.id, text="Why?")
+    frames = page.until_type("finished")
+    assert "hm, wires" in shown_text(frames, "reasoning") and "Because." in shown_text(frames)
+    page.close()
