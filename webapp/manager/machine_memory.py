@@ -28,8 +28,6 @@ def has_room_beside(target: Target) -> bool:
 
 def needed_bytes(target: Target) -> int:
     """The peak of a load: the file as read, the weights as run, and a margin."""
-    if not target.path:
-        return 0
     words = target.choice.strategy
     per_weight = max((size for word, size in BYTES_PER_WEIGHT.items() if word in words), default=4)
     return target.inspection.size_bytes + per_weight * target.inspection.parameters + MARGIN_BYTES

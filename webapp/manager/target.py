@@ -52,7 +52,7 @@ class Target:
 
     @property
     def name(self) -> str:
-        return Path(self.path).name or self.choice.strategy.split()[0]
+        return Path(self.path).name
 
     def is_same_engine(self, other: Target) -> bool:
         """True when an engine loaded for one serves the other, but for the state."""
@@ -83,12 +83,7 @@ class TargetResolver:
         A state that does not fit is an error, or dropped with a notice when it ``may_drop_state``.
         """
         backend_class = backend_for(choice.strategy).load_class()
-        own_model = getattr(backend_class, "own_model", None)
-        if own_model is not None and not choice.model:
-            config: ModelConfig = own_model(choice.strategy)
-            path, stamp, inspection = "", (0, 0), own_inspection(config)
-        else:
-            path, stamp, inspection, config = self._look_into(choice.model)
+        path, stamp, inspection, config = self._look_into(choice.model)
         backend_class.check(config, choice.strategy)
         target = Target(choice, path, stamp, inspection, config)
         if before is not None and before.state_info.name and target.is_same_start(before):
@@ -121,27 +116,6 @@ class TargetResolver:
         return str(path), (found.st_mtime_ns, found.st_size), inspection, require_model(inspection)
 
 
-def own_inspection(config: ModelConfig) -> Inspection:
-    """What stands for a file where a backend needs none."""
-    return Inspection(
-        path="",
-        format="none",
-        kind="model",
-        config=config,
-        parameters=0,
-        dtype="float32",
-        size_bytes=0,
-        has_time_state=False,
-        converted_strategy=None,
-        converted_version=None,
-        naming="official",
-        tokenizer=None,
-        reason="",
-        metadata={},
-        tensors=(),
-    )
-
-
 def tokenizer_of(target: Target) -> Tokenizer:
     """Of the target's vocabulary, or the vocabulary file beside the model; kept for the two used last."""
     return _tokenizer(target.config.vocab_size, target.path)
@@ -149,7 +123,7 @@ def tokenizer_of(target: Target) -> Tokenizer:
 
 @lru_cache(maxsize=2)
 def _tokenizer(vocab_size: int, path: str) -> Tokenizer:
-    return load_tokenizer(vocab_size, model_path=path or None)
+    return load_tokenizer(vocab_size, model_path=path)
 
 
 def tokenizer_or_none(target: Target) -> Tokenizer | None:
