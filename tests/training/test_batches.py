@@ -11,7 +11,7 @@ from webapp.training.checkpoint import RunConfig  # noqa: E402
 from webapp.training.data.mixture import Mixture  # noqa: E402
 from webapp.training.loop import Trainer  # noqa: E402
 from webapp.training.operations import PlainOperations  # noqa: E402
-from webapp.training.vocabulary import CompactVocabulary, ids_from_bitmap  # noqa: E402
+from webapp.training.vocabulary import CompactVocabulary, grown, ids_from_bitmap  # noqa: E402
 
 
 def byte_encode(text: str) -> list[int]:
@@ -93,3 +93,19 @@ def test_a_run_writes_its_curve_and_learns(config, tmp_path, monkeypatch):
     assert (tmp_path / "latest.pt").exists()
     assert len((tmp_path / "curve.jsonl").read_text().splitlines()) == 2
     assert run.held_out_loss() < before
+
+
+def test_a_grown_vocabulary_keeps_every_row_and_goes_on(config, monkeypatch):
+    monkeypatch.setattr("webapp.training.loop.operations_for", lambda device: PlainOperations())
+    mixture, device = Mixture(1, {"arithmetic": 1}), torch.device("cpu")
+    run = Trainer(config, CompactVocabulary([0, *range(40, 120)]), mixture, byte_encode, device)
+    run.train_step()
+    content = grown(run.content(), [7, 300])
+    larger = CompactVocabulary(content["vocabulary"].tolist())
+    assert larger.ids.tolist() == [0, 7, *range(40, 120), 300]
+    old, new = run.model.emb.weight, content["model"]["emb.weight"]
+    assert torch.equal(new[larger.row_of[40:120]], old[run.vocabulary.row_of[40:120]])
+    assert torch.equal(new[larger.row_of[7]], old[-1]) and torch.equal(new[-1], old[-1])
+    grown_run = Trainer(config, larger, mixture, byte_encode, device)
+    grown_run.restore(content)
+    grown_run.train_step()

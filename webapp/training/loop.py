@@ -16,7 +16,7 @@ from webapp.training.model import Rwkv7
 from webapp.training.operations import operations_for
 from webapp.training.optimizer import adamw, learning_rate_at, set_learning_rate
 from webapp.training.progress import Progress
-from webapp.training.vocabulary import CompactVocabulary
+from webapp.training.vocabulary import CompactVocabulary, grown
 from webapp.training.workers import Workers
 
 AVERAGE_RATE = 0.004  # of the running mean of the weights, which is what is evaluated and exported
@@ -69,8 +69,13 @@ class Trainer:
         encode: Encode,
         device: torch.device,
         workers: Workers | None = None,
+        grow_documents: int = 0,
     ) -> Trainer:
+        """grow_documents: tokens that these many documents of the mixture use often enough join the vocabulary."""
         config, content = load_checkpoint(path)
+        if grow_documents:
+            counts = count_tokens(mixture, encode, grow_documents)
+            content = grown(content, compact_vocabulary(counts, config.at_least).ids.tolist())
         trainer = cls(config, CompactVocabulary(content["vocabulary"].tolist()), mixture, encode, device, workers)
         trainer.restore(content)
         return trainer

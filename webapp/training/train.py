@@ -22,7 +22,6 @@ from webapp.training.encoding import world_encode
 from webapp.training.loop import Trainer
 from webapp.training.workers import Workers, start_workers
 
-
 CHANGEABLE = ("batch", "learning_rate")
 
 
@@ -34,6 +33,12 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--decay-tokens", type=float, help="lower the learning rate from now on, over this many tokens")
     made.add_argument("--corpus", type=Path, help="folder with taskmaster-4/ and glaive-demo/")
     made.add_argument("--mixture", help='shares of the parts, such as "tools=30,copying=20,smalltalk=10"')
+    made.add_argument(
+        "--grow-documents",
+        type=int,
+        default=0,
+        help="on resuming, take the tokens of this many documents into the vocabulary",
+    )
     made.add_argument(
         "--processes",
         type=int,
@@ -79,7 +84,7 @@ def train(workers: Workers, options: argparse.Namespace) -> None:
     mixture = Mixture(config.seed, read_mixture(options.mixture), options.corpus)
     encode = world_encode()
     trainer = (
-        Trainer.resumed(options.folder, mixture, encode, device, workers)
+        Trainer.resumed(options.folder, mixture, encode, device, workers, options.grow_documents)
         if resuming
         else Trainer.fresh(config, mixture, encode, device, workers)
     )

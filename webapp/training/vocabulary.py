@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,26 @@ class CompactVocabulary:
         used = np.zeros(len(self.row_of), dtype=np.uint8)
         used[self.ids.numpy()] = 1
         return base64.b64encode(np.packbits(used, bitorder="little").tobytes()).decode("ascii")
+
+
+def grown(content: dict[str, Any], ids: Iterable[int]) -> dict[str, Any]:
+    """A checkpoint's content with further token ids in use; each begins as a copy of the shared row."""
+    old = CompactVocabulary(content["vocabulary"].tolist())
+    new = CompactVocabulary([*old.ids.tolist(), *ids])
+    source = torch.cat([old.row_of[new.ids], torch.tensor([old.shared_row])])
+
+    def regrown(value: Any) -> Any:
+        is_table = isinstance(value, Tensor) and value.dim() == 2 and value.shape[0] == old.n_rows
+        return value[source].clone() if is_table else value
+
+    states = {n: {k: regrown(v) for k, v in s.items()} for n, s in content["optimizer"]["state"].items()}
+    return {
+        **content,
+        "vocabulary": new.ids,
+        "model": {name: regrown(value) for name, value in content["model"].items()},
+        "average": {name: regrown(value) for name, value in content["average"].items()},
+        "optimizer": {**content["optimizer"], "state": states},
+    }
 
 
 def ids_from_bitmap(bitmap: str) -> list[int]:

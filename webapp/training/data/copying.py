@@ -56,8 +56,34 @@ def repeat(words: Words, zh: bool) -> tuple[str, str]:
     ).format(t=text), text
 
 
+def several(words: Words, zh: bool, count: int) -> list[str]:
+    """Unlike pieces of text, now and then of both languages."""
+    mixed = words.rng.random() < 0.2
+    found = []
+    for _ in range(count):
+        chinese = zh != (mixed and words.rng.random() < 0.5)
+        found.append(words.any_word(chinese) if words.rng.random() < 0.6 else value(words, chinese))
+    return found
+
+
+def repeat_many(words: Words, zh: bool) -> tuple[str, str]:
+    """Dense copying: many words a document, which teaches it sooner than one."""
+    rng = words.rng
+    text = rng.choice((" ", ", ", " ") if not zh else ("、", "，", " ")).join(several(words, zh, rng.randrange(4, 14)))
+    asked = ("重复：{t}", "跟我说：{t}", "复述一遍：{t}") if zh else ("Repeat: {t}", "Repeat after me: {t}", "Echo {t}")
+    return rng.choice(asked).format(t=text), text
+
+
+def json_list(words: Words, zh: bool) -> tuple[str, str]:
+    things = several(words, zh, words.rng.randrange(2, 8))
+    answer = json.dumps(things, ensure_ascii=False, separators=(",", ":"))
+    if zh:
+        return f"写成JSON列表：{'、'.join(things)}", answer
+    return words.rng.choice(("Write as a JSON list: {t}", "JSON list of {t}")).format(t=", ".join(things)), answer
+
+
 def quote(words: Words, zh: bool) -> tuple[str, str]:
-    text = value(words, zh)
+    text = words.any_word(zh) if words.rng.random() < 0.6 else value(words, zh)
     if zh:
         return words.rng.choice(("给{t}加上引号。", "把{t}放进引号里")).format(t=text), json.dumps(
             text, ensure_ascii=False
@@ -142,8 +168,8 @@ def thrice(words: Words, zh: bool) -> tuple[str, str]:
 
 
 TASKS: tuple[tuple[Callable[[Words, bool], tuple[str, str]], int], ...] = (
-    (repeat, 30), (quote, 18), (as_json, 20), (from_json, 14), (spell, 6), (first_or_last, 6), (make_list, 4),
-    (thrice, 3),
+    (repeat, 22), (repeat_many, 16), (json_list, 14), (quote, 10), (as_json, 18), (from_json, 12), (spell, 4),
+    (first_or_last, 4), (make_list, 3), (thrice, 2),
 )  # fmt: skip
 
 

@@ -15,9 +15,10 @@ MODEL_MILLIONS = 5  # trained parameters of the starter model, which it tells
 HELD_OUT_PHRASINGS = 16  # percent
 
 
-TRAINED_ELSEWHERE = frozenset(  # phrasings that `personas` uses as well
-    "hello hi hey thanks goodbye bye 你好 您好 嗨 你好吗 谢谢 谢谢你 再见 拜拜 你是谁 你叫什么名字 你叫什么 介绍一下你自己".split()
-) | {"thank you", "how are you", "who are you", "what is your name", "what's your name", "introduce yourself"}
+# Phrasings that `personas` uses as well.
+TRAINED_ELSEWHERE = {"hello", "hi", "hey", "thanks", "thank you", "goodbye", "bye", "how are you", "who are you"}
+TRAINED_ELSEWHERE |= {"what is your name", "what's your name", "introduce yourself", "你好", "您好", "嗨", "你好吗"}
+TRAINED_ELSEWHERE |= {"谢谢", "谢谢你", "再见", "拜拜", "你是谁", "你叫什么名字", "你叫什么", "介绍一下你自己"}
 
 
 @dataclass(frozen=True)

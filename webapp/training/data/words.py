@@ -89,6 +89,49 @@ rin ron san sel tan tel tor van vel vik zan zel zor
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 
+# Words and characters that only copying exercises use: they give many tokens a meaning as "what stood there".
+MORE_WORDS = word_list("""
+Monday Tuesday Wednesday Thursday Friday Saturday Sunday January February March April May June July August
+September October November December China France Germany Italy Spain Japan Korea India Brazil Canada Mexico
+Russia England Poland Sweden Norway Denmark Finland Greece Turkey Egypt Kenya Australia America Europe
+Africa Asia Smith Jones Brown Taylor Wilson Davis Miller Moore Clark Hall Young King Wright Green Baker
+Adams Nelson Carter Mitchell Turner Parker Collins Edwards Stewart Morris Rogers Cook Morgan Bell Murphy
+Cooper Richard James Michael William Joseph Charles Anthony Matthew Andrew Joshua Kenneth Brian Ronald Jason
+Jeffrey Ryan Gary Jacob Justin Scott Brandon Benjamin Samuel Gregory Alexander Patrick Dennis Jerry Tyler
+Jose Henry Douglas Nathan Kyle Walter Ethan Jeremy Keith Christian Roger Terry Sean Austin Mary Patricia
+Jennifer Elizabeth Barbara Susan Jessica Karen Lisa Nancy Betty Sandra Margaret Ashley Kimberly Emily Donna
+Michelle Dorothy Amanda Melissa Deborah Rebecca Sharon Cynthia Kathleen Angela Anna Brenda Pamela Nicole
+Katherine Christine Samantha Janet Debra Carolyn Rachel Heather Virginia Catherine Judith Marta Xavier Luke
+Sophie Charlotte time year people way day man woman child world life hand part place case week company
+system program question work government number night point home water mother area money story fact month lot
+right study word business issue side kind head house service friend father power hour game line end member
+law car city community name president team minute idea body information back parent face others level office
+person art war history party result change morning reason research girl guy moment air teacher force
+education foot boy age policy music market sense nation plan college interest death experience effect class
+control field development role effort rate heart drug show leader light voice wife police mind price report
+decision son view relationship town road arm difference value building action season society tax director
+position player record paper space ground form event official matter center couple site project activity
+star table need court oil situation cost industry figure street image phone data picture practice piece land
+product doctor wall patient worker news test movie north love support technology dinner lunch breakfast
+flight hotel train weather summer winter spring autumn yellow hello please thanks yes no one two three four
+five six seven eight nine ten hundred thousand read write run walk eat drink sleep talk listen see look make
+take give buy sell open close start stop wait learn teach think know want like love help call ask answer
+tell find keep bring send build break cut draw sing play win lose
+""")
+MORE_CHARACTERS = """
+的一是在不了有和人这中大为上个国我以要他时来用们生到作地于出就分对成会可主发年动同工也能下过子说产种面而方后多
+定行学法所民得经十三之进着等部度家电力里如水化高自二理起小物现实加量都两体制机当使点从业本去把性好应开它合还因
+由其些然前外天政四日那社义事平形相全表间样与关各重新线内数正心反你明看原又么利比或但质气第向道命此变条只没结解
+问意建月公无系军很情者最立代想已通并提直题党程展五果料象员革位入常文总次品式活设及管特件长求老头基资边流路级少
+图山统接知较将组见计别她手角期根论运农指几九区强放决西被干做必战先回则任取据处队南给色光门即保治北造百规热领七
+海口东导器压志世金增争济阶油思术极交受联什认六共权收证改清己美再采转更单风切打白教速花带安场身车例真务具万每目
+至达走积示议声报斗完类八离华名确才科张信马节话米整空元况今集温传土许步群广石记需段研界拉林律叫且究观越织装影算
+低持音众书布复容儿须际商非验连断深难近矿千周委素技备半办青省列习响约支般史感劳便团往酸历市克何除消构府称太准精
+值号率族维划选标写存候毛亲快效斯院查江型眼王按格养易置派层片始却专状育厂京识适属圆包火住调满县局照参红细引听该
+铁价严龙飞梅兰雪芬杰娜婷欣怡涵梓轩宇浩然博瑞晨阳辰琪瑶颖璐莹萍刚勇毅俊峰磊洋艳莉霞玲桂英秀珍
+"""
+
+
 class Words:
     """Draws values from one side of the split: training, or held out for evaluation."""
 
@@ -109,6 +152,17 @@ class Words:
             word = "".join(self.rng.choice(SYLLABLES) for _ in range(syllables or self.rng.choice((2, 2, 3))))
             if is_held_out(word) == self.held_out:
                 return word
+
+    def any_word(self, chinese: bool = False) -> str:
+        """For copying only: any word of any list, from both sides of the split."""
+        if chinese:
+            if self.rng.random() < 0.6:
+                characters = MORE_CHARACTERS.replace("\n", "")
+                return "".join(self.rng.choice(characters) for _ in range(self.rng.choice((1, 2, 2, 3))))
+            return self.rng.choice(self.rng.choice((FIRST_NAMES_ZH, CITIES_ZH, OBJECTS_ZH, COLORS_ZH, HOBBIES_ZH)))
+        if self.rng.random() < 0.5:
+            return self.rng.choice(MORE_WORDS)
+        return self.rng.choice(self.rng.choice((FIRST_NAMES, CITIES, OBJECTS, COLORS, ADJECTIVES, HOBBIES)))
 
     def name(self, chinese: bool = False) -> str:
         draw = self.rng.random()
