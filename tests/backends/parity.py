@@ -1,0 +1,107 @@
+"""Runs a backend and the numpy reference on the same random model and says how far apart they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.reference.numpy_rwkv import NumpyRwkv
+from tests.weights.make_checkpoints import write_checkpoint
+from webapp.engine.backend import REGISTRY, Backend, BackendEntry
+from webapp.engine.state import RecurrentState
+from webapp.errors import RoostError
+from webapp.weights.checkpoint import inspect
+
+ARCHITECTURES = ("4", "5.0", "5.1", "5.2", "6", "7")
+CHUNKS = (16, 1, 23)
+"""A prompt's chunks; 40 tokens in all."""
+
+STRATEGIES = {"rwkv_pip": "cpu fp32"}
+"""Backend -> the strategy under which it computes in float32. A new backend adds its row."""
+
+NO_REFERENCE = ("fake",)
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Largest absolute differences to the reference. ``continued``: from a state written into a fresh slot."""
+
+    chunks: float
+    single_tokens: float
+    continued: float
+    state: float
+
+    def largest(self) -> float:
+        return max(getattr(self, field.name) for field in fields(self))
+
+
+def entries() -> list[BackendEntry]:
+    return [entry for entry in REGISTRY if entry.name not in NO_REFERENCE]
+
+
+def load_or_skip(entry: BackendEntry, path: Path, strategy: str) -> Backend:
+    """Skips, with the backend's own words, what this machine or this backend cannot run."""
+    backend_class = entry.load_class()
+    found = backend_class.availability()
+    if not found.is_available:
+        pytest.skip(f"{entry.name}: {found.reason}; {found.way_out}")
+    config = inspect(path).config
+    try:
+        backend_class.check(config, strategy)
+    except RoostError as exc:
+        pytest.skip(f"{entry.name}: {exc.message} {exc.hint}")
+    return backend_class.load(str(path), config, strategy, lambda progress: None)
+
+
+def measure(backend: Backend, reference: NumpyRwkv, seed: int = 0) -> Differences:
+    ids = np.random.default_rng(seed).integers(0, reference.config.vocab_size, sum(CHUNKS)).tolist()
+    expected, expected_state = reference.forward(ids)
+    slot = backend.new_slot()
+    chunks, position = 0.0, 0
+    for length in CHUNKS:
+        logits = backend.forward([slot], [ids[position : position + length]])[0]
+        position += length
+        chunks = max(chunks, difference(logits, expected[position - 1]))
+    single = backend.new_slot()
+    single_tokens = max(difference(backend.forward([single], [[t]])[0], e) for t, e in zip(ids, expected, strict=True))
+    states = (backend.read_state(slot), backend.read_state(single))
+    return Differences(
+        chunks=chunks,
+        single_tokens=single_tokens,
+        continued=_continued(backend, reference, ids, expected),
+        state=max(state_difference(state, expected_state) for state in states),
+    )
+
+
+def _continued(backend: Backend, reference: NumpyRwkv, ids: Sequence[int], expected: np.ndarray) -> float:
+    half = len(ids) // 2
+    _, state = reference.forward(ids[:half])
+    slot = backend.new_slot()
+    backend.write_state(slot, state)
+    return difference(backend.forward([slot], [ids[half:]])[0], expected[-1])
+
+
+def difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """NaN anywhere counts as infinite."""
+    largest = float(np.abs(found - expected).max())
+    return largest if np.isfinite(largest) else float("inf")
+
+
+def state_difference(found: RecurrentState, expected: RecurrentState) -> float:
+    assert found.architecture == expected.architecture
+    assert set(found.arrays) == set(expected.arrays)
+    return max(difference(found.arrays[name], expected.arrays[name]) for name in expected.arrays)
+
+
+def make_pair(
+    entry: BackendEntry, folder: Path, architecture: str, strategy: str, file: str = "model.pth", **options: object
+) -> tuple[Backend, NumpyRwkv]:
+    """A backend and the reference on one random model; ``options`` go to ``write_checkpoint``."""
+    path = folder / file
+    weights = write_checkpoint(path, architecture, **options)
+    backend = load_or_skip(entry, path, strategy)
+    return backend, NumpyRwkv(backend.config, weights)

@@ -1,0 +1,86 @@
+"""Every backend against the numpy reference (float64), on random models of every architecture.
+
+Tolerance 2e-3 on logits of standard deviation 1: float32 rounding over 40 tokens stays near 1e-5, arithmetic with
+shortened mantissas (TF32 on a GPU) near 1e-3, and a real mistake (a transposed state, a missing term) shows from 1e-2
+up, as the tests of the reference make sure.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.backends.parity import ARCHITECTURES, STRATEGIES, entries, make_pair, measure
+from webapp.engine.backend import BackendEntry
+
+TOLERANCE = 2e-3
+FILES = {"bfloat16": "model.pth", "float16": "model.st", "float32": "model.safetensors"}
+CASES = [(architecture, "bfloat16") for architecture in ARCHITECTURES]
+CASES += [("4", "float32"), ("5.1", "float16"), ("6", "float32"), ("7", "float16")]
+
+
+@pytest.mark.parametrize(("architecture", "dtype"), CASES)
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_a_backend_computes_what_the_reference_computes(
+    entry: BackendEntry, architecture: str, dtype: str, tmp_path: Path, record_property
+) -> None:
+    assert entry.name in STRATEGIES, f"{entry.name} needs its float32 strategy in tests/backends/parity.py"
+    backend, reference = make_pair(
+        entry, tmp_path, architecture, STRATEGIES[entry.name], FILES[dtype], dtype=dtype, seed=len(dtype)
+    )
+    found = measure(backend, reference)
+    backend.close()
+    record_property("differences", str(found))
+    print(f"\n{entry.name} RWKV-{architecture} {dtype}: {found}")
+    assert found.largest() <= TOLERANCE, found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_a_state_survives_reading_and_writing_bit_for_bit(
+    entry: BackendEntry, architecture: str, tmp_path: Path
+) -> None:
+    backend, _ = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name])
+    first, second = backend.new_slot(), backend.new_slot()
+    backend.forward([first], [[1, 2, 3]])
+    state = backend.read_state(first)
+    state.check(backend.config)
+    backend.write_state(second, state)
+    assert backend.read_state(second).digest() == state.digest()
+    assert (backend.forward([first], [[4]]) == backend.forward([second], [[4]])).all()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_slots_do_not_see_each_other(entry: BackendEntry, architecture: str, tmp_path: Path) -> None:
+    backend, _ = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name])
+    alone = backend.new_slot()
+    expected = [backend.forward([alone], [ids])[0] for ids in ([1, 2], [3], [4, 5, 6])]
+
+    a, b = backend.new_slot(), backend.new_slot()
+    backend.write_state(b, backend.read_state(a))
+    found = [backend.forward([a], [[1, 2]])[0]]
+    backend.forward([b], [[200, 201, 202]])
+    found.append(backend.forward([b, a], [[9], [3]])[1])
+    kept = backend.read_state(a)
+    digest = kept.digest()
+    backend.free_slot(b)
+    found.append(backend.forward([a], [[4, 5, 6]])[0])
+
+    for one, other in zip(found, expected, strict=True):
+        assert (one == other).all()
+    assert kept.digest() == digest, "a state that was read changes with its slot"
+    assert (backend.forward([backend.new_slot()], [[1, 2]])[0] == expected[0]).all(), "a fresh slot is not fresh"
+
+
+@pytest.mark.parametrize("architecture", ("5.0", "5.2", "6", "7"))
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_a_state_merged_in_the_model_is_where_a_fresh_slot_starts(
+    entry: BackendEntry, architecture: str, tmp_path: Path
+) -> None:
+    backend, reference = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name], time_state=True)
+    assert measure(backend, reference).largest() <= TOLERANCE
+    start = backend.read_state(backend.new_slot()).arrays["att_kv"]
+    assert (start == reference.initial_state().arrays["att_kv"]).all()
+    assert start.any()

@@ -1,0 +1,241 @@
+"""Loading and running with the official package: progress, cancelling, failures, precisions, converted files."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.backends.parity import measure
+from tests.reference.numpy_rwkv import NumpyRwkv
+from tests.weights.make_checkpoints import write_checkpoint, write_tensors
+from webapp.backends.rwkv_pip import RwkvPipBackend, failures, set_threads
+from webapp.engine.backend import LoadProgress
+from webapp.errors import LoadCancelled, ModelLoadFailed, OutOfMemory, StrategyError, WeightsError
+from webapp.weights.checkpoint import inspect
+
+BEFORE_7 = ("4", "5.0", "5.1", "5.2", "6")
+ALL = (*BEFORE_7, "7")
+
+
+def load(path: Path, strategy: str = "cpu fp32", progress=lambda progress: None) -> RwkvPipBackend:
+    return RwkvPipBackend.load(str(path), inspect(path).config, strategy, progress)
+
+
+def precision_differences(path: Path, strategy: str, architecture: str, **options: object):
+    weights = write_checkpoint(path, architecture, **options)
+    backend = load(path, strategy)
+    found = measure(backend, NumpyRwkv(backend.config, weights))
+    backend.close()
+    print(f"\nRWKV-{architecture} {strategy}: {found}")
+    return found
+
+
+# Logits have standard deviation 1. Measured over the architectures: bf16 up to 0.07, fp16 0.03, int8 0.08.
+@pytest.mark.parametrize("architecture", ALL)
+@pytest.mark.parametrize(("strategy", "tolerance"), [("cpu bf16", 0.25), ("cpu fp16", 0.05)])
+def test_half_precision_stays_near(strategy: str, tolerance: float, architecture: str, tmp_path: Path) -> None:
+    found = precision_differences(tmp_path / "model.pth", strategy, architecture)
+    assert 1e-6 < max(found.chunks, found.single_tokens, found.continued) <= tolerance
+
+
+@pytest.mark.parametrize("architecture", BEFORE_7)
+def test_int8_stays_near(architecture: str, tmp_path: Path) -> None:
+    found = precision_differences(tmp_path / "model.pth", "cpu fp32i8", architecture)
+    assert 1e-3 < max(found.chunks, found.single_tokens, found.continued) <= 0.25
+
+
+def test_layers_can_differ_in_precision(tmp_path: Path) -> None:
+    found = precision_differences(tmp_path / "model.pth", "cpu fp32 *1 -> cpu bf16 *1 -> cpu fp32", "6")
+    assert found.largest() <= 0.25
+
+
+def test_fp16_halves_its_activations_every_six_layers(tmp_path: Path) -> None:
+    found = precision_differences(tmp_path / "model.pth", "cpu fp16", "6", n_layer=7, n_embd=64)
+    assert max(found.chunks, found.single_tokens, found.continued) <= 0.05
+
+
+@pytest.mark.parametrize("architecture", ("6", "7"))
+def test_torchscript_computes_the_same(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RWKV_JIT_ON", "1")
+    assert precision_differences(tmp_path / "model.pth", "cpu fp32", architecture).largest() <= 2e-3
+
+
+def test_a_prompt_longer_than_a_chunk_is_cut_inside(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "model.pth", "5.1", n_layer=1)
+    backend = load(tmp_path / "model.pth")
+    ids = np.random.default_rng(0).integers(0, 256, 600).tolist()
+    at_once, in_pieces = backend.new_slot(), backend.new_slot()
+    logits = backend.forward([at_once], [ids])
+    for start in range(0, 600, 100):
+        pieces = backend.forward([in_pieces], [ids[start : start + 100]])
+    assert np.abs(logits - pieces).max() <= 1e-3
+    assert logits.dtype == np.float32 and logits.shape == (1, 256)
+
+
+@pytest.mark.parametrize("architecture", ("4", "6", "7"))
+@pytest.mark.parametrize("file", ("model.pth", "model.safetensors"))
+def test_progress_rises_to_everything(architecture: str, file: str, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / file, architecture, time_state=architecture != "4")
+    seen: list[LoadProgress] = []
+    load(tmp_path / file, progress=seen.append)
+    figures = [(report.done_bytes, report.done_tensors) for report in seen]
+    assert figures == sorted(figures) and figures[0] == (0, 0)
+    assert figures[-1] == (seen[0].total_bytes, seen[0].total_tensors)
+    assert len(set(figures)) == seen[0].total_tensors + 1, "every tensor is reported once"
+    assert seen[0].total_tensors == len(inspect(tmp_path / file).tensors)
+
+
+@pytest.mark.parametrize("architecture", ("5.0", "6", "7"))
+@pytest.mark.parametrize("after", (0, 1, 2, 20))
+def test_a_load_that_is_cancelled_leaves_nothing(architecture: str, after: int, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "model.pth", architecture)
+    modules, environment, torch_load = set(sys.modules), dict(os.environ), torch.load
+
+    def cancel_once(report: LoadProgress) -> None:
+        if report.done_tensors == after and not cancelled:
+            cancelled.append(report)
+            raise LoadCancelled()
+
+    cancelled: list[LoadProgress] = []
+    with pytest.raises(LoadCancelled):
+        load(tmp_path / "model.pth", progress=cancel_once)
+    assert torch.load is torch_load
+    assert dict(os.environ) == environment
+    assert not [name for name in set(sys.modules) - modules if name.startswith("rwkv_model_copy")]
+    load(tmp_path / "model.pth").close()
+
+
+def test_models_of_every_version_live_side_by_side(tmp_path: Path) -> None:
+    backends = []
+    for architecture, strategy in (("7", "cpu fp32"), ("6", "cpu fp32"), ("7", "cpu bf16"), ("4", "cpu fp32i8")):
+        path = tmp_path / f"{len(backends)}.pth"
+        write_checkpoint(path, architecture)
+        backends.append((load(path, strategy), []))
+    for _ in range(2):
+        for backend, seen in backends:
+            seen.append(backend.forward([backend.new_slot()], [[1, 2, 3]]))
+    assert all((first == second).all() for _, (first, second) in backends)
+
+
+def test_closing_gives_the_weights_back(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "model.pth", "7")
+    backend = load(tmp_path / "model.pth")
+    weights = weakref.ref(backend._model.model.z["head.weight"])
+    backend.close()
+    gc.collect()
+    assert weights() is None
+    backend.close()
+    with pytest.raises(ValueError, match="closed"):
+        backend.new_slot()
+
+
+def test_the_package_prints_to_the_log_and_not_to_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="webapp.backends")
+    for architecture in ("6", "7"):
+        write_checkpoint(tmp_path / f"{architecture}.pth", architecture)
+        load(tmp_path / f"{architecture}.pth")
+    assert capfd.readouterr().out == ""
+    assert "Model detected: v6.0" in caplog.text and "Goose" in caplog.text
+
+
+@pytest.mark.parametrize("architecture", ("4", "6", "7"))
+def test_a_missing_tensor_fails_the_load_and_not_the_first_answer(architecture: str, tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "model.pth", architecture)
+    config = inspect(tmp_path / "model.pth").config
+    del weights["blocks.1.ln2.weight"]
+    write_tensors(tmp_path / "model.pth", weights)
+    with pytest.raises(ModelLoadFailed, match=r"blocks\.1\.ln2\.weight"):
+        RwkvPipBackend.load(str(tmp_path / "model.pth"), config, "cpu fp32", lambda progress: None)
+
+
+def test_weights_that_give_no_number_fail_the_load(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "model.pth", "7")
+    weights["blocks.0.ln2.weight"][0] = np.nan
+    write_tensors(tmp_path / "model.pth", weights)
+    with pytest.raises(ModelLoadFailed, match="not a number"):
+        load(tmp_path / "model.pth")
+
+
+def test_a_file_in_web_rwkv_naming_is_refused(tmp_path: Path) -> None:
+    weights = write_checkpoint(tmp_path / "model.st", "6")
+    renamed = {
+        name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix"): a for name, a in weights.items()
+    }
+    write_tensors(tmp_path / "model.st", renamed)
+    with pytest.raises(WeightsError, match="web-rwkv"):
+        load(tmp_path / "model.st")
+
+
+@pytest.mark.parametrize("architecture", BEFORE_7)
+@pytest.mark.parametrize("strategy", ("cpu fp32i8", "cpu bf16"))
+def test_a_file_converted_by_the_package_loads_with_its_own_strategy_alone(
+    architecture: str, strategy: str, tmp_path: Path
+) -> None:
+    raw, converted = tmp_path / "raw.pth", tmp_path / "converted.pth"
+    write_checkpoint(raw, architecture)
+    backend = load(raw, strategy)
+    expected = backend.forward([backend.new_slot()], [[1, 2, 3]])
+    convert(raw, converted, strategy, architecture)
+
+    again = load(converted, strategy)
+    assert (again.forward([again.new_slot()], [[1, 2, 3]]) == expected).all()
+    with pytest.raises(StrategyError, match=strategy):
+        load(converted, "cpu fp32")
+
+
+def convert(raw: Path, converted: Path, strategy: str, architecture: str) -> None:
+    """As the package's own converter saves it."""
+    from webapp.backends.rwkv_pip import model_loader, package
+
+    module = package.import_package(model_loader.switches(inspect(raw).config, strategy, is_music=False))
+    weights = model_loader.DeferredWeights(str(raw), lambda progress: None)
+    handed = model_loader._handed_to_package(weights, inspect(raw).config, inspect(raw))
+    with package.torch_load_returns("raw.pth", handed), pytest.raises(SystemExit):
+        module.RWKV("raw", strategy, convert_and_save_and_exit=str(converted))
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory: you tried ..."),
+        torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+    ids=lambda exc: type(exc).__name__,
+)
+def test_running_out_of_memory_has_its_own_error(exc: Exception) -> None:
+    with pytest.raises(OutOfMemory), failures.running():
+        raise exc
+    with pytest.raises(OutOfMemory), failures.loading("model.pth"):
+        raise exc
+
+
+def test_a_real_allocation_that_fails_is_out_of_memory(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory), failures.running():
+        torch.empty(2**60, dtype=torch.uint8)
+
+
+def test_other_failures_keep_their_words() -> None:
+    with pytest.raises(ModelLoadFailed, match=r"model\.pth .*KeyError: 'x'"), failures.loading("/models/model.pth"):
+        raise KeyError("x")
+    with pytest.raises(ValueError, match="as it was"), failures.running():
+        raise ValueError("as it was")
+
+
+def test_threads_can_be_set() -> None:
+    before = torch.get_num_threads()
+    set_threads(2)
+    assert torch.get_num_threads() == 2
+    set_threads(0)
+    assert torch.get_num_threads() == 2
+    set_threads(before)
