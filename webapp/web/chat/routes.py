@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, make_response, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
@@ -81,8 +82,16 @@ def export(chat_id: str, kind: str) -> Response:
     response = make_response(body, {"Content-Type": mimetype, "Cache-Control": "no-store"})
     title = title_of(store.get(chat_id).title, translator(current_locale()))
     name = re.sub(r"[^\w\- ]", "", title).strip() or "chat"
-    response.headers.set("Content-Disposition", "attachment", filename=f"{name}.{kind}")
+    response.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.{kind}"))
     return response
+
+
+def file_name_options(name: str) -> dict[str, str]:
+    """Headers are Latin-1: another script goes into ``filename*`` (RFC 6266), an ASCII stand-in into ``filename``."""
+    if name.isascii():
+        return {"filename": name}
+    plain = name.encode("ascii", "ignore").decode().lstrip(" .-")
+    return {"filename": plain if "." in plain else f"chat.{plain}", "filename*": f"UTF-8''{quote(name, safe='')}"}
 
 
 @blueprint.post("/chat/do")

@@ -1,0 +1,125 @@
+"""`roost serve` as a person starts it: a process of its own, the bundled model, real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import simple_websocket
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+STARTER = ROOT / "models" / "roost-starter-v7.safetensors"
+QUIET = {"temperature": "0", "frequency_penalty": "0", "presence_penalty": "0"}
+
+
+class ServedRoost:
+    """Starts at once; ``url`` when its page is there. Ends with :meth:`stop`, or with ``with``."""
+
+    def __init__(self, data_dir: Path, *flags: str) -> None:
+        command = [sys.executable, "-m", "webapp.cli", "serve", "--port", "0", "--no-browser", "--data", str(data_dir)]
+        limits = ["--requests-per-s", "1000", "--request-burst", "5000", "--websockets-per-client", "200"]
+        self.process = subprocess.Popen(
+            [*command, *limits, *flags], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self.process.stdout is not None
+        self.lines: list[str] = []
+        for line in self.process.stdout:
+            self.lines.append(line)
+            if found := re.search(r"http://(\S+?)/", line):
+                self.host = found[1]
+                break
+        else:
+            raise AssertionError(f"roost serve did not start: {''.join(self.lines)}")
+        threading.Thread(target=self._drain, daemon=True).start()
+        self.url = f"http://{self.host}"
+
+    def _drain(self) -> None:
+        for line in self.process.stdout or ():
+            self.lines.append(line)
+
+    def __enter__(self) -> ServedRoost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> int:
+        self.process.terminate()
+        return self.process.wait(30)
+
+    def page(self) -> Page:
+        return Page(self)
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+            body: bytes = response.read()
+            return body
+
+    def export(self, chat_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.get(f"/chat/{chat_id}/export.json"))
+        return found
+
+    def engine(self) -> psutil.Process | None:
+        """The engine process: the one child of the server."""
+        children = psutil.Process(self.process.pid).children()
+        return children[0] if children else None
+
+    def footprint(self) -> tuple[int, int, int]:
+        """(open descriptors, threads, child processes) of the web process."""
+        process = psutil.Process(self.process.pid)
+        descriptors = process.num_fds() if os.name != "nt" else process.num_handles()
+        return descriptors, process.num_threads(), len(process.children())
+
+
+class Page:
+    """One browser's socket, without the browser."""
+
+    def __init__(self, roost: ServedRoost) -> None:
+        self.roost = roost
+        headers = {"Origin": f"http://{roost.host.split(':')[0]}"}  # the client sends its Host without the port
+        self.socket = simple_websocket.Client(f"ws://{roost.host}/ws/chat", headers=headers)
+        self.chat_id = ""
+        self.socket.send(json.dumps({"do": "open", "chat": "", "shown": []}))
+
+    def send(self, text: str, **options: str) -> None:
+        """A message in this page's chat; the first begins it, with ``options`` as the panel has them."""
+        self.socket.send(json.dumps({"do": "send", "chat": self.chat_id, "text": text, **options}))
+
+    def frames(self, seconds: float) -> list[dict[str, Any]]:
+        """The JSON frames that come within ``seconds``, or until the answer is finished."""
+        found, end = [], time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            data = self.socket.receive(timeout=left)
+            if not isinstance(data, str) or not data.startswith("{"):
+                continue
+            frame = json.loads(data)
+            if frame["type"] == "chat":
+                self.chat_id = frame["id"]
+            found.append(frame)
+            if frame["type"] == "finished":
+                break
+        return found
+
+    def answer(self) -> dict[str, Any]:
+        """The last message of the chat as stored."""
+        message: dict[str, Any] = self.roost.export(self.chat_id)["messages"][-1]
+        return message
+
+    def tokens(self) -> int:
+        """Tokens of all answers of the chat so far, the one being written included."""
+        return sum(len(message["token_ids"]) for message in self.roost.export(self.chat_id)["messages"])
+
+    def stop(self) -> None:
+        self.socket.send(json.dumps({"do": "stop", "chat": self.chat_id}))
+
+    def close(self) -> None:
+        self.socket.close()
