@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     manager = ModelManager(settings_from(args))
     try:
         evaluation = Evaluation(manager)
-        document = {
+        document: dict[str, Any] = {
             "model": manager.model_info().path,
             "tools": {form: evaluation.tools(args.tools, form) for form in (JSON_LIST, COMPACT)},
             "prompts": {name: evaluation.prompts(args.prompts, name == "zh") for name in ("en", "zh")},

@@ -131,7 +131,7 @@ def spell(words: Words, zh: bool) -> tuple[str, str]:
     rng = words.rng
     word = rng.choice((words.thing(), words.made_up(2), words.pick(w.FIRST_NAMES).lower()))
     answer = "-".join(word) if rng.random() < 0.3 else " ".join(word)
-    ask = (
+    ask: tuple[str, ...] = (
         ("How do you spell {t}? Use dashes.", "Spell {t} with dashes.")
         if "-" in answer
         else ("Spell {t}.", "Spell the word {t}", "How do you spell {t}?")

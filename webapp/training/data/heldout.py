@@ -49,7 +49,8 @@ class PromptCase:
 def tool_cases(count: int = 240, seed: int = 9) -> list[ToolCase]:
     """Half English, half Chinese; the kinds in the shares of TOOL_KINDS."""
     rng = random.Random(f"tool cases {seed}")
-    words, cases = Words(rng, held_out=True), []
+    words = Words(rng, held_out=True)
+    cases: list[ToolCase] = []
     kinds = [kind for kind, share in TOOL_KINDS.items() for _ in range(round(count * share / 100))]
     for number, kind in enumerate(kinds):
         chinese = number % 2 == 1
@@ -67,7 +68,8 @@ def prompt_cases(chinese: bool, count: int = 100, seed: int = 9) -> list[PromptC
     rng = random.Random(f"prompt cases {seed} {chinese}")
     phrasings: list[tuple[Intent, str]] = [(i, q) for i, _ in intents(chinese) for q in i.side(held_out=True)]
     rng.shuffle(phrasings)
-    language, cases = "zh" if chinese else "en", []
+    language = "zh" if chinese else "en"
+    cases: list[PromptCase] = []
     seen: set[str] = set()
     position = 0
     while len(cases) < count:

@@ -39,7 +39,8 @@ def random_tools(words: Words, chinese: bool, count: int, taken: set[str]) -> li
 
 def random_task(words: Words, chinese: bool, kind: str, max_tools: int = 6) -> ToolTask:
     """A task of the kind; tools, names and values from the side of the split that `words` draws from."""
-    rng, taken = words.rng, set()
+    rng = words.rng
+    taken: set[str] = set()
     count = rng.randrange(1, max_tools + 1) if rng.random() < 0.7 else rng.randrange(1, 3)
     tools = random_tools(words, chinese, count, taken)
     definitions = [tool.definition() for tool in tools]
