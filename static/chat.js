@@ -13,6 +13,7 @@ const prompt = document.getElementById("prompt");
 const chatId = () => document.body.dataset.chat;
 const draftKey = () => chatId() || "new";
 let isSending = false;
+let isLeaving = false; // this page deletes its own chat: the server says where to go
 let answering = composer.hasAttribute("data-answering") ? "?" : "";
 
 function setAnswering(message) {
@@ -33,7 +34,9 @@ async function submit(form, submitter) {
   const fields = Object.fromEntries(new FormData(form));
   if (submitter?.name) fields[submitter.name] = submitter.value;
   if (form === composer) return sendMessage(fields);
+  isLeaving = fields.do === `delete_chat:${chatId()}`;
   const wasTaken = await send({ chat: chatId(), ...fields });
+  isLeaving = isLeaving && wasTaken;
   if (wasTaken) form.dispatchEvent(new CustomEvent("roost:accepted"));
   submitter?.closest(".toast")?.remove();
 }
@@ -101,7 +104,7 @@ function escape(event) {
 on("answering", (frame) => setAnswering(frame.message));
 on("chat", becomeChat);
 on("go", (frame) => location.assign(frame.url));
-on("gone", () => location.assign("/"));
+on("gone", () => isLeaving || location.assign("/"));
 startMessages();
 
 addEventListener("popstate", () => location.reload());

@@ -7,31 +7,31 @@ import { remember } from "./shell.js";
 const frame = document.getElementById("chat");
 const menu = document.getElementById("chat-menu");
 let opener = null;
-let openedIn = "";
+let place = ""; // where the name stands; news may have drawn it anew meanwhile
 
 // Menu
 function openMenu(button) {
   opener = button;
-  openedIn = button.closest("#chat-list") ? "#chat-list" : "#chat-title";
-  const id = button.dataset.chatMenu;
+  const link = button.parentElement.querySelector(".chat-link");
+  const id = link ? link.pathname.split("/").pop() : document.body.dataset.chat;
+  place = link ? `.chat-link[href="/chat/${id}"]` : "#chat-title h1";
   menu.dataset.chat = id;
   menu.querySelector("[data-menu-do=delete]").value = `delete_chat:${id}`;
   for (const link of menu.querySelectorAll("[data-menu-export]")) link.href = `/chat/${id}/export.${link.dataset.menuExport}`;
   menu.showPopover();
-  const place = button.getBoundingClientRect();
+  const spot = button.getBoundingClientRect();
   const size = menu.getBoundingClientRect();
-  const left = Math.min(place.left, innerWidth - size.width - 8);
-  const below = place.bottom + 4;
+  const left = Math.min(spot.left, innerWidth - size.width - 8);
+  const below = spot.bottom + 4;
   menu.style.left = `${Math.max(8, left)}px`;
-  menu.style.top = `${below + size.height > innerHeight ? Math.max(8, place.top - size.height - 4) : below}px`;
+  menu.style.top = `${below + size.height > innerHeight ? Math.max(8, spot.top - size.height - 4) : below}px`;
   menu.querySelector(".menu-item").focus();
 }
 
 // Renaming in place, in the list or in the head
-function rename(item) {
-  const link = item.querySelector(".chat-link, h1");
+function rename(link, id) {
   const form = document.getElementById("rename-template").content.firstElementChild.cloneNode(true);
-  form.elements.chat.value = item.dataset.chatItem;
+  form.elements.chat.value = id;
   const field = form.elements.title;
   field.value = link.textContent.trim();
   const before = field.value;
@@ -47,7 +47,7 @@ function rename(item) {
     form.remove();
     if (!isKept || !title || title === before) return;
     link.textContent = title;
-    if (isOpen()) send({ do: "rename_chat", chat: item.dataset.chatItem, title });
+    if (isOpen()) send({ do: "rename_chat", chat: id, title });
     else form.submit();
   };
   form.addEventListener("submit", (event) => {
@@ -100,12 +100,12 @@ export function openChats() {
 
 export function startChats() {
   document.addEventListener("click", (event) => {
-    const button = event.target.closest("[data-chat-menu]");
+    const button = event.target.closest(".dots, .head-menu");
     const drawer = event.target.closest("[data-drawer-toggle]");
     if (button) openMenu(button);
     else if (event.target.closest("[data-menu-do=rename]")) {
       menu.hidePopover();
-      rename(document.querySelector(`${openedIn} [data-chat-item="${menu.dataset.chat}"], ${openedIn}[data-chat-item]`));
+      rename(document.querySelector(place), menu.dataset.chat);
     } else if (event.target.closest("#chat-menu")) menu.hidePopover();
     else if (event.target.closest("[data-panel-toggle]")) togglePanel();
     else if (drawer) setDrawer(frame.dataset.drawer === drawer.dataset.drawerToggle ? "" : drawer.dataset.drawerToggle);
@@ -113,7 +113,7 @@ export function startChats() {
   });
   document.addEventListener("dblclick", (event) => {
     const head = event.target.closest("#chat-title h1");
-    if (head && head.parentElement.dataset.chatItem) rename(head.parentElement);
+    if (head && document.body.dataset.chat) rename(head, document.body.dataset.chat);
   });
   menu.addEventListener("toggle", (event) => {
     opener?.setAttribute("aria-expanded", String(event.newState === "open"));

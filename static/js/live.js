@@ -37,11 +37,13 @@ export function startLive(shown) {
     wrapper = event.detail.socketWrapper;
     clearTimeout(notice);
     lost.hidden = true;
+    document.body.classList.add("is-live");
     wrapper.sendImmediately(JSON.stringify({ do: "open", fresh: isFresh, ...shown() }));
     isFresh = false;
   });
   document.body.addEventListener("htmx:wsClose", () => {
     wrapper = null;
+    document.body.classList.remove("is-live");
     for (const resolve of waitingFor.values()) resolve(false);
     waitingFor.clear();
     clearTimeout(notice);

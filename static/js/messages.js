@@ -15,7 +15,7 @@ export function shownMessages() {
 function markLast() {
   const nodes = list.querySelectorAll(".message");
   nodes.forEach((node, index) => node.classList.toggle("is-last", index >= nodes.length - 1));
-  document.getElementById("welcome").hidden = nodes.length > 0;
+  if (nodes.length) document.getElementById("welcome").hidden = true;
 }
 
 function showText(frame) {

@@ -17,6 +17,12 @@ document.addEventListener("click", (event) => {
   }
 });
 
+// The page may have become another one since it was made (a first message makes a chat).
+document.addEventListener("click", (event) => {
+  const link = event.target.closest("[data-language]");
+  if (link) link.pathname = location.pathname;
+});
+
 // Menus: the menu of the model is asked for anew each time it opens
 document.getElementById("model-menu").addEventListener("toggle", (event) => {
   if (event.newState === "open") event.target.dispatchEvent(new CustomEvent("roost:open"));

@@ -187,11 +187,12 @@ class Toast:
 
 @dataclass(frozen=True)
 class Welcome:
-    """``chat/_welcome.html``: what a chat without messages says."""
+    """``chat/_welcome.html``: what a chat without messages says; an empty place in any other."""
 
-    title: str
-    intro: str
-    prompts: tuple[SuggestedPrompt, ...]
+    is_shown: bool = False
+    title: str = ""
+    intro: str = ""
+    prompts: tuple[SuggestedPrompt, ...] = ()
 
 
 @dataclass(frozen=True)

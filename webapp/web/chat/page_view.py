@@ -35,7 +35,7 @@ def chat_page(
         chats=chat_list(house, t, chat.id),
         head=ChatTitle(chat.id, title),
         conversation=conversation(house, t, locale, chat.id, branch, at=at),
-        welcome=welcome(house, t),
+        welcome=Welcome() if branch else welcome(house, t),
         composer=composer_context(house, t, chat),
         options=options_context(house, t, chat),
         elsewhere=f"select:{at}" if at and at not in {row.id for row in branch} else "",
@@ -81,7 +81,7 @@ def welcome(house: House, t: Callable[..., str]) -> Welcome:
     prompts = tuple(SuggestedPrompt(t(f"chat.welcome.{n}.title"), t(f"chat.welcome.{n}.text")) for n in PROMPTS)
     is_starter, name, size = model_words(house)
     intro = t("chat.welcome.intro_starter", size=size) if is_starter else t("chat.welcome.intro_model", model=name)
-    return Welcome(t("chat.welcome.title"), intro if name else t("chat.welcome.intro_none"), prompts)
+    return Welcome(True, t("chat.welcome.title"), intro if name else t("chat.welcome.intro_none"), prompts)
 
 
 def model_words(house: House) -> tuple[bool, str, str]:

@@ -21,7 +21,7 @@ from webapp.web.chat.list_view import chat_list, title_of
 from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveView
 from webapp.web.chat.message_view import fingerprint, waiting_text
 from webapp.web.chat.news import LIST, STATUS, chat_topic
-from webapp.web.chat.page_view import message_views
+from webapp.web.chat.page_view import message_views, welcome
 from webapp.web.fragments import render_fragment
 from webapp.web.status.strip import strip_context
 
@@ -134,6 +134,8 @@ class Viewer:
             html.append(f'<div hx-swap-oob="beforeend:#messages">{appended}</div>')
         if html:
             self._send("".join(html))
+        if not branch and self._shown:
+            self.fragment("chat/_welcome.html", welcome=welcome(self.house, self._t))
         self._shown = wanted[first_common(self._shown, wanted) :]
         self._open_ids = {row.id for row in branch if row.status == "streaming"}
         if self._following is not None and self._following.turn.message_id in {branch[i].id for i in steps.appended}:

@@ -1,0 +1,94 @@
+"""One Chromium for all tests here. Every page is watched: no error, no refused policy, no request to another host."""
+
+import shutil
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.web.chat.running_roost import RunningRoost, fake_strategy
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+# roost.test stands for a name on the network: plain http there is no secure context, as on a phone.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--host-resolver-rules=MAP roost.test 127.0.0.1",
+]
+OWN_HOSTS = ("127.0.0.1", "roost.test")
+WATCH_POLICY = """document.addEventListener("securitypolicyviolation",
+    event => console.error("policy: " + event.violatedDirective + " " + event.blockedURI));"""
+
+
+def pytest_collection_modifyitems(items):
+    missing = pytest.mark.skip(reason="needs Chromium (`chromium` on the PATH)")
+    for item in items:
+        if "tests/browser/" in item.path.as_posix():
+            item.add_marker(pytest.mark.browser)
+            if CHROMIUM is None:
+                item.add_marker(missing)
+
+
+@pytest.fixture(scope="package")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="package")
+def roost(tmp_path_factory):
+    """One server for all tests that do not need another answer; it comes to hold many chats."""
+    roost = RunningRoost(tmp_path_factory.mktemp("roost"), fake_strategy(delay_ms=2), allow_hosts=("roost.test",))
+    yield roost
+    roost.stop()
+
+
+@pytest.fixture
+def start(tmp_path):
+    """start(strategy) -> RunningRoost of its own; stopped afterwards."""
+    started = []
+
+    def start(strategy):
+        started.append(RunningRoost(tmp_path / "data", strategy))
+        return started[-1]
+
+    yield start
+    for roost in started:
+        roost.stop()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(url, **context options) -> page, in a context (cookies, storage) of its own or that of another ``page``.
+
+    ``expected`` on the page is a list to which a test adds parts of console errors that belong to it.
+    """
+    contexts, seen = [], []
+
+    def visit(url, beside=None, **options):
+        context = (
+            beside.context if beside else browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
+        )
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.expected = []
+        page.add_init_script(WATCH_POLICY)
+        page.on("console", lambda message: seen.append((page, message.text)) if message.type == "error" else None)
+        page.on("pageerror", lambda error: seen.append((page, str(error))))
+        page.on("request", lambda request: seen.append((page, request.url)) if is_foreign(request.url) else None)
+        page.goto(url)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert [text for page, text in seen if not any(part in text for part in page.expected)] == []
+
+
+def is_foreign(url):
+    return urlsplit(url).hostname not in OWN_HOSTS and urlsplit(url).scheme not in ("data", "blob")

@@ -1,0 +1,143 @@
+"""A conversation in a real browser, from the first message on."""
+
+from tests.browser.acting import ANSWER, act, answer_text, ask, send, wait_done, wait_ready, wait_streaming
+from tests.web.chat.running_roost import fake_strategy
+
+
+def test_an_answer_streams_and_the_page_becomes_the_chats(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    send(page, "Why can birds sit on wires?")
+    wait_streaming(page)
+    assert page.is_visible(".stop") and not page.is_visible("#send")
+    wait_done(page)
+    assert "/chat/" in page.url and page.input_value("#prompt") == ""
+    assert page.locator(f"{ANSWER} pre .k").first.inner_text() == "def"
+    assert "read again" in page.inner_text(f"{ANSWER} .stats")
+    assert page.locator(".chat-item.is-current").count() == 1
+    page.go_back()
+    page.wait_for_selector(".prompt")
+
+
+def test_a_suggested_prompt_is_one_click(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    page.click(".prompt >> nth=0")
+    wait_done(page)
+    assert "Who are you" in page.inner_text(".bubble")
+
+
+def test_stop_keeps_the_text_and_continue_goes_on(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    send(page, "Why?")
+    wait_streaming(page)
+    page.keyboard.press("Escape")
+    wait_done(page)
+    kept = answer_text(page)
+    assert "Stopped" in page.inner_text(".stats") and "That is all" not in kept
+    page.click("button:has-text('Continue')")
+    wait_streaming(page, "That is all")
+    wait_done(page)
+    assert answer_text(page).startswith(kept[:20]) and page.locator(".answer").count() == 1
+
+
+def test_versions_are_made_by_regenerate_and_walked_with_the_arrow_keys(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    act(page, ANSWER, "Answer again")
+    page.wait_for_selector(".versions-count:has-text('2/2')")
+    page.focus(f"{ANSWER} [data-versions] button")
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_selector(".versions-count:has-text('1/2')")
+    page.focus(f"{ANSWER} [data-versions] button:last-child")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".versions-count:has-text('2/2')")
+
+
+def test_an_edit_makes_a_branch_and_the_old_one_stays(roost, visit):
+    page = visit(roost.url)
+    ask(page, "The first question")
+    act(page, ".user", "Edit")
+    page.fill(".edit textarea", "Another question")
+    page.keyboard.press("Escape")
+    assert page.inner_text(".bubble") == "The first question"
+    act(page, ".user", "Edit")
+    assert page.input_value(".edit textarea") == "Another question"
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".bubble:has-text('Another question')")
+    wait_done(page)
+    page.click(".user [aria-label='Previous version']")
+    page.wait_for_selector(".bubble:has-text('The first question')")
+    assert page.locator(".answer").count() == 1
+
+
+def test_a_deleted_message_comes_back_with_undo(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    act(page, ".user", "Delete from here on")
+    page.wait_for_selector(".message", state="detached")
+    assert page.is_visible(".welcome")
+    page.click(".toast >> text=Undo")
+    page.wait_for_selector(ANSWER)
+    assert page.locator(".message").count() == 2 and page.locator(".toast").count() == 0
+
+
+def test_a_reload_and_a_second_page_see_the_same_stream(start, visit):
+    roost = start(fake_strategy(delay_ms=8))
+    page = visit(roost.url)
+    wait_ready(page)
+    send(page, "Why?")
+    wait_streaming(page)
+    second = visit(page.url, beside=page)
+    page.reload()
+    for one in (page, second):
+        wait_streaming(one, "Both feet")
+        assert one.is_visible(".stop")
+    wait_done(page)
+    wait_done(second)
+    assert answer_text(page) == answer_text(second) and "That is all" in answer_text(page)
+
+
+def test_thinking_folds(start, visit):
+    page = visit(start(fake_strategy("<think>hm, wires</think>\nBecause of the voltage.")).url)
+    ask(page)
+    assert page.is_visible(".thinking summary") and not page.is_visible(".thinking .prose")
+    page.click(".thinking summary")
+    assert page.inner_text(".thinking .prose") == "hm, wires"
+    assert answer_text(page) == "Because of the voltage."
+
+
+def test_a_failed_answer_has_a_button_that_tries_again(start, visit):
+    page = visit(start("fake fail_at=40").url)
+    wait_ready(page)
+    send(page, "Why?")
+    page.wait_for_selector(".failure:has-text('kept')")
+    page.click(".failure button:has-text('Try again')")
+    page.wait_for_selector(".versions-count:has-text('2/2')")
+
+
+def test_an_answer_is_announced_once_at_its_end(roost, visit):
+    page = visit(roost.url)
+    page.evaluate("""() => { window.said = []; new MutationObserver(() => said.push(announcer.textContent))
+        .observe(announcer, {childList: true}); }""")
+    ask(page)
+    said = page.evaluate("said")
+    assert len(said) == 1 and said[0].startswith("Answer: Birds perch")
+
+
+def test_a_restart_of_the_server_loses_nothing(start, visit):
+    roost = start(fake_strategy())
+    page = visit(roost.url)
+    page.expected += ["WebSocket", "ERR_CONNECTION", "Failed to load", "[object Event]"]
+    ask(page)
+    page.fill("#prompt", "half a though")
+    roost.settings = roost.settings.__class__(**{**vars(roost.settings), "port": roost.port})
+    roost.stop()
+    page.wait_for_selector("#lost:visible")
+    roost.start()
+    page.wait_for_selector("#lost", state="hidden", timeout=20_000)
+    assert page.input_value("#prompt") == "half a though" and page.locator(".message").count() == 2
+    send(page, "half a thought")
+    page.wait_for_selector(".user >> nth=1")
+    wait_done(page)

@@ -1,0 +1,157 @@
+"""The page around the conversation: list, panel, look, languages, sizes."""
+
+from urllib.parse import urlsplit
+
+from tests.browser.acting import ask, wait_ready
+
+LAYOUT_SHIFT = """new Promise(done => {
+  let sum = 0;
+  new PerformanceObserver(list => list.getEntries().forEach(entry => { sum += entry.value; }))
+    .observe({type: "layout-shift", buffered: true});
+  setTimeout(() => done(sum), 300);
+})"""
+NO_SIDEWAYS = "document.documentElement.scrollWidth <= innerWidth && scroller.scrollWidth <= scroller.clientWidth"
+
+
+def test_a_chat_is_renamed_in_place(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    page.hover(".chat-item.is-current")
+    page.click(".chat-item.is-current .dots")
+    page.click("#chat-menu >> text=Rename")
+    page.keyboard.type("Birds on wires")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#chat-title h1:has-text('Birds on wires')")
+    assert page.inner_text(".is-current .chat-link") == "Birds on wires"
+
+
+def test_a_deleted_chat_comes_back_with_undo(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    address = page.url
+    page.hover(".chat-item.is-current")
+    page.click(".chat-item.is-current .dots")
+    page.click("#chat-menu >> text=Delete")
+    page.wait_for_url(roost.url + "/?*")
+    assert page.locator(f"[href='{urlsplit(address).path}']").count() == 0
+    wait_ready(page)
+    page.click(".toast >> text=Undo")
+    page.wait_for_url(address)
+    assert page.locator(".message").count() == 2
+
+
+def test_exports_download(roost, visit):
+    page = visit(roost.url)
+    ask(page, "Birds")
+    page.hover(".chat-item.is-current")
+    page.click(".chat-item.is-current .dots")
+    with page.expect_download() as download:
+        page.click("text=Export as Markdown")
+    assert download.value.suggested_filename == "Birds.md"
+
+
+def test_sliders_are_kept_for_the_chat_and_one_click_puts_them_back(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    page.fill("#knob-temperature", "0.7")
+    page.wait_for_selector("#saved:has-text('Saved')")
+    page.reload()
+    assert page.input_value("#knob-temperature") == "0.7"
+    assert page.input_value(".knob >> nth=0 >> input[type=range]") == "0.7"
+    wait_ready(page)
+    page.click(".knob >> nth=0 >> [data-reset]")
+    page.wait_for_selector("#saved:has-text('Saved')")
+    page.reload()
+    assert page.input_value("#knob-temperature") == "1" and page.locator(".is-changed").count() == 0
+
+
+def test_what_the_panel_says_goes_with_the_first_message(roost, visit):
+    page = visit(roost.url)
+    page.fill("#system-prompt", "Answer kindly.")
+    page.select_option("[name=think_mode]", "fast")
+    ask(page)
+    page.reload()
+    assert page.input_value("#system-prompt") == "Answer kindly."
+    assert page.input_value("[name=think_mode]") == "fast"
+
+
+def test_the_panel_stays_closed_when_closed(roost, visit):
+    page = visit(roost.url)
+    page.click(".panel [data-panel-toggle]")
+    page.reload()
+    assert not page.is_visible("#panel")
+
+
+def test_the_theme_is_kept(roost, visit):
+    page = visit(roost.url, color_scheme="light")
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.click("[popovertarget=appearance-menu]")
+    page.click("[data-theme-choice=dark]")
+    page.reload()
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light == "rgb(251, 250, 247)"
+
+
+def test_the_language_is_switched_and_kept(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    page.click("[popovertarget=appearance-menu]")
+    page.click("text=中文")
+    page.wait_for_selector("html[lang=zh-Hans]")
+    assert "重读 0 个 token" in page.inner_text(".stats")
+    page.reload()
+    assert page.get_attribute("#prompt", "placeholder") == "输入消息"
+
+
+def test_nothing_sticks_out(roost, visit):
+    chat_id = roost.answered("A long word: " + "Donaudampfschifffahrt" * 20)
+    page = visit(f"{roost.url}/chat/{chat_id}")
+    for width, height in ((1440, 900), (1024, 768), (390, 844), (320, 640)):
+        page.set_viewport_size({"width": width, "height": height})
+        assert page.evaluate(NO_SIDEWAYS), width
+        assert page.locator(".column").bounding_box()["width"] <= 72 * 10 + 48
+
+
+def test_a_phone_has_drawers_and_a_bottom_bar(roost, visit):
+    page = visit(roost.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    ask(page)
+    assert not page.is_visible("#chats") and not page.is_visible("#panel")
+    rail = page.locator(".rail").bounding_box()
+    assert rail["y"] > 700 and rail["width"] == 390
+    assert page.is_visible(".user [aria-label=Edit]")
+    page.tap("[data-drawer-toggle=chats]")
+    assert page.is_visible(".chat-link")
+    page.mouse.click(380, 400)
+    assert not page.is_visible("#chats")
+    page.tap(".chat-head [data-panel-toggle]")
+    page.locator("#template").scroll_into_view_if_needed()
+    assert page.is_visible("#template")
+
+
+def test_the_model_menu_loads_and_unloads(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    page.click(".strip-button")
+    page.click("#model-menu >> text=roost-starter-v7")
+    page.wait_for_selector(".strip .light-idle")
+    page.keyboard.press("Escape")
+    page.click(".strip-button")
+    page.click("#model-menu >> text=Unload")
+    page.wait_for_selector(".strip .light-off")
+
+
+def test_the_page_works_without_scripts(roost, visit):
+    page = visit(roost.url, java_script_enabled=False)
+    page.fill("#prompt", "Why?")
+    page.click("#send")
+    page.wait_for_url("**/chat/*")
+    chat_id = page.url.rpartition("/")[2]
+    assert roost.turns.live(chat_id).wait_finished(20)
+    page.reload()
+    assert "Both feet" in page.inner_text(".answer")
+
+
+def test_nothing_moves_while_the_page_comes_up(roost, visit):
+    chat_id = roost.answered()
+    page = visit(f"{roost.url}/chat/{chat_id}")
+    wait_ready(page)
+    assert page.evaluate(LAYOUT_SHIFT) < 0.02
