@@ -83,7 +83,8 @@ prompt.addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   if (isComposing(event) || event.defaultPrevented) return;
   const isTyping = event.target.closest("input:not([type=range]), textarea, select");
-  if (event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey) {
+  const isSlash = event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey;
+  if (isSlash || (event.key === "k" && (event.ctrlKey || event.metaKey))) {
     event.preventDefault();
     openChats();
     document.getElementById("search").focus();

@@ -12,7 +12,15 @@ export function shownMessages() {
   return [...list.querySelectorAll(".message")].map((node) => [node.dataset.message, node.dataset.fingerprint]);
 }
 
+// Their label is made by CSS; a screen reader gets a name of its own.
+function nameButtons(root) {
+  for (const button of root.querySelectorAll(".code-copy:not([aria-label])")) {
+    button.setAttribute("aria-label", document.body.dataset.tCopy);
+  }
+}
+
 function markLast() {
+  nameButtons(list);
   const nodes = list.querySelectorAll(".message");
   nodes.forEach((node, index) => node.classList.toggle("is-last", index >= nodes.length - 1));
   if (nodes.length) document.getElementById("welcome").hidden = true;
@@ -24,6 +32,7 @@ function showText(frame) {
   if (frame.reset) final.innerHTML = frame.final;
   else if (frame.final) final.insertAdjacentHTML("beforeend", frame.final);
   final.nextElementSibling.innerHTML = frame.tail;
+  nameButtons(final.parentElement);
 }
 
 function showProgress(frame) {

@@ -33,6 +33,7 @@ class House:
     renderings: LiveRenderings = field(default_factory=LiveRenderings)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _pages: int = 0
+    _is_watching: bool = False
 
     def answering(self, chat_id: str) -> LiveTurn | None:
         """The turn being written in this chat now."""
@@ -51,7 +52,8 @@ class House:
         """While any page is open, one thread turns the manager's changes into news."""
         with self._lock:
             self._pages += 1
-            if self._pages == 1:
+            if not self._is_watching:
+                self._is_watching = True
                 threading.Thread(target=self._watch_status, name="status-watch", daemon=True).start()
 
     def page_closed(self) -> None:
@@ -61,12 +63,18 @@ class House:
     def _watch_status(self) -> None:
         pause = threading.Event()
         seen = self.manager.status().revision
-        while self._pages > 0:
+        while self._has_pages():
             now = self.manager.wait_change(seen, STATUS_WAIT_S).revision
             if now != seen:
                 seen = now
                 self.news.publish(STATUS)
             pause.wait(STATUS_PACE_S)
+
+    def _has_pages(self) -> bool:
+        """False ends the watching, and is said once: under the lock, so that a page opened now begins it anew."""
+        with self._lock:
+            self._is_watching = self._pages > 0
+            return self._is_watching
 
 
 def house_of(app: Flask) -> House:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from flask import copy_current_request_context, current_app, request
@@ -24,6 +25,7 @@ from webapp.web.frames import FrameFields, parse_frame
 
 log = logging.getLogger(__name__)
 MOST_SHOWN = 10_000
+INTERNAL_ERROR = 1011
 _toast_numbers = itertools.count(1)
 
 
@@ -35,7 +37,7 @@ def chat_socket(ws: Any) -> None:
     locale = current_locale()
     house = house_of(current_app._get_current_object())  # type: ignore[attr-defined]
     viewer = Viewer(house, ws.send, translator(locale), locale)
-    page = PageSocket(viewer, Commands(house, request.remote_addr or ""), locale)
+    page = PageSocket(viewer, Commands(house, request.remote_addr or ""), locale, ws.close)
     shower = threading.Thread(target=copy_current_request_context(page.show), name="chat-viewer", daemon=True)
     house.page_opened()
     shower.start()
@@ -50,14 +52,24 @@ def chat_socket(ws: Any) -> None:
 class PageSocket:
     """What one page's socket does with the frames that come in."""
 
-    def __init__(self, viewer: Viewer, commands: Commands, locale: str) -> None:
+    def __init__(
+        self, viewer: Viewer, commands: Commands, locale: str, close: Callable[..., None] = lambda *_: None
+    ) -> None:
         self.viewer = viewer
         self.commands = commands
         self.locale = locale
+        self.close = close
 
     def show(self) -> None:
-        with contextlib.suppress(ConnectionClosed):
+        """Until the page is gone. After a fault of ours the socket is closed in the way that makes a page come back."""
+        try:
             self.viewer.run()
+        except ConnectionClosed:
+            pass
+        except Exception:
+            log.exception("showing a chat page failed")
+            with contextlib.suppress(ConnectionClosed):
+                self.close(INTERNAL_ERROR)
 
     def take(self, data: Any) -> None:
         """One frame. Whatever is wrong with it, the page is told and the loop goes on."""
