@@ -38,8 +38,10 @@ def precision_differences(path: Path, strategy: str, architecture: str, **option
 
 
 # Logits have standard deviation 1. Measured over the architectures: bf16 up to 0.07, fp16 0.03, int8 0.08.
-@pytest.mark.parametrize("architecture", ALL)
-@pytest.mark.parametrize(("strategy", "tolerance"), [("cpu bf16", 0.25), ("cpu fp16", 0.05)])
+@pytest.mark.parametrize(
+    ("strategy", "tolerance", "architecture"),
+    [*(("cpu bf16", 0.25, architecture) for architecture in ALL), ("cpu fp16", 0.05, "5.2"), ("cpu fp16", 0.05, "7")],
+)
 def test_half_precision_stays_near(strategy: str, tolerance: float, architecture: str, tmp_path: Path) -> None:
     found = precision_differences(tmp_path / "model.pth", strategy, architecture)
     assert 1e-6 < max(found.chunks, found.single_tokens, found.continued) <= tolerance
@@ -61,6 +63,7 @@ def test_fp16_halves_its_activations_every_six_layers(tmp_path: Path) -> None:
     assert max(found.chunks, found.single_tokens, found.continued) <= 0.05
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("architecture", ("6", "7"))
 def test_torchscript_computes_the_same(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RWKV_JIT_ON", "1")
@@ -92,8 +95,8 @@ def test_progress_rises_to_everything(architecture: str, file: str, tmp_path: Pa
     assert seen[0].total_tensors == len(inspect(tmp_path / file).tensors)
 
 
-@pytest.mark.parametrize("architecture", ("5.0", "6", "7"))
-@pytest.mark.parametrize("after", (0, 1, 2, 20))
+@pytest.mark.parametrize("architecture", ("6", "7"))
+@pytest.mark.parametrize("after", (0, 1, 20))
 def test_a_load_that_is_cancelled_leaves_nothing(architecture: str, after: int, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "model.pth", architecture)
     modules, environment, torch_load = set(sys.modules), dict(os.environ), torch.load
@@ -175,8 +178,9 @@ def test_a_file_in_web_rwkv_naming_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "model.st")
 
 
-@pytest.mark.parametrize("architecture", BEFORE_7)
-@pytest.mark.parametrize("strategy", ("cpu fp32i8", "cpu bf16"))
+@pytest.mark.parametrize(
+    ("architecture", "strategy"), [*((architecture, "cpu fp32i8") for architecture in BEFORE_7), ("6", "cpu bf16")]
+)
 def test_a_file_converted_by_the_package_loads_with_its_own_strategy_alone(
     architecture: str, strategy: str, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.rwkv_pip import failures, model_loader, requirements, state_layout
+from webapp.backends.rwkv_pip import failures, memory, model_loader, requirements, state_layout
 from webapp.engine.backend import Availability, Backend, ProgressCallback
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
@@ -60,7 +60,8 @@ class RwkvPipBackend(Backend):
         """Ends by running one token, so that a file with a tensor missing fails here and not in the first answer."""
         cls.check(config, strategy)
         with failures.loading(path):
-            backend = cls(config, model_loader.load_model(path, config, strategy, progress))
+            with memory.returned_at_once():
+                backend = cls(config, model_loader.load_model(path, config, strategy, progress))
             try:
                 backend._try_one_token(path)
             except BaseException:

@@ -14,7 +14,8 @@ from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.tensor_info import TensorInfo
 
-REOPEN_AFTER_BYTES = 256 * 2**20
+REOPEN_AFTER_BYTES = 64 * 2**20
+MOST_REOPENINGS = 16  # each reads the table of contents again, some 10 ms
 
 
 class DeferredTensor:
@@ -63,6 +64,7 @@ class DeferredWeights:
         self.infos: Mapping[str, TensorInfo] = {name: self._checkpoint.info(name) for name in self._checkpoint.names()}
         self.metadata = self._checkpoint.metadata
         self._total_bytes = sum(info.nbytes for info in self.infos.values())
+        self._reopen_after = max(REOPEN_AFTER_BYTES, self._total_bytes // MOST_REOPENINGS)
 
     def deferred(self, name: str, is_widened: bool = False) -> DeferredTensor:
         """``is_widened``: comes as float32 whatever the file has."""
@@ -95,7 +97,7 @@ class DeferredWeights:
             self._done.add(info.name)
             self._done_bytes += info.nbytes
         self._mapped_bytes += info.nbytes
-        if self._mapped_bytes > REOPEN_AFTER_BYTES:
+        if self._mapped_bytes > self._reopen_after:
             # Pages read through a map count as this process's memory until it is unmapped.
             self._checkpoint.close()
             self._checkpoint = open_checkpoint(self._path)
