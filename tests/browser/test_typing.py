@@ -1,6 +1,6 @@
 """Keys, drafts, scrolling, copying."""
 
-from tests.browser.acting import ANSWER, act, ask, send, until, wait_done, wait_ready
+from tests.browser.acting import ANSWER, ask, send, until, wait_done, wait_ready
 from tests.web.chat.running_roost import ANSWER as ANSWER_TEXT
 from tests.web.chat.running_roost import fake_strategy
 
@@ -68,7 +68,7 @@ def test_copying_works_on_plain_http(roost, visit):
     assert page.evaluate("window.isSecureContext") is False
     page.expected.append("Cross-Origin-Opener-Policy header has been ignored")
     ask(page)
-    act(page, ANSWER, "Copy")
+    page.click(f"{ANSWER} [data-copy]")
     page.wait_for_selector(f"{ANSWER} [data-said=Copied]")
     page.focus("#prompt")
     page.keyboard.press("Control+V")
