@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from webapp.backends.rwkv_pip import RwkvPipBackend, failures, set_threads
 from webapp.engine.backend import LoadProgress
+from webapp.engine.model_config import ModelConfig
 from webapp.errors import LoadCancelled, ModelLoadFailed, OutOfMemory, StrategyError, WeightsError
 from webapp.weights.checkpoint import inspect
 
@@ -236,10 +238,14 @@ def test_other_failures_keep_their_words() -> None:
         raise ValueError("as it was")
 
 
-def test_threads_can_be_set() -> None:
+def test_threads_are_as_set_else_one_for_a_small_model() -> None:
     before = torch.get_num_threads()
-    set_threads(2)
+    small = ModelConfig("7", n_layer=6, n_embd=192, n_att=192, n_ffn=768, n_head=3, head_size=64, vocab_size=65536)
+    large = replace(small, n_embd=2048)
+    set_threads(2, small)
     assert torch.get_num_threads() == 2
-    set_threads(0)
-    assert torch.get_num_threads() == 2
-    set_threads(before)
+    set_threads(0, large)
+    assert torch.get_num_threads() == 2, "torch's own choice"
+    set_threads(0, small)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)

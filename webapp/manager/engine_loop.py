@@ -79,8 +79,8 @@ class EngineLoop:
         backend_class = backend_for(command.strategy).load_class()
         # A backend that can be told offers it beside its class.
         set_threads = getattr(sys.modules[backend_class.__module__], "set_threads", None)
-        if command.threads and set_threads is not None:
-            set_threads(command.threads)
+        if set_threads is not None:
+            set_threads(command.threads, command.config)
         return backend_class.load(command.path, command.config, command.strategy, self._report)
 
     def _report(self, progress: LoadProgress) -> None:

@@ -27,10 +27,19 @@ MAX_CHUNK = 256
 """Most tokens in one call: the package's RWKV-5.0 and 5.1 make tensors of n_head x tokens x tokens."""
 
 
-def set_threads(count: int) -> None:
-    """How many CPU threads torch uses in this process; 0 leaves its own choice. Imports torch."""
+SMALL_WIDTH = 512
+"""Below this ``n_embd`` one thread is as fast as several on an idle machine and far faster on a busy one: a token's
+products take microseconds, meeting at the end of each takes longer (6 x 192: 91 against 78 tokens/s, docs/log.md)."""
+
+
+def set_threads(count: int, config: ModelConfig) -> None:
+    """How many CPU threads torch uses in this process; 0 is one for a small model, else torch's choice.
+
+    Imports torch.
+    """
     import torch
 
+    count = count or (1 if config.n_embd < SMALL_WIDTH else 0)
     if count > 0:
         torch.set_num_threads(count)
 
