@@ -76,3 +76,8 @@ def test_a_context_is_a_dataclass_or_a_mapping():
     with pytest.raises(TypeError):
         fragments.template_variables(Greeting)
     assert fragments.template_variables(None) == {}
+
+
+def test_commands_in_an_errors_words_are_code_and_nothing_else_is_html():
+    assert fragments.commands("`roost models` lists <b>") == "<code>roost models</code> lists &lt;b&gt;"
+    assert fragments.commands("a ` alone") == "a ` alone"

@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from webapp.errors import RoostError
 from webapp.i18n import translate, translate_error
-from webapp.web.fragments import current_locale
+from webapp.web.fragments import commands, current_locale
 
 API_PREFIXES = ("/v1/", "/api/")
 ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -56,7 +56,7 @@ def wants_json() -> bool:
 
 
 def notice_page(title: str, message: str, hint: str, status: int) -> Response:
-    return plain_page(title, NOTICE.format(title=title, message=message, hint=hint), status)
+    return plain_page(title, NOTICE.format(title=title, message=message, hint=commands(hint)), status)
 
 
 def plain_page(title: str, body: str, status: int) -> Response:

@@ -6,11 +6,13 @@ A context is one dataclass (or mapping) that feeds both: its fields are the temp
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from flask import Flask, Response, current_app, g, has_request_context, make_response, render_template, request
+from markupsafe import Markup, escape
 
 from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, translate
 from webapp.i18n.locale_choice import LOCALE_COOKIE
@@ -23,7 +25,19 @@ def install(app: Flask, settings: Settings) -> None:
     """Makes translations available to templates and remembers a language chosen by ``?lang=``."""
     app.extensions["settings"] = settings
     app.context_processor(template_words)
+    app.jinja_env.filters["commands"] = commands
     app.after_request(_remember_locale)
+
+
+def commands(text: str) -> Markup:
+    """An error's words as HTML: what stands between backticks, a command or a file, as code; all of it escaped."""
+    pieces = text.split("`")
+    if len(pieces) % 2 == 0:
+        return escape(text)
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if is_code else escape(piece)
+        for piece, is_code in zip(pieces, itertools.cycle((False, True)), strict=False)
+    )
 
 
 def template_words() -> dict[str, Any]:

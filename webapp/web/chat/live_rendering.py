@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from webapp.chat.events import ContentDelta, ReasoningDelta, TurnEvent, TurnFailed, TurnFinished, TurnWaiting
 from webapp.services.live_turn import LiveTurn
-from webapp.web.markdown_stream import MarkdownStream
 
 INTERVAL_S = 0.1
 
@@ -22,6 +21,8 @@ class Channel:
     """Content or thinking: the HTML of its finished blocks, in order, and of the one still open."""
 
     def __init__(self, text: str = "") -> None:
+        from webapp.web.markdown_stream import MarkdownStream  # a tenth of a second that no start needs
+
         self._stream = MarkdownStream(copy_label="")
         self.finals: list[str] = []
         self.tail = ""

@@ -27,7 +27,6 @@ from webapp.services.live_turn import LiveTurn
 from webapp.storage.records import StoredMessage
 from webapp.web.chat.contexts import Failure, MessageView, Versions
 from webapp.web.chat.house import House
-from webapp.web.markdown import render_markdown
 
 Translator = Callable[..., str]
 MODEL_CHOICES = (ModelNotFound, NoModelLoaded, ModelLoadFailed, CrashLoop, WeightsError, OutOfMemory, StrategyError)
@@ -154,4 +153,6 @@ def _failure(stored: StoredMessage, t: Translator, locale: str) -> Failure | Non
 
 @lru_cache(maxsize=256)
 def _rendered(text: str) -> Markup:
+    from webapp.web.markdown import render_markdown  # a tenth of a second that no start needs
+
     return Markup(render_markdown(text, copy_label="")) if text.strip() else Markup()

@@ -85,10 +85,15 @@ def welcome(house: House, t: Callable[..., str]) -> Welcome:
 
 
 def model_words(house: House) -> tuple[bool, str, str]:
-    """(is it the starter model, its name, millions of parameters); the name "" when there is no model."""
+    """(is it the starter model, its name, millions of parameters); the name "" when there is no model.
+
+    The starter's own count leaves out the rows of tokens it was never trained on, which all share one.
+    """
     status = house.manager.status()
     try:
         info = house.manager.model_info()
     except RoostError:
         return False, "", ""
-    return status.model.startswith(STARTER_PREFIX), status.model, f"{info.parameters / 1e6:.0f}"
+    trained = info.metadata.get("roost.trained_parameters", "")
+    parameters = int(trained) if trained.isdecimal() else info.parameters
+    return status.model.startswith(STARTER_PREFIX), status.model, f"{parameters / 1e6:.0f}"
