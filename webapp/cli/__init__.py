@@ -13,6 +13,7 @@ from types import ModuleType
 
 from webapp import __version__
 from webapp.cli import bench, chat, evaluate, inspect, logits, models, run, serve
+from webapp.cli.options import in_one_line
 from webapp.errors import RoostError
 
 COMMANDS: tuple[ModuleType, ...] = (serve, chat, run, inspect, logits, models, bench, evaluate)
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args) or 0)
     except RoostError as error:
-        print(f"roost: {error.message} {error.hint}", file=sys.stderr)
+        print(f"roost: {in_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFailed, TurnFinished, TurnWaiting
-from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, settings_from
+from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, in_one_line, settings_from
 from webapp.errors import RoostError, error_from_dict
 from webapp.manager.model_manager import ModelManager
 from webapp.services.chat_turn import ChatTurns, LiveTurn
@@ -69,7 +69,7 @@ def _answer(turns: ChatTurns, chat_id: str, text: str) -> None:
     try:
         turn = turns.send(chat_id, text)
     except RoostError as error:
-        print(f"{error.message} {error.hint}", file=sys.stderr)
+        print(in_one_line(error), file=sys.stderr)
         return
     try:
         _print_turn(turn)
@@ -92,8 +92,7 @@ def _print_turn(turn: LiveTurn) -> None:
                 print(("\n\n" if thinking else "") + event.text, end="", flush=True)
                 thinking = False
             elif isinstance(event, TurnFailed):
-                error = error_from_dict(event.error)
-                print(f"\n{error.message} {error.hint}", file=sys.stderr)
+                print(f"\n{in_one_line(error_from_dict(event.error))}", file=sys.stderr)
                 return
             elif isinstance(event, TurnFinished):
                 print()

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import RoostError
 from webapp.settings import SETTINGS, Settings, load_settings
 
 FLAGS = {"data_dir": "--data", "models_dir": "--models"}
@@ -22,6 +23,12 @@ SAMPLING_OPTIONS: dict[str, tuple[type, str]] = {
     "penalty_decay": (float, "How long penalties last: 0.99 short, 0.999 long."),
     "seed": (int, "Number that makes the same randomness again."),
 }
+
+
+def in_one_line(error: RoostError) -> str:
+    """Sentence and way out; a reason from elsewhere may lack its full stop."""
+    message = error.message if error.message.endswith((".", "!", "?")) else f"{error.message}."
+    return f"{message} {error.hint}"
 
 
 def flag_of(name: str) -> str:

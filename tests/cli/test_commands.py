@@ -1,0 +1,156 @@
+"""The `roost` command as a person at a terminal meets it; the model is tiny or fake, the process real."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.weights.make_checkpoints import write_checkpoint
+from webapp.cli import main, with_default_command
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SAYS_HELLO = "fake vocab=256 script=104,101,108,108,111"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    write_checkpoint(folder / "tiny.safetensors", "7", n_layer=1, n_embd=64, vocab_size=256)
+    return folder
+
+
+@pytest.fixture
+def places(models: Path, tmp_path: Path) -> list[str]:
+    return ["--models", str(models), "--data", str(tmp_path)]
+
+
+def test_no_command_means_serve():
+    assert with_default_command(["--port", "1"]) == ["serve", "--port", "1"]
+    assert with_default_command([]) == ["serve"]
+    assert with_default_command(["run", "-p", "x"]) == ["run", "-p", "x"]
+
+
+def test_run_prints_one_json_document(places, capsys):
+    strategy = ["--strategy", SAYS_HELLO, "--temperature", "0", "--max-tokens", "3", "--seed", "7"]
+    assert main(["run", "-m", "tiny.safetensors", "-p", "Hi", "--json", *strategy, *places]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["token_ids"]) == 3 and found["finish_reason"] == "length"
+    assert found["stats"]["prompt_tokens"] == 2 and found["stats"]["seed"] == 7
+    assert found["model"] == "tiny.safetensors" and found["strategy"] == SAYS_HELLO
+
+
+def test_logits_are_written_after_the_last_token_or_after_each(places, tmp_path, capsys):
+    out = tmp_path / "logits.npy"
+    command = [
+        "logits",
+        "-m",
+        "tiny.safetensors",
+        "--strategy",
+        "fake",
+        "--tokens",
+        "1,2,3",
+        "--out",
+        str(out),
+        *places,
+    ]
+    assert main(command) == 0
+    last = np.load(out)
+    assert last.shape == (256,) and last.dtype == np.float32
+    assert main([*command, "--all"]) == 0
+    every = np.load(out)
+    assert every.shape == (3, 256) and np.array_equal(every[-1], last)
+
+
+def test_inspect_tells_what_a_file_is(models, capsys):
+    assert main(["inspect", str(models / "tiny.safetensors"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["config"]["architecture"] == "7" and found["config"]["n_embd"] == 64
+    assert main(["inspect", str(models / "tiny.safetensors"), "--tensors"]) == 0
+    assert "RWKV-7" in capsys.readouterr().out
+
+
+def test_models_lists_the_folder(places, capsys):
+    assert main(["models", *places]) == 0
+    assert "tiny.safetensors" in capsys.readouterr().out
+    assert main(["models", "--json", *places]) == 0
+    assert "tiny.safetensors" in {row["name"] for row in json.loads(capsys.readouterr().out)}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["inspect", "no-such-file"],
+        ["run", "-m", "no-such-model", "-p", "x"],
+        ["run", "-m", "tiny.safetensors", "-p", "x", "--strategy", "banana"],
+        ["run", "-m", "tiny.safetensors", "-p", "x", "--strategy", "fake", "--temperature", "99"],
+        ["logits", "-m", "tiny.safetensors", "--strategy", "fake", "--tokens", "1,x", "--out", "o.npy"],
+        ["logits", "-m", "tiny.safetensors", "--strategy", "fake", "--tokens", "999", "--out", "o.npy"],
+        ["serve", "--port", "99999"],
+        ["bench", "-m", "tiny.safetensors", "--sequences", "none"],
+    ],
+    ids=lambda command: " ".join(command[:1] + command[-2:]),
+)
+def test_a_mistake_is_one_line_with_the_way_out_and_exit_code_2(command, places, capsys):
+    extra = [] if command[0] == "inspect" else places
+    assert main([*command, *extra]) == 2
+    line = capsys.readouterr().err.strip()
+    assert line.startswith("roost: ") and "\n" not in line and "Traceback" not in line
+
+
+def test_bench_ends_in_one_json_document(places, capsys):
+    sizes = ["--tokens", "4", "--prompt-tokens", "8", "--repeat", "1", "--sequences", "1,2"]
+    assert main(["bench", "-m", "tiny.safetensors", "--strategy", "fake vocab=256", *sizes, *places]) == 0
+    found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert [row["sequences"] for row in found["runs"]] == [1, 2]
+    assert all(row["decode_tokens_per_s"] > 0 for row in found["runs"])
+
+
+def test_chat_answers_in_the_terminal(places, monkeypatch, capsys):
+    lines = iter(["Good day", "/new", "Again", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    assert main(["chat", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, *places]) == 0
+    assert capsys.readouterr().out.count("hello") == 2
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
+@pytest.mark.parametrize(
+    "command",
+    [
+        [
+            "run",
+            "-m",
+            "tiny.safetensors",
+            "-p",
+            "x",
+            "--strategy",
+            "fake delay_ms=50 vocab=256",
+            "--max-tokens",
+            "9999",
+        ],
+        ["serve", "--port", "0", "--no-browser", "--strategy", "fake"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_ctrl_c_ends_quietly(command, places):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "webapp.cli", *command, *places],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.read(1)  # it is under way
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode in (0, 130)
+    assert "Traceback" not in errors
