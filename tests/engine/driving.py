@@ -19,7 +19,7 @@ def engine(options="", *, config=None, **kwargs):
 def request(
     request_id="a", prompt=(1, 2, 3), *, client="", boundaries=(), initial_state=None, constraint=None, **params
 ):
-    sampling = SamplingParams(**{"max_tokens": 8, **params})
+    sampling = SamplingParams(**{"max_tokens": 8, "seed": 1, **params})  # no test throws dice
     return GenerationRequest(request_id, tuple(prompt), sampling, tuple(boundaries), client, initial_state, constraint)
 
 
