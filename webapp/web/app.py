@@ -8,13 +8,13 @@ from flask import Flask, Response, jsonify
 from flask_sock import Sock
 
 from webapp import __version__
-from webapp.errors import RoostError, StorageError, as_roost_error
+from webapp.errors import StorageError, as_roost_error
 from webapp.manager.model_manager import ModelManager
 from webapp.resources import resource_dir
 from webapp.services.chat_turn import ChatTurns
 from webapp.settings import Settings
 from webapp.storage.database import Database
-from webapp.web import fragments
+from webapp.web import error_pages, fragments
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
 from webapp.web.error_answers import answer_error
@@ -41,7 +41,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     open_house(app, settings, manager or ModelManager(settings))
     fragments.install(app, settings)
     Guard(app, settings)
-    app.register_error_handler(RoostError, answer_error)
+    error_pages.install(app)
     app.register_error_handler(500, answer_unexpected)
     app.register_blueprint(chat_routes.blueprint)
     app.register_blueprint(status_routes.blueprint)

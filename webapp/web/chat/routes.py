@@ -6,7 +6,7 @@ import json
 import re
 from urllib.parse import quote
 
-from flask import Blueprint, Response, current_app, make_response, redirect, request
+from flask import Blueprint, Response, current_app, make_response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
@@ -61,7 +61,7 @@ def chats() -> Response | BaseResponse:
 @blueprint.get("/chat/<chat_id>/older")
 def older(chat_id: str) -> Response | BaseResponse:
     if not wants_fragment():
-        return redirect(f"/chat/{chat_id}", 303)
+        return redirect(url_for("chat.chat", chat_id=chat_id), 303)
     house, locale = the_house(), current_locale()
     branch = house.store.branch(chat_id)
     before = request.args.get("before", "")

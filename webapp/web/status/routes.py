@@ -11,6 +11,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import RoostError
 from webapp.manager.model_manager import ModelManager
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
+from webapp.web.login import local_path
 from webapp.web.status.menu import menu_context
 from webapp.web.status.shell import shell_context
 from webapp.web.status.strip import strip_context
@@ -73,7 +74,7 @@ def done() -> Response | BaseResponse:
     if wants_fragment():
         return answer()
     back = urlsplit(request.headers.get("Referer", ""))
-    return redirect(back.path if back.netloc == request.host and back.path.startswith("/") else "/", 303)
+    return redirect(local_path(back.path) if back.netloc == request.host else "/", 303)
 
 
 def answer(refusal: RoostError | None = None) -> Response:

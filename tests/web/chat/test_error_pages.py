@@ -1,0 +1,47 @@
+"""What a person sees who followed an old link or mistyped an address: the shell, in their language, and a way back."""
+
+import json
+import urllib.error
+import urllib.request
+
+import pytest
+
+
+def refused(roost, path, **headers):
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        roost.get(path, **headers)
+    return caught.value.code, caught.value.read().decode()
+
+
+@pytest.mark.parametrize("path", ["/nothing/here", "/chat/gone", "/chat/gone/export.md", "/status/load"])
+def test_a_page_that_is_not_there_keeps_the_shell_and_leads_back(roost, path):
+    code, page = refused(roost, path)
+    assert code in (404, 405)
+    assert 'class="rail"' in page and 'id="strip"' in page and 'class="button button-main" href="/"' in page
+
+
+def test_it_speaks_chinese(roost):
+    _, page = refused(roost, "/nothing/here", **{"Accept-Language": "zh"})
+    assert "页面不存在" in page and "Not Found" not in page
+
+
+def test_a_program_gets_the_error_as_json(roost):
+    code, text = refused(roost, "/v1/nothing")
+    assert code == 404 and json.loads(text)["error"]["type"] == "not_found_error"
+
+
+def test_a_part_of_a_page_is_no_whole_page(roost):
+    code, page = refused(roost, "/chat/gone/older", **{"HX-Request": "true"})
+    assert code == 404 and 'class="rail"' not in page
+
+
+def test_an_address_with_a_line_break_is_no_fault_of_ours(roost):
+    code, _ = refused(roost, "/chat/a%0d%0ab/older")
+    assert code == 404
+
+
+def test_back_to_where_a_form_stood_never_leads_to_another_site(roost):
+    headers = {"Origin": roost.url, "Referer": f"{roost.url}//elsewhere.test/"}
+    request = urllib.request.Request(f"{roost.url}/status/unload", b"", headers)
+    with urllib.request.urlopen(request) as answer:
+        assert answer.url == f"{roost.url}/"
