@@ -44,8 +44,23 @@ def test_a_held_back_blank_line_comes_with_the_next_paragraph():
     assert router.feed("Two") == [ContentDelta("\n\nTwo")]
 
 
+def test_blank_at_the_end_is_held_back_and_never_shown():
+    router = StreamRouter()
+    assert router.feed(" One. \n") == [ContentDelta("One.")]
+    assert router.feed("\n") == []
+    assert router.feed("Two\n\n") == [ContentDelta(" \n\nTwo")]
+    assert router.finish() == []
+
+
+def test_blank_at_the_end_of_a_thought_is_never_shown():
+    router = StreamRouter(starts_in_reasoning=True)
+    assert router.feed("Why? \n</th") == [ReasoningDelta("Why?")]
+    assert router.feed("is\n") == [ReasoningDelta(" \n</this")]
+    assert router.feed("</think>So.") == [ContentDelta("So.")]
+
+
 def test_the_earliest_of_several_stops_wins():
-    assert routed(StreamRouter(("END", "stop")), ["a stop b END"]) == ("", "a ", "stop")
+    assert routed(StreamRouter(("END", "stop")), ["a stop b END"]) == ("", "a", "stop")
 
 
 def test_of_stops_that_end_together_the_longer_wins():
@@ -54,7 +69,7 @@ def test_of_stops_that_end_together_the_longer_wins():
 
 def test_a_prompt_that_ends_in_an_open_tag_is_answered_by_its_end():
     router = StreamRouter(STOPS, starts_in_reasoning=True, awaits_tag_end=True)
-    assert routed(router, [">", "\nHmm.\n</thi", "nk>\n\nYes."]) == ("Hmm.\n", "Yes.", None)
+    assert routed(router, [">", "\nHmm.\n</thi", "nk>\n\nYes."]) == ("Hmm.", "Yes.", None)
 
 
 def test_the_fast_form_shows_no_thinking():
@@ -132,7 +147,7 @@ def test_nothing_is_lost_where_there_is_no_tag_and_no_stop():
     rng = random.Random(3)
     for _ in range(200):
         text = "x" + "".join(rng.choice(["\n", "\n\nUs", "<thi", "</think", "好", " "]) for _ in range(10))
-        assert routed(StreamRouter(STOPS), list(text)) == ("", text, None)
+        assert routed(StreamRouter(STOPS), list(text)) == ("", text.rstrip(), None)
 
 
 def test_held_length_is_the_longest_beginning_at_the_end():

@@ -17,6 +17,21 @@ def test_without_a_stop_every_id_is_kept(world):
     assert made.content == "Hi.\n\nUs"
 
 
+def test_a_blank_line_before_the_end_of_text_is_the_separator(world):
+    """The starter model writes token 261, then token 0: a second blank line after it would be a prompt it never saw."""
+    made = answer(world, " Hi.\n\n", "\n\nUser:")
+    made.finish(is_cut=False)
+    assert made.kept_token_ids() == (tuple(world.encode(" Hi.\n\n")), True)
+    assert made.content == "Hi."
+
+
+def test_what_was_shown_is_what_is_kept_as_content(world):
+    made = AnswerText(RenderedPrompt(()), world)
+    shown = [delta.text for token_id in world.encode(" One.\n\nTwo. \n\n") for delta in made.feed([token_id])]
+    shown += [delta.text for delta in made.finish(is_cut=False)]
+    assert "".join(shown) == made.content == "One.\n\nTwo."
+
+
 def test_a_stop_keeps_the_blank_line_it_begins_with(world):
     made = answer(world, " Hi.\n\nUser: x", "\n\nUser:")
     assert made.kept_token_ids() == (tuple(world.encode(" Hi.\n\n")), True)

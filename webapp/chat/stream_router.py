@@ -71,8 +71,8 @@ class StreamRouter:
 
     ``starts_in_reasoning``: the prompt ended inside a thought. ``awaits_tag_end``: it ended in "<think" or "</think",
     and the model goes on with ">". Without either, a "<think>" counts only before any content, so that an answer may
-    speak about tags. Dropped are the blank lines before reasoning and content and the one space models begin with;
-    ``is_raw`` drops nothing and knows no tags.
+    speak about tags. Dropped are the blank lines before reasoning and content, the one space models begin with, and all
+    blank at the end of either (held back until more text comes). ``is_raw`` drops nothing and knows no tags.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class StreamRouter:
     ) -> None:
         self._stops = StopFilter(stop_strings)
         self._held = ""
+        self._is_raw = is_raw
         start = _Section.REASONING_LEADING if starts_in_reasoning else _Section.LEADING
         self._after_tag = start
         self._may_open = not starts_in_reasoning and not awaits_tag_end
@@ -123,10 +124,7 @@ class StreamRouter:
             return self._pass_blank(is_end)
         if self._section is _Section.REASONING:
             return self._pass_reasoning(deltas, is_end)
-        if self._held:
-            deltas.append(ContentDelta(self._held))
-            self._held = ""
-        return False
+        return self._pass_content(deltas)
 
     def _pass_tag_end(self) -> bool:
         if not self._held:
@@ -151,15 +149,24 @@ class StreamRouter:
 
     def _pass_reasoning(self, deltas: list[Delta], is_end: bool) -> bool:
         thought, tag, rest = self._held.partition(CLOSE_TAG)
+        if not tag and not is_end:
+            thought = thought[: len(thought) - held_length(thought, (CLOSE_TAG,))]
+        thought = thought.rstrip()
         if not tag:
-            keep = 0 if is_end else held_length(self._held, (CLOSE_TAG,))
-            thought, rest = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+            rest = self._held[len(thought) :]
         if thought:
             deltas.append(ReasoningDelta(thought))
         self._held = rest
         if tag:
             self._section, self._may_open = _Section.LEADING, False
         return bool(tag)
+
+    def _pass_content(self, deltas: list[Delta]) -> bool:
+        shown = self._held if self._is_raw else self._held.rstrip()
+        if shown:
+            deltas.append(ContentDelta(shown))
+            self._held = self._held[len(shown) :]
+        return False
 
 
 def held_length(text: str, marks: Iterable[str]) -> int:

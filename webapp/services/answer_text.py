@@ -19,7 +19,6 @@ class AnswerText:
     def __init__(self, rendered: RenderedPrompt, tokenizer: Tokenizer) -> None:
         self.token_ids: list[int] = []
         self._router = rendered.router()
-        self._is_raw = rendered.is_raw
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer)
         self._raw: list[str] = []
@@ -33,12 +32,11 @@ class AnswerText:
 
     @property
     def content(self) -> str:
-        text = "".join(self._content)
-        return text if self._is_raw else text.rstrip()
+        return "".join(self._content)
 
     @property
     def reasoning(self) -> str:
-        return "".join(self._reasoning).rstrip()
+        return "".join(self._reasoning)
 
     @property
     def is_stopped(self) -> bool:
@@ -64,7 +62,7 @@ class AnswerText:
         They are the sampled ids up to a token's end; only where a stop begins inside a token is the rest re-encoded.
         """
         if not self.is_stopped:
-            return tuple(self.token_ids), False
+            return tuple(self.token_ids), "".join(self._raw).endswith(SEPARATOR)
         end = self._router.released_chars
         if (self._router.stopped_by or "").startswith(SEPARATOR):
             count = self._tokens_until(end + len(SEPARATOR))
