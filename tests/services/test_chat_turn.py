@@ -16,10 +16,12 @@ from webapp.errors import (
     PromptEmpty,
     QueueFull,
     ShuttingDown,
+    StorageError,
     TurnRunning,
 )
 from webapp.manager.handles import LoadingEvent, QueuePosition
 from webapp.services import chat_turn, turn_writer
+from webapp.storage.chats import ChatStore
 
 
 def shown(store, chat_id):
@@ -274,6 +276,17 @@ def test_even_a_bug_is_a_failed_turn(turns_with, store):
     turns, _ = turns_with([" a", ZeroDivisionError("oops")])
     failed = watch(turns.send(store.create().id, "Hello"))[-1]
     assert failed.error["code"] == "internal_error" and "oops" in failed.error["message"]
+
+
+def test_an_answer_that_cannot_be_stored_is_not_written_on(turns_with, store, monkeypatch):
+    def full_disk(*args):
+        raise StorageError(reason="disk is full")
+
+    turns, manager = turns_with([" One", threading.Event()])
+    monkeypatch.setattr(ChatStore, "append_tokens", full_disk)
+    failed = watch(turns.send(store.create().id, "Go"))[-1]
+    assert failed.error["code"] == "storage_error"
+    assert manager.handles[0].is_aborted.is_set()
 
 
 def test_sampling_that_cannot_be_is_a_failed_turn(turns_with, store):

@@ -100,7 +100,11 @@ class TurnWriter:
             self._replay(self._answer, prompt.encoded)
         handle = self._manager.submit(self._request(prompt))
         self._live.on_stop(handle.abort)
-        return self._read(handle, self._answer)
+        try:
+            return self._read(handle, self._answer)
+        except BaseException:  # a full disk, say: nobody reads what the engine would write on
+            handle.abort()
+            raise
 
     def _prompt(self) -> _Prompt:
         tokenizer, info = self._manager.tokenizer(), self._manager.model_info()
