@@ -349,6 +349,12 @@ class DatabaseBroken(StorageError):
     hint_text = "Move the file aside and start again, or restore a copy of it."
 
 
+class DataFolderInUse(StorageError):
+    code = "data_folder_in_use"
+    message_text = "Another Roost is running on the data folder {path}."
+    hint_text = "Use that one or end it, or start this one with another --data folder."
+
+
 class ChatError(RoostError):
     code = "chat_error"
     status = 409

@@ -10,6 +10,7 @@ from webapp.engine.outputs import PrefillProgress
 from webapp.errors import (
     ChatError,
     ChatNotFound,
+    DataFolderInUse,
     EngineCrashed,
     MessageNotFound,
     NothingToContinue,
@@ -380,6 +381,21 @@ def test_an_answer_left_by_a_dead_server_is_interrupted_at_the_next_start(turns_
     store.append_tokens(answer.id, "One", "", (33,))
     turns_with()
     assert (store.message(answer.id).status, shown(store, chat.id)) == ("interrupted", ["Go", "One"])
+
+
+def test_a_second_server_on_the_same_data_leaves_the_answers_of_the_first_alone(turns_with, store):
+    gate = threading.Event()
+    turns, _ = turns_with([" One", gate, " two"])
+    live = turns.send(store.create().id, "Go")
+    wait_for_text(live, "One")
+    with pytest.raises(DataFolderInUse) as caught:
+        turns_with()
+    assert "--data" in caught.value.hint
+    assert store.message(live.message_id).status == "streaming"
+    gate.set()
+    assert text_of(watch(live)) == "One two"
+    turns.close()
+    turns_with()
 
 
 def test_a_message_deleted_while_it_is_written_comes_back_whole(turns_with, store):

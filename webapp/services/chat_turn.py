@@ -18,6 +18,7 @@ from webapp.services.live_turn import LiveTurn
 from webapp.services.turn_writer import Manager, TurnWriter
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
+from webapp.storage.claim import Claim
 from webapp.storage.database import Database
 from webapp.storage.records import StoredMessage
 
@@ -26,7 +27,8 @@ CLOSE_WAIT_S = 10.0
 
 
 class ChatTurns:
-    """One per server. Making it turns answers that a dead server left half written into interrupted ones."""
+    """One per database, else DataFolderInUse. Making it turns answers that a dead server left half written into
+    interrupted ones; they could not be told from those of a living one."""
 
     def __init__(self, manager: Manager, database: Database, settings: Settings) -> None:
         self._manager = manager
@@ -36,6 +38,7 @@ class ChatTurns:
         self._turns: dict[str, LiveTurn] = {}
         self._beginning: set[str] = set()
         self._is_closed = False
+        self._claim = Claim(database.path)
         self._store.recover()
 
     def send(self, chat_id: str, text: str, client: str = "") -> LiveTurn:
@@ -105,6 +108,7 @@ class ChatTurns:
         deadline = time.monotonic() + CLOSE_WAIT_S
         for live in turns:
             live.wait_finished(max(0.0, deadline - time.monotonic()))
+        self._claim.release()
 
     def _new_answer(self, chat_id: str, parent_id: str | None) -> LiveTurn:
         answer = self._store.add_message(chat_id, parent_id, Message(Role.ASSISTANT, ""), status="streaming")
