@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.cli import main, with_default_command
+from webapp.chat.events import ContentDelta, TurnFinished, TurnWaiting
+from webapp.cli import chat, main, with_default_command
+from webapp.services.live_turn import LiveTurn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAYS_HELLO = "fake vocab=256 script=104,101,108,108,111"
@@ -93,6 +95,7 @@ def test_models_lists_the_folder(places, capsys):
         ["run", "-m", "tiny.safetensors", "-p", "x", "--strategy", "fake", "--temperature", "99"],
         ["logits", "-m", "tiny.safetensors", "--strategy", "fake", "--tokens", "1,x", "--out", "o.npy"],
         ["logits", "-m", "tiny.safetensors", "--strategy", "fake", "--tokens", "999", "--out", "o.npy"],
+        ["logits", "-m", "tiny.safetensors", "--strategy", "fake", "--tokens", "1", "--out", "no-such-folder/o.npy"],
         ["serve", "--port", "99999"],
         ["bench", "-m", "tiny.safetensors", "--sequences", "none"],
     ],
@@ -118,6 +121,46 @@ def test_chat_answers_in_the_terminal(places, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     assert main(["chat", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, *places]) == 0
     assert capsys.readouterr().out.count("hello") == 2
+
+
+def test_the_loading_line_is_gone_before_the_answer(capsys):
+    turn = LiveTurn("chat", "", "answer")
+    turn.emit([TurnWaiting("loading", 99, 100), ContentDelta("hello")])
+    turn.finish(TurnFinished("answer", "stop", {}))
+    chat._print_turn(turn)
+    shown = capsys.readouterr()
+    assert shown.out == "hello\n"
+    assert shown.err.split("\r") == ["", "loading 99 %", " " * len("loading 100 %"), ""]
+
+
+def test_a_message_right_after_a_stopped_answer_is_answered(places, monkeypatch, capsys):
+    lines = iter(["Good day", "Again", "/quit"])
+    interrupts = iter([KeyboardInterrupt])
+    print_turn = chat._print_turn
+
+    def interrupted_once(turn):
+        for interrupt in interrupts:
+            raise interrupt
+        print_turn(turn)
+
+    monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
+    monkeypatch.setattr(chat, "_print_turn", interrupted_once)
+    assert main(["chat", "-m", "tiny.safetensors", "--strategy", f"{SAYS_HELLO} delay_ms=20", *places]) == 0
+    shown = capsys.readouterr()
+    assert "hello" in shown.out and "(stopped)" in shown.err
+
+
+def test_a_terminal_without_the_characters_gets_escapes(places):
+    strategy = ["--strategy", "fake vocab=256 script=196,160"]
+    done = subprocess.run(
+        [sys.executable, "-m", "webapp.cli", "run", "-m", "tiny.safetensors", "-p", "x", *strategy, *places],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("\\u")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")

@@ -6,6 +6,7 @@ Errors end as one line with the way out and exit code 2; Ctrl-C ends quietly wit
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ def with_default_command(arguments: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # not every terminal, and no pipe on Windows, has every character
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     arguments = with_default_command(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(arguments)
     try:
@@ -54,3 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `roost models | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"roost: {error.filename}: {error.strerror}. Name a place that is there and is yours.", file=sys.stderr)
+        return 2

@@ -17,6 +17,9 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 
 HELP = "Type a message and press Enter. /new starts over, /quit or Ctrl-D ends, Ctrl-C stops an answer."
+STOP_WAIT_S = 6.0
+LOADING = "\rloading {} %"
+LOADING_GONE = "\r" + " " * len("loading 100 %") + "\r"
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -75,16 +78,22 @@ def _answer(turns: ChatTurns, chat_id: str, text: str) -> None:
         _print_turn(turn)
     except KeyboardInterrupt:
         turns.stop(chat_id)
+        turn.wait_finished(STOP_WAIT_S)
         print("\n(stopped)", file=sys.stderr)
 
 
 def _print_turn(turn: LiveTurn) -> None:
-    position, thinking = 0, False
+    position, thinking, loading = 0, False, False
     while True:
         events, position = turn.events_after(position, timeout_s=0.5)
         for event in events:
-            if isinstance(event, TurnWaiting) and event.phase == "loading" and event.total:
-                print(f"\rloading {100 * event.done // event.total} %", end="", file=sys.stderr)
+            is_loading = isinstance(event, TurnWaiting) and event.phase == "loading"
+            if loading and not is_loading:
+                print(LOADING_GONE, end="", file=sys.stderr, flush=True)
+            loading = is_loading
+            if isinstance(event, TurnWaiting):
+                if is_loading and event.total:
+                    print(LOADING.format(100 * event.done // event.total), end="", file=sys.stderr, flush=True)
             elif isinstance(event, ReasoningDelta):
                 print(("" if thinking else "(thinks) ") + event.text, end="", flush=True)
                 thinking = True
