@@ -398,6 +398,19 @@ def test_a_second_server_on_the_same_data_leaves_the_answers_of_the_first_alone(
     turns_with()
 
 
+def test_what_was_deleted_long_ago_is_gone_at_the_next_start(turns_with, store):
+    kept, old, new = store.create(), store.create(), store.create()
+    for chat in (old, new):
+        store.delete(chat.id)
+    with store.database.transaction() as connection:
+        connection.execute("UPDATE chats SET deleted_at = deleted_at - 90000 WHERE id = ?", (old.id,))
+    turns_with()
+    store.restore(new.id)
+    with pytest.raises(ChatNotFound):
+        store.restore(old.id)
+    assert {summary.id for summary in store.list()} == {kept.id, new.id}
+
+
 def test_a_message_deleted_while_it_is_written_comes_back_whole(turns_with, store):
     gate = threading.Event()
     turns, _ = turns_with([" One", gate, " two"])

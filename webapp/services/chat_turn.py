@@ -24,6 +24,8 @@ from webapp.storage.records import StoredMessage
 
 FINISHED_KEPT_S = 60.0
 CLOSE_WAIT_S = 10.0
+DELETED_KEPT_S = 86_400.0
+"""What was deleted can be brought back for a day; then the next start removes it for good."""
 
 
 class ChatTurns:
@@ -40,6 +42,7 @@ class ChatTurns:
         self._is_closed = False
         self._claim = Claim(database.path)
         self._store.recover()
+        self._store.purge_deleted(time.time() - DELETED_KEPT_S)
 
     def send(self, chat_id: str, text: str, client: str = "") -> LiveTurn:
         """Stores the message below the shown branch and starts the answer. PromptEmpty for blank text."""
