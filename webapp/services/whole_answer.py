@@ -30,7 +30,8 @@ def whole_answer(manager: Manager, rendered: RenderedPrompt, params: SamplingPar
     """Blocks until it is written. Raises what the engine raised."""
     tokenizer = manager.tokenizer()
     encoded = encode_prompt(rendered, tokenizer)
-    params = replace(params, stop_token_sequences=stop_sequences(rendered.stop_strings, tokenizer))
+    stops = stop_sequences(rendered.stop_strings, tokenizer)
+    params = replace(params, stop_token_sequences=(*params.stop_token_sequences, *stops))
     request = GenerationRequest(uuid.uuid4().hex, encoded.token_ids, params, encoded.boundaries, client)
     handle, answer, was_stopped = manager.submit(request), AnswerText(rendered, tokenizer), False
     while True:
