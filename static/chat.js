@@ -3,9 +3,9 @@
 import { closeDrawer, openChats, startChats } from "./js/chats.js";
 import { startCopying } from "./js/copy.js";
 import { draft, forget, grow, isComposing, keep } from "./js/drafts.js";
-import { isOpen, on, send, startLive } from "./js/live.js";
+import { isOpen, on, send, startLive, wasOpen } from "./js/live.js";
 import { shownMessages, startMessages } from "./js/messages.js";
-import { optionFields, startOptions } from "./js/options.js";
+import { optionFields, saveOptions, startOptions } from "./js/options.js";
 import { startScrolling, toEnd } from "./js/scroll.js";
 
 const composer = document.getElementById("composer");
@@ -13,6 +13,7 @@ const prompt = document.getElementById("prompt");
 const chatId = () => document.body.dataset.chat;
 const draftKey = () => chatId() || "new";
 let isSending = false;
+let shownPath = location.pathname;
 let isLeaving = false; // this page deletes its own chat: the server says where to go
 let answering = composer.hasAttribute("data-answering") ? "?" : "";
 
@@ -27,10 +28,12 @@ function becomeChat(frame) {
     field.value = frame.id;
   }
   history.pushState({}, "", frame.url);
+  shownPath = frame.url;
 }
 
 // Forms
 async function submit(form, submitter) {
+  saveOptions();
   const fields = Object.fromEntries(new FormData(form));
   if (submitter?.name) fields[submitter.name] = submitter.value;
   if (form === composer) return sendMessage(fields);
@@ -68,8 +71,10 @@ document.addEventListener("submit", (event) => {
   const form = event.target;
   if (!form.matches("[data-live]")) return;
   if (form === composer && answering) return event.preventDefault();
-  if (!isOpen()) return;
+  // While the connection is lost all stays as typed; a page that never had one posts its forms.
+  if (!isOpen() && !wasOpen()) return;
   event.preventDefault();
+  if (!isOpen()) return;
   submit(form, event.submitter);
 });
 
@@ -108,12 +113,22 @@ on("go", (frame) => location.assign(frame.url));
 on("gone", () => isLeaving || location.assign("/"));
 startMessages();
 
-addEventListener("popstate", () => location.reload());
+// Not for a jump within the page, such as the skip link's.
+addEventListener("popstate", () => location.pathname === shownPath || location.reload());
 startCopying();
 startChats();
 startOptions();
 startScrolling();
 startLive(() => ({ chat: chatId(), shown: shownMessages() }));
+document.body.addEventListener("htmx:wsOpen", saveOptions);
+addEventListener("pagehide", saveOptions);
+
+// What was said in the address is not said again by a reload.
+if (new URLSearchParams(location.search).has("done")) history.replaceState({}, "", location.pathname);
+
+// A draft that arrived, but whose arrival this page never heard of.
+const sent = [...document.querySelectorAll(".bubble")].at(-1)?.textContent.trim();
+for (const key of [draftKey(), "new"]) if (sent && draft(key).trim() === sent) forget(key);
 
 prompt.value = prompt.value || draft(draftKey());
 keep(prompt, draftKey);

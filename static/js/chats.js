@@ -64,6 +64,17 @@ function rename(link, id) {
   });
 }
 
+// News of the list: one that was made longer is asked for at its length, and a link keeps the focus.
+function keepList(event) {
+  const list = event.detail.target;
+  if (list.dataset.count) {
+    event.detail.shouldSwap = false;
+    htmx.ajax("GET", `/chats?count=${list.dataset.count}`, { target: "#chat-list", swap: "outerHTML" });
+  }
+  const focused = list.contains(document.activeElement) && document.activeElement.getAttribute("href");
+  if (focused) setTimeout(() => document.querySelector(`#chat-list [href="${focused}"]`)?.focus({ preventScroll: true }));
+}
+
 // Panel and drawers
 const isNarrow = () => matchMedia("(max-width: 1240px)").matches;
 
@@ -121,7 +132,13 @@ export function startChats() {
   // News from the server must not take away a name that is being typed.
   document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
     if (event.detail.target.querySelector(".chat-rename")) event.detail.shouldSwap = false;
+    else if (event.detail.target.id === "chat-list") keepList(event);
   });
+  const name = document.title.split(" · ").at(-1);
+  new MutationObserver(() => {
+    const title = document.querySelector("#chat-title h1")?.textContent;
+    if (title) document.title = `${title} · ${name}`;
+  }).observe(document.querySelector(".chat-head"), { childList: true });
   addEventListener("resize", showState);
   showState();
 }

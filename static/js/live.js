@@ -1,6 +1,7 @@
 // The socket, over htmx' ws extension (which also reconnects): frames that begin with "{" are ours, all else is HTML.
 
 let wrapper = null;
+let isFresh = true;
 let number = 0;
 const waitingFor = new Map();
 const handlers = {};
@@ -11,6 +12,10 @@ export function on(type, handler) {
 
 export function isOpen() {
   return wrapper !== null;
+}
+
+export function wasOpen() {
+  return !isFresh;
 }
 
 // Sends a command; the promise tells whether the server took it. What is not answered is not lost: the caller keeps it.
@@ -32,7 +37,6 @@ on("refused", (frame) => settle(frame, false));
 export function startLive(shown) {
   const lost = document.getElementById("lost");
   let notice;
-  let isFresh = true;
   document.body.addEventListener("htmx:wsOpen", (event) => {
     wrapper = event.detail.socketWrapper;
     clearTimeout(notice);
@@ -49,6 +53,7 @@ export function startLive(shown) {
     clearTimeout(notice);
     notice = setTimeout(() => (lost.hidden = wrapper !== null), 1500);
   });
+  lost.querySelector("button").addEventListener("click", () => location.reload());
   document.body.addEventListener("htmx:wsBeforeMessage", (event) => {
     if (event.detail.message[0] !== "{") return;
     event.preventDefault();

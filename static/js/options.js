@@ -4,6 +4,7 @@ import { isOpen, send } from "./live.js";
 
 const form = document.getElementById("options");
 let timer;
+let isUnsaved = false;
 
 export function optionFields() {
   return Object.fromEntries(new FormData(form));
@@ -24,13 +25,20 @@ function set(knob, value) {
 }
 
 function save() {
+  isUnsaved = true;
   clearTimeout(timer);
-  timer = setTimeout(async () => {
-    const fields = optionFields();
-    if (!fields.chat || !form.checkValidity() || !isOpen()) return;
-    const saved = document.getElementById("saved");
-    if (await send(fields)) saved.textContent = saved.dataset.text;
-  }, 300);
+  timer = setTimeout(saveOptions, 300);
+}
+
+// What is not saved yet, at once: before a message that should be answered with it, or when the connection is back.
+export async function saveOptions() {
+  clearTimeout(timer);
+  const fields = optionFields();
+  if (!isUnsaved || !fields.chat || !form.checkValidity() || !isOpen()) return;
+  isUnsaved = false;
+  const saved = document.getElementById("saved");
+  if (await send(fields)) saved.textContent = saved.dataset.text;
+  else isUnsaved = isUnsaved || !isOpen();
 }
 
 export function startOptions() {

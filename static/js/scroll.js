@@ -3,6 +3,7 @@
 const NEAR = 48;
 const scroller = document.getElementById("scroller");
 const jump = document.getElementById("jump");
+const dock = document.getElementById("dock");
 let isFollowing = true;
 let lastTop = 0;
 
@@ -14,6 +15,14 @@ export function toEnd() {
   isFollowing = true;
   scroller.scrollTop = scroller.scrollHeight;
   jump.hidden = true;
+}
+
+// Above the composer, however much is written in it.
+function placeToasts() {
+  const spot = dock.getBoundingClientRect();
+  const toasts = document.getElementById("toasts");
+  toasts.style.bottom = `${innerHeight - spot.top + 8}px`;
+  toasts.style.left = `${spot.left + spot.width / 2}px`;
 }
 
 export function startScrolling() {
@@ -28,9 +37,10 @@ export function startScrolling() {
   const grown = new ResizeObserver(() => {
     if (isFollowing) scroller.scrollTop = scroller.scrollHeight;
     else jump.hidden = distance() < NEAR;
+    placeToasts();
   });
   grown.observe(document.getElementById("messages").parentElement);
-  grown.observe(document.getElementById("dock"));
+  grown.observe(dock);
   grown.observe(scroller);
   // A long head of earlier messages is put in above: keep what is read where it is.
   document.body.addEventListener("htmx:beforeSwap", (event) => {

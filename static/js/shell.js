@@ -23,6 +23,16 @@ document.addEventListener("click", (event) => {
   if (link) link.pathname = location.pathname;
 });
 
+// The strip changes several times a second while a model loads. A button that is replaced while it is pressed is never
+// clicked, and one that has the focus loses it: only what differs is replaced.
+document.body.addEventListener("htmx:oobBeforeSwap", (event) => {
+  const fresh = event.detail.fragment.querySelector("#strip");
+  if (event.detail.target.id !== "strip" || !fresh) return;
+  event.detail.shouldSwap = false;
+  const parts = [...event.detail.target.children];
+  [...fresh.children].forEach((part, index) => part.isEqualNode(parts[index]) || parts[index].replaceWith(part));
+});
+
 // Menus: the menu of the model is asked for anew each time it opens
 document.getElementById("model-menu").addEventListener("toggle", (event) => {
   if (event.newState === "open") event.target.dispatchEvent(new CustomEvent("roost:open"));
@@ -43,8 +53,11 @@ const toasts = document.getElementById("toasts");
 
 function watchToast(toast) {
   let timer;
-  const leave = () => (timer = setTimeout(() => toast.remove(), TOAST_MS));
   const stay = () => clearTimeout(timer);
+  const leave = () => {
+    stay();
+    timer = setTimeout(() => toast.remove(), TOAST_MS);
+  };
   toast.addEventListener("pointerenter", stay);
   toast.addEventListener("focusin", stay);
   toast.addEventListener("pointerleave", leave);

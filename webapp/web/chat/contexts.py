@@ -31,10 +31,12 @@ class ListGroup:
 
 @dataclass(frozen=True)
 class ChatList:
-    """``chat/_list.html``. ``more_offset`` is where the next page of the list begins, 0 when this is all."""
+    """``chat/_list.html``. ``more_offset`` is where the next page of the list begins, 0 when this is all;
+    ``longer_count`` how many were asked for, 0 for the usual number."""
 
     groups: tuple[ListGroup, ...]
     more_offset: int = 0
+    longer_count: int = 0
 
 
 @dataclass(frozen=True)

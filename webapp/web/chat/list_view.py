@@ -10,7 +10,7 @@ from webapp.storage.records import ChatSummary, SearchHit
 from webapp.web.chat.contexts import ChatList, ExcerptPart, Hit, ListGroup, ListItem, SearchResults
 from webapp.web.chat.house import House
 
-PAGE = 30
+PAGE = 24
 MOST = 2000
 HITS = 40
 
@@ -25,7 +25,8 @@ def chat_list(house: House, t: Callable[..., str], current_id: str = "", count: 
         for age, rows in by_age(shown, time.time()).items()
         if rows
     ]
-    return ChatList(tuple(groups), count + PAGE if len(found) > count else 0)
+    more = count + PAGE if len(found) > count else 0
+    return ChatList(tuple(groups), more, count if count > PAGE else 0)
 
 
 def by_age(rows: Iterable[ChatSummary], now: float) -> dict[str, list[ChatSummary]]:

@@ -57,7 +57,8 @@ class ModelChoice:
 
 @dataclass(frozen=True)
 class ModelMenu:
-    """``status/_menu.html``. ``error_message`` is why the last load failed."""
+    """``status/_menu.html``. ``error_message`` is why the last load failed, ``is_changing`` while it will be out of
+    date soon."""
 
     models: tuple[ModelChoice, ...]
     chosen: str
@@ -65,5 +66,6 @@ class ModelMenu:
     can_unload: bool
     can_cancel: bool
     models_dir: str
+    is_changing: bool = False
     error_message: str = ""
     error_hint: str = ""

@@ -31,6 +31,7 @@ def menu_context(
         can_unload=status.phase in LOADED,
         can_cancel=status.phase == "loading",
         models_dir=str(settings.models_dir),
+        is_changing=status.phase in ("loading", "unloading"),
         error_message=message,
         error_hint=hint,
     )

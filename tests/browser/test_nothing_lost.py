@@ -1,0 +1,108 @@
+"""What must not get lost or in the way: typed text, pressed buttons, a longer list, the focus."""
+
+from tests.browser.acting import ask, until, wait_ready
+from tests.web.chat.running_roost import fake_strategy
+
+
+def test_the_skip_link_keeps_what_is_typed(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    page.fill("#system-prompt", "Be kind.")
+    page.focus(".skip")
+    page.keyboard.press("Enter")
+    page.wait_for_timeout(300)
+    assert page.input_value("#system-prompt") == "Be kind."
+    assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_the_tab_bears_the_chats_name(roost, visit):
+    page = visit(roost.url)
+    ask(page, "Birds & wires")
+    assert page.title() == "Birds & wires · Roost"
+
+
+def test_enter_without_a_connection_keeps_the_page_and_the_text(start, visit):
+    roost = start(fake_strategy())
+    page = visit(roost.url)
+    page.expected += ["WebSocket", "ERR_CONNECTION", "Failed to load", "[object Event]"]
+    wait_ready(page)
+    roost.stop()
+    page.wait_for_selector("#lost:visible")
+    page.fill("#prompt", "not lost")
+    page.press("#prompt", "Enter")
+    page.wait_for_timeout(300)
+    assert page.input_value("#prompt") == "not lost" and page.is_visible("#lost button")
+    roost.settings = roost.settings.__class__(**{**vars(roost.settings), "port": roost.port})
+    roost.start()
+
+
+def test_a_setting_changed_at_the_last_moment_counts_for_the_message(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    page.evaluate(
+        """() => {
+        const knob = document.getElementById("knob-temperature");
+        knob.value = "0.7";
+        knob.dispatchEvent(new Event("input", {bubbles: true}));
+        prompt.value = "and now?";
+        composer.requestSubmit();
+    }""".replace("prompt.", "document.getElementById('prompt').")
+    )
+    page.wait_for_selector(".user >> nth=1")
+    chat = roost.store.get(page.url.rpartition("/")[2])
+    assert chat.sampling == {"temperature": 0.7}
+
+
+def test_a_draft_that_was_sent_does_not_come_back(roost, visit):
+    chat_id = roost.answered("Sent already")
+    page = visit(roost.url)
+    page.evaluate(f"localStorage.setItem('roost.draft.{chat_id}', 'Sent already')")
+    page.goto(f"{roost.url}/chat/{chat_id}")
+    assert page.input_value("#prompt") == ""
+
+
+def test_a_list_made_longer_stays_longer(start, visit):
+    roost = start(fake_strategy())
+    for number in range(40):
+        roost.store.create(title=f"Chat {number}")
+    page = visit(roost.url)
+    wait_ready(page)
+    page.click("#chat-list >> text=Show more")
+    until(page, "document.querySelectorAll('.chat-item').length == 40")
+    roost.answered("news")
+    roost.app.extensions["chat_page"].news.publish("list")
+    until(page, "document.querySelectorAll('.chat-item').length == 41")
+
+
+def test_a_link_of_the_list_keeps_the_focus_through_news(roost, visit):
+    page = visit(f"{roost.url}/chat/{roost.answered('First')}")
+    wait_ready(page)
+    page.focus(".chat-item.is-current .chat-link")
+    roost.answered("Second")
+    roost.app.extensions["chat_page"].news.publish("list")
+    page.wait_for_selector(".chat-link:has-text('Second')")
+    page.wait_for_timeout(50)
+    assert page.evaluate("document.activeElement.className") == "chat-link"
+
+
+def test_the_strips_button_is_not_replaced_while_only_its_word_changes(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    roost.answered("Load the model")
+    page.wait_for_selector("#strip:has-text('Ready')")
+    page.focus(".strip-button")
+    roost.app.extensions["model_manager"].unload()
+    page.wait_for_selector("#strip:has-text('Loads with')")
+    assert page.evaluate("document.activeElement.className") == "strip-button"
+
+
+def test_toasts_stand_above_a_composer_that_has_grown(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    page.fill("#prompt", "line\n" * 30)
+    page.hover(".user")
+    page.click(".user [aria-label='Delete from here on']")
+    toast = page.wait_for_selector(".toast")
+    page.wait_for_timeout(300)
+    box = toast.bounding_box()
+    assert box["y"] + box["height"] <= page.locator("#composer").bounding_box()["y"]
