@@ -8,7 +8,7 @@ import pytest
 
 from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_token, last_output, request, wait_phase
 from webapp.engine.outputs import FinishReason
-from webapp.errors import LoadCancelled, ModelLoadFailed
+from webapp.errors import LoadCancelled, ModelLoadFailed, ModelUnloaded
 
 BOTH = pytest.mark.parametrize("has_room", [True, False], ids=["room for both", "one at a time"])
 
@@ -45,6 +45,16 @@ def test_after_the_grace_they_are_told_that_the_model_changed(make_manager, star
     assert output.stats.decoded_tokens > 0
     assert manager.wait_ready(10).model == "v6.safetensors"
     assert eventually(lambda: [client.is_alive() for client in starter.clients] == [False, True])
+
+
+def test_a_prompt_made_for_the_model_before_the_swap_is_refused(make_manager):
+    manager = make_manager()
+    info = manager.model_info()
+    assert last_output(manager.submit(request(), info)).finish_reason is FinishReason.LENGTH
+    manager.load("v6.safetensors")
+    with pytest.raises(ModelUnloaded):
+        manager.submit(request(), info)
+    assert last_output(manager.submit(request(), manager.model_info())).finish_reason is FinishReason.LENGTH
 
 
 def test_requests_during_a_swap_are_answered_by_the_new_model(make_manager):

@@ -7,6 +7,7 @@ from collections import deque
 from types import SimpleNamespace
 
 from webapp.engine.outputs import FinishReason, SequenceStats, TokenOutput
+from webapp.errors import ModelUnloaded
 from webapp.manager.model_status import ModelStatus
 
 STATS = SequenceStats(prompt_tokens=3, prefilled_tokens=3, decoded_tokens=5, decode_s=2.0, seed=42)
@@ -74,7 +75,9 @@ class ScriptedManager:
     def status(self):
         return ModelStatus(phase="ready", model="starter.pth", strategy="cpu fp32", state="kind.pth")
 
-    def submit(self, request):
+    def submit(self, request, made_for=None):
+        if made_for is not self._info:
+            raise ModelUnloaded()
         self.requests.append(request)
         script = self.scripts.pop(0)
         if isinstance(script, Exception):

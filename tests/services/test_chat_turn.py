@@ -1,4 +1,5 @@
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -288,6 +289,19 @@ def test_an_answer_that_cannot_be_stored_is_not_written_on(turns_with, store, mo
     failed = watch(turns.send(store.create().id, "Go"))[-1]
     assert failed.error["code"] == "storage_error"
     assert manager.handles[0].is_aborted.is_set()
+
+
+def test_a_swap_while_the_prompt_is_made_is_a_failed_turn(turns_with, store, monkeypatch):
+    """The ids are those of the model before; another vocabulary would read something else in them."""
+    turns, manager = turns_with(" Hi.")
+    tokenizer = manager.tokenizer()
+
+    def swapped():
+        manager._info = SimpleNamespace(**vars(manager._info))
+        return tokenizer
+
+    monkeypatch.setattr(manager, "tokenizer", swapped)
+    assert watch(turns.send(store.create().id, "Hello"))[-1].error["code"] == "model_unloaded"
 
 
 def test_sampling_that_cannot_be_is_a_failed_turn(turns_with, store):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import GenerationRequest
-from webapp.errors import ModelError, NoModelLoaded, RoostError, ShuttingDown
+from webapp.errors import ModelError, ModelUnloaded, NoModelLoaded, RoostError, ShuttingDown
 from webapp.manager.admission import check_prompt, check_request
 from webapp.manager.engine_client import EngineStarter, start_engine_process
 from webapp.manager.engine_keeper import EngineKeeper
@@ -125,14 +125,17 @@ class ModelManager:
         """What the chosen model's file holds."""
         return self._chosen().inspection
 
-    def submit(self, request: GenerationRequest) -> RequestHandle:
+    def submit(self, request: GenerationRequest, made_for: Inspection | None = None) -> RequestHandle:
         """Queues the request and loads the chosen model when none is loaded. Returns at once.
 
-        Raises at once what is wrong with the request or the choice of model, QueueFull, CrashLoop or ShuttingDown.
+        Raises at once what is wrong with the request or the choice of model, QueueFull, CrashLoop or ShuttingDown, and
+        ModelUnloaded when the model its prompt was ``made_for`` is not the chosen one any more.
         """
         handle = RequestHandle(request, self._keeper.abort)
         while True:
             target = self._chosen(for_loading=True)
+            if made_for is not None and made_for.path != target.path:
+                raise ModelUnloaded()
             check_request(request, self._config_of(target), self._settings)
             if self._keeper.admit(handle, target):
                 return handle

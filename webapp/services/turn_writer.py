@@ -52,7 +52,7 @@ class Manager(Protocol):
 
     def status(self) -> ModelStatus: ...
 
-    def submit(self, request: GenerationRequest) -> Handle: ...
+    def submit(self, request: GenerationRequest, made_for: Inspection | None = None) -> Handle: ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class _Prompt:
     encoded: EncodedPrompt
     params: SamplingParams
     tokenizer: Tokenizer
+    made_for: Inspection
 
 
 class TurnWriter:
@@ -98,7 +99,7 @@ class TurnWriter:
         self._answer = AnswerText(prompt.rendered, prompt.tokenizer)
         if self._continues:
             self._replay(self._answer, prompt.encoded)
-        handle = self._manager.submit(self._request(prompt))
+        handle = self._manager.submit(self._request(prompt), prompt.made_for)
         self._live.on_stop(handle.abort)
         try:
             return self._read(handle, self._answer)
@@ -107,7 +108,8 @@ class TurnWriter:
             raise
 
     def _prompt(self) -> _Prompt:
-        tokenizer, info = self._manager.tokenizer(), self._manager.model_info()
+        info = self._manager.model_info()  # first: submit refuses what was made for a model chosen before
+        tokenizer = self._manager.tokenizer()
         chat = self._store.get(self._live.chat_id)
         template = template_of(chat, info)
         path = [stored.message for stored in self._store.path_to(self._live.message_id)]
@@ -119,7 +121,7 @@ class TurnWriter:
         params = sampling_with(self._settings, chat.sampling, info.parameters)
         stops = stop_sequences(template.stop_strings, tokenizer)
         params = replace(params, stop_token_sequences=(*params.stop_token_sequences, *stops))
-        return _Prompt(rendered, encode_prompt(rendered, tokenizer), params, tokenizer)
+        return _Prompt(rendered, encode_prompt(rendered, tokenizer), params, tokenizer, info)
 
     def _replay(self, answer: AnswerText, encoded: EncodedPrompt) -> None:
         """Puts router and log where the answer broke off; what they hold back is written again with what follows."""

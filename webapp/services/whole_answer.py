@@ -28,12 +28,13 @@ class WholeAnswer:
 
 def whole_answer(manager: Manager, rendered: RenderedPrompt, params: SamplingParams, client: str = "") -> WholeAnswer:
     """Blocks until it is written. Raises what the engine raised."""
+    info = manager.model_info()
     tokenizer = manager.tokenizer()
     encoded = encode_prompt(rendered, tokenizer)
     stops = stop_sequences(rendered.stop_strings, tokenizer)
     params = replace(params, stop_token_sequences=(*params.stop_token_sequences, *stops))
     request = GenerationRequest(uuid.uuid4().hex, encoded.token_ids, params, encoded.boundaries, client)
-    handle, answer, was_stopped = manager.submit(request), AnswerText(rendered, tokenizer), False
+    handle, answer, was_stopped = manager.submit(request, info), AnswerText(rendered, tokenizer), False
     while True:
         event = handle.next_event(POLL_S)
         if not isinstance(event, TokenOutput):
