@@ -1,5 +1,7 @@
 """One page's socket: commands in, differences out."""
 
+import shutil
+
 import pytest
 
 from tests.web.chat.running_roost import fake_strategy, shown_text
@@ -143,3 +145,20 @@ def test_thinking_goes_to_its_fold(start):
     frames = page.until_type("finished")
     assert "hm, wires" in shown_text(frames, "reasoning") and "Because." in shown_text(frames)
     page.close()
+
+
+def test_a_chat_that_has_not_begun_introduces_the_model_just_chosen(start):
+    roost = start(fake_strategy())
+    starter = roost.settings.models_dir / "roost-starter-v7.safetensors"
+    other = starter.with_name("another.safetensors")
+    shutil.copy(starter, other)
+    page = roost.socket()
+    try:
+        page.open()
+        page.until_type("answering")
+        roost.app.extensions["model_manager"].load(model=other.name)
+        frames = page.until(lambda frame: isinstance(frame, str) and 'id="welcome"' in frame)
+        assert other.name in frames[-1] and "starter model" not in frames[-1]
+    finally:
+        page.close()
+        other.unlink()

@@ -56,6 +56,7 @@ class Viewer:
         self.is_closed = False
         self._is_open = False
         self._told_answering: str | None = None  # nothing yet
+        self._model = house.manager.status().model  # that the first page's words are about
 
     def open(self, chat_id: str, shown: Sequence[Shown], has_list: bool = False) -> None:
         """The page shows these messages of this chat, and a strip that may be out of date; the list too unless
@@ -99,11 +100,18 @@ class Viewer:
     def _refresh(self) -> None:
         if self._is_news(STATUS):
             self.fragment("status/_strip.html", strip=strip_context(self.house.manager, self._t))
+            self._introduce_model()
         if self._is_news(LIST):
             self.fragment("chat/_list.html", chats=chat_list(self.house, self._t, self.chat_id))
         if self.chat_id and self._is_news(chat_topic(self.chat_id)):
             self._show_title()
             self._show_branch()
+
+    def _introduce_model(self) -> None:
+        """On a chat that has not begun, the model that was just chosen takes the other's place."""
+        before, self._model = self._model, self.house.manager.status().model
+        if self._model != before and not self.chat_id:
+            self.fragment("chat/_welcome.html", welcome=welcome(self.house, self._t))
 
     def _is_news(self, topic: str) -> bool:
         number = self.house.news.number(topic)
