@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -77,14 +78,25 @@ class SamplingParams:
         for name in data:
             if name not in known:
                 raise InvalidSampling(name=name, value="given", allowed="one of " + ", ".join(sorted(known)))
-        values = dict(data)
-        if "logit_bias" in values:
-            values["logit_bias"] = {int(k): float(v) for k, v in values["logit_bias"].items()}
-        if "stop_token_ids" in values:
-            values["stop_token_ids"] = tuple(values["stop_token_ids"])
-        if "stop_token_sequences" in values:
-            values["stop_token_sequences"] = tuple(tuple(s) for s in values["stop_token_sequences"])
-        return cls(**values)
+        return cls(**{name: _read(name, value) for name, value in data.items()})
+
+
+_FORMS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "logit_bias": ("token ids with a number each", lambda value: {int(k): float(v) for k, v in value.items()}),
+    "stop_token_ids": ("a list of token ids", lambda value: tuple(map(int, value))),
+    "stop_token_sequences": ("a list of lists of token ids", lambda value: tuple(tuple(map(int, s)) for s in value)),
+}
+"""What JSON has another form for, in words and as a reader."""
+
+
+def _read(name: str, value: Any) -> Any:
+    if name not in _FORMS:
+        return value
+    allowed, read = _FORMS[name]
+    try:
+        return read(value)
+    except (TypeError, ValueError, AttributeError) as exc:
+        raise InvalidSampling(name=name, value=repr(value), allowed=allowed) from exc
 
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:
