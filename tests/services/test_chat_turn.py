@@ -304,6 +304,20 @@ def test_a_swap_while_the_prompt_is_made_is_a_failed_turn(turns_with, store, mon
     assert watch(turns.send(store.create().id, "Hello"))[-1].error["code"] == "model_unloaded"
 
 
+def test_a_chat_whose_turn_found_no_thread_is_not_blocked(turns_with, store, monkeypatch):
+    def no_thread(thread):
+        raise RuntimeError("can't start new thread")
+
+    turns, _ = turns_with(" Hi.")
+    chat = store.create()
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        live = turns.send(chat.id, "Go")
+    assert isinstance(watch(live)[-1], TurnFailed)
+    assert store.message(live.message_id).status == "failed"
+    assert text_of(watch(turns.send(chat.id, "Again"))) == "Hi."
+
+
 def test_sampling_that_cannot_be_is_a_failed_turn(turns_with, store):
     turns, _ = turns_with()
     chat = store.create(sampling={"temperature": 9000})

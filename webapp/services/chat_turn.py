@@ -125,7 +125,10 @@ class ChatTurns:
                 if self._is_closed:
                     live.stop(is_closing=True)
             writer = TurnWriter(self._manager, self._store, self._settings, live, client, continues)
-            threading.Thread(target=writer.run, name=f"turn {live.message_id[:8]}", daemon=True).start()
+            try:
+                threading.Thread(target=writer.run, name=f"turn {live.message_id[:8]}", daemon=True).start()
+            except RuntimeError as exc:  # the system has no thread left
+                writer.fail(exc)
             return live
 
     @contextmanager

@@ -89,10 +89,14 @@ class TurnWriter:
             self._message = self._store.message(self._live.message_id).message
             self._end(self._generate())
         except Exception as exc:
-            error = as_roost_error(exc)
-            if error is not exc:
-                log.exception("a turn failed")
-            self._fail(error.to_dict())
+            self.fail(exc)
+
+    def fail(self, exc: Exception) -> None:
+        """Ends the turn with what is written so far."""
+        error = as_roost_error(exc)
+        if error is not exc:
+            log.error("a turn failed", exc_info=exc)
+        self._fail(error.to_dict())
 
     def _generate(self) -> TokenOutput:
         prompt = self._prompt()
