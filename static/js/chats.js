@@ -50,16 +50,19 @@ function rename(link, id) {
     if (isOpen()) send({ do: "rename_chat", chat: id, title });
     else form.submit();
   };
+  const focusAfter = () => (link.matches("a") ? link : document.getElementById("prompt")).focus();
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     event.stopPropagation();
     end(true);
+    focusAfter();
   });
   field.addEventListener("blur", () => end(true));
   field.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !isComposing(event)) {
       event.stopPropagation();
       end(false);
+      focusAfter();
     }
   });
 }
@@ -79,9 +82,20 @@ function keepList(event) {
 const isNarrow = () => matchMedia("(max-width: 1240px)").matches;
 
 function setDrawer(name) {
+  leavePanel();
   if (name) frame.dataset.drawer = name;
   else delete frame.dataset.drawer;
   showState();
+  if (name) document.getElementById(name).querySelector("a, button").focus();
+}
+
+// Before it closes: the focus goes back to the button that opened it.
+function leavePanel() {
+  const drawer = document.activeElement.closest("#panel, #chats");
+  const isChats = drawer?.id === "chats";
+  if (drawer && (!isChats || frame.dataset.drawer === "chats")) {
+    document.querySelector(isChats ? "[data-drawer-toggle]" : ".chat-head [data-panel-toggle]").focus();
+  }
 }
 
 function showState() {
@@ -94,6 +108,7 @@ function showState() {
 
 function togglePanel() {
   if (isNarrow()) return setDrawer(frame.dataset.drawer === "panel" ? "" : "panel");
+  leavePanel();
   frame.dataset.panel = frame.dataset.panel === "open" ? "closed" : "open";
   remember("roost_panel", frame.dataset.panel);
   showState();

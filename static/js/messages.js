@@ -23,7 +23,19 @@ function markLast() {
   nameButtons(list);
   const nodes = list.querySelectorAll(".message");
   nodes.forEach((node, index) => node.classList.toggle("is-last", index >= nodes.length - 1));
+  keepFocus(nodes);
   if (nodes.length) document.getElementById("welcome").hidden = true;
+}
+
+// A message drawn anew under a pressed button would leave the focus nowhere.
+let pressed = null;
+
+function keepFocus(nodes) {
+  if (!pressed || document.activeElement !== document.body) return;
+  const versions = pressed.isVersion && nodes[pressed.index]?.querySelector("[data-versions] button:not(:disabled)");
+  if (versions) versions.focus({ preventScroll: true });
+  else if (matchMedia("(hover: hover)").matches) document.getElementById("prompt").focus({ preventScroll: true });
+  pressed = null;
 }
 
 function showText(frame) {
@@ -99,7 +111,10 @@ export function startMessages() {
   new MutationObserver(markLast).observe(list, { childList: true });
   markLast();
   list.addEventListener("click", (event) => {
-    if (event.target.closest("[data-edit]")) edit(event.target.closest(".message"));
+    const message = event.target.closest(".message");
+    const isVersion = Boolean(event.target.closest("[data-versions]"));
+    pressed = { index: [...list.querySelectorAll(".message")].indexOf(message), isVersion };
+    if (event.target.closest("[data-edit]")) edit(message);
   });
   list.addEventListener("keydown", (event) => {
     const versions = event.target.closest("[data-versions]");

@@ -1,6 +1,6 @@
 """What must not get lost or in the way: typed text, pressed buttons, a longer list, the focus."""
 
-from tests.browser.acting import ask, until, wait_ready
+from tests.browser.acting import ANSWER, act, ask, until, wait_done, wait_ready
 from tests.web.chat.running_roost import fake_strategy
 
 
@@ -63,15 +63,15 @@ def test_a_draft_that_was_sent_does_not_come_back(roost, visit):
 
 def test_a_list_made_longer_stays_longer(start, visit):
     roost = start(fake_strategy())
-    for number in range(40):
+    for number in range(35):
         roost.store.create(title=f"Chat {number}")
     page = visit(roost.url)
     wait_ready(page)
     page.click("#chat-list >> text=Show more")
-    until(page, "document.querySelectorAll('.chat-item').length == 40")
+    until(page, "document.querySelectorAll('.chat-item').length == 35")
     roost.answered("news")
     roost.app.extensions["chat_page"].news.publish("list")
-    until(page, "document.querySelectorAll('.chat-item').length == 41")
+    until(page, "document.querySelectorAll('.chat-item').length == 36")
 
 
 def test_a_link_of_the_list_keeps_the_focus_through_news(roost, visit):
@@ -106,3 +106,26 @@ def test_toasts_stand_above_a_composer_that_has_grown(roost, visit):
     page.wait_for_timeout(300)
     box = toast.bounding_box()
     assert box["y"] + box["height"] <= page.locator("#composer").bounding_box()["y"]
+
+
+def test_the_keyboard_walks_versions_without_losing_its_place(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    for count in (2, 3):
+        act(page, ANSWER, "Answer again")
+        page.wait_for_selector(f".versions-count:has-text('{count}/{count}')")
+        wait_done(page)
+    page.focus(f"{ANSWER} [data-versions] button")
+    for version in ("2/3", "1/3"):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_selector(f".versions-count:has-text('{version}')")
+
+
+def test_the_focus_follows_a_drawer_and_comes_back(roost, visit):
+    page = visit(roost.url, viewport={"width": 1024, "height": 768})
+    ask(page)
+    page.focus(".chat-head [data-panel-toggle]")
+    page.keyboard.press("Enter")
+    assert page.evaluate("Boolean(document.activeElement.closest('#panel'))")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.matches('.chat-head [data-panel-toggle]')")

@@ -10,7 +10,7 @@ from webapp.storage.records import ChatSummary, SearchHit
 from webapp.web.chat.contexts import ChatList, ExcerptPart, Hit, ListGroup, ListItem, SearchResults
 from webapp.web.chat.house import House
 
-PAGE = 24
+PAGE = 20
 MOST = 2000
 HITS = 40
 
