@@ -284,7 +284,7 @@ class OutOfMemory(ModelError):
 class EngineCrashed(ModelError):
     code = "engine_crashed"
     message_text = "The engine stopped while it worked: {reason}"
-    hint_text = "Your messages are safe. Send again: the model is loaded anew by itself."
+    hint_text = "Send again: the model is loaded anew by itself."
 
 
 class CrashLoop(ModelError):

@@ -96,4 +96,4 @@ def model_words(house: House) -> tuple[bool, str, str]:
         return False, "", ""
     trained = info.metadata.get("roost.trained_parameters", "")
     parameters = int(trained) if trained.isdecimal() else info.parameters
-    return status.model.startswith(STARTER_PREFIX), status.model, f"{parameters / 1e6:.0f}"
+    return status.model.startswith(STARTER_PREFIX), status.model, f"{parameters // 1_000_000}"
