@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from webapp.engine.model_config import ModelConfig
 from webapp.errors import StateMismatch
 
-FloatArray = NDArray[np.float32]
+if TYPE_CHECKING:  # numpy comes with the first state: the web process must start without it
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class RecurrentState:
     @classmethod
     def zeros(cls, config: ModelConfig) -> RecurrentState:
         """The state before any token. RWKV-4's running maximum ``att_pp`` starts at -1e30."""
+        import numpy as np
+
         arrays = {name: np.zeros(shape, np.float32) for name, shape in state_shapes(config).items()}
         if config.major == 4:
             arrays["att_pp"].fill(-1e30)
@@ -45,7 +49,7 @@ class RecurrentState:
         expected = state.arrays["att_kv"].shape if config.major > 4 else "none (RWKV-4)"
         if expected != time_state.shape:
             raise StateMismatch(path="", what="the shape", expected=str(expected), found=str(time_state.shape))
-        return cls(config.architecture, {**state.arrays, "att_kv": np.array(time_state, np.float32)})
+        return cls(config.architecture, {**state.arrays, "att_kv": time_state.astype("float32", copy=True)})
 
     @property
     def nbytes(self) -> int:
@@ -58,9 +62,9 @@ class RecurrentState:
         """32 hex digits over names, shapes and values; equal states have equal digests."""
         h = hashlib.blake2b(self.architecture.encode(), digest_size=16)
         for name in sorted(self.arrays):
-            array = np.ascontiguousarray(self.arrays[name])
+            array = self.arrays[name]
             h.update(f"{name}{array.shape}".encode())
-            h.update(array.data)
+            h.update(array.tobytes())
         return h.hexdigest()
 
     def check(self, config: ModelConfig, path: str = "") -> None:
@@ -69,6 +73,8 @@ class RecurrentState:
             raise StateMismatch(
                 path=path, what="the architecture", expected=config.architecture, found=self.architecture
             )
+        import numpy as np
+
         expected = state_shapes(config)
         if set(expected) != set(self.arrays):
             raise StateMismatch(path=path, what="the arrays", expected=sorted(expected), found=sorted(self.arrays))

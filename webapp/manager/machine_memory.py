@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import psutil
-
 from webapp.manager.crash import MemoryFacts
 from webapp.manager.target import Target
 
@@ -35,6 +33,8 @@ def needed_bytes(target: Target) -> int:
 
 def available_bytes() -> int:
     """What programs can still get, also where a container is allowed less than the machine has."""
+    import psutil  # at first use: it takes a while to import
+
     free: int = psutil.virtual_memory().available
     try:
         limit = (CGROUP / "memory.max").read_text(encoding="ascii").strip()
@@ -46,6 +46,8 @@ def available_bytes() -> int:
 
 def memory_facts(pid: int | None) -> MemoryFacts | None:
     """None once the process is gone. Without a pid it is this process that runs the engine."""
+    import psutil
+
     machine = psutil.virtual_memory()
     held = resident_bytes(os.getpid() if pid is None else pid)
     return MemoryFacts(held, machine.total, machine.available) if held else None
@@ -53,6 +55,8 @@ def memory_facts(pid: int | None) -> MemoryFacts | None:
 
 def resident_bytes(pid: int) -> int:
     """0 when there is no such process any more."""
+    import psutil
+
     try:
         return int(psutil.Process(pid).memory_info().rss)
     except psutil.Error:

@@ -11,9 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import GenerationRequest
@@ -30,6 +28,10 @@ from webapp.manager.target import Choice, StateInfo, Target, TargetResolver, tok
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class ModelManager:

@@ -14,7 +14,6 @@ from webapp.errors import FileMissing, RoostError, WeightsError
 from webapp.manager.library import ModelLibrary
 from webapp.tokenizer import Tokenizer, load_tokenizer
 from webapp.weights.inspection import Inspection, require_model
-from webapp.weights.state_file import read_state_file
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,8 @@ class TargetResolver:
         if not name:
             return replace(target, choice=choice, state=None, state_info=StateInfo(), notice=None)
         path = self._library.find_state(name, allow_outside=name in self._trusted)
+        from webapp.weights.state_file import read_state_file  # brings numpy
+
         found = read_state_file(path, target.config)
         state = RecurrentState.from_time_state(target.config, found.layers)
         info = StateInfo(path.name, found.digest)
