@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -123,3 +124,8 @@ class Page:
 
     def close(self) -> None:
         self.socket.close()
+
+    def vanish(self) -> None:
+        """Gone without a goodbye. Closing alone would leave the connection to the thread that reads from it."""
+        self.socket.sock.shutdown(socket.SHUT_RDWR)
+        self.socket.sock.close()

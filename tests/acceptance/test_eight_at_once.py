@@ -104,13 +104,16 @@ def test_a_killed_engine_fails_every_turn_clearly_and_the_next_message_works(roo
 
 def test_visitors_who_vanish_leave_nothing_behind(roost: ServedRoost, record_property):
     visits = int(os.environ.get("ROOST_VISITS", "60"))
-    finished(ask(roost, QUESTIONS[0], max_tokens="8"))
-    time.sleep(3)
+    crowd = [ask(roost, question, max_tokens="8") for question in QUESTIONS * 4]  # fills the pools that are kept
+    for page in crowd:
+        page.frames(0.2)
+        page.close()
+    time.sleep(5)
     before = roost.footprint()
     for number in range(visits):
         page = ask(roost, QUESTIONS[number % 8], max_tokens="12")
         page.frames(0.02)
-        page.socket.sock.close() if number % 2 else page.close()
+        page.vanish() if number % 2 else page.close()
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and roost.footprint() > before:
         time.sleep(1)
