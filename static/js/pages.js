@@ -1,0 +1,72 @@
+// What the pages beside the chat do: the status strip stays true, menus and dialogs open, files can be dropped.
+
+const QUIET_MS = 3000;
+const BUSY_MS = 500;
+
+// The strip: the chat page is told over its socket, the others ask. `roost:status` on the body says that it changed.
+const body = document.body;
+let timer;
+
+async function refreshStrip() {
+  clearTimeout(timer);
+  const strip = document.getElementById("strip");
+  try {
+    const answer = document.hidden ? null : await fetch("/status/strip", { headers: { "HX-Request": "true" } });
+    if (answer?.ok) showStrip(strip, await answer.text());
+  } catch { /* the server is away: ask again later */ }
+  const isBusy = strip.querySelector(".light-waiting, .light-answering");
+  timer = setTimeout(refreshStrip, isBusy ? BUSY_MS : QUIET_MS);
+}
+
+function showStrip(strip, html) {
+  const fresh = new DOMParser().parseFromString(html, "text/html").querySelector("#strip");
+  if (!fresh || fresh.isEqualNode(strip)) return;
+  const parts = [...strip.children];
+  [...fresh.children].forEach((part, index) => part.isEqualNode(parts[index]) || parts[index].replaceWith(part));
+  body.dispatchEvent(new CustomEvent("roost:status"));
+}
+
+timer = setTimeout(refreshStrip, QUIET_MS / 3);
+document.addEventListener("visibilitychange", () => document.hidden || refreshStrip());
+body.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.requestConfig?.verb === "post") refreshStrip();
+});
+
+// A menu opens under its button, or above where there is no room.
+document.addEventListener("toggle", (event) => {
+  const menu = event.target;
+  if (event.newState !== "open" || !menu.matches?.(".row-menu")) return;
+  const button = document.querySelector(`[popovertarget="${CSS.escape(menu.id)}"]`).getBoundingClientRect();
+  const { width, height } = menu.getBoundingClientRect();
+  const isBelow = button.bottom + height + 12 < window.innerHeight;
+  menu.style.top = `${isBelow ? button.bottom + 4 : Math.max(8, button.top - height - 4)}px`;
+  menu.style.left = `${Math.max(8, Math.min(button.right - width, window.innerWidth - width - 8))}px`;
+  menu.querySelector("a, button")?.focus();
+}, true);
+
+// data-dialog="ID" opens a <dialog>; data-close closes the one it stands in.
+document.addEventListener("click", (event) => {
+  const opener = event.target.closest("[data-dialog]");
+  if (opener) {
+    event.preventDefault();
+    opener.closest("[popover]")?.hidePopover();
+    const dialog = document.getElementById(opener.dataset.dialog);
+    dialog.showModal();
+    dialog.querySelector("[autofocus], input:not([type=hidden]), textarea")?.select?.();
+  }
+  if (event.target.closest("[data-close]") || event.target.matches("dialog")) event.target.closest("dialog")?.close();
+});
+
+// A file dropped on .drop goes into its file input.
+for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    const zone = event.target.closest?.(".drop");
+    if (!zone || !event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    zone.classList.toggle("is-over", name === "dragenter" || name === "dragover");
+    const input = zone.querySelector("input[type=file]");
+    if (name !== "drop" || !input) return;
+    input.files = event.dataTransfer.files;
+    input.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+}
