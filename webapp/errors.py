@@ -10,14 +10,19 @@
     │   ├── NotAModel           a good file of another kind (state, LoRA, music, not RWKV)
     │   ├── StateMismatch       a state that does not fit: says expected and found
     │   └── LegacyPth  VocabularyInvalid  TokenizerMissing
+    ├── ConversionError         a model file could not be made into another; nothing was written
+    │   ├── ConversionRefused  ConversionCancelled  ConversionTargetExists  ConversionNotFound  ConversionNoSpace  LoraMismatch
     ├── StrategyError           a strategy string, or a strategy this model cannot take
     ├── BackendUnavailable      this machine cannot run it, and what would change that
     ├── RequestError            a generation request out of range
-    │   ├── PromptEmpty  PromptTooLong  InvalidSampling  TokenOutOfRange
+    │   ├── PromptEmpty  PromptTooLong  InvalidSampling  InvalidOption  TokenOutOfRange  GrammarInvalid
     ├── ModelError              the one model and its engine process
     │   ├── ModelNotFound  NoModelLoaded  ModelLoadFailed  LoadCancelled  OutOfMemory
     │   ├── EngineCrashed  CrashLoop  ModelUnloaded  QueueFull  ShuttingDown  NonFiniteLogits
     ├── StorageError            ChatNotFound  MessageNotFound  DatabaseTooNew  DatabaseBroken
+    ├── PresetError             a saved way of answering
+    │   ├── PresetNotFound  PresetNameTaken  PresetChanged  TooManyPresets  PresetFileInvalid
+    │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong
     ├── ChatError               TurnRunning  NothingToContinue
     └── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
 
@@ -197,6 +202,53 @@ class TokenizerMissing(WeightsError):
     hint_text = "Put {wanted} into the models folder or beside the model."
 
 
+class ConversionError(RoostError):
+    code = "conversion_failed"
+    status = 422
+    message_text = "The conversion failed: {reason}"
+    hint_text = "Nothing was written; the original file is as it was."
+
+
+class ConversionRefused(ConversionError):
+    code = "conversion_refused"
+    message_text = "{path} cannot be converted to {target}: {reason}"
+    hint_text = "{way_out}"
+
+
+class ConversionCancelled(ConversionError):
+    code = "conversion_cancelled"
+    status = 409
+    message_text = "The conversion was cancelled."
+    hint_text = "Nothing was written; start it again whenever you like."
+
+
+class ConversionTargetExists(ConversionError):
+    code = "conversion_target_exists"
+    status = 409
+    message_text = "{path} is there already."
+    hint_text = "Choose another name, or overwrite it (`--overwrite`)."
+
+
+class ConversionNotFound(ConversionError):
+    code = "conversion_not_found"
+    status = 404
+    message_text = "There is no such conversion."
+    hint_text = "It was removed from the list, or Roost was started anew since."
+
+
+class ConversionNoSpace(ConversionError):
+    code = "conversion_no_space"
+    status = 507
+    message_text = "{path} would need {needed}, and {free} are free there."
+    hint_text = "Free some space, or name a file on another disk."
+
+
+class LoraMismatch(ConversionError):
+    code = "lora_mismatch"
+    message_text = "The LoRA {path} does not fit: {what} should be {expected}, found {found}."
+    hint_text = "Merge it into the model it was trained for. Nothing was written."
+
+
 class StrategyError(RoostError):
     code = "strategy_invalid"
     status = 400
@@ -236,10 +288,22 @@ class InvalidSampling(RequestError):
     hint_text = "Set it within that range."
 
 
+class InvalidOption(RequestError):
+    code = "option_invalid"
+    message_text = "The option {name} is {value}; it must be {allowed}."
+    hint_text = "Set it within that range, or leave it to its default."
+
+
 class TokenOutOfRange(RequestError):
     code = "token_out_of_range"
     message_text = "Token id {found} is outside this model's vocabulary of {vocab_size}."
     hint_text = "The text was encoded for another model; choose the tokenizer that belongs to this one."
+
+
+class GrammarInvalid(RequestError):
+    code = "grammar_invalid"
+    message_text = "The schema or grammar for the answer cannot be used: {reason}"
+    hint_text = "Simplify it: common JSON Schema keywords, no look-around, fewer enum values."
 
 
 class ModelError(RoostError):
@@ -353,6 +417,67 @@ class DataFolderInUse(StorageError):
     code = "data_folder_in_use"
     message_text = "Another Roost is running on the data folder {path}."
     hint_text = "Use that one or end it, or start this one with another --data folder."
+
+
+class PresetError(RoostError):
+    code = "preset_error"
+    status = 400
+    message_text = "The preset cannot be used: {reason}"
+    hint_text = "Choose another, or open the Presets page."
+
+
+class PresetNotFound(PresetError):
+    code = "preset_not_found"
+    status = 404
+    message_text = "This preset does not exist any more."
+    hint_text = "Choose another from the list of presets."
+
+
+class PresetNameTaken(PresetError):
+    code = "preset_name_taken"
+    status = 409
+    message_text = "There is a preset named {name} already."
+    hint_text = "Choose another name."
+
+
+class PresetChanged(PresetError):
+    code = "preset_changed"
+    status = 409
+    message_text = "{name} was saved somewhere else meanwhile; your changes are not saved yet."
+    hint_text = "Open it again to see what is there now, or save yours over it."
+
+
+class TooManyPresets(PresetError):
+    code = "too_many_presets"
+    status = 409
+    message_text = "There is room for {limit} presets, and no more."
+    hint_text = "Delete some that are not needed."
+
+
+class PresetFileInvalid(PresetError):
+    code = "preset_file_invalid"
+    status = 422
+    message_text = "These are no presets Roost can read: {reason}"
+    hint_text = "Nothing was imported. Export presets here or in RWKV-Runner and import that file."
+
+
+class PresetInvalid(PresetError):
+    """``name`` is the parameter's, as in the table of :mod:`webapp.services.preset_parameters`."""
+
+    code = "preset_invalid"
+    status = 422
+    message_text = "{name} cannot be {value}: {reason}"
+    hint_text = "Correct it and save again."
+
+
+class PresetOutOfRange(PresetInvalid):
+    code = "preset_out_of_range"
+    message_text = "{name} is {value}; it must be from {least} to {most}."
+
+
+class PresetTooLong(PresetInvalid):
+    code = "preset_too_long"
+    message_text = "{name} is too long: {found}, the limit is {limit}."
 
 
 class ChatError(RoostError):
