@@ -69,6 +69,9 @@ class Settings:
     port: int = setting(8000, "Port to listen on; 0 takes any free one.", 0, 65535)
     data_dir: Path = setting(default_data_dir, "Folder for the database, caches and roost.toml.")
     models_dir: Path = setting(Path, "Folder with model files (default: ./models, else models in the data folder).")
+    extra_models_dirs: tuple[Path, ...] = setting(
+        (), "Further folders with model files, separated by commas; their models are named FOLDER:FILE."
+    )
     lan: bool = setting(False, "Let other devices on the network in, with a token.")
     token: str = setting("", "Token every request must carry; made up at each start when --lan has none.", secret=True)
     allow_hosts: tuple[str, ...] = setting((), "Further host names Roost may be opened by (a proxy or tunnel).")
@@ -97,6 +100,13 @@ class Settings:
     requests_per_s: float = setting(50.0, "Requests per second from one address, in the long run.", 0.001, 1e6)
     request_burst: int = setting(200, "Requests one address may send at once.", 1, 1_000_000)
     max_body_bytes: int = setting(64 * MIB, "Largest body of a request.", 1024, 1 << 40)
+    api_streams: int = setting(64, "API requests answered at the same time.", 1, 1000)
+    api_streams_per_client: int = setting(64, "API requests answered at the same time for one address.", 1, 1000)
+    api_max_body_bytes: int = setting(16 * MIB, "Largest body of an API request.", 1024, 1 << 40)
+    api_max_choices: int = setting(32, "Answers one API request may ask for (n times prompts).", 1, 1024)
+    api_strict_models: bool = setting(False, "Refuse API requests that name another model than the one loaded.")
+    api_switch_models: bool = setting(False, "Let an API request load the model it names.")
+    cors_origins: tuple[str, ...] = setting((), "Web pages (https://host:port) that may call the API; none by default.")
     log_level: str = setting(
         "warning", "Least serious kind of message that is logged.", choices=("debug", "info", "warning", "error")
     )
@@ -163,6 +173,12 @@ def read_list(value: Any) -> tuple[str, ...]:
     return tuple(read_text(part).strip() for part in parts if part)
 
 
+def read_paths(value: Any) -> tuple[Path, ...]:
+    """A list of folders, or text with commas between them."""
+    parts = [value] if isinstance(value, Path) else read_list(value)
+    return tuple(read_path(part) for part in parts)
+
+
 READERS = {
     "bool": read_bool,
     "int": read_int,
@@ -170,6 +186,7 @@ READERS = {
     "str": read_text,
     "Path": read_path,
     "tuple[str, ...]": read_list,
+    "tuple[Path, ...]": read_paths,
 }
 
 

@@ -2,26 +2,50 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from webapp.errors import FileMissing, ModelNotFound, RoostError, as_roost_error, error_from_dict
+from webapp.manager.folder_watch import FolderWatch
+from webapp.manager.model_folders import (
+    MODEL_ENDINGS,
+    SEPARATOR,
+    STATES,
+    ModelFolder,
+    find_file,
+    model_folders,
+    walk_models,
+)
 from webapp.resources import STARTER_MODEL, resource_dir
 from webapp.weights.inspection import Inspection, inspect
 
-MODEL_ENDINGS = (".pth", ".safetensors", ".st", ".bin", ".gguf")
+__all__ = ["MODEL_ENDINGS", "STATES", "STATE_ENDINGS", "ModelEntry", "ModelFile", "ModelLibrary", "find_file"]
 STATE_ENDINGS = (".pth", ".safetensors", ".st", ".state")
-STATES = "states"
 
 Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
+class ModelFile:
+    """A file by its name alone. ``name`` is relative, with forward slashes; ``folder:name`` in a further folder.
+
+    ``stamp`` is its date in nanoseconds and its size in bytes; zeros when it cannot be asked.
+    """
+
+    name: str
+    path: Path
+    stamp: Stamp
+
+    @property
+    def size_bytes(self) -> int:
+        return self.stamp[1]
+
+
+@dataclass(frozen=True)
 class ModelEntry:
-    """One file. Exactly one of ``inspection`` and ``error`` is set. ``name`` is relative, with forward slashes."""
+    """One file that was looked into. Exactly one of ``inspection`` and ``error`` is set."""
 
     name: str
     path: Path
@@ -30,42 +54,77 @@ class ModelEntry:
     error: RoostError | None = None
 
 
-Entries = list[ModelEntry]  # inside the class `list` is the method
+Files = list[ModelFile]  # inside the class `list` is the method
+Entries = list[ModelEntry]
 
 
 class ModelLibrary:
-    """Everything under ``models_dir``, subfolders too, but ``states``. What a file holds is read once a change.
+    """Everything under ``models_dir`` and ``extra_dirs``, subfolders too, but ``states``.
 
-    ``bundled_dir`` holds the starter model that came with Roost; it is found by name from there too.
+    What a file holds is read once a change. ``bundled_dir`` holds the starter model that came with Roost; it is found
+    by name from there too. Safe to use from any thread.
     """
 
-    def __init__(self, models_dir: Path, bundled_dir: Path | None = None) -> None:
+    def __init__(self, models_dir: Path, bundled_dir: Path | None = None, extra_dirs: Sequence[Path] = ()) -> None:
         self.models_dir = Path(models_dir)
-        self._bundled_dir = bundled_dir if bundled_dir is not None else resource_dir("models")
+        self.folders = model_folders(self.models_dir, extra_dirs)
+        self.bundled_dir = bundled_dir if bundled_dir is not None else resource_dir("models")
+        self.watch = FolderWatch(self._picture)
         self._lock = threading.Lock()
         self._seen: dict[Path, tuple[Stamp, Inspection | RoostError]] = {}
 
     def list(self) -> Entries:
         """Sorted by name. A file that cannot be read is listed with its error."""
-        entries = [self._entry(path, path.relative_to(self.models_dir).as_posix()) for path in self._model_files()]
-        if not any(entry.path.name == STARTER_MODEL for entry in entries):
-            starter = self._bundled_dir / STARTER_MODEL
-            entries += [self._entry(starter, STARTER_MODEL)] if starter.is_file() else []
-        return sorted(entries, key=lambda entry: entry.name.lower())
+        return [self.look_into(file) for file in self.files()]
+
+    def files(self) -> Files:
+        """The same files, by name, size and date alone: none of them is opened."""
+        found: dict[Path, ModelFile] = {}
+        for folder in self.folders:
+            for path in walk_models(folder.path):
+                found.setdefault(path, ModelFile(folder.name_of(path), path, _stamp(path)))
+        starter = self.bundled_dir / STARTER_MODEL
+        if not any(path.name == STARTER_MODEL for path in found) and starter.is_file():
+            found[starter] = ModelFile(STARTER_MODEL, starter, _stamp(starter))
+        self._forget_others(found)
+        return sorted(found.values(), key=lambda file: file.name.lower())
+
+    def look_into(self, file: ModelFile) -> ModelEntry:
+        """What the file holds; from memory if it was looked into since it changed."""
+        found = self._look_into(file.path, file.stamp)
+        if isinstance(found, RoostError):
+            return ModelEntry(file.name, file.path, file.size_bytes, error=found)
+        return ModelEntry(file.name, file.path, file.size_bytes, inspection=found)
+
+    def entry(self, name: str) -> ModelEntry:
+        """The one file of this name; ModelNotFound."""
+        path = self.find(name)
+        return self.look_into(ModelFile(self.name_of(path), path, _stamp(path)))
 
     def find(self, name: str, allow_outside: bool = False) -> Path:
-        """The file of a name relative to the folder; "" is the starter model. ModelNotFound otherwise.
+        """The file of a name; "" is the starter model. ModelNotFound otherwise.
 
-        Unless ``allow_outside``, a name that leads out of the folder (``..``, an absolute path) finds nothing. With it,
-        a path is also tried as given.
+        Unless ``allow_outside``, a name that leads out of the folders (``..``, an absolute path) finds nothing. With
+        it, a path is also tried as given. A name without its folder's prefix finds a file of the further folders too.
         """
         wanted = name or STARTER_MODEL
-        path = find_file(self.models_dir, wanted, allow_outside)
+        path = self._find_inside(wanted)
         if path is None and wanted == STARTER_MODEL:
-            path = find_file(self._bundled_dir, wanted)
+            path = find_file(self.bundled_dir, wanted)
+        if path is None and allow_outside:
+            path = find_file(self.models_dir, wanted, allow_outside=True)
         if path is None:
             raise ModelNotFound(name=wanted)
         return path
+
+    def name_of(self, path: Path) -> str:
+        """The name that finds ``path``; its last part when it lies in none of the folders."""
+        folder = self.folder_of(path)
+        return folder.name_of(path) if folder else path.name
+
+    def folder_of(self, path: Path) -> ModelFolder | None:
+        """The folder a file belongs to; None for the bundled model and for files elsewhere."""
+        return next((folder for folder in self.folders if path.is_relative_to(folder.path)), None)
 
     def find_state(self, name: str, allow_outside: bool = False) -> Path:
         """A state's file: a name in ``states``, or one relative to the models folder. FileMissing otherwise."""
@@ -76,20 +135,26 @@ class ModelLibrary:
 
     def inspect(self, path: Path) -> Inspection:
         """What the file holds, remembered until its size or date changes. Errors as of weights.inspect."""
-        found = self._look_into(path)
+        found = self._look_into(path, _stamp(path))
         if isinstance(found, RoostError):
             raise error_from_dict(found.to_dict())  # a new one: raised again it would keep every frame of the last time
         return found
 
-    def _entry(self, path: Path, name: str) -> ModelEntry:
-        found = self._look_into(path)
-        size = _stamp(path)[1]
-        if isinstance(found, RoostError):
-            return ModelEntry(name, path, size, error=found)
-        return ModelEntry(name, path, size, inspection=found)
+    def revision(self) -> int:
+        """Grows with every change of a model or state file."""
+        return self.watch.revision()
 
-    def _look_into(self, path: Path) -> Inspection | RoostError:
-        stamp = _stamp(path)
+    def _find_inside(self, name: str) -> Path | None:
+        for folder in self.folders:
+            prefix, _, rest = name.partition(SEPARATOR)
+            is_named = bool(folder.prefix) and prefix == folder.prefix
+            path = find_file(folder.path, rest) if is_named else None
+            path = path or find_file(folder.path, name)
+            if path is not None:
+                return path
+        return None
+
+    def _look_into(self, path: Path, stamp: Stamp) -> Inspection | RoostError:
         with self._lock:
             seen = self._seen.get(path)
         if seen is not None and seen[0] == stamp:
@@ -103,22 +168,16 @@ class ModelLibrary:
             self._seen[path] = (stamp, found)
         return found
 
-    def _model_files(self) -> Iterator[Path]:
-        for folder, subfolders, files in os.walk(self.models_dir):
-            subfolders[:] = sorted(sub for sub in subfolders if sub != STATES and not sub.startswith("."))
-            yield from (Path(folder, name) for name in files if name.lower().endswith(MODEL_ENDINGS))
+    def _forget_others(self, present: dict[Path, ModelFile]) -> None:
+        """What is known of files that are gone; a model from outside the folders is kept."""
+        with self._lock:
+            for path in [path for path in self._seen if path not in present and self.folder_of(path)]:
+                del self._seen[path]
 
-
-def find_file(folder: Path, name: str, allow_outside: bool = False) -> Path | None:
-    """``name`` below ``folder``, or as it stands when that is allowed; links count as where they stand."""
-    try:
-        path = Path(os.path.normpath(folder.absolute() / name))
-        if path.is_relative_to(os.path.normpath(folder.absolute())) and path.is_file():
-            return path
-        outside = Path(name).expanduser().absolute()
-        return outside if allow_outside and outside.is_file() else None
-    except (OSError, ValueError, RuntimeError):  # NUL bytes, names too long for the system, no home folder
-        return None
+    def _picture(self) -> Hashable:
+        states = self.models_dir / STATES
+        names = sorted(states.rglob("*")) if states.is_dir() else []
+        return tuple((str(file.path), file.stamp) for file in self.files()), tuple((str(p), _stamp(p)) for p in names)
 
 
 def _stamp(path: Path) -> Stamp:

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import GenerationRequest
@@ -24,7 +24,7 @@ from webapp.manager.library import ModelLibrary
 from webapp.manager.machine_memory import has_room_beside, resident_bytes
 from webapp.manager.messages import ComputeLogits
 from webapp.manager.model_status import ModelStatus, StatusBoard, described_target
-from webapp.manager.target import Choice, StateInfo, Target, TargetResolver, tokenizer_of
+from webapp.manager.target import Choice, EngineOptions, StateInfo, Target, TargetResolver, tokenizer_of
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection
@@ -49,8 +49,9 @@ class ModelManager:
         has_room: Callable[[Target], bool] = has_room_beside,
     ) -> None:
         self._settings = settings
-        self.library = library or ModelLibrary(settings.models_dir)
-        self._resolver = TargetResolver(self.library, trusted=(settings.model, settings.state))
+        self.library = library or ModelLibrary(settings.models_dir, extra_dirs=settings.extra_models_dirs)
+        defaults = EngineOptions(settings.threads, settings.prefill_chunk, settings.idle_unload_s)
+        self._resolver = TargetResolver(self.library, (settings.model, settings.state), defaults)
         self._first_choice = Choice(settings.model, settings.strategy, settings.state)
         self._board = StatusBoard()
         self._keeper = EngineKeeper(settings, start_engine, has_room, self._board.publish)
@@ -74,7 +75,13 @@ class ModelManager:
         self._board.wait_change(revision, timeout_s)
         return self.status()
 
-    def load(self, model: str | None = None, strategy: str | None = None, state: str | None = None) -> None:
+    def load(
+        self,
+        model: str | None = None,
+        strategy: str | None = None,
+        state: str | None = None,
+        options: EngineOptions | None = None,
+    ) -> None:
         """Starts loading, or swapping, in the background; None keeps what is chosen. Resets a crash loop.
 
         What can be told before loading is raised at once and changes nothing: ModelNotFound, WeightsError,
@@ -84,10 +91,23 @@ class ModelManager:
         with self._choosing:
             before = self._keeper.goal
             choice = before.choice if before else self._first_choice
-            given = {"model": model, "strategy": strategy, "state": state}
+            given: dict[str, Any] = {"model": model, "strategy": strategy, "state": state, "options": options}
             wanted = replace(choice, **{name: value for name, value in given.items() if value is not None})
             may_drop_state = state is None and (before is not None or model is not None)
             self._keeper.order_load(self._resolver.resolve(wanted, before, may_drop_state))
+
+    def reload_reasons(
+        self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None
+    ) -> tuple[str, ...]:
+        """What of this (None: as chosen) the engine that is loaded, or being loaded, would have to be loaded again
+        for: ``model``, ``strategy``, or names of options. () when it would not, and when nothing is loaded. Errors as
+        of :meth:`load`."""
+        loaded = self._keeper.loaded_target
+        if loaded is None:
+            return ()
+        given: dict[str, Any] = {"model": model, "strategy": strategy, "options": options}
+        wanted = replace(loaded.choice, **{name: value for name, value in given.items() if value is not None})
+        return self._resolver.resolve(replace(wanted, state="")).reload_differences(loaded)
 
     def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:
         """Until the load at hand is done; raises its error. NoModelLoaded when there is nothing to wait for."""
@@ -110,7 +130,8 @@ class ModelManager:
         self._keeper.order_unload()
 
     def apply_state(self, name_or_path: str) -> StateInfo:
-        """Makes a state file the beginning of every later sequence, without a reload; "" goes back to none.
+        """Makes a state file the beginning of every later sequence, without a reload; "" goes back to the model's own
+        start, ``-`` to none at all.
 
         Running sequences keep theirs. StateMismatch, or another WeightsError, leaves the one in use.
         """
@@ -127,18 +148,23 @@ class ModelManager:
         """What the chosen model's file holds."""
         return self._chosen().inspection
 
-    def submit(self, request: GenerationRequest, made_for: Inspection | None = None) -> RequestHandle:
+    def submit(
+        self, request: GenerationRequest, made_for: Inspection | None = None, state: str | None = None
+    ) -> RequestHandle:
         """Queues the request and loads the chosen model when none is loaded. Returns at once.
 
-        Raises at once what is wrong with the request or the choice of model, QueueFull, CrashLoop or ShuttingDown, and
-        ModelUnloaded when the model its prompt was ``made_for`` is not the chosen one any more.
+        ``state`` is this request's alone, a name as of :meth:`apply_state`; None is the one in use.
+
+        Raises at once what is wrong with the request, its state or the choice of model, QueueFull, CrashLoop or
+        ShuttingDown, and ModelUnloaded when the model its prompt was ``made_for`` is not the chosen one any more.
         """
-        handle = RequestHandle(request, self._keeper.abort)
         while True:
             target = self._chosen(for_loading=True)
             if made_for is not None and made_for.path != target.path:
                 raise ModelUnloaded()
             check_request(request, self._config_of(target), self._settings)
+            start = None if state is None else self._resolver.start(target, state)
+            handle = RequestHandle(request, self._keeper.abort, start)
             if self._keeper.admit(handle, target):
                 return handle
 
