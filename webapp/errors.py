@@ -24,7 +24,10 @@
     │   ├── PresetNotFound  PresetNameTaken  PresetChanged  TooManyPresets  PresetFileInvalid
     │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong
     ├── ChatError               TurnRunning  NothingToContinue
-    └── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
+    ├── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
+    └── ApiError                a request of a program
+        └── BodyInvalid  WrongMediaType  ParameterInvalid  ParameterUnsupported  ModelNotServed  UnknownAddress
+            TooManyStreams  ServerBusy  LoopbackOnly
 
 Each class carries ``code`` (stable: the OpenAI ``error.code`` and the translation key), ``status`` (HTTP), a sentence
 and the way out. Both texts are ``str.format`` templates over the keyword arguments given, so the edge can say them in
@@ -538,3 +541,72 @@ class TooLarge(WebError):
     status = 413
     message_text = "That is {found} bytes; the limit is {limit}."
     hint_text = "Send less at once."
+
+
+class ApiError(RoostError):
+    """``param`` of the subclasses is the dotted path of what is wrong, as OpenAI's ``error.param`` has it."""
+
+    code = "api_error"
+    status = 400
+    message_text = "The request cannot be answered: {reason}"
+    hint_text = "The page /docs shows what may be sent."
+
+
+class BodyInvalid(ApiError):
+    code = "body_invalid"
+    message_text = "The body is not JSON: {reason}"
+    hint_text = "Send one JSON object, in UTF-8."
+
+
+class WrongMediaType(ApiError):
+    code = "unsupported_media_type"
+    status = 415
+    message_text = "The body's type is {found}; it must be application/json."
+    hint_text = "Send the header `Content-Type: application/json`."
+
+
+class ParameterInvalid(ApiError):
+    code = "invalid_parameter"
+    message_text = "{param}: {reason}."
+    hint_text = "The page /docs shows what may be sent."
+
+
+class ParameterUnsupported(ApiError):
+    code = "unsupported_parameter"
+    message_text = "{param} is not supported: {reason}."
+    hint_text = "Leave it out."
+
+
+class ModelNotServed(ApiError):
+    code = "model_not_served"
+    status = 404
+    message_text = "The model {name} is here, but {served} is the one that answers."
+    hint_text = "Load it on the Models page, or let requests choose the model with the setting api_switch_models."
+
+
+class UnknownAddress(ApiError):
+    code = "unknown_url"
+    status = 404
+    message_text = "There is nothing at {method} {path}."
+    hint_text = "The page /docs lists every address."
+
+
+class TooManyStreams(ApiError):
+    code = "too_many_streams"
+    status = 429
+    message_text = "{limit} requests of yours are being answered already."
+    hint_text = "Wait until one has ended, or raise the setting api_streams_per_client."
+
+
+class ServerBusy(ApiError):
+    code = "server_busy"
+    status = 503
+    message_text = "{limit} requests are being answered already."
+    hint_text = "Try again in a moment."
+
+
+class LoopbackOnly(ApiError):
+    code = "loopback_only"
+    status = 403
+    message_text = "This may only be asked on the machine Roost runs on."
+    hint_text = "Send it to 127.0.0.1 there."
