@@ -1,0 +1,163 @@
+"""A constrained answer is inside its grammar whatever the model prefers."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from webapp.errors import GrammarInvalid
+from webapp.structured.grammar import MAX_ENUM_VALUES, check, json_rule
+from webapp.structured.grammar_constraint import GrammarConstraints
+from webapp.tokenizer.world import WorldTokenizer, world_tokenizer
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 12},
+        "unit": {"enum": ["celsius", "华氏"]},
+        "days": {"type": "integer", "minimum": 1, "maximum": 14},
+    },
+    "required": ["city", "unit"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> WorldTokenizer:
+    return world_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def constraints(tokenizer: WorldTokenizer) -> Iterator[GrammarConstraints]:
+    made = GrammarConstraints(lambda: tokenizer)
+    yield made
+    made.close()
+
+
+def random_answer(constraints: GrammarConstraints, tokenizer: WorldTokenizer, description: dict, seed: int) -> str:
+    """What a model without any preference writes; it takes the end as soon as it may."""
+    rng = np.random.default_rng(seed)
+    constraint = constraints(description)
+    token_ids: list[int] = []
+    while len(token_ids) < 300:
+        logits = rng.normal(size=tokenizer.vocab_size).astype(np.float32)
+        logits[0] = 10.0
+        constraint(token_ids, logits)
+        best = int(logits.argmax())
+        assert logits[best] > -np.inf
+        if best == 0:
+            return tokenizer.decode(token_ids)
+        token_ids.append(best)
+        constraint.accept(best)
+    raise AssertionError("it found no end")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_random_logits_still_give_json_of_the_schema(
+    constraints: GrammarConstraints, tokenizer: WorldTokenizer, seed: int
+) -> None:
+    value = json.loads(random_answer(constraints, tokenizer, {"kind": "json_schema", "schema": SCHEMA}, seed))
+    assert set(value) <= {"city", "unit", "days"} and value["unit"] in ("celsius", "华氏")
+    assert isinstance(value["city"], str) and len(value["city"]) <= 12
+    assert "days" not in value or 1 <= value["days"] <= 14
+
+
+def test_a_regex_holds_for_the_whole_answer(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> None:
+    pattern = r"https?://[a-z]{3,8}/\d{2}"
+    for seed in range(5):
+        answer = random_answer(constraints, tokenizer, {"kind": "regex", "pattern": pattern}, seed)
+        assert re.fullmatch(pattern, answer)
+
+
+def test_a_thought_may_say_anything_before_the_json(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> None:
+    constraint = constraints({"kind": "json_schema", "schema": SCHEMA, "thinking": True})
+    for token_id in tokenizer.encode(">Let me see: {not json} 好吧</think>\n"):
+        logits = np.zeros(tokenizer.vocab_size, np.float32)
+        constraint((), logits)
+        assert logits[token_id] == 0
+        constraint.accept(token_id)
+    logits = np.zeros(tokenizer.vocab_size, np.float32)
+    constraint((), logits)
+    allowed = {tokenizer.decode([token_id])[:1] for token_id in (logits == 0).nonzero()[0].tolist()}
+    assert allowed == {"{"}
+
+
+def test_an_answer_that_is_continued_goes_on_where_it_was(
+    constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    begun = '{"city":"Paris", "unit":'
+    description = {"kind": "json_schema", "schema": SCHEMA, "consumed": begun}
+    assert json.loads(begun + random_answer(constraints, tokenizer, description, 3))["city"] == "Paris"
+
+
+def test_nothing_but_the_end_follows_a_complete_value(
+    constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    constraint = constraints({"kind": "json_schema", "schema": {"const": 1}, "consumed": "1"})
+    logits = np.zeros(tokenizer.vocab_size, np.float32)
+    constraint((), logits)
+    assert (logits == 0).nonzero()[0].tolist() == [0]
+
+
+NESTED: dict = {}
+for _ in range(80):
+    NESTED = {"type": "object", "properties": {"a": NESTED}}
+
+REFUSED = [
+    {"kind": "yaml"},
+    {"kind": "json_schema", "schema": "text"},
+    {"kind": "json_schema", "schema": {"enum": [f"value {index}" for index in range(10_000)]}},
+    {"kind": "json_schema", "schema": NESTED},
+    {"kind": "json_schema", "schema": {"type": "nonsense"}},
+    {"kind": "json_schema", "schema": {"type": "object", "if": {}, "then": {}}},
+    {"kind": "json_schema", "schema": {"type": "string", "pattern": "(?=look)ahead"}},
+    {"kind": "json_schema", "schema": {"type": "string", "description": "x" * 300_000}},
+    {"kind": "json_schema", "schema": {"$ref": "#/$defs/missing"}},
+    {"kind": "regex", "pattern": "(unclosed"},
+    {"kind": "regex", "pattern": ""},
+    {"kind": "regex"},
+    {"kind": "lark", "grammar": "start: missing"},
+    {"kind": "lark", "grammar": " "},
+]
+
+
+@pytest.mark.parametrize("description", REFUSED, ids=lambda row: str(row)[:48])
+def test_what_cannot_be_compiled_is_refused_in_words(description: dict) -> None:
+    with pytest.raises(GrammarInvalid) as caught:
+        check(description)
+    assert "\n" not in caught.value.message and len(caught.value.message) < 500
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {"kind": "json_object"},
+        {"kind": "json_schema", "schema": True},
+        {"kind": "json_schema", "schema": {"enum": [str(index) for index in range(MAX_ENUM_VALUES)]}},
+        {
+            "kind": "json_schema",
+            "schema": {
+                "$defs": {"node": {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}},
+                "$ref": "#/$defs/node",
+            },
+        },
+        {"kind": "regex", "pattern": "((a+)+)+b"},
+        {"kind": "regex", "pattern": r"a/b\/c"},
+        {"kind": "lark", "grammar": "start: " + "value\n" + json_rule("value", SCHEMA)},
+    ],
+    ids=lambda row: str(row)[:48],
+)
+def test_what_looks_dangerous_but_is_bounded_is_accepted(description: dict) -> None:
+    check(description)
+
+
+def test_a_grammar_that_breaks_in_the_engine_ends_its_sequence_with_a_reason(
+    constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    constraint = constraints({"kind": "lark", "grammar": "start: missing"})
+    with pytest.raises(GrammarInvalid):
+        constraint((), np.zeros(tokenizer.vocab_size, np.float32))

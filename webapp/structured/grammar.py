@@ -1,0 +1,141 @@
+"""From the description of a constraint to the Lark text llguidance compiles, with bounds on what may be asked.
+
+A description is a plain dict, because it crosses the engine pipe and comes from requests:
+
+    {"kind": "json_schema", "schema": {...}}     one JSON value that the schema allows
+    {"kind": "json_object"}                      any JSON object
+    {"kind": "regex", "pattern": "..."}          the whole answer matches
+    {"kind": "lark", "grammar": "..."}           llguidance's dialect of Lark, from its rule `start`
+
+``"thinking": true`` says the prompt left a thought open: free text up to ``</think>`` comes first. ``"consumed"`` is
+the text of an answer that is being continued. llguidance knows neither look-around nor back-references, and builds its
+automata lazily, so no pattern takes exponential time; what is too large is refused by :func:`parser_limits`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from webapp.errors import GrammarInvalid
+
+MAX_SOURCE_CHARS = 256 * 1024
+MAX_ENUM_VALUES = 2_000
+MAX_DEPTH = 64
+KINDS = ("json_schema", "json_object", "regex", "lark")
+JSON_SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
+"""At most one space after a comma or colon: a small model that drifts into blank space would never come out of it."""
+
+THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/\n"
+
+
+def lark_source(description: Mapping[str, Any]) -> str:
+    """The grammar as Lark text. GrammarInvalid for what is no description or beyond the bounds."""
+    kind = description.get("kind")
+    if kind not in KINDS:
+        raise GrammarInvalid(reason=f"its kind is {kind!r}, not one of {', '.join(KINDS)}")
+    source = _SOURCES[kind](description)
+    if len(source) > MAX_SOURCE_CHARS:
+        raise GrammarInvalid(reason=f"it has {len(source)} characters; the limit is {MAX_SOURCE_CHARS}")
+    return source
+
+
+def json_rule(name: str, schema: Mapping[str, Any] | bool) -> str:
+    """A Lark rule of that name for one JSON value."""
+    check_schema(schema)
+    body: Any = {**schema, "x-guidance": JSON_SPACING} if isinstance(schema, Mapping) else schema
+    return f"{name}: %json {json.dumps(body)}\n"
+
+
+def check_schema(schema: object) -> None:
+    """Bounds on enum values and nesting; what JSON Schema itself means is llguidance's to judge."""
+    for depth, node in _nodes(schema):
+        if depth > MAX_DEPTH:
+            raise GrammarInvalid(reason=f"the schema is nested more than {MAX_DEPTH} levels deep")
+        values = node.get("enum")
+        if isinstance(values, list) and len(values) > MAX_ENUM_VALUES:
+            raise GrammarInvalid(reason=f"an enum has {len(values)} values; the limit is {MAX_ENUM_VALUES}")
+
+
+def check(description: Mapping[str, Any]) -> None:
+    """Compiles without a vocabulary, to refuse early and in words: GrammarInvalid."""
+    from llguidance import LLMatcher
+
+    source = lark_source(description)
+    is_error, messages = LLMatcher.validate_grammar_with_warnings(
+        LLMatcher.grammar_from_lark(source), limits=parser_limits()
+    )
+    if is_error:
+        raise GrammarInvalid(reason=first_line(messages[0]))
+
+
+def parser_limits() -> Any:
+    """Work a compile and a token may cost, in llguidance's units; its own defaults or tighter."""
+    from llguidance import LLParserLimits
+
+    return LLParserLimits(
+        initial_lexer_fuel=1_000_000, step_lexer_fuel=200_000, step_max_items=50_000, max_grammar_size=500_000
+    )
+
+
+def first_line(message: str) -> str:
+    """llguidance shows the whole grammar below its sentence."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return (lines[0] if lines else "it cannot be compiled")[:300]
+
+
+def _json_source(description: Mapping[str, Any]) -> str:
+    schema = description.get("schema", {"type": "object"})
+    if not isinstance(schema, (Mapping, bool)):
+        raise GrammarInvalid(reason="a JSON Schema is an object, true or false")
+    return _started(description, "/[ \\n]?/ value", json_rule("value", schema))
+
+
+def _object_source(description: Mapping[str, Any]) -> str:
+    return _started(description, "/[ \\n]?/ value", json_rule("value", {"type": "object"}))
+
+
+def _regex_source(description: Mapping[str, Any]) -> str:
+    pattern = description.get("pattern")
+    if not isinstance(pattern, str) or not pattern:
+        raise GrammarInvalid(reason="a regex constraint has a pattern, which is text")
+    escaped = _slashes_escaped(pattern).replace("\n", "\\n")
+    return _started(description, "matched", f"matched: /{escaped}/\n")
+
+
+def _lark_source(description: Mapping[str, Any]) -> str:
+    source = description.get("grammar")
+    if not isinstance(source, str) or not source.strip():
+        raise GrammarInvalid(reason="a Lark constraint has a grammar, which is text")
+    return source
+
+
+_SOURCES = {"json_schema": _json_source, "json_object": _object_source, "regex": _regex_source, "lark": _lark_source}
+
+
+def _started(description: Mapping[str, Any], start: str, rules: str) -> str:
+    if description.get("thinking"):
+        return f"start: thought {start}\n{THOUGHT}{rules}"
+    return f"start: {start}\n{rules}"
+
+
+def _slashes_escaped(pattern: str) -> str:
+    """As a Lark terminal, which ends at the first bare slash."""
+    escaped, is_escaped = [], False
+    for character in pattern:
+        escaped.append("\\/" if character == "/" and not is_escaped else character)
+        is_escaped = character == "\\" and not is_escaped
+    return "".join(escaped)
+
+
+def _nodes(schema: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Every object inside, with its depth; without recursion, so that depth itself cannot hurt."""
+    waiting = [(0, schema)]
+    while waiting:
+        depth, node = waiting.pop()
+        if isinstance(node, Mapping):
+            yield depth, node
+            waiting += [(depth + 1, value) for value in node.values()]
+        elif isinstance(node, list):
+            waiting += [(depth + 1, value) for value in node]

@@ -1,0 +1,108 @@
+"""The logits processor that keeps an answer inside a grammar.
+
+Compiling, and after each token the mask for the next, run in a thread of their own (llguidance lets go of the GIL), so
+that the backend's forward pass goes on beside them and the engine's loop only waits for what is not done yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.engine.logits_processors import FloatArray, LogitsProcessor
+from webapp.errors import GrammarInvalid
+from webapp.structured.grammar import first_line, lark_source, parser_limits
+from webapp.structured.vocabulary import llguidance_tokenizer
+from webapp.tokenizer import Tokenizer
+
+THREADS = 2
+
+BoolArray = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    tokenizer: Tokenizer
+    compiled: Any
+    """The same as an `llguidance.LLTokenizer`."""
+
+
+class GrammarConstraints:
+    """Makes constraints; the engine's :data:`ConstraintFactory`. ``load_tokenizer`` is called at the first request
+    that has one: most engines never need the vocabulary as text."""
+
+    def __init__(self, load_tokenizer: Callable[[], Tokenizer]) -> None:
+        self._load_tokenizer = load_tokenizer
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="roost-grammar")
+        self._vocabulary: Future[Vocabulary] | None = None
+
+    def __call__(self, description: Mapping[str, Any]) -> LogitsProcessor:
+        """GrammarInvalid at once for a description that is none; for a grammar that does not compile, at its first
+        token."""
+        source = lark_source(description)
+        if self._vocabulary is None:  # submitted before any grammar, so no grammar waits for one that cannot begin
+            self._vocabulary = self._threads.submit(self._load_vocabulary)
+        return GrammarConstraint(source, self._vocabulary, self._threads, str(description.get("consumed", "")))
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _load_vocabulary(self) -> Vocabulary:
+        tokenizer = self._load_tokenizer()
+        return Vocabulary(tokenizer, llguidance_tokenizer(tokenizer))
+
+
+class GrammarConstraint:
+    """Of one sequence. ``consumed`` is text the answer already has."""
+
+    def __init__(
+        self, source: str, vocabulary: Future[Vocabulary], threads: ThreadPoolExecutor, consumed: str = ""
+    ) -> None:
+        self._threads = threads
+        self._vocabulary = vocabulary
+        self._vocab_size = 0
+        self._matcher: Any = None
+        self._forbidden: Future[BoolArray] = threads.submit(self._begin, source, consumed)
+
+    def __call__(self, token_ids: Sequence[int], logits: FloatArray) -> None:
+        forbidden = self._forbidden.result()
+        np.copyto(logits[: len(forbidden)], -np.inf, where=forbidden)
+        logits[len(forbidden) :] = -np.inf
+
+    def accept(self, token_id: int) -> None:
+        self._forbidden = self._threads.submit(self._step, token_id)
+
+    def _begin(self, source: str, consumed: str) -> BoolArray:
+        from llguidance import LLMatcher
+
+        vocabulary = self._vocabulary.result()
+        self._vocab_size = vocabulary.tokenizer.vocab_size
+        self._matcher = LLMatcher(
+            vocabulary.compiled, LLMatcher.grammar_from_lark(source), log_level=0, limits=parser_limits()
+        )
+        self._raise_error()
+        if consumed:
+            self._matcher.consume_tokens(vocabulary.tokenizer.encode(consumed))
+            self._raise_error()
+        return self._mask()
+
+    def _step(self, token_id: int) -> BoolArray:
+        self._matcher.consume_token(token_id)
+        self._raise_error()
+        return self._mask()
+
+    def _mask(self) -> BoolArray:
+        """True for every token that may not come next. Only the end may follow a grammar that is complete."""
+        allowed = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+        self._raise_error()
+        forbidden: BoolArray = allowed[: self._vocab_size] == 0
+        return forbidden
+
+    def _raise_error(self) -> None:
+        if self._matcher.is_error():
+            raise GrammarInvalid(reason=first_line(self._matcher.get_error()))
