@@ -31,6 +31,11 @@ class StopFilter:
         self._stops = tuple(stop for stop in stop_strings if stop)
         self._held = ""
 
+    @property
+    def held_chars(self) -> int:
+        """How much of the end of the text is not passed on yet."""
+        return len(self._held)
+
     def feed(self, text: str) -> str:
         """What of the text so far is sure to be no stop; nothing after one."""
         if self.stopped_by is not None or not text:
@@ -100,6 +105,16 @@ class StreamRouter:
     def released_chars(self) -> int:
         """Length of the raw text that is past the stop filter; after a stop, where the stop begins."""
         return self._stops.released_chars
+
+    @property
+    def held_chars(self) -> int:
+        """How much of the end of the raw text has come out as no delta yet, and may never."""
+        return self._stops.held_chars + len(self._held)
+
+    @property
+    def is_thinking(self) -> bool:
+        """The text so far ends inside a thought, or a tag of one."""
+        return self._section in (_Section.TAG_END, _Section.REASONING_LEADING, _Section.REASONING)
 
     def feed(self, text: str) -> list[Delta]:
         """Nothing more comes after a stop; :meth:`finish` gives what is still held back before it."""
