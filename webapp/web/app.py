@@ -19,6 +19,7 @@ from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
 from webapp.web.error_answers import answer_error
 from webapp.web.guard import Guard
+from webapp.web.packed_static import PackedStatic
 from webapp.web.status import routes as status_routes
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     open_house(app, settings, manager or ModelManager(settings))
     fragments.install(app, settings)
     Guard(app, settings)
+    PackedStatic(app)
     error_pages.install(app)
     app.register_error_handler(500, answer_unexpected)
     app.register_blueprint(chat_routes.blueprint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import tempfile
 import threading
 import urllib.parse
@@ -82,6 +83,24 @@ class RunningRoost:
     def get(self, path: str, **headers: str) -> str:
         with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers)) as answer:
             return answer.read().decode()
+
+    def weight(self, path: str) -> int:
+        """Bytes of a page with everything it loads, as a browser gets them; 150 KB are the most a page may have."""
+        page = self.get(path)
+        todo = re.findall(r'(?:href|src)="(/static/[^"#]+)', page)
+        sizes: dict[str, int] = {}
+        while todo:
+            path = todo.pop()
+            if path in sizes:
+                continue
+            request = urllib.request.Request(self.url + path, headers={"Accept-Encoding": "gzip"})
+            with urllib.request.urlopen(request) as answer:
+                sizes[path] = len(answer.read())
+            if path.endswith(".js"):
+                folder = path.rpartition("/")[0]
+                todo += [f"{folder}/{name}" for name in re.findall(r'from "\./([\w/.]+)"', self.get(path))]
+        assert len(sizes) > 5, sizes
+        return len(page.encode()) + sum(sizes.values())
 
     def post(self, path: str, **fields: str) -> tuple[str, str]:
         """(final address, page) after following the redirect, as a browser without scripts would."""

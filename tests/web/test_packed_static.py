@@ -1,0 +1,66 @@
+"""Static text is packed for those who can unpack it, once per version; everything else is as it was."""
+
+import gzip
+
+import pytest
+from flask import Flask
+
+from webapp.web.packed_static import PackedStatic
+
+CSS = "a { color: red }\n" * 100
+
+
+@pytest.fixture
+def client(tmp_path):
+    (tmp_path / "a.css").write_text(CSS)
+    (tmp_path / "small.css").write_text("a {}")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG" * 500)
+    app = Flask(__name__, static_folder=str(tmp_path), static_url_path="/static")
+    PackedStatic(app)
+    app.add_url_rule("/page", view_func=lambda: "a page " * 500)
+    return app.test_client()
+
+
+def get(client, path, **headers):
+    return client.get(path, headers={"Accept-Encoding": "gzip, br", **headers})
+
+
+def test_text_is_packed_and_small(client):
+    for _ in range(2):
+        answer = get(client, "/static/a.css")
+        assert answer.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in answer.headers["Vary"]
+        assert gzip.decompress(answer.data).decode() == CSS
+        assert int(answer.headers["Content-Length"]) == len(answer.data) < len(CSS) / 5
+
+
+def test_an_unchanged_file_is_not_sent_again(client):
+    etag = get(client, "/static/a.css").headers["ETag"]
+    again = get(client, "/static/a.css", **{"If-None-Match": etag})
+    assert (again.status_code, again.data) == (304, b"")
+
+
+def test_a_changed_file_is_packed_anew(client, tmp_path):
+    get(client, "/static/a.css")
+    (tmp_path / "a.css").write_text(CSS + "b {}")
+    assert gzip.decompress(get(client, "/static/a.css").data).decode() == CSS + "b {}"
+
+
+@pytest.mark.parametrize("accepted", ["", "identity", "br", "gzip;q=0"])
+def test_who_cannot_unpack_gets_it_plain(client, accepted):
+    answer = get(client, "/static/a.css", **{"Accept-Encoding": accepted})
+    assert "Content-Encoding" not in answer.headers and answer.text == CSS
+    assert "Accept-Encoding" in answer.headers["Vary"]
+
+
+def test_what_packing_does_not_help_stays_as_it_is(client):
+    for path in ("/static/a.png", "/static/small.css", "/page"):
+        assert "Content-Encoding" not in get(client, path).headers, path
+
+
+def test_a_part_of_a_file_is_a_part_of_the_plain_file(client):
+    answer = get(client, "/static/a.css", Range="bytes=0-9")
+    assert (answer.status_code, answer.text) == (206, CSS[:10])
+
+
+def test_a_missing_file_is_missing(client):
+    assert get(client, "/static/none.css").status_code == 404
