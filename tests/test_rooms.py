@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTRACTS = {"model_config", "sampling_params", "state", "backend", "outputs", "logits_processors"}
+CONTRACTS = {"model_config", "sampling_params", "state", "backend", "outputs", "logits_processors", "engine_options"}
 HEAVY = {"torch", "rwkv", "safetensors"}
 MODULES = sorted((ROOT / "webapp").rglob("*.py"))
 

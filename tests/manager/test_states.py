@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from dataclasses import replace
+
 import pytest
 
 from tests.manager.conftest import assert_failed, eventually, first_token, last_output, request, wait_phase
+from webapp.backends.fake import fake_config
+from webapp.engine.state import RecurrentState
 from webapp.errors import FileMissing, StateMismatch
+from webapp.manager.kept_states import KeptStates
+from webapp.manager.messages import KeepState, Submit
+from webapp.manager.starts import Start, StateInfo
 
 FITS, NARROW = "fits.safetensors", "narrow.safetensors"
 
@@ -111,3 +120,105 @@ def test_a_failed_swap_goes_back_to_the_former_state(make_manager):
     assert_failed(manager.submit(request()), "load_failed")
     assert eventually(lambda: manager.status().state == FITS)
     assert begins_with(manager) == used
+
+
+def test_a_state_of_one_request_is_its_own(make_manager, starter):
+    manager = make_manager()
+    plain = begins_with(manager)
+    handle = manager.submit(request(), state=FITS)
+    stats = last_output(handle).stats
+    digest = manager.apply_state(FITS).digest
+    assert stats.initial_state_digest == handle.service.state.digest == digest != plain
+    assert handle.service.state.name == FITS and handle.service.model == "v7.safetensors"
+    assert begins_with(manager) == digest
+    own = last_output(manager.submit(request(), state=""))
+    assert own.stats.initial_state_digest == plain
+    assert manager.status().state == FITS and manager.status().state_digest == digest
+    assert len(starter.clients) == 1
+
+
+def test_a_state_of_a_request_is_checked_at_once(make_manager):
+    manager = make_manager()
+    for wrong, error in ((NARROW, StateMismatch), ("nowhere.pth", FileMissing), ("../v7.safetensors", FileMissing)):
+        with pytest.raises(error):
+            manager.submit(request(), state=wrong)
+    assert manager.status().phase == "empty"  # nothing was loaded for it
+    assert last_output(manager.submit(request(), state=FITS)).error is None
+
+
+def test_a_state_crosses_to_the_engine_once_and_not_with_each_request(make_manager, monkeypatch):
+    from webapp.manager.engine_client import ThreadEngineClient
+
+    sent = []
+    send = ThreadEngineClient.send
+    monkeypatch.setattr(ThreadEngineClient, "send", lambda self, command: (sent.append(command), send(self, command)))
+    manager = make_manager()
+    for _ in range(3):
+        last_output(manager.submit(request(), state=FITS))
+    last_output(manager.submit(request(), state="-"))
+    kept = [command for command in sent if isinstance(command, KeepState)]
+    assert kept[0].digest == manager.apply_state(FITS).digest and len(kept) == 2
+    assert all(command.request.initial_state is None for command in sent if isinstance(command, Submit))
+
+
+def test_many_states_push_the_oldest_out_and_it_comes_back(monkeypatch):
+    sent = []
+    states = [make_start(f"s{n}", float(n)) for n in range(4)]
+    kept = KeptStates(sent.append, limit_bytes=2 * states[0].state.nbytes)
+    for start in (*states[:3], states[0]):
+        assert kept.give(start) == start.info.digest
+    story = [(type(command).__name__[:6], command.digest) for command in sent]
+    expected = [("KeepSt", "s0"), ("KeepSt", "s1"), ("KeepSt", "s2"), ("Forget", "s0"), ("KeepSt", "s0")]
+    assert story == [*expected, ("Forget", "s1")]
+
+
+def test_snapshots_of_one_beginning_are_never_used_for_another(make_manager):
+    """The same long prompt from three beginnings, twice each: as if it were alone, and the second time from memory."""
+    manager, prompt = make_manager(), tuple(range(1, 60))
+    alone = {state: last_output(make_manager().submit(request(*prompt), state=state)) for state in ("", FITS)}
+    for turn in range(2):
+        for state in ("", FITS):
+            output = last_output(manager.submit(boundary_request(prompt), state=state))
+            assert output.token_ids == alone[state].token_ids
+            assert (output.stats.cached_tokens > 0) == (turn == 1)
+
+
+def test_the_zero_start_is_what_a_model_without_a_state_of_its_own_has(make_manager):
+    manager = make_manager(state=FITS)
+    own = last_output(manager.submit(request(), state="")).stats.initial_state_digest
+    assert last_output(manager.submit(request(), state="-")).stats.initial_state_digest == own
+    assert manager.apply_state("-").name == "-"
+    assert begins_with(manager) == own
+    assert manager.status().state == "-"
+
+
+def test_the_log_proves_what_each_request_was_run_with(make_manager, caplog):
+    caplog.set_level(logging.INFO, "webapp.requests")
+    manager = make_manager()
+    asked = request(top_p=0.5, stop_token_sequences=((9, 9),))
+    last_output(manager.submit(asked, state=FITS))
+    begins, ends = (json.loads(record.getMessage()) for record in caplog.records)
+    digest = manager.apply_state(FITS).digest
+    assert begins["event"] == "begins" and begins["request"] == ends["request"] == asked.request_id
+    assert (begins["state"], begins["digest"]) == (ends["state"], ends["digest"]) == (FITS, digest)
+    assert begins["sampling"]["top_p"] == 0.5 and begins["sampling"]["max_tokens"] == 5
+    assert begins["sampling"]["stop_token_sequences"] == 1  # how many, not what
+    assert (begins["model"], begins["strategy"]) == ("v7.safetensors", "fake")
+    assert ends["finish_reason"] == "length" and ends["decoded_tokens"] == 5
+
+
+def test_requests_that_wait_for_the_load_keep_their_state(make_manager):
+    manager = make_manager("fake load_ms=300")
+    handles = [manager.submit(request(), state=state) for state in (FITS, "", FITS)]
+    digests = [last_output(handle).stats.initial_state_digest for handle in handles]
+    assert digests[0] == digests[2] == manager.apply_state(FITS).digest != digests[1]
+
+
+def make_start(digest: str, value: float) -> Start:
+    state = RecurrentState.zeros(fake_config())
+    state.arrays["att_kv"].fill(value)
+    return Start(StateInfo("", digest), state)
+
+
+def boundary_request(prompt: tuple[int, ...]):
+    return replace(request(*prompt), boundaries=(len(prompt) - 5,))

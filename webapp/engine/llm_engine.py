@@ -28,7 +28,7 @@ from webapp.engine.outputs import (
 from webapp.engine.sampler import Sampler
 from webapp.engine.scheduler import PrefillPiece, Scheduler
 from webapp.engine.sequence import Sequence, SequenceStatus, TokenIds
-from webapp.engine.sequence_factory import SequenceFactory
+from webapp.engine.sequence_factory import SequenceFactory, Start
 from webapp.engine.state import RecurrentState
 from webapp.engine.state_cache import StateCache
 from webapp.errors import EngineCrashed, NonFiniteLogits, OutOfMemory, RequestError, as_roost_error
@@ -69,8 +69,9 @@ class LLMEngine:
             self.config, banned_token_ids, penalty_exempt_token_ids, constraint_factory, max_snapshots
         )
         self._clock = clock
-        self._fresh_state = self._read_fresh_state()
-        self.set_initial_state(None)
+        self._fresh = self._read_fresh_start()
+        self._initial = self._fresh
+        self._kept_starts: dict[str, Start] = {}
         self._events: list[EngineEvent] = []
         self._last_report = QueueReport(0)
         self._failures_in_a_row = 0
@@ -83,9 +84,8 @@ class LLMEngine:
         constraint that cannot be used, and StateMismatch for an initial state of another model."""
         if self.scheduler.find(request.request_id):
             raise RequestError(reason=f"the request id {request.request_id!r} is in use")
-        self.scheduler.add(
-            self._factory.make(request, self._initial_state, self._initial_state_digest, arrived_at=self._clock())
-        )
+        start = self._start_of(request.initial_state_digest)
+        self.scheduler.add(self._factory.make(request, start, arrived_at=self._clock()))
 
     def abort_request(self, request_id: str) -> None:
         """Frees its slot at once; the next step reports it with what it had written. An unknown id is ignored: it may
@@ -94,13 +94,18 @@ class LLMEngine:
         if sequence is not None:
             self._finish(sequence, FinishReason.ABORT)
 
-    def set_initial_state(self, state: RecurrentState | None) -> None:
+    def set_initial_state(self, state: RecurrentState | None, digest: str = "") -> None:
         """What requests added from now on start from; None is the backend's own fresh state. StateMismatch changes
-        nothing."""
-        if state is not None:
-            state.check(self.config)
-        self._initial_state = (state or self._fresh_state).copy()
-        self._initial_state_digest = self._initial_state.digest()
+        nothing. ``digest`` is what it is known by, made here when not given."""
+        self._initial = self._fresh if state is None else self._checked_start(state, digest)
+
+    def keep_state(self, digest: str, state: RecurrentState) -> None:
+        """Lets later requests start from it by naming its digest. StateMismatch keeps nothing."""
+        self._kept_starts[digest] = self._checked_start(state, digest)
+
+    def forget_state(self, digest: str) -> None:
+        """Sequences that started from it are untouched."""
+        self._kept_starts.pop(digest, None)
 
     def has_work(self) -> bool:
         return bool(self.scheduler.running or self.scheduler.waiting or self._events)
@@ -131,7 +136,7 @@ class LLMEngine:
         chunks: list[TokenIds] = [token_ids[start : start + size] for start in range(0, len(token_ids), size)]
         running = self.scheduler.running
         taken_slot = _slot(running[0]) if len(running) == self.backend.max_slots else None
-        rows = probe_logits(self.backend, self._initial_state, chunks, taken_slot)
+        rows = probe_logits(self.backend, self._initial.state, chunks, taken_slot)
         return rows if every_position else rows[-1]
 
     def counters(self) -> dict[str, int]:
@@ -272,12 +277,23 @@ class LLMEngine:
         for name in ("prompt", "cached", "prefilled", "decoded"):
             self._totals[f"{name}_tokens"] += getattr(stats, f"{name}_tokens")
 
-    def _read_fresh_state(self) -> RecurrentState:
+    def _read_fresh_start(self) -> Start:
         slot = self.backend.new_slot()
         try:
-            return self.backend.read_state(slot)
+            return Start.of(self.backend.read_state(slot))
         finally:
             self.backend.free_slot(slot)
+
+    def _checked_start(self, state: RecurrentState, digest: str) -> Start:
+        state.check(self.config)
+        return Start.of(state.copy(), digest)
+
+    def _start_of(self, digest: str | None) -> Start:
+        if not digest:
+            return self._initial if digest is None else self._fresh
+        if digest not in self._kept_starts:
+            raise RequestError(reason=f"the engine was given no state {digest}")
+        return self._kept_starts[digest]
 
     def _report_queue(self) -> None:
         order = self.scheduler.waiting_order()

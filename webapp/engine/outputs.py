@@ -23,7 +23,8 @@ class GenerationRequest:
     """One sequence to run.
 
     ``boundaries`` are prompt prefix lengths worth a snapshot (message ends, ascending). ``client`` is who asked, for
-    fairness between clients. ``initial_state`` overrides the engine's own initial state for this sequence.
+    fairness between clients. ``initial_state`` overrides the engine's own initial state for this sequence;
+    ``initial_state_digest`` does so by name: one the engine was told to keep, or "" for the model's own beginning.
     ``constraint`` is left for structured decoding: a plain description the engine process turns into a processor.
     """
 
@@ -34,6 +35,7 @@ class GenerationRequest:
     client: str = ""
     initial_state: RecurrentState | None = None
     constraint: dict[str, Any] | None = None
+    initial_state_digest: str | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from webapp.engine.logits_processors import ConstraintFactory, LogitBias, LogitsProcessor, RepetitionPenalty, TokenBan
 from webapp.engine.model_config import ModelConfig
@@ -11,6 +12,18 @@ from webapp.engine.outputs import GenerationRequest
 from webapp.engine.sequence import Sequence
 from webapp.engine.state import RecurrentState
 from webapp.errors import PromptEmpty, RequestError, TokenOutOfRange
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a sequence begins with, and the digest that snapshots grown from it are kept under. Never written to."""
+
+    state: RecurrentState
+    digest: str
+
+    @classmethod
+    def of(cls, state: RecurrentState, digest: str = "") -> Start:
+        return cls(state, digest or state.digest())
 
 
 class SequenceFactory:
@@ -30,8 +43,8 @@ class SequenceFactory:
         self._constraint_factory = constraint_factory
         self._max_snapshots = max_snapshots
 
-    def make(self, request: GenerationRequest, state: RecurrentState, digest: str, arrived_at: float) -> Sequence:
-        """``state`` and its digest are the engine's initial state, used unless the request brings its own.
+    def make(self, request: GenerationRequest, start: Start, arrived_at: float) -> Sequence:
+        """``start`` is used unless the request brings a state of its own.
 
         Raises a RequestError for an empty prompt, a token outside the vocabulary or a constraint that cannot be used,
         and StateMismatch for an initial state of another model.
@@ -41,12 +54,12 @@ class SequenceFactory:
             self._check_token_id(token_id)
         if request.initial_state is not None:
             request.initial_state.check(self._config)
-            state, digest = request.initial_state.copy(), request.initial_state.digest()
+            start = Start.of(request.initial_state.copy())
         seed = request.params.seed
         return Sequence(
             request=request,
-            initial_state=state,
-            initial_state_digest=digest,
+            initial_state=start.state,
+            initial_state_digest=start.digest,
             seed=secrets.randbits(32) if seed is None else seed,
             processors=self._processors(request),
             arrived_at=arrived_at,

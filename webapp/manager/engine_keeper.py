@@ -42,6 +42,13 @@ class EngineKeeper:
         return self._places.session
 
     @property
+    def loaded_target(self) -> Target | None:
+        """Of the load at hand, else of the engine that serves."""
+        places = self._places
+        with places.changed:
+            return places.load_at_hand or (places.session.target if places.session else None)
+
+    @property
     def error(self) -> RoostError | None:
         """What the last load or the engine ended with."""
         return self._places.error

@@ -21,6 +21,8 @@ from webapp.manager.messages import (
     CancelLoad,
     Command,
     ComputeLogits,
+    ForgetState,
+    KeepState,
     Loaded,
     LoadFailed,
     Loading,
@@ -78,9 +80,13 @@ class EngineLoop:
     def _load_backend(self, command: LoadModel) -> Backend:
         backend_class = backend_for(command.strategy).load_class()
         # A backend that can be told offers it beside its class.
-        set_threads = getattr(sys.modules[backend_class.__module__], "set_threads", None)
+        module = sys.modules[backend_class.__module__]
+        set_threads = getattr(module, "set_threads", None)
         if set_threads is not None:
             set_threads(command.threads, command.config)
+        set_custom_cuda = getattr(module, "set_custom_cuda", None)
+        if set_custom_cuda is not None and command.custom_cuda:
+            set_custom_cuda(True)
         return backend_class.load(command.path, command.config, command.strategy, self._report)
 
     def _report(self, progress: LoadProgress) -> None:
@@ -119,7 +125,11 @@ class EngineLoop:
         elif isinstance(command, Abort):
             engine.abort_request(command.request_id)
         elif isinstance(command, SetInitialState):
-            engine.set_initial_state(command.state)
+            engine.set_initial_state(command.state, command.digest)
+        elif isinstance(command, KeepState):
+            engine.keep_state(command.digest, command.state)
+        elif isinstance(command, ForgetState):
+            engine.forget_state(command.digest)
         elif isinstance(command, ComputeLogits):
             self._answer(command.call_id, lambda: engine.logits(command.token_ids, command.every_position))
         elif isinstance(command, ReadCounters):
@@ -150,7 +160,7 @@ def make_engine(backend: Backend, command: LoadModel) -> LLMEngine:
         penalty_exempt_token_ids=command.penalty_exempt_token_ids,
     )
     if command.initial_state is not None:
-        engine.set_initial_state(command.initial_state)
+        engine.set_initial_state(command.initial_state, command.initial_state_digest)
     return engine
 
 

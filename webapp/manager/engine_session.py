@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any
 
 from webapp.engine.backend import LoadProgress
@@ -14,7 +15,8 @@ from webapp.engine.outputs import FinishReason, QueueReport, TokenOutput
 from webapp.errors import ModelLoadFailed, RoostError, error_from_dict
 from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
 from webapp.manager.engine_client import EngineClient, EngineStarter
-from webapp.manager.handles import QueuePosition, RequestHandle
+from webapp.manager.handles import QueuePosition, RequestHandle, Service
+from webapp.manager.kept_states import KeptStates
 from webapp.manager.machine_memory import memory_facts
 from webapp.manager.messages import (
     Abort,
@@ -30,6 +32,7 @@ from webapp.manager.messages import (
     SetInitialState,
     Submit,
 )
+from webapp.manager.request_log import log_begin, log_end
 from webapp.manager.target import Target
 
 CANCEL_PATIENCE_S = 2.0
@@ -61,6 +64,7 @@ class EngineSession:
         self._calls: dict[int, Future[Any]] = {}
         self._call_ids = itertools.count(1)
         self._client: EngineClient | None = None
+        self._kept_states = KeptStates(self._send)
         self._memory: MemoryFacts | None = None
         self._measured_at = 0.0
 
@@ -118,7 +122,7 @@ class EngineSession:
             error = self.error
             if error is None:
                 self._handles[handle.request_id] = handle
-                self._send(Submit(handle.request))
+                self._ask(handle)
         if error is not None:
             handle.finish(FinishReason.ERROR, error)
 
@@ -133,7 +137,7 @@ class EngineSession:
     def set_state(self, target: Target) -> None:
         """``target`` is the same model with another initial state."""
         self.target = target
-        self._send(SetInitialState(target.state))
+        self._send(SetInitialState(target.state, target.state_info.digest))
 
     def call(self, make_command: Callable[[int], Any]) -> Future[Any]:
         """Sends a command that is answered by a Reply."""
@@ -164,6 +168,15 @@ class EngineSession:
     def kill(self) -> None:
         if self._client is not None:
             self._client.kill()
+
+    def _ask(self, handle: RequestHandle) -> None:
+        target, request = self.target, handle.request
+        start = handle.start or target.start
+        if start.info != target.start.info:
+            request = replace(request, initial_state_digest=self._kept_states.give(start))
+        handle.service = Service(target.name, target.choice.strategy, start.info)
+        log_begin(handle.request_id, request.params, handle.service)  # before the engine can have ended it
+        self._send(Submit(request))
 
     def _send(self, command: Any) -> None:
         if self._client is not None:
@@ -209,6 +222,7 @@ class EngineSession:
                 self.idle_since = time.monotonic()
                 self.has_answered = self.has_answered or output.finish_reason is not FinishReason.ERROR
                 self._changed.notify_all()
+            log_end(output, handle.service)
         handle.put(output)
 
     def _answer(self, reply: Reply) -> None:

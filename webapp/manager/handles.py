@@ -6,10 +6,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
 from webapp.errors import RoostError
+from webapp.manager.starts import Start, StateInfo
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,15 @@ class QueuePosition:
     ahead: int
 
 
+@dataclass(frozen=True)
+class Service:
+    """What a request is answered with, as it was when the engine was asked. ``state``: what it begins from."""
+
+    model: str = ""
+    strategy: str = ""
+    state: StateInfo = field(default_factory=StateInfo)
+
+
 HandleEvent = LoadingEvent | QueuePosition | PrefillProgress | TokenOutput
 
 
@@ -35,10 +45,17 @@ class RequestHandle:
 
     Progress that nobody has read yet is replaced by newer progress. After the TokenOutput with a finish_reason nothing
     more comes; exactly one such output is ever put.
+
+    ``start`` is where the request asked to begin, None for what is chosen when the engine is asked. ``service`` says
+    what it got, from then on.
     """
 
-    def __init__(self, request: GenerationRequest, abort: Callable[[RequestHandle], None]) -> None:
+    def __init__(
+        self, request: GenerationRequest, abort: Callable[[RequestHandle], None], start: Start | None = None
+    ) -> None:
         self.request = request
+        self.start = start
+        self.service = Service()
         self.request_id = request.request_id
         self.created_at = time.monotonic()
         self._abort = abort
@@ -46,6 +63,7 @@ class RequestHandle:
         self._changed = threading.Condition()
         self._is_ended = False
         self._decoded = 0
+        self._listener: Callable[[], None] | None = None
 
     @property
     def is_finished(self) -> bool:
@@ -55,6 +73,11 @@ class RequestHandle:
     def abort(self) -> None:
         """Asks for an end; the last event still comes, with finish_reason ``abort`` unless another was faster."""
         self._abort(self)
+
+    def listen(self, listener: Callable[[], None]) -> None:
+        """Has ``listener`` called whenever there may be an event: for one who waits for several requests at once."""
+        self._listener = listener
+        listener()
 
     def next_event(self, timeout_s: float) -> HandleEvent | None:
         """The next one, None when none came in time or after the last."""
@@ -85,6 +108,8 @@ class RequestHandle:
                 self._events.pop()
             self._events.append(event)
             self._changed.notify_all()
+        if self._listener is not None:
+            self._listener()
 
     def finish(self, reason: FinishReason, error: RoostError | None = None) -> None:
         """For the manager: the end of a request that no engine will end."""

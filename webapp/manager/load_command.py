@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from webapp.engine.state import RecurrentState
 from webapp.manager.messages import LoadModel
+from webapp.manager.starts import Start
 from webapp.manager.target import Target, tokenizer_or_none
 from webapp.manager.token_rules import banned_token_ids, penalty_exempt_token_ids
 from webapp.settings import Settings
 
 
-def load_command(target: Target, settings: Settings) -> Callable[[RecurrentState | None], LoadModel]:
+def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadModel]:
     """Takes a moment (it reads the vocabulary); the state is filled in last, because it may change until then."""
     tokenizer = tokenizer_or_none(target)
     command = LoadModel(
@@ -20,10 +20,11 @@ def load_command(target: Target, settings: Settings) -> Callable[[RecurrentState
         config=target.config,
         strategy=target.choice.strategy,
         max_sequences=settings.max_sequences,
-        prefill_chunk=settings.prefill_chunk,
+        prefill_chunk=target.options.prefill_chunk or settings.prefill_chunk,
         state_cache_bytes=settings.state_cache_bytes,
-        threads=settings.threads,
+        threads=target.options.threads,
+        custom_cuda=target.options.custom_cuda,
         banned_token_ids=banned_token_ids(tokenizer, target.inspection, target.config.vocab_size),
         penalty_exempt_token_ids=penalty_exempt_token_ids(tokenizer) if tokenizer else (),
     )
-    return lambda state: replace(command, initial_state=state)
+    return lambda start: replace(command, initial_state=start.state, initial_state_digest=start.info.digest)

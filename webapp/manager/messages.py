@@ -24,9 +24,11 @@ class LoadModel:
     prefill_chunk: int
     state_cache_bytes: int
     threads: int = 0
+    custom_cuda: bool = False
     banned_token_ids: tuple[int, ...] = ()
     penalty_exempt_token_ids: tuple[int, ...] = ()
     initial_state: RecurrentState | None = None
+    initial_state_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,23 @@ class Abort:
 
 @dataclass(frozen=True)
 class SetInitialState:
-    """Later sequences start from it; None is the model's own beginning."""
+    """Later sequences start from it; None is the model's own beginning. ``digest`` is what it is known by."""
 
     state: RecurrentState | None
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class KeepState:
+    """Later requests may name it by its digest."""
+
+    digest: str
+    state: RecurrentState
+
+
+@dataclass(frozen=True)
+class ForgetState:
+    digest: str
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,18 @@ class Shutdown:
     """Ends the engine, also in mid-load."""
 
 
-Command = LoadModel | CancelLoad | Submit | Abort | SetInitialState | ComputeLogits | ReadCounters | Shutdown
+Command = (
+    LoadModel
+    | CancelLoad
+    | Submit
+    | Abort
+    | SetInitialState
+    | KeepState
+    | ForgetState
+    | ComputeLogits
+    | ReadCounters
+    | Shutdown
+)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class ModelStatus:
     model_path: str = ""
     strategy: str = ""
     state: str = ""
+    state_digest: str = ""
     done_bytes: int = 0
     total_bytes: int = 0
     done_tensors: int = 0
@@ -69,6 +70,7 @@ def described_target(target: Target) -> dict[str, Any]:
         "model_path": target.path,
         "strategy": target.choice.strategy,
         "state": target.state_info.name,
+        "state_digest": target.state_info.digest,
         "notice": target.notice,
     }
 

@@ -80,8 +80,9 @@ class OrderWorker:
         return None
 
     def _idle_left_s(self) -> float | None:
-        limit, session = self._settings.idle_unload_s, self._places.session
-        if limit <= 0 or session is None or session.is_busy:
+        session = self._places.session
+        limit = session.target.options.idle_unload_s if session is not None else None
+        if not limit or session is None or session.is_busy:
             return None
         return session.idle_since + limit - time.monotonic()
 
@@ -102,7 +103,7 @@ class OrderWorker:
             if order.error is not None or order.target is None:
                 raise order.error or ModelUnloaded()
             session = EngineSession(order.target, self._session_changed)
-            session.start(self._start_engine, command(order.target.state))
+            session.start(self._start_engine, command(order.target.start))
             places.error, places.loading = None, session
             places.tell()
         try:

@@ -8,36 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.backend import backend_for
+from webapp.engine.engine_options import EngineOptions
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
 from webapp.errors import FileMissing, RoostError, WeightsError
-from webapp.manager.library import ModelLibrary
+from webapp.manager.library import ModelLibrary, find_file
+from webapp.manager.starts import ZERO_STATE, Start, StartReader, StateInfo
 from webapp.tokenizer import Tokenizer, load_tokenizer
 from webapp.weights.inspection import Inspection, require_model
+
+__all__ = ["ZERO_STATE", "Choice", "EngineOptions", "Start", "StateInfo", "Target", "TargetResolver", "tokenizer_of"]
+BUILT_IN_TOKENIZERS = ("world", "byte")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Names as a person gave them; "" is the starter model, or no state."""
+    """Names as a person gave them; "" is the starter model, or the model's own beginning."""
 
     model: str = ""
     strategy: str = "cpu fp32"
     state: str = ""
-
-
-@dataclass(frozen=True)
-class StateInfo:
-    """A state in use: its file's name and digest; both "" for none."""
-
-    name: str = ""
-    digest: str = ""
+    options: EngineOptions = field(default_factory=EngineOptions)
 
 
 @dataclass(frozen=True)
 class Target:
     """Everything needed to load, already checked. ``stamp`` tells a file from its replacement of the same name.
 
-    ``notice`` says why a state that was in use before is not any more.
+    ``options`` are the choice's over the settings', with the tokenizer's file found. ``notice`` says why a state that
+    was in use before is not any more.
     """
 
     choice: Choice
@@ -45,36 +44,58 @@ class Target:
     stamp: tuple[int, int]
     inspection: Inspection = field(compare=False, repr=False)
     config: ModelConfig
-    state_info: StateInfo = StateInfo()
-    state: RecurrentState | None = field(default=None, compare=False, repr=False)
+    options: EngineOptions = field(default_factory=EngineOptions)
+    start: Start = field(default_factory=Start)
     notice: dict[str, Any] | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
         return Path(self.path).name
 
+    @property
+    def state_info(self) -> StateInfo:
+        return self.start.info
+
+    @property
+    def state(self) -> RecurrentState | None:
+        """None for the model's own beginning."""
+        return self.start.state
+
     def is_same_engine(self, other: Target) -> bool:
-        """True when an engine loaded for one serves the other, but for the state."""
-        return self.is_same_model(other) and self.choice.strategy.split() == other.choice.strategy.split()
+        """True when an engine loaded for one serves the other, but for the state and the time it may idle."""
+        return not self.reload_differences(other)
+
+    def reload_differences(self, other: Target) -> tuple[str, ...]:
+        """Names of what an engine loaded for ``other`` would have to be loaded again for."""
+        is_same_file = (self.path, self.stamp) == (other.path, other.stamp)
+        is_same_strategy = self.choice.strategy.split() == other.choice.strategy.split()
+        names = [name for name, same in (("model", is_same_file), ("strategy", is_same_strategy)) if not same]
+        return (*names, *self.options.reload_differences(other.options))
 
     def is_same_model(self, other: Target) -> bool:
         """True when a prompt encoded for one means the same to the other."""
-        return (self.path, self.stamp) == (other.path, other.stamp)
+        mine, theirs = ((target.path, target.stamp, target.options.tokenizer) for target in (self, other))
+        return mine == theirs
 
     def is_same_start(self, other: Target) -> bool:
-        return self.is_same_model(other) and self.choice.state == other.choice.state
+        is_same_file = (self.path, self.stamp) == (other.path, other.stamp)
+        return is_same_file and self.choice.state == other.choice.state
 
 
 class TargetResolver:
     """Turns a :class:`Choice` into a :class:`Target`, or says why it cannot be loaded. Loads no weights.
 
     ``trusted`` are names the operator set (command line, config file): they may lie anywhere on disk. All others have
-    to be in the models folder.
+    to be in the models folder. ``defaults`` are the options of whoever chooses none.
     """
 
-    def __init__(self, library: ModelLibrary, trusted: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, library: ModelLibrary, trusted: tuple[str, ...] = (), defaults: EngineOptions | None = None
+    ) -> None:
         self._library = library
-        self._trusted = {name for name in trusted if name}
+        self._trusted = frozenset(name for name in trusted if name)
+        self._defaults = defaults or EngineOptions()
+        self._starts = StartReader(library, self._trusted)
 
     def resolve(self, choice: Choice, before: Target | None = None, may_drop_state: bool = False) -> Target:
         """``before`` is what was chosen until now: its state is taken over unread when model and state are the same.
@@ -84,9 +105,11 @@ class TargetResolver:
         backend_class = backend_for(choice.strategy).load_class()
         path, stamp, inspection, config = self._look_into(choice.model)
         backend_class.check(config, choice.strategy)
-        target = Target(choice, path, stamp, inspection, config)
+        target = Target(choice, path, stamp, inspection, config, self.effective(choice.options))
+        if target.options.tokenizer:
+            tokenizer_of(target)  # one that was named has to fit; none at all is fine
         if before is not None and before.state_info.name and target.is_same_start(before):
-            return replace(target, state=before.state, state_info=before.state_info)
+            return replace(target, start=before.start)
         try:
             return self.with_state(target, choice.state)
         except WeightsError as exc:
@@ -97,15 +120,22 @@ class TargetResolver:
     def with_state(self, target: Target, name: str) -> Target:
         """StateMismatch, or another WeightsError, when the file cannot be this model's beginning."""
         choice = replace(target.choice, state=name)
-        if not name:
-            return replace(target, choice=choice, state=None, state_info=StateInfo(), notice=None)
-        path = self._library.find_state(name, allow_outside=name in self._trusted)
-        from webapp.weights.state_file import read_state_file  # brings numpy
+        return replace(target, choice=choice, start=self.start(target, name), notice=None)
 
-        found = read_state_file(path, target.config)
-        state = RecurrentState.from_time_state(target.config, found.layers)
-        info = StateInfo(path.name, found.digest)
-        return replace(target, choice=choice, state=state, state_info=info, notice=None)
+    def start(self, target: Target, name: str) -> Start:
+        """Where a sequence of the target's model begins with this state. Errors as of ``with_state``."""
+        return self._starts.start(name, target.config)
+
+    def effective(self, options: EngineOptions) -> EngineOptions:
+        """Over the settings' options, with the vocabulary's file found; FileMissing when there is none."""
+        found = options.over(self._defaults)
+        name = found.tokenizer
+        if not name or name in BUILT_IN_TOKENIZERS:
+            return found
+        path = find_file(self._library.models_dir, name, allow_outside=name in self._trusted)
+        if path is None:
+            raise FileMissing(path=name)
+        return replace(found, tokenizer=str(path))
 
     def _look_into(self, name: str) -> tuple[str, tuple[int, int], Inspection, ModelConfig]:
         path = self._library.find(name, allow_outside=name in self._trusted)
@@ -119,12 +149,12 @@ class TargetResolver:
 
 def tokenizer_of(target: Target) -> Tokenizer:
     """Of the target's vocabulary, or the vocabulary file beside the model; kept for the two used last."""
-    return _tokenizer(target.config.vocab_size, target.path)
+    return _tokenizer(target.config.vocab_size, target.path, target.options.tokenizer)
 
 
 @lru_cache(maxsize=2)
-def _tokenizer(vocab_size: int, path: str) -> Tokenizer:
-    return load_tokenizer(vocab_size, model_path=path)
+def _tokenizer(vocab_size: int, path: str, override: str) -> Tokenizer:
+    return load_tokenizer(vocab_size, model_path=path, override=override)
 
 
 def tokenizer_or_none(target: Target) -> Tokenizer | None:

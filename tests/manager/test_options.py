@@ -1,0 +1,124 @@
+"""What an engine is set up with besides model and strategy: given with a load, named where it needs another load."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from tests.manager.conftest import eventually, last_output, request
+from webapp.engine.engine_options import EngineOptions
+from webapp.errors import FileMissing, InvalidOption, ModelNotFound, StrategyError, VocabularyInvalid
+from webapp.manager.messages import LoadModel
+
+
+def commands_of(monkeypatch) -> list[LoadModel]:
+    """Every LoadModel that an engine in a thread is sent from now on."""
+    from webapp.manager.engine_client import ThreadEngineClient
+
+    seen: list[LoadModel] = []
+    send = ThreadEngineClient.send
+
+    def spying_send(self, command):
+        if isinstance(command, LoadModel):
+            seen.append(command)
+        send(self, command)
+
+    monkeypatch.setattr(ThreadEngineClient, "send", spying_send)
+    return seen
+
+
+def test_options_reach_the_engine_and_zero_leaves_it_to_the_settings(make_manager, monkeypatch):
+    loads = commands_of(monkeypatch)
+    manager = make_manager(threads=2, prefill_chunk=32)
+    manager.load()
+    manager.wait_ready(10)
+    manager.load(options=EngineOptions(threads=3, custom_cuda=True))
+    manager.wait_ready(10)
+    found = [(load.threads, load.prefill_chunk, load.custom_cuda) for load in loads]
+    assert found == [(2, 32, False), (3, 32, True)]
+
+
+def test_the_same_options_load_nothing_again(make_manager, starter):
+    manager = make_manager(threads=2)
+    manager.load()
+    manager.wait_ready(10)
+    for same in (EngineOptions(), EngineOptions(threads=2), EngineOptions(idle_unload_s=900)):
+        manager.load(options=same)
+        manager.wait_ready(10)
+    assert len(starter.clients) == 1
+
+
+def test_reload_reasons_name_what_differs_from_the_loaded_engine(make_manager):
+    manager = make_manager(threads=2)
+    assert manager.reload_reasons("wide.safetensors", "fake slots=1") == ()  # nothing is loaded
+    manager.load()
+    manager.wait_ready(10)
+    assert manager.reload_reasons() == manager.reload_reasons("v7.safetensors", "  fake ", EngineOptions()) == ()
+    assert manager.reload_reasons("wide.safetensors") == ("model",)
+    assert manager.reload_reasons(strategy="fake slots=1") == ("strategy",)
+    assert manager.reload_reasons(options=EngineOptions(threads=2, idle_unload_s=60)) == ()
+    changed = EngineOptions(threads=4, prefill_chunk=16, custom_cuda=True, tokenizer="")
+    reasons = manager.reload_reasons("v6.safetensors", "fake slots=2", changed)
+    assert reasons == ("model", "strategy", "threads", "prefill_chunk", "custom_cuda")
+    with pytest.raises(ModelNotFound):
+        manager.reload_reasons("nowhere.pth")
+    with pytest.raises(StrategyError):
+        manager.reload_reasons(strategy="steam engine")
+
+
+def test_a_new_idle_time_counts_without_a_reload(make_manager, starter):
+    manager = make_manager()
+    last_output(manager.submit(request()))
+    manager.load(options=EngineOptions(idle_unload_s=0.2))
+    assert eventually(lambda: manager.status().phase == "empty")
+    assert len(starter.clients) == 1
+
+
+def test_an_idle_time_of_zero_overrides_the_settings(make_manager):
+    manager = make_manager(idle_unload_s=0.2)
+    manager.load(options=EngineOptions(idle_unload_s=0.0))
+    manager.wait_ready(10)
+    assert not eventually(lambda: manager.status().phase == "empty", timeout_s=0.6)
+
+
+def test_a_tokenizer_that_was_named_has_to_be_there_and_fit(make_manager, models_dir, tmp_path):
+    backwards = "".join(f"{255 - byte} {bytes([byte])!r} 1\n" for byte in range(256))
+    (tmp_path / "backwards.txt").write_text(backwards, encoding="utf-8")
+    shutil.copy(models_dir / "v7.safetensors", tmp_path / "v7.safetensors")
+    manager = make_manager(models_dir=tmp_path)
+    assert manager.tokenizer().encode("ab") == [97, 98]
+    manager.load(options=EngineOptions(tokenizer="backwards.txt"))
+    assert manager.wait_ready(10).phase == "ready"
+    assert manager.tokenizer().encode("ab") == [158, 157]
+    for wrong, error in (("nowhere.txt", FileMissing), ("../x", FileMissing), ("world", VocabularyInvalid)):
+        with pytest.raises(error):
+            manager.load(options=EngineOptions(tokenizer=wrong))
+    assert manager.tokenizer().encode("ab") == [158, 157]
+    assert manager.reload_reasons(options=EngineOptions()) == ("tokenizer",)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"threads": -1},
+        {"threads": 1.5},
+        {"threads": True},
+        {"prefill_chunk": 10**9},
+        {"idle_unload_s": float("nan")},
+        {"idle_unload_s": -1},
+        {"idle_unload_s": "soon"},
+        {"custom_cuda": 1},
+        {"tokenizer": None},
+        {"colour": "blue"},
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(InvalidOption) as caught:
+        EngineOptions.from_dict(wrong)
+    assert caught.value.params["name"] in wrong
+
+
+def test_options_are_json_and_back():
+    options = EngineOptions(2, 32, 0.0, True, "world")
+    assert EngineOptions.from_dict(options.to_dict()) == options

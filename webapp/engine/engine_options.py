@@ -1,0 +1,78 @@
+"""How an engine is set up besides its model and strategy: plain data, kept in presets and sent with a load."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from webapp.errors import InvalidOption
+
+MOST_THREADS = 4096
+MOST_PREFILL_CHUNK = 65536
+NEEDS_RELOAD = ("threads", "prefill_chunk", "custom_cuda", "tokenizer")
+"""What an engine takes at its load only; ``idle_unload_s`` counts at once."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """``threads``: processor threads. ``prefill_chunk``: prompt tokens read per step. ``idle_unload_s``: seconds
+    without a request before the model is unloaded, 0 is never. ``custom_cuda``: the backend's own CUDA kernels.
+    ``tokenizer``: ``world``, ``byte`` or a vocabulary file.
+
+    0 (``idle_unload_s``: None, ``tokenizer``: "") leaves it to the server's settings, and those to the backend or the
+    model. InvalidOption when out of range.
+    """
+
+    threads: int = 0
+    prefill_chunk: int = 0
+    idle_unload_s: float | None = None
+    custom_cuda: bool = False
+    tokenizer: str = ""
+
+    def __post_init__(self) -> None:
+        _check_whole("threads", self.threads, MOST_THREADS)
+        _check_whole("prefill_chunk", self.prefill_chunk, MOST_PREFILL_CHUNK)
+        seconds = self.idle_unload_s
+        if seconds is not None and not (_is_number(seconds) and math.isfinite(seconds) and seconds >= 0):
+            raise InvalidOption(name="idle_unload_s", value=repr(seconds), allowed="a number of seconds, 0 or more")
+        if not isinstance(self.custom_cuda, bool):
+            raise InvalidOption(name="custom_cuda", value=repr(self.custom_cuda), allowed="true or false")
+        if not isinstance(self.tokenizer, str):
+            raise InvalidOption(name="tokenizer", value=repr(self.tokenizer), allowed="the name of a vocabulary")
+
+    def over(self, defaults: EngineOptions) -> EngineOptions:
+        """These, and ``defaults`` where they leave it open."""
+        return EngineOptions(
+            threads=self.threads or defaults.threads,
+            prefill_chunk=self.prefill_chunk or defaults.prefill_chunk,
+            idle_unload_s=defaults.idle_unload_s if self.idle_unload_s is None else self.idle_unload_s,
+            custom_cuda=self.custom_cuda or defaults.custom_cuda,
+            tokenizer=self.tokenizer or defaults.tokenizer,
+        )
+
+    def reload_differences(self, other: EngineOptions) -> tuple[str, ...]:
+        """Names of what an engine loaded with ``other`` would have to be loaded again for."""
+        return tuple(name for name in NEEDS_RELOAD if getattr(self, name) != getattr(other, name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; :meth:`from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> EngineOptions:
+        """From :meth:`to_dict`'s form or any subset of it; InvalidOption for an unknown name."""
+        known = [field.name for field in fields(cls)]
+        for name in data:
+            if name not in known:
+                raise InvalidOption(name=name, value="given", allowed="one of " + ", ".join(known))
+        return cls(**data)
+
+
+def _check_whole(name: str, value: object, most: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+        raise InvalidOption(name=name, value=repr(value), allowed=f"a whole number from 0 to {most}")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
