@@ -1,0 +1,134 @@
+"""Whatever a model without preferences writes, its calls are of known tools and their arguments of the schema."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from webapp.chat.events import ContentDelta, ToolCallReady
+from webapp.chat.tool_dialects import ToolDialect, all_dialects
+from webapp.chat.tool_grammars import ToolRules
+from webapp.chat.tool_parser import ToolCallParser
+from webapp.structured.grammar import check
+from webapp.structured.grammar_constraint import GrammarConstraints
+from webapp.tokenizer.world import WorldTokenizer, world_tokenizer
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "Weather in a city",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "city": {"type": "string", "maxLength": 8},
+            "unit": {"enum": ["celsius", "fahrenheit"]},
+            "days": {"type": "integer", "minimum": 1, "maximum": 9},
+        },
+        "required": ["city"],
+    },
+}
+PLACE = {
+    "name": "add-place",
+    "parameters": {
+        "$defs": {"at": {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]}},
+        "type": "object",
+        "properties": {"at": {"$ref": "#/$defs/at"}, "tags": {"type": "array", "items": {"const": "t"}, "maxItems": 2}},
+        "required": ["at"],
+    },
+}
+PING = {"name": "ping"}
+TOOLS = (WEATHER, PLACE, PING)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> WorldTokenizer:
+    return world_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def constraints(tokenizer: WorldTokenizer) -> Iterator[GrammarConstraints]:
+    made = GrammarConstraints(lambda: tokenizer)
+    yield made
+    made.close()
+
+
+def written(constraints: GrammarConstraints, tokenizer: WorldTokenizer, source: str, seed: int, begun: str = "") -> str:
+    rng = np.random.default_rng(seed)
+    constraint = constraints({"kind": "lark", "grammar": source, "consumed": begun})
+    token_ids: list[int] = []
+    for _ in range(400):
+        logits = rng.normal(size=tokenizer.vocab_size).astype(np.float32)
+        logits[0] = 10.0
+        constraint(token_ids, logits)
+        best = int(logits.argmax())
+        assert logits[best] > -np.inf
+        if best == 0:
+            return begun + tokenizer.decode(token_ids)
+        token_ids.append(best)
+        constraint.accept(best)
+    raise AssertionError("it found no end")
+
+
+def read(dialect: ToolDialect, text: str) -> tuple[str, list[tuple[str, dict]]]:
+    ids = itertools.count()
+    parser = ToolCallParser(dialect.syntax, [tool["name"] for tool in TOOLS], lambda: str(next(ids)))
+    pieces = parser.feed(text) + parser.finish()
+    content = "".join(piece.text for piece in pieces if isinstance(piece, ContentDelta))
+    calls = [piece.call for piece in pieces if isinstance(piece, ToolCallReady)]
+    return content, [(call.name, json.loads(call.arguments)) for call in calls]
+
+
+def assert_valid(name: str, arguments: dict) -> None:
+    if name == "get_weather":
+        assert set(arguments) <= {"city", "unit", "days"} and len(arguments["city"]) <= 8
+        assert arguments.get("unit", "celsius") in ("celsius", "fahrenheit")
+        assert 1 <= arguments.get("days", 1) <= 9
+    elif name == "add-place":
+        assert set(arguments) <= {"at", "tags"} and isinstance(arguments["at"]["x"], bool) and len(arguments["at"]) == 1
+        assert arguments.get("tags", []) in ([], ["t"], ["t", "t"])
+    else:
+        assert (name, arguments) == ("ping", {})
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+def test_a_required_call_is_a_valid_call_and_nothing_else(
+    dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    source = dialect.grammar(ToolRules(TOOLS, is_required=True, max_calls=3))
+    check({"kind": "lark", "grammar": source})
+    names = set()
+    for seed in range(20):
+        content, calls = read(dialect, written(constraints, tokenizer, source, seed))
+        assert content.strip() == "" and 1 <= len(calls) <= 3
+        for name, arguments in calls:
+            assert_valid(name, arguments)
+            names.add(name)
+    assert len(names) > 1
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+def test_text_is_free_until_a_call_begins(
+    dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    source = dialect.grammar(ToolRules(TOOLS))
+    plain = 'Hello! Use `f(x)` or ```python\nprint({"a": 1})\n``` 好。\n\n'
+    assert written(constraints, tokenizer, source, 1, plain) == plain
+    opening = {"runner_legacy": "get_weather\n```python\ntool_call(", "hermes": "<tool_call>\n"}
+    begun = "One moment. \n" + opening.get(dialect.name, "```json\n")
+    content, calls = read(dialect, written(constraints, tokenizer, source, 2, begun))
+    assert content.strip() == "One moment." and len(calls) >= 1
+    for name, arguments in calls:
+        assert_valid(name, arguments)
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+def test_a_thought_comes_before_a_required_call(
+    dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    source = dialect.grammar(ToolRules(TOOLS, is_required=True, thinking=True))
+    thought = ">Which tool?\n```json\n{oops</think>"
+    text = written(constraints, tokenizer, source, 4, thought)
+    assert len(read(dialect, text.removeprefix(thought))[1]) >= 1

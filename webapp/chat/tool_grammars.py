@@ -1,0 +1,142 @@
+"""The Lark grammar (in llguidance's dialect) of the answers that tools allow, for each way of writing a call.
+
+Text stays free until a call begins; from there on only a call of a known tool with arguments of its schema can follow,
+and after the last call only the end. ``lazy`` rules end at the first place they can, so a call's opening is never part
+of the free text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Definition = Mapping[str, Any]
+
+MAX_PARALLEL = 8
+SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": True}
+"""Lenient: a keyword llguidance cannot enforce is left to the check of the finished call."""
+THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/"
+SCHEMA_LISTS = ("anyOf", "oneOf")
+SCHEMA_MAPS = ("properties", "$defs", "definitions")
+
+
+@dataclass(frozen=True)
+class ToolRules:
+    """What may be called. ``is_required``: the answer has to be a call. ``max_calls``: in one answer."""
+
+    definitions: tuple[Definition, ...]
+    is_required: bool = False
+    max_calls: int = MAX_PARALLEL
+    thinking: bool = False
+
+
+def fenced_grammar(rules: ToolRules) -> str:
+    """```` ```json ```` with an object, or a list of them."""
+    names, lines = _object_rules(rules.definitions)
+    lines.append("call: " + " | ".join(names))
+    listed = f' | "[" call (/, ?/ call){{0,{rules.max_calls - 1}}} "]"' if rules.max_calls > 1 else ""
+    lines.append(f'calls: (call{listed}) "\\n```"')
+    return _grammar(rules, [("```json\n", "calls")], lines)
+
+
+def hermes_grammar(rules: ToolRules) -> str:
+    names, lines = _object_rules(rules.definitions)
+    lines.append("call: (" + " | ".join(names) + ') "\\n</tool_call>"')
+    lines.append(f'calls: call ("\\n<tool_call>\\n" call){{0,{rules.max_calls - 1}}}')
+    return _grammar(rules, [("<tool_call>\n", "calls")], lines)
+
+
+def legacy_grammar(rules: ToolRules) -> str:
+    """One call, as RWKV-Runner's models know it; each tool has an opening of its own, because its name comes first."""
+    lines: list[str] = []
+    openings = []
+    for index, definition in enumerate(rules.definitions):
+        openings.append((f"{definition['name']}\n```python\ntool_call(", f"rest_{index}"))
+        lines += _keyword_rules(index, _closed(definition.get("parameters")))
+        lines.append(f'rest_{index}: first_{index}_0 ")\\n```"')
+    return _grammar(rules, openings, lines)
+
+
+def _grammar(rules: ToolRules, openings: Sequence[tuple[str, str]], lines: list[str]) -> str:
+    """``openings``: what begins a call, and the rule of what follows it."""
+    heads = []
+    for index, (opening, rest) in enumerate(openings):
+        if rules.is_required:
+            heads.append(f"/[ \\n]?/ {json.dumps(opening)} {rest}")
+        else:
+            lines.append(f"head_{index}[lazy]: /(.|\\n)*{_as_regex(opening)}/")
+            heads.append(f"head_{index} {rest}")
+    if not rules.is_required:
+        heads.append("text")
+        lines += ["text: TEXT", "TEXT: /(.|\\n)*/"]
+    start = "start: thought answer" if rules.thinking else "start: answer"
+    thought = [THOUGHT] if rules.thinking else []
+    return "\n".join([start, "answer: " + " | ".join(heads), *thought, *lines]) + "\n"
+
+
+def _object_rules(definitions: Sequence[Definition]) -> tuple[list[str], list[str]]:
+    names = [f"call_{index}" for index in range(len(definitions))]
+    lines = []
+    for name, definition in zip(names, definitions, strict=True):
+        schema = {
+            "type": "object",
+            "properties": {"name": {"const": definition["name"]}, "arguments": _closed(definition.get("parameters"))},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        lines.append(f"{name}: %json {json.dumps(_hoisted(schema) | {'x-guidance': SPACING})}")
+    return names, lines
+
+
+def _keyword_rules(tool: int, schema: Mapping[str, Any]) -> list[str]:
+    """`"key"= value` pairs in the schema's order: `first` rules until something is written, then `more` rules."""
+    properties = list((schema.get("properties") or {}).items())
+    required = set(schema.get("required") or ())
+    lines = []
+    for index, (name, part) in enumerate(properties):
+        pair, following = f"pair_{tool}_{index}", index + 1
+        lines.append(f"{pair}: {json.dumps(json.dumps(name, ensure_ascii=False) + '=')} / ?/ value_{tool}_{index}")
+        value = dict(part) if isinstance(part, Mapping) else {}
+        definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+        lines.append(f"value_{tool}_{index}: %json {json.dumps({**value, **definitions, 'x-guidance': SPACING})}")
+        skip_first = "" if name in required else f" | first_{tool}_{following}"
+        skip_more = "" if name in required else f" | more_{tool}_{following}"
+        lines.append(f"first_{tool}_{index}: {pair} more_{tool}_{following}{skip_first}")
+        lines.append(f"more_{tool}_{index}: /, ?/ {pair} more_{tool}_{following}{skip_more}")
+    return [*lines, f'first_{tool}_{len(properties)}: ""', f'more_{tool}_{len(properties)}: ""']
+
+
+def _closed(schema: object) -> dict[str, Any]:
+    """Objects that list their properties and do not speak of others have no others: a model must not invent any."""
+    if not isinstance(schema, Mapping):
+        return {"type": "object", "properties": {}, "additionalProperties": False}
+    closed = dict(schema)
+    for key in SCHEMA_MAPS:
+        if isinstance(closed.get(key), Mapping):
+            closed[key] = {name: _closed_part(part) for name, part in closed[key].items()}
+    for key in SCHEMA_LISTS:
+        if isinstance(closed.get(key), list):
+            closed[key] = [_closed_part(part) for part in closed[key]]
+    if isinstance(closed.get("items"), Mapping):
+        closed["items"] = _closed(closed["items"])
+    if "properties" in closed and "allOf" not in closed:
+        closed.setdefault("additionalProperties", False)
+    return closed
+
+
+def _closed_part(part: object) -> object:
+    return _closed(part) if isinstance(part, Mapping) else part
+
+
+def _hoisted(schema: dict[str, Any]) -> dict[str, Any]:
+    """References inside the parameters are to the parameters' own root, which is not the root here."""
+    arguments = schema["properties"]["arguments"]
+    return schema | {key: arguments[key] for key in ("$defs", "definitions") if key in arguments}
+
+
+def _as_regex(text: str) -> str:
+    escaped = re.sub(r"([\\.^$|?*+()\[\]{}/])", r"\\\1", text)
+    return escaped.replace("\n", "\\n")
