@@ -21,6 +21,7 @@ from webapp.errors import (
     PromptTooLong,
     QueueFull,
     RequestError,
+    ShuttingDown,
     StateMismatch,
     TokenOutOfRange,
 )
@@ -193,3 +194,51 @@ def test_50_loads_and_unloads_leave_no_thread_and_no_descriptor(make_manager):
     gc.collect()
     assert (descriptors(), len(threading.enumerate())) == before
     assert roost_threads() == ["roost-model-manager"]
+
+
+def test_reading_without_writing(make_manager):
+    manager = make_manager()
+    with_state = manager.logits([1, 2], state="fits.safetensors")
+    assert not np.array_equal(with_state, manager.logits([1, 2]))
+    state = manager.read_state([1, 2, 3])
+    assert state.architecture == "7" and state.arrays["att_kv"].shape == (1, 1, 64, 64)
+    scores = manager.score_tokens([1, 2, 3], alternatives=3)
+    assert [entry[0].token_id for entry in scores] == [2, 3] and len(scores[0]) == 4
+    for wrong in (lambda: manager.read_state([]), lambda: manager.score_tokens([1], 21)):
+        with pytest.raises(RequestError):
+            wrong()
+
+
+def test_logits_everywhere_are_refused_beyond_what_memory_should_hold(make_manager, monkeypatch):
+    manager = make_manager()
+    monkeypatch.setattr("webapp.manager.admission.LOGITS_LIMIT_BYTES", 4 * 256 * 10)
+    assert manager.logits([1] * 10, every_position=True).shape == (10, 256)
+    with pytest.raises(RequestError, match="11 positions"):
+        manager.logits([1] * 11, every_position=True)
+    assert manager.logits([1] * 11).shape == (256,)
+
+
+def test_a_long_reading_holds_no_answer_up(make_manager):
+    manager = make_manager("fake delay_ms=2", prefill_chunk=4)
+    handle = manager.submit(request(max_tokens=20))
+    first_token(handle)
+
+    def read() -> None:
+        with pytest.raises(ShuttingDown):
+            manager.read_state([1] * 4000)
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    assert last_output(handle).finish_reason is FinishReason.LENGTH
+    assert reader.is_alive()
+    manager.close()
+    reader.join(10)
+    assert not reader.is_alive()
+
+
+def test_asking_for_counters_keeps_no_idle_model_loaded(make_manager):
+    manager = make_manager(idle_unload_s=0.4)
+    assert manager.counters() == {}
+    last_output(manager.submit(request()))
+    assert manager.counters()["finished_total"] == 1
+    assert eventually(lambda: manager.counters() == {}, timeout_s=5)

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webapp.engine.backend import Backend
-from webapp.engine.logits_probe import probe_logits
 from webapp.engine.logits_processors import ConstraintFactory
 from webapp.engine.outputs import (
     FinishReason,
@@ -25,6 +24,7 @@ from webapp.engine.outputs import (
     SequenceStats,
     TokenOutput,
 )
+from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe
 from webapp.engine.sampler import Sampler
 from webapp.engine.scheduler import PrefillPiece, Scheduler
 from webapp.engine.sequence import Sequence, SequenceStatus, TokenIds
@@ -128,16 +128,35 @@ class LLMEngine:
         events, self._events = self._events, []
         return events
 
-    def logits(self, token_ids: TokenIds, every_position: bool = False) -> FloatArray:
-        """After the last token ``(vocab_size,)``, or after each ``(len(token_ids), vocab_size)``, from the initial
-        state; raw, as the backend gave them."""
+    # reading outside any sequence; ``digest`` names where from, as in a request
+
+    def logits_probe(self, token_ids: TokenIds, every_position: bool = False, digest: str | None = None) -> Probe:
+        """Raw logits, as the backend gives them: after the last token, or after each."""
         self._factory.check_token_ids(token_ids)
-        size = 1 if every_position else self.scheduler.prefill_chunk
-        chunks: list[TokenIds] = [token_ids[start : start + size] for start in range(0, len(token_ids), size)]
+        return LogitsProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk, every_position)
+
+    def state_probe(self, token_ids: TokenIds, digest: str | None = None) -> Probe:
+        """The state after the last token."""
+        self._factory.check_token_ids(token_ids)
+        return StateProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk)
+
+    def score_probe(self, token_ids: TokenIds, alternatives: int = 0, digest: str | None = None) -> Probe:
+        """How likely each token but the first was, and the best ``alternatives`` in its place."""
+        self._factory.check_token_ids(token_ids)
+        return ScoreProbe(self._start_of(digest).state, token_ids, self._sampler, alternatives)
+
+    def advance(self, probe: Probe) -> None:
+        """One chunk; no running sequence notices."""
         running = self.scheduler.running
-        taken_slot = _slot(running[0]) if len(running) == self.backend.max_slots else None
-        rows = probe_logits(self.backend, self._initial.state, chunks, taken_slot)
-        return rows if every_position else rows[-1]
+        probe.advance(self.backend, _slot(running[0]) if len(running) == self.backend.max_slots else None)
+
+    def logits(self, token_ids: TokenIds, every_position: bool = False) -> FloatArray:
+        """A :meth:`logits_probe` from the initial state, at one go."""
+        probe = self.logits_probe(token_ids, every_position)
+        while not probe.is_done:
+            self.advance(probe)
+        found: FloatArray = probe.result()
+        return found
 
     def counters(self) -> dict[str, int]:
         """Totals since the engine began, and what it holds now."""

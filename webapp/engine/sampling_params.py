@@ -9,6 +9,7 @@ from typing import Any
 
 from webapp.errors import InvalidSampling
 
+MOST_ALTERNATIVES = 20
 _RANGES: dict[str, tuple[float, float]] = {
     "max_tokens": (1, 102_400),
     "temperature": (0.0, 5.0),
@@ -53,7 +54,7 @@ class SamplingParams:
         for bias in self.logit_bias.values():
             _check_range("logit_bias", bias, -100.0, 100.0)
         if self.logprobs is not None:
-            _check_range("logprobs", self.logprobs, 0, 20)
+            _check_range("logprobs", self.logprobs, 0, MOST_ALTERNATIVES)
         if self.seed is not None and (not isinstance(self.seed, int) or isinstance(self.seed, bool)):
             raise InvalidSampling(name="seed", value=repr(self.seed), allowed="a whole number")
         if any(not sequence for sequence in self.stop_token_sequences):

@@ -10,6 +10,8 @@ from webapp.engine.outputs import GenerationRequest
 from webapp.errors import InvalidSampling, PromptEmpty, PromptTooLong, RequestError, TokenOutOfRange
 from webapp.settings import Settings
 
+LOGITS_LIMIT_BYTES = 1 << 30
+
 
 def check_request(request: GenerationRequest, config: ModelConfig, settings: Settings) -> None:
     """Raises a RequestError, or StateMismatch for a state of its own that does not fit."""
@@ -29,6 +31,13 @@ def check_prompt(token_ids: Sequence[int], config: ModelConfig, settings: Settin
     if len(token_ids) > settings.max_prompt_tokens:
         raise PromptTooLong(found=len(token_ids), limit=settings.max_prompt_tokens)
     check_token_ids(token_ids, config)
+
+
+def check_logits_size(positions: int, config: ModelConfig) -> None:
+    """A row of logits for each position goes through memory and pipe at once."""
+    most = LOGITS_LIMIT_BYTES // (4 * config.vocab_size)
+    if positions > most:
+        raise RequestError(reason=f"it asks for logits at {positions} positions, and at most {most} are given at once")
 
 
 def check_token_ids(token_ids: Sequence[int], config: ModelConfig) -> None:

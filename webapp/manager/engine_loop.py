@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -9,12 +10,14 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from webapp.engine.backend import Backend, LoadProgress, backend_for
 from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
-from webapp.errors import LoadCancelled, ModelLoadFailed, OutOfMemory, RoostError, as_roost_error
+from webapp.engine.probe import Probe
+from webapp.errors import EngineCrashed, LoadCancelled, ModelLoadFailed, OutOfMemory, RoostError, as_roost_error
 from webapp.manager.crash import is_out_of_memory
 from webapp.manager.messages import (
     Abort,
@@ -30,7 +33,9 @@ from webapp.manager.messages import (
     Message,
     Outputs,
     ReadCounters,
+    ReadState,
     Reply,
+    ScoreTokens,
     SetInitialState,
     Shutdown,
     Submit,
@@ -52,6 +57,7 @@ class EngineLoop:
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._is_cancelled = threading.Event()
         self._progress_at = 0.0
+        self._probes: deque[tuple[int, Probe]] = deque()
 
     def put(self, command: Command) -> None:
         # Both have to reach a load that is running in the loop's thread.
@@ -99,8 +105,9 @@ class EngineLoop:
             self._send(Loading(progress))
 
     def _serve(self, engine: LLMEngine) -> None:
+        """A step of everyone who waits for an answer, then a chunk of the oldest probe, and so on."""
         while True:
-            for command in self._take(wait=not engine.has_work()):
+            for command in self._take(wait=not (engine.has_work() or self._probes)):
                 if isinstance(command, Shutdown):
                     return
                 self._carry_out(engine, command)
@@ -108,6 +115,8 @@ class EngineLoop:
                 outputs = engine.step()
                 if outputs:
                     self._send(Outputs(tuple(outputs)))
+            if self._probes:
+                self._advance(engine, *self._probes[0])
 
     def _take(self, wait: bool) -> Iterator[Command]:
         """All commands that are there; waits for one when there is nothing else to do."""
@@ -130,10 +139,11 @@ class EngineLoop:
             engine.keep_state(command.digest, command.state)
         elif isinstance(command, ForgetState):
             engine.forget_state(command.digest)
-        elif isinstance(command, ComputeLogits):
-            self._answer(command.call_id, lambda: engine.logits(command.token_ids, command.every_position))
         elif isinstance(command, ReadCounters):
             self._answer(command.call_id, engine.counters)
+        elif isinstance(command, (ComputeLogits, ReadState, ScoreTokens)):
+            with self._answering_errors(command.call_id):
+                self._probes.append((command.call_id, make_probe(engine, command)))
 
     def _add(self, engine: LLMEngine, request: GenerationRequest) -> None:
         try:
@@ -143,9 +153,27 @@ class EngineLoop:
             output = TokenOutput(request.request_id, finish_reason=FinishReason.ERROR, stats=stats, error=exc.to_dict())
             self._send(Outputs((output,)))
 
+    def _advance(self, engine: LLMEngine, call_id: int, probe: Probe) -> None:
+        is_over = True
+        with self._answering_errors(call_id):
+            if not probe.is_done:
+                engine.advance(probe)
+            is_over = probe.is_done
+            if is_over:
+                self._answer(call_id, probe.result)
+        if is_over:
+            self._probes.popleft()
+
     def _answer(self, call_id: int, compute: Callable[[], object]) -> None:
-        try:
+        with self._answering_errors(call_id):
             self._send(Reply(call_id, compute()))
+
+    @contextlib.contextmanager
+    def _answering_errors(self, call_id: int) -> Iterator[None]:
+        try:
+            yield
+        except EngineCrashed:
+            raise
         except Exception as exc:
             self._send(Reply(call_id, error=as_roost_error(exc).to_dict()))
 
@@ -162,6 +190,14 @@ def make_engine(backend: Backend, command: LoadModel) -> LLMEngine:
     if command.initial_state is not None:
         engine.set_initial_state(command.initial_state, command.initial_state_digest)
     return engine
+
+
+def make_probe(engine: LLMEngine, command: ComputeLogits | ReadState | ScoreTokens) -> Probe:
+    if isinstance(command, ComputeLogits):
+        return engine.logits_probe(command.token_ids, command.every_position, command.digest)
+    if isinstance(command, ScoreTokens):
+        return engine.score_probe(command.token_ids, command.alternatives, command.digest)
+    return engine.state_probe(command.token_ids, command.digest)
 
 
 def load_error(exc: Exception, command: LoadModel) -> RoostError:

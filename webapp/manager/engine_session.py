@@ -33,6 +33,7 @@ from webapp.manager.messages import (
     Submit,
 )
 from webapp.manager.request_log import log_begin, log_end
+from webapp.manager.starts import Start
 from webapp.manager.target import Target
 
 CANCEL_PATIENCE_S = 2.0
@@ -62,6 +63,7 @@ class EngineSession:
         self._handles: dict[str, RequestHandle] = {}
         self._waiting = 0
         self._calls: dict[int, Future[Any]] = {}
+        self._idle_calls: set[int] = set()
         self._call_ids = itertools.count(1)
         self._client: EngineClient | None = None
         self._kept_states = KeptStates(self._send)
@@ -87,6 +89,10 @@ class EngineSession:
     @property
     def is_busy(self) -> bool:
         return bool(self._handles or self._calls)
+
+    @property
+    def call_count(self) -> int:
+        return len(self._calls)
 
     @property
     def waiting_count(self) -> int:
@@ -139,15 +145,23 @@ class EngineSession:
         self.target = target
         self._send(SetInitialState(target.state, target.state_info.digest))
 
-    def call(self, make_command: Callable[[int], Any]) -> Future[Any]:
-        """Sends a command that is answered by a Reply."""
+    def call(
+        self, make_command: Callable[[int, str | None], Any], start: Start | None = None, is_work: bool = True
+    ) -> Future[Any]:
+        """Sends a command that is answered by a Reply: made of the call's id and the digest of ``start``.
+
+        One that is no work does not keep an idle engine loaded.
+        """
         future: Future[Any] = Future()
         with self._changed:
             if self.error is not None:
                 raise self.error
+            digest = None if start is None else self._kept_states.give(start)
             call_id = next(self._call_ids)
             self._calls[call_id] = future
-            self._send(make_command(call_id))
+            if not is_work:
+                self._idle_calls.add(call_id)
+            self._send(make_command(call_id, digest))
         return future
 
     def drain(self, grace_s: float, should_stop: Callable[[], bool]) -> None:
@@ -228,7 +242,9 @@ class EngineSession:
     def _answer(self, reply: Reply) -> None:
         with self._changed:
             future = self._calls.pop(reply.call_id, None)
-            self.idle_since = time.monotonic()
+            if reply.call_id not in self._idle_calls:
+                self.idle_since = time.monotonic()
+            self._idle_calls.discard(reply.call_id)
             self._changed.notify_all()
         if future is None:
             return

@@ -69,11 +69,34 @@ class ForgetState:
 
 @dataclass(frozen=True)
 class ComputeLogits:
-    """Answered by a Reply with a float32 array, ``(vocab_size,)`` or ``(len(token_ids), vocab_size)``."""
+    """Answered by a Reply with a float32 array, ``(vocab_size,)`` or ``(len(token_ids), vocab_size)``.
+
+    ``digest`` of this and the next two says where reading begins, as ``GenerationRequest.initial_state_digest``.
+    """
 
     call_id: int
     token_ids: tuple[int, ...]
     every_position: bool = False
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadState:
+    """Answered by a Reply with the RecurrentState after the last token."""
+
+    call_id: int
+    token_ids: tuple[int, ...]
+    digest: str | None = None
+
+
+@dataclass(frozen=True)
+class ScoreTokens:
+    """Answered by a Reply with a tuple of TokenLogprobs for each token but the first."""
+
+    call_id: int
+    token_ids: tuple[int, ...]
+    alternatives: int = 0
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +120,8 @@ Command = (
     | KeepState
     | ForgetState
     | ComputeLogits
+    | ReadState
+    | ScoreTokens
     | ReadCounters
     | Shutdown
 )

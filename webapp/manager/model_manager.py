@@ -10,19 +10,30 @@ import atexit
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from webapp.engine.model_config import ModelConfig
-from webapp.engine.outputs import GenerationRequest
-from webapp.errors import ModelError, ModelUnloaded, NoModelLoaded, RoostError, ShuttingDown
-from webapp.manager.admission import check_prompt, check_request
+from webapp.engine.outputs import GenerationRequest, TokenLogprob
+from webapp.engine.sampling_params import MOST_ALTERNATIVES
+from webapp.engine.state import RecurrentState
+from webapp.errors import (
+    InvalidSampling,
+    ModelError,
+    ModelUnloaded,
+    NoModelLoaded,
+    QueueFull,
+    RoostError,
+    ShuttingDown,
+)
+from webapp.manager.admission import check_logits_size, check_prompt, check_request
 from webapp.manager.engine_client import EngineStarter, start_engine_process
 from webapp.manager.engine_keeper import EngineKeeper
 from webapp.manager.handles import RequestHandle
 from webapp.manager.library import ModelLibrary
 from webapp.manager.machine_memory import has_room_beside, resident_bytes
-from webapp.manager.messages import ComputeLogits
+from webapp.manager.messages import ComputeLogits, ReadCounters, ReadState, ScoreTokens
 from webapp.manager.model_status import ModelStatus, StatusBoard, described_target
 from webapp.manager.target import Choice, EngineOptions, StateInfo, Target, TargetResolver, tokenizer_of
 from webapp.settings import Settings
@@ -96,6 +107,20 @@ class ModelManager:
             may_drop_state = state is None and (before is not None or model is not None)
             self._keeper.order_load(self._resolver.resolve(wanted, before, may_drop_state))
 
+    def choose(
+        self,
+        model: str | None = None,
+        strategy: str | None = None,
+        state: str | None = None,
+        options: EngineOptions | None = None,
+    ) -> None:
+        """What the first request loads in place of the settings' choice; None keeps that. Loads and checks nothing, and
+        changes nothing once something was chosen."""
+        given: dict[str, Any] = {"model": model, "strategy": strategy, "state": state, "options": options}
+        with self._choosing:
+            kept = {name: value for name, value in given.items() if value is not None}
+            self._first_choice = replace(self._first_choice, **kept)
+
     def reload_reasons(
         self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None
     ) -> tuple[str, ...]:
@@ -168,18 +193,68 @@ class ModelManager:
             if self._keeper.admit(handle, target):
                 return handle
 
-    def logits(self, token_ids: Sequence[int], every_position: bool = False) -> NDArray[np.float32]:
-        """Float32 ``(vocab_size,)`` after the last token, or ``(len(token_ids), vocab_size)``; loads if need be."""
+    # reading without writing; these block, load if need be, and begin where ``state`` says, as in ``submit``
+
+    def logits(
+        self, token_ids: Sequence[int], every_position: bool = False, state: str | None = None
+    ) -> NDArray[np.float32]:
+        """Float32 ``(vocab_size,)`` after the last token, or ``(len(token_ids), vocab_size)``: RequestError when that
+        would take more than a gigabyte."""
         ids = tuple(int(token_id) for token_id in token_ids)
+        if every_position:
+            check_logits_size(len(ids), self._config_of(self._chosen()))
+        found: NDArray[np.float32] = self._read(
+            ids, state, lambda call_id, digest: ComputeLogits(call_id, ids, every_position, digest)
+        )
+        return found
+
+    def read_state(self, token_ids: Sequence[int], state: str | None = None) -> RecurrentState:
+        """The model's state after the last token, float32."""
+        ids = tuple(int(token_id) for token_id in token_ids)
+        found: RecurrentState = self._read(ids, state, lambda call_id, digest: ReadState(call_id, ids, digest))
+        return found
+
+    def score_tokens(
+        self, token_ids: Sequence[int], alternatives: int = 0, state: str | None = None
+    ) -> tuple[tuple[TokenLogprob, ...], ...]:
+        """For each token but the first: itself with its logprob after those before it, then the best
+        ``alternatives`` (0 to 20), as in ``TokenOutput.logprobs``. A text alone in the model reads about as slowly as
+        it would be written: one token a step."""
+        ids = tuple(int(token_id) for token_id in token_ids)
+        if not 0 <= alternatives <= MOST_ALTERNATIVES:
+            raise InvalidSampling(name="logprobs", value=alternatives, allowed=f"from 0 to {MOST_ALTERNATIVES}")
+        found: tuple[tuple[TokenLogprob, ...], ...] = self._read(
+            ids, state, lambda call_id, digest: ScoreTokens(call_id, ids, alternatives, digest)
+        )
+        return found
+
+    def counters(self, timeout_s: float = 2.0) -> dict[str, int]:
+        """Of the engine that serves (LLMEngine.counters); {} when there is none or it does not answer in time. Asking
+        does not keep an idle model loaded."""
+        session = self._keeper.session
+        if session is None:
+            return {}
+        try:
+            future = session.call(lambda call_id, _: ReadCounters(call_id), is_work=False)
+            found: dict[str, int] = future.result(timeout_s)
+        except (FutureTimeoutError, RoostError):
+            return {}
+        return found
+
+    def _read(self, ids: tuple[int, ...], state: str | None, make_command: Callable[[int, str | None], Any]) -> Any:
         target = self._chosen(for_loading=True)
         check_prompt(ids, self._config_of(target), self._settings)
+        start = None if state is None else self._resolver.start(target, state)
         self._keeper.ensure_loading(target)
         self._keeper.wait_settled(None)
         session = self._keeper.session
         if session is None:
             raise self._keeper.error or NoModelLoaded()
-        found: NDArray[np.float32] = session.call(lambda call_id: ComputeLogits(call_id, ids, every_position)).result()
-        return found
+        if not session.target.is_same_model(target):
+            raise ModelUnloaded()
+        if session.call_count >= self._settings.max_queue + 1:
+            raise QueueFull(waiting=session.call_count)
+        return session.call(make_command, start).result()
 
     def engine_pid(self) -> int | None:
         """None when no engine runs, or it runs in this process."""

@@ -1,0 +1,95 @@
+"""Reading outside any sequence: exact, a chunk at a time, and unnoticed by whoever is being answered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.engine.driving import GREEDY, engine, request, run
+from webapp.engine.state import RecurrentState
+from webapp.errors import NonFiniteLogits, PromptEmpty, RequestError, StateMismatch, TokenOutOfRange
+
+
+def finish(made, probe):
+    steps = 0
+    while not probe.is_done:
+        made.advance(probe)
+        steps += 1
+    return probe.result(), steps
+
+
+def test_the_state_after_a_text_is_where_its_continuation_goes_on():
+    made = engine(prefill_chunk=4)
+    whole = run(engine(), request(prompt=range(1, 21), **GREEDY, max_tokens=9))["a"].token_ids
+    state, steps = finish(made, made.state_probe(list(range(1, 20))))
+    assert steps == 5
+    made.keep_state("after", state)
+    rest = request(prompt=(20,), **GREEDY, max_tokens=9)
+    assert run(made, replaced(rest, "after"))["a"].token_ids == whole
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_scores_are_the_logprobs_of_each_token_and_disturb_no_running_sequence(slots):
+    made = engine(f"slots={slots}")
+    expected = run(engine(), request("a", **GREEDY, max_tokens=20))["a"].token_ids
+    before = run(made, request("a", **GREEDY, max_tokens=20), steps=5)["a"].token_ids
+    ids = [3, 1, 4, 1, 5]
+    scores, steps = finish(made, made.score_probe(ids, 2))
+    rows = made.logits(ids, every_position=True).astype(np.float64)
+    logprobs = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    assert steps == len(scores) == 4
+    for position, (own, best, second) in enumerate(scores):
+        assert own.token_id == ids[position + 1]
+        assert own.logprob == pytest.approx(logprobs[position, own.token_id], abs=1e-4)
+        assert [best.token_id, second.token_id] == list(np.argsort(-logprobs[position], kind="stable")[:2])
+    assert before + run(made)["a"].token_ids == expected
+
+
+def test_one_token_has_nothing_to_be_scored_after():
+    made = engine()
+    assert finish(made, made.score_probe([7])) == ((), 0)
+
+
+def test_a_probe_begins_where_it_is_told():
+    made = engine()
+    state = RecurrentState.zeros(made.config)
+    state.arrays["att_kv"].fill(0.5)
+    made.keep_state("half", state)
+    plain, from_half = (finish(made, made.logits_probe([1, 2], digest=digest))[0] for digest in (None, "half"))
+    made.set_initial_state(state)
+    assert not np.array_equal(plain, from_half)
+    assert np.array_equal(made.logits([1, 2]), from_half)
+    assert np.array_equal(finish(made, made.logits_probe([1, 2], digest=""))[0], plain)
+
+
+def test_what_cannot_be_read_is_refused():
+    made = engine("nan_on=9")
+    for wrong, error in (([], PromptEmpty), ([256], TokenOutOfRange)):
+        for begin in (made.state_probe, made.score_probe, made.logits_probe):
+            with pytest.raises(error):
+                begin(wrong)
+    with pytest.raises(RequestError):
+        made.state_probe([1], digest="never kept")
+    with pytest.raises(NonFiniteLogits):
+        finish(made, made.score_probe([1, 9, 1]))
+    with pytest.raises(StateMismatch):
+        made.keep_state("other", RecurrentState("6", {}))
+
+
+def test_a_state_that_was_forgotten_cannot_be_named_and_whoever_began_with_it_goes_on():
+    made = engine()
+    state = RecurrentState.zeros(made.config)
+    state.arrays["att_kv"].fill(0.5)
+    made.keep_state("half", state)
+    alone = run(engine(), request(initial_state=state, **GREEDY))["a"].token_ids
+    made.add_request(replaced(request(**GREEDY), "half"))
+    made.forget_state("half")
+    assert run(made)["a"].token_ids == alone
+    with pytest.raises(RequestError):
+        made.add_request(replaced(request(), "half"))
+
+
+def replaced(asked, digest):
+    return replace(asked, initial_state_digest=digest)
