@@ -82,6 +82,7 @@ class Settings:
     model: str = setting("", "Model file or name to start with; empty means the bundled starter model.")
     strategy: str = setting("cpu fp32", "How the model is run: device and precision, such as 'cpu fp32'.")
     state: str = setting("", "State file every new chat begins with; empty means none.")
+    preset: str = setting("", "Preset made active at the start, by its name; empty keeps the one used last.")
     max_prompt_tokens: int = setting(65536, "Longest prompt that is accepted, in tokens.", 1, 1 << 30)
     max_tokens_limit: int = setting(102400, "Longest answer a request may ask for, in tokens.", 1, 1 << 30)
     max_queue: int = setting(64, "Requests that may wait for a free place before new ones are refused.", 0, 100_000)

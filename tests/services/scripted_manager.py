@@ -61,6 +61,7 @@ class ScriptedManager:
     def __init__(self, tokenizer, *scripts, architecture="7", parameters=0):
         self.scripts = list(scripts)
         self.requests = []
+        self.states = []
         self.handles = []
         self._tokenizer = tokenizer
         config = SimpleNamespace(architecture=architecture, vocab_size=65536)
@@ -75,10 +76,11 @@ class ScriptedManager:
     def status(self):
         return ModelStatus(phase="ready", model="starter.pth", strategy="cpu fp32", state="kind.pth")
 
-    def submit(self, request, made_for=None):
+    def submit(self, request, made_for=None, state=None):
         if made_for is not self._info:
             raise ModelUnloaded()
         self.requests.append(request)
+        self.states.append(state)
         script = self.scripts.pop(0)
         if isinstance(script, Exception):
             raise script

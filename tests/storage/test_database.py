@@ -55,18 +55,18 @@ def test_a_place_that_cannot_hold_a_file_is_a_storage_error(tmp_path):
 def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):
     path = tmp_path / "roost.db"
     Database(path).close()
-    broken = (*migrations.MIGRATIONS, ("CREATE TABLE presets (id TEXT)", "THIS IS NOT SQL"))
+    broken = (*migrations.MIGRATIONS, ("CREATE TABLE later (id TEXT)", "THIS IS NOT SQL"))
     with monkeypatch.context() as patched, pytest.raises(StorageError):
         patched.setattr("webapp.storage.database.MIGRATIONS", broken)
         Database(path)
     with sqlite3.connect(path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (1,)
-        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'presets'").fetchone() == (0,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (len(migrations.MIGRATIONS),)
+        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'later'").fetchone() == (0,)
 
 
 def test_an_appended_migration_runs_once_on_an_old_database(tmp_path, monkeypatch):
     Database(tmp_path / "roost.db").close()
-    longer = (*migrations.MIGRATIONS, ("CREATE TABLE presets (id TEXT)",))
+    longer = (*migrations.MIGRATIONS, ("CREATE TABLE later (id TEXT)",))
     monkeypatch.setattr("webapp.storage.database.MIGRATIONS", longer)
     Database(tmp_path / "roost.db").close()
     Database(tmp_path / "roost.db").close()

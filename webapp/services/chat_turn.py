@@ -15,6 +15,7 @@ from webapp.chat.messages import Message, Role
 from webapp.chat.titles import title_of
 from webapp.errors import ChatError, NothingToContinue, PromptEmpty, ShuttingDown, TurnRunning
 from webapp.services.live_turn import LiveTurn
+from webapp.services.presets import Presets
 from webapp.services.turn_writer import Manager, TurnWriter
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
@@ -32,9 +33,11 @@ class ChatTurns:
     """One per database, else DataFolderInUse. Making it turns answers that a dead server left half written into
     interrupted ones; they could not be told from those of a living one."""
 
-    def __init__(self, manager: Manager, database: Database, settings: Settings) -> None:
+    def __init__(
+        self, manager: Manager, database: Database, settings: Settings, presets: Presets | None = None
+    ) -> None:
         self._manager = manager
-        self._settings = settings
+        self._presets = presets or Presets(manager, database, settings)
         self._store = ChatStore(database)
         self._lock = threading.Lock()
         self._turns: dict[str, LiveTurn] = {}
@@ -124,7 +127,7 @@ class ChatTurns:
                 self._turns[chat_id] = live
                 if self._is_closed:
                     live.stop(is_closing=True)
-            writer = TurnWriter(self._manager, self._store, self._settings, live, client, continues)
+            writer = TurnWriter(self._manager, self._store, self._presets, live, client, continues)
             try:
                 threading.Thread(target=writer.run, name=f"turn {live.message_id[:8]}", daemon=True).start()
             except RuntimeError as exc:  # the system has no thread left

@@ -18,13 +18,13 @@ from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgre
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError, as_roost_error
 from webapp.manager.handles import LoadingEvent, QueuePosition
-from webapp.manager.model_status import ModelStatus
+from webapp.services import presets
 from webapp.services.answer_text import AnswerText
-from webapp.services.defaults import sampling_with
 from webapp.services.live_turn import LiveTurn
+from webapp.services.presets import Presets
 from webapp.services.prompt_encoding import EncodedPrompt, encode_prompt, stop_sequences
-from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
+from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, require_model
@@ -43,16 +43,14 @@ class Handle(Protocol):
     def abort(self) -> None: ...
 
 
-class Manager(Protocol):
+class Manager(presets.Manager, Protocol):
     """What a turn needs of :class:`webapp.manager.model_manager.ModelManager`."""
 
     def tokenizer(self) -> Tokenizer: ...
 
-    def model_info(self) -> Inspection: ...
-
-    def status(self) -> ModelStatus: ...
-
-    def submit(self, request: GenerationRequest, made_for: Inspection | None = None) -> Handle: ...
+    def submit(
+        self, request: GenerationRequest, made_for: Inspection | None = None, state: str | None = None
+    ) -> Handle: ...
 
 
 @dataclass(frozen=True)
@@ -62,17 +60,19 @@ class _Prompt:
     params: SamplingParams
     tokenizer: Tokenizer
     made_for: Inspection
+    state: str | None
+    preset: str
 
 
 class TurnWriter:
     """One answer. Whatever goes wrong becomes a TurnFailed and is stored with what was written."""
 
     def __init__(
-        self, manager: Manager, store: ChatStore, settings: Settings, live: LiveTurn, client: str, continues: bool
+        self, manager: Manager, store: ChatStore, presets: Presets, live: LiveTurn, client: str, continues: bool
     ) -> None:
         self._manager = manager
         self._store = store
-        self._settings = settings
+        self._presets = presets
         self._live = live
         self._client = client
         self._continues = continues
@@ -103,7 +103,7 @@ class TurnWriter:
         self._answer = AnswerText(prompt.rendered, prompt.tokenizer)
         if self._continues:
             self._replay(self._answer, prompt.encoded)
-        handle = self._manager.submit(self._request(prompt), prompt.made_for)
+        handle = self._manager.submit(self._request(prompt), prompt.made_for, prompt.state)
         self._live.on_stop(handle.abort)
         try:
             return self._read(handle, self._answer)
@@ -115,17 +115,22 @@ class TurnWriter:
         info = self._manager.model_info()  # first: submit refuses what was made for a model chosen before
         tokenizer = self._manager.tokenizer()
         chat = self._store.get(self._live.chat_id)
-        template = template_of(chat, info)
+        preset = self._presets.of_chat(chat)
+        template = template_of(chat, info, preset)
+        think_mode = think_mode_of(chat, preset)
         path = [stored.message for stored in self._store.path_to(self._live.message_id)]
         messages = [_readable(message, tokenizer) for message in path]
         if not self._continues:
-            self._message = replace(self._message, think_mode=template.supported(chat.think_mode))
+            self._message = replace(self._message, think_mode=template.supported(think_mode))
             messages.pop()
-        rendered = render(template, messages, chat.system_prompt, chat.think_mode, self._continues)
-        params = sampling_with(self._settings, chat.sampling, info.parameters)
-        stops = stop_sequences(template.stop_strings, tokenizer)
+        system = chat.system_prompt or preset.system_prompt
+        rendered = render(template, messages, system, think_mode, self._continues)
+        rendered = replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop))
+        params = self._presets.sampling(preset, chat.sampling, info.parameters)
+        stops = stop_sequences(rendered.stop_strings, tokenizer)
         params = replace(params, stop_token_sequences=(*params.stop_token_sequences, *stops))
-        return _Prompt(rendered, encode_prompt(rendered, tokenizer), params, tokenizer, info)
+        state = self._presets.start_state(chat)
+        return _Prompt(rendered, encode_prompt(rendered, tokenizer), params, tokenizer, info, state, preset.name)
 
     def _replay(self, answer: AnswerText, encoded: EncodedPrompt) -> None:
         """Puts router and log where the answer broke off; what they hold back is written again with what follows."""
@@ -138,7 +143,8 @@ class TurnWriter:
         status = self._manager.status()
         self._model = status.model
         sampling = {k: v for k, v in prompt.params.to_dict().items() if not k.startswith("stop_") and v != {}}
-        self._stats = {"strategy": status.strategy, "state": status.state, "sampling": sampling}
+        state = status.state if prompt.state is None else prompt.state
+        self._stats = {"strategy": status.strategy, "state": state, "sampling": sampling, "preset": prompt.preset}
         return GenerationRequest(
             request_id=uuid.uuid4().hex,
             prompt_token_ids=prompt.encoded.token_ids,
@@ -233,13 +239,19 @@ class TurnWriter:
         )
 
 
-def template_of(chat: Chat, info: Inspection) -> PromptTemplate:
-    """The chat's own choice, or what fits the model where it has none (or one that is no more)."""
-    chosen = [template for template in all_templates() if template.name == chat.template]
-    if chosen:
-        return chosen[0]
+def template_of(chat: Chat, info: Inspection, preset: Preset | None = None) -> PromptTemplate:
+    """The chat's own choice, else its preset's, else what fits the model (also for one that is no more)."""
+    known = {template.name: template for template in all_templates()}
+    for name in (chat.template, preset.template if preset else ""):
+        if name in known:
+            return known[name]
     config = require_model(info)
     return default_template(config.architecture, config.vocab_size, Path(info.path).name)
+
+
+def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:
+    """The chat's own choice, else its preset's."""
+    return chat.think_mode if chat.think_mode is not None else ThinkMode(preset.think_mode)
 
 
 def _readable(message: Message, tokenizer: Tokenizer) -> Message:

@@ -17,6 +17,7 @@ from webapp.storage.records import (
     ChatSummary,
     SearchHit,
     StoredMessage,
+    chat_columns,
     chat_from_row,
     message_columns,
     storable,
@@ -45,16 +46,29 @@ class ChatStore:
         title: str = "",
         system_prompt: str = "",
         template: str = "",
-        think_mode: ThinkMode = ThinkMode.NONE,
+        think_mode: ThinkMode | None = None,
         sampling: dict[str, Any] | None = None,
+        preset_id: str = "",
+        state: str | None = None,
     ) -> Chat:
         now = time.time()
-        chat = Chat(_new_id(), storable(title), storable(system_prompt), template, think_mode, sampling or {}, now, now)
+        chat = Chat(
+            id=_new_id(),
+            title=storable(title),
+            system_prompt=storable(system_prompt),
+            template=template,
+            think_mode=think_mode,
+            sampling=sampling or {},
+            created_at=now,
+            updated_at=now,
+            preset_id=preset_id,
+            state=state,
+        )
+        columns = chat_columns(chat)
         with self.database.transaction() as connection:
             connection.execute(
-                """INSERT INTO chats (id, title, system_prompt, template, think_mode, sampling, created_at, updated_at)
-                   VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
-                (chat.id, chat.title, chat.system_prompt, template, think_mode.value, to_json(chat.sampling), now, now),
+                f"INSERT INTO chats ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
+                tuple(columns.values()),
             )
         return chat
 
@@ -90,16 +104,22 @@ class ChatStore:
         self,
         chat_id: str,
         template: str | None = None,
-        think_mode: ThinkMode | None = None,
+        think_mode: ThinkMode | str | None = None,
         sampling: dict[str, Any] | None = None,
+        preset_id: str | None = None,
     ) -> None:
-        """What is None stays. ``sampling`` replaces all overrides."""
+        """What is None stays. ``sampling`` replaces all overrides; ``think_mode`` "" goes back to the preset's."""
         changes = {
             "template": template,
-            "think_mode": think_mode.value if think_mode is not None else None,
+            "think_mode": think_mode.value if isinstance(think_mode, ThinkMode) else think_mode,
             "sampling": to_json(sampling) if sampling is not None else None,
+            "preset_id": preset_id,
         }
         self._change(chat_id, **{name: value for name, value in changes.items() if value is not None})
+
+    def set_state(self, chat_id: str, state: str | None) -> None:
+        """The state file new sequences of this chat begin with; "" for none, None for the preset's."""
+        self._change(chat_id, state=storable(state) if state is not None else None)
 
     def delete(self, chat_id: str) -> None:
         """Hides the chat until :meth:`restore` or :meth:`purge_deleted`."""

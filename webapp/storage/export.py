@@ -30,7 +30,7 @@ def document(chat: Chat, messages: list[StoredMessage]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "chat": {**asdict(chat), "think_mode": chat.think_mode.value},
+        "chat": {**asdict(chat), "think_mode": chat.think_mode.value if chat.think_mode else ""},
         "messages": [_message_document(stored) for stored in messages],
     }
 

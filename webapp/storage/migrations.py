@@ -57,4 +57,21 @@ _CHATS = (
     "CREATE INDEX journal_by_message ON journal (message_id, seq)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS,)
+_PRESETS = (
+    """CREATE TABLE presets (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        note TEXT NOT NULL DEFAULT '',
+        shipped_key TEXT NOT NULL DEFAULT '',
+        body TEXT NOT NULL DEFAULT '{}',
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        deleted_at REAL
+    )""",
+    # What a person chose for the whole house, such as the active preset.
+    "CREATE TABLE choices (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "ALTER TABLE chats ADD COLUMN preset_id TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE chats ADD COLUMN state TEXT",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS)

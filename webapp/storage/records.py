@@ -31,19 +31,22 @@ class ChatSummary:
 class Chat:
     """One conversation without its messages.
 
-    ``template`` "" lets the model choose. ``sampling`` holds overrides by the names of ``SamplingParams``. ``head_id``
-    is the last message of the branch that is shown; None while there is none.
+    ``preset_id`` "" follows the active preset. What a chat does not set itself comes from its preset: ``system_prompt``
+    and ``template`` "", ``think_mode`` and ``state`` None. ``sampling`` holds overrides by the names of
+    ``SamplingParams``. ``head_id`` is the last message of the branch that is shown; None while there is none.
     """
 
     id: str
     title: str = ""
     system_prompt: str = ""
     template: str = ""
-    think_mode: ThinkMode = ThinkMode.NONE
+    think_mode: ThinkMode | None = None
     sampling: dict[str, Any] = field(default_factory=dict)
     created_at: float = 0.0
     updated_at: float = 0.0
     head_id: str | None = None
+    preset_id: str = ""
+    state: str | None = None
 
 
 @dataclass(frozen=True)
@@ -162,9 +165,27 @@ def chat_from_row(row: sqlite3.Row) -> Chat:
         title=row["title"],
         system_prompt=row["system_prompt"],
         template=row["template"],
-        think_mode=ThinkMode(row["think_mode"]),
+        think_mode=ThinkMode(row["think_mode"]) if row["think_mode"] else None,
         sampling=json.loads(row["sampling"]),
         created_at=row["created_at"],
         updated_at=row["updated_at"],
         head_id=row["head_id"],
+        preset_id=row["preset_id"],
+        state=row["state"],
     )
+
+
+def chat_columns(chat: Chat) -> dict[str, Any]:
+    """The columns of the chats table that a new chat fills; the others have defaults."""
+    return {
+        "id": chat.id,
+        "title": chat.title,
+        "system_prompt": chat.system_prompt,
+        "template": chat.template,
+        "think_mode": chat.think_mode.value if chat.think_mode is not None else "",
+        "sampling": to_json(chat.sampling),
+        "created_at": chat.created_at,
+        "updated_at": chat.updated_at,
+        "preset_id": chat.preset_id,
+        "state": chat.state,
+    }

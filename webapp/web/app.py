@@ -12,9 +12,11 @@ from webapp.errors import StorageError, as_roost_error
 from webapp.manager.model_manager import ModelManager
 from webapp.resources import resource_dir
 from webapp.services.chat_turn import ChatTurns
+from webapp.services.presets import Presets
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.web import error_pages, fragments
+from webapp.web.api import routes as api_routes
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
 from webapp.web.error_answers import answer_error
@@ -48,6 +50,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.register_blueprint(chat_routes.blueprint)
     app.register_blueprint(status_routes.blueprint)
     app.add_url_rule("/health", view_func=health)
+    api_routes.install(app, settings)
     chat_socket.register(Sock(app))
     return app
 
@@ -55,8 +58,10 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
 def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     """Database, manager and turns, and how they are closed again."""
     database = Database(database_path(settings))
-    turns = ChatTurns(manager, database, settings)
-    app.extensions.update(model_manager=manager, database=database, chat_turns=turns)
+    presets = Presets(manager, database, settings)
+    presets.begin()
+    turns = ChatTurns(manager, database, settings, presets)
+    app.extensions.update(model_manager=manager, database=database, presets=presets, chat_turns=turns)
 
     def close() -> None:
         turns.close()

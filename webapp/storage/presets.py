@@ -1,0 +1,238 @@
+"""Presets in the database: a person's own, and what a person made of the shipped ones.
+
+A shipped preset is data that comes with Roost; it has a row only once it was edited or deleted, so that a new version
+of Roost brings its new values to everyone who left it alone. Values are not judged here: see
+:mod:`webapp.services.preset_fields`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from webapp.errors import PresetChanged, PresetNameTaken, PresetNotFound, TooManyPresets
+from webapp.storage.database import Database
+from webapp.storage.records import storable, to_json
+
+MOST_PRESETS = 500
+ACTIVE = "active_preset"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How to answer: sampling, prompt, and what to run it on. Times are Unix seconds, 0 for a shipped one as it came.
+
+    ``sampling`` (names of ``SamplingParams``) and ``options`` (names of ``EngineOptions``) hold only what differs from
+    the defaults. ``template`` "" is what fits the model; ``model`` "" whatever model is chosen; ``strategy`` "" what
+    suits this machine; ``state`` "" the model's own start.
+    """
+
+    id: str
+    name: str
+    note: str = ""
+    shipped_key: str = ""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    stop: tuple[str, ...] = ()
+    template: str = ""
+    think_mode: str = "none"
+    system_prompt: str = ""
+    model: str = ""
+    strategy: str = ""
+    state: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    created_at: float = 0.0
+    updated_at: float = 0.0
+
+    @property
+    def is_edited(self) -> bool:
+        """A shipped preset that is not as it came any more."""
+        return bool(self.shipped_key) and self.updated_at > 0
+
+
+COLUMNS = ("id", "name", "note", "shipped_key", "created_at", "updated_at")
+BODY = tuple(row.name for row in fields(Preset) if row.name not in COLUMNS)
+Presets = list[Preset]  # inside the class `list` is the method
+
+
+class PresetStore:
+    """Cheap to make, safe from any thread; every method is one transaction. PresetNotFound for what is not there.
+
+    Names are unique among the living, whatever their case.
+    """
+
+    def __init__(self, database: Database, shipped: Sequence[Preset] = ()) -> None:
+        self.database = database
+        self._shipped = {preset.id: preset for preset in shipped}
+
+    def list(self) -> Presets:
+        """A person's own by name, then the shipped ones in their order."""
+        with self.database.connect() as connection:
+            return self._living(connection)
+
+    def get(self, preset_id: str) -> Preset:
+        with self.database.connect() as connection:
+            return self._get(connection, preset_id)
+
+    def shipped(self, preset_id: str) -> Preset | None:
+        """As it came, whatever was made of it."""
+        return self._shipped.get(preset_id)
+
+    def create(self, name: str, **values: Any) -> Preset:
+        """``values`` are fields of :class:`Preset`. PresetNameTaken, TooManyPresets."""
+        now = time.time()
+        preset = Preset(uuid.uuid4().hex, _clean(name), created_at=now, updated_at=now, **values)
+        with self.database.transaction() as connection:
+            self._refuse_more(connection, 1)
+            self._refuse_taken(connection, preset)
+            _write(connection, preset)
+        return preset
+
+    def create_all(self, presets: Sequence[Preset]) -> Presets:
+        """New ones of these, all or none; a name that is taken gets a number."""
+        with self.database.transaction() as connection:
+            self._refuse_more(connection, len(presets))
+            return [self._add(connection, preset, preset.name) for preset in presets]
+
+    def duplicate(self, preset_id: str, name: str = "") -> Preset:
+        """Named ``name``, or like the original, with a number where that is taken."""
+        with self.database.transaction() as connection:
+            self._refuse_more(connection, 1)
+            original = self._get(connection, preset_id)
+            return self._add(connection, original, name or original.name)
+
+    def update(self, preset_id: str, expected_updated_at: float | None, **values: Any) -> Preset:
+        """The preset with these fields. PresetChanged when it was saved since ``expected_updated_at`` (None: whatever
+        it was)."""
+        with self.database.transaction() as connection:
+            before = self._get(connection, preset_id)
+            if expected_updated_at is not None and before.updated_at != expected_updated_at:
+                raise PresetChanged(name=before.name)
+            if "name" in values:
+                values["name"] = _clean(values["name"])
+            after = replace(before, **values, updated_at=max(time.time(), before.updated_at + 1e-3))
+            self._refuse_taken(connection, after)
+            _write(connection, after)
+            return after
+
+    def rename(self, preset_id: str, name: str) -> Preset:
+        return self.update(preset_id, None, name=name)
+
+    def delete(self, preset_id: str) -> None:
+        """Hides it until :meth:`restore`; a shipped one for good."""
+        with self.database.transaction() as connection:
+            _write(connection, self._get(connection, preset_id), deleted_at=time.time())
+
+    def restore(self, preset_id: str) -> Preset:
+        """Undoes :meth:`delete`; with a number after the name when another has it now."""
+        with self.database.transaction() as connection:
+            row = connection.execute("SELECT * FROM presets WHERE id = ?", (preset_id,)).fetchone()
+            if row is None:
+                return self._get(connection, preset_id)
+            if row["deleted_at"] is None:
+                return _from_row(row)
+            preset = _from_row(row)
+            preset = replace(preset, name=self._free_name(connection, preset.name))
+            if preset == self._shipped.get(preset_id):  # as it came: no row, so that it follows later versions of Roost
+                connection.execute("DELETE FROM presets WHERE id = ?", (preset_id,))
+            else:
+                _write(connection, preset)
+            return preset
+
+    def reset(self, preset_id: str) -> Preset:
+        """A shipped preset as it came, also one that was deleted."""
+        if preset_id not in self._shipped:
+            raise PresetNotFound()
+        with self.database.transaction() as connection:
+            connection.execute("DELETE FROM presets WHERE id = ?", (preset_id,))
+            self._refuse_taken(connection, self._shipped[preset_id])
+        return self._shipped[preset_id]
+
+    def hidden_shipped(self) -> Presets:
+        """Shipped ones that were deleted, as they came."""
+        with self.database.connect() as connection:
+            living = {preset.id for preset in self._living(connection)}
+        return [preset for preset in self._shipped.values() if preset.id not in living]
+
+    def purge_deleted(self, older_than: float) -> None:
+        """Removes own ones for good; a deleted shipped one has to be remembered as such."""
+        with self.database.transaction() as connection:
+            connection.execute("DELETE FROM presets WHERE deleted_at < ? AND shipped_key = ''", (older_than,))
+
+    def active_id(self) -> str:
+        """Of the preset a person made active, also of one that is not there any more; "" for none."""
+        with self.database.connect() as connection:
+            row = connection.execute("SELECT value FROM choices WHERE name = ?", (ACTIVE,)).fetchone()
+            return str(row["value"]) if row else ""
+
+    def set_active(self, preset_id: str) -> None:
+        with self.database.transaction() as connection:
+            self._get(connection, preset_id)
+            connection.execute("INSERT OR REPLACE INTO choices (name, value) VALUES (?, ?)", (ACTIVE, preset_id))
+
+    def _living(self, connection: sqlite3.Connection) -> Presets:
+        rows = connection.execute("SELECT * FROM presets ORDER BY name COLLATE NOCASE, id").fetchall()
+        found = {row["id"]: row for row in rows}
+        own = [_from_row(row) for row in rows if row["deleted_at"] is None and row["id"] not in self._shipped]
+        for preset in self._shipped.values():
+            row = found.get(preset.id)
+            if row is None or row["deleted_at"] is None:
+                own.append(_from_row(row) if row is not None else preset)
+        return own
+
+    def _get(self, connection: sqlite3.Connection, preset_id: str) -> Preset:
+        row = connection.execute("SELECT * FROM presets WHERE id = ?", (preset_id,)).fetchone()
+        if row is not None and row["deleted_at"] is None:
+            return _from_row(row)
+        if row is None and preset_id in self._shipped:
+            return self._shipped[preset_id]
+        raise PresetNotFound()
+
+    def _add(self, connection: sqlite3.Connection, original: Preset, name: str) -> Preset:
+        now = time.time()
+        name = self._free_name(connection, _clean(name))
+        made = replace(original, id=uuid.uuid4().hex, name=name, shipped_key="", created_at=now, updated_at=now)
+        _write(connection, made)
+        return made
+
+    def _free_name(self, connection: sqlite3.Connection, name: str) -> str:
+        taken = {preset.name.casefold() for preset in self._living(connection)}
+        wanted, number = name, 1
+        while wanted.casefold() in taken:
+            number += 1
+            wanted = f"{name} ({number})"
+        return wanted
+
+    def _refuse_taken(self, connection: sqlite3.Connection, preset: Preset) -> None:
+        name = preset.name.casefold()
+        if any(other.id != preset.id and other.name.casefold() == name for other in self._living(connection)):
+            raise PresetNameTaken(name=preset.name)
+
+    def _refuse_more(self, connection: sqlite3.Connection, count: int) -> None:
+        if len(self._living(connection)) + count > MOST_PRESETS:
+            raise TooManyPresets(limit=MOST_PRESETS)
+
+
+def _clean(name: str) -> str:
+    return storable(" ".join(name.split()))
+
+
+def _write(connection: sqlite3.Connection, preset: Preset, deleted_at: float | None = None) -> None:
+    body = to_json({name: getattr(preset, name) for name in BODY})
+    columns = [getattr(preset, name) for name in COLUMNS]
+    connection.execute(
+        """INSERT OR REPLACE INTO presets (id, name, note, shipped_key, created_at, updated_at, body, deleted_at)
+           VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+        (*columns, body, deleted_at),
+    )
+
+
+def _from_row(row: sqlite3.Row) -> Preset:
+    body = json.loads(row["body"])
+    known = {name: body[name] for name in BODY if name in body}
+    known["stop"] = tuple(known.get("stop", ()))
+    return Preset(**{name: row[name] for name in COLUMNS}, **known)
