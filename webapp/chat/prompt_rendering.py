@@ -9,10 +9,14 @@ encoded by itself: no token ever spans two pieces. A turn then re-reads nothing 
 back as its content alone (text; the thinking is dropped) and the reusable prefix ends before it: it costs reading that
 one answer again and keeps long thoughts out of a state of fixed size. Answers without thinking, the fast form too,
 keep their ids and their opening, and cost nothing.
+
+**Tools** are offered in the system message, in the words of a dialect (:mod:`webapp.chat.tool_dialects`), which also
+writes calls known only as data and hands results back. An offer that changes is another beginning: all is read again.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +24,7 @@ from webapp.chat.cleaning import cleaned
 from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.chat.prompt_templates import PromptTemplate
 from webapp.chat.stream_router import StreamRouter
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 
 SEPARATOR_INCLUDED = "separator_included"
 """Metadata of an answer whose ids already end with the blank line: World tokens such as "。\\n" reach into it."""
@@ -49,6 +54,8 @@ class RenderedPrompt:
     awaits_tag_end: bool = False
     is_raw: bool = False
     continued: PromptPiece | None = None
+    tools: OfferedTools | None = None
+    """What may be called in the answer; None where calls are not looked for."""
 
     @property
     def text(self) -> str:
@@ -67,25 +74,43 @@ def render(
     system: str = "",
     think_mode: ThinkMode = ThinkMode.NONE,
     continue_last: bool = False,
+    tools: OfferedTools | None = None,
 ) -> RenderedPrompt:
     """The prompt for the next answer, or with ``continue_last`` for the rest of the last (assistant) message.
 
-    A think mode the template does not know counts as NONE. Answers without text are left out.
+    A think mode the template does not know counts as NONE. Answers without text are left out. ``tools`` are offered in
+    ``system``, or else in the first message where that is a system message.
     """
     assert not continue_last or (messages and messages[-1].role is Role.ASSISTANT), "only an answer can go on"
-    history = messages[:-1] if continue_last else messages
+    offered = tools or OfferedTools(G1X_JSON)
+    system, history = _with_offer(offered, system, messages[:-1] if continue_last else messages)
     has_system = bool(system) or any(message.role is Role.SYSTEM for message in history)
     pieces = _spoken(template, template.system_prefix, system) if system else []
     for index, message in enumerate(history):
         if message.role is Role.ASSISTANT:
-            pieces += _answer(template, message)
-            continue
-        mode = template.supported(_mode_of_answer(messages[index + 1 :], think_mode))
-        suffix = template.think_suffixes.get(mode, "") if message.role is Role.USER else ""
-        pieces += _spoken(template, _prefix(template, message.role, has_system), message.content, suffix)
+            pieces += _answer(template, message, offered)
+        elif message.role is Role.TOOL:
+            pieces += _results(template, history, index, offered)
+        else:
+            mode = template.supported(_mode_of_answer(messages[index + 1 :], think_mode))
+            suffix = template.think_suffixes.get(mode, "") if message.role is Role.USER else ""
+            pieces += _spoken(template, _prefix(template, message.role, has_system), message.content, suffix)
     if continue_last:
-        return _continued(template, pieces, messages[-1])
-    return _opened(template, pieces, template.supported(think_mode))
+        return _with_tools(_continued(template, pieces, messages[-1]), tools)
+    return _with_tools(_opened(template, pieces, template.supported(think_mode)), tools)
+
+
+def _with_offer(offered: OfferedTools, system: str, history: Sequence[Message]) -> tuple[str, Sequence[Message]]:
+    if not offered.definitions or system or not history or history[0].role is not Role.SYSTEM:
+        return offered.system_text(system), history
+    first = replace(history[0], content=offered.system_text(history[0].content))
+    return system, [first, *history[1:]]
+
+
+def _with_tools(rendered: RenderedPrompt, tools: OfferedTools | None) -> RenderedPrompt:
+    if tools is None or not tools.definitions:
+        return rendered
+    return replace(rendered, tools=tools, stop_strings=(*rendered.stop_strings, *tools.dialect.stop_strings))
 
 
 def _mode_of_answer(following: Sequence[Message], think_mode: ThinkMode) -> ThinkMode:
@@ -96,8 +121,6 @@ def _mode_of_answer(following: Sequence[Message], think_mode: ThinkMode) -> Thin
 def _prefix(template: PromptTemplate, role: Role, has_system: bool) -> str:
     if role is Role.SYSTEM:
         return template.system_prefix
-    if role is Role.TOOL:
-        return template.tool_prefix
     return (has_system and template.user_prefix_after_system) or template.user_prefix
 
 
@@ -107,14 +130,32 @@ def _spoken(template: PromptTemplate, prefix: str, text: str, suffix: str = "") 
     return [PromptPiece(prefix + body + template.separator, is_boundary=True)]
 
 
-def _answer(template: PromptTemplate, message: Message) -> list[PromptPiece]:
-    """An answer already given: its ids where they are what the history should hold, else its text."""
+def _results(
+    template: PromptTemplate, history: Sequence[Message], index: int, offered: OfferedTools
+) -> list[PromptPiece]:
+    """Results that follow each other are one message, written where the first stands."""
+    if index and history[index - 1].role is Role.TOOL:
+        return []
+    following = list(itertools.takewhile(lambda message: message.role is Role.TOOL, history[index:]))
+    text = offered.dialect.results([message.content for message in following])
+    return _spoken(template, offered.dialect.result_prefix or template.tool_prefix, text)
+
+
+def _answer(template: PromptTemplate, message: Message, offered: OfferedTools) -> list[PromptPiece]:
+    """An answer already given: its ids where they are what the history should hold, else its text and its calls."""
     if not message.token_ids or message.reasoning:
-        return _written_answer(template, message.content)
+        return _written_answer(template, _with_calls(message, offered))
     pieces = _generation_prompt(template, template.supported(message.think_mode))
     has_separator = not template.separator or bool(message.metadata.get(SEPARATOR_INCLUDED))
     pieces.append(PromptPiece(token_ids=message.token_ids, is_boundary=has_separator))
     return pieces if has_separator else [*pieces, PromptPiece(template.separator, is_boundary=True)]
+
+
+def _with_calls(message: Message, offered: OfferedTools) -> str:
+    if not message.tool_calls:
+        return message.content
+    calls = offered.dialect.calls(message.tool_calls)
+    return "\n".join(text for text in (message.content.strip(), calls) if text)
 
 
 def _written_answer(template: PromptTemplate, content: str) -> list[PromptPiece]:

@@ -23,8 +23,27 @@ class ToolDialect:
     grammar: Callable[[ToolRules], str]
     syntax: CallSyntax
     result_prefix: str = ""
+    stop_strings: tuple[str, ...] = ()
+    """Where a model that was not held back begins to make up the result."""
     max_calls: int = tool_grammars.MAX_PARALLEL
     """How many calls one answer can hold."""
+
+
+@dataclass(frozen=True)
+class OfferedTools:
+    """The tools of one prompt. Without definitions the dialect is only how calls in the history are written."""
+
+    dialect: ToolDialect
+    definitions: tuple[Definition, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(definition["name"] for definition in self.definitions)
+
+    def system_text(self, system: str) -> str:
+        """The system prompt with the offer below it."""
+        offer = self.dialect.offer(self.definitions) if self.definitions else ""
+        return "\n".join(text for text in (system, offer) if text)
 
 
 _FENCED = (tool_offers.fenced_calls, tool_offers.plain_results, tool_grammars.fenced_grammar, tool_syntax.FENCED)
@@ -39,6 +58,7 @@ RUNNER_LEGACY = ToolDialect(
     tool_grammars.legacy_grammar,
     tool_syntax.RUNNER_LEGACY,
     result_prefix="Observation: ",
+    stop_strings=("\n\nObservation:",),
     max_calls=1,
 )
 HERMES = ToolDialect(
@@ -48,6 +68,7 @@ HERMES = ToolDialect(
     tool_offers.hermes_results,
     tool_grammars.hermes_grammar,
     tool_syntax.HERMES,
+    stop_strings=("<tool_response>",),
 )
 
 _DIALECTS = {dialect.name: dialect for dialect in (G1X_COMPACT, G1X_JSON, RUNNER_LEGACY, HERMES)}
