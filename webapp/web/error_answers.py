@@ -1,22 +1,21 @@
 """A RoostError as an answer: JSON for programs, a small page for people, in the reader's language.
 
-The JSON is OpenAI's error object with our hint added to the message, so that a client that shows only the message
-still shows the way out.
+The JSON is the error object of the dialect the address is spoken to in (OpenAI's, mostly), with our hint added to the
+message, so that a client that shows only the message still shows the way out.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from flask import Response, jsonify, make_response, request
 from markupsafe import Markup
 
 from webapp.errors import RoostError
 from webapp.i18n import translate, translate_error
+from webapp.web.api.error_bodies import error_body
+from webapp.web.api.paths import is_api_path
 from webapp.web.fragments import commands, current_locale
 
-API_PREFIXES = ("/v1/", "/api/")
-ERROR_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+RETRY_AFTER_S = {429: "1", 503: "2"}
 PAGE = Markup(
     '<!doctype html><html lang="{locale}"><head><meta charset="utf-8"><title>{title} · Roost</title>'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -31,25 +30,19 @@ def answer_error(error: RoostError, status: int | None = None) -> Response:
     status = status or error.status
     message, hint = translate_error(error, current_locale())
     if wants_json():
-        response = jsonify(error=openai_error(error, f"{message} {hint}", status))
+        response = jsonify(error_body(request.path, error, f"{message} {hint}", status))
         response.status_code = status
     else:
         response = notice_page(translate("page.error", current_locale()), message, hint, status)
     response.headers["Cache-Control"] = "no-store"
-    if status == 429:
-        response.headers["Retry-After"] = "1"
+    if status in RETRY_AFTER_S:
+        response.headers["Retry-After"] = RETRY_AFTER_S[status]
     return response
-
-
-def openai_error(error: RoostError, message: str, status: int) -> dict[str, Any]:
-    """``{"message", "type", "code", "param"}`` as the official clients read it."""
-    kind = ERROR_TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
-    return {"message": message, "type": kind, "code": error.code, "param": error.params.get("param")}
 
 
 def wants_json() -> bool:
     """True for the APIs' paths, for a body of JSON, and for a client that asks for JSON and not for HTML."""
-    if f"{request.path}/".startswith(API_PREFIXES) or request.is_json:
+    if is_api_path(request.path) or request.is_json:
         return True
     accept = request.accept_mimetypes
     return "application/json" in accept.values() and not accept.accept_html

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.web.api.api_server import ANSWER, ApiServer
+from tests.web.chat.running_roost import fake_strategy
+
+pytest.importorskip("openai", reason="the openai client is not installed (pip install -e '.[dev]')")
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory):
+    """One server for all tests that want no other answer and change nothing."""
+    server = ApiServer(tmp_path_factory.mktemp("api"), fake_strategy(ANSWER, slots=16))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """serve(answer, **settings) -> ApiServer of its own; ``options``: of the fake backend."""
+    started = []
+
+    def serve(answer=ANSWER, options=None, strategy=None, **changes):
+        folder = tmp_path / f"data{len(started)}"
+        given = strategy or fake_strategy(answer, **{"slots": 16, **(options or {})})
+        started.append(ApiServer(folder, given, **changes))
+        return started[-1]
+
+    yield serve
+    for server in started:
+        server.stop()
+
+
+@pytest.fixture
+def client(server):
+    return server.openai()

@@ -1,0 +1,125 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from flask import Response
+from msgspec import UNSET, UnsetType
+
+from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, CompletionEvent, Piece
+from webapp.tokenizer import Tokenizer
+from webapp.web.api.answering import Answering, UsageSum, WholeChoice, begin, client_name, whole_choices
+from webapp.web.api.body import read_body
+from webapp.web.api.openai.answers import (
+    ChatAnswer,
+    ChatChoice,
+    ChatChunk,
+    ChatCompletion,
+    ChatDelta,
+    ChunkChoice,
+    Usage,
+)
+from webapp.web.api.openai.chat_request import ChatRequest, order_of
+from webapp.web.api.openai.heading import Heading, heading, usage_of
+from webapp.web.api.openai.logprobs import chat_logprobs
+from webapp.web.api.openai.sampling import includes_usage
+from webapp.web.api.served_model import served_model
+from webapp.web.api.streaming import answer, data_event, stream
+
+DONE = b"data: [DONE]\n\n"
+
+
+def create() -> Response:
+    asked = read_body(ChatRequest)
+    has_usage = includes_usage(asked)
+    order = order_of(asked, client_name())
+    model = served_model(asked.model)
+    answering = begin(order)
+    head = heading("chatcmpl", model)
+    if not asked.stream:
+        return answer(whole(answering, head, bool(asked.logprobs)))
+    chunks = Chunks(head, answering, order.choices, has_usage, bool(asked.logprobs))
+    return stream(answering, chunks.write, data_event, chunks.begin, chunks.end)
+
+
+def whole(answering: Answering, head: Heading, has_logprobs: bool) -> ChatCompletion:
+    choices = whole_choices(answering)
+    counted = UsageSum(answering.completion.prompt_tokens)
+    for choice in choices:
+        counted.add(choice.usage)
+    tokenizer = answering.completion.tokenizer
+    return ChatCompletion(
+        id=head.id,
+        object="chat.completion",
+        created=head.created,
+        model=head.model,
+        choices=[chat_choice(number, choice, tokenizer, has_logprobs) for number, choice in enumerate(choices)],
+        usage=usage_of(counted),
+        system_fingerprint=head.fingerprint,
+    )
+
+
+def chat_choice(number: int, choice: WholeChoice, tokenizer: Tokenizer, has_logprobs: bool) -> ChatChoice:
+    return ChatChoice(
+        index=number,
+        message=ChatAnswer(role="assistant", content=choice.content, reasoning_content=choice.reasoning or None),
+        logprobs=chat_logprobs(choice.tokens, tokenizer) if has_logprobs else None,
+        finish_reason=choice.reason,  # type: ignore[arg-type]
+    )
+
+
+@dataclass
+class Chunks:
+    """A chat completion's stream: the role first, then pieces, the reason last, the usage where it is wanted."""
+
+    head: Heading
+    answering: Answering
+    choices: int
+    has_usage: bool
+    has_logprobs: bool
+    counted: UsageSum = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counted = UsageSum(self.answering.completion.prompt_tokens)
+
+    def begin(self) -> Iterator[bytes]:
+        for number in range(self.choices):
+            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(role="assistant", content="")))
+
+    def write(self, event: CompletionEvent) -> Iterator[bytes]:
+        if isinstance(event, ChoiceDelta):
+            yield from self._pieces(event.choice, event.piece)
+        elif isinstance(event, ChoiceFinished):
+            self.counted.add(event.usage)
+            reason = event.reason
+            yield self._chunk(ChunkChoice(index=event.choice, delta=ChatDelta(), finish_reason=reason))  # type: ignore[arg-type]
+
+    def end(self) -> Iterator[bytes]:
+        if self.has_usage:
+            yield self._event([], usage_of(self.counted))
+        yield DONE
+
+    def _pieces(self, number: int, piece: Piece) -> Iterator[bytes]:
+        if piece.reasoning:
+            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(reasoning_content=piece.reasoning)))
+        if piece.content or piece.tokens:
+            found = chat_logprobs(piece.tokens, self.answering.completion.tokenizer) if self.has_logprobs else None
+            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(content=piece.content), logprobs=found))
+
+    def _chunk(self, choice: ChunkChoice) -> bytes:
+        return self._event([choice], None if self.has_usage else UNSET)
+
+    def _event(self, choices: list[ChunkChoice], usage: Usage | UnsetType | None) -> bytes:
+        return data_event(
+            ChatChunk(
+                id=self.head.id,
+                object="chat.completion.chunk",
+                created=self.head.created,
+                model=self.head.model,
+                choices=choices,
+                system_fingerprint=self.head.fingerprint,
+                usage=usage,
+            )
+        )

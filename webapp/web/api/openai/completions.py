@@ -1,0 +1,180 @@
+"""``POST /v1/completions``: text goes in as it is, and goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from flask import Response
+from msgspec import UNSET, Meta, UnsetType
+
+from webapp.errors import ParameterInvalid, ParameterUnsupported
+from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, CompletionEvent
+from webapp.services.completion_order import CompletionOrder, TextPrompt
+from webapp.web.api.answering import Answering, UsageSum, begin, client_name, whole_choices
+from webapp.web.api.body import read_body
+from webapp.web.api.openai.answers import TextChoice, TextCompletion, TextLogprobs, Usage
+from webapp.web.api.openai.chat import DONE
+from webapp.web.api.openai.heading import Heading, heading, usage_of
+from webapp.web.api.openai.logprobs import text_logprobs
+from webapp.web.api.openai.sampling import SamplingFields, includes_usage, sampling_of, stops_of
+from webapp.web.api.served_model import served_model, the_manager
+from webapp.web.api.streaming import answer, data_event, stream
+
+TokenId = Annotated[int, Meta(ge=0)]
+PromptItem = str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
+
+
+class CompletionRequest(SamplingFields, kw_only=True):
+    """``prompt``: a text, several, token ids, or several lists of them."""
+
+    prompt: str | Annotated[list[PromptItem], Meta(min_length=1)]
+    max_tokens: Annotated[int, Meta(ge=0, le=102_400, description="0 only with echo.")] | None = None
+    echo: Annotated[bool, Meta(description="The prompt before the answer.")] | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=20, description="How many alternatives a token.")] | None = None
+    best_of: Annotated[int, Meta(ge=1, description="Refused unless it equals n.")] | None = None
+    suffix: Annotated[str, Meta(description="Refused: RWKV reads from left to right.")] | None = None
+
+
+@dataclass(frozen=True)
+class Echo:
+    """What stands before each answer: texts prompt by prompt, ``n`` answers to each; "" without echo."""
+
+    texts: tuple[str, ...]
+    n: int
+
+    def before(self, choice: int) -> str:
+        return self.texts[choice // self.n]
+
+
+def create() -> Response:
+    asked = read_body(CompletionRequest)
+    has_usage = includes_usage(asked)
+    check_supported(asked)
+    model = served_model(asked.model)
+    prompts = prompts_of(asked.prompt)
+    echo = Echo(tuple(shown(prompt) if asked.echo else "" for prompt in prompts), asked.n or 1)
+    head = heading("cmpl", model)
+    if asked.max_tokens == 0:
+        return answer(only_prompts(head, echo, prompts))
+    answering = begin(order_of(asked, prompts))
+    chunks = TextChunks(head, answering, echo, has_usage, asked.logprobs is not None)
+    if asked.stream:
+        return stream(answering, chunks.write, data_event, chunks.begin, chunks.end)
+    return answer(whole(chunks))
+
+
+def check_supported(asked: CompletionRequest) -> None:
+    if asked.suffix:
+        raise ParameterUnsupported(param="suffix", reason="RWKV reads from left to right and cannot fill a gap")
+    if asked.best_of is not None and asked.best_of != (asked.n or 1):
+        raise ParameterUnsupported(param="best_of", reason="Roost writes as many answers as it gives, n")
+    if asked.echo and asked.logprobs is not None:
+        raise ParameterUnsupported(param="logprobs", reason="with echo the prompt's tokens would need them too")
+    if asked.max_tokens == 0 and (not asked.echo or asked.stream):
+        raise ParameterInvalid(param="max_tokens", reason="0 is only for echo without stream")
+
+
+def prompts_of(given: str | list[Any]) -> tuple[TextPrompt, ...]:
+    """A list of numbers is one prompt of token ids; texts and lists of ids may not be mixed with numbers."""
+    if isinstance(given, str):
+        return (text_prompt(given),)
+    if all(isinstance(item, int) for item in given):
+        return (TextPrompt(token_ids=tuple(given)),)
+    if any(isinstance(item, int) for item in given):
+        raise ParameterInvalid(param="prompt", reason="a list holds texts, or token ids, or lists of token ids")
+    return tuple(text_prompt(item) if isinstance(item, str) else TextPrompt(token_ids=tuple(item)) for item in given)
+
+
+def text_prompt(text: str) -> TextPrompt:
+    """An empty prompt is the beginning of a text: token 0, which ends the one before."""
+    return TextPrompt(text) if text else TextPrompt(token_ids=(0,))
+
+
+def shown(prompt: TextPrompt) -> str:
+    return prompt.text or the_manager().tokenizer().decode(prompt.token_ids)
+
+
+def order_of(asked: CompletionRequest, prompts: tuple[TextPrompt, ...]) -> CompletionOrder:
+    return CompletionOrder(
+        prompts=prompts,
+        sampling=sampling_of(asked, asked.max_tokens, asked.logprobs),
+        stop=stops_of(asked.stop),
+        choices=asked.n or 1,
+        state=asked.state,
+        client=client_name(),
+    )
+
+
+def only_prompts(head: Heading, echo: Echo, prompts: tuple[TextPrompt, ...]) -> TextCompletion:
+    tokenizer = the_manager().tokenizer()
+    count = sum(len(prompt.token_ids or tokenizer.encode(prompt.text)) for prompt in prompts)
+    choices = [
+        TextChoice(index=number, text=echo.before(number), finish_reason="length")
+        for number in range(len(prompts) * echo.n)
+    ]
+    return completion_of(head, choices, usage_of(UsageSum(count)))
+
+
+def completion_of(head: Heading, choices: list[TextChoice], usage: Usage | UnsetType | None) -> TextCompletion:
+    return TextCompletion(
+        id=head.id,
+        object="text_completion",
+        created=head.created,
+        model=head.model,
+        choices=choices,
+        system_fingerprint=head.fingerprint,
+        usage=usage,
+    )
+
+
+def whole(chunks: TextChunks) -> TextCompletion:
+    choices = []
+    for number, found in enumerate(whole_choices(chunks.answering)):
+        chunks.counted.add(found.usage)
+        text = chunks.echo.before(number) + found.content
+        logprobs = chunks.logprobs(number, found.tokens)
+        choices.append(TextChoice(index=number, text=text, logprobs=logprobs, finish_reason=found.reason))  # type: ignore[arg-type]
+    return completion_of(chunks.head, choices, usage_of(chunks.counted))
+
+
+@dataclass
+class TextChunks:
+    """The stream of a text completion; the echoed prompt is its first piece."""
+
+    head: Heading
+    answering: Answering
+    echo: Echo
+    has_usage: bool
+    has_logprobs: bool
+    counted: UsageSum = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counted = UsageSum(self.answering.completion.prompt_tokens)
+
+    def begin(self) -> Iterator[bytes]:
+        for number in range(len(self.echo.texts) * self.echo.n):
+            if self.echo.before(number):
+                yield self._chunk(TextChoice(index=number, text=self.echo.before(number)))
+
+    def write(self, event: CompletionEvent) -> Iterator[bytes]:
+        if isinstance(event, ChoiceDelta):
+            found = self.logprobs(event.choice, event.piece.tokens)
+            yield self._chunk(TextChoice(index=event.choice, text=event.piece.content, logprobs=found))
+        elif isinstance(event, ChoiceFinished):
+            self.counted.add(event.usage)
+            yield self._chunk(TextChoice(index=event.choice, text="", finish_reason=event.reason))  # type: ignore[arg-type]
+
+    def end(self) -> Iterator[bytes]:
+        if self.has_usage:
+            yield data_event(completion_of(self.head, [], usage_of(self.counted)))
+        yield DONE
+
+    def logprobs(self, choice: int, tokens: Any) -> TextLogprobs | None:
+        if not self.has_logprobs:
+            return None
+        return text_logprobs(tokens, self.answering.completion.tokenizer, len(self.echo.before(choice)))
+
+    def _chunk(self, choice: TextChoice) -> bytes:
+        return data_event(completion_of(self.head, [choice], None if self.has_usage else UNSET))
