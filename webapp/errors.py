@@ -9,6 +9,7 @@
     │   ├── UnknownFormat       none of the formats Roost reads
     │   ├── NotAModel           a good file of another kind (state, LoRA, music, not RWKV)
     │   ├── StateMismatch       a state that does not fit: says expected and found
+    │   ├── BlendInvalid        states that make no weighted mean
     │   └── LegacyPth  VocabularyInvalid  TokenizerMissing
     ├── ConversionError         a model file could not be made into another; nothing was written
     │   ├── ConversionRefused  ConversionCancelled  ConversionTargetExists  ConversionNotFound  ConversionNoSpace  LoraMismatch
@@ -27,6 +28,7 @@
     │   ├── PresetNotFound  PresetNameTaken  PresetChanged  TooManyPresets  PresetFileInvalid
     │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong
     ├── ChatError               TurnRunning  NothingToContinue
+    ├── ToolError               ToolInvalid  ToolFailed
     ├── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
     └── ApiError                a request of a program
         └── BodyInvalid  WrongMediaType  ParameterInvalid  ParameterUnsupported  ModelNotServed  UnknownAddress
@@ -188,6 +190,12 @@ class StateMismatch(WeightsError):
     code = "state_mismatch"
     message_text = "The state {path} does not fit: {what} should be {expected}, but is {found}."
     hint_text = "Choose a state made for this model's architecture and size; the state in use stays."
+
+
+class BlendInvalid(WeightsError):
+    code = "blend_invalid"
+    message_text = "These states cannot be blended: {reason}"
+    hint_text = "Choose two or more states of the same size, with weights from 0 up."
 
 
 class LegacyPth(WeightsError):
@@ -582,6 +590,27 @@ class NothingToContinue(ChatError):
     code = "nothing_to_continue"
     message_text = "There is no answer here that could go on."
     hint_text = "Write a message first."
+
+
+class ToolError(RoostError):
+    code = "tool_error"
+    status = 400
+    message_text = "The tool failed: {reason}"
+    hint_text = "Look at its definition on the Tools page."
+
+
+class ToolInvalid(ToolError):
+    code = "tool_invalid"
+    status = 422
+    message_text = "{field} of the tool cannot be used: {reason}."
+    hint_text = "Correct that field; nothing was changed."
+
+
+class ToolFailed(ToolError):
+    code = "tool_failed"
+    status = 502
+    message_text = "{name} gave no result: {reason}."
+    hint_text = "The model was told so. Check the tool on the Tools page, or type the result yourself."
 
 
 class WebError(RoostError):

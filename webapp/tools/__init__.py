@@ -1,0 +1,1 @@
+"""What a model may call: definitions, the check of arguments, and what happens when a tool runs."""

@@ -1,0 +1,79 @@
+"""The tools that come with Roost."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from webapp.chat.messages import ToolCall
+from webapp.tools.builtin import BUILTINS
+from webapp.tools.builtin.calculator import value_of
+from webapp.tools.builtin.units import convert
+from webapp.tools.definition import checked
+from webapp.tools.runner import run_call
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [("1 + 2 * 3", 7), ("(3+4)*2", 14), ("2^10", 1024), ("sqrt(16)", 4.0), ("7 // 2 + 7 % 2", 4), ("-3**2", -9)],
+)
+def test_arithmetic_is_worked_out(expression: str, value: float) -> None:
+    assert value_of(expression.replace("^", "**")) == value
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["9**9**9", "2**99999999", "__import__('os')", "x", "1/0", "(1).real", "[1]*9", "'a'*9", "10**400*1.5", "",
+     "1e999", "(" * 300 + ")" * 300, "+".join("1" * 400), "True + 1", "max()", "sqrt(0-1)", "(0-8)**0.5"],
+)  # fmt: skip
+def test_what_is_no_bounded_arithmetic_is_refused_in_words(expression: str) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        value_of(expression)
+
+
+@pytest.mark.parametrize(
+    ("value", "source", "target", "result"),
+    [
+        (1, "mile", "km", 1.609344),
+        (100, "celsius", "F", 212),
+        (2, "斤", "公斤", 1),
+        (1, "kib", "b", 1024),
+        (3, "feet", "inches", 36),
+        (90, "km/h", "m/s", 25),
+    ],
+)
+def test_units_are_converted(value: float, source: str, target: str, result: float) -> None:
+    assert convert({"value": value, "from_unit": source, "to_unit": target})["value"] == pytest.approx(result)
+
+
+@pytest.mark.parametrize(("source", "target"), [("kg", "m"), ("celsius", "m"), ("parsnip", "m")])
+def test_units_that_do_not_fit_are_refused(source: str, target: str) -> None:
+    with pytest.raises(ValueError, match="not"):
+        convert({"value": 1, "from_unit": source, "to_unit": target})
+
+
+ARGUMENTS = {
+    "calculate": {"expression": "6*7"},
+    "current_time": {"timezone": "Asia/Shanghai"},
+    "convert_units": {"value": 1, "from_unit": "m", "to_unit": "cm"},
+    "random_number": {"minimum": 3, "maximum": 3},
+}
+RESULTS = {"calculate": ("result", 42), "current_time": ("utc_offset", "+0800"), "convert_units": ("value", 100.0),
+           "random_number": ("number", 3)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BUILTINS)
+def test_every_builtin_has_a_good_definition_and_answers_a_call(name: str) -> None:
+    definition = checked(BUILTINS[name].definition)
+    result = run_call(ToolCall("1", name, json.dumps(ARGUMENTS[name])), definition)
+    assert result is not None and not result.is_error
+    key, value = RESULTS[name]
+    assert json.loads(result.text)[key] == value
+
+
+@pytest.mark.parametrize("zone", ["Mars/Olympus", "../../etc/passwd", "\0"])
+def test_a_time_zone_that_is_none_is_an_answer_for_the_model(zone: str) -> None:
+    call = ToolCall("1", "current_time", json.dumps({"timezone": zone}))
+    result = run_call(call, BUILTINS["current_time"].definition)
+    assert result is not None and result.is_error and "time zone" in json.loads(result.text)["error"]

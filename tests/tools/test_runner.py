@@ -1,0 +1,196 @@
+"""A call runs only with arguments of its schema, reaches only what it may, and never breaks a turn."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from webapp.chat.messages import ToolCall
+from webapp.errors import ToolInvalid
+from webapp.tools import http_request
+from webapp.tools.definition import Behaviour, HttpCall, ToolDefinition, checked, from_openai
+from webapp.tools.runner import MAX_RESULT_CHARS, check_call, run_call
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "pattern": "^[A-Z]"},
+        "days": {"type": "integer", "minimum": 1},
+        "at": {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"]},
+    },
+    "required": ["city"],
+    "additionalProperties": False,
+}
+WEATHER = ToolDefinition("get_weather", "Weather", PARAMETERS, Behaviour.FIXED, '{"temperature": "22"}')
+
+
+def call(arguments: object) -> ToolCall:
+    return ToolCall("1", "get_weather", arguments if isinstance(arguments, str) else json.dumps(arguments))
+
+
+def test_a_fixed_value_is_the_result() -> None:
+    result = run_call(call({"city": "Paris"}), WEATHER)
+    assert result is not None and result.text == '{"temperature": "22"}' and not result.is_error
+
+
+def test_a_person_is_asked_for_the_result_of_a_tool_that_asks() -> None:
+    assert run_call(call({"city": "Paris"}), replace(WEATHER, behaviour=Behaviour.ASK)) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        ({}, ""),
+        ({"city": 3}, "city"),
+        ({"city": "Paris", "days": 0}, "days"),
+        ({"city": "Paris", "at": {"x": "perhaps"}}, "at.x"),
+        ({"city": "Paris", "more": 1}, ""),
+        ("[1]", ""),
+        ("{", ""),
+    ],
+)
+def test_arguments_that_do_not_fit_never_run_and_say_where(arguments: object, path: str) -> None:
+    result = run_call(call(arguments), WEATHER)
+    assert result is not None and result.is_error and result.problems[0].path == path
+    assert "do not fit" in json.loads(result.text)["error"]
+
+
+def test_text_is_taken_for_a_number_where_the_schema_wants_one() -> None:
+    assert check_call(call({"city": "Paris", "days": "3"}), WEATHER) == ()
+
+
+def test_patterns_are_checked_by_who_can_do_it_in_linear_time() -> None:
+    asked = []
+    problems = check_call(call({"city": "paris"}), WEATHER, lambda *found: bool(asked.append(found)))
+    assert asked == [("^[A-Z]", "paris")] and problems[0].path == "city"
+
+
+def test_a_huge_result_is_cut_and_says_so() -> None:
+    definition = replace(WEATHER, fixed_value="x" * 5_000_000)
+    result = run_call(call({"city": "Paris"}), definition)
+    assert result is not None and len(result.text) < MAX_RESULT_CHARS + 100 and "5000000 characters" in result.text
+
+
+HOSTILE: dict = {"type": "object"}
+for _ in range(40):
+    HOSTILE = {"type": "object", "properties": {"a": HOSTILE}}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"name": "two words"},
+        {"name": "x" * 65},
+        {"name": 3},
+        {"name": "f", "description": 3},
+        {"name": "f", "parameters": []},
+        {"name": "f", "parameters": {"type": "string"}},
+        {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "nonsense"}}}},
+        {"name": "f", "parameters": {"type": "object", "properties": {"a": {"$ref": "http://evil.example/x"}}}},
+        {"name": "f", "parameters": {"type": "object", "properties": {"a": {"enum": list(range(10_000))}}}},
+        {"name": "f", "parameters": HOSTILE},
+        {"name": "f", "parameters": {"type": "object", "description": "x" * 200_000}},
+        "text",
+        None,
+    ],
+    ids=lambda row: str(row)[:40],
+)
+def test_a_definition_that_cannot_be_kept_names_its_field(value: object) -> None:
+    with pytest.raises(ToolInvalid) as caught:
+        from_openai(value)
+    assert caught.value.params["field"]
+
+
+def test_a_schema_that_refers_to_itself_is_followed_only_as_far_as_the_arguments_go() -> None:
+    node = {"type": "object", "properties": {"next": {"$ref": "#/$defs/node"}}}
+    definition = checked(ToolDefinition("f", parameters={"$defs": {"node": node}, **node}))
+    assert check_call(call({"next": {"next": {"next": {}}}}), definition) == ()
+    assert check_call(call({"next": {"next": 3}}), definition)[0].path == "next.next"
+
+
+def test_both_forms_people_paste_are_read() -> None:
+    function = {"name": "f", "description": "d", "parameters": PARAMETERS}
+    assert from_openai(function) == from_openai({"type": "function", "function": function})
+
+
+class Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path.startswith("/large"):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"x" * (http_request.MAX_RESPONSE_BYTES + 1))
+            return
+        if self.path.startswith("/elsewhere"):
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1/secret")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(json.dumps({"path": self.path, "host": self.headers["Host"]}).encode())
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *found: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1]
+    server.shutdown()
+    server.server_close()
+
+
+def asking(url: str, method: str = "GET") -> ToolDefinition:
+    return replace(WEATHER, behaviour=Behaviour.HTTP, http=HttpCall(url, method, timeout_s=5))
+
+
+def test_arguments_go_into_the_address_encoded(port: int) -> None:
+    definition = asking(f"http://127.0.0.1:{port}/weather/{{city}}?units=si")
+    result = run_call(call({"city": "Saint-Étienne/../x", "days": 2}), definition, ["127.0.0.1"])
+    assert result is not None and not result.is_error
+    assert json.loads(result.text)["path"] == "/weather/Saint-%C3%89tienne%2F..%2Fx?units=si&days=2"
+
+
+def test_a_post_carries_the_rest_as_json(port: int) -> None:
+    result = run_call(call({"city": "Paris"}), asking(f"http://127.0.0.1:{port}/", "POST"), ["127.0.0.1"])
+    assert result is not None and json.loads(result.text) == {"city": "Paris"}
+
+
+@pytest.mark.parametrize(
+    ("url", "allowed", "reason"),
+    [
+        ("http://127.0.0.1:{port}/", [], "not among the allowed hosts"),
+        ("http://localhost:{port}/", ["localhost"], "private address"),
+        ("http://169.254.169.254/latest", ["example.org"], "not among the allowed hosts"),
+        ("file:///etc/passwd", ["127.0.0.1"], "no http"),
+        ("http://user:pass@127.0.0.1/", ["127.0.0.1"], "no http"),
+        ("http://127.0.0.1:{port}/large", ["127.0.0.1"], "larger than"),
+        ("http://127.0.0.1:{port}/elsewhere", ["127.0.0.1"], "answered 302"),
+        ("http://127.0.0.1:1/", ["127.0.0.1"], "127.0.0.1"),
+        ("http://[::bad", ["127.0.0.1"], "no address"),
+        ("http://127.0.0.1:99999/", ["127.0.0.1"], "no address"),
+    ],
+)
+def test_what_must_not_be_reached_is_refused_in_words(port: int, url: str, allowed: list[str], reason: str) -> None:
+    result = run_call(call({"city": "Paris"}), asking(url.format(port=port)), allowed)
+    assert result is not None and result.is_error and reason in json.loads(result.text)["error"]
+
+
+def test_a_name_that_leads_inside_is_refused_at_whatever_it_resolves_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [(2, 1, 6, "", ("10.0.0.7", 80))]
+    monkeypatch.setattr(http_request.socket, "getaddrinfo", lambda *args, **kwargs: rows)
+    result = run_call(call({"city": "Paris"}), asking("http://intranet.example/"), ["intranet.example"])
+    assert result is not None and "private address (10.0.0.7)" in result.text

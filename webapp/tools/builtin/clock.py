@@ -1,0 +1,31 @@
+"""The date and time of this machine's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+PARAMETERS = {
+    "type": "object",
+    "properties": {"timezone": {"type": "string", "description": "IANA name such as Europe/Paris; default: local"}},
+}
+
+
+def current_time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    name = str(arguments.get("timezone") or "")
+    now = datetime.now(_zone(name)) if name else datetime.now().astimezone()
+    return {
+        "date": now.strftime("%Y-%m-%d"),
+        "time": now.strftime("%H:%M:%S"),
+        "weekday": now.strftime("%A"),
+        "utc_offset": now.strftime("%z"),
+    }
+
+
+def _zone(name: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ValueError(f"there is no time zone {name!r}; use a name such as Europe/Paris") from exc

@@ -1,0 +1,99 @@
+"""A tool as a person defines it: what the model is told, what happens when it is called, and who is asked first."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any
+
+from webapp.errors import ToolInvalid
+from webapp.tools.schema_check import check_parameters
+
+NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+MAX_DESCRIPTION_CHARS = 2_000
+MAX_FIXED_CHARS = 100_000
+NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+
+
+class Behaviour(str, Enum):
+    """What a tool does when it is called."""
+
+    FIXED = "fixed"
+    ASK = "ask"
+    HTTP = "http"
+    BUILTIN = "builtin"
+
+
+class Approval(str, Enum):
+    """Who is asked before it runs: the person each time, once a chat, or nobody."""
+
+    ALWAYS = "always"
+    ONCE = "once"
+    NEVER = "never"
+
+
+@dataclass(frozen=True)
+class HttpCall:
+    """``url`` may hold ``{argument}`` in its path and query. Arguments not used there go as JSON body (POST, PUT) or
+    query (GET). ``timeout_s`` counts for the whole answer."""
+
+    url: str = ""
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 10.0
+
+
+@dataclass(frozen=True)
+class ToolDefinition:
+    """``fixed_value`` is returned by FIXED, ``builtin`` names the tool of :mod:`webapp.tools.builtin` BUILTIN runs."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=lambda: dict(NO_PARAMETERS))
+    behaviour: Behaviour = Behaviour.ASK
+    fixed_value: str = ""
+    http: HttpCall = HttpCall()
+    builtin: str = ""
+    approval: Approval = Approval.ALWAYS
+
+    @property
+    def function(self) -> dict[str, Any]:
+        """OpenAI's `function` object, which dialects offer."""
+        return {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}
+
+    def to_openai(self) -> dict[str, Any]:
+        return {"type": "function", "function": self.function}
+
+
+def checked(definition: ToolDefinition) -> ToolDefinition:
+    """The same, or ToolInvalid with the field that is wrong."""
+    if not NAME.fullmatch(definition.name):
+        raise ToolInvalid(field="name", reason="it has 1 to 64 letters, digits, _ and - (as OpenAI's format wants it)")
+    if len(definition.description) > MAX_DESCRIPTION_CHARS:
+        raise ToolInvalid(field="description", reason=f"it has more than {MAX_DESCRIPTION_CHARS} characters")
+    if len(definition.fixed_value) > MAX_FIXED_CHARS:
+        raise ToolInvalid(field="fixed_value", reason=f"it has more than {MAX_FIXED_CHARS} characters")
+    check_parameters(definition.parameters)
+    return definition
+
+
+def from_openai(value: object) -> ToolDefinition:
+    """One entry of an OpenAI `tools` array, or a bare function object as RWKV-Runner's box wants it; ToolInvalid."""
+    if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
+        value = value["function"]
+    if not isinstance(value, Mapping):
+        raise ToolInvalid(field="tool", reason="it must be an object with a name")
+    name, description = value.get("name"), value.get("description") or ""
+    given = value.get("parameters")
+    parameters = dict(NO_PARAMETERS) if given in (None, {}) else given
+    if not isinstance(name, str):
+        raise ToolInvalid(field="name", reason="it must be text")
+    if not isinstance(description, str):
+        raise ToolInvalid(field="description", reason="it must be text")
+    return checked(ToolDefinition(name, description, parameters))
+
+
+def with_behaviour(definition: ToolDefinition, **changes: Any) -> ToolDefinition:
+    return checked(replace(definition, **changes))

@@ -1,0 +1,155 @@
+"""A tool that asks a web address, kept from what a model or a visitor must not reach.
+
+Only hosts on the allow list are asked. A name is resolved once and the connection made to that very address, so that
+it cannot point elsewhere a moment later; addresses that are not public are refused unless the list names the address
+itself. Redirects are not followed. Time and size are bounded for the whole answer.
+"""
+
+from __future__ import annotations
+
+import http.client
+import ipaddress
+import json
+import socket
+import ssl
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+from webapp.errors import ToolFailed
+from webapp.tools.definition import HttpCall
+
+MAX_RESPONSE_BYTES = 256 * 1024
+CHUNK_BYTES = 16 * 1024
+METHODS = ("GET", "POST", "PUT", "DELETE")
+FORBIDDEN_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
+
+
+@dataclass(frozen=True)
+class Address:
+    """``host`` as the address says it, ``ip`` where the connection goes."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    ip: str
+
+
+def request(name: str, call: HttpCall, arguments: Mapping[str, Any], allowed_hosts: Collection[str]) -> str:
+    """The body as text; ToolFailed with the reason."""
+    url, rest = filled(call.url, arguments)
+    if call.method == "GET" and rest:
+        url += ("&" if "?" in url else "?") + urlencode({key: _as_text(value) for key, value in rest.items()})
+    address = _address(name, url, allowed_hosts)
+    body = None if call.method in ("GET", "DELETE") else json.dumps(rest, ensure_ascii=False).encode()
+    try:
+        return _ask(name, address, call, body)
+    except ToolFailed:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as exc:
+        raise ToolFailed(name=name, reason=f"{address.host}: {exc or type(exc).__name__}") from exc
+
+
+def filled(url: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The address with every ``{argument}`` percent-encoded in its place, and the arguments not used."""
+    rest = dict(arguments)
+    for key in arguments:
+        mark = "{" + key + "}"
+        if mark in url:
+            url = url.replace(mark, quote(_as_text(rest.pop(key)), safe=""))
+    return url, rest
+
+
+def _address(name: str, url: str, allowed_hosts: Collection[str]) -> Address:
+    try:
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError as exc:
+        raise ToolFailed(name=name, reason=f"{url[:100]!r} is no address") from exc
+    host = (parts.hostname or "").lower()
+    if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
+        raise ToolFailed(name=name, reason=f"{url[:100]!r} is no http or https address")
+    if host not in {allowed.lower() for allowed in allowed_hosts}:
+        raise ToolFailed(name=name, reason=f"{host} is not among the allowed hosts (setting tool_hosts)")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Address(parts.scheme, host, port, path, _public_ip(name, host, port))
+
+
+def _public_ip(name: str, host: str, port: int) -> str:
+    """The first address of the host that may be asked."""
+    try:
+        found = [str(row[4][0]) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except OSError as exc:
+        raise ToolFailed(name=name, reason=f"{host} cannot be found") from exc
+    for ip in found:
+        if _is_literal(host) or ipaddress.ip_address(ip.partition("%")[0]).is_global:
+            return ip
+    raise ToolFailed(name=name, reason=f"{host} leads to a private address ({found[0] if found else 'none'})")
+
+
+def _is_literal(host: str) -> bool:
+    """An address written out was allowed as such, knowingly."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _ask(name: str, address: Address, call: HttpCall, body: bytes | None) -> str:
+    ends_at = time.monotonic() + call.timeout_s
+    connection = _Pinned(address, call.timeout_s)
+    try:
+        connection.request(call.method, address.path, body, _headers(call, body))
+        response = connection.getresponse()
+        text = _read(name, connection, response, ends_at)
+    finally:
+        connection.close()
+    if not 200 <= response.status < 300:
+        raise ToolFailed(name=name, reason=f"{address.host} answered {response.status}: {text[:200]}")
+    return text
+
+
+def _headers(call: HttpCall, body: bytes | None) -> dict[str, str]:
+    given = {key: value for key, value in call.headers.items() if key.lower() not in FORBIDDEN_HEADERS}
+    kind = {"Content-Type": "application/json"} if body is not None else {}
+    return {"User-Agent": "Roost", "Accept": "application/json, text/*", **kind, **given}
+
+
+def _read(name: str, connection: http.client.HTTPConnection, response: http.client.HTTPResponse, ends_at: float) -> str:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        left = ends_at - time.monotonic()
+        if left <= 0:
+            raise ToolFailed(name=name, reason="it took too long")
+        if connection.sock is not None:
+            connection.sock.settimeout(left)
+        part = response.read1(CHUNK_BYTES)
+        if not part:
+            return b"".join(parts).decode("utf-8", "replace")
+        parts.append(part)
+        size += len(part)
+        if size > MAX_RESPONSE_BYTES:
+            raise ToolFailed(name=name, reason=f"its answer is larger than {MAX_RESPONSE_BYTES // 1024} KiB")
+
+
+class _Pinned(http.client.HTTPConnection):
+    """Connects to the address that was checked; the certificate is still the host's."""
+
+    def __init__(self, address: Address, timeout_s: float) -> None:
+        super().__init__(address.host, address.port, timeout=timeout_s)
+        self._address = address
+
+    def connect(self) -> None:
+        made = socket.create_connection((self._address.ip, self._address.port), self.timeout)
+        if self._address.scheme == "https":
+            made = ssl.create_default_context().wrap_socket(made, server_hostname=self._address.host)
+        self.sock = made
+
+
+def _as_text(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,89 @@
+"""Running one call: the arguments are checked first, and whatever goes wrong becomes words for the model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from webapp.chat.messages import ToolCall
+from webapp.errors import ToolFailed
+from webapp.tools import http_request
+from webapp.tools.builtin import BUILTINS
+from webapp.tools.definition import Behaviour, ToolDefinition
+from webapp.tools.schema_check import Matcher, Problem, argument_problems, coerced
+
+MAX_RESULT_CHARS = 16_000
+"""What a model gets to read of a result; the rest is cut, and said to be."""
+
+
+@dataclass(frozen=True)
+class ToolResult:
+    """``text`` is what the model reads. ``problems`` are those of the arguments, each at its path."""
+
+    text: str
+    is_error: bool = False
+    problems: tuple[Problem, ...] = ()
+
+
+def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
+    """The call's arguments as the schema's types; ValueError when its text is no JSON object."""
+    value = json.loads(call.arguments or "{}")
+    if not isinstance(value, dict):
+        raise ValueError("the arguments are no JSON object")
+    return coerced(value, definition.parameters)
+
+
+def check_call(call: ToolCall, definition: ToolDefinition, matches: Matcher | None = None) -> tuple[Problem, ...]:
+    """What is wrong with the arguments, before anything runs."""
+    try:
+        arguments = arguments_of(call, definition)
+    except ValueError as exc:
+        return (Problem("", f"the arguments are no JSON object: {exc}"[:300]),)
+    return argument_problems(arguments, definition.parameters, matches)
+
+
+def run_call(
+    call: ToolCall,
+    definition: ToolDefinition,
+    allowed_hosts: Collection[str] = (),
+    matches: Matcher | None = None,
+) -> ToolResult | None:
+    """The result, or None where a person has to give it (ASK). Never raises for what a tool or a model does wrong."""
+    problems = check_call(call, definition, matches)
+    if problems:
+        told = "; ".join(
+            f"{problem.path}: {problem.message}" if problem.path else problem.message for problem in problems
+        )
+        return error_result(f"the arguments do not fit: {told}", problems)
+    if definition.behaviour is Behaviour.ASK:
+        return None
+    if definition.behaviour is Behaviour.FIXED:
+        return ToolResult(bounded(definition.fixed_value))
+    try:
+        return ToolResult(bounded(_answer(call, definition, allowed_hosts)))
+    except (ToolFailed, ValueError, ArithmeticError) as exc:
+        reason = exc.params.get("reason", str(exc)) if isinstance(exc, ToolFailed) else str(exc)
+        return error_result(str(reason))
+
+
+def error_result(reason: str, problems: tuple[Problem, ...] = ()) -> ToolResult:
+    """As JSON, so that a model can tell it from a value."""
+    return ToolResult(bounded(json.dumps({"error": reason}, ensure_ascii=False)), True, problems)
+
+
+def bounded(text: str) -> str:
+    if len(text) <= MAX_RESULT_CHARS:
+        return text
+    return f"{text[:MAX_RESULT_CHARS]}\n[cut: {len(text)} characters in all]"
+
+
+def _answer(call: ToolCall, definition: ToolDefinition, allowed_hosts: Collection[str]) -> str:
+    arguments: Mapping[str, Any] = arguments_of(call, definition)
+    if definition.behaviour is Behaviour.HTTP:
+        return http_request.request(definition.name, definition.http, arguments, allowed_hosts)
+    builtin = BUILTINS.get(definition.builtin)
+    if builtin is None:
+        raise ValueError(f"there is no built-in tool {definition.builtin!r}")
+    return json.dumps(builtin.run(arguments), ensure_ascii=False)
