@@ -1,50 +1,97 @@
-"""Trained initial states (``time_state``) from a file of their own, checked before anything is applied.
+"""Trained initial states (``time_state``) from a file, checked before anything is applied.
 
 Orientation at Roost's boundary: ``layers[layer, head, value_index, key_index]``, which is that of state-tuning files
 and of the rwkv package's v7 runtime. (Its v5 and v6 runtime holds the transpose; the backend turns it.)
 
-Limits. A state of v6 and one of v7 with equal sizes cannot be told apart by their tensors. web-rwkv's own ``.st``
-states are transposed in the last two indices under the same names, which cannot be told either: such a file is read
-as the official orientation, so convert from the original ``.pth`` instead.
+Limits. A state of v6 and one of v7 with equal sizes cannot be told apart by their tensors; what a file says about
+itself, or an official name, is believed (:mod:`.state_origin`). web-rwkv's own ``.st`` states are transposed in the
+last two indices under the same names, which cannot be told either: such a file is read as the official orientation, so
+convert from the original ``.pth`` instead.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from webapp.engine.model_config import ModelConfig
-from webapp.errors import StateMismatch
 from webapp.weights.architecture import STATE_NAME, describe
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
+from webapp.weights.state_layers import read_layers
+from webapp.weights.state_mismatch import Words, mismatch
+from webapp.weights.state_origin import Origin, origin_of
 
-FLOATS = ("float32", "float16", "bfloat16", "float64")
 KINDS = {"model": "a whole model", "music": "a whole model", "lora": "a LoRA", "unknown": "a file of other tensors"}
+CONTENT = Words("the content", "content")
+ONLY_STATES = Words("blocks.N.att.time_state for each layer and nothing else", "only_states")
 
 
 @dataclass(frozen=True)
 class StateFile:
-    """``layers``: float32 ``(n_layer, n_head, head_size, head_size)``, read-only; ``digest``: SHA-256 of it, hex."""
+    """``layers``: float32 ``(n_layer, n_head, head_size, head_size)``, read-only; ``digest``: SHA-256 of it, hex.
+
+    ``origin`` says for which architecture it was made, as far as that can be told.
+    """
 
     name: str
     layers: np.ndarray
     digest: str
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """``(n_layer, n_head, head_size)``"""
+        n_layer, n_head, head_size, _ = self.layers.shape
+        return n_layer, n_head, head_size
+
+    def norms(self) -> list[float]:
+        """Euclidean length of each layer's values."""
+        rows = self.layers.reshape(len(self.layers), -1).astype(np.float64)
+        return [float(norm) for norm in np.sqrt((rows * rows).sum(axis=1))]
 
 
 def read_state_file(path: str | Path, config: ModelConfig) -> StateFile:
-    """Reads .pth, .safetensors, .st or .state; StateMismatch says what was expected and found. Needs no torch."""
+    """The state of a .pth, .safetensors, .st or .state for this model; StateMismatch says what was expected and found.
+    Needs no torch."""
     path = Path(path)
     if config.major == 4:
-        raise _mismatch(path, "the model's version", "RWKV 5, 6 or 7", "RWKV 4, which has no state files")
+        found = Words("RWKV 4, which has no state files", "no_states_in_4")
+        raise mismatch(path, Words("the model's version", "version"), "RWKV 5, 6 or 7", found)
     with open_checkpoint(path) as checkpoint:
-        _check_kind(path, checkpoint)
-        _check_layers(path, checkpoint, config)
-        layers = np.stack([_layer(path, checkpoint, layer, config) for layer in range(config.n_layer)])
-    layers.flags.writeable = False
-    return StateFile(path.stem, layers, state_digest(layers))
+        _check_only_states(path, checkpoint)
+        origin = origin_of(path, checkpoint.metadata)
+        _check_origin(path, origin, config.major)
+        layers = read_layers(path, checkpoint, (config.n_layer, config.n_head, config.head_size))
+    return StateFile(path.stem, layers, state_digest(layers), origin)
+
+
+def open_state(path: str | Path) -> StateFile:
+    """The same for no model in particular: sizes are what the file has, and have to be those of some model."""
+    path = Path(path)
+    with open_checkpoint(path) as checkpoint:
+        _check_only_states(path, checkpoint)
+        layers = read_layers(path, checkpoint)
+        return StateFile(path.stem, layers, state_digest(layers), origin_of(path, checkpoint.metadata))
+
+
+def merged_state(path: str | Path) -> StateFile:
+    """The state merged in a model file, in the official orientation whatever the file's; StateMismatch without one."""
+    path = Path(path)
+    with open_checkpoint(path) as checkpoint:
+        infos = {name: checkpoint.info(name) for name in checkpoint.names()}
+        found = describe(infos, "_strategy" in checkpoint.metadata)
+        if found.config is None or not any(STATE_NAME.fullmatch(name) for name in infos):
+            words = Words("no blocks.N.att.time_state", "no_states")
+            raise mismatch(path, CONTENT, Words("a model with a state in it", "merged_model"), words)
+        config = found.config
+        layers = read_layers(path, checkpoint, (config.n_layer, config.n_head, config.head_size))
+    if found.naming == "web-rwkv":  # RWKV-Runner's convert_safetensors.py turns time_state, too
+        layers = np.ascontiguousarray(layers.swapaxes(-1, -2))
+        layers.flags.writeable = False
+    return StateFile(path.stem, layers, state_digest(layers), Origin(str(config.major), "model"))
 
 
 def state_digest(layers: np.ndarray) -> str:
@@ -53,51 +100,24 @@ def state_digest(layers: np.ndarray) -> str:
     return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
 
 
-def _check_kind(path: Path, checkpoint: Checkpoint) -> None:
+def _check_only_states(path: Path, checkpoint: Checkpoint) -> None:
     infos = {name: checkpoint.info(name) for name in checkpoint.names()}
     kind = describe(infos).kind
     if kind == "state":
         return
-    found = KINDS[kind]
     strangers = [name for name in infos if not STATE_NAME.fullmatch(name)]
-    if kind == "unknown":
-        found += f" ({strangers[0]} is one)" if strangers else ", none in fact"
-    raise _mismatch(path, "the content", "blocks.N.att.time_state for each layer and nothing else", found)
+    if kind != "unknown":
+        found = Words(KINDS[kind], f"kind_{kind}")
+    elif strangers:
+        found = Words(f"{KINDS[kind]} ({strangers[0]} is one)", "kind_other", tensor=strangers[0])
+    else:
+        found = Words(f"{KINDS[kind]}, none in fact", "kind_empty")
+    raise mismatch(path, CONTENT, ONLY_STATES, found)
 
 
-def _check_layers(path: Path, checkpoint: Checkpoint, config: ModelConfig) -> None:
-    names = checkpoint.names()
-    if len(names) != config.n_layer:
-        raise _mismatch(path, "the number of layers", config.n_layer, len(names))
-    for layer in range(config.n_layer):
-        if _name(layer) not in names:
-            odd = next(name for name in names if name not in {_name(i) for i in range(config.n_layer)})
-            raise _mismatch(path, f"the name of layer {layer}", _name(layer), odd)
-
-
-def _layer(path: Path, checkpoint: Checkpoint, layer: int, config: ModelConfig) -> np.ndarray:
-    name = _name(layer)
-    info = checkpoint.info(name)
-    expected = (config.n_head, config.head_size, config.head_size)
-    if info.shape != expected:
-        raise _mismatch(path, f"the shape of {name}", _sizes(expected), _sizes(info.shape))
-    if info.dtype not in FLOATS:
-        raise _mismatch(path, f"the type of {name}", "floating point", info.dtype)
-    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused as such
-        values = checkpoint.array(name).astype(np.float32)
-    bad = int(values.size - np.isfinite(values).sum())
-    if bad:
-        raise _mismatch(path, f"every value of {name}", "a finite number", f"NaN or infinite in {bad} places")
-    return values
-
-
-def _name(layer: int) -> str:
-    return f"blocks.{layer}.att.time_state"
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "a single number"
-
-
-def _mismatch(path: Path, what: str, expected: object, found: object) -> StateMismatch:
-    return StateMismatch(path=str(path), what=what, expected=str(expected), found=str(found))
+def _check_origin(path: Path, origin: Origin, major: int) -> None:
+    if origin.architecture and origin.architecture != str(major):
+        by_name = " (by its name; rename the file if that is wrong)" if origin.told_by == "name" else ""
+        key = "made_for_by_name" if by_name else "made_for"
+        found = Words(f"RWKV-{origin.architecture}{by_name}", key, found_version=origin.architecture)
+        raise mismatch(path, Words("the version it was made for", "architecture"), f"RWKV-{major}", found)
