@@ -170,16 +170,6 @@ def test_weights_that_give_no_number_fail_the_load(tmp_path: Path) -> None:
         load(tmp_path / "model.pth")
 
 
-def test_a_file_in_web_rwkv_naming_is_refused(tmp_path: Path) -> None:
-    weights = write_checkpoint(tmp_path / "model.st", "6")
-    renamed = {
-        name.replace("time_faaaa", "time_first").replace("time_maa", "time_mix"): a for name, a in weights.items()
-    }
-    write_tensors(tmp_path / "model.st", renamed)
-    with pytest.raises(WeightsError, match="web-rwkv"):
-        load(tmp_path / "model.st")
-
-
 @pytest.mark.parametrize(
     ("architecture", "strategy"), [*((architecture, "cpu fp32i8") for architecture in BEFORE_7), ("6", "cpu bf16")]
 )
@@ -204,7 +194,7 @@ def convert(raw: Path, converted: Path, strategy: str, architecture: str) -> Non
 
     module = package.import_package(model_loader.switches(inspect(raw).config, strategy, is_music=False))
     weights = model_loader.DeferredWeights(str(raw), lambda progress: None)
-    handed = model_loader._handed_to_package(weights, inspect(raw).config, inspect(raw))
+    handed = model_loader._handed_to_package(weights, inspect(raw).config, inspect(raw), keeps_rows=False)
     with package.torch_load_returns("raw.pth", handed), pytest.raises(SystemExit):
         module.RWKV("raw", strategy, convert_and_save_and_exit=str(converted))
 

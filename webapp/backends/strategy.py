@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import NoReturn
 
-from webapp.errors import StrategyError
+from webapp.backends.strategy_problems import refuse
 
+MAX_LENGTH = 500
+"""Characters: some thirty parts."""
 PART = re.compile(
-    r"(?P<device>cuda(?::\d+)?|cpu|mps|dml) (?P<dtype>fp32|fp16|bf16)(?P<int>i\d+)?(?: \*(?P<count>\d+)(?P<plus>\+)?)?"
+    r"(?P<device>cuda(?::\d{1,4})?|cpu|mps|dml) (?P<dtype>fp32|fp16|bf16)(?P<int>i\d{1,2})?"
+    r"(?: \*(?P<count>\d{1,18})(?P<plus>\+)?)?",
+    re.ASCII,
 )
-EXAMPLES = "Examples: `cpu fp32`, `cpu bf16`, `cuda fp16`, `cuda fp16i8 *20 -> cpu fp32`."
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class LayerPlacement:
 
 def parse_strategy(strategy: str) -> tuple[StrategyPart, ...]:
     """Case and extra spaces do not matter. Raises StrategyError."""
+    if len(strategy) > MAX_LENGTH:
+        refuse(f"{strategy[:40]}…", "too_long", limit=MAX_LENGTH)
     texts = [" ".join(text.lower().split()) for text in strategy.split("->")]
     return tuple(_parse_part(strategy, text) for text in texts)
 
@@ -72,30 +76,29 @@ def place_layers(strategy: str, n_layer: int) -> tuple[LayerPlacement, ...]:
 def _parse_part(strategy: str, text: str) -> StrategyPart:
     found = PART.fullmatch(text)
     if found is None:
-        refuse(strategy, f"{text!r} is not `device precision *layers`" if text else "a part of it is empty", EXAMPLES)
+        refuse(strategy, "not_a_part" if text else "part_empty", part=text)
     if found["int"] not in (None, "i8"):
-        refuse(strategy, f"the rwkv package has no {found['int']}", f"Use i8: `{found['device']} {found['dtype']}i8`.")
+        refuse(strategy, "no_such_int", int=found["int"], device=found["device"], dtype=found["dtype"])
     layers = None if found["count"] is None else int(found["count"])
     part = StrategyPart(found["device"], found["dtype"], found["int"] == "i8", layers, found["plus"] is not None)
     if part.layers == 0 and not part.streams:
-        refuse(strategy, f"`{part}` holds no layer", "Leave this part out.")
+        refuse(strategy, "no_layer", part=part)
     if part.streams and part.device == "cpu":
-        refuse(strategy, "only layers of a GPU can be streamed", f"Leave out the `+` of `{part}`.")
+        refuse(strategy, "cpu_streams", part=part)
     return part
 
 
 def _counts(strategy: str, parts: tuple[StrategyPart, ...], total: int) -> list[int]:
     streaming = [index for index, part in enumerate(parts) if part.streams]
     if len(streaming) > 1:
-        refuse(strategy, "only one part can stream", "Keep the `+` in one part.")
+        refuse(strategy, "two_streams")
     counts = [part.layers or 0 for part in parts]
     if sum(counts) > total:
-        way_out = f"This model has {total - 1} layers and the head: give out {total} in all."
-        refuse(strategy, f"it places {sum(counts)} layers", way_out)
+        refuse(strategy, "too_many_layers", placed=sum(counts), n_layer=total - 1, total=total)
     _share_rest(parts, counts, total - sum(counts), streaming)
     for part, count in zip(parts, counts, strict=True):
         if count == 0:
-            refuse(strategy, f"no layer is left for `{part}`", f"Leave `{part}` out, or give the others fewer layers.")
+            refuse(strategy, "none_left", part=part)
     return counts
 
 
@@ -111,7 +114,3 @@ def _share_rest(parts: tuple[StrategyPart, ...], counts: list[int], rest: int, s
         rest -= counts[index]
     counts[-1] += rest
 
-
-def refuse(strategy: str, reason: str, way_out: str) -> NoReturn:
-    """Raises StrategyError."""
-    raise StrategyError(strategy=strategy, reason=reason, way_out=way_out)

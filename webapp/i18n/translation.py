@@ -77,10 +77,16 @@ def translate(key: str, locale: str, **params: Any) -> str:
 
 def translate_error(error: RoostError, locale: str) -> tuple[str, str]:
     """(sentence, way out) in the reader's language; English where the catalogue has no words for the code."""
-    params = {name: phrase(value, locale) for name, value in error.params.items()}
+    params = {name: _in_words(name, error.params, locale) for name in error.params}
     message = catalogue().find(f"error.{error.code}.message", locale) or error.message_text
     hint = catalogue().find(f"error.{error.code}.hint", locale) or error.hint_text
     return fill(message, params), fill(hint, params)
+
+
+def _in_words(name: str, params: dict[str, Any], locale: str) -> Any:
+    """A parameter ``reason`` may come with a ``reason_key``: the catalogue's text of that, filled with the rest."""
+    text = catalogue().find(str(params.get(f"{name}_key")), locale)
+    return fill(text, params) if text else phrase(params[name], locale)
 
 
 def phrase(text: Any, locale: str) -> Any:

@@ -53,6 +53,10 @@ class Checkpoint:
     def info(self, name: str) -> TensorInfo:
         return self._find(name).info
 
+    def stored(self, name: str) -> StoredTensor:
+        """Where a tensor's bytes lie in the file, for a reader that does not want them mapped."""
+        return self._find(name)
+
     def array(self, name: str) -> np.ndarray:
         """Read-only numpy view into the file, strides as stored; bfloat16 comes widened to a float32 copy."""
         stored = self._find(name)
@@ -78,6 +82,14 @@ class Checkpoint:
             return torch.empty(info.shape, dtype=dtype)
         flat = self._bytes(stored)
         return torch.frombuffer(flat, dtype=dtype).as_strided(info.shape, stored.strides)
+
+    def release(self) -> bool:
+        """Lets go of the pages read so far, which count as this process's memory; they are read again when they are
+        needed. False where the system cannot (Windows): there only :meth:`close` does it."""
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return False
+        self._map.madvise(mmap.MADV_DONTNEED)
+        return True
 
     def close(self) -> None:
         """Gives the file back; the memory map itself lives as long as the last array made from it."""

@@ -1,53 +1,26 @@
 """Weights for the package that are read from the file one by one, at the moment it converts them.
 
 The package calls ``torch.load`` and then walks over the names, replacing (v4 to v6) or deleting (v7) each tensor as it
-goes. Given stand-ins that read on first use, it never holds more than its converted model and the tensor in hand.
+goes. Given stand-ins (``deferred_tensor``) that read on first use, it never holds more than its converted model and a
+piece of the tensor in hand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from webapp.engine.backend import LoadProgress, ProgressCallback
-from webapp.weights.checkpoint import open_checkpoint
+from webapp.weights.naming import open_official
 from webapp.weights.tensor_info import TensorInfo
 
-REOPEN_AFTER_BYTES = 64 * 2**20
-MOST_REOPENINGS = 16  # each reads the table of contents again, some 10 ms
-
-
-class DeferredTensor:
-    """Stands for a tensor until it is used: any operation reads it and gives a real tensor back."""
-
-    requires_grad = False  # the package writes it
-
-    def __init__(self, info: TensorInfo, read: Callable[[str], Any], is_widened: bool = False) -> None:
-        self.shape = info.shape
-        self._name = info.name
-        self._read = read
-        self._is_widened = is_widened
-
-    def read(self) -> Any:
-        tensor = self._read(self._name)
-        return tensor.float() if self._is_widened else tensor
-
-    def __getattr__(self, attribute: str) -> Any:
-        return getattr(self.read(), attribute)
-
-    def __truediv__(self, divisor: float) -> Any:
-        return self.read() / divisor
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """torch's hook for arguments that are not tensors: called as ``torch.nn.functional.layer_norm(self, ...)``."""
-        kwargs = {name: _real(value) for name, value in (kwargs or {}).items()}
-        return function(*map(_real, args), **kwargs)
-
-
-def _real(value: Any) -> Any:
-    return value.read() if isinstance(value, DeferredTensor) else value
+PIECE_BYTES = 4 * 2**20
+"""Of the file, at a time: small enough for a processor's cache, also widened."""
+HELD_BYTES = 32 * 2**20
+"""Pages read through a map count as this process's memory until it lets go of them."""
+MOST_REOPENINGS = 16  # each reads the table of contents again, some 10 ms; for systems that cannot let go
 
 
 class DeferredWeights:
@@ -56,7 +29,7 @@ class DeferredWeights:
     def __init__(self, path: str, progress: ProgressCallback) -> None:
         self._path = Path(path)
         self._progress = progress
-        self._checkpoint = open_checkpoint(self._path)
+        self._checkpoint = open_official(self._path)
         self._mapped_bytes = 0
         self._done: set[str] = set()
         self._done_bytes = 0
@@ -64,25 +37,47 @@ class DeferredWeights:
         self.infos: Mapping[str, TensorInfo] = {name: self._checkpoint.info(name) for name in self._checkpoint.names()}
         self.metadata = self._checkpoint.metadata
         self._total_bytes = sum(info.nbytes for info in self.infos.values())
-        self._reopen_after = max(REOPEN_AFTER_BYTES, self._total_bytes // MOST_REOPENINGS)
-
-    def deferred(self, name: str, is_widened: bool = False) -> DeferredTensor:
-        """``is_widened``: comes as float32 whatever the file has."""
-        return DeferredTensor(self.infos[name], self.read, is_widened)
+        self._reopen_after = max(HELD_BYTES, self._total_bytes // MOST_REOPENINGS)
 
     def read(self, name: str) -> Any:
         """A tensor in memory of its own: a model must not run out of a file that someone may overwrite."""
-        if self._failure is not None:  # the package catches everything around its first use of the embedding
+        with self._reading(name):
+            tensor = self._checkpoint.tensor(name).clone()
+            self._let_go(self.infos[name].nbytes)
+        return tensor
+
+    def pieces(self, name: str) -> Iterator[tuple[int, Any]]:
+        """Row number and rows from there on, in order, as views into the file: to be used before the next one."""
+        info = self.infos[name]
+        rows = max(1, PIECE_BYTES * info.shape[0] // max(info.nbytes, 1))
+        with self._reading(name):
+            for start in range(0, info.shape[0], rows):
+                piece = self._checkpoint.tensor(name)[start : start + rows]
+                yield start, piece
+                size = piece.nbytes
+                del piece
+                self._let_go(size)
+
+    def float_pieces(self, name: str, divisor: float = 1.0) -> Iterator[tuple[int, Any]]:
+        """The same divided, in the file's precision, and then widened."""
+        for start, piece in self.pieces(name):
+            yield start, (piece if divisor == 1 else piece / divisor).float()
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        """Counts ``name``. A failure is remembered: the package catches everything around its first reading."""
+        if self._failure is not None:
             raise self._failure
         try:
             self._report()
-            tensor = self._checkpoint.tensor(name).clone()
+            yield
             self._count(self.infos[name])
             self._report()
+        except GeneratorExit:
+            raise
         except BaseException as exc:
             self._failure = exc
             raise
-        return tensor
 
     def report_done(self) -> None:
         """The last report, of everything, also when the package left a tensor unread."""
@@ -96,11 +91,14 @@ class DeferredWeights:
         if info.name not in self._done:
             self._done.add(info.name)
             self._done_bytes += info.nbytes
-        self._mapped_bytes += info.nbytes
-        if self._mapped_bytes > self._reopen_after:
-            # Pages read through a map count as this process's memory until it is unmapped.
+
+    def _let_go(self, size: int) -> None:
+        self._mapped_bytes += size
+        if self._mapped_bytes >= HELD_BYTES and self._checkpoint.release():
+            self._mapped_bytes = 0
+        elif self._mapped_bytes > self._reopen_after:
             self._checkpoint.close()
-            self._checkpoint = open_checkpoint(self._path)
+            self._checkpoint = open_official(self._path)
             self._mapped_bytes = 0
 
     def _report(self) -> None:

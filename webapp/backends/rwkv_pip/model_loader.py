@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from webapp.backends.rwkv_pip import v7_layout
+from webapp.backends.rwkv_pip.deferred_tensor import DeferredEmbedding, DeferredTensor
 from webapp.backends.rwkv_pip.deferred_weights import DeferredWeights
 from webapp.backends.rwkv_pip.package import forget_package, import_package, torch_load_returns
 from webapp.backends.rwkv_pip.requirements import check_torch_devices
-from webapp.backends.strategy import canonical_strategy, parse_strategy, refuse
+from webapp.backends.rwkv_pip.v7_layout import LAYOUT_KEY, V7_LAYOUT
+from webapp.backends.strategy import canonical_strategy, parse_strategy
+from webapp.backends.strategy_problems import refuse
 from webapp.engine.backend import ProgressCallback
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
@@ -30,8 +34,7 @@ if TYPE_CHECKING:
 
 # The package's name for it; torch.load gets it back with .pth at its end.
 PLACEHOLDER = "roost-deferred-weights"
-# The package normalises the embedding before it widens it, which from a bf16 file costs 1e-2 in the logits of fp32.
-NORMALISED_AT_LOAD = ("emb.weight", "blocks.0.ln0.weight", "blocks.0.ln0.bias")
+EMBEDDING = "emb.weight"
 CONVERSION_MARKS = ("_strategy", "_version", "_rescale_layer")
 
 
@@ -74,10 +77,11 @@ def load_model(path: str, config: ModelConfig, strategy: str, progress: Progress
     module = import_package(switches(config, strategy, is_music=inspection.kind == "music"))
     weights = DeferredWeights(path, progress)
     try:
-        with torch_load_returns(f"{PLACEHOLDER}.pth", _handed_to_package(weights, config, inspection)):
+        keeps_rows = _keeps_rows(config, strategy, module)
+        with torch_load_returns(f"{PLACEHOLDER}.pth", _handed_to_package(weights, config, inspection, keeps_rows)):
             model = module.RWKV(PLACEHOLDER, canonical_strategy(strategy))
-        if config.major == 7:
-            _turn_half_matrices(model, module)
+        if keeps_rows:
+            _turn_half_matrices(model)
         initial_state = _initial_state(weights, config)
         weights.report_done()
     except BaseException:
@@ -111,21 +115,27 @@ def switches(config: ModelConfig, strategy: str, is_music: bool) -> dict[str, st
 
 
 def _check_file(inspection: Inspection, strategy: str) -> None:
-    if inspection.naming == "web-rwkv":
-        reason = "it has web-rwkv's tensor names and transposes; load the .pth it was made from"
-        raise WeightsError(path=inspection.path, reason=reason)
     converted = inspection.converted_strategy
+    is_v7 = inspection.config is not None and inspection.config.major == 7
+    if converted is not None and is_v7 and inspection.metadata.get(LAYOUT_KEY) != V7_LAYOUT:
+        reason = "it was converted by a program that cannot convert RWKV-7; convert the original with `roost convert`"
+        raise WeightsError(path=inspection.path, reason=reason)
     if converted is not None and canonical_strategy(strategy) != canonical_strategy(converted):
-        refuse(strategy, f"the file was converted for `{converted}`", f"Load it with `{converted}`.")
+        refuse(strategy, "converted_for", converted=converted)
 
 
-def _handed_to_package(weights: DeferredWeights, config: ModelConfig, inspection: Inspection) -> dict[str, Any]:
+def _handed_to_package(
+    weights: DeferredWeights, config: ModelConfig, inspection: Inspection, keeps_rows: bool
+) -> dict[str, Any]:
     """What the package's ``torch.load`` returns. A merged ``time_state`` is left out: its RWKV-7 would ignore it, its
     RWKV-5 and 6 round it, and a single-head one breaks them; :func:`_initial_state` sees to it for all alike."""
     names = [name for name in weights.infos if not name.endswith(".time_state")]
     if inspection.converted_strategy is None:
-        return {name: weights.deferred(name, is_widened=name in NORMALISED_AT_LOAD) for name in names}
-    handed: dict[str, Any] = {_name_before_conversion(name, config): weights.read(name) for name in names}
+        handed: dict[str, Any] = {name: DeferredTensor(weights, name, keeps_rows) for name in names}
+        return handed | {EMBEDDING: DeferredEmbedding(weights, EMBEDDING)}
+    if config.major == 7:
+        return v7_layout.handed_over(names, weights.read)
+    handed = {_name_before_conversion(name, config): weights.read(name) for name in names}
     handed |= {mark: weights.metadata[mark] for mark in CONVERSION_MARKS if mark in weights.metadata}
     handed["_rescale_layer"] = int(handed.get("_rescale_layer", 0))
     return handed
@@ -136,15 +146,20 @@ def _name_before_conversion(name: str, config: ModelConfig) -> str:
     return name.replace(".time_first", ".time_faaaa") if config.major == 6 else name
 
 
-def _turn_half_matrices(model: Any, module: ModuleType) -> None:
-    """Same values and shapes, columns instead of rows in sequence. On a CPU, torch multiplies a vector by a row-major
-    bf16 or fp16 matrix (which the package's RWKV-7 makes of all) far slower than by this, the layout of its Linear:
-    12 layers x 768 in bf16 decode 1.9 tokens a second of one core so, 17 turned; in fp32 it makes no difference."""
-    is_half = module.DTYPE.itemsize == 2
-    if module.DEVICE != "cpu" or not is_half or module.os.environ["RWKV_JIT_ON"] == "1":
-        return
+def _keeps_rows(config: ModelConfig, strategy: str, module: ModuleType) -> bool:
+    """Whether matrices keep the file's layout, seen transposed: columns instead of rows in sequence. On a CPU, torch
+    multiplies a vector by a row-major bf16 or fp16 matrix (which the package's RWKV-7 makes of all) far slower than by
+    this, the layout of its Linear: 12 layers x 768 in bf16 decode 1.9 tokens a second of one core so, 17 turned; in
+    fp32 it makes no difference."""
+    part = parse_strategy(strategy)[0]
+    is_plain_cpu = part.device == "cpu" and module.os.environ["RWKV_JIT_ON"] != "1"
+    return config.major == 7 and is_plain_cpu and part.dtype != "fp32"
+
+
+def _turn_half_matrices(model: Any) -> None:
+    """Same values and shapes: the small matrices, which the package takes as the file has them."""
     for name, tensor in model.z.items():
-        if tensor.dim() == 2 and name != "emb.weight":
+        if tensor.dim() == 2 and name != EMBEDDING and not tensor.t().is_contiguous():
             model.z[name] = tensor.t().contiguous().t()
 
 

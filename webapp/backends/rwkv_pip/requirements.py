@@ -9,13 +9,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from webapp.backends.strategy import StrategyPart, parse_strategy, place_layers, refuse
+from webapp.backends.rwkv_pip import torch_build
+from webapp.backends.strategy import StrategyPart, parse_strategy, place_layers
+from webapp.backends.strategy_problems import refuse, unavailable
 from webapp.engine.backend import Availability
 from webapp.engine.model_config import ModelConfig
-from webapp.errors import BackendUnavailable
 
 NVIDIA_TRACES = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # driver, WSL 2, AMD's ROCm
-CPU_INSTEAD = "Use `cpu fp32`, or `cpu bf16` for half the memory."
 
 
 def package_availability() -> Availability:
@@ -33,34 +33,43 @@ def check_strategy(config: ModelConfig, strategy: str) -> None:
         _check_v7(strategy, parts)
     place_layers(strategy, config.n_layer)
     for part in parts:
-        _check_device(part.device)
+        check_device(part.device)
 
 
 def _check_v7(strategy: str, parts: tuple[StrategyPart, ...]) -> None:
     """The package's RWKV-7 puts every layer on the first part's device, and asserts or ignores the rest."""
     first = parts[0]
-    plain = f"`{first.device} {first.dtype}`"
+    plain = f"{first.device} {first.dtype}"
     if len(parts) > 1:
-        refuse(strategy, "the rwkv package cannot split RWKV-7 between devices or precisions", f"Use {plain}.")
+        refuse(strategy, "v7_split", plain=plain)
     if first.is_int8:
-        way_out = f"Use `{first.device} bf16` (2 bytes a weight), a smaller model, or RWKV-6, which has int8."
-        refuse(strategy, "the rwkv package has no int8 for RWKV-7", way_out)
+        refuse(strategy, "v7_int8", device=first.device)
     if first.streams:
-        refuse(strategy, "the rwkv package cannot stream the layers of RWKV-7", f"Use {plain} or `cpu bf16`.")
+        refuse(strategy, "v7_stream", plain=plain)
     if first.layers is not None:
-        refuse(strategy, "the rwkv package cannot place single layers of RWKV-7", f"Use {plain}.")
+        refuse(strategy, "v7_layers", plain=plain)
     if first.device in ("mps", "dml"):
-        refuse(strategy, f"the rwkv package runs RWKV-7 on cpu and cuda, not on {first.device}", CPU_INSTEAD)
+        refuse(strategy, "v7_device", device=first.device)
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
+    """Cheap: from traces of drivers and from torch's files. Raises BackendUnavailable."""
     kind = device.partition(":")[0]
-    if kind == "cuda" and not has_gpu_driver():
-        _unavailable(device, "no NVIDIA (or AMD ROCm) driver is there")
+    if kind == "cuda":
+        _check_cuda(device)
     if kind == "mps" and not (sys.platform == "darwin" and platform.machine() == "arm64"):
-        _unavailable(device, "it is not a Mac with Apple silicon")
+        unavailable(f"`{device}`", "not_apple")
     if kind == "dml" and importlib.util.find_spec("torch_directml") is None:
-        _unavailable(device, "the package torch-directml is not installed")
+        unavailable(f"`{device}`", "no_directml")
+
+
+def _check_cuda(device: str) -> None:
+    if not has_gpu_driver():
+        unavailable(f"`{device}`", "no_driver")
+    build = torch_build.read()
+    if build is not None and not build.has_gpu_support:
+        command = torch_build.install_command(is_amd=_is_amd())
+        unavailable(f"`{device}`", "torch_without_gpu", version=build.version, command=command)
 
 
 def has_gpu_driver() -> bool:
@@ -71,6 +80,10 @@ def has_gpu_driver() -> bool:
     return any(os.path.exists(path) for path in NVIDIA_TRACES) or shutil.which("nvidia-smi") is not None
 
 
+def _is_amd() -> bool:
+    return os.path.exists("/dev/kfd") and not os.path.exists("/dev/nvidiactl")
+
+
 def check_torch_devices(devices: set[str]) -> None:
     """Imports torch: the last word on devices whose driver seems to be there. Raises BackendUnavailable."""
     import torch
@@ -79,12 +92,8 @@ def check_torch_devices(devices: set[str]) -> None:
         kind, _, index = device.partition(":")
         if kind == "cuda":
             if not torch.cuda.is_available():
-                _unavailable(device, f"torch {torch.__version__} finds no GPU it can use")
+                unavailable(f"`{device}`", "no_gpu_found", version=torch.__version__)
             if int(index or 0) >= torch.cuda.device_count():
-                _unavailable(device, f"torch finds {torch.cuda.device_count()} GPU(s), counted from 0")
+                unavailable(f"`{device}`", "gpu_index", count=torch.cuda.device_count())
         if kind == "mps" and not torch.backends.mps.is_available():
-            _unavailable(device, f"torch {torch.__version__} has no MPS here")
-
-
-def _unavailable(device: str, reason: str) -> None:
-    raise BackendUnavailable(backend=f"`{device}`", reason=reason, way_out=CPU_INSTEAD)
+            unavailable(f"`{device}`", "no_mps", version=torch.__version__)
