@@ -408,6 +408,12 @@ class ModelInUse(LibraryError):
     hint_text = "Unload it first; nothing was changed."
 
 
+class StateInUse(LibraryError):
+    code = "state_in_use"
+    message_text = "{name} is the state new answers begin with now."
+    hint_text = "Choose another one, or none, first; nothing was changed."
+
+
 class ModelKept(LibraryError):
     code = "model_kept"
     message_text = "{name} came with Roost and stays."
