@@ -1,0 +1,169 @@
+"""The model a conversion reads: blocks of rows under the official names, through one small buffer.
+
+The file is read, not mapped: pages of a map count as this process's memory, and a conversion touches all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from webapp.engine.model_config import ModelConfig
+from webapp.errors import ConversionError, ConversionRefused
+from webapp.weights.checkpoint import Checkpoint, open_checkpoint
+from webapp.weights.inspection import inspect, require_model
+from webapp.weights.naming import OfficialNames, is_web_rwkv
+from webapp.weights.tensor_info import ITEM_BYTES, StoredTensor, TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+BLOCK_BYTES = 32 * 2**20
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+
+
+class Source:
+    """Use it in a ``with``. Raises what :func:`inspect` does, NotAModel, ConversionRefused for what is converted."""
+
+    def __init__(self, path: str | Path, target: str) -> None:
+        self.path = Path(path)
+        self.inspection = inspect(self.path)
+        self.config: ModelConfig = require_model(self.inspection)
+        _check_is_raw(self, target)
+        self._checkpoint = open_checkpoint(self.path)
+        raw = {name: self._checkpoint.info(name) for name in self._checkpoint.names()}
+        self._view: Checkpoint | OfficialNames = self._checkpoint
+        if is_web_rwkv(raw, self._checkpoint.metadata):
+            self._view = OfficialNames(self._checkpoint)
+        self.infos: dict[str, TensorInfo] = {name: self._view.info(name) for name in self._view.names()}
+        _check_floats(self, target)
+        self._file = self.path.open("rb", buffering=0)
+
+    @property
+    def architecture(self) -> str:
+        """As the official file has it; v5.1 in web-rwkv's spelling looks like 5.2 from outside."""
+        if isinstance(self._view, OfficialNames):
+            return self._view.metadata.get("roost.architecture", "") or self.config.architecture
+        return self.config.architecture
+
+    @property
+    def is_web_rwkv(self) -> bool:
+        return isinstance(self._view, OfficialNames)
+
+    @property
+    def has_lora(self) -> bool:
+        """True where tensors differ from those of the file."""
+        return False
+
+    def changed_names(self) -> set[str]:
+        """Tensors that differ from those of the file."""
+        return set()
+
+    def blocks(self, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[torch.Tensor]:
+        """Consecutive rows (of the first dimension); a vector comes whole. ConversionError on NaN and infinity."""
+        for block in self._raw_blocks(name, block_bytes):
+            check_finite(block, name)
+            yield block
+
+    def whole(self, name: str) -> torch.Tensor:
+        """For small tensors."""
+        import torch
+
+        blocks = list(self.blocks(name))
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+
+    def close(self) -> None:
+        self._file.close()
+        self._view.close()
+
+    def __enter__(self) -> Source:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _raw_blocks(self, name: str, block_bytes: int) -> Iterator[torch.Tensor]:
+        stored = self._plainly_stored(name)
+        if stored is None:
+            yield self._view.tensor(name).contiguous().clone()
+            return
+        import torch
+
+        shape = stored.info.shape
+        n_rows = shape[0] if len(shape) > 1 else 1
+        row_bytes = stored.info.nbytes // max(n_rows, 1)
+        step = max(1, block_bytes // max(row_bytes, 1))
+        dtype = getattr(torch, stored.info.dtype)
+        for start in range(0, n_rows, step):
+            count = min(step, n_rows - start)
+            data = self._read(stored.offset + start * row_bytes, count * row_bytes)
+            block_shape = (count, *shape[1:]) if len(shape) > 1 else shape
+            yield torch.frombuffer(data, dtype=dtype).view(block_shape)
+
+    def _plainly_stored(self, name: str) -> StoredTensor | None:
+        """Where a tensor's bytes lie if they lie row after row in the official orientation."""
+        stored_name = name
+        if isinstance(self._view, OfficialNames):
+            spelling = self._view.spelling(name)
+            if spelling.is_turned or spelling.is_repeated:
+                return None
+            stored_name = spelling.stored_name
+        stored = self._checkpoint.stored(stored_name)
+        return stored if stored.is_contiguous and stored.info.numel else None
+
+    def _read(self, offset: int, count: int) -> bytearray:
+        data = bytearray(count)
+        view = memoryview(data)
+        self._file.seek(offset)
+        done = 0
+        while done < count:
+            read = self._file.readinto(view[done:])
+            if not read:
+                raise ConversionError(reason=f"{self.path} ended before its tensors did; it changed while it was read")
+            done += read
+        return data
+
+
+def check_finite(block: torch.Tensor, name: str, became: str = "") -> None:
+    """ConversionError when a value is NaN or infinite; ``became``: the precision that made it so."""
+    import torch
+
+    if bool(torch.isfinite(block).all()):
+        return
+    why = f"has values beyond what {became} can hold" if became else "holds NaN or infinite values"
+    raise ConversionError(reason=f"the tensor {name} {why}")
+
+
+def cast(block: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
+    """In another precision; ConversionError when a value does not fit."""
+    import torch
+
+    wanted = getattr(torch, dtype)
+    if block.dtype == wanted:
+        return block
+    out = block.to(wanted)
+    if ITEM_BYTES[dtype] < 4:
+        check_finite(out, name, dtype)
+    return out
+
+
+def _check_is_raw(source: Source, target: str) -> None:
+    strategy = source.inspection.converted_strategy
+    if strategy is not None:
+        reason = f"it was converted for the strategy `{strategy}` already, which cannot be undone"
+        raise ConversionRefused(
+            path=source.path.name, target=target, reason=reason, way_out="Convert the file it was made from."
+        )
+
+
+def _check_floats(source: Source, target: str) -> None:
+    for info in source.infos.values():
+        if info.dtype not in FLOATS:
+            reason = f"its tensor {info.name} is {info.dtype}"
+            raise ConversionRefused(
+                path=source.path.name,
+                target=target,
+                reason=reason,
+                way_out="Convert the file in full precision (fp16, bf16 or fp32).",
+            )
