@@ -1,0 +1,153 @@
+"""`roost convert`: a model file made another; exit code 0 only when the new one is whole, read back and in place."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from webapp.cli.options import add_settings, settings_from
+from webapp.errors import ConversionCancelled, RoostError, as_roost_error
+from webapp.manager.library import ModelLibrary
+from webapp.weights.convert.conversion import Converted, convert
+from webapp.weights.convert.names import default_name
+from webapp.weights.convert.options import ConversionOptions
+from webapp.weights.convert.progress import ConversionProgress
+from webapp.weights.convert.registry import CONVERSIONS
+
+CANCELLED = 130
+PHASES = {"convert": "Converting", "verify": "Checking"}
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("convert", help="Make a model file of another format.")
+    parser.add_argument("source", metavar="IN", help="Model file, or its name in the models folder.")
+    parser.add_argument("output", metavar="OUT", nargs="?", help="New file (default: beside IN, named after it).")
+    parser.add_argument("--to", required=True, choices=tuple(CONVERSIONS), help="What to make; fast loads quickest.")
+    parser.add_argument("--strategy", default="", help="The one strategy a fast file is made for.")
+    parser.add_argument("--lora", default="", metavar="FILE", help="LoRA to merge in.")
+    parser.add_argument("--lora-alpha", type=float, default=None, metavar="N", help="Alpha the LoRA was trained with.")
+    parser.add_argument("--overwrite", action="store_true", help="Take the place of a file that is there.")
+    parser.add_argument("--json", action="store_true", help="Print the outcome as one JSON document.")
+    parser.add_argument("--progress-json", action="store_true", help="Print progress and outcome, a JSON line each.")
+    parser.add_argument("--cancel-on-eof", action="store_true", help=argparse.SUPPRESS)
+    add_settings(parser, ("models_dir", "data_dir"))
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    cancelled = threading.Event()
+    printer = Printer(args.json, args.progress_json)
+    if args.cancel_on_eof:
+        threading.Thread(target=_wait_for_end, args=(cancelled,), name="roost-convert-end", daemon=True).start()
+    with ended_by_signals(cancelled):
+        return make(args, printer, cancelled)
+
+
+def make(args: argparse.Namespace, printer: Printer, cancelled: threading.Event) -> int:
+    """The exit code; raises what the printer leaves to be said."""
+    try:
+        source = source_path(args)
+        options = ConversionOptions(args.strategy, args.lora, args.lora_alpha, args.overwrite)
+        output = Path(args.output) if args.output else source.with_name(default_name(source.name, args.to, options))
+        done = convert(source, output, args.to, options, printer.progress, cancelled.is_set)
+    except Exception as exc:
+        error = as_roost_error(exc)
+        if not printer.failed(error):
+            raise error from exc
+        return CANCELLED if isinstance(error, ConversionCancelled) else 2
+    printer.done(done)
+    return 0
+
+
+def source_path(args: argparse.Namespace) -> Path:
+    """The file as named, else the model of that name."""
+    as_named = Path(args.source)
+    return as_named if as_named.is_file() else ModelLibrary(settings_from(args).models_dir).find(args.source)
+
+
+@contextlib.contextmanager
+def ended_by_signals(cancelled: threading.Event) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM cancel, so that the unfinished file is removed."""
+    names = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {name: signal.signal(name, lambda *_: cancelled.set()) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+def _wait_for_end(cancelled: threading.Event) -> None:
+    """The end of standard input: the server that asked for the conversion is gone, however that died."""
+    while sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]  # unbuffered: no lock is held at exit
+        pass
+    cancelled.set()
+
+
+class Printer:
+    """Progress and outcome as people or programs want them."""
+
+    def __init__(self, as_json: bool, each_line: bool) -> None:
+        self._as_json = as_json
+        self._each_line = each_line
+        self._started = time.monotonic()
+
+    def progress(self, progress: ConversionProgress) -> None:
+        if self._each_line:
+            _line({"event": "progress", **progress.to_dict()})
+        elif sys.stderr.isatty():
+            percent = 100 * progress.done_bytes // max(progress.total_bytes, 1)
+            print(f"\r{PHASES[progress.phase]}: {percent:3} %", end="", file=sys.stderr, flush=True)
+
+    def done(self, converted: Converted) -> None:
+        outcome = {
+            "path": str(converted.path),
+            "size_bytes": converted.size_bytes,
+            "tensors": converted.tensors,
+            "seconds": round(time.monotonic() - self._started, 2),
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+        if self._each_line:
+            _line({"event": "done", **outcome})
+        elif self._as_json:
+            _line(outcome)
+        else:
+            self._end_line()
+            print(f"{converted.path}: {converted.size_bytes:,} bytes in {outcome['seconds']} s, read back and whole.")
+
+    def failed(self, error: RoostError) -> bool:
+        """True where it was printed."""
+        if self._each_line or self._as_json:
+            _line({"event": "failed", "error": error.to_dict()})
+            return True
+        self._end_line()
+        if isinstance(error, ConversionCancelled):
+            print(f"roost: {error.message} {error.hint}", file=sys.stderr)
+            return True
+        return False
+
+    def _end_line(self) -> None:
+        if sys.stderr.isatty():
+            print(file=sys.stderr)
+
+
+def peak_rss_bytes() -> int | None:
+    """None on Windows."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak) if sys.platform == "darwin" else int(peak) * 1024
+
+
+def _line(content: dict[str, Any]) -> None:
+    print(json.dumps(content, ensure_ascii=False), flush=True)
