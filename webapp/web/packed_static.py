@@ -41,9 +41,8 @@ class PackedStatic:
         if packed is None:
             response.direct_passthrough = False
             packed = self._keep(request.path, etag, response.get_data())
-        else:
-            response.close()  # the file, unread
         if packed:
+            response.close()  # the file, which need not be read any more
             response.direct_passthrough = False
             response.set_data(packed)
             response.headers["Content-Encoding"] = "gzip"
