@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from webapp.engine.backend import Backend, LoadProgress, backend_for
 from webapp.engine.llm_engine import LLMEngine
+from webapp.engine.logits_processors import ConstraintFactory
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.probe import Probe
 from webapp.errors import EngineCrashed, LoadCancelled, ModelLoadFailed, OutOfMemory, RoostError, as_roost_error
@@ -40,6 +41,8 @@ from webapp.manager.messages import (
     Shutdown,
     Submit,
 )
+from webapp.structured.grammar_constraint import GrammarConstraints
+from webapp.tokenizer import Tokenizer, load_tokenizer
 
 PROGRESS_EVERY_S = 0.05
 logger = logging.getLogger(__name__)
@@ -76,11 +79,13 @@ class EngineLoop:
         except Exception as exc:
             self._send(LoadFailed(load_error(exc, command).to_dict()))
             return
+        constraints = GrammarConstraints(lambda: tokenizer_for(command))
         try:
-            engine = make_engine(backend, command)
+            engine = make_engine(backend, command, constraints)
             self._send(Loaded(backend.config, engine.max_sequences, time.monotonic() - started))
             self._serve(engine)
         finally:
+            constraints.close()
             backend.close()
 
     def _load_backend(self, command: LoadModel) -> Backend:
@@ -178,7 +183,7 @@ class EngineLoop:
             self._send(Reply(call_id, error=as_roost_error(exc).to_dict()))
 
 
-def make_engine(backend: Backend, command: LoadModel) -> LLMEngine:
+def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFactory) -> LLMEngine:
     engine = LLMEngine(
         backend,
         max_sequences=command.max_sequences,
@@ -186,10 +191,15 @@ def make_engine(backend: Backend, command: LoadModel) -> LLMEngine:
         state_cache_bytes=command.state_cache_bytes,
         banned_token_ids=command.banned_token_ids,
         penalty_exempt_token_ids=command.penalty_exempt_token_ids,
+        constraint_factory=constraints,
     )
     if command.initial_state is not None:
         engine.set_initial_state(command.initial_state, command.initial_state_digest)
     return engine
+
+
+def tokenizer_for(command: LoadModel) -> Tokenizer:
+    return load_tokenizer(command.config.vocab_size, model_path=command.path, override=command.tokenizer or None)
 
 
 def make_probe(engine: LLMEngine, command: ComputeLogits | ReadState | ScoreTokens) -> Probe:

@@ -24,6 +24,7 @@ def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadMo
         state_cache_bytes=settings.state_cache_bytes,
         threads=target.options.threads,
         custom_cuda=target.options.custom_cuda,
+        tokenizer=target.options.tokenizer,
         banned_token_ids=banned_token_ids(tokenizer, target.inspection, target.config.vocab_size),
         penalty_exempt_token_ids=penalty_exempt_token_ids(tokenizer) if tokenizer else (),
     )

@@ -29,6 +29,8 @@ class LoadModel:
     penalty_exempt_token_ids: tuple[int, ...] = ()
     initial_state: RecurrentState | None = None
     initial_state_digest: str = ""
+    tokenizer: str = ""
+    """A vocabulary file or name in place of the model's own; read only for constrained answers."""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,8 @@ class GrammarConstraints:
         return GrammarConstraint(source, self._vocabulary, self._threads, str(description.get("consumed", "")))
 
     def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        """Waits for a grammar that is being compiled."""
+        self._threads.shutdown(cancel_futures=True)
 
     def _load_vocabulary(self) -> Vocabulary:
         tokenizer = self._load_tokenizer()
