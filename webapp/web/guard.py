@@ -6,7 +6,8 @@
     token      when the server is shared or one is set: cookie, Bearer, x-api-key, or ``?token=`` once
 
 Sec-Fetch alone would not do: Chromium sends none with WebSocket handshakes and none to plain-http LAN names. There
-are no CORS headers. GETs must change nothing: a cross-site GET to a LAN name carries neither Origin nor Sec-Fetch.
+are no CORS headers, but for pages that ``cors_origins`` lists: they may call the APIs (:mod:`webapp.web.cors`), without
+the cookie. GETs must change nothing: a cross-site GET to a LAN name carries neither Origin nor Sec-Fetch.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from flask import Flask, Response, request
 from webapp.errors import NotAllowed, TokenRequired, TooManyRequests
 from webapp.settings import Settings
 from webapp.web import login
+from webapp.web.cors import Cors
 from webapp.web.error_answers import answer_error, wants_json
 from webapp.web.rate_limit import RateLimit
 from webapp.web.security_headers import add_security_headers
@@ -44,6 +46,7 @@ class Guard:
         self.token = settings.token or (secrets.token_urlsafe(TOKEN_BYTES) if self.is_shared else "")
         self.hosts = known_hosts(settings)
         self.named_hosts = {name.lower() for name in settings.allow_hosts}
+        self._cors = Cors(settings.cors_origins)
         self._rate = RateLimit(settings.requests_per_s, settings.request_burst)
         self._failures = RateLimit(0.1, 10)
         app.extensions["guard"] = self
@@ -59,6 +62,8 @@ class Guard:
         reason = self._foreign()
         if reason:
             return answer_error(NotAllowed(reason=reason))
+        if self._cors.is_preflight():
+            return self._cors.answer_preflight()
         if login.is_login_style():
             return login.login_style()
         return self._check_token() if self.token else None
@@ -80,6 +85,8 @@ class Guard:
     def _foreign(self) -> str:
         """Why the sender is another site's page, or "". A page cannot change these headers."""
         origin = request.headers.get("Origin")
+        if self._cors.is_listed_page():
+            return ""
         is_checked = is_handshake() or request.method not in SAFE_METHODS
         if origin is not None and is_checked and origin not in self._own_origins():
             return OTHER_SITE
@@ -100,7 +107,8 @@ class Guard:
     def _check_token(self) -> Response | None:
         if request.path == login.LOGIN_PATH:
             return self._login()
-        given = header_token() or request.cookies.get(self.cookie_name, "")
+        cookie = "" if self._cors.is_listed_page() else request.cookies.get(self.cookie_name, "")
+        given = header_token() or cookie
         if self._is_right(given):
             return None
         if request.method == "GET" and not is_handshake() and request.args.get("token"):
@@ -140,7 +148,7 @@ class Guard:
         return f"roost_token_{request.environ.get('SERVER_PORT', '')}"
 
     def _add_headers(self, response: Response) -> Response:
-        return add_security_headers(response, self._host())
+        return add_security_headers(self._cors.add_headers(response), self._host())
 
 
 def client_address() -> str:

@@ -174,7 +174,7 @@ def test_a_call_made_before_is_read_as_g1_was_trained_to(server):
     ]
     tokens = server.post("/v1/tokenize", {"messages": messages})[1]["tokens"]
     text = server.post("/v1/detokenize", {"tokens": tokens})[1]["text"]
-    assert 'Assistant: ```json\n{"name": "f", "arguments": {"a": 1}}\n```\n\nUser: Function output:\n2\n\n' in text
+    assert 'Assistant: ```json\n{"name":"f","arguments":{"a":1}}\n```\n\nUser: Function output:\n2\n\n' in text
 
 
 def test_an_answer_may_be_begun_by_the_client(serve):

@@ -6,10 +6,11 @@ The views are named, not imported: msgspec and the types of four dialects are of
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, current_app, g, request
 
@@ -21,7 +22,11 @@ from webapp.web.api.places import Places
 from webapp.web.api.record import Record
 from webapp.web.error_answers import answer_error, wants_json
 
+if TYPE_CHECKING:
+    from webapp.web.api.counting import Counting
+
 ROOM = "webapp.web.api"
+COUNTING = threading.Lock()
 CLIENT_GONE = 499
 """nginx' number for it; nobody reads it but the log."""
 
@@ -70,7 +75,6 @@ def install(app: Flask, settings: Settings) -> None:
     defaults = CompletionDefaults(settings, app.extensions.get("presets"))
     app.extensions["completions"] = Completions(app.extensions["model_manager"], defaults)
     app.extensions["api_places"] = Places(settings)
-    app.extensions["api_listeners"] = []
     for route in ROUTES:
         for path in route.paths:
             view = functools.partial(call, route)
@@ -85,7 +89,7 @@ ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 def call(route: Route, **arguments: Any) -> Response:
     """The view's answer, noted in a record that ends when the answer is closed."""
-    record = Record(f"{route.method} {route.name}", request.remote_addr or "", on_end=tell_listeners())
+    record = Record(f"{route.method} {route.name}", request.remote_addr or "", on_end=counting().count)
     g.api_record = record
     give_back: Callable[[], None] = lambda: None  # noqa: E731
     try:
@@ -103,15 +107,17 @@ def call(route: Route, **arguments: Any) -> Response:
     return response
 
 
-def tell_listeners() -> Callable[[Record], None]:
-    """Whoever counts (metrics) hears of every record; read now, as a record may end without an app context."""
-    listeners: list[Callable[[Record], None]] = current_app.extensions["api_listeners"]
+def counting() -> Counting:
+    """The figures of /metrics, begun with the first call: their library takes 40 ms to import."""
+    from webapp.web.api.counting import Counting
 
-    def tell(record: Record) -> None:
-        for listener in listeners:
-            listener(record)
-
-    return tell
+    extensions = current_app.extensions
+    if "api_counting" not in extensions:
+        with COUNTING:
+            made = Counting(extensions["model_manager"], extensions["api_places"])
+            extensions.setdefault("api_counting", made)
+    found: Counting = extensions["api_counting"]
+    return found
 
 
 def take_place(route: Route) -> Callable[[], None]:

@@ -93,11 +93,12 @@ class ChatChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class TextLogprobs(msgspec.Struct):
-    """OpenAI's older form; ``top_logprobs`` per token: text -> logprob."""
+    """OpenAI's older form; ``top_logprobs`` per token: text -> logprob. The first token of a
+    prompt has none."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from webapp.chat.messages import Message, Role, ThinkMode
+from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ParameterInvalid, ParameterUnsupported
 from webapp.services.completion_order import ChatPrompt, CompletionOrder, Structure
 from webapp.web.api.openai.sampling import SamplingFields, sampling_of, stops_of
@@ -184,18 +184,11 @@ def message_of(message: ChatMessage, place: str) -> Message:
 
 def assistant_message(message: AssistantMessage, place: str) -> Message:
     text = text_of(message.content or message.refusal or "", f"{place}.content")
-    if message.tool_calls:
-        calls = "\n".join(written_call(call) for call in message.tool_calls)
-        text = f"{text}\n{calls}" if text else calls
-    elif message.content is None and message.refusal is None and not message.reasoning_content:
+    calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
+    if not calls and message.content is None and message.refusal is None and not message.reasoning_content:
         raise ParameterInvalid(param=f"{place}.content", reason="it is missing")
-    return Message(Role.ASSISTANT, text, reasoning=message.reasoning_content or "" if message.prefix else "")
-
-
-def written_call(call: ToolCallIn) -> str:
-    """A call made before, as RWKV-7 G1 was trained to write it (RWKV7-G1x-templates.txt)."""
-    name = msgspec.json.encode(call.function.name).decode()
-    return f'```json\n{{"name": {name}, "arguments": {call.function.arguments}}}\n```'
+    reasoning = message.reasoning_content or "" if message.prefix else ""
+    return Message(Role.ASSISTANT, text, reasoning=reasoning, tool_calls=calls)
 
 
 def text_of(content: Content, place: str) -> str:

@@ -17,7 +17,7 @@ from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import TextChoice, TextCompletion, TextLogprobs, Usage
 from webapp.web.api.openai.chat import DONE
 from webapp.web.api.openai.heading import Heading, heading, usage_of
-from webapp.web.api.openai.logprobs import text_logprobs
+from webapp.web.api.openai.logprobs import joined, prompt_logprobs, text_logprobs
 from webapp.web.api.openai.sampling import SamplingFields, includes_usage, sampling_of, stops_of
 from webapp.web.api.served_model import served_model, the_manager
 from webapp.web.api.streaming import answer, data_event, stream
@@ -39,13 +39,17 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
 @dataclass(frozen=True)
 class Echo:
-    """What stands before each answer: texts prompt by prompt, ``n`` answers to each; "" without echo."""
+    """What stands before each answer, prompt by prompt, ``n`` answers to each: "" and None without echo."""
 
     texts: tuple[str, ...]
+    logprobs: tuple[TextLogprobs | None, ...]
     n: int
 
     def before(self, choice: int) -> str:
         return self.texts[choice // self.n]
+
+    def logprobs_before(self, choice: int) -> TextLogprobs | None:
+        return self.logprobs[choice // self.n]
 
 
 def create() -> Response:
@@ -54,7 +58,11 @@ def create() -> Response:
     check_supported(asked)
     model = served_model(asked.model)
     prompts = prompts_of(asked.prompt)
-    echo = Echo(tuple(shown(prompt) if asked.echo else "" for prompt in prompts), asked.n or 1)
+    echo = Echo(
+        texts=tuple(shown(prompt) if asked.echo else "" for prompt in prompts),
+        logprobs=tuple(scored(prompt, asked) for prompt in prompts),
+        n=asked.n or 1,
+    )
     head = heading("cmpl", model)
     if asked.max_tokens == 0:
         return answer(only_prompts(head, echo, prompts))
@@ -70,8 +78,6 @@ def check_supported(asked: CompletionRequest) -> None:
         raise ParameterUnsupported(param="suffix", reason="RWKV reads from left to right and cannot fill a gap")
     if asked.best_of is not None and asked.best_of != (asked.n or 1):
         raise ParameterUnsupported(param="best_of", reason="Roost writes as many answers as it gives, n")
-    if asked.echo and asked.logprobs is not None:
-        raise ParameterUnsupported(param="logprobs", reason="with echo the prompt's tokens would need them too")
     if asked.max_tokens == 0 and (not asked.echo or asked.stream):
         raise ParameterInvalid(param="max_tokens", reason="0 is only for echo without stream")
 
@@ -96,6 +102,19 @@ def shown(prompt: TextPrompt) -> str:
     return prompt.text or the_manager().tokenizer().decode(prompt.token_ids)
 
 
+def token_ids_of(prompt: TextPrompt) -> tuple[int, ...]:
+    return prompt.token_ids or tuple(the_manager().tokenizer().encode(prompt.text))
+
+
+def scored(prompt: TextPrompt, asked: CompletionRequest) -> TextLogprobs | None:
+    """How likely the prompt's own tokens were, where it is echoed with logprobs: it is read a second time for it."""
+    if not asked.echo or asked.logprobs is None:
+        return None
+    manager, token_ids = the_manager(), token_ids_of(prompt)
+    found = manager.score_tokens(token_ids, asked.logprobs, asked.state) if len(token_ids) > 1 else ()
+    return prompt_logprobs(token_ids, found, manager.tokenizer())
+
+
 def order_of(asked: CompletionRequest, prompts: tuple[TextPrompt, ...]) -> CompletionOrder:
     return CompletionOrder(
         prompts=prompts,
@@ -108,10 +127,14 @@ def order_of(asked: CompletionRequest, prompts: tuple[TextPrompt, ...]) -> Compl
 
 
 def only_prompts(head: Heading, echo: Echo, prompts: tuple[TextPrompt, ...]) -> TextCompletion:
-    tokenizer = the_manager().tokenizer()
-    count = sum(len(prompt.token_ids or tokenizer.encode(prompt.text)) for prompt in prompts)
+    count = sum(len(token_ids_of(prompt)) for prompt in prompts)
     choices = [
-        TextChoice(index=number, text=echo.before(number), finish_reason="length")
+        TextChoice(
+            index=number,
+            text=echo.before(number),
+            logprobs=echo.logprobs_before(number),
+            finish_reason="length",
+        )
         for number in range(len(prompts) * echo.n)
     ]
     return completion_of(head, choices, usage_of(UsageSum(count)))
@@ -134,7 +157,7 @@ def whole(chunks: TextChunks) -> TextCompletion:
     for number, found in enumerate(whole_choices(chunks.answering)):
         chunks.counted.add(found.usage)
         text = chunks.echo.before(number) + found.content
-        logprobs = chunks.logprobs(number, found.tokens)
+        logprobs = joined(chunks.echo.logprobs_before(number), chunks.logprobs(number, found.tokens))
         choices.append(TextChoice(index=number, text=text, logprobs=logprobs, finish_reason=found.reason))  # type: ignore[arg-type]
     return completion_of(chunks.head, choices, usage_of(chunks.counted))
 
@@ -156,7 +179,8 @@ class TextChunks:
     def begin(self) -> Iterator[bytes]:
         for number in range(len(self.echo.texts) * self.echo.n):
             if self.echo.before(number):
-                yield self._chunk(TextChoice(index=number, text=self.echo.before(number)))
+                found = self.echo.logprobs_before(number)
+                yield self._chunk(TextChoice(index=number, text=self.echo.before(number), logprobs=found))
 
     def write(self, event: CompletionEvent) -> Iterator[bytes]:
         if isinstance(event, ChoiceDelta):

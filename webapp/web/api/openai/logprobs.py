@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from webapp.engine.outputs import TokenLogprob
 from webapp.services.completion_events import AnswerToken
-from webapp.tokenizer import Tokenizer
+from webapp.tokenizer import StreamDecoder, Tokenizer
 from webapp.web.api.openai.answers import ChoiceLogprobs, TextLogprobs, TokenLogprobs, TopLogprob
 
 
@@ -38,9 +39,36 @@ def text_logprobs(tokens: Iterable[AnswerToken], tokenizer: Tokenizer, start: in
     """``start``: how much text stands before the answer (the prompt, where it is echoed)."""
     found = TextLogprobs([], [], [], [])
     for token in tokens:
-        own, *others = token.logprobs
-        found.tokens.append(text_of(own.token_id, tokenizer))
-        found.token_logprobs.append(own.logprob)
-        found.top_logprobs.append({text_of(other.token_id, tokenizer): other.logprob for other in others})
-        found.text_offset.append(start + token.offset)
+        _add(found, token.logprobs, start + token.offset, tokenizer)
     return found
+
+
+def prompt_logprobs(
+    token_ids: tuple[int, ...], scored: Iterable[tuple[TokenLogprob, ...]], tokenizer: Tokenizer
+) -> TextLogprobs:
+    """Of an echoed prompt: ``scored`` are those of every token but the first, which nothing comes before."""
+    found = TextLogprobs([text_of(token_ids[0], tokenizer)], [None], [None], [0])
+    decoder, offset = StreamDecoder(tokenizer), 0
+    for before, logprobs in zip(token_ids, scored, strict=False):
+        offset += len(decoder.feed((before,)))
+        _add(found, logprobs, offset, tokenizer)
+    return found
+
+
+def _add(found: TextLogprobs, logprobs: tuple[TokenLogprob, ...], offset: int, tokenizer: Tokenizer) -> None:
+    own, *others = logprobs
+    found.tokens.append(text_of(own.token_id, tokenizer))
+    found.token_logprobs.append(own.logprob)
+    found.top_logprobs.append({text_of(other.token_id, tokenizer): other.logprob for other in others})
+    found.text_offset.append(offset)
+
+
+def joined(first: TextLogprobs | None, then: TextLogprobs | None) -> TextLogprobs | None:
+    if first is None or then is None:
+        return first or then
+    return TextLogprobs(
+        first.tokens + then.tokens,
+        first.token_logprobs + then.token_logprobs,
+        first.top_logprobs + then.top_logprobs,
+        first.text_offset + then.text_offset,
+    )

@@ -1,0 +1,201 @@
+"""What is refused, how it is said in each dialect, and that nothing that breaks is passed over."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from tests.web.api.api_server import ANSWER, MODEL
+from tests.web.chat.running_roost import fake_strategy
+
+TOKEN = "a-token-for-tests"
+HELLO = [{"role": "user", "content": "Hello"}]
+CHAT = "/v1/chat/completions"
+
+
+def refused(server, body, path=CHAT):
+    status, found = server.post(path, body)
+    assert set(found) == {"error"} and set(found["error"]) == {"message", "type", "code", "param"}, found
+    return status, found["error"]["code"], found["error"]["param"]
+
+
+@pytest.mark.parametrize(
+    "changes, param",
+    [
+        ({"messages": []}, "messages"),
+        ({"messages": None}, "messages"),
+        ({"messages": "Hello"}, "messages"),
+        ({"messages": [{"content": "Hello"}]}, "messages[0].role"),
+        ({"messages": [{"role": "king", "content": "Hello"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "assistant"}]}, "messages[0].content"),
+        ({"messages": [{"role": "tool", "content": "1"}]}, "messages[0].tool_call_id"),
+        ({"messages": [*HELLO, {"role": "user", "content": 7}]}, "messages[1].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"temperature": 6}, "temperature"),
+        ({"temperature": "hot"}, "temperature"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"n": 0}, "n"),
+        ({"n": 33}, "n"),
+        ({"stop": ""}, "stop"),
+        ({"stop": ["a"] * 17}, "stop"),
+        ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
+        ({"logit_bias": {"word": 1}}, "logit_bias"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"reasoning_effort": "endless"}, "reasoning_effort"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"template": "nobody's"}, "template"),
+        ({"seed": 1.5}, "seed"),
+        ({"stream": "yes"}, "stream"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_named(server, changes, param):
+    assert refused(server, {"messages": HELLO, **changes}) == (400, "invalid_parameter", param)
+
+
+@pytest.mark.parametrize(
+    "changes, param",
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
+         "messages[0].content[0]"),
+        ({"functions": [{"name": "f"}]}, "functions"),
+        ({"modalities": ["text", "audio"]}, "modalities"),
+    ],
+)  # fmt: skip
+def test_what_would_change_the_answer_and_cannot_be_done_is_refused(server, changes, param):
+    assert refused(server, {"messages": HELLO, **changes}) == (400, "unsupported_parameter", param)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"n": 1', b"\xff\xfe", b'{"audio": ' + b"[" * 100_000, b"nan"])
+def test_a_body_that_is_no_json_is_refused(server, body):
+    assert refused(server, body)[:2] == (400, "body_invalid")
+
+
+@pytest.mark.parametrize("body", [b"[]", b"7", b"null", b'"text"'])
+def test_a_body_that_is_no_object_is_refused(server, body):
+    assert refused(server, body)[:2] == (400, "invalid_parameter")
+
+
+def test_too_much_is_refused_before_it_is_read(serve):
+    server = serve(api_max_body_bytes=2000)
+    status, found = server.post(CHAT, {"messages": [{"role": "user", "content": "x" * 3000}]})
+    assert (status, found["error"]["code"]) == (413, "too_large")
+
+
+def test_limits_on_prompt_and_answer(serve):
+    server = serve(max_prompt_tokens=50, max_tokens_limit=100)
+    long = [{"role": "user", "content": "word " * 60}]
+    assert refused(server, {"messages": long})[:2] == (400, "context_length_exceeded")
+    assert refused(server, {"messages": HELLO, "max_tokens": 101}) == (400, "sampling_invalid", "max_tokens")
+
+
+def test_errors_are_the_clients_own_exceptions(server, client):
+    with pytest.raises(openai.BadRequestError) as error:
+        client.chat.completions.create(model="m", messages=[])
+    assert (error.value.code, error.value.param, error.value.type) == (
+        "invalid_parameter",
+        "messages",
+        "invalid_request_error",
+    )
+
+
+def test_an_address_nobody_has(server):
+    status, found = server.get("/v1/nothing")
+    assert (status, found["error"]["code"]) == (404, "unknown_url")
+    status, found = server.get(CHAT)
+    assert status in (404, 405) and "error" in found
+
+
+def test_the_token_is_asked_for_in_every_dialect(serve):
+    server = serve(token=TOKEN)
+    with pytest.raises(openai.AuthenticationError) as error:
+        server.openai(api_key="wrong").chat.completions.create(model="m", messages=HELLO)
+    assert error.value.code == "invalid_api_key"
+    assert server.openai(api_key=TOKEN).chat.completions.create(model="m", messages=HELLO).model == MODEL
+    assert server.post(CHAT, {"messages": HELLO}, x_api_key=TOKEN)[0] == 200
+    assert server.post("/v1/messages", {})[1]["error"]["type"] == "authentication_error"
+    assert isinstance(server.post("/api/chat", {})[1]["error"], str)
+    assert "detail" in server.post("/switch-model", {})[1]
+    assert server.get("/metrics")[0] == server.get("/docs")[0] == 401
+
+
+def test_errors_are_in_the_readers_language(server):
+    assert "缺少这一项" in server.post(CHAT, {}, Accept_Language="zh")[1]["error"]["message"]
+
+
+# other sites' pages
+
+
+@pytest.mark.parametrize(
+    "headers, status",
+    [
+        ({}, 200),
+        ({"Content_Type": "application/x-www-form-urlencoded"}, 200),  # curl -d without a header
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+        ({"Sec_Fetch_Site": "same-origin", "Content_Type": "application/x-www-form-urlencoded"}, 415),
+    ],
+)
+def test_only_programs_and_our_own_pages_may_ask(server, headers, status):
+    assert server.post(CHAT, {"messages": HELLO}, **headers)[0] == status
+
+
+def test_a_listed_page_may_ask_without_the_cookie(serve):
+    page = "https://page.example"
+    server = serve(cors_origins=(page,), token=TOKEN)
+    import urllib.request
+
+    def ask(path, method="POST", **headers):
+        data = json.dumps({"messages": HELLO}).encode() if method == "POST" else None
+        given = {"Content-Type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}}
+        try:
+            with urllib.request.urlopen(urllib.request.Request(server.url + path, data, given, method=method)) as got:
+                return got.status, got.headers
+        except urllib.error.HTTPError as exc:
+            return exc.code, exc.headers
+
+    status, headers = ask(CHAT, "OPTIONS", Origin=page, Access_Control_Request_Method="POST")
+    assert status == 204 and headers["Access-Control-Allow-Origin"] == page
+    status, headers = ask(CHAT, Origin=page, Authorization=f"Bearer {TOKEN}", Sec_Fetch_Site="cross-site")
+    assert status == 200 and headers["Access-Control-Allow-Origin"] == page and headers["Vary"] == "Origin"
+    assert "Access-Control-Allow-Credentials" not in headers
+    port = server.url.rpartition(":")[2]
+    assert ask(CHAT, Origin=page, Cookie=f"roost_token_{port}={TOKEN}")[0] == 401
+    assert ask("/status/unload", Origin=page, Authorization=f"Bearer {TOKEN}")[0] == 403
+    status, headers = ask(CHAT, Origin="https://other.example", Authorization=f"Bearer {TOKEN}")
+    assert status == 403 and "Access-Control-Allow-Origin" not in headers
+
+
+def test_no_page_is_let_in_by_default(server):
+    assert "Access-Control-Allow-Origin" not in str(server.get("/v1/models"))
+
+
+# generations that fail
+
+
+@pytest.mark.parametrize("options, code", [({"fail_at": 30}, "internal_error"), ({"nan_at": 30}, "non_finite_logits")])
+def test_a_generation_that_breaks_is_an_error_not_an_end(serve, options, code):
+    server = serve(options=options)
+    status, found = server.post(CHAT, {"messages": HELLO})
+    assert status >= 500 and found["error"]["code"] == code
+    events = server.events(CHAT, {"messages": HELLO, "stream": True})
+    assert events[-1]["error"]["code"] == code and "[DONE]" not in events
+    with pytest.raises(openai.APIError) as error:
+        list(server.openai().chat.completions.create(model="m", messages=HELLO, stream=True))
+    assert error.value.code == code
+
+
+def test_what_breaks_before_the_first_token_has_its_status_in_a_stream_too(serve):
+    server = serve(strategy=fake_strategy(ANSWER, load_fail="'no weights'"))
+    with pytest.raises(openai.InternalServerError) as error:
+        server.openai().chat.completions.create(model="m", messages=HELLO, stream=True)
+    assert (error.value.status_code, error.value.code) == (503, "load_failed")

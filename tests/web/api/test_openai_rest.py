@@ -1,0 +1,158 @@
+"""Text completions, embeddings, models and tokens, with the official client."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+
+import openai
+import pytest
+
+from tests.web.api.api_server import ANSWER, MODEL, ApiServer
+from webapp.tokenizer import load_tokenizer
+
+
+def complete(client, prompt="Once", **options):
+    return client.completions.create(model="any", prompt=prompt, **options)
+
+
+def test_a_text_goes_on_as_it_is(serve):
+    found = complete(serve("  upon a time\n\n ").openai())
+    assert found.id.startswith("cmpl-") and found.object == "text_completion" and found.model == MODEL
+    [choice] = found.choices
+    assert (choice.index, choice.text, choice.finish_reason) == (0, "  upon a time\n\n ", "stop")
+
+
+def test_the_stream_is_the_same_text(client):
+    chunks = list(complete(client, stream=True, stream_options={"include_usage": True}))
+    assert "".join(c.choices[0].text for c in chunks[:-1]) == ANSWER
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == len(ANSWER.encode()) + 1
+
+
+@pytest.mark.parametrize(
+    "prompt, count",
+    [("Once", 1), (["Once", "Twice"], 2), ([101, 102, 103], 1), ([[101, 102], [103]], 2), ("", 1), ([""], 1)],
+)
+def test_every_form_of_prompt(client, prompt, count):
+    found = complete(client, prompt, max_tokens=3)
+    assert [(c.index, c.text, c.finish_reason) for c in found.choices] == [(i, "Bir", "length") for i in range(count)]
+
+
+def test_several_answers_to_several_prompts_are_numbered_prompt_by_prompt(client):
+    found = complete(client, ["Once", "Twice"], n=2, echo=True, max_tokens=2)
+    assert [c.text for c in found.choices] == ["OnceBi", "OnceBi", "TwiceBi", "TwiceBi"]
+    chunks = complete(client, ["Once", "Twice"], n=2, echo=True, max_tokens=2, stream=True)
+    texts = ["", "", "", ""]
+    for chunk in chunks:
+        texts[chunk.choices[0].index] += chunk.choices[0].text
+    assert texts == ["OnceBi", "OnceBi", "TwiceBi", "TwiceBi"]
+
+
+def test_only_the_prompt_can_be_had_back(client):
+    found = complete(client, "Once", echo=True, max_tokens=0)
+    assert (found.choices[0].text, found.usage.completion_tokens) == ("Once", 0)
+
+
+def test_logprobs_have_offsets_in_the_text(client):
+    found = complete(client, logprobs=2, max_tokens=5).choices[0]
+    assert found.logprobs.tokens == list("Birds") and found.logprobs.text_offset == [0, 1, 2, 3, 4]
+    assert all(len(row) == 2 for row in found.logprobs.top_logprobs)
+
+
+def test_the_prompts_own_logprobs_come_with_its_echo(client):
+    found = complete(client, "Once upon", logprobs=1, echo=True, max_tokens=2).choices[0]
+    ids = load_tokenizer(65536).encode("Once upon")
+    assert len(found.logprobs.tokens) == len(ids) + 2 and "".join(found.logprobs.tokens) == "Once uponBi" == found.text
+    assert found.logprobs.token_logprobs[0] is None and found.logprobs.token_logprobs[1] < 0
+    assert [found.text[o:] for o in found.logprobs.text_offset[-2:]] == ["Bi", "i"]
+    chunks = list(complete(client, "Once upon", logprobs=1, echo=True, max_tokens=2, stream=True))
+    assert [t for c in chunks if c.choices[0].logprobs for t in c.choices[0].logprobs.tokens] == found.logprobs.tokens
+
+
+@pytest.mark.parametrize(
+    "options, param",
+    [
+        ({"suffix": "end"}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"prompt": [1, "a"]}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": [[]]}, "prompt[0]"),
+        ({"prompt": [-1]}, "prompt[0]"),
+    ],
+)
+def test_what_cannot_be_is_refused(client, options, param):
+    with pytest.raises(openai.BadRequestError) as error:
+        complete(client, **options)
+    assert error.value.param == param
+
+
+def test_a_token_id_beyond_the_vocabulary_is_refused(client):
+    with pytest.raises(openai.BadRequestError) as error:
+        complete(client, [70000])
+    assert error.value.code == "token_out_of_range"
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """A tiny random model, really run: the fake one has no activations."""
+    server = ApiServer(tmp_path_factory.mktemp("real"), "cpu fp32")
+    yield server.openai()
+    server.stop()
+
+
+def test_embeddings_have_one_size_and_length(real):
+    texts = ["a bird", "a much longer text about birds that sit on wires and look at the river", "鸟"]
+    found = real.embeddings.create(model="text-embedding-3-small", input=texts, encoding_format="float")
+    assert [row.index for row in found.data] == [0, 1, 2] and found.model == MODEL
+    assert {len(row.embedding) for row in found.data} == {64}
+    assert all(math.isclose(sum(x * x for x in row.embedding), 1, rel_tol=1e-6) for row in found.data)
+    assert found.data[0].embedding != found.data[1].embedding
+    assert found.usage.prompt_tokens == found.usage.total_tokens > 3
+
+
+def test_base64_is_the_same_numbers(real):
+    """The client asks for base64 by itself and decodes it."""
+    numbers = real.embeddings.create(model="any", input="a bird", encoding_format="float").data[0].embedding
+    assert real.embeddings.create(model="any", input="a bird").data[0].embedding == pytest.approx(numbers, rel=1e-6)
+    raw = real.post("/embeddings", body={"input": "a bird", "encoding_format": "base64"}, cast_to=dict)
+    raw = base64.b64decode(raw["data"][0]["embedding"])
+    assert struct.unpack("<64f", raw) == pytest.approx(numbers, rel=1e-6)
+
+
+def test_token_ids_embed_as_their_text(real):
+    ids = load_tokenizer(65536).encode("a bird")
+    by_text = real.embeddings.create(model="any", input="a bird").data[0].embedding
+    assert real.embeddings.create(model="any", input=ids).data[0].embedding == by_text
+    assert real.embeddings.create(model="any", input=[ids, ids]).data[1].embedding == by_text
+
+
+@pytest.mark.parametrize("options", [{"input": ""}, {"input": []}, {"dimensions": 63}, {"encoding_format": "int8"}])
+def test_embeddings_that_cannot_be_are_refused(client, options):
+    with pytest.raises(openai.BadRequestError):
+        client.embeddings.create(**{"model": "any", "input": "a", **options})
+
+
+def test_models_are_what_can_be_asked(client):
+    [model] = client.models.list().data
+    assert (model.id, model.object, model.owned_by, model.architecture) == (MODEL, "model", "roost", "rwkv-7")
+    assert model.created > 1_600_000_000
+    assert client.models.retrieve("roost-starter-v7").id == MODEL
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("gpt-4o")
+
+
+def test_a_text_goes_to_tokens_and_back(server):
+    text = "Birds 🐦 sit.\n\n鸟儿"
+    ids = load_tokenizer(65536).encode(text)
+    for name in ("prompt", "content", "text"):
+        assert server.post("/v1/tokenize", {name: text})[1]["tokens"] == ids
+    found = server.post("/tokenize", {"text": text, "with_pieces": True})[1]
+    assert (found["count"], found["model"], found["pieces"][0]) == (len(ids), MODEL, "Bir")
+    assert "".join(found["pieces"][:2]) == "Birds" and "".join(found["pieces"][-2:]) == "鸟儿"
+    found = server.post("/detokenize", {"tokens": ids})[1]
+    assert found["text"] == found["prompt"] == found["content"] == text
+    assert server.post("/v1/tokenize", {"text": "a", "prompt": "b"})[0] == 400
+    assert server.post("/v1/detokenize", {"tokens": [70000]})[1]["error"]["code"] == "token_out_of_range"
