@@ -1,8 +1,11 @@
 // Forms that are saved as a whole: sliders and numbers move together, dots show what differs from the default, what is
 // not saved is not lost by leaving. A form takes part by `data-form`; see templates/_controls.html for its rows.
+// `roost:dirty` on the form tells the names of what differs from the page as it came.
+
+const fieldOf = (row) => row.querySelector("[name]:not([type=hidden])");
 
 function valueOf(row) {
-  const field = row.querySelector("[name]");
+  const field = fieldOf(row);
   if (field.type === "checkbox") return field.checked ? "1" : "0";
   if (field.type === "radio") return row.querySelector(":checked")?.value ?? "";
   return field.value;
@@ -22,7 +25,7 @@ function paint(row) {
 }
 
 function set(row, value) {
-  const field = row.querySelector("[name]");
+  const field = fieldOf(row);
   if (field.type === "checkbox") field.checked = value === "1";
   else if (field.type === "radio") {
     for (const radio of row.querySelectorAll("[type=radio]")) radio.checked = radio.value === value;
@@ -31,22 +34,31 @@ function set(row, value) {
   field.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
-function snapshot(form) {
-  return JSON.stringify([...new FormData(form)].filter(([name]) => !name.startsWith("_")));
+// Every name with its last value: a switch sends "0" from a hidden field and "1" after it when it is on.
+const snapshot = (form) => Object.fromEntries(new FormData(form));
+
+function changedNames(before, now) {
+  return [...new Set([...Object.keys(before), ...Object.keys(now)])].filter((name) => before[name] !== now[name]);
+}
+
+export function shownLabel(form, name) {
+  const label = form.querySelector(`label[for="field-${name}"]`);
+  return label?.firstChild?.textContent.trim() || name;
 }
 
 function watch(form) {
-  const before = form.hasAttribute("data-unsaved") ? "" : snapshot(form);
+  const before = snapshot(form);
+  const isUnsaved = form.hasAttribute("data-unsaved");
   const check = () => {
-    const isDirty = snapshot(form) !== before;
-    form.toggleAttribute("data-dirty", isDirty);
-    form.dispatchEvent(new CustomEvent("roost:dirty", { detail: isDirty, bubbles: true }));
+    const changed = changedNames(before, snapshot(form));
+    form.toggleAttribute("data-dirty", isUnsaved || changed.length > 0);
+    form.dispatchEvent(new CustomEvent("roost:dirty", { detail: changed, bubbles: true }));
   };
   form.addEventListener("input", (event) => {
     const row = event.target.closest("[data-default]");
-    if (row && event.target.type === "range") row.querySelector("[name]").value = event.target.value;
+    if (row && event.target.type === "range") fieldOf(row).value = event.target.value;
     if (row) paint(row);
-    row?.classList.remove("has-error");
+    event.target.closest(".form-row")?.classList.remove("has-error");
     check();
   });
   form.addEventListener("change", check);
@@ -55,13 +67,17 @@ function watch(form) {
     const dot = event.target.closest("[data-reset]");
     if (dot) set(dot.closest("[data-default]"), dot.dataset.reset);
   });
-  document.body.addEventListener("htmx:afterSettle", check);
-  if (form.hasAttribute("data-unsaved")) check();
+  // A part of the form that the server drew anew.
+  form.addEventListener("htmx:load", (event) => {
+    for (const row of event.target.querySelectorAll("[data-default]")) paint(row);
+    check();
+  });
+  form.toggleAttribute("data-dirty", isUnsaved);
 }
 
 for (const row of document.querySelectorAll("[data-form] [data-default]")) paint(row);
 for (const form of document.querySelectorAll("[data-form]")) watch(form);
-document.querySelector(".has-error [name]")?.focus();
+document.querySelector(".has-error [name]:not([type=hidden])")?.focus();
 
 window.addEventListener("beforeunload", (event) => {
   if (document.querySelector("[data-form][data-dirty]")) event.preventDefault();
