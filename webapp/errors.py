@@ -28,7 +28,7 @@
     │   ├── PresetNotFound  PresetNameTaken  PresetChanged  TooManyPresets  PresetFileInvalid
     │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong
     ├── ChatError               TurnRunning  NothingToContinue
-    ├── ToolError               ToolInvalid  ToolFailed
+    ├── ToolError               ToolInvalid  ToolNotFound  ToolFailed
     ├── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
     └── ApiError                a request of a program
         └── BodyInvalid  WrongMediaType  ParameterInvalid  ParameterUnsupported  ModelNotServed  UnknownAddress
@@ -610,6 +610,13 @@ class ToolInvalid(ToolError):
     status = 422
     message_text = "{field} of the tool cannot be used: {reason}."
     hint_text = "Correct that field; nothing was changed."
+
+
+class ToolNotFound(ToolError):
+    code = "tool_not_found"
+    status = 404
+    message_text = "This tool is not there (any more)."
+    hint_text = "The Tools page lists those there are."
 
 
 class ToolFailed(ToolError):

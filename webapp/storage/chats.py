@@ -11,6 +11,7 @@ from typing import Any
 from webapp.chat.messages import Message, ThinkMode
 from webapp.errors import ChatNotFound, MessageNotFound
 from webapp.storage import export, journal, message_tree, search
+from webapp.storage.chat_tools import ChatTools, chat_tools_to_json
 from webapp.storage.database import Database
 from webapp.storage.records import (
     Chat,
@@ -120,6 +121,9 @@ class ChatStore:
     def set_state(self, chat_id: str, state: str | None) -> None:
         """The state file new sequences of this chat begin with; "" for none, None for the preset's."""
         self._change(chat_id, state=storable(state) if state is not None else None)
+
+    def set_tools(self, chat_id: str, tools: ChatTools) -> None:
+        self._change(chat_id, tools=chat_tools_to_json(tools))
 
     def delete(self, chat_id: str) -> None:
         """Hides the chat until :meth:`restore` or :meth:`purge_deleted`."""

@@ -74,4 +74,15 @@ _PRESETS = (
     "ALTER TABLE chats ADD COLUMN state TEXT",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS)
+_TOOLS = (
+    """CREATE TABLE tools (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        body TEXT NOT NULL,
+        updated_at REAL NOT NULL,
+        deleted_at REAL
+    )""",
+    "ALTER TABLE chats ADD COLUMN tools TEXT NOT NULL DEFAULT '{}'",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS)

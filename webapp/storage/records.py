@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+from webapp.storage.chat_tools import ChatTools, chat_tools_from_json, chat_tools_to_json
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -47,6 +48,7 @@ class Chat:
     head_id: str | None = None
     preset_id: str = ""
     state: str | None = None
+    tools: ChatTools = field(default_factory=ChatTools)
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,7 @@ def chat_from_row(row: sqlite3.Row) -> Chat:
         head_id=row["head_id"],
         preset_id=row["preset_id"],
         state=row["state"],
+        tools=chat_tools_from_json(row["tools"]),
     )
 
 
@@ -188,4 +191,5 @@ def chat_columns(chat: Chat) -> dict[str, Any]:
         "updated_at": chat.updated_at,
         "preset_id": chat.preset_id,
         "state": chat.state,
+        "tools": chat_tools_to_json(chat.tools),
     }
