@@ -7,7 +7,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.errors import FileMissing, ModelNotFound, RoostError, as_roost_error, error_from_dict
+from webapp.errors import FileMissing, LibraryError, ModelNotFound, RoostError, as_roost_error, error_from_dict
 from webapp.manager.folder_watch import FolderWatch
 from webapp.manager.model_folders import (
     MODEL_ENDINGS,
@@ -82,7 +82,7 @@ class ModelLibrary:
         found: dict[Path, ModelFile] = {}
         for folder in self.folders:
             for path in walk_models(folder.path):
-                found.setdefault(path, ModelFile(folder.name_of(path), path, _stamp(path)))
+                found.setdefault(path, ModelFile(_printable(folder.name_of(path)), path, _stamp(path)))
         starter = self.bundled_dir / STARTER_MODEL
         if not any(path.name == STARTER_MODEL for path in found) and starter.is_file():
             found[starter] = ModelFile(STARTER_MODEL, starter, _stamp(starter))
@@ -91,7 +91,7 @@ class ModelLibrary:
 
     def look_into(self, file: ModelFile) -> ModelEntry:
         """What the file holds; from memory if it was looked into since it changed."""
-        found = self._look_into(file.path, file.stamp)
+        found = self._look_into(file.path, file.stamp) if _is_text(file.path) else _unreadable_name(file)
         if isinstance(found, RoostError):
             return ModelEntry(file.name, file.path, file.size_bytes, error=found)
         return ModelEntry(file.name, file.path, file.size_bytes, inspection=found)
@@ -178,6 +178,19 @@ class ModelLibrary:
         states = self.models_dir / STATES
         names = sorted(states.rglob("*")) if states.is_dir() else []
         return tuple((str(file.path), file.stamp) for file in self.files()), tuple((str(p), _stamp(p)) for p in names)
+
+
+def _is_text(path: Path) -> bool:
+    """False for a name of bytes that are no UTF-8, which no page and no database could hold."""
+    return _printable(str(path)) == str(path)
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "replace").decode()
+
+
+def _unreadable_name(file: ModelFile) -> RoostError:
+    return LibraryError(name=file.name, reason="its name is not valid UTF-8")
 
 
 def _stamp(path: Path) -> Stamp:

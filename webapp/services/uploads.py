@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from webapp.errors import (
     FileEmpty,
@@ -92,7 +92,7 @@ class Uploads:
         except (OSError, ValueError, KeyError) as exc:
             raise UploadMissing(name=upload_id[:32]) from exc
 
-    def write(self, upload_id: str, offset: int, slice_: BinaryIO) -> Upload:
+    def write(self, upload_id: str, offset: int, slice_: IO[bytes]) -> Upload:
         """Adds a slice that begins at byte ``offset`` of the file; UploadOffset when that is not the next one.
 
         What no model file begins with is refused after the first slice; that, and more bytes than were announced,
@@ -148,7 +148,7 @@ class Uploads:
                     found.append(upload)
         return tuple(found)
 
-    def _append(self, upload: Upload, slice_: BinaryIO) -> None:
+    def _append(self, upload: Upload, slice_: IO[bytes]) -> None:
         left = upload.size_bytes - upload.done_bytes
         # Unbuffered: a disk that is full says so at the write, and closing the file has nothing left to say.
         with writing(self.folder, left), self._part(upload.id).open("rb+", buffering=0) as file:

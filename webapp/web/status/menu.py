@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from os.path import normpath
 
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import translate_error
@@ -42,7 +43,7 @@ def _is_listed(entry: ModelEntry) -> bool:
 
 
 def _choice(entry: ModelEntry, status: ModelStatus, t: Callable[..., str], locale: str) -> ModelChoice:
-    is_loaded = status.phase in LOADED and status.model in (entry.name, entry.path.name)
+    is_loaded = status.phase in LOADED and normpath(status.model_path) == normpath(entry.path)
     if entry.error is not None:
         named = error_from_dict({**entry.error.to_dict(), "params": {**entry.error.params, "path": entry.name}})
         return ModelChoice(entry.name, entry.name, translate_error(named, locale)[0], False, False)

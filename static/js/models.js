@@ -1,0 +1,197 @@
+// The models page: files on their way up, and what changed on disk or in the engine while the page is open.
+
+const page = document.getElementById("models-page");
+const words = page.dataset;
+const sliceBytes = Number(words.slice);
+
+// What changed: asked often while something goes on, seldom otherwise, never in the background.
+const QUIET_MS = 2000;
+const BUSY_MS = 500;
+let timer;
+
+function revision(id) {
+  return document.getElementById(id)?.dataset.revision ?? "";
+}
+
+async function look() {
+  clearTimeout(timer);
+  const known = new URLSearchParams({ list: revision("models-list"), activity: revision("models-activity") });
+  // Nothing is replaced under an open menu or dialog, nor while a button is held down.
+  const isHeld = document.hidden || document.querySelector(".row-menu:popover-open, dialog[open], #models-page :active");
+  if (!isHeld) await htmx.ajax("GET", `/models/news?${known}`, { source: page, swap: "none" }).catch(() => {});
+  const isBusy = document.querySelector("#models-activity[data-busy]");
+  clearTimeout(timer);
+  timer = setTimeout(look, isBusy ? BUSY_MS : QUIET_MS);
+}
+
+timer = setTimeout(look, QUIET_MS);
+document.addEventListener("visibilitychange", () => document.hidden || look());
+document.body.addEventListener("roost:status", look);
+
+// As many rows as are shown come back with the next change.
+document.body.addEventListener("htmx:afterSettle", () => {
+  const shown = document.querySelectorAll("#models-list .model-row").length;
+  document.querySelector("#models-filter [name=count]").value = Math.max(shown, 40);
+  hideOwnUploads();
+});
+
+// A dialog whose form was accepted has nothing left to say.
+document.body.addEventListener("htmx:oobAfterSwap", (event) => {
+  if (event.detail.target.id === "import-form") document.getElementById("import-dialog").close();
+});
+
+// Uploads: one after the other, slice by slice. A slice that does not arrive is sent again.
+const list = document.getElementById("uploads");
+const template = document.getElementById("upload-row");
+const queue = [];
+const own = new Set();
+let isSending = false;
+
+document.getElementById("models-files").addEventListener("change", (event) => {
+  for (const file of event.target.files) enqueue(file);
+  event.target.value = "";
+});
+
+function enqueue(file) {
+  const row = template.content.firstElementChild.cloneNode(true);
+  const upload = { file, row, id: "", isCancelled: false, abort: null };
+  row.querySelector(".upload-name").textContent = file.name;
+  row.querySelector("progress").setAttribute("aria-label", file.name);
+  row.querySelector("[data-cancel-upload]").addEventListener("click", () => cancel(upload));
+  list.hidden = false;
+  list.append(row);
+  queue.push(upload);
+  sendAll();
+}
+
+async function sendAll() {
+  if (isSending) return;
+  isSending = true;
+  while (queue.length) await send(queue.shift());
+  isSending = false;
+}
+
+async function send(upload) {
+  if (upload.isCancelled) return;
+  try {
+    const { file } = upload;
+    const form = new FormData();
+    form.set("name", file.name);
+    form.set("size", file.size);
+    form.set("stamp", file.lastModified);
+    let state = await patiently(upload, () => fetch("/models/uploads", { method: "POST", body: form }));
+    upload.id = state.id;
+    own.add(state.id);
+    while (!state.is_done) {
+      show(upload, state.offset);
+      state = await patiently(upload, () => sendSlice(upload, state.offset));
+    }
+    finish(upload, state.text);
+  } catch (error) {
+    if (!upload.isCancelled) fail(upload, error);
+  }
+  if (!list.children.length) list.hidden = true;
+}
+
+function sendSlice(upload, offset) {
+  const slice = upload.file.slice(offset, offset + sliceBytes);
+  if (offset + slice.size >= upload.file.size) say(upload, words.tChecking);
+  upload.abort = new AbortController();
+  const url = `/models/uploads/${upload.id}?offset=${offset}`;
+  const headers = { "Content-Type": "application/octet-stream" };
+  return fetch(url, { method: "PUT", body: slice, headers, signal: upload.abort.signal });
+}
+
+// The answer as JSON. While the server is away or busy it is asked again, for as long as the page stays open.
+async function patiently(upload, ask) {
+  for (let pause = 500; ; pause = Math.min(pause * 2, 15_000)) {
+    if (upload.isCancelled) throw new Error();
+    const answer = await ask().catch(() => null);
+    if (upload.isCancelled) throw new Error();
+    if (answer?.ok) {
+      say(upload, "");
+      return answer.json();
+    }
+    const error = answer && (await answer.json().catch(() => ({}))).error;
+    if (error?.code === "upload_offset" && upload.id) return { offset: error.offset };
+    const isPassing = !answer || answer.status === 429 || answer.status >= 502;
+    if (!isPassing || error?.code === "disk_full") throw error ?? new Error(words.tAway);
+    say(upload, words.tRetry);
+    await new Promise((done) => setTimeout(done, pause));
+  }
+}
+
+function cancel(upload) {
+  upload.isCancelled = true;
+  upload.abort?.abort();
+  upload.row.remove();
+  if (!list.children.length) list.hidden = true;
+  if (upload.id) discard(upload.id);
+}
+
+async function discard(id) {
+  await fetch(`/models/uploads/${id}`, { method: "DELETE" }).catch(() => {});
+  own.delete(id);
+}
+
+function show(upload, offset) {
+  const { size } = upload.file;
+  upload.row.querySelector("progress").value = size ? (100 * offset) / size : 0;
+  const shown = words.tOf.replace("{done}", sizeText(offset)).replace("{total}", sizeText(size));
+  upload.row.querySelector(".upload-shown").textContent = shown;
+}
+
+function say(upload, text, isTrouble = false) {
+  const line = upload.row.querySelector(".upload-text");
+  line.textContent = text ?? "";
+  line.hidden = !text;
+  line.classList.toggle("is-trouble", isTrouble);
+}
+
+function finish(upload, text) {
+  own.delete(upload.id);
+  show(upload, upload.file.size);
+  say(upload, text);
+  setTimeout(() => {
+    upload.row.remove();
+    if (!list.children.length) list.hidden = true;
+  }, 6000);
+  look();
+}
+
+function fail(upload, error) {
+  own.delete(upload.id);
+  upload.row.querySelector("progress").remove();
+  say(upload, [error?.message, error?.hint?.replaceAll("`", "")].filter(Boolean).join(" ") || words.tAway, true);
+  look();
+}
+
+// As webapp/services/disk_space.py says sizes.
+function sizeText(bytes) {
+  if (bytes < 1000) return `${bytes} B`;
+  for (const unit of ["kB", "MB", "GB"]) {
+    bytes /= 1000;
+    if (bytes < 999.5) return `${bytes < 100 ? Number(bytes.toPrecision(3)) : bytes.toFixed(0)} ${unit}`;
+  }
+  return `${Number((bytes / 1000).toPrecision(3))} TB`;
+}
+
+// The server lists what stopped halfway; what this page is sending now is not that.
+function hideOwnUploads() {
+  for (const row of document.querySelectorAll("[data-upload]")) row.hidden = own.has(row.dataset.upload);
+}
+
+// Leaving takes an upload with it only as far as it is: the rest can follow within a day.
+window.addEventListener("beforeunload", (event) => {
+  if (isSending) event.preventDefault();
+});
+
+// A file that misses the box is meant for it all the same; without this the browser would open it.
+document.addEventListener("dragover", (event) => {
+  if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
+});
+document.addEventListener("drop", (event) => {
+  if (event.defaultPrevented || event.target.closest?.(".drop")) return;
+  event.preventDefault();
+  for (const file of event.dataTransfer?.files ?? []) enqueue(file);
+});

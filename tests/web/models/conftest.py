@@ -1,0 +1,97 @@
+"""An app over a folder of its own; requests come as a browser on this machine would send them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.services.library_folder import good_bytes, torn_bytes
+from tests.weights.make_checkpoints import write_tensors
+from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.model_manager import ModelManager
+from webapp.settings import Settings
+from webapp.web.app import create_app
+
+OWN = {"Origin": "http://127.0.0.1"}
+HTMX = {**OWN, "HX-Request": "true"}
+
+
+@dataclass
+class Browser:
+    """``get`` and ``post`` answer with (status, text); ``part`` and ``act`` are the same by htmx."""
+
+    client: FlaskClient
+    folder: Path
+    app: Any
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        answer = self.client.get(path, base_url="http://127.0.0.1", headers=headers)
+        return answer.status_code, answer.get_data(as_text=True)
+
+    def part(self, path: str) -> tuple[int, str]:
+        return self.get(path, **HTMX)
+
+    def post(self, url: str, **form: str) -> tuple[int, str]:
+        """After the redirect, as a browser without scripts."""
+        answer = self.client.post(url, base_url="http://127.0.0.1", headers=OWN, data=form, follow_redirects=True)
+        return answer.status_code, answer.get_data(as_text=True)
+
+    def act(self, url: str, **form: str) -> tuple[int, str]:
+        answer = self.client.post(url, base_url="http://127.0.0.1", headers=HTMX, data=form)
+        return answer.status_code, answer.get_data(as_text=True)
+
+    def upload(self, name: str, size: int, stamp: str = "1") -> Any:
+        form = {"name": name, "size": str(size), "stamp": stamp}
+        return self.client.post("/models/uploads", base_url="http://127.0.0.1", headers=OWN, data=form)
+
+    def slice(self, upload_id: str, offset: object, content: bytes) -> Any:
+        url = f"/models/uploads/{upload_id}?offset={offset}"
+        return self.client.put(url, base_url="http://127.0.0.1", headers=OWN, data=content)
+
+    @property
+    def manager(self) -> ModelManager:
+        manager: ModelManager = self.app.extensions["model_manager"]
+        return manager
+
+
+@pytest.fixture
+def open_browser(tmp_path: Path):
+    """open_browser(strategy, **settings) -> Browser; models/ has a good one, a torn one and one that is not RWKV."""
+    apps = []
+
+    def make(strategy: str = "fake", **settings: Any) -> Browser:
+        folder = tmp_path / "models"
+        folder.mkdir(exist_ok=True)
+        (folder / "good.safetensors").write_bytes(good_bytes())
+        (folder / "torn.safetensors").write_bytes(torn_bytes())
+        os.utime(folder / "torn.safetensors", (1, 1))
+        import numpy as np
+
+        weights = {"model.embed_tokens.weight": np.ones((2, 2), np.float32)}
+        write_tensors(folder / "llama.safetensors", weights, metadata={"origin": "<b>somewhere</b>"})
+        made = Settings(
+            data_dir=tmp_path / "data",
+            models_dir=folder,
+            strategy=strategy,
+            open_browser=False,
+            requests_per_s=1e6,
+            request_burst=10**6,
+            **settings,
+        )
+        app = create_app(made, ModelManager(made, start_engine_in_thread))
+        apps.append(app)
+        return Browser(app.test_client(), folder, app)
+
+    yield make
+    for app in apps:
+        app.extensions["close"]()
+
+
+@pytest.fixture
+def browser(open_browser) -> Browser:
+    return open_browser()

@@ -1,0 +1,245 @@
+"""The models pages as a browser with and without scripts sees them."""
+
+from __future__ import annotations
+
+import html
+import re
+import urllib.parse
+from pathlib import Path
+
+import pytest
+
+from tests.services.library_folder import good_bytes, tree
+from webapp.manager import library as library_module
+from webapp.web.models.list_view import PAGE
+
+
+def rows(page: str) -> list[str]:
+    return [
+        html.unescape(name) for name in re.findall(r'<p class="row-title"><a href="/models/[^"]*">([^<]*)</a>', page)
+    ]
+
+
+def token(page: str, part: str) -> str:
+    return re.search(f'id="models-{part}" data-revision="([^"]*)"', page)[1]
+
+
+def test_the_page_tells_what_every_file_is(browser):
+    status, page = browser.get("/models")
+    assert status == 200
+    assert rows(page) == ["good.safetensors", "llama.safetensors", "roost-starter-v7.safetensors", "torn.safetensors"]
+    assert "RWKV-7" in page and "Not RWKV" in page and "torn.safetensors is cut off" in page
+    assert str(browser.folder) in page and f"{browser.folder}/torn" not in page
+    assert page.count('name="name" value="good.safetensors"') == 2
+
+
+def test_the_same_in_chinese(browser):
+    page = browser.get("/models", **{"Accept-Language": "zh"})[1]
+    assert "模型文件夹里的所有文件" in page and "不是 RWKV" in page and "不完整" in page
+
+
+def test_names_and_metadata_are_escaped(browser):
+    (browser.folder / '<img src=x onerror=alert(1)>".safetensors').write_bytes(good_bytes())
+    page = browser.get("/models")[1]
+    assert "<img" not in page and "&lt;img src=x" in page
+    name = next(name for name in rows(page) if "img" in name)
+    status, details = browser.get("/models/" + urllib.parse.quote(name))
+    assert status == 200 and "<img" not in details
+    assert "&lt;b&gt;somewhere&lt;/b&gt;" in browser.get("/models/llama.safetensors")[1]
+
+
+def test_a_name_that_is_no_text_does_no_harm(browser):
+    try:
+        Path(str(browser.folder), b"bad\xff.safetensors".decode("utf-8", "surrogateescape")).write_bytes(good_bytes())
+    except (OSError, UnicodeError):
+        pytest.skip("this system has no such names")
+    status, page = browser.get("/models")
+    assert status == 200 and "bad?.safetensors" in page and "not valid UTF-8" in page
+
+
+@pytest.mark.parametrize(
+    "name", ["none.pth", "../data/roost.db", "%2e%2e/data/roost.db", "/etc/passwd", "sub", "a%00b", "x" * 3000]
+)
+def test_there_is_nothing_outside_the_folders(browser, name):
+    status, page = browser.get(f"/models/{name}")
+    assert status in (404, 308) and "SQLite" not in page and "root:" not in page
+
+
+def test_details_name_every_tensor_block_by_block(browser):
+    page = browser.get("/models/good.safetensors")[1]
+    assert "Block 0" in page and "RWKV-7" in page
+    urls = [html.unescape(url) for url in re.findall(r'hx-get="(/models/tensors[^"]*)"', page)]
+    shown = "".join(browser.part(url)[1] for url in urls)
+    found = browser.manager.library.entry("good.safetensors").inspection
+    assert {tensor.name for tensor in found.tensors} == set(re.findall(r'<td class="mono">([^<]*)</td>', shown))
+    assert "<html" in browser.get(urls[0])[1] and "<html" not in browser.part(urls[0])[1]
+
+
+def test_a_file_that_cannot_be_read_has_details_too(browser):
+    status, page = browser.get("/models/torn.safetensors")
+    assert status == 200 and "is cut off" in page
+    assert browser.part("/models/tensors?name=torn.safetensors")[0] == 404
+
+
+def test_search_and_filter(browser):
+    assert rows(browser.part("/models/list?q=GOOD+saf")[1]) == ["good.safetensors"]
+    assert rows(browser.part("/models/list?kind=broken")[1]) == ["torn.safetensors"]
+    assert "Nothing found" in browser.part("/models/list?q=zebra")[1]
+    assert rows(browser.get("/models?q=llama&kind=other")[1]) == ["llama.safetensors"]
+    assert len(rows(browser.part("/models/list?kind=nonsense&count=x")[1])) == 4
+
+
+def test_five_hundred_files_are_looked_into_as_they_are_shown(browser, monkeypatch):
+    opened: list[str] = []
+    real = library_module.inspect
+    monkeypatch.setattr(library_module, "inspect", lambda path: opened.append(path.name) or real(path))
+    for number in range(500):
+        (browser.folder / f"m{number:03}.safetensors").write_bytes(good_bytes())
+    page = browser.get("/models")[1]
+    assert len(rows(page)) == PAGE and len(opened) <= PAGE + 2
+    more = html.unescape(re.search(r'hx-get="(/models/rows[^"]*)"', page)[1])
+    below = browser.part(more)[1]
+    assert not set(rows(page)) & set(rows(below)) and len(rows(below)) == PAGE
+    assert len(opened) <= 2 * PAGE + 3
+    browser.get("/models")
+    assert len(opened) <= 2 * PAGE + 3
+    assert len(set(rows(browser.get("/models?count=5000")[1]))) == 504 and len(opened) <= 505
+
+
+def test_an_open_page_is_told_only_what_changed(browser):
+    page = browser.get("/models")[1]
+    known = {"list": token(page, "list"), "activity": token(page, "activity")}
+    assert browser.part(f"/models/news?{urllib.parse.urlencode(known)}") == (204, "")
+    (browser.folder / "new.safetensors").write_bytes(good_bytes())
+    browser.manager.library.watch.look_again()
+    status, news = browser.part(f"/models/news?{urllib.parse.urlencode(known)}")
+    assert status == 200 and 'id="models-list"' in news and 'hx-swap-oob="true"' in news
+    assert "new.safetensors" in news and 'id="models-activity"' not in news
+
+
+def test_deleted_with_undo_by_htmx(browser):
+    before = tree(browser.folder)
+    status, news = browser.act("/models/delete", name="good.safetensors")
+    assert status == 200 and "good.safetensors is in the trash" in news
+    assert "good.safetensors" not in rows(news)
+    undo = re.search(r'name="do" value="(restore:\w+)"', news)[1]
+    assert "good.safetensors is back" in browser.post("/models/do", do=undo)[1]
+    assert tree(browser.folder) == before
+
+
+def test_deleted_with_undo_without_scripts(browser):
+    page = browser.post("/models/delete", name="good.safetensors")[1]
+    assert "good.safetensors is in the trash" in page and "good.safetensors" not in rows(page)
+    item = re.search(r'/models/trash/restore" hx-swap="none"><button[^>]*name="id" value="(\w+)"', page)[1]
+    assert "good.safetensors" in rows(browser.post("/models/trash/restore", id=item)[1])
+
+
+def test_the_trash_is_emptied(browser):
+    browser.act("/models/delete", name="good.safetensors")
+    assert "The trash is empty" in browser.act("/models/trash/empty")[1]
+    assert not any(name.startswith(".trash") for name in tree(browser.folder))
+
+
+def test_a_loaded_model_is_shown_kept_and_unloaded(browser):
+    browser.act("/models/load", name="good.safetensors")
+    browser.manager.wait_ready(20)
+    page = browser.get("/models")[1]
+    assert "Loaded" in page and page.count('action="/models/unload"') == 1
+    news = browser.act("/models/delete", name="good.safetensors")[1]
+    assert "good.safetensors is loaded or being loaded." in news and "toast-error" in news
+    assert (browser.folder / "good.safetensors").exists()
+    assert browser.post("/models/delete", name="good.safetensors")[0] == 409
+    browser.act("/models/unload")
+    assert browser.manager.wait_change(-1, 0).phase in ("unloading", "empty")
+
+
+def test_a_model_is_not_deleted_while_it_loads_and_loading_can_be_cancelled(open_browser):
+    browser = open_browser("fake load_ms=20000")
+    browser.act("/models/load", name="good.safetensors")
+    page = browser.get("/models")[1]
+    assert "Loading good.safetensors" in page and "data-busy" in page
+    assert "being loaded" in browser.act("/models/delete", name="good.safetensors")[1]
+    browser.act("/models/cancel")
+    deadline = browser.manager.status()
+    while deadline.phase in ("loading", "unloading"):
+        deadline = browser.manager.wait_change(deadline.revision, 5)
+    assert (browser.folder / "good.safetensors").exists()
+    assert "in the trash" in browser.act("/models/delete", name="good.safetensors")[1]
+
+
+def test_a_load_that_cannot_begin_says_why(browser):
+    news = browser.act("/models/load", name="torn.safetensors")[1]
+    assert "toast-error" in news and "is cut off" in news and str(browser.folder) not in news
+    assert "There is no model" in browser.act("/models/load", name="../x.pth")[1]
+
+
+def test_renamed_or_told_why_not(browser):
+    page = browser.post("/models/rename", name="good.safetensors", new_name="better.safetensors")[1]
+    assert "It is called better.safetensors now." in page and "<h1>better.safetensors</h1>" in page
+    status, page = browser.post("/models/rename", name="better.safetensors", new_name="llama.safetensors")
+    assert status == 422 and "There is already a file llama.safetensors." in page
+    assert browser.post("/models/rename", name="none.pth", new_name="x.pth")[0] == 404
+
+
+def test_import_by_path(browser, tmp_path):
+    (tmp_path / "new.safetensors").write_bytes(good_bytes())
+    news = browser.act("/models/import", path=str(tmp_path / "new.safetensors"), mode="move")[1]
+    assert "new.safetensors is here" in news and "new.safetensors" in rows(news) and 'id="import-form"' in news
+    form = browser.act("/models/import", path="/none/x.pth", mode="copy")[1]
+    assert "There is no file /none/x.pth." in form and 'value="/none/x.pth"' in form and "models-list" not in form
+    status, page = browser.post("/models/import", path="/none/x.pth", mode="copy")
+    assert status == 422 and "There is no file /none/x.pth." in page
+
+
+def test_an_import_shows_its_progress_and_goes_from_the_page(browser, tmp_path):
+    (tmp_path / "new.safetensors").write_bytes(good_bytes())
+    browser.act("/models/import", path=str(tmp_path / "new.safetensors"), mode="copy")
+    browser.app.extensions["model_files"].imports.wait(20)
+    page = browser.get("/models")[1]
+    job = re.search(r'/models/import/cancel" hx-swap="none"><button[^>]*value="(\w+)"', page)[1]
+    assert "new.safetensors is here" in page
+    assert job not in browser.act("/models/import/cancel", id=job)[1]
+
+
+def test_the_published_models_are_links_nobody_follows_for_the_reader(browser):
+    page = browser.get("/models")[1]
+    links = re.findall(r'<a href="(https://[^"]*)"([^>]*)>', page)
+    assert len(links) >= 25 and all("noreferrer" in attributes for _, attributes in links)
+    assert not re.search(r'(?:src|hx-get|action)="https?:', page)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "delete",
+        "load",
+        "unload",
+        "cancel",
+        "rename",
+        "import",
+        "import/cancel",
+        "trash/restore",
+        "trash/empty",
+        "do",
+        "uploads",
+        "uploads/discard",
+    ],
+)
+def test_nothing_is_done_for_another_sites_page(browser, path):
+    before = tree(browser.folder)
+    foreign = {"Origin": "http://evil.test", "HX-Request": "true"}
+    form = {"name": "good.safetensors", "new_name": "x.safetensors", "path": "/etc/passwd", "size": "5"}
+    answer = browser.client.post(f"/models/{path}", base_url="http://127.0.0.1", headers=foreign, data=form)
+    assert answer.status_code == 403 and tree(browser.folder) == before
+    assert browser.client.get(f"/models/{path}", base_url="http://127.0.0.1").status_code in (404, 405)
+
+
+def test_further_folders_are_listed_by_their_name(open_browser, tmp_path):
+    (tmp_path / "llm").mkdir()
+    (tmp_path / "llm" / "far.safetensors").write_bytes(good_bytes())
+    browser = open_browser(extra_models_dirs=(tmp_path / "llm",))
+    assert "llm:far.safetensors" in rows(browser.get("/models")[1])
+    assert browser.get("/models/llm:far.safetensors")[0] == 200
+    browser.act("/models/load", name="llm:far.safetensors")
+    assert browser.manager.wait_ready(20).model_path == str(tmp_path / "llm" / "far.safetensors")
+    assert browser.get("/models")[1].count('action="/models/unload"') == 1
