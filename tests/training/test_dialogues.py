@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
+from dataclasses import asdict
 
 import pytest
 
@@ -12,8 +14,10 @@ from webapp.training.data import tool_formats as formats
 from webapp.training.data.document import Dialogue, clean
 from webapp.training.data.heldout import prompt_cases, tool_cases
 from webapp.training.data.mixture import Mixture
-from webapp.training.data.smalltalk import intents
+from webapp.training.data.paraphrases import UNKNOWN, closeness, paraphrase, patterns
+from webapp.training.data.smalltalk import intents, too_close_to_held_out
 from webapp.training.data.tool_schemas import NOUNS, VERBS, is_held_out_tool
+from webapp.training.data.wide_words import WideWords, evaluation_words
 
 DOCUMENTS = 3000
 
@@ -52,7 +56,7 @@ def test_a_dialogue_is_written_as_g1x_has_it():
         "User: Bye\n\nAssistant: <think>\nx\n</think>\nBye!\n\n"
     )
     assert [s.text for s in dialogue.segments[-2:]] == ["Assistant: <think", ">\nx\n</think>\nBye!\n\n"]
-    assert [s.weight for s in dialogue.segments[1:4]] == [0.15, 0.15, 1.0]
+    assert [s.weight for s in dialogue.segments[1:4]] == [0.05, 0.05, 1.0]
 
 
 def test_compact_tools_and_calls_are_written_as_the_official_template_has_them():
@@ -123,6 +127,71 @@ def test_held_out_phrasings_never_occur_in_training(documents, chinese):
     }
     for case in prompt_cases(chinese):
         assert re.sub(r"[?.!？。！]+$", "", case.messages[0]["content"]).lower() not in asked
+
+
+# Figures over the cases can be compared only while the cases stay: new training data must not change them.
+CASES_SHA256 = "e4d2be79a95f75ea3c72c55eaf42227517f17125ca3ab67c69b8bb1770cb468c"
+
+
+def test_the_evaluation_cases_are_the_ones_earlier_figures_were_taken_with():
+    cases = [asdict(c) for c in tool_cases()] + [asdict(c) for zh in (False, True) for c in prompt_cases(zh)]
+    text = json.dumps(cases, sort_keys=True, ensure_ascii=False)
+    assert hashlib.sha256(text.encode()).hexdigest() == CASES_SHA256
+
+
+@pytest.mark.parametrize("chinese", [False, True])
+def test_every_intent_has_patterns_that_expand_to_plain_text(chinese):
+    rng = random.Random(4)
+    assert set(patterns(chinese)) == {intent.name for intent, _ in intents(chinese)} | {UNKNOWN}
+    for name in patterns(chinese):
+        made = {paraphrase(rng, name, chinese, lambda text: False) for _ in range(40)}
+        assert len(made) > 12, name
+        assert not re.search(r"[\[\]|<>]", "".join(text or "" for text in made)), name
+
+
+def test_a_phrasing_is_too_close_by_its_words_not_by_case_or_politeness():
+    too_close = closeness(["How do I load a model?", "Help"], chinese=False)
+    assert too_close("how do i load a model") and too_close("Hey, how do I load a model please")
+    assert too_close("Can you say how do I load a model at home?") and too_close("help!")
+    assert not too_close("How can I load a model?") and not too_close("Help me")
+    too_close = closeness(["怎么加载模型？", "早安"], chinese=True)
+    assert too_close("请问怎么加载模型呢") and too_close("早安啊")
+    assert not too_close("如何加载模型") and not too_close("说早安")
+
+
+@pytest.mark.parametrize("chinese", [False, True])
+def test_no_training_phrasing_contains_a_held_out_one(chinese):
+    rng, too_close = random.Random(2), too_close_to_held_out(chinese)
+    drawn = [paraphrase(rng, name, chinese, lambda t: False) for name in patterns(chinese) for _ in range(60)]
+    assert any(too_close(text) for text in drawn if text)  # the patterns do reach held-out phrasings
+    for name in patterns(chinese):
+        for _ in range(20):
+            text = paraphrase(rng, name, chinese, too_close)
+            assert text is None or not too_close(text)
+
+
+def test_wide_values_are_never_words_of_evaluation():
+    words = WideWords(random.Random(1))
+    assert len(evaluation_words()) > 40
+    for chinese in (False, True):
+        made = {f(chinese).lower() for f in (words.name, words.city, words.thing) for _ in range(1500)}
+        assert not made & evaluation_words()
+        assert len(made) > 1200
+
+
+def test_sessions_ask_back_call_and_decline_over_the_same_tools(documents):
+    mixture = Mixture(5, {"sessions": 1})
+    texts = [text_of(mixture.document(number)) for number in range(300)]
+    assert sum(text.count("User: ") for text in texts) > 600
+    assert all(text.startswith("System: ") and text.count("System: ") == 1 for text in texts)
+    asked = re.compile(r"Assistant: (What is the|Please tell me the|Which .* should I use|请告诉我|请问|请提供)")
+    assert sum(bool(asked.search(text)) for text in texts) > 30
+    assert sum("no tool for that" in text or "没有可以做这件事的工具" in text for text in texts) > 5
+    for text in texts:
+        for block in re.findall(r"```json\n(.*?)\n```", text, re.DOTALL):
+            parsed = json.loads(block)
+            for call in parsed if isinstance(parsed, list) else [parsed]:
+                assert f"- {call['name']}(" in text or re.search(rf'"name": ?"{call["name"]}"', text)
 
 
 @pytest.mark.parametrize("chinese", [False, True])

@@ -12,7 +12,12 @@ from webapp.training import kernels  # noqa: E402
 from webapp.training.checkpoint import RunConfig, save_checkpoint  # noqa: E402
 from webapp.training.export import export  # noqa: E402
 from webapp.training.model import Rwkv7  # noqa: E402
-from webapp.training.operations import KernelOperations, PlainOperations  # noqa: E402
+from webapp.training.operations import (  # noqa: E402
+    ChunkedOperations,
+    KernelOperations,
+    PlainOperations,
+    operations_for,
+)
 from webapp.training.optimizer import adamw, learning_rate_at  # noqa: E402
 from webapp.training.vocabulary import CompactVocabulary, ids_from_bitmap  # noqa: E402
 
@@ -41,24 +46,74 @@ def relative(a, b) -> float:
     return ((a - b).norm() / (b.norm() + 1e-30)).item()
 
 
-@pytest.mark.slow
-def test_kernels_have_the_gradients_of_the_plain_definition_in_float64():
-    if kernels.compiled_kernels() is None:
-        pytest.skip("needs a C++ compiler and ninja")
-    n_rows, batch, steps = 67, 2, 37  # not a multiple of the 16 steps between snapshots
+def both_gradients(fast_operations, steps: int):
+    """What `gradients` says with the given operations in float32, and with the plain ones in float64."""
+    n_rows, batch = 67, 2
     model = shaken(Rwkv7(2, 128, n_rows, full_vocabulary=500))
     rows, target = torch.randint(0, n_rows, (2, batch, steps))
     weight = torch.rand(batch, steps)
     state = [tuple(torch.randn_like(t) * 0.3 for t in layer) for layer in model.zero_state(batch)]
-    model.ops = KernelOperations()
+    model.ops = fast_operations
     fast = gradients(model, rows, target, weight, state)
     model.double().ops = PlainOperations()
     exact = gradients(model, rows, target, weight.double(), [tuple(t.double() for t in layer) for layer in state])
+    return fast, exact
+
+
+def assert_close_gradients(fast, exact) -> None:
     assert abs(fast[0] - exact[0]) < 1e-5
     for name, gradient in exact[1].items():
         assert relative(fast[1][name], gradient) < 1e-4, name  # float32 sums of some thousand terms
     for a, b in zip(fast[2], exact[2], strict=True):
         assert relative(a, b) < 1e-4
+
+
+@pytest.mark.slow
+def test_kernels_have_the_gradients_of_the_plain_definition_in_float64():
+    if kernels.compiled_kernels() is None:
+        pytest.skip("needs a C++ compiler and ninja")
+    assert_close_gradients(*both_gradients(KernelOperations(), 37))  # not a multiple of the 16 steps between snapshots
+
+
+@pytest.mark.parametrize("steps", [1, 16, 37])
+def test_the_chunked_form_has_the_gradients_of_the_plain_definition_in_float64(steps):
+    assert_close_gradients(*both_gradients(ChunkedOperations(), steps))
+
+
+def test_the_chunked_form_in_float64_is_the_plain_recurrence_even_at_the_strongest_decay():
+    torch.manual_seed(1)
+    r, k, v, b, a = (torch.randn(2, 50, 3, 64, dtype=torch.float64) for _ in range(5))
+    a = -torch.nn.functional.normalize(a, dim=-1)
+    b = -a * torch.rand_like(b)
+    decay = torch.full_like(r, 0.5453)  # exp(-exp(-0.5)) is the least there is
+    state = torch.randn(2, 3, 64, 64, dtype=torch.float64)
+    expected, expected_state = PlainOperations().wkv(r, decay, k, v, a, b, state)
+    for dtype, bound in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
+        reads, final = ChunkedOperations().wkv(*(t.to(dtype) for t in (r, decay, k, v, a, b, state)))
+        assert relative(reads.double(), expected) < bound
+        assert relative(final.double(), expected_state) < bound
+
+
+def test_products_in_bf16_keep_master_weights_and_come_close():
+    model = shaken(Rwkv7(2, 64, 50, 50))
+    rows = torch.randint(0, 50, (2, 21))
+    losses, grown = [], []
+    for operations in (ChunkedOperations(), ChunkedOperations(bf16=True)):
+        model.ops = operations
+        model.zero_grad()
+        loss, _ = model.loss(rows[:, :-1], rows[:, 1:])
+        loss.backward()
+        losses.append(loss.item())
+        grown.append(model.blocks[1].att.key.weight.grad.clone())
+    assert grown[1].dtype == torch.float32
+    assert 0 < abs(losses[0] - losses[1]) < 0.02
+    assert 0 < relative(grown[1], grown[0]) < 0.1
+
+
+def test_a_machine_without_a_compiler_trains_in_chunks(monkeypatch):
+    monkeypatch.setattr(kernels, "compiled_kernels", lambda: None)
+    operations = operations_for(torch.device("cpu"))
+    assert isinstance(operations, ChunkedOperations) and not operations.bf16
 
 
 def test_a_state_carried_over_a_split_changes_nothing():

@@ -1,6 +1,6 @@
-"""The operations an RWKV-7 is made of, once in plain torch (any device and dtype) and once fused (CPU float32).
+"""The operations an RWKV-7 is made of: the plain definition, a chunked torch form and fused kernels (CPU float32).
 
-Both classes have the same five methods; the plain one is the definition, the tests hold the other to it.
+All classes have the same five methods; the plain one is the definition, the tests hold the others to it.
 Shapes: B batch, T time, C channels, H heads of N = 64.
 """
 
@@ -12,8 +12,10 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from webapp.training import kernels
+from webapp.training.chunked import chunked_wkv
 
 HEAD_SIZE = 64
 GROUP_NORM_EPS = 64e-5
@@ -68,19 +70,24 @@ class PlainOperations:
         kk = F.normalize((k * k_k).view(B, T, H, -1), dim=-1, p=2.0, eps=1e-12)
         k = k * (1 + (a - 1) * k_a)
         r, decay, k, v, a = (t.view(B, T, H, HEAD_SIZE) for t in (r, decay, k, v, a))
-        reads = []
-        for t in range(T):
-            sa = state @ -kk[:, t, :, :, None]
-            state = (
-                state * decay[:, t, :, None, :]
-                + sa * (kk * a)[:, t, :, None, :]
-                + v[:, t, :, :, None] * k[:, t, :, None, :]
-            )
-            reads.append((state @ r[:, t, :, :, None])[..., 0])
-        y = torch.stack(reads, 1).reshape(B * T, C)
-        y = F.group_norm(y, H, ln_weight, ln_bias, GROUP_NORM_EPS).view(B, T, C)
+        y, state = self.wkv(r, decay, k, v, -kk, kk * a, state)
+        y = F.group_norm(y.reshape(B * T, C), H, ln_weight, ln_bias, GROUP_NORM_EPS).view(B, T, C)
         y = y + ((r * k * r_k.view(H, HEAD_SIZE)).sum(-1, keepdim=True) * v).reshape(B, T, C)
         return y * g, state
+
+    def wkv(
+        self, r: Tensor, decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The recurrence S = S diag(decay) + (S a) bᵀ + v kᵀ, read as S r: all (B,T,H,N), state (B,H,N,N) as
+        [value][key]. Returns the reads and the final state."""
+        reads = []
+        for t in range(r.shape[1]):
+            removed = state @ a[:, t, :, :, None]
+            state = (
+                state * decay[:, t, :, None, :] + removed * b[:, t, :, None, :] + v[:, t, :, :, None] * k[:, t, :, None]
+            )
+            reads.append((state @ r[:, t, :, :, None])[..., 0])
+        return torch.stack(reads, 1), state
 
     def relu_squared(self, x: Tensor) -> Tensor:
         return torch.relu(x) ** 2
@@ -91,10 +98,47 @@ class PlainOperations:
     def head_loss(
         self, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor, copies: int, chunk: int
     ) -> Tensor:
-        logits = (hidden @ head.t()).float() if hidden.dtype != torch.float64 else hidden @ head.t()
-        logits = torch.cat([logits[:, :-1], logits[:, -1:] + math.log(copies)], 1)
-        losses = F.cross_entropy(logits, target, reduction="none") + (target == logits.shape[1] - 1) * math.log(copies)
-        return (losses * (weight / weight.sum().clamp_min(1e-9))).sum()
+        return weighed_losses(hidden @ head.t(), target, weight / weight.sum().clamp_min(1e-9), copies)
+
+
+def weighed_losses(logits: Tensor, target: Tensor, share: Tensor, copies: int) -> Tensor:
+    """Sum of share times cross-entropy; the last column of logits (rows, V) stands for `copies` equal ones."""
+    counted = torch.cat([logits[:, :-1], logits[:, -1:] + math.log(copies)], 1)
+    losses = F.cross_entropy(counted, target, reduction="none") + (target == logits.shape[1] - 1) * math.log(copies)
+    return (losses * share).sum()
+
+
+class ChunkedOperations(PlainOperations):
+    """The same with the recurrence in chunks (`chunked`): a sixteenth of the steps, each a product of matrices.
+
+    bf16: the products with weights run in bfloat16 while weights, recurrence, norms and loss stay in float32.
+    """
+
+    def __init__(self, bf16: bool = False) -> None:
+        self.bf16 = bf16
+
+    def wkv(
+        self, r: Tensor, decay: Tensor, k: Tensor, v: Tensor, a: Tensor, b: Tensor, state: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        return chunked_wkv(r, decay, k, v, a, b, state)
+
+    def matmul(self, x: Tensor, weight: Tensor) -> Tensor:
+        return (x.bfloat16() @ weight.bfloat16()).to(x.dtype) if self.bf16 else x @ weight
+
+    def head_loss(
+        self, hidden: Tensor, head: Tensor, target: Tensor, weight: Tensor, copies: int, chunk: int
+    ) -> Tensor:
+        """Rows in chunks whose logits are made again in the backward: a whole batch of them fills the memory."""
+        share = weight / weight.sum().clamp_min(1e-9)
+        parts = [
+            checkpoint(self.rows_loss, *rows, head, copies, use_reentrant=False)
+            for rows in zip(hidden.split(chunk), target.split(chunk), share.split(chunk), strict=True)
+        ]
+        return torch.stack(parts).sum()
+
+    def rows_loss(self, hidden: Tensor, target: Tensor, share: Tensor, head: Tensor, copies: int) -> Tensor:
+        """Sum of the losses of some rows, each weighed by its share."""
+        return weighed_losses(self.matmul(hidden, head.t()), target, share, copies)
 
 
 class KernelOperations:
@@ -122,7 +166,7 @@ class KernelOperations:
 
 
 def operations_for(device: torch.device) -> Operations:
-    """Fused on a CPU with a compiler, plain elsewhere."""
+    """Fused on a CPU with a compiler; elsewhere chunked, with bf16 products on a GPU that has them."""
     if device.type == "cpu" and kernels.compiled_kernels() is not None:
         return KernelOperations()
-    return PlainOperations()
+    return ChunkedOperations(bf16=device.type == "cuda" and torch.cuda.is_bf16_supported())

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from webapp.training.data import words as w
 from webapp.training.data.document import Dialogue, Document
+from webapp.training.data.wide_words import WideWords
 from webapp.training.data.words import Words
 
 
@@ -97,9 +98,9 @@ def as_json(words: Words, zh: bool) -> tuple[str, str]:
     rng = words.rng
     keys = rng.sample(
         ("name", "city", "id", "color", "item", "code", "title", "place", "owner", "value"),
-        rng.choice((1, 2, 2, 3)),
+        rng.choice((1, 2, 3, 4, 5)),
     )
-    pairs = {key: value(words, zh) for key in keys}
+    pairs = {key: words.any_word(zh) if rng.random() < 0.5 else value(words, zh) for key in keys}
     if zh:
         text = "，".join(f"{k}是{v}" for k, v in pairs.items())
         return rng.choice(("写成JSON：{t}", "用JSON表示：{t}", "{t}。请写成JSON。")).format(t=text), json.dumps(
@@ -168,7 +169,7 @@ def thrice(words: Words, zh: bool) -> tuple[str, str]:
 
 
 TASKS: tuple[tuple[Callable[[Words, bool], tuple[str, str]], int], ...] = (
-    (repeat, 22), (repeat_many, 16), (json_list, 14), (quote, 10), (as_json, 18), (from_json, 12), (spell, 4),
+    (repeat, 14), (repeat_many, 18), (json_list, 18), (quote, 8), (as_json, 26), (from_json, 10), (spell, 4),
     (first_or_last, 4), (make_list, 3), (thrice, 2),
 )  # fmt: skip
 
@@ -179,8 +180,8 @@ def copying_exchange(words: Words, chinese: bool) -> tuple[str, str]:
 
 
 def copying_document(rng: random.Random, chinese: bool) -> Document:
-    words, dialogue = Words(rng), Dialogue(rng)
-    for _ in range(rng.choice((1, 2, 3))):
+    words, dialogue = WideWords(rng), Dialogue(rng)
+    for _ in range(rng.choice((1, 2, 3, 4))):
         user, answer = copying_exchange(words, chinese)
         dialogue.user(user).assistant(answer)
     return dialogue.document()

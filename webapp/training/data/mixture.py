@@ -13,10 +13,12 @@ from webapp.training.data.memory import memory_document
 from webapp.training.data.personas import persona_document, think_document
 from webapp.training.data.smalltalk import smalltalk_document
 from webapp.training.data.tool_dialogues import tool_document
+from webapp.training.data.tool_sessions import session_document
 
 CORPUS = "corpus"
 MAKERS = {
     "tools": tool_document,
+    "sessions": session_document,
     "copying": copying_document,
     "smalltalk": smalltalk_document,
     "arithmetic": arithmetic_document,
@@ -25,14 +27,15 @@ MAKERS = {
     "think": think_document,
 }
 DEFAULT_MIXTURE = {
-    "tools": 30,
-    "copying": 24,
-    "smalltalk": 22,
-    "arithmetic": 6,
-    "memory": 8,
-    "persona": 5,
-    "think": 4,
-    CORPUS: 1,
+    "sessions": 24,
+    "tools": 4,
+    "copying": 26,
+    "smalltalk": 34,
+    "arithmetic": 3,
+    "memory": 6,
+    "persona": 4,
+    "think": 3,
+    CORPUS: 0.3,
 }
 CHINESE_SHARE = 0.42
 

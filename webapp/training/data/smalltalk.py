@@ -1,19 +1,26 @@
-"""Documents from the hand-written questions and answers; phrasings are split into training and held out."""
+"""Documents from the hand-written questions and answers; phrasings are split into training and held out.
+
+Training draws most of its phrasings from the patterns of `paraphrases`; evaluation only from the hand-written ones.
+"""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from webapp.training.data.document import Dialogue, Document
 from webapp.training.data.intents import INTENTS
+from webapp.training.data.paraphrases import UNKNOWN, closeness, paraphrase
 from webapp.training.data.roost_guide import GUIDE
 from webapp.training.data.words import is_held_out
 
-MODEL_MILLIONS = 5  # trained parameters of the starter model, which it tells
+MODEL_MILLIONS = 6  # trained parameters of the starter model, which it tells
 HELD_OUT_PHRASINGS = 16  # percent
-
+PARAPHRASED = 0.7  # of the questions in training come from patterns
+NOT_KNOWN = {False: "I do not know that. I am only a small model.", True: "这个我不知道，我只是一个小模型。"}
+NOT_KNOWN_SHARE = 0.03
 
 # Phrasings that `personas` uses as well.
 TRAINED_ELSEWHERE = {"hello", "hi", "hey", "thanks", "thank you", "goodbye", "bye", "how are you", "who are you"}
@@ -74,13 +81,31 @@ def vary(rng: random.Random, question: str, chinese: bool) -> str:
     return question.lower() if draw < 0.45 else question
 
 
+@lru_cache(maxsize=2)
+def too_close_to_held_out(chinese: bool) -> Callable[[str], bool]:
+    return closeness([q for intent, _ in intents(chinese) for q in intent.side(held_out=True)], chinese)
+
+
 def plain_exchange(rng: random.Random, chinese: bool, held_out: bool) -> tuple[str, str]:
     """A question and its answer."""
+    if not held_out:
+        return trained_exchange(rng, chinese)
     known = intents(chinese)
     while True:
         intent = rng.choices([i for i, _ in known], [weight for _, weight in known])[0]
         if side := intent.side(held_out):
             return vary(rng, rng.choice(side), chinese), rng.choice(intent.answers)
+
+
+def trained_exchange(rng: random.Random, chinese: bool) -> tuple[str, str]:
+    """Hand-written training phrasings and patterns; now and then something the model cannot know."""
+    too_close = too_close_to_held_out(chinese)
+    if rng.random() < NOT_KNOWN_SHARE and (question := paraphrase(rng, UNKNOWN, chinese, too_close)):
+        return vary(rng, question, chinese), NOT_KNOWN[chinese]
+    known = intents(chinese)
+    intent = rng.choices([i for i, _ in known], [weight for _, weight in known])[0]
+    question = paraphrase(rng, intent.name, chinese, too_close) if rng.random() < PARAPHRASED else None
+    return vary(rng, question or rng.choice(intent.side(False)), chinese), rng.choice(intent.answers)
 
 
 def smalltalk_document(rng: random.Random, chinese: bool) -> Document:
@@ -90,7 +115,7 @@ def smalltalk_document(rng: random.Random, chinese: bool) -> Document:
         if rng.random() < 0.12
         else None,
     )
-    for _ in range(rng.choice((1, 1, 1, 2, 2, 3, 4))):
+    for _ in range(rng.choice((1, 1, 2, 3, 4, 5))):
         other = rng.random() < 0.04  # now and then the language changes
         user, answer = plain_exchange(rng, chinese != other, False)
         dialogue.user(user).assistant(answer)
