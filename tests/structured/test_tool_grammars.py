@@ -132,3 +132,11 @@ def test_a_thought_comes_before_a_required_call(
     thought = ">Which tool?\n```json\n{oops</think>"
     text = written(constraints, tokenizer, source, 4, thought)
     assert len(read(dialect, text.removeprefix(thought))[1]) >= 1
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+def test_the_end_of_an_open_tag_may_come_before_a_required_call(
+    dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    source = dialect.grammar(ToolRules(TOOLS, is_required=True, tag_end=True))
+    assert len(read(dialect, written(constraints, tokenizer, source, 5, ">").removeprefix(">"))[1]) >= 1

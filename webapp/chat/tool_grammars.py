@@ -25,12 +25,16 @@ SCHEMA_MAPS = ("properties", "$defs", "definitions")
 
 @dataclass(frozen=True)
 class ToolRules:
-    """What may be called. ``is_required``: the answer has to be a call. ``max_calls``: in one answer."""
+    """What may be called. ``is_required``: the answer has to be a call. ``max_calls``: in one answer.
+
+    ``thinking``: the prompt left a thought open; ``tag_end``: only the ">" of its closing tag.
+    """
 
     definitions: tuple[Definition, ...]
     is_required: bool = False
     max_calls: int = MAX_PARALLEL
     thinking: bool = False
+    tag_end: bool = False
 
 
 def fenced_grammar(rules: ToolRules) -> str:
@@ -65,7 +69,7 @@ def _grammar(rules: ToolRules, openings: Sequence[tuple[str, str]], lines: list[
     heads = []
     for index, (opening, rest) in enumerate(openings):
         if rules.is_required:
-            heads.append(f"/[ \\n]?/ {json.dumps(opening)} {rest}")
+            heads.append(f"{'/>?/ ' if rules.tag_end else ''}/[ \\n]?/ {json.dumps(opening)} {rest}")
         else:
             lines.append(f"head_{index}[lazy]: /(.|\\n)*{_as_regex(opening)}/")
             heads.append(f"head_{index} {rest}")

@@ -220,6 +220,14 @@ class ChatStore:
         with self.database.transaction() as connection:
             self._finish(connection, message_id, columns)
 
+    def change_message(self, message_id: str, message: Message) -> None:
+        """Another text, calls or metadata for a message that is not being written; its place and status stay."""
+        columns = message_columns(message)
+        with self.database.transaction() as connection:
+            row = message_tree.living_row(connection, message_id)
+            _update_message(connection, message_id, columns)
+            self._index(connection, row["seq"], columns["content"])
+
     def recover(self) -> int:
         """Turns messages a dead process was writing into "interrupted" ones with all their text; how many.
 

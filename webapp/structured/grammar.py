@@ -7,9 +7,10 @@ A description is a plain dict, because it crosses the engine pipe and comes from
     {"kind": "regex", "pattern": "..."}          the whole answer matches
     {"kind": "lark", "grammar": "..."}           llguidance's dialect of Lark, from its rule `start`
 
-``"thinking": true`` says the prompt left a thought open: free text up to ``</think>`` comes first. ``"consumed"`` is
-the text of an answer that is being continued. llguidance knows neither look-around nor back-references, and builds its
-automata lazily, so no pattern takes exponential time; what is too large is refused by :func:`parser_limits`.
+``"thinking": true`` says the prompt left a thought open: free text up to ``</think>`` comes first; ``"tag_end": true``
+that it left open only the ">" of a tag. ``"consumed"`` is the text of an answer that is being continued. llguidance
+knows neither look-around nor back-references, and builds its automata lazily, so no pattern takes exponential time;
+what is too large is refused by :func:`parser_limits`.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ _SOURCES = {"json_schema": _json_source, "json_object": _object_source, "regex":
 def _started(description: Mapping[str, Any], start: str, rules: str) -> str:
     if description.get("thinking"):
         return f"start: thought {start}\n{THOUGHT}{rules}"
-    return f"start: {start}\n{rules}"
+    return f"start: {'/>?/ ' if description.get('tag_end') else ''}{start}\n{rules}"
 
 
 def _slashes_escaped(pattern: str) -> str:

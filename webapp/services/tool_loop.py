@@ -1,0 +1,200 @@
+"""Rounds of function calling in a chat: calls wait for approval, run, and their results bring the next answer.
+
+What has happened to each call is kept in its message's metadata, so a reload, a second device or a restart finds the
+round where it was. Results become messages only when every call of the answer has one; then the answer goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from webapp.chat.messages import Message, Role, ToolCall
+from webapp.errors import ChatError, RoostError, ToolInvalid
+from webapp.storage.chats import ChatStore
+from webapp.storage.records import Chat, StoredMessage
+from webapp.storage.tools import StoredTool, ToolStore
+from webapp.structured.pattern_match import matches
+from webapp.tools.definition import Approval, Behaviour
+from webapp.tools.runner import ToolResult, bounded, check_call, error_result, run_call
+
+MAX_ROUNDS = 8
+"""Answers with calls in a row before a person has to say something."""
+CALLS = "calls"
+REFUSED = "the person did not allow this call"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CallState:
+    """``status``: "waiting" for approval, "asking" for a result to be typed, "done". ``tool`` None: there is none of
+    that name among the chat's tools."""
+
+    call: ToolCall
+    tool: StoredTool | None
+    status: str
+    result: str = ""
+    is_error: bool = False
+    by: str = ""
+    """Who gave the result: "tool", "person", or "refused"."""
+
+
+class ToolLoop:
+    """``go_on(message_id, results)`` stores the results below an answer and begins the next one."""
+
+    def __init__(
+        self,
+        store: ChatStore,
+        tools: ToolStore,
+        go_on: Callable[[str, Sequence[Message]], object],
+        allowed_hosts: Collection[str] = (),
+    ) -> None:
+        self._store = store
+        self._tools = tools
+        self._go_on = go_on
+        self._allowed_hosts = allowed_hosts
+        self._lock = threading.Lock()
+
+    def calls(self, stored: StoredMessage) -> tuple[CallState, ...]:
+        """What stands of an answer's calls."""
+        if not stored.message.tool_calls:
+            return ()
+        offered = self._offered(self._store.get(stored.chat_id))
+        return tuple(_state(call, offered, stored.message) for call in stored.message.tool_calls)
+
+    def is_waiting(self, stored: StoredMessage) -> bool:
+        """True while a person has to do something about a call."""
+        return any(state.status != "done" for state in self.calls(stored))
+
+    def advance(self, message_id: str) -> None:
+        """Runs what may run unasked, and goes on when every call has its result. Safe to call at any time."""
+        stored = self._store.message(message_id)
+        chat = self._store.get(stored.chat_id)
+        for state in self.calls(stored):
+            if state.status == "done":
+                continue
+            if state.tool is None:
+                self._record(message_id, state.call.id, error_result(f"there is no tool {state.call.name}"), "tool")
+            elif state.status == "waiting" and _may_run(chat, state.tool):
+                self._run(message_id, state.call, state.tool)
+        self._finish_round(message_id)
+
+    def approve(self, message_id: str, call_id: str, arguments: str | None = None, for_chat: bool = False) -> None:
+        """Runs a call that waits, with other ``arguments`` (JSON text) when they were edited; ToolInvalid when those
+        do not fit. ``for_chat``: this tool is not asked about again in this chat."""
+        stored, state = self._open_call(message_id, call_id)
+        if state.tool is None:
+            raise ChatError(reason="this tool is not there any more")
+        call = state.call if arguments is None else replace(state.call, arguments=arguments)
+        if call != state.call:
+            self._edit(stored, call, state.tool)
+        if for_chat:
+            chat = self._store.get(stored.chat_id)
+            approved = tuple({*chat.tools.approved, state.tool.id})
+            self._store.set_tools(chat.id, replace(chat.tools, approved=approved))
+        self._run(message_id, call, state.tool)
+        self._finish_round(message_id)
+
+    def give(self, message_id: str, call_id: str, result: str) -> None:
+        """A person's own result, for a tool that asks or in place of running one."""
+        self._open_call(message_id, call_id)
+        self._record(message_id, call_id, ToolResult(bounded(result)), "person")
+        self._finish_round(message_id)
+
+    def refuse(self, message_id: str, call_id: str) -> None:
+        """The model is told that it was not allowed."""
+        self._open_call(message_id, call_id)
+        self._record(message_id, call_id, error_result(REFUSED), "refused")
+        self._finish_round(message_id)
+
+    def _open_call(self, message_id: str, call_id: str) -> tuple[StoredMessage, CallState]:
+        stored = self._store.message(message_id)
+        for state in self.calls(stored):
+            if state.call.id == call_id and state.status != "done":
+                return stored, state
+        raise ChatError(reason="this call has its result already")
+
+    def _edit(self, stored: StoredMessage, call: ToolCall, tool: StoredTool) -> None:
+        """The sampled ids say something else now, so the message goes back as text."""
+        problems = check_call(call, tool.definition, matches)
+        if problems:
+            field = f"arguments.{problems[0].path}" if problems[0].path else "arguments"
+            raise ToolInvalid(field=field, reason=problems[0].message)
+        calls = tuple(call if other.id == call.id else other for other in stored.message.tool_calls)
+        self._store.change_message(stored.id, replace(stored.message, tool_calls=calls, token_ids=()))
+
+    def _run(self, message_id: str, call: ToolCall, tool: StoredTool) -> None:
+        try:
+            result = run_call(call, tool.definition, self._allowed_hosts, matches)
+        except Exception as exc:  # whatever a tool does, the chat goes on
+            log.exception("the tool %s broke", tool.definition.name)
+            result = error_result(f"the tool broke: {type(exc).__name__}")
+        if result is not None:
+            self._record(message_id, call.id, result, "tool")
+
+    def _record(self, message_id: str, call_id: str, result: ToolResult, by: str) -> None:
+        """The first result of a call stands."""
+        with self._lock:
+            message = self._store.message(message_id).message
+            results = dict(message.metadata.get(CALLS, {}))
+            results.setdefault(call_id, {"result": result.text, "is_error": result.is_error, "by": by})
+            self._store.change_message(message_id, replace(message, metadata={**message.metadata, CALLS: results}))
+
+    def _finish_round(self, message_id: str) -> None:
+        with self._lock:
+            stored = self._store.message(message_id)
+            states = self.calls(stored)
+            if not states or any(state.status != "done" for state in states) or self._has_gone_on(stored):
+                return
+            if self._rounds(message_id) > MAX_ROUNDS:
+                return
+            messages = [
+                Message(Role.TOOL, state.result, tool_call_id=state.call.id, name=state.call.name) for state in states
+            ]
+            try:
+                self._go_on(message_id, messages)
+            except RoostError as exc:  # shutting down, or another answer is being written: Regenerate is there
+                log.warning("the round did not go on: %s", exc)
+
+    def _has_gone_on(self, stored: StoredMessage) -> bool:
+        branch = self._store.branch(stored.chat_id)
+        following = next((index for index, row in enumerate(branch) if row.id == stored.id), len(branch))
+        return any(row.message.role is Role.TOOL for row in branch[following + 1 : following + 2])
+
+    def _rounds(self, message_id: str) -> int:
+        rounds = 0
+        for stored in reversed(self._store.path_to(message_id)):
+            if stored.message.role is Role.USER:
+                break
+            rounds += bool(stored.message.tool_calls)
+        return rounds
+
+    def _offered(self, chat: Chat) -> dict[str, StoredTool]:
+        return {tool.definition.name: tool for tool in self._tools.by_ids(chat.tools.tool_ids)}
+
+
+def _state(call: ToolCall, offered: dict[str, StoredTool], message: Message) -> CallState:
+    tool = offered.get(call.name)
+    known: dict[str, Any] | None = message.metadata.get(CALLS, {}).get(call.id)
+    if known is not None:
+        return CallState(call, tool, "done", known["result"], known["is_error"], known["by"])
+    asks = tool is not None and tool.definition.behaviour is Behaviour.ASK
+    return CallState(call, tool, "asking" if asks else "waiting")
+
+
+def _may_run(chat: Chat, tool: StoredTool) -> bool:
+    approval = tool.definition.approval
+    return approval is Approval.NEVER or (approval is Approval.ONCE and tool.id in chat.tools.approved)
+
+
+def as_pretty_json(text: str) -> str:
+    """For a card; the text itself where it is no JSON."""
+    try:
+        return json.dumps(json.loads(text), ensure_ascii=False, indent=2)
+    except ValueError:
+        return text
