@@ -115,6 +115,7 @@ def serve(
     needed); ``on_stop()`` runs first of all when the server ends, to stop what would keep its threads busy.
     """
     server = make_server(app, settings)
+    app.extensions["stop"] = server.stop
     with stopping_on_signals():
         try:
             # All of it, as a signal may come at any moment from here on.

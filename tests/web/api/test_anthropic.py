@@ -1,0 +1,119 @@
+"""Messages, with the official client."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.web.api.api_server import ANSWER, MODEL
+
+anthropic = pytest.importorskip("anthropic", reason="the anthropic client is not installed (pip install -e '.[dev]')")
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def connect(server, **options):
+    return anthropic.Anthropic(base_url=server.url, max_retries=0, timeout=30, **{"api_key": "none", **options})
+
+
+def ask(client, messages=HELLO, **options):
+    return client.messages.create(model="rwkv", messages=messages, **{"max_tokens": 200, **options})
+
+
+@pytest.fixture
+def client(server):
+    return connect(server)
+
+
+def test_an_answer(client):
+    found = ask(client, system="Be kind.")
+    assert found.id.startswith("msg_") and (found.type, found.role, found.model) == ("message", "assistant", MODEL)
+    assert [(block.type, block.text) for block in found.content] == [("text", ANSWER)]
+    assert (found.stop_reason, found.stop_sequence) == ("end_turn", None)
+    assert found.usage.output_tokens == len(ANSWER.encode()) + 1
+
+
+def test_a_stream_adds_up_to_the_answer(client):
+    with client.messages.stream(model="m", max_tokens=200, messages=HELLO) as stream:
+        assert "".join(stream.text_stream) == ANSWER
+        found = stream.get_final_message()
+    assert (found.content[0].text, found.stop_reason) == (ANSWER, "end_turn")
+    assert found.usage.output_tokens == len(ANSWER.encode()) + 1
+
+
+def test_events_come_in_their_order(client):
+    kinds = [event.type for event in ask(client, stream=True, max_tokens=2)]
+    assert kinds[:2] == ["message_start", "content_block_start"]
+    assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"]
+    assert set(kinds[2:-3]) == {"content_block_delta"}
+
+
+def test_how_an_answer_ends(client):
+    found = ask(client, max_tokens=5)
+    assert (found.content[0].text, found.stop_reason) == ("Birds", "max_tokens")
+    found = ask(client, stop_sequences=["sit", "never"])
+    assert (found.content[0].text, found.stop_reason, found.stop_sequence) == ("Birds 🐦 ", "stop_sequence", "sit")
+
+
+def test_thinking_is_a_block_of_its_own(serve):
+    client = connect(serve(">\nThe user greets.\n</think>\nHello!"))
+    thinking = {"type": "enabled", "budget_tokens": 2048}
+    found = ask(client, thinking=thinking)
+    assert [block.type for block in found.content] == ["thinking", "text"]
+    assert (found.content[0].thinking, found.content[1].text) == ("The user greets.", "Hello!")
+    with client.messages.stream(model="m", max_tokens=200, messages=HELLO, thinking=thinking) as stream:
+        streamed = stream.get_final_message()
+    assert [block.type for block in streamed.content] == ["thinking", "text"]
+    assert (streamed.content[0].thinking, streamed.content[1].text) == ("The user greets.", "Hello!")
+
+
+def test_a_last_message_of_the_assistant_is_the_beginning(serve):
+    client = connect(serve(" and south."))
+    assert ask(client, [*HELLO, {"role": "assistant", "content": "North"}]).content[0].text == " and south."
+
+
+def test_tokens_are_counted_as_they_are_used(client):
+    messages = [{"role": "user", "content": [{"type": "text", "text": "Hello"}]}]
+    counted = client.messages.count_tokens(model="m", messages=messages, system="Be kind.").input_tokens
+    used = ask(client, messages, system="Be kind.").usage
+    assert counted == used.input_tokens + used.cache_read_input_tokens
+
+
+def test_results_of_tools_are_read(client):
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": [{"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t1", "content": "2"}]},
+    ]
+    assert ask(client, messages).content[0].text == ANSWER
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"messages": []},
+        {"max_tokens": 0},
+        {"extra_body": {"temperature": 9}},
+        {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
+        {"tools": [{"name": "f", "input_schema": {"type": "object"}}]},
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_the_clients_own_exception(client, options):
+    with pytest.raises(anthropic.BadRequestError) as error:
+        ask(client, **options)
+    body = error.value.body
+    assert body["type"] == "error" and body["error"]["type"] == "invalid_request_error"
+
+
+def test_the_token_is_its_api_key(serve):
+    server = serve(token="a-token-for-tests")
+    with pytest.raises(anthropic.AuthenticationError):
+        ask(connect(server, api_key="wrong"))
+    assert ask(connect(server, api_key="a-token-for-tests")).content[0].text == ANSWER
+
+
+def test_a_generation_that_breaks_is_an_error_in_the_stream(serve):
+    client = connect(serve(options={"fail_at": 30}))
+    with pytest.raises(anthropic.APIError):
+        list(ask(client, stream=True))
+    with pytest.raises(anthropic.InternalServerError):
+        ask(client)

@@ -1,0 +1,87 @@
+"""The routes of RWKV-Runner that scripts and deployments use, with its bodies and answers."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tests.web.api.api_server import ANSWER, MODEL
+from tests.web.chat.running_roost import fake_strategy, models_dir
+
+HELLO = {"messages": [{"role": "user", "content": "Hello"}], "model": "rwkv"}
+
+
+def say(server):
+    return server.post("/chat/completions", HELLO)[1]["choices"][0]["message"]["content"]
+
+
+def test_a_model_is_switched_and_the_status_tells(serve):
+    server = serve()
+    assert server.get("/status") == (200, {"status": 0, "pid": os.getpid(), "device_name": "CPU"})
+    body = {"model": f"models/{MODEL}", "strategy": fake_strategy("Other."), "customCuda": False, "deploy": False}
+    assert server.post("/switch-model", body) == (200, "success")
+    assert server.get("/status")[1]["status"] == 3 and say(server) == "Other."
+    body["model"] = str(models_dir() / MODEL)
+    body["strategy"] = fake_strategy("A third.")
+    assert server.post("/switch-model", body) == (200, "success") and say(server) == "A third."
+    assert server.post("/switch-model", {"model": "", "strategy": ""}) == (200, "success")
+    end = time.monotonic() + 10
+    while server.get("/status")[1]["status"] != 0:
+        assert time.monotonic() < end
+
+
+def test_a_switch_that_fails_says_why(serve):
+    server = serve()
+    status, found = server.post("/switch-model", {"model": "no.pth", "strategy": "cpu fp32"})
+    assert status == 404 and "no.pth" in found["detail"]
+    status, found = server.post("/switch-model", {"model": "../../../etc/passwd", "strategy": "cpu fp32"})
+    assert status == 404
+    assert server.post("/switch-model", {"model": MODEL, "strategy": "quantum fp1"})[0] == 400
+    status, found = server.post("/switch-model", {"model": MODEL, "strategy": fake_strategy(load_fail="broken")})
+    assert status == 503 and "broken" in found["detail"]
+
+
+def test_the_config_is_what_later_requests_default_to(serve):
+    server = serve()
+    assert server.post("/update-config", {"max_tokens": 5, "temperature": None, "state": ""}) == (200, "success")
+    assert say(server) == "Birds"
+    assert server.post("/v1/chat/completions", {**HELLO, "max_tokens": 7})[1]["usage"]["completion_tokens"] == 7
+    assert server.post("/update-config", {"max_tokens": 500}) == (200, "success") and say(server) == ANSWER
+    assert server.post("/update-config", {"top_p": 2})[0] == 400
+    assert server.post("/update-config", {"state": "nobody.pth"})[0] == 404
+
+
+def test_exit_ends_the_server(serve):
+    server = serve()
+    assert server.post("/exit", b"")[0] == 503  # not begun by roost serve
+    ended = []
+    server.app.extensions["stop"] = lambda: ended.append(True)
+    assert server.post("/exit", b"") == (200, "success")
+    end = time.monotonic() + 5
+    while not ended and time.monotonic() < end:
+        time.sleep(0.02)
+    assert ended
+
+
+@pytest.mark.parametrize(
+    "address, host, headers",
+    [
+        ("192.0.2.9", "192.0.2.7:8000", {}),
+        ("127.0.0.1", "my.example", {}),  # a proxy on this machine
+        ("127.0.0.1", "127.0.0.1:8000", {"X-Forwarded-For": "192.0.2.9"}),
+    ],
+)
+@pytest.mark.parametrize("path", ["/exit", "/switch-model", "/update-config"])
+def test_from_elsewhere_nothing_is_changed(serve, address, host, headers, path):
+    server = serve(lan=True, token="a-token-for-tests", allow_hosts=("my.example",), host="127.0.0.1")
+    client = server.app.test_client(use_cookies=False)
+    found = client.post(
+        path,
+        base_url=f"http://{host}",
+        environ_overrides={"REMOTE_ADDR": address},
+        headers={"Authorization": "Bearer a-token-for-tests", **headers},
+        json={"model": "", "strategy": ""},
+    )
+    assert found.status_code == 403 and "detail" in found.json

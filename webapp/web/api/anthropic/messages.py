@@ -1,0 +1,141 @@
+"""``POST /v1/messages`` and ``/v1/messages/count_tokens``."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Response
+
+from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
+from webapp.services.completion_order import constraint_of
+from webapp.services.completion_prompt import prepare_prompt
+from webapp.web.api.answering import Answering, begin, client_name, the_completions, whole_choices
+from webapp.web.api.anthropic.answers import (
+    MessageAnswer,
+    MessageUsage,
+    StopReason,
+    TextOut,
+    ThinkingOut,
+    TokenCount,
+)
+from webapp.web.api.anthropic.request import CountRequest, MessageRequest, order_of, prompt_of, structure_of
+from webapp.web.api.body import read_body
+from webapp.web.api.served_model import served_model, the_manager
+from webapp.web.api.streaming import answer, named_event, stream
+
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+
+def create() -> Response:
+    asked = read_body(MessageRequest)
+    order = order_of(asked, client_name())
+    model = served_model(asked.model)
+    answering = begin(order)
+    if not asked.stream:
+        return answer(whole(answering, model))
+    blocks = Blocks(model, answering.completion.prompt_tokens)
+    return stream(answering, blocks.write, error_event, blocks.begin, blocks.end, comment=PING)
+
+
+def count_tokens() -> Response:
+    asked = read_body(CountRequest)
+    prompt = prompt_of(asked)
+    constraint_of(structure_of(asked))
+    served_model(asked.model)
+    manager = the_manager()
+    prepared = prepare_prompt(prompt, the_completions().defaults, manager.model_info(), manager.tokenizer())
+    return answer(TokenCount(len(prepared.token_ids)))
+
+
+def whole(answering: Answering, model: str) -> MessageAnswer:
+    [choice] = whole_choices(answering)
+    content: list[TextOut | ThinkingOut] = [ThinkingOut(choice.reasoning)] if choice.reasoning else []
+    if choice.content or not content:
+        content.append(TextOut(choice.content))
+    return message_of(model, content, usage_of(choice.usage), reason_of(choice.reason, choice.stop), choice.stop)
+
+
+def message_of(
+    model: str, content: list[TextOut | ThinkingOut], usage: MessageUsage, reason: StopReason | None, stop: str
+) -> MessageAnswer:
+    return MessageAnswer(
+        id=f"msg_{uuid.uuid4().hex}",
+        model=model,
+        content=content,
+        stop_reason=reason,
+        stop_sequence=stop or None,
+        usage=usage,
+    )
+
+
+def usage_of(usage: ChoiceUsage) -> MessageUsage:
+    return MessageUsage(
+        input_tokens=usage.prompt - usage.cached,
+        output_tokens=usage.completion,
+        cache_read_input_tokens=usage.cached,
+    )
+
+
+def reason_of(reason: str, stop: str) -> StopReason:
+    if stop:
+        return "stop_sequence"
+    return "max_tokens" if reason == "length" else "end_turn"
+
+
+def error_event(body: dict[str, Any]) -> bytes:
+    return named_event("error", body)
+
+
+@dataclass
+class Blocks:
+    """The stream of a message: its head, each block from start to stop, its end. At most two: thinking, then text."""
+
+    model: str
+    prompt_tokens: int
+    index: int = -1
+    kind: str = ""
+
+    def begin(self) -> Iterator[bytes]:
+        usage = MessageUsage(input_tokens=self.prompt_tokens, output_tokens=0)
+        yield named_event(
+            "message_start", {"type": "message_start", "message": message_of(self.model, [], usage, None, "")}
+        )
+
+    def write(self, event: CompletionEvent) -> Iterator[bytes]:
+        if isinstance(event, ChoiceDelta):
+            if event.piece.reasoning:
+                yield from self._delta("thinking", event.piece.reasoning)
+            if event.piece.content:
+                yield from self._delta("text", event.piece.content)
+        elif isinstance(event, ChoiceFinished):
+            if self.index < 0:
+                yield from self._open("text")
+            yield self._event("content_block_stop", index=self.index)
+            delta = {"stop_reason": reason_of(event.reason, event.stop), "stop_sequence": event.stop or None}
+            yield self._event("message_delta", delta=delta, usage=usage_of(event.usage))
+
+    def end(self) -> Iterator[bytes]:
+        yield self._event("message_stop")
+
+    def _delta(self, kind: str, text: str) -> Iterator[bytes]:
+        if self.kind != kind:
+            yield from self._open(kind)
+        yield self._event("content_block_delta", index=self.index, delta={"type": f"{kind}_delta", kind: text})
+
+    def _open(self, kind: str) -> Iterator[bytes]:
+        if self.kind == "thinking":
+            yield self._event(
+                "content_block_delta", index=self.index, delta={"type": "signature_delta", "signature": ""}
+            )
+        if self.index >= 0:
+            yield self._event("content_block_stop", index=self.index)
+        self.index, self.kind = self.index + 1, kind
+        block = TextOut("") if kind == "text" else ThinkingOut("")
+        yield self._event("content_block_start", index=self.index, content_block=block)
+
+    @staticmethod
+    def _event(name: str, **fields: Any) -> bytes:
+        return named_event(name, {"type": name, **fields})

@@ -1,0 +1,177 @@
+"""The body of a message request, and its translation into an order."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+from webapp.errors import ParameterInvalid, ParameterUnsupported
+from webapp.services.completion_order import ChatPrompt, CompletionOrder, Structure
+from webapp.web.api.openai.sampling import MAX_STOPS, Stop
+
+
+class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
+    text: str
+    cache_control: Any = None
+    citations: Any = None
+
+
+class ThinkingBlock(msgspec.Struct, tag_field="type", tag="thinking"):
+    """Of an earlier answer; not read again."""
+
+    thinking: str
+    signature: str = ""
+
+
+class RedactedBlock(msgspec.Struct, tag_field="type", tag="redacted_thinking"):
+    data: str = ""
+
+
+class ToolUseBlock(msgspec.Struct, tag_field="type", tag="tool_use"):
+    id: str
+    name: str
+    input: dict[str, Any]
+    cache_control: Any = None
+
+
+class ToolResultBlock(msgspec.Struct, tag_field="type", tag="tool_result"):
+    tool_use_id: str
+    content: str | list[TextBlock] | None = None
+    is_error: bool | None = None
+    cache_control: Any = None
+
+
+class ImageBlock(msgspec.Struct, tag_field="type", tag="image"):
+    """Refused: Roost's models read text."""
+
+    source: Any = None
+
+
+class DocumentBlock(msgspec.Struct, tag_field="type", tag="document"):
+    """Refused."""
+
+    source: Any = None
+
+
+Block = TextBlock | ThinkingBlock | RedactedBlock | ToolUseBlock | ToolResultBlock | ImageBlock | DocumentBlock
+
+
+class InMessage(msgspec.Struct):
+    role: Literal["user", "assistant", "system"]
+    content: str | list[Block]
+
+
+class Thinking(msgspec.Struct):
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Meta(ge=1)] | None = None
+
+
+class CountRequest(msgspec.Struct, kw_only=True):
+    """A conversation whose tokens are to be counted."""
+
+    messages: Annotated[list[InMessage], Meta(min_length=1, max_length=4096)]
+    model: str | None = None
+    system: str | list[TextBlock] | None = None
+    thinking: Thinking | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+
+
+class MessageRequest(CountRequest, kw_only=True):
+    """A conversation to answer. A last message by the assistant is the beginning of the answer."""
+
+    max_tokens: Annotated[int, Meta(ge=1, le=102_400)]
+    stop_sequences: Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Meta(ge=0, le=5)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=65536)] | None = None
+    metadata: Any = None
+    state: Annotated[str, Meta(max_length=500)] | None = None
+
+
+def order_of(asked: MessageRequest, client: str) -> CompletionOrder:
+    wanted = {name: getattr(asked, name) for name in ("max_tokens", "temperature", "top_p", "top_k")}
+    return CompletionOrder(
+        prompts=(prompt_of(asked),),
+        sampling={name: value for name, value in wanted.items() if value is not None},
+        stop=None if asked.stop_sequences is None else tuple(asked.stop_sequences),
+        state=asked.state,
+        client=client,
+        structure=structure_of(asked),
+    )
+
+
+def structure_of(asked: CountRequest) -> Structure:
+    """Anthropic's tools in OpenAI's form."""
+    tools = tuple(
+        {
+            "type": "function",
+            "function": {
+                "name": tool.get("name"),
+                "description": tool.get("description", ""),
+                "parameters": tool.get("input_schema", {}),
+            },
+        }
+        for tool in asked.tools or ()
+    )
+    choice = asked.tool_choice or {}
+    choices = {"auto": "auto", "any": "required", "none": "none"}
+    named = {"type": "function", "function": {"name": choice.get("name", "")}}
+    return Structure(tools, named if choice.get("type") == "tool" else choices.get(choice.get("type", "")))
+
+
+def prompt_of(asked: CountRequest) -> ChatPrompt:
+    system = text_of(asked.system, "system") if asked.system else ""
+    messages = [Message(Role.SYSTEM, system)] if system else []
+    for place, message in enumerate(asked.messages):
+        messages += messages_of(message, f"messages[{place}].content")
+    is_begun = asked.messages[-1].role == "assistant"
+    return ChatPrompt(tuple(messages), think_mode_of(asked.thinking), continue_last=is_begun)
+
+
+def think_mode_of(thinking: Thinking | None) -> ThinkMode | None:
+    """A budget under 1,024 tokens, Anthropic's least, is a short thought; from 4,096 on it is a long one."""
+    if thinking is None:
+        return None
+    if thinking.type == "disabled":
+        return ThinkMode.NONE
+    budget = thinking.budget_tokens or 2048
+    return ThinkMode.THINK_A_BIT if budget < 1024 else ThinkMode.THINK_A_LOT if budget >= 4096 else ThinkMode.THINK
+
+
+def messages_of(message: InMessage, place: str) -> list[Message]:
+    """One message, and before it those of the tool results it carries."""
+    if isinstance(message.content, str):
+        return [Message(Role(message.role), message.content)]
+    results = [block for block in message.content if isinstance(block, ToolResultBlock)]
+    found = [
+        Message(Role.TOOL, text_of(block.content or "", place), tool_call_id=block.tool_use_id) for block in results
+    ]
+    calls = tuple(
+        ToolCall(block.id, block.name, msgspec.json.encode(block.input).decode())
+        for block in message.content
+        if isinstance(block, ToolUseBlock)
+    )
+    text = text_of([block for block in message.content if block not in results], place)
+    if text or calls or not results:
+        found.append(Message(Role(message.role), text, tool_calls=calls))
+    return found
+
+
+def text_of(content: Any, place: str) -> str:
+    if isinstance(content, str):
+        return content
+    texts = []
+    for number, block in enumerate(content):
+        if isinstance(block, TextBlock):
+            texts.append(block.text)
+        elif isinstance(block, (ImageBlock, DocumentBlock)):
+            kind = block.__struct_config__.tag
+            raise ParameterUnsupported(param=f"{place}[{number}]", reason=f"Roost's models read text, not {kind}")
+        elif isinstance(block, ToolResultBlock):
+            raise ParameterInvalid(param=f"{place}[{number}]", reason="a result stands in a message of the user")
+    return "\n".join(texts)

@@ -1,0 +1,27 @@
+"""``POST /api/chat``: streams unless told otherwise."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+
+from webapp.web.api.answering import client_name
+from webapp.web.api.body import read_body
+from webapp.web.api.ollama.answers import ChatLine, OllamaText
+from webapp.web.api.ollama.lines import empty, respond
+from webapp.web.api.ollama.request import OllamaChat, chat_order
+from webapp.web.api.served_model import served_model, the_manager
+
+
+def chat() -> Response:
+    asked = read_body(OllamaChat)
+    model = served_model(asked.model)
+    if not asked.messages:
+        the_manager().load()
+        return empty(model, make_line, "load")
+    return respond(chat_order(asked, client_name()), model, asked.stream is not False, make_line)
+
+
+def make_line(content: str, thinking: str, **fields: Any) -> ChatLine:
+    return ChatLine(message=OllamaText(role="assistant", content=content, thinking=thinking), **fields)

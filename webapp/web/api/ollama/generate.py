@@ -1,0 +1,27 @@
+"""``POST /api/generate``: one prompt, with the template unless ``raw``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Response
+
+from webapp.web.api.answering import client_name
+from webapp.web.api.body import read_body
+from webapp.web.api.ollama.answers import GenerateLine
+from webapp.web.api.ollama.lines import empty, respond
+from webapp.web.api.ollama.request import OllamaGenerate, generate_order
+from webapp.web.api.served_model import served_model, the_manager
+
+
+def generate() -> Response:
+    asked = read_body(OllamaGenerate)
+    model = served_model(asked.model)
+    if not asked.prompt:
+        the_manager().load()
+        return empty(model, make_line, "load")
+    return respond(generate_order(asked, client_name()), model, asked.stream is not False, make_line)
+
+
+def make_line(content: str, thinking: str, **fields: Any) -> GenerateLine:
+    return GenerateLine(response=content, thinking=thinking, **fields)

@@ -1,0 +1,126 @@
+"""``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version``: what is here, in Ollama's words."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from flask import Response
+
+from webapp import __version__
+from webapp.errors import ModelNotFound
+from webapp.web.api.body import read_body
+from webapp.web.api.ollama.answers import (
+    Details,
+    Running,
+    RunningModels,
+    ShowAnswer,
+    Tag,
+    Tags,
+    VersionAnswer,
+    timestamp,
+)
+from webapp.web.api.served_model import ServedEntry, is_name_of, served_models
+from webapp.web.api.streaming import answer
+from webapp.weights.inspection import Inspection
+
+NEVER = "9999-12-31T23:59:59Z"
+
+
+class ShowRequest(msgspec.Struct, kw_only=True):
+    """``name`` is the older word for ``model``."""
+
+    model: str = ""
+    name: str = ""
+    verbose: bool | None = None
+
+
+def tags() -> Response:
+    return answer(Tags([Tag(**tag_fields(served)) for served in served_models()]))
+
+
+def running() -> Response:
+    """The loaded model. Roost unloads by its own setting, so nothing here expires."""
+    loaded = [served for served in served_models() if served.is_loaded]
+    return answer(RunningModels([Running(**tag_fields(one), expires_at=NEVER, size_vram=0) for one in loaded]))
+
+
+def show() -> Response:
+    asked = read_body(ShowRequest)
+    wanted = asked.model or asked.name
+    for served in served_models():
+        if is_name_of(wanted, served.name):
+            return answer(shown(served))
+    raise ModelNotFound(name=wanted or "without a name", param="model")
+
+
+def version() -> Response:
+    return answer(VersionAnswer(__version__))
+
+
+def tag_fields(served: ServedEntry) -> dict[str, Any]:
+    """``digest`` is of name, size and date: reading gigabytes for a list would be too much."""
+    size, changed = size_and_date(served)
+    digest = hashlib.sha256(f"{served.name} {size} {changed}".encode()).hexdigest()
+    return {
+        "name": served.name,
+        "model": served.name,
+        "modified_at": timestamp(changed),
+        "size": size,
+        "digest": digest,
+        "details": details_of(served),
+    }
+
+
+def size_and_date(served: ServedEntry) -> tuple[int, float]:
+    if served.entry is not None:
+        with suppress(OSError):
+            found = Path(served.entry.path).stat()
+            return found.st_size, found.st_mtime
+    return 0, 0.0
+
+
+def details_of(served: ServedEntry) -> Details:
+    found = served.entry.inspection if served.entry else None
+    family = f"rwkv{found.config.architecture}" if found and found.config else "rwkv"
+    return Details(
+        format=Path(served.name).suffix.lstrip(".") or "unknown",
+        family=family,
+        families=[family],
+        parameter_size=size_words(found.parameters) if found else "",
+        quantization_level=str(found.dtype) if found else "",
+    )
+
+
+def size_words(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
+
+
+def shown(served: ServedEntry) -> ShowAnswer:
+    found = served.entry.inspection if served.entry else None
+    return ShowAnswer(
+        modelfile="",
+        parameters="",
+        template="",
+        details=details_of(served),
+        model_info=info_of(found) if found else {},
+        capabilities=["completion"],
+        modified_at=timestamp(size_and_date(served)[1]),
+    )
+
+
+def info_of(found: Inspection) -> dict[str, Any]:
+    known: dict[str, Any] = {"general.parameter_count": found.parameters}
+    config = found.config
+    if config is not None:
+        family = f"rwkv{config.architecture}"
+        known |= {
+            "general.architecture": family,
+            f"{family}.block_count": config.n_layer,
+            f"{family}.embedding_length": config.n_embd,
+            f"{family}.vocab_size": config.vocab_size,
+        }
+    return known

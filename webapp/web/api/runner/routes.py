@@ -1,0 +1,135 @@
+"""``/switch-model``, ``/update-config``, ``/status``, ``/exit``: the bodies and answers of RWKV-Runner.
+
+Only for programs on this machine: they change the model for everyone, or end the server.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Annotated, Any
+
+import msgspec
+from flask import Response, current_app, request
+from msgspec import Meta
+
+from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import LoopbackOnly, ModelError
+from webapp.web.api.answering import the_completions
+from webapp.web.api.body import read_body
+from webapp.web.api.served_model import the_manager
+from webapp.web.api.streaming import answer
+from webapp.web.guard import LOOPBACK_NAMES
+
+SUCCESS = "success"
+OFFLINE, LOADING, WORKING = 0, 2, 3
+STATUS = {"loading": LOADING, "unloading": LOADING, "ready": WORKING, "answering": WORKING}
+EXIT_AFTER_S = 0.2
+"""So that the answer is out before the server ends."""
+
+
+class SwitchModel(msgspec.Struct, kw_only=True, rename={"custom_cuda": "customCuda"}):
+    """``model`` "" unloads. ``deploy`` is ignored: who may ask this is decided by the address alone."""
+
+    model: str
+    strategy: str
+    tokenizer: str | None = None
+    custom_cuda: bool = False
+    deploy: bool = False
+
+
+class RunnerConfig(msgspec.Struct, kw_only=True):
+    """What is null stays as it is."""
+
+    max_tokens: Annotated[int, Meta(gt=0, le=102_400)] | None = None
+    temperature: Annotated[float, Meta(ge=0, le=3)] | None = None
+    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=0, le=65536)] | None = None
+    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
+    penalty_decay: Annotated[float, Meta(ge=0, le=1)] | None = None
+    global_penalty: bool | None = None
+    state: str | None = None
+
+
+class RunnerStatus(msgspec.Struct):
+    """``status``: 0 offline, 2 loading, 3 working."""
+
+    status: int
+    pid: int
+    device_name: str
+
+
+class RunnerError(msgspec.Struct):
+    detail: str
+
+
+def switch_model() -> Response:
+    """Answers when the model is loaded, as Runner does; 304 while another load is under way."""
+    check_loopback()
+    asked = read_body(SwitchModel)
+    manager = the_manager()
+    if manager.status().phase in ("loading", "unloading"):
+        return Response(status=304)
+    if not asked.model:
+        manager.unload()
+        return answer(SUCCESS)
+    from webapp.engine.engine_options import EngineOptions
+
+    options = EngineOptions(custom_cuda=asked.custom_cuda, tokenizer=asked.tokenizer or "")
+    manager.load(model=library_name(asked.model), strategy=asked.strategy, options=options)
+    manager.wait_ready()
+    return answer(SUCCESS)
+
+
+def library_name(path: str) -> str:
+    """Runner's clients send paths: one into the models folder, or beginning with Runner's own ``models/``, is taken for
+    the name there."""
+    folder = os.path.abspath(the_manager().library.models_dir)
+    below = path.replace("\\", "/").removeprefix("./").removeprefix("models/")
+    for candidate in (os.path.abspath(path), os.path.join(folder, path), os.path.join(folder, below)):
+        found = os.path.normpath(candidate)
+        if found.startswith(folder + os.sep) and os.path.isfile(found):
+            return os.path.relpath(found, folder).replace(os.sep, "/")
+    return path
+
+
+def update_config() -> Response:
+    """Defaults of later requests, until the server ends; ``state`` is what later answers begin from."""
+    check_loopback()
+    asked = read_body(RunnerConfig)
+    given = {name: value for name, value in msgspec.structs.asdict(asked).items() if value is not None}
+    state = given.pop("state", None)
+    SamplingParams.from_dict(given)
+    if state is not None:
+        the_manager().apply_state(state)
+    defaults = the_completions().defaults
+    defaults.overrides = {**defaults.overrides, **given}
+    return answer(SUCCESS)
+
+
+def status() -> Response:
+    found = the_manager().status()
+    return answer(RunnerStatus(STATUS.get(found.phase, OFFLINE), os.getpid(), device_of(found.strategy)))
+
+
+def device_of(strategy: str) -> str:
+    return "CUDA" if "cuda" in strategy else "CPU"
+
+
+def leave() -> Response:
+    check_loopback()
+    stop: Any = current_app.extensions.get("stop")
+    if stop is None:
+        raise ModelError(reason="this server was not started by roost serve and cannot be ended from here")
+    threading.Timer(EXIT_AFTER_S, stop).start()
+    return answer(SUCCESS)
+
+
+def check_loopback() -> None:
+    """By address and by the name that was asked for: behind a proxy every address is this machine's."""
+    host = request.host.rpartition(":")[0] if request.host.count(":") == 1 else request.host
+    name = host.partition("]")[0] + "]" if host.startswith("[") else host
+    is_here = (request.remote_addr or "").removeprefix("::ffff:").startswith("127.") or request.remote_addr == "::1"
+    if not is_here or name.lower() not in LOOPBACK_NAMES or "X-Forwarded-For" in request.headers:
+        raise LoopbackOnly()
