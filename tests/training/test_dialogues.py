@@ -56,7 +56,7 @@ def test_a_dialogue_is_written_as_g1x_has_it():
         "User: Bye\n\nAssistant: <think>\nx\n</think>\nBye!\n\n"
     )
     assert [s.text for s in dialogue.segments[-2:]] == ["Assistant: <think", ">\nx\n</think>\nBye!\n\n"]
-    assert [s.weight for s in dialogue.segments[1:4]] == [0.05, 0.05, 1.0]
+    assert [s.weight for s in dialogue.segments[1:4]] == [0.0, 0.0, 1.0]
 
 
 def test_compact_tools_and_calls_are_written_as_the_official_template_has_them():

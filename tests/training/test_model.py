@@ -141,6 +141,16 @@ def test_the_shared_row_counts_for_every_unused_token():
     assert abs(small.item() - large.item()) < 1e-5
 
 
+def test_tokens_of_weight_zero_have_no_part_in_the_loss():
+    model = shaken(Rwkv7(1, 64, 30, 30))
+    rows, target = torch.randint(0, 30, (2, 2, 12))
+    weight = torch.rand(2, 12) * (torch.rand(2, 12) < 0.5)
+    loss, _ = model.loss(rows, target, weight)
+    logits, _ = model(rows)
+    losses = torch.nn.functional.cross_entropy(logits.view(-1, 30), target.view(-1), reduction="none")
+    assert loss.item() == pytest.approx(((losses * weight.view(-1)).sum() / weight.sum()).item(), abs=1e-5)
+
+
 def test_only_matrices_decay_and_decay_rates_learn_twice_as_fast():
     model = Rwkv7(2, 64, 20, 20)
     names = {id(p): name for name, p in model.named_parameters()}
