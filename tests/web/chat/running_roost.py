@@ -52,10 +52,10 @@ class RunningRoost:
     """``url`` is its address. :meth:`restart` keeps the port and the data."""
 
     def __init__(self, data_dir: Path, strategy: str, port: int = 0, **settings: object) -> None:
+        settings.setdefault("models_dir", models_dir())
         self.settings = Settings(
             port=port,
             data_dir=data_dir,
-            models_dir=models_dir(),
             strategy=strategy,
             http_threads=8,
             requests_per_s=1000,

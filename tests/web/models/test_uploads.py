@@ -93,7 +93,7 @@ def test_one_that_stopped_halfway_can_be_discarded_from_the_page(browser):
 
 
 def test_slices_are_no_larger_than_the_server_takes(open_browser):
-    assert 'data-slice="2000"' in open_browser(max_body_bytes=2000).get("/models")[1]
+    assert 'data-slice="1000"' in open_browser(max_body_bytes=2000).get("/models")[1]
 
 
 def test_slices_are_8_mib_otherwise(browser):

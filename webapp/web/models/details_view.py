@@ -59,15 +59,14 @@ def best_strategy(desk: Desk, found: Inspection | None) -> str:
 
 def fact_pairs(desk: Desk, entry: ModelEntry) -> Iterable[Pair]:
     """Names and values; what is not known is left out."""
-    values: dict[str, object] = {
-        "file": str(entry.path),
-        "size": f"{size_text(entry.size_bytes)} ({entry.size_bytes:,} B)",
-    }
+    exact = f" ({entry.size_bytes:,} B)" if entry.size_bytes >= 1000 else ""
+    values: dict[str, object] = {"file": str(entry.path), "size": f"{size_text(entry.size_bytes)}{exact}"}
     values["changed"] = _date(entry)
     found = entry.inspection
     if found is not None:
-        values |= {"format": found.format, "naming": found.naming, "dtype": dtype_text(found.dtype)}
-        values |= {"parameters": f"{found.parameters:,}", "tokenizer": found.tokenizer, "reason": found.reason}
+        values |= {"format": found.format, "dtype": dtype_text(found.dtype)}
+        values |= {"parameters": f"{found.parameters:,}", "tokenizer": found.tokenizer}
+        values["naming"] = found.naming if found.naming != "official" else ""
         values |= {"strategy": found.converted_strategy, **_sizes(found)}
         values["own_state"] = desk.t("models.details.yes") if found.has_time_state and found.kind != "state" else ""
     return [Pair(desk.t(f"models.details.{name}"), str(value)) for name, value in values.items() if value]

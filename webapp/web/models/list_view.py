@@ -121,8 +121,9 @@ def _text(desk: Desk, entry: ModelEntry, kind: str) -> str:
 
 def sentences(message: str, hint: str) -> str:
     """In one line; a reason that came from elsewhere may lack its full stop."""
-    is_whole = message.endswith((".", "!", "?", "。", "！", "？"))
-    return f"{message} {hint}" if is_whole else f"{message}. {hint}"
+    if message.endswith(("。", "！", "？")) or not hint.isascii():
+        return f"{message.rstrip('。.')}。{hint}"
+    return f"{message} {hint}" if message.endswith((".", "!", "?")) else f"{message}. {hint}"
 
 
 def _link(blueprint: str, path: str, name: str) -> str:
