@@ -10,6 +10,7 @@ import torch
 
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends.rwkv_pip import deferred_weights, model_loader, package
+from webapp.backends.rwkv_pip.deferred_embedding import EmbeddingRows
 from webapp.errors import LoadCancelled
 from webapp.weights.checkpoint import inspect, open_checkpoint
 from webapp.weights.int8_matrix import quantize
@@ -56,6 +57,8 @@ def test_every_tensor_is_the_packages_own(
     loaded = model_loader.load_model(str(path), inspect(path).config, strategy, lambda progress: None)
     found = kept(loaded.model)
     assert set(found) == set(expected)
+    if isinstance(found["emb.weight"], EmbeddingRows):
+        found["emb.weight"] = found["emb.weight"][list(range(len(expected["emb.weight"])))]
     for name, tensor in expected.items():
         assert found[name].dtype == tensor.dtype and found[name].shape == tensor.shape, name
         assert torch.equal(found[name], tensor), name
@@ -104,3 +107,16 @@ def test_a_load_cancelled_in_the_embedding_ends_there(tmp_path: Path) -> None:
     config = inspect(tmp_path / "model.pth").config
     with pytest.raises(LoadCancelled):
         model_loader.load_model(str(tmp_path / "model.pth"), config, "cpu fp32", cancel)
+
+
+def test_a_half_precision_embedding_is_widened_row_by_row_in_fp32_alone(tmp_path: Path) -> None:
+    for dtype, strategy, stays_narrow in (
+        ("bfloat16", "cpu fp32", True),
+        ("float16", "cpu fp32i8", True),
+        ("float32", "cpu fp32", False),
+        ("bfloat16", "cpu bf16", False),
+    ):
+        path = tmp_path / f"{dtype}.pth"
+        write_checkpoint(path, "6", dtype=dtype)
+        loaded = model_loader.load_model(str(path), inspect(path).config, strategy, lambda progress: None)
+        assert isinstance(loaded.model.w["emb.weight"], EmbeddingRows) is stays_narrow

@@ -19,7 +19,7 @@ from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from webapp.backends.rwkv_pip import RwkvPipBackend, failures, set_threads
 from webapp.engine.backend import LoadProgress
 from webapp.engine.model_config import ModelConfig
-from webapp.errors import LoadCancelled, ModelLoadFailed, OutOfMemory, StrategyError, WeightsError
+from webapp.errors import LoadCancelled, ModelLoadFailed, OutOfMemory, StrategyError
 from webapp.weights.checkpoint import inspect
 
 BEFORE_7 = ("4", "5.0", "5.1", "5.2", "6")
@@ -194,7 +194,7 @@ def convert(raw: Path, converted: Path, strategy: str, architecture: str) -> Non
 
     module = package.import_package(model_loader.switches(inspect(raw).config, strategy, is_music=False))
     weights = model_loader.DeferredWeights(str(raw), lambda progress: None)
-    handed = model_loader._handed_to_package(weights, inspect(raw).config, inspect(raw), keeps_rows=False)
+    handed = model_loader._handed_to_package(weights, inspect(raw).config, inspect(raw))
     with package.torch_load_returns("raw.pth", handed), pytest.raises(SystemExit):
         module.RWKV("raw", strategy, convert_and_save_and_exit=str(converted))
 

@@ -113,4 +113,3 @@ def _share_rest(parts: tuple[StrategyPart, ...], counts: list[int], rest: int, s
         counts[index] = rest // (len(open_parts) - position)
         rest -= counts[index]
     counts[-1] += rest
-

@@ -9,9 +9,9 @@ from __future__ import annotations
 import importlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
@@ -41,6 +41,60 @@ class LoadProgress:
     total_tensors: int
 
 
+class TensorSize(Protocol):
+    """What is known of a tensor before it is read; ``dtype`` is torch's name of it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def numel(self) -> int: ...
+    @property
+    def nbytes(self) -> int: ...
+
+
+class ModelFile(Protocol):
+    """A model file as it was looked into, without its tensors: ``webapp.weights.inspection.Inspection``.
+
+    ``converted_strategy``: the one strategy a file converted beforehand can run, None for any other file.
+    """
+
+    @property
+    def config(self) -> ModelConfig | None: ...
+    @property
+    def tensors(self) -> Sequence[TensorSize]: ...
+    @property
+    def converted_strategy(self) -> str | None: ...
+
+
+RAM = "ram"
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes a loaded model takes, by device: :data:`RAM`, or as a strategy names it (``cuda:0``).
+
+    ``weights`` stay as long as the model is loaded. ``base`` is what the process has before a weight is there.
+    ``load_extra`` and ``run_extra`` are needed beside both, at the worst moment of the load and while it answers.
+    ``state`` is one running sequence, ``snapshot`` one remembered state (always in main memory).
+    """
+
+    weights: Mapping[str, int]
+    base: Mapping[str, int] = field(default_factory=dict)
+    load_extra: Mapping[str, int] = field(default_factory=dict)
+    run_extra: Mapping[str, int] = field(default_factory=dict)
+    state: Mapping[str, int] = field(default_factory=dict)
+    snapshot: int = 0
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Main memory first; every process has some of it."""
+        return (RAM, *sorted({*self.weights, *self.base, *self.load_extra, *self.run_extra, *self.state} - {RAM}))
+
+
 ProgressCallback = Callable[[LoadProgress], None]
 """Called often during a load; raises LoadCancelled to end it."""
 
@@ -62,6 +116,16 @@ class Backend(ABC):
     def check(cls, config: ModelConfig, strategy: str) -> None:
         """Raises StrategyError or BackendUnavailable when this model cannot run so, before anything is loaded.
         Imports nothing heavy: the web process calls it."""
+
+    @classmethod
+    def footprint(cls, model: ModelFile, strategy: str) -> Footprint:
+        """What the model would take, from its tensors' shapes; imports nothing heavy. ``check`` comes first.
+
+        Unless a backend knows better: the tensors as they are in the file, in main memory.
+        """
+        state = model.config.state_bytes() if model.config else 0
+        weights = sum(tensor.nbytes for tensor in model.tensors)
+        return Footprint({RAM: weights}, state={RAM: state}, snapshot=state)
 
     @classmethod
     @abstractmethod

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.rwkv_pip import failures, memory, model_loader, requirements, state_layout
-from webapp.engine.backend import Availability, Backend, ProgressCallback
+from webapp.backends.rwkv_pip import failures, footprint, memory, model_loader, requirements, state_layout
+from webapp.engine.backend import Availability, Backend, Footprint, ModelFile, ProgressCallback
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
 
@@ -63,6 +63,10 @@ class RwkvPipBackend(Backend):
     @classmethod
     def check(cls, config: ModelConfig, strategy: str) -> None:
         requirements.check_strategy(config, strategy)
+
+    @classmethod
+    def footprint(cls, model: ModelFile, strategy: str) -> Footprint:
+        return footprint.footprint(model, strategy)
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, strategy: str, progress: ProgressCallback) -> RwkvPipBackend:

@@ -62,13 +62,14 @@ class DeferredTensor:
     def real(self, dtype: Any) -> Any:
         import torch
 
-        rows = torch.empty(self._weights.infos[self._name].shape, dtype=dtype)
+        shape = self._weights.infos[self._name].shape
+        turns = self._is_transposed and self._is_contiguous
+        whole = torch.empty(shape[::-1] if turns else shape, dtype=dtype)
+        rows = whole.t() if turns else whole
         for start, piece in self._weights.pieces(self._name):
             rows[start : start + len(piece)].copy_(piece if self._divisor == 1 else piece / self._divisor)
-        if self._device is not None:
-            rows = rows.to(self._device)
         found = rows.t() if self._is_transposed else rows
-        return found.contiguous() if self._is_contiguous else found
+        return found if self._device is None else found.to(self._device)
 
     def read(self) -> Any:
         """As in the file, but for what was done to it so far."""
@@ -96,40 +97,6 @@ class DeferredTensor:
 
 def _real(value: Any) -> Any:
     return value.read() if isinstance(value, DeferredTensor) else value
-
-
-class DeferredEmbedding(DeferredTensor):
-    """The package's RWKV-4 to 6 normalise the embedding before they widen it, which from a bf16 file costs 1e-2 in the
-    logits of fp32: here it is done in float32. Its RWKV-7 names the precision first, and then normalises in it.
-    """
-
-    _norm: tuple[Any, Any] | None = None
-    _dtype: Any = None
-
-    def real(self, dtype: Any) -> Any:
-        if self._norm is None:
-            return self._changed(_dtype=dtype)
-        return self._normalised(dtype)
-
-    def _normalised(self, dtype: Any) -> Any:
-        import torch
-
-        assert self._norm is not None
-        precision = self._dtype or torch.float32
-        weight, bias = (_real(value).to(precision).cpu() for value in self._norm)
-        rows = torch.empty(self.shape, dtype=dtype)
-        for start, piece in self._weights.pieces(self._name):
-            normalised = torch.nn.functional.layer_norm(piece.to(precision), weight.shape, weight, bias)
-            rows[start : start + len(piece)].copy_(normalised)
-        return rows if self._device is None else rows.to(self._device)
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if function.__name__ != "layer_norm" or not isinstance(args[0], cls):
-            return super().__torch_function__(function, types, args, kwargs)
-        embedding = args[0]._changed(_norm=(kwargs["weight"], kwargs["bias"]))
-        return embedding if embedding._dtype is None else embedding._normalised(embedding._dtype)
 
 
 class Int8Draft:

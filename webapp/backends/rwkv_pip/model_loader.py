@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.rwkv_pip import v7_layout
-from webapp.backends.rwkv_pip.deferred_tensor import DeferredEmbedding, DeferredTensor
+from webapp.backends.rwkv_pip import int8_product, v7_layout
+from webapp.backends.rwkv_pip.deferred_embedding import DeferredEmbedding
+from webapp.backends.rwkv_pip.deferred_tensor import DeferredTensor
 from webapp.backends.rwkv_pip.deferred_weights import DeferredWeights
 from webapp.backends.rwkv_pip.package import forget_package, import_package, torch_load_returns
 from webapp.backends.rwkv_pip.requirements import check_torch_devices
@@ -75,10 +76,15 @@ def load_model(path: str, config: ModelConfig, strategy: str, progress: Progress
     _check_file(inspection, strategy)
     check_torch_devices({part.device for part in parse_strategy(strategy)})
     module = import_package(switches(config, strategy, is_music=inspection.kind == "music"))
+    is_plain_cpu = module.os.environ["RWKV_JIT_ON"] != "1" and is_on_cpu(strategy)
+    if is_plain_cpu:
+        int8_product.install(module)
     weights = DeferredWeights(path, progress)
     try:
-        keeps_rows = _keeps_rows(config, strategy, module)
-        with torch_load_returns(f"{PLACEHOLDER}.pth", _handed_to_package(weights, config, inspection, keeps_rows)):
+        keeps_rows = is_plain_cpu and _keeps_rows(config, strategy)
+        handed = _handed_to_package(weights, config, inspection, keeps_rows, may_stay_narrow=is_plain_cpu)
+        with torch_load_returns(f"{PLACEHOLDER}.pth", handed):
+            del handed
             model = module.RWKV(PLACEHOLDER, canonical_strategy(strategy))
         if keeps_rows:
             _turn_half_matrices(model)
@@ -125,14 +131,18 @@ def _check_file(inspection: Inspection, strategy: str) -> None:
 
 
 def _handed_to_package(
-    weights: DeferredWeights, config: ModelConfig, inspection: Inspection, keeps_rows: bool
+    weights: DeferredWeights,
+    config: ModelConfig,
+    inspection: Inspection,
+    keeps_rows: bool = False,
+    may_stay_narrow: bool = False,
 ) -> dict[str, Any]:
     """What the package's ``torch.load`` returns. A merged ``time_state`` is left out: its RWKV-7 would ignore it, its
     RWKV-5 and 6 round it, and a single-head one breaks them; :func:`_initial_state` sees to it for all alike."""
     names = [name for name in weights.infos if not name.endswith(".time_state")]
     if inspection.converted_strategy is None:
         handed: dict[str, Any] = {name: DeferredTensor(weights, name, keeps_rows) for name in names}
-        return handed | {EMBEDDING: DeferredEmbedding(weights, EMBEDDING)}
+        return handed | {EMBEDDING: DeferredEmbedding(weights, EMBEDDING, may_stay_narrow)}
     if config.major == 7:
         return v7_layout.handed_over(names, weights.read)
     handed = {_name_before_conversion(name, config): weights.read(name) for name in names}
@@ -146,20 +156,22 @@ def _name_before_conversion(name: str, config: ModelConfig) -> str:
     return name.replace(".time_first", ".time_faaaa") if config.major == 6 else name
 
 
-def _keeps_rows(config: ModelConfig, strategy: str, module: ModuleType) -> bool:
+def is_on_cpu(strategy: str) -> bool:
+    return all(part.device == "cpu" for part in parse_strategy(strategy))
+
+
+def _keeps_rows(config: ModelConfig, strategy: str) -> bool:
     """Whether matrices keep the file's layout, seen transposed: columns instead of rows in sequence. On a CPU, torch
     multiplies a vector by a row-major bf16 or fp16 matrix (which the package's RWKV-7 makes of all) far slower than by
     this, the layout of its Linear: 12 layers x 768 in bf16 decode 1.9 tokens a second of one core so, 17 turned; in
     fp32 it makes no difference."""
-    part = parse_strategy(strategy)[0]
-    is_plain_cpu = part.device == "cpu" and module.os.environ["RWKV_JIT_ON"] != "1"
-    return config.major == 7 and is_plain_cpu and part.dtype != "fp32"
+    return config.major == 7 and parse_strategy(strategy)[0].dtype != "fp32"
 
 
 def _turn_half_matrices(model: Any) -> None:
     """Same values and shapes: the small matrices, which the package takes as the file has them."""
     for name, tensor in model.z.items():
-        if tensor.dim() == 2 and name != EMBEDDING and not tensor.t().is_contiguous():
+        if name != EMBEDDING and tensor.dim() == 2 and not tensor.t().is_contiguous():
             model.z[name] = tensor.t().contiguous().t()
 
 

@@ -1,0 +1,58 @@
+"""What an engine process really takes: its peak while it loads a model, reads a prompt and writes a few tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
+from webapp.engine.sampling_params import SamplingParams
+from webapp.manager.engine_client import start_engine_process
+from webapp.manager.library import ModelLibrary
+from webapp.manager.model_manager import ModelManager
+from webapp.settings import Settings
+
+PROMPT_TOKENS = 70
+"""More than a prefill chunk."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bytes of resident memory. ``loaded``: after the load; ``peak``: the most there ever was."""
+
+    loaded: int
+    peak: int
+
+
+def measure(path: Path, strategy: str, folder: Path, sequences: int = 1) -> Measured:
+    """On Linux. Starts the engine as the server does; ``folder`` is the manager's data folder."""
+    settings = Settings(data_dir=folder, models_dir=path.parent, model=path.name, strategy=strategy)
+    manager = ModelManager(settings, start_engine_process, ModelLibrary(path.parent, folder))
+    try:
+        manager.load()
+        manager.wait_ready(600)
+        pid = manager.engine_pid()
+        assert pid is not None
+        loaded = resident_bytes(pid, "VmRSS")
+        handles = [manager.submit(_request(number)) for number in range(sequences)]
+        for handle in handles:
+            last = [event for event in handle.events(600) if isinstance(event, TokenOutput)][-1]
+            assert last.finish_reason is FinishReason.LENGTH, last
+        return Measured(loaded, resident_bytes(pid, "VmHWM"))
+    finally:
+        manager.close()
+
+
+def _request(number: int) -> GenerationRequest:
+    params = replace(SamplingParams(), max_tokens=4, temperature=1.0, seed=number)
+    return GenerationRequest(
+        f"measured-{number}", tuple((i * 7 + number) % 250 + 1 for i in range(PROMPT_TOKENS)), params
+    )
+
+
+def resident_bytes(pid: int, field: str) -> int:
+    """VmRSS (now) or VmHWM (the most so far) of /proc/PID/status."""
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no {field}")
