@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import TypeVar
+import threading
+from typing import Any, TypeVar
 
 import msgspec
 from flask import current_app, request
@@ -11,6 +12,8 @@ from flask import current_app, request
 from webapp.errors import BodyInvalid, ParameterInvalid, WrongMediaType
 
 T = TypeVar("T")
+_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+_making = threading.Lock()
 JSON_TYPES = re.compile(r"application/(?:[\w.+-]+\+)?json", re.IGNORECASE)
 PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 MISSING = re.compile(r"missing required field `(\w+)`")
@@ -22,11 +25,21 @@ def read_body(kind: type[T]) -> T:
     request.max_content_length = current_app.extensions["settings"].api_max_body_bytes
     data = request.get_data(cache=False)
     try:
-        return msgspec.json.decode(data, type=kind)
+        return decoder_of(kind).decode(data)
     except msgspec.ValidationError as exc:
         raise invalid(str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise BodyInvalid(reason=str(exc) or "it is nested too deeply") from exc
+
+
+def decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """Kept, and made by one thread at a time: msgspec 0.22 crashed the process when several threads looked into a type
+    for the first time at once."""
+    found = _decoders.get(kind)
+    if found is None:
+        with _making:
+            found = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+    return found
 
 
 def check_media_type() -> None:

@@ -1,0 +1,207 @@
+"""Many at once: each is a sequence, who leaves frees its slot, who is too many is told, nobody gets another's words."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.web.api.api_server import ANSWER
+
+CHAT = "/v1/chat/completions"
+ENDLESS = {"repeat": 0, "delay_ms": 5}
+
+
+def body(text="Hello", **options):
+    return {"messages": [{"role": "user", "content": text}], **options}
+
+
+class RawClient:
+    """A connection that can vanish at any moment."""
+
+    def __init__(self, server, asked, path=CHAT):
+        host, _, port = server.url.removeprefix("http://").partition(":")
+        data = json.dumps(asked).encode()
+        self.socket = socket.create_connection((host, int(port)), timeout=20)
+        head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
+        self.socket.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+
+    def read_some(self):
+        return self.socket.recv(4096)
+
+    def vanish(self):
+        self.socket.close()
+
+
+def soon(claim, timeout_s=5.0):
+    """Seconds until the claim holds."""
+    began = time.monotonic()
+    while not claim():
+        assert time.monotonic() < began + timeout_s, "it never came true"
+        time.sleep(0.005)
+    return time.monotonic() - began
+
+
+def is_running(server):
+    return server.manager.status().running > 0
+
+
+def is_free(server):
+    found = server.manager.counters()
+    status = server.manager.status()
+    places = server.app.extensions["api_places"].taken
+    return not (found.get("running") or found.get("waiting") or status.running or status.waiting or places)
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_who_leaves_while_it_writes_frees_the_slot(serve, is_stream):
+    server = serve(options=ENDLESS)
+    client = RawClient(server, body(stream=is_stream, max_tokens=100_000))
+    soon(lambda: is_running(server))
+    if is_stream:
+        client.read_some()
+    client.vanish()
+    assert soon(lambda: is_free(server)) < 2
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_who_leaves_while_the_prompt_is_read_frees_the_slot(serve, is_stream):
+    server = serve(options={"delay_ms": 40})
+    server.post(CHAT, body())  # loaded
+    client = RawClient(server, body("word " * 6000, stream=is_stream))  # 94 chunks, 4 s
+    soon(lambda: is_running(server))
+    client.vanish()
+    assert soon(lambda: is_free(server)) < 2
+    assert server.manager.counters()["prefilled_tokens_total"] < 5000
+
+
+def test_who_leaves_while_waiting_leaves_the_queue(serve):
+    server = serve(options={**ENDLESS, "slots": 1})
+    first = RawClient(server, body(stream=True, max_tokens=100_000))
+    first.read_some()
+    second = RawClient(server, body(stream=True))
+    soon(lambda: server.manager.status().waiting == 1)
+    second.vanish()
+    soon(lambda: server.manager.status().waiting == 0)
+    first.vanish()
+    soon(lambda: is_free(server))
+
+
+def test_who_leaves_while_the_model_loads_is_forgotten(serve):
+    server = serve(options={"load_ms": 1500})
+    client = RawClient(server, body(stream=True))
+    soon(lambda: server.manager.status().phase == "loading")
+    client.vanish()
+    soon(lambda: server.manager.status().phase == "ready")
+    soon(lambda: is_free(server))
+    assert server.manager.counters()["prefilled_tokens_total"] == 0
+
+
+def test_all_answers_of_a_request_end_with_it(serve):
+    server = serve(options=ENDLESS)
+    client = RawClient(server, body(stream=True, n=6, max_tokens=100_000))
+    soon(lambda: server.manager.counters().get("running") == 6)
+    client.vanish()
+    soon(lambda: is_free(server))
+
+
+def test_a_shared_prompt_is_read_once(serve):
+    server = serve(prefill_chunk=64)
+    used = server.post(CHAT, body("word " * 300, n=4, max_tokens=5))[1]["usage"]
+    found = server.manager.counters()
+    assert found["prefilled_tokens_total"] < used["prompt_tokens"] + 8
+
+
+def test_the_place_of_one_client_is_bounded_and_pages_are_still_served(serve):
+    server = serve(options=ENDLESS, api_streams_per_client=2)
+    held = [RawClient(server, body(stream=True, max_tokens=100_000)) for _ in range(2)]
+    for client in held:
+        client.read_some()
+    status, found = server.post(CHAT, body())
+    assert (status, found["error"]["code"], found["error"]["type"]) == (429, "too_many_streams", "rate_limit_error")
+    assert server.get("/health")[0] == 200 and server.get("/v1/models")[0] == 200
+    held.pop().vanish()
+    soon(lambda: server.app.extensions["api_places"].taken == 1)
+    third = RawClient(server, body(stream=True, max_tokens=100_000))
+    assert b"200 OK" in third.read_some()
+    for client in (*held, third):
+        client.vanish()
+    soon(lambda: is_free(server))
+
+
+def test_the_places_of_all_leave_threads_for_pages(serve):
+    server = serve(options=ENDLESS, http_threads=6)
+    held = [RawClient(server, body(stream=True, max_tokens=100_000)) for _ in range(2)]
+    for client in held:
+        client.read_some()
+    refused = RawClient(server, body())
+    text = refused.read_some().decode()
+    assert "503 SERVICE UNAVAILABLE" in text and "Retry-After: 2" in text and "server_busy" in text
+    assert server.get("/health")[0] == 200
+    for client in (*held, refused):
+        client.vanish()
+    soon(lambda: is_free(server))
+
+
+def test_a_full_queue_is_said(serve):
+    server = serve(options={**ENDLESS, "slots": 1}, max_queue=1)
+    held = [RawClient(server, body(stream=True, max_tokens=100_000))]
+    held[0].read_some()
+    held.append(RawClient(server, body(stream=True)))
+    soon(lambda: server.manager.status().waiting == 1)
+    status, found = server.post(CHAT, body())
+    assert (status, found["error"]["code"]) == (503, "queue_full")
+    for client in held:
+        client.vanish()
+    soon(lambda: is_free(server))
+
+
+def test_nobody_gets_anothers_words(serve):
+    """Each continues its own prompt: the script goes on from where a prompt ends with its beginning."""
+    script = "".join(f"<{number:02d}|{'x' * (number % 7)}{number * 37:04d}>" for number in range(100))
+    server = serve(script, options={"slots": 8})
+
+    def ask(number):
+        begun = [byte + 1 for byte in script.split(f"<{number + 1:02d}|")[0].encode()]
+        found = server.post("/v1/completions", {"prompt": begun, "max_tokens": 12, "n": 1 + number % 2})[1]
+        return number, [choice["text"] for choice in found["choices"]]
+
+    with ThreadPoolExecutor(16) as pool:
+        for number, texts in pool.map(ask, list(range(60)) * 2):
+            begin = len(script.split(f"<{number + 1:02d}|")[0])
+            assert texts == [script[begin : begin + 12]] * (1 + number % 2)
+    assert is_free(server) or soon(lambda: is_free(server)) < 5
+
+
+def test_figures_and_log_tell_what_happened_but_not_what_was_said(serve, caplog):
+    server = serve()
+    with caplog.at_level("INFO", "roost.api"):
+        server.post(CHAT, body("a secret word"))
+        server.post(CHAT, {"messages": []})
+        client = RawClient(server, body(stream=True))
+        while b"[DONE]" not in client.read_some():
+            pass
+        soon(lambda: len([r for r in caplog.records if r.name == "roost.api"]) >= 3)
+    lines = [json.loads(r.getMessage()) for r in caplog.records if r.name == "roost.api"]
+    assert [line["status"] for line in lines] == [200, 400, 200]
+    assert lines[0]["completion_tokens"] == len(ANSWER.encode()) + 1 and lines[0]["finish"] == "stop"
+    assert lines[1]["error"] == "invalid_parameter" and lines[2]["stream"] is True
+    assert "secret" not in caplog.text and "Birds" not in str(lines)
+    figures = server.get("/metrics")[1]
+    assert 'roost_api_requests_total{route="POST /v1/chat/completions",status="200"} 2.0' in figures
+    assert 'status="400"' in figures and "roost_engine_unowned_sequences 0.0" in figures
+    assert f'roost_api_tokens_total{{kind="completion"}} {2.0 * (len(ANSWER.encode()) + 1)}' in figures
+    assert "roost_engine_decoded_tokens_total" in figures and "roost_engine_max_sequences 16.0" in figures
+
+
+def test_threads_are_given_back(serve):
+    server = serve()
+    server.post(CHAT, body())
+    before = threading.active_count()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: server.post(CHAT, body(n=4)), range(24)))
+    assert threading.active_count() <= before + 1
