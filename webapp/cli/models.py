@@ -1,41 +1,166 @@
-"""`roost models`: the model files Roost sees."""
+"""`roost models`: the files of the library, as the Models page has them."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Callable
 from typing import Any
 
-from webapp.cli.options import add_settings, settings_from
-from webapp.manager.library import ModelEntry, ModelLibrary
+from webapp.cli.options import add_settings, in_one_line, settings_from
+from webapp.errors import error_from_dict
+from webapp.manager.library import ModelEntry
+from webapp.manager.model_manager import ModelManager
+from webapp.services.disk_space import size_text
+from webapp.services.imports import MODES
+from webapp.services.known_models import known_models
+from webapp.services.model_files import ModelFiles
+
+NAME_COLUMNS = 44
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("models", help="List the models in the models folder.")
-    add_settings(parser, ("models_dir", "data_dir"))
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "models", help="List, show, import, rename and delete model files."
+    )
+    add_settings(parser, ("models_dir", "extra_models_dirs", "data_dir"))
     parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+    parser.set_defaults(deed=list_models)
+    deeds = parser.add_subparsers(title="what to do (without one: list)", metavar="DEED")
+    _deed(deeds, "list", list_models, "List the models Roost sees.")
+    show = _deed(deeds, "show", show_model, "Say everything about one model.")
+    show.add_argument("--tensors", action="store_true", help="List every tensor too.")
+    _deed(deeds, "delete", delete_model, "Move a model to the trash.")
+    rename = _deed(deeds, "rename", rename_model, "Give a model another name, in its folder.")
+    rename.add_argument("new_name", help="Its new name, with the same ending.")
+    bring = _deed(deeds, "import", import_model, "Bring a file in from elsewhere on this machine.")
+    bring.add_argument("--mode", choices=MODES, default="copy", help="What to do with the original (default: copy).")
+    _deed(deeds, "trash", list_trash, "List what was deleted.")
+    _deed(deeds, "restore", restore_model, "Bring a model back from the trash.")
+    _deed(deeds, "known", list_known, "List the published models, with their pages.")
+    return parser
+
+
+ARGUMENTS = {
+    "show": ("name", "Name as `roost models` lists it."),
+    "delete": ("name", "Name as `roost models` lists it."),
+    "rename": ("name", "Name as `roost models` lists it."),
+    "import": ("path", "Path of the file."),
+    "restore": ("name", "Name or id as `roost models trash` lists it."),
+}
+
+
+def _deed(deeds: Any, name: str, run: Callable[..., int], help_text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = deeds.add_parser(name, help=help_text)
+    if name in ARGUMENTS:
+        argument, about = ARGUMENTS[name]
+        parser.add_argument(argument, help=about)
+    # The same flags before and after the deed; not given after it, those before it stay.
+    for flag, kind in (
+        ("--models", "models_dir"),
+        ("--data", "data_dir"),
+        ("--extra-models-dirs", "extra_models_dirs"),
+    ):
+        parser.add_argument(flag, dest=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="Print one JSON document.")
+    parser.set_defaults(deed=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    settings = settings_from(args)
-    entries = ModelLibrary(settings.models_dir).list()
+    manager = ModelManager(settings_from(args))
+    try:
+        return int(args.deed(args, ModelFiles(manager)))
+    finally:
+        manager.close()
+
+
+def list_models(args: argparse.Namespace, files: ModelFiles) -> int:
+    entries = files.library.list()
     if args.json:
-        print(json.dumps([describe(entry) for entry in entries], ensure_ascii=False))
-        return 0
+        return _print_json([describe(entry) for entry in entries])
     if not entries:
-        print(f"No model files in {settings.models_dir}.")
+        print(f"No model files in {files.models_dir}.")
     for entry in entries:
-        print(f"{entry.name:<44} {entry.size_bytes / 1e6:>10,.1f} MB  {summary(entry)}")
+        print(f"{entry.name:<{NAME_COLUMNS}} {size_text(entry.size_bytes):>8}  {summary(entry)}")
     return 0
 
 
-def describe(entry: ModelEntry) -> dict[str, Any]:
+def show_model(args: argparse.Namespace, files: ModelFiles) -> int:
+    from webapp.cli.inspect import facts
+
+    entry = files.library.entry(args.name)
+    if args.json:
+        return _print_json(describe(entry, args.tensors))
+    if entry.inspection is None:
+        raise entry.error or error_from_dict({})
+    print("\n".join(f"{name:<18} {value}" for name, value in [("name", entry.name), *facts(entry.inspection)]))
+    for tensor in entry.inspection.tensors if args.tensors else ():
+        print(f"{tensor.name:<40} {tensor.dtype:<10} {tuple(tensor.shape)}")
+    return 0
+
+
+def delete_model(args: argparse.Namespace, files: ModelFiles) -> int:
+    trashed = files.delete(args.name)
+    return _say(
+        args, vars(trashed), f"{args.name} is in the trash; `roost models restore {trashed.id}` brings it back."
+    )
+
+
+def rename_model(args: argparse.Namespace, files: ModelFiles) -> int:
+    name = files.rename(args.name, args.new_name)
+    return _say(args, {"name": name}, f"It is called {name} now.")
+
+
+def import_model(args: argparse.Namespace, files: ModelFiles) -> int:
+    """Ctrl-C ends a copy and leaves nothing of it."""
+    from pathlib import Path
+
+    job = files.start_import(str(Path(args.path).expanduser().absolute()), args.mode)
+    try:
+        while job.phase == "running":
+            if sys.stderr.isatty():
+                print(f"\r{100 * job.done_bytes // job.total_bytes} %", end="", file=sys.stderr)
+            files.imports.wait(0.2)
+            job = next(found for found in files.imports.jobs() if found.id == job.id)
+    finally:
+        files.close()
+    if job.error:
+        raise error_from_dict(job.error)
+    return _say(args, {"name": job.name, "path": str(job.path)}, f"{job.name} is here.")
+
+
+def list_trash(args: argparse.Namespace, files: ModelFiles) -> int:
+    items = files.trashed()
+    if args.json:
+        return _print_json([vars(item) for item in items])
+    for item in items:
+        print(f"{item.name:<{NAME_COLUMNS}} {size_text(item.size_bytes):>8}  {item.id}")
+    return 0
+
+
+def restore_model(args: argparse.Namespace, files: ModelFiles) -> int:
+    """By id, or by the name of the last one deleted under it."""
+    found = next((item.id for item in files.trashed() if args.name in (item.id, item.name)), args.name)
+    name = files.restore(found)
+    return _say(args, {"name": name}, f"{name} is back.")
+
+
+def list_known(args: argparse.Namespace, files: ModelFiles) -> int:
+    if args.json:
+        return _print_json([vars(model) for model in known_models()])
+    for model in known_models():
+        print(f"{model.file:<48} {size_text(model.size_bytes):>8}  {model.licence:<11} {model.page}")
+    return 0
+
+
+def describe(entry: ModelEntry, tensors: bool = True) -> dict[str, Any]:
     return {
         "name": entry.name,
         "path": str(entry.path),
         "size_bytes": entry.size_bytes,
-        "inspection": entry.inspection.to_dict() if entry.inspection else None,
+        "inspection": entry.inspection.to_dict(tensors) if entry.inspection else None,
         "error": entry.error.to_dict() if entry.error else None,
     }
 
@@ -43,9 +168,22 @@ def describe(entry: ModelEntry) -> dict[str, Any]:
 def summary(entry: ModelEntry) -> str:
     found = entry.inspection
     if found is None:
-        return str(entry.error)
+        return in_one_line(entry.error) if entry.error else ""
     if found.config is None:
-        return found.kind
+        return f"{found.kind}: {found.reason}" if found.reason else found.kind
     config = found.config
     sizes = f"{config.n_layer} x {config.n_embd}, {found.parameters:,} parameters"
     return f"RWKV-{config.architecture}, {sizes}, {found.dtype}"
+
+
+def _print_json(found: Any) -> int:
+    print(json.dumps(found, ensure_ascii=False))
+    return 0
+
+
+def _say(args: argparse.Namespace, found: dict[str, Any], sentence: str) -> int:
+    """The sentence, or what it says as JSON."""
+    if args.json:
+        return _print_json(found)
+    print(sentence)
+    return 0

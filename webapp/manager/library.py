@@ -126,6 +126,10 @@ class ModelLibrary:
         """The folder a file belongs to; None for the bundled model and for files elsewhere."""
         return next((folder for folder in self.folders if path.is_relative_to(folder.path)), None)
 
+    def is_bundled(self, path: Path) -> bool:
+        """True for the starter model that came with this Roost, which nobody deletes."""
+        return path.name == STARTER_MODEL and path.parent == self.bundled_dir
+
     def find_state(self, name: str, allow_outside: bool = False) -> Path:
         """A state's file: a name in ``states``, or one relative to the models folder. FileMissing otherwise."""
         path = find_file(self.models_dir / STATES, name) or find_file(self.models_dir, name, allow_outside)

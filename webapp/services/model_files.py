@@ -8,7 +8,6 @@ from pathlib import Path
 
 from webapp.errors import FileMissing, ModelInUse, ModelKept, ModelNotFound, TrashMissing
 from webapp.manager.model_manager import ModelManager
-from webapp.resources import STARTER_MODEL
 from webapp.services.arrivals import take_place
 from webapp.services.file_names import safe_name
 from webapp.services.imports import ImportJob, Imports
@@ -111,9 +110,7 @@ class ModelFiles:
         if not name:
             raise ModelNotFound(name=name)
         path = self.library.find(name)
-        if self.library.folder_of(path) is None or (
-            path.name == STARTER_MODEL and path.parent == self.library.bundled_dir
-        ):
+        if self.library.folder_of(path) is None or self.library.is_bundled(path):
             raise ModelKept(name=path.name)
         if self.is_in_use(path):
             raise ModelInUse(name=name)

@@ -10,7 +10,6 @@ from flask import current_app, url_for
 
 from webapp.i18n import phrase
 from webapp.manager.library import ModelEntry, ModelFile
-from webapp.resources import STARTER_MODEL
 from webapp.services.disk_space import size_text
 from webapp.web.models.contexts import Filter, KindChoice, ModelList, Row
 from webapp.web.models.desk import Desk, html_id
@@ -71,7 +70,7 @@ def row(desk: Desk, entry: ModelEntry) -> Row:
         is_trouble=kind == "broken",
         phase=phase,
         can_load=can_load,
-        can_delete=not phase and not is_bundled(desk, entry),
+        can_delete=not phase and not desk.library.is_bundled(entry.path),
         fit=fit_line(desk, found) if found is not None and can_load else None,
         convert_url=_link("conversion", "/convert", entry.name) if can_load or kind == "lora" else "",
         preset_url=_link("presets", "/presets/new", entry.name) if can_load else "",
@@ -96,10 +95,6 @@ def facts(desk: Desk, entry: ModelEntry) -> tuple[str, ...]:
     if found.has_time_state and found.kind != "state":
         parts.append(desk.t("models.own_state"))
     return tuple(parts)
-
-
-def is_bundled(desk: Desk, entry: ModelEntry) -> bool:
-    return entry.path.name == STARTER_MODEL and entry.path.parent == desk.library.bundled_dir
 
 
 def kind_choices(desk: Desk) -> tuple[KindChoice, ...]:

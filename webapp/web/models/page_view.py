@@ -36,5 +36,5 @@ def models_page(
 
 
 def slice_bytes(desk: Desk) -> int:
-    """What a browser may send at once: less where the server takes less (waitress wants the limit not quite reached)."""
+    """What a browser may send at once: less where the server takes less, which it does not to the very byte."""
     return min(SLICE_BYTES, desk.settings.max_body_bytes // 2)
