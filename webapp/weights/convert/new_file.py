@@ -40,11 +40,16 @@ def new_file(target: Path, needed_bytes: int, overwrite: bool) -> Iterator[tuple
 
 def check_room(target: Path, needed_bytes: int, overwrite: bool) -> None:
     """ConversionTargetExists, or ConversionNoSpace."""
-    if target.exists() and not overwrite:
-        raise ConversionTargetExists(path=target.name)
+    check_target(target, overwrite)
     free = shutil.disk_usage(target.parent).free
     if needed_bytes + SPARE_BYTES > free:
         raise ConversionNoSpace(path=target.name, needed=_gigabytes(needed_bytes), free=_gigabytes(free))
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """ConversionTargetExists."""
+    if target.exists() and not overwrite:
+        raise ConversionTargetExists(path=target.name)
 
 
 def remove_abandoned(folder: Path) -> int:
@@ -59,8 +64,7 @@ def remove_abandoned(folder: Path) -> int:
 
 
 def _put_in_place(path: Path, target: Path, overwrite: bool) -> None:
-    if target.exists() and not overwrite:  # made by somebody while this one was written
-        raise ConversionTargetExists(path=target.name)
+    check_target(target, overwrite)  # somebody may have made it while this one was written
     os.replace(path, target)
     with contextlib.suppress(OSError, AttributeError):  # Windows opens no folders
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
