@@ -45,9 +45,8 @@ def measure(path: Path, strategy: str, folder: Path, sequences: int = 1) -> Meas
 
 def _request(number: int) -> GenerationRequest:
     params = replace(SamplingParams(), max_tokens=4, temperature=1.0, seed=number)
-    return GenerationRequest(
-        f"measured-{number}", tuple((i * 7 + number) % 250 + 1 for i in range(PROMPT_TOKENS)), params
-    )
+    prompt = tuple((i * 7 + number) % 250 + 1 for i in range(PROMPT_TOKENS))
+    return GenerationRequest(f"measured-{number}", prompt, params)
 
 
 def resident_bytes(pid: int, field: str) -> int:

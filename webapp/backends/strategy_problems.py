@@ -34,7 +34,10 @@ PROBLEMS = {
     "converted_for": ("the file was converted for `{converted}`", "Load it with `{converted}`."),
     "package_missing": ("the Python package {package} is not installed", "pip install {package}"),
     "no_driver": ("no NVIDIA (or AMD ROCm) driver is there", CPU_INSTEAD),
-    "torch_without_gpu": ("the installed torch {version} was built without GPU support", "Install one with it: {command}"),
+    "torch_without_gpu": (
+        "the installed torch {version} was built without GPU support",
+        "Install one with it: {command}",
+    ),
     "no_gpu_found": ("torch {version} finds no GPU it can use", CPU_INSTEAD),
     "gpu_index": ("torch finds {count} GPU(s), counted from 0", CPU_INSTEAD),
     "not_apple": ("it is not a Mac with Apple silicon", CPU_INSTEAD),

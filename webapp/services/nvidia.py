@@ -57,18 +57,18 @@ def _visible(handles: list[Any], nvml: Any) -> list[Any]:
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
         return handles
+    names = [(str(index), _text(nvml.nvmlDeviceGetUUID(handle))) for index, handle in enumerate(handles)]
     chosen: list[Any] = []
     for word in (part.strip() for part in wanted.split(",")):
-        matches = [
-            handle
-            for index, handle in enumerate(handles)
-            if word == str(index)
-            or (word.startswith("GPU-") and _text(nvml.nvmlDeviceGetUUID(handle)).startswith(word))
-        ]
-        if not matches:  # CUDA ignores what follows the first one it does not know
+        found = [number for number, names_of in enumerate(names) if _is_named(word, *names_of)]
+        if not found:  # CUDA ignores what follows the first one it does not know
             break
-        chosen.append(matches[0])
+        chosen.append(handles[found[0]])
     return chosen
+
+
+def _is_named(word: str, index: str, uuid: str) -> bool:
+    return word == index or (word.startswith("GPU-") and uuid.startswith(word))
 
 
 def _text(value: Any) -> str:

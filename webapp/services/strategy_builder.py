@@ -21,8 +21,8 @@ NOMINAL_LAYERS = 24
 @dataclass(frozen=True)
 class BuilderFields:
     """``precision`` is a dtype or int8. ``gpu_layers`` and ``quantized_layers`` count the head as the last layer; None
-    means all (of ``quantized_layers``: all but the head). ``stream``: the rest passes through the GPU instead of running
-    on the CPU. Kind ``custom`` has ``strategy`` alone, as written."""
+    means all (of ``quantized_layers``: all but the head). ``stream``: the rest passes through the GPU instead of
+    running on the CPU. Kind ``custom`` has ``strategy`` alone, as written."""
 
     kind: str
     precision: str = ""

@@ -87,3 +87,5 @@ def _advice(strategy: str) -> Iterator[str]:
         yield "strategy.advice.cpu_bf16"
     if parts[-1].is_int8:
         yield "strategy.advice.int8_head"
+    if any(part.streams for part in parts):
+        yield "strategy.advice.streams"

@@ -109,14 +109,8 @@ def _cuda_kind() -> StrategyKind:
 
 
 def _later_kind(key: str) -> StrategyKind:
-    return StrategyKind(
-        key,
-        False,
-        (),
-        "strategy.kind.later.reason",
-        "strategy.kind.later.way_out",
-        {"kind_key": f"strategy.kind.{key}"},
-    )
+    later = "strategy.kind.later"
+    return StrategyKind(key, False, (), f"{later}.reason", f"{later}.way_out")
 
 
 def _unavailable(key: str, text_key: str, command: str = "", params: dict[str, Any] | None = None) -> StrategyKind:

@@ -44,6 +44,11 @@ def set_threads(count: int, config: ModelConfig) -> None:
         torch.set_num_threads(count)
 
 
+def set_custom_cuda(is_on: bool) -> None:
+    """Whether the package builds and uses its own CUDA kernels for models loaded from now on in this process."""
+    os.environ["RWKV_CUDA_ON"] = "1" if is_on else "0"
+
+
 class RwkvPipBackend(Backend):
     """RWKV-4 to 7 from .pth and .safetensors. The environment's ``RWKV_CUDA_ON=1`` asks for the package's own CUDA
     kernels (needs nvcc), ``RWKV_JIT_ON=1`` for TorchScript."""

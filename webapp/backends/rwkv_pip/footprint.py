@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 
 from webapp.backends.strategy import LayerPlacement, parse_strategy, place_layers
-from webapp.engine.backend import RAM, Footprint, ModelFile
+from webapp.engine.backend import RAM, Footprint, ModelFile, TensorSize
 from webapp.engine.model_config import ModelConfig
 
 MIB = 2**20
