@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from webapp import __version__
-from webapp.cli import bench, chat, convert, evaluate, inspect, logits, models, run, serve
+from webapp.cli import bench, chat, convert, evaluate, inspect, logits, models, run, serve, states
 from webapp.cli.options import in_one_line
 from webapp.errors import RoostError
 
-COMMANDS: tuple[ModuleType, ...] = (serve, chat, run, inspect, logits, models, convert, bench, evaluate)
+COMMANDS: tuple[ModuleType, ...] = (serve, chat, run, inspect, logits, models, states, convert, bench, evaluate)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -70,7 +70,10 @@ class LogitsProbe(Probe):
 
 
 class StateProbe(Probe):
-    """The state after the last token; NonFiniteLogits when it is not finite."""
+    """The state after the last token; NonFiniteLogits when it, or what the model says on the way, is not finite."""
+
+    def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int) -> None:
+        super().__init__(state, token_ids, chunk, _check_finite)
 
     def result(self) -> RecurrentState:
         if not all(np.isfinite(array).all() for array in self.state.arrays.values()):
@@ -89,12 +92,16 @@ class ScoreProbe(Probe):
         self._scores: list[tuple[TokenLogprob, ...]] = []
 
     def _take(self, read: int, logits: FloatArray) -> None:
-        if not np.isfinite(logits).all():
-            raise NonFiniteLogits(tokens=read)
+        _check_finite(read, logits)
         self._scores.append(self._sampler.token_logprobs(logits, self._token_ids[read], self._alternatives))
 
     def result(self) -> tuple[tuple[TokenLogprob, ...], ...]:
         return tuple(self._scores)
+
+
+def _check_finite(read: int, logits: FloatArray) -> None:
+    if not np.isfinite(logits).all():
+        raise NonFiniteLogits(tokens=read)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
-from webapp.manager.library import ModelLibrary
+from webapp.manager.library import STATES, ModelLibrary
 
 ZERO_STATE = "-"
 """The name of the beginning without any state, also where one is merged in the model; no file has it."""
@@ -18,7 +18,8 @@ KEPT_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class StateInfo:
-    """A state in use: its file's name and digest; both "" for the model's own beginning."""
+    """A state in use: its file's name, as it stands in the folder of states, and digest; both "" for the model's own
+    beginning."""
 
     name: str = ""
     digest: str = ""
@@ -63,9 +64,13 @@ class StartReader:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        start = _read(path, config)
+        start = _read(path, self._name_of(path), config)
         self._keep(key, start)
         return start
+
+    def _name_of(self, path: Path) -> str:
+        states = self._library.models_dir.absolute() / STATES
+        return path.relative_to(states).as_posix() if path.is_relative_to(states) else path.name
 
     def _keep(self, key: _Key, start: Start) -> None:
         with self._lock:
@@ -74,11 +79,11 @@ class StartReader:
                 self._kept.popitem(last=False)
 
 
-def _read(path: Path, config: ModelConfig) -> Start:
+def _read(path: Path, name: str, config: ModelConfig) -> Start:
     from webapp.weights.state_file import read_state_file  # brings numpy
 
     found = read_state_file(path, config)
-    return Start(StateInfo(path.name, found.digest), RecurrentState.from_time_state(config, found.layers))
+    return Start(StateInfo(name, found.digest), RecurrentState.from_time_state(config, found.layers))
 
 
 def _size(start: Start) -> int:

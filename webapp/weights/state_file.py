@@ -68,13 +68,16 @@ def read_state_file(path: str | Path, config: ModelConfig) -> StateFile:
     return StateFile(path.stem, layers, state_digest(layers), origin)
 
 
-def open_state(path: str | Path) -> StateFile:
-    """The same for no model in particular: sizes are what the file has, and have to be those of some model."""
-    path = Path(path)
-    with open_checkpoint(path) as checkpoint:
-        _check_only_states(path, checkpoint)
-        layers = read_layers(path, checkpoint)
-        return StateFile(path.stem, layers, state_digest(layers), origin_of(path, checkpoint.metadata))
+def open_state(path: str | Path, name: str = "") -> StateFile:
+    """The same for no model in particular: sizes are what the file has, the same in all its layers.
+
+    ``name`` is what the file is to be called, where it is not in its place yet.
+    """
+    shown = Path(name or path)
+    with open_checkpoint(path, any_name=bool(name)) as checkpoint:
+        _check_only_states(shown, checkpoint)
+        layers = read_layers(shown, checkpoint)
+        return StateFile(shown.stem, layers, state_digest(layers), origin_of(shown, checkpoint.metadata))
 
 
 def merged_state(path: str | Path) -> StateFile:

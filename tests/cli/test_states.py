@@ -1,0 +1,47 @@
+"""`roost states` as a person at a terminal meets it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.weights.make_checkpoints import write_checkpoint, write_state
+from webapp.cli import main
+
+
+@pytest.fixture
+def places(tmp_path):
+    folder = tmp_path / "models"
+    (folder / "states").mkdir(parents=True)
+    write_checkpoint(folder / "tiny.pth", "7", n_layer=2, n_embd=32, head_size=16)
+    write_state(folder / "states" / "a.pth", 2, 2, 16)
+    write_state(folder / "states" / "b.pth", 2, 2, 16, seed=1)
+    return ["--models", str(folder), "--data", str(tmp_path)]
+
+
+def test_list_names_each_with_what_it_fits(places, capsys):
+    assert main(["states", "list", *places]) == 0
+    out = capsys.readouterr().out
+    assert "a.pth\n" in out and "2 layers of 2 x 16, 32 wide; fits tiny.pth" in out
+    assert main(["states", "list", "--json", *places]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in found] == ["a.pth", "b.pth"] and found[0]["fits"] == ["tiny.pth"]
+
+
+def test_inspect_takes_a_name_or_a_path(places, tmp_path, capsys):
+    for name in ("a.pth", str(tmp_path / "models" / "states" / "a.pth")):
+        assert main(["states", "inspect", name, "--json", *places]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["n_layer"], found["n_head"], found["head_size"]) == (2, 2, 16) and len(found["digest"]) == 64
+    assert main(["states", "inspect", "a.pth", *places]) == 0
+    assert "██" in capsys.readouterr().out
+    assert main(["states", "inspect", "gone.pth", *places]) == 2
+    assert "There is no file" in capsys.readouterr().err
+
+
+def test_blend_makes_a_new_one(places, capsys):
+    assert main(["states", "blend", "a.pth=0.5", "b.pth=0.5", "--name", "both", *places]) == 0
+    assert "both.safetensors" in capsys.readouterr().out
+    for wrong in ("a.pth", "a.pth=much", "gone.pth=1"):
+        assert main(["states", "blend", "a.pth=1", wrong, "--name", "c", *places]) == 2

@@ -1,0 +1,188 @@
+"""The states pages as a browser without scripts meets them: each deed is a form, and the next page says what came."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+
+from tests.manager.conftest import last_output, request
+from tests.weights.make_checkpoints import write_checkpoint, write_state
+from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.model_manager import ModelManager
+from webapp.settings import Settings
+from webapp.web.app import create_app
+
+OWN = {"Origin": "http://127.0.0.1"}
+SIZES = {"n_layer": 2, "n_embd": 64, "head_size": 32, "vocab_size": 65536}
+EVIL = "<img src=x onerror=alert(1)>.pth"
+
+
+class Browser:
+    def __init__(self, client, states, manager) -> None:
+        self.client, self.states, self.manager = client, states, manager
+
+    def get(self, path: str, **headers: str) -> str:
+        answer = self.client.get(path, base_url="http://127.0.0.1", headers=headers)
+        assert answer.status_code == 200, (path, answer.status_code)
+        return answer.get_data(as_text=True)
+
+    def post(self, path: str, expected: int = 200, **form: object) -> str:
+        """After the redirect."""
+        answer = self.client.post(path, base_url="http://127.0.0.1", headers=OWN, data=form, follow_redirects=True)
+        assert answer.status_code == expected, (path, answer.status_code, answer.get_data(as_text=True)[:300])
+        return answer.get_data(as_text=True)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    write_checkpoint(folder / "seven.pth", "7", **SIZES)
+    write_checkpoint(folder / "own.pth", "7", **SIZES, time_state=True)
+    return folder
+
+
+@pytest.fixture
+def browser(folder, tmp_path):
+    states = folder / "states"
+    states.mkdir(exist_ok=True)
+    for path in states.iterdir():
+        path.unlink()
+    write_state(states / "poet.pth", 2, 2, 32)
+    write_state(states / "rwkv-x060-six.st", 2, 2, 32, seed=1)
+    write_state(states / "wide.pth", 2, 4, 32, seed=2)
+    settings = Settings(data_dir=tmp_path, models_dir=folder, model="seven.pth", strategy="fake", open_browser=False)
+    manager = ModelManager(settings, start_engine_in_thread)
+    app = create_app(settings, manager)
+    yield Browser(app.test_client(), states, manager)
+    app.extensions["close"]()
+
+
+def begins_with(browser) -> str:
+    return last_output(browser.manager.submit(request())).stats.initial_state_digest
+
+
+def test_the_list_says_what_each_state_is_and_whether_it_fits(browser):
+    page = browser.get("/states")
+    assert "poet.pth" in page and "Version unknown" in page and "RWKV-6" in page
+    assert page.count('<svg class="chart"') == 3 and "style=" not in page
+    assert len(re.findall(r'action="/states/use"', page)) == 1  # of the three only poet.pth fits
+    assert "状态" in browser.get("/states?lang=zh")
+
+
+def test_using_a_state_holds_for_the_next_answer_and_shows_in_the_strip(browser):
+    plain = begins_with(browser)
+    page = browser.post("/states/use", name="poet.pth")
+    assert "New answers begin with poet.pth." in page
+    strip = page[page.index('id="strip"') : page.index("</header>")]
+    assert "poet.pth" in strip
+    assert begins_with(browser) == browser.manager.status().state_digest != plain
+    page = browser.post("/states/use", name="")
+    assert "begin without a state" in page and begins_with(browser) == plain
+
+
+def test_a_state_that_does_not_fit_is_refused_with_expected_and_found_and_the_one_in_use_stays(browser):
+    browser.post("/states/use", name="poet.pth")
+    for name, words in (("wide.pth", ("2 x 32 x 32", "4 x 32 x 32")), ("rwkv-x060-six.st", ("RWKV-7", "RWKV-6"))):
+        page = browser.post("/states/use", expected=400, name=name)
+        assert all(word in page for word in words)
+    page = browser.post("/states/use", expected=404, name="../seven.pth")
+    assert browser.manager.status().state == "poet.pth"
+
+
+def test_details_show_norms_digest_and_models(browser):
+    page = browser.get("/states/poet.pth")
+    digest = browser.client.application.extensions["states"].entry("poet.pth").sheet.digest
+    assert digest in page and "seven.pth" in page and "Not stated" in page
+    assert page.count("<rect ") == 2
+    assert browser.client.get("/states/gone.pth", base_url="http://127.0.0.1").status_code == 404
+
+
+def test_a_file_goes_up_and_comes_down_again(browser, tmp_path):
+    write_state(tmp_path / "new.st", 2, 2, 32, seed=7)
+    data = (tmp_path / "new.st").read_bytes()
+    page = browser.post("/states/upload", file=(io.BytesIO(data), "new.st"))
+    assert "new.st was added" in page
+    answer = browser.client.get("/states/file?name=new.st", base_url="http://127.0.0.1")
+    assert answer.get_data() == data and "attachment" in answer.headers["Content-Disposition"]
+    answer.close()
+
+
+@pytest.mark.parametrize(
+    "form, name, data, words",
+    [
+        ("/states/upload", "x.pth", b"PK\3\4 torn", "cut off"),
+        ("/states/upload", "x.pth", b"", "empty"),
+        ("/states/upload", "x.exe", b"abc", "cannot be the name"),
+        ("/states/upload", "", b"", "cannot be the name"),
+    ],
+)
+def test_an_upload_that_is_no_state_leaves_nothing(browser, form, name, data, words):
+    before = sorted(browser.states.iterdir())
+    answer = browser.client.post(
+        form, base_url="http://127.0.0.1", headers=OWN, data={"file": (io.BytesIO(data), name)}
+    )
+    assert answer.status_code in (400, 409) and words in answer.get_data(as_text=True)
+    assert sorted(browser.states.iterdir()) == before
+
+
+def test_what_is_deleted_can_be_undone_from_the_toast(browser):
+    page = browser.post("/states/delete", name="poet.pth")
+    undo = re.search(r'name="do" value="(restore:[0-9a-f]{32})"', page)
+    assert undo and "poet.pth is in the trash" in page
+    assert "poet.pth is back" in browser.post("/states/do", do=undo[1])
+    assert (browser.states / "poet.pth").is_file()
+    browser.post("/states/do", expected=404, do="restore:nonsense")
+
+
+def test_the_state_in_use_is_not_deleted(browser):
+    browser.post("/states/use", name="poet.pth")
+    assert "is the state new answers begin with" in browser.post("/states/delete", expected=409, name="poet.pth")
+    assert (browser.states / "poet.pth").is_file()
+
+
+def test_a_blend_is_made_of_the_parts_with_a_weight(browser):
+    form = {"part": ["poet.pth", "wide.pth", "-"], "weight": ["1", "0", "0,5"], "name": "soft"}
+    assert "soft.safetensors was made" in browser.post("/states/blend", **form)
+    refused = browser.post("/states/blend", expected=400, **{**form, "weight": ["1", "1", "0"], "name": "b"})
+    assert "2 x 4 x 32" in refused and 'value="b"' in refused
+    assert '<details class="fold" id="blend" open>' in refused
+    browser.post("/states/blend", expected=400, **{**form, "weight": ["lots", "", ""]})
+
+
+def test_a_text_is_read_and_becomes_a_state(browser):
+    browser.post("/states/make", text="Anna has a cat.", name="anna")
+    browser.client.application.extensions["states"].making.wait(20)
+    fragment = browser.get("/states/making", **{"HX-Request": "true"})
+    assert "anna.safetensors is ready" in fragment and "hx-trigger" not in fragment
+    assert "anna.safetensors" in browser.post("/states/use", name="anna.safetensors")
+    assert "is ready" not in browser.post("/states/making/close")
+    assert "nothing to read" in browser.post("/states/make", expected=400, text=" ", name="b")
+
+
+def test_a_state_merged_in_the_model_is_shown_left_out_and_copied(browser):
+    browser.manager.load("own.pth")
+    browser.manager.wait_ready(20)
+    page = browser.get("/states")
+    assert "The model&#39;s own state" in page and 'name="name" value="-"' in page
+    assert "begin without a state" in browser.post("/states/use", name="-")
+    assert browser.manager.status().state == "-" and begins_with(browser) == browser.manager.status().state_digest
+    assert "model&#39;s own state" in browser.post("/states/use", name="")
+    assert browser.manager.status().state == ""
+    assert "was copied out" in browser.post("/states/copy-out", model="own.pth", name="own-state")
+
+
+def test_a_name_is_never_markup(browser):
+    (browser.states / EVIL).write_bytes(b"nothing")
+    for path in ("/states", f"/states?said=used&about={EVIL}"):
+        page = browser.get(path)
+        assert "<img" not in page
+    browser.post("/states/rename", expected=404, name="gone", new_name=EVIL)
+
+
+def test_another_site_can_do_nothing(browser):
+    headers, form = {"Origin": "http://evil.example"}, {"name": "poet.pth"}
+    for path in ("use", "delete", "upload", "import", "blend", "make", "copy-out", "rename", "do", "making/close"):
+        answer = browser.client.post(f"/states/{path}", base_url="http://127.0.0.1", headers=headers, data=form)
+        assert answer.status_code == 403

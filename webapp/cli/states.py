@@ -1,0 +1,116 @@
+"""`roost states`: what is in the library of states, what is in a file, and the blend of several."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from webapp.cli.options import add_settings, settings_from
+from webapp.errors import BlendInvalid, RoostError
+from webapp.manager.model_manager import ModelManager
+from webapp.services.state_sheets import StateSheet, sheet_of
+from webapp.services.states import StateEntry, StateLibrary
+
+BARS = " ▁▂▃▄▅▆▇█"
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("states", help="List, look into and blend state files.")
+    deeds = parser.add_subparsers(dest="deed", required=True, metavar="list|inspect|blend")
+    listing = deeds.add_parser("list", help="The states in the models folder.")
+    looking = deeds.add_parser("inspect", help="What a state file holds.")
+    blend = deeds.add_parser("blend", help="The weighted mean of several states, as a new one (experimental).")
+    for deed in (listing, looking, blend):
+        add_settings(deed, ("models_dir", "data_dir"))
+    for deed in (listing, looking):
+        deed.add_argument("--json", action="store_true", help="Print one JSON document.")
+    looking.add_argument("file", help="A name in the library, or a path.")
+    blend.add_argument("parts", nargs="+", metavar="NAME=WEIGHT", help="A state and its weight; - is no state.")
+    blend.add_argument("--name", required=True, help="Name of the new file.")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    manager = ModelManager(settings_from(args))
+    try:
+        return DEEDS[args.deed](StateLibrary(manager), args)
+    finally:
+        manager.close()
+
+
+def list_states(states: StateLibrary, args: argparse.Namespace) -> int:
+    entries = states.list()
+    if args.json:
+        print(json.dumps([_as_dict(entry) for entry in entries], ensure_ascii=False))
+        return 0
+    for entry in entries:
+        print(f"{entry.name}\n  {_line(entry)}")
+    if not entries:
+        print(f"There are no states in {states.folder}.")
+    return 0
+
+
+def inspect_state(states: StateLibrary, args: argparse.Namespace) -> int:
+    """The library's file of that name, else the one at that path. Raises why it is no state."""
+    from webapp.weights.state_file import open_state
+
+    is_known = args.file in states.names()
+    path = states.entry(args.file).path if is_known else Path(args.file)
+    sheet = sheet_of(open_state(path))
+    if args.json:
+        print(json.dumps({"file": str(path), **asdict(sheet)}, ensure_ascii=False))
+        return 0
+    print(f"{path}\n  {_sizes(sheet)}\n  digest {sheet.digest}\n  norms  {bars(sheet.norms)}  {_range(sheet)}")
+    return 0
+
+
+def blend_states(states: StateLibrary, args: argparse.Namespace) -> int:
+    name = states.blend([_part(text) for text in args.parts], args.name)
+    print(f"{states.folder / name}\n  {_line(states.entry(name))}")
+    return 0
+
+
+DEEDS = {"list": list_states, "inspect": inspect_state, "blend": blend_states}
+
+
+def bars(norms: tuple[float, ...]) -> str:
+    """One block a layer, the highest for the largest norm."""
+    most = max(norms, default=0.0) or 1.0
+    return "".join(BARS[round((len(BARS) - 1) * norm / most)] for norm in norms)
+
+
+def _part(text: str) -> tuple[str, float]:
+    name, _, weight = text.rpartition("=")
+    try:
+        return name, float(weight)
+    except ValueError as exc:
+        raise BlendInvalid(reason=f"{text!r} is no NAME=WEIGHT") from exc
+
+
+def _line(entry: StateEntry) -> str:
+    if entry.sheet is None:
+        return entry.error.message if isinstance(entry.error, RoostError) else "?"
+    fits = ", ".join(entry.fits) or "none of the models here"
+    return f"{_sizes(entry.sheet)}; fits {fits}"
+
+
+def _sizes(sheet: StateSheet) -> str:
+    version = f"RWKV-{sheet.architecture}" if sheet.architecture else "for RWKV-5, 6 or 7 (it does not say)"
+    return f"{version}, {sheet.n_layer} layers of {sheet.n_head} x {sheet.head_size}, {sheet.n_embd} wide"
+
+
+def _range(sheet: StateSheet) -> str:
+    return f"{min(sheet.norms):.3g} to {max(sheet.norms):.3g}"
+
+
+def _as_dict(entry: StateEntry) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "size_bytes": entry.size_bytes,
+        "fits": entry.fits,
+        "error": entry.error.to_dict() if entry.error else None,
+        **(asdict(entry.sheet) if entry.sheet else {}),
+    }
