@@ -13,6 +13,7 @@ from webapp.manager.model_manager import ModelManager
 from webapp.resources import resource_dir
 from webapp.services.chat_turn import ChatTurns
 from webapp.services.presets import Presets
+from webapp.services.states import StateLibrary
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.web import error_pages, fragments
@@ -22,6 +23,7 @@ from webapp.web.chat import socket as chat_socket
 from webapp.web.error_answers import answer_error
 from webapp.web.guard import Guard
 from webapp.web.packed_static import PackedStatic
+from webapp.web.states import routes as states_routes
 from webapp.web.status import routes as status_routes
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     error_pages.install(app)
     app.register_error_handler(500, answer_unexpected)
     app.register_blueprint(chat_routes.blueprint)
+    app.register_blueprint(states_routes.blueprint)
     app.register_blueprint(status_routes.blueprint)
     app.add_url_rule("/health", view_func=health)
     api_routes.install(app, settings)
@@ -61,11 +64,14 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     presets = Presets(manager, database, settings)
     presets.begin()
     turns = ChatTurns(manager, database, settings, presets)
-    app.extensions.update(model_manager=manager, database=database, presets=presets, chat_turns=turns)
+    states = StateLibrary(manager)
+    app.extensions.update(model_manager=manager, states=states)
+    app.extensions.update(database=database, presets=presets, chat_turns=turns)
 
     def close() -> None:
         turns.close()
         manager.close()
+        states.close()
         database.close()
 
     app.extensions["close"] = close
