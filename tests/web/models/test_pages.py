@@ -5,12 +5,15 @@ from __future__ import annotations
 import html
 import re
 import urllib.parse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.services.library_folder import good_bytes, tree
 from webapp.manager import library as library_module
+from webapp.services.hardware import probe
+from webapp.web.models import desk
 from webapp.web.models.list_view import PAGE
 
 
@@ -243,3 +246,26 @@ def test_further_folders_are_listed_by_their_name(open_browser, tmp_path):
     browser.act("/models/load", name="llm:far.safetensors")
     assert browser.manager.wait_ready(20).model_path == str(tmp_path / "llm" / "far.safetensors")
     assert browser.get("/models")[1].count('action="/models/unload"') == 1
+
+
+def test_every_model_says_what_it_needs_of_what_is_free(open_browser):
+    browser = open_browser("cpu fp32")
+    page = browser.get("/models")[1]
+    assert (
+        len(re.findall(r"Fits with cpu fp32: needs [\d.]+ .B, [\d.]+ .B free, room for \d+ chats at once\.", page)) == 2
+    )
+    details = browser.get("/models/good.safetensors")[1]
+    assert "Fits with" in details and re.search(r"Load with (cpu|cuda) \w+", details)
+    assert 'name="strategy" value="c' in details
+
+
+def test_a_model_too_large_says_what_would_do(open_browser, monkeypatch):
+    small = replace(probe(), ram_available=400 << 20, gpus=())
+    monkeypatch.setattr(desk, "probe", lambda folder: small)
+    page = open_browser("cpu fp32").get("/models")[1]
+    assert "free" in page and re.search(r"(Just fits|Does not fit) with cpu fp32: needs", page)
+
+
+def test_a_strategy_that_cannot_run_here_is_said_of_every_model(open_browser):
+    page = open_browser("banana").get("/models")[1]
+    assert "banana" in page and 'class="fit fit-warn"' in page

@@ -43,6 +43,11 @@ class Desk:
     def hardware(self) -> Hardware:
         return probe(self.library.models_dir)
 
+    @cached_property
+    def engine_bytes(self) -> int:
+        """What the model that is loaded now would give back first."""
+        return self.manager.engine_memory_bytes()
+
     def phase_of(self, entry: ModelEntry) -> str:
         """ "", loading or loaded."""
         status = self.status

@@ -8,9 +8,9 @@ from datetime import datetime
 
 from flask import url_for
 
-from webapp.errors import RoostError
 from webapp.manager.library import ModelEntry
 from webapp.services.disk_space import size_text
+from webapp.services.strategy_choice import recommend
 from webapp.web.chat.contexts import Toast
 from webapp.web.models.contexts import DetailsPage, Pair, TensorGroup, TensorRow, TensorRows
 from webapp.web.models.desk import Desk
@@ -36,7 +36,7 @@ def details_page(desk: Desk, entry: ModelEntry, toasts: tuple[Toast, ...] = (), 
         can_rename=shown.can_delete,
         file_name=entry.path.name,
         facts=tuple(fact_pairs(desk, entry)),
-        fit=fit_line(desk, found, strategy) if found is not None and is_loadable(found) else None,
+        fit=fit_line(desk, found, entry.name, strategy) if found is not None and is_loadable(found) else None,
         strategy=strategy,
         groups=tuple(groups(desk, entry.name, found.tensors)) if found else (),
         tensor_count=desk.t("models.details.tensor_count", count=len(found.tensors)) if found else "",
@@ -49,12 +49,7 @@ def best_strategy(desk: Desk, found: Inspection | None) -> str:
     """Which one this machine runs the model with best; "" for a file no backend runs."""
     if found is None or not is_loadable(found):
         return ""
-    try:
-        from webapp.services.strategy_choice import recommend
-
-        return recommend(desk.hardware, found).strategy
-    except (RoostError, ImportError):
-        return ""
+    return recommend(desk.hardware, found, desk.engine_bytes).strategy
 
 
 def fact_pairs(desk: Desk, entry: ModelEntry) -> Iterable[Pair]:

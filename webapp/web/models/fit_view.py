@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from webapp.services.disk_space import size_text
+from webapp.services.fit import CANNOT_RUN, FITS, Fit, estimate
 from webapp.web.models.contexts import FitLine
 from webapp.web.models.desk import Desk
 from webapp.weights.inspection import Inspection
@@ -12,11 +13,23 @@ from webapp.weights.inspection import Inspection
 KINDS = {"fits": "good", "tight": "warn", "does_not_fit": "bad", "cannot_run": "warn"}
 
 
-def fit_of(desk: Desk, found: Inspection, strategy: str) -> Any:
-    try:
-        from webapp.services.fit import estimate
-    except ModuleNotFoundError:
-        return None
+def fit_line(desk: Desk, found: Inspection, name: str, strategy: str = "") -> FitLine:
+    """For ``strategy``, or the one a click on Load would take."""
+    fit = _fit(desk, found, strategy or desk.status.strategy or desk.settings.strategy)
+    if fit.verdict == CANNOT_RUN:
+        said = desk.said(fit.error, name)[0] if fit.error else ""
+        return FitLine(KINDS[CANNOT_RUN], _with_way_out(desk, fit, said))
+    words: dict[str, Any] = {
+        "strategy": fit.strategy,
+        "needed": size_text(fit.needed_bytes),
+        "free": size_text(fit.free_bytes or 0),
+        "seats": fit.seats,
+    }
+    key = fit.verdict if fit.seats is not None or fit.verdict != FITS else "fits_unmeasured"
+    return FitLine(KINDS[fit.verdict], _with_way_out(desk, fit, desk.t(f"models.fit.{key}", **words)))
+
+
+def _fit(desk: Desk, found: Inspection, strategy: str) -> Fit:
     settings = desk.settings
     return estimate(
         found,
@@ -24,18 +37,14 @@ def fit_of(desk: Desk, found: Inspection, strategy: str) -> Any:
         desk.hardware,
         max_sequences=settings.max_sequences,
         state_cache_bytes=settings.state_cache_bytes,
-        reclaimable_bytes=desk.manager.engine_memory_bytes(),
+        reclaimable_bytes=desk.engine_bytes,
     )
 
 
-def fit_line(desk: Desk, found: Inspection, strategy: str = "") -> FitLine | None:
-    fit = fit_of(desk, found, strategy or desk.status.strategy or desk.settings.strategy)
-    if fit is None:
-        return None
-    words = {"strategy": fit.strategy, "needed": size_text(fit.needed_bytes), "seats": fit.seats}
-    text = str(desk.t(f"models.fit.{fit.verdict}", **words))
-    other = next((other for other in fit.alternatives if other.verdict == "fits"), None)
-    if other is not None and fit.verdict != "fits":
-        other_words = {"strategy": other.strategy, "needed": size_text(other.needed_bytes)}
-        text = f"{text} {desk.t('models.fit.instead', **other_words)}"
-    return FitLine(KINDS.get(fit.verdict, ""), text)
+def _with_way_out(desk: Desk, fit: Fit, text: str) -> str:
+    """With the first strategy that would fit, when this one does not."""
+    other = next((other for other in fit.alternatives if other.verdict == FITS), None)
+    if fit.verdict == FITS or other is None:
+        return text
+    words = {"strategy": other.strategy, "needed": size_text(other.needed_bytes)}
+    return f"{text} {desk.t('models.fit.instead', **words)}"

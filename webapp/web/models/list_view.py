@@ -71,7 +71,7 @@ def row(desk: Desk, entry: ModelEntry) -> Row:
         phase=phase,
         can_load=can_load,
         can_delete=not phase and not desk.library.is_bundled(entry.path),
-        fit=fit_line(desk, found) if found is not None and can_load else None,
+        fit=fit_line(desk, found, entry.name) if found is not None and can_load else None,
         convert_url=_link("conversion", "/convert", entry.name) if can_load or kind == "lora" else "",
         preset_url=_link("presets", "/presets/new", entry.name) if can_load else "",
     )
