@@ -108,6 +108,9 @@ class Settings:
     api_strict_models: bool = setting(False, "Refuse API requests that name another model than the one loaded.")
     api_switch_models: bool = setting(False, "Let an API request load the model it names.")
     cors_origins: tuple[str, ...] = setting((), "Web pages (https://host:port) that may call the API; none by default.")
+    tool_hosts: tuple[str, ...] = setting(
+        (), "Hosts that tools may ask over HTTP; a private address has to be named as such (127.0.0.1)."
+    )
     log_level: str = setting(
         "warning", "Least serious kind of message that is logged.", choices=("debug", "info", "warning", "error")
     )

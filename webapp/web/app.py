@@ -12,6 +12,8 @@ from webapp.errors import StorageError, as_roost_error
 from webapp.manager.model_manager import ModelManager
 from webapp.resources import resource_dir
 from webapp.services.chat_turn import ChatTurns
+from webapp.services.conversion import Conversions
+from webapp.services.model_files import ModelFiles
 from webapp.services.presets import Presets
 from webapp.services.states import StateLibrary
 from webapp.settings import Settings
@@ -20,11 +22,15 @@ from webapp.web import error_pages, fragments
 from webapp.web.api import routes as api_routes
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
+from webapp.web.conversion import routes as conversion_routes
 from webapp.web.error_answers import answer_error
 from webapp.web.guard import Guard
+from webapp.web.models import routes as model_routes
 from webapp.web.packed_static import PackedStatic
+from webapp.web.presets import routes as preset_routes
 from webapp.web.states import routes as states_routes
 from webapp.web.status import routes as status_routes
+from webapp.web.tools import routes as tools_routes
 
 log = logging.getLogger(__name__)
 DATABASE_NAME = "roost.db"
@@ -52,6 +58,10 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.register_blueprint(chat_routes.blueprint)
     app.register_blueprint(states_routes.blueprint)
     app.register_blueprint(status_routes.blueprint)
+    app.register_blueprint(preset_routes.blueprint)
+    app.register_blueprint(tools_routes.blueprint)
+    app.register_blueprint(model_routes.blueprint)
+    app.register_blueprint(conversion_routes.blueprint)
     app.add_url_rule("/health", view_func=health)
     api_routes.install(app, settings)
     chat_socket.register(Sock(app))
@@ -64,12 +74,16 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     presets = Presets(manager, database, settings)
     presets.begin()
     turns = ChatTurns(manager, database, settings, presets)
+    files = ModelFiles(manager)
+    conversions = Conversions(manager.library)
     states = StateLibrary(manager)
-    app.extensions.update(model_manager=manager, states=states)
+    app.extensions.update(model_manager=manager, model_files=files, conversions=conversions, states=states)
     app.extensions.update(database=database, presets=presets, chat_turns=turns)
 
     def close() -> None:
         turns.close()
+        files.close()
+        conversions.close()
         manager.close()
         states.close()
         database.close()

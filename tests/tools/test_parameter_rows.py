@@ -1,0 +1,83 @@
+"""A schema comes back from the form as it went in; what the form cannot show stays with it as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from webapp.errors import ToolInvalid
+from webapp.tools.parameter_rows import ParameterRow, more_of, rows_of, sample_arguments, schema_of
+
+FULL = {
+    "type": "object",
+    "properties": {
+        "location": {"type": "string", "description": "The city and state, e.g. San Francisco, CA", "minLength": 2},
+        "unit": {"type": "string", "enum": ["celsius", "华氏", " spaced ", '"quoted"', ""]},
+        "days": {"type": "integer", "minimum": 1, "default": 3, "enum": [1, 3, 7]},
+        "exact": {"type": "boolean", "default": False},
+        "tags": {"type": "array", "items": {"type": "string", "enum": ["a", "b"]}, "maxItems": 3},
+        "at": {
+            "type": "object",
+            "properties": {
+                "x": {"type": "number", "default": 1.5},
+                "inner": {"type": "object", "properties": {"deep": {"type": "string"}}, "required": ["deep"]},
+            },
+            "required": ["x"],
+            "additionalProperties": False,
+        },
+        "stops": {"type": "array", "items": {"type": "object", "properties": {"name": {"type": "string"}}}},
+        "either": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+        "grid": {"type": "array", "items": {"type": "array", "items": {"type": "number"}}},
+        "point": {"$ref": "#/$defs/point"},
+        "mixed": {"type": "string", "enum": ["a", 1]},
+        "anything": True,
+        "kinds": {"type": ["string", "null"]},
+        "listed": {"type": "array", "items": {"type": "string", "maxLength": 3}},
+        "text": {"type": "string", "default": "two\nlines"},
+    },
+    "required": ["location", "at"],
+    "$defs": {"point": {"type": "object", "properties": {"x": {"type": "number"}}}},
+}
+
+
+def test_every_schema_survives_the_form() -> None:
+    assert schema_of(rows_of(FULL), more_of(FULL)) == FULL
+
+
+def test_rows_have_fields_for_what_people_use() -> None:
+    rows = {row.name: row for row in rows_of(FULL)}
+    assert rows["location"].is_required and rows["location"].more == '{"minLength": 2}'
+    assert rows["unit"].enum.splitlines()[:2] == ["celsius", "华氏"]
+    assert rows["at"].children[1].children[0].name == "deep"
+    assert rows["stops"].item_kind == "object" and rows["stops"].children[0].name == "name"
+    assert rows["either"].kind == "other"
+
+
+ROW = ParameterRow("city")
+
+
+@pytest.mark.parametrize(
+    ("rows", "field"),
+    [
+        ([replace(ROW, name=" ")], "0.name"),
+        ([ROW, ROW], "1.name"),
+        ([ROW, replace(ROW, name="n", kind="integer", enum="1\ntwo")], "1.enum"),
+        ([replace(ROW, kind="integer", default="1.5")], "0.default"),
+        ([replace(ROW, kind="boolean", default="1")], "0.default"),
+        ([replace(ROW, more="[")], "0.more"),
+        ([replace(ROW, more="[]")], "0.more"),
+        ([replace(ROW, kind="object", children=(replace(ROW, kind="number", default="x"),))], "0.0.default"),
+        ([replace(ROW, kind="other", more="{")], "0.more"),
+    ],
+)
+def test_what_cannot_be_read_names_its_field(rows: list[ParameterRow], field: str) -> None:
+    with pytest.raises(ToolInvalid) as caught:
+        schema_of(rows)
+    assert caught.value.params["field"] == field
+
+
+def test_a_sample_call_has_a_value_for_every_parameter() -> None:
+    sample = sample_arguments(FULL)
+    assert sample["unit"] == "celsius" and sample["days"] == 3 and sample["at"] == {"x": 1.5, "inner": {"deep": "text"}}
+    assert set(sample) == set(FULL["properties"])

@@ -1,0 +1,211 @@
+"""A JSON Schema of parameters as the rows of a form, and back without losing a keyword.
+
+A row is one property. What a form has a field for becomes a field; every other keyword stays with the row as JSON
+(``more``), and a property whose type has no fields of its own (`anyOf`, `$ref`, lists of lists) is its JSON alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from webapp.errors import ToolInvalid
+
+SCALARS = ("string", "number", "integer", "boolean")
+KINDS = (*SCALARS, "object", "array", "other")
+ITEM_KINDS = (*SCALARS, "object")
+TYPES: dict[str, tuple[type, ...]] = {
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+    "object": (dict,),
+    "array": (list,),
+}
+MAX_ROWS = 200
+MAX_DEPTH = 5
+_OWN = {"type", "description", "enum", "default", "properties", "required", "items"}
+
+
+@dataclass(frozen=True)
+class ParameterRow:
+    """``enum`` is one value a line, ``default`` as typed, ``more`` the other keywords (or, for ``other``, the whole
+    schema) as JSON. ``children`` are the properties of an object, or of an array's objects."""
+
+    name: str = ""
+    kind: str = "string"
+    item_kind: str = "string"
+    description: str = ""
+    is_required: bool = False
+    enum: str = ""
+    default: str = ""
+    more: str = ""
+    children: tuple[ParameterRow, ...] = field(default_factory=tuple)
+
+
+def rows_of(schema: Mapping[str, Any]) -> tuple[ParameterRow, ...]:
+    """The rows of an object's properties, in their order."""
+    properties = schema.get("properties")
+    required = schema.get("required")
+    needed = set(required) if isinstance(required, list) else set()
+    found = properties.items() if isinstance(properties, Mapping) else ()
+    return tuple(_row(name, part, name in needed) for name, part in found)
+
+
+def more_of(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What the schema says of the whole beside its properties, such as ``$defs``."""
+    return {key: value for key, value in schema.items() if key not in ("type", "properties", "required")}
+
+
+def schema_of(rows: Iterable[ParameterRow], more: Mapping[str, Any] | None = None, path: str = "") -> dict[str, Any]:
+    """The schema the rows describe. ToolInvalid names the row's field (``city.enum``) that cannot be read."""
+    rows = tuple(rows)
+    names: set[str] = set()
+    properties: dict[str, Any] = {}
+    for number, row in enumerate(rows):
+        where = f"{path}{number}"
+        if not row.name.strip():
+            raise ToolInvalid(field=f"{where}.name", reason="a parameter needs a name")
+        if row.name in names:
+            raise ToolInvalid(field=f"{where}.name", reason=f"there are two parameters {row.name}")
+        names.add(row.name)
+        properties[row.name] = _schema(row, where)
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    required = [row.name for row in rows if row.is_required]
+    return {**schema, **({"required": required} if required else {}), **(more or {})}
+
+
+def sample_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments a call could have: every parameter with its default, first allowed value, or one of its type."""
+    properties = schema.get("properties")
+    found = properties.items() if isinstance(properties, Mapping) else ()
+    return {name: _sample(part) for name, part in found}
+
+
+def _row(name: str, schema: object, is_required: bool) -> ParameterRow:
+    if not isinstance(schema, Mapping) or not _has_fields(schema):
+        return ParameterRow(name, "other", is_required=is_required, more=_json(schema))
+    kind = str(schema["type"])
+    items = schema.get("items") if kind == "array" else None
+    inner = items if isinstance(items, Mapping) else schema
+    hidden = _OWN if kind in ("object", "array") else _OWN - {"properties", "required", "items"}
+    more = {key: value for key, value in schema.items() if key not in hidden}
+    return ParameterRow(
+        name,
+        kind,
+        str(items["type"]) if isinstance(items, Mapping) else "string",
+        str(schema.get("description", "")),
+        is_required,
+        "\n".join(_typed(value) for value in inner.get("enum", ())),
+        _typed(schema["default"]) if "default" in schema else "",
+        _json(more) if more else "",
+        rows_of(inner) if inner.get("type") == "object" else (),
+    )
+
+
+def _has_fields(schema: Mapping[str, Any]) -> bool:
+    """True where the row's fields say all that the schema says."""
+    kind = schema.get("type")
+    if kind not in KINDS or kind == "other" or not isinstance(schema.get("description", ""), str):
+        return False
+    if kind == "array":
+        items = schema.get("items")
+        allowed = {"type", "enum", "properties", "required"}
+        if "enum" in schema or not isinstance(items, Mapping) or set(items) - allowed:
+            return False
+        return items.get("type") in ITEM_KINDS and _has_plain_enum(items, str(items["type"]))
+    return _has_plain_enum(schema, str(kind))
+
+
+def _has_plain_enum(schema: Mapping[str, Any], kind: str) -> bool:
+    """Values that a line of text gives back as they are."""
+    values = schema.get("enum", [])
+    if not isinstance(values, list) or (values and kind not in SCALARS):
+        return False
+    try:
+        return all(_read(_typed(value), kind) == value and "\n" not in _typed(value) for value in values)
+    except ValueError:
+        return False
+
+
+def _schema(row: ParameterRow, path: str) -> Any:
+    if row.kind == "other":
+        return _parsed(row.more or "{}", f"{path}.more")
+    schema: dict[str, Any] = {"type": row.kind}
+    if row.description:
+        schema["description"] = row.description
+    value_kind = row.item_kind if row.kind == "array" else row.kind
+    inner: dict[str, Any] = {"type": value_kind} if row.kind == "array" else schema
+    if row.enum.strip() and value_kind in SCALARS:
+        inner["enum"] = _enum(row, value_kind, path)
+    if value_kind == "object":
+        nested = schema_of(row.children, path=f"{path}.")
+        inner |= {key: nested[key] for key in ("properties", "required") if key in nested}
+    if row.kind == "array":
+        schema["items"] = inner
+    if row.default.strip():
+        schema["default"] = _default(row, path)
+    more = _parsed(row.more, f"{path}.more") if row.more.strip() else {}
+    if not isinstance(more, dict):
+        raise ToolInvalid(field=f"{path}.more", reason="it must be a JSON object of keywords")
+    return {**schema, **more}
+
+
+def _enum(row: ParameterRow, kind: str, path: str) -> list[Any]:
+    try:
+        return [_read(line.strip(), kind) for line in row.enum.splitlines() if line.strip()]
+    except ValueError as exc:
+        raise ToolInvalid(field=f"{path}.enum", reason=f"each line must be of the type {kind}") from exc
+
+
+def _default(row: ParameterRow, path: str) -> Any:
+    try:
+        return _read(row.default.strip(), row.kind)
+    except ValueError as exc:
+        raise ToolInvalid(field=f"{path}.default", reason=f"it must be of the type {row.kind}") from exc
+
+
+def _read(text: str, kind: str) -> Any:
+    """ValueError for what is not of that kind. Text that is no JSON string stands for itself."""
+    if kind == "string":
+        return json.loads(text) if text.startswith('"') and text.endswith('"') and len(text) > 1 else text
+    value = json.loads(text)
+    if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
+        raise ValueError(text)
+    return value
+
+
+def _typed(value: object) -> str:
+    """A value as a person would type it; quoted where its spaces would be lost."""
+    is_plain = isinstance(value, str) and value == value.strip() and value and not value.startswith('"')
+    return str(value) if is_plain and "\n" not in str(value) else _json(value)
+
+
+def _parsed(text: str, field: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ToolInvalid(field=field, reason=f"it is no JSON: {exc}"[:200]) from exc
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _sample(schema: object) -> Any:
+    if not isinstance(schema, Mapping):
+        return "text"
+    for key in ("default", "const"):
+        if key in schema:
+            return schema[key]
+    if isinstance(schema.get("enum"), list) and schema["enum"]:
+        return schema["enum"][0]
+    kind = schema.get("type")
+    if kind == "object":
+        return sample_arguments(schema)
+    if kind == "array":
+        return [_sample(schema.get("items"))]
+    least = schema.get("minimum", 1)
+    number = least if isinstance(least, (int, float)) else 1
+    return {"integer": number, "number": number, "boolean": True}.get(str(kind), "text")

@@ -1,0 +1,217 @@
+"""The tool form as it came in: fields and parameter rows, and the changes its buttons make to the rows.
+
+Rows are named by their place: ``0`` is the first, ``0.1`` the second property inside it. The form lists its rows'
+places in order (``row``) and sends their fields as ``0.1:name``, so that a row can be added, moved or removed by
+reading the form, changing the tree and writing it anew.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from werkzeug.datastructures import MultiDict
+
+from webapp.errors import ToolInvalid
+from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, from_openai
+from webapp.tools.http_request import METHODS
+from webapp.tools.parameter_rows import (
+    ITEM_KINDS,
+    KINDS,
+    MAX_DEPTH,
+    MAX_ROWS,
+    ParameterRow,
+    more_of,
+    rows_of,
+    schema_of,
+)
+
+PLACE = re.compile(r"\d{1,3}(\.\d{1,3})*")
+SHORT, LONG = 4_000, 120_000
+Rows = tuple[ParameterRow, ...]
+
+
+@dataclass(frozen=True)
+class ToolDraft:
+    """What a person typed, right or wrong. ``more`` is JSON of the schema's own further keywords."""
+
+    name: str = ""
+    description: str = ""
+    rows: Rows = ()
+    more: str = ""
+    behaviour: str = Behaviour.FIXED.value
+    fixed_value: str = ""
+    url: str = ""
+    method: str = "GET"
+    headers: str = ""
+    timeout_s: str = "10"
+    builtin: str = ""
+    approval: str = Approval.ALWAYS.value
+    dialect: str = ""
+    updated_at: str = ""
+    arguments: str = ""
+
+
+def draft_of(definition: ToolDefinition, updated_at: float = 0.0) -> ToolDraft:
+    more = more_of(definition.parameters)
+    return ToolDraft(
+        name=definition.name,
+        description=definition.description,
+        rows=rows_of(definition.parameters),
+        more=json.dumps(more, ensure_ascii=False) if more else "",
+        behaviour=definition.behaviour.value,
+        fixed_value=definition.fixed_value,
+        url=definition.http.url,
+        method=definition.http.method,
+        headers="\n".join(f"{name}: {value}" for name, value in definition.http.headers.items()),
+        timeout_s=f"{definition.http.timeout_s:g}",
+        builtin=definition.builtin,
+        approval=definition.approval.value,
+        updated_at=repr(updated_at) if updated_at else "",
+    )
+
+
+def read_draft(form: MultiDict[str, str]) -> ToolDraft:
+    """Never raises: what is too long is cut, what is no choice becomes the first."""
+    names = [row for row in ToolDraft.__dataclass_fields__ if row != "rows"]
+    texts = {name: form.get(name, "")[: LONG if name in ("fixed_value", "more") else SHORT] for name in names}
+    texts["behaviour"] = _one_of(texts["behaviour"], tuple(choice.value for choice in Behaviour))
+    texts["approval"] = _one_of(texts["approval"], tuple(choice.value for choice in Approval))
+    return ToolDraft(rows=_read_rows(form), **texts)
+
+
+def definition_of(draft: ToolDraft) -> ToolDefinition:
+    """ToolInvalid with the field that is wrong: a form field's name, or a row's (``0.1.enum``)."""
+    return ToolDefinition(
+        name=draft.name.strip(),
+        description=draft.description.strip(),
+        parameters=schema_of(draft.rows, _more(draft)),
+        behaviour=Behaviour(draft.behaviour),
+        fixed_value=draft.fixed_value,
+        http=_http(draft) if draft.behaviour == Behaviour.HTTP.value else HttpCall(),
+        builtin=draft.builtin,
+        approval=Approval(draft.approval),
+    )
+
+
+def changed_rows(rows: Rows, command: str) -> Rows:
+    """``add:PLACE`` (a row inside it, "" at the top), ``remove:PLACE``, ``up:PLACE``, ``down:PLACE``; anything else
+    and places that are not there leave the rows as they are."""
+    action, _, place = command.partition(":")
+    path = [int(part) for part in place.split(".")] if PLACE.fullmatch(place) else []
+    if action == "add" and _count(rows) < MAX_ROWS and len(path) < MAX_DEPTH:
+        return _changed(rows, path, lambda inner: (*inner, ParameterRow())) if path or not place else rows
+    if not path:
+        return rows
+    moves: dict[str, Callable[[Rows], Rows]] = {
+        "remove": lambda inner: (*inner[: path[-1]], *inner[path[-1] + 1 :]),
+        "up": lambda inner: _swapped(inner, path[-1] - 1),
+        "down": lambda inner: _swapped(inner, path[-1]),
+    }
+    return _changed(rows, path[:-1], moves[action]) if action in moves else rows
+
+
+def with_json(draft: ToolDraft, text: str) -> ToolDraft:
+    """The draft with name, description and parameters of this JSON; ToolInvalid (field ``json``) for what is none."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ToolInvalid(field="json", reason=f"it is no JSON: {exc}"[:200]) from exc
+    found = draft_of(from_openai(value))
+    return replace(draft, name=found.name, description=found.description, rows=found.rows, more=found.more)
+
+
+def _read_rows(form: MultiDict[str, str]) -> Rows:
+    places = [place for place in form.getlist("row")[:MAX_ROWS] if PLACE.fullmatch(place)]
+    return _rows_below(form, places, "")
+
+
+def _rows_below(form: MultiDict[str, str], places: list[str], parent: str) -> Rows:
+    depth = parent.count(".") + 1 if parent else 0
+    own = [p for p in places if p.count(".") == depth and (not parent or p.startswith(f"{parent}."))]
+    if depth >= MAX_DEPTH:
+        return ()
+    return tuple(_read_row(form, place, _rows_below(form, places, place)) for place in dict.fromkeys(own))
+
+
+def _read_row(form: MultiDict[str, str], place: str, children: Rows) -> ParameterRow:
+    def text(name: str) -> str:
+        return form.get(f"{place}:{name}", "")[:SHORT].replace("\r\n", "\n")
+
+    return ParameterRow(
+        name=text("name").strip(),
+        kind=_one_of(text("kind"), KINDS),
+        item_kind=_one_of(text("item_kind"), ITEM_KINDS),
+        description=text("description"),
+        is_required=bool(text("required")),
+        enum=text("enum"),
+        default=text("default"),
+        more=text("more"),
+        children=children,
+    )
+
+
+def _changed(rows: Rows, path: list[int], change: Callable[[Rows], Rows]) -> Rows:
+    """``change`` applied to the rows inside the row at ``path``."""
+    if not path:
+        return change(rows)
+    if path[0] >= len(rows):
+        return rows
+    inner = replace(rows[path[0]], children=_changed(rows[path[0]].children, path[1:], change))
+    return (*rows[: path[0]], inner, *rows[path[0] + 1 :])
+
+
+def _swapped(rows: Rows, first: int) -> Rows:
+    """The rows with ``first`` and the one after it exchanged."""
+    if not 0 <= first < len(rows) - 1:
+        return rows
+    return (*rows[:first], rows[first + 1], rows[first], *rows[first + 2 :])
+
+
+def _count(rows: Rows) -> int:
+    return sum(1 + _count(row.children) for row in rows)
+
+
+def _more(draft: ToolDraft) -> dict[str, Any]:
+    try:
+        value = json.loads(draft.more) if draft.more.strip() else {}
+    except (ValueError, RecursionError) as exc:
+        raise ToolInvalid(field="more", reason=f"it is no JSON: {exc}"[:200]) from exc
+    if not isinstance(value, dict):
+        raise ToolInvalid(field="more", reason="it must be a JSON object of keywords")
+    return value
+
+
+def _http(draft: ToolDraft) -> HttpCall:
+    if not draft.url.strip().startswith(("http://", "https://")):
+        raise ToolInvalid(field="url", reason="it must begin with http:// or https://")
+    if draft.method not in METHODS:
+        raise ToolInvalid(field="method", reason=f"it must be one of {', '.join(METHODS)}")
+    return HttpCall(draft.url.strip(), draft.method, _headers(draft.headers), _seconds(draft.timeout_s))
+
+
+def _headers(text: str) -> dict[str, str]:
+    found = {}
+    for line in filter(str.strip, text.splitlines()):
+        name, colon, value = line.partition(":")
+        if not colon or not re.fullmatch(r"[A-Za-z0-9-]{1,64}", name.strip()) or not value.strip().isprintable():
+            raise ToolInvalid(field="headers", reason="each line is a name, a colon and a value")
+        found[name.strip()] = value.strip()
+    return found
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.5 <= seconds <= 120:
+        raise ToolInvalid(field="timeout_s", reason="it must be from 0.5 to 120 seconds")
+    return seconds
+
+
+def _one_of(text: str, allowed: tuple[str, ...]) -> str:
+    return text if text in allowed else allowed[0]

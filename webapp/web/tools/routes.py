@@ -1,0 +1,225 @@
+"""Addresses of the Tools pages. GET reads; POST changes and answers with the page that says so."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from dataclasses import replace
+from typing import Any
+
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.chat.messages import ToolCall
+from webapp.errors import RoostError, ToolInvalid
+from webapp.structured.pattern_match import matches
+from webapp.tools.builtin import BUILTINS
+from webapp.tools.definition import ToolDefinition, from_openai
+from webapp.tools.parameter_rows import sample_arguments
+from webapp.tools.runner import run_call
+from webapp.web.chat.contexts import Toast
+from webapp.web.fragments import render_page
+from webapp.web.tools.contexts import Trial
+from webapp.web.tools.desk import Desk, the_desk
+from webapp.web.tools.form_input import ToolDraft, changed_rows, draft_of, read_draft, with_json
+from webapp.web.tools.form_view import checked_definition, preview, tool_form
+from webapp.web.tools.list_view import tools_page
+
+blueprint = Blueprint("tools", __name__, url_prefix="/tools")
+ID = r"[0-9a-f]{32}"
+MAX_IMPORT_CHARS = 1_000_000
+FORM_BYTES = 4 << 20
+EXAMPLE = ToolDefinition(
+    "get_current_weather",
+    "Get the current weather in a given location",
+    {
+        "type": "object",
+        "properties": {
+            "location": {"type": "string", "description": "The city and state, e.g. San Francisco, CA"},
+            "unit": {"type": "string", "enum": ["celsius", "fahrenheit"]},
+        },
+        "required": ["location"],
+    },
+    fixed_value='{"location": "Paris", "temperature": "22"}',
+)
+"""The example of RWKV-Runner's manual: what a new form begins with, so that nobody faces an empty one."""
+
+
+@blueprint.get("")
+def index() -> Response:
+    desk = the_desk()
+    return render_page("tools/page.html", tools_page(desk, _said_toast(desk)))
+
+
+@blueprint.get("/new")
+def new() -> Response:
+    desk = the_desk()
+    draft = replace(draft_of(EXAMPLE), behaviour="fixed") if request.args.get("from") == "example" else ToolDraft()
+    return render_page("tools/edit.html", tool_form(desk, draft))
+
+
+@blueprint.get("/<tool_id>")
+def edit(tool_id: str) -> Response:
+    desk = the_desk()
+    stored = desk.tools.get(tool_id)
+    draft = draft_of(stored.definition, stored.updated_at)
+    return render_page("tools/edit.html", tool_form(desk, draft, tool_id, toasts=_said_toast(desk)))
+
+
+@blueprint.post("")
+def create() -> BaseResponse | Response:
+    return _save("", lambda desk, definition: desk.tools.create(definition).id)
+
+
+@blueprint.post("/<tool_id>")
+def save(tool_id: str) -> BaseResponse | Response:
+    def change(desk: Desk, definition: ToolDefinition) -> str:
+        return desk.tools.update(tool_id, definition, _seen_at()).id
+
+    return _save(tool_id, change)
+
+
+@blueprint.post("/form")
+def form() -> Response:
+    """The form after one of its own buttons: rows added, moved, removed, or its JSON taken over."""
+    desk, draft = the_desk(), _draft()
+    tool_id, error = _tool_id(), None
+    command = request.form.get("do", "")[:100]
+    try:
+        if command == "json":
+            draft = with_json(draft, request.form.get("json", "")[:MAX_IMPORT_CHARS])
+        else:
+            draft = replace(draft, rows=changed_rows(draft.rows, command))
+    except ToolInvalid as exc:
+        error = exc if exc.params.get("field") == "json" else ToolInvalid(**{**exc.params, "field": "json"})
+    return render_page("tools/edit.html", tool_form(desk, draft, tool_id, error), "tools/_form.html")
+
+
+@blueprint.post("/preview")
+def show_preview() -> Response:
+    """What the form comes to as it stands, and the errors of its fields."""
+    return render_page("tools/_preview.html", {"preview": preview(the_desk(), _draft()), "is_update": True})
+
+
+@blueprint.post("/try")
+def try_out() -> Response:
+    """Runs the tool as the form has it, saved or not."""
+    desk, draft = the_desk(), _draft()
+    try:
+        definition = checked_definition(draft)
+        arguments = draft.arguments.strip() or json.dumps(sample_arguments(definition.parameters))
+        found = run_call(ToolCall("try", definition.name, arguments), definition, desk.hosts, matches)
+    except ToolInvalid as exc:
+        return render_page("tools/edit.html", tool_form(desk, draft, _tool_id(), exc), "tools/_form.html")
+    result = Trial(found.text, found.is_error) if found else Trial(desk.t("tools.try.asks"))
+    page = tool_form(desk, replace(draft, arguments=arguments), _tool_id(), trial=result)
+    return render_page("tools/edit.html", page, "tools/_form.html")
+
+
+@blueprint.post("/<tool_id>/delete")
+def delete(tool_id: str) -> BaseResponse:
+    desk = the_desk()
+    name = desk.tools.get(tool_id).definition.name
+    desk.tools.delete(tool_id)
+    return redirect(url_for("tools.index", said="deleted", about=name, undo=tool_id), 303)
+
+
+@blueprint.post("/do")
+def do() -> BaseResponse:
+    """The undo of a toast."""
+    found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
+    stored = the_desk().tools.restore(found[1] if found else "")
+    return redirect(url_for("tools.index", said="restored", about=stored.definition.name), 303)
+
+
+@blueprint.post("/builtin")
+def add_builtin() -> BaseResponse | Response:
+    row = BUILTINS.get(request.form.get("name", ""))
+    if row is None:
+        return redirect(url_for("tools.index"), 303)
+    try:
+        the_desk().tools.create(row.definition)
+    except ToolInvalid as exc:
+        return render_page("tools/page.html", tools_page(the_desk(), _error_toast(the_desk(), exc)), status=422)
+    return redirect(url_for("tools.index", said="added", about=row.definition.name), 303)
+
+
+@blueprint.post("/import")
+def import_() -> BaseResponse | Response:
+    """An OpenAI `tools` array, one of its entries, or a bare function object; pasted or as a file."""
+    request.max_form_memory_size = FORM_BYTES
+    desk, text = the_desk(), _import_text()
+    try:
+        made = desk.tools.create_all(_definitions(text))
+    except ToolInvalid as exc:
+        page = tools_page(desk, import_error=desk.said(exc), import_text=text[:20_000])
+        return render_page("tools/page.html", page, status=422)
+    return redirect(url_for("tools.index", said="imported", about=len(made)), 303)
+
+
+@blueprint.get("/export")
+def export() -> Response:
+    """All tools as an OpenAI `tools` array. What they do here stays here."""
+    tools = [tool.definition.to_openai() for tool in the_desk().tools.list()]
+    response = Response(json.dumps(tools, ensure_ascii=False, indent=2), mimetype="application/json")
+    response.headers["Content-Disposition"] = "attachment; filename=tools.json"
+    return response
+
+
+def _save(tool_id: str, change: Any) -> BaseResponse | Response:
+    desk, draft = the_desk(), _draft()
+    try:
+        saved = change(desk, checked_definition(draft))
+    except ToolInvalid as exc:
+        return render_page("tools/edit.html", tool_form(desk, draft, tool_id, exc), status=422)
+    return redirect(url_for("tools.edit", tool_id=saved, said="saved"), 303)
+
+
+def _draft() -> ToolDraft:
+    request.max_form_memory_size = FORM_BYTES
+    request.max_form_parts = 3_000
+    return read_draft(request.form)
+
+
+def _tool_id() -> str:
+    found = request.form.get("tool_id", "")
+    return found if re.fullmatch(ID, found) else ""
+
+
+def _seen_at() -> float | None:
+    try:
+        return float(request.form.get("updated_at", ""))
+    except ValueError:
+        return None
+
+
+def _import_text() -> str:
+    found = request.files.get("file")
+    if found is not None and found.filename:
+        return found.stream.read(MAX_IMPORT_CHARS).decode("utf-8", "replace")
+    return request.form.get("text", "")[:MAX_IMPORT_CHARS]
+
+
+def _definitions(text: str) -> list[ToolDefinition]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ToolInvalid(field="JSON", reason=f"it is no JSON: {exc}"[:200]) from exc
+    rows = value.get("tools", [value]) if isinstance(value, dict) else value
+    if not isinstance(rows, list) or not rows:
+        raise ToolInvalid(field="JSON", reason="it must be a tool or a list of tools")
+    return [from_openai(row) for row in rows]
+
+
+def _said_toast(desk: Desk) -> tuple[Toast, ...]:
+    said, about = request.args.get("said", ""), request.args.get("about", "")[:200]
+    if said not in ("saved", "deleted", "restored", "added", "imported"):
+        return ()
+    undo = request.args.get("undo", "")
+    command = f"restore:{undo}" if re.fullmatch(ID, undo) else ""
+    return (Toast(uuid.uuid4().hex[:8], desk.t(f"tools.said.{said}", name=about), undo=command),)
+
+
+def _error_toast(desk: Desk, error: RoostError) -> tuple[Toast, ...]:
+    return (Toast(uuid.uuid4().hex[:8], desk.said(error), is_error=True),)
