@@ -1,0 +1,27 @@
+"""The manual's tables, and that no figure of ours is made up."""
+
+import pytest
+
+from webapp.services.comparison import comparison
+from webapp.services.strategy_choice import kinds
+
+
+def test_every_kind_of_the_tables_is_one_of_the_builders():
+    known = {kind.key for kind in kinds()}
+    data = comparison()
+    assert {row.kind for row in (*data.memory, *data.kinds, *data.measured)} <= known
+    assert len(data.memory) == 11 and len(data.kinds) == 5
+
+
+def test_measured_figures_come_with_the_command_that_gave_them():
+    for row in comparison().measured:
+        assert row.peak_gb > 0 and row.machine and row.date and row.command and row.size in comparison().sizes
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_the_page_shows_the_manuals_figures(browser, locale):
+    status, page = browser.get(f"/presets/compare?lang={locale}")
+    assert status == 200
+    for figure in ("6.6 GB", "21 GB", "12.4 GB", "28.5 GB", "14.8 GB", "10.4 GB", "1.2 GB", "★★★★★", "★★☆☆☆"):
+        assert figure in page, figure
+    assert "preset_page." not in page
