@@ -28,6 +28,7 @@ from webapp.web.guard import Guard
 from webapp.web.models import routes as model_routes
 from webapp.web.packed_static import PackedStatic
 from webapp.web.presets import routes as preset_routes
+from webapp.web.presets import routes as preset_routes
 from webapp.web.states import routes as states_routes
 from webapp.web.status import routes as status_routes
 from webapp.web.tools import routes as tools_routes
@@ -58,6 +59,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.register_blueprint(chat_routes.blueprint)
     app.register_blueprint(states_routes.blueprint)
     app.register_blueprint(status_routes.blueprint)
+    app.register_blueprint(preset_routes.blueprint)
     app.register_blueprint(preset_routes.blueprint)
     app.register_blueprint(tools_routes.blueprint)
     app.register_blueprint(model_routes.blueprint)
