@@ -1,0 +1,49 @@
+"""The starter model with a state made of a text knows what the text said; running answers and the measurement hold."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.acceptance import hot_apply
+from webapp.manager.library import ModelLibrary
+from webapp.manager.model_manager import ModelManager
+from webapp.resources import STARTER_MODEL, resource_dir
+from webapp.services.states import StateLibrary
+from webapp.settings import Settings
+
+needs_starter = pytest.mark.skipif(
+    not (resource_dir("models") / STARTER_MODEL).is_file(), reason="the starter model is not in this checkout"
+)
+TOLD = "User: My name is Anna and I have a cat called Tom.\n\nAssistant: Nice to meet you, Anna!\n\n"
+ASKED = "User: What is my name?\n\nAssistant: Your name is"
+
+
+@needs_starter
+def test_a_state_made_of_a_text_visibly_changes_the_starters_answers(tmp_path):
+    """ " Anna" becomes at least e^3 times as likely, and is what it says first."""
+    settings = Settings(data_dir=tmp_path, models_dir=tmp_path, threads=1)
+    manager = ModelManager(settings, library=ModelLibrary(tmp_path, resource_dir("models")))
+    try:
+        states = StateLibrary(manager)
+        states.make(TOLD, "anna")
+        assert states.making.wait(120).phase == "done"
+        tokenizer = manager.tokenizer()
+        asked, name = tokenizer.encode(ASKED), tokenizer.encode(" Anna")
+        likely = {
+            state: sum(
+                entry[0].logprob for entry in manager.score_tokens([*asked, *name], state=state)[len(asked) - 1 :]
+            )
+            for state in ("", "anna.safetensors")
+        }
+        best = int(manager.logits(asked, state="anna.safetensors").argmax())
+        assert likely["anna.safetensors"] > likely[""] + 3, likely
+        assert best == name[0], (tokenizer.decode([best]), likely)
+    finally:
+        manager.close()
+
+
+@needs_starter
+def test_the_measurement_of_a_hot_apply_runs_and_leaves_the_running_answer_alone():
+    found = hot_apply.main(["--repeat", "2"])
+    assert found["running_kept_its_state"] and found["states_used"] == 2
+    assert 0 < found["apply_ms"]["median"] < found["first_token_ms"]["median"]
