@@ -34,7 +34,7 @@ def conversions(tmp_path: Path) -> Iterator[Conversions]:
     conversions.close()
 
 
-def until_over(conversions: Conversions, job: ConversionJob, seconds: float = 60) -> ConversionJob:
+def until_over(conversions: Conversions, job: ConversionJob, seconds: float = 240) -> ConversionJob:
     end = time.monotonic() + seconds
     while not conversions.job(job.id).is_over and time.monotonic() < end:
         time.sleep(0.05)

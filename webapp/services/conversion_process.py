@@ -64,7 +64,7 @@ class ConversionProcess:
         return ConversionOutcome(last["size_bytes"], last["seconds"])
 
     def cancel(self) -> None:
-        """Asks, and does not wait; after a while it no longer asks. Killed, too, it leaves nothing under the new name."""
+        """Asks, and does not wait; after a while it is killed, which leaves no half file either."""
         self._is_cancelled = True
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):

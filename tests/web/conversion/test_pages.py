@@ -1,0 +1,141 @@
+"""The conversion page without a browser: what it offers, refuses, shows and keeps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.web.models.conftest import Browser
+from tests.weights.make_checkpoints import write_checkpoint, write_tensors
+from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.model_manager import ModelManager
+from webapp.settings import Settings
+from webapp.web.app import create_app
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    models = tmp_path / "models"
+    models.mkdir()
+    write_checkpoint(models / "raw.pth", "7", n_layer=1, n_embd=64)
+    write_checkpoint(models / "six.pth", "6", n_layer=1, n_embd=64, time_state=True)
+    settings = Settings(data_dir=tmp_path / "data", models_dir=models, strategy="fake", open_browser=False)
+    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
+    yield Browser(app.test_client(), models, app)
+    app.extensions["close"]()
+
+
+def finish(browser: Browser) -> None:
+    conversions = browser.app.extensions["conversions"]
+    end = time.monotonic() + 240  # a program that imports torch, on a busy machine
+    while not all(job.is_over for job in conversions.jobs()) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def lora(path: Path) -> None:
+    arrays = {
+        "blocks.0.att.key.lora_A": np.zeros((4, 64), np.float32),
+        "blocks.0.att.key.lora_B": np.ones((64, 4), np.float32),
+    }
+    write_tensors(path, arrays)
+
+
+def test_it_offers_what_can_be_converted(browser: Browser) -> None:
+    (browser.folder / "broken.pth").write_bytes(b"x")
+    lora(browser.folder / "lora.pth")
+    status, page = browser.get("/convert?model=six.pth&target=fast&strategy=cpu+bf16")
+    assert status == 200
+    assert '<option value="six.pth" selected>' in page and "broken.pth" not in page
+    assert page.count('value="lora.pth"') == 1
+    assert 'placeholder="six.cpu-bf16.fast.pth"' in page
+    assert "start state inside this model" in page
+
+
+def test_a_lora_from_the_models_page_is_chosen_as_such(browser: Browser) -> None:
+    lora(browser.folder / "lora.pth")
+    assert '<option value="lora.pth" selected>' in browser.get("/convert?model=lora.pth")[1]
+
+
+def test_the_plan_follows_the_form(browser: Browser) -> None:
+    status, part = browser.part("/convert/plan?model=raw.pth&target=st")
+    assert status == 200 and "raw.st will take" in part and "<html" not in part
+    assert "note-bad" in browser.part("/convert/plan?model=raw.pth&target=fast&strategy=cpu+fp33")[1]
+    (browser.folder / "raw.st").write_bytes(b"mine")
+    taken = browser.part("/convert/plan?model=raw.pth&target=st")[1]
+    assert "note-warn" in taken and 'name="overwrite"' in taken
+
+
+def test_a_job_is_done_and_offers_what_comes_next(browser: Browser) -> None:
+    status, page = browser.post("/convert", model="raw.pth", target="fast", strategy="cpu bf16")
+    assert status == 200 and "raw.cpu-bf16.fast.pth" in page
+    finish(browser)
+    part = browser.part("/convert/jobs")[1]
+    assert "Load it" in part and "Make a preset" in part and "every 1s" not in part
+    job = browser.app.extensions["conversions"].jobs()[0]
+    browser.post(f"/convert/{job.id}/preset")
+    made = [p for p in browser.app.extensions["presets"].list() if p.model == "raw.cpu-bf16.fast.pth"]
+    assert [preset.strategy for preset in made] == ["cpu bf16"]
+    assert "raw.cpu-bf16" not in browser.act(f"/convert/{job.id}/remove")[1]
+
+
+def test_load_it_loads_it(browser: Browser) -> None:
+    browser.post("/convert", model="raw.pth", target="st")
+    finish(browser)
+    job = browser.app.extensions["conversions"].jobs()[0]
+    browser.post(f"/convert/{job.id}/load")
+    assert browser.manager.wait_ready(30).model == "raw.st"
+
+
+def test_a_name_that_is_taken_asks_first(browser: Browser) -> None:
+    (browser.folder / "raw.st").write_bytes(b"mine")
+    status, page = browser.post("/convert", model="raw.pth", target="st")
+    assert status == 409 and "Replace raw.st" in page
+    assert (browser.folder / "raw.st").read_bytes() == b"mine"
+    browser.post("/convert", model="raw.pth", target="st", overwrite="1")
+    finish(browser)
+    assert (browser.folder / "raw.st").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"model": "../../etc/passwd", "target": "st"},
+        {"model": "raw.pth", "target": "gguf"},
+        {"model": "raw.pth", "target": "fast", "strategy": "cpu fp32 *999999999999"},
+        {"model": "raw.pth", "target": "fast", "strategy": "x" * 5000},
+        {"model": "raw.pth", "target": "st", "name": "///"},
+        {"model": "raw.pth", "target": "st", "name": "\x00"},
+        {"model": "raw.pth", "target": "st", "lora": "six.pth", "lora_alpha": "1"},
+        {"model": "raw.pth", "target": "st", "lora": "six.pth", "lora_alpha": "nan"},
+        {"model": "raw.pth", "target": "st", "lora": "six.pth", "lora_alpha": "1e400"},
+        {"model": "<script>alert(1)</script>", "target": "st"},
+    ],
+    ids=str,
+)
+def test_a_bad_order_comes_back_with_its_reason(form: dict[str, str], browser: Browser) -> None:
+    before = sorted(path.name for path in browser.folder.iterdir())
+    status, page = browser.post("/convert", **form)
+    assert status == 422 and "note-bad" in page and "<script>alert" not in page
+    assert str(browser.folder) not in page
+    assert sorted(path.name for path in browser.folder.iterdir()) == before
+    assert not browser.app.extensions["conversions"].jobs()
+
+
+def test_a_job_that_is_not_there_is_not_found(browser: Browser) -> None:
+    for deed in ("cancel", "remove", "load", "preset"):
+        assert browser.post(f"/convert/none/{deed}")[0] == 404
+
+
+def test_another_site_cannot_start_one(browser: Browser) -> None:
+    form = {"model": "raw.pth", "target": "st"}
+    evil = {"Origin": "http://evil.example"}
+    answer = browser.client.post("/convert", base_url="http://127.0.0.1", headers=evil, data=form)
+    assert answer.status_code == 403 and not browser.app.extensions["conversions"].jobs()
+
+
+def test_the_page_speaks_chinese(browser: Browser) -> None:
+    assert "转换模型" in browser.get("/convert?lang=zh")[1]
