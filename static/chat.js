@@ -5,7 +5,7 @@ import { startCopying } from "./js/copy.js";
 import { draft, forget, grow, isComposing, keep } from "./js/drafts.js";
 import { isOpen, on, send, startLive, wasOpen } from "./js/live.js";
 import { shownMessages, startMessages } from "./js/messages.js";
-import { optionFields, saveOptions, startOptions } from "./js/options.js";
+import { optionFields, panelFields, saveOptions, startOptions } from "./js/options.js";
 import { startScrolling, toEnd } from "./js/scroll.js";
 
 const composer = document.getElementById("composer");
@@ -24,7 +24,7 @@ function setAnswering(message) {
 
 function becomeChat(frame) {
   document.body.dataset.chat = frame.id;
-  for (const field of document.querySelectorAll("#commands [name=chat], #composer [name=chat], #options [name=chat]")) {
+  for (const field of document.querySelectorAll("#commands [name=chat], #composer [name=chat], #options [name=chat], #save-preset [name=chat]")) {
     field.value = frame.id;
   }
   history.pushState({}, "", frame.url);
@@ -37,6 +37,7 @@ async function submit(form, submitter) {
   const fields = Object.fromEntries(new FormData(form));
   if (submitter?.name) fields[submitter.name] = submitter.value;
   if (form === composer) return sendMessage(fields);
+  if (form.id === "save-preset") Object.assign(fields, { ...optionFields(), ...fields });
   isLeaving = fields.do === `delete_chat:${chatId()}`;
   const wasTaken = await send({ chat: chatId(), ...fields });
   isLeaving = isLeaving && wasTaken;
@@ -119,7 +120,7 @@ startCopying();
 startChats();
 startOptions();
 startScrolling();
-startLive(() => ({ chat: chatId(), shown: shownMessages() }));
+startLive(() => ({ ...panelFields(), chat: chatId(), shown: shownMessages() }));
 document.body.addEventListener("htmx:wsOpen", saveOptions);
 addEventListener("pagehide", saveOptions);
 
@@ -134,4 +135,3 @@ prompt.value = prompt.value || draft(draftKey());
 keep(prompt, draftKey);
 if (!location.hash) focusPrompt();
 grow(prompt);
-for (const area of document.querySelectorAll("#system-prompt")) grow(area);

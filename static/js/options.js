@@ -1,70 +1,119 @@
-// The panel of a chat's own settings: sliders and numbers move together, what changed is saved by itself.
+// The panel of a chat's own settings: sliders and numbers move together, what changed is saved by itself. The server
+// draws the panel anew when a preset changes, so nothing here holds on to its elements.
 
+import { grow } from "./drafts.js";
 import { isOpen, send } from "./live.js";
 
-const form = document.getElementById("options");
+const form = () => document.getElementById("options");
 let timer;
 let isUnsaved = false;
+let isHeld = false; // a slider is being moved
 
 export function optionFields() {
-  return Object.fromEntries(new FormData(form));
+  return Object.fromEntries(new FormData(form()));
+}
+
+// For the server, when the page opens or comes back.
+export function panelFields() {
+  const fields = document.body.dataset.chat ? {} : optionFields();
+  delete fields.do;
+  return { ...fields, panel: form().dataset.fingerprint };
+}
+
+const input = (knob) => knob.querySelector(".knob-number, .knob-switch");
+const slider = (knob) => knob.querySelector("input[type=range]");
+const same = (a, b) => a === b || (a !== "" && b !== "" && Number(a) === Number(b));
+
+function value(knob) {
+  const field = input(knob);
+  return field.type === "checkbox" ? String(field.checked) : field.value;
 }
 
 function paint(knob) {
-  const number = knob.querySelector(".knob-number");
-  const range = knob.querySelector("input[type=range]");
-  const share = (range.value - range.min) / (range.max - range.min);
-  range.style.setProperty("--filled", `${100 * share}%`);
-  knob.classList.toggle("is-changed", Number(number.value) !== Number(knob.dataset.default));
+  const range = slider(knob);
+  if (range) {
+    const share = (range.value - range.min) / (range.max - range.min);
+    range.style.setProperty("--filled", `${100 * share}%`);
+  }
+  knob.classList.toggle("is-changed", !same(value(knob), knob.dataset.default));
 }
 
-function set(knob, value) {
-  knob.querySelector(".knob-number").value = value;
-  knob.querySelector("input[type=range]").value = value;
+function set(knob, wanted) {
+  const field = input(knob);
+  if (field.type === "checkbox") field.checked = wanted === "true";
+  else field.value = wanted;
+  if (slider(knob)) slider(knob).value = wanted;
   paint(knob);
 }
 
-function save() {
+function paintAll() {
+  for (const knob of form().querySelectorAll(".knob")) paint(knob);
+  for (const area of form().querySelectorAll("textarea")) grow(area);
+}
+
+function save(delay = 300) {
   isUnsaved = true;
   clearTimeout(timer);
-  timer = setTimeout(saveOptions, 300);
+  timer = setTimeout(saveOptions, delay);
 }
 
 // What is not saved yet, at once: before a message that should be answered with it, or when the connection is back.
 export async function saveOptions() {
   clearTimeout(timer);
-  const fields = optionFields();
-  if (!isUnsaved || !fields.chat || !form.checkValidity() || !isOpen()) return;
+  if (!isUnsaved || !form().checkValidity() || !isOpen()) return;
   isUnsaved = false;
-  const saved = document.getElementById("saved");
-  if (await send(fields)) saved.textContent = saved.dataset.text;
-  else isUnsaved = isUnsaved || !isOpen();
+  if (await send(optionFields())) {
+    const saved = document.getElementById("saved");
+    if (document.body.dataset.chat) saved.textContent = saved.dataset.text;
+  } else isUnsaved = isUnsaved || !isOpen();
+}
+
+function typed(event) {
+  const knob = event.target.closest(".knob");
+  if (knob && event.target.type === "range") set(knob, event.target.value);
+  else if (knob) {
+    if (slider(knob) && event.target.value !== "") slider(knob).value = event.target.value;
+    paint(knob);
+  }
+  if (event.target.name === "think_mode") {
+    event.target.closest(".pill").classList.toggle("is-on", event.target.value !== event.target.dataset.default);
+  }
+  save(event.target.matches("select") ? 0 : undefined);
+}
+
+function reset(event) {
+  const knobs = event.target.closest("[data-reset-all]")
+    ? [...form().querySelectorAll(".knob")]
+    : [event.target.closest("#options [data-reset]")?.closest(".knob")].filter(Boolean);
+  for (const knob of knobs) set(knob, knob.dataset.default);
+  if (!knobs.length) return;
+  if (knobs.length === 1) input(knobs[0]).focus(); // the dot is gone
+  save();
+}
+
+// The panel drawn anew: what is open stays open, the focus stays where it was. Not under a hand that types or drags.
+function keepPlace(event) {
+  if (event.detail.target.id !== "options") return;
+  if (isHeld || isUnsaved) {
+    event.detail.shouldSwap = false;
+    return;
+  }
+  const open = [...form().querySelectorAll("details[open]")].map((node) => node.id);
+  const focused = form().contains(document.activeElement) && document.activeElement.id;
+  const top = form().querySelector(".panel-body").scrollTop;
+  setTimeout(() => {
+    for (const id of open) document.getElementById(id)?.setAttribute("open", "");
+    form().querySelector(".panel-body").scrollTop = top;
+    if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
+    paintAll();
+  });
 }
 
 export function startOptions() {
-  for (const knob of form.querySelectorAll(".knob")) paint(knob);
-  form.addEventListener("input", (event) => {
-    const knob = event.target.closest(".knob");
-    if (knob && event.target.value !== "") {
-      if (event.target.type === "range") set(knob, event.target.value);
-      else {
-        knob.querySelector("input[type=range]").value = event.target.value;
-        paint(knob);
-      }
-    }
-  });
-  document.addEventListener("input", (event) => {
-    if (event.target.form !== form) return;
-    if (event.target.name === "think_mode") {
-      event.target.closest(".pill").classList.toggle("is-on", event.target.value !== event.target.dataset.default);
-    }
-    save();
-  });
-  form.addEventListener("click", (event) => {
-    const knobs = event.target.closest("[data-reset-all]")
-      ? form.querySelectorAll(".knob")
-      : event.target.closest("[data-reset]") ? [event.target.closest(".knob")] : [];
-    for (const knob of knobs) set(knob, knob.dataset.default);
-    if (knobs.length) save();
-  });
+  paintAll();
+  document.addEventListener("input", (event) => event.target.form === form() && typed(event));
+  document.addEventListener("click", reset);
+  document.addEventListener("pointerdown", (event) => (isHeld = Boolean(event.target.closest("#options [type=range]"))));
+  for (const end of ["pointerup", "pointercancel"]) document.addEventListener(end, () => (isHeld = false));
+  document.body.addEventListener("htmx:oobBeforeSwap", keepPlace);
 }

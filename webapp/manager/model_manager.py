@@ -165,6 +165,11 @@ class ModelManager:
             self._keeper.set_goal(target)
             return target.state_info
 
+    def check_state(self, name: str) -> StateInfo:
+        """That state file, as the chosen model's beginning; StateMismatch or another WeightsError when it cannot be.
+        Changes nothing."""
+        return self._resolver.start(self._chosen(), name).info
+
     def tokenizer(self) -> Tokenizer:
         """Of the chosen model. Reads its header; loads no weights."""
         return tokenizer_of(self._chosen())

@@ -7,64 +7,26 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
-from webapp.engine.backend import backend_for
 from webapp.engine.engine_options import EngineOptions
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import PresetNotFound, RoostError, SettingsError
-from webapp.manager.library import ModelLibrary
-from webapp.manager.model_status import ModelStatus
-from webapp.manager.target import ZERO_STATE, StateInfo
-from webapp.resources import STARTER_MODEL
 from webapp.services import preset_files
 from webapp.services.defaults import default_sampling
-from webapp.services.preset_fields import changed_names, checked_fields, flat, put
+from webapp.services.preset_fields import changed_names, checked_fields, put
+from webapp.services.preset_loading import Manager, PresetLoading, file_name
 from webapp.services.preset_parameters import BY_NAME
 from webapp.services.runner_presets import read_runner_presets
 from webapp.services.shipped_presets import GENERAL_KEY, STARTER_KEY, shipped, shipped_presets
-from webapp.settings import SETTINGS, Settings
+from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.presets import Preset, PresetStore
 from webapp.storage.records import Chat
-from webapp.weights.inspection import Inspection
 
 DELETED_KEPT_S = 86_400.0
 log = logging.getLogger(__name__)
 PresetList = list[Preset]  # inside the class `list` is the method
-
-
-class Manager(Protocol):
-    """What presets need of :class:`webapp.manager.model_manager.ModelManager`."""
-
-    def status(self) -> ModelStatus: ...
-
-    def model_info(self) -> Inspection: ...
-
-    def load(
-        self,
-        model: str | None = None,
-        strategy: str | None = None,
-        state: str | None = None,
-        options: EngineOptions | None = None,
-    ) -> None: ...
-
-    def apply_state(self, name_or_path: str) -> StateInfo: ...
-
-    def choose(
-        self,
-        model: str | None = None,
-        strategy: str | None = None,
-        state: str | None = None,
-        options: EngineOptions | None = None,
-    ) -> None: ...
-
-    def reload_reasons(
-        self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None
-    ) -> tuple[str, ...]: ...
-
-    @property
-    def library(self) -> ModelLibrary: ...
 
 
 @dataclass(frozen=True)
@@ -84,6 +46,7 @@ class Presets:
         self._settings = settings
         self._database = database
         self.store = PresetStore(database, shipped_presets())
+        self.loading = PresetLoading(manager, settings)
         self._listeners: list[Callable[[], None]] = []
         self._saving = threading.Lock()
         self.store.purge_deleted(time.time() - DELETED_KEPT_S)
@@ -204,7 +167,7 @@ class Presets:
         What can be told before loading is raised at once, and the former one stays active.
         """
         preset = self.store.get(preset_id)
-        self._manager.load(**self.load_choice(preset))
+        self._manager.load(**self.loading.choice(preset))
         self.store.set_active(preset_id)
         self._tell()
         return preset
@@ -218,52 +181,16 @@ class Presets:
         self._tell()
         return preset
 
-    # the model it runs on
+    # the model it runs on (see :mod:`webapp.services.preset_loading`)
 
     def differences(self, preset: Preset) -> tuple[str, ...]:
-        """Parameters for which what is loaded (or chosen, while nothing is) would have to be loaded anew; what the
-        preset leaves open is none of them."""
-        model, strategy = preset.model or None, preset.strategy or None
-        if model is None and strategy is None and not preset.options:
-            return ()
-        status = self._manager.status()
-        is_other_model = bool(model) and file_name(preset.model) != file_name(status.model_path or status.model)
-        if status.phase in ("empty", "failed"):
-            return ("model",) if is_other_model else ()
-        try:
-            return self._manager.reload_reasons(model, strategy, EngineOptions(**preset.options))
-        except RoostError:  # it cannot be loaded at all, which :meth:`problem` says
-            given = (("model", is_other_model), ("strategy", bool(strategy) and strategy != status.strategy))
-            return tuple(name for name, is_other in given if is_other)
+        return self.loading.differences(preset)
 
     def problem(self, preset: Preset) -> RoostError | None:
-        """Why its model cannot be loaded here and now, as far as that can be told from names; None: it can."""
-        try:
-            if preset.model:
-                self._manager.library.find(preset.model)
-            if preset.state and preset.state != ZERO_STATE:
-                self._manager.library.find_state(preset.state)
-            if preset.strategy:
-                backend_for(preset.strategy)
-        except RoostError as exc:
-            return exc
-        return None
+        return self.loading.problem(preset)
 
     def load_choice(self, preset: Preset) -> dict[str, Any]:
-        """The arguments of ``ModelManager.load`` for this preset."""
-        return {
-            "model": preset.model or None,
-            "strategy": preset.strategy or self.usual_strategy(preset.model),
-            "state": preset.state,
-            "options": EngineOptions(**preset.options),
-        }
-
-    def usual_strategy(self, model: str) -> str | None:
-        """For a preset that leaves it open: the operator's, else what suits this machine; None, as it is, for the model
-        in use or a machine nobody can tell about."""
-        if self._settings.strategy != SETTINGS["strategy"].default:
-            return self._settings.strategy
-        return recommended_strategy(self._manager.library, model) if model else None
+        return self.loading.choice(preset)
 
     # files
 
@@ -303,7 +230,7 @@ class Presets:
         if problem is not None:
             log.warning("the active preset %r cannot be loaded: %s", preset.name, problem)
             return
-        choice = self.load_choice(preset)
+        choice = self.loading.choice(preset)
         self._manager.choose(**{**choice, "state": self._settings.state or preset.state})
 
     def _named(self) -> Preset:
@@ -348,25 +275,12 @@ class Presets:
     def _default(self) -> Preset:
         """Whatever was deleted: one of the two is always there to answer with."""
         chosen = file_name(self._manager.status().model_path)
-        wanted = shipped(STARTER_KEY if chosen in ("", STARTER_MODEL) else GENERAL_KEY)
+        starter = shipped(STARTER_KEY)
+        wanted = starter if chosen in ("", starter.model) else shipped(GENERAL_KEY)
         try:
             return self.store.get(wanted.id)
         except PresetNotFound:
             return wanted
-
-
-def file_name(path: str) -> str:
-    return path.replace("\\", "/").rpartition("/")[2]
-
-
-def recommended_strategy(library: ModelLibrary, model: str) -> str | None:
-    """What suits this machine and the model; None where that cannot be told."""
-    try:
-        from webapp.services import hardware, strategy_choice  # bring psutil, which a start does without
-
-        return strategy_choice.recommend(hardware.probe(), library.inspect(library.find(model))).strategy
-    except RoostError:
-        return None
 
 
 def _is_own(preset: Preset) -> bool:
@@ -383,6 +297,3 @@ def _has_key(preset: Preset, wanted: str) -> bool:
 
 def _has_id(preset: Preset, wanted: str) -> bool:
     return preset.id == wanted
-
-
-__all__ = ["Presets", "SaveOutcome", "flat"]

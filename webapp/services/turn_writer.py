@@ -9,17 +9,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from webapp.chat.events import ContentDelta, TurnFailed, TurnFinished, TurnStarted, TurnWaiting
+from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFailed, TurnFinished, TurnStarted, TurnWaiting
 from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.chat.prompt_rendering import SEPARATOR_INCLUDED, RenderedPrompt, render
 from webapp.chat.prompt_templates import PromptTemplate, all_templates, default_template
-from webapp.chat.stream_router import Delta
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError, as_roost_error
 from webapp.manager.handles import LoadingEvent, QueuePosition
-from webapp.services import presets
-from webapp.services.answer_text import AnswerText
+from webapp.services import preset_loading
+from webapp.services.answer_text import AnswerPiece, AnswerText
 from webapp.services.live_turn import LiveTurn
 from webapp.services.presets import Presets
 from webapp.services.prompt_encoding import EncodedPrompt, encode_prompt, stop_sequences
@@ -43,7 +42,7 @@ class Handle(Protocol):
     def abort(self) -> None: ...
 
 
-class Manager(presets.Manager, Protocol):
+class Manager(preset_loading.Manager, Protocol):
     """What a turn needs of :class:`webapp.manager.model_manager.ModelManager`."""
 
     def tokenizer(self) -> Tokenizer: ...
@@ -234,6 +233,7 @@ class TurnWriter:
             self._message,
             content=answer.content,
             reasoning=answer.reasoning,
+            tool_calls=tuple(answer.tool_calls),
             token_ids=token_ids,
             metadata=metadata,
         )
@@ -261,9 +261,9 @@ def _readable(message: Message, tokenizer: Tokenizer) -> Message:
     return message
 
 
-def _texts(deltas: list[Delta]) -> tuple[str, str]:
-    content = "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta))
-    reasoning = "".join(delta.text for delta in deltas if not isinstance(delta, ContentDelta))
+def _texts(pieces: list[AnswerPiece]) -> tuple[str, str]:
+    content = "".join(piece.text for piece in pieces if isinstance(piece, ContentDelta))
+    reasoning = "".join(piece.text for piece in pieces if isinstance(piece, ReasoningDelta))
     return content, reasoning
 
 

@@ -28,7 +28,8 @@ def test_the_page_speaks_chinese_when_asked(roost):
 def test_the_rail_has_no_dead_links(roost):
     page = roost.get("/")
     rail = page.split('class="rail-list"')[1].split("</ul>")[0]
-    assert re.findall(r'<a [^>]*href="([^"]+)"', rail) == ["/"]
+    links = re.findall(r'<a [^>]*href="([^"]+)"', rail)
+    assert links[0] == "/" and all("</html>" in roost.get(link) for link in links)
 
 
 def test_a_message_sent_by_form_makes_a_chat_that_is_answered(roost):
@@ -54,7 +55,7 @@ def test_what_cannot_be_is_refused_with_a_sentence_and_nothing_changes(roost):
     with pytest.raises(urllib.error.HTTPError) as refused:
         roost.post("/chat/do", do="options", chat=chat.id, temperature="9")
     page = refused.value.read().decode()
-    assert refused.value.code == 400 and "toast-error" in page and "temperature" in page
+    assert refused.value.code == 422 and "toast-error" in page and "temperature" in page
     assert roost.store.get(chat.id).sampling == {}
 
 

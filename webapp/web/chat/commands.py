@@ -6,13 +6,15 @@ The field ``do`` names the command; a button may write its target behind a colon
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from webapp.chat.titles import title_of
 from webapp.errors import BadFrame
+from webapp.services.preset_fields import NAME_CHARS
+from webapp.storage.records import Chat
 from webapp.web.chat.house import House
 from webapp.web.chat.news import LIST, chat_topic
-from webapp.web.chat.options_view import ChosenOptions, read_options
+from webapp.web.chat.options_form import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.frames import FrameFields
 
 ID_CHARS = 64
@@ -24,7 +26,8 @@ TEXT_CHARS = 200_000
 class Outcome:
     """What came of a command. ``chat_id`` is the chat to show ("" for the first page), ``changed_id`` one that changed.
 
-    ``done`` is a key of the catalogue for a toast that can be taken back by the command ``undo``.
+    ``done`` is a key of the catalogue, filled with ``done_with``, for a toast that can be taken back by the command
+    ``undo``. ``panel`` is the chat whose panel spoke, as it is now; one without an id has not begun yet.
     """
 
     chat_id: str
@@ -32,6 +35,8 @@ class Outcome:
     changed_id: str = ""
     done: str = ""
     undo: str = ""
+    done_with: dict[str, str] = field(default_factory=dict)
+    panel: Chat | None = None
 
 
 @dataclass(frozen=True)
@@ -131,22 +136,44 @@ class Commands:
         return Outcome(command.target)
 
     def options(self, command: Command) -> Outcome:
-        chosen = read_options(command.fields, self.house.default_sampling())
-        if command.chat_id:
-            self._apply(command.chat_id, chosen)
+        return self._changed(chat_with(self.house, self._chat(command), command.fields))
+
+    # presets
+
+    def save_preset(self, command: Command) -> Outcome:
+        """A new preset of what the panel says; the chat follows it from then on and sets nothing itself."""
+        name = command.fields.text("name", NAME_CHARS)
+        chat = chat_with(self.house, self._chat(command), command.fields)
+        made = as_preset(self.house, chat, name)
+        outcome = self._changed(replace(NEW_CHAT, id=chat.id, preset_id=made.id))
+        return replace(outcome, done="chat.done.preset_saved", done_with={"name": made.name})
+
+    def load_preset(self, command: Command) -> Outcome:
+        """Makes it the active preset and loads its model."""
+        self.house.presets.apply(command.target)
         return Outcome(command.chat_id)
+
+    def _changed(self, chat: Chat) -> Outcome:
+        if chat.id:
+            save_options(self.house, chat)
+        return Outcome(chat.id, panel=chat)
+
+    def _chat(self, command: Command) -> Chat:
+        return self.house.store.get(command.chat_id) if command.chat_id else NEW_CHAT
 
     def _new_chat(self, command: Command, text: str) -> str:
         """With what the panel says at that moment: the form's fields travel along with the first message."""
-        chosen = read_options(command.fields, self.house.default_sampling())
-        chat_id = self.house.store.create(title=title_of(text)).id
-        self._apply(chat_id, chosen)
-        return chat_id
-
-    def _apply(self, chat_id: str, chosen: ChosenOptions) -> None:
-        if chosen.system_prompt is not None:
-            self.house.store.set_system_prompt(chat_id, chosen.system_prompt)
-        self.house.store.set_options(chat_id, chosen.template, chosen.think_mode, chosen.sampling)
+        chat = chat_with(self.house, NEW_CHAT, command.fields)
+        made = self.house.store.create(
+            title=title_of(text),
+            system_prompt=chat.system_prompt,
+            template=chat.template,
+            think_mode=chat.think_mode,
+            sampling=chat.sampling,
+            preset_id=chat.preset_id,
+            state=chat.state,
+        )
+        return made.id
 
 
 COMMANDS: dict[str, Callable[[Commands, Command], Outcome]] = {
@@ -162,4 +189,6 @@ COMMANDS: dict[str, Callable[[Commands, Command], Outcome]] = {
     "delete_chat": Commands.delete_chat,
     "restore_chat": Commands.restore_chat,
     "options": Commands.options,
+    "save_preset": Commands.save_preset,
+    "load_preset": Commands.load_preset,
 }

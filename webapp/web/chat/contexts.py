@@ -122,6 +122,7 @@ class ChatTitle:
 
     id: str
     title: str
+    preset: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,20 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class ChoiceGroup:
+    """Choices under a heading; "" for none."""
+
+    label: str
+    choices: tuple[Choice, ...]
+
+
+@dataclass(frozen=True)
 class Knob:
-    """A slider with a number beside it. ``default`` is what one click on the dot puts back."""
+    """One sampling parameter. ``kind``: slider (with a number beside it), number (which may be empty) or switch.
+    ``default`` is the preset's value, which one click on the dot puts back."""
 
     name: str
+    kind: str
     label: str
     help: str
     value: str
@@ -143,31 +154,67 @@ class Knob:
     at_least: str
     at_most: str
     step: str
+    range_least: str
     range_most: str
+    is_whole: bool = False
 
     @property
     def is_changed(self) -> bool:
-        return float(self.value) != float(self.default)
+        return self.value != self.default
 
 
 @dataclass(frozen=True)
 class Options:
-    """``chat/_options.html``: what this chat sets for itself."""
+    """``chat/_options.html``: the chat's preset and what it sets for itself.
+
+    ``base`` are the preset's values as JSON, which the form sends back. ``fingerprint`` changes when the panel would
+    look different. Without ``states`` there is nothing to choose from.
+    """
 
     chat_id: str
+    base: str
+    presets: tuple[ChoiceGroup, ...]
+    preset_note: str
+    preset_sets: str
+    preset_url: str
     system_prompt: str
+    system_prompt_placeholder: str
     knobs: tuple[Knob, ...]
+    more: tuple[Knob, ...]
+    is_more_open: bool
     templates: tuple[Choice, ...]
+    states: tuple[Choice, ...]
+    name_hint: str
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class Thinking:
+    """``chat/_thinking.html``. Without ``modes`` the model has no such switch."""
+
+    modes: tuple[Choice, ...] = ()
+    is_set: bool = False
+
+
+@dataclass(frozen=True)
+class LoadOffer:
+    """``chat/_load_offer.html``: the preset's model is not what runs. ``do`` is the command that loads it, "" when it
+    cannot be loaded, which ``hint`` explains; ``url`` is a page that helps."""
+
+    is_shown: bool = False
+    text: str = ""
+    hint: str = ""
+    do: str = ""
+    url: str = ""
 
 
 @dataclass(frozen=True)
 class Composer:
-    """``chat/_composer.html``. Without ``think_modes`` the model has no such switch."""
+    """``chat/_composer.html``"""
 
     chat_id: str
     is_answering: bool
-    think_modes: tuple[Choice, ...] = ()
-    is_think_mode_set: bool = False
+    thinking: Thinking = Thinking()
 
 
 @dataclass(frozen=True)
@@ -209,6 +256,7 @@ class ChatPage:
     welcome: Welcome
     composer: Composer
     options: Options
+    offer: LoadOffer = LoadOffer()
     elsewhere: str = ""
     """The command that shows the version a search hit lies in, when it is not the shown one."""
     toasts: tuple[Toast, ...] = field(default=())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
 
@@ -9,14 +10,16 @@ from flask import Flask
 
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
+from webapp.manager.library import STATE_ENDINGS, STATES
 from webapp.manager.model_manager import ModelManager
 from webapp.services.chat_turn import ChatTurns
-from webapp.services.defaults import default_sampling
 from webapp.services.live_turn import LiveTurn
+from webapp.services.presets import Presets
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
+from webapp.storage.presets import Preset
 from webapp.web.chat.live_rendering import LiveRenderings
-from webapp.web.chat.news import STATUS, ChatNews
+from webapp.web.chat.news import PRESETS, STATUS, ChatNews
 
 KEY = "chat_page"
 STATUS_WAIT_S = 1.0
@@ -29,6 +32,7 @@ class House:
     manager: ModelManager
     store: ChatStore
     turns: ChatTurns
+    presets: Presets
     news: ChatNews = field(default_factory=ChatNews)
     renderings: LiveRenderings = field(default_factory=LiveRenderings)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -40,13 +44,22 @@ class House:
         turn = self.turns.live(chat_id) if chat_id else None
         return turn if turn is not None and not turn.is_finished else None
 
-    def default_sampling(self) -> SamplingParams:
-        """Of the chosen model."""
+    def base_sampling(self, preset: Preset) -> SamplingParams:
+        """What the preset and the chosen model make of it, before a chat's own overrides."""
         try:
             parameters = self.manager.model_info().parameters
         except RoostError:
             parameters = 0
-        return default_sampling(self.settings, parameters)
+        return self.presets.sampling(preset, {}, parameters)
+
+    def state_names(self) -> list[str]:
+        """Files in the states folder, unread."""
+        folder = self.manager.library.models_dir / STATES
+        try:
+            names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+        except OSError:
+            return []
+        return sorted(name for name in names if name.lower().endswith(STATE_ENDINGS) and not name.startswith("."))
 
     def page_opened(self) -> None:
         """While any page is open, one thread turns the manager's changes into news."""
@@ -81,6 +94,9 @@ def house_of(app: Flask) -> House:
     house: House | None = app.extensions.get(KEY)
     if house is None:
         parts = app.extensions
-        made = House(parts["settings"], parts["model_manager"], ChatStore(parts["database"]), parts["chat_turns"])
+        store = ChatStore(parts["database"])
+        made = House(parts["settings"], parts["model_manager"], store, parts["chat_turns"], parts["presets"])
         house = app.extensions.setdefault(KEY, made)
+        if house is made:
+            made.presets.listen(lambda: made.news.publish(PRESETS))
     return house

@@ -7,6 +7,7 @@ from collections import Counter
 
 LIST = "list"
 STATUS = "status"
+PRESETS = "presets"
 
 
 def chat_topic(chat_id: str) -> str:

@@ -1,118 +1,178 @@
-"""What a chat sets for itself: system prompt, sampling, thinking, prompt template. To the page and back."""
+"""The panel beside a chat: its preset, its own sampling, prompt, state. From the page: :mod:`.options_form`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from webapp.chat.messages import ThinkMode
-from webapp.chat.prompt_templates import PromptTemplate, all_templates, default_template, template
-from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import BadFrame, RoostError
+from webapp.chat.prompt_templates import PromptTemplate, all_templates, template
+from webapp.errors import ModelNotFound, RoostError
+from webapp.i18n import translate_error
+from webapp.manager.target import ZERO_STATE
+from webapp.services.preset_fields import plain
+from webapp.services.preset_loading import file_name
+from webapp.services.preset_parameters import SAMPLING, Parameter
+from webapp.services.turn_writer import template_of, think_mode_of
+from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
-from webapp.web.chat.contexts import Choice, Composer, Knob, Options
+from webapp.web.chat.contexts import Choice, ChoiceGroup, Composer, Knob, LoadOffer, Options, Thinking
 from webapp.web.chat.house import House
-from webapp.web.frames import FrameFields
+from webapp.web.chat.options_form import FROM_PRESET, preset_values
+from webapp.web.presets.names import labels, shown_name, shown_note
 
-SYSTEM_PROMPT_CHARS = 20_000
-WHOLE = ("max_tokens",)
-
-# name: least, most, step, most of the slider (typed numbers may go further)
-KNOBS: dict[str, tuple[float, float, float, float]] = {
-    "temperature": (0, 5, 0.05, 2),
-    "top_p": (0, 1, 0.01, 1),
-    "presence_penalty": (-2, 2, 0.05, 2),
-    "frequency_penalty": (-2, 2, 0.05, 2),
-    "penalty_decay": (0, 1, 0.001, 1),
-    "max_tokens": (1, 102_400, 1, 4000),
-}
+Words = Callable[..., str]
+PLACEHOLDER_CHARS = 300
 
 
-@dataclass(frozen=True)
-class ChosenOptions:
-    """What a form asked for; None where it did not say."""
+def options_context(house: House, t: Words, chat: Chat) -> Options:
+    preset = house.presets.of_chat(chat)
+    base = preset_values(house, preset)
+    knobs = [_knob(row, t, base, chat) for row in SAMPLING]
+    known = zip(SAMPLING, knobs, strict=True)
+    more = tuple(knob for row, knob in known if not row.is_common)
+    made = Options(
+        chat_id=chat.id,
+        base=json.dumps({name: _written(value) for name, value in base.items()}),
+        presets=preset_choices(house, t, chat),
+        preset_note=shown_note(preset, t),
+        preset_sets=t("chat.options.preset_sets", names=names) if (names := preset_names(preset, t)) else "",
+        preset_url=f"/presets/{preset.id}",
+        system_prompt=chat.system_prompt,
+        system_prompt_placeholder=preset.system_prompt[:PLACEHOLDER_CHARS],
+        knobs=tuple(knob for knob in knobs if knob not in more),
+        more=more,
+        is_more_open=any(knob.is_changed for knob in more),
+        templates=_templates(house, t, chat, preset),
+        states=_states(house, t, chat, preset),
+        name_hint=t("chat.options.save_as_hint", name=shown_name(preset, t)),
+    )
+    return replace(made, fingerprint=hashlib.sha256(repr(made).encode()).hexdigest()[:16])
 
-    system_prompt: str | None = None
-    think_mode: ThinkMode | None = None
-    template: str | None = None
-    sampling: dict[str, Any] | None = None
+
+def preset_choices(house: House, t: Words, chat: Chat) -> tuple[ChoiceGroup, ...]:
+    """First the one that follows the active preset, then a person's own, then the shipped ones."""
+    found = house.presets.list()
+    own = tuple(_preset_choice(preset, t, chat) for preset in found if not preset.shipped_key)
+    shipped = tuple(_preset_choice(preset, t, chat) for preset in found if preset.shipped_key)
+    is_known = any(preset.id == chat.preset_id for preset in found)
+    active = t("chat.options.preset_active", name=shown_name(house.presets.active(), t))
+    groups = (
+        ChoiceGroup("", (Choice("", active, not is_known),)),
+        ChoiceGroup(t("chat.options.presets_own"), own),
+        ChoiceGroup(t("chat.options.presets_shipped"), shipped),
+    )
+    return tuple(group for group in groups if group.choices)
 
 
-def options_context(house: House, t: Callable[..., str], chat: Chat) -> Options:
-    defaults = house.default_sampling()
-    knobs = tuple(_knob(name, t, defaults, chat.sampling) for name in KNOBS)
-    names = [
-        ("", t("chat.options.template_auto")),
-        *((row.name, t(f"chat.template.{row.name}")) for row in all_templates()),
-    ]
-    templates = tuple(Choice(value, label, value == chat.template) for value, label in names)
-    return Options(chat.id, chat.system_prompt, knobs, templates)
+def preset_names(preset: Preset, t: Words) -> str:
+    """The parameters a preset sets, in the reader's words."""
+    names = [*preset.sampling, *preset.options]
+    fields = ("system_prompt", "stop", "template", "model", "strategy", "state")
+    names += [name for name in fields if getattr(preset, name)]
+    return labels([*names, *(["think_mode"] if preset.think_mode != ThinkMode.NONE.value else [])], t)
 
 
-def composer_context(house: House, t: Callable[..., str], chat: Chat) -> Composer:
-    modes = template_of(house, chat).think_modes
-    choices = tuple(Choice(mode.value, t(f"chat.think.{mode.value}"), mode is chat.think_mode) for mode in modes)
-    is_set = chat.think_mode is not ThinkMode.NONE and chat.think_mode in modes
+def composer_context(house: House, t: Words, chat: Chat) -> Composer:
     is_answering = house.answering(chat.id) is not None
-    return Composer(chat.id, is_answering, choices if len(choices) > 1 else (), is_set)
+    return Composer(chat.id, is_answering, thinking_context(house, t, chat))
 
 
-def template_of(house: House, chat: Chat) -> PromptTemplate:
-    """The chat's own, or the one that fits the chosen model (G1x while none can be read)."""
-    if chat.template:
-        return template(chat.template)
+def thinking_context(house: House, t: Words, chat: Chat) -> Thinking:
+    preset = house.presets.of_chat(chat)
+    chosen = think_mode_of(chat, preset)
+    modes = chat_template(house, chat).think_modes
+    choices = tuple(Choice(mode.value, t(f"chat.think.{mode.value}"), mode is chosen) for mode in modes)
+    is_set = chosen is not ThinkMode.NONE and chosen in modes
+    return Thinking(choices if len(choices) > 1 else (), is_set)
+
+
+def chat_template(house: House, chat: Chat) -> PromptTemplate:
+    """The one its next answer uses (G1x while no model can be read)."""
     try:
-        found = house.manager.model_info()
+        return template_of(chat, house.manager.model_info(), house.presets.of_chat(chat))
     except RoostError:
-        return template("g1x")
-    if found.config is None:
-        return template("g1x")
-    return default_template(found.config.architecture, found.config.vocab_size, found.path)
+        return template(chat.template or house.presets.of_chat(chat).template or "g1x")
 
 
-def read_options(fields: FrameFields, defaults: SamplingParams) -> ChosenOptions:
-    """BadFrame or InvalidSampling for what cannot be; sampling keeps only what differs from ``defaults``."""
-    chosen = ChosenOptions()
-    if "system_prompt" in fields:
-        chosen = replace(chosen, system_prompt=fields.text("system_prompt", SYSTEM_PROMPT_CHARS).strip())
-    if "think_mode" in fields:
-        chosen = replace(chosen, think_mode=ThinkMode(fields.choice("think_mode", tuple(m.value for m in ThinkMode))))
-    if "template" in fields:
-        names = ("", *(row.name for row in all_templates()))
-        chosen = replace(chosen, template=fields.choice("template", names))
-    given = {name: _number(fields, name) for name in KNOBS if name in fields}
-    if given:
-        overrides = {name: value for name, value in given.items() if value != getattr(defaults, name)}
-        SamplingParams.from_dict(defaults.to_dict() | overrides)  # raises InvalidSampling
-        chosen = replace(chosen, sampling=overrides)
-    return chosen
+def load_offer(house: House, t: Words, locale: str, chat: Chat) -> LoadOffer:
+    """When the chat's preset is for another model, or another way to run it, than what is there."""
+    preset = house.presets.of_chat(chat)
+    names = house.presets.differences(preset)
+    status = house.manager.status()
+    if not names or status.phase in ("loading", "unloading"):
+        return LoadOffer()
+    problem = house.presets.problem(preset)
+    if isinstance(problem, ModelNotFound):
+        model, loaded = file_name(preset.model), status.model or t("status.no_model")
+        text = t("chat.offer.missing", preset=shown_name(preset, t), model=model, loaded=loaded)
+        return LoadOffer(True, text, url="/models")
+    if problem is not None:
+        message, hint = translate_error(problem, locale)
+        return LoadOffer(True, t("chat.offer.cannot", preset=shown_name(preset, t)), f"{message} {hint}")
+    if "model" in names:
+        loaded = status.model or t("status.no_model")
+        text = t("chat.offer.other_model", preset=shown_name(preset, t), model=file_name(preset.model), loaded=loaded)
+    else:
+        text = t("chat.offer.other_options", preset=shown_name(preset, t), names=labels(names, t))
+    return LoadOffer(True, text, do=f"load_preset:{preset.id}")
 
 
-def _number(fields: FrameFields, name: str) -> float | int:
-    value = fields.number(name, -1e9, 1e9)
-    if name not in WHOLE:
-        return value
-    if value != int(value):
-        raise BadFrame(reason=f"{name} must be a whole number")
-    return int(value)
+def _preset_choice(preset: Preset, t: Words, chat: Chat) -> Choice:
+    return Choice(preset.id, shown_name(preset, t), preset.id == chat.preset_id)
 
 
-def _knob(name: str, t: Callable[..., str], defaults: SamplingParams, sampling: Mapping[str, Any]) -> Knob:
-    least, most, step, range_most = KNOBS[name]
-    default = getattr(defaults, name)
+def _templates(house: House, t: Words, chat: Chat, preset: Preset) -> tuple[Choice, ...]:
+    auto = chat_template(house, replace(chat, template=""))
+    follow = t("chat.options.template_from_preset", name=t(f"chat.template.{auto.name}"))
+    rows = [("", follow), *((row.name, t(f"chat.template.{row.name}")) for row in all_templates())]
+    return tuple(Choice(value, label, value == chat.template) for value, label in rows)
+
+
+def _states(house: House, t: Words, chat: Chat, preset: Preset) -> tuple[Choice, ...]:
+    """Empty where there is nothing to choose from."""
+    names = house.state_names()
+    if not names and chat.state is None and not preset.state:
+        return ()
+    words = {"": t("presets.choice.state.own"), ZERO_STATE: t("presets.choice.state.zero")}
+    follow = t("chat.options.state_from_preset", name=words.get(preset.state, preset.state))
+    rows = [(FROM_PRESET, follow), *words.items(), *((name, name) for name in names)]
+    chosen = FROM_PRESET if chat.state is None else chat.state
+    if chosen not in dict(rows):
+        rows.append((chosen, chosen))
+    return tuple(Choice(value, label, value == chosen) for value, label in rows)
+
+
+def _knob(row: Parameter, t: Words, base: dict[str, Any], chat: Chat) -> Knob:
+    default = _written(base[row.name])
     return Knob(
-        name=name,
-        label=t(f"chat.knob.{name}.label"),
-        help=t(f"chat.knob.{name}.help"),
-        value=_plain(sampling.get(name, default)),
-        default=_plain(default),
-        at_least=_plain(least),
-        at_most=_plain(most),
-        step=_plain(step),
-        range_most=_plain(max(range_most, default)),
+        name=row.name,
+        kind="switch" if row.kind == "bool" else "slider" if row.has_slider else "number",
+        label=t(row.label_key),
+        help=t(row.help_key),
+        value=_written(chat.sampling.get(row.name, base[row.name])),
+        default=default,
+        at_least=plain(row.least),
+        at_most=plain(row.most),
+        step=plain(row.step),
+        range_least=plain(min(row.slider_least, *_numbers(default))),
+        range_most=plain(max(row.slider_most, *_numbers(default))),
+        is_whole=row.kind == "int",
     )
 
 
-def _plain(value: float) -> str:
-    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+def _numbers(text: str) -> tuple[float, float]:
+    """Twice, for min and max; a default beyond the slider widens it."""
+    number = float(text) if text not in ("", "true", "false") else 0.0
+    return number, number
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return plain(value) if isinstance(value, (int, float)) else str(value)

@@ -10,10 +10,11 @@ from webapp.web.chat.contexts import ChatPage, ChatTitle, Messages, MessageView,
 from webapp.web.chat.house import House
 from webapp.web.chat.list_view import chat_list, title_of
 from webapp.web.chat.message_view import message_view
-from webapp.web.chat.options_view import composer_context, options_context
+from webapp.web.chat.options_form import NEW_CHAT
+from webapp.web.chat.options_view import composer_context, load_offer, options_context
+from webapp.web.presets.names import shown_name
 
 SHOWN_MESSAGES = 40
-NEW_CHAT = Chat(id="")
 PROMPTS = ("first", "second", "third")
 STARTER_PREFIX = "roost-starter"
 
@@ -33,14 +34,21 @@ def chat_page(
         chat_id=chat.id,
         page_title=f"{title} · {t('app.name')}",
         chats=chat_list(house, t, chat.id),
-        head=ChatTitle(chat.id, title),
+        head=chat_title(house, t, chat),
         conversation=conversation(house, t, locale, chat.id, branch, at=at),
         welcome=Welcome() if branch else welcome(house, t),
         composer=composer_context(house, t, chat),
         options=options_context(house, t, chat),
+        offer=load_offer(house, t, locale, chat),
         elsewhere=f"select:{at}" if at and at not in {row.id for row in branch} else "",
         toasts=toasts,
     )
+
+
+def chat_title(house: House, t: Callable[..., str], chat: Chat) -> ChatTitle:
+    """With the name of the preset that answers."""
+    title = title_of(chat.title, t) if chat.id else t("chat.list.new")
+    return ChatTitle(chat.id, title, shown_name(house.presets.of_chat(chat), t))
 
 
 def conversation(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from urllib.parse import quote
 
 from flask import Blueprint, Response, current_app, make_response, redirect, request, url_for
@@ -11,11 +12,13 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
 from webapp.i18n import translate_error
+from webapp.storage.records import Chat
 from webapp.web.chat.commands import Commands, read_command
 from webapp.web.chat.contexts import Toast
 from webapp.web.chat.house import House, house_of
 from webapp.web.chat.list_view import PAGE, chat_list, search_results, title_of
-from webapp.web.chat.page_view import NEW_CHAT, chat_page, conversation
+from webapp.web.chat.options_form import NEW_CHAT
+from webapp.web.chat.page_view import chat_page, conversation
 from webapp.web.chat.socket import address
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.frames import FrameFields
@@ -38,10 +41,17 @@ def chat(chat_id: str) -> Response:
 
 def show(chat_id: str = "", toasts: tuple[Toast, ...] = (), status: int = 200) -> Response:
     locale, house = current_locale(), the_house()
-    found = house.store.get(chat_id) if chat_id else NEW_CHAT
+    found = house.store.get(chat_id) if chat_id else new_chat(house)
     at = request.args.get("at", "")[:64]
     page = chat_page(house, translator(locale), locale, found, at, (*undo_toast(locale), *toasts))
     return render_page("chat/page.html", page, status=status)
+
+
+def new_chat(house: House) -> Chat:
+    """With the preset the address names, if there is one."""
+    preset_id = request.args.get("preset", "")[:64]
+    known = {preset.id for preset in house.presets.list()} if preset_id else set()
+    return replace(NEW_CHAT, preset_id=preset_id) if preset_id in known else NEW_CHAT
 
 
 @blueprint.get("/chats")

@@ -15,10 +15,12 @@ from simple_websocket import ConnectionClosed
 
 from webapp.errors import BadFrame, RoostError, as_roost_error
 from webapp.i18n import translate_error
+from webapp.storage.records import Chat
 from webapp.web.chat.commands import ID_CHARS, Commands, Outcome, read_command
 from webapp.web.chat.contexts import Toast
 from webapp.web.chat.difference import Shown
 from webapp.web.chat.house import house_of
+from webapp.web.chat.options_form import NEW_CHAT, chat_with
 from webapp.web.chat.viewer import Viewer
 from webapp.web.fragments import current_locale, translator
 from webapp.web.frames import FrameFields, parse_frame
@@ -98,18 +100,31 @@ class PageSocket:
             for row in rows
             if isinstance(row, list) and len(row) == 2
         ]
-        self.viewer.open(fields.text("chat", ID_CHARS, ""), shown, has_list=fields.flag("fresh"))
+        chat_id = fields.text("chat", ID_CHARS, "")
+        draft = NEW_CHAT if chat_id else self._draft(fields)
+        panel = fields.text("panel", ID_CHARS, "")
+        self.viewer.open(chat_id, shown, fields.flag("fresh"), panel, draft)
+
+    def _draft(self, fields: FrameFields) -> Chat:
+        """A chat that has not begun, as its panel has it; what cannot be is told when it is used."""
+        try:
+            return chat_with(self.commands.house, NEW_CHAT, fields)
+        except RoostError:
+            return NEW_CHAT
 
     def _perform(self, fields: FrameFields, sent_as: str) -> None:
         command = read_command(fields)
-        outcome = self.commands.perform(command)
+        with self.viewer.held():  # else the news of it would draw the panel anew under the hand that moves it
+            outcome = self.commands.perform(command)
+            if outcome.panel is not None:
+                self.viewer.take_panel(outcome.panel)
         if outcome.is_new_chat:
             self.viewer.frame(type="chat", id=outcome.chat_id, url=f"/chat/{outcome.chat_id}")
             self.viewer.open(outcome.chat_id, [])
         elif command.do in ("delete_chat", "restore_chat") and outcome.chat_id != self.viewer.chat_id:
             self.viewer.frame(type="go", url=address(outcome))
         elif outcome.done:
-            text = self.viewer._t(outcome.done)
+            text = self.viewer._t(outcome.done, **outcome.done_with)
             self.viewer.toast(Toast(f"s{next(_toast_numbers)}", text, undo=outcome.undo))
         self.viewer.frame(type="accepted", sent_as=sent_as, do=command.do)
 
@@ -122,4 +137,6 @@ class PageSocket:
 def address(outcome: Outcome) -> str:
     """Where to go after a command; a deed that can be taken back is carried along for the page to offer it."""
     url = f"/chat/{outcome.chat_id}" if outcome.chat_id else "/"
+    if outcome.panel is not None and not outcome.chat_id and outcome.panel.preset_id:
+        return f"/?preset={outcome.panel.preset_id}"
     return f"{url}?done={outcome.done.rpartition('.')[2]}&undo={outcome.undo}" if outcome.undo else url

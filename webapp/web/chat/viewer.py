@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from webapp.errors import ChatNotFound, RoostError
 from webapp.services.live_turn import LiveTurn
-from webapp.storage.records import StoredMessage
-from webapp.web.chat.contexts import ChatTitle, Toast
+from webapp.storage.records import Chat, StoredMessage
+from webapp.web.chat.contexts import LoadOffer, Thinking, Toast
 from webapp.web.chat.difference import Shown, difference, first_common
 from webapp.web.chat.house import House
-from webapp.web.chat.list_view import chat_list, title_of
+from webapp.web.chat.list_view import chat_list
 from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveView
 from webapp.web.chat.message_view import fingerprint, waiting_text
-from webapp.web.chat.news import LIST, STATUS, chat_topic
-from webapp.web.chat.page_view import message_views, welcome
+from webapp.web.chat.news import LIST, PRESETS, STATUS, chat_topic
+from webapp.web.chat.options_form import NEW_CHAT
+from webapp.web.chat.options_view import load_offer, options_context, thinking_context
+from webapp.web.chat.page_view import chat_title, message_views, welcome
 from webapp.web.fragments import render_fragment
 from webapp.web.status.strip import strip_context
 
@@ -57,18 +60,50 @@ class Viewer:
         self._is_open = False
         self._told_answering: str | None = None  # nothing yet
         self._model = house.manager.status().model  # that the first page's words are about
+        self._draft = NEW_CHAT
+        self._panel = ""  # fingerprint of what the page shows
+        self._panel_preset = ""
+        self._thinking: Thinking | None = None
+        self._offer: LoadOffer | None = None
+        self._runs: object = None
 
-    def open(self, chat_id: str, shown: Sequence[Shown], has_list: bool = False) -> None:
+    def open(
+        self,
+        chat_id: str,
+        shown: Sequence[Shown],
+        has_list: bool = False,
+        panel: str | None = None,
+        draft: Chat = NEW_CHAT,
+    ) -> None:
         """The page shows these messages of this chat, and a strip that may be out of date; the list too unless
-        ``has_list``."""
+        ``has_list``. ``panel`` is the fingerprint of its panel (None: the one shown before), ``draft`` what the panel
+        says while the chat has not begun."""
         with self._lock:
             self._is_open = True
+            self._draft, self._offer = draft, None
+            self._panel = self._panel if panel is None else panel
             self.chat_id, self._shown, self._following = chat_id, list(shown), None
             self._told_answering = None
-            self._seen = dict.fromkeys((LIST, STATUS, chat_topic(chat_id)), -1)
+            self._seen = dict.fromkeys((LIST, STATUS, PRESETS, chat_topic(chat_id)), -1)
             if has_list:
                 self._seen[LIST] = self.house.news.number(LIST)
         self.house.news.publish("opened")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nothing is sent by :meth:`run` meanwhile."""
+        with self._lock:
+            yield
+
+    def take_panel(self, chat: Chat) -> None:
+        """What the page's own panel just said: drawn anew only where another preset changes all of it."""
+        with self._lock:
+            if not chat.id:
+                self._draft = chat
+            if chat.preset_id == self._panel_preset:
+                self._panel = options_context(self.house, self._t, chat).fingerprint
+            self._show_panel(chat)
+            self.fragment("chat/_title.html", head=chat_title(self.house, self._t, chat))
 
     def close(self) -> None:
         self.is_closed = True
@@ -101,11 +136,20 @@ class Viewer:
         if self._is_news(STATUS):
             self.fragment("status/_strip.html", strip=strip_context(self.house.manager, self._t))
             self._introduce_model()
+        has_new_options = self._is_news(PRESETS) | self._runs_otherwise()
         if self._is_news(LIST):
             self.fragment("chat/_list.html", chats=chat_list(self.house, self._t, self.chat_id))
         if self.chat_id and self._is_news(chat_topic(self.chat_id)):
-            self._show_title()
+            has_new_options = True
             self._show_branch()
+        if has_new_options:
+            self._show_chat()
+
+    def _runs_otherwise(self) -> bool:
+        """What runs decides what a preset means; the counts of a status do not."""
+        status = self.house.manager.status()
+        before, self._runs = self._runs, (status.model_path, status.strategy, status.phase in ("loading", "unloading"))
+        return before != self._runs
 
     def _introduce_model(self) -> None:
         """On a chat that has not begun, the model that was just chosen takes the other's place."""
@@ -120,13 +164,28 @@ class Viewer:
         self._seen[topic] = number
         return True
 
-    def _show_title(self) -> None:
+    def _show_chat(self) -> None:
+        """Its title and its panel."""
         try:
-            title = title_of(self.house.store.get(self.chat_id).title, self._t)
+            chat = self.house.store.get(self.chat_id) if self.chat_id else self._draft
         except ChatNotFound:
             self.frame(type="gone")
             return
-        self.fragment("chat/_title.html", head=ChatTitle(self.chat_id, title))
+        self.fragment("chat/_title.html", head=chat_title(self.house, self._t, chat))
+        self._show_panel(chat)
+
+    def _show_panel(self, chat: Chat) -> None:
+        options = options_context(self.house, self._t, chat)
+        if options.fingerprint != self._panel:
+            self.fragment("chat/_options.html", options=options)
+        self._panel, self._panel_preset = options.fingerprint, chat.preset_id
+        thinking = thinking_context(self.house, self._t, chat)
+        if thinking != self._thinking:
+            self.fragment("chat/_thinking.html", thinking=thinking)
+        offer = load_offer(self.house, self._t, self._locale, chat)
+        if offer != self._offer:
+            self.fragment("chat/_load_offer.html", offer=offer)
+        self._thinking, self._offer = thinking, offer
 
     def _show_branch(self) -> None:
         try:
