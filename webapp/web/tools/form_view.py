@@ -9,12 +9,11 @@ from flask import url_for
 
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import all_dialects
-from webapp.chat.tool_grammars import ToolRules
 from webapp.chat.tool_offers import plain
-from webapp.errors import RoostError, ToolInvalid
-from webapp.structured.grammar import check
+from webapp.errors import ToolInvalid
+from webapp.services.tool_trial import usable
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.definition import Approval, Behaviour, ToolDefinition, checked
+from webapp.tools.definition import Approval, Behaviour, ToolDefinition
 from webapp.tools.http_request import METHODS
 from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow, sample_arguments
 from webapp.web.chat.contexts import Toast
@@ -59,27 +58,21 @@ def tool_form(
     )
 
 
-def checked_definition(draft: ToolDraft) -> ToolDefinition:
+def definition_in(draft: ToolDraft) -> ToolDefinition:
     """ToolInvalid for anything that could not be kept, offered or held to."""
-    definition = checked(definition_of(draft))
-    rules = ToolRules((definition.function,), is_required=True)
-    for dialect in all_dialects():
-        try:
-            check({"kind": "lark", "grammar": dialect.grammar(rules)})
-        except RoostError as exc:
-            raise ToolInvalid(field="parameters", reason=str(exc.params.get("reason", exc))) from exc
-    return definition
+    return usable(definition_of(draft))
 
 
 def preview(desk: Desk, draft: ToolDraft, error: ToolInvalid | None = None) -> Preview:
     """What a definition comes to, or what is wrong with it, at each field."""
     if error is None:
         try:
-            definition = checked_definition(draft)
+            definition = definition_in(draft)
         except ToolInvalid as exc:
             error = exc
     if error is not None:
-        return Preview(problem=desk.said(error), errors=_all_errors(draft, errors_of(desk, error)))
+        reason = desk.t("tools.preview.problem", reason=str(error.params.get("reason", "")))
+        return Preview(problem=reason, errors=_all_errors(draft, errors_of(desk, error)))
     dialect = desk.dialect(draft.dialect)
     sample = json.dumps(sample_arguments(definition.parameters), ensure_ascii=False)
     offer = dialect.offer([definition.function])

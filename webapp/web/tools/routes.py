@@ -11,19 +11,17 @@ from typing import Any
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.chat.messages import ToolCall
 from webapp.errors import RoostError, ToolInvalid
-from webapp.structured.pattern_match import matches
+from webapp.services.tool_trial import try_call
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import ToolDefinition, from_openai
 from webapp.tools.parameter_rows import sample_arguments
-from webapp.tools.runner import run_call
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page
 from webapp.web.tools.contexts import Trial
 from webapp.web.tools.desk import Desk, the_desk
 from webapp.web.tools.form_input import ToolDraft, changed_rows, draft_of, read_draft, with_json
-from webapp.web.tools.form_view import checked_definition, preview, tool_form
+from webapp.web.tools.form_view import definition_in, preview, tool_form
 from webapp.web.tools.list_view import tools_page
 
 blueprint = Blueprint("tools", __name__, url_prefix="/tools")
@@ -107,9 +105,9 @@ def try_out() -> Response:
     """Runs the tool as the form has it, saved or not."""
     desk, draft = the_desk(), _draft()
     try:
-        definition = checked_definition(draft)
+        definition = definition_in(draft)
         arguments = draft.arguments.strip() or json.dumps(sample_arguments(definition.parameters))
-        found = run_call(ToolCall("try", definition.name, arguments), definition, desk.hosts, matches)
+        found = try_call(definition, arguments, desk.hosts)
     except ToolInvalid as exc:
         return render_page("tools/edit.html", tool_form(desk, draft, _tool_id(), exc), "tools/_form.html")
     result = Trial(found.text, found.is_error) if found else Trial(desk.t("tools.try.asks"))
@@ -170,7 +168,7 @@ def export() -> Response:
 def _save(tool_id: str, change: Any) -> BaseResponse | Response:
     desk, draft = the_desk(), _draft()
     try:
-        saved = change(desk, checked_definition(draft))
+        saved = change(desk, definition_in(draft))
     except ToolInvalid as exc:
         return render_page("tools/edit.html", tool_form(desk, draft, tool_id, exc), status=422)
     return redirect(url_for("tools.edit", tool_id=saved, said="saved"), 303)
