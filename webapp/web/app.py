@@ -23,11 +23,11 @@ from webapp.web.api import routes as api_routes
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
 from webapp.web.conversion import routes as conversion_routes
+from webapp.web.docs import routes as docs_routes
 from webapp.web.error_answers import answer_error
 from webapp.web.guard import Guard
 from webapp.web.models import routes as model_routes
 from webapp.web.packed_static import PackedStatic
-from webapp.web.presets import routes as preset_routes
 from webapp.web.presets import routes as preset_routes
 from webapp.web.states import routes as states_routes
 from webapp.web.status import routes as status_routes
@@ -57,9 +57,9 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     error_pages.install(app)
     app.register_error_handler(500, answer_unexpected)
     app.register_blueprint(chat_routes.blueprint)
+    app.register_blueprint(docs_routes.blueprint)
     app.register_blueprint(states_routes.blueprint)
     app.register_blueprint(status_routes.blueprint)
-    app.register_blueprint(preset_routes.blueprint)
     app.register_blueprint(preset_routes.blueprint)
     app.register_blueprint(tools_routes.blueprint)
     app.register_blueprint(model_routes.blueprint)

@@ -33,8 +33,8 @@ def read_body(kind: type[T]) -> T:
 
 
 def decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
-    """Kept, and made by one thread at a time: msgspec 0.22 crashed the process when several threads looked into a type
-    for the first time at once."""
+    """Kept, and made by one thread at a time: msgspec 0.22 was once seen to crash the process where several threads
+    looked into a type for the first time at once."""
     found = _decoders.get(kind)
     if found is None:
         with _making:

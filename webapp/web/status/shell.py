@@ -20,6 +20,7 @@ RAIL = (
     ("nav.states", "layers", "states.index"),
     ("nav.tools", "wrench", "tools.index"),
     ("nav.measure", "gauge", "measure.index"),
+    ("api.nav", "braces", "docs.index"),
     ("nav.settings", "settings", "settings.index"),
 )
 HTML_LANGS = {"en": "en", "zh": "zh-Hans"}

@@ -1,0 +1,35 @@
+"""The page at /docs: in both languages, complete, and made without anything from elsewhere."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.web.api.api_server import MODEL
+from webapp.web.api.operations import OPERATIONS
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_every_operation_is_shown_in_the_readers_language(server, locale):
+    status, page = server.get("/docs", Accept_Language=locale)
+    assert status == 200
+    for op in OPERATIONS:
+        assert f'id="op-{op.key}"' in page and op.path in page
+    assert not re.findall(r">\s*api\.[a-z_.]+", page)
+    assert server.url + "/v1" in page and MODEL in page
+    assert not re.findall(r'(?:src|href)="https?://', page)
+
+
+def test_the_token_itself_is_not_on_the_page(serve):
+    server = serve(token="a-token-for-tests")
+    page = server.get("/docs", Authorization="Bearer a-token-for-tests")[1]
+    assert "YOUR_TOKEN" in page and "a-token-for-tests" not in page
+
+
+def test_every_field_a_person_may_send_has_its_words(server):
+    """A new field without words would show an empty cell."""
+    for locale in ("en", "zh"):
+        page = server.get("/docs", Accept_Language=locale)[1]
+        chat = page.split('id="op-chat"')[1].split("</details>")[0]
+        assert len(re.findall(r"<tr><th", chat)) > 25 and "<td></td>" not in chat

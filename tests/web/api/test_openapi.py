@@ -1,0 +1,69 @@
+"""The document says what the server does: every route is in it, and a fuzzer finds neither a 5xx nor another shape."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.web.api.api_server import ApiServer
+from tests.web.chat.running_roost import fake_strategy
+from webapp.web.api.routes import ROUTES
+
+FUZZED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/models/{name}",
+          "/v1/tokenize", "/v1/detokenize", "/v1/messages", "/v1/messages/count_tokens", "/api/chat",
+          "/api/generate", "/api/tags", "/api/ps", "/api/show", "/api/version", "/update-config", "/status", "/health", "/metrics")  # fmt: skip
+"""All but /switch-model, which would leave no model for the others, and /exit."""
+EXAMPLES = int(os.environ.get("ROOST_FUZZ_EXAMPLES", "10"))
+
+
+def test_every_route_is_in_the_document(server):
+    found = server.get("/openapi.json")[1]
+    documented = {(method.upper(), path) for path, item in found["paths"].items() for method in item}
+    routes = {(route.method, route.paths[0].replace("<path:name>", "{name}")) for route in ROUTES}
+    assert documented == (routes - {("GET", "/openapi.json")}) | {("GET", "/health")}
+
+
+def test_its_words_are_the_readers(server):
+    words = [server.get("/openapi.json", Accept_Language=locale)[1]["info"]["description"] for locale in ("en", "zh")]
+    assert "Programs speak" in words[0] and "客户端" in words[1]
+    assert "api." not in str(server.get("/openapi.json")[1]["paths"])
+
+
+@pytest.fixture(scope="module")
+def fuzzed(tmp_path_factory):
+    server = ApiServer(tmp_path_factory.mktemp("fuzz"), fake_strategy("Yes.", slots=16), api_max_choices=1024)
+    yield server
+    server.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", FUZZED)
+def test_a_fuzzer_finds_nothing(fuzzed, path):
+    schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (pip install -e '.[dev]')")
+    import hypothesis
+    from schemathesis import checks
+
+    schema = schemathesis.openapi.from_dict(fuzzed.get("/openapi.json")[1]).include(path=path)
+    wanted = [
+        checks.not_a_server_error,
+        schemathesis.specs.openapi.checks.status_code_conformance,
+        schemathesis.specs.openapi.checks.content_type_conformance,
+        schemathesis.specs.openapi.checks.response_schema_conformance,
+    ]
+    for operation in schema.get_all_operations():
+        strategy = operation.ok().as_strategy()
+
+        @hypothesis.settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            suppress_health_check=list(hypothesis.HealthCheck),
+            phases=[hypothesis.Phase.generate],
+        )
+        @hypothesis.given(case=strategy)
+        def check(case):
+            case.call_and_validate(base_url=fuzzed.url, checks=wanted, timeout=30)
+
+        check()

@@ -1,0 +1,97 @@
+"""``GET /openapi.json``: the OpenAPI 3.1 document, made of the very types that check requests and write answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from flask import Response, request
+
+from webapp import __version__
+from webapp.web.api.operations import GROUPS, OPERATIONS, SSE, Operation
+from webapp.web.api.streaming import answer
+from webapp.web.fragments import current_locale, translator
+
+REFERENCE = "#/components/schemas/{name}"
+REFUSALS = {
+    "400": "api.status.400",
+    "401": "api.status.401",
+    "403": "api.status.403",
+    "404": "api.status.404",
+    "413": "api.status.413",
+    "415": "api.status.415",
+    "429": "api.status.429",
+    "503": "api.status.503",
+    "default": "api.status.default",
+}
+
+
+def show() -> Response:
+    return answer(document(translator(current_locale()), request.host_url.rstrip("/")))
+
+
+def document(t: Callable[..., str], server: str) -> dict[str, Any]:
+    types = [kind for op in OPERATIONS for kind in (op.body, op.answer, op.chunk, op.error) if kind is not None]
+    unique = list(dict.fromkeys(types))
+    schemas, components = msgspec.json.schema_components(unique, ref_template=REFERENCE)
+    references = dict(zip(unique, schemas, strict=True))
+    paths: dict[str, Any] = {}
+    for op in OPERATIONS:
+        paths.setdefault(op.path, {})[op.method.lower()] = operation(op, references, t)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Roost", "version": __version__, "description": t("api.lead")},
+        "servers": [{"url": server}],
+        "tags": [{"name": group, "description": t(f"api.group.{group}")} for group in GROUPS],
+        "security": [{}, {"bearer": []}, {"apiKey": []}],
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "apiKey": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+        },
+    }
+
+
+def operation(op: Operation, references: dict[Any, Any], t: Callable[..., str]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "operationId": op.key,
+        "tags": [op.group],
+        "summary": t(f"api.op.{op.key}.title"),
+        "description": t(f"api.op.{op.key}.text"),
+        "responses": {"200": success(op, references, t), **refusals(references[op.error], t)},
+    }
+    if op.key == "switch_model":
+        found["responses"]["304"] = {"description": t("api.status.304")}
+    if op.path.endswith("{name}"):
+        name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+        found["parameters"] = [name]
+    if op.body is not None:
+        media: dict[str, Any] = {"schema": references[op.body]}
+        if op.example:
+            media["example"] = op.example
+        found["requestBody"] = {"required": True, "content": {"application/json": media}}
+    return found
+
+
+def success(op: Operation, references: dict[Any, Any], t: Callable[..., str]) -> dict[str, Any]:
+    if op.answer is None:
+        return {"description": t("api.status.200"), "content": {"text/plain": {"schema": {"type": "string"}}}}
+    content: dict[str, Any] = {"application/json": {"schema": references[op.answer]}}
+    if op.stream == SSE:
+        event = {"event": {"type": "string"}, "data": {"type": "string"}}
+        words = t("api.status.stream")
+        content[op.stream] = {"schema": {"type": "object", "description": words, "properties": event}}
+    elif op.stream:
+        content[op.stream] = {"schema": {"type": "string", "description": t("api.status.stream")}}
+    if op.chunk is not None:
+        content[op.stream]["x-each-piece"] = references[op.chunk]
+    return {"description": t("api.status.200"), "content": content}
+
+
+def refusals(reference: Any, t: Callable[..., str]) -> dict[str, Any]:
+    content = {"application/json": {"schema": reference}}
+    return {status: {"description": t(key), "content": content} for status, key in REFUSALS.items()}
