@@ -144,3 +144,16 @@ def test_an_address_others_can_reach_counts_as_shared(given, listens):
 def test_the_data_folder_is_the_systems_own(monkeypatch, system, part):
     monkeypatch.setattr(settings_module.sys, "platform", system)
     assert part in settings_module.default_data_dir().parts
+
+
+def test_folders_come_as_text_or_as_a_list(tmp_path):
+    folders = (tmp_path / "a", tmp_path / "b")
+    text = ",".join(map(str, folders))
+    config = tmp_path / "roost.toml"
+    config.write_text(f"extra_models_dirs = {[str(folder) for folder in folders]}")
+    assert load_settings({"extra_models_dirs": text}, {}, None).extra_models_dirs == folders
+    assert load_settings({}, {"ROOST_EXTRA_MODELS_DIRS": text}, None).extra_models_dirs == folders
+    assert load_settings({}, {}, config).extra_models_dirs == folders
+    assert load_settings({}, {"ROOST_EXTRA_MODELS_DIRS": ""}, None).extra_models_dirs == ()
+    relative = load_settings({"extra_models_dirs": "llm"}, {}, None).extra_models_dirs
+    assert relative == (Path.cwd() / "llm",)

@@ -31,12 +31,13 @@ document.body.addEventListener("roost:status", look);
 // As many rows as are shown come back with the next change.
 document.body.addEventListener("htmx:afterSettle", () => {
   const shown = document.querySelectorAll("#models-list .model-row").length;
-  document.querySelector("#models-filter [name=count]").value = Math.max(shown, 40);
+  document.querySelector("#models-filter [name=count]").value = Math.max(shown, 30);
   hideOwnUploads();
 });
 
 // A dialog whose form was accepted has nothing left to say.
 document.body.addEventListener("htmx:oobAfterSwap", (event) => {
+  hideOwnUploads();
   if (event.detail.target.id === "import-form") document.getElementById("import-dialog").close();
 });
 

@@ -1,4 +1,4 @@
-"""Files as rows. A file is looked into when its row is shown, so that a page of 500 files is as quick as one of 40."""
+"""Files as rows. A file is looked into when its row is shown, so that a page of 500 files is as quick as one of 30."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from webapp.web.models.desk import Desk, html_id
 from webapp.web.models.fit_view import fit_line
 from webapp.web.models.kinds import ICONS, KINDS, dtype_text, is_loadable, kind_of, number_text
 
-PAGE = 40
+PAGE = 30
 MOST = 5000
 
 
