@@ -6,23 +6,27 @@ all of it through its :class:`LiveTurn`. One turn per chat at a time, any number
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from webapp.chat.messages import Message, Role
 from webapp.chat.titles import title_of
-from webapp.errors import ChatError, NothingToContinue, PromptEmpty, ShuttingDown, TurnRunning
+from webapp.errors import ChatError, NothingToContinue, PromptEmpty, RoostError, ShuttingDown, TurnRunning
 from webapp.services.live_turn import LiveTurn
 from webapp.services.presets import Presets
+from webapp.services.tool_loop import ToolLoop
 from webapp.services.turn_writer import Manager, TurnWriter
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.claim import Claim
 from webapp.storage.database import Database
 from webapp.storage.records import StoredMessage
+from webapp.storage.tools import ToolStore
 
+log = logging.getLogger(__name__)
 FINISHED_KEPT_S = 60.0
 CLOSE_WAIT_S = 10.0
 DELETED_KEPT_S = 86_400.0
@@ -40,7 +44,11 @@ class ChatTurns:
         self._presets = presets or Presets(manager, database, settings)
         self._store = ChatStore(database)
         self._lock = threading.Lock()
+        self.tools = ToolLoop(self._store, ToolStore(database), self._go_on, settings.tool_hosts, self._tell)
+        """What becomes of an answer's calls."""
         self._turns: dict[str, LiveTurn] = {}
+        self._clients: dict[str, str] = {}
+        self._listeners: list[Callable[[str], None]] = []
         self._beginning: set[str] = set()
         self._is_closed = False
         self._claim = Claim(database.path)
@@ -92,6 +100,11 @@ class ChatTurns:
 
         return self._begin(chat_id, begin, client, continues=True)
 
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Called with a chat's id when something happens in it that nobody asked for just now: the next answer of a
+        round of calls begins, a call has its result."""
+        self._listeners.append(listener)
+
     def stop(self, chat_id: str) -> None:
         """Asks the chat's answer to end; what is written stays. Nothing happens where none is being written."""
         live = self.live(chat_id)
@@ -127,12 +140,39 @@ class ChatTurns:
                 self._turns[chat_id] = live
                 if self._is_closed:
                     live.stop(is_closing=True)
+                self._clients[chat_id] = client
             writer = TurnWriter(self._manager, self._store, self._presets, live, client, continues)
             try:
-                threading.Thread(target=writer.run, name=f"turn {live.message_id[:8]}", daemon=True).start()
+                name = f"turn {live.message_id[:8]}"
+                threading.Thread(target=self._write, args=(writer, live), name=name, daemon=True).start()
             except RuntimeError as exc:  # the system has no thread left
                 writer.fail(exc)
             return live
+
+    def _write(self, writer: TurnWriter, live: LiveTurn) -> None:
+        """The turn's thread: the answer, then the calls in it that may run unasked."""
+        writer.run()
+        try:
+            self.tools.advance(live.message_id)
+        except RoostError as exc:  # deleted meanwhile, or the server ends
+            log.info("the calls of an answer were left: %s", exc)
+
+    def _go_on(self, message_id: str, results: Sequence[Message]) -> None:
+        """The next answer of a round of calls, below their results."""
+        chat_id = self._store.message(message_id).chat_id
+
+        def begin() -> LiveTurn:
+            parent_id = message_id
+            for result in results:
+                parent_id = self._store.add_message(chat_id, parent_id, result).id
+            return self._new_answer(chat_id, parent_id)
+
+        self._begin(chat_id, begin, self._clients.get(chat_id, ""))
+        self._tell(chat_id)
+
+    def _tell(self, chat_id: str) -> None:
+        for listener in self._listeners:
+            listener(chat_id)
 
     @contextmanager
     def _place_for(self, chat_id: str) -> Iterator[None]:
@@ -160,7 +200,7 @@ class ChatTurns:
 
 def can_continue(stored: StoredMessage) -> bool:
     """True for an answer that did not end by itself: stopped, failed, interrupted or at its length limit."""
-    is_done = stored.status == "complete" and stored.finish_reason == "stop"
+    is_done = stored.status == "complete" and stored.finish_reason in ("stop", "tool_calls")
     return stored.message.role is Role.ASSISTANT and not is_done
 
 

@@ -45,7 +45,8 @@ class CallState:
 
 
 class ToolLoop:
-    """``go_on(message_id, results)`` stores the results below an answer and begins the next one."""
+    """``go_on(message_id, results)`` stores the results below an answer and begins the next one; ``tell(chat_id)`` is
+    called when a call has its result."""
 
     def __init__(
         self,
@@ -53,11 +54,13 @@ class ToolLoop:
         tools: ToolStore,
         go_on: Callable[[str, Sequence[Message]], object],
         allowed_hosts: Collection[str] = (),
+        tell: Callable[[str], None] = lambda chat_id: None,
     ) -> None:
         self._store = store
         self._tools = tools
         self._go_on = go_on
         self._allowed_hosts = allowed_hosts
+        self._tell = tell
         self._lock = threading.Lock()
 
     def calls(self, stored: StoredMessage) -> tuple[CallState, ...]:
@@ -140,25 +143,26 @@ class ToolLoop:
     def _record(self, message_id: str, call_id: str, result: ToolResult, by: str) -> None:
         """The first result of a call stands."""
         with self._lock:
-            message = self._store.message(message_id).message
+            stored = self._store.message(message_id)
+            message = stored.message
             results = dict(message.metadata.get(CALLS, {}))
             results.setdefault(call_id, {"result": result.text, "is_error": result.is_error, "by": by})
             self._store.change_message(message_id, replace(message, metadata={**message.metadata, CALLS: results}))
+        self._tell(stored.chat_id)
 
     def _finish_round(self, message_id: str) -> None:
         with self._lock:
             stored = self._store.message(message_id)
             states = self.calls(stored)
-            if not states or any(state.status != "done" for state in states) or self._has_gone_on(stored):
+            is_open = not states or any(state.status != "done" for state in states)
+            if is_open or self._has_gone_on(stored) or self._rounds(message_id) > MAX_ROUNDS:
                 return
-            if self._rounds(message_id) > MAX_ROUNDS:
-                return
-            messages = [
+            results = [
                 Message(Role.TOOL, state.result, tool_call_id=state.call.id, name=state.call.name) for state in states
             ]
             try:
-                self._go_on(message_id, messages)
-            except RoostError as exc:  # shutting down, or another answer is being written: Regenerate is there
+                self._go_on(message_id, results)
+            except RoostError as exc:  # the server ends, or another answer is being written
                 log.warning("the round did not go on: %s", exc)
 
     def _has_gone_on(self, stored: StoredMessage) -> bool:

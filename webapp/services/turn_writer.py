@@ -22,9 +22,11 @@ from webapp.services.answer_text import AnswerPiece, AnswerText
 from webapp.services.live_turn import LiveTurn
 from webapp.services.presets import Presets
 from webapp.services.prompt_encoding import EncodedPrompt, encode_prompt, stop_sequences
+from webapp.services.tool_offer import call_constraint, offered_tools
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
+from webapp.storage.tools import ToolStore
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, require_model
 
@@ -61,6 +63,7 @@ class _Prompt:
     made_for: Inspection
     state: str | None
     preset: str
+    constraint: dict[str, Any] | None = None
 
 
 class TurnWriter:
@@ -72,6 +75,7 @@ class TurnWriter:
         self._manager = manager
         self._store = store
         self._presets = presets
+        self._tools = ToolStore(store.database)
         self._live = live
         self._client = client
         self._continues = continues
@@ -123,13 +127,17 @@ class TurnWriter:
             self._message = replace(self._message, think_mode=template.supported(think_mode))
             messages.pop()
         system = chat.system_prompt or preset.system_prompt
-        rendered = render(template, messages, system, think_mode, self._continues)
+        tools = offered_tools(chat.tools, self._tools, info)
+        rendered = render(template, messages, system, think_mode, self._continues, tools)
         rendered = replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop))
         params = self._presets.sampling(preset, chat.sampling, info.parameters)
         stops = stop_sequences(rendered.stop_strings, tokenizer)
         params = replace(params, stop_token_sequences=(*params.stop_token_sequences, *stops))
         state = self._presets.start_state(chat)
-        return _Prompt(rendered, encode_prompt(rendered, tokenizer), params, tokenizer, info, state, preset.name)
+        encoded = encode_prompt(rendered, tokenizer)
+        begun = tokenizer.decode(encoded.beginning) if self._continues else ""
+        constraint = None if chat.tools.is_free else call_constraint(rendered, consumed=begun)
+        return _Prompt(rendered, encoded, params, tokenizer, info, state, preset.name, constraint)
 
     def _replay(self, answer: AnswerText, encoded: EncodedPrompt) -> None:
         """Puts router and log where the answer broke off; what they hold back is written again with what follows."""
@@ -150,6 +158,7 @@ class TurnWriter:
             params=prompt.params,
             boundaries=prompt.encoded.boundaries,
             client=self._client,
+            constraint=prompt.constraint,
         )
 
     def _read(self, handle: Handle, answer: AnswerText) -> TokenOutput:
@@ -199,9 +208,11 @@ class TurnWriter:
 
     def _outcome(self, reason: FinishReason | None) -> tuple[str, str]:
         if self._answer is not None and self._answer.is_stopped:
-            return "complete", FinishReason.STOP.value
+            reason = FinishReason.STOP
         if reason is FinishReason.ABORT:
             return "interrupted" if self._live.is_closing else "stopped", reason.value
+        if reason is not FinishReason.LENGTH and self._answer is not None and self._answer.tool_calls:
+            return "complete", FinishReason.TOOL_CALLS.value
         return "complete", (reason or FinishReason.STOP).value
 
     def _fail(self, error: dict[str, Any]) -> None:
