@@ -11,6 +11,7 @@ from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import make_tensors, make_time_state, write_checkpoint, write_state
 from webapp.backends.rwkv_pip import RwkvPipBackend
 from webapp.backends.rwkv_pip.package import forget_package, import_package
+from webapp.cli import main
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
 from webapp.weights.checkpoint import inspect
@@ -93,3 +94,13 @@ def test_a_state_copied_out_of_a_model_is_the_one_that_was_merged(tmp_path, arch
     written = make_time_state(LAYERS, WIDTH // HEAD, HEAD)
     np.testing.assert_array_equal(found.layers, np.stack([written[n] for n in sorted(written)]))
     assert (found.origin.architecture, found.origin.told_by) == (architecture[0], "model")
+
+
+@pytest.mark.parametrize("architecture", ["5.2", "6", "7"])
+def test_it_is_the_same_out_of_a_file_in_web_rwkv_naming_which_turns_it(tmp_path, architecture):
+    sizes = {"n_layer": LAYERS, "n_embd": WIDTH, "head_size": HEAD}
+    write_checkpoint(tmp_path / "m.pth", architecture, **sizes, time_state=True)
+    assert main(["convert", str(tmp_path / "m.pth"), str(tmp_path / "m.st"), "--to", "st"]) == 0
+    assert inspect(tmp_path / "m.st").naming == "web-rwkv"
+    original, turned = merged_state(tmp_path / "m.pth"), merged_state(tmp_path / "m.st")
+    np.testing.assert_allclose(turned.layers, original.layers, atol=1e-3)  # fp16
