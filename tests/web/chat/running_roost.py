@@ -61,7 +61,7 @@ class RunningRoost:
             requests_per_s=1000,
             request_burst=1000,
             open_browser=False,
-            **settings,
+            **{"models_dir": models_dir(), **settings},
         )
         self.start()
 

@@ -1,0 +1,140 @@
+"""A preset from a template to the next answer, in a real browser: what is saved is what the engine is given."""
+
+import json
+import logging
+import shutil
+
+import pytest
+
+from tests.browser.acting import ask, until
+from tests.web.chat.running_roost import RunningRoost, fake_strategy, models_dir
+from tests.weights.make_checkpoints import write_state
+from webapp.backends.fake import FakeBackend
+
+WORDS = {
+    "en": {
+        "use": "Use this preset",
+        "reload": "Save and reload",
+        "at_once": "applies at once",
+        "late": "needs a reload",
+    },
+    "zh": {"use": "启用这个预设", "reload": "保存并重新加载", "at_once": "立即生效", "late": "需要重新加载模型"},
+}
+
+
+@pytest.fixture
+def roost(tmp_path):
+    """With a state that fits its model."""
+    folder = tmp_path / "models"
+    shutil.copytree(models_dir(), folder)
+    (folder / "states").mkdir()
+    write_state(folder / "states" / "poet.safetensors", n_layer=1, n_head=1, head_size=64)
+    roost = RunningRoost(tmp_path / "data", fake_strategy("Well."), models_dir=folder)
+    yield roost
+    roost.stop()
+
+
+@pytest.fixture
+def used(caplog):
+    """used() -> what the engine was given for the newest answer, from the log."""
+    caplog.set_level(logging.INFO, "webapp.requests")
+
+    def used():
+        rows = [json.loads(record.message) for record in caplog.records if record.name == "webapp.requests"]
+        return [row for row in rows if row["event"] == "begins"][-1]
+
+    return used
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """One entry for each time a model was loaded."""
+    found = []
+    load = FakeBackend.load
+
+    def counted(*args, **options):
+        found.append(1)
+        return load(*args, **options)
+
+    monkeypatch.setattr(FakeBackend, "load", counted)
+    return found
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_a_preset_from_a_template_holds_for_the_very_next_answer(roost, visit, used, loads, locale):
+    words = WORDS[locale]
+    creative = roost.app.extensions["presets"].find("creative")
+    page = visit(f"{roost.url}/?lang={locale}")
+    ask(page)
+    plain = used()
+
+    page.goto(f"{roost.url}/presets")
+    page.click(".page-actions .button-main")
+    page.check(f"input[value='{creative.id}']")
+    page.fill("#new-name", "Evenings")
+    page.click("[value=create]")
+    page.click(f"#standing button:has-text('{words['use']}')")
+    page.wait_for_selector("#standing.note-good")
+
+    page.fill("#field-temperature", "0.35")
+    page.select_option("#field-state", "poet.safetensors")
+    page.wait_for_selector(f"#save-text:has-text('{words['at_once']}')")
+    assert not page.is_visible("#save-and-use") and page.is_visible(".is-changed #field-temperature")
+    page.click(".save-bar [value=save]")
+    page.wait_for_selector("#strip:has-text('poet.safetensors')")
+
+    page.goto(roost.url)
+    ask(page, "And now?")
+    assert used()["sampling"]["temperature"] == 0.35 != plain["sampling"]["temperature"]
+    assert used()["state"] == "poet.safetensors" and used()["digest"] != plain["digest"]
+    assert len(loads) == 1
+
+    page.goto(f"{roost.url}/presets/{roost.app.extensions['presets'].active().id}")
+    page.check("#build-custom")
+    page.wait_for_selector("#field-strategy:not([readonly])")
+    page.fill("#field-strategy", fake_strategy("Otherwise."))
+    page.wait_for_selector(f"#save-text.is-waiting:has-text('{words['late']}')")
+    page.click(f".save-bar >> text={words['reload']}")
+    page.wait_for_selector("#standing.note-good")
+    page.goto(roost.url)
+    ask(page, "And at last?")
+    assert page.inner_text(".answer:last-child > .prose") == "Otherwise."
+    assert used()["sampling"]["temperature"] == 0.35 and len(loads) == 2
+
+
+def test_leaving_with_unsaved_changes_asks_first_and_two_tabs_lose_nothing(roost, visit):
+    presets = roost.app.extensions["presets"]
+    mine = presets.create("Mine")
+    page = visit(f"{roost.url}/presets/{mine.id}")
+    asked = []
+    page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
+    page.fill("#field-temperature", "0.4")
+    page.click(".back")
+    page.wait_for_timeout(200)
+    assert asked == ["beforeunload"] and page.url.endswith(mine.id)
+    presets.save(mine.id, {"temperature": 0.9})
+    page.expected.append("409")
+    page.click(".save-bar [value=save]")
+    page.wait_for_selector("#conflict td:has-text('0.9')")
+    assert page.input_value("#field-temperature") == "0.4"
+    page.click("[data-take=temperature]")
+    assert page.input_value("#field-temperature") == "0.9"
+    page.fill("#field-temperature", "0.5")
+    page.click(".save-bar [value=save]")
+    until(page, "!document.querySelector('#conflict')")
+    assert presets.get(mine.id).sampling == {"temperature": 0.5}
+
+
+def test_a_deleted_preset_comes_back_and_a_slider_moves_its_number(roost, visit):
+    mine = roost.app.extensions["presets"].create("Mine", {"top_p": 0.9})
+    page = visit(f"{roost.url}/presets")
+    page.click(f"[popovertarget=menu-{mine.id}]")
+    page.click(f"#menu-{mine.id} .menu-danger")
+    page.click(".toast button:has-text('Undo')")
+    page.click("text=Mine")
+    page.focus(".knob:has(#field-top_p) input[type=range]")
+    page.keyboard.press("ArrowLeft")
+    assert page.input_value("#field-top_p") == "0.89"
+    page.click(".knob:has(#field-top_p) .knob-reset")
+    assert page.input_value("#field-top_p") == "0.3"
+    page.on("dialog", lambda dialog: dialog.accept())
