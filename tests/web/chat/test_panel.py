@@ -1,0 +1,132 @@
+"""The panel beside a chat: its preset, its own values, and what other pages see of them."""
+
+import json
+import re
+import urllib.error
+
+import pytest
+
+
+@pytest.fixture
+def preset(roost):
+    presets = roost.app.extensions["presets"]
+    made = presets.create("Bold", {"temperature": 1.5, "system_prompt": "Be bold."})
+    yield made
+    presets.delete(made.id)
+
+
+def knob(page, name):
+    return re.search(
+        rf'<div class="knob([^"]*)" data-default="([^"]*)">\s*<div class="knob-top">\s*<label[^>]*knob-{name}"', page
+    )
+
+
+def base(**changes):
+    drawn = {"temperature": "1", "top_p": "0.3", "global_penalty": "false", "think_mode": "none"}
+    return json.dumps({**drawn, **changes})
+
+
+def test_every_sampling_parameter_is_there_and_the_chats_own_is_marked(roost):
+    page = roost.get(f"/chat/{roost.store.create(sampling={'top_k': 40}).id}")
+    names = re.findall(r'id="knob-(\w+)"', page)
+    assert len(names) == 10 and {"temperature", "min_p", "seed", "global_penalty"} <= set(names)
+    assert "is-changed" in knob(page, "top_k")[1] and "is-changed" not in knob(page, "min_p")[1]
+    assert '<details class="panel-more" id="more-knobs" open>' in page
+
+
+def test_the_preset_a_chat_follows_is_named_and_sets_the_values(roost, preset):
+    chat = roost.store.create(preset_id=preset.id)
+    page = roost.get(f"/chat/{chat.id}")
+    assert '<span class="head-preset" title="Preset">Bold</span>' in page
+    assert knob(page, "temperature")[2] == "1.5" and 'placeholder="Be bold."' in page
+    assert f'<option value="{preset.id}" selected>Bold</option>' in page
+
+
+def test_a_new_chat_can_begin_with_a_preset(roost, preset):
+    assert f'<option value="{preset.id}" selected>' in roost.get(f"/?preset={preset.id}")
+    assert "selected>Bold" not in roost.get("/?preset=../../etc")
+    address, _ = roost.post("/chat/do", do="options", chat="", preset=preset.id)
+    assert address == f"/?preset={preset.id}"
+
+
+def test_a_page_drawn_before_the_preset_changed_keeps_no_old_value(roost, preset):
+    """It shows temperature 1 as the preset's; only the top_p it moved is the chat's own."""
+    chat = roost.store.create(preset_id=preset.id)
+    roost.post("/chat/do", do="options", chat=chat.id, base=base(), temperature="1", top_p="0.5")
+    assert roost.store.get(chat.id).sampling == {"top_p": 0.5}
+
+
+def test_a_switch_that_is_off_counts_as_off(roost):
+    chat = roost.store.create(sampling={"global_penalty": True})
+    roost.post("/chat/do", do="options", chat=chat.id, base=base(), temperature="1")
+    assert roost.store.get(chat.id).sampling == {}
+    roost.post("/chat/do", do="options", chat=chat.id, base=base(), temperature="1", global_penalty="true")
+    assert roost.store.get(chat.id).sampling == {"global_penalty": True}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"preset": "nowhere"},
+        {"preset": "x" * 65},
+        {"state": "nowhere.pth"},
+        {"state": "../../etc/passwd"},
+        {"template": "evil"},
+        {"seed": "-1"},
+        {"top_k": ""},
+        {"base": "[" * 3000},
+        {"base": "[]"},
+        {"think_mode": "forever"},
+    ],
+)
+def test_what_cannot_be_is_refused_and_nothing_changes(roost, fields):
+    before = roost.store.create(title="Kept", sampling={"top_p": 0.9})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        roost.post("/chat/do", do="options", chat=before.id, **fields)
+    assert 400 <= refused.value.code < 500 and "toast-error" in refused.value.read().decode()
+    assert roost.store.get(before.id) == before
+
+
+def test_a_panel_is_saved_as_a_preset_that_the_chat_then_follows(roost, preset):
+    chat = roost.store.create(preset_id=preset.id, sampling={"top_p": 0.8}, system_prompt="Mine.")
+    page = roost.socket()
+    page.open(chat.id)
+    page.send(do="save_preset", chat=chat.id, name="Bolder", sent_as="c1")
+    frames = page.until_type("accepted")
+    assert any(isinstance(frame, str) and "Saved as preset “Bolder”." in frame for frame in frames)
+    page.close()
+    after = roost.store.get(chat.id)
+    made = roost.app.extensions["presets"].get(after.preset_id)
+    assert (made.name, made.system_prompt) == ("Bolder", "Mine.")
+    assert made.sampling == {"temperature": 1.5, "top_p": 0.8}
+    assert (after.sampling, after.system_prompt) == ({}, "")
+    roost.app.extensions["presets"].delete(made.id)
+
+
+def test_choosing_a_preset_draws_the_panel_anew_and_moving_a_slider_does_not(roost, preset):
+    page = roost.socket()
+    page.open()
+    page.until(lambda frame: isinstance(frame, str) and 'id="options"' in frame)
+    page.send(do="options", chat="", preset="", base=base(), temperature="0.5", sent_as="c1")
+    assert not any('id="options"' in frame for frame in page.until_type("accepted") if isinstance(frame, str))
+    page.send(do="options", chat="", preset=preset.id, base=base(), temperature="0.5", sent_as="c2")
+    drawn = next(f for f in page.until_type("accepted") if isinstance(f, str) and 'id="options"' in f)
+    assert 'value="0.5"' in drawn and knob(drawn, "temperature")[2] == "1.5"
+    page.close()
+
+
+def test_an_open_page_hears_of_a_preset_saved_elsewhere(roost, preset):
+    page = roost.socket()
+    page.open(roost.store.create(preset_id=preset.id).id)
+    page.until(lambda frame: isinstance(frame, str) and 'id="options"' in frame)
+    roost.app.extensions["presets"].save(preset.id, {"temperature": 0.4})
+    drawn = page.until(lambda frame: isinstance(frame, str) and 'id="options"' in frame)[-1]
+    assert knob(drawn, "temperature")[2] == "0.4"
+    page.close()
+
+
+def test_a_preset_for_another_model_offers_to_load_it_or_says_it_is_not_here(roost):
+    presets = roost.app.extensions["presets"]
+    page = roost.get(f"/?preset={presets.find('coding').id}")
+    assert "“Coding” is made for rwkv7-g1j-2.9b" in page and 'href="/models"' in page
+    assert 'id="load-offer" role="status" hidden' in roost.get("/")
