@@ -26,7 +26,7 @@ class Measured:
 
 def measure(path: Path, strategy: str, folder: Path, sequences: int = 1) -> Measured:
     """On Linux. Starts the engine as the server does; ``folder`` is the manager's data folder."""
-    settings = Settings(data_dir=folder, models_dir=path.parent, model=path.name, strategy=strategy)
+    settings = Settings(data_dir=folder, models_dir=path.parent, model=path.name, strategy=strategy, threads=1)
     manager = ModelManager(settings, start_engine_process, ModelLibrary(path.parent, folder))
     try:
         manager.load()

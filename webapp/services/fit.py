@@ -23,7 +23,7 @@ CACHE_BYTES = 256 * 2**20
 @dataclass(frozen=True)
 class DeviceFit:
     """One device, ``ram`` or ``cuda:0``. ``needed_bytes``: with one answer being written. ``peak_bytes``: the most
-    there will be, also during the load. ``free_bytes`` and ``total_bytes`` are None for a device that cannot be asked."""
+    there will be, also during the load. ``free_bytes``, ``total_bytes`` are None for a device that cannot be asked."""
 
     device: str
     weights_bytes: int

@@ -33,8 +33,9 @@ class DeferredEmbedding(DeferredTensor):
         assert self._norm is not None
         precision = self._dtype or torch.float32
         weight, bias = (_real(value).to(precision).cpu() for value in self._norm)
-        if self._may_stay_narrow and dtype is torch.float32 and is_narrow(self._weights.infos[self._name].dtype):
-            return EmbeddingRows(self._weights.read(self._name), weight, bias)
+        stored = self._weights.infos[self._name].dtype
+        if self._may_stay_narrow and dtype is torch.float32 and is_narrow(stored):
+            return EmbeddingRows(super().real(getattr(torch, stored)), weight, bias)
         rows = torch.empty(self.shape, dtype=dtype)
         for start, piece in self._weights.pieces(self._name):
             normalised = torch.nn.functional.layer_norm(piece.to(precision), weight.shape, weight, bias)

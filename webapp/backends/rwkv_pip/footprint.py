@@ -29,7 +29,7 @@ BASE_BYTES = 250 * MIB
 the first token. Measured with torch 2.13 for CPUs on Linux: docs/memory.md."""
 CUDA_HOST_BYTES, CUDA_DEVICE_BYTES = 700 * MIB, 500 * MIB
 """A CUDA context: in main memory on top of the base, and on each card. Not measured, no card was at hand."""
-READING_BYTES = 80 * MIB
+READING_BYTES = 40 * MIB
 """Of the file that is held while it is read, and the pieces in work (``deferred_weights``: 32 MB and 4 MB)."""
 CHUNK_TOKENS = 64
 """Of a prompt, in one call; the setting ``prefill_chunk`` has this default."""
