@@ -28,7 +28,7 @@ class PackedStatic:
 
     def send(self, **values: Any) -> Response:
         response: Response = self._view(**values)
-        if not response.mimetype.startswith(TEXT):
+        if not (response.mimetype or "").startswith(TEXT):
             return response
         response.vary.add("Accept-Encoding")
         if response.status_code != 200 or "Range" in request.headers or not accepts_gzip():
@@ -47,7 +47,8 @@ class PackedStatic:
             response.set_data(packed)
             response.headers["Content-Encoding"] = "gzip"
             response.set_etag(f"{etag}.gz")
-        return response.make_conditional(request)
+        response.make_conditional(request)
+        return response
 
     def _known(self, path: str, etag: str) -> bytes | None:
         with self._lock:

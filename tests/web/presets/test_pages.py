@@ -280,3 +280,17 @@ def test_names_are_escaped_wherever_they_stand(browser):
     for path in ("/presets", "/presets/new", f"/presets/{mine.id}"):
         page = browser.get(path)[1]
         assert "<img src=x" not in page and "</textarea><script>" not in page
+
+
+def test_pages_stay_light(tmp_path):
+    from tests.web.chat.running_roost import RunningRoost, fake_strategy
+
+    roost = RunningRoost(tmp_path, fake_strategy())
+    try:
+        presets = roost.app.extensions["presets"]
+        for number in range(30):
+            presets.create(f"Preset {number}", {"temperature": 1.5})
+        for path in ("/presets", "/presets/new", "/presets/compare", f"/presets/{presets.active().id}"):
+            assert roost.weight(path) < 150 * 1024, path
+    finally:
+        roost.stop()

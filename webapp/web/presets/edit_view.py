@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from webapp.errors import RoostError
 from webapp.i18n import translate_error
 from webapp.services.preset_fields import NAME_CHARS, NOTE_CHARS, flat
 from webapp.services.preset_parameters import BY_NAME, PARAMETERS, PROMPT, SAMPLING
+from webapp.services.strategy_choice import custom_kernel
 from webapp.storage.presets import Preset
 from webapp.web.chat.contexts import Toast
 from webapp.web.presets.builder_input import BuilderInput, input_of
@@ -97,7 +98,16 @@ def with_error(builder: Builder, error: str) -> Builder:
 def _options(house: House, maker: FieldMaker, preset: Preset, raw: Mapping[str, str], t: Words) -> tuple[Field, ...]:
     tokenizer = raw.get("tokenizer", preset.options.get("tokenizer", ""))
     choices = {"tokenizer": tokenizer_choices(house.library, tokenizer, t)}
-    return tuple(maker.make(name, choices.get(name, ())) for name in OPTIONS)
+    return tuple(_with_kernel(maker.make(name, choices.get(name, ())), t) for name in OPTIONS)
+
+
+def _with_kernel(option: Field, t: Words) -> Field:
+    """CUDA kernels of its own: why this machine could not build them."""
+    kernel = custom_kernel() if option.name == "custom_cuda" else None
+    if kernel is None or kernel.is_available:
+        return option
+    reason = t(kernel.reason_key, **kernel.params)
+    return replace(option, help=f"{option.help} {t('preset_page.kernel', reason=reason)}")
 
 
 def _differences(maker: FieldMaker, preset: Preset, draft: Draft) -> Iterator[Difference]:

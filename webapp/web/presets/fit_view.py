@@ -54,7 +54,7 @@ def sentence(fit: Fit, t: Words) -> str:
     free = size_text(fit.free_bytes)
     if fit.verdict == "does_not_fit":
         return t("preset_page.fit.does_not_fit", needed=needed, free=free)
-    return t(f"preset_page.fit.{fit.verdict}", needed=needed, free=free, seats=fit.seats)
+    return t(f"preset_page.fit.{fit.verdict}", needed=needed, free=free, seats=f"{fit.seats:,}")
 
 
 def detail(fit: Fit, t: Words) -> str:
@@ -69,8 +69,8 @@ def _switch(other: Alternative, t: Words) -> Switch:
 
 def _bar(device: DeviceFit, t: Words) -> MemoryBar:
     free = device.free_bytes or 0
-    share = min(100, round(100 * device.needed_bytes / free)) if free > 0 else 100
+    share = min(100, round(100 * device.peak_bytes / free)) if free > 0 else 100
     name = t("preset_page.fit.ram") if device.device == "ram" else device.device.upper()
-    kind = "red" if device.needed_bytes > free else "amber" if share > FULL_PERCENT else ""
-    shown = t("preset_page.fit.of", needed=size_text(device.needed_bytes), free=size_text(free))
+    kind = "red" if device.peak_bytes > free else "amber" if share > FULL_PERCENT else ""
+    shown = t("preset_page.fit.of", needed=size_text(device.peak_bytes), free=size_text(free))
     return MemoryBar(name, shown, share, kind)
