@@ -10,9 +10,27 @@ from tests.web.api.api_server import ApiServer
 from tests.web.chat.running_roost import fake_strategy
 from webapp.web.api.routes import ROUTES
 
-FUZZED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/v1/models/{name}",
-          "/v1/tokenize", "/v1/detokenize", "/v1/messages", "/v1/messages/count_tokens", "/api/chat",
-          "/api/generate", "/api/tags", "/api/ps", "/api/show", "/api/version", "/update-config", "/status", "/health", "/metrics")  # fmt: skip
+FUZZED = [
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/models/{name}",
+    "/v1/tokenize",
+    "/v1/detokenize",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/api/chat",
+    "/api/generate",
+    "/api/tags",
+    "/api/ps",
+    "/api/show",
+    "/api/version",
+    "/update-config",
+    "/status",
+    "/health",
+    "/metrics",
+]
 """All but /switch-model, which would leave no model for the others, and /exit."""
 EXAMPLES = int(os.environ.get("ROOST_FUZZ_EXAMPLES", "10"))
 

@@ -1,0 +1,83 @@
+"""200 seeded requests, streamed and not: the same text, thinking, reason, counts and logprobs."""
+
+from __future__ import annotations
+
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+CHAT = "/v1/chat/completions"
+STOPS = ["a", "e", "\n", " ", "的", "é", "🐦", "th", "\n\n", "User", "。", "wires. 鸟"]
+TEXTS = (
+    ">\nWhat is 🐦?\nA bird.\n</think>\nBirds 🐦🐦 sit on wires. 鸟儿很安全。\n\n- one\n- two 👨‍👩‍👧\n\nUser: no",
+    "Ünïcödé 𝔘 and   spaces  \n\n\n```\ncode\n```\n\nthe end \n\n",
+    " <think>\nHm </thin\n</think> Done. 完成。",
+)
+
+
+def case(number):
+    rng = random.Random(number)
+    return {
+        "messages": [{"role": "user", "content": f"Question {number} 问题"}],
+        "seed": number,
+        "temperature": rng.choice([0.5, 1, 2]),
+        "top_p": rng.choice([0.5, 1]),
+        "max_tokens": rng.randint(1, 40) if number % 3 else 90,
+        "stop": rng.sample(STOPS, rng.randint(0, 3)) or None,
+        "reasoning_effort": rng.choice([None, "minimal", "high"]),
+        "logprobs": rng.random() < 0.4,
+        "n": rng.choice([1, 1, 1, 2]),
+    }
+
+
+def added_up(events):
+    """Chunks as the choices of a whole answer."""
+    found = {}
+    for event in events[:-1]:
+        for choice in event["choices"]:
+            one = found.setdefault(choice["index"], {"content": "", "reasoning": "", "reason": None, "logprobs": []})
+            one["content"] += choice["delta"].get("content") or ""
+            one["reasoning"] += choice["delta"].get("reasoning_content") or ""
+            one["reason"] = choice["finish_reason"] or one["reason"]
+            one["logprobs"] += (choice["logprobs"] or {}).get("content") or []
+    return found
+
+
+def as_added_up(whole):
+    return {
+        choice["index"]: {
+            "content": choice["message"]["content"],
+            "reasoning": choice["message"].get("reasoning_content") or "",
+            "reason": choice["finish_reason"],
+            "logprobs": (choice["logprobs"] or {}).get("content") or [],
+        }
+        for choice in whole["choices"]
+    }
+
+
+def without_cached(usage):
+    return {name: value for name, value in usage.items() if name != "prompt_tokens_details"}
+
+
+def same(server, asked):
+    status, whole = server.post(CHAT, asked)
+    assert status == 200, whole
+    events = server.events(CHAT, {**asked, "stream": True, "stream_options": {"include_usage": True}})
+    assert events[-1] == "[DONE]"
+    assert added_up(events) == as_added_up(whole), asked
+    assert without_cached(events[-2]["usage"]) == without_cached(whole["usage"]), asked
+    for choice in whole["choices"]:
+        text = choice["message"]["content"]
+        assert not any(stop in text for stop in asked["stop"] or ()), (asked, text)
+    return whole
+
+
+@pytest.mark.parametrize("answer, count", [(None, 110), *((text, 30) for text in TEXTS)], ids=["noise", "1", "2", "3"])
+def test_streamed_and_whole_answers_are_the_same(serve, answer, count):
+    """``noise``: tokens drawn from all of the vocabulary, so that characters are cut and stops come anywhere."""
+    server = serve(strategy="fake slots=16") if answer is None else serve(answer)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda number: same(server, case(number)), range(count)))
+    reasons = {choice["finish_reason"] for whole in found for choice in whole["choices"]}
+    assert reasons == {"stop", "length"}
