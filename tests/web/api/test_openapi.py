@@ -10,7 +10,7 @@ from tests.web.api.api_server import ApiServer
 from tests.web.chat.running_roost import fake_strategy
 from webapp.web.api.routes import ROUTES
 
-FUZZED = [
+FUZZED = (
     "/v1/chat/completions",
     "/v1/completions",
     "/v1/embeddings",
@@ -30,7 +30,7 @@ FUZZED = [
     "/status",
     "/health",
     "/metrics",
-]
+)
 """All but /switch-model, which would leave no model for the others, and /exit."""
 EXAMPLES = int(os.environ.get("ROOST_FUZZ_EXAMPLES", "10"))
 
