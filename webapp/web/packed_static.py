@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, request
@@ -21,7 +22,7 @@ class PackedStatic:
     """Flask's own static view, its text packed once per version of a file."""
 
     def __init__(self, app: Flask) -> None:
-        self._view = app.view_functions["static"]
+        self._view: Callable[..., Any] = app.view_functions["static"]
         self._packed: dict[str, tuple[str, bytes]] = {}
         self._lock = threading.Lock()
         app.view_functions["static"] = self.send
