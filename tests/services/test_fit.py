@@ -149,9 +149,9 @@ def test_what_does_not_fit_comes_with_what_would(gpu: None) -> None:
 
 
 def test_a_card_with_too_little_is_the_tightest_device(gpu: None) -> None:
-    found = fit.estimate(big("6"), "cuda fp16", machine(32, 2.0))
+    found = fit.estimate(big("6"), "cuda fp16", machine(32, 2.2))
     assert found.verdict == "does_not_fit" and found.tightest.device == "cuda:0"
-    assert found.free_bytes == 2 * GB
+    assert found.free_bytes == 2.2 * GB
     streamed = [other for other in found.alternatives if other.verdict == "fits" and "cuda" in other.strategy]
     assert streamed and any("+" in other.strategy for other in streamed)
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_no_model_cannot_run(tmp_path: Path) -> None:
         ("7", 1, (), "cpu bf16"),
         ("6", 32, (8.0,), "cuda fp16"),
         ("6", 32, (3.0,), "cuda fp16i8 -> cuda fp16 *1"),
-        ("6", 32, (2.0,), "cuda fp16 *6+"),
+        ("6", 32, (2.2,), "cuda fp16 *6+"),
         ("7", 32, (2.0,), "cpu fp32"),
     ],
 )

@@ -126,14 +126,25 @@ def test_without_the_package_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -
     assert nvidia.read_gpus() == ()
 
 
-def test_neither_the_probe_nor_an_estimate_brings_torch() -> None:
+def test_asking_what_there_is_brings_neither_numpy_nor_torch() -> None:
+    code = (
+        "import sys; from webapp.services import fit, hardware, strategy_choice;"
+        "hardware.probe(); strategy_choice.kinds(); strategy_choice.validate('cpu fp32 *3 -> cpu bf16');"
+        "sys.exit(str({'torch', 'numpy', 'rwkv'} & set(sys.modules) or 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.stderr.strip() == "0"
+
+
+def test_an_estimate_brings_no_torch() -> None:
     code = (
         "import sys; from webapp.services import fit, hardware, strategy_choice;"
         "from webapp.weights.inspection import inspect;"
         "from webapp.resources import STARTER_MODEL, resource_dir;"
         "found = inspect(resource_dir('models') / STARTER_MODEL);"
-        "print(strategy_choice.recommend(hardware.probe(), found).strategy);"
-        "strategy_choice.kinds(); fit.estimate(found, 'cpu bf16', hardware.probe());"
-        "sys.exit(bool({'torch', 'numpy', 'rwkv'} & set(sys.modules)))"
+        "assert strategy_choice.recommend(hardware.probe(), found).strategy;"
+        "assert fit.estimate(found, 'cpu bf16', hardware.probe()).devices;"
+        "sys.exit(str({'torch', 'rwkv'} & set(sys.modules) or 0))"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.stderr.strip() == "0"

@@ -5,6 +5,20 @@ Here it gets its own copy of its module per model (``package``) and tensors that
 (``deferred_weights``); ``requirements`` says beforehand what it can run. Nothing heavy is imported with this room.
 """
 
-from webapp.backends.rwkv_pip.backend import RwkvPipBackend, set_threads
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from webapp.backends.rwkv_pip.backend import RwkvPipBackend, set_threads
 
 __all__ = ["RwkvPipBackend", "set_threads"]
+
+
+def __getattr__(name: str) -> Any:
+    """The backend itself, which brings numpy, at first use: pages ask this room's ``requirements`` alone."""
+    if name not in __all__:
+        raise AttributeError(name)
+    from webapp.backends.rwkv_pip import backend
+
+    return getattr(backend, name)

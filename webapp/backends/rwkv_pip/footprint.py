@@ -130,7 +130,8 @@ def _run_extra(model: ModelFile, config: ModelConfig, places: tuple[LayerPlaceme
         device = device_name(place.device)
         if device == RAM or not _is_matrix(tensor) or tensor.name == EMBEDDING:
             continue
-        if place.is_streamed or place.is_int8:  # the package restores int8 in two whole copies
+        passes = place.is_streamed and tensor.name.endswith(STREAMED)
+        if passes or place.is_int8:  # the package restores int8 in two whole copies
             needed = activations + tensor.numel * DTYPE_BYTES[place.dtype] * (2 if place.is_int8 else 1)
             extra[device] = max(extra[device], needed)
     return dict(extra)
