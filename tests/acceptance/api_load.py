@@ -26,6 +26,8 @@ from tests.acceptance.served_roost import ServedRoost
 
 FAKE = "fake slots=32 delay_ms=4"
 WORDS = [chr(65 + number // 26) + chr(97 + number % 26) for number in range(26 * 26)]
+LIMITS = ("--api-streams-per-client", "70", "--api-streams", "70", "--http-threads", "96", "--state-cache-bytes", "16M")
+"""Room for streams that reconnect and the long prompt; a small cache is full soon, so memory tells about leaks."""
 PAGES = ("/status", "/health", "/")
 
 
@@ -169,7 +171,7 @@ def p99_ms(seconds: list[float]) -> float:
 
 
 def run(seconds: float, streams: int, prompt_tokens: int, strategy: str, data_dir: Path) -> dict[str, Any]:
-    with ServedRoost(data_dir, "--strategy", strategy) as roost:
+    with ServedRoost(data_dir, "--strategy", strategy, *LIMITS) as roost:
         post(roost, "/v1/completions", {"prompt": "a", "max_tokens": 1})  # the model is loaded
         load = Load(roost, streams, prompt_tokens)
         warm = min(10.0, seconds / 4)

@@ -6,10 +6,13 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from webapp.chat.events import ContentDelta
+from webapp.chat.events import ContentDelta, ToolCallReady
+from webapp.chat.messages import ToolCall
 from webapp.chat.prompt_rendering import RenderedPrompt
 from webapp.chat.stream_router import Delta, StopFilter, StreamRouter
+from webapp.chat.tool_parser import ToolCallParser
 from webapp.engine.outputs import TokenLogprob
+from webapp.services.answer_text import new_call_id
 from webapp.services.completion_events import AnswerToken, Piece
 from webapp.tokenizer import StreamDecoder, Tokenizer
 
@@ -21,7 +24,8 @@ class _Pending:
 
 
 class ChoiceText:
-    """Three stages: characters, then template stops and thinking, then the request's own stops, on content alone.
+    """Stages: characters, then template stops and thinking, then calls where tools are offered, then the request's own
+    stops, on what content is left.
 
     Fed token by token, so the pieces join to the same text however the engine's outputs were cut.
     """
@@ -33,6 +37,8 @@ class ChoiceText:
         self._decoder = StreamDecoder(tokenizer)
         self._router = _router_of(rendered)
         self._stops = StopFilter(stops)
+        tools = rendered.tools
+        self._calls = ToolCallParser(tools.dialect.syntax, tools.names, new_call_id) if tools else None
         self._raw_length = 0
         self._pending: deque[_Pending] = deque()
 
@@ -45,6 +51,10 @@ class ChoiceText:
     def stopped_by(self) -> str | None:
         """The request's own stop that came; None for the template's."""
         return self._stops.stopped_by
+
+    @property
+    def has_called(self) -> bool:
+        return self._calls is not None and self._calls.has_called
 
     def feed(self, token_id: int, logprobs: tuple[TokenLogprob, ...] = ()) -> Piece:
         if self.is_stopped:
@@ -75,8 +85,18 @@ class ChoiceText:
     def _piece(self, deltas: list[Delta], is_end: bool) -> Piece:
         content = "".join(delta.text for delta in deltas if isinstance(delta, ContentDelta))
         reasoning = "".join(delta.text for delta in deltas if not isinstance(delta, ContentDelta))
+        content, calls = self._parsed(content, is_end)
         shown = self._stops.feed(content) + (self._stops.flush() if is_end else "")
-        return Piece(shown, reasoning, self._released(is_end))
+        return Piece(shown, reasoning, self._released(is_end), calls)
+
+    def _parsed(self, content: str, is_end: bool) -> tuple[str, tuple[ToolCall, ...]]:
+        """What of the content is text, and the calls in it. A stop of the request's takes later calls away too."""
+        if self._calls is None:
+            return content, ()
+        pieces = self._calls.feed(content) + (self._calls.finish() if is_end else [])
+        text = "".join(piece.text for piece in pieces if isinstance(piece, ContentDelta))
+        calls = tuple(piece.call for piece in pieces if isinstance(piece, ToolCallReady))
+        return text, () if self.stopped_by is not None else calls
 
     def _released(self, is_end: bool) -> tuple[AnswerToken, ...]:
         """Tokens of which something is sure to be shown; at the end, all that no stop has taken away."""

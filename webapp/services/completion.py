@@ -25,8 +25,9 @@ from webapp.services.completion_events import (
     ChoiceWaiting,
     CompletionEvent,
 )
-from webapp.services.completion_order import CompletionOrder, constraint_of
+from webapp.services.completion_order import CompletionOrder
 from webapp.services.completion_prompt import PreparedPrompt, prepare_prompt
+from webapp.services.completion_structure import constraint_of
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection
 
@@ -55,14 +56,14 @@ class Completions:
 
     def start(self, order: CompletionOrder) -> Completion:
         """Queues the first choice of every prompt. Raises what is wrong with the order, and what submit raises."""
-        constraint = constraint_of(order.structure)
         info = self._manager.model_info()  # first: submit refuses what was made for a model chosen before
         tokenizer = self._manager.tokenizer()
-        prompts = [prepare_prompt(prompt, self.defaults, info, tokenizer) for prompt in order.prompts]
+        prompts = [prepare_prompt(p, self.defaults, info, tokenizer, order.structure) for p in order.prompts]
         params = self.defaults.sampling(order.sampling, info.parameters)
         stops = self.defaults.stop if order.stop is None else order.stop
         choices: list[Choice] = []
         for place, prompt in enumerate(prompts):
+            constraint = constraint_of(order.structure, prompt.rendered)
             for number in range(order.choices):
                 request = _request(prompt, params, number, order.client, constraint)
                 text = ChoiceText(prompt.rendered, tokenizer, stops)
@@ -210,7 +211,8 @@ class Completion:
         decoded = text.fed if text.is_stopped or stats is None else stats.decoded_tokens
         cached = stats.cached_tokens if stats else 0
         usage = ChoiceUsage(len(choice.request.prompt_token_ids), decoded, cached, text.thought)
-        yield ChoiceFinished(choice.number, "stop" if is_stop else "length", usage, text.stopped_by or "")
+        ending = "length" if not is_stop else "tool_calls" if text.has_called else "stop"
+        yield ChoiceFinished(choice.number, ending, usage, text.stopped_by or "")
 
 
 def _waiting(choice: int, event: object) -> ChoiceWaiting | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from webapp.chat.messages import ToolCall
 from webapp.engine.outputs import TokenLogprob
 
 
@@ -19,14 +20,15 @@ class AnswerToken:
 
 @dataclass(frozen=True)
 class Piece:
-    """More of an answer; ``tokens`` only where logprobs were asked for."""
+    """More of an answer; ``tokens`` only where logprobs were asked for. ``calls`` are whole."""
 
     content: str = ""
     reasoning: str = ""
     tokens: tuple[AnswerToken, ...] = ()
+    calls: tuple[ToolCall, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.content or self.reasoning or self.tokens)
+        return bool(self.content or self.reasoning or self.tokens or self.calls)
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class ChoiceDelta:
 
 @dataclass(frozen=True)
 class ChoiceFinished:
-    """``reason``: stop or length. ``stop`` is the stop string of the request that ended it, "" when none did."""
+    """``reason``: stop, length or tool_calls. ``stop`` is the request's own stop that ended it, "" when none did."""
 
     choice: int
     reason: str

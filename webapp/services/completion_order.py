@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.chat.messages import Message, ThinkMode
-from webapp.errors import ParameterUnsupported
 
 
 @dataclass(frozen=True)
@@ -43,6 +42,8 @@ class Structure:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: Any = None
     response_format: Mapping[str, Any] | None = None
+    is_parallel: bool = True
+    """Several calls in one answer may be made."""
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,3 @@ class CompletionOrder:
     state: str | None = None
     client: str = ""
     structure: Structure = Structure()
-
-
-def constraint_of(structure: Structure) -> dict[str, Any] | None:
-    """The description the engine makes a constraint of; None for free text.
-
-    The place where structured decoding comes in. Until then what it would be needed for is refused, not ignored.
-    """
-    if structure.tools and structure.tool_choice != "none":
-        raise ParameterUnsupported(param="tools", reason="this version of Roost cannot call functions yet")
-    kind = (structure.response_format or {}).get("type", "text")
-    if kind != "text":
-        reason = f"this version of Roost cannot hold an answer to {kind} yet"
-        raise ParameterUnsupported(param="response_format", reason=reason)
-    return None

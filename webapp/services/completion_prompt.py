@@ -9,12 +9,16 @@ from pathlib import Path
 from webapp.chat.messages import Role
 from webapp.chat.prompt_rendering import PromptPiece, RenderedPrompt, render
 from webapp.chat.prompt_templates import PromptTemplate, all_templates, default_template
+from webapp.chat.tool_dialects import OfferedTools
 from webapp.errors import ParameterInvalid
 from webapp.services.completion_defaults import CompletionDefaults
-from webapp.services.completion_order import ChatPrompt, Prompt, TextPrompt
+from webapp.services.completion_order import ChatPrompt, Prompt, Structure, TextPrompt
+from webapp.services.completion_structure import offered_by
 from webapp.services.prompt_encoding import encode_prompt, stop_sequences
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, require_model
+
+NO_STRUCTURE = Structure()
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,17 @@ class PreparedPrompt:
 
 
 def prepare_prompt(
-    prompt: Prompt, defaults: CompletionDefaults, info: Inspection, tokenizer: Tokenizer
+    prompt: Prompt,
+    defaults: CompletionDefaults,
+    info: Inspection,
+    tokenizer: Tokenizer,
+    structure: Structure = NO_STRUCTURE,
 ) -> PreparedPrompt:
     """ParameterInvalid for a template that does not exist, or a conversation that cannot be continued."""
-    rendered = _rendered_chat(prompt, defaults, info) if isinstance(prompt, ChatPrompt) else _rendered_text(prompt)
+    if isinstance(prompt, ChatPrompt):
+        rendered = _rendered_chat(prompt, defaults, info, offered_by(structure, info))
+    else:
+        rendered = _rendered_text(prompt)
     encoded = encode_prompt(rendered, tokenizer)
     # The state one token before the end is where n answers to one prompt, or the same prompt again, can begin.
     last = len(encoded.token_ids) - 1
@@ -44,12 +55,14 @@ def _rendered_text(prompt: TextPrompt) -> RenderedPrompt:
     return RenderedPrompt((PromptPiece(prompt.text, prompt.token_ids),), is_raw=True)
 
 
-def _rendered_chat(prompt: ChatPrompt, defaults: CompletionDefaults, info: Inspection) -> RenderedPrompt:
+def _rendered_chat(
+    prompt: ChatPrompt, defaults: CompletionDefaults, info: Inspection, tools: OfferedTools
+) -> RenderedPrompt:
     if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
         raise ParameterInvalid(param="messages", reason="only a last message by the assistant can be continued")
     template = _named(_template_of(prompt.template or defaults.template, info), prompt.names)
     think_mode = defaults.think_mode if prompt.think_mode is None else prompt.think_mode
-    return render(template, prompt.messages, "", think_mode, prompt.continue_last)
+    return render(template, prompt.messages, "", think_mode, prompt.continue_last, tools)
 
 
 def _template_of(name: str, info: Inspection) -> PromptTemplate:

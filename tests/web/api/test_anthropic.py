@@ -93,7 +93,7 @@ def test_results_of_tools_are_read(client):
         {"max_tokens": 0},
         {"extra_body": {"temperature": 9}},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
-        {"tools": [{"name": "f", "input_schema": {"type": "object"}}]},
+        {"tools": [{"name": "no name", "input_schema": {"type": "object"}}]},
     ],
     ids=str,
 )

@@ -78,7 +78,6 @@ def test_what_is_here(client, server):
         (lambda client: client.show("nobody"), 404),
         (lambda client: client.chat(model="m", messages=HELLO, options={"temperature": 9}), 400),
         (lambda client: client.chat(model="m", messages=[{"role": "king", "content": "x"}]), 400),
-        (lambda client: client.chat(model="m", messages=HELLO, format="json"), 400),
         (lambda client: client.generate(model="m", prompt="a", suffix="b"), 400),
     ],
 )

@@ -253,15 +253,5 @@ def test_an_unknown_model_is_any_unless_names_are_strict(serve):
     assert (error.value.code, error.value.param) == ("model_not_found", "model")
 
 
-def test_what_needs_structured_decoding_is_refused_until_it_is_there(client):
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
-    for options in ({"tools": [tool]}, {"response_format": {"type": "json_object"}}):
-        with pytest.raises(openai.BadRequestError) as error:
-            ask(client, **options)
-        assert error.value.code == "unsupported_parameter" and error.value.param in options
-    assert ask(client, tools=[tool], tool_choice="none").choices[0].message.content == ANSWER
-    assert ask(client, response_format={"type": "text"}).choices[0].message.content == ANSWER
-
-
 def test_fields_nobody_knows_are_ignored(client):
     assert ask(client, user="me", extra_body={"chat_template_kwargs": {}}).choices[0].message.content == ANSWER

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flask import current_app, g, request
 
+from webapp.chat.messages import ToolCall
 from webapp.errors import ParameterInvalid
 from webapp.services.completion import Completion, Completions
 from webapp.services.completion_events import (
@@ -99,6 +100,7 @@ class WholeChoice:
     content: str = ""
     reasoning: str = ""
     tokens: list[AnswerToken] = field(default_factory=list)
+    calls: list[ToolCall] = field(default_factory=list)
     reason: str = ""
     stop: str = ""
     usage: ChoiceUsage = field(default_factory=ChoiceUsage)
@@ -113,6 +115,7 @@ def whole_choices(answering: Answering) -> list[WholeChoice]:
             choice.content += event.piece.content
             choice.reasoning += event.piece.reasoning
             choice.tokens += event.piece.tokens
+            choice.calls += event.piece.calls
         elif isinstance(event, ChoiceFinished):
             choice = found.setdefault(event.choice, WholeChoice())
             choice.reason, choice.stop, choice.usage = event.reason, event.stop, event.usage

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -21,6 +21,12 @@ class ThinkingOut(msgspec.Struct, tag_field="type", tag="thinking"):
     signature: str = ""
 
 
+class ToolUseOut(msgspec.Struct, tag_field="type", tag="tool_use"):
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
 class MessageUsage(msgspec.Struct, kw_only=True):
     """``input_tokens`` are those that were read; those a remembered state held already stand beside."""
 
@@ -35,7 +41,7 @@ class MessageAnswer(msgspec.Struct, kw_only=True):
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
     model: str
-    content: list[TextOut | ThinkingOut]
+    content: list[TextOut | ThinkingOut | ToolUseOut]
     stop_reason: StopReason | None
     stop_sequence: str | None
     usage: MessageUsage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from typing import Any
 from flask import Response
 
 from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
-from webapp.services.completion_order import constraint_of
 from webapp.services.completion_prompt import prepare_prompt
 from webapp.web.api.answering import Answering, begin, client_name, the_completions, whole_choices
 from webapp.web.api.anthropic.answers import (
@@ -20,12 +20,14 @@ from webapp.web.api.anthropic.answers import (
     TextOut,
     ThinkingOut,
     TokenCount,
+    ToolUseOut,
 )
 from webapp.web.api.anthropic.request import CountRequest, MessageRequest, order_of, prompt_of, structure_of
 from webapp.web.api.body import read_body
 from webapp.web.api.served_model import served_model, the_manager
 from webapp.web.api.streaming import answer, named_event, stream
 
+OutBlock = TextOut | ThinkingOut | ToolUseOut
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'
 
 
@@ -43,23 +45,27 @@ def create() -> Response:
 def count_tokens() -> Response:
     asked = read_body(CountRequest)
     prompt = prompt_of(asked)
-    constraint_of(structure_of(asked))
     served_model(asked.model)
-    manager = the_manager()
-    prepared = prepare_prompt(prompt, the_completions().defaults, manager.model_info(), manager.tokenizer())
+    manager, defaults = the_manager(), the_completions().defaults
+    prepared = prepare_prompt(prompt, defaults, manager.model_info(), manager.tokenizer(), structure_of(asked))
     return answer(TokenCount(len(prepared.token_ids)))
 
 
 def whole(answering: Answering, model: str) -> MessageAnswer:
     [choice] = whole_choices(answering)
-    content: list[TextOut | ThinkingOut] = [ThinkingOut(choice.reasoning)] if choice.reasoning else []
-    if choice.content or not content:
+    content: list[OutBlock] = [ThinkingOut(choice.reasoning)] if choice.reasoning else []
+    if choice.content or not (content or choice.calls):
         content.append(TextOut(choice.content))
+    content += [ToolUseOut(call.id, call.name, json.loads(call.arguments)) for call in choice.calls]
     return message_of(model, content, usage_of(choice.usage), reason_of(choice.reason, choice.stop), choice.stop)
 
 
 def message_of(
-    model: str, content: list[TextOut | ThinkingOut], usage: MessageUsage, reason: StopReason | None, stop: str
+    model: str,
+    content: list[OutBlock],
+    usage: MessageUsage,
+    reason: StopReason | None,
+    stop: str,
 ) -> MessageAnswer:
     return MessageAnswer(
         id=f"msg_{uuid.uuid4().hex}",
@@ -82,6 +88,8 @@ def usage_of(usage: ChoiceUsage) -> MessageUsage:
 def reason_of(reason: str, stop: str) -> StopReason:
     if stop:
         return "stop_sequence"
+    if reason == "tool_calls":
+        return "tool_use"
     return "max_tokens" if reason == "length" else "end_turn"
 
 
@@ -91,7 +99,7 @@ def error_event(body: dict[str, Any]) -> bytes:
 
 @dataclass
 class Blocks:
-    """The stream of a message: its head, each block from start to stop, its end. At most two: thinking, then text."""
+    """The stream of a message: its head, each block from start to stop, its end. Thinking, text, then calls."""
 
     model: str
     prompt_tokens: int
@@ -110,6 +118,10 @@ class Blocks:
                 yield from self._delta("thinking", event.piece.reasoning)
             if event.piece.content:
                 yield from self._delta("text", event.piece.content)
+            for call in event.piece.calls:
+                yield from self._open("tool_use", ToolUseOut(call.id, call.name, {}))
+                delta = {"type": "input_json_delta", "partial_json": call.arguments}
+                yield self._event("content_block_delta", index=self.index, delta=delta)
         elif isinstance(event, ChoiceFinished):
             if self.index < 0:
                 yield from self._open("text")
@@ -125,7 +137,7 @@ class Blocks:
             yield from self._open(kind)
         yield self._event("content_block_delta", index=self.index, delta={"type": f"{kind}_delta", kind: text})
 
-    def _open(self, kind: str) -> Iterator[bytes]:
+    def _open(self, kind: str, block: ToolUseOut | None = None) -> Iterator[bytes]:
         if self.kind == "thinking":
             yield self._event(
                 "content_block_delta", index=self.index, delta={"type": "signature_delta", "signature": ""}
@@ -133,8 +145,8 @@ class Blocks:
         if self.index >= 0:
             yield self._event("content_block_stop", index=self.index)
         self.index, self.kind = self.index + 1, kind
-        block = TextOut("") if kind == "text" else ThinkingOut("")
-        yield self._event("content_block_start", index=self.index, content_block=block)
+        shown = block or (TextOut("") if kind == "text" else ThinkingOut(""))
+        yield self._event("content_block_start", index=self.index, content_block=shown)
 
     @staticmethod
     def _event(name: str, **fields: Any) -> bytes:

@@ -8,10 +8,20 @@ from typing import Any, Literal
 import msgspec
 
 
+class CalledTool(msgspec.Struct):
+    name: str
+    arguments: dict[str, Any]
+
+
+class OllamaCallOut(msgspec.Struct):
+    function: CalledTool
+
+
 class OllamaText(msgspec.Struct, kw_only=True, omit_defaults=True):
     role: Literal["assistant"]
     content: str
     thinking: str = ""
+    tool_calls: list[OllamaCallOut] = []
 
 
 class Figures(msgspec.Struct, kw_only=True, omit_defaults=True):

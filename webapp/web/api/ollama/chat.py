@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Response
 
+from webapp.chat.messages import ToolCall
 from webapp.web.api.answering import client_name
 from webapp.web.api.body import read_body
-from webapp.web.api.ollama.answers import ChatLine, OllamaText
+from webapp.web.api.ollama.answers import CalledTool, ChatLine, OllamaCallOut, OllamaText
 from webapp.web.api.ollama.lines import empty, respond
 from webapp.web.api.ollama.request import OllamaChat, chat_order
 from webapp.web.api.served_model import served_model, the_manager
@@ -23,5 +26,7 @@ def chat() -> Response:
     return respond(chat_order(asked, client_name()), model, asked.stream is not False, make_line)
 
 
-def make_line(content: str, thinking: str, **fields: Any) -> ChatLine:
-    return ChatLine(message=OllamaText(role="assistant", content=content, thinking=thinking), **fields)
+def make_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> ChatLine:
+    called = [OllamaCallOut(CalledTool(call.name, json.loads(call.arguments))) for call in calls]
+    text = OllamaText(role="assistant", content=content, thinking=thinking, tool_calls=called)
+    return ChatLine(message=text, **fields)

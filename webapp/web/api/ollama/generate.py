@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from flask import Response
 
+from webapp.chat.messages import ToolCall
 from webapp.web.api.answering import client_name
 from webapp.web.api.body import read_body
 from webapp.web.api.ollama.answers import GenerateLine
@@ -23,5 +25,5 @@ def generate() -> Response:
     return respond(generate_order(asked, client_name()), model, asked.stream is not False, make_line)
 
 
-def make_line(content: str, thinking: str, **fields: Any) -> GenerateLine:
+def make_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> GenerateLine:
     return GenerateLine(response=content, thinking=thinking, **fields)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from flask import Response
 
+from webapp.chat.messages import ToolCall
 from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
 from webapp.services.completion_order import CompletionOrder
 from webapp.web.api.answering import Answering, begin, whole_choices
@@ -15,7 +16,7 @@ from webapp.web.api.ollama.answers import Figures, timestamp
 from webapp.web.api.streaming import JSON_LINES, answer, json_line, stream
 
 MakeLine = Callable[..., Figures]
-"""``make(content, thinking, **figures)`` -> the dialect's object."""
+"""``make(content, thinking, calls, **figures)`` -> the dialect's object."""
 
 
 def respond(order: CompletionOrder, model: str, is_stream: bool, make: MakeLine) -> Response:
@@ -24,12 +25,14 @@ def respond(order: CompletionOrder, model: str, is_stream: bool, make: MakeLine)
     if is_stream:
         return stream(answering, lines.write, json_line, media_type=JSON_LINES, comment=b"")
     [choice] = whole_choices(answering)
-    return answer(lines.line(choice.content, choice.reasoning, **lines.figures(choice.reason, choice.usage)))
+    return answer(
+        lines.line(choice.content, choice.reasoning, choice.calls, **lines.figures(choice.reason, choice.usage))
+    )
 
 
 def empty(model: str, make: MakeLine, reason: str) -> Response:
     """To a request without anything to answer, which in Ollama loads (or unloads) the model."""
-    return answer(make("", "", model=model, created_at=timestamp(), done=True, done_reason=reason))
+    return answer(make("", "", (), model=model, created_at=timestamp(), done=True, done_reason=reason))
 
 
 class Lines:
@@ -40,20 +43,21 @@ class Lines:
         self._began_at = time.monotonic()
 
     def write(self, event: CompletionEvent) -> Iterator[bytes]:
-        if isinstance(event, ChoiceDelta) and (event.piece.content or event.piece.reasoning):
-            yield json_line(self.line(event.piece.content, event.piece.reasoning, done=False))
+        if isinstance(event, ChoiceDelta) and event.piece:
+            piece = event.piece
+            yield json_line(self.line(piece.content, piece.reasoning, piece.calls, done=False))
         elif isinstance(event, ChoiceFinished):
-            yield json_line(self.line("", "", **self.figures(event.reason, event.usage)))
+            yield json_line(self.line("", "", (), **self.figures(event.reason, event.usage)))
 
-    def line(self, content: str, thinking: str, **fields: Any) -> Figures:
-        return self._make(content, thinking, model=self._model, created_at=timestamp(), **fields)
+    def line(self, content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> Figures:
+        return self._make(content, thinking, calls, model=self._model, created_at=timestamp(), **fields)
 
     def figures(self, reason: str, usage: ChoiceUsage) -> dict[str, Any]:
         total = time.monotonic() - self._began_at
         reading = min(self._record.first_token_s or total, total)
         return {
             "done": True,
-            "done_reason": reason,
+            "done_reason": "length" if reason == "length" else "stop",
             "total_duration": nanoseconds(total),
             "prompt_eval_count": usage.prompt,
             "prompt_eval_duration": nanoseconds(reading),

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from flask import Response
 from msgspec import UNSET, UnsetType
 
+from webapp.chat.messages import ToolCall
 from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, CompletionEvent, Piece
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import Answering, UsageSum, WholeChoice, begin, client_name, whole_choices
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import (
+    CalledFunction,
     ChatAnswer,
     ChatChoice,
     ChatChunk,
     ChatCompletion,
     ChatDelta,
     ChunkChoice,
+    FunctionDelta,
+    ToolCallDelta,
+    ToolCallOut,
     Usage,
 )
 from webapp.web.api.openai.chat_request import ChatRequest, order_of
@@ -64,10 +70,19 @@ def whole(answering: Answering, head: Heading, has_logprobs: bool) -> ChatComple
 def chat_choice(number: int, choice: WholeChoice, tokenizer: Tokenizer, has_logprobs: bool) -> ChatChoice:
     return ChatChoice(
         index=number,
-        message=ChatAnswer(role="assistant", content=choice.content, reasoning_content=choice.reasoning or None),
+        message=ChatAnswer(
+            role="assistant",
+            content=None if choice.calls and not choice.content else choice.content,
+            reasoning_content=choice.reasoning or None,
+            tool_calls=[called(call) for call in choice.calls] or None,
+        ),
         logprobs=chat_logprobs(choice.tokens, tokenizer) if has_logprobs else None,
         finish_reason=choice.reason,  # type: ignore[arg-type]
     )
+
+
+def called(call: ToolCall) -> ToolCallOut:
+    return ToolCallOut(call.id, "function", CalledFunction(call.name, call.arguments))
 
 
 @dataclass
@@ -80,6 +95,8 @@ class Chunks:
     has_usage: bool
     has_logprobs: bool
     counted: UsageSum = field(init=False)
+    calls: Counter[int] = field(default_factory=Counter)
+    """How many calls each choice has made so far."""
 
     def __post_init__(self) -> None:
         self.counted = UsageSum(self.answering.completion.prompt_tokens)
@@ -107,6 +124,18 @@ class Chunks:
         if piece.content or piece.tokens:
             found = chat_logprobs(piece.tokens, self.answering.completion.tokenizer) if self.has_logprobs else None
             yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(content=piece.content), logprobs=found))
+        for call in piece.calls:
+            yield from self._call(number, call)
+
+    def _call(self, number: int, call: ToolCall) -> Iterator[bytes]:
+        index = self.calls[number]
+        self.calls[number] += 1
+        begun = FunctionDelta(name=call.name, arguments="")
+        for delta in (
+            ToolCallDelta(index=index, id=call.id, type="function", function=begun),
+            ToolCallDelta(index=index, function=FunctionDelta(arguments=call.arguments)),
+        ):
+            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(tool_calls=[delta])))
 
     def _chunk(self, choice: ChunkChoice) -> bytes:
         return self._event([choice], None if self.has_usage else UNSET)

@@ -119,6 +119,7 @@ class ChatRequest(SamplingFields, kw_only=True):
     system_name: Name | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
     functions: Annotated[Any, Meta(description="Refused: use tools.")] = None
     function_call: Annotated[Any, Meta(description="Refused: use tools.")] = None
@@ -145,7 +146,9 @@ def order_of(asked: ChatRequest, client: str) -> CompletionOrder:
         choices=asked.n or 1,
         state=asked.state,
         client=client,
-        structure=Structure(tuple(asked.tools or ()), asked.tool_choice, asked.response_format),
+        structure=Structure(
+            tuple(asked.tools or ()), asked.tool_choice, asked.response_format, asked.parallel_tool_calls is not False
+        ),
     )
 
 

@@ -1,0 +1,171 @@
+"""Calls and forms over the APIs: whole and streamed the same, always of a known tool, always valid JSON."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from tests.web.api.api_server import ANSWER
+from tests.web.api.test_openai_chat import HELLO, ask
+from webapp.tokenizer import load_tokenizer
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "unit": {"enum": ["C", "F"]}},
+            "required": ["city"],
+        },
+    },
+}
+TIME = {"type": "function", "function": {"name": "get_time", "parameters": {"type": "object", "properties": {}}}}
+PARIS = '```json\n{"name":"get_weather","arguments":{"city":"Paris"}}\n```'
+OSLO = '{"name":"get_weather","arguments":{"city":"Oslo 🐦 ```"}}'
+BOTH = f'```json\n[{OSLO}, {{"name":"get_time","arguments":{{}}}}]\n```'
+
+
+def spoken(text):
+    """The fake backend's strategy for an answer in the tokenizer's own tokens, which a grammar expects."""
+    return f"fake slots=16 script={','.join(map(str, load_tokenizer(65536).encode(text)))}"
+
+
+def added_up(chunks):
+    """(content, [(id, name, arguments)], last reason) of a stream."""
+    content, calls, reason = "", {}, None
+    for chunk in chunks:
+        [choice] = chunk.choices
+        content += choice.delta.content or ""
+        reason = choice.finish_reason or reason
+        for delta in choice.delta.tool_calls or ():
+            if delta.id:
+                assert delta.index not in calls and delta.type == "function" and delta.function.name
+                calls[delta.index] = [delta.id, delta.function.name, ""]
+            else:
+                assert delta.function.name is None
+            calls[delta.index][2] += delta.function.arguments
+    return content, [tuple(calls[index]) for index in sorted(calls)], reason
+
+
+@pytest.mark.parametrize(
+    "script, expected",
+    [
+        (PARIS, [("get_weather", {"city": "Paris"})]),
+        (BOTH, [("get_weather", {"city": "Oslo 🐦 ```"}), ("get_time", {})]),
+    ],
+)
+def test_a_call_is_data_and_not_text(serve, script, expected):
+    client = serve(strategy=spoken(script)).openai()
+    [choice] = ask(client, tools=[WEATHER, TIME]).choices
+    assert (choice.finish_reason, choice.message.content) == ("tool_calls", None)
+    calls = choice.message.tool_calls
+    assert [(call.function.name, json.loads(call.function.arguments)) for call in calls] == expected
+    assert len({call.id for call in calls}) == len(calls) and all(call.type == "function" for call in calls)
+    content, streamed, reason = added_up(ask(client, tools=[WEATHER, TIME], stream=True))
+    assert (content, reason) == ("", "tool_calls")
+    assert [(name, json.loads(arguments)) for _, name, arguments in streamed] == expected
+
+
+def test_an_answer_without_a_call_is_an_answer(serve):
+    client = serve("Hello there!").openai()
+    [choice] = ask(client, tools=[WEATHER]).choices
+    assert (choice.message.content, choice.message.tool_calls, choice.finish_reason) == ("Hello there!", None, "stop")
+    assert added_up(ask(client, tools=[WEATHER], stream=True)) == ("Hello there!", [], "stop")
+
+
+def test_tools_that_are_not_to_be_used_are_not_offered(server, client):
+    without = ask(client)
+    found = ask(client, tools=[WEATHER], tool_choice="none")
+    assert found.choices[0].message.content == ANSWER and found.usage.prompt_tokens == without.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_time"}}])
+def test_a_call_can_be_demanded_of_a_model_that_says_anything(serve, choice):
+    """Without a script the fake model's tokens are noise: only the constraint makes a call of them."""
+    client = serve(strategy="fake slots=8").openai()
+    tools = [TIME] if choice == "required" else [WEATHER, TIME]
+    for seed in range(3):
+        [found] = ask(client, tools=tools, tool_choice=choice, parallel_tool_calls=False, seed=seed).choices
+        [call] = found.message.tool_calls
+        assert (found.finish_reason, call.function.name, json.loads(call.function.arguments)) == (
+            "tool_calls",
+            "get_time",
+            {},
+        )
+
+
+@pytest.mark.parametrize("effort", [None, "minimal"])
+def test_an_answer_has_the_form_that_was_asked_for(serve, effort):
+    client = serve(strategy="fake slots=8").openai()
+    schema = {
+        "type": "object",
+        "properties": {"colour": {"enum": ["red", "green"]}, "is_big": {"type": "boolean"}},
+        "required": ["colour", "is_big"],
+        "additionalProperties": False,
+    }
+    form = {"type": "json_schema", "json_schema": {"name": "thing", "schema": schema, "strict": True}}
+    for seed in range(3):
+        options = {"response_format": form, "seed": seed, **({"reasoning_effort": effort} if effort else {})}
+        found = ask(client, **options).choices[0]
+        thing = json.loads(found.message.content)
+        assert thing["colour"] in ("red", "green") and isinstance(thing["is_big"], bool) and len(thing) == 2
+        assert added_up(ask(client, stream=True, **options))[0] == found.message.content
+
+
+def test_any_object_will_do(serve):
+    client = serve('{"a": [1, 2]}').openai()
+    assert ask(client, response_format={"type": "json_object"}).choices[0].message.content == '{"a": [1, 2]}'
+    assert ask(client, response_format={"type": "text"}).choices[0].finish_reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "options, param",
+    [
+        ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "tool_choice"),
+        ({"tools": [], "tool_choice": "required"}, "tool_choice"),
+        ({"tools": [{"type": "function", "function": {"name": "has space"}}]}, "tools[0]"),
+        ({"tools": [WEATHER], "response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "yaml"}}, "response_format.type"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+    ],
+)
+def test_what_cannot_be_demanded_is_refused(client, options, param):
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(client, **options)
+    assert error.value.param == param
+
+
+def test_a_schema_beyond_bounds_is_refused(client):
+    schema = {"enum": [str(number) for number in range(10_000)]}
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(client, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
+    assert error.value.code == "grammar_invalid"
+
+
+def test_anthropics_client_gets_tool_use(serve):
+    anthropic = pytest.importorskip("anthropic", reason="the anthropic client is not installed")
+    client = anthropic.Anthropic(base_url=serve(strategy=spoken(PARIS)).url, api_key="none", max_retries=0)
+    function = WEATHER["function"]
+    tool = {"name": function["name"], "description": "", "input_schema": function["parameters"]}
+    asked = {"model": "m", "max_tokens": 200, "messages": HELLO, "tools": [tool]}
+    found = client.messages.create(**asked)
+    with client.messages.stream(**asked) as stream:
+        streamed = stream.get_final_message()
+    for message in (found, streamed):
+        [block] = message.content
+        assert (message.stop_reason, block.type, block.name) == ("tool_use", "tool_use", "get_weather")
+        assert block.input == {"city": "Paris"}
+
+
+def test_ollamas_client_gets_tool_calls(serve):
+    ollama = pytest.importorskip("ollama", reason="the ollama client is not installed")
+    client = ollama.Client(host=serve(strategy=spoken(PARIS)).url)
+    [call] = client.chat(model="m", messages=HELLO, tools=[WEATHER]).message.tool_calls
+    assert (call.function.name, call.function.arguments) == ("get_weather", {"city": "Paris"})
+    lines = list(client.chat(model="m", messages=HELLO, tools=[WEATHER], stream=True))
+    streamed = [call for line in lines for call in line.message.tool_calls or ()]
+    assert [(call.function.name, call.function.arguments) for call in streamed] == [("get_weather", {"city": "Paris"})]
