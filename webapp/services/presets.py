@@ -49,16 +49,21 @@ class Presets:
         self.loading = PresetLoading(manager, settings)
         self._listeners: list[Callable[[], None]] = []
         self._saving = threading.Lock()
+        self._version = 0
+        self._kept: tuple[int, PresetList, str] | None = None
         self.store.purge_deleted(time.time() - DELETED_KEPT_S)
 
     # reading
 
     def list(self) -> PresetList:
         """A person's own by name, then the shipped ones in their order."""
-        return self.store.list()
+        return [*self._read()[1]]
 
     def get(self, preset_id: str) -> Preset:
-        return self.store.get(preset_id)
+        for preset in self._read()[1]:
+            if preset.id == preset_id:
+                return preset
+        raise PresetNotFound()
 
     def find(self, name: str) -> Preset:
         """By name (in any case), by the key of a shipped one, or by id. PresetNotFound."""
@@ -73,7 +78,7 @@ class Presets:
     def active(self) -> Preset:
         """The one made active; before that the one for the starter model, or the general one for any other."""
         try:
-            return self.store.get(self.store.active_id())
+            return self.get(self._read()[2])
         except PresetNotFound:
             return self._default()
 
@@ -84,7 +89,7 @@ class Presets:
         """The chat's own choice while it exists, else the active preset."""
         if chat.preset_id:
             try:
-                return self.store.get(chat.preset_id)
+                return self.get(chat.preset_id)
             except PresetNotFound:
                 pass
         return self.active()
@@ -223,7 +228,8 @@ class Presets:
         loads the active one's model, unless the settings name a model. SettingsError for a name that is none."""
         if self._settings.preset:
             self.store.set_active(self._named().id)
-        if not self.store.active_id() or self._settings.model:
+            self._tell()
+        if not self._read()[2] or self._settings.model:
             return
         preset = self.active()
         problem = self.problem(preset)
@@ -241,7 +247,16 @@ class Presets:
             reason = f"there is no such preset; there are {known}"
             raise SettingsError(name="preset", value=self._settings.preset, reason=reason) from exc
 
+    def _read(self) -> tuple[int, PresetList, str]:
+        """(version, all presets, id of the active one), kept in memory: a page asks for them many times. What was read
+        while something changed bears the version before it, and is read again."""
+        version, kept = self._version, self._kept
+        if kept is None or kept[0] != version:
+            kept = self._kept = (version, self.store.list(), self.store.active_id())
+        return kept
+
     def _tell(self) -> None:
+        self._version += 1
         for listener in self._listeners:
             listener()
 
@@ -278,7 +293,7 @@ class Presets:
         starter = shipped(STARTER_KEY)
         wanted = starter if chosen in ("", starter.model) else shipped(GENERAL_KEY)
         try:
-            return self.store.get(wanted.id)
+            return self.get(wanted.id)
         except PresetNotFound:
             return wanted
 
