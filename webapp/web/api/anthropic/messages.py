@@ -126,8 +126,9 @@ class Blocks:
             if self.index < 0:
                 yield from self._open("text")
             yield self._event("content_block_stop", index=self.index)
-            delta = {"stop_reason": reason_of(event.reason, event.stop), "stop_sequence": event.stop or None}
-            yield self._event("message_delta", delta=delta, usage=usage_of(event.usage))
+            reason = reason_of(event.reason, event.stop)
+            ending = {"stop_reason": reason, "stop_sequence": event.stop or None}
+            yield self._event("message_delta", delta=ending, usage=usage_of(event.usage))
 
     def end(self) -> Iterator[bytes]:
         yield self._event("message_stop")
