@@ -87,6 +87,10 @@ class ToolLoop:
                 self._run(message_id, state.call, state.tool)
         self._finish_round(message_id)
 
+    def resume(self, message_id: str) -> None:
+        """Goes on where the limit of rounds, or another answer being written, left off."""
+        self._finish_round(message_id, is_asked=True)
+
     def approve(self, message_id: str, call_id: str, arguments: str | None = None, for_chat: bool = False) -> None:
         """Runs a call that waits, with other ``arguments`` (JSON text) when they were edited; ToolInvalid when those
         do not fit. ``for_chat``: this tool is not asked about again in this chat."""
@@ -150,12 +154,13 @@ class ToolLoop:
             self._store.change_message(message_id, replace(message, metadata={**message.metadata, CALLS: results}))
         self._tell(stored.chat_id)
 
-    def _finish_round(self, message_id: str) -> None:
+    def _finish_round(self, message_id: str, is_asked: bool = False) -> None:
         with self._lock:
             stored = self._store.message(message_id)
             states = self.calls(stored)
             is_open = not states or any(state.status != "done" for state in states)
-            if is_open or self._has_gone_on(stored) or self._rounds(message_id) > MAX_ROUNDS:
+            is_too_long = not is_asked and self._rounds(message_id) > MAX_ROUNDS
+            if is_open or self._has_gone_on(stored) or is_too_long:
                 return
             results = [
                 Message(Role.TOOL, state.result, tool_call_id=state.call.id, name=state.call.name) for state in states

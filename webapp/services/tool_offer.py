@@ -12,11 +12,18 @@ from webapp.storage.chat_tools import ChatTools
 from webapp.storage.tools import ToolStore
 from webapp.weights.inspection import Inspection
 
+KNOWN_CALLERS = ("roost-starter", "rwkv7-g1", "rwkv7a-g1", "rwkv7b-g1", "mobius")
+
 
 def dialect_of(name: str, info: Inspection) -> ToolDialect:
     """The one of that name; for "" (or one that is no more) what fits the model."""
     known = {dialect.name: dialect for dialect in all_dialects()}
     return known.get(name) or default_dialect(Path(info.path).name)
+
+
+def is_known_to_call(model_name: str) -> bool:
+    """True for families trained on function calling; any other may talk about a call instead of making one."""
+    return any(family in model_name.lower() for family in KNOWN_CALLERS)
 
 
 def offered_tools(chosen: ChatTools, store: ToolStore, info: Inspection) -> OfferedTools:

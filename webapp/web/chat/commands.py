@@ -20,6 +20,7 @@ from webapp.web.frames import FrameFields
 ID_CHARS = 64
 TITLE_CHARS = 200
 TEXT_CHARS = 200_000
+ARGUMENT_CHARS = 100_000
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,31 @@ class Commands:
     def continue_answer(self, command: Command) -> Outcome:
         return Outcome(self.house.turns.continue_answer(command.target, self.client).chat_id)
 
+    # calls
+
+    def approve_call(self, command: Command) -> Outcome:
+        """With the arguments as the form has them; ``always``: this tool is not asked about again in this chat."""
+        arguments = command.fields.text("arguments", ARGUMENT_CHARS, "") or None
+        message_id, call_id = command.target, command.fields.text("call", ID_CHARS)
+        self.house.turns.tools.approve(message_id, call_id, arguments, "always" in command.fields)
+        return self._of_call(message_id)
+
+    def refuse_call(self, command: Command) -> Outcome:
+        self.house.turns.tools.refuse(command.target, command.fields.text("call", ID_CHARS))
+        return self._of_call(command.target)
+
+    def give_result(self, command: Command) -> Outcome:
+        result = command.fields.text("result", TEXT_CHARS)
+        self.house.turns.tools.give(command.target, command.fields.text("call", ID_CHARS), result)
+        return self._of_call(command.target)
+
+    def resume_calls(self, command: Command) -> Outcome:
+        self.house.turns.tools.resume(command.target)
+        return self._of_call(command.target)
+
+    def _of_call(self, message_id: str) -> Outcome:
+        return Outcome(self.house.store.message(message_id).chat_id)
+
     # messages
 
     def select(self, command: Command) -> Outcome:
@@ -173,6 +199,7 @@ class Commands:
             preset_id=chat.preset_id,
             state=chat.state,
         )
+        self.house.store.set_tools(made.id, chat.tools)
         return made.id
 
 
@@ -182,6 +209,10 @@ COMMANDS: dict[str, Callable[[Commands, Command], Outcome]] = {
     "regenerate": Commands.regenerate,
     "edit": Commands.edit,
     "continue": Commands.continue_answer,
+    "approve_call": Commands.approve_call,
+    "refuse_call": Commands.refuse_call,
+    "give_result": Commands.give_result,
+    "resume_calls": Commands.resume_calls,
     "select": Commands.select,
     "delete_message": Commands.delete_message,
     "restore_message": Commands.restore_message,

@@ -105,6 +105,25 @@ class MessageView:
     note: str = ""
     failure: Failure | None = None
     can_continue: bool = False
+    calls: tuple[CallCard, ...] = ()
+    can_resume: bool = False
+    """Every call has its result, and nothing went on from there."""
+
+
+@dataclass(frozen=True)
+class CallCard:
+    """``chat/_calls.html``: one call of a tool. ``status``: "waiting" for approval, "asking" for its result, "done".
+    ``arguments`` is JSON to read, ``raw`` what the model wrote; ``said`` says how it went."""
+
+    id: str
+    name: str
+    arguments: str
+    status: str
+    said: str
+    result: str = ""
+    is_error: bool = False
+    can_run: bool = True
+    asks_once: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +204,19 @@ class Options:
     templates: tuple[Choice, ...]
     states: tuple[Choice, ...]
     name_hint: str
+    tools: ToolOptions
     fingerprint: str = ""
+
+
+@dataclass(frozen=True)
+class ToolOptions:
+    """What the chat offers its model. ``warning`` where the model is not known to call tools well."""
+
+    is_on: bool
+    tools: tuple[Choice, ...]
+    dialects: tuple[Choice, ...]
+    is_free: bool
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,6 +246,14 @@ class Composer:
     chat_id: str
     is_answering: bool
     thinking: Thinking = Thinking()
+    tools: ToolSwitch | None = None
+
+
+@dataclass(frozen=True)
+class ToolSwitch:
+    """``chat/_tool_switch.html``: shown where there are tools to offer."""
+
+    is_on: bool
 
 
 @dataclass(frozen=True)

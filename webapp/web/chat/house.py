@@ -18,8 +18,9 @@ from webapp.services.presets import Presets
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
+from webapp.storage.tools import ToolStore
 from webapp.web.chat.live_rendering import LiveRenderings
-from webapp.web.chat.news import PRESETS, STATUS, ChatNews
+from webapp.web.chat.news import PRESETS, STATUS, ChatNews, chat_topic
 
 KEY = "chat_page"
 STATUS_WAIT_S = 1.0
@@ -33,6 +34,7 @@ class House:
     store: ChatStore
     turns: ChatTurns
     presets: Presets
+    tools: ToolStore
     news: ChatNews = field(default_factory=ChatNews)
     renderings: LiveRenderings = field(default_factory=LiveRenderings)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -95,8 +97,10 @@ def house_of(app: Flask) -> House:
     if house is None:
         parts = app.extensions
         store = ChatStore(parts["database"])
-        made = House(parts["settings"], parts["model_manager"], store, parts["chat_turns"], parts["presets"])
+        turns, presets, tools = parts["chat_turns"], parts["presets"], ToolStore(parts["database"])
+        made = House(parts["settings"], parts["model_manager"], store, turns, presets, tools)
         house = app.extensions.setdefault(KEY, made)
         if house is made:
             made.presets.listen(lambda: made.news.publish(PRESETS))
+            made.turns.listen(lambda chat_id: made.news.publish(chat_topic(chat_id)))
     return house

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from hashlib import blake2s
 from typing import Any
@@ -24,7 +25,9 @@ from webapp.errors import (
 from webapp.i18n import translate_error
 from webapp.services.chat_turn import can_continue
 from webapp.services.live_turn import LiveTurn
+from webapp.services.tool_loop import CALLS
 from webapp.storage.records import StoredMessage
+from webapp.web.chat.call_view import call_cards, is_left
 from webapp.web.chat.contexts import Failure, MessageView, Versions
 from webapp.web.chat.house import House
 
@@ -36,10 +39,14 @@ def message_view(stored: StoredMessage, house: House, t: Translator, locale: str
     """``known_tokens``: how many of its prompt's tokens an earlier turn had been through already."""
     if stored.message.role is Role.USER:
         return _user_view(stored)
+    if stored.message.role is Role.TOOL:  # shown with the call it answers
+        return MessageView(stored.id, "chat/_tool_message.html", fingerprint(stored), "")
     turn = house.turns.live(stored.chat_id) if stored.status == "streaming" else None
     if turn is not None and turn.message_id == stored.id:
         return _live_view(stored, turn, house, t)
-    return _answer_view(stored, t, locale, known_tokens)
+    cards = call_cards(stored, house, t)
+    view = _answer_view(stored, t, locale, known_tokens)
+    return replace(view, calls=cards, can_resume=is_left(stored, cards, house)) if cards else view
 
 
 def fingerprint(stored: StoredMessage) -> str:
@@ -48,6 +55,7 @@ def fingerprint(stored: StoredMessage) -> str:
     parts += [stored.previous_version_id, stored.next_version_id]
     if stored.status != "streaming":
         parts += [stored.message.content, stored.message.reasoning, stored.stats]
+        parts += [stored.message.tool_calls, stored.message.metadata.get(CALLS)]
     return blake2s(repr(parts).encode("utf-8", "replace"), digest_size=6).hexdigest()
 
 
@@ -146,7 +154,7 @@ def _failure(stored: StoredMessage, t: Translator, locale: str) -> Failure | Non
         error = error_from_dict(stored.error or {})
         message, hint = translate_error(error, locale)
         return Failure(message, f"{t('chat.message.safe')} {hint}", retry, needs_model=isinstance(error, MODEL_CHOICES))
-    if stored.status == "complete" and not stored.message.content.strip():
+    if stored.status == "complete" and not stored.message.content.strip() and not stored.message.tool_calls:
         return Failure(t("chat.message.empty"), t("chat.message.empty_hint"), retry, is_mild=True)
     return None
 

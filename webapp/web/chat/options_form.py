@@ -9,9 +9,11 @@ from typing import Any
 
 from webapp.chat.messages import ThinkMode
 from webapp.chat.prompt_templates import all_templates
+from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import BadFrame
 from webapp.services.preset_fields import flat, overrides, read_field, read_fields
 from webapp.services.preset_parameters import MODEL_NAME_CHARS, SAMPLING, Parameter
+from webapp.storage.chat_tools import ChatTools
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
 from webapp.web.chat.house import House
@@ -25,6 +27,7 @@ BASE_CHARS = 4000
 FROM_PRESET = "*"
 """The choice of a state that leaves it to the preset: "" is a choice of its own."""
 MODES = tuple(mode.value for mode in ThinkMode)
+DIALECTS = ("", *(row.name for row in all_dialects()))
 TEMPLATES = ("", *(row.name for row in all_templates()))
 
 
@@ -46,6 +49,7 @@ def chat_with(house: House, chat: Chat, fields: FrameFields) -> Chat:
     given = {row.name: _given(fields, row) for row in SAMPLING if _is_given(fields, row)}
     if given:
         chat = replace(chat, sampling=overrides(given, base))
+    chat = replace(chat, tools=_with_tools(house, chat.tools, fields))
     return _with_preset(house, _with_state(house, chat, fields), fields)
 
 
@@ -83,6 +87,19 @@ def _given(fields: FrameFields, row: Parameter) -> Any:
     return found
 
 
+def _with_tools(house: House, tools: ChatTools, fields: FrameFields) -> ChatTools:
+    """Switched on with none chosen, it is all of them."""
+    if "tools_form" not in fields:
+        return tools
+    known = [tool.id for tool in house.tools.list()]
+    chosen = tuple(tool_id for tool_id in known if f"tool:{tool_id}" in fields)
+    is_on = "tools_on" in fields
+    if is_on and not chosen and not tools.is_on:
+        chosen = tuple(known)
+    dialect = fields.choice("tools_dialect", DIALECTS, "")
+    return replace(tools, is_on=is_on, tool_ids=chosen, dialect=dialect, is_free="tools_free" in fields)
+
+
 def _with_state(house: House, chat: Chat, fields: FrameFields) -> Chat:
     """A state that is newly chosen has to fit the model that answers."""
     if "state" not in fields:
@@ -109,6 +126,7 @@ def save_options(house: House, chat: Chat) -> None:
     store.set_options(chat.id, chat.template, chat.think_mode or "", chat.sampling, chat.preset_id)
     store.set_system_prompt(chat.id, chat.system_prompt)
     store.set_state(chat.id, chat.state)
+    store.set_tools(chat.id, chat.tools)
 
 
 def as_preset(house: House, chat: Chat, name: str) -> Preset:

@@ -10,16 +10,28 @@ from typing import Any
 
 from webapp.chat.messages import ThinkMode
 from webapp.chat.prompt_templates import PromptTemplate, all_templates, template
+from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import ModelNotFound, RoostError
 from webapp.i18n import translate_error
 from webapp.manager.target import ZERO_STATE
 from webapp.services.preset_fields import plain
 from webapp.services.preset_loading import file_name
 from webapp.services.preset_parameters import SAMPLING, Parameter
+from webapp.services.tool_offer import is_known_to_call
 from webapp.services.turn_writer import template_of, think_mode_of
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
-from webapp.web.chat.contexts import Choice, ChoiceGroup, Composer, Knob, LoadOffer, Options, Thinking
+from webapp.web.chat.contexts import (
+    Choice,
+    ChoiceGroup,
+    Composer,
+    Knob,
+    LoadOffer,
+    Options,
+    Thinking,
+    ToolOptions,
+    ToolSwitch,
+)
 from webapp.web.chat.house import House
 from webapp.web.chat.options_form import FROM_PRESET, preset_values
 from webapp.web.presets.names import labels, shown_name, shown_note
@@ -49,6 +61,7 @@ def options_context(house: House, t: Words, chat: Chat) -> Options:
         templates=_templates(house, t, chat, preset),
         states=_states(house, t, chat, preset),
         name_hint=t("chat.options.save_as_hint", name=shown_name(preset, t)),
+        tools=tool_options(house, t, chat),
     )
     return replace(made, fingerprint=hashlib.sha256(repr(made).encode()).hexdigest()[:16])
 
@@ -78,7 +91,25 @@ def preset_names(preset: Preset, t: Words) -> str:
 
 def composer_context(house: House, t: Words, chat: Chat) -> Composer:
     is_answering = house.answering(chat.id) is not None
-    return Composer(chat.id, is_answering, thinking_context(house, t, chat))
+    return Composer(chat.id, is_answering, thinking_context(house, t, chat), tool_switch(house, chat))
+
+
+def tool_switch(house: House, chat: Chat) -> ToolSwitch | None:
+    return ToolSwitch(chat.tools.is_on) if chat.tools.is_on or house.tools.list() else None
+
+
+def tool_options(house: House, t: Words, chat: Chat) -> ToolOptions:
+    chosen = chat.tools
+    tools = tuple(Choice(tool.id, tool.definition.name, tool.id in chosen.tool_ids) for tool in house.tools.list())
+    model = house.manager.status().model
+    dialects = [("", t("chat.tools.dialect_auto")), *((d.name, t(f"tools.dialect.{d.name}")) for d in all_dialects())]
+    return ToolOptions(
+        is_on=chosen.is_on,
+        tools=tools,
+        dialects=tuple(Choice(value, label, value == chosen.dialect) for value, label in dialects),
+        is_free=chosen.is_free,
+        warning="" if not model or is_known_to_call(model) else t("chat.tools.unknown_model", model=model),
+    )
 
 
 def thinking_context(house: House, t: Words, chat: Chat) -> Thinking:
