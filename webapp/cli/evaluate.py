@@ -14,16 +14,19 @@ from typing import Any, TypeVar
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompt_rendering import render
 from webapp.chat.prompt_templates import default_template
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.cli.options import add_model_options, settings_from
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.model_manager import ModelManager
+from webapp.services.tool_offer import call_constraint
 from webapp.services.whole_answer import WholeAnswer, whole_answer
-from webapp.training.data.heldout import prompt_cases, tool_cases
+from webapp.training.data.heldout import ToolCase, prompt_cases, tool_cases
 from webapp.training.data.tool_formats import COMPACT, JSON_LIST
 from webapp.training.scoring import confusion, score_prompt, score_tools, shares, tool_system_prompt
 
 AT_ONCE = 8
+FREE, CONSTRAINED = "free", "constrained"
 GREEDY = SamplingParams(temperature=0, frequency_penalty=0.0, max_tokens=200)
 TOOL_FIGURES = ("decision", "valid_json", "name", "arguments")
 PROMPT_FIGURES = ("ends_turn", "no_loop", "on_topic")
@@ -36,17 +39,28 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     add_model_options(parser)
     parser.add_argument("--tools", type=int, default=240, help="Function-calling cases, half of them Chinese.")
     parser.add_argument("--prompts", type=int, default=100, help="Small-talk and how-to prompts per language.")
+    parser.add_argument(
+        "--decoding",
+        choices=(FREE, CONSTRAINED, "both"),
+        default="both",
+        help="Tool cases with free decoding, held to the offered tools as a chat is, or both.",
+    )
     parser.add_argument("--transcripts", metavar="FILE", help="Write every case with its answer, one JSON a line.")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     manager = ModelManager(settings_from(args))
+    decodings = (FREE, CONSTRAINED) if args.decoding == "both" else (args.decoding,)
     try:
         evaluation = Evaluation(manager)
         document: dict[str, Any] = {
             "model": manager.model_info().path,
-            "tools": {form: evaluation.tools(args.tools, form) for form in (JSON_LIST, COMPACT)},
+            "tools": {
+                f"{form} {decoding}": evaluation.tools(args.tools, form, decoding == CONSTRAINED)
+                for form in (JSON_LIST, COMPACT)
+                for decoding in decodings
+            },
             "prompts": {name: evaluation.prompts(args.prompts, name == "zh") for name in ("en", "zh")},
         }
     finally:
@@ -59,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
             shown = "  ".join(
                 f"{key} {100 * value:.1f} %" for key, value in figures.items() if isinstance(value, float)
             )
-            print(f"{part:<8} {name:<12} {figures['cases']:>4} cases  {shown}", file=sys.stderr)
+            print(f"{part:<8} {name:<24} {figures['cases']:>4} cases  {shown}", file=sys.stderr)
     print(json.dumps(document, ensure_ascii=False))
     return 0
 
@@ -73,11 +87,14 @@ class Evaluation:
         self.template = default_template(config.architecture, config.vocab_size) if config else default_template("7", 0)
         self.transcripts: list[dict[str, Any]] = []
 
-    def tools(self, count: int, form: str) -> dict[str, Any]:
+    def tools(self, count: int, form: str, is_constrained: bool) -> dict[str, Any]:
+        """is_constrained: free text or a well-formed call of an offered tool, the choice being the model's."""
         cases = tool_cases(count)
-        answers = self._answers(cases, lambda case: tool_system_prompt(case, form))
+        answers = self._answers(
+            cases, lambda case: tool_system_prompt(case, form), self._constraint if is_constrained else None
+        )
         scores = [score_tools(case, answer.text) for case, answer in zip(cases, answers, strict=True)]
-        self._keep(form, cases, answers, scores)
+        self._keep(f"{form} {CONSTRAINED if is_constrained else FREE}", cases, answers, scores)
         return {**shares(scores, TOOL_FIGURES), "confusion": confusion(scores)}
 
     def prompts(self, count: int, chinese: bool) -> dict[str, Any]:
@@ -90,10 +107,20 @@ class Evaluation:
         self._keep("prompts", cases, answers, scores)
         return shares(scores, PROMPT_FIGURES)
 
-    def _answers(self, cases: Sequence[Case], system: Callable[[Case], str]) -> list[WholeAnswer]:
+    def _constraint(self, case: ToolCase) -> dict[str, Any] | None:
+        offer = OfferedTools(G1X_JSON, tuple(case.tools))  # the G1x forms differ in the offer alone
+        return call_constraint(render(self.template, [], "", tools=offer))
+
+    def _answers(
+        self,
+        cases: Sequence[Case],
+        system: Callable[[Case], str],
+        constraint: Callable[[Any], dict[str, Any] | None] | None = None,
+    ) -> list[WholeAnswer]:
         def answer(case: Any) -> WholeAnswer:
             messages = [Message(Role(row["role"]), row["content"]) for row in case.messages]
-            return whole_answer(self.manager, render(self.template, messages, system(case)), GREEDY)
+            held = constraint(case) if constraint else None
+            return whole_answer(self.manager, render(self.template, messages, system(case)), GREEDY, constraint=held)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return list(pool.map(answer, cases))

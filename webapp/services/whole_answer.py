@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
+from typing import Any
 
 from webapp.chat.prompt_rendering import RenderedPrompt
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
@@ -26,14 +27,22 @@ class WholeAnswer:
     stats: SequenceStats
 
 
-def whole_answer(manager: Manager, rendered: RenderedPrompt, params: SamplingParams, client: str = "") -> WholeAnswer:
-    """Blocks until it is written. Raises what the engine raised."""
+def whole_answer(
+    manager: Manager,
+    rendered: RenderedPrompt,
+    params: SamplingParams,
+    client: str = "",
+    constraint: dict[str, Any] | None = None,
+) -> WholeAnswer:
+    """Blocks until it is written. Raises what the engine raised. ``constraint`` as in ``GenerationRequest``."""
     info = manager.model_info()
     tokenizer = manager.tokenizer()
     encoded = encode_prompt(rendered, tokenizer)
     stops = stop_sequences(rendered.stop_strings, tokenizer)
     params = replace(params, stop_token_sequences=(*params.stop_token_sequences, *stops))
-    request = GenerationRequest(uuid.uuid4().hex, encoded.token_ids, params, encoded.boundaries, client)
+    request = GenerationRequest(
+        uuid.uuid4().hex, encoded.token_ids, params, encoded.boundaries, client, constraint=constraint
+    )
     handle, answer, was_stopped = manager.submit(request, info), AnswerText(rendered, tokenizer), False
     while True:
         event = handle.next_event(POLL_S)
