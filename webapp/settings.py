@@ -75,6 +75,7 @@ class Settings:
     lan: bool = setting(False, "Let other devices on the network in, with a token.")
     token: str = setting("", "Token every request must carry; made up at each start when --lan has none.", secret=True)
     allow_hosts: tuple[str, ...] = setting((), "Further host names Roost may be opened by (a proxy or tunnel).")
+    api_only: bool = setting(False, "Serve no pages but the API's own documents at /docs.")
     open_browser: bool = setting(True, "Open the page in the browser when the server is ready.")
     language: str = setting(
         "auto", "Language for someone who has chosen none; auto follows the browser.", choices=("auto", "en", "zh")

@@ -11,7 +11,7 @@ from typing import Any
 from webapp.cli.options import add_settings, settings_from
 from webapp.settings import SETTINGS, Settings
 
-FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state", "preset")
+FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state", "preset", "api_only")
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:

@@ -35,6 +35,16 @@ from webapp.web.tools import routes as tools_routes
 
 log = logging.getLogger(__name__)
 DATABASE_NAME = "roost.db"
+PAGES = (
+    chat_routes,
+    preset_routes,
+    model_routes,
+    conversion_routes,
+    states_routes,
+    tools_routes,
+    docs_routes,
+    status_routes,
+)
 
 
 def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask:
@@ -56,17 +66,12 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     PackedStatic(app)
     error_pages.install(app)
     app.register_error_handler(500, answer_unexpected)
-    app.register_blueprint(chat_routes.blueprint)
-    app.register_blueprint(docs_routes.blueprint)
-    app.register_blueprint(states_routes.blueprint)
-    app.register_blueprint(status_routes.blueprint)
-    app.register_blueprint(preset_routes.blueprint)
-    app.register_blueprint(tools_routes.blueprint)
-    app.register_blueprint(model_routes.blueprint)
-    app.register_blueprint(conversion_routes.blueprint)
+    for part in (docs_routes, status_routes) if settings.api_only else PAGES:
+        app.register_blueprint(part.blueprint)
     app.add_url_rule("/health", view_func=health)
     api_routes.install(app, settings)
-    chat_socket.register(Sock(app))
+    if not settings.api_only:
+        chat_socket.register(Sock(app))
     return app
 
 

@@ -1,0 +1,34 @@
+"""A server without pages still answers programs, says how, and is healthy."""
+
+from __future__ import annotations
+
+import pytest
+from safetensors.numpy import save_file
+
+from tests.weights.make_checkpoints import make_tensors
+from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.model_manager import ModelManager
+from webapp.settings import Settings
+from webapp.web.app import create_app
+
+BASE = "http://127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api_only")
+    save_file(make_tensors("7", 1, 64, 64, 256), str(folder / "v7.safetensors"))
+    settings = Settings(data_dir=folder, models_dir=folder, model="v7.safetensors", strategy="fake", api_only=True)
+    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
+    yield app.test_client()
+    app.extensions["close"]()
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/status", "/docs", "/openapi.json"])
+def test_what_programs_and_their_writers_need_is_there(client, path: str) -> None:
+    assert client.get(path, base_url=BASE, headers={"Accept": "application/json"}).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/presets", "/models/v7.safetensors", "/states", "/tools", "/convert", "/chats"])
+def test_no_page_is_there(client, path: str) -> None:
+    assert client.get(path, base_url=BASE, headers={"Accept": "text/html"}).status_code == 404
