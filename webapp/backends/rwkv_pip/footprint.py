@@ -24,12 +24,11 @@ UNUSED_V7 = tuple(f"blocks.0.att.{name}" for name in ("v0", "v1", "v2"))
 LN0 = ("blocks.0.ln0.weight", "blocks.0.ln0.bias")
 EMBEDDING = "emb.weight"
 
-BASE_BYTES = 250 * MIB
-"""An engine process with torch and the package before the first weight, and what the sampler and the kernels take at
-the first token. Measured with torch 2.13 for CPUs on Linux: docs/memory.md."""
+BASE_BYTES = 241 * MIB
+"""An engine process with torch and the package before the first weight. Measured with torch 2.13 for CPUs on Linux: docs/memory.md."""
 CUDA_HOST_BYTES, CUDA_DEVICE_BYTES = 700 * MIB, 500 * MIB
 """A CUDA context: in main memory on top of the base, and on each card. Not measured, no card was at hand."""
-READING_BYTES = 40 * MIB
+READING_BYTES = 24 * MIB
 """Of the file that is held while it is read, and the pieces in work (``deferred_weights``: 32 MB and 4 MB)."""
 CHUNK_TOKENS = 64
 """Of a prompt, in one call; the setting ``prefill_chunk`` has this default."""
@@ -119,10 +118,10 @@ def _largest(model: ModelFile, places: tuple[LayerPlacement, ...]) -> int:
 
 
 def _run_extra(model: ModelFile, config: ModelConfig, places: tuple[LayerPlacement, ...]) -> dict[str, int]:
-    """Activations of a chunk of a prompt, a row of logits and its sampling, the state before and after a step; on a
-    card the matrices of a streamed or int8 layer in work, whole."""
+    """Activations of a chunk of a prompt, a row of logits and its sampling, the state before and after a step and its
+    copies; on a card the matrices of a streamed or int8 layer in work, whole."""
     activations = CHUNK_TOKENS * 4 * (12 * config.n_embd + 3 * config.n_ffn)
-    extra = Counter({RAM: 32 * config.vocab_size + 2 * config.state_bytes()})
+    extra = Counter({RAM: 32 * config.vocab_size + 4 * config.state_bytes()})
     for device in {device_name(place.device) for place in places}:
         extra[device] += activations
     for tensor in model.tensors:
