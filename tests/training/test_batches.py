@@ -36,6 +36,14 @@ def test_a_window_holds_whole_documents_each_followed_by_token_0():
     assert ends and weights[ends[0]] == 1.0
 
 
+def test_the_first_tokens_of_an_answer_weigh_more_and_prompts_nothing():
+    _, ids, weights = stream().read(0)
+    text = bytes(i - 1 for i in ids if i)
+    begins = text.index(b"Assistant:") + len(b"Assistant:")
+    assert not any(weights[:begins])
+    assert weights[begins : begins + 3] == [3.0, 3.0, 1.0]
+
+
 def test_a_stream_goes_on_from_its_saved_position():
     one = stream()
     one.batch(3)

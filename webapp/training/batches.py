@@ -17,6 +17,7 @@ from webapp.training.vocabulary import CompactVocabulary
 
 END_OF_DOCUMENT = 0
 POOL_SIZE = 64
+FIRST_TOKENS, FIRST_WEIGHT = 2, 3.0  # the first tokens of an answer decide what it will be: a call, a question, a topic
 Encode = Callable[[str], list[int]]
 
 
@@ -41,8 +42,9 @@ class WindowStream:
         weights: list[float] = []
         for segment in self.mixture.document(number).segments:
             encoded = self.encode(segment.text)
+            first = min(FIRST_TOKENS, len(encoded))
             ids += encoded
-            weights += [segment.weight] * len(encoded)
+            weights += [segment.weight * FIRST_WEIGHT] * first + [segment.weight] * (len(encoded) - first)
         return number, [*ids, END_OF_DOCUMENT][: self.context], [*weights, 1.0][: self.context]
 
     def window(self) -> tuple[list[int], list[float]]:

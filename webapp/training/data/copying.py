@@ -8,8 +8,11 @@ from collections.abc import Callable
 
 from webapp.training.data import words as w
 from webapp.training.data.document import Dialogue, Document
+from webapp.training.data.tool_schemas import KINDS
 from webapp.training.data.wide_words import WideWords
 from webapp.training.data.words import Words
+
+KEYS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in (*kind.names, "value")))
 
 
 def value(words: Words, chinese: bool) -> str:
@@ -63,7 +66,7 @@ def several(words: Words, zh: bool, count: int) -> list[str]:
     found = []
     for _ in range(count):
         chinese = zh != (mixed and words.rng.random() < 0.5)
-        found.append(words.any_word(chinese) if words.rng.random() < 0.6 else value(words, chinese))
+        found.append(words.any_word(chinese) if words.rng.random() < 0.75 else value(words, chinese))
     return found
 
 
@@ -76,7 +79,7 @@ def repeat_many(words: Words, zh: bool) -> tuple[str, str]:
 
 
 def json_list(words: Words, zh: bool) -> tuple[str, str]:
-    things = several(words, zh, words.rng.randrange(2, 8))
+    things = several(words, zh, words.rng.randrange(2, 14))
     answer = json.dumps(things, ensure_ascii=False, separators=(",", ":"))
     if zh:
         return f"写成JSON列表：{'、'.join(things)}", answer
@@ -96,20 +99,15 @@ def quote(words: Words, zh: bool) -> tuple[str, str]:
 
 def as_json(words: Words, zh: bool) -> tuple[str, str]:
     rng = words.rng
-    keys = rng.sample(
-        ("name", "city", "id", "color", "item", "code", "title", "place", "owner", "value"),
-        rng.choice((1, 2, 3, 4, 5)),
-    )
-    pairs = {key: words.any_word(zh) if rng.random() < 0.5 else value(words, zh) for key in keys}
+    keys = rng.sample(KEYS, rng.choice((1, 2, 3, 4, 5)))
+    pairs = {key: words.any_word(zh) if rng.random() < 0.6 else value(words, zh) for key in keys}
+    answer = json.dumps(pairs, ensure_ascii=False, separators=(",", ":"))
     if zh:
-        text = "，".join(f"{k}是{v}" for k, v in pairs.items())
-        return rng.choice(("写成JSON：{t}", "用JSON表示：{t}", "{t}。请写成JSON。")).format(t=text), json.dumps(
-            pairs, ensure_ascii=False, separators=(",", ":")
-        )
-    text = rng.choice((", ", " and ")).join(f"{k} {rng.choice(('is ', '', '= '))}{v}" for k, v in pairs.items())
-    return rng.choice(("Write as JSON: {t}", "Make JSON of {t}", "{t}. Give me that as JSON.")).format(
-        t=text
-    ), json.dumps(pairs, separators=(",", ":"))
+        text = "，".join(f"{k}{rng.choice(('是', '为', '用', ''))}{v}" for k, v in pairs.items())
+        return rng.choice(("写成JSON：{t}", "用JSON表示：{t}", "{t}。请写成JSON。")).format(t=text), answer
+    between = rng.choice((", ", " and ", " ", " with "))
+    text = between.join(f"{k} {rng.choice(('is ', '', '= ', 'as '))}{v}" for k, v in pairs.items())
+    return rng.choice(("Write as JSON: {t}", "Make JSON of {t}", "{t}. Give me that as JSON.")).format(t=text), answer
 
 
 def from_json(words: Words, zh: bool) -> tuple[str, str]:

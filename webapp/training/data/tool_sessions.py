@@ -29,7 +29,7 @@ from webapp.training.data.wide_words import WideWords
 from webapp.training.data.words import Words
 
 NO_TOOL = "no_tool"
-KINDS = {CALL: 52, NO_CALL: 17, TWO_CALLS: 10, ASK_BACK: 18, NO_TOOL: 3}
+KINDS = {CALL: 48, NO_CALL: 15, TWO_CALLS: 10, ASK_BACK: 24, NO_TOOL: 3}
 LEGACY_KINDS = {CALL: 60, NO_CALL: 20, ASK_BACK: 20}
 TOKEN_BUDGET = 440  # estimated; a window has 512
 OUTPUT_SHOWN = 0.3  # of the calls are followed by the function's output and a report
