@@ -25,7 +25,7 @@ LN0 = ("blocks.0.ln0.weight", "blocks.0.ln0.bias")
 EMBEDDING = "emb.weight"
 
 BASE_BYTES = 241 * MIB
-"""An engine process with torch and the package before the first weight. Measured with torch 2.13 for CPUs on Linux: docs/memory.md."""
+"""An engine process with torch and the package before the first weight: torch 2.13 for CPUs, Linux (docs/memory.md)."""
 CUDA_HOST_BYTES, CUDA_DEVICE_BYTES = 700 * MIB, 500 * MIB
 """A CUDA context: in main memory on top of the base, and on each card. Not measured, no card was at hand."""
 READING_BYTES = 24 * MIB
