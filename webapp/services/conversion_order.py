@@ -9,7 +9,6 @@ from webapp.errors import ConversionRefused
 from webapp.manager.library import ModelLibrary
 from webapp.services.disk_space import check_free
 from webapp.services.file_names import safe_name
-from webapp.weights.convert.conversion import plan_for
 from webapp.weights.convert.names import default_name
 from webapp.weights.convert.new_file import check_target
 from webapp.weights.convert.options import ConversionOptions
@@ -64,5 +63,7 @@ def check_order(library: ModelLibrary, order: ConversionOrder) -> ReadyOrder:
             reason = "the new file would take the place of one it is made from"
             way_out = "Choose another name."
             raise ConversionRefused(path=source.name, target=order.target, reason=reason, way_out=way_out)
+    from webapp.weights.convert.conversion import plan_for  # brings numpy, which no start needs
+
     plan = plan_for(source, order.target, options)
     return ReadyOrder(order.target, source, target_path, library.name_of(target_path), plan.total_bytes, options)
