@@ -12,7 +12,8 @@
     │   ├── BlendInvalid        states that make no weighted mean
     │   └── LegacyPth  VocabularyInvalid  TokenizerMissing
     ├── ConversionError         a model file could not be made into another; nothing was written
-    │   ├── ConversionRefused  ConversionCancelled  ConversionTargetExists  ConversionNotFound  ConversionNoSpace  LoraMismatch
+    │   ├── ConversionRefused  ConversionCancelled  ConversionTargetExists  ConversionNotFound
+    │   ├── ConversionNoSpace  LoraMismatch
     ├── StrategyError           a strategy string, or a strategy this model cannot take
     ├── BackendUnavailable      this machine cannot run it, and what would change that
     ├── RequestError            a generation request out of range

@@ -87,7 +87,8 @@ def ended_by_signals(cancelled: threading.Event) -> Iterator[None]:
 
 def _wait_for_end(cancelled: threading.Event) -> None:
     """The end of standard input: the server that asked for the conversion is gone, however that died."""
-    while sys.stdin.buffer.raw.read(1):  # type: ignore[attr-defined]  # unbuffered: no lock is held at exit
+    unbuffered = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer)  # so that no lock is held at exit
+    while unbuffered.read(1):
         pass
     cancelled.set()
 
