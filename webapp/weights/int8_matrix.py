@@ -1,11 +1,8 @@
 """The rwkv package's int8: a matrix as bytes and four vectors, made in pieces.
 
 The package (model.py 0.8.32, ``RWKV.__init__``) takes up to 12 bytes a weight while it quantises, 1.6 GB for the head
-of a 1.6 B model. Here the matrix is gone through three times, a few rows of the file at once, with the same operations in
-the same order: the results are the same to the last bit.
-
-A matrix ``W (n_in, n_out)`` comes as the rows of its file, ``(n_out, n_in)``; byte by byte it is about
-``(data + 0.5) / 256 * ry * rx + my + mx``, and the package keeps ``rx / 16`` and ``ry / 16``.
+of a 1.6 B model. Here the matrix is gone through three times, a few rows of the file at once, with the same operations
+in the same order: the results are the same to the last bit.
 """
 
 from __future__ import annotations
