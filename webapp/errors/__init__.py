@@ -1,0 +1,262 @@
+"""Every error a person can cause or meet, as one tree.
+
+    RoostError
+    ├── SettingsError           a setting, flag or config file that cannot be used
+    ├── WeightsError            a file on disk is not what it should be
+    │   ├── FileMissing  FileIsDirectory  FileEmpty  FileUnreadable  FileTruncated
+    │   ├── UnsafePickle        a pickle that wants to run code
+    │   ├── WrongExtension      content and name disagree
+    │   ├── UnknownFormat       none of the formats Roost reads
+    │   ├── NotAModel           a good file of another kind (state, LoRA, music, not RWKV)
+    │   ├── StateMismatch       a state that does not fit: says expected and found
+    │   ├── BlendInvalid        states that make no weighted mean
+    │   └── LegacyPth  VocabularyInvalid  TokenizerMissing
+    ├── ConversionError         a model file could not be made into another; nothing was written
+    │   ├── ConversionRefused  ConversionCancelled  ConversionTargetExists  ConversionNotFound
+    │   ├── ConversionNoSpace  LoraMismatch
+    ├── StrategyError           a strategy string, or a strategy this model cannot take
+    ├── BackendUnavailable      this machine cannot run it, and what would change that
+    ├── RequestError            a generation request out of range
+    │   ├── PromptEmpty  PromptTooLong  InvalidSampling  InvalidOption  TokenOutOfRange  GrammarInvalid
+    ├── ModelError              the one model and its engine process
+    │   ├── ModelNotFound  NoModelLoaded  ModelLoadFailed  LoadCancelled  OutOfMemory
+    │   ├── EngineCrashed  CrashLoop  ModelUnloaded  QueueFull  ShuttingDown  NonFiniteLogits
+    ├── LibraryError            a file of the library that cannot be added, renamed or deleted
+    │   ├── ModelInUse  ModelKept  FileNameTaken  FileNameUnusable  DiskFull  FolderNotWritable
+    │   └── UploadMissing  UploadOffset  UploadRefused  TrashMissing  FileOutdated
+    ├── StorageError            ChatNotFound  MessageNotFound  DatabaseTooNew  DatabaseBroken
+    ├── PresetError             a saved way of answering
+    │   ├── PresetNotFound  PresetNameTaken  PresetChanged  TooManyPresets  PresetFileInvalid
+    │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong
+    ├── ChatError               TurnRunning  NothingToContinue
+    ├── ToolError               ToolInvalid  ToolNotFound  ToolFailed
+    ├── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
+    └── ApiError                a request of a program
+        └── BodyInvalid  WrongMediaType  ParameterInvalid  ParameterUnsupported  ModelNotServed  UnknownAddress
+            TooManyStreams  ServerBusy  LoopbackOnly
+
+Each class carries ``code`` (stable: the OpenAI ``error.code`` and the translation key), ``status`` (HTTP), a sentence
+and the way out. Both texts are ``str.format`` templates over the keyword arguments given, so the edge can say them in
+the reader's language: ``error.<code>.message`` and ``error.<code>.hint`` in the catalogues of :mod:`webapp.i18n`.
+An error crosses the engine pipe as a plain dict (:meth:`RoostError.to_dict`, :func:`error_from_dict`).
+"""
+
+from __future__ import annotations
+
+from webapp.errors.base import (
+    RoostError,
+    SettingsError,
+    all_errors,
+    as_roost_error,
+    error_from_dict,
+    fill,
+)
+from webapp.errors.files import (
+    BlendInvalid,
+    ConversionCancelled,
+    ConversionError,
+    ConversionNoSpace,
+    ConversionNotFound,
+    ConversionRefused,
+    ConversionTargetExists,
+    FileEmpty,
+    FileIsDirectory,
+    FileMissing,
+    FileTruncated,
+    FileUnreadable,
+    LegacyPth,
+    LoraMismatch,
+    NotAModel,
+    StateMismatch,
+    TokenizerMissing,
+    UnknownFormat,
+    UnsafePickle,
+    VocabularyInvalid,
+    WeightsError,
+    WrongExtension,
+)
+from webapp.errors.library import (
+    DiskFull,
+    FileNameTaken,
+    FileNameUnusable,
+    FileOutdated,
+    FolderNotWritable,
+    LibraryError,
+    ModelInUse,
+    ModelKept,
+    StateInUse,
+    TrashMissing,
+    UploadMissing,
+    UploadOffset,
+    UploadRefused,
+)
+from webapp.errors.models import (
+    BackendUnavailable,
+    CrashLoop,
+    EngineCrashed,
+    LoadCancelled,
+    ModelError,
+    ModelLoadFailed,
+    ModelNotFound,
+    ModelUnloaded,
+    NoModelLoaded,
+    NonFiniteLogits,
+    OutOfMemory,
+    QueueFull,
+    ShuttingDown,
+    StrategyError,
+)
+from webapp.errors.requests import (
+    ApiError,
+    BodyInvalid,
+    GrammarInvalid,
+    InvalidOption,
+    InvalidSampling,
+    LoopbackOnly,
+    ModelNotServed,
+    ParameterInvalid,
+    ParameterUnsupported,
+    PromptEmpty,
+    PromptTooLong,
+    RequestError,
+    ServerBusy,
+    TokenOutOfRange,
+    ToolError,
+    ToolFailed,
+    ToolInvalid,
+    ToolNotFound,
+    TooManyStreams,
+    UnknownAddress,
+    WrongMediaType,
+)
+from webapp.errors.storage import (
+    ChatError,
+    ChatNotFound,
+    DatabaseBroken,
+    DatabaseTooNew,
+    DataFolderInUse,
+    MessageNotFound,
+    NothingToContinue,
+    PresetChanged,
+    PresetError,
+    PresetFileInvalid,
+    PresetInvalid,
+    PresetNameTaken,
+    PresetNotFound,
+    PresetOutOfRange,
+    PresetTooLong,
+    StorageError,
+    TooManyPresets,
+    TurnRunning,
+)
+from webapp.errors.web import (
+    BadFrame,
+    NotAllowed,
+    TokenRequired,
+    TooLarge,
+    TooManyRequests,
+    WebError,
+)
+
+__all__ = [
+    "ApiError",
+    "BackendUnavailable",
+    "BadFrame",
+    "BlendInvalid",
+    "BodyInvalid",
+    "ChatError",
+    "ChatNotFound",
+    "ConversionCancelled",
+    "ConversionError",
+    "ConversionNoSpace",
+    "ConversionNotFound",
+    "ConversionRefused",
+    "ConversionTargetExists",
+    "CrashLoop",
+    "DataFolderInUse",
+    "DatabaseBroken",
+    "DatabaseTooNew",
+    "DiskFull",
+    "EngineCrashed",
+    "FileEmpty",
+    "FileIsDirectory",
+    "FileMissing",
+    "FileNameTaken",
+    "FileNameUnusable",
+    "FileOutdated",
+    "FileTruncated",
+    "FileUnreadable",
+    "FolderNotWritable",
+    "GrammarInvalid",
+    "InvalidOption",
+    "InvalidSampling",
+    "LegacyPth",
+    "LibraryError",
+    "LoadCancelled",
+    "LoopbackOnly",
+    "LoraMismatch",
+    "MessageNotFound",
+    "ModelError",
+    "ModelInUse",
+    "ModelKept",
+    "ModelLoadFailed",
+    "ModelNotFound",
+    "ModelNotServed",
+    "ModelUnloaded",
+    "NoModelLoaded",
+    "NonFiniteLogits",
+    "NotAModel",
+    "NotAllowed",
+    "NothingToContinue",
+    "OutOfMemory",
+    "ParameterInvalid",
+    "ParameterUnsupported",
+    "PresetChanged",
+    "PresetError",
+    "PresetFileInvalid",
+    "PresetInvalid",
+    "PresetNameTaken",
+    "PresetNotFound",
+    "PresetOutOfRange",
+    "PresetTooLong",
+    "PromptEmpty",
+    "PromptTooLong",
+    "QueueFull",
+    "RequestError",
+    "RoostError",
+    "ServerBusy",
+    "SettingsError",
+    "ShuttingDown",
+    "StateInUse",
+    "StateMismatch",
+    "StorageError",
+    "StrategyError",
+    "TokenOutOfRange",
+    "TokenRequired",
+    "TokenizerMissing",
+    "TooLarge",
+    "TooManyPresets",
+    "TooManyRequests",
+    "TooManyStreams",
+    "ToolError",
+    "ToolFailed",
+    "ToolInvalid",
+    "ToolNotFound",
+    "TrashMissing",
+    "TurnRunning",
+    "UnknownAddress",
+    "UnknownFormat",
+    "UnsafePickle",
+    "UploadMissing",
+    "UploadOffset",
+    "UploadRefused",
+    "VocabularyInvalid",
+    "WebError",
+    "WeightsError",
+    "WrongExtension",
+    "WrongMediaType",
+    "all_errors",
+    "as_roost_error",
+    "error_from_dict",
+    "fill",
+]

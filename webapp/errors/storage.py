@@ -1,0 +1,123 @@
+"""What is kept: chats, presets, and turns in them."""
+
+from __future__ import annotations
+
+from webapp.errors.base import RoostError
+
+
+class StorageError(RoostError):
+    code = "storage_error"
+    message_text = "The database cannot do that: {reason}"
+    hint_text = "Check that the data folder can be written and the disk is not full."
+
+
+class ChatNotFound(StorageError):
+    code = "chat_not_found"
+    status = 404
+    message_text = "This chat does not exist any more."
+    hint_text = "Choose another from the list, or begin a new one."
+
+
+class MessageNotFound(StorageError):
+    code = "message_not_found"
+    status = 404
+    message_text = "This message does not exist any more."
+    hint_text = "Reload the page to see the chat as it is now."
+
+
+class DatabaseTooNew(StorageError):
+    code = "database_too_new"
+    message_text = "{path} was written by a newer Roost (schema {found}; this one knows {known})."
+    hint_text = "Update Roost, or start it with another --data folder."
+
+
+class DatabaseBroken(StorageError):
+    code = "database_broken"
+    message_text = "{path} is not a readable Roost database: {reason}"
+    hint_text = "Move the file aside and start again, or restore a copy of it."
+
+
+class DataFolderInUse(StorageError):
+    code = "data_folder_in_use"
+    message_text = "Another Roost is running on the data folder {path}."
+    hint_text = "Use that one or end it, or start this one with another --data folder."
+
+
+class PresetError(RoostError):
+    code = "preset_error"
+    status = 400
+    message_text = "The preset cannot be used: {reason}"
+    hint_text = "Choose another, or open the Presets page."
+
+
+class PresetNotFound(PresetError):
+    code = "preset_not_found"
+    status = 404
+    message_text = "This preset does not exist any more."
+    hint_text = "Choose another from the list of presets."
+
+
+class PresetNameTaken(PresetError):
+    code = "preset_name_taken"
+    status = 409
+    message_text = "There is a preset named {name} already."
+    hint_text = "Choose another name."
+
+
+class PresetChanged(PresetError):
+    code = "preset_changed"
+    status = 409
+    message_text = "{name} was saved somewhere else meanwhile; your changes are not saved yet."
+    hint_text = "Open it again to see what is there now, or save yours over it."
+
+
+class TooManyPresets(PresetError):
+    code = "too_many_presets"
+    status = 409
+    message_text = "There is room for {limit} presets, and no more."
+    hint_text = "Delete some that are not needed."
+
+
+class PresetFileInvalid(PresetError):
+    code = "preset_file_invalid"
+    status = 422
+    message_text = "These are no presets Roost can read: {reason}"
+    hint_text = "Nothing was imported. Export presets here or in RWKV-Runner and import that file."
+
+
+class PresetInvalid(PresetError):
+    """``name`` is the parameter's, as in the table of :mod:`webapp.services.preset_parameters`."""
+
+    code = "preset_invalid"
+    status = 422
+    message_text = "{name} cannot be {value}: {reason}"
+    hint_text = "Correct it and save again."
+
+
+class PresetOutOfRange(PresetInvalid):
+    code = "preset_out_of_range"
+    message_text = "{name} is {value}; it must be from {least} to {most}."
+
+
+class PresetTooLong(PresetInvalid):
+    code = "preset_too_long"
+    message_text = "{name} is too long: {found}, the limit is {limit}."
+
+
+class ChatError(RoostError):
+    code = "chat_error"
+    status = 409
+    message_text = "This chat cannot do that now: {reason}"
+    hint_text = "Wait for the answer or stop it, then try again."
+
+
+class TurnRunning(ChatError):
+    code = "turn_running"
+    message_text = "An answer is still being written in this chat."
+    hint_text = "Wait for it, or stop it first."
+
+
+class NothingToContinue(ChatError):
+    code = "nothing_to_continue"
+    message_text = "There is no answer here that could go on."
+    hint_text = "Write a message first."
