@@ -161,3 +161,19 @@ def test_a_grammar_that_breaks_in_the_engine_ends_its_sequence_with_a_reason(
     constraint = constraints({"kind": "lark", "grammar": "start: missing"})
     with pytest.raises(GrammarInvalid):
         constraint((), np.zeros(tokenizer.vocab_size, np.float32))
+
+
+def test_a_model_that_lacks_a_token_spells_it_otherwise(constraints: GrammarConstraints, tokenizer: WorldTokenizer):
+    """The bundled model knows a part of the vocabulary only, of single bytes all."""
+    wanted = "Île 北京 back\\slash"
+    constraint = constraints({"kind": "json_schema", "schema": {"const": wanted}})
+    has_token = np.zeros(tokenizer.vocab_size, bool)
+    has_token[:257] = True
+    token_ids: list[int] = []
+    while not token_ids or token_ids[-1] != 0:
+        logits = np.where(has_token, 0.0, -np.inf).astype(np.float32)
+        constraint(token_ids, logits)
+        assert logits.max() > -np.inf, tokenizer.decode(token_ids)
+        token_ids.append(int(logits.argmax()))
+        constraint.accept(token_ids[-1])
+    assert json.loads(tokenizer.decode(token_ids)) == wanted

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
+from webapp.chat.messages import ToolCall
 from webapp.chat.prompt_rendering import RenderedPrompt
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
@@ -19,12 +20,15 @@ POLL_S = 60.0
 
 @dataclass(frozen=True)
 class WholeAnswer:
-    """``text`` and ``reasoning`` are split and stripped as on the page."""
+    """``text`` and ``reasoning`` are split and stripped as on the page. ``tool_calls`` are those of tools the prompt
+    offers, and ``raw`` is everything as it was written."""
 
     text: str
     reasoning: str
     finish_reason: FinishReason
     stats: SequenceStats
+    tool_calls: tuple[ToolCall, ...] = ()
+    raw: str = ""
 
 
 def whole_answer(
@@ -58,4 +62,5 @@ def whole_answer(
         raise error_from_dict(event.error)
     answer.finish(is_cut=event.finish_reason is not FinishReason.STOP and not was_stopped)
     reason = FinishReason.STOP if answer.is_stopped else event.finish_reason
-    return WholeAnswer(answer.content, answer.reasoning, reason, event.stats or SequenceStats())
+    stats, raw = event.stats or SequenceStats(), tokenizer.decode(answer.token_ids)
+    return WholeAnswer(answer.content, answer.reasoning, reason, stats, tuple(answer.tool_calls), raw)

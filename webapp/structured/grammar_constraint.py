@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from webapp.structured.vocabulary import llguidance_tokenizer
 from webapp.tokenizer import Tokenizer
 
 THREADS = 2
+MAX_TOKEN_BYTES = 128
 
 BoolArray = NDArray[np.bool_]
 
@@ -30,6 +32,12 @@ class Vocabulary:
     tokenizer: Tokenizer
     compiled: Any
     """The same as an `llguidance.LLTokenizer`."""
+
+    @cached_property
+    def ids(self) -> dict[bytes, int]:
+        """By text."""
+        found = ((self.tokenizer.token_bytes(token_id), token_id) for token_id in range(self.tokenizer.vocab_size))
+        return {text: token_id for text, token_id in found if text}
 
 
 class GrammarConstraints:
@@ -72,6 +80,8 @@ class GrammarConstraint:
 
     def __call__(self, token_ids: Sequence[int], logits: FloatArray) -> None:
         forbidden = self._forbidden.result()
+        if not np.isfinite(logits[: len(forbidden)][~forbidden]).any():
+            forbidden = self._spelled_otherwise(forbidden)
         np.copyto(logits[: len(forbidden)], -np.inf, where=forbidden)
         logits[len(forbidden) :] = -np.inf
 
@@ -103,6 +113,15 @@ class GrammarConstraint:
         self._raise_error()
         forbidden: BoolArray = allowed[: self._vocab_size] == 0
         return forbidden
+
+    def _spelled_otherwise(self, forbidden: BoolArray) -> BoolArray:
+        """Where only one text can follow, llguidance asks for the longest token of it, which a model with a smaller
+        vocabulary of its own (or a ban) may not have: shorter ones begin the same text."""
+        vocabulary, text = self._vocabulary.result(), self._matcher.compute_ff_bytes()
+        ids = (vocabulary.ids.get(text[:length]) for length in range(1, min(len(text), MAX_TOKEN_BYTES) + 1))
+        more = forbidden.copy()
+        more[[token_id for token_id in ids if token_id is not None]] = False
+        return more
 
     def _raise_error(self) -> None:
         if self._matcher.is_error():

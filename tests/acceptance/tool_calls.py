@@ -1,0 +1,154 @@
+"""Calls of generated tools by the bundled model: held to their schemas over the API, whole and streamed, and free.
+
+    python -m tests.acceptance.tool_calls --cases 200
+
+Prints one JSON document. A call counts as valid when its arguments parse and `jsonschema` finds nothing wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import openai
+
+from tests.acceptance.served_roost import ROOT
+from tests.acceptance.tool_cases import Case, cases
+from tests.web.api.api_server import ApiServer
+from webapp.chat.messages import Message, Role
+from webapp.chat.prompt_rendering import render
+from webapp.chat.prompt_templates import default_template
+from webapp.chat.tool_dialects import OfferedTools
+from webapp.engine.sampling_params import SamplingParams
+from webapp.manager.engine_client import start_engine_process
+from webapp.services.tool_offer import dialect_of
+from webapp.services.whole_answer import whole_answer
+
+AT_ONCE = 8
+MAX_TOKENS = 500
+SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 0.8, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``calls``: (name, arguments as text)."""
+
+    content: str
+    calls: tuple[tuple[str, str], ...]
+    reason: str = ""
+
+
+class Trial:
+    """Asks the bundled model behind a real server, in this process so that free decoding is at hand too."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self.manager = server.manager
+        self.client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=600)
+
+    def whole(self, number: int, case: Case) -> Answer:
+        [choice] = self.client.chat.completions.create(**_request(number, case)).choices
+        calls = tuple((call.function.name, call.function.arguments) for call in choice.message.tool_calls or ())
+        return Answer(choice.message.content or "", calls, choice.finish_reason)
+
+    def streamed(self, number: int, case: Case) -> Answer:
+        content, calls, reason = "", {}, ""
+        for chunk in self.client.chat.completions.create(**_request(number, case), stream=True):
+            [choice] = chunk.choices
+            content, reason = content + (choice.delta.content or ""), choice.finish_reason or reason
+            for piece in choice.delta.tool_calls or ():
+                name, arguments = calls.get(piece.index, ("", ""))
+                calls[piece.index] = (
+                    name + (piece.function.name or ""), arguments + (piece.function.arguments or "")
+                )  # fmt: skip
+        return Answer(content, tuple(calls[index] for index in sorted(calls)), reason)
+
+    def free(self, number: int, case: Case) -> Answer:
+        """The same prompt without a grammar. It cannot demand a call."""
+        info = self.manager.model_info()
+        assert info.config is not None
+        offered = OfferedTools(dialect_of("", info), tuple(tool["function"] for tool in case.tools))
+        template = default_template(info.config.architecture, info.config.vocab_size)
+        rendered = render(template, [Message(Role.USER, case.prompt)], tools=offered)
+        params = SamplingParams(**SAMPLING, max_tokens=MAX_TOKENS, seed=number)
+        answer = whole_answer(self.manager, rendered, params)
+        return Answer(answer.text, tuple((call.name, call.arguments) for call in answer.tool_calls))
+
+
+def _request(number: int, case: Case) -> dict[str, Any]:
+    return {
+        "model": "roost", "messages": [{"role": "user", "content": case.prompt}], "tools": case.tools,
+        "tool_choice": case.choice, "max_tokens": MAX_TOKENS, "seed": number, **SAMPLING,
+    }  # fmt: skip
+
+
+def problem(case: Case, call: tuple[str, str]) -> str:
+    """What is wrong with a call; "" for nothing."""
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in case.tools}
+    name, arguments = call
+    if name not in schemas:
+        return f"there is no tool {name}"
+    try:
+        jsonschema.validate(json.loads(arguments), schemas[name])
+    except (ValueError, jsonschema.ValidationError) as exc:
+        return f"{name}: {getattr(exc, 'message', exc)}"
+    return ""
+
+
+def figures(asked: Sequence[Case], answers: Sequence[Answer]) -> dict[str, Any]:
+    """``unreadable``: answers that began a call nobody could read. ``cut``: at the limit of tokens before its end."""
+    counts: Counter[str] = Counter()
+    problems = []
+    for case, answer in zip(asked, answers, strict=True):
+        found = [problem(case, call) for call in answer.calls]
+        problems += [text for text in found if text]
+        counts += Counter(
+            answers_with_calls=bool(answer.calls), calls=len(found), valid=found.count(""),
+            unreadable=not found and "```json" in answer.content, cut=answer.reason == "length",
+            demanded=case.choice == "required", demanded_and_called=case.choice == "required" and bool(answer.calls),
+        )  # fmt: skip
+    attempts = counts["calls"] + counts["unreadable"]
+    share = round(counts["valid"] / attempts, 4) if attempts else None
+    return {**counts, "valid_share": share, "problems": problems[:20]}
+
+
+def measure(server: ApiServer, count: int) -> dict[str, Any]:
+    """The document: constrained, streamed against whole, free."""
+    asked, trial = cases(count), Trial(server)
+
+    def answers(ask: Any) -> list[Answer]:
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            return list(pool.map(ask, range(len(asked)), asked))
+
+    whole, streamed, free = answers(trial.whole), answers(trial.streamed), answers(trial.free)
+    differing = [number for number, pair in enumerate(zip(whole, streamed, strict=True)) if pair[0] != pair[1]]
+    return {
+        "cases": count, "constrained": figures(asked, whole), "streamed": figures(asked, streamed),
+        "streamed_differs": differing, "free": figures(asked, free),
+    }  # fmt: skip
+
+
+def bundled_server(data_dir: Path) -> ApiServer:
+    return ApiServer(data_dir, "cpu fp32", start_engine_process, models_dir=ROOT / "models")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cases", type=int, default=200)
+    with tempfile.TemporaryDirectory() as folder:
+        server = bundled_server(Path(folder))
+        try:
+            print(json.dumps(measure(server, parser.parse_args().cases), ensure_ascii=False))
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
