@@ -255,7 +255,8 @@ class Viewer:
         self.frame(type="progress", message=name, thinking=view.is_thinking, waiting=waiting)
 
     def _finish(self, message_id: str) -> None:
-        """The text is there already: only the foot is drawn anew, so that a selection and an open fold stay."""
+        """The text is there already: only the foot is drawn anew, so that a selection and an open fold stay. An answer
+        that calls tools gets its cards now, so it is drawn whole."""
         try:
             branch = self.house.store.branch(self.chat_id)
         except RoostError:
@@ -263,7 +264,10 @@ class Viewer:
         index = next((i for i, row in enumerate(branch) if row.id == message_id), None)
         if index is not None:
             view = self._views(branch, [index])[0]
-            self.fragment("chat/_answer_foot.html", message=view)
+            if view.calls:
+                self._send(self._message(view))
+            else:
+                self.fragment("chat/_answer_foot.html", message=view)
             self._shown = [Shown(row.id, view.fingerprint) if row.id == message_id else row for row in self._shown]
             self.frame(
                 type="finished",

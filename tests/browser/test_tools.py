@@ -1,0 +1,177 @@
+"""Function calling as a person meets it: a tool made in its form, asked for in a chat, approved, answered."""
+
+import pytest
+
+from tests.browser.acting import send, until, wait_ready
+from tests.web.chat.running_roost import RunningRoost, fake_strategy
+from webapp.backends.fake import FakeBackend
+from webapp.i18n.translation import translate
+from webapp.storage.tools import ToolStore
+from webapp.tokenizer import load_tokenizer
+from webapp.tools.definition import Approval, Behaviour, HttpCall, from_openai, with_behaviour
+
+WEATHER = from_openai(
+    {
+        "name": "get_current_weather",
+        "description": "Get the current weather in a given location",
+        "parameters": {
+            "type": "object",
+            "properties": {"location": {"type": "string"}, "unit": {"enum": ["celsius", "fahrenheit"]}},
+            "required": ["location"],
+        },
+    }
+)
+CALL = '```json\n{"name":"get_current_weather","arguments":{"location":"Paris"}}\n```'
+REPLY = "It is 22 degrees in Paris."
+CARD = "#messages .call"
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """says(text): what the model answers from now on, in the tokenizer's own tokens, which a grammar expects."""
+    script = []
+    monkeypatch.setattr(
+        FakeBackend, "_script_token", lambda self, position: script[position] if position < len(script) else 0
+    )
+
+    def says(text):
+        script[:] = load_tokenizer(65536).encode(text)
+
+    return says
+
+
+@pytest.fixture
+def roost(tmp_path, says):
+    roost = RunningRoost(tmp_path / "data", fake_strategy("x"))
+    yield roost
+    roost.stop()
+
+
+def offer(roost, **changes):
+    return ToolStore(roost.app.extensions["database"]).create(with_behaviour(WEATHER, **changes))
+
+
+def ask_for_weather(page, says, text="What's the weather like in Paris?"):
+    """Leaves the page with the card of the call, which came without a reload."""
+    wait_ready(page)
+    page.click("#tool-switch label")
+    says(CALL)
+    send(page, text)
+    page.wait_for_selector(CARD)
+
+
+def wait_answer(page, text=REPLY):
+    page.wait_for_selector(f"#messages .answer:last-child > .prose:has-text('{text}')")
+
+
+def last_result(roost):
+    """What the model was given for the newest call."""
+    store = roost.store
+    chat = store.list()[0]
+    rows = store.branch(chat.id)
+    return [row.message for row in rows if row.message.role.value == "tool"][-1]
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_a_tool_made_in_the_form_is_called_and_answers(roost, visit, says, locale):
+    page = visit(f"{roost.url}/tools?lang={locale}")
+    page.click(".empty .button-main")
+    page.wait_for_selector("#tool-preview .tool-text:has-text('get_current_weather')")
+    page.click(".save-bar .button-main")
+    page.wait_for_selector(".toast")
+    page.goto(roost.url)
+    ask_for_weather(page, says)
+    assert '"Paris"' in page.input_value(f"{CARD} [name=arguments]")
+    says(REPLY)
+    run = page.locator(f"{CARD} button[value^=approve_call]")
+    assert run.inner_text().strip() == translate("chat.call.run", locale)
+    run.click()
+    wait_answer(page)
+    assert '"22"' in last_result(roost).content
+    page.click(f"{CARD} summary")
+    assert '"22"' in page.inner_text(f"{CARD} .call-text >> nth=1")
+
+
+def test_arguments_are_changed_in_the_card_before_they_run(roost, visit, says):
+    offer(roost, behaviour=Behaviour.FIXED, fixed_value='{"temperature": "10"}')
+    page = visit(roost.url)
+    ask_for_weather(page, says)
+    page.fill(f"{CARD} [name=arguments]", '{"location": 5}')
+    page.click(f"{CARD} .button-main")
+    page.wait_for_selector(".toast:has-text('location')")
+    assert page.is_visible(f"{CARD}.call-waiting"), "a call that does not fit still waits"
+    says(REPLY)
+    page.fill(f"{CARD} [name=arguments]", '{"location": "Tokyo"}')
+    page.click(f"{CARD} .button-main")
+    wait_answer(page)
+    calls = [row.message.tool_calls for row in roost.store.branch(roost.store.list()[0].id) if row.message.tool_calls]
+    assert '"Tokyo"' in calls[0][0].arguments
+
+
+def test_a_call_that_is_refused_is_told_to_the_model(roost, visit, says):
+    offer(roost, behaviour=Behaviour.FIXED, fixed_value="22")
+    page = visit(roost.url)
+    ask_for_weather(page, says)
+    says("Then I cannot say.")
+    page.click(f"{CARD} button[value^=refuse_call]")
+    wait_answer(page, "Then I cannot say.")
+    assert "did not allow" in last_result(roost).content
+
+
+def test_a_tool_may_ask_the_person(roost, visit, says):
+    offer(roost, behaviour=Behaviour.ASK)
+    page = visit(roost.url)
+    ask_for_weather(page, says)
+    page.fill(f"{CARD} [name=result]", '{"temperature": "22"}')
+    says(REPLY)
+    page.click(f"{CARD} button[value^=give_result]")
+    wait_answer(page)
+    assert last_result(roost).content == '{"temperature": "22"}'
+
+
+def test_a_tool_that_fails_says_so_and_the_chat_goes_on(roost, visit, says):
+    http = HttpCall("https://weather.invalid/{location}")
+    offer(roost, behaviour=Behaviour.HTTP, http=http, approval=Approval.ALWAYS)
+    page = visit(roost.url)
+    ask_for_weather(page, says)
+    says("The tool did not work.")
+    page.click(f"{CARD} .button-main")
+    wait_answer(page, "The tool did not work.")
+    page.wait_for_selector(f"{CARD}.call-error")
+    assert '"error"' in last_result(roost).content
+
+
+def test_a_wrong_type_is_shown_at_its_field(roost, visit):
+    page = visit(f"{roost.url}/tools/new?from=example")
+    until(page, "document.querySelectorAll('.parameter').length === 2")
+    page.select_option("[name='0:kind']", "integer")
+    page.wait_for_selector("[name='0:kind'] >> visible=true")
+    page.fill("[name='0:default']", "many")
+    page.wait_for_selector("[data-error='0:default'].has-error .error-text:not(:empty)")
+    assert page.is_visible("#tool-preview .tool-problem")
+    page.fill("[name='0:default']", "3")
+    page.wait_for_selector("#tool-preview pre:has-text('get_current_weather')")
+    until(page, "!document.querySelector('.has-error')")
+
+
+def test_the_json_and_the_form_follow_each_other(roost, visit):
+    page = visit(f"{roost.url}/tools/new?from=example")
+    page.fill("#field-name", "weather_now")
+    until(page, "document.getElementById('tool-json').value.includes('weather_now')")
+    text = page.input_value("#tool-json").replace("weather_now", "forecast").replace('"location"', '"city"')
+    page.fill("#tool-json", text)
+    page.press("#tool-json", "Tab")
+    until(page, "document.getElementById('field-name').value === 'forecast'")
+    assert page.input_value("[name='0:name']") == "city"
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+def test_the_form_fits_its_screen(roost, visit, width):
+    page = visit(f"{roost.url}/tools/new?from=example", viewport={"width": width, "height": 844})
+    until(page, "document.querySelectorAll('.parameter').length === 2")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    cut = page.evaluate(
+        "[...document.querySelectorAll('.tool-form input:not([type=hidden]), .tool-form button, .tool-form select')]"
+        ".filter(node => node.checkVisibility() && node.getBoundingClientRect().right > innerWidth).length"
+    )
+    assert cut == 0
