@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from webapp.errors import PresetFileInvalid, PresetInvalid, PresetOutOfRange, PresetTooLong
+from webapp.errors import PresetFileInvalid, PresetInvalid, PresetOutOfRange, PresetTooLong, PresetUnnamed
 from webapp.i18n.translation import catalogue
 from webapp.services import preset_files
 from webapp.services.known_models import known_models
@@ -84,8 +84,8 @@ def test_what_is_put_in_comes_out_flat():
         ("threads", 4097, PresetOutOfRange),
         ("prefill_chunk", -64, PresetOutOfRange),
         ("idle_unload_s", "soon", PresetInvalid),
-        ("name", "", PresetInvalid),
-        ("name", " \t ", PresetInvalid),
+        ("name", "", PresetUnnamed),
+        ("name", " \t ", PresetUnnamed),
         ("name", "x" * 81, PresetTooLong),
         ("precision", "fp16", PresetInvalid),
         ("__class__", "x", PresetInvalid),

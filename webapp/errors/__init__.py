@@ -27,7 +27,7 @@
     ├── StorageError            ChatNotFound  MessageNotFound  DatabaseTooNew  DatabaseBroken
     ├── PresetError             a saved way of answering
     │   ├── PresetNotFound  PresetNameTaken  PresetChanged  TooManyPresets  PresetFileInvalid
-    │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong
+    │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong, PresetUnnamed
     ├── ChatError               TurnRunning  NothingToContinue
     ├── ToolError               ToolInvalid  ToolNotFound  ToolFailed
     ├── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
@@ -145,6 +145,7 @@ from webapp.errors.storage import (
     PresetNotFound,
     PresetOutOfRange,
     PresetTooLong,
+    PresetUnnamed,
     StorageError,
     TooManyPresets,
     TurnRunning,
@@ -219,6 +220,7 @@ __all__ = [
     "PresetNotFound",
     "PresetOutOfRange",
     "PresetTooLong",
+    "PresetUnnamed",
     "PromptEmpty",
     "PromptTooLong",
     "QueueFull",

@@ -94,6 +94,11 @@ class PresetInvalid(PresetError):
     hint_text = "Correct it and save again."
 
 
+class PresetUnnamed(PresetInvalid):
+    code = "preset_unnamed"
+    message_text = "A preset needs a name."
+
+
 class PresetOutOfRange(PresetInvalid):
     code = "preset_out_of_range"
     message_text = "{name} is {value}; it must be from {least} to {most}."

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from webapp.errors import PresetError, PresetInvalid, PresetOutOfRange, PresetTooLong
+from webapp.errors import PresetError, PresetInvalid, PresetOutOfRange, PresetTooLong, PresetUnnamed
 from webapp.services.preset_parameters import BY_NAME, PARAMETERS, Parameter
 from webapp.storage.presets import Preset
 from webapp.storage.records import storable
@@ -96,8 +96,10 @@ def invalid(name: str, value: Any, reason: str) -> PresetInvalid:
 
 def _name(value: Any) -> str:
     name = " ".join(_text("name", value, NAME_CHARS).split())
-    if not name or not name.isprintable():
-        raise invalid("name", value, "a preset needs a name")
+    if not name:
+        raise PresetUnnamed(name="name")
+    if not name.isprintable():
+        raise invalid("name", value, "it must be text")
     return name
 
 

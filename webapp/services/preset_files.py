@@ -27,7 +27,9 @@ def read(text: str) -> list[Preset]:
     document = load_json(text)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise PresetFileInvalid(reason="it is not a file of presets")
-    if document.get("version") != VERSION:
+    if not isinstance(document.get("version"), int):
+        raise PresetFileInvalid(reason="it does not say which version it is")
+    if document["version"] != VERSION:
         raise PresetFileInvalid(reason="a newer Roost wrote it")
     return [preset_of(fields) for fields in listed(document.get("presets"))]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flask import Request, url_for
 
-from webapp.errors import BadFrame, PresetFileInvalid, PresetInvalid
+from webapp.errors import BadFrame, PresetFileInvalid, PresetUnnamed
 from webapp.services.preset_files import FILE_CHARS
 from webapp.web.fragments import current_locale, translator
 from webapp.web.presets.house import House
@@ -30,7 +30,7 @@ def create(house: House, target: str, request: Request) -> str:
         original = house.presets.get(template)
         made = house.presets.duplicate(template, name or shown_name(original, translator(current_locale())))
     elif not name:
-        raise PresetInvalid(name="name", value="", reason="a preset needs a name")
+        raise PresetUnnamed(name="name")
     else:
         made = house.presets.create(name)
     return edit_url(made.id)
