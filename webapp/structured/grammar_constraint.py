@@ -119,7 +119,7 @@ class GrammarConstraint:
         vocabulary of its own (or a ban) may not have: shorter ones begin the same text."""
         vocabulary, text = self._vocabulary.result(), self._matcher.compute_ff_bytes()
         ids = (vocabulary.ids.get(text[:length]) for length in range(1, min(len(text), MAX_TOKEN_BYTES) + 1))
-        more = forbidden.copy()
+        more: BoolArray = forbidden.copy()
         more[[token_id for token_id in ids if token_id is not None]] = False
         return more
 
