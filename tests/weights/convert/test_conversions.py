@@ -167,7 +167,7 @@ def test_before_seven_it_is_the_packages_own_file(
 ) -> None:
     monkeypatch.setenv("RWKV_RESCALE_LAYER", "1" if "fp16" in strategy else "0")
     raw = tmp_path / "raw.pth"
-    write_checkpoint(raw, architecture, n_embd=64 if "i8" not in strategy else 128)
+    write_checkpoint(raw, architecture, n_embd=128)  # the package cannot print the shape of a single head
     convert_by_package(raw, tmp_path / "theirs.pth", strategy)
     convert(raw, tmp_path / "ours.pth", "fast", ConversionOptions(strategy=strategy))
     theirs, ours = state_dict(tmp_path / "theirs.pth"), state_dict(tmp_path / "ours.pth")
