@@ -144,8 +144,9 @@ def test_a_tool_that_fails_says_so_and_the_chat_goes_on(roost, visit, says):
 def test_a_wrong_type_is_shown_at_its_field(roost, visit):
     page = visit(f"{roost.url}/tools/new?from=example")
     until(page, "document.querySelectorAll('.parameter').length === 2")
+    page.evaluate("document.getElementById('tool-form').dataset.old = '1'")
     page.select_option("[name='0:kind']", "integer")
-    page.wait_for_selector("[name='0:kind'] >> visible=true")
+    until(page, "!document.getElementById('tool-form').dataset.old")  # the form is drawn anew for the type
     page.fill("[name='0:default']", "many")
     page.wait_for_selector("[data-error='0:default'].has-error .error-text:not(:empty)")
     assert page.is_visible("#tool-preview .tool-problem")

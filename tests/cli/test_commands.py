@@ -189,6 +189,7 @@ def test_ctrl_c_ends_quietly(command, places):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     assert process.stdout is not None
     process.stdout.read(1)  # it is under way
