@@ -1,7 +1,7 @@
 """Reading the configurations of RWKV-Runner: its ``config.json``, or one or a list of ``ModelConfig`` objects.
 
 Fields as of RWKV-Runner 1.9 (``frontend/src/types/configs.ts``). What Runner allows and Roost does not is brought into
-range; what has no counterpart (port, WebUI, Albatross, llama.cpp) is left out and named in the note.
+range; what has no counterpart (port, WebUI) is left out, and a device Roost cannot run becomes what suits this machine.
 """
 
 from __future__ import annotations
