@@ -3,14 +3,23 @@
 from tests.browser.acting import ANSWER, act, answer_text, ask, send, wait_done, wait_ready, wait_streaming
 from tests.web.chat.running_roost import fake_strategy
 
+LONG_ANSWER = "Birds perch on wires. " + "Both feet touch the same wire. " * 25 + "That is all."
 
-def test_an_answer_streams_and_the_page_becomes_the_chats(roost, visit):
-    page = visit(roost.url)
+
+def test_while_an_answer_streams_the_composer_offers_to_stop_it(start, visit):
+    page = visit(start(fake_strategy(delay_ms=5, repeat=0)).url)
     wait_ready(page)
     send(page, "Why can birds sit on wires?")
     wait_streaming(page)
     assert page.is_visible(".stop") and not page.is_visible("#send")
+    page.click(".stop")
     wait_done(page)
+    assert page.is_visible("#send") and not page.is_visible(".stop")
+
+
+def test_a_first_answer_makes_the_page_the_chats(roost, visit):
+    page = visit(roost.url)
+    ask(page)
     assert "/chat/" in page.url and page.input_value("#prompt") == ""
     assert page.locator(f"{ANSWER} pre .k").first.inner_text() == "def"
     assert "read again" in page.inner_text(f"{ANSWER} .stats")
@@ -27,8 +36,8 @@ def test_a_suggested_prompt_is_one_click(roost, visit):
     assert "Who are you" in page.inner_text(".bubble")
 
 
-def test_stop_keeps_the_text_and_continue_goes_on(roost, visit):
-    page = visit(roost.url)
+def test_stop_keeps_the_text_and_continue_goes_on(start, visit):
+    page = visit(start(fake_strategy(LONG_ANSWER, delay_ms=4)).url)
     wait_ready(page)
     send(page, "Why?")
     wait_streaming(page)
@@ -84,8 +93,7 @@ def test_a_deleted_message_comes_back_with_undo(roost, visit):
 
 
 def test_a_reload_and_a_second_page_see_the_same_stream(start, visit):
-    roost = start(fake_strategy(delay_ms=8))
-    page = visit(roost.url)
+    page = visit(start(fake_strategy(delay_ms=8, repeat=0)).url)
     wait_ready(page)
     send(page, "Why?")
     wait_streaming(page)
@@ -94,9 +102,10 @@ def test_a_reload_and_a_second_page_see_the_same_stream(start, visit):
     for one in (page, second):
         wait_streaming(one, "Both feet")
         assert one.is_visible(".stop")
+    second.click(".stop")
     wait_done(page)
     wait_done(second)
-    assert answer_text(page) == answer_text(second) and "That is all" in answer_text(page)
+    assert answer_text(page) == answer_text(second) and "Both feet" in answer_text(page)
 
 
 def test_thinking_folds(start, visit):
