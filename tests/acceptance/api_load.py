@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 
+from tests.acceptance.page_times import PageTimes
 from tests.acceptance.served_roost import ServedRoost
 
 FAKE = "fake slots=32 delay_ms=4"
@@ -38,18 +39,20 @@ class Load:
         self.roost = roost
         self.prompt_tokens = prompt_tokens
         self.counts: Counter[str] = Counter()
-        self.latencies: dict[str, list[float]] = {page: [] for page in PAGES}
+        self.latencies: dict[str, list[float]] = {}
         self.wrong: list[str] = []
         self._is_over = threading.Event()
         words = single_tokens(roost, streams)
         jobs = [threading.Thread(target=self._stream, args=(n, *word)) for n, word in enumerate(words)]
-        jobs += [threading.Thread(target=self._look), threading.Thread(target=self._read_long)]
+        jobs.append(threading.Thread(target=self._read_long))
         self._jobs = jobs
 
     def run(self, seconds: float) -> None:
+        times = PageTimes(self.roost.host, *PAGES)
         for job in self._jobs:
             job.start()
         time.sleep(seconds)
+        self.latencies = times.stop()
         self._is_over.set()
         for job in self._jobs:
             job.join(60)
@@ -101,13 +104,6 @@ class Load:
                     return text + f"<{event['error']['code']}>", False
                 text += event["choices"][0]["text"]
         return text, False
-
-    def _look(self) -> None:
-        while not self._is_over.wait(0.05):
-            for page in PAGES:
-                began = time.monotonic()
-                self.roost.get(page)
-                self.latencies[page].append(time.monotonic() - began)
 
     def _read_long(self) -> None:
         while not self._is_over.wait(2):
