@@ -30,6 +30,7 @@
     │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong, PresetUnnamed
     ├── ChatError               TurnRunning  NothingToContinue
     ├── ToolError               ToolInvalid  ToolNotFound  ToolFailed
+    │   └── BenchCaseInvalid  BenchLineInvalid  BenchNotFound  BenchRefused  BenchInterrupted
     ├── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
     └── ApiError                a request of a program
         └── BodyInvalid  WrongMediaType  ParameterInvalid  ParameterUnsupported  ModelNotServed  UnknownAddress
@@ -108,6 +109,11 @@ from webapp.errors.models import (
 )
 from webapp.errors.requests import (
     ApiError,
+    BenchCaseInvalid,
+    BenchInterrupted,
+    BenchLineInvalid,
+    BenchNotFound,
+    BenchRefused,
     BodyInvalid,
     GrammarInvalid,
     InvalidOption,
@@ -163,6 +169,11 @@ __all__ = [
     "ApiError",
     "BackendUnavailable",
     "BadFrame",
+    "BenchCaseInvalid",
+    "BenchInterrupted",
+    "BenchLineInvalid",
+    "BenchNotFound",
+    "BenchRefused",
     "BlendInvalid",
     "BodyInvalid",
     "ChatError",

@@ -76,6 +76,40 @@ class ToolFailed(ToolError):
     hint_text = "The model was told so. Check the tool on the Tools page, or type the result yourself."
 
 
+class BenchCaseInvalid(ToolError):
+    code = "bench_case_invalid"
+    status = 422
+    message_text = "The {field} of the case cannot be used: {reason}."
+    hint_text = "Correct it; nothing was changed."
+
+
+class BenchLineInvalid(BenchCaseInvalid):
+    code = "bench_line_invalid"
+    message_text = "Line {line} is no case of the tool bench: {reason}."
+    hint_text = "Correct that line and import again; nothing was added."
+
+
+class BenchNotFound(ToolError):
+    code = "bench_not_found"
+    status = 404
+    message_text = "This case or run of the tool bench is not there (any more)."
+    hint_text = "The page of the tool bench lists those there are."
+
+
+class BenchRefused(ToolError):
+    code = "bench_refused"
+    status = 409
+    message_text = "The tool bench cannot begin: {reason}."
+    hint_text = "Nothing was run. The page of the tool bench shows what it needs."
+
+
+class BenchInterrupted(ToolError):
+    code = "bench_interrupted"
+    status = 503
+    message_text = "Roost was stopped while the tool bench ran."
+    hint_text = "What it had is kept. Start it again."
+
+
 class ApiError(RoostError):
     """``param`` of the subclasses is the dotted path of what is wrong, as OpenAI's ``error.param`` has it."""
 
