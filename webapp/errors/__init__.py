@@ -30,7 +30,10 @@
     │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong, PresetUnnamed
     ├── ChatError               TurnRunning  NothingToContinue
     ├── ToolError               ToolInvalid  ToolNotFound  ToolFailed
-    │   └── BenchCaseInvalid  BenchLineInvalid  BenchNotFound  BenchRefused  BenchInterrupted
+    │   ├── BenchCaseInvalid  BenchLineInvalid  BenchNotFound  BenchRefused  BenchInterrupted
+    │   └── McpError            a server that offers tools over MCP
+    │       ├── McpNotInstalled  McpCommandMissing  McpServerEnded  McpTimedOut  McpNotSpoken  McpUnreachable
+    │       └── McpRefused  McpServerInvalid  McpServerNotFound  McpServerOff  McpProgramsOff  McpOnlyHere
     ├── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
     └── ApiError                a request of a program
         └── BodyInvalid  WrongMediaType  ParameterInvalid  ParameterUnsupported  ModelNotServed  UnknownAddress
@@ -90,6 +93,21 @@ from webapp.errors.library import (
     UploadMissing,
     UploadOffset,
     UploadRefused,
+)
+from webapp.errors.mcp import (
+    McpCommandMissing,
+    McpError,
+    McpNotInstalled,
+    McpNotSpoken,
+    McpOnlyHere,
+    McpProgramsOff,
+    McpRefused,
+    McpServerEnded,
+    McpServerInvalid,
+    McpServerNotFound,
+    McpServerOff,
+    McpTimedOut,
+    McpUnreachable,
 )
 from webapp.errors.models import (
     BackendUnavailable,
@@ -207,6 +225,19 @@ __all__ = [
     "LoadCancelled",
     "LoopbackOnly",
     "LoraMismatch",
+    "McpCommandMissing",
+    "McpError",
+    "McpNotInstalled",
+    "McpNotSpoken",
+    "McpOnlyHere",
+    "McpProgramsOff",
+    "McpRefused",
+    "McpServerEnded",
+    "McpServerInvalid",
+    "McpServerNotFound",
+    "McpServerOff",
+    "McpTimedOut",
+    "McpUnreachable",
     "MessageNotFound",
     "ModelError",
     "ModelInUse",
