@@ -24,11 +24,11 @@ class _Part(Enum):
 
 
 class ToolCallParser:
-    """For one answer. ``new_id`` makes a call's id; ``names`` are the tools that may be called."""
+    """For one answer. ``new_id`` makes a call's id; ``names`` are the tools that may be called, None is any."""
 
-    def __init__(self, syntax: CallSyntax, names: Collection[str], new_id: Callable[[], str]) -> None:
+    def __init__(self, syntax: CallSyntax, names: Collection[str] | None, new_id: Callable[[], str]) -> None:
         self._syntax = syntax
-        self._names = frozenset(names)
+        self._names = None if names is None else frozenset(names)
         self._new_id = new_id
         self._held = ""
         self._part = _Part.TEXT
@@ -68,7 +68,7 @@ class ToolCallParser:
         if length is None and not is_end:
             return False
         calls = self._syntax.read(self._opening.name, self._held[begin : begin + length]) if length else None
-        if not calls or any(call.name not in self._names for call in calls):
+        if not calls or (self._names is not None and any(call.name not in self._names for call in calls)):
             self._part = _Part.TEXT
             return self._give_up(pieces, begin + (length or 1), is_end)
         pieces += [ToolCallReady(self._made(call)) for call in calls]
