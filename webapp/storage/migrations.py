@@ -85,4 +85,28 @@ _TOOLS = (
     "ALTER TABLE chats ADD COLUMN tools TEXT NOT NULL DEFAULT '{}'",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS)
+_TOOL_BENCH = (
+    """CREATE TABLE bench_cases (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        body TEXT NOT NULL,
+        is_generated INTEGER NOT NULL DEFAULT 0,
+        deleted_at REAL
+    )""",
+    """CREATE TABLE bench_runs (
+        id TEXT PRIMARY KEY,
+        started_at REAL NOT NULL,
+        finished_at REAL,
+        status TEXT NOT NULL DEFAULT 'running',
+        setup TEXT NOT NULL,
+        error TEXT
+    )""",
+    """CREATE TABLE bench_answers (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        run_id TEXT NOT NULL REFERENCES bench_runs (id) ON DELETE CASCADE,
+        body TEXT NOT NULL
+    )""",
+    "CREATE INDEX bench_answers_by_run ON bench_answers (run_id, seq)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS, _TOOL_BENCH)
