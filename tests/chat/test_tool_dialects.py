@@ -76,6 +76,35 @@ def test_the_same_rows_in_the_json_dialects(row: str) -> None:
     assert parse_every_way(HERMES, f" <tool_call>\n{as_json(row)}\n</tool_call>") == expected
 
 
+def test_json_written_as_python_or_javascript_would_is_read_too() -> None:
+    for arguments, expected in {
+        "{'city': 'Paris', 'ok': True, 'none': None}": {"city": "Paris", "ok": True, "none": None},
+        "{city: 'it's fine', n: 5,}": {"city": "it's fine", "n": 5},
+        "{'note': 'it's fine', 'list': ['a', (1, 2)]}": {"note": "it's fine", "list": ["a", [1, 2]]},
+        '{"n": NaN, "m": 1e999, "k": 01}': {"n": "NaN", "m": "1e999", "k": 1},
+        '{"half": "\\ud83d", "pair": \'\\ud83d\\ude00\'}': {"half": "\ud83d", "pair": "😀"},
+    }.items():
+        call = f'{{"name": "f", "arguments": {arguments}}}'
+        for dialect, written in ((G1X_JSON, f"```json\n{call}\n```"), (HERMES, f"<tool_call>{call}</tool_call>")):
+            assert parse_every_way(dialect, written) == ("", [("f", expected)])
+
+
+def test_half_a_character_in_a_call_can_still_be_written_as_utf8() -> None:
+    parser = ToolCallParser(G1X_JSON.syntax, NAMES, lambda: "id")
+    [ready] = parser.feed('{"name": "f", "arguments": {"a": "\\ud83d", "二": 1}}')
+    assert isinstance(ready, ToolCallReady) and ready.call.arguments.encode() == b'{"a":"\\ud83d","\\u4e8c":1}'
+
+
+def test_a_call_is_found_wherever_its_opening_stands() -> None:
+    fenced = '```json\n{"name": "f", "arguments": {}}\n```'
+    for before in ("See:", "`", "``` and ", "a\n", "x\n```python\n1\n```\n"):
+        assert parse_every_way(G1X_JSON, before + fenced) == (before.rstrip(), [("f", {})])
+    for before in ("I call ", "x y (", "at 5 o'clock:\n"):
+        assert parse_every_way(RUNNER_LEGACY, legacy("", "f", before)) == (before.rstrip(), [("f", {})])
+    many = "<tool_call>no " * 3_000
+    assert parse(HERMES, [many]) == (many, [])
+
+
 PREAMBLE = "First I look at a map, then at the sky, and only then do I ask the weather service.\n\n"
 
 

@@ -48,6 +48,22 @@ class ToolCallReady:
 
 
 @dataclass(frozen=True)
+class ToolCallBegun:
+    """A call is being written; its arguments follow in pieces, and no :class:`ToolCallReady`."""
+
+    call_id: str
+    name: str
+
+
+@dataclass(frozen=True)
+class ToolArgumentsDelta:
+    """More JSON text of the arguments of the call begun last."""
+
+    call_id: str
+    text: str
+
+
+@dataclass(frozen=True)
 class TurnFinished:
     """The answer is complete and stored. ``finish_reason``: stop, length, tool_calls or abort.
 

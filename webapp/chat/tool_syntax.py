@@ -1,21 +1,18 @@
 """Where calls stand in a model's text: what opens one, where its body ends, and what the body says.
 
-Each dialect has a :class:`CallSyntax`; :mod:`webapp.chat.tool_parser` runs it over a stream. Bodies are followed
-bracket by bracket with their strings, so that fences, tags and brackets inside an argument end nothing.
+Each dialect has a :class:`CallSyntax`; :mod:`webapp.chat.tool_parser` runs it over a stream.
 """
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from webapp.chat.lenient_json import read_members, read_value
+
 MAX_NAME_CHARS = 64
-BRACKETS = {"{": "}", "[": "]", "(": ")"}
-WORDS = {"true": True, "false": False, "null": None, "none": None}
 
 
 @dataclass(frozen=True)
@@ -39,48 +36,34 @@ class Opening:
 @dataclass(frozen=True)
 class CallSyntax:
     """``find(text, is_start, is_end)`` gives the first opening; ``read(name, body)`` its calls, None when it holds
-    none; ``closer`` is what may stand behind the last body; ``repeats`` whether bodies may follow each other."""
+    none; ``closer`` is what may stand behind the last body; ``repeats`` whether bodies may follow each other.
+
+    ``opening`` is how the dialect's grammar begins a call, with ``{name}`` where the name comes before the body;
+    ``is_keyword`` whether arguments then stand in brackets as ``"key"= value``. Both are of use only where the grammar
+    holds the model: what may be found is more.
+    """
 
     find: Callable[[str, bool, bool], Opening]
     read: Callable[[str, str], list[ReadCall] | None]
     closer: str
+    opening: str
     repeats: bool = True
-
-
-def body_length(text: str) -> int | None:
-    """Length of the bracketed value ``text`` begins with; None while it is not whole. 0 when brackets do not match."""
-    stack: list[str] = []
-    quote = ""
-    is_escaped = False
-    for index, character in enumerate(text):
-        if quote:
-            quote = "" if character == quote and not is_escaped else quote
-            is_escaped = character == "\\" and not is_escaped
-        elif character == '"' or (character == "'" and _opens_string(text, index)):
-            quote = character
-        elif character in BRACKETS:
-            stack.append(BRACKETS[character])
-        elif character in BRACKETS.values():
-            if not stack or stack.pop() != character:
-                return 0
-            if not stack:
-                return index + 1
-    return None
+    is_keyword: bool = False
 
 
 def find_fence(text: str, is_start: bool, is_end: bool) -> Opening:
-    """A fence of JSON at the beginning of a line, or JSON as the very first thing of the answer."""
+    """A fence of JSON anywhere, or JSON as the very first thing of the answer."""
     if is_start:
         body = len(text) - len(text.lstrip())
         if text[body:].startswith(("{", "[")):
             return Opening(0, body)
-    for match in re.finditer(r"(?:^|\n|(?<=\s))(`{1,3})", text):
-        begin = match.start(1)
-        if len(match[1]) < 3:
+    for match in re.finditer(r"`+", text):
+        begin = max(match.start(), match.end() - 3)
+        if match.end() - begin < 3 or match.end() == len(text):
             if match.end() == len(text) and not is_end:
                 return Opening(begin)
             continue
-        found = re.compile(r"```(?:json|tool_call|tool_code)?[ \t]*\n?\s*([{\[])?").match(text, begin)
+        found = FENCE.match(text, begin)
         if found and found[1]:
             return Opening(begin, found.start(1))
         if not is_end and _may_become_fence(text[begin:]):
@@ -90,23 +73,21 @@ def find_fence(text: str, is_start: bool, is_end: bool) -> Opening:
 
 def find_tag(text: str, is_start: bool, is_end: bool) -> Opening:
     """``<tool_call>`` anywhere."""
-    found = re.search(r"<tool_call>\s*", text)
-    if found and found.end() < len(text):
-        if text[found.end()] in "{[":
+    for found in re.finditer(r"<tool_call>\s*", text):
+        following = text[found.end() : found.end() + 1]
+        if following in ("{", "["):
             return Opening(found.start(), found.end())
-        following = find_tag(text[found.end() :], False, is_end)
-        return Opening(found.end() + following.begin, None if following.body is None else found.end() + following.body)
-    if found:
-        return Opening(len(text) if is_end else found.start())
+        if not following and not is_end:
+            return Opening(found.start())
     return Opening(len(text) if is_end else len(text) - _partial_end(text, "<tool_call>"))
 
 
-LEGACY = re.compile(r"(?:(?<=^)|(?<=\n))[ \t]*([\w.-]{1,64})\s*```[\w \t]*\n?\s*tool_call\s*(?=\()")
-LEGACY_BEGUN = re.compile(r"(?:^|(?<=\n))[ \t]*[\w.-]{1,64}(\s*(`{1,3}([\w \t]*(\n\s*[tool_ca]{0,9}\s*)?)?)?)?\Z")
+LEGACY = re.compile(r"(?<![\w.-])([\w.-]{1,64})\s{0,8}```[\w \t]{0,16}\n?\s{0,8}tool_call\s{0,8}(?=\()")
+LEGACY_BEGUN = re.compile(r"(?<![\w.-])[\w.-]+(\s{0,8}(`{1,3}([\w \t]{0,16}(\n?\s{0,8}[tool_ca]{0,9}\s{0,8})?)?)?)?\Z")
 
 
 def find_legacy(text: str, is_start: bool, is_end: bool) -> Opening:
-    """``name``, a fence, ``tool_call(``: RWKV-Runner's form."""
+    """``name``, a fence, ``tool_call(``: RWKV-Runner's form. Any word may be the name, until what follows it tells."""
     found = LEGACY.search(text)
     if found:
         return Opening(found.start(), found.end(), found[1])
@@ -123,53 +104,10 @@ def read_json_calls(_name: str, body: str) -> list[ReadCall] | None:
 
 def read_keyword_call(name: str, body: str) -> list[ReadCall] | None:
     """``("key"= value, key=value)`` with values as JSON or Python writes them."""
-    arguments: dict[str, Any] = {}
-    for part in split_top_level(body[1:-1]):
-        pair = re.match(r"""\s*(?:"((?:[^"\\]|\\.)*)"|'((?:[^'\\]|\\.)*)'|([\w.-]+))\s*[=:]\s*""", part, re.DOTALL)
-        if pair is None:
-            return None
-        key = next(group for group in pair.groups() if group is not None)
-        arguments[key] = read_value(part[pair.end() :].strip())
-    return [ReadCall(name, arguments)]
-
-
-def read_value(text: str) -> Any:
-    """JSON, else a Python literal, else a bare word or the text as it stands."""
     try:
-        return json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        pass
-    try:
-        value = ast.literal_eval(text)
-        json.dumps(value)
-        return value
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return WORDS.get(text.lower(), text)
-
-
-def split_top_level(text: str) -> list[str]:
-    """At the commas outside strings and brackets; blank pieces are dropped."""
-    pieces, depth, quote, is_escaped, begin = [], 0, "", False, 0
-    for index, character in enumerate(text):
-        if quote:
-            quote = "" if character == quote and not is_escaped else quote
-            is_escaped = character == "\\" and not is_escaped
-        elif character == '"' or (character == "'" and _opens_string(text, index)):
-            quote = character
-        elif character in BRACKETS:
-            depth += 1
-        elif character in BRACKETS.values():
-            depth -= 1
-        elif character == "," and depth == 0:
-            pieces.append(text[begin:index])
-            begin = index + 1
-    return [piece for piece in (*pieces, text[begin:]) if piece.strip()]
-
-
-def _opens_string(text: str, index: int) -> bool:
-    """An apostrophe inside a word is none."""
-    before = text[:index].rstrip()[-1:]
-    return before == "" or before in "([{,=:"
+        return [ReadCall(name, read_members(body))]
+    except ValueError:
+        return None
 
 
 def _json_call(item: object) -> ReadCall | None:
@@ -184,8 +122,11 @@ def _json_call(item: object) -> ReadCall | None:
     return ReadCall(name, arguments)
 
 
+FENCE = re.compile(r"```(?:json|tool_call|tool_code)?[ \t]*\n?\s*([{\[])?")
+
+
 def _may_become_fence(text: str) -> bool:
-    return any(re.fullmatch(r"[ \t]*\n?\s*", text[len(head) :]) for head in _heads(text)) or bool(
+    return any(not text[len(head) :].strip() for head in _heads(text)) or bool(
         re.fullmatch(r"```(j|js|jso|t|to|too|tool|tool_|tool_c|tool_ca|tool_cal|tool_co|tool_cod)?", text)
     )
 
@@ -198,6 +139,8 @@ def _partial_end(text: str, mark: str) -> int:
     return next((length for length in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:length])), 0)
 
 
-FENCED = CallSyntax(find_fence, read_json_calls, "```")
-HERMES = CallSyntax(find_tag, read_json_calls, "</tool_call>")
-RUNNER_LEGACY = CallSyntax(find_legacy, read_keyword_call, "```", repeats=False)
+FENCED = CallSyntax(find_fence, read_json_calls, "```", "```json\n")
+HERMES = CallSyntax(find_tag, read_json_calls, "</tool_call>", "<tool_call>\n")
+RUNNER_LEGACY = CallSyntax(
+    find_legacy, read_keyword_call, "```", "{name}\n```python\ntool_call", repeats=False, is_keyword=True
+)

@@ -1,0 +1,169 @@
+"""Values as models write them: JSON, Python literals, and what lies between (unquoted keys, either quote, ``=`` for
+``:``, a comma too many).
+
+Strict JSON is read as such. Nothing is evaluated, and depth is bounded, whatever the text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, NoReturn
+
+MAX_DEPTH = 64
+WORDS = {"true": True, "false": False, "null": None, "none": None}
+CLOSERS = {"{": "}", "[": "]", "(": ")"}
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
+KEY = re.compile(r"[\w.-]+")
+BEHIND_STRING = re.compile(r"\s*(?:[,}\])=:]|\Z)")
+
+
+def read_value(text: str) -> Any:
+    """JSON if it can be, else read leniently, else the text itself. Numbers JSON has no word for (NaN, 1e999) are
+    text."""
+    try:
+        return json.loads(text, strict=False, parse_constant=_refused, parse_float=_finite)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return _Reader(text).whole()
+    except ValueError:
+        return text
+
+
+def read_members(text: str) -> dict[str, Any]:
+    """``("key"= value, key: value)`` as an object, whatever its brackets; ValueError for what is none."""
+    reader = _Reader(text)
+    found = reader.members(0)
+    reader.end()
+    return found
+
+
+class _Reader:
+    """Recursive descent over one text; ValueError where it cannot go on."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._place = 0
+
+    def whole(self) -> Any:
+        value = self._value(0)
+        self.end()
+        return value
+
+    def end(self) -> None:
+        if self._next():
+            raise ValueError("there is more behind the value")
+
+    def members(self, depth: int) -> dict[str, Any]:
+        closer = self._opened(depth)
+        found: dict[str, Any] = {}
+        while not self._takes(closer):
+            key = self._key()
+            if not (self._takes("=") or self._takes(":")):
+                raise ValueError("a name without a value")
+            found[key] = self._value(depth + 1)
+            self._separated(closer)
+        return found
+
+    def _items(self, depth: int) -> list[Any]:
+        closer = self._opened(depth)
+        found: list[Any] = []
+        while not self._takes(closer):
+            found.append(self._value(depth + 1))
+            self._separated(closer)
+        return found
+
+    def _value(self, depth: int) -> Any:
+        first = self._next()
+        if first == "{":
+            return self.members(depth)
+        if first and first in "[(":
+            return self._items(depth)
+        return self._string() if first and first in "\"'" else self._bare()
+
+    def _opened(self, depth: int) -> str:
+        opener = self._next()
+        if opener not in CLOSERS or depth > MAX_DEPTH:
+            raise ValueError("no brackets, or too many")
+        self._place += 1
+        return CLOSERS[opener]
+
+    def _separated(self, closer: str) -> None:
+        if not self._takes(",") and self._next() != closer:
+            raise ValueError("values without a comma between them")
+
+    def _key(self) -> str:
+        if self._next() in ('"', "'"):
+            return self._string()
+        found = KEY.match(self._text, self._place)
+        if found is None:
+            raise ValueError("no name")
+        self._place = found.end()
+        return found[0]
+
+    def _string(self) -> str:
+        """Up to a quote that something may follow: an apostrophe inside a word ends nothing."""
+        quote, begin = self._text[self._place], self._place + 1
+        parts: list[str] = []
+        for found in re.compile(rf"\\(?:u([0-9a-fA-F]{{4}})|(.))|{quote}", re.DOTALL).finditer(self._text, begin):
+            if found[0] == quote and not BEHIND_STRING.match(self._text, found.end()):
+                continue
+            parts.append(self._text[begin : found.start()])
+            begin = self._place = found.end()
+            if found[0] == quote:
+                return _paired("".join(parts))
+            parts.append(chr(int(found[1], 16)) if found[1] else ESCAPES.get(found[2], found[2]))
+        raise ValueError("a string without an end")
+
+    def _bare(self) -> Any:
+        """A number, a word, or text without quotes up to the comma or bracket behind it."""
+        begin, depth = self._place, 0
+        while self._place < len(self._text):
+            character = self._text[self._place]
+            if depth == 0 and character in ",)]}":
+                break
+            depth += (character in "([{") - (character in ")]}")
+            self._place += 1
+        written = self._text[begin : self._place].strip()
+        if not written:
+            raise ValueError("no value")
+        return _number_or_word(written)
+
+    def _next(self) -> str:
+        """The character that comes next, blank ones left out; "" at the end."""
+        while self._place < len(self._text) and self._text[self._place].isspace():
+            self._place += 1
+        return self._text[self._place : self._place + 1]
+
+    def _takes(self, character: str) -> bool:
+        is_next = self._next() == character
+        self._place += is_next
+        return is_next
+
+
+def _number_or_word(written: str) -> Any:
+    if written.lower() in WORDS:
+        return WORDS[written.lower()]
+    for kind in (int, float):
+        try:
+            number = kind(written)
+        except ValueError:
+            continue
+        return number if math.isfinite(number) else written
+    return written
+
+
+def _paired(text: str) -> str:
+    """Halves of a character above U+FFFF that were escaped one by one are that character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+def _finite(written: str) -> float:
+    number = float(written)
+    return number if math.isfinite(number) else _refused(written)
+
+
+def _refused(written: str) -> NoReturn:
+    raise ValueError(f"{written} is no JSON")
