@@ -167,7 +167,7 @@ function fail(upload, error) {
   look();
 }
 
-// As webapp/services/disk_space.py says sizes.
+// As webapp/services/library/disk_space.py says sizes.
 function sizeText(bytes) {
   if (bytes < 1000) return `${bytes} B`;
   for (const unit of ["kB", "MB", "GB"]) {

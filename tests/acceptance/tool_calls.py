@@ -29,8 +29,8 @@ from webapp.chat.prompt_templates import default_template
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.engine_client import start_engine_process
-from webapp.services.tool_offer import dialect_of
-from webapp.services.whole_answer import whole_answer
+from webapp.services.chat.tool_offer import dialect_of
+from webapp.services.completion.whole_answer import whole_answer
 
 AT_ONCE = 8
 MAX_TOKENS = 500

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.services.library_folder import good_bytes, torn_bytes
+from tests.services.library.library_folder import good_bytes, torn_bytes
 from tests.web.chat.running_roost import RunningRoost
 
 

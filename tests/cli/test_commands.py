@@ -16,7 +16,7 @@ import pytest
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.events import ContentDelta, TurnFinished, TurnWaiting
 from webapp.cli import chat, main, with_default_command
-from webapp.services.live_turn import LiveTurn
+from webapp.services.chat.live_turn import LiveTurn
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAYS_HELLO = "fake vocab=256 script=104,101,108,108,111"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.services.library_folder import good_bytes, torn_bytes, tree
+from tests.services.library.library_folder import good_bytes, torn_bytes, tree
 from webapp.cli import main
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.services.scripted_manager import ScriptedManager
-from webapp.services.chat_turn import ChatTurns
+from webapp.services.chat.turns import ChatTurns
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database

@@ -12,7 +12,7 @@ from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFailed, TurnFin
 from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, in_one_line, settings_from
 from webapp.errors import RoostError, error_from_dict
 from webapp.manager.model_manager import ModelManager
-from webapp.services.chat_turn import ChatTurns, LiveTurn
+from webapp.services.chat.turns import ChatTurns, LiveTurn
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 

@@ -19,8 +19,8 @@ from webapp.cli.options import add_model_options, settings_from
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.model_manager import ModelManager
-from webapp.services.tool_offer import call_constraint
-from webapp.services.whole_answer import WholeAnswer, whole_answer
+from webapp.services.chat.tool_offer import call_constraint
+from webapp.services.completion.whole_answer import WholeAnswer, whole_answer
 from webapp.training.data.heldout import ToolCase, prompt_cases, tool_cases
 from webapp.training.data.tool_formats import COMPACT, JSON_LIST
 from webapp.training.scoring import confusion, score_prompt, score_tools, shares, tool_system_prompt

@@ -12,10 +12,10 @@ from webapp.cli.options import add_settings, in_one_line, settings_from
 from webapp.errors import error_from_dict
 from webapp.manager.library import ModelEntry
 from webapp.manager.model_manager import ModelManager
-from webapp.services.disk_space import size_text
-from webapp.services.imports import MODES
-from webapp.services.known_models import known_models
-from webapp.services.model_files import ModelFiles
+from webapp.services.library.disk_space import size_text
+from webapp.services.library.imports import MODES
+from webapp.services.library.known_models import known_models
+from webapp.services.library.model_files import ModelFiles
 
 NAME_COLUMNS = 44
 

@@ -13,7 +13,7 @@ from webapp.cli.options import add_model_options, add_sampling_options, sampling
 from webapp.engine.outputs import GenerationRequest, TokenOutput
 from webapp.errors import error_from_dict
 from webapp.manager.model_manager import ModelManager
-from webapp.services.defaults import default_sampling
+from webapp.services.presets.defaults import default_sampling
 from webapp.tokenizer import StreamDecoder, Tokenizer
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from webapp.cli.options import add_settings, settings_from
 from webapp.errors import BlendInvalid, RoostError
 from webapp.manager.model_manager import ModelManager
-from webapp.services.state_sheets import StateSheet, sheet_of
-from webapp.services.states import StateEntry, StateLibrary
+from webapp.services.states.library import StateEntry, StateLibrary
+from webapp.services.states.sheets import StateSheet, sheet_of
 
 BARS = " ▁▂▃▄▅▆▇█"
 

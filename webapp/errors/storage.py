@@ -86,7 +86,7 @@ class PresetFileInvalid(PresetError):
 
 
 class PresetInvalid(PresetError):
-    """``name`` is the parameter's, as in the table of :mod:`webapp.services.preset_parameters`."""
+    """``name`` is the parameter's, as in the table of :mod:`webapp.services.presets.parameters`."""
 
     code = "preset_invalid"
     status = 422

@@ -2,7 +2,7 @@
 
 A shipped preset is data that comes with Roost; it has a row only once it was edited or deleted, so that a new version
 of Roost brings its new values to everyone who left it alone. Values are not judged here: see
-:mod:`webapp.services.preset_fields`.
+:mod:`webapp.services.presets.fields`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from tests.services.library_folder import good_bytes, torn_bytes
+from tests.services.library.library_folder import good_bytes, torn_bytes
 from tests.weights.make_checkpoints import write_tensors
 from webapp.manager.engine_client import start_engine_in_thread
 from webapp.manager.model_manager import ModelManager

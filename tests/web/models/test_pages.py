@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.services.library_folder import good_bytes, tree
+from tests.services.library.library_folder import good_bytes, tree
 from webapp.manager import library as library_module
-from webapp.services.hardware import probe
+from webapp.services.strategy.hardware import probe
 from webapp.web.models import desk
 from webapp.web.models.list_view import PAGE
 

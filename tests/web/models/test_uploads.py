@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.services.library_folder import good_bytes, torn_bytes, tree
+from tests.services.library.library_folder import good_bytes, torn_bytes, tree
 
 
 def test_a_file_in_slices(browser):

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.web.presets.posted_form import form_of
-from webapp.services import strategy_choice
+from webapp.services.strategy import choice
 from webapp.web.presets.builder_input import AUTO, BuilderInput, built, fitted, read_input
 
 
@@ -19,7 +19,7 @@ def build(browser, model="six.safetensors", **fields):
 
 def test_kinds_that_do_not_run_here_say_why_and_cannot_be_chosen(browser):
     part = build(browser, kind="cpu")
-    for kind in strategy_choice.kinds():
+    for kind in choice.kinds():
         card = part[part.index(f'id="build-{kind.key}"') :]
         card = card[: card.index("</label>")]
         assert ("disabled" in card.partition(">")[0]) is not kind.is_available

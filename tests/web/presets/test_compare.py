@@ -2,8 +2,8 @@
 
 import pytest
 
-from webapp.services.comparison import comparison
-from webapp.services.strategy_choice import kinds
+from webapp.services.strategy.choice import kinds
+from webapp.services.strategy.comparison import comparison
 
 
 def test_every_kind_of_the_tables_is_one_of_the_builders():

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from webapp.services.preset_parameters import PARAMETERS
+from webapp.services.presets.parameters import PARAMETERS
 
 
 def name_of(page, preset_id):

@@ -1,7 +1,7 @@
 """How much memory a model will take on the package, from the shapes of its tensors: no torch, nothing is read.
 
 Follows what the package makes of each tensor (model.py 0.8.32, ``RWKV.__init__`` and ``RWKV_x070.__init__``) as this
-room's loader has it do that. ``python -m tests.services.fit_table`` compares with real loads (docs/memory.md).
+room's loader has it do that. ``python -m tests.services.strategy.fit_table`` compares with real loads (docs/memory.md).
 """
 
 from __future__ import annotations

@@ -9,15 +9,15 @@ from flask import current_app, g, request
 
 from webapp.chat.messages import ToolCall
 from webapp.errors import ParameterInvalid
-from webapp.services.completion import Completion, Completions
-from webapp.services.completion_events import (
+from webapp.services.completion.completions import Completion, Completions
+from webapp.services.completion.events import (
     AnswerToken,
     ChoiceDelta,
     ChoiceFinished,
     ChoiceUsage,
     CompletionEvent,
 )
-from webapp.services.completion_order import CompletionOrder
+from webapp.services.completion.order import CompletionOrder
 from webapp.settings import Settings
 from webapp.web.api.record import Record
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, current_app, g, request
 
 from webapp.errors import UnknownAddress
-from webapp.services.completion import Completions
-from webapp.services.completion_defaults import CompletionDefaults
+from webapp.services.completion.completions import Completions
+from webapp.services.completion.defaults import CompletionDefaults
 from webapp.settings import Settings
 from webapp.web.api.places import Places
 from webapp.web.api.record import Record
@@ -71,7 +71,7 @@ ROUTES = (
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Adds the addresses, and ``app.extensions["completions"]``, which :mod:`webapp.services.completion` describes."""
+    """Adds the addresses, and ``app.extensions["completions"]``, of :mod:`webapp.services.completion.completions`."""
     defaults = CompletionDefaults(settings, app.extensions.get("presets"))
     app.extensions["completions"] = Completions(app.extensions["model_manager"], defaults)
     app.extensions["api_places"] = Places(settings)

@@ -18,7 +18,7 @@ from flask import Response, current_app, request
 
 from webapp.errors import RoostError, as_roost_error
 from webapp.i18n import translate_error
-from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, CompletionEvent
+from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, CompletionEvent
 from webapp.web.api.answering import Answering, ClientGone
 from webapp.web.api.error_bodies import error_body
 from webapp.web.fragments import current_locale

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from webapp.services.tool_loop import CallState, as_pretty_json
+from webapp.services.chat.tool_loop import CallState, as_pretty_json
 from webapp.storage.records import StoredMessage
 from webapp.tools.definition import Approval
 from webapp.web.chat.contexts import CallCard

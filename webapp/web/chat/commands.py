@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from webapp.chat.titles import title_of
 from webapp.errors import BadFrame
-from webapp.services.preset_fields import NAME_CHARS
+from webapp.services.presets.fields import NAME_CHARS
 from webapp.storage.records import Chat
 from webapp.web.chat.house import House
 from webapp.web.chat.news import LIST, chat_topic

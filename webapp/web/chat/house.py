@@ -12,9 +12,9 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
 from webapp.manager.library import STATE_ENDINGS, STATES
 from webapp.manager.model_manager import ModelManager
-from webapp.services.chat_turn import ChatTurns
-from webapp.services.live_turn import LiveTurn
-from webapp.services.presets import Presets
+from webapp.services.chat.live_turn import LiveTurn
+from webapp.services.chat.turns import ChatTurns
+from webapp.services.presets.presets import Presets
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset

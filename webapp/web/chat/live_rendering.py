@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from webapp.chat.events import ContentDelta, ReasoningDelta, TurnEvent, TurnFailed, TurnFinished, TurnWaiting
-from webapp.services.live_turn import LiveTurn
+from webapp.services.chat.live_turn import LiveTurn
 
 INTERVAL_S = 0.1
 

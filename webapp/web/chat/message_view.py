@@ -23,9 +23,9 @@ from webapp.errors import (
     error_from_dict,
 )
 from webapp.i18n import translate_error
-from webapp.services.chat_turn import can_continue
-from webapp.services.live_turn import LiveTurn
-from webapp.services.tool_loop import CALLS
+from webapp.services.chat.live_turn import LiveTurn
+from webapp.services.chat.tool_loop import CALLS
+from webapp.services.chat.turns import can_continue
 from webapp.storage.records import StoredMessage
 from webapp.web.chat.call_view import call_cards, is_left
 from webapp.web.chat.contexts import Failure, MessageView, Versions

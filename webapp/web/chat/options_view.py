@@ -14,11 +14,11 @@ from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import ModelNotFound, RoostError
 from webapp.i18n import translate_error
 from webapp.manager.target import ZERO_STATE
-from webapp.services.preset_fields import plain
-from webapp.services.preset_loading import file_name
-from webapp.services.preset_parameters import SAMPLING, Parameter
-from webapp.services.tool_offer import is_known_to_call
-from webapp.services.turn_writer import template_of, think_mode_of
+from webapp.services.chat.tool_offer import is_known_to_call
+from webapp.services.chat.turn_writer import template_of, think_mode_of
+from webapp.services.presets.fields import plain
+from webapp.services.presets.loading import file_name
+from webapp.services.presets.parameters import SAMPLING, Parameter
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
 from webapp.web.chat.contexts import (

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from webapp.errors import ChatNotFound, RoostError
-from webapp.services.live_turn import LiveTurn
+from webapp.services.chat.live_turn import LiveTurn
 from webapp.storage.records import Chat, StoredMessage
 from webapp.web.chat.contexts import LoadOffer, Thinking, Toast
 from webapp.web.chat.difference import Shown, difference, first_common

@@ -1,1 +1,1 @@
-"""The page on which one model file becomes another; the work is done by ``services.conversion``."""
+"""The page on which one model file becomes another; the work is done by ``services.conversion.conversions``."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from webapp.errors import ConversionRefused
 from webapp.manager.library import ModelLibrary
-from webapp.services.conversion_order import ConversionOrder
+from webapp.services.conversion.order import ConversionOrder
 from webapp.web.conversion.contexts import Option
 from webapp.weights.convert.registry import CONVERSIONS
 

@@ -11,9 +11,9 @@ from flask import current_app, url_for
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import translate_error
 from webapp.manager.model_manager import ModelManager
-from webapp.services.conversion import ConversionJob, Conversions
-from webapp.services.conversion_order import ConversionOrder
-from webapp.services.disk_space import check_free, free_bytes, size_text
+from webapp.services.conversion.conversions import ConversionJob, Conversions
+from webapp.services.conversion.order import ConversionOrder
+from webapp.services.library.disk_space import check_free, free_bytes, size_text
 from webapp.web.conversion.contexts import ConversionPage, Field, JobRow, Jobs, Option, PlanNote
 from webapp.web.conversion.order_form import STRATEGIES, convertible, read_order
 from webapp.weights.convert.registry import CONVERSIONS

@@ -6,8 +6,8 @@ from flask import Blueprint, Response, current_app, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ConversionNotFound, ConversionTargetExists, RoostError
-from webapp.services.conversion import ConversionJob, Conversions
-from webapp.services.presets import Presets
+from webapp.services.conversion.conversions import ConversionJob, Conversions
+from webapp.services.presets.presets import Presets
 from webapp.web.conversion.page_view import View
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 

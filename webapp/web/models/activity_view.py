@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from webapp.errors import error_from_dict
-from webapp.services.disk_space import size_text
-from webapp.services.imports import MODES, ImportJob
+from webapp.services.library.disk_space import size_text
+from webapp.services.library.imports import MODES, ImportJob
 from webapp.web.models.contexts import (
     Activity,
     ImportForm,

@@ -16,8 +16,8 @@ from webapp.i18n import translate_error
 from webapp.manager.library import ModelEntry, ModelLibrary
 from webapp.manager.model_manager import ModelManager
 from webapp.manager.model_status import ModelStatus
-from webapp.services.hardware import Hardware, probe
-from webapp.services.model_files import HOLDS_A_MODEL, ModelFiles
+from webapp.services.library.model_files import HOLDS_A_MODEL, ModelFiles
+from webapp.services.strategy.hardware import Hardware, probe
 from webapp.settings import Settings
 from webapp.web.fragments import current_locale, translator
 

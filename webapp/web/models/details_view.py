@@ -9,8 +9,8 @@ from datetime import datetime
 from flask import url_for
 
 from webapp.manager.library import ModelEntry
-from webapp.services.disk_space import size_text
-from webapp.services.strategy_choice import recommend
+from webapp.services.library.disk_space import size_text
+from webapp.services.strategy.choice import recommend
 from webapp.web.chat.contexts import Toast
 from webapp.web.models.contexts import DetailsPage, Pair, TensorGroup, TensorRow, TensorRows
 from webapp.web.models.desk import Desk

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.services.disk_space import size_text
-from webapp.services.fit import CANNOT_RUN, FITS, Fit, estimate
+from webapp.services.library.disk_space import size_text
+from webapp.services.strategy.fit import CANNOT_RUN, FITS, Fit, estimate
 from webapp.web.models.contexts import FitLine
 from webapp.web.models.desk import Desk
 from webapp.weights.inspection import Inspection

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from webapp.services.disk_space import size_text
-from webapp.services.known_models import FAMILIES, KnownModel, hint, known_models
+from webapp.services.library.disk_space import size_text
+from webapp.services.library.known_models import FAMILIES, KnownModel, hint, known_models
 from webapp.web.models.contexts import KnownFamily, KnownRow
 from webapp.web.models.desk import Desk
 

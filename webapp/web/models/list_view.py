@@ -10,7 +10,7 @@ from flask import current_app, url_for
 
 from webapp.i18n import phrase
 from webapp.manager.library import ModelEntry, ModelFile
-from webapp.services.disk_space import size_text
+from webapp.services.library.disk_space import size_text
 from webapp.web.models.contexts import Filter, KindChoice, ModelList, Row
 from webapp.web.models.desk import Desk, html_id
 from webapp.web.models.fit_view import fit_line

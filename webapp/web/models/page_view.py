@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import url_for
 
-from webapp.services.disk_space import free_bytes, size_text
+from webapp.services.library.disk_space import free_bytes, size_text
 from webapp.web.chat.contexts import Toast
 from webapp.web.models.activity_view import activity, import_form, trash_view
 from webapp.web.models.contexts import Filter, ImportForm, ModelsPage

@@ -7,7 +7,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from webapp.errors import FileEmpty, RoostError
-from webapp.services.uploads import Upload
+from webapp.services.library.uploads import Upload
 from webapp.web.models.desk import Desk, the_desk
 
 blueprint = Blueprint("uploads", __name__, url_prefix="/uploads")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from webapp.services.preset_parameters import STRATEGY_CHARS
-from webapp.services.strategy_choice import BuilderFields, BuilderLimits, build_fields, kinds, limits, parse
+from webapp.services.presets.parameters import STRATEGY_CHARS
+from webapp.services.strategy.choice import BuilderFields, BuilderLimits, build_fields, kinds, limits, parse
 from webapp.weights.inspection import Inspection
 
 AUTO = "auto"

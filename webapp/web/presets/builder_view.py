@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from webapp.i18n import translate_error
-from webapp.services.disk_space import size_text
-from webapp.services.hardware import Hardware
-from webapp.services.preset_parameters import BY_NAME
-from webapp.services.strategy_choice import (
+from webapp.services.library.disk_space import size_text
+from webapp.services.presets.parameters import BY_NAME
+from webapp.services.strategy.choice import (
     BuilderLimits,
     PlacedRun,
     Recommendation,
@@ -19,6 +18,7 @@ from webapp.services.strategy_choice import (
     recommend,
     validate,
 )
+from webapp.services.strategy.hardware import Hardware
 from webapp.web.presets.builder_input import AUTO, CUSTOM, BuilderInput, built, fitted
 from webapp.web.presets.contexts import Builder, Choice, Field, FitNote, KindCard, Run, Switch
 from webapp.web.presets.fit_view import FitMaker

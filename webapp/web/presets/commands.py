@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flask import Request, url_for
 
 from webapp.errors import BadFrame, PresetFileInvalid, PresetUnnamed
-from webapp.services.preset_files import FILE_CHARS
+from webapp.services.presets.files import FILE_CHARS
 from webapp.web.fragments import current_locale, translator
 from webapp.web.presets.house import House
 from webapp.web.presets.names import shown_name

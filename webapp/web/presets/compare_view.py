@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from webapp.services.comparison import Comparison, KindRow, Measured, MemoryCell, MemoryRow, comparison
-from webapp.services.strategy_choice import kinds
+from webapp.services.strategy.choice import kinds
+from webapp.services.strategy.comparison import Comparison, KindRow, Measured, MemoryCell, MemoryRow, comparison
 from webapp.web.chat.contexts import Toast
 from webapp.web.presets.builder_view import machine_facts
 from webapp.web.presets.house import House

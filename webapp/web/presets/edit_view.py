@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from webapp.errors import RoostError
 from webapp.i18n import translate_error
-from webapp.services.preset_fields import NAME_CHARS, NOTE_CHARS, flat
-from webapp.services.preset_parameters import BY_NAME, PARAMETERS, PROMPT, SAMPLING
-from webapp.services.strategy_choice import custom_kernel
+from webapp.services.presets.fields import NAME_CHARS, NOTE_CHARS, flat
+from webapp.services.presets.parameters import BY_NAME, PARAMETERS, PROMPT, SAMPLING
+from webapp.services.strategy.choice import custom_kernel
 from webapp.storage.presets import Preset
 from webapp.web.chat.contexts import Toast
 from webapp.web.presets.builder_input import BuilderInput, input_of

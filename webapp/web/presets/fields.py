@@ -8,8 +8,8 @@ from typing import Any
 
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import translate_error
-from webapp.services.preset_fields import escaped, plain, read_fields
-from webapp.services.preset_parameters import BY_NAME, PARAMETERS, Parameter
+from webapp.services.presets.fields import escaped, plain, read_fields
+from webapp.services.presets.parameters import BY_NAME, PARAMETERS, Parameter
 from webapp.web.presets.contexts import Choice, Field
 
 FIRST_FIELDS = ("name", "note")

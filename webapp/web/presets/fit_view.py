@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from webapp.i18n import translate_error
 from webapp.manager.model_manager import ModelManager
-from webapp.services.disk_space import size_text
-from webapp.services.fit import Alternative, DeviceFit, Fit, estimate
-from webapp.services.hardware import Hardware
+from webapp.services.library.disk_space import size_text
+from webapp.services.strategy.fit import Alternative, DeviceFit, Fit, estimate
+from webapp.services.strategy.hardware import Hardware
 from webapp.settings import Settings
 from webapp.web.presets.contexts import FitNote, MemoryBar, Switch
 from webapp.weights.inspection import Inspection

@@ -11,9 +11,9 @@ from flask import Flask
 from webapp.errors import RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.manager.model_manager import ModelManager
-from webapp.services.hardware import Hardware, probe
-from webapp.services.presets import Presets
-from webapp.services.states import StateLibrary
+from webapp.services.presets.presets import Presets
+from webapp.services.states.library import StateLibrary
+from webapp.services.strategy.hardware import Hardware, probe
 from webapp.settings import Settings
 from webapp.storage.presets import Preset
 from webapp.web.presets.builder_view import Ground

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from webapp.errors import RoostError
-from webapp.services.strategy_choice import kinds, parse
+from webapp.services.strategy.choice import kinds, parse
 from webapp.storage.presets import Preset
 from webapp.web.chat.contexts import Toast
 from webapp.web.presets.contexts import ListPage, NewPage, PresetRow

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from webapp.services.preset_parameters import BY_NAME, PARAMETERS
-from webapp.services.shipped_presets import is_as_shipped_name
+from webapp.services.presets.parameters import BY_NAME, PARAMETERS
+from webapp.services.presets.shipped import is_as_shipped_name
 from webapp.storage.presets import Preset
 from webapp.web.presets.fields import shown_value, written
 

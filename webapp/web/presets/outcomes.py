@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from webapp.services.preset_parameters import BY_NAME
+from webapp.services.presets.parameters import BY_NAME
 from webapp.web.chat.contexts import Toast
 from webapp.web.presets.names import labels
 

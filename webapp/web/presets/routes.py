@@ -7,7 +7,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import PresetError, RoostError
 from webapp.i18n import translate_error
-from webapp.services.presets import SaveOutcome
+from webapp.services.presets.presets import SaveOutcome
 from webapp.storage.presets import Preset
 from webapp.web.chat.contexts import Toast
 from webapp.web.chat.routes import file_name_options

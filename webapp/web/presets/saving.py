@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from webapp.errors import PresetChanged, PresetNameTaken, RoostError, WeightsError
-from webapp.services.presets import SaveOutcome
-from webapp.services.strategy_choice import validate
+from webapp.services.presets.presets import SaveOutcome
+from webapp.services.strategy.choice import validate
 from webapp.storage.presets import Preset
 from webapp.web.presets.builder_input import AUTO, CUSTOM, BuilderInput, built, fitted, input_of, is_posted, read_input
 from webapp.web.presets.builder_view import Ground

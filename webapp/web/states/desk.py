@@ -14,7 +14,7 @@ from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import translate_error
 from webapp.manager.model_manager import ModelManager
 from webapp.manager.model_status import ModelStatus
-from webapp.services.states import StateLibrary
+from webapp.services.states.library import StateLibrary
 from webapp.web.fragments import current_locale, translator
 from webapp.weights.inspection import Inspection
 

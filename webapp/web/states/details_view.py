@@ -6,8 +6,8 @@ import time
 
 from flask import url_for
 
-from webapp.services.disk_space import size_text
-from webapp.services.states import StateEntry
+from webapp.services.library.disk_space import size_text
+from webapp.services.states.library import StateEntry
 from webapp.web.chat.contexts import Toast
 from webapp.web.states.chart import short
 from webapp.web.states.contexts import StateDetails

@@ -8,8 +8,8 @@ from flask import url_for
 
 from webapp.errors import RoostError
 from webapp.manager.target import ZERO_STATE
-from webapp.services.disk_space import size_text
-from webapp.services.states import StateEntry
+from webapp.services.library.disk_space import size_text
+from webapp.services.states.library import StateEntry
 from webapp.web.chat.contexts import Toast
 from webapp.web.states.chart import norm_chart
 from webapp.web.states.contexts import Badge, BlendPart, InUse, Making, MergedRow, Refusal, StateRow, StatesPage, Typed

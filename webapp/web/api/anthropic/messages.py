@@ -10,8 +10,8 @@ from typing import Any
 
 from flask import Response
 
-from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
-from webapp.services.completion_prompt import prepare_prompt
+from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
+from webapp.services.completion.prompt import prepare_prompt
 from webapp.web.api.answering import Answering, begin, client_name, the_completions, whole_choices
 from webapp.web.api.anthropic.answers import (
     MessageAnswer,

@@ -9,8 +9,8 @@ from typing import Any
 from flask import Response
 
 from webapp.chat.messages import ToolCall
-from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
-from webapp.services.completion_order import CompletionOrder
+from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
+from webapp.services.completion.order import CompletionOrder
 from webapp.web.api.answering import Answering, begin, whole_choices
 from webapp.web.api.ollama.answers import Figures, timestamp
 from webapp.web.api.streaming import JSON_LINES, answer, json_line, stream

@@ -10,7 +10,7 @@ from flask import Response
 from msgspec import UNSET, UnsetType
 
 from webapp.chat.messages import ToolCall
-from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, CompletionEvent, Piece
+from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, CompletionEvent, Piece
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import Answering, UsageSum, WholeChoice, begin, client_name, whole_choices
 from webapp.web.api.body import read_body

@@ -10,8 +10,8 @@ from flask import Response
 from msgspec import UNSET, Meta, UnsetType
 
 from webapp.errors import ParameterInvalid, ParameterUnsupported
-from webapp.services.completion_events import ChoiceDelta, ChoiceFinished, CompletionEvent
-from webapp.services.completion_order import CompletionOrder, TextPrompt
+from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, CompletionEvent
+from webapp.services.completion.order import CompletionOrder, TextPrompt
 from webapp.web.api.answering import Answering, UsageSum, begin, client_name, whole_choices
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import TextChoice, TextCompletion, TextLogprobs, Usage

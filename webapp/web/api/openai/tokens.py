@@ -9,8 +9,8 @@ from flask import Response
 from msgspec import Meta
 
 from webapp.errors import ParameterInvalid, TokenOutOfRange
-from webapp.services.completion_order import ChatPrompt
-from webapp.services.completion_prompt import prepare_prompt
+from webapp.services.completion.order import ChatPrompt
+from webapp.services.completion.prompt import prepare_prompt
 from webapp.web.api.answering import the_completions
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import Text, Tokens

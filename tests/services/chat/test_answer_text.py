@@ -1,0 +1,71 @@
+import pytest
+
+from webapp.chat.prompt_rendering import RenderedPrompt
+from webapp.services.chat.answer_text import AnswerText
+
+
+def answer(world, text_or_ids, *stops):
+    made = AnswerText(RenderedPrompt((), stops), world)
+    made.feed(world.encode(text_or_ids) if isinstance(text_or_ids, str) else text_or_ids)
+    return made
+
+
+def test_without_a_stop_every_id_is_kept(world):
+    made = answer(world, " Hi.\n\nUs", "\n\nUser:")
+    made.finish(is_cut=True)
+    assert made.kept_token_ids() == (tuple(world.encode(" Hi.\n\nUs")), False)
+    assert made.content == "Hi.\n\nUs"
+
+
+def test_a_blank_line_before_the_end_of_text_is_the_separator(world):
+    """The starter model writes token 261, then token 0: a second blank line after it would be a prompt it never saw."""
+    made = answer(world, " Hi.\n\n", "\n\nUser:")
+    made.finish(is_cut=False)
+    assert made.kept_token_ids() == (tuple(world.encode(" Hi.\n\n")), True)
+    assert made.content == "Hi."
+
+
+def test_what_was_shown_is_what_is_kept_as_content(world):
+    made = AnswerText(RenderedPrompt(()), world)
+    shown = [delta.text for token_id in world.encode(" One.\n\nTwo. \n\n") for delta in made.feed([token_id])]
+    shown += [delta.text for delta in made.finish(is_cut=False)]
+    assert "".join(shown) == made.content == "One.\n\nTwo."
+
+
+def test_a_stop_keeps_the_blank_line_it_begins_with(world):
+    made = answer(world, " Hi.\n\nUser: x", "\n\nUser:")
+    assert made.kept_token_ids() == (tuple(world.encode(" Hi.\n\n")), True)
+    assert made.content == "Hi."
+
+
+@pytest.mark.parametrize("text", [" Hi. \n\n", " Hi.\n\n\n", " 好。\n\n"])
+def test_tokens_that_reach_into_the_blank_line_are_kept_whole(world, text):
+    made = answer(world, world.encode(text) + world.encode("User: x"), "\n\nUser:")
+    assert made.kept_token_ids() == (tuple(world.encode(text)), True)
+
+
+def test_a_stop_inside_a_token_has_what_is_before_it_encoded_anew(world):
+    assert len(world.encode(" hello")) == 1
+    made = answer(world, " hello", "lo")
+    assert made.content == "hel"
+    assert made.kept_token_ids() == (tuple(world.encode(" hel")), False)
+
+
+def test_a_stop_at_the_very_beginning_leaves_nothing(world):
+    made = answer(world, "END", "END")
+    assert made.kept_token_ids() == ((), False)
+
+
+def test_a_last_half_character_is_shown_only_where_the_answer_is_over(world):
+    half = [b + 1 for b in "好".encode()][:2]
+    for is_cut, content in ((True, "a"), (False, "a\ufffd")):
+        made = answer(world, [*world.encode(" a"), *half])
+        made.finish(is_cut)
+        assert made.content == content
+        assert made.kept_token_ids()[0][-2:] == tuple(half)
+
+
+def test_tokens_after_a_stop_are_not_taken(world):
+    made = answer(world, "a END b", " END")
+    assert made.feed(world.encode("more")) == []
+    assert made.content == "a"

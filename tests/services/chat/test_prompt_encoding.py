@@ -1,0 +1,35 @@
+from webapp.chat.messages import Message, Role
+from webapp.chat.prompt_rendering import PromptPiece, RenderedPrompt, render
+from webapp.chat.prompt_templates import G1X
+from webapp.services.chat.prompt_encoding import encode_prompt, stop_sequences
+
+CHAT = [
+    Message(Role.USER, "你好。"),
+    Message(Role.ASSISTANT, "Hi.\n\nHow are you?"),
+    Message(Role.USER, "Fine, 谢谢"),
+]
+
+
+def test_piece_by_piece_gives_what_the_official_whole_string_gives(world):
+    rendered = render(G1X, CHAT, system="Be kind.")
+    assert list(encode_prompt(rendered, world).token_ids) == world.encode(rendered.text)
+
+
+def test_boundaries_are_ascending_prefix_lengths_at_message_ends(world):
+    encoded = encode_prompt(render(G1X, CHAT), world)
+    assert [world.decode(encoded.token_ids[:length]) for length in encoded.boundaries] == [
+        "User: 你好。\n\n",
+        "User: 你好。\n\nAssistant: Hi.\n\nHow are you?\n\n",
+        "User: 你好。\n\nAssistant: Hi.\n\nHow are you?\n\nUser: Fine, 谢谢\n\n",
+    ]
+
+
+def test_ids_are_taken_as_they_are(world):
+    continued = PromptPiece(token_ids=(5, 6))
+    encoded = encode_prompt(RenderedPrompt((PromptPiece("a"), continued), continued=continued), world)
+    assert encoded.token_ids == (*world.encode("a"), 5, 6)
+    assert encoded.beginning == (5, 6)
+
+
+def test_stops_are_spelled_as_the_vocabulary_does(world):
+    assert stop_sequences(("\n\nUser:", "\n\nAssistant:"), world) == ((261, 24281, 59), (261, 5585, 41693, 59))

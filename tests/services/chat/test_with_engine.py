@@ -1,0 +1,108 @@
+"""Turns with the real manager and engine; only the model is fake."""
+
+import pytest
+
+from tests.services.chat.watching import text_of, watch
+from tests.weights.make_checkpoints import write_checkpoint
+from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.model_manager import ModelManager
+from webapp.services.chat.turns import ChatTurns
+from webapp.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """Only its sizes matter: the fake backend reads no weights."""
+    path = tmp_path_factory.mktemp("models") / "tiny.safetensors"
+    write_checkpoint(path, "7", n_layer=1, n_embd=64, vocab_size=65536)
+    return path
+
+
+@pytest.fixture
+def turns_of(model, database, tmp_path):
+    made = []
+
+    def make(strategy):
+        settings = Settings(data_dir=tmp_path, models_dir=model.parent, model=model.name, strategy=strategy)
+        manager = ModelManager(settings, start_engine=start_engine_in_thread)
+        made.append((ChatTurns(manager, database, settings), manager))
+        return made[-1][0]
+
+    yield make
+    for turns, manager in made:
+        turns.close()
+        manager.close()
+
+
+def spelled(world, *texts):
+    """A fake strategy that answers with these texts, each in the vocabulary's usual spelling."""
+    return "fake script=" + ",".join(str(token_id) for text in texts for token_id in world.encode(text))
+
+
+@pytest.mark.parametrize("rest", [(), ("\n\nUser: and so on",)], ids=["end of text", "role marker"])
+def test_the_second_turn_reads_only_what_is_new(turns_of, store, world, rest):
+    turns = turns_of(spelled(world, " Hi there.", *rest))
+    chat = store.create()
+    first = watch(turns.send(chat.id, "Hello"))
+    assert (text_of(first), first[-1].finish_reason) == ("Hi there.", "stop")
+    second = watch(turns.send(chat.id, "More"))[-1].stats
+    new = world.encode("\n\n") + world.encode("User: More\n\n") + world.encode("Assistant:")
+    assert second["prefilled_tokens"] <= len(new) + 1  # the last token sampled was never fed
+
+
+def test_a_stop_only_the_text_shows_costs_reading_that_one_answer_again(turns_of, store, world):
+    """ "。\\n" is one token, so the engine samples into the stop before it is told to end."""
+    turns = turns_of(spelled(world, " 你好。\n\nUser: 好"))
+    chat = store.create()
+    assert text_of(watch(turns.send(chat.id, "你好"))) == "你好。"
+    second = watch(turns.send(chat.id, "再见"))[-1].stats
+    new = world.encode("Assistant:") + world.encode(" 你好。\n\n") + world.encode("User: 再见\n\nAssistant:")
+    assert second["prefilled_tokens"] <= len(new)
+
+
+def test_regenerate_reads_only_the_generation_prompt(turns_of, store, world):
+    turns = turns_of("fake script=' Hi.'")
+    live = turns.send(store.create().id, "Hello, this is a somewhat longer question")
+    watch(live)
+    again = watch(turns.regenerate(live.message_id))[-1]
+    assert again.stats["prefilled_tokens"] == len(world.encode("Assistant:"))
+
+
+def test_stop_ends_an_endless_answer_and_continue_reads_almost_nothing(turns_of, store):
+    turns = turns_of("fake script=' la' repeat=0 delay_ms=1")
+    chat = store.create()
+    live = turns.send(chat.id, "Sing")
+    wait_for_length(live, 3)
+    turns.stop(chat.id)
+    assert watch(live)[-1].finish_reason == "abort"
+    stopped = store.message(live.message_id)
+    assert stopped.status == "stopped"
+    again = turns.continue_answer(live.message_id)
+    wait_for_length(again, len(stopped.message.content) + 3)
+    turns.stop(chat.id)
+    assert watch(again)[-1].stats["prefilled_tokens"] <= 4
+
+
+def wait_for_length(live, length):
+    """Until the log shows this many characters of content."""
+    shown, position = 0, 0
+    while shown < length:
+        events, position = live.events_after(position, 10)
+        assert events
+        shown += len(text_of(events))
+
+
+def test_a_model_that_breaks_fails_the_turn_and_keeps_its_text(turns_of, store, world):
+    prompt = world.encode("User: Hello\n\n") + world.encode("Assistant:")
+    turns = turns_of(f"fake script=' Hi there.' nan_at={len(prompt) + 4}")
+    live = turns.send(store.create().id, "Hello")
+    failed = watch(live)[-1]
+    assert failed.error["code"] == "non_finite_logits"
+    stored = store.message(live.message_id)
+    assert stored.status == "failed" and " Hi there.".startswith(" " + stored.message.content)
+
+
+def test_eight_chats_at_once_get_their_own_answers(turns_of, store):
+    turns = turns_of("fake script=' Hi there.' slots=4 delay_ms=1")
+    lives = [turns.send(store.create().id, f"Hello {index}") for index in range(8)]
+    assert [text_of(watch(live)) for live in lives] == ["Hi there."] * 8

@@ -1,0 +1,218 @@
+"""Slices become a file, or nothing stays."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.services.library.library_folder import good_bytes, torn_bytes, tree
+from webapp.errors import (
+    DiskFull,
+    FileEmpty,
+    FileNameTaken,
+    FileNameUnusable,
+    FileTruncated,
+    FolderNotWritable,
+    UnknownFormat,
+    UploadMissing,
+    UploadOffset,
+    UploadRefused,
+    WrongExtension,
+)
+from webapp.services.library import disk_space, uploads
+from webapp.services.library.uploads import Upload, Uploads
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def into(folder: Path) -> Uploads:
+    return Uploads(folder)
+
+
+def send(into: Uploads, upload: Upload, content: bytes, slice_bytes: int = 1000) -> Upload:
+    for offset in range(upload.done_bytes, len(content), slice_bytes):
+        upload = into.write(upload.id, offset, io.BytesIO(content[offset : offset + slice_bytes]))
+    return upload
+
+
+def test_slices_become_the_file(into, folder):
+    content = good_bytes()
+    upload = into.start("new.safetensors", len(content))
+    send(into, upload, content)
+    assert into.finish(upload.id) == folder / "new.safetensors"
+    assert (folder / "new.safetensors").read_bytes() == content
+    assert tree(folder) == ["new.safetensors"] and not into.folder.exists()
+
+
+def test_a_cut_off_upload_goes_on_where_it_stopped_also_after_a_restart(into, folder):
+    content = good_bytes()
+    upload = into.start("new.safetensors", len(content), "date")
+    into.write(upload.id, 0, io.BytesIO(content[:5000]))
+    again = Uploads(folder).start("new.safetensors", len(content), "date")
+    assert (again.id, again.done_bytes) == (upload.id, 5000)
+    assert Uploads(folder).start("new.safetensors", len(content), "another date").done_bytes == 0
+    send(into, again, content)
+    assert into.finish(again.id).read_bytes() == content
+
+
+def test_a_slice_at_the_wrong_place_is_told_the_right_one(into):
+    upload = into.start("new.pth", 100_000)
+    into.write(upload.id, 0, io.BytesIO(good_bytes()[:50]))
+    for offset in (0, 49, 51, -1, 10**18):
+        with pytest.raises(UploadOffset) as refused:
+            into.write(upload.id, offset, io.BytesIO(b"x"))
+        assert refused.value.params["expected"] == 50
+    assert into.get(upload.id).done_bytes == 50
+
+
+def test_more_than_was_announced_leaves_nothing(into, folder):
+    upload = into.start("new.safetensors", 60)
+    with pytest.raises(UploadRefused):
+        into.write(upload.id, 0, io.BytesIO(good_bytes()[:61]))
+    assert tree(folder) == []
+
+
+def test_less_than_was_announced_is_no_file(into, folder):
+    upload = into.start("new.safetensors", len(good_bytes()) + 1)
+    send(into, upload, good_bytes())
+    with pytest.raises(UploadOffset):
+        into.finish(upload.id)
+    assert not (folder / "new.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("torn.safetensors", torn_bytes(), FileTruncated),
+        ("named.pth", good_bytes(), WrongExtension),
+        ("short.pth", b"x", FileTruncated),
+    ],
+)
+def test_what_is_no_model_is_refused_in_the_end_and_leaves_nothing(into, folder, name, content, error):
+    upload = send(into, into.start(name, len(content)), content)
+    with pytest.raises(error) as refused:
+        into.finish(upload.id)
+    assert refused.value.params["path"] == name
+    assert tree(folder) == []
+
+
+def test_a_page_saved_as_a_model_is_refused_after_its_first_slice(into, folder):
+    upload = into.start("page.pth", 10**10)
+    with pytest.raises(UnknownFormat, match=r"page\.pth"):
+        into.write(upload.id, 0, io.BytesIO(b"<!doctype html><html>"))
+    assert tree(folder) == []
+
+
+def test_a_first_slice_of_few_bytes_is_no_reason_to_refuse(into, folder):
+    content = good_bytes()
+    upload = send(into, into.start("new.safetensors", len(content)), content[:4], slice_bytes=1)
+    send(into, upload, content)
+    assert into.finish(upload.id).read_bytes() == content
+
+
+def test_a_state_goes_to_the_states(into, folder):
+    content = good_bytes("state")
+    upload = send(into, into.start("mood.safetensors", len(content)), content)
+    assert into.finish(upload.id) == folder / "states" / "mood.safetensors"
+
+
+def test_cancelling_leaves_nothing(into, folder):
+    upload = into.start("new.pth", 1000)
+    into.write(upload.id, 0, io.BytesIO(good_bytes()[:100]))
+    into.discard(upload.id)
+    into.discard(upload.id)
+    assert tree(folder) == []
+    with pytest.raises(UploadMissing):
+        into.write(upload.id, 100, io.BytesIO(b"x"))
+
+
+@pytest.mark.parametrize("upload_id", ["", "..", "../../x", "a" * 32, "A" * 32, "a" * 31 + "/", "\0" * 32])
+def test_ids_of_nothing(into, upload_id):
+    for deed in (into.get, into.finish, lambda i: into.write(i, 0, io.BytesIO(b"x"))):
+        with pytest.raises(UploadMissing):
+            deed(upload_id)
+    into.discard(upload_id)
+
+
+def test_beginnings_that_are_refused(into, folder):
+    (folder / "here.pth").write_bytes(b"mine")
+    for name, size, error in [
+        ("here.pth", 5, FileNameTaken),
+        ("../here.pth", 5, FileNameTaken),
+        ("x.exe", 5, FileNameUnusable),
+        ("x.pth", 0, FileEmpty),
+        ("x.pth", -5, FileEmpty),
+        ("x.pth", 10**18, DiskFull),
+    ]:
+        with pytest.raises(error):
+            into.start(name, size)
+    assert tree(folder) == ["here.pth"] and (folder / "here.pth").read_bytes() == b"mine"
+
+
+def test_a_file_that_took_the_name_meanwhile_is_not_replaced(into, folder):
+    content = good_bytes()
+    upload = send(into, into.start("new.safetensors", len(content)), content)
+    (folder / "new.safetensors").write_bytes(b"mine")
+    with pytest.raises(FileNameTaken):
+        into.finish(upload.id)
+    assert (folder / "new.safetensors").read_bytes() == b"mine"
+    (folder / "new.safetensors").unlink()
+    assert into.finish(upload.id).read_bytes() == content
+
+
+def test_a_disk_that_fills_up_keeps_what_was_there_before_the_slice(into, monkeypatch):
+    content = good_bytes()
+    upload = into.start("new.safetensors", len(content))
+    into.write(upload.id, 0, io.BytesIO(content[:3000]))
+    real = uploads.write_all
+    pieces = []
+
+    def until_full(file, piece):
+        real(file, piece[: len(piece) // 2])
+        pieces.append(piece)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(uploads, "write_all", until_full)
+    with pytest.raises(DiskFull):
+        into.write(upload.id, 3000, io.BytesIO(content[3000:]))
+    assert pieces and into.get(upload.id).done_bytes == 3000
+    monkeypatch.undo()
+    send(into, into.get(upload.id), content)
+    assert into.finish(upload.id).read_bytes() == content
+
+
+def test_room_is_asked_for_what_is_still_missing_only(into, monkeypatch):
+    upload = into.start("new.safetensors", 10_000)
+    into.write(upload.id, 0, io.BytesIO(good_bytes()[:9000]))
+    monkeypatch.setattr(disk_space, "free_bytes", lambda folder: disk_space.RESERVE_BYTES + 1000)
+    assert into.start("new.safetensors", 10_000).done_bytes == 9000
+    with pytest.raises(DiskFull):
+        into.start("other.safetensors", 1001)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_one_may_not_write_to(into, folder):
+    folder.chmod(0o500)
+    try:
+        with pytest.raises(FolderNotWritable):
+            into.start("new.pth", 10)
+    finally:
+        folder.chmod(0o700)
+
+
+def test_what_nobody_went_on_with_for_a_day_is_removed(into, folder):
+    old, new = into.start("old.pth", 10), into.start("new.pth", 10)
+    day_ago = time.time() - uploads.KEPT_S - 1
+    os.utime(into.folder / f"{old.id}.part", (day_ago, day_ago))
+    assert [upload.id for upload in into.pending()] == [new.id]
+    assert not any(old.id in name for name in tree(folder))

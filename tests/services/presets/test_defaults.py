@@ -1,0 +1,25 @@
+import pytest
+
+from webapp.errors import InvalidSampling
+from webapp.services.presets.defaults import default_sampling, sampling_with
+
+
+def test_chat_defaults_are_those_of_rwkv_runner(settings):
+    params = default_sampling(settings)
+    assert (params.temperature, params.top_p, params.presence_penalty) == (1.0, 0.3, 0.0)
+    assert (params.frequency_penalty, params.penalty_decay) == (1.0, 0.996)
+
+
+def test_a_tiny_model_is_not_pushed_off_the_few_words_it_knows(settings):
+    assert default_sampling(settings, parameters=20_000_000).frequency_penalty == 0.2
+
+
+def test_a_chats_overrides_win_within_the_servers_limits(settings):
+    params = sampling_with(settings, {"temperature": 0.0, "max_tokens": 102_400})
+    assert params.temperature == 0.0
+    assert params.max_tokens == min(102_400, settings.max_tokens_limit)
+
+
+def test_an_unknown_override_is_refused(settings):
+    with pytest.raises(InvalidSampling):
+        sampling_with(settings, {"temprature": 1})

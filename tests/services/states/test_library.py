@@ -1,0 +1,209 @@
+"""The library of states: listed with what fits, brought in checked, made anew, deleted and brought back."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.manager.conftest import last_output, request
+from tests.weights.make_checkpoints import make_time_state, write_checkpoint, write_state, write_tensors
+from webapp.errors import (
+    FileMissing,
+    FileNameTaken,
+    FileNameUnusable,
+    FileTruncated,
+    PromptEmpty,
+    PromptTooLong,
+    StateInUse,
+    StateMismatch,
+    TrashMissing,
+)
+from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.library import ModelLibrary
+from webapp.manager.model_manager import ModelManager
+from webapp.services.states.library import StateLibrary
+from webapp.settings import Settings
+from webapp.weights.state_file import open_state
+
+SIZES = {"n_layer": 2, "n_embd": 32, "head_size": 16}
+
+
+@pytest.fixture
+def states(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name, architecture in (("seven.pth", "7"), ("six.pth", "6")):
+        write_checkpoint(folder / name, architecture, **SIZES)
+    write_checkpoint(folder / "four.pth", "4", n_layer=2, n_embd=64)
+    write_checkpoint(folder / "own.pth", "7", **SIZES, time_state=True)
+    settings = Settings(data_dir=tmp_path, models_dir=folder, model="seven.pth", strategy="fake")
+    manager = ModelManager(settings, start_engine_in_thread, ModelLibrary(folder, tmp_path))
+    (folder / "states").mkdir()
+    write_state(folder / "states" / "poet.pth", 2, 2, 16)
+    library = StateLibrary(manager)
+    yield library
+    manager.close()
+    library.close()
+
+
+def file_of(library: StateLibrary, name: str) -> Path:
+    return library.folder / name
+
+
+def test_each_state_is_listed_with_its_sizes_and_what_it_fits(states):
+    write_state(file_of(states, "rwkv7-large.st"), 3, 4, 16)
+    write_tensors(file_of(states, "rwkv-x060-a.st"), make_time_state(2, 2, 16))
+    file_of(states, "torn.pth").write_bytes(b"PK\3\4")
+    (states.folder / "deep").mkdir()
+    write_state(file_of(states, "deep/b.state.pth"), 2, 2, 16)
+    found = {entry.name: entry for entry in states.list()}
+    assert list(found) == ["deep/b.state.pth", "poet.pth", "rwkv-x060-a.st", "rwkv7-large.st", "torn.pth"]
+    poet = found["poet.pth"]
+    assert poet.sheet.sizes == (2, 2, 16) and poet.sheet.n_embd == 32 and len(poet.sheet.norms) == 2
+    assert poet.has_unknown_version and poet.fits == ("own.pth", "seven.pth", "six.pth")
+    assert found["rwkv-x060-a.st"].fits == ("six.pth",) and not found["rwkv-x060-a.st"].has_unknown_version
+    assert found["rwkv7-large.st"].fits == ()
+    assert isinstance(found["torn.pth"].error, FileTruncated) and found["torn.pth"].sheet is None
+    assert states.names() == tuple(found)
+    assert [entry.name for entry in states.merged()] == ["own.pth"]
+
+
+def test_a_file_that_changed_is_read_again(states):
+    before = states.entry("poet.pth").sheet.digest
+    write_state(file_of(states, "poet.pth"), 2, 2, 16, seed=9)
+    assert states.entry("poet.pth").sheet.digest != before
+
+
+def test_the_digest_shown_is_the_one_answers_are_logged_with(states):
+    states.use("poet.pth")
+    output = last_output(states.manager.submit(request()))
+    assert output.stats.initial_state_digest == states.entry("poet.pth").sheet.digest
+
+
+@pytest.mark.parametrize(
+    "name", ["", "-", "nothing.pth", "../seven.pth", "/etc/passwd", "poet.txt", "a\0b.pth", "x" * 999]
+)
+def test_a_name_that_is_no_states_finds_nothing(states, name):
+    for deed in (states.entry, states.delete):
+        with pytest.raises(FileMissing):
+            deed(name)
+    with pytest.raises(FileMissing):
+        states.rename(name, "b")
+
+
+def upload(states, name: str, source: Path) -> str:
+    with source.open("rb") as stream:
+        return states.add(name, stream)
+
+
+def test_an_upload_is_checked_before_it_has_a_place(states, tmp_path):
+    write_state(tmp_path / "good.st", 2, 2, 16, seed=4)
+    assert upload(states, "C:\\Downloads\\good.st", tmp_path / "good.st") == "good.st"
+    before = sorted(path.name for path in states.folder.iterdir())
+    write_checkpoint(tmp_path / "model.pth", "7", **SIZES)
+    write_tensors(tmp_path / "nan.pth", {"blocks.0.att.time_state": np.full((2, 8, 8), np.nan, np.float32)})
+    refused = (
+        ("model.pth", tmp_path / "model.pth", StateMismatch),
+        ("nan.pth", tmp_path / "nan.pth", StateMismatch),
+        ("good.st", tmp_path / "good.st", FileNameTaken),
+        ("good.exe", tmp_path / "good.st", FileNameUnusable),
+    )
+    for name, source, error in refused:
+        with pytest.raises(error):
+            upload(states, name, source)
+    with pytest.raises(FileTruncated):
+        states.add("cut.st", io.BytesIO((tmp_path / "good.st").read_bytes()[:-9]))
+    assert sorted(path.name for path in states.folder.iterdir()) == before
+
+
+def test_a_path_on_this_machine_is_copied(states, tmp_path):
+    write_state(tmp_path / "there.pth", 2, 2, 16, seed=4)
+    assert states.import_path(f' "{tmp_path / "there.pth"}" ') == "there.pth"
+    assert (tmp_path / "there.pth").is_file() and file_of(states, "there.pth").is_file()
+    for wrong in ("there.pth", str(tmp_path / "gone.pth"), "", "~nobody-at-all/x.pth"):
+        with pytest.raises(FileMissing):
+            states.import_path(wrong)
+    write_checkpoint(tmp_path / "model.pth", "7", **SIZES)
+    with pytest.raises(StateMismatch):
+        states.import_path(str(tmp_path / "model.pth"))
+
+
+def test_a_deleted_state_comes_back(states):
+    trashed = states.delete("poet.pth")
+    assert states.names() == ()
+    assert states.restore(trashed.id) == "poet.pth" and states.names() == ("poet.pth",)
+    with pytest.raises(TrashMissing):
+        states.restore(trashed.id)
+
+
+def test_a_state_in_use_keeps_its_file_and_its_name(states):
+    states.use("poet.pth")
+    with pytest.raises(StateInUse):
+        states.delete("poet.pth")
+    with pytest.raises(StateInUse):
+        states.rename("poet.pth", "b")
+    states.use("")
+    assert states.rename("poet.pth", "../bard") == "bard.pth"
+    assert states.names() == ("bard.pth",)
+
+
+def test_a_blend_is_a_new_file_that_can_be_used(states):
+    write_state(file_of(states, "rwkv7-other.pth"), 2, 2, 16, seed=5)
+    name = states.blend([("poet.pth", 1.0), ("rwkv7-other.pth", 1.0), ("-", 2.0)], "half and half")
+    assert name == "half and half.safetensors"
+    parts = [open_state(file_of(states, part)).layers for part in ("poet.pth", "rwkv7-other.pth")]
+    np.testing.assert_allclose(open_state(file_of(states, name)).layers, sum(parts) / 4, atol=1e-7)
+    assert states.entry(name).sheet.architecture == "7"
+    assert states.use(name).name == name
+    with pytest.raises(FileNameTaken):
+        states.blend([("poet.pth", 1.0), ("-", 1.0)], "half and half")
+    with pytest.raises(FileMissing):
+        states.blend([("poet.pth", 1.0), ("gone.pth", 1.0)], "b")
+
+
+def test_a_merged_state_is_copied_out_and_is_what_the_model_begins_with(states):
+    name = states.copy_out("own.pth", "mine")
+    assert states.entry(name).sheet.architecture == "7"
+    with pytest.raises(StateMismatch):
+        states.copy_out("seven.pth", "b")
+
+
+def test_a_text_becomes_a_state(states):
+    job = states.make("Anna has a cat called Tom.", "anna")
+    assert job.phase in ("running", "done")
+    job = states.making.wait(20)
+    assert (job.phase, job.name, job.model) == ("done", "anna.safetensors", "seven.pth")
+    expected = states.manager.read_state(states.manager.tokenizer().encode("Anna has a cat called Tom."))
+    np.testing.assert_array_equal(open_state(file_of(states, job.name)).layers, expected.arrays["att_kv"])
+    assert states.entry(job.name).sheet.architecture == "7"
+    states.making.forget()
+    assert states.making.job.phase == "none"
+
+
+def test_a_text_that_cannot_be_read_is_refused_at_once(states, monkeypatch):
+    with pytest.raises(PromptEmpty):
+        states.make("  \n ", "a")
+    with pytest.raises(FileNameTaken):
+        write_state(file_of(states, "taken.safetensors"), 2, 2, 16)
+        states.make("text", "taken")
+    with pytest.raises(FileNameUnusable):
+        states.make("text", "...")
+    monkeypatch.setattr("webapp.services.states.making.MOST_TOKENS", 3)
+    with pytest.raises(PromptTooLong):
+        states.make("a long text", "a")
+    states.manager.load("four.pth")
+    states.manager.wait_ready(10)
+    with pytest.raises(StateMismatch):
+        states.make("abc", "a")
+
+
+def test_a_reading_that_fails_says_why(states):
+    states.manager.load(strategy="fake nan_at=2")
+    states.manager.wait_ready(10)
+    states.make("abcdef", "a")
+    job = states.making.wait(20)
+    assert job.phase == "failed" and job.error is not None
+    assert states.names() == ("poet.pth",)

@@ -1,0 +1,209 @@
+"""Chat turns: every way an answer begins, and the answers being written now.
+
+A turn runs in a thread of its own and belongs to the server: it needs no viewer, and each page that comes later sees
+all of it through its :class:`LiveTurn`. One turn per chat at a time, any number of chats at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from webapp.chat.messages import Message, Role
+from webapp.chat.titles import title_of
+from webapp.errors import ChatError, NothingToContinue, PromptEmpty, RoostError, ShuttingDown, TurnRunning
+from webapp.services.chat.live_turn import LiveTurn
+from webapp.services.chat.tool_loop import ToolLoop
+from webapp.services.chat.turn_writer import Manager, TurnWriter
+from webapp.services.presets.presets import Presets
+from webapp.settings import Settings
+from webapp.storage.chats import ChatStore
+from webapp.storage.claim import Claim
+from webapp.storage.database import Database
+from webapp.storage.records import StoredMessage
+from webapp.storage.tools import ToolStore
+
+log = logging.getLogger(__name__)
+FINISHED_KEPT_S = 60.0
+CLOSE_WAIT_S = 10.0
+DELETED_KEPT_S = 86_400.0
+"""What was deleted can be brought back for a day; then the next start removes it for good."""
+
+
+class ChatTurns:
+    """One per database, else DataFolderInUse. Making it turns answers that a dead server left half written into
+    interrupted ones; they could not be told from those of a living one."""
+
+    def __init__(
+        self, manager: Manager, database: Database, settings: Settings, presets: Presets | None = None
+    ) -> None:
+        self._manager = manager
+        self._presets = presets or Presets(manager, database, settings)
+        self._store = ChatStore(database)
+        self._lock = threading.Lock()
+        self.tools = ToolLoop(self._store, ToolStore(database), self._go_on, settings.tool_hosts, self._tell)
+        """What becomes of an answer's calls."""
+        self._turns: dict[str, LiveTurn] = {}
+        self._clients: dict[str, str] = {}
+        self._listeners: list[Callable[[str], None]] = []
+        self._beginning: set[str] = set()
+        self._is_closed = False
+        self._claim = Claim(database.path)
+        self._store.recover()
+        self._store.purge_deleted(time.time() - DELETED_KEPT_S)
+
+    def send(self, chat_id: str, text: str, client: str = "") -> LiveTurn:
+        """Stores the message below the shown branch and starts the answer. PromptEmpty for blank text."""
+        _check_text(text)
+
+        def begin() -> LiveTurn:
+            chat = self._store.get(chat_id)
+            question = self._store.add_message(chat_id, chat.head_id, Message(Role.USER, text))
+            if not chat.title:
+                self._store.rename(chat_id, title_of(text))
+            return self._new_answer(chat_id, question.id)
+
+        return self._begin(chat_id, begin, client)
+
+    def regenerate(self, message_id: str, client: str = "") -> LiveTurn:
+        """A new version beside this answer, or one more answer to this question."""
+        stored = self._store.message(message_id)
+        parent_id = stored.parent_id if stored.message.role is Role.ASSISTANT else stored.id
+        return self._begin(stored.chat_id, lambda: self._new_answer(stored.chat_id, parent_id), client)
+
+    def edit(self, message_id: str, text: str, client: str = "") -> LiveTurn:
+        """A new version of a person's message, and the answer to it."""
+        _check_text(text)
+        stored = self._store.message(message_id)
+        if stored.message.role is not Role.USER:
+            raise ChatError(reason="this is not a message of yours")
+
+        def begin() -> LiveTurn:
+            question = self._store.add_message(stored.chat_id, stored.parent_id, Message(Role.USER, text))
+            return self._new_answer(stored.chat_id, question.id)
+
+        return self._begin(stored.chat_id, begin, client)
+
+    def continue_answer(self, message_id: str, client: str = "") -> LiveTurn:
+        """Goes on with an answer that was cut short. NothingToContinue for one that ended by itself."""
+        chat_id = self._store.message(message_id).chat_id
+
+        def begin() -> LiveTurn:
+            stored = self._store.message(message_id)
+            if not can_continue(stored):
+                raise NothingToContinue()
+            self._store.reopen_message(message_id, stored.message)
+            return LiveTurn(chat_id, stored.parent_id or "", message_id)
+
+        return self._begin(chat_id, begin, client, continues=True)
+
+    def listen(self, listener: Callable[[str], None]) -> None:
+        """Called with a chat's id when something happens in it that nobody asked for just now: the next answer of a
+        round of calls begins, a call has its result."""
+        self._listeners.append(listener)
+
+    def stop(self, chat_id: str) -> None:
+        """Asks the chat's answer to end; what is written stays. Nothing happens where none is being written."""
+        live = self.live(chat_id)
+        if live is not None and not live.is_finished:
+            live.stop()
+
+    def live(self, chat_id: str) -> LiveTurn | None:
+        """The turn being written, or one that ended less than :data:`FINISHED_KEPT_S` ago."""
+        with self._lock:
+            self._forget_finished()
+            return self._turns.get(chat_id)
+
+    def close(self) -> None:
+        """Ends every turn, keeps what is written, and waits for that. Later turns raise ShuttingDown."""
+        with self._lock:
+            self._is_closed = True
+            turns = list(self._turns.values())
+        for live in turns:
+            live.stop(is_closing=True)
+        deadline = time.monotonic() + CLOSE_WAIT_S
+        for live in turns:
+            live.wait_finished(max(0.0, deadline - time.monotonic()))
+        self._claim.release()
+
+    def _new_answer(self, chat_id: str, parent_id: str | None) -> LiveTurn:
+        answer = self._store.add_message(chat_id, parent_id, Message(Role.ASSISTANT, ""), status="streaming")
+        return LiveTurn(chat_id, parent_id or "", answer.id)
+
+    def _begin(self, chat_id: str, begin: Callable[[], LiveTurn], client: str, continues: bool = False) -> LiveTurn:
+        with self._place_for(chat_id):
+            live = begin()
+            with self._lock:
+                self._turns[chat_id] = live
+                if self._is_closed:
+                    live.stop(is_closing=True)
+                self._clients[chat_id] = client
+            writer = TurnWriter(self._manager, self._store, self._presets, live, client, continues)
+            try:
+                name = f"turn {live.message_id[:8]}"
+                threading.Thread(target=self._write, args=(writer, live), name=name, daemon=True).start()
+            except RuntimeError as exc:  # the system has no thread left
+                writer.fail(exc)
+            return live
+
+    def _write(self, writer: TurnWriter, live: LiveTurn) -> None:
+        """The turn's thread: the answer, then the calls in it that may run unasked."""
+        writer.run()
+        try:
+            self.tools.advance(live.message_id)
+        except RoostError as exc:  # deleted meanwhile, or the server ends
+            log.info("the calls of an answer were left: %s", exc)
+
+    def _go_on(self, message_id: str, results: Sequence[Message]) -> None:
+        """The next answer of a round of calls, below their results."""
+        chat_id = self._store.message(message_id).chat_id
+
+        def begin() -> LiveTurn:
+            parent_id = message_id
+            for result in results:
+                parent_id = self._store.add_message(chat_id, parent_id, result).id
+            return self._new_answer(chat_id, parent_id)
+
+        self._begin(chat_id, begin, self._clients.get(chat_id, ""))
+        self._tell(chat_id)
+
+    def _tell(self, chat_id: str) -> None:
+        for listener in self._listeners:
+            listener(chat_id)
+
+    @contextmanager
+    def _place_for(self, chat_id: str) -> Iterator[None]:
+        """Holds the chat's one place while a turn begins."""
+        with self._lock:
+            if self._is_closed:
+                raise ShuttingDown()
+            self._forget_finished()
+            current = self._turns.get(chat_id)
+            if chat_id in self._beginning or (current is not None and not current.is_finished):
+                raise TurnRunning()
+            self._beginning.add(chat_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._beginning.discard(chat_id)
+
+    def _forget_finished(self) -> None:
+        horizon = time.monotonic() - FINISHED_KEPT_S
+        for chat_id, live in list(self._turns.items()):
+            if live.finished_at is not None and live.finished_at < horizon:
+                del self._turns[chat_id]
+
+
+def can_continue(stored: StoredMessage) -> bool:
+    """True for an answer that did not end by itself: stopped, failed, interrupted or at its length limit."""
+    is_done = stored.status == "complete" and stored.finish_reason in ("stop", "tool_calls")
+    return stored.message.role is Role.ASSISTANT and not is_done
+
+
+def _check_text(text: str) -> None:
+    if not text.strip():
+        raise PromptEmpty()

@@ -1,0 +1,1 @@
+"""Answers for programs, of whatever dialect: from :class:`.order.CompletionOrder` to events."""

@@ -1,0 +1,1 @@
+"""Conversions of model files, each in a process of its own."""

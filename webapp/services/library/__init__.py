@@ -1,0 +1,1 @@
+"""The files of the models folder: how they come, go and come back."""

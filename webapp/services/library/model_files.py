@@ -1,0 +1,130 @@
+"""What can be done to the files of the library: bring in, delete, bring back, rename; never under a loaded model."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from webapp.errors import FileMissing, ModelInUse, ModelKept, ModelNotFound, TrashMissing
+from webapp.manager.model_manager import ModelManager
+from webapp.services.library.arrivals import take_place
+from webapp.services.library.file_names import safe_name
+from webapp.services.library.imports import ImportJob, Imports
+from webapp.services.library.trash import Trash, Trashed
+from webapp.services.library.uploads import Upload, Uploads
+
+HOLDS_A_MODEL = ("loading", "ready", "answering", "unloading")
+
+
+class ModelFiles:
+    """``app.extensions["model_files"]``. Every deed raises a RoostError and changes nothing, or is done."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self._manager = manager
+        self.library = manager.library
+        self.models_dir = self.library.folders[0].path
+        self.uploads = Uploads(self.models_dir)
+        self.imports = Imports(self.library, self._changed)
+        self._trashes = {folder.path: Trash(folder.path) for folder in self.library.folders}
+        self._count_lock = threading.Lock()
+        self._count = 0
+
+    def revision(self) -> str:
+        """Another one whenever the list of files would look different: one of them changed, or which one is loaded."""
+        status = self._manager.status()
+        return f"{self.library.revision()}-{status.phase}-{status.model}"
+
+    def activity(self) -> int:
+        """Another number whenever an import made a step, or something was done here."""
+        return self._count
+
+    def is_in_use(self, path: Path) -> bool:
+        """True for the model that is loaded, coming or going."""
+        status = self._manager.status()
+        return status.phase in HOLDS_A_MODEL and os.path.normpath(status.model_path) == os.path.normpath(path)
+
+    def delete(self, name: str) -> Trashed:
+        """Into the trash of its folder; ModelNotFound, ModelInUse, ModelKept."""
+        path = self._changeable(name)
+        try:
+            trashed = self._trash_of(path).put(path)
+        except FileMissing as exc:
+            raise ModelNotFound(name=name) from exc
+        self._files_changed()
+        return trashed
+
+    def restore(self, item_id: str) -> str:
+        """The name of the file that is back; TrashMissing, FileNameTaken."""
+        for trash in self._trashes.values():
+            if any(item.id == item_id for item in trash.list()):
+                path = trash.restore(item_id)
+                self._files_changed()
+                return self.library.name_of(path)
+        raise TrashMissing(name=item_id[:32])
+
+    def trashed(self) -> tuple[Trashed, ...]:
+        """Of all folders, the last deleted first."""
+        found = [item for trash in self._trashes.values() for item in trash.list()]
+        return tuple(sorted(found, key=lambda item: -item.deleted_at))
+
+    def empty_trash(self) -> int:
+        """For good; the bytes that were freed."""
+        freed = sum(trash.empty() for trash in self._trashes.values() if trash.list())
+        self._files_changed()
+        return freed
+
+    def rename(self, name: str, new_name: str) -> str:
+        """In its own folder; the name it has now. FileNameUnusable, FileNameTaken, and as of :meth:`delete`."""
+        path = self._changeable(name)
+        clean = safe_name(new_name, (path.suffix.lower(),))
+        if clean == path.name:
+            return self.library.name_of(path)
+        target = path.with_name(clean)
+        if not (target.exists() and os.path.samefile(path, target)):  # only upper and lower case differ
+            take_place(path, target)
+        else:
+            os.rename(path, target)
+        self._files_changed()
+        return self.library.name_of(target)
+
+    def start_import(self, source_path: str, mode: str) -> ImportJob:
+        """As :meth:`~webapp.services.library.imports.Imports.start`."""
+        job = self.imports.start(source_path, mode)
+        self.library.watch.look_again()
+        return job
+
+    def finish_upload(self, upload_id: str) -> str:
+        """The name of the model that has come; of a state its path in the models folder."""
+        path = self.uploads.finish(upload_id)
+        self._files_changed()
+        return self.library.name_of(path)
+
+    def unfinished_uploads(self) -> tuple[Upload, ...]:
+        return self.uploads.pending()
+
+    def close(self) -> None:
+        self.imports.close()
+
+    def _changeable(self, name: str) -> Path:
+        if not name:
+            raise ModelNotFound(name=name)
+        path = self.library.find(name)
+        if self.library.folder_of(path) is None or self.library.is_bundled(path):
+            raise ModelKept(name=path.name)
+        if self.is_in_use(path):
+            raise ModelInUse(name=name)
+        return path
+
+    def _trash_of(self, path: Path) -> Trash:
+        folder = self.library.folder_of(path)
+        assert folder is not None  # _changeable has seen to it
+        return self._trashes[folder.path]
+
+    def _files_changed(self) -> None:
+        self.library.watch.look_again()
+        self._changed()
+
+    def _changed(self) -> None:
+        with self._count_lock:
+            self._count += 1

@@ -1,0 +1,193 @@
+"""Files that come through the browser, a slice at a time, straight to disk.
+
+The server buffers every request's body before Roost sees it, so a model of 10 GB in one body would be written twice
+and need the temporary folder to hold all of it. Slices of a few MiB need neither, make progress visible, and an upload
+that was cut off goes on where it stopped when the same file is chosen again, within a day.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from webapp.errors import (
+    FileEmpty,
+    FileTruncated,
+    UnknownFormat,
+    UploadMissing,
+    UploadOffset,
+    UploadRefused,
+    WeightsError,
+)
+from webapp.manager.library import MODEL_ENDINGS
+from webapp.services.library.arrivals import check_name_free, home_of, look_into, take_place, to_disk, write_all
+from webapp.services.library.disk_space import check_free, size_text, writing
+from webapp.services.library.file_names import safe_name
+from webapp.weights.file_format import SMALLEST_FILE_BYTES, sniff
+
+UPLOADS = ".uploads"
+PIECE_BYTES = 1 << 20
+KEPT_S = 86400.0
+ID = re.compile(r"[0-9a-f]{32}")
+_BAD_FILES = (UnknownFormat, FileTruncated)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """``done_bytes`` is also where the next slice begins; ``touched_at`` in Unix seconds."""
+
+    id: str
+    name: str
+    size_bytes: int
+    done_bytes: int
+    touched_at: float
+
+
+class Uploads:
+    """Into ``models_dir``. What is under way lies in a hidden folder there, and survives a restart."""
+
+    def __init__(self, models_dir: Path, endings: tuple[str, ...] = MODEL_ENDINGS) -> None:
+        self.models_dir = models_dir
+        self.folder = models_dir / UPLOADS
+        self._endings = endings
+        self._locks: dict[str, threading.Lock] = {}
+        self._locks_lock = threading.Lock()
+
+    def start(self, name: str, size_bytes: int, stamp: str = "") -> Upload:
+        """Begins, or goes on with what is there of the same file (name, size and ``stamp``, its date).
+
+        FileNameUnusable, FileNameTaken, FileEmpty, DiskFull.
+        """
+        clean = safe_name(name, self._endings)
+        if size_bytes <= 0:
+            raise FileEmpty(path=clean)
+        check_name_free(self.models_dir / clean)
+        upload_id = hashlib.sha256(f"{clean}\n{size_bytes}\n{stamp}".encode()).hexdigest()[:32]
+        with self._locked(upload_id):
+            part = self._part(upload_id)
+            check_free(self.models_dir, size_bytes - (part.stat().st_size if part.is_file() else 0))
+            with writing(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+                about = json.dumps({"name": clean, "size_bytes": size_bytes}, ensure_ascii=False)
+                self._about(upload_id).write_text(about, encoding="utf-8")
+                part.open("ab").close()
+        return self.get(upload_id)
+
+    def get(self, upload_id: str) -> Upload:
+        """UploadMissing when there is none."""
+        try:
+            if not ID.fullmatch(upload_id):
+                raise ValueError(upload_id)
+            about = json.loads(self._about(upload_id).read_text(encoding="utf-8"))
+            found = self._part(upload_id).stat()
+            return Upload(upload_id, about["name"], int(about["size_bytes"]), found.st_size, found.st_mtime)
+        except (OSError, ValueError, KeyError) as exc:
+            raise UploadMissing(name=upload_id[:32]) from exc
+
+    def write(self, upload_id: str, offset: int, slice_: IO[bytes]) -> Upload:
+        """Adds a slice that begins at byte ``offset`` of the file; UploadOffset when that is not the next one.
+
+        What no model file begins with is refused after the first slice; that, and more bytes than were announced,
+        ends the upload and leaves nothing. A full disk leaves what was there before the slice.
+        """
+        with self._locked(upload_id):
+            upload = self.get(upload_id)
+            if offset != upload.done_bytes:
+                raise UploadOffset(name=upload.name, expected=upload.done_bytes, found=offset)
+            try:
+                self._append(upload, slice_)
+                self._check_beginning(upload_id, upload)
+            except (UploadRefused, *_BAD_FILES):
+                self._remove(upload_id)
+                raise
+            return self.get(upload_id)
+
+    def finish(self, upload_id: str) -> Path:
+        """The file in its place, once all of it is there and it is one Roost reads.
+
+        WeightsError when it is not, and it is gone; FileNameTaken keeps it.
+        """
+        with self._locked(upload_id):
+            upload = self.get(upload_id)
+            if upload.done_bytes != upload.size_bytes:
+                raise UploadOffset(name=upload.name, expected=upload.done_bytes, found=upload.size_bytes)
+            part = self._part(upload_id)
+            try:
+                path = home_of(self.models_dir, upload.name, look_into(part, upload.name))
+            except WeightsError:
+                self._remove(upload_id)
+                raise
+            to_disk(part)
+            take_place(part, path)
+            self._remove(upload_id)
+            return path
+
+    def discard(self, upload_id: str) -> None:
+        """Nothing of it stays. Nothing happens when there is none."""
+        if ID.fullmatch(upload_id):
+            with self._locked(upload_id):
+                self._remove(upload_id)
+
+    def pending(self) -> tuple[Upload, ...]:
+        """Those that have begun and not ended; one that nobody went on with for a day is removed."""
+        found = []
+        for part in sorted(self.folder.glob("*.part")) if self.folder.is_dir() else []:
+            with contextlib.suppress(UploadMissing):
+                upload = self.get(part.stem)
+                if upload.touched_at < time.time() - KEPT_S:
+                    self.discard(upload.id)
+                else:
+                    found.append(upload)
+        return tuple(found)
+
+    def _append(self, upload: Upload, slice_: IO[bytes]) -> None:
+        left = upload.size_bytes - upload.done_bytes
+        # Unbuffered: a disk that is full says so at the write, and closing the file has nothing left to say.
+        with writing(self.folder, left), self._part(upload.id).open("rb+", buffering=0) as file:
+            file.seek(upload.done_bytes)
+            try:
+                while piece := slice_.read(PIECE_BYTES):
+                    left -= len(piece)
+                    if left < 0:
+                        raise UploadRefused(name=upload.name, size=size_text(upload.size_bytes))
+                    write_all(file, piece)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    file.truncate(upload.done_bytes)
+                raise
+
+    def _check_beginning(self, upload_id: str, before: Upload) -> None:
+        part = self._part(upload_id)
+        if before.done_bytes >= SMALLEST_FILE_BYTES or part.stat().st_size < SMALLEST_FILE_BYTES:
+            return
+        try:
+            sniff(part)
+        except _BAD_FILES as exc:
+            raise type(exc)(**{**exc.params, "path": before.name}) from exc
+
+    def _remove(self, upload_id: str) -> None:
+        for path in (self._part(upload_id), self._about(upload_id)):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the last one takes the folder with it
+            self.folder.rmdir()
+
+    def _part(self, upload_id: str) -> Path:
+        return self.folder / f"{upload_id}.part"
+
+    def _about(self, upload_id: str) -> Path:
+        return self.folder / f"{upload_id}.json"
+
+    @contextlib.contextmanager
+    def _locked(self, upload_id: str) -> Iterator[None]:
+        with self._locks_lock:
+            lock = self._locks.setdefault(upload_id, threading.Lock())
+        with lock:
+            yield

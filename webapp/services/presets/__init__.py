@@ -1,0 +1,1 @@
+"""Presets: the active one, saving and applying, their parameters, their files."""

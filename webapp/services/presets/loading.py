@@ -1,0 +1,115 @@
+"""What a preset means for the model: whether what runs serves it, and how it is loaded."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from webapp.engine.backend import backend_for
+from webapp.engine.engine_options import EngineOptions
+from webapp.errors import RoostError
+from webapp.manager.library import ModelLibrary
+from webapp.manager.model_status import ModelStatus
+from webapp.manager.target import ZERO_STATE, StateInfo
+from webapp.settings import SETTINGS, Settings
+from webapp.storage.presets import Preset
+from webapp.weights.inspection import Inspection
+
+
+class Manager(Protocol):
+    """What presets need of :class:`webapp.manager.model_manager.ModelManager`."""
+
+    def status(self) -> ModelStatus: ...
+
+    def model_info(self) -> Inspection: ...
+
+    def load(
+        self,
+        model: str | None = None,
+        strategy: str | None = None,
+        state: str | None = None,
+        options: EngineOptions | None = None,
+    ) -> None: ...
+
+    def apply_state(self, name_or_path: str) -> StateInfo: ...
+
+    def choose(
+        self,
+        model: str | None = None,
+        strategy: str | None = None,
+        state: str | None = None,
+        options: EngineOptions | None = None,
+    ) -> None: ...
+
+    def reload_reasons(
+        self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None
+    ) -> tuple[str, ...]: ...
+
+    @property
+    def library(self) -> ModelLibrary: ...
+
+
+class PresetLoading:
+    """Asks the manager, changes nothing."""
+
+    def __init__(self, manager: Manager, settings: Settings) -> None:
+        self._manager = manager
+        self._settings = settings
+
+    def differences(self, preset: Preset) -> tuple[str, ...]:
+        """Parameters for which what is loaded (or chosen, while nothing is) would have to be loaded anew; what the
+        preset leaves open is none of them."""
+        model, strategy = preset.model or None, preset.strategy or None
+        if model is None and strategy is None and not preset.options:
+            return ()
+        status = self._manager.status()
+        is_other_model = bool(model) and file_name(preset.model) != file_name(status.model_path or status.model)
+        if status.phase in ("empty", "failed"):
+            return ("model",) if is_other_model else ()
+        try:
+            return self._manager.reload_reasons(model, strategy, EngineOptions(**preset.options))
+        except RoostError:  # it cannot be loaded at all, which :meth:`problem` says
+            given = (("model", is_other_model), ("strategy", bool(strategy) and strategy != status.strategy))
+            return tuple(name for name, is_other in given if is_other)
+
+    def problem(self, preset: Preset) -> RoostError | None:
+        """Why its model cannot be loaded here and now, as far as that can be told from names; None: it can."""
+        try:
+            if preset.model:
+                self._manager.library.find(preset.model)
+            if preset.state and preset.state != ZERO_STATE:
+                self._manager.library.find_state(preset.state)
+            if preset.strategy:
+                backend_for(preset.strategy)
+        except RoostError as exc:
+            return exc
+        return None
+
+    def choice(self, preset: Preset) -> dict[str, Any]:
+        """The arguments of ``ModelManager.load`` for this preset."""
+        return {
+            "model": preset.model or None,
+            "strategy": preset.strategy or self.usual_strategy(preset.model),
+            "state": preset.state,
+            "options": EngineOptions(**preset.options),
+        }
+
+    def usual_strategy(self, model: str) -> str | None:
+        """For a preset that leaves it open: the operator's, else what suits this machine; None, as it is, for the model
+        in use or a machine nobody can tell about."""
+        if self._settings.strategy != SETTINGS["strategy"].default:
+            return self._settings.strategy
+        return recommended_strategy(self._manager.library, model) if model else None
+
+
+def file_name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def recommended_strategy(library: ModelLibrary, model: str) -> str | None:
+    """What suits this machine and the model; None where that cannot be told."""
+    try:
+        from webapp.services.strategy import choice, hardware  # bring psutil, which a start does without
+
+        return choice.recommend(hardware.probe(), library.inspect(library.find(model))).strategy
+    except RoostError:
+        return None

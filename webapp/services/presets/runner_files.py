@@ -1,0 +1,111 @@
+"""Reading the configurations of RWKV-Runner: its ``config.json``, or one or a list of ``ModelConfig`` objects.
+
+Fields as of RWKV-Runner 1.9 (``frontend/src/types/configs.ts``). What Runner allows and Roost does not is brought into
+range; what has no counterpart (port, WebUI) is left out, and a device Roost cannot run becomes what suits this machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from webapp.errors import PresetFileInvalid
+from webapp.services.presets.fields import NAME_CHARS
+from webapp.services.presets.files import listed, load_json, preset_of
+from webapp.services.presets.parameters import BY_NAME, STRATEGY_CHARS
+from webapp.storage.presets import Preset
+
+SAMPLING = {
+    "maxResponseToken": "max_tokens",
+    "temperature": "temperature",
+    "topP": "top_p",
+    "presencePenalty": "presence_penalty",
+    "frequencyPenalty": "frequency_penalty",
+    "penaltyDecay": "penalty_decay",
+    "globalPenalty": "global_penalty",
+}
+MOST_LAYERS = 1000
+
+
+def read_runner_presets(text: str) -> list[Preset]:
+    """PresetFileInvalid when it is nothing Runner saves."""
+    document = load_json(text)
+    if isinstance(document, dict) and "modelConfigs" in document:
+        document = document["modelConfigs"]
+    elif isinstance(document, dict):
+        document = [document]
+    rows = listed(document)
+    if not any("apiParameters" in row or "modelParameters" in row for row in rows):
+        raise PresetFileInvalid(reason="it is not a file of presets")
+    return [preset_of(_fields(row, number)) for number, row in enumerate(rows, 1)]
+
+
+def _fields(row: Mapping[str, Any], number: int) -> dict[str, Any]:
+    api, model = _inner(row, "apiParameters"), _inner(row, "modelParameters")
+    sampling = {ours: _within(ours, api[theirs]) for theirs, ours in SAMPLING.items() if theirs in api}
+    name = " ".join(str(row.get("name") or "").split())[:NAME_CHARS]
+    options: dict[str, Any] = {}
+    if _text(model, "device") == "CUDA" and model.get("useCustomCuda") is True:
+        options["custom_cuda"] = True
+    if model.get("useCustomTokenizer") is True and _text(model, "customTokenizer"):
+        options["tokenizer"] = _file_name(_text(model, "customTokenizer"))
+    if model.get("tokenChunkSize") is not None:
+        options["prefill_chunk"] = _within("prefill_chunk", model["tokenChunkSize"])
+    return {
+        "name": name if name.isprintable() and name else f"RWKV-Runner {number}",
+        "model": _file_name(_text(model, "modelName")),
+        "strategy": runner_strategy(model),
+        "state": _file_name(_text(api, "stateModel")),
+        **sampling,
+        **options,
+    }
+
+
+def runner_strategy(model: Mapping[str, Any]) -> str:
+    """What Runner's ``getStrategy`` would run, in the words of the ``rwkv`` package; "" (what suits this machine) for a
+    device Roost runs in another way or not at all."""
+    device, precision = _text(model, "device"), _text(model, "precision")
+    if device == "Custom":
+        return _text(model, "customStrategy")[:STRATEGY_CHARS]
+    if device == "MPS":
+        return _text(model, "customStrategy")[:STRATEGY_CHARS] or "mps fp32"
+    if device == "CPU":
+        return "cpu fp32i8" if precision == "int8" else "cpu fp32"
+    if device not in ("CUDA", "CUDA-Beta"):
+        return ""
+    kind = {"int8": "cuda fp16i8", "fp32": "cuda fp32"}.get(precision, "cuda fp16")
+    stored, most = _layers(model, "storedLayers"), _layers(model, "maxStoredLayers")
+    if 0 < stored < most:
+        kind += f" *{stored}+"
+    return kind
+
+
+def _inner(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = row.get(name, {})
+    return found if isinstance(found, Mapping) else {}
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    found = row.get(name, "")
+    return found.strip() if isinstance(found, str) else ""
+
+
+def _layers(model: Mapping[str, Any], name: str) -> int:
+    found = model.get(name)
+    return min(int(found), MOST_LAYERS) if isinstance(found, int) and found > 0 else 0
+
+
+def _file_name(path: str) -> str:
+    """Runner names files relative to its own folder; here they lie in the library."""
+    return PurePosixPath(path.replace("\\", "/")).name
+
+
+def _within(name: str, value: Any) -> Any:
+    """A number brought into Roost's range; anything else as it is, for the reader of fields to judge."""
+    row = BY_NAME[name]
+    if row.kind == "bool" or isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return value
+    limited = min(max(value, row.least), row.most)
+    return int(limited) if row.kind == "int" else limited

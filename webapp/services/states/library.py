@@ -1,0 +1,240 @@
+"""The library of states, ``models/states``: what is there, what fits what, and everything that is done with them."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from webapp.errors import FileMissing, RoostError, StateInUse
+from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, find_file
+from webapp.manager.model_manager import ModelManager
+from webapp.manager.target import ZERO_STATE, StateInfo
+from webapp.services.library.arrivals import check_name_free, look_into, take_place, to_disk, write_all
+from webapp.services.library.disk_space import check_free, writing
+from webapp.services.library.file_names import safe_name
+from webapp.services.library.trash import Trash, Trashed
+from webapp.services.states.making import MakingJob, StateMaking
+from webapp.services.states.sheets import StateSheet, StateSheets
+
+if TYPE_CHECKING:
+    from webapp.weights.state_file import StateFile
+
+PIECE_BYTES = 1 << 20
+NEW_ENDING = ".safetensors"
+Parts = Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class StateEntry:
+    """One file of the library. Exactly one of ``sheet`` and ``error`` is set. ``name`` is relative to the folder of
+    states, with forward slashes. ``fits`` names the models of the library it can be the beginning of."""
+
+    name: str
+    path: Path
+    size_bytes: int
+    changed_at: float
+    sheet: StateSheet | None = None
+    error: RoostError | None = None
+    fits: tuple[str, ...] = ()
+
+    @property
+    def has_unknown_version(self) -> bool:
+        """Nothing in the file says for which version of RWKV it was made: a model of another version and the same
+        sizes takes it, and answers nonsense."""
+        return self.sheet is not None and not self.sheet.architecture
+
+
+class StateLibrary:
+    """``app.extensions["states"]``. Every deed raises a RoostError and changes nothing, or is done."""
+
+    def __init__(self, manager: ModelManager) -> None:
+        self.manager = manager
+        self.library = manager.library
+        self.folder = Path(os.path.abspath(self.library.models_dir)) / STATES
+        self.making = StateMaking(manager, self._write)
+        self._sheets = StateSheets()
+        self._trash = Trash(self.library.models_dir)
+
+    # what is there
+
+    def list(self) -> tuple[StateEntry, ...]:
+        """Sorted by name, subfolders too; what cannot be used is listed with its error."""
+        models = self.library.list()
+        paths = sorted(self._files(), key=lambda path: self._name_of(path).lower())
+        self._sheets.forget_others(set(paths))
+        return tuple(self._entry(path, models) for path in paths)
+
+    def names(self) -> tuple[str, ...]:
+        """Of the files alone; none is opened."""
+        return tuple(sorted(map(self._name_of, self._files()), key=str.lower))
+
+    def entry(self, name: str) -> StateEntry:
+        """FileMissing when there is none of this name."""
+        return self._entry(self._find(name), self.library.list())
+
+    def merged(self) -> tuple[ModelEntry, ...]:
+        """Models that begin with a state of their own."""
+        return tuple(entry for entry in self.library.list() if entry.inspection and entry.inspection.has_time_state)
+
+    # use
+
+    def use(self, name: str) -> StateInfo:
+        """The beginning of every later answer, at once; "" is the model's own, ``-`` none at all."""
+        return self.manager.apply_state(name)
+
+    # files
+
+    def add(self, name: str, stream: BinaryIO) -> str:
+        """A file from elsewhere, checked before it has a place; the name it has. WeightsError, FileNameTaken…"""
+        clean = safe_name(name, STATE_ENDINGS)
+        check_name_free(self.folder / clean)
+        part = self._part()
+        try:
+            with writing(self.folder):
+                part.parent.mkdir(parents=True, exist_ok=True)
+                with part.open("xb", buffering=0) as target:
+                    while piece := stream.read(PIECE_BYTES):
+                        write_all(target, piece)
+            return self._place(part, clean)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def import_path(self, source_path: str) -> str:
+        """A copy of a file on this machine, given by its absolute path; the name it has."""
+        try:
+            source = Path(source_path.strip().strip("\"'")).expanduser()
+        except RuntimeError as exc:  # ~ of nobody
+            raise FileMissing(path=source_path) from exc
+        if not source.is_absolute():
+            raise FileMissing(path=source_path)
+        clean = safe_name(source.name, STATE_ENDINGS)
+        look_into(source, source.name)  # before anything is copied: it may be a model of 10 GB
+        _open(source, clean)
+        check_free(self.library.models_dir, source.stat().st_size)
+        with source.open("rb") as stream:
+            return self.add(clean, stream)
+
+    def delete(self, name: str) -> Trashed:
+        """Into the trash of the models folder; StateInUse for the one new answers begin with."""
+        path = self._find(name)
+        if self.manager.status().state == self._name_of(path):
+            raise StateInUse(name=name)
+        return self._trash.put(path)
+
+    def restore(self, item_id: str) -> str:
+        return self._name_of(self._trash.restore(item_id))
+
+    def rename(self, name: str, new_name: str) -> str:
+        """The name it has now; its ending stays. StateInUse, FileNameTaken, FileNameUnusable."""
+        path = self._find(name)
+        if self.manager.status().state == self._name_of(path):
+            raise StateInUse(name=name)
+        clean = safe_name(_with_ending(new_name, path.suffix), (path.suffix.lower(),))
+        if clean != path.name:
+            take_place(path, path.with_name(clean))
+        return self._name_of(path.with_name(clean))
+
+    # new ones
+
+    def blend(self, parts: Parts, new_name: str) -> str:
+        """A new file with the weighted mean of several; ``-`` among them is no state, which weakens the others."""
+        from webapp.weights.state_blend import blend_states
+
+        states = [(None if name == ZERO_STATE else self._open(name), weight) for name, weight in parts]
+        layers, architecture = blend_states(states)
+        note = "blend of " + ", ".join(f"{name} x {weight:g}" for name, weight in parts)
+        return self._write(new_name, layers, architecture, note)
+
+    def copy_out(self, model: str, new_name: str) -> str:
+        """The state merged in a model file, as a file of its own."""
+        from webapp.weights.state_file import merged_state
+
+        path = self.library.find(model)
+        found = merged_state(path)
+        return self._write(new_name, found.layers, found.origin.architecture, f"merged in {path.name}")
+
+    def make(self, text: str, new_name: str) -> MakingJob:
+        """From what the chosen model remembers of a text; goes on in the background. As of :class:`StateMaking`."""
+        clean = self._new_name(new_name)
+        check_name_free(self.folder / clean)
+        return self.making.start(text, clean)
+
+    def close(self) -> None:
+        self.making.close()
+
+    # smaller parts
+
+    def _files(self) -> Iterator[Path]:
+        for folder, subfolders, names in os.walk(self.folder):
+            subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith("."))
+            wanted = (name for name in names if name.lower().endswith(STATE_ENDINGS) and not name.startswith("."))
+            yield from (Path(folder, name) for name in wanted)
+
+    def _entry(self, path: Path, models: Sequence[ModelEntry]) -> StateEntry:
+        found = self._sheets.sheet(path)
+        try:
+            stat = path.stat()
+            size, changed_at = stat.st_size, stat.st_mtime
+        except OSError:
+            size, changed_at = 0, 0.0
+        name = self._name_of(path)
+        if isinstance(found, RoostError):
+            return StateEntry(name, path, size, changed_at, error=found)
+        return StateEntry(name, path, size, changed_at, sheet=found, fits=_fitting(found, models))
+
+    def _find(self, name: str) -> Path:
+        path = find_file(self.folder, name) if name and name != ZERO_STATE else None
+        if path is None or not path.name.lower().endswith(STATE_ENDINGS):
+            raise FileMissing(path=name)
+        return path
+
+    def _open(self, name: str) -> StateFile:
+        return _open(self._find(name), name)
+
+    def _name_of(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
+
+    def _write(self, new_name: str, layers: object, architecture: str, note: str) -> str:
+        from webapp.weights.state_writer import write_state_file
+
+        clean = self._new_name(new_name)
+        check_name_free(self.folder / clean)
+        part = self._part()
+        try:
+            with writing(self.folder):
+                write_state_file(part, layers, architecture, note)  # type: ignore[arg-type]
+            return self._place(part, clean)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _new_name(self, name: str) -> str:
+        return safe_name(_with_ending(name, NEW_ENDING), (NEW_ENDING,))
+
+    def _place(self, part: Path, name: str) -> str:
+        look_into(part, name)
+        _open(part, name)
+        to_disk(part)
+        take_place(part, self.folder / name)
+        return name
+
+    def _part(self) -> Path:
+        return self.folder / f".{uuid.uuid4().hex}.part"
+
+
+def _fitting(sheet: StateSheet, models: Sequence[ModelEntry]) -> tuple[str, ...]:
+    configs = ((entry.name, entry.inspection.config) for entry in models if entry.inspection is not None)
+    return tuple(name for name, config in configs if config is not None and sheet.fits(config))
+
+
+def _open(path: Path, name: str) -> StateFile:
+    from webapp.weights.state_file import open_state
+
+    return open_state(path, name)
+
+
+def _with_ending(name: str, ending: str) -> str:
+    return name if name.lower().endswith(ending.lower()) else f"{name.strip()}{ending}"
