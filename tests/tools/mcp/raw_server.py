@@ -1,0 +1,57 @@
+"""What calls itself an MCP server and is none, or only just: ``python raw_server.py WAY``. Needs no package."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+WAY = sys.argv[1]
+MODERN = "2026-07-28"
+META = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
+
+
+def modern(request: dict) -> None:
+    """A server of the newest protocol only: it knows no handshake."""
+    method = request["method"]
+    if method == "initialize":
+        error = {"code": -32022, "message": "unsupported", "data": {"supported": [MODERN], "requested": "old"}}
+        answer(request, error=error)
+    elif method == "server/discover":
+        answer(request, result={"supportedVersions": [MODERN], "capabilities": {"tools": {}}, **META})
+    elif method == "tools/list":
+        tool = {"name": "echo", "inputSchema": {"type": "object"}}
+        answer(request, result={"tools": [tool], **META})
+    elif method == "tools/call":
+        answer(request, result={"content": [{"type": "text", "text": "modern"}], "resultType": "complete"})
+
+
+def malformed(request: dict) -> None:
+    """Shakes hands as it should, and lists what are no tools."""
+    if request["method"] == "initialize":
+        info = {"name": "odd", "version": "1"}
+        version = request["params"]["protocolVersion"]
+        answer(request, result={"protocolVersion": version, "capabilities": {"tools": {}}, "serverInfo": info})
+    elif request["method"] == "tools/list":
+        answer(request, result={"tools": [{"name": 5}]})
+
+
+def answer(request: dict, **fields: object) -> None:
+    print(json.dumps({"jsonrpc": "2.0", "id": request["id"], **fields}), flush=True)
+
+
+if __name__ == "__main__":
+    if WAY == "exit":
+        print("starting", file=sys.stderr)
+        print("Error: API_KEY=sk-123456789 is not valid", file=sys.stderr, flush=True)
+        sys.exit(2)
+    if WAY == "rubbish":
+        print("Welcome to the weather service!", flush=True)
+    if WAY == "deaf":  # does not end when its input does
+        print("ready", file=sys.stderr, flush=True)
+        while True:
+            time.sleep(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if WAY in ("modern", "malformed") and "id" in request:
+            {"modern": modern, "malformed": malformed}[WAY](request)

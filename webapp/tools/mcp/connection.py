@@ -1,0 +1,219 @@
+"""The connection to one server, from its first try to its end. Lives on the loop's thread.
+
+One task owns it: the SDK's scopes must be left where they were entered. Calls come from other tasks and only use the
+client in between. A server that ends is noticed at once where it is a program, and at the next call over HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from webapp import __version__
+from webapp.errors import McpServerEnded, RoostError
+from webapp.tools.mcp.failures import Seen, clean, failure_of, is_unsent, wants_modern
+from webapp.tools.mcp.listing import Listing, list_tools
+from webapp.tools.mcp.result_text import tool_result
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind
+from webapp.tools.mcp.stderr_tail import StderrTail
+from webapp.tools.mcp.transports import http_transport, stdio_transport
+from webapp.tools.runner import ToolResult, error_result
+
+CLOSE_S = 4.0
+LAST_WORDS_S = 0.5
+GRACE_S = 2.0
+"""The protocol's own time limit comes first, so that the server is told."""
+CHANGES_S = 0.2
+"""Between two listings of a server whose tools change all the time."""
+LISTING_CHANGED = "ToolListChangedNotification"
+PHASES = ("connecting", "connected", "failed", "idle")
+
+log = logging.getLogger(__name__)
+
+
+class NotSent(Exception):
+    """The call has not reached the server and may be made again; ``error`` says what there is to say otherwise."""
+
+    def __init__(self, error: RoostError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Connection:
+    """``on_tools`` is called in a worker thread with each listing, before the phase is "connected"."""
+
+    def __init__(self, config: ServerConfig, on_tools: Callable[[Listing], None], connect_timeout_s: float) -> None:
+        self.config = config
+        self.phase = "connecting"
+        self.error: RoostError | None = None
+        self.server = ""
+        self.listing = Listing()
+        self._on_tools = on_tools
+        self._connect_timeout_s = connect_timeout_s
+        self._client: Any = None
+        self._scope: Any = None
+        self._seen = Seen(seconds=connect_timeout_s)
+        self._settled, self._wake = asyncio.Event(), asyncio.Event()
+        self._has_changed = self._has_ended = self._is_stopping = False
+        self._is_unsent = False
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def ready(self) -> None:
+        """Returns when it is connected, raises its error when it could not be."""
+        await self._settled.wait()
+        if self.phase != "connected":
+            raise self.error or McpServerEnded(name=self.config.name, said="—")
+
+    async def stop(self) -> None:
+        """Ends it, and the program; returns when that is done."""
+        self._is_stopping = True
+        self._wake.set()
+        if self.phase == "connecting" and self._scope is not None:
+            self._scope.cancel()
+        if self._task is not None:
+            await asyncio.wait([self._task], timeout=2 * CLOSE_S)
+
+    async def call(self, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
+        """McpError for what keeps it from an answer, NotSent where it may be tried again; what the server itself has
+        against the call becomes an error result."""
+        import anyio
+
+        if self.phase != "connected" or self._has_ended:
+            raise NotSent(self.error or McpServerEnded(name=self.config.name, said="—"))
+        seconds, self._seen.status = self.config.timeout_s, 0
+        try:
+            with anyio.fail_after(seconds + GRACE_S):
+                found = await self._client.call_tool(tool, dict(arguments), read_timeout_seconds=seconds)
+        except Exception as exc:
+            return await self._failed_call(exc)
+        return tool_result(found)
+
+    async def _failed_call(self, exc: Exception) -> ToolResult:
+        from mcp_types import CONNECTION_CLOSED, INVALID_REQUEST, REQUEST_TIMEOUT
+
+        code = getattr(exc, "code", None)
+        seen = Seen(self._seen.status, said=self._seen.said, seconds=self.config.timeout_s)
+        if code == CONNECTION_CLOSED and self._task is not None:
+            await asyncio.wait([self._task], timeout=CLOSE_S)
+            error = self.error or failure_of(exc, self.config, seen)
+            raise (NotSent(error) if self._is_unsent else error) from exc
+        if code == INVALID_REQUEST and seen.status == 404:  # it has forgotten the session
+            raise NotSent(failure_of(exc, self.config, seen)) from exc
+        if not isinstance(code, int) or code == REQUEST_TIMEOUT or seen.status in (401, 403) or seen.status >= 500:
+            raise failure_of(exc, self.config, seen) from exc
+        return error_result(clean(str(exc), self.config))
+
+    async def _run(self) -> None:
+        try:
+            await self._serve_either()
+        except Exception as exc:  # whatever it is, it becomes the state a person sees
+            if not self._is_stopping:
+                await self._fail(exc)
+        self._client = None
+        if self.phase != "failed":
+            self.phase = "idle"
+        self._settled.set()
+
+    async def _serve_either(self) -> None:
+        """The handshake every server knows; only one that refuses it is asked in the newer way."""
+        try:
+            await self._serve("legacy")
+        except Exception as exc:
+            if self._is_stopping or not wants_modern(exc):
+                raise
+            await self._serve("auto")
+
+    async def _serve(self, mode: str) -> None:
+        import anyio
+        from mcp import Client
+
+        quieten()
+        with anyio.fail_after(self._connect_timeout_s) as self._scope:
+            async with self._transport() as transport:
+                client = Client(
+                    transport, mode=mode, cache=None, client_info=client_info(), message_handler=self._heard
+                )
+                async with client:
+                    self._client = client
+                    await self._list()
+                    self._scope.deadline = math.inf
+                    self.server = server_words(client.server_info)
+                    self.phase = "connected"
+                    self._settled.set()
+                    await self._until_over()
+                    self._scope.deadline = anyio.current_time() + CLOSE_S
+
+    @asynccontextmanager
+    async def _transport(self) -> AsyncIterator[Any]:
+        if self.config.kind is ServerKind.HTTP:
+            yield http_transport(self.config, self._note_status, self._note_end)
+            return
+        tail = StderrTail()
+        try:
+            yield stdio_transport(self.config, tail, self._note_end)
+        finally:
+            self._seen.said = await asyncio.to_thread(tail.last_line, LAST_WORDS_S)
+
+    async def _until_over(self) -> None:
+        while not self._is_stopping:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._has_ended and not self._is_stopping:
+                from mcp import MCPError
+                from mcp_types import CONNECTION_CLOSED
+
+                raise MCPError(CONNECTION_CLOSED, "the connection has ended")
+            if self._has_changed:
+                self._has_changed = False
+                await self._list()
+                await asyncio.sleep(CHANGES_S)
+
+    async def _list(self) -> None:
+        self.listing = await list_tools(self._client)
+        await asyncio.to_thread(self._on_tools, self.listing)
+
+    async def _fail(self, exc: BaseException) -> None:
+        self._is_unsent = is_unsent(exc)
+        self.error = failure_of(exc, self.config, self._seen)
+        self.phase = "failed"
+        log.info("the MCP server %s failed: %s", self.config.name, type(self.error).__name__)
+
+    async def _heard(self, message: Any) -> None:
+        if isinstance(message, Exception):
+            self._seen.is_rubbish = True
+        elif type(message).__name__ == LISTING_CHANGED:
+            self._has_changed = True
+            self._wake.set()
+
+    def _note_status(self, status: int) -> None:
+        self._seen.status = status
+
+    def _note_end(self) -> None:
+        self._has_ended = True
+        self._wake.set()
+
+
+def client_info() -> Any:
+    from mcp_types import Implementation
+
+    return Implementation(name="Roost", version=__version__)
+
+
+def server_words(info: Any) -> str:
+    """What a server calls itself: title or name, and version."""
+    if info is None:
+        return ""
+    return " ".join(filter(None, (info.title or info.name, info.version)))[:100]
+
+
+def quieten() -> None:
+    """The SDK logs what servers send, traces and addresses with keys in them; errors here have words of their own."""
+    for name in ("mcp", "client", "httpx2", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

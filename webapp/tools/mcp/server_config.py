@@ -1,0 +1,106 @@
+"""How a server is reached: a program of this machine (stdio) or an address (streamable HTTP)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from urllib.parse import urlsplit, urlunsplit
+
+from webapp.errors import McpServerInvalid
+
+NAME = re.compile(r"[^\s/\\<>\"'`](?:[^\n\r\t/\\<>\"'`]{0,38}[^\s/\\<>\"'`])?")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_|~-]{1,128}")
+OWN_HEADERS = {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept", "mcp-session-id"}
+MAX_ARGUMENTS, MAX_ENTRIES, MAX_CHARS = 100, 100, 8_000
+DEFAULT_TIMEOUT_S, LEAST_TIMEOUT_S, MOST_TIMEOUT_S = 60.0, 1.0, 600.0
+HIDDEN = "••••••••"
+"""Stands for a secret wherever one is shown."""
+LEAST_SECRET_CHARS = 4
+"""Shorter values are hidden where they are asked for, but not looked for in a server's own words."""
+
+
+class ServerKind(str, Enum):
+    STDIO = "stdio"
+    HTTP = "http"
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """``command`` with ``args`` is started without a shell, with ``env`` over a few harmless variables of ours.
+    ``timeout_s`` counts for each call. The values of ``env`` and ``headers`` are secrets."""
+
+    name: str
+    kind: ServerKind = ServerKind.STDIO
+    command: str = ""
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    url: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_s: float = DEFAULT_TIMEOUT_S
+
+    @property
+    def host(self) -> str:
+        """Of the address, in lower case; "" for a program."""
+        return (urlsplit(self.url).hostname or "").lower()
+
+    @property
+    def shown_url(self) -> str:
+        """Without what may hold a key: the name and password before the host, the query, the fragment."""
+        parts = urlsplit(self.url)
+        place = parts.netloc.rpartition("@")[2]
+        return urlunsplit((parts.scheme, place, parts.path, "", ""))
+
+    def without_secrets(self, text: str) -> str:
+        """``text`` with every secret value in it hidden: what a server says goes to pages and to the model."""
+        values = {value for value in (*self.env.values(), *self.headers.values()) if len(value) >= LEAST_SECRET_CHARS}
+        parts = {word for value in values for word in value.split() if len(word) > 2 * LEAST_SECRET_CHARS}
+        for secret in sorted(values | parts, key=len, reverse=True):
+            text = text.replace(secret, HIDDEN)
+        return text
+
+
+def checked(config: ServerConfig) -> ServerConfig:
+    """The same, or McpServerInvalid with the field that is wrong."""
+    if not NAME.fullmatch(config.name):
+        raise McpServerInvalid(
+            field="name", reason="it has 1 to 40 characters, without slashes, quotes and line breaks"
+        )
+    if not LEAST_TIMEOUT_S <= config.timeout_s <= MOST_TIMEOUT_S:
+        raise McpServerInvalid(field="timeout_s", reason="it must be from 1 to 600 seconds")
+    if config.kind is ServerKind.STDIO:
+        _check_program(config)
+    else:
+        _check_address(config)
+    return config
+
+
+def _check_program(config: ServerConfig) -> None:
+    words = (config.command, *config.args)
+    if not config.command.strip():
+        raise McpServerInvalid(field="command", reason="it is empty")
+    if len(config.args) > MAX_ARGUMENTS or sum(map(len, words)) > MAX_CHARS or any("\0" in word for word in words):
+        raise McpServerInvalid(field="command", reason="it is too long")
+    if len(config.env) > MAX_ENTRIES or sum(map(len, config.env.values())) > MAX_CHARS:
+        raise McpServerInvalid(field="env", reason="it is too long")
+    if not all(VARIABLE.fullmatch(name) for name in config.env) or "\0" in "".join(config.env.values()):
+        raise McpServerInvalid(field="env", reason="each line is a variable's name, = and its value")
+
+
+def _check_address(config: ServerConfig) -> None:
+    try:
+        parts = urlsplit(config.url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        is_right = False
+    if not is_right or len(config.url) > 2_000 or not config.url.isprintable() or " " in config.url:
+        raise McpServerInvalid(field="url", reason="it must be an http:// or https:// address")
+    if len(config.headers) > MAX_ENTRIES or sum(map(len, config.headers.values())) > MAX_CHARS:
+        raise McpServerInvalid(field="headers", reason="it is too long")
+    for name, value in config.headers.items():
+        if not HEADER.fullmatch(name) or not value.isascii() or not value.isprintable():
+            raise McpServerInvalid(field="headers", reason="each line is a name, a colon and a value")
+        if name.lower() in OWN_HEADERS:
+            raise McpServerInvalid(field="headers", reason="this header is the protocol's own")
