@@ -5,30 +5,24 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any, Protocol
 
 from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFailed, TurnFinished, TurnStarted, TurnWaiting
 from webapp.chat.messages import Message, Role, ThinkMode
-from webapp.chat.prompt_rendering import SEPARATOR_INCLUDED, RenderedPrompt, render
-from webapp.chat.prompt_templates import PromptTemplate, all_templates, default_template
+from webapp.chat.prompt_rendering import SEPARATOR_INCLUDED
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, TokenOutput
-from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError, as_roost_error
 from webapp.manager.handles import LoadingEvent, QueuePosition
 from webapp.services.chat.answer_text import AnswerPiece, AnswerText
 from webapp.services.chat.live_turn import LiveTurn
-from webapp.services.chat.prompt_encoding import EncodedPrompt, encode_prompt, stop_sequences
-from webapp.services.chat.tool_offer import call_constraint, offered_tools
+from webapp.services.chat.prompt_encoding import EncodedPrompt
+from webapp.services.chat.turn_prompt import TurnPrompt, TurnPrompts
 from webapp.services.presets import loading
 from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
-from webapp.storage.presets import Preset
-from webapp.storage.records import Chat
-from webapp.storage.tools import ToolStore
 from webapp.tokenizer import Tokenizer
-from webapp.weights.inspection import Inspection, require_model
+from webapp.weights.inspection import Inspection
 
 POLL_S = 1.0
 ABORT_GRACE_S = 5.0
@@ -54,18 +48,6 @@ class Manager(loading.Manager, Protocol):
     ) -> Handle: ...
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    rendered: RenderedPrompt
-    encoded: EncodedPrompt
-    params: SamplingParams
-    tokenizer: Tokenizer
-    made_for: Inspection
-    state: str | None
-    preset: str
-    constraint: dict[str, Any] | None = None
-
-
 class TurnWriter:
     """One answer. Whatever goes wrong becomes a TurnFailed and is stored with what was written."""
 
@@ -75,7 +57,6 @@ class TurnWriter:
         self._manager = manager
         self._store = store
         self._presets = presets
-        self._tools = ToolStore(store.database)
         self._live = live
         self._client = client
         self._continues = continues
@@ -114,30 +95,11 @@ class TurnWriter:
             handle.abort()
             raise
 
-    def _prompt(self) -> _Prompt:
-        info = self._manager.model_info()  # first: submit refuses what was made for a model chosen before
-        tokenizer = self._manager.tokenizer()
-        chat = self._store.get(self._live.chat_id)
-        preset = self._presets.of_chat(chat)
-        template = template_of(chat, info, preset)
-        think_mode = think_mode_of(chat, preset)
-        path = [stored.message for stored in self._store.path_to(self._live.message_id)]
-        messages = [_readable(message, tokenizer) for message in path]
+    def _prompt(self) -> TurnPrompt:
+        prompts = TurnPrompts(self._manager, self._store, self._presets, self._live.chat_id)
         if not self._continues:
-            self._message = replace(self._message, think_mode=template.supported(think_mode))
-            messages.pop()
-        system = chat.system_prompt or preset.system_prompt
-        tools = offered_tools(chat.tools, self._tools, info)
-        rendered = render(template, messages, system, think_mode, self._continues, tools)
-        rendered = replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop))
-        params = self._presets.sampling(preset, chat.sampling, info.parameters)
-        stops = stop_sequences(rendered.stop_strings, tokenizer)
-        params = replace(params, stop_token_sequences=(*params.stop_token_sequences, *stops))
-        state = self._presets.start_state(chat)
-        encoded = encode_prompt(rendered, tokenizer)
-        begun = tokenizer.decode(encoded.beginning) if self._continues else ""
-        constraint = None if chat.tools.is_free else call_constraint(rendered, consumed=begun)
-        return _Prompt(rendered, encoded, params, tokenizer, info, state, preset.name, constraint)
+            self._message = replace(self._message, think_mode=prompts.think_mode)
+        return prompts.prompt(self._live.message_id, self._continues)
 
     def _replay(self, answer: AnswerText, encoded: EncodedPrompt) -> None:
         """Puts router and log where the answer broke off; what they hold back is written again with what follows."""
@@ -146,7 +108,7 @@ class TurnWriter:
             self._message = replace(self._message, think_mode=ThinkMode.NONE)
         self._store.reopen_message(self._live.message_id, self._written())
 
-    def _request(self, prompt: _Prompt) -> GenerationRequest:
+    def _request(self, prompt: TurnPrompt) -> GenerationRequest:
         status = self._manager.status()
         self._model = status.model
         sampling = {k: v for k, v in prompt.params.to_dict().items() if not k.startswith("stop_") and v != {}}
@@ -248,28 +210,6 @@ class TurnWriter:
             token_ids=token_ids,
             metadata=metadata,
         )
-
-
-def template_of(chat: Chat, info: Inspection, preset: Preset | None = None) -> PromptTemplate:
-    """The chat's own choice, else its preset's, else what fits the model (also for one that is no more)."""
-    known = {template.name: template for template in all_templates()}
-    for name in (chat.template, preset.template if preset else ""):
-        if name in known:
-            return known[name]
-    config = require_model(info)
-    return default_template(config.architecture, config.vocab_size, Path(info.path).name)
-
-
-def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:
-    """The chat's own choice, else its preset's."""
-    return chat.think_mode if chat.think_mode is not None else ThinkMode(preset.think_mode)
-
-
-def _readable(message: Message, tokenizer: Tokenizer) -> Message:
-    """Without ids that another model's vocabulary made: its text then has to do."""
-    if message.token_ids and message.metadata.get("tokenizer") != tokenizer.name:
-        return replace(message, token_ids=())
-    return message
 
 
 def _texts(pieces: list[AnswerPiece]) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import error_from_dict
 from webapp.services.chat.answer_text import AnswerText
 from webapp.services.chat.prompt_encoding import encode_prompt, stop_sequences
-from webapp.services.chat.turn_writer import Manager
+from webapp.services.completion.completions import Manager
 
 POLL_S = 60.0
 

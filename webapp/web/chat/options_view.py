@@ -15,7 +15,7 @@ from webapp.errors import ModelNotFound, RoostError
 from webapp.i18n import translate_error
 from webapp.manager.target import ZERO_STATE
 from webapp.services.chat.tool_offer import is_known_to_call
-from webapp.services.chat.turn_writer import template_of, think_mode_of
+from webapp.services.chat.turn_prompt import template_of, think_mode_of
 from webapp.services.presets.fields import plain
 from webapp.services.presets.loading import file_name
 from webapp.services.presets.parameters import SAMPLING, Parameter
