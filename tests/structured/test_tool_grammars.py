@@ -6,10 +6,11 @@ import itertools
 import json
 from collections.abc import Iterator
 
+import jsonschema
 import numpy as np
 import pytest
 
-from webapp.chat.events import ContentDelta, ToolCallReady
+from webapp.chat.events import ContentDelta, ToolArgumentsDelta, ToolCallBegun, ToolCallReady
 from webapp.chat.tool_dialects import ToolDialect, all_dialects
 from webapp.chat.tool_grammars import ToolRules
 from webapp.chat.tool_parser import ToolCallParser
@@ -140,3 +141,51 @@ def test_the_end_of_an_open_tag_may_come_before_a_required_call(
 ) -> None:
     source = dialect.grammar(ToolRules(TOOLS, is_required=True, tag_end=True))
     assert len(read(dialect, written(constraints, tokenizer, source, 5, ">").removeprefix(">"))[1]) >= 1
+
+
+TREE = {
+    "name": "tree",
+    "parameters": {
+        "properties": {
+            "leaf": {"type": "object", "properties": {"enum": {"$ref": "#/properties/kind"}}, "required": ["enum"]},
+            "kind": {"enum": ["a", "b"], "default": "#/"},
+            "branches": {"type": "array", "items": {"$ref": "#"}, "maxItems": 2},
+        },
+        "required": ["leaf"],
+    },
+}
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+def test_references_are_to_the_parameters_own_beginning(
+    dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    """In a grammar the parameters stand inside the schema of a call; and arguments are an object unasked."""
+    source = dialect.grammar(ToolRules((TREE,), is_required=True, max_calls=1))
+    check({"kind": "lark", "grammar": source})
+    parser = ToolCallParser(dialect.syntax, ["tree"], lambda: "id")
+    found = []
+    for seed in range(12):
+        text = written(constraints, tokenizer, source, seed)
+        [call] = [piece.call for piece in parser.feed(text) + parser.finish() if isinstance(piece, ToolCallReady)]
+        jsonschema.validate(json.loads(call.arguments), {"type": "object", **TREE["parameters"]})
+        found.append(call.arguments)
+    assert any("branches" in arguments for arguments in found)
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+def test_pieces_of_what_a_grammar_lets_through_join_to_the_whole(
+    dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    """The form the grammar allows is the form whose arguments can be passed on as they are written."""
+    source = dialect.grammar(ToolRules(TOOLS, is_required=True, max_calls=3))
+    names = [tool["name"] for tool in TOOLS]
+    for seed in range(20):
+        text = written(constraints, tokenizer, source, seed)
+        parser = ToolCallParser(dialect.syntax, names, lambda: "id", is_held=True)
+        pieces = [piece for character in text for piece in parser.feed(character)] + parser.finish()
+        begun = [piece.name for piece in pieces if isinstance(piece, ToolCallBegun)]
+        arguments = "".join(piece.text for piece in pieces if isinstance(piece, ToolArgumentsDelta))
+        whole = read(dialect, text)[1]
+        assert begun == [name for name, _ in whole] and not [p for p in pieces if isinstance(p, ToolCallReady)]
+        assert json.loads(f"[{arguments.replace('}{', '},{')}]") == [found for _, found in whole]

@@ -20,7 +20,8 @@ SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator
 """Lenient: a keyword llguidance cannot enforce is left to the check of the finished call."""
 THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/"
 SCHEMA_LISTS = ("anyOf", "oneOf")
-SCHEMA_MAPS = ("properties", "$defs", "definitions")
+SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+PLAIN_VALUES = ("enum", "const", "default", "examples")
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def fenced_grammar(rules: ToolRules) -> str:
 def hermes_grammar(rules: ToolRules) -> str:
     names, lines = _object_rules(rules.definitions)
     lines.append("call: (" + " | ".join(names) + ') "\\n</tool_call>"')
-    lines.append(f'calls: call ("\\n<tool_call>\\n" call){{0,{rules.max_calls - 1}}}')
+    more = f' ("\\n<tool_call>\\n" call){{0,{rules.max_calls - 1}}}' if rules.max_calls > 1 else ""
+    lines.append(f"calls: call{more}")
     return _grammar(rules, [("<tool_call>\n", "calls")], lines)
 
 
@@ -59,7 +61,7 @@ def legacy_grammar(rules: ToolRules) -> str:
     openings = []
     for index, definition in enumerate(rules.definitions):
         openings.append((f"{definition['name']}\n```python\ntool_call(", f"rest_{index}"))
-        lines += _keyword_rules(index, _closed(definition.get("parameters")))
+        lines += _keyword_rules(index, _arguments(definition))
         lines.append(f'rest_{index}: first_{index}_0 ")\\n```"')
     return _grammar(rules, openings, lines)
 
@@ -87,30 +89,36 @@ def _object_rules(definitions: Sequence[Definition]) -> tuple[list[str], list[st
     for name, definition in zip(names, definitions, strict=True):
         schema = {
             "type": "object",
-            "properties": {"name": {"const": definition["name"]}, "arguments": _closed(definition.get("parameters"))},
+            "properties": {
+                "name": {"const": definition["name"]},
+                "arguments": _rerooted(_arguments(definition), "#/properties/arguments"),
+            },
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        lines.append(f"{name}: %json {json.dumps(_hoisted(schema) | {'x-guidance': SPACING})}")
+        lines.append(f"{name}: %json {json.dumps(schema | {'x-guidance': SPACING})}")
     return names, lines
 
 
 def _keyword_rules(tool: int, schema: Mapping[str, Any]) -> list[str]:
     """`"key"= value` pairs in the schema's order: `first` rules until something is written, then `more` rules."""
-    properties = list((schema.get("properties") or {}).items())
+    properties = [(name, part) for name, part in (schema.get("properties") or {}).items() if part is not False]
     required = set(schema.get("required") or ())
     lines = []
     for index, (name, part) in enumerate(properties):
         pair, following = f"pair_{tool}_{index}", index + 1
         lines.append(f"{pair}: {json.dumps(json.dumps(name, ensure_ascii=False) + '=')} / ?/ value_{tool}_{index}")
-        value = dict(part) if isinstance(part, Mapping) else {}
-        definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-        lines.append(f"value_{tool}_{index}: %json {json.dumps({**value, **definitions, 'x-guidance': SPACING})}")
+        lines.append(f"value_{tool}_{index}: %json {json.dumps({**_value(part, schema), 'x-guidance': SPACING})}")
         skip_first = "" if name in required else f" | first_{tool}_{following}"
         skip_more = "" if name in required else f" | more_{tool}_{following}"
         lines.append(f"first_{tool}_{index}: {pair} more_{tool}_{following}{skip_first}")
         lines.append(f"more_{tool}_{index}: /, ?/ {pair} more_{tool}_{following}{skip_more}")
     return [*lines, f'first_{tool}_{len(properties)}: ""', f'more_{tool}_{len(properties)}: ""']
+
+
+def _arguments(definition: Definition) -> dict[str, Any]:
+    """The schema of a call's arguments, which are an object even where it does not say so."""
+    return {"type": "object", **_closed(definition.get("parameters"))}
 
 
 def _closed(schema: object) -> dict[str, Any]:
@@ -135,10 +143,33 @@ def _closed_part(part: object) -> object:
     return _closed(part) if isinstance(part, Mapping) else part
 
 
-def _hoisted(schema: dict[str, Any]) -> dict[str, Any]:
-    """References inside the parameters are to the parameters' own root, which is not the root here."""
-    arguments = schema["properties"]["arguments"]
-    return schema | {key: arguments[key] for key in ("$defs", "definitions") if key in arguments}
+def _value(part: object, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A parameter's schema by itself, with the whole beside it where it refers to it."""
+    value: dict[str, Any] = _rerooted(part, "#/$defs/parameters") if isinstance(part, Mapping) else {}
+    if value == part:
+        return value
+    return {**value, "$defs": {"parameters": _rerooted(schema, "#/$defs/parameters")}}
+
+
+def _rerooted(schema: Any, root: str) -> Any:
+    """The same where the schema stands at ``root`` of another: its references are to its own beginning."""
+    if isinstance(schema, list):
+        return [_rerooted(part, root) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {key: _rerooted_part(key, part, root) for key, part in schema.items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        moved["$ref"] = root + reference[1:]
+    return moved
+
+
+def _rerooted_part(key: str, part: Any, root: str) -> Any:
+    if key in PLAIN_VALUES:
+        return part
+    if key in SCHEMA_MAPS and isinstance(part, Mapping):
+        return {name: _rerooted(inner, root) for name, inner in part.items()}
+    return _rerooted(part, root)
 
 
 def _as_regex(text: str) -> str:
