@@ -1,4 +1,4 @@
-"""Presets as page, API and command line use them: the active one, what a chat answers with, saving and applying."""
+"""Presets as page, API and command line use them: making, saving and applying them, and their files."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from webapp.engine.engine_options import EngineOptions
-from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import PresetNotFound, RoostError, SettingsError
+from webapp.errors import PresetNotFound, SettingsError
 from webapp.services.presets import files
-from webapp.services.presets.defaults import default_sampling
 from webapp.services.presets.fields import changed_names, checked_fields, put
-from webapp.services.presets.loading import Manager, PresetLoading, file_name
+from webapp.services.presets.loading import Manager
 from webapp.services.presets.parameters import BY_NAME
 from webapp.services.presets.runner_files import read_runner_presets
-from webapp.services.presets.shipped import GENERAL_KEY, STARTER_KEY, shipped, shipped_presets
+from webapp.services.presets.shelf import PresetList, PresetShelf
 from webapp.settings import Settings
 from webapp.storage.database import Database
-from webapp.storage.presets import Preset, PresetStore
-from webapp.storage.records import Chat
+from webapp.storage.presets import Preset
 
 DELETED_KEPT_S = 86_400.0
 log = logging.getLogger(__name__)
-PresetList = list[Preset]  # inside the class `list` is the method
 
 
 @dataclass(frozen=True)
@@ -38,84 +34,14 @@ class SaveOutcome:
     needs_reload: tuple[str, ...] = ()
 
 
-class Presets:
+class Presets(PresetShelf):
     """One an app. Every method may be called from any thread; listeners hear of every change."""
 
     def __init__(self, manager: Manager, database: Database, settings: Settings) -> None:
-        self._manager = manager
-        self._settings = settings
+        super().__init__(manager, database, settings)
         self._database = database
-        self.store = PresetStore(database, shipped_presets())
-        self.loading = PresetLoading(manager, settings)
-        self._listeners: list[Callable[[], None]] = []
         self._saving = threading.Lock()
-        self._version = 0
-        self._kept: tuple[int, PresetList, str] | None = None
         self.store.purge_deleted(time.time() - DELETED_KEPT_S)
-
-    # reading
-
-    def list(self) -> PresetList:
-        """A person's own by name, then the shipped ones in their order."""
-        return [*self._read()[1]]
-
-    def get(self, preset_id: str) -> Preset:
-        for preset in self._read()[1]:
-            if preset.id == preset_id:
-                return preset
-        raise PresetNotFound()
-
-    def find(self, name: str) -> Preset:
-        """By name (in any case), by the key of a shipped one, or by id. PresetNotFound."""
-        wanted = " ".join(name.split()).casefold()
-        living = self.list()
-        for matches in (_has_name, _has_key, _has_id):
-            for preset in living:
-                if matches(preset, wanted):
-                    return preset
-        raise PresetNotFound()
-
-    def active(self) -> Preset:
-        """The one made active; before that the one for the starter model, or the general one for any other."""
-        try:
-            return self.get(self._read()[2])
-        except PresetNotFound:
-            return self._default()
-
-    def is_active(self, preset: Preset) -> bool:
-        return self.active().id == preset.id
-
-    def of_chat(self, chat: Chat) -> Preset:
-        """The chat's own choice while it exists, else the active preset."""
-        if chat.preset_id:
-            try:
-                return self.get(chat.preset_id)
-            except PresetNotFound:
-                pass
-        return self.active()
-
-    # what an answer uses
-
-    def default_sampling(self, parameters: int = 0) -> SamplingParams:
-        return default_sampling(self._settings, parameters)
-
-    def sampling(self, preset: Preset, overrides: Mapping[str, Any], parameters: int = 0) -> SamplingParams:
-        """Defaults, then the preset's, then ``overrides``; InvalidSampling for a value or name that cannot be. An
-        answer is no longer than the setting allows."""
-        given = {**self.default_sampling(parameters).to_dict(), **preset.sampling, **overrides}
-        params = SamplingParams.from_dict(given)
-        limit = self._settings.max_tokens_limit
-        return replace(params, max_tokens=limit) if params.max_tokens > limit else params
-
-    def start_state(self, chat: Chat) -> str | None:
-        """For ``ModelManager.submit``: the chat's own state, else its preset's; None is the state in use, which is
-        the active preset's."""
-        if chat.state is not None:
-            return chat.state
-        preset = self.of_chat(chat)
-        return None if self.is_active(preset) else preset.state
-
-    # changing
 
     def create(self, name: str, values: Mapping[str, Any] | None = None) -> Preset:
         """``values`` are flat fields, checked. PresetInvalid, PresetNameTaken, TooManyPresets."""
@@ -186,19 +112,6 @@ class Presets:
         self._tell()
         return preset
 
-    # the model it runs on (see :mod:`webapp.services.presets.loading`)
-
-    def differences(self, preset: Preset) -> tuple[str, ...]:
-        return self.loading.differences(preset)
-
-    def problem(self, preset: Preset) -> RoostError | None:
-        return self.loading.problem(preset)
-
-    def load_choice(self, preset: Preset) -> dict[str, Any]:
-        return self.loading.choice(preset)
-
-    # files
-
     def export_json(self, preset_ids: Sequence[str] = ()) -> str:
         """Of these, or of all of a person's own and edited ones."""
         found = [self.get(name) for name in preset_ids] if preset_ids else [p for p in self.list() if _is_own(p)]
@@ -209,19 +122,6 @@ class Presets:
         TooManyPresets."""
         read = files.read if files.is_ours(text) else read_runner_presets
         return self._import(read(text))
-
-    def import_json(self, text: str) -> PresetList:
-        return self._import(files.read(text))
-
-    def import_runner(self, text: str) -> PresetList:
-        """From RWKV-Runner's ``config.json``, or one or a list of its configurations."""
-        return self._import(read_runner_presets(text))
-
-    # news
-
-    def listen(self, listener: Callable[[], None]) -> None:
-        """Called after every change, in the thread that made it."""
-        self._listeners.append(listener)
 
     def begin(self) -> None:
         """At the start of a server: the preset named by the settings becomes the active one, and the first request
@@ -246,19 +146,6 @@ class Presets:
             known = ", ".join(preset.name for preset in self.list()[:20])
             reason = f"there is no such preset; there are {known}"
             raise SettingsError(name="preset", value=self._settings.preset, reason=reason) from exc
-
-    def _read(self) -> tuple[int, PresetList, str]:
-        """(version, all presets, id of the active one), kept in memory: a page asks for them many times. What was read
-        while something changed bears the version before it, and is read again."""
-        version, kept = self._version, self._kept
-        if kept is None or kept[0] != version:
-            kept = self._kept = (version, self.store.list(), self.store.active_id())
-        return kept
-
-    def _tell(self) -> None:
-        self._version += 1
-        for listener in self._listeners:
-            listener()
 
     def _import(self, presets: Sequence[Preset]) -> PresetList:
         made = self.store.create_all(presets)
@@ -287,28 +174,6 @@ class Presets:
         if preset.state or status.state:
             self._manager.apply_state(preset.state)
 
-    def _default(self) -> Preset:
-        """Whatever was deleted: one of the two is always there to answer with."""
-        chosen = file_name(self._manager.status().model_path)
-        starter = shipped(STARTER_KEY)
-        wanted = starter if chosen in ("", starter.model) else shipped(GENERAL_KEY)
-        try:
-            return self.get(wanted.id)
-        except PresetNotFound:
-            return wanted
-
 
 def _is_own(preset: Preset) -> bool:
     return not preset.shipped_key or preset.is_edited
-
-
-def _has_name(preset: Preset, wanted: str) -> bool:
-    return preset.name.casefold() == wanted
-
-
-def _has_key(preset: Preset, wanted: str) -> bool:
-    return bool(wanted) and preset.shipped_key == wanted
-
-
-def _has_id(preset: Preset, wanted: str) -> bool:
-    return preset.id == wanted
