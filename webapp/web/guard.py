@@ -31,6 +31,8 @@ from webapp.web.security_headers import add_security_headers
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+FORWARDED = {"x-forwarded-for", "x-real-ip", "forwarded", "cf-connecting-ip"}
+"""Headers of a proxy that asks for somebody else."""
 TOKEN_BYTES = 24
 
 UNKNOWN_HOST = "this address is not one Roost answers to"
@@ -163,6 +165,16 @@ def is_followed_link() -> bool:
     """A link on another site that a person clicked: a whole page by GET, not a frame, image or script."""
     is_document = request.headers.get("Sec-Fetch-Dest") == "document"
     return request.method == "GET" and is_document and not is_handshake()
+
+
+def is_from_here() -> bool:
+    """True when whoever asks sits at this machine, by address and by the name that was asked for: behind a proxy or a
+    tunnel every address is this machine's."""
+    host = request.host.rpartition(":")[0] if request.host.count(":") == 1 else request.host
+    name = host.partition("]")[0] + "]" if host.startswith("[") else host
+    address = client_address().removeprefix("::ffff:")
+    is_near = address.startswith("127.") or address == "::1"
+    return is_near and name.lower() in LOOPBACK_NAMES and not FORWARDED & {name.lower() for name, _ in request.headers}
 
 
 def header_token() -> str:

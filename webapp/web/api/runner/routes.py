@@ -10,7 +10,7 @@ import threading
 from typing import Annotated, Any
 
 import msgspec
-from flask import Response, current_app, request
+from flask import Response, current_app
 from msgspec import Meta
 
 from webapp.engine.sampling_params import SamplingParams
@@ -19,7 +19,7 @@ from webapp.web.api.answering import the_completions
 from webapp.web.api.body import read_body
 from webapp.web.api.served_model import the_manager
 from webapp.web.api.streaming import answer
-from webapp.web.guard import LOOPBACK_NAMES
+from webapp.web.guard import is_from_here
 
 SUCCESS = "success"
 OFFLINE, LOADING, WORKING = 0, 2, 3
@@ -127,9 +127,5 @@ def leave() -> Response:
 
 
 def check_loopback() -> None:
-    """By address and by the name that was asked for: behind a proxy every address is this machine's."""
-    host = request.host.rpartition(":")[0] if request.host.count(":") == 1 else request.host
-    name = host.partition("]")[0] + "]" if host.startswith("[") else host
-    is_here = (request.remote_addr or "").removeprefix("::ffff:").startswith("127.") or request.remote_addr == "::1"
-    if not is_here or name.lower() not in LOOPBACK_NAMES or "X-Forwarded-For" in request.headers:
+    if not is_from_here():
         raise LoopbackOnly()
