@@ -6,6 +6,7 @@ const fieldOf = (row) => row.querySelector("[name]:not([type=hidden])");
 
 function valueOf(row) {
   const field = fieldOf(row);
+  if (row.querySelector(".checks")) return [...row.querySelectorAll(":checked")].map((one) => one.value).join("\n");
   if (field.type === "checkbox") return field.checked ? "1" : "0";
   if (field.type === "radio") return row.querySelector(":checked")?.value ?? "";
   return field.value;
@@ -26,7 +27,9 @@ function paint(row) {
 
 function set(row, value) {
   const field = fieldOf(row);
-  if (field.type === "checkbox") field.checked = value === "1";
+  if (row.querySelector(".checks")) {
+    for (const one of row.querySelectorAll("[type=checkbox]")) one.checked = value.split("\n").includes(one.value);
+  } else if (field.type === "checkbox") field.checked = value === "1";
   else if (field.type === "radio") {
     for (const radio of row.querySelectorAll("[type=radio]")) radio.checked = radio.value === value;
   } else field.value = value;
@@ -34,8 +37,11 @@ function set(row, value) {
   field.dispatchEvent(new Event("change", { bubbles: true }));
 }
 
-// Every name with its last value: a switch sends "0" from a hidden field and "1" after it when it is on.
-const snapshot = (form) => Object.fromEntries(new FormData(form));
+// Every name with its values: a switch sends "0" from a hidden field and "1" after it when it is on.
+function snapshot(form) {
+  const data = new FormData(form);
+  return Object.fromEntries([...new Set(data.keys())].map((name) => [name, data.getAll(name).join("\n")]));
+}
 
 function changedNames(before, now) {
   return [...new Set([...Object.keys(before), ...Object.keys(now)])].filter((name) => before[name] !== now[name]);

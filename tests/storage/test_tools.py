@@ -72,6 +72,6 @@ def test_a_chat_remembers_its_tools(store: ToolStore) -> None:
     chats = ChatStore(store.database)
     chat = chats.create()
     assert chats.get(chat.id).tools == ChatTools()
-    tools = ChatTools(True, ("a", "b"), "hermes", True, ("a",))
+    tools = ChatTools(True, True, ("a", "b"), "hermes", True, ("a",))
     chats.set_tools(chat.id, tools)
     assert chats.get(chat.id).tools == tools

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class ChatTools:
-    """``tool_ids`` keep their choice while ``is_on`` is False. ``dialect`` "" is what fits the model. ``is_free``: the
-    answer is not held to the grammar of calls. ``approved`` are tools the person let run in this chat for good."""
+    """``is_own`` False: nobody chose in this chat, it follows its preset. ``tool_ids`` keep their choice while ``is_on``
+    is False. ``dialect`` "" is the preset's, or what fits the model. ``is_free``: the answer is not held to the grammar
+    of calls. ``approved`` are tools the person let run in this chat for good."""
 
+    is_own: bool = False
     is_on: bool = False
     tool_ids: tuple[str, ...] = ()
     dialect: str = ""
@@ -21,6 +23,7 @@ class ChatTools:
 def chat_tools_from_json(text: str) -> ChatTools:
     found = json.loads(text)
     return ChatTools(
+        is_own=bool(found.get("is_own")),
         is_on=bool(found.get("is_on")),
         tool_ids=tuple(found.get("tool_ids", ())),
         dialect=str(found.get("dialect", "")),

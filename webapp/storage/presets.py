@@ -28,8 +28,9 @@ class Preset:
     """How to answer: sampling, prompt, and what to run it on. Times are Unix seconds, 0 for a shipped one as it came.
 
     ``sampling`` (names of ``SamplingParams``) and ``options`` (names of ``EngineOptions``) hold only what differs from
-    the defaults. ``template`` "" is what fits the model; ``model`` "" whatever model is chosen; ``strategy`` "" what
-    suits this machine; ``state`` "" the model's own start.
+    the defaults. ``template`` and ``tool_dialect`` "" are what fits the model; ``model`` "" whatever model is chosen;
+    ``strategy`` "" what suits this machine; ``state`` "" the model's own start. ``tools`` are names, so that a file of
+    presets means the same elsewhere; those that are not there are passed over.
     """
 
     id: str
@@ -41,6 +42,8 @@ class Preset:
     template: str = ""
     think_mode: str = "none"
     system_prompt: str = ""
+    tools: tuple[str, ...] = ()
+    tool_dialect: str = ""
     model: str = ""
     strategy: str = ""
     state: str = ""
@@ -234,5 +237,5 @@ def _write(connection: sqlite3.Connection, preset: Preset, deleted_at: float | N
 def _from_row(row: sqlite3.Row) -> Preset:
     body = json.loads(row["body"])
     known = {name: body[name] for name in BODY if name in body}
-    known["stop"] = tuple(known.get("stop", ()))
+    known |= {name: tuple(known.get(name, ())) for name in ("stop", "tools")}
     return Preset(**{name: row[name] for name in COLUMNS}, **known)

@@ -33,10 +33,13 @@ class House:
         self.tools = ToolStore(self.database)
         made = self.tools.create_all([FIXED, ASKS, FREE, ONCE])
         self.chat = self.chats.create()
-        self.chats.set_tools(self.chat.id, ChatTools(True, tuple(tool.id for tool in made)))
+        self.chats.set_tools(self.chat.id, ChatTools(True, True, tuple(tool.id for tool in made)))
         self.rounds: list[list[tuple[str, str]]] = []
-        self.loop = ToolLoop(self.chats, self.tools, self.go_on)
+        self.loop = ToolLoop(self.chats, self.offered, self.go_on)
         self.question = self.chats.add_message(self.chat.id, None, Message(Role.USER, "?")).id
+
+    def offered(self, chat: Chat) -> list[StoredTool]:
+        return self.tools.by_ids(chat.tools.tool_ids)
 
     def go_on(self, message_id: str, results: Sequence[Message]) -> None:
         self.rounds.append([(message.tool_call_id, message.content) for message in results])
@@ -133,7 +136,7 @@ def test_a_round_that_cannot_go_on_now_can_later(house: House) -> None:
     def refuse(message_id: str, results: Sequence[Message]) -> None:
         raise ShuttingDown()
 
-    closing = ToolLoop(house.chats, house.tools, refuse)
+    closing = ToolLoop(house.chats, house.offered, refuse)
     closing.advance(message_id)
     assert house.rounds == [] and house.statuses(message_id) == ["done"]
     house.loop.advance(message_id)

@@ -130,3 +130,58 @@ def test_a_preset_for_another_model_offers_to_load_it_or_says_it_is_not_here(roo
     page = roost.get(f"/?preset={presets.find('coding').id}")
     assert "“Coding” is made for rwkv7-g1j-2.9b" in page and 'href="/models"' in page
     assert 'id="load-offer" role="status" hidden' in roost.get("/")
+
+
+@pytest.fixture
+def tools(roost):
+    from webapp.storage.tools import ToolStore
+    from webapp.tools.definition import ToolDefinition
+
+    store = ToolStore(roost.app.extensions["database"])
+    made = store.create_all([ToolDefinition(name, "") for name in ("clock", "weather")])
+    yield {tool.definition.name: tool.id for tool in made}
+    for tool in made:
+        store.delete(tool.id)
+
+
+@pytest.fixture
+def armed(roost, tools):
+    """A preset with one of the two tools."""
+    presets = roost.app.extensions["presets"]
+    made = presets.create("Armed", {"tools": ["weather", "gone"], "tool_dialect": "hermes"})
+    yield made
+    presets.delete(made.id)
+
+
+def tool_form(page):
+    """What the page's form would send about tools."""
+    shown = re.search(r'name="tools_form" value="(\w+)"', page)[1]
+    names = re.findall(r'name="(tool:\w+)" value="1" checked', page)
+    on = {"tools_on": "1"} if re.search(r'name="tools_on"[^>]* checked', page) else {}
+    return {"tools_form": shown, **dict.fromkeys(names, "1"), **on}
+
+
+def test_a_chat_offers_its_presets_tools_until_it_chooses_its_own(roost, armed, tools):
+    chat = roost.store.create(preset_id=armed.id)
+    form = tool_form(roost.get(f"/chat/{chat.id}"))
+    assert [name for name in form if name.startswith("tool:")] == [f"tool:{tools['weather']}"] and "tools_on" in form
+    roost.post("/chat/do", do="options", chat=chat.id, base=base(), top_p="0.5", **form)
+    assert not roost.store.get(chat.id).tools.is_own
+    roost.post("/chat/do", do="options", chat=chat.id, **{**form, f"tool:{tools['clock']}": "1"})
+    own = roost.store.get(chat.id).tools
+    assert own.is_own and set(own.tool_ids) == set(tools.values())
+    del form["tools_on"]
+    roost.post("/chat/do", do="options", chat=chat.id, **form)
+    assert roost.store.get(chat.id).tools.is_own and not roost.store.get(chat.id).tools.is_on
+    assert "tools_on" not in tool_form(roost.get(f"/chat/{chat.id}"))
+
+
+def test_a_chat_saved_as_a_preset_keeps_its_tools(roost, armed, tools):
+    chat = roost.store.create(preset_id=armed.id)
+    form = tool_form(roost.get(f"/chat/{chat.id}"))
+    roost.post("/chat/do", do="options", chat=chat.id, **{**form, f"tool:{tools['clock']}": "1"})
+    roost.post("/chat/do", do="save_preset", chat=chat.id, name="Both tools")
+    presets = roost.app.extensions["presets"]
+    saved = presets.find("Both tools")
+    presets.delete(saved.id)
+    assert sorted(saved.tools) == ["clock", "weather"] and saved.tool_dialect == "hermes"

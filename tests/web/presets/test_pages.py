@@ -294,3 +294,18 @@ def test_pages_stay_light(tmp_path):
             assert roost.weight(path) < 150 * 1024, path
     finally:
         roost.stop()
+
+
+def test_tools_are_ticked_by_name_and_one_that_is_not_there_is_kept(browser):
+    from webapp.storage.tools import ToolStore
+    from webapp.tools.definition import ToolDefinition
+
+    ToolStore(browser.app.extensions["database"]).create(ToolDefinition("weather", ""))
+    mine = browser.presets.create("Mine", {"tools": ["elsewhere"]})
+    page = browser.get(f"/presets/{mine.id}")[1]
+    boxes = re.findall(r'type="checkbox" name="tools"[^>]*value="(\w+)"( checked)?', page)
+    assert boxes == [("weather", ""), ("elsewhere", " checked")] and "elsewhere (not there)" in page
+    browser.save(mine.id, tools=["", "weather", "elsewhere"])
+    assert browser.presets.get(mine.id).tools == ("weather", "elsewhere")
+    browser.save(mine.id, tools=[""])
+    assert browser.presets.get(mine.id).tools == ()

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from webapp.chat.messages import Message, Role, ToolCall
-from webapp.errors import ChatError, RoostError, ToolInvalid
+from webapp.errors import ChatError, Phrase, RoostError, ToolInvalid, phrase_from_dict
 from webapp.storage.chats import ChatStore
 from webapp.storage.records import Chat, StoredMessage
-from webapp.storage.tools import StoredTool, ToolStore
+from webapp.storage.tools import StoredTool
 from webapp.structured.pattern_match import matches
 from webapp.tools.definition import Approval, Behaviour
-from webapp.tools.runner import ToolResult, bounded, check_call, error_result, run_call
+from webapp.tools.runner import Remote, ToolResult, bounded, check_call, error_result, run_call
 
 MAX_ROUNDS = 8
 """Answers with calls in a row before a person has to say something."""
@@ -42,32 +42,38 @@ class CallState:
     is_error: bool = False
     by: str = ""
     """Who gave the result: "tool", "person", or "refused"."""
+    reason: str = ""
+    """Why there is no better result, for a person; a Phrase where it can be said in their language."""
 
 
 class ToolLoop:
-    """``go_on(message_id, results)`` stores the results below an answer and begins the next one; ``tell(chat_id)`` is
-    called when a call has its result."""
+    """``offered(chat)`` are the tools its model may call; ``go_on(message_id, results)`` stores the results below an
+    answer and begins the next one; ``tell(chat_id)`` is called when a call has its result; ``remote`` runs calls of
+    MCP tools."""
 
     def __init__(
         self,
         store: ChatStore,
-        tools: ToolStore,
+        offered: Callable[[Chat], Sequence[StoredTool]],
         go_on: Callable[[str, Sequence[Message]], object],
         allowed_hosts: Collection[str] = (),
         tell: Callable[[str], None] = lambda chat_id: None,
+        remote: Remote | None = None,
     ) -> None:
         self._store = store
-        self._tools = tools
+        self._offered = offered
         self._go_on = go_on
         self._allowed_hosts = allowed_hosts
         self._tell = tell
+        self._remote = remote
         self._lock = threading.Lock()
 
     def calls(self, stored: StoredMessage) -> tuple[CallState, ...]:
         """What stands of an answer's calls."""
         if not stored.message.tool_calls:
             return ()
-        offered = self._offered(self._store.get(stored.chat_id))
+        chat = self._store.get(stored.chat_id)
+        offered = {tool.definition.name: tool for tool in self._offered(chat)}
         return tuple(_state(call, offered, stored.message) for call in stored.message.tool_calls)
 
     def is_waiting(self, stored: StoredMessage) -> bool:
@@ -82,7 +88,12 @@ class ToolLoop:
             if state.status == "done":
                 continue
             if state.tool is None:
-                self._record(message_id, state.call.id, error_result(f"there is no tool {state.call.name}"), "tool")
+                self._record(
+                    message_id,
+                    state.call.id,
+                    error_result(Phrase("there is no tool {name}", name=state.call.name)),
+                    "tool",
+                )
             elif state.status == "waiting" and _may_run(chat, state.tool):
                 self._run(message_id, state.call, state.tool)
         self._finish_round(message_id)
@@ -137,10 +148,10 @@ class ToolLoop:
 
     def _run(self, message_id: str, call: ToolCall, tool: StoredTool) -> None:
         try:
-            result = run_call(call, tool.definition, self._allowed_hosts, matches)
+            result = run_call(call, tool.definition, self._allowed_hosts, matches, self._remote)
         except Exception as exc:  # whatever a tool does, the chat goes on
             log.exception("the tool %s broke", tool.definition.name)
-            result = error_result(f"the tool broke: {type(exc).__name__}")
+            result = error_result(Phrase("the tool broke: {error}", error=type(exc).__name__))
         if result is not None:
             self._record(message_id, call.id, result, "tool")
 
@@ -150,7 +161,7 @@ class ToolLoop:
             stored = self._store.message(message_id)
             message = stored.message
             results = dict(message.metadata.get(CALLS, {}))
-            results.setdefault(call_id, {"result": result.text, "is_error": result.is_error, "by": by})
+            results.setdefault(call_id, _recorded(result, by))
             self._store.change_message(message_id, replace(message, metadata={**message.metadata, CALLS: results}))
         self._tell(stored.chat_id)
 
@@ -183,17 +194,22 @@ class ToolLoop:
             rounds += bool(stored.message.tool_calls)
         return rounds
 
-    def _offered(self, chat: Chat) -> dict[str, StoredTool]:
-        return {tool.definition.name: tool for tool in self._tools.by_ids(chat.tools.tool_ids)}
-
 
 def _state(call: ToolCall, offered: dict[str, StoredTool], message: Message) -> CallState:
     tool = offered.get(call.name)
     known: dict[str, Any] | None = message.metadata.get(CALLS, {}).get(call.id)
     if known is not None:
-        return CallState(call, tool, "done", known["result"], known["is_error"], known["by"])
+        why = known.get("reason", "")
+        reason = phrase_from_dict(why) if isinstance(why, dict) else str(why)
+        return CallState(call, tool, "done", known["result"], known["is_error"], known["by"], reason)
     asks = tool is not None and tool.definition.behaviour is Behaviour.ASK
     return CallState(call, tool, "asking" if asks else "waiting")
+
+
+def _recorded(result: ToolResult, by: str) -> dict[str, Any]:
+    """As it is kept in the metadata of the message."""
+    reason = result.reason.to_dict() if isinstance(result.reason, Phrase) else result.reason
+    return {"result": result.text, "is_error": result.is_error, "by": by, **({"reason": reason} if reason else {})}
 
 
 def _may_run(chat: Chat, tool: StoredTool) -> bool:

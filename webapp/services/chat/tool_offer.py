@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from webapp.chat.prompt_rendering import RenderedPrompt
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
 from webapp.chat.tool_grammars import ToolRules
 from webapp.storage.chat_tools import ChatTools
+from webapp.storage.presets import Preset
+from webapp.storage.records import Chat
 from webapp.storage.tools import ToolStore
 from webapp.weights.inspection import Inspection
 
@@ -26,10 +29,20 @@ def is_known_to_call(model_name: str) -> bool:
     return any(family in model_name.lower() for family in KNOWN_CALLERS)
 
 
+def chosen_tools(chat: Chat, preset: Preset, store: ToolStore) -> ChatTools:
+    """What the chat chose itself, else its preset's tools, all allowed to be offered; approvals are the chat's."""
+    own = chat.tools
+    if own.is_own:
+        return replace(own, dialect=own.dialect or preset.tool_dialect)
+    ids = tuple(tool.id for tool in store.list() if tool.definition.name in preset.tools)
+    return replace(own, is_on=bool(ids), tool_ids=ids, dialect=preset.tool_dialect)
+
+
 def offered_tools(chosen: ChatTools, store: ToolStore, info: Inspection) -> OfferedTools:
     """Without definitions where the chat's tools are off or gone: its dialect still writes the calls of the past."""
     tools = store.by_ids(chosen.tool_ids) if chosen.is_on else []
-    return OfferedTools(dialect_of(chosen.dialect, info), tuple(tool.definition.function for tool in tools))
+    definitions = tuple(tool.definition.function for tool in tools)
+    return OfferedTools(dialect_of(chosen.dialect, info), definitions, is_held=not chosen.is_free)
 
 
 def call_constraint(

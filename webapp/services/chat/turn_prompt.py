@@ -11,7 +11,7 @@ from webapp.chat.prompt_rendering import RenderedPrompt, render
 from webapp.chat.prompt_templates import PromptTemplate, all_templates, default_template
 from webapp.engine.sampling_params import SamplingParams
 from webapp.services.chat.prompt_encoding import EncodedPrompt, encode_prompt, stop_sequences
-from webapp.services.chat.tool_offer import call_constraint, offered_tools
+from webapp.services.chat.tool_offer import call_constraint, chosen_tools, offered_tools
 from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
@@ -54,6 +54,8 @@ class TurnPrompts:
         self._chat = store.get(chat_id)
         self._preset = presets.of_chat(self._chat)
         self._template = template_of(self._chat, self._info, self._preset)
+        self._tool_store = ToolStore(store.database)
+        self._tools = chosen_tools(self._chat, self._preset, self._tool_store)
 
     @property
     def think_mode(self) -> ThinkMode:
@@ -73,14 +75,14 @@ class TurnPrompts:
             self._info,
             self._presets.start_state(self._chat),
             self._preset.name,
-            None if self._chat.tools.is_free else call_constraint(rendered, consumed=begun),
+            None if self._tools.is_free else call_constraint(rendered, consumed=begun),
         )
 
     def _rendered(self, message_id: str, continues: bool) -> RenderedPrompt:
         path = [stored.message for stored in self._store.path_to(message_id)]
         messages = [_readable(message, self._tokenizer) for message in (path if continues else path[:-1])]
         system = self._chat.system_prompt or self._preset.system_prompt
-        tools = offered_tools(self._chat.tools, ToolStore(self._store.database), self._info)
+        tools = offered_tools(self._tools, self._tool_store, self._info)
         think_mode = think_mode_of(self._chat, self._preset)
         rendered = render(self._template, messages, system, think_mode, continues, tools)
         return replace(rendered, stop_strings=(*rendered.stop_strings, *self._preset.stop))

@@ -17,14 +17,16 @@ from webapp.chat.titles import title_of
 from webapp.errors import ChatError, NothingToContinue, PromptEmpty, RoostError, ShuttingDown, TurnRunning
 from webapp.services.chat.live_turn import LiveTurn
 from webapp.services.chat.tool_loop import ToolLoop
+from webapp.services.chat.tool_offer import chosen_tools
 from webapp.services.chat.turn_writer import Manager, TurnWriter
 from webapp.services.presets.presets import Presets
+from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.claim import Claim
 from webapp.storage.database import Database
-from webapp.storage.records import StoredMessage
-from webapp.storage.tools import ToolStore
+from webapp.storage.records import Chat, StoredMessage
+from webapp.storage.tools import StoredTool, ToolStore
 
 log = logging.getLogger(__name__)
 FINISHED_KEPT_S = 60.0
@@ -38,13 +40,21 @@ class ChatTurns:
     interrupted ones; they could not be told from those of a living one."""
 
     def __init__(
-        self, manager: Manager, database: Database, settings: Settings, presets: Presets | None = None
+        self,
+        manager: Manager,
+        database: Database,
+        settings: Settings,
+        presets: Presets | None = None,
+        servers: McpServers | None = None,
     ) -> None:
         self._manager = manager
         self._presets = presets or Presets(manager, database, settings)
         self._store = ChatStore(database)
         self._lock = threading.Lock()
-        self.tools = ToolLoop(self._store, ToolStore(database), self._go_on, settings.tool_hosts, self._tell)
+        self._tool_store = ToolStore(database)
+        self._servers = servers
+        remote = servers.call if servers else None
+        self.tools = ToolLoop(self._store, self._offered, self._go_on, settings.tool_hosts, self._tell, remote)
         """What becomes of an answer's calls."""
         self._turns: dict[str, LiveTurn] = {}
         self._clients: dict[str, str] = {}
@@ -151,11 +161,27 @@ class ChatTurns:
 
     def _write(self, writer: TurnWriter, live: LiveTurn) -> None:
         """The turn's thread: the answer, then the calls in it that may run unasked."""
+        self._warm(live.chat_id)
         writer.run()
         try:
             self.tools.advance(live.message_id)
         except RoostError as exc:  # deleted meanwhile, or the server ends
             log.info("the calls of an answer were left: %s", exc)
+
+    def _warm(self, chat_id: str) -> None:
+        """MCP servers whose tools the answer may call are connected while it is written."""
+        if self._servers is None:
+            return
+        try:
+            chat = self._store.get(chat_id)
+            is_on = chosen_tools(chat, self._presets.of_chat(chat), self._tool_store).is_on
+            self._servers.warm(tool.definition for tool in (self._offered(chat) if is_on else ()))
+        except RoostError as exc:  # deleted meanwhile: the turn itself says so
+            log.info("no server was connected beforehand: %s", exc)
+
+    def _offered(self, chat: Chat) -> list[StoredTool]:
+        chosen = chosen_tools(chat, self._presets.of_chat(chat), self._tool_store)
+        return self._tool_store.by_ids(chosen.tool_ids)
 
     def _go_on(self, message_id: str, results: Sequence[Message]) -> None:
         """The next answer of a round of calls, below their results."""

@@ -23,6 +23,9 @@ class Preset(Protocol):
     @property
     def think_mode(self) -> Any: ...
 
+    @property
+    def tool_dialect(self) -> str: ...
+
 
 class Presets(Protocol):
     """The part of :class:`webapp.services.presets.presets.Presets` that requests need."""
@@ -62,6 +65,10 @@ class CompletionDefaults:
     @property
     def template(self) -> str:
         return str(self._presets.active().template) if self._presets else ""
+
+    @property
+    def tool_dialect(self) -> str:
+        return str(self._presets.active().tool_dialect) if self._presets else ""
 
     @property
     def think_mode(self) -> ThinkMode:

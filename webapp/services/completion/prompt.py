@@ -40,7 +40,7 @@ def prepare_prompt(
 ) -> PreparedPrompt:
     """ParameterInvalid for a template that does not exist, or a conversation that cannot be continued."""
     if isinstance(prompt, ChatPrompt):
-        rendered = _rendered_chat(prompt, defaults, info, offered_by(structure, info))
+        rendered = _rendered_chat(prompt, defaults, info, offered_by(structure, info, defaults.tool_dialect))
     else:
         rendered = _rendered_text(prompt)
     encoded = encode_prompt(rendered, tokenizer)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from webapp.chat.prompt_rendering import RenderedPrompt
-from webapp.chat.tool_dialects import OfferedTools
+from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects
 from webapp.errors import ParameterInvalid, ParameterUnsupported, ToolInvalid
 from webapp.services.chat.tool_offer import call_constraint, dialect_of
 from webapp.services.completion.order import Structure
@@ -16,8 +16,8 @@ from webapp.weights.inspection import Inspection
 MAX_TOOLS = 128
 
 
-def offered_by(structure: Structure, info: Inspection) -> OfferedTools:
-    """In the model's own dialect, which writes the calls of the past even where nothing is offered."""
+def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> OfferedTools:
+    """In this dialect ("": the model's own), which writes the calls of the past even where nothing is offered."""
     definitions = () if structure.tool_choice == "none" else tuple(map(_definition, _numbered(structure.tools)))
     name = chosen_name(structure)
     if name is not None:
@@ -26,7 +26,7 @@ def offered_by(structure: Structure, info: Inspection) -> OfferedTools:
             raise ParameterInvalid(param="tool_choice", reason=f"{name!r} is none of the tools")
     if structure.tool_choice == "required" and not definitions:
         raise ParameterInvalid(param="tool_choice", reason="there are no tools to choose from")
-    return OfferedTools(dialect_of("", info), definitions)
+    return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained)
 
 
 def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, Any] | None:
@@ -39,6 +39,8 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
                 param="response_format", reason="an answer that may call tools has no other form"
             )
         is_required = structure.tool_choice == "required" or chosen_name(structure) is not None
+        if not structure.is_constrained:
+            return _nothing_demanded(is_required)
         most = None if structure.is_parallel else 1
         form = call_constraint(rendered, is_required=is_required, max_calls=most, consumed=consumed)
     elif form is not None:
@@ -50,6 +52,18 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
 
         check(form)
     return form
+
+
+def _nothing_demanded(is_required: bool) -> None:
+    if is_required:
+        raise ParameterInvalid(param="tool_choice", reason="a call can be demanded only with constrained decoding")
+
+
+def _dialect(structure: Structure, preferred: str, info: Inspection) -> ToolDialect:
+    names = [dialect.name for dialect in all_dialects()]
+    if structure.dialect and structure.dialect not in names:
+        raise ParameterInvalid(param="tool_dialect", reason=f"{structure.dialect!r} is none of {', '.join(names)}")
+    return dialect_of(structure.dialect or preferred, info)
 
 
 def chosen_name(structure: Structure) -> str | None:

@@ -10,10 +10,13 @@ from typing import Any
 
 from webapp.chat.messages import ThinkMode
 from webapp.chat.prompt_templates import all_templates
+from webapp.chat.tool_dialects import all_dialects
 
 JS_SAFE_INTEGER = 2**53 - 1
 MODEL_NAME_CHARS = 500
 STRATEGY_CHARS = 4000
+TOOL_NAME_CHARS = 64
+MOST_TOOLS = 200
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ PROMPT = (
     Parameter("stop", "list", "prompt", "preset", (), most_chars=200, most_items=16),
     Parameter("template", "choice", "prompt", "preset", "", choices=("", *(row.name for row in all_templates()))),
     Parameter("think_mode", "choice", "prompt", "preset", "none", choices=tuple(mode.value for mode in ThinkMode)),
+    Parameter("tools", "list", "prompt", "preset", (), most_chars=TOOL_NAME_CHARS, most_items=MOST_TOOLS),
+    Parameter("tool_dialect", "choice", "prompt", "preset", "", choices=("", *(row.name for row in all_dialects()))),
 )
 MODEL = (
     Parameter("model", "file", "model", "preset", "", most_chars=MODEL_NAME_CHARS, needs_reload=True),

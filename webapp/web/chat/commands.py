@@ -9,8 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from webapp.chat.titles import title_of
-from webapp.errors import BadFrame
+from webapp.errors import BadFrame, Phrase
 from webapp.services.presets.fields import NAME_CHARS
+from webapp.storage.chat_tools import ChatTools
 from webapp.storage.records import Chat
 from webapp.web.chat.house import House
 from webapp.web.chat.news import LIST, chat_topic
@@ -51,7 +52,7 @@ class Command:
 def read_command(fields: FrameFields) -> Command:
     do, _, target = fields.text("do", 100).partition(":")
     if do not in COMMANDS:
-        raise BadFrame(reason=f"there is no command {do[:40]!r}")
+        raise BadFrame(reason=Phrase("there is no command {name}", name=repr(do[:40])))
     return Command(do, target[:ID_CHARS], fields.text("chat", ID_CHARS, ""), fields)
 
 
@@ -171,7 +172,8 @@ class Commands:
         name = command.fields.text("name", NAME_CHARS)
         chat = chat_with(self.house, self._chat(command), command.fields)
         made = as_preset(self.house, chat, name)
-        outcome = self._changed(replace(NEW_CHAT, id=chat.id, preset_id=made.id))
+        allowed = ChatTools(approved=chat.tools.approved)
+        outcome = self._changed(replace(NEW_CHAT, id=chat.id, preset_id=made.id, tools=allowed))
         return replace(outcome, done="chat.done.preset_saved", done_with={"name": made.name})
 
     def load_preset(self, command: Command) -> Outcome:

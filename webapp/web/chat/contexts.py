@@ -113,7 +113,7 @@ class MessageView:
 @dataclass(frozen=True)
 class CallCard:
     """``chat/_calls.html``: one call of a tool. ``status``: "waiting" for approval, "asking" for its result, "done".
-    ``arguments`` is JSON to read, ``raw`` what the model wrote; ``said`` says how it went."""
+    ``arguments`` is JSON to read, ``said`` says how it went, ``reason`` why it failed."""
 
     id: str
     name: str
@@ -122,6 +122,7 @@ class CallCard:
     said: str
     result: str = ""
     is_error: bool = False
+    reason: str = ""
     can_run: bool = True
     asks_once: bool = False
 
@@ -210,9 +211,10 @@ class Options:
 
 @dataclass(frozen=True)
 class ToolOptions:
-    """What the chat offers its model. ``warning`` where the model is not known to call tools well."""
+    """What the chat offers its model; ``shown`` says it in short, for the form to tell whether it was changed.
+    ``warning`` where the model is not known to call tools well."""
 
-    is_on: bool
+    shown: str
     tools: tuple[Choice, ...]
     dialects: tuple[Choice, ...]
     is_free: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -10,7 +11,8 @@ from typing import Any
 from webapp.chat.messages import ThinkMode
 from webapp.chat.prompt_templates import all_templates
 from webapp.chat.tool_dialects import all_dialects
-from webapp.errors import BadFrame
+from webapp.errors import BadFrame, Phrase
+from webapp.services.chat.tool_offer import chosen_tools
 from webapp.services.presets.fields import flat, overrides, read_field, read_fields
 from webapp.services.presets.parameters import MODEL_NAME_CHARS, SAMPLING, Parameter
 from webapp.storage.chat_tools import ChatTools
@@ -24,6 +26,7 @@ NEW_CHAT = Chat(id="")
 SYSTEM_PROMPT_CHARS = 20_000
 ID_CHARS = 64
 BASE_CHARS = 4000
+TOOLS_FORM_CHARS = 16
 FROM_PRESET = "*"
 """The choice of a state that leaves it to the preset: "" is a choice of its own."""
 MODES = tuple(mode.value for mode in ThinkMode)
@@ -49,7 +52,8 @@ def chat_with(house: House, chat: Chat, fields: FrameFields) -> Chat:
     given = {row.name: _given(fields, row) for row in SAMPLING if _is_given(fields, row)}
     if given:
         chat = replace(chat, sampling=overrides(given, base))
-    chat = replace(chat, tools=_with_tools(house, chat.tools, fields))
+    was = chosen_tools(chat, house.presets.of_chat(chat), house.tools)
+    chat = replace(chat, tools=_with_tools(house, chat.tools, was, fields))
     return _with_preset(house, _with_state(house, chat, fields), fields)
 
 
@@ -83,21 +87,30 @@ def _given(fields: FrameFields, row: Parameter) -> Any:
     value = fields.values.get(row.name, False)
     found = read_field(row.name, value)
     if found is None and not row.is_optional:
-        raise BadFrame(reason=f"{row.name} is missing")
+        raise BadFrame(reason=Phrase("{name} is missing", name=row.name))
     return found
 
 
-def _with_tools(house: House, tools: ChatTools, fields: FrameFields) -> ChatTools:
-    """Switched on with none chosen, it is all of them."""
+def _with_tools(house: House, tools: ChatTools, was: ChatTools, fields: FrameFields) -> ChatTools:
+    """``was``: what the chat offered until now. ``tools_form`` tells what the page showed: a form that says the same
+    has chosen nothing. Switched on with none chosen, it is all of them."""
     if "tools_form" not in fields:
         return tools
     known = [tool.id for tool in house.tools.list()]
-    chosen = tuple(tool_id for tool_id in known if f"tool:{tool_id}" in fields)
-    is_on = "tools_on" in fields
-    if is_on and not chosen and not tools.is_on:
-        chosen = tuple(known)
+    ids = tuple(tool_id for tool_id in known if f"tool:{tool_id}" in fields)
+    is_on, is_free = "tools_on" in fields, "tools_free" in fields
     dialect = fields.choice("tools_dialect", DIALECTS, "")
-    return replace(tools, is_on=is_on, tool_ids=chosen, dialect=dialect, is_free="tools_free" in fields)
+    given = replace(tools, is_own=True, is_on=is_on, tool_ids=ids, dialect=dialect, is_free=is_free)
+    if tools_shown(given) == fields.text("tools_form", TOOLS_FORM_CHARS):
+        return tools
+    is_new = is_on and not ids and not was.is_on
+    return replace(given, tool_ids=tuple(known)) if is_new else given
+
+
+def tools_shown(tools: ChatTools) -> str:
+    """What a page shows of them, as a short text."""
+    shown = json.dumps((tools.is_on, sorted(tools.tool_ids), tools.dialect, tools.is_free))
+    return hashlib.sha256(shown.encode()).hexdigest()[:TOOLS_FORM_CHARS]
 
 
 def _with_state(house: House, chat: Chat, fields: FrameFields) -> Chat:
@@ -140,4 +153,8 @@ def as_preset(house: House, chat: Chat, name: str) -> Preset:
         values["think_mode"] = chat.think_mode.value
     if chat.state is not None:
         values["state"] = chat.state
+    if chat.tools.is_own:
+        chosen = house.tools.by_ids(chat.tools.tool_ids) if chat.tools.is_on else []
+        values["tools"] = [tool.definition.name for tool in chosen]
+        values["tool_dialect"] = chat.tools.dialect or values["tool_dialect"]
     return house.presets.create(name, {**values, "note": ""})

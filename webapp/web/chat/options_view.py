@@ -14,11 +14,12 @@ from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import ModelNotFound, RoostError
 from webapp.i18n import translate_error
 from webapp.manager.target import ZERO_STATE
-from webapp.services.chat.tool_offer import is_known_to_call
+from webapp.services.chat.tool_offer import chosen_tools, is_known_to_call
 from webapp.services.chat.turn_prompt import template_of, think_mode_of
 from webapp.services.presets.fields import plain
 from webapp.services.presets.loading import file_name
 from webapp.services.presets.parameters import SAMPLING, Parameter
+from webapp.storage.chat_tools import ChatTools
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
 from webapp.web.chat.contexts import (
@@ -33,7 +34,7 @@ from webapp.web.chat.contexts import (
     ToolSwitch,
 )
 from webapp.web.chat.house import House
-from webapp.web.chat.options_form import FROM_PRESET, preset_values
+from webapp.web.chat.options_form import FROM_PRESET, preset_values, tools_shown
 from webapp.web.presets.names import labels, shown_name, shown_note
 
 Words = Callable[..., str]
@@ -84,7 +85,7 @@ def preset_choices(house: House, t: Words, chat: Chat) -> tuple[ChoiceGroup, ...
 def preset_names(preset: Preset, t: Words) -> str:
     """The parameters a preset sets, in the reader's words."""
     names = [*preset.sampling, *preset.options]
-    fields = ("system_prompt", "stop", "template", "model", "strategy", "state")
+    fields = ("system_prompt", "stop", "template", "tools", "tool_dialect", "model", "strategy", "state")
     names += [name for name in fields if getattr(preset, name)]
     return labels([*names, *(["think_mode"] if preset.think_mode != ThinkMode.NONE.value else [])], t)
 
@@ -95,16 +96,23 @@ def composer_context(house: House, t: Words, chat: Chat) -> Composer:
 
 
 def tool_switch(house: House, chat: Chat) -> ToolSwitch | None:
-    return ToolSwitch(chat.tools.is_on) if chat.tools.is_on or house.tools.list() else None
+    is_on = chosen_tools(chat, house.presets.of_chat(chat), house.tools).is_on
+    return ToolSwitch(is_on) if is_on or house.tools.list() else None
+
+
+def shown_tools(house: House, chat: Chat) -> ChatTools:
+    """With the chat's own dialect: where it has none, the panel says that the preset or the model decides."""
+    chosen = chosen_tools(chat, house.presets.of_chat(chat), house.tools)
+    return replace(chosen, dialect=chat.tools.dialect if chat.tools.is_own else "")
 
 
 def tool_options(house: House, t: Words, chat: Chat) -> ToolOptions:
-    chosen = chat.tools
+    chosen = shown_tools(house, chat)
     tools = tuple(Choice(tool.id, tool.definition.name, tool.id in chosen.tool_ids) for tool in house.tools.list())
     model = house.manager.status().model
     dialects = [("", t("chat.tools.dialect_auto")), *((d.name, t(f"tools.dialect.{d.name}")) for d in all_dialects())]
     return ToolOptions(
-        is_on=chosen.is_on,
+        shown=tools_shown(chosen),
         tools=tools,
         dialects=tuple(Choice(value, label, value == chosen.dialect) for value, label in dialects),
         is_free=chosen.is_free,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from webapp.errors import RoostError
 from webapp.i18n import translate_error
 from webapp.services.presets.fields import NAME_CHARS, NOTE_CHARS, flat
-from webapp.services.presets.parameters import BY_NAME, PARAMETERS, PROMPT, SAMPLING
+from webapp.services.presets.parameters import BY_NAME, PARAMETERS, PROMPT, SAMPLING, Parameter
 from webapp.services.strategy.choice import custom_kernel
 from webapp.storage.presets import Preset
 from webapp.web.chat.contexts import Toast
@@ -70,7 +70,7 @@ def edit_page(
         note_field=maker.head("note", shown_note(preset, t), NOTE_CHARS),
         sampling=tuple(maker.make(row.name) for row in SAMPLING if row.is_common),
         more_sampling=tuple(maker.make(row.name) for row in SAMPLING if not row.is_common),
-        prompt=tuple(maker.make(row.name, word_choices(row.name, row.choices, t)) for row in PROMPT),
+        prompt=tuple(_prompt_field(house, maker, row, t) for row in PROMPT),
         model=maker.make("model", model_choices(house.library, model, t)),
         state=maker.make("state", state_choices(house.states, ground.found, raw.get("state", preset.state), t)),
         options=_options(house, maker, preset, raw, t),
@@ -84,9 +84,24 @@ def edit_page(
     )
 
 
+def _prompt_field(house: House, maker: FieldMaker, row: Parameter, t: Words) -> Field:
+    if row.name == "tools":
+        return maker.make(row.name, _tool_choices(house, maker.value(row).split("\n"), t), "checks")
+    return maker.make(row.name, word_choices(row.name, row.choices, t))
+
+
+def _tool_choices(house: House, chosen: Sequence[str], t: Words) -> tuple[Choice, ...]:
+    """Those there are, and names the preset has beside them."""
+    known = [tool.definition.name for tool in house.tools.list()]
+    missing = [name for name in chosen if name and name not in known]
+    rows = [(name, name) for name in known]
+    rows += [(name, t("preset_page.tools.missing", name=name)) for name in missing]
+    return tuple(Choice(value, label) for value, label in rows)
+
+
 def word_choices(name: str, values: tuple[str, ...], t: Words) -> tuple[Choice, ...]:
-    """Templates and ways to think have their words on the chat page already."""
-    keys = {"template": "chat.template", "think_mode": "chat.think"}
+    """They have their words on other pages already."""
+    keys = {"template": "chat.template", "think_mode": "chat.think", "tool_dialect": "tools.dialect"}
     words = {"": t("presets.choice.template.auto")}
     return tuple(Choice(value, words.get(value) or t(f"{keys[name]}.{value}")) for value in values)
 

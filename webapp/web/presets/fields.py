@@ -46,9 +46,11 @@ def read_form(form: Mapping[str, str], defaults: Mapping[str, Any]) -> PostedFor
 
 
 def _text(form: Mapping[str, str], name: str) -> str:
-    """A switch sends "0" from a hidden field and, when it is on, "1" after it."""
+    """A switch sends "0" from a hidden field and, when it is on, "1" after it; a list may send each item by itself."""
     values = form.getlist(name) if hasattr(form, "getlist") else [form[name]]
-    return str(values[-1]).replace("\r\n", "\n")
+    is_list = name in BY_NAME and BY_NAME[name].kind == "list"
+    text = "\n".join(value for value in values if value) if is_list else str(values[-1])
+    return text.replace("\r\n", "\n")
 
 
 def is_default(name: str, value: Any, defaults: Mapping[str, Any]) -> bool:
@@ -79,13 +81,14 @@ class FieldMaker:
         self.defaults = defaults
         self.posted = posted
 
-    def make(self, name: str, choices: tuple[Choice, ...] = ()) -> Field:
+    def make(self, name: str, choices: tuple[Choice, ...] = (), control: str = "") -> Field:
+        """``control`` in place of the usual one of its kind."""
         row = BY_NAME[name]
         default = written(row, default_of(row, self.defaults))
         value = self.value(row)
         return Field(
             name=name,
-            control=control_of(row),
+            control=control or control_of(row),
             label=self.t(row.label_key),
             help=self.t(row.help_key),
             value=value,

@@ -16,6 +16,7 @@ from webapp.services.states.library import StateLibrary
 from webapp.services.strategy.hardware import Hardware, probe
 from webapp.settings import Settings
 from webapp.storage.presets import Preset
+from webapp.storage.tools import ToolStore
 from webapp.web.presets.builder_view import Ground
 from webapp.web.presets.files_view import find_inspection
 from webapp.web.presets.fit_view import FitMaker
@@ -28,6 +29,7 @@ class House:
     manager: ModelManager
     settings: Settings
     states: StateLibrary
+    tools: ToolStore
 
     @property
     def library(self) -> ModelLibrary:
@@ -57,4 +59,10 @@ class House:
 
 def house_of(app: Flask) -> House:
     extensions = app.extensions
-    return House(extensions["presets"], extensions["model_manager"], extensions["settings"], extensions["states"])
+    return House(
+        extensions["presets"],
+        extensions["model_manager"],
+        extensions["settings"],
+        extensions["states"],
+        ToolStore(extensions["database"]),
+    )
