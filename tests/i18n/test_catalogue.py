@@ -30,7 +30,8 @@ def test_both_languages_have_the_same_keys():
 
 def test_both_languages_have_the_same_files():
     areas = [{path.name for path in (CATALOGUE_DIR / locale).glob("*.json")} for locale in LOCALES]
-    assert areas[1] - areas[0] == {"errors.json", "phrases.json"} and areas[0] <= areas[1]
+    only_chinese = {name for name in areas[1] - areas[0] if not name.startswith("phrases")}
+    assert only_chinese == {"errors.json"} and areas[0] <= areas[1]
 
 
 def test_placeholders_are_the_same_in_both_languages():

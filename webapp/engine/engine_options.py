@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from webapp.errors import InvalidOption
+from webapp.errors import InvalidOption, Phrase
 
 MOST_THREADS = 4096
 MOST_PREFILL_CHUNK = 65536
@@ -65,13 +65,15 @@ class EngineOptions:
         known = [field.name for field in fields(cls)]
         for name in data:
             if name not in known:
-                raise InvalidOption(name=name, value="given", allowed="one of " + ", ".join(known))
+                raise InvalidOption(name=name, value="given", allowed=Phrase("one of {names}", names=", ".join(known)))
         return cls(**data)
 
 
 def _check_whole(name: str, value: object, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise InvalidOption(name=name, value=repr(value), allowed=f"a whole number from 0 to {most}")
+        raise InvalidOption(
+            name=name, value=repr(value), allowed=Phrase("a whole number from {least} to {most}", least=0, most=most)
+        )
 
 
 def _is_number(value: object) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from webapp.errors import InvalidSampling
+from webapp.errors import InvalidSampling, Phrase
 
 MOST_ALTERNATIVES = 20
 _RANGES: dict[str, tuple[float, float]] = {
@@ -78,7 +78,9 @@ class SamplingParams:
         known = {f.name for f in fields(cls)}
         for name in data:
             if name not in known:
-                raise InvalidSampling(name=name, value="given", allowed="one of " + ", ".join(sorted(known)))
+                raise InvalidSampling(
+                    name=name, value="given", allowed=Phrase("one of {names}", names=", ".join(sorted(known)))
+                )
         return cls(**{name: _read(name, value) for name, value in data.items()})
 
 
@@ -104,5 +106,9 @@ def _check_range(name: str, value: Any, low: float, high: float) -> None:
     whole = isinstance(low, int)
     ok = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if not ok or not math.isfinite(value) or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise InvalidSampling(name=name, value=repr(value), allowed=f"{kind} from {low} to {high}")
+        bounds = {"least": low, "most": high}
+        if whole:
+            allowed = Phrase("a whole number from {least} to {most}", **bounds)
+        else:
+            allowed = Phrase("a number from {least} to {most}", **bounds)
+        raise InvalidSampling(name=name, value=repr(value), allowed=allowed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from webapp.engine.model_config import ModelConfig
-from webapp.errors import StateMismatch
+from webapp.errors import Phrase, StateMismatch
 
 if TYPE_CHECKING:  # numpy comes with the first state: the web process must start without it
     import numpy as np
@@ -81,7 +81,9 @@ class RecurrentState:
         for name, shape in expected.items():
             found = self.arrays[name]
             if found.shape != shape:
-                raise StateMismatch(path=path, what=f"the shape of {name}", expected=shape, found=found.shape)
+                raise StateMismatch(
+                    path=path, what=Phrase("the shape of {name}", name=name), expected=shape, found=found.shape
+                )
             if not np.isfinite(found).all():
                 raise StateMismatch(path=path, what=name, expected="finite numbers", found="NaN or infinity")
 

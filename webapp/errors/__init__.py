@@ -42,6 +42,7 @@
 Each class carries ``code`` (stable: the OpenAI ``error.code`` and the translation key), ``status`` (HTTP), a sentence
 and the way out. Both texts are ``str.format`` templates over the keyword arguments given, so the edge can say them in
 the reader's language: ``error.<code>.message`` and ``error.<code>.hint`` in the catalogues of :mod:`webapp.i18n`.
+A ``reason`` made of words and values is a :class:`Phrase`, which is translated with the error it stands in.
 An error crosses the engine pipe as a plain dict (:meth:`RoostError.to_dict`, :func:`error_from_dict`).
 """
 
@@ -53,7 +54,6 @@ from webapp.errors.base import (
     all_errors,
     as_roost_error,
     error_from_dict,
-    fill,
 )
 from webapp.errors.files import (
     BlendInvalid,
@@ -125,6 +125,7 @@ from webapp.errors.models import (
     ShuttingDown,
     StrategyError,
 )
+from webapp.errors.phrase import Phrase, fill, phrase_from_dict
 from webapp.errors.requests import (
     ApiError,
     BenchCaseInvalid,
@@ -254,6 +255,7 @@ __all__ = [
     "OutOfMemory",
     "ParameterInvalid",
     "ParameterUnsupported",
+    "Phrase",
     "PresetChanged",
     "PresetError",
     "PresetFileInvalid",
@@ -303,4 +305,5 @@ __all__ = [
     "as_roost_error",
     "error_from_dict",
     "fill",
+    "phrase_from_dict",
 ]

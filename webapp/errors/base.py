@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from webapp.errors.phrase import Phrase, fill, phrase_from_dict
+
 
 class RoostError(Exception):
-    """Base of the tree. ``params`` are the values named in the texts: strings and numbers only."""
+    """Base of the tree. ``params`` are the values named in the texts: strings (or Phrases) and numbers only."""
 
     code = "internal_error"
     status = 500
@@ -34,18 +36,11 @@ class RoostError(Exception):
         return (error_from_dict, (self.to_dict(),))
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"code", "message", "hint", "params"}``, all JSON."""
-        return {"code": self.code, "message": self.message, "hint": self.hint, "params": dict(self.params)}
-
-
-class _Blank(dict[str, Any]):
-    def __missing__(self, key: str) -> str:
-        return "?"
-
-
-def fill(template: str, params: dict[str, Any]) -> str:
-    """``template.format`` that never raises over a missing value."""
-    return template.format_map(_Blank(params))
+        """``{"code", "message", "hint", "params"}``, all JSON; ``phrases`` beside them where a value is a Phrase."""
+        params = {name: str(value) if isinstance(value, Phrase) else value for name, value in self.params.items()}
+        told: dict[str, Any] = {"code": self.code, "message": self.message, "hint": self.hint, "params": params}
+        phrases = {name: value.to_dict() for name, value in self.params.items() if isinstance(value, Phrase)}
+        return {**told, "phrases": phrases} if phrases else told
 
 
 def all_errors() -> dict[str, type[RoostError]]:
@@ -60,11 +55,18 @@ def all_errors() -> dict[str, type[RoostError]]:
 
 
 def error_from_dict(data: dict[str, Any]) -> RoostError:
-    """The error that :meth:`RoostError.to_dict` described; an unknown code becomes a plain RoostError."""
+    """The error that :meth:`RoostError.to_dict` described; an unknown code becomes a plain RoostError.
+
+    A value of ``params`` that was changed since stands; its phrase is that of the value as it was.
+    """
     cls = all_errors().get(str(data.get("code")))
     if cls is None:
         return RoostError(reason=str(data.get("message", "unknown error")))
-    return cls(**data.get("params", {}))
+    params = dict(data.get("params", {}))
+    for name, told in data.get("phrases", {}).items():
+        phrase = phrase_from_dict(told)
+        params[name] = phrase if params.get(name) == phrase else params.get(name)
+    return cls(**params)
 
 
 def as_roost_error(exc: BaseException) -> RoostError:

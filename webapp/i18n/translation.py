@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import RoostError, fill
+from webapp.errors import Phrase, RoostError, fill
 from webapp.i18n.locale_choice import DEFAULT_LOCALE, LOCALES
 
 CATALOGUE_DIR = Path(__file__).parent / "catalogue"
@@ -90,7 +90,12 @@ def _in_words(name: str, params: dict[str, Any], locale: str) -> Any:
 
 
 def phrase(text: Any, locale: str) -> Any:
-    """A fixed English sentence given as an error's reason, in ``locale`` if ``phrases.json`` has it, else unchanged."""
+    """A reason in ``locale``: a Phrase by its template, a fixed English sentence by itself, as far as ``phrases.json``
+    has them; anything else unchanged."""
+    if isinstance(text, Phrase):
+        template = catalogue().find(f"phrase.{text.template}", locale)
+        values = {name: phrase(value, locale) for name, value in text.values.items()}
+        return fill(template or text.template, values)
     if not isinstance(text, str):
         return text
     return catalogue().find(f"phrase.{text}", locale) or text

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import GenerationRequest
-from webapp.errors import InvalidSampling, PromptEmpty, PromptTooLong, RequestError, TokenOutOfRange
+from webapp.errors import InvalidSampling, Phrase, PromptEmpty, PromptTooLong, RequestError, TokenOutOfRange
 from webapp.settings import Settings
 
 LOGITS_LIMIT_BYTES = 1 << 30
@@ -17,7 +17,7 @@ def check_request(request: GenerationRequest, config: ModelConfig, settings: Set
     """Raises a RequestError, or StateMismatch for a state of its own that does not fit."""
     check_prompt(request.prompt_token_ids, config, settings)
     if request.params.max_tokens > settings.max_tokens_limit:
-        allowed = f"at most {settings.max_tokens_limit} here"
+        allowed = Phrase("at most {limit} here", limit=settings.max_tokens_limit)
         raise InvalidSampling(name="max_tokens", value=request.params.max_tokens, allowed=allowed)
     check_token_ids(tuple(request.params.logit_bias), config)
     _check_boundaries(request)

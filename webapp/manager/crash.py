@@ -6,7 +6,7 @@ import re
 import signal
 from dataclasses import dataclass
 
-from webapp.errors import EngineCrashed, ModelError, OutOfMemory
+from webapp.errors import EngineCrashed, ModelError, OutOfMemory, Phrase
 
 NATIVE_FAULTS = {
     "SIGSEGV": "a memory fault in native code (SIGSEGV)",
@@ -34,9 +34,10 @@ class MemoryFacts:
     total_bytes: int
     available_bytes: int
 
-    def sentence(self) -> str:
+    def sentence(self) -> Phrase:
         engine, total, free = (f"{value / 1e9:.1f} GB" for value in vars(self).values())
-        return f"it held {engine} of {total} when last seen, with {free} free"
+        told = {"engine": engine, "total": total, "free": free}
+        return Phrase("it held {engine} of {total} when last seen, with {free} free", **told)
 
 
 @dataclass(frozen=True)
@@ -62,13 +63,14 @@ def is_out_of_memory(text: str) -> bool:
 def reason_text(exit_code: int | None, words: str, memory: MemoryFacts | None) -> str:
     name = signal_name(exit_code)
     if name == "SIGKILL":
-        facts = f"; {memory.sentence()}" if memory else ""
-        return f"it was killed by the system, most likely because memory ran out{facts}"
+        killed = "it was killed by the system, most likely because memory ran out"
+        return Phrase("{what}; {more}", what=killed, more=memory.sentence()) if memory else killed
     if name in NATIVE_FAULTS:
-        return NATIVE_FAULTS[name] + (f"; its last words: {words}" if words else "")
+        fault = NATIVE_FAULTS[name]
+        return Phrase("{what}; its last words: {words}", what=fault, words=words) if words else fault
     if name:
-        return f"it was ended by {name}"
-    return words or f"it ended with exit code {exit_code} and said nothing"
+        return Phrase("it was ended by {signal}", signal=name)
+    return words or Phrase("it ended with exit code {code} and said nothing", code=str(exit_code))
 
 
 def signal_name(exit_code: int | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason, QueueReport, TokenOutput
-from webapp.errors import ModelLoadFailed, RoostError, error_from_dict
+from webapp.errors import ModelLoadFailed, Phrase, RoostError, error_from_dict
 from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
 from webapp.manager.engine_client import EngineClient, EngineStarter
 from webapp.manager.handles import QueuePosition, RequestHandle, Service
@@ -115,7 +115,9 @@ class EngineSession:
             if self.error:
                 raise self.error
             if not in_time:
-                raise ModelLoadFailed(name=self.target.name, reason=f"it took longer than {timeout_s:g} s")
+                raise ModelLoadFailed(
+                    name=self.target.name, reason=Phrase("it took longer than {seconds} s", seconds=f"{timeout_s:g}")
+                )
 
     def abandon(self, error: RoostError) -> None:
         """Ends a load: ``wait_loaded`` raises ``error`` as soon as the engine stopped, or after two seconds."""

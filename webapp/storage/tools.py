@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from webapp.errors import ToolInvalid, ToolNotFound
+from webapp.errors import Phrase, ToolInvalid, ToolNotFound
 from webapp.storage.database import Database
 from webapp.storage.records import to_json
 from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, checked
@@ -95,7 +95,7 @@ class ToolStore:
 def _insert(connection: sqlite3.Connection, definition: ToolDefinition) -> StoredTool:
     count = connection.execute("SELECT count(*) FROM tools WHERE deleted_at IS NULL").fetchone()[0]
     if count >= MOST_TOOLS:
-        raise ToolInvalid(field="tools", reason=f"there are {MOST_TOOLS} already")
+        raise ToolInvalid(field="tools", reason=Phrase("there are {limit} already", limit=MOST_TOOLS))
     _refuse_taken(connection, definition.name, "")
     made = StoredTool(uuid.uuid4().hex, definition, time.time())
     connection.execute(
@@ -108,7 +108,7 @@ def _insert(connection: sqlite3.Connection, definition: ToolDefinition) -> Store
 def _refuse_taken(connection: sqlite3.Connection, name: str, tool_id: str) -> None:
     query = "SELECT 1 FROM tools WHERE name = ? AND id <> ? AND deleted_at IS NULL"
     if connection.execute(query, (name, tool_id)).fetchone():
-        raise ToolInvalid(field="name", reason=f"there is a tool {name} already")
+        raise ToolInvalid(field="name", reason=Phrase("there is a tool {name} already", name=name))
 
 
 def _row(connection: sqlite3.Connection, tool_id: str) -> sqlite3.Row:

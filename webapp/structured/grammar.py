@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from webapp.errors import GrammarInvalid
+from webapp.errors import GrammarInvalid, Phrase
 
 MAX_SOURCE_CHARS = 256 * 1024
 MAX_ENUM_VALUES = 2_000
@@ -35,10 +35,14 @@ def lark_source(description: Mapping[str, Any]) -> str:
     """The grammar as Lark text. GrammarInvalid for what is no description or beyond the bounds."""
     kind = description.get("kind")
     if kind not in KINDS:
-        raise GrammarInvalid(reason=f"its kind is {kind!r}, not one of {', '.join(KINDS)}")
+        raise GrammarInvalid(
+            reason=Phrase("its kind is {found}, not one of {names}", found=repr(kind), names=", ".join(KINDS))
+        )
     source = _SOURCES[kind](description)
     if len(source) > MAX_SOURCE_CHARS:
-        raise GrammarInvalid(reason=f"it has {len(source)} characters; the limit is {MAX_SOURCE_CHARS}")
+        raise GrammarInvalid(
+            reason=Phrase("it has {found} characters; the limit is {limit}", found=len(source), limit=MAX_SOURCE_CHARS)
+        )
     return source
 
 
@@ -53,10 +57,14 @@ def check_schema(schema: object) -> None:
     """Bounds on enum values and nesting; what JSON Schema itself means is llguidance's to judge."""
     for depth, node in _nodes(schema):
         if depth > MAX_DEPTH:
-            raise GrammarInvalid(reason=f"the schema is nested more than {MAX_DEPTH} levels deep")
+            raise GrammarInvalid(reason=Phrase("the schema is nested more than {limit} levels deep", limit=MAX_DEPTH))
         values = node.get("enum")
         if isinstance(values, list) and len(values) > MAX_ENUM_VALUES:
-            raise GrammarInvalid(reason=f"an enum has {len(values)} values; the limit is {MAX_ENUM_VALUES}")
+            raise GrammarInvalid(
+                reason=Phrase(
+                    "an enum has {found} values; the limit is {limit}", found=len(values), limit=MAX_ENUM_VALUES
+                )
+            )
 
 
 def check(description: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import FileMissing, FileUnreadable, VocabularyInvalid
+from webapp.errors import FileMissing, FileUnreadable, Phrase, VocabularyInvalid
 
 
 class HfTokenizer:
@@ -24,7 +24,8 @@ class HfTokenizer:
         self._tokenizer = _build(path, text)
         self.last_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if self.last_id >= vocab_size:
-            reason = f"its ids go up to {self.last_id}, the model's vocabulary only to {vocab_size - 1}"
+            told = {"found": self.last_id, "limit": vocab_size - 1}
+            reason = Phrase("its ids go up to {found}, the model's vocabulary only to {limit}", **told)
             raise VocabularyInvalid(path=str(path), reason=reason)
         self.is_byte_level = _decodes_bytes(json.loads(text).get("decoder"))
         self._bytes_of = self._token_table()
@@ -93,7 +94,9 @@ def _build(path: Path, text: str) -> Any:
     try:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as exc:  # the library raises nothing narrower
-        raise VocabularyInvalid(path=str(path), reason=f"it is no tokenizer.json ({exc})") from exc
+        raise VocabularyInvalid(
+            path=str(path), reason=Phrase("it is no tokenizer.json ({error})", error=str(exc))
+        ) from exc
 
 
 def _decodes_bytes(decoder: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from webapp.errors import FileMissing, TokenizerMissing, VocabularyInvalid
+from webapp.errors import FileMissing, Phrase, TokenizerMissing, VocabularyInvalid
 from webapp.tokenizer import world
 from webapp.tokenizer.byte_level import ByteTokenizer
 from webapp.tokenizer.contract import Tokenizer
@@ -43,7 +43,8 @@ def _named(override: str, vocab_size: int) -> Tokenizer:
     if override not in built_in:
         return _from_file(Path(override), vocab_size)
     if vocab_size != built_in[override]:
-        reason = f"the tokenizer {override!r} has {built_in[override]} tokens, this model {vocab_size}"
+        told = {"name": repr(override), "found": built_in[override], "expected": vocab_size}
+        reason = Phrase("the tokenizer {name} has {found} tokens, this model {expected}", **told)
         raise VocabularyInvalid(path=override, reason=reason)
     return _built_in(vocab_size, None)
 

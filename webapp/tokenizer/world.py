@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from webapp.errors import VocabularyInvalid
+from webapp.errors import Phrase, VocabularyInvalid
 from webapp.tokenizer.world_vocabulary import official_vocabulary_path, read_vocabulary
 
 VOCAB_SIZE = 65536
@@ -29,7 +29,8 @@ class WorldTokenizer:
         self._bytes_of = read_vocabulary(path)
         self.last_id = max(self._bytes_of)
         if self.last_id >= vocab_size:
-            reason = f"its ids go up to {self.last_id}, the model's vocabulary only to {vocab_size - 1}"
+            told = {"found": self.last_id, "limit": vocab_size - 1}
+            reason = Phrase("its ids go up to {found}, the model's vocabulary only to {limit}", **told)
             raise VocabularyInvalid(path=str(path), reason=reason)
         self._id_of = {token: token_id for token_id, token in self._bytes_of.items()}
         self._lengths = _lengths_by_prefix(self._id_of)

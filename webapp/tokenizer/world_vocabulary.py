@@ -10,7 +10,7 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from webapp.errors import FileMissing, FileUnreadable, VocabularyInvalid
+from webapp.errors import FileMissing, FileUnreadable, Phrase, VocabularyInvalid
 
 FILE_NAME = "rwkv_vocab_v20230424.txt"
 
@@ -52,7 +52,9 @@ def _parse_line(path: Path, number: int, line: str) -> tuple[int, bytes]:
             raise ValueError("the length does not match")
         return int(token_id), token
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as exc:
-        raise VocabularyInvalid(path=str(path), reason=f"line {number} is not `id literal length`") from exc
+        raise VocabularyInvalid(
+            path=str(path), reason=Phrase("line {line} is not `id literal length`", line=number)
+        ) from exc
 
 
 def _token(literal: str) -> bytes:
@@ -72,4 +74,6 @@ def _check_bytes(path: Path, vocabulary: dict[int, bytes]) -> None:
     singles = {token for token in vocabulary.values() if len(token) == 1}
     if len(singles) < 256:
         missing = next(byte for byte in range(256) if bytes([byte]) not in singles)
-        raise VocabularyInvalid(path=str(path), reason=f"it has no token for the single byte 0x{missing:02x}")
+        raise VocabularyInvalid(
+            path=str(path), reason=Phrase("it has no token for the single byte {byte}", byte=f"0x{missing:02x}")
+        )

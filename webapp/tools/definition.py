@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from webapp.errors import ToolInvalid
+from webapp.errors import Phrase, ToolInvalid
 from webapp.tools.schema_check import check_parameters
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -72,9 +72,13 @@ def checked(definition: ToolDefinition) -> ToolDefinition:
     if not NAME.fullmatch(definition.name):
         raise ToolInvalid(field="name", reason="it has 1 to 64 letters, digits, _ and - (as OpenAI's format wants it)")
     if len(definition.description) > MAX_DESCRIPTION_CHARS:
-        raise ToolInvalid(field="description", reason=f"it has more than {MAX_DESCRIPTION_CHARS} characters")
+        raise ToolInvalid(
+            field="description", reason=Phrase("it has more than {limit} characters", limit=MAX_DESCRIPTION_CHARS)
+        )
     if len(definition.fixed_value) > MAX_FIXED_CHARS:
-        raise ToolInvalid(field="fixed_value", reason=f"it has more than {MAX_FIXED_CHARS} characters")
+        raise ToolInvalid(
+            field="fixed_value", reason=Phrase("it has more than {limit} characters", limit=MAX_FIXED_CHARS)
+        )
     check_parameters(definition.parameters)
     return definition
 

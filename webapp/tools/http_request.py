@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from webapp.errors import ToolFailed
+from webapp.errors import Phrase, ToolFailed
 from webapp.tools.definition import HttpCall
 
 MAX_RESPONSE_BYTES = 256 * 1024
@@ -50,7 +50,15 @@ def request(name: str, call: HttpCall, arguments: Mapping[str, Any], allowed_hos
     except ToolFailed:
         raise
     except (OSError, http.client.HTTPException, ValueError) as exc:
-        raise ToolFailed(name=name, reason=f"{address.host}: {exc or type(exc).__name__}") from exc
+        raise ToolFailed(name=name, reason=_lost(address, exc)) from exc
+
+
+def _lost(address: Address, exc: Exception) -> Phrase:
+    if isinstance(exc, TimeoutError):
+        return Phrase("{host} did not answer in time", host=address.host)
+    if isinstance(exc, ConnectionRefusedError):
+        return Phrase("nothing answers at {host}, port {port}", host=address.host, port=address.port)
+    return Phrase("the connection to {host} failed ({error})", host=address.host, error=str(exc) or type(exc).__name__)
 
 
 def filled(url: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -68,12 +76,14 @@ def _address(name: str, url: str, allowed_hosts: Collection[str]) -> Address:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as exc:
-        raise ToolFailed(name=name, reason=f"{url[:100]!r} is no address") from exc
+        raise ToolFailed(name=name, reason=Phrase("{url} is no address", url=repr(url[:100]))) from exc
     host = (parts.hostname or "").lower()
     if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
-        raise ToolFailed(name=name, reason=f"{url[:100]!r} is no http or https address")
+        raise ToolFailed(name=name, reason=Phrase("{url} is no http or https address", url=repr(url[:100])))
     if host not in {allowed.lower() for allowed in allowed_hosts}:
-        raise ToolFailed(name=name, reason=f"{host} is not among the allowed hosts (setting tool_hosts)")
+        raise ToolFailed(
+            name=name, reason=Phrase("{host} is not among the allowed hosts (setting tool_hosts)", host=host)
+        )
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Address(parts.scheme, host, port, path, _public_ip(name, host, port))
 
@@ -83,11 +93,12 @@ def _public_ip(name: str, host: str, port: int) -> str:
     try:
         found = [str(row[4][0]) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError as exc:
-        raise ToolFailed(name=name, reason=f"{host} cannot be found") from exc
+        raise ToolFailed(name=name, reason=Phrase("{host} cannot be found", host=host)) from exc
     for ip in found:
         if _is_literal(host) or ipaddress.ip_address(ip.partition("%")[0]).is_global:
             return ip
-    raise ToolFailed(name=name, reason=f"{host} leads to a private address ({found[0] if found else 'none'})")
+    address = found[0] if found else "?"
+    raise ToolFailed(name=name, reason=Phrase("{host} leads to a private address ({ip})", host=host, ip=address))
 
 
 def _is_literal(host: str) -> bool:
@@ -109,7 +120,8 @@ def _ask(name: str, address: Address, call: HttpCall, body: bytes | None) -> str
     finally:
         connection.close()
     if not 200 <= response.status < 300:
-        raise ToolFailed(name=name, reason=f"{address.host} answered {response.status}: {text[:200]}")
+        told = {"host": address.host, "status": response.status, "text": text[:200]}
+        raise ToolFailed(name=name, reason=Phrase("{host} answered {status}: {text}", **told))
     return text
 
 
@@ -134,7 +146,8 @@ def _read(name: str, connection: http.client.HTTPConnection, response: http.clie
         parts.append(part)
         size += len(part)
         if size > MAX_RESPONSE_BYTES:
-            raise ToolFailed(name=name, reason=f"its answer is larger than {MAX_RESPONSE_BYTES // 1024} KiB")
+            limit = MAX_RESPONSE_BYTES // 1024
+            raise ToolFailed(name=name, reason=Phrase("its answer is larger than {limit} KiB", limit=limit))
 
 
 class _Pinned(http.client.HTTPConnection):

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.errors import ToolInvalid
+from webapp.errors import Phrase, ToolInvalid
+from webapp.tools.json_text import parse_json
 
 SCALARS = ("string", "number", "integer", "boolean")
 KINDS = (*SCALARS, "object", "array", "other")
@@ -68,7 +69,7 @@ def schema_of(rows: Iterable[ParameterRow], more: Mapping[str, Any] | None = Non
         if not row.name.strip():
             raise ToolInvalid(field=f"{where}.name", reason="a parameter needs a name")
         if row.name in names:
-            raise ToolInvalid(field=f"{where}.name", reason=f"there are two parameters {row.name}")
+            raise ToolInvalid(field=f"{where}.name", reason=Phrase("there are two parameters {name}", name=row.name))
         names.add(row.name)
         properties[row.name] = _schema(row, where)
     schema: dict[str, Any] = {"type": "object", "properties": properties}
@@ -131,7 +132,7 @@ def _has_plain_enum(schema: Mapping[str, Any], kind: str) -> bool:
 
 def _schema(row: ParameterRow, path: str) -> Any:
     if row.kind == "other":
-        return _parsed(row.more or "{}", f"{path}.more")
+        return parse_json(row.more or "{}", f"{path}.more")
     schema: dict[str, Any] = {"type": row.kind}
     if row.description:
         schema["description"] = row.description
@@ -146,7 +147,7 @@ def _schema(row: ParameterRow, path: str) -> Any:
         schema["items"] = inner
     if row.default.strip():
         schema["default"] = _default(row, path)
-    more = _parsed(row.more, f"{path}.more") if row.more.strip() else {}
+    more = parse_json(row.more, f"{path}.more") if row.more.strip() else {}
     if not isinstance(more, dict):
         raise ToolInvalid(field=f"{path}.more", reason="it must be a JSON object of keywords")
     return {**schema, **more}
@@ -156,14 +157,18 @@ def _enum(row: ParameterRow, kind: str, path: str) -> list[Any]:
     try:
         return [_read(line.strip(), kind) for line in row.enum.splitlines() if line.strip()]
     except ValueError as exc:
-        raise ToolInvalid(field=f"{path}.enum", reason=f"each line must be of the type {kind}") from exc
+        raise ToolInvalid(
+            field=f"{path}.enum", reason=Phrase("each line must be of the type {type}", type=kind)
+        ) from exc
 
 
 def _default(row: ParameterRow, path: str) -> Any:
     try:
         return _read(row.default.strip(), row.kind)
     except ValueError as exc:
-        raise ToolInvalid(field=f"{path}.default", reason=f"it must be of the type {row.kind}") from exc
+        raise ToolInvalid(
+            field=f"{path}.default", reason=Phrase("it must be of the type {type}", type=row.kind)
+        ) from exc
 
 
 def _read(text: str, kind: str) -> Any:
@@ -180,13 +185,6 @@ def _typed(value: object) -> str:
     """A value as a person would type it; quoted where its spaces would be lost."""
     is_plain = isinstance(value, str) and value == value.strip() and value and not value.startswith('"')
     return str(value) if is_plain and "\n" not in str(value) else _json(value)
-
-
-def _parsed(text: str, field: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise ToolInvalid(field=field, reason=f"it is no JSON: {exc}"[:200]) from exc
 
 
 def _json(value: object) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webapp.chat.messages import ToolCall
-from webapp.errors import ToolFailed
+from webapp.errors import Phrase, ToolFailed
 from webapp.tools import http_request
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition
@@ -20,11 +20,13 @@ MAX_RESULT_CHARS = 16_000
 
 @dataclass(frozen=True)
 class ToolResult:
-    """``text`` is what the model reads. ``problems`` are those of the arguments, each at its path."""
+    """``text`` is what the model reads. ``problems`` are those of the arguments, each at its path. ``reason`` is the
+    error for a person, "" where there is none."""
 
     text: str
     is_error: bool = False
     problems: tuple[Problem, ...] = ()
+    reason: str = ""
 
 
 def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
@@ -40,7 +42,7 @@ def check_call(call: ToolCall, definition: ToolDefinition, matches: Matcher | No
     try:
         arguments = arguments_of(call, definition)
     except ValueError as exc:
-        return (Problem("", f"the arguments are no JSON object: {exc}"[:300]),)
+        return (Problem("", Phrase("the arguments are no JSON object: {error}", error=str(exc)[:250])),)
     return argument_problems(arguments, definition.parameters, matches)
 
 
@@ -53,10 +55,7 @@ def run_call(
     """The result, or None where a person has to give it (ASK). Never raises for what a tool or a model does wrong."""
     problems = check_call(call, definition, matches)
     if problems:
-        told = "; ".join(
-            f"{problem.path}: {problem.message}" if problem.path else problem.message for problem in problems
-        )
-        return error_result(f"the arguments do not fit: {told}", problems)
+        return error_result(Phrase("the arguments do not fit: {problems}", problems=_listed(problems)), problems)
     if definition.behaviour is Behaviour.ASK:
         return None
     if definition.behaviour is Behaviour.FIXED:
@@ -64,13 +63,30 @@ def run_call(
     try:
         return ToolResult(bounded(_answer(call, definition, allowed_hosts)))
     except (ToolFailed, ValueError, ArithmeticError) as exc:
-        reason = exc.params.get("reason", str(exc)) if isinstance(exc, ToolFailed) else str(exc)
-        return error_result(str(reason))
+        return error_result(_reason(exc))
+
+
+def _reason(exc: Exception) -> str:
+    """A Phrase where the tool gave one."""
+    given = exc.params.get("reason") if isinstance(exc, ToolFailed) else next(iter(exc.args), None)
+    return given if isinstance(given, str) else str(exc)
 
 
 def error_result(reason: str, problems: tuple[Problem, ...] = ()) -> ToolResult:
     """As JSON, so that a model can tell it from a value."""
-    return ToolResult(bounded(json.dumps({"error": reason}, ensure_ascii=False)), True, problems)
+    return ToolResult(bounded(json.dumps({"error": reason}, ensure_ascii=False)), True, problems, reason)
+
+
+def _listed(problems: tuple[Problem, ...]) -> str:
+    """As a Phrase where there is one, as there nearly always is."""
+    told = [_placed(problem) for problem in problems]
+    return told[0] if len(told) == 1 else "; ".join(told)
+
+
+def _placed(problem: Problem) -> str:
+    if not problem.path:
+        return problem.message
+    return Phrase("{path}: {problem}", path=problem.path, problem=problem.message)
 
 
 def bounded(text: str) -> str:
@@ -85,5 +101,7 @@ def _answer(call: ToolCall, definition: ToolDefinition, allowed_hosts: Collectio
         return http_request.request(definition.name, definition.http, arguments, allowed_hosts)
     builtin = BUILTINS.get(definition.builtin)
     if builtin is None:
-        raise ValueError(f"there is no built-in tool {definition.builtin!r}")
+        raise ToolFailed(
+            name=definition.name, reason=Phrase("there is no built-in tool {name}", name=definition.builtin)
+        )
     return json.dumps(builtin.run(arguments), ensure_ascii=False)

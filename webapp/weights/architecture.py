@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from webapp.engine.model_config import ModelConfig
+from webapp.errors import Phrase
 from webapp.weights.tensor_info import TensorInfo
 
 STATE_NAME = re.compile(r"blocks\.(\d+)\.att\.time_state")
@@ -51,7 +52,7 @@ def describe(tensors: Mapping[str, TensorInfo], is_converted: bool = False) -> D
     try:
         config = _Shapes(tensors, is_converted).config()
     except _NotRwkv as exc:
-        return Description("unknown", reason=str(exc))
+        return Description("unknown", reason=exc.args[0])
     tokenizer = tokenizer_for(config.vocab_size)
     kind = "music" if tokenizer in MUSIC else "model"
     naming = "official" if is_converted else _naming(tensors, config)
@@ -97,7 +98,8 @@ class _Shapes:
         architecture = self._architecture()
         n_head, head_size = self._heads(architecture, n_att)
         if architecture != "4" and n_head * head_size != n_att:
-            raise _NotRwkv(f"{n_head} heads of {head_size} do not make an attention {n_att} wide")
+            told = {"heads": n_head, "size": head_size, "width": n_att}
+            raise _NotRwkv(Phrase("{heads} heads of {size} do not make an attention {width} wide", **told))
         return ModelConfig(
             architecture=architecture,
             n_layer=self._n_layer(),
@@ -152,7 +154,7 @@ class _Shapes:
         """First two sizes; a converted file keeps a third of 1."""
         shape = self._shape(name)
         if len(shape) < 2:
-            raise _NotRwkv(f"{name} is not a matrix")
+            raise _NotRwkv(Phrase("{name} is not a matrix", name=name))
         return shape[0], shape[1]
 
     def _shape(self, name: str) -> tuple[int, ...]:
@@ -160,10 +162,10 @@ class _Shapes:
         if info is None:
             raise _NotRwkv(self._why_missing(name))
         if not info.shape:
-            raise _NotRwkv(f"{name} is a single number")
+            raise _NotRwkv(Phrase("{name} is a single number", name=name))
         return info.shape
 
     def _why_missing(self, name: str) -> str:
         if any(other.startswith(("rwkv.", "model.")) for other in self._tensors):
             return "its tensors have the names of Hugging Face transformers, not RWKV's own"
-        return f"the tensor {name} is missing"
+        return Phrase("the tensor {name} is missing", name=name)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from webapp.errors import WeightsError
+from webapp.errors import Phrase, WeightsError
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
 from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.tensor_info import ITEM_BYTES, FileContents, StoredTensor, TensorInfo
@@ -31,7 +31,8 @@ def open_checkpoint(path: str | Path, any_name: bool = False) -> Checkpoint:
     path = Path(path)
     contents = read_contents(path, any_name)
     if contents.format not in ("pth", "safetensors"):
-        raise WeightsError(path=str(path), reason=f"the tensors of {FORMAT_NAMES[contents.format]} cannot be read yet")
+        reason = Phrase("the tensors of {format} cannot be read yet", format=FORMAT_NAMES[contents.format])
+        raise WeightsError(path=str(path), reason=reason)
     return Checkpoint(path, contents)
 
 
@@ -65,7 +66,8 @@ class Checkpoint:
             bits = self._view(stored, np.dtype(np.uint16)).astype(np.uint32)
             array: np.ndarray = (bits << np.uint32(16)).view(np.float32)
         elif info.dtype.startswith("float8"):
-            raise WeightsError(path=str(self.path), reason=f"{name} is {info.dtype}, which numpy cannot hold")
+            reason = Phrase("{name} is {type}, which numpy cannot hold", name=name, type=info.dtype)
+            raise WeightsError(path=str(self.path), reason=reason)
         else:
             array = self._view(stored, np.dtype(info.dtype))
         array.flags.writeable = False
@@ -111,7 +113,9 @@ class Checkpoint:
         try:
             return self._stored[name]
         except KeyError:
-            raise WeightsError(path=str(self.path), reason=f"there is no tensor {name} in it") from None
+            raise WeightsError(
+                path=str(self.path), reason=Phrase("there is no tensor {name} in it", name=name)
+            ) from None
 
     def _bytes(self, stored: StoredTensor) -> memoryview:
         """From the tensor's first element to its last (a view with strides may skip some between)."""

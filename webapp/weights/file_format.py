@@ -16,6 +16,7 @@ from webapp.errors import (
     FileMissing,
     FileTruncated,
     FileUnreadable,
+    Phrase,
     UnknownFormat,
     WrongExtension,
 )
@@ -87,7 +88,7 @@ def sniff(path: Path) -> str:
     with path.open("rb") as file:
         head = file.read(16)
     if len(head) < SMALLEST_FILE_BYTES:
-        raise FileTruncated(path=str(path), reason=f"only {len(head)} bytes are there")
+        raise FileTruncated(path=str(path), reason=Phrase("only {found} bytes are there", found=len(head)))
     if head.startswith(b"PK\x03\x04"):
         return "pth"
     if head.startswith(b"fmgg"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.model_config import ModelConfig
-from webapp.errors import NotAModel, WeightsError
+from webapp.errors import NotAModel, Phrase, WeightsError
 from webapp.weights.architecture import STATE_NAME, Description, describe, dominant_dtype, parameter_count
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
 from webapp.weights.tensor_info import FileContents, TensorInfo
@@ -111,7 +111,13 @@ def require_model(inspection: Inspection) -> ModelConfig:
         "state": ("a state file", "Choose a model, then load this file as its state."),
         "lora": ("a LoRA", "Merge it into the model it was trained for, then load the result."),
         "model": (FORMAT_NAMES[inspection.format], "Load the .pth or .safetensors file of the same model."),
-    }.get(inspection.kind, (f"something else ({inspection.reason})", "Choose an RWKV model in .pth or .safetensors."))
+    }.get(
+        inspection.kind,
+        (
+            Phrase("something else ({reason})", reason=inspection.reason),
+            "Choose an RWKV model in .pth or .safetensors.",
+        ),
+    )
     raise NotAModel(path=inspection.path, found=found, way_out=way_out)
 
 
@@ -126,8 +132,11 @@ def used_token_bitmap(inspection: Inspection) -> bytes | None:
     try:
         bitmap = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as exc:
-        raise WeightsError(path=inspection.path, reason=f"its {USED_TOKENS_KEY} is not base64") from exc
+        raise WeightsError(
+            path=inspection.path, reason=Phrase("its {name} is not base64", name=USED_TOKENS_KEY)
+        ) from exc
     if len(bitmap) != BITMAP_BYTES:
-        reason = f"its {USED_TOKENS_KEY} has {len(bitmap)} bytes instead of {BITMAP_BYTES}"
+        told = {"name": USED_TOKENS_KEY, "found": len(bitmap), "expected": BITMAP_BYTES}
+        reason = Phrase("its {name} has {found} bytes instead of {expected}", **told)
         raise WeightsError(path=inspection.path, reason=reason)
     return bitmap

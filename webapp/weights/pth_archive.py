@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from webapp.errors import FileTruncated, LegacyPth, UnknownFormat, WeightsError
+from webapp.errors import FileTruncated, LegacyPth, Phrase, UnknownFormat, WeightsError
 from webapp.weights.restricted_pickle import PickledTensor, load_restricted
 from webapp.weights.tensor_info import ITEM_BYTES, FileContents, StoredTensor, TensorInfo
 
@@ -63,7 +63,7 @@ class _Archive:
     def _read_small(self, name: str) -> bytes:
         member = self._zip.getinfo(self._root + name)
         if member.file_size > MAX_PICKLE_BYTES:
-            raise self._damaged(f"its {name} has {member.file_size} bytes")
+            raise self._damaged(Phrase("its {name} has {found} bytes", name=name, found=member.file_size))
         self._data_start(member)
         return self._zip.read(member)
 
@@ -81,10 +81,14 @@ class _Archive:
         try:
             member = self._zip.getinfo(f"{self._root}data/{key}")
         except KeyError:
-            raise FileTruncated(path=str(self._path), reason=f"the data of {name} are missing") from None
+            raise FileTruncated(
+                path=str(self._path), reason=Phrase("the data of {name} are missing", name=name)
+            ) from None
         if member.file_size < needed_bytes:
-            reason = f"{name} needs {needed_bytes} bytes, {member.file_size} are there"
-            raise FileTruncated(path=str(self._path), reason=reason)
+            told = {"name": name, "expected": needed_bytes, "found": member.file_size}
+            raise FileTruncated(
+                path=str(self._path), reason=Phrase("{name} needs {expected} bytes, {found} are there", **told)
+            )
         return self._data_start(member)
 
     def _data_start(self, member: zipfile.ZipInfo) -> int:
@@ -92,15 +96,17 @@ class _Archive:
         if member.filename in self._data_starts:
             return self._data_starts[member.filename]
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-            raise self._damaged(f"its member {member.filename} is compressed, which torch never does")
+            raise self._damaged(Phrase("its member {name} is compressed, which torch never does", name=member.filename))
         self._file.seek(member.header_offset)
         header = self._file.read(LOCAL_HEADER.size)
         if len(header) < LOCAL_HEADER.size or not header.startswith(b"PK\x03\x04"):
-            raise FileTruncated(path=str(self._path), reason=f"the member {member.filename} is not where it should be")
+            reason = Phrase("the member {name} is not where it should be", name=member.filename)
+            raise FileTruncated(path=str(self._path), reason=reason)
         _, name_bytes, extra_bytes = LOCAL_HEADER.unpack(header)
         start: int = member.header_offset + LOCAL_HEADER.size + name_bytes + extra_bytes
         if start + member.file_size > self._file_bytes:
-            raise FileTruncated(path=str(self._path), reason=f"the member {member.filename} ends beyond the file")
+            reason = Phrase("the member {name} ends beyond the file", name=member.filename)
+            raise FileTruncated(path=str(self._path), reason=reason)
         self._data_starts[member.filename] = start
         return start
 

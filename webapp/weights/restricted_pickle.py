@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import UnsafePickle, WeightsError
+from webapp.errors import Phrase, UnsafePickle, WeightsError
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,9 @@ class _Unpickler(pickle.Unpickler):
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise UnsafePickle(path=str(self._path), reason=f"it names {module}.{name}") from None
+            raise UnsafePickle(
+                path=str(self._path), reason=Phrase("it names {name}", name=f"{module}.{name}")
+            ) from None
 
     def persistent_load(self, pid: Any) -> Storage:
         marker, storage_type, key, _location, numel, *_ = pid
@@ -122,7 +124,9 @@ def load_restricted(path: Path, data: bytes) -> Any:
         TypeError,
         ValueError,
     ) as exc:
-        raise WeightsError(path=str(path), reason=f"its table of contents is damaged ({exc})") from exc
+        raise WeightsError(
+            path=str(path), reason=Phrase("its table of contents is damaged ({error})", error=str(exc))
+        ) from exc
 
 
 def _check_memo(data: bytes) -> None:

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import FileTruncated, WeightsError
+from webapp.errors import FileTruncated, Phrase, WeightsError
 from webapp.weights.tensor_info import FileContents, StoredTensor, TensorInfo, contiguous_strides
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
@@ -48,10 +48,13 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER_BYTES:
-            raise _damaged(path, f"its header claims {length} bytes, more than the format allows")
+            raise _damaged(path, Phrase("its header claims {found} bytes, more than the format allows", found=length))
         raw = file.read(length)
     if len(raw) < length:
-        raise FileTruncated(path=str(path), reason=f"the header needs {length} bytes, {len(raw)} are there")
+        raise FileTruncated(
+            path=str(path),
+            reason=Phrase("the header needs {expected} bytes, {found} are there", expected=length, found=len(raw)),
+        )
     try:
         header = json.loads(raw)
     except (ValueError, RecursionError) as exc:
@@ -69,13 +72,14 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
         if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
             raise ValueError("sizes are whole numbers")
     except (KeyError, TypeError, ValueError) as exc:
-        raise _damaged(path, f"the header's entry for {name} makes no sense") from exc
+        raise _damaged(path, Phrase("the header's entry for {name} makes no sense", name=name)) from exc
     info = TensorInfo(name, shape, dtype)
     if end - begin != info.nbytes:
-        raise _damaged(path, f"{name} has {end - begin} bytes where its shape needs {info.nbytes}")
+        told = {"name": name, "found": end - begin, "expected": info.nbytes}
+        raise _damaged(path, Phrase("{name} has {found} bytes where its shape needs {expected}", **told))
     if data_start + end > file_bytes:
-        reason = f"{name} ends at byte {data_start + end}, the file at {file_bytes}"
-        raise FileTruncated(path=str(path), reason=reason)
+        told = {"name": name, "end": data_start + end, "found": file_bytes}
+        raise FileTruncated(path=str(path), reason=Phrase("{name} ends at byte {end}, the file at {found}", **told))
     return StoredTensor(info, data_start + begin, contiguous_strides(shape))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from webapp.errors import BlendInvalid
+from webapp.errors import BlendInvalid, Phrase
 from webapp.weights.state_file import StateFile
 from webapp.weights.state_mismatch import Words, mismatch
 
@@ -24,7 +24,7 @@ def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.nd
     """
     states = [state for state, _ in parts if state is not None]
     if not 2 <= len(parts) <= MOST_PARTS or not states:
-        raise BlendInvalid(reason=f"it takes 2 to {MOST_PARTS} parts, one of them a state")
+        raise BlendInvalid(reason=Phrase("it takes 2 to {most} parts, one of them a state", most=MOST_PARTS))
     weights = [weight for _, weight in parts]
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
         raise BlendInvalid(reason="weights are numbers from 0 up, and not all of them 0")

@@ -51,9 +51,18 @@ def test_what_is_put_in_comes_out_flat():
     assert changed_names(NOTHING, made_of(given)) == ("top_k", "min_p", "system_prompt", "model", "idle_unload_s")
 
 
+PATHS = ("../../x", "/etc/passwd", "a/../b", "~/x.pth", "C:/x", "C:\\x", "\\\\host\\x", "a//b", "./x", "disk:/x", "..")
+
+
+@pytest.mark.parametrize("name", ["", "x.pth", "folder/x.pth", "disk:folder/x.pth", "a..b.pth", "-", "模型.pth"])
+def test_a_name_in_the_library_is_kept(name):
+    assert read_fields({"model": name, "state": name}) == ({"model": name, "state": name}, {})
+
+
 @pytest.mark.parametrize(
     ("name", "value", "error"),
     [
+        *((name, path, PresetInvalid) for name in ("model", "state", "tokenizer") for path in PATHS),
         ("max_tokens", 10**9, PresetOutOfRange),
         ("max_tokens", "1e309", PresetInvalid),
         ("max_tokens", 1.5, PresetInvalid),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.errors import FileMissing, PresetChanged, PresetNotFound, SettingsError, StateMismatch
+from webapp.errors import FileMissing, PresetChanged, PresetInvalid, PresetNotFound, SettingsError, StateMismatch
 from webapp.manager.engine_client import start_engine_in_thread
 from webapp.manager.model_manager import ModelManager
 from webapp.services.chat.turns import ChatTurns
@@ -112,7 +112,7 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_is_saved(open_house):
     house = open_house()
     mine = house.presets.create("Mine", {"state": "kind.pth"})
     house.presets.apply(mine.id)
-    for name, error in (("wide.pth", StateMismatch), ("gone.pth", FileMissing), ("../../kind.pth", FileMissing)):
+    for name, error in (("wide.pth", StateMismatch), ("gone.pth", FileMissing), ("../../kind.pth", PresetInvalid)):
         with pytest.raises(error):
             house.presets.save(mine.id, {"state": name, "temperature": 0.1})
     assert house.presets.get(mine.id) == mine

@@ -21,7 +21,7 @@ def usable(definition: ToolDefinition) -> ToolDefinition:
         try:
             check({"kind": "lark", "grammar": dialect.grammar(rules)})
         except GrammarInvalid as exc:
-            raise ToolInvalid(field="parameters", reason=str(exc.params["reason"])) from exc
+            raise ToolInvalid(field="parameters", reason=exc.params["reason"]) from exc
     return definition
 
 

@@ -124,6 +124,22 @@ def _line(row: Parameter, value: Any) -> str:
     return text
 
 
+def _file(row: Parameter, value: Any) -> str:
+    """A name in the library. Presets travel between machines: a path would name another file there, or one that is
+    none of the library's."""
+    name = _line(row, value)
+    if not is_library_name(name):
+        raise invalid(row.name, name, "it must be the name of a file in the models folder, not a path")
+    return name
+
+
+def is_library_name(name: str) -> bool:
+    """``file``, ``folder/file`` or ``disk:folder/file``; "" is no file."""
+    inner = name.replace("\\", "/")
+    parts = inner.split("/") if inner else []
+    return not inner.startswith("~") and ":/" not in inner and not {"", ".", ".."} & set(parts)
+
+
 def _list(row: Parameter, value: Any) -> tuple[str, ...]:
     """A list, or text with one item a line; ``\\n`` and ``\\t`` in an item of text stand for line break and tab."""
     items = value
@@ -175,7 +191,7 @@ READERS: dict[str, Callable[[Parameter, Any], Any]] = {
     "choice": _choice,
     "text": _lines,
     "line": _line,
-    "file": _line,
+    "file": _file,
     "list": _list,
 }
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from webapp.errors import PresetError, PresetFileInvalid
+from webapp.errors import Phrase, PresetError, PresetFileInvalid
 from webapp.services.presets.fields import flat, put, read_fields
 from webapp.storage.presets import Preset
 
@@ -58,7 +58,9 @@ def listed(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise PresetFileInvalid(reason="it holds no list of presets")
     if len(rows) > MOST_IN_FILE:
-        raise PresetFileInvalid(reason=f"it holds {len(rows)} presets; the limit is {MOST_IN_FILE}")
+        raise PresetFileInvalid(
+            reason=Phrase("it holds {found} presets; the limit is {limit}", found=len(rows), limit=MOST_IN_FILE)
+        )
     if not rows:
         raise PresetFileInvalid(reason="it holds no preset at all")
     return rows
@@ -67,7 +69,9 @@ def listed(rows: Any) -> list[dict[str, Any]]:
 def load_json(text: str) -> Any:
     """PresetFileInvalid for what is too long, no JSON, or nested beyond measure; NaN and the like are no JSON."""
     if len(text) > FILE_CHARS:
-        raise PresetFileInvalid(reason=f"it has {len(text)} characters; the limit is {FILE_CHARS}")
+        raise PresetFileInvalid(
+            reason=Phrase("it has {found} characters; the limit is {limit}", found=len(text), limit=FILE_CHARS)
+        )
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:

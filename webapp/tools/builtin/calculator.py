@@ -8,6 +8,8 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from webapp.errors import Phrase
+
 PARAMETERS = {
     "type": "object",
     "properties": {"expression": {"type": "string", "description": "Such as (3 + 4) * 2 or sqrt(2)"}},
@@ -47,7 +49,7 @@ def calculate(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def value_of(expression: str) -> Number:
     """ValueError with a sentence for what is no arithmetic, too long or too large."""
     if len(expression) > MAX_CHARS:
-        raise ValueError(f"the expression has more than {MAX_CHARS} characters")
+        raise ValueError(Phrase("the expression has more than {limit} characters", limit=MAX_CHARS))
     try:
         tree = ast.parse(expression.strip(), mode="eval")
         if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
@@ -56,7 +58,7 @@ def value_of(expression: str) -> Number:
     except ZeroDivisionError as exc:
         raise ValueError("division by zero") from exc
     except (SyntaxError, TypeError, OverflowError, RecursionError, MemoryError) as exc:
-        raise ValueError(f"{expression!r} is no arithmetic expression") from exc
+        raise ValueError(Phrase("{expression} is no arithmetic expression", expression=repr(expression))) from exc
     if isinstance(result, float) and not math.isfinite(result):
         raise ValueError("the result is no finite number")
     return _bounded(result)
@@ -75,13 +77,13 @@ def _value(node: ast.expr) -> Number:
         return _bounded(BINARY[type(node.op)](_value(node.left), _value(node.right)))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
         return _bounded(FUNCTIONS[node.func.id](*map(_value, node.args)))
-    raise ValueError("only numbers, + - * / // % ** ( ) and " + ", ".join(FUNCTIONS) + " are known")
+    raise ValueError(Phrase("only numbers, + - * / // % ** ( ) and {names} are known", names=", ".join(FUNCTIONS)))
 
 
 def _power(base: Number, exponent: Number) -> Number:
     is_whole = isinstance(base, int) and isinstance(exponent, int) and exponent > 0
     if is_whole and abs(base) > 1 and exponent * math.log10(abs(base)) > MAX_DIGITS:
-        raise ValueError(f"the result has more than {MAX_DIGITS} digits")
+        raise ValueError(Phrase("the result has more than {limit} digits", limit=MAX_DIGITS))
     result: Number = base**exponent
     if isinstance(result, complex):
         raise ValueError("the result is no real number")
@@ -90,5 +92,5 @@ def _power(base: Number, exponent: Number) -> Number:
 
 def _bounded(value: Number) -> Number:
     if isinstance(value, int) and value.bit_length() > MAX_DIGITS * 4:
-        raise ValueError(f"the result has more than {MAX_DIGITS} digits")
+        raise ValueError(Phrase("the result has more than {limit} digits", limit=MAX_DIGITS))
     return value

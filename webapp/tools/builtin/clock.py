@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from webapp.errors import Phrase
+
 PARAMETERS = {
     "type": "object",
     "properties": {"timezone": {"type": "string", "description": "IANA name such as Europe/Paris; default: local"}},
@@ -28,4 +30,6 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise ValueError(f"there is no time zone {name!r}; use a name such as Europe/Paris") from exc
+        raise ValueError(
+            Phrase("there is no time zone {name}; use a name such as Europe/Paris", name=repr(name))
+        ) from exc

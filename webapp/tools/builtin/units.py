@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from webapp.errors import Phrase
+
 PARAMETERS = {
     "type": "object",
     "properties": {
@@ -63,7 +65,7 @@ def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if source in TO_KELVIN and target in FROM_KELVIN:
         result = FROM_KELVIN[target](TO_KELVIN[source](value))
     elif source in TO_KELVIN or target in TO_KELVIN or FACTORS[source][0] != FACTORS[target][0]:
-        raise ValueError(f"{source} and {target} do not measure the same thing")
+        raise ValueError(Phrase("{source} and {target} do not measure the same thing", source=source, target=target))
     else:
         result = value * FACTORS[source][1] / FACTORS[target][1]
     return {"value": float(f"{result:.10g}"), "unit": target}
@@ -75,4 +77,4 @@ def unit(name: object) -> str:
     for candidate in (wanted, wanted.removesuffix("s"), OTHER_NAMES.get(wanted), OTHER_NAMES.get(wanted[:-1])):
         if candidate in FACTORS or candidate in TO_KELVIN:
             return str(candidate)
-    raise ValueError(f"the unit {str(name)[:40]!r} is not known")
+    raise ValueError(Phrase("the unit {name} is not known", name=repr(str(name)[:40])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from webapp.i18n import phrase
 from webapp.services.chat.tool_loop import CallState, as_pretty_json
 from webapp.storage.records import StoredMessage
 from webapp.tools.definition import Approval
@@ -11,13 +12,13 @@ from webapp.web.chat.contexts import CallCard
 from webapp.web.chat.house import House
 
 
-def call_cards(stored: StoredMessage, house: House, t: Callable[..., str]) -> tuple[CallCard, ...]:
+def call_cards(stored: StoredMessage, house: House, t: Callable[..., str], locale: str) -> tuple[CallCard, ...]:
     if not stored.message.tool_calls or stored.status == "streaming":
         return ()
-    return tuple(_card(state, t) for state in house.turns.tools.calls(stored))
+    return tuple(_card(state, t, locale) for state in house.turns.tools.calls(stored))
 
 
-def _card(state: CallState, t: Callable[..., str]) -> CallCard:
+def _card(state: CallState, t: Callable[..., str], locale: str) -> CallCard:
     said = state.by if state.status == "done" and not (state.is_error and state.by == "tool") else "failed"
     return CallCard(
         id=state.call.id,
@@ -27,6 +28,7 @@ def _card(state: CallState, t: Callable[..., str]) -> CallCard:
         said=t(f"chat.call.{said if state.status == 'done' else state.status}"),
         result=as_pretty_json(state.result) if state.status == "done" else "",
         is_error=state.is_error,
+        reason=str(phrase(state.reason, locale)) if state.by == "tool" else "",
         can_run=state.status == "waiting" and state.tool is not None,
         asks_once=state.tool is not None and state.tool.definition.approval is Approval.ONCE,
     )

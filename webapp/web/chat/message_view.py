@@ -44,7 +44,7 @@ def message_view(stored: StoredMessage, house: House, t: Translator, locale: str
     turn = house.turns.live(stored.chat_id) if stored.status == "streaming" else None
     if turn is not None and turn.message_id == stored.id:
         return _live_view(stored, turn, house, t)
-    cards = call_cards(stored, house, t)
+    cards = call_cards(stored, house, t, locale)
     view = _answer_view(stored, t, locale, known_tokens)
     return replace(view, calls=cards, can_resume=is_left(stored, cards, house)) if cards else view
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from flask import Request, url_for
 
-from webapp.errors import BadFrame, PresetFileInvalid, PresetUnnamed
+from webapp.errors import BadFrame, Phrase, PresetFileInvalid, PresetUnnamed
 from webapp.services.presets.files import FILE_CHARS
 from webapp.web.fragments import current_locale, translator
 from webapp.web.presets.house import House
@@ -18,7 +18,7 @@ Command = Callable[[House, str, Request], str]
 def perform(house: House, command: str, target: str, request: Request) -> str:
     """The address of the next page; raises the typed error of whatever did not work."""
     if command not in COMMANDS:
-        raise BadFrame(reason=f"there is no command {command[:40]!r}")
+        raise BadFrame(reason=Phrase("there is no command {name}", name=repr(command[:40])))
     return COMMANDS[command](house, target, request)
 
 

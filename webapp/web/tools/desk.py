@@ -10,7 +10,7 @@ from flask import current_app
 
 from webapp.chat.tool_dialects import ToolDialect, default_dialect
 from webapp.errors import RoostError
-from webapp.i18n import translate_error
+from webapp.i18n import phrase, translate_error
 from webapp.manager.model_manager import ModelManager
 from webapp.services.chat.tool_offer import dialect_of
 from webapp.settings import Settings
@@ -33,6 +33,10 @@ class Desk:
     def said(self, error: RoostError) -> str:
         """Sentence and way out, in the reader's language."""
         return " ".join(translate_error(error, self.locale))
+
+    def reason(self, error: RoostError) -> str:
+        """What is wrong, alone: beside the field it is wrong with."""
+        return str(phrase(error.params.get("reason", ""), self.locale))
 
     def dialect(self, name: str) -> ToolDialect:
         """The one named, else what fits the chosen model."""

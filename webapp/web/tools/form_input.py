@@ -15,9 +15,10 @@ from typing import Any
 
 from werkzeug.datastructures import MultiDict
 
-from webapp.errors import ToolInvalid
+from webapp.errors import Phrase, ToolInvalid
 from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, from_openai
 from webapp.tools.http_request import METHODS
+from webapp.tools.json_text import parse_json
 from webapp.tools.parameter_rows import (
     ITEM_KINDS,
     KINDS,
@@ -116,11 +117,7 @@ def changed_rows(rows: Rows, command: str) -> Rows:
 
 def with_json(draft: ToolDraft, text: str) -> ToolDraft:
     """The draft with name, description and parameters of this JSON; ToolInvalid (field ``json``) for what is none."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise ToolInvalid(field="json", reason=f"it is no JSON: {exc}"[:200]) from exc
-    found = draft_of(from_openai(value))
+    found = draft_of(from_openai(parse_json(text, "json")))
     return replace(draft, name=found.name, description=found.description, rows=found.rows, more=found.more)
 
 
@@ -176,10 +173,7 @@ def _count(rows: Rows) -> int:
 
 
 def _more(draft: ToolDraft) -> dict[str, Any]:
-    try:
-        value = json.loads(draft.more) if draft.more.strip() else {}
-    except (ValueError, RecursionError) as exc:
-        raise ToolInvalid(field="more", reason=f"it is no JSON: {exc}"[:200]) from exc
+    value = parse_json(draft.more, "more") if draft.more.strip() else {}
     if not isinstance(value, dict):
         raise ToolInvalid(field="more", reason="it must be a JSON object of keywords")
     return value
@@ -189,7 +183,7 @@ def _http(draft: ToolDraft) -> HttpCall:
     if not draft.url.strip().startswith(("http://", "https://")):
         raise ToolInvalid(field="url", reason="it must begin with http:// or https://")
     if draft.method not in METHODS:
-        raise ToolInvalid(field="method", reason=f"it must be one of {', '.join(METHODS)}")
+        raise ToolInvalid(field="method", reason=Phrase("it must be one of {names}", names=", ".join(METHODS)))
     return HttpCall(draft.url.strip(), draft.method, _headers(draft.headers), _seconds(draft.timeout_s))
 
 

@@ -71,7 +71,7 @@ def preview(desk: Desk, draft: ToolDraft, error: ToolInvalid | None = None) -> P
         except ToolInvalid as exc:
             error = exc
     if error is not None:
-        reason = desk.t("tools.preview.problem", reason=str(error.params.get("reason", "")))
+        reason = desk.t("tools.preview.problem", reason=desk.reason(error))
         return Preview(problem=reason, errors=_all_errors(draft, errors_of(desk, error)))
     dialect = desk.dialect(draft.dialect)
     sample = json.dumps(sample_arguments(definition.parameters), ensure_ascii=False)
@@ -93,7 +93,7 @@ def errors_of(desk: Desk, error: ToolInvalid | None) -> Mapping[str, str]:
     place, _, name = str(error.params.get("field", "")).rpartition(".")
     key = f"{place}:{name}" if place and place.replace(".", "").isdigit() else str(error.params.get("field", ""))
     known = key in FIELDS or ":" in key
-    return {key if known else "json": desk.t("tools.problem", reason=str(error.params.get("reason", "")))}
+    return {key if known else "json": desk.t("tools.problem", reason=desk.reason(error))}
 
 
 def _all_errors(draft: ToolDraft, errors: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

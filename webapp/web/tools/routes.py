@@ -15,6 +15,7 @@ from webapp.errors import RoostError, ToolInvalid
 from webapp.services.chat.tool_trial import try_call
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import ToolDefinition, from_openai
+from webapp.tools.json_text import parse_json
 from webapp.tools.parameter_rows import sample_arguments
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page
@@ -200,10 +201,7 @@ def _import_text() -> str:
 
 
 def _definitions(text: str) -> list[ToolDefinition]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as exc:
-        raise ToolInvalid(field="JSON", reason=f"it is no JSON: {exc}"[:200]) from exc
+    value = parse_json(text, "JSON")
     rows = value.get("tools", [value]) if isinstance(value, dict) else value
     if not isinstance(rows, list) or not rows:
         raise ToolInvalid(field="JSON", reason="it must be a tool or a list of tools")

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.errors import ConversionRefused
+from webapp.errors import ConversionRefused, Phrase
 from webapp.weights.convert.lora import MergedSource
 from webapp.weights.convert.new_file import new_file
 from webapp.weights.convert.options import ConversionOptions
@@ -69,8 +69,8 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
     made = MergedSource(path, target, options.lora, options.lora_alpha) if options.lora else Source(path, target)
     with made as source:
         if source.inspection.format not in formats_in:
-            way_out = f"Choose a file in one of these formats: {', '.join(formats_in)}."
-            reason = f"it is {source.inspection.format}"
+            way_out = Phrase("Choose a file in one of these formats: {formats}.", formats=", ".join(formats_in))
+            reason = Phrase("it is {format}", format=source.inspection.format)
             raise ConversionRefused(path=source.path.name, target=target, reason=reason, way_out=way_out)
         yield source
 
@@ -78,12 +78,12 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
 def _check_name(source: Source, path: Path, target: str, plan: Plan) -> None:
     endings = EXTENSIONS[plan.container]
     if path.suffix.lower() not in endings:
-        reason = f"the new file would be named {path.name}"
-        way_out = f"Give it a name that ends in {conversion_to(target).ending}."
+        reason: str = Phrase("the new file would be named {name}", name=path.name)
+        way_out: str = Phrase("Give it a name that ends in {ending}.", ending=conversion_to(target).ending)
         raise ConversionRefused(path=source.path.name, target=target, reason=reason, way_out=way_out)
     if not path.parent.is_dir():
         way_out = "Make the folder first, or name one that is there."
-        reason = f"there is no folder {path.parent}"
+        reason = Phrase("there is no folder {folder}", folder=str(path.parent))
         raise ConversionRefused(path=source.path.name, target=target, reason=reason, way_out=way_out)
     if path.exists() and path.samefile(source.path):
         reason = "the new file would take the place of the one it is made from"

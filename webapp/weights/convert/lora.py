@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from webapp.errors import ConversionRefused, LoraMismatch
+from webapp.errors import ConversionRefused, LoraMismatch, Phrase
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.convert.source import BLOCK_BYTES, FLOATS, Source, check_finite
 
@@ -42,7 +42,9 @@ class LoraFile:
             self._check_pair(name, prefix, source)
         orphans = [n for n in self._checkpoint.names() if n.endswith(B) and f"{n[: -len(B)]}.weight" not in self.pairs]
         if orphans:
-            raise self._mismatch(orphans[0], f"with {orphans[0][: -len(B)]}{A} beside it", "alone")
+            raise self._mismatch(
+                orphans[0], Phrase("with {name} beside it", name=f"{orphans[0][: -len(B)]}{A}"), "alone"
+            )
         for name in self.replaced:
             expected = source.infos[name].shape if name in source.infos else "not there"
             if expected != self._checkpoint.info(name).shape:
@@ -68,16 +70,17 @@ class LoraFile:
         if name not in source.infos:
             raise self._mismatch(name, "a matrix of the model", "no such tensor there")
         if prefix + B not in self._checkpoint.names():
-            raise self._mismatch(prefix + A, f"with {prefix}{B} beside it", "alone")
+            raise self._mismatch(prefix + A, Phrase("with {name} beside it", name=f"{prefix}{B}"), "alone")
         low, high = self._checkpoint.info(prefix + A), self._checkpoint.info(prefix + B)
         rank = low.shape[0] if low.shape else 0
         shape = source.infos[name].shape
         wanted = ((rank, *shape[1:]), (*shape[:1], rank))
         if not rank or len(shape) != 2 or (low.shape, high.shape) != wanted:
-            raise self._mismatch(f"the LoRA of {name}", f"{wanted[0]} and {wanted[1]}", f"{low.shape} and {high.shape}")
+            both = f"{wanted[0]}, {wanted[1]}"
+            raise self._mismatch(Phrase("the LoRA of {name}", name=name), both, f"{low.shape}, {high.shape}")
         for info in (low, high):
             if info.dtype not in FLOATS:
-                raise self._mismatch(f"the type of {info.name}", "floating point", info.dtype)
+                raise self._mismatch(Phrase("the type of {name}", name=info.name), "floating point", info.dtype)
 
     def _checked_alpha(self, alpha: float | None) -> float:
         if alpha is not None and math.isfinite(alpha) and alpha > 0:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from webapp.errors import ConversionRefused
+from webapp.errors import ConversionRefused, Phrase
 
 if TYPE_CHECKING:
     from webapp.weights.convert.options import ConversionOptions
@@ -51,4 +51,6 @@ def conversion_to(target: str, path: str = "") -> Conversion:
     except KeyError:
         known = ", ".join(CONVERSIONS)
         reason = "there is no such target"
-        raise ConversionRefused(path=path, target=target, reason=reason, way_out=f"Choose one of {known}.") from None
+        raise ConversionRefused(
+            path=path, target=target, reason=reason, way_out=Phrase("Choose one of {names}.", names=known)
+        ) from None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from webapp.engine.model_config import ModelConfig
-from webapp.errors import ConversionError, ConversionRefused
+from webapp.errors import ConversionError, ConversionRefused, Phrase
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.inspection import inspect, require_model
 from webapp.weights.naming import OfficialNames, is_web_rwkv
@@ -120,7 +120,10 @@ class Source:
         while done < count:
             read = self._file.readinto(view[done:])
             if not read:
-                raise ConversionError(reason=f"{self.path} ended before its tensors did; it changed while it was read")
+                reason = Phrase(
+                    "{path} ended before its tensors did; it changed while it was read", path=str(self.path)
+                )
+                raise ConversionError(reason=reason)
             done += read
         return data
 
@@ -131,8 +134,11 @@ def check_finite(block: torch.Tensor, name: str, became: str = "") -> None:
 
     if bool(torch.isfinite(block).all()):
         return
-    why = f"has values beyond what {became} can hold" if became else "holds NaN or infinite values"
-    raise ConversionError(reason=f"the tensor {name} {why}")
+    if became:
+        reason = Phrase("the tensor {name} has values beyond what {type} can hold", name=name, type=became)
+    else:
+        reason = Phrase("the tensor {name} holds NaN or infinite values", name=name)
+    raise ConversionError(reason=reason)
 
 
 def cast(block: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
@@ -151,7 +157,9 @@ def cast(block: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
 def _check_is_raw(source: Source, target: str) -> None:
     strategy = source.inspection.converted_strategy
     if strategy is not None:
-        reason = f"it was converted for the strategy `{strategy}` already, which cannot be undone"
+        reason = Phrase(
+            "it was converted for the strategy `{strategy}` already, which cannot be undone", strategy=strategy
+        )
         raise ConversionRefused(
             path=source.path.name, target=target, reason=reason, way_out="Convert the file it was made from."
         )
@@ -160,7 +168,7 @@ def _check_is_raw(source: Source, target: str) -> None:
 def _check_floats(source: Source, target: str) -> None:
     for info in source.infos.values():
         if info.dtype not in FLOATS:
-            reason = f"its tensor {info.name} is {info.dtype}"
+            reason = Phrase("its tensor {name} is {type}", name=info.name, type=info.dtype)
             raise ConversionRefused(
                 path=source.path.name,
                 target=target,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from webapp.errors import ConversionError, RoostError
+from webapp.errors import ConversionError, Phrase, RoostError
 from webapp.weights.convert.plan import Plan
 from webapp.weights.convert.progress import Meter
 from webapp.weights.convert.source import Source
@@ -39,7 +39,9 @@ def verify(path: Path, source: Source, plan: Plan, checksums: Mapping[str, int],
         wanted.n_embd,
         wanted.vocab_size,
     ):
-        raise _wrong(f"it reads as another model ({found} instead of {wanted})")
+        raise _wrong(
+            Phrase("it reads as another model ({found} instead of {expected})", found=str(found), expected=str(wanted))
+        )
     _check_shapes(contents, plan)
     _check_bytes(path, contents, checksums, meter)
     if not plan.marks.get("_strategy"):
@@ -51,7 +53,14 @@ def _check_shapes(contents: FileContents, plan: Plan) -> None:
     planned = {tensor.info.name: (tensor.info, tensor.stored_strides()) for tensor in plan.tensors}
     if found != planned:
         odd = next(name for name in {**found, **planned} if found.get(name) != planned.get(name))
-        raise _wrong(f"its tensor {odd} is {found.get(odd)} instead of {planned.get(odd)}")
+        raise _wrong(
+            Phrase(
+                "its tensor {name} is {found} instead of {expected}",
+                name=odd,
+                found=str(found.get(odd)),
+                expected=str(planned.get(odd)),
+            )
+        )
 
 
 def _check_bytes(path: Path, contents: FileContents, checksums: Mapping[str, int], meter: Meter) -> None:
@@ -62,12 +71,14 @@ def _check_bytes(path: Path, contents: FileContents, checksums: Mapping[str, int
             while left:
                 data = file.read(min(left, READ_BYTES))
                 if not data:
-                    raise _wrong(f"it ends inside {name}")
+                    raise _wrong(Phrase("it ends inside {name}", name=name))
                 meter.block(name, data)
                 left -= len(data)
             meter.tensor_done(name)
             if meter.checksums[name] != checksums.get(name):
-                raise _wrong(f"{name} reads differently from what was written; the disk may be failing")
+                raise _wrong(
+                    Phrase("{name} reads differently from what was written; the disk may be failing", name=name)
+                )
 
 
 def compare_samples(path: Path, source: Source) -> None:
@@ -89,15 +100,22 @@ def _compare(
     name: str, info: TensorInfo, original: torch.Tensor, result: torch.Tensor, rng: np.random.Generator
 ) -> None:
     if result.shape != original.shape:
-        raise _wrong(f"{name} is {tuple(result.shape)} instead of {info.shape}")
+        raise _wrong(
+            Phrase(
+                "{name} is {found} instead of {expected}",
+                name=name,
+                found=str(tuple(result.shape)),
+                expected=str(info.shape),
+            )
+        )
     places = rng.integers(0, max(info.numel, 1), min(SAMPLES, info.numel))
     index = np.unravel_index(places, info.shape) if math.prod(info.shape) else ()
     if not index:
         return
     picked = tuple([int(value) for value in axis] for axis in index)
     if not bool((original[picked].to(result.dtype) == result[picked]).all()):
-        raise _wrong(f"values of {name} are not those of the model")
+        raise _wrong(Phrase("values of {name} are not those of the model", name=name))
 
 
 def _wrong(reason: str) -> ConversionError:
-    return ConversionError(reason=f"the new file did not pass its check: {reason}")
+    return ConversionError(reason=Phrase("the new file did not pass its check: {reason}", reason=reason))

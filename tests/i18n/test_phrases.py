@@ -1,0 +1,100 @@
+"""What an error says in its reason is said in the reader's language too, and no reason is forgotten."""
+
+import ast
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from tests.i18n.test_catalogue import placeholders
+from webapp.errors import Phrase, RoostError, ToolInvalid, WeightsError, error_from_dict
+from webapp.i18n import phrase, translate_error
+from webapp.i18n.translation import catalogue
+
+WEBAPP = Path(__file__).resolve().parents[2] / "webapp"
+
+
+def code():
+    for path in sorted(WEBAPP.rglob("*.py")):
+        yield path.relative_to(WEBAPP).as_posix(), ast.parse(path.read_text(encoding="utf-8"))
+
+
+def templates():
+    """(file, template) of every Phrase made anywhere; None where it is no literal."""
+    for path, tree in code():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Phrase":
+                literal = node.args[0] if node.args else None
+                yield path, literal.value if isinstance(literal, ast.Constant) else None
+
+
+def chinese():
+    texts = catalogue().texts["zh"]
+    return {key.removeprefix("phrase."): text for key, text in texts.items() if key.startswith("phrase.")}
+
+
+@pytest.fixture
+def in_chinese(monkeypatch):
+    def put(template, text):
+        monkeypatch.setitem(catalogue().texts["zh"], f"phrase.{template}", text)
+
+    return put
+
+
+def test_a_phrase_is_its_english_text():
+    reason = Phrase("it has {found} characters", found=9)
+    assert reason == "it has 9 characters" and isinstance(reason, str)
+    assert WeightsError(path="x", reason=reason).message == "x cannot be used: it has 9 characters"
+
+
+def test_a_phrase_is_translated_with_its_values(in_chinese):
+    in_chinese("it has {found} at {place}", "{place}有 {found}")
+    in_chinese("the end", "末尾")
+    error = WeightsError(path="x", reason=Phrase("it has {found} at {place}", found="{9}", place=Phrase("the end")))
+    assert (
+        "末尾有 {9}" in translate_error(error, "zh")[0] and "it has {9} at the end" in translate_error(error, "en")[0]
+    )
+
+
+def test_a_phrase_without_chinese_words_stays_english():
+    assert phrase(Phrase("nobody says {this}", this="so"), "zh") == "nobody says so"
+
+
+@pytest.mark.parametrize("way", [lambda error: json.loads(json.dumps(error.to_dict())), lambda error: error.to_dict()])
+def test_a_phrase_goes_with_its_error_where_it_is_kept(in_chinese, way):
+    in_chinese("it names {what}", "它提到 {what}")
+    in_chinese("a {thing}", "某{thing}")
+    told = way(WeightsError(path="x", reason=Phrase("it names {what}", what=Phrase("a {thing}", thing="b"))))
+    assert told["params"] == {"path": "x", "reason": "it names a b"}
+    assert "它提到 某b" in translate_error(error_from_dict(told), "zh")[0]
+
+
+def test_a_phrase_survives_a_pickle():
+    error = pickle.loads(pickle.dumps(ToolInvalid(field="x", reason=Phrase("it has {found}", found=3))))
+    assert error.params["reason"].template == "it has {found}"
+    assert pickle.loads(pickle.dumps(Phrase("a {b}", b=1))).values == {"b": 1}
+
+
+def test_a_reason_that_was_changed_since_is_not_changed_back():
+    told = WeightsError(path="x", reason=Phrase("it has {found}", found=3)).to_dict()
+    assert error_from_dict({**told, "params": {"path": "y", "reason": "else"}}).message == "y cannot be used: else"
+
+
+def test_errors_without_phrases_are_told_as_ever():
+    assert "phrases" not in RoostError(reason="so").to_dict()
+
+
+def test_every_phrase_has_chinese_words_with_its_placeholders():
+    known = chinese()
+    for path, template in templates():
+        if path == "errors/phrase.py":
+            continue
+        assert template is not None, f"{path}: a Phrase is made of a literal, or its translation cannot be found"
+        assert template in known, f"{path}: phrases.json lacks {template!r}"
+        assert placeholders(known[template]) == placeholders(template), template
+
+
+def test_no_chinese_words_are_for_a_phrase_that_is_gone():
+    said = {node.value for _, tree in code() for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert [english for english in chinese() if english not in said] == []
