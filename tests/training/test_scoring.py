@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from webapp.training.data.heldout import ExpectedCall, PromptCase, ToolCase
-from webapp.training.scoring import has_loop, read_calls, score_prompt, score_tools, shares
+from webapp.tools.call_score import ExpectedCall, shares
+from webapp.training.data.heldout import PromptCase, ToolCase
+from webapp.training.scoring import has_loop, score_prompt, score_tools
 
 PARIS = ExpectedCall("get_weather", {"city": "Paris"})
 
@@ -34,11 +35,6 @@ def test_text_where_a_call_was_right_is_a_wrong_decision():
 def test_a_call_where_text_was_right_is_a_wrong_decision():
     assert not score_tools(case("no_call"), '{"name":"x","arguments":{}}').decision
     assert score_tools(case("ask_back"), "Which city?").decision
-
-
-def test_json_that_is_no_call_does_not_parse_as_one():
-    assert read_calls('{"city": "Paris"}') == (None, True)
-    assert read_calls("[1, 2]") == (None, True)
 
 
 def test_a_loop_is_a_repeated_end_and_not_a_repeated_word():

@@ -21,9 +21,10 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.model_manager import ModelManager
 from webapp.services.chat.tool_offer import call_constraint
 from webapp.services.completion.whole_answer import WholeAnswer, whole_answer
+from webapp.tools.call_score import shares
 from webapp.training.data.heldout import ToolCase, prompt_cases, tool_cases
 from webapp.training.data.tool_formats import COMPACT, JSON_LIST
-from webapp.training.scoring import confusion, score_prompt, score_tools, shares, tool_system_prompt
+from webapp.training.scoring import confusion, score_prompt, score_tools, tool_system_prompt
 
 AT_ONCE = 8
 FREE, CONSTRAINED = "free", "constrained"

@@ -9,17 +9,12 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
+from webapp.tools.call_score import ExpectedCall
 from webapp.training.data.smalltalk import Intent, intents, vary
 from webapp.training.data.tool_dialogues import ASK_BACK, CALL, NO_CALL, TWO_CALLS, random_task
 from webapp.training.data.words import Words
 
 TOOL_KINDS = {CALL: 50, NO_CALL: 30, TWO_CALLS: 10, ASK_BACK: 10}
-
-
-@dataclass(frozen=True)
-class ExpectedCall:
-    name: str
-    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)
