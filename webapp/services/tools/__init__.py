@@ -1,0 +1,1 @@
+"""What is done with tools as a whole: the tool bench."""

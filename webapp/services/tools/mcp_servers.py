@@ -1,0 +1,198 @@
+"""The MCP servers of the house: kept, connected when they are needed, their tools among all others."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from webapp.errors import McpOnlyHere, McpProgramsOff, McpServerNotFound, McpServerOff, RoostError
+from webapp.services.tools.mcp_tools import bring_back, sync, take_away
+from webapp.settings import Settings
+from webapp.storage.database import Database
+from webapp.storage.mcp_servers import McpServerStore, StoredServer
+from webapp.storage.tools import StoredTool, ToolStore
+from webapp.tools.definition import Approval, ToolDefinition
+from webapp.tools.mcp.client import McpClient, ServerState
+from webapp.tools.mcp.config_files import read_servers
+from webapp.tools.mcp.listing import Listing
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked
+from webapp.tools.runner import ToolResult, error_result
+
+DELETED_KEPT_S = 86_400.0
+"""A removed server can be brought back for a day; then the next start removes it with its secrets."""
+
+log = logging.getLogger(__name__)
+
+
+class McpServers:
+    """One per database. Nothing is started before a person or a call asks for it. What changes servers takes
+    ``is_here``: whether who asks sits at this machine."""
+
+    def __init__(self, database: Database, settings: Settings, client: McpClient | None = None) -> None:
+        self.store = McpServerStore(database)
+        self._tools = ToolStore(database)
+        self._settings = settings
+        self._client = client or McpClient()
+        self._client.on_tools = self._listed
+        self._lock = threading.Lock()
+        self.store.purge(time.time() - DELETED_KEPT_S)
+
+    def state(self, server: StoredServer) -> ServerState:
+        return self._client.state(server.id) if server.is_on else ServerState("off")
+
+    def tools(self, server_id: str) -> list[StoredTool]:
+        """Those offered now."""
+        return self._tools.of_server(server_id)
+
+    def may_change(self, config: ServerConfig, is_here: bool) -> RoostError | None:
+        """Why not, or None. A program runs with all rights of whoever runs Roost; an address may be one that only this
+        machine reaches."""
+        if config.kind is ServerKind.STDIO and not self._settings.mcp_stdio:
+            return McpProgramsOff()
+        is_listed = config.kind is ServerKind.HTTP and config.host in {h.lower() for h in self._settings.tool_hosts}
+        return None if is_here or is_listed else McpOnlyHere()
+
+    def add(self, config: ServerConfig, is_here: bool) -> StoredServer:
+        """Kept, switched on, and being connected when this returns."""
+        self._check(checked(config), is_here)
+        server = self.store.create_all([config], is_on=True)[0]
+        self._client.start(server.id, config)
+        return server
+
+    def import_text(self, text: str, is_here: bool) -> list[StoredServer]:
+        """All servers of another program's JSON, switched off: somebody looks at each before it runs."""
+        configs = read_servers(text)
+        for config in configs:
+            self._check(config, is_here)
+        return self.store.create_all(configs, is_on=False)
+
+    def change(self, server_id: str, config: ServerConfig, is_here: bool, seen_at: float | None) -> StoredServer:
+        self._check(self.store.get(server_id).config, is_here)
+        self._check(checked(config), is_here)
+        server = self.store.update(server_id, config, seen_at)
+        if server.is_on:
+            self._client.start(server.id, config)
+        return server
+
+    def connect(self, server_id: str, is_here: bool) -> None:
+        """Begins anew, also where it is connected: what the server lists is asked for again."""
+        server = self._allowed(server_id, is_here)
+        if not server.is_on:
+            raise McpServerOff(name=server.config.name)
+        self._client.drop(server_id)
+        self._client.start(server_id, server.config)
+
+    def switch(self, server_id: str, is_on: bool, is_here: bool) -> StoredServer:
+        server = self._allowed(server_id, is_here)
+        with self._lock:
+            self.store.switch(server_id, is_on)
+            if is_on:
+                bring_back(self._tools, server)
+            else:
+                take_away(self._tools, server_id)
+        if is_on:
+            self._client.start(server_id, server.config)
+        else:
+            self._client.drop(server_id)
+        return replace(server, is_on=is_on)
+
+    def remove(self, server_id: str, is_here: bool) -> StoredServer:
+        """Until :meth:`restore`."""
+        server = self._allowed(server_id, is_here)
+        with self._lock:
+            self.store.delete(server_id)
+            take_away(self._tools, server_id)
+        self._client.drop(server_id)
+        return server
+
+    def restore(self, server_id: str, is_here: bool) -> StoredServer:
+        server = self.store.restore(server_id)
+        refusal = self.may_change(server.config, is_here)
+        if refusal is not None:
+            self.store.delete(server_id)
+            raise refusal
+        if server.is_on:
+            bring_back(self._tools, server)
+        return server
+
+    def try_out(self, config: ServerConfig, is_here: bool) -> tuple[ServerState, Listing]:
+        """Connects as the form has it and takes nothing over; waits for the answer, McpError when there is none."""
+        self._check(checked(config), is_here)
+        server_id = f"try-{uuid.uuid4().hex}"
+        try:
+            listing = self._client.connect(server_id, config)
+            return self._client.state(server_id), listing
+        finally:
+            self._client.drop(server_id)
+
+    def set_tools(
+        self, server_id: str, hidden: Collection[str], approvals: Mapping[str, Approval], is_here: bool
+    ) -> None:
+        """``hidden`` are the server's names of tools not to be offered; ``approvals`` by the ids of stored tools."""
+        with self._lock:
+            server = self._allowed(server_id, is_here)
+            tools = replace(server.tools, hidden=tuple(name for name in server.tools.names if name in hidden))
+            self.store.set_tools(server_id, tools)
+            for tool in self._tools.of_server(server_id):
+                self._set_tool(tool, approvals.get(tool.id), tool.definition.mcp.name in tools.hidden)
+            bring_back(self._tools, replace(server, tools=tools))
+
+    def warm(self, definitions: Iterable[ToolDefinition]) -> None:
+        """Begins to connect the servers of tools a model may be about to call; what fails is said at the call."""
+        for server_id in {row.mcp.server_id for row in definitions if row.mcp.server_id}:
+            try:
+                server = self.store.get(server_id)
+                if self.state(server).phase == "idle" and not self._is_barred(server.config):
+                    self._client.start(server_id, server.config)
+            except RoostError as exc:
+                log.info("an MCP server was not connected beforehand: %s", type(exc).__name__)
+
+    def call(self, definition: ToolDefinition, arguments: Mapping[str, Any]) -> ToolResult:
+        """For :func:`webapp.tools.runner.run_call`: never raises for what a server does wrong."""
+        try:
+            server = self.store.get(definition.mcp.server_id)
+            if not server.is_on:
+                raise McpServerOff(name=server.config.name)
+            if self._is_barred(server.config):
+                raise McpProgramsOff()
+            return self._client.call(server.id, server.config, definition.mcp.name, arguments)
+        except RoostError as exc:
+            return error_result(exc.message)
+
+    def close(self) -> None:
+        """Ends every connection and program."""
+        self._client.close()
+
+    def _set_tool(self, tool: StoredTool, approval: Approval | None, is_hidden: bool) -> None:
+        if approval is not None and approval is not tool.definition.approval:
+            self._tools.update(tool.id, replace(tool.definition, approval=approval))
+        if is_hidden:
+            self._tools.delete(tool.id)
+
+    def _allowed(self, server_id: str, is_here: bool) -> StoredServer:
+        server = self.store.get(server_id)
+        self._check(server.config, is_here)
+        return server
+
+    def _check(self, config: ServerConfig, is_here: bool) -> None:
+        refusal = self.may_change(config, is_here)
+        if refusal is not None:
+            raise refusal
+
+    def _is_barred(self, config: ServerConfig) -> bool:
+        return config.kind is ServerKind.STDIO and not self._settings.mcp_stdio
+
+    def _listed(self, server_id: str, listing: Listing) -> None:
+        """In a thread of the client's: a server has said what it offers."""
+        with self._lock:
+            try:
+                server = self.store.get(server_id)
+            except McpServerNotFound:  # only tried, or removed meanwhile
+                return
+            if server.is_on:
+                self.store.set_tools(server_id, sync(self._tools, server, listing))
