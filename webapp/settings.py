@@ -112,6 +112,9 @@ class Settings:
     tool_hosts: tuple[str, ...] = setting(
         (), "Hosts that tools may ask over HTTP; a private address has to be named as such (127.0.0.1)."
     )
+    mcp_stdio: bool = setting(
+        True, "Let MCP servers be programs that Roost runs on this machine; only a browser on it can add them."
+    )
     log_level: str = setting(
         "warning", "Least serious kind of message that is logged.", choices=("debug", "info", "warning", "error")
     )

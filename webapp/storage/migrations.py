@@ -109,4 +109,17 @@ _TOOL_BENCH = (
     "CREATE INDEX bench_answers_by_run ON bench_answers (run_id, seq)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS, _TOOL_BENCH)
+_MCP_SERVERS = (
+    """CREATE TABLE mcp_servers (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        body TEXT NOT NULL,
+        is_on INTEGER NOT NULL DEFAULT 0,
+        tools TEXT NOT NULL DEFAULT '{}',
+        updated_at REAL NOT NULL,
+        deleted_at REAL
+    )""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS, _TOOL_BENCH, _MCP_SERVERS)

@@ -13,7 +13,7 @@ from typing import Any
 from webapp.errors import Phrase, ToolInvalid, ToolNotFound
 from webapp.storage.database import Database
 from webapp.storage.records import to_json
-from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, checked
+from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, ToolDefinition, checked
 
 MOST_TOOLS = 200
 
@@ -51,6 +51,13 @@ class ToolStore:
         found = {tool.id: tool for tool in self.list()}
         return [found[tool_id] for tool_id in tool_ids if tool_id in found]
 
+    def of_server(self, server_id: str, deleted: bool = False) -> StoredTools:
+        """Tools an MCP server brought: those that are offered, or those that were."""
+        query = f"SELECT * FROM tools WHERE deleted_at IS {'NOT NULL' if deleted else 'NULL'} ORDER BY name, id"
+        with self.database.connect() as connection:
+            tools = [_from_row(row) for row in connection.execute(query)]
+        return [tool for tool in tools if tool.definition.mcp.server_id == server_id]
+
     def create(self, definition: ToolDefinition) -> StoredTool:
         """ToolInvalid for a definition that cannot be, a name that is taken, or one tool too many."""
         with self.database.transaction() as connection:
@@ -80,6 +87,17 @@ class ToolStore:
         with self.database.transaction() as connection:
             _row(connection, tool_id)
             connection.execute("UPDATE tools SET deleted_at = ? WHERE id = ?", (time.time(), tool_id))
+
+    def put_back(self, tool_id: str, definition: ToolDefinition) -> StoredTool:
+        """Brings a deleted tool back as something else; ToolInvalid when the name is taken."""
+        with self.database.transaction() as connection:
+            _refuse_taken(connection, checked(definition).name, tool_id)
+            made = StoredTool(tool_id, definition, time.time())
+            connection.execute(
+                "UPDATE tools SET name = ?, body = ?, updated_at = ?, deleted_at = NULL WHERE id = ?",
+                (definition.name, _body(definition), made.updated_at, tool_id),
+            )
+            return made
 
     def restore(self, tool_id: str) -> StoredTool:
         """ToolInvalid when another has its name now."""
@@ -139,4 +157,9 @@ def definition_from_dict(body: dict[str, Any]) -> ToolDefinition:
         http=HttpCall(**body["http"]),
         builtin=body["builtin"],
         approval=Approval(body["approval"]),
+        mcp=_mcp_tool(body.get("mcp", {})),
     )
+
+
+def _mcp_tool(body: dict[str, Any]) -> McpTool:
+    return McpTool(body.get("server_id", ""), body.get("name", ""), tuple(body.get("hints", ())))

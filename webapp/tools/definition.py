@@ -24,6 +24,7 @@ class Behaviour(str, Enum):
     ASK = "ask"
     HTTP = "http"
     BUILTIN = "builtin"
+    MCP = "mcp"
 
 
 class Approval(str, Enum):
@@ -46,6 +47,16 @@ class HttpCall:
 
 
 @dataclass(frozen=True)
+class McpTool:
+    """``name`` is the server's own name for the tool; ``server_id`` is the stored server's. ``hints`` are the server's
+    claims about it, for the person who decides."""
+
+    server_id: str = ""
+    name: str = ""
+    hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class ToolDefinition:
     """``fixed_value`` is returned by FIXED, ``builtin`` names the tool of :mod:`webapp.tools.builtin` BUILTIN runs."""
 
@@ -57,6 +68,7 @@ class ToolDefinition:
     http: HttpCall = HttpCall()
     builtin: str = ""
     approval: Approval = Approval.ALWAYS
+    mcp: McpTool = McpTool()
 
     @property
     def function(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ class ToolResult:
     reason: str = ""
 
 
+Remote = Callable[[ToolDefinition, Mapping[str, Any]], ToolResult]
+"""Runs a call of a tool that is somewhere else (MCP), with checked arguments; never raises."""
+
+
 def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
     """The call's arguments as the schema's types; ValueError when its text is no JSON object."""
     value = json.loads(call.arguments or "{}")
@@ -51,6 +55,7 @@ def run_call(
     definition: ToolDefinition,
     allowed_hosts: Collection[str] = (),
     matches: Matcher | None = None,
+    remote: Remote | None = None,
 ) -> ToolResult | None:
     """The result, or None where a person has to give it (ASK). Never raises for what a tool or a model does wrong."""
     problems = check_call(call, definition, matches)
@@ -60,6 +65,9 @@ def run_call(
         return None
     if definition.behaviour is Behaviour.FIXED:
         return ToolResult(bounded(definition.fixed_value))
+    if definition.behaviour is Behaviour.MCP:
+        arguments = arguments_of(call, definition)
+        return remote(definition, arguments) if remote else error_result("no MCP server can be asked from here")
     try:
         return ToolResult(bounded(_answer(call, definition, allowed_hosts)))
     except (ToolFailed, ValueError, ArithmeticError) as exc:

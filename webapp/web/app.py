@@ -16,6 +16,7 @@ from webapp.services.conversion.conversions import Conversions
 from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.presets import Presets
 from webapp.services.states.library import StateLibrary
+from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.web import error_pages, fragments
@@ -29,6 +30,7 @@ from webapp.web.guard import Guard
 from webapp.web.models import routes as model_routes
 from webapp.web.packed_static import PackedStatic
 from webapp.web.presets import routes as preset_routes
+from webapp.web.servers import routes as server_routes
 from webapp.web.states import routes as states_routes
 from webapp.web.status import routes as status_routes
 from webapp.web.tools import routes as tools_routes
@@ -42,6 +44,7 @@ PAGES = (
     conversion_routes,
     states_routes,
     tools_routes,
+    server_routes,
     docs_routes,
     status_routes,
 )
@@ -80,15 +83,17 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     database = Database(database_path(settings))
     presets = Presets(manager, database, settings)
     presets.begin()
-    turns = ChatTurns(manager, database, settings, presets)
+    servers = McpServers(database, settings)
+    turns = ChatTurns(manager, database, settings, presets, servers)
     files = ModelFiles(manager)
     conversions = Conversions(manager.library)
     states = StateLibrary(manager)
     app.extensions.update(model_manager=manager, model_files=files, conversions=conversions, states=states)
-    app.extensions.update(database=database, presets=presets, chat_turns=turns)
+    app.extensions.update(database=database, presets=presets, chat_turns=turns, mcp_servers=servers)
 
     def close() -> None:
         turns.close()
+        servers.close()
         files.close()
         conversions.close()
         manager.close()

@@ -41,7 +41,7 @@ class McpClient:
         on_tools: Callable[[str, Listing], None] = lambda server_id, listing: None,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
     ) -> None:
-        self._on_tools = on_tools
+        self.on_tools = on_tools
         self._connect_timeout_s = connect_timeout_s
         self._thread = LoopThread("mcp")
         self._connections: dict[str, Connection] = {}
@@ -81,7 +81,7 @@ class McpClient:
         found = self._connections.get(server_id)
         if found is not None and found.config == config and found.phase in ("connecting", "connected"):
             return found
-        made = Connection(config, lambda listing: self._on_tools(server_id, listing), self._connect_timeout_s)
+        made = Connection(config, lambda listing: self.on_tools(server_id, listing), self._connect_timeout_s)
         self._connections[server_id] = made
         if found is not None:
             await found.stop()

@@ -31,7 +31,7 @@ class FormField:
 
 @dataclass(frozen=True)
 class ToolRow:
-    """A line of the list. ``parameters`` in the short form models see."""
+    """A line of the list. ``parameters`` in the short form models see. ``is_own``: not brought by an MCP server."""
 
     id: str
     name: str
@@ -39,6 +39,7 @@ class ToolRow:
     description: str
     parameters: str
     facts: tuple[str, ...]
+    is_own: bool = True
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,8 @@ from webapp.tools.parameter_rows import (
 )
 
 PLACE = re.compile(r"\d{1,3}(\.\d{1,3})*")
+FORM_BEHAVIOURS = tuple(choice for choice in Behaviour if choice is not Behaviour.MCP)
+"""A server's tools are the server's to define."""
 SHORT, LONG = 4_000, 120_000
 Rows = tuple[ParameterRow, ...]
 
@@ -79,7 +81,7 @@ def read_draft(form: MultiDict[str, str]) -> ToolDraft:
     """Never raises: what is too long is cut, what is no choice becomes the first."""
     names = [row for row in ToolDraft.__dataclass_fields__ if row != "rows"]
     texts = {name: form.get(name, "")[: LONG if name in ("fixed_value", "more") else SHORT] for name in names}
-    texts["behaviour"] = _one_of(texts["behaviour"], tuple(choice.value for choice in Behaviour))
+    texts["behaviour"] = _one_of(texts["behaviour"], tuple(choice.value for choice in FORM_BEHAVIOURS))
     texts["approval"] = _one_of(texts["approval"], tuple(choice.value for choice in Approval))
     return ToolDraft(rows=_read_rows(form), **texts)
 

@@ -13,13 +13,13 @@ from webapp.chat.tool_offers import plain
 from webapp.errors import ToolInvalid
 from webapp.services.chat.tool_trial import usable
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.definition import Approval, Behaviour, ToolDefinition
+from webapp.tools.definition import Approval, ToolDefinition
 from webapp.tools.http_request import METHODS
 from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow, sample_arguments
 from webapp.web.chat.contexts import Toast
 from webapp.web.tools.contexts import Choice, FormField, Preview, RowField, ToolForm, Trial
 from webapp.web.tools.desk import Desk
-from webapp.web.tools.form_input import ToolDraft, definition_of
+from webapp.web.tools.form_input import FORM_BEHAVIOURS, ToolDraft, definition_of
 
 FIELDS = ("name", "description", "more", "fixed_value", "url", "method", "headers", "timeout_s", "json")
 ROW_FIELDS = ("name", "enum", "default", "more")
@@ -44,7 +44,7 @@ def tool_form(
         draft=draft,
         fields={name: _field(desk, name, errors.get(name, "")) for name in FIELDS},
         rows=_row_fields(draft.rows, errors, ""),
-        behaviours=_choices(desk, "behaviour", [choice.value for choice in Behaviour]),
+        behaviours=_choices(desk, "behaviour", [choice.value for choice in FORM_BEHAVIOURS]),
         approvals=_choices(desk, "approval", [choice.value for choice in Approval]),
         kinds=_choices(desk, "kind", KINDS),
         item_kinds=_choices(desk, "kind", ITEM_KINDS),

@@ -13,8 +13,9 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError, ToolInvalid
 from webapp.services.chat.tool_trial import try_call
+from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.definition import ToolDefinition, from_openai
+from webapp.tools.definition import Behaviour, ToolDefinition, from_openai
 from webapp.tools.json_text import parse_json
 from webapp.tools.parameter_rows import sample_arguments
 from webapp.web.chat.contexts import Toast
@@ -23,7 +24,7 @@ from webapp.web.tools.contexts import Trial
 from webapp.web.tools.desk import Desk, the_desk
 from webapp.web.tools.form_input import ToolDraft, changed_rows, draft_of, read_draft, with_json
 from webapp.web.tools.form_view import definition_in, preview, tool_form
-from webapp.web.tools.list_view import tools_page
+from webapp.web.tools.list_view import page_of, tools_page
 
 blueprint = Blueprint("tools", __name__, url_prefix="/tools")
 ID = r"[0-9a-f]{32}"
@@ -59,9 +60,11 @@ def new() -> Response:
 
 
 @blueprint.get("/<tool_id>")
-def edit(tool_id: str) -> Response:
+def edit(tool_id: str) -> BaseResponse | Response:
     desk = the_desk()
     stored = desk.tools.get(tool_id)
+    if stored.definition.behaviour is Behaviour.MCP:
+        return redirect(page_of(stored), 303)
     draft = draft_of(stored.definition, stored.updated_at)
     return render_page("tools/edit.html", tool_form(desk, draft, tool_id, toasts=_said_toast(desk)))
 
@@ -74,6 +77,7 @@ def create() -> BaseResponse | Response:
 @blueprint.post("/<tool_id>")
 def save(tool_id: str) -> BaseResponse | Response:
     def change(desk: Desk, definition: ToolDefinition) -> str:
+        _own(desk, tool_id)
         return desk.tools.update(tool_id, definition, _seen_at()).id
 
     return _save(tool_id, change)
@@ -119,7 +123,7 @@ def try_out() -> Response:
 @blueprint.post("/<tool_id>/delete")
 def delete(tool_id: str) -> BaseResponse:
     desk = the_desk()
-    name = desk.tools.get(tool_id).definition.name
+    name = _own(desk, tool_id).definition.name
     desk.tools.delete(tool_id)
     return redirect(url_for("tools.index", said="deleted", about=name, undo=tool_id), 303)
 
@@ -164,6 +168,14 @@ def export() -> Response:
     response = Response(json.dumps(tools, ensure_ascii=False, indent=2), mimetype="application/json")
     response.headers["Content-Disposition"] = "attachment; filename=tools.json"
     return response
+
+
+def _own(desk: Desk, tool_id: str) -> StoredTool:
+    """ToolInvalid for one an MCP server brought: that server's page decides about it."""
+    stored = desk.tools.get(tool_id)
+    if stored.definition.behaviour is Behaviour.MCP:
+        raise ToolInvalid(field="name", reason="it comes from an MCP server, on whose page it is offered or not")
+    return stored
 
 
 def _save(tool_id: str, change: Any) -> BaseResponse | Response:
