@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from webapp.errors import McpServerInvalid, McpServerNotFound
+from webapp.errors import McpServerInvalid, McpServerNotFound, Phrase, phrase_from_dict
 from webapp.storage.database import Database
 from webapp.storage.records import to_json
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked
@@ -86,7 +86,9 @@ class McpServerStore:
 
     def set_tools(self, server_id: str, tools: ToolList) -> None:
         with self.database.transaction() as connection:
-            connection.execute("UPDATE mcp_servers SET tools = ? WHERE id = ?", (to_json(asdict(tools)), server_id))
+            connection.execute(
+                "UPDATE mcp_servers SET tools = ? WHERE id = ?", (to_json(_tools_body(tools)), server_id)
+            )
 
     def delete(self, server_id: str) -> None:
         """Hides it until :meth:`restore`."""
@@ -113,7 +115,7 @@ class McpServerStore:
 def _insert(connection: sqlite3.Connection, config: ServerConfig, is_on: bool) -> StoredServer:
     count = connection.execute("SELECT count(*) FROM mcp_servers WHERE deleted_at IS NULL").fetchone()[0]
     if count >= MOST_SERVERS:
-        raise McpServerInvalid(field="name", reason=f"there are {MOST_SERVERS} already")
+        raise McpServerInvalid(field="name", reason=Phrase("there are {limit} already", limit=MOST_SERVERS))
     _refuse_taken(connection, config.name, "")
     made = StoredServer(uuid.uuid4().hex, config, is_on, ToolList(), time.time())
     connection.execute(
@@ -126,7 +128,7 @@ def _insert(connection: sqlite3.Connection, config: ServerConfig, is_on: bool) -
 def _refuse_taken(connection: sqlite3.Connection, name: str, server_id: str) -> None:
     query = "SELECT 1 FROM mcp_servers WHERE lower(name) = lower(?) AND id <> ? AND deleted_at IS NULL"
     if connection.execute(query, (name, server_id)).fetchone():
-        raise McpServerInvalid(field="name", reason=f"there is a server {name} already")
+        raise McpServerInvalid(field="name", reason=Phrase("there is a server {name} already", name=name))
 
 
 def _row(connection: sqlite3.Connection, server_id: str) -> sqlite3.Row:
@@ -149,7 +151,15 @@ def _from_row(row: sqlite3.Row) -> StoredServer:
     return StoredServer(row["id"], config, bool(row["is_on"]), _tool_list(json.loads(row["tools"])), row["updated_at"])
 
 
+def _tools_body(tools: ToolList) -> dict[str, Any]:
+    refused = [(name, reason.to_dict() if isinstance(reason, Phrase) else reason) for name, reason in tools.refused]
+    return {**asdict(tools), "refused": refused}
+
+
 def _tool_list(body: dict[str, Any]) -> ToolList:
-    refused = tuple((str(name), str(reason)) for name, reason in body.get("refused", ()))
+    refused = tuple(
+        (str(name), phrase_from_dict(reason) if isinstance(reason, dict) else str(reason))
+        for name, reason in body.get("refused", ())
+    )
     names, hidden = tuple(body.get("names", ())), tuple(body.get("hidden", ()))
     return ToolList(names, refused, hidden, int(body.get("left_out", 0)))

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from webapp.errors import ToolInvalid
+from webapp.errors import Phrase, ToolInvalid
 from webapp.services.chat.tool_trial import usable
 from webapp.storage.mcp_servers import StoredServer, ToolList
 from webapp.storage.tools import StoredTool, ToolStore
@@ -120,5 +120,6 @@ def safe_name(text: str, fallback: str = "tool") -> str:
 
 
 def reason_of(error: ToolInvalid) -> str:
-    place, reason = str(error.params.get("field", "")), str(error.params.get("reason", ""))
-    return reason if place in ("", "tools") else f"{place}: {reason}"
+    """A Phrase where the error has one."""
+    place, reason = str(error.params.get("field", "")), error.params.get("reason", "")
+    return reason if place in ("", "tools") else Phrase("{path}: {problem}", path=place, problem=reason)

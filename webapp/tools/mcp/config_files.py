@@ -7,13 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from webapp.errors import McpServerInvalid
+from webapp.errors import McpServerInvalid, Phrase
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked
 
 KEYS = ("mcpServers", "servers", "mcp_servers")
 URLS = ("url", "serverUrl", "httpUrl")
 HTTP_TYPES = ("", "http", "streamable-http", "streamableHttp", "streamable_http")
 MAX_SERVERS = 50
+EXAMPLE = '{"mcpServers": {"name": {"command": …}}}'
 
 
 def read_servers(text: str) -> list[ServerConfig]:
@@ -21,30 +22,30 @@ def read_servers(text: str) -> list[ServerConfig]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise _invalid(f"it is no JSON: {exc}"[:200]) from exc
+        raise _invalid(Phrase("it is no JSON: {error}", error=str(exc)[:200])) from exc
     found = next((value[key] for key in KEYS if isinstance(value, dict) and key in value), None)
     if not isinstance(found, dict) or not found:
-        raise _invalid('it must look like {"mcpServers": {"name": {"command": …}}}')
+        raise _invalid(Phrase("it must look like {example}", example=EXAMPLE))
     if len(found) > MAX_SERVERS:
-        raise _invalid(f"it has more than {MAX_SERVERS} servers")
+        raise _invalid(Phrase("it has more than {limit} servers", limit=MAX_SERVERS))
     return [_server(name, entry) for name, entry in found.items()]
 
 
 def _server(name: str, entry: Any) -> ServerConfig:
     if not isinstance(entry, Mapping):
-        raise _invalid(f"{name}: it is not an object")
+        raise _invalid(_of(name, "it is not an object"))
     try:
         return checked(_with_address(name, entry) if _url(entry) else _with_program(name, entry))
     except McpServerInvalid as exc:
         if exc.params["field"] == "json":
             raise
-        raise _invalid(f"{name}: {exc.params['field']}: {exc.params['reason']}") from exc
+        raise _invalid(_of(f"{name}: {exc.params['field']}", exc.params["reason"])) from exc
 
 
 def _with_program(name: str, entry: Mapping[str, Any]) -> ServerConfig:
     args = entry.get("args", [])
     if not isinstance(entry.get("command"), str) or not isinstance(args, list):
-        raise _invalid(f"{name}: it needs a command with a list of args, or a url")
+        raise _invalid(_of(name, "it needs a command with a list of args, or a url"))
     words = tuple(_word(name, "args", word) for word in args)
     return ServerConfig(name, ServerKind.STDIO, entry["command"], words, env=_texts(name, "env", entry))
 
@@ -52,7 +53,12 @@ def _with_program(name: str, entry: Mapping[str, Any]) -> ServerConfig:
 def _with_address(name: str, entry: Mapping[str, Any]) -> ServerConfig:
     kind = entry.get("type", entry.get("transport", ""))
     if kind not in HTTP_TYPES:
-        raise _invalid(f"{name}: the transport {str(kind)[:40]!r} is not supported; streamable HTTP and stdio are")
+        raise _invalid(
+            _of(
+                name,
+                Phrase("the transport {kind} is not supported; streamable HTTP and stdio are", kind=str(kind)[:40]),
+            )
+        )
     return ServerConfig(name, ServerKind.HTTP, url=_url(entry), headers=_texts(name, "headers", entry))
 
 
@@ -63,7 +69,7 @@ def _url(entry: Mapping[str, Any]) -> str:
 def _texts(name: str, key: str, entry: Mapping[str, Any]) -> dict[str, str]:
     found = entry.get(key) or {}
     if not isinstance(found, Mapping):
-        raise _invalid(f"{name}: {key} must be an object of texts")
+        raise _invalid(_of(f"{name}: {key}", "it must be an object of texts"))
     return {str(word): _word(name, key, value) for word, value in found.items()}
 
 
@@ -73,7 +79,11 @@ def _word(name: str, key: str, value: Any) -> str:
         return value
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
-    raise _invalid(f"{name}: {key} must hold texts")
+    raise _invalid(_of(f"{name}: {key}", "it must hold texts"))
+
+
+def _of(place: str, reason: str) -> Phrase:
+    return Phrase("{path}: {problem}", path=place[:80], problem=reason)
 
 
 def _invalid(reason: str) -> McpServerInvalid:

@@ -6,6 +6,7 @@ from flask import url_for
 
 from webapp.chat.tool_offers import compact_parameters
 from webapp.errors import McpServerInvalid, RoostError
+from webapp.i18n import phrase
 from webapp.storage.mcp_servers import StoredServer
 from webapp.storage.tools import StoredTool
 from webapp.tools.definition import Approval
@@ -49,7 +50,7 @@ def server_page(
         barred=" ".join(desk.said(refusal)) if refusal else "" if server else desk.barred,
         row=row,
         tools=tool_lines(desk, server) if server else (),
-        refused=server.tools.refused if server else (),
+        refused=tuple((name, phrase(reason, desk.locale)) for name, reason in server.tools.refused) if server else (),
         left_out=desk.t("mcp.left_out", count=server.tools.left_out) if server and server.tools.left_out else "",
         approvals=tuple(Choice(choice.value, desk.t(f"tools.approval.{choice.value}")) for choice in Approval),
         is_waiting=row is not None and row.phase == "connecting",
