@@ -194,3 +194,46 @@ def test_a_name_that_leads_inside_is_refused_at_whatever_it_resolves_to(monkeypa
     monkeypatch.setattr(http_request.socket, "getaddrinfo", lambda *args, **kwargs: rows)
     result = run_call(call({"city": "Paris"}), asking("http://intranet.example/"), ["intranet.example"])
     assert result is not None and "private address (10.0.0.7)" in result.text
+
+
+def problems_of(schema: dict, arguments: dict) -> tuple:
+    from webapp.structured.pattern_match import matches
+
+    return check_call(call(arguments), ToolDefinition("f", parameters={"type": "object", **schema}), matches)
+
+
+def test_patterns_of_names_are_matched_in_linear_time_too() -> None:
+    """The jsonschema package would give `^(a+)+$` to Python's `re`: 2^40 steps for this name."""
+    schema = {"patternProperties": {"^(a+)+$": {"type": "integer"}}, "additionalProperties": False}
+    [problem] = problems_of(schema, {"a" * 40 + "b": 1})
+    assert "not in the schema" in problem.message
+    assert problems_of(schema, {"aaa": 1}) == () and problems_of(schema, {"aaa": "x"})[0].path == "aaa"
+    assert problems_of({**schema, "additionalProperties": {"type": "null"}}, {"b": 1})[0].path == "b"
+
+
+def test_a_schema_that_multiplies_itself_is_given_up() -> None:
+    levels = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(30)}
+    schema = {"$defs": {**levels, "a30": {"type": "string"}}, "properties": {"x": {"$ref": "#/$defs/a0"}}}
+    [problem] = problems_of(schema, {"x": "text"})
+    assert "cannot be followed" in problem.message
+
+
+def test_many_values_are_told_apart_in_linear_time() -> None:
+    schema = {"properties": {"x": {"type": "array", "uniqueItems": True}}}
+    different = [{"n": number} for number in range(15_000)]
+    assert problems_of(schema, {"x": different}) == ()
+    assert problems_of(schema, {"x": [*different, {"n": 7}]})[0].path == "x"
+
+
+def test_a_megabyte_of_arguments_does_not_run() -> None:
+    [problem] = problems_of({}, {"x": "y" * 1_000_000})
+    assert "1000009 characters" in problem.message
+
+
+@pytest.mark.parametrize("reference", ["#/$defs/a", "#/$defs/nobody", "#/properties/x"])
+def test_a_reference_to_nothing_but_itself_is_refused(reference: str) -> None:
+    loop = {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}
+    schema = {"type": "object", "$defs": loop, "properties": {"x": {"$ref": reference}}}
+    with pytest.raises(ToolInvalid, match="leads to itself, or to nothing"):
+        checked(ToolDefinition("f", parameters=schema))
+    checked(ToolDefinition("f", parameters={"type": "object", "properties": {"again": {"$ref": "#"}}}))
