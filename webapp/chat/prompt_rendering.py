@@ -110,7 +110,9 @@ def _with_offer(offered: OfferedTools, system: str, history: Sequence[Message]) 
 def _with_tools(rendered: RenderedPrompt, tools: OfferedTools | None) -> RenderedPrompt:
     if tools is None or not tools.definitions:
         return rendered
-    return replace(rendered, tools=tools, stop_strings=(*rendered.stop_strings, *tools.dialect.stop_strings))
+    # a grammar ends the answer behind its calls, and inside an argument a stop of the dialect's is none
+    stops = () if tools.is_held else tools.dialect.stop_strings
+    return replace(rendered, tools=tools, stop_strings=(*rendered.stop_strings, *stops))
 
 
 def _mode_of_answer(following: Sequence[Message], think_mode: ThinkMode) -> ThinkMode:

@@ -31,10 +31,14 @@ class ToolDialect:
 
 @dataclass(frozen=True)
 class OfferedTools:
-    """The tools of one prompt. Without definitions the dialect is only how calls in the history are written."""
+    """The tools of one prompt. Without definitions the dialect is only how calls in the history are written.
+
+    ``is_held``: the dialect's grammar holds the answer, so that what begins as a call is one and nothing follows it.
+    """
 
     dialect: ToolDialect
     definitions: tuple[Definition, ...] = ()
+    is_held: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from webapp.chat.events import ContentDelta, ReasoningDelta, ToolCallReady
 from webapp.chat.messages import ToolCall
 from webapp.chat.prompt_rendering import RenderedPrompt
 from webapp.chat.stream_router import Delta
+from webapp.chat.tool_parser import Piece as ParsedPiece
 from webapp.chat.tool_parser import ToolCallParser
 from webapp.tokenizer import StreamDecoder, Tokenizer
 
@@ -70,7 +71,7 @@ class AnswerText:
         """The rest. A ``cut`` answer could have gone on: half a character at its end is not shown, its ids are kept."""
         rest = "" if is_cut else self._decoder.flush()
         pieces = self._parsed(self._router.feed(rest) + self._router.finish())
-        return self._taken(joined([*pieces, *(self._calls.finish() if self._calls else ())]))
+        return self._taken(joined([*pieces, *(_whole(self._calls.finish()) if self._calls else ())]))
 
     def kept_token_ids(self) -> tuple[tuple[int, ...], bool]:
         """The answer's ids without its stop, and whether they already end with the blank line after a message.
@@ -108,7 +109,7 @@ class AnswerText:
         pieces: list[AnswerPiece] = []
         for delta in deltas:
             is_content = self._calls is not None and isinstance(delta, ContentDelta)
-            pieces += self._calls.feed(delta.text) if self._calls and is_content else [delta]
+            pieces += _whole(self._calls.feed(delta.text)) if self._calls and is_content else [delta]
         return pieces
 
     def _taken(self, pieces: list[AnswerPiece]) -> list[AnswerPiece]:
@@ -118,6 +119,11 @@ class AnswerText:
             else:
                 (self._content if isinstance(piece, ContentDelta) else self._reasoning).append(piece.text)
         return pieces
+
+
+def _whole(pieces: list[ParsedPiece]) -> list[ContentDelta | ToolCallReady]:
+    """All of them: a parser that is not told to stream makes no others."""
+    return [piece for piece in pieces if isinstance(piece, (ContentDelta, ToolCallReady))]
 
 
 def joined(pieces: list[AnswerPiece]) -> list[AnswerPiece]:

@@ -6,14 +6,13 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from webapp.chat.events import ContentDelta, ToolCallReady
-from webapp.chat.messages import ToolCall
+from webapp.chat.events import ContentDelta, ToolArgumentsDelta, ToolCallBegun, ToolCallReady
 from webapp.chat.prompt_rendering import RenderedPrompt
 from webapp.chat.stream_router import Delta, StopFilter, StreamRouter
 from webapp.chat.tool_parser import ToolCallParser
 from webapp.engine.outputs import TokenLogprob
 from webapp.services.chat.answer_text import new_call_id
-from webapp.services.completion.events import AnswerToken, Piece
+from webapp.services.completion.events import AnswerToken, CallPiece, Piece
 from webapp.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -27,18 +26,20 @@ class ChoiceText:
     """Stages: characters, then template stops and thinking, then calls where tools are offered, then the request's own
     stops, on what content is left.
 
-    Fed token by token, so the pieces join to the same text however the engine's outputs were cut.
+    Fed token by token, so the pieces join to the same text however the engine's outputs were cut. ``streams_calls``:
+    arguments come as they are written, where a grammar holds the answer.
     """
 
-    def __init__(self, rendered: RenderedPrompt, tokenizer: Tokenizer, stops: Iterable[str] = ()) -> None:
+    def __init__(
+        self, rendered: RenderedPrompt, tokenizer: Tokenizer, stops: Iterable[str] = (), streams_calls: bool = False
+    ) -> None:
         self.fed = 0
         """Tokens read, those of a stop too, those after it not."""
         self.thought = 0
         self._decoder = StreamDecoder(tokenizer)
         self._router = _router_of(rendered)
         self._stops = StopFilter(stops)
-        tools = rendered.tools
-        self._calls = ToolCallParser(tools.dialect.syntax, tools.names, new_call_id) if tools else None
+        self._calls = _parser_of(rendered, streams_calls)
         self._raw_length = 0
         self._pending: deque[_Pending] = deque()
 
@@ -89,13 +90,13 @@ class ChoiceText:
         shown = self._stops.feed(content) + (self._stops.flush() if is_end else "")
         return Piece(shown, reasoning, self._released(is_end), calls)
 
-    def _parsed(self, content: str, is_end: bool) -> tuple[str, tuple[ToolCall, ...]]:
+    def _parsed(self, content: str, is_end: bool) -> tuple[str, tuple[CallPiece, ...]]:
         """What of the content is text, and the calls in it. A stop of the request's takes later calls away too."""
         if self._calls is None:
             return content, ()
         pieces = self._calls.feed(content) + (self._calls.finish() if is_end else [])
         text = "".join(piece.text for piece in pieces if isinstance(piece, ContentDelta))
-        calls = tuple(piece.call for piece in pieces if isinstance(piece, ToolCallReady))
+        calls = tuple(_call_piece(piece) for piece in pieces if not isinstance(piece, ContentDelta))
         return text, () if self.stopped_by is not None else calls
 
     def _released(self, is_end: bool) -> tuple[AnswerToken, ...]:
@@ -106,6 +107,21 @@ class ChoiceText:
         while self._pending and (self._pending[0].token.offset < sure or self._pending[0].end <= sure):
             released.append(self._pending.popleft().token)
         return tuple(released)
+
+
+def _parser_of(rendered: RenderedPrompt, streams_calls: bool) -> ToolCallParser | None:
+    tools = rendered.tools
+    if tools is None:
+        return None
+    return ToolCallParser(tools.dialect.syntax, tools.names, new_call_id, is_held=streams_calls and tools.is_held)
+
+
+def _call_piece(piece: ToolCallReady | ToolCallBegun | ToolArgumentsDelta) -> CallPiece:
+    if isinstance(piece, ToolCallReady):
+        return CallPiece(piece.call.id, piece.call.name, piece.call.arguments)
+    if isinstance(piece, ToolCallBegun):
+        return CallPiece(piece.call_id, piece.name)
+    return CallPiece(piece.call_id, arguments=piece.text)
 
 
 def _router_of(rendered: RenderedPrompt) -> StreamRouter:

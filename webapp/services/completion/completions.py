@@ -66,7 +66,7 @@ class Completions:
             constraint = constraint_of(order.structure, prompt.rendered)
             for number in range(order.choices):
                 request = _request(prompt, params, number, order.client, constraint)
-                text = ChoiceText(prompt.rendered, tokenizer, stops)
+                text = ChoiceText(prompt.rendered, tokenizer, stops, order.streams_calls)
                 choices.append(Choice(len(choices), place, request, text))
         return Completion(self._manager, info, tokenizer, prompts, choices, order.state)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from webapp.chat.messages import ToolCall
 from webapp.engine.outputs import TokenLogprob
 
 
@@ -19,13 +18,22 @@ class AnswerToken:
 
 
 @dataclass(frozen=True)
+class CallPiece:
+    """More of a call: the first of its pieces has its name, and the ``arguments`` of all join to JSON text."""
+
+    call_id: str
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class Piece:
-    """More of an answer; ``tokens`` only where logprobs were asked for. ``calls`` are whole."""
+    """More of an answer; ``tokens`` only where logprobs were asked for."""
 
     content: str = ""
     reasoning: str = ""
     tokens: tuple[AnswerToken, ...] = ()
-    calls: tuple[ToolCall, ...] = ()
+    calls: tuple[CallPiece, ...] = ()
 
     def __bool__(self) -> bool:
         return bool(self.content or self.reasoning or self.tokens or self.calls)

@@ -44,6 +44,10 @@ class Structure:
     response_format: Mapping[str, Any] | None = None
     is_parallel: bool = True
     """Several calls in one answer may be made."""
+    is_constrained: bool = True
+    """A grammar holds the answer: its calls are of known tools and fit their schemas."""
+    dialect: str = ""
+    """Of :func:`webapp.chat.tool_dialects.all_dialects`; "" is the preset's, or what fits the model."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class CompletionOrder:
     """``choices`` answers to each of ``prompts``. ``sampling`` holds only what was asked for: names of SamplingParams.
 
     ``stop`` None is the preset's; a stop ends the content, thinking does not count. ``state`` as in
-    :meth:`ModelManager.submit`. ``client`` is who asks, for fairness.
+    :meth:`ModelManager.submit`. ``client`` is who asks, for fairness. ``streams_calls``: whoever reads the answer can
+    do with pieces of a call, and with a call the limit of tokens has cut off.
     """
 
     prompts: tuple[Prompt, ...]
@@ -61,3 +66,4 @@ class CompletionOrder:
     state: str | None = None
     client: str = ""
     structure: Structure = Structure()
+    streams_calls: bool = False

@@ -40,7 +40,8 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
             )
         is_required = structure.tool_choice == "required" or chosen_name(structure) is not None
         if not structure.is_constrained:
-            return _nothing_demanded(is_required)
+            _check_nothing_demanded(is_required)
+            return None
         most = None if structure.is_parallel else 1
         form = call_constraint(rendered, is_required=is_required, max_calls=most, consumed=consumed)
     elif form is not None:
@@ -54,7 +55,7 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
     return form
 
 
-def _nothing_demanded(is_required: bool) -> None:
+def _check_nothing_demanded(is_required: bool) -> None:
     if is_required:
         raise ParameterInvalid(param="tool_choice", reason="a call can be demanded only with constrained decoding")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from flask import current_app, g, request
@@ -12,6 +12,7 @@ from webapp.errors import ParameterInvalid
 from webapp.services.completion.completions import Completion, Completions
 from webapp.services.completion.events import (
     AnswerToken,
+    CallPiece,
     ChoiceDelta,
     ChoiceFinished,
     ChoiceUsage,
@@ -95,15 +96,29 @@ class Answering:
 
 @dataclass
 class WholeChoice:
-    """One answer added up."""
+    """One answer added up. ``call_pieces`` in the order in which they came."""
 
     content: str = ""
     reasoning: str = ""
     tokens: list[AnswerToken] = field(default_factory=list)
-    calls: list[ToolCall] = field(default_factory=list)
+    call_pieces: list[CallPiece] = field(default_factory=list)
     reason: str = ""
     stop: str = ""
     usage: ChoiceUsage = field(default_factory=ChoiceUsage)
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        return joined_calls(self.call_pieces)
+
+
+def joined_calls(pieces: Iterable[CallPiece]) -> list[ToolCall]:
+    """The calls of an answer, or of a part of it in which they are whole."""
+    names: dict[str, str] = {}
+    texts: dict[str, list[str]] = {}
+    for piece in pieces:
+        names.setdefault(piece.call_id, piece.name)
+        texts.setdefault(piece.call_id, []).append(piece.arguments)
+    return [ToolCall(call_id, name, "".join(texts[call_id])) for call_id, name in names.items()]
 
 
 def whole_choices(answering: Answering) -> list[WholeChoice]:
@@ -115,7 +130,7 @@ def whole_choices(answering: Answering) -> list[WholeChoice]:
             choice.content += event.piece.content
             choice.reasoning += event.piece.reasoning
             choice.tokens += event.piece.tokens
-            choice.calls += event.piece.calls
+            choice.call_pieces += event.piece.calls
         elif isinstance(event, ChoiceFinished):
             choice = found.setdefault(event.choice, WholeChoice())
             choice.reason, choice.stop, choice.usage = event.reason, event.stop, event.usage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from flask import Response
 
-from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
+from webapp.services.completion.events import CallPiece, ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
 from webapp.services.completion.prompt import prepare_prompt
 from webapp.web.api.answering import Answering, begin, client_name, the_completions, whole_choices
 from webapp.web.api.anthropic.answers import (
@@ -24,6 +23,7 @@ from webapp.web.api.anthropic.answers import (
 )
 from webapp.web.api.anthropic.request import CountRequest, MessageRequest, order_of, prompt_of, structure_of
 from webapp.web.api.body import read_body
+from webapp.web.api.call_arguments import read_arguments
 from webapp.web.api.served_model import served_model, the_manager
 from webapp.web.api.streaming import answer, named_event, stream
 
@@ -56,7 +56,7 @@ def whole(answering: Answering, model: str) -> MessageAnswer:
     content: list[OutBlock] = [ThinkingOut(choice.reasoning)] if choice.reasoning else []
     if choice.content or not (content or choice.calls):
         content.append(TextOut(choice.content))
-    content += [ToolUseOut(call.id, call.name, json.loads(call.arguments)) for call in choice.calls]
+    content += [ToolUseOut(call.id, call.name, read_arguments(call.arguments)) for call in choice.calls]
     return message_of(model, content, usage_of(choice.usage), reason_of(choice.reason, choice.stop), choice.stop)
 
 
@@ -119,9 +119,7 @@ class Blocks:
             if event.piece.content:
                 yield from self._delta("text", event.piece.content)
             for call in event.piece.calls:
-                yield from self._open("tool_use", ToolUseOut(call.id, call.name, {}))
-                delta = {"type": "input_json_delta", "partial_json": call.arguments}
-                yield self._event("content_block_delta", index=self.index, delta=delta)
+                yield from self._call(call)
         elif isinstance(event, ChoiceFinished):
             if self.index < 0:
                 yield from self._open("text")
@@ -137,6 +135,13 @@ class Blocks:
         if self.kind != kind:
             yield from self._open(kind)
         yield self._event("content_block_delta", index=self.index, delta={"type": f"{kind}_delta", kind: text})
+
+    def _call(self, piece: CallPiece) -> Iterator[bytes]:
+        if piece.name:
+            yield from self._open("tool_use", ToolUseOut(piece.call_id, piece.name, {}))
+        if piece.arguments:
+            delta = {"type": "input_json_delta", "partial_json": piece.arguments}
+            yield self._event("content_block_delta", index=self.index, delta=delta)
 
     def _open(self, kind: str, block: ToolUseOut | None = None) -> Iterator[bytes]:
         if self.kind == "thinking":

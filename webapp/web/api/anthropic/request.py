@@ -102,6 +102,7 @@ def order_of(asked: MessageRequest, client: str) -> CompletionOrder:
         state=asked.state,
         client=client,
         structure=structure_of(asked),
+        streams_calls=True,
     )
 
 

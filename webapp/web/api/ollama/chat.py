@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from flask import Response
 from webapp.chat.messages import ToolCall
 from webapp.web.api.answering import client_name
 from webapp.web.api.body import read_body
+from webapp.web.api.call_arguments import read_arguments
 from webapp.web.api.ollama.answers import CalledTool, ChatLine, OllamaCallOut, OllamaText
 from webapp.web.api.ollama.lines import empty, respond
 from webapp.web.api.ollama.request import OllamaChat, chat_order
@@ -27,6 +27,6 @@ def chat() -> Response:
 
 
 def make_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> ChatLine:
-    called = [OllamaCallOut(CalledTool(call.name, json.loads(call.arguments))) for call in calls]
+    called = [OllamaCallOut(CalledTool(call.name, read_arguments(call.arguments))) for call in calls]
     text = OllamaText(role="assistant", content=content, thinking=thinking, tool_calls=called)
     return ChatLine(message=text, **fields)

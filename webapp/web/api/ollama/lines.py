@@ -11,7 +11,7 @@ from flask import Response
 from webapp.chat.messages import ToolCall
 from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
 from webapp.services.completion.order import CompletionOrder
-from webapp.web.api.answering import Answering, begin, whole_choices
+from webapp.web.api.answering import Answering, begin, joined_calls, whole_choices
 from webapp.web.api.ollama.answers import Figures, timestamp
 from webapp.web.api.streaming import JSON_LINES, answer, json_line, stream
 
@@ -45,7 +45,7 @@ class Lines:
     def write(self, event: CompletionEvent) -> Iterator[bytes]:
         if isinstance(event, ChoiceDelta) and event.piece:
             piece = event.piece
-            yield json_line(self.line(piece.content, piece.reasoning, piece.calls, done=False))
+            yield json_line(self.line(piece.content, piece.reasoning, joined_calls(piece.calls), done=False))
         elif isinstance(event, ChoiceFinished):
             yield json_line(self.line("", "", (), **self.figures(event.reason, event.usage)))
 

@@ -10,7 +10,7 @@ from flask import Response
 from msgspec import UNSET, UnsetType
 
 from webapp.chat.messages import ToolCall
-from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, CompletionEvent, Piece
+from webapp.services.completion.events import CallPiece, ChoiceDelta, ChoiceFinished, CompletionEvent, Piece
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import Answering, UsageSum, WholeChoice, begin, client_name, whole_choices
 from webapp.web.api.body import read_body
@@ -125,17 +125,17 @@ class Chunks:
             found = chat_logprobs(piece.tokens, self.answering.completion.tokenizer) if self.has_logprobs else None
             yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(content=piece.content), logprobs=found))
         for call in piece.calls:
-            yield from self._call(number, call)
+            for delta in self._call_deltas(number, call):
+                yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(tool_calls=[delta])))
 
-    def _call(self, number: int, call: ToolCall) -> Iterator[bytes]:
-        index = self.calls[number]
-        self.calls[number] += 1
-        begun = FunctionDelta(name=call.name, arguments="")
-        for delta in (
-            ToolCallDelta(index=index, id=call.id, type="function", function=begun),
-            ToolCallDelta(index=index, function=FunctionDelta(arguments=call.arguments)),
-        ):
-            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(tool_calls=[delta])))
+    def _call_deltas(self, number: int, piece: CallPiece) -> Iterator[ToolCallDelta]:
+        if piece.name:
+            begun = FunctionDelta(name=piece.name, arguments="")
+            yield ToolCallDelta(index=self.calls[number], id=piece.call_id, type="function", function=begun)
+            self.calls[number] += 1
+        if piece.arguments:
+            more = FunctionDelta(arguments=piece.arguments)
+            yield ToolCallDelta(index=self.calls[number] - 1, function=more)
 
     def _chunk(self, choice: ChunkChoice) -> bytes:
         return self._event([choice], None if self.has_usage else UNSET)

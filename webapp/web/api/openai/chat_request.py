@@ -120,6 +120,10 @@ class ChatRequest(SamplingFields, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    tool_dialect: Annotated[str, Meta(max_length=64, description="How calls are written in the prompt.")] | None = None
+    tool_decoding: (
+        Annotated[Literal["constrained", "free"], Meta(description="Whether calls are held to their schemas.")] | None
+    ) = None
     response_format: dict[str, Any] | None = None
     functions: Annotated[Any, Meta(description="Refused: use tools.")] = None
     function_call: Annotated[Any, Meta(description="Refused: use tools.")] = None
@@ -146,9 +150,19 @@ def order_of(asked: ChatRequest, client: str) -> CompletionOrder:
         choices=asked.n or 1,
         state=asked.state,
         client=client,
-        structure=Structure(
-            tuple(asked.tools or ()), asked.tool_choice, asked.response_format, asked.parallel_tool_calls is not False
-        ),
+        structure=structure_of(asked),
+        streams_calls=True,
+    )
+
+
+def structure_of(asked: ChatRequest) -> Structure:
+    return Structure(
+        tools=tuple(asked.tools or ()),
+        tool_choice=asked.tool_choice,
+        response_format=asked.response_format,
+        is_parallel=asked.parallel_tool_calls is not False,
+        is_constrained=asked.tool_decoding != "free",
+        dialect=asked.tool_dialect or "",
     )
 
 
