@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,12 @@ from webapp.manager.model_folders import (
     model_folders,
     walk_models,
 )
+from webapp.manager.seen_files import SeenFiles, Stamp
 from webapp.resources import STARTER_MODEL, resource_dir
 from webapp.weights.inspection import Inspection, inspect
 
 __all__ = ["MODEL_ENDINGS", "STATES", "STATE_ENDINGS", "ModelEntry", "ModelFile", "ModelLibrary", "find_file"]
 STATE_ENDINGS = (".pth", ".safetensors", ".st", ".state")
-
-Stamp = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -70,8 +68,7 @@ class ModelLibrary:
         self.folders = model_folders(self.models_dir, extra_dirs)
         self.bundled_dir = bundled_dir if bundled_dir is not None else resource_dir("models")
         self.watch = FolderWatch(self._picture)
-        self._lock = threading.Lock()
-        self._seen: dict[Path, tuple[Stamp, Inspection | RoostError]] = {}
+        self._seen = SeenFiles()
 
     def list(self) -> Entries:
         """Sorted by name. A file that cannot be read is listed with its error."""
@@ -159,24 +156,20 @@ class ModelLibrary:
         return None
 
     def _look_into(self, path: Path, stamp: Stamp) -> Inspection | RoostError:
-        with self._lock:
-            seen = self._seen.get(path)
-        if seen is not None and seen[0] == stamp:
-            return seen[1]
+        seen = self._seen.get(path, stamp)
+        if seen is not None:
+            return seen
         found: Inspection | RoostError
         try:
             found = inspect(path)
         except Exception as exc:  # whatever is wrong with one file, the others are listed
             found = as_roost_error(exc)
-        with self._lock:
-            self._seen[path] = (stamp, found)
+        self._seen.put(path, stamp, found)
         return found
 
     def _forget_others(self, present: dict[Path, ModelFile]) -> None:
         """What is known of files that are gone; a model from outside the folders is kept."""
-        with self._lock:
-            for path in [path for path in self._seen if path not in present and self.folder_of(path)]:
-                del self._seen[path]
+        self._seen.forget(lambda path: path not in present and self.folder_of(path) is not None)
 
     def _picture(self) -> Hashable:
         states = self.models_dir / STATES

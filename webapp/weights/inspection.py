@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ from webapp.engine.model_config import ModelConfig
 from webapp.errors import NotAModel, Phrase, WeightsError
 from webapp.weights.architecture import STATE_NAME, Description, describe, dominant_dtype, parameter_count
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
-from webapp.weights.tensor_info import FileContents, TensorInfo
+from webapp.weights.tensor_info import FileContents, TensorInfo, shared
 
 USED_TOKENS_KEY = "roost.used_token_bitmap"
+TRAINED_KEY = "roost.trained_parameters"
 BITMAP_BYTES = 65536 // 8
 
 
@@ -45,6 +47,12 @@ class Inspection:
     reason: str
     metadata: dict[str, str]
     tensors: tuple[TensorInfo, ...]
+
+    @property
+    def trained_parameters(self) -> int:
+        """Fewer than ``parameters`` where the file says so: the starter never saw most tokens."""
+        told = self.metadata.get(TRAINED_KEY, "")
+        return min(int(told), self.parameters) if re.fullmatch("[0-9]{1,15}", told) else self.parameters
 
     @property
     def state_shape(self) -> tuple[int, int, int] | None:
@@ -89,7 +97,7 @@ def inspect(path: str | Path, any_name: bool = False) -> Inspection:
         tokenizer=description.tokenizer,
         reason=description.reason,
         metadata=dict(contents.metadata),
-        tensors=tuple(infos.values()),
+        tensors=tuple(map(shared, infos.values())),
     )
 
 

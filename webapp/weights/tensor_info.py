@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 ITEM_BYTES = {
@@ -27,7 +29,7 @@ ITEM_BYTES = {
 """Bytes of one element, by torch's name of the dtype."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """One tensor of a file. ``dtype`` is torch's name without the ``torch.``."""
 
@@ -45,6 +47,17 @@ class TensorInfo:
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, "shape": list(self.shape), "dtype": self.dtype, "nbytes": self.nbytes}
+
+
+@lru_cache(1024)
+def _shared_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape
+
+
+def shared(info: TensorInfo) -> TensorInfo:
+    """The same, with the name and shape other files' tensors have: lists of tensors are kept while a page shows them,
+    and models of one family have the same thousand names."""
+    return TensorInfo(sys.intern(info.name), _shared_shape(info.shape), info.dtype)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from webapp.web.chat.list_view import chat_list, title_of
 from webapp.web.chat.message_view import message_view
 from webapp.web.chat.options_form import NEW_CHAT
 from webapp.web.chat.options_view import composer_context, load_offer, options_context
+from webapp.web.figures import parameters_text
 from webapp.web.presets.names import shown_name
 
 SHOWN_MESSAGES = 40
@@ -87,21 +88,17 @@ def tokens_known_before(branch: Sequence[StoredMessage], index: int) -> int:
 
 def welcome(house: House, t: Callable[..., str]) -> Welcome:
     prompts = tuple(SuggestedPrompt(t(f"chat.welcome.{n}.title"), t(f"chat.welcome.{n}.text")) for n in PROMPTS)
-    is_starter, name, size = model_words(house)
-    intro = t("chat.welcome.intro_starter", size=size) if is_starter else t("chat.welcome.intro_model", model=name)
-    return Welcome(True, t("chat.welcome.title"), intro if name else t("chat.welcome.intro_none"), prompts)
+    is_starter, name, parameters = model_words(house, t)
+    intro = "starter" if is_starter else "model" if name else "none"
+    words = {"parameters": parameters, "model": name}
+    return Welcome(True, t("chat.welcome.title"), t(f"chat.welcome.intro_{intro}", **words), prompts)
 
 
-def model_words(house: House) -> tuple[bool, str, str]:
-    """(is it the starter model, its name, millions of parameters); the name "" when there is no model.
-
-    The starter's own count leaves out the rows of tokens it was never trained on, which all share one.
-    """
+def model_words(house: House, t: Callable[..., str]) -> tuple[bool, str, str]:
+    """(is it the starter model, its name, its parameters in words); the name "" when there is no model."""
     status = house.manager.status()
     try:
         info = house.manager.model_info()
     except RoostError:
         return False, "", ""
-    trained = info.metadata.get("roost.trained_parameters", "")
-    parameters = int(trained) if trained.isdecimal() else info.parameters
-    return status.model.startswith(STARTER_PREFIX), status.model, f"{parameters // 1_000_000}"
+    return status.model.startswith(STARTER_PREFIX), status.model, parameters_text(info, t)

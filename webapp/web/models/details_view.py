@@ -60,11 +60,18 @@ def fact_pairs(desk: Desk, entry: ModelEntry) -> Iterable[Pair]:
     found = entry.inspection
     if found is not None:
         values |= {"format": found.format, "dtype": dtype_text(found.dtype)}
-        values |= {"parameters": f"{found.parameters:,}", "tokenizer": found.tokenizer}
+        values |= {"parameters": _parameters(desk, found), "tokenizer": found.tokenizer}
         values["naming"] = found.naming if found.naming != "official" else ""
         values |= {"strategy": found.converted_strategy, **_sizes(found)}
         values["own_state"] = desk.t("models.details.yes") if found.has_time_state and found.kind != "state" else ""
     return [Pair(desk.t(f"models.details.{name}"), str(value)) for name, value in values.items() if value]
+
+
+def _parameters(desk: Desk, found: Inspection) -> str:
+    if found.trained_parameters == found.parameters:
+        return f"{found.parameters:,}"
+    words = {"number": f"{found.parameters:,}", "trained": f"{found.trained_parameters:,}"}
+    return str(desk.t("models.details.trained_part", **words))
 
 
 def _sizes(found: Inspection) -> dict[str, object]:

@@ -42,13 +42,5 @@ def is_loadable(found: Inspection | None) -> bool:
     return found is not None and found.config is not None
 
 
-def number_text(count: int) -> str:
-    """191M, 1.53B: as models are named."""
-    for limit, unit in ((999.5e6, "B"), (999.5e3, "M"), (999.5, "k")):
-        if count >= limit:
-            return f"{count / {'B': 1e9, 'M': 1e6, 'k': 1e3}[unit]:.3g}{unit}"
-    return str(count)
-
-
 def dtype_text(dtype: str) -> str:
     return SHORT_DTYPES.get(dtype, dtype)

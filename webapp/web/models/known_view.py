@@ -24,7 +24,7 @@ def _row(desk: Desk, model: KnownModel, is_here: bool) -> KnownRow:
     return KnownRow(
         name=model.file,
         facts=(
-            desk.t("models.parameters", number=model.parameters),
+            desk.t("unit.parameters", number=model.parameters),
             size_text(model.size_bytes),
             model.published,
             desk.t("models.licence", licence=model.licence) if model.licence else desk.t("models.licence_unknown"),

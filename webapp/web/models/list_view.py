@@ -11,10 +11,11 @@ from flask import current_app, url_for
 from webapp.i18n import phrase
 from webapp.manager.library import ModelEntry, ModelFile
 from webapp.services.library.disk_space import size_text
+from webapp.web.figures import parameters_text
 from webapp.web.models.contexts import Filter, KindChoice, ModelList, Row
 from webapp.web.models.desk import Desk, html_id
 from webapp.web.models.fit_view import fit_line
-from webapp.web.models.kinds import ICONS, KINDS, dtype_text, is_loadable, kind_of, number_text
+from webapp.web.models.kinds import ICONS, KINDS, dtype_text, is_loadable, kind_of
 
 PAGE = 30
 MOST = 5000
@@ -84,7 +85,7 @@ def facts(desk: Desk, entry: ModelEntry) -> tuple[str, ...]:
         return (size_text(entry.size_bytes),)
     parts = [f"RWKV-{found.config.architecture}"] if found.config else []
     if found.parameters and found.kind in ("model", "music"):
-        parts.append(desk.t("models.parameters", number=number_text(found.parameters)))
+        parts.append(parameters_text(found, desk.t))
     parts.append(size_text(entry.size_bytes))
     parts += [dtype_text(found.dtype)] if found.dtype else []
     parts.append(found.format)

@@ -10,7 +10,9 @@ from webapp.i18n import translate_error
 from webapp.manager.library import ModelEntry
 from webapp.manager.model_manager import ModelManager
 from webapp.manager.model_status import ModelStatus
+from webapp.services.library.disk_space import size_text
 from webapp.settings import Settings
+from webapp.web.figures import parameters_text
 from webapp.web.status.contexts import ModelChoice, ModelMenu
 
 LOADED = ("ready", "answering")
@@ -51,10 +53,10 @@ def _choice(entry: ModelEntry, status: ModelStatus, t: Callable[..., str], local
 
 
 def facts(entry: ModelEntry, t: Callable[..., str]) -> str:
-    """Such as "RWKV-7 · 191 M parameters · 382 MB"."""
+    """Such as "RWKV-7 · 191M parameters · 382 MB"."""
     found = entry.inspection
     parts = [f"RWKV-{found.config.architecture}"] if found and found.config else []
     if found and found.parameters:
-        parts.append(t("chat.status.parameters", millions=f"{found.parameters / 1e6:.0f}"))
-    parts.append(f"{entry.size_bytes / 1e6:.0f} MB")
+        parts.append(parameters_text(found, t))
+    parts.append(size_text(entry.size_bytes))
     return " · ".join(parts)
