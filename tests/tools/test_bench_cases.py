@@ -95,7 +95,8 @@ def test_made_arguments_fit_their_schema_and_stand_in_the_prompt(language):
 
 def test_the_same_seed_makes_the_same_cases_whatever_other_tools_there_are():
     alone = make_cases([HARD], seed=7).cases[:3]
-    assert make_cases([*SHIPPED, HARD], seed=7).cases[-3 - 5 : -5] == alone
+    beside = make_cases([*SHIPPED, HARD], seed=7).cases
+    assert tuple(case for case in beside if any(call.name == HARD["name"] for call in case.calls)) == alone
     assert make_cases([HARD], seed=8).cases[:3] != alone
 
 

@@ -9,6 +9,7 @@ import pytest
 from webapp.chat.messages import ToolCall
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.builtin.calculator import value_of
+from webapp.tools.builtin.context import BuiltinContext, NamedText
 from webapp.tools.builtin.units import convert
 from webapp.tools.definition import checked
 from webapp.tools.runner import run_call
@@ -58,15 +59,18 @@ ARGUMENTS = {
     "current_time": {"timezone": "Asia/Shanghai"},
     "convert_units": {"value": 1, "from_unit": "m", "to_unit": "cm"},
     "random_number": {"minimum": 3, "maximum": 3},
+    "search_attachments": {"query": "heron"},
 }
 RESULTS = {"calculate": ("result", 42), "current_time": ("utc_offset", "+0800"), "convert_units": ("value", 100.0),
-           "random_number": ("number", 3)}  # fmt: skip
+           "random_number": ("number", 3), "search_attachments": ("results", [
+               {"file": "birds.txt", "lines": "1", "text": "A heron."}])}  # fmt: skip
+CHAT = BuiltinContext(lambda: [NamedText("birds.txt", "A heron.")])
 
 
 @pytest.mark.parametrize("name", BUILTINS)
 def test_every_builtin_has_a_good_definition_and_answers_a_call(name: str) -> None:
     definition = checked(BUILTINS[name].definition)
-    result = run_call(ToolCall("1", name, json.dumps(ARGUMENTS[name])), definition)
+    result = run_call(ToolCall("1", name, json.dumps(ARGUMENTS[name])), definition, context=CHAT)
     assert result is not None and not result.is_error
     key, value = RESULTS[name]
     assert json.loads(result.text)[key] == value

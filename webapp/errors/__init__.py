@@ -29,6 +29,9 @@
     │   ├── PresetNotFound  PresetNameTaken  PresetChanged  TooManyPresets  PresetFileInvalid
     │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong, PresetUnnamed
     ├── ChatError               TurnRunning  NothingToContinue
+    │   └── AttachmentError     a text file that cannot be attached to a chat
+    │       ├── AttachmentNotText  AttachmentEmpty  AttachmentTooLarge  AttachmentsFull
+    │       └── AttachmentSent  AttachmentNotFound
     ├── ToolError               ToolInvalid  ToolNotFound  ToolFailed
     │   ├── BenchCaseInvalid  BenchLineInvalid  BenchNotFound  BenchRefused  BenchInterrupted
     │   └── McpError            a server that offers tools over MCP
@@ -155,6 +158,13 @@ from webapp.errors.requests import (
     WrongMediaType,
 )
 from webapp.errors.storage import (
+    AttachmentEmpty,
+    AttachmentError,
+    AttachmentNotFound,
+    AttachmentNotText,
+    AttachmentSent,
+    AttachmentTooLarge,
+    AttachmentsFull,
     ChatError,
     ChatNotFound,
     DatabaseBroken,
@@ -186,6 +196,13 @@ from webapp.errors.web import (
 
 __all__ = [
     "ApiError",
+    "AttachmentEmpty",
+    "AttachmentError",
+    "AttachmentNotFound",
+    "AttachmentNotText",
+    "AttachmentSent",
+    "AttachmentTooLarge",
+    "AttachmentsFull",
     "BackendUnavailable",
     "BadFrame",
     "BenchCaseInvalid",

@@ -126,3 +126,50 @@ class NothingToContinue(ChatError):
     code = "nothing_to_continue"
     message_text = "There is no answer here that could go on."
     hint_text = "Write a message first."
+
+
+class AttachmentError(ChatError):
+    code = "attachment_error"
+    status = 422
+    message_text = "The file cannot be attached: {reason}"
+    hint_text = "Attach another, or paste its text into the message."
+
+
+class AttachmentNotText(AttachmentError):
+    code = "attachment_not_text"
+    message_text = "{name} is not a text file Roost can read: {reason}."
+    hint_text = "Save it as plain text (UTF-8) and attach that, or paste its text into the message."
+
+
+class AttachmentEmpty(AttachmentError):
+    code = "attachment_empty"
+    message_text = "There is no text in {name}."
+    hint_text = "Attach another file."
+
+
+class AttachmentTooLarge(AttachmentError):
+    code = "attachment_too_large"
+    status = 413
+    message_text = "{name} is larger than {limit}, the most one file may have."
+    hint_text = "Attach the part that matters, or split it into several files."
+
+
+class AttachmentsFull(AttachmentError):
+    code = "attachments_full"
+    status = 409
+    message_text = "{name} does not fit: a chat holds {files} files and {limit} in all."
+    hint_text = "Remove a file that was not sent yet, or begin a new chat."
+
+
+class AttachmentSent(AttachmentError):
+    code = "attachment_sent"
+    status = 409
+    message_text = "{name} was sent with a message and belongs to it."
+    hint_text = "Delete the message, or attach the file again."
+
+
+class AttachmentNotFound(AttachmentError):
+    code = "attachment_not_found"
+    status = 404
+    message_text = "This file is not in the chat any more."
+    hint_text = "Attach it again."

@@ -11,6 +11,7 @@ from webapp.chat.messages import ToolCall
 from webapp.errors import Phrase, ToolFailed
 from webapp.tools import http_request
 from webapp.tools.builtin import BUILTINS
+from webapp.tools.builtin.context import BuiltinContext
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.tools.schema_check import Matcher, Problem, argument_problems, coerced
 
@@ -56,8 +57,11 @@ def run_call(
     allowed_hosts: Collection[str] = (),
     matches: Matcher | None = None,
     remote: Remote | None = None,
+    context: BuiltinContext | None = None,
 ) -> ToolResult | None:
-    """The result, or None where a person has to give it (ASK). Never raises for what a tool or a model does wrong."""
+    """The result, or None where a person has to give it (ASK). Never raises for what a tool or a model does wrong.
+
+    ``context`` is what a built-in tool may know of the chat."""
     problems = check_call(call, definition, matches)
     if problems:
         return error_result(Phrase("the arguments do not fit: {problems}", problems=_listed(problems)), problems)
@@ -69,7 +73,7 @@ def run_call(
         arguments = arguments_of(call, definition)
         return remote(definition, arguments) if remote else error_result("no MCP server can be asked from here")
     try:
-        return ToolResult(bounded(_answer(call, definition, allowed_hosts)))
+        return ToolResult(bounded(_answer(call, definition, allowed_hosts, context)))
     except (ToolFailed, ValueError, ArithmeticError) as exc:
         return error_result(_reason(exc))
 
@@ -103,7 +107,9 @@ def bounded(text: str) -> str:
     return f"{text[:MAX_RESULT_CHARS]}\n[cut: {len(text)} characters in all]"
 
 
-def _answer(call: ToolCall, definition: ToolDefinition, allowed_hosts: Collection[str]) -> str:
+def _answer(
+    call: ToolCall, definition: ToolDefinition, allowed_hosts: Collection[str], context: BuiltinContext | None
+) -> str:
     arguments: Mapping[str, Any] = arguments_of(call, definition)
     if definition.behaviour is Behaviour.HTTP:
         return http_request.request(definition.name, definition.http, arguments, allowed_hosts)
@@ -112,4 +118,4 @@ def _answer(call: ToolCall, definition: ToolDefinition, allowed_hosts: Collectio
         raise ToolFailed(
             name=definition.name, reason=Phrase("there is no built-in tool {name}", name=definition.builtin)
         )
-    return json.dumps(builtin.run(arguments), ensure_ascii=False)
+    return json.dumps(builtin.run(arguments, context), ensure_ascii=False)
