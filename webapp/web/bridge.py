@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 import time
 from typing import Any
 
@@ -173,6 +174,8 @@ class BridgeServer:
         self._inner = waitress.server.create_server(app, map=self._map, **adjustments)
         self._listeners = [s for s in self._map.values() if isinstance(s, waitress.server.BaseWSGIServer)]
         self._left: list[Any] = []
+        self._waking = threading.Lock()
+        self._is_closed = False
         for listener in self._listeners:
             listener.channel_class = WebSocketChannel
             listener.websockets = self.websockets
@@ -193,7 +196,9 @@ class BridgeServer:
 
     def stop(self) -> None:
         """From any thread; not from a signal handler, which may interrupt the holder of the lock taken here."""
-        self._listeners[0].trigger.pull_trigger(self._leave)
+        with self._waking:  # the loop may leave before the wake-up call is out, and close what the call goes to
+            if not self._is_closed:
+                self._listeners[0].trigger.pull_trigger(self._leave)
 
     def _leave(self) -> None:
         """An empty map ends the loop."""
@@ -213,5 +218,7 @@ class BridgeServer:
         workers.shutdown()
         if not workers.threads:
             # With a worker left, its late wake-up call would go to a descriptor number that others may own by then.
-            for listener in self._listeners:
-                listener.trigger.close()
+            with self._waking:
+                self._is_closed = True
+                for listener in self._listeners:
+                    listener.trigger.close()
