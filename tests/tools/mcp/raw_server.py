@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 
@@ -22,8 +23,30 @@ def modern(request: dict) -> None:
     elif method == "tools/list":
         tool = {"name": "echo", "inputSchema": {"type": "object"}}
         answer(request, result={"tools": [tool], **META})
-    elif method == "tools/call":
-        answer(request, result={"content": [{"type": "text", "text": "modern"}], "resultType": "complete"})
+    elif method == "tools/call" and request["params"]["name"] != "slow":
+        text = called(request["params"]["name"])
+        answer(request, result={"content": [{"type": "text", "text": text}], "resultType": "complete"})
+
+
+def called(name: str) -> str:
+    if name == "die":
+        print("out of seeds", file=sys.stderr, flush=True)
+        os._exit(3)
+    if name == "pid":
+        return str(os.getpid())
+    if name == "secret":
+        return f"{os.environ.get('ROOST_TOKEN', 'none')} {os.environ.get('API_KEY', 'none')}"
+    return "modern"
+
+
+def many(request: dict) -> None:
+    """Shakes hands, and lists more than anybody can read, on pages that never end."""
+    if request["method"] == "tools/list":
+        first = int(request["params"].get("cursor", 0)) if "params" in request else 0
+        tools = [{"name": f"tool_{first + n}", "inputSchema": {"type": "object"}} for n in range(90)]
+        answer(request, result={"tools": tools, "nextCursor": str(first + 90)})
+    else:
+        malformed(request)
 
 
 def malformed(request: dict) -> None:
@@ -40,6 +63,8 @@ def answer(request: dict, **fields: object) -> None:
     print(json.dumps({"jsonrpc": "2.0", "id": request["id"], **fields}), flush=True)
 
 
+WAYS = {"modern": modern, "malformed": malformed, "many": many}
+
 if __name__ == "__main__":
     if WAY == "exit":
         print("starting", file=sys.stderr)
@@ -53,5 +78,5 @@ if __name__ == "__main__":
             time.sleep(1)
     for line in sys.stdin:
         request = json.loads(line)
-        if WAY in ("modern", "malformed") and "id" in request:
-            {"modern": modern, "malformed": malformed}[WAY](request)
+        if WAY in WAYS and "id" in request:
+            WAYS[WAY](request)

@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
-import time
 from typing import Any
 
 import mcp_types as types
@@ -20,7 +18,8 @@ TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required"
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 PAGE = 5
 HTML = "<script>alert(1)</script><b>bold</b> & done"
-NAMES = "echo get_weather slow die fail big html picture structured count grow secret".split()
+WORDS = "echo get_weather sleep fail big html picture structured grow"
+NAMES = WORDS.split()
 added: list[str] = []
 
 
@@ -34,8 +33,6 @@ def tools() -> list[types.Tool]:
         made.append(types.Tool(name="pattern", input_schema={**TEXT, "properties": {"text": {"pattern": "(?=x)"}}}))
         made.append(types.Tool(name="elsewhere", input_schema={**TEXT, "$ref": "https://evil.example/schema"}))
         made.append(types.Tool(name="no_type", input_schema={"type": "object", "properties": {"a": {"type": 5}}}))
-    if "many" in sys.argv:
-        made += [types.Tool(name=f"tool_{number}", input_schema=NOTHING) for number in range(300)]
     return made
 
 
@@ -52,11 +49,8 @@ async def list_tools(ctx: Any, params: types.PaginatedRequestParams | None) -> t
 
 async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
     name, arguments = params.name, params.arguments or {}
-    if name == "die":
-        print("out of seeds", file=sys.stderr, flush=True)
-        os._exit(3)
-    if name == "slow":
-        await asyncio.sleep(30)
+    if name == "sleep":
+        await asyncio.sleep(0.3)
     if name == "grow":
         added.append(f"later_{len(added)}")
         await ctx.session.send_tool_list_changed()
@@ -74,8 +68,6 @@ async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.Call
         "fail": "no such city <b>",
         "big": "鸟" * 1_700_000,
         "html": HTML,
-        "count": str(os.getpid()),
-        "secret": f"{os.environ.get('ROOST_TOKEN', 'none')} {os.environ.get('API_KEY', 'none')}",
     }
     text = types.TextContent(type="text", text=texts.get(name, "done"))
     return types.CallToolResult(content=[text], is_error=name == "fail")
@@ -105,25 +97,11 @@ def http() -> None:
     listening.bind(("127.0.0.1", port))
     listening.listen()
     print(listening.getsockname()[1], flush=True)
-    app: Any = make().streamable_http_app(json_response="json" in sys.argv)
-    config = uvicorn.Config(needs_key(app) if "key" in sys.argv else app, log_level="critical")
-    uvicorn.Server(config).run([listening])
-
-
-def needs_key(app: Any) -> Any:
-    async def guarded(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and (b"x-key", b"open sesame") not in scope["headers"]:
-            await send({"type": "http.response.start", "status": 401, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"no"})
-            return
-        await app(scope, receive, send)
-
-    return guarded
+    app = make().streamable_http_app(json_response="json" in sys.argv)
+    uvicorn.Server(uvicorn.Config(app, log_level="critical")).run([listening])
 
 
 if __name__ == "__main__":
-    if "quiet" in sys.argv:
-        time.sleep(30)
     if "http" in sys.argv:
         http()
     else:

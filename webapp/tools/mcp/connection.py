@@ -7,6 +7,7 @@ client in between. A server that ends is noticed at once where it is a program, 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -90,7 +91,7 @@ class Connection:
         seconds, self._seen.status = self.config.timeout_s, 0
         try:
             with anyio.fail_after(seconds + GRACE_S):
-                found = await self._client.call_tool(tool, dict(arguments), read_timeout_seconds=seconds)
+                found = await self._client.call_tool(tool, sendable(arguments), read_timeout_seconds=seconds)
         except Exception as exc:
             return await self._failed_call(exc)
         return tool_result(found)
@@ -198,6 +199,12 @@ class Connection:
     def _note_end(self) -> None:
         self._has_ended = True
         self._wake.set()
+
+
+def sendable(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Without halves of surrogate pairs, which JSON can write and UTF-8 cannot: models leave some behind."""
+    text = json.dumps(dict(arguments), ensure_ascii=False).encode("utf-8", "replace")
+    return dict(json.loads(text))
 
 
 def client_info() -> Any:
