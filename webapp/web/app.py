@@ -17,6 +17,7 @@ from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.presets import Presets
 from webapp.services.states.library import StateLibrary
 from webapp.services.tools.mcp_servers import McpServers
+from webapp.services.tools.tool_bench import ToolBench
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.web import error_pages, fragments
@@ -88,11 +89,14 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     files = ModelFiles(manager)
     conversions = Conversions(manager.library)
     states = StateLibrary(manager)
+    bench = ToolBench(manager, database)
     app.extensions.update(model_manager=manager, model_files=files, conversions=conversions, states=states)
     app.extensions.update(database=database, presets=presets, chat_turns=turns, mcp_servers=servers)
+    app.extensions.update(tool_bench=bench)
 
     def close() -> None:
         turns.close()
+        bench.close()
         servers.close()
         files.close()
         conversions.close()

@@ -1,1 +1,1 @@
-"""What is done with tools as a whole: the tool bench."""
+"""What is done with tools as a whole: servers that bring them (MCP), the bench of how well they are called."""

@@ -10,6 +10,7 @@ from typing import Any
 from webapp.errors import BenchInterrupted, BenchRefused, ShuttingDown, as_roost_error
 from webapp.services.tools.bench_manager import Manager
 from webapp.services.tools.bench_order import BenchOrder
+from webapp.services.tools.bench_report import reports
 from webapp.services.tools.bench_runner import AT_ONCE, BenchRunner
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
@@ -76,6 +77,12 @@ class ToolBench:
             runner.stop()
         self.wait(CLOSE_S)
 
+    def _final_setup(self, run: StoredRun, runner: BenchRunner) -> dict[str, Any]:
+        """With what the first answer told of the model, and the figures that lists of runs show."""
+        setup = {**run.setup, **runner.setup()}
+        found = reports(setup, self.store.answers(run.id))
+        return {**setup, "figures": {row.mode: {"cases": row.cases, **row.shares} for row in found}}
+
     def _work(self, run: StoredRun, runner: BenchRunner) -> None:
         status, error = DONE, None
         try:
@@ -90,7 +97,7 @@ class ToolBench:
         if self._is_closed and status == STOPPED:
             status, error = FAILED, BenchInterrupted()
         try:
-            self.store.change_setup(run.id, {**run.setup, **runner.setup()})
+            self.store.change_setup(run.id, self._final_setup(run, runner))
             self.store.end_run(run.id, status, error.to_dict() if error else None)
         except Exception:  # the disk is full, say: the next start finds it abandoned
             log.exception("the end of a run of the tool bench could not be stored")

@@ -45,7 +45,7 @@ def rail(t: Callable[..., str]) -> tuple[RailItem, ...]:
     views = current_app.view_functions
     url_for = current_app.url_for
     return tuple(
-        RailItem(t(key), icon, url_for(endpoint), request.blueprint == endpoint.partition(".")[0])
+        RailItem(t(key), icon, url_for(endpoint), endpoint.partition(".")[0] in request.blueprints)
         for key, icon, endpoint in RAIL
         if endpoint in views
     )

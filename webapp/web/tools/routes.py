@@ -20,6 +20,7 @@ from webapp.tools.json_text import parse_json
 from webapp.tools.parameter_rows import sample_arguments
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page
+from webapp.web.tools import bench_routes
 from webapp.web.tools.contexts import Trial
 from webapp.web.tools.desk import Desk, the_desk
 from webapp.web.tools.form_input import ToolDraft, changed_rows, draft_of, read_draft, with_json
@@ -27,6 +28,7 @@ from webapp.web.tools.form_view import definition_in, preview, tool_form
 from webapp.web.tools.list_view import page_of, tools_page
 
 blueprint = Blueprint("tools", __name__, url_prefix="/tools")
+blueprint.register_blueprint(bench_routes.blueprint)
 ID = r"[0-9a-f]{32}"
 MAX_IMPORT_CHARS = 1_000_000
 FORM_BYTES = 4 << 20
