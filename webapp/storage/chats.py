@@ -8,9 +8,10 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
+from webapp.chat.attached_files import attached_files
 from webapp.chat.messages import Message, ThinkMode
 from webapp.errors import ChatNotFound, MessageNotFound
-from webapp.storage import export, journal, message_tree, search
+from webapp.storage import attachments, export, journal, message_tree, search
 from webapp.storage.chat_tools import ChatTools, chat_tools_to_json
 from webapp.storage.database import Database
 from webapp.storage.records import (
@@ -142,6 +143,7 @@ class ChatStore:
             if self.database.has_search_index:
                 connection.execute(f"DELETE FROM message_search WHERE rowid IN ({gone})", (older_than, older_than))
             messages = connection.execute(f"DELETE FROM messages WHERE seq IN ({gone})", (older_than, older_than))
+            attachments.purge_unnamed(connection)
             chats = connection.execute("DELETE FROM chats WHERE deleted_at < ?", (older_than,))
             return messages.rowcount + chats.rowcount
 
@@ -166,7 +168,8 @@ class ChatStore:
     def add_message(
         self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete", model: str = ""
     ) -> StoredMessage:
-        """Puts it below ``parent_id`` (None: a new root) and shows the branch that ends with it."""
+        """Puts it below ``parent_id`` (None: a new root) and shows the branch that ends with it. The files it names are
+        pending no more."""
         now, message_id = time.time(), _new_id()
         with self.database.transaction() as connection:
             _chat_row(connection, chat_id)
@@ -181,6 +184,7 @@ class ChatStore:
                 "created_at": now,
             }
             seq = _insert_message(connection, columns)
+            attachments.mark_sent(connection, chat_id, attached_files(message))
             if status != "streaming":
                 self._index(connection, seq, columns["content"])
             connection.execute("UPDATE chats SET head_id = ?, updated_at = ? WHERE id = ?", (message_id, now, chat_id))
@@ -258,7 +262,11 @@ class ChatStore:
     # documents
 
     def export_markdown(self, chat_id: str) -> str:
-        return export.markdown(self.get(chat_id), self.branch(chat_id))
+        with self.database.connect() as connection:
+            files = attachments.documents(connection, chat_id)
+        return export.markdown(
+            self.get(chat_id), self.branch(chat_id), {str(row["id"]): str(row["text"]) for row in files}
+        )
 
     def export_json(self, chat_id: str) -> dict[str, Any]:
         with self.database.connect() as connection:
@@ -267,7 +275,8 @@ class ChatStore:
                 "SELECT * FROM messages WHERE chat_id = ? AND deleted_at IS NULL ORDER BY seq", (chat_id,)
             ).fetchall()
             messages = [journal.with_journal(connection, stored_message_from_row(row)) for row in rows]
-        return export.document(chat, messages)
+            files = attachments.documents(connection, chat_id)
+        return export.document(chat, messages, files)
 
     def _change(self, chat_id: str, **columns: Any) -> None:
         with self.database.transaction() as connection:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
+from webapp.chat.attached_files import AttachedFile, attached_files, fence
 from webapp.storage.records import Chat, StoredMessage
 
 FORMAT = "roost-chat"
 FORMAT_VERSION = 1
 
 
-def markdown(chat: Chat, branch: list[StoredMessage]) -> str:
-    """The shown branch. Thinking goes into a quotation above its answer."""
+def markdown(chat: Chat, branch: list[StoredMessage], texts: Mapping[str, str] | None = None) -> str:
+    """The shown branch. Thinking goes into a quotation above its answer; files below their message, by ``texts``."""
     parts = [f"# {_one_line(chat.title) or 'Chat'}"]
     if chat.system_prompt:
         parts += ["## System", chat.system_prompt.strip()]
@@ -22,16 +24,19 @@ def markdown(chat: Chat, branch: list[StoredMessage]) -> str:
         if stored.message.reasoning:
             parts.append(_quoted(stored.message.reasoning))
         parts.append(stored.message.content.strip())
+        parts += [_file(file, (texts or {}).get(file.id, "")) for file in attached_files(stored.message)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def document(chat: Chat, messages: list[StoredMessage]) -> dict[str, Any]:
-    """Every branch and version, JSON-able: parents before children, so that an import can go through once."""
+def document(chat: Chat, messages: list[StoredMessage], files: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Every branch and version, JSON-able: parents before children, so that an import can go through once. Messages
+    name their files by id in their metadata."""
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "chat": {**asdict(chat), "think_mode": chat.think_mode.value if chat.think_mode else ""},
         "messages": [_message_document(stored) for stored in messages],
+        "attachments": [dict(file) for file in files],
     }
 
 
@@ -54,6 +59,11 @@ def _message_document(stored: StoredMessage) -> dict[str, Any]:
         "error": stored.error,
         **message,
     }
+
+
+def _file(file: AttachedFile, text: str) -> str:
+    ticks = fence(text)
+    return f"### {file.name}\n\n{ticks}\n{text.rstrip()}\n{ticks}"
 
 
 def _one_line(text: str) -> str:

@@ -122,4 +122,23 @@ _MCP_SERVERS = (
     )""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS, _TOOL_BENCH, _MCP_SERVERS)
+_ATTACHMENTS = (
+    # Which message has which is said by the message's metadata; pending ones go with the next.
+    """CREATE TABLE attachments (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        chat_id TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        text TEXT NOT NULL,
+        mode TEXT NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        characters INTEGER NOT NULL,
+        tokens INTEGER,
+        tokenizer TEXT NOT NULL DEFAULT '',
+        is_pending INTEGER NOT NULL DEFAULT 1,
+        created_at REAL NOT NULL
+    )""",
+    "CREATE INDEX attachments_by_chat ON attachments (chat_id, seq)",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS, _TOOL_BENCH, _MCP_SERVERS, _ATTACHMENTS)

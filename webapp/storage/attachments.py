@@ -1,0 +1,180 @@
+"""Text files of a chat. A pending one goes with the next message, whose metadata names it from then on."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from webapp.chat.attached_files import AttachedFile, ReadMode
+from webapp.errors import AttachmentNotFound, AttachmentSent, AttachmentsFull, ChatNotFound
+from webapp.storage.database import Database
+from webapp.storage.records import storable
+
+COLUMNS = "id, chat_id, name, mode, size_bytes, characters, tokens, tokenizer, is_pending, created_at"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """Without its text. ``size_bytes`` are the file's, ``tokens`` were counted with the vocabulary ``tokenizer``."""
+
+    id: str
+    chat_id: str
+    name: str
+    mode: ReadMode
+    size_bytes: int
+    characters: int
+    tokens: int | None
+    tokenizer: str
+    is_pending: bool
+    created_at: float
+
+    @property
+    def as_attached(self) -> AttachedFile:
+        return AttachedFile(self.id, self.name, self.mode, self.size_bytes, self.tokens)
+
+
+@dataclass(frozen=True)
+class NewAttachment:
+    """What a file is when it comes in."""
+
+    chat_id: str
+    name: str
+    text: str
+    size_bytes: int
+    mode: ReadMode
+    tokens: int | None = None
+    tokenizer: str = ""
+
+
+@dataclass(frozen=True)
+class Room:
+    """The most a chat may hold; ``text`` says ``most_bytes`` in words."""
+
+    most_files: int
+    most_bytes: int
+    text: str
+
+
+class AttachmentStore:
+    """Cheap to make, safe from any thread; every method is one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def add(self, new: NewAttachment, room: Room) -> Attachment:
+        """Pending until a message takes it. AttachmentsFull when the chat has no ``room`` for it."""
+        values = {
+            "id": uuid.uuid4().hex,
+            "chat_id": new.chat_id,
+            "name": storable(new.name),
+            "text": storable(new.text),
+            "mode": new.mode.value,
+            "size_bytes": new.size_bytes,
+            "characters": len(new.text),
+            "tokens": new.tokens,
+            "tokenizer": new.tokenizer,
+            "created_at": time.time(),
+        }
+        with self.database.transaction() as connection:
+            _check_room(connection, new, room)
+            connection.execute(
+                f"INSERT INTO attachments ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",
+                tuple(values.values()),
+            )
+            return _from_row(_row(connection, new.chat_id, str(values["id"])))
+
+    def get(self, chat_id: str, attachment_id: str) -> Attachment:
+        """AttachmentNotFound also for a file of another chat."""
+        with self.database.connect() as connection:
+            return _from_row(_row(connection, chat_id, attachment_id))
+
+    def text(self, chat_id: str, attachment_id: str) -> str:
+        with self.database.connect() as connection:
+            return str(_row(connection, chat_id, attachment_id, "text")["text"])
+
+    def pending(self, chat_id: str) -> list[Attachment]:
+        """In the order they came."""
+        query = f"SELECT {COLUMNS} FROM attachments WHERE chat_id = ? AND is_pending = 1 ORDER BY seq"
+        with self.database.connect() as connection:
+            return [_from_row(row) for row in connection.execute(query, (chat_id,))]
+
+    def texts(self, chat_id: str, ids: Sequence[str]) -> dict[str, str]:
+        """By id; without those that are gone or another chat's."""
+        query = f"SELECT id, text FROM attachments WHERE chat_id = ? AND id IN ({', '.join('?' * len(ids))})"
+        with self.database.connect() as connection:
+            return {row["id"]: row["text"] for row in connection.execute(query, (chat_id, *ids))}
+
+    def has_searchable(self, chat_id: str) -> bool:
+        """True where some message of the chat, on any branch, has a file that is only searched."""
+        query = "SELECT 1 FROM attachments WHERE chat_id = ? AND is_pending = 0 AND mode = 'search' LIMIT 1"
+        with self.database.connect() as connection:
+            return connection.execute(query, (chat_id,)).fetchone() is not None
+
+    def set_mode(self, chat_id: str, attachment_id: str, mode: ReadMode) -> None:
+        """AttachmentSent for one that went with a message: what the model has read stays."""
+        self._change(chat_id, attachment_id, "UPDATE attachments SET mode = ? WHERE id = ?", mode.value)
+
+    def set_tokens(self, chat_id: str, attachment_id: str, tokens: int, tokenizer: str) -> None:
+        query = "UPDATE attachments SET tokens = ?, tokenizer = ? WHERE id = ?"
+        self._change(chat_id, attachment_id, query, tokens, tokenizer)
+
+    def remove(self, chat_id: str, attachment_id: str) -> None:
+        self._change(chat_id, attachment_id, "DELETE FROM attachments WHERE id = ?")
+
+    def _change(self, chat_id: str, attachment_id: str, statement: str, *values: object) -> None:
+        with self.database.transaction() as connection:
+            row = _row(connection, chat_id, attachment_id)
+            if not row["is_pending"]:
+                raise AttachmentSent(name=row["name"])
+            connection.execute(statement, (*values, attachment_id))
+
+
+def mark_sent(connection: sqlite3.Connection, chat_id: str, files: Sequence[AttachedFile]) -> None:
+    """In the transaction that stores the message they go with."""
+    connection.executemany(
+        "UPDATE attachments SET is_pending = 0 WHERE chat_id = ? AND id = ?", [(chat_id, file.id) for file in files]
+    )
+
+
+def purge_unnamed(connection: sqlite3.Connection) -> None:
+    """Removes what was sent with messages that are gone for good."""
+    connection.execute(
+        """DELETE FROM attachments WHERE is_pending = 0 AND NOT EXISTS (
+               SELECT 1 FROM messages m WHERE m.chat_id = attachments.chat_id AND instr(m.metadata, attachments.id))"""
+    )
+
+
+def documents(connection: sqlite3.Connection, chat_id: str) -> list[dict[str, object]]:
+    """All of a chat's files with their texts, for its export."""
+    names = "id, name, mode, size_bytes, tokens, created_at, text"
+    query = f"SELECT {names} FROM attachments WHERE chat_id = ? ORDER BY seq"
+    return [dict(row) for row in connection.execute(query, (chat_id,))]
+
+
+def _check_room(connection: sqlite3.Connection, new: NewAttachment, room: Room) -> None:
+    is_there = "SELECT 1 FROM chats WHERE id = ? AND deleted_at IS NULL"
+    if connection.execute(is_there, (new.chat_id,)).fetchone() is None:
+        raise ChatNotFound()
+    held = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM attachments WHERE chat_id = ?"
+    count, total = connection.execute(held, (new.chat_id,)).fetchone()
+    if count >= room.most_files or total + new.size_bytes > room.most_bytes:
+        raise AttachmentsFull(name=new.name, files=room.most_files, limit=room.text)
+
+
+def _row(connection: sqlite3.Connection, chat_id: str, attachment_id: str, columns: str = COLUMNS) -> sqlite3.Row:
+    row: sqlite3.Row | None = connection.execute(
+        f"""SELECT {columns} FROM attachments WHERE id = ? AND chat_id = ?
+            AND chat_id IN (SELECT id FROM chats WHERE deleted_at IS NULL)""",
+        (attachment_id, chat_id),
+    ).fetchone()
+    if row is None:
+        raise AttachmentNotFound()
+    return row
+
+
+def _from_row(row: sqlite3.Row) -> Attachment:
+    values = dict(row)
+    return Attachment(**{**values, "mode": ReadMode(values["mode"]), "is_pending": bool(values["is_pending"])})
