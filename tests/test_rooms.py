@@ -60,7 +60,9 @@ def is_allowed(target: str, room: str, allowed: set[str]) -> bool:
     return parts[0] == "engine" and "engine.contracts" in allowed and len(parts) > 1 and parts[1] in CONTRACTS
 
 
-NOT_AT_START = {"torch", "rwkv", "safetensors", "tokenizers", "numpy", "psutil", "msgspec", "llguidance", "jsonschema"}
+MCP = {"mcp", "mcp_types", "anyio", "httpx", "httpx2", "pydantic", "starlette", "opentelemetry"}
+NOT_AT_START = MCP | {"torch", "rwkv", "safetensors", "tokenizers", "numpy", "psutil", "msgspec", "llguidance"}
+NOT_AT_START |= {"jsonschema"}
 
 
 def test_every_room_has_a_row():
