@@ -56,8 +56,15 @@ def attached_metadata(files: Sequence[AttachedFile]) -> dict[str, object]:
 def with_files(text: str, files: Sequence[AttachedFile], texts: Mapping[str, str]) -> str:
     """A person's words with the files below them; ``texts`` by id. A file whose text is gone is left out."""
     known = [file for file in files if file.id in texts or file.mode is ReadMode.SEARCH]
-    parts = [_fenced(file, texts[file.id]) if file.mode is ReadMode.WHOLE else _named(file) for file in known]
+    parts = [fenced(file.name, texts[file.id]) if file.mode is ReadMode.WHOLE else _named(file) for file in known]
     return "\n".join([text.rstrip(), *parts]) if parts else text
+
+
+def fenced(name: str, text: str) -> str:
+    """A file as it stands in a prompt."""
+    lines = "\n".join(line.rstrip() for line in text.splitlines() if _is_seen(line))
+    ticks = fence(lines)
+    return f"File: {name}\n{ticks}\n{lines}\n{ticks}"
 
 
 def fence(text: str) -> str:
@@ -82,12 +89,6 @@ def _from_dict(row: Mapping[str, object]) -> AttachedFile:
         size_bytes=int(str(row.get("size_bytes", 0))),
         tokens=tokens if isinstance(tokens, int) else None,
     )
-
-
-def _fenced(file: AttachedFile, text: str) -> str:
-    lines = "\n".join(line.rstrip() for line in text.splitlines() if _is_seen(line))
-    ticks = fence(lines)
-    return f"File: {file.name}\n{ticks}\n{lines}\n{ticks}"
 
 
 def _named(file: AttachedFile) -> str:

@@ -123,20 +123,21 @@ _MCP_SERVERS = (
 )
 
 _ATTACHMENTS = (
-    # Which message has which is said by the message's metadata; pending ones go with the next.
+    # Which message has which is said by the message's metadata; pending ones go with the next. The text stands last:
+    # what is read without it then needs none of its pages.
     """CREATE TABLE attachments (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         id TEXT NOT NULL UNIQUE,
         chat_id TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
         name TEXT NOT NULL,
-        text TEXT NOT NULL,
         mode TEXT NOT NULL,
         size_bytes INTEGER NOT NULL,
         characters INTEGER NOT NULL,
         tokens INTEGER,
         tokenizer TEXT NOT NULL DEFAULT '',
         is_pending INTEGER NOT NULL DEFAULT 1,
-        created_at REAL NOT NULL
+        created_at REAL NOT NULL,
+        text TEXT NOT NULL
     )""",
     "CREATE INDEX attachments_by_chat ON attachments (chat_id, seq)",
 )

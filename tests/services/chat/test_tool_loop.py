@@ -14,7 +14,8 @@ from webapp.services.chat.tool_loop import MAX_ROUNDS, ToolLoop
 from webapp.storage.chat_tools import ChatTools
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
-from webapp.storage.tools import ToolStore
+from webapp.storage.records import Chat
+from webapp.storage.tools import StoredTool, ToolStore
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string", "pattern": "^[A-Z]"}}, "required": ["city"]}

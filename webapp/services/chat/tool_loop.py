@@ -19,6 +19,7 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.records import Chat, StoredMessage
 from webapp.storage.tools import StoredTool
 from webapp.structured.pattern_match import matches
+from webapp.tools.builtin.context import BuiltinContext, NamedText
 from webapp.tools.definition import Approval, Behaviour
 from webapp.tools.runner import Remote, ToolResult, bounded, check_call, error_result, run_call
 
@@ -49,7 +50,7 @@ class CallState:
 class ToolLoop:
     """``offered(chat)`` are the tools its model may call; ``go_on(message_id, results)`` stores the results below an
     answer and begins the next one; ``tell(chat_id)`` is called when a call has its result; ``remote`` runs calls of
-    MCP tools."""
+    MCP tools; ``files(message_id)`` are the texts attached on the way to an answer."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class ToolLoop:
         allowed_hosts: Collection[str] = (),
         tell: Callable[[str], None] = lambda chat_id: None,
         remote: Remote | None = None,
+        files: Callable[[str], Sequence[NamedText]] = lambda message_id: (),
     ) -> None:
         self._store = store
         self._offered = offered
@@ -66,6 +68,7 @@ class ToolLoop:
         self._allowed_hosts = allowed_hosts
         self._tell = tell
         self._remote = remote
+        self._files = files
         self._lock = threading.Lock()
 
     def calls(self, stored: StoredMessage) -> tuple[CallState, ...]:
@@ -147,8 +150,9 @@ class ToolLoop:
         self._store.change_message(stored.id, replace(stored.message, tool_calls=calls, token_ids=()))
 
     def _run(self, message_id: str, call: ToolCall, tool: StoredTool) -> None:
+        context = BuiltinContext(lambda: self._files(message_id))
         try:
-            result = run_call(call, tool.definition, self._allowed_hosts, matches, self._remote)
+            result = run_call(call, tool.definition, self._allowed_hosts, matches, self._remote, context)
         except Exception as exc:  # whatever a tool does, the chat goes on
             log.exception("the tool %s broke", tool.definition.name)
             result = error_result(Phrase("the tool broke: {error}", error=type(exc).__name__))

@@ -9,6 +9,7 @@ from typing import Any
 from webapp.chat.prompt_rendering import RenderedPrompt
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
 from webapp.chat.tool_grammars import ToolRules
+from webapp.services.attachments.offer import with_search
 from webapp.storage.chat_tools import ChatTools
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
@@ -38,9 +39,14 @@ def chosen_tools(chat: Chat, preset: Preset, store: ToolStore) -> ChatTools:
     return replace(own, is_on=bool(ids), tool_ids=ids, dialect=preset.tool_dialect)
 
 
-def offered_tools(chosen: ChatTools, store: ToolStore, info: Inspection) -> OfferedTools:
-    """Without definitions where the chat's tools are off or gone: its dialect still writes the calls of the past."""
+def offered_tools(
+    chosen: ChatTools, store: ToolStore, info: Inspection, has_searchable_files: bool = False
+) -> OfferedTools:
+    """Without definitions where the chat's tools are off or gone: its dialect still writes the calls of the past.
+
+    Files that can only be searched bring their tool along, also where the chat's tools are off."""
     tools = store.by_ids(chosen.tool_ids) if chosen.is_on else []
+    tools = with_search(tools, store) if has_searchable_files else tools
     definitions = tuple(tool.definition.function for tool in tools)
     return OfferedTools(dialect_of(chosen.dialect, info), definitions, is_held=not chosen.is_free)
 

@@ -10,9 +10,11 @@ from webapp.chat.messages import Message, ThinkMode
 from webapp.chat.prompt_rendering import RenderedPrompt, render
 from webapp.chat.prompt_templates import PromptTemplate, all_templates, default_template
 from webapp.engine.sampling_params import SamplingParams
+from webapp.services.attachments.message_files import is_searchable, with_texts
 from webapp.services.chat.prompt_encoding import EncodedPrompt, encode_prompt, stop_sequences
 from webapp.services.chat.tool_offer import call_constraint, chosen_tools, offered_tools
 from webapp.services.presets.presets import Presets
+from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
@@ -81,8 +83,10 @@ class TurnPrompts:
     def _rendered(self, message_id: str, continues: bool) -> RenderedPrompt:
         path = [stored.message for stored in self._store.path_to(message_id)]
         messages = [_readable(message, self._tokenizer) for message in (path if continues else path[:-1])]
+        has_searchable = any(is_searchable(message) for message in messages)
+        messages = with_texts(messages, self._chat.id, AttachmentStore(self._store.database))
         system = self._chat.system_prompt or self._preset.system_prompt
-        tools = offered_tools(self._tools, self._tool_store, self._info)
+        tools = offered_tools(self._tools, self._tool_store, self._info, has_searchable)
         think_mode = think_mode_of(self._chat, self._preset)
         rendered = render(self._template, messages, system, think_mode, continues, tools)
         return replace(rendered, stop_strings=(*rendered.stop_strings, *self._preset.stop))

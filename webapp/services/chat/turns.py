@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from webapp.chat.attached_files import attached_files, attached_metadata
 from webapp.chat.messages import Message, Role
 from webapp.chat.titles import title_of
 from webapp.errors import ChatError, NothingToContinue, PromptEmpty, RoostError, ShuttingDown, TurnRunning
+from webapp.services.attachments.message_files import texts_before
+from webapp.services.attachments.offer import with_search
 from webapp.services.chat.live_turn import LiveTurn
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.services.chat.tool_offer import chosen_tools
@@ -22,11 +25,13 @@ from webapp.services.chat.turn_writer import Manager, TurnWriter
 from webapp.services.presets.presets import Presets
 from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
+from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
 from webapp.storage.claim import Claim
 from webapp.storage.database import Database
 from webapp.storage.records import Chat, StoredMessage
 from webapp.storage.tools import StoredTool, ToolStore
+from webapp.tools.builtin.context import NamedText
 
 log = logging.getLogger(__name__)
 FINISHED_KEPT_S = 60.0
@@ -54,7 +59,10 @@ class ChatTurns:
         self._tool_store = ToolStore(database)
         self._servers = servers
         remote = servers.call if servers else None
-        self.tools = ToolLoop(self._store, self._offered, self._go_on, settings.tool_hosts, self._tell, remote)
+        self._files = AttachmentStore(database)
+        self.tools = ToolLoop(
+            self._store, self._offered, self._go_on, settings.tool_hosts, self._tell, remote, self._texts
+        )
         """What becomes of an answer's calls."""
         self._turns: dict[str, LiveTurn] = {}
         self._clients: dict[str, str] = {}
@@ -66,12 +74,15 @@ class ChatTurns:
         self._store.purge_deleted(time.time() - DELETED_KEPT_S)
 
     def send(self, chat_id: str, text: str, client: str = "") -> LiveTurn:
-        """Stores the message below the shown branch and starts the answer. PromptEmpty for blank text."""
+        """Stores the message below the shown branch, with the chat's pending files, and starts the answer. PromptEmpty
+        for blank text."""
         _check_text(text)
 
         def begin() -> LiveTurn:
             chat = self._store.get(chat_id)
-            question = self._store.add_message(chat_id, chat.head_id, Message(Role.USER, text))
+            files = [file.as_attached for file in self._files.pending(chat_id)]
+            message = Message(Role.USER, text, metadata=attached_metadata(files))
+            question = self._store.add_message(chat_id, chat.head_id, message)
             if not chat.title:
                 self._store.rename(chat_id, title_of(text))
             return self._new_answer(chat_id, question.id)
@@ -85,14 +96,15 @@ class ChatTurns:
         return self._begin(stored.chat_id, lambda: self._new_answer(stored.chat_id, parent_id), client)
 
     def edit(self, message_id: str, text: str, client: str = "") -> LiveTurn:
-        """A new version of a person's message, and the answer to it."""
+        """A new version of a person's message, with the files of the old one, and the answer to it."""
         _check_text(text)
         stored = self._store.message(message_id)
         if stored.message.role is not Role.USER:
             raise ChatError(reason="this is not a message of yours")
 
         def begin() -> LiveTurn:
-            question = self._store.add_message(stored.chat_id, stored.parent_id, Message(Role.USER, text))
+            message = Message(Role.USER, text, metadata=attached_metadata(attached_files(stored.message)))
+            question = self._store.add_message(stored.chat_id, stored.parent_id, message)
             return self._new_answer(stored.chat_id, question.id)
 
         return self._begin(stored.chat_id, begin, client)
@@ -181,7 +193,11 @@ class ChatTurns:
 
     def _offered(self, chat: Chat) -> list[StoredTool]:
         chosen = chosen_tools(chat, self._presets.of_chat(chat), self._tool_store)
-        return self._tool_store.by_ids(chosen.tool_ids)
+        tools = self._tool_store.by_ids(chosen.tool_ids)
+        return with_search(tools, self._tool_store) if self._files.has_searchable(chat.id) else tools
+
+    def _texts(self, message_id: str) -> list[NamedText]:
+        return texts_before(self._store.path_to(message_id), self._files)
 
     def _go_on(self, message_id: str, results: Sequence[Message]) -> None:
         """The next answer of a round of calls, below their results."""

@@ -1,0 +1,125 @@
+"""Files on their way into a message: counted by the model's own vocabulary, whole or searched by what they cost."""
+
+import pytest
+
+from webapp.chat.attached_files import ReadMode
+from webapp.errors import (
+    AttachmentEmpty,
+    AttachmentNotFound,
+    AttachmentNotText,
+    AttachmentsFull,
+    AttachmentTooLarge,
+    NoModelLoaded,
+    PromptTooLong,
+)
+from webapp.services.attachments.attachments import FILE_BYTES, ROOM, WHOLE_TOKENS, Attachments
+from webapp.services.attachments.offer import AUTOMATIC_ID, with_search
+from webapp.settings import Settings
+from webapp.storage.tools import ToolStore
+from webapp.tokenizer.byte_level import ByteTokenizer
+from webapp.tools.builtin import BUILTINS
+from webapp.tools.definition import Behaviour, ToolDefinition
+
+
+class Manager:
+    def __init__(self, tokenizer):
+        self.now = tokenizer
+
+    def tokenizer(self):
+        if self.now is None:
+            raise NoModelLoaded()
+        return self.now
+
+
+@pytest.fixture
+def manager(world):
+    return Manager(world)
+
+
+@pytest.fixture
+def files(database, manager):
+    return Attachments(database, manager, Settings(max_prompt_tokens=20_000))
+
+
+@pytest.fixture
+def chat(store):
+    return store.create()
+
+
+def test_a_file_is_counted_as_it_will_stand_in_the_prompt(files, chat, world):
+    file = files.attach(chat.id, "../../notes.txt", "苍鹭\r\n\r\n站着".encode("gb18030"))
+    assert file.name == "notes.txt" and files.store.text(chat.id, file.id) == "苍鹭\r\n\r\n站着"
+    assert file.tokens == len(world.encode("File: notes.txt\n```\n苍鹭\n站着\n```"))
+    assert file.mode is ReadMode.WHOLE and files.pending(chat.id) == [file]
+
+
+def test_a_long_file_is_searched_unless_the_person_says_otherwise(files, chat):
+    file = files.attach(chat.id, "long.txt", b"heron " * (WHOLE_TOKENS + 10))
+    assert file.mode is ReadMode.SEARCH
+    files.toggle(chat.id, file.id)
+    assert files.pending(chat.id)[0].mode is ReadMode.WHOLE
+    files.toggle(chat.id, file.id)
+    assert files.pending(chat.id)[0].mode is ReadMode.SEARCH
+
+
+def test_what_no_prompt_can_hold_is_not_read_whole(files, chat):
+    file = files.attach(chat.id, "huge.txt", b"heron " * 21_000)
+    with pytest.raises(PromptTooLong):
+        files.toggle(chat.id, file.id)
+
+
+def test_without_a_model_characters_decide_and_the_count_comes_with_one(files, chat, manager, world):
+    manager.now = None
+    file = files.attach(chat.id, "a.txt", b"one two three")
+    assert (file.tokens, file.mode) == (None, ReadMode.WHOLE)
+    assert files.attach(chat.id, "b.txt", b"x" * 16_001).mode is ReadMode.SEARCH
+    assert files.pending(chat.id)[0].tokens is None
+    manager.now = world
+    assert files.pending(chat.id)[0].tokens < 30
+    manager.now = ByteTokenizer()
+    assert files.pending(chat.id)[0].tokens == len("File: a.txt\n```\none two three\n```")
+
+
+@pytest.mark.parametrize(
+    ("data", "error"),
+    [
+        (b"", AttachmentEmpty),
+        (b" \n\t", AttachmentEmpty),
+        (b"\xef\xbb\xbf", AttachmentEmpty),
+        (bytes(100), AttachmentNotText),
+        (b"a" * (FILE_BYTES + 1), AttachmentTooLarge),
+    ],
+)
+def test_what_cannot_be_attached_is_refused_and_nothing_is_kept(files, chat, data, error):
+    with pytest.raises(error):
+        files.attach(chat.id, "<b>.txt", data)
+    assert files.pending(chat.id) == []
+
+
+def test_a_chat_takes_so_many(files, chat):
+    for _ in range(ROOM.most_files):
+        files.attach(chat.id, "a", b"a")
+    with pytest.raises(AttachmentsFull):
+        files.attach(chat.id, "a", b"a")
+
+
+def test_a_file_of_another_chat_is_not_toggled(files, chat, store):
+    file = files.attach(chat.id, "a", b"a")
+    with pytest.raises(AttachmentNotFound):
+        files.toggle(store.create().id, file.id)
+
+
+def test_the_search_is_offered_once_and_in_a_persons_own_words(database):
+    tools = ToolStore(database)
+    weather = tools.create(ToolDefinition("weather"))
+    assert [tool.id for tool in with_search([weather], tools)] == [weather.id, AUTOMATIC_ID]
+    own = tools.create(BUILTINS["search_attachments"].definition)
+    assert [tool.id for tool in with_search([weather], tools)] == [weather.id, own.id]
+    assert with_search([own], tools) == [own]
+
+
+def test_a_persons_tool_of_that_name_stands_in_its_place(database):
+    tools = ToolStore(database)
+    theirs = tools.create(ToolDefinition("search_attachments", behaviour=Behaviour.ASK))
+    assert with_search([theirs], tools) == [theirs]
+    assert [tool.id for tool in with_search([], tools)] == [AUTOMATIC_ID]

@@ -1,0 +1,36 @@
+"""The files of a chat's messages with their texts: for the prompt, and for a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from webapp.chat.attached_files import ReadMode, attached_files, with_files
+from webapp.chat.messages import Message, Role
+from webapp.storage.attachments import AttachmentStore
+from webapp.storage.records import StoredMessage
+from webapp.tools.builtin.context import NamedText
+
+
+def with_texts(messages: Sequence[Message], chat_id: str, store: AttachmentStore) -> list[Message]:
+    """As a prompt has them: each person's message with its files below its words."""
+    files = [file for message in messages for file in attached_files(message) if file.mode is ReadMode.WHOLE]
+    texts = store.texts(chat_id, [file.id for file in files]) if files else {}
+    return [
+        replace(message, content=with_files(message.content, attached_files(message), texts))
+        if message.role is Role.USER
+        else message
+        for message in messages
+    ]
+
+
+def is_searchable(message: Message) -> bool:
+    return any(file.mode is ReadMode.SEARCH for file in attached_files(message))
+
+
+def texts_before(path: Iterable[StoredMessage], store: AttachmentStore) -> list[NamedText]:
+    """Of all files on a branch, those read whole too, each once, in the order they came."""
+    rows = list(path)
+    names = {file.id: file.name for stored in rows for file in attached_files(stored.message)}
+    texts = store.texts(rows[0].chat_id, list(names)) if names else {}
+    return [NamedText(name, texts[file_id]) for file_id, name in names.items() if file_id in texts]
