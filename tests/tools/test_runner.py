@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -120,6 +121,17 @@ def test_both_forms_people_paste_are_read() -> None:
 
 class Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path.startswith("/slow"):
+            self.send_response(200)
+            self.end_headers()
+            for _ in range(100):
+                try:
+                    self.wfile.write(b"x")
+                    self.wfile.flush()
+                except OSError:
+                    return
+                time.sleep(0.1)
+            return
         if self.path.startswith("/large"):
             self.send_response(200)
             self.end_headers()
@@ -237,3 +249,27 @@ def test_a_reference_to_nothing_but_itself_is_refused(reference: str) -> None:
     with pytest.raises(ToolInvalid, match="leads to itself, or to nothing"):
         checked(ToolDefinition("f", parameters=schema))
     checked(ToolDefinition("f", parameters={"type": "object", "properties": {"again": {"$ref": "#"}}}))
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_cut_off_in_time(port: int) -> None:
+    """Its answer takes 10 s, and no read of it ever waits long."""
+    definition = replace(
+        asking(f"http://127.0.0.1:{port}/slow"), http=HttpCall(f"http://127.0.0.1:{port}/slow", timeout_s=0.5)
+    )
+    began = time.monotonic()
+    result = run_call(call({"city": "Paris"}), definition, ["127.0.0.1"])
+    assert result is not None and "took too long" in result.text and time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("ip", "is_public"),
+    [
+        ("1.1.1.1", True), ("2606:4700::1111", True), ("64:ff9b::101:101", True), ("::ffff:1.1.1.1", True),
+        ("127.0.0.1", False), ("10.1.2.3", False), ("172.16.0.1", False), ("192.168.1.1", False),
+        ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.0", False), ("224.0.0.1", False),
+        ("::1", False), ("::", False), ("fd00::1", False), ("fe80::1", False), ("ff02::1", False),
+        ("::ffff:127.0.0.1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False), ("2002:7f00:1::", False),
+    ],
+)  # fmt: skip
+def test_addresses_that_lead_inside_are_told_from_public_ones(ip: str, is_public: bool) -> None:
+    assert http_request.is_public(ip) is is_public
