@@ -33,7 +33,7 @@ from webapp.services.chat.tool_offer import dialect_of
 from webapp.services.completion.whole_answer import whole_answer
 
 AT_ONCE = 8
-MAX_TOKENS = 500
+MAX_TOKENS = 1_500
 SAMPLING: dict[str, Any] = {"temperature": 1.0, "top_p": 0.8, "frequency_penalty": 0.0, "presence_penalty": 0.0}
 
 
@@ -103,15 +103,17 @@ def problem(case: Case, call: tuple[str, str]) -> str:
 
 
 def figures(asked: Sequence[Case], answers: Sequence[Answer]) -> dict[str, Any]:
-    """``unreadable``: answers that began a call nobody could read. ``cut``: at the limit of tokens before its end."""
+    """``unreadable``: answers that began a call nobody could read. ``cut``: answers the limit of tokens ended; the last
+    call of one is not whole, and is not judged."""
     counts: Counter[str] = Counter()
     problems = []
     for case, answer in zip(asked, answers, strict=True):
-        found = [problem(case, call) for call in answer.calls]
+        is_cut = answer.reason == "length"
+        found = [problem(case, call) for call in (answer.calls[:-1] if is_cut else answer.calls)]
         problems += [text for text in found if text]
         counts += Counter(
             answers_with_calls=bool(answer.calls), calls=len(found), valid=found.count(""),
-            unreadable=not found and "```json" in answer.content, cut=answer.reason == "length",
+            unreadable=not found and "```json" in answer.content, cut=is_cut,
             demanded=case.choice == "required", demanded_and_called=case.choice == "required" and bool(answer.calls),
         )  # fmt: skip
     attempts = counts["calls"] + counts["unreadable"]

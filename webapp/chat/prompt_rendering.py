@@ -139,8 +139,15 @@ def _results(
     if index and history[index - 1].role is Role.TOOL:
         return []
     following = list(itertools.takewhile(lambda message: message.role is Role.TOOL, history[index:]))
+    calls = [call.id for call in history[index - 1].tool_calls] if index else []
+    following.sort(key=lambda message: _place(message.tool_call_id, calls))
     text = offered.dialect.results([message.content for message in following])
     return _spoken(template, offered.dialect.result_prefix or template.tool_prefix, text)
+
+
+def _place(call_id: str, calls: Sequence[str]) -> int:
+    """Of the call a result belongs to; what belongs to none stays behind the others, in its order."""
+    return calls.index(call_id) if call_id in calls else len(calls)
 
 
 def _answer(template: PromptTemplate, message: Message, offered: OfferedTools) -> list[PromptPiece]:

@@ -126,5 +126,5 @@ def _as_value(text: str) -> Any:
     """The JSON value, or the text itself where it is none: history may hold anything."""
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

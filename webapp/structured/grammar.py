@@ -16,6 +16,7 @@ what is too large is refused by :func:`parser_limits`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +28,8 @@ MAX_DEPTH = 64
 KINDS = ("json_schema", "json_object", "regex", "lark")
 JSON_SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """At most one space after a comma or colon: a small model that drifts into blank space would never come out of it."""
+
+PLACE = re.compile(r"^(?:at )?\d+\(\d+\): (?:failed to compile JSON schema: )?")
 
 THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/\n"
 
@@ -89,9 +92,12 @@ def parser_limits() -> Any:
 
 
 def first_line(message: str) -> str:
-    """llguidance shows the whole grammar below its sentence."""
+    """llguidance shows the whole grammar below its sentence, and before it a place in text nobody wrote."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return (lines[0] if lines else "it cannot be compiled")[:300]
+    said = PLACE.sub("", lines[0] if lines else "it cannot be compiled")
+    if said.endswith("parse error:"):  # what is wrong with a regex stands below it
+        said = " ".join([said, *(line.removeprefix("error: ") for line in lines if line.startswith("error: "))])
+    return said[:300]
 
 
 def _json_source(description: Mapping[str, Any]) -> str:

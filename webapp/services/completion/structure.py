@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from webapp.chat.prompt_rendering import RenderedPrompt
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects
-from webapp.errors import ParameterInvalid, ParameterUnsupported, ToolInvalid
+from webapp.chat.tool_grammars import ToolRules
+from webapp.errors import GrammarInvalid, ParameterInvalid, ParameterUnsupported, ToolInvalid
 from webapp.services.chat.tool_offer import call_constraint, dialect_of
 from webapp.services.completion.order import Structure
 from webapp.tools.definition import from_openai
 from webapp.weights.inspection import Inspection
 
 MAX_TOOLS = 128
+MAX_TOOLS_CHARS = 512 * 1024
+"""Of all tools together; each has its own limit beside it."""
 
 
 def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> OfferedTools:
     """In this dialect ("": the model's own), which writes the calls of the past even where nothing is offered."""
-    definitions = () if structure.tool_choice == "none" else tuple(map(_definition, _numbered(structure.tools)))
+    definitions = () if structure.tool_choice == "none" else _definitions(structure.tools)
     name = chosen_name(structure)
     if name is not None:
         definitions = tuple(definition for definition in definitions if definition["name"] == name)
@@ -44,7 +48,9 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
             return None
         most = None if structure.is_parallel else 1
         form = call_constraint(rendered, is_required=is_required, max_calls=most, consumed=consumed)
-    elif form is not None:
+        check_tools(form, rendered.tools)
+        return form
+    if form is not None:
         thinking = rendered.starts_in_reasoning
         tag_end = rendered.awaits_tag_end and not thinking
         form |= {"thinking": thinking, "tag_end": tag_end, "consumed": consumed}
@@ -53,6 +59,27 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
 
         check(form)
     return form
+
+
+def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
+    """ParameterInvalid naming the tool whose schema cannot be held to; GrammarInvalid where that is none by itself."""
+    from webapp.structured.grammar import check
+
+    try:
+        check(form or {})
+    except GrammarInvalid:
+        for place, definition in enumerate(tools.definitions):
+            _check_alone(definition, tools.dialect, f"tools[{place}].function.parameters")
+        raise
+
+
+def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str) -> None:
+    from webapp.structured.grammar import check
+
+    try:
+        check({"kind": "lark", "grammar": dialect.grammar(ToolRules((definition,), is_required=True))})
+    except GrammarInvalid as exc:
+        raise ParameterInvalid(param=param, reason=str(exc.params["reason"]).rstrip(".")) from exc
 
 
 def _check_nothing_demanded(is_required: bool) -> None:
@@ -79,14 +106,30 @@ def chosen_name(structure: Structure) -> str | None:
     return name
 
 
-def _numbered(tools: tuple[Mapping[str, Any], ...]) -> list[tuple[int, Mapping[str, Any]]]:
+def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], ...]:
     if len(tools) > MAX_TOOLS:
         raise ParameterInvalid(param="tools", reason=f"there are {len(tools)}; the limit is {MAX_TOOLS}")
-    return list(enumerate(tools))
+    length = _length(tools)
+    if length > MAX_TOOLS_CHARS:
+        raise ParameterInvalid(param="tools", reason=f"they have {length} characters; the limit is {MAX_TOOLS_CHARS}")
+    found: dict[str, dict[str, Any]] = {}
+    for place, tool in enumerate(tools):
+        definition = _definition(place, tool)
+        name = definition["name"]
+        if name in found:
+            raise ParameterInvalid(param=f"tools[{place}].function.name", reason=f"there is a tool {name!r} already")
+        found[name] = definition
+    return tuple(found.values())
 
 
-def _definition(numbered: tuple[int, Mapping[str, Any]]) -> dict[str, Any]:
-    place, tool = numbered
+def _length(tools: tuple[Mapping[str, Any], ...]) -> int:
+    try:
+        return len(json.dumps(tools, ensure_ascii=False))
+    except RecursionError as exc:
+        raise ParameterInvalid(param="tools", reason="they are nested too deeply") from exc
+
+
+def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return from_openai(tool).function
     except ToolInvalid as exc:

@@ -129,9 +129,20 @@ def prompt_of(asked: CountRequest) -> ChatPrompt:
     system = text_of(asked.system, "system") if asked.system else ""
     messages = [Message(Role.SYSTEM, system)] if system else []
     for place, message in enumerate(asked.messages):
-        messages += messages_of(message, f"messages[{place}].content")
+        found = messages_of(message, f"messages[{place}].content")
+        check_results(found, messages, f"messages[{place}].content")
+        messages += found
     is_begun = asked.messages[-1].role == "assistant"
     return ChatPrompt(tuple(messages), think_mode_of(asked.thinking), continue_last=is_begun)
+
+
+def check_results(found: list[Message], before: list[Message], place: str) -> None:
+    """A result belongs to a call before it, by its id."""
+    called = {call.id for message in before for call in message.tool_calls}
+    for message in found:
+        if message.role is Role.TOOL and message.tool_call_id not in called:
+            reason = f"no tool_use before it has the id {message.tool_call_id[:80]!r}"
+            raise ParameterInvalid(param=f"{place}.tool_use_id", reason=reason)
 
 
 def think_mode_of(thinking: Thinking | None) -> ThinkMode | None:

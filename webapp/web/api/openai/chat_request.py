@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -135,6 +136,7 @@ class ChatRequest(SamplingFields, kw_only=True):
 def order_of(asked: ChatRequest, client: str) -> CompletionOrder:
     """ParameterInvalid or ParameterUnsupported for what the types alone cannot tell."""
     check_supported(asked)
+    check_results(asked.messages)
     last = asked.messages[-1]
     prompt = ChatPrompt(
         messages=tuple(message_of(message, f"messages[{place}]") for place, message in enumerate(asked.messages)),
@@ -174,6 +176,17 @@ def check_supported(asked: ChatRequest) -> None:
         raise ParameterUnsupported(param="modalities", reason="Roost's models read and write text")
     if asked.web_search_options not in (UNSET, None):
         raise ParameterUnsupported(param="web_search_options", reason="Roost does not search the web")
+
+
+def check_results(messages: Sequence[ChatMessage]) -> None:
+    """A tool message answers a call before it, by its id."""
+    called: set[str] = set()
+    for place, message in enumerate(messages):
+        if isinstance(message, AssistantMessage):
+            called.update(call.id for call in message.tool_calls or ())
+        elif isinstance(message, ToolMessage) and message.tool_call_id not in called:
+            reason = f"no call before it has the id {message.tool_call_id[:80]!r}"
+            raise ParameterInvalid(param=f"messages[{place}].tool_call_id", reason=reason)
 
 
 def max_tokens_of(asked: ChatRequest) -> int | None:
