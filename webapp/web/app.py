@@ -31,7 +31,6 @@ from webapp.web.guard import Guard
 from webapp.web.models import routes as model_routes
 from webapp.web.packed_static import PackedStatic
 from webapp.web.presets import routes as preset_routes
-from webapp.web.servers import routes as server_routes
 from webapp.web.states import routes as states_routes
 from webapp.web.status import routes as status_routes
 from webapp.web.tools import routes as tools_routes
@@ -45,7 +44,6 @@ PAGES = (
     conversion_routes,
     states_routes,
     tools_routes,
-    server_routes,
     docs_routes,
     status_routes,
 )

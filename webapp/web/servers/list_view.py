@@ -23,7 +23,7 @@ def servers_page(
     rows = tuple(server_row(desk, server) for server in desk.servers.store.list())
     return ServersPage(
         page_title=desk.t("mcp.title"),
-        commands_url=url_for("servers.do"),
+        commands_url=url_for("tools.servers.do"),
         rows=rows,
         is_waiting=any(row.phase == "connecting" for row in rows),
         missing=desk.missing,
@@ -40,7 +40,7 @@ def server_row(desk: Desk, server: StoredServer) -> ServerRow:
     return ServerRow(
         id=server.id,
         name=server.config.name,
-        url=url_for("servers.edit", server_id=server.id),
+        url=url_for("tools.servers.edit", server_id=server.id),
         kind=server.config.kind.value,
         place=place_of(desk, server),
         phase=state.phase,

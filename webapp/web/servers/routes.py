@@ -12,7 +12,6 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.tools.definition import Approval
-from webapp.tools.mcp.server_config import ServerConfig
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page, wants_fragment
 from webapp.web.servers.desk import Desk, the_desk
@@ -20,7 +19,7 @@ from webapp.web.servers.form_input import ServerDraft, config_of, draft_of, read
 from webapp.web.servers.list_view import servers_page
 from webapp.web.servers.server_view import bad_trial, good_trial, server_page, words_of
 
-blueprint = Blueprint("servers", __name__, url_prefix="/tools/servers")
+blueprint = Blueprint("servers", __name__, url_prefix="/servers")
 ID = r"[0-9a-f]{32}"
 SAID = ("saved", "added", "removed", "restored", "imported", "on", "off", "tools")
 MAX_IMPORT_CHARS = 200_000
@@ -59,7 +58,7 @@ def create() -> BaseResponse | Response:
         server = desk.servers.add(config_of(draft), desk.is_here)
     except RoostError as exc:
         return _refused(desk, draft, "", exc)
-    return redirect(url_for("servers.edit", server_id=server.id, said="added"), 303)
+    return redirect(url_for("tools.servers.edit", server_id=server.id, said="added"), 303)
 
 
 @blueprint.post("/<server_id>")
@@ -70,23 +69,22 @@ def save(server_id: str) -> BaseResponse | Response:
         desk.servers.change(server_id, config_of(draft, before), desk.is_here, _seen_at(draft))
     except RoostError as exc:
         return _refused(desk, draft, server_id, exc)
-    return redirect(url_for("servers.edit", server_id=server_id, said="saved"), 303)
+    return redirect(url_for("tools.servers.edit", server_id=server_id, said="saved"), 303)
 
 
 @blueprint.post("/try")
 def try_out() -> Response:
-    """Connects as the form has it, saved or not, and keeps nothing."""
+    """Connects as the form has it, saved or not, and keeps nothing. As a fragment only what came of it: it may take a
+    while, and who waits may go on typing."""
     desk, draft = the_desk(), read_draft(request.form)
     server_id = request.form.get("server_id", "")
     server = desk.servers.store.get(server_id) if re.fullmatch(ID, server_id) else None
     try:
-        state, listing = desk.servers.try_out(config_of(draft, _config(desk, server_id)), desk.is_here)
-        page = server_page(desk, draft, server, trial=good_trial(desk, state, listing))
-    except McpServerInvalid as exc:
-        page = server_page(desk, draft, server, exc)
+        known = server.config if server else None
+        trial = good_trial(desk, *desk.servers.try_out(config_of(draft, known), desk.is_here))
     except RoostError as exc:
-        page = server_page(desk, draft, server, trial=bad_trial(desk, exc))
-    return render_page("servers/edit.html", page, "servers/_form.html")
+        trial = bad_trial(desk, exc)
+    return render_page("servers/edit.html", server_page(desk, draft, server, trial=trial), "servers/_trial.html")
 
 
 @blueprint.post("/words")
@@ -120,14 +118,14 @@ def set_tools(server_id: str) -> BaseResponse:
     }
     hidden = {*desk.servers.store.get(server_id).tools.hidden} - set(shown) | (set(shown) - offered)
     desk.servers.set_tools(server_id, hidden, approvals, desk.is_here)
-    return redirect(url_for("servers.edit", server_id=server_id, said="tools"), 303)
+    return redirect(url_for("tools.servers.edit", server_id=server_id, said="tools"), 303)
 
 
 @blueprint.post("/<server_id>/delete")
 def delete(server_id: str) -> BaseResponse:
     desk = the_desk()
     name = desk.servers.remove(server_id, desk.is_here).config.name
-    return redirect(url_for("servers.index", said="removed", about=name, undo=server_id), 303)
+    return redirect(url_for("tools.servers.index", said="removed", about=name, undo=server_id), 303)
 
 
 @blueprint.post("/do")
@@ -136,7 +134,7 @@ def do() -> BaseResponse:
     desk = the_desk()
     found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
     server = desk.servers.restore(found[1] if found else "", desk.is_here)
-    return redirect(url_for("servers.index", said="restored", about=server.config.name), 303)
+    return redirect(url_for("tools.servers.index", said="restored", about=server.config.name), 303)
 
 
 @blueprint.post("/import")
@@ -149,7 +147,7 @@ def import_() -> BaseResponse | Response:
         reason = desk.t("tools.problem", reason=desk.reason(exc)) if isinstance(exc, McpServerInvalid) else ""
         page = servers_page(desk, import_error=reason or " ".join(desk.said(exc)), import_text=text[:20_000])
         return render_page("servers/page.html", page, status=422)
-    return redirect(url_for("servers.index", said="imported", about=len(made)), 303)
+    return redirect(url_for("tools.servers.index", said="imported", about=len(made)), 303)
 
 
 def _done(desk: Desk, server_id: str, act: Callable[[], object]) -> BaseResponse | Response:
@@ -164,7 +162,9 @@ def _done(desk: Desk, server_id: str, act: Callable[[], object]) -> BaseResponse
     if toasts:
         return render_page("servers/page.html", servers_page(desk, toasts), status=409)
     is_list = request.form.get("from") == "list"
-    return redirect(url_for("servers.index") if is_list else url_for("servers.edit", server_id=server_id), 303)
+    return redirect(
+        url_for("tools.servers.index") if is_list else url_for("tools.servers.edit", server_id=server_id), 303
+    )
 
 
 def _refused(desk: Desk, draft: ServerDraft, server_id: str, error: RoostError) -> Response:
@@ -173,10 +173,6 @@ def _refused(desk: Desk, draft: ServerDraft, server_id: str, error: RoostError) 
         return render_page("servers/edit.html", server_page(desk, draft, server, error), status=422)
     page = server_page(desk, draft, server, toasts=(_toast(*desk.said(error), is_error=True),))
     return render_page("servers/edit.html", page, status=error.status)
-
-
-def _config(desk: Desk, server_id: str) -> ServerConfig | None:
-    return desk.servers.store.get(server_id).config if re.fullmatch(ID, server_id) else None
 
 
 def _seen_at(draft: ServerDraft) -> float | None:

@@ -38,10 +38,10 @@ def server_page(
     title = server.config.name if server else desk.t("mcp.new")
     return ServerPage(
         page_title=title,
-        commands_url=url_for("servers.do"),
+        commands_url=url_for("tools.servers.do"),
         title=title,
         server_id=server.id if server else "",
-        action=url_for("servers.save", server_id=server.id) if server else url_for("servers.create"),
+        action=url_for("tools.servers.save", server_id=server.id) if server else url_for("tools.servers.create"),
         draft=draft,
         words=words_of(draft.command),
         fields={name: _field(desk, name, errors.get(name, "")) for name in FIELDS},
@@ -100,6 +100,10 @@ def good_trial(desk: Desk, state: ServerState, listing: Listing) -> Trial:
 
 
 def bad_trial(desk: Desk, error: RoostError) -> Trial:
+    """What is wrong with a field is said with the field's name: the form itself stays as it is."""
+    field = str(error.params.get("field", ""))
+    if isinstance(error, McpServerInvalid) and field in FIELDS:
+        return Trial("bad", desk.t(f"mcp.field.{field}.label"), desk.t("tools.problem", reason=desk.reason(error)))
     return Trial("bad", *desk.said(error))
 
 

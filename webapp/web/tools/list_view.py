@@ -47,5 +47,5 @@ def _row(desk: Desk, tool: StoredTool, servers: Mapping[str, str]) -> ToolRow:
 def page_of(tool: StoredTool) -> str:
     """Where a tool is changed: its form, or the page of the server that brought it."""
     if tool.definition.behaviour is Behaviour.MCP:
-        return url_for("servers.edit", server_id=tool.definition.mcp.server_id, _anchor=f"tool-{tool.id}")
+        return url_for("tools.servers.edit", server_id=tool.definition.mcp.server_id, _anchor=f"tool-{tool.id}")
     return url_for("tools.edit", tool_id=tool.id)

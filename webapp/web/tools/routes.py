@@ -20,6 +20,7 @@ from webapp.tools.json_text import parse_json
 from webapp.tools.parameter_rows import sample_arguments
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page
+from webapp.web.servers import routes as server_routes
 from webapp.web.tools import bench_routes
 from webapp.web.tools.contexts import Trial
 from webapp.web.tools.desk import Desk, the_desk
@@ -29,6 +30,7 @@ from webapp.web.tools.list_view import page_of, tools_page
 
 blueprint = Blueprint("tools", __name__, url_prefix="/tools")
 blueprint.register_blueprint(bench_routes.blueprint)
+blueprint.register_blueprint(server_routes.blueprint)
 ID = r"[0-9a-f]{32}"
 MAX_IMPORT_CHARS = 1_000_000
 FORM_BYTES = 4 << 20
