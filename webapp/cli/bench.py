@@ -1,4 +1,7 @@
-"""`roost bench`: load time, reading and writing speed, memory. Its last line is one JSON document."""
+"""`roost bench`: load time, reading and writing speed, memory; `roost bench tools`: function calling.
+
+The last line of both is one JSON document.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from typing import Any
 import psutil
 
 from webapp import __version__
+from webapp.cli import bench_tools
 from webapp.cli.options import add_model_options, settings_from
 from webapp.engine.outputs import GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
@@ -28,12 +32,18 @@ GREEDY = SamplingParams(temperature=0, stop_token_ids=(), frequency_penalty=0.0)
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("bench", help="Measure speed and memory on this machine.")
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "bench",
+        help="Measure speed and memory on this machine; `tools`: function calling.",
+        allow_abbrev=False,  # or `--mode` of `tools` would be a short --model of this one
+    )
     add_model_options(parser)
     parser.add_argument("--prompt-tokens", type=int, default=512, help="Tokens to read in one prompt.")
     parser.add_argument("--tokens", type=int, default=128, help="Tokens to write in one answer.")
     parser.add_argument("--sequences", default="1,8", help="How many answers at once, with commas between.")
     parser.add_argument("--repeat", type=int, default=3, help="Runs of each measurement; the median is reported.")
+    parser.set_defaults(run=run)
+    bench_tools.add_parser(parser.add_subparsers(dest="bench", metavar="tools"))
     return parser
 
 

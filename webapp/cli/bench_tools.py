@@ -1,0 +1,145 @@
+"""`roost bench tools`: does this model call these tools rightly? Its last line is one JSON document."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webapp.chat.tool_dialects import all_dialects
+from webapp.cli.options import add_model_options, settings_from
+from webapp.errors import BenchRefused, RoostError, ToolInvalid
+from webapp.i18n import LOCALES
+from webapp.manager.model_manager import ModelManager
+from webapp.services.tools.bench_order import MODES, BenchOrder
+from webapp.services.tools.bench_report import ModeReport, document, reports
+from webapp.services.tools.bench_runner import BenchRunner
+from webapp.services.tools.made_cases import made_cases
+from webapp.settings import Settings
+from webapp.storage.database import Database
+from webapp.storage.tool_bench import BenchStore
+from webapp.storage.tools import ToolStore
+from webapp.tools.bench_case import BenchCase, cases_from_lines
+from webapp.tools.builtin import BUILTINS
+from webapp.tools.definition import from_openai
+
+BOTH = "both"
+DATABASE_NAME = "roost.db"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the Tools pages keep; empty where there is no database yet."""
+
+    tools: tuple[dict[str, Any], ...] = ()
+    cases: tuple[BenchCase, ...] = ()
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "tools", help="How rightly this model calls these tools: decision, name, arguments."
+    )
+    add_model_options(parser)
+    parser.add_argument(
+        "--tools", metavar="FILE", help="An OpenAI tools array; without it the tools of the Tools page."
+    )
+    parser.add_argument(
+        "--cases", metavar="FILE", help='Lines of {"prompt": …, "calls": [{"name": …, "arguments": …}]}.'
+    )
+    parser.add_argument("--mode", choices=(*MODES, BOTH), default=BOTH, help="Held to the tools, free, or both.")
+    parser.add_argument(
+        "--dialect", choices=[row.name for row in all_dialects()], default="", help="How calls are written."
+    )
+    parser.add_argument("--seed", type=int, default=None, help="Make the cases from the tools, by this number.")
+    parser.add_argument("--per-tool", type=int, default=3, help="Cases to make for each tool.")
+    parser.add_argument("--language", choices=tuple(LOCALES), default="en", help="Of the cases that are made.")
+    parser.add_argument("--transcripts", metavar="FILE", help="Write every case with its answer, one JSON a line.")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = settings_from(args)
+    kept = kept_in(settings)
+    definitions = tools_in(args.tools) if args.tools else kept.tools or shipped_tools()
+    source, cases, left_out = cases_of(args, definitions, kept)
+    modes = MODES if args.mode == BOTH else (args.mode,)
+    manager = ModelManager(settings)
+    answers: list[dict[str, Any]] = []
+    error: RoostError | None = None
+    try:
+        runner = BenchRunner(manager, BenchOrder(definitions, cases, modes, args.dialect))
+        try:
+            runner.run(answers.append)
+        except RoostError as exc:
+            error = exc
+        setup = runner.setup() | {"cases_from": source, "seed": args.seed or 0, "tools_without_cases": left_out}
+    finally:
+        manager.close()
+    if args.transcripts:
+        lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
+        Path(args.transcripts).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for report in reports(setup, answers):
+        print(line_of(report), file=sys.stderr)
+    found = document(setup, answers, error.to_dict() if error else None)
+    if args.transcripts:
+        del found["answers"]
+    print(json.dumps(found, ensure_ascii=False))
+    if error is not None:
+        raise error
+    return 0
+
+
+def kept_in(settings: Settings) -> Kept:
+    """Makes no database where there is none."""
+    path = settings.data_dir / DATABASE_NAME
+    if not path.exists():
+        return Kept()
+    database = Database(path)
+    try:
+        tools = tuple(stored.definition.function for stored in ToolStore(database).list())
+        return Kept(tools, tuple(stored.case for stored in BenchStore(database).cases()))
+    finally:
+        database.close()
+
+
+def shipped_tools() -> tuple[dict[str, Any], ...]:
+    return tuple(row.definition.function for row in BUILTINS.values())
+
+
+def tools_in(path: str) -> tuple[dict[str, Any], ...]:
+    """ToolInvalid for what is no OpenAI tools array."""
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise ToolInvalid(field="file", reason=f"{path} is no JSON: {exc}") from exc
+    rows = value.get("tools", [value]) if isinstance(value, Mapping) else value
+    if not isinstance(rows, list):
+        raise ToolInvalid(field="file", reason="it must be a tool or a list of tools")
+    return tuple(from_openai(row).function for row in rows)
+
+
+def cases_of(
+    args: argparse.Namespace, definitions: Sequence[Mapping[str, Any]], kept: Kept
+) -> tuple[str, tuple[BenchCase, ...], list[str]]:
+    """Where they are from, the cases, and tools none could be made for. A file wins; then those of the page, if their
+    tools are asked too and no seed is given; else they are made."""
+    if args.cases:
+        return "file", cases_from_lines(Path(args.cases).read_text(encoding="utf-8")), []
+    if kept.cases and not args.tools and args.seed is None:
+        return "stored", kept.cases, []
+    if args.per_tool < 1:
+        raise BenchRefused(reason="--per-tool is less than 1")
+    made = made_cases(definitions, args.language, args.seed or 0, args.per_tool)
+    return "made", made.cases, list(made.left_out)
+
+
+def line_of(report: ModeReport) -> str:
+    shown = "  ".join(
+        f"{name} {right}/{of} ({100 * right / of:.1f} %)" for name, (right, of) in report.counts.items() if of
+    )
+    return f"{report.mode:<12} {report.cases:>4} cases  {shown}"
