@@ -92,7 +92,7 @@ def test_without_cases_the_page_offers_to_make_some(browser: Browser) -> None:
     status, where, _ = browser.post("/cases/make", seed="3", per_tool="2")
     assert status == 303
     _, page = browser.get(where)
-    assert "6 cases were made." in page and "synthetic" in page and len(browser.prompts()) == 6
+    assert "6 cases were generated." in page and "synthetic" in page and len(browser.prompts()) == 6
     first = browser.prompts()
     browser.post("/cases/make", seed="3", per_tool="2")
     assert browser.prompts() == first

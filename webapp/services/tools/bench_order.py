@@ -45,5 +45,5 @@ def checked(order: BenchOrder) -> BenchOrder:
     if not order.askable:
         raise BenchRefused(reason="no case asks for the chosen tools", reason_key="tool_bench.problem.no_cases")
     if not order.modes or not set(order.modes) <= set(MODES):
-        raise BenchRefused(reason="it decodes constrained, free, or both", reason_key="tool_bench.problem.modes")
+        raise BenchRefused(reason="it decodes held to the form, free, or both", reason_key="tool_bench.problem.modes")
     return order
