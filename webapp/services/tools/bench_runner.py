@@ -93,8 +93,12 @@ class BenchRunner:
     def run(self, keep: Callable[[Answer], object]) -> None:
         """Until the last answer, a stop, or what ends it, which is raised. ``keep`` gets the answers one at a time."""
         with ThreadPoolExecutor(self._at_once, thread_name_prefix="roost-bench") as pool:
-            for work in [pool.submit(self._work, keep) for _ in range(self._at_once)]:
-                work.result()
+            try:
+                for work in [pool.submit(self._work, keep) for _ in range(self._at_once)]:
+                    work.result()
+            except BaseException:  # Ctrl-C: the pool would wait for every case there is
+                self.stop()
+                raise
         if self._failure is not None:
             raise self._failure
 
