@@ -57,6 +57,16 @@ document.addEventListener("click", (event) => {
   if (event.target.closest("[data-close]") || event.target.matches("dialog")) event.target.closest("dialog")?.close();
 });
 
+// A file input says which file was chosen.
+document.addEventListener("change", (event) => {
+  const zone = event.target.type === "file" && event.target.closest(".drop");
+  const place = zone && zone.querySelector("[data-file-name]");
+  if (!place) return;
+  place.dataset.none ??= place.textContent;
+  place.textContent = [...event.target.files].map((file) => file.name).join(", ") || place.dataset.none;
+  zone.classList.toggle("has-file", event.target.files.length > 0);
+});
+
 // A file dropped on .drop goes into its file input.
 for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {

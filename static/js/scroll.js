@@ -17,6 +17,9 @@ export function toEnd() {
   jump.hidden = true;
 }
 
+// An empty chat is read from its top.
+const isWelcome = () => Boolean(document.querySelector("#welcome:not([hidden])"));
+
 // Above the composer, however much is written in it.
 function placeToasts() {
   const spot = dock.getBoundingClientRect();
@@ -31,12 +34,12 @@ export function startScrolling() {
     lastTop = scroller.scrollTop;
     if (isUpward && distance() > 4) isFollowing = false;
     if (distance() <= 4 || (!isUpward && distance() < NEAR)) isFollowing = true;
-    jump.hidden = isFollowing || distance() < NEAR;
+    jump.hidden = isFollowing || isWelcome() || distance() < NEAR;
   }, { passive: true });
   jump.addEventListener("click", toEnd);
   const grown = new ResizeObserver(() => {
-    if (isFollowing) scroller.scrollTop = scroller.scrollHeight;
-    else jump.hidden = distance() < NEAR;
+    if (isFollowing && !isWelcome()) scroller.scrollTop = scroller.scrollHeight;
+    else jump.hidden = isWelcome() || distance() < NEAR;
     placeToasts();
   });
   grown.observe(document.getElementById("messages").parentElement);
@@ -54,5 +57,6 @@ export function startScrolling() {
   if (location.hash.startsWith("#m-") && document.querySelector(CSS.escape(location.hash.slice(1)) && location.hash)) {
     isFollowing = false;
     document.querySelector(location.hash).scrollIntoView({ block: "center" });
-  } else toEnd();
+  } else if (isWelcome()) isFollowing = false;
+  else toEnd();
 }

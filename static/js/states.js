@@ -1,4 +1,4 @@
-// A file that was dropped or chosen goes up at once; without this, the button beside it sends it.
+// A file that was dropped or chosen goes up at once; without scripts, a button does.
 document.querySelector("form[data-auto] input[type=file]")?.addEventListener("change", (event) => {
   if (event.target.files.length) event.target.form.requestSubmit();
 });

@@ -19,3 +19,22 @@ document.addEventListener("htmx:afterSwap", () => {
   const json = document.getElementById("tool-json");
   if (preview.dataset.json && json && json !== document.activeElement) json.value = preview.dataset.json;
 });
+
+// The form is drawn anew after a change of type and by its buttons. What was typed while the answer was on its way would
+// be lost with the old form: such an answer is left out, and the same is asked again of the form as it is now.
+const sent = new WeakMap();
+const written = (form) => JSON.stringify([...new FormData(form)].filter(([name]) => name !== "json"));
+const isRedraw = (event) => event.detail.target?.id === "tool-form";
+
+document.addEventListener("htmx:beforeSend", (event) => {
+  if (isRedraw(event)) sent.set(event.detail.xhr, written(event.detail.target));
+});
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const before = sent.get(event.detail.xhr);
+  if (!isRedraw(event) || before === undefined || before === written(event.detail.target)) return;
+  event.detail.shouldSwap = false;
+  const { elt, triggeringEvent } = event.detail.requestConfig;
+  if (triggeringEvent?.type === "click") elt.click();
+  else elt.dispatchEvent(new Event("change")); // not for the form, which would ask for its preview
+});

@@ -125,7 +125,7 @@ def test_what_cannot_be_read_counts_as_not_given():
 def test_the_fit_is_a_sentence_with_figures(browser):
     part = build(browser, kind="cpu", precision="fp32")
     note = re.search(r'class="note note-\w+ fit">.*?<strong>(.*?)</strong>', part, re.DOTALL)[1]
-    assert re.search(r"needs [\d.]+ [kMG]B, [\d.]+ [MGT]B free, room for [\d,]+ seats", note)
+    assert re.search(r"needs [\d.]+ [kMG]B, [\d.]+ [MGT]B free, room for \d+ conversations at once", note)
 
 
 def test_the_builder_as_a_page_leads_to_the_presets(browser):

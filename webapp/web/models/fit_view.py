@@ -23,7 +23,7 @@ def fit_line(desk: Desk, found: Inspection, name: str, strategy: str = "") -> Fi
         "strategy": fit.strategy,
         "needed": size_text(fit.needed_bytes),
         "free": size_text(fit.free_bytes or 0),
-        "seats": f"{fit.seats:,}" if fit.seats is not None else "",
+        "seats": f"{fit.seats_used:,}",
     }
     key = fit.verdict if fit.seats is not None or fit.verdict != FITS else "fits_unmeasured"
     return FitLine(KINDS[fit.verdict], _with_way_out(desk, fit, desk.t(f"models.fit.{key}", **words)))

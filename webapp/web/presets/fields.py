@@ -142,7 +142,7 @@ def shown_value(t: Callable[..., str], row: Parameter, value: str, choices: tupl
     if value in named:
         return named[value]
     if row.kind == "bool":
-        return t("preset_page.on" if value == "1" else "preset_page.off")
+        return t("controls.on" if value == "1" else "controls.off")
     if value == "":
         return t("preset_page.by_itself" if row.is_optional else "preset_page.empty")
     return value if len(value) <= SHOWN_CHARS else value[:SHOWN_CHARS] + "…"

@@ -45,7 +45,7 @@ class FitMaker:
 
 
 def sentence(fit: Fit, t: Words) -> str:
-    """Such as "Needs 3.1 GB, 5.2 GB free, room for 180 seats"."""
+    """Such as "Needs 3.1 GB, 5.2 GB free, room for 32 conversations at once"."""
     needed = size_text(fit.needed_bytes)
     if fit.verdict == "cannot_run":
         return t("preset_page.fit.cannot_run", needed=needed)
@@ -54,12 +54,12 @@ def sentence(fit: Fit, t: Words) -> str:
     free = size_text(fit.free_bytes)
     if fit.verdict == "does_not_fit":
         return t("preset_page.fit.does_not_fit", needed=needed, free=free)
-    return t(f"preset_page.fit.{fit.verdict}", needed=needed, free=free, seats=f"{fit.seats:,}")
+    return t(f"preset_page.fit.{fit.verdict}", needed=needed, free=free, seats=f"{fit.seats_used:,}")
 
 
 def detail(fit: Fit, t: Words) -> str:
     state = size_text(fit.state_bytes_per_seat)
-    return t("preset_page.fit.detail", state=state, used=fit.seats_used)
+    return t("preset_page.fit.detail", state=state)
 
 
 def _switch(other: Alternative, t: Words) -> Switch:

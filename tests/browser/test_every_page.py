@@ -1,0 +1,81 @@
+"""What holds for each page: it fits a phone in both languages, and its words are its own."""
+
+import re
+
+import pytest
+
+PHONES = ((390, 844), (360, 740))
+SCROLLS = "[popover], .table-scroll, pre, .unseen, .skip, .chats, .panel, .tabs, .docs-tabs, .docs-contents"
+"""What scrolls inside itself."""
+SIDEWAYS = """scrolls => {
+  const wide = [...document.querySelectorAll("body *")]
+    .filter(node => node.checkVisibility() && !node.closest(scrolls))
+    .filter(node => node.getBoundingClientRect().right > innerWidth + 1);
+  const scrolled = [...document.querySelectorAll("html, .page, .scroller, .main")]
+    .filter(node => node.scrollWidth > node.clientWidth);
+  return [...wide, ...scrolled].map(node => `${node.tagName}.${node.className}`);
+}"""
+RAIL_IS_CUT = """() => [...document.querySelectorAll(".rail-item")]
+  .filter(node => node.scrollWidth > node.clientWidth || node.getBoundingClientRect().right > innerWidth)
+  .map(node => node.textContent)"""
+
+
+@pytest.fixture(scope="module")
+def pages(roost):
+    chat = roost.answered("A word " + "Donaudampfschifffahrt" * 8)
+    preset = re.search(r'href="(/presets/[0-9a-f]{32})"', roost.get("/presets"))[1]
+    model = "/models/roost-starter-v7.safetensors"
+    fixed = ["/", "/presets", "/presets/new", "/presets/compare", "/models", "/states", "/convert", "/tools", "/docs"]
+    return [*fixed, f"/chat/{chat}", preset, model, "/tools/new?from=example", "/chats?q=a", "/nothing-here"]
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_no_page_is_wider_than_a_phone(roost, visit, pages, locale):
+    page = visit(f"{roost.url}/?lang={locale}", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page.expected.append("404 (NOT FOUND)")
+    for path in pages:
+        page.goto(roost.url + path)
+        for width, height in PHONES:
+            page.set_viewport_size({"width": width, "height": height})
+            assert page.evaluate("innerWidth") == width, path
+            assert page.evaluate(SIDEWAYS, SCROLLS) == [], (path, width)
+            assert page.evaluate(RAIL_IS_CUT) == [], (path, width)
+
+
+def test_an_empty_chat_is_read_from_its_top(roost, visit):
+    page = visit(roost.url, viewport={"width": 360, "height": 560})
+    page.wait_for_selector("body.is-live")
+    assert page.evaluate("scroller.scrollHeight > scroller.clientHeight"), "else this shows nothing"
+    assert page.evaluate("scroller.scrollTop") == 0 and not page.is_visible("#jump")
+
+
+def test_a_switch_says_which_of_the_two_it_is(roost, visit, pages):
+    page = visit(roost.url + next(path for path in pages if re.match("/presets/[0-9a-f]{32}", path)))
+    words = page.locator(".switch:has([type=checkbox][name=custom_cuda])")
+    assert words.inner_text().strip() == "Off" and not page.is_checked("[type=checkbox][name=custom_cuda]")
+    words.click()
+    assert words.inner_text().strip() == "On" and page.is_checked("[type=checkbox][name=custom_cuda]")
+
+
+def test_a_file_input_speaks_the_pages_language_and_names_the_file(roost, visit):
+    page = visit(f"{roost.url}/tools?lang=zh")
+    assert "选择文件" in page.inner_text(".drop")
+    page.set_input_files(".drop input", {"name": "mine.json", "mimeType": "application/json", "buffer": b"[]"})
+    assert "mine.json" in page.inner_text(".drop")
+
+
+def test_what_is_typed_while_the_form_is_drawn_anew_is_kept(roost, visit):
+    page = visit(f"{roost.url}/tools/new?from=example")
+    page.wait_for_selector("#tool-preview .tool-text")
+    held = []
+    page.route("**/tools/form", lambda route: held.append(route))
+    page.select_option("[name='0:kind']", "array")
+    page.wait_for_timeout(50)
+    page.fill("[name='0:description']", "typed meanwhile")
+    held[0].continue_()
+    page.unroute("**/tools/form")
+    page.wait_for_selector("[name='0:item_kind']")
+    assert page.input_value("[name='0:description']") == "typed meanwhile"
+    page.click("[aria-label*='location'][value='down:0']")
+    page.wait_for_selector("[name='1:item_kind']")
+    assert page.input_value("[name='1:description']") == "typed meanwhile"
