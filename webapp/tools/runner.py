@@ -30,8 +30,14 @@ class ToolResult:
     reason: str = ""
 
 
-Remote = Callable[[ToolDefinition, Mapping[str, Any]], ToolResult]
-"""Runs a call of a tool that is somewhere else (MCP), with checked arguments; never raises."""
+IsStopped = Callable[[], bool]
+Remote = Callable[[ToolDefinition, Mapping[str, Any], IsStopped], ToolResult]
+"""Runs a call of a tool that is somewhere else (MCP), with checked arguments; never raises. It gives up soon after
+nobody wants the result any more."""
+
+
+def never() -> bool:
+    return False
 
 
 def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
@@ -58,6 +64,7 @@ def run_call(
     matches: Matcher | None = None,
     remote: Remote | None = None,
     context: BuiltinContext | None = None,
+    is_stopped: IsStopped = never,
 ) -> ToolResult | None:
     """The result, or None where a person has to give it (ASK). Never raises for what a tool or a model does wrong.
 
@@ -71,7 +78,9 @@ def run_call(
         return ToolResult(bounded(definition.fixed_value))
     if definition.behaviour is Behaviour.MCP:
         arguments = arguments_of(call, definition)
-        return remote(definition, arguments) if remote else error_result("no MCP server can be asked from here")
+        if remote is None:
+            return error_result("no MCP server can be asked from here")
+        return remote(definition, arguments, is_stopped)
     try:
         return ToolResult(bounded(_answer(call, definition, allowed_hosts, context)))
     except (ToolFailed, ValueError, ArithmeticError) as exc:

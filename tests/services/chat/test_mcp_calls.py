@@ -56,7 +56,7 @@ def answered(world, database, settings, servers, store, chat):
         (state,) = turns.tools.calls(asking)
         assert (state.status, state.call.name) == ("waiting", "echo"), "nothing runs unasked"
         turns.tools.approve(asking.id, state.call.id)
-        until(lambda: store.branch(chat.id)[-1].status == "complete")
+        until(lambda: len(store.branch(chat.id)) == 4 and store.branch(chat.id)[-1].status == "complete")
         return [stored.message for stored in store.branch(chat.id)]
     finally:
         turns.close()

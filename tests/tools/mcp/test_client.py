@@ -13,6 +13,7 @@ from tests.tools.mcp.conftest import HttpServer, address, program, raw
 from tests.tools.mcp.server import HTML, NAMES
 from webapp.errors import (
     McpCommandMissing,
+    McpError,
     McpNotInstalled,
     McpNotSpoken,
     McpRefused,
@@ -118,6 +119,15 @@ def test_a_slow_call_ends_at_its_time_limit_and_the_server_lives_on(client, monk
     assert caught.value.params["said"] == "out of seeds" and client.state("slow").phase == "failed"
     assert client.call("slow", config, "pid", {}).text != pid, "it is begun again by the next call"
     client.drop("slow")
+
+
+def test_a_call_that_is_stopped_is_left_and_the_server_lives_on(client):
+    config, begun = raw("modern"), time.monotonic()
+    with pytest.raises(McpError) as caught:
+        client.call("stopped", config, "slow", {}, lambda: client.state("stopped").phase == "connected")
+    assert "stopped" in caught.value.message and time.monotonic() - begun < 4
+    assert client.call("stopped", config, "echo", {}).text == "modern"
+    client.drop("stopped")
 
 
 def test_a_program_that_ends_between_calls_is_begun_again(client):

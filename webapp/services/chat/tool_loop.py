@@ -11,10 +11,12 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.errors import ChatError, Phrase, RoostError, ToolInvalid, phrase_from_dict
+from webapp.services.chat.running_calls import RunningCalls
 from webapp.storage.chats import ChatStore
 from webapp.storage.records import Chat, StoredMessage
 from webapp.storage.tools import StoredTool
@@ -27,14 +29,15 @@ MAX_ROUNDS = 8
 """Answers with calls in a row before a person has to say something."""
 CALLS = "calls"
 REFUSED = "the person did not allow this call"
+STOPPED = "the person stopped this call"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class CallState:
-    """``status``: "waiting" for approval, "asking" for a result to be typed, "done". ``tool`` None: there is none of
-    that name among the chat's tools."""
+    """``status``: "waiting" for approval, "running", "asking" for a result to be typed, "done". ``tool`` None: there
+    is none of that name among the chat's tools."""
 
     call: ToolCall
     tool: StoredTool | None
@@ -42,7 +45,7 @@ class CallState:
     result: str = ""
     is_error: bool = False
     by: str = ""
-    """Who gave the result: "tool", "person", or "refused"."""
+    """Who gave the result: "tool", "person", "refused", or "stopped" while it ran."""
     reason: str = ""
     """Why there is no better result, for a person; a Phrase where it can be said in their language."""
 
@@ -61,6 +64,7 @@ class ToolLoop:
         tell: Callable[[str], None] = lambda chat_id: None,
         remote: Remote | None = None,
         files: Callable[[str], Sequence[NamedText]] = lambda message_id: (),
+        start: Callable[[Callable[[], None]], object] = lambda work: work(),
     ) -> None:
         self._store = store
         self._offered = offered
@@ -69,7 +73,9 @@ class ToolLoop:
         self._tell = tell
         self._remote = remote
         self._files = files
+        self._start = start
         self._lock = threading.Lock()
+        self._running = RunningCalls()
 
     def calls(self, stored: StoredMessage) -> tuple[CallState, ...]:
         """What stands of an answer's calls."""
@@ -77,7 +83,9 @@ class ToolLoop:
             return ()
         chat = self._store.get(stored.chat_id)
         offered = {tool.definition.name: tool for tool in self._offered(chat)}
-        return tuple(_state(call, offered, stored.message) for call in stored.message.tool_calls)
+        return tuple(
+            self._as_running(stored.id, _state(call, offered, stored.message)) for call in stored.message.tool_calls
+        )
 
     def is_waiting(self, stored: StoredMessage) -> bool:
         """True while a person has to do something about a call."""
@@ -97,7 +105,12 @@ class ToolLoop:
                     error_result(Phrase("there is no tool {name}", name=state.call.name)),
                     "tool",
                 )
-            elif state.status == "waiting" and _may_run(chat, state.tool):
+            elif (
+                state.status == "waiting"
+                and _may_run(chat, state.tool)
+                and self._running.claim((message_id, state.call.id))
+            ):
+                self._tell(stored.chat_id)
                 self._run(message_id, state.call, state.tool)
         self._finish_round(message_id)
 
@@ -108,6 +121,29 @@ class ToolLoop:
     def approve(self, message_id: str, call_id: str, arguments: str | None = None, for_chat: bool = False) -> None:
         """Runs a call that waits, with other ``arguments`` (JSON text) when they were edited; ToolInvalid when those
         do not fit. ``for_chat``: this tool is not asked about again in this chat."""
+        if not self._running.claim((message_id, call_id)):
+            raise ChatError(reason="this call is running already")
+        with self._running.given_back_on_error((message_id, call_id)):
+            call, tool = self._approved(message_id, call_id, arguments, for_chat)
+            self._start(lambda: self._run_approved(message_id, call, tool))
+
+    def give(self, message_id: str, call_id: str, result: str) -> None:
+        """A person's own result, for a tool that asks or in place of running one."""
+        self._open_call(message_id, call_id)
+        self._record(message_id, call_id, ToolResult(bounded(result)), "person")
+        self._finish_round(message_id)
+
+    def refuse(self, message_id: str, call_id: str) -> None:
+        """The model is told that it was not allowed, or that it was stopped where it runs already."""
+        self._open_call(message_id, call_id)
+        reason, by = (STOPPED, "stopped") if self._running.stop((message_id, call_id)) else (REFUSED, "refused")
+        self._record(message_id, call_id, error_result(reason), by)
+        self._finish_round(message_id)
+
+    def _approved(
+        self, message_id: str, call_id: str, arguments: str | None, for_chat: bool
+    ) -> tuple[ToolCall, StoredTool]:
+        """The call as it is to run, kept so."""
         stored, state = self._open_call(message_id, call_id)
         if state.tool is None:
             raise ChatError(reason="this tool is not there any more")
@@ -118,20 +154,19 @@ class ToolLoop:
             chat = self._store.get(stored.chat_id)
             approved = tuple({*chat.tools.approved, state.tool.id})
             self._store.set_tools(chat.id, replace(chat.tools, approved=approved))
-        self._run(message_id, call, state.tool)
-        self._finish_round(message_id)
+        return call, state.tool
 
-    def give(self, message_id: str, call_id: str, result: str) -> None:
-        """A person's own result, for a tool that asks or in place of running one."""
-        self._open_call(message_id, call_id)
-        self._record(message_id, call_id, ToolResult(bounded(result)), "person")
-        self._finish_round(message_id)
+    def _as_running(self, message_id: str, state: CallState) -> CallState:
+        is_running = state.status == "waiting" and (message_id, state.call.id) in self._running
+        return replace(state, status="running") if is_running else state
 
-    def refuse(self, message_id: str, call_id: str) -> None:
-        """The model is told that it was not allowed."""
-        self._open_call(message_id, call_id)
-        self._record(message_id, call_id, error_result(REFUSED), "refused")
-        self._finish_round(message_id)
+    def _run_approved(self, message_id: str, call: ToolCall, tool: StoredTool) -> None:
+        try:
+            self._tell(self._store.message(message_id).chat_id)
+            self._run(message_id, call, tool)
+            self._finish_round(message_id)
+        except RoostError as exc:  # the chat was deleted meanwhile, or the server ends
+            log.info("the result of a call was left: %s", exc)
 
     def _open_call(self, message_id: str, call_id: str) -> tuple[StoredMessage, CallState]:
         stored = self._store.message(message_id)
@@ -150,14 +185,25 @@ class ToolLoop:
         self._store.change_message(stored.id, replace(stored.message, tool_calls=calls, token_ids=()))
 
     def _run(self, message_id: str, call: ToolCall, tool: StoredTool) -> None:
-        context = BuiltinContext(lambda: self._files(message_id))
+        """What was claimed; it is given back when its result is kept."""
+        key = (message_id, call.id)
         try:
-            result = run_call(call, tool.definition, self._allowed_hosts, matches, self._remote, context)
+            if call.id not in self._store.message(message_id).message.metadata.get(CALLS, {}):
+                result = self._result(message_id, call, tool)
+                if result is not None:
+                    self._record(message_id, call.id, result, "tool")
+        finally:
+            self._running.give_back(key)
+
+    def _result(self, message_id: str, call: ToolCall, tool: StoredTool) -> ToolResult | None:
+        context = BuiltinContext(lambda: self._files(message_id))
+        hosts, definition = self._allowed_hosts, tool.definition
+        try:
+            is_stopped = partial(self._running.is_stopped, (message_id, call.id))
+            return run_call(call, definition, hosts, matches, self._remote, context, is_stopped)
         except Exception as exc:  # whatever a tool does, the chat goes on
-            log.exception("the tool %s broke", tool.definition.name)
-            result = error_result(Phrase("the tool broke: {error}", error=type(exc).__name__))
-        if result is not None:
-            self._record(message_id, call.id, result, "tool")
+            log.exception("the tool %s broke", definition.name)
+            return error_result(Phrase("the tool broke: {error}", error=type(exc).__name__))
 
     def _record(self, message_id: str, call_id: str, result: ToolResult, by: str) -> None:
         """The first result of a call stands."""

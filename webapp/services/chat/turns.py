@@ -61,7 +61,7 @@ class ChatTurns:
         remote = servers.call if servers else None
         self._files = AttachmentStore(database)
         self.tools = ToolLoop(
-            self._store, self._offered, self._go_on, settings.tool_hosts, self._tell, remote, self._texts
+            self._store, self._offered, self._go_on, settings.tool_hosts, self._tell, remote, self._texts, in_a_thread
         )
         """What becomes of an answer's calls."""
         self._turns: dict[str, LiveTurn] = {}
@@ -238,6 +238,11 @@ class ChatTurns:
         for chat_id, live in list(self._turns.items()):
             if live.finished_at is not None and live.finished_at < horizon:
                 del self._turns[chat_id]
+
+
+def in_a_thread(work: Callable[[], None]) -> None:
+    """A tool may take a minute, and the page that let it run goes on meanwhile."""
+    threading.Thread(target=work, name="tool call", daemon=True).start()
 
 
 def can_continue(stored: StoredMessage) -> bool:

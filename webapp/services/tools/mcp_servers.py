@@ -21,7 +21,7 @@ from webapp.tools.mcp.client import McpClient, ServerState
 from webapp.tools.mcp.config_files import read_servers
 from webapp.tools.mcp.listing import Listing
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked
-from webapp.tools.runner import ToolResult, error_result
+from webapp.tools.runner import IsStopped, ToolResult, error_result, never
 
 DELETED_KEPT_S = 86_400.0
 """A removed server can be brought back for a day; then the next start removes it with its secrets."""
@@ -152,7 +152,9 @@ class McpServers:
             except RoostError as exc:
                 log.info("an MCP server was not connected beforehand: %s", type(exc).__name__)
 
-    def call(self, definition: ToolDefinition, arguments: Mapping[str, Any]) -> ToolResult:
+    def call(
+        self, definition: ToolDefinition, arguments: Mapping[str, Any], is_stopped: IsStopped = never
+    ) -> ToolResult:
         """For :func:`webapp.tools.runner.run_call`: never raises for what a server does wrong."""
         try:
             server = self.store.get(definition.mcp.server_id)
@@ -160,7 +162,7 @@ class McpServers:
                 raise McpServerOff(name=server.config.name)
             if self._is_barred(server.config):
                 raise McpProgramsOff()
-            return self._client.call(server.id, server.config, definition.mcp.name, arguments)
+            return self._client.call(server.id, server.config, definition.mcp.name, arguments, is_stopped)
         except RoostError as exc:
             return error_result(exc.message)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from webapp.errors import Phrase, ToolInvalid
-from webapp.services.chat.tool_trial import usable
+from webapp.services.tools.trial import usable
 from webapp.storage.mcp_servers import StoredServer, ToolList
 from webapp.storage.tools import StoredTool, ToolStore
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition

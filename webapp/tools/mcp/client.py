@@ -9,15 +9,17 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from dataclasses import dataclass
 from typing import Any
 
-from webapp.errors import RoostError
+from webapp.errors import McpError, RoostError
 from webapp.tools.mcp.connection import CLOSE_S, Connection, NotSent
 from webapp.tools.mcp.listing import Listing
 from webapp.tools.mcp.loop_thread import LoopThread
 from webapp.tools.mcp.server_config import ServerConfig
-from webapp.tools.runner import ToolResult
+from webapp.tools.runner import IsStopped, ToolResult, never
 
 CONNECT_TIMEOUT_S = 60.0
 """`npx` and `uvx` download a server the first time."""
+
+STOP_CHECK_S = 0.2
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +61,26 @@ class McpClient:
         """The tools of the server, connected now if it was not; McpError."""
         return self._thread.submit(self._connected(server_id, config)).result().listing
 
-    def call(self, server_id: str, config: ServerConfig, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
+    def call(
+        self,
+        server_id: str,
+        config: ServerConfig,
+        tool: str,
+        arguments: Mapping[str, Any],
+        is_stopped: IsStopped = never,
+    ) -> ToolResult:
         """The tool's result; McpError when there is none. A server that was lost since the last call is connected
-        again, once; a call that may have reached it is never made twice."""
-        return self._thread.submit(self._call(server_id, config, tool, arguments)).result()
+        again, once; a call that may have reached it is never made twice. Once ``is_stopped`` the server is told so."""
+        found = self._thread.submit(self._call(server_id, config, tool, arguments))
+        while True:
+            try:
+                return found.result(STOP_CHECK_S)
+            except (WaitTimeout, TimeoutError):
+                if found.done():  # it raised one of its own
+                    raise
+                if is_stopped():
+                    found.cancel()
+                    raise McpError(name=config.name, reason="the call was stopped") from None
 
     def drop(self, server_id: str) -> None:
         """Ends the connection, and the program behind it; returns when that is done."""

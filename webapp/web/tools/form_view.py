@@ -11,7 +11,7 @@ from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import all_dialects
 from webapp.chat.tool_offers import plain
 from webapp.errors import ToolInvalid
-from webapp.services.chat.tool_trial import usable
+from webapp.services.tools.trial import usable
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Approval, ToolDefinition
 from webapp.tools.http_request import METHODS

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError, ToolInvalid
-from webapp.services.chat.tool_trial import try_call
+from webapp.services.tools.trial import try_call
 from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition, from_openai
