@@ -84,7 +84,9 @@ def _prompt(definition: Definition, arguments: Mapping[str, Any], words: Mapping
     what = " ".join(str(definition.get("description") or "").split()) or _in_words(str(definition["name"]))
     frames = words["with_arguments" if arguments else "without_arguments"]
     frame: str = frames[turn % len(frames)]
-    return frame.format(what=what.rstrip(".。!?"), arguments=_named_values(arguments, words))
+    what = what.rstrip(".。!?")
+    lower = what[:1].lower() + what[1:] if what[1:2].islower() else what
+    return frame.format(what=what, lower=lower, arguments=_named_values(arguments, words))
 
 
 def _named_values(arguments: Mapping[str, Any], words: Mapping[str, Any]) -> str:
