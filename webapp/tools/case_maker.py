@@ -97,7 +97,7 @@ def _named_values(arguments: Mapping[str, Any], words: Mapping[str, Any]) -> str
         )
         frame: str = words["nested" if is_nested else "argument"]
         parts.append(frame.format(name=_in_words(name), value=_said(value, words)))
-    return _joined(parts, words)
+    return str(words["between"]).join(parts)
 
 
 def _said(value: Any, words: Mapping[str, Any]) -> str:
@@ -109,12 +109,6 @@ def _said(value: Any, words: Mapping[str, Any]) -> str:
         return str(words["true" if value else "false"])
     text = value if isinstance(value, str) else json.dumps(value)
     return str(words["quoted"]).format(value=text) if " " in text or not text else text
-
-
-def _joined(parts: Sequence[str], words: Mapping[str, Any]) -> str:
-    if len(parts) < 2:
-        return "".join(parts)
-    return str(words["between"]).join(parts[:-1]) + str(words["before_last"]) + parts[-1]
 
 
 def _small_talk(words: Mapping[str, Any], seed: int, count: int) -> list[BenchCase]:
