@@ -20,6 +20,10 @@ class RunningCalls:
     def __contains__(self, key: Key) -> bool:
         return key in self._stops
 
+    def of(self, message_id: str) -> tuple[str, ...]:
+        """The calls of a message that are being run."""
+        return tuple(sorted(call_id for found_in, call_id in list(self._stops) if found_in == message_id))
+
     def claim(self, key: Key) -> bool:
         """False where it runs already: nothing runs twice, however many pages press the button."""
         with self._lock:

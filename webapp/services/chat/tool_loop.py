@@ -91,6 +91,10 @@ class ToolLoop:
         """True while a person has to do something about a call."""
         return any(state.status != "done" for state in self.calls(stored))
 
+    def running(self, message_id: str) -> tuple[str, ...]:
+        """The ids of an answer's calls that are being run; asks no database."""
+        return self._running.of(message_id)
+
     def advance(self, message_id: str) -> None:
         """Runs what may run unasked, and goes on when every call has its result. Safe to call at any time."""
         stored = self._store.message(message_id)

@@ -46,12 +46,16 @@ def message_view(stored: StoredMessage, house: House, t: Translator, locale: str
         return _live_view(stored, turn, house, t)
     cards = call_cards(stored, house, t, locale)
     view = _answer_view(stored, t, locale, known_tokens)
-    return replace(view, calls=cards, can_resume=is_left(stored, cards, house)) if cards else view
+    if not cards:
+        return view
+    seen = fingerprint(stored, house.turns.tools.running(stored.id))
+    return replace(view, calls=cards, can_resume=is_left(stored, cards, house), fingerprint=seen)
 
 
-def fingerprint(stored: StoredMessage) -> str:
-    """Of everything the fragment shows, but not of text that is still being written."""
-    parts: list[Any] = [stored.id, stored.status, stored.finish_reason, stored.version, stored.version_count]
+def fingerprint(stored: StoredMessage, running: tuple[str, ...] = ()) -> str:
+    """Of everything the fragment shows, but not of text that is still being written. ``running`` are its calls that are
+    being run."""
+    parts: list[Any] = [stored.id, stored.status, stored.finish_reason, stored.version, stored.version_count, running]
     parts += [stored.previous_version_id, stored.next_version_id]
     if stored.status != "streaming":
         parts += [stored.message.content, stored.message.reasoning, stored.stats]

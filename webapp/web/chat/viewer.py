@@ -192,7 +192,8 @@ class Viewer:
             branch = self.house.store.branch(self.chat_id)
         except RoostError:
             return
-        wanted = [self._as_followed(Shown(row.id, fingerprint(row))) for row in branch]
+        running = self.house.turns.tools.running
+        wanted = [self._as_followed(Shown(row.id, fingerprint(row, running(row.id)))) for row in branch]
         steps = difference(self._shown, wanted)
         html = [f'<div id="m-{name}" hx-swap-oob="delete"></div>' for name in steps.removed]
         html += [self._message(view) for view in self._views(branch, steps.replaced)]

@@ -1,0 +1,87 @@
+"""A server as a person meets it: added in its form, its tool called in a chat, stopped while it runs."""
+
+import shlex
+import time
+from dataclasses import replace
+
+import pytest
+
+from tests.browser.acting import send, until, wait_ready
+from tests.browser.test_tools import CARD, roost, says, wait_answer  # noqa: F401 (fixtures)
+from tests.tools.mcp.conftest import raw
+from webapp.i18n.translation import translate
+from webapp.storage.tools import ToolStore
+from webapp.tools.runner import ToolResult
+
+CALL = '```json\n{{"name":"{name}","arguments":{{}}}}\n```'
+
+
+@pytest.fixture(autouse=True)
+def needs_the_sdk():
+    pytest.importorskip("mcp", reason="needs the MCP SDK (pip install -e '.[mcp]')")
+
+
+def add(page, url, way, locale):
+    """Leaves the page of a server that is connected."""
+    page.goto(f"{url}/tools/servers?lang={locale}")
+    page.click(".empty .button-main")
+    page.fill("#field-name", "Tiny")
+    config = raw(way)
+    page.fill("#field-command", shlex.join((config.command, *config.args)))
+    page.wait_for_selector(f"#server-words code:text-is('{way}')")
+    page.click(".server-try")
+    page.wait_for_selector("#server-trial .note-good", timeout=30_000)
+    page.click("#server-form .button-main")
+    page.wait_for_selector("#server-live .note-good", timeout=30_000)
+
+
+def ask(page, says, url):  # noqa: F811
+    page.goto(url)
+    wait_ready(page)
+    page.click("#tool-switch label")
+    says(CALL.format(name="echo"))
+    send(page, "Call it.")
+    page.wait_for_selector(f"{CARD} button[value^=approve_call]")
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_a_server_is_added_and_its_tool_is_called(roost, visit, says, locale):  # noqa: F811
+    page = visit(f"{roost.url}/tools?lang={locale}")
+    add(page, roost.url, "modern", locale)
+    assert translate("mcp.phase.connected", locale) in page.inner_text("#server-live .note")
+    assert page.locator(".rail-item[aria-current]").inner_text() == translate("nav.tools", locale)
+    ask(page, says, roost.url)
+    says("It said modern.")
+    page.click(f"{CARD} button[value^=approve_call]")
+    wait_answer(page, "It said modern.")
+    page.click(f"{CARD} summary")
+    assert page.inner_text(f"{CARD} .call-text >> nth=1") == "modern"
+
+
+def test_a_call_is_stopped_while_it_runs(roost, visit, says):  # noqa: F811
+    def slow(definition, arguments, is_stopped):
+        while not is_stopped():
+            time.sleep(0.01)
+        return ToolResult("late")
+
+    page = visit(roost.url)
+    add(page, roost.url, "modern", "en")
+    roost.turns.tools._remote = slow
+    ask(page, says, roost.url)
+    says("Then not.")
+    page.click(f"{CARD} button[value^=approve_call]")
+    page.wait_for_selector(f"{CARD}.call-running:has-text('{translate('chat.call.running', 'en')}')")
+    page.click(f"{CARD} button[value^=refuse_call]")
+    wait_answer(page, "Then not.")
+    page.wait_for_selector(f"{CARD}:has-text('{translate('chat.call.stopped', 'en')}')")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_pages_fit_their_screen(roost, visit, width):  # noqa: F811
+    servers = roost.app.extensions["mcp_servers"]
+    server = servers.add(replace(raw("exit"), name="A server with quite a long name of it"), is_here=True)
+    for path in ("", "/new", f"/{server.id}"):
+        page = visit(f"{roost.url}/tools/servers{path}", viewport={"width": width, "height": 844})
+        until(page, "!document.querySelector('[hx-trigger=\"every 1s\"]')")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert ToolStore(roost.app.extensions["database"]).list() == []
