@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+MOST_BYTES = 150_000
+"""With everything it loads, as it travels."""
 PHONES = ((390, 844), (360, 740))
 SCROLLS = "[popover], .table-scroll, pre, .unseen, .skip, .chats, .panel, .tabs, .docs-tabs, .docs-contents"
 """What scrolls inside itself."""
@@ -40,6 +42,11 @@ def test_no_page_is_wider_than_a_phone(roost, visit, pages, locale):
             assert page.evaluate("innerWidth") == width, path
             assert page.evaluate(SIDEWAYS, SCROLLS) == [], (path, width)
             assert page.evaluate(RAIL_IS_CUT) == [], (path, width)
+
+
+def test_no_page_weighs_more_than_it_may(roost, pages):
+    weights = {path: roost.weight(path) for path in pages if path != "/nothing-here"}
+    assert {path: weight for path, weight in weights.items() if weight > MOST_BYTES} == {}
 
 
 def test_an_empty_chat_is_read_from_its_top(roost, visit):
