@@ -87,6 +87,7 @@ def test_what_is_no_text_is_said_in_words(tiny):
 
 
 def test_a_server_that_says_its_tools_changed_is_asked_again(client, tiny):
+    client.connect(tiny.id, tiny.config)
     before = len(client.listed)
     tiny("grow")
     until(lambda: len(client.listed) > before)
@@ -207,8 +208,9 @@ def test_redirects_to_another_place_are_not_followed(client, web_server, status)
 def test_an_endless_answer_is_not_read_to_its_end(client, web_server, monkeypatch):
     monkeypatch.setattr("webapp.tools.mcp.transports.MAX_RESPONSE_BYTES", 1000)
     server = web_server(200, b" " * 100_000, Content_Type="application/json")
-    with pytest.raises(McpNotSpoken):
+    with pytest.raises(McpNotSpoken) as caught:
         client.connect("endless", address(server.url))
+    assert "larger than" in caught.value.message
     server = web_server(200, b"<html>hello</html>", Content_Type="text/html")
     with pytest.raises(McpNotSpoken):
         client.connect("page", address(server.url))
