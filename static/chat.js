@@ -1,9 +1,10 @@
 // The chat page, put together. Every form also posts without this script; with it they travel over the socket.
 
+import { attached, startAttachments } from "./js/attachments.js";
 import { closeDrawer, openChats, startChats } from "./js/chats.js";
 import { startCopying } from "./js/copy.js";
 import { draft, forget, grow, isComposing, keep } from "./js/drafts.js";
-import { isOpen, on, send, startLive, wasOpen } from "./js/live.js";
+import { isOpen, on, reopen, send, startLive, wasOpen } from "./js/live.js";
 import { shownMessages, startMessages } from "./js/messages.js";
 import { optionFields, panelFields, saveOptions, startOptions } from "./js/options.js";
 import { startScrolling, toEnd } from "./js/scroll.js";
@@ -17,6 +18,8 @@ let shownPath = location.pathname;
 let isLeaving = false; // this page deletes its own chat: the server says where to go
 let answering = composer.hasAttribute("data-answering") ? "?" : "";
 
+const shownNow = () => ({ ...panelFields(), chat: chatId(), shown: shownMessages() });
+
 function setAnswering(message) {
   answering = message;
   composer.toggleAttribute("data-answering", Boolean(message));
@@ -29,6 +32,16 @@ function becomeChat(frame) {
   }
   history.pushState({}, "", frame.url);
   shownPath = frame.url;
+}
+
+// A file was attached to a chat that had not begun; what is typed stays its draft.
+function beginWithFile(id) {
+  const typed = prompt.value;
+  forget(draftKey());
+  becomeChat({ id, url: `/chat/${id}` });
+  prompt.value = typed;
+  prompt.dispatchEvent(new Event("input"));
+  reopen(shownNow());
 }
 
 // Forms
@@ -48,6 +61,8 @@ async function submit(form, submitter) {
 async function sendMessage(fields) {
   if (isSending || answering || !fields.text.trim()) return;
   isSending = true;
+  await attached();
+  fields.chat = chatId();
   const key = draftKey();
   const wasTyped = fields.text === prompt.value;
   const options = chatId() ? {} : optionFields();
@@ -120,7 +135,8 @@ startCopying();
 startChats();
 startOptions();
 startScrolling();
-startLive(() => ({ ...panelFields(), chat: chatId(), shown: shownMessages() }));
+startLive(shownNow);
+startAttachments(beginWithFile);
 document.body.addEventListener("htmx:wsOpen", saveOptions);
 addEventListener("pagehide", saveOptions);
 

@@ -26,6 +26,11 @@ export function send(fields) {
   return answer;
 }
 
+// The page shows something else now than when the socket opened.
+export function reopen(shown) {
+  wrapper?.sendImmediately(JSON.stringify({ do: "open", fresh: false, ...shown }));
+}
+
 function settle(frame, wasTaken) {
   waitingFor.get(frame.sent_as)?.(wasTaken);
   waitingFor.delete(frame.sent_as);

@@ -9,6 +9,6 @@ library      the files of the models folder: how they come, go and come back
 conversion   one model file made another
 states       the files of states: what fits what, and making one
 
-They import each other one way only: chat stands on attachments, chat and completion on presets, presets on strategy, and
-what handles files on library.
+They import each other one way only: chat stands on attachments, chat and completion on presets, presets on strategy,
+and what handles files on library.
 """

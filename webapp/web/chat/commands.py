@@ -79,7 +79,7 @@ class Commands:
         if command.chat_id:
             self.house.turns.send(command.chat_id, text, self.client)
             return Outcome(command.chat_id)
-        chat_id = self._new_chat(command, text)
+        chat_id = self._new_chat(command, title_of(text))
         self.house.turns.send(chat_id, text, self.client)
         return Outcome(chat_id, is_new_chat=True)
 
@@ -124,6 +124,24 @@ class Commands:
 
     def _of_call(self, message_id: str) -> Outcome:
         return Outcome(self.house.store.message(message_id).chat_id)
+
+    # files
+
+    def attach(self, command: Command, name: str, data: bytes) -> Outcome:
+        """A file for the next message. A chat that has not begun begins with it: nothing is lost by a reload."""
+        self.house.files.check(name, data)
+        chat_id = command.chat_id or self._new_chat(command, "")
+        self.house.files.attach(chat_id, name, data)
+        self.house.news.publish(LIST, chat_topic(chat_id))
+        return Outcome(chat_id, is_new_chat=not command.chat_id)
+
+    def toggle_attachment(self, command: Command) -> Outcome:
+        self.house.files.toggle(command.chat_id, command.target)
+        return Outcome(command.chat_id)
+
+    def remove_attachment(self, command: Command) -> Outcome:
+        self.house.files.store.remove(command.chat_id, command.target)
+        return Outcome(command.chat_id)
 
     # messages
 
@@ -189,11 +207,11 @@ class Commands:
     def _chat(self, command: Command) -> Chat:
         return self.house.store.get(command.chat_id) if command.chat_id else NEW_CHAT
 
-    def _new_chat(self, command: Command, text: str) -> str:
+    def _new_chat(self, command: Command, title: str) -> str:
         """With what the panel says at that moment: the form's fields travel along with the first message."""
         chat = chat_with(self.house, NEW_CHAT, command.fields)
         made = self.house.store.create(
-            title=title_of(text),
+            title=title,
             system_prompt=chat.system_prompt,
             template=chat.template,
             think_mode=chat.think_mode,
@@ -215,6 +233,8 @@ COMMANDS: dict[str, Callable[[Commands, Command], Outcome]] = {
     "refuse_call": Commands.refuse_call,
     "give_result": Commands.give_result,
     "resume_calls": Commands.resume_calls,
+    "toggle_attachment": Commands.toggle_attachment,
+    "remove_attachment": Commands.remove_attachment,
     "select": Commands.select,
     "delete_message": Commands.delete_message,
     "restore_message": Commands.restore_message,

@@ -81,6 +81,42 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class FileChip:
+    """A file of a message, or of the next one. ``reading`` says how the model gets it and what that costs; ``help`` is
+    what a click on it does, "" where it is settled."""
+
+    id: str
+    name: str
+    url: str
+    size: str
+    reading: str
+    is_whole: bool
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Attached:
+    """``chat/_attached.html``: what goes with the next message; ``note`` on how the model will have it."""
+
+    files: tuple[FileChip, ...] = ()
+    note: str = ""
+    is_warning: bool = False
+
+
+@dataclass(frozen=True)
+class FilePage:
+    """``chat/file.html``"""
+
+    page_title: str
+    commands_url: str
+    name: str
+    facts: tuple[str, ...]
+    text: str
+    back_url: str
+    download_url: str
+
+
+@dataclass(frozen=True)
 class MessageView:
     """``chat/_user_message.html`` or ``chat/_answer.html``, named by ``template``.
 
@@ -105,6 +141,7 @@ class MessageView:
     note: str = ""
     failure: Failure | None = None
     can_continue: bool = False
+    files: tuple[FileChip, ...] = ()
     calls: tuple[CallCard, ...] = ()
     can_resume: bool = False
     """Every call has its result, and nothing went on from there."""
@@ -112,8 +149,8 @@ class MessageView:
 
 @dataclass(frozen=True)
 class CallCard:
-    """``chat/_calls.html``: one call of a tool. ``status``: "waiting" for approval, "asking" for its result, "done".
-    ``arguments`` is JSON to read, ``said`` says how it went, ``reason`` why it failed."""
+    """``chat/_calls.html``: one call of a tool. ``status``: "waiting" for approval, "running", "asking" for its result,
+    "done". ``arguments`` is JSON to read, ``said`` says how it went, ``reason`` why it failed."""
 
     id: str
     name: str
@@ -243,12 +280,15 @@ class LoadOffer:
 
 @dataclass(frozen=True)
 class Composer:
-    """``chat/_composer.html``"""
+    """``chat/_composer.html``. ``text`` was written and could not be sent; ``file_bytes`` is the most of a file."""
 
     chat_id: str
     is_answering: bool
     thinking: Thinking = Thinking()
     tools: ToolSwitch | None = None
+    attached: Attached = Attached()
+    text: str = ""
+    file_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import os
 import threading
 from dataclasses import dataclass, field
 
-from flask import Flask
+from flask import Flask, current_app
 
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
 from webapp.manager.library import STATE_ENDINGS, STATES
 from webapp.manager.model_manager import ModelManager
+from webapp.services.attachments.attachments import Attachments
 from webapp.services.chat.live_turn import LiveTurn
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.presets.presets import Presets
@@ -35,6 +36,7 @@ class House:
     turns: ChatTurns
     presets: Presets
     tools: ToolStore
+    files: Attachments
     news: ChatNews = field(default_factory=ChatNews)
     renderings: LiveRenderings = field(default_factory=LiveRenderings)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -98,9 +100,16 @@ def house_of(app: Flask) -> House:
         parts = app.extensions
         store = ChatStore(parts["database"])
         turns, presets, tools = parts["chat_turns"], parts["presets"], ToolStore(parts["database"])
-        made = House(parts["settings"], parts["model_manager"], store, turns, presets, tools)
+        settings, manager = parts["settings"], parts["model_manager"]
+        files = Attachments(parts["database"], manager, settings)
+        made = House(settings, manager, store, turns, presets, tools, files)
         house = app.extensions.setdefault(KEY, made)
         if house is made:
             made.presets.listen(lambda: made.news.publish(PRESETS))
             made.turns.listen(lambda chat_id: made.news.publish(chat_topic(chat_id)))
     return house
+
+
+def the_house() -> House:
+    """Of the app that answers the request."""
+    return house_of(current_app._get_current_object())  # type: ignore[attr-defined]

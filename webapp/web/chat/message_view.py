@@ -27,6 +27,7 @@ from webapp.services.chat.live_turn import LiveTurn
 from webapp.services.chat.tool_loop import CALLS
 from webapp.services.chat.turns import can_continue
 from webapp.storage.records import StoredMessage
+from webapp.web.chat.attachment_view import message_files
 from webapp.web.chat.call_view import call_cards, is_left
 from webapp.web.chat.contexts import Failure, MessageView, Versions
 from webapp.web.chat.house import House
@@ -38,7 +39,7 @@ MODEL_CHOICES = (ModelNotFound, NoModelLoaded, ModelLoadFailed, CrashLoop, Weigh
 def message_view(stored: StoredMessage, house: House, t: Translator, locale: str, known_tokens: int = 0) -> MessageView:
     """``known_tokens``: how many of its prompt's tokens an earlier turn had been through already."""
     if stored.message.role is Role.USER:
-        return _user_view(stored)
+        return _user_view(stored, t)
     if stored.message.role is Role.TOOL:  # shown with the call it answers
         return MessageView(stored.id, "chat/_tool_message.html", fingerprint(stored), "")
     turn = house.turns.live(stored.chat_id) if stored.status == "streaming" else None
@@ -100,13 +101,14 @@ def _versions(stored: StoredMessage) -> Versions | None:
     return Versions(stored.version, stored.version_count, *ids)
 
 
-def _user_view(stored: StoredMessage) -> MessageView:
+def _user_view(stored: StoredMessage, t: Translator) -> MessageView:
     return MessageView(
         id=stored.id,
         template="chat/_user_message.html",
         fingerprint=fingerprint(stored),
         text=stored.message.content,
         versions=_versions(stored),
+        files=message_files(stored, t),
     )
 
 

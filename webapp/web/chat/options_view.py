@@ -14,6 +14,7 @@ from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import ModelNotFound, RoostError
 from webapp.i18n import translate_error
 from webapp.manager.target import ZERO_STATE
+from webapp.services.attachments.attachments import FILE_BYTES
 from webapp.services.chat.tool_offer import chosen_tools, is_known_to_call
 from webapp.services.chat.turn_prompt import template_of, think_mode_of
 from webapp.services.presets.fields import plain
@@ -22,6 +23,7 @@ from webapp.services.presets.parameters import SAMPLING, Parameter
 from webapp.storage.chat_tools import ChatTools
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
+from webapp.web.chat.attachment_view import attached_context
 from webapp.web.chat.contexts import (
     Choice,
     ChoiceGroup,
@@ -90,9 +92,10 @@ def preset_names(preset: Preset, t: Words) -> str:
     return labels([*names, *(["think_mode"] if preset.think_mode != ThinkMode.NONE.value else [])], t)
 
 
-def composer_context(house: House, t: Words, chat: Chat) -> Composer:
+def composer_context(house: House, t: Words, chat: Chat, text: str = "") -> Composer:
     is_answering = house.answering(chat.id) is not None
-    return Composer(chat.id, is_answering, thinking_context(house, t, chat), tool_switch(house, chat))
+    thinking, tools = thinking_context(house, t, chat), tool_switch(house, chat)
+    return Composer(chat.id, is_answering, thinking, tools, attached_context(house, t, chat.id), text, FILE_BYTES)
 
 
 def tool_switch(house: House, chat: Chat) -> ToolSwitch | None:

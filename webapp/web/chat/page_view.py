@@ -27,8 +27,9 @@ def chat_page(
     chat: Chat = NEW_CHAT,
     at: str = "",
     toasts: tuple[Toast, ...] = (),
+    text: str = "",
 ) -> ChatPage:
-    """``at`` is a message a search found."""
+    """``at`` is a message a search found; ``text`` stands in the composer."""
     branch = house.store.branch(chat.id) if chat.id else []
     title = title_of(chat.title, t) if chat.id else t("chat.list.new")
     return ChatPage(
@@ -38,7 +39,7 @@ def chat_page(
         head=chat_title(house, t, chat),
         conversation=conversation(house, t, locale, chat.id, branch, at=at),
         welcome=Welcome() if branch else welcome(house, t),
-        composer=composer_context(house, t, chat),
+        composer=composer_context(house, t, chat, text),
         options=options_context(house, t, chat),
         offer=load_offer(house, t, locale, chat),
         elsewhere=f"select:{at}" if at and at not in {row.id for row in branch} else "",

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
-from urllib.parse import quote
 
-from flask import Blueprint, Response, current_app, make_response, redirect, request, url_for
+from flask import Blueprint, Response, make_response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
 from webapp.i18n import translate_error
 from webapp.storage.records import Chat
+from webapp.web.chat.attachment_routes import FORM_BYTES, take_files
+from webapp.web.chat.attachment_routes import blueprint as attachments
 from webapp.web.chat.commands import Commands, read_command
 from webapp.web.chat.contexts import Toast
-from webapp.web.chat.house import House, house_of
+from webapp.web.chat.downloads import file_name_options
+from webapp.web.chat.house import House, the_house
 from webapp.web.chat.list_view import PAGE, chat_list, search_results, title_of
 from webapp.web.chat.options_form import NEW_CHAT
 from webapp.web.chat.page_view import chat_page, conversation
@@ -24,6 +26,7 @@ from webapp.web.fragments import current_locale, render_page, translator, wants_
 from webapp.web.frames import FrameFields
 
 blueprint = Blueprint("chat", __name__)
+blueprint.register_blueprint(attachments)
 DEEDS = ("message_deleted", "chat_deleted")
 QUERY_CHARS = 200
 
@@ -39,11 +42,11 @@ def chat(chat_id: str) -> Response:
     return show(chat_id)
 
 
-def show(chat_id: str = "", toasts: tuple[Toast, ...] = (), status: int = 200) -> Response:
+def show(chat_id: str = "", toasts: tuple[Toast, ...] = (), status: int = 200, text: str = "") -> Response:
     locale, house = current_locale(), the_house()
     found = house.store.get(chat_id) if chat_id else new_chat(house)
     at = request.args.get("at", "")[:64]
-    page = chat_page(house, translator(locale), locale, found, at, (*undo_toast(locale), *toasts))
+    page = chat_page(house, translator(locale), locale, found, at, (*undo_toast(locale), *toasts), text)
     return render_page("chat/page.html", page, status=status)
 
 
@@ -96,25 +99,21 @@ def export(chat_id: str, kind: str) -> Response:
     return response
 
 
-def file_name_options(name: str) -> dict[str, str]:
-    """Headers are Latin-1: another script goes into ``filename*`` (RFC 6266), an ASCII stand-in into ``filename``."""
-    if name.isascii():
-        return {"filename": name}
-    plain = name.encode("ascii", "ignore").decode().lstrip(" .-")
-    return {"filename": plain if "." in plain else f"chat.{plain}", "filename*": f"UTF-8''{quote(name, safe='')}"}
-
-
 @blueprint.post("/chat/do")
 def do() -> Response | BaseResponse:
-    """Every command, for a page whose socket is not open; answers with the page to show next."""
-    fields = FrameFields(dict(request.form.items()))
+    """Every command, for a page whose socket is not open; answers with the page to show next. Files chosen in the form
+    go along; where one is refused nothing is sent, the others and the text wait in the page."""
+    request.max_form_memory_size = FORM_BYTES
+    taken = take_files(the_house(), fields := FrameFields(dict(request.form.items())))
     try:
+        if taken.refused:
+            raise taken.refused[0]
         outcome = Commands(the_house(), request.remote_addr or "").perform(read_command(fields))
     except RoostError as exc:
         message, hint = translate_error(exc, current_locale())
-        chat_id = request.form.get("chat", "")
-        shown = chat_id if _exists(chat_id) else ""
-        return show(shown, (Toast("refused", message, hint, is_error=True),), exc.status if exc.status < 500 else 422)
+        shown = taken.chat_id if _exists(taken.chat_id) else ""
+        toast = Toast("refused", message, hint, is_error=True)
+        return show(shown, (toast,), exc.status if exc.status < 500 else 422, request.form.get("text", ""))
     return redirect(address(outcome), 303)
 
 
@@ -124,10 +123,6 @@ def undo_toast(locale: str) -> tuple[Toast, ...]:
     if deed not in DEEDS or not re.fullmatch(r"restore_(chat|message):\w{1,64}", undo):
         return ()
     return (Toast("done", translator(locale)(f"chat.done.{deed}"), undo=undo),)
-
-
-def the_house() -> House:
-    return house_of(current_app._get_current_object())  # type: ignore[attr-defined]
 
 
 def _exists(chat_id: str) -> bool:

@@ -15,7 +15,8 @@ from typing import Any
 from webapp.errors import ChatNotFound, RoostError
 from webapp.services.chat.live_turn import LiveTurn
 from webapp.storage.records import Chat, StoredMessage
-from webapp.web.chat.contexts import LoadOffer, Thinking, Toast
+from webapp.web.chat.attachment_view import attached_context
+from webapp.web.chat.contexts import Attached, LoadOffer, Thinking, Toast
 from webapp.web.chat.difference import Shown, difference, first_common
 from webapp.web.chat.house import House
 from webapp.web.chat.list_view import chat_list
@@ -65,6 +66,7 @@ class Viewer:
         self._panel_preset = ""
         self._thinking: Thinking | None = None
         self._offer: LoadOffer | None = None
+        self._attached: Attached | None = None
         self._runs: object = None
 
     def open(
@@ -80,7 +82,7 @@ class Viewer:
         says while the chat has not begun."""
         with self._lock:
             self._is_open = True
-            self._draft, self._offer = draft, None
+            self._draft, self._offer, self._attached = draft, None, None
             self._panel = self._panel if panel is None else panel
             self.chat_id, self._shown, self._following = chat_id, list(shown), None
             self._told_answering = None
@@ -173,6 +175,10 @@ class Viewer:
             return
         self.fragment("chat/_title.html", head=chat_title(self.house, self._t, chat))
         self._show_panel(chat)
+        attached = attached_context(self.house, self._t, chat.id)
+        if attached != self._attached:
+            self.fragment("chat/_attached.html", attached=attached)
+        self._attached = attached
 
     def _show_panel(self, chat: Chat) -> None:
         options = options_context(self.house, self._t, chat)

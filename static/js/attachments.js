@@ -1,0 +1,96 @@
+// Text files for the next message: chosen, dropped or pasted. One after another, so that a new chat begins only once.
+
+import { optionFields } from "./options.js";
+
+const input = document.getElementById("attach");
+const note = document.getElementById("attaching");
+const place = document.getElementById("reading");
+let queue = Promise.resolve();
+let becomeChat;
+
+// Settles when all files chosen so far have arrived or were refused.
+export function attached() {
+  return queue;
+}
+
+function say(key, name) {
+  note.hidden = !key;
+  note.classList.toggle("is-failed", key === "failed");
+  note.textContent = key ? note.dataset[key].replace("{name}", name) : "";
+}
+
+function body(file) {
+  const form = new FormData();
+  const chat = document.body.dataset.chat;
+  for (const [name, value] of Object.entries(chat ? {} : optionFields())) form.append(name, value);
+  form.set("chat", chat);
+  // one byte more than allowed is enough for the server to say so
+  form.append("file", file.slice(0, Number(input.dataset.fileBytes) + 1), file.name);
+  return form;
+}
+
+async function upload(file) {
+  say("busy", file.name);
+  try {
+    const answer = await fetch("/chat/attach", { method: "POST", headers: { "HX-Request": "true" }, body: body(file) });
+    if (!answer.headers.has("Roost-Chat")) throw new Error(answer.statusText);
+    show(await answer.text(), answer.headers.get("Roost-Chat"));
+    say("");
+  } catch {
+    say("failed", file.name);
+  }
+}
+
+function show(html, chat) {
+  const parts = new DOMParser().parseFromString(html, "text/html");
+  document.getElementById("attached").replaceWith(parts.getElementById("attached"));
+  document.getElementById("toasts").append(...parts.querySelectorAll(".toast"));
+  if (chat && !document.body.dataset.chat) becomeChat(chat);
+}
+
+function take(files) {
+  for (const file of files) queue = queue.then(() => upload(file));
+}
+
+// Folders have no content to read; the browser says so only when asked.
+function dropped(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.());
+  return [...transfer.files].filter((_, index) => !entries[index]?.isDirectory);
+}
+
+function startDropping() {
+  let depth = 0; // enter and leave come for every element passed
+  const over = (change) => {
+    depth = Math.max(0, change);
+    place.classList.toggle("is-over", depth > 0);
+  };
+  for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
+    place.addEventListener(name, (event) => {
+      if (!event.dataTransfer?.types.includes("Files")) return;
+      event.preventDefault();
+      if (name === "dragenter") over(depth + 1);
+      else if (name === "dragleave") over(depth - 1);
+      else if (name === "drop") {
+        over(0);
+        take(dropped(event.dataTransfer));
+      }
+    });
+  }
+}
+
+// ``begin(id)`` makes the page that of the chat which began with a file.
+export function startAttachments(begin) {
+  becomeChat = begin;
+  input.removeAttribute("name"); // it is for pages without this script
+  input.addEventListener("change", () => {
+    take([...input.files]);
+    input.value = "";
+  });
+  document.getElementById("prompt").addEventListener("paste", (event) => {
+    const files = [...event.clipboardData.files];
+    if (!files.length || event.clipboardData.types.includes("text/plain")) return;
+    event.preventDefault();
+    take(files);
+  });
+  startDropping();
+}
