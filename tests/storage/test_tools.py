@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from webapp.errors import ToolInvalid, ToolNotFound
-from webapp.storage.chat_tools import ChatTools
+from webapp.storage.chat_tools import ChatTools, chat_tools_from_json
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 from webapp.storage.tools import ToolStore
@@ -75,3 +75,9 @@ def test_a_chat_remembers_its_tools(store: ToolStore) -> None:
     tools = ChatTools(True, True, ("a", "b"), "hermes", True, ("a",))
     chats.set_tools(chat.id, tools)
     assert chats.get(chat.id).tools == tools
+
+
+def test_a_chat_kept_before_presets_had_tools_chose_its_own() -> None:
+    assert chat_tools_from_json('{"is_on": true, "tool_ids": ["a"]}').is_own
+    assert not chat_tools_from_json('{"is_on": false, "tool_ids": []}').is_own
+    assert not chat_tools_from_json('{"is_own": false, "is_on": true, "tool_ids": ["a"]}').is_own

@@ -23,7 +23,7 @@ class ChatTools:
 def chat_tools_from_json(text: str) -> ChatTools:
     found = json.loads(text)
     return ChatTools(
-        is_own=bool(found.get("is_own")),
+        is_own=bool(found.get("is_own", found.get("is_on") or found.get("tool_ids"))),  # "is_own" came later
         is_on=bool(found.get("is_on")),
         tool_ids=tuple(found.get("tool_ids", ())),
         dialect=str(found.get("dialect", "")),
