@@ -108,7 +108,9 @@ def test_wrong_json_is_refused_with_the_servers_name(text, words):
         ('{"a": 1}', {"a": 1}, True),
         ("22", {"result": 22}, True),
         ("sunny", {"result": "sunny"}, True),
+        ("hello\n", {"content": "hello\n"}, True),
         ("Found one.", {"a": 1}, False),
+        ("1", {"a": 1, "b": 2}, False),
         ("", {"a": 1}, False),
     ],
 )

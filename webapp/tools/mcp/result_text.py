@@ -24,10 +24,10 @@ def result_text(result: Any) -> str:
 
 
 def says(text: str, structured: Any) -> bool:
-    """Servers repeat their structured content as text, often without the ``result`` that wraps a plain value."""
+    """Servers repeat their structured content as text, often without the ``result`` or ``content`` around one value."""
     wanted = [structured]
-    if isinstance(structured, dict) and set(structured) == {"result"}:
-        wanted.append(structured["result"])
+    if isinstance(structured, dict) and len(structured) == 1:
+        wanted += structured.values()
     return text in wanted or _parsed(text) in wanted
 
 
