@@ -44,7 +44,7 @@ class TokenOutOfRange(RequestError):
 
 class GrammarInvalid(RequestError):
     code = "grammar_invalid"
-    message_text = "The schema or grammar for the answer cannot be used: {reason}"
+    message_text = "The schema or grammar for the answer cannot be used: {reason}."
     hint_text = "Simplify it: common JSON Schema keywords, no look-around, fewer enum values."
 
 
@@ -121,7 +121,7 @@ class ApiError(RoostError):
 
 class BodyInvalid(ApiError):
     code = "body_invalid"
-    message_text = "The body is not JSON: {reason}"
+    message_text = "The body is not JSON: {reason}."
     hint_text = "Send one JSON object, in UTF-8."
 
 

@@ -97,7 +97,7 @@ def first_line(message: str) -> str:
     said = PLACE.sub("", lines[0] if lines else "it cannot be compiled")
     if said.endswith("parse error:"):  # what is wrong with a regex stands below it
         said = " ".join([said, *(line.removeprefix("error: ") for line in lines if line.startswith("error: "))])
-    return said[:300]
+    return said[:300].rstrip(".")
 
 
 def _json_source(description: Mapping[str, Any]) -> str:

@@ -74,12 +74,15 @@ def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
 
 
 def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str) -> None:
+    """The parameters by themselves first: what is said of them there names the parameter."""
     from webapp.structured.grammar import check
 
+    grammar = dialect.grammar(ToolRules((definition,), is_required=True))
     try:
-        check({"kind": "lark", "grammar": dialect.grammar(ToolRules((definition,), is_required=True))})
+        check({"kind": "json_schema", "schema": definition["parameters"]})
+        check({"kind": "lark", "grammar": grammar})
     except GrammarInvalid as exc:
-        raise ParameterInvalid(param=param, reason=str(exc.params["reason"]).rstrip(".")) from exc
+        raise ParameterInvalid(param=param, reason=exc.params["reason"]) from exc
 
 
 def _check_nothing_demanded(is_required: bool) -> None:

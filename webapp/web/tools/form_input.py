@@ -34,6 +34,8 @@ PLACE = re.compile(r"\d{1,3}(\.\d{1,3})*")
 FORM_BEHAVIOURS = tuple(choice for choice in Behaviour if choice is not Behaviour.MCP)
 """A server's tools are the server's to define."""
 SHORT, LONG = 4_000, 120_000
+"""A row's text is cut only where its schema is too large to be kept anyway."""
+LIMITS = {"fixed_value": LONG, "more": LONG, "arguments": 2 * LONG}
 Rows = tuple[ParameterRow, ...]
 
 
@@ -80,7 +82,7 @@ def draft_of(definition: ToolDefinition, updated_at: float = 0.0) -> ToolDraft:
 def read_draft(form: MultiDict[str, str]) -> ToolDraft:
     """Never raises: what is too long is cut, what is no choice becomes the first."""
     names = [row for row in ToolDraft.__dataclass_fields__ if row != "rows"]
-    texts = {name: form.get(name, "")[: LONG if name in ("fixed_value", "more") else SHORT] for name in names}
+    texts = {name: form.get(name, "")[: LIMITS.get(name, SHORT)] for name in names}
     texts["behaviour"] = _one_of(texts["behaviour"], tuple(choice.value for choice in FORM_BEHAVIOURS))
     texts["approval"] = _one_of(texts["approval"], tuple(choice.value for choice in Approval))
     return ToolDraft(rows=_read_rows(form), **texts)
@@ -138,7 +140,7 @@ def _rows_below(form: MultiDict[str, str], places: list[str], parent: str) -> Ro
 
 def _read_row(form: MultiDict[str, str], place: str, children: Rows) -> ParameterRow:
     def text(name: str) -> str:
-        return form.get(f"{place}:{name}", "")[:SHORT].replace("\r\n", "\n")
+        return form.get(f"{place}:{name}", "")[:LONG].replace("\r\n", "\n")
 
     return ParameterRow(
         name=text("name").strip(),

@@ -1,0 +1,100 @@
+"""HTML where a model, a server or a definition can put it, on every page that shows it: text, and never markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import unescape
+from typing import Any
+
+from tests.acceptance.hostile_site import HTML, Site, form_of
+from webapp.chat.messages import Message, Role, ToolCall
+from webapp.storage.chat_tools import ChatTools
+from webapp.storage.chats import ChatStore
+from webapp.storage.tools import ToolStore
+from webapp.tools.definition import Behaviour, ToolDefinition
+
+EVIL = ("<script>alert(", "<img src=x")
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {HTML: {"type": "string", "description": HTML, "enum": [HTML], "default": HTML, "title": HTML}},
+}
+
+
+def shown(*pages: str) -> int:
+    """How often the text stands there; AssertionError where it is markup, or is not there at all."""
+    for page in pages:
+        assert not any(mark in page for mark in EVIL), page[:2_000]
+    found = sum(page.count("&lt;script&gt;alert(") for page in pages)
+    assert found, "it is not shown, so nothing was tried"
+    return found
+
+
+@contextmanager
+def waiting_call(site: Site) -> Iterator[tuple[ChatStore, str]]:
+    """(the chats, the id of an answer whose call `c1` waits for a person's result)."""
+    database = site.server.app.extensions["database"]
+    store, tools = ChatStore(database), ToolStore(database)
+    stored = tools.create(ToolDefinition("asks", behaviour=Behaviour.ASK))
+    chat = store.create(title="waiting")
+    store.set_tools(chat.id, ChatTools(is_own=True, is_on=True, tool_ids=(stored.id,)))
+    question = store.add_message(chat.id, None, Message(Role.USER, "Ask."))
+    answer = Message(Role.ASSISTANT, "", tool_calls=(ToolCall("c1", "asks", "{}"),))
+    try:
+        yield store, store.add_message(chat.id, question.id, answer).id
+    finally:
+        tools.delete(stored.id)
+
+
+def said_in(page: str) -> str:
+    """The words of the toast of a page that came back."""
+    found = re.search(r'role="alert"[^>]*>(.*?)</(?:div|li)>', page, re.DOTALL)
+    assert found, "nothing is said"
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", found[1])).split())
+
+
+def html_in_a_call(site: Site) -> str:
+    """Cards of a chat: a call that waits, one that is done, one of a tool nobody knows."""
+    database = site.server.app.extensions["database"]
+    store = ChatStore(database)
+    chat = store.create(title=HTML)
+    calls = tuple(ToolCall(f"c{number}", name, json.dumps({"x": HTML})) for number, name in enumerate(("f", HTML)))
+    result = {"c0": {"result": HTML, "is_error": True, "by": "tool", "reason": HTML}}
+    question = store.add_message(chat.id, None, Message(Role.USER, HTML))
+    answer = Message(Role.ASSISTANT, HTML, tool_calls=calls, metadata={"calls": result})
+    message = store.add_message(chat.id, question.id, answer)
+    store.add_message(chat.id, message.id, Message(Role.TOOL, HTML, tool_call_id="c0", name=HTML))
+    count = shown(site.page(f"/chat/{chat.id}"))
+    store.delete(chat.id)
+    return f"works: shown as text, {count} times on the chat's page"
+
+
+def html_in_definitions(site: Site) -> str:
+    """The list, the form, its preview, a trial, and what an import says."""
+    tools = ToolStore(site.server.app.extensions["database"])
+    definition = ToolDefinition("evil", HTML, SCHEMA, fixed_value=HTML)
+    stored = tools.create(definition)
+    fields = {**form_of(SCHEMA), "description": HTML, "fixed_value": HTML}
+    pages = [
+        site.page("/tools"),
+        site.page(f"/tools/{stored.id}"),
+        site.form("/tools/preview", **fields)[1],
+        site.form("/tools/try", **fields, arguments=json.dumps({HTML: HTML}))[1],
+        site.form("/tools/import", text=json.dumps([{"name": HTML, "description": HTML}]))[1],
+        site.form("/tools/form", **fields, do="json", json=HTML)[1],
+        site.page("/"),
+    ]
+    count = shown(*pages)
+    tools.delete(stored.id)
+    return f"works: shown as text, {count} times on {len(pages)} pages"
+
+
+def html_in_names(site: Site) -> str:
+    """A tool cannot be named so; what was typed comes back as text with the reason beside it."""
+    status, page = site.form("/tools", name=HTML, behaviour="fixed", approval="never")
+    assert status == 422 and shown(page)
+    status, answer = site.ask(tools=[{"type": "function", "function": {"name": HTML}}])
+    assert status == 400, answer
+    return f"refused: {answer['error']['message']}"
