@@ -204,6 +204,8 @@ def test_buttons_of_the_list_answer_with_the_list(browser: Browser) -> None:
     _, _, page = browser.post(f"{where}/switch", htmx=True, on="", **{"from": "list"})
     assert "Switched off" in page and "<html" not in page and browser.tools.list() == []
     assert browser.post(f"{where}/connect", htmx=False)[0] == 409
+    _, location, _ = browser.post(f"{where}/switch", on="")
+    assert "Tiny is off." in browser.get(location)[1]
     _, _, page = browser.post(f"{where}/switch", htmx=True, on="1", **{"from": "list"})
     assert "Connecting" in page or "Connected" in page
     _, location, _ = browser.post(f"{where}/delete")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
@@ -102,7 +103,8 @@ def connect(server_id: str) -> BaseResponse | Response:
 @blueprint.post("/<server_id>/switch")
 def switch(server_id: str) -> BaseResponse | Response:
     desk, is_on = the_desk(), request.form.get("on") == "1"
-    return _done(desk, server_id, lambda: desk.servers.switch(server_id, is_on, desk.is_here))
+    said = "on" if is_on else "off"
+    return _done(desk, server_id, lambda: desk.servers.switch(server_id, is_on, desk.is_here), said)
 
 
 @blueprint.post("/<server_id>/tools")
@@ -150,7 +152,7 @@ def import_() -> BaseResponse | Response:
     return redirect(url_for("tools.servers.index", said="imported", about=len(made)), 303)
 
 
-def _done(desk: Desk, server_id: str, act: Callable[[], object]) -> BaseResponse | Response:
+def _done(desk: Desk, server_id: str, act: Callable[[], object], said: str = "") -> BaseResponse | Response:
     """After a button: the list again for htmx, else the page it stood on."""
     toasts: tuple[Toast, ...] = ()
     try:
@@ -161,10 +163,10 @@ def _done(desk: Desk, server_id: str, act: Callable[[], object]) -> BaseResponse
         return render_page("servers/page.html", servers_page(desk, toasts), "servers/_list.html")
     if toasts:
         return render_page("servers/page.html", servers_page(desk, toasts), status=409)
-    is_list = request.form.get("from") == "list"
-    return redirect(
-        url_for("tools.servers.index") if is_list else url_for("tools.servers.edit", server_id=server_id), 303
-    )
+    told: dict[str, Any] = {"said": said, "about": desk.servers.store.get(server_id).config.name} if said else {}
+    if request.form.get("from") == "list":
+        return redirect(url_for("tools.servers.index", **told), 303)
+    return redirect(url_for("tools.servers.edit", server_id=server_id, **told), 303)
 
 
 def _refused(desk: Desk, draft: ServerDraft, server_id: str, error: RoostError) -> Response:
