@@ -1,0 +1,71 @@
+"""Text files in a chat, as a person attaches them."""
+
+from tests.browser.acting import send, until, wait_done, wait_ready
+
+DROP = """([selector, name, text]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([text], name));
+    const fire = (type) => document.querySelector(selector).dispatchEvent(
+        new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+    fire("dragenter");
+    const isOver = document.getElementById("reading").classList.contains("is-over");
+    fire("drop");
+    return isOver && !document.getElementById("reading").classList.contains("is-over");
+}"""
+PASTE = """() => {
+    const clipboardData = new DataTransfer();
+    clipboardData.items.add(new File(["pasted"], "pasted.txt"));
+    const paste = new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true });
+    document.getElementById("prompt").dispatchEvent(paste);
+}"""
+
+
+def choose(page, name, data):
+    page.set_input_files("#attach", {"name": name, "mimeType": "application/octet-stream", "buffer": data})
+
+
+def test_files_wait_above_the_message_through_a_reload_and_go_with_it(roost, visit):
+    page = visit(roost.url)
+    page.expected += ["status of 422"]
+    wait_ready(page)
+    page.fill("#prompt", "half a question")
+    choose(page, "notes.md", "# 苍鹭\n<b>heron</b>".encode("gb18030"))
+    page.wait_for_selector("#attached .file")
+    assert page.evaluate(DROP, ["#messages", "dropped.txt", "heron " * 9000])
+    page.evaluate(PASTE)
+    page.wait_for_selector("#attached .file >> nth=2")
+    choose(page, "picture.png", b"\x89PNG" + bytes(99))
+    page.wait_for_selector(".toast-error:has-text('picture.png')")
+    assert page.url.startswith(f"{roost.url}/chat/") and page.input_value("#prompt") == "half a question"
+
+    page.reload()
+    wait_ready(page)
+    assert page.input_value("#prompt") == "half a question"
+    assert page.locator("#attached .file-name").all_inner_texts() == ["notes.md", "dropped.txt", "pasted.txt"]
+    assert page.locator("#attached .file-reading.is-whole").count() == 2
+    page.click("#attached .file >> nth=1 >> .file-reading")
+    until(page, "document.querySelectorAll('#attached .is-whole').length === 3")
+    page.click("[aria-label='Remove pasted.txt']")
+    until(page, "document.querySelectorAll('#attached .file').length === 2")
+
+    send(page, "What is it?")
+    wait_done(page)
+    assert page.locator(".user .file-name").all_inner_texts() == ["notes.md", "dropped.txt"]
+    assert page.locator("#attached .file").count() == 0
+    page.click(".user .file-name >> nth=0")
+    page.wait_for_selector(".file-text")
+    assert page.inner_text(".file-text").strip() == "# 苍鹭\n<b>heron</b>"
+    page.click(".back")
+    page.wait_for_selector(".user .file-name >> nth=1")
+
+
+def test_a_message_waits_for_the_file_that_is_still_on_its_way(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    page.fill("#prompt", "Read it")
+    page.route("**/chat/attach", lambda route: (page.wait_for_timeout(300), route.continue_()))
+    choose(page, "late.txt", b"late")
+    page.press("#prompt", "Enter")
+    wait_done(page)
+    assert page.locator(".user .file-name").all_inner_texts() == ["late.txt"]
+    assert page.locator(".user").count() == 1
