@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.served_roost import STARTER, ServedRoost
+from tests.acceptance.served_roost import ROOT, STARTER, ServedRoost
 
 pytest.importorskip("openai", reason="the openai client is not installed")
 pytestmark = [
@@ -16,6 +17,8 @@ pytestmark = [
     pytest.mark.skipif(not STARTER.exists(), reason="the bundled model models/roost-starter-v7.safetensors is missing"),
 ]
 PORT = "127.0.0.1:8000"
+TIMES = 5
+PAGES = sorted((ROOT.parent / "shared" / "reference").glob("000_*.txt"))
 MANUAL = '''
 # https://platform.openai.com/docs/guides/function-calling
 from openai import OpenAI
@@ -147,6 +150,18 @@ def streamed(program: str) -> str:
     return program
 
 
+def letters(text: str) -> str:
+    """All but blank space, which the reference has partly lost, and the width of punctuation: it is a page's text."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+@pytest.mark.skipif(not PAGES, reason="../shared/reference with the text of the manual is missing")
+def test_the_program_is_the_manuals():
+    page = PAGES[0].read_text(encoding="utf-8")
+    begin, end = page.index(MANUAL.split()[1]) - 2, page.index("print(run_conversation())")
+    assert letters(page[begin:end] + "print(run_conversation())") == letters(MANUAL)
+
+
 @pytest.fixture(scope="module")
 def roost(tmp_path_factory: pytest.TempPathFactory):
     with ServedRoost(tmp_path_factory.mktemp("data")) as served:
@@ -159,7 +174,7 @@ def test_the_manuals_program_prints_the_tools_temperature(roost: ServedRoost, tm
     assert program.count(PORT) == 1
     path = tmp_path / "function_call.py"
     path.write_text(program.replace(PORT, roost.host), encoding="utf-8")
-    for _ in range(2):
+    for _ in range(TIMES):
         done = subprocess.run(
             [sys.executable, "-X", "utf8", str(path)], capture_output=True, encoding="utf-8", timeout=120
         )
