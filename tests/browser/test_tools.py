@@ -87,6 +87,7 @@ def test_a_tool_made_in_the_form_is_called_and_answers(roost, visit, says, local
     assert run.inner_text().strip() == translate("chat.call.run", locale)
     run.click()
     wait_answer(page)
+    page.wait_for_selector(".call-left", state="detached")  # the round went on: nothing is left to press
     assert '"22"' in last_result(roost).content
     page.click(f"{CARD} summary")
     assert '"22"' in page.inner_text(f"{CARD} .call-text >> nth=1")

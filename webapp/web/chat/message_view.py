@@ -49,18 +49,21 @@ def message_view(stored: StoredMessage, house: House, t: Translator, locale: str
     view = _answer_view(stored, t, locale, known_tokens)
     if not cards:
         return view
-    seen = fingerprint(stored, house.turns.tools.running(stored.id))
+    is_last = house.store.get(stored.chat_id).head_id == stored.id
+    seen = fingerprint(stored, house.turns.tools.running(stored.id), is_last)
     return replace(view, calls=cards, can_resume=is_left(stored, cards, house), fingerprint=seen)
 
 
-def fingerprint(stored: StoredMessage, running: tuple[str, ...] = ()) -> str:
+def fingerprint(stored: StoredMessage, running: tuple[str, ...] = (), is_last: bool = False) -> str:
     """Of everything the fragment shows, but not of text that is still being written. ``running`` are its calls that are
-    being run."""
+    being run; ``is_last``: nothing follows it, so an answer with calls may offer to go on."""
     parts: list[Any] = [stored.id, stored.status, stored.finish_reason, stored.version, stored.version_count, running]
     parts += [stored.previous_version_id, stored.next_version_id]
     if stored.status != "streaming":
         parts += [stored.message.content, stored.message.reasoning, stored.stats]
         parts += [stored.message.tool_calls, stored.message.metadata.get(CALLS)]
+    if stored.message.tool_calls:
+        parts.append(is_last)
     return blake2s(repr(parts).encode("utf-8", "replace"), digest_size=6).hexdigest()
 
 

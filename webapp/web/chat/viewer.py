@@ -199,7 +199,8 @@ class Viewer:
         except RoostError:
             return
         running = self.house.turns.tools.running
-        wanted = [self._as_followed(Shown(row.id, fingerprint(row, running(row.id)))) for row in branch]
+        prints = [fingerprint(row, running(row.id), row is branch[-1]) for row in branch]
+        wanted = [self._as_followed(Shown(row.id, seen)) for row, seen in zip(branch, prints, strict=True)]
         steps = difference(self._shown, wanted)
         html = [f'<div id="m-{name}" hx-swap-oob="delete"></div>' for name in steps.removed]
         html += [self._message(view) for view in self._views(branch, steps.replaced)]
