@@ -8,6 +8,7 @@ difference       from the messages a page shows to those it should show
 live_rendering   one answer's text as HTML, rendered once for all viewers
 news             wakes viewers when something changed
 house            the services the page stands on, gathered from the app
-message_view, list_view, options_view, page_view   contexts made from stored things
+attachment_routes   files of a chat: taken in, shown, given back
+message_view, attachment_view, list_view, options_view, page_view   contexts made from stored things
 contexts         the dataclasses the templates take
 """
