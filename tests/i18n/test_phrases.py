@@ -98,3 +98,45 @@ def test_every_phrase_has_chinese_words_with_its_placeholders():
 def test_no_chinese_words_are_for_a_phrase_that_is_gone():
     said = {node.value for _, tree in code() for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     assert [english for english in chinese() if english not in said] == []
+
+
+ENGLISH = (
+    "backends/fake.py",  # for tests
+    "backends/rwkv_pip/failures.py",  # what torch says
+    "cli/",
+    "engine/llm_engine.py",  # what only a bug could ask for
+    "errors/base.py",
+    "manager/admission.py",
+    "manager/engine_keeper.py",
+    "manager/model_manager.py",
+    "services/completion/",  # programs ask; the pages check before they do
+    "services/presets/presets.py",  # a setting: said in the terminal
+    "settings.py",
+    "training/",
+    "web/api/",
+    "web/app.py",
+    "web/bridge.py",
+    "web/cors.py",
+    "web/serve.py",
+)
+"""Where reasons are made that no page shows, or that come from elsewhere."""
+
+
+def reasons():
+    """(place, node) of what every error of the pages is given as its reason or way out."""
+    for path, tree in code():
+        if path.startswith(ENGLISH):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.keyword) and node.arg in ("reason", "way_out"):
+                yield f"{path}:{node.value.lineno}", node.value
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("reason", "way_out"):
+                yield f"{path}:{node.lineno}", node.value
+
+
+def test_no_reason_on_a_page_is_english_alone():
+    known = chinese()
+    for place, node in reasons():
+        assert not isinstance(node, ast.JoinedStr), f"{place}: words with values are a Phrase"
+        if isinstance(node, ast.Constant) and node.value:
+            assert node.value in known, f"{place}: phrases*.json lacks {node.value!r}"
