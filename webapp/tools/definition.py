@@ -12,7 +12,8 @@ from webapp.errors import Phrase, ToolInvalid
 from webapp.tools.schema_check import check_parameters
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
-MAX_DESCRIPTION_CHARS = 2_000
+MAX_DESCRIPTION_CHARS = 16_000
+"""Agents' own tools come with pages of advice."""
 MAX_FIXED_CHARS = 100_000
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 

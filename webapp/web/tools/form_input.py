@@ -35,7 +35,7 @@ FORM_BEHAVIOURS = tuple(choice for choice in Behaviour if choice is not Behaviou
 """A server's tools are the server's to define."""
 SHORT, LONG = 4_000, 120_000
 """A row's text is cut only where its schema is too large to be kept anyway."""
-LIMITS = {"fixed_value": LONG, "more": LONG, "arguments": 2 * LONG}
+LIMITS = {"description": LONG, "fixed_value": LONG, "more": LONG, "arguments": 2 * LONG}
 Rows = tuple[ParameterRow, ...]
 
 
