@@ -93,8 +93,9 @@ def test_a_tool_that_changes_is_asked_about_again(tools, server):
         {"type": "object", "$ref": "https://evil.example/schema"},
         {"type": "array"},
         {"type": "object", "properties": {"a": {"enum": list(range(10_000))}}},
+        {"type": "object", "properties": {"a": {"type": "string", "description": "x" * 20_000}}},
     ],
-    ids=["no schema", "pattern", "elsewhere", "no object", "enum"],
+    ids=["no schema", "pattern", "elsewhere", "no object", "enum", "long"],
 )
 def test_what_a_model_cannot_be_held_to_is_refused_with_its_reason(tools, server, schema):
     told = sync(tools, server, Listing((ECHO, RemoteTool("odd", "", schema))))

@@ -8,6 +8,7 @@ asked about again.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,8 @@ from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition
 from webapp.tools.mcp.listing import Listing, RemoteTool
 
 NAME_CHARS = 64
+MAX_SCHEMA_CHARS = 20_000
+"""A fifth of what a person may write: it comes unasked, and the model reads all of it."""
 
 
 def sync(store: ToolStore, server: StoredServer, listing: Listing) -> ToolList:
@@ -55,6 +58,10 @@ def definition_of(server: StoredServer, remote: RemoteTool, before: StoredTool |
     mcp = McpTool(server.id, remote.name, remote.hints)
     if before and (known.description, dict(known.parameters)) == (remote.description, parameters):
         return replace(known, mcp=mcp)
+    length = len(json.dumps(parameters))
+    if length > MAX_SCHEMA_CHARS:
+        reason = Phrase("it has {found} characters; the limit is {limit}", found=length, limit=MAX_SCHEMA_CHARS)
+        raise ToolInvalid(field="parameters", reason=reason)
     return usable(
         replace(
             known,
