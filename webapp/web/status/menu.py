@@ -58,5 +58,5 @@ def facts(entry: ModelEntry, t: Callable[..., str]) -> str:
     parts = [f"RWKV-{found.config.architecture}"] if found and found.config else []
     if found and found.parameters:
         parts.append(parameters_text(found, t))
-    parts.append(size_text(entry.size_bytes))
+    parts.append(size_text(entry.size_bytes).replace(" ", "\u00a0"))
     return " · ".join(parts)
