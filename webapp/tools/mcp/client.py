@@ -76,8 +76,8 @@ class McpClient:
             try:
                 return found.result(STOP_CHECK_S)
             except (WaitTimeout, TimeoutError):
-                if found.done():  # it raised one of its own
-                    raise
+                if found.done():  # just now, or with a TimeoutError of its own
+                    return found.result()
                 if is_stopped():
                     found.cancel()
                     raise McpError(name=config.name, reason="the call was stopped") from None
@@ -101,9 +101,11 @@ class McpClient:
             return found
         made = Connection(config, lambda listing: self.on_tools(server_id, listing), self._connect_timeout_s)
         self._connections[server_id] = made
-        if found is not None:
-            await found.stop()
-        made.begin()
+        try:
+            if found is not None:
+                await found.stop()
+        finally:  # others wait for it already
+            made.begin()
         return made
 
     async def _connected(self, server_id: str, config: ServerConfig) -> Connection:

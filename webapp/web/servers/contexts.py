@@ -34,7 +34,8 @@ class ServerRow:
 
 @dataclass(frozen=True)
 class ServersPage:
-    """``missing`` says what has to be installed, ``barred`` why nothing can be added from where the reader sits."""
+    """``missing`` says what has to be installed, ``barred`` why nothing can be added from where the reader sits;
+    ``notice`` (sentence, way out) what a button of the list could not do."""
 
     page_title: str
     commands_url: str
@@ -43,6 +44,7 @@ class ServersPage:
     missing: tuple[str, str]
     barred: str
     toasts: tuple[Toast, ...] = ()
+    notice: tuple[str, str] = ("", "")
     import_error: str = ""
     import_text: str = ""
 

@@ -18,7 +18,11 @@ SHOWN_CHARS = 200
 
 
 def servers_page(
-    desk: Desk, toasts: tuple[Toast, ...] = (), import_error: str = "", import_text: str = ""
+    desk: Desk,
+    toasts: tuple[Toast, ...] = (),
+    notice: tuple[str, str] = ("", ""),
+    import_error: str = "",
+    import_text: str = "",
 ) -> ServersPage:
     rows = tuple(server_row(desk, server) for server in desk.servers.store.list())
     return ServersPage(
@@ -29,6 +33,7 @@ def servers_page(
         missing=desk.missing,
         barred=desk.barred,
         toasts=toasts,
+        notice=notice,
         import_error=import_error,
         import_text=import_text,
     )

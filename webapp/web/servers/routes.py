@@ -154,15 +154,15 @@ def import_() -> BaseResponse | Response:
 
 def _done(desk: Desk, server_id: str, act: Callable[[], object], said: str = "") -> BaseResponse | Response:
     """After a button: the list again for htmx, else the page it stood on."""
-    toasts: tuple[Toast, ...] = ()
+    notice, status = ("", ""), 200
     try:
         act()
     except RoostError as exc:
-        toasts = (_toast(*desk.said(exc), is_error=True),)
+        notice, status = desk.said(exc), exc.status
     if wants_fragment() and request.form.get("from") == "list":
-        return render_page("servers/page.html", servers_page(desk, toasts), "servers/_list.html")
-    if toasts:
-        return render_page("servers/page.html", servers_page(desk, toasts), status=409)
+        return render_page("servers/page.html", servers_page(desk, notice=notice), "servers/_list.html")
+    if notice[0]:
+        return render_page("servers/page.html", servers_page(desk, notice=notice), status=status)
     told: dict[str, Any] = {"said": said, "about": desk.servers.store.get(server_id).config.name} if said else {}
     if request.form.get("from") == "list":
         return redirect(url_for("tools.servers.index", **told), 303)
