@@ -92,6 +92,34 @@ def test_anthropics_input_comes_in_pieces(serve):
     assert json.loads("".join(joined[2])) == whole["content"][2]["input"] == {}
 
 
+def test_anthropics_choices_are_kept(serve):
+    """One call where several are written, none where none may be, and nothing that is no choice."""
+    server = serve(strategy=spoken(f"\n{BOTH}"))
+    tools = [
+        {"name": tool["function"]["name"], "input_schema": tool["function"]["parameters"]} for tool in (WEATHER, TIME)
+    ]
+    asked = {"model": "m", "max_tokens": 200, "messages": HELLO, "tools": tools}
+
+    def kinds(**choice):
+        status, answer = server.post("/v1/messages", {**asked, "tool_choice": choice})
+        return [block["type"] for block in answer["content"]] if status == 200 else answer["error"]["message"]
+
+    assert kinds(type="auto") == ["tool_use", "tool_use"]
+    assert kinds(type="any", disable_parallel_tool_use=True) == ["tool_use"]
+    assert kinds(type="none") == ["text"]
+    assert "none of auto, any, tool and none" in kinds(type="always")
+    assert "tool_choice" in kinds(type="tool")
+
+
+def test_several_answers_each_have_their_calls(serve):
+    client = serve(strategy=spoken(BOTH)).openai()
+    chunks = list(ask(client, tools=[WEATHER, TIME], n=2, stream=True))
+    for number in (0, 1):
+        mine = [chunk for chunk in chunks if chunk.choices[0].index == number]
+        content, calls, reason = added_up(mine)
+        assert (content, reason, [name for _, name, _ in calls]) == ("", "tool_calls", ["get_weather", "get_time"])
+
+
 @pytest.mark.parametrize("limit", [14, 18, 22])
 def test_anthropics_client_reads_a_cut_call_as_the_whole_answer_has_it(serve, limit):
     anthropic = pytest.importorskip("anthropic", reason="the anthropic client is not installed")

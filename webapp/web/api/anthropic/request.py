@@ -12,6 +12,8 @@ from webapp.errors import ParameterInvalid, ParameterUnsupported
 from webapp.services.completion.order import ChatPrompt, CompletionOrder, Structure
 from webapp.web.api.openai.sampling import MAX_STOPS, Stop
 
+CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
 
 class TextBlock(msgspec.Struct, tag_field="type", tag="text"):
     text: str
@@ -119,10 +121,18 @@ def structure_of(asked: CountRequest) -> Structure:
         }
         for tool in asked.tools or ()
     )
-    choice = asked.tool_choice or {}
-    choices = {"auto": "auto", "any": "required", "none": "none"}
-    named = {"type": "function", "function": {"name": choice.get("name", "")}}
-    return Structure(tools, named if choice.get("type") == "tool" else choices.get(choice.get("type", "")))
+    choice = asked.tool_choice or {"type": "auto"}
+    return Structure(tools, choice_of(choice), is_parallel=choice.get("disable_parallel_tool_use") is not True)
+
+
+def choice_of(choice: dict[str, Any]) -> Any:
+    """Anthropic's ``tool_choice`` in OpenAI's words."""
+    kind = choice.get("type")
+    if kind == "tool":
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    if kind not in CHOICES:
+        raise ParameterInvalid(param="tool_choice.type", reason="it is none of auto, any, tool and none")
+    return CHOICES[kind]
 
 
 def prompt_of(asked: CountRequest) -> ChatPrompt:
