@@ -1,6 +1,6 @@
 // The chat page, put together. Every form also posts without this script; with it they travel over the socket.
 
-import { attached, startAttachments } from "./js/attachments.js";
+import { askForWords, attached, startAttachments } from "./js/attachments.js";
 import { closeDrawer, openChats, startChats } from "./js/chats.js";
 import { startCopying } from "./js/copy.js";
 import { draft, forget, grow, isComposing, keep } from "./js/drafts.js";
@@ -59,6 +59,7 @@ async function submit(form, submitter) {
 }
 
 async function sendMessage(fields) {
+  if (!fields.text.trim()) askForWords();
   if (isSending || answering || !fields.text.trim()) return;
   isSending = true;
   await attached();
@@ -98,7 +99,8 @@ document.addEventListener("submit", (event) => {
 prompt.addEventListener("keydown", (event) => {
   if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
   event.preventDefault();
-  if (!answering && prompt.value.trim()) composer.requestSubmit();
+  if (!prompt.value.trim()) askForWords();
+  else if (!answering) composer.requestSubmit();
 });
 
 document.addEventListener("keydown", (event) => {

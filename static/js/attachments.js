@@ -13,9 +13,14 @@ export function attached() {
   return queue;
 }
 
+// Files alone are no message.
+export function askForWords() {
+  if (document.querySelector("#attached .file")) say("words", "");
+}
+
 function say(key, name) {
   note.hidden = !key;
-  note.classList.toggle("is-failed", key === "failed");
+  note.classList.toggle("is-failed", key === "failed" || key === "words");
   note.textContent = key ? note.dataset[key].replace("{name}", name) : "";
 }
 
@@ -64,8 +69,9 @@ function startDropping() {
     depth = Math.max(0, change);
     place.classList.toggle("is-over", depth > 0);
   };
+  // anywhere on the page: a browser would leave it to show a file that was dropped beside
   for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
-    place.addEventListener(name, (event) => {
+    document.addEventListener(name, (event) => {
       if (!event.dataTransfer?.types.includes("Files")) return;
       event.preventDefault();
       if (name === "dragenter") over(depth + 1);
@@ -86,6 +92,7 @@ export function startAttachments(begin) {
     take([...input.files]);
     input.value = "";
   });
+  document.getElementById("prompt").addEventListener("input", () => note.classList.contains("is-failed") && say(""));
   document.getElementById("prompt").addEventListener("paste", (event) => {
     const files = [...event.clipboardData.files];
     if (!files.length || event.clipboardData.types.includes("text/plain")) return;

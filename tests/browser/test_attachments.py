@@ -31,12 +31,18 @@ def test_files_wait_above_the_message_through_a_reload_and_go_with_it(roost, vis
     page.fill("#prompt", "half a question")
     choose(page, "notes.md", "# 苍鹭\n<b>heron</b>".encode("gb18030"))
     page.wait_for_selector("#attached .file")
-    assert page.evaluate(DROP, ["#messages", "dropped.txt", "heron " * 9000])
+    assert page.evaluate(DROP, ["#chats", "dropped.txt", "heron " * 9000])
     page.evaluate(PASTE)
     page.wait_for_selector("#attached .file >> nth=2")
     choose(page, "picture.png", b"\x89PNG" + bytes(99))
     page.wait_for_selector(".toast-error:has-text('picture.png')")
     assert page.url.startswith(f"{roost.url}/chat/") and page.input_value("#prompt") == "half a question"
+
+    page.fill("#prompt", " ")
+    page.press("#prompt", "Enter")
+    page.wait_for_selector("#attaching:has-text('what you want to know')")
+    page.fill("#prompt", "half a question")
+    assert page.is_hidden("#attaching") and page.locator(".user").count() == 0
 
     page.reload()
     wait_ready(page)
