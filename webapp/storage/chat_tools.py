@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True)
 class ChatTools:
-    """``is_own`` False: nobody chose in this chat, it follows its preset. ``tool_ids`` keep their choice while ``is_on``
-    is False. ``dialect`` "" is the preset's, or what fits the model. ``is_free``: the answer is not held to the grammar
-    of calls. ``approved`` are tools the person let run in this chat for good."""
+    """``is_own`` False: nobody chose in this chat, it follows its preset. ``tool_ids`` keep their choice while
+    ``is_on`` is False. ``dialect`` "" is the preset's, or what fits the model. ``is_free``: the answer is not held to
+    the grammar of calls. ``approved`` are tools the person let run in this chat for good."""
 
     is_own: bool = False
     is_on: bool = False
