@@ -252,8 +252,7 @@ def test_every_model_says_what_it_needs_of_what_is_free(open_browser):
     browser = open_browser("cpu fp32")
     page = browser.get("/models")[1]
     assert (
-        len(re.findall(r"Fits with cpu fp32: needs [\d.]+ .B, [\d.]+ .B free, room for \d+ chats at once\.", page))
-        == 2
+        len(re.findall(r"Fits with cpu fp32: needs [\d.]+ .B, [\d.]+ .B free, room for \d+ chats at once\.", page)) == 2
     )
     details = browser.get("/models/good.safetensors")[1]
     assert "Fits with" in details and re.search(r"Load with (cpu|cuda) \w+", details)
