@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import unescape
@@ -13,8 +14,13 @@ from tests.acceptance.hostile_site import HTML, Site, form_of
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.storage.chat_tools import ChatTools
 from webapp.storage.chats import ChatStore
+from webapp.storage.mcp_servers import McpServerStore, ToolList
+from webapp.storage.tool_bench import BenchStore
 from webapp.storage.tools import ToolStore
+from webapp.tools.bench_case import BenchCase
+from webapp.tools.call_score import ExpectedCall
 from webapp.tools.definition import Behaviour, ToolDefinition
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind
 
 EVIL = ("<script>alert(", "<img src=x")
 SCHEMA: dict[str, Any] = {
@@ -87,6 +93,38 @@ def html_in_definitions(site: Site) -> str:
         site.page("/"),
     ]
     count = shown(*pages)
+    tools.delete(stored.id)
+    return f"works: shown as text, {count} times on {len(pages)} pages"
+
+
+def html_from_servers(site: Site) -> str:
+    """What an MCP server calls its tools, on the server's page and among the servers."""
+    store = McpServerStore(site.server.app.extensions["database"])
+    [server] = store.create_all([ServerConfig("evil", ServerKind.HTTP, url="http://127.0.0.1:9/mcp")], is_on=False)
+    refused = (("name", HTML), (HTML, "reason"))
+    store.set_tools(server.id, ToolList((HTML, "other"), refused, (HTML,), left_out=3))
+    count = shown(site.page(f"/tools/servers/{server.id}"))
+    site.page("/tools/servers")
+    store.delete(server.id)
+    return f"works: shown as text, {count} times on the server's page"
+
+
+def html_in_the_bench(site: Site) -> str:
+    """Prompts and expected calls, and what the model answered, in the report of a run."""
+    tools, bench = ToolStore(site.server.app.extensions["database"]), BenchStore(site.server.app.extensions["database"])
+    stored = tools.create(ToolDefinition("evil", HTML, SCHEMA, fixed_value=HTML))
+    [case] = bench.add_cases([BenchCase(HTML, (ExpectedCall("evil", {HTML: HTML}),))])
+    site.force(f'{HTML}```json\n{{"name":"evil","arguments":{{{json.dumps(HTML)}:{json.dumps(HTML)}}}}}\n```')
+    site.form("/tools/bench/runs", mode="free", tool="evil")
+    deadline = time.monotonic() + 20
+    while not (bench.runs() and bench.runs()[0].is_over) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    run = bench.runs()[0]
+    pages = ["/tools/bench", f"/tools/bench/cases/{case.id}", f"/tools/bench/runs/{run.id}"]
+    count = shown(*map(site.page, pages))
+    assert bench.answers(run.id), "the run has no transcript"
+    bench.delete_run(run.id)
+    bench.delete_case(case.id)
     tools.delete(stored.id)
     return f"works: shown as text, {count} times on {len(pages)} pages"
 

@@ -19,7 +19,15 @@ from unittest.mock import patch
 
 import jsonschema
 
-from tests.acceptance.hostile_pages import html_in_a_call, html_in_definitions, html_in_names, said_in, waiting_call
+from tests.acceptance.hostile_pages import (
+    html_from_servers,
+    html_in_a_call,
+    html_in_definitions,
+    html_in_names,
+    html_in_the_bench,
+    said_in,
+    waiting_call,
+)
 from tests.acceptance.hostile_site import BIG, Site
 from webapp.tools.runner import MAX_RESULT_CHARS
 
@@ -239,6 +247,8 @@ CASES = (
     Case("a fixed result that is too long", long_fixed_value),
     Case("HTML in arguments and results", html_in_a_call),
     Case("HTML in descriptions and parameters", html_in_definitions),
+    Case("HTML from an MCP server", html_from_servers),
+    Case("HTML in the tool bench's cases and transcripts", html_in_the_bench),
     Case("HTML in names", html_in_names),
     Case("an HTTP tool at 127.0.0.1 by name", address("http://localhost:{port}/", "private address")),
     Case("at 10.0.0.1", address("http://10.0.0.1/", "not among the allowed hosts")),
