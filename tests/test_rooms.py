@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,18 @@ def is_allowed(target: str, room: str, allowed: set[str]) -> bool:
 
 
 MCP = {"mcp", "mcp_types", "anyio", "httpx", "httpx2", "pydantic", "starlette", "opentelemetry"}
+
+
+def test_the_folders_of_services_import_each_other_one_way_only():
+    home = ROOT / "webapp" / "services"
+    arrows: dict[str, set[str]] = {}
+    for module in home.glob("*/*.py"):
+        names = (name.split(".") for name in imports(module) if name.startswith("webapp.services."))
+        arrows.setdefault(module.parent.name, set()).update(parts[2] for parts in names)
+    assert {"chat", "completion", "presets"} <= set(arrows) and not list(home.glob("[!_]*.py"))
+    graphlib.TopologicalSorter({folder: found - {folder} for folder, found in arrows.items()}).prepare()
+
+
 NOT_AT_START = MCP | {"torch", "rwkv", "safetensors", "tokenizers", "numpy", "psutil", "msgspec", "llguidance"}
 NOT_AT_START |= {"jsonschema"}
 

@@ -15,10 +15,10 @@ from webapp.cli.options import add_model_options, settings_from
 from webapp.errors import BenchRefused, RoostError, ToolInvalid
 from webapp.i18n import LOCALES
 from webapp.manager.model_manager import ModelManager
-from webapp.services.tools.bench_order import MODES, BenchOrder
-from webapp.services.tools.bench_report import ModeReport, document, reports
-from webapp.services.tools.bench_runner import BenchRunner
-from webapp.services.tools.made_cases import made_cases
+from webapp.services.bench.made_cases import made_cases
+from webapp.services.bench.order import MODES, BenchOrder
+from webapp.services.bench.report import ModeReport, document, reports
+from webapp.services.bench.runner import BenchRunner
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import BenchStore

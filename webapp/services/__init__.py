@@ -1,6 +1,8 @@
 """What page, API and command line all do, a folder a subject: no HTML, no sockets. Start at :mod:`.chat.turns`.
 
 chat         a chat's answers: written by a thread of the server, watched by any number of pages; its tools
+tools        servers that bring tools (MCP), and a tool tried by hand
+bench        how well the loaded model calls tools, case by case
 attachments  text files in a chat: how they come in, their texts for prompts and searches
 completion   answers for programs, stored nowhere
 presets      what an answer is sampled, prompted and run with
@@ -9,6 +11,6 @@ library      the files of the models folder: how they come, go and come back
 conversion   one model file made another
 states       the files of states: what fits what, and making one
 
-They import each other one way only: chat stands on attachments, chat and completion on presets, presets on strategy,
-and what handles files on library.
+They import each other one way only: bench stands on completion and chat, chat on attachments and tools, chat and
+completion on presets, presets on strategy, and what handles files on library.
 """

@@ -11,13 +11,13 @@ from webapp import __version__
 from webapp.errors import StorageError, as_roost_error
 from webapp.manager.model_manager import ModelManager
 from webapp.resources import resource_dir
+from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.conversion.conversions import Conversions
 from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.presets import Presets
 from webapp.services.states.library import StateLibrary
 from webapp.services.tools.mcp_servers import McpServers
-from webapp.services.tools.tool_bench import ToolBench
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.web import error_pages, fragments

@@ -1,1 +1,1 @@
-"""What is done with tools as a whole: servers that bring them (MCP), the bench of how well they are called."""
+"""Where tools come from and how one is tried: servers that bring them (MCP), and a call a person makes by hand."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from flask import current_app
 
 from webapp.errors import RoostError
+from webapp.services.bench.order import GREEDY, MAX_TOKENS, MODES, BenchOrder
+from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.tool_offer import is_known_to_call
 from webapp.services.presets.presets import Presets
-from webapp.services.tools.bench_order import GREEDY, MAX_TOKENS, MODES, BenchOrder
-from webapp.services.tools.tool_bench import ToolBench
 from webapp.tools.bench_case import BenchCase
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import ToolDefinition

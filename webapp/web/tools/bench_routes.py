@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import BenchCaseInvalid, BenchLineInvalid, BenchNotFound, BenchRefused, GrammarInvalid, ModelError
 from webapp.i18n import translate_error
-from webapp.services.tools.bench_report import document
-from webapp.services.tools.made_cases import made_cases
+from webapp.services.bench.made_cases import made_cases
+from webapp.services.bench.report import document
 from webapp.tools.bench_case import cases_from_lines, cases_to_lines
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page, wants_fragment

@@ -10,7 +10,7 @@ from flask import url_for
 
 from webapp.errors import error_from_dict
 from webapp.i18n import translate_error
-from webapp.services.tools.bench_report import (
+from webapp.services.bench.report import (
     NO_CALL,
     OTHER,
     Confusion,
@@ -19,7 +19,7 @@ from webapp.services.tools.bench_report import (
     reports,
     wrong_first,
 )
-from webapp.services.tools.bench_runner import Answer
+from webapp.services.bench.runner import Answer
 from webapp.storage.tool_bench import STOPPED, StoredRun
 from webapp.tools.call_score import FIGURES
 from webapp.web.chat.contexts import Toast

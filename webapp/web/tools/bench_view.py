@@ -10,7 +10,7 @@ from flask import url_for
 
 from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import BenchCaseInvalid
-from webapp.services.tools.bench_order import MODES
+from webapp.services.bench.order import MODES
 from webapp.storage.tool_bench import DONE, StoredCase, StoredRun
 from webapp.web.chat.contexts import Toast
 from webapp.web.tools.bench_contexts import BenchPage, CaseDraft, CaseForm, CasePage, CaseRow, RunForm, RunRow

@@ -5,14 +5,14 @@ import time
 
 import pytest
 
+from tests.services.bench.scripted import TIME, BenchManager, call
 from tests.services.scripted_manager import end
-from tests.services.tools.scripted_bench import TIME, BenchManager, call
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import BenchRefused, EngineCrashed, ShuttingDown
 from webapp.manager.engine_client import start_engine_in_thread
 from webapp.manager.model_manager import ModelManager
-from webapp.services.tools.bench_order import BenchOrder
-from webapp.services.tools.tool_bench import ToolBench
+from webapp.services.bench.order import BenchOrder
+from webapp.services.bench.tool_bench import ToolBench
 from webapp.settings import Settings
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED
 from webapp.tools.bench_case import BenchCase

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from webapp.errors import BenchInterrupted, BenchRefused, ShuttingDown, as_roost_error
-from webapp.services.tools.bench_manager import Manager
-from webapp.services.tools.bench_order import BenchOrder
-from webapp.services.tools.bench_report import reports
-from webapp.services.tools.bench_runner import AT_ONCE, BenchRunner
+from webapp.services.bench.manager import Manager
+from webapp.services.bench.order import BenchOrder
+from webapp.services.bench.report import reports
+from webapp.services.bench.runner import AT_ONCE, BenchRunner
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
 

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from webapp.services.tools.bench_order import MODES
-from webapp.services.tools.bench_runner import Answer
+from webapp.services.bench.order import MODES
+from webapp.services.bench.runner import Answer
 from webapp.tools.call_score import FIGURES, CallScore, shares
 
 NO_CALL, OTHER = "", "?"

@@ -22,10 +22,10 @@ from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelUnloaded, RequestError, RoostError
 from webapp.manager.handles import Service
+from webapp.services.bench.manager import Manager, PinnedManager
+from webapp.services.bench.order import CONSTRAINED, BenchOrder, checked
 from webapp.services.chat.tool_offer import call_constraint, dialect_of
 from webapp.services.completion.whole_answer import WholeAnswer, whole_answer
-from webapp.services.tools.bench_manager import Manager, PinnedManager
-from webapp.services.tools.bench_order import CONSTRAINED, BenchOrder, checked
 from webapp.structured.grammar import check
 from webapp.tools.bench_case import BenchCase, call_to_dict
 from webapp.tools.call_score import Reading, read_answer, score_calls
@@ -35,7 +35,7 @@ AT_ONCE = 4
 CLIENT = "tool bench"
 
 Answer = dict[str, Any]
-"""What is kept of one case in one mode; :mod:`.bench_report` reads it:
+"""What is kept of one case in one mode; :mod:`.report` reads it:
 
 ``place`` of the case, ``mode``, ``prompt``, ``expected`` calls, ``sent`` (what the model read after the offer, which
 all have in common), ``raw`` (all it wrote), ``called``, ``sets_out`` (something began as a call does), ``score``,

@@ -4,13 +4,13 @@ import threading
 
 import pytest
 
+from tests.services.bench.scripted import STARTER, TIME, WEATHER, BenchManager, call
 from tests.services.scripted_manager import HANG, end
-from tests.services.tools.scripted_bench import STARTER, TIME, WEATHER, BenchManager, call
 from webapp.errors import BenchRefused, EngineCrashed, ModelUnloaded, PromptTooLong, QueueFull
 from webapp.manager.handles import Service
-from webapp.services.tools.bench_order import BenchOrder
-from webapp.services.tools.bench_report import NO_CALL, OTHER, document, reports, wrong_first
-from webapp.services.tools.bench_runner import BenchRunner
+from webapp.services.bench.order import BenchOrder
+from webapp.services.bench.report import NO_CALL, OTHER, document, reports, wrong_first
+from webapp.services.bench.runner import BenchRunner
 from webapp.tools.bench_case import BenchCase
 from webapp.tools.call_score import ExpectedCall
 
