@@ -1,14 +1,17 @@
 """What an error says in its reason is said in the reader's language too, and no reason is forgotten."""
 
 import ast
+import errno
 import json
+import os
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.i18n.test_catalogue import placeholders
-from webapp.errors import Phrase, RoostError, ToolInvalid, WeightsError, error_from_dict
+from webapp.errors import FileUnreadable, Phrase, RoostError, ToolInvalid, WeightsError, error_from_dict
 from webapp.i18n import phrase, translate_error
 from webapp.i18n.translation import catalogue
 
@@ -95,8 +98,16 @@ def test_every_phrase_has_chinese_words_with_its_placeholders():
         assert placeholders(known[template]) == placeholders(template), template
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems word their errors otherwise")
+def test_what_the_system_refuses_is_said_in_chinese():
+    error = FileUnreadable(path="x", reason=os.strerror(errno.EACCES))
+    assert "没有权限" in translate_error(error, "zh")[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems word their errors otherwise")
 def test_no_chinese_words_are_for_a_phrase_that_is_gone():
     said = {node.value for _, tree in code() for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    said |= {os.strerror(number) for number in errno.errorcode}  # given as a reason where the system refuses
     assert [english for english in chinese() if english not in said] == []
 
 
