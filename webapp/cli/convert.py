@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from webapp.cli.options import add_settings, settings_from
+from webapp.cli.options import add_settings, in_one_line, settings_from
 from webapp.errors import ConversionCancelled, RoostError, as_roost_error
 from webapp.manager.library import ModelLibrary
 from webapp.weights.convert.conversion import Converted, convert
@@ -131,7 +131,7 @@ class Printer:
             return True
         self._end_line()
         if isinstance(error, ConversionCancelled):
-            print(f"roost: {error.message} {error.hint}", file=sys.stderr)
+            print(f"roost: {in_one_line(error)}", file=sys.stderr)
             return True
         return False
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import RoostError
+from webapp.errors import RoostError, sentences
 from webapp.settings import SETTINGS, Settings, load_settings
 
 FLAGS = {"data_dir": "--data", "models_dir": "--models"}
@@ -26,9 +26,8 @@ SAMPLING_OPTIONS: dict[str, tuple[type, str]] = {
 
 
 def in_one_line(error: RoostError) -> str:
-    """Sentence and way out; a reason from elsewhere may lack its full stop."""
-    message = error.message if error.message.endswith((".", "!", "?")) else f"{error.message}."
-    return f"{message} {error.hint}"
+    """Sentence and way out, in English."""
+    return sentences(error.message, error.hint)
 
 
 def flag_of(name: str) -> str:

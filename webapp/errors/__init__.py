@@ -128,7 +128,7 @@ from webapp.errors.models import (
     ShuttingDown,
     StrategyError,
 )
-from webapp.errors.phrase import Phrase, fill, phrase_from_dict
+from webapp.errors.phrase import Phrase, fill, phrase_from_dict, sentences
 from webapp.errors.requests import (
     ApiError,
     BenchCaseInvalid,
@@ -323,4 +323,5 @@ __all__ = [
     "error_from_dict",
     "fill",
     "phrase_from_dict",
+    "sentences",
 ]

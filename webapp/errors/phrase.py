@@ -18,6 +18,16 @@ def fill(template: str, params: Mapping[str, Any]) -> str:
     return template.format_map(Blank(params))
 
 
+def sentences(message: str, hint: str) -> str:
+    """Sentence and way out in one line; a reason that came from elsewhere may lack its full stop."""
+    if message.endswith(("。", "！", "？")):
+        return message + hint
+    if message.endswith((".", "!", "?", "…")) or not hint:
+        return f"{message} {hint}".rstrip()
+    is_chinese = any("\u4e00" <= char <= "\u9fff" for char in hint)
+    return f"{message}。{hint}" if is_chinese else f"{message}. {hint}"
+
+
 class Phrase(str):
     """``Phrase("it has {found} characters", found=9)``: its English text, and what the text was made of.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from flask import Response, jsonify, make_response, request
 from markupsafe import Markup
 
-from webapp.errors import RoostError
+from webapp.errors import RoostError, sentences
 from webapp.i18n import translate, translate_error
 from webapp.web.api.error_bodies import error_body
 from webapp.web.api.paths import is_api_path
@@ -30,7 +30,7 @@ def answer_error(error: RoostError, status: int | None = None) -> Response:
     status = status or error.status
     message, hint = translate_error(error, current_locale())
     if wants_json():
-        response = jsonify(error_body(request.path, error, f"{message} {hint}", status))
+        response = jsonify(error_body(request.path, error, sentences(message, hint), status))
         response.status_code = status
     else:
         response = notice_page(translate("page.error", current_locale()), message, hint, status)

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from flask import Response, current_app, request
 
-from webapp.errors import RoostError, as_roost_error
+from webapp.errors import RoostError, as_roost_error, sentences
 from webapp.i18n import translate_error
 from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, CompletionEvent
 from webapp.web.api.answering import Answering, ClientGone
@@ -80,7 +80,7 @@ def _describer() -> Callable[[RoostError], dict[str, Any]]:
     path, locale = request.path, current_locale()
 
     def describe(error: RoostError) -> dict[str, Any]:
-        return error_body(path, error, " ".join(translate_error(error, locale)), error.status)
+        return error_body(path, error, sentences(*translate_error(error, locale)), error.status)
 
     return describe
 

@@ -11,7 +11,7 @@ from typing import Any
 from webapp.chat.messages import ThinkMode
 from webapp.chat.prompt_templates import PromptTemplate, all_templates, template
 from webapp.chat.tool_dialects import all_dialects
-from webapp.errors import ModelNotFound, RoostError
+from webapp.errors import ModelNotFound, RoostError, sentences
 from webapp.i18n import translate_error
 from webapp.manager.target import ZERO_STATE
 from webapp.services.attachments.attachments import FILE_BYTES
@@ -154,7 +154,7 @@ def load_offer(house: House, t: Words, locale: str, chat: Chat) -> LoadOffer:
         return LoadOffer(True, text, url="/models")
     if problem is not None:
         message, hint = translate_error(problem, locale)
-        return LoadOffer(True, t("chat.offer.cannot", preset=shown_name(preset, t)), f"{message} {hint}")
+        return LoadOffer(True, t("chat.offer.cannot", preset=shown_name(preset, t)), sentences(message, hint))
     if "model" in names:
         loaded = status.model or t("status.no_model")
         text = t("chat.offer.other_model", preset=shown_name(preset, t), model=file_name(preset.model), loaded=loaded)

@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 
 from flask import current_app, url_for
 
+from webapp.errors import sentences
 from webapp.i18n import phrase
 from webapp.manager.library import ModelEntry, ModelFile
 from webapp.services.library.disk_space import size_text
@@ -113,13 +114,6 @@ def _text(desk: Desk, entry: ModelEntry, kind: str) -> str:
     if kind in ("state", "lora"):
         return str(desk.t(f"models.what_for.{kind}"))
     return str(desk.t("models.because", reason=phrase(found.reason, desk.locale))) if found.reason else ""
-
-
-def sentences(message: str, hint: str) -> str:
-    """In one line; a reason that came from elsewhere may lack its full stop."""
-    if message.endswith(("。", "！", "？")) or not hint.isascii():
-        return f"{message.rstrip('。.')}。{hint}"
-    return f"{message} {hint}" if message.endswith((".", "!", "?")) else f"{message}. {hint}"
 
 
 def _link(blueprint: str, path: str, name: str) -> str:

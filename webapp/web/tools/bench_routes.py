@@ -10,7 +10,15 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import BenchCaseInvalid, BenchLineInvalid, BenchNotFound, BenchRefused, GrammarInvalid, ModelError
+from webapp.errors import (
+    BenchCaseInvalid,
+    BenchLineInvalid,
+    BenchNotFound,
+    BenchRefused,
+    GrammarInvalid,
+    ModelError,
+    sentences,
+)
 from webapp.i18n import translate_error
 from webapp.services.bench.made_cases import made_cases
 from webapp.services.bench.report import document
@@ -159,7 +167,7 @@ def make() -> Response | BaseResponse:
         desk.bench.store.add_cases(made.cases, replaces_generated=True)
     except BenchRefused as exc:
         form = {"seed": seed, "per_tool": per_tool}
-        page = bench_page(desk, form, problem=" ".join(translate_error(exc, desk.desk.locale)))
+        page = bench_page(desk, form, problem=sentences(*translate_error(exc, desk.desk.locale)))
         return render_page("tools/bench/page.html", page, status=409)
     return _back("made", count=len(made.cases), without=",".join(made.left_out)[:500])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import url_for
 
-from webapp.errors import error_from_dict
+from webapp.errors import error_from_dict, sentences
 from webapp.i18n import translate_error
 from webapp.services.bench.report import (
     NO_CALL,
@@ -160,7 +160,7 @@ def _row(desk: BenchDesk, answer: Answer, has_modes: bool) -> AnswerRow:
     t, key = desk.desk.t, verdict(answer)
     note = t("tool_bench.run.cut") if answer.get("finish_reason") == "length" else ""
     if "error" in answer:
-        note = " ".join(translate_error(error_from_dict(answer["error"]), desk.desk.locale))
+        note = sentences(*translate_error(error_from_dict(answer["error"]), desk.desk.locale))
     return AnswerRow(
         number=answer["place"] + 1,
         prompt=answer["prompt"],

@@ -9,7 +9,7 @@ from typing import Any
 from flask import current_app
 
 from webapp.chat.tool_dialects import ToolDialect, default_dialect
-from webapp.errors import RoostError
+from webapp.errors import RoostError, sentences
 from webapp.i18n import phrase, translate_error
 from webapp.manager.model_manager import ModelManager
 from webapp.services.chat.tool_offer import dialect_of
@@ -32,7 +32,7 @@ class Desk:
 
     def said(self, error: RoostError) -> str:
         """Sentence and way out, in the reader's language."""
-        return " ".join(translate_error(error, self.locale))
+        return sentences(*translate_error(error, self.locale))
 
     def reason(self, error: RoostError) -> str:
         """What is wrong, alone: beside the field it is wrong with."""

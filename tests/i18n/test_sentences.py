@@ -1,0 +1,19 @@
+"""Sentence and way out in one line."""
+
+import pytest
+
+from webapp.errors import sentences
+
+
+@pytest.mark.parametrize(
+    ("message", "hint", "line"),
+    [
+        ("It is too long.", "Make it shorter.", "It is too long. Make it shorter."),
+        ("The limit is 9", "Make it shorter.", "The limit is 9. Make it shorter."),
+        ("太长了。", "请缩短。", "太长了。请缩短。"),
+        ("上限是 9", "请缩短。", "上限是 9。请缩短。"),
+        ("No more", "", "No more"),
+    ],
+)
+def test_a_missing_full_stop_is_put_in(message, hint, line):
+    assert sentences(message, hint) == line
