@@ -3,7 +3,7 @@
 from tests.browser.acting import ANSWER, act, answer_text, ask, send, wait_done, wait_ready, wait_streaming
 from tests.web.chat.running_roost import fake_strategy
 
-LONG_ANSWER = "Birds perch on wires. " + "Both feet touch the same wire. " * 25 + "That is all."
+LONG_ANSWER = "Birds perch on wires. " + "Both feet touch the same wire. " * 15 + "That is all."
 
 
 def test_while_an_answer_streams_the_composer_offers_to_stop_it(start, visit):

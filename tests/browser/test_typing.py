@@ -45,7 +45,7 @@ def test_what_is_typed_survives_a_reload_and_goes_when_sent(roost, visit):
 
 
 def test_scrolling_up_while_an_answer_streams_is_left_alone(start, visit):
-    roost = start(fake_strategy(ANSWER_TEXT * 4, delay_ms=5))
+    roost = start(fake_strategy(ANSWER_TEXT * 4, delay_ms=3))
     page = visit(roost.url, viewport={"width": 1024, "height": 500})
     wait_ready(page)
     send(page, "Why?")
