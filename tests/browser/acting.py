@@ -4,6 +4,7 @@ import time
 
 ANSWER = ".answer:last-child"
 SENT = "#messages .user"
+PATIENCE_S = 25  # some machines are three times slower than they were a minute ago
 
 
 def wait_ready(page):
@@ -22,7 +23,7 @@ def wait_streaming(page, some="Birds perch"):
 
 def until(page, expression):
     """Playwright's own wait_for_function needs eval, which the page's policy refuses."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while not page.evaluate(expression):
         assert time.monotonic() < deadline, expression
         page.wait_for_timeout(30)

@@ -5,6 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.browser.acting import PATIENCE_S
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -73,7 +74,7 @@ def visit(browser):
         context = (
             beside.context if beside else browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(PATIENCE_S * 1000)
         contexts.append(context)
         page = context.new_page()
         page.expected = []
