@@ -17,13 +17,22 @@ document.addEventListener("htmx:afterSwap", () => {
     if (place) place.textContent = text;
   }
   const json = document.getElementById("tool-json");
-  if (preview.dataset.json && json && json !== document.activeElement) json.value = preview.dataset.json;
+  if (preview.dataset.json && json && !isTypedIn(json)) json.value = json.defaultValue = preview.dataset.json;
 });
+
+// The JSON follows the form (value and defaultValue together) until a person types in it: then it is theirs, until the
+// form is drawn from it. A preview that was asked for before would else put the old text back, and the form would take that.
+function isTypedIn(json) {
+  return json.value !== json.defaultValue;
+}
 
 // The form is drawn anew after a change of type and by its buttons. What was typed while the answer was on its way would
 // be lost with the old form: such an answer is left out, and the same is asked again of the form as it is now.
 const sent = new WeakMap();
-const written = (form) => JSON.stringify([...new FormData(form)].filter(([name]) => name !== "json"));
+const written = (form) => {
+  const own = isTypedIn(document.getElementById("tool-json"));
+  return JSON.stringify([...new FormData(form)].filter(([name]) => own || name !== "json"));
+};
 const isRedraw = (event) => event.detail.target?.id === "tool-form";
 
 document.addEventListener("htmx:beforeSend", (event) => {

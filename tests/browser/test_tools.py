@@ -1,8 +1,10 @@
 """Function calling as a person meets it: a tool made in its form, asked for in a chat, approved, answered."""
 
+import time
+
 import pytest
 
-from tests.browser.acting import send, until, wait_ready
+from tests.browser.acting import PATIENCE_S, send, until, wait_ready
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.backends.fake import FakeBackend
 from webapp.i18n.translation import translate
@@ -167,6 +169,27 @@ def test_the_json_and_the_form_follow_each_other(roost, visit):
     page.press("#tool-json", "Tab")
     until(page, "document.getElementById('field-name').value === 'forecast'")
     assert page.input_value("[name='0:name']") == "city"
+
+
+def test_a_late_preview_leaves_json_alone_that_a_person_typed(roost, visit):
+    page = visit(f"{roost.url}/tools/new?from=example")
+    until(page, "document.querySelectorAll('.parameter').length === 2")
+    held = []
+    page.route("**/tools/preview", lambda route: route.continue_() if held else held.append(route))
+    page.fill("#field-name", "weather_now")
+    page.press("#field-name", "Tab")
+    until_held(page, held)
+    page.fill("#tool-json", page.input_value("#tool-json").replace('"location"', '"city"'))
+    page.press("#tool-json", "Tab")  # asks for the form, after the preview
+    held[0].continue_()
+    until(page, "document.querySelector(\"[name='0:name']\").value === 'city'")
+
+
+def until_held(page, held):
+    deadline = time.monotonic() + PATIENCE_S
+    while not held:
+        assert time.monotonic() < deadline, "no request came"
+        page.wait_for_timeout(30)
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])

@@ -35,13 +35,14 @@ FORM_BEHAVIOURS = tuple(choice for choice in Behaviour if choice is not Behaviou
 """A server's tools are the server's to define."""
 SHORT, LONG = 4_000, 120_000
 """A row's text is cut only where its schema is too large to be kept anyway."""
-LIMITS = {"description": LONG, "fixed_value": LONG, "more": LONG, "arguments": 2 * LONG}
+LIMITS = {"description": LONG, "fixed_value": LONG, "more": LONG, "arguments": 2 * LONG, "json": 2 * LONG}
 Rows = tuple[ParameterRow, ...]
 
 
 @dataclass(frozen=True)
 class ToolDraft:
-    """What a person typed, right or wrong. ``more`` is JSON of the schema's own further keywords."""
+    """What a person typed, right or wrong. ``more`` is JSON of the schema's own further keywords, ``json`` the text beside
+    the form, which stands there again where the form comes to no definition."""
 
     name: str = ""
     description: str = ""
@@ -58,6 +59,7 @@ class ToolDraft:
     dialect: str = ""
     updated_at: str = ""
     arguments: str = ""
+    json: str = ""
 
 
 def draft_of(definition: ToolDefinition, updated_at: float = 0.0) -> ToolDraft:

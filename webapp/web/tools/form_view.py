@@ -72,7 +72,7 @@ def preview(desk: Desk, draft: ToolDraft, error: ToolInvalid | None = None) -> P
             error = exc
     if error is not None:
         reason = desk.t("tools.preview.problem", reason=desk.reason(error))
-        return Preview(problem=reason, errors=_all_errors(draft, errors_of(desk, error)))
+        return Preview(json=draft.json, problem=reason, errors=_all_errors(draft, errors_of(desk, error)))
     dialect = desk.dialect(draft.dialect)
     sample = json.dumps(sample_arguments(definition.parameters), ensure_ascii=False)
     offer = dialect.offer([definition.function])
