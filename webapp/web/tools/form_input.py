@@ -41,8 +41,8 @@ Rows = tuple[ParameterRow, ...]
 
 @dataclass(frozen=True)
 class ToolDraft:
-    """What a person typed, right or wrong. ``more`` is JSON of the schema's own further keywords, ``json`` the text beside
-    the form, which stands there again where the form comes to no definition."""
+    """What a person typed, right or wrong. ``more`` is JSON of the schema's own further keywords, ``json`` the text
+    beside the form, which stands there again where the form comes to no definition."""
 
     name: str = ""
     description: str = ""
