@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+from tests.web.presets.conftest import BASE, OWN
+from tests.web.presets.posted_form import form_of
 from webapp.services.presets.parameters import PARAMETERS
 
 
@@ -309,3 +311,28 @@ def test_tools_are_ticked_by_name_and_one_that_is_not_there_is_kept(browser):
     assert browser.presets.get(mine.id).tools == ("weather", "elsewhere")
     browser.save(mine.id, tools=[""])
     assert browser.presets.get(mine.id).tools == ()
+
+
+@pytest.mark.parametrize("do", ["save", "preview"])
+def test_defaults_follow_the_model_that_is_chosen_in_the_form(browser, monkeypatch, do):
+    """The frequency penalty of the small starter must not stick to the large model someone chooses next."""
+    sizes = {entry.inspection.parameters: entry.name for entry in browser.manager.library.list()}
+    small, large = sizes[min(sizes)], sizes[max(sizes)]
+    monkeypatch.setattr("webapp.services.presets.defaults.TINY_PARAMETERS", max(sizes))
+    mine = browser.presets.create("Mine", {"model": small, "top_p": 0.5})
+    posted = form_of(browser.get(f"/presets/{mine.id}")[1])
+    assert (posted["frequency_penalty"], posted["top_p"]) == (["0.2"], ["0.5"])
+
+    changed = {**posted, "model": large, "temperature": "1.5", "do": do}
+    answer = browser.client.post(f"/presets/{mine.id}", base_url=BASE, headers=OWN, data=changed, follow_redirects=True)
+    shown = form_of(answer.get_data(as_text=True))
+    assert (shown["frequency_penalty"], shown["top_p"], shown["temperature"]) == (["1"], ["0.5"], ["1.5"])
+    browser.save(mine.id, **shown)
+    assert browser.presets.get(mine.id).sampling == {"top_p": 0.5, "temperature": 1.5}
+
+
+@pytest.mark.parametrize("drawn", ["", "{", "[1]", "9" * 5000, '{"frequency_penalty": "x", "other": 1}', "[" * 1999])
+def test_a_form_that_does_not_say_what_it_was_drawn_with_is_read_all_the_same(browser, drawn):
+    mine = browser.presets.create("Mine")
+    assert browser.save(mine.id, drawn=drawn, temperature="1", top_p="0.9")[0] == 303
+    assert browser.presets.get(mine.id).sampling == {"top_p": 0.9}

@@ -189,7 +189,8 @@ class Standing:
 
 @dataclass(frozen=True)
 class EditPage:
-    """``presets/edit.html``. ``expected`` is the date the form was made from; ``saved`` what the last save did."""
+    """``presets/edit.html``. ``expected`` is the date the form was made from, ``drawn`` the defaults it shows (JSON);
+    ``saved`` what the last save did."""
 
     page_title: str
     commands_url: str
@@ -197,6 +198,7 @@ class EditPage:
     preset: PresetRow
     url: str
     expected: str
+    drawn: str
     name: Field
     note_field: Field
     sampling: tuple[Field, ...]

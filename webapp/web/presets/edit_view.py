@@ -15,6 +15,7 @@ from webapp.web.chat.contexts import Toast
 from webapp.web.presets.builder_input import BuilderInput, input_of
 from webapp.web.presets.builder_view import Builder, builder_context
 from webapp.web.presets.contexts import Choice, Difference, EditPage, Field
+from webapp.web.presets.drawn import as_sent
 from webapp.web.presets.fields import FieldMaker, PostedForm, is_same, shown_value
 from webapp.web.presets.files_view import model_choices, state_choices, tokenizer_choices
 from webapp.web.presets.house import House
@@ -66,6 +67,7 @@ def edit_page(
         preset=row,
         url=f"/presets/{preset.id}",
         expected=repr(preset.updated_at),
+        drawn=as_sent(defaults),
         name=maker.head("name", shown_name(preset, t), NAME_CHARS),
         note_field=maker.head("note", shown_note(preset, t), NOTE_CHARS),
         sampling=tuple(maker.make(row.name) for row in SAMPLING if row.is_common),

@@ -11,6 +11,7 @@ from webapp.services.strategy.choice import validate
 from webapp.storage.presets import Preset
 from webapp.web.presets.builder_input import AUTO, CUSTOM, BuilderInput, built, fitted, input_of, is_posted, read_input
 from webapp.web.presets.builder_view import Ground
+from webapp.web.presets.drawn import drawn_with, following
 from webapp.web.presets.edit_view import Draft
 from webapp.web.presets.fields import PostedForm, read_form
 from webapp.web.presets.house import House
@@ -39,7 +40,9 @@ class Submission:
 def read_submission(house: House, preset: Preset, form: Mapping[str, str], shown: Mapping[str, str]) -> Submission:
     """``shown`` are the name and note as the page shows them: a translated name that was left alone is no change."""
     model = str(form.get("model", preset.model))
-    posted = read_form(form, house.defaults(preset, model))
+    defaults = house.defaults(preset, model)
+    drawn = drawn_with(form, defaults)
+    posted = following(read_form(form, drawn), drawn, defaults)
     for name, text in shown.items():
         if posted.raw.get(name) == text:
             posted.changes.pop(name, None)
