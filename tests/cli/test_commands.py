@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -123,14 +124,16 @@ def test_chat_answers_in_the_terminal(places, monkeypatch, capsys):
     assert capsys.readouterr().out.count("hello") == 2
 
 
-def test_the_loading_line_is_gone_before_the_answer(capsys):
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_the_loading_line_is_gone_before_the_answer_and_never_in_a_log(is_terminal, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     turn = LiveTurn("chat", "", "answer")
     turn.emit([TurnWaiting("loading", 99, 100), ContentDelta("hello")])
     turn.finish(TurnFinished("answer", "stop", {}))
     chat._print_turn(turn)
     shown = capsys.readouterr()
     assert shown.out == "hello\n"
-    assert shown.err.split("\r") == ["", "loading 99 %", " " * len("loading 100 %"), ""]
+    assert shown.err.split("\r") == (["", "loading 99 %", " " * len("loading 100 %"), ""] if is_terminal else [""])
 
 
 def test_a_message_right_after_a_stopped_answer_is_answered(places, monkeypatch, capsys):
@@ -161,6 +164,54 @@ def test_a_terminal_without_the_characters_gets_escapes(places):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("\\u")
+
+
+def test_a_name_that_would_steer_the_terminal_is_spelled_out(capsys):
+    assert main(["inspect", "no\x1b[31m\nsuch"]) == 2
+    assert capsys.readouterr().err.startswith(r"roost: There is no file no\x1b[31m such")
+
+
+def run_in_shell(command, places, **options):
+    """`roost COMMAND` with the redirections of a shell; ``{places}`` are the folders."""
+    line = f"{shlex.quote(sys.executable)} -m webapp.cli {command.format(places=shlex.join(places))}"
+    return subprocess.run(line, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_at_the_output_is_one_line(places):
+    done = run_in_shell("models {places} >/dev/full", places)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("roost: No space left on device. ")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_an_input_that_is_no_text_or_closed_is_no_fault(places):
+    run = f"run -m tiny.safetensors --strategy {shlex.quote(SAYS_HELLO)} -p - {{places}}"
+    strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [sys.executable, "-m", "webapp.cli", *shlex.split(run.format(places=shlex.join(places)))],
+        cwd=ROOT, input=b"\xff\xfe", capture_output=True, timeout=60, env=strict,
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.startswith(b"hello")
+    closed = run_in_shell(f"{run} <&-", places)
+    assert closed.returncode == 2 and "the prompt is empty" in closed.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")
+def test_ctrl_c_while_the_commands_are_imported_ends_quietly():
+    code = (
+        "import os, signal, sys\n"
+        "from webapp.cli import main\n"
+        "class Impatient:\n"
+        "    def find_spec(self, name, *rest):\n"
+        "        if name == 'webapp.cli.commands':\n"
+        "            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.exit(main(['--version']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")

@@ -1,36 +1,18 @@
 """The `roost` command: one module a subcommand, each with ``add_parser`` and ``run``.
 
-Errors end as one line with the way out and exit code 2; Ctrl-C ends quietly with 130.
+Errors end as one line with the way out and exit code 2; Ctrl-C ends quietly with 130. Little is imported here: the
+commands take most of a second to import, and Ctrl-C is as quiet then.
 """
 
 from __future__ import annotations
 
-import argparse
+import errno
 import io
 import os
 import sys
 from collections.abc import Sequence
-from types import ModuleType
 
-from webapp import __version__
-from webapp.cli import bench, chat, convert, evaluate, inspect, logits, models, run, serve, states
-from webapp.cli.options import in_one_line
-from webapp.errors import RoostError
-
-COMMANDS: tuple[ModuleType, ...] = (serve, chat, run, inspect, logits, models, states, convert, bench, evaluate)
-
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="roost",
-        description="A home for RWKV models. Without a command: start the server and open the page.",
-    )
-    parser.add_argument("--version", action="version", version=f"roost {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for command in COMMANDS:
-        subparser = command.add_parser(subparsers)
-        subparser.set_defaults(run=command.run)
-    return parser
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 
 def with_default_command(arguments: Sequence[str]) -> list[str]:
@@ -43,23 +25,57 @@ def with_default_command(arguments: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code."""
-    for stream in (sys.stdout, sys.stderr):  # not every terminal, and no pipe on Windows, has every character
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    arguments = with_default_command(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(arguments)
     try:
-        return int(args.run(args) or 0)
-    except RoostError as error:
-        print(f"roost: {in_one_line(error)}", file=sys.stderr)
-        return 2
+        prepare_streams()
+        return run_command(with_default_command(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `roost models | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        discard_output()
         return 0
     except OSError as error:
-        if error.filename is None:
+        if error.filename is None and error.errno not in NO_ROOM:
             raise
-        print(f"roost: {error.filename}: {error.strerror}. Name a place that is there and is yours.", file=sys.stderr)
+        return tell_of(error)
+
+
+def run_command(arguments: Sequence[str]) -> int:
+    from webapp.cli.commands import build_parser
+    from webapp.cli.options import in_one_line
+    from webapp.errors import RoostError
+
+    args = build_parser().parse_args(arguments)
+    try:
+        code = int(args.run(args) or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what cannot be written is told here, not by the interpreter as it ends
+        return code
+    except RoostError as error:
+        print(f"roost: {in_one_line(error)}", file=sys.stderr)
         return 2
+
+
+def prepare_streams() -> None:
+    """Not every terminal, and no pipe on Windows, has every character; what comes in may be no text, or closed."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    if sys.stdin is None:
+        sys.stdin = io.StringIO()
+    elif isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+
+
+def tell_of(error: OSError) -> int:
+    """A place that cannot be had, or an output that is full."""
+    if error.filename is not None:
+        print(f"roost: {error.filename}: {error.strerror}. Name a place that is there and is yours.", file=sys.stderr)
+    else:
+        discard_output()
+        print(f"roost: {error.strerror}. Make room, or send the output elsewhere.", file=sys.stderr)
+    return 2
+
+
+def discard_output() -> None:
+    """The interpreter writes what is left as it ends, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

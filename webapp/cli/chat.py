@@ -84,10 +84,11 @@ def _answer(turns: ChatTurns, chat_id: str, text: str) -> None:
 
 def _print_turn(turn: LiveTurn) -> None:
     position, thinking, loading = 0, False, False
+    shows_loading = sys.stderr.isatty()  # a line that is written over would fill a log
     while True:
         events, position = turn.events_after(position, timeout_s=0.5)
         for event in events:
-            is_loading = isinstance(event, TurnWaiting) and event.phase == "loading"
+            is_loading = shows_loading and isinstance(event, TurnWaiting) and event.phase == "loading"
             if loading and not is_loading:
                 print(LOADING_GONE, end="", file=sys.stderr, flush=True)
             loading = is_loading

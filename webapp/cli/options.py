@@ -26,8 +26,9 @@ SAMPLING_OPTIONS: dict[str, tuple[type, str]] = {
 
 
 def in_one_line(error: RoostError) -> str:
-    """Sentence and way out, in English."""
-    return sentences(error.message, error.hint)
+    """Sentence and way out, in English; a name in it that would steer the terminal is spelled out."""
+    line = " ".join(sentences(error.message, error.hint).split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def flag_of(name: str) -> str:
