@@ -122,6 +122,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.models_dir == Path():
             object.__setattr__(self, "models_dir", default_models_dir(self.data_dir))
+        if self.host.startswith("[") and self.host.endswith("]"):  # an IPv6 address as it stands in a URL
+            object.__setattr__(self, "host", self.host[1:-1])
 
     @property
     def is_shared(self) -> bool:

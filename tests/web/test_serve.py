@@ -2,6 +2,7 @@
 
 import errno
 import io
+import ipaddress
 import os
 import signal
 import socket
@@ -80,6 +81,7 @@ def test_urls():
     assert local_url(Settings(), 8000) == "http://127.0.0.1:8000/"
     assert local_url(Settings(lan=True), 80, "abc") == "http://127.0.0.1:80/?token=abc"
     assert url_of("::1", 8000) == "http://[::1]:8000/"
+    assert url_of("::1", 8000, "a+b/c=de") == "http://[::1]:8000/?token=a%2Bb/c%3Dde"  # a bare + would be a space
 
 
 class Terminal(io.StringIO):
@@ -90,7 +92,7 @@ class Terminal(io.StringIO):
 
 
 def announced(monkeypatch, settings, terminal=None):
-    monkeypatch.setattr(serve_module, "lan_addresses", lambda: ["192.0.2.7"])
+    monkeypatch.setattr(serve_module, "lan_addresses", lambda is_ipv6: ["fd00::7" if is_ipv6 else "192.0.2.7"])
     out = terminal or Terminal()
     monkeypatch.setattr(sys, "stdout", out)
     announce(settings, 8000, "abc" if settings.is_shared else "")
@@ -104,6 +106,14 @@ def test_one_line_for_one_machine(monkeypatch):
 def test_the_network_gets_an_address_a_warning_and_a_qr_code(monkeypatch):
     text = announced(monkeypatch, Settings(lan=True))
     assert "http://192.0.2.7:8000/?token=abc" in text and "plain http" in text and "▀" in text
+    text = announced(monkeypatch, Settings(host="::"))
+    assert "http://[fd00::7]:8000/?token=abc" in text
+
+
+@pytest.mark.parametrize("is_ipv6, version", [(False, 4), (True, 6)])
+def test_only_addresses_of_the_kind_that_is_listened_at_are_told(is_ipv6, version):
+    found = serve_module.lan_addresses(is_ipv6)
+    assert all(ipaddress.ip_address(address).version == version for address in found)
 
 
 def test_no_qr_code_where_it_cannot_be_printed(monkeypatch):

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 from flask import Flask
 
@@ -165,7 +166,7 @@ def local_url(settings: Settings, port: int, token: str = "") -> str:
 
 def url_of(host: str, port: int, token: str = "") -> str:
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+    return f"http://{name}:{port}/" + (f"?token={quote(token)}" if token else "")
 
 
 def announce(settings: Settings, port: int, token: str) -> None:
@@ -173,7 +174,8 @@ def announce(settings: Settings, port: int, token: str) -> None:
     print(f"Roost is open at {local_url(settings, port, token)}", flush=True)
     if not settings.is_shared:
         return
-    addresses = lan_addresses() if settings.listen_host in ANY_ADDRESS else [settings.listen_host]
+    host = settings.listen_host
+    addresses = lan_addresses(is_ipv6=":" in host) if host in ANY_ADDRESS else [host]
     urls = [url_of(address, port, token) for address in addresses]
     for url in urls:
         print(f"On the network at {url}")
@@ -182,16 +184,18 @@ def announce(settings: Settings, port: int, token: str) -> None:
         print_qr(urls[0])
 
 
-def lan_addresses() -> list[str]:
-    """Addresses others can reach this machine at. No packet is sent: a UDP connect only picks a route."""
-    found = []
-    for family, probe in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
-        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
-            sock.connect((probe, 9))
-            address = sock.getsockname()[0]
-            if not ipaddress.ip_address(address).is_loopback:
-                found.append(address)
-    return found
+def lan_addresses(is_ipv6: bool) -> list[str]:
+    """Addresses others can reach this machine at; of one kind, as `0.0.0.0` takes no IPv6 and `::` nothing else.
+
+    No packet is sent: a UDP connect only picks a route.
+    """
+    family, probe = (socket.AF_INET6, "2001:db8::1") if is_ipv6 else (socket.AF_INET, "192.0.2.1")
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect((probe, 9))
+        address = sock.getsockname()[0]
+        if not ipaddress.ip_address(address).is_loopback:
+            return [address]
+    return []
 
 
 def can_print_blocks() -> bool:
