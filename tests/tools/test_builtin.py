@@ -8,7 +8,8 @@ import pytest
 
 from webapp.chat.messages import ToolCall
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.builtin.calculator import value_of
+from webapp.tools.builtin.calculator import calculate, value_of
+from webapp.tools.builtin.clock import current_time
 from webapp.tools.builtin.context import BuiltinContext, NamedText
 from webapp.tools.builtin.units import convert
 from webapp.tools.definition import checked
@@ -21,6 +22,36 @@ from webapp.tools.runner import run_call
 )
 def test_arithmetic_is_worked_out(expression: str, value: float) -> None:
     assert value_of(expression.replace("^", "**")) == value
+
+
+@pytest.mark.parametrize(
+    ("written", "value"),
+    [
+        ("min(1, 2)", 1),
+        ("max(100,200)", 200),
+        ("log(8,2)", 3.0),
+        ("round(3.14159, 2)", 3.14),
+        ("round(12345, -2)", 12300),
+        ("1,234.5 * 2", 2469),
+        ("max((1,000 + 2), 5)", 1002),
+        ("（3＋4）×2", 14),
+        ("max（1，2）", 2),
+        ("5² − 1 =", 24),
+        ("0.1 + 0.2", 0.3),
+        ("1e16 + 1", 1e16),
+    ],
+)
+def test_arithmetic_is_read_as_people_and_models_write_it(written: str, value: float) -> None:
+    assert calculate({"expression": written}) == {"expression": written, "result": value}
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [("exp(1000)", "finite"), ("round(5, -1000000000)", "arithmetic"), ("1,23", "only numbers"), ("f(1,000)", "only")],
+)
+def test_what_is_refused_is_refused_for_its_own_reason(written: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        calculate({"expression": written})
 
 
 @pytest.mark.parametrize(
@@ -46,6 +77,23 @@ def test_what_is_no_bounded_arithmetic_is_refused_in_words(expression: str) -> N
 )
 def test_units_are_converted(value: float, source: str, target: str, result: float) -> None:
     assert convert({"value": value, "from_unit": source, "to_unit": target})["value"] == pytest.approx(result)
+
+
+def test_a_quantity_too_large_for_a_number_is_refused() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        convert({"value": 1e308, "from_unit": "km", "to_unit": "mm"})
+
+
+@pytest.mark.parametrize("name", ["utc", " europe/paris ", "EUROPE/PARIS"])
+def test_time_zones_are_found_whatever_their_capitals(name: str) -> None:
+    assert current_time({"timezone": name})["utc_offset"] == current_time({"timezone": name.strip()})["utc_offset"]
+
+
+@pytest.mark.parametrize("name", ["Mars/Phobos", "../../etc/passwd", "\0", "x" * 9000])
+def test_an_unknown_time_zone_is_refused_briefly(name: str) -> None:
+    with pytest.raises(ValueError, match="no time zone") as caught:
+        current_time({"timezone": name})
+    assert len(str(caught.value)) < 200
 
 
 @pytest.mark.parametrize(("source", "target"), [("kg", "m"), ("celsius", "m"), ("parsnip", "m")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -68,12 +69,14 @@ def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(Phrase("{source} and {target} do not measure the same thing", source=source, target=target))
     else:
         result = value * FACTORS[source][1] / FACTORS[target][1]
+    if not math.isfinite(result):
+        raise ValueError("the result is no finite number")
     return {"value": float(f"{result:.10g}"), "unit": target}
 
 
 def unit(name: object) -> str:
     """The short name; ValueError for one that is not known."""
-    wanted = str(name).strip().lower().replace("²", "2").replace("³", "3")
+    wanted = str(name).strip().replace("℃", "°C").replace("℉", "°F").lower().replace("²", "2").replace("³", "3")
     for candidate in (wanted, wanted.removesuffix("s"), OTHER_NAMES.get(wanted), OTHER_NAMES.get(wanted[:-1])):
         if candidate in FACTORS or candidate in TO_KELVIN:
             return str(candidate)
