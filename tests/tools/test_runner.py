@@ -143,8 +143,15 @@ class Answers(BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(200)
+        if self.path.startswith("/gbk"):
+            self.send_header("Content-Type", "text/plain; charset=gb2312")
+            self.end_headers()
+            self.wfile.write("晴".encode("gb2312"))
+            return
         self.end_headers()
         self.wfile.write(json.dumps({"path": self.path, "host": self.headers["Host"]}).encode())
+
+    do_DELETE = do_GET
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -174,6 +181,43 @@ def test_arguments_go_into_the_address_encoded(port: int) -> None:
     result = run_call(call({"city": "Saint-Étienne/../x", "days": 2}), definition, ["127.0.0.1"])
     assert result is not None and not result.is_error
     assert json.loads(result.text)["path"] == "/weather/Saint-%C3%89tienne%2F..%2Fx?units=si&days=2"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "path"),
+    [
+        ({"unit": {"type": "string"}}, "/Paris?lang=en"),
+        ({"unit": {"type": "string", "default": "celsius"}}, "/Paris?unit=celsius&lang=en"),
+    ],
+)
+def test_what_a_call_leaves_out_is_its_default_in_the_address_or_nothing(port: int, parameters: dict, path: str):
+    schema = {"type": "object", "properties": {"city": {"type": "string"}, **parameters}}
+    definition = asking(f"http://127.0.0.1:{port}/{{city}}?unit={{unit}}&lang=en#top")
+    result = run_call(call({"city": "Paris"}), replace(definition, parameters=schema), ["127.0.0.1"])
+    assert result is not None and json.loads(result.text)["path"] == path
+
+
+def test_an_address_may_be_typed_in_any_language_and_the_answer_be_in_its_encoding(port: int) -> None:
+    definition = asking(f"http://127.0.0.1:{port}/天气 今天?城市={{city}}&x=%20a")
+    result = run_call(call({"city": "Paris"}), definition, ["127.0.0.1"])
+    assert result is not None
+    assert json.loads(result.text)["path"].startswith("/%E5%A4%A9%E6%B0%94%20%E4%BB%8A%E5%A4%A9?%E5%9F%8E")
+    assert json.loads(result.text)["path"].endswith("=Paris&x=%20a")
+    result = run_call(call({"city": "Paris"}), asking(f"http://127.0.0.1:{port}/gbk"), ["127.0.0.1"])
+    assert result is not None and result.text == "晴"
+
+
+def test_a_delete_asks_with_its_arguments(port: int) -> None:
+    definition = asking(f"http://127.0.0.1:{port}/x", "DELETE")
+    result = run_call(call({"city": "Paris"}), definition, ["127.0.0.1"])
+    assert result is not None and json.loads(result.text)["path"] == "/x?city=Paris"
+
+
+@pytest.mark.parametrize("arguments", ['{"city": "Paris", "days": NaN}', '{"city": "Paris", "days": 1e999}'])
+def test_numbers_that_are_none_of_json_do_not_run(arguments: str) -> None:
+    made = ToolCall("call_1", WEATHER.name, arguments)
+    result = run_call(made, replace(WEATHER, behaviour=Behaviour.FIXED, fixed_value="22"))
+    assert result is not None and result.is_error and "JSON" in result.text
 
 
 def test_a_post_carries_the_rest_as_json(port: int) -> None:

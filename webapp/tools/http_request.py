@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import ipaddress
 import json
+import re
 import socket
 import ssl
 import threading
@@ -26,6 +27,8 @@ MAX_RESPONSE_BYTES = 256 * 1024
 CHUNK_BYTES = 16 * 1024
 METHODS = ("GET", "POST", "PUT", "DELETE")
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+WRITTEN_AS_IT_IS = "%/:?#[]@!$&'()*+,;=~"
+"""What needs no escaping in a path and a query, or is escaped already. Addresses may be typed in any language."""
 FORBIDDEN_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
 
 
@@ -40,13 +43,21 @@ class Address:
     ip: str
 
 
-def request(name: str, call: HttpCall, arguments: Mapping[str, Any], allowed_hosts: Collection[str]) -> str:
-    """The body as text; ToolFailed with the reason."""
-    url, rest = filled(call.url, arguments)
-    if call.method == "GET" and rest:
+def request(
+    name: str,
+    call: HttpCall,
+    arguments: Mapping[str, Any],
+    allowed_hosts: Collection[str],
+    optional: Mapping[str, Any] | None = None,
+) -> str:
+    """The body as text; ToolFailed with the reason. ``optional``: what stands in the address for arguments that a call
+    may leave out, None for nothing."""
+    url, rest = filled(call.url, arguments, optional or {})
+    has_body = call.method in ("POST", "PUT")
+    if rest and not has_body:
         url += ("&" if "?" in url else "?") + urlencode({key: _as_text(value) for key, value in rest.items()})
     address = _address(name, url, allowed_hosts)
-    body = None if call.method in ("GET", "DELETE") else json.dumps(rest, ensure_ascii=False).encode()
+    body = json.dumps(rest, ensure_ascii=False).encode() if has_body else None
     try:
         return _ask(name, address, call, body)
     except ToolFailed:
@@ -63,14 +74,25 @@ def _lost(address: Address, exc: Exception) -> Phrase:
     return Phrase("the connection to {host} failed ({error})", host=address.host, error=str(exc) or type(exc).__name__)
 
 
-def filled(url: str, arguments: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The address with every ``{argument}`` percent-encoded in its place, and the arguments not used."""
-    rest = dict(arguments)
-    for key in arguments:
+def filled(
+    url: str, arguments: Mapping[str, Any], optional: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """The address with every ``{argument}`` percent-encoded in its place, and the arguments not used. One of
+    ``optional`` that was left out is its value there; where that is None, nothing, and its query field is no more."""
+    url, rest = url.partition("#")[0], dict(arguments)
+    for key, usual in {**(optional or {}), **arguments}.items():
         mark = "{" + key + "}"
-        if mark in url:
-            url = url.replace(mark, quote(_as_text(rest.pop(key)), safe=""))
+        if key in arguments or usual is not None:
+            value = rest.pop(key) if key in rest and mark in url else usual
+            url = url.replace(mark, quote(_as_text(value), safe=""))
+        else:
+            url = re.sub(rf"(?<=[?&])[^?&=]*={re.escape(mark)}(?:&|$)", "", url).replace(mark, "")
     return url, rest
+
+
+def marks(url: str) -> list[str]:
+    """The names of the arguments an address asks for."""
+    return re.findall(r"\{([^{}]*)\}", url)
 
 
 def _address(name: str, url: str, allowed_hosts: Collection[str]) -> Address:
@@ -86,7 +108,7 @@ def _address(name: str, url: str, allowed_hosts: Collection[str]) -> Address:
         raise ToolFailed(
             name=name, reason=Phrase("{host} is not among the allowed hosts (setting tool_hosts)", host=host)
         )
-    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=WRITTEN_AS_IT_IS)
     return Address(parts.scheme, host, port, path, _public_ip(name, host, port))
 
 
@@ -162,7 +184,14 @@ def _read(name: str, response: http.client.HTTPResponse) -> str:
         if size > MAX_RESPONSE_BYTES:
             limit = MAX_RESPONSE_BYTES // 1024
             raise ToolFailed(name=name, reason=Phrase("its answer is larger than {limit} KiB", limit=limit))
-    return b"".join(parts).decode("utf-8", "replace")
+    return _decoded(b"".join(parts), response.headers.get_content_charset("utf-8"))
+
+
+def _decoded(data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding, "replace")
+    except (LookupError, UnicodeError):  # no such encoding, or none of texts
+        return data.decode("utf-8", "replace")
 
 
 class _Deadline:

@@ -13,6 +13,7 @@ from webapp.tools import http_request
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.builtin.context import BuiltinContext
 from webapp.tools.definition import Behaviour, ToolDefinition
+from webapp.tools.json_text import strict_json
 from webapp.tools.schema_check import Matcher, Problem, argument_problems, coerced
 
 MAX_RESULT_CHARS = 16_000
@@ -42,7 +43,7 @@ def never() -> bool:
 
 def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
     """The call's arguments as the schema's types; ValueError when its text is no JSON object."""
-    value = json.loads(call.arguments or "{}")
+    value = strict_json(call.arguments or "{}")
     if not isinstance(value, dict):
         raise ValueError("the arguments are no JSON object")
     return coerced(value, definition.parameters)
@@ -110,6 +111,10 @@ def _placed(problem: Problem) -> str:
     return Phrase("{path}: {problem}", path=problem.path, problem=problem.message)
 
 
+def _usual(schema: object) -> Any:
+    return schema.get("default") if isinstance(schema, Mapping) else None
+
+
 def bounded(text: str) -> str:
     if len(text) <= MAX_RESULT_CHARS:
         return text
@@ -121,7 +126,8 @@ def _answer(
 ) -> str:
     arguments: Mapping[str, Any] = arguments_of(call, definition)
     if definition.behaviour is Behaviour.HTTP:
-        return http_request.request(definition.name, definition.http, arguments, allowed_hosts)
+        optional = {name: _usual(part) for name, part in (definition.parameters.get("properties") or {}).items()}
+        return http_request.request(definition.name, definition.http, arguments, allowed_hosts, optional)
     builtin = BUILTINS.get(definition.builtin)
     if builtin is None:
         raise ToolFailed(
