@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from webapp.errors import ToolInvalid
-from webapp.tools.parameter_rows import ParameterRow, more_of, rows_of, sample_arguments, schema_of
+from webapp.tools.parameter_rows import MAX_DEPTH, ParameterRow, more_of, rows_of, sample_arguments, schema_of
+
+
+def nested(*names: str) -> dict[str, Any]:
+    """Objects inside each other."""
+    schema: dict[str, Any] = {"type": "string"}
+    for name in reversed(names):
+        schema = {"type": "object", "properties": {name: schema}}
+    return schema
+
 
 FULL = {
     "type": "object",
@@ -35,6 +45,13 @@ FULL = {
         "kinds": {"type": ["string", "null"]},
         "listed": {"type": "array", "items": {"type": "string", "maxLength": 3}},
         "text": {"type": "string", "default": "two\nlines"},
+        "free": {"type": "object"},
+        "none": {"type": "object", "properties": {}},
+        "rows": {"type": "array", "items": {"type": "object"}},
+        "always": {"type": "boolean", "enum": [True]},
+        "unset": {"type": "string", "default": None},
+        "count": {"type": "integer", "default": "5"},
+        "level1": nested(*(f"level{depth}" for depth in range(2, 7))),
     },
     "required": ["location", "at"],
     "$defs": {"point": {"type": "object", "properties": {"x": {"type": "number"}}}},
@@ -51,7 +68,15 @@ def test_rows_have_fields_for_what_people_use() -> None:
     assert rows["unit"].enum.splitlines()[:2] == ["celsius", "华氏"]
     assert rows["at"].children[1].children[0].name == "deep"
     assert rows["stops"].item_kind == "object" and rows["stops"].children[0].name == "name"
-    assert rows["either"].kind == "other"
+    assert rows["either"].kind == rows["always"].kind == "other"
+    assert rows["unset"].default == "" and rows["unset"].more == '{"default": null}'
+
+
+def test_what_lies_deeper_than_the_form_goes_stays_json() -> None:
+    row = next(row for row in rows_of(FULL) if row.name == "level1")
+    for _ in range(MAX_DEPTH - 1):
+        row = row.children[0]
+    assert row.kind == "other" and "level6" in row.more
 
 
 ROW = ParameterRow("city")
@@ -60,6 +85,8 @@ ROW = ParameterRow("city")
 @pytest.mark.parametrize(
     ("rows", "field"),
     [
+        ([replace(ROW, kind="number", default="NaN")], "0.default"),
+        ([replace(ROW, more='{"maximum": 1e999}')], "0.more"),
         ([replace(ROW, name=" ")], "0.name"),
         ([ROW, ROW], "1.name"),
         ([ROW, replace(ROW, name="n", kind="integer", enum="1\ntwo")], "1.enum"),

@@ -16,6 +16,8 @@ MAX_DESCRIPTION_CHARS = 16_000
 """Agents' own tools come with pages of advice."""
 MAX_FIXED_CHARS = 100_000
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+PARAMETER_NAMES = ("parameters", "input_schema", "inputSchema")
+"""OpenAI's and Ollama's, Anthropic's, MCP's."""
 
 
 class Behaviour(str, Enum):
@@ -97,13 +99,15 @@ def checked(definition: ToolDefinition) -> ToolDefinition:
 
 
 def from_openai(value: object) -> ToolDefinition:
-    """One entry of an OpenAI `tools` array, or a bare function object as RWKV-Runner's box wants it; ToolInvalid."""
+    """One entry of an OpenAI `tools` array, or a bare function object as RWKV-Runner's box wants it; ToolInvalid.
+
+    Other products name the parameters otherwise (:data:`PARAMETER_NAMES`); a tool must not lose them."""
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
         value = value["function"]
     if not isinstance(value, Mapping):
         raise ToolInvalid(field="tool", reason="it must be an object with a name")
     name, description = value.get("name"), value.get("description") or ""
-    given = value.get("parameters")
+    given = next((value[name] for name in PARAMETER_NAMES if value.get(name) is not None), None)
     parameters = dict(NO_PARAMETERS) if given in (None, {}) else given
     if not isinstance(name, str):
         raise ToolInvalid(field="name", reason="it must be text")

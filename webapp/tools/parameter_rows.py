@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.errors import Phrase, ToolInvalid
-from webapp.tools.json_text import parse_json
+from webapp.tools.json_text import parse_json, strict_json
 
 SCALARS = ("string", "number", "integer", "boolean")
 KINDS = (*SCALARS, "object", "array", "other")
 ITEM_KINDS = (*SCALARS, "object")
+LISTED = ("string", "number", "integer")
+"""Kinds whose row has a field for the values that are allowed."""
 TYPES: dict[str, tuple[type, ...]] = {
     "number": (int, float),
     "integer": (int,),
@@ -45,13 +47,13 @@ class ParameterRow:
     children: tuple[ParameterRow, ...] = field(default_factory=tuple)
 
 
-def rows_of(schema: Mapping[str, Any]) -> tuple[ParameterRow, ...]:
-    """The rows of an object's properties, in their order."""
+def rows_of(schema: Mapping[str, Any], depth: int = 0) -> tuple[ParameterRow, ...]:
+    """The rows of an object's properties, in their order. ``depth``: of the object itself."""
     properties = schema.get("properties")
     required = schema.get("required")
     needed = set(required) if isinstance(required, list) else set()
     found = properties.items() if isinstance(properties, Mapping) else ()
-    return tuple(_row(name, part, name in needed) for name, part in found)
+    return tuple(_row(name, part, name in needed, depth) for name, part in found)
 
 
 def more_of(schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,14 +86,19 @@ def sample_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _sample(part) for name, part in found}
 
 
-def _row(name: str, schema: object, is_required: bool) -> ParameterRow:
-    if not isinstance(schema, Mapping) or not _has_fields(schema):
+def _row(name: str, schema: object, is_required: bool, depth: int) -> ParameterRow:
+    if not isinstance(schema, Mapping) or not _has_fields(schema, depth):
         return ParameterRow(name, "other", is_required=is_required, more=_json(schema))
     kind = str(schema["type"])
     items = schema.get("items") if kind == "array" else None
     inner = items if isinstance(items, Mapping) else schema
     hidden = _OWN if kind in ("object", "array") else _OWN - {"properties", "required", "items"}
     more = {key: value for key, value in schema.items() if key not in hidden}
+    has_default = "default" in schema and _is_plain(schema["default"], kind)
+    if "default" in schema and not has_default:
+        more["default"] = schema["default"]
+    if kind == "object" and schema.get("properties") == {}:
+        more["properties"] = {}
     return ParameterRow(
         name,
         kind,
@@ -99,14 +106,14 @@ def _row(name: str, schema: object, is_required: bool) -> ParameterRow:
         str(schema.get("description", "")),
         is_required,
         "\n".join(_typed(value) for value in inner.get("enum", ())),
-        _typed(schema["default"]) if "default" in schema else "",
+        _typed(schema["default"]) if has_default else "",
         _json(more) if more else "",
-        rows_of(inner) if inner.get("type") == "object" else (),
+        rows_of(inner, depth + 1) if inner.get("type") == "object" else (),
     )
 
 
-def _has_fields(schema: Mapping[str, Any]) -> bool:
-    """True where the row's fields say all that the schema says."""
+def _has_fields(schema: Mapping[str, Any], depth: int) -> bool:
+    """True where the row's fields, and those of the rows inside it, say all that the schema says."""
     kind = schema.get("type")
     if kind not in KINDS or kind == "other" or not isinstance(schema.get("description", ""), str):
         return False
@@ -115,19 +122,33 @@ def _has_fields(schema: Mapping[str, Any]) -> bool:
         allowed = {"type", "enum", "properties", "required"}
         if "enum" in schema or not isinstance(items, Mapping) or set(items) - allowed:
             return False
-        return items.get("type") in ITEM_KINDS and _has_plain_enum(items, str(items["type"]))
-    return _has_plain_enum(schema, str(kind))
+        is_plain = items.get("type") in ITEM_KINDS and _has_plain_enum(items, str(items["type"]))
+        return is_plain and items.get("properties") != {} and _has_room(items, depth)
+    return _has_plain_enum(schema, str(kind)) and _has_room(schema, depth)
+
+
+def _has_room(schema: Mapping[str, Any], depth: int) -> bool:
+    """False for properties that lie deeper than the form goes."""
+    return schema.get("type") != "object" or not schema.get("properties") or depth + 1 < MAX_DEPTH
 
 
 def _has_plain_enum(schema: Mapping[str, Any], kind: str) -> bool:
     """Values that a line of text gives back as they are."""
-    values = schema.get("enum", [])
-    if not isinstance(values, list) or (values and kind not in SCALARS):
+    if "enum" not in schema:
+        return True
+    values = schema["enum"]
+    if not isinstance(values, list) or not values or kind not in LISTED:
         return False
+    return all(_is_plain(value, kind) and "\n" not in _typed(value) for value in values)
+
+
+def _is_plain(value: object, kind: str) -> bool:
+    """True where what a person would type for it is read as the same again."""
     try:
-        return all(_read(_typed(value), kind) == value and "\n" not in _typed(value) for value in values)
+        found = _read(_typed(value), kind)
     except ValueError:
         return False
+    return found == value and type(found) is type(value)
 
 
 def _schema(row: ParameterRow, path: str) -> Any:
@@ -138,10 +159,10 @@ def _schema(row: ParameterRow, path: str) -> Any:
         schema["description"] = row.description
     value_kind = row.item_kind if row.kind == "array" else row.kind
     inner: dict[str, Any] = {"type": value_kind} if row.kind == "array" else schema
-    if row.enum.strip() and value_kind in SCALARS:
+    if row.enum.strip() and value_kind in LISTED:
         inner["enum"] = _enum(row, value_kind, path)
     if value_kind == "object":
-        nested = schema_of(row.children, path=f"{path}.")
+        nested = schema_of(row.children, path=f"{path}.") if row.children else {}  # of none named any may come
         inner |= {key: nested[key] for key in ("properties", "required") if key in nested}
     if row.kind == "array":
         schema["items"] = inner
@@ -174,8 +195,8 @@ def _default(row: ParameterRow, path: str) -> Any:
 def _read(text: str, kind: str) -> Any:
     """ValueError for what is not of that kind. Text that is no JSON string stands for itself."""
     if kind == "string":
-        return json.loads(text) if text.startswith('"') and text.endswith('"') and len(text) > 1 else text
-    value = json.loads(text)
+        return strict_json(text) if text.startswith('"') and text.endswith('"') and len(text) > 1 else text
+    value = strict_json(text)
     if not isinstance(value, TYPES[kind]) or (isinstance(value, bool) and kind != "boolean"):
         raise ValueError(text)
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html import unescape
@@ -99,6 +100,7 @@ def test_a_tool_is_defined_in_the_form_and_comes_back_in_it(browser: Browser) ->
         ({"1.0:default": "many"}, "1.0:default"),
         ({"more": "{"}, "more"),
         ({"behaviour": "http", "url": "ftp://x", "method": "GET"}, "url"),
+        ({"behaviour": "http", "url": "http://a.example/{town}", "method": "GET", "timeout_s": "5"}, "url"),
         ({"behaviour": "http", "url": "http://a.example/", "method": "GET", "timeout_s": "1e9"}, "timeout_s"),
         ({"behaviour": "http", "url": "http://a.example/", "method": "GET", "headers": "no colon"}, "headers"),
         ({"0:kind": "other", "0:more": '{"$ref": "http://evil.example/"}'}, "json"),
@@ -153,6 +155,43 @@ def test_lists_are_imported_whole_or_not_at_all_and_exported(browser: Browser) -
     for text in (json.dumps([*tools, {"name": "c d"}]), "[", "3", "[]", json.dumps([{"name": "c"}, {"name": "c"}])):
         status, _, page = browser.post("/tools/import", text=text)
         assert status == 422 and len(browser.tools.list()) == 2
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        '{"name": "a", "input_schema": PARAMETERS}',
+        '[{"name": "a", "inputSchema": PARAMETERS}]',
+        '[{"type": "function", "name": "a", "strict": true, "parameters": PARAMETERS}]',
+        '{"tools": [{"function": {"name": "a", "parameters": PARAMETERS}}]}',
+        '{"functions": [{"name": "a", "parameters": PARAMETERS}]}',
+    ],
+)
+def test_what_other_products_export_keeps_its_parameters(browser: Browser, made: str) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    file = io.BytesIO(b"\xef\xbb\xbf" + made.replace("PARAMETERS", json.dumps(parameters)).encode())
+    assert browser.post("/tools/import", file=(file, "tools.json"))[0] == 303
+    assert browser.tools.list()[0].definition.parameters == parameters
+
+
+def test_an_import_says_which_of_its_tools_is_wrong(browser: Browser) -> None:
+    _, _, page = browser.post("/tools/import", text='[{"name": "a"}, {"name": "b c"}]')
+    assert "tools[1].name" in page and browser.tools.list() == []
+
+
+def test_a_schema_larger_than_the_forms_buttons_make_is_saved_whole(browser: Browser) -> None:
+    names = [str(number) for number in range(300)]
+    form = {**WEATHER, "row": names, **{f"{name}:name": f"p{name}" for name in names}}
+    assert browser.post("/tools", **form)[0] == 303
+    assert len(browser.tools.list()[0].definition.parameters["properties"]) == len(names)
+
+
+def test_lines_of_text_stay_lines(browser: Browser) -> None:
+    browser.post("/tools", **{**WEATHER, "fixed_value": "a\r\nb", "0:description": "c\r\nd"})
+    definition = browser.tools.list()[0].definition
+    assert definition.fixed_value == "a\nb" and definition.parameters["properties"]["city"]["description"] == "c\nd"
+    _, page = browser.get(f"/tools/{browser.tools.list()[0].id}")
+    assert ">\nc\nd</textarea>" in page  # an input has one line
 
 
 def test_a_deleted_tool_comes_back_by_its_toast(browser: Browser) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from werkzeug.datastructures import MultiDict
 
 from webapp.errors import Phrase, ToolInvalid
 from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, from_openai
-from webapp.tools.http_request import METHODS
+from webapp.tools.http_request import METHODS, marks
 from webapp.tools.json_text import parse_json
 from webapp.tools.parameter_rows import (
     ITEM_KINDS,
@@ -29,8 +29,9 @@ from webapp.tools.parameter_rows import (
     rows_of,
     schema_of,
 )
+from webapp.tools.schema_check import MAX_NODES
 
-PLACE = re.compile(r"\d{1,3}(\.\d{1,3})*")
+PLACE = re.compile(r"\d{1,4}(\.\d{1,4})*")
 FORM_BEHAVIOURS = tuple(choice for choice in Behaviour if choice is not Behaviour.MCP)
 """A server's tools are the server's to define."""
 SHORT, LONG = 4_000, 120_000
@@ -84,7 +85,7 @@ def draft_of(definition: ToolDefinition, updated_at: float = 0.0) -> ToolDraft:
 def read_draft(form: MultiDict[str, str]) -> ToolDraft:
     """Never raises: what is too long is cut, what is no choice becomes the first."""
     names = [row for row in ToolDraft.__dataclass_fields__ if row != "rows"]
-    texts = {name: form.get(name, "")[: LIMITS.get(name, SHORT)] for name in names}
+    texts = {name: form.get(name, "").replace("\r\n", "\n")[: LIMITS.get(name, SHORT)] for name in names}
     texts["behaviour"] = _one_of(texts["behaviour"], tuple(choice.value for choice in FORM_BEHAVIOURS))
     texts["approval"] = _one_of(texts["approval"], tuple(choice.value for choice in Approval))
     return ToolDraft(rows=_read_rows(form), **texts)
@@ -92,13 +93,14 @@ def read_draft(form: MultiDict[str, str]) -> ToolDraft:
 
 def definition_of(draft: ToolDraft) -> ToolDefinition:
     """ToolInvalid with the field that is wrong: a form field's name, or a row's (``0.1.enum``)."""
+    parameters = schema_of(draft.rows, _more(draft))
     return ToolDefinition(
         name=draft.name.strip(),
         description=draft.description.strip(),
-        parameters=schema_of(draft.rows, _more(draft)),
+        parameters=parameters,
         behaviour=Behaviour(draft.behaviour),
         fixed_value=draft.fixed_value,
-        http=_http(draft) if draft.behaviour == Behaviour.HTTP.value else HttpCall(),
+        http=_http(draft, parameters) if draft.behaviour == Behaviour.HTTP.value else HttpCall(),
         builtin=draft.builtin,
         approval=Approval(draft.approval),
     )
@@ -128,16 +130,16 @@ def with_json(draft: ToolDraft, text: str) -> ToolDraft:
 
 
 def _read_rows(form: MultiDict[str, str]) -> Rows:
-    places = [place for place in form.getlist("row")[:MAX_ROWS] if PLACE.fullmatch(place)]
-    return _rows_below(form, places, "")
+    """All that a schema which can be kept may have: imported ones have more than the form's buttons add."""
+    inside: dict[str, list[str]] = {}
+    for place in dict.fromkeys(form.getlist("row")[:MAX_NODES]):
+        if PLACE.fullmatch(place) and place.count(".") < MAX_DEPTH:
+            inside.setdefault(place.rpartition(".")[0], []).append(place)
+    return _rows_below(form, inside, "")
 
 
-def _rows_below(form: MultiDict[str, str], places: list[str], parent: str) -> Rows:
-    depth = parent.count(".") + 1 if parent else 0
-    own = [p for p in places if p.count(".") == depth and (not parent or p.startswith(f"{parent}."))]
-    if depth >= MAX_DEPTH:
-        return ()
-    return tuple(_read_row(form, place, _rows_below(form, places, place)) for place in dict.fromkeys(own))
+def _rows_below(form: MultiDict[str, str], inside: Mapping[str, list[str]], parent: str) -> Rows:
+    return tuple(_read_row(form, place, _rows_below(form, inside, place)) for place in inside.get(parent, ()))
 
 
 def _read_row(form: MultiDict[str, str], place: str, children: Rows) -> ParameterRow:
@@ -185,9 +187,13 @@ def _more(draft: ToolDraft) -> dict[str, Any]:
     return value
 
 
-def _http(draft: ToolDraft) -> HttpCall:
+def _http(draft: ToolDraft, parameters: Mapping[str, Any]) -> HttpCall:
     if not draft.url.strip().startswith(("http://", "https://")):
         raise ToolInvalid(field="url", reason="it must begin with http:// or https://")
+    known = parameters.get("properties")
+    unknown = next((mark for mark in marks(draft.url) if not isinstance(known, Mapping) or mark not in known), None)
+    if unknown is not None:
+        raise ToolInvalid(field="url", reason=Phrase("there is no parameter {name}", name=unknown))
     if draft.method not in METHODS:
         raise ToolInvalid(field="method", reason=Phrase("it must be one of {names}", names=", ".join(METHODS)))
     return HttpCall(draft.url.strip(), draft.method, _headers(draft.headers), _seconds(draft.timeout_s))

@@ -154,7 +154,7 @@ def add_builtin() -> BaseResponse | Response:
 
 @blueprint.post("/import")
 def import_() -> BaseResponse | Response:
-    """An OpenAI `tools` array, one of its entries, or a bare function object; pasted or as a file."""
+    """A `tools` array, one of its entries, or a bare function object; pasted or as a file."""
     request.max_form_memory_size = FORM_BYTES
     desk, text = the_desk(), _import_text()
     try:
@@ -212,16 +212,25 @@ def _seen_at() -> float | None:
 def _import_text() -> str:
     found = request.files.get("file")
     if found is not None and found.filename:
-        return found.stream.read(MAX_IMPORT_CHARS).decode("utf-8", "replace")
+        return found.stream.read(MAX_IMPORT_CHARS).decode("utf-8-sig", "replace")
     return request.form.get("text", "")[:MAX_IMPORT_CHARS]
 
 
 def _definitions(text: str) -> list[ToolDefinition]:
     value = parse_json(text, "JSON")
-    rows = value.get("tools", [value]) if isinstance(value, dict) else value
+    rows = value.get("tools", value.get("functions", [value])) if isinstance(value, dict) else value
     if not isinstance(rows, list) or not rows:
         raise ToolInvalid(field="JSON", reason="it must be a tool or a list of tools")
-    return [from_openai(row) for row in rows]
+    return [_definition(row, f"tools[{number}]" if len(rows) > 1 else "") for number, row in enumerate(rows)]
+
+
+def _definition(row: object, place: str) -> ToolDefinition:
+    """ToolInvalid says which of several it is."""
+    try:
+        return from_openai(row)
+    except ToolInvalid as exc:
+        field = ".".join(part for part in (place, str(exc.params.get("field", ""))) if part)
+        raise ToolInvalid(**{**exc.params, "field": field}) from exc
 
 
 def _said_toast(desk: Desk) -> tuple[Toast, ...]:
