@@ -12,6 +12,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.weights.make_checkpoints import make_tensors, make_time_state
+from webapp.backends.fake import FakeBackend
+from webapp.engine.backend import LoadProgress, ProgressCallback
+from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.engine_client import EngineClient, OnExit, OnMessage, start_engine_in_thread
@@ -77,6 +80,34 @@ def make_manager(models_dir: Path, tmp_path: Path, starter: CountingStarter) -> 
         manager.close()
 
 
+class HeldLoads:
+    """Loads begin, tell of it and wait; ``end`` lets them through until ``hold``. A cancelled one stops."""
+
+    def __init__(self, load: Callable[..., FakeBackend]) -> None:
+        self._load, self._may_end = load, threading.Event()
+
+    def __call__(self, path: str, config: ModelConfig | None, strategy: str, progress: ProgressCallback) -> FakeBackend:
+        progress(LoadProgress(0, 1_000_000, 0, 10))
+        while not self._may_end.wait(0.02):
+            progress(LoadProgress(0, 1_000_000, 0, 10))
+        return self._load(path, config, strategy, progress)
+
+    def end(self) -> None:
+        self._may_end.set()
+
+    def hold(self) -> None:
+        self._may_end.clear()
+
+
+@pytest.fixture
+def held_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLoads]:
+    """For what has to happen while an engine in a thread loads, however slow the machine is."""
+    held = HeldLoads(FakeBackend.load)
+    monkeypatch.setattr(FakeBackend, "load", held)
+    yield held
+    held.end()
+
+
 _numbers = iter(range(10**9))
 
 
@@ -121,7 +152,7 @@ def wait_phase(manager: ModelManager, *phases: str, timeout_s: float = 30) -> Mo
     return status
 
 
-def eventually(claim: Callable[[], bool], timeout_s: float = 10) -> bool:
+def eventually(claim: Callable[[], bool], timeout_s: float = 30) -> bool:
     deadline = time.monotonic() + timeout_s
     while not claim():
         if time.monotonic() > deadline:

@@ -35,8 +35,8 @@ def test_a_broken_backend_is_a_crash_with_its_last_words(make_manager):
     assert "told to fail" in manager.status().error["message"]
 
 
-def test_a_crash_loop_stops_and_a_load_by_hand_starts_anew(make_manager, starter):
-    manager = make_manager("fake load_ms=100", crash_tries=3)
+def test_a_crash_loop_stops_and_a_load_by_hand_starts_anew(make_manager, starter, held_loads):
+    manager = make_manager(crash_tries=3)
     for count in range(1, 4):
         handle = manager.submit(request())
         assert eventually(lambda count=count: len(starter.clients) == count)
@@ -49,8 +49,9 @@ def test_a_crash_loop_stops_and_a_load_by_hand_starts_anew(make_manager, starter
         manager.logits([1])
     assert manager.status().error["code"] == "crash_loop"
     assert len(starter.clients) == 3
+    held_loads.end()
     manager.load()
-    assert manager.wait_ready(10).phase == "ready"
+    assert manager.wait_ready(30).phase == "ready"
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
 
 

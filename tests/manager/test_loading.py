@@ -54,14 +54,14 @@ def test_32_first_requests_at_once_load_once(make_manager, starter):
 
 
 def test_progress_only_grows_and_reaches_the_waiting_request_too(make_manager):
-    manager = make_manager("fake load_ms=600 load_steps=8")
+    manager = make_manager("fake load_ms=1000 load_steps=40")
     handle = manager.submit(request())
     seen, status = [], manager.status()
     while status.phase == "loading":
         seen.append((status.done_bytes, status.done_tensors))
-        status = manager.wait_change(status.revision, 5)
+        status = manager.wait_change(status.revision, 30)
     assert seen == sorted(seen) and len({done for done, _ in seen}) > 3
-    events = list(handle.events(5))
+    events = list(handle.events(30))
     # Nobody read while it loaded, so newer progress took the place of older.
     assert [event for event in events if isinstance(event, LoadingEvent)] == [LoadingEvent(1_000_000, 1_000_000)]
 
@@ -71,7 +71,7 @@ def test_load_and_wait_ready(make_manager):
     with pytest.raises(NoModelLoaded):
         manager.wait_ready(1)
     manager.load()
-    status = manager.wait_ready(10)
+    status = manager.wait_ready(30)
     assert (status.phase, status.model, status.seats) == ("ready", "v7.safetensors", 8)
 
 
@@ -79,32 +79,33 @@ def test_loading_what_is_loaded_or_loading_is_nothing_new(make_manager, starter)
     manager = make_manager("fake load_ms=100")
     manager.load()
     manager.load(strategy="fake  load_ms=100")
-    manager.wait_ready(10)
+    manager.wait_ready(30)
     manager.load("v7.safetensors")
-    manager.wait_ready(10)
+    manager.wait_ready(30)
     assert len(starter.clients) == 1
 
 
 def test_a_cancelled_load_ends_its_requests_and_the_next_loads_again(make_manager):
-    manager = make_manager("fake load_ms=3000 load_steps=100")
+    manager = make_manager("fake load_ms=60000 load_steps=600")
     handle = manager.submit(request())
     started = time.monotonic()
     manager.cancel_load()
     assert_failed(handle, "load_cancelled")
     with pytest.raises(LoadCancelled):
-        manager.wait_ready(10)
-    assert time.monotonic() - started < 2.5
+        manager.wait_ready(30)
+    assert time.monotonic() - started < 30
     assert (manager.status().phase, manager.status().error["code"]) == ("empty", "load_cancelled")
     manager.load(strategy="fake")
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
 
 
-def test_a_request_right_after_a_cancel_waits_for_a_load_of_its_own(make_manager, starter):
-    manager = make_manager("fake load_ms=400 load_steps=4")
+def test_a_request_right_after_a_cancel_waits_for_a_load_of_its_own(make_manager, starter, held_loads):
+    manager = make_manager()
     first = manager.submit(request())
     assert eventually(lambda: len(starter.clients) == 1)
     manager.cancel_load()
     second = manager.submit(request())
+    held_loads.end()
     assert last_output(second).finish_reason is FinishReason.LENGTH
     assert first.is_finished
     assert len(starter.clients) == 2
@@ -118,15 +119,15 @@ def test_a_load_that_does_not_stop_is_given_up_after_two_seconds(make_manager):
     started = time.monotonic()
     manager.cancel_load()
     with pytest.raises(LoadCancelled):
-        manager.wait_ready(10)
-    assert 1.5 < time.monotonic() - started < 8
+        manager.wait_ready(30)
+    assert time.monotonic() - started > 1.5
 
 
 def test_a_failed_load_says_why_and_the_next_request_tries_again(make_manager, starter):
     manager = make_manager("fake load_fail=because")
     assert_failed(manager.submit(request()), "load_failed")
     with pytest.raises(ModelLoadFailed, match="because"):
-        manager.wait_ready(10)
+        manager.wait_ready(30)
     status = manager.status()
     assert status.phase == "failed" and status.error["code"] == "load_failed"
     assert_failed(manager.submit(request()), "load_failed")
@@ -134,16 +135,16 @@ def test_a_failed_load_says_why_and_the_next_request_tries_again(make_manager, s
 
 
 def test_a_load_may_take_only_so_long(make_manager):
-    manager = make_manager("fake load_ms=5000 load_steps=50", load_timeout_s=0.2)
+    manager = make_manager("fake load_ms=60000 load_steps=600", load_timeout_s=0.2)
     manager.load()
     with pytest.raises(ModelLoadFailed, match=r"longer than 0\.2 s"):
-        manager.wait_ready(10)
+        manager.wait_ready(30)
 
 
 def test_what_can_be_told_before_loading_is_raised_at_once_and_changes_nothing(make_manager, starter):
     manager = make_manager()
     manager.load()
-    manager.wait_ready(10)
+    manager.wait_ready(30)
     for wrong, error in (
         ({"model": "nothing.pth"}, ModelNotFound),
         ({"model": "../secret.pth"}, ModelNotFound),
@@ -171,13 +172,13 @@ def test_a_model_replaced_on_disk_is_looked_at_anew_before_it_is_loaded(make_man
 
 
 def test_closing_ends_everything_and_may_be_done_twice(make_manager):
-    manager = make_manager("fake load_ms=2000 load_steps=100")
+    manager = make_manager("fake load_ms=60000 load_steps=600")
     handle = manager.submit(request())
     started = time.monotonic()
     manager.close()
     manager.close()
     assert_failed(handle, "shutting_down")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert eventually(lambda: roost_threads() == [])
     with pytest.raises(ShuttingDown):
         manager.submit(request())

@@ -32,9 +32,9 @@ def test_options_reach_the_engine_and_zero_leaves_it_to_the_settings(make_manage
     loads = commands_of(monkeypatch)
     manager = make_manager(threads=2, prefill_chunk=32)
     manager.load()
-    manager.wait_ready(10)
+    manager.wait_ready(30)
     manager.load(options=EngineOptions(threads=3, custom_cuda=True))
-    manager.wait_ready(10)
+    manager.wait_ready(30)
     found = [(load.threads, load.prefill_chunk, load.custom_cuda) for load in loads]
     assert found == [(2, 32, False), (3, 32, True)]
 
@@ -42,10 +42,10 @@ def test_options_reach_the_engine_and_zero_leaves_it_to_the_settings(make_manage
 def test_the_same_options_load_nothing_again(make_manager, starter):
     manager = make_manager(threads=2)
     manager.load()
-    manager.wait_ready(10)
+    manager.wait_ready(30)
     for same in (EngineOptions(), EngineOptions(threads=2), EngineOptions(idle_unload_s=900)):
         manager.load(options=same)
-        manager.wait_ready(10)
+        manager.wait_ready(30)
     assert len(starter.clients) == 1
 
 
@@ -53,7 +53,7 @@ def test_reload_reasons_name_what_differs_from_the_loaded_engine(make_manager):
     manager = make_manager(threads=2)
     assert manager.reload_reasons("wide.safetensors", "fake slots=1") == ()  # nothing is loaded
     manager.load()
-    manager.wait_ready(10)
+    manager.wait_ready(30)
     assert manager.reload_reasons() == manager.reload_reasons("v7.safetensors", "  fake ", EngineOptions()) == ()
     assert manager.reload_reasons("wide.safetensors") == ("model",)
     assert manager.reload_reasons(strategy="fake slots=1") == ("strategy",)
@@ -78,7 +78,7 @@ def test_a_new_idle_time_counts_without_a_reload(make_manager, starter):
 def test_an_idle_time_of_zero_overrides_the_settings(make_manager):
     manager = make_manager(idle_unload_s=0.2)
     manager.load(options=EngineOptions(idle_unload_s=0.0))
-    manager.wait_ready(10)
+    manager.wait_ready(30)
     assert not eventually(lambda: manager.status().phase == "empty", timeout_s=0.6)
 
 
@@ -89,7 +89,7 @@ def test_a_tokenizer_that_was_named_has_to_be_there_and_fit(make_manager, models
     manager = make_manager(models_dir=tmp_path)
     assert manager.tokenizer().encode("ab") == [97, 98]
     manager.load(options=EngineOptions(tokenizer="backwards.txt"))
-    assert manager.wait_ready(10).phase == "ready"
+    assert manager.wait_ready(30).phase == "ready"
     assert manager.tokenizer().encode("ab") == [158, 157]
     for wrong, error in (("nowhere.txt", FileMissing), ("../x", FileMissing), ("world", VocabularyInvalid)):
         with pytest.raises(error):

@@ -59,16 +59,19 @@ def test_a_refused_state_leaves_the_one_in_use(make_manager):
     assert manager.status().state == FITS and begins_with(manager) == used
 
 
-def test_a_state_chosen_before_the_load_or_during_it_counts(make_manager):
-    manager = make_manager("fake load_ms=400")
+def test_a_state_chosen_before_the_load_or_during_it_counts(make_manager, held_loads):
+    held_loads.end()
+    manager = make_manager()
     manager.apply_state(FITS)
     with_state = begins_with(manager)
-    other = make_manager("fake load_ms=400", state=FITS)
+    other = make_manager(state=FITS)
     assert begins_with(other) == with_state
-    third = make_manager("fake load_ms=400")
+    third = make_manager()
+    held_loads.hold()
     handle = third.submit(request())
     wait_phase(third, "loading")
     third.apply_state(FITS)
+    held_loads.end()
     assert last_output(handle).stats.initial_state_digest == with_state
 
 
@@ -87,9 +90,9 @@ def test_a_swap_drops_a_state_that_does_not_fit_and_says_so(make_manager):
     manager = make_manager(state=FITS)
     begins_with(manager)
     manager.load("v6.safetensors")  # of the same sizes: it cannot be told apart, so it stays
-    assert manager.wait_ready(10).state == FITS
+    assert manager.wait_ready(30).state == FITS
     manager.load("wide.safetensors")
-    status = manager.wait_ready(10)
+    status = manager.wait_ready(30)
     assert status.state == "" and status.notice["code"] == "state_mismatch"
     manager.apply_state("")
     assert manager.status().notice is None
@@ -102,7 +105,7 @@ def test_a_state_named_with_the_load_has_to_fit(make_manager):
         manager.load("wide.safetensors", state=FITS)
     assert manager.status().model == "v7.safetensors"
     manager.load("v6.safetensors", state=FITS)
-    assert manager.wait_ready(10).state == FITS
+    assert manager.wait_ready(30).state == FITS
 
 
 def test_a_wrong_state_in_the_settings_is_an_error_and_not_left_out_silently(make_manager):
@@ -110,7 +113,7 @@ def test_a_wrong_state_in_the_settings_is_an_error_and_not_left_out_silently(mak
     with pytest.raises(StateMismatch):
         manager.submit(request())
     manager.load(state="")
-    assert manager.wait_ready(10).state == ""
+    assert manager.wait_ready(30).state == ""
 
 
 def test_a_failed_swap_goes_back_to_the_former_state(make_manager):

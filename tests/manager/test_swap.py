@@ -18,7 +18,7 @@ def test_a_swap_serves_the_new_model(make_manager, starter, has_room):
     manager = make_manager(has_room=has_room)
     last_output(manager.submit(request()))
     manager.load("v6.safetensors")
-    status = manager.wait_ready(10)
+    status = manager.wait_ready(30)
     assert status.model == "v6.safetensors" and manager.model_info().config.architecture == "6"
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
     assert eventually(lambda: [client.is_alive() for client in starter.clients] == [False, True])
@@ -32,7 +32,7 @@ def test_running_answers_finish_within_the_grace(make_manager, has_room):
     manager.load("v6.safetensors")
     output = last_output(handle)
     assert output.finish_reason is FinishReason.LENGTH and output.stats.decoded_tokens == 40
-    assert manager.wait_ready(10).model == "v6.safetensors"
+    assert manager.wait_ready(30).model == "v6.safetensors"
 
 
 @BOTH
@@ -43,7 +43,7 @@ def test_after_the_grace_they_are_told_that_the_model_changed(make_manager, star
     manager.load("v6.safetensors")
     output = assert_failed(handle, "model_unloaded")
     assert output.stats.decoded_tokens > 0
-    assert manager.wait_ready(10).model == "v6.safetensors"
+    assert manager.wait_ready(30).model == "v6.safetensors"
     assert eventually(lambda: [client.is_alive() for client in starter.clients] == [False, True])
 
 
@@ -65,14 +65,17 @@ def test_requests_during_a_swap_are_answered_by_the_new_model(make_manager):
     assert bytes(token - 1 for token in output.token_ids) == b"new"
 
 
-def test_with_room_the_old_model_answers_until_the_new_one_is_there(make_manager):
+def test_with_room_the_old_model_answers_until_the_new_one_is_there(make_manager, held_loads):
     manager = make_manager(ENDLESS, swap_grace_s=0.1)
     handle = manager.submit(request(max_tokens=100_000))
+    held_loads.end()
     first_token(handle)
-    manager.load("v6.safetensors", "fake load_ms=500")
+    held_loads.hold()
+    manager.load("v6.safetensors", "fake")
     wait_phase(manager, "loading")
     first_token(handle)
-    assert manager.wait_ready(10).model == "v6.safetensors"
+    held_loads.end()
+    assert manager.wait_ready(30).model == "v6.safetensors"
     assert_failed(handle, "model_unloaded")
 
 
@@ -82,7 +85,7 @@ def test_a_failed_swap_keeps_what_is_still_there(make_manager):
     first_token(handle)
     manager.load("v6.safetensors", "fake load_fail=broken")
     with pytest.raises(ModelLoadFailed, match="broken"):
-        manager.wait_ready(10)
+        manager.wait_ready(30)
     status = manager.status()
     assert (status.phase, status.model, status.error["code"]) == ("answering", "v7.safetensors", "load_failed")
     assert first_token(handle).finish_reason is None
@@ -96,7 +99,7 @@ def test_a_failed_swap_without_room_goes_back_at_the_next_request(make_manager):
     last_output(manager.submit(request()))
     manager.load("v6.safetensors", "fake load_fail=broken")
     with pytest.raises(ModelLoadFailed):
-        manager.wait_ready(10)
+        manager.wait_ready(30)
     assert (manager.status().phase, manager.status().model) == ("failed", "v7.safetensors")
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
 
@@ -106,11 +109,11 @@ def test_a_cancelled_swap_keeps_the_old_model(make_manager, has_room):
     manager = make_manager(ENDLESS, has_room=has_room, swap_grace_s=10)
     handle = manager.submit(request(max_tokens=100_000))
     first_token(handle)
-    manager.load("v6.safetensors", "fake load_ms=3000 load_steps=50")
+    manager.load("v6.safetensors", "fake load_ms=30000 load_steps=600")
     time.sleep(0.1)
     manager.cancel_load()
     with pytest.raises(LoadCancelled):
-        manager.wait_ready(10)
+        manager.wait_ready(30)
     assert manager.status().model == "v7.safetensors"
     assert first_token(handle).finish_reason is None
     handle.abort()
@@ -127,8 +130,8 @@ def test_the_last_of_many_choices_wins(make_manager):
 
 
 def test_unload_lets_answers_finish_and_the_next_request_loads_again(make_manager, starter):
-    manager = make_manager("fake script=ab repeat=0 delay_ms=2", swap_grace_s=10)
-    handle = manager.submit(request(max_tokens=30))
+    manager = make_manager("fake script=ab repeat=0 delay_ms=2", swap_grace_s=30)
+    handle = manager.submit(request(max_tokens=500))  # a second: enough to see that it still writes
     first_token(handle)
     manager.unload()
     assert manager.status().phase == "unloading"
@@ -139,7 +142,7 @@ def test_unload_lets_answers_finish_and_the_next_request_loads_again(make_manage
 
 
 def test_unload_during_a_load_cancels_it(make_manager, starter):
-    manager = make_manager("fake load_ms=2000 load_steps=50")
+    manager = make_manager("fake load_ms=30000 load_steps=600")
     manager.load()
     wait_phase(manager, "loading")
     manager.unload()
@@ -148,7 +151,7 @@ def test_unload_during_a_load_cancels_it(make_manager, starter):
 
 
 def test_an_idle_model_is_unloaded_and_comes_back(make_manager, starter):
-    manager = make_manager("fake script=ab repeat=0 delay_ms=10", idle_unload_s=0.3)
+    manager = make_manager("fake script=ab repeat=0 delay_ms=20", idle_unload_s=1)
     handle = manager.submit(request(max_tokens=60))  # longer than the limit: working is not idleness
     assert last_output(handle).finish_reason is FinishReason.LENGTH
     assert manager.status().phase == "ready"
