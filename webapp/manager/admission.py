@@ -19,7 +19,7 @@ def check_request(request: GenerationRequest, config: ModelConfig, settings: Set
     if request.params.max_tokens > settings.max_tokens_limit:
         allowed = Phrase("at most {limit} here", limit=settings.max_tokens_limit)
         raise InvalidSampling(name="max_tokens", value=request.params.max_tokens, allowed=allowed)
-    check_token_ids(tuple(request.params.logit_bias), config)
+    check_token_ids(tuple(request.params.logit_bias), config, param="logit_bias")
     _check_boundaries(request)
     if request.initial_state is not None:
         request.initial_state.check(config)
@@ -40,12 +40,12 @@ def check_logits_size(positions: int, config: ModelConfig) -> None:
         raise RequestError(reason=f"it asks for logits at {positions} positions, and at most {most} are given at once")
 
 
-def check_token_ids(token_ids: Sequence[int], config: ModelConfig) -> None:
+def check_token_ids(token_ids: Sequence[int], config: ModelConfig, **where: str) -> None:
     if not token_ids:
         return
     for extreme in (min(token_ids), max(token_ids)):
         if not 0 <= extreme < config.vocab_size:
-            raise TokenOutOfRange(found=extreme, vocab_size=config.vocab_size)
+            raise TokenOutOfRange(found=extreme, vocab_size=config.vocab_size, **where)
 
 
 def _check_boundaries(request: GenerationRequest) -> None:

@@ -111,7 +111,8 @@ class Guard:
             return self._login()
         cookie = "" if self._cors.is_listed_page() else request.cookies.get(self.cookie_name, "")
         given = header_token() or cookie
-        if self._is_right(given):
+        # a client may send both, one of them out of its environment (ANTHROPIC_AUTH_TOKEN)
+        if self._is_right(given) or self._is_right(request.headers.get("x-api-key", "").strip()):
             return None
         if request.method == "GET" and not is_handshake() and request.args.get("token"):
             return self._try_token(request.args["token"], login.page_without_token())

@@ -42,7 +42,7 @@ def refused(server, body, path=CHAT):
         ({"n": 0}, "n"),
         ({"n": 33}, "n"),
         ({"stop": ""}, "stop"),
-        ({"stop": ["a"] * 17}, "stop"),
+        ({"stop": ["a"] * 65}, "stop"),
         ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
         ({"logit_bias": {"word": 1}}, "logit_bias"),
         ({"top_logprobs": 21, "logprobs": True}, "top_logprobs"),
@@ -89,6 +89,20 @@ def test_too_much_is_refused_before_it_is_read(serve):
     assert (status, found["error"]["code"]) == (413, "too_large")
 
 
+def test_a_body_that_is_too_large_is_counted_as_such(serve, caplog):
+    server = serve(api_max_body_bytes=2000)
+    with caplog.at_level("INFO", "roost.api"):
+        server.post(CHAT, {"messages": [{"role": "user", "content": "x" * 3000}]})
+    [line] = [json.loads(record.getMessage()) for record in caplog.records if record.name == "roost.api"]
+    assert (line["status"], line["error"]) == (413, "too_large")
+    assert 'route="POST /v1/chat/completions",status="413"' in server.get("/metrics")[1]
+
+
+def test_a_bias_on_no_token_is_named(server):
+    asked = {"messages": HELLO, "logit_bias": {"70000": 1}}
+    assert refused(server, asked) == (400, "token_out_of_range", "logit_bias")
+
+
 def test_limits_on_prompt_and_answer(serve):
     server = serve(max_prompt_tokens=50, max_tokens_limit=100)
     long = [{"role": "user", "content": "word " * 60}]
@@ -111,6 +125,8 @@ def test_an_address_nobody_has(server):
     assert (status, found["error"]["code"]) == (404, "unknown_url")
     status, found = server.get(CHAT)
     assert status in (404, 405) and "error" in found
+    status, found = server.post("/api/pull", {"model": "m"})
+    assert status == 404 and "POST /api/pull" in found["error"]
 
 
 def test_the_token_is_asked_for_in_every_dialect(serve):
@@ -120,6 +136,8 @@ def test_the_token_is_asked_for_in_every_dialect(serve):
     assert error.value.code == "invalid_api_key"
     assert server.openai(api_key=TOKEN).chat.completions.create(model="m", messages=HELLO).model == MODEL
     assert server.post(CHAT, {"messages": HELLO}, x_api_key=TOKEN)[0] == 200
+    assert server.post(CHAT, {"messages": HELLO}, x_api_key=TOKEN, Authorization="Bearer another's")[0] == 200
+    assert server.post(CHAT, {"messages": HELLO}, x_api_key="wrong", Authorization="Bearer another's")[0] == 401
     assert server.post("/v1/messages", {})[1]["error"]["type"] == "authentication_error"
     assert isinstance(server.post("/api/chat", {})[1]["error"], str)
     assert "detail" in server.post("/switch-model", {})[1]

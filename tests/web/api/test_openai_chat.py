@@ -253,5 +253,30 @@ def test_an_unknown_model_is_any_unless_names_are_strict(serve):
     assert (error.value.code, error.value.param) == ("model_not_found", "model")
 
 
+def test_null_is_as_if_left_out(server):
+    """Clients write out their empty fields."""
+    names = (
+        "model", "temperature", "top_p", "top_k", "n", "seed", "stop", "stream", "stream_options", "max_tokens",
+        "max_completion_tokens", "logprobs", "top_logprobs", "logit_bias", "presence_penalty", "frequency_penalty",
+        "reasoning_effort", "tools", "tool_choice", "parallel_tool_calls", "response_format", "functions",
+        "function_call", "modalities", "audio", "web_search_options", "state", "user",
+    )  # fmt: skip
+    status, found = server.post("/v1/chat/completions", {"messages": HELLO, **dict.fromkeys(names)})
+    assert (status, found["choices"][0]["message"]["content"]) == (200, ANSWER)
+    events = server.events(
+        "/v1/chat/completions", {"messages": HELLO, "stream": True, "stream_options": {"include_usage": None}}
+    )
+    assert events[-1] == "[DONE]" and "usage" not in events[-2]
+
+
+def test_a_whole_number_may_be_written_with_a_point(server):
+    """As JSON Schema has it, and as languages without integers write them."""
+    asked = b'{"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5.0, "n": 2.0, "temperature": 0.5}'
+    status, found = server.post("/v1/chat/completions", asked)
+    assert status == 200 and [choice["message"]["content"] for choice in found["choices"]] == ["Birds"] * 2
+    status, found = server.post("/v1/chat/completions", asked.replace(b"5.0", b"5.5"))
+    assert (status, found["error"]["param"]) == (400, "max_tokens")
+
+
 def test_fields_nobody_knows_are_ignored(client):
     assert ask(client, user="me", extra_body={"chat_template_kwargs": {}}).choices[0].message.content == ANSWER

@@ -33,7 +33,15 @@ def test_the_stream_is_the_same_text(client):
 
 @pytest.mark.parametrize(
     "prompt, count",
-    [("Once", 1), (["Once", "Twice"], 2), ([101, 102, 103], 1), ([[101, 102], [103]], 2), ("", 1), ([""], 1)],
+    [
+        ("Once", 1),
+        (["Once", "Twice"], 2),
+        ([101, 102, 103], 1),
+        ([[101, 102], [103]], 2),
+        ("", 1),
+        ([""], 1),
+        (None, 1),
+    ],
 )
 def test_every_form_of_prompt(client, prompt, count):
     found = complete(client, prompt, max_tokens=3)
@@ -90,9 +98,10 @@ def test_what_cannot_be_is_refused(client, options, param):
 
 
 def test_a_token_id_beyond_the_vocabulary_is_refused(client):
-    with pytest.raises(openai.BadRequestError) as error:
-        complete(client, [70000])
-    assert error.value.code == "token_out_of_range"
+    for options in ({}, {"echo": True}, {"echo": True, "max_tokens": 0}):
+        with pytest.raises(openai.BadRequestError) as error:
+            complete(client, [33, 70000], **options)
+        assert error.value.code == "token_out_of_range"
 
 
 @pytest.fixture(scope="module")

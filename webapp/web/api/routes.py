@@ -81,6 +81,7 @@ def install(app: Flask, settings: Settings) -> None:
             app.add_url_rule(path, f"api {route.method} {path}", view, methods=[route.method])
     app.add_url_rule("/v1/", "api unknown", unknown, defaults={"path": ""}, methods=ANY_METHOD)
     app.add_url_rule("/v1/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
+    app.add_url_rule("/api/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
     app.before_request(answer_models)
 
 
@@ -139,7 +140,7 @@ def answered(route: Route, arguments: dict[str, Any]) -> Response:
 
 
 def unknown(path: str) -> Response:
-    """Below /v1 nobody has a page, so this speaks to programs only."""
+    """Below /v1 and /api nobody has a page, so this speaks to programs only."""
     return answer_error(UnknownAddress(method=request.method, path=request.path))
 
 

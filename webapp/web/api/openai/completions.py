@@ -19,6 +19,7 @@ from webapp.web.api.openai.chat import DONE
 from webapp.web.api.openai.heading import Heading, heading, usage_of
 from webapp.web.api.openai.logprobs import joined, prompt_logprobs, text_logprobs
 from webapp.web.api.openai.sampling import SamplingFields, includes_usage, sampling_of, stops_of
+from webapp.web.api.openai.tokens import decoded
 from webapp.web.api.served_model import served_model, the_manager
 from webapp.web.api.streaming import answer, data_event, stream
 
@@ -27,9 +28,9 @@ PromptItem = str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
 
 
 class CompletionRequest(SamplingFields, kw_only=True):
-    """``prompt``: a text, several, token ids, or several lists of them."""
+    """``prompt``: a text, several, token ids, or several lists of them; null is the beginning of a text."""
 
-    prompt: str | Annotated[list[PromptItem], Meta(min_length=1)]
+    prompt: str | Annotated[list[PromptItem], Meta(min_length=1)] | None
     max_tokens: Annotated[int, Meta(ge=0, le=102_400, description="0 only with echo.")] | None = None
     echo: Annotated[bool, Meta(description="The prompt before the answer.")] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20, description="How many alternatives a token.")] | None = None
@@ -82,10 +83,10 @@ def check_supported(asked: CompletionRequest) -> None:
         raise ParameterInvalid(param="max_tokens", reason="0 is only for echo without stream")
 
 
-def prompts_of(given: str | list[Any]) -> tuple[TextPrompt, ...]:
+def prompts_of(given: str | list[Any] | None) -> tuple[TextPrompt, ...]:
     """A list of numbers is one prompt of token ids; texts and lists of ids may not be mixed with numbers."""
-    if isinstance(given, str):
-        return (text_prompt(given),)
+    if given is None or isinstance(given, str):
+        return (text_prompt(given or ""),)
     if all(isinstance(item, int) for item in given):
         return (TextPrompt(token_ids=tuple(given)),)
     if any(isinstance(item, int) for item in given):
@@ -99,7 +100,7 @@ def text_prompt(text: str) -> TextPrompt:
 
 
 def shown(prompt: TextPrompt) -> str:
-    return prompt.text or the_manager().tokenizer().decode(prompt.token_ids)
+    return prompt.text or decoded(prompt.token_ids)
 
 
 def token_ids_of(prompt: TextPrompt) -> tuple[int, ...]:

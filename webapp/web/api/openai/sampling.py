@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from webapp.errors import ParameterInvalid
 
-MAX_STOPS = 16
+MAX_STOPS = 64
 MAX_STOP_CHARS = 1000
 
 Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -20,7 +20,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 class StreamOptions(msgspec.Struct, kw_only=True):
     """``include_usage``: one more chunk before the end, with the token counts and no choices."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class SamplingFields(msgspec.Struct, kw_only=True):
@@ -89,4 +89,4 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...] | None:
 def includes_usage(fields: SamplingFields) -> bool:
     if fields.stream_options is not None and not fields.stream:
         raise ParameterInvalid(param="stream_options", reason="it is only for streams")
-    return fields.stream_options is not None and fields.stream_options.include_usage
+    return fields.stream_options is not None and bool(fields.stream_options.include_usage)

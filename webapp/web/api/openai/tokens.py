@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -60,9 +61,14 @@ def token_ids_of(asked: TokenizeRequest) -> list[int]:
 def detokenize() -> Response:
     asked = read_body(DetokenizeRequest)
     served_model(asked.model)
+    text = decoded(asked.tokens)
+    return answer(Text(text, text, text))
+
+
+def decoded(token_ids: Sequence[int]) -> str:
+    """TokenOutOfRange for one that the vocabulary does not have."""
     tokenizer = the_manager().tokenizer()
-    largest = max(asked.tokens, default=0)
+    largest = max(token_ids, default=0)
     if largest >= tokenizer.vocab_size:
         raise TokenOutOfRange(found=largest, vocab_size=tokenizer.vocab_size)
-    text = tokenizer.decode(asked.tokens)
-    return answer(Text(text, text, text))
+    return tokenizer.decode(token_ids)
