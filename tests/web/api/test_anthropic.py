@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.web.api.api_server import ANSWER, MODEL
@@ -94,6 +96,9 @@ def test_results_of_tools_are_read(client):
         {"extra_body": {"temperature": 9}},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
         {"tools": [{"name": "no name", "input_schema": {"type": "object"}}]},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
+        {"tools": [{"type": "bash_20250124", "name": "bash"}]},
+        {"output_config": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}},
     ],
     ids=str,
 )
@@ -102,6 +107,15 @@ def test_what_is_wrong_is_the_clients_own_exception(client, options):
         ask(client, **options)
     body = error.value.body
     assert body["type"] == "error" and body["error"]["type"] == "invalid_request_error"
+
+
+def test_an_answer_fits_the_form_that_is_asked_for(client):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    form = {"format": {"type": "json_schema", "schema": {**schema, "additionalProperties": False}}}
+    found = ask(client, output_config=form)
+    assert json.loads(found.content[0].text)["ok"] in (True, False)
+    with client.messages.stream(model="m", max_tokens=200, messages=HELLO, output_config=form) as stream:
+        assert "ok" in json.loads(stream.get_final_message().content[0].text)
 
 
 def test_the_token_is_its_api_key(serve):

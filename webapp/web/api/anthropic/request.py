@@ -71,6 +71,15 @@ class Thinking(msgspec.Struct):
     budget_tokens: Annotated[int, Meta(ge=1)] | None = None
 
 
+class OutputFormat(msgspec.Struct):
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(msgspec.Struct):
+    format: OutputFormat | None = None
+
+
 class CountRequest(msgspec.Struct, kw_only=True):
     """A conversation whose tokens are to be counted."""
 
@@ -80,6 +89,7 @@ class CountRequest(msgspec.Struct, kw_only=True):
     thinking: Thinking | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
+    output_config: OutputConfig | None = None
 
 
 class MessageRequest(CountRequest, kw_only=True):
@@ -109,20 +119,28 @@ def order_of(asked: MessageRequest, client: str) -> CompletionOrder:
 
 
 def structure_of(asked: CountRequest) -> Structure:
-    """Anthropic's tools in OpenAI's form."""
-    tools = tuple(
-        {
-            "type": "function",
-            "function": {
-                "name": tool.get("name"),
-                "description": tool.get("description", ""),
-                "parameters": tool.get("input_schema", {}),
-            },
-        }
-        for tool in asked.tools or ()
-    )
+    """Anthropic's tools and output format in OpenAI's form."""
+    tools = tuple(function_of(tool, f"tools[{place}]") for place, tool in enumerate(asked.tools or ()))
     choice = asked.tool_choice or {"type": "auto"}
-    return Structure(tools, choice_of(choice), is_parallel=choice.get("disable_parallel_tool_use") is not True)
+    is_parallel = choice.get("disable_parallel_tool_use") is not True
+    return Structure(tools, choice_of(choice), form_of(asked.output_config), is_parallel)
+
+
+def function_of(tool: dict[str, Any], place: str) -> dict[str, Any]:
+    """Only tools of the client's own: Anthropic's (bash_20250124, web_search_20250305 …) come without a schema, and
+    some would have to run on the server."""
+    if tool.get("type") not in (None, "custom"):
+        reason = "this tool is Anthropic's own; name, description and input_schema make one Roost can offer"
+        raise ParameterUnsupported(param=f"{place}.type", reason=reason)
+    parameters = tool.get("input_schema", {})
+    described = {"name": tool.get("name"), "description": tool.get("description", ""), "parameters": parameters}
+    return {"type": "function", "function": described}
+
+
+def form_of(config: OutputConfig | None) -> dict[str, Any] | None:
+    if config is None or config.format is None:
+        return None
+    return {"type": "json_schema", "json_schema": {"name": "format", "schema": config.format.schema, "strict": True}}
 
 
 def choice_of(choice: dict[str, Any]) -> Any:
