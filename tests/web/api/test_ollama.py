@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 
 from tests.web.api.api_server import ANSWER, MODEL
@@ -44,6 +47,41 @@ def test_options_are_used(client):
     assert found.message.content == "Birds 🐦 "
 
 
+def test_what_ollama_itself_takes_is_taken(server):
+    """Numbers as Go writes them, a top_k of -1, and null for what there is none of."""
+    messages = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+        {"role": "tool", "content": "2", "tool_name": "f"},
+    ]
+    asked = b'{"model": "m", "stream": false, "options": {"top_k": -1, "num_ctx": 4096.0, "num_predict": 5.0}, '
+    status, found = server.post("/api/chat", asked + b'"messages": ' + json.dumps(messages).encode() + b"}")
+    assert (status, found["message"]["content"]) == (200, "Birds")
+    assert server.post("/api/generate", {"model": "m", "prompt": None})[1]["done_reason"] == "load"
+    assert server.post("/api/show", {"model": MODEL, "name": None})[0] == 200
+
+
+@pytest.mark.parametrize("keep_alive", [0, "0", "0s", 0.0])
+def test_a_model_that_is_not_kept_alive_is_unloaded(serve, keep_alive):
+    """`ollama stop` asks so, and Open WebUI's button."""
+    server = serve()
+    server.post("/api/generate", {"model": "m", "prompt": ""})
+    server.manager.wait_ready(10)
+    status, found = server.post("/api/generate", {"model": "m", "keep_alive": keep_alive})
+    assert (status, found["done_reason"]) == (200, "unload")
+    end = time.monotonic() + 10
+    while server.manager.status().phase != "empty":
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_only_this_machine_unloads(server):
+    client = server.app.test_client()
+    asked = {"model": "m", "messages": [], "keep_alive": 0}
+    found = client.post("/api/chat", json=asked, headers={"X-Forwarded-For": "192.0.2.9"})
+    assert found.status_code == 403
+
+
 def test_generate_with_and_without_the_template(serve):
     client = ollama.Client(host=serve(" yes\n").url)
     with_template = client.generate(model="m", prompt="Is it?", system="Be short.")
@@ -65,7 +103,8 @@ def test_what_is_here(client, server):
     [model] = client.list().models
     assert (model.model, model.details.family, model.details.format) == (MODEL, "rwkv7", "safetensors")
     found = client.show(MODEL)
-    assert found.modelinfo["rwkv7.block_count"] == 1 and found.capabilities == ["completion"]
+    assert found.modelinfo["rwkv7.block_count"] == 1 and found.capabilities == ["completion", "tools", "thinking"]
+    assert found.modelinfo["rwkv7.context_length"] == server.settings.max_prompt_tokens
     client.generate(model="m", prompt="")  # loads
     client.chat(model="m", messages=HELLO)
     assert [running.model for running in client.ps().models] == [MODEL]

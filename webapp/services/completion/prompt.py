@@ -60,12 +60,13 @@ def _rendered_chat(
 ) -> RenderedPrompt:
     if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
         raise ParameterInvalid(param="messages", reason="only a last message by the assistant can be continued")
-    template = _named(_template_of(prompt.template or defaults.template, info), prompt.names)
+    template = _named(template_of(prompt.template or defaults.template, info), prompt.names)
     think_mode = defaults.think_mode if prompt.think_mode is None else prompt.think_mode
     return render(template, prompt.messages, "", think_mode, prompt.continue_last, tools)
 
 
-def _template_of(name: str, info: Inspection) -> PromptTemplate:
+def template_of(name: str, info: Inspection) -> PromptTemplate:
+    """The one of that name, for "" what fits the model. ParameterInvalid for a name nobody has."""
     if not name:
         config = require_model(info)
         return default_template(config.architecture, config.vocab_size, Path(info.path).name)

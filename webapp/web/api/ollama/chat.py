@@ -12,17 +12,16 @@ from webapp.web.api.answering import client_name
 from webapp.web.api.body import read_body
 from webapp.web.api.call_arguments import read_arguments
 from webapp.web.api.ollama.answers import CalledTool, ChatLine, OllamaCallOut, OllamaText
-from webapp.web.api.ollama.lines import empty, respond
+from webapp.web.api.ollama.lines import respond, without_question
 from webapp.web.api.ollama.request import OllamaChat, chat_order
-from webapp.web.api.served_model import served_model, the_manager
+from webapp.web.api.served_model import served_model
 
 
 def chat() -> Response:
     asked = read_body(OllamaChat)
-    model = served_model(asked.model)
     if not asked.messages:
-        the_manager().load()
-        return empty(model, make_line, "load")
+        return without_question(asked, make_line)
+    model = served_model(asked.model)
     return respond(chat_order(asked, client_name()), model, asked.stream is not False, make_line)
 
 

@@ -11,17 +11,16 @@ from webapp.chat.messages import ToolCall
 from webapp.web.api.answering import client_name
 from webapp.web.api.body import read_body
 from webapp.web.api.ollama.answers import GenerateLine
-from webapp.web.api.ollama.lines import empty, respond
+from webapp.web.api.ollama.lines import respond, without_question
 from webapp.web.api.ollama.request import OllamaGenerate, generate_order
-from webapp.web.api.served_model import served_model, the_manager
+from webapp.web.api.served_model import served_model
 
 
 def generate() -> Response:
     asked = read_body(OllamaGenerate)
-    model = served_model(asked.model)
     if not asked.prompt:
-        the_manager().load()
-        return empty(model, make_line, "load")
+        return without_question(asked, make_line)
+    model = served_model(asked.model)
     return respond(generate_order(asked, client_name()), model, asked.stream is not False, make_line)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,10 +14,13 @@ from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, Choic
 from webapp.services.completion.order import CompletionOrder
 from webapp.web.api.answering import Answering, begin, joined_calls, whole_choices
 from webapp.web.api.ollama.answers import Figures, timestamp
+from webapp.web.api.ollama.request import OllamaRequest
+from webapp.web.api.served_model import check_loopback, find_entry, is_name_of, served_model, the_manager
 from webapp.web.api.streaming import JSON_LINES, answer, json_line, stream
 
 MakeLine = Callable[..., Figures]
 """``make(content, thinking, calls, **figures)`` -> the dialect's object."""
+ZERO = re.compile(r"0(\.0+)?([a-zµ]+)?")
 
 
 def respond(order: CompletionOrder, model: str, is_stream: bool, make: MakeLine) -> Response:
@@ -30,8 +34,31 @@ def respond(order: CompletionOrder, model: str, is_stream: bool, make: MakeLine)
     )
 
 
+def without_question(asked: OllamaRequest, make: MakeLine) -> Response:
+    """To a request without anything to answer: it loads the model or, with ``keep_alive`` 0, unloads it."""
+    if is_zero(asked.keep_alive):
+        return unload(asked.model, make)
+    model = served_model(asked.model)
+    the_manager().load()
+    return empty(model, make, "load")
+
+
+def is_zero(keep_alive: Any) -> bool:
+    """A number of seconds, or a duration such as "0s" or "5m"."""
+    return keep_alive is not None and ZERO.fullmatch(str(keep_alive)) is not None
+
+
+def unload(asked: str | None, make: MakeLine) -> Response:
+    """Not for a name that belongs to another model than the one that is served."""
+    check_loopback()
+    manager = the_manager()
+    served = manager.status().model
+    if not asked or is_name_of(asked, served) or find_entry(manager, asked) is None:
+        manager.unload()
+    return empty(asked or served, make, "unload")
+
+
 def empty(model: str, make: MakeLine, reason: str) -> Response:
-    """To a request without anything to answer, which in Ollama loads (or unloads) the model."""
     return answer(make("", "", (), model=model, created_at=timestamp(), done=True, done_reason=reason))
 
 

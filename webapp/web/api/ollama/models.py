@@ -12,6 +12,8 @@ from flask import Response
 
 from webapp import __version__
 from webapp.errors import ModelNotFound
+from webapp.services.completion.prompt import template_of
+from webapp.web.api.answering import the_completions, the_settings
 from webapp.web.api.body import read_body
 from webapp.web.api.ollama.answers import (
     Details,
@@ -33,8 +35,8 @@ NEVER = "9999-12-31T23:59:59Z"
 class ShowRequest(msgspec.Struct, kw_only=True):
     """``name`` is the older word for ``model``."""
 
-    model: str = ""
-    name: str = ""
+    model: str | None = None
+    name: str | None = None
     verbose: bool | None = None
 
 
@@ -50,7 +52,7 @@ def running() -> Response:
 
 def show() -> Response:
     asked = read_body(ShowRequest)
-    wanted = asked.model or asked.name
+    wanted = asked.model or asked.name or ""
     for served in served_models():
         if is_name_of(wanted, served.name):
             return answer(shown(served))
@@ -107,9 +109,18 @@ def shown(served: ServedEntry) -> ShowAnswer:
         template="",
         details=details_of(served),
         model_info=info_of(found) if found else {},
-        capabilities=["completion"],
+        capabilities=capabilities_of(found),
         modified_at=timestamp(size_and_date(served)[1]),
     )
+
+
+def capabilities_of(found: Inspection | None) -> list[str]:
+    """Clients offer tools and thinking only where they are named here."""
+    if found is None or found.config is None:
+        return ["completion"]
+    template = template_of(the_completions().defaults.template, found)
+    tools = [] if template.is_raw else ["tools"]
+    return ["completion", *tools, *(["thinking"] if template.openings else [])]
 
 
 def info_of(found: Inspection) -> dict[str, Any]:
@@ -122,5 +133,6 @@ def info_of(found: Inspection) -> dict[str, Any]:
             f"{family}.block_count": config.n_layer,
             f"{family}.embedding_length": config.n_embd,
             f"{family}.vocab_size": config.vocab_size,
+            f"{family}.context_length": the_settings().max_prompt_tokens,  # the model itself has no such limit
         }
     return known

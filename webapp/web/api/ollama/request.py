@@ -35,7 +35,7 @@ class OllamaMessage(msgspec.Struct, kw_only=True):
     """``images`` are refused, ``thinking`` of earlier answers is not read again."""
 
     role: Literal["system", "user", "assistant", "tool"]
-    content: str = ""
+    content: str | None = ""
     thinking: str | None = None
     images: list[Any] | None = None
     tool_calls: list[OllamaToolCall] | None = None
@@ -48,7 +48,7 @@ class Options(msgspec.Struct, kw_only=True):
 
     temperature: Annotated[float, Meta(ge=0, le=5)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=65536)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=65536)] | None = None
     min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
@@ -59,7 +59,8 @@ class Options(msgspec.Struct, kw_only=True):
 
 
 class OllamaRequest(msgspec.Struct, kw_only=True):
-    """What chat and generate share. ``keep_alive`` is ignored: the setting idle_unload_s decides."""
+    """What chat and generate share. ``keep_alive`` 0 without anything to answer unloads the model; otherwise it is
+    ignored, as the setting idle_unload_s decides."""
 
     model: str | None = None
     stream: bool | None = None
@@ -78,7 +79,7 @@ class OllamaChat(OllamaRequest, kw_only=True):
 class OllamaGenerate(OllamaRequest, kw_only=True):
     """``raw``: the prompt as it is, without template. ``template`` and ``context`` are refused."""
 
-    prompt: str = ""
+    prompt: str | None = ""
     system: str | None = None
     suffix: str | None = None
     raw: bool | None = None
@@ -104,9 +105,9 @@ def generate_order(asked: OllamaGenerate, client: str) -> CompletionOrder:
         if getattr(asked, name):
             raise ParameterUnsupported(param=name, reason=reason)
     if asked.raw:
-        return order_of(asked, TextPrompt(asked.prompt), client)
+        return order_of(asked, TextPrompt(asked.prompt or ""), client)
     system = [Message(Role.SYSTEM, asked.system)] if asked.system else []
-    messages = (*system, Message(Role.USER, asked.prompt))
+    messages = (*system, Message(Role.USER, asked.prompt or ""))
     return order_of(asked, ChatPrompt(messages, think_mode_of(asked)), client)
 
 
@@ -129,6 +130,8 @@ def sampling_of(options: Options) -> dict[str, Any]:
     given = {name: getattr(options, name) for name in options.__struct_fields__ if name not in ("num_predict", "stop")}
     if options.num_predict is not None and options.num_predict > 0:
         given["max_tokens"] = options.num_predict
+    if options.top_k == -1:
+        given["top_k"] = 0
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -152,4 +155,4 @@ def message_of(message: OllamaMessage, place: int) -> Message:
         ToolCall("", call.function.name, msgspec.json.encode(call.function.arguments).decode())
         for call in message.tool_calls or ()
     )
-    return Message(Role(message.role), message.content, tool_calls=calls, name=message.tool_name or "")
+    return Message(Role(message.role), message.content or "", tool_calls=calls, name=message.tool_name or "")

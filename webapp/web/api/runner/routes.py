@@ -14,12 +14,11 @@ from flask import Response, current_app
 from msgspec import Meta
 
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import LoopbackOnly, ModelError
+from webapp.errors import ModelError
 from webapp.web.api.answering import the_completions
 from webapp.web.api.body import read_body
-from webapp.web.api.served_model import the_manager
+from webapp.web.api.served_model import check_loopback, the_manager
 from webapp.web.api.streaming import answer
-from webapp.web.guard import is_from_here
 
 SUCCESS = "success"
 OFFLINE, LOADING, WORKING = 0, 2, 3
@@ -124,8 +123,3 @@ def leave() -> Response:
         raise ModelError(reason="this server was not started by roost serve and cannot be ended from here")
     threading.Timer(EXIT_AFTER_S, stop).start()
     return answer(SUCCESS)
-
-
-def check_loopback() -> None:
-    if not is_from_here():
-        raise LoopbackOnly()
