@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
 
 import pytest
@@ -19,6 +21,16 @@ def test_every_operation_is_shown_in_the_readers_language(server, locale):
     assert not re.findall(r">\s*api\.[a-z_.]+", page)
     assert server.url + "/v1" in page and MODEL in page
     assert not re.findall(r'(?:src|href)="https?://', page)
+
+
+def test_an_example_names_the_model_that_is_served(server):
+    """What is sent as it stands has to work, and one who asks for a model's description must know its name."""
+    page = html.unescape(server.get("/docs")[1])
+    bodies = [json.loads(text) for text in re.findall(r"<textarea[^>]*>(.*?)</textarea>", page, re.DOTALL)]
+    assert {body.get("model") for body in bodies} == {None, MODEL, "models/RWKV-x070-World-0.1B.pth"}
+    paths = server.get("/openapi.json")[1]["paths"]
+    example = paths["/api/show"]["post"]["requestBody"]["content"]["application/json"]["example"]
+    assert server.post("/api/show", example)[0] == 200
 
 
 def test_the_token_itself_is_not_on_the_page(serve):

@@ -10,6 +10,7 @@ from flask import Response, request
 
 from webapp import __version__
 from webapp.web.api.operations import GROUPS, OPERATIONS, SSE, Operation
+from webapp.web.api.served_model import the_manager
 from webapp.web.api.streaming import answer
 from webapp.web.fragments import current_locale, translator
 
@@ -28,17 +29,18 @@ REFUSALS = {
 
 
 def show() -> Response:
-    return answer(document(translator(current_locale()), request.host_url.rstrip("/")))
+    model = the_manager().status().model
+    return answer(document(translator(current_locale()), request.host_url.rstrip("/"), model))
 
 
-def document(t: Callable[..., str], server: str) -> dict[str, Any]:
+def document(t: Callable[..., str], server: str, model: str) -> dict[str, Any]:
     types = [kind for op in OPERATIONS for kind in (op.body, op.answer, op.chunk, op.error) if kind is not None]
     unique = list(dict.fromkeys(types))
     schemas, components = msgspec.json.schema_components(unique, ref_template=REFERENCE)
     references = dict(zip(unique, schemas, strict=True))
     paths: dict[str, Any] = {}
     for op in OPERATIONS:
-        paths.setdefault(op.path, {})[op.method.lower()] = operation(op, references, t)
+        paths.setdefault(op.path, {})[op.method.lower()] = operation(op, references, t, model)
     return {
         "openapi": "3.1.0",
         "info": {"title": "Roost", "version": __version__, "description": t("api.lead")},
@@ -56,7 +58,7 @@ def document(t: Callable[..., str], server: str) -> dict[str, Any]:
     }
 
 
-def operation(op: Operation, references: dict[Any, Any], t: Callable[..., str]) -> dict[str, Any]:
+def operation(op: Operation, references: dict[Any, Any], t: Callable[..., str], model: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "operationId": op.key,
         "tags": [op.group],
@@ -72,7 +74,7 @@ def operation(op: Operation, references: dict[Any, Any], t: Callable[..., str]) 
     if op.body is not None:
         media: dict[str, Any] = {"schema": references[op.body]}
         if op.example:
-            media["example"] = op.example
+            media["example"] = op.example_with(model)
         found["requestBody"] = {"required": True, "content": {"application/json": media}}
     return found
 

@@ -40,6 +40,7 @@ from webapp.web.api.runner.routes import RunnerConfig, RunnerError, RunnerStatus
 
 SSE = "text/event-stream"
 LINES = "application/x-ndjson"
+ANY_MODEL = "rwkv"
 GROUPS = ("openai", "tokens", "anthropic", "ollama", "runner", "house")
 HELLO = [{"role": "user", "content": "Why do birds sit on wires?"}]
 
@@ -58,6 +59,12 @@ class Operation:
     chunk: type | None = None
     example: dict[str, Any] | None = None
 
+    def example_with(self, model: str) -> dict[str, Any] | None:
+        """The example as it can be sent: with the name of the model that is served, where there is one."""
+        if self.example is None or self.example.get("model") != ANY_MODEL:
+            return self.example
+        return {**self.example, "model": model or ANY_MODEL}
+
     @property
     def error(self) -> type:
         kinds = {"anthropic": AnthropicError, "ollama": OllamaError, "runner": RunnerError}
@@ -68,15 +75,15 @@ class Operation:
 OPERATIONS = (
     Operation(
         "chat", "openai", "POST", "/v1/chat/completions", ChatRequest, ChatCompletion, SSE, ChatChunk,
-        {"model": "rwkv", "messages": HELLO, "max_tokens": 200, "stream": True},
+        {"model": ANY_MODEL, "messages": HELLO, "max_tokens": 200, "stream": True},
     ),
     Operation(
         "completions", "openai", "POST", "/v1/completions", CompletionRequest, TextCompletion, SSE, TextCompletion,
-        {"model": "rwkv", "prompt": "Once upon a time", "max_tokens": 60, "temperature": 1},
+        {"model": ANY_MODEL, "prompt": "Once upon a time", "max_tokens": 60, "temperature": 1},
     ),
     Operation(
         "embeddings", "openai", "POST", "/v1/embeddings", EmbeddingRequest, EmbeddingList,
-        example={"model": "rwkv", "input": ["a bird on a wire", "a boat on the river"]},
+        example={"model": ANY_MODEL, "input": ["a bird on a wire", "a boat on the river"]},
     ),
     Operation("models", "openai", "GET", "/v1/models", answer=ModelList),
     Operation("model", "openai", "GET", "/v1/models/{name}", answer=Model),
@@ -89,23 +96,23 @@ OPERATIONS = (
     ),
     Operation(
         "messages", "anthropic", "POST", "/v1/messages", MessageRequest, MessageAnswer, SSE,
-        example={"model": "rwkv", "max_tokens": 200, "messages": HELLO, "system": "Answer in one sentence."},
+        example={"model": ANY_MODEL, "max_tokens": 200, "messages": HELLO, "system": "Answer in one sentence."},
     ),
     Operation(
         "count_tokens", "anthropic", "POST", "/v1/messages/count_tokens", CountRequest, TokenCount,
-        example={"model": "rwkv", "messages": HELLO},
+        example={"model": ANY_MODEL, "messages": HELLO},
     ),
     Operation(
         "ollama_chat", "ollama", "POST", "/api/chat", OllamaChat, ChatLine, LINES, ChatLine,
-        {"model": "rwkv", "messages": HELLO, "options": {"num_predict": 100}},
+        {"model": ANY_MODEL, "messages": HELLO, "options": {"num_predict": 100}},
     ),
     Operation(
         "ollama_generate", "ollama", "POST", "/api/generate", OllamaGenerate, GenerateLine, LINES, GenerateLine,
-        {"model": "rwkv", "prompt": "Why do birds sit on wires?", "stream": False},
+        {"model": ANY_MODEL, "prompt": "Why do birds sit on wires?", "stream": False},
     ),
     Operation("ollama_tags", "ollama", "GET", "/api/tags", answer=Tags),
     Operation("ollama_ps", "ollama", "GET", "/api/ps", answer=RunningModels),
-    Operation("ollama_show", "ollama", "POST", "/api/show", ShowRequest, ShowAnswer, example={"model": "rwkv"}),
+    Operation("ollama_show", "ollama", "POST", "/api/show", ShowRequest, ShowAnswer, example={"model": ANY_MODEL}),
     Operation("ollama_version", "ollama", "GET", "/api/version", answer=VersionAnswer),
     Operation(
         "switch_model", "runner", "POST", "/switch-model", SwitchModel, str,

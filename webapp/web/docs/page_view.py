@@ -72,16 +72,17 @@ def page_context(t: Translate, settings: Settings, address: str, model: str, has
         model_text=t("api.address.model_switch" if settings.api_switch_models else f"api.address.{words}"),
         key_text=t("api.address.key_needed" if has_token else "api.address.key_open"),
         examples=examples(address, model or "rwkv", has_token),
-        groups=tuple(group_view(t, key) for key in GROUPS),
+        groups=tuple(group_view(t, key, model) for key in GROUPS),
     )
 
 
-def group_view(t: Translate, key: str) -> GroupView:
-    found = tuple(operation_view(t, op) for op in OPERATIONS if op.group == key)
+def group_view(t: Translate, key: str, model: str) -> GroupView:
+    found = tuple(operation_view(t, op, model) for op in OPERATIONS if op.group == key)
     return GroupView(key, t(f"api.group.{key}"), t(f"api.group_text.{key}"), found)
 
 
-def operation_view(t: Translate, op: Operation) -> OperationView:
+def operation_view(t: Translate, op: Operation, model: str) -> OperationView:
+    example = op.example_with(model)
     return OperationView(
         key=op.key,
         method=op.method,
@@ -89,7 +90,7 @@ def operation_view(t: Translate, op: Operation) -> OperationView:
         title=t(f"api.op.{op.key}.title"),
         text=t(f"api.op.{op.key}.text"),
         fields=field_rows(t, op.body) if op.body is not None else (),
-        body=json.dumps(op.example, ensure_ascii=False, indent=2) if op.example else "",
+        body=json.dumps(example, ensure_ascii=False, indent=2) if example else "",
         is_risky=op.key in ("switch_model", "update_config", "exit"),
         can_try="{" not in op.path,
     )
