@@ -155,6 +155,14 @@ def test_what_looks_dangerous_but_is_bounded_is_accepted(description: dict) -> N
     check(description)
 
 
+@pytest.mark.parametrize("part", [{"uniqueItems": True}, {"not": {}}, {"type": "string", "format": "password"}])
+def test_what_a_grammar_cannot_hold_to_is_left_out_where_that_is_wanted(part: dict) -> None:
+    description = {"kind": "json_schema", "schema": {"type": "object", "properties": {"a": part}}}
+    with pytest.raises(GrammarInvalid):
+        check(description)
+    check({**description, "lenient": True})
+
+
 def test_a_grammar_that_breaks_in_the_engine_ends_its_sequence_with_a_reason(
     constraints: GrammarConstraints, tokenizer: WorldTokenizer
 ) -> None:

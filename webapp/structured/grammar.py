@@ -2,7 +2,8 @@
 
 A description is a plain dict, because it crosses the engine pipe and comes from requests:
 
-    {"kind": "json_schema", "schema": {...}}     one JSON value that the schema allows
+    {"kind": "json_schema", "schema": {...}}     one JSON value that the schema allows; with "lenient": true a keyword
+                                                 or format llguidance cannot hold to is left out instead of refused
     {"kind": "json_object"}                      any JSON object
     {"kind": "regex", "pattern": "..."}          the whole answer matches
     {"kind": "lark", "grammar": "..."}           llguidance's dialect of Lark, from its rule `start`
@@ -49,10 +50,11 @@ def lark_source(description: Mapping[str, Any]) -> str:
     return source
 
 
-def json_rule(name: str, schema: Mapping[str, Any] | bool) -> str:
+def json_rule(name: str, schema: Mapping[str, Any] | bool, is_lenient: bool = False) -> str:
     """A Lark rule of that name for one JSON value."""
     check_schema(schema)
-    body: Any = {**schema, "x-guidance": JSON_SPACING} if isinstance(schema, Mapping) else schema
+    options = {**JSON_SPACING, "lenient": is_lenient}
+    body: Any = {**schema, "x-guidance": options} if isinstance(schema, Mapping) else schema
     return f"{name}: %json {json.dumps(body)}\n"
 
 
@@ -104,7 +106,7 @@ def _json_source(description: Mapping[str, Any]) -> str:
     schema = description.get("schema", {"type": "object"})
     if not isinstance(schema, (Mapping, bool)):
         raise GrammarInvalid(reason="a JSON Schema is an object, true or false")
-    return _started(description, "/[ \\n]?/ value", json_rule("value", schema))
+    return _started(description, "/[ \\n]?/ value", json_rule("value", schema, bool(description.get("lenient"))))
 
 
 def _object_source(description: Mapping[str, Any]) -> str:

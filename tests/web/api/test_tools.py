@@ -146,6 +146,15 @@ def test_a_schema_beyond_bounds_is_refused(client):
     assert error.value.code == "grammar_invalid"
 
 
+def test_only_strict_refuses_a_schema_for_what_no_grammar_can_hold(serve):
+    client = openai.OpenAI(base_url=f"{serve(strategy=spoken('[1,2]')).url}/v1", api_key="none", max_retries=0)
+    described = {"name": "x", "schema": {"type": "array", "items": {"type": "integer"}, "uniqueItems": True}}
+    found = ask(client, response_format={"type": "json_schema", "json_schema": described})
+    assert found.choices[0].message.content == "[1,2]"
+    with pytest.raises(openai.BadRequestError, match="uniqueItems"):
+        ask(client, response_format={"type": "json_schema", "json_schema": {**described, "strict": True}})
+
+
 def test_anthropics_client_gets_tool_use(serve):
     anthropic = pytest.importorskip("anthropic", reason="the anthropic client is not installed")
     client = anthropic.Anthropic(base_url=serve(strategy=spoken(PARIS)).url, api_key="none", max_retries=0)

@@ -79,7 +79,7 @@ def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str
 
     grammar = dialect.grammar(ToolRules((definition,), is_required=True))
     try:
-        check({"kind": "json_schema", "schema": definition["parameters"]})
+        check({"kind": "json_schema", "schema": definition["parameters"], "lenient": True})
         check({"kind": "lark", "grammar": grammar})
     except GrammarInvalid as exc:
         raise ParameterInvalid(param=param, reason=exc.params["reason"]) from exc
@@ -140,6 +140,7 @@ def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """``strict`` refuses a schema with anything that cannot be held to; without it that is left out, as at OpenAI."""
     kind = (wanted or {}).get("type", "text")
     if wanted is None or kind == "text":
         return None
@@ -149,6 +150,7 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
         raise ParameterInvalid(param="response_format.type", reason=f"{kind!r} is not text, json_object or json_schema")
     described = wanted.get("json_schema")
     schema = described.get("schema") if isinstance(described, Mapping) else None
+    is_strict = isinstance(described, Mapping) and described.get("strict") is True
     if not isinstance(schema, (Mapping, bool)):
         raise ParameterInvalid(param="response_format.json_schema.schema", reason="it is missing")
-    return {"kind": "json_schema", "schema": schema}
+    return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}
