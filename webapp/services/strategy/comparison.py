@@ -2,7 +2,8 @@
 
 ``comparison.json`` is the manual (its memory on an i7-10870H with an RTX 3080 Laptop, 16 GB, and 32 GB RAM), and under
 ``here`` what Roost's own backends read. ``measured.json`` is a list, filled only with figures that a command gave:
-``{"kind", "precision", "size", "architecture", "peak_gb", "tokens_per_s" or null, "machine", "date", "command"}``.
+``{"kind", "precision", "size", "parameters", "architecture", "peak_gb", "tokens_per_s" or null, "machine", "date",
+"command"}``; ``size`` is the column of the manual it belongs to.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ class Measured:
     kind: str
     precision: str
     size: str
+    parameters: str
     architecture: str
     peak_gb: float
     tokens_per_s: float | None

@@ -138,7 +138,7 @@ def _measured(row: Measured, t: Words) -> MeasuredRow:
     speed = "" if row.tokens_per_s is None else t("unit.tokens_per_s", rate=f"{row.tokens_per_s:g}")
     return MeasuredRow(
         label=label(row.kind, row.precision, t),
-        size=f"RWKV-{row.architecture} {row.size}",
+        size=f"RWKV-{row.architecture} {row.parameters}",
         peak=f"{row.peak_gb:g} GB",
         speed=speed,
         machine=row.machine,
