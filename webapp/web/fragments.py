@@ -16,6 +16,7 @@ from flask import Flask, Response, current_app, g, has_request_context, make_res
 from jinja2.ext import Extension
 from markupsafe import Markup, escape
 
+from webapp.errors import sentences
 from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, translate
 from webapp.i18n.locale_choice import LOCALE_COOKIE
 from webapp.settings import Settings
@@ -36,6 +37,7 @@ def install(app: Flask, settings: Settings) -> None:
     app.extensions["settings"] = settings
     app.context_processor(template_words)
     app.jinja_env.filters["commands"] = commands
+    app.jinja_env.filters["with_way_out"] = sentences
     app.jinja_env.add_extension(WithoutIndent)
     app.after_request(_remember_locale)
 

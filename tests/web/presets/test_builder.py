@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.web.presets.posted_form import form_of
+from webapp.resources import STARTER_MODEL
 from webapp.services.strategy import choice
 from webapp.web.presets.builder_input import AUTO, BuilderInput, built, fitted, read_input
 
@@ -59,7 +60,7 @@ def test_a_split_written_by_hand_shows_where_each_layer_goes(browser):
     part = browser.part(
         "/presets/builder", model="six.safetensors", build_kind="custom", strategy="cpu fp32 *2 -> cpu bf16"
     )
-    assert "layers 1–2: CPU FP32" in part and "layers 3–3 and head: CPU BF16" in part and "builder-error" not in part
+    assert "layers 1–2: CPU FP32" in part and "layer 3 and head: CPU BF16" in part and "builder-error" not in part
 
 
 def test_one_click_takes_another_strategy(browser):
@@ -131,3 +132,12 @@ def test_the_fit_is_a_sentence_with_figures(browser):
 def test_the_builder_as_a_page_leads_to_the_presets(browser):
     answer = browser.client.get("/presets/builder?build_kind=cpu", base_url="http://127.0.0.1")
     assert answer.status_code == 303 and answer.headers["Location"] == "/presets"
+
+
+def test_the_states_that_can_be_chosen_follow_the_model_of_the_form(browser):
+    part = browser.part("/presets/builder", model=STARTER_MODEL, state="")
+    assert '<option value="poet.safetensors">poet.safetensors</option>' in part
+    part = browser.part("/presets/builder", model="six.safetensors", state="poet.safetensors")
+    assert 'id="field-state" name="state" hx-swap-oob="true"' in part
+    assert 'value="poet.safetensors" selected>poet.safetensors (does not fit this model)' in part
+    assert "hx-swap-oob" not in build(browser)

@@ -64,6 +64,18 @@ def test_a_value_at_its_default_is_no_override(browser):
     assert saved.sampling == {} and saved.options == {}
 
 
+def test_saving_says_for_whom_it_holds(browser):
+    mine = browser.presets.create("Mine")
+
+    def said(value):
+        return browser.get(browser.save(mine.id, temperature=value)[1])[1]
+
+    assert "Saved. Chats with this preset use it from the next answer on: Temperature." in said("0.5")
+    browser.presets.set_active(mine.id)
+    assert "Saved. In use from the next answer on: Temperature." in said("1.2")
+    assert "Not saved: correct what is marked." in browser.save(mine.id, temperature="x")[2]
+
+
 def test_a_switch_that_is_on_sends_both_its_fields(browser):
     mine = browser.presets.create("Mine")
     browser.save(mine.id, global_penalty=["0", "1"])

@@ -12,7 +12,7 @@ from urllib.parse import urlencode, urlsplit
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import ModelNotFound, RoostError
+from webapp.errors import ModelNotFound, RoostError, sentences
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page, wants_fragment
 from webapp.web.login import local_path
@@ -130,7 +130,7 @@ def rename() -> Response | BaseResponse:
         raise
     except RoostError as exc:
         entry = desk.library.entry(_name())
-        page = details_page(desk, entry, rename_error=" ".join(desk.said(exc)))
+        page = details_page(desk, entry, rename_error=sentences(*desk.said(exc)))
         return render_page("models/details.html", page, status=422)
     return redirect(url_for("models.details", name=name, said="renamed", about=name), 303)
 

@@ -161,7 +161,7 @@ def _run(run: PlacedRun, t: Words) -> Run:
         layers = t("preset_page.builder.head")
     else:
         last = run.first + run.count
-        key = "layers_and_head" if run.has_head else "layers"
+        key = ("layer" if run.count == 1 else "layers") + ("_and_head" if run.has_head else "")
         layers = t(f"preset_page.builder.{key}", first=run.first + 1, last=last)
     precision = "INT8" if run.is_int8 else run.dtype.upper()
     key = "streamed" if run.is_streamed else "kept"

@@ -78,7 +78,7 @@ def edit_page(
         options=_options(house, maker, preset, raw, t),
         builder=with_error(builder_context(given, ground, t, locale), maker.error("strategy")),
         standing=standing(house, preset, t, locale),
-        saved=saved,
+        saved=t("preset_page.saved.not") if draft.posted.problems else saved,
         error=message,
         hint=hint,
         is_unsaved=draft.is_unsaved,

@@ -24,7 +24,7 @@ def toasts_of(args: Mapping[str, str], t: Words) -> tuple[Toast, ...]:
     return (Toast("done", t(f"preset_page.done.{done}"), undo=undo if UNDO.fullmatch(undo) else ""),)
 
 
-def said_of_saving(args: Mapping[str, str], t: Words) -> str:
+def said_of_saving(args: Mapping[str, str], is_active: bool, t: Words) -> str:
     """What the save before this page did; "" when there was none."""
     if "saved" not in args:
         return ""
@@ -32,7 +32,7 @@ def said_of_saving(args: Mapping[str, str], t: Words) -> str:
     if late:
         return t("preset_page.saved.reload", names=labels(late, t))
     if applied:
-        return t("preset_page.saved.applied", names=labels(applied, t))
+        return t(f"preset_page.saved.{'applied' if is_active else 'inactive'}", names=labels(applied, t))
     return t("preset_page.saved.nothing")
 
 

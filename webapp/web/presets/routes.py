@@ -17,6 +17,7 @@ from webapp.web.presets.builder_view import builder_context
 from webapp.web.presets.commands import perform
 from webapp.web.presets.compare_view import compare_page
 from webapp.web.presets.edit_view import Draft, edit_page
+from webapp.web.presets.files_view import state_choices
 from webapp.web.presets.house import House, house_of
 from webapp.web.presets.list_view import list_page, new_page
 from webapp.web.presets.names import shown_name, shown_note
@@ -60,14 +61,18 @@ def compare() -> Response:
 
 @blueprint.get("/builder")
 def builder() -> Response | BaseResponse:
-    """The strategy builder for what its fields say now; the model is the one chosen in the form."""
+    """The strategy builder for what its fields say now, and the states that fit; the model is the one chosen in the
+    form."""
     if not wants_fragment():
         return redirect("/presets", 303)
     locale = current_locale()
-    ground = the_house().ground(request.args.get("model", "")[:500])
+    house, t = the_house(), translator(locale)
+    ground = house.ground(request.args.get("model", "")[:500])
     given = read_input(request.args, ground.n_layer)
-    context = builder_context(given, ground, translator(locale), locale)
-    return render_page("presets/_builder.html", {"builder": context})
+    state = request.args.get("state")
+    states = () if state is None else state_choices(house.states, ground.found, state[:500], t)
+    shown = {"builder": builder_context(given, ground, t, locale), "states": states, "chosen_state": state}
+    return render_page("presets/_builder.html", shown)
 
 
 @blueprint.get("/export.json")
@@ -95,7 +100,8 @@ def download(body: str, name: str) -> Response:
 def edit(preset_id: str) -> Response:
     house, t = the_house(), translator(current_locale())
     preset = house.presets.get(preset_id)
-    page = edit_page(house, preset, t, current_locale(), saved=said_of_saving(request.args, t))
+    said = said_of_saving(request.args, house.presets.is_active(preset), t)
+    page = edit_page(house, preset, t, current_locale(), saved=said)
     return render_page("presets/edit.html", page)
 
 

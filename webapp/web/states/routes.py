@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 from flask import Blueprint, Response, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import BlendInvalid, FileMissing, FileNameUnusable, RoostError
+from webapp.errors import BlendInvalid, FileMissing, FileNameUnusable, RoostError, sentences
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
 from webapp.web.chat.contexts import Toast
@@ -89,7 +89,7 @@ def rename() -> BaseResponse | Response:
     except FileMissing:
         raise
     except RoostError as exc:
-        page = details_page(desk, desk.states.entry(_name()), rename_error=" ".join(desk.said(exc)))
+        page = details_page(desk, desk.states.entry(_name()), rename_error=sentences(*desk.said(exc)))
         return render_page("states/details.html", page, status=422)
     return redirect(url_for("states.details", name=name, said="renamed", about=name), 303)
 
