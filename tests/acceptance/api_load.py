@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,15 @@ class Load:
         jobs.append(threading.Thread(target=self._read_long))
         self._jobs = jobs
 
-    def run(self, seconds: float) -> None:
+    def run(self, seconds: float, is_enough: Callable[[Counter[str]], bool] = lambda counts: True) -> None:
+        """For so long at least, and as long as it is not enough, up to a minute."""
         times = PageTimes(self.roost.host, *PAGES)
         for job in self._jobs:
             job.start()
         time.sleep(seconds)
+        deadline = time.monotonic() + 60
+        while not is_enough(self.counts) and time.monotonic() < deadline:
+            time.sleep(0.2)
         self.latencies = times.stop()
         self._is_over.set()
         for job in self._jobs:
@@ -145,7 +150,7 @@ def figures(roost: ServedRoost) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
 
 
-def rest_after(roost: ServedRoost, timeout_s: float = 10) -> dict[str, float]:
+def rest_after(roost: ServedRoost, timeout_s: float = 30) -> dict[str, float]:
     """What is still open some seconds after everybody has gone: all 0 when nothing leaks."""
     names = (
         "roost_api_open_requests",
@@ -166,7 +171,7 @@ def p99_ms(seconds: list[float]) -> float:
     return round(1000 * statistics.quantiles(seconds, n=100)[98], 1) if len(seconds) > 1 else 0.0
 
 
-def run(seconds: float, streams: int, prompt_tokens: int, strategy: str, data_dir: Path) -> dict[str, Any]:
+def run(seconds: float, streams: int, prompt_tokens: int, strategy: str, data_dir: Path, **more: Any) -> dict[str, Any]:
     with ServedRoost(data_dir, "--strategy", strategy, *LIMITS) as roost:
         post(roost, "/v1/completions", {"prompt": "a", "max_tokens": 1})  # the model is loaded
         load = Load(roost, streams, prompt_tokens)
@@ -174,7 +179,7 @@ def run(seconds: float, streams: int, prompt_tokens: int, strategy: str, data_di
         memory: list[float] = []
         timer = threading.Timer(warm, lambda: memory.append(rss_mb(roost)))
         timer.start()
-        load.run(seconds)
+        load.run(seconds, **more)
         memory.append(rss_mb(roost))
         return {
             "seconds": seconds,

@@ -12,11 +12,13 @@ import psutil
 import pytest
 
 from tests.acceptance.served_roost import QUIET, STARTER, Page, ServedRoost
+from tests.web.chat.running_roost import fake_strategy
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not STARTER.exists(), reason="the bundled model models/roost-starter-v7.safetensors is missing"),
 ]
+SECONDS = 6
 QUESTIONS = [
     "Hello, who are you?",
     "How do I load my own model in Roost?",
@@ -63,7 +65,7 @@ def test_eight_at_once_read_what_each_would_alone(roost: ServedRoost):
 def test_nobody_starves(roost: ServedRoost, record_property):
     """Eight people who ask again as soon as they are answered get about as many tokens each."""
     pages = [ask(roost, question, temperature="1") for question in QUESTIONS]
-    end = time.monotonic() + 10
+    end = time.monotonic() + SECONDS
 
     def talk(page: Page) -> int:
         page.frames(end - time.monotonic())
@@ -77,9 +79,9 @@ def test_nobody_starves(roost: ServedRoost, record_property):
     for page in pages:
         page.stop()
         page.close()
-    record_property("tokens_in_10_s", tokens)
-    print("tokens in 10 s:", tokens)
-    assert max(tokens) / min(tokens) <= 1.5
+    record_property("tokens", tokens)
+    print(f"tokens in {SECONDS} s:", tokens)
+    assert max(tokens) <= 1.5 * min(tokens) + 5, "the few tokens are the time between the first to ask and the last"
 
 
 def has_begun(page: Page) -> bool:
@@ -87,45 +89,60 @@ def has_begun(page: Page) -> bool:
     return page.chat_id != "" and page.tokens() > 0 and page.answer()["content"] != ""
 
 
-def test_a_killed_engine_fails_every_turn_clearly_and_the_next_message_works(roost: ServedRoost):
-    pages = [ask(roost, question) for question in QUESTIONS]
-    while not all(has_begun(page) for page in pages):
-        for page in pages:
-            page.frames(0.02)
-    engine = roost.engine()
-    assert engine is not None
-    os.kill(engine.pid, signal.SIGKILL)
-    streaming = pages
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(finished, streaming))
-    broken = [answer for answer in (page.answer() for page in streaming) if answer["status"] != "complete"]
-    assert len(broken) >= 2
-    assert {answer["status"] for answer in broken} == {"failed"}
-    assert {answer["error"]["code"] for answer in broken} == {"engine_crashed"}
-    assert all(answer["content"] for answer in broken), "what was written is kept"
-    again = finished(ask(roost, QUESTIONS[0])).answer()
-    assert again["status"] == "complete" and again["content"]
+def test_a_killed_engine_fails_every_turn_clearly_and_the_next_message_works(tmp_path: Path):
+    """Of answers without an end: the bundled model's are so short that some were complete before all had begun."""
+    with ServedRoost(tmp_path, "--strategy", fake_strategy("Herons wade. ", repeat=0, delay_ms=20)) as roost:
+        pages = [ask(roost, question, max_tokens="6000") for question in QUESTIONS]
+        while not all(has_begun(page) for page in pages):
+            for page in pages:
+                page.frames(0.02)
+        engine = roost.engine()
+        assert engine is not None
+        os.kill(engine.pid, signal.SIGKILL)
+        with ThreadPoolExecutor(8) as pool:
+            broken = [page.answer() for page in pool.map(finished, pages)]
+        assert {answer["status"] for answer in broken} == {"failed"}
+        assert {answer["error"]["code"] for answer in broken} == {"engine_crashed"}
+        assert all(answer["content"] for answer in broken), "what was written is kept"
+        again = finished(ask(roost, QUESTIONS[0])).answer()
+        assert again["status"] == "complete" and again["content"]
 
 
 def test_visitors_who_vanish_leave_nothing_behind(roost: ServedRoost, record_property):
-    visits = int(os.environ.get("ROOST_VISITS", "60"))
+    visits = int(os.environ.get("ROOST_VISITS", "40"))
     crowd = [ask(roost, question, max_tokens="8") for question in QUESTIONS * 4]  # fills the pools that are kept
     for page in crowd:
         page.frames(0.2)
         page.close()
-    time.sleep(5)
-    before = roost.footprint()
+    before = at_rest(roost)
     for number in range(visits):
         page = ask(roost, QUESTIONS[number % 8], max_tokens="12")
         page.frames(0.02)
         page.vanish() if number % 2 else page.close()
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and roost.footprint() > before:
-        time.sleep(1)
+    most, deadline = tuple(value + 2 for value in before), time.monotonic() + 60
     after = roost.footprint()
+    while not fits(after, most) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        after = roost.footprint()
     record_property("footprint", {"before": before, "after": after, "visits": visits})
     print("descriptors, threads, processes:", before, after, "visits", visits)
-    assert all(now <= then + 2 for now, then in zip(after, before, strict=True))
+    assert fits(after, most)
+
+
+def at_rest(roost: ServedRoost) -> tuple[int, ...]:
+    """The footprint once it has not shrunk for two seconds."""
+    found, since = roost.footprint(), time.monotonic()
+    while time.monotonic() < since + 2:
+        time.sleep(0.2)
+        now = roost.footprint()
+        if now != found and fits(now, found):
+            since = time.monotonic()
+        found = now
+    return found
+
+
+def fits(found: tuple[int, ...], most: tuple[int, ...]) -> bool:
+    return all(value <= limit for value, limit in zip(found, most, strict=True))
 
 
 def test_nothing_is_left_when_the_server_is_killed(tmp_path: Path):
@@ -134,5 +151,5 @@ def test_nothing_is_left_when_the_server_is_killed(tmp_path: Path):
     engine = roost.engine()
     assert engine is not None
     roost.process.kill()
-    _, alive = psutil.wait_procs([engine], timeout=10)
+    _, alive = psutil.wait_procs([engine], timeout=30)
     assert not alive

@@ -21,7 +21,7 @@ def test_constrained_calls_are_valid_and_stream_the_same(tmp_path):
 
     server = bundled_server(tmp_path)
     try:
-        found = measure(server, CASES)
+        found = measure(server, CASES, free_count=1)  # nothing is claimed of free decoding
     finally:
         server.stop()
     print(found)

@@ -121,19 +121,19 @@ def figures(asked: Sequence[Case], answers: Sequence[Answer]) -> dict[str, Any]:
     return {**counts, "valid_share": share, "problems": problems[:20]}
 
 
-def measure(server: ApiServer, count: int) -> dict[str, Any]:
-    """The document: constrained, streamed against whole, free."""
+def measure(server: ApiServer, count: int, free_count: int) -> dict[str, Any]:
+    """The document: constrained, streamed against whole, and the first ``free_count`` free."""
     asked, trial = cases(count), Trial(server)
 
-    def answers(ask: Any) -> list[Answer]:
+    def answers(ask: Any, count: int = count) -> list[Answer]:
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(ask, range(len(asked)), asked))
+            return list(pool.map(ask, range(count), asked[:count]))
 
-    whole, streamed, free = answers(trial.whole), answers(trial.streamed), answers(trial.free)
+    whole, streamed, free = answers(trial.whole), answers(trial.streamed), answers(trial.free, free_count)
     differing = [number for number, pair in enumerate(zip(whole, streamed, strict=True)) if pair[0] != pair[1]]
     return {
         "cases": count, "constrained": figures(asked, whole), "streamed": figures(asked, streamed),
-        "streamed_differs": differing, "free": figures(asked, free),
+        "streamed_differs": differing, "free": figures(asked[:free_count], free),
     }  # fmt: skip
 
 
@@ -144,10 +144,11 @@ def bundled_server(data_dir: Path) -> ApiServer:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cases", type=int, default=200)
+    count = parser.parse_args().cases
     with tempfile.TemporaryDirectory() as folder:
         server = bundled_server(Path(folder))
         try:
-            print(json.dumps(measure(server, parser.parse_args().cases), ensure_ascii=False))
+            print(json.dumps(measure(server, count, count), ensure_ascii=False))
         finally:
             server.stop()
 
