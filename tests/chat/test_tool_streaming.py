@@ -114,6 +114,19 @@ def test_an_answer_cut_off_anywhere_loses_nothing(dialect: ToolDialect) -> None:
                 assert text.rstrip() == part.rstrip()
 
 
+@pytest.mark.parametrize("is_held", [True, False])
+def test_what_closes_a_call_is_no_text_where_the_answer_is_cut_off_in_it(is_held: bool) -> None:
+    calls = [ToolCall("", "f", '{"a":{}}'), ToolCall("", "weather", "{}")]
+    one, two = G1X_JSON.calls(calls[:1]), G1X_JSON.calls(calls)
+    ends = [one[: one.rindex("}") + 1 + more] for more in range(len("\n```"))]
+    if is_held:
+        ends += [two[:end] for end in range(two.index("},{"), two.index('"arguments":{}'))]
+    for written in ends:
+        for pieces in ([written], list(written)):
+            text, found, _ = read(G1X_JSON, pieces, is_held)
+            assert (text, [call[1:] for call in found]) == ("", [["f", '{"a":{}}']]), written
+
+
 @pytest.mark.parametrize("dialect", [G1X_JSON, HERMES], ids=lambda row: row.name)
 def test_a_call_not_in_the_grammars_own_form_comes_whole(dialect: ToolDialect) -> None:
     """Nothing holds the model to what it begins otherwise: it may yet turn out to be no call."""

@@ -152,7 +152,8 @@ class ToolCallParser:
                 return True
             if not following and not is_end:
                 return False
-        if not is_end and self._syntax.closer.startswith(rest) and rest != self._syntax.closer:
+        if self._syntax.closer.startswith(rest) and rest != self._syntax.closer:
+            self._held = "" if is_end else self._held
             return False
         if rest.startswith(self._syntax.closer):
             rest = rest[len(self._syntax.closer) :]

@@ -16,6 +16,8 @@ from webapp.chat.tool_body import ArgumentText
 Piece = ToolCallBegun | ToolArgumentsDelta
 JSON_HEAD = re.compile(r'(\[?)\{"name": ?("(?:[^"\\]|\\.)*"), ?"arguments": ?(?=\{)')
 NEXT_HEAD = re.compile(r', ?\{"name": ?("(?:[^"\\]|\\.)*"), ?"arguments": ?(?=\{)')
+UNFINISHED_HEAD = re.compile(r"\}(?:, ?(?:\{[^\[\]{}]*)?)?")
+"""From the end of a call's arguments as far as a next call may have come before its own begin."""
 
 
 class HeldBody:
@@ -44,9 +46,10 @@ class HeldBody:
         return pieces
 
     def finish(self) -> list[Piece]:
-        """The answer has ended inside the body."""
+        """The answer has ended inside the body. A next call that has no arguments yet is neither a call nor text."""
         pieces = self.feed("")
-        self._end(0)
+        is_next_begun = self._is_list and UNFINISHED_HEAD.fullmatch(self._held)
+        self._end(len(self._held) if is_next_begun else 0)
         return pieces
 
     def _begin(self, name: str) -> None:
