@@ -55,6 +55,11 @@ def test_a_page_without_fragment_stays_whole_and_escapes(app):
     assert response.status_code == 422 and "<html" in response.text and "&lt;b&gt;" in response.text
 
 
+def test_half_a_character_pair_from_a_file_breaks_no_page(app):
+    app.add_url_rule("/half", "half", lambda: fragments.render_page("page.html", Greeting("a\ud800")))
+    assert "Chat a\ufffd " in app.test_client().get("/half").text
+
+
 def test_a_chosen_language_is_remembered(app):
     client = app.test_client()
     assert "聊天" in client.get("/?lang=zh").text

@@ -131,6 +131,34 @@ def test_a_zip_directory_that_promises_more_than_the_file_has(tmp_path):
         inspect(tmp_path / "m.pth")
 
 
+def test_a_zip_directory_with_a_damaged_name(tmp_path):
+    path = tmp_path / "m.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("é/data.pkl", pickle.dumps({}))
+    content = path.read_bytes()
+    path.write_bytes(content.replace("é".encode(), b"\xff\xfe"))
+    with pytest.raises(FileTruncated, match="damaged"):
+        inspect(path)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [{"blocks.0.att.w1": []}, {f"blocks.{'9' * 5000}.att.key.weight": [0]}],
+    ids=["a number for a matrix", "a layer of 5,000 digits"],
+)
+def test_tensors_no_one_would_write_are_described_all_the_same(tmp_path, entries):
+    path = tmp_path / "m.safetensors"
+    write_checkpoint(path, "7", n_layer=1, n_embd=64, vocab_size=256)
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + length])
+    odd = {
+        name: {"dtype": "U8", "shape": shape, "data_offsets": [0, 1 - len(shape)]} for name, shape in entries.items()
+    }
+    write_header(path, header | odd, raw[8 + length :])
+    assert inspect(path).config.n_layer == 1
+
+
 @pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize("in_zip", [True, False])
 def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, in_zip, protocol):

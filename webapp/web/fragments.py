@@ -23,6 +23,7 @@ from webapp.settings import Settings
 
 COOKIE_SECONDS = 365 * 86400
 INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 class WithoutIndent(Extension):
@@ -104,7 +105,8 @@ def render_fragment(name: str, context: Any = None, locale: str | None = None) -
     variables = template_variables(context)
     if locale is not None:
         variables |= {"t": translator(locale), "locale": locale}
-    return render_template(name, **variables)
+    # A name inside someone's file may hold half a character pair, which no answer can be encoded with.
+    return SURROGATES.sub("\ufffd", render_template(name, **variables))
 
 
 def render_page(page: str, context: Any = None, fragment: str | None = None, status: int = 200) -> Response:

@@ -16,8 +16,8 @@ from webapp.engine.model_config import ModelConfig
 from webapp.errors import Phrase
 from webapp.weights.tensor_info import TensorInfo
 
-STATE_NAME = re.compile(r"blocks\.(\d+)\.att\.time_state")
-LAYER_NAME = re.compile(r"blocks\.(\d+)\.")
+STATE_NAME = re.compile(r"blocks\.([0-9]{1,6})\.att\.time_state")
+LAYER_NAME = re.compile(r"blocks\.([0-9]{1,6})\.")
 LORA_NAME = re.compile(r"lora[_.][AB01]\b")
 INT8_SCALES = ("_mx", "_rx", "_my", "_ry")
 
@@ -82,7 +82,8 @@ def _naming(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> str:
     renamed = f"{att}time_first" in tensors if config.architecture in ("5.2", "6") else False
     # v7 keeps its names; only the transpose tells. w1 is (n_embd, rank) in the official file.
     w1 = tensors.get(f"{att}w1")
-    transposed = config.architecture == "7" and w1 is not None and w1.shape[-1] == config.n_embd != w1.shape[0]
+    shape = w1.shape if config.architecture == "7" and w1 is not None else ()
+    transposed = len(shape) > 1 and shape[-1] == config.n_embd != shape[0]
     return "web-rwkv" if renamed or transposed else "official"
 
 

@@ -25,7 +25,8 @@ def read_pth(path: Path) -> FileContents:
         try:
             with zipfile.ZipFile(file) as archive:
                 return _Archive(path, file, archive).contents()
-        except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error) as exc:
+        # ValueError: a damaged name is not UTF-8, a damaged offset lies before the file.
+        except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, struct.error) as exc:
             raise FileTruncated(path=str(path), reason="the zip directory at its end is missing or damaged") from exc
 
 
