@@ -95,6 +95,25 @@ def test_an_answer_goes_on_only_when_every_call_has_its_result(house: House) -> 
     assert "not allow" in house.rounds[0][0][1] and house.rounds[0][2][1] == "it rains"
 
 
+def test_a_call_approved_late_leaves_what_was_said_since_where_it_is(house: House) -> None:
+    message_id = house.answer(("weather", PARIS))
+    house.loop.advance(message_id)
+    later = house.chats.add_message(house.chat.id, message_id, Message(Role.USER, "Never mind.")).id
+    house.loop.approve(message_id, "c0")
+    assert house.statuses(message_id) == ["done"] and house.rounds == []
+    assert house.chats.branch(house.chat.id)[-1].id == later
+
+
+def test_a_round_of_a_version_that_is_not_shown_waits_until_it_is(house: House) -> None:
+    first = house.answer(("weather", PARIS))
+    second = house.answer(("free", PARIS))
+    house.loop.approve(first, "c0")
+    assert house.rounds == [] and house.chats.branch(house.chat.id)[-1].id == second
+    house.chats.select_version(first)
+    house.loop.resume(first)
+    assert len(house.rounds) == 1
+
+
 def test_asking_once_asks_once_a_chat(house: House) -> None:
     first = house.answer(("once", PARIS))
     house.loop.advance(first)

@@ -225,7 +225,7 @@ class ToolLoop:
             states = self.calls(stored)
             is_open = not states or any(state.status != "done" for state in states)
             is_too_long = not is_asked and self._rounds(message_id) > MAX_ROUNDS
-            if is_open or self._has_gone_on(stored) or is_too_long:
+            if is_open or not self._is_last(stored) or is_too_long:
                 return
             results = [
                 Message(Role.TOOL, state.result, tool_call_id=state.call.id, name=state.call.name) for state in states
@@ -235,10 +235,10 @@ class ToolLoop:
             except RoostError as exc:  # the server ends, or another answer is being written
                 log.warning("the round did not go on: %s", exc)
 
-    def _has_gone_on(self, stored: StoredMessage) -> bool:
-        branch = self._store.branch(stored.chat_id)
-        following = next((index for index, row in enumerate(branch) if row.id == stored.id), len(branch))
-        return any(row.message.role is Role.TOOL for row in branch[following + 1 : following + 2])
+    def _is_last(self, stored: StoredMessage) -> bool:
+        """False where the chat has gone on from it, or another version is shown: an answer below this one would take
+        the place of what the person sees and wrote."""
+        return self._store.get(stored.chat_id).head_id == stored.id
 
     def _rounds(self, message_id: str) -> int:
         rounds = 0
