@@ -10,10 +10,13 @@ from dataclasses import asdict
 
 import pytest
 
+from webapp.tools.schema_check import argument_problems
 from webapp.training.data import tool_formats as formats
 from webapp.training.data.document import Dialogue, clean
-from webapp.training.data.heldout import prompt_cases, tool_cases
+from webapp.training.data.everyday_tools import everyday_call
+from webapp.training.data.heldout import natural_cases, prompt_cases, tool_cases
 from webapp.training.data.mixture import Mixture
+from webapp.training.data.natural_tools import natural_request, natural_tool, phrasings, table
 from webapp.training.data.paraphrases import UNKNOWN, closeness, paraphrase, patterns
 from webapp.training.data.smalltalk import intents, too_close_to_held_out
 from webapp.training.data.tool_schemas import NOUNS, VERBS, is_held_out_tool
@@ -217,3 +220,30 @@ def test_there_are_enough_evaluation_cases_and_they_are_well_formed():
 
 def test_cleaning_is_the_official_rule():
     assert clean(" a\r\n\r\n\nb \n") == "a\nb"
+
+
+def test_every_natural_tool_can_be_asked_for_and_called_as_its_schema_says():
+    rng = random.Random(3)
+    words = WideWords(rng)
+    for row in table():
+        for chinese in (False, True):
+            assert phrasings(row, chinese, held_out=False), row["names"][0]
+            required = {"{" + key + "}" for key, parameter in row["parameters"].items() if parameter.get("required")}
+            for ask in row["asks"]["zh" if chinese else "en"]:
+                assert required <= set(re.findall(r"{\w+}", ask)) <= {"{" + key + "}" for key in row["parameters"]}, ask
+            for _ in range(5):
+                request = natural_request(natural_tool(row, rng, chinese), words)
+                assert not argument_problems(request.arguments, request.tool.definition["parameters"])
+                assert "{" not in request.text.replace("{}", "") and "{" not in request.report
+
+
+def test_held_out_phrasings_of_natural_tools_are_never_trained():
+    rng = random.Random(4)
+    words = WideWords(rng)
+    trained = {everyday_call(words, chinese).text for chinese in (False, True) for _ in range(3000)}
+    tools = [natural_tool(row, rng, chinese) for row in table() for chinese in (False, True) for _ in range(5)]
+    trained |= {natural_request(tool, words).text for tool in tools}
+    cases = [case for case in natural_cases() if case.calls]
+    assert len(cases) == 128 and len({case.calls[0].name for case in cases}) > 30
+    bare = {text.lower().rstrip("?.!？。！") for text in trained}
+    assert not [text for case in cases if (text := case.messages[0]["content"]).lower().rstrip("?.!？。！") in bare]

@@ -22,7 +22,7 @@ from webapp.manager.model_manager import ModelManager
 from webapp.services.chat.tool_offer import call_constraint
 from webapp.services.completion.whole_answer import WholeAnswer, whole_answer
 from webapp.tools.call_score import shares
-from webapp.training.data.heldout import ToolCase, prompt_cases, tool_cases
+from webapp.training.data.heldout import ToolCase, natural_cases, prompt_cases, tool_cases
 from webapp.training.data.tool_formats import COMPACT, JSON_LIST
 from webapp.training.scoring import confusion, score_prompt, score_tools, tool_system_prompt
 
@@ -39,6 +39,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("eval", help="Run the held-out prompts and function calls.")
     add_model_options(parser)
     parser.add_argument("--tools", type=int, default=240, help="Function-calling cases, half of them Chinese.")
+    parser.add_argument(
+        "--natural", type=int, default=160, help="Cases of everyday tools in free phrasings, half of them Chinese."
+    )
     parser.add_argument("--prompts", type=int, default=100, help="Small-talk and how-to prompts per language.")
     parser.add_argument(
         "--decoding",
@@ -57,10 +60,14 @@ def run(args: argparse.Namespace) -> int:
         evaluation = Evaluation(manager)
         document: dict[str, Any] = {
             "model": manager.model_info().path,
-            "tools": {
-                f"{form} {decoding}": evaluation.tools(args.tools, form, decoding == CONSTRAINED)
-                for form in (JSON_LIST, COMPACT)
-                for decoding in decodings
+            **{
+                part: {
+                    f"{form} {decoding}": evaluation.tools(part, cases, form, decoding == CONSTRAINED)
+                    for form in (JSON_LIST, COMPACT)
+                    for decoding in decodings
+                }
+                for part, cases in (("tools", tool_cases(args.tools)), ("natural", natural_cases(args.natural)))
+                if cases
             },
             "prompts": {name: evaluation.prompts(args.prompts, name == "zh") for name in ("en", "zh")},
         }
@@ -69,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
     if args.transcripts:
         lines = (json.dumps(row, ensure_ascii=False) for row in evaluation.transcripts)
         Path(args.transcripts).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for part in ("tools", "prompts"):
-        for name, figures in document[part].items():
+    for part in ("tools", "natural", "prompts"):
+        for name, figures in document.get(part, {}).items():
             shown = "  ".join(
                 f"{key} {100 * value:.1f} %" for key, value in figures.items() if isinstance(value, float)
             )
@@ -88,14 +95,13 @@ class Evaluation:
         self.template = default_template(config.architecture, config.vocab_size) if config else default_template("7", 0)
         self.transcripts: list[dict[str, Any]] = []
 
-    def tools(self, count: int, form: str, is_constrained: bool) -> dict[str, Any]:
+    def tools(self, part: str, cases: Sequence[ToolCase], form: str, is_constrained: bool) -> dict[str, Any]:
         """is_constrained: free text or a well-formed call of an offered tool, the choice being the model's."""
-        cases = tool_cases(count)
         answers = self._answers(
             cases, lambda case: tool_system_prompt(case, form), self._constraint if is_constrained else None
         )
         scores = [score_tools(case, answer.text) for case, answer in zip(cases, answers, strict=True)]
-        self._keep(f"{form} {CONSTRAINED if is_constrained else FREE}", cases, answers, scores)
+        self._keep(f"{part} {form} {CONSTRAINED if is_constrained else FREE}", cases, answers, scores)
         return {**shares(scores, TOOL_FIGURES), "confusion": confusion(scores)}
 
     def prompts(self, count: int, chinese: bool) -> dict[str, Any]:

@@ -10,8 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.tools.call_score import ExpectedCall
+from webapp.training.data.natural_tools import (
+    natural_request,
+    natural_tools,
+    phrasings,
+    tool_free_exchange,
+)
 from webapp.training.data.smalltalk import Intent, intents, vary
 from webapp.training.data.tool_dialogues import ASK_BACK, CALL, NO_CALL, TWO_CALLS, random_task
+from webapp.training.data.tool_formats import COMPACT
 from webapp.training.data.words import Words
 
 TOOL_KINDS = {CALL: 50, NO_CALL: 30, TWO_CALLS: 10, ASK_BACK: 10}
@@ -55,6 +62,28 @@ def tool_cases(count: int = 240, seed: int = 9) -> list[ToolCase]:
         calls = [ExpectedCall(name, arguments) for name, arguments in task.calls]
         messages = [{"role": "user", "content": task.user}]
         cases.append(ToolCase(kind, "zh" if chinese else "en", task.definitions, messages, calls))
+    return cases
+
+
+def natural_cases(count: int = 160, seed: int = 9) -> list[ToolCase]:
+    """Tools that training knows under the same or other names, asked for in phrasings and with values it has not seen;
+    every fifth case is small talk over the same tools. Half English, half Chinese."""
+    rng = random.Random(f"natural cases {seed}")
+    words = Words(rng, held_out=True)
+    cases: list[ToolCase] = []
+    while len(cases) < count:
+        chinese = len(cases) % 2 == 1
+        tools = natural_tools(rng, chinese, COMPACT)
+        definitions = [dict(tool.definition) for tool in tools]
+        language = "zh" if chinese else "en"
+        if len(cases) % 10 >= 8:
+            user, _ = tool_free_exchange(rng, chinese, held_out=True)
+            cases.append(ToolCase(NO_CALL, language, definitions, [{"role": "user", "content": user}]))
+        elif askable := [tool for tool in tools if phrasings(tool.row, chinese, held_out=True)]:
+            request = natural_request(rng.choice(askable), words)
+            calls = [ExpectedCall(request.tool.name, request.arguments)]
+            messages = [{"role": "user", "content": request.text}]
+            cases.append(ToolCase(CALL, language, definitions, messages, calls))
     return cases
 
 

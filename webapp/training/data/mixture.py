@@ -10,6 +10,7 @@ from webapp.training.data.copying import copying_document
 from webapp.training.data.corpora import read_corpora
 from webapp.training.data.document import Document
 from webapp.training.data.memory import memory_document
+from webapp.training.data.natural_tools import natural_document
 from webapp.training.data.personas import persona_document, think_document
 from webapp.training.data.smalltalk import smalltalk_document
 from webapp.training.data.tool_dialogues import tool_document
@@ -19,6 +20,7 @@ CORPUS = "corpus"
 MAKERS = {
     "tools": tool_document,
     "sessions": session_document,
+    "natural": natural_document,
     "copying": copying_document,
     "smalltalk": smalltalk_document,
     "arithmetic": arithmetic_document,
@@ -28,6 +30,7 @@ MAKERS = {
 }
 DEFAULT_MIXTURE = {
     "sessions": 24,
+    "natural": 20,
     "tools": 4,
     "copying": 26,
     "smalltalk": 34,
