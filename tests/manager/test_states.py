@@ -11,7 +11,7 @@ import pytest
 from tests.manager.conftest import assert_failed, eventually, first_token, last_output, request, wait_phase
 from webapp.backends.fake import fake_config
 from webapp.engine.state import RecurrentState
-from webapp.errors import FileMissing, StateMismatch
+from webapp.errors import StateMismatch, StateMissing
 from webapp.manager.kept_states import KeptStates
 from webapp.manager.messages import KeepState, Submit
 from webapp.manager.starts import Start, StateInfo
@@ -49,7 +49,7 @@ def test_a_refused_state_leaves_the_one_in_use(make_manager):
     manager = make_manager()
     manager.apply_state(FITS)
     used = begins_with(manager)
-    for wrong, error in ((NARROW, StateMismatch), ("nowhere.pth", FileMissing), ("../../etc/passwd", FileMissing)):
+    for wrong, error in ((NARROW, StateMismatch), ("nowhere.pth", StateMissing), ("../../etc/passwd", StateMissing)):
         with pytest.raises(error):
             manager.apply_state(wrong)
         with pytest.raises(error):
@@ -142,7 +142,7 @@ def test_a_state_of_one_request_is_its_own(make_manager, starter):
 
 def test_a_state_of_a_request_is_checked_at_once(make_manager):
     manager = make_manager()
-    for wrong, error in ((NARROW, StateMismatch), ("nowhere.pth", FileMissing), ("../v7.safetensors", FileMissing)):
+    for wrong, error in ((NARROW, StateMismatch), ("nowhere.pth", StateMissing), ("../v7.safetensors", StateMissing)):
         with pytest.raises(error):
             manager.submit(request(), state=wrong)
     assert manager.status().phase == "empty"  # nothing was loaded for it

@@ -3,7 +3,7 @@
     RoostError
     ├── SettingsError           a setting, flag or config file that cannot be used
     ├── WeightsError            a file on disk is not what it should be
-    │   ├── FileMissing  FileIsDirectory  FileEmpty  FileUnreadable  FileTruncated
+    │   ├── FileMissing (StateMissing)  FileIsDirectory  FileEmpty  FileUnreadable  FileTruncated
     │   ├── UnsafePickle        a pickle that wants to run code
     │   ├── WrongExtension      content and name disagree
     │   ├── UnknownFormat       none of the formats Roost reads
@@ -75,6 +75,7 @@ from webapp.errors.files import (
     LoraMismatch,
     NotAModel,
     StateMismatch,
+    StateMissing,
     TokenizerMissing,
     UnknownFormat,
     UnsafePickle,
@@ -292,6 +293,7 @@ __all__ = [
     "ShuttingDown",
     "StateInUse",
     "StateMismatch",
+    "StateMissing",
     "StorageError",
     "StrategyError",
     "TokenOutOfRange",

@@ -19,6 +19,12 @@ class FileMissing(WeightsError):
     hint_text = "Check the name; `roost models` lists the models Roost can see."
 
 
+class StateMissing(FileMissing):
+    code = "state_not_found"
+    message_text = "There is no state {path}."
+    hint_text = "The States page lists those there are; choose another one, or none."
+
+
 class FileIsDirectory(WeightsError):
     code = "file_is_directory"
     message_text = "{path} is a folder, not a model file."

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.errors import FileMissing, LibraryError, ModelNotFound, RoostError, as_roost_error, error_from_dict
+from webapp.errors import LibraryError, ModelNotFound, RoostError, StateMissing, as_roost_error, error_from_dict
 from webapp.manager.folder_watch import FolderWatch
 from webapp.manager.model_folders import (
     MODEL_ENDINGS,
@@ -128,10 +128,10 @@ class ModelLibrary:
         return path.name == STARTER_MODEL and path.parent == self.bundled_dir
 
     def find_state(self, name: str, allow_outside: bool = False) -> Path:
-        """A state's file: a name in ``states``, or one relative to the models folder. FileMissing otherwise."""
+        """A state's file: a name in ``states``, or one relative to the models folder. StateMissing otherwise."""
         path = find_file(self.models_dir / STATES, name) or find_file(self.models_dir, name, allow_outside)
         if path is None:
-            raise FileMissing(path=name)
+            raise StateMissing(path=name)
         return path
 
     def inspect(self, path: Path) -> Inspection:

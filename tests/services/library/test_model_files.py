@@ -198,8 +198,8 @@ def test_imports_that_are_refused_change_nothing(files, disk):
         (disk / "away", FileIsDirectory),
         (disk / "models" / "a.safetensors", LibraryError),
         (disk / "extra" / "c.safetensors", LibraryError),
-        ("relative.pth", FileMissing),
-        ("", FileMissing),
+        ("relative.pth", LibraryError),
+        ("", LibraryError),
         ("~nobody-here/x.pth", FileMissing),
         ("/tmp/\0.pth", FileMissing),
     ]:

@@ -15,10 +15,12 @@ from webapp.errors import (
     FileNameTaken,
     FileNameUnusable,
     FileTruncated,
+    LibraryError,
     PromptEmpty,
     PromptTooLong,
     StateInUse,
     StateMismatch,
+    StateMissing,
     TrashMissing,
 )
 from webapp.manager.engine_client import start_engine_in_thread
@@ -88,9 +90,9 @@ def test_the_digest_shown_is_the_one_answers_are_logged_with(states):
 )
 def test_a_name_that_is_no_states_finds_nothing(states, name):
     for deed in (states.entry, states.delete):
-        with pytest.raises(FileMissing):
+        with pytest.raises(StateMissing):
             deed(name)
-    with pytest.raises(FileMissing):
+    with pytest.raises(StateMissing):
         states.rename(name, "b")
 
 
@@ -123,8 +125,11 @@ def test_a_path_on_this_machine_is_copied(states, tmp_path):
     write_state(tmp_path / "there.pth", 2, 2, 16, seed=4)
     assert states.import_path(f' "{tmp_path / "there.pth"}" ') == "there.pth"
     assert (tmp_path / "there.pth").is_file() and file_of(states, "there.pth").is_file()
-    for wrong in ("there.pth", str(tmp_path / "gone.pth"), "", "~nobody-at-all/x.pth"):
+    for wrong in (str(tmp_path / "gone.pth"), "~nobody-at-all/x.pth"):
         with pytest.raises(FileMissing):
+            states.import_path(wrong)
+    for wrong in ("there.pth", ""):
+        with pytest.raises(LibraryError, match="whole path"):
             states.import_path(wrong)
     write_checkpoint(tmp_path / "model.pth", "7", **SIZES)
     with pytest.raises(StateMismatch):

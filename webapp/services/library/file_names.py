@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 
-from webapp.errors import FileNameUnusable
+from webapp.errors import FileMissing, FileNameUnusable, LibraryError
 from webapp.manager.library import MODEL_ENDINGS
 
 LONGEST_BYTES = 200  # most file systems take 255; room for " (2)" and ".part"
@@ -30,3 +31,15 @@ def safe_name(name: str, endings: tuple[str, ...] = MODEL_ENDINGS) -> str:
 
 def _shortened(stem: str, limit_bytes: int) -> str:
     return stem.encode()[:limit_bytes].decode("utf-8", "ignore").rstrip(" .")
+
+
+def whole_path(given: str) -> Path:
+    """A path as a person types or pastes it, quotes and ``~`` allowed; LibraryError unless it begins at the root, for
+    nobody in a browser knows the folder Roost was started in."""
+    try:
+        path = Path(given.strip().strip("\"'")).expanduser()
+    except RuntimeError as exc:  # ~ of nobody
+        raise FileMissing(path=given) from exc
+    if not path.is_absolute():
+        raise LibraryError(name=given, reason="its whole path is needed, from the root of the disk")
+    return path

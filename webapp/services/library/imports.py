@@ -17,7 +17,7 @@ from webapp.errors import FileMissing, FileOutdated, LibraryError, RoostError, a
 from webapp.manager.library import ModelLibrary
 from webapp.services.library.arrivals import check_name_free, home_of, look_into, take_place, to_disk, write_all
 from webapp.services.library.disk_space import check_free, writing
-from webapp.services.library.file_names import safe_name
+from webapp.services.library.file_names import safe_name, whole_path
 from webapp.services.library.uploads import UPLOADS
 from webapp.weights.file_format import check_readable
 
@@ -94,11 +94,8 @@ class Imports:
         self.wait(5)
 
     def _job(self, source_path: str, mode: str) -> ImportJob:
-        try:
-            source = Path(source_path.strip().strip("\"'")).expanduser()
-        except RuntimeError as exc:  # ~ of nobody
-            raise FileMissing(path=source_path) from exc
-        if mode not in MODES or not source.is_absolute():
+        source = whole_path(source_path)
+        if mode not in MODES:
             raise FileMissing(path=source_path)
         check_readable(source)
         source = Path(os.path.normpath(source))

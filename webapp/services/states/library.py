@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from webapp.errors import FileMissing, RoostError, StateInUse
+from webapp.errors import RoostError, StateInUse, StateMissing
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, find_file
 from webapp.manager.model_manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
 from webapp.services.library.arrivals import check_name_free, look_into, take_place, to_disk, write_all
 from webapp.services.library.disk_space import check_free, writing
-from webapp.services.library.file_names import safe_name
+from webapp.services.library.file_names import safe_name, whole_path
 from webapp.services.library.trash import Trash, Trashed
 from webapp.services.states.making import MakingJob, StateMaking
 from webapp.services.states.sheets import StateSheet, StateSheets
@@ -73,7 +73,7 @@ class StateLibrary:
         return tuple(sorted(map(self._name_of, self._files()), key=str.lower))
 
     def entry(self, name: str) -> StateEntry:
-        """FileMissing when there is none of this name."""
+        """StateMissing when there is none of this name."""
         return self._entry(self._find(name), self.library.list())
 
     def merged(self) -> tuple[ModelEntry, ...]:
@@ -105,12 +105,7 @@ class StateLibrary:
 
     def import_path(self, source_path: str) -> str:
         """A copy of a file on this machine, given by its absolute path; the name it has."""
-        try:
-            source = Path(source_path.strip().strip("\"'")).expanduser()
-        except RuntimeError as exc:  # ~ of nobody
-            raise FileMissing(path=source_path) from exc
-        if not source.is_absolute():
-            raise FileMissing(path=source_path)
+        source = whole_path(source_path)
         clean = safe_name(source.name, STATE_ENDINGS)
         look_into(source, source.name)  # before anything is copied: it may be a model of 10 GB
         _open(source, clean)
@@ -189,7 +184,7 @@ class StateLibrary:
     def _find(self, name: str) -> Path:
         path = find_file(self.folder, name) if name and name != ZERO_STATE else None
         if path is None or not path.name.lower().endswith(STATE_ENDINGS):
-            raise FileMissing(path=name)
+            raise StateMissing(path=name)
         return path
 
     def _open(self, name: str) -> StateFile:
