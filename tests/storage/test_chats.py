@@ -271,6 +271,19 @@ def test_markdown_has_the_shown_branch_with_thinking_quoted(store):
     )
 
 
+def test_markdown_keeps_calls_and_results_as_they_were_written(store):
+    chat = store.create(title="Birds")
+    asked = store.add_message(chat.id, None, Message(Role.USER, "?"))
+    calls = (ToolCall("c1", "weather", '{"city":"Paris"}'), ToolCall("c2", "time", "{}"))
+    answer = store.add_message(chat.id, asked.id, Message(Role.ASSISTANT, "I look.", tool_calls=calls))
+    store.add_message(chat.id, answer.id, Message(Role.TOOL, "# 22\n```", tool_call_id="c1", name="weather"))
+    assert store.export_markdown(chat.id) == (
+        "# Birds\n\n## User\n\n?\n\n## Assistant\n\nI look.\n\n"
+        '### weather\n\n```json\n{"city":"Paris"}\n```\n\n### time\n\n```json\n{}\n```\n\n'
+        "## Tool: weather\n\n````\n# 22\n```\n````\n"
+    )
+
+
 def test_json_has_every_version_parents_first(store):
     chat, made = conversation(store, 2)
     store.add_message(chat.id, made[0].id, assistant("again", token_ids=(4, 5)))

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from webapp.chat.attached_files import AttachedFile, attached_files, fence
+from webapp.chat.messages import Role
 from webapp.storage.records import Chat, StoredMessage
 
 FORMAT = "roost-chat"
@@ -15,15 +16,20 @@ FORMAT_VERSION = 1
 
 
 def markdown(chat: Chat, branch: list[StoredMessage], texts: Mapping[str, str] | None = None) -> str:
-    """The shown branch. Thinking goes into a quotation above its answer; files below their message, by ``texts``."""
+    """The shown branch. Thinking goes into a quotation above its answer; files below their message, by ``texts``; calls
+    and their results as they were written."""
     parts = [f"# {_one_line(chat.title) or 'Chat'}"]
     if chat.system_prompt:
         parts += ["## System", chat.system_prompt.strip()]
     for stored in branch:
-        parts.append(f"## {stored.message.role.value.capitalize()}")
+        is_result = stored.message.role is Role.TOOL
+        name = f": {_one_line(stored.message.name)}" if is_result and stored.message.name else ""
+        parts.append(f"## {stored.message.role.value.capitalize()}{name}")
         if stored.message.reasoning:
             parts.append(_quoted(stored.message.reasoning))
-        parts.append(stored.message.content.strip())
+        content = stored.message.content.strip()
+        parts.append(_fenced(content) if is_result else content)
+        parts += [f"### {call.name}\n\n{_fenced(call.arguments, 'json')}" for call in stored.message.tool_calls]
         parts += [_file(file, (texts or {}).get(file.id, "")) for file in attached_files(stored.message)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -62,8 +68,12 @@ def _message_document(stored: StoredMessage) -> dict[str, Any]:
 
 
 def _file(file: AttachedFile, text: str) -> str:
+    return f"### {file.name}\n\n{_fenced(text)}"
+
+
+def _fenced(text: str, language: str = "") -> str:
     ticks = fence(text)
-    return f"### {file.name}\n\n{ticks}\n{text.rstrip()}\n{ticks}"
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
 
 
 def _one_line(text: str) -> str:
