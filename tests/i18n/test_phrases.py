@@ -11,11 +11,21 @@ from pathlib import Path
 import pytest
 
 from tests.i18n.test_catalogue import placeholders
-from webapp.errors import FileUnreadable, Phrase, RoostError, ToolInvalid, WeightsError, error_from_dict
+from webapp.errors import DatabaseBroken, FileUnreadable, Phrase, RoostError, ToolInvalid, WeightsError, error_from_dict
 from webapp.i18n import phrase, translate_error
 from webapp.i18n.translation import catalogue
+from webapp.storage.database import Database
 
 WEBAPP = Path(__file__).resolve().parents[2] / "webapp"
+SAID_BY_SQLITE = (
+    "database or disk is full",
+    "database is locked",
+    "attempt to write a readonly database",
+    "disk I/O error",
+    "unable to open database file",
+    "database disk image is malformed",
+    "file is not a database",
+)
 
 
 def code():
@@ -104,10 +114,20 @@ def test_what_the_system_refuses_is_said_in_chinese():
     assert "没有权限" in translate_error(error, "zh")[0]
 
 
+def test_what_sqlite_refuses_is_said_in_chinese(tmp_path):
+    assert [reason for reason in SAID_BY_SQLITE if reason not in chinese()] == []
+    with pytest.raises(DatabaseBroken) as broken:
+        path = tmp_path / "roost.db"
+        path.write_text("no database at all, but longer than a header of one" * 20)
+        Database(path)
+    assert "它不是数据库文件" in translate_error(broken.value, "zh")[0]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems word their errors otherwise")
 def test_no_chinese_words_are_for_a_phrase_that_is_gone():
     said = {node.value for _, tree in code() for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     said |= {os.strerror(number) for number in errno.errorcode}  # given as a reason where the system refuses
+    said |= set(SAID_BY_SQLITE)
     assert [english for english in chinese() if english not in said] == []
 
 

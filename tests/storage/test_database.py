@@ -48,8 +48,9 @@ def test_another_programs_database_is_refused(tmp_path):
 
 def test_a_place_that_cannot_hold_a_file_is_a_storage_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError):
+    with pytest.raises(StorageError) as refused:
         Database(tmp_path / "file" / "roost.db")
+    assert "Errno" not in refused.value.message
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ class Database:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch(mode=0o600)
         except OSError as exc:
-            raise StorageError(reason=str(exc)) from exc
+            raise StorageError(reason=f"{exc.filename}: {exc.strerror}") from exc
         with self._errors():
             connection = self._open()
             try:

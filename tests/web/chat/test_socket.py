@@ -5,6 +5,8 @@ import shutil
 import pytest
 
 from tests.web.chat.running_roost import fake_strategy, shown_text
+from webapp.errors import StorageError
+from webapp.storage.chats import ChatStore
 
 
 @pytest.fixture
@@ -35,6 +37,21 @@ def test_the_foot_with_the_figures_comes_at_the_end(roost, page):
     frames = page.until_type("finished")
     foot = [frame for frame in frames if isinstance(frame, str) and 'id="foot-' in frame][-1]
     assert "tokens/s" in foot and "read again" in foot
+
+
+def test_an_answer_whose_end_cannot_be_stored_says_why_and_can_be_tried_again(roost, page, monkeypatch):
+    def full_disk(*args, **kwargs):
+        raise StorageError(reason="database or disk is full")
+
+    with monkeypatch.context() as full:
+        full.setattr(ChatStore, "finish_message", full_disk)
+        page.open()
+        page.send(do="send", chat="", text="Why?")
+        frames = page.until_type("finished")
+    foot = [frame for frame in frames if isinstance(frame, str) and 'id="foot-' in frame][-1]
+    assert "database or disk is full" in foot and 'value="regenerate:' in foot
+    chat_id = next(frame for frame in frames if is_frame("chat")(frame))["id"]
+    assert "database or disk is full" in roost.get(f"/chat/{chat_id}")
 
 
 @pytest.mark.parametrize("data", ["", "nonsense", "[]", '{"do": 5}', '{"do": "explode"}', '{"do": "open", "shown": 3}'])

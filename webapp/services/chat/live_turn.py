@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from webapp.chat.events import TurnEvent
+from webapp.chat.events import TurnEvent, TurnFailed
 
 
 class LiveTurn:
@@ -32,6 +33,12 @@ class LiveTurn:
     def is_finished(self) -> bool:
         """The log is complete and the message stored."""
         return self.finished_at is not None
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """Why it failed; None while it is written and where it went well."""
+        last = self._events[-1] if self.is_finished else None
+        return last.error if isinstance(last, TurnFailed) else None
 
     def events_after(self, position: int, timeout_s: float) -> tuple[list[TurnEvent], int]:
         """Events from ``position`` (0 at first) on, and the position after them.

@@ -44,7 +44,7 @@ def message_view(stored: StoredMessage, house: House, t: Translator, locale: str
         return MessageView(stored.id, "chat/_tool_message.html", fingerprint(stored), "")
     turn = house.turns.live(stored.chat_id) if stored.status == "streaming" else None
     if turn is not None and turn.message_id == stored.id:
-        return _live_view(stored, turn, house, t)
+        return _live_view(stored, turn, house, t) if turn.failure is None else _unstored_view(stored, turn, t, locale)
     cards = call_cards(stored, house, t, locale)
     view = _answer_view(stored, t, locale, known_tokens)
     if not cards:
@@ -75,6 +75,8 @@ def waiting_text(waiting: TurnWaiting | None, t: Translator) -> str:
         return t("chat.waiting.loading", percent=percent)
     if waiting.phase == "queued":
         return t("chat.waiting.queued", count=waiting.done)
+    if waiting.phase == "calling":
+        return t("chat.waiting.calling")
     return t("chat.waiting.reading", done=waiting.done, total=waiting.total)
 
 
@@ -134,6 +136,12 @@ def _live_view(stored: StoredMessage, turn: LiveTurn, house: House, t: Translato
         is_streaming=True,
         waiting=waiting_text(view.waiting, t) if is_waiting else "",
     )
+
+
+def _unstored_view(stored: StoredMessage, turn: LiveTurn, t: Translator, locale: str) -> MessageView:
+    """The end could not be stored either (a full disk): without this the page would say nothing at all."""
+    failed = replace(stored, status="failed", error=turn.failure)
+    return replace(_answer_view(failed, t, locale, known_tokens=0), fingerprint=fingerprint(stored))
 
 
 def _answer_view(stored: StoredMessage, t: Translator, locale: str, known_tokens: int) -> MessageView:
