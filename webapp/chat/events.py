@@ -18,8 +18,8 @@ class TurnStarted:
 
 @dataclass(frozen=True)
 class TurnWaiting:
-    """Nothing to show yet. ``phase``: "loading" (``done`` of ``total`` bytes), "queued" (``done`` = how many are ahead)
-    or "reading" (``done`` of ``total`` prompt tokens)."""
+    """Nothing to show yet. ``phase``: "loading" (``done`` of ``total`` bytes), "queued" (``done`` = how many are
+    ahead), "reading" (``done`` of ``total`` prompt tokens) or "calling" (what is written may be a call)."""
 
     phase: str
     done: int = 0

@@ -49,6 +49,11 @@ class ToolCallParser:
         self._is_start = True
         self.has_called = False
 
+    @property
+    def is_inside(self) -> bool:
+        """What comes now may be a call, and is shown by nobody yet."""
+        return self._part in (_Part.BODY, _Part.HELD)
+
     def feed(self, text: str) -> list[Piece]:
         self._held += text
         return self._parse(is_end=False)

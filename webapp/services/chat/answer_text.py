@@ -59,6 +59,11 @@ class AnswerText:
         """A stop string has come; further tokens are not part of the answer."""
         return self._router.stopped_by is not None
 
+    @property
+    def is_calling(self) -> bool:
+        """A call, or what may become one, is being written."""
+        return self._calls is not None and self._calls.is_inside
+
     def feed(self, token_ids: Iterable[int]) -> list[AnswerPiece]:
         pieces: list[AnswerPiece] = []
         for token_id in token_ids:

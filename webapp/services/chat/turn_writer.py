@@ -135,7 +135,7 @@ class TurnWriter:
                 if answer.is_stopped and deadline is None:
                     handle.abort()
             elif event is not None:
-                self._wait(event)
+                self._wait(_waiting(event))
             if deadline is None and (answer.is_stopped or self._live.is_stopping):
                 deadline = time.monotonic() + ABORT_GRACE_S
         return TokenOutput("", finish_reason=FinishReason.ABORT)
@@ -148,9 +148,10 @@ class TurnWriter:
         content, reasoning = _texts(deltas)
         self._store.append_tokens(self._live.message_id, content, reasoning, output.token_ids)
         self._live.emit(deltas)
+        if answer.is_calling:
+            self._wait(TurnWaiting("calling"))
 
-    def _wait(self, event: object) -> None:
-        waiting = _waiting(event)
+    def _wait(self, waiting: TurnWaiting | None) -> None:
         phase, since = self._waiting_since
         now = time.monotonic()
         if waiting is not None and (waiting.phase != phase or now - since >= WAITING_INTERVAL_S):
