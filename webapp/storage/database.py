@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from webapp.errors import DatabaseBroken, DatabaseTooNew, StorageError
+from webapp.errors import DatabaseBroken, DatabaseTooNew, Phrase, StorageError
 from webapp.storage import search
 from webapp.storage.migrations import APPLICATION_ID, MIGRATIONS
 
@@ -111,7 +111,7 @@ class Database:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch(mode=0o600)
         except OSError as exc:
-            raise StorageError(reason=f"{exc.filename}: {exc.strerror}") from exc
+            raise StorageError(reason=Phrase("{path}: {error}", path=exc.filename, error=exc.strerror)) from exc
         with self._errors():
             connection = self._open()
             try:
