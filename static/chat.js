@@ -72,11 +72,16 @@ async function sendMessage(fields) {
   if (!wasTaken) return;
   if (wasTyped) {
     forget(key);
-    prompt.value = "";
+    prompt.value = typedSince(fields.text);
     prompt.dispatchEvent(new Event("input"));
   }
   toEnd();
   focusPrompt();
+}
+
+// What was written while the message was on its way.
+function typedSince(text) {
+  return prompt.value.startsWith(text) ? prompt.value.slice(text.length).trimStart() : prompt.value;
 }
 
 // Not on touch screens, where it would bring up the keyboard.

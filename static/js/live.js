@@ -39,7 +39,12 @@ function settle(frame, wasTaken) {
 on("accepted", (frame) => settle(frame, true));
 on("refused", (frame) => settle(frame, false));
 
+// The ws extension's own delay is drawn from up to 64 s: a server that took ten seconds to restart would stay lost for long.
+const LONGEST_DELAY_MS = 4000;
+const delayAfter = (tries) => Math.min(500 * 2 ** tries, LONGEST_DELAY_MS) * (0.5 + Math.random() / 2);
+
 export function startLive(shown) {
+  htmx.config.wsReconnectDelay = delayAfter;
   const lost = document.getElementById("lost");
   let notice;
   document.body.addEventListener("htmx:wsOpen", (event) => {

@@ -29,6 +29,14 @@ def until(page, expression):
         page.wait_for_timeout(30)
 
 
+def until_there(page, found):
+    """Until the list holds something; what routes put there comes while the page is waited for."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not found:
+        assert time.monotonic() < deadline, "nothing came"
+        page.wait_for_timeout(30)
+
+
 def wait_done(page):
     """The answer is complete and its foot is there."""
     page.wait_for_selector(f"{ANSWER}:not(.is-streaming) .stats > :last-child")

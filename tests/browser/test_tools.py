@@ -1,10 +1,8 @@
 """Function calling as a person meets it: a tool made in its form, asked for in a chat, approved, answered."""
 
-import time
-
 import pytest
 
-from tests.browser.acting import PATIENCE_S, send, until, wait_ready
+from tests.browser.acting import send, until, until_there, wait_ready
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.backends.fake import FakeBackend
 from webapp.i18n.translation import translate
@@ -178,18 +176,11 @@ def test_a_late_preview_leaves_json_alone_that_a_person_typed(roost, visit):
     page.route("**/tools/preview", lambda route: route.continue_() if held else held.append(route))
     page.fill("#field-name", "weather_now")
     page.press("#field-name", "Tab")
-    until_held(page, held)
+    until_there(page, held)
     page.fill("#tool-json", page.input_value("#tool-json").replace('"location"', '"city"'))
     page.press("#tool-json", "Tab")  # asks for the form, after the preview
     held[0].continue_()
     until(page, "document.querySelector(\"[name='0:name']\").value === 'city'")
-
-
-def until_held(page, held):
-    deadline = time.monotonic() + PATIENCE_S
-    while not held:
-        assert time.monotonic() < deadline, "no request came"
-        page.wait_for_timeout(30)
 
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])

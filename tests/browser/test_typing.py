@@ -1,6 +1,6 @@
 """Keys, drafts, scrolling, copying."""
 
-from tests.browser.acting import ANSWER, ask, send, until, wait_done, wait_ready
+from tests.browser.acting import ANSWER, ask, send, until, until_there, wait_done, wait_ready
 from tests.web.chat.running_roost import ANSWER as ANSWER_TEXT
 from tests.web.chat.running_roost import fake_strategy
 
@@ -42,6 +42,28 @@ def test_what_is_typed_survives_a_reload_and_goes_when_sent(roost, visit):
     ask(page, "sent")
     page.goto(roost.url)
     assert page.input_value("#prompt") == ""
+
+
+def test_what_is_typed_while_a_message_is_on_its_way_stays(roost, visit):
+    page = visit("about:blank")
+    ends, held = [], []
+
+    def between(page_end):
+        def from_server(message):
+            held.append(message) if '"accepted"' in str(message) else page_end.send(message)
+
+        ends.append(page_end)
+        page_end.connect_to_server().on_message(from_server)
+
+    page.route_web_socket("**/ws/chat", between)
+    page.goto(roost.url)
+    wait_ready(page)
+    send(page, "Why can birds")
+    page.wait_for_selector(".bubble:has-text('Why can birds')")
+    page.keyboard.type(" and cats")
+    until_there(page, held)
+    ends[-1].send(held.pop())
+    until(page, "document.getElementById('prompt').value === 'and cats'")
 
 
 def test_scrolling_up_while_an_answer_streams_is_left_alone(start, visit):
