@@ -29,6 +29,9 @@ class Record:
     first_token_s: float | None = None
     seconds: float = 0.0
     on_end: Callable[[Record], None] | None = None
+    may_wait: bool = True
+    at_end: list[Callable[[], None]] = field(default_factory=list)
+    """What the call holds and gives back."""
     _began_at: float = field(default_factory=time.monotonic)
     _is_ended: bool = False
 
@@ -42,6 +45,8 @@ class Record:
             return
         self._is_ended = True
         self.seconds = time.monotonic() - self._began_at
+        for give_back in self.at_end:
+            give_back()
         log.info("%s", self)
         if self.on_end is not None:
             self.on_end(self)

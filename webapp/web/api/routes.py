@@ -18,6 +18,7 @@ from webapp.errors import UnknownAddress
 from webapp.services.completion.completions import Completions
 from webapp.services.completion.defaults import CompletionDefaults
 from webapp.settings import Settings
+from webapp.web.api.model_turns import ModelTurns
 from webapp.web.api.places import Places
 from webapp.web.api.record import Record
 from webapp.web.error_answers import answer_error, wants_json
@@ -75,6 +76,7 @@ def install(app: Flask, settings: Settings) -> None:
     defaults = CompletionDefaults(settings, app.extensions.get("presets"))
     app.extensions["completions"] = Completions(app.extensions["model_manager"], defaults)
     app.extensions["api_places"] = Places(settings)
+    app.extensions["api_model_turns"] = ModelTurns()
     for route in ROUTES:
         for path in route.paths:
             view = functools.partial(call, route)
@@ -90,7 +92,8 @@ ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 def call(route: Route, **arguments: Any) -> Response:
     """The view's answer, noted in a record that ends when the answer is closed."""
-    record = Record(f"{route.method} {route.name}", request.remote_addr or "", on_end=counting().count)
+    name, client = f"{route.method} {route.name}", request.remote_addr or ""
+    record = Record(name, client, on_end=counting().count, may_wait=route.takes_place)
     g.api_record = record
     give_back: Callable[[], None] = lambda: None  # noqa: E731
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from flask import current_app
+from flask import current_app, request
 
 from webapp.errors import LoopbackOnly, ModelNotFound, ModelNotServed
 from webapp.manager.library import ModelEntry
 from webapp.manager.model_manager import ModelManager
 from webapp.settings import Settings
-from webapp.web.api.answering import the_record, the_settings
+from webapp.web.api.answering import DISCONNECTED, ClientGone, the_record, the_settings
+from webapp.web.api.model_turns import ModelTurns
 from webapp.web.guard import is_from_here
 
 
@@ -27,16 +28,37 @@ def check_loopback() -> None:
 
 
 def served_model(asked: str | None) -> str:
-    """The name of the model that answers. It is loaded first where requests may choose; else ModelNotFound or
-    ModelNotServed for a name that may not be taken as any."""
+    """The name of the model that answers. Where requests may choose, its turn is waited for and it is loaded; else
+    ModelNotFound or ModelNotServed for a name that may not be taken as any."""
     manager, settings = the_manager(), the_settings()
     served = manager.status().model
     if asked is None and settings.api_strict_models:
         raise ModelNotFound(name="without a name", param="model")
     if asked and not is_name_of(asked, served):
         served = other_model(manager, settings, asked, served)
+    if settings.api_switch_models and served:
+        take_turn(served)
     the_record().model = served
     return served
+
+
+def take_turn(model: str) -> None:
+    """Until the call ends. ClientGone when nobody waits any more."""
+    turns: ModelTurns = current_app.extensions["api_model_turns"]
+    record = the_record()
+    if record.may_wait:
+        turns.enter(model, check_client)
+    else:
+        turns.enter_at_once(model)
+    record.at_end.append(turns.leave)
+    if the_manager().status().model != model:
+        the_manager().load(model=model)
+
+
+def check_client() -> None:
+    if request.environ.get(DISCONNECTED, lambda: False)():
+        the_record().is_gone = True
+        raise ClientGone
 
 
 def other_model(manager: ModelManager, settings: Settings, asked: str, served: str) -> str:
@@ -47,7 +69,6 @@ def other_model(manager: ModelManager, settings: Settings, asked: str, served: s
         return served  # clients have "gpt-4o" built in
     if not settings.api_switch_models:
         raise ModelNotServed(name=asked, served=served, param="model")
-    manager.load(model=known.name)
     return known.name
 
 
