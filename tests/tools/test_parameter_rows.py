@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from webapp.errors import ToolInvalid
-from webapp.tools.parameter_rows import MAX_DEPTH, ParameterRow, more_of, rows_of, sample_arguments, schema_of
+from webapp.tools.parameter_rows import MAX_DEPTH, ParameterRow, more_of, rows_of, schema_of
 
 
 def nested(*names: str) -> dict[str, Any]:
@@ -102,9 +102,3 @@ def test_what_cannot_be_read_names_its_field(rows: list[ParameterRow], field: st
     with pytest.raises(ToolInvalid) as caught:
         schema_of(rows)
     assert caught.value.params["field"] == field
-
-
-def test_a_sample_call_has_a_value_for_every_parameter() -> None:
-    sample = sample_arguments(FULL)
-    assert sample["unit"] == "celsius" and sample["days"] == 3 and sample["at"] == {"x": 1.5, "inner": {"deep": "text"}}
-    assert set(sample) == set(FULL["properties"])

@@ -142,7 +142,10 @@ class Answers(BaseHTTPRequestHandler):
             self.send_header("Location", "http://127.0.0.1/secret")
             self.end_headers()
             return
-        self.send_response(200)
+        self.send_response(404 if self.path.startswith("/missing") else 200)
+        if self.path.startswith("/missing"):
+            self.end_headers()
+            return
         if self.path.startswith("/gbk"):
             self.send_header("Content-Type", "text/plain; charset=gb2312")
             self.end_headers()
@@ -234,7 +237,8 @@ def test_a_post_carries_the_rest_as_json(port: int) -> None:
         ("file:///etc/passwd", ["127.0.0.1"], "no http"),
         ("http://user:pass@127.0.0.1/", ["127.0.0.1"], "no http"),
         ("http://127.0.0.1:{port}/large", ["127.0.0.1"], "larger than"),
-        ("http://127.0.0.1:{port}/elsewhere", ["127.0.0.1"], "answered 302"),
+        ("http://127.0.0.1:{port}/elsewhere", ["127.0.0.1"], "sends to http://127.0.0.1/secret; redirects"),
+        ("http://127.0.0.1:{port}/missing", ["127.0.0.1"], "answered 404: Not Found"),
         ("http://127.0.0.1:1/", ["127.0.0.1"], "127.0.0.1"),
         ("http://[::bad", ["127.0.0.1"], "no address"),
         ("http://127.0.0.1:99999/", ["127.0.0.1"], "no address"),

@@ -164,9 +164,17 @@ def _ask(name: str, address: Address, call: HttpCall, body: bytes | None) -> str
     if deadline.is_over:  # cut off where the answer could as well have ended
         raise ToolFailed(name=name, reason="it took too long")
     if not 200 <= response.status < 300:
-        told = {"host": address.host, "status": response.status, "text": text[:200]}
-        raise ToolFailed(name=name, reason=Phrase("{host} answered {status}: {text}", **told))
+        raise ToolFailed(name=name, reason=_refusal(address, response, text))
     return text
+
+
+def _refusal(address: Address, response: http.client.HTTPResponse, text: str) -> Phrase:
+    told: dict[str, Any] = {"host": address.host, "status": response.status}
+    place = response.getheader("Location")
+    if place and 300 <= response.status < 400:
+        told["place"] = place[:200]
+        return Phrase("{host} answered {status} and sends to {place}; redirects are not followed", **told)
+    return Phrase("{host} answered {status}: {text}", **told, text=text.strip()[:200] or response.reason)
 
 
 def _headers(call: HttpCall, body: bytes | None) -> dict[str, str]:

@@ -79,13 +79,6 @@ def schema_of(rows: Iterable[ParameterRow], more: Mapping[str, Any] | None = Non
     return {**schema, **({"required": required} if required else {}), **(more or {})}
 
 
-def sample_arguments(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments a call could have: every parameter with its default, first allowed value, or one of its type."""
-    properties = schema.get("properties")
-    found = properties.items() if isinstance(properties, Mapping) else ()
-    return {name: _sample(part) for name, part in found}
-
-
 def _row(name: str, schema: object, is_required: bool, depth: int) -> ParameterRow:
     if not isinstance(schema, Mapping) or not _has_fields(schema, depth):
         return ParameterRow(name, "other", is_required=is_required, more=_json(schema))
@@ -210,21 +203,3 @@ def _typed(value: object) -> str:
 
 def _json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _sample(schema: object) -> Any:
-    if not isinstance(schema, Mapping):
-        return "text"
-    for key in ("default", "const"):
-        if key in schema:
-            return schema[key]
-    if isinstance(schema.get("enum"), list) and schema["enum"]:
-        return schema["enum"][0]
-    kind = schema.get("type")
-    if kind == "object":
-        return sample_arguments(schema)
-    if kind == "array":
-        return [_sample(schema.get("items"))]
-    least = schema.get("minimum", 1)
-    number = least if isinstance(least, (int, float)) else 1
-    return {"integer": number, "number": number, "boolean": True}.get(str(kind), "text")

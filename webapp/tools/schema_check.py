@@ -145,7 +145,7 @@ def _leads_somewhere(schema: Mapping[str, Any], reference: str) -> bool:
     seen: set[str] = set()
     while reference not in seen and reference.startswith("#"):
         seen.add(reference)
-        target = _target(schema, reference)
+        target = target_of(schema, reference)
         if not isinstance(target, Mapping):
             return isinstance(target, bool)
         if not isinstance(target.get("$ref"), str):
@@ -154,7 +154,7 @@ def _leads_somewhere(schema: Mapping[str, Any], reference: str) -> bool:
     return not reference.startswith("#")
 
 
-def _target(schema: Mapping[str, Any], reference: str) -> object:
+def target_of(schema: Mapping[str, Any], reference: str) -> object:
     """What a JSON pointer leads to, None where that is nothing; a named anchor is taken for good."""
     if not reference.startswith("#/"):
         return schema if reference == "#" else {}

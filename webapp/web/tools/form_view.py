@@ -15,7 +15,8 @@ from webapp.services.tools.trial import usable
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Approval, ToolDefinition
 from webapp.tools.http_request import METHODS
-from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow, sample_arguments
+from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow
+from webapp.tools.sample_arguments import sample_arguments
 from webapp.web.chat.contexts import Toast
 from webapp.web.tools.contexts import Choice, FormField, Preview, RowField, ToolForm, Trial
 from webapp.web.tools.desk import Desk

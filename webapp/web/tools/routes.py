@@ -17,7 +17,7 @@ from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition, from_openai
 from webapp.tools.json_text import parse_json
-from webapp.tools.parameter_rows import sample_arguments
+from webapp.tools.sample_arguments import sample_arguments
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page
 from webapp.web.servers import routes as server_routes
