@@ -32,6 +32,16 @@ def test_a_model_is_switched_and_the_status_tells(serve):
         assert time.monotonic() < end
 
 
+def test_the_deployment_scripts_of_its_manual_go_on_working(serve):
+    """deploy-examples/*/setup.sh and setup.bat: "deploy" is text there."""
+    server = serve()
+    asked = {"model": f"./models/{MODEL}", "strategy": fake_strategy("Other."), "deploy": "true"}
+    assert server.post("/switch-model", asked) == (200, "success") and say(server) == "Other."
+    assert server.post("/update-config", {"max_tokens": "3", "temperature": "1"}) == (200, "success")
+    assert say(server) == "Oth"
+    assert server.post("/switch-model", {**asked, "deploy": "perhaps"})[0] == 400
+
+
 def test_a_switch_that_fails_says_why(serve):
     server = serve()
     status, found = server.post("/switch-model", {"model": "no.pth", "strategy": "cpu fp32"})

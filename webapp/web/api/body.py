@@ -13,19 +13,20 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from webapp.errors import BodyInvalid, ParameterInvalid, TooLarge, WrongMediaType
 
 T = TypeVar("T")
-_decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+_decoders: dict[tuple[type, bool], msgspec.json.Decoder[Any]] = {}
 _making = threading.Lock()
 JSON_TYPES = re.compile(r"application/(?:[\w.+-]+\+)?json", re.IGNORECASE)
 PLACE = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 MISSING = re.compile(r"missing required field `(\w+)`")
 
 
-def read_body(kind: type[T]) -> T:
-    """Raises WrongMediaType, TooLarge, BodyInvalid or ParameterInvalid."""
+def read_body(kind: type[T], *, is_strict: bool = True) -> T:
+    """Raises WrongMediaType, TooLarge, BodyInvalid or ParameterInvalid. Not ``is_strict``: "true" and "1" are taken for
+    the values they spell."""
     check_media_type()
     data = read_data(current_app.extensions["settings"].api_max_body_bytes)
     try:
-        return decoded(kind, data)
+        return decoded(kind, data, is_strict)
     except msgspec.ValidationError as exc:
         raise invalid(str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -40,10 +41,10 @@ def read_data(limit: int) -> bytes:
         raise TooLarge(found=request.content_length or "?", limit=limit) from exc
 
 
-def decoded(kind: type[T], data: bytes) -> T:
+def decoded(kind: type[T], data: bytes, is_strict: bool) -> T:
     """5.0 is taken where an integer is asked for: JSON Schema calls it one, and not every language has others."""
     try:
-        return decoder_of(kind).decode(data)
+        return decoder_of(kind, is_strict).decode(data)
     except msgspec.ValidationError as exc:
         if "got `float`" not in str(exc):
             raise
@@ -60,13 +61,13 @@ def with_integers(value: Any) -> Any:
     return value
 
 
-def decoder_of(kind: type[T]) -> msgspec.json.Decoder[T]:
+def decoder_of(kind: type[T], is_strict: bool = True) -> msgspec.json.Decoder[T]:
     """Kept, and made by one thread at a time: msgspec 0.22 was once seen to crash the process where several threads
     looked into a type for the first time at once."""
-    found = _decoders.get(kind)
+    found = _decoders.get((kind, is_strict))
     if found is None:
         with _making:
-            found = _decoders.setdefault(kind, msgspec.json.Decoder(kind))
+            found = _decoders.setdefault((kind, is_strict), msgspec.json.Decoder(kind, strict=is_strict))
     return found
 
 

@@ -1,6 +1,7 @@
 """``/switch-model``, ``/update-config``, ``/status``, ``/exit``: the bodies and answers of RWKV-Runner.
 
-Only for programs on this machine: they change the model for everyone, or end the server.
+Only for programs on this machine: they change the model for everyone, or end the server. Runner took "true" for true,
+and the deployment scripts its manual points to send that.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class RunnerError(msgspec.Struct):
 def switch_model() -> Response:
     """Answers when the model is loaded, as Runner does; 304 while another load is under way."""
     check_loopback()
-    asked = read_body(SwitchModel)
+    asked = read_body(SwitchModel, is_strict=False)
     manager = the_manager()
     if manager.status().phase in ("loading", "unloading"):
         return Response(status=304)
@@ -96,7 +97,7 @@ def library_name(path: str) -> str:
 def update_config() -> Response:
     """Defaults of later requests, until the server ends; ``state`` is what later answers begin from."""
     check_loopback()
-    asked = read_body(RunnerConfig)
+    asked = read_body(RunnerConfig, is_strict=False)
     given = {name: value for name, value in msgspec.structs.asdict(asked).items() if value is not None}
     state = given.pop("state", None)
     SamplingParams.from_dict(given)
