@@ -2,7 +2,8 @@
 
 from urllib.parse import urlsplit
 
-from tests.browser.acting import ask, wait_ready
+from tests.browser.acting import ask, open_model_menu, wait_ready
+from webapp.chat.messages import Message, Role
 
 LAYOUT_SHIFT = """new Promise(done => {
   let sum = 0;
@@ -22,7 +23,7 @@ def test_a_chat_is_renamed_in_place(roost, visit):
     page.keyboard.type("Birds on wires")
     page.keyboard.press("Enter")
     page.wait_for_selector("#chat-title h1:has-text('Birds on wires')")
-    assert page.inner_text(".is-current .chat-link") == "Birds on wires"
+    page.wait_for_selector(".is-current .chat-link:text-is('Birds on wires')")
 
 
 def test_a_deleted_chat_comes_back_with_undo(roost, visit):
@@ -111,6 +112,27 @@ def test_nothing_sticks_out(roost, visit):
         assert page.locator(".column").bounding_box()["width"] <= 72 * 10 + 48
 
 
+def test_a_paragraph_is_read_in_its_own_direction(roost, visit):
+    chat = roost.store.create(title="Peace")
+    said = "\u0633\u0644\u0627\u0645 and more"
+    asked = roost.store.add_message(chat.id, None, Message(Role.USER, said))
+    roost.store.add_message(chat.id, asked.id, Message(Role.ASSISTANT, f"{said}\n\nmore {said}"))
+    page = visit(f"{roost.url}/chat/{chat.id}")
+    begins_at = """selector => {
+        const node = document.querySelector(selector), range = document.createRange();
+        const box = node.getBoundingClientRect();
+        range.setStart(node.firstChild, 0);
+        range.setEnd(node.firstChild, 1);
+        return range.getBoundingClientRect().x > box.x + box.width / 2 ? "right" : "left";
+    }"""
+    for selector, side in (
+        (".bubble", "right"),
+        (".final > p", "right"),
+        (".final p:last-child", "left"),
+    ):
+        assert page.evaluate(begins_at, selector) == side, selector
+
+
 def test_a_phone_has_drawers_and_a_bottom_bar(roost, visit):
     page = visit(roost.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     ask(page)
@@ -119,9 +141,9 @@ def test_a_phone_has_drawers_and_a_bottom_bar(roost, visit):
     assert rail["y"] > 700 and rail["width"] == 390
     assert page.is_visible(".user [aria-label=Edit]")
     page.tap("[data-drawer-toggle=chats]")
-    assert page.is_visible(".chat-link")
+    page.wait_for_selector(".chat-link")
     page.mouse.click(380, 400)
-    assert not page.is_visible("#chats")
+    page.wait_for_selector("#chats", state="hidden")
     page.tap(".chat-head [data-panel-toggle]")
     page.locator("#template").scroll_into_view_if_needed()
     assert page.is_visible("#template")
@@ -130,11 +152,12 @@ def test_a_phone_has_drawers_and_a_bottom_bar(roost, visit):
 def test_the_model_menu_loads_and_unloads(roost, visit):
     page = visit(roost.url)
     wait_ready(page)
-    page.click(".strip-button")
+    open_model_menu(page)
     page.click("#model-menu >> text=roost-starter-v7")
     page.wait_for_selector(".strip .light-idle")
     page.keyboard.press("Escape")
-    page.click(".strip-button")
+    page.wait_for_selector("#model-menu", state="hidden")
+    open_model_menu(page)
     page.click("#model-menu >> text=Unload")
     page.wait_for_selector(".strip .light-off")
 
