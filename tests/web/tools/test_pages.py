@@ -144,6 +144,14 @@ def test_a_tool_is_tried_before_it_is_saved(browser: Browser) -> None:
     assert '<pre class="tool-text">22</pre>' in page
     _, _, page = browser.post("/tools/try", htmx=True, **WEATHER, arguments='{"city": 3}')
     assert "do not fit" in page and browser.tools.list() == []
+    answer = browser.client.post(
+        "/tools/try?lang=zh", base_url=BASE, headers={"Origin": BASE}, data={**WEATHER, "arguments": "{}"}
+    )
+    assert "参数不符合要求：缺少" in unescape(answer.get_data(as_text=True))
+    _, _, page = browser.post(
+        "/tools/try?lang=en", htmx=True, **{**WEATHER, "fixed_value": ""}, arguments='{"city": "x"}'
+    )
+    assert "(an empty text)" in page
 
 
 def test_lists_are_imported_whole_or_not_at_all_and_exported(browser: Browser) -> None:

@@ -12,11 +12,13 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError, ToolInvalid
+from webapp.i18n import phrase
 from webapp.services.tools.trial import try_call
 from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition, from_openai
 from webapp.tools.json_text import parse_json
+from webapp.tools.runner import ToolResult
 from webapp.tools.sample_arguments import sample_arguments
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page
@@ -119,9 +121,14 @@ def try_out() -> Response:
         found = try_call(definition, arguments, desk.hosts)
     except ToolInvalid as exc:
         return render_page("tools/edit.html", tool_form(desk, draft, _tool_id(), exc), "tools/_form.html")
-    result = Trial(found.text, found.is_error) if found else Trial(desk.t("tools.try.asks"))
+    result = _trial(desk, found) if found else Trial(desk.t("tools.try.asks"))
     page = tool_form(desk, replace(draft, arguments=arguments), _tool_id(), trial=result)
     return render_page("tools/edit.html", page, "tools/_form.html")
+
+
+def _trial(desk: Desk, found: ToolResult) -> Trial:
+    reason = str(phrase(found.reason, desk.locale)) if found.is_error else ""
+    return Trial(found.text or desk.t("tools.try.empty"), found.is_error, reason)
 
 
 @blueprint.post("/<tool_id>/delete")
