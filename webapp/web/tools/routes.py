@@ -16,8 +16,7 @@ from webapp.i18n import phrase
 from webapp.services.tools.trial import try_call
 from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.definition import Behaviour, ToolDefinition, from_openai
-from webapp.tools.json_text import parse_json
+from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.tools.runner import ToolResult
 from webapp.tools.sample_arguments import sample_arguments
 from webapp.web.chat.contexts import Toast
@@ -28,13 +27,13 @@ from webapp.web.tools.contexts import Trial
 from webapp.web.tools.desk import Desk, the_desk
 from webapp.web.tools.form_input import ToolDraft, changed_rows, draft_of, read_draft, with_json
 from webapp.web.tools.form_view import definition_in, preview, tool_form
+from webapp.web.tools.import_input import MAX_IMPORT_CHARS, definitions_in, posted_text
 from webapp.web.tools.list_view import page_of, tools_page
 
 blueprint = Blueprint("tools", __name__, url_prefix="/tools")
 blueprint.register_blueprint(bench_routes.blueprint)
 blueprint.register_blueprint(server_routes.blueprint)
 ID = r"[0-9a-f]{32}"
-MAX_IMPORT_CHARS = 1_000_000
 FORM_BYTES = 4 << 20
 EXAMPLE = ToolDefinition(
     "get_current_weather",
@@ -163,9 +162,9 @@ def add_builtin() -> BaseResponse | Response:
 def import_() -> BaseResponse | Response:
     """A `tools` array, one of its entries, or a bare function object; pasted or as a file."""
     request.max_form_memory_size = FORM_BYTES
-    desk, text = the_desk(), _import_text()
+    desk, text = the_desk(), posted_text()
     try:
-        made = desk.tools.create_all(_definitions(text))
+        made = desk.tools.create_all(definitions_in(text))
     except ToolInvalid as exc:
         page = tools_page(desk, import_error=desk.said(exc), import_text=text[:20_000])
         return render_page("tools/page.html", page, status=422)
@@ -214,30 +213,6 @@ def _seen_at() -> float | None:
         return float(request.form.get("updated_at", ""))
     except ValueError:
         return None
-
-
-def _import_text() -> str:
-    found = request.files.get("file")
-    if found is not None and found.filename:
-        return found.stream.read(MAX_IMPORT_CHARS).decode("utf-8-sig", "replace")
-    return request.form.get("text", "")[:MAX_IMPORT_CHARS]
-
-
-def _definitions(text: str) -> list[ToolDefinition]:
-    value = parse_json(text, "JSON")
-    rows = value.get("tools", value.get("functions", [value])) if isinstance(value, dict) else value
-    if not isinstance(rows, list) or not rows:
-        raise ToolInvalid(field="JSON", reason="it must be a tool or a list of tools")
-    return [_definition(row, f"tools[{number}]" if len(rows) > 1 else "") for number, row in enumerate(rows)]
-
-
-def _definition(row: object, place: str) -> ToolDefinition:
-    """ToolInvalid says which of several it is."""
-    try:
-        return from_openai(row)
-    except ToolInvalid as exc:
-        field = ".".join(part for part in (place, str(exc.params.get("field", ""))) if part)
-        raise ToolInvalid(**{**exc.params, "field": field}) from exc
 
 
 def _said_toast(desk: Desk) -> tuple[Toast, ...]:
