@@ -89,13 +89,26 @@ def test_a_state_survives_a_crash_and_an_unload(make_manager, starter):
 def test_a_swap_drops_a_state_that_does_not_fit_and_says_so(make_manager):
     manager = make_manager(state=FITS)
     begins_with(manager)
-    manager.load("v6.safetensors")  # of the same sizes: it cannot be told apart, so it stays
-    assert manager.wait_ready(30).state == FITS
     manager.load("wide.safetensors")
     status = manager.wait_ready(30)
-    assert status.state == "" and status.notice["code"] == "state_mismatch"
+    assert status.state == "" and status.notice["code"] == "state_dropped"
+    assert "begin without the state fits.safetensors" in status.notice["message"]
     manager.apply_state("")
     assert manager.status().notice is None
+
+
+def test_a_state_does_not_silently_follow_to_a_model_of_another_version(make_manager):
+    """RWKV-6 1.6B and RWKV-7 1.5B have states of one size, and most files do not say for which they are."""
+    manager = make_manager(state=FITS)
+    plain = begins_with(manager)
+    manager.load("v6.safetensors")
+    status = manager.wait_ready(30)
+    assert status.state == "" and status.notice["params"]["used_version"] == "7"
+    assert manager.apply_state(FITS).name == FITS  # who chooses it is trusted
+    manager.load(strategy="fake delay_ms=1")
+    assert manager.wait_ready(30).state == FITS
+    manager.load("v7.safetensors", state=FITS)
+    assert manager.wait_ready(30).state == FITS and begins_with(manager) == plain
 
 
 def test_a_state_named_with_the_load_has_to_fit(make_manager):

@@ -8,7 +8,7 @@
     │   ├── WrongExtension      content and name disagree
     │   ├── UnknownFormat       none of the formats Roost reads
     │   ├── NotAModel           a good file of another kind (state, LoRA, music, not RWKV)
-    │   ├── StateMismatch       a state that does not fit: says expected and found
+    │   ├── StateMismatch       a state that does not fit: says expected and found (StateDropped: at a swap)
     │   ├── BlendInvalid        states that make no weighted mean
     │   └── LegacyPth  VocabularyInvalid  TokenizerMissing
     ├── ConversionError         a model file could not be made into another; nothing was written
@@ -74,6 +74,7 @@ from webapp.errors.files import (
     LegacyPth,
     LoraMismatch,
     NotAModel,
+    StateDropped,
     StateMismatch,
     StateMissing,
     TokenizerMissing,
@@ -291,6 +292,7 @@ __all__ = [
     "ServerBusy",
     "SettingsError",
     "ShuttingDown",
+    "StateDropped",
     "StateInUse",
     "StateMismatch",
     "StateMissing",

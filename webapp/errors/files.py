@@ -80,6 +80,12 @@ class StateMismatch(WeightsError):
     hint_text = "Choose a state made for this model's architecture and size; the state in use stays."
 
 
+class StateDropped(StateMismatch):
+    code = "state_dropped"
+    message_text = "New answers begin without the state {path}: {what} should be {expected}, but is {found}."
+    hint_text = "It stayed behind with the model it was used with; the States page says which states fit."
+
+
 class BlendInvalid(WeightsError):
     code = "blend_invalid"
     message_text = "These states cannot be blended: {reason}"

@@ -11,11 +11,12 @@ from webapp.engine.backend import backend_for
 from webapp.engine.engine_options import EngineOptions
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
-from webapp.errors import FileMissing, RoostError, WeightsError
+from webapp.errors import FileMissing, RoostError, StateDropped, StateMismatch, WeightsError
 from webapp.manager.library import ModelLibrary, find_file
 from webapp.manager.starts import ZERO_STATE, Start, StartReader, StateInfo
 from webapp.tokenizer import Tokenizer, load_tokenizer
 from webapp.weights.inspection import Inspection, require_model
+from webapp.weights.state_mismatch import Words, mismatch
 
 __all__ = ["ZERO_STATE", "Choice", "EngineOptions", "Start", "StateInfo", "Target", "TargetResolver", "tokenizer_of"]
 BUILT_IN_TOKENIZERS = ("world", "byte")
@@ -100,7 +101,8 @@ class TargetResolver:
     def resolve(self, choice: Choice, before: Target | None = None, may_drop_state: bool = False) -> Target:
         """``before`` is what was chosen until now: its state is taken over unread when model and state are the same.
 
-        A state that does not fit is an error, or dropped with a notice when it ``may_drop_state``.
+        A state that does not fit is an error, or dropped with a notice when it ``may_drop_state``; so is one that may
+        have been made for the version of the model before.
         """
         backend_class = backend_for(choice.strategy).load_class()
         path, stamp, inspection, config = self._look_into(choice.model)
@@ -111,11 +113,14 @@ class TargetResolver:
         if before is not None and before.state_info.name and target.is_same_start(before):
             return replace(target, start=before.start)
         try:
+            if may_drop_state and before is not None:
+                check_same_version(target, before)
             return self.with_state(target, choice.state)
         except WeightsError as exc:
             if not may_drop_state:
                 raise
-            return replace(self.with_state(target, ""), notice=exc.to_dict())
+            notice = StateDropped(**exc.params) if isinstance(exc, StateMismatch) else exc
+            return replace(self.with_state(target, ""), notice=notice.to_dict())
 
     def with_state(self, target: Target, name: str) -> Target:
         """StateMismatch, or another WeightsError, when the file cannot be this model's beginning."""
@@ -145,6 +150,18 @@ class TargetResolver:
         except OSError as exc:
             raise FileMissing(path=str(path)) from exc
         return str(path), (found.st_mtime_ns, found.st_size), inspection, require_model(inspection)
+
+
+def check_same_version(target: Target, before: Target) -> None:
+    """StateMismatch for a state that comes along from a model of another version. Its file cannot say which it was made
+    for, or it would not have fitted one of the two; whoever wants it with both can choose it again."""
+    name, major = before.state_info.name, before.config.major
+    if name in ("", ZERO_STATE) or target.choice.state != before.choice.state or target.config.major == major:
+        return
+    found = f"not told by the file (it was in use with RWKV-{major})"
+    words = Words(found, "used_with", used_version=str(major))
+    expected = f"RWKV-{target.config.major}"
+    raise mismatch(Path(name), Words("the version it was made for", "architecture"), expected, words)
 
 
 def tokenizer_of(target: Target) -> Tokenizer:
