@@ -97,8 +97,8 @@ class Preview:
 
 @dataclass(frozen=True)
 class Trial:
-    """A call that was tried from the page. ``result`` is what the model would read, ``reason`` why it is an error in the
-    reader's language."""
+    """A call that was tried from the page. ``result`` is what the model would read, ``reason`` why it is an error, in
+    the reader's language."""
 
     result: str = ""
     is_error: bool = False
