@@ -67,15 +67,23 @@ function rename(link, id) {
   });
 }
 
-// News of the list: one that was made longer is asked for at its length, and a link keeps the focus.
+// News of the list: one that was made longer is asked for at its length, and what has the focus keeps it.
 function keepList(event) {
   const list = event.detail.target;
-  if (list.dataset.count) {
-    event.detail.shouldSwap = false;
-    htmx.ajax("GET", `/chats?count=${list.dataset.count}`, { target: "#chat-list", swap: "outerHTML" });
-  }
-  const focused = list.contains(document.activeElement) && document.activeElement.getAttribute("href");
-  if (focused) setTimeout(() => document.querySelector(`#chat-list [href="${focused}"]`)?.focus({ preventScroll: true }));
+  const focused = focusedIn(list);
+  const refocus = () => focused && document.querySelector(`#chat-list ${focused}`)?.focus({ preventScroll: true });
+  if (!list.dataset.count) return setTimeout(refocus);
+  event.detail.shouldSwap = false;
+  const source = `/chats?count=${list.dataset.count}`;
+  return htmx.ajax("GET", source, { target: "#chat-list", swap: "outerHTML" }).then(refocus);
+}
+
+// What of the list has the focus, as it is found again in a list drawn anew.
+function focusedIn(list) {
+  const node = list.contains(document.activeElement) ? document.activeElement : null;
+  const href = node?.closest("li")?.querySelector(".chat-link").getAttribute("href");
+  if (href) return `[href="${href}"]${node.matches(".dots") ? " ~ .dots" : ""}`;
+  return node?.id ? `#${node.id}` : "";
 }
 
 // Panel and drawers

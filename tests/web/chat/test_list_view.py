@@ -2,7 +2,7 @@ from datetime import datetime, timedelta
 
 from webapp.storage.records import ChatSummary
 from webapp.web.chat.contexts import ExcerptPart
-from webapp.web.chat.list_view import by_age, excerpt_parts
+from webapp.web.chat.list_view import HITS, by_age, excerpt_parts
 
 
 def test_chats_are_grouped_by_the_calendar_not_by_hours():
@@ -17,3 +17,11 @@ def test_an_excerpt_is_cut_at_its_matches():
     parts = excerpt_parts("a bird sings", ((2, 6),))
     assert parts == (ExcerptPart("a "), ExcerptPart("bird", is_match=True), ExcerptPart(" sings"))
     assert excerpt_parts("bird", ((0, 4),)) == (ExcerptPart("bird", is_match=True),)
+
+
+def test_a_search_that_finds_more_than_it_shows_says_so(roost):
+    for number in range(HITS + 1):
+        roost.store.create(title=f"Capercaillie {number}")
+    found = roost.get("/chats?q=capercaillie", **{"HX-Request": "true"})
+    assert f"The newest {HITS} places" in found and found.count('class="hit"') == HITS
+    assert "1 place found" in roost.get(f"/chats?q=capercaillie+{HITS}", **{"HX-Request": "true"})

@@ -54,10 +54,12 @@ class Hit:
 
 @dataclass(frozen=True)
 class SearchResults:
-    """``chat/_search_results.html``; an empty ``query`` prints nothing and the list shows again."""
+    """``chat/_search_results.html``; an empty ``query`` prints nothing and the list shows again. ``is_cut``: there is
+    more than what is shown."""
 
     query: str
     hits: tuple[Hit, ...] = ()
+    is_cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,11 @@ def search_results(house: House, t: Callable[..., str], query: str) -> SearchRes
     query = query.strip()
     if not query:
         return SearchResults("")
-    return SearchResults(query, tuple(_hit(t, hit) for hit in house.store.search(query, HITS)))
+    found = house.store.search(query, HITS + 1)  # of titles and of messages each
+    titles = [hit for hit in found if not hit.message_id]
+    messages = [hit for hit in found if hit.message_id]
+    shown = tuple(_hit(t, hit) for hit in titles[:HITS] + messages[:HITS])
+    return SearchResults(query, shown, is_cut=len(shown) < len(found))
 
 
 def excerpt_parts(excerpt: str, positions: Iterable[tuple[int, int]]) -> tuple[ExcerptPart, ...]:
