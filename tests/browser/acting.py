@@ -4,6 +4,7 @@ import time
 
 ANSWER = ".answer:last-child"
 SENT = "#messages .user"
+CARD = "#messages .call"
 PATIENCE_S = 25  # some machines are three times slower than they were a minute ago
 
 
@@ -23,18 +24,35 @@ def wait_streaming(page, some="Birds perch"):
 
 def until(page, expression):
     """Playwright's own wait_for_function needs eval, which the page's policy refuses."""
+    until_true(page, lambda: holds(page, expression), expression)
+
+
+def holds(page, expression):
+    """False also while the page gives way to the next."""
+    try:
+        return page.evaluate(expression)
+    except Exception as exc:
+        if "context was destroyed" not in str(exc):
+            raise
+        return False
+
+
+def until_true(page, claim, what="it did not come to that"):
+    """For what the test itself sees; the page goes on meanwhile."""
     deadline = time.monotonic() + PATIENCE_S
-    while not page.evaluate(expression):
-        assert time.monotonic() < deadline, expression
+    while not claim():
+        assert time.monotonic() < deadline, what
         page.wait_for_timeout(30)
+
+
+def at_end(page):
+    """The newest text is in sight."""
+    until(page, "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 5")
 
 
 def until_there(page, found):
     """Until the list holds something; what routes put there comes while the page is waited for."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not found:
-        assert time.monotonic() < deadline, "nothing came"
-        page.wait_for_timeout(30)
+    until_true(page, lambda: found, "nothing came")
 
 
 def wait_done(page):
@@ -43,10 +61,24 @@ def wait_done(page):
     page.wait_for_selector("#composer:not([data-answering])")
 
 
+def wait_answer(page, text):
+    """The answer that ends a round of calls, complete; nothing is left to press and no card is drawn anew any more."""
+    wait_streaming(page, text)
+    wait_done(page)
+    page.wait_for_selector(".call-left", state="detached")
+
+
 def ask(page, text="Why can birds sit on wires?"):
     wait_ready(page)
     send(page, text)
     wait_done(page)
+
+
+def open_model_menu(page):
+    """It is asked for anew each time: what it held before would take a click nowhere."""
+    page.evaluate("document.getElementById('model-menu-body').dataset.old = '1'")
+    page.click(".strip-button")
+    until(page, "!document.getElementById('model-menu-body').dataset.old")
 
 
 def answer_text(page):

@@ -1,12 +1,15 @@
 """One Chromium for all tests here. Every page is watched: no error, no refused policy, no request to another host."""
 
 import shutil
+import time
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.browser.acting import PATIENCE_S
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
+from webapp.backends.fake import FakeBackend
+from webapp.tokenizer import load_tokenizer
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
 # roost.test stands for a name on the network: plain http there is no secure context, as on a phone.
@@ -48,6 +51,38 @@ def roost(tmp_path_factory):
     roost.stop()
 
 
+class Pace:
+    """How long every token of every fake model takes from now on; a test makes an answer last as long as it needs."""
+
+    token_s = 0.0
+
+
+@pytest.fixture
+def pace(monkeypatch):
+    pace, forward = Pace(), FakeBackend.forward
+
+    def paced(self, slots, token_ids):
+        time.sleep(pace.token_s)
+        return forward(self, slots, token_ids)
+
+    monkeypatch.setattr(FakeBackend, "forward", paced)
+    return pace
+
+
+@pytest.fixture
+def says(monkeypatch):
+    """says(text): what every fake model answers from now on, in the tokenizer's own tokens, which a grammar expects."""
+    script = []
+    monkeypatch.setattr(
+        FakeBackend, "_script_token", lambda self, position: script[position] if position < len(script) else 0
+    )
+
+    def says(text):
+        script[:] = load_tokenizer(65536).encode(text)
+
+    return says
+
+
 @pytest.fixture
 def start(tmp_path):
     """start(strategy) -> RunningRoost of its own; stopped afterwards."""
@@ -59,7 +94,16 @@ def start(tmp_path):
 
     yield start
     for roost in started:
-        roost.stop()
+        if roost.is_running:
+            roost.stop()
+
+
+@pytest.fixture
+def own_roost(tmp_path, says):
+    """A server for one test, that says what it is told to."""
+    roost = RunningRoost(tmp_path / "data", fake_strategy("x"))
+    yield roost
+    roost.stop()
 
 
 @pytest.fixture

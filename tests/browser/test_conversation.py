@@ -23,7 +23,7 @@ def test_a_first_answer_makes_the_page_the_chats(roost, visit):
     assert "/chat/" in page.url and page.input_value("#prompt") == ""
     assert page.locator(f"{ANSWER} pre .k").first.inner_text() == "def"
     assert "read again" in page.inner_text(f"{ANSWER} .stats")
-    assert page.locator(".chat-item.is-current").count() == 1
+    page.wait_for_selector(".chat-item.is-current")
     page.go_back()
     page.wait_for_selector(".prompt")
 
@@ -36,13 +36,15 @@ def test_a_suggested_prompt_is_one_click(roost, visit):
     assert "Who are you" in page.inner_text(".bubble")
 
 
-def test_stop_keeps_the_text_and_continue_goes_on(start, visit):
-    page = visit(start(fake_strategy(LONG_ANSWER, delay_ms=4)).url)
+def test_stop_keeps_the_text_and_continue_goes_on(start, visit, pace):
+    page = visit(start(fake_strategy(LONG_ANSWER)).url)
     wait_ready(page)
+    pace.token_s = 0.05
     send(page, "Why?")
     wait_streaming(page)
     page.keyboard.press("Escape")
     wait_done(page)
+    pace.token_s = 0
     kept = answer_text(page)
     assert "Stopped" in page.inner_text(".stats") and "That is all" not in kept
     page.click("button:has-text('Continue')")
@@ -86,10 +88,11 @@ def test_a_deleted_message_comes_back_with_undo(roost, visit):
     ask(page)
     act(page, ".user", "Delete from here on")
     page.wait_for_selector(".message", state="detached")
-    assert page.is_visible(".welcome")
+    page.wait_for_selector(".welcome")
     page.click(".toast >> text=Undo")
     page.wait_for_selector(ANSWER)
-    assert page.locator(".message").count() == 2 and page.locator(".toast").count() == 0
+    page.wait_for_selector(".toast", state="detached")
+    assert page.locator(".message").count() == 2
 
 
 def test_a_reload_and_a_second_page_see_the_same_stream(start, visit):
@@ -101,7 +104,7 @@ def test_a_reload_and_a_second_page_see_the_same_stream(start, visit):
     page.reload()
     for one in (page, second):
         wait_streaming(one, "Both feet")
-        assert one.is_visible(".stop")
+        one.wait_for_selector(".stop")
     second.click(".stop")
     wait_done(page)
     wait_done(second)
@@ -145,7 +148,7 @@ def test_a_restart_of_the_server_loses_nothing(start, visit):
     roost.stop()
     page.wait_for_selector("#lost:visible")
     roost.start()
-    page.wait_for_selector("#lost", state="hidden", timeout=20_000)
+    page.wait_for_selector("#lost", state="hidden")
     assert page.input_value("#prompt") == "half a though" and page.locator(".message").count() == 2
     send(page, "half a thought")
     page.wait_for_selector(".user >> nth=1")

@@ -4,6 +4,8 @@ import re
 
 import pytest
 
+from tests.browser.acting import until_there
+
 MOST_BYTES = 150_000
 """With everything it loads, as it travels."""
 PHONES = ((390, 844), (360, 740))
@@ -78,7 +80,7 @@ def test_what_is_typed_while_the_form_is_drawn_anew_is_kept(roost, visit):
     held = []
     page.route("**/tools/form", lambda route: held.append(route))
     page.select_option("[name='0:kind']", "array")
-    page.wait_for_timeout(50)
+    until_there(page, held)
     page.fill("[name='0:description']", "typed meanwhile")
     held[0].continue_()
     page.unroute("**/tools/form")

@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import pytest
 
-from tests.browser.acting import send, until, wait_ready
-from tests.browser.test_tools import CARD, roost, says, wait_answer  # noqa: F401 (fixtures)
+from tests.browser.acting import CARD, send, until, until_true, wait_answer, wait_ready
 from tests.tools.mcp.conftest import raw
 from webapp.i18n.translation import translate
 from webapp.tools.runner import ToolResult
 
 CALL = '```json\n{{"name":"{name}","arguments":{{}}}}\n```'
+
+
+@pytest.fixture
+def roost(own_roost):
+    return own_roost
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +33,12 @@ def add(page, url, way, locale):
     page.fill("#field-command", shlex.join((config.command, *config.args)))
     page.wait_for_selector(f"#server-words code:text-is('{way}')")
     page.click(".server-try")
-    page.wait_for_selector("#server-trial .note-good", timeout=30_000)
+    page.wait_for_selector("#server-trial .note-good", timeout=60_000)
     page.click("#server-form .button-main")
-    page.wait_for_selector("#server-live .note-good", timeout=30_000)
+    page.wait_for_selector("#server-live .note-good", timeout=60_000)
 
 
-def ask(page, says, url):  # noqa: F811
+def ask(page, says, url):
     page.goto(url)
     wait_ready(page)
     page.click("#tool-switch label")
@@ -44,7 +48,7 @@ def ask(page, says, url):  # noqa: F811
 
 
 @pytest.mark.parametrize("locale", ["en", "zh"])
-def test_a_server_is_added_and_its_tool_is_called(roost, visit, says, locale):  # noqa: F811
+def test_a_server_is_added_and_its_tool_is_called(roost, visit, says, locale):
     page = visit(f"{roost.url}/tools?lang={locale}")
     add(page, roost.url, "modern", locale)
     assert translate("mcp.phase.connected", locale) in page.inner_text("#server-live .note")
@@ -57,7 +61,7 @@ def test_a_server_is_added_and_its_tool_is_called(roost, visit, says, locale):  
     assert page.inner_text(f"{CARD} .call-text >> nth=1") == "modern"
 
 
-def test_a_call_is_stopped_while_it_runs(roost, visit, says):  # noqa: F811
+def test_a_call_is_stopped_while_it_runs(roost, visit, says):
     def slow(definition, arguments, is_stopped):
         while not is_stopped():
             time.sleep(0.01)
@@ -66,8 +70,7 @@ def test_a_call_is_stopped_while_it_runs(roost, visit, says):  # noqa: F811
     servers = roost.app.extensions["mcp_servers"]
     server = servers.add(raw("modern"), is_here=True)
     page = visit(roost.url)
-    while servers.state(server).phase == "connecting":
-        time.sleep(0.01)
+    until_true(page, lambda: servers.state(server).phase == "connected")
     roost.turns.tools._remote = slow
     ask(page, says, roost.url)
     says("Then not.")
@@ -78,7 +81,7 @@ def test_a_call_is_stopped_while_it_runs(roost, visit, says):  # noqa: F811
     page.wait_for_selector(f"{CARD}:has-text('{translate('chat.call.stopped', 'en')}')")
 
 
-def test_the_pages_fit_their_screen(roost, visit):  # noqa: F811
+def test_the_pages_fit_their_screen(roost, visit):
     servers = roost.app.extensions["mcp_servers"]
     config = replace(raw("exit"), name="A server with quite a long name of it")
     server = servers.add(config, is_here=True)

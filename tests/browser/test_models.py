@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.browser.acting import until
 from tests.services.library.library_folder import good_bytes, torn_bytes
 from tests.web.chat.running_roost import RunningRoost
 
@@ -75,6 +76,7 @@ def test_deleted_and_taken_back_with_the_keyboard(roost, visit):
     page = visit(f"{roost.url}/models")
     row(page, "here.safetensors").get_by_role("button", name="More about").focus()
     page.keyboard.press("Enter")
+    until(page, "document.activeElement.closest('.row-menu')")  # the menu takes the focus when it is open
     page.get_by_role("button", name="Delete").focus()
     page.keyboard.press("Enter")
     page.get_by_text("here.safetensors is in the trash.").wait_for()
@@ -95,7 +97,7 @@ def test_imported_by_path_from_the_dialog(roost, visit, tmp_path):
     page.get_by_label("Path of the file").fill(str(tmp_path / "far.safetensors"))
     page.get_by_role("button", name="Import", exact=True).click()
     row(page, "far.safetensors").wait_for()
-    assert page.locator("#import-dialog").is_hidden()
+    page.locator("#import-dialog").wait_for(state="hidden")
 
 
 def test_tensors_come_when_a_block_is_opened(roost, visit):

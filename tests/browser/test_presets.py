@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.browser.acting import ask, until
+from tests.browser.acting import ask, until, until_there
 from tests.web.chat.running_roost import RunningRoost, fake_strategy, models_dir
 from tests.weights.make_checkpoints import write_state
 from webapp.backends.fake import FakeBackend
@@ -110,7 +110,7 @@ def test_leaving_with_unsaved_changes_asks_first_and_two_tabs_lose_nothing(roost
     page.on("dialog", lambda dialog: (asked.append(dialog.type), dialog.dismiss()))
     page.fill("#field-temperature", "0.4")
     page.click(".back")
-    page.wait_for_timeout(200)
+    until_there(page, asked)
     assert asked == ["beforeunload"] and page.url.endswith(mine.id)
     presets.save(mine.id, {"temperature": 0.9})
     page.expected.append("409")
@@ -131,7 +131,7 @@ def test_a_deleted_preset_comes_back_and_a_slider_moves_its_number(roost, visit)
     page.click(f"[popovertarget=menu-{mine.id}]")
     page.click(f"#menu-{mine.id} .menu-danger")
     page.click(".toast button:has-text('Undo')")
-    page.click("text=Mine")
+    page.click(f".row-title a[href='/presets/{mine.id}']")
     page.focus(".knob:has(#field-top_p) input[type=range]")
     page.keyboard.press("ArrowLeft")
     assert page.input_value("#field-top_p") == "0.89"

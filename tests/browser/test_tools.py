@@ -2,12 +2,9 @@
 
 import pytest
 
-from tests.browser.acting import send, until, until_there, wait_ready
-from tests.web.chat.running_roost import RunningRoost, fake_strategy
-from webapp.backends.fake import FakeBackend
+from tests.browser.acting import CARD, send, until, until_there, wait_answer, wait_ready
 from webapp.i18n.translation import translate
 from webapp.storage.tools import ToolStore
-from webapp.tokenizer import load_tokenizer
 from webapp.tools.definition import Approval, Behaviour, HttpCall, from_openai, with_behaviour
 
 WEATHER = from_openai(
@@ -23,28 +20,14 @@ WEATHER = from_openai(
 )
 CALL = '```json\n{"name":"get_current_weather","arguments":{"location":"Paris"}}\n```'
 REPLY = "It is 22 degrees in Paris."
-CARD = "#messages .call"
+CUT = """[...document.querySelectorAll('.tool-form input:not([type=hidden]), .tool-form button, .tool-form select')]
+    .filter(node => node.checkVisibility() && node.getBoundingClientRect().right > innerWidth).length"""
 
 
 @pytest.fixture
-def says(monkeypatch):
-    """says(text): what the model answers from now on, in the tokenizer's own tokens, which a grammar expects."""
-    script = []
-    monkeypatch.setattr(
-        FakeBackend, "_script_token", lambda self, position: script[position] if position < len(script) else 0
-    )
-
-    def says(text):
-        script[:] = load_tokenizer(65536).encode(text)
-
-    return says
-
-
-@pytest.fixture
-def roost(tmp_path, says):
-    roost = RunningRoost(tmp_path / "data", fake_strategy("x"))
-    yield roost
-    roost.stop()
+def roost(own_roost):
+    """Without a tool."""
+    return own_roost
 
 
 def offer(roost, **changes):
@@ -58,10 +41,6 @@ def ask_for_weather(page, says, text="What's the weather like in Paris?"):
     says(CALL)
     send(page, text)
     page.wait_for_selector(CARD)
-
-
-def wait_answer(page, text=REPLY):
-    page.wait_for_selector(f"#messages .answer:last-child > .prose:has-text('{text}')")
 
 
 def last_result(roost):
@@ -86,8 +65,7 @@ def test_a_tool_made_in_the_form_is_called_and_answers(roost, visit, says, local
     run = page.locator(f"{CARD} button[value^=approve_call]")
     assert run.inner_text().strip() == translate("chat.call.run", locale)
     run.click()
-    wait_answer(page)
-    page.wait_for_selector(".call-left", state="detached")  # the round went on: nothing is left to press
+    wait_answer(page, REPLY)
     assert '"22"' in last_result(roost).content
     page.click(f"{CARD} summary")
     assert '"22"' in page.inner_text(f"{CARD} .call-text >> nth=1")
@@ -106,7 +84,7 @@ def test_arguments_are_changed_in_the_card_before_they_run(roost, visit, says):
     resize = "document.querySelector('.call [name=arguments]').style.height = '90px'"
     page.evaluate(resize)  # as its corner does; swapping it afterwards must not trip over the policy on styles
     page.click(f"{CARD} .button-main")
-    wait_answer(page)
+    wait_answer(page, REPLY)
     calls = [row.message.tool_calls for row in roost.store.branch(roost.store.list()[0].id) if row.message.tool_calls]
     assert '"Tokyo"' in calls[0][0].arguments
 
@@ -128,7 +106,7 @@ def test_a_tool_may_ask_the_person(roost, visit, says):
     page.fill(f"{CARD} [name=result]", '{"temperature": "22"}')
     says(REPLY)
     page.click(f"{CARD} button[value^=give_result]")
-    wait_answer(page)
+    wait_answer(page, REPLY)
     assert last_result(roost).content == '{"temperature": "22"}'
 
 
@@ -183,13 +161,10 @@ def test_a_late_preview_leaves_json_alone_that_a_person_typed(roost, visit):
     until(page, "document.querySelector(\"[name='0:name']\").value === 'city'")
 
 
-@pytest.mark.parametrize("width", [1440, 1024, 390])
-def test_the_form_fits_its_screen(roost, visit, width):
-    page = visit(f"{roost.url}/tools/new?from=example", viewport={"width": width, "height": 844})
+def test_the_form_fits_its_screen(roost, visit):
+    page = visit(f"{roost.url}/tools/new?from=example")
     until(page, "document.querySelectorAll('.parameter').length === 2")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    cut = page.evaluate(
-        "[...document.querySelectorAll('.tool-form input:not([type=hidden]), .tool-form button, .tool-form select')]"
-        ".filter(node => node.checkVisibility() && node.getBoundingClientRect().right > innerWidth).length"
-    )
-    assert cut == 0
+    for width in (1440, 1024, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate(CUT) == 0, width

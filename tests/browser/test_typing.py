@@ -1,6 +1,6 @@
 """Keys, drafts, scrolling, copying."""
 
-from tests.browser.acting import ANSWER, ask, send, until, until_there, wait_done, wait_ready
+from tests.browser.acting import ANSWER, ask, at_end, send, until, until_there, wait_done, wait_ready
 from tests.web.chat.running_roost import ANSWER as ANSWER_TEXT
 from tests.web.chat.running_roost import fake_strategy
 
@@ -66,13 +66,14 @@ def test_what_is_typed_while_a_message_is_on_its_way_stays(roost, visit):
     until(page, "document.getElementById('prompt').value === 'and cats'")
 
 
-def test_scrolling_up_while_an_answer_streams_is_left_alone(start, visit):
-    roost = start(fake_strategy(ANSWER_TEXT * 4, delay_ms=3))
+def test_scrolling_up_while_an_answer_streams_is_left_alone(start, visit, pace):
+    roost = start(fake_strategy(ANSWER_TEXT, repeat=0))
     page = visit(roost.url, viewport={"width": 1024, "height": 500})
     wait_ready(page)
+    pace.token_s = 0.003
     send(page, "Why?")
     until(page, "scroller.scrollHeight > scroller.clientHeight + 500")
-    assert page.evaluate("scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight") < 60
+    until(page, "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60")
     page.hover("#scroller")
     page.mouse.wheel(0, -300)
     page.wait_for_selector("#jump:visible")
@@ -81,8 +82,9 @@ def test_scrolling_up_while_an_answer_streams_is_left_alone(start, visit):
     assert abs(page.evaluate("scroller.scrollTop") - before) < 5
     page.click("#jump")
     page.wait_for_selector("#jump", state="hidden")
+    page.click(".stop")
     wait_done(page)
-    assert page.evaluate("scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight") < 5
+    at_end(page)
 
 
 def test_copying_works_on_plain_http(roost, visit):
@@ -94,12 +96,14 @@ def test_copying_works_on_plain_http(roost, visit):
     page.wait_for_selector(f"{ANSWER} [data-said=Copied]")
     page.focus("#prompt")
     page.keyboard.press("Control+V")
+    until(page, "document.getElementById('prompt').value !== ''")
     assert page.input_value("#prompt").strip() == ANSWER_TEXT.strip()
     page.fill("#prompt", "")
     page.click(".code-copy")
     page.wait_for_selector(".code-copy[data-said]")
     page.focus("#prompt")
     page.keyboard.press("Control+V")
+    until(page, "document.getElementById('prompt').value !== ''")
     assert page.input_value("#prompt").startswith("def current(voltage, resistance):\n    return")
 
 

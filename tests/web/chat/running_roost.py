@@ -75,6 +75,10 @@ class RunningRoost:
         self._thread = threading.Thread(target=self.server.run)
         self._thread.start()
 
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         self.server.stop()
         self._thread.join(20)
