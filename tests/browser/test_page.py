@@ -64,6 +64,9 @@ def test_sliders_are_kept_for_the_chat_and_one_click_puts_them_back(roost, visit
     page.wait_for_selector("#saved:has-text('Saved')")
     page.reload()
     assert page.input_value("#knob-temperature") == "1" and page.locator(".is-changed").count() == 0
+    assert not page.is_visible(".knob-wrong >> nth=0")
+    page.fill("#knob-temperature", "9")
+    assert page.is_visible(".knob-wrong >> nth=0") and "from 0 to 5" in page.inner_text(".knob-wrong >> nth=0")
 
 
 def test_what_the_panel_says_goes_with_the_first_message(roost, visit):
