@@ -111,6 +111,16 @@ def test_a_required_call_is_a_valid_call_and_nothing_else(
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+@pytest.mark.parametrize("parameters", [{"type": "object"}, {"type": "object", "title": "ping", "description": "-"}])
+def test_nothing_is_invented_for_a_tool_without_arguments(
+    dialect: ToolDialect, parameters: dict, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    rules = ToolRules(({"name": "ping", "parameters": parameters},), is_required=True, max_calls=1)
+    _, calls = read(dialect, written(constraints, tokenizer, dialect.grammar(rules), 1))
+    assert calls == [("ping", {})]
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
 def test_text_is_free_until_a_call_begins(
     dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
 ) -> None:

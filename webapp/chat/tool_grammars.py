@@ -21,6 +21,8 @@ SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator
 THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/"
 SCHEMA_LISTS = ("anyOf", "oneOf")
 SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
+SILENT = {"type", "title", "description", "$schema", "$id", "$comment", "examples", "default", "$defs", "definitions"}
+"""Keywords that say nothing of an object's properties."""
 PLAIN_VALUES = ("enum", "const", "default", "examples")
 
 
@@ -117,8 +119,12 @@ def _keyword_rules(tool: int, schema: Mapping[str, Any]) -> list[str]:
 
 
 def _arguments(definition: Definition) -> dict[str, Any]:
-    """The schema of a call's arguments, which are an object even where it does not say so."""
-    return {"type": "object", **_closed(definition.get("parameters"))}
+    """The schema of a call's arguments, which are an object even where it does not say so. One that says nothing of its
+    content is what programs write for a tool without arguments."""
+    given = definition.get("parameters")
+    if isinstance(given, Mapping) and given.keys() <= SILENT:
+        given = {**given, "properties": {}}
+    return {"type": "object", **_closed(given)}
 
 
 def _closed(schema: object) -> dict[str, Any]:
