@@ -269,3 +269,21 @@ def test_a_model_too_large_says_what_would_do(open_browser, monkeypatch):
 def test_a_strategy_that_cannot_run_here_is_said_of_every_model(open_browser):
     page = open_browser("banana").get("/models")[1]
     assert "banana" in page and 'class="fit fit-warn"' in page
+
+
+def test_load_takes_a_strategy_the_file_can_be_run_with(open_browser, monkeypatch):
+    """Int8 in use, and a model of RWKV-7, for which there is none: its row says what Load takes, and Load takes it."""
+    browser = open_browser("cpu fp32i8 -> cpu fp32 *1")
+    taken = []
+    monkeypatch.setattr(browser.manager, "load", lambda **given: taken.append(given))
+    name = "good.safetensors"
+    assert browser.manager.library.entry(name).inspection.config.major == 7
+    strategy = re.search(r"Fits with (c[^:]*):", browser.get("/models")[1])[1]
+    browser.act("/models/load", name=name)
+    browser.act("/models/load", name=name, strategy="cpu bf16")
+    browser.act("/status/load", model=name)
+    assert strategy in ("cpu fp32", "cuda fp16") and [given["strategy"] for given in taken] == [
+        strategy,
+        "cpu bf16",
+        strategy,
+    ]

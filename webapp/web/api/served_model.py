@@ -10,6 +10,7 @@ from flask import current_app, request
 from webapp.errors import LoopbackOnly, ModelNotFound, ModelNotServed
 from webapp.manager.library import ModelEntry
 from webapp.manager.model_manager import ModelManager
+from webapp.services.strategy.on_load import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.answering import DISCONNECTED, ClientGone, the_record, the_settings
 from webapp.web.api.model_turns import ModelTurns
@@ -51,8 +52,10 @@ def take_turn(model: str) -> None:
     else:
         turns.enter_at_once(model)
     record.at_end.append(turns.leave)
-    if the_manager().status().model != model:
-        the_manager().load(model=model)
+    manager = the_manager()
+    if manager.status().model != model:
+        strategy = strategy_on_load(manager.library, model, manager.status().strategy)
+        manager.load(model=model, strategy=strategy)
 
 
 def check_client() -> None:

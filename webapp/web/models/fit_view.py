@@ -6,6 +6,7 @@ from typing import Any
 
 from webapp.services.library.disk_space import size_text
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, Fit, estimate
+from webapp.services.strategy.on_load import strategy_for
 from webapp.web.models.contexts import FitLine
 from webapp.web.models.desk import Desk
 from webapp.weights.inspection import Inspection
@@ -15,7 +16,8 @@ KINDS = {"fits": "good", "tight": "warn", "does_not_fit": "bad", "cannot_run": "
 
 def fit_line(desk: Desk, found: Inspection, name: str, strategy: str = "") -> FitLine:
     """For ``strategy``, or the one a click on Load would take."""
-    fit = _fit(desk, found, strategy or desk.status.strategy or desk.settings.strategy)
+    in_use = desk.status.strategy or desk.settings.strategy
+    fit = _fit(desk, found, strategy or strategy_for(found, in_use, desk.hardware))
     if fit.verdict == CANNOT_RUN:
         said = desk.said(fit.error, name)[0] if fit.error else ""
         return FitLine(KINDS[CANNOT_RUN], _with_way_out(desk, fit, said))

@@ -13,6 +13,7 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ModelNotFound, RoostError, sentences
+from webapp.services.strategy.on_load import strategy_on_load
 from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page, wants_fragment
 from webapp.web.login import local_path
@@ -98,8 +99,14 @@ def do() -> Response | BaseResponse:
 
 @blueprint.post("/load")
 def load() -> Response | BaseResponse:
-    strategy = request.form.get("strategy", "")[:NAME_CHARS] or None
-    return _deed("", lambda desk: desk.manager.load(model=_name(), strategy=strategy))
+    """Without a strategy, with the one in use where the file can be run with it."""
+    given = request.form.get("strategy", "")[:NAME_CHARS]
+
+    def deed(desk: Desk) -> None:
+        strategy = given or strategy_on_load(desk.library, _name(), desk.status.strategy)
+        desk.manager.load(model=_name(), strategy=strategy)
+
+    return _deed("", deed)
 
 
 @blueprint.post("/unload")

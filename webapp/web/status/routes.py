@@ -10,6 +10,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
 from webapp.manager.model_manager import ModelManager
+from webapp.services.strategy.on_load import strategy_on_load
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.login import local_path
 from webapp.web.status.menu import menu_context
@@ -49,7 +50,9 @@ def menu() -> Response:
 def load() -> Response | BaseResponse:
     """The named model, or the chosen one again."""
     try:
-        the_manager().load(model=request.form.get("model", "")[:NAME_CHARS] or None)
+        manager, model = the_manager(), request.form.get("model", "")[:NAME_CHARS] or None
+        strategy = strategy_on_load(manager.library, model, manager.status().strategy) if model else None
+        manager.load(model=model, strategy=strategy)
     except RoostError as exc:
         if wants_fragment():
             return answer(exc)
