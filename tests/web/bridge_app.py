@@ -17,8 +17,8 @@ from webapp.web.bridge import BridgeServer
 EVIL = "http://evil.example"
 
 
-def make_app(events):
-    """``events`` collects how handlers ended: (route, close reason or exception name)."""
+def make_app(events, may_end):
+    """``events`` collects how handlers ended: (route, close reason or exception name). ``may_end``: see /held."""
     app = Flask("bridge-test")
     sock = Sock(app)
 
@@ -35,6 +35,13 @@ def make_app(events):
     def slow():
         time.sleep(float(request.args["s"]))
         return "slow"
+
+    @app.get("/held")
+    def held():
+        """A worker's place for as long as the test wants it."""
+        events.append(("held", ""))
+        may_end.wait(60)
+        return "held"
 
     @app.get("/count/<int:count>")
     def count_up(count):
@@ -117,7 +124,7 @@ def open_descriptors():
     return process.num_handles() if psutil.WINDOWS else process.num_fds()
 
 
-def wait_for(condition, seconds=10.0):
+def wait_for(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if condition():
@@ -130,11 +137,16 @@ class RunningServer:
     """The app above, served on a free port until :meth:`stop`."""
 
     def __init__(self, poll=True, threads=4, **websockets):
-        self.events = []
+        self.events, self.may_end = [], threading.Event()
         self.threads_before = threading.active_count()
         self.descriptors_before = open_descriptors()
         self.server = BridgeServer(
-            make_app(self.events), websockets, host="127.0.0.1", port=0, threads=threads, asyncore_use_poll=poll
+            make_app(self.events, self.may_end),
+            websockets,
+            host="127.0.0.1",
+            port=0,
+            threads=threads,
+            asyncore_use_poll=poll,
         )
         self.port = self.server.addresses[0][1]
         self.thread = threading.Thread(target=self.server.run)
@@ -172,4 +184,4 @@ class RunningServer:
         threads_left = wait_for(lambda: threading.active_count() <= self.threads_before)
         assert threads_left, [thread.name for thread in threading.enumerate()]
         gc.collect()
-        assert open_descriptors() <= self.descriptors_before
+        assert wait_for(lambda: open_descriptors() <= self.descriptors_before)

@@ -16,7 +16,7 @@ from tests.web.ws_client import BINARY, CLOSE, PING, PONG, TEXT, Refused, frame,
 def server(request):
     """Windows has no poll; the same must hold with select."""
     running = RunningServer(
-        poll=request.param, ping_interval=1, send_timeout=1.5, close_timeout=0.5, limit=300, per_client=300
+        poll=request.param, ping_interval=60, send_timeout=1.5, close_timeout=0.5, limit=300, per_client=300
     )
     yield running
     running.finish()
@@ -92,16 +92,16 @@ def test_an_upgrade_pipelined_behind_a_slow_request(server):
 
 
 def test_an_upgrade_needs_no_worker(server):
-    slow = [threading.Thread(target=server.get, args=("/slow?s=1.5",)) for _ in range(4)]
-    for thread in slow:
+    held = [threading.Thread(target=server.get, args=("/held",)) for _ in range(4)]
+    for thread in held:
         thread.start()
-    time.sleep(0.2)
-    start = time.monotonic()
+    assert wait_for(lambda: len(server.events) == 4), "all workers are taken"
     client = server.connect("/echo")
     client.send("x")
-    assert client.receive() == "x" and time.monotonic() - start < 1.0
+    assert client.receive() == "x"
     client.close()
-    for thread in slow:
+    server.may_end.set()
+    for thread in held:
         thread.join()
 
 
@@ -114,8 +114,7 @@ def test_a_handler_that_returns_closes(server):
 
 def test_a_client_that_never_answers_the_close_is_left(server):
     client = server.raw("/bye")
-    start = time.monotonic()
-    assert server.is_idle() and time.monotonic() - start < 3
+    assert server.is_idle()  # half of what two pings would take
     client.abandon()
 
 
@@ -133,10 +132,13 @@ def test_a_client_that_vanishes_ends_its_handler(server, end):
     assert server.is_idle() and server.events.pop()[0] == "echo"
 
 
-def test_a_client_that_falls_silent_is_dropped_by_pings(server):
-    client = server.connect("/echo")
-    assert server.is_idle()  # two intervals of a second
+@pytest.mark.parametrize("poll", [True, False], ids=["poll", "select"])
+def test_a_client_that_falls_silent_is_dropped_by_pings(poll):
+    running = RunningServer(poll=poll, ping_interval=0.5)
+    client = running.connect("/echo")
+    assert running.is_idle()  # two intervals
     client.abandon()
+    running.finish()
 
 
 def test_send_to_a_client_that_does_not_read_gives_up(server):
@@ -235,7 +237,7 @@ def test_stopping_says_goodbye_to_every_page(server):
     clients = [server.connect("/echo") for _ in range(20)]
     stuck = server.raw("/flood")
     time.sleep(0.3)
-    assert server.stop() < 8
+    assert server.stop() < 25
     assert [client.close_code() for client in clients] == [1012] * 20
     for client in [*clients, stuck]:
         client.abandon()
@@ -246,7 +248,7 @@ def test_stopping_during_a_stream():
     client = running.raw()
     client.send_bytes(b"GET /count/100000000 HTTP/1.1\r\nHost: x\r\n\r\n")
     time.sleep(0.3)
-    assert running.stop() < 8
+    assert running.stop() < 25
     client.abandon()
     running.finish()
 
@@ -291,5 +293,5 @@ def test_500_visits_in_mid_generation_leave_nothing(server):
     for number in range(500):
         cycle(server, number)
     assert server.is_idle()
-    assert threading.active_count() <= threads
-    assert open_descriptors() <= descriptors
+    assert wait_for(lambda: threading.active_count() <= threads)
+    assert wait_for(lambda: open_descriptors() <= descriptors)

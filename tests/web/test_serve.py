@@ -49,10 +49,10 @@ def test_it_serves_on_a_free_port_and_stops():
     server = make_server(make_app(), Settings(port=0, http_threads=4))
     thread = threading.Thread(target=server.run)
     thread.start()
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.addresses[0][1]}/", timeout=10) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.addresses[0][1]}/", timeout=30) as response:
         assert response.read() == b"hi" and "Server" not in response.headers
     server.stop()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive()
 
 
@@ -148,7 +148,7 @@ def start_program(stop_seconds):
 def test_a_signal_stops_cleanly(number):
     program = start_program(0)
     program.send_signal(number)
-    out, errors = program.communicate(timeout=15)
+    out, errors = program.communicate(timeout=60)
     assert (out, errors, program.returncode) == ("stopping\nstopped\n", "", 0)
 
 
@@ -158,5 +158,5 @@ def test_a_second_signal_exits_at_once():
     program.send_signal(signal.SIGINT)
     assert program.stdout.readline() == "stopping\n"
     program.send_signal(signal.SIGINT)
-    out, errors = program.communicate(timeout=10)
+    out, errors = program.communicate(timeout=25)
     assert (out, errors, program.returncode) == ("", "", 130)

