@@ -138,6 +138,19 @@ def test_token_ids_embed_as_their_text(real):
     assert real.embeddings.create(model="any", input=[ids, ids]).data[1].embedding == by_text
 
 
+def test_ollamas_embeddings_are_the_same_vectors(real):
+    ollama = pytest.importorskip("ollama", reason="the ollama client is not installed")
+    client = ollama.Client(host=str(real.base_url).removesuffix("/v1/"))
+    numbers = [row.embedding for row in real.embeddings.create(model="any", input=["a bird", "鸟"]).data]
+    found = client.embed(model="any", input=["a bird", "鸟"])
+    assert [list(row) for row in found.embeddings] == [pytest.approx(row, rel=1e-6) for row in numbers]
+    assert found.prompt_eval_count == 3 and found.model == MODEL
+    assert len(client.embed(model="any", input="a bird").embeddings) == 1
+    assert client.embed(model="any", input="").embeddings == []
+    with pytest.raises(ollama.ResponseError):
+        client.embed(model="any", input="a", dimensions=63)
+
+
 @pytest.mark.parametrize("options", [{"input": ""}, {"input": []}, {"dimensions": 63}, {"encoding_format": "int8"}])
 def test_embeddings_that_cannot_be_are_refused(client, options):
     with pytest.raises(openai.BadRequestError):

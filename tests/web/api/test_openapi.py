@@ -22,6 +22,7 @@ FUZZED = (
     "/v1/messages/count_tokens",
     "/api/chat",
     "/api/generate",
+    "/api/embed",
     "/api/tags",
     "/api/ps",
     "/api/show",
@@ -50,7 +51,9 @@ def test_its_words_are_the_readers(server):
 
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory):
-    server = ApiServer(tmp_path_factory.mktemp("fuzz"), fake_strategy("Yes.", slots=16), api_max_choices=1024)
+    """A queue that holds all the answers one request may ask for: a full one is a 503, and rightly."""
+    limits = {"api_max_choices": 1024, "max_queue": 2048}
+    server = ApiServer(tmp_path_factory.mktemp("fuzz"), fake_strategy("Yes.", slots=16), **limits)
     yield server
     server.stop()
 

@@ -12,6 +12,7 @@ from webapp.web.api.anthropic.answers import AnthropicError, MessageAnswer, Toke
 from webapp.web.api.anthropic.request import CountRequest, MessageRequest
 from webapp.web.api.ollama.answers import (
     ChatLine,
+    EmbedAnswer,
     GenerateLine,
     OllamaError,
     RunningModels,
@@ -19,6 +20,7 @@ from webapp.web.api.ollama.answers import (
     Tags,
     VersionAnswer,
 )
+from webapp.web.api.ollama.embed import OllamaEmbed
 from webapp.web.api.ollama.models import ShowRequest
 from webapp.web.api.ollama.request import OllamaChat, OllamaGenerate
 from webapp.web.api.openai.answers import (
@@ -109,6 +111,10 @@ OPERATIONS = (
     Operation(
         "ollama_generate", "ollama", "POST", "/api/generate", OllamaGenerate, GenerateLine, LINES, GenerateLine,
         {"model": ANY_MODEL, "prompt": "Why do birds sit on wires?", "stream": False},
+    ),
+    Operation(
+        "ollama_embed", "ollama", "POST", "/api/embed", OllamaEmbed, EmbedAnswer,
+        example={"model": ANY_MODEL, "input": ["a bird on a wire", "a boat on the river"]},
     ),
     Operation("ollama_tags", "ollama", "GET", "/api/tags", answer=Tags),
     Operation("ollama_ps", "ollama", "GET", "/api/ps", answer=RunningModels),

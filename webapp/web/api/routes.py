@@ -58,6 +58,7 @@ ROUTES = (
     Route("POST", ("/v1/messages/count_tokens",), "anthropic.messages:count_tokens"),
     Route("POST", ("/api/chat",), "ollama.chat:chat", True),
     Route("POST", ("/api/generate",), "ollama.generate:generate", True),
+    Route("POST", ("/api/embed",), "ollama.embed:embed", True),
     Route("GET", ("/api/tags",), "ollama.models:tags"),
     Route("GET", ("/api/ps",), "ollama.models:running"),
     Route("POST", ("/api/show",), "ollama.models:show"),

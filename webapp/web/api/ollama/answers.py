@@ -89,6 +89,16 @@ class ShowAnswer(msgspec.Struct, kw_only=True):
     modified_at: str
 
 
+class EmbedAnswer(msgspec.Struct):
+    """``embeddings`` are of length 1, in the order of the texts."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
+
+
 class VersionAnswer(msgspec.Struct):
     version: str
 
