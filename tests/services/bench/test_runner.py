@@ -133,9 +133,9 @@ def test_a_stop_aborts_what_is_being_written_and_asks_no_more(world):
 
     thread = threading.Thread(target=runner.run, args=(keep,))
     thread.start()
-    assert going.wait(10)
+    assert going.wait(30)
     runner.stop()
-    thread.join(10)
+    thread.join(30)
     assert not thread.is_alive() and runner.is_stopped
     assert len(answers) == 1 and len(manager.requests) <= 2
 
@@ -198,5 +198,5 @@ def test_a_hanging_engine_can_be_left(world):
     while not manager.handles:
         threading.Event().wait(0.01)
     runner.stop()
-    thread.join(8)
+    thread.join(30)
     assert not thread.is_alive()

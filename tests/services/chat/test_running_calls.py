@@ -28,7 +28,7 @@ class Slow:
         while not self.may_end.wait(0.01):
             if is_stopped():
                 self.was_stopped.set()
-                self.may_end.wait(10)
+                self.may_end.wait(30)
         return ToolResult("late")
 
 
@@ -55,19 +55,19 @@ def house(tmp_path, slow):
     yield house
     slow.may_end.set()
     for thread in house.threads:
-        thread.join(10)
+        thread.join(30)
     house.database.close()
 
 
 def test_a_call_is_shown_to_run_and_runs_once(house, slow):
     message_id = house.answer(("far", {}))
     house.loop.approve(message_id, "c0")
-    assert slow.begun.wait(10) and house.statuses(message_id) == ["running"] and house.told
+    assert slow.begun.wait(30) and house.statuses(message_id) == ["running"] and house.told
     with pytest.raises(ChatError):
         house.loop.approve(message_id, "c0")
     house.loop.advance(message_id)
     slow.may_end.set()
-    house.threads[0].join(10)
+    house.threads[0].join(30)
     assert house.statuses(message_id) == ["done"] and slow.ran == 1
     assert house.rounds == [[("c0", "late")]]
 
@@ -75,12 +75,12 @@ def test_a_call_is_shown_to_run_and_runs_once(house, slow):
 def test_a_call_is_stopped_while_it_runs_and_the_answer_goes_on(house, slow):
     message_id = house.answer(("far", {}))
     house.loop.approve(message_id, "c0")
-    assert slow.begun.wait(10)
+    assert slow.begun.wait(30)
     house.loop.refuse(message_id, "c0")
     assert house.statuses(message_id) == ["done"] and "stopped" in house.rounds[0][0][1]
-    assert slow.was_stopped.wait(10), "who runs it is told"
+    assert slow.was_stopped.wait(30), "who runs it is told"
     slow.may_end.set()
-    house.threads[0].join(10)
+    house.threads[0].join(30)
     (state,) = house.loop.calls(house.chats.message(message_id))
     assert state.by == "stopped" and "late" not in state.result and len(house.rounds) == 1
 
@@ -100,7 +100,7 @@ def test_what_could_not_begin_can_be_tried_again(house, slow):
     house.loop._start = start
     slow.may_end.set()
     house.loop.approve(message_id, "c0")
-    house.threads[0].join(10)
+    house.threads[0].join(30)
     assert house.statuses(message_id) == ["done"]
 
 
@@ -110,7 +110,7 @@ def test_what_runs_unasked_is_shown_to_run_too(house, slow):
     message_id = house.answer(("far", {}))
     thread = threading.Thread(target=house.loop.advance, args=(message_id,))
     thread.start()
-    assert slow.begun.wait(10) and house.statuses(message_id) == ["running"]
+    assert slow.begun.wait(30) and house.statuses(message_id) == ["running"]
     slow.may_end.set()
-    thread.join(10)
+    thread.join(30)
     assert house.rounds == [[("c0", "late")]]

@@ -226,16 +226,16 @@ def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
     def slowly(file, piece):
         real(file, piece)
         written.set()
-        job.cancel.wait(10)
+        job.cancel.wait(30)
 
     job = SimpleNamespace(cancel=threading.Event())
     monkeypatch.setattr(imports, "write_all", slowly)
     before = tree(disk)
     started = files.start_import(str(disk / "away" / "new.safetensors"), "copy")
-    assert written.wait(10)
+    assert written.wait(30)
     files.imports.cancel(started.id)
     job.cancel.set()
-    files.imports.wait(10)
+    files.imports.wait(30)
     assert tree(disk) == before and files.imports.jobs() == ()
 
 

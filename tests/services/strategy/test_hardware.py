@@ -53,9 +53,9 @@ def test_a_page_does_not_wait_for_a_driver_that_hangs(tmp_path: Path, monkeypatc
     assert probe.read(tmp_path).gpus == () == probe.read(tmp_path).gpus
     assert time.monotonic() - started < 5 and len(readers) == 1, "one thread waits, the page does not"
     answer.set()
-    probe._reader.join(5)
+    probe._reader.join(30)
     assert probe.read(tmp_path).gpus == (CARD,)
-    probe._reader.join(5)
+    probe._reader.join(30)
 
 
 class FakeNvml(SimpleNamespace):

@@ -93,7 +93,7 @@ def web_server():
 def client():
     """One for a module: what is imported and connected once is there for all."""
     pytest.importorskip("mcp", reason="needs the MCP SDK (pip install -e '.[mcp]')")
-    made = McpClient(connect_timeout_s=10)
+    made = McpClient(connect_timeout_s=60)
     made.listed = []
     made.on_tools = lambda server_id, listing: made.listed.append((server_id, listing))
     yield made

@@ -18,9 +18,22 @@ TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required"
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 PAGE = 5
 HTML = "<script>alert(1)</script><b>bold</b> & done"
-WORDS = "echo get_weather sleep fail big html picture structured grow"
+WORDS = "echo get_weather gather fail big html picture structured grow"
 NAMES = WORDS.split()
 added: list[str] = []
+AT_ONCE = 8
+inside: list[asyncio.Event] = []
+
+
+async def gathered() -> None:
+    """Returns once so many calls of it run side by side."""
+    inside.append(asyncio.Event())
+    if len(inside) == AT_ONCE:
+        for event in inside:
+            event.set()
+        inside.clear()
+    else:
+        await asyncio.wait_for(inside[-1].wait(), 60)
 
 
 def tools() -> list[types.Tool]:
@@ -49,8 +62,8 @@ async def list_tools(ctx: Any, params: types.PaginatedRequestParams | None) -> t
 
 async def call_tool(ctx: Any, params: types.CallToolRequestParams) -> types.CallToolResult:
     name, arguments = params.name, params.arguments or {}
-    if name == "sleep":
-        await asyncio.sleep(0.3)
+    if name == "gather":
+        await gathered()
     if name == "grow":
         added.append(f"later_{len(added)}")
         await ctx.session.send_tool_list_changed()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
 
 from tests.tools.mcp.conftest import HttpServer, address, program, raw
-from tests.tools.mcp.server import HTML, NAMES
+from tests.tools.mcp.server import AT_ONCE, HTML, NAMES
 from webapp.errors import (
     McpCommandMissing,
     McpError,
@@ -46,7 +47,7 @@ def tiny(request, client, http_server):
     return call
 
 
-def until(is_so, wait_s=5.0):
+def until(is_so, wait_s=30.0):
     deadline = time.monotonic() + wait_s
     while not is_so():
         assert time.monotonic() < deadline, "it did not come to that"
@@ -97,23 +98,19 @@ def test_a_server_that_says_its_tools_changed_is_asked_again(client, tiny):
 
 def test_calls_run_side_by_side(client):
     config = program()
-    threads = [threading.Thread(target=client.call, args=("stdio", config, "sleep", {})) for _ in range(8)]
-    begun = time.monotonic()
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert time.monotonic() - begun < 8 * 0.3
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        results = list(pool.map(lambda _: client.call("stdio", config, "gather", {}), range(AT_ONCE)))
+    assert [result.text for result in results] == ["done"] * AT_ONCE
 
 
 def test_a_slow_call_ends_at_its_time_limit_and_the_server_lives_on(client, monkeypatch):
     monkeypatch.setenv("ROOST_TOKEN", "not for others")
-    config = raw("modern", timeout_s=0.5, env={"API_KEY": "sk-123456"})
+    config = raw("modern", timeout_s=2, env={"API_KEY": "sk-123456"})
     assert client.call("slow", config, "secret", {}).text == "none sk-123456", "its own environment and none of ours"
     pid = client.call("slow", config, "pid", {}).text
     with pytest.raises(McpTimedOut) as caught:
         client.call("slow", config, "slow", {})
-    assert caught.value.params == {"name": "modern", "seconds": "0.5"}
+    assert caught.value.params == {"name": "modern", "seconds": "2"}
     assert client.call("slow", config, "pid", {}).text == pid
     with pytest.raises(McpServerEnded) as caught:
         client.call("slow", config, "die", {})
@@ -126,7 +123,7 @@ def test_a_call_that_is_stopped_is_left_and_the_server_lives_on(client):
     config, begun = raw("modern"), time.monotonic()
     with pytest.raises(McpError) as caught:
         client.call("stopped", config, "slow", {}, lambda: client.state("stopped").phase == "connected")
-    assert "stopped" in caught.value.message and time.monotonic() - begun < 4
+    assert "stopped" in caught.value.message and time.monotonic() - begun < 25
     assert client.call("stopped", config, "echo", {}).text == "modern"
     client.drop("stopped")
 
@@ -166,7 +163,7 @@ def test_what_cannot_be_connected_says_why(client, config, error, words):
 
 def test_what_never_answers_is_given_up_and_ended():
     pytest.importorskip("mcp")
-    impatient = McpClient(connect_timeout_s=0.5)
+    impatient = McpClient(connect_timeout_s=2)
     before = set(psutil.Process().children())
     ways = [("silent", McpTimedOut), ("rubbish", McpNotSpoken), ("deaf", McpTimedOut)]
     for way, _ in ways:
