@@ -63,6 +63,22 @@ def test_the_config_is_what_later_requests_default_to(serve):
     assert server.post("/update-config", {"state": "nobody.pth"})[0] == 404
 
 
+def test_a_state_may_be_named_by_the_path_runner_has_for_it(serve, monkeypatch):
+    server = serve()
+    used = []
+    monkeypatch.setattr(server.manager, "apply_state", used.append)
+    for path in (
+        "models/poet.pth",
+        "./models/poet.pth",
+        ".\\models\\poet.pth",
+        "models/states/poet.pth",
+        "poet.pth",
+        "",
+    ):
+        assert server.post("/update-config", {"state": path}) == (200, "success")
+    assert used == ["poet.pth", "poet.pth", "poet.pth", "states/poet.pth", "poet.pth", ""]
+
+
 def test_exit_ends_the_server(serve):
     server = serve()
     assert server.post("/exit", b"")[0] == 503  # not begun by roost serve

@@ -94,6 +94,12 @@ def library_name(path: str) -> str:
     return path
 
 
+def state_name(path: str) -> str:
+    """Likewise; what Runner kept beside its models is among the states here."""
+    found = library_name(path)
+    return found if found != path else path.replace("\\", "/").removeprefix("./").removeprefix("models/")
+
+
 def update_config() -> Response:
     """Defaults of later requests, until the server ends; ``state`` is what later answers begin from."""
     check_loopback()
@@ -102,7 +108,7 @@ def update_config() -> Response:
     state = given.pop("state", None)
     SamplingParams.from_dict(given)
     if state is not None:
-        the_manager().apply_state(state)
+        the_manager().apply_state(state_name(state))
     defaults = the_completions().defaults
     defaults.overrides = {**defaults.overrides, **given}
     return answer(SUCCESS)
