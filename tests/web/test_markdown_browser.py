@@ -44,35 +44,43 @@ def make_app(render):
     return app
 
 
-@pytest.fixture
-def visit():
-    """visit(render, path) -> (page, urls requested): the page open in Chromium."""
+@pytest.fixture(scope="module")
+def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    servers = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-
-        def open_page(render, path):
-            server = make_server(make_app(render), Settings(port=0, http_threads=4))
-            thread = threading.Thread(target=server.run)
-            thread.start()
-            servers.append((server, thread))
-            page, urls = browser.new_page(), []
-            page.on("request", lambda request: urls.append(request.url))
-            page.goto(f"http://127.0.0.1:{server.addresses[0][1]}{path}")
-            return page, urls
-
-        yield open_page
+        yield browser
         browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """visit(render, path) -> (page, urls requested): the page open in Chromium."""
+    servers, pages = [], []
+
+    def open_page(render, path):
+        server = make_server(make_app(render), Settings(port=0, http_threads=4))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        servers.append((server, thread))
+        page, urls = browser.new_page(), []
+        pages.append(page)
+        page.on("request", lambda request: urls.append(request.url))
+        page.goto(f"http://127.0.0.1:{server.addresses[0][1]}{path}")
+        return page, urls
+
+    yield open_page
+    for page in pages:
+        page.close()
     for server, thread in servers:
         server.stop()
-        thread.join(10)
+        thread.join(30)
 
 
 def outcome(page, urls):
     """(scripts run, requests beyond the page's own, policy violations) after everything was hovered and clicked."""
     page.evaluate(PROVOKE)
-    time.sleep(0.5)
+    page.wait_for_timeout(500)  # requests are heard of meanwhile, not in a sleep
     own = ("/page", "/empty", "/pwn.js", "/static/vendor/htmx.min.js", "/favicon.ico")
     foreign = [url for url in urls if not url.endswith(own)]
     return page.evaluate("pwned"), foreign, page.evaluate("violations")
@@ -96,5 +104,7 @@ def test_the_same_page_without_our_pipeline_does_leak(visit):
     page, urls = visit(lambda text: text, "/empty")
     for text in HOSTILE:
         page.evaluate(INSERT, text)
-    time.sleep(0.5)
-    assert any(url.endswith("/pwn") for url in urls) and page.evaluate("violations")
+    deadline = time.monotonic() + 30
+    while not (any(url.endswith("/pwn") for url in urls) and page.evaluate("violations.length")):
+        assert time.monotonic() < deadline, urls
+        page.wait_for_timeout(50)
