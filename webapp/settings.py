@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import SettingsError
+from webapp.errors import Phrase, SettingsError
 
 CONFIG_NAME = "roost.toml"
 MIB = 1 << 20
@@ -220,19 +220,24 @@ class Setting:
             self.check(read)
         except ValueError as exc:
             shown = "…" if self.secret else value
-            raise SettingsError(name=self.name, value=shown, reason=str(exc)) from exc
+            raise SettingsError(name=self.name, value=shown, reason=reason_of(exc)) from exc
         return read
 
     def check(self, value: Any) -> None:
         if self.choices and value not in self.choices:
-            raise ValueError(f"it must be one of {', '.join(self.choices)}")
+            raise ValueError(Phrase("it must be one of {names}", names=", ".join(self.choices)))
         # Written as "not >=" so that NaN is refused too.
         if self.at_least is not None and not value >= self.at_least:
-            raise ValueError(f"it must be at least {self.at_least}")
+            raise ValueError(Phrase("it must be at least {least}", least=self.at_least))
         if self.at_most is not None and not value <= self.at_most:
-            raise ValueError(f"it must be at most {self.at_most}")
+            raise ValueError(Phrase("it must be at most {most}", most=self.at_most))
         if self.secret and value and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{8,200}", value):
             raise ValueError("it must be 8 to 200 letters, digits or ._~+/=-")
+
+
+def reason_of(exc: ValueError) -> str:
+    """What was raised with; a Phrase stays one, which ``str`` would make plain text."""
+    return exc.args[0] if exc.args and isinstance(exc.args[0], Phrase) else str(exc)
 
 
 # The two folders have None here: their default is found out when it is needed, not at import.
@@ -269,13 +274,15 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values:
         if name not in SETTINGS:
-            raise SettingsError(name=name, value=values[name], reason=f"there is no such setting{_nearest(name)}")
+            raise SettingsError(name=name, value=values[name], reason=_unknown(name))
     return {name: SETTINGS[name].read(value) for name, value in values.items()}
 
 
-def _nearest(name: str) -> str:
+def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name.lower().replace("-", "_"), SETTINGS, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    if not close:
+        return "there is no such setting"
+    return Phrase("there is no such setting; did you mean {close}?", close=close[0])
 
 
 def read_config(path: Path) -> dict[str, Any]:

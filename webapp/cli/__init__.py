@@ -40,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    from webapp.cli.commands import build_parser
+    from webapp.cli.commands import parse
     from webapp.cli.options import in_one_line
     from webapp.errors import RoostError
 
-    args = build_parser().parse_args(arguments)
+    args = parse(arguments)
     try:
         code = int(args.run(args) or 0)
         if sys.stdout is not None:
@@ -68,11 +68,15 @@ def prepare_streams() -> None:
 
 def tell_of(error: OSError) -> int:
     """A place that cannot be had, or an output that is full."""
+    from webapp.i18n import phrase
+    from webapp.i18n.terminal import t, terminal_locale
+
+    reason = phrase(error.strerror, terminal_locale())
     if error.filename is not None:
-        print(f"roost: {error.filename}: {error.strerror}. Name a place that is there and is yours.", file=sys.stderr)
+        print(f"roost: {t('cli.no_place', path=error.filename, reason=reason)}", file=sys.stderr)
     else:
         discard_output()
-        print(f"roost: {error.strerror}. Make room, or send the output elsewhere.", file=sys.stderr)
+        print(f"roost: {t('cli.no_room', reason=reason)}", file=sys.stderr)
     return 2
 
 

@@ -23,7 +23,8 @@ from webapp.cli import bench_tools
 from webapp.cli.options import add_model_options, settings_from
 from webapp.engine.outputs import GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import RequestError, error_from_dict
+from webapp.errors import Phrase, RequestError, error_from_dict
+from webapp.i18n.terminal import t
 from webapp.manager.handles import RequestHandle
 from webapp.manager.model_manager import ModelManager
 
@@ -34,14 +35,14 @@ GREEDY = SamplingParams(temperature=0, stop_token_ids=(), frequency_penalty=0.0)
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "bench",
-        help="Measure speed and memory on this machine; `tools`: function calling.",
+        help=t("cli.bench.about"),
         allow_abbrev=False,  # or `--mode` of `tools` would be a short --model of this one
     )
     add_model_options(parser)
-    parser.add_argument("--prompt-tokens", type=int, default=512, help="Tokens to read in one prompt.")
-    parser.add_argument("--tokens", type=int, default=128, help="Tokens to write in one answer.")
-    parser.add_argument("--sequences", default="1,8", help="How many answers at once, with commas between.")
-    parser.add_argument("--repeat", type=int, default=3, help="Runs of each measurement; the median is reported.")
+    parser.add_argument("--prompt-tokens", type=int, default=512, help=t("cli.bench.prompt_tokens"))
+    parser.add_argument("--tokens", type=int, default=128, help=t("cli.bench.tokens"))
+    parser.add_argument("--sequences", default="1,8", help=t("cli.bench.sequences"))
+    parser.add_argument("--repeat", type=int, default=3, help=t("cli.bench.repeat"))
     parser.set_defaults(run=run)
     bench_tools.add_parser(parser.add_subparsers(dest="bench", metavar="tools"))
     return parser
@@ -73,20 +74,27 @@ def run(args: argparse.Namespace) -> int:
     finally:
         manager.close()
     for row in rows:
-        print(
-            f"{row['sequences']:>3} at once: first token {row['first_token_ms']:.0f} ms, reading "
-            f"{row['prefill_tokens_per_s']:.0f} tokens/s, writing {row['decode_tokens_per_s']:.1f} tokens/s in all",
-            file=sys.stderr,
-        )
+        print(line_of(row), file=sys.stderr)
     print(json.dumps(document, ensure_ascii=False))
     return 0
+
+
+def line_of(row: dict[str, Any]) -> str:
+    return t(
+        "cli.bench.line",
+        sequences=f"{row['sequences']:>3}",
+        first=f"{row['first_token_ms']:.0f}",
+        reading=f"{row['prefill_tokens_per_s']:.0f}",
+        writing=f"{row['decode_tokens_per_s']:.1f}",
+    )
 
 
 def read_counts(text: str) -> list[int]:
     """``"1,8"`` to counts; RequestError unless all are 1 or more."""
     counts = [int(part) for part in text.split(",") if part.strip().isdigit()]
     if not counts or min(counts) < 1:
-        raise RequestError(reason=f"--sequences {text!r} is not a list of counts with commas between")
+        reason = Phrase("--sequences {text} is not a list of counts with commas between", text=repr(text))
+        raise RequestError(reason=reason)
     return counts
 
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from webapp.chat.tool_dialects import all_dialects
+from webapp.cli.columns import pad
 from webapp.cli.options import add_model_options, settings_from
-from webapp.errors import BenchRefused, RoostError, ToolInvalid
+from webapp.errors import BenchRefused, Phrase, RoostError, ToolInvalid
 from webapp.i18n import LOCALES
+from webapp.i18n.terminal import t
 from webapp.manager.model_manager import ModelManager
 from webapp.services.bench.made_cases import made_cases
 from webapp.services.bench.order import MODES, BenchOrder
@@ -40,24 +42,17 @@ class Kept:
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "tools", help="How rightly this model calls these tools: decision, name, arguments."
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("tools", help=t("cli.bench_tools.about"))
     add_model_options(parser)
-    parser.add_argument(
-        "--tools", metavar="FILE", help="An OpenAI tools array; without it the tools of the Tools page."
-    )
-    parser.add_argument(
-        "--cases", metavar="FILE", help='Lines of {"prompt": …, "calls": [{"name": …, "arguments": …}]}.'
-    )
-    parser.add_argument("--mode", choices=(*MODES, BOTH), default=BOTH, help="Held to the tools, free, or both.")
-    parser.add_argument(
-        "--dialect", choices=[row.name for row in all_dialects()], default="", help="How calls are written."
-    )
-    parser.add_argument("--seed", type=int, default=None, help="Make the cases from the tools, by this number.")
-    parser.add_argument("--per-tool", type=int, default=3, help="Cases to make for each tool.")
-    parser.add_argument("--language", choices=tuple(LOCALES), default="en", help="Of the cases that are made.")
-    parser.add_argument("--transcripts", metavar="FILE", help="Write every case with its answer, one JSON a line.")
+    dialects = [row.name for row in all_dialects()]
+    parser.add_argument("--tools", metavar="FILE", help=t("cli.bench_tools.tools"))
+    parser.add_argument("--cases", metavar="FILE", help=t("cli.bench_tools.cases"))
+    parser.add_argument("--mode", choices=(*MODES, BOTH), default=BOTH, help=t("cli.bench_tools.mode"))
+    parser.add_argument("--dialect", choices=dialects, default="", help=t("cli.bench_tools.dialect"))
+    parser.add_argument("--seed", type=int, default=None, help=t("cli.bench_tools.seed"))
+    parser.add_argument("--per-tool", type=int, default=3, help=t("cli.bench_tools.per_tool"))
+    parser.add_argument("--language", choices=tuple(LOCALES), default="en", help=t("cli.bench_tools.language"))
+    parser.add_argument("--transcripts", metavar="FILE", help=t("cli.option.transcripts"))
     parser.set_defaults(run=run)
     return parser
 
@@ -116,7 +111,7 @@ def tools_in(path: str) -> tuple[dict[str, Any], ...]:
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as exc:
-        raise ToolInvalid(field="file", reason=f"{path} is no JSON: {exc}") from exc
+        raise ToolInvalid(field="file", reason=Phrase("{path} is no JSON: {error}", path=path, error=str(exc))) from exc
     rows = value.get("tools", [value]) if isinstance(value, Mapping) else value
     if not isinstance(rows, list):
         raise ToolInvalid(field="file", reason="it must be a tool or a list of tools")
@@ -139,7 +134,10 @@ def cases_of(
 
 
 def line_of(report: ModeReport) -> str:
-    shown = "  ".join(
-        f"{name} {right}/{of} ({100 * right / of:.1f} %)" for name, (right, of) in report.counts.items() if of
+    figures = "  ".join(
+        f"{t(f'cli.bench_tools.{name}')} {right}/{of} ({100 * right / of:.1f} %)"
+        for name, (right, of) in report.counts.items()
+        if of
     )
-    return f"{report.mode:<12} {report.cases:>4} cases  {shown}"
+    mode = pad(t(f"cli.bench_tools.{report.mode}"), 12)
+    return t("cli.bench_tools.line", mode=mode, cases=f"{report.cases:>4}", figures=figures)

@@ -9,24 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFailed, TurnFinished, TurnWaiting
+from webapp.cli.columns import columns_of
 from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, in_one_line, settings_from
 from webapp.errors import RoostError, error_from_dict
+from webapp.i18n.terminal import t
 from webapp.manager.model_manager import ModelManager
 from webapp.services.chat.turns import ChatTurns, LiveTurn
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 
-HELP = "Type a message and press Enter. /new starts over, /quit or Ctrl-D ends, Ctrl-C stops an answer."
 STOP_WAIT_S = 6.0
-LOADING = "\rloading {} %"
-LOADING_GONE = "\r" + " " * len("loading 100 %") + "\r"
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("chat", help="Chat in the terminal.")
+    parser: argparse.ArgumentParser = subparsers.add_parser("chat", help=t("cli.chat.about"))
     add_model_options(parser)
     add_sampling_options(parser)
-    parser.add_argument("--system", default="", help="System prompt.")
+    parser.add_argument("--system", default="", help=t("cli.chat.system"))
     return parser
 
 
@@ -49,13 +48,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _converse(turns: ChatTurns, chats: ChatStore, system: str, sampling: dict[str, Any]) -> None:
     chat = chats.create(system_prompt=system, sampling=sampling)
-    print(HELP, file=sys.stderr)
+    print(t("cli.chat.help"), file=sys.stderr)
     while (text := _read_line()) is not None:
         if text in ("/quit", "/exit"):
             return
         if text == "/new":
             chat = chats.create(system_prompt=system, sampling=sampling)
-            print("(a new chat)", file=sys.stderr)
+            print(t("cli.chat.new"), file=sys.stderr)
         elif text:
             _answer(turns, chat.id, text)
 
@@ -79,7 +78,7 @@ def _answer(turns: ChatTurns, chat_id: str, text: str) -> None:
     except KeyboardInterrupt:
         turns.stop(chat_id)
         turn.wait_finished(STOP_WAIT_S)
-        print("\n(stopped)", file=sys.stderr)
+        print("\n" + t("cli.chat.stopped"), file=sys.stderr)
 
 
 def _print_turn(turn: LiveTurn) -> None:
@@ -90,13 +89,13 @@ def _print_turn(turn: LiveTurn) -> None:
         for event in events:
             is_loading = shows_loading and isinstance(event, TurnWaiting) and event.phase == "loading"
             if loading and not is_loading:
-                print(LOADING_GONE, end="", file=sys.stderr, flush=True)
+                print(_loading_gone(), end="", file=sys.stderr, flush=True)
             loading = is_loading
             if isinstance(event, TurnWaiting):
                 if is_loading and event.total:
-                    print(LOADING.format(100 * event.done // event.total), end="", file=sys.stderr, flush=True)
+                    print("\r" + _loading(100 * event.done // event.total), end="", file=sys.stderr, flush=True)
             elif isinstance(event, ReasoningDelta):
-                print(("" if thinking else "(thinks) ") + event.text, end="", flush=True)
+                print(("" if thinking else t("cli.chat.thinks")) + event.text, end="", flush=True)
                 thinking = True
             elif isinstance(event, ContentDelta):
                 print(("\n\n" if thinking else "") + event.text, end="", flush=True)
@@ -107,3 +106,12 @@ def _print_turn(turn: LiveTurn) -> None:
             elif isinstance(event, TurnFinished):
                 print()
                 return
+
+
+def _loading(percent: int) -> str:
+    return t("cli.chat.loading", percent=percent)
+
+
+def _loading_gone() -> str:
+    """Writes over the line and goes back to its beginning."""
+    return "\r" + " " * columns_of(_loading(100)) + "\r"

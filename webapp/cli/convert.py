@@ -15,6 +15,7 @@ from typing import Any
 
 from webapp.cli.options import add_settings, in_one_line, settings_from
 from webapp.errors import ConversionCancelled, RoostError, as_roost_error
+from webapp.i18n.terminal import t
 from webapp.manager.library import ModelLibrary
 from webapp.weights.convert.conversion import Converted, convert
 from webapp.weights.convert.names import default_name
@@ -23,20 +24,19 @@ from webapp.weights.convert.progress import ConversionProgress
 from webapp.weights.convert.registry import CONVERSIONS
 
 CANCELLED = 130
-PHASES = {"convert": "Converting", "verify": "Checking"}
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("convert", help="Make a model file of another format.")
-    parser.add_argument("source", metavar="IN", help="Model file, or its name in the models folder.")
-    parser.add_argument("output", metavar="OUT", nargs="?", help="New file (default: beside IN, named after it).")
-    parser.add_argument("--to", required=True, choices=tuple(CONVERSIONS), help="What to make; fast loads quickest.")
-    parser.add_argument("--strategy", default="", help="The one strategy a fast file is made for.")
-    parser.add_argument("--lora", default="", metavar="FILE", help="LoRA to merge in.")
-    parser.add_argument("--lora-alpha", type=float, default=None, metavar="N", help="Alpha the LoRA was trained with.")
-    parser.add_argument("--overwrite", action="store_true", help="Take the place of a file that is there.")
-    parser.add_argument("--json", action="store_true", help="Print the outcome as one JSON document.")
-    parser.add_argument("--progress-json", action="store_true", help="Print progress and outcome, a JSON line each.")
+    parser: argparse.ArgumentParser = subparsers.add_parser("convert", help=t("cli.convert.about"))
+    parser.add_argument("source", metavar="IN", help=t("cli.convert.source"))
+    parser.add_argument("output", metavar="OUT", nargs="?", help=t("cli.convert.output"))
+    parser.add_argument("--to", required=True, choices=tuple(CONVERSIONS), help=t("cli.convert.to"))
+    parser.add_argument("--strategy", default="", help=t("cli.convert.strategy"))
+    parser.add_argument("--lora", default="", metavar="FILE", help=t("cli.convert.lora"))
+    parser.add_argument("--lora-alpha", type=float, default=None, metavar="N", help=t("cli.convert.lora_alpha"))
+    parser.add_argument("--overwrite", action="store_true", help=t("cli.convert.overwrite"))
+    parser.add_argument("--json", action="store_true", help=t("cli.convert.json"))
+    parser.add_argument("--progress-json", action="store_true", help=t("cli.convert.progress_json"))
     parser.add_argument("--cancel-on-eof", action="store_true", help=argparse.SUPPRESS)
     add_settings(parser, ("models_dir", "data_dir"))
     return parser
@@ -105,8 +105,9 @@ class Printer:
         if self._each_line:
             _line({"event": "progress", **progress.to_dict()})
         elif sys.stderr.isatty():
-            percent = 100 * progress.done_bytes // max(progress.total_bytes, 1)
-            print(f"\r{PHASES[progress.phase]}: {percent:3} %", end="", file=sys.stderr, flush=True)
+            percent = f"{100 * progress.done_bytes // max(progress.total_bytes, 1):3}"
+            line = t("cli.convert.progress", phase=t(f"cli.convert.phase.{progress.phase}"), percent=percent)
+            print(f"\r{line}", end="", file=sys.stderr, flush=True)
 
     def done(self, converted: Converted) -> None:
         outcome = {
@@ -122,7 +123,8 @@ class Printer:
             _line(outcome)
         else:
             self._end_line()
-            print(f"{converted.path}: {converted.size_bytes:,} bytes in {outcome['seconds']} s, read back and whole.")
+            size, seconds = f"{converted.size_bytes:,}", outcome["seconds"]
+            print(t("cli.convert.done", path=converted.path, bytes=size, seconds=seconds))
 
     def failed(self, error: RoostError) -> bool:
         """True where it was printed."""

@@ -18,6 +18,7 @@ from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.cli.options import add_model_options, settings_from
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
+from webapp.i18n.terminal import t
 from webapp.manager.model_manager import ModelManager
 from webapp.services.chat.tool_offer import call_constraint
 from webapp.services.completion.whole_answer import WholeAnswer, whole_answer
@@ -36,20 +37,18 @@ Case = TypeVar("Case")
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("eval", help="Run the held-out prompts and function calls.")
+    parser: argparse.ArgumentParser = subparsers.add_parser("eval", help=t("cli.eval.about"))
     add_model_options(parser)
-    parser.add_argument("--tools", type=int, default=240, help="Function-calling cases, half of them Chinese.")
-    parser.add_argument(
-        "--natural", type=int, default=160, help="Cases of everyday tools in free phrasings, half of them Chinese."
-    )
-    parser.add_argument("--prompts", type=int, default=100, help="Small-talk and how-to prompts per language.")
+    parser.add_argument("--tools", type=int, default=240, help=t("cli.eval.tools"))
+    parser.add_argument("--natural", type=int, default=160, help=t("cli.eval.natural"))
+    parser.add_argument("--prompts", type=int, default=100, help=t("cli.eval.prompts"))
     parser.add_argument(
         "--decoding",
         choices=(FREE, CONSTRAINED, "both"),
         default="both",
-        help="Tool cases with free decoding, held to the offered tools as a chat is, or both.",
+        help=t("cli.eval.decoding"),
     )
-    parser.add_argument("--transcripts", metavar="FILE", help="Write every case with its answer, one JSON a line.")
+    parser.add_argument("--transcripts", metavar="FILE", help=t("cli.option.transcripts"))
     return parser
 
 
@@ -81,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
             shown = "  ".join(
                 f"{key} {100 * value:.1f} %" for key, value in figures.items() if isinstance(value, float)
             )
-            print(f"{part:<8} {name:<24} {figures['cases']:>4} cases  {shown}", file=sys.stderr)
+            row = {"part": f"{part:<8}", "name": f"{name:<24}", "cases": f"{figures['cases']:>4}", "figures": shown}
+            print(t("cli.eval.line", **row), file=sys.stderr)
     print(json.dumps(document, ensure_ascii=False))
     return 0
 

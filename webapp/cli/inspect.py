@@ -6,14 +6,16 @@ import argparse
 import json
 from typing import Any
 
+from webapp.cli.columns import pad
+from webapp.i18n.terminal import t
 from webapp.weights.checkpoint import Inspection, inspect
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("inspect", help="Say what is in a model or state file.")
-    parser.add_argument("file", help="Model or state file.")
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
-    parser.add_argument("--tensors", action="store_true", help="List every tensor too.")
+    parser: argparse.ArgumentParser = subparsers.add_parser("inspect", help=t("cli.inspect.about"))
+    parser.add_argument("file", help=t("cli.inspect.file"))
+    parser.add_argument("--json", action="store_true", help=t("cli.option.json"))
+    parser.add_argument("--tensors", action="store_true", help=t("cli.option.tensors"))
     return parser
 
 
@@ -22,30 +24,44 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))
     else:
-        print("\n".join(f"{name:<18} {value}" for name, value in facts(found)))
+        print(as_table(facts(found)))
         if args.tensors:
             for tensor in found.tensors:
                 print(f"{tensor.name:<40} {tensor.dtype:<10} {tuple(tensor.shape)}")
     return 0
 
 
+def as_table(rows: list[tuple[str, str]]) -> str:
+    return "\n".join(f"{pad(name, 18)} {value}" for name, value in rows)
+
+
 def facts(found: Inspection) -> list[tuple[str, str]]:
-    rows = [("file", str(found.path)), ("format", found.format), ("kind", found.kind)]
+    """Names and values, in the reader's language."""
+    rows = [
+        (t("cli.fact.file"), str(found.path)),
+        (t("cli.fact.format"), found.format),
+        (t("cli.fact.kind"), t(f"cli.kind.{found.kind}")),
+    ]
     if found.config is not None:
         config = found.config
         rows += [
-            ("architecture", f"RWKV-{config.architecture}"),
-            ("layers x width", f"{config.n_layer} x {config.n_embd}"),
-            ("heads", f"{config.n_head} of {config.head_size}" if config.n_head else "none"),
-            ("vocabulary", f"{config.vocab_size:,}"),
-            ("state", f"{config.state_bytes():,} bytes in float32"),
+            (t("cli.fact.architecture"), f"RWKV-{config.architecture}"),
+            (t("cli.fact.layers"), f"{config.n_layer} x {config.n_embd}"),
+            (t("cli.fact.heads"), heads(config.n_head, config.head_size)),
+            (t("cli.fact.vocabulary"), f"{config.vocab_size:,}"),
+            (t("cli.fact.state"), t("cli.fact.state_bytes", bytes=f"{config.state_bytes():,}")),
         ]
     rows += [
-        ("parameters", f"{found.parameters:,}"),
-        ("dtype", found.dtype),
-        ("size", f"{found.size_bytes:,} bytes"),
-        ("merged state", "yes" if found.has_time_state else "no"),
+        (t("cli.fact.parameters"), f"{found.parameters:,}"),
+        (t("cli.fact.dtype"), found.dtype),
+        (t("cli.fact.size"), t("cli.fact.bytes", bytes=f"{found.size_bytes:,}")),
+        (t("cli.fact.merged_state"), t("cli.fact.yes") if found.has_time_state else t("cli.fact.no")),
     ]
     if found.converted_strategy:
-        rows.append(("converted for", found.converted_strategy))
+        rows.append((t("cli.fact.converted_for"), found.converted_strategy))
     return rows
+
+
+def heads(count: int, size: int) -> str:
+    """RWKV-4 has none."""
+    return t("cli.fact.heads_of", heads=count, size=size) if count else t("cli.fact.no_heads")

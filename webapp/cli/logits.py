@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from webapp.cli.options import add_model_options, settings_from
-from webapp.errors import RequestError
+from webapp.errors import Phrase, RequestError
+from webapp.i18n.terminal import t
 from webapp.manager.model_manager import ModelManager
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("logits", help="Write the logits after a text to a file.")
+    parser: argparse.ArgumentParser = subparsers.add_parser("logits", help=t("cli.logits.about"))
     add_model_options(parser)
     text = parser.add_mutually_exclusive_group(required=True)
-    text.add_argument("--text", help="Text to read.")
-    text.add_argument("--tokens", help="Token ids to read, with commas between.")
-    parser.add_argument("--all", action="store_true", help="Logits at every position: (tokens, vocab_size).")
-    parser.add_argument("--out", required=True, help="File to write, float32 .npy.")
+    text.add_argument("--text", help=t("cli.logits.text"))
+    text.add_argument("--tokens", help=t("cli.logits.tokens"))
+    parser.add_argument("--all", action="store_true", help=t("cli.logits.all"))
+    parser.add_argument("--out", required=True, help=t("cli.logits.out"))
     return parser
 
 
@@ -32,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
         manager.close()
     with open(args.out, "wb") as file:
         np.save(file, found)
-    print(f"{args.out}: float32 {found.shape}, highest at token {int(found.reshape(-1, found.shape[-1])[-1].argmax())}")
+    highest = int(found.reshape(-1, found.shape[-1])[-1].argmax())
+    print(t("cli.logits.done", path=args.out, shape=found.shape, token=highest))
     return 0
 
 
@@ -41,4 +43,5 @@ def read_ids(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError as exc:
-        raise RequestError(reason=f"--tokens {text!r} is not a list of numbers with commas between") from exc
+        reason = Phrase("--tokens {text} is not a list of numbers with commas between", text=repr(text))
+        raise RequestError(reason=reason) from exc

@@ -10,6 +10,8 @@ from typing import Any
 
 from webapp.cli.options import add_settings, in_one_line, settings_from
 from webapp.errors import error_from_dict
+from webapp.i18n import phrase
+from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.library import ModelEntry
 from webapp.manager.model_manager import ModelManager
 from webapp.services.library.disk_space import size_text
@@ -21,41 +23,40 @@ NAME_COLUMNS = 44
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "models", help="List, show, import, rename and delete model files."
-    )
+    parser: argparse.ArgumentParser = subparsers.add_parser("models", help=t("cli.models.about"))
     add_settings(parser, ("models_dir", "extra_models_dirs", "data_dir"))
-    parser.add_argument("--json", action="store_true", help="Print one JSON document.")
+    parser.add_argument("--json", action="store_true", help=t("cli.option.json"))
     parser.set_defaults(deed=list_models)
-    deeds = parser.add_subparsers(title="what to do (without one: list)", metavar="DEED")
-    _deed(deeds, "list", list_models, "List the models Roost sees.")
-    show = _deed(deeds, "show", show_model, "Say everything about one model.")
-    show.add_argument("--tensors", action="store_true", help="List every tensor too.")
-    _deed(deeds, "delete", delete_model, "Move a model to the trash.")
-    rename = _deed(deeds, "rename", rename_model, "Give a model another name, in its folder.")
-    rename.add_argument("new_name", help="Its new name, with the same ending.")
-    bring = _deed(deeds, "import", import_model, "Bring a file in from elsewhere on this machine.")
-    bring.add_argument("--mode", choices=MODES, default="copy", help="What to do with the original (default: copy).")
-    _deed(deeds, "trash", list_trash, "List what was deleted.")
-    _deed(deeds, "restore", restore_model, "Bring a model back from the trash.")
-    _deed(deeds, "known", list_known, "List the published models, with their pages.")
+    deeds = parser.add_subparsers(title=t("cli.models.deeds"), metavar="DEED")
+    _deed(deeds, "list", list_models)
+    show = _deed(deeds, "show", show_model)
+    show.add_argument("--tensors", action="store_true", help=t("cli.option.tensors"))
+    _deed(deeds, "delete", delete_model)
+    rename = _deed(deeds, "rename", rename_model)
+    rename.add_argument("new_name", help=t("cli.models.new_name"))
+    bring = _deed(deeds, "import", import_model)
+    bring.add_argument("--mode", choices=MODES, default="copy", help=t("cli.models.mode"))
+    _deed(deeds, "trash", list_trash)
+    _deed(deeds, "restore", restore_model)
+    _deed(deeds, "known", list_known)
     return parser
 
 
+# Of each deed that takes one: the argument, and what is said about it.
 ARGUMENTS = {
-    "show": ("name", "Name as `roost models` lists it."),
-    "delete": ("name", "Name as `roost models` lists it."),
-    "rename": ("name", "Name as `roost models` lists it."),
-    "import": ("path", "Path of the file."),
-    "restore": ("name", "Name or id as `roost models trash` lists it."),
+    "show": ("name", "name"),
+    "delete": ("name", "name"),
+    "rename": ("name", "name"),
+    "import": ("path", "path"),
+    "restore": ("name", "trashed"),
 }
 
 
-def _deed(deeds: Any, name: str, run: Callable[..., int], help_text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = deeds.add_parser(name, help=help_text)
+def _deed(deeds: Any, name: str, run: Callable[..., int]) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = deeds.add_parser(name, help=t(f"cli.models.{name}"))
     if name in ARGUMENTS:
         argument, about = ARGUMENTS[name]
-        parser.add_argument(argument, help=about)
+        parser.add_argument(argument, help=t(f"cli.models.{about}"))
     # The same flags before and after the deed; not given after it, those before it stay.
     for flag, kind in (
         ("--models", "models_dir"),
@@ -63,7 +64,7 @@ def _deed(deeds: Any, name: str, run: Callable[..., int], help_text: str) -> arg
         ("--extra-models-dirs", "extra_models_dirs"),
     ):
         parser.add_argument(flag, dest=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="Print one JSON document.")
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=t("cli.option.json"))
     parser.set_defaults(deed=run)
     return parser
 
@@ -81,21 +82,21 @@ def list_models(args: argparse.Namespace, files: ModelFiles) -> int:
     if args.json:
         return _print_json([describe(entry) for entry in entries])
     if not entries:
-        print(f"No model files in {files.models_dir}.")
+        print(t("cli.models.none", folder=files.models_dir))
     for entry in entries:
         print(f"{entry.name:<{NAME_COLUMNS}} {size_text(entry.size_bytes):>8}  {summary(entry)}")
     return 0
 
 
 def show_model(args: argparse.Namespace, files: ModelFiles) -> int:
-    from webapp.cli.inspect import facts
+    from webapp.cli.inspect import as_table, facts
 
     entry = files.library.entry(args.name)
     if args.json:
         return _print_json(describe(entry, args.tensors))
     if entry.inspection is None:
         raise entry.error or error_from_dict({})
-    print("\n".join(f"{name:<18} {value}" for name, value in [("name", entry.name), *facts(entry.inspection)]))
+    print(as_table([(t("cli.fact.name"), entry.name), *facts(entry.inspection)]))
     for tensor in entry.inspection.tensors if args.tensors else ():
         print(f"{tensor.name:<40} {tensor.dtype:<10} {tuple(tensor.shape)}")
     return 0
@@ -103,14 +104,12 @@ def show_model(args: argparse.Namespace, files: ModelFiles) -> int:
 
 def delete_model(args: argparse.Namespace, files: ModelFiles) -> int:
     trashed = files.delete(args.name)
-    return _say(
-        args, vars(trashed), f"{args.name} is in the trash; `roost models restore {trashed.id}` brings it back."
-    )
+    return _say(args, vars(trashed), t("cli.models.deleted", name=args.name, id=trashed.id))
 
 
 def rename_model(args: argparse.Namespace, files: ModelFiles) -> int:
     name = files.rename(args.name, args.new_name)
-    return _say(args, {"name": name}, f"It is called {name} now.")
+    return _say(args, {"name": name}, t("cli.models.renamed", name=name))
 
 
 def import_model(args: argparse.Namespace, files: ModelFiles) -> int:
@@ -128,7 +127,7 @@ def import_model(args: argparse.Namespace, files: ModelFiles) -> int:
         files.close()
     if job.error:
         raise error_from_dict(job.error)
-    return _say(args, {"name": job.name, "path": str(job.path)}, f"{job.name} is here.")
+    return _say(args, {"name": job.name, "path": str(job.path)}, t("cli.models.imported", name=job.name))
 
 
 def list_trash(args: argparse.Namespace, files: ModelFiles) -> int:
@@ -144,7 +143,7 @@ def restore_model(args: argparse.Namespace, files: ModelFiles) -> int:
     """By id, or by the name of the last one deleted under it."""
     found = next((item.id for item in files.trashed() if args.name in (item.id, item.name)), args.name)
     name = files.restore(found)
-    return _say(args, {"name": name}, f"{name} is back.")
+    return _say(args, {"name": name}, t("cli.models.restored", name=name))
 
 
 def list_known(args: argparse.Namespace, files: ModelFiles) -> int:
@@ -170,10 +169,17 @@ def summary(entry: ModelEntry) -> str:
     if found is None:
         return in_one_line(entry.error) if entry.error else ""
     if found.config is None:
-        return f"{found.kind}: {found.reason}" if found.reason else found.kind
+        kind = t(f"cli.kind.{found.kind}")
+        return f"{kind}: {phrase(found.reason, terminal_locale())}" if found.reason else kind
     config = found.config
-    sizes = f"{config.n_layer} x {config.n_embd}, {found.parameters:,} parameters"
-    return f"RWKV-{config.architecture}, {sizes}, {found.dtype}"
+    return t(
+        "cli.models.summary",
+        version=config.architecture,
+        layers=config.n_layer,
+        width=config.n_embd,
+        parameters=f"{found.parameters:,}",
+        dtype=found.dtype,
+    )
 
 
 def _print_json(found: Any) -> int:

@@ -12,17 +12,18 @@ from typing import Any
 from webapp.cli.options import add_model_options, add_sampling_options, sampling_from, settings_from
 from webapp.engine.outputs import GenerationRequest, TokenOutput
 from webapp.errors import error_from_dict
+from webapp.i18n.terminal import t
 from webapp.manager.model_manager import ModelManager
 from webapp.services.presets.defaults import default_sampling
 from webapp.tokenizer import StreamDecoder, Tokenizer
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("run", help="Continue a text once and print the result.")
-    parser.add_argument("-p", "--prompt", required=True, help="Text to continue, as given; - reads it from input.")
+    parser: argparse.ArgumentParser = subparsers.add_parser("run", help=t("cli.run.about"))
+    parser.add_argument("-p", "--prompt", required=True, help=t("cli.run.prompt"))
     add_model_options(parser)
     add_sampling_options(parser)
-    parser.add_argument("--json", action="store_true", help="Print one JSON document with text, tokens and times.")
+    parser.add_argument("--json", action="store_true", help=t("cli.run.json"))
     return parser
 
 

@@ -9,19 +9,20 @@ import webbrowser
 from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
+from webapp.i18n.terminal import t
 from webapp.settings import SETTINGS, Settings
 
 FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state", "preset", "api_only")
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("serve", help="Start the server and open the page.")
+    parser: argparse.ArgumentParser = subparsers.add_parser("serve", help=t("cli.serve.about"))
     add_settings(parser, FIRST)
     parser.add_argument(
-        "--no-browser", dest="open_browser", action="store_false", default=None, help="Do not open the browser."
+        "--no-browser", dest="open_browser", action="store_false", default=None, help=t("cli.serve.no_browser")
     )
-    parser.add_argument("--config", metavar="FILE", help="Read settings from this TOML file.")
-    rest = parser.add_argument_group("further settings")
+    parser.add_argument("--config", metavar="FILE", help=t("cli.serve.config"))
+    rest = parser.add_argument_group(t("cli.serve.further"))
     for name in SETTINGS:
         if name not in (*FIRST, "open_browser"):
             add_settings(rest, (name,))  # type: ignore[arg-type]

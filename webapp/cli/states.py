@@ -8,8 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from webapp.cli.columns import pad
 from webapp.cli.options import add_settings, settings_from
-from webapp.errors import BlendInvalid, RoostError
+from webapp.errors import BlendInvalid, Phrase, RoostError
+from webapp.i18n import translate_error
+from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.model_manager import ModelManager
 from webapp.services.states.library import StateEntry, StateLibrary
 from webapp.services.states.sheets import StateSheet, sheet_of
@@ -18,18 +21,18 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = subparsers.add_parser("states", help="List, look into and blend state files.")
+    parser: argparse.ArgumentParser = subparsers.add_parser("states", help=t("cli.states.about"))
     deeds = parser.add_subparsers(dest="deed", required=True, metavar="list|inspect|blend")
-    listing = deeds.add_parser("list", help="The states in the models folder.")
-    looking = deeds.add_parser("inspect", help="What a state file holds.")
-    blend = deeds.add_parser("blend", help="The weighted mean of several states, as a new one (experimental).")
+    listing = deeds.add_parser("list", help=t("cli.states.list"))
+    looking = deeds.add_parser("inspect", help=t("cli.states.inspect"))
+    blend = deeds.add_parser("blend", help=t("cli.states.blend"))
     for deed in (listing, looking, blend):
         add_settings(deed, ("models_dir", "data_dir"))
     for deed in (listing, looking):
-        deed.add_argument("--json", action="store_true", help="Print one JSON document.")
-    looking.add_argument("file", help="A name in the library, or a path.")
-    blend.add_argument("parts", nargs="+", metavar="NAME=WEIGHT", help="A state and its weight; - is no state.")
-    blend.add_argument("--name", required=True, help="Name of the new file.")
+        deed.add_argument("--json", action="store_true", help=t("cli.option.json"))
+    looking.add_argument("file", help=t("cli.states.file"))
+    blend.add_argument("parts", nargs="+", metavar="NAME=WEIGHT", help=t("cli.states.parts"))
+    blend.add_argument("--name", required=True, help=t("cli.states.name"))
     return parser
 
 
@@ -49,7 +52,7 @@ def list_states(states: StateLibrary, args: argparse.Namespace) -> int:
     for entry in entries:
         print(f"{entry.name}\n  {_line(entry)}")
     if not entries:
-        print(f"There are no states in {states.folder}.")
+        print(t("cli.states.none", folder=states.folder))
     return 0
 
 
@@ -63,7 +66,8 @@ def inspect_state(states: StateLibrary, args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps({"file": str(path), **asdict(sheet)}, ensure_ascii=False))
         return 0
-    print(f"{path}\n  {_sizes(sheet)}\n  digest {sheet.digest}\n  norms  {bars(sheet.norms)}  {_range(sheet)}")
+    digest, norms = pad(t("cli.states.digest"), 6), pad(t("cli.states.norms"), 6)
+    print(f"{path}\n  {_sizes(sheet)}\n  {digest} {sheet.digest}\n  {norms} {bars(sheet.norms)}  {_range(sheet)}")
     return 0
 
 
@@ -87,23 +91,25 @@ def _part(text: str) -> tuple[str, float]:
     try:
         return name, float(weight)
     except ValueError as exc:
-        raise BlendInvalid(reason=f"{text!r} is no NAME=WEIGHT") from exc
+        raise BlendInvalid(reason=Phrase("{text} is no NAME=WEIGHT", text=repr(text))) from exc
 
 
 def _line(entry: StateEntry) -> str:
     if entry.sheet is None:
-        return entry.error.message if isinstance(entry.error, RoostError) else "?"
-    fits = ", ".join(entry.fits) or "none of the models here"
-    return f"{_sizes(entry.sheet)}; fits {fits}"
+        return translate_error(entry.error, terminal_locale())[0] if isinstance(entry.error, RoostError) else "?"
+    if not entry.fits:
+        return t("cli.states.fits_none", sizes=_sizes(entry.sheet))
+    return t("cli.states.fits", sizes=_sizes(entry.sheet), names=t("cli.states.comma").join(entry.fits))
 
 
 def _sizes(sheet: StateSheet) -> str:
-    version = f"RWKV-{sheet.architecture}" if sheet.architecture else "for RWKV-5, 6 or 7 (it does not say)"
-    return f"{version}, {sheet.n_layer} layers of {sheet.n_head} x {sheet.head_size}, {sheet.n_embd} wide"
+    version = f"RWKV-{sheet.architecture}" if sheet.architecture else t("cli.states.unknown_version")
+    sizes = {"layers": sheet.n_layer, "heads": sheet.n_head, "size": sheet.head_size, "width": sheet.n_embd}
+    return t("cli.states.sizes", version=version, **sizes)
 
 
 def _range(sheet: StateSheet) -> str:
-    return f"{min(sheet.norms):.3g} to {max(sheet.norms):.3g}"
+    return t("cli.states.range", least=f"{min(sheet.norms):.3g}", most=f"{max(sheet.norms):.3g}")
 
 
 def _as_dict(entry: StateEntry) -> dict[str, Any]:

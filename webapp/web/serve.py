@@ -18,6 +18,7 @@ from urllib.parse import quote
 from flask import Flask
 
 from webapp.errors import SettingsError
+from webapp.i18n.terminal import t
 from webapp.settings import Settings
 from webapp.web.bridge import BridgeServer
 
@@ -171,15 +172,15 @@ def url_of(host: str, port: int, token: str = "") -> str:
 
 def announce(settings: Settings, port: int, token: str) -> None:
     """Prints where the page is; for the network also a QR code for phones."""
-    print(f"Roost is open at {local_url(settings, port, token)}", flush=True)
+    print(t("cli.serve.open_at", url=local_url(settings, port, token)), flush=True)
     if not settings.is_shared:
         return
     host = settings.listen_host
     addresses = lan_addresses(is_ipv6=":" in host) if host in ANY_ADDRESS else [host]
     urls = [url_of(address, port, token) for address in addresses]
     for url in urls:
-        print(f"On the network at {url}")
-    print("This is plain http: others on the same network could read along.", flush=True)
+        print(t("cli.serve.network_at", url=url))
+    print(t("cli.serve.plain_http"), flush=True)
     if urls and can_print_blocks():
         print_qr(urls[0])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webapp.engine.engine_options import EngineOptions
-from webapp.errors import PresetNotFound, SettingsError
+from webapp.errors import Phrase, PresetNotFound, SettingsError
 from webapp.services.presets import files
 from webapp.services.presets.fields import changed_names, checked_fields, put
 from webapp.services.presets.loading import Manager
@@ -144,7 +144,7 @@ class Presets(PresetShelf):
             return self.find(self._settings.preset)
         except PresetNotFound as exc:
             known = ", ".join(preset.name for preset in self.list()[:20])
-            reason = f"there is no such preset; there are {known}"
+            reason = Phrase("there is no such preset; there are {known}", known=known)
             raise SettingsError(name="preset", value=self._settings.preset, reason=reason) from exc
 
     def _import(self, presets: Sequence[Preset]) -> PresetList:
