@@ -6,7 +6,7 @@ import urllib.error
 
 import pytest
 
-from webapp.chat.messages import Role
+from webapp.chat.messages import Message, Role
 
 
 def command(name, page):
@@ -105,6 +105,15 @@ def test_search_shows_where_and_leads_there(roost):
     assert "<mark>heron</mark>" in page and f"/chat/{chat_id}?at=" in page
     assert "<html" in roost.get("/chats?q=heron")
     assert "Nothing contains" in roost.get("/chats?q=zebra", **{"HX-Request": "true"})
+
+
+def test_a_hit_in_a_tools_result_leads_to_its_place(roost):
+    chat_id = roost.answered()
+    answer = roost.store.branch(chat_id)[-1]
+    result = roost.store.add_message(chat_id, answer.id, Message(Role.TOOL, "A kingfisher", tool_call_id="c"))
+    page = roost.get(f"/chat/{chat_id}?at={result.id}")
+    place = re.search(rf'<div[^>]*id="m-{result.id}"[^>]*>', page)
+    assert place and "hidden" not in place[0]  # what is hidden cannot be scrolled to
 
 
 def test_a_hit_in_a_version_that_is_not_shown_offers_to_show_it(roost):
