@@ -64,7 +64,7 @@ def test_a_bad_frame_gets_a_toast_and_the_loop_goes_on(roost, page, data):
 
 
 def test_a_page_that_comes_in_mid_answer_gets_all_of_it(start):
-    roost = start(fake_strategy(delay_ms=5))
+    roost = start(fake_strategy(delay_ms=12))
     first, second = roost.socket(), roost.socket()
     first.open()
     first.send(do="send", chat="", text="Why?")
@@ -90,7 +90,7 @@ def test_an_answer_goes_on_when_its_page_closes(start):
 
 
 def test_stop_keeps_the_text_and_continue_goes_on_with_it(start):
-    roost = start(fake_strategy(delay_ms=5))
+    roost = start(fake_strategy(delay_ms=12))
     page = roost.socket()
     page.open()
     page.send(do="send", chat="", text="Why?")
@@ -143,7 +143,7 @@ def test_a_chat_deleted_elsewhere_is_told(roost, page):
 
 
 def test_the_strip_follows_the_model(start):
-    roost = start(fake_strategy(load_ms=300))
+    roost = start(fake_strategy(load_ms=2000))
     page = roost.socket()
     page.open()
     page.until_type("answering")
