@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
                 for part, cases in (("tools", tool_cases(args.tools)), ("natural", natural_cases(args.natural)))
                 if cases
             },
-            "prompts": {name: evaluation.prompts(args.prompts, name == "zh") for name in ("en", "zh")},
+            "prompts": {name: evaluation.prompts(args.prompts, name == "zh") for name in ("en", "zh") if args.prompts},
         }
     finally:
         manager.close()

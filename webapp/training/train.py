@@ -90,7 +90,7 @@ def train(workers: Workers, options: argparse.Namespace) -> None:
     )
     if resuming:
         trainer.config = replace(trainer.config, **{n: v for n, v in given.items() if n in CHANGEABLE})
-    if options.decay_tokens and trainer.decay is None:
+    if options.decay_tokens and (trainer.decay is None or trainer.tokens >= sum(trainer.decay)):
         trainer.decay = (trainer.tokens, int(options.decay_tokens))
     tokens = sum(trainer.decay) if trainer.decay else int(options.tokens)
     if workers.rank == 0:
