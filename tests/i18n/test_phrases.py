@@ -147,7 +147,7 @@ ENGLISH = (
     "training/",
     "web/api/",
     "web/app.py",
-    "web/bridge.py",
+    "web/socket/",
     "web/cors.py",
 )
 """Where reasons are made that no reader sees, or that come from elsewhere."""

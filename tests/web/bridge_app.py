@@ -12,7 +12,7 @@ from flask import Flask, Response, abort, request
 from flask_sock import Sock
 
 from tests.web.ws_client import RawClient, WebSocketClient, handshake
-from webapp.web.bridge import BridgeServer
+from webapp.web.socket.server import BridgeServer
 
 EVIL = "http://evil.example"
 

@@ -20,7 +20,7 @@ from flask import Flask
 from webapp.errors import SettingsError
 from webapp.i18n.terminal import t
 from webapp.settings import Settings
-from webapp.web.bridge import BridgeServer
+from webapp.web.socket.server import BridgeServer
 
 CONNECTION_LIMIT = 400
 MAX_HEADER_BYTES = 32 << 10

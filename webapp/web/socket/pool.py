@@ -13,8 +13,7 @@ from simple_websocket import ConnectionClosed
 from waitress.task import WSGITask
 from wsproto.frame_protocol import CloseReason
 
-from webapp.web.bridged_socket import BridgedSocket
-from webapp.web.websocket import CONNECTION_KEY, WebSocket, daemon_thread
+from webapp.web.socket.websocket import CONNECTION_KEY, BridgedSocket, WebSocket, daemon_thread
 
 log = logging.getLogger(__name__)
 

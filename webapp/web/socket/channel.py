@@ -1,35 +1,20 @@
-"""WebSockets under waitress: flask-sock on the same port, in the same process.
+"""A waitress connection that can become a WebSocket and that drops a client which takes nothing.
 
-waitress keeps every socket in one select or poll loop and knows no upgrade; simple-websocket (under flask-sock) wants
-the raw socket. So a request with ``Upgrade: websocket`` never reaches waitress' workers: its channel leaves the loop,
-and its socket goes to a thread of its own, which calls the WSGI app as usual.
-
-    server = BridgeServer(app, websockets={"limit": 100}, host="127.0.0.1", port=8000)
-    server.run()
-
-Touched and not documented by waitress (pinned to >=3.0.1,<4): HTTPChannel.received, readable, writable, handle_*,
-del_channel, requests, requests_lock, total_outbufs_len, last_activity; HTTPRequestParser.received and empty;
-WSGITask.get_environment; BaseWSGIServer.channel_class and trigger; wasyncore.loop. ``tests/web/test_bridge.py`` fails
-loudly if one of them changes.
+A request with ``Upgrade: websocket`` never reaches waitress' workers: its channel leaves the loop, and its socket goes
+to a thread of its own (:mod:`webapp.web.socket.pool`), which calls the WSGI app as usual.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import threading
 import time
 from typing import Any
 
-import flask_sock
-import waitress.server
-from waitress import wasyncore
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 from waitress.utilities import Error
 
-from webapp.web.websocket import WebSocket
-from webapp.web.ws_connection import Connection, WebSocketPool
+from webapp.web.socket.pool import Connection
 
 
 class ServiceUnavailable(Error):  # type: ignore[misc]
@@ -158,67 +143,3 @@ class WebSocketChannel(HTTPChannel):  # type: ignore[misc]
     def handle_close(self) -> None:
         if not self.is_detached:
             super().handle_close()
-
-
-class BridgeServer:
-    """waitress' listeners with a ``run`` that also ends the websockets, and a ``stop``."""
-
-    def __init__(self, app: Any, websockets: dict[str, Any] | None = None, **adjustments: Any) -> None:
-        """``websockets``: arguments of :class:`WebSocketPool`; ``adjustments``: waitress' own. Binds at once."""
-        # flask-sock calls this module-level name; a subclass of Sock would have to copy its route().
-        flask_sock.Server = WebSocket
-        # Without a lookahead a vanished client goes unnoticed; select() dies on descriptors >= 1024.
-        adjustments = {"channel_request_lookahead": 1, "asyncore_use_poll": True, **adjustments}
-        self.websockets = WebSocketPool(**(websockets or {}))
-        self._map: dict[int, Any] = {}
-        self._inner = waitress.server.create_server(app, map=self._map, **adjustments)
-        self._listeners = [s for s in self._map.values() if isinstance(s, waitress.server.BaseWSGIServer)]
-        self._left: list[Any] = []
-        self._waking = threading.Lock()
-        self._is_closed = False
-        for listener in self._listeners:
-            listener.channel_class = WebSocketChannel
-            listener.websockets = self.websockets
-        self.addresses = [(str(s.effective_host), int(s.effective_port)) for s in self._listeners]
-
-    def run(self) -> None:
-        """Serves until :meth:`stop`, or until a signal handler raises SystemExit or KeyboardInterrupt in here."""
-        try:
-            with contextlib.suppress(SystemExit, KeyboardInterrupt):
-                self.loop()
-        finally:
-            self.close()
-
-    def loop(self) -> None:
-        """Serves until :meth:`stop`; the caller calls :meth:`close`."""
-        adjustments = self._inner.adj
-        wasyncore.loop(adjustments.asyncore_loop_timeout, adjustments.asyncore_use_poll, self._map)
-
-    def stop(self) -> None:
-        """From any thread; not from a signal handler, which may interrupt the holder of the lock taken here."""
-        with self._waking:  # the loop may leave before the wake-up call is out, and close what the call goes to
-            if not self._is_closed:
-                self._listeners[0].trigger.pull_trigger(self._leave)
-
-    def _leave(self) -> None:
-        """An empty map ends the loop."""
-        self._left += self._map.values()
-        self._map.clear()
-
-    def close(self) -> None:
-        """No new connections, websockets first, then the workers; a few seconds at most."""
-        self._leave()
-        for listener in self._listeners:
-            listener.socket.close()
-        self.websockets.shutdown()
-        for channel in self._left:
-            if isinstance(channel, HTTPChannel):
-                channel.handle_close()  # wakes a worker that waits for this client to read
-        workers = self._inner.task_dispatcher
-        workers.shutdown()
-        if not workers.threads:
-            # With a worker left, its late wake-up call would go to a descriptor number that others may own by then.
-            with self._waking:
-                self._is_closed = True
-                for listener in self._listeners:
-                    listener.trigger.close()
