@@ -1,10 +1,19 @@
+import os
 import sqlite3
 import stat
 import threading
 
 import pytest
 
-from webapp.errors import DatabaseBroken, DatabaseTooNew, StorageError
+from webapp.errors import (
+    DatabaseBroken,
+    DatabaseFull,
+    DatabaseLocked,
+    DatabaseReadOnly,
+    DatabaseTooNew,
+    StorageError,
+    error_from_dict,
+)
 from webapp.storage import migrations
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
@@ -39,11 +48,14 @@ def test_a_file_that_is_no_database_is_refused(tmp_path):
     assert (tmp_path / "roost.db").read_bytes().startswith(b"this is a diary")
 
 
-def test_another_programs_database_is_refused(tmp_path):
+def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path):
     with sqlite3.connect(tmp_path / "roost.db") as connection:
         connection.execute("CREATE TABLE diary (day TEXT)")
+    connection.close()
+    before = (tmp_path / "roost.db").read_bytes()
     with pytest.raises(DatabaseBroken):
         Database(tmp_path / "roost.db")
+    assert (tmp_path / "roost.db").read_bytes() == before
 
 
 def test_a_place_that_cannot_hold_a_file_is_a_storage_error(tmp_path):
@@ -94,3 +106,57 @@ def test_many_threads_open_no_more_connections_than_are_kept(database, store):
     for thread in threads:
         thread.join()
     assert len(database._idle) <= 8
+
+
+def test_a_database_that_another_program_locks_is_named_as_that(database, store, monkeypatch):
+    monkeypatch.setattr("webapp.storage.database.BUSY_TIMEOUT_S", 0.05)
+    for connection in database._idle:
+        connection.execute("PRAGMA busy_timeout = 50")
+    other = sqlite3.connect(database.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(DatabaseLocked) as locked:
+        store.create()
+    assert (locked.value.status, locked.value.code) == (503, "database_locked")
+    assert error_from_dict(locked.value.to_dict()).hint == locked.value.hint
+    other.close()
+    assert store.create().id
+
+
+def test_a_disk_that_is_full_is_named_as_that_and_nothing_stored_is_lost(database, store):
+    kept = store.create("kept")
+    with database.connect() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite then fails as on a full disk
+    with pytest.raises(DatabaseFull) as full:
+        store.create(system_prompt="x" * 1_000_000)
+    assert full.value.status == 507
+    assert [chat.id for chat in store.list()] == [kept.id]
+    with database.connect() as connection:
+        connection.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    assert store.create(system_prompt="x" * 1_000_000).id
+
+
+def test_a_database_that_cannot_be_written_is_named_as_that(database, store):
+    with database.connect() as connection:
+        connection.execute("PRAGMA query_only = ON")
+    with pytest.raises(DatabaseReadOnly):
+        store.create()
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_named_as_that(tmp_path):
+    Database(tmp_path / "roost.db").close()
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(DatabaseReadOnly):
+            Database(tmp_path / "roost.db")
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_a_path_with_any_characters_is_opened_and_none_other(tmp_path):
+    folder = tmp_path / "100% of ?mode=ro #1 Fööd 聊天"
+    folder.mkdir()
+    store = ChatStore(Database(folder / "roost.db"))
+    assert store.create("Rooks").title == "Rooks"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [folder.name]

@@ -9,7 +9,8 @@ import webbrowser
 from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
-from webapp.i18n.terminal import t
+from webapp.i18n import phrase
+from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings
 
 FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state", "preset", "api_only")
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     app = create_app(settings)
+    for notice in app.extensions["database"].notices:
+        print(phrase(notice, terminal_locale()))
     try:
         serve(app, settings, on_ready=lambda url: _open_page(settings, url), on_stop=app.extensions["close"])
     finally:

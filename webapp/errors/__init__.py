@@ -24,7 +24,9 @@
     ├── LibraryError            a file of the library that cannot be added, renamed or deleted
     │   ├── ModelInUse  ModelKept  FileNameTaken  FileNameUnusable  DiskFull  FolderNotWritable
     │   └── UploadMissing  UploadOffset  UploadRefused  TrashMissing  FileOutdated
-    ├── StorageError            ChatNotFound  MessageNotFound  DatabaseTooNew  DatabaseBroken
+    ├── StorageError            ChatNotFound  MessageNotFound
+    │   ├── DatabaseTooNew  DatabaseBroken  DatabaseLocked  DatabaseReadOnly  DatabaseFull  DatabaseGone
+    │   └── BackupNoRoom  BackupFailed
     ├── PresetError             a saved way of answering
     │   ├── PresetNotFound  PresetNameTaken  PresetChanged  TooManyPresets  PresetFileInvalid
     │   └── PresetInvalid       one value that cannot be: PresetOutOfRange, PresetTooLong, PresetUnnamed
@@ -167,9 +169,15 @@ from webapp.errors.storage import (
     AttachmentSent,
     AttachmentsFull,
     AttachmentTooLarge,
+    BackupFailed,
+    BackupNoRoom,
     ChatError,
     ChatNotFound,
     DatabaseBroken,
+    DatabaseFull,
+    DatabaseGone,
+    DatabaseLocked,
+    DatabaseReadOnly,
     DatabaseTooNew,
     DataFolderInUse,
     MessageNotFound,
@@ -206,6 +214,8 @@ __all__ = [
     "AttachmentTooLarge",
     "AttachmentsFull",
     "BackendUnavailable",
+    "BackupFailed",
+    "BackupNoRoom",
     "BadFrame",
     "BenchCaseInvalid",
     "BenchInterrupted",
@@ -225,6 +235,10 @@ __all__ = [
     "CrashLoop",
     "DataFolderInUse",
     "DatabaseBroken",
+    "DatabaseFull",
+    "DatabaseGone",
+    "DatabaseLocked",
+    "DatabaseReadOnly",
     "DatabaseTooNew",
     "DiskFull",
     "EngineCrashed",

@@ -28,13 +28,68 @@ class MessageNotFound(StorageError):
 class DatabaseTooNew(StorageError):
     code = "database_too_new"
     message_text = "{path} was written by a newer Roost (schema {found}; this one knows {known})."
-    hint_text = "Update Roost, or start it with another --data folder."
+    hint_text = (
+        "Update Roost, or start it with another --data folder. To go back to a copy from before the update, "
+        "put it in the place of the file; they are in {folder}."
+    )
 
 
 class DatabaseBroken(StorageError):
     code = "database_broken"
     message_text = "{path} is not a readable Roost database: {reason}"
-    hint_text = "Move the file aside and start again, or restore a copy of it."
+    hint_text = (
+        "Stop Roost and move the file aside. Then start again with a new database, or put a copy in its place; "
+        "{folder} may have one."
+    )
+
+
+class DatabaseLocked(StorageError):
+    code = "database_locked"
+    status = 503
+    message_text = "Another program keeps {path} locked; Roost waited {seconds:.0f} s for it."
+    hint_text = "Close the program that has it open (a database browser, a backup or a sync program) and try again."
+
+
+class DatabaseReadOnly(StorageError):
+    code = "database_read_only"
+    message_text = "{path} cannot be written."
+    hint_text = (
+        "Allow the account that runs Roost to write this file and the folder it is in, "
+        "or start Roost with another --data folder."
+    )
+
+
+class DatabaseFull(StorageError):
+    code = "database_full"
+    status = 507
+    message_text = "The disk is full: {path} cannot grow."
+    hint_text = (
+        "Free some space and try again. What was stored before is safe; an answer that broke off can be continued."
+    )
+
+
+class DatabaseGone(StorageError):
+    """``happened`` and ``saved`` are Phrases: what became of the file, and where its content is now."""
+
+    code = "database_gone"
+    message_text = "{path} {happened} while Roost was running. Nothing more can be stored."
+    hint_text = "{saved} Stop Roost, put the file you want to use in its place, and start it again."
+
+
+class BackupNoRoom(StorageError):
+    code = "backup_no_room"
+    status = 507
+    message_text = (
+        "The database needs an update, and there is no room for a copy of it in {folder}: "
+        "{needed} MB are needed, {free} MB are free."
+    )
+    hint_text = "Free some space and start again. Nothing was changed."
+
+
+class BackupFailed(StorageError):
+    code = "backup_failed"
+    message_text = "No copy of the database could be made in {folder}: {reason}"
+    hint_text = "Allow Roost to write there and start again. Nothing was changed."
 
 
 class DataFolderInUse(StorageError):

@@ -3,36 +3,70 @@
 Readers never wait (WAL). Writers of this process queue on a lock, because SQLite's own waiting sleeps and starves;
 another process waits up to :data:`BUSY_TIMEOUT_S`. ``synchronous=NORMAL`` keeps every committed write through the
 death of the process; a power cut may take the last ones, never the file.
+
+Linux and macOS let a file be deleted or replaced while it is open. SQLite then writes on into a file without a name,
+which is gone when the process ends. So every block first compares the files at their paths with those that were opened,
+and raises DatabaseGone where they differ.
 """
 
 from __future__ import annotations
 
+import errno
+import logging
+import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
-from webapp.errors import DatabaseBroken, DatabaseTooNew, Phrase, StorageError
-from webapp.storage import search
+from webapp.errors import (
+    BackupFailed,
+    BackupNoRoom,
+    DatabaseBroken,
+    DatabaseFull,
+    DatabaseGone,
+    DatabaseLocked,
+    DatabaseReadOnly,
+    DatabaseTooNew,
+    Phrase,
+    StorageError,
+    sentences,
+)
+from webapp.storage import backups, search
+from webapp.storage.claim import Claim
 from webapp.storage.migrations import APPLICATION_ID, MIGRATIONS
 
 BUSY_TIMEOUT_S = 10.0
 IDLE_CONNECTIONS = 8
+FULL_BELOW_BYTES = 1 << 20
+"""SQLite calls some failed writes "disk I/O error"; with less room than this left the disk is taken to be full."""
+
+log = logging.getLogger(__name__)
 
 
 class Database:
-    """Safe to share between threads. ``trace`` is called with every SQL statement."""
+    """Safe to share between threads. ``trace`` is called with every SQL statement.
+
+    ``notices`` holds what a person should know of this start: where the copy is that was made before a migration, or
+    that the database is a new one although there are copies of an earlier one.
+    """
 
     def __init__(self, path: Path | str, trace: Callable[[str], None] | None = None) -> None:
         self.path = Path(path)
+        self.notices: list[Phrase] = []
         self._trace = trace
         self._idle: list[sqlite3.Connection] = []
         self._idle_lock = threading.Lock()
-        self._write_lock = threading.Lock()
+        self._write_lock = threading.RLock()
         self._local = threading.local()
+        self._rescued: Path | None = None
         self._prepare_file()
+        self._files = OpenedFiles(self.path)
         self.has_search_index = self._prepare_schema()
+        self._files.add_sidecars()
 
     @contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
@@ -47,9 +81,16 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Closes what is not lent out; the last close of the file folds the WAL into it."""
+        """Closes what is not lent out; the last close of the file folds the WAL into it.
+
+        Where the file was deleted or replaced, closing drops what it held; so that is copied first, and logged.
+        """
+        if self._idle and (changed := self._files.changed()):
+            error = self._gone(*changed)
+            log.error("%s", sentences(error.message, error.hint))
         with self._idle_lock:
             idle, self._idle = self._idle, []
+        self._files.forget_sidecars()
         for connection in idle:
             connection.close()
 
@@ -69,6 +110,9 @@ class Database:
 
     @contextmanager
     def _begin(self, statement: str) -> Iterator[sqlite3.Connection]:
+        if changed := self._files.changed():
+            raise self._gone(*changed)
+        self._rescued = None
         with self._errors():
             connection = self._take()
             self._local.connection, self._local.is_writer = connection, statement != "BEGIN"
@@ -96,8 +140,16 @@ class Database:
         connection.close()
 
     def _open(self) -> sqlite3.Connection:
+        """Never makes the file: one that was deleted would come back empty."""
+        path = self.path.absolute().as_posix()
+        root = "" if path.startswith("/") and not path.startswith("//") else "/"  # C:/x and //server/x on Windows
         connection = sqlite3.connect(
-            self.path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+            f"file://{root}{quote(path)}?mode=rw",
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,
+            check_same_thread=False,
+            cached_statements=256,
         )
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -109,42 +161,181 @@ class Database:
         """Makes the file, for its owner's eyes only, and turns WAL on (kept in the file)."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.touch(mode=0o600)
+            if not self.path.exists():
+                self.path.touch(mode=0o600)
+            backups.drop_stale_wal(self.path)
         except OSError as exc:
-            raise StorageError(reason=Phrase("{path}: {error}", path=exc.filename, error=exc.strerror)) from exc
+            raise self._refused(exc) from exc
         with self._errors():
             connection = self._open()
             try:
+                schema_version(connection, self.path)  # before anything is changed in a file that may not be ours
                 connection.execute("PRAGMA journal_mode = WAL")
             finally:
                 connection.close()
 
     def _prepare_schema(self) -> bool:
-        with self.transaction() as connection:
-            migrate(connection, str(self.path))
-            return search.prepare_index(connection)
+        """Brings the schema to the newest version. True where this SQLite has a search index.
+
+        All pending migrations run in one transaction, after a copy was made: a process killed at any moment leaves the
+        database as it was or wholly at the newest version.
+        """
+        with self.connect() as connection:
+            is_current = schema_version(connection, self.path) == len(MIGRATIONS)
+        if is_current:
+            with self.transaction() as connection:
+                return search.prepare_index(connection)
+        claim = Claim(self.path)  # nobody changes the tables under a running server of an older version
+        copy: Path | None = None
+        try:
+            with self.transaction() as connection:
+                version = schema_version(connection, self.path)
+                if 0 < version < len(MIGRATIONS):
+                    copy = self._copy(version)
+                migrate(connection, version)
+                has_index = search.prepare_index(connection)
+        except BaseException:
+            if copy is not None:  # of a database that was not changed
+                copy.unlink(missing_ok=True)
+            raise
+        finally:
+            claim.release()
+        self._notice(version, copy)
+        return has_index
+
+    def _copy(self, version: int) -> Path:
+        """Reads what is stored by a connection of its own: the caller's is inside a transaction."""
+        source = self._open()
+        try:
+            return backups.make_copy(source, self.path, version)
+        finally:
+            source.close()
+
+    def _notice(self, version: int, copy: Path | None) -> None:
+        if copy is not None:
+            backups.remove_oldest(self.path)
+            notice = Phrase("The database was updated. A copy of it as it was before is in {copy}.", copy=str(copy))
+            self.notices.append(notice)
+        elif version == 0 and (earlier := backups.copies_of(self.path)):
+            values = {"path": str(self.path), "copy": str(earlier[-1])}
+            self.notices.append(Phrase("{path} is new and empty. An earlier one was copied to {copy}.", **values))
+        for notice in self.notices:
+            log.info("%s", notice)
+
+    def _gone(self, path: str, happened: Phrase) -> DatabaseGone:
+        """The error for a file that changed under the server, after a copy of what the open connections still see."""
+        place = str(backups.folder_of(self.path))
+        with self._write_lock:  # what is being written now gets into the copy
+            if self._rescued is None and self._files.is_readable:
+                with self._idle_lock:
+                    source = self._idle.pop() if self._idle else None
+                try:
+                    if source is not None:
+                        self._rescued = backups.make_copy(source, self.path, len(MIGRATIONS))
+                except (BackupFailed, BackupNoRoom) as exc:
+                    log.error("%s", exc)
+                finally:
+                    if source is not None:
+                        self._give(source)
+        if self._rescued is None:
+            saved = Phrase("What it held could not be copied; {folder} may have an older copy.", folder=place)
+        else:
+            saved = Phrase("All that was stored is in {copy}.", copy=str(self._rescued))
+        return DatabaseGone(path=path, happened=happened, saved=saved)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.Error as exc:
-            if type(exc) is sqlite3.DatabaseError:  # not its subclasses: "malformed" and "not a database" only
-                raise DatabaseBroken(path=str(self.path), reason=str(exc)) from exc
-            raise StorageError(reason=str(exc)) from exc
+            raise self._named(exc) from exc
+
+    def _named(self, exc: sqlite3.Error) -> StorageError:
+        """By SQLite's words: Python gives its error codes from 3.11 on only."""
+        if hasattr(self, "_files") and (changed := self._files.changed()):
+            return self._gone(*changed)
+        words, path = str(exc), str(self.path)
+        if type(exc) is sqlite3.DatabaseError:  # not its subclasses: "malformed" and "not a database" only
+            return DatabaseBroken(path=path, reason=words, folder=str(backups.folder_of(self.path)))
+        if "locked" in words:
+            return DatabaseLocked(path=path, seconds=BUSY_TIMEOUT_S)
+        if "disk is full" in words or ("disk I/O" in words and _free_bytes(self.path) < FULL_BELOW_BYTES):
+            return DatabaseFull(path=path)
+        if "readonly" in words or ("unable to open" in words and not _is_writable(self.path)):
+            return DatabaseReadOnly(path=path)
+        return StorageError(reason=words)
+
+    def _refused(self, exc: OSError) -> StorageError:
+        if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return DatabaseReadOnly(path=str(self.path))
+        if exc.errno == errno.ENOSPC:
+            return DatabaseFull(path=str(self.path))
+        return StorageError(reason=Phrase("{path}: {error}", path=exc.filename, error=exc.strerror))
 
 
-def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Brings the schema to the newest version, inside the caller's transaction."""
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+class OpenedFiles:
+    """The database, and the -wal and -shm beside it, as they were opened."""
+
+    def __init__(self, database: Path) -> None:
+        self._database = str(database)
+        self._opened = {self._database: os.stat(database)}
+        self.is_readable = True
+        """False once the open file itself was overwritten: what connections read is a mixture then."""
+
+    def add_sidecars(self) -> None:
+        """While a connection is open SQLite neither removes nor replaces them."""
+        for path in (self._database + "-wal", self._database + "-shm"):
+            if os.path.exists(path):  # there are none where the file system cannot do WAL
+                self._opened[path] = os.stat(path)
+
+    def forget_sidecars(self) -> None:
+        self._opened = {self._database: self._opened[self._database]}
+
+    def changed(self) -> tuple[str, Phrase] | None:
+        """The first file that is not what was opened, and what happened to it."""
+        for path, opened in list(self._opened.items()):
+            try:
+                now = os.stat(path)
+            except (FileNotFoundError, NotADirectoryError):
+                return path, Phrase("was deleted or moved")
+            except OSError:  # SQLite will meet it too, and says what it is
+                continue
+            if os.name != "nt" and (now.st_ino, now.st_dev) != (opened.st_ino, opened.st_dev):
+                return path, Phrase("was replaced by another file")
+            if path == self._database:
+                if now.st_size < opened.st_size:  # Roost never shrinks it
+                    self.is_readable = False
+                    return path, Phrase("was overwritten")
+                self._opened[path] = now
+        return None
+
+
+def schema_version(connection: sqlite3.Connection, path: Path) -> int:
+    """0 for a new file. Raises DatabaseBroken for another program's file, DatabaseTooNew for one of a newer Roost."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     owner = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    folder = str(backups.folder_of(path))
     if owner != APPLICATION_ID and tables:
-        raise DatabaseBroken(path=path, reason="it belongs to another program")
+        raise DatabaseBroken(path=str(path), reason="it belongs to another program", folder=folder)
     if version > len(MIGRATIONS):
-        raise DatabaseTooNew(path=path, found=version, known=len(MIGRATIONS))
+        raise DatabaseTooNew(path=str(path), found=version, known=len(MIGRATIONS), folder=folder)
+    return version
+
+
+def migrate(connection: sqlite3.Connection, version: int) -> None:
+    """Brings the schema from ``version`` to the newest one, inside the caller's transaction."""
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     for statements in MIGRATIONS[version:]:
         for statement in statements:
             connection.execute(statement)
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(path.parent).free
+
+
+def _is_writable(path: Path) -> bool:
+    """SQLite writes beside the file too."""
+    return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)

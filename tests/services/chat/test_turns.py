@@ -1,4 +1,6 @@
+import os
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -25,6 +27,7 @@ from webapp.manager.handles import LoadingEvent, QueuePosition
 from webapp.services.chat import turn_writer
 from webapp.services.chat import turns as chat_turns
 from webapp.storage.chats import ChatStore
+from webapp.storage.database import Database
 
 
 def shown(store, chat_id):
@@ -290,6 +293,27 @@ def test_an_answer_that_cannot_be_stored_is_not_written_on(turns_with, store, mo
     failed = watch(turns.send(store.create().id, "Go"))[-1]
     assert failed.error["code"] == "storage_error"
     assert manager.handles[0].is_aborted.is_set()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not let an open file be deleted")
+def test_an_answer_whose_database_is_deleted_fails_and_is_in_the_copy(turns_with, store, database):
+    go_on = threading.Event()
+    turns, _ = turns_with([" One", go_on, " two"])
+    chat = store.create()
+    live = turns.send(chat.id, "Go")
+    position = 0
+    while "One" not in text_of(live.events_after(0, timeout_s=0)[0]):
+        _, position = live.events_after(position, timeout_s=5.0)
+    database.path.unlink()
+    go_on.set()
+    failed = watch(live)[-1]
+    assert failed.error["code"] == "database_gone"
+    copy = ChatStore(Database(Path(failed.error["phrases"]["saved"]["values"]["copy"])))
+    assert copy.recover() == 1
+    assert [(stored.message.role, stored.status) for stored in copy.branch(chat.id)] == [
+        (Role.USER, "complete"),
+        (Role.ASSISTANT, "interrupted"),
+    ]
 
 
 def test_a_swap_while_the_prompt_is_made_is_a_failed_turn(turns_with, store, monkeypatch):

@@ -1,0 +1,321 @@
+"""A database survives its migrations, and what is stored survives the loss of the file under a running server."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from contextlib import closing
+
+import pytest
+
+from webapp.chat.messages import Message, Role
+from webapp.errors import BackupNoRoom, DatabaseGone, DataFolderInUse, StorageError
+from webapp.storage import backups
+from webapp.storage.chats import ChatStore
+from webapp.storage.claim import Claim
+from webapp.storage.database import Database
+from webapp.storage.migrations import MIGRATIONS
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows does not let an open file be deleted")
+OLD = 3
+"""The schema version of the old databases below; later migrations add to it."""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "roost.db"
+
+
+@pytest.fixture
+def old_database(path, monkeypatch):
+    """Makes a database of version OLD with ``rows`` chats."""
+
+    def make(rows=20):
+        with monkeypatch.context() as patched:
+            patched.setattr("webapp.storage.database.MIGRATIONS", MIGRATIONS[:OLD])
+            database = Database(path)
+        with database.transaction() as connection:
+            connection.executemany(
+                "INSERT INTO chats (id, title, created_at, updated_at) VALUES (?, ?, 0, 0)",
+                ((f"chat{row}", f"{row} " * 100) for row in range(rows)),
+            )
+        database.close()
+
+    return make
+
+
+def content(path):
+    """(schema version, titles of all chats), after a check of the whole file."""
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        return version, [row[0] for row in connection.execute("SELECT title FROM chats ORDER BY id")]
+
+
+def test_a_migration_leaves_a_copy_of_what_was_before_and_says_where(path, old_database):
+    old_database()
+    before = content(path)
+    database = Database(path)
+    (copy,) = backups.copies_of(path)
+    assert content(copy) == before
+    assert content(path) == (len(MIGRATIONS), before[1])
+    assert [notice.values for notice in database.notices] == [{"copy": str(copy)}]
+    assert f"-v{OLD}-" in copy.name
+    assert sorted(os.listdir(copy.parent)) == [copy.name]
+    if os.name != "nt":
+        assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+        assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
+
+
+def test_no_copy_without_a_migration(path):
+    assert Database(path).notices == []
+    assert Database(path).notices == []
+    assert not backups.folder_of(path).exists()
+
+
+def test_only_the_newest_copies_are_kept(path, old_database):
+    folder = backups.folder_of(path)
+    folder.mkdir()
+    for day in range(10, 19):
+        (folder / f"roost-v2-202611{day}-120000.db").touch()
+    (folder / "mine.db").touch()
+    old_database()
+    Database(path)
+    kept = sorted(os.listdir(folder))
+    assert len(backups.copies_of(path)) == backups.KEPT_COPIES
+    assert "mine.db" in kept and "roost-v2-20261118-120000.db" in kept and "roost-v2-20261114-120000.db" not in kept
+
+
+def test_without_room_for_a_copy_nothing_is_migrated(path, old_database, monkeypatch):
+    old_database()
+    before = content(path)
+    usage = shutil.disk_usage(path.parent)
+    monkeypatch.setattr(backups.shutil, "disk_usage", lambda folder: usage._replace(free=1 << 20))
+    with pytest.raises(BackupNoRoom) as refused:
+        Database(path)
+    assert refused.value.params["free"] == 1 < refused.value.params["needed"]
+    assert content(path) == before
+
+
+def test_a_failed_migration_leaves_neither_change_nor_copy(path, old_database, monkeypatch):
+    old_database()
+    before = content(path)
+    broken = (*MIGRATIONS, ("CREATE TABLE later (id TEXT)", "THIS IS NOT SQL"))
+    monkeypatch.setattr("webapp.storage.database.MIGRATIONS", broken)
+    with pytest.raises(StorageError):
+        Database(path)
+    assert content(path) == before
+    assert backups.copies_of(path) == []
+
+
+def test_the_tables_under_a_running_server_are_not_changed(path, old_database):
+    old_database()
+    running = Claim(path)
+    with pytest.raises(DataFolderInUse):
+        Database(path)
+    assert content(path)[0] == OLD
+    running.release()
+    Database(path).close()
+    assert content(path)[0] == len(MIGRATIONS)
+
+
+DIES = """
+import os, signal, sys
+from webapp.storage import backups
+from webapp.storage.database import Database
+path, at = sys.argv[1], sys.argv[2]
+kill = lambda: os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
+if at == "copying":
+    backups._copy = lambda source, part: (part.write_bytes(b"half a cop"), kill())
+elif at == "copied":
+    real, backups.make_copy = backups.make_copy, lambda *args: (real(*args), kill())
+seen = 0
+def trace(statement):
+    global seen
+    seen += 1
+    if at == str(seen):
+        kill()
+Database(path, trace=trace)
+print(seen)
+"""
+
+
+def migrate_and_die(path, at):
+    """Opens the database in a process that kills itself at ``at``: a moment's name or the number of a statement."""
+    command = [sys.executable, "-c", DIES, str(path), at]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_killed_anywhere_in_a_migration_the_old_database_is_whole(path, old_database, tmp_path):
+    old_database()
+    before = content(path)
+    shutil.copy(path, tmp_path / "kept")
+    statements = int(migrate_and_die(path, "never").stdout)
+    assert content(path)[0] == len(MIGRATIONS)
+    moments = ["copying", "copied", *map(str, range(1, statements + 1))]
+    versions = set()
+    for moment in moments:
+        for leftover in path.parent.glob("roost.db*"):
+            leftover.unlink()
+        shutil.copy(tmp_path / "kept", path)
+        died = migrate_and_die(path, moment)
+        assert died.returncode != 0 and died.stderr == "", moment
+        version, titles = content(path)
+        assert (version in (OLD, len(MIGRATIONS)), titles) == (True, before[1]), moment
+        versions.add(version)
+        Database(path).close()
+        assert content(path) == (len(MIGRATIONS), before[1])
+    assert OLD in versions
+    assert all(content(copy) == before for copy in backups.copies_of(path))
+    assert list(backups.folder_of(path).glob("*.part")) == []
+
+
+def test_killed_from_outside_while_it_writes(path, old_database, tmp_path):
+    old_database(rows=2000)
+    before = content(path)
+    shutil.copy(path, tmp_path / "kept")
+    slow = DIES.replace("if at == str(seen):", "print(seen, flush=True)\n    if False:")
+    for lines in (3, 9, 14):
+        for leftover in path.parent.glob("roost.db*"):
+            leftover.unlink()
+        shutil.copy(tmp_path / "kept", path)
+        with subprocess.Popen([sys.executable, "-c", slow, str(path), "-"], stdout=subprocess.PIPE) as process:
+            for _ in range(lines):
+                process.stdout.readline()
+            process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+        version, titles = content(path)
+        assert version in (OLD, len(MIGRATIONS)) and titles == before[1]
+
+
+def test_a_copy_put_in_place_of_a_killed_servers_database_is_not_mixed_with_it(path, old_database, tmp_path):
+    old_database()
+    before = content(path)
+    database = Database(path)  # open to the end: its -wal stays, as after kill -9
+    ChatStore(database).create("Written later")
+    (copy,) = backups.copies_of(path)
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(copy, other / "roost.db")
+    shutil.copy(f"{path}-wal", other / "roost.db-wal")
+    assert os.path.getsize(other / "roost.db-wal") > 0
+    Database(other / "roost.db").close()
+    assert content(other / "roost.db")[1] == before[1]
+
+
+def lose_by_deleting(path):
+    path.unlink()
+
+
+def lose_by_replacing(path):
+    shutil.copy(path, f"{path}.new")
+    os.replace(f"{path}.new", path)
+
+
+def lose_the_wal(path):
+    os.unlink(f"{path}-wal")
+
+
+def lose_all(path):
+    for suffix in ("", "-wal", "-shm"):
+        os.unlink(f"{path}{suffix}")
+
+
+@posix_only
+@pytest.mark.parametrize("lose", [lose_by_deleting, lose_by_replacing, lose_the_wal, lose_all])
+def test_a_lost_file_is_noticed_and_all_that_was_stored_is_copied(path, lose):
+    database = Database(path)
+    store = ChatStore(database)
+    chat = store.create("Rooks")
+    store.add_message(chat.id, None, Message(Role.USER, "Before the loss"))
+    lose(path)
+    for use in (store.list, lambda: store.create("After")):
+        with pytest.raises(DatabaseGone) as gone:
+            use()
+    (copy,) = backups.copies_of(path)
+    assert gone.value.params["saved"].values == {"copy": str(copy)}
+    assert [found.message.content for found in ChatStore(Database(copy)).branch(chat.id)] == ["Before the loss"]
+
+
+@posix_only
+def test_a_file_put_back_is_used_again(path):
+    store = ChatStore(Database(path))
+    chat = store.create("Rooks")
+    os.rename(path, f"{path}.away")
+    with pytest.raises(DatabaseGone):
+        store.list()
+    assert not path.exists()
+    os.rename(f"{path}.away", path)
+    assert store.list()[0].id == chat.id
+    assert store.create("Again").title == "Again"
+
+
+@posix_only
+def test_an_emptied_file_is_noticed(path):
+    store = ChatStore(Database(path))
+    store.create("Rooks")
+    path.write_bytes(b"")
+    with pytest.raises(DatabaseGone) as gone:
+        store.create("After")
+    assert set(gone.value.params["saved"].values) == {"folder"}
+
+
+@posix_only
+def test_a_server_that_ends_right_after_the_loss_still_saves(path, caplog):
+    database = Database(path)
+    chat = ChatStore(database).create("Rooks")
+    path.unlink()
+    database.close()
+    (copy,) = backups.copies_of(path)
+    assert ChatStore(Database(copy)).get(chat.id) == chat
+    assert str(copy) in caplog.text
+
+
+@posix_only
+def test_what_another_thread_is_writing_gets_into_the_copy(path):
+    database = Database(path)
+    store = ChatStore(database)
+    store.create("Rooks")
+    is_writing, may_end = threading.Event(), threading.Event()
+
+    def write():
+        with database.transaction():
+            store.create("Written meanwhile")
+            is_writing.set()
+            may_end.wait(30)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert is_writing.wait(30)
+    path.unlink()
+    threading.Timer(0.05, may_end.set).start()
+    with pytest.raises(DatabaseGone):
+        store.list()
+    writer.join()
+    (copy,) = backups.copies_of(path)
+    assert {chat.title for chat in ChatStore(Database(copy)).list()} == {"Rooks", "Written meanwhile"}
+
+
+@posix_only
+def test_the_next_start_after_a_loss_names_the_copy(path):
+    database = Database(path)
+    ChatStore(database).create("Rooks")
+    path.unlink()
+    database.close()
+    for leftover in path.parent.glob("roost.db-*"):
+        leftover.unlink()
+    (notice,) = Database(path).notices
+    assert notice.values == {"path": str(path), "copy": str(backups.copies_of(path)[0])}
+
+
+def test_the_watch_costs_three_calls_a_block(path, monkeypatch):
+    database = Database(path)
+    asked = []
+    real = os.stat
+    monkeypatch.setattr(os, "stat", lambda *args, **options: asked.append(args[0]) or real(*args, **options))
+    with database.connect():
+        pass
+    assert sorted(asked) == [f"{path}{suffix}" for suffix in ("", "-shm", "-wal")]
