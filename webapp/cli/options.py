@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from webapp.engine.sampling_params import SamplingParams
+from webapp.engine.sampling_params import PARAMETERS, SamplingParams
 from webapp.errors import RoostError, sentences
 from webapp.i18n import phrase, translate_error
 from webapp.i18n.terminal import t, terminal_locale
@@ -14,17 +14,7 @@ from webapp.settings import SETTINGS, Settings, load_settings
 
 FLAGS = {"data_dir": "--data", "models_dir": "--models"}
 MODEL_OPTIONS = ("strategy", "state", "threads", "models_dir", "data_dir")
-SAMPLING_OPTIONS: dict[str, type] = {
-    "max_tokens": int,
-    "temperature": float,
-    "top_p": float,
-    "top_k": int,
-    "min_p": float,
-    "presence_penalty": float,
-    "frequency_penalty": float,
-    "penalty_decay": float,
-    "seed": int,
-}
+SAMPLING_OPTIONS = {row.name: row.kind for row in PARAMETERS if row.kind is not bool}
 
 
 def in_one_line(error: RoostError) -> str:
@@ -58,7 +48,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     for name, kind in SAMPLING_OPTIONS.items():
-        text = t(f"cli.sampling.{name}")
+        text = t(f"sampling.{name}.short")
         parser.add_argument(flag_of(name), dest=name, type=kind, default=None, metavar="N", help=text)
 
 

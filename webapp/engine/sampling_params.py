@@ -1,25 +1,52 @@
-"""How the next token is chosen, and when to stop. Plain data; the sampler is in :mod:`webapp.engine.sampler`."""
+"""How the next token is chosen, and when to stop. Plain data; the sampler is in :mod:`webapp.engine.sampler`.
+
+:class:`SamplingParams` is also the table of sampling parameters: a field's :func:`parameter` gives its range, step and
+names in the APIs. The API bodies, the preset form, the chat's panel, the command line and the import of RWKV-Runner's
+presets are made from it. To add one: a field here, its part in the sampler, its words in ``sampling.json``.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from webapp.errors import InvalidSampling, Phrase
 
 MOST_ALTERNATIVES = 20
-_RANGES: dict[str, tuple[float, float]] = {
-    "max_tokens": (1, 102_400),
-    "temperature": (0.0, 5.0),
-    "top_p": (0.0, 1.0),
-    "top_k": (0, 65_536),
-    "min_p": (0.0, 1.0),
-    "presence_penalty": (-2.0, 2.0),
-    "frequency_penalty": (-2.0, 2.0),
-    "penalty_decay": (0.0, 1.0),
-}
+JS_SAFE_INTEGER = 2**53 - 1
+
+
+@dataclass(frozen=True)
+class SamplingParameter:
+    """One row of the table.
+
+    ``kind``: float, int or bool; ``least`` and ``most`` bound it, inclusive. ``step`` and ``slider`` (its ends) draw
+    it in a form, and ``is_common`` puts it among the first. ``names`` is API -> the name there, for the APIs that take
+    it; ``api_ranges`` is API -> (least, most) where that API's range differs (a value below 0 then means "off" or
+    "no limit"). ``default`` None: nothing is set.
+    """
+
+    name: str
+    kind: type
+    default: Any
+    least: float
+    most: float
+    step: float = 1
+    slider: tuple[float, float] = (0, 0)
+    is_common: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    api_ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def parameter(default: Any, least: float = 0, most: float = 1, *, apis: str, **row: Any) -> Any:
+    """A field of :class:`SamplingParams` that people set. ``apis``: the APIs that take it, ``api:name`` where the name
+    there is another one."""
+    return field(default=default, metadata={"row": {"least": least, "most": most, "apis": apis, **row}})
+
+
+OPENAI_LIKE = "openai ollama runner"
 
 
 @dataclass(frozen=True)
@@ -32,29 +59,50 @@ class SamplingParams:
     ``stop_token_sequences`` (whose tokens are not part of the text either). ``seed`` None draws one.
     """
 
-    max_tokens: int = 500
-    temperature: float = 1.0
-    top_p: float = 0.3
-    top_k: int = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 1.0
-    penalty_decay: float = 0.996
-    global_penalty: bool = False
+    temperature: float = parameter(
+        1.0, 0, 5, step=0.05, slider=(0, 2), is_common=True,
+        apis="openai ollama anthropic runner runner_preset", api_ranges={"runner": (0, 3)},
+    )  # fmt: skip
+    top_p: float = parameter(
+        0.3, 0, 1, step=0.01, slider=(0, 1), is_common=True, apis="openai ollama anthropic runner runner_preset:topP"
+    )
+    presence_penalty: float = parameter(
+        0.0, -2, 2, step=0.05, slider=(-2, 2), is_common=True, apis=OPENAI_LIKE + " runner_preset:presencePenalty"
+    )
+    frequency_penalty: float = parameter(
+        1.0, -2, 2, step=0.05, slider=(-2, 2), is_common=True, apis=OPENAI_LIKE + " runner_preset:frequencyPenalty"
+    )
+    max_tokens: int = parameter(
+        500, 1, 102_400, slider=(1, 8000), is_common=True,
+        apis="ollama:num_predict runner runner_preset:maxResponseToken", api_ranges={"ollama": (-2, 102_400)},
+    )  # fmt: skip
+    penalty_decay: float = parameter(
+        0.996, 0, 1, step=0.001, slider=(0.9, 1), apis=OPENAI_LIKE + " runner_preset:penaltyDecay"
+    )
+    global_penalty: bool = parameter(False, apis="openai runner runner_preset:globalPenalty")
+    top_k: int = parameter(
+        0, 0, 65_536, slider=(0, 200), apis="openai ollama anthropic runner",
+        api_ranges={"openai": (-1, 65_536), "ollama": (-1, 65_536)},
+    )  # fmt: skip
+    min_p: float = parameter(0.0, 0, 1, step=0.01, slider=(0, 0.5), apis="openai ollama")
+    seed: int | None = parameter(
+        None, 0, JS_SAFE_INTEGER, apis="openai ollama",
+        api_ranges={"openai": (-(2**63), 2**63 - 1), "ollama": (-(2**63), 2**63 - 1)},
+    )  # fmt: skip
     logit_bias: dict[int, float] = field(default_factory=dict)
     stop_token_ids: tuple[int, ...] = (0,)
     stop_token_sequences: tuple[tuple[int, ...], ...] = ()
-    seed: int | None = None
     logprobs: int | None = None
     """How many alternatives to report per token (0 to 20); None reports nothing."""
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            _check_range(name, getattr(self, name), low, high)
+        for row in PARAMETERS:
+            if row.kind is not bool and row.name != "seed":
+                _check_range(row, getattr(self, row.name))
         for bias in self.logit_bias.values():
-            _check_range("logit_bias", bias, -100.0, 100.0)
+            _check_range(_BIAS, bias)
         if self.logprobs is not None:
-            _check_range("logprobs", self.logprobs, 0, MOST_ALTERNATIVES)
+            _check_range(_LOGPROBS, self.logprobs)
         if self.seed is not None and (not isinstance(self.seed, int) or isinstance(self.seed, bool)):
             raise InvalidSampling(name="seed", value=repr(self.seed), allowed="a whole number")
         if any(not sequence for sequence in self.stop_token_sequences):
@@ -84,6 +132,24 @@ class SamplingParams:
         return cls(**{name: _read(name, value) for name, value in data.items()})
 
 
+def _rows() -> tuple[SamplingParameter, ...]:
+    kinds = {"float": float, "int": int, "int | None": int, "bool": bool}
+    table = [(each, each.metadata["row"]) for each in fields(SamplingParams) if "row" in each.metadata]
+    return tuple(_row(each.name, kinds[str(each.type)], each.default, **row) for each, row in table)
+
+
+def _row(name: str, kind: type, default: Any, least: float, most: float, apis: str, **row: Any) -> SamplingParameter:
+    pairs = [entry.partition(":") for entry in apis.split()]
+    names = {api: there or name for api, _, there in pairs}
+    bounds = (least, most) if kind is int else (float(least), float(most))
+    return SamplingParameter(name, kind, default, *bounds, names=names, **row)
+
+
+PARAMETERS: tuple[SamplingParameter, ...] = _rows()
+"""The table, in the order forms show it."""
+_BIAS = SamplingParameter("logit_bias", float, 0.0, -100, 100)
+_LOGPROBS = SamplingParameter("logprobs", int, None, 0, MOST_ALTERNATIVES)
+
 _FORMS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "logit_bias": ("token ids with a number each", lambda value: {int(k): float(v) for k, v in value.items()}),
     "stop_token_ids": ("a list of token ids", lambda value: tuple(map(int, value))),
@@ -102,13 +168,13 @@ def _read(name: str, value: Any) -> Any:
         raise InvalidSampling(name=name, value=repr(value), allowed=allowed) from exc
 
 
-def _check_range(name: str, value: Any, low: float, high: float) -> None:
-    whole = isinstance(low, int)
+def _check_range(row: SamplingParameter, value: Any) -> None:
+    whole = row.kind is int
     ok = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if not ok or not math.isfinite(value) or not low <= value <= high:
-        bounds = {"least": low, "most": high}
+    if not ok or not math.isfinite(value) or not row.least <= value <= row.most:
+        bounds = {"least": row.least, "most": row.most}
         if whole:
             allowed = Phrase("a whole number from {least} to {most}", **bounds)
         else:
             allowed = Phrase("a number from {least} to {most}", **bounds)
-        raise InvalidSampling(name=name, value=repr(value), allowed=allowed)
+        raise InvalidSampling(name=row.name, value=repr(value), allowed=allowed)

@@ -1,6 +1,7 @@
 """Every parameter of a preset as one table: the preset page and the side panel of a chat draw from it.
 
-The words are in the catalogue, ``presets.field.<name>.label`` and ``.help``.
+Its sampling part is :data:`webapp.engine.sampling_params.PARAMETERS`. The words are in the catalogue:
+``sampling.<name>`` or ``presets.field.<name>``, ``.label`` and ``.help``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from typing import Any
 from webapp.chat.messages import ThinkMode
 from webapp.chat.prompt_templates import all_templates
 from webapp.chat.tool_dialects import all_dialects
+from webapp.engine import sampling_params
+from webapp.engine.sampling_params import SamplingParameter
+from webapp.services.presets.defaults import CHAT_MAX_TOKENS
 
-JS_SAFE_INTEGER = 2**53 - 1
 MODEL_NAME_CHARS = 500
 STRATEGY_CHARS = 4000
 TOOL_NAME_CHARS = 64
@@ -49,40 +52,40 @@ class Parameter:
 
     @property
     def label_key(self) -> str:
-        return f"presets.field.{self.name}.label"
+        return f"{self._words}.{self.name}.label"
 
     @property
     def help_key(self) -> str:
-        return f"presets.field.{self.name}.help"
+        return f"{self._words}.{self.name}.help"
+
+    @property
+    def _words(self) -> str:
+        return "sampling" if self.place == "sampling" else "presets.field"
 
     @property
     def has_slider(self) -> bool:
         return self.slider_most > self.slider_least
 
 
-def _number(
-    name: str, default: float, least: float, most: float, step: float, slider: tuple[float, float]
-) -> Parameter:
-    kind = "int" if isinstance(default, int) else "float"
-    return Parameter(name, kind, "sampling", "sampling", default, least, most, step, *slider)
+def _sampling(row: SamplingParameter) -> Parameter:
+    """A preset leaves an answer more room than a bare request has (``CHAT_MAX_TOKENS``)."""
+    default = CHAT_MAX_TOKENS if row.name == "max_tokens" else row.default
+    return Parameter(
+        row.name,
+        row.kind.__name__,
+        "sampling",
+        "sampling",
+        default,
+        row.least,
+        row.most,
+        row.step,
+        *row.slider,
+        is_common=row.is_common,
+        is_optional=row.default is None,
+    )
 
 
-def _common(row: Parameter) -> Parameter:
-    return Parameter(**{**vars(row), "is_common": True})
-
-
-SAMPLING = (
-    _common(_number("temperature", 1.0, 0, 5, 0.05, (0, 2))),
-    _common(_number("top_p", 0.3, 0, 1, 0.01, (0, 1))),
-    _common(_number("presence_penalty", 0.0, -2, 2, 0.05, (-2, 2))),
-    _common(_number("frequency_penalty", 1.0, -2, 2, 0.05, (-2, 2))),
-    _common(_number("max_tokens", 2000, 1, 102_400, 1, (1, 8000))),
-    _number("penalty_decay", 0.996, 0, 1, 0.001, (0.9, 1)),
-    Parameter("global_penalty", "bool", "sampling", "sampling", False),
-    _number("top_k", 0, 0, 65_536, 1, (0, 200)),
-    _number("min_p", 0.0, 0, 1, 0.01, (0, 0.5)),
-    Parameter("seed", "int", "sampling", "sampling", None, 0, JS_SAFE_INTEGER, is_optional=True),
-)
+SAMPLING = tuple(_sampling(row) for row in sampling_params.PARAMETERS)
 PROMPT = (
     Parameter("system_prompt", "text", "prompt", "preset", "", most_chars=20_000),
     Parameter("stop", "list", "prompt", "preset", (), most_chars=200, most_items=16),

@@ -11,21 +11,14 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from webapp.engine.sampling_params import PARAMETERS
 from webapp.errors import PresetFileInvalid
 from webapp.services.presets.fields import NAME_CHARS
 from webapp.services.presets.files import listed, load_json, preset_of
 from webapp.services.presets.parameters import BY_NAME, STRATEGY_CHARS
 from webapp.storage.presets import Preset
 
-SAMPLING = {
-    "maxResponseToken": "max_tokens",
-    "temperature": "temperature",
-    "topP": "top_p",
-    "presencePenalty": "presence_penalty",
-    "frequencyPenalty": "frequency_penalty",
-    "penaltyDecay": "penalty_decay",
-    "globalPenalty": "global_penalty",
-}
+SAMPLING = {row.names["runner_preset"]: row.name for row in PARAMETERS if "runner_preset" in row.names}
 MOST_LAYERS = 1000
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from webapp.settings import Settings
-from webapp.web.api.operations import GROUPS, OPERATIONS, Operation
+from webapp.web.api.openapi import field_text
+from webapp.web.api.operations import DOCUMENTED, GROUPS, Operation
 from webapp.web.docs.examples import Example, examples
 
 Translate = Callable[..., str]
@@ -77,7 +78,7 @@ def page_context(t: Translate, settings: Settings, address: str, model: str, has
 
 
 def group_view(t: Translate, key: str, model: str) -> GroupView:
-    found = tuple(operation_view(t, op, model) for op in OPERATIONS if op.group == key)
+    found = tuple(operation_view(t, op, model) for op in DOCUMENTED if op.group == key)
     return GroupView(key, t(f"api.group.{key}"), t(f"api.group_text.{key}"), found)
 
 
@@ -89,7 +90,7 @@ def operation_view(t: Translate, op: Operation, model: str) -> OperationView:
         path=op.path,
         title=t(f"api.op.{op.key}.title"),
         text=t(f"api.op.{op.key}.text"),
-        fields=field_rows(t, op.body) if op.body is not None else (),
+        fields=field_rows(t, op.body_type) if op.body else (),
         body=json.dumps(example, ensure_ascii=False, indent=2) if example else "",
         is_risky=op.key in ("switch_model", "update_config", "exit"),
         can_try="{" not in op.path,
@@ -104,12 +105,6 @@ def field_rows(t: Translate, kind: type) -> tuple[FieldRow, ...]:
     shown = [(name, found) for name, found in schema["properties"].items() if name not in HIDDEN_FIELDS]
     rows = [FieldRow(name, kind_words(t, found), field_text(t, name), name in required) for name, found in shown]
     return tuple(sorted(rows, key=lambda row: not row.is_required))
-
-
-def field_text(t: Translate, name: str) -> str:
-    key = f"api.field.{name}"
-    text = t(key)
-    return "" if text == key else text
 
 
 def kind_words(t: Translate, schema: dict[str, Any]) -> str:

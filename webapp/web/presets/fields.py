@@ -132,7 +132,7 @@ class FieldMaker:
         problem = self.posted.problems.get(name)
         if problem is None:
             return ""
-        label = self.t(f"presets.field.{name}.label")
+        label = self.t(BY_NAME[name].label_key if name in BY_NAME else f"presets.field.{name}.label")
         told = error_from_dict({**problem.to_dict(), "params": {**problem.params, "name": label}})
         return translate_error(told, self.locale)[0]
 

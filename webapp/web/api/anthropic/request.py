@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,7 +10,7 @@ from msgspec import Meta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ParameterInvalid, ParameterUnsupported
 from webapp.services.completion.order import ChatPrompt, CompletionOrder, Structure
-from webapp.web.api.openai.sampling import MAX_STOPS, Stop
+from webapp.web.api.openai.sampling import MAX_STOPS, Stop, asked_sampling, sampling_struct
 
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -92,24 +92,26 @@ class CountRequest(msgspec.Struct, kw_only=True):
     output_config: OutputConfig | None = None
 
 
-class MessageRequest(CountRequest, kw_only=True):
+if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+    AnthropicSampling = CountRequest
+else:
+    AnthropicSampling = sampling_struct("AnthropicSampling", "anthropic", CountRequest)
+
+
+class MessageRequest(AnthropicSampling, kw_only=True):
     """A conversation to answer. A last message by the assistant is the beginning of the answer."""
 
     max_tokens: Annotated[int, Meta(ge=1, le=102_400)]
     stop_sequences: Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
-    temperature: Annotated[float, Meta(ge=0, le=5)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=65536)] | None = None
     metadata: Any = None
     state: Annotated[str, Meta(max_length=500)] | None = None
 
 
 def order_of(asked: MessageRequest, client: str) -> CompletionOrder:
-    wanted = {name: getattr(asked, name) for name in ("max_tokens", "temperature", "top_p", "top_k")}
     return CompletionOrder(
         prompts=(prompt_of(asked),),
-        sampling={name: value for name, value in wanted.items() if value is not None},
+        sampling={"max_tokens": asked.max_tokens, **asked_sampling(asked, "anthropic")},
         stop=None if asked.stop_sequences is None else tuple(asked.stop_sequences),
         state=asked.state,
         client=client,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -10,7 +10,7 @@ from msgspec import Meta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ParameterUnsupported
 from webapp.services.completion.order import ChatPrompt, CompletionOrder, Prompt, Structure, TextPrompt
-from webapp.web.api.openai.sampling import MAX_STOPS, Stop
+from webapp.web.api.openai.sampling import MAX_STOPS, Stop, asked_sampling, sampling_struct
 
 THINK_MODES = {
     True: ThinkMode.THINK,
@@ -42,19 +42,16 @@ class OllamaMessage(msgspec.Struct, kw_only=True):
     tool_name: str | None = None
 
 
-class Options(msgspec.Struct, kw_only=True):
+if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+    OllamaSampling = msgspec.Struct
+else:
+    OllamaSampling = sampling_struct("OllamaSampling", "ollama")
+
+
+class Options(OllamaSampling, kw_only=True):
     """Those Roost knows; others (num_ctx, num_gpu, mirostat …) are ignored. ``num_predict`` 0 or less is the
     preset's."""
 
-    temperature: Annotated[float, Meta(ge=0, le=5)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=65536)] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    penalty_decay: Annotated[float, Meta(ge=0, le=1)] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    num_predict: Annotated[int, Meta(ge=-2, le=102_400)] | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
 
 
@@ -118,21 +115,12 @@ def order_of(
     stop = (options.stop,) if isinstance(options.stop, str) else options.stop
     return CompletionOrder(
         prompts=(prompt,),
-        sampling=sampling_of(options),
+        sampling=asked_sampling(options, "ollama"),
         stop=None if stop is None else tuple(stop),
         state=asked.state,
         client=client,
         structure=Structure(tools, None, format_of(asked.format)),
     )
-
-
-def sampling_of(options: Options) -> dict[str, Any]:
-    given = {name: getattr(options, name) for name in options.__struct_fields__ if name not in ("num_predict", "stop")}
-    if options.num_predict is not None and options.num_predict > 0:
-        given["max_tokens"] = options.num_predict
-    if options.top_k == -1:
-        given["top_k"] = 0
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def format_of(wanted: str | dict[str, Any] | None) -> dict[str, Any] | None:

@@ -1,12 +1,14 @@
-"""The part of a request that says how tokens are chosen: OpenAI's names and Roost's, shared by chat and text."""
+"""How a request's tokens are chosen: every API's fields from the one table of sampling parameters, and what OpenAI's
+chat and text share beside them."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from webapp.engine.sampling_params import PARAMETERS, SamplingParameter
 from webapp.errors import ParameterInvalid
 
 MAX_STOPS = 64
@@ -14,7 +16,6 @@ MAX_STOP_CHARS = 1000
 
 Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
-Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
 class StreamOptions(msgspec.Struct, kw_only=True):
@@ -23,22 +24,45 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     include_usage: bool | None = None
 
 
-class SamplingFields(msgspec.Struct, kw_only=True):
+def sampling_struct(name: str, api: str, base: type[msgspec.Struct] = msgspec.Struct) -> type[msgspec.Struct]:
+    """A body's base class: ``base`` and the table's parameters, under their names in ``api`` and all optional."""
+    rows = [row for row in PARAMETERS if api in row.names]
+    return msgspec.defstruct(
+        name, [(row.names[api], _type_of(row, api), None) for row in rows], bases=(base,), kw_only=True
+    )
+
+
+def _type_of(row: SamplingParameter, api: str) -> Any:
+    if row.kind is bool:
+        return bool | None
+    least, most = row.api_ranges.get(api, (row.least, row.most))
+    return Annotated[row.kind, Meta(ge=least, le=most)] | None  # type: ignore[name-defined]
+
+
+def asked_sampling(body: Any, api: str) -> dict[str, Any]:
+    """Names of SamplingParams, only what was asked for. A number below 0 where the API means "off" by it (top_k,
+    num_predict) is as if it were left out, or 0 where the parameter has that."""
+    found: dict[str, Any] = {}
+    for row in PARAMETERS:
+        value = getattr(body, row.names[api]) if api in row.names else None
+        if value is not None and row.name != "seed" and value < row.least and api in row.api_ranges:
+            value = 0 if row.least == 0 else None
+        if value is not None:
+            found[row.name] = value
+    return found
+
+
+if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+    OpenAiSampling = msgspec.Struct
+else:
+    OpenAiSampling = sampling_struct("OpenAiSampling", "openai")
+
+
+class SamplingFields(OpenAiSampling, kw_only=True):
     """What is left out, or null, is as the active preset has it. Names not listed here are ignored."""
 
     model: str | None = None
-    temperature: Annotated[float, Meta(ge=0, le=5, description="0 always takes the likeliest token.")] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=-1, le=65536, description="0 or -1 is off.")] | None = None
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    presence_penalty: Penalty | None = None
-    frequency_penalty: Penalty | None = None
-    penalty_decay: Annotated[float, Meta(ge=0, le=1, description="Multiplies every count after each token.")] | None = (
-        None
-    )
-    global_penalty: Annotated[bool, Meta(description="Penalties count the prompt's tokens too.")] | None = None
     logit_bias: Annotated[dict[str, Bias], Meta(description="Token id -> number added to its logit.")] | None = None
-    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[int], Meta(max_length=64)] | None = None
     n: Annotated[int, Meta(ge=1, le=1024)] | None = None
@@ -47,25 +71,9 @@ class SamplingFields(msgspec.Struct, kw_only=True):
     state: Annotated[str, Meta(max_length=500, description='A state file; "" is none.')] | None = None
 
 
-SAMPLING_NAMES = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "penalty_decay",
-    "global_penalty",
-    "seed",
-)
-
-
 def sampling_of(fields: SamplingFields, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
     """Names of SamplingParams, only what was asked for."""
-    given: dict[str, Any] = {name: getattr(fields, name) for name in SAMPLING_NAMES}
-    if fields.top_k == -1:
-        given["top_k"] = 0
-    given |= {"max_tokens": max_tokens, "logprobs": logprobs}
+    given = {**asked_sampling(fields, "openai"), "max_tokens": max_tokens, "logprobs": logprobs}
     if fields.logit_bias:
         given["logit_bias"] = biases_of(fields.logit_bias)
     if fields.stop_token_ids is not None:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from flask import Response, current_app
-from msgspec import Meta
 
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError
 from webapp.web.api.answering import the_completions
 from webapp.web.api.body import read_body
+from webapp.web.api.openai.sampling import asked_sampling, sampling_struct
 from webapp.web.api.served_model import check_loopback, the_manager
 from webapp.web.api.streaming import answer
 
@@ -38,17 +38,15 @@ class SwitchModel(msgspec.Struct, kw_only=True, rename={"custom_cuda": "customCu
     deploy: bool = False
 
 
-class RunnerConfig(msgspec.Struct, kw_only=True):
+if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+    RunnerSampling = msgspec.Struct
+else:
+    RunnerSampling = sampling_struct("RunnerSampling", "runner")
+
+
+class RunnerConfig(RunnerSampling, kw_only=True):
     """What is null stays as it is."""
 
-    max_tokens: Annotated[int, Meta(gt=0, le=102_400)] | None = None
-    temperature: Annotated[float, Meta(ge=0, le=3)] | None = None
-    top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Meta(ge=0, le=65536)] | None = None
-    presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    penalty_decay: Annotated[float, Meta(ge=0, le=1)] | None = None
-    global_penalty: bool | None = None
     state: str | None = None
 
 
@@ -104,8 +102,7 @@ def update_config() -> Response:
     """Defaults of later requests, until the server ends; ``state`` is what later answers begin from."""
     check_loopback()
     asked = read_body(RunnerConfig, is_strict=False)
-    given = {name: value for name, value in msgspec.structs.asdict(asked).items() if value is not None}
-    state = given.pop("state", None)
+    given, state = asked_sampling(asked, "runner"), asked.state
     SamplingParams.from_dict(given)
     if state is not None:
         the_manager().apply_state(state_name(state))
