@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from flask import Response, request
 
 from webapp.errors import SettingsError
-from webapp.web.api.paths import is_api_path
+from webapp.web.api.operations import is_api_path
 
 ORIGIN = re.compile(r"https?://[^/\s*]+")
 HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-dangerous-direct-browser-access"

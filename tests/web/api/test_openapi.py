@@ -8,7 +8,8 @@ import pytest
 
 from tests.web.api.api_server import ApiServer
 from tests.web.chat.running_roost import fake_strategy
-from webapp.web.api.routes import ROUTES
+from webapp.engine.sampling_params import PARAMETERS
+from webapp.web.api.operations import OPERATIONS
 
 FUZZED = (
     "/v1/chat/completions",
@@ -39,8 +40,17 @@ EXAMPLES = int(os.environ.get("ROOST_FUZZ_EXAMPLES", "10"))
 def test_every_route_is_in_the_document(server):
     found = server.get("/openapi.json")[1]
     documented = {(method.upper(), path) for path, item in found["paths"].items() for method in item}
-    routes = {(route.method, route.paths[0].replace("<path:name>", "{name}")) for route in ROUTES}
-    assert documented == (routes - {("GET", "/openapi.json")}) | {("GET", "/health")}
+    assert documented == {(op.method, op.path) for op in OPERATIONS} - {("GET", "/openapi.json")}
+
+
+def test_every_sampling_parameter_is_described_where_an_api_takes_it(server):
+    found = server.get("/openapi.json")[1]["components"]["schemas"]
+    bodies = {"openai": "ChatRequest", "ollama": "Options", "anthropic": "MessageRequest", "runner": "RunnerConfig"}
+    for api, name in bodies.items():
+        for row in PARAMETERS:
+            assert (row.names.get(api) in found[name]["properties"]) == (api in row.names), (api, row.name)
+            if api in row.names and row.names[api] == row.name:
+                assert found[name]["properties"][row.name]["description"], (api, row.name)
 
 
 def test_its_words_are_the_readers(server):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from webapp.errors import InvalidSampling, RoostError
-from webapp.web.api.paths import dialect_of
+from webapp.web.api.operations import dialect_of
 
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 503: "overloaded_error"}

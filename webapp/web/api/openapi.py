@@ -9,7 +9,7 @@ import msgspec
 from flask import Response, request
 
 from webapp import __version__
-from webapp.web.api.operations import GROUPS, OPERATIONS, SSE, Operation
+from webapp.web.api.operations import DOCUMENTED, GROUPS, SSE, Operation
 from webapp.web.api.served_model import the_manager
 from webapp.web.api.streaming import answer
 from webapp.web.fragments import current_locale, translator
@@ -34,12 +34,16 @@ def show() -> Response:
 
 
 def document(t: Callable[..., str], server: str, model: str) -> dict[str, Any]:
-    types = [kind for op in OPERATIONS for kind in (op.body, op.answer, op.chunk, op.error) if kind is not None]
+    types = [kind for op in DOCUMENTED for kind in types_of(op) if kind is not None]
     unique = list(dict.fromkeys(types))
     schemas, components = msgspec.json.schema_components(unique, ref_template=REFERENCE)
     references = dict(zip(unique, schemas, strict=True))
+    for component in components.values():
+        for name, schema in component.get("properties", {}).items():
+            if text := field_text(t, name):
+                schema.setdefault("description", text)
     paths: dict[str, Any] = {}
-    for op in OPERATIONS:
+    for op in DOCUMENTED:
         paths.setdefault(op.path, {})[op.method.lower()] = operation(op, references, t, model)
     return {
         "openapi": "3.1.0",
@@ -58,21 +62,33 @@ def document(t: Callable[..., str], server: str, model: str) -> dict[str, Any]:
     }
 
 
+def types_of(op: Operation) -> tuple[Any, ...]:
+    return op.body_type, op.answer_type, op.chunk_type, op.error_type
+
+
+def field_text(t: Callable[..., str], name: str) -> str:
+    """What a field of a request is for; "" for one without a text."""
+    for key in (f"api.field.{name}", f"sampling.{name}.short"):
+        if (text := t(key)) != key:
+            return text
+    return ""
+
+
 def operation(op: Operation, references: dict[Any, Any], t: Callable[..., str], model: str) -> dict[str, Any]:
     found: dict[str, Any] = {
         "operationId": op.key,
         "tags": [op.group],
         "summary": t(f"api.op.{op.key}.title"),
         "description": t(f"api.op.{op.key}.text"),
-        "responses": {"200": success(op, references, t), **refusals(references[op.error], t)},
+        "responses": {"200": success(op, references, t), **refusals(references[op.error_type], t)},
     }
     if op.key == "switch_model":
         found["responses"]["304"] = {"description": t("api.status.304")}
     if op.path.endswith("{name}"):
         name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
         found["parameters"] = [name]
-    if op.body is not None:
-        media: dict[str, Any] = {"schema": references[op.body]}
+    if op.body:
+        media: dict[str, Any] = {"schema": references[op.body_type]}
         if op.example:
             media["example"] = op.example_with(model)
         found["requestBody"] = {"required": True, "content": {"application/json": media}}
@@ -80,17 +96,17 @@ def operation(op: Operation, references: dict[Any, Any], t: Callable[..., str], 
 
 
 def success(op: Operation, references: dict[Any, Any], t: Callable[..., str]) -> dict[str, Any]:
-    if op.answer is None:
+    if not op.answer:
         return {"description": t("api.status.200"), "content": {"text/plain": {"schema": {"type": "string"}}}}
-    content: dict[str, Any] = {"application/json": {"schema": references[op.answer]}}
+    content: dict[str, Any] = {"application/json": {"schema": references[op.answer_type]}}
     if op.stream == SSE:
         event = {"event": {"type": "string"}, "data": {"type": "string"}}
         words = t("api.status.stream")
         content[op.stream] = {"schema": {"type": "object", "description": words, "properties": event}}
     elif op.stream:
         content[op.stream] = {"schema": {"type": "string", "description": t("api.status.stream")}}
-    if op.chunk is not None:
-        content[op.stream]["x-each-piece"] = references[op.chunk]
+    if op.chunk:
+        content[op.stream]["x-each-piece"] = references[op.chunk_type]
     return {"description": t("api.status.200"), "content": content}
 
 

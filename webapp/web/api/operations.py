@@ -1,65 +1,79 @@
-"""Every operation with its types and an example: the OpenAPI document and the page at /docs are both made of this.
+"""Every address for programs as one row: what answers it, its types and an example.
 
-Words are in the catalogues: ``api.op.<key>.title`` and ``.text``.
+Routes, the OpenAPI document, the page at /docs and the list of program addresses are all made from :data:`OPERATIONS`.
+Views and types are named, not imported ("module:name" in this room): msgspec and the types of four dialects are of no
+use before the first call. The words are in the catalogues: ``api.op.<key>.title`` and ``.text``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from webapp.web.api.anthropic.answers import AnthropicError, MessageAnswer, TokenCount
-from webapp.web.api.anthropic.request import CountRequest, MessageRequest
-from webapp.web.api.ollama.answers import (
-    ChatLine,
-    EmbedAnswer,
-    GenerateLine,
-    OllamaError,
-    RunningModels,
-    ShowAnswer,
-    Tags,
-    VersionAnswer,
-)
-from webapp.web.api.ollama.embed import OllamaEmbed
-from webapp.web.api.ollama.models import ShowRequest
-from webapp.web.api.ollama.request import OllamaChat, OllamaGenerate
-from webapp.web.api.openai.answers import (
-    ChatChunk,
-    ChatCompletion,
-    EmbeddingList,
-    ErrorAnswer,
-    Model,
-    ModelList,
-    Text,
-    TextCompletion,
-    Tokens,
-)
-from webapp.web.api.openai.chat_request import ChatRequest
-from webapp.web.api.openai.completions import CompletionRequest
-from webapp.web.api.openai.embeddings import EmbeddingRequest
-from webapp.web.api.openai.tokens import DetokenizeRequest, TokenizeRequest
-from webapp.web.api.runner.routes import RunnerConfig, RunnerError, RunnerStatus, SwitchModel
-
+ROOM = "webapp.web.api"
 SSE = "text/event-stream"
 LINES = "application/x-ndjson"
 ANY_MODEL = "rwkv"
 GROUPS = ("openai", "tokens", "anthropic", "ollama", "runner", "house")
 HELLO = [{"role": "user", "content": "Why do birds sit on wires?"}]
+BIRD_AND_BOAT = ["a bird on a wire", "a boat on the river"]
+PREFIXES = ("/v1/", "/api/")
+ERRORS = {
+    "anthropic": "anthropic.answers:AnthropicError",
+    "ollama": "ollama.answers:OllamaError",
+    "runner": "runner.routes:RunnerError",
+}
+
+
+def named(target: str) -> Any:
+    """What "module:name" stands for in this room."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(f"{ROOM}.{module}"), name)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """``answer`` None: plain text. ``chunk``: what a stream is made of, sent as ``stream`` (a media type)."""
+    """``paths``: the first is the documented one; ``{name}`` in it takes the rest of the address.
+
+    ``body``, ``answer`` and ``chunk`` name types; ``answer`` "" is plain text, "str" and "dict" are themselves.
+    ``chunk`` is what a stream is made of, sent as ``stream`` (a media type). ``takes_place``: it generates, so it
+    counts against the limits.
+    """
 
     key: str
     group: str
     method: str
-    path: str
-    body: type | None = None
-    answer: Any = None
+    paths: tuple[str, ...]
+    view: str
+    body: str = ""
+    answer: str = ""
     stream: str = ""
-    chunk: type | None = None
+    chunk: str = ""
     example: dict[str, Any] | None = None
+    takes_place: bool = False
+    is_documented: bool = True
+
+    @property
+    def path(self) -> str:
+        return self.paths[0]
+
+    @property
+    def body_type(self) -> Any:
+        return named(self.body) if self.body else None
+
+    @property
+    def answer_type(self) -> Any:
+        plain = {"": None, "str": str, "dict": dict[str, str]}
+        return plain[self.answer] if self.answer in plain else named(self.answer)
+
+    @property
+    def chunk_type(self) -> Any:
+        return named(self.chunk) if self.chunk else None
+
+    @property
+    def error_type(self) -> Any:
+        return named(ERRORS.get(self.group, "openai.answers:ErrorAnswer"))
 
     def example_with(self, model: str) -> dict[str, Any] | None:
         """The example as it can be sent: with the name of the model that is served, where there is one."""
@@ -67,70 +81,109 @@ class Operation:
             return self.example
         return {**self.example, "model": model or ANY_MODEL}
 
-    @property
-    def error(self) -> type:
-        kinds = {"anthropic": AnthropicError, "ollama": OllamaError, "runner": RunnerError}
-        return kinds.get(self.group, ErrorAnswer)
-
 
 # fmt: off
 OPERATIONS = (
     Operation(
-        "chat", "openai", "POST", "/v1/chat/completions", ChatRequest, ChatCompletion, SSE, ChatChunk,
-        {"model": ANY_MODEL, "messages": HELLO, "max_tokens": 200, "stream": True},
+        "chat", "openai", "POST", ("/v1/chat/completions", "/chat/completions"), "openai.chat:create",
+        "openai.chat_request:ChatRequest", "openai.answers:ChatCompletion", SSE, "openai.answers:ChatChunk",
+        {"model": ANY_MODEL, "messages": HELLO, "max_tokens": 200, "stream": True}, takes_place=True,
     ),
     Operation(
-        "completions", "openai", "POST", "/v1/completions", CompletionRequest, TextCompletion, SSE, TextCompletion,
-        {"model": ANY_MODEL, "prompt": "Once upon a time", "max_tokens": 60, "temperature": 1},
+        "completions", "openai", "POST", ("/v1/completions", "/completions"), "openai.completions:create",
+        "openai.completions:CompletionRequest", "openai.answers:TextCompletion", SSE, "openai.answers:TextCompletion",
+        {"model": ANY_MODEL, "prompt": "Once upon a time", "max_tokens": 60, "temperature": 1}, takes_place=True,
     ),
     Operation(
-        "embeddings", "openai", "POST", "/v1/embeddings", EmbeddingRequest, EmbeddingList,
-        example={"model": ANY_MODEL, "input": ["a bird on a wire", "a boat on the river"]},
+        "embeddings", "openai", "POST", ("/v1/embeddings", "/embeddings"), "openai.embeddings:create",
+        "openai.embeddings:EmbeddingRequest", "openai.answers:EmbeddingList",
+        example={"model": ANY_MODEL, "input": BIRD_AND_BOAT}, takes_place=True,
     ),
-    Operation("models", "openai", "GET", "/v1/models", answer=ModelList),
-    Operation("model", "openai", "GET", "/v1/models/{name}", answer=Model),
+    Operation("models", "openai", "GET", ("/v1/models",), "openai.models:index", answer="openai.answers:ModelList"),
+    Operation("model", "openai", "GET", ("/v1/models/{name}",), "openai.models:show", answer="openai.answers:Model"),
     Operation(
-        "tokenize", "tokens", "POST", "/v1/tokenize", TokenizeRequest, Tokens,
+        "tokenize", "tokens", "POST", ("/v1/tokenize", "/tokenize"), "openai.tokens:tokenize",
+        "openai.tokens:TokenizeRequest", "openai.answers:Tokens",
         example={"text": "A bird sits on a wire.", "with_pieces": True},
     ),
     Operation(
-        "detokenize", "tokens", "POST", "/v1/detokenize", DetokenizeRequest, Text, example={"tokens": [33, 35]}
+        "detokenize", "tokens", "POST", ("/v1/detokenize", "/detokenize"), "openai.tokens:detokenize",
+        "openai.tokens:DetokenizeRequest", "openai.answers:Text", example={"tokens": [33, 35]},
     ),
     Operation(
-        "messages", "anthropic", "POST", "/v1/messages", MessageRequest, MessageAnswer, SSE,
+        "messages", "anthropic", "POST", ("/v1/messages",), "anthropic.messages:create",
+        "anthropic.request:MessageRequest", "anthropic.answers:MessageAnswer", SSE,
         example={"model": ANY_MODEL, "max_tokens": 200, "messages": HELLO, "system": "Answer in one sentence."},
+        takes_place=True,
     ),
     Operation(
-        "count_tokens", "anthropic", "POST", "/v1/messages/count_tokens", CountRequest, TokenCount,
+        "count_tokens", "anthropic", "POST", ("/v1/messages/count_tokens",), "anthropic.messages:count_tokens",
+        "anthropic.request:CountRequest", "anthropic.answers:TokenCount",
         example={"model": ANY_MODEL, "messages": HELLO},
     ),
     Operation(
-        "ollama_chat", "ollama", "POST", "/api/chat", OllamaChat, ChatLine, LINES, ChatLine,
-        {"model": ANY_MODEL, "messages": HELLO, "options": {"num_predict": 100}},
+        "ollama_chat", "ollama", "POST", ("/api/chat",), "ollama.chat:chat",
+        "ollama.request:OllamaChat", "ollama.answers:ChatLine", LINES, "ollama.answers:ChatLine",
+        {"model": ANY_MODEL, "messages": HELLO, "options": {"num_predict": 100}}, takes_place=True,
     ),
     Operation(
-        "ollama_generate", "ollama", "POST", "/api/generate", OllamaGenerate, GenerateLine, LINES, GenerateLine,
-        {"model": ANY_MODEL, "prompt": "Why do birds sit on wires?", "stream": False},
+        "ollama_generate", "ollama", "POST", ("/api/generate",), "ollama.generate:generate",
+        "ollama.request:OllamaGenerate", "ollama.answers:GenerateLine", LINES, "ollama.answers:GenerateLine",
+        {"model": ANY_MODEL, "prompt": "Why do birds sit on wires?", "stream": False}, takes_place=True,
     ),
     Operation(
-        "ollama_embed", "ollama", "POST", "/api/embed", OllamaEmbed, EmbedAnswer,
-        example={"model": ANY_MODEL, "input": ["a bird on a wire", "a boat on the river"]},
+        "ollama_embed", "ollama", "POST", ("/api/embed",), "ollama.embed:embed",
+        "ollama.embed:OllamaEmbed", "ollama.answers:EmbedAnswer",
+        example={"model": ANY_MODEL, "input": BIRD_AND_BOAT}, takes_place=True,
     ),
-    Operation("ollama_tags", "ollama", "GET", "/api/tags", answer=Tags),
-    Operation("ollama_ps", "ollama", "GET", "/api/ps", answer=RunningModels),
-    Operation("ollama_show", "ollama", "POST", "/api/show", ShowRequest, ShowAnswer, example={"model": ANY_MODEL}),
-    Operation("ollama_version", "ollama", "GET", "/api/version", answer=VersionAnswer),
+    Operation("ollama_tags", "ollama", "GET", ("/api/tags",), "ollama.models:tags", answer="ollama.answers:Tags"),
     Operation(
-        "switch_model", "runner", "POST", "/switch-model", SwitchModel, str,
+        "ollama_ps", "ollama", "GET", ("/api/ps",), "ollama.models:running", answer="ollama.answers:RunningModels"
+    ),
+    Operation(
+        "ollama_show", "ollama", "POST", ("/api/show",), "ollama.models:show",
+        "ollama.models:ShowRequest", "ollama.answers:ShowAnswer", example={"model": ANY_MODEL},
+    ),
+    Operation(
+        "ollama_version", "ollama", "GET", ("/api/version",), "ollama.models:version",
+        answer="ollama.answers:VersionAnswer",
+    ),
+    Operation(
+        "switch_model", "runner", "POST", ("/switch-model",), "runner.routes:switch_model",
+        "runner.routes:SwitchModel", "str",
         example={"model": "models/RWKV-x070-World-0.1B.pth", "strategy": "cpu fp32"},
     ),
     Operation(
-        "update_config", "runner", "POST", "/update-config", RunnerConfig, str,
-        example={"temperature": 1, "top_p": 0.3, "max_tokens": 500},
+        "update_config", "runner", "POST", ("/update-config",), "runner.routes:update_config",
+        "runner.routes:RunnerConfig", "str", example={"temperature": 1, "top_p": 0.3, "max_tokens": 500},
     ),
-    Operation("runner_status", "runner", "GET", "/status", answer=RunnerStatus),
-    Operation("exit", "runner", "POST", "/exit", answer=str),
-    Operation("health", "house", "GET", "/health", answer=dict[str, str]),
-    Operation("metrics", "house", "GET", "/metrics"),
+    Operation(
+        "runner_status", "runner", "GET", ("/status",), "runner.routes:status", answer="runner.routes:RunnerStatus"
+    ),
+    Operation("exit", "runner", "POST", ("/exit",), "runner.routes:leave", answer="str"),
+    Operation("health", "house", "GET", ("/health",), "", answer="dict"),
+    Operation("metrics", "house", "GET", ("/metrics",), "metrics:show"),
+    Operation("openapi", "house", "GET", ("/openapi.json",), "openapi:show", is_documented=False),
 )
 # fmt: on
+DOCUMENTED = tuple(op for op in OPERATIONS if op.is_documented)
+RUNNER_PATHS = frozenset(path for op in OPERATIONS if op.group == "runner" for path in op.paths)
+NOT_ONLY_FOR_PROGRAMS = {"/health", "/metrics"}
+ROOT_PATHS = (
+    frozenset(path for op in OPERATIONS for path in op.paths if not path.startswith(PREFIXES)) - NOT_ONLY_FOR_PROGRAMS
+)
+"""Without a prefix: the base_url in RWKV-Runner's manual has no /v1."""
+
+
+def is_api_path(path: str) -> bool:
+    """Whether the address is for programs; errors are then told in :func:`dialect_of`'s form."""
+    return f"{path}/".startswith(PREFIXES) or path in ROOT_PATHS
+
+
+def dialect_of(path: str) -> str:
+    """openai, anthropic, ollama or runner."""
+    if path in RUNNER_PATHS:
+        return "runner"
+    if path.startswith("/v1/messages"):
+        return "anthropic"
+    return "ollama" if path.startswith("/api/") else "openai"

@@ -1,15 +1,10 @@
-"""Every address for programs, and how a call of one is carried out: a place, a record, errors in its dialect.
-
-The views are named, not imported: msgspec and the types of four dialects are of no use before the first call.
-"""
+"""How a call of an address for programs is carried out: a place, a record, errors in its dialect."""
 
 from __future__ import annotations
 
 import functools
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response, current_app, g, request
@@ -19,6 +14,7 @@ from webapp.services.completion.completions import Completions
 from webapp.services.completion.defaults import CompletionDefaults
 from webapp.settings import Settings
 from webapp.web.api.model_turns import ModelTurns
+from webapp.web.api.operations import OPERATIONS, Operation, named
 from webapp.web.api.places import Places
 from webapp.web.api.record import Record
 from webapp.web.error_answers import answer_error, wants_json
@@ -26,50 +22,9 @@ from webapp.web.error_answers import answer_error, wants_json
 if TYPE_CHECKING:
     from webapp.web.api.counting import Counting
 
-ROOM = "webapp.web.api"
 COUNTING = threading.Lock()
 CLIENT_GONE = 499
 """nginx' number for it; nobody reads it but the log."""
-
-
-@dataclass(frozen=True)
-class Route:
-    """``view`` is "module:function" in this room. ``takes_place``: it generates, so it counts against the limits."""
-
-    method: str
-    paths: tuple[str, ...]
-    view: str
-    takes_place: bool = False
-
-    @property
-    def name(self) -> str:
-        return self.paths[0]
-
-
-ROUTES = (
-    Route("POST", ("/v1/chat/completions", "/chat/completions"), "openai.chat:create", True),
-    Route("POST", ("/v1/completions", "/completions"), "openai.completions:create", True),
-    Route("POST", ("/v1/embeddings", "/embeddings"), "openai.embeddings:create", True),
-    Route("GET", ("/v1/models",), "openai.models:index"),
-    Route("GET", ("/v1/models/<path:name>",), "openai.models:show"),
-    Route("POST", ("/v1/tokenize", "/tokenize"), "openai.tokens:tokenize"),
-    Route("POST", ("/v1/detokenize", "/detokenize"), "openai.tokens:detokenize"),
-    Route("POST", ("/v1/messages",), "anthropic.messages:create", True),
-    Route("POST", ("/v1/messages/count_tokens",), "anthropic.messages:count_tokens"),
-    Route("POST", ("/api/chat",), "ollama.chat:chat", True),
-    Route("POST", ("/api/generate",), "ollama.generate:generate", True),
-    Route("POST", ("/api/embed",), "ollama.embed:embed", True),
-    Route("GET", ("/api/tags",), "ollama.models:tags"),
-    Route("GET", ("/api/ps",), "ollama.models:running"),
-    Route("POST", ("/api/show",), "ollama.models:show"),
-    Route("GET", ("/api/version",), "ollama.models:version"),
-    Route("POST", ("/switch-model",), "runner.routes:switch_model"),
-    Route("POST", ("/update-config",), "runner.routes:update_config"),
-    Route("GET", ("/status",), "runner.routes:status"),
-    Route("POST", ("/exit",), "runner.routes:leave"),
-    Route("GET", ("/metrics",), "metrics:show"),
-    Route("GET", ("/openapi.json",), "openapi:show"),
-)
 
 
 def install(app: Flask, settings: Settings) -> None:
@@ -78,10 +33,12 @@ def install(app: Flask, settings: Settings) -> None:
     app.extensions["completions"] = Completions(app.extensions["model_manager"], defaults)
     app.extensions["api_places"] = Places(settings)
     app.extensions["api_model_turns"] = ModelTurns()
-    for route in ROUTES:
-        for path in route.paths:
-            view = functools.partial(call, route)
-            app.add_url_rule(path, f"api {route.method} {path}", view, methods=[route.method])
+    for op in OPERATIONS:
+        if not op.view:  # the app's own, there without the API as well
+            continue
+        for path in op.paths:
+            rule = path.replace("{name}", "<path:name>")
+            app.add_url_rule(rule, f"api {op.method} {rule}", functools.partial(call, op), methods=[op.method])
     app.add_url_rule("/v1/", "api unknown", unknown, defaults={"path": ""}, methods=ANY_METHOD)
     app.add_url_rule("/v1/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
     app.add_url_rule("/api/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
@@ -91,15 +48,15 @@ def install(app: Flask, settings: Settings) -> None:
 ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-def call(route: Route, **arguments: Any) -> Response:
+def call(op: Operation, **arguments: Any) -> Response:
     """The view's answer, noted in a record that ends when the answer is closed."""
-    name, client = f"{route.method} {route.name}", request.remote_addr or ""
-    record = Record(name, client, on_end=counting().count, may_wait=route.takes_place)
+    name, client = f"{op.method} {op.path}", request.remote_addr or ""
+    record = Record(name, client, on_end=counting().count, may_wait=op.takes_place)
     g.api_record = record
     give_back: Callable[[], None] = lambda: None  # noqa: E731
     try:
-        give_back = take_place(route)
-        response = answered(route, arguments)
+        give_back = take_place(op)
+        response = answered(op, arguments)
     except BaseException as exc:
         give_back()
         record.error = getattr(exc, "code", type(exc).__name__)
@@ -125,20 +82,18 @@ def counting() -> Counting:
     return found
 
 
-def take_place(route: Route) -> Callable[[], None]:
-    if not route.takes_place:
+def take_place(op: Operation) -> Callable[[], None]:
+    if not op.takes_place:
         return lambda: None
     places: Places = current_app.extensions["api_places"]
     return places.take(request.remote_addr or "")
 
 
-def answered(route: Route, arguments: dict[str, Any]) -> Response:
+def answered(op: Operation, arguments: dict[str, Any]) -> Response:
     from webapp.web.api.answering import ClientGone
 
-    module, _, function = route.view.partition(":")
-    view = getattr(import_module(f"{ROOM}.{module}"), function)
     try:
-        return view(**arguments)  # type: ignore[no-any-return]
+        return named(op.view)(**arguments)  # type: ignore[no-any-return]
     except ClientGone:
         return Response(status=CLIENT_GONE)
 
@@ -155,6 +110,5 @@ def answer_models() -> Response | None:
     if request.method != "GET" or not is_list or not wants_json():
         return None
     name = path.removeprefix("/models").strip("/")
-    if name:
-        return call(Route("GET", ("/v1/models/<name>",), "openai.models:show"), name=name)
-    return call(Route("GET", ("/v1/models",), "openai.models:index"))
+    operation = {op.key: op for op in OPERATIONS}
+    return call(operation["model"], name=name) if name else call(operation["models"])
