@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -256,6 +257,15 @@ def test_a_name_that_leads_inside_is_refused_at_whatever_it_resolves_to(monkeypa
     assert result is not None and "private address (10.0.0.7)" in result.text
 
 
+@pytest.mark.parametrize("ip", ["64:ff9b:1::a00:1", "::ffff:192.168.0.1", "::a00:7", "fe80::1%eth0", "192.0.0.8"])
+def test_a_name_that_resolves_inside_is_refused_however_the_address_is_written(monkeypatch, ip: str) -> None:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    rows = [(family, socket.SOCK_STREAM, 6, "", (ip, 80))]
+    monkeypatch.setattr(http_request.socket, "getaddrinfo", lambda *args, **kwargs: rows)
+    result = run_call(call({"city": "Paris"}), asking("http://intranet.example/"), ["intranet.example"])
+    assert result is not None and f"({ip})" in result.text
+
+
 def problems_of(schema: dict, arguments: dict) -> tuple:
     from webapp.structured.pattern_match import matches
 
@@ -317,6 +327,18 @@ def test_a_server_that_sends_a_byte_now_and_then_is_cut_off_in_time(port: int) -
         ("169.254.169.254", False), ("100.64.0.1", False), ("0.0.0.0", False), ("224.0.0.1", False),
         ("::1", False), ("::", False), ("fd00::1", False), ("fe80::1", False), ("ff02::1", False),
         ("::ffff:127.0.0.1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False), ("2002:7f00:1::", False),
+        ("192.0.0.1", False), ("192.0.0.9", False), ("192.0.0.192", False), ("192.0.1.1", True), ("192.1.0.1", True),
+        ("255.255.255.255", False), ("240.0.0.1", False), ("239.255.255.250", False), ("223.255.255.254", True),
+        ("198.18.0.1", False), ("198.19.255.255", False), ("198.20.0.1", True), ("100.100.100.200", False),
+        ("172.15.0.1", True), ("172.32.0.1", True), ("192.88.99.1", False), ("168.63.129.16", False),
+        ("192.0.2.1", False), ("198.51.100.1", False), ("203.0.113.1", False), ("0.1.2.3", False),
+        ("64:ff9b:1::a00:1", False), ("64:ff9b:1:ffff::101:101", False), ("64:ff9b::c000:1", False),
+        ("::7f00:1", False), ("::10.0.0.1", False), ("::8.8.8.8", False), ("::ffff:0:10.0.0.1", False),
+        ("::ffff:192.0.0.1", False), ("2001:0:4136:e378:8000:63bf:3fff:fdd2", False), ("2001:20::1", False),
+        ("2001:db8::1", False), ("3fff::1", False), ("5f00::1", False), ("100::1", False), ("fec0::1", False),
+        ("2002:a00:1::1", False), ("2002:c0a8:101::", False), ("2002:808:808::1", True), ("4000::1", False),
+        ("2606:4700::5efe:a00:1", False), ("2606:4700::200:5efe:7f00:1", False), ("2606:4700::5efe:808:808", True),
+        ("2a00:1450:4001:81b::200e", True), ("2001:4860:4860::8888", True), ("2400:cb00::1", True),
     ],
 )  # fmt: skip
 def test_addresses_that_lead_inside_are_told_from_public_ones(ip: str, is_public: bool) -> None:

@@ -26,7 +26,44 @@ from webapp.tools.definition import HttpCall
 MAX_RESPONSE_BYTES = 256 * 1024
 CHUNK_BYTES = 16 * 1024
 METHODS = ("GET", "POST", "PUT", "DELETE")
-NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+NOT_PUBLIC_V4 = tuple(
+    ipaddress.IPv4Network(block)
+    for block in (
+        "0.0.0.0/8",  # this network, RFC 791
+        "10.0.0.0/8",  # private, RFC 1918
+        "100.64.0.0/10",  # a provider's own, RFC 6598
+        "127.0.0.0/8",  # loopback, RFC 1122
+        "168.63.129.16/32",  # a virtual machine's host on Azure
+        "169.254.0.0/16",  # link-local, RFC 3927: metadata of most clouds
+        "172.16.0.0/12",  # private, RFC 1918
+        "192.0.0.0/24",  # IETF protocols, RFC 6890: metadata of some clouds
+        "192.0.2.0/24",  # documentation, RFC 5737
+        "192.88.99.0/24",  # 6to4 relays, RFC 7526
+        "192.168.0.0/16",  # private, RFC 1918
+        "198.18.0.0/15",  # benchmarks, RFC 2544
+        "198.51.100.0/24",  # documentation, RFC 5737
+        "203.0.113.0/24",  # documentation, RFC 5737
+        "224.0.0.0/4",  # multicast, RFC 5771
+        "240.0.0.0/4",  # reserved, RFC 1112, and broadcast
+    )
+)
+"""Python's ``is_global`` gives other answers for some of these from version to version. The tables are the IANA
+registries of special-purpose addresses as of 2026."""
+PUBLIC_V6 = ipaddress.IPv6Network("2000::/3")
+"""All that is given out to the public, RFC 4291; the rest is loopback, local, multicast or carries an IPv4 address."""
+NOT_PUBLIC_V6 = tuple(
+    ipaddress.IPv6Network(block)
+    for block in (
+        "2001::/23",  # IETF protocols, RFC 2928: Teredo (RFC 4380), benchmarks, ORCHID
+        "2001:db8::/32",  # documentation, RFC 3849
+        "3fff::/20",  # documentation, RFC 9637
+    )
+)
+MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")  # RFC 4291
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052; 64:ff9b:1::/48 (RFC 8215) is a network's own
+SIX_TO_FOUR = ipaddress.IPv6Network("2002::/16")  # RFC 3056
+ISATAP = (0x00005EFE, 0x02005EFE)
+"""The third quarter of an address that ends in an IPv4 address, RFC 5214."""
 WRITTEN_AS_IT_IS = "%/:?#[]@!$&'()*+,;=~"
 """What needs no escaping in a path and a query, or is escaped already. Addresses may be typed in any language."""
 FORBIDDEN_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
@@ -126,16 +163,26 @@ def _public_ip(name: str, host: str, port: int) -> str:
 
 
 def is_public(ip: str) -> bool:
-    """False for one that leads inside, also where an IPv6 address only carries such an IPv4 address."""
+    """False for an address that leads inside, or to nobody; an IPv6 address that carries an IPv4 one is as that is."""
     address = ipaddress.ip_address(ip)
-    if address.version == 4:
-        return address.is_global and not address.is_multicast
-    carried = address.ipv4_mapped or address.sixtofour
-    if address in NAT64:
-        carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    if carried is not None:
-        return is_public(str(carried))
-    return address.is_global and not address.is_multicast
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in block for block in NOT_PUBLIC_V4)
+    carried = _carried(address)
+    if carried is not None and not is_public(str(carried)):
+        return False
+    if address in MAPPED or address in NAT64:
+        return True
+    return address in PUBLIC_V6 and not any(address in block for block in NOT_PUBLIC_V6)
+
+
+def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The IPv4 address a packet to ``address`` is taken to."""
+    number = int(address)
+    if address in SIX_TO_FOUR:
+        return ipaddress.IPv4Address((number >> 80) & 0xFFFFFFFF)
+    if address in MAPPED or address in NAT64 or (number >> 32) & 0xFFFFFFFF in ISATAP:
+        return ipaddress.IPv4Address(number & 0xFFFFFFFF)
+    return None
 
 
 def _is_literal(host: str) -> bool:
