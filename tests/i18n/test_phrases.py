@@ -163,6 +163,12 @@ def reasons():
                 yield f"{path}:{node.value.lineno}", node.value
             elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("reason", "way_out"):
                 yield f"{path}:{node.lineno}", node.value
+            elif isinstance(node, ast.Call) and name_of(node.func) in ("_Damaged", "_damaged", "_cut_off"):
+                yield f"{path}:{node.lineno}", node.args[-1]
+
+
+def name_of(function):
+    return getattr(function, "id", getattr(function, "attr", ""))
 
 
 def test_no_reason_on_a_page_is_english_alone():

@@ -45,6 +45,10 @@ def write_header(path, header, data=b""):
     path.write_bytes(len(raw).to_bytes(8, "little") + raw + data)
 
 
+def pickle_int(number):
+    return b"J" + number.to_bytes(4, "little", signed=True)
+
+
 def test_missing(tmp_path):
     for name in ("nothing.pth", "nul\0byte.pth"):
         with pytest.raises(FileMissing):
@@ -143,8 +147,8 @@ def test_a_zip_directory_with_a_damaged_name(tmp_path):
 
 @pytest.mark.parametrize(
     "entries",
-    [{"blocks.0.att.w1": []}, {f"blocks.{'9' * 5000}.att.key.weight": [0]}],
-    ids=["a number for a matrix", "a layer of 5,000 digits"],
+    [{"blocks.0.att.w1": []}, {f"blocks.{'9' * 400}.att.key.weight": [0]}],
+    ids=["a number for a matrix", "a layer of 400 digits"],
 )
 def test_tensors_no_one_would_write_are_described_all_the_same(tmp_path, entries):
     path = tmp_path / "m.safetensors"
@@ -152,10 +156,12 @@ def test_tensors_no_one_would_write_are_described_all_the_same(tmp_path, entries
     raw = path.read_bytes()
     length = int.from_bytes(raw[:8], "little")
     header = json.loads(raw[8 : 8 + length])
+    end = max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
     odd = {
-        name: {"dtype": "U8", "shape": shape, "data_offsets": [0, 1 - len(shape)]} for name, shape in entries.items()
+        name: {"dtype": "U8", "shape": shape, "data_offsets": [end, end + 1 - len(shape)]}
+        for name, shape in entries.items()
     }
-    write_header(path, header | odd, raw[8 + length :])
+    write_header(path, header | odd, raw[8 + length :] + b"\0")
     assert inspect(path).config.n_layer == 1
 
 
@@ -178,10 +184,9 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, in_zip, protocol):
         b"",
         b"\x80\x02",
         b"\x80\x02}q\x00.junk"[:5],
-        b"\x80\x02]r\xff\xff\xff\x7f.",
         b"\x80\x02ctorch\nFloatStorage\n)R.",
     ],
-    ids=["nothing", "cut", "cut late", "huge memo", "calls a marker"],
+    ids=["nothing", "cut", "cut late", "calls a marker"],
 )
 def test_damaged_pickles(tmp_path, pickled):
     write_zip(tmp_path / "m.pth", pickled)
@@ -193,11 +198,13 @@ def test_damaged_pickles(tmp_path, pickled):
     "shape, strides, offset",
     [((9,), (1,), 0), ((8,), (1,), 1), ((100, 8), (0, 1), 0), ((-8,), (1,), 0), ((8,), (1,), -1)],
 )
-def test_tensors_that_reach_beyond_their_storage(shape, strides, offset):
-    from webapp.weights.restricted_pickle import Storage, _rebuild_tensor
-
-    with pytest.raises(ValueError):
-        _rebuild_tensor(Storage("0", "float32", 8), offset, shape, strides)
+def test_tensors_that_reach_beyond_their_storage(tmp_path, shape, strides, offset):
+    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x08tQ"
+    sizes = b"".join(b"(" + b"".join(pickle_int(n) for n in numbers) + b"t" for numbers in (shape, strides))
+    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + pickle_int(offset) + sizes + b"\x89}tR"
+    write_zip(tmp_path / "m.pth", b"\x80\x02}X\x01\0\0\0a" + tensor + b"s.", [("data/0", bytes(32))])
+    with pytest.raises(WeightsError, match="damaged"):
+        inspect(tmp_path / "m.pth")
 
 
 def test_the_old_format_of_torch_names_the_way_out(tmp_path):
@@ -257,7 +264,7 @@ def test_safetensors_headers_that_make_no_sense(tmp_path, header, what):
 
 def test_an_oversized_safetensors_header(tmp_path):
     (tmp_path / "m.safetensors").write_bytes((10**12).to_bytes(8, "little") + b'{"a": 1}')
-    with pytest.raises(WeightsError, match="more than the format allows"):
+    with pytest.raises(WeightsError, match="claims 1000000000000 bytes"):
         inspect(tmp_path / "m.safetensors")
 
 

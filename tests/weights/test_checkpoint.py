@@ -75,7 +75,7 @@ def test_unknown_names_and_unreadable_formats(tmp_path):
     write_checkpoint(tmp_path / "m.pth", "7")
     with open_checkpoint(tmp_path / "m.pth") as checkpoint, pytest.raises(WeightsError, match=r"no tensor x\.y"):
         checkpoint.array("x.y")
-    (tmp_path / "m.bin").write_bytes(b"fmgg" + bytes(40))
+    (tmp_path / "m.bin").write_bytes(b"fmgg" + (1).to_bytes(4, "little") * 5 + bytes(40))
     with pytest.raises(WeightsError, match=r"rwkv\.cpp"):
         open_checkpoint(tmp_path / "m.bin")
     (tmp_path / "m.txt").write_text("only some text, no model")

@@ -175,7 +175,7 @@ def gguf(architecture):
         return len(value).to_bytes(8, "little") + value.encode()
 
     counts = (3).to_bytes(4, "little") + (7).to_bytes(8, "little") + (1).to_bytes(8, "little")
-    return b"GGUF" + counts + text("general.architecture") + (8).to_bytes(4, "little") + text(architecture)
+    return b"GGUF" + counts + text("general.architecture") + (8).to_bytes(4, "little") + text(architecture) + bytes(200)
 
 
 @pytest.mark.parametrize("architecture, kind", [("rwkv7", "model"), ("llama", "unknown")])

@@ -1,7 +1,10 @@
-"""A model file opened lazily: tensors by name out of one memory map, for .pth and .safetensors alike.
+"""A model file opened lazily: tensors by name out of a memory map, for .pth and .safetensors alike.
 
-Nothing is read before it is asked for. :meth:`Checkpoint.array` needs numpy only; :meth:`Checkpoint.tensor` imports
-torch. What a file is without opening it for reading is :func:`inspect`'s to say.
+Nothing is mapped or read before it is asked for. :meth:`Checkpoint.array` needs numpy only; :meth:`Checkpoint.tensor`
+imports torch. What a file is without opening it for reading is :func:`inspect`'s to say.
+
+A view into memory is the one place where a wrong number would end the process, so every number of it is checked once
+more there, whatever the readers of headers have checked before.
 """
 
 from __future__ import annotations
@@ -11,14 +14,14 @@ import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from webapp.errors import Phrase, WeightsError
+from webapp.errors import FileTruncated, Phrase, WeightsError
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
 from webapp.weights.inspection import Inspection, inspect
-from webapp.weights.tensor_info import ITEM_BYTES, FileContents, StoredTensor, TensorInfo
+from webapp.weights.tensor_info import FileContents, StoredTensor, TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +47,8 @@ class Checkpoint:
         self.format = contents.format
         self.metadata: Mapping[str, str] = contents.metadata
         self._stored = contents.tensors
-        with path.open("rb") as file:
-            # Copy-on-write: torch wants memory it could write to, the file must never change.
-            self._map: mmap.mmap | None = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._file: BinaryIO | None = path.open("rb")
+        self._maps: dict[int, mmap.mmap] = {}
 
     def names(self) -> list[str]:
         return list(self._stored)
@@ -64,7 +66,8 @@ class Checkpoint:
         info = stored.info
         if info.dtype == "bfloat16":
             bits = self._view(stored, np.dtype(np.uint16)).astype(np.uint32)
-            array: np.ndarray = (bits << np.uint32(16)).view(np.float32)
+            bits <<= np.uint32(16)
+            array: np.ndarray = bits.view(np.float32)
         elif info.dtype.startswith("float8"):
             reason = Phrase("{name} is {type}, which numpy cannot hold", name=name, type=info.dtype)
             raise WeightsError(path=str(self.path), reason=reason)
@@ -82,24 +85,29 @@ class Checkpoint:
         dtype = getattr(torch, info.dtype)
         if info.numel == 0:
             return torch.empty(info.shape, dtype=dtype)
-        flat = self._bytes(stored)
+        # Copy-on-write: torch wants memory it could write to, the file must never change.
+        flat = self._bytes(stored, mmap.ACCESS_COPY)
         return torch.frombuffer(flat, dtype=dtype).as_strided(info.shape, stored.strides)
 
     def release(self) -> bool:
         """Lets go of the pages read so far, which count as this process's memory; they are read again when they are
         needed. False where the system cannot (Windows): there only :meth:`close` does it."""
-        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+        if self._file is None or not hasattr(mmap, "MADV_DONTNEED"):
             return False
-        self._map.madvise(mmap.MADV_DONTNEED)
+        for mapped in self._maps.values():
+            mapped.madvise(mmap.MADV_DONTNEED)
         return True
 
     def close(self) -> None:
-        """Gives the file back; the memory map itself lives as long as the last array made from it."""
-        mapped, self._map = self._map, None
-        if mapped is None:
+        """Gives the file back; a memory map itself lives as long as the last array made from it."""
+        file, self._file = self._file, None
+        if file is None:
             return
-        with contextlib.suppress(BufferError):  # arrays still look into it; the last of them releases it
-            mapped.close()
+        file.close()
+        for mapped in self._maps.values():
+            with contextlib.suppress(BufferError):  # arrays still look into it; the last of them releases it
+                mapped.close()
+        self._maps.clear()
 
     def __enter__(self) -> Checkpoint:
         return self
@@ -117,17 +125,31 @@ class Checkpoint:
                 path=str(self.path), reason=Phrase("there is no tensor {name} in it", name=name)
             ) from None
 
-    def _bytes(self, stored: StoredTensor) -> memoryview:
-        """From the tensor's first element to its last (a view with strides may skip some between)."""
-        if self._map is None:
+    def _bytes(self, stored: StoredTensor, access: int) -> memoryview:
+        """From the tensor's first element to its last."""
+        mapped = self._mapped(access)
+        span = stored.span_bytes
+        numbers = (stored.offset, *stored.info.shape, *stored.strides)
+        if len(stored.strides) != len(stored.info.shape) or min(numbers) < 0 or stored.offset + span > stored.end:
+            reason = Phrase("{name} reaches beyond its data", name=stored.info.name)
+            raise WeightsError(path=str(self.path), reason=reason)
+        if stored.end > len(mapped):
+            told = {"name": stored.info.name, "end": stored.end, "found": len(mapped)}
+            raise FileTruncated(
+                path=str(self.path), reason=Phrase("{name} ends at byte {end}, the file at {found}", **told)
+            )
+        return memoryview(mapped)[stored.offset : stored.offset + span]
+
+    def _mapped(self, access: int) -> mmap.mmap:
+        if self._file is None:
             raise ValueError("the checkpoint is closed")
-        last = sum((size - 1) * stride for size, stride in zip(stored.info.shape, stored.strides, strict=True))
-        span = (last + 1) * ITEM_BYTES[stored.info.dtype]
-        return memoryview(self._map)[stored.offset : stored.offset + span]
+        if access not in self._maps:
+            self._maps[access] = mmap.mmap(self._file.fileno(), 0, access=access)
+        return self._maps[access]
 
     def _view(self, stored: StoredTensor, dtype: np.dtype) -> np.ndarray:
         if stored.info.numel == 0:
             return np.empty(stored.info.shape, dtype)
-        flat = np.frombuffer(self._bytes(stored), dtype)
+        flat = np.frombuffer(self._bytes(stored, mmap.ACCESS_READ), dtype)
         strides = tuple(stride * dtype.itemsize for stride in stored.strides)
         return np.lib.stride_tricks.as_strided(flat, stored.info.shape, strides, writeable=False)

@@ -1,18 +1,34 @@
 """The header of a .safetensors (or .st) file, read by ourselves: 8 bytes of length, JSON, then the data.
 
 Format: https://github.com/huggingface/safetensors#format. Only the header is read; sizes are checked against the file.
+What a header may cost is settled before any of it is parsed: its bytes, and how many values could be in them.
 """
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from webapp.errors import FileTruncated, Phrase, WeightsError
-from webapp.weights.tensor_info import FileContents, StoredTensor, TensorInfo, contiguous_strides
+from webapp.weights.tensor_info import (
+    MOST_DIMENSIONS,
+    MOST_TENSORS,
+    FileContents,
+    StoredTensor,
+    TensorInfo,
+    contiguous_strides,
+    kept_metadata,
+    name_problem,
+)
 
-MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+MAX_HEADER_BYTES = 16 << 20
+"""The format allows 100 MB; 20,000 tensors take 3 MB."""
+MOST_VALUES = 400_000
+"""Commas and opening brackets: an entry of a matrix has 8. What trainers write into the metadata has them, too."""
+MOST_DIGITS = 19  # of a 64-bit number
 
 DTYPES = {
     "F64": "float64",
@@ -34,29 +50,35 @@ DTYPES = {
 
 
 def read_safetensors(path: Path) -> FileContents:
-    """Table of contents; raises FileTruncated, or WeightsError for a header that makes no sense."""
+    """Table of contents; raises FileTruncated, or WeightsError for a header that makes no sense or has no measure."""
     header, data_start = _read_header(path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise _damaged(path, "its __metadata__ is not a table")
+    if len(header) > MOST_TENSORS:
+        raise _damaged(path, Phrase("it has more than {limit} tensors", limit=MOST_TENSORS))
     file_bytes = path.stat().st_size
     tensors = {name: _entry(path, name, entry, data_start, file_bytes) for name, entry in header.items()}
-    return FileContents("safetensors", tensors, {str(key): str(value) for key, value in metadata.items()})
+    _check_apart(path, tensors.values())
+    return FileContents("safetensors", tensors, kept_metadata(metadata.items()))
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER_BYTES:
-            raise _damaged(path, Phrase("its header claims {found} bytes, more than the format allows", found=length))
+            told = {"found": length, "limit": MAX_HEADER_BYTES}
+            raise _damaged(path, Phrase("its header claims {found} bytes; Roost reads up to {limit}", **told))
         raw = file.read(length)
     if len(raw) < length:
         raise FileTruncated(
             path=str(path),
             reason=Phrase("the header needs {expected} bytes, {found} are there", expected=length, found=len(raw)),
         )
+    if sum(map(raw.count, (b",", b"{", b"["))) > MOST_VALUES:
+        raise _damaged(path, Phrase("it has more than {limit} tensors", limit=MOST_TENSORS))
     try:
-        header = json.loads(raw)
+        header = json.loads(raw, object_pairs_hook=_table, parse_int=_number, parse_constant=_constant)
     except (ValueError, RecursionError) as exc:
         raise _damaged(path, "its header is not valid JSON") from exc
     if not isinstance(header, dict):
@@ -64,13 +86,38 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """ValueError for a key that is there twice: readers disagree about which of the two counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key is there twice")
+    return found
+
+
+def _number(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError("a number is too large")
+    return int(digits)
+
+
+def _constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no JSON")
+
+
 def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> StoredTensor:
+    problem = name_problem(name)
+    if problem:
+        raise _damaged(path, problem)
     try:
         dtype = DTYPES[entry["dtype"]]
         shape = tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        if not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
+        if len(shape) > MOST_DIMENSIONS or not all(
+            type(number) is int and number >= 0 for number in (*shape, begin, end)
+        ):
             raise ValueError("sizes are whole numbers")
+        if math.prod(size or 1 for size in shape) >= 2**60:  # also where a zero makes nothing of it
+            raise ValueError("sizes are out of all proportion")
     except (KeyError, TypeError, ValueError) as exc:
         raise _damaged(path, Phrase("the header's entry for {name} makes no sense", name=name)) from exc
     info = TensorInfo(name, shape, dtype)
@@ -80,7 +127,17 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
     if data_start + end > file_bytes:
         told = {"name": name, "end": data_start + end, "found": file_bytes}
         raise FileTruncated(path=str(path), reason=Phrase("{name} ends at byte {end}, the file at {found}", **told))
-    return StoredTensor(info, data_start + begin, contiguous_strides(shape))
+    return StoredTensor(info, data_start + begin, contiguous_strides(shape), data_start + end)
+
+
+def _check_apart(path: Path, tensors: Iterable[StoredTensor]) -> None:
+    """The format lets no two tensors share a byte."""
+    end, last = 0, ""
+    for tensor in sorted((tensor for tensor in tensors if tensor.info.numel), key=lambda tensor: tensor.offset):
+        if tensor.offset < end:
+            told = {"name": last, "other": tensor.info.name}
+            raise _damaged(path, Phrase("its tensors {name} and {other} overlap", **told))
+        end, last = tensor.end, tensor.info.name
 
 
 def _damaged(path: Path, reason: str) -> WeightsError:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+
+from webapp.errors import Phrase
 
 ITEM_BYTES = {
     "float64": 8,
@@ -27,6 +29,15 @@ ITEM_BYTES = {
     "bool": 1,
 }
 """Bytes of one element, by torch's name of the dtype."""
+
+MOST_TENSORS = 20_000
+"""Of one file. A 14B model has some 1,600; a checkpoint with its optimizer's state three times as many."""
+MOST_DIMENSIONS = 8
+MOST_NAME_CHARACTERS = 512
+MOST_VALUE_CHARACTERS = 1 << 16
+MOST_METADATA_CHARACTERS = 1 << 18
+MOST_TIMES_STORED = 8
+"""How often over the tensors of a .pth may use the bytes of the file: tied weights are stored once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +73,27 @@ def shared(info: TensorInfo) -> TensorInfo:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor's elements are: the first one at byte ``offset`` of the file, ``strides`` counted in elements."""
+    """Where a tensor's elements are: the first one at byte ``offset`` of the file, ``strides`` counted in elements.
+
+    ``end`` is the byte after the run of elements it is a view of; none of its own lies beyond.
+    """
 
     info: TensorInfo
     offset: int
     strides: tuple[int, ...]
+    end: int
 
     @property
     def is_contiguous(self) -> bool:
         return self.strides == contiguous_strides(self.info.shape)
+
+    @property
+    def span_bytes(self) -> int:
+        """From the first element to the end of the last; a view with strides may skip some between."""
+        if not self.info.numel:
+            return 0
+        last = sum((size - 1) * stride for size, stride in zip(self.info.shape, self.strides, strict=True))
+        return (last + 1) * ITEM_BYTES[self.info.dtype]
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,34 @@ class FileContents:
     format: str
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
+
+
+def name_problem(name: str) -> str:
+    """Why no tensor may be called so; "" when one may. Names are printed, kept, and sent as UTF-8."""
+    if len(name) > MOST_NAME_CHARACTERS:
+        return Phrase("the name of a tensor has {found} characters", found=len(name))
+    if not name.isprintable():  # control characters, and halves of characters that no UTF-8 holds
+        return "the name of a tensor holds characters that cannot be printed"
+    return ""
+
+
+def kept_metadata(found: Iterable[tuple[str, object]]) -> dict[str, str]:
+    """What a file says besides tensors, as text. What is out of all proportion is left out, with all that follows."""
+    kept: dict[str, str] = {}
+    left = MOST_METADATA_CHARACTERS
+    for key, value in found:
+        text = str(value)
+        if len(key) + len(text) > MOST_VALUE_CHARACTERS:
+            continue
+        left -= len(key) + len(text)
+        if left < 0:
+            break
+        kept[_as_utf8(key)] = _as_utf8(text)
+    return kept
+
+
+def _as_utf8(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def contiguous_strides(shape: tuple[int, ...]) -> tuple[int, ...]:

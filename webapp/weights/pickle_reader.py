@@ -1,0 +1,603 @@
+"""The pickle inside a .pth, read by an interpreter of our own: it describes and never runs.
+
+Python's unpickler imports and calls what a file names, hashes whatever a file uses as a key, and lets a file change an
+object after it was built. Here the opcodes of a state dict are known and nothing else is. Values are None, numbers,
+texts, tuples, lists, dicts with text keys, and the records below, which cannot be changed. A class or function that is
+not part of a tensor becomes :class:`Inert`: nothing is imported or called, and its content is dropped.
+
+Bounds: every number below. They are far above what a checkpoint of any released model has, and keep the worst file
+under a second and some tens of megabytes. Opcodes: Lib/pickletools.py of CPython.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webapp.errors import Phrase, UnsafePickle, WeightsError
+from webapp.weights.tensor_info import ITEM_BYTES, MOST_DIMENSIONS
+
+MOST_STEPS = 500_000
+"""Opcodes. A checkpoint takes about 40 a tensor; a 14B model has some 1,600 tensors."""
+MOST_MARKS = 200
+"""Open lists, tuples and dicts, each inside the last."""
+MOST_TEXT_BYTES = 1 << 20
+MOST_NUMBER_BYTES = 16
+MOST_LINE_BYTES = 4096
+STOP = ord(".")
+STORAGE_KEY = re.compile(r"[0-9A-Za-z_.-]{1,64}")
+
+# Names whose only use in a file is to do something when it is opened. The list chooses words, not safety: a name that
+# is missing here is dropped like any other.
+PROGRAM_MODULES = frozenset((
+    "_pickle", "asyncio.subprocess", "bdb", "cloudpickle", "code", "codeop", "commands", "ctypes", "dill",
+    "ftplib", "importlib", "marshal", "nt", "ntpath", "os", "pdb", "pickle", "pip",
+    "pkgutil", "popen2", "posix", "posixpath", "pty", "pydoc", "requests", "runpy", "shutil",
+    "smtplib", "socket", "subprocess", "sys", "timeit", "urllib.request", "webbrowser", "winreg", "zipimport",
+))  # fmt: skip
+PROGRAM_NAMES = frozenset(
+    f"{module}.{name}"
+    for module in ("builtins", "__builtin__")
+    for name in ("__import__", "breakpoint", "compile", "eval", "exec", "execfile", "exit", "input", "open", "quit")
+) | {
+    "functools.partial",
+    "numpy.load",
+    "numpy.testing._private.utils.runstring",
+    "operator.attrgetter",
+    "operator.methodcaller",
+    "torch.load",
+    "torch.serialization.load",
+    "types.CodeType",
+    "types.FunctionType",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DType:
+    """``torch.float16`` and the like, or a storage class; ``name`` is torch's. ``UntypedStorage`` holds bytes."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A run of ``numel`` elements; ``key`` names the zip member ``data/<key>``."""
+
+    key: str
+    dtype: str
+    numel: int
+
+
+@dataclass(frozen=True, slots=True)
+class PickledTensor:
+    """A view into a storage; ``offset`` and ``strides`` in elements of ``dtype``, checked to lie inside it."""
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Inert:
+    """Stands for an object of a class Roost does not know, or for what such a function would return."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """Something a tensor is built with, by the name it has in the file."""
+
+    name: str
+    call: Callable[..., Any]
+
+
+class _Damaged(Exception):
+    """``args[0]``: what is wrong, as a text or Phrase."""
+
+
+def read_pickle(path: Path, data: bytes, start: int = 0) -> tuple[Any, int]:
+    """The object that begins at byte ``start`` with tensors as descriptions, and the byte after it.
+
+    UnsafePickle when it names a program (:data:`PROGRAM_MODULES`); WeightsError when it is damaged, or larger or deeper
+    than any checkpoint.
+    """
+    reader = _Reader(data, start)
+    try:
+        return reader.read(), reader.position
+    except _Program as exc:
+        raise UnsafePickle(path=str(path), reason=Phrase("it names {name}", name=exc.args[0])) from None
+    except _Damaged as exc:
+        raise _damaged(path, exc.args[0]) from None
+    except (struct.error, IndexError):  # an opcode's argument, or what it takes from the stack, is not there
+        raise _damaged(path, "it ends in the middle") from None
+    except UnicodeDecodeError:
+        raise _damaged(path, "a text in it is not UTF-8") from None
+
+
+class _Program(Exception):
+    """``args[0]``: the name."""
+
+
+class _Reader:
+    """``stack`` is the innermost open list, tuple or dict; ``marks`` are those around it, each waiting for its end."""
+
+    def __init__(self, data: bytes, start: int) -> None:
+        self.data = data
+        self.position = start
+        self.stack: list[Any] = []
+        self.marks: list[list[Any]] = []
+        self.memo: dict[int, Any] = {}
+
+    def read(self) -> Any:
+        data, opcodes = self.data, _OPCODES
+        for _ in range(MOST_STEPS):
+            opcode = data[self.position]
+            self.position += 1
+            if opcode == STOP:
+                return self.stack[-1]
+            try:
+                action = opcodes[opcode]
+            except KeyError:
+                raise _Damaged(Phrase("it has an unknown instruction, {code}", code=opcode)) from None
+            action(self)
+        raise _Damaged(Phrase("it has more than {limit} instructions", limit=MOST_STEPS))
+
+    def take(self, size: int) -> bytes:
+        """The next ``size`` bytes."""
+        begin, end = self.position, self.position + size
+        if end > len(self.data):
+            raise _Damaged("it ends in the middle")
+        self.position = end
+        return self.data[begin:end]
+
+    def number(self, form: struct.Struct) -> int:
+        value: int = form.unpack_from(self.data, self.position)[0]
+        self.position += form.size
+        return value
+
+    def line(self) -> str:
+        end = self.data.find(b"\n", self.position, self.position + MOST_LINE_BYTES)
+        if end < 0:
+            raise _Damaged("a line of it has no end")
+        raw = self.data[self.position : end]
+        self.position = end + 1
+        return raw.decode()
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def recall(self, index: int) -> None:
+        try:
+            self.stack.append(self.memo[index])
+        except KeyError:
+            raise _Damaged("it refers to what is not in it") from None
+
+    def mark(self) -> None:
+        if len(self.marks) >= MOST_MARKS:
+            raise _Damaged("it is nested deeper than any checkpoint")
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def items(self) -> list[Any]:
+        """Everything since the last mark."""
+        found, self.stack = self.stack, self.marks.pop()
+        return found
+
+
+def _damaged(path: Path, error: str) -> WeightsError:
+    return WeightsError(path=str(path), reason=Phrase("its table of contents is damaged ({error})", error=error))
+
+
+# Classes and functions
+
+
+def _global(module: str, name: str) -> Any:
+    found = _KNOWN.get((module, name))
+    if found is not None:
+        return found
+    whole = f"{module}.{name}"[:200]
+    if module in PROGRAM_MODULES or whole in PROGRAM_NAMES:
+        raise _Program(whole)
+    return Inert(whole)
+
+
+def _call(function: Any, arguments: Any) -> Any:
+    if isinstance(function, Inert):
+        return function
+    if not isinstance(function, Function) or type(arguments) is not tuple:
+        raise _Damaged("it calls what is no function")
+    try:
+        return function.call(*arguments)
+    except TypeError:  # a wrong number of arguments
+        raise _Damaged(Phrase("{name} is called as torch never does", name=function.name)) from None
+
+
+def _build(target: Any, _state: Any) -> None:
+    """What a class sets on a new object. A dict's attributes (``_metadata`` of torch's) are dropped."""
+    if type(target) is not dict and not isinstance(target, Inert):
+        raise _Damaged("it changes a value after it was described")
+
+
+def _persistent(description: Any) -> Storage:
+    """torch.serialization: ``("storage", type, key, location, numel)``, and one more value in old files."""
+    if type(description) is not tuple or not 5 <= len(description) <= 6 or description[0] != "storage":
+        raise _Damaged("a storage is not described as torch does it")
+    _, kind, key, _location, numel, *_ = description
+    if type(kind) is not DType or type(key) is not str or not STORAGE_KEY.fullmatch(key) or not _is_size(numel):
+        raise _Damaged("a storage is not described as torch does it")
+    return Storage(key, kind.name, numel)
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PickledTensor:
+    """``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``; shapes and strides in elements."""
+    if type(storage) is not Storage:
+        raise _Damaged("a tensor is not built from a storage")
+    return _described(storage, storage.dtype, storage.numel, offset, shape, strides)
+
+
+def _tensor_v3(
+    storage: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
+) -> Any:
+    """``torch._utils._rebuild_tensor_v3``: the storage is bytes, and the tensor says of what type (float8, uint16)."""
+    if type(storage) is not Storage or type(dtype) is not DType:
+        raise _Damaged("a tensor is not built from a storage")
+    if dtype.name not in ITEM_BYTES:
+        return Inert(f"torch.{dtype.name}")
+    numel = storage.numel * ITEM_BYTES[storage.dtype] // ITEM_BYTES[dtype.name]
+    return _described(storage, dtype.name, numel, offset, shape, strides)
+
+
+def _described(storage: Storage, dtype: str, numel: int, offset: Any, shape: Any, strides: Any) -> PickledTensor:
+    """Only for a view that stays inside the ``numel`` elements of its storage."""
+    if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
+        raise _Damaged("a tensor has impossible sizes")
+    if len(shape) > MOST_DIMENSIONS or not all(map(_is_size, (offset, *shape, *strides))):
+        raise _Damaged("a tensor has impossible sizes")
+    claimed = math.prod(shape)
+    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    # A stride of 0 could claim more elements than are stored; torch never saves weights so.
+    if claimed and (last >= numel or claimed > numel):
+        raise _Damaged("a tensor reaches beyond its storage")
+    if not claimed and math.prod(size or 1 for size in shape) > 2**40:
+        raise _Damaged("a tensor has impossible sizes")
+    return PickledTensor(storage, dtype, offset, shape, strides)
+
+
+def _is_size(number: Any) -> bool:
+    return type(number) is int and 0 <= number < 2**63
+
+
+def _subclass(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
+    """``torch._tensor._rebuild_from_type_v2``: a tensor with attributes of its own."""
+    if isinstance(function, Function) and function.call is _subclass:  # one inside the other, as deep as it likes
+        raise _Damaged("a tensor is not built from a storage")
+    return _call(function, arguments)
+
+
+def _ordered(*items: Any) -> Any:
+    return Inert("collections.OrderedDict") if items else {}
+
+
+def _size(sizes: Any = ()) -> Any:
+    """``torch.Size``. No function here may walk a list: a file can pass the same long one a hundred thousand times."""
+    return sizes if type(sizes) is tuple else Inert("torch.Size")
+
+
+_STORAGES = {
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+}
+_DTYPES = (*ITEM_BYTES, "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2", "complex64")
+_FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("collections", "OrderedDict"): _ordered,
+    ("collections", "defaultdict"): lambda *_: {},
+    ("torch", "Size"): _size,
+    ("torch._utils", "_rebuild_tensor"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
+    ("torch._tensor", "_rebuild_from_type_v2"): _subclass,
+}
+_KNOWN: dict[tuple[str, str], Any] = {
+    **{names: Function(".".join(names), call) for names, call in _FUNCTIONS.items()},
+    **{("torch", name): DType(dtype) for name, dtype in _STORAGES.items()},
+    **{("torch", name): DType(name) for name in _DTYPES},
+    ("torch.storage", "UntypedStorage"): DType("uint8"),
+    ("torch", "UntypedStorage"): DType("uint8"),
+}
+
+
+# Opcodes
+
+
+def _set_items(target: Any, items: list[Any]) -> None:
+    """Keys and values in turn. Entries under a number (an optimizer's) are dropped; any other key is refused, for a
+    key has to be hashed, and a tuple or a huge number makes that as slow as its writer likes."""
+    if isinstance(target, Inert):
+        return
+    if type(target) is not dict or len(items) % 2:
+        raise _Damaged("a table in it has no keys")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        if type(key) is str:
+            target[key] = value
+        elif type(key) is not int or not -(2**63) <= key < 2**63:
+            raise _Damaged("a key in it is no text")
+
+
+def _append(target: Any, items: Sequence[Any]) -> None:
+    if type(target) is list:
+        target.extend(items)
+    elif not isinstance(target, Inert):
+        raise _Damaged("it adds to what is no list")
+
+
+def _text(reader: _Reader, size: int) -> None:
+    """A text; one of more than a megabyte is no name and no setting, and is dropped."""
+    raw = reader.take(size)
+    reader.push(raw.decode() if size <= MOST_TEXT_BYTES else Inert("text"))
+
+
+def _bytes(reader: _Reader, size: int) -> None:
+    reader.take(size)
+    reader.push(Inert("bytes"))
+
+
+def _long(reader: _Reader, size: int) -> None:
+    if not 0 <= size <= MOST_NUMBER_BYTES:
+        raise _Damaged("a number in it is too large")
+    reader.push(int.from_bytes(reader.take(size), "little", signed=True))
+
+
+def _decimal(reader: _Reader) -> None:
+    """INT and LONG of the oldest protocol: ``01`` and ``00`` are True and False there."""
+    line = reader.line()
+    if line in ("00", "01"):
+        reader.push(line == "01")
+    elif re.fullmatch(r"-?[0-9]{1,38}L?", line):
+        reader.push(int(line.rstrip("L")))
+    else:
+        raise _Damaged("a number in it is too large")
+
+
+def _float(reader: _Reader) -> None:
+    try:
+        reader.push(float(reader.line()))
+    except ValueError:
+        raise _Damaged("a number in it is not one") from None
+
+
+def _quoted(reader: _Reader) -> None:
+    line = reader.line()
+    if len(line) < 2 or line[0] not in "'\"" or line[-1] != line[0] or "\\" in line:
+        reader.push(Inert("text"))
+    else:
+        reader.push(line[1:-1])
+
+
+def _named(reader: _Reader, module: Any, name: Any) -> None:
+    if type(module) is not str or type(name) is not str:
+        raise _Damaged("it names what is no text")
+    reader.push(_global(module, name))
+
+
+def _stack_global(reader: _Reader) -> None:
+    name, module = reader.stack.pop(), reader.stack.pop()
+    _named(reader, module, name)
+
+
+def _inst(reader: _Reader) -> None:
+    module, name = reader.line(), reader.line()
+    reader.push(_call(_global(module, name), tuple(reader.items())))
+
+
+def _obj(reader: _Reader) -> None:
+    function, *arguments = reader.items() or [None]
+    reader.push(_call(function, tuple(arguments)))
+
+
+def _reduce(reader: _Reader) -> None:
+    arguments, function = reader.stack.pop(), reader.stack.pop()
+    reader.push(_call(function, arguments))
+
+
+def _new_object(reader: _Reader) -> None:
+    """NEWOBJ: an unknown class's new object, or an empty known one."""
+    arguments, function = reader.stack.pop(), reader.stack.pop()
+    reader.push(_call(function, arguments))
+
+
+def _new_object_ex(reader: _Reader) -> None:
+    reader.stack.pop()  # arguments by name
+    _new_object(reader)
+
+
+def _build_top(reader: _Reader) -> None:
+    state = reader.stack.pop()
+    _build(reader.stack[-1], state)
+
+
+def _set_one(reader: _Reader) -> None:
+    value, key = reader.stack.pop(), reader.stack.pop()
+    _set_items(reader.stack[-1], [key, value])
+
+
+def _set_many(reader: _Reader) -> None:
+    items = reader.items()
+    _set_items(reader.stack[-1], items)
+
+
+def _append_one(reader: _Reader) -> None:
+    value = reader.stack.pop()
+    _append(reader.stack[-1], (value,))
+
+
+def _append_many(reader: _Reader) -> None:
+    items = reader.items()
+    _append(reader.stack[-1], items)
+
+
+def _new_table(reader: _Reader) -> None:
+    found: dict[str, Any] = {}
+    _set_items(found, reader.items())
+    reader.push(found)
+
+
+def _tuple_of(count: int) -> Callable[[_Reader], None]:
+    def action(reader: _Reader) -> None:
+        if len(reader.stack) < count:
+            raise _Damaged("it ends in the middle")
+        reader.stack[-count:] = [tuple(reader.stack[-count:])]
+
+    return action
+
+
+def _drop_items(reader: _Reader) -> None:
+    """A set, whose members would have to be hashed."""
+    reader.items()
+
+
+def _frozen_set(reader: _Reader) -> None:
+    reader.items()
+    reader.push(Inert("frozenset"))
+
+
+def _pop(reader: _Reader) -> None:
+    if reader.stack:
+        reader.stack.pop()
+    else:
+        reader.items()
+
+
+# A model's pickle is a quarter LONG_BINPUT and mostly the next few: these do without a call of their own.
+
+
+def _put_word(reader: _Reader) -> None:
+    position = reader.position
+    reader.memo[U4.unpack_from(reader.data, position)[0]] = reader.stack[-1]
+    reader.position = position + 4
+
+
+def _put_byte(reader: _Reader) -> None:
+    reader.memo[reader.data[reader.position]] = reader.stack[-1]
+    reader.position += 1
+
+
+def _put_next(reader: _Reader) -> None:
+    reader.memo[len(reader.memo)] = reader.stack[-1]
+
+
+def _put_line(reader: _Reader) -> None:
+    reader.memo[_index(reader)] = reader.stack[-1]
+
+
+def _get_byte(reader: _Reader) -> None:
+    reader.recall(reader.data[reader.position])
+    reader.position += 1
+
+
+def _byte(reader: _Reader) -> None:
+    reader.stack.append(reader.data[reader.position])
+    reader.position += 1
+
+
+def _tuple(reader: _Reader) -> None:
+    found = tuple(reader.stack)
+    reader.stack = reader.marks.pop()
+    reader.stack.append(found)
+
+
+U1, U2, U4, U8, I4, F8 = (struct.Struct(form) for form in ("<B", "<H", "<I", "<Q", "<i", ">d"))
+_OPCODES: dict[int, Callable[[_Reader], None]] = {
+    ord(code): action
+    for code, action in {
+        "\x80": lambda reader: reader.take(1),  # PROTO
+        "\x95": lambda reader: reader.take(8),  # FRAME
+        "(": _Reader.mark,
+        "0": _pop,
+        "1": lambda reader: reader.items(),
+        "2": lambda reader: reader.push(reader.stack[-1]),
+        # values
+        "N": lambda reader: reader.push(None),
+        "\x88": lambda reader: reader.push(True),
+        "\x89": lambda reader: reader.push(False),
+        "I": _decimal,
+        "L": _decimal,
+        "J": lambda reader: reader.push(reader.number(I4)),
+        "K": _byte,
+        "M": lambda reader: reader.push(reader.number(U2)),
+        "\x8a": lambda reader: _long(reader, reader.number(U1)),
+        "\x8b": lambda reader: _long(reader, reader.number(I4)),
+        "F": _float,
+        "G": lambda reader: reader.push(reader.number(F8)),
+        "S": _quoted,
+        "T": lambda reader: _text(reader, reader.number(U4)),
+        "U": lambda reader: _text(reader, reader.number(U1)),
+        "V": lambda reader: reader.push(reader.line()),
+        "X": lambda reader: _text(reader, reader.number(U4)),
+        "\x8c": lambda reader: _text(reader, reader.number(U1)),
+        "\x8d": lambda reader: _text(reader, reader.number(U8)),
+        "B": lambda reader: _bytes(reader, reader.number(U4)),
+        "C": lambda reader: _bytes(reader, reader.number(U1)),
+        "\x8e": lambda reader: _bytes(reader, reader.number(U8)),
+        "\x96": lambda reader: _bytes(reader, reader.number(U8)),
+        # lists, tuples, dicts, sets
+        "]": lambda reader: reader.push([]),
+        "l": lambda reader: reader.push(list(reader.items())),
+        "a": _append_one,
+        "e": _append_many,
+        ")": lambda reader: reader.push(()),
+        "t": _tuple,
+        "\x85": _tuple_of(1),
+        "\x86": _tuple_of(2),
+        "\x87": _tuple_of(3),
+        "}": lambda reader: reader.push({}),
+        "d": _new_table,
+        "s": _set_one,
+        "u": _set_many,
+        "\x8f": lambda reader: reader.push(Inert("set")),
+        "\x90": _drop_items,
+        "\x91": _frozen_set,
+        # the memo
+        "p": _put_line,
+        "q": _put_byte,
+        "r": _put_word,
+        "\x94": _put_next,
+        "g": lambda reader: reader.recall(_index(reader)),
+        "h": _get_byte,
+        "j": lambda reader: reader.recall(reader.number(U4)),
+        # classes, functions, objects, storages
+        "c": lambda reader: _named(reader, reader.line(), reader.line()),
+        "\x93": _stack_global,
+        "i": _inst,
+        "o": _obj,
+        "R": _reduce,
+        "\x81": _new_object,
+        "\x92": _new_object_ex,
+        "b": _build_top,
+        "Q": lambda reader: reader.push(_persistent(reader.stack.pop())),
+    }.items()
+}
+
+
+def _index(reader: _Reader) -> int:
+    line = reader.line()
+    if not re.fullmatch(r"[0-9]{1,10}", line):
+        raise _Damaged("it refers to what is not in it")
+    return int(line)
