@@ -98,6 +98,15 @@ class Settings:
     websocket_limit: int = setting(100, "Open pages (WebSockets) in all.", 1, 5000)
     websockets_per_client: int = setting(32, "Open pages (WebSockets) from one address.", 1, 5000)
     ws_send_timeout_s: float = setting(30.0, "Seconds a browser may take nothing before it is dropped.", 0.1, 3600)
+    connection_limit: int = setting(
+        512, "HTTP connections in all; fewer where the system allows fewer open files.", 8, 20_000
+    )
+    connections_per_client: int = setting(
+        128,
+        "HTTP connections from one address; this machine has no limit of its own unless a token is asked for.",
+        1,
+        20_000,
+    )
     http_threads: int = setting(80, "Threads for pages and streams of the API.", 4, 1000)
     requests_per_s: float = setting(50.0, "Requests per second from one address, in the long run.", 0.001, 1e6)
     request_burst: int = setting(200, "Requests one address may send at once.", 1, 1_000_000)

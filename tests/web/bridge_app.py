@@ -136,13 +136,14 @@ def wait_for(condition, seconds=30.0):
 class RunningServer:
     """The app above, served on a free port until :meth:`stop`."""
 
-    def __init__(self, poll=True, threads=4, **websockets):
+    def __init__(self, poll=True, threads=4, limits=None, **websockets):
         self.events, self.may_end = [], threading.Event()
         self.threads_before = threading.active_count()
         self.descriptors_before = open_descriptors()
         self.server = BridgeServer(
             make_app(self.events, self.may_end),
             websockets,
+            limits,
             host="127.0.0.1",
             port=0,
             threads=threads,

@@ -10,6 +10,7 @@ import pytest
 
 from tests.web.bridge_app import EVIL, RunningServer, open_descriptors, wait_for
 from tests.web.ws_client import BINARY, CLOSE, PING, PONG, TEXT, Refused, frame, handshake
+from webapp.web.socket.limits import Limits
 
 
 @pytest.fixture(params=[True, False], ids=["poll", "select"])
@@ -228,6 +229,15 @@ def test_one_address_cannot_take_every_place():
     clients = [running.connect("/echo") for _ in range(2)]
     with pytest.raises(Refused, match="503"):
         running.connect("/echo")
+    for client in clients:
+        client.close()
+    running.finish()
+
+
+def test_websockets_do_not_take_the_places_of_http():
+    running = RunningServer(limits=Limits(connections=16, per_address=2))
+    clients = [running.connect("/echo") for _ in range(5)]
+    assert running.get() == b"hi"
     for client in clients:
         client.close()
     running.finish()

@@ -17,16 +17,19 @@ import re
 import secrets
 import socket
 from ipaddress import ip_address
+from typing import Any
 
 from flask import Flask, Response, request
 
-from webapp.errors import NotAllowed, TokenRequired, TooManyRequests
+from webapp.errors import NotAllowed, RoostError, TokenRequired, TooLarge, TooManyRequests
 from webapp.settings import Settings
 from webapp.web import login
+from webapp.web.api.paths import is_api_path
 from webapp.web.cors import Cors
 from webapp.web.error_answers import answer_error, wants_json
 from webapp.web.rate_limit import RateLimit
 from webapp.web.security_headers import add_security_headers
+from webapp.web.socket.channel import REFUSAL_KEY
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
@@ -44,6 +47,8 @@ class Guard:
     """Installs itself on ``app`` (``app.extensions["guard"]``). ``token`` is "" when none is asked for."""
 
     def __init__(self, app: Flask, settings: Settings) -> None:
+        self._app = app
+        self._settings = settings
         self.is_shared = settings.is_shared
         self.token = settings.token or (secrets.token_urlsafe(TOKEN_BYTES) if self.is_shared else "")
         self.hosts = known_hosts(settings)
@@ -57,6 +62,10 @@ class Guard:
 
     def check(self) -> Response | None:
         """The refusal, or None when the request may go on."""
+        refused: RoostError | None = request.environ.get(REFUSAL_KEY)  # its body was not read
+        return self._check() or (answer_error(refused) if refused else None)
+
+    def _check(self) -> Response | None:
         if self._host() is None:
             return answer_error(NotAllowed(reason=UNKNOWN_HOST), 400)
         if not self._rate.allows(client_address()):
@@ -69,6 +78,30 @@ class Guard:
         if login.is_login_style():
             return login.login_style()
         return self._check_token() if self.token else None
+
+    def body_limit(self, environ: dict[str, Any]) -> int:
+        """Most bytes of the body of a request of which only the headers have come. Raises the RoostError that
+        :meth:`check` would answer, or TooLarge; counts nothing."""
+        with self._app.request_context(environ):
+            self._refuse_early()
+            limit = self._most_bytes()
+            if (request.content_length or 0) > limit:
+                raise TooLarge(found=request.content_length, limit=limit)
+            return limit
+
+    def _refuse_early(self) -> None:
+        if self._host() is None:
+            raise NotAllowed(reason=UNKNOWN_HOST)
+        reason = self._foreign()
+        if reason:
+            raise NotAllowed(reason=reason)
+        if self.token and request.path != login.LOGIN_PATH and not self._has_token():
+            raise TokenRequired()
+
+    def _most_bytes(self) -> int:
+        if request.path == login.LOGIN_PATH:
+            return login.MAX_FORM_BYTES
+        return self._settings.api_max_body_bytes if is_api_path(request.path) else self._settings.max_body_bytes
 
     def _host(self) -> str | None:
         """The Host header when it is one of ours.
@@ -109,16 +142,22 @@ class Guard:
     def _check_token(self) -> Response | None:
         if request.path == login.LOGIN_PATH:
             return self._login()
-        cookie = "" if self._cors.is_listed_page() else request.cookies.get(self.cookie_name, "")
-        given = header_token() or cookie
-        # a client may send both, one of them out of its environment (ANTHROPIC_AUTH_TOKEN)
-        if self._is_right(given) or self._is_right(request.headers.get("x-api-key", "").strip()):
+        if self._has_token():
             return None
         if request.method == "GET" and not is_handshake() and request.args.get("token"):
             return self._try_token(request.args["token"], login.page_without_token())
-        if given and not self._failures.allows(client_address()):
+        if self._given_token() and not self._failures.allows(client_address()):
             return answer_error(TooManyRequests())
         return self._ask_for_token()
+
+    def _given_token(self) -> str:
+        cookie = "" if self._cors.is_listed_page() else request.cookies.get(self.cookie_name, "")
+        return header_token() or cookie
+
+    def _has_token(self) -> bool:
+        # a client may send both, one of them out of its environment (ANTHROPIC_AUTH_TOKEN)
+        given = (self._given_token(), request.headers.get("x-api-key", "").strip())
+        return any(self._is_right(token) for token in given)
 
     def _login(self) -> Response:
         if request.method != "POST":

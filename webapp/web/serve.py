@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import ipaddress
 import logging
 import os
@@ -20,23 +21,37 @@ from flask import Flask
 from webapp.errors import SettingsError
 from webapp.i18n.terminal import t
 from webapp.settings import Settings
+from webapp.web.socket.limits import Limits, is_loopback
 from webapp.web.socket.server import BridgeServer
 
-CONNECTION_LIMIT = 400
 MAX_HEADER_BYTES = 32 << 10
-IDLE_CONNECTION_S = 30  # a half-sent header or an unused keep-alive connection is closed after this
+IDLE_CONNECTION_S = 30  # an unused keep-alive connection is closed after this
+CLEANUP_INTERVAL_S = 5
+RECEIVE_BYTES = 64 << 10  # a turn of the loop; waitress' 8 KB make 7,500 turns of an upload of 60 MB
 DESCRIPTORS = 8192
+DESCRIPTORS_KEPT = 64  # the program's files and pipes
+DATABASE_DESCRIPTORS = 3  # a thread's connection: database, WAL, shared memory
+LEAST_CONNECTIONS = 16
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 INTERRUPTED = 130  # the exit status of a shell's program ended by Ctrl-C
 
 
 def make_server(app: Flask, settings: Settings) -> BridgeServer:
     """A server that is bound and not yet running; SettingsError when host or port cannot be had."""
-    raise_descriptor_limit()
+    descriptors = raise_descriptor_limit()
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # else a warning for every request that waits
     refuse_taken_port(settings)
+    guard = app.extensions.get("guard")
+    limits = Limits(connection_limit(settings, descriptors), settings.connections_per_client)
     try:
-        return BridgeServer(app, websocket_options(settings), **http_options(settings))
+        return BridgeServer(
+            app,
+            websocket_options(settings),
+            limits,
+            limit_of=functools.partial(connections_of, settings, limits),
+            gate=guard.body_limit if guard else None,
+            **http_options(settings),
+        )
     except OSError as exc:
         raise bind_error(settings, exc) from exc
     except ValueError as exc:
@@ -57,25 +72,42 @@ def http_options(settings: Settings) -> dict[str, Any]:
         "host": settings.listen_host,
         "port": settings.port,
         "threads": settings.http_threads,
-        "connection_limit": CONNECTION_LIMIT,
         "channel_timeout": IDLE_CONNECTION_S,
-        "max_request_body_size": settings.max_body_bytes,
+        "cleanup_interval": CLEANUP_INTERVAL_S,
+        "recv_bytes": RECEIVE_BYTES,
         "max_request_header_size": MAX_HEADER_BYTES,
         "ident": None,
     }
 
 
-def raise_descriptor_limit() -> None:
-    """macOS begins at 256 open files; every page and stream takes one."""
+def raise_descriptor_limit() -> int:
+    """How many files this process may open now. macOS begins at 256; every page and stream takes one."""
     try:
         import resource
     except ImportError:  # Windows, which has no such limit
-        return
-    with contextlib.suppress(ValueError, OSError):
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return DESCRIPTORS
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        except (ValueError, OSError):
+            return soft
+    return most
+
+
+def connection_limit(settings: Settings, descriptors: int) -> int:
+    """The setting, or fewer where the system gives fewer descriptors: a connection takes one and its body another."""
+    threads = settings.http_threads + settings.websocket_limit
+    kept = DESCRIPTORS_KEPT + threads * DATABASE_DESCRIPTORS + settings.websocket_limit
+    return max(LEAST_CONNECTIONS, min(settings.connection_limit, (descriptors - kept) // 2))
+
+
+def connections_of(settings: Settings, limits: Limits, client: str) -> int:
+    """Most HTTP connections of one client. Programs on this machine may have most of them where nobody else is let in;
+    the rest is left to its other addresses."""
+    is_alone = not settings.is_shared and not settings.token and is_loopback(client)
+    return max(limits.per_address, limits.connections * 3 // 4) if is_alone else limits.per_address
 
 
 def refuse_taken_port(settings: Settings) -> None:

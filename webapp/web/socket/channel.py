@@ -1,48 +1,130 @@
-"""A waitress connection that can become a WebSocket and that drops a client which takes nothing.
+"""One connection: a waitress channel that knows when to stop reading, and that can become a WebSocket.
 
-A request with ``Upgrade: websocket`` never reaches waitress' workers: its channel leaves the loop, and its socket goes
-to a thread of its own (:mod:`webapp.web.socket.pool`), which calls the WSGI app as usual.
+- A body is admitted or refused when the headers are complete, before a byte of it is stored.
+- Headers and bodies that come too slowly are answered with 408; a client that takes nothing is dropped.
+- After an early answer the rest of the input is thrown away before the socket is closed. Were it closed at once, the
+  system would send a reset, and the client would lose the answer.
+- A request with ``Upgrade: websocket`` never reaches waitress' workers: its channel leaves the loop, and its socket
+  goes to a thread of its own (:mod:`webapp.web.socket.pool`), which calls the WSGI app as usual.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import socket
 import time
 from typing import Any
 
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
-from waitress.utilities import Error
+from waitress.receiver import ChunkedReceiver
+from waitress.task import WSGITask
+from waitress.utilities import BadRequest, Error
 
+from webapp.errors import RoostError, TooLarge
+from webapp.web.socket.limits import Limits, address_key
 from webapp.web.socket.pool import Connection
+
+REFUSAL_KEY = "roost.refusal"
+"""In the environ of a request whose body was refused: the RoostError to answer. There is no body to read."""
+CHUNK_LINE_BYTES = 8 << 10
+TRAILER_BYTES = 32 << 10
+DISCARD_BYTES = 256 << 10
 
 
 class ServiceUnavailable(Error):  # type: ignore[misc]
-    """An ordinary 503, written by one of waitress' workers."""
-
     code = 503
     reason = "Service Unavailable"
 
 
-class UpgradeParser(HTTPRequestParser):  # type: ignore[misc]
-    """Tells its channel when the request it has read is a WebSocket handshake."""
+class RequestTimeout(Error):  # type: ignore[misc]
+    code = 408
+    reason = "Request Timeout"
 
-    def __init__(self, adj: Any, channel: WebSocketChannel) -> None:
+
+class InsufficientStorage(Error):  # type: ignore[misc]
+    code = 507
+    reason = "Insufficient Storage"
+
+
+class Task(WSGITask):  # type: ignore[misc]
+    """Tells the app of a refusal, and then ends the connection."""
+
+    def get_environment(self) -> dict[str, Any]:
+        environ: dict[str, Any] = super().get_environment()
+        if self.request.refusal is not None:
+            environ[REFUSAL_KEY] = self.request.refusal
+        return environ
+
+
+class RequestParser(HTTPRequestParser):  # type: ignore[misc]
+    """Asks the server's gate before the first byte of a body, and tells its channel of a WebSocket handshake."""
+
+    def __init__(self, adj: Any, channel: Channel) -> None:
         super().__init__(adj)
         self.channel = channel
         self.leftover = b""
+        self.refusal: RoostError | None = None
+        self.body_limit: int | None = None
+        self.began = time.monotonic()  # the header's first byte, then the body's
 
     def received(self, data: bytes) -> int:
-        consumed = int(super().received(data))
-        if not self._is_handshake():
-            return consumed
-        self.empty = True  # so the channel does not queue it for a worker
-        self.leftover = data[consumed:]  # frames: no more HTTP follows on this connection
-        self.channel.handshake = self
-        return len(data)
+        had_headers = self.headers_finished
+        try:
+            consumed = int(super().received(data))
+        except OSError as exc:  # no descriptor or no space for the temporary file of a body
+            self.channel.server.door.complain("A body could not be stored: %s", exc)
+            self.error = InsufficientStorage("the body could not be stored")
+            self.completed, consumed = True, len(data)
+        if self.headers_finished and not had_headers:
+            self._headers_done(data[consumed:])
+        elif had_headers:
+            self._check_body()
+        if self.completed:
+            self.expect_continue = False  # waitress would say 100 and wait for more
+        if self.error or self.refusal:
+            self.channel.stop_reading()
+            return len(data)
+        if self._is_handshake():
+            self.empty = True  # so the channel does not queue it for a worker
+            self.leftover = data[consumed:]  # frames: no more HTTP follows on this connection
+            self.channel.handshake = self
+            return len(data)
+        return consumed
+
+    def _headers_done(self, rest: bytes) -> None:
+        """``rest`` is what came together with the headers. A body that is all there is left to the app."""
+        self.began = time.monotonic()
+        is_whole = not self.chunked and self.content_length <= len(rest)
+        if self.error or self.completed or is_whole:
+            return
+        try:
+            self.body_limit = self.channel.server.door.gate(Task(self.channel, self).get_environment())
+        except RoostError as exc:
+            self._refuse(exc)
+
+    def _check_body(self) -> None:
+        """The sizes of a body whose length was not announced."""
+        receiver = self.body_rcv
+        if not isinstance(receiver, ChunkedReceiver) or self.error:
+            return
+        if self.body_limit is not None and len(receiver) > self.body_limit:
+            self._refuse(TooLarge(found=f"> {self.body_limit}", limit=self.body_limit))
+        elif len(receiver.control_line) > CHUNK_LINE_BYTES or len(receiver.trailer) > TRAILER_BYTES:
+            self.error = BadRequest("a chunk's header is too long")
+            self.completed = True
+
+    def _refuse(self, error: RoostError) -> None:
+        """The app answers as if the request had no body (:data:`REFUSAL_KEY`); then the connection ends."""
+        self.close()
+        self.refusal, self.completed = error, True
+        self.body_rcv, self.chunked, self.content_length = None, False, 0
+        self.headers.pop("CONTENT_LENGTH", None)
+        self.headers["CONNECTION"] = "close"
 
     def _is_handshake(self) -> bool:
-        if not self.completed or self.error or self.empty:
+        if not self.completed or self.empty:
             return False
         has_body = bool(self.content_length or self.chunked)
         return (
@@ -52,37 +134,92 @@ class UpgradeParser(HTTPRequestParser):  # type: ignore[misc]
             and "upgrade" in _tokens(self.headers.get("CONNECTION", ""))
         )
 
+    def is_late(self, limits: Limits) -> bool:
+        allowed = limits.header_s
+        if self.headers_finished:
+            allowed = limits.body_grace_s + self.body_bytes_received / limits.body_bytes_per_s
+        return time.monotonic() - self.began > allowed
+
 
 def _tokens(header: str) -> set[str]:
     return {token.strip().lower() for token in header.split(",")}
 
 
-class WebSocketChannel(HTTPChannel):  # type: ignore[misc]
-    """waitress' channel, which can leave the loop and which drops a client that takes nothing."""
+class Channel(HTTPChannel):  # type: ignore[misc]
+    """Methods run in the loop's thread, but for waitress' ``service`` and ``write_soon``."""
 
-    handshake: UpgradeParser | None = None  # waits for its turn to be upgraded
+    task_class = Task
+    handshake: RequestParser | None = None  # waits for its turn to be upgraded
     socket: Any
-    is_detached = False
+    is_detached = False  # upgraded: the loop has nothing to do with it any more
+    has_stopped_reading = False  # the next answer is the last
+    _was_busy = False  # at the loop's last turn
+    _drain_until: float | None = None  # the last answer is out
     _stalled_since: float | None = None
 
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
-        self.parser_class = functools.partial(UpgradeParser, channel=self)
+        self.parser_class = functools.partial(RequestParser, channel=self)
+        self.client = address_key(addr[0])
         super().__init__(server, sock, addr, adj, map=map)
+
+    def add_channel(self, map: Any = None) -> None:
+        super().add_channel(map)
+        self.server.places.add(self)
+
+    def del_channel(self, map: Any = None) -> None:
+        super().del_channel(map)
+        self.server.places.discard(self)
+
+    def is_idle_since(self, moment: float) -> bool:
+        """No request of it is being read, answered or sent, and none was after ``moment`` (of ``time.time``)."""
+        is_used = self.request or self.requests or self.handshake or self.total_outbufs_len
+        return not (is_used or self.will_close or self.has_stopped_reading) and self.last_activity <= moment
+
+    # Reading
 
     def received(self, data: bytes) -> bool:
         result = bool(super().received(data))
         self._upgrade_if_possible()
         return result
 
+    def stop_reading(self) -> None:
+        self.has_stopped_reading = True
+
     def readable(self) -> bool:
-        return self.handshake is None and bool(super().readable())
+        if self._drain_until is not None:
+            return True
+        return self.handshake is None and not self.has_stopped_reading and bool(super().readable())
 
     def writable(self) -> bool:
-        """Asked by the loop each time round (every second at least), so also after earlier requests have ended."""
+        """Asked by the loop each time round (every second at least), so the clocks are looked at here."""
         self._upgrade_if_possible()
-        if self._takes_nothing():
-            self.handle_close()
+        if self._takes_nothing() or self._has_drained():
+            super().handle_close()
+        elif late := self._late_request():
+            self._answer_error(late, RequestTimeout("the request did not arrive in time"))
         return not self.is_detached and self.socket is not None and bool(super().writable())
+
+    def _late_request(self) -> RequestParser | None:
+        request: RequestParser | None = self.request
+        if request is None or self.will_close or self.close_when_flushed:
+            return None
+        is_busy = bool(self.requests or self.total_outbufs_len)
+        if is_busy or self._was_busy:  # then it is not always read from, and the client is not to blame
+            request.began = time.monotonic()
+        self._was_busy = is_busy
+        return request if request.is_late(self.server.limits) else None
+
+    def _answer_error(self, request: RequestParser, error: Error) -> None:
+        """A worker writes it, and the connection ends."""
+        self.stop_reading()
+        request.error, request.completed, request.empty = error, True, False
+        with self.requests_lock:
+            self.request = self.handshake = None
+            self.requests.append(request)
+            if len(self.requests) == 1:
+                self.server.add_task(self)
+
+    # The end
 
     def _takes_nothing(self) -> bool:
         """True when no byte of waiting output went out for the send timeout.
@@ -98,13 +235,52 @@ class WebSocketChannel(HTTPChannel):  # type: ignore[misc]
         since = max(self._stalled_since, self.last_activity)
         return bool(time.time() - since > self.server.websockets.send_timeout)
 
+    def handle_close(self) -> None:
+        if self.is_detached:
+            return
+        if self.has_stopped_reading and self.will_close and self.connected and self._drain_until is None:
+            self._drain()
+        else:
+            super().handle_close()
+
+    def _drain(self) -> None:
+        self.will_close = False
+        self.last_activity = time.time()
+        self._drain_until = time.monotonic() + self.server.limits.linger_s
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def _has_drained(self) -> bool:
+        if self._drain_until is None or self.socket is None:
+            return False
+        is_silent = time.time() - self.last_activity > self.server.limits.linger_silence_s
+        return is_silent or time.monotonic() > self._drain_until
+
+    def _discard_input(self) -> None:
+        try:
+            data = self.socket.recv(DISCARD_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.last_activity = time.time()
+        else:
+            super().handle_close()
+
+    def abandon(self) -> None:
+        """Closes without a last word; wakes a worker that waits for this client to read."""
+        super().handle_close()
+
+    # The upgrade
+
     def _upgrade_if_possible(self) -> None:
-        """In the loop's thread only; earlier requests on this connection are answered first."""
+        """Earlier requests on this connection are answered first."""
         if self.handshake is None or self.is_detached or self._is_busy_or_ending():
             return
         refused = self.server.websockets.admit(self.addr[0])
         if refused:
-            self._answer_refusal(self.handshake, refused)
+            self._answer_error(self.handshake, ServiceUnavailable(refused))
         else:
             self._leave_loop(self.handshake)
 
@@ -112,15 +288,7 @@ class WebSocketChannel(HTTPChannel):  # type: ignore[misc]
         is_busy = self.requests or self.total_outbufs_len
         return bool(is_busy or self.will_close or self.close_when_flushed or not self.connected)
 
-    def _answer_refusal(self, handshake: UpgradeParser, reason: str) -> None:
-        handshake.empty = False
-        handshake.error = ServiceUnavailable(reason)
-        with self.requests_lock:
-            self.handshake = None
-            self.requests.append(handshake)
-            self.server.add_task(self)
-
-    def _leave_loop(self, handshake: UpgradeParser) -> None:
+    def _leave_loop(self, handshake: RequestParser) -> None:
         self.is_detached = True
         self.del_channel()
         sock, self.socket = self.socket, None
@@ -129,7 +297,9 @@ class WebSocketChannel(HTTPChannel):  # type: ignore[misc]
 
     # The loop may still hold an event for a channel that has just left it.
     def handle_read(self) -> None:
-        if not self.is_detached:
+        if self._drain_until is not None:
+            self._discard_input()
+        elif not self.is_detached and not self.has_stopped_reading:
             super().handle_read()
 
     def handle_write(self) -> None:
@@ -139,7 +309,3 @@ class WebSocketChannel(HTTPChannel):  # type: ignore[misc]
     def handle_expt_event(self) -> None:
         if not self.is_detached:
             super().handle_expt_event()
-
-    def handle_close(self) -> None:
-        if not self.is_detached:
-            super().handle_close()

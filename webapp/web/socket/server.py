@@ -7,47 +7,154 @@ the raw socket. :mod:`webapp.web.socket.channel` takes an upgraded connection ou
     server.run()
 
 This package touches what waitress does not document (pinned to >=3.0.1,<4): HTTPChannel.received, readable, writable,
-handle_*, del_channel, requests, requests_lock, total_outbufs_len, last_activity; HTTPRequestParser.received and empty;
-WSGITask.get_environment; BaseWSGIServer.channel_class and trigger; wasyncore.loop. ``tests/web/test_bridge.py`` fails
-loudly if one of them changes.
+handle_*, add_channel, del_channel, request, requests, requests_lock, total_outbufs_len, last_activity, will_close,
+close_when_flushed; HTTPRequestParser.received, empty, body_rcv and what it reads from a header; ChunkedReceiver's
+control_line and trailer; WSGITask.get_environment; TcpWSGIServer's channel_class, handle_accept, readable and trigger;
+ThreadedTaskDispatcher; wasyncore.loop. ``tests/web/test_bridge.py`` and ``tests/web/test_front_door.py`` fail loudly if
+one of them changes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import select
+import socket
 import threading
+import time
+from collections.abc import Callable
 from typing import Any
 
 import flask_sock
-import waitress.server
 from waitress import wasyncore
-from waitress.channel import HTTPChannel
+from waitress.adjustments import Adjustments
+from waitress.server import TcpWSGIServer
+from waitress.task import ThreadedTaskDispatcher
 
-from webapp.web.socket.channel import WebSocketChannel
+from webapp.web.rate_limit import RateLimit
+from webapp.web.socket.channel import Channel
+from webapp.web.socket.limits import Limits, Places
 from webapp.web.socket.pool import WebSocketPool
 from webapp.web.socket.websocket import WebSocket
 
+log = logging.getLogger(__name__)
+Gate = Callable[[dict[str, Any]], int]
+"""Most bytes a request's body may have, from its WSGI environ; raises the RoostError to answer instead. Called in the
+loop's thread when the headers are complete, so it must not wait for anything."""
+ANY_SIZE = 1 << 62
+ACCEPTS_A_TURN = 32
+ACCEPT_PAUSE_S = 0.5
+SELECT_LIMIT = 480  # select() on Windows raises for more than 512 sockets, which would end the loop
+COMPLAINTS_PER_S = 1 / 60
+REFUSED = (
+    "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
+    "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{reason}"
+)
+
+
+class Listener(TcpWSGIServer):  # type: ignore[misc]
+    """Accepts connections that have a place, and pauses while the system has no descriptor for another."""
+
+    channel_class = Channel
+
+    def __init__(self, app: Any, door: BridgeServer, **options: Any) -> None:
+        self.door = door
+        self.websockets = door.websockets
+        self.places = door.places
+        self.limits = door.limits
+        self._accept_again = 0.0
+        super().__init__(app, **options)
+
+    def readable(self) -> bool:
+        is_open = bool(super().readable())  # also closes connections that were idle for too long
+        return is_open and time.monotonic() >= self._accept_again
+
+    def handle_accept(self) -> None:
+        for _ in range(ACCEPTS_A_TURN):
+            try:
+                pair = self.accept()
+            except OSError as exc:  # no descriptor, no memory
+                # The connection stays in the system's queue: without a pause the loop would spin.
+                self._accept_again = time.monotonic() + ACCEPT_PAUSE_S
+                self.places.make_room()
+                self.door.complain("No further connection can be accepted: %s", exc)
+                return
+            if pair is None:
+                return
+            self._take(*pair)
+
+    def _take(self, sock: socket.socket, address: Any) -> None:
+        refused = self.places.refusal(address[0])
+        if refused:
+            self.door.complain("A connection from %s was refused: %s", address[0], refused)
+            refuse(sock, refused)
+            return
+        try:
+            self.set_socket_options(sock)
+            self.channel_class(self, sock, address, self.adj, map=self._map)
+        except OSError:  # macOS: the client has gone already
+            sock.close()
+
+
+def refuse(sock: socket.socket, reason: str) -> None:
+    """Says so if that is possible without waiting."""
+    with contextlib.suppress(OSError), sock:
+        sock.setblocking(False)
+        sock.send(REFUSED.format(length=len(reason), reason=reason).encode())
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(65536)  # unread input would make the system reset the connection, and the answer be lost
+
 
 class BridgeServer:
-    """waitress' listeners with a ``run`` that also ends the websockets, and a ``stop``."""
+    """waitress' listeners with limits, a ``run`` that also ends the websockets, and a ``stop``."""
 
-    def __init__(self, app: Any, websockets: dict[str, Any] | None = None, **adjustments: Any) -> None:
-        """``websockets``: arguments of :class:`WebSocketPool`; ``adjustments``: waitress' own. Binds at once."""
+    def __init__(
+        self,
+        app: Any,
+        websockets: dict[str, Any] | None = None,
+        limits: Limits | None = None,
+        limit_of: Callable[[str], int] | None = None,
+        gate: Gate | None = None,
+        **adjustments: Any,
+    ) -> None:
+        """Binds at once. ``websockets``: arguments of :class:`WebSocketPool`. ``limit_of``: the most connections of an
+        address where it is not ``limits.per_address``. ``adjustments``: waitress' own."""
         # flask-sock calls this module-level name; a subclass of Sock would have to copy its route().
         flask_sock.Server = WebSocket
+        self.limits = limits = limits or Limits()
+        self.gate = gate or (lambda environ: ANY_SIZE)
+        self.websockets = WebSocketPool(**(websockets or {}))
         # Without a lookahead a vanished client goes unnoticed; select() dies on descriptors >= 1024.
         adjustments = {"channel_request_lookahead": 1, "asyncore_use_poll": True, **adjustments}
-        self.websockets = WebSocketPool(**(websockets or {}))
+        # The limits of this package come first; waitress' own would stop accepting for everyone.
+        adjustments |= {"connection_limit": ANY_SIZE, "max_request_body_size": ANY_SIZE}
+        self._adjustments = Adjustments(**adjustments)
+        has_poll = hasattr(select, "poll") and self._adjustments.asyncore_use_poll
+        most = limits.connections if has_poll else min(limits.connections, SELECT_LIMIT)
+        self.places = Places(most, limit_of or (lambda address: limits.per_address))
+        self._complaints = RateLimit(COMPLAINTS_PER_S, 1)
         self._map: dict[int, Any] = {}
-        self._inner = waitress.server.create_server(app, map=self._map, **adjustments)
-        self._listeners = [s for s in self._map.values() if isinstance(s, waitress.server.BaseWSGIServer)]
+        self._workers = ThreadedTaskDispatcher()
+        self._listeners = self._listen(app)
+        self._workers.set_thread_count(self._adjustments.threads)
         self._left: list[Any] = []
         self._waking = threading.Lock()
         self._is_closed = False
-        for listener in self._listeners:
-            listener.channel_class = WebSocketChannel
-            listener.websockets = self.websockets
         self.addresses = [(str(s.effective_host), int(s.effective_port)) for s in self._listeners]
+
+    def _listen(self, app: Any) -> list[Listener]:
+        options = {"map": self._map, "dispatcher": self._workers, "adj": self._adjustments}
+        try:
+            return [Listener(app, self, sockinfo=info, **options) for info in self._adjustments.listen]
+        except OSError:
+            for listener in list(self._map.values()):
+                listener.close()
+            raise
+
+    def complain(self, message: str, *details: Any) -> None:
+        """Logs a warning, once a minute for each ``message``: what many clients can cause must not fill the log."""
+        if self._complaints.allows(message):
+            log.warning(message, *details)
 
     def run(self) -> None:
         """Serves until :meth:`stop`, or until a signal handler raises SystemExit or KeyboardInterrupt in here."""
@@ -59,7 +166,7 @@ class BridgeServer:
 
     def loop(self) -> None:
         """Serves until :meth:`stop`; the caller calls :meth:`close`."""
-        adjustments = self._inner.adj
+        adjustments = self._adjustments
         wasyncore.loop(adjustments.asyncore_loop_timeout, adjustments.asyncore_use_poll, self._map)
 
     def stop(self) -> None:
@@ -80,11 +187,10 @@ class BridgeServer:
             listener.socket.close()
         self.websockets.shutdown()
         for channel in self._left:
-            if isinstance(channel, HTTPChannel):
-                channel.handle_close()  # wakes a worker that waits for this client to read
-        workers = self._inner.task_dispatcher
-        workers.shutdown()
-        if not workers.threads:
+            if isinstance(channel, Channel):
+                channel.abandon()
+        self._workers.shutdown()
+        if not self._workers.threads:
             # With a worker left, its late wake-up call would go to a descriptor number that others may own by then.
             with self._waking:
                 self._is_closed = True
