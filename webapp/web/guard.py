@@ -24,7 +24,7 @@ from flask import Flask, Response, request
 from webapp.errors import NotAllowed, RoostError, TokenRequired, TooLarge, TooManyRequests
 from webapp.settings import Settings
 from webapp.web import login
-from webapp.web.api.paths import is_api_path
+from webapp.web.api.operations import is_api_path
 from webapp.web.cors import Cors
 from webapp.web.error_answers import answer_error, wants_json
 from webapp.web.rate_limit import RateLimit
