@@ -29,8 +29,8 @@ from webapp.chat.prompt_templates import default_template
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.engine_client import start_engine_process
-from webapp.services.chat.tool_offer import dialect_of
-from webapp.services.completion.whole_answer import whole_answer
+from webapp.services.generation.generation import generate
+from webapp.services.generation.structure import dialect_of
 
 AT_ONCE = 8
 MAX_TOKENS = 1_500
@@ -78,8 +78,8 @@ class Trial:
         template = default_template(info.config.architecture, info.config.vocab_size)
         rendered = render(template, [Message(Role.USER, case.prompt)], tools=offered)
         params = SamplingParams(**SAMPLING, max_tokens=MAX_TOKENS, seed=number)
-        answer = whole_answer(self.manager, rendered, params)
-        return Answer(answer.text, tuple((call.name, call.arguments) for call in answer.tool_calls))
+        text = generate(self.manager, rendered, params).text
+        return Answer(text.content, tuple((call.name, call.arguments) for call in text.tool_calls))
 
 
 def _request(number: int, case: Case) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from webapp.chat.events import ContentDelta, ToolCallReady
+from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import G1X_JSON, HERMES, RUNNER_LEGACY, ToolDialect, all_dialects, default_dialect
 from webapp.chat.tool_parser import Piece, ToolCallParser
@@ -24,8 +24,8 @@ def parse(dialect: ToolDialect, pieces: list[str]) -> tuple[str, list[tuple[str,
         found += parser.feed(piece)
     found += parser.finish()
     text = "".join(piece.text for piece in found if isinstance(piece, ContentDelta))
-    calls = [piece.call for piece in found if isinstance(piece, ToolCallReady)]
-    assert [call.id for call in calls] == [f"call_{index}" for index in range(len(calls))]
+    calls = [piece for piece in found if isinstance(piece, CallDelta)]
+    assert [call.call_id for call in calls] == [f"call_{index}" for index in range(len(calls))]
     return text, [(call.name, json.loads(call.arguments)) for call in calls]
 
 
@@ -92,7 +92,7 @@ def test_json_written_as_python_or_javascript_would_is_read_too() -> None:
 def test_half_a_character_in_a_call_can_still_be_written_as_utf8() -> None:
     parser = ToolCallParser(G1X_JSON.syntax, NAMES, lambda: "id")
     [ready] = parser.feed('{"name": "f", "arguments": {"a": "\\ud83d", "二": 1}}')
-    assert isinstance(ready, ToolCallReady) and ready.call.arguments.encode() == b'{"a":"\\ud83d","\\u4e8c":1}'
+    assert isinstance(ready, CallDelta) and ready.arguments.encode() == b'{"a":"\\ud83d","\\u4e8c":1}'
 
 
 def test_a_call_is_found_wherever_its_opening_stands() -> None:

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from webapp.chat.events import ContentDelta, ToolArgumentsDelta, ToolCallBegun, ToolCallReady
+from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import G1X_JSON, HERMES, RUNNER_LEGACY, ToolDialect, all_dialects
 from webapp.chat.tool_parser import Piece, ToolCallParser
@@ -35,15 +35,18 @@ def read(dialect: ToolDialect, pieces: list[str], is_held: bool = True) -> tuple
     for event in found:
         if isinstance(event, ContentDelta):
             text += event.text
-        elif isinstance(event, ToolCallBegun):
-            calls.append([event.call_id, event.name, ""])
-        elif isinstance(event, ToolArgumentsDelta):
-            assert event.call_id == calls[-1][0] and event.text
-            calls[-1][2] += event.text
-        elif isinstance(event, ToolCallReady):
-            calls.append([event.call.id, event.call.name, event.call.arguments])
+        elif event.name:
+            calls.append([event.call_id, event.name, event.arguments])
+        else:
+            assert event.call_id == calls[-1][0] and event.arguments
+            calls[-1][2] += event.arguments
     assert parser.has_called is bool(calls)
     return text, calls, found
+
+
+def is_begun(event: Piece) -> bool:
+    """A call whose arguments follow in pieces."""
+    return isinstance(event, CallDelta) and bool(event.name) and not event.arguments
 
 
 def cut(text: str, rng: random.Random) -> list[str]:
@@ -95,9 +98,9 @@ def test_nothing_of_arguments_is_held_back(dialect: ToolDialect) -> None:
     """After each character inside the arguments, all that was written of them is out."""
     written = dialect.calls([ToolCall("", "weather", '{"city":"Paris is a long name of a city"}')])
     _, _, found = read(dialect, list(written))
-    begun = next(place for place, event in enumerate(found) if isinstance(event, ToolCallBegun))
-    deltas = [event for event in found[begun:] if isinstance(event, ToolArgumentsDelta)]
-    assert len(deltas) > 30 and all(len(delta.text) <= 2 for delta in deltas)
+    begun = next(place for place, event in enumerate(found) if is_begun(event))
+    deltas = [event for event in found[begun:] if isinstance(event, CallDelta) and not event.name]
+    assert len(deltas) > 30 and all(len(delta.arguments) <= 2 for delta in deltas)
 
 
 @ALL
@@ -137,7 +140,7 @@ def test_a_call_not_in_the_grammars_own_form_comes_whole(dialect: ToolDialect) -
     ):
         written = dialect.calls([ToolCall("", "f", "{}")]).replace('{"name":"f","arguments":{}}', body)
         _, _, found = read(dialect, list(written))
-        assert not [event for event in found if isinstance(event, ToolCallBegun)]
+        assert not [event for event in found if is_begun(event)]
         assert read(dialect, list(written))[:2] == read(dialect, list(written), is_held=False)[:2]
     unknown = dialect.calls([ToolCall("", "nobody", "{}")])
     assert read(dialect, list(unknown))[:2] == (unknown, [])
@@ -161,9 +164,7 @@ def test_what_follows_a_call_and_does_not_belong_there_is_text(written: str) -> 
 def test_line_breaks_inside_a_string_are_escaped() -> None:
     body = HeldBody("f", lambda: "id")
     pieces = body.feed('{"a": "one\ntwo\t\\n"}}')
-    assert body.is_over and "".join(p.text for p in pieces if isinstance(p, ToolArgumentsDelta)) == (
-        '{"a": "one\\u000atwo\\u0009\\n"}'
-    )
+    assert body.is_over and "".join(p.arguments for p in pieces) == ('{"a": "one\\u000atwo\\u0009\\n"}')
 
 
 @pytest.mark.parametrize("is_held", [True, False], ids=["held", "free"])

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.chat.events import ContentDelta, TurnFinished, TurnWaiting
+from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.cli import chat, main, with_default_command
 from webapp.services.chat.live_turn import LiveTurn
 
@@ -128,8 +128,8 @@ def test_chat_answers_in_the_terminal(places, monkeypatch, capsys):
 def test_the_loading_line_is_gone_before_the_answer_and_never_in_a_log(is_terminal, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)
     turn = LiveTurn("chat", "", "answer")
-    turn.emit([TurnWaiting("loading", 99, 100), ContentDelta("hello")])
-    turn.finish(TurnFinished("answer", "stop", {}))
+    turn.emit([Waiting("loading", 99, 100), ContentDelta("hello")])
+    turn.finish(Finished("stop"))
     chat._print_turn(turn)
     shown = capsys.readouterr()
     assert shown.out == "hello\n"

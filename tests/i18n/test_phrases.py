@@ -143,7 +143,7 @@ ENGLISH = (
     "manager/admission.py",
     "manager/engine_keeper.py",
     "manager/model_manager.py",
-    "services/completion/",  # programs ask; the pages check before they do
+    "services/generation/",  # programs ask; the pages check before they do
     "training/",
     "web/api/",
     "web/app.py",

@@ -10,7 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from webapp.chat.events import ContentDelta, ToolArgumentsDelta, ToolCallBegun, ToolCallReady
+from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.tool_dialects import ToolDialect, all_dialects
 from webapp.chat.tool_grammars import ToolRules
 from webapp.chat.tool_parser import ToolCallParser
@@ -78,7 +78,7 @@ def read(dialect: ToolDialect, text: str) -> tuple[str, list[tuple[str, dict]]]:
     parser = ToolCallParser(dialect.syntax, [tool["name"] for tool in TOOLS], lambda: str(next(ids)))
     pieces = parser.feed(text) + parser.finish()
     content = "".join(piece.text for piece in pieces if isinstance(piece, ContentDelta))
-    calls = [piece.call for piece in pieces if isinstance(piece, ToolCallReady)]
+    calls = [piece for piece in pieces if isinstance(piece, CallDelta)]
     return content, [(call.name, json.loads(call.arguments)) for call in calls]
 
 
@@ -177,7 +177,7 @@ def test_references_are_to_the_parameters_own_beginning(
     found = []
     for seed in range(12):
         text = written(constraints, tokenizer, source, seed)
-        [call] = [piece.call for piece in parser.feed(text) + parser.finish() if isinstance(piece, ToolCallReady)]
+        [call] = [piece for piece in parser.feed(text) + parser.finish() if isinstance(piece, CallDelta)]
         jsonschema.validate(json.loads(call.arguments), {"type": "object", **TREE["parameters"]})
         found.append(call.arguments)
     assert any("branches" in arguments for arguments in found)
@@ -194,8 +194,9 @@ def test_pieces_of_what_a_grammar_lets_through_join_to_the_whole(
         text = written(constraints, tokenizer, source, seed)
         parser = ToolCallParser(dialect.syntax, names, lambda: "id", is_held=True)
         pieces = [piece for character in text for piece in parser.feed(character)] + parser.finish()
-        begun = [piece.name for piece in pieces if isinstance(piece, ToolCallBegun)]
-        arguments = "".join(piece.text for piece in pieces if isinstance(piece, ToolArgumentsDelta))
+        calls = [piece for piece in pieces if isinstance(piece, CallDelta)]
+        begun = [piece.name for piece in calls if piece.name]
+        arguments = "".join(piece.arguments for piece in calls)
         whole = read(dialect, text)[1]
-        assert begun == [name for name, _ in whole] and not [p for p in pieces if isinstance(p, ToolCallReady)]
+        assert begun == [name for name, _ in whole] and not [call for call in calls if call.name and call.arguments]
         assert json.loads(f"[{arguments.replace('}{', '},{')}]") == [found for _, found in whole]

@@ -1,25 +1,16 @@
-"""What happens during a turn, in order: one stream for the browser, the API and the terminal to render."""
+"""What happens while an answer is written: one family of events for pages, APIs, terminal and tool bench."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.chat.messages import ToolCall
-
 
 @dataclass(frozen=True)
-class TurnStarted:
-    """The answer has a place in the chat. ``message_id`` is the assistant message being written."""
-
-    chat_id: str
-    message_id: str
-
-
-@dataclass(frozen=True)
-class TurnWaiting:
-    """Nothing to show yet. ``phase``: "loading" (``done`` of ``total`` bytes), "queued" (``done`` = how many are
-    ahead), "reading" (``done`` of ``total`` prompt tokens) or "calling" (what is written may be a call)."""
+class Waiting:
+    """Nothing to show yet. ``phase``: "loading" (``done`` of ``total`` bytes), "queued" (``done`` requests are ahead),
+    "reading" (``done`` of ``total`` prompt tokens) or "calling" (what is written may be a call)."""
 
     phase: str
     done: int = 0
@@ -34,53 +25,60 @@ class ReasoningDelta:
 
 
 @dataclass(frozen=True)
+class AnswerToken:
+    """A token of the content. ``logprobs`` are ``TokenLogprob``: the token itself, then the best alternatives.
+    ``offset``: where its text begins in the text the model wrote."""
+
+    token_id: int
+    logprobs: tuple[Any, ...]
+    offset: int
+
+
+@dataclass(frozen=True)
 class ContentDelta:
-    """More of the answer."""
+    """More of the answer. ``tokens`` only where logprobs were asked for; the text may be empty then."""
 
     text: str
+    tokens: tuple[AnswerToken, ...] = ()
 
 
 @dataclass(frozen=True)
-class ToolCallReady:
-    """A whole call was parsed."""
-
-    call: ToolCall
-
-
-@dataclass(frozen=True)
-class ToolCallBegun:
-    """A call is being written; its arguments follow in pieces, and no :class:`ToolCallReady`."""
+class CallDelta:
+    """More of a call: its first piece has the name, and the ``arguments`` of all its pieces join to JSON text."""
 
     call_id: str
-    name: str
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True)
-class ToolArgumentsDelta:
-    """More JSON text of the arguments of the call begun last."""
+class Usage:
+    """Tokens of one answer. ``completion`` counts those of a stop too, ``reasoning`` those of the thinking."""
 
-    call_id: str
-    text: str
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    reasoning: int = 0
 
 
 @dataclass(frozen=True)
-class TurnFinished:
-    """The answer is complete and stored. ``finish_reason``: stop, length, tool_calls or abort.
+class Finished:
+    """The answer is complete. ``finish_reason``: stop, length, tool_calls or abort. ``stop`` is the request's own stop
+    string that ended it. ``stats`` is ``SequenceStats`` as a dict with ``tokens_per_s``; {} if the engine gave none."""
 
-    ``stats`` is ``SequenceStats`` as a dict, plus ``tokens_per_s`` and ``total_s``.
-    """
-
-    message_id: str
     finish_reason: str
-    stats: dict[str, Any]
+    usage: Usage = Usage()
+    stop: str = ""
+    stats: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class TurnFailed:
-    """The answer broke off. What was written is kept. ``error`` is ``RoostError.to_dict()``."""
+class Failed:
+    """The answer broke off; what was written stands. ``error`` is ``RoostError.to_dict()``."""
 
-    message_id: str
     error: dict[str, Any]
+    stats: Mapping[str, Any] = field(default_factory=dict)
 
 
-TurnEvent = TurnStarted | TurnWaiting | ReasoningDelta | ContentDelta | ToolCallReady | TurnFinished | TurnFailed
+TextEvent = ReasoningDelta | ContentDelta | CallDelta
+AnswerEvent = Waiting | ReasoningDelta | ContentDelta | CallDelta | Finished | Failed

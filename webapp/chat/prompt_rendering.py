@@ -67,6 +67,14 @@ class RenderedPrompt:
             self.stop_strings, self.starts_in_reasoning, awaits_tag_end=self.awaits_tag_end, is_raw=self.is_raw
         )
 
+    def router_of_rest(self) -> StreamRouter:
+        """For what follows ``continued`` without ``continued`` itself: content as it is, or more of an open thought."""
+        if self.continued is None:
+            return self.router()
+        if "<think>" in self.continued.text and "</think>" not in self.continued.text:
+            return StreamRouter(self.stop_strings, starts_in_reasoning=True)
+        return StreamRouter(self.stop_strings, is_raw=True)
+
 
 def render(
     template: PromptTemplate,

@@ -2,7 +2,7 @@
 
 Two stages, each holding back only what it cannot decide yet, so that any way of cutting the text into chunks gives the
 same result: :class:`StopFilter` ends the text at a stop string, then :class:`StreamRouter` splits off the thinking.
-A parser of tool calls is to stand behind the second stage, on the content it emits.
+The parser of tool calls (:mod:`webapp.chat.tool_parser`) reads the content the second stage emits.
 """
 
 from __future__ import annotations

@@ -13,13 +13,12 @@ import json
 from collections.abc import Callable, Collection
 from enum import Enum
 
-from webapp.chat.events import ContentDelta, ToolArgumentsDelta, ToolCallBegun, ToolCallReady
-from webapp.chat.messages import ToolCall
+from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.tool_body import BodyFollower
 from webapp.chat.tool_streaming import JSON_HEAD, HeldBody
 from webapp.chat.tool_syntax import CallSyntax, Opening, ReadCall
 
-Piece = ContentDelta | ToolCallReady | ToolCallBegun | ToolArgumentsDelta
+Piece = ContentDelta | CallDelta
 
 
 class _Part(Enum):
@@ -103,7 +102,7 @@ class ToolCallParser:
         if not calls or not all(self._may_be_called(call.name) for call in calls):
             self._part = _Part.TEXT
             return self._give_up(pieces, end if is_whole else begin + 1, is_end)
-        pieces += [ToolCallReady(self._made(call)) for call in calls]
+        pieces += [self._made(call) for call in calls]
         self._called(self._held[end:])
         return True
 
@@ -172,8 +171,8 @@ class ToolCallParser:
             pieces.append(ContentDelta(text))
             self._is_start = self._is_start and not text.strip()
 
-    def _made(self, call: ReadCall) -> ToolCall:
-        return ToolCall(self._new_id(), call.name, json_text(call.arguments))
+    def _made(self, call: ReadCall) -> CallDelta:
+        return CallDelta(self._new_id(), call.name, json_text(call.arguments))
 
 
 def json_text(value: object) -> str:
@@ -190,8 +189,8 @@ def _joined(pieces: list[Piece]) -> list[Piece]:
         last = joined[-1] if joined else None
         if isinstance(piece, ContentDelta) and isinstance(last, ContentDelta):
             joined[-1] = ContentDelta(last.text + piece.text)
-        elif isinstance(piece, ToolArgumentsDelta) and isinstance(last, ToolArgumentsDelta):
-            joined[-1] = ToolArgumentsDelta(last.call_id, last.text + piece.text)
-        elif not (isinstance(piece, ToolArgumentsDelta) and not piece.text):
+        elif isinstance(piece, CallDelta) and isinstance(last, CallDelta) and not (piece.name or last.name):
+            joined[-1] = CallDelta(last.call_id, "", last.arguments + piece.arguments)
+        elif isinstance(piece, ContentDelta) or piece.name or piece.arguments:
             joined.append(piece)
     return joined

@@ -10,10 +10,9 @@ import json
 import re
 from collections.abc import Callable
 
-from webapp.chat.events import ToolArgumentsDelta, ToolCallBegun
+from webapp.chat.events import CallDelta
 from webapp.chat.tool_body import ArgumentText
 
-Piece = ToolCallBegun | ToolArgumentsDelta
 JSON_HEAD = re.compile(r'(\[?)\{"name": ?("(?:[^"\\]|\\.)*"), ?"arguments": ?(?=\{)')
 NEXT_HEAD = re.compile(r', ?\{"name": ?("(?:[^"\\]|\\.)*"), ?"arguments": ?(?=\{)')
 UNFINISHED_HEAD = re.compile(r"\}(?:, ?(?:\{[^\[\]{}]*)?)?")
@@ -35,17 +34,17 @@ class HeldBody:
         self._held = ""
         self._call_id = ""
         self._arguments: ArgumentText | None = None
-        self._begun: list[Piece] = []
+        self._begun: list[CallDelta] = []
         self._begin(name)
 
-    def feed(self, text: str) -> list[Piece]:
+    def feed(self, text: str) -> list[CallDelta]:
         self._held += text
         pieces, self._begun = self._begun, []
         while self._held and not self.is_over and self._step(pieces):
             pieces, self._begun = [*pieces, *self._begun], []
         return pieces
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[CallDelta]:
         """The answer has ended inside the body. A next call that has no arguments yet is neither a call nor text."""
         pieces = self.feed("")
         is_next_begun = self._is_list and UNFINISHED_HEAD.fullmatch(self._held)
@@ -55,14 +54,14 @@ class HeldBody:
     def _begin(self, name: str) -> None:
         self._call_id = self._new_id()
         self._arguments = ArgumentText(self._is_keyword)
-        self._begun.append(ToolCallBegun(self._call_id, name))
+        self._begun.append(CallDelta(self._call_id, name))
 
-    def _step(self, pieces: list[Piece]) -> bool:
+    def _step(self, pieces: list[CallDelta]) -> bool:
         """False when more text must come first."""
         if self._arguments is not None:
             written, length = self._arguments.feed(self._held)
             self._held = self._held[length:]
-            pieces.append(ToolArgumentsDelta(self._call_id, written))
+            pieces.append(CallDelta(self._call_id, arguments=written))
             self._arguments = None if self._arguments.is_closed else self._arguments
             if self._arguments is None and self._is_keyword:
                 self._end(0)

@@ -12,7 +12,7 @@ import platform
 import statistics
 import sys
 import time
-import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +21,12 @@ import psutil
 from webapp import __version__
 from webapp.cli import bench_tools
 from webapp.cli.options import add_model_options, settings_from
-from webapp.engine.outputs import GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import Phrase, RequestError, error_from_dict
+from webapp.errors import Phrase, RequestError
 from webapp.i18n.terminal import t
-from webapp.manager.handles import RequestHandle
 from webapp.manager.model_manager import ModelManager
+from webapp.services.generation.generation import Generation
+from webapp.services.generation.prompt import PromptModel, prepare, raw_prompt
 
 TEXT = "A heron stood on the line and watched the river go by. 一只苍鹭站在线上，看着河水流过。"
 GREEDY = SamplingParams(temperature=0, stop_token_ids=(), frequency_penalty=0.0)
@@ -115,29 +115,28 @@ def measure(manager: ModelManager, prompt: list[int], tokens: int, sequences: in
 def one_run(manager: ModelManager, prompt: list[int], tokens: int, sequences: int) -> dict[str, float]:
     started = time.monotonic()
     params = replace(GREEDY, max_tokens=tokens)
-    handles = [
-        manager.submit(GenerationRequest(uuid.uuid4().hex, tuple(prompt), params, client=str(n)))
-        for n in range(sequences)
-    ]
-    stats = [last_stats(handle) for handle in handles]
+    model = PromptModel.chosen(manager)
+    ready = prepare(model, raw_prompt("", tuple(prompt)), params)
+    answers = [Generation(manager, ready, client=str(number)) for number in range(sequences)]
+    for answer in answers:
+        answer.start()
+    stats = [figures(answer) for answer in answers]
     wall_s = time.monotonic() - started
-    decode_s = max(stat.decode_s for stat in stats)
+    decode_s = max(stat["decode_s"] for stat in stats)
     return {
-        "first_token_ms": 1000 * statistics.median(stat.queued_s + stat.prefill_s for stat in stats),
-        "prefill_tokens_per_s": sum(stat.prefilled_tokens for stat in stats)
-        / max(stat.queued_s + stat.prefill_s for stat in stats),
-        "decode_tokens_per_s": sum(stat.decoded_tokens - 1 for stat in stats) / decode_s if decode_s else 0.0,
+        "first_token_ms": 1000 * statistics.median(stat["queued_s"] + stat["prefill_s"] for stat in stats),
+        "prefill_tokens_per_s": sum(stat["prefilled_tokens"] for stat in stats)
+        / max(stat["queued_s"] + stat["prefill_s"] for stat in stats),
+        "decode_tokens_per_s": sum(stat["decoded_tokens"] - 1 for stat in stats) / decode_s if decode_s else 0.0,
         "wall_s": wall_s,
     }
 
 
-def last_stats(handle: RequestHandle) -> SequenceStats:
-    for event in handle.events():
-        if isinstance(event, TokenOutput) and event.error:
-            raise error_from_dict(event.error)
-        if isinstance(event, TokenOutput) and event.stats:
-            return event.stats
-    raise RequestError(reason="the engine gave no figures")
+def figures(answer: Generation) -> Mapping[str, Any]:
+    found = answer.finish().stats
+    if not found:
+        raise RequestError(reason="the engine gave no figures")
+    return found
 
 
 def describe(manager: ModelManager) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFailed, TurnFinished, TurnWaiting
+from webapp.chat.events import ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.cli.columns import columns_of
 from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, in_one_line, settings_from
 from webapp.errors import RoostError, error_from_dict
@@ -87,11 +87,11 @@ def _print_turn(turn: LiveTurn) -> None:
     while True:
         events, position = turn.events_after(position, timeout_s=0.5)
         for event in events:
-            is_loading = shows_loading and isinstance(event, TurnWaiting) and event.phase == "loading"
+            is_loading = shows_loading and isinstance(event, Waiting) and event.phase == "loading"
             if loading and not is_loading:
                 print(_loading_gone(), end="", file=sys.stderr, flush=True)
             loading = is_loading
-            if isinstance(event, TurnWaiting):
+            if isinstance(event, Waiting):
                 if is_loading and event.total:
                     print("\r" + _loading(100 * event.done // event.total), end="", file=sys.stderr, flush=True)
             elif isinstance(event, ReasoningDelta):
@@ -100,10 +100,10 @@ def _print_turn(turn: LiveTurn) -> None:
             elif isinstance(event, ContentDelta):
                 print(("\n\n" if thinking else "") + event.text, end="", flush=True)
                 thinking = False
-            elif isinstance(event, TurnFailed):
+            elif isinstance(event, Failed):
                 print(f"\n{in_one_line(error_from_dict(event.error))}", file=sys.stderr)
                 return
-            elif isinstance(event, TurnFinished):
+            elif isinstance(event, Finished):
                 print()
                 return
 

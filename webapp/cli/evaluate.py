@@ -20,8 +20,8 @@ from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.i18n.terminal import t
 from webapp.manager.model_manager import ModelManager
-from webapp.services.chat.tool_offer import call_constraint
-from webapp.services.completion.whole_answer import WholeAnswer, whole_answer
+from webapp.services.generation.generation import Generation, generate
+from webapp.services.generation.structure import call_constraint
 from webapp.tools.call_score import shares
 from webapp.training.data.heldout import ToolCase, natural_cases, prompt_cases, tool_cases
 from webapp.training.data.tool_formats import COMPACT, JSON_LIST
@@ -100,7 +100,7 @@ class Evaluation:
         answers = self._answers(
             cases, lambda case: tool_system_prompt(case, form), self._constraint if is_constrained else None
         )
-        scores = [score_tools(case, answer.text) for case, answer in zip(cases, answers, strict=True)]
+        scores = [score_tools(case, answer.text.content) for case, answer in zip(cases, answers, strict=True)]
         self._keep(f"{part} {form} {CONSTRAINED if is_constrained else FREE}", cases, answers, scores)
         return {**shares(scores, TOOL_FIGURES), "confusion": confusion(scores)}
 
@@ -108,7 +108,7 @@ class Evaluation:
         cases = prompt_cases(chinese, count)
         answers = self._answers(cases, lambda case: "")
         scores = [
-            score_prompt(case, answer.text, answer.finish_reason is FinishReason.STOP)
+            score_prompt(case, answer.text.content, answer.finish_reason == FinishReason.STOP)
             for case, answer in zip(cases, answers, strict=True)
         ]
         self._keep("prompts", cases, answers, scores)
@@ -123,15 +123,16 @@ class Evaluation:
         cases: Sequence[Case],
         system: Callable[[Case], str],
         constraint: Callable[[Any], dict[str, Any] | None] | None = None,
-    ) -> list[WholeAnswer]:
-        def answer(case: Any) -> WholeAnswer:
+    ) -> list[Generation]:
+        def ask(case: Any) -> Generation:
             messages = [Message(Role(row["role"]), row["content"]) for row in case.messages]
-            held = constraint(case) if constraint else None
-            return whole_answer(self.manager, render(self.template, messages, system(case)), GREEDY, constraint=held)
+            rendered = render(self.template, messages, system(case))
+            return generate(self.manager, rendered, GREEDY, constraint(case) if constraint else None)
 
         with ThreadPoolExecutor(AT_ONCE) as pool:
-            return list(pool.map(answer, cases))
+            return list(pool.map(ask, cases))
 
-    def _keep(self, part: str, cases: Sequence[Any], answers: Sequence[WholeAnswer], scores: Sequence[Any]) -> None:
+    def _keep(self, part: str, cases: Sequence[Any], answers: Sequence[Generation], scores: Sequence[Any]) -> None:
         for case, answer, score in zip(cases, answers, scores, strict=True):
-            self.transcripts.append({"part": part, "case": asdict(case), "answer": answer.text, "score": asdict(score)})
+            row = {"part": part, "case": asdict(case), "answer": answer.text.content, "score": asdict(score)}
+            self.transcripts.append(row)

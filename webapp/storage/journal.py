@@ -1,5 +1,5 @@
 """What an answer being written has so far, one row per step: writing a long answer stays linear, and a killed process
-loses at most the token it was writing. Finishing a message replaces its rows by the whole text."""
+loses at most the step it was writing. Finishing a message replaces its rows by the whole text."""
 
 from __future__ import annotations
 

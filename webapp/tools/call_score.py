@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.chat.events import ToolCallReady
+from webapp.chat.events import CallDelta
 from webapp.chat.tool_parser import ToolCallParser
 from webapp.chat.tool_syntax import FENCED, CallSyntax
 
@@ -55,7 +55,7 @@ def read_answer(answer: str, syntax: CallSyntax = FENCED) -> Reading:
     """The calls of an answer's content, those of tools nobody offered too."""
     parser = ToolCallParser(syntax, None, lambda: "")
     pieces = [*parser.feed(answer), *parser.finish()]
-    calls = [piece.call for piece in pieces if isinstance(piece, ToolCallReady)]
+    calls = [piece for piece in pieces if isinstance(piece, CallDelta)]
     found = tuple(ExpectedCall(call.name, json.loads(call.arguments)) for call in calls)
     return Reading(found, bool(found) or syntax.find(answer, True, True).body is not None)
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.services.chat.watching import text_of, watch
 from webapp.chat.attached_files import ReadMode, attached_files
-from webapp.chat.events import TurnWaiting
+from webapp.chat.events import Waiting
 from webapp.chat.messages import Role
 from webapp.errors import TurnRunning
 from webapp.services.attachments.attachments import Attachments
@@ -84,7 +84,7 @@ def test_a_searched_file_brings_its_tool_and_the_answer_uses_it(turns_with, stor
     text = "Rivers and boats. " * 3000 + "\n\nThe capital of Norland is Freja.\n\n" + "More boats. " * 3000
     assert files.attach(chat.id, "atlas.txt", text.encode()).mode is ReadMode.SEARCH
     told = watch(turns.send(chat.id, "What is the capital of Norland?"))
-    assert TurnWaiting("calling") in told, "nothing is shown of a call, and it may take its time"
+    assert Waiting("calling") in told, "nothing is shown of a call, and it may take its time"
     wait_for(lambda: len(manager.requests) == 2)
     assert turns.live(chat.id).wait_finished(5)
     asked, answered = prompts(manager, world)

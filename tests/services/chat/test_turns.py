@@ -1,5 +1,6 @@
 import os
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ import pytest
 
 from tests.services.chat.watching import text_of, thought_of, watch
 from tests.services.scripted_manager import HANG, end
-from webapp.chat.events import ContentDelta, TurnFailed, TurnFinished, TurnStarted, TurnWaiting
+from webapp.chat.events import ContentDelta, Failed, Finished, Waiting
 from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.engine.outputs import PrefillProgress
 from webapp.errors import (
@@ -26,8 +27,23 @@ from webapp.errors import (
 from webapp.manager.handles import LoadingEvent, QueuePosition
 from webapp.services.chat import turn_writer
 from webapp.services.chat import turns as chat_turns
+from webapp.services.generation import generation
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
+
+
+@pytest.fixture
+def journal_writes(monkeypatch):
+    """Set when something of an answer that is being written was stored."""
+    written = threading.Event()
+    append = ChatStore.append_tokens
+
+    def noted(*args):
+        append(*args)
+        written.set()
+
+    monkeypatch.setattr(ChatStore, "append_tokens", noted)
+    return written
 
 
 def shown(store, chat_id):
@@ -38,9 +54,7 @@ def test_a_message_is_stored_answered_and_titled(turns_with, store):
     turns, manager = turns_with(" A rook is a bird.")
     chat = store.create()
     live = turns.send(chat.id, "What is a rook?", client="me")
-    events = watch(live)
-    assert events[0] == TurnStarted(chat.id, live.message_id)
-    assert text_of(events) == "A rook is a bird."
+    assert text_of(watch(live)) == "A rook is a bird."
     question, answer = store.branch(chat.id)
     assert (question.id, answer.id) == (live.user_message_id, live.message_id)
     assert (answer.message.content, answer.status, answer.finish_reason) == ("A rook is a bird.", "complete", "stop")
@@ -52,12 +66,13 @@ def test_a_message_is_stored_answered_and_titled(turns_with, store):
 def test_the_stats_say_how_the_answer_was_made(turns_with, store):
     turns, _ = turns_with(" Hi.")
     chat = store.create(sampling={"temperature": 0.5})
-    finished = watch(turns.send(chat.id, "Hello"))[-1]
+    live = turns.send(chat.id, "Hello")
+    finished = watch(live)[-1]
     assert finished.stats["seed"] == 42
     assert finished.stats["tokens_per_s"] == 2.0
     assert finished.stats["sampling"]["temperature"] == 0.5
     assert (finished.stats["strategy"], finished.stats["state"]) == ("cpu fp32", "kind.pth")
-    assert store.message(finished.message_id).stats == finished.stats
+    assert store.message(live.message_id).stats == finished.stats
 
 
 def test_the_next_prompt_begins_with_every_token_the_last_turn_read(turns_with, store, world):
@@ -262,7 +277,7 @@ def test_a_refused_request_is_a_failed_turn_and_the_next_message_works(turns_wit
     chat = store.create()
     live = turns.send(chat.id, "Hello")
     failed = watch(live)[-1]
-    assert isinstance(failed, TurnFailed) and failed.error["code"] == "queue_full"
+    assert isinstance(failed, Failed) and failed.error["code"] == "queue_full"
     stored = store.message(live.message_id)
     assert (stored.status, stored.finish_reason, stored.error) == ("failed", "error", failed.error)
     assert text_of(watch(turns.send(chat.id, "Again"))) == "Hi."
@@ -273,7 +288,8 @@ def test_an_engine_that_dies_leaves_the_text_it_wrote(turns_with, store):
     crash = EngineCrashed(reason="killed").to_dict()
     turns, _ = turns_with([" Half an ans", end("error", crash)])
     live = turns.send(store.create().id, "Hello")
-    assert watch(live)[-1] == TurnFailed(live.message_id, crash)
+    failed = watch(live)[-1]
+    assert isinstance(failed, Failed) and failed.error == crash
     stored = store.message(live.message_id)
     assert (stored.message.content, stored.error) == ("Half an ans", crash)
 
@@ -338,7 +354,7 @@ def test_a_chat_whose_turn_found_no_thread_is_not_blocked(turns_with, store, mon
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_thread)
         live = turns.send(chat.id, "Go")
-    assert isinstance(watch(live)[-1], TurnFailed)
+    assert isinstance(watch(live)[-1], Failed)
     assert store.message(live.message_id).status == "failed"
     assert text_of(watch(turns.send(chat.id, "Again"))) == "Hi."
 
@@ -352,8 +368,8 @@ def test_sampling_that_cannot_be_is_a_failed_turn(turns_with, store):
 def test_waiting_is_told_in_words_a_page_can_show(turns_with, store):
     turns, _ = turns_with([LoadingEvent(1, 9), LoadingEvent(2, 9), QueuePosition(3), PrefillProgress("", 5, 7), " Hi."])
     events = watch(turns.send(store.create().id, "Hello"))
-    waits = [event for event in events if isinstance(event, TurnWaiting)]
-    assert waits == [TurnWaiting("loading", 1, 9), TurnWaiting("queued", 3), TurnWaiting("reading", 5, 7)]
+    waits = [event for event in events if isinstance(event, Waiting)]
+    assert waits == [Waiting("loading", 1, 9), Waiting("queued", 3), Waiting("reading", 5, 7)]
 
 
 def test_a_viewer_who_comes_late_or_again_sees_all_of_it(turns_with, store):
@@ -370,21 +386,41 @@ def test_a_viewer_who_comes_late_or_again_sees_all_of_it(turns_with, store):
     assert live.events_after(len(early + rest), 60) == ([], len(early + rest))
 
 
-def test_what_a_viewer_sees_is_stored_already(turns_with, store):
+def test_what_a_viewer_sees_is_stored_a_moment_later_though_nothing_more_comes(turns_with, store, journal_writes):
     gate = threading.Event()
     turns, _ = turns_with([" One", gate])
     chat = store.create()
     live = turns.send(chat.id, "Go")
     wait_for_text(live, "One")
+    shown_at = time.monotonic()
+    assert journal_writes.wait(10)
+    assert time.monotonic() - shown_at < turn_writer.JOURNAL_S + 1
     assert shown(store, chat.id) == ["Go", "One"]
     gate.set()
 
 
-def test_a_viewer_waits_no_longer_than_asked(turns_with, store, monkeypatch):
-    monkeypatch.setattr(turn_writer, "ABORT_GRACE_S", 0.02)
-    turns, _ = turns_with([HANG])
+def test_an_answer_is_stored_while_it_is_written_in_few_transactions(turns_with, store, monkeypatch):
+    stored = []
+    monkeypatch.setattr(ChatStore, "append_tokens", lambda store, message_id, *written: stored.append(written))
+    monkeypatch.setattr(turn_writer, "JOURNAL_S", 60.0)
+    turns, _ = turns_with([[33] * 100])
+    watch(turns.send(store.create().id, "Go"))
+    assert [len(token_ids) for _, _, token_ids in stored] == [32, 32, 32]
+
+
+def test_a_short_answer_is_stored_once(turns_with, store, journal_writes, monkeypatch):
+    monkeypatch.setattr(turn_writer, "JOURNAL_S", 60.0)
+    turns, _ = turns_with(" One")
     live = turns.send(store.create().id, "Go")
-    events, position = live.events_after(0, 1)
+    watch(live)
+    assert not journal_writes.is_set() and store.message(live.message_id).message.content == "One"
+
+
+def test_a_viewer_waits_no_longer_than_asked(turns_with, store, monkeypatch):
+    monkeypatch.setattr(generation, "ABORT_GRACE_S", 0.02)
+    turns, _ = turns_with([QueuePosition(1), HANG])
+    live = turns.send(store.create().id, "Go")
+    events, position = live.events_after(0, 10)
     assert live.events_after(position, 0.01) == ([], position)
     assert events
     turns.close()
@@ -400,7 +436,7 @@ def test_finished_turns_are_forgotten_after_a_while(turns_with, store, monkeypat
 
 
 def test_stop_works_though_the_engine_does_not_answer(turns_with, store, monkeypatch):
-    monkeypatch.setattr(turn_writer, "ABORT_GRACE_S", 0.02)
+    monkeypatch.setattr(generation, "ABORT_GRACE_S", 0.02)
     turns, _ = turns_with([" One", HANG])
     chat = store.create()
     live = turns.send(chat.id, "Go")
@@ -471,7 +507,7 @@ def test_a_message_deleted_while_it_is_written_comes_back_whole(turns_with, stor
     wait_for_text(live, "One")
     store.delete_message(live.message_id)
     gate.set()
-    assert isinstance(watch(live)[-1], TurnFinished)
+    assert isinstance(watch(live)[-1], Finished)
     store.restore_message(live.message_id)
     assert store.message(live.message_id).message.content == "One two"
 

@@ -1,4 +1,4 @@
-from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFinished, TurnWaiting
+from webapp.chat.events import ContentDelta, Finished, ReasoningDelta, Waiting
 from webapp.services.chat.live_turn import LiveTurn
 from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveRenderings
 
@@ -31,7 +31,7 @@ def test_finished_blocks_come_once_and_the_open_one_as_tail():
 def test_a_page_that_comes_late_gets_everything():
     turn, rendering = rendering_of(ContentDelta("One.\n\nTwo.\n\nThree"))
     rendering.advance()
-    turn.finish(TurnFinished("answer", "stop", {}))
+    turn.finish(Finished("stop"))
     view = rendering.advance()
     found = rendering.since("content", 0)
     assert view.is_over and found.tail == ""
@@ -39,7 +39,7 @@ def test_a_page_that_comes_late_gets_everything():
 
 
 def test_thinking_ends_where_the_answer_begins():
-    turn, rendering = rendering_of(TurnWaiting("reading", 1, 2), ReasoningDelta("hm"))
+    turn, rendering = rendering_of(Waiting("reading", 1, 2), ReasoningDelta("hm"))
     assert rendering.advance().is_thinking
     turn.emit([ContentDelta("So")])
     view = rendering.advance()
@@ -48,8 +48,8 @@ def test_thinking_ends_where_the_answer_begins():
 
 
 def test_waiting_is_told_until_the_first_word():
-    turn, rendering = rendering_of(TurnWaiting("loading", 5, 10))
-    assert rendering.advance().waiting == TurnWaiting("loading", 5, 10)
+    turn, rendering = rendering_of(Waiting("loading", 5, 10))
+    assert rendering.advance().waiting == Waiting("loading", 5, 10)
     turn.emit([ContentDelta("x")])
     assert rendering.advance().waiting is None
 

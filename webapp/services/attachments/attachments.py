@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from webapp.chat.attached_files import ReadMode, display_name, fenced
 from webapp.errors import AttachmentEmpty, AttachmentTooLarge, PromptTooLong, RoostError
+from webapp.manager.model_manager import ModelManager
 from webapp.services.attachments.text_file import decode_text
 from webapp.settings import Settings
 from webapp.storage.attachments import Attachment, AttachmentStore, NewAttachment, Room
@@ -22,16 +21,10 @@ WHOLE_CHARACTERS = 16_000
 """The same where no model is there to count with."""
 
 
-class Manager(Protocol):
-    """What is needed of :class:`webapp.manager.model_manager.ModelManager`."""
-
-    def tokenizer(self) -> Tokenizer: ...
-
-
 class Attachments:
     """The door for pages. Cheap to make, safe from any thread."""
 
-    def __init__(self, database: Database, manager: Manager, settings: Settings) -> None:
+    def __init__(self, database: Database, manager: ModelManager, settings: Settings) -> None:
         self.store = AttachmentStore(database)
         self._manager = manager
         self._most_tokens = settings.max_prompt_tokens

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import BenchRefused
-from webapp.tools.bench_case import BenchCase
+from webapp.structured.pattern_match import matches
+from webapp.tools.bench_case import MAX_CASES, BenchCase
+from webapp.tools.case_maker import MadeCases, make_cases
 
 CONSTRAINED, FREE = "constrained", "free"
 MODES = (CONSTRAINED, FREE)
@@ -47,3 +49,10 @@ def checked(order: BenchOrder) -> BenchOrder:
     if not order.modes or not set(order.modes) <= set(MODES):
         raise BenchRefused(reason="it decodes held to the form, free, or both", reason_key="tool_bench.problem.modes")
     return order
+
+
+def made_cases(definitions: Sequence[Mapping[str, Any]], language: str, seed: int, per_tool: int) -> MadeCases:
+    """As :func:`make_cases`, with patterns judged by the engine's own automata; fewer a tool where there are so many
+    tools that all would not find room."""
+    most = max(1, (MAX_CASES * 3 // 4) // max(1, len(definitions)))
+    return make_cases(definitions, language, seed, min(per_tool, most), matches)

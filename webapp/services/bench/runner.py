@@ -15,24 +15,26 @@ from pathlib import Path
 from typing import Any
 
 from webapp import __version__
+from webapp.chat.events import Finished
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompt_rendering import RenderedPrompt, render
-from webapp.chat.prompt_templates import default_template
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.outputs import FinishReason
-from webapp.errors import ModelUnloaded, RequestError, RoostError
+from webapp.errors import ModelUnloaded, QueueFull, RequestError, RoostError
 from webapp.manager.handles import Service
-from webapp.services.bench.manager import Manager, PinnedManager
+from webapp.manager.model_manager import ModelManager
 from webapp.services.bench.order import CONSTRAINED, BenchOrder, checked
-from webapp.services.chat.tool_offer import call_constraint, dialect_of
-from webapp.services.completion.whole_answer import WholeAnswer, whole_answer
+from webapp.services.generation.generation import Generation
+from webapp.services.generation.prompt import PromptModel, prepare, template_of
+from webapp.services.generation.structure import call_constraint, dialect_of
+from webapp.services.generation.text import AnswerText
 from webapp.structured.grammar import check
 from webapp.tools.bench_case import BenchCase, call_to_dict
 from webapp.tools.call_score import Reading, read_answer, score_calls
-from webapp.weights.inspection import require_model
 
 AT_ONCE = 4
 CLIENT = "tool bench"
+RETRY_S = 0.3
 
 Answer = dict[str, Any]
 """What is kept of one case in one mode; :mod:`.report` reads it:
@@ -46,28 +48,26 @@ all have in common), ``raw`` (all it wrote), ``called``, ``sets_out`` (something
 class BenchRunner:
     """Raises at once what can be told: BenchRefused, GrammarInvalid, what keeps the model from being used."""
 
-    def __init__(self, manager: Manager, order: BenchOrder, at_once: int = AT_ONCE) -> None:
+    def __init__(self, manager: ModelManager, order: BenchOrder, at_once: int = AT_ONCE) -> None:
         self._manager = manager
         self._order = checked(order)
         self._at_once = at_once
-        self._info = manager.model_info()
-        self._tokenizer = manager.tokenizer()
-        config = require_model(self._info)
-        self._template = default_template(config.architecture, config.vocab_size, Path(self._info.path).name)
-        self._offer = OfferedTools(dialect_of(order.dialect, self._info), order.definitions)
+        self._model = PromptModel.chosen(manager)
+        self._template = template_of(self._model.info)
+        self._offer = OfferedTools(dialect_of(order.dialect, self._model.info), order.definitions)
         self._constraint = call_constraint(self._rendered(order.askable[0]))
         check(self._constraint or {})
         self._tasks = deque((place, mode) for place in range(len(order.askable)) for mode in order.modes)
         self._lock = threading.Lock()
-        self._asked: set[PinnedManager] = set()
+        self._asked: set[Generation] = set()
         self._service: Service | None = None
         self._failure: Exception | None = None
-        self._is_stopped = False
+        self._stopped = threading.Event()
 
     @property
     def is_stopped(self) -> bool:
         """Because of :meth:`stop`."""
-        return self._is_stopped and self._failure is None
+        return self._stopped.is_set() and self._failure is None
 
     def setup(self) -> dict[str, Any]:
         """What the figures are figures of. ``asked``: answers there will be; ``left_out``: cases whose tools are not
@@ -76,7 +76,7 @@ class BenchRunner:
         service = self._service or Service(status.model, status.strategy)
         return {
             "roost": __version__,
-            "model": service.model or Path(self._info.path).name,
+            "model": service.model or Path(self._model.info.path).name,
             "strategy": service.strategy,
             "state": service.state.name if self._service else status.state,
             "dialect": self._offer.dialect.name,
@@ -105,11 +105,11 @@ class BenchRunner:
     def stop(self) -> None:
         """From any thread. What is being written is not kept."""
         with self._lock:
-            self._is_stopped = True
+            self._stopped.set()
             self._tasks.clear()
             asked = list(self._asked)
-        for manager in asked:
-            manager.abort()
+        for generation in asked:
+            generation.stop()
 
     def _work(self, keep: Callable[[Answer], object]) -> None:
         while True:
@@ -145,35 +145,48 @@ class BenchRunner:
             return {**answer, **_judged(case, Reading(sets_out=not case.calls)), "error": exc.to_dict()}
         if found is None:
             return None
-        written = {"raw": found.raw, "finish_reason": found.finish_reason.value, "tokens": found.stats.decoded_tokens}
-        return {**answer, **_judged(case, read_answer(found.text, self._offer.dialect.syntax)), **written}
+        text, end = found
+        reading = read_answer(text.content, self._offer.dialect.syntax)
+        written = {"raw": text.raw, "finish_reason": end.finish_reason, "tokens": end.stats.get("decoded_tokens", 0)}
+        return {**answer, **_judged(case, reading), **written}
 
-    def _ask(self, rendered: RenderedPrompt, mode: str) -> WholeAnswer | None:
-        """The text is wanted as it came, calls and all, hence no tools to look for."""
-        manager = PinnedManager(self._manager, self._info, self._tokenizer)
+    def _ask(self, rendered: RenderedPrompt, mode: str) -> tuple[AnswerText, Finished] | None:
+        """None when it was stopped. The text is wanted as it came, calls and all, hence no tools to look for."""
+        constraint = self._constraint if mode == CONSTRAINED else None
+        prompt = prepare(self._model, replace(rendered, tools=None), self._order.params, constraint)
+        generation = Generation(self._manager, prompt, CLIENT)
         with self._lock:
-            if self._is_stopped:
+            if self._stopped.is_set():
                 return None
-            self._asked.add(manager)
+            self._asked.add(generation)
         try:
-            constraint = self._constraint if mode == CONSTRAINED else None
-            found = whole_answer(manager, replace(rendered, tools=None), self._order.params, CLIENT, constraint)
+            self._start(generation)
+            end = generation.finish()
         except RoostError:
-            if manager.is_aborted:
+            if self._stopped.is_set():
                 return None
             raise
         finally:
             with self._lock:
-                self._asked.discard(manager)
-        if manager.is_aborted:
+                self._asked.discard(generation)
+        if self._stopped.is_set():
             return None
-        self._check_same(manager.service, found.finish_reason)
-        return found
+        self._check_same(generation.service, end.finish_reason)
+        return generation.text, end
 
-    def _check_same(self, service: Service, reason: FinishReason) -> None:
+    def _start(self, generation: Generation) -> None:
+        """Waits for room where the queue is full: a bench has time."""
+        while True:
+            try:
+                return generation.start()
+            except QueueFull:
+                if self._stopped.wait(RETRY_S):
+                    raise
+
+    def _check_same(self, service: Service, reason: str) -> None:
         with self._lock:
             self._service = self._service or service
-            if reason is FinishReason.ABORT or service != self._service:
+            if reason == FinishReason.ABORT or service != self._service:
                 raise ModelUnloaded()
 
     def _rendered(self, case: BenchCase) -> RenderedPrompt:

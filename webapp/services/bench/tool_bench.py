@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from webapp.errors import BenchInterrupted, BenchRefused, ShuttingDown, as_roost_error
-from webapp.services.bench.manager import Manager
+from webapp.manager.model_manager import ModelManager
 from webapp.services.bench.order import BenchOrder
 from webapp.services.bench.report import reports
 from webapp.services.bench.runner import AT_ONCE, BenchRunner
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class ToolBench:
     """``app.extensions["tool_bench"]``. Starts no thread before the first run; every method from any thread."""
 
-    def __init__(self, manager: Manager, database: Database, at_once: int = AT_ONCE) -> None:
+    def __init__(self, manager: ModelManager, database: Database, at_once: int = AT_ONCE) -> None:
         self.store = BenchStore(database)
         self._manager = manager
         self._at_once = at_once

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from webapp.chat.events import TurnEvent, TurnFailed
+from webapp.chat.events import AnswerEvent, Failed
 
 
 class LiveTurn:
@@ -25,7 +25,7 @@ class LiveTurn:
         self.is_stopping = False
         self.is_closing = False
         """The server ends: what is there is kept as interrupted, not as stopped."""
-        self._events: list[TurnEvent] = []
+        self._events: list[AnswerEvent] = []
         self._changed = threading.Condition()
         self._abort: Callable[[], None] | None = None
 
@@ -38,9 +38,9 @@ class LiveTurn:
     def failure(self) -> dict[str, Any] | None:
         """Why it failed; None while it is written and where it went well."""
         last = self._events[-1] if self.is_finished else None
-        return last.error if isinstance(last, TurnFailed) else None
+        return last.error if isinstance(last, Failed) else None
 
-    def events_after(self, position: int, timeout_s: float) -> tuple[list[TurnEvent], int]:
+    def events_after(self, position: int, timeout_s: float) -> tuple[list[AnswerEvent], int]:
         """Events from ``position`` (0 at first) on, and the position after them.
 
         Waits for the first up to ``timeout_s``; returns at once, maybe with nothing, when the turn is finished.
@@ -70,13 +70,13 @@ class LiveTurn:
         if is_stopping:
             abort()
 
-    def emit(self, events: Iterable[TurnEvent]) -> None:
+    def emit(self, events: Iterable[AnswerEvent]) -> None:
         """For the writer."""
         with self._changed:
             self._events += events
             self._changed.notify_all()
 
-    def finish(self, last: TurnEvent) -> None:
+    def finish(self, last: AnswerEvent) -> None:
         """For the writer: the last event and the end in one."""
         with self._changed:
             self._events.append(last)

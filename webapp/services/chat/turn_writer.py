@@ -1,58 +1,54 @@
-"""Writing one answer: the work of a turn's thread, from the stored question to the stored answer."""
+"""Writing one answer of a chat: from the stored question to the stored answer, in the turn's own thread."""
 
 from __future__ import annotations
 
 import logging
 import time
-import uuid
-from dataclasses import asdict, replace
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from webapp.chat.events import ContentDelta, ReasoningDelta, TurnFailed, TurnFinished, TurnStarted, TurnWaiting
+from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode
-from webapp.chat.prompt_rendering import SEPARATOR_INCLUDED
-from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, TokenOutput
-from webapp.errors import RoostError, as_roost_error
-from webapp.manager.handles import LoadingEvent, QueuePosition
-from webapp.services.chat.answer_text import AnswerPiece, AnswerText
+from webapp.chat.prompt_rendering import SEPARATOR_INCLUDED, RenderedPrompt, render
+from webapp.errors import as_roost_error
+from webapp.manager.model_manager import ModelManager
+from webapp.services.attachments.message_files import is_searchable, with_texts
 from webapp.services.chat.live_turn import LiveTurn
-from webapp.services.chat.prompt_encoding import EncodedPrompt
-from webapp.services.chat.turn_prompt import TurnPrompt, TurnPrompts
-from webapp.services.presets import loading
+from webapp.services.chat.tool_offer import chosen_tools, offered_tools
+from webapp.services.generation.generation import POLL_S, Generation
+from webapp.services.generation.prompt import PreparedPrompt, PromptModel, prepare, template_of
+from webapp.services.generation.structure import call_constraint
 from webapp.services.presets.presets import Presets
+from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
+from webapp.storage.presets import Preset
+from webapp.storage.records import Chat
+from webapp.storage.tools import ToolStore
 from webapp.tokenizer import Tokenizer
-from webapp.weights.inspection import Inspection
 
-POLL_S = 1.0
-ABORT_GRACE_S = 5.0
-"""How long an engine may take to confirm an abort before the turn ends without it."""
-WAITING_INTERVAL_S = 0.2
+JOURNAL_S = 0.25
+JOURNAL_TOKENS = 32
+"""What is written is stored when the oldest unstored token is so old, or when there are so many: whichever is first."""
 
 log = logging.getLogger(__name__)
 
 
-class Handle(Protocol):
-    def next_event(self, timeout_s: float) -> object | None: ...
-
-    def abort(self) -> None: ...
-
-
-class Manager(loading.Manager, Protocol):
-    """What a turn needs of :class:`webapp.manager.model_manager.ModelManager`."""
-
-    def tokenizer(self) -> Tokenizer: ...
-
-    def submit(
-        self, request: GenerationRequest, made_for: Inspection | None = None, state: str | None = None
-    ) -> Handle: ...
-
-
 class TurnWriter:
-    """One answer. Whatever goes wrong becomes a TurnFailed and is stored with what was written."""
+    """One answer. Whatever goes wrong becomes a Failed and is stored with what was written.
+
+    ``offered(chat)`` is called with the chat before the model is asked.
+    """
 
     def __init__(
-        self, manager: Manager, store: ChatStore, presets: Presets, live: LiveTurn, client: str, continues: bool
+        self,
+        manager: ModelManager,
+        store: ChatStore,
+        presets: Presets,
+        live: LiveTurn,
+        client: str,
+        continues: bool,
+        offered: Callable[[Chat], object] = lambda chat: None,
     ) -> None:
         self._manager = manager
         self._store = store
@@ -60,18 +56,21 @@ class TurnWriter:
         self._live = live
         self._client = client
         self._continues = continues
+        self._offered = offered
         self._message = Message(Role.ASSISTANT, "")
-        self._answer: AnswerText | None = None
+        self._generation: Generation | None = None
+        self._journal = Journal(store, live.message_id)
         self._stats: dict[str, Any] = {}
         self._model = ""
         self._started_at = time.monotonic()
-        self._waiting_since = ("", 0.0)
+
+    @property
+    def has_calls(self) -> bool:
+        return self._generation is not None and bool(self._generation.text.tool_calls)
 
     def run(self) -> None:
-        self._live.emit([TurnStarted(self._live.chat_id, self._live.message_id)])
         try:
-            self._message = self._store.message(self._live.message_id).message
-            self._end(self._generate())
+            self._write()
         except Exception as exc:
             self.fail(exc)
 
@@ -80,150 +79,158 @@ class TurnWriter:
         error = as_roost_error(exc)
         if error is not exc:
             log.error("a turn failed", exc_info=exc)
-        self._fail(error.to_dict())
-
-    def _generate(self) -> TokenOutput:
-        prompt = self._prompt()
-        self._answer = AnswerText(prompt.rendered, prompt.tokenizer)
-        if self._continues:
-            self._replay(self._answer, prompt.encoded)
-        handle = self._manager.submit(self._request(prompt), prompt.made_for, prompt.state)
-        self._live.on_stop(handle.abort)
+        if self._generation is not None and self._generation.end is None:
+            self._generation.stop()  # a full disk, say: nobody reads what the engine would write on
+            self._live.emit(self._generation.text.finish(is_cut=True))
+        failed = Failed(error.to_dict())
         try:
-            return self._read(handle, self._answer)
-        except BaseException:  # a full disk, say: nobody reads what the engine would write on
-            handle.abort()
-            raise
+            self._store_answer(failed)
+        except Exception:  # the viewers must hear of the end whatever it is
+            log.exception("a failed answer could not be stored")
+        self._live.finish(failed)
 
-    def _prompt(self) -> TurnPrompt:
-        prompts = TurnPrompts(self._manager, self._store, self._presets, self._live.chat_id)
+    def _write(self) -> None:
+        with self._store.database.connect():
+            self._message = self._store.message(self._live.message_id).message
+            prompt = self._prompt()
+        generation = self._generation = Generation(self._manager, prompt, self._client)
+        if self._continues:
+            self._replay(generation)
+        self._live.on_stop(generation.stop)
+        generation.start()
+        while True:
+            events = generation.read(min(POLL_S, self._journal.due_in_s)) or []
+            if generation.end is not None:
+                break
+            self._journal.add(events, generation.text.token_ids)
+            self._live.emit(events)
+        self._live.emit(event for event in events if event is not generation.end)
+        self._live.finish(self._store_answer(generation.end))
+
+    def _prompt(self) -> PreparedPrompt:
+        model = PromptModel.chosen(self._manager)
+        chat = self._store.get(self._live.chat_id)
+        self._offered(chat)
+        preset = self._presets.of_chat(chat)
         if not self._continues:
-            self._message = replace(self._message, think_mode=prompts.think_mode)
-        return prompts.prompt(self._live.message_id, self._continues)
+            template = template_of(model.info, chat.template, preset.template)
+            self._message = replace(self._message, think_mode=template.supported(think_mode_of(chat, preset)))
+        rendered, is_free = self._rendered(chat, preset, model)
+        params = self._presets.sampling(preset, chat.sampling, model.info.parameters)
+        prompt = prepare(model, rendered, params, state=self._presets.start_state(chat))
+        self._note(prompt, preset.name)
+        if is_free:
+            return prompt
+        begun = model.tokenizer.decode(prompt.encoded.beginning) if self._continues else ""
+        return replace(prompt, constraint=call_constraint(rendered, consumed=begun))
 
-    def _replay(self, answer: AnswerText, encoded: EncodedPrompt) -> None:
-        """Puts router and log where the answer broke off; what they hold back is written again with what follows."""
-        self._live.emit(answer.feed(encoded.beginning))
-        if not self._message.token_ids:  # known as text alone: its ids hold the opening too
-            self._message = replace(self._message, think_mode=ThinkMode.NONE)
-        self._store.reopen_message(self._live.message_id, self._written())
+    def _rendered(self, chat: Chat, preset: Preset, model: PromptModel) -> tuple[RenderedPrompt, bool]:
+        """The prompt, and whether calls in its answer are left unconstrained."""
+        database = self._store.database
+        path = [stored.message for stored in self._store.path_to(self._live.message_id)]
+        messages = [_readable(message, model.tokenizer) for message in (path if self._continues else path[:-1])]
+        has_searchable = any(is_searchable(message) for message in messages)
+        messages = with_texts(messages, chat.id, AttachmentStore(database))
+        tool_store = ToolStore(database)
+        chosen = chosen_tools(chat, preset, tool_store)
+        rendered = render(
+            template_of(model.info, chat.template, preset.template),
+            messages,
+            chat.system_prompt or preset.system_prompt,
+            think_mode_of(chat, preset),
+            self._continues,
+            offered_tools(chosen, tool_store, model.info, has_searchable),
+        )
+        return replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop)), chosen.is_free
 
-    def _request(self, prompt: TurnPrompt) -> GenerationRequest:
+    def _note(self, prompt: PreparedPrompt, preset: str) -> None:
+        """For the message's figures: how the answer is made."""
         status = self._manager.status()
         self._model = status.model
         sampling = {k: v for k, v in prompt.params.to_dict().items() if not k.startswith("stop_") and v != {}}
         state = status.state if prompt.state is None else prompt.state
-        self._stats = {"strategy": status.strategy, "state": state, "sampling": sampling, "preset": prompt.preset}
-        return GenerationRequest(
-            request_id=uuid.uuid4().hex,
-            prompt_token_ids=prompt.encoded.token_ids,
-            params=prompt.params,
-            boundaries=prompt.encoded.boundaries,
-            client=self._client,
-            constraint=prompt.constraint,
-        )
+        self._stats = {"strategy": status.strategy, "state": state, "sampling": sampling, "preset": preset}
 
-    def _read(self, handle: Handle, answer: AnswerText) -> TokenOutput:
-        """Until the last output, or until an abort has gone unanswered for too long."""
-        deadline: float | None = None
-        while deadline is None or time.monotonic() < deadline:
-            event = handle.next_event(POLL_S)
-            if isinstance(event, TokenOutput):
-                self._take(event, answer)
-                if event.finish_reason is not None:
-                    return event
-                if answer.is_stopped and deadline is None:
-                    handle.abort()
-            elif event is not None:
-                self._wait(_waiting(event))
-            if deadline is None and (answer.is_stopped or self._live.is_stopping):
-                deadline = time.monotonic() + ABORT_GRACE_S
-        return TokenOutput("", finish_reason=FinishReason.ABORT)
+    def _replay(self, generation: Generation) -> None:
+        """Puts text and log where the answer broke off; what they hold back is written again with what follows."""
+        self._live.emit(generation.begin(generation.prompt.encoded.beginning))
+        if not self._message.token_ids:  # known as text alone: its ids hold the opening too
+            self._message = replace(self._message, think_mode=ThinkMode.NONE)
+        self._store.reopen_message(self._live.message_id, self._written())
+        self._journal.stored_tokens = len(generation.text.token_ids)
 
-    def _take(self, output: TokenOutput, answer: AnswerText) -> None:
-        """Stored first, shown then: nobody sees a word that a crash could take back."""
-        if not output.token_ids or answer.is_stopped:
-            return
-        deltas = answer.feed(output.token_ids)
-        content, reasoning = _texts(deltas)
-        self._store.append_tokens(self._live.message_id, content, reasoning, output.token_ids)
-        self._live.emit(deltas)
-        if answer.is_calling:
-            self._wait(TurnWaiting("calling"))
-
-    def _wait(self, waiting: TurnWaiting | None) -> None:
-        phase, since = self._waiting_since
-        now = time.monotonic()
-        if waiting is not None and (waiting.phase != phase or now - since >= WAITING_INTERVAL_S):
-            self._waiting_since = (waiting.phase, now)
-            self._live.emit([waiting])
-
-    def _end(self, output: TokenOutput) -> None:
-        if output.stats is not None:
-            self._stats |= asdict(output.stats) | {"tokens_per_s": output.stats.tokens_per_s}
-            self._model = self._model or self._manager.status().model
-        if output.error is not None or output.finish_reason is FinishReason.ERROR:
-            self._fail(output.error or RoostError(reason="the engine gave no reason").to_dict())
-            return
-        status, reason = self._outcome(output.finish_reason)
-        self._store_answer(status, reason, is_cut=reason in ("length", "abort"), error=None)
-        self._live.finish(TurnFinished(self._live.message_id, reason, self._stats))
-
-    def _outcome(self, reason: FinishReason | None) -> tuple[str, str]:
-        if self._answer is not None and self._answer.is_stopped:
-            reason = FinishReason.STOP
-        if reason is FinishReason.ABORT:
-            return "interrupted" if self._live.is_closing else "stopped", reason.value
-        if reason is not FinishReason.LENGTH and self._answer is not None and self._answer.tool_calls:
-            return "complete", FinishReason.TOOL_CALLS.value
-        return "complete", (reason or FinishReason.STOP).value
-
-    def _fail(self, error: dict[str, Any]) -> None:
-        try:
-            self._store_answer("failed", FinishReason.ERROR.value, is_cut=True, error=error)
-        except Exception:  # the viewers must hear of the end whatever it is
-            log.exception("a failed answer could not be stored")
-        self._live.finish(TurnFailed(self._live.message_id, error))
-
-    def _store_answer(self, status: str, reason: str, is_cut: bool, error: dict[str, Any] | None) -> None:
-        if self._answer is not None:
-            self._live.emit(self._answer.finish(is_cut))
-        self._stats["total_s"] = time.monotonic() - self._started_at
+    def _store_answer(self, end: Finished | Failed) -> Finished | Failed:
+        """The same with all figures."""
+        self._stats |= {**end.stats, "total_s": time.monotonic() - self._started_at}
+        self._model = self._model or (self._manager.status().model if end.stats else "")
+        error = end.error if isinstance(end, Failed) else None
+        reason = "error" if isinstance(end, Failed) else end.finish_reason
+        status = "failed" if error is not None else "complete"
+        if reason == "abort":
+            status = "interrupted" if self._live.is_closing else "stopped"
         self._store.finish_message(
             self._live.message_id, self._written(), status, reason, self._stats, error, self._model
         )
+        return replace(end, stats=self._stats)
 
     def _written(self) -> Message:
         """The message as it is now; untouched while nothing could be written."""
-        answer = self._answer
-        if answer is None:
+        if self._generation is None:
             return self._message
-        token_ids, has_separator = answer.kept_token_ids()
-        metadata = {**self._message.metadata, "tokenizer": answer.tokenizer_name}
+        text = self._generation.text
+        token_ids, has_separator = text.kept_token_ids()
+        metadata = {**self._message.metadata, "tokenizer": text.tokenizer_name}
         metadata.pop(SEPARATOR_INCLUDED, None)
         if has_separator:
             metadata[SEPARATOR_INCLUDED] = True
         return replace(
             self._message,
-            content=answer.content,
-            reasoning=answer.reasoning,
-            tool_calls=tuple(answer.tool_calls),
+            content=text.content,
+            reasoning=text.reasoning,
+            tool_calls=text.tool_calls,
             token_ids=token_ids,
             metadata=metadata,
         )
 
 
-def _texts(pieces: list[AnswerPiece]) -> tuple[str, str]:
-    content = "".join(piece.text for piece in pieces if isinstance(piece, ContentDelta))
-    reasoning = "".join(piece.text for piece in pieces if isinstance(piece, ReasoningDelta))
-    return content, reasoning
+class Journal:
+    """Stores an answer while it is written, in few transactions: the death of the process loses what was written in
+    the last :data:`JOURNAL_S`, and never what was stored before."""
+
+    def __init__(self, store: ChatStore, message_id: str) -> None:
+        self.stored_tokens = 0
+        self._store = store
+        self._message_id = message_id
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._oldest_at: float | None = None
+
+    @property
+    def due_in_s(self) -> float:
+        """Until what was added has to be stored; endless while there is nothing."""
+        return float("inf") if self._oldest_at is None else max(0.0, self._oldest_at + JOURNAL_S - time.monotonic())
+
+    def add(self, events: Sequence[AnswerEvent], token_ids: Sequence[int]) -> None:
+        """``token_ids`` are all of the answer; stores them when it is time."""
+        self._content += [event.text for event in events if isinstance(event, ContentDelta)]
+        self._reasoning += [event.text for event in events if isinstance(event, ReasoningDelta)]
+        new = len(token_ids) - self.stored_tokens
+        if new and self._oldest_at is None:
+            self._oldest_at = time.monotonic()
+        if new >= JOURNAL_TOKENS or self.due_in_s <= 0:
+            content, reasoning = "".join(self._content), "".join(self._reasoning)
+            self._store.append_tokens(self._message_id, content, reasoning, token_ids[self.stored_tokens :])
+            self.stored_tokens = len(token_ids)
+            self._content, self._reasoning, self._oldest_at = [], [], None
 
 
-def _waiting(event: object) -> TurnWaiting | None:
-    if isinstance(event, LoadingEvent):
-        return TurnWaiting("loading", event.done_bytes, event.total_bytes)
-    if isinstance(event, QueuePosition):
-        return TurnWaiting("queued", event.ahead)
-    if isinstance(event, PrefillProgress):
-        return TurnWaiting("reading", event.done, event.total)
-    return None
+def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:
+    """The chat's own choice, else its preset's."""
+    return chat.think_mode if chat.think_mode is not None else ThinkMode(preset.think_mode)
+
+
+def _readable(message: Message, tokenizer: Tokenizer) -> Message:
+    """Without ids that another model's vocabulary made: its text then has to do."""
+    if message.token_ids and message.metadata.get("tokenizer") != tokenizer.name:
+        return replace(message, token_ids=())
+    return message

@@ -16,12 +16,13 @@ from webapp.chat.attached_files import attached_files, attached_metadata
 from webapp.chat.messages import Message, Role
 from webapp.chat.titles import title_of
 from webapp.errors import ChatError, NothingToContinue, PromptEmpty, RoostError, ShuttingDown, TurnRunning
+from webapp.manager.model_manager import ModelManager
 from webapp.services.attachments.message_files import texts_before
 from webapp.services.attachments.offer import with_search
 from webapp.services.chat.live_turn import LiveTurn
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.services.chat.tool_offer import chosen_tools
-from webapp.services.chat.turn_writer import Manager, TurnWriter
+from webapp.services.chat.turn_writer import TurnWriter
 from webapp.services.presets.presets import Presets
 from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
@@ -46,7 +47,7 @@ class ChatTurns:
 
     def __init__(
         self,
-        manager: Manager,
+        manager: ModelManager,
         database: Database,
         settings: Settings,
         presets: Presets | None = None,
@@ -163,7 +164,7 @@ class ChatTurns:
                 if self._is_closed:
                     live.stop(is_closing=True)
                 self._clients[chat_id] = client
-            writer = TurnWriter(self._manager, self._store, self._presets, live, client, continues)
+            writer = TurnWriter(self._manager, self._store, self._presets, live, client, continues, self._warm)
             try:
                 name = f"turn {live.message_id[:8]}"
                 threading.Thread(target=self._write, args=(writer, live), name=name, daemon=True).start()
@@ -173,23 +174,17 @@ class ChatTurns:
 
     def _write(self, writer: TurnWriter, live: LiveTurn) -> None:
         """The turn's thread: the answer, then the calls in it that may run unasked."""
-        self._warm(live.chat_id)
         writer.run()
         try:
-            self.tools.advance(live.message_id)
+            if writer.has_calls:
+                self.tools.advance(live.message_id)
         except RoostError as exc:  # deleted meanwhile, or the server ends
             log.info("the calls of an answer were left: %s", exc)
 
-    def _warm(self, chat_id: str) -> None:
+    def _warm(self, chat: Chat) -> None:
         """MCP servers whose tools the answer may call are connected while it is written."""
-        if self._servers is None:
-            return
-        try:
-            chat = self._store.get(chat_id)
-            is_on = chosen_tools(chat, self._presets.of_chat(chat), self._tool_store).is_on
-            self._servers.warm(tool.definition for tool in (self._offered(chat) if is_on else ()))
-        except RoostError as exc:  # deleted meanwhile: the turn itself says so
-            log.info("no server was connected beforehand: %s", exc)
+        if self._servers is not None and chosen_tools(chat, self._presets.of_chat(chat), self._tool_store).is_on:
+            self._servers.warm(tool.definition for tool in self._offered(chat))
 
     def _offered(self, chat: Chat) -> list[StoredTool]:
         chosen = chosen_tools(chat, self._presets.of_chat(chat), self._tool_store)

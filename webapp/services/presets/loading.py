@@ -2,56 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from webapp.engine.backend import backend_for
 from webapp.engine.engine_options import EngineOptions
 from webapp.errors import RoostError
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_status import ModelStatus
-from webapp.manager.target import ZERO_STATE, StateInfo
+from webapp.manager.model_manager import ModelManager
+from webapp.manager.target import ZERO_STATE
 from webapp.settings import SETTINGS, Settings
 from webapp.storage.presets import Preset
-from webapp.weights.inspection import Inspection
-
-
-class Manager(Protocol):
-    """What presets need of :class:`webapp.manager.model_manager.ModelManager`."""
-
-    def status(self) -> ModelStatus: ...
-
-    def model_info(self) -> Inspection: ...
-
-    def load(
-        self,
-        model: str | None = None,
-        strategy: str | None = None,
-        state: str | None = None,
-        options: EngineOptions | None = None,
-    ) -> None: ...
-
-    def apply_state(self, name_or_path: str) -> StateInfo: ...
-
-    def choose(
-        self,
-        model: str | None = None,
-        strategy: str | None = None,
-        state: str | None = None,
-        options: EngineOptions | None = None,
-    ) -> None: ...
-
-    def reload_reasons(
-        self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None
-    ) -> tuple[str, ...]: ...
-
-    @property
-    def library(self) -> ModelLibrary: ...
 
 
 class PresetLoading:
     """Asks the manager, changes nothing."""
 
-    def __init__(self, manager: Manager, settings: Settings) -> None:
+    def __init__(self, manager: ModelManager, settings: Settings) -> None:
         self._manager = manager
         self._settings = settings
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from webapp.engine.engine_options import EngineOptions
 from webapp.errors import Phrase, PresetNotFound, SettingsError
+from webapp.manager.model_manager import ModelManager
 from webapp.services.presets import files
 from webapp.services.presets.fields import changed_names, checked_fields, put
-from webapp.services.presets.loading import Manager
 from webapp.services.presets.parameters import BY_NAME
 from webapp.services.presets.runner_files import read_runner_presets
 from webapp.services.presets.shelf import PresetList, PresetShelf
@@ -37,7 +37,7 @@ class SaveOutcome:
 class Presets(PresetShelf):
     """One an app. Every method may be called from any thread; listeners hear of every change."""
 
-    def __init__(self, manager: Manager, database: Database, settings: Settings) -> None:
+    def __init__(self, manager: ModelManager, database: Database, settings: Settings) -> None:
         super().__init__(manager, database, settings)
         self._database = database
         self._saving = threading.Lock()

@@ -8,8 +8,9 @@ from typing import Any
 
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import PresetNotFound, RoostError
+from webapp.manager.model_manager import ModelManager
 from webapp.services.presets.defaults import default_sampling
-from webapp.services.presets.loading import Manager, PresetLoading, file_name
+from webapp.services.presets.loading import PresetLoading, file_name
 from webapp.services.presets.shipped import GENERAL_KEY, STARTER_KEY, shipped, shipped_presets
 from webapp.settings import Settings
 from webapp.storage.database import Database
@@ -22,7 +23,7 @@ PresetList = list[Preset]  # inside the class `list` is the method
 class PresetShelf:
     """Changes nothing. Whoever does, through :attr:`store`, has to call ``_tell`` afterwards."""
 
-    def __init__(self, manager: Manager, database: Database, settings: Settings) -> None:
+    def __init__(self, manager: ModelManager, database: Database, settings: Settings) -> None:
         self._manager = manager
         self._settings = settings
         self.store = PresetStore(database, shipped_presets())

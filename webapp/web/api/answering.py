@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from flask import current_app, g, request
 
+from webapp.chat.events import AnswerEvent, AnswerToken, Finished, Usage, Waiting
 from webapp.chat.messages import ToolCall
 from webapp.errors import ParameterInvalid
-from webapp.services.completion.completions import Completion, Completions
-from webapp.services.completion.events import (
-    AnswerToken,
-    CallPiece,
-    ChoiceDelta,
-    ChoiceFinished,
-    ChoiceUsage,
-    CompletionEvent,
-)
-from webapp.services.completion.order import CompletionOrder
+from webapp.services.generation.completions import Completion, Completions
+from webapp.services.generation.request import CompletionOrder
 from webapp.settings import Settings
 from webapp.web.api.record import Record
 
@@ -69,15 +62,15 @@ class Answering:
         self._is_gone = is_gone
         record.prompt_tokens = completion.prompt_tokens
 
-    def events(self) -> Iterator[CompletionEvent | None]:
-        """None now and then while nothing happens."""
+    def events(self) -> Iterator[tuple[int, AnswerEvent] | None]:
+        """(number of the answer, event); None now and then while nothing happens."""
         try:
             for event in self.completion.events(POLL_S):
                 if self._is_gone():
                     self.record.is_gone = True
                     raise ClientGone
                 if event is not None:
-                    self._note(event)
+                    self._note(event[1])
                 yield event
         finally:
             self.close()
@@ -85,56 +78,36 @@ class Answering:
     def close(self) -> None:
         self.completion.close()
 
-    def _note(self, event: CompletionEvent) -> None:
-        if isinstance(event, ChoiceDelta):
-            self.record.note_token()
-        elif isinstance(event, ChoiceFinished):
+    def _note(self, event: AnswerEvent) -> None:
+        if isinstance(event, Finished):
             self.record.completion_tokens += event.usage.completion
             self.record.cached_tokens += event.usage.cached
-            self.record.finish_reasons.append(event.reason)
+            self.record.finish_reasons.append(event.finish_reason)
+        elif not isinstance(event, Waiting):
+            self.record.note_token()
 
 
-@dataclass
+@dataclass(frozen=True)
 class WholeChoice:
-    """One answer added up. ``call_pieces`` in the order in which they came."""
+    """One answer, complete."""
 
-    content: str = ""
-    reasoning: str = ""
-    tokens: list[AnswerToken] = field(default_factory=list)
-    call_pieces: list[CallPiece] = field(default_factory=list)
-    reason: str = ""
-    stop: str = ""
-    usage: ChoiceUsage = field(default_factory=ChoiceUsage)
-
-    @property
-    def calls(self) -> list[ToolCall]:
-        return joined_calls(self.call_pieces)
-
-
-def joined_calls(pieces: Iterable[CallPiece]) -> list[ToolCall]:
-    """The calls of an answer, or of a part of it in which they are whole."""
-    names: dict[str, str] = {}
-    texts: dict[str, list[str]] = {}
-    for piece in pieces:
-        names.setdefault(piece.call_id, piece.name)
-        texts.setdefault(piece.call_id, []).append(piece.arguments)
-    return [ToolCall(call_id, name, "".join(texts[call_id])) for call_id, name in names.items()]
+    content: str
+    reasoning: str
+    calls: tuple[ToolCall, ...]
+    tokens: Sequence[AnswerToken]
+    end: Finished
 
 
 def whole_choices(answering: Answering) -> list[WholeChoice]:
-    """All choices of the completion, in order. Raises what broke one of them."""
-    found: dict[int, WholeChoice] = {}
-    for event in answering.events():
-        if isinstance(event, ChoiceDelta):
-            choice = found.setdefault(event.choice, WholeChoice())
-            choice.content += event.piece.content
-            choice.reasoning += event.piece.reasoning
-            choice.tokens += event.piece.tokens
-            choice.call_pieces += event.piece.calls
-        elif isinstance(event, ChoiceFinished):
-            choice = found.setdefault(event.choice, WholeChoice())
-            choice.reason, choice.stop, choice.usage = event.reason, event.stop, event.usage
-    return [found[number] for number in sorted(found)]
+    """All answers of the completion, in order. Raises what broke one of them."""
+    for _ in answering.events():
+        pass
+    found = [(answer.text, answer.end) for answer in answering.completion.answers]
+    return [
+        WholeChoice(text.content, text.reasoning, text.tool_calls, text.tokens, end)
+        for text, end in found
+        if isinstance(end, Finished)
+    ]
 
 
 class UsageSum:
@@ -144,7 +117,7 @@ class UsageSum:
         self.prompt = prompt_tokens
         self.completion = self.cached = self.reasoning = 0
 
-    def add(self, usage: ChoiceUsage) -> None:
+    def add(self, usage: Usage) -> None:
         self.completion += usage.completion
         self.reasoning += usage.reasoning
         self.cached = min(self.prompt, self.cached + usage.cached)

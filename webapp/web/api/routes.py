@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, Response, current_app, g, request
 
 from webapp.errors import UnknownAddress
-from webapp.services.completion.completions import Completions
-from webapp.services.completion.defaults import CompletionDefaults
+from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
 from webapp.web.api.model_turns import ModelTurns
 from webapp.web.api.operations import OPERATIONS, Operation, named
@@ -28,9 +27,8 @@ CLIENT_GONE = 499
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Adds the addresses, and ``app.extensions["completions"]``, of :mod:`webapp.services.completion.completions`."""
-    defaults = CompletionDefaults(settings, app.extensions.get("presets"))
-    app.extensions["completions"] = Completions(app.extensions["model_manager"], defaults)
+    """Adds the addresses, and ``app.extensions["completions"]``, of :mod:`webapp.services.generation.completions`."""
+    app.extensions["completions"] = Completions(app.extensions["model_manager"], app.extensions["presets"])
     app.extensions["api_places"] = Places(settings)
     app.extensions["api_model_turns"] = ModelTurns()
     for op in OPERATIONS:

@@ -16,9 +16,9 @@ from typing import Any
 import msgspec
 from flask import Response, current_app, request
 
+from webapp.chat.events import AnswerEvent, Waiting
 from webapp.errors import RoostError, as_roost_error, sentences
 from webapp.i18n import translate_error
-from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, CompletionEvent
 from webapp.web.api.answering import Answering, ClientGone
 from webapp.web.api.error_bodies import error_body
 from webapp.web.fragments import current_locale
@@ -30,7 +30,9 @@ JSON_LINES = "application/x-ndjson"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 encode = msgspec.json.encode
-Write = Callable[[CompletionEvent], Iterator[bytes]]
+NumberedEvent = tuple[int, AnswerEvent]
+"""With the number of the answer it belongs to."""
+Write = Callable[[int, AnswerEvent], Iterator[bytes]]
 log = logging.getLogger(__name__)
 
 
@@ -66,11 +68,11 @@ def stream(
     return response
 
 
-def _first(events: Iterator[CompletionEvent | None]) -> CompletionEvent | None:
+def _first(events: Iterator[NumberedEvent | None]) -> NumberedEvent | None:
     """The first piece of an answer, or whatever came last when the time for it was over."""
     deadline = time.monotonic() + HEADERS_AFTER_S
     for event in events:
-        if isinstance(event, (ChoiceDelta, ChoiceFinished)) or time.monotonic() > deadline:
+        if (event is not None and not isinstance(event[1], Waiting)) or time.monotonic() > deadline:
             return event
     return None
 
@@ -86,7 +88,7 @@ def _describer() -> Callable[[RoostError], dict[str, Any]]:
 
 
 def _body(
-    events: Iterator[CompletionEvent | None],
+    events: Iterator[NumberedEvent | None],
     answering: Answering,
     write: Write,
     begin: Callable[[], Iterator[bytes]],
@@ -99,7 +101,7 @@ def _body(
         yield from begin()
         written_at = time.monotonic()
         for event in events:
-            written = b"".join(write(event)) if event is not None else b""
+            written = b"".join(write(*event)) if event is not None else b""
             if not written and comment and time.monotonic() > written_at + COMMENT_EVERY_S:
                 written = comment
             if written:

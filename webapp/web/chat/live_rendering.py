@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from webapp.chat.events import ContentDelta, ReasoningDelta, TurnEvent, TurnFailed, TurnFinished, TurnWaiting
+from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.services.chat.live_turn import LiveTurn
 
 INTERVAL_S = 0.1
@@ -60,7 +60,7 @@ class LiveView:
     revision: int
     is_thinking: bool
     has_reasoning: bool
-    waiting: TurnWaiting | None
+    waiting: Waiting | None
     is_over: bool
     has_failed: bool
 
@@ -74,8 +74,8 @@ class LiveRendering:
         self._lock = threading.Lock()
         self._position = 0
         self._rendered_at = float("-inf")
-        self._waiting: TurnWaiting | None = None
-        self._end: TurnFinished | TurnFailed | None = None
+        self._waiting: Waiting | None = None
+        self._end: Finished | Failed | None = None
         self._revision = 0
         self.channels = {"reasoning": Channel(), "content": Channel()}
 
@@ -94,15 +94,15 @@ class LiveRendering:
             found = self.channels[channel]
             return ChannelView("".join(found.finals[seen:]), found.tail, len(found.finals))
 
-    def _take_in(self, events: list[TurnEvent]) -> None:
+    def _take_in(self, events: list[AnswerEvent]) -> None:
         for event in events:
             if isinstance(event, ReasoningDelta):
                 self.channels["reasoning"].feed(event.text)
             elif isinstance(event, ContentDelta):
                 self.channels["content"].feed(event.text)
-            elif isinstance(event, TurnWaiting):
+            elif isinstance(event, Waiting):
                 self._waiting = event
-            elif isinstance(event, (TurnFinished, TurnFailed)):
+            elif isinstance(event, (Finished, Failed)):
                 self._end = event
         is_over = self._end is not None
         self.channels["reasoning"].render(is_over or self.channels["content"].has_text)
@@ -118,7 +118,7 @@ class LiveRendering:
             has_reasoning=has_reasoning,
             waiting=None if has_reasoning or has_content or is_over else self._waiting,
             is_over=is_over,
-            has_failed=isinstance(self._end, TurnFailed),
+            has_failed=isinstance(self._end, Failed),
         )
 
 

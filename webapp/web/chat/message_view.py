@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from webapp.chat.events import TurnWaiting
+from webapp.chat.events import Waiting
 from webapp.chat.messages import Role
 from webapp.errors import (
     CrashLoop,
@@ -67,7 +67,7 @@ def fingerprint(stored: StoredMessage, running: tuple[str, ...] = (), is_last: b
     return blake2s(repr(parts).encode("utf-8", "replace"), digest_size=6).hexdigest()
 
 
-def waiting_text(waiting: TurnWaiting | None, t: Translator) -> str:
+def waiting_text(waiting: Waiting | None, t: Translator) -> str:
     if waiting is None:
         return t("chat.waiting.starting")
     if waiting.phase == "loading":

@@ -16,7 +16,8 @@ from webapp.i18n import translate_error
 from webapp.manager.target import ZERO_STATE
 from webapp.services.attachments.attachments import FILE_BYTES
 from webapp.services.chat.tool_offer import chosen_tools, is_known_to_call
-from webapp.services.chat.turn_prompt import template_of, think_mode_of
+from webapp.services.chat.turn_writer import think_mode_of
+from webapp.services.generation.prompt import template_of
 from webapp.services.presets.fields import plain
 from webapp.services.presets.loading import file_name
 from webapp.services.presets.parameters import SAMPLING, Parameter
@@ -135,7 +136,7 @@ def thinking_context(house: House, t: Words, chat: Chat) -> Thinking:
 def chat_template(house: House, chat: Chat) -> PromptTemplate:
     """The one its next answer uses (G1x while no model can be read)."""
     try:
-        return template_of(chat, house.manager.model_info(), house.presets.of_chat(chat))
+        return template_of(house.manager.model_info(), chat.template, house.presets.of_chat(chat).template)
     except RoostError:
         return template(chat.template or house.presets.of_chat(chat).template or "g1x")
 

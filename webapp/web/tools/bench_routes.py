@@ -20,7 +20,7 @@ from webapp.errors import (
     sentences,
 )
 from webapp.i18n import translate_error
-from webapp.services.bench.made_cases import made_cases
+from webapp.services.bench.order import made_cases
 from webapp.services.bench.report import document
 from webapp.tools.bench_case import cases_from_lines, cases_to_lines
 from webapp.web.chat.contexts import Toast

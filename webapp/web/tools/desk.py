@@ -12,7 +12,7 @@ from webapp.chat.tool_dialects import ToolDialect, default_dialect
 from webapp.errors import RoostError, sentences
 from webapp.i18n import phrase, translate_error
 from webapp.manager.model_manager import ModelManager
-from webapp.services.chat.tool_offer import dialect_of
+from webapp.services.generation.structure import dialect_of
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.web.fragments import current_locale, translator

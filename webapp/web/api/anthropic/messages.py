@@ -9,8 +9,7 @@ from typing import Any
 
 from flask import Response
 
-from webapp.services.completion.events import CallPiece, ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
-from webapp.services.completion.prompt import prepare_prompt
+from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta, Usage
 from webapp.web.api.answering import Answering, begin, client_name, the_completions, whole_choices
 from webapp.web.api.anthropic.answers import (
     MessageAnswer,
@@ -24,7 +23,7 @@ from webapp.web.api.anthropic.answers import (
 from webapp.web.api.anthropic.request import CountRequest, MessageRequest, order_of, prompt_of, structure_of
 from webapp.web.api.body import read_body
 from webapp.web.api.call_arguments import read_arguments
-from webapp.web.api.served_model import served_model, the_manager
+from webapp.web.api.served_model import served_model
 from webapp.web.api.streaming import answer, named_event, stream
 
 OutBlock = TextOut | ThinkingOut | ToolUseOut
@@ -46,9 +45,7 @@ def count_tokens() -> Response:
     asked = read_body(CountRequest)
     prompt = prompt_of(asked)
     served_model(asked.model)
-    manager, defaults = the_manager(), the_completions().defaults
-    prepared = prepare_prompt(prompt, defaults, manager.model_info(), manager.tokenizer(), structure_of(asked))
-    return answer(TokenCount(len(prepared.token_ids)))
+    return answer(TokenCount(len(the_completions().prompt_token_ids(prompt, structure_of(asked)))))
 
 
 def whole(answering: Answering, model: str) -> MessageAnswer:
@@ -57,7 +54,7 @@ def whole(answering: Answering, model: str) -> MessageAnswer:
     if choice.content or not (content or choice.calls):
         content.append(TextOut(choice.content))
     content += [ToolUseOut(call.id, call.name, read_arguments(call.arguments)) for call in choice.calls]
-    return message_of(model, content, usage_of(choice.usage), reason_of(choice.reason, choice.stop), choice.stop)
+    return message_of(model, content, usage_of(choice.end.usage), reason_of(choice.end), choice.end.stop)
 
 
 def message_of(
@@ -77,7 +74,7 @@ def message_of(
     )
 
 
-def usage_of(usage: ChoiceUsage) -> MessageUsage:
+def usage_of(usage: Usage) -> MessageUsage:
     return MessageUsage(
         input_tokens=usage.prompt - usage.cached,
         output_tokens=usage.completion,
@@ -85,12 +82,12 @@ def usage_of(usage: ChoiceUsage) -> MessageUsage:
     )
 
 
-def reason_of(reason: str, stop: str) -> StopReason:
-    if stop:
+def reason_of(end: Finished) -> StopReason:
+    if end.stop:
         return "stop_sequence"
-    if reason == "tool_calls":
+    if end.finish_reason == "tool_calls":
         return "tool_use"
-    return "max_tokens" if reason == "length" else "end_turn"
+    return "max_tokens" if end.finish_reason == "length" else "end_turn"
 
 
 def error_event(body: dict[str, Any]) -> bytes:
@@ -112,20 +109,18 @@ class Blocks:
             "message_start", {"type": "message_start", "message": message_of(self.model, [], usage, None, "")}
         )
 
-    def write(self, event: CompletionEvent) -> Iterator[bytes]:
-        if isinstance(event, ChoiceDelta):
-            if event.piece.reasoning:
-                yield from self._delta("thinking", event.piece.reasoning)
-            if event.piece.content:
-                yield from self._delta("text", event.piece.content)
-            for call in event.piece.calls:
-                yield from self._call(call)
-        elif isinstance(event, ChoiceFinished):
+    def write(self, _: int, event: AnswerEvent) -> Iterator[bytes]:
+        if isinstance(event, ReasoningDelta):
+            yield from self._delta("thinking", event.text)
+        elif isinstance(event, ContentDelta):
+            yield from self._delta("text", event.text)
+        elif isinstance(event, CallDelta):
+            yield from self._call(event)
+        elif isinstance(event, Finished):
             if self.index < 0:
                 yield from self._open("text")
             yield self._event("content_block_stop", index=self.index)
-            reason = reason_of(event.reason, event.stop)
-            ending = {"stop_reason": reason, "stop_sequence": event.stop or None}
+            ending = {"stop_reason": reason_of(event), "stop_sequence": event.stop or None}
             yield self._event("message_delta", delta=ending, usage=usage_of(event.usage))
 
     def end(self) -> Iterator[bytes]:
@@ -136,7 +131,7 @@ class Blocks:
             yield from self._open(kind)
         yield self._event("content_block_delta", index=self.index, delta={"type": f"{kind}_delta", kind: text})
 
-    def _call(self, piece: CallPiece) -> Iterator[bytes]:
+    def _call(self, piece: CallDelta) -> Iterator[bytes]:
         if piece.name:
             yield from self._open("tool_use", ToolUseOut(piece.call_id, piece.name, {}))
         if piece.arguments:

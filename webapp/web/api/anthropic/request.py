@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ParameterInvalid, ParameterUnsupported
-from webapp.services.completion.order import ChatPrompt, CompletionOrder, Structure
+from webapp.services.generation.request import ChatPrompt, CompletionOrder, Structure
 from webapp.web.api.openai.sampling import MAX_STOPS, Stop, asked_sampling, sampling_struct
 
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}

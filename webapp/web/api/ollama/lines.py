@@ -9,10 +9,10 @@ from typing import Any
 
 from flask import Response
 
+from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import ToolCall
-from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, ChoiceUsage, CompletionEvent
-from webapp.services.completion.order import CompletionOrder
-from webapp.web.api.answering import Answering, begin, joined_calls, whole_choices
+from webapp.services.generation.request import CompletionOrder
+from webapp.web.api.answering import Answering, begin, whole_choices
 from webapp.web.api.ollama.answers import Figures, timestamp
 from webapp.web.api.ollama.request import OllamaRequest
 from webapp.web.api.served_model import check_loopback, find_entry, is_name_of, served_model, the_manager
@@ -29,9 +29,7 @@ def respond(order: CompletionOrder, model: str, is_stream: bool, make: MakeLine)
     if is_stream:
         return stream(answering, lines.write, json_line, media_type=JSON_LINES, comment=b"")
     [choice] = whole_choices(answering)
-    return answer(
-        lines.line(choice.content, choice.reasoning, choice.calls, **lines.figures(choice.reason, choice.usage))
-    )
+    return answer(lines.line(choice.content, choice.reasoning, choice.calls, **lines.figures(choice.end)))
 
 
 def without_question(asked: OllamaRequest, make: MakeLine) -> Response:
@@ -69,26 +67,30 @@ class Lines:
         self._make = make
         self._began_at = time.monotonic()
 
-    def write(self, event: CompletionEvent) -> Iterator[bytes]:
-        if isinstance(event, ChoiceDelta) and event.piece:
-            piece = event.piece
-            yield json_line(self.line(piece.content, piece.reasoning, joined_calls(piece.calls), done=False))
-        elif isinstance(event, ChoiceFinished):
-            yield json_line(self.line("", "", (), **self.figures(event.reason, event.usage)))
+    def write(self, _: int, event: AnswerEvent) -> Iterator[bytes]:
+        if isinstance(event, ReasoningDelta):
+            yield json_line(self.line("", event.text, (), done=False))
+        elif isinstance(event, ContentDelta):
+            yield json_line(self.line(event.text, "", (), done=False))
+        elif isinstance(event, CallDelta):  # whole: Ollama's requests do not ask for pieces
+            call = ToolCall(event.call_id, event.name, event.arguments)
+            yield json_line(self.line("", "", (call,), done=False))
+        elif isinstance(event, Finished):
+            yield json_line(self.line("", "", (), **self.figures(event)))
 
     def line(self, content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> Figures:
         return self._make(content, thinking, calls, model=self._model, created_at=timestamp(), **fields)
 
-    def figures(self, reason: str, usage: ChoiceUsage) -> dict[str, Any]:
+    def figures(self, end: Finished) -> dict[str, Any]:
         total = time.monotonic() - self._began_at
         reading = min(self._record.first_token_s or total, total)
         return {
             "done": True,
-            "done_reason": "length" if reason == "length" else "stop",
+            "done_reason": "length" if end.finish_reason == "length" else "stop",
             "total_duration": nanoseconds(total),
-            "prompt_eval_count": usage.prompt,
+            "prompt_eval_count": end.usage.prompt,
             "prompt_eval_duration": nanoseconds(reading),
-            "eval_count": usage.completion,
+            "eval_count": end.usage.completion,
             "eval_duration": nanoseconds(total - reading),
         }
 

@@ -12,7 +12,6 @@ from flask import Response
 
 from webapp import __version__
 from webapp.errors import ModelNotFound
-from webapp.services.completion.prompt import template_of
 from webapp.web.api.answering import the_completions, the_settings
 from webapp.web.api.body import read_body
 from webapp.web.api.ollama.answers import (
@@ -118,7 +117,7 @@ def capabilities_of(found: Inspection | None) -> list[str]:
     """Clients offer tools and thinking only where they are named here."""
     if found is None or found.config is None:
         return ["completion"]
-    template = template_of(the_completions().defaults.template, found)
+    template = the_completions().template(found)
     tools = [] if template.is_raw else ["tools"]
     return ["completion", *tools, *(["thinking"] if template.openings else [])]
 

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ParameterUnsupported
-from webapp.services.completion.order import ChatPrompt, CompletionOrder, Prompt, Structure, TextPrompt
+from webapp.services.generation.request import ChatPrompt, CompletionOrder, Prompt, Structure, TextPrompt
 from webapp.web.api.openai.sampling import MAX_STOPS, Stop, asked_sampling, sampling_struct
 
 THINK_MODES = {

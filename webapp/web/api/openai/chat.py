@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from flask import Response
 from msgspec import UNSET, UnsetType
 
+from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import ToolCall
-from webapp.services.completion.events import CallPiece, ChoiceDelta, ChoiceFinished, CompletionEvent, Piece
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import Answering, UsageSum, WholeChoice, begin, client_name, whole_choices
 from webapp.web.api.body import read_body
@@ -54,7 +54,7 @@ def whole(answering: Answering, head: Heading, has_logprobs: bool) -> ChatComple
     choices = whole_choices(answering)
     counted = UsageSum(answering.completion.prompt_tokens)
     for choice in choices:
-        counted.add(choice.usage)
+        counted.add(choice.end.usage)
     tokenizer = answering.completion.tokenizer
     return ChatCompletion(
         id=head.id,
@@ -77,7 +77,7 @@ def chat_choice(number: int, choice: WholeChoice, tokenizer: Tokenizer, has_logp
             tool_calls=[called(call) for call in choice.calls] or None,
         ),
         logprobs=chat_logprobs(choice.tokens, tokenizer) if has_logprobs else None,
-        finish_reason=choice.reason,  # type: ignore[arg-type]
+        finish_reason=choice.end.finish_reason,  # type: ignore[arg-type]
     )
 
 
@@ -105,30 +105,26 @@ class Chunks:
         for number in range(self.choices):
             yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(role="assistant", content="")))
 
-    def write(self, event: CompletionEvent) -> Iterator[bytes]:
-        if isinstance(event, ChoiceDelta):
-            yield from self._pieces(event.choice, event.piece)
-        elif isinstance(event, ChoiceFinished):
+    def write(self, number: int, event: AnswerEvent) -> Iterator[bytes]:
+        if isinstance(event, ReasoningDelta):
+            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(reasoning_content=event.text)))
+        elif isinstance(event, ContentDelta):
+            found = chat_logprobs(event.tokens, self.answering.completion.tokenizer) if self.has_logprobs else None
+            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(content=event.text), logprobs=found))
+        elif isinstance(event, CallDelta):
+            for delta in self._call_deltas(number, event):
+                yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(tool_calls=[delta])))
+        elif isinstance(event, Finished):
             self.counted.add(event.usage)
-            reason = event.reason
-            yield self._chunk(ChunkChoice(index=event.choice, delta=ChatDelta(), finish_reason=reason))  # type: ignore[arg-type]
+            reason = event.finish_reason
+            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(), finish_reason=reason))  # type: ignore[arg-type]
 
     def end(self) -> Iterator[bytes]:
         if self.has_usage:
             yield self._event([], usage_of(self.counted))
         yield DONE
 
-    def _pieces(self, number: int, piece: Piece) -> Iterator[bytes]:
-        if piece.reasoning:
-            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(reasoning_content=piece.reasoning)))
-        if piece.content or piece.tokens:
-            found = chat_logprobs(piece.tokens, self.answering.completion.tokenizer) if self.has_logprobs else None
-            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(content=piece.content), logprobs=found))
-        for call in piece.calls:
-            for delta in self._call_deltas(number, call):
-                yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(tool_calls=[delta])))
-
-    def _call_deltas(self, number: int, piece: CallPiece) -> Iterator[ToolCallDelta]:
+    def _call_deltas(self, number: int, piece: CallDelta) -> Iterator[ToolCallDelta]:
         if piece.name:
             begun = FunctionDelta(name=piece.name, arguments="")
             yield ToolCallDelta(index=self.calls[number], id=piece.call_id, type="function", function=begun)

@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ParameterInvalid, ParameterUnsupported
-from webapp.services.completion.order import ChatPrompt, CompletionOrder, Structure
+from webapp.services.generation.request import ChatPrompt, CompletionOrder, Structure
 from webapp.web.api.openai.sampling import SamplingFields, sampling_of, stops_of
 
 

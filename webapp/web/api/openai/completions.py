@@ -9,9 +9,9 @@ from typing import Annotated, Any
 from flask import Response
 from msgspec import UNSET, Meta, UnsetType
 
+from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import ParameterInvalid, ParameterUnsupported
-from webapp.services.completion.events import ChoiceDelta, ChoiceFinished, CompletionEvent
-from webapp.services.completion.order import CompletionOrder, TextPrompt
+from webapp.services.generation.request import CompletionOrder, TextPrompt
 from webapp.web.api.answering import Answering, UsageSum, begin, client_name, whole_choices
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import TextChoice, TextCompletion, TextLogprobs, Usage
@@ -156,10 +156,10 @@ def completion_of(head: Heading, choices: list[TextChoice], usage: Usage | Unset
 def whole(chunks: TextChunks) -> TextCompletion:
     choices = []
     for number, found in enumerate(whole_choices(chunks.answering)):
-        chunks.counted.add(found.usage)
+        chunks.counted.add(found.end.usage)
         text = chunks.echo.before(number) + found.content
         logprobs = joined(chunks.echo.logprobs_before(number), chunks.logprobs(number, found.tokens))
-        choices.append(TextChoice(index=number, text=text, logprobs=logprobs, finish_reason=found.reason))  # type: ignore[arg-type]
+        choices.append(TextChoice(index=number, text=text, logprobs=logprobs, finish_reason=found.end.finish_reason))  # type: ignore[arg-type]
     return completion_of(chunks.head, choices, usage_of(chunks.counted))
 
 
@@ -183,13 +183,13 @@ class TextChunks:
                 found = self.echo.logprobs_before(number)
                 yield self._chunk(TextChoice(index=number, text=self.echo.before(number), logprobs=found))
 
-    def write(self, event: CompletionEvent) -> Iterator[bytes]:
-        if isinstance(event, ChoiceDelta):
-            found = self.logprobs(event.choice, event.piece.tokens)
-            yield self._chunk(TextChoice(index=event.choice, text=event.piece.content, logprobs=found))
-        elif isinstance(event, ChoiceFinished):
+    def write(self, number: int, event: AnswerEvent) -> Iterator[bytes]:
+        if isinstance(event, ContentDelta):
+            found = self.logprobs(number, event.tokens)
+            yield self._chunk(TextChoice(index=number, text=event.text, logprobs=found))
+        elif isinstance(event, Finished):
             self.counted.add(event.usage)
-            yield self._chunk(TextChoice(index=event.choice, text="", finish_reason=event.reason))  # type: ignore[arg-type]
+            yield self._chunk(TextChoice(index=number, text="", finish_reason=event.finish_reason))  # type: ignore[arg-type]
 
     def end(self) -> Iterator[bytes]:
         if self.has_usage:

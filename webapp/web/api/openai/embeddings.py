@@ -1,6 +1,6 @@
 """``POST /v1/embeddings``: one vector of ``n_embd`` numbers per input.
 
-:mod:`webapp.services.completion.embedding` says which.
+:mod:`webapp.services.generation.embedding` says which.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from flask import Response, request
 from msgspec import Meta
 
 from webapp.errors import ParameterInvalid, ParameterUnsupported
-from webapp.services.completion.embedding import embedding
+from webapp.services.generation.embedding import embedding
 from webapp.web.api.answering import DISCONNECTED, ClientGone, the_record
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import Embedding, EmbeddingList, EmbeddingUsage

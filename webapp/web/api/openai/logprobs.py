@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from webapp.chat.events import AnswerToken
 from webapp.engine.outputs import TokenLogprob
-from webapp.services.completion.events import AnswerToken
 from webapp.tokenizer import StreamDecoder, Tokenizer
 from webapp.web.api.openai.answers import ChoiceLogprobs, TextLogprobs, TokenLogprobs, TopLogprob
 

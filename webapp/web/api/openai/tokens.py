@@ -10,8 +10,7 @@ from flask import Response
 from msgspec import Meta
 
 from webapp.errors import ParameterInvalid, TokenOutOfRange
-from webapp.services.completion.order import ChatPrompt
-from webapp.services.completion.prompt import prepare_prompt
+from webapp.services.generation.request import ChatPrompt
 from webapp.web.api.answering import the_completions
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import Text, Tokens
@@ -50,12 +49,10 @@ def token_ids_of(asked: TokenizeRequest) -> list[int]:
     texts = [text for text in (asked.prompt, asked.content, asked.text) if text is not None]
     if len(texts) + (asked.messages is not None) != 1:
         raise ParameterInvalid(param="prompt", reason="give exactly one of prompt, content, text and messages")
-    manager = the_manager()
     if asked.messages is None:
-        return manager.tokenizer().encode(texts[0])
+        return the_manager().tokenizer().encode(texts[0])
     messages = tuple(message_of(message, f"messages[{place}]") for place, message in enumerate(asked.messages))
-    defaults = the_completions().defaults
-    return list(prepare_prompt(ChatPrompt(messages), defaults, manager.model_info(), manager.tokenizer()).token_ids)
+    return list(the_completions().prompt_token_ids(ChatPrompt(messages)))
 
 
 def detokenize() -> Response:

@@ -106,8 +106,8 @@ def update_config() -> Response:
     SamplingParams.from_dict(given)
     if state is not None:
         the_manager().apply_state(state_name(state))
-    defaults = the_completions().defaults
-    defaults.overrides = {**defaults.overrides, **given}
+    completions = the_completions()
+    completions.overrides = {**completions.overrides, **given}
     return answer(SUCCESS)
 
 

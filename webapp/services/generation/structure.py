@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from webapp.chat.prompt_rendering import RenderedPrompt
-from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects
+from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
 from webapp.chat.tool_grammars import ToolRules
 from webapp.errors import GrammarInvalid, ParameterInvalid, ParameterUnsupported, ToolInvalid
-from webapp.services.chat.tool_offer import call_constraint, dialect_of
-from webapp.services.completion.order import Structure
+from webapp.services.generation.request import Structure
 from webapp.tools.definition import from_openai
 from webapp.weights.inspection import Inspection
 
@@ -59,6 +59,26 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
 
         check(form)
     return form
+
+
+def dialect_of(name: str, info: Inspection) -> ToolDialect:
+    """The one of that name; for "" (or one that is no more) what fits the model."""
+    known = {dialect.name: dialect for dialect in all_dialects()}
+    return known.get(name) or default_dialect(Path(info.path).name)
+
+
+def call_constraint(
+    rendered: RenderedPrompt, *, is_required: bool = False, max_calls: int | None = None, consumed: str = ""
+) -> dict[str, Any] | None:
+    """For ``GenerationRequest.constraint``: free text until a call begins, then a call of an offered tool. None where
+    nothing is offered. ``consumed`` is the answer's text so far."""
+    tools = rendered.tools
+    if tools is None:
+        return None
+    most = tools.dialect.max_calls if max_calls is None else min(max_calls, tools.dialect.max_calls)
+    thinking = rendered.starts_in_reasoning
+    rules = ToolRules(tools.definitions, is_required, most, thinking, rendered.awaits_tag_end and not thinking)
+    return {"kind": "lark", "grammar": tools.dialect.grammar(rules), "consumed": consumed}
 
 
 def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from webapp.chat.prompt_rendering import RenderedPrompt
-from webapp.services.chat.answer_text import AnswerText
+from webapp.services.generation.text import AnswerText
 
 
 def answer(world, text_or_ids, *stops):

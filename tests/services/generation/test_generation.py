@@ -2,17 +2,17 @@ from tests.services.scripted_manager import ScriptedManager
 from webapp.chat.prompt_rendering import PromptPiece, RenderedPrompt
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
-from webapp.services.completion.whole_answer import whole_answer
+from webapp.services.generation.generation import generate
 
 PROMPT = RenderedPrompt((PromptPiece("User: Hi\n\nAssistant:"),), ("\n\nUser:",))
 
 
 def test_it_is_the_text_up_to_the_stop(world):
-    answer = whole_answer(ScriptedManager(world, " Hello.\n\nUser: more"), PROMPT, SamplingParams())
-    assert (answer.text, answer.finish_reason) == ("Hello.", FinishReason.STOP)
+    found = generate(ScriptedManager(world, " Hello.\n\nUser: more"), PROMPT, SamplingParams())
+    assert (found.text.content, found.finish_reason) == ("Hello.", FinishReason.STOP)
 
 
 def test_stops_of_the_caller_count_beside_those_of_the_template(world):
     manager = ScriptedManager(world, " Hello.")
-    whole_answer(manager, PROMPT, SamplingParams(stop_token_sequences=((7, 8),)))
+    generate(manager, PROMPT, SamplingParams(stop_token_sequences=((7, 8),)))
     assert manager.requests[0].params.stop_token_sequences == ((7, 8), tuple(world.encode("\n\nUser:")))

@@ -1,1 +1,0 @@
-"""Answers for programs, of whatever dialect: from :class:`.order.CompletionOrder` to events."""

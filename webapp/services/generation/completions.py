@@ -1,0 +1,196 @@
+"""Answers for programs: nothing is stored, every choice is a :class:`.generation.Generation`.
+
+The events of :class:`Completion` are the same whether an API streams them or adds them up, so both give the same text.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from webapp.chat.events import AnswerEvent, Failed, Finished
+from webapp.chat.messages import Role, ThinkMode
+from webapp.chat.prompt_rendering import RenderedPrompt, render
+from webapp.chat.prompt_templates import PromptTemplate, all_templates
+from webapp.chat.tool_dialects import OfferedTools
+from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import ModelUnloaded, ParameterInvalid, error_from_dict
+from webapp.manager.model_manager import ModelManager
+from webapp.services.generation.generation import Generation
+from webapp.services.generation.prompt import PreparedPrompt, PromptModel, prepare, raw_prompt, template_of
+from webapp.services.generation.request import ChatPrompt, CompletionOrder, Prompt, Structure
+from webapp.services.generation.structure import constraint_of, offered_by
+from webapp.services.generation.text import AnswerText
+from webapp.services.presets.presets import Presets
+from webapp.tokenizer import Tokenizer
+from webapp.weights.inspection import Inspection
+
+NO_STRUCTURE = Structure()
+
+
+class Completions:
+    """What a request leaves open is the active preset's, but for its system prompt: a program writes its own messages.
+
+    ``overrides`` are what Runner's ``/update-config`` has set since the start: they come before the preset.
+    """
+
+    def __init__(self, manager: ModelManager, presets: Presets) -> None:
+        self.overrides: dict[str, Any] = {}
+        self._manager = manager
+        self._presets = presets
+
+    def start(self, order: CompletionOrder) -> Completion:
+        """Queues the first choice of every prompt. Raises what is wrong with the order, and what submit raises."""
+        model = PromptModel.chosen(self._manager)
+        params = self._sampling(order.sampling, model.info.parameters)
+        stops = self._presets.active().stop if order.stop is None else order.stop
+        choices: list[list[Generation]] = []
+        for asked in order.prompts:
+            rendered = self._rendered(asked, order.structure, model)
+            constraint = constraint_of(order.structure, rendered)
+            prompt = _sharing(prepare(model, rendered, params, constraint, order.state))
+            choices.append(
+                [
+                    Generation(
+                        self._manager,
+                        _numbered(prompt, number),
+                        order.client,
+                        AnswerText(rendered, model.tokenizer, stops, order.streams_calls, rendered.router_of_rest()),
+                    )
+                    for number in range(order.choices)
+                ]
+            )
+        return Completion(choices)
+
+    def prompt_token_ids(self, prompt: Prompt, structure: Structure = NO_STRUCTURE) -> tuple[int, ...]:
+        """What an answer to this prompt would read."""
+        model = PromptModel.chosen(self._manager)
+        return prepare(model, self._rendered(prompt, structure, model), SamplingParams()).token_ids
+
+    def template(self, info: Inspection) -> PromptTemplate:
+        """The one of conversations that name none."""
+        return template_of(info, self._presets.active().template)
+
+    def _sampling(self, asked: Mapping[str, Any], parameters: int) -> SamplingParams:
+        """InvalidSampling for a value that cannot be. The limit on max_tokens is the manager's to refuse."""
+        given = {**self.overrides, **asked}
+        kept = {name: value for name, value in given.items() if name != "max_tokens"}
+        params = self._presets.sampling(self._presets.active(), kept, parameters)
+        if "max_tokens" not in given:
+            return params
+        return SamplingParams.from_dict(params.to_dict() | {"max_tokens": given["max_tokens"]})
+
+    def _rendered(self, prompt: Prompt, structure: Structure, model: PromptModel) -> RenderedPrompt:
+        """ParameterInvalid for a template that does not exist, or a conversation that cannot be continued."""
+        preset = self._presets.active()
+        if not isinstance(prompt, ChatPrompt):
+            return raw_prompt(prompt.text, prompt.token_ids)
+        if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
+            raise ParameterInvalid(param="messages", reason="only a last message by the assistant can be continued")
+        names = [template.name for template in all_templates()]
+        if prompt.template and prompt.template not in names:
+            raise ParameterInvalid(param="template", reason=f"{prompt.template!r} is none of {', '.join(names)}")
+        template = _named(template_of(model.info, prompt.template, preset.template), prompt.names)
+        think_mode = ThinkMode(preset.think_mode or "none") if prompt.think_mode is None else prompt.think_mode
+        tools: OfferedTools = offered_by(structure, model.info, preset.tool_dialect)
+        return render(template, prompt.messages, "", think_mode, prompt.continue_last, tools)
+
+
+class Completion:
+    """Its events come in one thread, from :meth:`events`; :meth:`close` may come from any, at any time, twice.
+
+    Answers to one prompt begin when the first of them writes: by then its reading of the prompt is theirs too.
+    """
+
+    def __init__(self, choices: list[list[Generation]]) -> None:
+        self.answers = [answer for of_prompt in choices for answer in of_prompt]
+        """Prompt by prompt; events number them so."""
+        self.prompts = [of_prompt[0].prompt for of_prompt in choices]
+        self._later = {id(first): later for first, *later in choices if later}
+        self._wake = threading.Event()
+        self._is_closed = False
+        self._start(first for first, *_ in choices)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.prompts[0].model.tokenizer
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(prompt.token_ids) for prompt in self.prompts)
+
+    def events(self, poll_s: float) -> Iterator[tuple[int, AnswerEvent] | None]:
+        """(number of the answer, event) until every answer is finished; None after ``poll_s`` without news. Raises what
+        broke an answer, and ends the others then."""
+        try:
+            while any(answer.end is None for answer in self.answers):
+                self._wake.clear()
+                has_news = False
+                for number, answer in enumerate(self.answers):
+                    while (events := self._read(answer)) is not None:
+                        has_news = True
+                        yield from ((number, event) for event in events)
+                if not has_news and not self._wake.wait(poll_s):
+                    yield None
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Ends what is still being written; its slots are free at once."""
+        self._is_closed = True
+        for answer in self.answers:
+            answer.stop()
+
+    def _start(self, answers: Iterable[Generation]) -> None:
+        try:
+            for answer in answers:
+                answer.start(self._wake.set)
+        except BaseException:
+            self.close()
+            raise
+
+    def _read(self, answer: Generation) -> list[AnswerEvent] | None:
+        events = answer.read(0)
+        if events is None:
+            return None
+        if isinstance(answer.end, Failed):
+            raise error_from_dict(answer.end.error)
+        if isinstance(answer.end, Finished) and answer.end.finish_reason == "abort" and not self._is_closed:
+            raise ModelUnloaded()
+        if answer.text.token_ids or answer.end is not None:
+            self._start(self._later.pop(id(answer), ()))
+        return events
+
+
+def _sharing(prompt: PreparedPrompt) -> PreparedPrompt:
+    """The state one token before the end is where n answers to one prompt, or the same prompt again, can begin."""
+    encoded, last = prompt.encoded, len(prompt.token_ids) - 1
+    if last <= 0:
+        return prompt
+    boundaries = tuple(sorted({*encoded.boundaries, last}))
+    return replace(prompt, encoded=replace(encoded, boundaries=boundaries))
+
+
+def _numbered(prompt: PreparedPrompt, number: int) -> PreparedPrompt:
+    """For the ``number``-th answer to a prompt; with a seed, each has its own."""
+    seed = prompt.params.seed
+    return prompt if seed is None else replace(prompt, params=replace(prompt.params, seed=seed + number))
+
+
+def _named(template: PromptTemplate, names: Iterable[str]) -> PromptTemplate:
+    """With other words for user, assistant and system, stops included."""
+    user, assistant, system = names
+    if not (user or assistant or system) or template.is_raw:
+        return template
+    user_word = user or template.user_prefix.strip().rstrip(":")
+    assistant_word = assistant or template.assistant_prefix.strip().rstrip(":")
+    words = [user_word, assistant_word, system or template.system_prefix.strip().rstrip(":")]
+    return replace(
+        template,
+        user_prefix=f"{user_word}: ",
+        assistant_prefix=f"{assistant_word}:",
+        system_prefix=f"{words[2]}: " if words[2] else "",
+        stop_strings=tuple(f"\n\n{word}:" for word in words if word),
+    )
