@@ -102,10 +102,7 @@ class Settings:
         512, "HTTP connections in all; fewer where the system allows fewer open files.", 8, 20_000
     )
     connections_per_client: int = setting(
-        128,
-        "HTTP connections from one address; this machine has no limit of its own unless a token is asked for.",
-        1,
-        20_000,
+        128, "HTTP connections from one address; more from this machine where no token is needed.", 1, 20_000
     )
     http_threads: int = setting(80, "Threads for pages and streams of the API.", 4, 1000)
     requests_per_s: float = setting(50.0, "Requests per second from one address, in the long run.", 0.001, 1e6)
