@@ -124,6 +124,9 @@ class Settings:
     log_level: str = setting(
         "warning", "Least serious kind of message that is logged.", choices=("debug", "info", "warning", "error")
     )
+    log_file_bytes: int = setting(
+        2 * MIB, "Largest size of roost.log in the data folder, and of three older ones; 0 writes none.", 0, 1 << 40
+    )
 
     def __post_init__(self) -> None:
         if self.models_dir == Path():

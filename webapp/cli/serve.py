@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import threading
 import webbrowser
 from typing import Any
@@ -31,12 +30,14 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    from webapp.cli.logs import ServerLog
     from webapp.web.app import create_app
     from webapp.web.serve import serve
 
     settings = settings_from(args)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log = ServerLog(settings)
     app = create_app(settings)
+    log.keep(app.extensions["guard"].token)
     for notice in app.extensions["database"].notices:
         print(phrase(notice, terminal_locale()))
     try:
