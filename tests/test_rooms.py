@@ -78,6 +78,12 @@ NOT_AT_START = MCP | {"torch", "rwkv", "safetensors", "tokenizers", "numpy", "ps
 NOT_AT_START |= {"jsonschema"}
 
 
+def test_nothing_installed_needs_what_is_only_in_a_checkout():
+    assert {
+        name for module in MODULES for name in imports(module) if name.split(".")[0] in ("models", "tests")
+    } == set()
+
+
 def test_every_room_has_a_row():
     folders = {room_of(m) for m in MODULES} - {""}
     assert folders == set(arrows())

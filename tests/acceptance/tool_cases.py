@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from webapp.training.data.heldout import tool_cases
+from models.starter.data.heldout import tool_cases
 
 MAX_DEPTH = 3
 NAMES = ("name", "größe", "城市", "a b", 'quote"d', "x-1", "List", "value", "from", "is_on", "tags", "limit", "note")

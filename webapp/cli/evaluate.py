@@ -15,19 +15,29 @@ from webapp.chat.messages import Message, Role
 from webapp.chat.prompt_rendering import render
 from webapp.chat.prompt_templates import default_template
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
+from webapp.chat.tool_offers import compact_offer, json_offer
 from webapp.cli.options import add_model_options, settings_from
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.i18n.terminal import t
 from webapp.manager.model_manager import ModelManager
+from webapp.services.evaluation.held_out import (
+    PromptCase,
+    ToolCase,
+    confusion,
+    evenly,
+    held_out,
+    score_prompt,
+    score_tools,
+)
 from webapp.services.generation.generation import Generation, generate
 from webapp.services.generation.structure import call_constraint
 from webapp.tools.call_score import shares
-from webapp.training.data.heldout import ToolCase, natural_cases, prompt_cases, tool_cases
-from webapp.training.data.tool_formats import COMPACT, JSON_LIST
-from webapp.training.scoring import confusion, score_prompt, score_tools, tool_system_prompt
 
 AT_ONCE = 8
+MOST = {"tools": 240, "natural": 160, "prompts": 100}
+"""How many cases there are; of the prompts in each language."""
+FORMS = {"g1x-json": json_offer, "g1x-compact": compact_offer}
 FREE, CONSTRAINED = "free", "constrained"
 GREEDY = SamplingParams(temperature=0, frequency_penalty=0.0, max_tokens=200)
 TOOL_FIGURES = ("decision", "valid_json", "name", "arguments")
@@ -39,9 +49,8 @@ Case = TypeVar("Case")
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("eval", help=t("cli.eval.about"))
     add_model_options(parser)
-    parser.add_argument("--tools", type=int, default=240, help=t("cli.eval.tools"))
-    parser.add_argument("--natural", type=int, default=160, help=t("cli.eval.natural"))
-    parser.add_argument("--prompts", type=int, default=100, help=t("cli.eval.prompts"))
+    for name, most in MOST.items():
+        parser.add_argument(f"--{name}", type=_number_up_to(most), default=most, help=t(f"cli.eval.{name}"))
     parser.add_argument(
         "--decoding",
         choices=(FREE, CONSTRAINED, "both"),
@@ -55,20 +64,28 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     manager = ModelManager(settings_from(args))
     decodings = (FREE, CONSTRAINED) if args.decoding == "both" else (args.decoding,)
+    cases = held_out()
     try:
         evaluation = Evaluation(manager)
         document: dict[str, Any] = {
             "model": manager.model_info().path,
             **{
                 part: {
-                    f"{form} {decoding}": evaluation.tools(part, cases, form, decoding == CONSTRAINED)
-                    for form in (JSON_LIST, COMPACT)
+                    f"{form} {decoding}": evaluation.tools(part, chosen, form, decoding == CONSTRAINED)
+                    for form in FORMS
                     for decoding in decodings
                 }
-                for part, cases in (("tools", tool_cases(args.tools)), ("natural", natural_cases(args.natural)))
-                if cases
+                for part, chosen in (
+                    ("tools", evenly(cases.tools, args.tools)),
+                    ("natural", cases.natural[: args.natural]),
+                )
+                if chosen
             },
-            "prompts": {name: evaluation.prompts(args.prompts, name == "zh") for name in ("en", "zh") if args.prompts},
+            "prompts": {
+                language: evaluation.prompts(chosen[: args.prompts])
+                for language, chosen in cases.prompts.items()
+                if args.prompts
+            },
         }
     finally:
         manager.close()
@@ -98,14 +115,13 @@ class Evaluation:
     def tools(self, part: str, cases: Sequence[ToolCase], form: str, is_constrained: bool) -> dict[str, Any]:
         """is_constrained: free text or a well-formed call of an offered tool, the choice being the model's."""
         answers = self._answers(
-            cases, lambda case: tool_system_prompt(case, form), self._constraint if is_constrained else None
+            cases, lambda case: FORMS[form](case.tools), self._constraint if is_constrained else None
         )
         scores = [score_tools(case, answer.text.content) for case, answer in zip(cases, answers, strict=True)]
         self._keep(f"{part} {form} {CONSTRAINED if is_constrained else FREE}", cases, answers, scores)
         return {**shares(scores, TOOL_FIGURES), "confusion": confusion(scores)}
 
-    def prompts(self, count: int, chinese: bool) -> dict[str, Any]:
-        cases = prompt_cases(chinese, count)
+    def prompts(self, cases: Sequence[PromptCase]) -> dict[str, Any]:
         answers = self._answers(cases, lambda case: "")
         scores = [
             score_prompt(case, answer.text.content, answer.finish_reason == FinishReason.STOP)
@@ -136,3 +152,13 @@ class Evaluation:
         for case, answer, score in zip(cases, answers, scores, strict=True):
             row = {"part": part, "case": asdict(case), "answer": answer.text.content, "score": asdict(score)}
             self.transcripts.append(row)
+
+
+def _number_up_to(most: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        found = int(text)
+        if not 0 <= found <= most:
+            raise argparse.ArgumentTypeError(t("cli.eval.range", most=most))
+        return found
+
+    return number

@@ -3,6 +3,7 @@
 chat         a chat's answers: written by a thread of the server, watched by any number of pages; its tools
 tools        servers that bring tools (MCP), and a tool tried by hand
 bench        how well the loaded model calls tools, case by case
+evaluation   held-out cases, and how answers to them are judged
 attachments  text files in a chat: how they come in, their texts for prompts and searches
 completion   answers for programs, stored nowhere
 presets      what an answer is sampled, prompted and run with

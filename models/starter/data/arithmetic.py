@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from webapp.training.data.document import Dialogue, Document
-from webapp.training.data.words import Words, word_list
+from models.starter.data.document import Dialogue, Document
+from models.starter.data.words import Words, word_list
 
 NUMBER_WORDS = word_list("""
 zero one two three four five six seven eight nine ten eleven twelve

@@ -6,11 +6,11 @@ import json
 import random
 from collections.abc import Callable
 
-from webapp.training.data import words as w
-from webapp.training.data.document import Dialogue, Document
-from webapp.training.data.tool_schemas import KINDS
-from webapp.training.data.wide_words import WideWords
-from webapp.training.data.words import Words
+from models.starter.data import words as w
+from models.starter.data.document import Dialogue, Document
+from models.starter.data.tool_schemas import KINDS
+from models.starter.data.wide_words import WideWords
+from models.starter.data.words import Words
 
 KEYS = tuple(dict.fromkeys(name for kind in KINDS.values() for name in (*kind.names, "value")))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from webapp.training.data.words import Words
+from models.starter.data.words import Words
 
 
 @dataclass(frozen=True)

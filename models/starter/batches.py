@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from webapp.training.data.mixture import Mixture
-from webapp.training.vocabulary import CompactVocabulary
+from models.starter.data.mixture import Mixture
+from models.starter.vocabulary import CompactVocabulary
 
 END_OF_DOCUMENT = 0
 POOL_SIZE = 64

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from webapp.training.batches import Encode, WindowStream, compact_vocabulary, count_tokens
-from webapp.training.checkpoint import RunConfig, load_checkpoint, save_checkpoint
-from webapp.training.data.mixture import Mixture
+from models.starter.batches import Encode, WindowStream, compact_vocabulary, count_tokens
+from models.starter.checkpoint import RunConfig, load_checkpoint, save_checkpoint
+from models.starter.data.mixture import Mixture
+from models.starter.optimizer import adamw, learning_rate_at, set_learning_rate
+from models.starter.progress import Progress
+from models.starter.vocabulary import CompactVocabulary, grown
+from models.starter.workers import Workers
 from webapp.training.model import Rwkv7
 from webapp.training.operations import operations_for
-from webapp.training.optimizer import adamw, learning_rate_at, set_learning_rate
-from webapp.training.progress import Progress
-from webapp.training.vocabulary import CompactVocabulary, grown
-from webapp.training.workers import Workers
 
 AVERAGE_RATE = 0.004  # of the running mean of the weights, which is what is evaluated and exported
 HELD_OUT_SEED = 77_001

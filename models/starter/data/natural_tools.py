@@ -14,14 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from webapp.training.data import tool_formats as formats
-from webapp.training.data.document import Dialogue, Document
-from webapp.training.data.natural_values import ValueMaker, value_table
-from webapp.training.data.smalltalk import plain_exchange, vary
-from webapp.training.data.tool_dialogues import CALL, NO_CALL, TWO_CALLS, ToolTask, system_text
-from webapp.training.data.tool_sessions import NO_TOOL, room_left, write_call
-from webapp.training.data.wide_words import WideWords
-from webapp.training.data.words import Words, is_held_out
+from models.starter.data import tool_formats as formats
+from models.starter.data.document import Dialogue, Document
+from models.starter.data.natural_values import ValueMaker, value_table
+from models.starter.data.smalltalk import plain_exchange, vary
+from models.starter.data.tool_dialogues import CALL, NO_CALL, TWO_CALLS, ToolTask, system_text
+from models.starter.data.tool_sessions import NO_TOOL, room_left, write_call
+from models.starter.data.wide_words import WideWords
+from models.starter.data.words import Words, is_held_out
 
 TABLE_FILE = Path(__file__).with_suffix(".json")
 HELD_OUT_PERCENT = 18

@@ -12,9 +12,9 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from webapp.training.data.paraphrases_guide import GUIDE_PATTERNS
-from webapp.training.data.paraphrases_talk import TALK
-from webapp.training.data.words import Words, word_list
+from models.starter.data.paraphrases_guide import GUIDE_PATTERNS
+from models.starter.data.paraphrases_talk import TALK
+from models.starter.data.words import Words, word_list
 
 UNKNOWN = "unknown"  # the patterns that belong to no intent: things a small model does not know
 MACROS = {

@@ -10,10 +10,10 @@ import json
 import random
 from typing import Any
 
-from webapp.training.data import tool_formats as formats
-from webapp.training.data.document import Dialogue, Document
-from webapp.training.data.smalltalk import plain_exchange
-from webapp.training.data.tool_dialogues import (
+from models.starter.data import tool_formats as formats
+from models.starter.data.document import Dialogue, Document
+from models.starter.data.smalltalk import plain_exchange
+from models.starter.data.tool_dialogues import (
     ASK_BACK,
     CALL,
     NO_CALL,
@@ -23,10 +23,10 @@ from webapp.training.data.tool_dialogues import (
     system_text,
     two_call_task,
 )
-from webapp.training.data.tool_requests import Request, ask_back, random_output, random_request
-from webapp.training.data.tool_schemas import Tool, random_tool, random_value
-from webapp.training.data.wide_words import WideWords
-from webapp.training.data.words import Words
+from models.starter.data.tool_requests import Request, ask_back, random_output, random_request
+from models.starter.data.tool_schemas import Tool, random_tool, random_value
+from models.starter.data.wide_words import WideWords
+from models.starter.data.words import Words
 
 NO_TOOL = "no_tool"
 KINDS = {CALL: 48, NO_CALL: 15, TWO_CALLS: 10, ASK_BACK: 24, NO_TOOL: 3}

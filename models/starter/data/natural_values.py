@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from webapp.training.data.words import Words, is_held_out
+from models.starter.data.words import Words, is_held_out
 
 Value = str | int | float | bool
 Said = tuple[Value, str]

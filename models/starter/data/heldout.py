@@ -1,51 +1,31 @@
 """Evaluation cases that training cannot have seen: tools, names, values and phrasings of the held-out side.
 
-Plain data, so that an evaluation can render them in any prompt format and run them on any model.
+`python -m models.starter.data.heldout FILE` writes those of `roost eval`, a JSON line each.
 """
 
 from __future__ import annotations
 
+import json
 import random
-from dataclasses import dataclass, field
-from typing import Any
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
 
-from webapp.tools.call_score import ExpectedCall
-from webapp.training.data.natural_tools import (
+from models.starter.data.natural_tools import (
     natural_request,
     natural_tools,
     phrasings,
     tool_free_exchange,
 )
-from webapp.training.data.smalltalk import Intent, intents, vary
-from webapp.training.data.tool_dialogues import ASK_BACK, CALL, NO_CALL, TWO_CALLS, random_task
-from webapp.training.data.tool_formats import COMPACT
-from webapp.training.data.words import Words
+from models.starter.data.smalltalk import Intent, intents, vary
+from models.starter.data.tool_dialogues import ASK_BACK, CALL, NO_CALL, TWO_CALLS, random_task
+from models.starter.data.tool_formats import COMPACT
+from models.starter.data.words import Words
+from webapp.services.evaluation.held_out import PromptCase, ToolCase
+from webapp.tools.call_score import ExpectedCall
 
 TOOL_KINDS = {CALL: 50, NO_CALL: 30, TWO_CALLS: 10, ASK_BACK: 10}
-
-
-@dataclass(frozen=True)
-class ToolCase:
-    """tools: `function` objects as in the OpenAI API. calls is empty where the right answer is text."""
-
-    kind: str
-    language: str
-    tools: list[dict[str, Any]]
-    messages: list[dict[str, str]]
-    calls: list[ExpectedCall] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class PromptCase:
-    """On topic: the answer contains one of the keywords, upper and lower case alike."""
-
-    language: str
-    topic: str
-    messages: list[dict[str, str]]
-    keywords: tuple[str, ...]
-
-    def is_on_topic(self, answer: str) -> bool:
-        return any(keyword.lower() in answer.lower() for keyword in self.keywords)
 
 
 def tool_cases(count: int = 240, seed: int = 9) -> list[ToolCase]:
@@ -105,3 +85,16 @@ def prompt_cases(chinese: bool, count: int = 100, seed: int = 9) -> list[PromptC
         seen.add(text)
         cases.append(PromptCase(language, intent.name, [{"role": "user", "content": text}], intent.keywords))
     return cases
+
+
+def lines() -> Iterator[str]:
+    """The file of `roost eval`."""
+    cases: list[tuple[str, ToolCase | PromptCase]] = [("tools", case) for case in tool_cases()]
+    cases += [("natural", case) for case in natural_cases()]
+    cases += [("prompts", case) for chinese in (False, True) for case in prompt_cases(chinese)]
+    for part, case in cases:
+        yield json.dumps({"part": part, "case": asdict(case)}, ensure_ascii=False, separators=(",", ":"))
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).write_text("".join(f"{line}\n" for line in lines()), encoding="utf-8")

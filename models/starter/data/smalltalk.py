@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from webapp.training.data.document import Dialogue, Document
-from webapp.training.data.intents import INTENTS
-from webapp.training.data.paraphrases import UNKNOWN, closeness, paraphrase
-from webapp.training.data.roost_guide import GUIDE
-from webapp.training.data.words import is_held_out
+from models.starter.data.document import Dialogue, Document
+from models.starter.data.intents import INTENTS
+from models.starter.data.paraphrases import UNKNOWN, closeness, paraphrase
+from models.starter.data.roost_guide import GUIDE
+from models.starter.data.words import is_held_out
 
 MODEL_MILLIONS = 6  # trained parameters of the starter model, which it tells
 HELD_OUT_PHRASINGS = 16  # percent

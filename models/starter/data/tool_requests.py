@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from webapp.training.data.tool_schemas import KINDS, Parameter, Tool, random_value
-from webapp.training.data.words import Words
+from models.starter.data.tool_schemas import KINDS, Parameter, Tool, random_value
+from models.starter.data.words import Words
 
 
 @dataclass(frozen=True)

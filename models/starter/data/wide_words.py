@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from functools import lru_cache
 
-from webapp.training.data import words as w
-from webapp.training.data.words import Words, is_held_out
+from models.starter.data import words as w
+from models.starter.data.words import Words, is_held_out
 
 WIDE = 0.45  # of the names, cities and things in training
 SURNAMES_ZH = (

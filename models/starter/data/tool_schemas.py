@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from webapp.training.data import words as w
-from webapp.training.data.words import Words, is_held_out, word_list
+from models.starter.data import words as w
+from models.starter.data.words import Words, is_held_out, word_list
 
 VERBS = word_list("""
 create:创建 find:查找 send:发送 delete:删除 update:更新 book:预订 cancel:取消 list:列出

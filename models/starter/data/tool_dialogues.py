@@ -7,13 +7,13 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from webapp.training.data import tool_formats as formats
-from webapp.training.data.document import Dialogue, Document
-from webapp.training.data.everyday_tools import everyday_call
-from webapp.training.data.smalltalk import plain_exchange
-from webapp.training.data.tool_requests import Request, ask_back, random_output, random_request
-from webapp.training.data.tool_schemas import Tool, random_tool, random_value
-from webapp.training.data.words import Words
+from models.starter.data import tool_formats as formats
+from models.starter.data.document import Dialogue, Document
+from models.starter.data.everyday_tools import everyday_call
+from models.starter.data.smalltalk import plain_exchange
+from models.starter.data.tool_requests import Request, ask_back, random_output, random_request
+from models.starter.data.tool_schemas import Tool, random_tool, random_value
+from models.starter.data.words import Words
 
 CALL, NO_CALL, TWO_CALLS, ASK_BACK = "call", "no_call", "two_calls", "ask_back"
 LAST_LINES = (formats.RETURN_ONLY, "", "Return a JSON function call when a tool is needed, otherwise answer.")

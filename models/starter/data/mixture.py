@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from webapp.training.data.arithmetic import arithmetic_document
-from webapp.training.data.copying import copying_document
-from webapp.training.data.corpora import read_corpora
-from webapp.training.data.document import Document
-from webapp.training.data.memory import memory_document
-from webapp.training.data.natural_tools import natural_document
-from webapp.training.data.personas import persona_document, think_document
-from webapp.training.data.smalltalk import smalltalk_document
-from webapp.training.data.tool_dialogues import tool_document
-from webapp.training.data.tool_sessions import session_document
+from models.starter.data.arithmetic import arithmetic_document
+from models.starter.data.copying import copying_document
+from models.starter.data.corpora import read_corpora
+from models.starter.data.document import Document
+from models.starter.data.memory import memory_document
+from models.starter.data.natural_tools import natural_document
+from models.starter.data.personas import persona_document, think_document
+from models.starter.data.smalltalk import smalltalk_document
+from models.starter.data.tool_dialogues import tool_document
+from models.starter.data.tool_sessions import session_document
 
 CORPUS = "corpus"
 MAKERS = {

@@ -10,17 +10,18 @@ from dataclasses import asdict
 
 import pytest
 
+from models.starter.data import tool_formats as formats
+from models.starter.data.document import Dialogue, clean
+from models.starter.data.everyday_tools import everyday_call
+from models.starter.data.heldout import lines, natural_cases, prompt_cases, tool_cases
+from models.starter.data.mixture import Mixture
+from models.starter.data.natural_tools import natural_request, natural_tool, phrasings, table
+from models.starter.data.paraphrases import UNKNOWN, closeness, paraphrase, patterns
+from models.starter.data.smalltalk import intents, too_close_to_held_out
+from models.starter.data.tool_schemas import NOUNS, VERBS, is_held_out_tool
+from models.starter.data.wide_words import WideWords, evaluation_words
+from webapp.services.evaluation.held_out import CASES
 from webapp.tools.schema_check import argument_problems
-from webapp.training.data import tool_formats as formats
-from webapp.training.data.document import Dialogue, clean
-from webapp.training.data.everyday_tools import everyday_call
-from webapp.training.data.heldout import natural_cases, prompt_cases, tool_cases
-from webapp.training.data.mixture import Mixture
-from webapp.training.data.natural_tools import natural_request, natural_tool, phrasings, table
-from webapp.training.data.paraphrases import UNKNOWN, closeness, paraphrase, patterns
-from webapp.training.data.smalltalk import intents, too_close_to_held_out
-from webapp.training.data.tool_schemas import NOUNS, VERBS, is_held_out_tool
-from webapp.training.data.wide_words import WideWords, evaluation_words
 
 DOCUMENTS = 3000
 
@@ -140,6 +141,10 @@ def test_the_evaluation_cases_are_the_ones_earlier_figures_were_taken_with():
     cases = [asdict(c) for c in tool_cases()] + [asdict(c) for zh in (False, True) for c in prompt_cases(zh)]
     text = json.dumps(cases, sort_keys=True, ensure_ascii=False)
     assert hashlib.sha256(text.encode()).hexdigest() == CASES_SHA256
+
+
+def test_the_file_of_roost_eval_has_these_cases():
+    assert CASES.read_text(encoding="utf-8").splitlines() == list(lines())
 
 
 @pytest.mark.parametrize("chinese", [False, True])

@@ -6,12 +6,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from webapp.training.batches import WindowStream, compact_vocabulary  # noqa: E402
-from webapp.training.checkpoint import RunConfig  # noqa: E402
-from webapp.training.data.mixture import Mixture  # noqa: E402
-from webapp.training.loop import Trainer  # noqa: E402
+from models.starter.batches import WindowStream, compact_vocabulary  # noqa: E402
+from models.starter.checkpoint import RunConfig  # noqa: E402
+from models.starter.data.mixture import Mixture  # noqa: E402
+from models.starter.loop import Trainer  # noqa: E402
+from models.starter.vocabulary import CompactVocabulary, grown, ids_from_bitmap  # noqa: E402
 from webapp.training.operations import PlainOperations  # noqa: E402
-from webapp.training.vocabulary import CompactVocabulary, grown, ids_from_bitmap  # noqa: E402
 
 
 def byte_encode(text: str) -> list[int]:
@@ -80,7 +80,7 @@ def trainer(config: RunConfig) -> Trainer:
 
 
 def test_a_resumed_run_equals_one_that_never_stopped(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("webapp.training.loop.operations_for", lambda device: PlainOperations())
+    monkeypatch.setattr("models.starter.loop.operations_for", lambda device: PlainOperations())
     straight = trainer(config)
     losses = [straight.train_step()[0] for _ in range(5)]
     first = trainer(config)
@@ -94,7 +94,7 @@ def test_a_resumed_run_equals_one_that_never_stopped(config, tmp_path, monkeypat
 
 
 def test_a_run_writes_its_curve_and_learns(config, tmp_path, monkeypatch):
-    monkeypatch.setattr("webapp.training.loop.operations_for", lambda device: PlainOperations())
+    monkeypatch.setattr("models.starter.loop.operations_for", lambda device: PlainOperations())
     run = trainer(config)
     before = run.held_out_loss()
     run.run(tmp_path, tokens=20 * 2 * 48, stop=lambda: False, log_steps=10, held_out_steps=20)
@@ -104,7 +104,7 @@ def test_a_run_writes_its_curve_and_learns(config, tmp_path, monkeypatch):
 
 
 def test_a_grown_vocabulary_keeps_every_row_and_goes_on(config, monkeypatch):
-    monkeypatch.setattr("webapp.training.loop.operations_for", lambda device: PlainOperations())
+    monkeypatch.setattr("models.starter.loop.operations_for", lambda device: PlainOperations())
     mixture, device = Mixture(1, {"arithmetic": 1}), torch.device("cpu")
     run = Trainer(config, CompactVocabulary([0, *range(40, 120)]), mixture, byte_encode, device)
     run.train_step()

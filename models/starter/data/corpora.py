@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from webapp.training.data import tool_formats as formats
-from webapp.training.data.document import Dialogue, Document
+from models.starter.data import tool_formats as formats
+from models.starter.data.document import Dialogue, Document
 
 MAX_CHARACTERS = 2200
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 
-from webapp.training.data.arithmetic import arithmetic_exchange
-from webapp.training.data.copying import value
-from webapp.training.data.document import Dialogue, Document
-from webapp.training.data.smalltalk import plain_exchange
-from webapp.training.data.words import Words
+from models.starter.data.arithmetic import arithmetic_exchange
+from models.starter.data.copying import value
+from models.starter.data.document import Dialogue, Document
+from models.starter.data.smalltalk import plain_exchange
+from models.starter.data.words import Words
 
 THINK_SUFFIXES = (" (think)", " (think a bit)", " (think a lot)", " think", "", "", "")
 

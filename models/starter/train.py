@@ -1,4 +1,4 @@
-"""`python -m webapp.training.train RUN_FOLDER`: begins a run, or goes on with the one that is there.
+"""`python -m models.starter.train RUN_FOLDER`: begins a run, or goes on with the one that is there.
 
 Ctrl-C or SIGTERM saves and ends; the same command resumes. On resuming, the mixture, the planned tokens and the decay
 may be given anew, and so may batch and learning rate; the rest is that of the run.
@@ -15,18 +15,18 @@ from pathlib import Path
 
 import torch
 
+from models.starter.checkpoint import LATEST, RunConfig, load_checkpoint
+from models.starter.data.mixture import Mixture
+from models.starter.loop import Trainer
+from models.starter.workers import Workers, start_workers
+from webapp.tokenizer.world import world_tokenizer
 from webapp.training import kernels
-from webapp.training.checkpoint import LATEST, RunConfig, load_checkpoint
-from webapp.training.data.mixture import Mixture
-from webapp.training.encoding import world_encode
-from webapp.training.loop import Trainer
-from webapp.training.workers import Workers, start_workers
 
 CHANGEABLE = ("batch", "learning_rate")
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="python -m webapp.training.train", description=__doc__)
+    made = argparse.ArgumentParser(prog="python -m models.starter.train", description=__doc__)
     made.add_argument("folder", type=Path, help="run folder: checkpoint, curve.jsonl")
     made.add_argument("--tokens", type=float, default=10e6, help="tokens to train in all (default 10e6)")
     made.add_argument("--minutes", type=float, help="stop after this time in this process")
@@ -82,7 +82,7 @@ def train(workers: Workers, options: argparse.Namespace) -> None:
     resuming = (options.folder / LATEST).exists()
     config = load_checkpoint(options.folder)[0] if resuming else RunConfig(**given)
     mixture = Mixture(config.seed, read_mixture(options.mixture), options.corpus)
-    encode = world_encode()
+    encode = world_tokenizer().encode
     trainer = (
         Trainer.resumed(options.folder, mixture, encode, device, workers, options.grow_documents)
         if resuming

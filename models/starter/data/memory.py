@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import random
 
-from webapp.training.data import words as w
-from webapp.training.data.document import Dialogue, Document
-from webapp.training.data.smalltalk import plain_exchange
-from webapp.training.data.words import Words
+from models.starter.data import words as w
+from models.starter.data.document import Dialogue, Document
+from models.starter.data.smalltalk import plain_exchange
+from models.starter.data.words import Words
 
 FACTS_EN = (
     ("name", ("My name is {v}.", "I am {v}.", "I'm {v}", "Hi, my name is {v}.", "Call me {v}."), ("Nice to meet you, {v}!", "Hello, {v}!"), ("What is my name?", "Do you remember my name?", "Who am I?", "what's my name"), "Your name is {v}."),

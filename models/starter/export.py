@@ -1,4 +1,4 @@
-"""`python -m webapp.training.export RUN_FOLDER OUT.safetensors`: the averaged weights as an ordinary World model.
+"""`python -m models.starter.export RUN_FOLDER OUT.safetensors`: the averaged weights as an ordinary World model.
 
 float16, official names, 65,536 rows: every token that training never saw shares one row. The metadata says which ids
 are in use (`roost.used_token_bitmap`, see `vocabulary.CompactVocabulary.bitmap`), so a sampler can ban the others.
@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from webapp.training.checkpoint import load_checkpoint
-from webapp.training.vocabulary import CompactVocabulary
+from models.starter.checkpoint import load_checkpoint
+from models.starter.vocabulary import CompactVocabulary
 
 NAME = "Roost starter model"
 LICENSE = "Apache-2.0"
 SOURCES = (
-    "seeded dialogues of webapp/training/data; Taskmaster-4 (CC BY 4.0, Byrne and Ganesh, Google LLC);"
+    "seeded dialogues of models/starter/data; Taskmaster-4 (CC BY 4.0, Byrne and Ganesh, Google LLC);"
     " glaive function-calling demos (Apache-2.0)"
 )
 
@@ -58,7 +58,7 @@ def export(run: Path, out: Path, which: str = "average", dtype: torch.dtype = to
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m webapp.training.export", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m models.starter.export", description=__doc__)
     parser.add_argument("run", type=Path, help="run folder or checkpoint")
     parser.add_argument("out", type=Path, help="file to write, *.safetensors")
     parser.add_argument("--last", action="store_true", help="the last weights instead of their running mean")

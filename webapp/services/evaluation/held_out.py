@@ -1,0 +1,117 @@
+"""Evaluation cases the starter model was not trained on, and how answers to them are judged, for any model.
+
+``held_out.jsonl`` has one case a line, written by ``python -m models.starter.data.heldout``. The cases never change, so
+figures of different models compare. Calls are judged by :mod:`webapp.tools.call_score`, as in the tool bench.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from webapp.tools.call_score import ExpectedCall, read_answer, score_calls
+
+CASES = Path(__file__).with_name("held_out.jsonl")
+CALL, NO_CALL, TWO_CALLS, ASK_BACK = "call", "no_call", "two_calls", "ask_back"
+LOOP_TIMES = 4
+LOOP_CHARS = 24
+
+
+@dataclass(frozen=True)
+class ToolCase:
+    """tools: `function` objects as in the OpenAI API. calls is empty where the right answer is text."""
+
+    kind: str
+    language: str
+    tools: list[dict[str, Any]]
+    messages: list[dict[str, str]]
+    calls: list[ExpectedCall] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class PromptCase:
+    """On topic: the answer contains one of the keywords, upper and lower case alike."""
+
+    language: str
+    topic: str
+    messages: list[dict[str, str]]
+    keywords: tuple[str, ...]
+
+    def is_on_topic(self, answer: str) -> bool:
+        return any(keyword.lower() in answer.lower() for keyword in self.keywords)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """``tools``: random tools. ``natural``: tools people really have. ``prompts``: small talk and how-to questions, by
+    language. Half of each is English, half Chinese."""
+
+    tools: list[ToolCase]
+    natural: list[ToolCase]
+    prompts: dict[str, list[PromptCase]]
+
+
+@dataclass(frozen=True)
+class ToolScore:
+    """``decision``: called where a call was right, and only there. The others are None where no call is expected."""
+
+    kind: str
+    language: str
+    decision: bool
+    valid_json: bool | None = None
+    name: bool | None = None
+    arguments: bool | None = None
+
+
+@dataclass(frozen=True)
+class PromptScore:
+    language: str
+    ends_turn: bool
+    no_loop: bool
+    on_topic: bool
+
+
+def held_out() -> HeldOut:
+    """All cases, in their order."""
+    rows = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
+    parts = {part: [row["case"] for row in rows if row["part"] == part] for part in ("tools", "natural", "prompts")}
+    prompts = [PromptCase(**{**row, "keywords": tuple(row["keywords"])}) for row in parts["prompts"]]
+    return HeldOut(
+        [_tool_case(row) for row in parts["tools"]],
+        [_tool_case(row) for row in parts["natural"]],
+        {language: [case for case in prompts if case.language == language] for language in ("en", "zh")},
+    )
+
+
+def evenly(cases: list[ToolCase], count: int) -> list[ToolCase]:
+    """``count`` of the cases, spread over all of them: kinds stand one after the other."""
+    return [cases[number * len(cases) // count] for number in range(count)]
+
+
+def score_tools(case: ToolCase, answer: str) -> ToolScore:
+    found = score_calls(case.calls if case.kind in (CALL, TWO_CALLS) else (), read_answer(answer))
+    return ToolScore(case.kind, case.language, found.decision, found.readable, found.name, found.arguments)
+
+
+def score_prompt(case: PromptCase, answer: str, ends_turn: bool) -> PromptScore:
+    return PromptScore(case.language, ends_turn, not has_loop(answer), case.is_on_topic(answer))
+
+
+def has_loop(text: str) -> bool:
+    """True when the end repeats one run of characters :data:`LOOP_TIMES` times over :data:`LOOP_CHARS` characters."""
+    match = re.search(rf"(.{{1,80}}?)\1{{{LOOP_TIMES - 1},}}\s*\Z", text, re.DOTALL)
+    return match is not None and len(match[0]) >= LOOP_CHARS
+
+
+def confusion(scores: Iterable[ToolScore]) -> Mapping[str, int]:
+    """How often each kind of case was decided rightly: ``kind:right`` and ``kind:wrong``."""
+    return Counter(f"{score.kind}:{'right' if score.decision else 'wrong'}" for score in scores)
+
+
+def _tool_case(row: dict[str, Any]) -> ToolCase:
+    return ToolCase(**{**row, "calls": [ExpectedCall(**call) for call in row["calls"]]})
