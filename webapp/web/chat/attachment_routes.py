@@ -14,11 +14,12 @@ from webapp.services.attachments.attachments import FILE_BYTES, ROOM
 from webapp.services.library.disk_space import size_text
 from webapp.web.chat.attachment_view import attached_context, reading_words
 from webapp.web.chat.commands import ID_CHARS, Command, Commands
-from webapp.web.chat.contexts import FilePage, Toast
+from webapp.web.chat.contexts import FilePage
 from webapp.web.chat.downloads import file_name_options
 from webapp.web.chat.house import House, the_house
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.frames import FrameFields
+from webapp.web.kit.page import Toast
 
 blueprint = Blueprint("attachments", __name__)
 FORM_BYTES = 2 << 20

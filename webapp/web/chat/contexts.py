@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
+from webapp.web.kit.page import Toast
+
 NOTHING = Markup()
 
 
@@ -304,17 +306,6 @@ class ToolSwitch:
 class SuggestedPrompt:
     title: str
     text: str
-
-
-@dataclass(frozen=True)
-class Toast:
-    """``_toast.html``. ``undo`` is the command that takes the deed back, "" for none."""
-
-    id: str
-    text: str
-    hint: str = ""
-    undo: str = ""
-    is_error: bool = False
 
 
 @dataclass(frozen=True)

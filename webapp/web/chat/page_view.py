@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 
 from webapp.errors import RoostError
 from webapp.storage.records import Chat, StoredMessage
-from webapp.web.chat.contexts import ChatPage, ChatTitle, Messages, MessageView, SuggestedPrompt, Toast, Welcome
+from webapp.web.chat.contexts import ChatPage, ChatTitle, Messages, MessageView, SuggestedPrompt, Welcome
 from webapp.web.chat.house import House
 from webapp.web.chat.list_view import chat_list, title_of
 from webapp.web.chat.message_view import message_view
 from webapp.web.chat.options_form import NEW_CHAT
 from webapp.web.chat.options_view import composer_context, load_offer, options_context
 from webapp.web.figures import parameters_text
+from webapp.web.kit.page import Toast
 from webapp.web.presets.names import shown_name
 
 SHOWN_MESSAGES = 40

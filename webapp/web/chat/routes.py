@@ -15,7 +15,6 @@ from webapp.storage.records import Chat
 from webapp.web.chat.attachment_routes import FORM_BYTES, take_files
 from webapp.web.chat.attachment_routes import blueprint as attachments
 from webapp.web.chat.commands import Commands, read_command
-from webapp.web.chat.contexts import Toast
 from webapp.web.chat.downloads import file_name_options
 from webapp.web.chat.house import House, the_house
 from webapp.web.chat.list_view import PAGE, chat_list, search_results, title_of
@@ -24,6 +23,7 @@ from webapp.web.chat.page_view import chat_page, conversation
 from webapp.web.chat.socket import address
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.frames import FrameFields
+from webapp.web.kit.page import Toast
 
 blueprint = Blueprint("chat", __name__)
 blueprint.register_blueprint(attachments)

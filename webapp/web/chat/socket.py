@@ -17,13 +17,13 @@ from webapp.errors import BadFrame, RoostError, as_roost_error
 from webapp.i18n import translate_error
 from webapp.storage.records import Chat
 from webapp.web.chat.commands import ID_CHARS, Commands, Outcome, read_command
-from webapp.web.chat.contexts import Toast
 from webapp.web.chat.difference import Shown
 from webapp.web.chat.house import house_of
 from webapp.web.chat.options_form import NEW_CHAT, chat_with
 from webapp.web.chat.viewer import Viewer
 from webapp.web.fragments import current_locale, translator
 from webapp.web.frames import FrameFields, parse_frame
+from webapp.web.kit.page import Toast
 
 log = logging.getLogger(__name__)
 MOST_SHOWN = 10_000

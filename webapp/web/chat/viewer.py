@@ -16,7 +16,7 @@ from webapp.errors import ChatNotFound, RoostError
 from webapp.services.chat.live_turn import LiveTurn
 from webapp.storage.records import Chat, StoredMessage
 from webapp.web.chat.attachment_view import attached_context
-from webapp.web.chat.contexts import Attached, LoadOffer, Thinking, Toast
+from webapp.web.chat.contexts import Attached, LoadOffer, Thinking
 from webapp.web.chat.difference import Shown, difference, first_common
 from webapp.web.chat.house import House
 from webapp.web.chat.list_view import chat_list
@@ -27,6 +27,7 @@ from webapp.web.chat.options_form import NEW_CHAT
 from webapp.web.chat.options_view import load_offer, options_context, thinking_context
 from webapp.web.chat.page_view import chat_title, message_views, welcome
 from webapp.web.fragments import render_fragment
+from webapp.web.kit.page import Toast
 from webapp.web.status.strip import strip_context
 
 IDLE_WAIT_S = 15.0

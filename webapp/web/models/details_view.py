@@ -11,7 +11,7 @@ from flask import url_for
 from webapp.manager.library import ModelEntry
 from webapp.services.library.disk_space import size_text
 from webapp.services.strategy.choice import recommend
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.models.contexts import DetailsPage, Pair, TensorGroup, TensorRow, TensorRows
 from webapp.web.models.desk import Desk
 from webapp.web.models.fit_view import fit_line

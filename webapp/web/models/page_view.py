@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import url_for
 
 from webapp.services.library.disk_space import free_bytes, size_text
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.models.activity_view import activity, import_form, trash_view
 from webapp.web.models.contexts import Filter, ImportForm, ModelsPage
 from webapp.web.models.desk import Desk

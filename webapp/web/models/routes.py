@@ -14,8 +14,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ModelNotFound, RoostError, sentences
 from webapp.services.strategy.on_load import strategy_on_load
-from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page, wants_fragment
+from webapp.web.kit.page import Toast
 from webapp.web.login import local_path
 from webapp.web.models import upload_routes
 from webapp.web.models.activity_view import activity, import_form, trash_view

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from webapp.services.strategy.choice import kinds
 from webapp.services.strategy.comparison import Comparison, KindRow, Measured, MemoryCell, MemoryRow, comparison
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.presets.builder_view import machine_facts
 from webapp.web.presets.house import House
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 
 
 @dataclass(frozen=True)

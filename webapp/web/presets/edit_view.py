@@ -11,7 +11,7 @@ from webapp.services.presets.fields import NAME_CHARS, NOTE_CHARS, flat
 from webapp.services.presets.parameters import BY_NAME, PARAMETERS, PROMPT, SAMPLING, Parameter
 from webapp.services.strategy.choice import custom_kernel
 from webapp.storage.presets import Preset
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.presets.builder_input import BuilderInput, input_of
 from webapp.web.presets.builder_view import Builder, builder_context
 from webapp.web.presets.contexts import Choice, Difference, EditPage, Field

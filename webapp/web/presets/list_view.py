@@ -7,7 +7,7 @@ from collections.abc import Callable
 from webapp.errors import RoostError
 from webapp.services.strategy.choice import kinds, parse
 from webapp.storage.presets import Preset
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.presets.contexts import ListPage, NewPage, PresetRow
 from webapp.web.presets.house import House
 from webapp.web.presets.names import facts, shown_name, shown_note

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from webapp.services.presets.parameters import BY_NAME
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.presets.names import labels
 
 Words = Callable[..., str]

@@ -9,7 +9,7 @@ from flask import url_for
 from webapp.storage.mcp_servers import StoredServer
 from webapp.tools.mcp.client import ServerState
 from webapp.tools.mcp.server_config import ServerKind
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.servers.contexts import ServerRow, ServersPage
 from webapp.web.servers.desk import Desk
 from webapp.web.servers.form_input import joined

@@ -13,8 +13,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.tools.definition import Approval
-from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page, wants_fragment
+from webapp.web.kit.page import Toast
 from webapp.web.servers.desk import Desk, the_desk
 from webapp.web.servers.form_input import ServerDraft, config_of, draft_of, read_draft
 from webapp.web.servers.list_view import servers_page

@@ -13,7 +13,7 @@ from webapp.tools.definition import Approval
 from webapp.tools.mcp.client import ServerState
 from webapp.tools.mcp.listing import Listing
 from webapp.tools.mcp.server_config import ServerKind
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.servers.contexts import ServerPage, ToolLine, Trial
 from webapp.web.servers.desk import Desk
 from webapp.web.servers.form_input import ServerDraft, split_command

@@ -9,15 +9,12 @@ from typing import Any, BinaryIO, cast
 from flask import Blueprint, Response, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import BlendInvalid, FileMissing, FileNameUnusable, RoostError, sentences
+from webapp.errors import BlendInvalid, FileMissing, FileNameUnusable, RoostError
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
-from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page, wants_fragment
-from webapp.web.states.contexts import Refusal, Typed
-from webapp.web.states.desk import Desk, the_desk
-from webapp.web.states.details_view import details_page
-from webapp.web.states.page_view import making, states_page
+from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page
+from webapp.web.states.views import details_page, library, making, states_page
 
 blueprint = Blueprint("states", __name__, url_prefix="/states")
 NAME_CHARS = 1000
@@ -29,8 +26,8 @@ SAID = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "adde
 
 @blueprint.get("")
 def index() -> Response:
-    desk = the_desk()
-    return render_page("states/page.html", states_page(desk, _said_toast(desk)))
+    page = current_page()
+    return render_page("states/page.html", states_page(page, _said_toast(page)))
 
 
 @blueprint.get("/making")
@@ -38,19 +35,19 @@ def show_making() -> Response | BaseResponse:
     """What is being made, or was; it asks again while it runs."""
     if not wants_fragment():
         return redirect(url_for("states.index"), 303)
-    return render_page("states/_making.html", {"making": making(the_desk())})
+    return render_page("states/_making.html", {"making": making(current_page())})
 
 
 @blueprint.get("/<path:name>")
 def details(name: str) -> Response:
-    desk = the_desk()
-    return render_page("states/details.html", details_page(desk, desk.states.entry(name), _said_toast(desk)))
+    page = current_page()
+    return render_page("states/details.html", details_page(page, library(page).entry(name), _said_toast(page)))
 
 
 @blueprint.get("/file")
 def file() -> BaseResponse:
     """The file itself, ``?name=``, to keep or give away."""
-    entry = the_desk().states.entry(request.args.get("name", "")[:NAME_CHARS])
+    entry = library(current_page()).entry(request.args.get("name", "")[:NAME_CHARS])
     return send_file(
         entry.path, mimetype="application/octet-stream", as_attachment=True, download_name=entry.path.name, max_age=0
     )
@@ -60,7 +57,7 @@ def file() -> BaseResponse:
 def do() -> BaseResponse | Response:
     """The undo of a toast."""
     match = UNDO.fullmatch(request.form.get("do", ""))
-    return _deed(lambda desk: _said("restored", desk.states.restore(match[1] if match else "")))
+    return _act(lambda page: _said("restored", library(page).restore(match[1] if match else "")))
 
 
 @blueprint.post("/use")
@@ -68,29 +65,29 @@ def use() -> BaseResponse | Response:
     """``name`` of a file, "" for the model's own beginning, ``-`` for none at all."""
     name = request.form.get("name", "")[:NAME_CHARS]
 
-    def deed(desk: Desk) -> str:
-        desk.states.use(name)
-        own = "used_own" if desk.model and desk.model.has_time_state else "used_none"
+    def use_it(page: PageContext) -> str:
+        library(page).use(name)
+        own = "used_own" if page.model and page.model.has_time_state else "used_none"
         return _said({"": own, ZERO_STATE: "used_none"}.get(name, "used"), name, back=True)
 
-    return _deed(deed)
+    return _act(use_it)
 
 
 @blueprint.post("/delete")
 def delete() -> BaseResponse | Response:
-    return _deed(lambda desk: _said("deleted", _name(), undo=f"restore:{desk.states.delete(_name()).id}"))
+    return _act(lambda page: _said("deleted", _name(), undo=f"restore:{library(page).delete(_name()).id}"))
 
 
 @blueprint.post("/rename")
 def rename() -> BaseResponse | Response:
-    desk = the_desk()
+    page = current_page()
     try:
-        name = desk.states.rename(_name(), request.form.get("new_name", "")[:NAME_CHARS])
+        name = library(page).rename(_name(), request.form.get("new_name", "")[:NAME_CHARS])
     except FileMissing:
         raise
     except RoostError as exc:
-        page = details_page(desk, desk.states.entry(_name()), rename_error=sentences(*desk.said(exc)))
-        return render_page("states/details.html", page, status=422)
+        shown = details_page(page, library(page).entry(_name()), rename_error=page.sentences(exc))
+        return render_page("states/details.html", shown, status=422)
     return redirect(url_for("states.details", name=name, said="renamed", about=name), 303)
 
 
@@ -100,27 +97,27 @@ def upload() -> BaseResponse | Response:
     if found is None or not found.filename:
         return _refuse("upload", FileNameUnusable(name="", endings=" ".join(STATE_ENDINGS)))
     stream = cast(BinaryIO, found.stream)
-    return _new("upload", "added", lambda desk: desk.states.add(found.filename or "", stream))
+    return _new("upload", "added", lambda page: library(page).add(found.filename or "", stream))
 
 
 @blueprint.post("/import")
 def import_() -> BaseResponse | Response:
     path = request.form.get("path", "")[: 4 * NAME_CHARS]
-    return _new("import", "added", lambda desk: desk.states.import_path(path), Typed(path=path))
+    return _new("import", "added", lambda page: library(page).import_path(path), {"path": path})
 
 
 @blueprint.post("/blend")
 def blend() -> BaseResponse | Response:
     """``part``s, each with a ``weight`` at the same place; a weight of 0 or nothing leaves a part out."""
     name = request.form.get("name", "")[:NAME_CHARS]
-    return _new("blend", "blended", lambda desk: desk.states.blend(_parts(), name), Typed(blend_name=name))
+    return _new("blend", "blended", lambda page: library(page).blend(_parts(), name), {"blend_name": name})
 
 
 @blueprint.post("/copy-out")
 def copy_out() -> BaseResponse | Response:
     name = request.form.get("name", "")[:NAME_CHARS]
     model = request.form.get("model", "")[:NAME_CHARS]
-    return _new("copy", "copied", lambda desk: desk.states.copy_out(model, name))
+    return _new("copy", "copied", lambda page: library(page).copy_out(model, name))
 
 
 @blueprint.post("/make")
@@ -128,15 +125,15 @@ def make() -> BaseResponse | Response:
     request.max_form_memory_size = FORM_BYTES
     text, name = request.form.get("text", "")[:TEXT_CHARS], request.form.get("name", "")[:NAME_CHARS]
     try:
-        the_desk().states.make(text, name)
+        library(current_page()).make(text, name)
     except RoostError as exc:
-        return _refuse("make", exc, Typed(text=text, make_name=name))
+        return _refuse("make", exc, {"text": text, "make_name": name})
     return redirect(url_for("states.index"), 303)
 
 
 @blueprint.post("/making/close")
 def close_making() -> BaseResponse | Response:
-    the_desk().states.making.forget()
+    library(current_page()).making.forget()
     return redirect(url_for("states.index"), 303)
 
 
@@ -153,30 +150,31 @@ def _parts() -> list[tuple[str, float]]:
     return found
 
 
-def _new(form: str, said: str, deed: Callable[[Desk], str], typed: Typed | None = None) -> BaseResponse | Response:
-    """A deed that makes a file; refused, its form comes back with what was typed and why."""
+def _new(
+    form: str, said: str, make_file: Callable[[PageContext], str], typed: dict[str, str] | None = None
+) -> BaseResponse | Response:
+    """An action that makes a file. When it is refused its form comes back with what was typed and the reason."""
     try:
-        return redirect(_said(said, deed(the_desk())), 303)
+        return redirect(_said(said, make_file(current_page())), 303)
     except RoostError as exc:
         return _refuse(form, exc, typed)
 
 
-def _refuse(form: str, exc: RoostError, typed: Typed | None = None) -> Response:
-    desk = the_desk()
-    message, hint = desk.said(exc)
-    page = states_page(desk, refusal=Refusal(form, message, hint), typed=typed)
-    return render_page("states/page.html", page, status=exc.status if exc.status < 500 else 422)
+def _refuse(form: str, exc: RoostError, typed: dict[str, str] | None = None) -> Response:
+    page = fresh_page()
+    message, hint = page.explain(exc)
+    shown = states_page(page, refusal={"form": form, "message": message, "hint": hint}, typed=typed)
+    return render_page("states/page.html", shown, status=exc.status if exc.status < 500 else 422)
 
 
-def _deed(deed: Callable[[Desk], str]) -> BaseResponse | Response:
-    """Carries it out and goes where it says; a refusal is a toast on the list."""
-    desk = the_desk()
+def _act(action: Callable[[PageContext], str]) -> BaseResponse | Response:
+    """Carries an action out and goes to the address it returns. A refusal is a toast on the list."""
     try:
-        return redirect(deed(desk), 303)
+        return redirect(action(current_page()), 303)
     except RoostError as exc:
-        message, hint = desk.said(exc, _name())
-        toast = Toast("refused", message, hint, is_error=True)
-        return render_page("states/page.html", states_page(the_desk(), (toast,)), status=max(exc.status, 400))
+        page = fresh_page()
+        shown = states_page(page, (page.error_toast(exc, _name()),))
+        return render_page("states/page.html", shown, status=max(exc.status, 400))
 
 
 def _said(said: str, name: str, undo: str = "", back: bool = False) -> str:
@@ -187,12 +185,9 @@ def _said(said: str, name: str, undo: str = "", back: bool = False) -> str:
     return url_for("states.index", **told)
 
 
-def _said_toast(desk: Desk) -> tuple[Toast, ...]:
-    said, undo = request.args.get("said", ""), request.args.get("undo", "")
-    if said not in SAID:
-        return ()
-    text = desk.t(f"states.said.{said}", name=request.args.get("about", "")[:NAME_CHARS])
-    return (Toast("done", text, undo=undo if UNDO.fullmatch(undo) else ""),)
+def _said_toast(page: PageContext) -> tuple[Toast, ...]:
+    undo = request.args.get("undo", "")
+    return page.done_toast("states.said", SAID, undo if UNDO.fullmatch(undo) else "")
 
 
 def _name() -> str:

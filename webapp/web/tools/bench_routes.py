@@ -23,8 +23,8 @@ from webapp.i18n import translate_error
 from webapp.services.bench.order import made_cases
 from webapp.services.bench.report import document
 from webapp.tools.bench_case import cases_from_lines, cases_to_lines
-from webapp.web.chat.contexts import Toast
 from webapp.web.fragments import render_page, wants_fragment
+from webapp.web.kit.page import Toast
 from webapp.web.tools.bench_desk import BenchDesk, the_bench_desk
 from webapp.web.tools.bench_input import LARGEST_SEED, MOST_PER_TOOL, case_of, draft_of, read_count, read_draft
 from webapp.web.tools.bench_run_view import progress, run_page

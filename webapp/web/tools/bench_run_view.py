@@ -22,7 +22,7 @@ from webapp.services.bench.report import (
 from webapp.services.bench.runner import Answer
 from webapp.storage.tool_bench import STOPPED, StoredRun
 from webapp.tools.call_score import FIGURES
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.tools.bench_contexts import AnswerRow, Cell, Figure, ModePart, Progress, RunPage
 from webapp.web.tools.bench_desk import BenchDesk
 from webapp.web.tools.bench_words import percent, stored_text

@@ -12,7 +12,7 @@ from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import BenchCaseInvalid
 from webapp.services.bench.order import MODES
 from webapp.storage.tool_bench import DONE, StoredCase, StoredRun
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.tools.bench_contexts import BenchPage, CaseDraft, CaseForm, CasePage, CaseRow, RunForm, RunRow
 from webapp.web.tools.bench_desk import AS_CHATS, BenchDesk
 from webapp.web.tools.bench_input import SEVERAL

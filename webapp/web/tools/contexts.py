@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from webapp.tools.parameter_rows import ParameterRow
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from webapp.tools.definition import Approval, ToolDefinition
 from webapp.tools.http_request import METHODS
 from webapp.tools.parameter_rows import ITEM_KINDS, KINDS, MAX_DEPTH, ParameterRow
 from webapp.tools.sample_arguments import sample_arguments
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.tools.contexts import Choice, FormField, Preview, RowField, ToolForm, Trial
 from webapp.web.tools.desk import Desk
 from webapp.web.tools.form_input import FORM_BEHAVIOURS, ToolDraft, definition_of

@@ -11,7 +11,7 @@ from webapp.storage.mcp_servers import McpServerStore
 from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour
-from webapp.web.chat.contexts import Toast
+from webapp.web.kit.page import Toast
 from webapp.web.tools.contexts import Builtin, ToolRow, ToolsPage
 from webapp.web.tools.desk import Desk
 

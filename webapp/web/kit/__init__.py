@@ -1,0 +1,1 @@
+"""What every page area uses: the request's context, toasts and choices."""

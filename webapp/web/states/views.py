@@ -1,0 +1,242 @@
+"""What the states pages show. The values of each function are the variables of a template."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from flask import url_for
+
+from webapp.errors import RoostError
+from webapp.manager.target import ZERO_STATE
+from webapp.services.library.disk_space import size_text
+from webapp.services.states.library import StateEntry, StateLibrary
+from webapp.web.kit.page import PageContext, Toast, html_id
+
+Values = dict[str, Any]
+MOST_NAMED = 3
+CHART_HEIGHT = 40.0
+CHART_PITCH, CHART_WIDTH = 10.0, 7.0
+LEAST_HEIGHT = 0.6
+"""Height of a column for a norm near zero, so that it can be seen; a norm of 0 has none."""
+
+
+def states_page(
+    page: PageContext,
+    toasts: tuple[Toast, ...] = (),
+    refusal: Mapping[str, str] | None = None,
+    typed: Mapping[str, str] | None = None,
+) -> Values:
+    """The list with its forms. ``refusal``: the ``form`` that was refused (upload, import, blend, make or copy), with
+    ``message`` and ``hint``. ``typed``: what stood in it (path, text, make_name, blend_name)."""
+    states = library(page)
+    entries = states.list()
+    return {
+        "page_title": page.t("nav.states"),
+        "commands_url": url_for("states.do"),
+        "toasts": toasts,
+        "in_use": in_use(page),
+        "rows": [state_row(page, entry) for entry in entries],
+        "merged": [
+            {"model": entry.name, "url": page.model_url(entry.name), "new_name": f"{Path(entry.name).stem}-state"}
+            for entry in states.merged()
+        ],
+        "parts": _blend_parts(page, entries),
+        "making": making(page),
+        "folder": str(states.folder),
+        "model": page.status.model,
+        "can_make": _can_make(page),
+        "refusal": refusal,
+        "typed": typed or {},
+    }
+
+
+def details_page(
+    page: PageContext, entry: StateEntry, toasts: tuple[Toast, ...] = (), rename_error: str = ""
+) -> Values:
+    message, hint = page.explain(entry.error, entry.name) if entry.error else ("", "")
+    norms = entry.sheet.norms if entry.sheet else ()
+    most = max(norms, default=0.0) or 1.0
+    return {
+        "page_title": entry.name,
+        "commands_url": url_for("states.do"),
+        "toasts": toasts,
+        "row": state_row(page, entry),
+        "pairs": _facts_of_file(page, entry),
+        "norms": [(layer, short(norm), f"{100 * norm / most:.0f}") for layer, norm in enumerate(norms)],
+        "fits": [(name, page.model_url(name)) for name in entry.fits],
+        "error_message": message,
+        "error_hint": hint,
+        "warning": page.t("states.unknown_version") if entry.has_unknown_version else "",
+        "rename_error": rename_error,
+    }
+
+
+def library(page: PageContext) -> StateLibrary:
+    found: StateLibrary = page.service("states")
+    return found
+
+
+def in_use(page: PageContext) -> Values:
+    """What new answers begin with. ``others``: (name, label) of what can stand in place of a file."""
+    name, has_own = page.status.state, page.model is not None and page.model.has_time_state
+    is_file = bool(name) and name != ZERO_STATE
+    if is_file:
+        title, text = name, page.t("states.in_use.file_text")
+    elif not name and has_own:
+        title, text = page.t("states.in_use.own"), page.t("states.in_use.own_text")
+    else:
+        title, text = page.t("states.in_use.none"), page.t("states.in_use.none_text")
+    others = [("", page.t("states.in_use.use_own" if has_own else "states.in_use.use_none"))] if name else []
+    if has_own and name != ZERO_STATE:
+        others.append((ZERO_STATE, page.t("states.in_use.use_none")))
+    return {
+        "title": title,
+        "text": text,
+        "model": page.status.model,
+        "state_url": url_for("states.details", name=name) if is_file and name in library(page).names() else "",
+        "digest": page.status.state_digest[:12] if is_file else "",
+        "others": others,
+    }
+
+
+def state_row(page: PageContext, entry: StateEntry) -> Values:
+    """``why_not`` says why the chosen model cannot use the state, "" if it can."""
+    sheet, is_used = entry.sheet, entry.name == page.status.state
+    why_not = "" if is_used or entry.error else _why_not(page, entry)
+    return {
+        "name": entry.name,
+        "html_id": html_id(entry.name),
+        "url": url_for("states.details", name=entry.name),
+        "file_url": url_for("states.file", name=entry.name),
+        "badges": _badges(page, entry, is_used),
+        "text": page.explain(entry.error, entry.name)[0] if entry.error else _fits_text(page, entry),
+        "facts": _facts(page, entry),
+        "is_used": is_used,
+        "can_use": sheet is not None and not is_used and not why_not,
+        "why_not": why_not,
+        "chart": norm_chart(page, sheet.norms) if sheet else None,
+    }
+
+
+def making(page: PageContext) -> Values:
+    """The state that is being made from a text. ``phase``: none, running, done or failed."""
+    job = library(page).making.job
+    found = {"phase": job.phase, "name": job.name}
+    if job.phase == "running":
+        found["title"] = page.t("states.making.running", name=job.name)
+        found["text"] = page.t("states.making.running_text", tokens=job.tokens, model=job.model)
+    elif job.phase == "failed" and job.error is not None:
+        found["title"], found["text"] = page.explain(job.error, job.name)
+    elif job.phase == "done":
+        found["title"] = page.t("states.making.done", name=job.name)
+        found["text"] = page.t("states.making.done_text")
+    else:
+        found["phase"] = "none"
+    return found
+
+
+def norm_chart(page: PageContext, norms: Sequence[float]) -> Values:
+    """The norm of each layer as columns of an SVG, drawn here: the page needs no script and no inline style for it.
+    The highest column is the largest norm."""
+    most = max(norms, default=0.0)
+    columns = []
+    for layer, norm in enumerate(norms):
+        height = max(CHART_HEIGHT * norm / most, LEAST_HEIGHT) if norm > 0 and most > 0 else 0.0
+        columns.append(
+            {
+                "x": f"{CHART_PITCH * layer:g}",
+                "y": f"{CHART_HEIGHT - height:.2f}",
+                "width": f"{CHART_WIDTH:g}",
+                "height": f"{height:.2f}",
+                "title": page.t("states.chart.layer", layer=layer, norm=short(norm)),
+            }
+        )
+    least = short(min(norms, default=0.0))
+    return {
+        "view_box": f"0 0 {CHART_PITCH * len(norms) - (CHART_PITCH - CHART_WIDTH):g} {CHART_HEIGHT:g}",
+        "label": page.t("states.chart.label", count=len(norms), least=least, most=short(most)),
+        "columns": columns,
+    }
+
+
+def short(norm: float) -> str:
+    return f"{norm:.3g}"
+
+
+def _badges(page: PageContext, entry: StateEntry, is_used: bool) -> list[Values]:
+    found = [{"text": page.t("states.badge.in_use"), "kind": "accent"}] if is_used else []
+    if entry.error is not None:
+        found.append({"text": page.t("states.badge.unusable"), "kind": "red"})
+    elif entry.has_unknown_version:
+        found.append({"text": page.t("states.badge.unknown"), "kind": "amber"})
+    else:
+        found.append({"text": f"RWKV-{entry.sheet.architecture}" if entry.sheet else "", "kind": ""})
+    return found
+
+
+def _fits_text(page: PageContext, entry: StateEntry) -> str:
+    if not entry.fits:
+        return str(page.t("states.fits.none"))
+    names = page.t("states.list_comma").join(entry.fits[:MOST_NAMED])
+    more = len(entry.fits) - MOST_NAMED
+    if more > 0:
+        return str(page.t("states.fits.more", names=names, more=more))
+    return str(page.t("states.fits.some", names=names))
+
+
+def _facts(page: PageContext, entry: StateEntry) -> list[str]:
+    size = size_text(entry.size_bytes)
+    if entry.sheet is None:
+        return [size]
+    layers = page.t("states.fact.layers", count=entry.sheet.n_layer)
+    return [layers, page.t("states.fact.width", width=entry.sheet.n_embd), size]
+
+
+def _facts_of_file(page: PageContext, entry: StateEntry) -> list[tuple[str, str]]:
+    t, sheet = page.t, entry.sheet
+    changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.changed_at))
+    of_file = [(t("states.about.size"), size_text(entry.size_bytes)), (t("states.about.changed"), changed)]
+    if sheet is None:
+        return of_file
+    version = t("states.version.unknown")
+    if sheet.architecture:
+        version = t(f"states.version.{sheet.told_by}", version=f"RWKV-{sheet.architecture}")
+    return [
+        (t("states.about.version"), version),
+        (t("states.about.layers"), str(sheet.n_layer)),
+        (t("states.about.heads"), f"{sheet.n_head} × {sheet.head_size}"),
+        (t("states.about.width"), str(sheet.n_embd)),
+        *of_file,
+        (t("states.about.digest"), sheet.digest),
+    ]
+
+
+def _why_not(page: PageContext, entry: StateEntry) -> str:
+    """By sizes and version alone; applying it checks everything again."""
+    config = page.model.config if page.model else None
+    if config is None:
+        return str(page.t("states.why_not.no_model"))
+    if entry.sheet is None or entry.sheet.fits(config):
+        return ""
+    return str(page.t("states.why_not.model", model=page.status.model))
+
+
+def _blend_parts(page: PageContext, entries: Sequence[StateEntry]) -> list[Values]:
+    """What can be blended, and nothing at all as the last, which weakens the rest. No parts without a usable state."""
+    usable = [entry for entry in entries if entry.sheet is not None]
+    rows = [(e.name, e.name, html_id(e.name), " · ".join(_facts(page, e)[:2])) for e in usable]
+    if rows:
+        rows.append((ZERO_STATE, page.t("states.blend.zero"), "zero", page.t("states.blend.zero_text")))
+    names = ("name", "label", "html_id", "facts")
+    return [{**dict(zip(names, row, strict=True)), "weight": "0"} for row in rows]
+
+
+def _can_make(page: PageContext) -> bool:
+    try:
+        config = page.model.config if page.model else None
+        return config is not None and config.major > 4 and page.manager.tokenizer() is not None
+    except RoostError:
+        return False
