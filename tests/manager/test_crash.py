@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 import pytest
 
@@ -10,6 +12,7 @@ from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_tok
 from webapp.engine.outputs import FinishReason
 from webapp.errors import CrashLoop, EngineCrashed, OutOfMemory
 from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
+from webapp.manager.machine_memory import memory_facts, oom_kills
 
 
 def test_a_crash_fails_every_open_request_and_the_next_loads_again(make_manager, starter):
@@ -18,7 +21,7 @@ def test_a_crash_fails_every_open_request_and_the_next_loads_again(make_manager,
     first_token(handles[0])
     starter.clients[0].kill()
     for handle in handles:
-        assert "killed by the system" in assert_failed(handle, "engine_crashed").error["message"]
+        assert "it was killed" in assert_failed(handle, "engine_crashed").error["message"]
     status = wait_phase(manager, "failed")
     assert status.error["code"] == "engine_crashed" and status.running == 0
     assert first_token(manager.submit(request())).error is None
@@ -84,3 +87,30 @@ def test_an_answer_between_crashes_ends_the_count(make_manager, starter):
 def test_an_exit_becomes_a_reason(found, error, words):
     became = crash_error(found, MemoryFacts(3_000_000_000, 8_000_000_000, 100_000_000))
     assert type(became) is error and words in str(became)
+
+
+@pytest.mark.parametrize(
+    ("free", "kills_before", "kills_after", "error", "says_memory"),
+    [
+        (24_000_000_000, 3, 3, EngineCrashed, False),
+        (24_000_000_000, None, None, EngineCrashed, False),
+        (24_000_000_000, 3, 4, OutOfMemory, True),
+        (100_000_000, 3, 3, EngineCrashed, True),
+        (100_000_000, None, None, EngineCrashed, True),
+    ],
+)
+def test_memory_is_blamed_with_evidence_only(free, kills_before, kills_after, error, says_memory):
+    memory = MemoryFacts(3_000_000_000, 32_000_000_000, free, kills_before)
+    became = crash_error(EngineExit(-9), memory, kills_after)
+    assert type(became) is error and ("emory ran out" in str(became)) is says_memory
+    assert f"{free / 1e9:.1f} GB free" in str(became)
+
+
+def test_another_process_killed_for_memory_does_not_explain_a_fault():
+    memory = MemoryFacts(3_000_000_000, 32_000_000_000, 24_000_000_000, 3)
+    assert type(crash_error(EngineExit(-signal.SIGSEGV), memory, 4)) is EngineCrashed
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads the counts of Linux")
+def test_the_system_counts_what_it_ends_for_lack_of_memory():
+    assert oom_kills() is not None and memory_facts(os.getpid()).oom_kills == oom_kills()

@@ -26,16 +26,29 @@ OUT_OF_MEMORY = re.compile(
 ERROR_LINE = re.compile(r"^[\w.]+(Error|Exception|Interrupt|Exit|Warning)\b.*$")
 
 
+LOW_SHARE = 0.05
+"""Below this share of the machine's memory, what was free shortly before the end counts as next to nothing."""
+
+
 @dataclass(frozen=True)
 class MemoryFacts:
-    """Bytes, measured while the engine lived: what it held, what the machine has and had left."""
+    """Bytes, measured while the engine lived: what it held, what the machine has and had left.
+
+    ``oom_kills``: how many processes the system had ended for lack of memory by then; None where it does not count.
+    """
 
     engine_bytes: int
     total_bytes: int
     available_bytes: int
+    oom_kills: int | None = None
+
+    @property
+    def is_low(self) -> bool:
+        return self.available_bytes < LOW_SHARE * self.total_bytes
 
     def sentence(self) -> Phrase:
-        engine, total, free = (f"{value / 1e9:.1f} GB" for value in vars(self).values())
+        sizes = (self.engine_bytes, self.total_bytes, self.available_bytes)
+        engine, total, free = (f"{value / 1e9:.1f} GB" for value in sizes)
         told = {"engine": engine, "total": total, "free": free}
         return Phrase("it held {engine} of {total} when last seen, with {free} free", **told)
 
@@ -48,11 +61,15 @@ class EngineExit:
     last_words: str = ""
 
 
-def crash_error(found: EngineExit, memory: MemoryFacts | None = None) -> ModelError:
-    """OutOfMemory when its words say so, else EngineCrashed with the best reason there is."""
+def crash_error(found: EngineExit, memory: MemoryFacts | None = None, oom_kills: int | None = None) -> ModelError:
+    """OutOfMemory when its last words say so, or when it was killed and the system's count of processes it ended for
+    lack of memory is now ``oom_kills``, higher than in ``memory``; else EngineCrashed with the best reason there is."""
     words = last_line(found.last_words)
     if is_out_of_memory(found.last_words):
         return OutOfMemory(reason=words)
+    before = memory.oom_kills if memory else None
+    if memory and signal_name(found.exit_code) == "SIGKILL" and None not in (before, oom_kills) and oom_kills != before:
+        return OutOfMemory(reason=memory.sentence())
     return EngineCrashed(reason=reason_text(found.exit_code, words, memory))
 
 
@@ -63,7 +80,9 @@ def is_out_of_memory(text: str) -> bool:
 def reason_text(exit_code: int | None, words: str, memory: MemoryFacts | None) -> str:
     name = signal_name(exit_code)
     if name == "SIGKILL":
-        killed = "it was killed by the system, most likely because memory ran out"
+        killed = "it was killed (SIGKILL)"
+        if memory is not None and memory.is_low:
+            killed = "it was killed by the system, most likely because memory ran out"
         return Phrase("{what}; {more}", what=killed, more=memory.sentence()) if memory else killed
     if name in NATIVE_FAULTS:
         fault = NATIVE_FAULTS[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -44,13 +45,35 @@ def available_bytes() -> int:
     return min(free, int(limit) - used) if limit.isdigit() else free
 
 
+def oom_kills() -> int | None:
+    """Processes the system has ended for lack of memory: of this process's control group where that is counted, else of
+    the machine. None where neither is (not Linux)."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    places: list[Path] = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            places.append(CGROUP / path.lstrip("/") / "memory.events")
+        elif "memory" in controllers.split(","):
+            places.append(CGROUP / "memory" / path.lstrip("/") / "memory.oom_control")
+    for place in (*places, Path("/proc/vmstat")):
+        with contextlib.suppress(OSError, ValueError):
+            counts = dict(line.split() for line in place.read_text(encoding="ascii").splitlines())
+            if "oom_kill" in counts:
+                return int(counts["oom_kill"])
+    return None
+
+
 def memory_facts(pid: int | None) -> MemoryFacts | None:
     """None once the process is gone. Without a pid it is this process that runs the engine."""
     import psutil
 
     machine = psutil.virtual_memory()
     held = resident_bytes(os.getpid() if pid is None else pid)
-    return MemoryFacts(held, machine.total, machine.available) if held else None
+    return MemoryFacts(held, machine.total, available_bytes(), oom_kills()) if held else None
 
 
 def resident_bytes(pid: int) -> int:
