@@ -93,6 +93,9 @@ class Settings:
     idle_unload_s: float = setting(0.0, "Seconds without a request before the model is unloaded; 0 means never.", 0)
     swap_grace_s: float = setting(5.0, "Seconds running answers get to finish when another model is loaded.", 0)
     load_timeout_s: float = setting(0.0, "Seconds a model may take to load; 0 means no limit.", 0)
+    stall_limit_s: float = setting(
+        60.0, "Seconds the engine may give no sign of life before it is ended and loaded again; 0 means never.", 0
+    )
     crash_tries: int = setting(3, "Crashes in a row before the model is no longer loaded by itself.", 1, 100)
     threads: int = setting(0, "Processor threads for the model; 0 leaves the choice to the backend.", 0, 4096)
     websocket_limit: int = setting(100, "Open pages (WebSockets) in all.", 1, 5000)

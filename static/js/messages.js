@@ -55,7 +55,7 @@ function showProgress(frame) {
   if (thoughts.querySelector(".prose").textContent.trim()) thoughts.hidden = false;
   const waiting = node.querySelector(".waiting");
   const hasText = !thoughts.hidden || node.querySelector("[data-channel=content]").parentElement.textContent.trim();
-  waiting.textContent = hasText ? "" : frame.waiting || waiting.textContent;
+  waiting.textContent = frame.waiting || (hasText ? "" : waiting.textContent);
 }
 
 function finish(frame) {

@@ -64,13 +64,16 @@ def make_manager(models_dir: Path, tmp_path: Path, starter: CountingStarter) -> 
     """``make_manager(strategy, has_room=True, start_engine=…, **settings)``."""
     made: list[ModelManager] = []
 
-    def make(strategy: str = "fake", has_room: bool = True, start_engine=None, **changes) -> ModelManager:
+    def make(
+        strategy: str = "fake", has_room: bool = True, start_engine=None, stall_limits=None, **changes
+    ) -> ModelManager:
         settings = Settings(data_dir=tmp_path, models_dir=models_dir, model="v7.safetensors", strategy=strategy)
         manager = ModelManager(
             replace(settings, **changes),
             start_engine or starter,
             ModelLibrary(changes.get("models_dir", models_dir), tmp_path),
             lambda target: has_room,
+            stall_limits,
         )
         made.append(manager)
         return manager

@@ -19,6 +19,7 @@ The strategy is ``fake`` followed by ``key=value`` options (quoted as in a shell
 ``nan_at=N``        that slot's logits are NaN from its N-th token on
 ``kill_at=N``       the process kills itself (SIGKILL) there
 ``fail_on=ID``, ``nan_on=ID``, ``kill_on=ID``   the same when a slot takes the token ID
+``hang_at=N``       ``forward`` takes ``hang_ms=60000`` there, without using the processor; ``hang_on=ID`` likewise
 ``load_ms=0``       how long ``load`` takes, in ``load_steps=10`` progress reports (one tensor each)
 ``load_bytes=N``    total bytes reported (1,000,000)
 ``load_fail=WHY``   ``load`` raises ModelLoadFailed at its end
@@ -73,6 +74,9 @@ class FakeOptions:
     fail_on: int = 0
     nan_on: int = 0
     kill_on: int = 0
+    hang_at: int = 0
+    hang_on: int = 0
+    hang_ms: float = 60_000.0
     load_ms: float = 0.0
     load_steps: int = 10
     load_bytes: int = 1_000_000
@@ -208,6 +212,8 @@ class FakeBackend(Backend):
             raise RuntimeError(f"the fake backend was told to fail at token {slot.count}")
         if slot.count == options.kill_at or (options.kill_on and token_id == options.kill_on):
             _kill_process()
+        if slot.count == options.hang_at or (options.hang_on and token_id == options.hang_on):
+            time.sleep(options.hang_ms / 1000)
         if slot.count == options.nan_at or (options.nan_on and token_id == options.nan_on):
             slot.hash = POISONED
 

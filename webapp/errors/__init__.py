@@ -20,7 +20,7 @@
     │   ├── PromptEmpty  PromptTooLong  InvalidSampling  InvalidOption  TokenOutOfRange  GrammarInvalid
     ├── ModelError              the one model and its engine process
     │   ├── ModelNotFound  NoModelLoaded  ModelLoadFailed  LoadCancelled  OutOfMemory
-    │   ├── EngineCrashed  CrashLoop  ModelUnloaded  QueueFull  ShuttingDown  NonFiniteLogits
+    │   ├── EngineCrashed  EngineStalled  CrashLoop  ModelUnloaded  QueueFull  ShuttingDown  NonFiniteLogits
     ├── LibraryError            a file of the library that cannot be added, renamed or deleted
     │   ├── ModelInUse  ModelKept  FileNameTaken  FileNameUnusable  DiskFull  FolderNotWritable
     │   └── UploadMissing  UploadOffset  UploadRefused  TrashMissing  FileOutdated
@@ -120,6 +120,7 @@ from webapp.errors.models import (
     BackendUnavailable,
     CrashLoop,
     EngineCrashed,
+    EngineStalled,
     LoadCancelled,
     ModelError,
     ModelLoadFailed,
@@ -242,6 +243,7 @@ __all__ = [
     "DatabaseTooNew",
     "DiskFull",
     "EngineCrashed",
+    "EngineStalled",
     "FileEmpty",
     "FileIsDirectory",
     "FileMissing",

@@ -64,6 +64,15 @@ class EngineCrashed(ModelError):
     hint_text = "Send again: the model is loaded anew by itself."
 
 
+class EngineStalled(ModelError):
+    code = "engine_stalled"
+    message_text = "The engine was ended: {reason}"
+    hint_text = (
+        "Send again: the model is being loaded anew. If this machine is only slow, start Roost with a higher "
+        "--stall-limit-s."
+    )
+
+
 class CrashLoop(ModelError):
     code = "crash_loop"
     message_text = "The engine stopped {tries} times in a row; the last time: {reason}"

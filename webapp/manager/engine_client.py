@@ -27,6 +27,7 @@ from webapp.manager.wire import pack, read_message, write_frame
 
 LAST_WORDS_BYTES = 8192
 TERMINATE_GRACE_S = 1.0
+KILL_GRACE_S = 10.0
 # Runs with exactly the module path of the web process. Not `-m`: that would put the working directory in front of it.
 # Not multiprocessing: its spawn runs the web process's main module again (wsgi.py makes an app) and leaves a resource
 # tracker process behind.
@@ -119,7 +120,11 @@ class ProcessEngineClient:
                 break
             except subprocess.TimeoutExpired:
                 then()
-        self._process.wait()
+        try:
+            self._process.wait(KILL_GRACE_S)
+        except subprocess.TimeoutExpired:  # stuck in the kernel, behind a dead disk or driver
+            logger.error("the engine process %s could not be ended; it is left behind", self._process.pid)
+            return
         for thread in self._threads.values():
             if thread is not threading.current_thread():
                 thread.join(TERMINATE_GRACE_S)

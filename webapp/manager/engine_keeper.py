@@ -12,6 +12,7 @@ from webapp.manager.engine_session import EngineSession
 from webapp.manager.handles import RequestHandle
 from webapp.manager.model_status import ModelStatus
 from webapp.manager.order_worker import OrderWorker
+from webapp.manager.stall import StallLimits
 from webapp.manager.target import Target
 from webapp.manager.waiting_room import WaitingRoom
 from webapp.settings import Settings
@@ -26,10 +27,11 @@ class EngineKeeper:
         start_engine: EngineStarter,
         has_room: Callable[[Target], bool],
         publish: Callable[[ModelStatus], None],
+        stall_limits: StallLimits,
     ) -> None:
         self._settings = settings
         self._places = EnginePlaces(publish)
-        self._worker = OrderWorker(self._places, settings, start_engine, has_room)
+        self._worker = OrderWorker(self._places, settings, start_engine, has_room, stall_limits)
 
     @property
     def goal(self) -> Target | None:

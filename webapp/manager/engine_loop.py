@@ -26,6 +26,7 @@ from webapp.manager.messages import (
     Command,
     ComputeLogits,
     ForgetState,
+    Heartbeat,
     KeepState,
     Loaded,
     LoadFailed,
@@ -45,6 +46,7 @@ from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import Tokenizer, load_tokenizer
 
 PROGRESS_EVERY_S = 0.05
+BEAT_EVERY_S = 1.0
 logger = logging.getLogger(__name__)
 
 
@@ -53,10 +55,16 @@ class EngineLoop:
 
     ``put`` may be called from any thread at any time and never blocks, so whoever feeds it can always go on reading:
     an engine that is busy or blocked on a full pipe of outputs still takes every command.
+
+    ``send`` is called from two threads: the loop's, and one that sends a Heartbeat every ``beat_every_s``.
     """
 
-    def __init__(self, send: Callable[[Message], None]) -> None:
+    def __init__(self, send: Callable[[Message], None], beat_every_s: float = BEAT_EVERY_S) -> None:
         self._send = send
+        self._beat_every_s = beat_every_s
+        self._progress = 0
+        self._is_idle = False
+        self._is_over = threading.Event()
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._is_cancelled = threading.Event()
         self._progress_at = 0.0
@@ -70,6 +78,22 @@ class EngineLoop:
 
     def run(self) -> None:
         """Returns after Shutdown or a failed load; raises what broke the engine itself."""
+        heart = threading.Thread(target=self._beat, name="roost-engine-heart", daemon=True)
+        heart.start()
+        try:
+            self._run()
+        finally:
+            self._is_over.set()
+            heart.join(self._beat_every_s)
+
+    def _beat(self) -> None:
+        while not self._is_over.wait(self._beat_every_s):
+            try:
+                self._send(Heartbeat(self._progress, self._is_idle, time.process_time()))
+            except OSError:  # the web process is gone, which the thread that reads its commands sees too
+                return
+
+    def _run(self) -> None:
         command = self._commands.get()
         if not isinstance(command, LoadModel):
             return
@@ -104,6 +128,7 @@ class EngineLoop:
         """The backend's progress callback; a load of many small tensors must not flood the pages."""
         if self._is_cancelled.is_set():
             raise LoadCancelled()
+        self._progress += 1
         now = time.monotonic()
         if now - self._progress_at >= PROGRESS_EVERY_S or progress.done_tensors >= progress.total_tensors:
             self._progress_at = now
@@ -112,6 +137,7 @@ class EngineLoop:
     def _serve(self, engine: LLMEngine) -> None:
         """A step of everyone who waits for an answer, then a chunk of the oldest probe, and so on."""
         while True:
+            self._progress += 1
             for command in self._take(wait=not (engine.has_work() or self._probes)):
                 if isinstance(command, Shutdown):
                     return
@@ -126,7 +152,10 @@ class EngineLoop:
     def _take(self, wait: bool) -> Iterator[Command]:
         """All commands that are there; waits for one when there is nothing else to do."""
         if wait:
-            yield self._commands.get()
+            self._is_idle = True
+            command = self._commands.get()
+            self._is_idle = False
+            yield command
         while True:
             try:
                 yield self._commands.get_nowait()

@@ -20,6 +20,7 @@ import threading
 import traceback
 
 from webapp.manager.engine_loop import EngineLoop
+from webapp.manager.messages import Message
 from webapp.manager.wire import pack, read_message, write_frame
 
 NAME = "roost-engine"
@@ -31,7 +32,14 @@ def main() -> None:
     commands, replies = take_over_streams()
     faulthandler.enable()
     describe_process()
-    loop = EngineLoop(lambda message: write_frame(replies, pack(message)))
+    writing = threading.Lock()
+
+    def send(message: Message) -> None:
+        frame = pack(message)
+        with writing:
+            write_frame(replies, frame)
+
+    loop = EngineLoop(send)
     threading.Thread(target=read_commands, args=(commands, loop), name="roost-engine-commands", daemon=True).start()
     exit_code = 0
     try:

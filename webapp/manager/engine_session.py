@@ -15,13 +15,14 @@ from webapp.engine.outputs import FinishReason, QueueReport, TokenOutput
 from webapp.errors import ModelLoadFailed, Phrase, RoostError, error_from_dict
 from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
 from webapp.manager.engine_client import EngineClient, EngineStarter
-from webapp.manager.handles import QueuePosition, RequestHandle, Service
+from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service
 from webapp.manager.kept_states import KeptStates
-from webapp.manager.machine_memory import memory_facts
+from webapp.manager.machine_memory import memory_facts, oom_kills
 from webapp.manager.messages import (
     Abort,
     CancelLoad,
     EngineOutput,
+    Heartbeat,
     Loaded,
     LoadFailed,
     Loading,
@@ -33,6 +34,7 @@ from webapp.manager.messages import (
     Submit,
 )
 from webapp.manager.request_log import log_begin, log_end
+from webapp.manager.stall import StallLimits, StallWatch
 from webapp.manager.starts import Start
 from webapp.manager.target import Target
 
@@ -46,13 +48,20 @@ class EngineSession:
     ``on_change`` is called from the engine's threads, without any lock of the session held.
     """
 
-    def __init__(self, target: Target, on_change: Callable[[EngineSession], None]) -> None:
+    def __init__(
+        self,
+        target: Target,
+        on_change: Callable[[EngineSession], None],
+        stall_limits: StallLimits | None = None,
+    ) -> None:
         self.target = target
         self.config = target.config
         self.seats = 0
         self.progress = LoadProgress(0, target.inspection.size_bytes, 0, len(target.inspection.tensors))
         self.error: RoostError | None = None
         self.has_crashed = False
+        self.has_stalled = False
+        self.silent_s = 0
         self.last_exit = EngineExit(None)
         self.has_answered = False
         self.idle_since = time.monotonic()
@@ -69,6 +78,9 @@ class EngineSession:
         self._kept_states = KeptStates(self._send)
         self._memory: MemoryFacts | None = None
         self._measured_at = 0.0
+        self._limits = stall_limits or StallLimits()
+        self._stall = StallWatch(self._limits)
+        self._is_over = threading.Event()
 
     @property
     def pid(self) -> int | None:
@@ -102,6 +114,7 @@ class EngineSession:
     def start(self, start_engine: EngineStarter, command: LoadModel) -> None:
         self._client = start_engine(self._receive, self._report_exit)
         self._client.send(command)
+        threading.Thread(target=self._watch, name="roost-engine-watch", daemon=True).start()
 
     def wait_loaded(self, timeout_s: float | None) -> None:
         """Until the model is there; raises why it is not. The caller closes the session then."""
@@ -200,6 +213,10 @@ class EngineSession:
 
     def _receive(self, message: Message) -> None:
         self._measure()
+        with self._changed:
+            self._stall.hear(message, is_loading=not self._is_ready)
+        if isinstance(message, Heartbeat):
+            return
         before = (self.open_count, self.waiting_count)
         if isinstance(message, Outputs):
             for output in message.batch:
@@ -215,6 +232,32 @@ class EngineSession:
         elif isinstance(message, Reply):
             self._answer(message)
         self._on_change(self)
+
+    def _watch(self) -> None:
+        """Looks for signs of life until the engine's end; ends it when there was none for too long."""
+        looked_at = time.monotonic()
+        while not self._is_over.wait(self._limits.look_every_s):
+            now = time.monotonic()
+            with self._changed:
+                self._stall.look(now - looked_at)
+                before, self.silent_s = self.silent_s, self._stall.silent_s
+                error = self._stall.error() if self.error is None else None
+                handles = list(self._handles.values()) if self.silent_s != before else []
+            looked_at = now
+            for handle in handles:
+                handle.put(EngineSilent(self.silent_s))
+            if error is not None:
+                self._give_up(error)
+            elif self.silent_s != before:
+                self._on_change(self)
+
+    def _give_up(self, error: RoostError) -> None:
+        with self._changed:
+            self.has_crashed = self.has_stalled = True
+            self.silent_s = 0
+            self._abandoned = self._abandoned or error
+        self.kill()
+        self._end(error)
 
     def _become_ready(self, message: Loaded) -> None:
         with self._changed:
@@ -257,19 +300,23 @@ class EngineSession:
 
     def _report_exit(self, found: EngineExit) -> None:
         self.last_exit = found
+        self._is_over.set()
         if self.error is None:
             # A load we gave up may be killed by us: that is no crash.
-            self.has_crashed = self._abandoned is None
-            self._end(self._abandoned or crash_error(found, self._memory))
+            self.has_crashed = self.has_stalled or self._abandoned is None
+            self._end(self._abandoned or crash_error(found, self._memory, oom_kills()))
         self._on_change(self)
 
     def _end(self, error: RoostError) -> None:
+        """Whoever sends again because an answer failed must find that this engine serves no more: so the change is told
+        before the answers end."""
         with self._changed:
             if self.error is None:
                 self.error = error
             handles, self._handles = list(self._handles.values()), {}
             calls, self._calls = list(self._calls.values()), {}
             self._changed.notify_all()
+        self._on_change(self)
         for handle in handles:
             handle.finish(FinishReason.ERROR, error)
         for future in calls:

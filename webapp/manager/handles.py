@@ -29,6 +29,13 @@ class QueuePosition:
 
 
 @dataclass(frozen=True)
+class EngineSilent:
+    """The engine has given no sign of life for ``seconds``; 0 when it does again."""
+
+    seconds: int
+
+
+@dataclass(frozen=True)
 class Service:
     """What a request is answered with, as it was when the engine was asked. ``state``: what it begins from."""
 
@@ -37,7 +44,7 @@ class Service:
     state: StateInfo = field(default_factory=StateInfo)
 
 
-HandleEvent = LoadingEvent | QueuePosition | PrefillProgress | TokenOutput
+HandleEvent = LoadingEvent | QueuePosition | EngineSilent | PrefillProgress | TokenOutput
 
 
 class RequestHandle:

@@ -166,4 +166,17 @@ class Reply:
     error: dict[str, Any] | None = None
 
 
-Message = Loading | Loaded | LoadFailed | Outputs | Reply
+@dataclass(frozen=True)
+class Heartbeat:
+    """Once a second from a thread beside the engine's loop, so it also comes while the loop is inside one long step.
+
+    ``progress`` grows with every turn of the loop and every report of a load; ``is_idle``: the loop waits for a
+    command. ``cpu_s`` is the processor time of the process until now, all its threads together.
+    """
+
+    progress: int
+    is_idle: bool
+    cpu_s: float
+
+
+Message = Loading | Loaded | LoadFailed | Outputs | Reply | Heartbeat

@@ -35,6 +35,7 @@ from webapp.manager.library import ModelLibrary
 from webapp.manager.machine_memory import has_room_beside, resident_bytes
 from webapp.manager.messages import ComputeLogits, ReadCounters, ReadState, ScoreTokens
 from webapp.manager.model_status import ModelStatus, StatusBoard, described_target
+from webapp.manager.stall import StallLimits
 from webapp.manager.target import Choice, EngineOptions, StateInfo, Target, TargetResolver, tokenizer_of
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
@@ -49,7 +50,7 @@ class ModelManager:
     """Safe to use from any thread. All errors are of the RoostError tree.
 
     ``start_engine`` decides where the engine runs; ``has_room(target)`` whether a swap may hold two models
-    for a moment.
+    for a moment. ``stall_limits`` (of the settings unless given) say when an engine counts as hung.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class ModelManager:
         start_engine: EngineStarter = start_engine_process,
         library: ModelLibrary | None = None,
         has_room: Callable[[Target], bool] = has_room_beside,
+        stall_limits: StallLimits | None = None,
     ) -> None:
         self._settings = settings
         self.library = library or ModelLibrary(settings.models_dir, extra_dirs=settings.extra_models_dirs)
@@ -65,7 +67,8 @@ class ModelManager:
         self._resolver = TargetResolver(self.library, (settings.model, settings.state), defaults)
         self._first_choice = Choice(settings.model, settings.strategy, settings.state)
         self._board = StatusBoard()
-        self._keeper = EngineKeeper(settings, start_engine, has_room, self._board.publish)
+        limits = stall_limits or StallLimits.of(settings.stall_limit_s)
+        self._keeper = EngineKeeper(settings, start_engine, has_room, self._board.publish, limits)
         self._choosing = threading.Lock()
         self._close_at_exit = _closer(weakref.ref(self))
         atexit.register(self._close_at_exit)

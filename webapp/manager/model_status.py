@@ -20,7 +20,8 @@ class ModelStatus:
     ``model``, ``model_path``, ``strategy`` and ``state`` say what is loaded or being loaded, else what is chosen.
     ``error`` (a RoostError's dict) is what the last load or the engine ended with; it may stand beside phase ``ready``
     when another model was to replace the one that stays. ``notice`` says why a state was dropped. ``engine_bytes`` is
-    the resident memory of the engine process when this was written; it alone makes no new revision.
+    the resident memory of the engine process when this was written; it alone makes no new revision. ``silent_s``:
+    for so many seconds the engine, or the one that loads, has given no sign of life; 0 while all is well.
     """
 
     revision: int = 0
@@ -39,6 +40,7 @@ class ModelStatus:
     running: int = 0
     waiting: int = 0
     seats: int = 0
+    silent_s: int = 0
     engine_bytes: int = field(default=0, compare=False)
 
 
@@ -58,8 +60,15 @@ def describe(
         waiting = session.waiting_count
         counts = {"running": session.open_count - waiting, "seats": session.seats, "engine_bytes": session.engine_bytes}
         held += waiting
+    silent_s = max((each.silent_s for each in (session, loading) if each), default=0)
     return ModelStatus(
-        phase=phase, error=error.to_dict() if error else None, waiting=held, **names, **progress, **counts
+        phase=phase,
+        error=error.to_dict() if error else None,
+        waiting=held,
+        silent_s=silent_s,
+        **names,
+        **progress,
+        **counts,
     )
 
 

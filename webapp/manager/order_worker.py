@@ -8,11 +8,21 @@ import time
 from collections.abc import Callable
 
 from webapp.engine.outputs import FinishReason
-from webapp.errors import CrashLoop, LoadCancelled, ModelUnloaded, RoostError, ShuttingDown, as_roost_error
+from webapp.errors import (
+    CrashLoop,
+    EngineStalled,
+    LoadCancelled,
+    ModelUnloaded,
+    RoostError,
+    ShuttingDown,
+    as_roost_error,
+)
 from webapp.manager.engine_client import EngineStarter
 from webapp.manager.engine_places import EnginePlaces, Order
 from webapp.manager.engine_session import EngineSession
+from webapp.manager.handles import EngineSilent, LoadingEvent
 from webapp.manager.load_command import load_command
+from webapp.manager.stall import StallLimits
 from webapp.manager.target import Target
 from webapp.settings import Settings
 
@@ -28,9 +38,15 @@ class OrderWorker:
     """
 
     def __init__(
-        self, places: EnginePlaces, settings: Settings, start_engine: EngineStarter, has_room: Callable[[Target], bool]
+        self,
+        places: EnginePlaces,
+        settings: Settings,
+        start_engine: EngineStarter,
+        has_room: Callable[[Target], bool],
+        stall_limits: StallLimits,
     ) -> None:
         self._places = places
+        self._stall_limits = stall_limits
         self._settings = settings
         self._start_engine = start_engine
         self._has_room = has_room
@@ -102,7 +118,7 @@ class OrderWorker:
         with places.changed:
             if order.error is not None or order.target is None:
                 raise order.error or ModelUnloaded()
-            session = EngineSession(order.target, self._session_changed)
+            session = EngineSession(order.target, self._session_changed, self._stall_limits)
             session.start(self._start_engine, command(order.target.start))
             places.error, places.loading = None, session
             places.tell()
@@ -160,6 +176,8 @@ class OrderWorker:
             if places.next is None:
                 places.goal = places.session.target if places.session else places.last_good or order.target
             places.waiting.fail(error, later=places.later_target)
+            if isinstance(error, EngineStalled) and order.target is not None:
+                self._load_again(order.target)
             places.tell()
 
     def _end_all(self) -> None:
@@ -179,7 +197,8 @@ class OrderWorker:
         places = self._places
         with places.changed:
             if session is places.loading:
-                places.waiting.tell_progress(session.progress)
+                progress = LoadingEvent(session.progress.done_bytes, session.progress.total_bytes)
+                places.waiting.tell(EngineSilent(session.silent_s) if session.silent_s else progress)
             if session.has_answered:
                 places.crashes = 0
             if session.error is not None and session is places.session:
@@ -188,7 +207,16 @@ class OrderWorker:
                 if session.has_crashed:
                     self._count_crash(session)
                 places.error = self._with_count(session.error)
+                if session.has_stalled:
+                    self._load_again(session.target)
             places.tell()
+
+    def _load_again(self, target: Target) -> None:
+        """After an engine that hung. The caller holds the lock."""
+        places = self._places
+        is_free = places.running is None and places.next is None and not places.is_closing
+        if is_free and places.crashes < self._settings.crash_tries:
+            places.replace_orders(Order(target))
 
     def _with_count(self, error: RoostError) -> RoostError:
         """CrashLoop, when it was one too many: the next request will not load again."""

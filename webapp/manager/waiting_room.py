@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason
 from webapp.errors import RoostError
-from webapp.manager.handles import LoadingEvent, RequestHandle
+from webapp.manager.handles import EngineSilent, LoadingEvent, RequestHandle
 from webapp.manager.target import Target
 
 
@@ -30,9 +29,9 @@ class WaitingRoom:
         is_found, self._pairs = len(rest) < len(self._pairs), rest
         return is_found
 
-    def tell_progress(self, progress: LoadProgress) -> None:
+    def tell(self, event: LoadingEvent | EngineSilent) -> None:
         for handle, _ in self._pairs:
-            handle.put(LoadingEvent(progress.done_bytes, progress.total_bytes))
+            handle.put(event)
 
     def take(self, later: Target | None) -> list[tuple[RequestHandle, Target]]:
         """All but those for ``later``, which is still to be loaded."""

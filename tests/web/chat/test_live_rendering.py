@@ -54,6 +54,15 @@ def test_waiting_is_told_until_the_first_word():
     assert rendering.advance().waiting is None
 
 
+def test_an_engine_that_does_not_answer_is_told_in_mid_answer_until_it_goes_on():
+    turn, rendering = rendering_of(ContentDelta("a"), Waiting("silent", 7))
+    assert rendering.advance().waiting == Waiting("silent", 7)
+    turn.emit([Waiting("silent", 0)])
+    assert rendering.advance().waiting is None
+    turn.emit([Waiting("silent", 9), ContentDelta("b")])
+    assert rendering.advance().waiting is None
+
+
 def test_text_is_rendered_at_most_once_an_interval():
     turn = LiveTurn("chat", "question", "answer")
     rendering = LiveRendering(turn, clock=lambda: 1.0)

@@ -18,7 +18,7 @@ from webapp.chat.prompt_rendering import RenderedPrompt
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError, error_from_dict
-from webapp.manager.handles import LoadingEvent, QueuePosition, RequestHandle, Service
+from webapp.manager.handles import EngineSilent, LoadingEvent, QueuePosition, RequestHandle, Service
 from webapp.manager.model_manager import ModelManager
 from webapp.services.generation.prompt import PreparedPrompt, PromptModel, prepare
 from webapp.services.generation.text import AnswerText
@@ -166,6 +166,8 @@ class Generation:
             return self._told(Waiting("queued", event.ahead))
         if isinstance(event, PrefillProgress):
             return self._told(Waiting("reading", event.done, event.total))
+        if isinstance(event, EngineSilent):
+            return self._told(Waiting("silent", event.seconds))
         return []
 
     def _told(self, waiting: Waiting) -> list[AnswerEvent]:

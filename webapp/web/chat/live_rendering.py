@@ -55,7 +55,8 @@ class ChannelView:
 
 @dataclass(frozen=True)
 class LiveView:
-    """One moment of the answer. ``revision`` grows with every change; ``waiting`` only until the first text."""
+    """One moment of the answer. ``revision`` grows with every change; ``waiting`` only until the first text, but for an
+    engine that does not answer."""
 
     revision: int
     is_thinking: bool
@@ -96,6 +97,8 @@ class LiveRendering:
 
     def _take_in(self, events: list[AnswerEvent]) -> None:
         for event in events:
+            if isinstance(event, (ReasoningDelta, ContentDelta)):
+                self._waiting = None
             if isinstance(event, ReasoningDelta):
                 self.channels["reasoning"].feed(event.text)
             elif isinstance(event, ContentDelta):
@@ -111,12 +114,14 @@ class LiveRendering:
 
     def _view(self) -> LiveView:
         has_reasoning, has_content = (self.channels[name].has_text for name in ("reasoning", "content"))
-        is_over = self._end is not None
+        is_over, waiting = self._end is not None, self._waiting
+        has_text = has_reasoning or has_content
+        is_silent = waiting is not None and waiting.phase == "silent" and waiting.done > 0
         return LiveView(
             revision=self._revision,
             is_thinking=has_reasoning and not has_content and not is_over,
             has_reasoning=has_reasoning,
-            waiting=None if has_reasoning or has_content or is_over else self._waiting,
+            waiting=None if is_over or (has_text and not is_silent) else waiting,
             is_over=is_over,
             has_failed=isinstance(self._end, Failed),
         )

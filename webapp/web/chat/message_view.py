@@ -68,7 +68,7 @@ def fingerprint(stored: StoredMessage, running: tuple[str, ...] = (), is_last: b
 
 
 def waiting_text(waiting: Waiting | None, t: Translator) -> str:
-    if waiting is None:
+    if waiting is None or (waiting.phase == "silent" and not waiting.done):
         return t("chat.waiting.starting")
     if waiting.phase == "loading":
         percent = int(100 * waiting.done / waiting.total) if waiting.total else 0
@@ -77,6 +77,8 @@ def waiting_text(waiting: Waiting | None, t: Translator) -> str:
         return t("chat.waiting.queued", count=waiting.done)
     if waiting.phase == "calling":
         return t("chat.waiting.calling")
+    if waiting.phase == "silent":
+        return t("chat.waiting.silent", count=waiting.done)
     return t("chat.waiting.reading", done=waiting.done, total=waiting.total)
 
 
@@ -134,7 +136,7 @@ def _live_view(stored: StoredMessage, turn: LiveTurn, house: House, t: Translato
         has_reasoning=view.has_reasoning,
         is_thinking=view.is_thinking,
         is_streaming=True,
-        waiting=waiting_text(view.waiting, t) if is_waiting else "",
+        waiting=waiting_text(view.waiting, t) if is_waiting or view.waiting else "",
     )
 
 

@@ -25,7 +25,7 @@ def strip_context(manager: ModelManager, t: Callable[..., str]) -> Strip:
         model=status.model or t("status.no_model"),
         strategy=status.strategy if status.model else "",
         state=status.state,
-        light=LIGHTS.get(status.phase, "off"),
+        light="waiting" if status.silent_s else LIGHTS.get(status.phase, "off"),
         word=phase_word(status, percent, t),
         percent=percent,
         seats=seats(status, t),
@@ -39,6 +39,8 @@ def load_percent(status: ModelStatus) -> int | None:
 
 
 def phase_word(status: ModelStatus, percent: int | None, t: Callable[..., str]) -> str:
+    if status.silent_s:
+        return t("status.silent", seconds=status.silent_s)
     if status.phase == "loading":
         return t("status.loading_percent", percent=percent)
     words = {
