@@ -93,6 +93,7 @@ class Settings:
     idle_unload_s: float = setting(0.0, "Seconds without a request before the model is unloaded; 0 means never.", 0)
     swap_grace_s: float = setting(5.0, "Seconds running answers get to finish when another model is loaded.", 0)
     load_timeout_s: float = setting(0.0, "Seconds a model may take to load; 0 means no limit.", 0)
+    load_anyway: bool = setting(False, "Load a model even if it seems to need more memory than is free.")
     stall_limit_s: float = setting(
         60.0, "Seconds the engine may give no sign of life before it is ended and loaded again; 0 means never.", 0
     )

@@ -22,6 +22,7 @@ from webapp.manager.handles import RequestHandle
 from webapp.manager.library import ModelLibrary
 from webapp.manager.model_manager import ModelManager
 from webapp.manager.model_status import ModelStatus
+from webapp.manager.target import Target
 from webapp.settings import Settings
 
 ENDLESS = "fake script=ab repeat=0 delay_ms=2"
@@ -56,6 +57,10 @@ def starter() -> CountingStarter:
     return CountingStarter()
 
 
+def fits(target: Target, reclaimable_bytes: int) -> None:
+    """Every model does, whatever else this machine is busy with."""
+
+
 MakeManager = Callable[..., ModelManager]
 
 
@@ -65,7 +70,7 @@ def make_manager(models_dir: Path, tmp_path: Path, starter: CountingStarter) -> 
     made: list[ModelManager] = []
 
     def make(
-        strategy: str = "fake", has_room: bool = True, start_engine=None, stall_limits=None, **changes
+        strategy: str = "fake", has_room: bool = True, start_engine=None, stall_limits=None, shortfall=fits, **changes
     ) -> ModelManager:
         settings = Settings(data_dir=tmp_path, models_dir=models_dir, model="v7.safetensors", strategy=strategy)
         manager = ModelManager(
@@ -74,6 +79,7 @@ def make_manager(models_dir: Path, tmp_path: Path, starter: CountingStarter) -> 
             ModelLibrary(changes.get("models_dir", models_dir), tmp_path),
             lambda target: has_room,
             stall_limits,
+            shortfall,
         )
         made.append(manager)
         return manager

@@ -14,7 +14,7 @@ from webapp.engine.outputs import FinishReason, PrefillProgress, TokenOutput
 from webapp.errors import EngineCrashed
 from webapp.manager.handles import LoadingEvent, QueuePosition, RequestHandle
 from webapp.manager.library import ModelLibrary
-from webapp.manager.machine_memory import MARGIN_BYTES, available_bytes, has_room_beside, memory_facts, needed_bytes
+from webapp.manager.machine_memory import available_bytes, has_room_beside, memory_facts, needed_bytes
 from webapp.manager.model_status import ModelStatus, StatusBoard
 from webapp.manager.target import Choice, TargetResolver
 from webapp.manager.token_rules import banned_token_ids, penalty_exempt_token_ids
@@ -94,9 +94,8 @@ def test_the_need_of_a_load_follows_the_strategy(target):
     def needed(strategy: str) -> int:
         return needed_bytes(replace(target, choice=replace(target.choice, strategy=strategy)))
 
-    size, weights = target.inspection.size_bytes, target.inspection.parameters
-    assert needed("cpu fp32") == size + 4 * weights + MARGIN_BYTES
-    assert needed("cpu bf16") == needed("cpu fp32") - 2 * weights
+    assert needed("cpu fp32") > needed("cpu bf16") > target.inspection.parameters * 2
+    assert needed("fake") >= sum(tensor.nbytes for tensor in target.inspection.tensors)
     assert not has_room_beside(replace(target, choice=replace(target.choice, strategy="cuda fp16")))
     assert available_bytes() > 0
     assert memory_facts(os.getpid()).engine_bytes > 1_000_000

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import urllib.request
 from types import SimpleNamespace
 
 import pytest
 
+from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.chat.events import Waiting
 from webapp.i18n import translate
+from webapp.manager import machine_memory
 from webapp.manager.model_status import ModelStatus
 from webapp.web.chat.message_view import waiting_text
 from webapp.web.status.strip import strip_context
@@ -25,3 +28,22 @@ def test_an_engine_that_does_not_answer_is_said_with_its_seconds(phase, locale):
     assert strip.word != strip_context(well, t).word
     assert "37" in waiting_text(Waiting("silent", 37), t)
     assert waiting_text(Waiting("silent", 0), t) == waiting_text(None, t)
+
+
+def posted(roost: RunningRoost, body: bytes) -> str:
+    """The menu as a script of the page gets it back."""
+    headers = {"Origin": roost.url, "HX-Request": "true"}
+    with urllib.request.urlopen(urllib.request.Request(roost.url + "/status/load", body, headers)) as answer:
+        return answer.read().decode()
+
+
+def test_a_model_that_does_not_fit_is_asked_about_in_the_menu(tmp_path, monkeypatch):
+    roost = RunningRoost(tmp_path, fake_strategy())
+    try:
+        monkeypatch.setattr(machine_memory, "available_bytes", lambda: 0)
+        refused = posted(roost, b"model=roost-starter-v7.safetensors")
+        assert 'name="anyway"' in refused and 'name="anyway"' in roost.get("/models")
+        assert 'name="anyway"' not in posted(roost, b"anyway=1")
+        assert roost.app.extensions["model_manager"].wait_ready(30).phase == "ready"
+    finally:
+        roost.stop()

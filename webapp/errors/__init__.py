@@ -19,7 +19,7 @@
     ├── RequestError            a generation request out of range
     │   ├── PromptEmpty  PromptTooLong  InvalidSampling  InvalidOption  TokenOutOfRange  GrammarInvalid
     ├── ModelError              the one model and its engine process
-    │   ├── ModelNotFound  NoModelLoaded  ModelLoadFailed  LoadCancelled  OutOfMemory
+    │   ├── ModelNotFound  NoModelLoaded  ModelLoadFailed  LoadCancelled  OutOfMemory  ModelDoesNotFit
     │   ├── EngineCrashed  EngineStalled  CrashLoop  ModelUnloaded  QueueFull  ShuttingDown  NonFiniteLogits
     ├── LibraryError            a file of the library that cannot be added, renamed or deleted
     │   ├── ModelInUse  ModelKept  FileNameTaken  FileNameUnusable  DiskFull  FolderNotWritable
@@ -122,6 +122,7 @@ from webapp.errors.models import (
     EngineCrashed,
     EngineStalled,
     LoadCancelled,
+    ModelDoesNotFit,
     ModelError,
     ModelLoadFailed,
     ModelNotFound,
@@ -275,6 +276,7 @@ __all__ = [
     "McpTimedOut",
     "McpUnreachable",
     "MessageNotFound",
+    "ModelDoesNotFit",
     "ModelError",
     "ModelInUse",
     "ModelKept",

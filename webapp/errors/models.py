@@ -58,6 +58,16 @@ class OutOfMemory(ModelError):
     hint_text = "Choose a smaller model or a strategy that needs less memory (bf16 or int8)."
 
 
+class ModelDoesNotFit(ModelError):
+    code = "model_does_not_fit"
+    status = 400
+    message_text = "{name} does not fit into memory: {reason}"
+    hint_text = (
+        "Choose a smaller model, or a strategy that needs less memory (bf16 or int8). To try it all the same, press "
+        "“Load anyway” in the model menu, or start Roost with --load-anyway."
+    )
+
+
 class EngineCrashed(ModelError):
     code = "engine_crashed"
     message_text = "The engine stopped while it worked: {reason}"

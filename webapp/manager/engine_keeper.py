@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from webapp.engine.outputs import FinishReason
-from webapp.errors import CrashLoop, QueueFull, RequestError, RoostError, ShuttingDown
+from webapp.errors import CrashLoop, NoModelLoaded, QueueFull, RequestError, RoostError, ShuttingDown
 from webapp.manager.engine_client import EngineStarter
 from webapp.manager.engine_places import EnginePlaces, Order
 from webapp.manager.engine_session import EngineSession
 from webapp.manager.handles import RequestHandle
+from webapp.manager.machine_memory import FitCheck
 from webapp.manager.model_status import ModelStatus
 from webapp.manager.order_worker import OrderWorker
 from webapp.manager.stall import StallLimits
@@ -28,9 +29,10 @@ class EngineKeeper:
         has_room: Callable[[Target], bool],
         publish: Callable[[ModelStatus], None],
         stall_limits: StallLimits,
+        fit: FitCheck,
     ) -> None:
         self._settings = settings
-        self._places = EnginePlaces(publish)
+        self._places = EnginePlaces(publish, fit)
         self._worker = OrderWorker(self._places, settings, start_engine, has_room, stall_limits)
 
     @property
@@ -83,8 +85,9 @@ class EngineKeeper:
             places.goal = target
             places.tell()
 
-    def order_load(self, target: Target) -> None:
-        """By hand: forgets crashes. Nothing new happens when the same is loaded or being loaded already."""
+    def order_load(self, target: Target, anyway: bool = False) -> None:
+        """By hand: forgets crashes. Nothing new happens when the same is loaded or being loaded already. Raises
+        ModelDoesNotFit unless ``anyway``."""
         places = self._places
         with places.changed:
             places.check_open()
@@ -95,8 +98,20 @@ class EngineKeeper:
             if coming is not None and coming.is_same_engine(target):
                 places.error = None
                 self.set_goal(target)
+                return
+            if anyway:
+                places.fit.accept(target)
             else:
-                self._order(target)
+                places.check_fit(target, by_hand=True)
+            self._order(target)
+
+    def order_refused(self) -> None:
+        """Loads what was refused last because it does not fit; NoModelLoaded when nothing was."""
+        places = self._places
+        with places.changed:
+            if places.refused is None:
+                raise NoModelLoaded()
+            self.order_load(places.refused, anyway=True)
 
     def order_unload(self) -> None:
         places = self._places
@@ -114,7 +129,8 @@ class EngineKeeper:
                 places.replace_orders(None)
 
     def ensure_loading(self, target: Target) -> None:
-        """Orders a load unless there is a model or one is coming; CrashLoop when that has failed too often."""
+        """Orders a load unless there is a model or one is coming; CrashLoop when that has failed too often,
+        ModelDoesNotFit."""
         places = self._places
         with places.changed:
             places.check_open()
@@ -122,6 +138,7 @@ class EngineKeeper:
                 return
             if places.crashes >= self._settings.crash_tries:
                 raise CrashLoop(tries=places.crashes, reason=places.last_crash)
+            places.check_fit(target)
             self._order(target)
 
     def admit(self, handle: RequestHandle, target: Target) -> bool:
@@ -169,6 +186,7 @@ class EngineKeeper:
         self._worker.join()
 
     def _order(self, target: Target) -> None:
+        self._places.error = self._places.refused = None
         self._places.replace_orders(Order(target))
         self._worker.start()
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from webapp.errors import LoadCancelled, RoostError, ShuttingDown
 from webapp.manager.engine_session import EngineSession
+from webapp.manager.machine_memory import FitCheck
 from webapp.manager.model_status import ModelStatus, describe
 from webapp.manager.target import Target
 from webapp.manager.waiting_room import WaitingRoom
@@ -28,10 +29,13 @@ class EnginePlaces:
     """Whoever reads more than one field, or writes any, holds ``changed``; ``tell`` after a change.
 
     ``goal`` is what is chosen: the target of the load at hand, else what is loaded, else what was loaded last or is to
-    be loaded first. ``error`` is what the last load or engine ended with. ``crashes`` in a row have no answer between.
+    be loaded first. ``error`` is what the last load or engine ended with, or why ``refused`` was not loaded.
+    ``crashes`` in a row have no answer between.
     """
 
-    def __init__(self, publish: Callable[[ModelStatus], None]) -> None:
+    def __init__(self, publish: Callable[[ModelStatus], None], fit: FitCheck) -> None:
+        self.fit = fit
+        self.refused: Target | None = None
         self.changed = threading.Condition(threading.RLock())
         self.session: EngineSession | None = None
         self.loading: EngineSession | None = None
@@ -88,6 +92,15 @@ class EnginePlaces:
     def check_open(self) -> None:
         if self.is_closing:
             raise ShuttingDown()
+
+    def check_fit(self, target: Target, by_hand: bool = False) -> None:
+        """Raises ModelDoesNotFit, which the pages show too."""
+        reclaimable = self.session.engine_bytes if self.session else 0
+        refusal = self.fit.refusal(target, reclaimable, by_hand)
+        if refusal is not None:
+            self.error, self.refused = refusal, target
+            self.tell()
+            raise refusal
 
     def replace_orders(self, order: Order | None, error: RoostError | None = None) -> None:
         """``order`` instead of the one at hand, which is cancelled if it is a load."""

@@ -1,19 +1,20 @@
-"""How much memory there is, and whether a second model fits beside the first for a moment."""
+"""How much memory there is, and whether a model fits: alone, or beside another for a moment."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
+from webapp.engine.backend import RAM, backend_for
+from webapp.errors import ModelDoesNotFit, Phrase
 from webapp.manager.crash import MemoryFacts
 from webapp.manager.target import Target
 
-MARGIN_BYTES = 600_000_000
-"""A second interpreter with torch (about 350 MB with the rwkv package on CPU), and room for the machine to breathe."""
-
-BYTES_PER_WEIGHT = {"fp32": 4, "fp16": 2, "bf16": 2, "i8": 2}
-"""i8 counts as the half precision it is made from: that is what its load needs at the most."""
+BREATHING_BYTES = 256 << 20
+"""Left free beside two models at once: the machine runs other things, too."""
 
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -22,14 +23,71 @@ def has_room_beside(target: Target) -> bool:
     """True when the model can be loaded while another stays loaded. Only main memory is measured, so on any other
     device the answer is no."""
     device = target.choice.strategy.split()[0]
-    return device in ("cpu", "fake") and needed_bytes(target) <= available_bytes()
+    return device in ("cpu", "fake") and needed_bytes(target) + BREATHING_BYTES <= available_bytes()
 
 
 def needed_bytes(target: Target) -> int:
-    """The peak of a load: the file as read, the weights as run, and a margin."""
-    words = target.choice.strategy
-    per_weight = max((size for word, size in BYTES_PER_WEIGHT.items() if word in words), default=4)
-    return target.inspection.size_bytes + per_weight * target.inspection.parameters + MARGIN_BYTES
+    """The most main memory the engine process takes, while it loads or while it writes one answer (docs/memory.md)."""
+    footprint = backend_for(target.choice.strategy).load_class().footprint(target.inspection, target.choice.strategy)
+    kept = footprint.base.get(RAM, 0) + footprint.weights.get(RAM, 0)
+    running = footprint.run_extra.get(RAM, 0) + footprint.state.get(RAM, 0)
+    return kept + max(running, footprint.load_extra.get(RAM, 0))
+
+
+def shortfall(target: Target, reclaimable_bytes: int) -> ModelDoesNotFit | None:
+    """Why the model does not fit into main memory now; ``reclaimable_bytes`` are given back before it is loaded."""
+    needed, free = needed_bytes(target), available_bytes() + reclaimable_bytes
+    if needed <= free:
+        return None
+    sizes = {"needed": f"{needed / 1e9:.1f} GB", "free": f"{free / 1e9:.1f} GB"}
+    return ModelDoesNotFit(name=target.name, reason=Phrase("it needs about {needed}, and {free} is free", **sizes))
+
+
+Shortfall = Callable[[Target, int], ModelDoesNotFit | None]
+_Key = tuple[str, tuple[int, int], tuple[str, ...]]
+
+
+class FitCheck:
+    """Refuses to load what is known not to fit, until a person says to load it anyway: then it is not asked again.
+
+    A load that ended for lack of memory is remembered, so that not every later request tries it again. Of both the last
+    ``LIMIT`` are kept. Not thread-safe.
+    """
+
+    LIMIT = 64
+
+    def __init__(self, shortfall: Shortfall) -> None:
+        self._shortfall = shortfall
+        self._accepted: OrderedDict[_Key, bool] = OrderedDict()
+
+    def refusal(self, target: Target, reclaimable_bytes: int, by_hand: bool) -> ModelDoesNotFit | None:
+        """A failed load counts for requests; a person who loads ``by_hand`` may try again where memory is free now."""
+        is_accepted = self._accepted.get(_key(target))
+        if is_accepted:
+            return None
+        if is_accepted is None or by_hand:
+            return self._shortfall(target, reclaimable_bytes)
+        return ModelDoesNotFit(name=target.name, reason="memory ran out when it was loaded last")
+
+    def accept(self, target: Target) -> None:
+        self._note(target, True)
+
+    def note_failure(self, target: Target) -> None:
+        self._note(target, False)
+
+    def note_success(self, target: Target) -> None:
+        if self._accepted.get(_key(target)) is False:
+            del self._accepted[_key(target)]
+
+    def _note(self, target: Target, is_accepted: bool) -> None:
+        self._accepted[_key(target)] = is_accepted
+        self._accepted.move_to_end(_key(target))
+        while len(self._accepted) > self.LIMIT:
+            self._accepted.popitem(last=False)
+
+
+def _key(target: Target) -> _Key:
+    return target.path, target.stamp, tuple(target.choice.strategy.split())
 
 
 def available_bytes() -> int:

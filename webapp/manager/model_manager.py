@@ -32,7 +32,7 @@ from webapp.manager.engine_client import EngineStarter, start_engine_process
 from webapp.manager.engine_keeper import EngineKeeper
 from webapp.manager.handles import RequestHandle
 from webapp.manager.library import ModelLibrary
-from webapp.manager.machine_memory import has_room_beside, resident_bytes
+from webapp.manager.machine_memory import FitCheck, Shortfall, has_room_beside, resident_bytes, shortfall
 from webapp.manager.messages import ComputeLogits, ReadCounters, ReadState, ScoreTokens
 from webapp.manager.model_status import ModelStatus, StatusBoard, described_target
 from webapp.manager.stall import StallLimits
@@ -51,6 +51,7 @@ class ModelManager:
 
     ``start_engine`` decides where the engine runs; ``has_room(target)`` whether a swap may hold two models
     for a moment. ``stall_limits`` (of the settings unless given) say when an engine counts as hung.
+    ``shortfall(target, reclaimable_bytes)`` says why a model does not fit, None when it does.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class ModelManager:
         library: ModelLibrary | None = None,
         has_room: Callable[[Target], bool] = has_room_beside,
         stall_limits: StallLimits | None = None,
+        shortfall: Shortfall = shortfall,
     ) -> None:
         self._settings = settings
         self.library = library or ModelLibrary(settings.models_dir, extra_dirs=settings.extra_models_dirs)
@@ -67,8 +69,9 @@ class ModelManager:
         self._resolver = TargetResolver(self.library, (settings.model, settings.state), defaults)
         self._first_choice = Choice(settings.model, settings.strategy, settings.state)
         self._board = StatusBoard()
+        fit = FitCheck((lambda target, reclaimable: None) if settings.load_anyway else shortfall)
         limits = stall_limits or StallLimits.of(settings.stall_limit_s)
-        self._keeper = EngineKeeper(settings, start_engine, has_room, self._board.publish, limits)
+        self._keeper = EngineKeeper(settings, start_engine, has_room, self._board.publish, limits, fit)
         self._choosing = threading.Lock()
         self._close_at_exit = _closer(weakref.ref(self))
         atexit.register(self._close_at_exit)
@@ -99,8 +102,8 @@ class ModelManager:
         """Starts loading, or swapping, in the background; None keeps what is chosen. Resets a crash loop.
 
         What can be told before loading is raised at once and changes nothing: ModelNotFound, WeightsError,
-        StrategyError, BackendUnavailable. A state given here has to fit; one in use before that does not fit the new
-        model is dropped, and ``status().notice`` says why.
+        StrategyError, BackendUnavailable, ModelDoesNotFit (see :meth:`load_anyway`). A state given here has to fit; one
+        in use before that does not fit the new model is dropped, and ``status().notice`` says why.
         """
         with self._choosing:
             before = self._keeper.goal
@@ -109,6 +112,11 @@ class ModelManager:
             wanted = replace(choice, **{name: value for name, value in given.items() if value is not None})
             may_drop_state = state is None and (before is not None or model is not None)
             self._keeper.order_load(self._resolver.resolve(wanted, before, may_drop_state))
+
+    def load_anyway(self) -> None:
+        """Starts loading what :meth:`load` or a request was refused last because it does not fit. From then on requests
+        load it too, until memory ran out. NoModelLoaded when nothing was refused."""
+        self._keeper.order_refused()
 
     def choose(
         self,
@@ -188,8 +196,9 @@ class ModelManager:
 
         ``state`` is this request's alone, a name as of :meth:`apply_state`; None is the one in use.
 
-        Raises at once what is wrong with the request, its state or the choice of model, QueueFull, CrashLoop or
-        ShuttingDown, and ModelUnloaded when the model its prompt was ``made_for`` is not the chosen one any more.
+        Raises at once what is wrong with the request, its state or the choice of model, QueueFull, CrashLoop,
+        ModelDoesNotFit or ShuttingDown, and ModelUnloaded when the model its prompt was ``made_for`` is not the chosen
+        one any more.
         """
         while True:
             target = self._chosen(for_loading=True)

@@ -13,6 +13,7 @@ from webapp.errors import (
     EngineStalled,
     LoadCancelled,
     ModelUnloaded,
+    OutOfMemory,
     RoostError,
     ShuttingDown,
     as_roost_error,
@@ -140,6 +141,7 @@ class OrderWorker:
             places.loading, places.running = None, None
             places.retiring, places.session = places.session, session
             places.last_good = session.target
+            places.fit.note_success(session.target)
             if places.next is None:
                 places.goal = session.target
             for handle, target in places.waiting.take(later=places.later_target):
@@ -176,6 +178,8 @@ class OrderWorker:
             if places.next is None:
                 places.goal = places.session.target if places.session else places.last_good or order.target
             places.waiting.fail(error, later=places.later_target)
+            if isinstance(error, OutOfMemory) and order.target is not None:
+                places.fit.note_failure(order.target)
             if isinstance(error, EngineStalled) and order.target is not None:
                 self._load_again(order.target)
             places.tell()

@@ -14,6 +14,7 @@ from webapp.chat.events import Waiting
 from webapp.chat.messages import Role
 from webapp.errors import (
     CrashLoop,
+    ModelDoesNotFit,
     ModelLoadFailed,
     ModelNotFound,
     NoModelLoaded,
@@ -33,7 +34,16 @@ from webapp.web.chat.contexts import Failure, MessageView, Versions
 from webapp.web.chat.house import House
 
 Translator = Callable[..., str]
-MODEL_CHOICES = (ModelNotFound, NoModelLoaded, ModelLoadFailed, CrashLoop, WeightsError, OutOfMemory, StrategyError)
+MODEL_CHOICES = (
+    ModelNotFound,
+    NoModelLoaded,
+    ModelLoadFailed,
+    CrashLoop,
+    WeightsError,
+    OutOfMemory,
+    ModelDoesNotFit,
+    StrategyError,
+)
 
 
 def message_view(stored: StoredMessage, house: House, t: Translator, locale: str, known_tokens: int = 0) -> MessageView:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from webapp.errors import error_from_dict
+from webapp.errors import ModelDoesNotFit, error_from_dict
 from webapp.services.library.disk_space import size_text
 from webapp.services.library.imports import MODES, ImportJob
 from webapp.web.models.contexts import (
@@ -48,7 +48,8 @@ def load_view(desk: Desk) -> LoadView | None:
     if told is None or told.get("code") == "load_cancelled":
         return None
     message, hint = desk.said(error_from_dict(told))
-    return LoadView("failed", message, hint=hint)
+    can_load_anyway = told.get("code") == ModelDoesNotFit.code
+    return LoadView("failed", message, hint=hint, can_load_anyway=can_load_anyway)
 
 
 def _import(desk: Desk, job: ImportJob) -> ImportView:

@@ -87,13 +87,14 @@ class UploadView:
 
 @dataclass(frozen=True)
 class LoadView:
-    """``phase``: loading, unloading or failed."""
+    """``phase``: loading, unloading or failed; ``can_load_anyway``: because it does not fit."""
 
     phase: str
     title: str
     shown: str = ""
     share: int = 0
     hint: str = ""
+    can_load_anyway: bool = False
 
 
 @dataclass(frozen=True)

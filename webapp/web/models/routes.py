@@ -99,10 +99,14 @@ def do() -> Response | BaseResponse:
 
 @blueprint.post("/load")
 def load() -> Response | BaseResponse:
-    """Without a strategy, with the one in use where the file can be run with it."""
+    """Without a strategy, with the one in use where the file can be run with it; with ``anyway`` the one that was
+    refused because it does not fit."""
     given = request.form.get("strategy", "")[:NAME_CHARS]
 
     def deed(desk: Desk) -> None:
+        if request.form.get("anyway"):
+            desk.manager.load_anyway()
+            return
         strategy = given or strategy_on_load(desk.library, _name(), desk.status.strategy)
         desk.manager.load(model=_name(), strategy=strategy)
 

@@ -58,7 +58,7 @@ class ModelChoice:
 @dataclass(frozen=True)
 class ModelMenu:
     """``status/_menu.html``. ``error_message`` is why the last load failed, ``is_changing`` while it will be out of
-    date soon."""
+    date soon; ``can_load_anyway``: the error is that the model does not fit."""
 
     models: tuple[ModelChoice, ...]
     chosen: str
@@ -69,3 +69,4 @@ class ModelMenu:
     is_changing: bool = False
     error_message: str = ""
     error_hint: str = ""
+    can_load_anyway: bool = False

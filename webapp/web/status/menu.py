@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from os.path import normpath
 
-from webapp.errors import RoostError, error_from_dict
+from webapp.errors import ModelDoesNotFit, RoostError, error_from_dict
 from webapp.i18n import translate_error
 from webapp.manager.library import ModelEntry
 from webapp.manager.model_manager import ModelManager
@@ -37,6 +37,7 @@ def menu_context(
         is_changing=status.phase in ("loading", "unloading"),
         error_message=message,
         error_hint=hint,
+        can_load_anyway=isinstance(error, ModelDoesNotFit),
     )
 
 

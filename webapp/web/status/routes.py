@@ -48,9 +48,12 @@ def menu() -> Response:
 
 @blueprint.post("/load")
 def load() -> Response | BaseResponse:
-    """The named model, or the chosen one again."""
+    """The named model, or the chosen one again; with ``anyway`` the one that was refused because it does not fit."""
     try:
         manager, model = the_manager(), request.form.get("model", "")[:NAME_CHARS] or None
+        if request.form.get("anyway"):
+            manager.load_anyway()
+            return done()
         strategy = strategy_on_load(manager.library, model, manager.status().strategy) if model else None
         manager.load(model=model, strategy=strategy)
     except RoostError as exc:

@@ -1,0 +1,123 @@
+"""A model that does not fit into memory: asked about once, not tried by every request."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.manager.conftest import assert_failed, last_output, request, wait_phase
+from webapp.backends.fake import FakeBackend
+from webapp.engine.outputs import FinishReason
+from webapp.errors import ModelDoesNotFit, NoModelLoaded, OutOfMemory
+from webapp.manager import machine_memory
+from webapp.manager.library import ModelLibrary
+from webapp.manager.machine_memory import needed_bytes, shortfall
+from webapp.manager.target import Choice, TargetResolver
+
+
+def run_out(*args):
+    raise MemoryError("no more")
+
+
+class Memory:
+    """A machine on which the models of ``too_large`` do not fit; counts how often it was asked."""
+
+    def __init__(self, *too_large: str) -> None:
+        self.too_large, self.asked = set(too_large), 0
+
+    def __call__(self, target, reclaimable_bytes):
+        self.asked += 1
+        is_too_large = target.name in self.too_large
+        return ModelDoesNotFit(name=target.name, reason="too large") if is_too_large else None
+
+
+def test_a_model_that_does_not_fit_is_refused_and_nothing_is_loaded(make_manager, starter):
+    manager = make_manager(shortfall=Memory("v7.safetensors"))
+    for attempt in (manager.load, lambda: manager.submit(request()), lambda: manager.logits([1])):
+        with pytest.raises(ModelDoesNotFit):
+            attempt()
+    status = manager.status()
+    assert (status.phase, status.error["code"]) == ("failed", "model_does_not_fit")
+    assert starter.clients == []
+
+
+def test_loaded_anyway_it_is_not_asked_about_again(make_manager, starter):
+    manager = make_manager(shortfall=Memory("v7.safetensors"))
+    with pytest.raises(ModelDoesNotFit):
+        manager.load()
+    manager.load_anyway()
+    assert manager.wait_ready(30).phase == "ready" and manager.status().error is None
+    manager.unload()
+    wait_phase(manager, "empty")
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+    assert len(starter.clients) == 2
+
+
+def test_a_request_that_was_refused_can_be_loaded_anyway_too(make_manager):
+    manager = make_manager(shortfall=Memory("v7.safetensors"))
+    with pytest.raises(NoModelLoaded):
+        manager.load_anyway()
+    with pytest.raises(ModelDoesNotFit):
+        manager.submit(request())
+    manager.load_anyway()
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+
+
+def test_a_swap_to_a_model_that_does_not_fit_keeps_the_one_that_answers(make_manager):
+    manager = make_manager(shortfall=Memory("v6.safetensors"))
+    last_output(manager.submit(request()))
+    with pytest.raises(ModelDoesNotFit):
+        manager.load("v6.safetensors")
+    status = manager.status()
+    assert (status.phase, status.model, status.error["code"]) == ("ready", "v7.safetensors", "model_does_not_fit")
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+    manager.load_anyway()
+    assert manager.wait_ready(30).model == "v6.safetensors"
+
+
+def test_a_load_that_ran_out_of_memory_is_not_tried_by_every_later_request(make_manager, starter, monkeypatch):
+    load = FakeBackend.load
+    manager = make_manager()
+    monkeypatch.setattr(FakeBackend, "load", run_out)
+    assert_failed(manager.submit(request()), "out_of_memory")
+    for _ in range(3):
+        with pytest.raises(ModelDoesNotFit, match="ran out"):
+            manager.submit(request())
+    assert len(starter.clients) == 1
+    manager.load()  # by hand, and by the estimate it fits: tried again
+    with pytest.raises(OutOfMemory):
+        manager.wait_ready(30)
+    assert len(starter.clients) == 2
+    monkeypatch.setattr(FakeBackend, "load", load)
+    manager.load()
+    assert manager.wait_ready(30).phase == "ready"
+    manager.unload()
+    wait_phase(manager, "empty")
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+
+
+def test_accepted_and_out_of_memory_it_is_refused_again(make_manager, starter, monkeypatch):
+    manager = make_manager(shortfall=Memory("v7.safetensors"))
+    with pytest.raises(ModelDoesNotFit):
+        manager.load()
+    monkeypatch.setattr(FakeBackend, "load", run_out)
+    manager.load_anyway()
+    with pytest.raises(OutOfMemory):
+        manager.wait_ready(30)
+    with pytest.raises(ModelDoesNotFit):
+        manager.submit(request())
+    assert len(starter.clients) == 1
+
+
+def test_with_the_setting_nothing_is_asked(make_manager):
+    memory = Memory("v7.safetensors")
+    manager = make_manager(shortfall=memory, load_anyway=True)
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+    assert memory.asked == 0
+
+
+def test_the_shortfall_is_what_the_footprint_needs_beyond_what_is_free(models_dir, tmp_path, monkeypatch):
+    target = TargetResolver(ModelLibrary(models_dir, tmp_path)).resolve(Choice("v7.safetensors", "cpu fp32"))
+    monkeypatch.setattr(machine_memory, "available_bytes", lambda: needed_bytes(target))
+    assert shortfall(target, 0) is None
+    monkeypatch.setattr(machine_memory, "available_bytes", lambda: needed_bytes(target) - 1)
+    assert "GB" in str(shortfall(target, 0)) and shortfall(target, 1) is None
