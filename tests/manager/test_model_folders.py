@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from webapp.errors import FileUnreadable, ModelNotFound, RoostError
 from webapp.manager import library as library_module
-from webapp.manager.folder_watch import FolderWatch
+from webapp.manager.folder_watch import FolderIndex, FolderWatch
 from webapp.manager.library import ModelLibrary
 from webapp.manager.model_folders import model_folders, walk_models
 
@@ -149,3 +150,77 @@ def test_the_disk_is_looked_at_once_for_many_pages():
     assert {watch.revision() for _ in range(50)} == {1} and len(looks) == 1
     watch.look_again()
     assert watch.wait_change(1, timeout_s=0) == 2 and len(looks) == 2
+
+
+@pytest.fixture
+def walks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The thread of every walk through a folder from now on."""
+    seen: list[str] = []
+
+    def counting(folder, dates=None):
+        seen.append(threading.current_thread().name)
+        return walk_models(folder, dates)
+
+    monkeypatch.setattr(library_module, "walk_models", counting)
+    return seen
+
+
+def known_names(library: ModelLibrary) -> set[str]:
+    return {file.name for file in library.known_files()}
+
+
+def test_the_known_files_are_walked_once_and_never_by_who_asks(library, disk, walks):
+    for path in library_folders(disk):
+        os.utime(path, ns=(0, 0))  # long settled
+    library._index = FolderIndex(library._walk, library.watch, pace_s=0)
+    for _ in range(50):
+        assert "llm:sub/c.st" in known_names(library)
+    assert walks == ["roost-library"] * 3  # one walk through three folders
+
+
+def library_folders(disk: Path) -> list[Path]:
+    return [disk / "models", disk / "one" / "llm", disk / "one" / "llm" / "sub", disk / "two" / "llm"]
+
+
+def test_a_changed_folder_is_walked_anew_and_only_who_misses_a_file_waits(library, disk, walks):
+    library._index = FolderIndex(library._walk, library.watch, pace_s=0)
+    assert "new.st" not in known_names(library)
+    for step, change in enumerate(
+        (
+            lambda: (disk / "one" / "llm" / "sub" / "new.st").write_bytes(b"x"),
+            lambda: (disk / "models" / "more").mkdir(),
+            lambda: (disk / "models" / "more" / "new.st").write_bytes(b"x"),
+            lambda: (disk / "two" / "llm" / "d.st").unlink(),
+        )
+    ):
+        change()
+        names = known_names(library)
+        assert ("llm:sub/new.st" in names, "more/new.st" in names) == (True, step >= 2)
+    assert "llm-2:d.st" not in names
+    assert set(walks) == {"roost-library"}
+
+
+def test_a_known_file_is_found_at_once_while_the_folders_are_walked(library, disk, walks):
+    library._index = FolderIndex(library._walk, library.watch, pace_s=0)
+    known_names(library)
+    may_walk = threading.Event()
+    library._index._walk = lambda: may_walk.wait(30) and library._walk()
+    (disk / "models" / "new.st").write_bytes(b"x")
+    found = library.known_files(lambda files: any(file.name == "a.st" for file in files))
+    assert "new.st" not in {file.name for file in found}
+    may_walk.set()
+    assert "new.st" in known_names(library)
+
+
+def test_news_of_our_own_are_known_at_once(library, disk):
+    known_names(library)
+    (disk / "models" / "new.st").write_bytes(b"x")
+    library.watch.look_again()
+    assert "new.st" in known_names(library)
+
+
+def test_a_walk_that_fails_leaves_what_was_known(library, monkeypatch):
+    before = known_names(library)
+    monkeypatch.setattr(library_module, "walk_models", None)
+    library.watch.look_again()
+    assert known_names(library) == before != set()

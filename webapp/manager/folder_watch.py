@@ -1,12 +1,22 @@
-"""A number that grows whenever something on disk changed; whoever looks pays for the looking, no thread runs."""
+"""What is on disk now: a number that grows with every change, and the last list of files for those who cannot wait."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from webapp.manager.model_folders import folder_date
 
 PACE_S = 0.9
+SETTLED_NS = 2_000_000_000
+"""A folder changed less than two seconds before it was read may have changed once more within the tick of its date."""
+WALK_PATIENCE_S = 10.0
+Found = TypeVar("Found")
+logger = logging.getLogger(__name__)
 
 
 class FolderWatch:
@@ -22,6 +32,8 @@ class FolderWatch:
         self._seen: Hashable = None
         self._looked_at = -1e9
         self._revision = 0
+        self.news = 0
+        """Grows with every :meth:`look_again`."""
 
     def revision(self) -> int:
         with self._lock:
@@ -35,6 +47,7 @@ class FolderWatch:
         """The next question looks at the disk at once: Roost itself has just changed something."""
         with self._lock:
             self._looked_at = -1e9
+            self.news += 1
 
     def wait_change(self, revision: int, timeout_s: float) -> int:
         """The revision once it is another than ``revision``, or after the time."""
@@ -43,3 +56,60 @@ class FolderWatch:
         while self.revision() == revision and time.monotonic() < deadline:
             pause.wait(min(self._pace_s, max(deadline - time.monotonic(), 0)))
         return self.revision()
+
+
+class FolderIndex(Generic[Found]):
+    """What the last walk through the folders found, for API requests, which must never walk themselves.
+
+    ``walk()`` returns that and the date of each folder it read. It runs in a thread of its own, when a folder has
+    another date than it had, or ``watch`` was told of news. Dates are compared once a ``pace_s`` at most.
+    """
+
+    def __init__(
+        self, walk: Callable[[], tuple[Found, dict[Path, int]]], watch: FolderWatch, pace_s: float = PACE_S
+    ) -> None:
+        self._walk = walk
+        self._watch = watch
+        self._pace_s = pace_s
+        self._changed = threading.Condition()
+        self._found: Found | None = None
+        self._dates: dict[Path, int] = {}
+        self._walked_ns = 0
+        self._news = -1
+        self._compared_at = -1e9
+        self._is_walking = False
+
+    def get(self, is_enough: Callable[[Found], bool]) -> Found | None:
+        """At once if nothing changed or the last one ``is_enough``, else after the walk. None when the first walk takes
+        longer than ten seconds, or fails."""
+        with self._changed:
+            if not self._is_walking and self._is_outdated():
+                self._is_walking = True
+                threading.Thread(target=self._refresh, name="roost-library", daemon=True).start()
+            if self._is_walking and (self._found is None or not is_enough(self._found)):
+                self._changed.wait_for(lambda: not self._is_walking, WALK_PATIENCE_S)
+            return self._found
+
+    def _is_outdated(self) -> bool:
+        if self._news != self._watch.news:
+            return True
+        now = time.monotonic()
+        if now - self._compared_at < self._pace_s:
+            return False
+        self._compared_at = now
+        return any(date != folder_date(path) or date > self._walked_ns for path, date in self._dates.items())
+
+    def _refresh(self) -> None:
+        news, walked_ns = self._watch.news, time.time_ns() - SETTLED_NS
+        found: Found | None = None
+        dates: dict[Path, int] = {}
+        try:
+            found, dates = self._walk()
+        except Exception:
+            logger.exception("the models folders could not be read")
+        finally:
+            with self._changed:
+                if found is not None:
+                    self._found, self._dates, self._walked_ns, self._news = found, dates, walked_ns, news
+                self._is_walking = False
+                self._changed.notify_all()

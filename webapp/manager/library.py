@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from webapp.errors import LibraryError, ModelNotFound, RoostError, StateMissing, as_roost_error, error_from_dict
-from webapp.manager.folder_watch import FolderWatch
+from webapp.manager.folder_watch import FolderIndex, FolderWatch
 from webapp.manager.model_folders import (
     MODEL_ENDINGS,
     SEPARATOR,
@@ -68,6 +68,7 @@ class ModelLibrary:
         self.folders = model_folders(self.models_dir, extra_dirs)
         self.bundled_dir = bundled_dir if bundled_dir is not None else resource_dir("models")
         self.watch = FolderWatch(self._picture)
+        self._index = FolderIndex(self._walk, self.watch)
         self._seen = SeenFiles()
 
     def list(self) -> Entries:
@@ -76,15 +77,24 @@ class ModelLibrary:
 
     def files(self) -> Files:
         """The same files, by name, size and date alone: none of them is opened."""
+        return self._walk()[0]
+
+    def known_files(self, is_enough: Callable[[Files], bool] = lambda files: False) -> Files:
+        """The same without ever walking through the folders in the caller's thread: as the last walk found them, unless
+        a folder changed since and that is not ``is_enough``. For API requests."""
+        return self._index.get(is_enough) or []
+
+    def _walk(self) -> tuple[Files, dict[Path, int]]:
         found: dict[Path, ModelFile] = {}
+        dates: dict[Path, int] = {}
         for folder in self.folders:
-            for path in walk_models(folder.path):
+            for path in walk_models(folder.path, dates):
                 found.setdefault(path, ModelFile(_printable(folder.name_of(path)), path, _stamp(path)))
         starter = self.bundled_dir / STARTER_MODEL
         if not any(path.name == STARTER_MODEL for path in found) and starter.is_file():
             found[starter] = ModelFile(STARTER_MODEL, starter, _stamp(starter))
         self._forget_others(found)
-        return sorted(found.values(), key=lambda file: file.name.lower())
+        return sorted(found.values(), key=lambda file: file.name.lower()), dates
 
     def look_into(self, file: ModelFile) -> ModelEntry:
         """What the file holds; from memory if it was looked into since it changed."""
@@ -95,7 +105,10 @@ class ModelLibrary:
 
     def entry(self, name: str) -> ModelEntry:
         """The one file of this name; ModelNotFound."""
-        path = self.find(name)
+        return self.entry_at(self.find(name))
+
+    def entry_at(self, path: Path) -> ModelEntry:
+        """The file that lies there, with its name in the library."""
         return self.look_into(ModelFile(self.name_of(path), path, _stamp(path)))
 
     def find(self, name: str, allow_outside: bool = False) -> Path:

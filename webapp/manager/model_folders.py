@@ -45,17 +45,30 @@ def _free_prefix(folder: Path, taken: set[str]) -> str:
     return next(prefix for prefix in numbered if prefix not in taken)
 
 
-def walk_models(folder: Path) -> Iterator[Path]:
+def walk_models(folder: Path, dates: dict[Path, int] | None = None) -> Iterator[Path]:
     """Model files below ``folder``, but in hidden folders and ``states``.
 
-    Links to folders are followed, each real folder is read once: a link that leads back up ends there.
+    Links to folders are followed, each real folder is read once: a link that leads back up ends there. ``dates`` gets
+    every folder that was read, with its date (see :func:`folder_date`) before it was.
     """
     seen: set[tuple[int, int]] = set()
     is_new_folder(folder, seen)
+    if dates is not None:
+        dates[folder] = folder_date(folder)
     for parent, subfolders, files in os.walk(folder, followlinks=True):
         listed = sorted(sub for sub in subfolders if sub != STATES and not sub.startswith("."))
         subfolders[:] = [sub for sub in listed if is_new_folder(Path(parent, sub), seen)]
+        if dates is not None:
+            dates.update((Path(parent, sub), folder_date(Path(parent, sub))) for sub in subfolders)
         yield from (Path(parent, name) for name in files if is_model_name(name))
+
+
+def folder_date(folder: Path) -> int:
+    """Of the last change of the names in it, in nanoseconds; 0 for no folder."""
+    try:
+        return folder.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def is_model_name(name: str) -> bool:

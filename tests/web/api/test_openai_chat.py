@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import openai
 import pytest
 
 from tests.web.api.api_server import ANSWER, MODEL
+from webapp.manager import library
+from webapp.manager.model_folders import walk_models
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -242,6 +246,22 @@ def test_a_bias_forces_and_forbids_tokens(serve):
     assert found.choices[0].message.content == "AAAA"
     other = ask(client, logit_bias={token: -100}, max_tokens=4, temperature=0).choices[0].message.content
     assert "A" not in other
+
+
+def test_no_request_walks_through_the_models_folder(serve, monkeypatch):
+    walks: list[str] = []
+
+    def counting(folder, dates=None):
+        walks.append(threading.current_thread().name)
+        return walk_models(folder, dates)
+
+    monkeypatch.setattr(library, "walk_models", counting)
+    server = serve()
+    client = server.openai()
+    for _ in range(20):
+        assert ask(client, model="gpt-4o", max_tokens=1).model == MODEL
+        assert client.models.list().data[0].id == MODEL
+    assert set(walks) == {"roost-library"} and len(walks) < 10
 
 
 def test_an_unknown_model_is_any_unless_names_are_strict(serve):

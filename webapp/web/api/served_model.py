@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from flask import current_app, request
 
 from webapp.errors import LoopbackOnly, ModelNotFound, ModelNotServed
-from webapp.manager.library import ModelEntry
+from webapp.manager.library import ModelEntry, ModelFile
 from webapp.manager.model_manager import ModelManager
 from webapp.services.strategy.on_load import strategy_on_load
 from webapp.settings import Settings
@@ -65,18 +65,23 @@ def check_client() -> None:
 
 
 def other_model(manager: ModelManager, settings: Settings, asked: str, served: str) -> str:
-    known = find_entry(manager, asked)
+    known = known_name(manager, asked)
     if known is None:
         if settings.api_strict_models or not served:
             raise ModelNotFound(name=asked, param="model")
         return served  # clients have "gpt-4o" built in
     if not settings.api_switch_models:
         raise ModelNotServed(name=asked, served=served, param="model")
-    return known.name
+    return known
 
 
-def find_entry(manager: ModelManager, asked: str) -> ModelEntry | None:
-    return next((entry for entry in manager.library.list() if is_name_of(asked, entry.name)), None)
+def known_name(manager: ModelManager, asked: str) -> str | None:
+    """The model of the library that is called so. Walks through no folder unless one changed."""
+
+    def name_in(files: list[ModelFile]) -> str | None:
+        return next((file.name for file in files if is_name_of(asked, file.name)), None)
+
+    return name_in(manager.library.known_files(lambda files: name_in(files) is not None))
 
 
 def is_name_of(asked: str, name: str) -> bool:
@@ -99,11 +104,12 @@ def served_models() -> list[ServedEntry]:
     manager = the_manager()
     status = manager.status()
     is_loaded = status.phase in ("ready", "answering")
-    entries = manager.library.list()
+    library = manager.library
     if the_settings().api_switch_models:
+        entries = [library.entry_at(file.path) for file in library.known_files()]
         good = [entry for entry in entries if entry.inspection is not None and entry.inspection.config is not None]
         return [ServedEntry(entry.name, entry, is_loaded and is_name_of(status.model, entry.name)) for entry in good]
     if not status.model:
         return []
-    entry = next((entry for entry in entries if str(entry.path) == status.model_path), None)
+    entry = library.entry_at(Path(status.model_path))
     return [ServedEntry(status.model, entry, is_loaded)]

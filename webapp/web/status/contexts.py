@@ -35,7 +35,8 @@ class Shell:
 
 @dataclass(frozen=True)
 class Strip:
-    """``status/_strip.html``. ``light``: idle, waiting, answering, failed or off; ``percent`` only while loading."""
+    """``status/_strip.html``. ``light``: idle, waiting, answering, failed or off; ``percent`` only while loading;
+    ``silent_s`` as of ModelStatus."""
 
     model: str
     strategy: str
@@ -44,6 +45,7 @@ class Strip:
     word: str
     percent: int | None
     seats: str
+    silent_s: int = 0
 
 
 @dataclass(frozen=True)

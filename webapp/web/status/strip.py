@@ -29,6 +29,7 @@ def strip_context(manager: ModelManager, t: Callable[..., str]) -> Strip:
         word=phase_word(status, percent, t),
         percent=percent,
         seats=seats(status, t),
+        silent_s=status.silent_s,
     )
 
 

@@ -15,7 +15,7 @@ from webapp.services.generation.request import CompletionOrder
 from webapp.web.api.answering import Answering, begin, whole_choices
 from webapp.web.api.ollama.answers import Figures, timestamp
 from webapp.web.api.ollama.request import OllamaRequest
-from webapp.web.api.served_model import check_loopback, find_entry, is_name_of, served_model, the_manager
+from webapp.web.api.served_model import check_loopback, is_name_of, known_name, served_model, the_manager
 from webapp.web.api.streaming import JSON_LINES, answer, json_line, stream
 
 MakeLine = Callable[..., Figures]
@@ -51,7 +51,7 @@ def unload(asked: str | None, make: MakeLine) -> Response:
     check_loopback()
     manager = the_manager()
     served = manager.status().model
-    if not asked or is_name_of(asked, served) or find_entry(manager, asked) is None:
+    if not asked or is_name_of(asked, served) or known_name(manager, asked) is None:
         manager.unload()
     return empty(asked or served, make, "unload")
 
