@@ -10,8 +10,8 @@ from typing import Any
 @dataclass(frozen=True)
 class Waiting:
     """Nothing to show yet. ``phase``: "loading" (``done`` of ``total`` bytes), "queued" (``done`` requests are ahead),
-    "reading" (``done`` of ``total`` prompt tokens), "calling" (what is written may be a call) or "silent" (the engine has
-    given no sign of life for ``done`` seconds; also in mid-answer, and 0 when it is back)."""
+    "reading" (``done`` of ``total`` prompt tokens), "calling" (what is written may be a call) or "silent" (the engine
+    has given no sign of life for ``done`` seconds; also in mid-answer, and 0 when it is back)."""
 
     phase: str
     done: int = 0
