@@ -1,12 +1,12 @@
 """The bench of the server: one run at a time, stored as it goes, however it ends."""
 
 import threading
-import time
 
 import pytest
 
 from tests.services.bench.scripted import TIME, BenchManager, call
 from tests.services.scripted_manager import end
+from tests.waiting import wait_until
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import BenchRefused, EngineCrashed, ShuttingDown
 from webapp.manager.engine_client import start_engine_in_thread
@@ -40,13 +40,6 @@ def bench_with(world, database):
         bench.close()
 
 
-def wait_for(is_true):
-    deadline = time.monotonic() + 20
-    while not is_true() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert is_true()
-
-
 def ended(bench, run):
     assert bench.wait(20)
     return bench.store.run(run.id)
@@ -73,7 +66,7 @@ def test_one_run_at_a_time_and_another_after_a_stop(bench_with):
     run = bench.start(order(2))
     with pytest.raises(BenchRefused):
         bench.start(order(1))
-    wait_for(lambda: bench.manager.handles)
+    wait_until(lambda: bench.manager.handles)
     bench.stop("another")
     assert bench.running == run.id
     bench.stop(run.id)
@@ -128,7 +121,7 @@ def test_a_real_engine_that_breaks_ends_the_run(model, database, tmp_path):
 
 def test_a_real_swap_ends_the_run(model, database, tmp_path):
     def swap(manager, bench):
-        wait_for(lambda: manager.status().phase == "answering")
+        wait_until(lambda: manager.status().phase == "answering")
         manager.load(strategy="fake script=35")
 
     found = run_with_engine(model, database, tmp_path, "fake script=34 repeat=0 delay_ms=5", swap)

@@ -1,11 +1,11 @@
 """Files in a turn: what the model reads, that versions keep them, and that it is read once."""
 
 import json
-import threading
 
 import pytest
 
 from tests.services.chat.watching import text_of, watch
+from tests.waiting import wait_until
 from webapp.chat.attached_files import ReadMode, attached_files
 from webapp.chat.events import Waiting
 from webapp.chat.messages import Role
@@ -23,11 +23,6 @@ def files(database, world, settings):
             return world
 
     return Attachments(database, Manager(), settings)
-
-
-def wait_for(claim):
-    pause = threading.Event()
-    assert any(claim() or pause.wait(0.01) for _ in range(1000))
 
 
 def prompts(manager, world):
@@ -85,7 +80,7 @@ def test_a_searched_file_brings_its_tool_and_the_answer_uses_it(turns_with, stor
     assert files.attach(chat.id, "atlas.txt", text.encode()).mode is ReadMode.SEARCH
     told = watch(turns.send(chat.id, "What is the capital of Norland?"))
     assert Waiting("calling") in told, "nothing is shown of a call, and it may take its time"
-    wait_for(lambda: len(manager.requests) == 2)
+    wait_until(lambda: len(manager.requests) == 2)
     assert turns.live(chat.id).wait_finished(5)
     asked, answered = prompts(manager, world)
     assert '"search_attachments"' in asked and "File: atlas.txt (not shown" in asked and "boats" not in asked

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from tests.services.scripted_manager import ScriptedManager
 from tests.tools.mcp.conftest import raw
+from tests.waiting import wait_until
 from webapp.chat.messages import Role, ToolCall
 from webapp.chat.tool_dialects import all_dialects
 from webapp.services.chat.turns import ChatTurns
@@ -31,18 +30,11 @@ def servers(database, settings):
 def chat(servers, database, store):
     """One whose model may call the tools of a connected server."""
     server = servers.add(raw("modern"), is_here=True)
-    until(lambda: servers.state(server).phase == "connected")
+    wait_until(lambda: servers.state(server).phase == "connected")
     chat = store.create()
     ids = tuple(tool.id for tool in ToolStore(database).list())
     store.set_tools(chat.id, ChatTools(is_own=True, is_on=True, tool_ids=ids, dialect="hermes"))
     return chat
-
-
-def until(is_so):
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def answered(world, database, settings, servers, store, chat):
@@ -52,11 +44,11 @@ def answered(world, database, settings, servers, store, chat):
     try:
         assert turns.send(chat.id, "Call it.").wait_finished(10)
         asking = store.branch(chat.id)[-1]
-        until(lambda: turns.tools.calls(asking) and turns.tools.calls(asking)[0].tool)
+        wait_until(lambda: turns.tools.calls(asking) and turns.tools.calls(asking)[0].tool)
         (state,) = turns.tools.calls(asking)
         assert (state.status, state.call.name) == ("waiting", "echo"), "nothing runs unasked"
         turns.tools.approve(asking.id, state.call.id)
-        until(lambda: len(store.branch(chat.id)) == 4 and store.branch(chat.id)[-1].status == "complete")
+        wait_until(lambda: len(store.branch(chat.id)) == 4 and store.branch(chat.id)[-1].status == "complete")
         return [stored.message for stored in store.branch(chat.id)]
     finally:
         turns.close()

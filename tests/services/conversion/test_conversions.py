@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import wait_until
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import (
     ConversionCancelled,
@@ -35,9 +35,7 @@ def conversions(tmp_path: Path) -> Iterator[Conversions]:
 
 
 def until_over(conversions: Conversions, job: ConversionJob, seconds: float = 240) -> ConversionJob:
-    end = time.monotonic() + seconds
-    while not conversions.job(job.id).is_over and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_until(lambda: conversions.job(job.id).is_over, seconds)
     return conversions.job(job.id)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.tools.mcp.conftest import address, raw
+from tests.waiting import wait_until
 from webapp.errors import McpOnlyHere, McpProgramsOff, McpServerInvalid, McpServerNotFound
 from webapp.services.tools.mcp_servers import DELETED_KEPT_S, McpServers
 from webapp.services.tools.mcp_tools import sync
@@ -111,17 +112,10 @@ def test_one_tool_too_many_is_refused_and_the_others_stay(tools, server):
     assert len(tools.list()) == MOST_TOOLS and [name for name, _ in told.refused] == ["files.read"]
 
 
-def until(is_so):
-    deadline = time.monotonic() + 20
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def connected(servers, config=None):
     pytest.importorskip("mcp")
     server = servers.add(config or raw("modern"), HERE)
-    until(lambda: servers.state(server).phase == "connected")
+    wait_until(lambda: servers.state(server).phase == "connected")
     return server
 
 
@@ -162,7 +156,7 @@ def test_what_is_not_wanted_is_not_offered_and_approval_is_a_persons(servers_wit
     servers.set_tools(server.id, ["echo"], {}, HERE)
     assert tools.list() == []
     servers.connect(server.id, HERE)
-    until(lambda: servers.state(server).phase == "connected")
+    wait_until(lambda: servers.state(server).phase == "connected")
     assert tools.list() == [], "also when it is listed again"
     servers.set_tools(server.id, [], {}, HERE)
     assert tools.get(echo.id).definition.approval is Approval.NEVER
@@ -219,7 +213,7 @@ def test_a_server_is_connected_before_its_tool_is_called(servers_with):
     echo = servers.tools(server.id)[0].definition
     servers._client.drop(server.id)
     servers.warm([echo, replace(echo, mcp=McpTool("gone", "x")), ToolDefinition("other")])
-    until(lambda: servers.state(server).phase == "connected")
+    wait_until(lambda: servers.state(server).phase == "connected")
 
 
 def test_a_try_keeps_nothing(servers_with, tools):

@@ -12,6 +12,7 @@ import pytest
 
 from tests.tools.mcp.conftest import HttpServer, address, program, raw
 from tests.tools.mcp.server import AT_ONCE, HTML, NAMES
+from tests.waiting import wait_until
 from webapp.errors import (
     McpCommandMissing,
     McpError,
@@ -45,13 +46,6 @@ def tiny(request, client, http_server):
 
     call.config, call.id = config, request.param
     return call
-
-
-def until(is_so, wait_s=30.0):
-    deadline = time.monotonic() + wait_s
-    while not is_so():
-        assert time.monotonic() < deadline, "it did not come to that"
-        time.sleep(0.01)
 
 
 def test_all_pages_of_tools_are_listed(client, tiny):
@@ -91,7 +85,7 @@ def test_a_server_that_says_its_tools_changed_is_asked_again(client, tiny):
     client.connect(tiny.id, tiny.config)
     before = len(client.listed)
     tiny("grow")
-    until(lambda: len(client.listed) > before)
+    wait_until(lambda: len(client.listed) > before)
     server_id, listing = client.listed[-1]
     assert server_id == tiny.id and listing.tools[-1].name == "later_0"
 
@@ -132,7 +126,7 @@ def test_a_program_that_ends_between_calls_is_begun_again(client):
     config = raw("modern")
     client.connect("modern", config)
     psutil.Process().children()[-1].kill()
-    until(lambda: client.state("modern").phase == "failed")
+    wait_until(lambda: client.state("modern").phase == "failed")
     assert client.call("modern", config, "echo", {}).text == "modern"
 
 
@@ -245,7 +239,7 @@ def test_nothing_is_left_after_the_end():
     client = McpClient()
     client.connect("one", raw("modern"))
     client.start("two", raw("silent"))
-    until(lambda: len(set(psutil.Process().children(recursive=True)) - before) == 2)
+    wait_until(lambda: len(set(psutil.Process().children(recursive=True)) - before) == 2)
     client.close()
     client.close()
     assert not set(psutil.Process().children(recursive=True)) - before
@@ -269,4 +263,4 @@ def test_a_program_ends_with_a_roost_that_is_killed(tmp_path):
     )
     found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60)
     pid = int(found.stdout)
-    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.waiting import wait_until
 from tests.web.api.api_server import ANSWER
 
 CHAT = "/v1/chat/completions"
@@ -37,13 +37,6 @@ class RawClient:
         self.socket.close()
 
 
-def soon(claim, timeout_s=60.0):
-    deadline = time.monotonic() + timeout_s
-    while not claim():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.005)
-
-
 def is_running(server):
     return server.manager.status().running > 0
 
@@ -59,11 +52,11 @@ def is_free(server):
 def test_who_leaves_while_it_writes_frees_the_slot(serve, is_stream):
     server = serve(options=ENDLESS)
     client = RawClient(server, body(stream=is_stream, max_tokens=100_000))
-    soon(lambda: is_running(server))
+    wait_until(lambda: is_running(server))
     if is_stream:
         client.read_some()
     client.vanish()
-    soon(lambda: is_free(server))
+    wait_until(lambda: is_free(server))
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
@@ -71,9 +64,9 @@ def test_who_leaves_while_the_prompt_is_read_frees_the_slot(serve, is_stream):
     server = serve(options={"delay_ms": 100})
     server.post(CHAT, body(max_tokens=1))  # loaded
     client = RawClient(server, body("word " * 6000, stream=is_stream))  # 94 chunks, 10 s
-    soon(lambda: is_running(server))
+    wait_until(lambda: is_running(server))
     client.vanish()
-    soon(lambda: is_free(server))
+    wait_until(lambda: is_free(server))
     assert server.manager.counters()["prefilled_tokens_total"] < 5000
 
 
@@ -82,29 +75,29 @@ def test_who_leaves_while_waiting_leaves_the_queue(serve):
     first = RawClient(server, body(stream=True, max_tokens=100_000))
     first.read_some()
     second = RawClient(server, body(stream=True))
-    soon(lambda: server.manager.status().waiting == 1)
+    wait_until(lambda: server.manager.status().waiting == 1)
     second.vanish()
-    soon(lambda: server.manager.status().waiting == 0)
+    wait_until(lambda: server.manager.status().waiting == 0)
     first.vanish()
-    soon(lambda: is_free(server))
+    wait_until(lambda: is_free(server))
 
 
 def test_who_leaves_while_the_model_loads_is_forgotten(serve):
     server = serve(options={"load_ms": 3000})
     client = RawClient(server, body(stream=True))
-    soon(lambda: server.manager.status().phase == "loading")
+    wait_until(lambda: server.manager.status().phase == "loading")
     client.vanish()
-    soon(lambda: server.manager.status().phase == "ready")
-    soon(lambda: is_free(server))
+    wait_until(lambda: server.manager.status().phase == "ready")
+    wait_until(lambda: is_free(server))
     assert server.manager.counters()["prefilled_tokens_total"] == 0
 
 
 def test_all_answers_of_a_request_end_with_it(serve):
     server = serve(options=ENDLESS)
     client = RawClient(server, body(stream=True, n=6, max_tokens=100_000))
-    soon(lambda: server.manager.counters().get("running") == 6)
+    wait_until(lambda: server.manager.counters().get("running") == 6)
     client.vanish()
-    soon(lambda: is_free(server))
+    wait_until(lambda: is_free(server))
 
 
 def test_a_shared_prompt_is_read_once(serve):
@@ -123,12 +116,12 @@ def test_the_place_of_one_client_is_bounded_and_pages_are_still_served(serve):
     assert (status, found["error"]["code"], found["error"]["type"]) == (429, "too_many_streams", "rate_limit_error")
     assert server.get("/health")[0] == 200 and server.get("/v1/models")[0] == 200
     held.pop().vanish()
-    soon(lambda: server.app.extensions["api_places"].taken == 1)
+    wait_until(lambda: server.app.extensions["api_places"].taken == 1)
     third = RawClient(server, body(stream=True, max_tokens=100_000))
     assert b"200 OK" in third.read_some()
     for client in (*held, third):
         client.vanish()
-    soon(lambda: is_free(server))
+    wait_until(lambda: is_free(server))
 
 
 def test_the_places_of_all_leave_threads_for_pages(serve):
@@ -144,7 +137,7 @@ def test_the_places_of_all_leave_threads_for_pages(serve):
     assert server.get("/health")[0] == 200
     for client in (*held, refused):
         client.vanish()
-    soon(lambda: is_free(server))
+    wait_until(lambda: is_free(server))
 
 
 def test_a_full_queue_is_said(serve):
@@ -152,12 +145,12 @@ def test_a_full_queue_is_said(serve):
     held = [RawClient(server, body(stream=True, max_tokens=100_000))]
     held[0].read_some()
     held.append(RawClient(server, body(stream=True)))
-    soon(lambda: server.manager.status().waiting == 1)
+    wait_until(lambda: server.manager.status().waiting == 1)
     status, found = server.post(CHAT, body())
     assert (status, found["error"]["code"]) == (503, "queue_full")
     for client in held:
         client.vanish()
-    soon(lambda: is_free(server))
+    wait_until(lambda: is_free(server))
 
 
 def test_nobody_gets_anothers_words(serve):
@@ -174,7 +167,7 @@ def test_nobody_gets_anothers_words(serve):
         for number, texts in pool.map(ask, list(range(60)) * 2):
             begin = len(script.split(f"<{number + 1:02d}|")[0])
             assert texts == [script[begin : begin + 12]] * (1 + number % 2)
-    soon(lambda: is_free(server))
+    wait_until(lambda: is_free(server))
 
 
 def test_figures_and_log_tell_what_happened_but_not_what_was_said(serve, caplog):
@@ -185,13 +178,13 @@ def test_figures_and_log_tell_what_happened_but_not_what_was_said(serve, caplog)
 
     with caplog.at_level("INFO", "roost.api"):
         server.post(CHAT, body("a secret word"))
-        soon(lambda: is_logged(1))
+        wait_until(lambda: is_logged(1))
         server.post(CHAT, {"messages": []})
-        soon(lambda: is_logged(2))
+        wait_until(lambda: is_logged(2))
         client, text = RawClient(server, body(stream=True)), b""
         while b"[DONE]" not in text:
             text += client.read_some()
-        soon(lambda: is_logged(3))
+        wait_until(lambda: is_logged(3))
     lines = [json.loads(r.getMessage()) for r in caplog.records if r.name == "roost.api"]
     assert [line["status"] for line in lines] == [200, 400, 200]
     assert lines[0]["completion_tokens"] == len(ANSWER.encode()) + 1 and lines[0]["finish"] == "stop"
@@ -210,4 +203,4 @@ def test_threads_are_given_back(serve):
     before = threading.active_count()
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: server.post(CHAT, body(n=4)), range(24)))
-    soon(lambda: threading.active_count() <= before + 1)
+    wait_until(lambda: threading.active_count() <= before + 1)

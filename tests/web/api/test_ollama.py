@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
+from tests.waiting import wait_until
 from tests.web.api.api_server import ANSWER, MODEL
 from webapp import __version__
 
@@ -69,10 +69,7 @@ def test_a_model_that_is_not_kept_alive_is_unloaded(serve, keep_alive):
     server.manager.wait_ready(10)
     status, found = server.post("/api/generate", {"model": "m", "keep_alive": keep_alive})
     assert (status, found["done_reason"]) == (200, "unload")
-    end = time.monotonic() + 10
-    while server.manager.status().phase != "empty":
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_until(lambda: server.manager.status().phase == "empty")
 
 
 def test_only_this_machine_unloads(server):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.waiting import wait_until
 from tests.web.api.api_server import ANSWER, MODEL
 from tests.web.chat.running_roost import fake_strategy, models_dir
 
@@ -85,10 +86,7 @@ def test_exit_ends_the_server(serve):
     ended = []
     server.app.extensions["stop"] = lambda: ended.append(True)
     assert server.post("/exit", b"") == (200, "success")
-    end = time.monotonic() + 30
-    while not ended and time.monotonic() < end:
-        time.sleep(0.02)
-    assert ended
+    wait_until(lambda: ended)
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.waiting import wait_until
 from tests.web.models.conftest import Browser
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from webapp.manager.engine_client import start_engine_in_thread
@@ -31,9 +31,9 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 def finish(browser: Browser) -> None:
     conversions = browser.app.extensions["conversions"]
-    end = time.monotonic() + 240  # a program that imports torch, on a busy machine
-    while not all(job.is_over for job in conversions.jobs()) and time.monotonic() < end:
-        time.sleep(0.05)
+    wait_until(
+        lambda: all(job.is_over for job in conversions.jobs()), timeout_s=240
+    )  # a program that imports torch, on a busy machine
 
 
 def lora(path: Path) -> None:
