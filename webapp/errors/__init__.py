@@ -41,8 +41,8 @@
     │       └── McpRefused  McpServerInvalid  McpServerNotFound  McpServerOff  McpProgramsOff  McpOnlyHere
     ├── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
     └── ApiError                a request of a program
-        └── BodyInvalid  WrongMediaType  ParameterInvalid  ParameterUnsupported  ModelNotServed  UnknownAddress
-            TooManyStreams  ServerBusy  LoopbackOnly
+        └── BodyInvalid  WrongMediaType  EncodedBody  ParameterInvalid  ParameterUnsupported  ModelNotServed
+            UnknownAddress  TooManyStreams  ServerBusy  LoopbackOnly
 
 Each class carries ``code`` (stable: the OpenAI ``error.code`` and the translation key), ``status`` (HTTP), a sentence
 and the way out. Both texts are ``str.format`` templates over the keyword arguments given, so the edge can say them in
@@ -143,6 +143,7 @@ from webapp.errors.requests import (
     BenchNotFound,
     BenchRefused,
     BodyInvalid,
+    EncodedBody,
     GrammarInvalid,
     InvalidOption,
     InvalidSampling,
@@ -243,6 +244,7 @@ __all__ = [
     "DatabaseReadOnly",
     "DatabaseTooNew",
     "DiskFull",
+    "EncodedBody",
     "EngineCrashed",
     "EngineStalled",
     "FileEmpty",

@@ -132,6 +132,13 @@ class WrongMediaType(ApiError):
     hint_text = "Send the header `Content-Type: application/json`."
 
 
+class EncodedBody(ApiError):
+    code = "unsupported_content_encoding"
+    status = 415
+    message_text = "The body is encoded as {found}; only plain bodies are read."
+    hint_text = "Send it without the header `Content-Encoding`."
+
+
 class ParameterInvalid(ApiError):
     code = "invalid_parameter"
     message_text = "{param}: {reason}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import threading
 from typing import Any, TypeVar
@@ -10,7 +11,7 @@ import msgspec
 from flask import current_app, request
 from werkzeug.exceptions import RequestEntityTooLarge
 
-from webapp.errors import BodyInvalid, ParameterInvalid, TooLarge, WrongMediaType
+from webapp.errors import BodyInvalid, EncodedBody, ParameterInvalid, TooLarge, WrongMediaType
 
 T = TypeVar("T")
 _decoders: dict[tuple[type, bool], msgspec.json.Decoder[Any]] = {}
@@ -21,10 +22,11 @@ MISSING = re.compile(r"missing required field `(\w+)`")
 
 
 def read_body(kind: type[T], *, is_strict: bool = True) -> T:
-    """Raises WrongMediaType, TooLarge, BodyInvalid or ParameterInvalid. Not ``is_strict``: "true" and "1" are taken for
-    the values they spell."""
+    """Raises WrongMediaType, EncodedBody, TooLarge, BodyInvalid or ParameterInvalid. Not ``is_strict``: "true" and "1"
+    are taken for the values they spell."""
     check_media_type()
-    data = read_data(current_app.extensions["settings"].api_max_body_bytes)
+    # PowerShell and .NET write a mark before JSON in UTF-8 (RFC 8259, 8.1 lets a reader ignore it)
+    data = read_data(current_app.extensions["settings"].api_max_body_bytes).removeprefix(codecs.BOM_UTF8)
     try:
         return decoded(kind, data, is_strict)
     except msgspec.ValidationError as exc:
@@ -73,6 +75,9 @@ def decoder_of(kind: type[T], is_strict: bool = True) -> msgspec.json.Decoder[T]
 
 def check_media_type() -> None:
     """A page's form or a "simple" cross-site request cannot carry this type; programs may leave it out (curl does)."""
+    encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise EncodedBody(found=encoding)
     is_browser = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
     kind = request.mimetype
     if JSON_TYPES.fullmatch(kind) or (not is_browser and kind in ("", "application/x-www-form-urlencoded")):
