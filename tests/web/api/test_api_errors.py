@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import openai
@@ -127,6 +128,39 @@ def test_an_address_nobody_has(server):
     assert status in (404, 405) and "error" in found
     status, found = server.post("/api/pull", {"model": "m"})
     assert status == 404 and "POST /api/pull" in found["error"]
+
+
+@pytest.mark.parametrize(
+    "path, body, status",
+    [
+        (f"{CHAT}/", {"messages": HELLO}, 200),
+        ("/chat/completions/", {"messages": HELLO}, 200),
+        ("/api/chat/", {"model": "m", "messages": HELLO, "stream": False}, 200),
+        ("/v1/messages/", {"model": "m", "messages": HELLO, "max_tokens": 5}, 200),
+        ("/v1/nothing/", {}, 404),
+        ("/v1", {}, 404),
+        ("/v1/", {}, 404),
+    ],
+)
+def test_a_slash_at_the_end_changes_nothing(server, path, body, status):
+    assert server.post(path, body)[0] == status
+
+
+def test_a_slash_at_the_end_of_what_is_read_changes_nothing(server):
+    for path in ("/v1/models", f"/v1/models/{MODEL}", "/api/tags"):
+        assert server.get(f"{path}/") == server.get(path)
+    assert server.get("/v1")[1]["error"]["code"] == server.get("/v1/")[1]["error"]["code"] == "unknown_url"
+
+
+def test_a_mark_before_the_json_is_passed_over(server):
+    assert server.post(CHAT, b"\xef\xbb\xbf" + json.dumps({"messages": HELLO}).encode())[0] == 200
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/api/chat"])
+def test_a_compressed_body_is_refused_by_name(server, path):
+    status, found = server.post(path, gzip.compress(b"{}"), Content_Encoding="gzip")
+    assert status == 415 and "gzip" in json.dumps(found)
+    assert server.post(CHAT, {"messages": HELLO}, Content_Encoding="identity")[0] == 200
 
 
 def test_the_token_is_asked_for_in_every_dialect(serve):

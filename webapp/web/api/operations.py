@@ -177,12 +177,12 @@ ROOT_PATHS = (
 
 def is_api_path(path: str) -> bool:
     """Whether the address is for programs; errors are then told in :func:`dialect_of`'s form."""
-    return f"{path}/".startswith(PREFIXES) or path in ROOT_PATHS
+    return f"{path}/".startswith(PREFIXES) or path.rstrip("/") in ROOT_PATHS
 
 
 def dialect_of(path: str) -> str:
     """openai, anthropic, ollama or runner."""
-    if path in RUNNER_PATHS:
+    if path.rstrip("/") in RUNNER_PATHS:
         return "runner"
     if path.startswith("/v1/messages"):
         return "anthropic"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, g, request
 
@@ -36,8 +36,10 @@ def install(app: Flask, settings: Settings) -> None:
             continue
         for path in op.paths:
             rule = path.replace("{name}", "<path:name>")
-            app.add_url_rule(rule, f"api {op.method} {rule}", functools.partial(call, op), methods=[op.method])
-    app.add_url_rule("/v1/", "api unknown", unknown, defaults={"path": ""}, methods=ANY_METHOD)
+            view = functools.partial(call, op)
+            # clients join a base_url that ends with a slash to a path as they like
+            app.add_url_rule(rule, f"api {op.method} {rule}", view, methods=[op.method], strict_slashes=False)
+    app.add_url_rule("/v1", "api unknown", unknown, defaults={"path": ""}, methods=ANY_METHOD, strict_slashes=False)
     app.add_url_rule("/v1/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
     app.add_url_rule("/api/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
     app.before_request(answer_models)
@@ -46,7 +48,7 @@ def install(app: Flask, settings: Settings) -> None:
 ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-def call(op: Operation, **arguments: Any) -> Response:
+def call(op: Operation, **arguments: str) -> Response:
     """The view's answer, noted in a record that ends when the answer is closed."""
     name, client = f"{op.method} {op.path}", request.remote_addr or ""
     record = Record(name, client, on_end=counting().count, may_wait=op.takes_place)
@@ -87,11 +89,12 @@ def take_place(op: Operation) -> Callable[[], None]:
     return places.take(request.remote_addr or "")
 
 
-def answered(op: Operation, arguments: dict[str, Any]) -> Response:
+def answered(op: Operation, arguments: dict[str, str]) -> Response:
     from webapp.web.api.answering import ClientGone
 
     try:
-        return named(op.view)(**arguments)  # type: ignore[no-any-return]
+        # a <path:name> takes the slash at the end with it
+        return named(op.view)(**{name: value.rstrip("/") for name, value in arguments.items()})  # type: ignore[no-any-return]
     except ClientGone:
         return Response(status=CLIENT_GONE)
 
