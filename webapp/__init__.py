@@ -14,7 +14,7 @@
     services     what page, API and command line all do
     i18n         English and Chinese
     web          Flask: pages, sockets, APIs
-    training     how the starter model was made; state tuning later
+    training     RWKV-7 as a differentiable module
     cli          the `roost` command
 
 ``docs/architecture.md`` is the map with the arrows; ``tests/test_rooms.py`` holds the code to it.

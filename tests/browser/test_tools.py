@@ -1,11 +1,13 @@
 """Function calling as a person meets it: a tool made in its form, asked for in a chat, approved, answered."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.browser.acting import CARD, send, until, until_there, wait_answer, wait_ready
 from webapp.i18n.translation import translate
 from webapp.storage.tools import ToolStore
-from webapp.tools.definition import Approval, Behaviour, HttpCall, from_openai, with_behaviour
+from webapp.tools.definition import Approval, Behaviour, HttpCall, from_openai
 
 WEATHER = from_openai(
     {
@@ -31,7 +33,7 @@ def roost(own_roost):
 
 
 def offer(roost, **changes):
-    return ToolStore(roost.app.extensions["database"]).create(with_behaviour(WEATHER, **changes))
+    return ToolStore(roost.app.extensions["database"]).create(replace(WEATHER, **changes))
 
 
 def ask_for_weather(page, says, text="What's the weather like in Paris?"):

@@ -12,7 +12,7 @@ def test_a_form_of_htmx():
     fields = parse_frame(
         '{"message": "hi", "top_k": "40", "temperature": "0.5", "think": "on", "HEADERS": {"a": null}}'
     )
-    assert fields.text("message", 10) == "hi" and fields.integer("top_k", 0, 100) == 40
+    assert fields.text("message", 10) == "hi"
     assert fields.number("temperature", 0, 2) == 0.5 and fields.flag("think") and not fields.flag("other")
     assert "HEADERS" in fields and "x" not in fields
     assert parse_frame(b'{"a": "\xc3\xa9"}').text("a", 1) == "é"
@@ -43,12 +43,6 @@ def test_text_must_be_text_within_its_limit(value):
         FrameFields({"message": value}).text("message", 3)
 
 
-@pytest.mark.parametrize("value", [None, True, "1.5", "x", [], 11, "-1", 1.0, "9" * 30, "1" * 19])
-def test_integers(value):
-    with pytest.raises(BadFrame, match="n "):
-        FrameFields({"n": value}).integer("n", 0, 10)
-
-
 @pytest.mark.parametrize("value", [None, True, "x", [], "nan", "inf", 3, 10**400])
 def test_numbers(value):
     with pytest.raises(BadFrame, match="n "):
@@ -58,7 +52,7 @@ def test_numbers(value):
 def test_choice_and_defaults():
     fields = FrameFields({"command": "send", "odd": []})
     assert fields.choice("command", ("send", "stop")) == "send"
-    assert fields.choice("other", ("a", "b"), "b") == "b" and fields.integer("n", 0, 9, 4) == 4
+    assert fields.choice("other", ("a", "b"), "b") == "b"
     assert fields.text("x", 5, "") == "" and fields.number("y", 0, 1, 0.5) == 0.5
     for name in ("odd", "missing"):
         with pytest.raises(BadFrame):

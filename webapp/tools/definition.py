@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -114,7 +114,3 @@ def from_openai(value: object) -> ToolDefinition:
     if not isinstance(description, str):
         raise ToolInvalid(field="description", reason="it must be text")
     return checked(ToolDefinition(name, description, parameters))
-
-
-def with_behaviour(definition: ToolDefinition, **changes: Any) -> ToolDefinition:
-    return checked(replace(definition, **changes))

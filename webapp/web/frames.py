@@ -42,17 +42,6 @@ class FrameFields:
             _refuse(f"{name} must be one of {', '.join(allowed)}")
         return str(value)
 
-    def integer(self, name: str, at_least: int, at_most: int, default: int | None = None) -> int:
-        value = self._value(name, default)
-        if isinstance(value, str) and len(value) <= 20:
-            try:
-                value = int(value)
-            except ValueError:
-                _refuse(f"{name} must be a whole number")
-        if isinstance(value, bool) or not isinstance(value, int):
-            _refuse(f"{name} must be a whole number")
-        return int(self._in_range(name, value, at_least, at_most))
-
     def number(self, name: str, at_least: float, at_most: float, default: float | None = None) -> float:
         value = self._value(name, default)
         if isinstance(value, bool) or not isinstance(value, (int, float, str)):

@@ -12,16 +12,14 @@ from webapp.manager.model_manager import ModelManager
 from webapp.web.status.contexts import Language, RailItem, Shell
 from webapp.web.status.strip import strip_context
 
-# key of the word, icon, endpoint of the page. An area whose page does not exist yet is left out.
+# key of the word, icon, endpoint of the page. A page that is not served (`--api-only`) is left out.
 RAIL = (
     ("nav.chat", "message-square", "chat.index"),
     ("nav.presets", "sliders-horizontal", "presets.index"),
     ("nav.models", "boxes", "models.index"),
     ("nav.states", "layers", "states.index"),
     ("nav.tools", "wrench", "tools.index"),
-    ("nav.measure", "gauge", "measure.index"),
     ("api.nav", "braces", "docs.index"),
-    ("nav.settings", "settings", "settings.index"),
 )
 HTML_LANGS = {"en": "en", "zh": "zh-Hans"}
 THEMES = ("light", "dark")
