@@ -108,6 +108,24 @@ def test_flask_stays_in_web_and_torch_below_the_top(module: Path):
         assert not roots & HEAVY
 
 
+READERS = {
+    "checkpoint", "convert.conversion", "convert.lora", "convert.source", "convert.verification",
+    "file_format.read_contents", "ggml_header", "inspection.inspect", "naming", "pickle_reader", "pth_archive",
+    "safetensors_header", "state_blend", "state_file", "state_layers", "zip_directory",
+}  # fmt: skip
+OWN_PROCESSES = {"weights", "backends", "training"}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
+def test_only_processes_of_their_own_read_model_and_state_files(module: Path):
+    """The web process and the commands ask ``weights.file_reader``; engine, reader and `roost convert`
+    are processes that may end."""
+    if room_of(module) in OWN_PROCESSES or module.relative_to(ROOT / "webapp").as_posix() == "cli/convert.py":
+        return
+    asked = {name.removeprefix("webapp.weights.") for name in imports(module) if name.startswith("webapp.weights.")}
+    assert {name for name in asked if any(f"{name}.".startswith(f"{reader}.") for reader in READERS)} == set()
+
+
 def test_importing_wsgi_loads_nothing_heavy(tmp_path: Path):
     script = (
         "import sys, threading; import wsgi; "

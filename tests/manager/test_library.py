@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from webapp.errors import FileMissing, ModelNotFound, WeightsError
-from webapp.manager import library as library_module
 from webapp.manager.library import ModelLibrary
 
 
@@ -44,8 +43,8 @@ def test_a_folder_that_is_not_there_lists_nothing(tmp_path):
 
 def test_a_file_is_looked_into_once_until_it_changes(library, folder, monkeypatch):
     looked = []
-    real = library_module.inspect
-    monkeypatch.setattr(library_module, "inspect", lambda path: looked.append(path.name) or real(path))
+    real = library.reader.inspect
+    monkeypatch.setattr(library.reader, "inspect", lambda path: looked.append(path.name) or real(path))
     library.list()
     library.list()
     library.inspect(folder / "m.safetensors")

@@ -13,6 +13,7 @@ from webapp.manager import library as library_module
 from webapp.manager.folder_watch import FolderIndex, FolderWatch
 from webapp.manager.library import ModelLibrary
 from webapp.manager.model_folders import model_folders, walk_models
+from webapp.weights.file_reader import FileReader
 
 can_link = pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
 
@@ -100,7 +101,7 @@ def test_a_link_that_leads_to_itself_is_listed_with_its_error(library, disk):
 
 def test_five_hundred_files_are_opened_once_each_and_none_to_list_their_names(tmp_path, models_dir, monkeypatch):
     opened: list[str] = []
-    monkeypatch.setattr(library_module, "inspect", lambda path: opened.append(path.name) or RoostError(reason="x"))
+    monkeypatch.setattr(FileReader, "inspect", lambda _, path: opened.append(path.name) or RoostError(reason="x"))
     for number in range(500):
         (tmp_path / f"{number:03}.pth").write_bytes(b"x")
     library = ModelLibrary(tmp_path, tmp_path)

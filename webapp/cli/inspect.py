@@ -7,20 +7,24 @@ import json
 from typing import Any
 
 from webapp.cli.columns import pad
+from webapp.cli.options import add_settings, settings_from
 from webapp.i18n.terminal import t
-from webapp.weights.checkpoint import Inspection, inspect
+from webapp.weights.file_reader import MEMORY, FileReader
+from webapp.weights.inspection import Inspection
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("inspect", help=t("cli.inspect.about"))
     parser.add_argument("file", help=t("cli.inspect.file"))
     parser.add_argument("--json", action="store_true", help=t("cli.option.json"))
+    add_settings(parser, ("data_dir",))
     parser.add_argument("--tensors", action="store_true", help=t("cli.option.tensors"))
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    found = inspect(args.file)
+    reader = FileReader(settings_from(args).data_dir / MEMORY)
+    found = reader.inspect(args.file, again=True)
     if args.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))
     else:

@@ -15,7 +15,7 @@ from webapp.i18n import translate_error
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.model_manager import ModelManager
 from webapp.services.states.library import StateEntry, StateLibrary
-from webapp.services.states.sheets import StateSheet, sheet_of
+from webapp.weights.state_sheet import StateSheet
 
 BARS = " ▁▂▃▄▅▆▇█"
 
@@ -58,11 +58,9 @@ def list_states(states: StateLibrary, args: argparse.Namespace) -> int:
 
 def inspect_state(states: StateLibrary, args: argparse.Namespace) -> int:
     """The library's file of that name, else the one at that path. Raises why it is no state."""
-    from webapp.weights.state_file import open_state
-
     is_known = args.file in states.names()
     path = states.entry(args.file).path if is_known else Path(args.file)
-    sheet = sheet_of(open_state(path))
+    sheet = states.library.reader.state_sheet(path, again=True)
     if args.json:
         print(json.dumps({"file": str(path), **asdict(sheet)}, ensure_ascii=False))
         return 0

@@ -4,6 +4,7 @@
     ├── SettingsError           a setting, flag or config file that cannot be used
     ├── WeightsError            a file on disk is not what it should be
     │   ├── FileMissing (StateMissing)  FileIsDirectory  FileEmpty  FileUnreadable  FileTruncated
+    │   ├── FileReadingFailed   its reader took too long, too much memory, or ended
     │   ├── UnsafePickle        a pickle that wants to run code
     │   ├── WrongExtension      content and name disagree
     │   ├── UnknownFormat       none of the formats Roost reads
@@ -71,6 +72,7 @@ from webapp.errors.files import (
     FileEmpty,
     FileIsDirectory,
     FileMissing,
+    FileReadingFailed,
     FileTruncated,
     FileUnreadable,
     LegacyPth,
@@ -253,6 +255,7 @@ __all__ = [
     "FileNameTaken",
     "FileNameUnusable",
     "FileOutdated",
+    "FileReadingFailed",
     "FileTruncated",
     "FileUnreadable",
     "FolderNotWritable",

@@ -44,6 +44,12 @@ class FileUnreadable(WeightsError):
     hint_text = "Check who may read the file."
 
 
+class FileReadingFailed(WeightsError):
+    code = "file_reading_failed"
+    message_text = "{path} cannot be read safely: {reason}"
+    hint_text = "Roost leaves it alone until it changes; fetch it again. `roost inspect FILE` tries again."
+
+
 class FileTruncated(WeightsError):
     code = "file_truncated"
     message_text = "{path} is cut off: {reason}"

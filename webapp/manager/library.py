@@ -6,7 +6,15 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.errors import LibraryError, ModelNotFound, RoostError, StateMissing, as_roost_error, error_from_dict
+from webapp.errors import (
+    FileReadingFailed,
+    LibraryError,
+    ModelNotFound,
+    RoostError,
+    StateMissing,
+    as_roost_error,
+    error_from_dict,
+)
 from webapp.manager.folder_watch import FolderIndex, FolderWatch
 from webapp.manager.model_folders import (
     MODEL_ENDINGS,
@@ -19,7 +27,8 @@ from webapp.manager.model_folders import (
 )
 from webapp.manager.seen_files import SeenFiles, Stamp
 from webapp.resources import STARTER_MODEL, resource_dir
-from webapp.weights.inspection import Inspection, inspect
+from webapp.weights.file_reader import FileReader
+from webapp.weights.inspection import Inspection
 
 __all__ = ["MODEL_ENDINGS", "STATES", "STATE_ENDINGS", "ModelEntry", "ModelFile", "ModelLibrary", "find_file"]
 STATE_ENDINGS = (".pth", ".safetensors", ".st", ".state")
@@ -60,13 +69,20 @@ class ModelLibrary:
     """Everything under ``models_dir`` and ``extra_dirs``, subfolders too, but ``states``.
 
     What a file holds is read once a change. ``bundled_dir`` holds the starter model that came with Roost; it is found
-    by name from there too. Safe to use from any thread.
+    by name from there too. ``reader`` opens the files, in a process of its own. Safe to use from any thread.
     """
 
-    def __init__(self, models_dir: Path, bundled_dir: Path | None = None, extra_dirs: Sequence[Path] = ()) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        bundled_dir: Path | None = None,
+        extra_dirs: Sequence[Path] = (),
+        reader: FileReader | None = None,
+    ) -> None:
         self.models_dir = Path(models_dir)
         self.folders = model_folders(self.models_dir, extra_dirs)
         self.bundled_dir = bundled_dir if bundled_dir is not None else resource_dir("models")
+        self.reader = reader or FileReader()
         self.watch = FolderWatch(self._picture)
         self._index = FolderIndex(self._walk, self.watch)
         self._seen = SeenFiles()
@@ -174,7 +190,9 @@ class ModelLibrary:
             return seen
         found: Inspection | RoostError
         try:
-            found = inspect(path)
+            found = self.reader.inspect(path)
+        except FileReadingFailed as exc:  # the reader remembers it, and when it may be tried again
+            return exc
         except Exception as exc:  # whatever is wrong with one file, the others are listed
             found = as_roost_error(exc)
         self._seen.put(path, stamp, found)

@@ -39,6 +39,7 @@ from webapp.manager.stall import StallLimits
 from webapp.manager.target import Choice, EngineOptions, StateInfo, Target, TargetResolver, tokenizer_of
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
+from webapp.weights.file_reader import MEMORY, FileReader
 from webapp.weights.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class ModelManager:
         shortfall: Shortfall = shortfall,
     ) -> None:
         self._settings = settings
-        self.library = library or ModelLibrary(settings.models_dir, extra_dirs=settings.extra_models_dirs)
+        self.library = library or _library(settings)
         defaults = EngineOptions(settings.threads, settings.prefill_chunk, settings.idle_unload_s)
         self._resolver = TargetResolver(self.library, (settings.model, settings.state), defaults)
         self._first_choice = Choice(settings.model, settings.strategy, settings.state)
@@ -301,6 +302,11 @@ class ModelManager:
         """The backend's own once it is loaded."""
         session = self._keeper.session
         return session.config if session is not None and session.target.is_same_model(target) else target.config
+
+
+def _library(settings: Settings) -> ModelLibrary:
+    reader = FileReader(settings.data_dir / MEMORY)
+    return ModelLibrary(settings.models_dir, extra_dirs=settings.extra_models_dirs, reader=reader)
 
 
 def _closer(manager: weakref.ref[ModelManager]) -> Callable[[], None]:

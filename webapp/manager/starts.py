@@ -64,9 +64,17 @@ class StartReader:
             if key in self._kept:
                 self._kept.move_to_end(key)
                 return self._kept[key]
-        start = _read(path, self._name_of(path), config)
+        start = self._read(path, config)
         self._keep(key, start)
         return start
+
+    def _read(self, path: Path, config: ModelConfig) -> Start:
+        import numpy as np
+
+        digest, values = self._library.reader.read_state(path, config)
+        sizes = (config.n_layer, config.n_head, config.head_size, config.head_size)
+        layers = np.frombuffer(values, np.float32).reshape(sizes)
+        return Start(StateInfo(self._name_of(path), digest), RecurrentState.from_time_state(config, layers))
 
     def _name_of(self, path: Path) -> str:
         states = self._library.models_dir.absolute() / STATES
@@ -77,13 +85,6 @@ class StartReader:
             self._kept[key] = start
             while len(self._kept) > 1 and sum(map(_size, self._kept.values())) > self._kept_bytes:
                 self._kept.popitem(last=False)
-
-
-def _read(path: Path, name: str, config: ModelConfig) -> Start:
-    from webapp.weights.state_file import read_state_file  # brings numpy
-
-    found = read_state_file(path, config)
-    return Start(StateInfo(name, found.digest), RecurrentState.from_time_state(config, found.layers))
 
 
 def _size(start: Start) -> int:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.services.library.library_folder import good_bytes, tree
-from webapp.manager import library as library_module
 from webapp.services.strategy.hardware import probe
 from webapp.web.models import desk
 from webapp.web.models.list_view import PAGE
@@ -94,8 +93,9 @@ def test_search_and_filter(browser):
 
 def test_five_hundred_files_are_looked_into_as_they_are_shown(browser, monkeypatch):
     opened: list[str] = []
-    real = library_module.inspect
-    monkeypatch.setattr(library_module, "inspect", lambda path: opened.append(path.name) or real(path))
+    reader = browser.manager.library.reader
+    real = reader.inspect
+    monkeypatch.setattr(reader, "inspect", lambda path: opened.append(path.name) or real(path))
     for number in range(500):
         (browser.folder / f"m{number:03}.safetensors").write_bytes(good_bytes())
     page = browser.get("/models")[1]

@@ -163,17 +163,20 @@ def _time_shape(version: str, shape: tuple[int, ...], n_head: int) -> tuple[int,
 
 
 def _decay(version: str) -> _Change:
-    import torch
-
     if version == "4":
-        return lambda value: -torch.exp(value.float())
+        return lambda value: -_exp(value)
     if version == "6":
         return lambda value: value.float()
-    return lambda value: torch.exp(-torch.exp(value.float()))
+    return lambda value: _exp(-_exp(value))
 
 
 def _bonus(version: str, name: str) -> _Change:
+    is_logarithm = ".time_faaaa" not in name and version != "4"
+    return _exp if is_logarithm else (lambda value: value.float())
+
+
+def _exp(value: torch.Tensor) -> torch.Tensor:
+    """torch is imported with the first value, not with the plan."""
     import torch
 
-    is_logarithm = ".time_faaaa" not in name and version != "4"
-    return (lambda value: torch.exp(value.float())) if is_logarithm else (lambda value: value.float())
+    return torch.exp(value.float())

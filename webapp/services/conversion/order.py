@@ -63,7 +63,5 @@ def check_order(library: ModelLibrary, order: ConversionOrder) -> ReadyOrder:
             reason = "the new file would take the place of one it is made from"
             way_out = "Choose another name."
             raise ConversionRefused(path=source.name, target=order.target, reason=reason, way_out=way_out)
-    from webapp.weights.convert.conversion import plan_for  # brings numpy, which no start needs
-
-    plan = plan_for(source, order.target, options)
-    return ReadyOrder(order.target, source, target_path, library.name_of(target_path), plan.total_bytes, options)
+    planned_bytes = library.reader.planned_bytes(source, order.target, options)
+    return ReadyOrder(order.target, source, target_path, library.name_of(target_path), planned_bytes, options)

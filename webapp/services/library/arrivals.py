@@ -11,15 +11,16 @@ from webapp.errors import FileNameTaken, WeightsError, WrongExtension, error_fro
 from webapp.manager.library import STATES
 from webapp.services.library.disk_space import writing
 from webapp.weights.file_format import EXTENSIONS, FORMAT_NAMES
-from webapp.weights.inspection import Inspection, inspect
+from webapp.weights.file_reader import FileReader
+from webapp.weights.inspection import Inspection
 
 _placing = threading.Lock()
 
 
-def look_into(path: Path, name: str) -> Inspection:
+def look_into(reader: FileReader, path: Path, name: str) -> Inspection:
     """What a file that is to be called ``name`` holds; a WeightsError about ``name`` when it cannot be used."""
     try:
-        found = inspect(path, any_name=True)
+        found = reader.inspect(path, any_name=True)
     except WeightsError as exc:
         told = exc.to_dict()
         raise error_from_dict({**told, "params": {**told["params"], "path": name}}) from exc

@@ -102,7 +102,7 @@ class Imports:
         if self._library.folder_of(source) or self._library.folder_of(Path(os.path.realpath(source))):
             raise LibraryError(name=source.name, reason="it is in the library already")
         name = safe_name(source.name)
-        path = home_of(self._library.folders[0].path, name, look_into(source, name))
+        path = home_of(self._library.folders[0].path, name, look_into(self._library.reader, source, name))
         check_name_free(path)
         return ImportJob(uuid.uuid4().hex, name, source, path, mode, source.stat().st_size)
 

@@ -24,7 +24,7 @@ class ModelFiles:
         self._manager = manager
         self.library = manager.library
         self.models_dir = self.library.folders[0].path
-        self.uploads = Uploads(self.models_dir)
+        self.uploads = Uploads(self.models_dir, reader=self.library.reader)
         self.imports = Imports(self.library, self._changed)
         self._trashes = {folder.path: Trash(folder.path) for folder in self.library.folders}
         self._count_lock = threading.Lock()

@@ -32,6 +32,7 @@ from webapp.services.library.arrivals import check_name_free, home_of, look_into
 from webapp.services.library.disk_space import check_free, size_text, writing
 from webapp.services.library.file_names import safe_name
 from webapp.weights.file_format import SMALLEST_FILE_BYTES, sniff
+from webapp.weights.file_reader import FileReader
 
 UPLOADS = ".uploads"
 PIECE_BYTES = 1 << 20
@@ -54,10 +55,13 @@ class Upload:
 class Uploads:
     """Into ``models_dir``. What is under way lies in a hidden folder there, and survives a restart."""
 
-    def __init__(self, models_dir: Path, endings: tuple[str, ...] = MODEL_ENDINGS) -> None:
+    def __init__(
+        self, models_dir: Path, endings: tuple[str, ...] = MODEL_ENDINGS, reader: FileReader | None = None
+    ) -> None:
         self.models_dir = models_dir
         self.folder = models_dir / UPLOADS
         self._endings = endings
+        self._reader = reader or FileReader()
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
@@ -121,7 +125,7 @@ class Uploads:
                 raise UploadOffset(name=upload.name, expected=upload.done_bytes, found=upload.size_bytes)
             part = self._part(upload_id)
             try:
-                path = home_of(self.models_dir, upload.name, look_into(part, upload.name))
+                path = home_of(self.models_dir, upload.name, look_into(self._reader, part, upload.name))
             except WeightsError:
                 self._remove(upload_id)
                 raise

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from webapp.errors import RoostError, StateInUse, StateMissing
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, find_file
@@ -18,10 +18,8 @@ from webapp.services.library.disk_space import check_free, writing
 from webapp.services.library.file_names import safe_name, whole_path
 from webapp.services.library.trash import Trash, Trashed
 from webapp.services.states.making import MakingJob, StateMaking
-from webapp.services.states.sheets import StateSheet, StateSheets
-
-if TYPE_CHECKING:
-    from webapp.weights.state_file import StateFile
+from webapp.services.states.sheets import StateSheets
+from webapp.weights.state_sheet import StateSheet
 
 PIECE_BYTES = 1 << 20
 NEW_ENDING = ".safetensors"
@@ -56,7 +54,8 @@ class StateLibrary:
         self.library = manager.library
         self.folder = Path(os.path.abspath(self.library.models_dir)) / STATES
         self.making = StateMaking(manager, self._write)
-        self._sheets = StateSheets()
+        self._reader = self.library.reader
+        self._sheets = StateSheets(self._reader)
         self._trash = Trash(self.library.models_dir)
 
     # what is there
@@ -107,8 +106,8 @@ class StateLibrary:
         """A copy of a file on this machine, given by its absolute path; the name it has."""
         source = whole_path(source_path)
         clean = safe_name(source.name, STATE_ENDINGS)
-        look_into(source, source.name)  # before anything is copied: it may be a model of 10 GB
-        _open(source, clean)
+        look_into(self._reader, source, source.name)  # before anything is copied: it may be a model of 10 GB
+        self._reader.state_sheet(source, clean)
         check_free(self.library.models_dir, source.stat().st_size)
         with source.open("rb") as stream:
             return self.add(clean, stream)
@@ -137,20 +136,14 @@ class StateLibrary:
 
     def blend(self, parts: Parts, new_name: str) -> str:
         """A new file with the weighted mean of several; ``-`` among them is no state, which weakens the others."""
-        from webapp.weights.state_blend import blend_states
-
-        states = [(None if name == ZERO_STATE else self._open(name), weight) for name, weight in parts]
-        layers, architecture = blend_states(states)
+        found = [(None if name == ZERO_STATE else self._find(name), name, weight) for name, weight in parts]
         note = "blend of " + ", ".join(f"{name} x {weight:g}" for name, weight in parts)
-        return self._write(new_name, layers, architecture, note)
+        return self._made(new_name, lambda part: self._reader.blend(found, part, note))
 
     def copy_out(self, model: str, new_name: str) -> str:
         """The state merged in a model file, as a file of its own."""
-        from webapp.weights.state_file import merged_state
-
         path = self.library.find(model)
-        found = merged_state(path)
-        return self._write(new_name, found.layers, found.origin.architecture, f"merged in {path.name}")
+        return self._made(new_name, lambda part: self._reader.copy_out(path, part, f"merged in {path.name}"))
 
     def make(self, text: str, new_name: str) -> MakingJob:
         """From what the chosen model remembers of a text; goes on in the background. As of :class:`StateMaking`."""
@@ -187,21 +180,26 @@ class StateLibrary:
             raise StateMissing(path=name)
         return path
 
-    def _open(self, name: str) -> StateFile:
-        return _open(self._find(name), name)
-
     def _name_of(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
 
     def _write(self, new_name: str, layers: object, architecture: str, note: str) -> str:
         from webapp.weights.state_writer import write_state_file
 
+        return self._made(
+            new_name,
+            lambda part: write_state_file(part, layers, architecture, note),  # type: ignore[arg-type]
+        )
+
+    def _made(self, new_name: str, write: Callable[[Path], None]) -> str:
+        """A new file that ``write`` makes at the path it is given."""
         clean = self._new_name(new_name)
         check_name_free(self.folder / clean)
         part = self._part()
         try:
             with writing(self.folder):
-                write_state_file(part, layers, architecture, note)  # type: ignore[arg-type]
+                part.parent.mkdir(parents=True, exist_ok=True)
+                write(part)
             return self._place(part, clean)
         finally:
             part.unlink(missing_ok=True)
@@ -210,8 +208,8 @@ class StateLibrary:
         return safe_name(_with_ending(name, NEW_ENDING), (NEW_ENDING,))
 
     def _place(self, part: Path, name: str) -> str:
-        look_into(part, name)
-        _open(part, name)
+        look_into(self._reader, part, name)
+        self._reader.state_sheet(part, name)
         to_disk(part)
         take_place(part, self.folder / name)
         return name
@@ -223,12 +221,6 @@ class StateLibrary:
 def _fitting(sheet: StateSheet, models: Sequence[ModelEntry]) -> tuple[str, ...]:
     configs = ((entry.name, entry.inspection.config) for entry in models if entry.inspection is not None)
     return tuple(name for name, config in configs if config is not None and sheet.fits(config))
-
-
-def _open(path: Path, name: str) -> StateFile:
-    from webapp.weights.state_file import open_state
-
-    return open_state(path, name)
 
 
 def _with_ending(name: str, ending: str) -> str:

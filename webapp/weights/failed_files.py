@@ -1,0 +1,126 @@
+"""Files that ended the process which read them, remembered so that no start and no page opens them again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import threading
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webapp.errors import Phrase, phrase_from_dict
+
+EDGE_BYTES = 1 << 16
+MOST_RECORDS = 200
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What tells a file from others and from itself before a change. ``digest``: of its first and last 64 KiB."""
+
+    size: int
+    mtime_ns: int
+    digest: str = ""
+
+
+class FailedFiles:
+    """``path``: a JSON file, made with the first record; None keeps nothing beyond this process. Safe to use from any
+    thread; another process may write the file as well, and its records are seen with the next question."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._records: dict[Mark, Phrase] = {}
+        self._passing: dict[Mark, Phrase] = {}
+        self._read_at: tuple[int, int] | None = None
+
+    def reason(self, path: Path) -> Phrase | None:
+        """Why the file failed before; None for one that never did, or has changed since."""
+        with self._lock:
+            self._refresh()
+            known = {**self._passing, **self._records}
+        if not known:
+            return None
+        found = _stat(path)
+        if found is None or not any((mark.size, mark.mtime_ns) == found for mark in known):
+            return None
+        return known.get(_mark(path, found))
+
+    def add(self, path: Path, reason: Phrase, is_kept: bool = True) -> None:
+        """``is_kept``: across restarts, too."""
+        found = _stat(path)
+        if found is None:
+            return
+        mark = _mark(path, found)
+        with self._lock:
+            self._refresh()
+            (self._records if is_kept else self._passing)[mark] = reason
+            for records in (self._records, self._passing):
+                while len(records) > MOST_RECORDS:
+                    del records[next(iter(records))]
+            self._write()
+
+    def forget(self, path: Path) -> None:
+        """Of a file that was read after all."""
+        found = _stat(path)
+        with self._lock:
+            self._refresh()
+            if found is None or not (self._records or self._passing):
+                return
+        mark = _mark(path, found)
+        with self._lock:
+            self._passing.pop(mark, None)
+            if self._records.pop(mark, None) is not None:
+                self._write()
+
+    def _refresh(self) -> None:
+        """Reads the file when another process has written it."""
+        if self._path is None:
+            return
+        written_at = _stat(self._path)
+        if written_at == self._read_at:
+            return
+        self._read_at = written_at
+        self._records = {}
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            for record in json.loads(self._path.read_text(encoding="utf-8"))[:MOST_RECORDS]:
+                mark = Mark(int(record["size"]), int(record["mtime_ns"]), str(record["digest"]))
+                self._records[mark] = phrase_from_dict(record["reason"])
+
+    def _write(self) -> None:
+        """A folder that cannot be written to costs the memory across restarts and nothing else."""
+        if self._path is None or not self._path.parent.is_dir():
+            return
+        records: list[dict[str, Any]] = [
+            {**vars(mark), "reason": reason.to_dict()} for mark, reason in self._records.items()
+        ]
+        part = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.part")
+        with contextlib.suppress(OSError):
+            part.write_text(json.dumps(records, ensure_ascii=False, indent=1), encoding="utf-8")
+            os.replace(part, self._path)
+        part.unlink(missing_ok=True)
+        self._read_at = _stat(self._path)
+
+
+def _stat(path: Path) -> tuple[int, int] | None:
+    """Size and time of the last change of an ordinary file."""
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _mark(path: Path, found: tuple[int, int]) -> Mark:
+    size, mtime_ns = found
+    digest = hashlib.sha256()
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        digest.update(file.read(EDGE_BYTES))
+        file.seek(max(0, size - EDGE_BYTES))
+        digest.update(file.read(EDGE_BYTES))
+    return Mark(size, mtime_ns, digest.hexdigest())

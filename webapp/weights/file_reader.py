@@ -1,0 +1,373 @@
+"""What is in model and state files, asked of a process of its own (:mod:`.reader_process`).
+
+:class:`FileReader` is what the web process and the commands use in place of :func:`webapp.weights.inspection.inspect`
+and the other readers: the same answers and the same errors, and :class:`FileReadingFailed` for a file that took too
+long, took too much memory or ended the process. Such a file is remembered and not opened again until it changes.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from webapp.engine.model_config import ModelConfig
+from webapp.errors import FileReadingFailed, Phrase, error_from_dict
+from webapp.weights.failed_files import FailedFiles
+from webapp.weights.inspection import Inspection
+from webapp.weights.state_sheet import StateSheet
+from webapp.weights.tensor_info import shared
+
+if TYPE_CHECKING:
+    from webapp.weights.convert.options import ConversionOptions
+    from webapp.weights.reader_process import Reply, Request
+
+MEMORY = "unreadable_files.json"
+"""In the data folder."""
+WORK_S = 2.0
+BYTES_A_SECOND = 1 << 30
+"""A header's cost hardly grows with its file; this leaves a slow machine some room for a large one."""
+STATE_BYTES_A_SECOND = 50 << 20
+"""A state is read whole: at this rate on a slow disk."""
+MOST_WORK_S = 60.0
+WAITING_FACTOR = 5
+"""A process that waits for a disk or for other programs does no work; so much longer it may take in all."""
+MEMORY_BYTES = 512 << 20
+MOST_STATE_BYTES = 1 << 30
+REPLY_BYTES = 16 << 20
+START_S = 20.0
+WATCH_S = 0.05
+# As the engine's: exactly the module path of this process, and none of its main module.
+BOOT = "import sys; sys.path[:] = sys.argv[1:]; from webapp.weights.reader_process import main; main()"
+ENVIRONMENT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
+ENVIRONMENT_DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads take memory before any work
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """``work_s``: of the processor's time; ``wall_s``: in all."""
+
+    work_s: float = WORK_S
+    memory_bytes: int = MEMORY_BYTES
+    reply_bytes: int = REPLY_BYTES
+
+    @property
+    def wall_s(self) -> float:
+        return self.work_s * WAITING_FACTOR
+
+
+class ReadingStopped(Exception):
+    """``reason`` for the file's error; ``is_lasting`` where another try would end alike."""
+
+    def __init__(self, reason: Phrase, is_lasting: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_lasting = is_lasting
+
+
+class ReaderProcess:
+    """One process, started at first use and again when it has ended; one request at a time. Safe from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process is not None else None
+
+    def call(self, operation: str, arguments: Sequence[Any], limits: Limits) -> Reply:
+        """ReadingStopped; OSError when no process can be started."""
+        from webapp.weights.reader_process import Request  # brings msgspec, which no start needs
+
+        request = Request(operation, list(arguments), limits.wall_s, limits.memory_bytes)
+        with self._lock:
+            for is_last in (False, True):
+                process = self._running()
+                watch = _Watch(process, limits)
+                try:
+                    with watch:
+                        reply = _exchange(process, request, limits.reply_bytes)
+                except (OSError, EOFError):
+                    code = self._end()
+                    if watch.verdict is not None:
+                        raise watch.verdict from None
+                    if is_last:  # once may be a coincidence: the system was out of memory, someone killed it
+                        raise ReadingStopped(_ended_by(code), is_lasting=True) from None
+                    continue
+                except BaseException:  # Ctrl-C in a command: its answer would be taken for the next one's
+                    self._end()
+                    raise
+                if reply.outcome == "memory":
+                    self._end()  # gives back what it had
+                    raise ReadingStopped(_too_much_memory(limits), is_lasting=True)
+                return reply
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Ends it; the next request starts another."""
+        with self._lock:
+            self._end()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._owner != os.getpid():  # a server that forks has copied the pipes of another's
+            self._process, self._owner = None, os.getpid()
+        if self._process is None or self._process.poll() is not None:
+            self._end()
+            self._process = _start()
+        return self._process
+
+    def _end(self) -> int | None:
+        process, self._process = self._process, None
+        if process is None or self._owner != os.getpid():
+            return None
+        _close_pipes(process)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(0.2)
+        process.kill()
+        return process.wait()
+
+
+_SHARED = ReaderProcess()
+atexit.register(_SHARED.close)
+
+
+class FileReader:
+    """``memory``: where files that failed are remembered, beyond this process. Paths may be relative to the folder this
+    process is in; errors and answers name them as they were given."""
+
+    def __init__(self, memory: Path | None = None, process: ReaderProcess | None = None) -> None:
+        self._failed = FailedFiles(memory)
+        self._process = process or _SHARED
+
+    def inspect(self, path: str | Path, any_name: bool = False, again: bool = False) -> Inspection:
+        """As :func:`webapp.weights.inspection.inspect`. ``again``: also a file that failed before."""
+        found = self._ask(Inspection, "inspect_file", path, (any_name,), Limits(), again)
+        return replace(found, path=str(path), tensors=tuple(map(shared, found.tensors)))
+
+    def state_sheet(self, path: str | Path, name: str = "", again: bool = False) -> StateSheet:
+        """Of a state file, read and checked whole; as of :func:`webapp.weights.state_file.open_state`."""
+        return self._ask(StateSheet, "state_sheet", path, (name,), _state_limits(path), again)
+
+    def read_state(self, path: str | Path, config: ModelConfig) -> tuple[str, bytes]:
+        """Digest, and float32 ``(n_layer, n_head, head_size, head_size)`` in this machine's byte order, of a state for
+        this model; as of :func:`webapp.weights.state_file.read_state_file`."""
+        limits = _state_limits(path)
+        values = config.n_layer * config.n_head * config.head_size**2
+        limits = replace(limits, reply_bytes=REPLY_BYTES + min(4 * values, MOST_STATE_BYTES))
+        return self._ask(tuple[str, bytes], "read_state", path, (asdict(config),), limits)  # type: ignore[arg-type]
+
+    def blend(self, parts: Sequence[tuple[Path | None, str, float]], target: Path, note: str) -> None:
+        """Writes the weighted mean of states, ``(path, name, weight)`` each, to ``target``; as of ``blend_states``."""
+        paths = [path for path, _, _ in parts if path is not None]
+        for path in paths:
+            self._check(path)
+        sent = [(_sent(path) if path else b"", name, weight) for path, name, weight in parts]
+        self._call(type(None), "blend", paths, (sent, _sent(target), note), _state_limits(*paths))
+
+    def copy_out(self, path: str | Path, target: Path, note: str) -> None:
+        """Writes the state merged in a model file to ``target``; as of ``merged_state``."""
+        self._ask(type(None), "copy_out", path, (_sent(target), note), _state_limits(path))
+
+    def planned_bytes(self, path: str | Path, target: str, options: ConversionOptions) -> int:
+        """Bytes of the tensors a conversion would write; as of :func:`webapp.weights.convert.conversion.plan_for`."""
+        given = {name: value for name, value in asdict(options).items() if name != "lora"}
+        lora = _sent(options.lora) if options.lora else b""
+        return self._ask(int, "planned_bytes", path, (target, given, lora), Limits())
+
+    def _ask(
+        self,
+        answer: type[Answer],
+        operation: str,
+        path: str | Path,
+        arguments: Sequence[Any],
+        limits: Limits,
+        again: bool = False,
+    ) -> Answer:
+        if not again:
+            self._check(path)
+        found = self._call(answer, operation, [Path(path)], (_sent(path), *arguments), limits, str(path))
+        if again:
+            self._failed.forget(Path(path))
+        return found
+
+    def _check(self, path: str | Path) -> None:
+        reason = self._failed.reason(Path(path))
+        if reason is not None:
+            raise FileReadingFailed(path=str(path), reason=reason)
+
+    def _call(
+        self,
+        answer: type[Answer],
+        operation: str,
+        paths: Sequence[Path],
+        arguments: Sequence[Any],
+        limits: Limits,
+        shown: str = "",
+    ) -> Answer:
+        import msgspec
+
+        from webapp.weights.reader_process import HERE
+
+        try:
+            reply = self._process.call(operation, arguments, _grown(limits, paths))
+        except ReadingStopped as exc:
+            if len(paths) == 1:  # of several nobody knows which it was
+                self._failed.add(paths[0], exc.reason, exc.is_lasting)
+            raise FileReadingFailed(path=shown or str(paths[0]), reason=exc.reason) from None
+        except OSError as exc:
+            reason = "the process that reads files does not start"
+            raise FileReadingFailed(path=shown or str(paths[0]), reason=reason) from exc
+        if reply.outcome == "refused":
+            told: dict[str, Any] = msgspec.msgpack.decode(reply.value)
+            if told["params"].get("path") == HERE:
+                told["params"]["path"] = shown or str(paths[0])
+            raise error_from_dict(told)
+        return msgspec.msgpack.decode(reply.value, type=answer)
+
+
+def _sent(path: str | Path) -> bytes:
+    return os.fsencode(os.path.abspath(path))
+
+
+def _size(paths: Sequence[str | Path]) -> int:
+    found = 0
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
+            found += os.stat(path).st_size
+    return found
+
+
+def _grown(limits: Limits, paths: Sequence[Path]) -> Limits:
+    return replace(limits, work_s=min(limits.work_s + _size(paths) / BYTES_A_SECOND, MOST_WORK_S))
+
+
+def _state_limits(*paths: str | Path) -> Limits:
+    """For what reads tensors: several copies of them are held at once, in float32 and float64."""
+    size = min(_size(paths), MOST_STATE_BYTES)
+    return Limits(work_s=WORK_S + size / STATE_BYTES_A_SECOND, memory_bytes=MEMORY_BYTES + 4 * size)
+
+
+def _start() -> subprocess.Popen[bytes]:
+    """A fresh interpreter that has said it is ready; OSError when it does not."""
+    from webapp.weights.reader_process import read_frame
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", BOOT, *(os.path.abspath(entry) for entry in sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,
+        env={**ENVIRONMENT_DEFAULTS, **os.environ, **ENVIRONMENT},
+        creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+    )
+    try:
+        with _Watch(process, Limits(START_S)):
+            assert process.stdout is not None
+            read_frame(process.stdout, REPLY_BYTES)
+    except BaseException as exc:
+        process.kill()
+        process.wait()
+        _close_pipes(process)
+        if isinstance(exc, EOFError):
+            raise OSError("it ended before it was ready") from exc
+        raise
+    return process
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+def _exchange(process: subprocess.Popen[bytes], request: Request, reply_bytes: int) -> Reply:
+    import msgspec
+
+    from webapp.weights.reader_process import Reply, read_frame, write_frame
+
+    assert process.stdin is not None and process.stdout is not None
+    write_frame(process.stdin, msgspec.msgpack.encode(request))
+    return msgspec.msgpack.decode(read_frame(process.stdout, reply_bytes), type=Reply)
+
+
+class _Watch:
+    """Kills the process while a request lasts, once it has had its time or memory; ``verdict`` says so then.
+
+    It looks twenty times a second, on a thread of its own, and never at a request that is answered before that.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], limits: Limits) -> None:
+        self.verdict: ReadingStopped | None = None
+        self._process = process
+        self._limits = limits
+        self._is_over = threading.Event()
+        self._deciding = threading.Lock()
+
+    def __enter__(self) -> _Watch:
+        threading.Thread(target=self._look, name="roost-reader-watch", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._deciding:  # not between its decision and its deed: the next request is the same process's
+            self._is_over.set()
+
+    def _look(self) -> None:
+        if self._is_over.wait(WATCH_S):
+            return
+        import psutil
+
+        begin = time.monotonic()
+        try:
+            watched = psutil.Process(self._process.pid)
+            worked_before = _work_s(watched)
+            while not self._is_over.wait(WATCH_S):
+                worked, rss = _work_s(watched) - worked_before, watched.memory_info().rss
+                self._judge(worked, rss, time.monotonic() - begin)
+        except psutil.Error:  # it has ended
+            return
+
+    def _judge(self, worked_s: float, rss_bytes: int, wall_s: float) -> None:
+        limits = self._limits
+        verdict = None
+        if worked_s > limits.work_s:
+            told = Phrase("reading it took more than {limit} s of work", limit=round(limits.work_s, 1))
+            verdict = ReadingStopped(told, is_lasting=True)
+        elif rss_bytes > limits.memory_bytes:
+            verdict = ReadingStopped(_too_much_memory(limits), is_lasting=True)
+        elif wall_s > limits.wall_s:
+            told = Phrase("reading it came to a standstill for {limit} s", limit=round(limits.wall_s))
+            verdict = ReadingStopped(told, is_lasting=False)
+        with self._deciding:
+            if verdict is not None and not self._is_over.is_set():
+                self.verdict = verdict
+                self._is_over.set()
+                self._process.kill()
+
+
+def _work_s(process: Any) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _too_much_memory(limits: Limits) -> Phrase:
+    return Phrase("reading it took more than {limit} MB of memory", limit=limits.memory_bytes >> 20)
+
+
+def _ended_by(code: int | None) -> Phrase:
+    how = f"code {code}"
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            how = signal.Signals(-code).name
+    return Phrase("the process that read it ended ({how})", how=how)

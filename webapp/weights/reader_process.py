@@ -1,0 +1,242 @@
+"""The process that opens model and state files, so that none is parsed or mapped in the web process.
+
+It is started and spoken to by :class:`webapp.weights.file_reader.ReaderProcess`: frames of msgpack on its standard
+input and output, one request at a time. A file that beats every check of the readers ends this process and nothing
+else. It bounds itself as well: memory by the system's limit where there is one, time by a timer in C that needs no
+lock of Python's. It ends when its standard input does, however the web process ended.
+
+It imports no torch, and numpy only for states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import io
+import os
+import queue
+import signal
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+
+from webapp.engine.model_config import ModelConfig
+from webapp.errors import Phrase, RoostError, WeightsError
+from webapp.weights.inspection import Inspection, inspect
+from webapp.weights.state_sheet import StateSheet, sheet_of
+
+NAME = "roost-reader"
+HEADER = struct.Struct(">Q")
+READ_BYTES = 1 << 20
+GRACE_S = 5.0
+"""The web process ends a request in time; this process ends itself so much later, if nobody does."""
+HERE = ""
+"""Stands in an error's ``path`` for the file of the request, whose name the web process knows how to say."""
+
+
+class Request(msgspec.Struct, frozen=True, array_like=True):
+    """Paths in ``arguments`` are bytes as of ``os.fsencode``."""
+
+    operation: str
+    arguments: list[Any]
+    wall_s: float
+    memory_bytes: int
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """``outcome``: done, refused (``value`` is the error's dict) or memory (more was needed than the request had)."""
+
+    outcome: str
+    value: msgspec.Raw
+
+
+class Pipe(Protocol):
+    """An ``io.FileIO``: may read and write less than asked."""
+
+    def read(self, size: int = -1, /) -> bytes | None: ...
+
+    def write(self, data: Any, /) -> int | None: ...
+
+
+def write_frame(pipe: Pipe, payload: bytes) -> None:
+    """Blocks until the pipe took all of it; OSError when the other end is gone."""
+    rest = memoryview(HEADER.pack(len(payload)) + payload)
+    while rest:
+        rest = rest[pipe.write(rest) or 0 :]
+
+
+def read_frame(pipe: Pipe, limit_bytes: int) -> bytes:
+    """Blocks for the next frame; EOFError when the other end is gone or the frame is larger than ``limit_bytes``."""
+    (size,) = HEADER.unpack(_read_exactly(pipe, HEADER.size))
+    if size > limit_bytes:
+        raise EOFError("a frame is out of all proportion")
+    return _read_exactly(pipe, size)
+
+
+def _read_exactly(pipe: Pipe, size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        chunk = pipe.read(min(size - len(found), READ_BYTES))
+        if not chunk:
+            raise EOFError("the other end of the pipe is closed")
+        found += chunk
+    return bytes(found)
+
+
+# What can be asked for
+
+
+def inspect_file(path: bytes, any_name: bool) -> Inspection:
+    return replace(inspect(os.fsdecode(path), any_name), path=HERE)
+
+
+def state_sheet(path: bytes, name: str) -> StateSheet:
+    from webapp.weights.state_file import open_state
+
+    return sheet_of(open_state(os.fsdecode(path), name))
+
+
+def read_state(path: bytes, config: dict[str, Any]) -> tuple[str, bytes]:
+    """Digest, and float32 ``(n_layer, n_head, head_size, head_size)`` in the byte order of this machine."""
+    from webapp.weights.state_file import read_state_file
+
+    found = read_state_file(os.fsdecode(path), ModelConfig(**config))
+    return found.digest, found.layers.tobytes()
+
+
+def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> None:
+    """``(path, name, weight)`` each, no path for no state; the blend is written to ``target``."""
+    from webapp.weights.state_blend import blend_states
+    from webapp.weights.state_file import open_state
+    from webapp.weights.state_writer import write_state_file
+
+    states = [(open_state(os.fsdecode(path), name) if path else None, weight) for path, name, weight in parts]
+    layers, architecture = blend_states(states)
+    write_state_file(Path(os.fsdecode(target)), layers, architecture, note)
+
+
+def copy_out(path: bytes, target: bytes, note: str) -> None:
+    """The state merged in a model file, written to ``target``."""
+    from webapp.weights.state_file import merged_state
+    from webapp.weights.state_writer import write_state_file
+
+    found = merged_state(os.fsdecode(path))
+    write_state_file(Path(os.fsdecode(target)), found.layers, found.origin.architecture, note)
+
+
+def planned_bytes(path: bytes, target: str, options: dict[str, Any], lora: bytes) -> int:
+    """Of the tensors a conversion would write; the conversion's refusals."""
+    from webapp.weights.convert.conversion import plan_for
+    from webapp.weights.convert.options import ConversionOptions
+
+    plan = plan_for(os.fsdecode(path), target, ConversionOptions(**options, lora=os.fsdecode(lora)))
+    return plan.total_bytes
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    made.__name__: made for made in (inspect_file, state_sheet, read_state, blend, copy_out, planned_bytes)
+}
+
+
+# The process
+
+
+def main() -> None:
+    """Never returns."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the web process decides
+    requests, replies = _take_over_streams()
+    _describe_process()
+    waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(requests, waiting), name="roost-reader-requests", daemon=True).start()
+    write_frame(replies, b"ready")
+    with open(os.devnull, "w") as nothing:
+        while True:
+            request = msgspec.msgpack.decode(waiting.get(), type=Request)
+            faulthandler.dump_traceback_later(request.wall_s + GRACE_S, exit=True, file=nothing)
+            reply = _answer(request)
+            faulthandler.cancel_dump_traceback_later()
+            write_frame(replies, reply)
+
+
+def _listen(requests: Pipe, waiting: queue.SimpleQueue[bytes]) -> None:
+    try:
+        while True:
+            waiting.put(read_frame(requests, 1 << 24))
+    finally:
+        os._exit(0)  # the web process closed the pipe or is gone
+
+
+def _answer(request: Request) -> bytes:
+    _limit_memory(request.memory_bytes)
+    try:
+        value = OPERATIONS[request.operation](*request.arguments)
+        return msgspec.msgpack.encode(("done", value))
+    except MemoryError:
+        return msgspec.msgpack.encode(("memory", None))
+    except RoostError as exc:
+        return _refusal(request, exc)
+    except Exception as exc:
+        traceback.print_exc()  # a fault of ours; the page says at least which file it was
+        error = WeightsError(path=HERE, reason=Phrase("its reader failed ({error})", error=type(exc).__name__))
+        return _refusal(request, error)
+
+
+def _refusal(request: Request, error: RoostError) -> bytes:
+    told = error.to_dict()
+    paths = {os.fsdecode(argument) for argument in request.arguments if isinstance(argument, bytes)}
+    if told["params"].get("path") in paths:
+        told["params"]["path"] = HERE
+    told["message"] = told["hint"] = ""  # made again of the rest
+    return msgspec.msgpack.encode(("refused", _as_utf8(told)))
+
+
+def _as_utf8(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_as_utf8(key): _as_utf8(one) for key, one in value.items()}
+    return value
+
+
+def _limit_memory(limit_bytes: int) -> None:
+    """Of what this process may write to; maps of files that are only read do not count. Linux keeps to it; elsewhere
+    the web process watches."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_DATA)
+        wanted = limit_bytes if most == resource.RLIM_INFINITY else min(limit_bytes, most)
+        resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
+
+
+def _take_over_streams() -> tuple[io.FileIO, io.FileIO]:
+    """The two pipes, moved away from where ``print`` and ``input`` of a library would reach them."""
+    requests, replies = os.dup(0), os.dup(1)
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.setmode(requests, os.O_BINARY)
+        msvcrt.setmode(replies, os.O_BINARY)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return io.FileIO(requests, "rb"), io.FileIO(replies, "wb")
+
+
+def _describe_process() -> None:
+    """A name for ``ps``; in need of memory this process goes before the server; no copy of its memory on disk."""
+    for name, value in (("comm", NAME), ("oom_score_adj", "500")):
+        with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w", encoding="ascii") as file:
+            file.write(value)
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
