@@ -1,5 +1,6 @@
 """The server starts on a free port or says why not, tells where it is, and stops when told."""
 
+import contextlib
 import errno
 import io
 import ipaddress
@@ -64,6 +65,53 @@ def test_a_taken_port_is_an_error_with_the_way_out():
     assert caught.value.params["name"] == "port" and caught.value.params["value"] == port
 
 
+def has_ipv6():
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("::1", 0))
+        return True
+    return False
+
+
+IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this system has no IPv6")
+
+
+@IPV6
+@pytest.mark.parametrize("host", ["localhost", "::"])
+def test_both_families_are_answered_at_one_port(host):
+    server = make_server(make_app(), Settings(host=host, port=0, http_threads=4))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    port = server.addresses[0][1]
+    for address in ("127.0.0.1", "[::1]"):
+        with urllib.request.urlopen(f"http://{address}:{port}/", timeout=30) as response:
+            assert response.read() == b"hi"
+    server.stop()
+    thread.join(30)
+
+
+def test_localhost_without_ipv6_is_the_other_family_alone(monkeypatch):
+    def refuse_ipv6(family, address):
+        if family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "no such address")
+        return bound(family, address)
+
+    bound = serve_module._bound
+    monkeypatch.setattr(serve_module, "_bound", refuse_ipv6)
+    server = make_server(make_app(), Settings(host="localhost", port=0, http_threads=4))
+    assert [address for address, _ in server.addresses] == ["127.0.0.1"]
+    server.close()
+
+
+@IPV6
+def test_a_port_taken_in_one_family_is_an_error():
+    with socket.socket(socket.AF_INET6) as other:
+        other.bind(("::1", 0))  # bound and not listening: nobody answers there
+        port = other.getsockname()[1]
+        with pytest.raises(SettingsError) as caught:
+            make_server(make_app(), Settings(host="localhost", port=port, http_threads=4))
+    assert caught.value.params["name"] == "port"
+
+
 def test_a_host_that_is_not_ours_is_an_error():
     with pytest.raises(SettingsError) as caught:
         make_server(make_app(), Settings(host="192.0.2.1", port=0, http_threads=4))
@@ -107,7 +155,7 @@ def test_the_network_gets_an_address_a_warning_and_a_qr_code(monkeypatch):
     text = announced(monkeypatch, Settings(lan=True))
     assert "http://192.0.2.7:8000/?token=abc" in text and "plain http" in text and "▀" in text
     text = announced(monkeypatch, Settings(host="::"))
-    assert "http://[fd00::7]:8000/?token=abc" in text
+    assert "http://[fd00::7]:8000/?token=abc" in text and "http://192.0.2.7:8000/?token=abc" in text
 
 
 @pytest.mark.parametrize("is_ipv6, version", [(False, 4), (True, 6)])

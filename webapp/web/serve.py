@@ -24,6 +24,7 @@ from webapp.settings import Settings
 from webapp.web.socket.limits import Limits, is_loopback
 from webapp.web.socket.server import BridgeServer
 
+log = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 32 << 10
 IDLE_CONNECTION_S = 30  # an unused keep-alive connection is closed after this
 CLEANUP_INTERVAL_S = 5
@@ -32,6 +33,10 @@ DESCRIPTORS = 8192
 DESCRIPTORS_KEPT = 64  # the program's files and pipes
 DATABASE_DESCRIPTORS = 3  # a thread's connection: database, WAL, shared memory
 LEAST_CONNECTIONS = 16
+FAMILIES = {"localhost": ("127.0.0.1", "::1"), "::": ("::", "0.0.0.0")}
+"""Names that stand for an address of each family. Some clients take localhost for ::1 (node from 17 on), and one IPv6
+socket does not answer IPv4 everywhere."""
+PORT_TRIES = 5
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 INTERRUPTED = 130  # the exit status of a shell's program ended by Ctrl-C
 
@@ -44,18 +49,78 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
     guard = app.extensions.get("guard")
     limits = Limits(connection_limit(settings, descriptors), settings.connections_per_client)
     try:
+        sockets = bound_sockets(settings.listen_host, settings.port)
+    except OSError as exc:
+        raise bind_error(settings, exc) from exc
+    try:
         return BridgeServer(
             app,
             websocket_options(settings),
             limits,
             limit_of=functools.partial(connections_of, settings, limits),
             gate=guard.body_limit if guard else None,
+            sockets=sockets,
             **http_options(settings),
         )
-    except OSError as exc:
-        raise bind_error(settings, exc) from exc
-    except ValueError as exc:
-        raise SettingsError(name="host", value=settings.host, reason=str(exc)) from exc
+    except BaseException:
+        close_all(sockets)
+        raise
+
+
+def bound_sockets(host: str, port: int) -> list[socket.socket]:
+    """One for each address ``host`` stands for, all at one port; port 0 is any that is free. Raises OSError when the
+    first address cannot be had, or another program has the port at any of them."""
+    for tries_left in reversed(range(1 if port else PORT_TRIES)):
+        try:
+            return _bound_at(addresses_of(host, port))
+        except OSError as exc:
+            if exc.errno != errno.EADDRINUSE or not tries_left:
+                raise
+    raise AssertionError("the last try raises")
+
+
+def addresses_of(host: str, port: int) -> list[tuple[socket.AddressFamily, Any]]:
+    options = {"type": socket.SOCK_STREAM, "flags": socket.AI_PASSIVE}
+    rows = [row for name in FAMILIES.get(host, (host,)) for row in socket.getaddrinfo(name, port, **options)]
+    return list(dict.fromkeys((row[0], row[4]) for row in rows))
+
+
+def _bound_at(addresses: list[tuple[socket.AddressFamily, Any]]) -> list[socket.socket]:
+    found: list[socket.socket] = []
+    try:
+        for family, address in addresses:
+            port = found[0].getsockname()[1] if found else address[1]
+            try:
+                found.append(_bound(family, (address[0], port, *address[2:])))
+            except OSError as exc:
+                if not found or exc.errno == errno.EADDRINUSE:
+                    raise
+                log.info("Not listening at %s: %s", address[0], exc)  # a machine without IPv6
+    except OSError:
+        close_all(found)
+        raise
+    return found
+
+
+def _bound(family: socket.AddressFamily, address: Any) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform == "win32":  # there, SO_REUSEADDR lets two programs have one port
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind(address)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def close_all(sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        sock.close()
 
 
 def websocket_options(settings: Settings) -> dict[str, Any]:
@@ -69,8 +134,6 @@ def websocket_options(settings: Settings) -> dict[str, Any]:
 def http_options(settings: Settings) -> dict[str, Any]:
     """waitress' adjustments; ``send_bytes`` stays at its default of 1, so each token leaves at once."""
     return {
-        "host": settings.listen_host,
-        "port": settings.port,
         "threads": settings.http_threads,
         "channel_timeout": IDLE_CONNECTION_S,
         "cleanup_interval": CLEANUP_INTERVAL_S,
@@ -118,9 +181,10 @@ def refuse_taken_port(settings: Settings) -> None:
     """
     if not settings.port:
         return
-    address = (ANY_ADDRESS.get(settings.listen_host, settings.listen_host), settings.port)
-    with contextlib.suppress(OSError), socket.create_connection(address, timeout=0.5):
-        raise port_taken(settings)
+    for name in FAMILIES.get(settings.listen_host, (settings.listen_host,)):
+        address = (ANY_ADDRESS.get(name, name), settings.port)
+        with contextlib.suppress(OSError), socket.create_connection(address, timeout=0.5):
+            raise port_taken(settings)
 
 
 def port_taken(settings: Settings) -> SettingsError:
@@ -208,7 +272,8 @@ def announce(settings: Settings, port: int, token: str) -> None:
     if not settings.is_shared:
         return
     host = settings.listen_host
-    addresses = lan_addresses(is_ipv6=":" in host) if host in ANY_ADDRESS else [host]
+    kinds = FAMILIES.get(host, (host,))
+    addresses = [a for kind in kinds for a in lan_addresses(is_ipv6=":" in kind)] if host in ANY_ADDRESS else [host]
     urls = [url_of(address, port, token) for address in addresses]
     for url in urls:
         print(t("cli.serve.network_at", url=url))
@@ -218,7 +283,7 @@ def announce(settings: Settings, port: int, token: str) -> None:
 
 
 def lan_addresses(is_ipv6: bool) -> list[str]:
-    """Addresses others can reach this machine at; of one kind, as `0.0.0.0` takes no IPv6 and `::` nothing else.
+    """Addresses of one kind that others can reach this machine at.
 
     No packet is sent: a UDP connect only picks a route.
     """

@@ -117,8 +117,9 @@ class BridgeServer:
         gate: Gate | None = None,
         **adjustments: Any,
     ) -> None:
-        """Binds at once. ``websockets``: arguments of :class:`WebSocketPool`. ``limit_of``: the most connections of an
-        address where it is not ``limits.per_address``. ``adjustments``: waitress' own."""
+        """``adjustments`` are waitress' own: ``sockets`` that are bound already, or ``host`` and ``port``, which are
+        bound at once. ``websockets`` are arguments of :class:`WebSocketPool`; ``limit_of`` gives the most connections
+        of a client where that is not ``limits.per_address``."""
         # flask-sock calls this module-level name; a subclass of Sock would have to copy its route().
         flask_sock.Server = WebSocket
         self.limits = limits = limits or Limits()
@@ -143,9 +144,13 @@ class BridgeServer:
         self.addresses = [(str(s.effective_host), int(s.effective_port)) for s in self._listeners]
 
     def _listen(self, app: Any) -> list[Listener]:
-        options = {"map": self._map, "dispatcher": self._workers, "adj": self._adjustments}
+        adjustments = self._adjustments
+        options = {"map": self._map, "dispatcher": self._workers, "adj": adjustments}
+        bound = [(sock, (sock.family, sock.type, sock.proto, sock.getsockname())) for sock in adjustments.sockets]
         try:
-            return [Listener(app, self, sockinfo=info, **options) for info in self._adjustments.listen]
+            if bound:
+                return [Listener(app, self, _sock=sock, sockinfo=i, bind_socket=False, **options) for sock, i in bound]
+            return [Listener(app, self, sockinfo=info, **options) for info in adjustments.listen]
         except OSError:
             for listener in list(self._map.values()):
                 listener.close()
