@@ -17,7 +17,9 @@ import pytest
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.cli import chat, main, with_default_command
+from webapp.cli.serve import check_folders
 from webapp.services.chat.live_turn import LiveTurn
+from webapp.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAYS_HELLO = "fake vocab=256 script=104,101,108,108,111"
@@ -39,6 +41,22 @@ def test_no_command_means_serve():
     assert with_default_command(["--port", "1"]) == ["serve", "--port", "1"]
     assert with_default_command([]) == ["serve"]
     assert with_default_command(["run", "-p", "x"]) == ["run", "-p", "x"]
+
+
+def test_serve_says_that_a_folder_of_models_is_missing(models, tmp_path, capsys):
+    missing, default = tmp_path / "nowhere", Settings(data_dir=tmp_path)
+    check_folders(Settings(models_dir=models, data_dir=tmp_path))
+    check_folders(default)
+    assert capsys.readouterr().out == ""
+    check_folders(Settings(models_dir=missing, data_dir=tmp_path))
+    check_folders(Settings(models_dir=models, extra_models_dirs=(missing,), data_dir=tmp_path))
+    assert capsys.readouterr().out.count(str(missing)) == 2
+
+
+def test_serve_takes_no_file_for_a_folder_of_models(models, tmp_path, capsys):
+    assert main(["serve", "--models", str(models / "tiny.safetensors"), "--data", str(tmp_path)]) != 0
+    assert "models_dir" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_run_prints_one_json_document(places, capsys):

@@ -8,9 +8,10 @@ import webbrowser
 from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
+from webapp.errors import SettingsError
 from webapp.i18n import phrase
 from webapp.i18n.terminal import t, terminal_locale
-from webapp.settings import SETTINGS, Settings
+from webapp.settings import SETTINGS, Settings, default_models_dir
 
 FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state", "preset", "api_only")
 
@@ -35,6 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from webapp.web.serve import serve
 
     settings = settings_from(args)
+    check_folders(settings)
     log = ServerLog(settings)
     app = create_app(settings)
     log.keep(app.extensions["guard"].token)
@@ -45,6 +47,17 @@ def run(args: argparse.Namespace) -> int:
     finally:
         app.extensions["close"]()
     return 0
+
+
+def check_folders(settings: Settings) -> None:
+    """Says of each named folder that is not there; the first upload makes it. SettingsError for one that is a file."""
+    named = [("models_dir", settings.models_dir)]
+    named += [("extra_models_dirs", folder) for folder in settings.extra_models_dirs]
+    for name, folder in named:
+        if folder.is_file():
+            raise SettingsError(name=name, value=str(folder), reason="it is a file; name the folder it is in")
+        if not folder.exists() and folder != default_models_dir(settings.data_dir):
+            print(t("cli.serve.no_folder", path=folder), flush=True)
 
 
 def _open_page(settings: Settings, url: str) -> None:
