@@ -253,14 +253,71 @@ def test_a_file_put_back_is_used_again(path):
     assert store.create("Again").title == "Again"
 
 
-@posix_only
-def test_an_emptied_file_is_noticed(path):
-    store = ChatStore(Database(path))
-    store.create("Rooks")
+def emptied(old, path):
     path.write_bytes(b"")
-    with pytest.raises(DatabaseGone) as gone:
-        store.create("After")
+
+
+def by_an_older_copy(old, path):
+    path.write_bytes(old.read_bytes())
+
+
+def by_a_larger_database(old, path):
+    with closing(sqlite3.connect(old)) as connection, connection:
+        connection.execute("CREATE TABLE ballast AS SELECT zeroblob(1000000)")
+    path.write_bytes(old.read_bytes())
+
+
+@pytest.mark.parametrize("overwrite", [emptied, by_an_older_copy, by_a_larger_database])
+def test_a_file_overwritten_in_place_is_noticed_and_left_as_it_is(path, tmp_path, overwrite):
+    database = Database(path)
+    store = ChatStore(database)
+    store.create("From before")
+    database.watch_content()
+    database.close()
+    old = tmp_path / "old.db"
+    shutil.copy(path, old)
+    database = Database(path)
+    store = ChatStore(database)
+    database.watch_content()
+    store.create("Rooks")
+    overwrite(old, path)
+    there_now = path.read_bytes()
+    for use in (store.list, lambda: store.create("After")):
+        with pytest.raises(DatabaseGone) as gone:
+            use()
+    assert gone.value.params["happened"].template == "was overwritten"
     assert set(gone.value.params["saved"].values) == {"folder"}
+    database.close()
+    assert path.read_bytes() == there_now
+    if there_now:
+        assert [chat.title for chat in ChatStore(Database(path)).list()] == ["From before"]
+
+
+def test_what_other_programs_may_do_to_a_database_is_no_alarm(path):
+    database = Database(path)
+    store = ChatStore(database)
+    for index in range(50):
+        store.create(f"{index}" * 300)
+    database.watch_content()
+    before = path.stat()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("DELETE FROM chats WHERE title LIKE '1%'")
+        other.execute("VACUUM")
+        other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert path.stat().st_size != before.st_size or path.stat().st_mtime_ns != before.st_mtime_ns
+    os.utime(path)
+    assert len(store.list()) == 39
+    assert store.create("After").title == "After"
+
+
+def test_its_own_writing_is_no_alarm(path):
+    database = Database(path)
+    store = ChatStore(database)
+    database.watch_content()
+    for _ in range(40):  # past the 1000 pages after which SQLite writes the WAL into the file
+        store.create(system_prompt="x" * 200_000)
+    assert path.stat().st_size > 4_000_000
+    assert len(store.list()) == 40
 
 
 @posix_only

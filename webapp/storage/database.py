@@ -38,6 +38,7 @@ from webapp.errors import (
 from webapp.storage import backups, search
 from webapp.storage.claim import Claim
 from webapp.storage.migrations import APPLICATION_ID, MIGRATIONS
+from webapp.storage.opened_files import OpenedFiles
 
 BUSY_TIMEOUT_S = 10.0
 IDLE_CONNECTIONS = 8
@@ -59,6 +60,7 @@ class Database:
         self.notices: list[Phrase] = []
         self._trace = trace
         self._idle: list[sqlite3.Connection] = []
+        self._lent = 0
         self._idle_lock = threading.Lock()
         self._write_lock = threading.RLock()
         self._local = threading.local()
@@ -80,6 +82,23 @@ class Database:
         with self._lend(is_writer=True) as connection:
             yield connection
 
+    def watch_content(self) -> None:
+        """From now on a file that is overwritten in place is noticed too. For the one server of a data folder: a token
+        of this start is written into the database, and another start's token counts as another file."""
+        token = os.urandom(16)
+        with self.transaction() as connection:
+            connection.execute("DELETE FROM server")
+            connection.execute("INSERT INTO server (token) VALUES (?)", (token,))
+        with self._errors():
+            connection = self._take()
+            try:
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                page_bytes = connection.execute("PRAGMA page_size").fetchone()[0]
+                page = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'server'").fetchone()[0]
+            finally:
+                self._give(connection)
+        self._files.watch_content(token, (page - 1) * page_bytes, page_bytes)
+
     def close(self) -> None:
         """Closes what is not lent out; the last close of the file folds the WAL into it.
 
@@ -90,9 +109,12 @@ class Database:
             log.error("%s", sentences(error.message, error.hint))
         with self._idle_lock:
             idle, self._idle = self._idle, []
+            is_lent = self._lent > 0
         self._files.forget_sidecars()
         for connection in idle:
             connection.close()
+        if not is_lent:
+            self._files.close()
 
     @contextmanager
     def _lend(self, is_writer: bool) -> Iterator[sqlite3.Connection]:
@@ -126,13 +148,23 @@ class Database:
 
     def _take(self) -> sqlite3.Connection:
         with self._idle_lock:
+            self._lent += 1
             if self._idle:
                 return self._idle.pop()
-        return self._open()
+        try:
+            return self._open()
+        except BaseException:
+            with self._idle_lock:
+                self._lent -= 1
+            raise
 
     def _give(self, connection: sqlite3.Connection) -> None:
-        if connection.in_transaction:
-            connection.rollback()
+        try:
+            if connection.in_transaction:
+                connection.rollback()
+        finally:
+            with self._idle_lock:
+                self._lent -= 1
         with self._idle_lock:
             if len(self._idle) < IDLE_CONNECTIONS:
                 self._idle.append(connection)
@@ -229,14 +261,15 @@ class Database:
             if self._rescued is None and self._files.is_readable:
                 with self._idle_lock:
                     source = self._idle.pop() if self._idle else None
-                try:
-                    if source is not None:
+                if source is not None:
+                    try:
                         self._rescued = backups.make_copy(source, self.path, len(MIGRATIONS))
-                except (BackupFailed, BackupNoRoom) as exc:
-                    log.error("%s", exc)
-                finally:
-                    if source is not None:
-                        self._give(source)
+                    except (BackupFailed, BackupNoRoom) as exc:
+                        log.error("%s", exc)
+                    with self._idle_lock:
+                        self._idle.append(source)
+            elif not self._files.is_readable:
+                self._files.drop_wal()
         if self._rescued is None:
             saved = Phrase("What it held could not be copied; {folder} may have an older copy.", folder=place)
         else:
@@ -271,43 +304,6 @@ class Database:
         if exc.errno == errno.ENOSPC:
             return DatabaseFull(path=str(self.path))
         return StorageError(reason=Phrase("{path}: {error}", path=exc.filename, error=exc.strerror))
-
-
-class OpenedFiles:
-    """The database, and the -wal and -shm beside it, as they were opened."""
-
-    def __init__(self, database: Path) -> None:
-        self._database = str(database)
-        self._opened = {self._database: os.stat(database)}
-        self.is_readable = True
-        """False once the open file itself was overwritten: what connections read is a mixture then."""
-
-    def add_sidecars(self) -> None:
-        """While a connection is open SQLite neither removes nor replaces them."""
-        for path in (self._database + "-wal", self._database + "-shm"):
-            if os.path.exists(path):  # there are none where the file system cannot do WAL
-                self._opened[path] = os.stat(path)
-
-    def forget_sidecars(self) -> None:
-        self._opened = {self._database: self._opened[self._database]}
-
-    def changed(self) -> tuple[str, Phrase] | None:
-        """The first file that is not what was opened, and what happened to it."""
-        for path, opened in list(self._opened.items()):
-            try:
-                now = os.stat(path)
-            except (FileNotFoundError, NotADirectoryError):
-                return path, Phrase("was deleted or moved")
-            except OSError:  # SQLite will meet it too, and says what it is
-                continue
-            if os.name != "nt" and (now.st_ino, now.st_dev) != (opened.st_ino, opened.st_dev):
-                return path, Phrase("was replaced by another file")
-            if path == self._database:
-                if now.st_size < opened.st_size:  # Roost never shrinks it
-                    self.is_readable = False
-                    return path, Phrase("was overwritten")
-                self._opened[path] = now
-        return None
 
 
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:

@@ -142,4 +142,7 @@ _ATTACHMENTS = (
     "CREATE INDEX attachments_by_chat ON attachments (chat_id, seq)",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS, _TOOL_BENCH, _MCP_SERVERS, _ATTACHMENTS)
+# One row, written at each start of a server: tells a file that was overwritten from the one that was opened.
+_SERVER = ("CREATE TABLE server (token BLOB NOT NULL)",)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS, _TOOL_BENCH, _MCP_SERVERS, _ATTACHMENTS, _SERVER)

@@ -84,6 +84,7 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     presets.begin()
     servers = McpServers(database, settings)
     turns = ChatTurns(manager, database, settings, presets, servers)
+    database.watch_content()
     files = ModelFiles(manager)
     conversions = Conversions(manager.library)
     states = StateLibrary(manager)
