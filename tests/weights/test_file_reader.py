@@ -17,9 +17,10 @@ import psutil
 import pytest
 
 from tests.weights.hostile_files import HOSTILE
-from tests.weights.make_checkpoints import write_checkpoint, write_state
+from tests.weights.make_checkpoints import write_checkpoint, write_state, write_tensors
 from webapp.engine.model_config import ModelConfig
 from webapp.errors import FileMissing, FileReadingFailed, RoostError, StateMismatch, UnsafePickle
+from webapp.i18n import phrase
 from webapp.weights import file_reader, reader_process
 from webapp.weights.convert.conversion import plan_for
 from webapp.weights.convert.options import ConversionOptions
@@ -110,6 +111,13 @@ def test_the_answers_are_those_of_the_readers(tmp_path, file):
     parts = [(tmp_path / "s.pth", "s", 1.0), (None, "-", 3.0)]
     reader.blend(parts, tmp_path / "blend.safetensors", "a note")
     np.testing.assert_allclose(open_state(tmp_path / "blend.safetensors").layers, expected.layers / 4, atol=1e-7)
+
+
+@pytest.mark.parametrize("arrays", [{}, {"emb.weight": np.zeros((2, 2), np.float32)}], ids=["nothing", "no model"])
+def test_the_reason_can_still_be_said_in_another_language(tmp_path, arrays):
+    write_tensors(tmp_path / "m.pth", arrays)
+    found, expected = FileReader().inspect(tmp_path / "m.pth"), inspect(tmp_path / "m.pth")
+    assert found == expected and phrase(found.reason, "zh") == phrase(expected.reason, "zh") != expected.reason
 
 
 @pytest.mark.parametrize(
@@ -243,6 +251,7 @@ def test_it_ends_with_the_process_that_asked(file, busy):
     """Killed without a word, also in the middle of a request, also while the request holds Python's lock."""
     code = f"""
 import sys, threading
+from webapp.i18n import phrase
 from webapp.weights import file_reader
 file_reader.BOOT = {BOOT!r}
 reader = file_reader.FileReader()

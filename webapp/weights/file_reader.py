@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from webapp.engine.model_config import ModelConfig
-from webapp.errors import FileReadingFailed, Phrase, error_from_dict
+from webapp.errors import FileReadingFailed, Phrase, error_from_dict, phrase_from_dict
 from webapp.weights.failed_files import FailedFiles
 from webapp.weights.inspection import Inspection
 from webapp.weights.state_sheet import StateSheet
@@ -153,8 +153,10 @@ class FileReader:
 
     def inspect(self, path: str | Path, any_name: bool = False, again: bool = False) -> Inspection:
         """As :func:`webapp.weights.inspection.inspect`. ``again``: also a file that failed before."""
-        found = self._ask(Inspection, "inspect_file", path, (any_name,), Limits(), again)
-        return replace(found, path=str(path), tensors=tuple(map(shared, found.tensors)))
+        answer: Any = tuple[Inspection, str | dict[str, Any]]
+        found, reason = self._ask(answer, "inspect_file", path, (any_name,), Limits(), again)
+        told = phrase_from_dict(reason) if isinstance(reason, dict) else reason
+        return replace(found, path=str(path), reason=told, tensors=tuple(map(shared, found.tensors)))
 
     def state_sheet(self, path: str | Path, name: str = "", again: bool = False) -> StateSheet:
         """Of a state file, read and checked whole; as of :func:`webapp.weights.state_file.open_state`."""

@@ -93,8 +93,11 @@ def _read_exactly(pipe: Pipe, size: int) -> bytes:
 # What can be asked for
 
 
-def inspect_file(path: bytes, any_name: bool) -> Inspection:
-    return replace(inspect(os.fsdecode(path), any_name), path=HERE)
+def inspect_file(path: bytes, any_name: bool) -> tuple[Inspection, str | dict[str, Any]]:
+    """The reason beside it: a Phrase as its dict, so that it can still be said in another language."""
+    found = inspect(os.fsdecode(path), any_name)
+    reason = found.reason.to_dict() if isinstance(found.reason, Phrase) else found.reason
+    return replace(found, path=HERE, reason=""), reason
 
 
 def state_sheet(path: bytes, name: str) -> StateSheet:
