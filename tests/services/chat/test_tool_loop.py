@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -161,3 +162,32 @@ def test_a_round_that_cannot_go_on_now_can_later(house: House) -> None:
     assert house.rounds == [] and house.statuses(message_id) == ["done"]
     house.loop.advance(message_id)
     assert len(house.rounds) == 1
+
+
+def test_a_chat_whose_next_answer_takes_long_to_begin_holds_up_no_other(house):
+    other = house.chats.create()
+    house.chats.set_tools(other.id, house.chats.get(house.chat.id).tools)
+    question = house.chats.add_message(other.id, None, Message(Role.USER, "?")).id
+    call = ToolCall("c0", "weather", '{"city": "Paris"}')
+    elsewhere = house.chats.add_message(other.id, question, Message(Role.ASSISTANT, "", tool_calls=(call,))).id
+    begun, may_go_on = threading.Event(), threading.Event()
+
+    def go_on(message_id, results):
+        if message_id == elsewhere:
+            begun.set()
+            may_go_on.wait(30)
+        else:
+            house.go_on(message_id, results)
+
+    house.loop._go_on = go_on
+    slow = threading.Thread(target=house.loop.refuse, args=(elsewhere, "c0"))
+    slow.start()
+    assert begun.wait(30)
+    mine = house.answer(("weather", {"city": "Paris"}))
+    quick = threading.Thread(target=house.loop.refuse, args=(mine, "c0"), daemon=True)
+    quick.start()
+    quick.join(5)
+    went_on = list(house.rounds)
+    may_go_on.set()
+    slow.join(30)
+    assert len(went_on) == 1 and not house.loop._locks._by_key

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.errors import ChatError, Phrase, RoostError, ToolInvalid, phrase_from_dict
-from webapp.services.chat.running_calls import RunningCalls
 from webapp.storage.chats import ChatStore
 from webapp.storage.records import Chat, StoredMessage
 from webapp.storage.tools import StoredTool
@@ -30,6 +30,9 @@ MAX_ROUNDS = 8
 CALLS = "calls"
 REFUSED = "the person did not allow this call"
 STOPPED = "the person stopped this call"
+
+Key = tuple[str, str]
+"""Message and call."""
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ class ToolLoop:
         self._remote = remote
         self._files = files
         self._start = start
-        self._lock = threading.Lock()
+        self._locks = KeyedLocks()
         self._running = RunningCalls()
 
     def calls(self, stored: StoredMessage) -> tuple[CallState, ...]:
@@ -211,7 +214,7 @@ class ToolLoop:
 
     def _record(self, message_id: str, call_id: str, result: ToolResult, by: str) -> None:
         """The first result of a call stands."""
-        with self._lock:
+        with self._store.database.transaction():
             stored = self._store.message(message_id)
             message = stored.message
             results = dict(message.metadata.get(CALLS, {}))
@@ -220,7 +223,7 @@ class ToolLoop:
         self._tell(stored.chat_id)
 
     def _finish_round(self, message_id: str, is_asked: bool = False) -> None:
-        with self._lock:
+        with self._locks.held(message_id):
             stored = self._store.message(message_id)
             states = self.calls(stored)
             is_open = not states or any(state.status != "done" for state in states)
@@ -247,6 +250,76 @@ class ToolLoop:
                 break
             rounds += bool(stored.message.tool_calls)
         return rounds
+
+
+class RunningCalls:
+    """The calls being run now, in memory alone: after a restart such a call waits again. Safe from any thread. A call
+    is run by who claims it, and by nobody else until it is given back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stops: dict[Key, threading.Event] = {}
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._stops
+
+    def of(self, message_id: str) -> tuple[str, ...]:
+        """The calls of a message that are being run."""
+        return tuple(sorted(call_id for found_in, call_id in list(self._stops) if found_in == message_id))
+
+    def claim(self, key: Key) -> bool:
+        """False where it runs already: nothing runs twice, however many pages press the button."""
+        with self._lock:
+            if key in self._stops:
+                return False
+            self._stops[key] = threading.Event()
+            return True
+
+    def give_back(self, key: Key) -> None:
+        with self._lock:
+            self._stops.pop(key, None)
+
+    @contextmanager
+    def given_back_on_error(self, key: Key) -> Iterator[None]:
+        """Gives a claimed call back when what prepares it fails."""
+        try:
+            yield
+        except BaseException:
+            self.give_back(key)
+            raise
+
+    def stop(self, key: Key) -> bool:
+        """Whether it ran; who runs it sees :meth:`is_stopped`."""
+        found = self._stops.get(key)
+        if found is not None:
+            found.set()
+        return found is not None
+
+    def is_stopped(self, key: Key) -> bool:
+        found = self._stops.get(key)
+        return found is not None and found.is_set()
+
+
+class KeyedLocks:
+    """A lock for each key while somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_key: dict[str, tuple[threading.Lock, list[None]]] = {}
+
+    @contextmanager
+    def held(self, key: str) -> Iterator[None]:
+        with self._lock:
+            lock, users = self._by_key.setdefault(key, (threading.Lock(), []))
+            users.append(None)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._lock:
+                users.pop()
+                if not users:
+                    del self._by_key[key]
 
 
 def _state(call: ToolCall, offered: dict[str, StoredTool], message: Message) -> CallState:
