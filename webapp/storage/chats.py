@@ -52,6 +52,7 @@ class ChatStore:
         sampling: dict[str, Any] | None = None,
         preset_id: str = "",
         state: str | None = None,
+        tools: ChatTools | None = None,
     ) -> Chat:
         now = time.time()
         chat = Chat(
@@ -65,6 +66,7 @@ class ChatStore:
             updated_at=now,
             preset_id=preset_id,
             state=state,
+            tools=tools or ChatTools(),
         )
         columns = chat_columns(chat)
         with self.database.transaction() as connection:

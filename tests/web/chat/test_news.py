@@ -1,25 +1,38 @@
-import threading
-import time
-
+from webapp.web.chat import news as chat_news
 from webapp.web.chat.news import ChatNews
 
 
-def test_a_waiter_wakes_for_its_topic_only():
-    news, woken = ChatNews(), threading.Event()
-    seen = {"mine": news.number("mine")}
-    thread = threading.Thread(target=lambda: (news.wait(seen, 60), woken.set()))
-    thread.start()
-    news.publish("other")
-    assert not woken.wait(0.1)
+def test_a_listener_is_called_until_it_is_forgotten():
+    news, calls = ChatNews(), []
+    listener = calls.append
+    news.listen(lambda: listener("first"))
+    second = lambda: listener("second")  # noqa: E731
+    news.listen(second)
     news.publish("mine")
-    assert woken.wait(30)
-    thread.join()
+    assert sorted(calls) == ["first", "second"]
+    news.forget(second)
+    news.publish("mine")
+    assert sorted(calls) == ["first", "first", "second"]
 
 
-def test_what_came_before_the_wait_is_not_missed():
+def test_a_topic_has_another_number_after_each_publication():
     news = ChatNews()
-    seen = {"mine": news.number("mine")}
-    news.publish("mine")
-    began = time.monotonic()
-    news.wait(seen, 60)
-    assert time.monotonic() - began < 30
+    numbers = [news.number("mine")]
+    for topics in (["mine"], ["other", "mine"]):
+        news.publish(*topics)
+        numbers.append(news.number("mine"))
+    news.publish("other")
+    assert len(set(numbers)) == 3 and news.number("mine") == numbers[-1]
+
+
+def test_of_any_number_of_chats_the_last_are_remembered_and_none_is_missed(monkeypatch):
+    monkeypatch.setattr(chat_news, "MOST_TOPICS", 10)
+    news = ChatNews()
+    news.publish("old")
+    seen_before = news.number("early")
+    for number in range(100):
+        news.publish(f"chat:{number}")
+    assert len(news._numbers) == 10
+    seen = news.number("old")
+    news.publish("old")
+    assert news.number("old") != seen and news.number("early") != seen_before

@@ -7,6 +7,7 @@ import pytest
 from tests.web.chat.running_roost import fake_strategy, shown_text
 from webapp.errors import StorageError
 from webapp.storage.chats import ChatStore
+from webapp.web.chat import viewer
 
 
 @pytest.fixture
@@ -179,3 +180,46 @@ def test_a_chat_that_has_not_begun_introduces_the_model_just_chosen(start):
     finally:
         page.close()
         other.unlink()
+
+
+def test_a_message_costs_few_readings_of_the_database_and_draws_no_panel(start, monkeypatch):
+    """The branch is read where the question and its answer appear, and not again when the answer ends."""
+    roost = start(fake_strategy())
+    chat_id = roost.answered()
+    page = roost.socket()
+    page.open(chat_id)
+    page.until_type("answering")
+    statements, branches, panels = [], [], []
+    database = roost.app.extensions["database"]
+    begin, branch, panel = database._begin, ChatStore.branch, viewer.options_context
+
+    monkeypatch.setattr(database, "_begin", lambda statement: (statements.append(statement), begin(statement))[1])
+    monkeypatch.setattr(ChatStore, "branch", lambda store, name: (branches.append(name), branch(store, name))[1])
+    monkeypatch.setattr(viewer, "options_context", lambda *given: (panels.append(given), panel(*given))[1])
+    page.send(do="send", chat=chat_id, text="Why?")
+    frames = page.until_type("finished")
+    lists = [frame for frame in frames if isinstance(frame, str) and 'id="chat-list"' in frame]
+    if len(lists) < 2:  # at the beginning and at the end
+        page.until(lambda frame: isinstance(frame, str) and 'id="chat-list"' in frame)
+    page.close()
+    assert len(branches) == 1 and not panels
+    assert not [frame for frame in frames if isinstance(frame, str) and 'id="options"' in frame]
+    journal = roost.turns.live(chat_id).event_count // 32 + 1  # while it was written
+    assert len(statements) <= 10 + journal
+
+
+def test_an_answer_that_is_over_before_the_page_looks_is_told_to_be_finished(start):
+    roost = start(fake_strategy("Yes."))
+    page = roost.socket()
+    page.open(roost.answered())
+    page.until_type("answering")
+    for _ in range(3):
+        page.send(do="send", chat=page_chat(roost), text="Why?")
+        finished = page.until_type("finished")[-1]
+        assert finished["fingerprint"]
+    page.close()
+
+
+def page_chat(roost):
+    """The chat used last."""
+    return roost.store.list()[0].id

@@ -28,6 +28,7 @@ class LiveTurn:
         self._events: list[AnswerEvent] = []
         self._changed = threading.Condition()
         self._abort: Callable[[], None] | None = None
+        self._listeners: set[Callable[[], object]] = set()
 
     @property
     def is_finished(self) -> bool:
@@ -48,6 +49,19 @@ class LiveTurn:
         with self._changed:
             self._changed.wait_for(lambda: len(self._events) > position or self.is_finished, timeout_s)
             return self._events[position:], max(position, len(self._events))
+
+    @property
+    def event_count(self) -> int:
+        return len(self._events)
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Called after every event, in the writer's thread; it must return at once."""
+        with self._changed:
+            self._listeners.add(listener)
+
+    def forget(self, listener: Callable[[], object]) -> None:
+        with self._changed:
+            self._listeners.discard(listener)
 
     def wait_finished(self, timeout_s: float) -> bool:
         with self._changed:
@@ -75,10 +89,13 @@ class LiveTurn:
         with self._changed:
             self._events += events
             self._changed.notify_all()
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
 
     def finish(self, last: AnswerEvent) -> None:
         """For the writer: the last event and the end in one."""
         with self._changed:
             self._events.append(last)
             self.finished_at = time.monotonic()
-            self._changed.notify_all()
+            self.emit(())

@@ -37,6 +37,8 @@ from webapp.tools.builtin.context import NamedText
 log = logging.getLogger(__name__)
 FINISHED_KEPT_S = 60.0
 CLOSE_WAIT_S = 10.0
+MOST_CLIENTS = 1000
+"""Chats whose asker is remembered; a round of calls in an older one goes on without."""
 DELETED_KEPT_S = 86_400.0
 """What was deleted can be brought back for a day; then the next start removes it for good."""
 
@@ -66,8 +68,8 @@ class ChatTurns:
         )
         """What becomes of an answer's calls."""
         self._turns: dict[str, LiveTurn] = {}
-        self._clients: dict[str, str] = {}
-        self._listeners: list[Callable[[str], None]] = []
+        self._clients: dict[str, str] = {}  # who asked last, for the answers that follow calls
+        self._listeners: list[Callable[[str, bool], None]] = []
         self._beginning: set[str] = set()
         self._is_closed = False
         self._claim = Claim(database.path)
@@ -123,9 +125,9 @@ class ChatTurns:
 
         return self._begin(chat_id, begin, client, continues=True)
 
-    def listen(self, listener: Callable[[str], None]) -> None:
-        """Called with a chat's id when something happens in it that nobody asked for just now: the next answer of a
-        round of calls begins, a call has its result."""
+    def listen(self, listener: Callable[[str, bool], None]) -> None:
+        """Called with a chat's id when something happens in it that nobody asked for just now: an answer has ended
+        (True); the next answer of a round of calls begins, a call has its result (False)."""
         self._listeners.append(listener)
 
     def stop(self, chat_id: str) -> None:
@@ -158,12 +160,16 @@ class ChatTurns:
 
     def _begin(self, chat_id: str, begin: Callable[[], LiveTurn], client: str, continues: bool = False) -> LiveTurn:
         with self._place_for(chat_id):
-            live = begin()
+            with self._store.database.transaction():
+                live = begin()
             with self._lock:
                 self._turns[chat_id] = live
                 if self._is_closed:
                     live.stop(is_closing=True)
+                self._clients.pop(chat_id, None)
                 self._clients[chat_id] = client
+                if len(self._clients) > MOST_CLIENTS:
+                    del self._clients[next(iter(self._clients))]
             writer = TurnWriter(self._manager, self._store, self._presets, live, client, continues, self._warm)
             try:
                 name = f"turn {live.message_id[:8]}"
@@ -175,6 +181,7 @@ class ChatTurns:
     def _write(self, writer: TurnWriter, live: LiveTurn) -> None:
         """The turn's thread: the answer, then the calls in it that may run unasked."""
         writer.run()
+        self._tell(live.chat_id, has_ended=True)
         try:
             if writer.has_calls:
                 self.tools.advance(live.message_id)
@@ -207,9 +214,9 @@ class ChatTurns:
         self._begin(chat_id, begin, self._clients.get(chat_id, ""))
         self._tell(chat_id)
 
-    def _tell(self, chat_id: str) -> None:
+    def _tell(self, chat_id: str, has_ended: bool = False) -> None:
         for listener in self._listeners:
-            listener(chat_id)
+            listener(chat_id, has_ended)
 
     @contextmanager
     def _place_for(self, chat_id: str) -> Iterator[None]:

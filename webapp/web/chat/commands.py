@@ -218,8 +218,8 @@ class Commands:
             sampling=chat.sampling,
             preset_id=chat.preset_id,
             state=chat.state,
+            tools=chat.tools,
         )
-        self.house.store.set_tools(made.id, chat.tools)
         return made.id
 
 

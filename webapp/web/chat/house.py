@@ -21,7 +21,7 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
 from webapp.storage.tools import ToolStore
 from webapp.web.chat.live_rendering import LiveRenderings
-from webapp.web.chat.news import PRESETS, STATUS, ChatNews, chat_topic
+from webapp.web.chat.news import LIST, PRESETS, STATUS, ChatNews, chat_topic
 
 KEY = "chat_page"
 STATUS_WAIT_S = 1.0
@@ -106,7 +106,7 @@ def house_of(app: Flask) -> House:
         house = app.extensions.setdefault(KEY, made)
         if house is made:
             made.presets.listen(lambda: made.news.publish(PRESETS))
-            made.turns.listen(lambda chat_id: made.news.publish(chat_topic(chat_id)))
+            made.turns.listen(lambda chat_id, has_ended: made.news.publish(LIST if has_ended else chat_topic(chat_id)))
     return house
 
 

@@ -56,7 +56,7 @@ class ChannelView:
 @dataclass(frozen=True)
 class LiveView:
     """One moment of the answer. ``revision`` grows with every change; ``waiting`` only until the first text, but for an
-    engine that does not answer."""
+    engine that does not answer. ``has_more``: events have come that are rendered when the interval is over."""
 
     revision: int
     is_thinking: bool
@@ -64,6 +64,7 @@ class LiveView:
     waiting: Waiting | None
     is_over: bool
     has_failed: bool
+    has_more: bool
 
 
 class LiveRendering:
@@ -124,6 +125,7 @@ class LiveRendering:
             waiting=None if is_over or (has_text and not is_silent) else waiting,
             is_over=is_over,
             has_failed=isinstance(self._end, Failed),
+            has_more=self._turn.event_count > self._position,
         )
 
 

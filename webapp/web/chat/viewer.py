@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from webapp.errors import ChatNotFound, RoostError
@@ -21,11 +23,11 @@ from webapp.web.chat.difference import Shown, difference, first_common
 from webapp.web.chat.house import House
 from webapp.web.chat.list_view import chat_list
 from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveView
-from webapp.web.chat.message_view import fingerprint, waiting_text
+from webapp.web.chat.message_view import fingerprint, message_view, waiting_text
 from webapp.web.chat.news import LIST, PRESETS, STATUS, chat_topic
 from webapp.web.chat.options_form import NEW_CHAT
 from webapp.web.chat.options_view import load_offer, options_context, thinking_context
-from webapp.web.chat.page_view import chat_title, message_views, welcome
+from webapp.web.chat.page_view import chat_title, message_views, tokens_known_before, welcome
 from webapp.web.fragments import render_fragment
 from webapp.web.kit.page import Toast
 from webapp.web.status.strip import strip_context
@@ -49,7 +51,8 @@ class Viewer:
 
     def __init__(self, house: House, send: Callable[[str], None], t: Callable[..., str], locale: str) -> None:
         self.house = house
-        self._send = send
+        self._send_now = send
+        self._unsent: list[str] | None = None  # while the database is read
         self._t = t
         self._locale = locale
         self._lock = threading.RLock()
@@ -59,12 +62,15 @@ class Viewer:
         self._seen: dict[str, int] = {}
         self.chat_id = ""
         self.is_closed = False
+        self._wake = threading.Event()
         self._is_open = False
         self._told_answering: str | None = None  # nothing yet
         self._model = house.manager.status().model  # that the first page's words are about
         self._draft = NEW_CHAT
         self._panel = ""  # fingerprint of what the page shows
+        self._panel_inputs: object = None  # what its contents follow from
         self._panel_preset = ""
+        self._known_tokens: dict[str, int] = {}
         self._thinking: Thinking | None = None
         self._offer: LoadOffer | None = None
         self._attached: Attached | None = None
@@ -83,14 +89,15 @@ class Viewer:
         says while the chat has not begun."""
         with self._lock:
             self._is_open = True
-            self._draft, self._offer, self._attached = draft, None, None
+            self._draft, self._offer, self._attached, self._panel_inputs = draft, None, None, None
             self._panel = self._panel if panel is None else panel
-            self.chat_id, self._shown, self._following = chat_id, list(shown), None
+            self._stop_following()
+            self.chat_id, self._shown = chat_id, list(shown)
             self._told_answering = None
             self._seen = dict.fromkeys((LIST, STATUS, PRESETS, chat_topic(chat_id)), -1)
             if has_list:
                 self._seen[LIST] = self.house.news.number(LIST)
-        self.house.news.publish("opened")
+        self._wake.set()
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -110,43 +117,60 @@ class Viewer:
 
     def close(self) -> None:
         self.is_closed = True
-        self.house.news.publish("opened")
+        self._wake.set()
 
     def run(self) -> None:
-        while not self.is_closed:
-            opened = self.house.news.number("opened")
-            with self._lock:
-                is_live = self._is_open and self._bring_up_to_date()
-                seen = {**self._seen, "opened": opened}
-            if is_live:
-                threading.Event().wait(INTERVAL_S)
-            else:
-                self.house.news.wait(seen, IDLE_WAIT_S)
+        """Wakes for news, and for what is written of the answer it follows, that at most every INTERVAL_S."""
+        self.house.news.listen(self._wake.set)
+        try:
+            while not self.is_closed:
+                self._wake.clear()
+                with self._lock:
+                    has_more = self._is_open and self._bring_up_to_date()
+                if self._following is not None:
+                    time.sleep(INTERVAL_S)
+                if not has_more:
+                    self._wake.wait(IDLE_WAIT_S)
+        finally:
+            self.house.news.forget(self._wake.set)
+            self._stop_following()
 
     def _bring_up_to_date(self) -> bool:
-        """True while an answer is being written."""
+        """True where more is there to be drawn in a moment."""
         self._refresh()
-        is_live = self._follow()
+        has_more = self._follow()
         answering = self._following.turn.message_id if self._following else ""
         if answering != self._told_answering:
             self._told_answering = answering
             self.frame(type="answering", message=answering)
-        return is_live
+        return has_more
 
     # structure
 
     def _refresh(self) -> None:
+        """Draws what there is news of. Whatever it reads for that is read at one moment."""
         if self._is_news(STATUS):
             self.fragment("status/_strip.html", strip=strip_context(self.house.manager, self._t))
             self._introduce_model()
-        has_new_options = self._is_news(PRESETS) | self._runs_otherwise()
-        if self._is_news(LIST):
-            self.fragment("chat/_list.html", chats=chat_list(self.house, self._t, self.chat_id))
-        if self.chat_id and self._is_news(chat_topic(self.chat_id)):
-            has_new_options = True
-            self._show_branch()
-        if has_new_options:
-            self._show_chat()
+        has_list, has_chat = self._is_news(LIST), bool(self.chat_id) and self._is_news(chat_topic(self.chat_id))
+        has_panel = self._is_news(PRESETS) | self._runs_otherwise() | has_chat
+        if not (has_list or has_panel):
+            return
+        unsent: list[str] = []
+        self._unsent = unsent
+        try:
+            with self.house.store.database.connect():
+                if has_list:
+                    self.fragment("chat/_list.html", chats=chat_list(self.house, self._t, self.chat_id))
+                if has_chat:
+                    self._show_branch()
+                has_files = has_panel and self._show_chat()
+        finally:
+            self._unsent = None
+        for text in unsent:  # now: a page that reads slowly must not hold the database's moment
+            self._send(text)
+        if has_files:  # outside too: counting their tokens again may write
+            self._show_attached()
 
     def _runs_otherwise(self) -> bool:
         """What runs decides what a preset means; the counts of a status do not."""
@@ -167,16 +191,29 @@ class Viewer:
         self._seen[topic] = number
         return True
 
-    def _show_chat(self) -> None:
-        """Its title and its panel."""
+    def _show_chat(self) -> bool:
+        """Its title and its panel, where what they follow from has changed. True if its waiting files may have too."""
         try:
             chat = self.house.store.get(self.chat_id) if self.chat_id else self._draft
         except ChatNotFound:
             self.frame(type="gone")
-            return
-        self.fragment("chat/_title.html", head=chat_title(self.house, self._t, chat))
-        self._show_panel(chat)
-        attached = attached_context(self.house, self._t, chat.id)
+            return False
+        inputs = (
+            replace(chat, head_id=None, updated_at=0.0),
+            self.house.news.number(PRESETS),
+            self._runs,
+            self.house.tools.list(),
+            self.house.state_names(),
+        )
+        if inputs != self._panel_inputs or self._offer != LoadOffer():
+            self._panel_inputs = inputs
+            self.fragment("chat/_title.html", head=chat_title(self.house, self._t, chat))
+            self._show_panel(chat)
+        had_files = self._attached is None or bool(self._attached.files)
+        return had_files or bool(self.chat_id and self.house.files.store.pending(self.chat_id))
+
+    def _show_attached(self) -> None:
+        attached = attached_context(self.house, self._t, self.chat_id)
         if attached != self._attached:
             self.fragment("chat/_attached.html", attached=attached)
         self._attached = attached
@@ -213,9 +250,16 @@ class Viewer:
         if not branch and self._shown:
             self.fragment("chat/_welcome.html", welcome=welcome(self.house, self._t))
         self._shown = wanted[first_common(self._shown, wanted) :]
+        appended_ids = {branch[place].id for place in steps.appended}
         self._open_ids = {row.id for row in branch if row.status == "streaming"}
-        if self._following is not None and self._following.turn.message_id in {branch[i].id for i in steps.appended}:
-            self._following = None  # it was drawn anew: follow it from the start
+        turn = self.house.turns.live(self.chat_id)
+        if turn is not None and turn.message_id in appended_ids:  # it may be over already: its end is still to be told
+            self._open_ids.add(turn.message_id)
+        self._known_tokens = {
+            row.id: tokens_known_before(branch, place) for place, row in enumerate(branch) if row.id in self._open_ids
+        }
+        if self._following is not None and self._following.turn.message_id in appended_ids:
+            self._stop_following()  # it was drawn anew: follow it from the start
 
     def _as_followed(self, wanted: Shown) -> Shown:
         """The answer being followed counts as unchanged: its end is :meth:`_finish`'s to draw."""
@@ -232,13 +276,15 @@ class Viewer:
     # the answer being written
 
     def _follow(self) -> bool:
-        """Sends what was written since; True while there is more to come."""
+        """Sends what was written since; True where there is more than the rendering has taken in."""
         turn = self.house.turns.live(self.chat_id) if self.chat_id else None
         is_new = turn is not None and (self._following is None or self._following.turn is not turn)
         if turn is not None and is_new and (not turn.is_finished or turn.message_id in self._open_ids):
             if turn.message_id not in {row.id for row in self._shown}:
                 self._show_branch()
+            self._stop_following()
             self._following = Following(turn, self.house.renderings.of(turn))
+            turn.listen(self._wake.set)
         if self._following is None:
             return False
         view = self._following.rendering.advance()
@@ -246,11 +292,17 @@ class Viewer:
             self._following.revision = view.revision
             self._send_text(self._following, view)
         if not (view.is_over and self._following.turn.is_finished):
-            return True
-        finished, self._following = self._following, None
-        self._open_ids.discard(finished.turn.message_id)
-        self._finish(finished.turn.message_id)
+            return view.has_more
+        message_id = self._following.turn.message_id
+        self._stop_following()
+        self._open_ids.discard(message_id)
+        self._finish(message_id)
         return False
+
+    def _stop_following(self) -> None:
+        if self._following is not None:
+            self._following.turn.forget(self._wake.set)
+        self._following = None
 
     def _send_text(self, following: Following, view: LiveView) -> None:
         name = following.turn.message_id
@@ -267,28 +319,33 @@ class Viewer:
         """The text is there already: only the foot is drawn anew, so that a selection and an open fold stay. An answer
         that calls tools gets its cards now, so it is drawn whole."""
         try:
-            branch = self.house.store.branch(self.chat_id)
-        except RoostError:
-            branch = []
-        index = next((i for i, row in enumerate(branch) if row.id == message_id), None)
-        if index is not None:
-            view = self._views(branch, [index])[0]
-            if view.calls:
-                self._send(self._message(view))
-            else:
-                self.fragment("chat/_answer_foot.html", message=view)
-            self._shown = [Shown(row.id, view.fingerprint) if row.id == message_id else row for row in self._shown]
-            self.frame(
-                type="finished",
-                message=message_id,
-                fingerprint=view.fingerprint,
-                announce=self._t("chat.message.announce", text=view.text[:ANNOUNCED_CHARS]),
-            )
-        else:
+            stored = self.house.store.message(message_id)
+        except RoostError:  # deleted
             self.frame(type="finished", message=message_id)
-        self.house.news.publish(LIST)
+            return
+        view = message_view(stored, self.house, self._t, self._locale, self._known_tokens.pop(message_id, 0))
+        if message_id not in {row.id for row in self._shown}:  # another version is shown by now
+            self.frame(type="finished", message=message_id)
+            return
+        if view.calls:
+            self._send(self._message(view))
+        else:
+            self.fragment("chat/_answer_foot.html", message=view)
+        self._shown = [Shown(row.id, view.fingerprint) if row.id == message_id else row for row in self._shown]
+        self.frame(
+            type="finished",
+            message=message_id,
+            fingerprint=view.fingerprint,
+            announce=self._t("chat.message.announce", text=view.text[:ANNOUNCED_CHARS]),
+        )
 
     # sending
+
+    def _send(self, text: str) -> None:
+        if self._unsent is None:
+            self._send_now(text)
+        else:
+            self._unsent.append(text)
 
     def frame(self, **content: Any) -> None:
         self._send(json.dumps(content, ensure_ascii=False))
