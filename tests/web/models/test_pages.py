@@ -12,8 +12,8 @@ import pytest
 
 from tests.services.library.library_folder import good_bytes, tree
 from webapp.services.strategy.hardware import probe
-from webapp.web.models import desk
-from webapp.web.models.list_view import PAGE
+from webapp.web.kit import page as page_kit
+from webapp.web.models.views import PAGE
 
 
 def rows(page: str) -> list[str]:
@@ -261,7 +261,7 @@ def test_every_model_says_what_it_needs_of_what_is_free(open_browser):
 
 def test_a_model_too_large_says_what_would_do(open_browser, monkeypatch):
     small = replace(probe(), ram_available=400 << 20, gpus=())
-    monkeypatch.setattr(desk, "probe", lambda folder: small)
+    monkeypatch.setattr(page_kit, "probe", lambda folder: small)
     page = open_browser("cpu fp32").get("/models")[1]
     assert "free" in page and re.search(r"(Just fits|Does not fit) with cpu fp32: needs", page)
 
