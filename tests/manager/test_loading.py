@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.manager.conftest import assert_failed, eventually, last_output, request, roost_threads, wait_phase
+from webapp.backends.fake import FakeBackend
 from webapp.engine.outputs import FinishReason
 from webapp.errors import (
     LoadCancelled,
@@ -132,6 +133,16 @@ def test_a_failed_load_says_why_and_the_next_request_tries_again(make_manager, s
     assert status.phase == "failed" and status.error["code"] == "load_failed"
     assert_failed(manager.submit(request()), "load_failed")
     assert len(starter.clients) == 2
+
+
+def test_no_memory_for_the_fresh_state_is_a_failed_load_and_no_crash(make_manager, monkeypatch):
+    def run_out(self, slot):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(FakeBackend, "read_state", run_out)
+    manager = make_manager(crash_tries=1)
+    assert_failed(manager.submit(request()), "out_of_memory")
+    assert wait_phase(manager, "failed").error["code"] == "out_of_memory"
 
 
 def test_a_load_may_take_only_so_long(make_manager):

@@ -3,22 +3,49 @@
 from __future__ import annotations
 
 import base64
+import io
 import os
 import threading
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from tests.manager.conftest import request
-from webapp.engine.outputs import FinishReason, PrefillProgress, TokenOutput
-from webapp.errors import EngineCrashed
-from webapp.manager.handles import LoadingEvent, QueuePosition, RequestHandle
+from webapp.engine.backend import LoadProgress
+from webapp.engine.model_config import ModelConfig
+from webapp.engine.outputs import (
+    FinishReason,
+    GenerationRequest,
+    PrefillProgress,
+    QueueReport,
+    TokenLogprob,
+    TokenOutput,
+)
+from webapp.engine.sampling_params import SamplingParams
+from webapp.engine.state import RecurrentState
+from webapp.errors import EngineCrashed, FileMissing
+from webapp.manager.handles import MOST_EVENTS, LoadingEvent, QueuePosition, RequestHandle
 from webapp.manager.library import ModelLibrary
 from webapp.manager.machine_memory import available_bytes, has_room_beside, memory_facts, needed_bytes
+from webapp.manager.messages import (
+    LoadFailed,
+    Loading,
+    LoadModel,
+    Outputs,
+    Reply,
+    State,
+    Submit,
+    as_read,
+    pack,
+    printable,
+    read_command,
+    read_message,
+    write_frame,
+)
 from webapp.manager.model_status import ModelStatus, StatusBoard
 from webapp.manager.target import Choice, TargetResolver
 from webapp.manager.token_rules import banned_token_ids, penalty_exempt_token_ids
-from webapp.manager.wire import pack, read_message, write_frame
 from webapp.tokenizer import load_tokenizer
 from webapp.weights.inspection import USED_TOKENS_KEY
 
@@ -37,9 +64,27 @@ def test_unread_progress_is_replaced_and_tokens_never_are():
     assert handle.is_finished and handle.next_event(0) is None
 
 
+def test_tokens_nobody_reads_are_joined_and_none_is_lost():
+    handle = RequestHandle(request(), lambda handle: None)
+    for token_id in range(10_000):
+        handle.put(TokenOutput(handle.request_id, (token_id,), logprobs=((TokenLogprob(token_id, -1.0),),)))
+    handle.put(TokenOutput(handle.request_id, finish_reason=FinishReason.LENGTH))
+    events = list(handle.events(0))
+    assert len(events) <= MOST_EVENTS + 1 and events[-1].finish_reason is FinishReason.LENGTH
+    assert [token_id for event in events for token_id in event.token_ids] == list(range(10_000))
+    assert sum(len(event.logprobs) for event in events) == 10_000
+
+
 def test_frames_of_any_size_cross_a_pipe():
     ends = os.pipe()
-    messages = [None, ("x" * 3_000_000, 1), {"id": list(range(1000))}]
+    state = RecurrentState.zeros(ModelConfig("7", 2, 1024, 1024, 4096, 16, 64, 256))
+    state.arrays["att_kv"][1, 2, 3, 4] = 0.5
+    messages = [
+        Loading(LoadProgress(1, 2, 3, 4)),
+        Reply(7, state=State.of(state)),
+        Reply(8, error={"code": "x", "params": {"n": 1}}),
+        Outputs.of([QueueReport(1, {"a": 2}), TokenOutput("b", (1,) * 1000, FinishReason.STOP)]),
+    ]
     with open(ends[0], "rb", buffering=0) as reader, open(ends[1], "wb", buffering=0) as writer:
 
         def write() -> None:
@@ -49,10 +94,35 @@ def test_frames_of_any_size_cross_a_pipe():
 
         thread = threading.Thread(target=write)
         thread.start()
-        assert [read_message(reader) for _ in messages] == messages
+        found = [read_message(reader) for _ in messages]
+        assert found == messages
+        assert found[1].state.value().arrays["att_kv"][1, 2, 3, 4] == 0.5
         with pytest.raises(EOFError):
             read_message(reader)
         thread.join()
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x80\x04N.", msgspec.msgpack.encode(["Shutdown"])])
+def test_what_is_no_message_is_refused_and_nothing_is_run(payload):
+    """The last two: a pickle, and a command where a message of the engine is due."""
+    frame = len(payload).to_bytes(8, "big") + payload
+    with pytest.raises(msgspec.MsgspecError):
+        read_message(io.BytesIO(frame))
+    if payload[:1] != b"\x91":
+        with pytest.raises(msgspec.MsgspecError):
+            read_command(io.BytesIO(frame))
+
+
+def test_what_is_no_text_and_numbers_of_any_size_cross_too():
+    path = os.fsdecode(b"/models/\xff.pth")
+    command = LoadModel(os.fsencode(path), ModelConfig("7", 1, 1, 1, 1, 1, 1, 1), "fake", 1, 1, 1)
+    assert as_read(command).path == path
+    schema = {"type": "integer", "maximum": 10**40, "title": path}
+    params = SamplingParams(logit_bias={5: -1.5}, stop_token_sequences=((1, 2), (3,)), seed=2**53 - 1)
+    request = GenerationRequest("r", (1, 2), params, (1,), "me", constraint=schema)
+    assert as_read(Submit.of(request, "d")).request() == replace(request, initial_state_digest="d")
+    failed = as_read(LoadFailed(printable(FileMissing(path=path).to_dict())))
+    assert failed.error["code"] == "file_not_found" and "?" in failed.error["message"]
 
 
 def test_the_board_counts_changes_and_wakes_who_waits():

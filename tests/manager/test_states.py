@@ -174,7 +174,7 @@ def test_a_state_crosses_to_the_engine_once_and_not_with_each_request(make_manag
     last_output(manager.submit(request(), state="-"))
     kept = [command for command in sent if isinstance(command, KeepState)]
     assert kept[0].digest == manager.apply_state(FITS).digest and len(kept) == 2
-    assert all(command.request.initial_state is None for command in sent if isinstance(command, Submit))
+    assert {command.initial_state_digest for command in sent if isinstance(command, Submit)} == {c.digest for c in kept}
 
 
 def test_many_states_push_the_oldest_out_and_it_comes_back(monkeypatch):

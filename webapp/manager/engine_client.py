@@ -22,8 +22,7 @@ from collections.abc import Callable
 from typing import IO, Protocol
 
 from webapp.manager.crash import EngineExit
-from webapp.manager.messages import Command, Message, Shutdown
-from webapp.manager.wire import pack, read_message, write_frame
+from webapp.manager.messages import Command, Message, Shutdown, as_read, pack, read_message, write_frame
 
 LAST_WORDS_BYTES = 8192
 TERMINATE_GRACE_S = 1.0
@@ -182,7 +181,8 @@ def _existing(pipe: IO[bytes] | None) -> IO[bytes]:
 
 
 class ThreadEngineClient:
-    """``kill`` can only abandon the thread: it reports the end as a killed process would and drops what comes after."""
+    """``kill`` can only abandon the thread: it reports the end as a killed process would and drops what comes after.
+    Messages are encoded and decoded as on the way through a pipe."""
 
     pid: int | None = None
 
@@ -197,7 +197,7 @@ class ThreadEngineClient:
         self._thread.start()
 
     def send(self, command: Command) -> None:
-        self._loop.put(command)
+        self._loop.put(as_read(command))
 
     def is_alive(self) -> bool:
         return not self._has_ended
@@ -222,7 +222,7 @@ class ThreadEngineClient:
 
     def _deliver(self, message: Message) -> None:
         if not self._has_ended:
-            self._on_message(message)
+            self._on_message(as_read(message))
 
     def _end(self, found: EngineExit) -> None:
         with self._lock:

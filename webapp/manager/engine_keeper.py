@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from webapp.engine.outputs import FinishReason
 from webapp.errors import CrashLoop, NoModelLoaded, QueueFull, RequestError, RoostError, ShuttingDown
-from webapp.manager.engine_client import EngineStarter
 from webapp.manager.engine_places import EnginePlaces, Order
-from webapp.manager.engine_session import EngineSession
 from webapp.manager.handles import RequestHandle
 from webapp.manager.machine_memory import FitCheck
 from webapp.manager.model_status import ModelStatus
@@ -18,6 +17,10 @@ from webapp.manager.target import Target
 from webapp.manager.waiting_room import WaitingRoom
 from webapp.settings import Settings
 
+if TYPE_CHECKING:
+    from webapp.manager.engine_client import EngineStarter
+    from webapp.manager.engine_session import EngineSession
+
 
 class EngineKeeper:
     """Holds at most one engine that serves, one that loads and one that drains."""
@@ -25,7 +28,7 @@ class EngineKeeper:
     def __init__(
         self,
         settings: Settings,
-        start_engine: EngineStarter,
+        start_engine: EngineStarter | None,
         has_room: Callable[[Target], bool],
         publish: Callable[[ModelStatus], None],
         stall_limits: StallLimits,

@@ -18,10 +18,12 @@ from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.logits_processors import ConstraintFactory
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.probe import Probe
+from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, LoadCancelled, ModelLoadFailed, OutOfMemory, RoostError, as_roost_error
 from webapp.manager.crash import is_out_of_memory
 from webapp.manager.messages import (
     Abort,
+    Array,
     CancelLoad,
     Command,
     ComputeLogits,
@@ -40,7 +42,9 @@ from webapp.manager.messages import (
     ScoreTokens,
     SetInitialState,
     Shutdown,
+    State,
     Submit,
+    printable,
 )
 from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import Tokenizer, load_tokenizer
@@ -101,16 +105,23 @@ class EngineLoop:
         try:
             backend = self._load_backend(command)
         except Exception as exc:
-            self._send(LoadFailed(load_error(exc, command).to_dict()))
+            self._fail_load(exc, command)
             return
         constraints = GrammarConstraints(lambda: tokenizer_for(command))
         try:
-            engine = make_engine(backend, command, constraints)
+            try:
+                engine = make_engine(backend, command, constraints)
+            except Exception as exc:  # it reads the fresh state, for which memory may not be enough
+                self._fail_load(exc, command)
+                return
             self._send(Loaded(backend.config, engine.max_sequences, time.monotonic() - started))
             self._serve(engine)
         finally:
             constraints.close()
             backend.close()
+
+    def _fail_load(self, exc: Exception, command: LoadModel) -> None:
+        self._send(LoadFailed(printable(load_error(exc, command).to_dict())))
 
     def _load_backend(self, command: LoadModel) -> Backend:
         backend_class = backend_for(command.strategy).load_class()
@@ -145,7 +156,7 @@ class EngineLoop:
             if engine.has_work():
                 outputs = engine.step()
                 if outputs:
-                    self._send(Outputs(tuple(outputs)))
+                    self._send(Outputs.of(outputs))
             if self._probes:
                 self._advance(engine, *self._probes[0])
 
@@ -164,17 +175,18 @@ class EngineLoop:
 
     def _carry_out(self, engine: LLMEngine, command: Command) -> None:
         if isinstance(command, Submit):
-            self._add(engine, command.request)
+            self._add(engine, command.request())
         elif isinstance(command, Abort):
             engine.abort_request(command.request_id)
         elif isinstance(command, SetInitialState):
-            engine.set_initial_state(command.state, command.digest)
+            state = command.state.value() if command.state is not None else None
+            engine.set_initial_state(state, command.digest)
         elif isinstance(command, KeepState):
-            engine.keep_state(command.digest, command.state)
+            engine.keep_state(command.digest, command.state.value())
         elif isinstance(command, ForgetState):
             engine.forget_state(command.digest)
         elif isinstance(command, ReadCounters):
-            self._answer(command.call_id, engine.counters)
+            self._send(Reply(command.call_id, counters=engine.counters()))
         elif isinstance(command, (ComputeLogits, ReadState, ScoreTokens)):
             with self._answering_errors(command.call_id):
                 self._probes.append((command.call_id, make_probe(engine, command)))
@@ -185,7 +197,7 @@ class EngineLoop:
         except RoostError as exc:
             stats = SequenceStats(prompt_tokens=len(request.prompt_token_ids))
             output = TokenOutput(request.request_id, finish_reason=FinishReason.ERROR, stats=stats, error=exc.to_dict())
-            self._send(Outputs((output,)))
+            self._send(Outputs.of([output]))
 
     def _advance(self, engine: LLMEngine, call_id: int, probe: Probe) -> None:
         is_over = True
@@ -194,13 +206,9 @@ class EngineLoop:
                 engine.advance(probe)
             is_over = probe.is_done
             if is_over:
-                self._answer(call_id, probe.result)
+                self._send(reply_of(call_id, probe))
         if is_over:
             self._probes.popleft()
-
-    def _answer(self, call_id: int, compute: Callable[[], object]) -> None:
-        with self._answering_errors(call_id):
-            self._send(Reply(call_id, compute()))
 
     @contextlib.contextmanager
     def _answering_errors(self, call_id: int) -> Iterator[None]:
@@ -209,7 +217,7 @@ class EngineLoop:
         except EngineCrashed:
             raise
         except Exception as exc:
-            self._send(Reply(call_id, error=as_roost_error(exc).to_dict()))
+            self._send(Reply(call_id, error=printable(as_roost_error(exc).to_dict())))
 
 
 def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFactory) -> LLMEngine:
@@ -223,7 +231,7 @@ def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFac
         constraint_factory=constraints,
     )
     if command.initial_state is not None:
-        engine.set_initial_state(command.initial_state, command.initial_state_digest)
+        engine.set_initial_state(command.initial_state.value(), command.initial_state_digest)
     return engine
 
 
@@ -237,6 +245,13 @@ def make_probe(engine: LLMEngine, command: ComputeLogits | ReadState | ScoreToke
     if isinstance(command, ScoreTokens):
         return engine.score_probe(command.token_ids, command.alternatives, command.digest)
     return engine.state_probe(command.token_ids, command.digest)
+
+
+def reply_of(call_id: int, probe: Probe) -> Reply:
+    found = probe.result()
+    if isinstance(found, RecurrentState):
+        return Reply(call_id, state=State.of(found))
+    return Reply(call_id, scores=found) if isinstance(found, tuple) else Reply(call_id, logits=Array.of(found))
 
 
 def load_error(exc: Exception, command: LoadModel) -> RoostError:

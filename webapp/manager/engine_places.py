@@ -8,13 +8,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from webapp.errors import LoadCancelled, RoostError, ShuttingDown
-from webapp.manager.engine_session import EngineSession
 from webapp.manager.machine_memory import FitCheck
 from webapp.manager.model_status import ModelStatus, describe
 from webapp.manager.target import Target
 from webapp.manager.waiting_room import WaitingRoom
+
+if TYPE_CHECKING:
+    from webapp.manager.engine_session import EngineSession
 
 
 @dataclass

@@ -20,8 +20,7 @@ import threading
 import traceback
 
 from webapp.manager.engine_loop import EngineLoop
-from webapp.manager.messages import Message
-from webapp.manager.wire import pack, read_message, write_frame
+from webapp.manager.messages import Message, pack, read_command, write_frame
 
 NAME = "roost-engine"
 
@@ -54,7 +53,7 @@ def main() -> None:
 def read_commands(commands: io.FileIO, loop: EngineLoop) -> None:
     try:
         while True:
-            loop.put(read_message(commands))
+            loop.put(read_command(commands))
     except (EOFError, OSError):
         os._exit(0)  # the web process closed the pipe or is gone
     except BaseException:

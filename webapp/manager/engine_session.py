@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import replace
 from typing import Any
 
 from webapp.engine.backend import LoadProgress
-from webapp.engine.outputs import FinishReason, QueueReport, TokenOutput
+from webapp.engine.outputs import FinishReason, PrefillProgress, QueueReport, TokenOutput
 from webapp.errors import ModelLoadFailed, Phrase, RoostError, error_from_dict
 from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
 from webapp.manager.engine_client import EngineClient, EngineStarter
@@ -21,7 +20,6 @@ from webapp.manager.machine_memory import memory_facts, oom_kills
 from webapp.manager.messages import (
     Abort,
     CancelLoad,
-    EngineOutput,
     Heartbeat,
     Loaded,
     LoadFailed,
@@ -31,11 +29,12 @@ from webapp.manager.messages import (
     Outputs,
     Reply,
     SetInitialState,
+    State,
     Submit,
 )
 from webapp.manager.request_log import log_begin, log_end
 from webapp.manager.stall import StallLimits, StallWatch
-from webapp.manager.starts import Start
+from webapp.manager.starts import Start, StateInfo
 from webapp.manager.target import Target
 
 CANCEL_PATIENCE_S = 2.0
@@ -71,7 +70,7 @@ class EngineSession:
         self._abandoned: RoostError | None = None
         self._handles: dict[str, RequestHandle] = {}
         self._waiting = 0
-        self._calls: dict[int, Future[Any]] = {}
+        self._calls: dict[int, Future[Reply]] = {}
         self._idle_calls: set[int] = set()
         self._call_ids = itertools.count(1)
         self._client: EngineClient | None = None
@@ -158,16 +157,17 @@ class EngineSession:
     def set_state(self, target: Target) -> None:
         """``target`` is the same model with another initial state."""
         self.target = target
-        self._send(SetInitialState(target.state, target.state_info.digest))
+        state = State.of(target.state) if target.state is not None else None
+        self._send(SetInitialState(state, target.state_info.digest))
 
     def call(
         self, make_command: Callable[[int, str | None], Any], start: Start | None = None, is_work: bool = True
-    ) -> Future[Any]:
-        """Sends a command that is answered by a Reply: made of the call's id and the digest of ``start``.
+    ) -> Future[Reply]:
+        """Sends a command, made of the call's id and the digest of ``start``. Its Reply is the future's result.
 
         One that is no work does not keep an idle engine loaded.
         """
-        future: Future[Any] = Future()
+        future: Future[Reply] = Future()
         with self._changed:
             if self.error is not None:
                 raise self.error
@@ -200,12 +200,14 @@ class EngineSession:
 
     def _ask(self, handle: RequestHandle) -> None:
         target, request = self.target, handle.request
-        start = handle.start or target.start
+        start, digest = handle.start or target.start, request.initial_state_digest
+        if request.initial_state is not None:
+            start = Start(StateInfo("", request.initial_state.digest()), request.initial_state)
         if start.info != target.start.info:
-            request = replace(request, initial_state_digest=self._kept_states.give(start))
+            digest = self._kept_states.give(start)
         handle.service = Service(target.name, target.choice.strategy, start.info)
         log_begin(handle.request_id, request.params, handle.service)  # before the engine can have ended it
-        self._send(Submit(request))
+        self._send(Submit.of(request, digest))
 
     def _send(self, command: Any) -> None:
         if self._client is not None:
@@ -213,13 +215,14 @@ class EngineSession:
 
     def _receive(self, message: Message) -> None:
         self._measure()
+        beat = message if isinstance(message, Heartbeat) else None
         with self._changed:
-            self._stall.hear(message, is_loading=not self._is_ready)
-        if isinstance(message, Heartbeat):
+            self._stall.hear(beat, is_loading=not self._is_ready)
+        if beat is not None:
             return
         before = (self.open_count, self.waiting_count)
         if isinstance(message, Outputs):
-            for output in message.batch:
+            for output in (message.queue, *message.prefills, *message.tokens):
                 self._deliver(output)
             if before == (self.open_count, self.waiting_count):
                 return
@@ -265,7 +268,9 @@ class EngineSession:
             self.idle_since = time.monotonic()
             self._changed.notify_all()
 
-    def _deliver(self, output: EngineOutput) -> None:
+    def _deliver(self, output: QueueReport | PrefillProgress | TokenOutput | None) -> None:
+        if output is None:
+            return
         if isinstance(output, QueueReport):
             self._waiting = len(output.waiting)
             for request_id, ahead in output.waiting.items():
@@ -296,7 +301,7 @@ class EngineSession:
         if reply.error is not None:
             future.set_exception(error_from_dict(reply.error))
         else:
-            future.set_result(reply.value)
+            future.set_result(reply)
 
     def _report_exit(self, found: EngineExit) -> None:
         self.last_exit = found

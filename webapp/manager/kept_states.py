@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 
-from webapp.manager.messages import ForgetState, KeepState
+from webapp.manager.messages import ForgetState, KeepState, State
 from webapp.manager.starts import Start
 
 LIMIT_BYTES = 256 << 20
@@ -27,7 +27,7 @@ class KeptStates:
             return ""
         digest = start.info.digest
         if digest not in self._sizes:
-            self._send(KeepState(digest, start.state))
+            self._send(KeepState(digest, State.of(start.state)))
             self._sizes[digest] = start.state.nbytes
         self._sizes.move_to_end(digest)
         while len(self._sizes) > 1 and sum(self._sizes.values()) > self._limit_bytes:

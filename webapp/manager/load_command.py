@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from dataclasses import replace
 
-from webapp.manager.messages import LoadModel
+import msgspec
+
+from webapp.manager.messages import LoadModel, State
 from webapp.manager.starts import Start
 from webapp.manager.target import Target, tokenizer_or_none
 from webapp.manager.token_rules import banned_token_ids, penalty_exempt_token_ids
@@ -16,7 +18,7 @@ def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadMo
     """Takes a moment (it reads the vocabulary); the state is filled in last, because it may change until then."""
     tokenizer = tokenizer_or_none(target)
     command = LoadModel(
-        path=target.path,
+        path_bytes=os.fsencode(target.path),
         config=target.config,
         strategy=target.choice.strategy,
         max_sequences=settings.max_sequences,
@@ -24,8 +26,13 @@ def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadMo
         state_cache_bytes=settings.state_cache_bytes,
         threads=target.options.threads,
         custom_cuda=target.options.custom_cuda,
-        tokenizer=target.options.tokenizer,
+        tokenizer_bytes=os.fsencode(target.options.tokenizer),
         banned_token_ids=banned_token_ids(tokenizer, target.inspection, target.config.vocab_size),
         penalty_exempt_token_ids=penalty_exempt_token_ids(tokenizer) if tokenizer else (),
     )
-    return lambda start: replace(command, initial_state=start.state, initial_state_digest=start.info.digest)
+
+    def starting_from(start: Start) -> LoadModel:
+        state = State.of(start.state) if start.state is not None else None
+        return msgspec.structs.replace(command, initial_state=state, initial_state_digest=start.info.digest)
+
+    return starting_from

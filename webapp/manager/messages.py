@@ -1,23 +1,73 @@
-"""What crosses the pipe between the web process and the engine: plain picklable data, in either direction."""
+"""What crosses the pipe between the web process and the engine, in either direction, and how it is framed.
+
+Plain data in MessagePack: nothing that is read can run code or make another object than those declared here. A frame is
+an 8-byte length and a message. Reads and writes go to the unbuffered pipe, because a daemon thread that waits inside a
+buffered reader can deadlock an interpreter that is shutting down.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import json
+import os
+import struct
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 from webapp.engine.backend import LoadProgress
 from webapp.engine.model_config import ModelConfig
-from webapp.engine.outputs import GenerationRequest, PrefillProgress, QueueReport, TokenOutput
+from webapp.engine.outputs import GenerationRequest, PrefillProgress, QueueReport, TokenLogprob, TokenOutput
+from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import RecurrentState
 
-EngineOutput = TokenOutput | PrefillProgress | QueueReport
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
-class LoadModel:
-    """The first command an engine gets, once. ``threads`` 0 leaves the choice to the backend."""
+class Plain(msgspec.Struct, frozen=True, array_like=True):
+    """A part of a message."""
 
-    path: str
+
+class Tagged(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """A message of its own."""
+
+
+class Array(Plain, frozen=True):
+    """A float32 array."""
+
+    shape: tuple[int, ...]
+    data: bytearray
+
+    @classmethod
+    def of(cls, array: NDArray[np.float32]) -> Array:
+        return cls(array.shape, bytearray(array.astype("<f4", copy=False).tobytes()))
+
+    def numpy(self) -> NDArray[np.float32]:
+        import numpy as np  # comes with the first array: the web process starts without it
+
+        return np.frombuffer(self.data, "<f4").reshape(self.shape)
+
+
+class State(Plain, frozen=True):
+    architecture: str
+    arrays: dict[str, Array]
+
+    @classmethod
+    def of(cls, state: RecurrentState) -> State:
+        return cls(state.architecture, {name: Array.of(array) for name, array in state.arrays.items()})
+
+    def value(self) -> RecurrentState:
+        return RecurrentState(self.architecture, {name: array.numpy() for name, array in self.arrays.items()})
+
+
+class LoadModel(Tagged, frozen=True):
+    """The first command an engine gets, once. ``threads`` 0 leaves the choice to the backend; paths are as the file
+    system has them, which need not be text."""
+
+    path_bytes: bytes
     config: ModelConfig
     strategy: str
     max_sequences: int
@@ -27,51 +77,84 @@ class LoadModel:
     custom_cuda: bool = False
     banned_token_ids: tuple[int, ...] = ()
     penalty_exempt_token_ids: tuple[int, ...] = ()
-    initial_state: RecurrentState | None = None
+    initial_state: State | None = None
     initial_state_digest: str = ""
-    tokenizer: str = ""
+    tokenizer_bytes: bytes = b""
     """A vocabulary file or name in place of the model's own; read only for constrained answers."""
 
+    @property
+    def path(self) -> str:
+        return os.fsdecode(self.path_bytes)
 
-@dataclass(frozen=True)
-class CancelLoad:
+    @property
+    def tokenizer(self) -> str:
+        return os.fsdecode(self.tokenizer_bytes)
+
+
+class CancelLoad(Tagged, frozen=True):
     """Ends a load at its next progress report; nothing after it."""
 
 
-@dataclass(frozen=True)
-class Submit:
-    request: GenerationRequest
+class Submit(Tagged, frozen=True):
+    """A GenerationRequest; its initial state is named by its digest."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    boundaries: tuple[int, ...]
+    client: str
+    constraint_json: str
+    """As JSON text, because a schema may hold numbers of any size."""
+    initial_state_digest: str | None
+
+    @classmethod
+    def of(cls, request: GenerationRequest, initial_state_digest: str | None) -> Submit:
+        return cls(
+            request.request_id,
+            request.prompt_token_ids,
+            request.params,
+            request.boundaries,
+            request.client,
+            json.dumps(request.constraint),
+            initial_state_digest,
+        )
+
+    def request(self) -> GenerationRequest:
+        return GenerationRequest(
+            self.request_id,
+            self.prompt_token_ids,
+            self.params,
+            self.boundaries,
+            self.client,
+            constraint=json.loads(self.constraint_json),
+            initial_state_digest=self.initial_state_digest,
+        )
 
 
-@dataclass(frozen=True)
-class Abort:
+class Abort(Tagged, frozen=True):
     request_id: str
 
 
-@dataclass(frozen=True)
-class SetInitialState:
+class SetInitialState(Tagged, frozen=True):
     """Later sequences start from it; None is the model's own beginning. ``digest`` is what it is known by."""
 
-    state: RecurrentState | None
+    state: State | None
     digest: str = ""
 
 
-@dataclass(frozen=True)
-class KeepState:
+class KeepState(Tagged, frozen=True):
     """Later requests may name it by its digest."""
 
     digest: str
-    state: RecurrentState
+    state: State
 
 
-@dataclass(frozen=True)
-class ForgetState:
+class ForgetState(Tagged, frozen=True):
     digest: str
 
 
-@dataclass(frozen=True)
-class ComputeLogits:
-    """Answered by a Reply with a float32 array, ``(vocab_size,)`` or ``(len(token_ids), vocab_size)``.
+class ComputeLogits(Tagged, frozen=True):
+    """Answered by a Reply with ``logits``, ``(vocab_size,)`` or ``(len(token_ids), vocab_size)``.
 
     ``digest`` of this and the next two says where reading begins, as ``GenerationRequest.initial_state_digest``.
     """
@@ -82,18 +165,16 @@ class ComputeLogits:
     digest: str | None = None
 
 
-@dataclass(frozen=True)
-class ReadState:
-    """Answered by a Reply with the RecurrentState after the last token."""
+class ReadState(Tagged, frozen=True):
+    """Answered by a Reply with the ``state`` after the last token."""
 
     call_id: int
     token_ids: tuple[int, ...]
     digest: str | None = None
 
 
-@dataclass(frozen=True)
-class ScoreTokens:
-    """Answered by a Reply with a tuple of TokenLogprobs for each token but the first."""
+class ScoreTokens(Tagged, frozen=True):
+    """Answered by a Reply with ``scores``: the logprobs for each token but the first."""
 
     call_id: int
     token_ids: tuple[int, ...]
@@ -101,15 +182,13 @@ class ScoreTokens:
     digest: str | None = None
 
 
-@dataclass(frozen=True)
-class ReadCounters:
-    """Answered by a Reply with the engine's counters."""
+class ReadCounters(Tagged, frozen=True):
+    """Answered by a Reply with the engine's ``counters``."""
 
     call_id: int
 
 
-@dataclass(frozen=True)
-class Shutdown:
+class Shutdown(Tagged, frozen=True):
     """Ends the engine, also in mid-load."""
 
 
@@ -129,13 +208,11 @@ Command = (
 )
 
 
-@dataclass(frozen=True)
-class Loading:
+class Loading(Tagged, frozen=True):
     progress: LoadProgress
 
 
-@dataclass(frozen=True)
-class Loaded:
+class Loaded(Tagged, frozen=True):
     """``config`` is the backend's own; ``seats`` is how many sequences run at once."""
 
     config: ModelConfig
@@ -143,31 +220,46 @@ class Loaded:
     seconds: float
 
 
-@dataclass(frozen=True)
-class LoadFailed:
+class LoadFailed(Tagged, frozen=True):
     """``error`` as :meth:`RoostError.to_dict`; the engine ends after it."""
 
     error: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """Everything one step had to say."""
+class Outputs(Tagged, frozen=True):
+    """Everything one step had to say, to be read in this order; ``queue`` is where the waiting ones stand after it."""
 
-    batch: tuple[EngineOutput, ...]
+    queue: QueueReport | None
+    prefills: tuple[PrefillProgress, ...]
+    tokens: tuple[TokenOutput, ...]
+
+    @classmethod
+    def of(cls, events: Iterable[TokenOutput | PrefillProgress | QueueReport]) -> Outputs:
+        queue: QueueReport | None = None
+        prefills: list[PrefillProgress] = []
+        tokens: list[TokenOutput] = []
+        for event in events:
+            if isinstance(event, TokenOutput):
+                tokens.append(replace(event, error=printable(event.error)) if event.error else event)
+            elif isinstance(event, PrefillProgress):
+                prefills.append(event)
+            else:
+                queue = event
+        return cls(queue, tuple(prefills), tuple(tokens))
 
 
-@dataclass(frozen=True)
-class Reply:
-    """To a call of the same id: a value, or an error as :meth:`RoostError.to_dict`."""
+class Reply(Tagged, frozen=True):
+    """To a call of the same id: one value, or an error as :meth:`RoostError.to_dict`."""
 
     call_id: int
-    value: Any = None
+    logits: Array | None = None
+    state: State | None = None
+    scores: tuple[tuple[TokenLogprob, ...], ...] | None = None
+    counters: dict[str, int] | None = None
     error: dict[str, Any] | None = None
 
 
-@dataclass(frozen=True)
-class Heartbeat:
+class Heartbeat(Tagged, frozen=True):
     """Once a second from a thread beside the engine's loop, so it also comes while the loop is inside one long step.
 
     ``progress`` grows with every turn of the loop and every report of a load; ``is_idle``: the loop waits for a
@@ -180,3 +272,76 @@ class Heartbeat:
 
 
 Message = Loading | Loaded | LoadFailed | Outputs | Reply | Heartbeat
+
+
+def printable(error: dict[str, Any]) -> dict[str, Any]:
+    """An error's dict as it can be encoded: a file name of bytes that are no text is shown with question marks."""
+    text = json.dumps(error, ensure_ascii=False, default=_as_plain)
+    found: dict[str, Any] = json.loads(text.encode("utf-8", "replace"))
+    return found
+
+
+HEADER = struct.Struct(">Q")
+READ_BYTES = 1 << 20
+
+
+class Pipe(Protocol):
+    """An ``io.FileIO``: may read and write less than asked."""
+
+    def read(self, size: int = -1, /) -> bytes | None: ...
+
+    def write(self, data: Any, /) -> int | None: ...
+
+
+def pack(message: Command | Message) -> bytes:
+    payload = _encoder.encode(message)
+    return HEADER.pack(len(payload)) + payload
+
+
+def write_frame(pipe: Pipe, frame: bytes) -> None:
+    """Blocks until the pipe took all of it; OSError when the other end is gone."""
+    rest = memoryview(frame)
+    while rest:
+        rest = rest[pipe.write(rest) or 0 :]
+
+
+def read_command(pipe: Pipe) -> Command:
+    """Blocks for the next command; EOFError when the other end is gone, msgspec.MsgspecError for what is none."""
+    return _commands.decode(_read_frame(pipe))
+
+
+def read_message(pipe: Pipe) -> Message:
+    """Blocks for the next message; errors as of :func:`read_command`."""
+    return _messages.decode(_read_frame(pipe))
+
+
+def as_read(message: Command | Message) -> Any:
+    """The message as the other end of a pipe would get it."""
+    decoder: Any = _messages if isinstance(message, _MESSAGE_KINDS) else _commands
+    return decoder.decode(_encoder.encode(message))
+
+
+def _read_frame(pipe: Pipe) -> bytes:
+    (size,) = HEADER.unpack(_read_exactly(pipe, HEADER.size))
+    return _read_exactly(pipe, size)
+
+
+def _read_exactly(pipe: Pipe, size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        chunk = pipe.read(min(size - len(found), READ_BYTES))
+        if not chunk:
+            raise EOFError("the other end of the pipe is closed")
+        found += chunk
+    return bytes(found)
+
+
+def _as_plain(value: Any) -> Any:
+    """Numbers of numpy; what an error's parameters hold beyond that is only ever shown."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+_MESSAGE_KINDS = (Loading, Loaded, LoadFailed, Outputs, Reply, Heartbeat)
+_encoder = msgspec.msgpack.Encoder(enc_hook=_as_plain)
+_commands: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+_messages: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)

@@ -28,12 +28,10 @@ from webapp.errors import (
     ShuttingDown,
 )
 from webapp.manager.admission import check_logits_size, check_prompt, check_request
-from webapp.manager.engine_client import EngineStarter, start_engine_process
 from webapp.manager.engine_keeper import EngineKeeper
 from webapp.manager.handles import RequestHandle
 from webapp.manager.library import ModelLibrary
 from webapp.manager.machine_memory import FitCheck, Shortfall, has_room_beside, resident_bytes, shortfall
-from webapp.manager.messages import ComputeLogits, ReadCounters, ReadState, ScoreTokens
 from webapp.manager.model_status import ModelStatus, StatusBoard, described_target
 from webapp.manager.stall import StallLimits
 from webapp.manager.target import Choice, EngineOptions, StateInfo, Target, TargetResolver, tokenizer_of
@@ -46,19 +44,22 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from webapp.manager.engine_client import EngineStarter
+    from webapp.manager.messages import Reply
+
 
 class ModelManager:
     """Safe to use from any thread. All errors are of the RoostError tree.
 
-    ``start_engine`` decides where the engine runs; ``has_room(target)`` whether a swap may hold two models
-    for a moment. ``stall_limits`` (of the settings unless given) say when an engine counts as hung.
+    ``start_engine`` decides where the engine runs (None: in a process of its own); ``has_room(target)`` whether a swap
+    may hold two models for a moment. ``stall_limits`` (of the settings unless given) say when an engine counts as hung.
     ``shortfall(target, reclaimable_bytes)`` says why a model does not fit, None when it does.
     """
 
     def __init__(
         self,
         settings: Settings,
-        start_engine: EngineStarter = start_engine_process,
+        start_engine: EngineStarter | None = None,
         library: ModelLibrary | None = None,
         has_room: Callable[[Target], bool] = has_room_beside,
         stall_limits: StallLimits | None = None,
@@ -218,19 +219,23 @@ class ModelManager:
     ) -> NDArray[np.float32]:
         """Float32 ``(vocab_size,)`` after the last token, or ``(len(token_ids), vocab_size)``: RequestError when that
         would take more than a gigabyte."""
+        from webapp.manager.messages import ComputeLogits
+
         ids = tuple(int(token_id) for token_id in token_ids)
         if every_position:
             check_logits_size(len(ids), self._config_of(self._chosen()))
-        found: NDArray[np.float32] = self._read(
-            ids, state, lambda call_id, digest: ComputeLogits(call_id, ids, every_position, digest)
-        )
-        return found
+        reply = self._read(ids, state, lambda call_id, digest: ComputeLogits(call_id, ids, every_position, digest))
+        assert reply.logits is not None
+        return reply.logits.numpy()
 
     def read_state(self, token_ids: Sequence[int], state: str | None = None) -> RecurrentState:
         """The model's state after the last token, float32."""
+        from webapp.manager.messages import ReadState
+
         ids = tuple(int(token_id) for token_id in token_ids)
-        found: RecurrentState = self._read(ids, state, lambda call_id, digest: ReadState(call_id, ids, digest))
-        return found
+        reply = self._read(ids, state, lambda call_id, digest: ReadState(call_id, ids, digest))
+        assert reply.state is not None
+        return reply.state.value()
 
     def score_tokens(
         self, token_ids: Sequence[int], alternatives: int = 0, state: str | None = None
@@ -238,28 +243,30 @@ class ModelManager:
         """For each token but the first: itself with its logprob after those before it, then the best
         ``alternatives`` (0 to 20), as in ``TokenOutput.logprobs``. A text alone in the model reads about as slowly as
         it would be written: one token a step."""
+        from webapp.manager.messages import ScoreTokens
+
         ids = tuple(int(token_id) for token_id in token_ids)
         if not 0 <= alternatives <= MOST_ALTERNATIVES:
             raise InvalidSampling(name="logprobs", value=alternatives, allowed=f"from 0 to {MOST_ALTERNATIVES}")
-        found: tuple[tuple[TokenLogprob, ...], ...] = self._read(
-            ids, state, lambda call_id, digest: ScoreTokens(call_id, ids, alternatives, digest)
-        )
-        return found
+        reply = self._read(ids, state, lambda call_id, digest: ScoreTokens(call_id, ids, alternatives, digest))
+        assert reply.scores is not None
+        return reply.scores
 
     def counters(self, timeout_s: float = 2.0) -> dict[str, int]:
         """Of the engine that serves (LLMEngine.counters); {} when there is none or it does not answer in time. Asking
         does not keep an idle model loaded."""
+        from webapp.manager.messages import ReadCounters
+
         session = self._keeper.session
         if session is None:
             return {}
         try:
             future = session.call(lambda call_id, _: ReadCounters(call_id), is_work=False)
-            found: dict[str, int] = future.result(timeout_s)
+            return future.result(timeout_s).counters or {}
         except (FutureTimeoutError, RoostError):
             return {}
-        return found
 
-    def _read(self, ids: tuple[int, ...], state: str | None, make_command: Callable[[int, str | None], Any]) -> Any:
+    def _read(self, ids: tuple[int, ...], state: str | None, make_command: Callable[[int, str | None], Any]) -> Reply:
         target = self._chosen(for_loading=True)
         check_prompt(ids, self._config_of(target), self._settings)
         start = None if state is None else self._resolver.start(target, state)

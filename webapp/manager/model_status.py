@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from webapp.errors import RoostError
-from webapp.manager.engine_session import EngineSession
 from webapp.manager.target import Target
+
+if TYPE_CHECKING:
+    from webapp.manager.engine_session import EngineSession
 
 PHASES = ("empty", "loading", "ready", "answering", "failed", "unloading")
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from webapp.engine.outputs import FinishReason
 from webapp.errors import (
@@ -18,14 +19,15 @@ from webapp.errors import (
     ShuttingDown,
     as_roost_error,
 )
-from webapp.manager.engine_client import EngineStarter
 from webapp.manager.engine_places import EnginePlaces, Order
-from webapp.manager.engine_session import EngineSession
 from webapp.manager.handles import EngineSilent, LoadingEvent
-from webapp.manager.load_command import load_command
 from webapp.manager.stall import StallLimits
 from webapp.manager.target import Target
 from webapp.settings import Settings
+
+if TYPE_CHECKING:
+    from webapp.manager.engine_client import EngineStarter
+    from webapp.manager.engine_session import EngineSession
 
 CLOSE_GRACE_S = 2.0
 logger = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ class OrderWorker:
         self,
         places: EnginePlaces,
         settings: Settings,
-        start_engine: EngineStarter,
+        start_engine: EngineStarter | None,
         has_room: Callable[[Target], bool],
         stall_limits: StallLimits,
     ) -> None:
@@ -114,13 +116,18 @@ class OrderWorker:
             self._retire(old, order)
 
     def _load(self, order: Order, target: Target) -> None:
+        # Brings msgspec and subprocess, which a start does without.
+        from webapp.manager.engine_client import start_engine_process
+        from webapp.manager.engine_session import EngineSession
+        from webapp.manager.load_command import load_command
+
         command = load_command(target, self._settings)
         places = self._places
         with places.changed:
             if order.error is not None or order.target is None:
                 raise order.error or ModelUnloaded()
             session = EngineSession(order.target, self._session_changed, self._stall_limits)
-            session.start(self._start_engine, command(order.target.start))
+            session.start(self._start_engine or start_engine_process, command(order.target.start))
             places.error, places.loading = None, session
             places.tell()
         try:

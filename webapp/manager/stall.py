@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from webapp.errors import EngineStalled, Phrase
-from webapp.manager.messages import Heartbeat, Message
+
+if TYPE_CHECKING:
+    from webapp.manager.messages import Heartbeat
 
 WORKING_CPU_S = 0.01
 """Processor time between two beats, a second apart, by which a step that does not end counts as work. The beat itself
@@ -45,16 +48,14 @@ class StallWatch:
         self._limits = limits
         self._silent_s = 0.0
         self._step_s = 0.0
-        self._beat = Heartbeat(-1, False, 0.0)
+        self._beat: Heartbeat | None = None
 
-    def hear(self, message: Message, is_loading: bool) -> None:
-        if not isinstance(message, Heartbeat):
+    def hear(self, beat: Heartbeat | None, is_loading: bool) -> None:
+        """None is any other message."""
+        before, self._beat = self._beat, beat or self._beat
+        if beat is None or before is None or beat.is_idle or beat.progress != before.progress:
             self._silent_s = self._step_s = 0.0
-            return
-        before, self._beat = self._beat, message
-        if message.is_idle or message.progress != before.progress:
-            self._silent_s = self._step_s = 0.0
-        elif is_loading or message.cpu_s - before.cpu_s >= WORKING_CPU_S:
+        elif is_loading or beat.cpu_s - before.cpu_s >= WORKING_CPU_S:
             self._silent_s = 0.0
 
     def look(self, elapsed_s: float) -> None:
