@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
 from webapp.errors import RoostError
@@ -44,11 +45,13 @@ class Service:
     state: StateInfo = field(default_factory=StateInfo)
 
 
+MOST_EVENTS = 1000
 HandleEvent = LoadingEvent | QueuePosition | EngineSilent | PrefillProgress | TokenOutput
 
 
 class RequestHandle:
-    """Events wait here without limit (they are ids and counts), so a slow reader holds nobody up.
+    """Events wait here for a slow reader, who holds nobody up: beyond :data:`MOST_EVENTS` unread ones, the tokens among
+    them are joined to one output.
 
     Progress that nobody has read yet is replaced by newer progress. After the TokenOutput with a finish_reason nothing
     more comes; exactly one such output is ever put.
@@ -114,6 +117,8 @@ class RequestHandle:
             elif self._events and type(self._events[-1]) is type(event):
                 self._events.pop()
             self._events.append(event)
+            if len(self._events) > MOST_EVENTS:
+                self._events = deque(_joined(self._events))
             self._changed.notify_all()
         if self._listener is not None:
             self._listener()
@@ -128,3 +133,17 @@ class RequestHandle:
         self.put(
             TokenOutput(self.request_id, finish_reason=reason, stats=stats, error=error.to_dict() if error else None)
         )
+
+
+def _joined(events: Iterable[HandleEvent]) -> Iterator[HandleEvent]:
+    """The same with all tokens in one output, at the end."""
+    outputs = []
+    for event in events:
+        if isinstance(event, TokenOutput):
+            outputs.append(event)
+        else:
+            yield event
+    if outputs:
+        token_ids = tuple(chain.from_iterable(output.token_ids for output in outputs))
+        logprobs = tuple(chain.from_iterable(output.logprobs for output in outputs))
+        yield replace(outputs[-1], token_ids=token_ids, logprobs=logprobs)
