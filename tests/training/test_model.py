@@ -62,7 +62,7 @@ def assert_close_gradients(fast, exact) -> None:
         assert relative(a, b) < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.checks  # the compiler reads torch's headers for half a minute
 def test_kernels_have_the_gradients_of_the_plain_definition_in_float64():
     if kernels.compiled_kernels() is None:
         pytest.skip("needs a C++ compiler and ninja")
