@@ -20,7 +20,7 @@ from tests.web.ws_client import RawClient
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
 from webapp.web.guard import Guard
-from webapp.web.serve import connection_limit, connections_of, make_server
+from webapp.web.serve import connection_limits, connections_of, make_server
 from webapp.web.socket import limits as limits_module
 from webapp.web.socket.limits import Limits, address_key
 from webapp.web.socket.server import Listener
@@ -106,7 +106,7 @@ def open_door(monkeypatch):
 
     def open_one(limits=None, **settings):
         if limits:
-            monkeypatch.setattr(serve_module, "Limits", lambda *_: limits)
+            monkeypatch.setattr(serve_module, "connection_limits", lambda *_: limits)
         doors.append(Door(**settings))
         return doors[-1]
 
@@ -363,9 +363,9 @@ def test_the_owner_of_a_machine_may_have_most_of_the_places():
     assert connections_of(Settings(), limits, "192.0.2.7") == 128
 
 
-@pytest.mark.parametrize("descriptors, expected", [(8192, 512), (1024, 160), (256, 16)])
-def test_places_follow_the_limit_of_descriptors(descriptors, expected):
-    assert connection_limit(Settings(), descriptors) == expected
+@pytest.mark.parametrize("descriptors, most, per_address", [(8192, 512, 128), (1024, 160, 120), (256, 16, 12)])
+def test_places_follow_the_limit_of_descriptors(descriptors, most, per_address):
+    assert connection_limits(Settings(), descriptors) == Limits(most, per_address)
 
 
 # Descriptors

@@ -47,7 +47,7 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # else a warning for every request that waits
     refuse_taken_port(settings)
     guard = app.extensions.get("guard")
-    limits = Limits(connection_limit(settings, descriptors), settings.connections_per_client)
+    limits = connection_limits(settings, descriptors)
     try:
         sockets = bound_sockets(settings.listen_host, settings.port)
     except OSError as exc:
@@ -159,18 +159,23 @@ def raise_descriptor_limit() -> int:
     return most
 
 
-def connection_limit(settings: Settings, descriptors: int) -> int:
-    """The setting, or fewer where the system gives fewer descriptors: a connection takes one and its body another."""
+def connection_limits(settings: Settings, descriptors: int) -> Limits:
+    """The settings, or less where the system gives fewer descriptors: a connection takes one and its body another."""
     threads = settings.http_threads + settings.websocket_limit
     kept = DESCRIPTORS_KEPT + threads * DATABASE_DESCRIPTORS + settings.websocket_limit
-    return max(LEAST_CONNECTIONS, min(settings.connection_limit, (descriptors - kept) // 2))
+    most = max(LEAST_CONNECTIONS, min(settings.connection_limit, (descriptors - kept) // 2))
+    return Limits(most, min(settings.connections_per_client, share_of_one(most)))
+
+
+def share_of_one(places: int) -> int:
+    """What no client gets more than, so that others find a place."""
+    return places * 3 // 4
 
 
 def connections_of(settings: Settings, limits: Limits, client: str) -> int:
-    """Most HTTP connections of one client. Programs on this machine may have most of them where nobody else is let in;
-    the rest is left to its other addresses."""
+    """Most HTTP connections of one client; more for programs on this machine where nobody else is let in."""
     is_alone = not settings.is_shared and not settings.token and is_loopback(client)
-    return max(limits.per_address, limits.connections * 3 // 4) if is_alone else limits.per_address
+    return share_of_one(limits.connections) if is_alone else limits.per_address
 
 
 def refuse_taken_port(settings: Settings) -> None:
