@@ -12,9 +12,9 @@ from typing import Any
 
 from tests.acceptance.hostile_site import HTML, Site, form_of
 from webapp.chat.messages import Message, Role, ToolCall
-from webapp.storage.chat_tools import ChatTools
 from webapp.storage.chats import ChatStore
 from webapp.storage.mcp_servers import McpServerStore, ToolList
+from webapp.storage.records import ChatTools
 from webapp.storage.tool_bench import BenchStore
 from webapp.storage.tools import ToolStore
 from webapp.tools.bench_case import BenchCase

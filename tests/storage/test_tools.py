@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from webapp.errors import ToolInvalid, ToolNotFound
-from webapp.storage.chat_tools import ChatTools, chat_tools_from_json
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
+from webapp.storage.records import ChatTools, chat_tools_from_json
 from webapp.storage.tools import ToolStore
 from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition
 

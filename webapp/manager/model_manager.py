@@ -94,6 +94,11 @@ class ModelManager:
         self._board.wait_change(revision, timeout_s)
         return self.status()
 
+    def listen(self, listener: Callable[[], object]) -> None:
+        """``listener`` is called after every change of the status, in the thread that made it. It must return at once
+        and ask nothing of the manager."""
+        self._board.listen(listener)
+
     def load(
         self,
         model: str | None = None,

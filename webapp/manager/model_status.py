@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,7 @@ class StatusBoard:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._status = ModelStatus()
+        self._listeners: list[Callable[[], object]] = []
 
     @property
     def status(self) -> ModelStatus:
@@ -101,10 +103,15 @@ class StatusBoard:
         """Its revision is set here."""
         with self._changed:
             now = replace(status, revision=self._status.revision)
-            if now != self._status:
-                now = replace(now, revision=now.revision + 1)
-                self._changed.notify_all()
-            self._status = now
+            is_new = now != self._status
+            self._status = replace(now, revision=now.revision + is_new)
+            self._changed.notify_all()
+        for listener in self._listeners if is_new else ():
+            listener()
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Called after every change, in the thread that made it; it must return at once."""
+        self._listeners.append(listener)
 
     def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
         """The status once it is another than ``revision``, or after the time."""

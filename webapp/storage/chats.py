@@ -12,15 +12,16 @@ from webapp.chat.attached_files import attached_files
 from webapp.chat.messages import Message, ThinkMode
 from webapp.errors import ChatNotFound, MessageNotFound
 from webapp.storage import attachments, export, journal, message_tree, search
-from webapp.storage.chat_tools import ChatTools, chat_tools_to_json
 from webapp.storage.database import Database
 from webapp.storage.records import (
     Chat,
     ChatSummary,
+    ChatTools,
     SearchHit,
     StoredMessage,
     chat_columns,
     chat_from_row,
+    chat_tools_to_json,
     message_columns,
     storable,
     stored_message_from_row,

@@ -11,7 +11,7 @@ from webapp.chat.messages import Role, ToolCall
 from webapp.chat.tool_dialects import all_dialects
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.tools.mcp_servers import McpServers
-from webapp.storage.chat_tools import ChatTools
+from webapp.storage.records import ChatTools
 from webapp.storage.tools import ToolStore
 
 HERMES = next(dialect for dialect in all_dialects() if dialect.name == "hermes")

@@ -10,7 +10,7 @@ import pytest
 from tests.services.chat.test_tool_loop import House
 from webapp.errors import ChatError, ToolInvalid
 from webapp.services.chat.tool_loop import ToolLoop
-from webapp.storage.chat_tools import ChatTools
+from webapp.storage.records import ChatTools
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition
 from webapp.tools.runner import ToolResult
 

@@ -12,10 +12,9 @@ import pytest
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.errors import ChatError, ShuttingDown, ToolInvalid
 from webapp.services.chat.tool_loop import MAX_ROUNDS, ToolLoop
-from webapp.storage.chat_tools import ChatTools
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
-from webapp.storage.records import Chat
+from webapp.storage.records import Chat, ChatTools
 from webapp.storage.tools import StoredTool, ToolStore
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition
 

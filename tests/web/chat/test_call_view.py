@@ -9,7 +9,7 @@ from webapp.i18n.translation import translate
 from webapp.services.chat.tool_loop import CALLS, _recorded, _state
 from webapp.tools.definition import Behaviour, HttpCall, ToolDefinition
 from webapp.tools.runner import run_call
-from webapp.web.chat.call_view import _card
+from webapp.web.chat.message_view import _card
 
 TOOL = ToolDefinition(
     "forecast",

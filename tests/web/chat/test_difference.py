@@ -1,4 +1,4 @@
-from webapp.web.chat.difference import Shown, difference
+from webapp.web.chat.viewer import Shown, difference
 
 
 def rows(text):

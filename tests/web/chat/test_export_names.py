@@ -2,7 +2,7 @@
 
 import pytest
 
-from webapp.web.chat.downloads import file_name_options
+from webapp.web.chat.attachment_routes import file_name_options
 
 
 @pytest.mark.parametrize(

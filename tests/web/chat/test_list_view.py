@@ -2,7 +2,7 @@ from datetime import datetime, timedelta
 
 from webapp.storage.records import ChatSummary
 from webapp.web.chat.contexts import ExcerptPart
-from webapp.web.chat.list_view import HITS, by_age, excerpt_parts
+from webapp.web.chat.page_view import HITS, by_age, excerpt_parts
 
 
 def test_chats_are_grouped_by_the_calendar_not_by_hours():

@@ -9,7 +9,11 @@ from webapp.chat.attached_files import ReadMode, attached_files, with_files
 from webapp.chat.messages import Message, Role
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.records import StoredMessage
+from webapp.storage.tools import StoredTool, ToolStore
+from webapp.tools.builtin import BUILTINS
+from webapp.tools.builtin.attachment_search import NAME
 from webapp.tools.builtin.context import NamedText
+from webapp.tools.definition import Behaviour
 
 
 def with_texts(messages: Sequence[Message], chat_id: str, store: AttachmentStore) -> list[Message]:
@@ -34,3 +38,20 @@ def texts_before(path: Iterable[StoredMessage], store: AttachmentStore) -> list[
     names = {file.id: file.name for stored in rows for file in attached_files(stored.message)}
     texts = store.texts(rows[0].chat_id, list(names)) if names else {}
     return [NamedText(name, texts[file_id]) for file_id, name in names.items() if file_id in texts]
+
+
+AUTOMATIC_ID = "builtin.search_attachments"
+
+
+def with_search(tools: Sequence[StoredTool], store: ToolStore) -> list[StoredTool]:
+    """With the search among them: a person's own copy of it, whose words and approval they chose, else the built-in.
+    A tool of theirs that has its name for something else stands in its place."""
+    if any(_searches(tool) or tool.definition.name == NAME for tool in tools):
+        return list(tools)
+    names = {tool.definition.name for tool in tools}
+    own = [tool for tool in store.list() if _searches(tool) and tool.definition.name not in names]
+    return [*tools, own[0] if own else StoredTool(AUTOMATIC_ID, BUILTINS[NAME].definition, 0.0)]
+
+
+def _searches(tool: StoredTool) -> bool:
+    return tool.definition.behaviour is Behaviour.BUILTIN and tool.definition.builtin == NAME

@@ -15,7 +15,7 @@ from webapp.errors import as_roost_error
 from webapp.manager.model_manager import ModelManager
 from webapp.services.attachments.message_files import is_searchable, with_texts
 from webapp.services.chat.live_turn import LiveTurn
-from webapp.services.chat.tool_offer import chosen_tools, offered_tools
+from webapp.services.chat.tool_loop import chosen_tools, offered_tools
 from webapp.services.generation.generation import POLL_S, Generation
 from webapp.services.generation.prompt import PreparedPrompt, PromptModel, prepare, template_of
 from webapp.services.generation.structure import call_constraint

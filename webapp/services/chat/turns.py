@@ -17,11 +17,9 @@ from webapp.chat.messages import Message, Role
 from webapp.chat.titles import title_of
 from webapp.errors import ChatError, NothingToContinue, PromptEmpty, RoostError, ShuttingDown, TurnRunning
 from webapp.manager.model_manager import ModelManager
-from webapp.services.attachments.message_files import texts_before
-from webapp.services.attachments.offer import with_search
+from webapp.services.attachments.message_files import texts_before, with_search
 from webapp.services.chat.live_turn import LiveTurn
-from webapp.services.chat.tool_loop import ToolLoop
-from webapp.services.chat.tool_offer import chosen_tools
+from webapp.services.chat.tool_loop import ToolLoop, chosen_tools
 from webapp.services.chat.turn_writer import TurnWriter
 from webapp.services.presets.presets import Presets
 from webapp.services.tools.mcp_servers import McpServers

@@ -4,11 +4,9 @@ routes           pages, downloads, and POST for every command (the page works wi
 socket           the page's WebSocket: one loop for commands, one thread that shows
 commands         what a person does, as one table for both of them
 viewer           one open page: what it shows, and what has to be sent so that it shows what is true now
-difference       from the messages a page shows to those it should show
 live_rendering   one answer's text as HTML, rendered once for all viewers
-news             wakes viewers when something changed
-house            the services the page stands on, gathered from the app
+house            the services the page stands on, gathered from the app; the news that wakes viewers
 attachment_routes   files of a chat: taken in, shown, given back
-message_view, attachment_view, list_view, options_view, page_view   contexts made from stored things
+message_view, options_view, page_view   contexts made from stored things
 contexts         the dataclasses the templates take
 """

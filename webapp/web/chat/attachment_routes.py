@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from urllib.parse import quote
 
 from flask import Blueprint, Response, make_response, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
@@ -12,11 +13,10 @@ from webapp.errors import RoostError
 from webapp.i18n import translate_error
 from webapp.services.attachments.attachments import FILE_BYTES, ROOM
 from webapp.services.library.disk_space import size_text
-from webapp.web.chat.attachment_view import attached_context, reading_words
 from webapp.web.chat.commands import ID_CHARS, Command, Commands
 from webapp.web.chat.contexts import FilePage
-from webapp.web.chat.downloads import file_name_options
 from webapp.web.chat.house import House, the_house
+from webapp.web.chat.message_view import attached_context, reading_words
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.frames import FrameFields
 from webapp.web.kit.page import Toast
@@ -107,3 +107,11 @@ def take_files(house: House, fields: FrameFields) -> Taken:
 def _toasts(errors: tuple[RoostError, ...]) -> tuple[Toast, ...]:
     said = (translate_error(error, current_locale()) for error in errors)
     return tuple(Toast(f"f{next(_toast_numbers)}", *words, is_error=True) for words in said)
+
+
+def file_name_options(name: str) -> dict[str, str]:
+    """Headers are Latin-1: another script goes into ``filename*`` (RFC 6266), an ASCII stand-in into ``filename``."""
+    if name.isascii():
+        return {"filename": name}
+    plain = name.encode("ascii", "ignore").decode().lstrip(" .-")
+    return {"filename": plain if "." in plain else f"chat.{plain}", "filename*": f"UTF-8''{quote(name, safe='')}"}

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field, replace
 from webapp.chat.titles import title_of
 from webapp.errors import BadFrame, Phrase
 from webapp.services.presets.fields import NAME_CHARS
-from webapp.storage.chat_tools import ChatTools
-from webapp.storage.records import Chat
-from webapp.web.chat.house import House
-from webapp.web.chat.news import LIST, chat_topic
+from webapp.storage.records import Chat, ChatTools
+from webapp.web.chat.house import LIST, House, chat_topic
 from webapp.web.chat.options_form import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.frames import FrameFields
 

@@ -1,9 +1,11 @@
-"""The services the chat page stands on, gathered from the app; one :class:`House` an app."""
+"""The services the chat page stands on, gathered from the app, and the news that wakes its open pages."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from flask import Flask, current_app
@@ -21,15 +23,61 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
 from webapp.storage.tools import ToolStore
 from webapp.web.chat.live_rendering import LiveRenderings
-from webapp.web.chat.news import LIST, PRESETS, STATUS, ChatNews, chat_topic
 
 KEY = "chat_page"
-STATUS_WAIT_S = 1.0
-STATUS_PACE_S = 0.2
+LIST = "list"
+STATUS = "status"
+PRESETS = "presets"
+MOST_TOPICS = 1000
+
+
+def chat_topic(chat_id: str) -> str:
+    return f"chat:{chat_id}"
+
+
+class ChatNews:
+    """Carries no content: a topic's number changes, and who wakes looks for what is new.
+
+    One for the app; safe from any thread. Remembers the :data:`MOST_TOPICS` published last: a topic that was
+    forgotten counts as published when it was, so that a page looks once too often and never misses anything."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self._count = 0
+        self._forgotten = 0
+        self._listeners: set[Callable[[], object]] = set()
+
+    def publish(self, *topics: str) -> None:
+        with self._lock:
+            for topic in topics:
+                self._count += 1
+                self._numbers[topic] = self._count
+                self._numbers.move_to_end(topic)
+            while len(self._numbers) > MOST_TOPICS:
+                self._forgotten = self._numbers.popitem(last=False)[1]
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+    def number(self, topic: str) -> int:
+        """Another one after each publication of the topic."""
+        return self._numbers.get(topic, self._forgotten)
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Called after every publication, in the thread that published; it must return at once."""
+        with self._lock:
+            self._listeners.add(listener)
+
+    def forget(self, listener: Callable[[], object]) -> None:
+        with self._lock:
+            self._listeners.discard(listener)
 
 
 @dataclass
 class House:
+    """One an app."""
+
     settings: Settings
     manager: ModelManager
     store: ChatStore
@@ -39,9 +87,6 @@ class House:
     files: Attachments
     news: ChatNews = field(default_factory=ChatNews)
     renderings: LiveRenderings = field(default_factory=LiveRenderings)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _pages: int = 0
-    _is_watching: bool = False
 
     def answering(self, chat_id: str) -> LiveTurn | None:
         """The turn being written in this chat now."""
@@ -65,34 +110,6 @@ class House:
             return []
         return sorted(name for name in names if name.lower().endswith(STATE_ENDINGS) and not name.startswith("."))
 
-    def page_opened(self) -> None:
-        """While any page is open, one thread turns the manager's changes into news."""
-        with self._lock:
-            self._pages += 1
-            if not self._is_watching:
-                self._is_watching = True
-                threading.Thread(target=self._watch_status, name="status-watch", daemon=True).start()
-
-    def page_closed(self) -> None:
-        with self._lock:
-            self._pages -= 1
-
-    def _watch_status(self) -> None:
-        pause = threading.Event()
-        seen = self.manager.status().revision
-        while self._has_pages():
-            now = self.manager.wait_change(seen, STATUS_WAIT_S).revision
-            if now != seen:
-                seen = now
-                self.news.publish(STATUS)
-            pause.wait(STATUS_PACE_S)
-
-    def _has_pages(self) -> bool:
-        """False ends the watching, and is said once: under the lock, so that a page opened now begins it anew."""
-        with self._lock:
-            self._is_watching = self._pages > 0
-            return self._is_watching
-
 
 def house_of(app: Flask) -> House:
     house: House | None = app.extensions.get(KEY)
@@ -105,6 +122,7 @@ def house_of(app: Flask) -> House:
         made = House(settings, manager, store, turns, presets, tools, files)
         house = app.extensions.setdefault(KEY, made)
         if house is made:
+            made.manager.listen(lambda: made.news.publish(STATUS))
             made.presets.listen(lambda: made.news.publish(PRESETS))
             made.turns.listen(lambda chat_id, has_ended: made.news.publish(LIST if has_ended else chat_topic(chat_id)))
     return house

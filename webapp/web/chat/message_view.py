@@ -10,6 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from webapp.chat.attached_files import AttachedFile, ReadMode, attached_files
 from webapp.chat.events import Waiting
 from webapp.chat.messages import Role
 from webapp.errors import (
@@ -23,14 +24,16 @@ from webapp.errors import (
     WeightsError,
     error_from_dict,
 )
-from webapp.i18n import translate_error
+from webapp.i18n import phrase, translate_error
+from webapp.services.attachments.attachments import WHOLE_TOKENS
 from webapp.services.chat.live_turn import LiveTurn
-from webapp.services.chat.tool_loop import CALLS
+from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turns import can_continue
+from webapp.services.library.disk_space import size_text
+from webapp.storage.attachments import Attachment
 from webapp.storage.records import StoredMessage
-from webapp.web.chat.attachment_view import message_files
-from webapp.web.chat.call_view import call_cards, is_left
-from webapp.web.chat.contexts import Failure, MessageView, Versions
+from webapp.tools.definition import Approval
+from webapp.web.chat.contexts import Attached, CallCard, Failure, FileChip, MessageView, Versions
 from webapp.web.chat.house import House
 
 Translator = Callable[..., str]
@@ -193,3 +196,91 @@ def _rendered(text: str) -> Markup:
     from webapp.web.markdown import render_markdown  # a tenth of a second that no start needs
 
     return Markup(render_markdown(text, copy_label="")) if text.strip() else Markup()
+
+
+def call_cards(stored: StoredMessage, house: House, t: Callable[..., str], locale: str) -> tuple[CallCard, ...]:
+    if not stored.message.tool_calls or stored.status == "streaming":
+        return ()
+    return tuple(_card(state, t, locale) for state in house.turns.tools.calls(stored))
+
+
+def _card(state: CallState, t: Callable[..., str], locale: str) -> CallCard:
+    said = state.by if state.status == "done" and not (state.is_error and state.by == "tool") else "failed"
+    return CallCard(
+        id=state.call.id,
+        name=state.call.name,
+        arguments=as_pretty_json(state.call.arguments),
+        status=state.status,
+        said=t(f"chat.call.{said if state.status == 'done' else state.status}"),
+        result=as_pretty_json(state.result) if state.status == "done" else "",
+        is_error=state.is_error,
+        reason=str(phrase(state.reason, locale)) if state.by == "tool" else "",
+        can_run=state.status == "waiting" and state.tool is not None,
+        asks_once=state.tool is not None and state.tool.definition.approval is Approval.ONCE,
+    )
+
+
+def is_left(stored: StoredMessage, cards: tuple[CallCard, ...], house: House) -> bool:
+    """True for the last message of a chat whose calls are all done, while nobody goes on from it."""
+    if any(card.status != "done" for card in cards) or house.answering(stored.chat_id) is not None:
+        return False
+    return house.store.get(stored.chat_id).head_id == stored.id
+
+
+Words = Callable[..., str]
+
+
+def attached_context(house: House, t: Words, chat_id: str) -> Attached:
+    files = house.files.pending(chat_id)
+    warning = _warning(house, t, files)
+    chips = tuple(_chip(file.as_attached, file.chat_id, t, can_change=True) for file in files)
+    return Attached(chips, warning or _note(files, t), bool(warning))
+
+
+def message_files(stored: StoredMessage, t: Words) -> tuple[FileChip, ...]:
+    return tuple(_chip(file, stored.chat_id, t) for file in attached_files(stored.message))
+
+
+def reading_words(file: AttachedFile, t: Words) -> str:
+    if file.mode is ReadMode.SEARCH:
+        return t("chat.files.searched")
+    return t("chat.files.whole_uncounted") if file.tokens is None else t("chat.files.whole", count=file.tokens)
+
+
+def _chip(file: AttachedFile, chat_id: str, t: Words, can_change: bool = False) -> FileChip:
+    is_whole = file.mode is ReadMode.WHOLE
+    return FileChip(
+        id=file.id,
+        name=file.name,
+        url=f"/chat/{chat_id}/files/{file.id}",
+        size=size_text(file.size_bytes),
+        reading=reading_words(file, t),
+        is_whole=is_whole,
+        help=_help(file, t) if can_change else "",
+    )
+
+
+def _help(file: AttachedFile, t: Words) -> str:
+    if file.mode is ReadMode.WHOLE:
+        return t("chat.files.whole_help")
+    return (
+        t("chat.files.searched_help_uncounted")
+        if file.tokens is None
+        else t("chat.files.searched_help", count=file.tokens)
+    )
+
+
+def _warning(house: House, t: Words, files: list[Attachment]) -> str:
+    """A model that was never taught to call may not think of searching."""
+    model = house.manager.status().model
+    is_searched = any(file.mode is ReadMode.SEARCH for file in files)
+    if is_searched and model and not is_known_to_call(model):
+        return t("chat.files.may_not_search", model=model)
+    return ""
+
+
+def _note(files: list[Attachment], t: Words) -> str:
+    tokens = sum(file.tokens or 0 for file in files if file.mode is ReadMode.WHOLE)
+    if tokens > WHOLE_TOKENS:
+        return t("chat.files.much", count=tokens)
+    return t("chat.files.search_note") if any(file.mode is ReadMode.SEARCH for file in files) else ""

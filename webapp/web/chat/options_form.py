@@ -12,12 +12,11 @@ from webapp.chat.messages import ThinkMode
 from webapp.chat.prompt_templates import all_templates
 from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import BadFrame, Phrase
-from webapp.services.chat.tool_offer import chosen_tools
+from webapp.services.chat.tool_loop import chosen_tools
 from webapp.services.presets.fields import flat, overrides, read_field, read_fields
 from webapp.services.presets.parameters import MODEL_NAME_CHARS, SAMPLING, Parameter
-from webapp.storage.chat_tools import ChatTools
 from webapp.storage.presets import Preset
-from webapp.storage.records import Chat
+from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.house import House
 from webapp.web.frames import FrameFields
 

@@ -15,16 +15,14 @@ from webapp.errors import ModelNotFound, RoostError, sentences
 from webapp.i18n import translate_error
 from webapp.manager.target import ZERO_STATE
 from webapp.services.attachments.attachments import FILE_BYTES
-from webapp.services.chat.tool_offer import chosen_tools, is_known_to_call
+from webapp.services.chat.tool_loop import chosen_tools, is_known_to_call
 from webapp.services.chat.turn_writer import think_mode_of
 from webapp.services.generation.prompt import template_of
 from webapp.services.presets.fields import plain
 from webapp.services.presets.loading import file_name
 from webapp.services.presets.parameters import SAMPLING, Parameter
-from webapp.storage.chat_tools import ChatTools
 from webapp.storage.presets import Preset
-from webapp.storage.records import Chat
-from webapp.web.chat.attachment_view import attached_context
+from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.contexts import (
     Choice,
     ChoiceGroup,
@@ -37,6 +35,7 @@ from webapp.web.chat.contexts import (
     ToolSwitch,
 )
 from webapp.web.chat.house import House
+from webapp.web.chat.message_view import attached_context
 from webapp.web.chat.options_form import FROM_PRESET, preset_values, tools_shown
 from webapp.web.presets.names import labels, shown_name, shown_note
 

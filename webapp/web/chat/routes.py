@@ -12,14 +12,12 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import ChatNotFound, RoostError
 from webapp.i18n import translate_error
 from webapp.storage.records import Chat
-from webapp.web.chat.attachment_routes import FORM_BYTES, take_files
+from webapp.web.chat.attachment_routes import FORM_BYTES, file_name_options, take_files
 from webapp.web.chat.attachment_routes import blueprint as attachments
 from webapp.web.chat.commands import Commands, read_command
-from webapp.web.chat.downloads import file_name_options
 from webapp.web.chat.house import House, the_house
-from webapp.web.chat.list_view import PAGE, chat_list, search_results, title_of
 from webapp.web.chat.options_form import NEW_CHAT
-from webapp.web.chat.page_view import chat_page, conversation
+from webapp.web.chat.page_view import PAGE, chat_list, chat_page, conversation, search_results, title_of
 from webapp.web.chat.socket import address
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.frames import FrameFields

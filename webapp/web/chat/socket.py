@@ -17,10 +17,9 @@ from webapp.errors import BadFrame, RoostError, as_roost_error
 from webapp.i18n import translate_error
 from webapp.storage.records import Chat
 from webapp.web.chat.commands import ID_CHARS, Commands, Outcome, read_command
-from webapp.web.chat.difference import Shown
 from webapp.web.chat.house import house_of
 from webapp.web.chat.options_form import NEW_CHAT, chat_with
-from webapp.web.chat.viewer import Viewer
+from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.fragments import current_locale, translator
 from webapp.web.frames import FrameFields, parse_frame
 from webapp.web.kit.page import Toast
@@ -41,14 +40,12 @@ def chat_socket(ws: Any) -> None:
     viewer = Viewer(house, ws.send, translator(locale), locale)
     page = PageSocket(viewer, Commands(house, request.remote_addr or ""), locale, ws.close)
     shower = threading.Thread(target=copy_current_request_context(page.show), name="chat-viewer", daemon=True)
-    house.page_opened()
     shower.start()
     try:
         while True:
             page.take(ws.receive())
     finally:
         viewer.close()
-        house.page_closed()
 
 
 class PageSocket:

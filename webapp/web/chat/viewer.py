@@ -11,29 +11,65 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from webapp.errors import ChatNotFound, RoostError
 from webapp.services.chat.live_turn import LiveTurn
 from webapp.storage.records import Chat, StoredMessage
-from webapp.web.chat.attachment_view import attached_context
 from webapp.web.chat.contexts import Attached, LoadOffer, Thinking
-from webapp.web.chat.difference import Shown, difference, first_common
-from webapp.web.chat.house import House
-from webapp.web.chat.list_view import chat_list
+from webapp.web.chat.house import LIST, PRESETS, STATUS, House, chat_topic
 from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveView
-from webapp.web.chat.message_view import fingerprint, message_view, waiting_text
-from webapp.web.chat.news import LIST, PRESETS, STATUS, chat_topic
+from webapp.web.chat.message_view import attached_context, fingerprint, message_view, waiting_text
 from webapp.web.chat.options_form import NEW_CHAT
 from webapp.web.chat.options_view import load_offer, options_context, thinking_context
-from webapp.web.chat.page_view import chat_title, message_views, tokens_known_before, welcome
+from webapp.web.chat.page_view import chat_list, chat_title, message_views, tokens_known_before, welcome
 from webapp.web.fragments import render_fragment
 from webapp.web.kit.page import Toast
 from webapp.web.status.strip import strip_context
 
 IDLE_WAIT_S = 15.0
 ANNOUNCED_CHARS = 2000
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A message as some page shows it."""
+
+    id: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``replaced`` and ``appended`` are indices into the new list, ``removed`` are ids."""
+
+    removed: tuple[str, ...] = ()
+    replaced: tuple[int, ...] = ()
+    appended: tuple[int, ...] = ()
+
+
+def difference(shown: Sequence[Shown], wanted: Sequence[Shown]) -> Difference:
+    """A page may show only the end of a long branch: then what lies above its first message is left alone.
+
+    When that first message is not in ``wanted`` at all, everything is replaced.
+    """
+    start = first_common(shown, wanted)
+    same = 0
+    while same < min(len(shown), len(wanted) - start) and shown[same].id == wanted[start + same].id:
+        same += 1
+    changed = (i for i in range(same) if shown[i].fingerprint != wanted[start + i].fingerprint)
+    return Difference(
+        removed=tuple(message.id for message in shown[same:]),
+        replaced=tuple(start + i for i in changed),
+        appended=tuple(range(start + same, len(wanted))),
+    )
+
+
+def first_common(shown: Sequence[Shown], wanted: Sequence[Shown]) -> int:
+    """Where in ``wanted`` the page's first message is; 0 if it shows none or that one is gone."""
+    ids = [message.id for message in wanted]
+    return ids.index(shown[0].id) if shown and shown[0].id in ids else 0
 
 
 class Following:
@@ -64,6 +100,7 @@ class Viewer:
         self.is_closed = False
         self._wake = threading.Event()
         self._is_open = False
+        self._is_paced = False
         self._told_answering: str | None = None  # nothing yet
         self._model = house.manager.status().model  # that the first page's words are about
         self._draft = NEW_CHAT
@@ -120,14 +157,15 @@ class Viewer:
         self._wake.set()
 
     def run(self) -> None:
-        """Wakes for news, and for what is written of the answer it follows, that at most every INTERVAL_S."""
+        """Wakes for news and for what is written of the answer it follows; for that, and for the status of a model, at
+        most every INTERVAL_S."""
         self.house.news.listen(self._wake.set)
         try:
             while not self.is_closed:
                 self._wake.clear()
                 with self._lock:
                     has_more = self._is_open and self._bring_up_to_date()
-                if self._following is not None:
+                if self._is_paced:
                     time.sleep(INTERVAL_S)
                 if not has_more:
                     self._wake.wait(IDLE_WAIT_S)
@@ -139,6 +177,7 @@ class Viewer:
         """True where more is there to be drawn in a moment."""
         self._refresh()
         has_more = self._follow()
+        self._is_paced = self._is_paced or self._following is not None
         answering = self._following.turn.message_id if self._following else ""
         if answering != self._told_answering:
             self._told_answering = answering
@@ -149,7 +188,8 @@ class Viewer:
 
     def _refresh(self) -> None:
         """Draws what there is news of. Whatever it reads for that is read at one moment."""
-        if self._is_news(STATUS):
+        self._is_paced = self._is_news(STATUS)  # a model that loads tells of every tensor
+        if self._is_paced:
             self.fragment("status/_strip.html", strip=strip_context(self.house.manager, self._t))
             self._introduce_model()
         has_list, has_chat = self._is_news(LIST), bool(self.chat_id) and self._is_news(chat_topic(self.chat_id))

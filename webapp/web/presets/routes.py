@@ -9,7 +9,7 @@ from webapp.errors import PresetError, RoostError
 from webapp.i18n import translate_error
 from webapp.services.presets.presets import SaveOutcome
 from webapp.storage.presets import Preset
-from webapp.web.chat.downloads import file_name_options
+from webapp.web.chat.attachment_routes import file_name_options
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.kit.page import Toast
 from webapp.web.presets.builder_input import read_input

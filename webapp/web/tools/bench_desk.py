@@ -10,7 +10,7 @@ from flask import current_app
 from webapp.errors import RoostError
 from webapp.services.bench.order import GREEDY, MAX_TOKENS, MODES, BenchOrder
 from webapp.services.bench.tool_bench import ToolBench
-from webapp.services.chat.tool_offer import is_known_to_call
+from webapp.services.chat.tool_loop import is_known_to_call
 from webapp.services.presets.presets import Presets
 from webapp.tools.bench_case import BenchCase
 from webapp.tools.builtin import BUILTINS
