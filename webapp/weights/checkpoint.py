@@ -62,19 +62,22 @@ class Checkpoint:
 
     def array(self, name: str) -> np.ndarray:
         """Read-only numpy view into the file, strides as stored; bfloat16 comes widened to a float32 copy."""
-        stored = self._find(name)
-        info = stored.info
-        if info.dtype == "bfloat16":
-            bits = self._view(stored, np.dtype(np.uint16)).astype(np.uint32)
+        array = self.bits(name)
+        if self.info(name).dtype == "bfloat16":
+            bits = array.astype(np.uint32)
             bits <<= np.uint32(16)
-            array: np.ndarray = bits.view(np.float32)
-        elif info.dtype.startswith("float8"):
-            reason = Phrase("{name} is {type}, which numpy cannot hold", name=name, type=info.dtype)
-            raise WeightsError(path=str(self.path), reason=reason)
-        else:
-            array = self._view(stored, np.dtype(info.dtype))
+            array = bits.view(np.float32)
         array.flags.writeable = False
         return array
+
+    def bits(self, name: str) -> np.ndarray:
+        """As :meth:`array`, but bfloat16 as its bits in uint16: always a view, never a copy."""
+        stored = self._find(name)
+        info = stored.info
+        if info.dtype.startswith("float8"):
+            reason = Phrase("{name} is {type}, which numpy cannot hold", name=name, type=info.dtype)
+            raise WeightsError(path=str(self.path), reason=reason)
+        return self._view(stored, np.dtype("uint16" if info.dtype == "bfloat16" else info.dtype))
 
     def tensor(self, name: str) -> torch.Tensor:
         """CPU tensor over the mapped file, dtype and strides as stored; writing to it changes no file."""

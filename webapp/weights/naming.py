@@ -9,7 +9,7 @@ it had never been converted; :func:`open_official` does so where it is needed.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,8 +101,14 @@ class OfficialNames:
         return tensor[:, 0].contiguous() if spelling.is_repeated else tensor
 
     def array(self, name: str) -> np.ndarray:
+        return self._official(name, self._checkpoint.array)
+
+    def bits(self, name: str) -> np.ndarray:
+        return self._official(name, self._checkpoint.bits)
+
+    def _official(self, name: str, read: Callable[[str], np.ndarray]) -> np.ndarray:
         spelling = self.spelling(name)
-        array = self._checkpoint.array(spelling.stored_name)
+        array = read(spelling.stored_name)
         if spelling.is_turned:
             array = array.swapaxes(-1, -2)
         return array[:, 0] if spelling.is_repeated else array

@@ -1,0 +1,101 @@
+"""How the library is come by: a compiler, none, a broken one."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from webapp.backends.native import library
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No library in the cache, no compiler on the path; the path's folder."""
+    for name in (library.LIBRARY_VARIABLE, "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(library.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(library, "BUILT", tmp_path / "no wheel")
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    (programs := tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    return programs
+
+
+def test_without_a_compiler_it_says_what_would_change_that(empty_machine: Path) -> None:
+    found = library.availability()
+    assert not found.is_available and found.reason and "ziglang" in found.way_out
+    with pytest.raises(library.NativeUnavailable):
+        library.build()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for a compiler")
+def test_a_compiler_that_fails_is_remembered_until_there_is_another(empty_machine: Path) -> None:
+    _script(empty_machine / "g++", "echo 'x.cpp:1: error: no such thing' >&2; exit 1")
+    assert library.availability().is_available
+    with pytest.raises(library.NativeUnavailable) as failed:
+        library.build()
+    assert "no such thing" in failed.value.reason
+    found = library.availability()
+    assert not found.is_available and "no such thing" in found.reason
+    assert not library.is_built()
+    _script(empty_machine / "c++", "exit 1")
+    assert library.availability().is_available
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for a compiler")
+def test_a_library_that_breaks_when_tried_out_is_not_kept(empty_machine: Path) -> None:
+    _script(empty_machine / "g++", 'while [ "$1" != "-o" ]; do shift; done; echo nonsense > "$2"')
+    with pytest.raises(library.NativeUnavailable):
+        library.build()
+    assert not library.is_built() and not library.availability().is_available
+
+
+@pytest.mark.slow
+def test_two_processes_that_want_it_at_once_get_one_library(tmp_path: Path) -> None:
+    code = "from webapp.backends.native import library; print(library.load()._name)"
+    environment = {**os.environ, library.CACHE_VARIABLE: str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment.pop(library.LIBRARY_VARIABLE, None)
+    programs = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    answers = {program.communicate(timeout=600)[0] for program in programs}
+    assert len(answers) == 1 and answers.pop().strip()
+    assert [path.name for path in tmp_path.iterdir() if "roost_native" in path.name] == [library.library_name()]
+
+
+def test_the_best_instruction_set_is_chosen_and_any_other_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(library.ISA_VARIABLE, raising=False)
+    library.choose_isa.cache_clear()
+    best = library.choose_isa()
+    assert library.ISAS[best] == library.load().roost_best_isa()
+    monkeypatch.setenv(library.ISA_VARIABLE, "portable")
+    library.choose_isa.cache_clear()
+    assert library.choose_isa() == "portable"
+    assert library.choose_isa(best) == best
+    with pytest.raises(library.NativeUnavailable):
+        library.choose_isa("mmx")
+    library.choose_isa.cache_clear()
+
+
+def test_an_instruction_set_that_fails_its_test_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken:
+        def roost_self_test(self, isa: int) -> bytes | None:
+            return None if isa == library.ISAS["portable"] else b"q8 products"
+
+    monkeypatch.setattr(library, "load", Broken)
+    monkeypatch.delenv(library.ISA_VARIABLE, raising=False)
+    library.choose_isa.cache_clear()
+    assert library.choose_isa() == "portable"
+    library.choose_isa.cache_clear()
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)

@@ -1,0 +1,412 @@
+// Loading, slots and states of a model; a step is in step.cpp.
+#include "engine.h"
+
+#include <cmath>
+
+namespace roost {
+
+namespace {
+bool use_sparse_from_environment() { // ROOST_NATIVE_DENSE=1: for measuring what skipping zeros gains
+    const char* text = getenv("ROOST_NATIVE_DENSE");
+    return text == nullptr || text[0] == '\0' || text[0] == '0';
+}
+} // namespace
+
+Engine::Engine(const Config& config, const Kernels* kernels)
+    : config_(config), kernels_(kernels), width_((int)align_up((size_t)config.width, TILE_ROWS)),
+      head_((int)align_up((size_t)config.head_size, GROUP)),
+      attention_(config.architecture == 40 ? (int)align_up((size_t)config.attention, GROUP) : config.heads * head_),
+      use_sparse_(use_sparse_from_environment()), pool_(config.threads) {
+    const size_t shifts = (size_t)2 * config.layers * width_;
+    state_floats_ = shifts + (size_t)config.layers * attention_ * (config.architecture == 40 ? 3 : head_);
+    layers_.resize((size_t)config.layers);
+    slots_.resize((size_t)config.max_slots);
+    initial_state_.assign(state_floats_);
+    clear_state(initial_state_.data());
+
+    const int columns = config.max_columns;
+    const bool bytes = is_quantised(config.format), low_bytes = is_quantised(config.lora_format);
+    for (Activations* a : {&r_in_, &k_in_, &ffn_in_, &ffn_r_in_}) allocate(*a, config.width, columns, bytes, !bytes);
+    allocate(v_in_, config.width, columns, bytes || low_bytes, !bytes || !low_bytes);
+    // g_in_ feeds the gate's matrix in RWKV-5 and 6, its low-rank matrix in 7
+    const bool gate_bytes = config.architecture == 70 ? low_bytes : bytes;
+    allocate(g_in_, config.width, columns, gate_bytes, !gate_bytes);
+    for (Activations* a : {&w_in_, &a_in_, &x_in_}) allocate(*a, config.width, columns, low_bytes, !low_bytes);
+    allocate(out_in_, attention_, columns, bytes, !bytes);
+    allocate(hidden_in_, config.hidden, columns, bytes, !bytes);
+    allocate(head_in_, config.width, columns, is_quantised(config.head_format), !is_quantised(config.head_format));
+
+    for (Floats* buffer : {&x_, &normed_, &last_, &ffn_r_}) buffer->assign((size_t)columns * width_);
+    for (Floats* buffer : {&r_, &k_, &v_, &g_, &v_first_}) buffer->assign((size_t)columns * attention_);
+    logits_stride_ = (int)align_up((size_t)config.vocab, TILE_ROWS);
+    logits_.assign((size_t)logits_stride_);
+    scratch_.resize((size_t)config.threads);
+    for (Scratch& scratch : scratch_) {
+        scratch.head.assign((size_t)9 * HEAD_COLUMNS * std::max(head_, CHANNELS));
+        scratch.row.assign((size_t)2 * width_);
+        scratch.block.assign((size_t)PANEL * BLOCK_ROWS);
+        scratch.sparse.resize((size_t)hidden_in_.padded / 4 + 2);
+    }
+}
+
+void Engine::allocate(Activations& a, int inputs, int columns, bool bytes, bool floats) {
+    a.inputs = inputs;
+    a.padded = (int)align_up((size_t)inputs, PAD_INPUTS);
+    const size_t room = align_up((size_t)columns, PANEL), groups = room * (size_t)(a.padded / GROUP);
+    const auto own = [&](size_t size) {
+        uint8_t* memory = (uint8_t*)allocate_aligned(size);
+        memset(memory, 0, size);
+        owned_.emplace_back(memory);
+        return memory;
+    };
+    if (bytes) {
+        a.bytes = (int8_t*)own(room * (size_t)a.padded);
+        a.scale = (float*)own(groups * sizeof(float));
+        a.scaled_sum = (float*)own(groups * sizeof(float));
+        a.offset = (int32_t*)own(groups * sizeof(int32_t));
+    }
+    if (floats) a.values = (float*)own(room * (size_t)a.padded * sizeof(float));
+}
+
+// ---------------------------------------------------------------- loading
+bool Engine::has_matrix(int layer, int role) const {
+    const int a = config_.architecture;
+    switch (role) {
+    case RECEPTANCE: case KEY: case VALUE: case OUTPUT: case FFN_KEY: case FFN_VALUE: return true;
+    case GATE: return a == 51 || a == 52 || a == 60;
+    case FFN_RECEPTANCE: return a != 70;
+    case DECAY_DOWN: case DECAY_UP: return a >= 60;
+    case RATE_DOWN: case RATE_UP: case GATE_DOWN: case GATE_UP: return a == 70;
+    case VALUE_DOWN: case VALUE_UP: return a == 70 && layer > 0;
+    default: return a == 60 && role < MATRIX_ROLES;
+    }
+}
+
+bool Engine::has_vector(int layer, int role) const {
+    const int a = config_.architecture;
+    switch (role) {
+    case LNX_WEIGHT: case LNX_BIAS: return a != 40;
+    case MIX_W: return a >= 60;
+    case MIX_A: case RATE: case KEY_NORM: case KEY_RATE: return a == 70;
+    case VALUE_BASE: return a == 70 && layer > 0;
+    case MIX_G: return a >= 51;
+    case MIX_X: return a == 60;
+    case FFN_MIX_R: return a != 70;
+    default: return role < VECTOR_ROLES;
+    }
+}
+
+// Rows and inputs, 0 for a low rank that is the file's to say.
+bool Engine::expected_shape(int role, int* rows, int* inputs) const {
+    const int width = config_.width, attention = config_.attention;
+    switch (role) {
+    case RECEPTANCE: case KEY: case VALUE: case GATE: *rows = attention, *inputs = width; break;
+    case OUTPUT: *rows = width, *inputs = attention; break;
+    case FFN_KEY: *rows = config_.hidden, *inputs = width; break;
+    case FFN_VALUE: *rows = width, *inputs = config_.hidden; break;
+    case FFN_RECEPTANCE: *rows = width, *inputs = width; break;
+    case DECAY_DOWN: case RATE_DOWN: case VALUE_DOWN: case GATE_DOWN: *rows = 0, *inputs = width; break;
+    case DECAY_UP: case RATE_UP: case VALUE_UP: case GATE_UP: *rows = attention, *inputs = 0; break;
+    default:
+        if (role < MIX_DOWN || role >= MATRIX_ROLES) return false;
+        *rows = role < MIX_UP ? 0 : width, *inputs = role < MIX_UP ? width : 0;
+    }
+    return true;
+}
+
+int Engine::padded_channel(int channel) const {
+    return config_.architecture == 40 || head_ == config_.head_size
+               ? channel
+               : channel / config_.head_size * head_ + channel % config_.head_size;
+}
+
+int Engine::set_matrix(int layer, int role, const Source& source, int rows, int inputs, int first_row, int total_rows) {
+    if (source.dtype < F32 || source.dtype > F16 || rows < 1 || inputs < 1 || !source.data) return BAD_ARGUMENT;
+    if (layer < 0) {
+        if (role != HEAD_MATRIX && role != EMBEDDING) return BAD_ARGUMENT;
+        if (inputs != config_.width || total_rows != config_.vocab || first_row < 0 || first_row % TILE_ROWS ||
+            rows > total_rows - first_row)
+            return BAD_ARGUMENT;
+        int& done = role == EMBEDDING ? embedding_rows_ : head_rows_;
+        if (first_row != done) return BAD_ARGUMENT; // pieces come in order
+        if (role == EMBEDDING) return set_embedding(source, rows, first_row);
+    } else {
+        int wanted_rows, wanted_inputs;
+        if (layer >= config_.layers || role < 0 || !expected_shape(role, &wanted_rows, &wanted_inputs)) return BAD_ARGUMENT;
+        if (!has_matrix(layer, role) || layers_[(size_t)layer].matrix[role].data) return BAD_ARGUMENT;
+        if ((wanted_rows && rows != wanted_rows) || (wanted_inputs && inputs != wanted_inputs)) return BAD_ARGUMENT;
+        if (first_row != 0 || total_rows != rows || rows > 1 << 20 || inputs > 1 << 20) return BAD_ARGUMENT;
+    }
+    const bool per_channel = layer >= 0 && (role <= VALUE || role == GATE || (role >= DECAY_UP && role <= GATE_UP));
+    const bool from_channels = layer >= 0 && role == OUTPUT;
+    Matrix& matrix = layer < 0 ? head_matrix_ : layers_[(size_t)layer].matrix[role];
+    if (first_row == 0) {
+        const int format = layer < 0 ? config_.head_format : is_lora(role) ? config_.lora_format : config_.format;
+        matrix.shape(format, per_channel ? attention_ : total_rows, from_channels ? attention_ : inputs);
+        matrix.data = arena_.get(matrix.bytes());
+    }
+    const int packed_rows = per_channel ? attention_ : rows;
+    packing_ = {&matrix, source, first_row / TILE_ROWS, rows, inputs, per_channel, from_channels};
+    packing_tiles_.store((packed_rows + TILE_ROWS - 1) / TILE_ROWS);
+    is_bad_.store(0);
+    pool_.run(
+        [](void* engine, int, uint32_t phase) {
+            Engine& e = *(Engine*)engine;
+            e.pool_.phase(phase, e.packing_tiles_.load(std::memory_order_relaxed), 1, [&](int unit) {
+                const Packing& p = e.packing_;
+                const Matrix& m = *p.matrix;
+                std::unique_ptr<uint8_t, Free> memory((uint8_t*)allocate_aligned((size_t)m.padded * TILE_ROWS * 8));
+                float *wide = (float*)memory.get(), *row_values = wide + (size_t)m.padded * TILE_ROWS;
+                memset(wide, 0, (size_t)m.padded * TILE_ROWS * 4);
+                const int size = std::max(e.config_.head_size, 1);
+                for (int r = 0; r < TILE_ROWS; r++) {
+                    int row = unit * TILE_ROWS + r;
+                    if (p.padded_rows && e.attention_ != e.config_.attention && e.config_.architecture != 40) {
+                        if (row % e.head_ >= size) continue;
+                        row = row / e.head_ * size + row % e.head_;
+                    }
+                    if (row >= p.rows) continue;
+                    float* to = wide + (size_t)r * m.padded;
+                    float* values = p.padded_inputs ? row_values : to;
+                    if (!e.kernels_->widen(p.source.dtype, p.source.data, (int64_t)row * p.source.row_stride,
+                                           p.source.input_stride, p.inputs, values))
+                        e.is_bad_.store(1);
+                    if (p.padded_inputs)
+                        for (int i = 0; i < p.inputs; i++) to[e.padded_channel(i)] = values[i];
+                }
+                e.kernels_->pack(*p.matrix, p.first_tile + unit, wide);
+            });
+        },
+        this);
+    if (layer < 0) head_rows_ = first_row + rows;
+    return is_bad_.load() ? NOT_FINITE : OK;
+}
+
+int Engine::set_embedding(const Source& source, int rows, int first_row) {
+    const size_t width = (size_t)config_.width, item = source.dtype == F32 ? 4 : 2;
+    const size_t row_bytes = config_.embedding_q8 ? align_up(width + 4, 4) : width * item; // a float scale, then bytes
+    if (first_row == 0) {
+        embedding_dtype_ = source.dtype;
+        embedding_ = arena_.get((size_t)config_.vocab * row_bytes);
+    } else if (embedding_dtype_ != source.dtype) return BAD_ARGUMENT;
+    if (!config_.embedding_q8 && source.input_stride != 1) return BAD_ARGUMENT;
+    std::vector<float> values(width);
+    for (int v = 0; v < rows; v++) {
+        const int64_t start = v * source.row_stride;
+        if (!kernels_->widen(source.dtype, source.data, start, source.input_stride, config_.width, values.data()))
+            return NOT_FINITE;
+        uint8_t* to = embedding_ + (size_t)(first_row + v) * row_bytes;
+        if (!config_.embedding_q8) {
+            memcpy(to, (const uint8_t*)source.data + (size_t)start * item, row_bytes);
+            continue;
+        }
+        float most = 0;
+        for (float value : values) most = std::max(most, std::fabs(value));
+        const float scale = most / 127.f, inverse = most > 0 ? 127.f / most : 0.f;
+        memcpy(to, &scale, 4);
+        for (size_t i = 0; i < width; i++) ((int8_t*)to)[4 + i] = (int8_t)std::lrint(values[i] * inverse);
+    }
+    embedding_rows_ = first_row + rows;
+    return OK;
+}
+
+void Engine::embed(int token, float* out) const {
+    const size_t width = (size_t)config_.width;
+    if (!config_.embedding_q8) {
+        kernels_->widen(embedding_dtype_, embedding_, (int64_t)token * config_.width, 1, config_.width, out);
+        return;
+    }
+    const uint8_t* row = embedding_ + (size_t)token * align_up(width + 4, 4);
+    float scale;
+    memcpy(&scale, row, 4);
+    for (size_t i = 0; i < width; i++) out[i] = (float)((const int8_t*)row)[4 + i] * scale;
+}
+
+int Engine::set_vector(int layer, int role, const float* values, int count) {
+    for (int i = 0; i < count; i++)
+        if (!std::isfinite(values[i])) return NOT_FINITE;
+    if (layer < 0) {
+        if (role < 0 || role >= GLOBAL_VECTORS || count != config_.width) return BAD_ARGUMENT;
+        global_[role].assign(values, values + count);
+        return OK;
+    }
+    if (layer >= config_.layers || role < 0 || role >= VECTOR_ROLES || !has_vector(layer, role)) return BAD_ARGUMENT;
+    const bool per_channel = role == LNX_WEIGHT || role == LNX_BIAS || role >= DECAY;
+    if (count != (per_channel ? config_.attention : config_.width)) return BAD_ARGUMENT;
+    std::vector<float>& to = layers_[(size_t)layer].vector[role];
+    to.assign((size_t)(per_channel ? attention_ : width_), 0.f);
+    for (int i = 0; i < count; i++) to[(size_t)(per_channel ? padded_channel(i) : i)] = values[i];
+    return OK;
+}
+
+int Engine::set_initial_state(const float* values) {
+    if (config_.architecture == 40) return BAD_ARGUMENT;
+    const int n = config_.head_size;
+    float* to = initial_state_.data() + (size_t)2 * config_.layers * width_;
+    for (size_t m = 0; m < (size_t)config_.layers * config_.heads; m++)
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < n; j++) {
+                const float value = values[(m * n + i) * n + j];
+                if (!std::isfinite(value)) return NOT_FINITE;
+                to[(m * head_ + j) * head_ + i] = value;
+            }
+    return OK;
+}
+
+int Engine::ready() {
+    if (head_rows_ != config_.vocab || embedding_rows_ != config_.vocab) return INCOMPLETE;
+    for (const auto& vector : global_)
+        if (vector.empty()) return INCOMPLETE;
+    for (int layer = 0; layer < config_.layers; layer++) {
+        const Layer& l = layers_[(size_t)layer];
+        for (int role = 0; role < MATRIX_ROLES; role++)
+            if (has_matrix(layer, role) && !l.matrix[role].data) return INCOMPLETE;
+        for (int role = 0; role < VECTOR_ROLES; role++)
+            if (has_vector(layer, role) && l.vector[role].empty()) return INCOMPLETE;
+        for (int down = DECAY_DOWN; down <= GATE_DOWN; down++)
+            if (has_matrix(layer, down) && l.matrix[down].rows != l.matrix[down + 4].inputs) return BAD_ARGUMENT;
+        for (int i = 0; i < 5; i++)
+            if (has_matrix(layer, MIX_DOWN) && l.matrix[MIX_DOWN + i].rows != l.matrix[MIX_UP + i].inputs)
+                return BAD_ARGUMENT;
+        for (int role = DECAY_DOWN; role < MATRIX_ROLES; role++) { // layers share the buffers of their low ranks
+            const int other = role == VALUE_DOWN || role == VALUE_UP ? 1 : 0;
+            if (has_matrix(layer, role) && l.matrix[role].rows != layers_[(size_t)other].matrix[role].rows)
+                return BAD_ARGUMENT;
+        }
+    }
+    const bool low_bytes = is_quantised(config_.lora_format);
+    const Layer& first = layers_[0];
+    const auto room = [&](Activations& a, const Matrix& down) {
+        if (down.data) allocate(a, down.rows, config_.max_columns, low_bytes, !low_bytes);
+    };
+    room(decay_low_, first.matrix[DECAY_DOWN]);
+    room(rate_low_, first.matrix[RATE_DOWN]);
+    room(gate_low_, first.matrix[GATE_DOWN]);
+    if (config_.layers > 1) room(value_low_, layers_[1].matrix[VALUE_DOWN]);
+    for (int i = 0; i < 5; i++) room(mix_low_[i], first.matrix[MIX_DOWN + i]);
+    return OK;
+}
+
+size_t Engine::weight_bytes() const {
+    size_t bytes = head_matrix_.bytes();
+    for (const Layer& layer : layers_)
+        for (const Matrix& matrix : layer.matrix) bytes += matrix.bytes();
+    return bytes;
+}
+
+// ---------------------------------------------------------------- slots and states
+void Engine::clear_state(float* state) const {
+    std::fill(state, state + state_floats_, 0.f);
+    if (config_.architecture != 40) return;
+    float* rest = state + (size_t)2 * config_.layers * width_;
+    for (int layer = 0; layer < config_.layers; layer++) { // aa, bb, pp
+        float* pp = rest + ((size_t)layer * 3 + 2) * attention_;
+        std::fill(pp, pp + attention_, -1e30f);
+    }
+}
+
+int Engine::new_slot() {
+    for (size_t i = 0; i < slots_.size(); i++) {
+        Slot& slot = slots_[i];
+        if (slot.is_used) continue;
+        if (!slot.state) slot.state = (float*)states_.get(state_floats_ * sizeof(float));
+        memcpy(slot.state, initial_state_.data(), state_floats_ * sizeof(float));
+        slot.is_used = true;
+        return (int)i;
+    }
+    return NO_SLOT;
+}
+
+#define CHECK_SLOT(slot)                                                                                               \
+    if ((slot) < 0 || (size_t)(slot) >= slots_.size() || !slots_[(size_t)(slot)].is_used) return NO_SLOT
+
+int Engine::free_slot(int slot) {
+    CHECK_SLOT(slot);
+    slots_[(size_t)slot].is_used = false;
+    return OK;
+}
+
+int Engine::copy_slot(int from, int to) {
+    CHECK_SLOT(from);
+    CHECK_SLOT(to);
+    if (from != to) memcpy(slots_[(size_t)to].state, slots_[(size_t)from].state, state_floats_ * sizeof(float));
+    return OK;
+}
+
+int Engine::save(int slot, float* snapshot) const {
+    CHECK_SLOT(slot);
+    memcpy(snapshot, slots_[(size_t)slot].state, state_floats_ * sizeof(float));
+    return OK;
+}
+
+int Engine::restore(int slot, const float* snapshot) {
+    CHECK_SLOT(slot);
+    memcpy(slots_[(size_t)slot].state, snapshot, state_floats_ * sizeof(float));
+    return OK;
+}
+
+int Engine::transfer_state(int slot, bool write, float* att_x, float* ffn_x, float* rest) {
+    CHECK_SLOT(slot);
+    const int layers = config_.layers, n = config_.head_size;
+    const size_t width = (size_t)config_.width, matrices_of = (size_t)config_.layers * config_.heads * n * n;
+    const size_t rest_count = config_.architecture == 40 ? (size_t)3 * layers * config_.attention : matrices_of;
+    if (write) {
+        const auto finite = [](const float* values, size_t count) {
+            return std::all_of(values, values + count, [](float value) { return std::isfinite(value); });
+        };
+        if (!finite(att_x, layers * width) || !finite(ffn_x, layers * width) || !finite(rest, rest_count))
+            return NOT_FINITE;
+    }
+    const auto copy = [&](float* inside, float* outside, size_t count) {
+        if (write) memcpy(inside, outside, count * sizeof(float));
+        else memcpy(outside, inside, count * sizeof(float));
+    };
+    for (int layer = 0; layer < layers; layer++) {
+        copy(this->att_x(slot, layer), att_x + layer * width, width);
+        copy(this->ffn_x(slot, layer), ffn_x + layer * width, width);
+    }
+    float* inside = matrices(slot);
+    if (config_.architecture == 40) {
+        for (int layer = 0; layer < layers; layer++)
+            for (int part = 0; part < 3; part++) // outside: all layers' aa, then bb, then pp
+                copy(inside + ((size_t)layer * 3 + part) * attention_,
+                     rest + ((size_t)part * layers + layer) * config_.attention, (size_t)config_.attention);
+        return OK;
+    }
+    for (size_t m = 0; m < (size_t)layers * config_.heads; m++)
+        for (int i = 0; i < n; i++)
+            for (int j = 0; j < n; j++) copy(inside + (m * head_ + j) * head_ + i, rest + (m * n + i) * n + j, 1);
+    return OK;
+}
+
+// ---------------------------------------------------------------- measuring
+void Engine::profile(bool on, double* work, double* wait) {
+    if (work) memcpy(work, work_, sizeof work_);
+    if (wait) memcpy(wait, wait_, sizeof wait_);
+    memset(work_, 0, sizeof work_);
+    memset(wait_, 0, sizeof wait_);
+    profiles_.store(on);
+}
+
+// GB/s of reading `bytes` with all threads: what decoding is held against.
+double Engine::read_bandwidth(size_t bytes) {
+    constexpr size_t UNIT = 65536;
+    Arena memory;
+    bytes = align_up(std::max(bytes, UNIT), UNIT);
+    uint8_t* buffer = memory.get(bytes);
+    memset(buffer, 1, bytes);
+    bandwidth_buffer_ = buffer;
+    bandwidth_units_.store((int)(bytes / UNIT));
+    const double start = Pool::now();
+    pool_.run(
+        [](void* engine, int, uint32_t phase) {
+            Engine& e = *(Engine*)engine;
+            e.pool_.phase(phase, e.bandwidth_units_.load(std::memory_order_relaxed), 8, [&](int unit) {
+                e.bandwidth_sum_.fetch_add(e.kernels_->read(e.bandwidth_buffer_ + (size_t)unit * UNIT, UNIT));
+            });
+        },
+        this);
+    return (double)bytes / (Pool::now() - start) / 1e9;
+}
+
+} // namespace roost

@@ -1,0 +1,250 @@
+#include "sampler.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace roost {
+
+namespace {
+constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
+constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15ull;
+
+uint64_t mix(uint64_t z) { // SplitMix64
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
+    return z ^ (z >> 31);
+}
+double uniform(uint64_t seed, uint64_t position) {
+    return (double)(mix(mix(seed + GAMMA) + (position + 1) * GAMMA) >> 11) * 0x1p-53;
+}
+
+// exp with what `Kernels::exponentials` leaves at 0.
+void exact_exponentials(const Kernels& kernels, const float* x, float largest, float factor, int count, float* out,
+                        double* total) {
+    if (!kernels.exponentials(x, largest, factor, count, out, total)) return;
+    double sum = 0;
+    for (int i = 0; i < count; i++) {
+        if (out[i] == 0.f) out[i] = std::exp((x[i] - largest) * factor);
+        sum += (double)out[i];
+    }
+    *total = sum;
+}
+} // namespace
+
+Sampler::Sampler(int threads, int vocab) : scratch_((size_t)threads) {
+    for (Scratch& scratch : scratch_) {
+        scratch.adjusted.resize((size_t)vocab);
+        scratch.weights.resize((size_t)vocab);
+        scratch.kept.resize((size_t)vocab + 16);
+        scratch.powers.resize((size_t)vocab);
+        scratch.candidates.reserve((size_t)vocab);
+    }
+}
+
+void Sampler::sample(const Kernels& kernels, Pool& pool, const SamplingJob& job) {
+    kernels_ = &kernels;
+    pool_ = &pool;
+    job_ = job;
+    count_.store(job.count);
+    pool.run(run, this);
+}
+
+void Sampler::run(void* sampler, int thread, uint32_t phase) {
+    Sampler& s = *(Sampler*)sampler;
+    s.pool_->phase(phase, s.count_.load(std::memory_order_relaxed), 1,
+                   [&](int i) { s.line(i, s.scratch_[(size_t)thread]); });
+}
+
+void Sampler::line(int i, Scratch& scratch) const {
+    const float* logits = job_.logits + (size_t)job_.lines[i] * (size_t)job_.stride;
+    float largest;
+    if (!kernels_->scan(logits, job_.vocab, &largest)) {
+        job_.token_ids[i] = SAMPLED_NOT_FINITE;
+        return;
+    }
+    const float* adjusted = adjust(i, logits, scratch);
+    float top = largest;
+    if (adjusted != logits) kernels_->scan(adjusted, job_.vocab, &top);
+    if (top == MINUS_INFINITY) {
+        job_.token_ids[i] = SAMPLED_NO_TOKEN;
+        return;
+    }
+    if (job_.temperature[i] == 0.f)
+        job_.token_ids[i] = (int32_t)(std::find(adjusted, adjusted + job_.vocab, top) - adjusted);
+    else job_.token_ids[i] = draw(i, adjusted, top, scratch);
+    if (job_.alternatives[i] >= 0) report(i, logits, largest, scratch);
+}
+
+// The line itself where nothing changes it, else a copy.
+const float* Sampler::adjust(int i, const float* logits, Scratch& scratch) const {
+    const int first = job_.starts[i], end = job_.starts[i + 1], vocab = job_.vocab;
+    const bool has_mask = job_.mask_of[i] >= 0;
+    if (first == end && job_.banned_count == 0 && !has_mask) return logits;
+    float* row = scratch.adjusted.data();
+    memcpy(row, logits, (size_t)vocab * sizeof(float));
+    for (int j = first; j < end; j++) row[job_.ids[j]] += job_.values[j];
+    for (int j = 0; j < job_.banned_count; j++) row[job_.banned[j]] = MINUS_INFINITY;
+    if (!has_mask) return row;
+    const uint32_t* mask = job_.masks + (size_t)job_.mask_of[i] * (size_t)job_.mask_words;
+    for (int word = 0; word * 32 < vocab; word++) {
+        const int start = word * 32, count = std::min(32, vocab - start);
+        const uint32_t bits = mask[word];
+        if (bits == 0xffffffffu) continue;
+        if (bits == 0) std::fill(row + start, row + start + count, MINUS_INFINITY);
+        else
+            for (int j = 0; j < count; j++)
+                if (!(bits >> j & 1)) row[start + j] = MINUS_INFINITY;
+    }
+    return row;
+}
+
+// The logit of the first token, best first, at which the sum of weights reaches top_p * total. `ids` are candidates:
+// tokens too rare for the cut to be among them are left out.
+float Sampler::top_p_cut(const float* adjusted, const float* weights, std::vector<int32_t>& ids, double wanted) const {
+    double sum = 0;
+    if (ids.size() > 256) { // by eighths of powers of two first, so that only the cut's bucket is sorted
+        constexpr int BUCKETS = 128 * 8, SHIFT = 20;
+        double sums[BUCKETS] = {};
+        const auto bucket = [&](int32_t id) { // weights are in (0, 1]
+            uint32_t bits;
+            memcpy(&bits, weights + id, 4);
+            return (int)std::min<uint32_t>(bits >> SHIFT, BUCKETS - 1);
+        };
+        for (const int32_t id : ids) sums[bucket(id)] += (double)weights[id];
+        int at = BUCKETS - 1, lowest = BUCKETS - 1;
+        for (int i = 0; i < BUCKETS; i++)
+            if (sums[i] > 0) {
+                lowest = i;
+                break;
+            }
+        while (at > lowest && sum + sums[at] < wanted) sum += sums[at--];
+        ids.erase(std::remove_if(ids.begin(), ids.end(), [&](int32_t id) { return bucket(id) != at; }), ids.end());
+    }
+    std::sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return adjusted[a] > adjusted[b]; });
+    for (const int32_t id : ids) {
+        sum += (double)weights[id];
+        if (sum >= wanted) return adjusted[id];
+    }
+    return adjusted[ids.back()];
+}
+
+// The tokens that may be drawn, ascending, in scratch.kept; -1: all of them.
+int Sampler::keep(int i, const float* adjusted, float largest, Scratch& scratch) const {
+    const int vocab = job_.vocab, top_k = job_.top_k[i];
+    const float top_p = job_.top_p[i], min_p = job_.min_p[i];
+    const bool cuts_k = top_k > 0 && top_k < vocab;
+    if (top_p >= 1.f && !cuts_k && min_p <= 0.f) return -1;
+    float* weights = scratch.weights.data();
+    double total;
+    exact_exponentials(*kernels_, adjusted, largest, 1.f, vocab, weights, &total);
+    int32_t* kept = scratch.kept.data();
+    int count;
+    if (top_p < 1.f) {
+        // Tokens rarer than (1 - top_p) / vocab sum to less than 1 - top_p all together.
+        const float floor = (float)(0.999 * total * (1.0 - (double)top_p) / vocab);
+        count = kernels_->at_least(weights, floor, vocab, kept);
+        scratch.candidates.assign(kept, kept + count);
+        const float cut = top_p_cut(adjusted, weights, scratch.candidates, (double)top_p * total);
+        count = (int)(std::remove_if(kept, kept + count, [&](int32_t id) { return adjusted[id] < cut; }) - kept);
+    } else count = kernels_->at_least(weights, min_p, vocab, kept);
+    if (cuts_k && top_k < count) {
+        const auto is_better = [&](int32_t a, int32_t b) {
+            return adjusted[a] != adjusted[b] ? adjusted[a] > adjusted[b] : a < b;
+        };
+        std::nth_element(kept, kept + top_k, kept + count, is_better);
+        std::sort(kept, kept + top_k);
+        count = top_k;
+    }
+    return (int)(std::remove_if(kept, kept + count, [&](int32_t id) { return weights[id] < min_p; }) - kept);
+}
+
+int32_t Sampler::draw(int i, const float* adjusted, float largest, Scratch& scratch) const {
+    const float temperature = job_.temperature[i];
+    const double number = uniform(job_.seed[i], job_.position[i]);
+    const int count = keep(i, adjusted, largest, scratch);
+    if (count < 0) return draw_any(adjusted, largest, temperature, number, scratch);
+    const int32_t* kept = scratch.kept.data();
+    double* powers = scratch.powers.data();
+    double sum = 0;
+    for (int j = 0; j < count; j++)
+        sum += powers[j] = std::exp((double)(adjusted[kept[j]] - largest) / (double)temperature);
+    double reached = 0;
+    int last = 0; // the last token with a weight, should rounding leave the sum below
+    for (int j = 0; j < count; j++) {
+        reached += powers[j];
+        if (reached > number * sum) return kept[j];
+        if (powers[j] > 0) last = j;
+    }
+    return kept[last];
+}
+
+// From the whole vocabulary: sums of blocks first, then the place in one.
+int32_t Sampler::draw_any(const float* adjusted, float largest, float temperature, double number, Scratch& scratch) const {
+    constexpr int BLOCK = 256;
+    const int vocab = job_.vocab, blocks = (vocab + BLOCK - 1) / BLOCK;
+    float* weights = scratch.weights.data();
+    double *sums = scratch.powers.data(), total = 0;
+    exact_exponentials(*kernels_, adjusted, largest, 1.f / temperature, vocab, weights, &total);
+    total = 0;
+    for (int b = 0; b < blocks; b++) {
+        const int start = b * BLOCK, end = std::min(vocab, start + BLOCK);
+        double part[4] = {};
+        int id = start;
+        for (; id + 4 <= end; id += 4)
+            for (int j = 0; j < 4; j++) part[j] += (double)weights[id + j];
+        for (; id < end; id++) part[0] += (double)weights[id];
+        total += sums[b] = (part[0] + part[1]) + (part[2] + part[3]);
+    }
+    const double at = number * total;
+    double reached = 0;
+    int b = 0;
+    while (b + 1 < blocks && reached + sums[b] <= at) reached += sums[b++];
+    int32_t last = -1;
+    for (int id = b * BLOCK; id < vocab; id++) {
+        reached += (double)weights[id];
+        if (weights[id] > 0.f) {
+            if (reached > at) return id;
+            last = id;
+        }
+    }
+    for (int id = vocab - 1; last < 0; id--) // rounding led past the last token with a weight
+        if (weights[id] > 0.f) last = id;
+    return last;
+}
+
+// Logprobs of the model's own distribution: of the drawn token, and the best ones.
+void Sampler::report(int i, const float* logits, float largest, Scratch& scratch) const {
+    const int vocab = job_.vocab, most = job_.most_alternatives, wanted = std::min(job_.alternatives[i], vocab);
+    float* weights = scratch.weights.data();
+    double total;
+    exact_exponentials(*kernels_, logits, largest, 1.f, vocab, weights, &total);
+    const double log_total = (double)largest + std::log(total);
+    const auto logprob = [&](int32_t id) { return (float)((double)logits[id] - log_total); };
+    job_.logprobs[i] = logprob(job_.token_ids[i]);
+    if (wanted <= 0) return;
+    int32_t* best = scratch.kept.data();
+    const auto is_better = [&](int32_t a, int32_t b) { return logits[a] != logits[b] ? logits[a] > logits[b] : a < b; };
+    // Candidates: logits of at least the smallest of the first `wanted`, narrowed as better ones are seen.
+    float floor = MINUS_INFINITY;
+    int count = 0;
+    for (int start = 0; start < vocab; start += 4096) {
+        const int length = std::min(4096, vocab - start);
+        const int found = kernels_->at_least(logits + start, floor, length, best + count);
+        for (int j = 0; j < found; j++) best[count + j] += start;
+        count += found;
+        if (count > wanted) {
+            std::nth_element(best, best + wanted - 1, best + count, is_better);
+            count = wanted;
+            floor = logits[best[wanted - 1]];
+        }
+    }
+    std::sort(best, best + count, is_better);
+    for (int j = 0; j < count; j++) {
+        job_.best_ids[(size_t)i * most + j] = best[j];
+        job_.best_logprobs[(size_t)i * most + j] = logprob(best[j]);
+    }
+}
+
+} // namespace roost

@@ -1,0 +1,64 @@
+// From lines of logits to tokens; every step as webapp/engine/sampling_batch.py defines it.
+#pragma once
+#include "pool.h"
+#include "tiles.h"
+
+#include <vector>
+
+namespace roost {
+
+// The arrays of a SamplingBatch; `logits` are lines of `stride` floats.
+struct SamplingJob {
+    const float* logits;
+    int64_t stride;
+    const int32_t* lines; // [count]: which line of logits
+    int32_t count, vocab;
+    const float *temperature, *top_p;
+    const int32_t* top_k;
+    const float* min_p;
+    const uint64_t *seed, *position;
+    const int32_t *starts, *ids;
+    const float* values;
+    const int32_t* banned;
+    int32_t banned_count;
+    const int32_t* mask_of;
+    const uint32_t* masks;
+    int32_t mask_words;
+    const int32_t* alternatives;
+    int32_t most_alternatives; // -1: no logprobs
+    int32_t* token_ids;        // out [count], or NOT_FINITE / NO_TOKEN
+    float* logprobs;           // out [count], or null
+    int32_t* best_ids;         // out [count][most_alternatives]
+    float* best_logprobs;
+};
+
+constexpr int32_t SAMPLED_NOT_FINITE = -1, SAMPLED_NO_TOKEN = -2;
+
+class Sampler {
+public:
+    Sampler(int threads, int vocab);
+    void sample(const Kernels& kernels, Pool& pool, const SamplingJob& job);
+
+private:
+    struct Scratch {
+        std::vector<float> adjusted, weights;
+        std::vector<int32_t> kept, candidates;
+        std::vector<double> powers;
+    };
+    static void run(void* sampler, int thread, uint32_t phase);
+    void line(int i, Scratch& scratch) const;
+    const float* adjust(int i, const float* logits, Scratch& scratch) const;
+    int keep(int i, const float* adjusted, float largest, Scratch& scratch) const;
+    float top_p_cut(const float* adjusted, const float* weights, std::vector<int32_t>& ids, double wanted) const;
+    int32_t draw(int i, const float* adjusted, float largest, Scratch& scratch) const;
+    int32_t draw_any(const float* adjusted, float largest, float temperature, double number, Scratch& scratch) const;
+    void report(int i, const float* logits, float largest, Scratch& scratch) const;
+
+    std::vector<Scratch> scratch_;
+    const Kernels* kernels_ = nullptr;
+    Pool* pool_ = nullptr;
+    SamplingJob job_{};
+    std::atomic<int> count_{0};
+};
+
+} // namespace roost
