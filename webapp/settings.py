@@ -75,6 +75,11 @@ class Settings:
     lan: bool = setting(False, "Let other devices on the network in, with a token.")
     token: str = setting("", "Token every request must carry; made up at each start when --lan has none.", secret=True)
     allow_hosts: tuple[str, ...] = setting((), "Further host names Roost may be opened by (a proxy or tunnel).")
+    trusted_proxy: tuple[str, ...] = setting(
+        (),
+        "Addresses of reverse proxies, separated by commas, whose X-Forwarded headers are believed; visitors then need"
+        " the token.",
+    )
     api_only: bool = setting(False, "Serve no pages but the API's own documents at /docs.")
     open_browser: bool = setting(True, "Open the page in the browser when the server is ready.")
     language: str = setting(
@@ -123,7 +128,7 @@ class Settings:
         (), "Hosts that tools may ask over HTTP; a private address has to be named as such (127.0.0.1)."
     )
     mcp_stdio: bool = setting(
-        True, "Let MCP servers be programs that Roost runs on this machine; only a browser on it can add them."
+        True, "Let MCP servers be programs that Roost runs on this machine; only the owner can add them."
     )
     log_level: str = setting(
         "warning", "Least serious kind of message that is logged.", choices=("debug", "info", "warning", "error")
@@ -141,7 +146,7 @@ class Settings:
     @property
     def is_shared(self) -> bool:
         """True when other machines can reach the server: then a token is demanded of everyone."""
-        return self.lan or self.host not in LOOPBACK_HOSTS
+        return self.lan or self.host not in LOOPBACK_HOSTS or bool(self.trusted_proxy)
 
     @property
     def listen_host(self) -> str:

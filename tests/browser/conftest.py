@@ -110,15 +110,18 @@ def own_roost(tmp_path, says):
 def visit(browser):
     """visit(url, **context options) -> page, in a context (cookies, storage) of its own or that of another ``page``.
 
+    It is the owner's browser unless ``is_owner`` is False.
     ``expected`` on the page is a list to which a test adds parts of console errors that belong to it.
     """
     contexts, seen = [], []
 
-    def visit(url, beside=None, **options):
+    def visit(url, beside=None, is_owner=True, **options):
         context = (
             beside.context if beside else browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
         )
         context.set_default_timeout(PATIENCE_S * 1000)
+        if is_owner:
+            context.add_cookies(owner_cookies(url))
         contexts.append(context)
         page = context.new_page()
         page.expected = []
@@ -133,6 +136,16 @@ def visit(browser):
     for context in contexts:
         context.close()
     assert [text for page, text in seen if not any(part in text for part in page.expected)] == []
+
+
+def owner_cookies(url):
+    """The session of the owner of the RunningRoost at ``url``; none where another kind of server is."""
+    parts = urlsplit(url)
+    found = RunningRoost.at_port.get(parts.port)
+    if found is None:
+        return []
+    name, value = found.owner
+    return [{"name": name, "value": value, "url": f"{parts.scheme}://{parts.netloc}"}]
 
 
 def is_foreign(url):

@@ -68,7 +68,7 @@ def test_a_call_is_stopped_while_it_runs(roost, visit, says):
         return ToolResult("late")
 
     servers = roost.app.extensions["mcp_servers"]
-    server = servers.add(raw("modern"), is_here=True)
+    server = servers.add(raw("modern"))
     page = visit(roost.url)
     until_true(page, lambda: servers.state(server).phase == "connected")
     roost.turns.tools._remote = slow
@@ -84,7 +84,7 @@ def test_a_call_is_stopped_while_it_runs(roost, visit, says):
 def test_the_pages_fit_their_screen(roost, visit):
     servers = roost.app.extensions["mcp_servers"]
     config = replace(raw("exit"), name="A server with quite a long name of it")
-    server = servers.add(config, is_here=True)
+    server = servers.add(config)
     page = visit(roost.url)
     for path in ("", "/new", f"/{server.id}"):
         page.goto(f"{roost.url}/tools/servers{path}")

@@ -16,10 +16,10 @@ from flask import Flask, request
 from waitress.buffers import TempfileBasedBuffer
 
 from tests.web.bridge_app import wait_for
+from tests.web.owner import install_guard
 from tests.web.ws_client import RawClient
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
-from webapp.web.guard import Guard
 from webapp.web.serve import connection_limits, connections_of, make_server
 from webapp.web.socket import limits as limits_module
 from webapp.web.socket.limits import Limits, address_key
@@ -49,12 +49,12 @@ class Door:
     def __init__(self, **settings):
         app = Flask("front-door-test")
         settings = Settings(port=0, http_threads=4, **{"token": TOKEN, **settings})
-        Guard(app, settings)
+        install_guard(app, settings)
         self.taken, self.files = [], 0
-        app.add_url_rule("/", "home", lambda: "hi")
-        app.add_url_rule("/slow", "slow", lambda: time.sleep(1.5) or "slow")
-        app.add_url_rule("/take", "take", self._take, methods=["POST"])
-        app.add_url_rule("/v1/take", "api", self._take, methods=["POST"])
+        app.add_url_rule("/", "chat.index", lambda: "hi")
+        app.add_url_rule("/slow", "chat.chats", lambda: time.sleep(1.5) or "slow")
+        app.add_url_rule("/take", "chat.do", self._take, methods=["POST"])
+        app.add_url_rule("/v1/take", "api POST /v1/take", self._take, methods=["POST"])
         self.server = make_server(app, settings)
         self.port = self.server.addresses[0][1]
         self.thread = threading.Thread(target=self.server.run)
@@ -376,7 +376,7 @@ from flask import Flask
 from webapp.web.socket.server import BridgeServer
 logging.basicConfig(level="WARNING", format="LOG %(message)s")
 app = Flask("few")
-app.add_url_rule("/", "home", lambda: "hi")
+app.add_url_rule("/", "chat.index", lambda: "hi")
 server = BridgeServer(app, host="127.0.0.1", port=0, threads=2)
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
 print(server.addresses[0][1], flush=True)

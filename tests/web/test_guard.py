@@ -1,12 +1,16 @@
 """Who gets in: by Host, Origin, Sec-Fetch headers, token and rate; and how a refusal reads."""
 
+import time
+
 import pytest
 from flask import Flask
 
+from tests.web.owner import install_guard
 from webapp.i18n import phrase
+from webapp.services.access.owner_proof import LINK_LIFETIME_S
 from webapp.settings import Settings
 from webapp.web import guard as guard_module
-from webapp.web.guard import Guard
+from webapp.web.guard import current_role
 from webapp.web.rate_limit import RateLimit
 
 HOME = "http://127.0.0.1:8000"
@@ -16,11 +20,13 @@ TOKEN = "a-token-for-tests"
 
 def make_app(**settings):
     app = Flask("guard-test", static_folder=None)
-    Guard(app, Settings(**{"requests_per_s": 1000, "request_burst": 1000, **settings}))
-    app.add_url_rule("/", "page", lambda: "page")
-    app.add_url_rule("/v1/models", "models", lambda: {"data": []})
-    app.add_url_rule("/do", "do", lambda: "done", methods=["POST"])
-    app.add_url_rule("/ws", "ws", lambda: "socket", websocket=True)
+    install_guard(app, Settings(**{"requests_per_s": 1000, "request_burst": 1000, **settings}))
+    app.add_url_rule("/", "chat.index", lambda: "page")
+    app.add_url_rule("/v1/models", "api GET /v1/models", lambda: {"data": []})
+    app.add_url_rule("/do", "chat.do", lambda: "done", methods=["POST"])
+    app.add_url_rule("/ws", "chat_socket", lambda: "socket", websocket=True)
+    app.add_url_rule("/switch-model", "api POST /switch-model", lambda: current_role().name, methods=["POST"])
+    app.add_url_rule("/exit", "api POST /exit", lambda: current_role().name, methods=["POST"])
     return app
 
 
@@ -110,7 +116,6 @@ def test_every_path_needs_the_token_from_everyone(shared, path, address):
     "headers",
     [
         {"Authorization": f"Bearer {TOKEN}"}, {"Authorization": f"bearer  {TOKEN} "}, {"x-api-key": TOKEN},
-        {"Cookie": f"roost_token_8000={TOKEN}"},
     ],
 )  # fmt: skip
 def test_ways_to_show_the_token(shared, headers):
@@ -122,7 +127,8 @@ def test_ways_to_show_the_token(shared, headers):
     "headers",
     [
         {"Authorization": "Bearer wrong-token"}, {"Authorization": TOKEN}, {"Authorization": f"Basic {TOKEN}"},
-        {"Authorization": "Bearer"}, {"x-api-key": TOKEN[:-1]}, {"Cookie": f"roost_token_9000={TOKEN}"},
+        {"Authorization": "Bearer"}, {"x-api-key": TOKEN[:-1]}, {"Cookie": f"roost_token_8000={TOKEN}"},
+        {"Cookie": f"roost_session_8000={TOKEN}"},
         {"x-api-key": "tökén"},
     ],
 )  # fmt: skip
@@ -134,7 +140,8 @@ def test_the_token_of_a_link_becomes_a_cookie_and_leaves_the_address(shared):
     response = ask_from_afar(shared, f"/?token={TOKEN}&lang=zh&q=a%26b")
     assert (response.status_code, response.location) == (303, "/?lang=zh&q=a%26b")
     cookie = response.headers["Set-Cookie"]
-    assert f"roost_token_8000={TOKEN}" in cookie and "HttpOnly" in cookie and "SameSite=Lax" in cookie
+    assert cookie.startswith("roost_session_8000=") and "HttpOnly" in cookie and "SameSite=Lax" in cookie
+    assert TOKEN not in cookie and "Secure" not in cookie
 
 
 def test_a_wrong_token_in_a_link_shows_the_form(shared):
@@ -148,6 +155,21 @@ def test_a_link_cannot_lead_to_another_site(shared):
     assert ask_from_afar(shared, f"//evil.example/x?token={TOKEN}").location in ("/", "/x")
 
 
+def cookie_of(response):
+    return response.headers["Set-Cookie"].partition(";")[0]
+
+
+def guest(app):
+    """The headers of a browser that has logged in with the token."""
+    return {"Cookie": cookie_of(log_in(app, token=TOKEN))}
+
+
+def owner(app, **where):
+    """The headers of a browser that has opened an owner's link."""
+    secret = app.extensions["guard"].proof.new_secret()
+    return {"Cookie": cookie_of(ask(app, f"/open?secret={secret}", **where))}
+
+
 def log_in(app, origin="http://192.0.2.7:8000", **form):
     return ask_from_afar(app, "/login", {"Origin": origin}, method="POST", data=form)
 
@@ -156,7 +178,8 @@ def test_the_form_lets_in_and_leads_back(shared):
     page = ask_from_afar(shared, "/?chat=5")
     assert page.status_code == 401 and 'name="next" value="/?chat=5"' in page.text
     response = log_in(shared, token=f" {TOKEN} ", next="/?chat=5")
-    assert (response.status_code, response.location) == (303, "/?chat=5") and TOKEN in response.headers["Set-Cookie"]
+    assert (response.status_code, response.location) == (303, "/?chat=5")
+    assert ask_from_afar(shared, headers={"Cookie": cookie_of(response)}).status_code == 200
 
 
 def test_the_form_is_checked_like_everything_else(shared):
@@ -182,20 +205,111 @@ def test_a_server_without_token_has_no_login(local):
 
 
 def test_guessing_is_slowed_and_the_right_token_still_works(shared):
+    session = guest(shared)
     wrong = {"Authorization": "Bearer wrong-token"}
     statuses = [ask_from_afar(shared, headers=wrong).status_code for _ in range(20)]
     assert statuses[0] == 401 and statuses[-1] == 429
-    assert log_in(shared, token=TOKEN).status_code == 429
+    assert log_in(shared, token="wrong-token").status_code == 429
+    assert ask_from_afar(shared, "/?token=wrong-token").status_code == 429
+    assert ask_from_afar(shared, "/open?secret=wrong").status_code == 429
+    assert log_in(shared, token=TOKEN).status_code == 303
+    assert ask_from_afar(shared, f"/?token={TOKEN}").status_code == 303
     assert ask_from_afar(shared, headers={"x-api-key": TOKEN}).status_code == 200
+    assert ask_from_afar(shared, headers=session).status_code == 200
+    assert ask_from_afar(shared).status_code == 401, "who shows nothing is asked for the token"
+
+
+def test_a_session_that_is_over_is_no_guess(shared):
+    stale = {"Cookie": "roost_session_8000=of-last-year"}
+    assert {ask_from_afar(shared, headers=stale).status_code for _ in range(30)} == {401}
 
 
 def test_handshakes_need_the_token(shared):
-    cookie = {"Cookie": f"roost_token_8000={TOKEN}"}
-    assert ask_from_afar(shared, "/ws", {**SOCKET, "Origin": "http://192.0.2.7:8000"}).status_code == 401
-    assert ask_from_afar(shared, "/ws", {**SOCKET, **cookie, "Origin": "http://192.0.2.7:8000"}).status_code == 200
+    cookie, home = guest(shared), {"Origin": "http://192.0.2.7:8000"}
+    assert ask_from_afar(shared, "/ws", {**SOCKET, **home}).status_code == 401
+    assert ask_from_afar(shared, "/ws", {**SOCKET, **cookie, **home}).status_code == 200
     assert ask_from_afar(shared, "/ws", {**SOCKET, **cookie, "Origin": "http://evil.example"}).status_code == 403
     assert ask_from_afar(shared, "/ws", {**SOCKET, "Authorization": f"Bearer {TOKEN}"}).status_code == 200
     assert ask_from_afar(shared, f"/ws?token={TOKEN}", SOCKET).status_code == 403
+
+
+def exit_as(app, **where):
+    return lambda headers: ask(app, "/exit", headers, "POST", **where).status_code
+
+
+def test_an_owners_link_works_once_and_makes_an_owner(shared):
+    link = f"/open?secret={shared.extensions['guard'].proof.new_secret()}"
+    first, second = ask_from_afar(shared, link), ask_from_afar(shared, link)
+    assert (first.status_code, first.location) == (303, "/") and first.headers["Cache-Control"] == "no-store"
+    assert second.status_code == 403 and "Set-Cookie" not in second.headers
+    assert ask_from_afar(shared, "/exit", {"Cookie": cookie_of(first)}, method="POST").text == "OWNER"
+    again = ask_from_afar(shared, link, {"Cookie": cookie_of(first)})
+    assert (again.status_code, again.location) == (303, "/"), "the owner's own browser may open a used link"
+
+
+def test_a_preview_of_a_link_does_not_use_it_up(shared):
+    link = f"/open?secret={shared.extensions['guard'].proof.new_secret()}"
+    ask_from_afar(shared, link, method="HEAD")
+    assert ask_from_afar(shared, link).status_code == 303
+
+
+def test_a_link_is_good_for_an_hour(shared, monkeypatch):
+    link = f"/open?secret={shared.extensions['guard'].proof.new_secret()}"
+    now = time.time()
+    monkeypatch.setattr("webapp.services.access.owner_proof.time.time", lambda: now + LINK_LIFETIME_S + 1)
+    assert ask_from_afar(shared, link).status_code == 403
+
+
+def test_the_token_makes_no_owner(shared):
+    as_guest = exit_as(shared, host="192.0.2.7:8000", address="192.0.2.9")
+    assert as_guest({"x-api-key": TOKEN}) == as_guest(guest(shared)) == 403
+    key = shared.extensions["guard"].proof.key_path.read_text().strip()
+    assert as_guest({"Authorization": f"Bearer {key}"}) == as_guest({"x-api-key": key}) == 200
+    assert ask(shared, "/exit", {"x-api-key": TOKEN}, "POST").get_json()["detail"], "spoken to as Runner's clients are"
+
+
+def test_sessions_end(shared):
+    sessions, cookies = shared.extensions["guard"].sessions, [guest(shared), owner(shared)]
+    assert [ask_from_afar(shared, headers=cookie).status_code for cookie in cookies] == [200, 200]
+    for session in sessions.list():
+        sessions.end(session.key)
+    assert [ask_from_afar(shared, headers=cookie).status_code for cookie in cookies] == [401, 401]
+
+
+def test_another_token_ends_the_guests_sessions_and_not_the_owners(shared):
+    cookies = [guest(shared), owner(shared)]
+    shared.extensions["guard"].token = "another-token"
+    assert [ask_from_afar(shared, headers=cookie).status_code for cookie in cookies] == [401, 200]
+
+
+def test_logging_in_again_leaves_one_session(shared):
+    first = guest(shared)
+    log_in_again = ask_from_afar(shared, "/login", {**first, "Origin": "http://192.0.2.7:8000"}, method="POST",
+                                 data={"token": TOKEN})  # fmt: skip
+    assert log_in_again.status_code == 303 and len(shared.extensions["guard"].sessions.list()) == 1
+
+
+def test_without_a_token_this_machine_may_do_what_runners_scripts_do(local):
+    assert ask(local, "/switch-model", method="POST").text == "LOCAL"
+    assert ask(local, "/exit", method="POST").status_code == 403
+    assert ask(local, "/switch-model", {"Authorization": "Bearer none"}, "POST").text == "LOCAL"
+
+
+@pytest.mark.parametrize("address", ["192.0.2.9", "::ffff:192.0.2.9", "10.0.0.1", "", "nonsense"])
+def test_another_address_is_not_this_machine(local, address):
+    assert ask(local, "/switch-model", method="POST", address=address).status_code == 403
+    assert ask(local, address=address).status_code == 200
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1"])
+def test_loopback_addresses(local, address):
+    assert ask(local, "/switch-model", method="POST", address=address).status_code == 200
+
+
+def test_a_proxy_that_is_named_makes_the_server_a_shared_one():
+    app = make_app(trusted_proxy=("127.0.0.1",))
+    assert app.extensions["guard"].token
+    assert ask(app).status_code == 401 and ask(app, "/switch-model", method="POST").status_code == 401
 
 
 def test_a_shared_server_answers_to_addresses_but_not_to_any_name(shared):

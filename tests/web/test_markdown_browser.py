@@ -8,9 +8,9 @@ import pytest
 from flask import Flask
 
 from tests.web.hostile_markdown import HOSTILE
+from tests.web.owner import install_guard
 from webapp.resources import resource_dir
 from webapp.settings import Settings
-from webapp.web.guard import Guard
 from webapp.web.markdown import render_markdown
 from webapp.web.serve import make_server
 
@@ -37,10 +37,12 @@ pytestmark = [
 
 def make_app(render):
     app = Flask("hostile", static_folder=str(resource_dir("static")), static_url_path="/static")
-    Guard(app, Settings(requests_per_s=1000, request_burst=1000))
-    app.add_url_rule("/page", "page", lambda: PAGE + "".join(f"<section>{render(text)}</section>" for text in HOSTILE))
-    app.add_url_rule("/empty", "empty", lambda: PAGE)
-    app.add_url_rule("/pwn.js", "script", lambda: app.response_class(PWN, mimetype="text/javascript"))
+    install_guard(app, Settings(requests_per_s=1000, request_burst=1000))
+    app.add_url_rule(
+        "/page", "chat.index", lambda: PAGE + "".join(f"<section>{render(text)}</section>" for text in HOSTILE)
+    )
+    app.add_url_rule("/empty", "chat.chat", lambda: PAGE)
+    app.add_url_rule("/pwn.js", "chat.chats", lambda: app.response_class(PWN, mimetype="text/javascript"))
     return app
 
 

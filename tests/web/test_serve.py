@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from tests.web.owner import install_guard
 from webapp.errors import SettingsError
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
-from webapp.web.guard import Guard
 from webapp.web.serve import announce, bind_error, local_url, make_server, serve, url_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,7 +173,7 @@ def test_no_qr_code_where_it_cannot_be_printed(monkeypatch):
 def test_the_url_given_to_the_browser_carries_the_token(monkeypatch):
     app = make_app()
     settings = Settings(port=0, http_threads=4, token="a-token-for-tests")
-    Guard(app, settings)
+    install_guard(app, settings)
     urls = []
 
     monkeypatch.setattr(serve_module.BridgeServer, "loop", lambda server: time.sleep(0.3))

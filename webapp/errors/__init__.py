@@ -39,11 +39,12 @@
     │   ├── BenchCaseInvalid  BenchLineInvalid  BenchNotFound  BenchRefused  BenchInterrupted
     │   └── McpError            a server that offers tools over MCP
     │       ├── McpNotInstalled  McpCommandMissing  McpServerEnded  McpTimedOut  McpNotSpoken  McpUnreachable
-    │       └── McpRefused  McpServerInvalid  McpServerNotFound  McpServerOff  McpProgramsOff  McpOnlyHere
-    ├── WebError                BadFrame  NotAllowed  TokenRequired  TooManyRequests  TooLarge
+    │       └── McpRefused  McpServerInvalid  McpServerNotFound  McpServerOff  McpProgramsOff
+    ├── WebError                BadFrame  TooManyRequests  TooLarge
+    │   └── NotAllowed  TokenRequired  OwnerOnly  OwnerLinkUsed
     └── ApiError                a request of a program
         └── BodyInvalid  WrongMediaType  EncodedBody  ParameterInvalid  ParameterUnsupported  ModelNotServed
-            UnknownAddress  TooManyStreams  ServerBusy  LoopbackOnly
+            UnknownAddress  TooManyStreams  ServerBusy
 
 Each class carries ``code`` (stable: the OpenAI ``error.code`` and the translation key), ``status`` (HTTP), a sentence
 and the way out. Both texts are ``str.format`` templates over the keyword arguments given, so the edge can say them in
@@ -108,7 +109,6 @@ from webapp.errors.mcp import (
     McpError,
     McpNotInstalled,
     McpNotSpoken,
-    McpOnlyHere,
     McpProgramsOff,
     McpRefused,
     McpServerEnded,
@@ -149,7 +149,6 @@ from webapp.errors.requests import (
     GrammarInvalid,
     InvalidOption,
     InvalidSampling,
-    LoopbackOnly,
     ModelNotServed,
     ParameterInvalid,
     ParameterUnsupported,
@@ -203,6 +202,8 @@ from webapp.errors.storage import (
 from webapp.errors.web import (
     BadFrame,
     NotAllowed,
+    OwnerLinkUsed,
+    OwnerOnly,
     TokenRequired,
     TooLarge,
     TooManyRequests,
@@ -265,13 +266,11 @@ __all__ = [
     "LegacyPth",
     "LibraryError",
     "LoadCancelled",
-    "LoopbackOnly",
     "LoraMismatch",
     "McpCommandMissing",
     "McpError",
     "McpNotInstalled",
     "McpNotSpoken",
-    "McpOnlyHere",
     "McpProgramsOff",
     "McpRefused",
     "McpServerEnded",
@@ -295,6 +294,8 @@ __all__ = [
     "NotAllowed",
     "NothingToContinue",
     "OutOfMemory",
+    "OwnerLinkUsed",
+    "OwnerOnly",
     "ParameterInvalid",
     "ParameterUnsupported",
     "Phrase",

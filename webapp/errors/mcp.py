@@ -88,10 +88,3 @@ class McpProgramsOff(McpError):
     status = 403
     message_text = "MCP servers that are programs of this machine are turned off here."
     hint_text = "Turn the setting mcp_stdio on to allow them."
-
-
-class McpOnlyHere(McpError):
-    code = "mcp_only_here"
-    status = 403
-    message_text = "This MCP server can only be changed in a browser on the machine Roost runs on."
-    hint_text = "Open Roost there, at 127.0.0.1. From elsewhere, only servers at hosts of the setting tool_hosts can."

@@ -177,10 +177,3 @@ class ServerBusy(ApiError):
     status = 503
     message_text = "{limit} requests are being answered already."
     hint_text = "Try again in a moment."
-
-
-class LoopbackOnly(ApiError):
-    code = "loopback_only"
-    status = 403
-    message_text = "This may only be asked on the machine Roost runs on."
-    hint_text = "Send it to 127.0.0.1 there."

@@ -32,6 +32,21 @@ class TokenRequired(NotAllowed):
     hint_text = "Send it as `Authorization: Bearer TOKEN`, or open the address Roost printed when it started."
 
 
+class OwnerOnly(NotAllowed):
+    code = "owner_only"
+    message_text = "Only the owner of this Roost may do that."
+    hint_text = (
+        "If it is yours, run `roost open` on the machine it runs on and open the link. Scripts send the key in"
+        " `owner.key` of the data folder as `Authorization: Bearer KEY`."
+    )
+
+
+class OwnerLinkUsed(NotAllowed):
+    code = "owner_link_used"
+    message_text = "This link has been used already, or is too old."
+    hint_text = "Run `roost open` on the machine Roost runs on for a new one."
+
+
 class TooManyRequests(WebError):
     code = "too_many_requests"
     status = 429

@@ -145,4 +145,25 @@ _ATTACHMENTS = (
 # One row, written at each start of a server: tells a file that was overwritten from the one that was opened.
 _SERVER = ("CREATE TABLE server (token BLOB NOT NULL)",)
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_CHATS, _PRESETS, _TOOLS, _TOOL_BENCH, _MCP_SERVERS, _ATTACHMENTS, _SERVER)
+_SESSIONS = (
+    # No id is kept, only its hash: a copy of the database lets nobody in.
+    """CREATE TABLE sessions (
+        key TEXT PRIMARY KEY,
+        role TEXT NOT NULL,
+        agent TEXT NOT NULL,
+        token_hash TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        used_at REAL NOT NULL
+    )""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    _CHATS,
+    _PRESETS,
+    _TOOLS,
+    _TOOL_BENCH,
+    _MCP_SERVERS,
+    _ATTACHMENTS,
+    _SERVER,
+    _SESSIONS,
+)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+from pathlib import Path
 
 from flask import Flask, Response, jsonify
 from flask_sock import Sock
@@ -11,6 +14,7 @@ from webapp import __version__
 from webapp.errors import StorageError, as_roost_error
 from webapp.manager.model_manager import ModelManager
 from webapp.resources import resource_dir
+from webapp.services.access.owner_proof import OwnerProof
 from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.conversion.conversions import Conversions
@@ -20,6 +24,7 @@ from webapp.services.states.library import StateLibrary
 from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
 from webapp.storage.database import Database
+from webapp.storage.sessions import Sessions
 from webapp.web import error_pages, fragments
 from webapp.web.api import routes as api_routes
 from webapp.web.chat import routes as chat_routes
@@ -64,7 +69,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.extensions["settings"] = settings
     open_house(app, settings, manager or ModelManager(settings))
     fragments.install(app, settings)
-    Guard(app, settings)
+    Guard(app, settings, app.extensions["sessions"], app.extensions["owner_proof"])
     PackedStatic(app)
     error_pages.install(app)
     app.register_error_handler(500, answer_unexpected)
@@ -80,6 +85,9 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
 def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     """Database, manager and turns, and how they are closed again."""
     database = Database(database_path(settings))
+    proof = OwnerProof(settings.data_dir)
+    proof.prepare()
+    app.extensions.update(sessions=Sessions(database), owner_proof=proof)
     presets = Presets(manager, database, settings)
     presets.begin()
     servers = McpServers(database, settings)
@@ -108,10 +116,20 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
 
 def database_path(settings: Settings) -> str:
     try:
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        make_data_dir(settings.data_dir)
     except OSError as exc:
         raise StorageError(reason=f"{settings.data_dir}: {exc.strerror}") from exc
     return str(settings.data_dir / DATABASE_NAME)
+
+
+def make_data_dir(folder: Path) -> None:
+    """Makes the data folder, for its owner's eyes only. One that is there is closed to others if nothing but Roost is
+    in it; where the system does not let us, as on a mounted volume, it stays as it is."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    is_ours = (folder / DATABASE_NAME).exists() or not any(folder.iterdir())
+    if os.name == "posix" and is_ours and folder.stat().st_mode & 0o077:
+        with contextlib.suppress(OSError):
+            folder.chmod(0o700)
 
 
 def health() -> Response:

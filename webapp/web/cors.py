@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from flask import Response, request
+from flask import Request, Response, request
 
 from webapp.errors import SettingsError
 from webapp.web.api.operations import is_api_path
@@ -25,14 +25,14 @@ class Cors:
                 reason = "an origin is http(s)://host or http(s)://host:port, without a path"
                 raise SettingsError(name="cors_origins", value=origin, reason=reason)
 
-    def is_listed_page(self) -> bool:
+    def is_listed_page(self, asked: Request) -> bool:
         """The request comes from such a page and goes to an API, not to a page or a socket."""
-        is_socket = "Upgrade" in request.headers
-        return request.headers.get("Origin") in self._origins and is_api_path(request.path) and not is_socket
+        is_socket = "Upgrade" in asked.headers
+        return asked.headers.get("Origin") in self._origins and is_api_path(asked.path) and not is_socket
 
-    def is_preflight(self) -> bool:
-        is_asking = "Access-Control-Request-Method" in request.headers
-        return request.method == "OPTIONS" and is_asking and self.is_listed_page()
+    def is_preflight(self, asked: Request) -> bool:
+        is_asking = "Access-Control-Request-Method" in asked.headers
+        return asked.method == "OPTIONS" and is_asking and self.is_listed_page(asked)
 
     def answer_preflight(self) -> Response:
         response = Response(status=204)
@@ -48,7 +48,7 @@ class Cors:
     def add_headers(self, response: Response) -> Response:
         if self._origins and is_api_path(request.path):
             response.vary.add("Origin")
-        if self.is_listed_page():
+        if self.is_listed_page(request):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
             response.headers["Access-Control-Expose-Headers"] = "Retry-After"
         return response

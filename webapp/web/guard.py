@@ -1,9 +1,10 @@
 """Who may ask: one check before every request, WebSocket handshakes and static files included; no path is exempt.
 
-    Host       only names this server answers to (a page that rebinds its DNS name has its own Host)
     rate       so many requests a second from one address
+    Host       only names this server answers to (a page that rebinds its DNS name has its own Host)
     Origin     exactly our own on unsafe methods and sockets; Sec-Fetch-Site where the browser sends it
-    token      when the server is shared or one is set: cookie, Bearer, x-api-key, or ``?token=`` once
+    role       what the request proves (:mod:`.roles`): a session's cookie, the token or the owner's key as Bearer or
+               x-api-key; and whether that is enough for the address
 
 Sec-Fetch alone would not do: Chromium sends none with WebSocket handshakes and none to plain-http LAN names. There
 are no CORS headers, but for pages that ``cors_origins`` lists: they may call the APIs (:mod:`webapp.web.cors`), without
@@ -16,26 +17,33 @@ import hmac
 import re
 import secrets
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, current_app, g, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RequestRedirect
 
-from webapp.errors import NotAllowed, RoostError, TokenRequired, TooLarge, TooManyRequests
+from webapp.errors import NotAllowed, OwnerLinkUsed, OwnerOnly, RoostError, TokenRequired, TooLarge, TooManyRequests
+from webapp.services.access.owner_proof import OwnerProof
 from webapp.settings import Settings
+from webapp.storage.sessions import Session, Sessions, digest
 from webapp.web import login
 from webapp.web.api.operations import is_api_path
 from webapp.web.cors import Cors
 from webapp.web.error_answers import answer_error, wants_json
+from webapp.web.peer import PEER, TrustedProxies, is_direct, is_loopback, is_of_own_account
 from webapp.web.rate_limit import RateLimit
+from webapp.web.roles import Role, least_role, role_without_proof
 from webapp.web.security_headers import add_security_headers
 from webapp.web.socket.channel import REFUSAL_KEY
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-FORWARDED = {"x-forwarded-for", "x-real-ip", "forwarded", "cf-connecting-ip"}
-"""Headers of a proxy that asks for somebody else."""
 TOKEN_BYTES = 24
 
 UNKNOWN_HOST = "this address is not one Roost answers to"
@@ -43,72 +51,147 @@ OTHER_SITE = "the request came from another site's page"
 NO_ORIGIN = "a page's socket must say where it comes from"
 
 
+class Step(Enum):
+    """What is to be done with a request."""
+
+    PROCEED = "proceed"
+    REFUSE = "refuse"
+    PREFLIGHT = "preflight"
+    STYLE = "style"
+    LOGIN = "login"
+    TOKEN_LINK = "token link"
+    OWNER_LINK = "owner link"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """``error`` (answered with ``status`` where that is not 0) belongs to REFUSE. ``is_guess``: the request showed a
+    token that is wrong."""
+
+    step: Step
+    role: Role = Role.STRANGER
+    session: Session | None = None
+    error: RoostError | None = None
+    status: int = 0
+    is_guess: bool = False
+
+
 class Guard:
     """Installs itself on ``app`` (``app.extensions["guard"]``). ``token`` is "" when none is asked for."""
 
-    def __init__(self, app: Flask, settings: Settings) -> None:
-        self._app = app
-        self._settings = settings
+    def __init__(self, app: Flask, settings: Settings, sessions: Sessions, proof: OwnerProof) -> None:
+        self.settings = settings
         self.is_shared = settings.is_shared
         self.token = settings.token or (secrets.token_urlsafe(TOKEN_BYTES) if self.is_shared else "")
         self.hosts = known_hosts(settings)
         self.named_hosts = {name.lower() for name in settings.allow_hosts}
+        self.sessions = sessions
+        self.proof = proof
+        self.proxies = TrustedProxies(settings.trusted_proxy)
+        self._app = app
         self._cors = Cors(settings.cors_origins)
         self._rate = RateLimit(settings.requests_per_s, settings.request_burst)
-        self._failures = RateLimit(0.1, 10)
+        self._guesses = RateLimit(0.1, 10)
         app.extensions["guard"] = self
+        app.wsgi_app = self._past_proxies(app.wsgi_app)  # type: ignore[method-assign]
         app.before_request(self.check)
         app.after_request(self._add_headers)
 
-    def check(self) -> Response | None:
-        """The refusal, or None when the request may go on."""
-        refused: RoostError | None = request.environ.get(REFUSAL_KEY)  # its body was not read
-        return self._check() or (answer_error(refused) if refused else None)
+    def _past_proxies(self, wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
+        def call(environ: dict[str, Any], start_response: Any) -> Any:
+            self.proxies.apply(environ)
+            return wsgi_app(environ, start_response)
 
-    def _check(self) -> Response | None:
-        if self._host() is None:
-            return answer_error(NotAllowed(reason=UNKNOWN_HOST), 400)
-        if not self._rate.allows(client_address()):
-            return answer_error(TooManyRequests())
-        reason = self._foreign()
-        if reason:
-            return answer_error(NotAllowed(reason=reason))
-        if self._cors.is_preflight():
-            return self._cors.answer_preflight()
-        if login.is_login_style():
-            return login.login_style()
-        return self._check_token() if self.token else None
+        return call
+
+    def decide(self, environ: dict[str, Any]) -> Decision:
+        """Whether a request may proceed, by its headers and its peer alone: nothing is read, counted or changed.
+
+        ``environ`` is WSGI's, as the server makes it. Any thread may ask, before the body is there.
+        """
+        environ = dict(environ)
+        self.proxies.apply(environ)
+        asked = self._app.request_class(environ, populate_request=False, shallow=True)
+        try:
+            endpoint, _ = self._app.url_map.bind_to_environ(environ).match()
+        except (HTTPException, RequestRedirect):
+            endpoint = None
+        return self._decide(asked, endpoint)
 
     def body_limit(self, environ: dict[str, Any]) -> int:
         """Most bytes of the body of a request of which only the headers have come. Raises the RoostError that
-        :meth:`check` would answer, or TooLarge; counts nothing."""
-        with self._app.request_context(environ):
-            self._refuse_early()
-            limit = self._most_bytes()
-            if (request.content_length or 0) > limit:
-                raise TooLarge(found=request.content_length, limit=limit)
-            return limit
+        :meth:`check` would answer, or TooLarge."""
+        decision = self.decide(environ)
+        if decision.error is not None:
+            raise decision.error
+        limit = self._most_bytes(decision, environ.get("PATH_INFO", ""))
+        length = environ.get("CONTENT_LENGTH") or "0"
+        if length.isdecimal() and int(length) > limit:
+            raise TooLarge(found=int(length), limit=limit)
+        return limit
 
-    def _refuse_early(self) -> None:
-        if self._host() is None:
-            raise NotAllowed(reason=UNKNOWN_HOST)
-        reason = self._foreign()
-        if reason:
-            raise NotAllowed(reason=reason)
-        if self.token and request.path != login.LOGIN_PATH and not self._has_token():
-            raise TokenRequired()
-
-    def _most_bytes(self) -> int:
-        if request.path == login.LOGIN_PATH:
+    def _most_bytes(self, decision: Decision, path: str) -> int:
+        if decision.step is not Step.PROCEED:
             return login.MAX_FORM_BYTES
-        return self._settings.api_max_body_bytes if is_api_path(request.path) else self._settings.max_body_bytes
+        return self.settings.api_max_body_bytes if is_api_path(path) else self.settings.max_body_bytes
 
-    def _host(self) -> str | None:
+    def _decide(self, asked: Request, endpoint: str | None) -> Decision:
+        if self._host(asked) is None:
+            return _refused(NotAllowed(reason=UNKNOWN_HOST), status=400)
+        reason = self._foreign(asked)
+        if reason:
+            return _refused(NotAllowed(reason=reason))
+        if self._cors.is_preflight(asked):
+            return Decision(Step.PREFLIGHT)
+        if login.is_login_style(asked):
+            return Decision(Step.STYLE)
+        role, session, is_guess = self._role(asked)
+        if asked.path == login.OWNER_PATH and asked.method in ("GET", "HEAD"):
+            return Decision(Step.OWNER_LINK, role, session)
+        if self.token and asked.path == login.LOGIN_PATH:
+            return Decision(Step.LOGIN, role, session)
+        if role is Role.STRANGER:
+            if asked.method == "GET" and not is_handshake(asked) and asked.args.get("token"):
+                return Decision(Step.TOKEN_LINK)
+            return _refused(TokenRequired(), is_guess=is_guess)
+        if role < least_role(endpoint):
+            return _refused(OwnerOnly(), role, session)
+        return Decision(Step.PROCEED, role, session)
+
+    def check(self) -> Response | None:
+        """The answer of the guard itself, or None when the request may go on with ``g.role`` and ``g.session``."""
+        if not self._rate.allows(client_address()):
+            return answer_error(TooManyRequests())
+        decision = self._decide(request, request.endpoint)
+        g.role, g.session = decision.role, decision.session
+        if decision.session:
+            self.sessions.touch(decision.session)
+        if decision.step is Step.PROCEED:
+            refused: RoostError | None = request.environ.get(REFUSAL_KEY)  # its body was not read
+            return answer_error(refused) if refused else None
+        if decision.step is Step.PREFLIGHT:
+            return self._cors.answer_preflight()
+        if decision.step is Step.STYLE:
+            return login.login_style()
+        if decision.step is Step.OWNER_LINK:
+            return self._open(decision)
+        if decision.step is Step.TOKEN_LINK:
+            return self._try_token(request.args["token"], login.page_without_token())
+        if decision.step is Step.LOGIN:
+            return self._login()
+        return self._refuse(decision)
+
+    def role_now(self, role: Role, session: Session | None) -> Role:
+        """``role`` as long as the session that proved it has not been ended."""
+        is_over = session is not None and not self.sessions.is_alive(session.key)
+        return Role.STRANGER if is_over else role
+
+    def _host(self, asked: Request) -> str | None:
         """The Host header when it is one of ours.
 
         Not Flask's TRUSTED_HOSTS: werkzeug 3.1.9 can match no IPv6 literal.
         """
-        header = request.environ.get("HTTP_HOST", "").lower()
+        header = asked.environ.get("HTTP_HOST", "").lower()
         match = HOST_PATTERN.fullmatch(header)
         if match is None:
             return None
@@ -117,63 +200,53 @@ class Guard:
         is_ours = name in self.hosts or (self.is_shared and is_address(name))
         return header if is_ours else None
 
-    def _foreign(self) -> str:
+    def _foreign(self, asked: Request) -> str:
         """Why the sender is another site's page, or "". A page cannot change these headers."""
-        origin = request.headers.get("Origin")
-        if self._cors.is_listed_page():
+        origin = asked.headers.get("Origin")
+        if self._cors.is_listed_page(asked):
             return ""
-        is_checked = is_handshake() or request.method not in SAFE_METHODS
-        if origin is not None and is_checked and origin not in self._own_origins():
+        is_checked = is_handshake(asked) or asked.method not in SAFE_METHODS
+        if origin is not None and is_checked and origin not in self._own_origins(asked):
             return OTHER_SITE
-        site = request.headers.get("Sec-Fetch-Site")
-        if site not in (None, "same-origin", "none") and not is_followed_link():
+        site = asked.headers.get("Sec-Fetch-Site")
+        if site not in (None, "same-origin", "none") and not is_followed_link(asked):
             return OTHER_SITE
         # Every browser sends an Origin with a handshake; a program shows its token instead.
-        if is_handshake() and origin is None and not header_token():
+        if is_handshake(asked) and origin is None and not shown_keys(asked):
             return NO_ORIGIN
         return ""
 
-    def _own_origins(self) -> tuple[str, ...]:
-        own = f"{request.scheme}://{request.host}"
+    def _own_origins(self, asked: Request) -> tuple[str, ...]:
+        own = f"{asked.scheme}://{asked.host}"
         # A proxy named by --allow-host may speak https to the browser and http to us.
-        name = request.host.partition(":")[0].lower()
-        return (own, f"https://{request.host}") if name in self.named_hosts else (own,)
+        name = asked.host.partition(":")[0].lower()
+        return (own, f"https://{asked.host}") if name in self.named_hosts else (own,)
 
-    def _check_token(self) -> Response | None:
-        if request.path == login.LOGIN_PATH:
-            return self._login()
-        if self._has_token():
-            return None
-        if request.method == "GET" and not is_handshake() and request.args.get("token"):
-            return self._try_token(request.args["token"], login.page_without_token())
-        if self._given_token() and not self._failures.allows(client_address()):
+    def _role(self, asked: Request) -> tuple[Role, Session | None, bool]:
+        """What the request proves; whether it showed a key that is wrong. A session that has ended is no guess."""
+        keys = shown_keys(asked)
+        if any(self.proof.is_key(key) for key in keys):
+            return Role.OWNER, None, False
+        # A page that cors_origins lists acts for its own readers, not for the one whose cookie comes along.
+        cookie = "" if self._cors.is_listed_page(asked) else asked.cookies.get(cookie_name(asked), "")
+        session = self.sessions.find(cookie)
+        if session is not None and session.role == "owner":
+            return Role.OWNER, session, False
+        if self.token and any(self._is_right(key) for key in keys):
+            return Role.GUEST, None, False
+        if session is not None and self.token and session.token_hash == digest(self.token):
+            return Role.GUEST, session, False
+        role = role_without_proof(self.settings, is_near(asked))
+        return role, None, role is Role.STRANGER and bool(keys)
+
+    def _refuse(self, decision: Decision) -> Response:
+        assert decision.error is not None
+        if decision.is_guess and not self._guesses.allows(client_address()):
             return answer_error(TooManyRequests())
-        return self._ask_for_token()
-
-    def _given_token(self) -> str:
-        cookie = "" if self._cors.is_listed_page() else request.cookies.get(self.cookie_name, "")
-        return header_token() or cookie
-
-    def _has_token(self) -> bool:
-        # a client may send both, one of them out of its environment (ANTHROPIC_AUTH_TOKEN)
-        given = (self._given_token(), request.headers.get("x-api-key", "").strip())
-        return any(self._is_right(token) for token in given)
-
-    def _login(self) -> Response:
-        if request.method != "POST":
-            return login.login_form(status=200)
-        return self._try_token(login.submitted_token(), login.wanted_page())
-
-    def _try_token(self, token: str, page: str) -> Response:
-        if not self._failures.allows(client_address()):
-            return answer_error(TooManyRequests())
-        if self._is_right(token):
-            return login.welcome(self.cookie_name, token, page)
-        return login.login_form(wrong=True)
-
-    def _ask_for_token(self) -> Response:
-        if wants_json() or is_handshake() or request.method not in SAFE_METHODS:
-            response = answer_error(TokenRequired())
+        if not isinstance(decision.error, TokenRequired):
+            return answer_error(decision.error, decision.status)
+        if wants_json() or is_handshake(request) or request.method not in SAFE_METHODS:
+            response = answer_error(decision.error)
         else:
             response = login.login_form()
         if "HX-Request" in request.headers:
@@ -181,46 +254,96 @@ class Guard:
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
+    def _login(self) -> Response:
+        if request.method != "POST":
+            return login.login_form(status=200)
+        return self._try_token(login.submitted_token(), login.wanted_page())
+
+    def _try_token(self, token: str, page: str) -> Response:
+        """The right token always lets in: guessing is slowed by refusing wrong ones."""
+        if self._is_right(token):
+            return self._welcome("guest", page, token)
+        if not self._guesses.allows(client_address()):
+            return answer_error(TooManyRequests())
+        return login.login_form(wrong=True)
+
+    def _open(self, decision: Decision) -> Response:
+        """A link of the owner's. It works once; a browser that is the owner's already needs no new session."""
+        secret = request.args.get("secret", "")
+        is_good = self.proof.use(secret, is_of_own_account(request.environ)) if request.method == "GET" else False
+        if decision.role is Role.OWNER:
+            return login.to_page("/")
+        if is_good:
+            return self._welcome("owner", "/")
+        if not self._guesses.allows(client_address()):
+            return answer_error(TooManyRequests())
+        return answer_error(OwnerLinkUsed())
+
+    def _welcome(self, role: str, page: str, token: str = "") -> Response:
+        before = self.sessions.find(request.cookies.get(cookie_name(request), ""))
+        session_id = self.sessions.begin(role, request.headers.get("User-Agent", ""), token)
+        if before is not None:
+            self.sessions.end(before.key)  # this browser's, which forgets it now
+        return login.welcome(cookie_name(request), session_id, page)
+
     def _is_right(self, token: str) -> bool:
         return bool(token) and hmac.compare_digest(token.encode("utf-8", "replace"), self.token.encode("utf-8"))
 
-    @property
-    def cookie_name(self) -> str:
-        """With the port in it: cookies ignore ports, so two servers on one machine would overwrite each other's."""
-        return f"roost_token_{request.environ.get('SERVER_PORT', '')}"
-
     def _add_headers(self, response: Response) -> Response:
-        return add_security_headers(self._cors.add_headers(response), self._host())
+        return add_security_headers(self._cors.add_headers(response), self._host(request))
+
+
+def the_guard() -> Guard:
+    found: Guard = current_app.extensions["guard"]
+    return found
+
+
+def current_role() -> Role:
+    """Of whoever sent the request that is being answered."""
+    role: Role = g.get("role", Role.STRANGER)
+    return role
+
+
+def require(role: Role) -> None:
+    """OwnerOnly when the request proves less; for what an address alone does not tell, such as a value in its body."""
+    if current_role() < role:
+        raise OwnerOnly()
 
 
 def client_address() -> str:
     return request.remote_addr or ""
 
 
-def is_handshake() -> bool:
-    return request.headers.get("Upgrade", "").lower() == "websocket"
+def cookie_name(asked: Request) -> str:
+    """With the port in it: cookies ignore ports, so two servers on one machine would overwrite each other's."""
+    return f"roost_session_{asked.environ.get('SERVER_PORT', '')}"
 
 
-def is_followed_link() -> bool:
+def is_handshake(asked: Request) -> bool:
+    return asked.headers.get("Upgrade", "").lower() == "websocket"
+
+
+def is_followed_link(asked: Request) -> bool:
     """A link on another site that a person clicked: a whole page by GET, not a frame, image or script."""
-    is_document = request.headers.get("Sec-Fetch-Dest") == "document"
-    return request.method == "GET" and is_document and not is_handshake()
+    is_document = asked.headers.get("Sec-Fetch-Dest") == "document"
+    return asked.method == "GET" and is_document and not is_handshake(asked)
 
 
-def is_from_here() -> bool:
-    """True when whoever asks sits at this machine, by address and by the name that was asked for: behind a proxy or a
-    tunnel every address is this machine's."""
-    host = request.host.rpartition(":")[0] if request.host.count(":") == 1 else request.host
+def is_near(asked: Request) -> bool:
+    """True when the connection comes from this machine, asks for it by a loopback name and nothing says that it was
+    forwarded. No proof of who it is: other accounts and proxies on this machine look the same."""
+    host = asked.host.rpartition(":")[0] if asked.host.count(":") == 1 else asked.host
     name = host.partition("]")[0] + "]" if host.startswith("[") else host
-    address = client_address().removeprefix("::ffff:")
-    is_near = address.startswith("127.") or address == "::1"
-    return is_near and name.lower() in LOOPBACK_NAMES and not FORWARDED & {name.lower() for name, _ in request.headers}
+    peer = asked.environ.get(PEER) or asked.environ.get("REMOTE_ADDR") or ""
+    return is_loopback(peer) and name.lower() in LOOPBACK_NAMES and is_direct(asked.environ)
 
 
-def header_token() -> str:
-    """What a program sends: ``Authorization: Bearer`` (OpenAI) or ``x-api-key`` (Anthropic)."""
-    kind, _, value = request.headers.get("Authorization", "").partition(" ")
-    return value.strip() if kind.lower() == "bearer" else request.headers.get("x-api-key", "").strip()
+def shown_keys(asked: Request) -> list[str]:
+    """What a program sends: ``Authorization: Bearer`` (OpenAI), ``x-api-key`` (Anthropic). A client may send both, one
+    of them out of its environment (ANTHROPIC_AUTH_TOKEN)."""
+    kind, _, value = asked.headers.get("Authorization", "").partition(" ")
+    keys = [value.strip()] if kind.lower() == "bearer" else []
+    return [key for key in (*keys, asked.headers.get("x-api-key", "").strip()) if key]
 
 
 def known_hosts(settings: Settings) -> set[str]:
@@ -237,3 +360,7 @@ def is_address(name: str) -> bool:
         return bool(ip_address(name.strip("[]")))
     except ValueError:
         return False
+
+
+def _refused(error: RoostError, role: Role = Role.STRANGER, session: Session | None = None, **more: Any) -> Decision:
+    return Decision(Step.REFUSE, role, session, error, **more)

@@ -1,10 +1,10 @@
-"""The page that asks for the token, and the cookie that remembers it."""
+"""The page that asks for the token, and the cookie of the session that follows."""
 
 from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from flask import Response, make_response, redirect, request
+from flask import Request, Response, make_response, redirect, request
 from markupsafe import Markup
 
 from webapp.i18n import translate
@@ -12,7 +12,10 @@ from webapp.web.error_answers import STYLE_PATH, plain_page
 from webapp.web.fragments import current_locale
 
 LOGIN_PATH = "/login"
-COOKIE_SECONDS = 30 * 86400
+OWNER_PATH = "/open"
+"""Of the owner's links, with ``?secret=``."""
+COOKIE_SECONDS = 365 * 86400
+"""The session itself ends earlier, when it is not used (:data:`webapp.storage.sessions.UNUSED_S`)."""
 MAX_FORM_BYTES = 4096
 FORM = Markup(
     '<h1>{title}</h1><p>{intro}</p><form method="post" action="/login"><input type="hidden" name="next" value="{next}">'
@@ -50,8 +53,8 @@ def login_style() -> Response:
     return make_response(STYLE, {"Content-Type": "text/css; charset=utf-8", "Cache-Control": "max-age=3600"})
 
 
-def is_login_style() -> bool:
-    return request.method == "GET" and request.path == STYLE_PATH
+def is_login_style(asked: Request) -> bool:
+    return asked.method == "GET" and asked.path == STYLE_PATH
 
 
 def submitted_token() -> str:
@@ -79,9 +82,23 @@ def local_path(path: str) -> str:
     return path if is_local else "/"
 
 
-def welcome(cookie: str, token: str, page: str) -> Response:
+def welcome(cookie: str, session_id: str, page: str) -> Response:
     """To ``page`` with the cookie set. Lax, so that a link from elsewhere works; the Origin check guards the rest."""
-    response = make_response(redirect(page, 303))
-    response.set_cookie(cookie, token, httponly=True, samesite="Lax", max_age=COOKIE_SECONDS)
+    response = to_page(page)
+    response.set_cookie(
+        cookie, session_id, httponly=True, samesite="Lax", secure=request.is_secure, max_age=COOKIE_SECONDS
+    )
+    return response
+
+
+def goodbye(cookie: str, page: str) -> Response:
+    """To ``page`` without the cookie."""
+    response = to_page(page)
+    response.delete_cookie(cookie, httponly=True, samesite="Lax", secure=request.is_secure)
+    return response
+
+
+def to_page(page: str) -> Response:
+    response = make_response(redirect(request.script_root + page, 303))
     response.headers["Cache-Control"] = "no-store"
     return response

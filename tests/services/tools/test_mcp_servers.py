@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from tests.tools.mcp.conftest import address, raw
+from tests.tools.mcp.conftest import raw
 from tests.waiting import wait_until
-from webapp.errors import McpOnlyHere, McpProgramsOff, McpServerInvalid, McpServerNotFound
+from webapp.errors import McpProgramsOff, McpServerInvalid, McpServerNotFound
 from webapp.services.tools.mcp_servers import DELETED_KEPT_S, McpServers
 from webapp.services.tools.mcp_tools import sync
 from webapp.settings import Settings
@@ -20,7 +20,6 @@ from webapp.tools.mcp.listing import Listing, RemoteTool
 
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 ECHO, READ = RemoteTool("echo", "Says it.", TEXT), RemoteTool("files.read", "Reads.", TEXT, ("reads",))
-HERE, ELSEWHERE = True, False
 
 
 @pytest.fixture
@@ -114,7 +113,7 @@ def test_one_tool_too_many_is_refused_and_the_others_stay(tools, server):
 
 def connected(servers, config=None):
     pytest.importorskip("mcp")
-    server = servers.add(config or raw("modern"), HERE)
+    server = servers.add(config or raw("modern"))
     wait_until(lambda: servers.state(server).phase == "connected")
     return server
 
@@ -124,16 +123,16 @@ def test_switched_off_a_server_takes_its_tools_with_it_and_back(servers_with, to
     server = connected(servers)
     echo = servers.tools(server.id)[0]
     assert servers.call(echo.definition, {}).text == "modern"
-    off = servers.switch(server.id, False, HERE)
+    off = servers.switch(server.id, False)
     assert tools.list() == [] and servers.state(off).phase == "off"
     result = servers.call(echo.definition, {})
     assert result.is_error and "switched off" in result.text
-    servers.switch(server.id, True, HERE)
+    servers.switch(server.id, True)
     assert [tool.id for tool in tools.list()] == [echo.id], "before the server has answered"
     assert servers.call(echo.definition, {}).text == "modern"
-    servers.remove(server.id, HERE)
+    servers.remove(server.id)
     assert tools.list() == [] and servers.call(echo.definition, {}).is_error
-    servers.restore(server.id, HERE)
+    servers.restore(server.id)
     assert [tool.id for tool in tools.list()] == [echo.id]
 
 
@@ -151,46 +150,21 @@ def test_what_is_not_wanted_is_not_offered_and_approval_is_a_persons(servers_wit
     servers = servers_with()
     server = connected(servers)
     echo = servers.tools(server.id)[0]
-    servers.set_tools(server.id, [], {echo.id: Approval.NEVER}, HERE)
+    servers.set_tools(server.id, [], {echo.id: Approval.NEVER})
     assert tools.get(echo.id).definition.approval is Approval.NEVER
-    servers.set_tools(server.id, ["echo"], {}, HERE)
+    servers.set_tools(server.id, ["echo"], {})
     assert tools.list() == []
-    servers.connect(server.id, HERE)
+    servers.connect(server.id)
     wait_until(lambda: servers.state(server).phase == "connected")
     assert tools.list() == [], "also when it is listed again"
-    servers.set_tools(server.id, [], {}, HERE)
+    servers.set_tools(server.id, [], {})
     assert tools.get(echo.id).definition.approval is Approval.NEVER
-
-
-def test_programs_are_added_and_changed_here_alone(servers_with, server):
-    servers = servers_with()
-    for act in (
-        lambda: servers.add(raw("deaf"), ELSEWHERE),
-        lambda: servers.try_out(raw("deaf"), ELSEWHERE),
-        lambda: servers.import_text('{"mcpServers": {"a": {"command": "x"}}}', ELSEWHERE),
-        lambda: servers.change(server.id, address("http://ok.example/"), ELSEWHERE, None),
-        lambda: servers.connect(server.id, ELSEWHERE),
-        lambda: servers.switch(server.id, False, ELSEWHERE),
-        lambda: servers.set_tools(server.id, [], {}, ELSEWHERE),
-        lambda: servers.remove(server.id, ELSEWHERE),
-    ):
-        with pytest.raises(McpOnlyHere):
-            act()
-    assert servers.store.list() == [server]
-
-
-def test_addresses_from_elsewhere_are_those_of_allowed_hosts(servers_with):
-    servers = servers_with(tool_hosts=("mcp.example",))
-    assert servers.may_change(address("https://mcp.example/mcp"), ELSEWHERE) is None
-    for url in ("http://127.0.0.1/mcp", "http://169.254.169.254/", "https://mcp.example.evil.example/"):
-        assert isinstance(servers.may_change(address(url), ELSEWHERE), McpOnlyHere)
-        assert servers.may_change(address(url), HERE) is None
 
 
 def test_programs_can_be_turned_off_for_everybody(servers_with, server):
     servers = servers_with(mcp_stdio=False)
     with pytest.raises(McpProgramsOff):
-        servers.add(raw("deaf"), HERE)
+        servers.add(raw("deaf"))
     definition = ToolDefinition("echo", behaviour=Behaviour.MCP, mcp=McpTool(server.id, "echo"))
     result = servers.call(definition, {})
     assert result.is_error and "turned off" in result.text
@@ -200,10 +174,10 @@ def test_programs_can_be_turned_off_for_everybody(servers_with, server):
 
 def test_what_is_imported_waits_to_be_switched_on(servers_with, tools):
     servers = servers_with()
-    made = servers.import_text('{"mcpServers": {"a": {"command": "x"}, "b": {"command": "y"}}}', HERE)
+    made = servers.import_text('{"mcpServers": {"a": {"command": "x"}, "b": {"command": "y"}}}')
     assert [servers.state(server).phase for server in made] == ["off", "off"]
     with pytest.raises(McpServerInvalid):
-        servers.import_text('{"mcpServers": {"c": {"command": "x"}, "A": {"command": "y"}}}', HERE)
+        servers.import_text('{"mcpServers": {"c": {"command": "x"}, "A": {"command": "y"}}}')
     assert [server.config.name for server in servers.store.list()] == ["a", "b"]
 
 
@@ -219,13 +193,13 @@ def test_a_server_is_connected_before_its_tool_is_called(servers_with):
 def test_a_try_keeps_nothing(servers_with, tools):
     pytest.importorskip("mcp")
     servers = servers_with()
-    state, listing = servers.try_out(raw("modern"), HERE)
+    state, listing = servers.try_out(raw("modern"))
     assert state.phase == "connected" and [tool.name for tool in listing.tools] == ["echo"]
     assert servers.store.list() == [] and tools.list() == []
 
 
 def test_a_removed_server_is_gone_for_good_after_a_day(servers_with, server, database):
-    servers_with().remove(server.id, HERE)
+    servers_with().remove(server.id)
     store = McpServerStore(database)
     store.purge(time.time() - DELETED_KEPT_S)
     store.restore(server.id)

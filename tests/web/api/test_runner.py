@@ -82,10 +82,12 @@ def test_a_state_may_be_named_by_the_path_runner_has_for_it(serve, monkeypatch):
 
 def test_exit_ends_the_server(serve):
     server = serve()
-    assert server.post("/exit", b"")[0] == 503  # not begun by roost serve
+    key = {"Authorization": f"Bearer {(server.settings.data_dir / 'owner.key').read_text().strip()}"}
+    assert server.post("/exit", b"", **key)[0] == 503  # not begun by roost serve
     ended = []
     server.app.extensions["stop"] = lambda: ended.append(True)
-    assert server.post("/exit", b"") == (200, "success")
+    assert server.post("/exit", b"")[0] == 403, "another account of this machine"
+    assert server.post("/exit", b"", **key) == (200, "success")
     wait_until(lambda: ended)
 
 

@@ -10,7 +10,9 @@ import threading
 import urllib.parse
 import urllib.request
 from pathlib import Path
+from typing import ClassVar
 
+from tests.web.owner import owner_cookie
 from tests.web.ws_client import WebSocketClient
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.manager.engine_client import start_engine_in_thread
@@ -49,7 +51,10 @@ def fake_strategy(answer: str = ANSWER, **options: object) -> str:
 
 
 class RunningRoost:
-    """``url`` is its address. :meth:`restart` keeps the port and the data."""
+    """``url`` is its address, ``owner`` the cookie (name, value) of the owner's session, which every request here has.
+    :meth:`restart` keeps the port and the data."""
+
+    at_port: ClassVar[dict[int, RunningRoost]] = {}
 
     def __init__(self, data_dir: Path, strategy: str, port: int = 0, **settings: object) -> None:
         settings.setdefault("models_dir", models_dir())
@@ -70,6 +75,9 @@ class RunningRoost:
         self.server = make_server(self.app, self.settings)
         self.port = self.server.addresses[0][1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.owner = owner_cookie(self.app, self.port)
+        self.at_port[self.port] = self
+        self.cookie = "=".join(self.owner)
         self.store = ChatStore(self.app.extensions["database"])
         self.turns = self.app.extensions["chat_turns"]
         self._thread = threading.Thread(target=self.server.run)
@@ -84,8 +92,12 @@ class RunningRoost:
         self._thread.join(20)
         self.app.extensions["close"]()
 
+    def request(self, path: str, body: bytes | None = None, **headers: str) -> urllib.request.Request:
+        given = {name.replace("_", "-"): value for name, value in {"Cookie": self.cookie, **headers}.items()}
+        return urllib.request.Request(self.url + path, body, given)
+
     def get(self, path: str, **headers: str) -> str:
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, headers=headers)) as answer:
+        with urllib.request.urlopen(self.request(path, **headers)) as answer:
             return answer.read().decode()
 
     def weight(self, path: str) -> int:
@@ -97,8 +109,7 @@ class RunningRoost:
             path = todo.pop()
             if path in sizes:
                 continue
-            request = urllib.request.Request(self.url + path, headers={"Accept-Encoding": "gzip"})
-            with urllib.request.urlopen(request) as answer:
+            with urllib.request.urlopen(self.request(path, Accept_Encoding="gzip")) as answer:
                 sizes[path] = len(answer.read())
             if path.endswith(".js"):
                 folder = path.rpartition("/")[0]
@@ -109,7 +120,7 @@ class RunningRoost:
     def post(self, path: str, **fields: str) -> tuple[str, str]:
         """(final address, page) after following the redirect, as a browser without scripts would."""
         body = urllib.parse.urlencode(fields).encode()
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, body, {"Origin": self.url})) as answer:
+        with urllib.request.urlopen(self.request(path, body, Origin=self.url)) as answer:
             return answer.url.removeprefix(self.url), answer.read().decode()
 
     def socket(self) -> PageClient:
@@ -127,7 +138,8 @@ class PageClient:
     """A page's socket without a page."""
 
     def __init__(self, roost: RunningRoost) -> None:
-        self.client = WebSocketClient(roost.port, "/ws/chat", extra=f"Origin: {roost.url}\r\n", timeout=20)
+        head = f"Origin: {roost.url}\r\nCookie: {roost.cookie}\r\n"
+        self.client = WebSocketClient(roost.port, "/ws/chat", extra=head, timeout=20)
 
     def send(self, **fields: object) -> None:
         self.client.send(json.dumps(fields))

@@ -10,6 +10,7 @@ import pytest
 
 from tests.waiting import wait_until
 from tests.web.models.conftest import Browser
+from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from webapp.manager.engine_client import start_engine_in_thread
 from webapp.manager.model_manager import ModelManager
@@ -25,7 +26,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
     write_checkpoint(models / "six.pth", "6", n_layer=1, n_embd=64, time_state=True)
     settings = Settings(data_dir=tmp_path / "data", models_dir=models, strategy="fake", open_browser=False)
     app = create_app(settings, ModelManager(settings, start_engine_in_thread))
-    yield Browser(app.test_client(), models, app)
+    yield Browser(owner_client(app), models, app)
     app.extensions["close"]()
 
 

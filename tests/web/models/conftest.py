@@ -11,6 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.services.library.library_folder import good_bytes, torn_bytes
+from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_tensors
 from webapp.manager.engine_client import start_engine_in_thread
 from webapp.manager.model_manager import ModelManager
@@ -85,7 +86,7 @@ def open_browser(tmp_path: Path):
         )
         app = create_app(made, ModelManager(made, start_engine_in_thread))
         apps.append(app)
-        return Browser(app.test_client(), folder, app)
+        return Browser(owner_client(app), folder, app)
 
     yield make
     for app in apps:

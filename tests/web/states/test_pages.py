@@ -8,6 +8,7 @@ import re
 import pytest
 
 from tests.manager.conftest import last_output, request
+from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from webapp.manager.engine_client import start_engine_in_thread
 from webapp.manager.model_manager import ModelManager
@@ -55,7 +56,7 @@ def browser(folder, tmp_path):
     settings = Settings(data_dir=tmp_path, models_dir=folder, model="seven.pth", strategy="fake", open_browser=False)
     manager = ModelManager(settings, start_engine_in_thread)
     app = create_app(settings, manager)
-    yield Browser(app.test_client(), states, manager)
+    yield Browser(owner_client(app), states, manager)
     app.extensions["close"]()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.web.chat.running_roost import fake_strategy
+from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends.fake import FakeBackend
 from webapp.manager.engine_client import start_engine_in_thread
@@ -31,7 +32,7 @@ CALL = ' ```json\n{"name":"get_weather","arguments":{"city":"Paris"}}\n```'
 
 class Browser:
     def __init__(self, app: Any) -> None:
-        self.client = app.test_client()
+        self.client = owner_client(app)
         self.bench = app.extensions["tool_bench"]
         self.tools = ToolStore(app.extensions["database"])
 

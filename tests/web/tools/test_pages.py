@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
+from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
 from webapp.manager.engine_client import start_engine_in_thread
 from webapp.manager.model_manager import ModelManager
@@ -24,7 +25,7 @@ HTMX = {"HX-Request": "true"}
 
 class Browser:
     def __init__(self, app: Any) -> None:
-        self.client = app.test_client()
+        self.client = owner_client(app)
         self.tools = ToolStore(app.extensions["database"])
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:

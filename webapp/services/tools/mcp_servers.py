@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from webapp.errors import McpOnlyHere, McpProgramsOff, McpServerNotFound, McpServerOff, RoostError
+from webapp.errors import McpProgramsOff, McpServerNotFound, McpServerOff, RoostError
 from webapp.services.tools.mcp_tools import bring_back, sync, take_away
 from webapp.settings import Settings
 from webapp.storage.database import Database
@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 
 
 class McpServers:
-    """One per database. Nothing is started before a person or a call asks for it. What changes servers takes
-    ``is_here``: whether who asks sits at this machine."""
+    """One per database. Nothing is started before a person or a call asks for it. Who may change servers is decided
+    where the request comes in: a program runs with all rights of the account that runs Roost, and an address may be one
+    that only this machine reaches."""
 
     def __init__(self, database: Database, settings: Settings, client: McpClient | None = None) -> None:
         self.store = McpServerStore(database)
@@ -49,46 +50,42 @@ class McpServers:
         """Those offered now."""
         return self._tools.of_server(server_id)
 
-    def may_change(self, config: ServerConfig, is_here: bool) -> RoostError | None:
-        """Why not, or None. A program runs with all rights of whoever runs Roost; an address may be one that only this
-        machine reaches."""
-        if config.kind is ServerKind.STDIO and not self._settings.mcp_stdio:
-            return McpProgramsOff()
-        is_listed = config.kind is ServerKind.HTTP and config.host in {h.lower() for h in self._settings.tool_hosts}
-        return None if is_here or is_listed else McpOnlyHere()
+    def may_change(self, config: ServerConfig) -> RoostError | None:
+        """Why this server cannot be changed, or None."""
+        return McpProgramsOff() if self._is_barred(config) else None
 
-    def add(self, config: ServerConfig, is_here: bool) -> StoredServer:
+    def add(self, config: ServerConfig) -> StoredServer:
         """Kept, switched on, and being connected when this returns."""
-        self._check(checked(config), is_here)
+        self._check(checked(config))
         server = self.store.create_all([config], is_on=True)[0]
         self._client.start(server.id, config)
         return server
 
-    def import_text(self, text: str, is_here: bool) -> list[StoredServer]:
+    def import_text(self, text: str) -> list[StoredServer]:
         """All servers of another program's JSON, switched off: somebody looks at each before it runs."""
         configs = read_servers(text)
         for config in configs:
-            self._check(config, is_here)
+            self._check(config)
         return self.store.create_all(configs, is_on=False)
 
-    def change(self, server_id: str, config: ServerConfig, is_here: bool, seen_at: float | None) -> StoredServer:
-        self._check(self.store.get(server_id).config, is_here)
-        self._check(checked(config), is_here)
+    def change(self, server_id: str, config: ServerConfig, seen_at: float | None) -> StoredServer:
+        self._check(self.store.get(server_id).config)
+        self._check(checked(config))
         server = self.store.update(server_id, config, seen_at)
         if server.is_on:
             self._client.start(server.id, config)
         return server
 
-    def connect(self, server_id: str, is_here: bool) -> None:
+    def connect(self, server_id: str) -> None:
         """Begins anew, also where it is connected: what the server lists is asked for again."""
-        server = self._allowed(server_id, is_here)
+        server = self._allowed(server_id)
         if not server.is_on:
             raise McpServerOff(name=server.config.name)
         self._client.drop(server_id)
         self._client.start(server_id, server.config)
 
-    def switch(self, server_id: str, is_on: bool, is_here: bool) -> StoredServer:
-        server = self._allowed(server_id, is_here)
+    def switch(self, server_id: str, is_on: bool) -> StoredServer:
+        server = self._allowed(server_id)
         with self._lock:
             self.store.switch(server_id, is_on)
             if is_on:
@@ -101,18 +98,18 @@ class McpServers:
             self._client.drop(server_id)
         return replace(server, is_on=is_on)
 
-    def remove(self, server_id: str, is_here: bool) -> StoredServer:
+    def remove(self, server_id: str) -> StoredServer:
         """Until :meth:`restore`."""
-        server = self._allowed(server_id, is_here)
+        server = self._allowed(server_id)
         with self._lock:
             self.store.delete(server_id)
             take_away(self._tools, server_id)
         self._client.drop(server_id)
         return server
 
-    def restore(self, server_id: str, is_here: bool) -> StoredServer:
+    def restore(self, server_id: str) -> StoredServer:
         server = self.store.restore(server_id)
-        refusal = self.may_change(server.config, is_here)
+        refusal = self.may_change(server.config)
         if refusal is not None:
             self.store.delete(server_id)
             raise refusal
@@ -120,9 +117,9 @@ class McpServers:
             bring_back(self._tools, server)
         return server
 
-    def try_out(self, config: ServerConfig, is_here: bool) -> tuple[ServerState, Listing]:
+    def try_out(self, config: ServerConfig) -> tuple[ServerState, Listing]:
         """Connects as the form has it and takes nothing over; waits for the answer, McpError when there is none."""
-        self._check(checked(config), is_here)
+        self._check(checked(config))
         server_id = f"try-{uuid.uuid4().hex}"
         try:
             listing = self._client.connect(server_id, config)
@@ -130,12 +127,10 @@ class McpServers:
         finally:
             self._client.drop(server_id)
 
-    def set_tools(
-        self, server_id: str, hidden: Collection[str], approvals: Mapping[str, Approval], is_here: bool
-    ) -> None:
+    def set_tools(self, server_id: str, hidden: Collection[str], approvals: Mapping[str, Approval]) -> None:
         """``hidden`` are the server's names of tools not to be offered; ``approvals`` by the ids of stored tools."""
         with self._lock:
-            server = self._allowed(server_id, is_here)
+            server = self._allowed(server_id)
             tools = replace(server.tools, hidden=tuple(name for name in server.tools.names if name in hidden))
             self.store.set_tools(server_id, tools)
             for tool in self._tools.of_server(server_id):
@@ -176,13 +171,13 @@ class McpServers:
         if is_hidden:
             self._tools.delete(tool.id)
 
-    def _allowed(self, server_id: str, is_here: bool) -> StoredServer:
+    def _allowed(self, server_id: str) -> StoredServer:
         server = self.store.get(server_id)
-        self._check(server.config, is_here)
+        self._check(server.config)
         return server
 
-    def _check(self, config: ServerConfig, is_here: bool) -> None:
-        refusal = self.may_change(config, is_here)
+    def _check(self, config: ServerConfig) -> None:
+        refusal = self.may_change(config)
         if refusal is not None:
             raise refusal
 

@@ -7,25 +7,18 @@ from pathlib import Path, PurePosixPath
 
 from flask import current_app, request
 
-from webapp.errors import LoopbackOnly, ModelNotFound, ModelNotServed
+from webapp.errors import ModelNotFound, ModelNotServed
 from webapp.manager.library import ModelEntry, ModelFile
 from webapp.manager.model_manager import ModelManager
 from webapp.services.strategy.on_load import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.answering import DISCONNECTED, ClientGone, the_record, the_settings
 from webapp.web.api.model_turns import ModelTurns
-from webapp.web.guard import is_from_here
 
 
 def the_manager() -> ModelManager:
     manager: ModelManager = current_app.extensions["model_manager"]
     return manager
-
-
-def check_loopback() -> None:
-    """What changes the model for everyone, or ends the server, is asked for on this machine only."""
-    if not is_from_here():
-        raise LoopbackOnly()
 
 
 def served_model(asked: str | None) -> str:

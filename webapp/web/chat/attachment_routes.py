@@ -19,6 +19,7 @@ from webapp.web.chat.house import House, the_house
 from webapp.web.chat.message_view import attached_context, reading_words
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.frames import FrameFields
+from webapp.web.guard import client_address, current_role
 from webapp.web.kit.page import Toast
 
 blueprint = Blueprint("attachments", __name__)
@@ -87,7 +88,7 @@ def download(chat_id: str, attachment_id: str) -> Response:
 
 def take_files(house: House, fields: FrameFields) -> Taken:
     """The files of the request's form. ``fields`` get the chat that begins with the first of them."""
-    commands = Commands(house, request.remote_addr or "")
+    commands = Commands(house, client_address(), current_role)
     taken = Taken(fields.text("chat", ID_CHARS, ""))
     for upload in request.files.getlist("file"):
         if not upload.filename:  # a form whose file field was left empty

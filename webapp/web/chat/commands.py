@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from webapp.chat.titles import title_of
-from webapp.errors import BadFrame, Phrase
+from webapp.errors import BadFrame, OwnerOnly, Phrase
 from webapp.services.presets.fields import NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.house import LIST, House, chat_topic
 from webapp.web.chat.options_form import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.frames import FrameFields
+from webapp.web.roles import COMMAND_ROLES, Role
 
 ID_CHARS = 64
 TITLE_CHARS = 200
@@ -55,14 +56,19 @@ def read_command(fields: FrameFields) -> Command:
 
 
 class Commands:
-    """Carries them out for one reader. ``client`` is who asks, for fairness between them."""
+    """Carries them out for one reader. ``client`` is who asks, for fairness between them; ``role`` says who that is at
+    the moment: a session may end while its page is open."""
 
-    def __init__(self, house: House, client: str = "") -> None:
+    def __init__(self, house: House, client: str, role: Callable[[], Role]) -> None:
         self.house = house
         self.client = client
+        self.role = role
 
     def perform(self, command: Command) -> Outcome:
-        """Raises the typed error of whatever did not work; nothing is half done then."""
+        """Raises the typed error of whatever did not work; nothing is half done then. OwnerOnly where the reader may
+        not do it."""
+        if self.role() < COMMAND_ROLES.get(command.do, Role.OWNER):
+            raise OwnerOnly()
         outcome = COMMANDS[command.do](self, command)
         touched = {command.chat_id, outcome.chat_id, outcome.changed_id} - {""}
         self.house.news.publish(LIST, *(chat_topic(chat_id) for chat_id in touched))

@@ -21,6 +21,7 @@ from webapp.web.chat.page_view import PAGE, chat_list, chat_page, conversation, 
 from webapp.web.chat.socket import address
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.frames import FrameFields
+from webapp.web.guard import client_address, current_role
 from webapp.web.kit.page import Toast
 
 blueprint = Blueprint("chat", __name__)
@@ -106,7 +107,7 @@ def do() -> Response | BaseResponse:
     try:
         if taken.refused:
             raise taken.refused[0]
-        outcome = Commands(the_house(), request.remote_addr or "").perform(read_command(fields))
+        outcome = Commands(the_house(), client_address(), current_role).perform(read_command(fields))
     except RoostError as exc:
         message, hint = translate_error(exc, current_locale())
         shown = taken.chat_id if _exists(taken.chat_id) else ""

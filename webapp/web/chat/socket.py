@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from flask import copy_current_request_context, current_app, request
+from flask import copy_current_request_context, current_app, g
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed
 
@@ -22,11 +22,13 @@ from webapp.web.chat.options_form import NEW_CHAT, chat_with
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.fragments import current_locale, translator
 from webapp.web.frames import FrameFields, parse_frame
+from webapp.web.guard import client_address, current_role, the_guard
 from webapp.web.kit.page import Toast
 
 log = logging.getLogger(__name__)
 MOST_SHOWN = 10_000
 INTERNAL_ERROR = 1011
+GOING_AWAY = 1001
 _toast_numbers = itertools.count(1)
 
 
@@ -38,12 +40,15 @@ def chat_socket(ws: Any) -> None:
     locale = current_locale()
     house = house_of(current_app._get_current_object())  # type: ignore[attr-defined]
     viewer = Viewer(house, ws.send, translator(locale), locale)
-    page = PageSocket(viewer, Commands(house, request.remote_addr or ""), locale, ws.close)
+    guard, role, session = the_guard(), current_role(), g.get("session")
+    commands = Commands(house, client_address(), lambda: guard.role_now(role, session))
+    page = PageSocket(viewer, commands, locale, ws.close)
     shower = threading.Thread(target=copy_current_request_context(page.show), name="chat-viewer", daemon=True)
     shower.start()
     try:
-        while True:
-            page.take(ws.receive())
+        with guard.sessions.watched(session.key if session else "", lambda: ws.close(GOING_AWAY)):
+            while True:
+                page.take(ws.receive())
     finally:
         viewer.close()
 

@@ -34,7 +34,7 @@ class ServerRow:
 
 @dataclass(frozen=True)
 class ServersPage:
-    """``missing`` says what has to be installed, ``barred`` why nothing can be added from where the reader sits;
+    """``missing`` says what has to be installed, ``barred`` why not every kind of server can be added;
     ``notice`` (sentence, way out) what a button of the list could not do."""
 
     page_title: str

@@ -9,25 +9,26 @@ from typing import Any
 
 from flask import current_app
 
-from webapp.errors import McpNotInstalled, McpOnlyHere, McpProgramsOff, RoostError
+from webapp.errors import McpNotInstalled, McpProgramsOff, RoostError
 from webapp.i18n import phrase, translate_error
 from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.web.fragments import current_locale, translator
-from webapp.web.guard import is_from_here
+from webapp.web.guard import current_role
+from webapp.web.roles import Role
 
 
 @dataclass(frozen=True)
 class Desk:
-    """``is_here``: the reader sits at the machine Roost runs on."""
+    """``is_owner``: the reader may change servers."""
 
     servers: McpServers
     tools: ToolStore
     settings: Settings
     locale: str
     t: Callable[..., Any]
-    is_here: bool
+    is_owner: bool
 
     def said(self, error: RoostError) -> tuple[str, str]:
         """Sentence and way out, in the reader's language."""
@@ -44,9 +45,7 @@ class Desk:
 
     @property
     def barred(self) -> str:
-        """Why this reader cannot add every kind of server, or ""."""
-        if not self.is_here:
-            return " ".join(self.said(McpOnlyHere()))
+        """Why not every kind of server can be added, or ""."""
         return "" if self.settings.mcp_stdio else " ".join(self.said(McpProgramsOff()))
 
 
@@ -54,4 +53,5 @@ def the_desk() -> Desk:
     locale = current_locale()
     parts = current_app.extensions
     tools = ToolStore(parts["database"])
-    return Desk(parts["mcp_servers"], tools, parts["settings"], locale, translator(locale), is_from_here())
+    is_owner = current_role() is Role.OWNER
+    return Desk(parts["mcp_servers"], tools, parts["settings"], locale, translator(locale), is_owner)

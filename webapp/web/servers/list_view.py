@@ -54,16 +54,16 @@ def server_row(desk: Desk, server: StoredServer) -> ServerRow:
         problem=problem,
         way_out=way_out,
         is_on=server.is_on,
-        can_change=desk.servers.may_change(server.config, desk.is_here) is None,
+        can_change=desk.is_owner and desk.servers.may_change(server.config) is None,
     )
 
 
 def place_of(desk: Desk, server: StoredServer) -> str:
-    """Arguments may hold what is nobody else's business: from another device only the program's name is shown."""
+    """Arguments may hold what is nobody else's business: only the owner sees more than the program's name."""
     config = server.config
     if config.kind is ServerKind.HTTP:
         return config.shown_url[:SHOWN_CHARS]
-    words = (config.command, *config.args) if desk.is_here else (PurePath(config.command).name,)
+    words = (config.command, *config.args) if desk.is_owner else (PurePath(config.command).name,)
     return config.without_secrets(joined(words))[:SHOWN_CHARS]
 
 

@@ -56,7 +56,7 @@ def edit(server_id: str) -> Response:
 def create() -> BaseResponse | Response:
     desk, draft = the_desk(), read_draft(request.form)
     try:
-        server = desk.servers.add(config_of(draft), desk.is_here)
+        server = desk.servers.add(config_of(draft))
     except RoostError as exc:
         return _refused(desk, draft, "", exc)
     return redirect(url_for("tools.servers.edit", server_id=server.id, said="added"), 303)
@@ -67,7 +67,7 @@ def save(server_id: str) -> BaseResponse | Response:
     desk, draft = the_desk(), read_draft(request.form)
     try:
         before = desk.servers.store.get(server_id).config
-        desk.servers.change(server_id, config_of(draft, before), desk.is_here, _seen_at(draft))
+        desk.servers.change(server_id, config_of(draft, before), _seen_at(draft))
     except RoostError as exc:
         return _refused(desk, draft, server_id, exc)
     return redirect(url_for("tools.servers.edit", server_id=server_id, said="saved"), 303)
@@ -82,7 +82,7 @@ def try_out() -> Response:
     server = desk.servers.store.get(server_id) if re.fullmatch(ID, server_id) else None
     try:
         known = server.config if server else None
-        trial = good_trial(desk, *desk.servers.try_out(config_of(draft, known), desk.is_here))
+        trial = good_trial(desk, *desk.servers.try_out(config_of(draft, known)))
     except RoostError as exc:
         trial = bad_trial(desk, exc)
     return render_page("servers/edit.html", server_page(desk, draft, server, trial=trial), "servers/_trial.html")
@@ -97,14 +97,14 @@ def words() -> Response:
 @blueprint.post("/<server_id>/connect")
 def connect(server_id: str) -> BaseResponse | Response:
     desk = the_desk()
-    return _done(desk, server_id, lambda: desk.servers.connect(server_id, desk.is_here))
+    return _done(desk, server_id, lambda: desk.servers.connect(server_id))
 
 
 @blueprint.post("/<server_id>/switch")
 def switch(server_id: str) -> BaseResponse | Response:
     desk, is_on = the_desk(), request.form.get("on") == "1"
     said = "on" if is_on else "off"
-    return _done(desk, server_id, lambda: desk.servers.switch(server_id, is_on, desk.is_here), said)
+    return _done(desk, server_id, lambda: desk.servers.switch(server_id, is_on), said)
 
 
 @blueprint.post("/<server_id>/tools")
@@ -119,14 +119,14 @@ def set_tools(server_id: str) -> BaseResponse:
         if name.startswith("approval:") and value in known
     }
     hidden = {*desk.servers.store.get(server_id).tools.hidden} - set(shown) | (set(shown) - offered)
-    desk.servers.set_tools(server_id, hidden, approvals, desk.is_here)
+    desk.servers.set_tools(server_id, hidden, approvals)
     return redirect(url_for("tools.servers.edit", server_id=server_id, said="tools"), 303)
 
 
 @blueprint.post("/<server_id>/delete")
 def delete(server_id: str) -> BaseResponse:
     desk = the_desk()
-    name = desk.servers.remove(server_id, desk.is_here).config.name
+    name = desk.servers.remove(server_id).config.name
     return redirect(url_for("tools.servers.index", said="removed", about=name, undo=server_id), 303)
 
 
@@ -135,7 +135,7 @@ def do() -> BaseResponse:
     """The undo of a toast."""
     desk = the_desk()
     found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    server = desk.servers.restore(found[1] if found else "", desk.is_here)
+    server = desk.servers.restore(found[1] if found else "")
     return redirect(url_for("tools.servers.index", said="restored", about=server.config.name), 303)
 
 
@@ -144,7 +144,7 @@ def import_() -> BaseResponse | Response:
     """Another program's JSON, pasted or as a file."""
     desk, text = the_desk(), _import_text()
     try:
-        made = desk.servers.import_text(text, desk.is_here)
+        made = desk.servers.import_text(text)
     except McpError as exc:
         reason = desk.t("tools.problem", reason=desk.reason(exc)) if isinstance(exc, McpServerInvalid) else ""
         page = servers_page(desk, import_error=reason or " ".join(desk.said(exc)), import_text=text[:20_000])

@@ -34,7 +34,7 @@ def server_page(
 ) -> ServerPage:
     errors = errors_of(desk, error)
     row = server_row(desk, server) if server else None
-    refusal = desk.servers.may_change(server.config, desk.is_here) if server else None
+    refusal = desk.servers.may_change(server.config) if server else None
     title = server.config.name if server else desk.t("mcp.new")
     return ServerPage(
         page_title=title,

@@ -15,8 +15,10 @@ from webapp.services.generation.request import CompletionOrder
 from webapp.web.api.answering import Answering, begin, whole_choices
 from webapp.web.api.ollama.answers import Figures, timestamp
 from webapp.web.api.ollama.request import OllamaRequest
-from webapp.web.api.served_model import check_loopback, is_name_of, known_name, served_model, the_manager
+from webapp.web.api.served_model import is_name_of, known_name, served_model, the_manager
 from webapp.web.api.streaming import JSON_LINES, answer, json_line, stream
+from webapp.web.guard import require
+from webapp.web.roles import Role
 
 MakeLine = Callable[..., Figures]
 """``make(content, thinking, calls, **figures)`` -> the dialect's object."""
@@ -48,7 +50,7 @@ def is_zero(keep_alive: Any) -> bool:
 
 def unload(asked: str | None, make: MakeLine) -> Response:
     """Not for a name that belongs to another model than the one that is served."""
-    check_loopback()
+    require(Role.LOCAL)
     manager = the_manager()
     served = manager.status().model
     if not asked or is_name_of(asked, served) or known_name(manager, asked) is None:

@@ -1,7 +1,7 @@
 """``/switch-model``, ``/update-config``, ``/status``, ``/exit``: the bodies and answers of RWKV-Runner.
 
-Only for programs on this machine: they change the model for everyone, or end the server. Runner took "true" for true,
-and the deployment scripts its manual points to send that.
+They change the model for everyone, or end the server; :mod:`webapp.web.roles` says who may. Runner took "true" for
+true, and the deployment scripts its manual points to send that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from webapp.errors import ModelError
 from webapp.web.api.answering import the_completions
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.sampling import asked_sampling, sampling_struct
-from webapp.web.api.served_model import check_loopback, the_manager
+from webapp.web.api.served_model import the_manager
 from webapp.web.api.streaming import answer
 
 SUCCESS = "success"
@@ -29,7 +29,7 @@ EXIT_AFTER_S = 0.2
 
 
 class SwitchModel(msgspec.Struct, kw_only=True, rename={"custom_cuda": "customCuda"}):
-    """``model`` "" unloads. ``deploy`` is ignored: who may ask this is decided by the address alone."""
+    """``model`` "" unloads. ``deploy`` is ignored: it was Runner's way to say who may ask."""
 
     model: str
     strategy: str
@@ -64,7 +64,6 @@ class RunnerError(msgspec.Struct):
 
 def switch_model() -> Response:
     """Answers when the model is loaded, as Runner does; 304 while another load is under way."""
-    check_loopback()
     asked = read_body(SwitchModel, is_strict=False)
     manager = the_manager()
     if manager.status().phase in ("loading", "unloading"):
@@ -100,7 +99,6 @@ def state_name(path: str) -> str:
 
 def update_config() -> Response:
     """Defaults of later requests, until the server ends; ``state`` is what later answers begin from."""
-    check_loopback()
     asked = read_body(RunnerConfig, is_strict=False)
     given, state = asked_sampling(asked, "runner"), asked.state
     SamplingParams.from_dict(given)
@@ -121,7 +119,6 @@ def device_of(strategy: str) -> str:
 
 
 def leave() -> Response:
-    check_loopback()
     stop: Any = current_app.extensions.get("stop")
     if stop is None:
         raise ModelError(reason="this server was not started by roost serve and cannot be ended from here")

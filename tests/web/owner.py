@@ -1,0 +1,35 @@
+"""Guards and owners' sessions for tests: most of them are about something else than who may do it."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from flask import Flask
+from flask.testing import FlaskClient
+
+from webapp.services.access.owner_proof import OwnerProof
+from webapp.settings import Settings
+from webapp.storage.database import Database
+from webapp.storage.sessions import Sessions
+from webapp.web.guard import Guard
+
+
+def install_guard(app: Flask, settings: Settings) -> Guard:
+    """The real one, on an app of a few routes; these take the names of endpoints in :mod:`webapp.web.roles`."""
+    folder = Path(tempfile.mkdtemp(prefix="roost-guard-"))
+    proof = OwnerProof(folder)
+    proof.prepare()
+    return Guard(app, settings, Sessions(Database(folder / "roost.db")), proof)
+
+
+def owner_cookie(app: Flask, port: int | str) -> tuple[str, str]:
+    """(name, value) of a cookie with a new owner's session, for a server at ``port``."""
+    return f"roost_session_{port}", app.extensions["sessions"].begin("owner", "a test")
+
+
+def owner_client(app: Flask) -> FlaskClient:
+    """A client that is the owner, at http://127.0.0.1 (port 80)."""
+    client = app.test_client()
+    client.set_cookie(*owner_cookie(app, 80), domain="127.0.0.1")
+    return client

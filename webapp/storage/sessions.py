@@ -1,0 +1,121 @@
+"""Sessions of browsers: who may come in by which cookie, kept as the hash of what the cookie holds.
+
+All of them are in memory too, because every request asks; only one server at a time writes a database (:mod:`.claim`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from webapp.errors import StorageError
+from webapp.storage.database import Database
+
+UNUSED_S = 90 * 86_400.0
+"""A session nobody has used for so long is forgotten."""
+MOST_SESSIONS = 1000
+TOUCH_EVERY_S = 300.0
+ID_BYTES = 32
+AGENT_CHARS = 300
+
+
+@dataclass(frozen=True)
+class Session:
+    """``key`` names it and lets nobody in. ``role`` is "owner" or "guest"; ``token_hash`` is of the token that let a
+    guest in. Times are Unix seconds."""
+
+    key: str
+    role: str
+    agent: str
+    token_hash: str
+    created_at: float
+    used_at: float
+
+
+class Sessions:
+    """Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        self._watchers: dict[str, list[Callable[[], object]]] = {}
+        with database.transaction() as connection:
+            connection.execute("DELETE FROM sessions WHERE used_at < ?", (time.time() - UNUSED_S,))
+            rows = connection.execute("SELECT * FROM sessions ORDER BY used_at").fetchall()
+        self._known = {row["key"]: Session(**dict(row)) for row in rows}
+
+    def begin(self, role: str, agent: str = "", token: str = "") -> str:
+        """The id for the cookie, which is kept nowhere. Beyond :data:`MOST_SESSIONS` the one unused longest ends."""
+        session_id = secrets.token_urlsafe(ID_BYTES)
+        now = time.time()
+        made = Session(digest(session_id), role, agent[:AGENT_CHARS], digest(token) if token else "", now, now)
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT INTO sessions (key, role, agent, token_hash, created_at, used_at) VALUES (?, ?, ?, ?, ?, ?)",
+                (made.key, made.role, made.agent, made.token_hash, made.created_at, made.used_at),
+            )
+        with self._lock:
+            self._known[made.key] = made
+            others = [row for row in self._known.values() if row.key != made.key and row.role == role]
+        if len(others) >= MOST_SESSIONS:
+            self.end(min(others, key=lambda row: row.used_at).key)
+        return session_id
+
+    def find(self, session_id: str) -> Session | None:
+        """By what a cookie holds. Changes nothing."""
+        session = self._known.get(digest(session_id)) if session_id else None
+        return session if session and time.time() - session.used_at < UNUSED_S else None
+
+    def is_alive(self, key: str) -> bool:
+        return key in self._known
+
+    def list(self) -> list[Session]:
+        """Those used last first."""
+        with self._lock:
+            return sorted(self._known.values(), key=lambda row: -row.used_at)
+
+    def touch(self, session: Session) -> None:
+        """Notes that it was used, every few minutes; a database that cannot be written stops nobody from reading."""
+        now = time.time()
+        if now - session.used_at < TOUCH_EVERY_S:
+            return
+        with self._lock:
+            if session.key not in self._known:
+                return
+            self._known[session.key] = replace(session, used_at=now)
+        with contextlib.suppress(StorageError), self._database.transaction() as connection:
+            connection.execute("UPDATE sessions SET used_at = ? WHERE key = ?", (now, session.key))
+
+    def end(self, key: str) -> None:
+        """It lets nobody in any more; what watches it is told. Nothing happens when there is none."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM sessions WHERE key = ?", (key,))
+        with self._lock:
+            self._known.pop(key, None)
+            watchers = self._watchers.pop(key, [])
+        for tell in watchers:
+            tell()
+
+    @contextmanager
+    def watched(self, key: str, tell: Callable[[], object]) -> Iterator[None]:
+        """Inside the block ``tell`` is called, in another thread, when the session ends. "" watches nothing."""
+        with self._lock:
+            if key:
+                self._watchers.setdefault(key, []).append(tell)
+        try:
+            yield
+        finally:
+            with self._lock, contextlib.suppress(KeyError, ValueError):
+                self._watchers[key].remove(tell)
+                if not self._watchers[key]:
+                    del self._watchers[key]
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

@@ -1,0 +1,181 @@
+"""Who is at the other end of a connection: the client's address, past the proxies that ``trusted_proxy`` names.
+
+Forwarding headers (``X-Forwarded-*`` or ``Forwarded``, RFC 7239) are believed only on a connection that comes from a
+trusted proxy. The client is then the rightmost address that is not a trusted proxy: everything left of it may have been
+made up by the client. On any other connection these headers only show that the request was forwarded, and a forwarded
+request is never taken for one from this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterable, Mapping, MutableMapping
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+from webapp.errors import SettingsError
+
+PEER = "roost.peer"
+"""In the WSGI environ: the address the connection comes from, the proxy's where there is one."""
+FORWARDING = {
+    "HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP", "HTTP_X_CLIENT_IP", "HTTP_CLIENT_IP", "HTTP_X_CLUSTER_CLIENT_IP",
+    "HTTP_TRUE_CLIENT_IP", "HTTP_CF_CONNECTING_IP", "HTTP_FLY_CLIENT_IP", "HTTP_X_ORIGINAL_HOST", "HTTP_X_ORIGINAL_URL",
+}  # fmt: skip
+PAIR = re.compile(r'\s*([A-Za-z]+)=(?:"([^"]*)"|([^;,"\s]*))\s*(?:;|$)')
+PREFIX = re.compile(r"(?:/(?!\.)[A-Za-z0-9._~-]+)+")
+HOST = re.compile(r"[A-Za-z0-9.\[\]:_-]{1,255}")
+
+
+class TrustedProxies:
+    """Addresses and networks (CIDR). SettingsError for an entry that is neither."""
+
+    def __init__(self, addresses: Iterable[str] = ()) -> None:
+        self._networks = tuple(_network(address) for address in addresses)
+
+    def is_trusted(self, address: str) -> bool:
+        try:
+            found = ip_address(plain_address(address))
+        except ValueError:
+            return False
+        return any(found in network for network in self._networks)
+
+    def apply(self, environ: MutableMapping[str, Any]) -> None:
+        """Puts the client's address, scheme, host and prefix into a WSGI ``environ``. Applied twice, it is applied
+        once. A header that cannot be read changes nothing."""
+        if PEER in environ:
+            return
+        peer = environ[PEER] = environ.get("REMOTE_ADDR") or ""
+        if not self.is_trusted(peer):
+            return
+        hops = _forwarded_hops(environ)
+        index = self._client_hop(hops)
+        said = hops[index] if hops else {}
+        if is_address(said.get("for", "")):
+            environ["REMOTE_ADDR"] = environ["REMOTE_HOST"] = said["for"]
+        if said.get("proto") in ("http", "https"):
+            environ["wsgi.url_scheme"] = said["proto"]
+        if HOST.fullmatch(said.get("host", "")):
+            environ["HTTP_HOST"] = said["host"]
+        if PREFIX.fullmatch(_last(environ, "HTTP_X_FORWARDED_PREFIX")):
+            environ["SCRIPT_NAME"] = _last(environ, "HTTP_X_FORWARDED_PREFIX")
+
+    def client_address(self, environ: Mapping[str, Any]) -> str:
+        """Whose limits a request counts against."""
+        copy = dict(environ)
+        self.apply(copy)
+        return str(copy.get("REMOTE_ADDR") or "")
+
+    def _client_hop(self, hops: list[dict[str, str]]) -> int:
+        """Index of the rightmost hop whose address is not a trusted proxy's; the first if all are."""
+        for index in range(len(hops) - 1, 0, -1):
+            if not self.is_trusted(hops[index].get("for", "")):
+                return index
+        return 0
+
+
+def is_direct(environ: Mapping[str, Any]) -> bool:
+    """False when something shows that the request was forwarded. nginx by default sends no such header, but HTTP/1.0,
+    which no client of today speaks."""
+    is_named = any(name in FORWARDING or name.startswith("HTTP_X_FORWARDED") for name in environ)
+    return not is_named and environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
+
+
+def is_of_own_account(environ: Mapping[str, Any]) -> bool:
+    """False when the connection is known to come from another account of this machine, or from elsewhere. Linux tells
+    whose a loopback connection is; root may do everything anyway."""
+    peer = environ.get(PEER) or environ.get("REMOTE_ADDR") or ""
+    if not is_loopback(peer):
+        return False
+    if not sys.platform.startswith("linux"):
+        return True
+    return _account_of(plain_address(peer), int(environ.get("REMOTE_PORT") or 0)) in (0, os.getuid())
+
+
+def _account_of(address: str, port: int) -> int | None:
+    """The user id that owns the connected TCP socket with this local address (``/proc/net/tcp``, proc(5))."""
+    raw = ip_address(address).packed
+    forms = [raw, b"\0" * 10 + b"\xff\xff" + raw] if len(raw) == 4 else [raw]
+    wanted = {f"{_as_words(form)}:{port:04X}" for form in forms}
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        try:
+            rows = Path(table).read_text(encoding="ascii").splitlines()[1:]
+        except OSError:
+            continue
+        for columns in (row.split() for row in rows):
+            if columns[1] in wanted and columns[3] == "01":  # established; a socket left alone counts as root's
+                return int(columns[7])
+    return None
+
+
+def _as_words(packed: bytes) -> str:
+    words = (packed[start : start + 4] for start in range(0, len(packed), 4))
+    return "".join(f"{int.from_bytes(word, sys.byteorder):08X}" for word in words)
+
+
+def is_loopback(address: str) -> bool:
+    try:
+        return ip_address(plain_address(address)).is_loopback
+    except ValueError:
+        return False
+
+
+def is_address(text: str) -> bool:
+    try:
+        return bool(ip_address(text))
+    except ValueError:
+        return False
+
+
+def plain_address(text: str) -> str:
+    """Without port, brackets and zone, and an IPv4 address that is mapped into IPv6 as IPv4."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    text = text.partition("%")[0].lower()
+    return text.removeprefix("::ffff:") if "." in text else text
+
+
+def _network(address: str) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(plain_address(address) if "/" not in address else address, strict=False)
+    except ValueError as exc:
+        reason = "it must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8"
+        raise SettingsError(name="trusted_proxy", value=address, reason=reason) from exc
+
+
+def _forwarded_hops(environ: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What each proxy said, the nearest last: keys "for", "proto", "host".
+
+    Where both kinds of header are present, X-Forwarded-For counts: proxies that write it pass a client's own
+    ``Forwarded`` on unread.
+    """
+    addresses = _values(environ, "HTTP_X_FORWARDED_FOR")
+    if not addresses and "HTTP_FORWARDED" in environ:
+        return [_forwarded_element(element) for element in _values(environ, "HTTP_FORWARDED")]
+    hops = [{"for": plain_address(address)} for address in addresses] or [{}]
+    for key, name in (("proto", "HTTP_X_FORWARDED_PROTO"), ("host", "HTTP_X_FORWARDED_HOST")):
+        values = _values(environ, name)
+        for number, hop in enumerate(reversed(hops), start=1):
+            if values:  # most proxies replace these two, so there may be fewer of them than of addresses
+                hop[key] = values[-number].lower() if number <= len(values) else values[-1].lower()
+    return hops
+
+
+def _forwarded_element(element: str) -> dict[str, str]:
+    found = {name.lower(): (quoted or plain).lower() for name, quoted, plain in PAIR.findall(element)}
+    if "for" in found:
+        found["for"] = plain_address(found["for"])
+    return found
+
+
+def _values(environ: Mapping[str, Any], name: str) -> list[str]:
+    return [value.strip() for value in str(environ.get(name, "")).split(",") if value.strip()]
+
+
+def _last(environ: Mapping[str, Any], name: str) -> str:
+    return (_values(environ, name) or [""])[-1]

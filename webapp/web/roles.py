@@ -1,0 +1,88 @@
+"""Who may do what: one row for every endpoint, and one for every command of the chat page.
+
+    STRANGER  shows nothing on a server that asks for a token: only the login page
+    GUEST     shows the token (or its session); on a server without a token, everybody
+    LOCAL     a direct connection from this machine to a server for one person, without any proof
+    OWNER     has proved it: the session of an owner's link, or the owner's key
+
+A higher role may do what a lower one may. LOCAL is for chatting and for Runner's scripts, which know no key: it changes
+what is loaded and the presets. What touches files, runs programs, defines tools or ends the server asks for the OWNER,
+because other accounts of this machine and proxies on it connect from loopback too. On a shared server nobody is LOCAL,
+so there these rows mean the owner.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from webapp.settings import Settings
+
+
+class Role(IntEnum):
+    STRANGER = 0
+    GUEST = 1
+    LOCAL = 2
+    OWNER = 3
+
+
+def _rows(role: Role, blueprint: str, names: str) -> dict[str, Role]:
+    prefix = f"{blueprint}." if blueprint else ""
+    return {prefix + name: role for name in names.split()}
+
+
+ENDPOINTS: dict[str, Role] = {
+    **_rows(Role.GUEST, "", "static health chat_socket"),
+    **_rows(Role.GUEST, "chat", "index chat chats older export do"),
+    **_rows(Role.GUEST, "chat.attachments", "attach file download"),
+    **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_standing"),
+    **_rows(Role.LOCAL, "presets", "submit do"),
+    **_rows(Role.GUEST, "models", "index rows list_ news details tensors"),
+    **_rows(Role.LOCAL, "models", "load unload cancel"),
+    **_rows(Role.OWNER, "models", "do delete rename import_ cancel_import discard_upload restore empty_trash"),
+    **_rows(Role.OWNER, "models.uploads", "start write discard"),
+    **_rows(Role.GUEST, "conversion", "index jobs"),
+    **_rows(Role.LOCAL, "conversion", "plan load preset"),
+    **_rows(Role.OWNER, "conversion", "start cancel remove"),
+    **_rows(Role.GUEST, "states", "index show_making details file"),
+    **_rows(Role.LOCAL, "states", "use"),
+    **_rows(Role.OWNER, "states", "do delete rename upload import_ blend copy_out make close_making"),
+    **_rows(Role.GUEST, "tools", "index new edit form show_preview export"),
+    **_rows(Role.OWNER, "tools", "create save try_out delete do add_builtin import_"),
+    **_rows(Role.GUEST, "tools.bench", "index show_run show_progress export_run edit_case export_cases"),
+    **_rows(Role.LOCAL, "tools.bench", "start stop delete_run add_case change_case delete_case clear_cases"),
+    **_rows(Role.LOCAL, "tools.bench", "do make import_"),
+    **_rows(Role.GUEST, "tools.servers", "index new edit words"),
+    **_rows(Role.OWNER, "tools.servers", "create save try_out connect switch set_tools delete do import_"),
+    **_rows(Role.GUEST, "docs", "index"),
+    **_rows(Role.GUEST, "status", "strip menu"),
+    **_rows(Role.LOCAL, "status", "load unload cancel"),
+    **_rows(Role.GUEST, "sessions", "index leave"),
+    **_rows(Role.OWNER, "sessions", "end end_others invite"),
+    "api unknown": Role.GUEST,
+}
+API: dict[str, Role] = {"/switch-model": Role.LOCAL, "/update-config": Role.LOCAL, "/exit": Role.OWNER}
+"""By address; every other address for programs asks, and is for a GUEST."""
+
+COMMAND_ROLES: dict[str, Role] = {
+    **_rows(Role.GUEST, "", "send stop regenerate edit continue refuse_call give_result resume_calls"),
+    **_rows(Role.GUEST, "", "toggle_attachment remove_attachment select rename_chat options"),
+    **_rows(Role.LOCAL, "", "approve_call delete_message restore_message delete_chat restore_chat"),
+    **_rows(Role.LOCAL, "", "save_preset load_preset"),
+}
+
+
+def least_role(endpoint: str | None) -> Role:
+    """Who may ask for an endpoint of Flask's. None, where there is nothing at the address, is for whoever is let in;
+    an endpoint without a row is the owner's."""
+    if endpoint is None:
+        return Role.GUEST
+    if endpoint.startswith("api ") and endpoint not in ENDPOINTS:
+        return API.get(endpoint.rpartition(" ")[2], Role.GUEST)
+    return ENDPOINTS.get(endpoint, Role.OWNER)
+
+
+def role_without_proof(settings: Settings, is_near: bool) -> Role:
+    """Of a request that shows neither token nor session; ``is_near``: it came straight from this machine."""
+    if settings.is_shared or settings.token:
+        return Role.STRANGER
+    return Role.LOCAL if is_near else Role.GUEST
