@@ -44,7 +44,21 @@ class Choice:
 
     value: str
     label: str
+    is_disabled: bool = False
     is_chosen: bool = False
+
+
+@dataclass(frozen=True)
+class FormField:
+    """What the macros of ``_controls.html`` want to know of a control. ``default`` None: it has no reset dot."""
+
+    name: str
+    label: str
+    help: str = ""
+    error: str = ""
+    is_changed: bool = False
+    default: str | None = None
+    needs_reload: bool = False
 
 
 class PageContext:

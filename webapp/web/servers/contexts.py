@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from webapp.web.kit.page import Toast
-from webapp.web.tools.contexts import Choice, FormField
+from webapp.web.kit.page import Choice, FormField, Toast
 
 
 @dataclass(frozen=True)

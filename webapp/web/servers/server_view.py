@@ -13,12 +13,11 @@ from webapp.tools.definition import Approval
 from webapp.tools.mcp.client import ServerState
 from webapp.tools.mcp.listing import Listing
 from webapp.tools.mcp.server_config import ServerKind
-from webapp.web.kit.page import Toast
+from webapp.web.kit.page import Choice, FormField, Toast
 from webapp.web.servers.contexts import ServerPage, ToolLine, Trial
 from webapp.web.servers.desk import Desk
 from webapp.web.servers.form_input import ServerDraft, split_command
 from webapp.web.servers.list_view import server_row
-from webapp.web.tools.contexts import Choice, FormField
 
 FIELDS = ("name", "command", "env", "url", "headers", "timeout_s")
 SHOWN_TOOLS = 30

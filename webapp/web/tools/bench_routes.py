@@ -17,18 +17,28 @@ from webapp.errors import (
     BenchRefused,
     GrammarInvalid,
     ModelError,
-    sentences,
 )
-from webapp.i18n import translate_error
 from webapp.services.bench.order import made_cases
 from webapp.services.bench.report import document
 from webapp.tools.bench_case import cases_from_lines, cases_to_lines
 from webapp.web.fragments import render_page, wants_fragment
 from webapp.web.kit.page import Toast
-from webapp.web.tools.bench_desk import BenchDesk, the_bench_desk
-from webapp.web.tools.bench_input import LARGEST_SEED, MOST_PER_TOOL, case_of, draft_of, read_count, read_draft
-from webapp.web.tools.bench_run_view import progress, run_page
-from webapp.web.tools.bench_view import PER_TOOL, SEED, bench_page, case_page
+from webapp.web.tools.bench_views import (
+    LARGEST_SEED,
+    MOST_PER_TOOL,
+    PER_TOOL,
+    SEED,
+    Bench,
+    bench_page,
+    case_of,
+    case_page,
+    current_bench,
+    draft_of,
+    progress,
+    read_count,
+    read_draft,
+    run_page,
+)
 
 blueprint = Blueprint("bench", __name__, url_prefix="/bench")
 ID = r"[0-9a-f]{32}"
@@ -39,39 +49,39 @@ SAID = ("added", "changed", "deleted", "cleared", "restored", "made", "imported"
 
 @blueprint.get("")
 def index() -> Response:
-    desk = the_bench_desk()
-    return render_page("tools/bench/page.html", bench_page(desk, toasts=_said_toast(desk)))
+    bench = current_bench()
+    return render_page("tools/bench/page.html", bench_page(bench, toasts=_said_toast(bench)))
 
 
 @blueprint.post("/runs")
 def start() -> Response | BaseResponse:
-    desk = the_bench_desk()
+    bench = current_bench()
     asked = {name: request.form.get(name, "")[:100] for name in ("mode", "dialect", "sampling")}
     tools = frozenset(request.form.getlist("tool")[:500])
     try:
-        run = desk.bench.start(desk.order(tools, asked["mode"], asked["dialect"], asked["sampling"]))
+        run = bench.bench.start(bench.order(tools, asked["mode"], asked["dialect"], asked["sampling"]))
     except (BenchRefused, GrammarInvalid, ModelError) as exc:
-        refused = translate_error(exc, desk.desk.locale)
-        page = bench_page(desk, {**asked, "tools": tools}, run_problem=" ".join(refused))
+        refused = bench.page.explain(exc)
+        page = bench_page(bench, {**asked, "tools": tools}, run_problem=" ".join(refused))
         return render_page("tools/bench/page.html", page, status=exc.status)
     return redirect(url_for("tools.bench.show_run", run_id=run.id), 303)
 
 
 @blueprint.get("/runs/<run_id>")
 def show_run(run_id: str) -> Response:
-    desk = the_bench_desk()
+    bench = current_bench()
     first = read_count(request.args.get("first", ""), 0, 0, 10_000)
-    return render_page("tools/bench/run.html", run_page(desk, run_id, first))
+    return render_page("tools/bench/run.html", run_page(bench, run_id, first))
 
 
 @blueprint.get("/runs/<run_id>/progress")
 def show_progress(run_id: str) -> Response | BaseResponse:
     """Asked every second while it runs; the end brings the whole page."""
-    desk = the_bench_desk()
+    bench = current_bench()
     if not wants_fragment():
         return redirect(url_for("tools.bench.show_run", run_id=run_id), 303)
-    run = desk.bench.store.run(run_id)
-    answer = render_page("tools/bench/_progress.html", {"progress": progress(desk, run), "run_id": run_id})
+    run = bench.store.run(run_id)
+    answer = render_page("tools/bench/_progress.html", {"progress": progress(bench, run), "run_id": run_id})
     if run.is_over:
         answer.headers["HX-Refresh"] = "true"
     return answer
@@ -79,16 +89,16 @@ def show_progress(run_id: str) -> Response | BaseResponse:
 
 @blueprint.post("/runs/<run_id>/stop")
 def stop(run_id: str) -> BaseResponse:
-    desk = the_bench_desk()
-    desk.bench.stop(run_id)
-    desk.bench.wait(2.0)
+    bench = current_bench()
+    bench.bench.stop(run_id)
+    bench.bench.wait(2.0)
     return redirect(url_for("tools.bench.show_run", run_id=run_id), 303)
 
 
 @blueprint.get("/runs/<run_id>/export")
 def export_run(run_id: str) -> Response:
     """Setup, figures, confusions and every answer, as `roost bench tools` prints them."""
-    store = the_bench_desk().bench.store
+    store = current_bench().store
     run = store.run(run_id)
     text = json.dumps(document(run.setup, store.answers(run_id), run.error), ensure_ascii=False, indent=1)
     return _download(text, "application/json", f"tool-bench-{run_id[:8]}.json")
@@ -96,56 +106,56 @@ def export_run(run_id: str) -> Response:
 
 @blueprint.post("/runs/<run_id>/delete")
 def delete_run(run_id: str) -> BaseResponse:
-    desk = the_bench_desk()
-    if desk.bench.running == run_id:
-        desk.bench.stop(run_id)
-    desk.bench.store.delete_run(run_id)
+    bench = current_bench()
+    if bench.bench.running == run_id:
+        bench.bench.stop(run_id)
+    bench.store.delete_run(run_id)
     return _back("run_deleted")
 
 
 @blueprint.post("/cases")
 def add_case() -> Response | BaseResponse:
-    desk, draft = the_bench_desk(), read_draft(request.form)
+    bench, draft = current_bench(), read_draft(request.form)
     try:
-        desk.bench.store.add_cases([case_of(draft)])
+        bench.store.add_cases([case_of(draft)])
     except (BenchCaseInvalid, BenchRefused) as exc:
         error = exc if isinstance(exc, BenchCaseInvalid) else BenchCaseInvalid(field="prompt", **exc.params)
-        page = bench_page(desk, draft=draft, error=error)
+        page = bench_page(bench, draft=draft, error=error)
         return render_page("tools/bench/page.html", page, status=422)
     return _back("added")
 
 
 @blueprint.get("/cases/<case_id>")
 def edit_case(case_id: str) -> Response:
-    desk = the_bench_desk()
-    return render_page("tools/bench/case.html", case_page(desk, case_id, draft_of(desk.bench.store.case(case_id).case)))
+    bench = current_bench()
+    return render_page("tools/bench/case.html", case_page(bench, case_id, draft_of(bench.store.case(case_id).case)))
 
 
 @blueprint.post("/cases/<case_id>")
 def change_case(case_id: str) -> Response | BaseResponse:
-    desk, draft = the_bench_desk(), read_draft(request.form)
+    bench, draft = current_bench(), read_draft(request.form)
     try:
-        desk.bench.store.change_case(case_id, case_of(draft))
+        bench.store.change_case(case_id, case_of(draft))
     except BenchCaseInvalid as exc:
-        return render_page("tools/bench/case.html", case_page(desk, case_id, draft, exc), status=422)
+        return render_page("tools/bench/case.html", case_page(bench, case_id, draft, exc), status=422)
     return _back("changed")
 
 
 @blueprint.post("/cases/<case_id>/delete")
 def delete_case(case_id: str) -> BaseResponse:
-    the_bench_desk().bench.store.delete_case(case_id)
+    current_bench().store.delete_case(case_id)
     return _back("deleted", undo=case_id)
 
 
 @blueprint.post("/cases/clear")
 def clear_cases() -> BaseResponse:
-    return _back("cleared", undo=repr(the_bench_desk().bench.store.delete_cases()))
+    return _back("cleared", undo=repr(current_bench().store.delete_cases()))
 
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo of a toast: one case, or all that were deleted at a moment."""
-    store, wanted = the_bench_desk().bench.store, request.form.get("do", "").removeprefix("restore:")
+    store, wanted = current_bench().store, request.form.get("do", "").removeprefix("restore:")
     if re.fullmatch(r"\d{1,12}\.\d{1,9}", wanted):
         store.restore_cases(float(wanted))
     elif re.fullmatch(ID, wanted):
@@ -158,16 +168,16 @@ def do() -> BaseResponse:
 @blueprint.post("/cases/make")
 def make() -> Response | BaseResponse:
     """Cases from the schemas, in the page's language, in place of those made before."""
-    desk = the_bench_desk()
+    bench = current_bench()
     seed = read_count(request.form.get("seed", ""), SEED, 0, LARGEST_SEED)
     per_tool = read_count(request.form.get("per_tool", ""), PER_TOOL, 1, MOST_PER_TOOL)
-    functions = [row.function for row in desk.definitions()]
-    made = made_cases(functions, desk.desk.locale, seed, per_tool)
+    functions = [row.function for row in bench.definitions()]
+    made = made_cases(functions, bench.page.locale, seed, per_tool)
     try:
-        desk.bench.store.add_cases(made.cases, replaces_generated=True)
+        bench.store.add_cases(made.cases, replaces_generated=True)
     except BenchRefused as exc:
         form = {"seed": seed, "per_tool": per_tool}
-        page = bench_page(desk, form, problem=sentences(*translate_error(exc, desk.desk.locale)))
+        page = bench_page(bench, form, problem=bench.page.sentences(exc))
         return render_page("tools/bench/page.html", page, status=409)
     return _back("made", count=len(made.cases), without=",".join(made.left_out)[:500])
 
@@ -175,20 +185,20 @@ def make() -> Response | BaseResponse:
 @blueprint.post("/cases/import")
 def import_() -> Response | BaseResponse:
     request.max_form_memory_size = FORM_BYTES
-    desk, text = the_bench_desk(), _import_text()
+    bench, text = current_bench(), _import_text()
     try:
         made = cases_from_lines(text)
-        desk.bench.store.add_cases(made)
+        bench.store.add_cases(made)
     except (BenchCaseInvalid, BenchRefused) as exc:
-        said = desk.desk.said(exc) if isinstance(exc, BenchLineInvalid) else desk.reason(exc)
-        page = bench_page(desk, import_error=said, import_text=text[:20_000])
+        said = bench.page.sentences(exc) if isinstance(exc, BenchLineInvalid) else bench.reason(exc)
+        page = bench_page(bench, import_error=said, import_text=text[:20_000])
         return render_page("tools/bench/page.html", page, status=422)
     return _back("imported", count=len(made))
 
 
 @blueprint.get("/cases/export")
 def export_cases() -> Response:
-    return _download(cases_to_lines(the_bench_desk().cases()), "application/jsonl", "tool-bench-cases.jsonl")
+    return _download(cases_to_lines(current_bench().cases()), "application/jsonl", "tool-bench-cases.jsonl")
 
 
 def _back(said: str, count: int = 0, without: str = "", undo: str = "") -> BaseResponse:
@@ -210,8 +220,8 @@ def _import_text() -> str:
     return request.form.get("text", "")[:MAX_IMPORT_CHARS]
 
 
-def _said_toast(desk: BenchDesk) -> tuple[Toast, ...]:
-    said, t = request.args.get("said", ""), desk.desk.t
+def _said_toast(bench: Bench) -> tuple[Toast, ...]:
+    said, t = request.args.get("said", ""), bench.t
     if said not in SAID:
         return ()
     count = read_count(request.args.get("count", ""), 0, 0, 10_000)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flask import request
 from werkzeug.datastructures import MultiDict
 
 from webapp.errors import Phrase, ToolInvalid
@@ -37,6 +38,7 @@ FORM_BEHAVIOURS = tuple(choice for choice in Behaviour if choice is not Behaviou
 SHORT, LONG = 4_000, 120_000
 """A row's text is cut only where its schema is too large to be kept anyway."""
 LIMITS = {"description": LONG, "fixed_value": LONG, "more": LONG, "arguments": 2 * LONG, "json": 2 * LONG}
+MAX_IMPORT_CHARS = 1_000_000
 Rows = tuple[ParameterRow, ...]
 
 
@@ -221,3 +223,32 @@ def _seconds(text: str) -> float:
 
 def _one_of(text: str, allowed: tuple[str, ...]) -> str:
     return text if text in allowed else allowed[0]
+
+
+# tools brought in from elsewhere
+
+
+def posted_text() -> str:
+    """Of the file, or of what was pasted."""
+    found = request.files.get("file")
+    if found is not None and found.filename:
+        return found.stream.read(MAX_IMPORT_CHARS).decode("utf-8-sig", "replace")
+    return request.form.get("text", "")[:MAX_IMPORT_CHARS]
+
+
+def definitions_in(text: str) -> list[ToolDefinition]:
+    """All, or ToolInvalid for the first that cannot be: a list, an object that holds one, or a single tool."""
+    value = parse_json(text, "JSON")
+    rows = value.get("tools", value.get("functions", [value])) if isinstance(value, dict) else value
+    if not isinstance(rows, list) or not rows:
+        raise ToolInvalid(field="JSON", reason="it must be a tool or a list of tools")
+    return [_definition(row, f"tools[{number}]" if len(rows) > 1 else "") for number, row in enumerate(rows)]
+
+
+def _definition(row: object, place: str) -> ToolDefinition:
+    """ToolInvalid says which of several it is."""
+    try:
+        return from_openai(row)
+    except ToolInvalid as exc:
+        field = ".".join(part for part in (place, str(exc.params.get("field", ""))) if part)
+        raise ToolInvalid(**{**exc.params, "field": field}) from exc

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from dataclasses import replace
 from typing import Any
 
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import RoostError, ToolInvalid
+from webapp.errors import ToolInvalid
 from webapp.i18n import phrase
 from webapp.services.tools.trial import try_call
 from webapp.storage.tools import StoredTool
@@ -20,15 +19,20 @@ from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.tools.runner import ToolResult
 from webapp.tools.sample_arguments import sample_arguments
 from webapp.web.fragments import render_page
-from webapp.web.kit.page import Toast
+from webapp.web.kit.page import PageContext, Toast, current_page
 from webapp.web.servers import routes as server_routes
 from webapp.web.tools import bench_routes
-from webapp.web.tools.contexts import Trial
-from webapp.web.tools.desk import Desk, the_desk
-from webapp.web.tools.form_input import ToolDraft, changed_rows, draft_of, read_draft, with_json
-from webapp.web.tools.form_view import definition_in, preview, tool_form
-from webapp.web.tools.import_input import MAX_IMPORT_CHARS, definitions_in, posted_text
-from webapp.web.tools.list_view import page_of, tools_page
+from webapp.web.tools.form_input import (
+    MAX_IMPORT_CHARS,
+    ToolDraft,
+    changed_rows,
+    definitions_in,
+    draft_of,
+    posted_text,
+    read_draft,
+    with_json,
+)
+from webapp.web.tools.views import definition_in, page_of, preview, tool_form, tools_page
 
 blueprint = Blueprint("tools", __name__, url_prefix="/tools")
 blueprint.register_blueprint(bench_routes.blueprint)
@@ -53,37 +57,37 @@ EXAMPLE = ToolDefinition(
 
 @blueprint.get("")
 def index() -> Response:
-    desk = the_desk()
-    return render_page("tools/page.html", tools_page(desk, _said_toast(desk)))
+    page = current_page()
+    return render_page("tools/page.html", tools_page(page, _said_toast(page)))
 
 
 @blueprint.get("/new")
 def new() -> Response:
-    desk = the_desk()
+    page = current_page()
     draft = replace(draft_of(EXAMPLE), behaviour="fixed") if request.args.get("from") == "example" else ToolDraft()
-    return render_page("tools/edit.html", tool_form(desk, draft))
+    return render_page("tools/edit.html", tool_form(page, draft))
 
 
 @blueprint.get("/<tool_id>")
 def edit(tool_id: str) -> BaseResponse | Response:
-    desk = the_desk()
-    stored = desk.tools.get(tool_id)
+    page = current_page()
+    stored = page.tools.get(tool_id)
     if stored.definition.behaviour is Behaviour.MCP:
         return redirect(page_of(stored), 303)
     draft = draft_of(stored.definition, stored.updated_at)
-    return render_page("tools/edit.html", tool_form(desk, draft, tool_id, toasts=_said_toast(desk)))
+    return render_page("tools/edit.html", tool_form(page, draft, tool_id, toasts=_said_toast(page)))
 
 
 @blueprint.post("")
 def create() -> BaseResponse | Response:
-    return _save("", lambda desk, definition: desk.tools.create(definition).id)
+    return _save("", lambda page, definition: page.tools.create(definition).id)
 
 
 @blueprint.post("/<tool_id>")
 def save(tool_id: str) -> BaseResponse | Response:
-    def change(desk: Desk, definition: ToolDefinition) -> str:
-        _own(desk, tool_id)
-        return desk.tools.update(tool_id, definition, _seen_at()).id
+    def change(page: PageContext, definition: ToolDefinition) -> str:
+        _own(page, tool_id)
+        return page.tools.update(tool_id, definition, _seen_at()).id
 
     return _save(tool_id, change)
 
@@ -91,7 +95,7 @@ def save(tool_id: str) -> BaseResponse | Response:
 @blueprint.post("/form")
 def form() -> Response:
     """The form after one of its own buttons: rows added, moved, removed, or its JSON taken over."""
-    desk, draft = the_desk(), _draft()
+    page, draft = current_page(), _draft()
     tool_id, error = _tool_id(), None
     command = request.form.get("do", "")[:100]
     try:
@@ -101,40 +105,41 @@ def form() -> Response:
             draft = replace(draft, rows=changed_rows(draft.rows, command))
     except ToolInvalid as exc:
         error = exc if exc.params.get("field") == "json" else ToolInvalid(**{**exc.params, "field": "json"})
-    return render_page("tools/edit.html", tool_form(desk, draft, tool_id, error), "tools/_form.html")
+    return render_page("tools/edit.html", tool_form(page, draft, tool_id, error), "tools/_form.html")
 
 
 @blueprint.post("/preview")
 def show_preview() -> Response:
     """What the form comes to as it stands, and the errors of its fields."""
-    return render_page("tools/_preview.html", {"preview": preview(the_desk(), _draft()), "is_update": True})
+    return render_page("tools/_preview.html", {"preview": preview(current_page(), _draft()), "is_update": True})
 
 
 @blueprint.post("/try")
 def try_out() -> Response:
     """Runs the tool as the form has it, saved or not."""
-    desk, draft = the_desk(), _draft()
+    page, draft = current_page(), _draft()
     try:
         definition = definition_in(draft)
         arguments = draft.arguments.strip() or json.dumps(sample_arguments(definition.parameters))
-        found = try_call(definition, arguments, desk.hosts)
+        found = try_call(definition, arguments, page.settings.tool_hosts)
     except ToolInvalid as exc:
-        return render_page("tools/edit.html", tool_form(desk, draft, _tool_id(), exc), "tools/_form.html")
-    result = _trial(desk, found) if found else Trial(desk.t("tools.try.asks"))
-    page = tool_form(desk, replace(draft, arguments=arguments), _tool_id(), trial=result)
-    return render_page("tools/edit.html", page, "tools/_form.html")
+        return render_page("tools/edit.html", tool_form(page, draft, _tool_id(), exc), "tools/_form.html")
+    result = _trial(page, found) if found else {"result": page.t("tools.try.asks")}
+    shown = tool_form(page, replace(draft, arguments=arguments), _tool_id(), trial=result)
+    return render_page("tools/edit.html", shown, "tools/_form.html")
 
 
-def _trial(desk: Desk, found: ToolResult) -> Trial:
-    reason = str(phrase(found.reason, desk.locale)) if found.is_error else ""
-    return Trial(found.text or desk.t("tools.try.empty"), found.is_error, reason)
+def _trial(page: PageContext, found: ToolResult) -> dict[str, Any]:
+    """``result`` is what the model would read, ``reason`` why it is an error, in the reader's language."""
+    reason = str(phrase(found.reason, page.locale)) if found.is_error else ""
+    return {"result": found.text or page.t("tools.try.empty"), "is_error": found.is_error, "reason": reason}
 
 
 @blueprint.post("/<tool_id>/delete")
 def delete(tool_id: str) -> BaseResponse:
-    desk = the_desk()
-    name = _own(desk, tool_id).definition.name
-    desk.tools.delete(tool_id)
+    page = current_page()
+    name = _own(page, tool_id).definition.name
+    page.tools.delete(tool_id)
     return redirect(url_for("tools.index", said="deleted", about=name, undo=tool_id), 303)
 
 
@@ -142,7 +147,7 @@ def delete(tool_id: str) -> BaseResponse:
 def do() -> BaseResponse:
     """The undo of a toast."""
     found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    stored = the_desk().tools.restore(found[1] if found else "")
+    stored = current_page().tools.restore(found[1] if found else "")
     return redirect(url_for("tools.index", said="restored", about=stored.definition.name), 303)
 
 
@@ -152,9 +157,10 @@ def add_builtin() -> BaseResponse | Response:
     if row is None:
         return redirect(url_for("tools.index"), 303)
     try:
-        the_desk().tools.create(row.definition)
+        current_page().tools.create(row.definition)
     except ToolInvalid as exc:
-        return render_page("tools/page.html", tools_page(the_desk(), _error_toast(the_desk(), exc)), status=422)
+        page = current_page()
+        return render_page("tools/page.html", tools_page(page, (page.error_toast(exc),)), status=422)
     return redirect(url_for("tools.index", said="added", about=row.definition.name), 303)
 
 
@@ -162,38 +168,38 @@ def add_builtin() -> BaseResponse | Response:
 def import_() -> BaseResponse | Response:
     """A `tools` array, one of its entries, or a bare function object; pasted or as a file."""
     request.max_form_memory_size = FORM_BYTES
-    desk, text = the_desk(), posted_text()
+    page, text = current_page(), posted_text()
     try:
-        made = desk.tools.create_all(definitions_in(text))
+        made = page.tools.create_all(definitions_in(text))
     except ToolInvalid as exc:
-        page = tools_page(desk, import_error=desk.said(exc), import_text=text[:20_000])
-        return render_page("tools/page.html", page, status=422)
+        shown = tools_page(page, import_error=page.sentences(exc), import_text=text[:20_000])
+        return render_page("tools/page.html", shown, status=422)
     return redirect(url_for("tools.index", said="imported", about=len(made)), 303)
 
 
 @blueprint.get("/export")
 def export() -> Response:
     """All tools as an OpenAI `tools` array. What they do here stays here."""
-    tools = [tool.definition.to_openai() for tool in the_desk().tools.list()]
+    tools = [tool.definition.to_openai() for tool in current_page().tools.list()]
     response = Response(json.dumps(tools, ensure_ascii=False, indent=2), mimetype="application/json")
     response.headers["Content-Disposition"] = "attachment; filename=tools.json"
     return response
 
 
-def _own(desk: Desk, tool_id: str) -> StoredTool:
+def _own(page: PageContext, tool_id: str) -> StoredTool:
     """ToolInvalid for one an MCP server brought: that server's page decides about it."""
-    stored = desk.tools.get(tool_id)
+    stored = page.tools.get(tool_id)
     if stored.definition.behaviour is Behaviour.MCP:
         raise ToolInvalid(field="name", reason="it comes from an MCP server, on whose page it is offered or not")
     return stored
 
 
 def _save(tool_id: str, change: Any) -> BaseResponse | Response:
-    desk, draft = the_desk(), _draft()
+    page, draft = current_page(), _draft()
     try:
-        saved = change(desk, definition_in(draft))
+        saved = change(page, definition_in(draft))
     except ToolInvalid as exc:
-        return render_page("tools/edit.html", tool_form(desk, draft, tool_id, exc), status=422)
+        return render_page("tools/edit.html", tool_form(page, draft, tool_id, exc), status=422)
     return redirect(url_for("tools.edit", tool_id=saved, said="saved"), 303)
 
 
@@ -215,14 +221,7 @@ def _seen_at() -> float | None:
         return None
 
 
-def _said_toast(desk: Desk) -> tuple[Toast, ...]:
-    said, about = request.args.get("said", ""), request.args.get("about", "")[:200]
-    if said not in ("saved", "deleted", "restored", "added", "imported"):
-        return ()
+def _said_toast(page: PageContext) -> tuple[Toast, ...]:
     undo = request.args.get("undo", "")
-    command = f"restore:{undo}" if re.fullmatch(ID, undo) else ""
-    return (Toast(uuid.uuid4().hex[:8], desk.t(f"tools.said.{said}", name=about), undo=command),)
-
-
-def _error_toast(desk: Desk, error: RoostError) -> tuple[Toast, ...]:
-    return (Toast(uuid.uuid4().hex[:8], desk.said(error), is_error=True),)
+    known = ("saved", "deleted", "restored", "added", "imported")
+    return page.done_toast("tools.said", known, f"restore:{undo}" if re.fullmatch(ID, undo) else "")

@@ -1,0 +1,435 @@
+"""What the pages of the tool bench show: what to run, the runs there were, the cases, and one run with every answer.
+
+The values of each function are the variables of a template. :class:`Bench` adds what the bench needs to the context.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flask import url_for
+
+from webapp.chat.tool_dialects import all_dialects
+from webapp.errors import BenchCaseInvalid, RoostError, error_from_dict
+from webapp.services.bench.order import GREEDY, MAX_TOKENS, MODES, BenchOrder
+from webapp.services.bench.report import NO_CALL, OTHER, Confusion, ModeReport, is_right, reports, wrong_first
+from webapp.services.bench.runner import Answer
+from webapp.services.bench.tool_bench import ToolBench
+from webapp.services.chat.tool_loop import is_known_to_call
+from webapp.storage.tool_bench import DONE, STOPPED, StoredCase, StoredRun
+from webapp.tools.bench_case import (
+    MAX_PROMPT_CHARS,
+    BenchCase,
+    arguments_from_text,
+    call_to_dict,
+    calls_from_text,
+    checked,
+)
+from webapp.tools.builtin import BUILTINS
+from webapp.tools.call_score import FIGURES, ExpectedCall
+from webapp.tools.definition import ToolDefinition
+from webapp.web.kit.page import Choice, FormField, PageContext, Toast, current_page
+
+Values = dict[str, Any]
+AS_CHATS = "chat"
+SEVERAL = "*"
+ARGUMENT_CHARS = 100_000
+MOST_PER_TOOL = 20
+LARGEST_SEED = 2**31 - 1
+PER_TOOL, SEED = 3, 0
+COMPARED = ("decision", "name", "arguments")
+ANSWERS_ON_A_PAGE = 60
+
+
+class Bench:
+    """The tool bench of one request."""
+
+    def __init__(self, page: PageContext) -> None:
+        self.page, self.t = page, page.t
+        self.bench: ToolBench = page.service("tool_bench")
+        self.store = self.bench.store
+
+    def definitions(self) -> tuple[ToolDefinition, ...]:
+        """The tools of the Tools page; before there are any, those that come with Roost."""
+        kept = tuple(stored.definition for stored in self.page.tools.list())
+        return kept or tuple(row.definition for row in BUILTINS.values())
+
+    def cases(self) -> tuple[BenchCase, ...]:
+        return tuple(stored.case for stored in self.store.cases())
+
+    def order(self, names: frozenset[str], mode: str, dialect: str, sampling: str) -> BenchOrder:
+        functions = tuple(row.function for row in self.definitions() if row.name in names)
+        modes = (mode,) if mode in MODES else MODES
+        params = GREEDY
+        if sampling == AS_CHATS:
+            presets, parameters = self.page.service("presets"), self.page.manager.model_info().parameters
+            params = presets.sampling(presets.active(), {"max_tokens": MAX_TOKENS}, parameters)
+        return BenchOrder(functions, self.cases(), modes, dialect, params)
+
+    def knows_to_call(self) -> bool:
+        """Whether the chosen model is of a family trained on function calling; True where none is chosen."""
+        try:
+            return is_known_to_call(Path(self.page.manager.model_info().path).name)
+        except RoostError:
+            return True
+
+    def reason(self, error: RoostError) -> str:
+        """What is wrong, alone, in the reader's language."""
+        key = error.params.get("reason_key")
+        if key is None:
+            return self.page.reason(error) if "reason" in error.params else self.page.sentences(error)
+        return str(self.t(str(key), **{k: v for k, v in error.params.items() if k not in ("reason_key", "key")}))
+
+
+def current_bench() -> Bench:
+    return Bench(current_page())
+
+
+# the form of a case
+
+
+@dataclass(frozen=True)
+class CaseDraft:
+    """A case as it stands in its form. ``expect``: a tool's name, "" for no call, "*" for several as JSON."""
+
+    prompt: str = ""
+    expect: str = ""
+    arguments: str = ""
+
+
+def draft_of(case: BenchCase) -> CaseDraft:
+    if not case.calls:
+        return CaseDraft(case.prompt)
+    if len(case.calls) == 1:
+        [call] = case.calls
+        return CaseDraft(case.prompt, call.name, json.dumps(call.arguments, ensure_ascii=False))
+    calls = [call_to_dict(call) for call in case.calls]
+    return CaseDraft(case.prompt, SEVERAL, json.dumps(calls, ensure_ascii=False, indent=1))
+
+
+def read_draft(form: Mapping[str, str]) -> CaseDraft:
+    """Never raises; what is too long keeps one character too many, to be refused by :func:`case_of`."""
+    return CaseDraft(
+        form.get("prompt", "").replace("\r\n", "\n")[: MAX_PROMPT_CHARS + 1],
+        form.get("expect", "")[:100],
+        form.get("arguments", "")[:ARGUMENT_CHARS],
+    )
+
+
+def case_of(draft: CaseDraft) -> BenchCase:
+    """BenchCaseInvalid with the field that is wrong."""
+    calls: tuple[ExpectedCall, ...] = ()
+    if draft.expect == SEVERAL:
+        calls = _several(draft.arguments)
+    elif draft.expect:
+        calls = (ExpectedCall(draft.expect, arguments_from_text(draft.arguments)),)
+    return checked(BenchCase(draft.prompt.strip(), calls))
+
+
+def read_count(text: str, usual: int, least: int, most: int) -> int:
+    """``usual`` for what is no number, else the nearest number in range."""
+    try:
+        return min(max(int(text), least), most)
+    except ValueError:
+        return usual
+
+
+def _several(text: str) -> tuple[ExpectedCall, ...]:
+    try:
+        return calls_from_text(text)
+    except BenchCaseInvalid as exc:
+        raise BenchCaseInvalid(**{**exc.params, "field": "arguments"}) from exc
+
+
+# the page of the bench
+
+
+def bench_page(
+    bench: Bench,
+    form: Mapping[str, Any] | None = None,
+    draft: CaseDraft | None = None,
+    error: BenchCaseInvalid | None = None,
+    toasts: tuple[Toast, ...] = (),
+    **problems: str,
+) -> Values:
+    """``form``: the run as it was asked for. ``problems``: ``run_problem``, ``problem`` (of making cases),
+    ``import_error`` and ``import_text``."""
+    t, form = bench.t, form or {}
+    running = bench.bench.running
+    return {
+        "page_title": t("tool_bench.title"),
+        "commands_url": url_for("tools.bench.do"),
+        "run": _run_form(bench, form, problems.pop("run_problem", "")),
+        "running_url": url_for("tools.bench.show_run", run_id=running) if running else "",
+        "heads": [t(f"tool_bench.figure.{name}.label") for name in COMPARED],
+        "runs": [row for run in bench.store.runs() for row in _run_rows(bench, run)],
+        "cases": _case_rows(bench, bench.store.cases()),
+        "case": _case_form(bench, draft or CaseDraft(), error=error),
+        "make": {name: _field(bench, f"make.{name}", name) for name in ("seed", "per_tool")},
+        "seed": str(form.get("seed", SEED)),
+        "per_tool": str(form.get("per_tool", PER_TOOL)),
+        "toasts": toasts,
+        **problems,
+    }
+
+
+def case_page(bench: Bench, case_id: str, draft: CaseDraft, error: BenchCaseInvalid | None = None) -> Values:
+    form = _case_form(bench, draft, case_id, error)
+    return {"page_title": bench.t("tool_bench.case.edit"), "commands_url": url_for("tools.bench.do"), "case": form}
+
+
+def _case_form(bench: Bench, draft: CaseDraft, case_id: str = "", error: BenchCaseInvalid | None = None) -> Values:
+    t = bench.t
+    names = [row.name for row in bench.definitions()]
+    if draft.expect and draft.expect not in (*names, SEVERAL):
+        names.append(draft.expect)
+    tools = [Choice(name, name) for name in names]
+    wrong = str(error.params.get("field", "")) if error is not None else ""
+    wrong = "arguments" if wrong == "calls" else wrong  # calls are typed where arguments are
+    return {
+        "fields": {
+            name: _field(bench, f"case.{name}", name, bench.reason(error) if error and wrong == name else "")
+            for name in ("prompt", "expect", "arguments")
+        },
+        "draft": draft,
+        "expectations": [Choice("", t("tool_bench.no_call")), *tools, Choice(SEVERAL, t("tool_bench.case.several"))],
+        "action": url_for("tools.bench.change_case", case_id=case_id) if case_id else url_for("tools.bench.add_case"),
+        "case_id": case_id,
+    }
+
+
+def _run_form(bench: Bench, form: Mapping[str, Any], problem: str) -> Values:
+    t = bench.t
+    names = [row.name for row in bench.definitions()]
+    dialects = [Choice(row.name, t(f"tools.dialect.{row.name}")) for row in all_dialects()]
+    return {
+        "tools": [Choice(name, name) for name in names],
+        "chosen": frozenset(form.get("tools", names)),
+        "are_shipped": not bench.page.tools.list(),
+        "mode": str(form.get("mode", "both")),
+        "modes": [Choice(name, t(f"tool_bench.mode.{name}")) for name in ("both", *MODES)],
+        "dialect": _field(bench, "dialect", "dialect"),
+        "dialects": [Choice("", t("tools.dialect.auto")), *dialects],
+        "dialect_value": str(form.get("dialect", "")),
+        "sampling": _field(bench, "sampling", "sampling"),
+        "samplings": [Choice(name, t(f"tool_bench.sampling.{name}")) for name in ("greedy", AS_CHATS)],
+        "sampling_value": str(form.get("sampling", "greedy")),
+        "case_count": t("tool_bench.count", count=len(bench.store.cases())),
+        "problem": problem,
+        "warning": "" if bench.knows_to_call() else t("tool_bench.unknown_caller"),
+    }
+
+
+def _run_rows(bench: Bench, run: StoredRun) -> list[Values]:
+    """One row a mode; a run without answers has one too. ``figures`` are in the order of the head, "" for none."""
+    setup, t = run.setup, bench.t
+    figures: Mapping[str, Mapping[str, Any]] = setup.get("figures", {})
+    return [
+        {
+            "url": url_for("tools.bench.show_run", run_id=run.id),
+            "when": time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at)),
+            "model": setup["model"],
+            "strategy": setup["strategy"],
+            "dialect": t(f"tools.dialect.{setup['dialect']}"),
+            "mode": t(f"tool_bench.mode.{mode}"),
+            "cases": str(figures.get(mode, {}).get("cases", "")),
+            "figures": [_percent(figures.get(mode, {}).get(name)) for name in COMPARED],
+            "status": "" if run.status == DONE else t(f"tool_bench.status.{run.status}"),
+        }
+        for mode in setup["modes"]
+    ]
+
+
+def _case_rows(bench: Bench, cases: list[StoredCase]) -> list[Values]:
+    """``is_unavailable``: it asks for a tool that is not there."""
+    names = {row.name for row in bench.definitions()}
+    no_call = bench.t("tool_bench.no_call")
+    return [
+        {
+            "id": stored.id,
+            "prompt": stored.case.prompt,
+            "expected": ", ".join(_call_text(call.name, call.arguments) for call in stored.case.calls) or no_call,
+            "is_generated": stored.case.is_generated,
+            "is_unavailable": not stored.case.tool_names <= names,
+        }
+        for stored in cases
+    ]
+
+
+def _field(bench: Bench, key: str, name: str, error: str = "") -> FormField:
+    return FormField(name, bench.t(f"tool_bench.{key}.label"), bench.t(f"tool_bench.{key}.help"), error)
+
+
+# one run
+
+
+def run_page(bench: Bench, run_id: str, first: int = 0, toasts: tuple[Toast, ...] = ()) -> Values:
+    """``first``: how many answers to pass over."""
+    t, run = bench.t, bench.store.run(run_id)
+    answers = wrong_first(bench.store.answers(run_id)) if run.is_over else []
+    shown, after = answers[first : first + ANSWERS_ON_A_PAGE], first + ANSWERS_ON_A_PAGE
+    kind, title, text = _note(bench, run)
+    numbers = {"first": first + 1, "last": first + len(shown), "total": len(answers)}
+    return {
+        "page_title": t("tool_bench.run.title"),
+        "commands_url": url_for("tools.bench.do"),
+        "run_id": run.id,
+        "title": str(run.setup["model"]),
+        "facts": _facts(bench, run),
+        "note_kind": kind,
+        "note_title": title,
+        "note_text": text,
+        "progress": progress(bench, run),
+        "parts": [_mode_part(bench, report) for report in reports(run.setup, answers)],
+        "offer": str(run.setup["offer"]),
+        "answers": [_answer_row(bench, answer, len(run.setup["modes"]) > 1) for answer in shown],
+        "shown": t("tool_bench.run.shown", **numbers) if shown else "",
+        "previous_url": _page_url(run_id, first - ANSWERS_ON_A_PAGE) if first > 0 else "",
+        "next_url": _page_url(run_id, after) if after < len(answers) else "",
+        "toasts": toasts,
+    }
+
+
+def progress(bench: Bench, run: StoredRun) -> Values:
+    """``share`` is in percent."""
+    t, asked = bench.t, max(1, int(run.setup["asked"]))
+    right = sum(map(is_right, bench.store.answers(run.id))) if not run.is_over else 0
+    return {
+        "run_url": url_for("tools.bench.show_run", run_id=run.id),
+        "is_running": not run.is_over,
+        "shown": t("tool_bench.run.progress", done=run.answers, total=asked),
+        "share": round(100 * run.answers / asked, 1),
+        "right": t("tool_bench.run.right", right=right, total=run.answers)
+        if run.answers
+        else t("tool_bench.run.begins"),
+    }
+
+
+def verdict(answer: Answer) -> str:
+    """A key of ``tool_bench.verdict``: the first thing that is wrong."""
+    score = answer["score"]
+    if "error" in answer:
+        return "error"
+    if not answer["expected"]:
+        return "right" if score["decision"] else "called"
+    wrong = {
+        "decision": "no_call",
+        "readable": "unreadable",
+        "name": "wrong_name",
+        "arguments": "wrong_arguments",
+    }
+    return next((key for figure, key in wrong.items() if not score[figure]), "right")
+
+
+def _note(bench: Bench, run: StoredRun) -> tuple[str, str, str]:
+    """What has to be said of how it ended: (kind, title, text), all "" for nothing."""
+    t = bench.t
+    if run.error is not None:
+        message, hint = bench.page.explain(error_from_dict(dict(run.error)))
+        return "bad", message, f"{hint} {t('tool_bench.run.kept')}"
+    if run.status == STOPPED:
+        return "warn", t("tool_bench.status.stopped"), t("tool_bench.run.kept")
+    left_out = int(run.setup.get("left_out", 0))
+    return ("warn", t("tool_bench.run.left_out", count=left_out), "") if left_out else ("", "", "")
+
+
+def _facts(bench: Bench, run: StoredRun) -> list[str]:
+    setup, t = run.setup, bench.t
+    found = [
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(run.started_at)),
+        setup["strategy"],
+        setup["state"],
+        t(f"tools.dialect.{setup['dialect']}"),
+        t("tool_bench.sampling.greedy" if setup["is_greedy"] else "tool_bench.sampling.chat"),
+        t("tool_bench.tool_count", count=len(setup["tools"])),
+    ]
+    return [fact for fact in found if fact]
+
+
+def _mode_part(bench: Bench, report: ModeReport) -> Values:
+    """One mode of a run: its figures, and the table of which tool was called in place of which."""
+    t = bench.t
+    figures = [
+        {
+            "label": t(f"tool_bench.figure.{name}.label"),
+            "value": _percent(report.shares[name]) or "–",
+            "counted": t("tool_bench.of", right=report.counts[name][0], total=report.counts[name][1]),
+            "help": t(f"tool_bench.figure.{name}.help"),
+        }
+        for name in FIGURES
+    ]
+    called, rows = _table(bench, report.confusion)
+    title = t(f"tool_bench.mode.{report.mode}")
+    return {"mode": report.mode, "title": title, "figures": figures, "called": called, "rows": rows}
+
+
+def _table(bench: Bench, found: Confusion) -> tuple[list[str], list[tuple[str, list[Values]]]]:
+    """Without the tools that were neither expected nor called."""
+    seen = {name for pair, count in found.counts.items() if count for name in pair}
+    called = [name for name in found.called if name in seen]
+    expected = [name for name in found.expected if any(found.count(name, other) for other in found.called)]
+    rows = [
+        (_name(bench, name), [_cell(bench, name, other, found.count(name, other)) for other in called])
+        for name in expected
+    ]
+    return [_name(bench, name) for name in called], rows
+
+
+def _cell(bench: Bench, expected: str, called: str, count: int) -> Values:
+    if not count:
+        return {"shown": "·", "kind": "", "label": bench.t("tool_bench.confusion.none")}
+    names = {"expected": _name(bench, expected), "called": _name(bench, called), "times": count}
+    kind = "right" if expected == called else "wrong"
+    return {"shown": str(count), "kind": kind, "label": bench.t("tool_bench.confusion.cell", **names)}
+
+
+def _name(bench: Bench, name: str) -> str:
+    keys: Mapping[str, str] = {NO_CALL: "tool_bench.no_call", OTHER: "tool_bench.confusion.other"}
+    return str(bench.t(keys[name])) if name in keys else name
+
+
+def _answer_row(bench: Bench, answer: Answer, has_modes: bool) -> Values:
+    t = bench.t
+    note = t("tool_bench.run.cut") if answer.get("finish_reason") == "length" else ""
+    if "error" in answer:
+        note = bench.page.sentences(error_from_dict(answer["error"]))
+    no_calls = t("tool_bench.verdict.unreadable" if answer["sets_out"] else "tool_bench.no_call")
+    return {
+        "number": answer["place"] + 1,
+        "prompt": answer["prompt"],
+        "is_right": is_right(answer),
+        "verdict": t(f"tool_bench.verdict.{verdict(answer)}"),
+        "mode": t(f"tool_bench.mode.{answer['mode']}") if has_modes else "",
+        "expected": _stored_calls(answer["expected"]) or t("tool_bench.no_call"),
+        "called": _stored_calls(answer["called"]) or no_calls,
+        "sent": answer["sent"],
+        "raw": answer.get("raw", ""),
+        "note": note,
+    }
+
+
+def _page_url(run_id: str, first: int) -> str:
+    return url_for("tools.bench.show_run", run_id=run_id, first=max(0, first), _anchor="answers")
+
+
+# calls and figures in words
+
+
+def _call_text(name: str, arguments: object) -> str:
+    """``get_weather(city: "Paris")``."""
+    pairs = arguments.items() if isinstance(arguments, Mapping) else ()
+    return f"{name}({', '.join(f'{key}: {json.dumps(value, ensure_ascii=False)}' for key, value in pairs)})"
+
+
+def _stored_calls(calls: Iterable[Mapping[str, Any]]) -> str:
+    return ", ".join(_call_text(call["name"], call["arguments"]) for call in calls)
+
+
+def _percent(share: float | None) -> str:
+    """ "" where there is nothing to have a share of."""
+    return "" if share is None else f"{100 * share:.1f} %"
