@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTRACTS = {"model_config", "sampling_params", "state", "backend", "outputs", "logits_processors", "engine_options"}
+CONTRACTS = {"model_config", "sampling_params", "state", "backend", "outputs", "engine_options"}
+CONTRACTS |= {"sampling_batch", "sequence_sampling"}
 HEAVY = {"torch", "rwkv", "safetensors"}
 MODULES = sorted((ROOT / "webapp").rglob("*.py"))
 

@@ -93,7 +93,9 @@ class Settings:
     max_tokens_limit: int = setting(102400, "Longest answer a request may ask for, in tokens.", 1, 1 << 30)
     max_queue: int = setting(64, "Requests that may wait for a free place before new ones are refused.", 0, 100_000)
     max_sequences: int = setting(32, "Answers written at the same time.", 1, 4096)
-    prefill_chunk: int = setting(64, "Prompt tokens read per step between two tokens of running answers.", 1, 65536)
+    prefill_chunk: int = setting(
+        0, "Prompt tokens read per step between two tokens of running answers; 0 leaves it to the backend.", 0, 65536
+    )
     state_cache_bytes: int = setting(256 * MIB, "Memory for remembered prompt beginnings; 0 turns it off.", 0, 1 << 50)
     idle_unload_s: float = setting(0.0, "Seconds without a request before the model is unloaded; 0 means never.", 0)
     swap_grace_s: float = setting(5.0, "Seconds running answers get to finish when another model is loaded.", 0)

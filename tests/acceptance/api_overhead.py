@@ -16,11 +16,10 @@ import time
 from pathlib import Path
 
 from tests.acceptance.served_roost import STARTER, ServedRoost
-from webapp.engine.backend import backend_for
+from tests.engine.driving import load_backend
 from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
-from webapp.weights.inspection import inspect, require_model
 
 TOKENS = 128
 Times = tuple[float, float]
@@ -28,8 +27,7 @@ Times = tuple[float, float]
 
 
 def bare(strategy: str, prompts: list[list[int]]) -> list[Times]:
-    config = require_model(inspect(STARTER))
-    backend = backend_for(strategy).load_class().load(str(STARTER), config, strategy, lambda progress: None)
+    backend = load_backend(STARTER, strategy)
     engine = LLMEngine(backend, state_cache_bytes=0)
     try:
         return [one_bare(engine, str(number), prompt) for number, prompt in enumerate(prompts)]

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.engine.backend import REGISTRY, Backend, BackendEntry
+from webapp.engine.backend import REGISTRY, Backend, BackendEntry, resolve_strategy
 from webapp.engine.state import RecurrentState
 from webapp.errors import RoostError
 from webapp.weights.checkpoint import inspect
@@ -49,12 +50,11 @@ def load_or_skip(entry: BackendEntry, path: Path, strategy: str) -> Backend:
     found = backend_class.availability()
     if not found.is_available:
         pytest.skip(f"{entry.name}: {found.reason}; {found.way_out}")
-    config = inspect(path).config
     try:
-        backend_class.check(config, strategy)
+        backend_class.check(inspect(path), resolve_strategy(strategy)[1])
     except RoostError as exc:
         pytest.skip(f"{entry.name}: {exc.message} {exc.hint}")
-    return backend_class.load(str(path), config, strategy, lambda progress: None)
+    return load_backend(path, strategy)
 
 
 def measure(backend: Backend, reference: NumpyRwkv, seed: int = 0) -> Differences:
@@ -63,11 +63,11 @@ def measure(backend: Backend, reference: NumpyRwkv, seed: int = 0) -> Difference
     slot = backend.new_slot()
     chunks, position = 0.0, 0
     for length in CHUNKS:
-        logits = backend.forward([slot], [ids[position : position + length]])[0]
+        logits = forward(backend, [slot], [ids[position : position + length]])[0]
         position += length
         chunks = max(chunks, difference(logits, expected[position - 1]))
     single = backend.new_slot()
-    single_tokens = max(difference(backend.forward([single], [[t]])[0], e) for t, e in zip(ids, expected, strict=True))
+    single_tokens = max(difference(forward(backend, [single], [[t]])[0], e) for t, e in zip(ids, expected, strict=True))
     states = (backend.read_state(slot), backend.read_state(single))
     return Differences(
         chunks=chunks,
@@ -82,7 +82,7 @@ def _continued(backend: Backend, reference: NumpyRwkv, ids: Sequence[int], expec
     _, state = reference.forward(ids[:half])
     slot = backend.new_slot()
     backend.write_state(slot, state)
-    return difference(backend.forward([slot], [ids[half:]])[0], expected[-1])
+    return difference(forward(backend, [slot], [ids[half:]])[0], expected[-1])
 
 
 def difference(found: np.ndarray, expected: np.ndarray) -> float:

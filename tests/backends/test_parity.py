@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends.parity import ARCHITECTURES, STRATEGIES, entries, make_pair, measure
+from tests.engine.driving import forward
 from webapp.engine.backend import BackendEntry
 
 TOLERANCE = 2e-3
@@ -43,12 +44,12 @@ def test_a_state_survives_reading_and_writing_bit_for_bit(
 ) -> None:
     backend, _ = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name])
     first, second = backend.new_slot(), backend.new_slot()
-    backend.forward([first], [[1, 2, 3]])
+    forward(backend, [first], [[1, 2, 3]])
     state = backend.read_state(first)
     state.check(backend.config)
     backend.write_state(second, state)
     assert backend.read_state(second).digest() == state.digest()
-    assert (backend.forward([first], [[4]]) == backend.forward([second], [[4]])).all()
+    assert (forward(backend, [first], [[4]]) == forward(backend, [second], [[4]])).all()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -56,22 +57,22 @@ def test_a_state_survives_reading_and_writing_bit_for_bit(
 def test_slots_do_not_see_each_other(entry: BackendEntry, architecture: str, tmp_path: Path) -> None:
     backend, _ = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name])
     alone = backend.new_slot()
-    expected = [backend.forward([alone], [ids])[0] for ids in ([1, 2], [3], [4, 5, 6])]
+    expected = [forward(backend, [alone], [ids])[0] for ids in ([1, 2], [3], [4, 5, 6])]
 
     a, b = backend.new_slot(), backend.new_slot()
     backend.write_state(b, backend.read_state(a))
-    found = [backend.forward([a], [[1, 2]])[0]]
-    backend.forward([b], [[200, 201, 202]])
-    found.append(backend.forward([b, a], [[9], [3]])[1])
+    found = [forward(backend, [a], [[1, 2]])[0]]
+    forward(backend, [b], [[200, 201, 202]])
+    found.append(forward(backend, [b, a], [[9], [3]])[1])
     kept = backend.read_state(a)
     digest = kept.digest()
     backend.free_slot(b)
-    found.append(backend.forward([a], [[4, 5, 6]])[0])
+    found.append(forward(backend, [a], [[4, 5, 6]])[0])
 
     for one, other in zip(found, expected, strict=True):
         assert (one == other).all()
     assert kept.digest() == digest, "a state that was read changes with its slot"
-    assert (backend.forward([backend.new_slot()], [[1, 2]])[0] == expected[0]).all(), "a fresh slot is not fresh"
+    assert (forward(backend, [backend.new_slot()], [[1, 2]])[0] == expected[0]).all(), "a fresh slot is not fresh"
 
 
 @pytest.mark.parametrize("architecture", ("5.0", "5.2", "6", "7"))

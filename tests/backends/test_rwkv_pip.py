@@ -14,9 +14,11 @@ import pytest
 import torch
 
 from tests.backends.parity import measure
+from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
-from webapp.backends.rwkv_pip import RwkvPipBackend, failures, set_threads
+from webapp.backends.rwkv_pip import failures
+from webapp.backends.rwkv_pip.backend import set_threads
 from webapp.engine.backend import LoadProgress
 from webapp.engine.model_config import ModelConfig
 from webapp.errors import LoadCancelled, ModelLoadFailed, OutOfMemory, StrategyError
@@ -26,13 +28,9 @@ BEFORE_7 = ("4", "5.0", "5.1", "5.2", "6")
 ALL = (*BEFORE_7, "7")
 
 
-def load(path: Path, strategy: str = "cpu fp32", progress=lambda progress: None) -> RwkvPipBackend:
-    return RwkvPipBackend.load(str(path), inspect(path).config, strategy, progress)
-
-
 def precision_differences(path: Path, strategy: str, architecture: str, **options: object):
     weights = write_checkpoint(path, architecture, **options)
-    backend = load(path, strategy)
+    backend = load_backend(path, strategy)
     found = measure(backend, NumpyRwkv(backend.config, weights))
     backend.close()
     print(f"\nRWKV-{architecture} {strategy}: {found}")
@@ -74,12 +72,12 @@ def test_torchscript_computes_the_same(architecture: str, tmp_path: Path, monkey
 
 def test_a_prompt_longer_than_a_chunk_is_cut_inside(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "model.pth", "5.1", n_layer=1)
-    backend = load(tmp_path / "model.pth")
+    backend = load_backend(tmp_path / "model.pth")
     ids = np.random.default_rng(0).integers(0, 256, 600).tolist()
     at_once, in_pieces = backend.new_slot(), backend.new_slot()
-    logits = backend.forward([at_once], [ids])
+    logits = forward(backend, [at_once], [ids])
     for start in range(0, 600, 100):
-        pieces = backend.forward([in_pieces], [ids[start : start + 100]])
+        pieces = forward(backend, [in_pieces], [ids[start : start + 100]])
     assert np.abs(logits - pieces).max() <= 1e-3
     assert logits.dtype == np.float32 and logits.shape == (1, 256)
 
@@ -89,7 +87,7 @@ def test_a_prompt_longer_than_a_chunk_is_cut_inside(tmp_path: Path) -> None:
 def test_progress_rises_to_everything(architecture: str, file: str, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / file, architecture, time_state=architecture != "4")
     seen: list[LoadProgress] = []
-    load(tmp_path / file, progress=seen.append)
+    load_backend(tmp_path / file, progress=seen.append)
     figures = [(report.done_bytes, report.done_tensors) for report in seen]
     assert figures == sorted(figures) and figures[0] == (0, 0)
     assert figures[-1] == (seen[0].total_bytes, seen[0].total_tensors)
@@ -110,11 +108,11 @@ def test_a_load_that_is_cancelled_leaves_nothing(architecture: str, after: int, 
 
     cancelled: list[LoadProgress] = []
     with pytest.raises(LoadCancelled):
-        load(tmp_path / "model.pth", progress=cancel_once)
+        load_backend(tmp_path / "model.pth", progress=cancel_once)
     assert torch.load is torch_load
     assert dict(os.environ) == environment
     assert not [name for name in set(sys.modules) - modules if name.startswith("rwkv_model_copy")]
-    load(tmp_path / "model.pth").close()
+    load_backend(tmp_path / "model.pth").close()
 
 
 def test_models_of_every_version_live_side_by_side(tmp_path: Path) -> None:
@@ -122,16 +120,16 @@ def test_models_of_every_version_live_side_by_side(tmp_path: Path) -> None:
     for architecture, strategy in (("7", "cpu fp32"), ("6", "cpu fp32"), ("7", "cpu bf16"), ("4", "cpu fp32i8")):
         path = tmp_path / f"{len(backends)}.pth"
         write_checkpoint(path, architecture)
-        backends.append((load(path, strategy), []))
+        backends.append((load_backend(path, strategy), []))
     for _ in range(2):
         for backend, seen in backends:
-            seen.append(backend.forward([backend.new_slot()], [[1, 2, 3]]))
+            seen.append(forward(backend, [backend.new_slot()], [[1, 2, 3]]))
     assert all((first == second).all() for _, (first, second) in backends)
 
 
 def test_closing_gives_the_weights_back(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "model.pth", "7")
-    backend = load(tmp_path / "model.pth")
+    backend = load_backend(tmp_path / "model.pth")
     weights = weakref.ref(backend._model.model.z["head.weight"])
     backend.close()
     gc.collect()
@@ -147,7 +145,7 @@ def test_the_package_prints_to_the_log_and_not_to_the_terminal(
     caplog.set_level("DEBUG", logger="webapp.backends")
     for architecture in ("6", "7"):
         write_checkpoint(tmp_path / f"{architecture}.pth", architecture)
-        load(tmp_path / f"{architecture}.pth")
+        load_backend(tmp_path / f"{architecture}.pth")
     assert capfd.readouterr().out == ""
     assert "Model detected: v6.0" in caplog.text and "Goose" in caplog.text
 
@@ -159,7 +157,7 @@ def test_a_missing_tensor_fails_the_load_and_not_the_first_answer(architecture: 
     del weights["blocks.1.ln2.weight"]
     write_tensors(tmp_path / "model.pth", weights)
     with pytest.raises(ModelLoadFailed, match=r"blocks\.1\.ln2\.weight"):
-        RwkvPipBackend.load(str(tmp_path / "model.pth"), config, "cpu fp32", lambda progress: None)
+        load_backend(tmp_path / "model.pth", config=config)
 
 
 def test_weights_that_give_no_number_fail_the_load(tmp_path: Path) -> None:
@@ -167,7 +165,7 @@ def test_weights_that_give_no_number_fail_the_load(tmp_path: Path) -> None:
     weights["blocks.0.ln2.weight"][0] = np.nan
     write_tensors(tmp_path / "model.pth", weights)
     with pytest.raises(ModelLoadFailed, match="not a number"):
-        load(tmp_path / "model.pth")
+        load_backend(tmp_path / "model.pth")
 
 
 @pytest.mark.parametrize(
@@ -178,14 +176,14 @@ def test_a_file_converted_by_the_package_loads_with_its_own_strategy_alone(
 ) -> None:
     raw, converted = tmp_path / "raw.pth", tmp_path / "converted.pth"
     write_checkpoint(raw, architecture)
-    backend = load(raw, strategy)
-    expected = backend.forward([backend.new_slot()], [[1, 2, 3]])
+    backend = load_backend(raw, strategy)
+    expected = forward(backend, [backend.new_slot()], [[1, 2, 3]])
     convert(raw, converted, strategy, architecture)
 
-    again = load(converted, strategy)
-    assert (again.forward([again.new_slot()], [[1, 2, 3]]) == expected).all()
+    again = load_backend(converted, strategy)
+    assert (forward(again, [again.new_slot()], [[1, 2, 3]]) == expected).all()
     with pytest.raises(StrategyError, match=strategy):
-        load(converted, "cpu fp32")
+        load_backend(converted, "cpu fp32")
 
 
 def convert(raw: Path, converted: Path, strategy: str, architecture: str) -> None:

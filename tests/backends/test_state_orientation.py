@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import make_tensors, make_time_state, write_checkpoint, write_state
-from webapp.backends.rwkv_pip import RwkvPipBackend
 from webapp.backends.rwkv_pip.package import forget_package, import_package
 from webapp.cli import main
 from webapp.engine.model_config import ModelConfig
@@ -46,13 +46,13 @@ def test_a_model_started_from_a_state_file_follows_the_reference(tmp_path, archi
     path, state_path, config = model_and_state(tmp_path, architecture)
     start = from_file(state_path, config)
     expected = reference_of(config, architecture).forward(IDS, start)[0][-1]
-    backend = RwkvPipBackend.load(str(path), config, "cpu fp32", lambda progress: None)
+    backend = load_backend(path)
     try:
         found = {}
         for name, layers in (("right", start.arrays["att_kv"]), ("turned", start.arrays["att_kv"].swapaxes(-1, -2))):
             slot = backend.new_slot()
             backend.write_state(slot, RecurrentState.from_time_state(config, layers))
-            found[name] = backend.forward([slot], [IDS])[0]
+            found[name] = forward(backend, [slot], [IDS])[0]
     finally:
         backend.close()
     assert np.abs(found["right"] - expected).max() <= TOLERANCE

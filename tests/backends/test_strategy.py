@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
-from webapp.backends.rwkv_pip import RwkvPipBackend, requirements
+from webapp.backends.rwkv_pip import requirements
 from webapp.backends.strategy import canonical_strategy, parse_strategy, place_layers
+from webapp.engine.backend import ModelSizes, resolve_strategy
 from webapp.engine.model_config import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 
@@ -17,6 +18,11 @@ V6 = ModelConfig("6", 32, 2560, 2560, 8960, 40, 64, 65536)
 V7 = ModelConfig("7", 32, 2560, 2560, 10240, 40, 64, 65536)
 # STRATEGY_REGEX of rwkv 0.8.32, model.py: what is accepted here must pass there.
 PACKAGE_REGEX = r"^(?:(?:^|->) *(?:cuda(?::[\d]+)?|cpu|mps|dml) (?:fp(?:16|32)|bf16)(?:i8|i4|i3)?(?: \*[\d]+\+?)? *)+$"
+
+
+def check(config: ModelConfig, strategy: str) -> None:
+    backend, options = resolve_strategy(strategy)
+    backend.check(ModelSizes(config), options)
 
 
 def counts(strategy: str, n_layer: int) -> list[tuple[str, int, int]]:
@@ -98,27 +104,27 @@ def test_a_strategy_that_cannot_be_is_refused_with_a_way_out(strategy: str, said
 )
 def test_what_the_package_cannot_do_for_rwkv_7_is_refused_before_loading(strategy: str, said: str) -> None:
     with pytest.raises(StrategyError) as caught:
-        RwkvPipBackend.check(V7, strategy)
+        check(V7, strategy)
     assert said in caught.value.message
     assert "`" in caught.value.hint, "the way out names a strategy"
 
 
 @pytest.mark.parametrize("strategy", ["cpu fp32", "cpu bf16", "cpu fp16"])
 def test_one_device_in_one_precision_is_fine_for_every_version(strategy: str) -> None:
-    RwkvPipBackend.check(V7, strategy)
-    RwkvPipBackend.check(V6, strategy)
+    check(V7, strategy)
+    check(V6, strategy)
 
 
 def test_int8_and_splits_are_fine_up_to_rwkv_6() -> None:
-    RwkvPipBackend.check(V6, "cpu fp32i8")
-    RwkvPipBackend.check(V6, "cpu fp32 *10 -> cpu bf16")
+    check(V6, "cpu fp32i8")
+    check(V6, "cpu fp32 *10 -> cpu bf16")
 
 
 @pytest.mark.parametrize("strategy", ["cuda fp16", "dml fp32"])
 def test_a_device_that_is_not_there_is_said_to_be_missing(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
     with pytest.raises(BackendUnavailable) as caught:
-        RwkvPipBackend.check(V6, strategy)
+        check(V6, strategy)
     assert "cpu fp32" in caught.value.hint
 
 
@@ -136,9 +142,9 @@ def test_torch_has_the_last_word_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_checking_imports_neither_torch_nor_the_package() -> None:
     code = (
-        "import sys; from webapp.backends.rwkv_pip import RwkvPipBackend as B;"
+        "import sys; from webapp.engine.backend import ModelSizes as M, resolve_strategy as r; B, o = r('cpu fp32');"
         "from webapp.engine.model_config import ModelConfig;"
-        "B.availability(); B.check(ModelConfig('7', 2, 64, 64, 256, 1, 64, 256), 'cpu fp32');"
+        "B.availability(); B.check(M(ModelConfig('7', 2, 64, 64, 256, 1, 64, 256)), o);"
         "sys.exit('torch' in sys.modules or 'rwkv' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -59,13 +59,13 @@ class Pace:
 
 @pytest.fixture
 def pace(monkeypatch):
-    pace, forward = Pace(), FakeBackend.forward
+    pace, step = Pace(), FakeBackend.step
 
-    def paced(self, slots, token_ids):
+    def paced(self, batch):
         time.sleep(pace.token_s)
-        return forward(self, slots, token_ids)
+        return step(self, batch)
 
-    monkeypatch.setattr(FakeBackend, "forward", paced)
+    monkeypatch.setattr(FakeBackend, "step", paced)
     return pace
 
 

@@ -3,9 +3,11 @@
 from collections import defaultdict
 
 from webapp.backends.fake import FakeBackend, FakeOptions, fake_config
+from webapp.engine.backend import Backend, Row, resolve_strategy
 from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import GenerationRequest, PrefillProgress, QueueReport, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
+from webapp.weights.inspection import inspect
 
 GREEDY = {"temperature": 0.0, "frequency_penalty": 0.0}
 SOME_CACHE = 1 << 20
@@ -14,6 +16,18 @@ SOME_CACHE = 1 << 20
 def engine(options="", *, config=None, **kwargs):
     backend = FakeBackend(config or fake_config(), FakeOptions.parse(f"fake {options}"))
     return LLMEngine(backend, **{"state_cache_bytes": SOME_CACHE, **kwargs})
+
+
+def forward(backend: Backend, slots, token_ids):
+    """``(rows, vocab_size)``: logits after the last token of each row, kept."""
+    logits = backend.step([Row(slot, ids) for slot, ids in zip(slots, token_ids, strict=True)])
+    return logits.to_numpy(range(len(slots))).copy()
+
+
+def load_backend(path, strategy="cpu fp32", progress=lambda progress: None, config=None):
+    """Whatever backend the strategy names."""
+    backend, options = resolve_strategy(strategy)
+    return backend.load(str(path), config or inspect(path).config, options, progress)
 
 
 def request(

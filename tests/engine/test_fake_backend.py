@@ -4,22 +4,28 @@ import sys
 import numpy as np
 import pytest
 
+from tests.engine.driving import forward
 from webapp.backends.fake import FakeBackend, FakeOptions, fake_config
+from webapp.engine.backend import ModelSizes, resolve_strategy
 from webapp.engine.state import RecurrentState
 from webapp.errors import LoadCancelled, ModelLoadFailed, StrategyError
 
 
+def options_of(text):
+    return resolve_strategy(f"fake {text}")[1]
+
+
 def load(options="", config=None):
-    return FakeBackend.load("", config, f"fake {options}", lambda progress: None)
+    return FakeBackend.load("", config, options_of(options), lambda progress: None)
 
 
 def greedy(backend, slot, prompt, limit=40):
-    logits, answer = backend.forward([slot], [prompt]), []
+    logits, answer = forward(backend, [slot], [prompt]), []
     while len(answer) < limit:
         answer.append(int(logits[0].argmax()))
         if answer[-1] == 0:
             break
-        logits = backend.forward([slot], [answer[-1:]])
+        logits = forward(backend, [slot], [answer[-1:]])
     return answer
 
 
@@ -46,22 +52,22 @@ def test_a_prompt_that_ends_inside_the_script_goes_on_from_there():
 def test_logits_depend_on_every_token_and_on_the_initial_state_but_not_on_chunking(architecture):
     backend = load(config=fake_config(256, architecture))
     whole, chunked, other, flavoured = (backend.new_slot() for _ in range(4))
-    expected = backend.forward([whole], [[1, 2, 3, 4]])
-    backend.forward([chunked], [[1, 2]])
-    assert np.array_equal(backend.forward([chunked], [[3, 4]]), expected)
-    assert not np.array_equal(backend.forward([other], [[7, 2, 3, 4]]), expected)
+    expected = forward(backend, [whole], [[1, 2, 3, 4]])
+    forward(backend, [chunked], [[1, 2]])
+    assert np.array_equal(forward(backend, [chunked], [[3, 4]]), expected)
+    assert not np.array_equal(forward(backend, [other], [[7, 2, 3, 4]]), expected)
     state = RecurrentState.zeros(backend.config)
     state.arrays["att_aa" if architecture == "4" else "att_kv"][:] = 0.5
     backend.write_state(flavoured, state)
-    assert not np.array_equal(backend.forward([flavoured], [[1, 2, 3, 4]]), expected)
+    assert not np.array_equal(forward(backend, [flavoured], [[1, 2, 3, 4]]), expected)
 
 
 def test_a_state_written_to_another_slot_goes_on_the_same():
     backend = load()
     first, second = backend.new_slot(), backend.new_slot()
-    backend.forward([first], [[1, 2, 3]])
+    forward(backend, [first], [[1, 2, 3]])
     backend.write_state(second, backend.read_state(first))
-    logits = backend.forward([first, second], [[4], [4]])
+    logits = forward(backend, [first, second], [[4], [4]])
     assert np.array_equal(logits[0], logits[1])
     backend.read_state(first).check(backend.config)
 
@@ -69,38 +75,38 @@ def test_a_state_written_to_another_slot_goes_on_the_same():
 def test_it_breaks_where_it_is_told_to():
     backend = load("fail_on=9 nan_at=3")
     slot = backend.new_slot()
-    assert np.isfinite(backend.forward([slot], [[1, 2]])).all()
-    assert np.isnan(backend.forward([slot], [[3]])).all()
-    assert np.isnan(backend.forward([slot], [[4]])).all()
+    assert np.isfinite(forward(backend, [slot], [[1, 2]])).all()
+    assert np.isnan(forward(backend, [slot], [[3]])).all()
+    assert np.isnan(forward(backend, [slot], [[4]])).all()
     with pytest.raises(RuntimeError, match="told to fail"):
-        backend.forward([backend.new_slot()], [[1, 9]])
+        forward(backend, [backend.new_slot()], [[1, 9]])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_it_can_kill_its_process():
     code = (
-        "from webapp.backends.fake import FakeBackend as F\n"
-        "b = F.load('', None, 'fake kill_at=2', print); b.forward([b.new_slot()], [[1, 2]])"
+        "from webapp.engine.backend import Row, resolve_strategy as r\n"
+        "b, o = r('fake kill_at=2'); b = b.load('', None, o, print); b.step([Row(b.new_slot(), [1, 2])])"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == -9
 
 
 def test_loading_reports_progress_and_can_be_cancelled():
     seen = []
-    backend = FakeBackend.load("", fake_config(), "fake load_steps=4 load_bytes=100 vocab=300", seen.append)
+    backend = FakeBackend.load("", fake_config(), options_of("load_steps=4 load_bytes=100 vocab=300"), seen.append)
     assert [p.done_bytes for p in seen] == [0, 25, 50, 75, 100] and backend.config.vocab_size == 300
 
     def cancel(progress):
         raise LoadCancelled()
 
     with pytest.raises(LoadCancelled):
-        FakeBackend.load("", fake_config(), "fake", cancel)
+        FakeBackend.load("", fake_config(), options_of(""), cancel)
 
 
 def test_it_refuses_and_fails_with_typed_errors():
     with pytest.raises(StrategyError, match="because"):
-        FakeBackend.check(fake_config(), "fake refuse=because")
+        FakeBackend.check(ModelSizes(fake_config()), options_of("refuse=because"))
     with pytest.raises(ModelLoadFailed, match="why not"):
         load('load_fail="why not"')
     with pytest.raises(StrategyError, match="slotz"):
-        FakeBackend.check(fake_config(), "fake slotz=3")
+        options_of("slotz=3")

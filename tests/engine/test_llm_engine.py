@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from tests.engine.driving import GREEDY, engine, request, run
+from tests.engine.driving import GREEDY, engine, forward, request, run
 from webapp.backends.fake import fake_config
+from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import FinishReason, QueueReport
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, PromptEmpty, RequestError, StateMismatch, TokenOutOfRange
@@ -132,7 +133,7 @@ def test_a_long_prompt_does_not_stop_the_others_from_writing():
     answers = run(made, request("reader", range(1, 200)))
     steps = answers["writer"].steps
     assert steps == list(range(len(steps))), "one token in every step"
-    assert max(size for sizes in made.backend.forward_sizes for size in sizes) <= 16
+    assert max(size for sizes in made.backend.step_sizes for size in sizes) <= 16
 
 
 def test_eight_that_write_together_get_the_same_share():
@@ -145,7 +146,7 @@ def test_eight_that_write_together_get_the_same_share():
 def test_a_decode_step_is_one_forward_call_for_all():
     made = engine("slots=4")
     run(made, *(request(f"r{n}", max_tokens=50) for n in range(4)), steps=10)
-    assert made.backend.forward_sizes[-1] == (1, 1, 1, 1)
+    assert made.backend.step_sizes[-1] == (1, 1, 1, 1)
 
 
 def test_the_queue_is_reported_when_it_changes():
@@ -240,12 +241,27 @@ def test_a_prompt_that_breaks_the_backend_ends_alone():
     assert made.backend.used_slots == 0
 
 
-def test_a_failed_decode_ends_that_batch_and_waiting_ones_go_on():
+def test_a_step_that_fails_ends_only_the_rows_that_fail_alone():
     made = engine("fail_at=6 slots=2")
-    answers = run(made, request("a", max_tokens=50), request("b", max_tokens=50), request("c", max_tokens=2))
-    assert answers["a"].finish_reason is answers["b"].finish_reason is FinishReason.ERROR
+    answers = run(made, request("a", max_tokens=50), request("b", (1,), max_tokens=4), request("c", max_tokens=2))
+    assert answers["a"].finish_reason is FinishReason.ERROR
     assert len(answers["a"].token_ids) == 3, "what was written before is kept"
+    assert answers["b"].token_ids == run(engine(), request("b", (1,), max_tokens=4))["b"].token_ids
     assert answers["c"].finish_reason is FinishReason.LENGTH and made.backend.used_slots == 0
+
+
+def test_a_prompt_and_the_answers_beside_it_are_one_step():
+    made = engine("slots=3", prefill_chunk=16)
+    run(made, request("a", max_tokens=50), request("b", max_tokens=50), steps=3)
+    run(made, request("c", range(1, 30)), steps=1)
+    assert made.backend.step_sizes[-1] == (1, 1, 16)
+
+
+def test_the_backend_says_how_many_prompt_tokens_a_step_reads():
+    made = engine()
+    made.backend.prefill_tokens = 5
+    assert LLMEngine(made.backend).scheduler.prefill_chunk == 5
+    assert LLMEngine(made.backend, prefill_chunk=7).scheduler.prefill_chunk == 7
 
 
 def test_a_backend_that_only_fails_is_given_up():
@@ -262,25 +278,28 @@ def test_bad_requests_between_good_ones_never_add_up_to_a_broken_backend():
 
 
 class Grumpy:
-    """A constraint: allows tokens below a number, and breaks at a given token."""
+    """A constraint: allows tokens below a number up to 32, and breaks at a given token."""
 
     def __init__(self, description):
-        self.below, self.breaks_at = description["below"], description.get("breaks_at")
+        self.allowed, self.breaks_at = (1 << description["below"]) - 1, description.get("breaks_at")
         self.accepted = []
 
-    def __call__(self, token_ids, logits):
-        assert list(token_ids) == self.accepted
-        if len(token_ids) == self.breaks_at:
+    def mask(self, usable):
+        if len(self.accepted) == self.breaks_at:
             raise ValueError("a broken grammar")
-        logits[self.below :] = -np.inf
+        return np.array([self.allowed, *[0] * (len(usable) - 1)], np.uint32)
 
     def accept(self, token_id):
         self.accepted.append(token_id)
 
 
 def test_a_constraint_rules_tokens_out_and_hears_of_every_token():
-    answer = run(engine(constraint_factory=Grumpy), request(constraint={"below": 9}, top_p=1.0, max_tokens=40))["a"]
+    made = engine(constraint_factory=Grumpy)
+    made.add_request(request(constraint={"below": 9}, top_p=1.0, max_tokens=40))
+    constraint = made.scheduler.waiting[0].sampling.constraint
+    answer = run(made)["a"]
     assert max(answer.token_ids) < 9 and len(answer.token_ids) == 40
+    assert constraint.accepted == answer.token_ids
 
 
 def test_a_constraint_that_breaks_ends_its_sequence_alone():
@@ -338,7 +357,7 @@ def test_a_slot_is_initialised_even_where_the_backend_hands_out_a_used_one():
 
     def dirty_slot():
         slot = fresh()
-        made.backend.forward([slot], [[77, 78]])
+        forward(made.backend, [slot], [[77, 78]])
         return slot
 
     made.backend.new_slot = dirty_slot
@@ -464,6 +483,17 @@ def test_memory_running_out_for_a_snapshot_costs_the_snapshots_not_the_answer():
     made.backend.read_state = refuse
     assert run(made, request(prompt=(5, 6)))["a"].finish_reason is FinishReason.LENGTH
     assert len(made.state_cache) == 0
+
+
+def test_any_other_failure_of_a_snapshot_costs_that_snapshot():
+    made = engine()
+    run(made, request())
+    read_state = made.backend.read_state
+    made.backend.read_state = lambda slot: 1 / 0
+    assert run(made, request("b", (5, 6, 7), boundaries=(2,)))["b"].finish_reason is FinishReason.LENGTH
+    made.backend.read_state = read_state
+    assert len(made.state_cache) == 1
+    assert run(made, request("c", (5, 6, 7)))["c"].finish_reason is FinishReason.LENGTH
 
 
 # diagnosis

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.engine.driving import GREEDY, engine, request, run
+from webapp.engine.outputs import FinishReason
 from webapp.engine.state import RecurrentState
-from webapp.errors import NonFiniteLogits, PromptEmpty, RequestError, StateMismatch, TokenOutOfRange
+from webapp.errors import NonFiniteLogits, OutOfMemory, PromptEmpty, RequestError, StateMismatch, TokenOutOfRange
 
 
 def finish(made, probe):
@@ -39,7 +40,7 @@ def test_scores_are_the_logprobs_of_each_token_and_disturb_no_running_sequence(s
     scores, steps = finish(made, made.score_probe(ids, 2))
     rows = made.logits(ids, every_position=True).astype(np.float64)
     logprobs = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
-    assert steps == len(scores) == 4
+    assert (steps, len(scores)) == (1, 4)
     for position, (own, best, second) in enumerate(scores):
         assert own.token_id == ids[position + 1]
         assert own.logprob == pytest.approx(logprobs[position, own.token_id], abs=1e-4)
@@ -50,6 +51,48 @@ def test_scores_are_the_logprobs_of_each_token_and_disturb_no_running_sequence(s
 def test_one_token_has_nothing_to_be_scored_after():
     made = engine()
     assert finish(made, made.score_probe([7])) == ((), 0)
+
+
+def test_scores_do_not_depend_on_the_chunks_they_were_read_in():
+    scores = [finish(made, made.score_probe(range(1, 20), 1)) for made in (engine(), engine(prefill_chunk=4))]
+    assert scores[0][0] == scores[1][0] and [steps for _, steps in scores] == [1, 5]
+
+
+def test_a_probe_has_a_slot_of_its_own_while_every_sequence_runs():
+    made = engine("slots=2")
+    run(made, request("a", max_tokens=20), request("b", max_tokens=20), steps=3)
+    made.backend.save = made.backend.restore = None
+    assert made.logits([1, 2]).shape == (256,)
+
+
+@pytest.mark.parametrize("is_over", [False, True])
+def test_a_sequence_whose_borrowed_slot_cannot_be_restored_fails_and_never_goes_on_from_another_state(is_over):
+    made = engine("slots=1", prefill_chunk=2)
+    expected = run(engine(), request("a", **GREEDY, max_tokens=20))["a"].token_ids
+    before = run(made, request("a", **GREEDY, max_tokens=20), request("next"), steps=5)["a"].token_ids
+
+    def refuse(slot, saved):
+        raise OutOfMemory(reason="no room for the state")
+
+    restore, made.backend.restore = made.backend.restore, refuse
+    probe = made.logits_probe([7, 8] if is_over else [7, 8, 9])
+    made.advance(probe)
+    made.backend.restore = restore
+    answers = run(made)
+    assert before == expected[: len(before)] and answers["a"].token_ids == []
+    assert answers["a"].finish_reason is FinishReason.ERROR and answers["a"].error["code"] == "out_of_memory"
+    assert answers["next"].finish_reason is FinishReason.LENGTH
+    assert np.array_equal(finish(made, probe)[0], engine().logits([7, 8] if is_over else [7, 8, 9]))
+
+
+def test_a_state_that_cannot_be_saved_costs_the_probe_alone():
+    made = engine("slots=1")
+    expected = run(engine(), request("a", **GREEDY, max_tokens=20))["a"].token_ids
+    before = run(made, request("a", **GREEDY, max_tokens=20), steps=5)["a"].token_ids
+    made.backend.save = lambda slot: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        made.logits([7])
+    assert before + run(made)["a"].token_ids == expected
 
 
 def test_a_probe_begins_where_it_is_told():

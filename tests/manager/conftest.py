@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from tests.weights.make_checkpoints import make_tensors, make_time_state
 from webapp.backends.fake import FakeBackend
-from webapp.engine.backend import LoadProgress, ProgressCallback
+from webapp.engine.backend import LoadProgress, Options, ProgressCallback
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
@@ -95,11 +95,13 @@ class HeldLoads:
     def __init__(self, load: Callable[..., FakeBackend]) -> None:
         self._load, self._may_end = load, threading.Event()
 
-    def __call__(self, path: str, config: ModelConfig | None, strategy: str, progress: ProgressCallback) -> FakeBackend:
+    def __call__(
+        self, path: str, config: ModelConfig | None, options: Options, progress: ProgressCallback
+    ) -> FakeBackend:
         progress(LoadProgress(0, 1_000_000, 0, 10))
         while not self._may_end.wait(0.02):
             progress(LoadProgress(0, 1_000_000, 0, 10))
-        return self._load(path, config, strategy, progress)
+        return self._load(path, config, options, progress)
 
     def end(self) -> None:
         self._may_end.set()

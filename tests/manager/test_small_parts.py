@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from tests.manager.conftest import request
+from webapp.backends.fake import FakeBackend, fake_config
 from webapp.engine.backend import LoadProgress
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import (
@@ -25,6 +26,7 @@ from webapp.engine.outputs import (
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, FileMissing
+from webapp.manager.engine_loop import EngineLoop
 from webapp.manager.handles import MOST_EVENTS, LoadingEvent, QueuePosition, RequestHandle
 from webapp.manager.library import ModelLibrary
 from webapp.manager.machine_memory import available_bytes, has_room_beside, memory_facts, needed_bytes
@@ -73,6 +75,20 @@ def test_tokens_nobody_reads_are_joined_and_none_is_lost():
     assert len(events) <= MOST_EVENTS + 1 and events[-1].finish_reason is FinishReason.LENGTH
     assert [token_id for event in events for token_id in event.token_ids] == list(range(10_000))
     assert sum(len(event.logprobs) for event in events) == 10_000
+
+
+def test_memory_running_out_while_the_fresh_state_is_read_is_a_failed_load(monkeypatch):
+    def refuse(backend, slot):
+        raise MemoryError("no room")
+
+    closed, sent = [], []
+    monkeypatch.setattr(FakeBackend, "read_state", refuse)
+    monkeypatch.setattr(FakeBackend, "close", lambda backend: closed.append(backend))
+    loop = EngineLoop(sent.append)
+    loop.put(LoadModel("", fake_config(), "fake", max_sequences=2, prefill_chunk=0, state_cache_bytes=0))
+    loop.run()
+    assert isinstance(sent[-1], LoadFailed) and sent[-1].error["code"] == "out_of_memory"
+    assert len(closed) == 1
 
 
 def test_frames_of_any_size_cross_a_pipe():

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from webapp.engine.sequence_sampling import Constraint
 from webapp.errors import GrammarInvalid
 from webapp.structured.grammar import MAX_ENUM_VALUES, check, json_rule
 from webapp.structured.grammar_constraint import GrammarConstraints
@@ -38,6 +39,13 @@ def constraints(tokenizer: WorldTokenizer) -> Iterator[GrammarConstraints]:
     made.close()
 
 
+def masked(constraint: Constraint, logits: np.ndarray) -> np.ndarray:
+    """The logits with every token ruled out that may not come next. What is minus infinity already cannot be drawn."""
+    usable = np.packbits(np.pad(np.isfinite(logits), (0, -len(logits) % 32)), bitorder="little").view(np.uint32)
+    allowed = np.unpackbits(constraint.mask(usable).view(np.uint8), count=len(logits), bitorder="little")
+    return np.where(allowed, logits, np.float32(-np.inf))
+
+
 def random_answer(constraints: GrammarConstraints, tokenizer: WorldTokenizer, description: dict, seed: int) -> str:
     """What a model without any preference writes; it takes the end as soon as it may."""
     rng = np.random.default_rng(seed)
@@ -46,7 +54,7 @@ def random_answer(constraints: GrammarConstraints, tokenizer: WorldTokenizer, de
     while len(token_ids) < 300:
         logits = rng.normal(size=tokenizer.vocab_size).astype(np.float32)
         logits[0] = 10.0
-        constraint(token_ids, logits)
+        logits = masked(constraint, logits)
         best = int(logits.argmax())
         assert logits[best] > -np.inf
         if best == 0:
@@ -77,11 +85,11 @@ def test_a_thought_may_say_anything_before_the_json(constraints: GrammarConstrai
     constraint = constraints({"kind": "json_schema", "schema": SCHEMA, "thinking": True})
     for token_id in tokenizer.encode(">Let me see: {not json} 好吧</think>\n"):
         logits = np.zeros(tokenizer.vocab_size, np.float32)
-        constraint((), logits)
+        logits = masked(constraint, logits)
         assert logits[token_id] == 0
         constraint.accept(token_id)
     logits = np.zeros(tokenizer.vocab_size, np.float32)
-    constraint((), logits)
+    logits = masked(constraint, logits)
     allowed = {tokenizer.decode([token_id])[:1] for token_id in (logits == 0).nonzero()[0].tolist()}
     assert allowed == {"{"}
 
@@ -99,7 +107,7 @@ def test_nothing_but_the_end_follows_a_complete_value(
 ) -> None:
     constraint = constraints({"kind": "json_schema", "schema": {"const": 1}, "consumed": "1"})
     logits = np.zeros(tokenizer.vocab_size, np.float32)
-    constraint((), logits)
+    logits = masked(constraint, logits)
     assert (logits == 0).nonzero()[0].tolist() == [0]
 
 
@@ -168,7 +176,7 @@ def test_a_grammar_that_breaks_in_the_engine_ends_its_sequence_with_a_reason(
 ) -> None:
     constraint = constraints({"kind": "lark", "grammar": "start: missing"})
     with pytest.raises(GrammarInvalid):
-        constraint((), np.zeros(tokenizer.vocab_size, np.float32))
+        masked(constraint, np.zeros(tokenizer.vocab_size, np.float32))
 
 
 def test_a_model_that_lacks_a_token_spells_it_otherwise(constraints: GrammarConstraints, tokenizer: WorldTokenizer):
@@ -180,7 +188,7 @@ def test_a_model_that_lacks_a_token_spells_it_otherwise(constraints: GrammarCons
     token_ids: list[int] = []
     while not token_ids or token_ids[-1] != 0:
         logits = np.where(has_token, 0.0, -np.inf).astype(np.float32)
-        constraint(token_ids, logits)
+        logits = masked(constraint, logits)
         assert logits.max() > -np.inf, tokenizer.decode(token_ids)
         token_ids.append(int(logits.argmax()))
         constraint.accept(token_ids[-1])

@@ -10,6 +10,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from tests.structured.test_grammar_constraint import masked
 from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.tool_dialects import ToolDialect, all_dialects
 from webapp.chat.tool_grammars import ToolRules
@@ -63,7 +64,7 @@ def written(constraints: GrammarConstraints, tokenizer: WorldTokenizer, source: 
     for _ in range(400):
         logits = rng.normal(size=tokenizer.vocab_size).astype(np.float32)
         logits[0] = 10.0
-        constraint(token_ids, logits)
+        logits = masked(constraint, logits)
         best = int(logits.argmax())
         assert logits[best] > -np.inf
         if best == 0:

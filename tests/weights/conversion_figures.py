@@ -52,20 +52,18 @@ def load(path: Path, strategy: str, logits: Path) -> dict[str, Any]:
 
 
 def load_here(path: str, strategy: str, logits: str) -> None:
-    from webapp.backends.rwkv_pip import RwkvPipBackend
+    from tests.engine.driving import forward, load_backend
     from webapp.cli.convert import peak_rss_bytes
-    from webapp.weights.checkpoint import inspect
 
     with open(path, "rb") as file:
         while file.read(16 << 20):
             pass
     import torch  # noqa: F401  not part of a model's load
 
-    config = inspect(path).config
     started, cpu_started = time.monotonic(), time.process_time()
-    backend = RwkvPipBackend.load(path, config, strategy, lambda progress: None)
+    backend = load_backend(path, strategy)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu_started
-    np.save(logits, backend.forward([backend.new_slot()], [IDS])[0])
+    np.save(logits, forward(backend, [backend.new_slot()], [IDS])[0])
     found = {
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu, 2),

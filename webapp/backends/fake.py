@@ -9,13 +9,13 @@ The strategy is ``fake`` followed by ``key=value`` options (quoted as in a shell
 ==================  ===================================================================================================
 ``slots=8``         how many sequences may run at once (``max_slots``)
 ``vocab=65536``     vocabulary size instead of the config's
-``delay_ms=0``      sleep in every ``forward`` call (one decode step, or one prefill chunk)
+``delay_ms=0``      sleep in every step
 ``script=hello``    the answer, then token 0 (end of text). Text becomes its UTF-8 bytes plus one (single-byte tokens of
                     the World vocabulary); ``script=5,6,7`` are token ids. Without a script the tokens are noise that
                     never ends by itself. Sampling, penalties and seeds do not sway a script. Where a prompt ends with
                     the beginning of the script, the answer goes on from there
 ``repeat=1``        the script so many times before token 0; 0 is endless
-``fail_at=N``       ``forward`` raises RuntimeError when a slot takes its N-th token, the prompt's included
+``fail_at=N``       a step raises RuntimeError when a slot takes its N-th token, the prompt's included
 ``nan_at=N``        that slot's logits are NaN from its N-th token on
 ``kill_at=N``       the process kills itself (SIGKILL) there
 ``fail_on=ID``, ``nan_on=ID``, ``kill_on=ID``   the same when a slot takes the token ID
@@ -32,18 +32,31 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shlex
 import signal
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.engine.backend import Availability, Backend, LoadProgress, ProgressCallback
+from webapp.engine.backend import (
+    Availability,
+    Backend,
+    BackendOption,
+    LoadProgress,
+    Logits,
+    ModelFile,
+    NumpyLogits,
+    Options,
+    OptionValue,
+    ProgressCallback,
+    Row,
+    line_starts,
+    resolve_strategy,
+)
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
 from webapp.errors import ModelLoadFailed, StrategyError
@@ -87,23 +100,24 @@ class FakeOptions:
     @classmethod
     def parse(cls, strategy: str) -> FakeOptions:
         """From ``fake key=value …``; StrategyError on anything else."""
-        kinds: dict[str, Any] = {f.name: type(f.default) for f in fields(cls)}
-        found: dict[str, Any] = {}
-        try:
-            for word in shlex.split(strategy)[1:]:
-                name, _, value = word.partition("=")
-                found[name] = kinds[name](value)
-        except (KeyError, ValueError) as exc:
-            raise StrategyError(
-                strategy=strategy, reason=f"not an option: {exc}", way_out="Options: " + ", ".join(kinds)
-            ) from exc
-        return cls(**found)
+        return cls.of(resolve_strategy(strategy)[1])
+
+    @classmethod
+    def of(cls, options: Options) -> FakeOptions:
+        return cls(**cast(dict[str, Any], options))
 
     def script_token_ids(self) -> list[int]:
         words = self.script.split(",")
         if all(word.strip().isdigit() for word in words):
             return [int(word) for word in words]
         return [byte + 1 for byte in self.script.encode()]
+
+
+def _declared(name: str, default: OptionValue) -> BackendOption:
+    if isinstance(default, str):
+        return BackendOption(name, "text", default)
+    kind: Literal["whole", "number"] = "whole" if isinstance(default, int) else "number"
+    return BackendOption(name, kind, default, low=1 if name == "slots" else 0, high=2**40)
 
 
 @dataclass
@@ -120,15 +134,18 @@ class _Slot:
 class FakeBackend(Backend):
     """See the module for its options."""
 
+    OPTIONS = tuple(_declared(each.name, cast(OptionValue, each.default)) for each in fields(FakeOptions))
+
     def __init__(self, config: ModelConfig | None = None, options: FakeOptions | None = None) -> None:
         self.options = options or FakeOptions()
         config = config or fake_config()
         self.config = replace(config, vocab_size=self.options.vocab or config.vocab_size)
         self.max_slots = self.options.slots
-        self.forward_sizes: deque[tuple[int, ...]] = deque(maxlen=1000)
-        """Tokens fed to each row, one entry a call: what tests count. The last 1,000 calls."""
+        self.step_sizes: deque[tuple[int, ...]] = deque(maxlen=1000)
+        """Tokens fed to each row, one entry a step: what tests count. The last 1,000 steps."""
         self._script = self.options.script_token_ids()
         self._slots: dict[int, _Slot] = {}
+        self._rows: NDArray[np.float32] = np.empty((0, self.config.vocab_size), np.float32)
         noise = np.random.default_rng(7).normal(0.0, 2.0, self.config.vocab_size).astype(np.float32)
         self._noise = np.concatenate([noise, noise])
 
@@ -137,14 +154,14 @@ class FakeBackend(Backend):
         return Availability(True)
 
     @classmethod
-    def check(cls, config: ModelConfig, strategy: str) -> None:
-        options = FakeOptions.parse(strategy)
-        if options.refuse:
-            raise StrategyError(strategy=strategy, reason=options.refuse, way_out="Leave out `refuse`.")
+    def check(cls, model: ModelFile, options: Options) -> None:
+        refuse = FakeOptions.of(options).refuse
+        if refuse:
+            raise StrategyError(strategy="fake", reason=refuse, way_out="Leave out `refuse`.")
 
     @classmethod
-    def load(cls, path: str, config: ModelConfig | None, strategy: str, progress: ProgressCallback) -> FakeBackend:
-        options = FakeOptions.parse(strategy)
+    def load(cls, path: str, config: ModelConfig | None, given: Options, progress: ProgressCallback) -> FakeBackend:
+        options = FakeOptions.of(given)
         steps = max(1, options.load_steps)
         for step in range(steps + 1):
             progress(LoadProgress(options.load_bytes * step // steps, options.load_bytes, step, steps))
@@ -157,9 +174,10 @@ class FakeBackend(Backend):
         return cls(config, options)
 
     def new_slot(self) -> int:
-        if len(self._slots) >= self.max_slots:
-            raise RuntimeError(f"all {self.max_slots} slots are taken")
-        slot = next(number for number in range(self.max_slots) if number not in self._slots)
+        room = self.max_slots + (self.max_slots > 1)
+        if len(self._slots) >= room:
+            raise RuntimeError(f"all {room} slots are taken")
+        slot = next(number for number in range(room) if number not in self._slots)
         self._slots[slot] = _Slot(RecurrentState.zeros(self.config), flavour=0)
         return slot
 
@@ -170,17 +188,23 @@ class FakeBackend(Backend):
     def used_slots(self) -> int:
         return len(self._slots)
 
-    def forward(self, slots: Sequence[int], token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
+    def step(self, batch: Sequence[Row]) -> Logits:
         if self.options.delay_ms:
             time.sleep(self.options.delay_ms / 1000)
-        self.forward_sizes.append(tuple(len(row) for row in token_ids))
-        logits = np.empty((len(slots), self.config.vocab_size), np.float32)
-        for row, (number, tokens) in enumerate(zip(slots, token_ids, strict=True)):
-            slot = self._slots[number]
-            for token_id in tokens:
+        self.step_sizes.append(tuple(len(row.token_ids) for row in batch))
+        starts = line_starts(batch)
+        if starts[-1] > len(self._rows):
+            self._rows = np.empty((starts[-1], self.config.vocab_size), np.float32)
+        after: dict[int, _Slot] = {}
+        for row, line in zip(batch, starts, strict=False):
+            slot = after[row.slot] = replace(self._slots[row.slot])
+            for place, token_id in enumerate(row.token_ids):
                 self._feed(slot, token_id)
-            logits[row] = self._logits(slot)
-        return logits
+                if row.want == "all" or (row.want == "last" and place == len(row.token_ids) - 1):
+                    self._write_logits(slot, self._rows[line])
+                    line += 1
+        self._slots |= after
+        return NumpyLogits(self._rows[: starts[-1]])
 
     def read_state(self, slot: int) -> RecurrentState:
         found = self._slots[slot]
@@ -217,16 +241,17 @@ class FakeBackend(Backend):
         if slot.count == options.nan_at or (options.nan_on and token_id == options.nan_on):
             slot.hash = POISONED
 
-    def _logits(self, slot: _Slot) -> NDArray[np.float32]:
+    def _write_logits(self, slot: _Slot, row: NDArray[np.float32]) -> None:
         vocab_size = self.config.vocab_size
         if slot.hash == POISONED:
-            return np.full(vocab_size, np.nan, np.float32)
+            row.fill(np.nan)
+            return
         offset = (slot.hash + slot.flavour) * 7919 % vocab_size
-        logits: NDArray[np.float32] = self._noise[offset : offset + vocab_size].copy()
-        logits[0] = -30.0
+        # Plus 0 because a plain copy of 256 KB takes ten times as long on some virtual machines.
+        np.add(self._noise[offset : offset + vocab_size], np.float32(0), out=row)
+        row[0] = -30.0
         if self._script:
-            logits[self._script_token(slot.script_position)] = SCRIPT_LOGIT
-        return logits
+            row[self._script_token(slot.script_position)] = SCRIPT_LOGIT
 
     def _script_token(self, position: int) -> int:
         """The script's token there; 0 after its end, -1 where there is no script."""

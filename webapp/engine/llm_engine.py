@@ -2,36 +2,41 @@
 
 It ties the parts together and owns the backend's slots. Every slot is written at admission, with a cached snapshot or
 an initial state, so nothing of the sequence before can be left in it. A sequence that cannot go on ends alone, with
-its error; after a failed ``forward`` no state of that batch can be trusted, so the batch ends and the others go on.
+its error: a step that fails is tried again row by row, and the rows that fail alone end.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.engine.backend import Backend
-from webapp.engine.logits_processors import ConstraintFactory
+from webapp.engine.backend import Backend, Logits, Row, line_starts
 from webapp.engine.outputs import (
     FinishReason,
     GenerationRequest,
     PrefillProgress,
     QueueReport,
     SequenceStats,
+    TokenLogprob,
     TokenOutput,
 )
 from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe
-from webapp.engine.sampler import Sampler
-from webapp.engine.scheduler import PrefillPiece, Scheduler
+from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, Sampled
+from webapp.engine.scheduler import Scheduler, StepPlan
 from webapp.engine.sequence import Sequence, SequenceStatus, TokenIds
 from webapp.engine.sequence_factory import SequenceFactory, Start
+from webapp.engine.sequence_sampling import BatchMaker, ConstraintFactory, Words
 from webapp.engine.state import RecurrentState
 from webapp.engine.state_cache import StateCache
 from webapp.errors import EngineCrashed, NonFiniteLogits, OutOfMemory, RequestError, as_roost_error
+
+log = logging.getLogger(__name__)
 
 FloatArray = NDArray[np.float32]
 EngineEvent = TokenOutput | PrefillProgress | QueueReport
@@ -39,19 +44,29 @@ EngineEvent = TokenOutput | PrefillProgress | QueueReport
 DEFAULT_STATE_CACHE_BYTES = 512 << 20
 TOTALS = ("steps", "finished", "failed", "prompt_tokens", "cached_tokens", "prefilled_tokens", "decoded_tokens")
 FAILURES_IN_A_ROW = 5
-"""So many forward calls failing with none succeeding between them mean a broken backend, not a bad request."""
+"""So many steps failing with none succeeding between them mean a broken backend, not a bad request."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One row of a step and the sequence it belongs to. ``end``: how many tokens the state has consumed afterwards."""
+
+    sequence: Sequence
+    row: Row
+    end: int
 
 
 class LLMEngine:
     """``banned_token_ids`` are never sampled (ids the tokenizer does not assign); ``penalty_exempt_token_ids`` are
-    never counted by penalties. ``max_sequences`` is bounded by the backend's slots. Not thread-safe."""
+    never counted by penalties. ``max_sequences`` is bounded by the backend's slots, ``prefill_chunk`` 0 is what the
+    backend likes. Not thread-safe."""
 
     def __init__(
         self,
         backend: Backend,
         *,
         max_sequences: int = 32,
-        prefill_chunk: int = 64,
+        prefill_chunk: int = 0,
         state_cache_bytes: int = DEFAULT_STATE_CACHE_BYTES,
         banned_token_ids: Iterable[int] = (),
         penalty_exempt_token_ids: Iterable[int] = (),
@@ -61,13 +76,11 @@ class LLMEngine:
         self.backend = backend
         self.config = backend.config
         self.max_sequences = min(max_sequences, backend.max_slots)
-        self.scheduler = Scheduler(self.max_sequences, prefill_chunk)
+        self.scheduler = Scheduler(self.max_sequences, prefill_chunk or backend.prefill_tokens)
         self.state_cache = StateCache(state_cache_bytes)
-        self._sampler = Sampler(self.config.vocab_size)
+        self._batches = BatchMaker(self.config.vocab_size, banned_token_ids)
         max_snapshots = state_cache_bytes // self.config.state_bytes()
-        self._factory = SequenceFactory(
-            self.config, banned_token_ids, penalty_exempt_token_ids, constraint_factory, max_snapshots
-        )
+        self._factory = SequenceFactory(self.config, penalty_exempt_token_ids, constraint_factory, max_snapshots)
         self._clock = clock
         self._fresh = self._read_fresh_start()
         self._initial = self._fresh
@@ -111,7 +124,7 @@ class LLMEngine:
         return bool(self.scheduler.running or self.scheduler.waiting or self._events)
 
     def step(self) -> list[EngineEvent]:
-        """One token for every decoding sequence and at most one prefill chunk; what came of it, in order.
+        """One token for every decoding sequence and at most one prefill chunk; the events of it, in order.
 
         An exception out of here means the backend cannot be used any more.
         """
@@ -119,10 +132,8 @@ class LLMEngine:
         for sequence in self.scheduler.admit():
             self._start(sequence)
         self._report_queue()
-        plan = self.scheduler.plan()
-        self._decode(plan.decoding)
-        for piece in plan.prefill:
-            self._prefill(piece)
+        for pieces in _rounds(self.scheduler.plan()):
+            self._run([piece for piece in pieces if piece.sequence.status is not SequenceStatus.FINISHED])
         if not (self.scheduler.running or self.scheduler.waiting):  # else the next step says so, after admission
             self._report_queue()
         events, self._events = self._events, []
@@ -143,12 +154,28 @@ class LLMEngine:
     def score_probe(self, token_ids: TokenIds, alternatives: int = 0, digest: str | None = None) -> Probe:
         """How likely each token but the first was, and the best ``alternatives`` in its place."""
         self._factory.check_token_ids(token_ids)
-        return ScoreProbe(self._start_of(digest).state, token_ids, self._sampler, alternatives)
+        return ScoreProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk, alternatives)
 
     def advance(self, probe: Probe) -> None:
-        """One chunk; no running sequence notices."""
-        running = self.scheduler.running
-        probe.advance(self.backend, _slot(running[0]) if len(running) == self.backend.max_slots else None)
+        """One chunk, in a slot that no sequence has. Where the backend has a single slot and a sequence runs in it, its
+        state is saved and restored; if that fails the sequence ends with the error, and the probe has its chunk."""
+        if self.backend.max_slots > 1 or not self.scheduler.running:
+            slot = self.backend.new_slot()
+            try:
+                probe.advance(self.backend, slot)
+            finally:
+                self.backend.free_slot(slot)
+            return
+        sequence = self.scheduler.running[0]
+        slot = _slot(sequence)
+        saved = self.backend.save(slot)
+        try:
+            probe.advance(self.backend, slot)
+        finally:
+            try:
+                self.backend.restore(slot, saved)
+            except Exception as exc:
+                self._fail(sequence, exc)
 
     def logits(self, token_ids: TokenIds, every_position: bool = False) -> FloatArray:
         """A :meth:`logits_probe` from the initial state, at one go."""
@@ -189,64 +216,92 @@ class LLMEngine:
         else:
             sequence.position = sequence.cached_tokens = length
 
-    def _decode(self, sequences: list[Sequence]) -> None:
-        logits = self._forward(sequences, [[sequence.pending_token_id] for sequence in sequences])
-        if logits is None:
+    def _run(self, pieces: list[Piece]) -> None:
+        """One step of the backend. If it fails, each row is tried by itself: only those end that cannot go on."""
+        if not pieces:
             return
-        for sequence, row in zip(sequences, logits, strict=True):
-            sequence.position += 1
-            self._sample(sequence, row)
-
-    def _prefill(self, piece: PrefillPiece) -> None:
-        sequence = piece.sequence
-        if sequence.status is SequenceStatus.FINISHED:  # an earlier piece of this step failed
-            return
-        logits = self._forward([sequence], [sequence.prompt_token_ids[piece.start : piece.end]])
-        if logits is None:
-            return
-        sequence.position = piece.end
-        if not np.isfinite(logits).all():
-            self._fail(sequence, NonFiniteLogits(tokens=sequence.position))
-            return
-        if piece.end in sequence.snapshot_lengths:
-            self._snapshot(sequence)
-        if sequence.prompt_length - sequence.cached_tokens > self.scheduler.prefill_chunk:
-            request_id = sequence.request.request_id
-            self._events.append(PrefillProgress(request_id, sequence.position, sequence.prompt_length))
-        if sequence.position == sequence.prompt_length:
-            self.scheduler.start_decoding(sequence)
-            self._sample(sequence, logits[0])
-
-    def _forward(self, sequences: list[Sequence], token_ids: list[TokenIds]) -> FloatArray | None:
-        """None after a failure: the sequences are ended then."""
-        if not sequences:
-            return None
         try:
-            logits = self.backend.forward([_slot(sequence) for sequence in sequences], token_ids)
+            logits = self.backend.step([piece.row for piece in pieces])
         except EngineCrashed:
             raise
         except Exception as exc:
             self._failures_in_a_row += 1
-            for sequence in sequences:
-                self._fail(sequence, exc)
             if self._failures_in_a_row >= FAILURES_IN_A_ROW:
                 raise EngineCrashed(reason=str(as_roost_error(exc))) from exc
-            return None
+            if len(pieces) > 1:
+                for piece in pieces:
+                    self._run([piece])
+            else:
+                self._fail(pieces[0].sequence, exc)
+            return
         self._failures_in_a_row = 0
-        return logits
+        self._take_logits(pieces, logits)
 
-    def _sample(self, sequence: Sequence, logits: FloatArray) -> None:
+    def _take_logits(self, pieces: list[Piece], logits: Logits) -> None:
+        sampled: list[Sequence] = []
+        lines: list[int] = []
+        for piece, line in zip(pieces, line_starts([piece.row for piece in pieces]), strict=False):
+            sequence = piece.sequence
+            sequence.position = piece.end
+            if sequence.status is SequenceStatus.PREFILLING and not self._took_prompt(sequence, logits, line):
+                continue
+            sampled.append(sequence)
+            lines.append(line)
+        self._sample(sampled, logits, lines)
+
+    def _took_prompt(self, sequence: Sequence, logits: Logits, line: int) -> bool:
+        """After a chunk of its prompt; True when that was the last and its first token is to be sampled."""
+        if sequence.position in sequence.snapshot_lengths:
+            if not logits.is_finite(line):
+                self._fail(sequence, NonFiniteLogits(tokens=sequence.position))
+                return False
+            self._snapshot(sequence)
+        if sequence.prompt_length - sequence.cached_tokens > self.scheduler.prefill_chunk:
+            request_id = sequence.request.request_id
+            self._events.append(PrefillProgress(request_id, sequence.position, sequence.prompt_length))
+        if sequence.position < sequence.prompt_length:
+            return False
+        self.scheduler.start_decoding(sequence)
+        return True
+
+    def _sample(self, sequences: list[Sequence], logits: Logits, lines: list[int]) -> None:
+        """Draws the next token of each and sends what is sure to belong to its answer."""
+        ready: list[Sequence] = []
+        masks: dict[int, Words] = {}
+        ready_lines: list[int] = []
+        for sequence, line in zip(sequences, lines, strict=True):
+            constraint = sequence.sampling.constraint
+            if constraint is not None:
+                try:
+                    masks[len(ready)] = constraint.mask(self._batches.usable)
+                except Exception as exc:  # its own sequence's fault alone
+                    self._fail(sequence, exc)
+                    continue
+            ready.append(sequence)
+            ready_lines.append(line)
+        if not ready:
+            return
+        try:
+            batch = self._batches.make([sequence.sampling for sequence in ready], masks)
+            sampled = logits.sample(ready_lines, batch)
+        except Exception as exc:  # memory of a device, say: these cannot go on, others may
+            for sequence in ready:
+                self._fail(sequence, exc)
+            return
+        for number, (sequence, token_id) in enumerate(zip(ready, sampled.token_ids.tolist(), strict=True)):
+            self._accept(sequence, token_id, sampled, number)
+
+    def _accept(self, sequence: Sequence, token_id: int, sampled: Sampled, line: int) -> None:
         params = sequence.params
         try:
-            if not np.isfinite(logits).all():
+            if token_id == NOT_FINITE:
                 raise NonFiniteLogits(tokens=sequence.position)
-            token_id = self._sampler.sample(
-                logits, params, sequence.processors, sequence.completion_token_ids, sequence.rng
-            )
+            if token_id == NO_TOKEN:
+                raise RequestError(reason="bans, biases and constraints together leave no token to choose")
             if params.logprobs is not None:
-                sequence.logprobs.append(self._sampler.token_logprobs(logits, token_id, params.logprobs))
+                sequence.logprobs.append(_token_logprobs(sampled, line, params.logprobs))
             sequence.accept(token_id)
-        except Exception as exc:  # a processor's fault is its own sequence's alone
+        except Exception as exc:
             self._fail(sequence, exc)
             return
         if sequence.first_token_at is None:
@@ -280,7 +335,8 @@ class LLMEngine:
         self._finish(sequence, FinishReason.ERROR, error=error)
 
     def _snapshot(self, sequence: Sequence) -> None:
-        """Keeps the slot's state under the tokens that made it. Without memory for it, all snapshots go instead."""
+        """Keeps the slot's state under the tokens that made it. A failure costs the snapshot, not the answer; where
+        memory is the reason, all snapshots go."""
         token_ids, digest = sequence.consumed_token_ids, sequence.initial_state_digest
         if self.state_cache.limit_bytes < self.config.state_bytes() or self.state_cache.contains(digest, token_ids):
             return
@@ -288,6 +344,8 @@ class LLMEngine:
             self.state_cache.put(digest, token_ids, self.backend.read_state(_slot(sequence)))
         except (MemoryError, OutOfMemory):
             self.state_cache.clear()
+        except Exception:
+            log.warning("a snapshot after %d tokens could not be kept", len(token_ids), exc_info=True)
 
     # smaller parts
 
@@ -326,3 +384,32 @@ class LLMEngine:
 def _slot(sequence: Sequence) -> int:
     assert sequence.slot is not None, "a running sequence holds a slot"
     return sequence.slot
+
+
+def _rounds(plan: StepPlan) -> list[list[Piece]]:
+    """The plan as steps of the backend, each sequence at most once in each: one, but for prompts that pause for a
+    snapshot inside their chunk."""
+    pieces = [
+        Piece(sequence, Row(_slot(sequence), (sequence.pending_token_id,), "last"), sequence.position + 1)
+        for sequence in plan.decoding
+    ]
+    rounds = [pieces]
+    depth: Counter[int] = Counter()
+    for part in plan.prefill:
+        sequence, end = part.sequence, part.end
+        is_looked_at = end == sequence.prompt_length or end in sequence.snapshot_lengths
+        row = Row(_slot(sequence), sequence.prompt_token_ids[part.start : end], "last" if is_looked_at else "nothing")
+        if depth[id(sequence)] == len(rounds):
+            rounds.append([])
+        rounds[depth[id(sequence)]].append(Piece(sequence, row, end))
+        depth[id(sequence)] += 1
+    return rounds
+
+
+def _token_logprobs(sampled: Sampled, line: int, alternatives: int) -> tuple[TokenLogprob, ...]:
+    assert sampled.logprobs is not None and sampled.best_ids is not None and sampled.best_logprobs is not None
+    best = zip(
+        sampled.best_ids[line, :alternatives].tolist(), sampled.best_logprobs[line, :alternatives].tolist(), strict=True
+    )
+    own = TokenLogprob(int(sampled.token_ids[line]), float(sampled.logprobs[line]))
+    return (own, *(TokenLogprob(*each) for each in best))

@@ -3,77 +3,81 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.engine.backend import Backend
+from webapp.engine.backend import Backend, Row, Want
 from webapp.engine.outputs import TokenLogprob
-from webapp.engine.sampler import Sampler
+from webapp.engine.sampler import log_probabilities
 from webapp.engine.sequence import TokenIds
 from webapp.engine.state import RecurrentState
 from webapp.errors import NonFiniteLogits
 
 FloatArray = NDArray[np.float32]
-See = Callable[[int, FloatArray], None]
-"""Told after each chunk: how many tokens are read, and the logits ``(vocab_size,)`` after the last of them."""
 
 
 class Probe:
     """Reads ``token_ids`` from ``state``, ``chunk`` tokens at an :meth:`advance`, so that running answers can go on in
     between. It holds no slot from one to the next."""
 
-    def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int, see: See | None = None) -> None:
+    want: Want = "last"
+    needs_state = False
+    """Whether the state after the last token is asked for."""
+
+    def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int) -> None:
         self.state = state.copy()
         self._chunks = deque(token_ids[start : start + chunk] for start in range(0, len(token_ids), chunk))
         self._read = 0
-        self._see = see
 
     @property
     def is_done(self) -> bool:
         return not self._chunks
 
-    def advance(self, backend: Backend, taken_slot: int | None) -> None:
-        """``taken_slot`` names a slot in use when no other is free: its state is put back afterwards."""
+    def advance(self, backend: Backend, slot: int) -> None:
+        """Reads a chunk in ``slot``, whatever is in it."""
         chunk = self._chunks.popleft()
-        with _slot_of(backend, taken_slot) as slot:
-            backend.write_state(slot, self.state)
-            logits = backend.forward([slot], [chunk])[0].copy()
+        backend.write_state(slot, self.state)
+        logits = backend.step([Row(slot, chunk, self.want)])
+        rows = logits.to_numpy(range(len(logits)))
+        if self._chunks or self.needs_state:
             self.state = backend.read_state(slot)
+        for row in rows:
+            self.take(row)
         self._read += len(chunk)
-        if self._see is not None:
-            self._see(self._read, logits)
+
+    def take(self, row: FloatArray) -> None:
+        """Logits ``(vocab_size,)``, once for each line wanted; valid during the call."""
 
     def result(self) -> Any:
         """Once it is done."""
-        return self.state
 
 
 class LogitsProbe(Probe):
     """Raw logits after the last token ``(vocab_size,)``, or after each ``(len(token_ids), vocab_size)``."""
 
     def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int, every_position: bool) -> None:
-        super().__init__(state, token_ids, 1 if every_position else chunk, self._take)
-        self._every_position = every_position
+        super().__init__(state, token_ids, chunk)
+        self.want = "all" if every_position else "last"
         self._rows: list[FloatArray] = []
 
-    def _take(self, read: int, logits: FloatArray) -> None:
-        if not self._every_position:
+    def take(self, row: FloatArray) -> None:
+        if self.want == "last":
             self._rows.clear()
-        self._rows.append(logits)
+        self._rows.append(row.copy())
 
     def result(self) -> FloatArray:
-        return np.stack(self._rows) if self._every_position else self._rows[-1]
+        return np.stack(self._rows) if self.want == "all" else self._rows[-1]
 
 
 class StateProbe(Probe):
     """The state after the last token; NonFiniteLogits when it, or what the model says on the way, is not finite."""
 
-    def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int) -> None:
-        super().__init__(state, token_ids, chunk, _check_finite)
+    needs_state = True
+
+    def take(self, row: FloatArray) -> None:
+        _check_finite(self._read, row)
 
     def result(self) -> RecurrentState:
         if not all(np.isfinite(array).all() for array in self.state.arrays.values()):
@@ -84,16 +88,21 @@ class StateProbe(Probe):
 class ScoreProbe(Probe):
     """For each token but the first: its logprob after those before it, then the best ``alternatives``."""
 
-    def __init__(self, state: RecurrentState, token_ids: TokenIds, sampler: Sampler, alternatives: int) -> None:
-        super().__init__(state, token_ids[:-1], 1, self._take)
+    want: Want = "all"
+
+    def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int, alternatives: int) -> None:
+        super().__init__(state, token_ids[:-1], chunk)
         self._token_ids = token_ids
-        self._sampler = sampler
         self._alternatives = alternatives
         self._scores: list[tuple[TokenLogprob, ...]] = []
 
-    def _take(self, read: int, logits: FloatArray) -> None:
-        _check_finite(read, logits)
-        self._scores.append(self._sampler.token_logprobs(logits, self._token_ids[read], self._alternatives))
+    def take(self, row: FloatArray) -> None:
+        position = len(self._scores) + 1
+        _check_finite(position, row)
+        token_id = self._token_ids[position]
+        logprob, ids, logprobs = log_probabilities(row, token_id, self._alternatives)
+        best = zip(ids.tolist(), logprobs.tolist(), strict=True)
+        self._scores.append((TokenLogprob(token_id, logprob), *(TokenLogprob(*each) for each in best)))
 
     def result(self) -> tuple[tuple[TokenLogprob, ...], ...]:
         return tuple(self._scores)
@@ -102,19 +111,3 @@ class ScoreProbe(Probe):
 def _check_finite(read: int, logits: FloatArray) -> None:
     if not np.isfinite(logits).all():
         raise NonFiniteLogits(tokens=read)
-
-
-@contextmanager
-def _slot_of(backend: Backend, taken_slot: int | None) -> Iterator[int]:
-    if taken_slot is None:
-        slot = backend.new_slot()
-        try:
-            yield slot
-        finally:
-            backend.free_slot(slot)
-        return
-    kept = backend.read_state(taken_slot)
-    try:
-        yield taken_slot
-    finally:
-        backend.write_state(taken_slot, kept)

@@ -6,16 +6,13 @@ import collections.abc
 from dataclasses import dataclass, field
 from enum import Enum
 
-import numpy as np
-
-from webapp.engine.logits_processors import LogitsProcessor
 from webapp.engine.outputs import GenerationRequest, SequenceStats, TokenLogprob
 from webapp.engine.sampling_params import SamplingParams
+from webapp.engine.sequence_sampling import SequenceSampling
 from webapp.engine.state import RecurrentState
 from webapp.engine.stop_matcher import StopMatcher
 
 TokenIds = collections.abc.Sequence[int]
-SEED_MASK = 2**64 - 1  # the generator takes no negative seed
 
 
 class SequenceStatus(Enum):
@@ -28,7 +25,7 @@ class SequenceStatus(Enum):
 @dataclass(eq=False)
 class Sequence:
     """Everything that decides how it goes on is a value in here: the tokens the slot's state has consumed, the pending
-    token, the processors' counts, the generator. With the state itself, that is what an exact replay needs.
+    token and its sampling. With the state itself, that is what an exact replay needs.
 
     Times are the engine clock's seconds.
     """
@@ -37,7 +34,7 @@ class Sequence:
     initial_state: RecurrentState
     initial_state_digest: str
     seed: int
-    processors: list[LogitsProcessor]
+    sampling: SequenceSampling
     arrived_at: float
     snapshot_lengths: list[int] = field(default_factory=list)
     """Prompt prefix lengths, ascending, where prefill pauses for a snapshot."""
@@ -55,7 +52,6 @@ class Sequence:
     _taken: int = 0
 
     def __post_init__(self) -> None:
-        self.rng = np.random.Generator(np.random.PCG64(self.seed & SEED_MASK))
         self.stop_matcher = StopMatcher(self.params.stop_token_ids, self.params.stop_token_sequences)
 
     @property
@@ -90,12 +86,12 @@ class Sequence:
         return self._sure - self._taken
 
     def accept(self, token_id: int) -> None:
-        """Takes a sampled token. The processors do not hear of one that stops the sequence."""
+        """Takes a sampled token. Penalties and the constraint do not hear of one that stops the sequence."""
         self.completion_token_ids.append(token_id)
+        self.sampling.position += 1
         self._sure += self.stop_matcher.feed(token_id)
         if not self.stop_matcher.is_stopped:
-            for processor in self.processors:
-                processor.accept(token_id)
+            self.sampling.accept(token_id)
 
     def release_held_back(self) -> None:
         """At an end that no stop caused: what might have become a stop belongs to the answer after all."""

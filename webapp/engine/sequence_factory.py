@@ -6,10 +6,10 @@ import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from webapp.engine.logits_processors import ConstraintFactory, LogitBias, LogitsProcessor, RepetitionPenalty, TokenBan
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import GenerationRequest
 from webapp.engine.sequence import Sequence
+from webapp.engine.sequence_sampling import Adjustments, Constraint, ConstraintFactory, SequenceSampling
 from webapp.engine.state import RecurrentState
 from webapp.errors import PromptEmpty, RequestError, TokenOutOfRange
 
@@ -32,13 +32,11 @@ class SequenceFactory:
     def __init__(
         self,
         config: ModelConfig,
-        banned_token_ids: Iterable[int],
         penalty_exempt_token_ids: Iterable[int],
         constraint_factory: ConstraintFactory | None,
         max_snapshots: int,
     ) -> None:
         self._config = config
-        self._token_ban = TokenBan(t for t in banned_token_ids if 0 <= t < config.vocab_size)
         self._penalty_exempt = frozenset(penalty_exempt_token_ids)
         self._constraint_factory = constraint_factory
         self._max_snapshots = max_snapshots
@@ -55,13 +53,13 @@ class SequenceFactory:
         if request.initial_state is not None:
             request.initial_state.check(self._config)
             start = Start.of(request.initial_state.copy())
-        seed = request.params.seed
+        seed = secrets.randbits(32) if request.params.seed is None else request.params.seed
         return Sequence(
             request=request,
             initial_state=start.state,
             initial_state_digest=start.digest,
-            seed=secrets.randbits(32) if seed is None else seed,
-            processors=self._processors(request),
+            seed=seed,
+            sampling=self._sampling(request, seed),
             arrived_at=arrived_at,
             snapshot_lengths=self._snapshot_lengths(request),
         )
@@ -77,21 +75,12 @@ class SequenceFactory:
         if not 0 <= token_id < self._config.vocab_size:
             raise TokenOutOfRange(found=token_id, vocab_size=self._config.vocab_size)
 
-    def _processors(self, request: GenerationRequest) -> list[LogitsProcessor]:
-        params = request.params
-        processors: list[LogitsProcessor] = []
-        if params.has_penalty:
-            counted = request.prompt_token_ids if params.global_penalty else ()
-            penalties = (params.presence_penalty, params.frequency_penalty, params.penalty_decay)
-            processors.append(RepetitionPenalty(*penalties, self._penalty_exempt, counted))
-        if params.logit_bias:
-            processors.append(LogitBias(params.logit_bias))
-        processors.append(self._token_ban)
-        if request.constraint is not None:
-            processors.append(self._constraint(request.constraint))
-        return processors
+    def _sampling(self, request: GenerationRequest, seed: int) -> SequenceSampling:
+        adjustments = Adjustments(request.params, self._penalty_exempt, request.prompt_token_ids)
+        constraint = None if request.constraint is None else self._constraint(request.constraint)
+        return SequenceSampling(request.params, seed, adjustments, constraint)
 
-    def _constraint(self, description: dict[str, object]) -> LogitsProcessor:
+    def _constraint(self, description: dict[str, object]) -> Constraint:
         if self._constraint_factory is None:
             raise RequestError(reason="this engine has no constrained decoding")
         return self._constraint_factory(description)

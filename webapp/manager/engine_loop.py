@@ -6,18 +6,17 @@ import contextlib
 import logging
 import os
 import queue
-import sys
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from webapp.engine.backend import Backend, LoadProgress, backend_for
+from webapp.engine.backend import Backend, LoadProgress, resolve_strategy
 from webapp.engine.llm_engine import LLMEngine
-from webapp.engine.logits_processors import ConstraintFactory
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.probe import Probe
+from webapp.engine.sequence_sampling import ConstraintFactory
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, LoadCancelled, ModelLoadFailed, OutOfMemory, RoostError, as_roost_error
 from webapp.manager.crash import is_out_of_memory
@@ -102,38 +101,25 @@ class EngineLoop:
         if not isinstance(command, LoadModel):
             return
         started = time.monotonic()
-        try:
-            backend = self._load_backend(command)
-        except Exception as exc:
-            self._fail_load(exc, command)
-            return
-        constraints = GrammarConstraints(lambda: tokenizer_for(command))
-        try:
+        with contextlib.ExitStack() as stack:
             try:
+                backend = self._load_backend(command)
+                stack.callback(backend.close)
+                constraints = GrammarConstraints(lambda: tokenizer_for(command))
+                stack.callback(constraints.close)
                 engine = make_engine(backend, command, constraints)
-            except Exception as exc:  # it reads the fresh state, for which memory may not be enough
+            except Exception as exc:
                 self._fail_load(exc, command)
                 return
             self._send(Loaded(backend.config, engine.max_sequences, time.monotonic() - started))
             self._serve(engine)
-        finally:
-            constraints.close()
-            backend.close()
 
     def _fail_load(self, exc: Exception, command: LoadModel) -> None:
         self._send(LoadFailed(printable(load_error(exc, command).to_dict())))
 
     def _load_backend(self, command: LoadModel) -> Backend:
-        backend_class = backend_for(command.strategy).load_class()
-        # A backend that can be told offers it beside its class.
-        module = sys.modules[backend_class.__module__]
-        set_threads = getattr(module, "set_threads", None)
-        if set_threads is not None:
-            set_threads(command.threads, command.config)
-        set_custom_cuda = getattr(module, "set_custom_cuda", None)
-        if set_custom_cuda is not None and command.custom_cuda:
-            set_custom_cuda(True)
-        return backend_class.load(command.path, command.config, command.strategy, self._report)
+        backend, options = resolve_strategy(command.strategy, threads=command.threads, custom_cuda=command.custom_cuda)
+        return backend.load(command.path, command.config, options, self._report)
 
     def _report(self, progress: LoadProgress) -> None:
         """The backend's progress callback; a load of many small tensors must not flood the pages."""

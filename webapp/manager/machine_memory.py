@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from webapp.engine.backend import RAM, backend_for
+from webapp.engine.backend import RAM, resolve_strategy
 from webapp.errors import ModelDoesNotFit, Phrase
 from webapp.manager.crash import MemoryFacts
 from webapp.manager.target import Target
@@ -28,7 +28,8 @@ def has_room_beside(target: Target) -> bool:
 
 def needed_bytes(target: Target) -> int:
     """The most main memory the engine process takes, while it loads or while it writes one answer (docs/memory.md)."""
-    footprint = backend_for(target.choice.strategy).load_class().footprint(target.inspection, target.choice.strategy)
+    backend, options = resolve_strategy(target.choice.strategy)
+    footprint = backend.footprint(target.inspection, options)
     kept = footprint.base.get(RAM, 0) + footprint.weights.get(RAM, 0)
     running = footprint.run_extra.get(RAM, 0) + footprint.state.get(RAM, 0)
     return kept + max(running, footprint.load_extra.get(RAM, 0))

@@ -1,4 +1,4 @@
-"""The logits processor that keeps an answer inside a grammar.
+"""The constraint that keeps an answer inside a grammar.
 
 Compiling, and after each token the mask for the next, run in a thread of their own (llguidance lets go of the GIL), so
 that the backend's forward pass goes on beside them and the engine's loop only waits for what is not done yet.
@@ -6,16 +6,15 @@ that the backend's forward pass goes on beside them and the engine's loop only w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from webapp.engine.logits_processors import FloatArray, LogitsProcessor
+from webapp.engine.sequence_sampling import Constraint, Words
 from webapp.errors import GrammarInvalid
 from webapp.structured.grammar import first_line, lark_source, parser_limits
 from webapp.structured.vocabulary import llguidance_tokenizer
@@ -23,8 +22,6 @@ from webapp.tokenizer import Tokenizer
 
 THREADS = 2
 MAX_TOKEN_BYTES = 128
-
-BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class GrammarConstraints:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="roost-grammar")
         self._vocabulary: Future[Vocabulary] | None = None
 
-    def __call__(self, description: Mapping[str, Any]) -> LogitsProcessor:
+    def __call__(self, description: Mapping[str, Any]) -> Constraint:
         """GrammarInvalid at once for a description that is none; for a grammar that does not compile, at its first
         token."""
         source = lark_source(description)
@@ -74,25 +71,22 @@ class GrammarConstraint:
     ) -> None:
         self._threads = threads
         self._vocabulary = vocabulary
-        self._vocab_size = 0
         self._matcher: Any = None
-        self._forbidden: Future[BoolArray] = threads.submit(self._begin, source, consumed)
+        self._allowed: Future[Words] = threads.submit(self._begin, source, consumed)
 
-    def __call__(self, token_ids: Sequence[int], logits: FloatArray) -> None:
-        forbidden = self._forbidden.result()
-        if not np.isfinite(logits[: len(forbidden)][~forbidden]).any():
-            forbidden = self._spelled_otherwise(forbidden)
-        np.copyto(logits[: len(forbidden)], -np.inf, where=forbidden)
-        logits[len(forbidden) :] = -np.inf
+    def mask(self, usable: Words) -> Words:
+        allowed = np.zeros_like(usable)
+        found = self._allowed.result()[: len(usable)]
+        allowed[: len(found)] = found
+        return allowed if (allowed & usable).any() else self._spelled_otherwise(allowed)
 
     def accept(self, token_id: int) -> None:
-        self._forbidden = self._threads.submit(self._step, token_id)
+        self._allowed = self._threads.submit(self._step, token_id)
 
-    def _begin(self, source: str, consumed: str) -> BoolArray:
+    def _begin(self, source: str, consumed: str) -> Words:
         from llguidance import LLMatcher
 
         vocabulary = self._vocabulary.result()
-        self._vocab_size = vocabulary.tokenizer.vocab_size
         self._matcher = LLMatcher(
             vocabulary.compiled, LLMatcher.grammar_from_lark(source), log_level=0, limits=parser_limits()
         )
@@ -102,25 +96,26 @@ class GrammarConstraint:
             self._raise_error()
         return self._mask()
 
-    def _step(self, token_id: int) -> BoolArray:
+    def _step(self, token_id: int) -> Words:
         self._matcher.consume_token(token_id)
         self._raise_error()
         return self._mask()
 
-    def _mask(self) -> BoolArray:
-        """True for every token that may not come next. Only the end may follow a grammar that is complete."""
-        allowed = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
+    def _mask(self) -> Words:
+        """A bit for every token that may come next. Only the end may follow a grammar that is complete."""
+        words: Words = np.frombuffer(self._matcher.compute_bitmask(), "<u4").astype(np.uint32)
         self._raise_error()
-        forbidden: BoolArray = allowed[: self._vocab_size] == 0
-        return forbidden
+        return words
 
-    def _spelled_otherwise(self, forbidden: BoolArray) -> BoolArray:
+    def _spelled_otherwise(self, allowed: Words) -> Words:
         """Where only one text can follow, llguidance asks for the longest token of it, which a model with a smaller
         vocabulary of its own (or a ban) may not have: shorter ones begin the same text."""
         vocabulary, text = self._vocabulary.result(), self._matcher.compute_ff_bytes()
         ids = (vocabulary.ids.get(text[:length]) for length in range(1, min(len(text), MAX_TOKEN_BYTES) + 1))
-        more: BoolArray = forbidden.copy()
-        more[[token_id for token_id in ids if token_id is not None]] = False
+        more: Words = allowed.copy()
+        for token_id in ids:
+            if token_id is not None and token_id < 32 * len(more):
+                more[token_id // 32] |= np.uint32(1 << token_id % 32)
         return more
 
     def _raise_error(self) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.engine.driving import load_backend
 from tests.services.strategy.engine_memory import measure
 from tests.weights.make_big_checkpoint import drawn_tensors, write_big_checkpoint
 from tests.weights.make_checkpoints import write_checkpoint, write_state
@@ -87,9 +88,7 @@ def test_a_state_is_estimated_to_the_byte(tmp_path: Path) -> None:
         write_checkpoint(tmp_path / "model.pth", architecture)
         found = inspect(tmp_path / "model.pth")
         for strategy in ("cpu fp32", "cpu bf16"):
-            backend = (
-                fit.backend_for(strategy).load_class().load(str(found.path), found.config, strategy, lambda p: None)
-            )
+            backend = load_backend(found.path, strategy)
             held = sum(tensor.nbytes for tensor in backend._slots[backend.new_slot()])
             assert footprint(found, strategy).state == {RAM: held}
 

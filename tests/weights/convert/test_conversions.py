@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.engine.driving import forward, load_backend
 from tests.weights.make_checkpoints import ARCHITECTURES, write_checkpoint, write_tensors
-from webapp.backends.rwkv_pip import RwkvPipBackend
 from webapp.errors import (
     ConversionCancelled,
     ConversionError,
@@ -39,8 +39,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def logits(path: Path, strategy: str = "cpu fp32") -> np.ndarray:
-    backend = RwkvPipBackend.load(str(path), inspect(path).config, strategy, lambda progress: None)
-    found = backend.forward([backend.new_slot()], [IDS])[0]
+    backend = load_backend(path, strategy)
+    found = forward(backend, [backend.new_slot()], [IDS])[0]
     backend.close()
     return found
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from webapp.backends.rwkv_pip.backend import RwkvPipBackend, set_threads
+    from webapp.backends.rwkv_pip.backend import RwkvPipBackend
 
-__all__ = ["RwkvPipBackend", "set_threads"]
+__all__ = ["RwkvPipBackend"]
 
 
 def __getattr__(name: str) -> Any:

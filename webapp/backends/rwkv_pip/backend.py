@@ -13,7 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webapp.backends.rwkv_pip import failures, footprint, memory, model_loader, requirements, state_layout
-from webapp.engine.backend import Availability, Backend, Footprint, ModelFile, ProgressCallback
+from webapp.backends.strategy import canonical_strategy
+from webapp.backends.strategy_problems import refuse
+from webapp.engine.backend import (
+    BY_STRATEGY,
+    Availability,
+    Backend,
+    BackendOption,
+    Footprint,
+    Logits,
+    ModelFile,
+    ModelSizes,
+    NumpyLogits,
+    Options,
+    ProgressCallback,
+    Row,
+)
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
 
@@ -44,16 +59,17 @@ def set_threads(count: int, config: ModelConfig) -> None:
         torch.set_num_threads(count)
 
 
-def set_custom_cuda(is_on: bool) -> None:
-    """Whether the package builds and uses its own CUDA kernels for models loaded from now on in this process."""
-    os.environ["RWKV_CUDA_ON"] = "1" if is_on else "0"
-
-
 class RwkvPipBackend(Backend):
     """RWKV-4 to 7 from .pth and .safetensors. The environment's ``RWKV_CUDA_ON=1`` asks for the package's own CUDA
     kernels (needs nvcc), ``RWKV_JIT_ON=1`` for TorchScript."""
 
+    OPTIONS = (
+        BackendOption(BY_STRATEGY, "text", "cpu fp32", help_key="backend.rwkv_pip.strategy"),
+        BackendOption("threads", "whole", 0, low=0, high=4096, help_key="backend.rwkv_pip.threads"),
+        BackendOption("custom_cuda", "switch", False, help_key="backend.rwkv_pip.custom_cuda"),
+    )
     max_slots = MAX_SLOTS
+    prefill_tokens = 64
 
     def __init__(self, config: ModelConfig, loaded: model_loader.LoadedModel) -> None:
         self.config = config
@@ -66,17 +82,25 @@ class RwkvPipBackend(Backend):
         return requirements.package_availability()
 
     @classmethod
-    def check(cls, config: ModelConfig, strategy: str) -> None:
-        requirements.check_strategy(config, strategy)
+    def check(cls, model: ModelFile, options: Options) -> None:
+        strategy, converted = str(options[BY_STRATEGY]), model.converted_strategy
+        assert model.config is not None, "what is no model is refused before"
+        if converted is not None and canonical_strategy(strategy) != canonical_strategy(converted):
+            refuse(strategy, "converted_for", converted=converted)
+        requirements.check_strategy(model.config, strategy)
 
     @classmethod
-    def footprint(cls, model: ModelFile, strategy: str) -> Footprint:
-        return footprint.footprint(model, strategy)
+    def footprint(cls, model: ModelFile, options: Options) -> Footprint:
+        return footprint.footprint(model, str(options[BY_STRATEGY]))
 
     @classmethod
-    def load(cls, path: str, config: ModelConfig, strategy: str, progress: ProgressCallback) -> RwkvPipBackend:
+    def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> RwkvPipBackend:
         """Ends by running one token, so that a file with a tensor missing fails here and not in the first answer."""
-        cls.check(config, strategy)
+        strategy = str(options[BY_STRATEGY])
+        cls.check(ModelSizes(config), options)
+        set_threads(int(options["threads"]), config)
+        if options["custom_cuda"]:
+            os.environ["RWKV_CUDA_ON"] = "1"
         with failures.loading(path):
             with memory.returned_at_once():
                 backend = cls(config, model_loader.load_model(path, config, strategy, progress))
@@ -97,10 +121,25 @@ class RwkvPipBackend(Backend):
     def free_slot(self, slot: int) -> None:
         del self._slots[slot]
 
-    def forward(self, slots: Sequence[int], token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """A row that fails leaves its slot, and those after it, as they were."""
-        rows = [self._advance(slot, list(ids)) for slot, ids in zip(slots, token_ids, strict=True)]
-        return np.stack(rows)
+    def step(self, batch: Sequence[Row]) -> Logits:
+        """Row by row: the package runs one sequence at a time."""
+        lines: list[NDArray[np.float32]] = []
+        after: dict[int, list[torch.Tensor]] = {}
+        for row in batch:
+            if not row.token_ids:
+                raise ValueError("no token to feed")
+            state = self._slots[row.slot]
+            with failures.running():
+                for start in range(0, len(row.token_ids), MAX_CHUNK):
+                    piece = list(row.token_ids[start : start + MAX_CHUNK])
+                    logits, state = self._model.forward(piece, state, row.want == "all")
+                    if row.want == "all":
+                        lines.extend(logits.reshape(len(piece), -1))
+            if row.want == "last":
+                lines.append(logits)
+            after[row.slot] = state
+        self._slots |= after
+        return NumpyLogits(np.stack(lines) if lines else np.empty((0, self.config.vocab_size), np.float32))
 
     def read_state(self, slot: int) -> RecurrentState:
         return state_layout.from_tensors(self.config, self._slots[slot])
@@ -127,19 +166,9 @@ class RwkvPipBackend(Backend):
     def _tensors(self, state: RecurrentState) -> list[torch.Tensor]:
         return state_layout.to_tensors(self.config, state, self._model.places)
 
-    def _advance(self, slot: int, token_ids: list[int]) -> NDArray[np.float32]:
-        if not token_ids:
-            raise ValueError("no token to feed")
-        state = self._slots[slot]
-        with failures.running():
-            for start in range(0, len(token_ids), MAX_CHUNK):
-                logits, state = self._model.forward(token_ids[start : start + MAX_CHUNK], state)
-        self._slots[slot] = state
-        return logits
-
     def _try_one_token(self, path: str) -> None:
         slot = self.new_slot()
-        logits = self.forward([slot], [[0]])
+        logits = self.step([Row(slot, [0])]).to_numpy([0])
         self.free_slot(slot)
         if logits.shape != (1, self.config.vocab_size):
             raise ValueError(f"{logits.shape[1]} logits instead of {self.config.vocab_size}")

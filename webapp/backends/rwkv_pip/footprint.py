@@ -31,7 +31,7 @@ CUDA_HOST_BYTES, CUDA_DEVICE_BYTES = 700 * MIB, 500 * MIB
 READING_BYTES = 24 * MIB
 """Of the file that is held while it is read, and the pieces in work (``deferred_weights``: 32 MB and 4 MB)."""
 CHUNK_TOKENS = 64
-"""Of a prompt, in one call; the setting ``prefill_chunk`` has this default."""
+"""Of a prompt, in one step: the backend's ``prefill_tokens``."""
 
 
 def footprint(model: ModelFile, strategy: str) -> Footprint:

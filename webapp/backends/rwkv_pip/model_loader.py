@@ -48,14 +48,15 @@ class LoadedModel:
     places: Sequence[LayerPlace]
     initial_state: RecurrentState
 
-    def forward(self, token_ids: list[int], state: Tensors) -> tuple[NDArray[np.float32], Tensors]:
-        """Float32 logits ``(vocab_size,)`` and a new state; ``state`` and its tensors stay as they are."""
+    def forward(self, token_ids: list[int], state: Tensors, every: bool) -> tuple[NDArray[np.float32], Tensors]:
+        """Float32 logits ``(vocab_size,)``, or ``(len(token_ids), vocab_size)`` after every token, and a new state;
+        ``state`` and its tensors stay as they are."""
         import torch
 
         with torch.inference_mode():
             if self.module.os.environ["RWKV_CUDA_ON"] == "1":  # its kernels write into the state they are given
                 state = [tensor.clone() for tensor in state]
-            logits, after = self.model.forward(token_ids, list(state))
+            logits, after = self.model.forward(token_ids, list(state), full_output=every)
             if len(token_ids) > 1:  # views of the last row, which would keep the whole chunk's activations alive
                 after = [tensor.clone() for tensor in after]
             return logits.float().cpu().numpy(), list(after)

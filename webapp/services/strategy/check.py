@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from webapp.backends.strategy import LayerPlacement, canonical_strategy, parse_strategy, place_layers
-from webapp.engine.backend import backend_for
+from webapp.engine.backend import ModelSizes, backend_for, resolve_strategy
 from webapp.engine.model_config import ModelConfig
 from webapp.errors import BackendUnavailable, RoostError, StrategyError
 
@@ -48,7 +48,7 @@ def validate(strategy: str, config: ModelConfig | None = None) -> StrategyCheck:
         backend = backend_for(strategy)
         if backend.name != "rwkv_pip":  # it has words of its own
             if config is not None:
-                backend.load_class().check(config, strategy)
+                _check(config, strategy)
             return StrategyCheck(True, strategy.strip())
         text = canonical_strategy(strategy)
     except RoostError as exc:
@@ -61,12 +61,17 @@ def validate(strategy: str, config: ModelConfig | None = None) -> StrategyCheck:
 def _with_model(strategy: str, config: ModelConfig) -> StrategyCheck:
     try:
         runs = tuple(_runs(place_layers(strategy, config.n_layer)))
-        backend_for(strategy).load_class().check(config, strategy)
+        _check(config, strategy)
     except BackendUnavailable as exc:
         return StrategyCheck(False, strategy, exc, is_elsewhere=True, runs=runs)
     except StrategyError as exc:
         return StrategyCheck(False, strategy, exc)
     return StrategyCheck(True, strategy, runs=runs, advice_keys=tuple(_advice(strategy)))
+
+
+def _check(config: ModelConfig, strategy: str) -> None:
+    backend, options = resolve_strategy(strategy)
+    backend.check(ModelSizes(config), options)
 
 
 def _runs(placements: tuple[LayerPlacement, ...]) -> Iterator[PlacedRun]:

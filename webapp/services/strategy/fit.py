@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from webapp.engine.backend import RAM, Footprint, backend_for
+from webapp.engine.backend import RAM, Footprint, resolve_strategy
 from webapp.errors import RoostError
 from webapp.services.strategy.hardware import Hardware
 from webapp.weights.inspection import Inspection, require_model
@@ -119,13 +119,12 @@ def estimate(
 
 def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Demand) -> Fit:
     try:
-        config = require_model(inspection)
-        _check_conversion(inspection, strategy)
-        backend = backend_for(strategy).load_class()
-        backend.check(config, strategy)
+        require_model(inspection)
+        backend, options = resolve_strategy(strategy)
+        backend.check(inspection, options)
     except RoostError as exc:
         return Fit(strategy, CANNOT_RUN, error=exc, text_key="strategy.fit.cannot_run")
-    footprint = backend.footprint(inspection, strategy)
+    footprint = backend.footprint(inspection, options)
     devices = tuple(_device(name, footprint, hardware, demand) for name in footprint.devices)
     seats = _seats(devices, footprint, demand)
     limit = min(demand.max_sequences, getattr(backend, "max_slots", demand.max_sequences))
@@ -139,14 +138,6 @@ def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Dema
         limit if seats is None else min(seats, limit),
     )
     return _with_words(fit)
-
-
-def _check_conversion(inspection: Inspection, strategy: str) -> None:
-    converted = inspection.converted_strategy
-    if converted is not None and converted.split() != strategy.split():
-        from webapp.backends.strategy_problems import refuse
-
-        refuse(strategy, "converted_for", converted=converted)
 
 
 def _device(name: str, footprint: Footprint, hardware: Hardware, demand: Demand) -> DeviceFit:
