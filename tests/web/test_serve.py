@@ -170,7 +170,7 @@ def test_no_qr_code_where_it_cannot_be_printed(monkeypatch):
     assert "▀" not in announced(monkeypatch, Settings(lan=True), terminal)
 
 
-def test_the_url_given_to_the_browser_carries_the_token(monkeypatch):
+def test_the_url_given_to_the_browser_is_an_owners_link(monkeypatch):
     app = make_app()
     settings = Settings(port=0, http_threads=4, token="a-token-for-tests")
     install_guard(app, settings)
@@ -178,7 +178,10 @@ def test_the_url_given_to_the_browser_carries_the_token(monkeypatch):
 
     monkeypatch.setattr(serve_module.BridgeServer, "loop", lambda server: time.sleep(0.3))
     serve(app, settings, on_ready=urls.append)
-    assert urls[0].endswith("/?token=a-token-for-tests")
+    secret = urls[0].partition("/open?secret=")[2]
+    proof = app.extensions["guard"].proof
+    assert not proof.use(secret, is_own_account=False) and proof.use(secret, is_own_account=True)
+    assert proof.addresses() == [], "they are forgotten when it stops"
 
 
 def start_program(stop_seconds):

@@ -13,6 +13,7 @@ from webapp.i18n.terminal import t
 # In the order of the help: name and module, which offers ``add_parser`` and ``run``.
 COMMANDS = {
     "serve": "serve",
+    "open": "open",
     "chat": "chat",
     "run": "run",
     "inspect": "inspect",

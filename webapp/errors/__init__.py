@@ -40,7 +40,7 @@
     │   └── McpError            a server that offers tools over MCP
     │       ├── McpNotInstalled  McpCommandMissing  McpServerEnded  McpTimedOut  McpNotSpoken  McpUnreachable
     │       └── McpRefused  McpServerInvalid  McpServerNotFound  McpServerOff  McpProgramsOff
-    ├── WebError                BadFrame  TooManyRequests  TooLarge
+    ├── WebError                BadFrame  NotRunning  TooManyRequests  TooLarge
     │   └── NotAllowed  TokenRequired  OwnerOnly  OwnerLinkUsed
     └── ApiError                a request of a program
         └── BodyInvalid  WrongMediaType  EncodedBody  ParameterInvalid  ParameterUnsupported  ModelNotServed
@@ -202,6 +202,7 @@ from webapp.errors.storage import (
 from webapp.errors.web import (
     BadFrame,
     NotAllowed,
+    NotRunning,
     OwnerLinkUsed,
     OwnerOnly,
     TokenRequired,
@@ -292,6 +293,7 @@ __all__ = [
     "NonFiniteLogits",
     "NotAModel",
     "NotAllowed",
+    "NotRunning",
     "NothingToContinue",
     "OutOfMemory",
     "OwnerLinkUsed",

@@ -47,6 +47,13 @@ class OwnerLinkUsed(NotAllowed):
     hint_text = "Run `roost open` on the machine Roost runs on for a new one."
 
 
+class NotRunning(WebError):
+    code = "not_running"
+    status = 503
+    message_text = "No Roost is running with the data folder {path}."
+    hint_text = "Start it with `roost`, or name another folder with --data."
+
+
 class TooManyRequests(WebError):
     code = "too_many_requests"
     status = 429

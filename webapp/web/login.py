@@ -8,11 +8,12 @@ from flask import Request, Response, make_response, redirect, request
 from markupsafe import Markup
 
 from webapp.i18n import translate
+from webapp.services.access.owner_proof import LINK_PATH
 from webapp.web.error_answers import STYLE_PATH, plain_page
 from webapp.web.fragments import current_locale
 
 LOGIN_PATH = "/login"
-OWNER_PATH = "/open"
+OWNER_PATH = f"/{LINK_PATH}"
 """Of the owner's links, with ``?secret=``."""
 COOKIE_SECONDS = 365 * 86400
 """The session itself ends earlier, when it is not used (:data:`webapp.storage.sessions.UNUSED_S`)."""

@@ -60,7 +60,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.OWNER, "sessions", "end end_others invite"),
     "api unknown": Role.GUEST,
 }
-API: dict[str, Role] = {"/switch-model": Role.LOCAL, "/update-config": Role.LOCAL, "/exit": Role.OWNER}
+API_ROLES: dict[str, Role] = {"/switch-model": Role.LOCAL, "/update-config": Role.LOCAL, "/exit": Role.OWNER}
 """By address; every other address for programs asks, and is for a GUEST."""
 
 COMMAND_ROLES: dict[str, Role] = {
@@ -77,7 +77,7 @@ def least_role(endpoint: str | None) -> Role:
     if endpoint is None:
         return Role.GUEST
     if endpoint.startswith("api ") and endpoint not in ENDPOINTS:
-        return API.get(endpoint.rpartition(" ")[2], Role.GUEST)
+        return API_ROLES.get(endpoint.rpartition(" ")[2], Role.GUEST)
     return ENDPOINTS.get(endpoint, Role.OWNER)
 
 

@@ -20,7 +20,8 @@ from flask import Flask
 
 from webapp.errors import SettingsError
 from webapp.i18n.terminal import t
-from webapp.settings import Settings
+from webapp.services.access.owner_proof import owner_link
+from webapp.settings import LOOPBACK_HOSTS, Settings
 from webapp.web.socket.limits import Limits, is_loopback
 from webapp.web.socket.server import BridgeServer
 
@@ -216,8 +217,8 @@ def serve(
 ) -> None:
     """Serves until Ctrl-C or SIGTERM; a second one exits at once.
 
-    ``on_ready(url)`` runs in a thread of its own when the port is open (the URL carries the token where one is
-    needed); ``on_stop()`` runs first of all when the server ends, to stop what would keep its threads busy.
+    ``on_ready(url)`` runs in a thread of its own when the port is open; the URL is an owner's link for a browser of
+    this account. ``on_stop()`` runs first of all when the server ends, to stop what would keep its threads busy.
     """
     server = make_server(app, settings)
     app.extensions["stop"] = server.stop
@@ -228,6 +229,8 @@ def serve(
                 tell(app, settings, server.addresses[0][1], on_ready)
                 server.loop()
         finally:
+            if guard := app.extensions.get("guard"):
+                guard.proof.forget_addresses()
             if on_stop:
                 on_stop()
             server.close()
@@ -235,10 +238,15 @@ def serve(
 
 def tell(app: Flask, settings: Settings, port: int, on_ready: Callable[[str], None] | None) -> None:
     guard = app.extensions.get("guard")
-    token = guard.token if guard else ""
-    announce(settings, port, token)
+    here = local_url(settings, port)
+    if guard is None:
+        announce(settings, port, "")
+    else:
+        guard.proof.note_addresses([here, *network_urls(settings, port)])
+        announce(settings, port, guard.token, owner_link(here, guard.proof.new_secret()))
     if on_ready:
-        threading.Thread(target=on_ready, args=(local_url(settings, port, token),), daemon=True).start()
+        url = owner_link(here, guard.proof.new_secret(is_for_own_account=True)) if guard else here
+        threading.Thread(target=on_ready, args=(url,), daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -273,20 +281,30 @@ def url_of(host: str, port: int, token: str = "") -> str:
     return f"http://{name}:{port}/" + (f"?token={quote(token)}" if token else "")
 
 
-def announce(settings: Settings, port: int, token: str) -> None:
-    """Prints where the page is; for the network also a QR code for phones."""
+def announce(settings: Settings, port: int, token: str, owner: str = "") -> None:
+    """Prints where the page is, and the ``owner``'s link; for the network also a QR code for phones."""
     print(t("cli.serve.open_at", url=local_url(settings, port, token)), flush=True)
+    if owner:
+        print(t("cli.serve.owner_at", url=owner), flush=True)
     if not settings.is_shared:
         return
-    host = settings.listen_host
-    kinds = FAMILIES.get(host, (host,))
-    addresses = [a for kind in kinds for a in lan_addresses(is_ipv6=":" in kind)] if host in ANY_ADDRESS else [host]
-    urls = [url_of(address, port, token) for address in addresses]
+    urls = network_urls(settings, port, token)
     for url in urls:
         print(t("cli.serve.network_at", url=url))
-    print(t("cli.serve.plain_http"), flush=True)
+    if urls:
+        print(t("cli.serve.plain_http"), flush=True)
     if urls and can_print_blocks():
         print_qr(urls[0])
+
+
+def network_urls(settings: Settings, port: int, token: str = "") -> list[str]:
+    """Where others reach a shared server; none where only a proxy on this machine does."""
+    host = settings.listen_host
+    if host in LOOPBACK_HOSTS:
+        return []
+    kinds = FAMILIES.get(host, (host,))
+    addresses = [a for kind in kinds for a in lan_addresses(is_ipv6=":" in kind)] if host in ANY_ADDRESS else [host]
+    return [url_of(address, port, token) for address in addresses]
 
 
 def lan_addresses(is_ipv6: bool) -> list[str]:

@@ -18,7 +18,8 @@ from pathlib import Path
 from webapp.errors import Phrase, StorageError
 
 LINK_LIFETIME_S = 3600.0
-KEY_NAME, LINKS_NAME = "owner.key", "links"
+KEY_NAME, LINKS_NAME, ADDRESSES_NAME = "owner.key", "links", "addresses"
+LINK_PATH = "open"
 KEY_PREFIX = "roost-owner-"
 SECRET_BYTES = 24
 
@@ -29,6 +30,7 @@ class OwnerProof:
     def __init__(self, data_dir: Path) -> None:
         self._links = data_dir / LINKS_NAME
         self.key_path = data_dir / KEY_NAME
+        self._addresses = data_dir / ADDRESSES_NAME
         self._key = ""
 
     def prepare(self) -> None:
@@ -74,6 +76,22 @@ class OwnerProof:
                 return age_s <= LINK_LIFETIME_S
         return False
 
+    def note_addresses(self, urls: list[str]) -> None:
+        """For `roost open`: where the server of this data folder answers, this machine's own address first."""
+        with contextlib.suppress(OSError):
+            self._addresses.write_text("\n".join(urls), encoding="utf-8")
+
+    def forget_addresses(self) -> None:
+        with contextlib.suppress(OSError):
+            self._addresses.unlink()
+
+    def addresses(self) -> list[str]:
+        """None when no server runs, as far as the folder tells."""
+        try:
+            return self._addresses.read_text(encoding="utf-8").split()
+        except OSError:
+            return []
+
     def _read_key(self) -> str:
         with contextlib.suppress(FileNotFoundError):
             key = self.key_path.read_text(encoding="ascii", errors="replace").strip()
@@ -84,6 +102,11 @@ class OwnerProof:
         with os.fdopen(os.open(self.key_path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(key + "\n")
         return key
+
+
+def owner_link(url: str, secret: str) -> str:
+    """``url`` is the server's, with a slash at its end."""
+    return f"{url}{LINK_PATH}?secret={secret}"
 
 
 def _name(secret: str, is_bound: bool) -> str:

@@ -1,0 +1,116 @@
+"""Every address and every command of the chat page, asked for in every role. The views are stubs: what is tested is who
+reaches them."""
+
+import pytest
+
+from tests.web.chat.running_roost import models_dir
+from tests.web.owner import owner_cookie
+from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.model_manager import ModelManager
+from webapp.settings import Settings
+from webapp.web.app import create_app
+from webapp.web.chat.commands import COMMANDS
+from webapp.web.roles import API_ROLES, COMMAND_ROLES, ENDPOINTS, Role, least_role
+
+TOKEN = "a-token-for-tests"
+SAFE = {"GET", "HEAD", "OPTIONS"}
+GUEST_CHANGES = {"chat.do", "chat.attachments.attach", "sessions.leave"}
+GUEST_QUESTIONS = {"tools.form", "tools.show_preview", "tools.servers.words"}
+"""Posted, because a form is too long for an address; they keep nothing."""
+LOCAL_CHANGES = {
+    "presets.submit", "presets.do", "models.load", "models.unload", "models.cancel", "status.load", "status.unload",
+    "status.cancel", "conversion.load", "conversion.preset", "states.use", "tools.bench.start", "tools.bench.stop",
+    "tools.bench.delete_run", "tools.bench.add_case", "tools.bench.change_case", "tools.bench.delete_case",
+    "tools.bench.clear_cases", "tools.bench.do", "tools.bench.make", "tools.bench.import_",
+    "api POST /switch-model", "api POST /update-config",
+}  # fmt: skip
+OWNER_READS = {"conversion.plan"}
+"""For this machine too: it opens the files it is asked about."""
+
+
+@pytest.fixture(scope="module", params=["shared", "single"])
+def walk(request, tmp_path_factory):
+    """walk(role) -> {endpoint: statuses}, on a server for the network or for one person."""
+    shared = {"lan": True, "token": TOKEN} if request.param == "shared" else {}
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("roles"), models_dir=models_dir(), strategy="fake", requests_per_s=1e6,
+        request_burst=10**6, **shared,
+    )  # fmt: skip
+    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
+    for endpoint in app.view_functions:
+        app.view_functions[endpoint] = lambda **_: "reached"
+
+    def ask(rule, method, headers):
+        path = rule.rule
+        for argument in rule.arguments:
+            path = path.replace(f"<path:{argument}>", "x").replace(f"<{argument}>", "x")
+        if rule.websocket:
+            headers = {**headers, "Upgrade": "websocket"}
+        told = {"Origin": "http://127.0.0.1", **headers}
+        return app.test_client().open(path, method=method, base_url="http://127.0.0.1", headers=told).status_code
+
+    def walked(role):
+        headers = {
+            Role.OWNER: {"Cookie": "=".join(owner_cookie(app, 80))},
+            Role.GUEST: {"Authorization": f"Bearer {TOKEN}"} if shared else {"X-Forwarded-For": "198.51.100.7"},
+        }.get(role, {})
+        found = {}
+        for rule in app.url_map.iter_rules():
+            methods = (rule.methods or {"GET"}) - {"HEAD", "OPTIONS"}
+            found.setdefault(rule.endpoint, set()).update(ask(rule, method, headers) for method in methods)
+        return found
+
+    walked.changes = {
+        rule.endpoint for rule in app.url_map.iter_rules() if rule.methods and rule.methods - SAFE
+    } - {"api unknown"}  # fmt: skip
+    walked.endpoints = set(app.view_functions)
+    walked.is_shared = bool(shared)
+    yield walked
+    app.extensions["close"]()
+
+
+def test_every_endpoint_has_a_decision(walk):
+    decided = {name for name in walk.endpoints if name in ENDPOINTS or name.startswith("api ")}
+    assert walk.endpoints - decided == set()
+    assert set(ENDPOINTS) - walk.endpoints == set(), "rows of endpoints that are gone"
+    assert set(COMMANDS) == set(COMMAND_ROLES)
+    assert {f"api POST {path}" for path in API_ROLES} <= walk.endpoints
+    assert least_role("an endpoint nobody thought of") is Role.OWNER
+
+
+def test_an_owner_reaches_everything(walk):
+    assert {name: found for name, found in walk(Role.OWNER).items() if found != {200}} == {}
+
+
+def test_a_guest_chats_and_looks_and_changes_nothing_else(walk):
+    refused = {name for name, found in walk(Role.GUEST).items() if found == {403}}
+    program_questions = {
+        name for name in walk.changes if name.startswith("api ") and name.rpartition(" ")[2] not in API_ROLES
+    }
+    assert walk.changes - refused == GUEST_CHANGES | GUEST_QUESTIONS | program_questions
+    assert refused - walk.changes == OWNER_READS
+
+
+def test_a_stranger_reaches_nothing_of_a_shared_server(walk):
+    found = walk(Role.STRANGER)
+    if walk.is_shared:
+        assert set.union(*found.values()) == {401}
+    else:  # this machine itself
+        refused = {name for name, statuses in found.items() if statuses == {403}}
+        program_questions = {
+            name for name in walk.changes if name.startswith("api ") and name.rpartition(" ")[2] not in API_ROLES
+        }
+        assert walk.changes - refused == GUEST_CHANGES | GUEST_QUESTIONS | LOCAL_CHANGES | program_questions
+        assert refused <= walk.changes
+
+
+@pytest.mark.parametrize(
+    "command, least",
+    [
+        ("send", Role.GUEST), ("edit", Role.GUEST), ("refuse_call", Role.GUEST), ("approve_call", Role.LOCAL),
+        ("delete_chat", Role.LOCAL), ("delete_message", Role.LOCAL), ("save_preset", Role.LOCAL),
+        ("load_preset", Role.LOCAL),
+    ],
+)  # fmt: skip
+def test_commands_of_the_chat_page(command, least):
+    assert COMMAND_ROLES[command] is least

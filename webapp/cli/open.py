@@ -1,0 +1,47 @@
+"""`roost open`: a new link that makes a browser the owner's, for a server that runs already."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import socket
+import webbrowser
+from typing import Any
+from urllib.parse import urlsplit
+
+from webapp.cli.options import add_settings, settings_from
+from webapp.errors import NotRunning
+from webapp.i18n.terminal import t
+from webapp.services.access.owner_proof import OwnerProof, owner_link
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("open", help=t("cli.open.about"))
+    add_settings(parser, ("data_dir",))
+    parser.add_argument("--config", metavar="FILE", help=t("cli.serve.config"))
+    parser.add_argument("--print", dest="only_print", action="store_true", help=t("cli.open.print"))
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Being able to write into the data folder is the proof; the server is not asked."""
+    folder = settings_from(args).data_dir
+    proof = OwnerProof(folder)
+    urls = proof.addresses()
+    if not urls or not answers(urls[0]):
+        raise NotRunning(path=str(folder))
+    secret = proof.new_secret()
+    print(t("cli.open.link"))
+    for url in urls:
+        print(f"  {owner_link(url, secret)}", flush=True)
+    if not args.only_print:
+        webbrowser.open(owner_link(urls[0], proof.new_secret(is_for_own_account=True)))
+    return 0
+
+
+def answers(url: str) -> bool:
+    """A file left behind by a server that was killed leads nowhere."""
+    parts = urlsplit(url)
+    with contextlib.suppress(OSError), socket.create_connection((parts.hostname, parts.port or 80), timeout=2):
+        return True
+    return False
