@@ -390,6 +390,7 @@ BY_STRATEGY = "strategy"
 
 REGISTRY: list[BackendEntry] = [
     BackendEntry("fake", r"fake\b", "webapp.backends.fake:FakeBackend"),
+    BackendEntry("native", r"native\b", "webapp.backends.native:NativeBackend"),
     BackendEntry("rwkv_pip", r"(cpu|cuda(:\d+)?|mps|dml) ", "webapp.backends.rwkv_pip:RwkvPipBackend"),
 ]
 

@@ -142,7 +142,7 @@ API int32_t roost_sample(Handle* h, const SamplingJob* given) {
     if (job.count < 0 || job.banned_count < 0 || (job.count && job.starts[0] != 0)) return BAD_ARGUMENT;
     for (int i = 0; i < job.count; i++) {
         if (job.lines[i] < 0 || job.lines[i] >= h->lines || job.starts[i + 1] < job.starts[i]) return BAD_ARGUMENT;
-        if (!(job.temperature[i] >= 0.f) || !(job.top_p[i] > 0.f) || !(job.min_p[i] >= 0.f)) return BAD_ARGUMENT;
+        if (!(job.temperature[i] >= 0.f) || !(job.top_p[i] >= 0.f) || !(job.min_p[i] >= 0.f)) return BAD_ARGUMENT;
         if (job.mask_of[i] >= 0 && (job.mask_words * (int64_t)32 < vocab || !job.masks)) return BAD_ARGUMENT;
         if (job.alternatives[i] > job.most_alternatives || (job.alternatives[i] >= 0 && !job.logprobs)) return BAD_ARGUMENT;
     }

@@ -1,0 +1,166 @@
+"""The native engine by the contract: options, footprint, sampling where the logits are, and no torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.engine.driving import load_backend
+from tests.engine.test_sampler import PARAMS, batch_of, kinds_of_logits, sequence
+from tests.reference import plain_sampler
+from tests.weights.make_checkpoints import write_checkpoint
+from webapp.backends.native import NativeBackend, library
+from webapp.backends.native.backend import default_threads
+from webapp.engine.backend import Logits, Row, resolve_strategy
+from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
+from webapp.errors import BackendUnavailable, StrategyError
+from webapp.weights.checkpoint import inspect
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def backend_with(folder: Path, strategy: str = "native f32 isa=portable", **options: object) -> NativeBackend:
+    write_checkpoint(path := folder / "model.safetensors", "7", **options)
+    backend = load_backend(path, strategy)
+    assert isinstance(backend, NativeBackend)
+    return backend
+
+
+def lines_of(backend: NativeBackend, wanted: np.ndarray) -> Logits:
+    """The logits of a step, overwritten: the view is the library's own memory."""
+    slot = backend.new_slot()
+    logits = backend.step([Row(slot, [0] * len(wanted), "all")])
+    logits.to_numpy(range(len(wanted)))[:] = wanted
+    return logits
+
+
+@pytest.mark.parametrize("isa", library.ISAS)
+@pytest.mark.parametrize("vocab_size", (7, 300, 5021, 65536))
+def test_the_library_draws_what_the_definition_draws(vocab_size: int, isa: str, tmp_path: Path) -> None:
+    if library.load().roost_self_test(library.ISAS[isa]) is not None:
+        pytest.skip(f"{isa}: this processor cannot run it")
+    backend = backend_with(tmp_path, f"native f32 isa={isa} threads=2", vocab_size=vocab_size, n_layer=1, n_embd=64)
+    rng = np.random.default_rng(1)
+    for kind, logits in kinds_of_logits(vocab_size).items():
+        sequences, masks = [], {}
+        for seed, params in enumerate(PARAMS):
+            for more in ({}, {"presence_penalty": 0.4, "frequency_penalty": 0.7, "logit_bias": {3: 2.5, 6: -100.0}}):
+                sequences.append(each := sequence(seed, **params, **more))
+                for token_id in rng.integers(0, vocab_size, 30).tolist():
+                    each.accept(token_id)
+                    each.position += 1
+                if len(sequences) % 3 == 0:
+                    masks[len(sequences) - 1] = np.frombuffer(rng.bytes(-(-vocab_size // 32) * 4), np.uint32)
+        batch = batch_of(vocab_size, *sequences, banned=[1, 5], masks=masks)
+        line = logits.astype(np.float32)
+        found = lines_of(backend, line[None]).sample([0] * len(batch), batch).token_ids.tolist()
+        expected = [plain_sampler.sample(line, batch, i) for i in range(len(batch))]
+        assert found == expected, (kind, [i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b])
+    backend.close()
+
+
+def test_a_line_that_is_not_finite_or_has_no_token_left_costs_the_others_nothing(tmp_path: Path) -> None:
+    backend = backend_with(tmp_path)
+    wanted = np.random.default_rng(0).normal(0, 2, (4, 256)).astype(np.float32)
+    wanted[1, 200], wanted[3, 0] = np.nan, np.inf
+    nothing = np.zeros(8, np.uint32)
+    batch = batch_of(256, *[sequence(temperature=0.0) for _ in range(4)], masks={2: nothing})
+    logits = lines_of(backend, wanted)
+    found = logits.sample(range(4), batch).token_ids.tolist()
+    assert found == [int(wanted[0].argmax()), NOT_FINITE, NO_TOKEN, NOT_FINITE]
+    backend.close()
+
+
+def test_logprobs_are_the_models_own_best_first(tmp_path: Path) -> None:
+    backend = backend_with(tmp_path, vocab_size=5021)
+    line = np.round(np.random.default_rng(3).normal(0, 3, 5021).astype(np.float32) * 4) / 4  # many equal ones
+    asked = [sequence(seed, logprobs=count) for seed, count in enumerate((0, 20, 3))]
+    batch = batch_of(5021, *asked, sequence(9))
+    found = lines_of(backend, line[None]).sample([0] * 4, batch)
+    expected = plain_sampler.logprobs(line)
+    best = np.lexsort((np.arange(len(line)), -line))
+    assert found.logprobs is not None and found.best_ids is not None and found.best_logprobs is not None
+    for i, count in enumerate((0, 20, 3)):
+        assert found.logprobs[i] == pytest.approx(expected[found.token_ids[i]], abs=1e-5)
+        assert found.best_ids[i, :count].tolist() == best[:count].tolist()
+        assert found.best_logprobs[i, :count] == pytest.approx(expected[best[:count]], abs=1e-5)
+    backend.close()
+
+
+def test_a_fork_and_a_saved_state_go_on_exactly(tmp_path: Path) -> None:
+    backend = backend_with(tmp_path, "native q8")
+    slot = backend.new_slot()
+    backend.step([Row(slot, [1, 2, 3], "nothing")])
+    saved, fork = backend.save(slot), backend.fork(slot)
+    assert saved.nbytes == backend.model.state_bytes
+    both = backend.step([Row(slot, [4]), Row(fork, [4])]).to_numpy([0, 1]).copy()
+    assert (both[0] == both[1]).all()
+    backend.restore(slot, saved)
+    assert (backend.step([Row(slot, [4])]).to_numpy([0])[0] == both[0]).all()
+    backend.close()
+
+
+@pytest.mark.parametrize("format", ("f32", "bf16", "q8", "q6", "q4"))
+@pytest.mark.parametrize("architecture", ("4", "5.2", "6", "7"))
+def test_the_footprint_is_what_the_library_takes(architecture: str, format: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    write_checkpoint(path, architecture, n_embd=256, vocab_size=4096, n_layer=3)
+    cls, options = resolve_strategy(f"native {format}")
+    told = cls.footprint(inspect(path), options)
+    backend = load_backend(path, f"native {format}")
+    assert isinstance(backend, NativeBackend)
+    assert told.weights["ram"] == pytest.approx(backend.model.arena_bytes, rel=0.03)
+    assert told.state["ram"] == backend.model.state_bytes == told.snapshot
+    backend.close()
+
+
+def test_options_are_read_from_words() -> None:
+    assert resolve_strategy("native")[1]["format"] == "q8"
+    options = resolve_strategy("native q4 isa=portable head=q8 threads=3")[1]
+    assert (options["format"], options["isa"], options["head"], options["threads"]) == ("q4", "portable", "q8", 3)
+    for strategy in ("native q9", "native threads=1000", "native head=fp16"):
+        with pytest.raises(StrategyError):
+            resolve_strategy(strategy)
+
+
+def test_a_file_the_library_cannot_read_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    write_checkpoint(path := tmp_path / "model.safetensors", "7")
+    cls, options = resolve_strategy("native")
+    inspection = inspect(path)
+    cls.check(inspection, options)
+    odd = replace(inspection.tensors[0], dtype="float8_e4m3fn")
+    for other in (replace(inspection, converted_strategy="cpu fp32"), replace(inspection, tensors=(odd,))):
+        with pytest.raises(StrategyError):
+            cls.check(other, options)
+
+
+def test_an_instruction_set_this_processor_lacks_is_an_error_with_a_way_out(tmp_path: Path) -> None:
+    missing = [name for name in library.ISAS if library.load().roost_self_test(library.ISAS[name]) is not None]
+    if not missing:
+        pytest.skip("this processor has all of them")
+    with pytest.raises(BackendUnavailable) as refused:
+        backend_with(tmp_path, f"native isa={missing[0]}")
+    assert refused.value.hint
+
+
+def test_threads_are_at_most_the_cores_there_are(tmp_path: Path) -> None:
+    write_checkpoint(path := tmp_path / "small.safetensors", "7")
+    config = inspect(path).config
+    assert config is not None and default_threads(config) == 1
+
+
+def test_running_a_model_imports_no_torch(tmp_path: Path) -> None:
+    write_checkpoint(path := tmp_path / "model.pth", "7")
+    code = (
+        "import sys; from tests.engine.driving import load_backend; from webapp.engine.backend import Row\n"
+        f"b = load_backend({str(path)!r}, 'native q8'); b.step([Row(b.new_slot(), [1])])\n"
+        "print(sorted({'torch', 'rwkv', 'safetensors'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "[]", done.stderr

@@ -1,0 +1,313 @@
+"""The contract's view of the native engine: options, checks, the fit estimate, and a loaded model."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from webapp.backends.native import library
+from webapp.engine.backend import (
+    RAM,
+    Availability,
+    Backend,
+    BackendOption,
+    Footprint,
+    Logits,
+    ModelFile,
+    Options,
+    ProgressCallback,
+    Row,
+    SavedState,
+)
+from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import RecurrentState
+from webapp.errors import BackendUnavailable, ModelLoadFailed, Phrase, StrategyError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from webapp.backends.native.model import Layout, NativeModel
+    from webapp.engine.sampling_batch import Sampled, SamplingBatch
+
+MAX_SLOTS = 64
+PREFILL_TOKENS = 64
+"""Of all prompts in a step: eight panels of columns, at which the products are bound by arithmetic."""
+MAX_COLUMNS = 128
+"""Tokens that pass the layers together: running answers and a step's share of the prompts."""
+SMALL_WIDTH = 512
+"""Below this ``n_embd`` a token takes tens of microseconds a layer, and meeting at its phases eats what a second thread
+brings."""
+
+FORMATS = ("q8", "q6", "q4", "bf16", "f16", "f32")
+QUANTISED = ("q8", "q6", "q4")
+SAME = "same"
+HELP = "backend.native"
+READABLE = ("float32", "float16", "bfloat16", "float64")
+WANT = {"nothing": 0, "last": 1, "all": 2}
+
+MIB = 2**20
+BASE_BYTES = 48 * MIB
+"""An engine process with numpy and the library, before the first weight (Linux)."""
+READING_BYTES = 80 * MIB
+"""Of the file that is held while it is read (``model.HELD_BYTES``), and rows in work."""
+LAYER = re.compile(r"blocks\.\d+\.")
+LOW_RANK = re.compile(r"\.att\.(time_maa_w[12]|time_decay_w[12]|[wavg][12])$")
+
+
+class NativeBackend(Backend):
+    """RWKV-4 to 7 from .pth, .safetensors and .st."""
+
+    OPTIONS = (
+        BackendOption("format", "choice", "q8", FORMATS, help_key=f"{HELP}.format"),
+        BackendOption("head", "choice", SAME, (SAME, *FORMATS), help_key=f"{HELP}.head"),
+        BackendOption("lora", "choice", SAME, (SAME, *FORMATS), help_key=f"{HELP}.lora"),
+        BackendOption("embedding", "choice", SAME, (SAME, "file", "q8"), help_key=f"{HELP}.embedding"),
+        BackendOption("isa", "choice", "auto", ("auto", *library.ISAS), help_key=f"{HELP}.isa"),
+        BackendOption("threads", "whole", 0, low=0, high=256, help_key=f"{HELP}.threads"),
+    )
+    max_slots = MAX_SLOTS
+    prefill_tokens = PREFILL_TOKENS
+
+    def __init__(self, config: ModelConfig, model: NativeModel) -> None:
+        self.config = config
+        self._model = model
+
+    @classmethod
+    def availability(cls) -> Availability:
+        return library.availability()
+
+    @classmethod
+    def check(cls, model: ModelFile, options: Options) -> None:
+        found = cls.availability()
+        if not found.is_available:
+            raise BackendUnavailable(backend="native", reason=found.reason, way_out=found.way_out)
+        if model.converted_strategy is not None:
+            _refuse(
+                options,
+                Phrase(
+                    "the file was converted for `{strategy}` of the rwkv package", strategy=model.converted_strategy
+                ),
+            )
+        for tensor in model.tensors:
+            if tensor.dtype not in READABLE:
+                _refuse(options, Phrase("its tensor {name} is {type}", name=tensor.name, type=tensor.dtype))
+
+    @classmethod
+    def footprint(cls, model: ModelFile, options: Options) -> Footprint:
+        config = model.config
+        assert config is not None, "check() comes first"
+        formats = Formats.of(options)
+        weights = sum(_packed_bytes(tensor.name, tensor.shape, tensor.nbytes, formats) for tensor in model.tensors)
+        state = _state_bytes(config)
+        wide = 4 * (16 * config.n_embd + 8 * config.n_att + config.n_ffn)
+        run = MAX_COLUMNS * wide + 4 * config.vocab_size * (MAX_COLUMNS // 4)
+        return Footprint(
+            weights={RAM: weights},
+            base={RAM: BASE_BYTES},
+            load_extra={RAM: READING_BYTES},
+            run_extra={RAM: run},
+            state={RAM: state},
+            snapshot=state,
+        )
+
+    @classmethod
+    def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> NativeBackend:
+        """Builds the library first if it is not there yet. Ends by running one token."""
+        from webapp.backends.native.model import NativeModel
+
+        try:
+            layout = _layout(config, options)
+        except library.NativeUnavailable as exc:
+            raise BackendUnavailable(backend="native", reason=exc.reason, way_out=exc.way_out) from exc
+        backend = cls(config, NativeModel.load(path, config, layout, progress))
+        try:
+            backend._try_one_token(os.path.basename(path))
+        except BaseException:
+            backend.close()
+            raise
+        return backend
+
+    def step(self, batch: Sequence[Row]) -> Logits:
+        lines = self._model.step(
+            [row.slot for row in batch], [row.token_ids for row in batch], [WANT[row.want] for row in batch]
+        )
+        return NativeLogits(self._model, lines)
+
+    def new_slot(self) -> int:
+        return self._model.new_slot()
+
+    def free_slot(self, slot: int) -> None:
+        self._model.free_slot(slot)
+
+    def read_state(self, slot: int) -> RecurrentState:
+        return self._model.read_state(slot)
+
+    def write_state(self, slot: int, state: RecurrentState) -> None:
+        self._model.write_state(slot, state)
+
+    def fork(self, slot: int) -> int:
+        made = self._model.new_slot()
+        self._model.copy_slot(slot, made)
+        return made
+
+    def save(self, slot: int) -> SavedState:
+        return Saved(self._model.save(slot))
+
+    def restore(self, slot: int, saved: SavedState) -> None:
+        assert isinstance(saved, Saved)
+        self._model.restore(slot, saved.values)
+
+    def close(self) -> None:
+        self._model.close()
+
+    @property
+    def model(self) -> NativeModel:
+        """For measurements: instruction set, bytes read a token, bandwidth."""
+        return self._model
+
+    def _try_one_token(self, name: str) -> None:
+        import numpy as np
+
+        slot = self.new_slot()
+        line = self.step([Row(slot, [0])]).to_numpy([0])
+        self.free_slot(slot)
+        if not np.isfinite(line).all():
+            raise ModelLoadFailed(name=name, reason="its very first output is not a number; the weights are damaged")
+
+
+class NativeLogits(Logits):
+    """Lines in the library's memory."""
+
+    def __init__(self, model: NativeModel, lines: NDArray[np.float32]) -> None:
+        self._model = model
+        self._lines = lines
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def to_numpy(self, lines: Sequence[int]) -> NDArray[np.float32]:
+        if len(lines) == len(self._lines) and list(lines) == list(range(len(lines))):
+            return self._lines
+        return self._lines[list(lines)]
+
+    def sample(self, lines: Sequence[int], batch: SamplingBatch) -> Sampled:
+        import numpy as np
+
+        from webapp.engine.sampling_batch import Sampled
+
+        return Sampled(*self._model.sample(np.asarray(lines, np.int32), batch))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state in the library's own layout."""
+
+    values: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+
+@dataclass(frozen=True)
+class Formats:
+    """Of matrices, head and low-rank matrices, by name; whether the embedding is kept in 8 bits."""
+
+    format: str
+    head: str
+    lora: str
+    embedding_q8: bool
+
+    @classmethod
+    def of(cls, options: Options) -> Formats:
+        """``same``: as the matrices, but low-rank matrices are never below 8 bits (nothing is gained by it), and the
+        embedding is in 8 bits where the matrices are quantised."""
+        chosen = {name: str(options[name]) for name in ("format", "head", "lora", "embedding")}
+        main = chosen["format"]
+        is_quantised = main in QUANTISED
+        lora = ("q8" if is_quantised else main) if chosen["lora"] == SAME else chosen["lora"]
+        embedding = chosen["embedding"] == "q8" or (chosen["embedding"] == SAME and is_quantised)
+        return cls(main, main if chosen["head"] == SAME else chosen["head"], lora, embedding)
+
+
+def default_threads(config: ModelConfig) -> int:
+    """The physical cores this process may use; one for a small model."""
+    if config.n_embd < SMALL_WIDTH:
+        return 1
+    import psutil
+
+    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _quota() or allowed))
+
+
+def _quota() -> int | None:
+    """Whole processors a container may use (cgroup v2), None without a limit."""
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            limit, period = file.read().split()
+        return None if limit == "max" else max(1, int(limit) // int(period))
+    except (OSError, ValueError):
+        return None
+
+
+def _layout(config: ModelConfig, options: Options) -> Layout:
+    from webapp.backends.native.model import Layout
+
+    formats = Formats.of(options)
+    wanted = str(options["isa"])
+    return Layout(
+        formats.format,
+        formats.head,
+        formats.lora,
+        formats.embedding_q8,
+        threads=int(options["threads"]) or default_threads(config),
+        isa=library.choose_isa("" if wanted == "auto" else wanted),
+        max_slots=MAX_SLOTS + 1,
+        max_columns=MAX_COLUMNS,
+    )
+
+
+def _packed_bytes(name: str, shape: tuple[int, ...], nbytes: int, formats: Formats) -> int:
+    """Of one tensor inside the library, as ``Matrix::shape`` in src/tiles.h has it."""
+    if name.endswith(".time_state"):
+        return 0
+    if name == "emb.weight":
+        return shape[0] * (shape[1] + 4) if formats.embedding_q8 else nbytes
+    numel = 1
+    for size in shape:
+        numel *= size
+    if name == "head.weight":
+        return _tile_bytes(formats.head, *shape)
+    if LOW_RANK.search(name):
+        return _tile_bytes(formats.lora, shape[-1], numel // shape[-1])
+    if len(shape) == 2 and LAYER.match(name) and name.endswith(".weight"):
+        return _tile_bytes(formats.format, *shape)
+    return 4 * numel
+
+
+def _tile_bytes(format: str, rows: int, inputs: int) -> int:
+    tiles, padded = -(-rows // 16), -(-inputs // 64) * 64
+    group = {"q8": 512, "q6": 384, "q4": 256}.get(format)
+    if group is None:
+        return tiles * padded * (64 if format == "f32" else 32)
+    return tiles * (padded // 64 * (64 + 2 * group) + (0 if format == "q8" else 128))
+
+
+def _state_bytes(config: ModelConfig) -> int:
+    """With the padding of src/engine.cpp."""
+    width, head = -(-config.n_embd // 16) * 16, -(-config.head_size // 32) * 32
+    attention = -(-config.n_att // 32) * 32 * 3 if config.major == 4 else config.n_head * head * head
+    return 4 * config.n_layer * (2 * width + attention)
+
+
+def _refuse(options: Options, reason: str) -> NoReturn:
+    raise StrategyError(
+        strategy=f"native {options['format']}",
+        reason=reason,
+        way_out="Choose the model's original .pth or .safetensors file, or the rwkv package (`cpu fp32`).",
+    )
