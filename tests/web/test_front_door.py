@@ -20,6 +20,7 @@ from tests.web.owner import install_guard
 from tests.web.ws_client import RawClient
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
+from webapp.web.peer import TrustedProxies
 from webapp.web.serve import connection_limits, connections_of, make_server
 from webapp.web.socket import limits as limits_module
 from webapp.web.socket.limits import Limits, address_key
@@ -357,10 +358,10 @@ def test_what_a_client_is_counted_by(address, key):
 
 def test_the_owner_of_a_machine_may_have_most_of_the_places():
     limits = Limits(400, 128)
-    assert connections_of(Settings(), limits, "127.0.0.1") == 300
-    assert connections_of(Settings(token=TOKEN), limits, "127.0.0.1") == 128
-    assert connections_of(Settings(lan=True), limits, "127.0.0.1") == 128
-    assert connections_of(Settings(), limits, "192.0.2.7") == 128
+    assert connections_of(Settings(), limits, TrustedProxies(), "127.0.0.1") == 300
+    assert connections_of(Settings(token=TOKEN), limits, TrustedProxies(), "127.0.0.1") == 128
+    assert connections_of(Settings(lan=True), limits, TrustedProxies(), "127.0.0.1") == 128
+    assert connections_of(Settings(), limits, TrustedProxies(), "192.0.2.7") == 128
 
 
 @pytest.mark.parametrize("descriptors, most, per_address", [(8192, 512, 128), (1024, 160, 120), (256, 16, 12)])

@@ -22,6 +22,7 @@ from webapp.errors import SettingsError
 from webapp.i18n.terminal import t
 from webapp.services.access.owner_proof import owner_link
 from webapp.settings import LOOPBACK_HOSTS, Settings
+from webapp.web.peer import TrustedProxies
 from webapp.web.socket.limits import Limits, is_loopback
 from webapp.web.socket.server import BridgeServer
 
@@ -58,8 +59,9 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
             app,
             websocket_options(settings),
             limits,
-            limit_of=functools.partial(connections_of, settings, limits),
+            limit_of=functools.partial(connections_of, settings, limits, guard.proxies if guard else TrustedProxies()),
             gate=guard.body_limit if guard else None,
+            client_of=guard.proxies.client_address if guard else None,
             sockets=sockets,
             **http_options(settings),
         )
@@ -175,8 +177,11 @@ def share_of_one(places: int) -> int:
     return places * 3 // 4
 
 
-def connections_of(settings: Settings, limits: Limits, client: str) -> int:
-    """Most HTTP connections of one client; more for programs on this machine where nobody else is let in."""
+def connections_of(settings: Settings, limits: Limits, proxies: TrustedProxies, client: str) -> int:
+    """Most HTTP connections of one client; more for programs on this machine where nobody else is let in, and for a
+    trusted proxy, which brings the connections of all its clients."""
+    if proxies.is_trusted(client):
+        return limits.connections
     is_alone = not settings.is_shared and not settings.token and is_loopback(client)
     return share_of_one(limits.connections) if is_alone else limits.per_address
 

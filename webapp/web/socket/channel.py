@@ -278,22 +278,23 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """Earlier requests on this connection are answered first."""
         if self.handshake is None or self.is_detached or self._is_busy_or_ending():
             return
-        refused = self.server.websockets.admit(self.addr[0])
+        client = self.server.door.client_of(Task(self, self.handshake).get_environment())
+        refused = self.server.websockets.admit(client)
         if refused:
             self._answer_error(self.handshake, ServiceUnavailable(refused))
         else:
-            self._leave_loop(self.handshake)
+            self._leave_loop(self.handshake, client)
 
     def _is_busy_or_ending(self) -> bool:
         is_busy = self.requests or self.total_outbufs_len
         return bool(is_busy or self.will_close or self.close_when_flushed or not self.connected)
 
-    def _leave_loop(self, handshake: RequestParser) -> None:
+    def _leave_loop(self, handshake: RequestParser, client: str) -> None:
         self.is_detached = True
         self.del_channel()
         sock, self.socket = self.socket, None
         self.connected = False
-        self.server.websockets.start(Connection(self, sock, handshake))
+        self.server.websockets.start(Connection(self, sock, handshake, client))
 
     # The loop may still hold an event for a channel that has just left it.
     def handle_read(self) -> None:

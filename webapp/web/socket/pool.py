@@ -25,12 +25,13 @@ READER_GRACE_S = 5.0  # for a reader thread to notice that its socket was shut d
 class Connection:
     """One upgraded connection: calls the WSGI app in a thread of its own and alone closes the descriptor."""
 
-    def __init__(self, channel: Any, sock: socket.socket, request: Any) -> None:
+    def __init__(self, channel: Any, sock: socket.socket, request: Any, client: str) -> None:
+        """``client`` is the address that the pool counts it for."""
         self.channel = channel
         self.request = request
         self.pool: WebSocketPool = channel.server.websockets
         self.options = self.pool.options
-        self.client: str = channel.addr[0]
+        self.client = client
         self.sock = BridgedSocket(sock, request.leftover, self.pool.send_timeout)
         self.websocket: WebSocket | None = None
         self.thread = daemon_thread(self.run, name=f"websocket-{self.client}")

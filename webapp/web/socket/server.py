@@ -115,15 +115,18 @@ class BridgeServer:
         limits: Limits | None = None,
         limit_of: Callable[[str], int] | None = None,
         gate: Gate | None = None,
+        client_of: Callable[[dict[str, Any]], str] | None = None,
         **adjustments: Any,
     ) -> None:
         """``adjustments`` are waitress' own: ``sockets`` that are bound already, or ``host`` and ``port``, which are
         bound at once. ``websockets`` are arguments of :class:`WebSocketPool`; ``limit_of`` gives the most connections
-        of a client where that is not ``limits.per_address``."""
+        of a client where that is not ``limits.per_address``, ``client_of`` the address that a request's WebSocket
+        counts for where that is not its peer's (a trusted proxy's client)."""
         # flask-sock calls this module-level name; a subclass of Sock would have to copy its route().
         flask_sock.Server = WebSocket
         self.limits = limits = limits or Limits()
         self.gate = gate or (lambda environ: ANY_SIZE)
+        self.client_of = client_of or (lambda environ: str(environ.get("REMOTE_ADDR", "")))
         self.websockets = WebSocketPool(**(websockets or {}))
         # Without a lookahead a vanished client goes unnoticed; select() dies on descriptors >= 1024.
         adjustments = {"channel_request_lookahead": 1, "asyncore_use_poll": True, **adjustments}
