@@ -1,6 +1,6 @@
 // Copying: the text of an answer as Markdown, the code of a block. Works on plain http too, where there is no clipboard.
 
-async function copyText(text) {
+export async function copyText(text) {
   if (navigator.clipboard && window.isSecureContext) {
     try {
       await navigator.clipboard.writeText(text);
@@ -33,7 +33,7 @@ function sourceOf(message) {
   return source ? source.value ?? source.textContent : "";
 }
 
-function say(button, done) {
+export function say(button, done) {
   const words = document.body.dataset;
   const label = done ? words.tCopied : words.tCopyFailed;
   button.classList.toggle("is-done", done);

@@ -1,5 +1,7 @@
 // What the pages beside the chat do: the status strip stays true, menus and dialogs open, files can be dropped.
 
+import { copyText, say } from "./copy.js";
+
 const QUIET_MS = 3000;
 const BUSY_MS = 500;
 
@@ -80,3 +82,9 @@ for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
     input.dispatchEvent(new Event("change", { bubbles: true }));
   });
 }
+
+// A command or link that stands in the page, copied.
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy-text]");
+  if (button && !button.dataset.said) say(button, await copyText(button.dataset.copyText));
+});

@@ -45,9 +45,13 @@ def walk(request, tmp_path_factory):
         for argument in rule.arguments:
             path = path.replace(f"<path:{argument}>", "x").replace(f"<{argument}>", "x")
         if rule.websocket:
-            headers = {**headers, "Upgrade": "websocket"}
+            headers = {**headers, "Upgrade": "websocket", "Connection": "Upgrade"}
         told = {"Origin": "http://127.0.0.1", **headers}
-        return app.test_client().open(path, method=method, base_url="http://127.0.0.1", headers=told).status_code
+        return (
+            app.test_client(use_cookies=False)
+            .open(path, method=method, base_url="http://127.0.0.1", headers=told)
+            .status_code
+        )
 
     def walked(role):
         headers = {

@@ -25,7 +25,7 @@ from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions
-from webapp.web import error_pages, fragments
+from webapp.web import error_pages, fragments, sessions
 from webapp.web.api import routes as api_routes
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
@@ -51,6 +51,7 @@ PAGES = (
     tools_routes,
     docs_routes,
     status_routes,
+    sessions,
 )
 
 

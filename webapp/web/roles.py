@@ -13,6 +13,7 @@ so there these rows mean the owner.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import IntEnum
 
 from webapp.settings import Settings
@@ -57,7 +58,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.GUEST, "status", "strip menu"),
     **_rows(Role.LOCAL, "status", "load unload cancel"),
     **_rows(Role.GUEST, "sessions", "index leave"),
-    **_rows(Role.OWNER, "sessions", "end end_others invite"),
+    **_rows(Role.OWNER, "sessions", "invite end end_others"),
     "api unknown": Role.GUEST,
 }
 API_ROLES: dict[str, Role] = {"/switch-model": Role.LOCAL, "/update-config": Role.LOCAL, "/exit": Role.OWNER}
@@ -79,6 +80,12 @@ def least_role(endpoint: str | None) -> Role:
     if endpoint.startswith("api ") and endpoint not in ENDPOINTS:
         return API_ROLES.get(endpoint.rpartition(" ")[2], Role.GUEST)
     return ENDPOINTS.get(endpoint, Role.OWNER)
+
+
+def most_needed(blueprints: Iterable[str]) -> Role:
+    """The highest role that something of these blueprints asks for."""
+    wanted = set(blueprints)
+    return max((role for name, role in ENDPOINTS.items() if name.rpartition(".")[0] in wanted), default=Role.GUEST)
 
 
 def role_without_proof(settings: Settings, is_near: bool) -> Role:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,6 @@ from webapp.storage.sessions import Session
 from webapp.web import login
 from webapp.web.fragments import current_locale, render_page, translator
 from webapp.web.guard import cookie_name, current_role, the_guard
-from webapp.web.kit.dates import date_text
 from webapp.web.roles import Role
 
 blueprint = Blueprint("sessions", __name__, url_prefix="/sessions")
@@ -101,10 +101,14 @@ def session_row(session: Session) -> SessionRow:
         key=session.key,
         name=device_of(session.agent) or t("sessions.unknown"),
         role=session.role,
-        used=date_text(session.used_at),
-        begun=date_text(session.created_at),
+        used=date_of(session.used_at),
+        begun=date_of(session.created_at),
         is_own=g.session is not None and g.session.key == session.key,
     )
+
+
+def date_of(moment: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(moment))
 
 
 def device_of(agent: str) -> str:
