@@ -120,16 +120,14 @@ def test_the_reason_can_still_be_said_in_another_language(tmp_path, arrays):
     assert found == expected and phrase(found.reason, "zh") == phrase(expected.reason, "zh") != expected.reason
 
 
-@pytest.mark.parametrize(
-    "name", ["a-program.pth", "key-nested-tuple.pth", "overlapping.safetensors", "length-0.safetensors"]
-)
+@pytest.mark.parametrize("name", HOSTILE)
 def test_the_errors_are_those_of_the_readers(tmp_path, name):
     (tmp_path / name).write_bytes(HOSTILE[name]())
     with pytest.raises(RoostError) as expected:
         inspect(tmp_path / name)
     with pytest.raises(RoostError) as caught:
         FileReader().inspect(tmp_path / name)
-    assert caught.value.to_dict() == expected.value.to_dict()
+    assert (caught.value.code, str(caught.value)) == (expected.value.code, str(expected.value))
 
 
 def test_a_path_is_named_as_it_was_given(file, monkeypatch):

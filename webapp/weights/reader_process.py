@@ -197,15 +197,16 @@ def _refusal(request: Request, error: RoostError) -> bytes:
     if told["params"].get("path") in paths:
         told["params"]["path"] = HERE
     told["message"] = told["hint"] = ""  # made again of the rest
-    return msgspec.msgpack.encode(("refused", _as_utf8(told)))
+    return msgspec.msgpack.encode(("refused", _plain(told)))
 
 
-def _as_utf8(value: Any) -> Any:
+def _plain(value: Any) -> Any:
+    """What msgpack has no form for (halves of characters, numbers beyond 64 bits, as files claim them) as text."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, dict):
-        return {_as_utf8(key): _as_utf8(one) for key, one in value.items()}
-    return value
+        return {_plain(key): _plain(one) for key, one in value.items()}
+    return str(value) if isinstance(value, int) and not -(2**63) <= value < 2**63 else value
 
 
 def _limit_memory(limit_bytes: int) -> None:

@@ -35,7 +35,7 @@ from webapp.weights.file_format import SMALLEST_FILE_BYTES, sniff
 from webapp.weights.file_reader import FileReader
 
 UPLOADS = ".uploads"
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 KEPT_S = 86400.0
 ID = re.compile(r"[0-9a-f]{32}")
 _BAD_FILES = (UnknownFormat, FileTruncated)

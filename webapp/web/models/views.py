@@ -132,6 +132,7 @@ def model_row(page: PageContext, entry: ModelEntry) -> Values:
         "facts": _facts(page, entry),
         "text": _text(page, entry, kind),
         "is_trouble": kind == "broken",
+        "error_code": entry.error.code if entry.error else "",
         "phase": phase,
         "can_load": can_load,
         "can_delete": not phase and not library_of(page).is_bundled(entry.path),

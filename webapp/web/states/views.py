@@ -113,6 +113,7 @@ def state_row(page: PageContext, entry: StateEntry) -> Values:
         "file_url": url_for("states.file", name=entry.name),
         "badges": _badges(page, entry, is_used),
         "text": page.explain(entry.error, entry.name)[0] if entry.error else _fits_text(page, entry),
+        "error_code": entry.error.code if entry.error else "",
         "facts": _facts(page, entry),
         "is_used": is_used,
         "can_use": sheet is not None and not is_used and not why_not,
