@@ -46,8 +46,8 @@ from webapp.manager.messages import (
     write_frame,
 )
 from webapp.manager.model_status import ModelStatus, StatusBoard
+from webapp.manager.session import banned_token_ids, penalty_exempt_token_ids
 from webapp.manager.target import Choice, TargetResolver
-from webapp.manager.token_rules import banned_token_ids, penalty_exempt_token_ids
 from webapp.tokenizer import load_tokenizer
 from webapp.weights.inspection import USED_TOKENS_KEY
 

@@ -12,8 +12,8 @@ from tests.manager.conftest import assert_failed, eventually, first_token, last_
 from webapp.backends.fake import fake_config
 from webapp.engine.state import RecurrentState
 from webapp.errors import StateMismatch, StateMissing
-from webapp.manager.kept_states import KeptStates
 from webapp.manager.messages import KeepState, Submit
+from webapp.manager.session import KeptStates
 from webapp.manager.starts import Start, StateInfo
 
 FITS, NARROW = "fits.safetensors", "narrow.safetensors"

@@ -1,14 +1,17 @@
 """The one owner of the model and its engine process. Start at :mod:`.model_manager`.
 
-    model_manager     what the rest of the house sees: load, unload, submit, status
-    engine_keeper     which engine runs: what may be asked; engine_places what stands where; order_worker does the work
-    engine_session    one engine from start to end, with the requests it answers
-    engine_client     how an engine is started and spoken to: a process, or a thread in tests
-    engine_process    the child's main; engine_loop the loop both forms run
-    messages, wire    what crosses the pipe, and how it is framed
+    model_manager     what the other rooms see: load, unload, submit, status
+    supervisor        which engine serves, loads and drains, and who waits: one state machine, one lock, one worker
+    session           one engine from start to end, with the requests it answers
     handles           one request, seen by who asked
+    engine_client     how an engine is started and spoken to: a process, or a thread in tests
+    messages          what crosses the pipe, and how it is framed
+    engine_process    the child's main; engine_loop the loop both forms run
+    stall, crash      when an engine counts as hung, and why one ended
+    machine_memory    how much memory there is, and whether a model fits
     target            what is chosen: a model file, a strategy, a state
     library           the model files on disk
+    model_status      what a page shows about the model
 
 Nothing here imports torch: only the engine process does, through its backend.
 """

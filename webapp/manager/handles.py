@@ -1,17 +1,25 @@
-"""One request, seen by who asked: its events in order, and a way to stop it."""
+"""One request, seen by who asked: its events in order, a way to stop it, and its two lines in the log."""
 
 from __future__ import annotations
 
+import json
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from typing import Any
 
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
+from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
 from webapp.manager.starts import Start, StateInfo
+
+logger = logging.getLogger("webapp.requests")
+CONTENTS = ("stop_token_sequences", "logit_bias")
+"""Parameters that hold words of the request; their number is logged."""
 
 
 @dataclass(frozen=True)
@@ -147,3 +155,33 @@ def _joined(events: Iterable[HandleEvent]) -> Iterator[HandleEvent]:
         token_ids = tuple(chain.from_iterable(output.token_ids for output in outputs))
         logprobs = tuple(chain.from_iterable(output.logprobs for output in outputs))
         yield replace(outputs[-1], token_ids=token_ids, logprobs=logprobs)
+
+
+def log_begin(handle: RequestHandle) -> None:
+    """What the request is run with, at INFO, when the engine is asked; never what it says. ``digest`` is of the state
+    it is to begin with, "" for the model's own."""
+    if logger.isEnabledFor(logging.INFO):
+        service = handle.service
+        state = {"state": service.state.name, "digest": service.state.digest}
+        sampling = sampling_fields(handle.request.params)
+        served = {"model": service.model, "strategy": service.strategy, **state, "sampling": sampling}
+        _log("begins", handle.request_id, served)
+
+
+def log_end(output: TokenOutput, service: Service) -> None:
+    """``digest`` is what the engine says the sequence began with: never "" here."""
+    if logger.isEnabledFor(logging.INFO):
+        stats = output.stats or SequenceStats()
+        reason = output.finish_reason.value if output.finish_reason else ""
+        found = {"state": service.state.name, "digest": stats.initial_state_digest, "seed": stats.seed}
+        counts = {"prompt_tokens": stats.prompt_tokens, "decoded_tokens": stats.decoded_tokens}
+        error = {"error": output.error["code"]} if output.error else {}
+        _log("ends", output.request_id, {"finish_reason": reason, **found, **counts, **error})
+
+
+def sampling_fields(params: SamplingParams) -> dict[str, Any]:
+    return {name: len(value) if name in CONTENTS else value for name, value in params.to_dict().items()}
+
+
+def _log(event: str, request_id: str, fields: dict[str, Any]) -> None:
+    logger.info("%s", json.dumps({"event": event, "request": request_id, **fields}, ensure_ascii=False))

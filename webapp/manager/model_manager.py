@@ -28,12 +28,12 @@ from webapp.errors import (
     ShuttingDown,
 )
 from webapp.manager.admission import check_logits_size, check_prompt, check_request
-from webapp.manager.engine_keeper import EngineKeeper
 from webapp.manager.handles import RequestHandle
 from webapp.manager.library import ModelLibrary
 from webapp.manager.machine_memory import FitCheck, Shortfall, has_room_beside, resident_bytes, shortfall
 from webapp.manager.model_status import ModelStatus, StatusBoard, described_target
 from webapp.manager.stall import StallLimits
+from webapp.manager.supervisor import Supervisor
 from webapp.manager.target import Choice, EngineOptions, StateInfo, Target, TargetResolver, tokenizer_of
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
@@ -73,7 +73,7 @@ class ModelManager:
         self._board = StatusBoard()
         fit = FitCheck((lambda target, reclaimable: None) if settings.load_anyway else shortfall)
         limits = stall_limits or StallLimits.of(settings.stall_limit_s)
-        self._keeper = EngineKeeper(settings, start_engine, has_room, self._board.publish, limits, fit)
+        self._supervisor = Supervisor(settings, start_engine, has_room, self._board.publish, limits, fit)
         self._choosing = threading.Lock()
         self._close_at_exit = _closer(weakref.ref(self))
         atexit.register(self._close_at_exit)
@@ -113,17 +113,17 @@ class ModelManager:
         in use before that does not fit the new model is dropped, and ``status().notice`` says why.
         """
         with self._choosing:
-            before = self._keeper.goal
+            before = self._supervisor.goal
             choice = before.choice if before else self._first_choice
             given: dict[str, Any] = {"model": model, "strategy": strategy, "state": state, "options": options}
             wanted = replace(choice, **{name: value for name, value in given.items() if value is not None})
             may_drop_state = state is None and (before is not None or model is not None)
-            self._keeper.order_load(self._resolver.resolve(wanted, before, may_drop_state))
+            self._supervisor.order_load(self._resolver.resolve(wanted, before, may_drop_state))
 
     def load_anyway(self) -> None:
         """Starts loading what :meth:`load` or a request was refused last because it does not fit. From then on requests
         load it too, until memory ran out. NoModelLoaded when nothing was refused."""
-        self._keeper.order_refused()
+        self._supervisor.order_refused()
 
     def choose(
         self,
@@ -145,7 +145,7 @@ class ModelManager:
         """What of this (None: as chosen) the engine that is loaded, or being loaded, would have to be loaded again
         for: ``model``, ``strategy``, or names of options. () when it would not, and when nothing is loaded. Errors as
         of :meth:`load`."""
-        loaded = self._keeper.loaded_target
+        loaded = self._supervisor.loaded_target
         if loaded is None:
             return ()
         given: dict[str, Any] = {"model": model, "strategy": strategy, "options": options}
@@ -154,23 +154,23 @@ class ModelManager:
 
     def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:
         """Until the load at hand is done; raises its error. NoModelLoaded when there is nothing to wait for."""
-        if not self._keeper.wait_settled(timeout_s):
+        if not self._supervisor.wait_settled(timeout_s):
             raise ModelError(reason="it is still being loaded")
-        if self._keeper.is_closing:
+        if self._supervisor.is_closing:
             raise ShuttingDown()
-        if self._keeper.error is not None:
-            raise self._keeper.error.with_traceback(None)  # without the frames of whoever got it before
-        if self._keeper.session is None:
+        if self._supervisor.error is not None:
+            raise self._supervisor.error.with_traceback(None)  # without the frames of whoever got it before
+        if self._supervisor.session is None:
             raise NoModelLoaded()
         return self.status()
 
     def cancel_load(self) -> None:
         """Ends a load; a model that was there before and has not gone yet stays."""
-        self._keeper.cancel_load()
+        self._supervisor.cancel_load()
 
     def unload(self) -> None:
         """Starts unloading in the background, after the grace running answers get; cancels a load."""
-        self._keeper.order_unload()
+        self._supervisor.order_unload()
 
     def apply_state(self, name_or_path: str) -> StateInfo:
         """Makes a state file the beginning of every later sequence, without a reload; "" goes back to the model's own
@@ -180,7 +180,7 @@ class ModelManager:
         """
         with self._choosing:
             target = self._resolver.with_state(self._chosen(), name_or_path)
-            self._keeper.set_goal(target)
+            self._supervisor.set_goal(target)
             return target.state_info
 
     def check_state(self, name: str) -> StateInfo:
@@ -213,8 +213,8 @@ class ModelManager:
                 raise ModelUnloaded()
             check_request(request, self._config_of(target), self._settings)
             start = None if state is None else self._resolver.start(target, state)
-            handle = RequestHandle(request, self._keeper.abort, start)
-            if self._keeper.admit(handle, target):
+            handle = RequestHandle(request, self._supervisor.abort, start)
+            if self._supervisor.admit(handle, target):
                 return handle
 
     # reading without writing; these block, load if need be, and begin where ``state`` says, as in ``submit``
@@ -262,7 +262,7 @@ class ModelManager:
         does not keep an idle model loaded."""
         from webapp.manager.messages import ReadCounters
 
-        session = self._keeper.session
+        session = self._supervisor.session
         if session is None:
             return {}
         try:
@@ -275,11 +275,11 @@ class ModelManager:
         target = self._chosen(for_loading=True)
         check_prompt(ids, self._config_of(target), self._settings)
         start = None if state is None else self._resolver.start(target, state)
-        self._keeper.ensure_loading(target)
-        self._keeper.wait_settled(None)
-        session = self._keeper.session
+        self._supervisor.ensure_loading(target)
+        self._supervisor.wait_settled(None)
+        session = self._supervisor.session
         if session is None:
-            raise self._keeper.error or NoModelLoaded()
+            raise self._supervisor.error or NoModelLoaded()
         if not session.target.is_same_model(target):
             raise ModelUnloaded()
         if session.call_count >= self._settings.max_queue + 1:
@@ -288,7 +288,7 @@ class ModelManager:
 
     def engine_pid(self) -> int | None:
         """None when no engine runs, or it runs in this process."""
-        return self._keeper.pid
+        return self._supervisor.pid
 
     def engine_memory_bytes(self) -> int:
         """Resident memory of the engine process now; 0 when there is none."""
@@ -297,22 +297,22 @@ class ModelManager:
 
     def close(self) -> None:
         """Ends the engine; open requests end with ShuttingDown. Returns within seconds; may be called again."""
-        self._keeper.close()
+        self._supervisor.close()
         atexit.unregister(self._close_at_exit)
 
     def _chosen(self, for_loading: bool = False) -> Target:
         """What is loaded or coming; where nothing is, what the settings or the last load chose, looked at anew when it
         is about to be loaded (the file may have changed)."""
-        goal = self._keeper.goal
+        goal = self._supervisor.goal
         if goal is None:
             return self._resolver.resolve(self._first_choice)
-        if for_loading and self._keeper.is_idle:
+        if for_loading and self._supervisor.is_idle:
             return self._resolver.resolve(goal.choice, goal, may_drop_state=True)
         return goal
 
     def _config_of(self, target: Target) -> ModelConfig:
         """The backend's own once it is loaded."""
-        session = self._keeper.session
+        session = self._supervisor.session
         return session.config if session is not None and session.target.is_same_model(target) else target.config
 
 

@@ -11,7 +11,7 @@ from webapp.errors import RoostError
 from webapp.manager.target import Target
 
 if TYPE_CHECKING:
-    from webapp.manager.engine_session import EngineSession
+    from webapp.manager.session import EngineSession
 
 PHASES = ("empty", "loading", "ready", "answering", "failed", "unloading")
 
@@ -55,7 +55,7 @@ def describe(
     held: int,
     error: RoostError | None,
 ) -> ModelStatus:
-    """One status from what the keeper holds; ``held`` requests wait for a model."""
+    """One status from what the supervisor holds; ``held`` requests wait for a model."""
     names = described_target(goal) if goal else {}
     progress: dict[str, Any] = vars(loading.progress) if loading else {}
     counts: dict[str, Any] = {}

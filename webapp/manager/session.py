@@ -1,0 +1,395 @@
+"""One engine from start to end: one model, the requests it answers, and why it ended."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import msgspec
+
+from webapp.engine.backend import LoadProgress
+from webapp.engine.outputs import FinishReason, PrefillProgress, TokenOutput
+from webapp.errors import ModelLoadFailed, Phrase, RoostError, error_from_dict
+from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
+from webapp.manager.engine_client import EngineClient, EngineStarter
+from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service, log_begin, log_end
+from webapp.manager.machine_memory import memory_facts, oom_kills
+from webapp.manager.messages import (
+    Abort,
+    CancelLoad,
+    Command,
+    ForgetState,
+    Heartbeat,
+    KeepState,
+    Loaded,
+    LoadFailed,
+    Loading,
+    LoadModel,
+    Message,
+    Outputs,
+    Reply,
+    SetInitialState,
+    State,
+    Submit,
+)
+from webapp.manager.stall import StallLimits, StallWatch
+from webapp.manager.starts import Start, StateInfo
+from webapp.manager.target import Target, tokenizer_or_none
+from webapp.settings import Settings
+from webapp.tokenizer import Tokenizer
+from webapp.weights.inspection import Inspection, used_token_bitmap
+
+CANCEL_PATIENCE_S = 2.0
+MEASURE_EVERY_S = 1.0
+KEPT_STATES_BYTES = 256 << 20
+"""A 7B model's state has 33 MB."""
+PENALTY_EXEMPT_TEXT = "\n\t 0123456789,.:;?!\"'`~@#$%^&*()[]{}<>_+-=|/\\，。：；？！、“”‘’（）《》"
+"""Characters every text repeats: their tokens in the prompt do not count for ``global_penalty``. After RWKV-Runner's
+rwkv.py, which exempts line ends, spaces, digits and punctuation."""
+
+
+class EngineSession:
+    """Loading, then ready, then ended with an ``error``. Late messages of an ended engine reach nobody.
+
+    ``changed`` guards everything here, with what else its owner guards by it; ``on_change`` is called with it held,
+    from the engine's threads too.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        changed: threading.Condition,
+        on_change: Callable[[EngineSession], None],
+        stall_limits: StallLimits,
+    ) -> None:
+        self.target = target
+        self.config = target.config
+        self.seats = 0
+        self.progress = LoadProgress(0, target.inspection.size_bytes, 0, len(target.inspection.tensors))
+        self.error: RoostError | None = None
+        self.has_crashed = False
+        self.has_stalled = False
+        self.has_answered = False
+        self.silent_s = 0
+        self.last_exit = EngineExit(None)
+        self.idle_since = time.monotonic()
+        self._changed = changed
+        self._on_change = on_change
+        self._is_ready = False
+        self._abandoned: RoostError | None = None
+        self._handles: dict[str, RequestHandle] = {}
+        self._waiting = 0
+        self._calls: dict[int, Future[Reply]] = {}
+        self._idle_calls: set[int] = set()
+        self._call_ids = itertools.count(1)
+        self._client: EngineClient | None = None
+        self._kept_states = KeptStates(self._send)
+        self._memory: MemoryFacts | None = None
+        self._measured_at = 0.0
+        self._limits = stall_limits
+        self._stall = StallWatch(stall_limits)
+        self._is_over = threading.Event()
+
+    @property
+    def pid(self) -> int | None:
+        return self._client.pid if self._client else None
+
+    @property
+    def engine_bytes(self) -> int:
+        return self._memory.engine_bytes if self._memory else 0
+
+    @property
+    def open_count(self) -> int:
+        return len(self._handles)
+
+    @property
+    def call_count(self) -> int:
+        return len(self._calls)
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._handles or self._calls)
+
+    @property
+    def waiting_count(self) -> int:
+        """Of the open ones, those the engine has given no slot yet."""
+        return min(self._waiting, len(self._handles))
+
+    def has_request(self, request_id: str) -> bool:
+        return request_id in self._handles
+
+    # what the supervisor does
+
+    def start(self, start_engine: EngineStarter, command: LoadModel) -> None:
+        self._client = start_engine(self._receive, self._report_exit)
+        self._client.send(command)
+        threading.Thread(target=self._watch, name="roost-engine-watch", daemon=True).start()
+
+    def wait_loaded(self, timeout_s: float | None) -> None:
+        """Until the model is there; raises why it is not. The caller closes the session then."""
+        with self._changed:
+            in_time = self._changed.wait_for(lambda: self._is_ready or bool(self.error or self._abandoned), timeout_s)
+            if self._abandoned and not self.error:
+                self._send(CancelLoad())
+                self._changed.wait_for(lambda: self._is_ready or bool(self.error), CANCEL_PATIENCE_S)
+            if error := self._abandoned or self.error:
+                raise error
+            if not in_time:
+                raise ModelLoadFailed(
+                    name=self.target.name, reason=Phrase("it took longer than {seconds} s", seconds=f"{timeout_s:g}")
+                )
+
+    def abandon(self, error: RoostError) -> None:
+        """Ends a load: ``wait_loaded`` raises ``error`` as soon as the engine stopped, or after two seconds."""
+        with self._changed:
+            self._abandoned = self._abandoned or error
+            self._changed.notify_all()
+
+    def set_state(self, target: Target) -> None:
+        """``target`` is the same model with another initial state."""
+        self.target = target
+        state = State.of(target.state) if target.state is not None else None
+        self._send(SetInitialState(state, target.state_info.digest))
+
+    def close(self, error: RoostError, grace_s: float) -> None:
+        """Ends the engine; what is still open ends with ``error``. Returns when it is gone."""
+        self._end(error)
+        if self._client is not None:
+            self._client.close(grace_s)
+
+    def kill(self) -> None:
+        if self._client is not None:
+            self._client.kill()
+
+    # requests and calls
+
+    def submit(self, handle: RequestHandle) -> None:
+        with self._changed:
+            if self.error is not None:
+                handle.finish(FinishReason.ERROR, self.error)
+                return
+            self._handles[handle.request_id] = handle
+            request = handle.request
+            start, digest = handle.start or self.target.start, request.initial_state_digest
+            if request.initial_state is not None:
+                start = Start(StateInfo("", request.initial_state.digest()), request.initial_state)
+            if start.info != self.target.start.info:
+                digest = self._kept_states.give(start)
+            handle.service = Service(self.target.name, self.target.choice.strategy, start.info)
+            log_begin(handle)  # before the engine can have ended it
+            self._send(Submit.of(request, digest))
+
+    def abort(self, request_id: str) -> None:
+        """Nothing when it is not one of this engine's."""
+        if request_id in self._handles:
+            self._send(Abort(request_id))
+
+    def call(
+        self, make_command: Callable[[int, str | None], Any], start: Start | None = None, is_work: bool = True
+    ) -> Future[Reply]:
+        """Sends a command, made of the call's id and the digest of ``start``. Its Reply is the future's result.
+
+        One that is no work does not keep an idle engine loaded.
+        """
+        future: Future[Reply] = Future()
+        with self._changed:
+            if self.error is not None:
+                raise self.error
+            digest = None if start is None else self._kept_states.give(start)
+            call_id = next(self._call_ids)
+            self._calls[call_id] = future
+            if not is_work:
+                self._idle_calls.add(call_id)
+            self._send(make_command(call_id, digest))
+        return future
+
+    def _send(self, command: Command) -> None:
+        if self._client is not None:
+            self._client.send(command)
+
+    # what the engine says
+
+    def _receive(self, message: Message) -> None:
+        self._measure()
+        beat = message if isinstance(message, Heartbeat) else None
+        with self._changed:
+            self._stall.hear(beat, is_loading=not self._is_ready)
+        if isinstance(message, Outputs):
+            self._deliver(message)
+        elif isinstance(message, LoadFailed):
+            self._end(error_from_dict(message.error))
+        elif isinstance(message, Reply):
+            self._answer(message)
+        elif isinstance(message, (Loading, Loaded)):
+            with self._changed:
+                if isinstance(message, Loading):
+                    self.progress = message.progress
+                else:
+                    self.config, self.seats, self._is_ready = message.config, message.seats, True
+                    self.idle_since = time.monotonic()
+                self._on_change(self)
+
+    def _deliver(self, outputs: Outputs) -> None:
+        """To the handles, and what ended is told first: who sees the end of an answer finds its seat free."""
+        before = (self.open_count, self.waiting_count)
+        events: list[tuple[RequestHandle | None, QueuePosition | PrefillProgress | TokenOutput]] = []
+        news: list[PrefillProgress | TokenOutput] = [*outputs.prefills, *outputs.tokens]
+        with self._changed:
+            if outputs.queue is not None:
+                self._waiting = len(outputs.queue.waiting)
+                events += [(self._handles.get(name), QueuePosition(n)) for name, n in outputs.queue.waiting.items()]
+            for output in news:
+                events.append((self._handles.get(output.request_id), output))
+                if isinstance(output, TokenOutput) and output.finish_reason is not None:
+                    self._handles.pop(output.request_id, None)
+                    self.idle_since = time.monotonic()
+                    self.has_answered = self.has_answered or output.finish_reason is not FinishReason.ERROR
+        for handle, event in events:
+            if handle is not None:
+                if isinstance(event, TokenOutput) and event.finish_reason is not None:
+                    log_end(event, handle.service)
+                handle.put(event)
+        if before != (self.open_count, self.waiting_count):
+            with self._changed:
+                self._on_change(self)
+
+    def _answer(self, reply: Reply) -> None:
+        with self._changed:
+            future = self._calls.pop(reply.call_id, None)
+            if reply.call_id not in self._idle_calls:
+                self.idle_since = time.monotonic()
+            self._idle_calls.discard(reply.call_id)
+            self._on_change(self)
+        if future is None:
+            return
+        if reply.error is not None:
+            future.set_exception(error_from_dict(reply.error))
+        else:
+            future.set_result(reply)
+
+    def _report_exit(self, found: EngineExit) -> None:
+        self.last_exit = found
+        self._is_over.set()
+        if self.error is None:
+            # A load we gave up may be killed by us: that is no crash.
+            self.has_crashed = self.has_stalled or self._abandoned is None
+            self._end(self._abandoned or crash_error(found, self._memory, oom_kills()))
+        else:
+            with self._changed:
+                self._on_change(self)
+
+    def _end(self, error: RoostError) -> None:
+        """Whoever sends again because an answer failed must find that this engine serves no more: so the change is told
+        before the answers end."""
+        with self._changed:
+            self.error = self.error or error
+            handles, self._handles = list(self._handles.values()), {}
+            calls, self._calls = list(self._calls.values()), {}
+            self._on_change(self)
+        for handle in handles:
+            handle.finish(FinishReason.ERROR, error)
+        for future in calls:
+            future.set_exception(error)
+
+    # whether it lives
+
+    def _watch(self) -> None:
+        """Looks for signs of life until the engine's end; ends it when there was none for too long."""
+        looked_at = time.monotonic()
+        while not self._is_over.wait(self._limits.look_every_s):
+            now = time.monotonic()
+            with self._changed:
+                self._stall.look(now - looked_at)
+                looked_at = now
+                error = self._stall.error() if self.error is None else None
+                if self._stall.silent_s != self.silent_s and error is None:
+                    self.silent_s = self._stall.silent_s
+                    for handle in self._handles.values():
+                        handle.put(EngineSilent(self.silent_s))
+                    self._on_change(self)
+                if error is not None:
+                    self.has_crashed = self.has_stalled = True
+                    self.silent_s = 0
+                    self._abandoned = self._abandoned or error
+            if error is not None:
+                self.kill()
+                self._end(error)
+
+    def _measure(self) -> None:
+        now = time.monotonic()
+        if now - self._measured_at >= MEASURE_EVERY_S:
+            self._measured_at = now
+            self._memory = memory_facts(self.pid) or self._memory
+
+
+class KeptStates:
+    """The states one engine was given by name, so that each crosses the pipe once and not with every request.
+
+    The least recently used are taken back beyond ``limit_bytes``: commands arrive in order, so whoever named one before
+    has begun with it. Not thread-safe.
+    """
+
+    def __init__(self, send: Callable[[KeepState | ForgetState], None], limit_bytes: int = KEPT_STATES_BYTES) -> None:
+        self._send = send
+        self._limit_bytes = limit_bytes
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+
+    def give(self, start: Start) -> str:
+        """The digest by which the engine now knows it; "" for the model's own beginning."""
+        if start.state is None:
+            return ""
+        digest = start.info.digest
+        if digest not in self._sizes:
+            self._send(KeepState(digest, State.of(start.state)))
+            self._sizes[digest] = start.state.nbytes
+        self._sizes.move_to_end(digest)
+        while len(self._sizes) > 1 and sum(self._sizes.values()) > self._limit_bytes:
+            self._send(ForgetState(self._sizes.popitem(last=False)[0]))
+        return digest
+
+
+def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadModel]:
+    """The command that loads a target as the settings want it run. Takes a moment (it reads the vocabulary); the state
+    is filled in last, because it may change until then."""
+    tokenizer = tokenizer_or_none(target)
+    command = LoadModel(
+        path_bytes=os.fsencode(target.path),
+        config=target.config,
+        strategy=target.choice.strategy,
+        max_sequences=settings.max_sequences,
+        prefill_chunk=target.options.prefill_chunk or settings.prefill_chunk,
+        state_cache_bytes=settings.state_cache_bytes,
+        threads=target.options.threads,
+        custom_cuda=target.options.custom_cuda,
+        tokenizer_bytes=os.fsencode(target.options.tokenizer),
+        banned_token_ids=banned_token_ids(tokenizer, target.inspection, target.config.vocab_size),
+        penalty_exempt_token_ids=penalty_exempt_token_ids(tokenizer) if tokenizer else (),
+    )
+
+    def starting_from(start: Start) -> LoadModel:
+        state = State.of(start.state) if start.state is not None else None
+        return msgspec.structs.replace(command, initial_state=state, initial_state_digest=start.info.digest)
+
+    return starting_from
+
+
+def penalty_exempt_token_ids(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Tokens that are one character of :data:`PENALTY_EXEMPT_TEXT`; a character of several tokens has none."""
+    encoded = (tokenizer.encode(character) for character in PENALTY_EXEMPT_TEXT)
+    return tuple(sorted({ids[0] for ids in encoded if len(ids) == 1}))
+
+
+def banned_token_ids(tokenizer: Tokenizer | None, inspection: Inspection, vocab_size: int) -> tuple[int, ...]:
+    """Ids that are no token, and tokens the model was never trained on: it gives them any logit. Token 0 ends a text
+    and is never banned."""
+    banned = {token_id for token_id in (tokenizer.unassigned_ids() if tokenizer else ()) if token_id < vocab_size}
+    bitmap = used_token_bitmap(inspection)
+    if bitmap is not None:
+        banned |= {id for id in range(vocab_size) if id // 8 < len(bitmap) and not bitmap[id // 8] >> (id % 8) & 1}
+    return tuple(sorted(banned - {0}))

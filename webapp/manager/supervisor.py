@@ -1,0 +1,481 @@
+"""Which engine runs: one state machine for what serves, loads and drains, what is ordered next, and who waits.
+
+Everything here and in the sessions is guarded by one lock, :attr:`Supervisor.changed`. Handles have a lock of their
+own, taken last. What takes time (loading, draining, ending) is done by a worker thread, one order after the other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from webapp.engine.outputs import FinishReason
+from webapp.errors import (
+    CrashLoop,
+    EngineStalled,
+    LoadCancelled,
+    ModelUnloaded,
+    NoModelLoaded,
+    OutOfMemory,
+    QueueFull,
+    RequestError,
+    RoostError,
+    ShuttingDown,
+    as_roost_error,
+)
+from webapp.manager.handles import EngineSilent, LoadingEvent, RequestHandle
+from webapp.manager.machine_memory import FitCheck
+from webapp.manager.model_status import ModelStatus, describe
+from webapp.manager.stall import StallLimits
+from webapp.manager.target import Target
+from webapp.settings import Settings
+
+if TYPE_CHECKING:
+    from webapp.manager.engine_client import EngineStarter
+    from webapp.manager.session import EngineSession
+
+CLOSE_GRACE_S = 2.0
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Order:
+    """``target`` None is an unload. A cancelled one carries the error it ends with, as soon as it can."""
+
+    target: Target | None
+    error: RoostError | None = None
+
+
+class Supervisor:
+    """Holds at most one engine that serves (``session``), one that loads and one that drains.
+
+    ``goal`` is what is chosen: the target of the load at hand, else what is loaded, else what was loaded last or is to
+    be loaded first. ``error`` is what the last load or engine ended with, or why ``_refused`` was not loaded.
+    ``_crashes`` in a row have no answer between.
+
+    ``has_room(target)`` decides whether a new model is loaded before the old one ends. A swap with room: load the new
+    one while the old one answers, put it in place, drain and end the old one. Without: drain and end the old one first.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        start_engine: EngineStarter | None,
+        has_room: Callable[[Target], bool],
+        publish: Callable[[ModelStatus], None],
+        stall_limits: StallLimits,
+        fit: FitCheck,
+    ) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.goal: Target | None = None
+        self.session: EngineSession | None = None
+        self.error: RoostError | None = None
+        self.is_closing = False
+        self._settings = settings
+        self._start_engine = start_engine
+        self._has_room = has_room
+        self._publish = publish
+        self._stall_limits = stall_limits
+        self._fit = fit
+        self._loading: EngineSession | None = None
+        self._retiring: EngineSession | None = None
+        self._ended: list[EngineSession] = []
+        self._next: Order | None = None
+        self._running: Order | None = None
+        self._waiting: list[tuple[RequestHandle, Target]] = []
+        self._last_good: Target | None = None
+        self._refused: Target | None = None
+        self._crashes = 0
+        self._last_crash = ""
+        self._worker: threading.Thread | None = None
+
+    # what can be asked
+
+    @property
+    def loaded_target(self) -> Target | None:
+        """Of the load at hand, else of the engine that serves."""
+        with self.changed:
+            return self._load_at_hand or (self.session.target if self.session else None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is loaded, and no load is coming."""
+        with self.changed:
+            return self.session is None and self._load_at_hand is None
+
+    @property
+    def pid(self) -> int | None:
+        session = self.session or self._loading
+        return session.pid if session else None
+
+    @property
+    def _is_serving(self) -> bool:
+        """New requests go straight to ``session``."""
+        return self.session is not None and self._running is None and self._next is None
+
+    @property
+    def _load_at_hand(self) -> Target | None:
+        """What is going to be loaded, cancelled loads aside."""
+        order = self._next or self._running
+        return order.target if order is not None and order.error is None else None
+
+    @property
+    def _answering(self) -> list[EngineSession]:
+        return [session for session in (self.session, self._retiring) if session is not None]
+
+    @property
+    def _phase(self) -> str:
+        """As of ModelStatus."""
+        order = self._next or self._running
+        if order is not None:
+            return "loading" if order.target else "unloading"
+        if self.session is not None:
+            return "answering" if self.session.open_count else "ready"
+        return "failed" if self.error and not isinstance(self.error, LoadCancelled) else "empty"
+
+    def wait_settled(self, timeout_s: float | None) -> bool:
+        """Until no load is ordered or running; False after the time."""
+        with self.changed:
+            return self.changed.wait_for(lambda: not (self._next or self._running) or self.is_closing, timeout_s)
+
+    # orders
+
+    def order_load(self, target: Target, anyway: bool = False) -> None:
+        """By hand: forgets crashes. Nothing new happens when the same is loaded or being loaded already. Raises
+        ModelDoesNotFit unless ``anyway``."""
+        with self.changed:
+            self._check_open()
+            self._crashes = 0
+            coming = self._load_at_hand or (self.session.target if self.session and self._is_serving else None)
+            if coming is not None and coming.is_same_engine(target):
+                self.error = None
+                self.set_goal(target)
+                return
+            if anyway:
+                self._fit.accept(target)
+            else:
+                self._check_fit(target, by_hand=True)
+            self._order(target)
+
+    def order_refused(self) -> None:
+        """Loads what was refused last because it does not fit; NoModelLoaded when nothing was."""
+        with self.changed:
+            if self._refused is None:
+                raise NoModelLoaded()
+            self.order_load(self._refused, anyway=True)
+
+    def order_unload(self) -> None:
+        with self.changed:
+            self._check_open()
+            self._replace_orders(Order(None) if self.session else None)
+            self.error = None
+            self._tell()
+
+    def cancel_load(self) -> None:
+        """What was loaded before, if it is still there, stays."""
+        with self.changed:
+            if self._load_at_hand is not None:
+                self._replace_orders(None)
+
+    def ensure_loading(self, target: Target) -> None:
+        """Orders a load unless there is a model or one is coming; CrashLoop when that has failed too often,
+        ModelDoesNotFit."""
+        with self.changed:
+            self._check_open()
+            if self._is_serving or self._load_at_hand is not None:
+                return
+            if self._crashes >= self._settings.crash_tries:
+                raise CrashLoop(tries=self._crashes, reason=self._last_crash)
+            self._check_fit(target)
+            self._order(target)
+
+    def set_goal(self, target: Target) -> None:
+        """Chooses what the next load will load; what is loaded or being loaded gets its state at once."""
+        with self.changed:
+            for order in (self._next, self._running):
+                if order and order.target and order.target.is_same_model(target):
+                    order.target = target
+            for session in (self.session, self._loading):
+                if session and session.target.is_same_model(target):
+                    session.set_state(target)
+            self.goal = target
+            self._tell()
+
+    def close(self) -> None:
+        """Everything ends; returns when the engine and the worker are gone. May be called again, and by many."""
+        with self.changed:
+            self.is_closing = True
+            self._replace_orders(None, ShuttingDown())
+            self._fail_waiting(ShuttingDown())
+        if self._worker is not None and self._worker is not threading.current_thread():
+            self._worker.join()
+
+    def _check_open(self) -> None:
+        if self.is_closing:
+            raise ShuttingDown()
+
+    def _check_fit(self, target: Target, by_hand: bool = False) -> None:
+        """Raises ModelDoesNotFit, which the pages show too."""
+        reclaimable = self.session.engine_bytes if self.session else 0
+        refusal = self._fit.refusal(target, reclaimable, by_hand)
+        if refusal is not None:
+            self.error, self._refused = refusal, target
+            self._tell()
+            raise refusal
+
+    def _order(self, target: Target) -> None:
+        self.error = self._refused = None
+        self._replace_orders(Order(target))
+        if self._worker is None:
+            self._worker = threading.Thread(target=self._work, name="roost-model-manager", daemon=True)
+            self._worker.start()
+
+    def _replace_orders(self, order: Order | None, error: RoostError | None = None) -> None:
+        """``order`` instead of the one at hand, which is cancelled if it is a load."""
+        error = error or LoadCancelled()
+        dropped, self._next = self._next, order
+        if self._running is not None and self._running.target is not None:
+            self._running.error = error
+            if self._loading is not None:
+                self._loading.abandon(error)
+        elif dropped is not None and dropped.target is not None:
+            self._fail_waiting(error)
+            self.error = error
+        if order is not None and order.target is not None:
+            self.goal = order.target
+        elif self._running is None and self.session is not None:
+            self.goal = self.session.target
+        self._tell()
+
+    # requests
+
+    def admit(self, handle: RequestHandle, target: Target) -> bool:
+        """Sends the request to the engine, or holds it until there is one. False when ``target``, for which it was
+        checked, is not the model it would run on (any more)."""
+        with self.changed:
+            self._check_open()
+            self._check_room(handle.request_id)
+            self.ensure_loading(target)
+            coming = self._load_at_hand or (self.session.target if self.session else None)
+            if coming is None or not coming.is_same_model(target):
+                return False
+            if self.session is not None and self._is_serving:
+                self.session.submit(handle)
+            else:
+                self._waiting.append((handle, target))
+            self._tell()
+            return True
+
+    def abort(self, handle: RequestHandle) -> None:
+        with self.changed:
+            rest = [pair for pair in self._waiting if pair[0] is not handle]
+            if len(rest) < len(self._waiting):
+                self._waiting = rest
+                handle.finish(FinishReason.ABORT)
+                self._tell()
+            for session in self._answering:
+                session.abort(handle.request_id)
+
+    def _check_room(self, request_id: str) -> None:
+        is_waiting = any(handle.request_id == request_id for handle, _ in self._waiting)
+        if is_waiting or any(session.has_request(request_id) for session in self._answering):
+            raise RequestError(reason=f"a request {request_id} is running already")
+        seats = self.session.seats if self.session else self._settings.max_sequences
+        open_count = len(self._waiting) + (self.session.open_count if self.session else 0)
+        if open_count >= seats + self._settings.max_queue:
+            raise QueueFull(waiting=open_count - seats)
+
+    def _take_waiting(self) -> list[tuple[RequestHandle, Target]]:
+        """All but those for what the next order is still to load."""
+        later = self._next.target if self._next else None
+        stay = [later is not None and target.is_same_model(later) for _, target in self._waiting]
+        taken = [pair for pair, stays in zip(self._waiting, stay, strict=True) if not stays]
+        self._waiting = [pair for pair, stays in zip(self._waiting, stay, strict=True) if stays]
+        return taken
+
+    def _fail_waiting(self, error: RoostError) -> None:
+        for handle, _ in self._take_waiting():
+            handle.finish(FinishReason.ERROR, error)
+
+    # the worker
+
+    def _work(self) -> None:
+        while not self.is_closing:
+            order = self._take_order()
+            if order is None:
+                continue
+            try:
+                self._carry_out(order)
+            except Exception as exc:
+                if not isinstance(exc, RoostError):
+                    logger.exception("an order to the engine failed")
+                self._report_failure(order, as_roost_error(exc))
+        self._end_all()
+
+    def _take_order(self) -> Order | None:
+        """Makes the next order the running one. None after tidying up a dead engine, or at the end."""
+        with self.changed:
+            self._running = None
+            self._tell()
+            while not (self._next or self._ended or self.is_closing):
+                wait_s = self._idle_left_s()
+                if wait_s is not None and wait_s <= 0:
+                    self._next = Order(None)
+                else:
+                    self.changed.wait(wait_s)
+            ended, self._ended = self._ended, []
+            if not ended and not self.is_closing:
+                self._running, self._next = self._next, None
+                return self._running
+        for session in ended:
+            session.close(ModelUnloaded(), CLOSE_GRACE_S)
+        return None
+
+    def _idle_left_s(self) -> float | None:
+        session = self.session
+        limit = session.target.options.idle_unload_s if session is not None else None
+        if not limit or session is None or session.is_busy:
+            return None
+        return session.idle_since + limit - time.monotonic()
+
+    def _carry_out(self, order: Order) -> None:
+        old = self.session
+        if order.target is not None:
+            if old is not None and not self._has_room(order.target):
+                self._retire(old, order)
+                old = None
+            self._load(order, order.target)
+        if old is not None:
+            self._retire(old, order)
+
+    def _load(self, order: Order, target: Target) -> None:
+        # Brings msgspec and subprocess, which a start does without.
+        from webapp.manager.engine_client import start_engine_process
+        from webapp.manager.session import EngineSession, load_command
+
+        command = load_command(target, self._settings)
+        with self.changed:
+            if order.error is not None or order.target is None:
+                raise order.error or ModelUnloaded()
+            session = EngineSession(order.target, self.changed, self._session_changed, self._stall_limits)
+            session.start(self._start_engine or start_engine_process, command(order.target.start))
+            self.error, self._loading = None, session
+            self._tell()
+        try:
+            session.wait_loaded(self._settings.load_timeout_s or None)
+            self._put_in_place(session, order)
+        except RoostError as exc:
+            if session.has_crashed:
+                self._count_crash(session)
+            session.kill()  # told to stop, it may still be deep in native code
+            session.close(exc, CLOSE_GRACE_S)
+            raise
+
+    def _put_in_place(self, session: EngineSession, order: Order) -> None:
+        with self.changed:
+            if order.error is not None:  # cancelled at the last moment
+                raise order.error
+            self._loading, self._running = None, None
+            self._retiring, self.session = self.session, session
+            self._last_good = session.target
+            self._fit.note_success(session.target)
+            if self._next is None:
+                self.goal = session.target
+            for handle, target in self._take_waiting():
+                if target.is_same_model(session.target):
+                    session.submit(handle)
+                else:
+                    handle.finish(FinishReason.ERROR, ModelUnloaded())
+            self._session_changed(session)  # it may have died between its last word and here
+
+    def _retire(self, old: EngineSession, order: Order) -> None:
+        """Lets what runs finish for a while, then ends the engine. A load cancelled meanwhile leaves it be."""
+        with self.changed:
+            self.changed.wait_for(
+                lambda: not old.is_busy or old.error or self.is_closing or order.error, self._settings.swap_grace_s
+            )
+            if order.error is not None and self.session is old:
+                raise order.error
+            self._retiring = old
+            if self.session is old:
+                self.session = None
+            self._tell()
+        old.close(ModelUnloaded(), CLOSE_GRACE_S)
+        with self.changed:
+            self._retiring = None
+            self._tell()
+
+    def _report_failure(self, order: Order, error: RoostError) -> None:
+        """A failed swap goes back to what was loaded before: it is still there, or the next request loads it again."""
+        level = logging.INFO if isinstance(error, (LoadCancelled, ShuttingDown)) else logging.WARNING
+        logger.log(level, "an order for %s failed: %s", order.target.name if order.target else "no model", error)
+        with self.changed:
+            self._loading = self._running = None
+            self.error = None if self.is_closing else self._with_count(error)
+            if self._next is None:
+                self.goal = self.session.target if self.session else self._last_good or order.target
+            self._fail_waiting(error)
+            if order.target is not None and isinstance(error, OutOfMemory):
+                self._fit.note_failure(order.target)
+            if order.target is not None and isinstance(error, EngineStalled):
+                self._load_again(order.target)
+            self._tell()
+
+    def _end_all(self) -> None:
+        with self.changed:
+            sessions = [*self._answering, *self._ended]
+            self.session = self._retiring = self._next = self._running = None
+            self._ended = []
+        for session in sessions:
+            session.close(ShuttingDown(), CLOSE_GRACE_S)
+        with self.changed:
+            self._fail_waiting(ShuttingDown())
+            self._tell()
+
+    # what engines do
+
+    def _session_changed(self, session: EngineSession) -> None:
+        """Called with the lock held, from the engine's threads."""
+        if session is self._loading:
+            progress = LoadingEvent(session.progress.done_bytes, session.progress.total_bytes)
+            for handle, _ in self._waiting:
+                handle.put(EngineSilent(session.silent_s) if session.silent_s else progress)
+        if session.has_answered:
+            self._crashes = 0
+        if session.error is not None and session is self.session:
+            self.session = None
+            self._ended.append(session)
+            if session.has_crashed:
+                self._count_crash(session)
+            self.error = self._with_count(session.error)
+            if session.has_stalled:
+                self._load_again(session.target)
+        self._tell()
+
+    def _load_again(self, target: Target) -> None:
+        """After an engine that hung."""
+        is_free = self._running is None and self._next is None and not self.is_closing
+        if is_free and self._crashes < self._settings.crash_tries:
+            self._replace_orders(Order(target))
+
+    def _with_count(self, error: RoostError) -> RoostError:
+        """CrashLoop, when it was one too many: the next request will not load again."""
+        if self._crashes < self._settings.crash_tries:
+            return error
+        return CrashLoop(tries=self._crashes, reason=self._last_crash)
+
+    def _count_crash(self, session: EngineSession) -> None:
+        with self.changed:
+            self._crashes += 1
+            self._last_crash = str(session.error.params.get("reason", session.error) if session.error else "?")
+        logger.error("the engine ended: %s\n%s", session.error, session.last_exit.last_words)
+
+    def _tell(self) -> None:
+        """Publishes the status and wakes whoever waits for a change."""
+        held = len(self._waiting)
+        self._publish(describe(self._phase, self.goal, self.session, self._loading, held, self.error))
+        self.changed.notify_all()
