@@ -27,7 +27,7 @@ from typing import Any
 from tests.acceptance.served_roost import Page, ServedRoost
 
 PATIENCE_S = 60
-QUESTION = "Tell me a long story about a heron."
+QUESTION = "Count from 1 to 300."
 
 
 class Watched:

@@ -70,9 +70,9 @@ class ServedRoost:
         return found
 
     def engine(self) -> psutil.Process | None:
-        """The engine process: the one child of the server."""
+        """The engine process; the server may have another child, which reads files."""
         children = psutil.Process(self.process.pid).children()
-        return children[0] if children else None
+        return next((child for child in children if "webapp.manager.loop" in " ".join(child.cmdline())), None)
 
     def footprint(self) -> tuple[int, int, int]:
         """(open descriptors, threads, child processes) of the web process."""

@@ -140,9 +140,6 @@ ENGLISH = (
     "backends/rwkv_pip/failures.py",  # what torch says
     "engine/llm_engine.py",  # what only a bug could ask for
     "errors/base.py",
-    "manager/admission.py",
-    "manager/engine_keeper.py",
-    "manager/model_manager.py",
     "services/generation/",  # programs ask; the pages check before they do
     "training/",
     "web/api/",

@@ -11,7 +11,7 @@ import pytest
 from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_token, last_output, request, wait_phase
 from webapp.engine.outputs import FinishReason
 from webapp.errors import CrashLoop, EngineCrashed, OutOfMemory
-from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
+from webapp.manager.health import EngineExit, MemoryFacts, crash_error
 from webapp.manager.machine_memory import memory_facts, oom_kills
 
 

@@ -10,9 +10,8 @@ import pytest
 
 from webapp.errors import FileUnreadable, ModelNotFound, RoostError
 from webapp.manager import library as library_module
-from webapp.manager.folder_watch import FolderIndex, FolderWatch
+from webapp.manager.folders import FolderIndex, FolderWatch, model_folders, walk_models
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_folders import model_folders, walk_models
 from webapp.weights.file_reader import FileReader
 
 can_link = pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import FileEmpty
-from webapp.manager.seen_files import SeenFiles
+from webapp.manager.library import SeenFiles
 from webapp.weights.inspection import inspect
 
 PATHS = [Path(f"{name}.pth") for name in "abcd"]

@@ -26,9 +26,9 @@ from webapp.engine.outputs import (
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, FileMissing
-from webapp.manager.engine_loop import EngineLoop
 from webapp.manager.handles import MOST_EVENTS, LoadingEvent, QueuePosition, RequestHandle
 from webapp.manager.library import ModelLibrary
+from webapp.manager.loop import EngineLoop
 from webapp.manager.machine_memory import available_bytes, has_room_beside, memory_facts, needed_bytes
 from webapp.manager.messages import (
     LoadFailed,

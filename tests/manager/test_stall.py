@@ -22,8 +22,8 @@ from webapp.engine.outputs import FinishReason
 from webapp.errors import CrashLoop, EngineStalled
 from webapp.manager.engine_client import start_engine_process
 from webapp.manager.handles import EngineSilent
+from webapp.manager.health import StallLimits, StallWatch
 from webapp.manager.messages import Heartbeat, Loading
-from webapp.manager.stall import StallLimits, StallWatch
 
 LIMITS = StallLimits(silent_s=60, step_s=600, notice_s=5, look_every_s=1)
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")

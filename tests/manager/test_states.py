@@ -14,7 +14,7 @@ from webapp.engine.state import RecurrentState
 from webapp.errors import StateMismatch, StateMissing
 from webapp.manager.messages import KeepState, Submit
 from webapp.manager.session import KeptStates
-from webapp.manager.starts import Start, StateInfo
+from webapp.manager.target import Start, StateInfo
 
 FITS, NARROW = "fits.safetensors", "narrow.safetensors"
 

@@ -6,11 +6,11 @@
     handles           one request, seen by who asked
     engine_client     how an engine is started and spoken to: a process, or a thread in tests
     messages          what crosses the pipe, and how it is framed
-    engine_process    the child's main; engine_loop the loop both forms run
-    stall, crash      when an engine counts as hung, and why one ended
+    loop              the engine's side: its loop, and the process it runs in
+    health            when an engine counts as hung, and why one ended
     machine_memory    how much memory there is, and whether a model fits
     target            what is chosen: a model file, a strategy, a state
-    library           the model files on disk
+    library, folders  the model files on disk, and the folders they are in
     model_status      what a page shows about the model
 
 Nothing here imports torch: only the engine process does, through its backend.

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable
 from typing import IO, Protocol
 
-from webapp.manager.crash import EngineExit
+from webapp.manager.health import EngineExit
 from webapp.manager.messages import Command, Message, Shutdown, as_read, pack, read_message, write_frame
 
 LAST_WORDS_BYTES = 8192
@@ -30,7 +30,7 @@ KILL_GRACE_S = 10.0
 # Runs with exactly the module path of the web process. Not `-m`: that would put the working directory in front of it.
 # Not multiprocessing: its spawn runs the web process's main module again (wsgi.py makes an app) and leaves a resource
 # tracker process behind.
-BOOT = "import sys; sys.path[:] = sys.argv[1:]; from webapp.manager.engine_process import main; main()"
+BOOT = "import sys; sys.path[:] = sys.argv[1:]; from webapp.manager.loop import main; main()"
 
 OnMessage = Callable[[Message], None]
 OnExit = Callable[[EngineExit], None]
@@ -187,7 +187,7 @@ class ThreadEngineClient:
     pid: int | None = None
 
     def __init__(self, on_message: OnMessage, on_exit: OnExit) -> None:
-        from webapp.manager.engine_loop import EngineLoop
+        from webapp.manager.loop import EngineLoop
 
         self._on_message, self._on_exit = on_message, on_exit
         self._lock = threading.Lock()

@@ -15,7 +15,7 @@ from typing import Any
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
-from webapp.manager.starts import Start, StateInfo
+from webapp.manager.target import Start, StateInfo
 
 logger = logging.getLogger("webapp.requests")
 CONTENTS = ("stop_token_sequences", "logit_bias")

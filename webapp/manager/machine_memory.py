@@ -10,7 +10,7 @@ from pathlib import Path
 
 from webapp.engine.backend import RAM, resolve_strategy
 from webapp.errors import ModelDoesNotFit, Phrase
-from webapp.manager.crash import MemoryFacts
+from webapp.manager.health import MemoryFacts
 from webapp.manager.target import Target
 
 BREATHING_BYTES = 256 << 20

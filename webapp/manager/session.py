@@ -16,9 +16,9 @@ import msgspec
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason, PrefillProgress, TokenOutput
 from webapp.errors import ModelLoadFailed, Phrase, RoostError, error_from_dict
-from webapp.manager.crash import EngineExit, MemoryFacts, crash_error
 from webapp.manager.engine_client import EngineClient, EngineStarter
 from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service, log_begin, log_end
+from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, StallWatch, crash_error
 from webapp.manager.machine_memory import memory_facts, oom_kills
 from webapp.manager.messages import (
     Abort,
@@ -38,9 +38,7 @@ from webapp.manager.messages import (
     State,
     Submit,
 )
-from webapp.manager.stall import StallLimits, StallWatch
-from webapp.manager.starts import Start, StateInfo
-from webapp.manager.target import Target, tokenizer_or_none
+from webapp.manager.target import Start, StateInfo, Target, tokenizer_or_none
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, used_token_bitmap

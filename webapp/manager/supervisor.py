@@ -21,6 +21,7 @@ from webapp.errors import (
     ModelUnloaded,
     NoModelLoaded,
     OutOfMemory,
+    Phrase,
     QueueFull,
     RequestError,
     RoostError,
@@ -28,9 +29,9 @@ from webapp.errors import (
     as_roost_error,
 )
 from webapp.manager.handles import EngineSilent, LoadingEvent, RequestHandle
+from webapp.manager.health import StallLimits
 from webapp.manager.machine_memory import FitCheck
 from webapp.manager.model_status import ModelStatus, describe
-from webapp.manager.stall import StallLimits
 from webapp.manager.target import Target
 from webapp.settings import Settings
 
@@ -283,7 +284,7 @@ class Supervisor:
     def _check_room(self, request_id: str) -> None:
         is_waiting = any(handle.request_id == request_id for handle, _ in self._waiting)
         if is_waiting or any(session.has_request(request_id) for session in self._answering):
-            raise RequestError(reason=f"a request {request_id} is running already")
+            raise RequestError(reason=Phrase("a request {id} is running already", id=request_id))
         seats = self.session.seats if self.session else self._settings.max_sequences
         open_count = len(self._waiting) + (self.session.open_count if self.session else 0)
         if open_count >= seats + self._settings.max_queue:

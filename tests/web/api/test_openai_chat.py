@@ -9,7 +9,7 @@ import pytest
 
 from tests.web.api.api_server import ANSWER, MODEL
 from webapp.manager import library
-from webapp.manager.model_folders import walk_models
+from webapp.manager.folders import walk_models
 
 HELLO = [{"role": "user", "content": "Hello"}]
 
