@@ -1,7 +1,9 @@
 import pytest
 
+from tests.services.scripted_manager import ScriptedManager
 from webapp.errors import InvalidSampling
-from webapp.services.presets.defaults import default_sampling, sampling_with
+from webapp.services.presets.parameters import default_sampling
+from webapp.services.presets.presets import Presets
 
 
 def test_chat_defaults_are_those_of_rwkv_runner(settings):
@@ -14,12 +16,17 @@ def test_a_tiny_model_is_not_pushed_off_the_few_words_it_knows(settings):
     assert default_sampling(settings, parameters=20_000_000).frequency_penalty == 0.2
 
 
-def test_a_chats_overrides_win_within_the_servers_limits(settings):
-    params = sampling_with(settings, {"temperature": 0.0, "max_tokens": 102_400})
+@pytest.fixture
+def presets(world, database, settings):
+    return Presets(ScriptedManager(world), database, settings)
+
+
+def test_a_chats_overrides_win_within_the_servers_limits(presets, settings):
+    params = presets.sampling(presets.active(), {"temperature": 0.0, "max_tokens": 102_400})
     assert params.temperature == 0.0
     assert params.max_tokens == min(102_400, settings.max_tokens_limit)
 
 
-def test_an_unknown_override_is_refused(settings):
+def test_an_unknown_override_is_refused(presets):
     with pytest.raises(InvalidSampling):
-        sampling_with(settings, {"temprature": 1})
+        presets.sampling(presets.active(), {"temprature": 1})

@@ -12,7 +12,7 @@ import pytest
 from tests.web.api.api_server import ANSWER, MODEL
 from tests.web.chat.running_roost import models_dir
 from webapp.errors import ServerBusy
-from webapp.web.api.model_turns import ModelTurns
+from webapp.web.api.calls import ModelTurns
 
 CHAT = "/v1/chat/completions"
 OTHER = "二号 model's.safetensors"

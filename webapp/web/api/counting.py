@@ -1,16 +1,16 @@
-"""What ``/metrics`` shows, counted with Prometheus' own client library."""
+"""``GET /metrics``: what it shows, counted with Prometheus' own client library."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from flask import Response, current_app
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 from webapp.manager.model_manager import ModelManager
-from webapp.web.api.places import Places
-from webapp.web.api.record import Record
+from webapp.web.api.calls import Places, Record
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 ENGINE_WORDS = {
@@ -93,3 +93,8 @@ class EngineFigures:
 
 def gauge(name: str, words: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(name, words, float(value))
+
+
+def show() -> Response:
+    counting: Counting = current_app.extensions["api_counting"]
+    return Response(counting.text(), content_type=CONTENT_TYPE_LATEST)

@@ -127,7 +127,7 @@ OPERATIONS = (
         {"model": ANY_MODEL, "messages": HELLO, "options": {"num_predict": 100}}, takes_place=True,
     ),
     Operation(
-        "ollama_generate", "ollama", "POST", ("/api/generate",), "ollama.generate:generate",
+        "ollama_generate", "ollama", "POST", ("/api/generate",), "ollama.chat:generate",
         "ollama.request:OllamaGenerate", "ollama.answers:GenerateLine", LINES, "ollama.answers:GenerateLine",
         {"model": ANY_MODEL, "prompt": "Why do birds sit on wires?", "stream": False}, takes_place=True,
     ),
@@ -162,7 +162,7 @@ OPERATIONS = (
     ),
     Operation("exit", "runner", "POST", ("/exit",), "runner.routes:leave", answer="str"),
     Operation("health", "house", "GET", ("/health",), "", answer="dict"),
-    Operation("metrics", "house", "GET", ("/metrics",), "metrics:show"),
+    Operation("metrics", "house", "GET", ("/metrics",), "counting:show"),
     Operation("openapi", "house", "GET", ("/openapi.json",), "openapi:show", is_documented=False),
 )
 # fmt: on

@@ -12,10 +12,8 @@ from flask import Flask, Response, current_app, g, request
 from webapp.errors import UnknownAddress
 from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
-from webapp.web.api.model_turns import ModelTurns
+from webapp.web.api.calls import ModelTurns, Places, Record
 from webapp.web.api.operations import OPERATIONS, Operation, named
-from webapp.web.api.places import Places
-from webapp.web.api.record import Record
 from webapp.web.error_answers import answer_error, wants_json
 
 if TYPE_CHECKING:

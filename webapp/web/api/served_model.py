@@ -13,7 +13,7 @@ from webapp.manager.model_manager import ModelManager
 from webapp.services.strategy.on_load import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.answering import DISCONNECTED, ClientGone, the_record, the_settings
-from webapp.web.api.model_turns import ModelTurns
+from webapp.web.api.calls import ModelTurns
 
 
 def the_manager() -> ModelManager:

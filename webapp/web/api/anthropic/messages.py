@@ -10,7 +10,16 @@ from typing import Any
 from flask import Response
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta, Usage
-from webapp.web.api.answering import Answering, begin, client_name, the_completions, whole_choices
+from webapp.web.api.answering import (
+    Answering,
+    answer,
+    begin,
+    client_name,
+    named_event,
+    stream,
+    the_completions,
+    whole_choices,
+)
 from webapp.web.api.anthropic.answers import (
     MessageAnswer,
     MessageUsage,
@@ -24,7 +33,6 @@ from webapp.web.api.anthropic.request import CountRequest, MessageRequest, order
 from webapp.web.api.body import read_body
 from webapp.web.api.call_arguments import read_arguments
 from webapp.web.api.served_model import served_model
-from webapp.web.api.streaming import answer, named_event, stream
 
 OutBlock = TextOut | ThinkingOut | ToolUseOut
 PING = b'event: ping\ndata: {"type":"ping"}\n\n'

@@ -9,13 +9,12 @@ import msgspec
 from flask import Response
 from msgspec import Meta
 
-from webapp.web.api.answering import the_record
+from webapp.web.api.answering import answer, the_record
 from webapp.web.api.body import read_body
 from webapp.web.api.ollama.answers import EmbedAnswer
 from webapp.web.api.ollama.lines import nanoseconds
 from webapp.web.api.openai.embeddings import MOST_INPUTS, check_dimensions, vectors
 from webapp.web.api.served_model import served_model, the_manager
-from webapp.web.api.streaming import answer
 
 
 class OllamaEmbed(msgspec.Struct, kw_only=True):

@@ -12,11 +12,10 @@ from flask import Response
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import ToolCall
 from webapp.services.generation.request import CompletionOrder
-from webapp.web.api.answering import Answering, begin, whole_choices
+from webapp.web.api.answering import JSON_LINES, Answering, answer, begin, json_line, stream, whole_choices
 from webapp.web.api.ollama.answers import Figures, timestamp
 from webapp.web.api.ollama.request import OllamaRequest
 from webapp.web.api.served_model import is_name_of, known_name, served_model, the_manager
-from webapp.web.api.streaming import JSON_LINES, answer, json_line, stream
 from webapp.web.guard import require
 from webapp.web.roles import Role
 

@@ -12,7 +12,7 @@ from flask import Response
 
 from webapp import __version__
 from webapp.errors import ModelNotFound
-from webapp.web.api.answering import the_completions, the_settings
+from webapp.web.api.answering import answer, the_completions, the_settings
 from webapp.web.api.body import read_body
 from webapp.web.api.ollama.answers import (
     Details,
@@ -25,7 +25,6 @@ from webapp.web.api.ollama.answers import (
     timestamp,
 )
 from webapp.web.api.served_model import ServedEntry, is_name_of, served_models
-from webapp.web.api.streaming import answer
 from webapp.weights.inspection import Inspection
 
 NEVER = "9999-12-31T23:59:59Z"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import time
+import uuid
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,8 +14,19 @@ from msgspec import UNSET, UnsetType
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import ToolCall
+from webapp.manager.model_status import ModelStatus
 from webapp.tokenizer import Tokenizer
-from webapp.web.api.answering import Answering, UsageSum, WholeChoice, begin, client_name, whole_choices
+from webapp.web.api.answering import (
+    Answering,
+    UsageSum,
+    WholeChoice,
+    answer,
+    begin,
+    client_name,
+    data_event,
+    stream,
+    whole_choices,
+)
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import (
     CalledFunction,
@@ -22,17 +36,17 @@ from webapp.web.api.openai.answers import (
     ChatCompletion,
     ChatDelta,
     ChunkChoice,
+    CompletionDetails,
     FunctionDelta,
+    PromptDetails,
     ToolCallDelta,
     ToolCallOut,
     Usage,
 )
 from webapp.web.api.openai.chat_request import ChatRequest, order_of
-from webapp.web.api.openai.heading import Heading, heading, usage_of
 from webapp.web.api.openai.logprobs import chat_logprobs
 from webapp.web.api.openai.sampling import includes_usage
-from webapp.web.api.served_model import served_model
-from webapp.web.api.streaming import answer, data_event, stream
+from webapp.web.api.served_model import served_model, the_manager
 
 DONE = b"data: [DONE]\n\n"
 
@@ -148,3 +162,32 @@ class Chunks:
                 usage=usage,
             )
         )
+
+
+@dataclass(frozen=True)
+class Heading:
+    """``fingerprint`` changes with model, strategy and state: with the same one, a seed gives the same text."""
+
+    id: str
+    model: str
+    fingerprint: str
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+def heading(prefix: str, model: str) -> Heading:
+    return Heading(f"{prefix}-{uuid.uuid4().hex}", model, fingerprint_of(the_manager().status()))
+
+
+def fingerprint_of(status: ModelStatus) -> str:
+    made_of = f"{status.model_path}\n{status.strategy}\n{status.state}"
+    return f"fp_{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+
+
+def usage_of(counted: UsageSum) -> Usage:
+    return Usage(
+        prompt_tokens=counted.prompt,
+        completion_tokens=counted.completion,
+        total_tokens=counted.prompt + counted.completion,
+        prompt_tokens_details=PromptDetails(counted.cached),
+        completion_tokens_details=CompletionDetails(counted.reasoning),
+    )

@@ -12,16 +12,14 @@ from msgspec import UNSET, Meta, UnsetType
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import ParameterInvalid, ParameterUnsupported
 from webapp.services.generation.request import CompletionOrder, TextPrompt
-from webapp.web.api.answering import Answering, UsageSum, begin, client_name, whole_choices
+from webapp.web.api.answering import Answering, UsageSum, answer, begin, client_name, data_event, stream, whole_choices
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import TextChoice, TextCompletion, TextLogprobs, Usage
-from webapp.web.api.openai.chat import DONE
-from webapp.web.api.openai.heading import Heading, heading, usage_of
+from webapp.web.api.openai.chat import DONE, Heading, heading, usage_of
 from webapp.web.api.openai.logprobs import joined, prompt_logprobs, text_logprobs
 from webapp.web.api.openai.sampling import SamplingFields, includes_usage, sampling_of, stops_of
 from webapp.web.api.openai.tokens import decoded
 from webapp.web.api.served_model import served_model, the_manager
-from webapp.web.api.streaming import answer, data_event, stream
 
 TokenId = Annotated[int, Meta(ge=0)]
 PromptItem = str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]

@@ -17,11 +17,10 @@ from msgspec import Meta
 
 from webapp.errors import ParameterInvalid, ParameterUnsupported
 from webapp.services.generation.embedding import embedding
-from webapp.web.api.answering import DISCONNECTED, ClientGone, the_record
+from webapp.web.api.answering import DISCONNECTED, ClientGone, answer, the_record
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import Embedding, EmbeddingList, EmbeddingUsage
 from webapp.web.api.served_model import served_model, the_manager
-from webapp.web.api.streaming import answer
 
 TokenId = Annotated[int, Meta(ge=0)]
 MOST_INPUTS = 2048

@@ -7,9 +7,9 @@ from contextlib import suppress
 from flask import Response
 
 from webapp.errors import ModelNotFound
+from webapp.web.api.answering import answer
 from webapp.web.api.openai.answers import Model, ModelList
 from webapp.web.api.served_model import ServedEntry, is_name_of, served_models
-from webapp.web.api.streaming import answer
 
 
 def index() -> Response:

@@ -11,13 +11,12 @@ from msgspec import Meta
 
 from webapp.errors import ParameterInvalid, TokenOutOfRange
 from webapp.services.generation.request import ChatPrompt
-from webapp.web.api.answering import the_completions
+from webapp.web.api.answering import answer, the_completions
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import Text, Tokens
 from webapp.web.api.openai.chat_request import ChatMessage, message_of
 from webapp.web.api.openai.logprobs import text_of
 from webapp.web.api.served_model import served_model, the_manager
-from webapp.web.api.streaming import answer
 
 
 class TokenizeRequest(msgspec.Struct, kw_only=True):
