@@ -122,14 +122,15 @@ def trips() -> dict[str, dict[str, int]]:
             page = roost.socket()
             page.open(chat_id)
             page.until_type("answering")
-            found = {
-                "chat_message": tracer.count(lambda: send_message(page, chat_id)),
+            message = tracer.count(lambda: send_message(page, chat_id))
+            page.close()  # an open page draws the status of every answer, an API's too
+            time.sleep(1.0)
+            return {
+                "chat_message": message,
                 "api_stream": tracer.count(lambda: stream_answer(roost.port)),
                 "chat_page": tracer.count(lambda: roost.get(f"/chat/{chat_id}")),
                 "preset_page": tracer.count(lambda: roost.get(f"/presets/{preset}")),
             }
-            page.close()
-            return found
         finally:
             roost.stop()
             threading.setprofile(None)  # type: ignore[arg-type]
