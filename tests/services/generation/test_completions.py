@@ -6,6 +6,7 @@ import pytest
 
 from tests.services.scripted_manager import ScriptedManager, end
 from webapp.chat.events import ContentDelta, Finished
+from webapp.engine.outputs import FinishReason, TokenOutput
 from webapp.errors import EngineCrashed, ModelUnloaded, QueueFull
 from webapp.services.generation.completions import Completions
 from webapp.services.generation.request import CompletionOrder, TextPrompt
@@ -91,6 +92,19 @@ def test_what_breaks_one_answer_is_raised_and_ends_the_others(start, broken, err
     with pytest.raises(error):
         read(completion)
     assert manager.handles[0].is_aborted.is_set()
+
+
+def test_what_came_with_the_error_is_read_before_it_is_raised(start, world):
+    crash = EngineCrashed(reason="killed").to_dict()
+    last = TokenOutput("", tuple(world.encode(" rest")), finish_reason=FinishReason.ERROR, error=crash)
+    completion, _ = start([" Half", last])
+    events = completion.events(0.01)
+    text = ""
+    with pytest.raises(EngineCrashed):
+        for item in events:
+            if item is not None and isinstance(item[1], ContentDelta):
+                text += item[1].text
+    assert text == " Half rest"
 
 
 def test_an_engine_that_dies_is_raised(start):

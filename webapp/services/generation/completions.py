@@ -129,9 +129,11 @@ class Completion:
                 self._wake.clear()
                 has_news = False
                 for number, answer in enumerate(self.answers):
-                    while (events := self._read(answer)) is not None:
+                    while (events := answer.read(0)) is not None:
                         has_news = True
-                        yield from ((number, event) for event in events)
+                        if answer.text.token_ids or answer.end is not None:
+                            self._start(self._later.pop(id(answer), ()))
+                        yield from ((number, event) for event in events if self._is_told(event))
                 if not has_news and not self._wake.wait(poll_s):
                     yield None
         finally:
@@ -151,17 +153,15 @@ class Completion:
             self.close()
             raise
 
-    def _read(self, answer: Generation) -> list[AnswerEvent] | None:
-        events = answer.read(0)
-        if events is None:
-            return None
-        if isinstance(answer.end, Failed):
-            raise error_from_dict(answer.end.error)
-        if isinstance(answer.end, Finished) and answer.end.finish_reason == "abort" and not self._is_closed:
-            raise ModelUnloaded()
-        if answer.text.token_ids or answer.end is not None:
-            self._start(self._later.pop(id(answer), ()))
-        return events
+    def _is_told(self, event: AnswerEvent) -> bool:
+        """Raises what broke an answer. The end of one that was closed is told to nobody."""
+        if isinstance(event, Failed):
+            raise error_from_dict(event.error)
+        if isinstance(event, Finished) and event.finish_reason == "abort":
+            if not self._is_closed:
+                raise ModelUnloaded()
+            return False
+        return True
 
 
 def _sharing(prompt: PreparedPrompt) -> PreparedPrompt:

@@ -58,7 +58,7 @@ class Generation:
 
     @property
     def finish_reason(self) -> str:
-        """ "" while it is written, "error" where it failed."""
+        """Empty while it is written; "error" where it failed."""
         return "error" if isinstance(self.end, Failed) else self.end.finish_reason if self.end else ""
 
     @property
