@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
+import subprocess
 import sys
 import weakref
 from dataclasses import replace
@@ -17,7 +19,7 @@ from tests.backends.parity import measure
 from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
-from webapp.backends.rwkv_pip import failures
+from webapp.backends.rwkv_pip import failures, model_loader
 from webapp.backends.rwkv_pip.backend import set_threads
 from webapp.engine.backend import LoadProgress
 from webapp.engine.model_config import ModelConfig
@@ -63,11 +65,22 @@ def test_fp16_halves_its_activations_every_six_layers(tmp_path: Path) -> None:
     assert max(found.chunks, found.single_tokens, found.continued) <= 0.05
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("architecture", ("6", "7"))
-def test_torchscript_computes_the_same(architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RWKV_JIT_ON", "1")
-    assert precision_differences(tmp_path / "model.pth", "cpu fp32", architecture).largest() <= 2e-3
+def test_torchscript_computes_the_same(architecture: str, tmp_path: Path) -> None:
+    """In a process of its own: torch decides at its import whether it compiles."""
+    code = (
+        "import sys, torch, numpy as np; from tests.engine.driving import forward, load_backend\n"
+        "backend = load_backend(sys.argv[1]); model = backend._model.model\n"
+        "assert ('_actual_script_module' in vars(model)) is (sys.argv[3] == '1')\n"
+        "np.save(sys.argv[2], forward(backend, [backend.new_slot()], [[1, 2, 3]]))"
+    )
+    write_checkpoint(tmp_path / "model.pth", architecture)
+    for switch in ("0", "1"):
+        arguments = [str(tmp_path / "model.pth"), str(tmp_path / f"{switch}.npy"), switch]
+        environment = os.environ | {"RWKV_JIT_ON": switch, "PYTORCH_JIT": switch}
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], env=environment, check=True)
+    plain, scripted = (np.load(tmp_path / f"{switch}.npy") for switch in "01")
+    assert np.abs(plain - scripted).max() <= 1e-4
 
 
 def test_a_prompt_longer_than_a_chunk_is_cut_inside(tmp_path: Path) -> None:
@@ -91,7 +104,8 @@ def test_progress_rises_to_everything(architecture: str, file: str, tmp_path: Pa
     figures = [(report.done_bytes, report.done_tensors) for report in seen]
     assert figures == sorted(figures) and figures[0] == (0, 0)
     assert figures[-1] == (seen[0].total_bytes, seen[0].total_tensors)
-    assert len(set(figures)) == seen[0].total_tensors + 1, "every tensor is reported once"
+    steps = [after - before for (_, before), (_, after) in itertools.pairwise(figures)]
+    assert max(steps[:-1]) == 1, "every tensor is reported, but for the last few that the package has no use for"
     assert seen[0].total_tensors == len(inspect(tmp_path / file).tensors)
 
 
@@ -99,7 +113,6 @@ def test_progress_rises_to_everything(architecture: str, file: str, tmp_path: Pa
 @pytest.mark.parametrize("after", (0, 1, 20))
 def test_a_load_that_is_cancelled_leaves_nothing(architecture: str, after: int, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "model.pth", architecture)
-    modules, environment, torch_load = set(sys.modules), dict(os.environ), torch.load
 
     def cancel_once(report: LoadProgress) -> None:
         if report.done_tensors == after and not cancelled:
@@ -109,9 +122,6 @@ def test_a_load_that_is_cancelled_leaves_nothing(architecture: str, after: int, 
     cancelled: list[LoadProgress] = []
     with pytest.raises(LoadCancelled):
         load_backend(tmp_path / "model.pth", progress=cancel_once)
-    assert torch.load is torch_load
-    assert dict(os.environ) == environment
-    assert not [name for name in set(sys.modules) - modules if name.startswith("rwkv_model_copy")]
     load_backend(tmp_path / "model.pth").close()
 
 
@@ -147,7 +157,7 @@ def test_the_package_prints_to_the_log_and_not_to_the_terminal(
         write_checkpoint(tmp_path / f"{architecture}.pth", architecture)
         load_backend(tmp_path / f"{architecture}.pth")
     assert capfd.readouterr().out == ""
-    assert "Model detected: v6.0" in caplog.text and "Goose" in caplog.text
+    assert "Goose" in caplog.text
 
 
 @pytest.mark.parametrize("architecture", ("4", "6", "7"))
@@ -175,10 +185,10 @@ def test_a_file_converted_by_the_package_loads_with_its_own_strategy_alone(
     architecture: str, strategy: str, tmp_path: Path
 ) -> None:
     raw, converted = tmp_path / "raw.pth", tmp_path / "converted.pth"
-    write_checkpoint(raw, architecture)
+    write_checkpoint(raw, architecture, n_embd=128)  # the package cannot print the shape of a single head
     backend = load_backend(raw, strategy)
     expected = forward(backend, [backend.new_slot()], [[1, 2, 3]])
-    convert(raw, converted, strategy, architecture)
+    convert(raw, converted, strategy)
 
     again = load_backend(converted, strategy)
     assert (forward(again, [again.new_slot()], [[1, 2, 3]]) == expected).all()
@@ -186,15 +196,61 @@ def test_a_file_converted_by_the_package_loads_with_its_own_strategy_alone(
         load_backend(converted, "cpu fp32")
 
 
-def convert(raw: Path, converted: Path, strategy: str, architecture: str) -> None:
-    """As the package's own converter saves it."""
-    from webapp.backends.rwkv_pip import model_loader, package
+def package_module(path: Path, strategy: str):
+    return model_loader.import_package(model_loader.switches_for(inspect(path).config, strategy, is_music=False))
 
-    module = package.import_package(model_loader.switches(inspect(raw).config, strategy, is_music=False))
-    weights = model_loader.DeferredWeights(str(raw), lambda progress: None)
-    handed = model_loader._handed_to_package(weights, inspect(raw).config, inspect(raw))
-    with package.torch_load_returns("raw.pth", handed), pytest.raises(SystemExit):
-        module.RWKV("raw", strategy, convert_and_save_and_exit=str(converted))
+
+def widened(raw: Path) -> Path:
+    """A copy whose embedding and its norm are float32, as Roost has them before RWKV-7."""
+    weights = torch.load(raw, weights_only=True)
+    for name in ("emb.weight", "blocks.0.ln0.weight", "blocks.0.ln0.bias"):
+        weights[name] = weights[name].float()
+    torch.save(weights, raw.with_name("widened.pth"))
+    return raw.with_name("widened.pth")
+
+
+def convert(raw: Path, converted: Path, strategy: str) -> None:
+    """As the package's own converter saves it."""
+    with pytest.raises(SystemExit):
+        package_module(raw, strategy).RWKV(str(widened(raw)), strategy, convert_and_save_and_exit=str(converted))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "strategy"),
+    [
+        *((architecture, strategy) for architecture in ALL for strategy in ("cpu fp32", "cpu bf16", "cpu fp16")),
+        *((architecture, "cpu fp32i8") for architecture in BEFORE_7),
+        ("6", "cpu fp32 *1 -> cpu bf16i8 *1 -> cpu fp32"),
+    ],
+)
+@pytest.mark.parametrize("file", ("model.pth", "model.safetensors"))
+def test_a_loaded_model_holds_to_the_last_bit_what_the_packages_constructor_makes(
+    architecture: str, strategy: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_loader, "PIECE_BYTES", 5000)
+    weights = write_checkpoint(tmp_path / file, architecture, n_embd=128)  # it cannot print the shape of a single head
+    raw = tmp_path / "raw.pth"
+    write_tensors(raw, weights, "bfloat16")
+    raw = raw if architecture == "7" else widened(raw)
+    theirs = package_module(raw, strategy).RWKV(str(raw.with_suffix("")), strategy)
+    ours = model_loader.load_model(str(tmp_path / file), inspect(tmp_path / file).config, strategy, lambda report: None)
+    expected, found = (model.z if hasattr(model, "z") else model.w for model in (theirs, ours.model))
+    unused = {"blocks.0.ln0.weight", "blocks.0.ln0.bias"} if architecture == "7" else set()
+    assert set(found) == set(expected) - unused
+    for name, tensor in found.items():
+        assert tensor.dtype == expected[name].dtype and torch.equal(tensor, expected[name]), name
+    for name in ("version", "RESCALE_LAYER", "strategy", "n_head", "head_size", "n_embd", "n_layer"):
+        assert getattr(ours.model, name, None) == getattr(theirs, name, None), name
+
+
+def test_the_packages_kernels_are_compiled_for_pth_files_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RWKV_CUDA_ON", "1")
+    monkeypatch.setattr(model_loader.requirements, "check_torch_devices", lambda devices: None)
+    write_checkpoint(tmp_path / "model.safetensors", "6")
+    config = inspect(tmp_path / "model.safetensors").config
+    with pytest.raises(StrategyError) as caught:
+        model_loader.load_model(str(tmp_path / "model.safetensors"), config, "cuda fp16", lambda report: None)
+    assert caught.value.params["reason_key"] == "strategy.problem.kernels_need_pth.reason"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import make_tensors, make_time_state, write_checkpoint, write_state
-from webapp.backends.rwkv_pip.package import forget_package, import_package
+from webapp.backends.rwkv_pip.model_loader import import_package
 from webapp.cli import main
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
@@ -73,16 +73,13 @@ def test_the_reference_started_from_a_state_file_does_as_the_package_itself(tmp_
     torch.save({name: torch.from_numpy(np.array(a)) for name, a in merged.items()}, tmp_path / "merged.pth")
     switches = {"RWKV_V7_ON": "1" if architecture == "7" else "0", "RWKV_JIT_ON": "0", "RWKV_CUDA_ON": "0"}
     module = import_package(switches | {"RWKV_DML_ON": "0", "RWKV_DE_VERSION": "0"})
-    try:
-        model = module.RWKV(str(tmp_path / "merged"), "cpu fp32")
-        state = None
-        if architecture == "7":
-            state = model.generate_zero_state()
-            for layer in range(LAYERS):
-                state[3 * layer + 1] = torch.from_numpy(tensors[f"blocks.{layer}.att.time_state"].copy())
-        logits, _ = model.forward(IDS, state)
-    finally:
-        forget_package(module)
+    model = module.RWKV(str(tmp_path / "merged"), "cpu fp32")
+    state = None
+    if architecture == "7":
+        state = model.generate_zero_state()
+        for layer in range(LAYERS):
+            state[3 * layer + 1] = torch.from_numpy(tensors[f"blocks.{layer}.att.time_state"].copy())
+    logits, _ = model.forward(IDS, state)
     assert np.abs(logits.float().numpy() - expected).max() <= TOLERANCE
 
 

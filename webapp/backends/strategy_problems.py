@@ -32,6 +32,10 @@ PROBLEMS = {
     "v7_layers": ("the rwkv package cannot place single layers of RWKV-7", "Use `{plain}`."),
     "v7_device": ("the rwkv package runs RWKV-7 on cpu and cuda, not on {device}", CPU_INSTEAD),
     "converted_for": ("the file was converted for `{converted}`", "Load it with `{converted}`."),
+    "kernels_need_pth": (
+        "the rwkv package compiles its CUDA kernels for .pth files only",
+        "Convert the model to .pth, or turn the kernels off.",
+    ),
     "package_missing": ("the Python package {package} is not installed", "pip install {package}"),
     "no_driver": ("no NVIDIA (or AMD ROCm) driver is there", CPU_INSTEAD),
     "torch_without_gpu": (

@@ -139,16 +139,17 @@ def test_a_fast_file_gives_the_very_same_logits(
 
 
 def convert_by_package(raw: Path, converted: Path, strategy: str) -> None:
-    """The embedding goes in widened, as Roost's loader hands it: the package would normalise it in bf16."""
-    from webapp.backends.rwkv_pip import model_loader, package
+    """The embedding goes in widened, as Roost normalises it: the package would do so in bf16."""
+    from webapp.backends.rwkv_pip import model_loader
 
-    weights = {
+    widened = {
         name: tensor.float() if name.startswith(("emb.", "blocks.0.ln0.")) else tensor
         for name, tensor in state_dict(raw).items()
     }
-    module = package.import_package(model_loader.switches(inspect(raw).config, strategy, is_music=False))
-    with package.torch_load_returns("raw.pth", weights), pytest.raises(SystemExit):
-        module.RWKV("raw", strategy, convert_and_save_and_exit=str(converted))
+    torch.save(widened, raw.with_name("widened.pth"))
+    module = model_loader.import_package(model_loader.switches_for(inspect(raw).config, strategy, is_music=False))
+    with pytest.raises(SystemExit):
+        module.RWKV(str(raw.with_name("widened")), strategy, convert_and_save_and_exit=str(converted))
 
 
 @pytest.mark.parametrize("architecture", ["4", "5.0", "5.1", "5.2", "6"])

@@ -1,8 +1,8 @@
 """Models run by the official ``rwkv`` package: RWKV-4 to 7 on CPU, NVIDIA and other torch devices.
 
-The package has two classes behind module-level switches, wants a file name and reads all of it with ``torch.load``.
-Here it gets its own copy of its module per model (``package``) and tensors that are read when it first touches them
-(``deferred_weights``); ``requirements`` says beforehand what it can run. Nothing heavy is imported with this room.
+The package has two classes behind switches in the environment and reads whole .pth files. ``model_loader`` makes its
+objects from any file, tensor by tensor; ``requirements`` says beforehand what it can run. Nothing heavy is imported
+with this room.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.rwkv_pip import failures, footprint, memory, model_loader, requirements, state_layout
+from webapp.backends.rwkv_pip import failures, footprint, model_loader, requirements, state_layout
 from webapp.backends.strategy import canonical_strategy
 from webapp.backends.strategy_problems import refuse
 from webapp.engine.backend import (
@@ -98,12 +98,12 @@ class RwkvPipBackend(Backend):
         """Ends by running one token, so that a file with a tensor missing fails here and not in the first answer."""
         strategy = str(options[BY_STRATEGY])
         cls.check(ModelSizes(config), options)
+        model_loader.prefer_no_script(strategy)
         set_threads(int(options["threads"]), config)
         if options["custom_cuda"]:
             os.environ["RWKV_CUDA_ON"] = "1"
         with failures.loading(path):
-            with memory.returned_at_once():
-                backend = cls(config, model_loader.load_model(path, config, strategy, progress))
+            backend = cls(config, model_loader.load_model(path, config, strategy, progress))
             try:
                 backend._try_one_token(path)
             except BaseException:

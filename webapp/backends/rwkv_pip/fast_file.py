@@ -31,17 +31,22 @@ def plan(source: Source, options: ConversionOptions) -> Plan:
     strategy = canonical_strategy(options.strategy)
     with contextlib.suppress(BackendUnavailable):  # it may be meant for another machine
         check_strategy(source.config, strategy)
-    rescale = rescale_layer(strategy, source.inspection.kind == "music")
-    names = [name for name in source.infos if not name.endswith(".time_state")]
-    if source.config.major == 7:
-        tensors = v7_layout.planned(source, names, strategy)
-        rescale, extra = 0, {v7_layout.LAYOUT_KEY: v7_layout.V7_LAYOUT}
-    else:
-        placements = place_layers(strategy, source.config.n_layer)
-        tensors, extra = package_layout.planned(source, names, placements, rescale), {}
+    is_v7 = source.config.major == 7
+    rescale = 0 if is_v7 else rescale_layer(strategy, source.inspection.kind == "music")
+    extra: dict[str, str | int] = {v7_layout.LAYOUT_KEY: v7_layout.V7_LAYOUT} if is_v7 else {}
     kept = [_kept(source, name) for name in source.infos if name.endswith(".time_state")]
     marks: dict[str, str | int] = {"_strategy": strategy, "_rescale_layer": rescale, "_version": VERSION}
-    return Plan("pth", [*tensors, *kept], marks | extra)
+    return Plan("pth", [*package_tensors(source, strategy), *kept], marks | extra)
+
+
+def package_tensors(source: Source, strategy: str, is_for_disk: bool = True) -> list[PlannedTensor]:
+    """What the package has once the model is loaded. A file holds the order a device likes best; in memory matrices
+    keep that of the source, which costs no second pass over it."""
+    names = [name for name in source.infos if not name.endswith(".time_state")]
+    if source.config.major == 7:
+        return v7_layout.planned(source, names, strategy, is_for_disk)
+    rescale = rescale_layer(strategy, source.inspection.kind == "music")
+    return package_layout.planned(source, names, place_layers(strategy, source.config.n_layer), rescale)
 
 
 def rescale_layer(strategy: str, is_music: bool) -> int:

@@ -10,7 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from webapp.backends.strategy import LayerPlacement, parse_strategy, place_layers
+from webapp.backends.rwkv_pip import requirements
+from webapp.backends.strategy import LayerPlacement
 from webapp.engine.backend import RAM, Footprint, ModelFile, TensorSize
 from webapp.engine.model_config import ModelConfig
 
@@ -20,8 +21,8 @@ LAYER = re.compile(r"blocks\.(\d+)\.")
 STREAMED = ("key.weight", "value.weight", "receptance.weight", "output.weight")
 KEPT_FLOAT32 = re.compile(r"\.time_decay$|\.time_first$|\.time_faaaa$|\.ln_x\.")
 NEVER_QUANTIZED = re.compile(r"emb\.|_w[12]$|\.time_")
-UNUSED_V7 = tuple(f"blocks.0.att.{name}" for name in ("v0", "v1", "v2"))
 LN0 = ("blocks.0.ln0.weight", "blocks.0.ln0.bias")
+UNUSED_V7 = (*LN0, *(f"blocks.0.att.{name}" for name in ("v0", "v1", "v2")))
 EMBEDDING = "emb.weight"
 
 BASE_BYTES = 241 * MIB
@@ -29,7 +30,9 @@ BASE_BYTES = 241 * MIB
 CUDA_HOST_BYTES, CUDA_DEVICE_BYTES = 700 * MIB, 500 * MIB
 """A CUDA context: in main memory on top of the base, and on each card. Not measured, no card was at hand."""
 READING_BYTES = 24 * MIB
-"""Of the file that is held while it is read, and the pieces in work (``deferred_weights``: 32 MB and 4 MB)."""
+"""Of the file that is held while it is read, and the pieces in work (``model_loader``: 32 MB and 4 MB)."""
+INT8_READING_BYTES = 64 * MIB
+"""More of that where matrices are quantised, in three passes over float32 pieces."""
 CHUNK_TOKENS = 64
 """Of a prompt, in one step: the backend's ``prefill_tokens``."""
 
@@ -38,7 +41,7 @@ def footprint(model: ModelFile, strategy: str) -> Footprint:
     """For a strategy that ``requirements.check_strategy`` lets through."""
     config = model.config
     assert config is not None, "check() comes first"
-    places = placements(config, strategy)
+    places = requirements.placements(config, strategy)
     weights: Counter[str] = Counter()
     for device, size in _weights(model, config, places):
         weights[device] += size
@@ -47,19 +50,15 @@ def footprint(model: ModelFile, strategy: str) -> Footprint:
     return Footprint(
         weights={RAM: 0} | dict(weights),
         base={RAM: host} | dict.fromkeys(gpus, CUDA_DEVICE_BYTES),
-        load_extra={RAM: READING_BYTES + (_largest(model, places) if gpus else 0)},
+        load_extra={
+            RAM: READING_BYTES
+            + (INT8_READING_BYTES if any(place.is_int8 for place in places) else 0)
+            + (_largest(model, places) if gpus else 0)
+        },
         run_extra=_run_extra(model, config, places),
         state=_state(config, places),
         snapshot=config.state_bytes(),
     )
-
-
-def placements(config: ModelConfig, strategy: str) -> tuple[LayerPlacement, ...]:
-    """The package's RWKV-7 puts every layer on the first part's device."""
-    if config.major < 7:
-        return place_layers(strategy, config.n_layer)
-    part = parse_strategy(strategy)[0]
-    return (LayerPlacement(part.device, part.dtype, False, False),) * (config.n_layer + 1)
 
 
 def device_name(device: str) -> str:
@@ -85,7 +84,7 @@ def _weights(model: ModelFile, config: ModelConfig, places: tuple[LayerPlacement
         if model.converted_strategy is not None:
             yield _stays_in_ram(tensor.name, config, place) or device, tensor.nbytes
         elif tensor.name == EMBEDDING:
-            yield _stays_in_ram(tensor.name, config, place) or device, _embedding_bytes(tensor, places)
+            yield _stays_in_ram(tensor.name, config, place) or device, tensor.numel * DTYPE_BYTES[places[0].dtype]
         elif place.is_int8 and _is_matrix(tensor):
             yield _stays_in_ram(tensor.name, config, place) or device, tensor.numel
             yield device, 2 * sum(tensor.shape) * DTYPE_BYTES[place.dtype]
@@ -98,14 +97,6 @@ def _stays_in_ram(name: str, config: ModelConfig, place: LayerPlacement) -> str 
     """RWKV-4 to 6 look the embedding up on the CPU; streamed matrices wait there (pinned)."""
     is_embedding = name == EMBEDDING and config.major < 7
     return RAM if is_embedding or (place.is_streamed and name.endswith(STREAMED)) else None
-
-
-def _embedding_bytes(tensor: TensorSize, places: tuple[LayerPlacement, ...]) -> int:
-    """In float32 on a CPU it stays as the file has it (``deferred_embedding``)."""
-    is_on_cpu = all(place.device == "cpu" for place in places)
-    if is_on_cpu and places[0].dtype == "fp32":
-        return min(tensor.nbytes, 4 * tensor.numel)
-    return DTYPE_BYTES[places[0].dtype] * tensor.numel
 
 
 def _is_matrix(tensor: TensorSize) -> bool:

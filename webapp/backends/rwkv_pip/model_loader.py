@@ -1,30 +1,40 @@
-"""A model file made a running model of the package, tensor by tensor."""
+"""A model file made a running model of the package, tensor by tensor.
+
+The package's constructor reads whole .pth files alone and makes of each tensor what :mod:`package_layout` and
+:mod:`v7_layout` describe, because a fast file holds just that. So a model is loaded by carrying out the plan of a fast
+file in memory, from any format, and given to a subclass of the package's class with a constructor of its own. Only the
+package's own CUDA kernels, which its constructor compiles, need that constructor and therefore a .pth.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import logging
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.rwkv_pip import int8_product, v7_layout
-from webapp.backends.rwkv_pip.deferred_embedding import DeferredEmbedding
-from webapp.backends.rwkv_pip.deferred_tensor import DeferredTensor
-from webapp.backends.rwkv_pip.deferred_weights import DeferredWeights
-from webapp.backends.rwkv_pip.package import forget_package, import_package, torch_load_returns
-from webapp.backends.rwkv_pip.requirements import check_torch_devices
+from webapp.backends.rwkv_pip import fast_file, int8_product, requirements
+from webapp.backends.rwkv_pip.package_layout import DTYPES
 from webapp.backends.rwkv_pip.v7_layout import LAYOUT_KEY, V7_LAYOUT
-from webapp.backends.strategy import canonical_strategy, parse_strategy
+from webapp.backends.strategy import LayerPlacement, canonical_strategy, parse_strategy
 from webapp.backends.strategy_problems import refuse
-from webapp.engine.backend import ProgressCallback
+from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
-from webapp.errors import WeightsError
-from webapp.weights.checkpoint import Inspection, inspect
+from webapp.errors import ConversionError, ConversionRefused, ModelLoadFailed, WeightsError
+from webapp.weights.checkpoint import Inspection, inspect, open_checkpoint
+from webapp.weights.convert.plan import PlannedTensor
+from webapp.weights.convert.source import Source
 
 if TYPE_CHECKING:
     import torch
@@ -33,20 +43,24 @@ if TYPE_CHECKING:
 
     Tensors = list[torch.Tensor]
 
-# The package's name for it; torch.load gets it back with .pth at its end.
-PLACEHOLDER = "roost-deferred-weights"
-EMBEDDING = "emb.weight"
-CONVERSION_MARKS = ("_strategy", "_version", "_rescale_layer")
+log = logging.getLogger(__name__)
+
+PIECE_BYTES = 4 * 2**20
+"""Of the file, at a time: small enough for a processor's cache, also widened."""
+HELD_BYTES = 32 * 2**20
+"""Pages read through a map count as this process's memory until it lets go of them."""
+STREAMED = ("key.weight", "value.weight", "receptance.weight", "output.weight")
 
 
 @dataclass
 class LoadedModel:
-    """``places``: device and activation precision of each layer. ``initial_state``: where a fresh sequence starts."""
+    """``places``: device and activation precision of each layer. ``initial_state``: where a fresh sequence starts.
+    ``copies_states``: the package's CUDA kernels write into the state they are given."""
 
-    module: ModuleType
     model: Any
     places: Sequence[LayerPlace]
     initial_state: RecurrentState
+    copies_states: bool = False
 
     def forward(self, token_ids: list[int], state: Tensors, every: bool) -> tuple[NDArray[np.float32], Tensors]:
         """Float32 logits ``(vocab_size,)``, or ``(len(token_ids), vocab_size)`` after every token, and a new state;
@@ -54,7 +68,7 @@ class LoadedModel:
         import torch
 
         with torch.inference_mode():
-            if self.module.os.environ["RWKV_CUDA_ON"] == "1":  # its kernels write into the state they are given
+            if self.copies_states:
                 state = [tensor.clone() for tensor in state]
             logits, after = self.model.forward(token_ids, list(state), full_output=every)
             if len(token_ids) > 1:  # views of the last row, which would keep the whole chunk's activations alive
@@ -66,59 +80,240 @@ class LoadedModel:
         import torch
 
         self.model = None
-        forget_package(self.module)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
 
 
 def load_model(path: str, config: ModelConfig, strategy: str, progress: ProgressCallback) -> LoadedModel:
-    """Raises what ``progress`` raises, WeightsError, StrategyError, BackendUnavailable, and all the package may."""
+    """Raises what ``progress`` raises, WeightsError, ModelLoadFailed, StrategyError, BackendUnavailable, and all the
+    package may."""
     inspection = inspect(path)
     _check_file(inspection, strategy)
-    check_torch_devices({part.device for part in parse_strategy(strategy)})
-    module = import_package(switches(config, strategy, is_music=inspection.kind == "music"))
-    is_plain_cpu = module.os.environ["RWKV_JIT_ON"] != "1" and is_on_cpu(strategy)
-    if is_plain_cpu:
+    requirements.check_torch_devices({part.device for part in parse_strategy(strategy)})
+    switches = switches_for(config, strategy, is_music=inspection.kind == "music")
+    has_kernels = switches["RWKV_CUDA_ON"] == "1"
+    if has_kernels and (inspection.format != "pth" or not path.endswith(".pth")):
+        refuse(strategy, "kernels_need_pth")
+    module = import_package(switches)
+    placements = requirements.placements(config, strategy)
+    if all(place.device == "cpu" for place in placements) and switches["RWKV_JIT_ON"] != "1":
         int8_product.install(module)
-    weights = DeferredWeights(path, progress)
-    try:
-        keeps_rows = is_plain_cpu and _keeps_rows(config, strategy)
-        handed = _handed_to_package(weights, config, inspection, keeps_rows, may_stay_narrow=is_plain_cpu)
-        with torch_load_returns(f"{PLACEHOLDER}.pth", handed):
-            del handed
-            model = module.RWKV(PLACEHOLDER, canonical_strategy(strategy))
-        if keeps_rows:
-            _turn_half_matrices(model)
-        initial_state = _initial_state(weights, config)
-        weights.report_done()
-    except BaseException:
-        forget_package(module)
-        raise
-    finally:
-        weights.close()
-    return LoadedModel(module, model, _places(model, module, config), initial_state)
+    is_converted = inspection.converted_strategy is not None
+    reading = _Converted(path, config, progress) if is_converted else _Reading(path, strategy, progress)
+    with contextlib.closing(reading) as source:
+        initial_state = _initial_state(source, config)
+        if has_kernels:
+            with _printing_to_log():
+                model = module.RWKV(path.removesuffix(".pth"), canonical_strategy(strategy))
+        elif config.major == 7:
+            model = _v7_model(module, config, placements[0], source)
+        else:
+            model = _older_model(module, config, placements, source)
+        source.report_done()
+    if config.major == 7:
+        places = [(module.DEVICE, module.DTYPE)] * config.n_layer
+    else:
+        places = [(layer.device, layer.atype) for layer in model.strategy[: config.n_layer]]
+    return LoadedModel(model, places, initial_state, has_kernels)
 
 
-def switches(config: ModelConfig, strategy: str, is_music: bool) -> dict[str, str]:
+def switches_for(config: ModelConfig, strategy: str, is_music: bool) -> dict[str, str]:
     """Environment variables the package reads; a person's own ``RWKV_JIT_ON`` and ``RWKV_CUDA_ON`` count.
 
-    TorchScript is off on CPUs, where it gains nothing: RWKV-7 in fp32, tokens per second of one core's time, median
-    of three runs without and with it: 6 layers x 256 decode 201 and 169, read prompts at 861 and 1105; 12 x 768
-    decode 21.9 and 21.7, read at 126 and 129. It costs 0.1 to 0.4 s at each load and keeps :func:`_turn_half_matrices`
-    out. On GPUs, not measured, the package's own choice stands.
+    TorchScript is off on CPUs, where it gains nothing and costs 0.1 to 0.4 s at each load: tokens per second of one
+    core's time in fp32, without and with it: RWKV-7 of 6 layers x 256 decodes 201 and 169, 12 x 768 21.9 and 21.7. On
+    GPUs, not measured, the package's own choice stands. Its RWKV-7 part uses TorchScript whatever ``RWKV_JIT_ON`` says;
+    torch's own ``PYTORCH_JIT=0`` is the way to turn that off (:func:`prefer_no_script`).
     """
     is_cuda = "cuda" in strategy
-    wants_kernels = os.environ.get("RWKV_CUDA_ON") == "1" and is_cuda
     chosen = {
         "RWKV_V7_ON": "1" if config.major == 7 else "0",
         "RWKV_JIT_ON": "1" if os.environ.get("RWKV_JIT_ON", "1" if is_cuda else "0") == "1" else "0",
-        "RWKV_CUDA_ON": "1" if wants_kernels else "0",
+        "RWKV_CUDA_ON": "1" if os.environ.get("RWKV_CUDA_ON") == "1" and is_cuda else "0",
         "RWKV_DML_ON": "1" if "dml" in strategy else "0",
         "RWKV_DE_VERSION": "0",
     }
     if is_music:
         chosen["RWKV_RESCALE_LAYER"] = os.environ.get("RWKV_RESCALE_LAYER", "999")  # the package's advice in model.py
     return chosen
+
+
+def prefer_no_script(strategy: str) -> None:
+    """Before torch is imported: no TorchScript on CPUs, unless somebody asked for it."""
+    if all(part.device == "cpu" for part in parse_strategy(strategy)) and os.environ.get("RWKV_JIT_ON") != "1":
+        os.environ.setdefault("PYTORCH_JIT", "0")
+
+
+def import_package(switches: dict[str, str]) -> ModuleType:
+    """``rwkv.model`` executed anew, a module for each model: it reads its switches at import and keeps the precision of
+    RWKV-7 in its globals."""
+    os.environ.update(switches)
+    sys.modules.pop("rwkv.model", None)
+    with _printing_to_log():
+        return importlib.import_module("rwkv.model")
+
+
+class _Reading(Source):
+    """A raw model, read in small pieces and counted. Raises what ``progress`` raises."""
+
+    def __init__(self, path: str, strategy: str, progress: ProgressCallback) -> None:
+        with _load_errors(path):
+            super().__init__(path, "fast")
+        self._strategy = strategy
+        self._counter = _Counter({name: info.nbytes for name, info in self.infos.items()}, progress)
+        self.report_done = self._counter.report_done
+
+    def blocks(self, name: str, block_bytes: int = PIECE_BYTES) -> Iterator[torch.Tensor]:
+        """NaN is not looked for here: the first token the model reads shows it."""
+        self._counter.report()
+        yield from self._raw_blocks(name, PIECE_BYTES)
+        self._counter.count(name)
+
+    def rescale_layer(self) -> int:
+        return fast_file.rescale_layer(self._strategy, self.inspection.kind == "music")
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """As the package has them once it is loaded, on the CPU."""
+        with _load_errors(str(self.path)):
+            for planned in fast_file.package_tensors(self, self._strategy, is_for_disk=False):
+                yield planned.info.name, _made(planned)
+
+
+class _Converted:
+    """A fast file: what is in it is what the package has once it is loaded."""
+
+    def __init__(self, path: str, config: ModelConfig, progress: ProgressCallback) -> None:
+        self.architecture = config.architecture
+        self._checkpoint = open_checkpoint(Path(path))
+        self.infos = {name: self._checkpoint.info(name) for name in self._checkpoint.names()}
+        self._counter = _Counter({name: info.nbytes for name, info in self.infos.items()}, progress)
+        self.report_done = self._counter.report_done
+
+    def close(self) -> None:
+        self._checkpoint.close()
+
+    def rescale_layer(self) -> int:
+        return int(self._checkpoint.metadata.get("_rescale_layer", 0))
+
+    def whole(self, name: str) -> torch.Tensor:
+        return self._checkpoint.tensor(name).clone()
+
+    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """In memory of their own: a model must not run out of a file that someone may overwrite."""
+        mapped = 0
+        for name, info in self.infos.items():
+            if name.endswith(".time_state"):
+                continue
+            self._counter.report()
+            yield name, self.whole(name)
+            self._counter.count(name)
+            mapped += info.nbytes
+            if mapped >= HELD_BYTES and self._checkpoint.release():
+                mapped = 0
+
+
+class _Counter:
+    """How much of a file has been read."""
+
+    def __init__(self, sizes: dict[str, int], progress: ProgressCallback) -> None:
+        self._sizes = sizes
+        self._left = dict(sizes)
+        self._total = sum(sizes.values())
+        self._progress = progress
+
+    def count(self, name: str) -> None:
+        self._left.pop(name, None)
+        self.report()
+
+    def report(self) -> None:
+        done = self._total - sum(self._left.values())
+        self._progress(LoadProgress(done, self._total, len(self._sizes) - len(self._left), len(self._sizes)))
+
+    def report_done(self) -> None:
+        """The last report, of everything, also where the package has no use for a tensor."""
+        self._left.clear()
+        self.report()
+
+
+def _made(planned: PlannedTensor) -> torch.Tensor:
+    """A planned tensor in memory, with the strides it would have in a file."""
+    import torch
+
+    info = planned.info
+    flat = torch.empty(info.numel, dtype=getattr(torch, info.dtype))
+    start = 0
+    for block in planned.blocks():
+        flat[start : start + block.numel()].copy_(block.reshape(-1))
+        start += block.numel()
+    return flat.as_strided(info.shape, planned.stored_strides())
+
+
+def _v7_model(module: Any, config: ModelConfig, place: LayerPlacement, source: _Reading | _Converted) -> Any:
+    """The attributes of ``RWKV_x070.__init__``."""
+    import torch
+
+    module.DEVICE, module.DTYPE = place.device, getattr(torch, DTYPES[place.dtype])
+    z: dict[str, torch.Tensor] = {}
+    for name, tensor in source.tensors():
+        kept = tensor.flatten() if name.endswith(".r_k") else tensor
+        z[name] = kept if place.device == "cpu" else kept.to(place.device).contiguous()
+    for name in ("v0", "v1", "v2"):  # ignored, but passed on
+        z[f"blocks.0.att.{name}"] = torch.empty(0, device=place.device, dtype=module.DTYPE)
+    args = SimpleNamespace(n_layer=config.n_layer, n_embd=config.n_embd, vocab_size=config.vocab_size)
+    args.head_size = config.head_size
+    sizes = {"n_head": config.n_head, "head_size": config.head_size, "n_embd": config.n_embd}
+    return _instance(module, {"args": args, "z": z, "n_layer": config.n_layer, **sizes})
+
+
+def _older_model(
+    module: Any, config: ModelConfig, placements: Sequence[LayerPlacement], source: _Reading | _Converted
+) -> Any:
+    """The attributes of ``RWKV.__init__``."""
+    layers = [_layer(module, place) for place in placements]
+    w: dict[str, torch.Tensor] = {}
+    for name, tensor in source.tensors():
+        layer = layers[_layer_number(name, config)]
+        if name == "emb.weight":  # looked up on the CPU
+            w[name] = tensor
+        elif layer.stream and name.endswith(STREAMED):
+            w[name] = tensor.contiguous().pin_memory()
+        else:
+            w[name] = tensor if str(layer.device) == "cpu" else tensor.to(layer.device).contiguous()
+    sizes = {"n_embd": config.n_embd, "n_att": config.n_att, "n_ffn": config.n_ffn, "n_layer": config.n_layer}
+    args = SimpleNamespace(**sizes, n_head=config.n_head, time_state=False)
+    version = float(source.architecture)
+    return _instance(
+        module, {"args": args, "w": w, "strategy": layers, "version": version, "RESCALE_LAYER": source.rescale_layer()}
+    )
+
+
+def _layer(module: Any, place: LayerPlacement) -> SimpleNamespace:
+    import torch
+
+    device = module.torch_directml.device() if place.device == "dml" else place.device
+    dtype = getattr(torch, DTYPES[place.dtype])
+    return SimpleNamespace(
+        device=device, atype=dtype, wtype=torch.uint8 if place.is_int8 else dtype, stream=place.is_streamed
+    )
+
+
+def _layer_number(name: str, config: ModelConfig) -> int:
+    if name.startswith(("ln_out.", "head.")):
+        return config.n_layer
+    return int(name.split(".")[1]) if name.startswith("blocks.") else 0
+
+
+def _instance(module: Any, attributes: dict[str, Any]) -> Any:
+    """An object of the package's class with these attributes."""
+
+    class Loaded(module.RWKV):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super(module.RWKV, self).__init__()
+            self.eval()
+            for name, value in attributes.items():
+                setattr(self, name, value)
+
+    return Loaded()
 
 
 def _check_file(inspection: Inspection, strategy: str) -> None:
@@ -131,60 +326,31 @@ def _check_file(inspection: Inspection, strategy: str) -> None:
         refuse(strategy, "converted_for", converted=converted)
 
 
-def _handed_to_package(
-    weights: DeferredWeights,
-    config: ModelConfig,
-    inspection: Inspection,
-    keeps_rows: bool = False,
-    may_stay_narrow: bool = False,
-) -> dict[str, Any]:
-    """What the package's ``torch.load`` returns. A merged ``time_state`` is left out: its RWKV-7 would ignore it, its
-    RWKV-5 and 6 round it, and a single-head one breaks them; :func:`_initial_state` sees to it for all alike."""
-    names = [name for name in weights.infos if not name.endswith(".time_state")]
-    if inspection.converted_strategy is None:
-        handed: dict[str, Any] = {name: DeferredTensor(weights, name, keeps_rows) for name in names}
-        return handed | {EMBEDDING: DeferredEmbedding(weights, EMBEDDING, may_stay_narrow)}
-    if config.major == 7:
-        return v7_layout.handed_over(names, weights.read)
-    handed = {_name_before_conversion(name, config): weights.read(name) for name in names}
-    handed |= {mark: weights.metadata[mark] for mark in CONVERSION_MARKS if mark in weights.metadata}
-    handed["_rescale_layer"] = int(handed.get("_rescale_layer", 0))
-    return handed
-
-
-def _name_before_conversion(name: str, config: ModelConfig) -> str:
-    """The package's converter renames ``time_faaaa``, its loader then misses the number of heads of RWKV-6 in it."""
-    return name.replace(".time_first", ".time_faaaa") if config.major == 6 else name
-
-
-def is_on_cpu(strategy: str) -> bool:
-    return all(part.device == "cpu" for part in parse_strategy(strategy))
-
-
-def _keeps_rows(config: ModelConfig, strategy: str) -> bool:
-    """Whether matrices keep the file's layout, seen transposed: columns instead of rows in sequence. On a CPU, torch
-    multiplies a vector by a row-major bf16 or fp16 matrix (which the package's RWKV-7 makes of all) far slower than by
-    this, the layout of its Linear: 12 layers x 768 in bf16 decode 1.9 tokens a second of one core so, 17 turned; in
-    fp32 it makes no difference."""
-    return config.major == 7 and parse_strategy(strategy)[0].dtype != "fp32"
-
-
-def _turn_half_matrices(model: Any) -> None:
-    """Same values and shapes: the small matrices, which the package takes as the file has them."""
-    for name, tensor in model.z.items():
-        if name != EMBEDDING and tensor.dim() == 2 and not tensor.t().is_contiguous():
-            model.z[name] = tensor.t().contiguous().t()
-
-
-def _initial_state(weights: DeferredWeights, config: ModelConfig) -> RecurrentState:
+def _initial_state(source: _Reading | _Converted, config: ModelConfig) -> RecurrentState:
+    """A merged ``time_state`` is Roost's alone to see to: the package's RWKV-7 ignores it, RWKV-5 and 6 round it."""
     names = [f"blocks.{layer}.att.time_state" for layer in range(config.n_layer)]
-    if config.major == 4 or not any(name in weights.infos for name in names):
+    if config.major == 4 or not any(name in source.infos for name in names):
         return RecurrentState.zeros(config)
-    layers = [weights.read(name).float().numpy() for name in names]
+    layers = [source.whole(name).float().numpy() for name in names]
     return RecurrentState.from_time_state(config, np.stack(layers))
 
 
-def _places(model: Any, module: ModuleType, config: ModelConfig) -> list[LayerPlace]:
-    if config.major == 7:
-        return [(module.DEVICE, module.DTYPE)] * config.n_layer
-    return [(layer.device, layer.atype) for layer in model.strategy[: config.n_layer]]
+@contextlib.contextmanager
+def _load_errors(path: str) -> Iterator[None]:
+    """What a conversion would refuse is a failed load here."""
+    try:
+        yield
+    except (ConversionError, ConversionRefused) as exc:
+        raise ModelLoadFailed(name=os.path.basename(path), reason=exc.params["reason"]) from exc
+
+
+@contextlib.contextmanager
+def _printing_to_log() -> Iterator[None]:
+    """The package prints what it does."""
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed):
+            yield
+    finally:
+        for line in filter(None, map(str.strip, printed.getvalue().splitlines())):
+            log.debug("rwkv: %s", line)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from webapp.backends.rwkv_pip import torch_build
-from webapp.backends.strategy import StrategyPart, parse_strategy, place_layers
+from webapp.backends.strategy import LayerPlacement, StrategyPart, parse_strategy, place_layers
 from webapp.backends.strategy_problems import refuse, unavailable
 from webapp.engine.backend import Availability
 from webapp.engine.model_config import ModelConfig
@@ -34,6 +34,14 @@ def check_strategy(config: ModelConfig, strategy: str) -> None:
     place_layers(strategy, config.n_layer)
     for part in parts:
         check_device(part.device)
+
+
+def placements(config: ModelConfig, strategy: str) -> tuple[LayerPlacement, ...]:
+    """The package's RWKV-7 puts every layer on the first part's device."""
+    if config.major < 7:
+        return place_layers(strategy, config.n_layer)
+    part = parse_strategy(strategy)[0]
+    return (LayerPlacement(part.device, part.dtype, False, False),) * (config.n_layer + 1)
 
 
 def _check_v7(strategy: str, parts: tuple[StrategyPart, ...]) -> None:
