@@ -1,6 +1,11 @@
 """What every test can count on."""
 
 import os
+from types import CodeType
+
+from flask import Flask
+from jinja2 import BytecodeCache
+from jinja2.bccache import Bucket
 
 # The terminal speaks the language of whoever runs the tests; most of them read English, those of Chinese ask for it.
 os.environ["ROOST_LANG"] = "en"
@@ -11,3 +16,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As an engine on a CPU has it: each load of an RWKV-7 would compile it for half a second.
 os.environ.setdefault("PYTORCH_JIT", "0")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+class CompiledOnce(BytecodeCache):
+    """Keeps the code of a template, by name and source: apps are made by the hundred, and each would compile anew."""
+
+    def __init__(self) -> None:
+        self._codes: dict[tuple[str, str], CodeType] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        bucket.code = self._codes.get((bucket.key, bucket.checksum))
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        assert bucket.code is not None
+        self._codes[bucket.key, bucket.checksum] = bucket.code
+
+
+Flask.jinja_options = {"bytecode_cache": CompiledOnce()}
