@@ -48,7 +48,8 @@ class AnswerText:
         self._decoder = StreamDecoder(tokenizer)
         self._router = router or rendered.router()
         self._parser = _parser_of(rendered, streams_calls)
-        self._stops = StopFilter(stops)
+        self._stops = StopFilter(stops := tuple(stops))
+        self._has_stops = bool(stops)
         self._raw: list[str] = []
         self._ends: list[int] = []  # per token: characters of raw text that are certain once it is read
         self._content: list[str] = []
@@ -139,8 +140,7 @@ class AnswerText:
         if logprobs:
             self._pending.append((AnswerToken(token_id, logprobs, begin), begin + len(text)))
         deltas = self._router.feed(text)
-        is_content = any(isinstance(delta, ContentDelta) for delta in deltas)
-        if self._router.is_thinking or (was_thinking and not is_content):
+        if self._router.is_thinking or (was_thinking and not any(isinstance(d, ContentDelta) for d in deltas)):
             self.thought += 1
             self._pending.clear()
         return self._events(deltas, is_end=False)
@@ -155,7 +155,7 @@ class AnswerText:
         events = [event for piece in pieces if (event := self._before_stop(piece)) is not None]
         if is_end and (held := self._stops.flush()):
             events.append(ContentDelta(held))
-        if tokens := self._released(is_end):
+        if self._pending and (tokens := self._released(is_end)):
             events.append(ContentDelta("", tokens))
         for event in events:
             self._add(event)
@@ -163,7 +163,7 @@ class AnswerText:
 
     def _before_stop(self, piece: TextEvent) -> TextEvent | None:
         """What of a piece stands before the request's own stop, which takes later calls away too."""
-        if isinstance(piece, ContentDelta):
+        if isinstance(piece, ContentDelta) and self._has_stops:
             text = self._stops.feed(piece.text)
             return ContentDelta(text) if text else None
         return None if isinstance(piece, CallDelta) and self.stopped_by is not None else piece
@@ -193,6 +193,8 @@ def new_call_id() -> str:
 
 def joined(events: list[TextEvent]) -> list[TextEvent]:
     """Neighbouring text of one kind as one."""
+    if len(events) < 2:
+        return events
     found: list[TextEvent] = []
     for event in events:
         last = found[-1] if found else None
