@@ -335,6 +335,13 @@ def test_rate_limit_by_address():
     assert ask(app).headers["Retry-After"] == "1"
 
 
+def test_an_ipv6_host_is_one_client_whatever_address_it_takes():
+    app = make_app(requests_per_s=0.001, request_burst=3)
+    codes = [ask(app, address=f"2001:db8:0:1::{number}").status_code for number in range(1, 6)]
+    assert codes == [200] * 3 + [429] * 2
+    assert ask(app, address="2001:db8:0:2::1").status_code == 200
+
+
 def test_rate_limit_refills_and_forgets(monkeypatch):
     limit = RateLimit(per_second=1, burst=1, most_keys=10)
     now = [100.0]

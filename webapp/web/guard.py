@@ -40,6 +40,7 @@ from webapp.web.rate_limit import RateLimit
 from webapp.web.roles import Role, least_role, most_needed, role_without_proof
 from webapp.web.security_headers import add_security_headers
 from webapp.web.socket.channel import REFUSAL_KEY
+from webapp.web.socket.limits import address_key
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
@@ -161,7 +162,7 @@ class Guard:
 
     def check(self) -> Response | None:
         """The answer of the guard itself, or None when the request may go on with ``g.role`` and ``g.session``."""
-        if not self._rate.allows(client_address()):
+        if not self._rate.allows(address_key(client_address())):
             return answer_error(TooManyRequests())
         decision = self._decide(request, request.endpoint)
         g.role, g.session = decision.role, decision.session
@@ -242,7 +243,7 @@ class Guard:
 
     def _refuse(self, decision: Decision) -> Response:
         assert decision.error is not None
-        if decision.is_guess and not self._guesses.allows(client_address()):
+        if decision.is_guess and not self._guesses.allows(address_key(client_address())):
             return answer_error(TooManyRequests())
         if not isinstance(decision.error, TokenRequired):
             return answer_error(decision.error, decision.status)
@@ -264,7 +265,7 @@ class Guard:
         """The right token always lets in: guessing is slowed by refusing wrong ones."""
         if self._is_right(token):
             return self._welcome("guest", page, token)
-        if not self._guesses.allows(client_address()):
+        if not self._guesses.allows(address_key(client_address())):
             return answer_error(TooManyRequests())
         return login.login_form(wrong=True)
 
@@ -276,7 +277,7 @@ class Guard:
             return login.to_page("/")
         if is_good:
             return self._welcome("owner", "/")
-        if not self._guesses.allows(client_address()):
+        if not self._guesses.allows(address_key(client_address())):
             return answer_error(TooManyRequests())
         return answer_error(OwnerLinkUsed())
 
