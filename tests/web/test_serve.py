@@ -112,9 +112,10 @@ def test_a_port_taken_in_one_family_is_an_error():
     assert caught.value.params["name"] == "port"
 
 
-def test_a_host_that_is_not_ours_is_an_error():
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])
+def test_a_host_that_is_not_ours_is_an_error(host):
     with pytest.raises(SettingsError) as caught:
-        make_server(make_app(), Settings(host="192.0.2.1", port=0, http_threads=4))
+        make_server(make_app(), Settings(host=host, port=0, http_threads=4))
     assert caught.value.params["name"] == "host"
 
 

@@ -54,6 +54,8 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
         sockets = bound_sockets(settings.listen_host, settings.port)
     except OSError as exc:
         raise bind_error(settings, exc) from exc
+    except UnicodeError as exc:  # no name the DNS could have
+        raise SettingsError(name="host", value=settings.host, reason=str(exc)) from exc
     try:
         return BridgeServer(
             app,
