@@ -136,7 +136,7 @@ def wait_for(condition, seconds=30.0):
 class RunningServer:
     """The app above, served on a free port until :meth:`stop`."""
 
-    def __init__(self, poll=True, threads=4, limits=None, **websockets):
+    def __init__(self, poll=True, threads=4, limits=None, client_of=None, **websockets):
         self.events, self.may_end = [], threading.Event()
         self.threads_before = threading.active_count()
         self.descriptors_before = open_descriptors()
@@ -144,6 +144,7 @@ class RunningServer:
             make_app(self.events, self.may_end),
             websockets,
             limits,
+            client_of=client_of,
             host="127.0.0.1",
             port=0,
             threads=threads,

@@ -234,6 +234,16 @@ def test_one_address_cannot_take_every_place():
     running.finish()
 
 
+def test_clients_behind_a_proxy_are_counted_each():
+    running = RunningServer(client_of=lambda environ: environ["HTTP_X_REAL_IP"], per_client=1)
+    clients = [running.connect("/echo", extra=f"X-Real-IP: 192.0.2.{number}\r\n") for number in range(3)]
+    with pytest.raises(Refused, match="503"):
+        running.connect("/echo", extra="X-Real-IP: 192.0.2.1\r\n")
+    for client in clients:
+        client.close()
+    running.finish()
+
+
 def test_websockets_do_not_take_the_places_of_http():
     running = RunningServer(limits=Limits(connections=16, per_address=2))
     clients = [running.connect("/echo") for _ in range(5)]

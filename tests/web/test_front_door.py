@@ -356,12 +356,25 @@ def test_what_a_client_is_counted_by(address, key):
     assert address_key(address) == key
 
 
-def test_the_owner_of_a_machine_may_have_most_of_the_places():
-    limits = Limits(400, 128)
-    assert connections_of(Settings(), limits, TrustedProxies(), "127.0.0.1") == 300
-    assert connections_of(Settings(token=TOKEN), limits, TrustedProxies(), "127.0.0.1") == 128
-    assert connections_of(Settings(lan=True), limits, TrustedProxies(), "127.0.0.1") == 128
-    assert connections_of(Settings(), limits, TrustedProxies(), "192.0.2.7") == 128
+@pytest.mark.parametrize(
+    "settings, client, expected",
+    [
+        ({}, "127.0.0.1", 300), ({"token": TOKEN}, "127.0.0.1", 128), ({"lan": True}, "127.0.0.1", 128),
+        ({}, "192.0.2.7", 128), ({"trusted_proxy": ("127.0.0.1",)}, "127.0.0.1", 400),
+        ({"trusted_proxy": ("10.0.0.0/8",)}, "10.1.2.3", 400), ({"trusted_proxy": ("10.0.0.0/8",)}, "192.0.2.7", 128),
+    ],
+)  # fmt: skip
+def test_how_many_connections_a_client_may_have(settings, client, expected):
+    settings = Settings(**settings)
+    assert connections_of(settings, Limits(400, 128), TrustedProxies(settings.trusted_proxy), client) == expected
+
+
+@TWO_ADDRESSES
+def test_a_trusted_proxy_has_the_connections_of_many(open_door):
+    door = open_door(connections_per_client=2, trusted_proxy=(OTHER,))
+    clients = half_header(door, 10, OTHER)
+    assert door.has_open(10)
+    abandon(clients)
 
 
 @pytest.mark.parametrize("descriptors, most, per_address", [(8192, 512, 128), (1024, 160, 120), (256, 16, 12)])

@@ -22,8 +22,8 @@ from webapp.errors import SettingsError
 from webapp.i18n.terminal import t
 from webapp.services.access.owner_proof import owner_link
 from webapp.settings import LOOPBACK_HOSTS, Settings
-from webapp.web.peer import TrustedProxies
-from webapp.web.socket.limits import Limits, is_loopback
+from webapp.web.peer import TrustedProxies, is_loopback
+from webapp.web.socket.limits import Limits
 from webapp.web.socket.server import BridgeServer
 
 log = logging.getLogger(__name__)

@@ -278,7 +278,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         """Earlier requests on this connection are answered first."""
         if self.handshake is None or self.is_detached or self._is_busy_or_ending():
             return
-        client = self.server.door.client_of(Task(self, self.handshake).get_environment())
+        client = address_key(self.server.door.client_of(Task(self, self.handshake).get_environment()))
         refused = self.server.websockets.admit(client)
         if refused:
             self._answer_error(self.handshake, ServiceUnavailable(refused))

@@ -44,13 +44,6 @@ def address_key(address: str) -> str:
     return str(found) if found.is_loopback else str(IPv6Address(int(found) >> 64 << 64))
 
 
-def is_loopback(client: str) -> bool:
-    try:
-        return ip_address(client).is_loopback
-    except ValueError:
-        return False
-
-
 class Places:
     """The open HTTP connections by client; upgraded ones have a limit of their own. Used by the loop's thread only.
 
