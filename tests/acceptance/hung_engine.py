@@ -19,6 +19,7 @@ import json
 import re
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -90,15 +91,14 @@ def measure(phase: str, limit_s: float) -> dict[str, Any]:
         engine = stop_engine(roost, watched, phase)
         stopped_at = time.monotonic()
         if phase == "pause":
-            time.sleep(min(10, 0.8 * limit_s))
-            engine.resume()
+            threading.Timer(min(10, 0.8 * limit_s), engine.resume).start()
         watched.until(is_end, limit_s + PATIENCE_S)
         failed_at = time.monotonic()
         failed = page.answer()
-        is_killed = not engine.is_running()
         page.send("And now?", max_tokens="20")
         watched.until(is_text, PATIENCE_S)
         next_at = time.monotonic()
+        has_ended = not engine.is_running()
         page.close()
 
     def since(moment: float | None) -> float | None:
@@ -113,7 +113,7 @@ def measure(phase: str, limit_s: float) -> dict[str, Any]:
         "status": failed["status"],
         "error": (failed.get("error") or {}).get("code", ""),
         "kept_chars": len(failed["content"]),
-        "engine_ended": is_killed,
+        "engine_ended": has_ended,
         "next_text_s": since(next_at),
     }
 
