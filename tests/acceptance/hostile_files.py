@@ -35,6 +35,7 @@ from tests.acceptance.served_roost import ROOT, ServedRoost
 from tests.weights.hostile_files import HOSTILE
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from webapp.manager.library import STATE_ENDINGS
+from webapp.services.access.owner_proof import KEY_NAME
 
 WAYS = ("upload", "models", "states", "inspect")
 BOUND_S = 2.0
@@ -97,6 +98,7 @@ class Attack:
         self.roost = ServedRoost(folder / "data", "--models", str(self.models))
         self.web = psutil.Process(self.roost.process.pid)
         self._data = folder / "data"
+        self._key = (self._data / KEY_NAME).read_text(encoding="ascii").strip()
 
     def row(self, name: str, content: bytes) -> Row:
         row = Row(name)
@@ -124,7 +126,7 @@ class Attack:
         return ""
 
     def _ask(self, method: str, path: str, body: bytes) -> dict:  # type: ignore[type-arg]
-        headers = {"Origin": self.roost.url}
+        headers = {"Origin": self.roost.url, "Authorization": f"Bearer {self._key}"}
         if method == "PUT":
             headers["Content-Type"] = "application/octet-stream"
         request = urllib.request.Request(self.roost.url + path, body, headers, method=method)

@@ -46,6 +46,7 @@ MOST_STATE_BYTES = 1 << 30
 REPLY_BYTES = 16 << 20
 START_S = 20.0
 WATCH_S = 0.05
+CLOSE_S = 0.5
 # As the engine's: exactly the module path of this process, and none of its main module.
 BOOT = "import sys; sys.path[:] = sys.argv[1:]; from webapp.weights.reader_process import main; main()"
 ENVIRONMENT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
@@ -116,9 +117,16 @@ class ReaderProcess:
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Ends it; the next request starts another."""
-        with self._lock:
+        """Ends it, also in the middle of a request, which then fails; the next one starts another."""
+        if not self._lock.acquire(timeout=CLOSE_S):
+            process = self._process
+            if process is not None and self._owner == os.getpid():
+                process.kill()
+            return
+        try:
             self._end()
+        finally:
+            self._lock.release()
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._owner != os.getpid():  # a server that forks has copied the pipes of another's
@@ -227,14 +235,14 @@ class FileReader:
         except ReadingStopped as exc:
             if len(paths) == 1:  # of several nobody knows which it was
                 self._failed.add(paths[0], exc.reason, exc.is_lasting)
-            raise FileReadingFailed(path=shown or str(paths[0]), reason=exc.reason) from None
+            raise FileReadingFailed(path=shown or str(next(iter(paths), "")), reason=exc.reason) from None
         except OSError as exc:
             reason = "the process that reads files does not start"
-            raise FileReadingFailed(path=shown or str(paths[0]), reason=reason) from exc
+            raise FileReadingFailed(path=shown or str(next(iter(paths), "")), reason=reason) from exc
         if reply.outcome == "refused":
             told: dict[str, Any] = msgspec.msgpack.decode(reply.value)
             if told["params"].get("path") == HERE:
-                told["params"]["path"] = shown or str(paths[0])
+                told["params"]["path"] = shown or str(next(iter(paths), ""))
             raise error_from_dict(told)
         return msgspec.msgpack.decode(reply.value, type=answer)
 
