@@ -140,11 +140,17 @@ int Sampler::keep(int i, const float* adjusted, float largest, Scratch& scratch)
     double total;
     exact_exponentials(*kernels_, adjusted, largest, 1.f, vocab, weights, &total);
     int32_t* kept = scratch.kept.data();
-    int count;
+    int count = 0;
     if (top_p < 1.f) {
-        // Tokens rarer than (1 - top_p) / vocab sum to less than 1 - top_p all together.
+        // Tokens rarer than (1 - top_p) / vocab sum to less than 1 - top_p all together: the cut is above them. Most
+        // often it is far above, where there are few to look at.
         const float floor = (float)(0.999 * total * (1.0 - (double)top_p) / vocab);
-        count = kernels_->at_least(weights, floor, vocab, kept);
+        for (const float bound : {0x1p-4f, 0x1p-8f, 0.f}) {
+            count = kernels_->at_least(weights, std::max(bound, floor), vocab, kept);
+            double sum = 0;
+            for (int j = 0; j < count; j++) sum += (double)weights[kept[j]];
+            if (bound <= floor || sum >= (double)top_p * total) break;
+        }
         scratch.candidates.assign(kept, kept + count);
         const float cut = top_p_cut(adjusted, weights, scratch.candidates, (double)top_p * total);
         count = (int)(std::remove_if(kept, kept + count, [&](int32_t id) { return adjusted[id] < cut; }) - kept);
