@@ -64,9 +64,9 @@ class RwkvPipBackend(Backend):
     kernels (needs nvcc), ``RWKV_JIT_ON=1`` for TorchScript."""
 
     OPTIONS = (
-        BackendOption(BY_STRATEGY, "text", "cpu fp32", help_key="backend.rwkv_pip.strategy"),
-        BackendOption("threads", "whole", 0, low=0, high=4096, help_key="backend.rwkv_pip.threads"),
-        BackendOption("custom_cuda", "switch", False, help_key="backend.rwkv_pip.custom_cuda"),
+        BackendOption(BY_STRATEGY, "text", "cpu fp32", help_key="presets.field.strategy"),
+        BackendOption("threads", "whole", 0, low=0, high=4096, help_key="presets.field.threads"),
+        BackendOption("custom_cuda", "switch", False, help_key="presets.field.custom_cuda"),
     )
     max_slots = MAX_SLOTS
     prefill_tokens = 64
