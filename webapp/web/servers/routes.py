@@ -4,7 +4,6 @@ so. Every change asks the service, which asks where the person sits."""
 from __future__ import annotations
 
 import re
-import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -14,11 +13,9 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.tools.definition import Approval
 from webapp.web.fragments import render_page, wants_fragment
-from webapp.web.kit.page import Toast
-from webapp.web.servers.desk import Desk, the_desk
+from webapp.web.kit.page import PageContext, Toast, current_page
 from webapp.web.servers.form_input import ServerDraft, config_of, draft_of, read_draft
-from webapp.web.servers.list_view import servers_page
-from webapp.web.servers.server_view import bad_trial, good_trial, server_page, words_of
+from webapp.web.servers.views import bad_trial, good_trial, server_page, servers_of, servers_page, words_of
 
 blueprint = Blueprint("servers", __name__, url_prefix="/servers")
 ID = r"[0-9a-f]{32}"
@@ -28,48 +25,48 @@ MAX_IMPORT_CHARS = 200_000
 
 @blueprint.get("")
 def index() -> Response:
-    desk = the_desk()
-    page = servers_page(desk, _said_toast(desk))
+    page = current_page()
+    shown = servers_page(page, _said_toast(page))
     fragment = "servers/_list.html"
-    return render_page("servers/page.html", page, fragment)
+    return render_page("servers/page.html", shown, fragment)
 
 
 @blueprint.get("/new")
 def new() -> Response:
-    desk = the_desk()
+    page = current_page()
     kind = request.args.get("kind", "")
-    draft = ServerDraft(kind="http") if kind == "http" or not desk.settings.mcp_stdio else ServerDraft()
-    return render_page("servers/edit.html", server_page(desk, draft))
+    draft = ServerDraft(kind="http") if kind == "http" or not page.settings.mcp_stdio else ServerDraft()
+    return render_page("servers/edit.html", server_page(page, draft))
 
 
 @blueprint.get("/<server_id>")
 def edit(server_id: str) -> Response:
     """As a fragment, what changes while it is connecting."""
-    desk = the_desk()
-    server = desk.servers.store.get(server_id)
+    page = current_page()
+    server = servers_of(page).store.get(server_id)
     draft = draft_of(server.config, server.updated_at)
-    page = server_page(desk, draft, server, toasts=_said_toast(desk))
-    return render_page("servers/edit.html", page, "servers/_live.html")
+    shown = server_page(page, draft, server, toasts=_said_toast(page))
+    return render_page("servers/edit.html", shown, "servers/_live.html")
 
 
 @blueprint.post("")
 def create() -> BaseResponse | Response:
-    desk, draft = the_desk(), read_draft(request.form)
+    page, draft = current_page(), read_draft(request.form)
     try:
-        server = desk.servers.add(config_of(draft))
+        server = servers_of(page).add(config_of(draft))
     except RoostError as exc:
-        return _refused(desk, draft, "", exc)
+        return _refused(page, draft, "", exc)
     return redirect(url_for("tools.servers.edit", server_id=server.id, said="added"), 303)
 
 
 @blueprint.post("/<server_id>")
 def save(server_id: str) -> BaseResponse | Response:
-    desk, draft = the_desk(), read_draft(request.form)
+    page, draft = current_page(), read_draft(request.form)
     try:
-        before = desk.servers.store.get(server_id).config
-        desk.servers.change(server_id, config_of(draft, before), _seen_at(draft))
+        before = servers_of(page).store.get(server_id).config
+        servers_of(page).change(server_id, config_of(draft, before), _seen_at(draft))
     except RoostError as exc:
-        return _refused(desk, draft, server_id, exc)
+        return _refused(page, draft, server_id, exc)
     return redirect(url_for("tools.servers.edit", server_id=server_id, said="saved"), 303)
 
 
@@ -77,15 +74,15 @@ def save(server_id: str) -> BaseResponse | Response:
 def try_out() -> Response:
     """Connects as the form has it, saved or not, and keeps nothing. As a fragment only what came of it: it may take a
     while, and who waits may go on typing."""
-    desk, draft = the_desk(), read_draft(request.form)
+    page, draft = current_page(), read_draft(request.form)
     server_id = request.form.get("server_id", "")
-    server = desk.servers.store.get(server_id) if re.fullmatch(ID, server_id) else None
+    server = servers_of(page).store.get(server_id) if re.fullmatch(ID, server_id) else None
     try:
         known = server.config if server else None
-        trial = good_trial(desk, *desk.servers.try_out(config_of(draft, known)))
+        trial = good_trial(page, *servers_of(page).try_out(config_of(draft, known)))
     except RoostError as exc:
-        trial = bad_trial(desk, exc)
-    return render_page("servers/edit.html", server_page(desk, draft, server, trial=trial), "servers/_trial.html")
+        trial = bad_trial(page, exc)
+    return render_page("servers/edit.html", server_page(page, draft, server, trial=trial), "servers/_trial.html")
 
 
 @blueprint.post("/words")
@@ -96,21 +93,21 @@ def words() -> Response:
 
 @blueprint.post("/<server_id>/connect")
 def connect(server_id: str) -> BaseResponse | Response:
-    desk = the_desk()
-    return _done(desk, server_id, lambda: desk.servers.connect(server_id))
+    page = current_page()
+    return _done(page, server_id, lambda: servers_of(page).connect(server_id))
 
 
 @blueprint.post("/<server_id>/switch")
 def switch(server_id: str) -> BaseResponse | Response:
-    desk, is_on = the_desk(), request.form.get("on") == "1"
+    page, is_on = current_page(), request.form.get("on") == "1"
     said = "on" if is_on else "off"
-    return _done(desk, server_id, lambda: desk.servers.switch(server_id, is_on), said)
+    return _done(page, server_id, lambda: servers_of(page).switch(server_id, is_on), said)
 
 
 @blueprint.post("/<server_id>/tools")
 def set_tools(server_id: str) -> BaseResponse:
     """Which tools are offered, and who is asked before each."""
-    desk = the_desk()
+    page = current_page()
     shown, offered = request.form.getlist("shown"), set(request.form.getlist("offered"))
     known = {choice.value: choice for choice in Approval}
     approvals = {
@@ -118,63 +115,63 @@ def set_tools(server_id: str) -> BaseResponse:
         for name, value in request.form.items()
         if name.startswith("approval:") and value in known
     }
-    hidden = {*desk.servers.store.get(server_id).tools.hidden} - set(shown) | (set(shown) - offered)
-    desk.servers.set_tools(server_id, hidden, approvals)
+    hidden = {*servers_of(page).store.get(server_id).tools.hidden} - set(shown) | (set(shown) - offered)
+    servers_of(page).set_tools(server_id, hidden, approvals)
     return redirect(url_for("tools.servers.edit", server_id=server_id, said="tools"), 303)
 
 
 @blueprint.post("/<server_id>/delete")
 def delete(server_id: str) -> BaseResponse:
-    desk = the_desk()
-    name = desk.servers.remove(server_id).config.name
+    page = current_page()
+    name = servers_of(page).remove(server_id).config.name
     return redirect(url_for("tools.servers.index", said="removed", about=name, undo=server_id), 303)
 
 
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo of a toast."""
-    desk = the_desk()
+    page = current_page()
     found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    server = desk.servers.restore(found[1] if found else "")
+    server = servers_of(page).restore(found[1] if found else "")
     return redirect(url_for("tools.servers.index", said="restored", about=server.config.name), 303)
 
 
 @blueprint.post("/import")
 def import_() -> BaseResponse | Response:
     """Another program's JSON, pasted or as a file."""
-    desk, text = the_desk(), _import_text()
+    page, text = current_page(), _import_text()
     try:
-        made = desk.servers.import_text(text)
+        made = servers_of(page).import_text(text)
     except McpError as exc:
-        reason = desk.t("tools.problem", reason=desk.reason(exc)) if isinstance(exc, McpServerInvalid) else ""
-        page = servers_page(desk, import_error=reason or " ".join(desk.said(exc)), import_text=text[:20_000])
-        return render_page("servers/page.html", page, status=422)
+        reason = page.t("tools.problem", reason=page.reason(exc)) if isinstance(exc, McpServerInvalid) else ""
+        shown = servers_page(page, import_error=reason or " ".join(page.explain(exc)), import_text=text[:20_000])
+        return render_page("servers/page.html", shown, status=422)
     return redirect(url_for("tools.servers.index", said="imported", about=len(made)), 303)
 
 
-def _done(desk: Desk, server_id: str, act: Callable[[], object], said: str = "") -> BaseResponse | Response:
+def _done(page: PageContext, server_id: str, act: Callable[[], object], said: str = "") -> BaseResponse | Response:
     """After a button: the list again for htmx, else the page it stood on."""
     notice, status = ("", ""), 200
     try:
         act()
     except RoostError as exc:
-        notice, status = desk.said(exc), exc.status
+        notice, status = page.explain(exc), exc.status
     if wants_fragment() and request.form.get("from") == "list":
-        return render_page("servers/page.html", servers_page(desk, notice=notice), "servers/_list.html")
+        return render_page("servers/page.html", servers_page(page, notice=notice), "servers/_list.html")
     if notice[0]:
-        return render_page("servers/page.html", servers_page(desk, notice=notice), status=status)
-    told: dict[str, Any] = {"said": said, "about": desk.servers.store.get(server_id).config.name} if said else {}
+        return render_page("servers/page.html", servers_page(page, notice=notice), status=status)
+    told: dict[str, Any] = {"said": said, "about": servers_of(page).store.get(server_id).config.name} if said else {}
     if request.form.get("from") == "list":
         return redirect(url_for("tools.servers.index", **told), 303)
     return redirect(url_for("tools.servers.edit", server_id=server_id, **told), 303)
 
 
-def _refused(desk: Desk, draft: ServerDraft, server_id: str, error: RoostError) -> Response:
-    server = desk.servers.store.get(server_id) if server_id else None
+def _refused(page: PageContext, draft: ServerDraft, server_id: str, error: RoostError) -> Response:
+    server = servers_of(page).store.get(server_id) if server_id else None
     if isinstance(error, McpServerInvalid):
-        return render_page("servers/edit.html", server_page(desk, draft, server, error), status=422)
-    page = server_page(desk, draft, server, toasts=(_toast(*desk.said(error), is_error=True),))
-    return render_page("servers/edit.html", page, status=error.status)
+        return render_page("servers/edit.html", server_page(page, draft, server, error), status=422)
+    shown = server_page(page, draft, server, toasts=(page.error_toast(error),))
+    return render_page("servers/edit.html", shown, status=error.status)
 
 
 def _seen_at(draft: ServerDraft) -> float | None:
@@ -191,14 +188,6 @@ def _import_text() -> str:
     return request.form.get("text", "")[:MAX_IMPORT_CHARS]
 
 
-def _said_toast(desk: Desk) -> tuple[Toast, ...]:
-    said, about = request.args.get("said", ""), request.args.get("about", "")[:100]
-    if said not in SAID:
-        return ()
+def _said_toast(page: PageContext) -> tuple[Toast, ...]:
     undo = request.args.get("undo", "")
-    command = f"restore:{undo}" if re.fullmatch(ID, undo) else ""
-    return (_toast(desk.t(f"mcp.said.{said}", name=about), undo=command),)
-
-
-def _toast(text: str, hint: str = "", undo: str = "", is_error: bool = False) -> Toast:
-    return Toast(uuid.uuid4().hex[:8], text, hint, undo, is_error)
+    return page.done_toast("mcp.said", SAID, f"restore:{undo}" if re.fullmatch(ID, undo) else "")

@@ -1,0 +1,183 @@
+"""What the conversion page shows, and its form read as an order. The values are the variables of templates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from flask import url_for
+
+from webapp.errors import ConversionRefused, RoostError, error_from_dict
+from webapp.manager.library import ModelLibrary
+from webapp.services.conversion.conversions import ConversionJob, Conversions
+from webapp.services.conversion.order import ConversionOrder
+from webapp.services.library.disk_space import check_free, free_bytes, size_text
+from webapp.web.kit.page import Choice, PageContext
+from webapp.weights.convert.registry import CONVERSIONS
+
+Values = dict[str, Any]
+ICONS = {"waiting": "history", "running": "refresh-cw", "done": "circle-check", "failed": "circle-x", "cancelled": "x"}
+STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp32i8", "cuda fp16", "cuda fp16i8", "cuda fp16i8 *20 -> cpu fp32")
+FIELDS = ("model", "strategy", "name", "lora", "lora_alpha")
+NAME_CHARS = 1000
+
+
+def conversions_of(page: PageContext) -> Conversions:
+    found: Conversions = page.service("conversions")
+    return found
+
+
+def read_order(page: PageContext, form: Mapping[str, str]) -> ConversionOrder:
+    """The first model where none is named; ConversionRefused for an alpha that is no number."""
+    text = {name: form.get(name, "")[:NAME_CHARS].strip() for name in ConversionOrder.__dataclass_fields__}
+    models, target = convertible(page.manager.library)[0], text["target"] or "st"
+    return ConversionOrder(
+        model=text["model"] or (models[0] if models else ""),
+        target=target,
+        name=text["name"],
+        strategy=text["strategy"] or STRATEGIES[1] if target == "fast" else "",
+        lora=text["lora"],
+        lora_alpha=_alpha(text["lora_alpha"], text["lora"]) if text["lora"] else None,
+        overwrite=bool(text["overwrite"]),
+    )
+
+
+def _alpha(text: str, lora: str) -> float | None:
+    try:
+        alpha = float(text) if text else None
+    except ValueError:
+        alpha = math.nan
+    if alpha is not None and not (math.isfinite(alpha) and 0 < alpha < 1e6):
+        reason = "the alpha is not a number above 0"
+        raise ConversionRefused(path=lora, target="a merged model", reason=reason, way_out="It is often 16 to 192.")
+    return alpha
+
+
+def convertible(library: ModelLibrary) -> tuple[list[str], list[str]]:
+    """Names of models and of LoRAs; a file that was converted for a strategy cannot be converted again."""
+    models, loras = [], []
+    formats = {name for conversion in CONVERSIONS.values() for name in conversion.formats_in}
+    for entry in library.list():
+        found = entry.inspection
+        if found is None or found.format not in formats:
+            continue
+        if found.kind == "lora":
+            loras.append(entry.name)
+        elif found.config is not None and found.converted_strategy is None:
+            models.append(entry.name)
+    return models, loras
+
+
+def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostError | None = None) -> Values:
+    """``refusal``: of the order that was just sent."""
+    t = page.t
+    models, loras = convertible(page.manager.library)
+    given = {name: form.get(name, "")[:NAME_CHARS] for name in ("target", *FIELDS)}
+    if given["model"] in loras:  # the models page sends a LoRA here to be merged
+        given["lora"], given["model"] = given["model"], ""
+    plan = plan_note(page, {**form, **given})
+    if refusal is not None:
+        title, text = explain(page, refusal)
+        plan |= {"kind": "bad", "title": title, "text": text}
+    given["model"] = given["model"] if given["model"] in models else ""
+    given["strategy"] = given["strategy"] or STRATEGIES[1]
+    return {
+        "page_title": t("conversion.title"),
+        "commands_url": url_for("conversion.index"),
+        "models_url": url_for("models.index"),
+        "models": [Choice(name, name) for name in models],
+        "loras": [Choice("", t("conversion.no_lora")), *(Choice(name, name) for name in loras)],
+        "targets": [
+            {"value": name, "label": t(f"conversion.target.{name}.label"), "text": t(f"conversion.target.{name}.text")}
+            for name in CONVERSIONS
+        ],
+        "strategies": STRATEGIES,
+        "target": given["target"] if given["target"] in CONVERSIONS else "st",
+        "overwrite": bool(form.get("overwrite")),
+        "has_lora": bool(loras),
+        "plan": plan,
+        "jobs": jobs(page),
+        **{name: _field(page, name, given[name]) for name in FIELDS},
+    }
+
+
+def plan_note(page: PageContext, form: Mapping[str, str]) -> Values:
+    """What the order as it stands would do. ``kind``: warn, bad or "". ``usual_name``: the name if none is given."""
+    t = page.t
+    try:
+        order = read_order(page, form)
+        if not order.model:
+            return {"kind": "", "title": t("conversion.no_models"), "text": t("conversion.no_models_hint")}
+        ready = conversions_of(page).check(order)
+        free = free_bytes(ready.target_path.parent)
+        check_free(ready.target_path.parent, ready.planned_bytes)
+    except RoostError as exc:
+        title, text = explain(page, exc)
+        return {"kind": "bad", "title": title, "text": text}
+    needed = size_text(ready.planned_bytes)
+    found = {
+        "kind": "",
+        "title": t("conversion.plan", name=ready.name, needed=needed, free=size_text(free)),
+        "text": t("conversion.state_kept") if _has_state(page, order.model) else "",
+        "usual_name": ready.target_path.name,
+        "is_name_taken": ready.is_name_taken,
+        "overwrite": order.overwrite,
+    }
+    if ready.is_name_taken and not order.overwrite:
+        found |= {"kind": "warn", "text": t("conversion.taken")}
+    return found
+
+
+def jobs(page: PageContext) -> Values:
+    found = conversions_of(page).jobs()
+    return {"rows": [_job_row(page, job) for job in found], "is_busy": any(not job.is_over for job in found)}
+
+
+def explain(page: PageContext, error: RoostError) -> tuple[str, str]:
+    """(sentence, way out), without the server's folders."""
+    path = str(error.params.get("path", ""))
+    if "/" in path or "\\" in path:
+        short = {**error.params, "path": path.replace("\\", "/").rpartition("/")[2]}
+        error = error_from_dict({**error.to_dict(), "params": short})
+    return page.explain(error)
+
+
+def _job_row(page: PageContext, job: ConversionJob) -> Values:
+    """``status``: waiting, running, done, failed or cancelled. ``share`` is in percent."""
+    t, order, progress = page.t, job.order, job.progress
+    word = t(f"conversion.status.{job.status}")
+    if job.status == "running" and progress is not None:
+        word = t(f"conversion.phase.{progress.phase}")
+    done = progress.done_bytes if progress else 0
+    error, hint = explain(page, job.error) if job.error and job.status == "failed" else ("", "")
+    facts = [order.model, t(f"conversion.target.{order.target}.label"), order.strategy, order.lora]
+    if job.status == "done":
+        facts += [size_text(job.size_bytes), t("conversion.seconds", seconds=f"{job.seconds:.0f}")]
+    is_here = job.status == "done" and job.path.is_file()
+    return {
+        "id": job.id,
+        "status": job.status,
+        "icon": ICONS[job.status],
+        "title": job.name,
+        "facts": [fact for fact in facts if fact],
+        "word": word,
+        "shown": t("conversion.of", done=size_text(done), total=size_text(job.planned_bytes)),
+        "share": round(100 * done / max(job.planned_bytes, 1), 1),
+        "error": error,
+        "hint": hint,
+        "can_load": is_here,
+        "can_preset": is_here,
+    }
+
+
+def _field(page: PageContext, name: str, value: str) -> Values:
+    """As the macros of ``_controls.html`` want it; none of these has a default to go back to."""
+    t = page.t
+    label, help_text = t(f"conversion.field.{name}.label"), t(f"conversion.field.{name}.help")
+    return {"name": name, "label": label, "value": value, "help": help_text, "error": "", "default": None}
+
+
+def _has_state(page: PageContext, model: str) -> bool:
+    found = page.manager.library.entry(model).inspection
+    return found is not None and found.has_time_state

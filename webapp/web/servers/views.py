@@ -1,0 +1,218 @@
+"""What the pages of MCP servers show: the list, and one server with how it is reached and its tools.
+
+The values of each function are the variables of a template.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import PurePath
+from typing import Any
+
+from flask import url_for
+
+from webapp.chat.tool_offers import compact_parameters
+from webapp.errors import McpNotInstalled, McpProgramsOff, McpServerInvalid, RoostError
+from webapp.i18n import phrase
+from webapp.services.tools.mcp_servers import McpServers
+from webapp.storage.mcp_servers import StoredServer
+from webapp.storage.tools import StoredTool
+from webapp.tools.definition import Approval
+from webapp.tools.mcp.client import ServerState
+from webapp.tools.mcp.listing import Listing
+from webapp.tools.mcp.server_config import ServerKind
+from webapp.web.guard import current_role
+from webapp.web.kit.page import Choice, FormField, PageContext, Toast
+from webapp.web.roles import Role
+from webapp.web.servers.form_input import ServerDraft, joined, split_command
+
+Values = dict[str, Any]
+BADGES = {"connected": "badge-accent", "connecting": "badge-amber", "failed": "badge-red"}
+FIELDS = ("name", "command", "env", "url", "headers", "timeout_s")
+SHOWN_CHARS = 200
+SHOWN_TOOLS = 30
+
+
+def servers_of(page: PageContext) -> McpServers:
+    found: McpServers = page.service("mcp_servers")
+    return found
+
+
+def servers_page(
+    page: PageContext,
+    toasts: tuple[Toast, ...] = (),
+    notice: tuple[str, str] = ("", ""),
+    import_error: str = "",
+    import_text: str = "",
+) -> Values:
+    """``notice`` (sentence, way out): what a button of the list could not do."""
+    rows = [server_row(page, server) for server in servers_of(page).store.list()]
+    return {
+        "page_title": page.t("mcp.title"),
+        "commands_url": url_for("tools.servers.do"),
+        "rows": rows,
+        "is_waiting": any(row["phase"] == "connecting" for row in rows),
+        "missing": _missing(page),
+        "barred": _barred(page),
+        "toasts": toasts,
+        "notice": notice,
+        "import_error": import_error,
+        "import_text": import_text,
+    }
+
+
+def _missing(page: PageContext) -> tuple[str, str]:
+    """What to install first, and how; two empty texts when it is there."""
+    return ("", "") if importlib.util.find_spec("mcp") else page.explain(McpNotInstalled())
+
+
+def _barred(page: PageContext) -> str:
+    """Why not every kind of server can be added, or ""."""
+    return "" if page.settings.mcp_stdio else page.sentences(McpProgramsOff())
+
+
+def server_row(page: PageContext, server: StoredServer) -> Values:
+    """``phase``: "off", "idle", "connecting", "connected" or "failed"; ``problem`` and ``way_out`` belong to the last.
+    ``place`` is the command or address, without keys."""
+    state = servers_of(page).state(server)
+    problem, way_out = page.explain(state.error) if state.phase == "failed" and state.error else ("", "")
+    is_owner = current_role() is Role.OWNER
+    return {
+        "id": server.id,
+        "name": server.config.name,
+        "url": url_for("tools.servers.edit", server_id=server.id),
+        "kind": server.config.kind.value,
+        "place": _place(server, is_owner),
+        "phase": state.phase,
+        "badge": BADGES.get(state.phase, ""),
+        "state": page.t(f"mcp.phase.{state.phase}"),
+        "facts": _facts(page, server, state),
+        "problem": problem,
+        "way_out": way_out,
+        "is_on": server.is_on,
+        "can_change": is_owner and servers_of(page).may_change(server.config) is None,
+    }
+
+
+def _place(server: StoredServer, is_owner: bool) -> str:
+    """Arguments may be private: only the owner sees more than the program's name."""
+    config = server.config
+    if config.kind is ServerKind.HTTP:
+        return config.shown_url[:SHOWN_CHARS]
+    words = (config.command, *config.args) if is_owner else (PurePath(config.command).name,)
+    return config.without_secrets(joined(words))[:SHOWN_CHARS]
+
+
+def _facts(page: PageContext, server: StoredServer, state: ServerState) -> list[str]:
+    """Kind, number of tools, what the server calls itself."""
+    refused = len(server.tools.refused) + server.tools.left_out
+    offered = len(server.tools.names) - len(server.tools.refused) - len(server.tools.hidden)
+    facts = [page.t(f"mcp.kind.{server.config.kind.value}")]
+    if server.tools.names:
+        facts.append(page.t("mcp.tools_count", count=max(0, offered)))
+    if refused:
+        facts.append(page.t("mcp.refused_count", count=refused))
+    return [*facts, state.server] if state.server else facts
+
+
+def server_page(
+    page: PageContext,
+    draft: ServerDraft,
+    server: StoredServer | None = None,
+    error: McpServerInvalid | None = None,
+    trial: Values | None = None,
+    toasts: tuple[Toast, ...] = (),
+) -> Values:
+    """``server`` None: a new one. ``trial``: what a try came to, from :func:`good_trial` or :func:`bad_trial`."""
+    t, errors = page.t, _errors_of(page, error)
+    refusal = servers_of(page).may_change(server.config) if server else None
+    barred = page.sentences(refusal) if refusal else "" if server else _barred(page)
+    title = server.config.name if server else t("mcp.new")
+    action = url_for("tools.servers.save", server_id=server.id) if server else url_for("tools.servers.create")
+    found: Values = {
+        "page_title": title,
+        "commands_url": url_for("tools.servers.do"),
+        "title": title,
+        "server_id": server.id if server else "",
+        "action": action,
+        "draft": draft,
+        "words": words_of(draft.command),
+        "fields": {
+            name: FormField(name, t(f"mcp.field.{name}.label"), t(f"mcp.field.{name}.help"), errors.get(name, ""))
+            for name in FIELDS
+        },
+        "kinds": [Choice(kind.value, t(f"mcp.kind.{kind.value}")) for kind in ServerKind],
+        "missing": _missing(page),
+        "barred": barred,
+        "approvals": [Choice(choice.value, t(f"tools.approval.{choice.value}")) for choice in Approval],
+        "trial": trial,
+        "toasts": toasts,
+    }
+    if server is not None:
+        row, listed = server_row(page, server), server.tools
+        found |= {"row": row, "is_waiting": row["phase"] == "connecting", "tools": _tool_lines(page, server)}
+        found["refused"] = [(name, phrase(reason, page.locale)) for name, reason in listed.refused]
+        found["left_out"] = t("mcp.left_out", count=listed.left_out) if listed.left_out else ""
+    return found
+
+
+def words_of(command: str) -> tuple[str, ...]:
+    """The words a program would be given; () for what cannot be split yet."""
+    try:
+        return tuple(split_command(command[:4_000]))
+    except McpServerInvalid:
+        return ()
+
+
+def _tool_lines(page: PageContext, server: StoredServer) -> list[Values]:
+    """In the server's order; what is hidden is there with its switch off."""
+    living = {tool.definition.mcp.name: tool for tool in page.tools.of_server(server.id)}
+    known = {tool.definition.mcp.name: tool for tool in page.tools.of_server(server.id, deleted=True)} | living
+    names = [name for name in server.tools.names if name in living or name in server.tools.hidden]
+    return [_tool_line(page, name, known.get(name), name in living) for name in names]
+
+
+def _tool_line(page: PageContext, remote: str, tool: StoredTool | None, is_offered: bool) -> Values:
+    """``remote`` is the server's own name for it, ``name`` the one it has here; ``id`` is "" for one not offered."""
+    if tool is None:
+        return {"id": "", "name": remote, "remote": remote, "hints": (), "approval": Approval.ALWAYS.value}
+    definition = tool.definition
+    return {
+        "id": tool.id if is_offered else "",
+        "name": definition.name,
+        "remote": remote,
+        "description": definition.description,
+        "parameters": compact_parameters(definition.parameters),
+        "hints": [page.t(f"mcp.hint.{hint}") for hint in definition.mcp.hints],
+        "approval": definition.approval.value,
+        "is_offered": is_offered,
+    }
+
+
+def good_trial(page: PageContext, state: ServerState, listing: Listing) -> Values:
+    names = [tool.name for tool in listing.tools]
+    more = len(names) - SHOWN_TOOLS + listing.left_out
+    return {
+        "kind": "good",
+        "title": page.t("mcp.try.good", server=state.server or "MCP"),
+        "text": page.t("mcp.tools_count", count=len(names) + listing.left_out),
+        "tools": names[:SHOWN_TOOLS] + ([page.t("mcp.more_tools", count=more)] if more > 0 else []),
+    }
+
+
+def bad_trial(page: PageContext, error: RoostError) -> Values:
+    """What is wrong with a field is said with the field's name: the form itself stays as it is."""
+    field = str(error.params.get("field", ""))
+    if isinstance(error, McpServerInvalid) and field in FIELDS:
+        title, text = page.t(f"mcp.field.{field}.label"), page.t("tools.problem", reason=page.reason(error))
+    else:
+        title, text = page.explain(error)
+    return {"kind": "bad", "title": title, "text": text}
+
+
+def _errors_of(page: PageContext, error: McpServerInvalid | None) -> dict[str, str]:
+    """By field; what belongs to none is said at the name."""
+    if error is None:
+        return {}
+    field = str(error.params.get("field", ""))
+    return {field if field in FIELDS else "name": page.t("tools.problem", reason=page.reason(error))}
