@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.web.api.api_server import ApiServer
+from tests.web.owner import owner_cookie
 from webapp.tokenizer import load_tokenizer
 
 CHAT = "/v1/chat/completions"
@@ -21,13 +22,14 @@ BIG = 5_000_000
 
 
 class Site:
-    """``post`` speaks as a program, ``form`` as a page."""
+    """``post`` speaks as a program, ``form`` as the owner's page."""
 
     def __init__(self, folder: Path) -> None:
         self.outside = ThreadingHTTPServer(("127.0.0.1", 0), _Bad)
         threading.Thread(target=self.outside.serve_forever, daemon=True).start()
         self.bad_port = self.outside.server_address[1]
         self.server = ApiServer(folder, "fake slots=8", tool_hosts=("127.0.0.1", "localhost", "inside.example"))
+        self.cookie = "=".join(owner_cookie(self.server.app, self.server.server.addresses[0][1]))
         self.post = self.server.post
         self.get = self.server.get
 
@@ -52,7 +54,8 @@ class Site:
     def form(self, path: str, **fields: str | list[str]) -> tuple[int, str]:
         """(status, page); redirects are followed."""
         data = urllib.parse.urlencode(fields, doseq=True).encode()
-        request = urllib.request.Request(self.server.url + path, data, {"Origin": self.server.url})
+        headers = {"Origin": self.server.url, "Cookie": self.cookie}
+        request = urllib.request.Request(self.server.url + path, data, headers)
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, answer.read().decode()
@@ -61,7 +64,8 @@ class Site:
                 return exc.code, exc.read().decode()
 
     def page(self, path: str) -> str:
-        with urllib.request.urlopen(self.server.url + path, timeout=60) as answer:
+        request = urllib.request.Request(self.server.url + path, headers={"Cookie": self.cookie})
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return str(answer.read().decode())
 
     def call_address(self, url: str) -> str:

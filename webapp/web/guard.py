@@ -152,7 +152,7 @@ class Guard:
             return Decision(Step.OWNER_LINK, role, session)
         if self.token and asked.path == login.LOGIN_PATH:
             return Decision(Step.LOGIN, role, session)
-        if role is Role.STRANGER:
+        if role is Role.STRANGER and least_role(endpoint) is not Role.STRANGER:
             if asked.method == "GET" and not is_handshake(asked) and asked.args.get("token"):
                 return Decision(Step.TOKEN_LINK)
             return _refused(TokenRequired(), is_guess=is_guess)

@@ -1,6 +1,6 @@
 """Who may do what: one row for every endpoint, and one for every command of the chat page.
 
-    STRANGER  shows nothing on a server that asks for a token: only the login page
+    STRANGER  shows nothing on a server that asks for a token: only the login page and /health
     GUEST     shows the token (or its session); on a server without a token, everybody
     LOCAL     a direct connection from this machine to a server for one person, without any proof
     OWNER     has proved it: the session of an owner's link, or the owner's key
@@ -32,7 +32,8 @@ def _rows(role: Role, blueprint: str, names: str) -> dict[str, Role]:
 
 
 ENDPOINTS: dict[str, Role] = {
-    **_rows(Role.GUEST, "", "static health chat_socket"),
+    **_rows(Role.STRANGER, "", "health"),
+    **_rows(Role.GUEST, "", "static chat_socket"),
     **_rows(Role.GUEST, "chat", "index chat chats older export do"),
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),
     **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_standing"),

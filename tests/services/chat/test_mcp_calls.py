@@ -29,7 +29,7 @@ def servers(database, settings):
 @pytest.fixture
 def chat(servers, database, store):
     """One whose model may call the tools of a connected server."""
-    server = servers.add(raw("modern"), is_here=True)
+    server = servers.add(raw("modern"))
     wait_until(lambda: servers.state(server).phase == "connected")
     chat = store.create()
     ids = tuple(tool.id for tool in ToolStore(database).list())
