@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from webapp.backends.native.backend import NativeBackend
 from webapp.backends.rwkv_pip import requirements, torch_build
 from webapp.backends.strategy import place_layers
 from webapp.backends.strategy_problems import PROBLEMS
+from webapp.engine.backend import Availability
 from webapp.engine.model_config import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.i18n import translate, translate_error
@@ -180,13 +182,24 @@ def test_english_reasons_are_the_same_on_the_page_and_in_the_error() -> None:
 
 def test_only_what_runs_here_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
+    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler"))
     found = {kind.key: kind for kind in choice.kinds()}
-    assert list(found) == ["cpu", "cuda", "ggml", "webgpu", "webgpu_python", "custom"]
+    assert list(found) == ["cpu", "native", "cuda", "ggml", "webgpu", "webgpu_python", "custom"]
     assert [key for key, kind in found.items() if kind.is_available] == ["cpu", "custom"]
     for kind in found.values():
         for key in (kind.reason_key, kind.way_out_key) if not kind.is_available else ():
             for locale in ("en", "zh"):
                 assert translate(key, locale, **kind.params) != key
+
+
+@pytest.mark.parametrize(
+    ("strategy", "kind", "precision"),
+    [("native", "native", "q8"), ("native q4", "native", "q4"), ("native q4 head=q6", "custom", "")],
+)
+def test_the_native_engines_strategies_stand_in_the_builder(strategy: str, kind: str, precision: str) -> None:
+    fields = choice.parse(strategy, 24)
+    assert (fields.kind, fields.precision) == (kind, precision)
+    assert choice.validate(choice.build_fields(fields, 24)).is_valid
 
 
 def test_a_torch_without_gpu_support_says_the_command_that_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:

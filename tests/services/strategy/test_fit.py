@@ -12,9 +12,10 @@ from tests.engine.driving import load_backend
 from tests.services.strategy.engine_memory import measure
 from tests.weights.make_big_checkpoint import drawn_tensors, write_big_checkpoint
 from tests.weights.make_checkpoints import write_checkpoint, write_state
+from webapp.backends.native.backend import NativeBackend
 from webapp.backends.rwkv_pip import model_loader, requirements, torch_build
 from webapp.backends.rwkv_pip.footprint import footprint
-from webapp.engine.backend import RAM
+from webapp.engine.backend import RAM, Availability
 from webapp.i18n import translate
 from webapp.services.strategy import choice, fit
 from webapp.services.strategy.hardware import Gpu, Hardware
@@ -192,8 +193,24 @@ def test_the_fastest_that_fits_is_recommended(
 ) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: bool(vram))
     monkeypatch.setattr(torch_build, "read", lambda: torch_build.TorchBuild("2.6.0", cuda="12.4"))
+    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler"))
     advice = choice.recommend(machine(free_gb, *vram), big(architecture))
     assert advice.strategy == strategy
+    for locale in ("en", "zh"):
+        assert strategy in translate(advice.reason_key, locale, **advice.params)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "free_gb", "strategy"),
+    [("7", 32, "cpu fp32"), ("7", 3.3, "native q8"), ("6", 2.2, "native q8"), ("7", 1.6, "native q4")],
+)
+def test_where_the_package_does_not_fit_the_native_engine_is_recommended(
+    architecture: str, free_gb: float, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(True))
+    monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
+    advice = choice.recommend(machine(free_gb), big(architecture))
+    assert advice.strategy == strategy and advice.fit is not None and advice.fit.verdict == "fits"
     for locale in ("en", "zh"):
         assert strategy in translate(advice.reason_key, locale, **advice.params)
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from webapp.backends.native.backend import FORMATS
 from webapp.backends.strategy import canonical_strategy, parse_strategy, place_layers
 from webapp.errors import StrategyError
 
+NATIVE = "native"
 DTYPES = ("fp32", "fp16", "bf16")
 INT8_BASE = {"cpu": "fp32", "cuda": "fp16"}
 """Precision of what int8 leaves as it is, and of the sums."""
@@ -44,6 +46,8 @@ def build(
 
     Without ``n_layer`` only whole models can be placed: ``gpu_layers`` and ``quantized_layers`` count for nothing.
     """
+    if kind == NATIVE and precision in FORMATS:
+        return f"{NATIVE} {precision}"
     if kind not in INT8_BASE or (precision != "int8" and precision not in DTYPES):
         raise ValueError(f"the builder has no {kind} {precision}")
     total = None if n_layer is None else n_layer + 1
@@ -91,6 +95,10 @@ def _runs(base: str, on_gpu: int, quantized: int, total: int) -> Iterator[str]:
 def parse(strategy: str, n_layer: int | None = None) -> BuilderFields:
     """Inverse of :func:`build`: fields that place every layer of this model as ``strategy`` does, else kind custom."""
     custom = BuilderFields("custom", strategy=strategy)
+    words = strategy.split()
+    if words[:1] == [NATIVE]:
+        precision = " ".join(words[1:]) or FORMATS[0]
+        return BuilderFields(NATIVE, precision, strategy=strategy) if precision in FORMATS else custom
     try:
         wanted = place_layers(strategy, n_layer or NOMINAL_LAYERS)
         text = canonical_strategy(strategy)

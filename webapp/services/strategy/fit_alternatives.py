@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from webapp.services.strategy.kinds import limits
+from webapp.services.strategy.kinds import kind, limits
 from webapp.weights.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -45,3 +45,6 @@ def candidates(inspection: Inspection) -> Iterator[str]:
     yield "cpu bf16"
     if can_quantize:
         yield INT8["cpu"]
+    if kind("native").is_available:  # last: it is young, and compiled on first use
+        yield "native q8"
+        yield "native q4"

@@ -6,11 +6,12 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
+from webapp.backends.native.backend import FORMATS, NativeBackend
 from webapp.backends.rwkv_pip.requirements import check_device, package_availability
 from webapp.engine.model_config import ModelConfig
 from webapp.errors import RoostError
 
-PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp16", "bf16", "int8", "fp32")}
+PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "native": FORMATS, "cuda": ("fp16", "bf16", "int8", "fp32")}
 """The best first. fp16 on a CPU is left to the custom kind: it is as large as bf16 and overflows sooner."""
 TORCH_KINDS = ("cpu", "cuda", "custom")
 LATER_KINDS = ("ggml", "webgpu", "webgpu_python")
@@ -46,8 +47,8 @@ class BuilderLimits:
 
 
 def kinds() -> tuple[StrategyKind, ...]:
-    """In the order of the page: CPU, CUDA, rwkv.cpp, WebGPU, WebGPU (Python), custom. Imports nothing heavy."""
-    return (_torch_kind("cpu"), _cuda_kind(), *map(_later_kind, LATER_KINDS), _torch_kind("custom"))
+    """In the order of the page: CPU, native, CUDA, rwkv.cpp, WebGPU, WebGPU (Python), custom. Imports nothing heavy."""
+    return (_torch_kind("cpu"), _native_kind(), _cuda_kind(), *map(_later_kind, LATER_KINDS), _torch_kind("custom"))
 
 
 def kind(key: str) -> StrategyKind:
@@ -59,6 +60,8 @@ def limits(key: str, config: ModelConfig | None = None) -> BuilderLimits:
     """``config`` None: no model is chosen, everything the kind has is offered."""
     precisions = PRECISIONS.get(key, ())
     layers = config.n_layer + 1 if config else 0
+    if key == "native":
+        return BuilderLimits(precisions, layers, False, False, False)
     if config is not None and config.major == 7:
         plain = tuple(name for name in precisions if name != "int8")
         return BuilderLimits(plain, layers, False, False, False, "strategy.limits.rwkv7")
@@ -93,6 +96,12 @@ def _torch_kind(key: str) -> StrategyKind:
     if not package.is_available:
         return _unavailable(key, "strategy.kind.package_missing", package.way_out)
     return StrategyKind(key, True, PRECISIONS.get(key, ()))
+
+
+def _native_kind() -> StrategyKind:
+    if not NativeBackend.availability().is_available:
+        return _unavailable("native", "strategy.kind.no_compiler")
+    return StrategyKind("native", True, PRECISIONS["native"])
 
 
 def _cuda_kind() -> StrategyKind:
