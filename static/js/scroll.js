@@ -4,8 +4,13 @@ const NEAR = 48;
 const scroller = document.getElementById("scroller");
 const jump = document.getElementById("jump");
 const dock = document.getElementById("dock");
+const INPUT_MS = 1000;
+const FAR = 200;
+const SCROLL_KEYS = new Set(["ArrowUp", "PageUp", "Home", " "]);
 let isFollowing = true;
 let lastTop = 0;
+let lastInput = -INPUT_MS;
+let isPressed = false;
 
 function distance() {
   return scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
@@ -28,11 +33,24 @@ function placeToasts() {
   toasts.style.left = `${spot.left + spot.width / 2}px`;
 }
 
+// Text that becomes shorter for a moment, as at the end of an answer, moves the page up as well; that is no reader.
+function isReaders(pixels) {
+  return isPressed || pixels > FAR || performance.now() - lastInput < INPUT_MS;
+}
+
 export function startScrolling() {
+  for (const kind of ["wheel", "touchmove", "keydown"]) {
+    document.addEventListener(kind, (event) => {
+      if (kind !== "keydown" || SCROLL_KEYS.has(event.key)) lastInput = performance.now();
+    }, { capture: true, passive: true });
+  }
+  scroller.addEventListener("pointerdown", () => { isPressed = true; });
+  document.addEventListener("pointerup", () => { isPressed = false; }, { capture: true });
   scroller.addEventListener("scroll", () => {
-    const isUpward = scroller.scrollTop < lastTop - 1;
+    const up = lastTop - scroller.scrollTop;
+    const isUpward = up > 1;
     lastTop = scroller.scrollTop;
-    if (isUpward && distance() > 4) isFollowing = false;
+    if (isUpward && distance() > 4 && isReaders(up)) isFollowing = false;
     if (distance() <= 4 || (!isUpward && distance() < NEAR)) isFollowing = true;
     jump.hidden = isFollowing || isWelcome() || distance() < NEAR;
   }, { passive: true });

@@ -8,6 +8,7 @@ import json
 import openai
 import pytest
 
+from tests.waiting import wait_until
 from tests.web.api.api_server import ANSWER, MODEL
 from tests.web.chat.running_roost import fake_strategy
 
@@ -94,6 +95,7 @@ def test_a_body_that_is_too_large_is_counted_as_such(serve, caplog):
     server = serve(api_max_body_bytes=2000)
     with caplog.at_level("INFO", "roost.api"):
         server.post(CHAT, {"messages": [{"role": "user", "content": "x" * 3000}]})
+    wait_until(lambda: any(record.name == "roost.api" for record in caplog.records))  # logged once the answer is sent
     [line] = [json.loads(record.getMessage()) for record in caplog.records if record.name == "roost.api"]
     assert (line["status"], line["error"]) == (413, "too_large")
     assert 'route="POST /v1/chat/completions",status="413"' in server.get("/metrics")[1]
