@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import socket
 
 import openai
 import pytest
@@ -91,11 +92,18 @@ def test_too_much_is_refused_before_it_is_read(serve):
     assert (status, found["error"]["code"]) == (413, "too_large")
 
 
-def test_a_body_that_is_too_large_is_counted_as_such(serve, caplog):
+@pytest.mark.parametrize("is_split", [False, True], ids=["at once", "after the headers"])
+def test_a_body_that_is_too_large_is_counted_as_such(serve, caplog, is_split):
     server = serve(api_max_body_bytes=2000)
-    with caplog.at_level("INFO", "roost.api"):
-        server.post(CHAT, {"messages": [{"role": "user", "content": "x" * 3000}]})
-    wait_until(lambda: any(record.name == "roost.api" for record in caplog.records))  # logged once the answer is sent
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: 127.0.0.1:{server.server.addresses[0][1]}\r\n"
+    head += "Content-Type: application/json\r\nContent-Length: 3000\r\n\r\n"
+    with (
+        caplog.at_level("INFO", "roost.api"),
+        socket.create_connection(("127.0.0.1", server.server.addresses[0][1]), timeout=20) as client,
+    ):
+        client.sendall(head.encode() + (b"" if is_split else b"x" * 3000))
+        assert client.recv(100).startswith(b"HTTP/1.1 413")
+        wait_until(lambda: any(record.name == "roost.api" for record in caplog.records))  # once the answer is sent
     [line] = [json.loads(record.getMessage()) for record in caplog.records if record.name == "roost.api"]
     assert (line["status"], line["error"]) == (413, "too_large")
     assert 'route="POST /v1/chat/completions",status="413"' in server.get("/metrics")[1]

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, Response, current_app, g, request
 
-from webapp.errors import UnknownAddress
+from webapp.errors import RoostError, UnknownAddress
 from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
 from webapp.web.api.calls import ModelTurns, Places, Record
 from webapp.web.api.operations import OPERATIONS, Operation, named
 from webapp.web.error_answers import answer_error, wants_json
+from webapp.web.socket.channel import REFUSAL_KEY
 
 if TYPE_CHECKING:
     from webapp.web.api.counting import Counting
@@ -90,6 +91,9 @@ def take_place(op: Operation) -> Callable[[], None]:
 def answered(op: Operation, arguments: dict[str, str]) -> Response:
     from webapp.web.api.answering import ClientGone
 
+    refused: RoostError | None = request.environ.get(REFUSAL_KEY)
+    if refused is not None:
+        raise refused
     try:
         # a <path:name> takes the slash at the end with it
         return named(op.view)(**{name: value.rstrip("/") for name, value in arguments.items()})  # type: ignore[no-any-return]
