@@ -2,7 +2,7 @@
 
 :class:`SamplingParams` is also the table of sampling parameters: a field's :func:`parameter` gives its range, step and
 names in the APIs. The API bodies, the preset form, the chat's panel, the command line and the import of RWKV-Runner's
-presets are made from it. To add one: a field here, its part in the sampler, its words in ``sampling.json``.
+presets are made from it. To add one: a field here, its part in the sampler, its words in ``presets.json``.
 """
 
 from __future__ import annotations
