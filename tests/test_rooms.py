@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = {"model_config", "sampling_params", "state", "backend", "outputs", "engine_options"}
@@ -17,6 +17,7 @@ HEAVY = {"torch", "rwkv", "safetensors"}
 MODULES = sorted((ROOT / "webapp").rglob("*.py"))
 
 
+@functools.cache
 def arrows() -> dict[str, set[str]]:
     """Room -> rooms it may import, from the table of the map."""
     table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Rooms and arrows")[1]
@@ -29,9 +30,15 @@ def room_of(module: Path) -> str:
     return parts[0] if parts != ("__init__",) else ""
 
 
-def imports(module: Path, top_only: bool = False) -> set[str]:
+@functools.cache
+def tree_of(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def imports(module: Path, top_only: bool = False) -> frozenset[str]:
     """Dotted names a module imports; ``from a.b import c`` counts as ``a.b.c``."""
-    tree = ast.parse(module.read_text(encoding="utf-8"))
+    tree = tree_of(module)
     nodes = top_level(tree.body) if top_only else list(ast.walk(tree))
     found: set[str] = set()
     for node in nodes:
@@ -40,7 +47,13 @@ def imports(module: Path, top_only: bool = False) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+    return frozenset(found)
+
+
+def breaches(rule: Callable[[Path], set[str]]) -> dict[str, set[str]]:
+    """Module -> what ``rule`` finds in it, for those where it finds something."""
+    found = {str(module.relative_to(ROOT)): rule(module) for module in MODULES}
+    return {module: names for module, names in found.items() if names}
 
 
 def top_level(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -90,23 +103,30 @@ def test_every_room_has_a_row():
     assert folders == set(arrows())
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
-def test_a_module_imports_only_what_its_room_may(module: Path):
-    room = room_of(module)
-    allowed = arrows().get(room, set())
-    ours = {name for name in imports(module) if name.split(".")[0] == "webapp"}
-    assert {name for name in ours if not is_allowed(name, room, allowed)} == set()
+def test_a_module_imports_only_what_its_room_may():
+    def beyond_its_room(module: Path) -> set[str]:
+        room = room_of(module)
+        allowed = arrows().get(room, set())
+        ours = {name for name in imports(module) if name.split(".")[0] == "webapp"}
+        return {name for name in ours if not is_allowed(name, room, allowed)}
+
+    assert breaches(beyond_its_room) == {}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
-def test_flask_stays_in_web_and_torch_below_the_top(module: Path):
-    roots = {name.split(".")[0] for name in imports(module)}
-    if room_of(module) != "web":
-        assert not roots & {"flask", "flask_sock", "simple_websocket", "waitress", "werkzeug"}
-    if room_of(module) != "training":
-        assert not {name.split(".")[0] for name in imports(module, top_only=True)} & HEAVY
-    if room_of(module) not in {"training", "backends", "weights", "manager"}:
-        assert not roots & HEAVY
+def test_flask_stays_in_web_and_torch_below_the_top():
+    def out_of_place(module: Path) -> set[str]:
+        room = room_of(module)
+        roots = {name.split(".")[0] for name in imports(module)}
+        found: set[str] = set()
+        if room != "web":
+            found |= roots & {"flask", "flask_sock", "simple_websocket", "waitress", "werkzeug"}
+        if room != "training":
+            found |= {name.split(".")[0] for name in imports(module, top_only=True)} & HEAVY
+        if room not in {"training", "backends", "weights", "manager"}:
+            found |= roots & HEAVY
+        return found
+
+    assert breaches(out_of_place) == {}
 
 
 READERS = {
@@ -117,14 +137,17 @@ READERS = {
 OWN_PROCESSES = {"weights", "backends", "training"}
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda m: str(m.relative_to(ROOT)))
-def test_only_processes_of_their_own_read_model_and_state_files(module: Path):
+def test_only_processes_of_their_own_read_model_and_state_files():
     """The web process and the commands ask ``weights.file_reader``; engine, reader and `roost convert`
     are processes that may end."""
-    if room_of(module) in OWN_PROCESSES or module.relative_to(ROOT / "webapp").as_posix() == "cli/convert.py":
-        return
-    asked = {name.removeprefix("webapp.weights.") for name in imports(module) if name.startswith("webapp.weights.")}
-    assert {name for name in asked if any(f"{name}.".startswith(f"{reader}.") for reader in READERS)} == set()
+
+    def readers(module: Path) -> set[str]:
+        if room_of(module) in OWN_PROCESSES or module.relative_to(ROOT / "webapp").as_posix() == "cli/convert.py":
+            return set()
+        asked = {name.removeprefix("webapp.weights.") for name in imports(module) if name.startswith("webapp.weights.")}
+        return {name for name in asked if any(f"{name}.".startswith(f"{reader}.") for reader in READERS)}
+
+    assert breaches(readers) == {}
 
 
 def test_importing_wsgi_loads_nothing_heavy(tmp_path: Path):
