@@ -24,6 +24,7 @@ class ErrorPage:
     title: str
     message: str
     hint: Markup
+    code: str
 
 
 def install(app: Flask) -> None:
@@ -61,7 +62,7 @@ def _page(title: str, error: RoostError, status: int) -> Response:
     message, hint = translate_error(error, locale)
     if type(error) is WebError and status in MISSING:
         message, hint = "", translate("page.not_found_hint", locale)
-    context = ErrorPage(translate(title, locale), message, commands(hint))
+    context = ErrorPage(translate(title, locale), message, commands(hint), error.code)
     return render_page("error.html", context, status=status)
 
 

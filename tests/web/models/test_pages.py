@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.services.library.library_folder import good_bytes, tree
+from tests.wording import error_text, is_refused, pattern, says, text
+from webapp.i18n import translate_error
 from webapp.services.strategy.hardware import probe
 from webapp.web.kit import page as page_kit
 from webapp.web.models.views import PAGE
@@ -30,14 +32,17 @@ def test_the_page_tells_what_every_file_is(browser):
     status, page = browser.get("/models")
     assert status == 200
     assert rows(page) == ["good.safetensors", "llama.safetensors", "roost-starter-v7.safetensors", "torn.safetensors"]
-    assert "RWKV-7" in page and "Not RWKV" in page and "torn.safetensors is cut off" in page
+    assert "RWKV-7" in page and says(page, "models.kind.other")
+    assert re.findall(r'data-error="(\w+)"', page) == ["file_truncated"]
     assert str(browser.folder) in page and f"{browser.folder}/torn" not in page
     assert page.count('name="name" value="good.safetensors"') == 2
 
 
 def test_the_same_in_chinese(browser):
     page = browser.get("/models", **{"Accept-Language": "zh"})[1]
-    assert "模型文件夹里的所有文件" in page and "不是 RWKV" in page and "不完整" in page
+    torn = browser.manager.library.entry("torn.safetensors").error
+    for said in (text("models.lead", "zh"), text("models.kind.other", "zh"), translate_error(torn, "zh")[1]):
+        assert said in page
 
 
 def test_names_and_metadata_are_escaped(browser):
@@ -56,7 +61,7 @@ def test_a_name_that_is_no_text_does_no_harm(browser):
     except (OSError, UnicodeError):
         pytest.skip("this system has no such names")
     status, page = browser.get("/models")
-    assert status == 200 and "bad?.safetensors" in page and "not valid UTF-8" in page
+    assert status == 200 and "bad?.safetensors" in page and 'data-error="library_error"' in page
 
 
 @pytest.mark.parametrize(
@@ -78,15 +83,16 @@ def test_details_name_every_tensor_block_by_block(browser):
 
 
 def test_a_file_that_cannot_be_read_has_details_too(browser):
+    error = browser.manager.library.entry("torn.safetensors").error
     status, page = browser.get("/models/torn.safetensors")
-    assert status == 200 and "is cut off" in page
+    assert status == 200 and error_text("file_truncated", **{**error.params, "path": "torn.safetensors"}) in page
     assert browser.part("/models/tensors?name=torn.safetensors")[0] == 404
 
 
 def test_search_and_filter(browser):
     assert rows(browser.part("/models/list?q=GOOD+saf")[1]) == ["good.safetensors"]
     assert rows(browser.part("/models/list?kind=broken")[1]) == ["torn.safetensors"]
-    assert "Nothing found" in browser.part("/models/list?q=zebra")[1]
+    assert says(browser.part("/models/list?q=zebra")[1], "models.nothing.title")
     assert rows(browser.get("/models?q=llama&kind=other")[1]) == ["llama.safetensors"]
     assert len(rows(browser.part("/models/list?kind=nonsense&count=x")[1])) == 4
 
@@ -123,23 +129,23 @@ def test_an_open_page_is_told_only_what_changed(browser):
 def test_deleted_with_undo_by_htmx(browser):
     before = tree(browser.folder)
     status, news = browser.act("/models/delete", name="good.safetensors")
-    assert status == 200 and "good.safetensors is in the trash" in news
+    assert status == 200 and says(news, "models.said.deleted", name="good.safetensors")
     assert "good.safetensors" not in rows(news)
     undo = re.search(r'name="do" value="(restore:\w+)"', news)[1]
-    assert "good.safetensors is back" in browser.post("/models/do", do=undo)[1]
+    assert says(browser.post("/models/do", do=undo)[1], "models.said.restored", name="good.safetensors")
     assert tree(browser.folder) == before
 
 
 def test_deleted_with_undo_without_scripts(browser):
     page = browser.post("/models/delete", name="good.safetensors")[1]
-    assert "good.safetensors is in the trash" in page and "good.safetensors" not in rows(page)
+    assert says(page, "models.said.deleted", name="good.safetensors") and "good.safetensors" not in rows(page)
     item = re.search(r'/models/trash/restore" hx-swap="none"><button[^>]*name="id" value="(\w+)"', page)[1]
     assert "good.safetensors" in rows(browser.post("/models/trash/restore", id=item)[1])
 
 
 def test_the_trash_is_emptied(browser):
     browser.act("/models/delete", name="good.safetensors")
-    assert "The trash is empty" in browser.act("/models/trash/empty")[1]
+    assert says(browser.act("/models/trash/empty")[1], "models.said.emptied")
     assert not any(name.startswith(".trash") for name in tree(browser.folder))
 
 
@@ -147,9 +153,9 @@ def test_a_loaded_model_is_shown_kept_and_unloaded(browser):
     browser.act("/models/load", name="good.safetensors")
     browser.manager.wait_ready(20)
     page = browser.get("/models")[1]
-    assert "Loaded" in page and page.count('action="/models/unload"') == 1
+    assert says(page, "models.phase.loaded") and page.count('action="/models/unload"') == 1
     news = browser.act("/models/delete", name="good.safetensors")[1]
-    assert "good.safetensors is loaded or being loaded." in news and "toast-error" in news
+    assert is_refused(news, "model_in_use") and "good.safetensors" in rows(news)
     assert (browser.folder / "good.safetensors").exists()
     assert browser.post("/models/delete", name="good.safetensors")[0] == 409
     browser.act("/models/unload")
@@ -160,38 +166,41 @@ def test_a_model_is_not_deleted_while_it_loads_and_loading_can_be_cancelled(open
     browser = open_browser("fake load_ms=20000")
     browser.act("/models/load", name="good.safetensors")
     page = browser.get("/models")[1]
-    assert "Loading good.safetensors" in page and "data-busy" in page
-    assert "being loaded" in browser.act("/models/delete", name="good.safetensors")[1]
+    assert says(page, "models.loading", name="good.safetensors") and "data-busy" in page
+    assert is_refused(browser.act("/models/delete", name="good.safetensors")[1], "model_in_use")
     browser.act("/models/cancel")
     deadline = browser.manager.status()
     while deadline.phase in ("loading", "unloading"):
         deadline = browser.manager.wait_change(deadline.revision, 5)
     assert (browser.folder / "good.safetensors").exists()
-    assert "in the trash" in browser.act("/models/delete", name="good.safetensors")[1]
+    deleted = browser.act("/models/delete", name="good.safetensors")[1]
+    assert says(deleted, "models.said.deleted", name="good.safetensors")
 
 
 def test_a_load_that_cannot_begin_says_why(browser):
     news = browser.act("/models/load", name="torn.safetensors")[1]
-    assert "toast-error" in news and "is cut off" in news and str(browser.folder) not in news
-    assert "There is no model" in browser.act("/models/load", name="../x.pth")[1]
+    assert is_refused(news, "file_truncated") and str(browser.folder) not in news
+    assert is_refused(browser.act("/models/load", name="../x.pth")[1], "model_not_found")
 
 
 def test_renamed_or_told_why_not(browser):
     page = browser.post("/models/rename", name="good.safetensors", new_name="better.safetensors")[1]
-    assert "It is called better.safetensors now." in page and "<h1>better.safetensors</h1>" in page
+    assert says(page, "models.said.renamed", name="better.safetensors") and "<h1>better.safetensors</h1>" in page
     status, page = browser.post("/models/rename", name="better.safetensors", new_name="llama.safetensors")
-    assert status == 422 and "There is already a file llama.safetensors." in page
+    assert status == 422 and error_text("file_name_taken", name="llama.safetensors") in page
     assert browser.post("/models/rename", name="none.pth", new_name="x.pth")[0] == 404
 
 
 def test_import_by_path(browser, tmp_path):
     (tmp_path / "new.safetensors").write_bytes(good_bytes())
     news = browser.act("/models/import", path=str(tmp_path / "new.safetensors"), mode="move")[1]
-    assert "new.safetensors is here" in news and "new.safetensors" in rows(news) and 'id="import-form"' in news
+    assert says(news, "models.said.imported", name="new.safetensors")
+    assert "new.safetensors" in rows(news) and 'id="import-form"' in news
     form = browser.act("/models/import", path="/none/x.pth", mode="copy")[1]
-    assert "There is no file /none/x.pth." in form and 'value="/none/x.pth"' in form and "models-list" not in form
+    assert error_text("file_not_found", path="/none/x.pth") in form
+    assert 'value="/none/x.pth"' in form and "models-list" not in form
     status, page = browser.post("/models/import", path="/none/x.pth", mode="copy")
-    assert status == 422 and "There is no file /none/x.pth." in page
+    assert status == 422 and error_text("file_not_found", path="/none/x.pth") in page
 
 
 def test_an_import_shows_its_progress_and_goes_from_the_page(browser, tmp_path):
@@ -200,7 +209,7 @@ def test_an_import_shows_its_progress_and_goes_from_the_page(browser, tmp_path):
     browser.app.extensions["model_files"].imports.wait(20)
     page = browser.get("/models")[1]
     job = re.search(r'/models/import/cancel" hx-swap="none"><button[^>]*value="(\w+)"', page)[1]
-    assert "new.safetensors is here" in page
+    assert says(page, "models.import.done", name="new.safetensors")
     assert job not in browser.act("/models/import/cancel", id=job)[1]
 
 
@@ -251,11 +260,10 @@ def test_further_folders_are_listed_by_their_name(open_browser, tmp_path):
 def test_every_model_says_what_it_needs_of_what_is_free(open_browser):
     browser = open_browser("cpu fp32")
     page = browser.get("/models")[1]
-    assert (
-        len(re.findall(r"Fits with cpu fp32: needs [\d.]+ .B, [\d.]+ .B free, room for \d+ chats at once\.", page)) == 2
-    )
+    assert len(re.findall(pattern("models.fit.fits", strategy="cpu fp32"), page)) == 2
     details = browser.get("/models/good.safetensors")[1]
-    assert "Fits with" in details and re.search(r"Load with (cpu|cuda) \w+", details)
+    assert re.search(pattern("models.fit.fits"), details)
+    assert re.search(pattern("models.load_with", strategy="STRATEGY").replace("STRATEGY", r"(cpu|cuda) \w+"), details)
     assert 'name="strategy" value="c' in details
 
 
@@ -263,7 +271,7 @@ def test_a_model_too_large_says_what_would_do(open_browser, monkeypatch):
     small = replace(probe(), ram_available=400 << 20, gpus=())
     monkeypatch.setattr(page_kit, "probe", lambda folder: small)
     page = open_browser("cpu fp32").get("/models")[1]
-    assert "free" in page and re.search(r"(Just fits|Does not fit) with cpu fp32: needs", page)
+    assert any(re.search(pattern(f"models.fit.{key}", strategy="cpu fp32"), page) for key in ("tight", "does_not_fit"))
 
 
 def test_a_strategy_that_cannot_run_here_is_said_of_every_model(open_browser):
@@ -278,7 +286,7 @@ def test_load_takes_a_strategy_the_file_can_be_run_with(open_browser, monkeypatc
     monkeypatch.setattr(browser.manager, "load", lambda **given: taken.append(given))
     name = "good.safetensors"
     assert browser.manager.library.entry(name).inspection.config.major == 7
-    strategy = re.search(r"Fits with (c[^:]*):", browser.get("/models")[1])[1]
+    strategy = re.search(pattern("models.fit.fits"), browser.get("/models")[1])["strategy"]
     browser.act("/models/load", name=name)
     browser.act("/models/load", name=name, strategy="cpu bf16")
     browser.act("/status/load", model=name)

@@ -106,8 +106,10 @@ def take_files(house: House, fields: FrameFields) -> Taken:
 
 
 def _toasts(errors: tuple[RoostError, ...]) -> tuple[Toast, ...]:
-    said = (translate_error(error, current_locale()) for error in errors)
-    return tuple(Toast(f"f{next(_toast_numbers)}", *words, is_error=True) for words in said)
+    return tuple(
+        Toast(f"f{next(_toast_numbers)}", *translate_error(error, current_locale()), is_error=True, code=error.code)
+        for error in errors
+    )
 
 
 def file_name_options(name: str) -> dict[str, str]:

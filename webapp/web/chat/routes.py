@@ -111,7 +111,7 @@ def do() -> Response | BaseResponse:
     except RoostError as exc:
         message, hint = translate_error(exc, current_locale())
         shown = taken.chat_id if _exists(taken.chat_id) else ""
-        toast = Toast("refused", message, hint, is_error=True)
+        toast = Toast("refused", message, hint, is_error=True, code=exc.code)
         return show(shown, (toast,), exc.status if exc.status < 500 else 422, request.form.get("text", ""))
     return redirect(address(outcome), 303)
 

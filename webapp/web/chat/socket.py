@@ -133,7 +133,7 @@ class PageSocket:
     def _refuse(self, error: RoostError, sent_as: str) -> None:
         message, hint = translate_error(error, self.locale)
         self.viewer.frame(type="refused", sent_as=sent_as)
-        self.viewer.toast(Toast(f"s{next(_toast_numbers)}", message, hint, is_error=True))
+        self.viewer.toast(Toast(f"s{next(_toast_numbers)}", message, hint, is_error=True, code=error.code))
 
 
 def address(outcome: Outcome) -> str:

@@ -29,13 +29,14 @@ ABOUT_CHARS = 1000
 
 @dataclass(frozen=True)
 class Toast:
-    """``_toast.html``. ``undo`` is the command that takes the action back, "" for none."""
+    """``_toast.html``. ``undo`` is the command that takes the action back, "" for none; ``code`` that of the error."""
 
     id: str
     text: str
     hint: str = ""
     undo: str = ""
     is_error: bool = False
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class PageContext:
         return str(phrase(error.params.get("reason", ""), self.locale))
 
     def error_toast(self, error: RoostError, name: str = "") -> Toast:
-        return Toast("refused", *self.explain(error, name), is_error=True)
+        return Toast("refused", *self.explain(error, name), is_error=True, code=error.code)
 
     def done_toast(self, prefix: str, known: Collection[str], undo: str = "") -> tuple[Toast, ...]:
         """What ``?said=`` tells after a redirect: the text ``<prefix>.<said>`` about ``?about=``; none for an

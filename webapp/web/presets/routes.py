@@ -176,7 +176,7 @@ def refuse(house: House, command: str, exc: RoostError) -> Response:
     if command == "create" and isinstance(exc, PresetError):
         page = new_page(house, t, request.form.get("from", "")[:64], request.form.get("name", ""), message)
         return render_page("presets/new.html", page, status=status)
-    toast = Toast("refused", message, hint, is_error=True)
+    toast = Toast("refused", message, hint, is_error=True, code=exc.code)
     page_of_list = list_page(house, t, models_url(), (toast,))
     return render_page("presets/list.html", page_of_list, status=status)
 
