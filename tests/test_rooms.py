@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTRACTS = {"model_config", "sampling_params", "state", "backend", "outputs", "engine_options"}
+CONTRACTS = {"model_config", "sampling_params", "state", "backend", "registry", "outputs", "engine_options"}
 CONTRACTS |= {"sampling_batch", "sequence_sampling"}
 HEAVY = {"torch", "rwkv", "safetensors"}
 MODULES = sorted((ROOT / "webapp").rglob("*.py"))

@@ -12,7 +12,8 @@ import pytest
 from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.engine.backend import REGISTRY, Backend, BackendEntry, resolve_strategy
+from webapp.engine.backend import Backend
+from webapp.engine.registry import REGISTRY, BackendEntry, resolve_strategy
 from webapp.engine.state import RecurrentState
 from webapp.errors import RoostError
 from webapp.weights.checkpoint import inspect

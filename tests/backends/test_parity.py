@@ -13,7 +13,7 @@ import pytest
 
 from tests.backends.parity import ARCHITECTURES, STRATEGIES, entries, make_pair, measure
 from tests.engine.driving import forward
-from webapp.engine.backend import BackendEntry
+from webapp.engine.registry import BackendEntry
 
 TOLERANCE = 2e-3
 FILES = {"bfloat16": "model.pth", "float16": "model.st", "float32": "model.safetensors"}

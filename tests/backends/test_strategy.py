@@ -10,8 +10,9 @@ import pytest
 
 from webapp.backends.rwkv_pip import requirements
 from webapp.backends.strategy import canonical_strategy, parse_strategy, place_layers
-from webapp.engine.backend import ModelSizes, resolve_strategy
+from webapp.engine.backend import ModelSizes
 from webapp.engine.model_config import ModelConfig
+from webapp.engine.registry import resolve_strategy
 from webapp.errors import BackendUnavailable, StrategyError
 
 V6 = ModelConfig("6", 32, 2560, 2560, 8960, 40, 64, 65536)
@@ -142,7 +143,8 @@ def test_torch_has_the_last_word_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_checking_imports_neither_torch_nor_the_package() -> None:
     code = (
-        "import sys; from webapp.engine.backend import ModelSizes as M, resolve_strategy as r; B, o = r('cpu fp32');"
+        "import sys; from webapp.engine.backend import ModelSizes as M;"
+        "from webapp.engine.registry import resolve_strategy as r; B, o = r('cpu fp32');"
         "from webapp.engine.model_config import ModelConfig;"
         "B.availability(); B.check(M(ModelConfig('7', 2, 64, 64, 256, 1, 64, 256)), o);"
         "sys.exit('torch' in sys.modules or 'rwkv' in sys.modules)"

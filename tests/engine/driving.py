@@ -3,9 +3,10 @@
 from collections import defaultdict
 
 from webapp.backends.fake import FakeBackend, FakeOptions, fake_config
-from webapp.engine.backend import Backend, Row, resolve_strategy
+from webapp.engine.backend import Backend, Row
 from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import GenerationRequest, PrefillProgress, QueueReport, TokenOutput
+from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_params import SamplingParams
 from webapp.weights.inspection import inspect
 

@@ -6,7 +6,8 @@ import pytest
 
 from tests.engine.driving import forward
 from webapp.backends.fake import FakeBackend, FakeOptions, fake_config
-from webapp.engine.backend import ModelSizes, resolve_strategy
+from webapp.engine.backend import ModelSizes
+from webapp.engine.registry import resolve_strategy
 from webapp.engine.state import RecurrentState
 from webapp.errors import LoadCancelled, ModelLoadFailed, StrategyError
 
@@ -85,7 +86,7 @@ def test_it_breaks_where_it_is_told_to():
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_it_can_kill_its_process():
     code = (
-        "from webapp.engine.backend import Row, resolve_strategy as r\n"
+        "from webapp.engine.backend import Row; from webapp.engine.registry import resolve_strategy as r\n"
         "b, o = r('fake kill_at=2'); b = b.load('', None, o, print); b.step([Row(b.new_slot(), [1, 2])])"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == -9

@@ -12,7 +12,7 @@ import importlib, pkgutil, sys, threading
 import webapp.manager
 for module in pkgutil.iter_modules(webapp.manager.__path__):
     importlib.import_module("webapp.manager." + module.name)
-from webapp.engine.backend import backend_for
+from webapp.engine.registry import backend_for
 backend_for("fake").load_class()
 print(sorted({"torch", "rwkv", "safetensors", "tokenizers", "flask", "multiprocessing"} & set(sys.modules)),
       threading.active_count())

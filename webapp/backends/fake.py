@@ -55,9 +55,9 @@ from webapp.engine.backend import (
     ProgressCallback,
     Row,
     line_starts,
-    resolve_strategy,
 )
 from webapp.engine.model_config import ModelConfig
+from webapp.engine.registry import resolve_strategy
 from webapp.engine.state import RecurrentState
 from webapp.errors import ModelLoadFailed, StrategyError
 

@@ -1,7 +1,7 @@
-"""The contract every way to run a model fulfils, and the registry that finds one by its strategy.
+"""The contract every way to run a model fulfils.
 
 A backend runs one loaded model and is called from the engine loop's thread alone. Adding one is a file under
-``webapp/backends`` and a row in :data:`REGISTRY`; the parity tests pick it up by themselves.
+``webapp/backends`` and a row in ``webapp.engine.registry``; the parity tests pick it up by themselves.
 
 What it is asked, in short::
 
@@ -18,8 +18,6 @@ Nothing here imports numpy or torch: the web process reads options, checks and f
 
 from __future__ import annotations
 
-import importlib
-import re
 import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -180,6 +178,26 @@ class Footprint:
         """Main memory first; every process has some of it."""
         return (RAM, *sorted({*self.weights, *self.base, *self.load_extra, *self.run_extra, *self.state} - {RAM}))
 
+    def running_bytes(self, device: str) -> int:
+        """While one answer is written."""
+        return self._kept_bytes(device) + self.run_extra.get(device, 0) + self.state.get(device, 0)
+
+    def peak_bytes(self, device: str) -> int:
+        """The most there will be: while one answer is written, or during the load."""
+        return max(self.running_bytes(device), self._kept_bytes(device) + self.load_extra.get(device, 0))
+
+    def _kept_bytes(self, device: str) -> int:
+        return self.base.get(device, 0) + self.weights.get(device, 0)
+
+
+class Suggestion(NamedTuple):
+    """A strategy a backend would run a model with. Those of all backends are tried by ``rank``, the lowest first: the
+    fastest below 20 (a graphics card), then the others. ``reason``: a catalogue key over ``strategy``, or a text."""
+
+    strategy: str
+    rank: int
+    reason: str
+
 
 ProgressCallback = Callable[[LoadProgress], None]
 """Called often during a load; raises LoadCancelled to end it."""
@@ -261,6 +279,10 @@ class SavedState(Protocol):
     def nbytes(self) -> int: ...
 
 
+BY_STRATEGY = "strategy"
+"""The name of an option whose value is the whole strategy string: a backend with a grammar of its own."""
+
+
 class Backend(ABC):
     """One loaded model. Token ids and plain numpy at the boundary, anything inside."""
 
@@ -310,6 +332,12 @@ class Backend(ABC):
         state = model.config.state_bytes() if model.config else 0
         weights = sum(tensor.nbytes for tensor in model.tensors)
         return Footprint({RAM: weights}, state={RAM: state}, snapshot=state)
+
+    @classmethod
+    def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
+        """The strategies worth trying for a model whose file nobody chose one for; none by default. They need not all
+        run on this machine: what ``check`` refuses or does not fit is passed over."""
+        return ()
 
     # a loaded model
 
@@ -369,64 +397,6 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees everything."""
-
-
-@dataclass(frozen=True)
-class BackendEntry:
-    """One row of the registry: strategies that match ``pattern`` run on the class at ``target`` (module:class)."""
-
-    name: str
-    pattern: str
-    target: str
-
-    def load_class(self) -> type[Backend]:
-        module, _, name = self.target.partition(":")
-        found: type[Backend] = getattr(importlib.import_module(module), name)
-        return found
-
-
-BY_STRATEGY = "strategy"
-"""The name of an option whose value is the whole strategy string: a backend with a grammar of its own."""
-
-REGISTRY: list[BackendEntry] = [
-    BackendEntry("fake", r"fake\b", "webapp.backends.fake:FakeBackend"),
-    BackendEntry("native", r"native\b", "webapp.backends.native:NativeBackend"),
-    BackendEntry("rwkv_pip", r"(cpu|cuda(:\d+)?|mps|dml) ", "webapp.backends.rwkv_pip:RwkvPipBackend"),
-]
-
-
-def backend_for(strategy: str) -> BackendEntry:
-    """The backend whose pattern the strategy string matches; StrategyError when none does."""
-    for entry in REGISTRY:
-        if re.match(entry.pattern, strategy.strip() + " "):
-            return entry
-    raise StrategyError(
-        strategy=strategy,
-        reason="no backend knows it",
-        way_out="Try `cpu fp32`, `cpu bf16` or, with an NVIDIA card, `cuda fp16`.",
-    )
-
-
-def resolve_strategy(strategy: str, **given: object) -> tuple[type[Backend], dict[str, OptionValue]]:
-    """A strategy string as its backend and every option of it. ``given`` are values by option name for what the string
-    leaves open; names the backend does not declare are ignored. Raises StrategyError."""
-    backend = backend_for(strategy).load_class()
-    known = {option.name for option in backend.OPTIONS}
-    values = {name: given[name] for name in given.keys() & known} | backend.options_from(strategy)
-    try:
-        return backend, checked_options(backend, values)
-    except InvalidOption as exc:
-        raise StrategyError(strategy=strategy, reason=exc.message, way_out=exc.hint) from exc
-
-
-def checked_options(backend: type[Backend], given: Mapping[str, object]) -> dict[str, OptionValue]:
-    """Every option the backend declares, by name: ``given`` or the default. InvalidOption for a value out of range or
-    a name that is not declared."""
-    known = {option.name: option for option in backend.OPTIONS}
-    for name in given:
-        if name not in known:
-            raise InvalidOption(name=name, value="given", allowed=Phrase("one of {names}", names=", ".join(known)))
-    return {name: option.checked(given.get(name, option.default)) for name, option in known.items()}
 
 
 def _read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any]:

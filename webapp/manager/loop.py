@@ -24,10 +24,11 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 
-from webapp.engine.backend import Backend, LoadProgress, resolve_strategy
+from webapp.engine.backend import Backend, LoadProgress
 from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.probe import Probe
+from webapp.engine.registry import resolve_strategy
 from webapp.engine.sequence_sampling import ConstraintFactory
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, LoadCancelled, ModelLoadFailed, OutOfMemory, RoostError, as_roost_error

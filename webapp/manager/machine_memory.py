@@ -8,7 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
-from webapp.engine.backend import RAM, resolve_strategy
+from webapp.engine.backend import RAM, Footprint
+from webapp.engine.registry import resolve_strategy
 from webapp.errors import ModelDoesNotFit, Phrase
 from webapp.manager.health import MemoryFacts
 from webapp.manager.target import Target
@@ -22,17 +23,18 @@ CGROUP = Path("/sys/fs/cgroup")
 def has_room_beside(target: Target) -> bool:
     """True when the model can be loaded while another stays loaded. Only main memory is measured, so on any other
     device the answer is no."""
-    device = target.choice.strategy.split()[0]
-    return device in ("cpu", "fake") and needed_bytes(target) + BREATHING_BYTES <= available_bytes()
+    footprint = _footprint(target)
+    return footprint.devices == (RAM,) and footprint.peak_bytes(RAM) + BREATHING_BYTES <= available_bytes()
 
 
 def needed_bytes(target: Target) -> int:
     """The most main memory the engine process takes, while it loads or while it writes one answer (docs/memory.md)."""
+    return _footprint(target).peak_bytes(RAM)
+
+
+def _footprint(target: Target) -> Footprint:
     backend, options = resolve_strategy(target.choice.strategy)
-    footprint = backend.footprint(target.inspection, options)
-    kept = footprint.base.get(RAM, 0) + footprint.weights.get(RAM, 0)
-    running = footprint.run_extra.get(RAM, 0) + footprint.state.get(RAM, 0)
-    return kept + max(running, footprint.load_extra.get(RAM, 0))
+    return backend.footprint(target.inspection, options)
 
 
 def shortfall(target: Target, reclaimable_bytes: int) -> ModelDoesNotFit | None:

@@ -9,9 +9,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.backend import resolve_strategy
 from webapp.engine.engine_options import EngineOptions
 from webapp.engine.model_config import ModelConfig
+from webapp.engine.registry import runnable
 from webapp.engine.state import RecurrentState
 from webapp.errors import FileMissing, RoostError, StateDropped, StateMismatch, WeightsError
 from webapp.manager.library import STATES, ModelLibrary, find_file
@@ -185,9 +185,8 @@ class TargetResolver:
         A state that does not fit is an error, or dropped with a notice when it ``may_drop_state``; so is one that may
         have been made for the version of the model before.
         """
-        backend, options = resolve_strategy(choice.strategy)
         path, stamp, inspection, config = self._look_into(choice.model)
-        backend.check(inspection, options)
+        runnable(inspection, choice.strategy)
         target = Target(choice, path, stamp, inspection, config, self.effective(choice.options))
         if target.options.tokenizer:
             tokenizer_of(target)  # one that was named has to fit; none at all is fine

@@ -15,7 +15,8 @@ from tests.reference import plain_sampler
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends.native import NativeBackend, library
 from webapp.backends.native.backend import default_threads
-from webapp.engine.backend import Logits, Row, resolve_strategy
+from webapp.engine.backend import Logits, Row
+from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.weights.checkpoint import inspect

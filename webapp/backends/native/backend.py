@@ -22,6 +22,7 @@ from webapp.engine.backend import (
     ProgressCallback,
     Row,
     SavedState,
+    Suggestion,
 )
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
@@ -45,6 +46,8 @@ brings."""
 
 FORMATS = ("q8", "q6", "q4", "bf16", "f16", "f32")
 QUANTISED = ("q8", "q6", "q4")
+SUGGESTED = (("q8", 60), ("q4", 70))
+"""Format and rank of what is suggested for a model."""
 SAME = "same"
 HELP = "backend.native"
 READABLE = ("float32", "float16", "bfloat16", "float64")
@@ -114,6 +117,11 @@ class NativeBackend(Backend):
             state={RAM: state},
             snapshot=state,
         )
+
+    @classmethod
+    def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
+        """Last: the engine is young, and compiled on first use."""
+        return [Suggestion(f"native {name}", rank, f"strategy.recommend.native_{name}") for name, rank in SUGGESTED]
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> NativeBackend:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from webapp.engine.backend import backend_for
 from webapp.engine.engine_options import EngineOptions
+from webapp.engine.registry import backend_for
 from webapp.errors import RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.manager.model_manager import ModelManager

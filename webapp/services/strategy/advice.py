@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from webapp.engine.registry import suggestions
 from webapp.services.strategy import fit as fits
-from webapp.services.strategy.fit_alternatives import candidates
 from webapp.services.strategy.hardware import Hardware
 from webapp.weights.inspection import Inspection
 
@@ -25,12 +25,12 @@ class Recommendation:
 def recommend(hardware: Hardware, inspection: Inspection, reclaimable_bytes: int = 0) -> Recommendation:
     """The fastest that fits with room to spare; else one that fits at all; else the smallest, which says so."""
     tried = []
-    for strategy in candidates(inspection):
+    for one in suggestions(inspection):
         fit = fits.estimate(
-            inspection, strategy, hardware, reclaimable_bytes=reclaimable_bytes, with_alternatives=False
+            inspection, one.strategy, hardware, reclaimable_bytes=reclaimable_bytes, with_alternatives=False
         )
         if fit.verdict == fits.FITS:
-            return Recommendation(strategy, _reason(inspection, strategy), _params(fit), fit)
+            return Recommendation(one.strategy, one.reason, _params(fit), fit)
         if fit.verdict != fits.CANNOT_RUN:
             tried.append(fit)
     for fit in tried:
@@ -44,12 +44,3 @@ def recommend(hardware: Hardware, inspection: Inspection, reclaimable_bytes: int
 
 def _params(fit: fits.Fit) -> dict[str, Any]:
     return {"strategy": fit.strategy, **fit.params}
-
-
-def _reason(inspection: Inspection, strategy: str) -> str:
-    if inspection.converted_strategy is not None:
-        return "strategy.recommend.converted"
-    device, precision = strategy.split()[:2]
-    if "+" in strategy:
-        return "strategy.recommend.cuda_stream"
-    return f"strategy.recommend.{device}_{'int8' if precision.endswith('i8') else precision}"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from webapp.backends.strategy import LayerPlacement, canonical_strategy, parse_strategy, place_layers
-from webapp.engine.backend import ModelSizes, backend_for, resolve_strategy
+from webapp.engine.backend import ModelSizes
 from webapp.engine.model_config import ModelConfig
+from webapp.engine.registry import backend_for, resolve_strategy
 from webapp.errors import BackendUnavailable, RoostError, StrategyError
 
 

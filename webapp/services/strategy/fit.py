@@ -9,12 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from webapp.engine.backend import RAM, Footprint, resolve_strategy
+from webapp.engine.backend import RAM, Footprint
+from webapp.engine.registry import runnable, suggestions
 from webapp.errors import RoostError
 from webapp.services.strategy.hardware import Hardware
 from webapp.weights.inspection import Inspection, require_model
 
 FITS, TIGHT, DOES_NOT_FIT, CANNOT_RUN = "fits", "tight", "does_not_fit", "cannot_run"
+MOST_ALTERNATIVES = 4
 BREATHING_BYTES = 256 * 2**20
 """Left free on a device before a fit is called tight: the machine runs other things, too."""
 CACHE_BYTES = 256 * 2**20
@@ -106,22 +108,29 @@ def estimate(
     reclaimable_bytes: int = 0,
     with_alternatives: bool = True,
 ) -> Fit:
-    """Never raises for a file or a strategy that cannot run: that is a verdict, with its error."""
+    """Never raises for a file or a strategy that cannot run: that is a verdict, with its error.
+
+    The alternatives are what the backends suggest: at most four that this machine can run, those that fit first.
+    """
     demand = Demand(max_sequences, state_cache_bytes, reclaimable_bytes)
     fit = _one(inspection, strategy, hardware, demand)
     if not with_alternatives or fit.verdict == FITS:
         return fit
-    from webapp.services.strategy.fit_alternatives import alternatives
+    found = [_one(inspection, other.strategy, hardware, demand) for other in suggestions(inspection)]
+    found = [other for other in found if other.tightest and other.strategy.split() != strategy.split()]
+    found.sort(key=lambda other: (FITS, TIGHT, DOES_NOT_FIT).index(other.verdict))
+    return replace(fit, alternatives=tuple(_alternative(other) for other in found[:MOST_ALTERNATIVES]))
 
-    others = alternatives(inspection, strategy, lambda other: _one(inspection, other, hardware, demand))
-    return replace(fit, alternatives=others)
+
+def _alternative(fit: Fit) -> Alternative:
+    assert fit.tightest is not None
+    return Alternative(fit.strategy, fit.tightest.device, fit.needed_bytes, fit.verdict)
 
 
 def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Demand) -> Fit:
     try:
         require_model(inspection)
-        backend, options = resolve_strategy(strategy)
-        backend.check(inspection, options)
+        backend, options = runnable(inspection, strategy)
     except RoostError as exc:
         return Fit(strategy, CANNOT_RUN, error=exc, text_key="strategy.fit.cannot_run")
     footprint = backend.footprint(inspection, options)
@@ -142,13 +151,12 @@ def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Dema
 
 def _device(name: str, footprint: Footprint, hardware: Hardware, demand: Demand) -> DeviceFit:
     weights, state = footprint.weights.get(name, 0), footprint.state.get(name, 0)
-    base, run = footprint.base.get(name, 0), footprint.run_extra.get(name, 0)
+    workspace = footprint.base.get(name, 0) + footprint.run_extra.get(name, 0)
     free, total = _memory(name, hardware)
     if name == RAM and free is not None:
         free += demand.reclaimable_bytes
-    needed = base + weights + run + state
-    peak = max(needed, base + weights + footprint.load_extra.get(name, 0))
-    return DeviceFit(name, weights, base + run, state, needed, peak, free, total)
+    needed, peak = footprint.running_bytes(name), footprint.peak_bytes(name)
+    return DeviceFit(name, weights, workspace, state, needed, peak, free, total)
 
 
 def _memory(device: str, hardware: Hardware) -> tuple[int | None, int | None]:

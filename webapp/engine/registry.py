@@ -1,0 +1,130 @@
+"""The ways to run a model: one row a backend. Finds the backend of a strategy, and the strategy where none is chosen.
+
+A strategy is text, as a preset stores it and a person types it: ``native q8``, ``cuda fp16 *20 -> cpu fp32``. What
+comes after the first word is the backend's own to read (``Backend.options_from``); no other module knows its words.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from webapp.engine.backend import Backend, ModelFile, Options, OptionValue, Suggestion
+from webapp.errors import BackendUnavailable, InvalidOption, Phrase, RoostError, StrategyError
+
+AUTOMATIC = "auto"
+"""The strategy that leaves it to Roost, as does an empty one: :func:`automatic_strategy`."""
+SPARE_BYTES = 256 << 20
+"""What has to stay free on a device beside a model that is chosen automatically: the machine runs other things, too."""
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """One row: strategies that match ``pattern`` (the name, unless it says otherwise) run on the class at ``target``
+    (``module:class``)."""
+
+    name: str
+    target: str
+    pattern: str = ""
+
+    def load_class(self) -> type[Backend]:
+        module, _, name = self.target.partition(":")
+        found: type[Backend] = getattr(importlib.import_module(module), name)
+        return found
+
+    def matches(self, strategy: str) -> bool:
+        return re.match(self.pattern or rf"{re.escape(self.name)}\b", strategy.strip() + " ") is not None
+
+
+REGISTRY: list[BackendEntry] = [
+    BackendEntry("fake", "webapp.backends.fake:FakeBackend"),
+    BackendEntry("native", "webapp.backends.native:NativeBackend"),
+    BackendEntry("rwkv_pip", "webapp.backends.rwkv_pip:RwkvPipBackend", r"(cpu|cuda(:\d+)?|mps|dml) "),
+]
+
+
+def backend_for(strategy: str) -> BackendEntry:
+    """The backend whose pattern the strategy matches; StrategyError when none does."""
+    for entry in REGISTRY:
+        if entry.matches(strategy):
+            return entry
+    raise StrategyError(
+        strategy=strategy,
+        reason="no backend knows it",
+        way_out="Try `cpu fp32`, `cpu bf16` or, with an NVIDIA card, `cuda fp16`.",
+    )
+
+
+def resolve_strategy(strategy: str, **given: object) -> tuple[type[Backend], dict[str, OptionValue]]:
+    """A strategy as its backend and every option of it. ``given`` are values by option name for what the strategy
+    leaves open; names the backend does not declare are ignored. Raises StrategyError."""
+    backend = backend_for(strategy).load_class()
+    known = {option.name for option in backend.OPTIONS}
+    values = {name: given[name] for name in given.keys() & known} | backend.options_from(strategy)
+    try:
+        return backend, checked_options(backend, values)
+    except InvalidOption as exc:
+        raise StrategyError(strategy=strategy, reason=exc.message, way_out=exc.hint) from exc
+
+
+def checked_options(backend: type[Backend], given: Mapping[str, object]) -> dict[str, OptionValue]:
+    """Every option the backend declares, by name: ``given`` or the default. InvalidOption for a value out of range or
+    a name that is not declared."""
+    known = {option.name: option for option in backend.OPTIONS}
+    for name in given:
+        if name not in known:
+            raise InvalidOption(name=name, value="given", allowed=Phrase("one of {names}", names=", ".join(known)))
+    return {name: option.checked(given.get(name, option.default)) for name, option in known.items()}
+
+
+def runnable(model: ModelFile, strategy: str) -> tuple[type[Backend], Options]:
+    """The strategy's backend and options, when this machine can run the model so. Raises StrategyError,
+    BackendUnavailable or WeightsError. Whether there is memory enough is another question."""
+    backend, options = resolve_strategy(strategy)
+    found = backend.availability()
+    if not found.is_available:
+        name = backend_for(strategy).name
+        raise BackendUnavailable(backend=name, reason=found.reason, way_out=found.way_out)
+    backend.check(model, options)
+    return backend, options
+
+
+def suggestions(model: ModelFile) -> list[Suggestion]:
+    """What the backends of this machine suggest for a model: what is tried first comes first."""
+    backends = [entry.load_class() for entry in REGISTRY]
+    found = [one for backend in backends if backend.availability().is_available for one in backend.suggestions(model)]
+    return sorted(found, key=lambda one: one.rank)
+
+
+def is_automatic(strategy: str) -> bool:
+    """Whether the strategy leaves it to Roost."""
+    return strategy.strip().lower() in ("", AUTOMATIC)
+
+
+def automatic_strategy(model: ModelFile, free: Mapping[str, int]) -> str:
+    """The strategy for a model when none is chosen: the first suggestion that runs here and fits.
+
+    ``free``: bytes free by device (``ram``, ``cuda:0``). Where nothing fits, the suggestion that needs the least; a
+    device that is not in ``free`` counts as full. Raises the first suggestion's error when none can run.
+    """
+    least: tuple[int, str] | None = None
+    refusal: RoostError | None = None
+    for one in suggestions(model):
+        try:
+            backend, options = runnable(model, one.strategy)
+        except RoostError as exc:
+            refusal = refusal or exc
+            continue
+        footprint = backend.footprint(model, options)
+        needed = {device: footprint.peak_bytes(device) for device in footprint.devices}
+        if all(size + SPARE_BYTES <= free.get(device, 0) for device, size in needed.items()):
+            return one.strategy
+        if needed.keys() <= free.keys() and (least is None or sum(needed.values()) < least[0]):
+            least = sum(needed.values()), one.strategy
+    if least is None:
+        raise refusal or StrategyError(
+            strategy=AUTOMATIC, reason="no backend can run this model here", way_out="Choose another model."
+        )
+    return least[1]
