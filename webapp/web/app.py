@@ -26,7 +26,7 @@ from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions
 from webapp.web import error_pages, fragments, sessions
-from webapp.web.api import routes as api_routes
+from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
 from webapp.web.conversion import routes as conversion_routes
@@ -77,7 +77,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     for part in (docs_routes, status_routes) if settings.api_only else PAGES:
         app.register_blueprint(part.blueprint)
     app.add_url_rule("/health", view_func=health)
-    api_routes.install(app, settings)
+    api_calls.install(app, settings)
     if not settings.api_only:
         chat_socket.register(Sock(app))
     return app

@@ -11,8 +11,7 @@ from markupsafe import Markup
 
 from webapp.errors import RoostError, sentences
 from webapp.i18n import translate, translate_error
-from webapp.web.api.error_bodies import error_body
-from webapp.web.api.operations import is_api_path
+from webapp.web.api.operations import error_body, is_api_path
 from webapp.web.fragments import commands, current_locale
 
 RETRY_AFTER_S = {429: "1", 503: "2"}

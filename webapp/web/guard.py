@@ -170,7 +170,7 @@ class Guard:
             self.sessions.touch(decision.session)
         if decision.step is Step.PROCEED:
             refused: RoostError | None = request.environ.get(REFUSAL_KEY)  # its body was not read
-            has_api = "api_places" in current_app.extensions
+            has_api = "api_limit" in current_app.extensions
             is_api = has_api and (request.endpoint or "").startswith("api ")  # the API answers it itself, and counts it
             return answer_error(refused) if refused and not is_api else None
         if decision.step is Step.PREFLIGHT:

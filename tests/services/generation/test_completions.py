@@ -9,7 +9,7 @@ from webapp.chat.events import ContentDelta, Finished
 from webapp.engine.outputs import FinishReason, TokenOutput
 from webapp.errors import EngineCrashed, ModelUnloaded, QueueFull
 from webapp.services.generation.completions import Completions
-from webapp.services.generation.request import CompletionOrder, TextPrompt
+from webapp.services.generation.request import AnswerRequest, TextPrompt
 from webapp.services.presets.presets import Presets
 
 
@@ -33,7 +33,7 @@ def start(world, database, settings):
     def start(*scripts, **asked):
         manager = ListeningManager(world, *scripts)
         completions = Completions(manager, Presets(manager, database, settings))
-        return completions.start(CompletionOrder((TextPrompt("Once"),), **asked)), manager
+        return completions.start(AnswerRequest((TextPrompt("Once"),), **asked)), manager
 
     return start
 

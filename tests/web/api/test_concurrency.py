@@ -44,7 +44,7 @@ def is_running(server):
 def is_free(server):
     found = server.manager.counters()
     status = server.manager.status()
-    places = server.app.extensions["api_places"].taken
+    places = server.app.extensions["api_limit"].open
     return not (found.get("running") or found.get("waiting") or status.running or status.waiting or places)
 
 
@@ -116,7 +116,7 @@ def test_the_place_of_one_client_is_bounded_and_pages_are_still_served(serve):
     assert (status, found["error"]["code"], found["error"]["type"]) == (429, "too_many_streams", "rate_limit_error")
     assert server.get("/health")[0] == 200 and server.get("/v1/models")[0] == 200
     held.pop().vanish()
-    wait_until(lambda: server.app.extensions["api_places"].taken == 1)
+    wait_until(lambda: server.app.extensions["api_limit"].open == 1)
     third = RawClient(server, body(stream=True, max_tokens=100_000))
     assert b"200 OK" in third.read_some()
     for client in (*held, third):

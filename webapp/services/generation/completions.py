@@ -20,7 +20,7 @@ from webapp.errors import ModelUnloaded, ParameterInvalid, error_from_dict
 from webapp.manager.model_manager import ModelManager
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.prompt import PreparedPrompt, PromptModel, prepare, raw_prompt, template_of
-from webapp.services.generation.request import ChatPrompt, CompletionOrder, Prompt, Structure
+from webapp.services.generation.request import AnswerRequest, ChatPrompt, Prompt, Structure
 from webapp.services.generation.structure import constraint_of, offered_by
 from webapp.services.generation.text import AnswerText
 from webapp.services.presets.presets import Presets
@@ -41,7 +41,7 @@ class Completions:
         self._manager = manager
         self._presets = presets
 
-    def start(self, order: CompletionOrder) -> Completion:
+    def start(self, order: AnswerRequest) -> Completion:
         """Queues the first choice of every prompt. Raises what is wrong with the order, and what submit raises."""
         model = PromptModel.chosen(self._manager)
         params = self._sampling(order.sampling, model.info.parameters)

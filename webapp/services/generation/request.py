@@ -51,7 +51,7 @@ class Structure:
 
 
 @dataclass(frozen=True)
-class CompletionOrder:
+class AnswerRequest:
     """``choices`` answers to each of ``prompts``. ``sampling`` holds only what was asked for: names of SamplingParams.
 
     ``stop`` None is the preset's; a stop ends the content, thinking does not count. ``state`` as in

@@ -1,5 +1,5 @@
-"""Roost for programs: OpenAI's API first; Anthropic's, Ollama's and RWKV-Runner's as thin views on the same.
+"""Roost for programs: OpenAI's API first; Anthropic's, Ollama's and RWKV-Runner's are thin views on the same service.
 
-:mod:`.routes` lists every address. What a dialect has of its own (request and answer types, their translation) is in
-the folder of its name; what all share is here. Nothing of it is imported before the first request of a program.
+:mod:`.operations` lists every address. A dialect is one module or folder: its types, how it reads a request and how it
+writes an answer; :mod:`.answering` and :mod:`.body` are shared. A dialect is imported at its first request.
 """

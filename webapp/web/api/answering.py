@@ -1,4 +1,5 @@
-"""From an order to its events, for as long as the client is there, and the events as a stream or as one document.
+"""What the dialects share: which model answers a request, its events for as long as the client is there, and the events
+as a stream or as one document.
 
 A stream is server-sent events (OpenAI, Anthropic) or lines of JSON (Ollama). The status line goes out with the first
 piece, so that what breaks before it is an ordinary error answer; a wait longer than :data:`HEADERS_AFTER_S` sends it
@@ -7,34 +8,36 @@ earlier and keeps the connection alive with comments. What breaks after that is 
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
 from flask import Response, current_app, g, request
 
-from webapp.chat.events import AnswerEvent, AnswerToken, Finished, Usage, Waiting
-from webapp.chat.messages import ToolCall
-from webapp.errors import ParameterInvalid, RoostError, as_roost_error, sentences
+from webapp.chat.events import AnswerEvent, Finished, Usage, Waiting
+from webapp.errors import ModelNotFound, ModelNotServed, ParameterInvalid, as_roost_error, sentences
 from webapp.i18n import translate_error
+from webapp.manager.library import ModelEntry, ModelFile
+from webapp.manager.model_manager import ModelManager
 from webapp.services.generation.completions import Completion, Completions
-from webapp.services.generation.request import CompletionOrder
+from webapp.services.generation.request import AnswerRequest
+from webapp.services.generation.text import AnswerText
+from webapp.services.strategy.on_load import strategy_on_load
 from webapp.settings import Settings
-from webapp.web.api.calls import Record
-from webapp.web.api.error_bodies import error_body
+from webapp.web.api.calls import ClientGone, ModelTurns, Record
+from webapp.web.api.operations import error_body
 from webapp.web.fragments import current_locale
 
 POLL_S = 0.05
 """How soon a client that left while nothing is written is noticed."""
 DISCONNECTED = "waitress.client_disconnected"
-
-
-class ClientGone(Exception):
-    """Nobody reads the answer any more."""
 
 
 def the_settings() -> Settings:
@@ -52,18 +55,18 @@ def the_record() -> Record:
     return record
 
 
-def client_name() -> str:
-    """Who asks, for fairness: programs at one address share, and do not share with its pages."""
-    return f"api {request.remote_addr or ''}"
+def begin(wanted: AnswerRequest) -> Answering:
+    """Queues the request. Raises what is wrong with it.
 
-
-def begin(order: CompletionOrder) -> Answering:
-    """Queues the order; raises what is wrong with it."""
-    asked, most = len(order.prompts) * order.choices, the_settings().api_max_choices
+    The client is the address: programs at one address share, apart from the pages open there.
+    """
+    asked, most = len(wanted.prompts) * wanted.choices, the_settings().api_max_choices
     if asked > most:
         raise ParameterInvalid(param="n", reason=f"{asked} answers are asked for at once; the limit is {most}")
     is_gone = request.environ.get(DISCONNECTED, lambda: False)
-    return Answering(the_completions().start(order), is_gone, the_record())
+    return Answering(
+        the_completions().start(replace(wanted, client=f"api {request.remote_addr or ''}")), is_gone, the_record()
+    )
 
 
 class Answering:
@@ -100,27 +103,11 @@ class Answering:
             self.record.note_token()
 
 
-@dataclass(frozen=True)
-class WholeChoice:
-    """One answer, complete."""
-
-    content: str
-    reasoning: str
-    calls: tuple[ToolCall, ...]
-    tokens: Sequence[AnswerToken]
-    end: Finished
-
-
-def whole_choices(answering: Answering) -> list[WholeChoice]:
-    """All answers of the completion, in order. Raises what broke one of them."""
+def whole_answers(answering: Answering) -> list[tuple[AnswerText, Finished]]:
+    """All answers of the completion, in order. Raises the error of the first that failed."""
     for _ in answering.events():
         pass
-    found = [(answer.text, answer.end) for answer in answering.completion.answers]
-    return [
-        WholeChoice(text.content, text.reasoning, text.tool_calls, text.tokens, end)
-        for text, end in found
-        if isinstance(end, Finished)
-    ]
+    return [(answer.text, answer.end) for answer in answering.completion.answers if isinstance(answer.end, Finished)]
 
 
 class UsageSum:
@@ -143,9 +130,6 @@ JSON_LINES = "application/x-ndjson"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 encode = msgspec.json.encode
-NumberedEvent = tuple[int, AnswerEvent]
-"""With the number of the answer it belongs to."""
-Write = Callable[[int, AnswerEvent], Iterator[bytes]]
 log = logging.getLogger(__name__)
 
 
@@ -161,78 +145,194 @@ def json_line(value: Any) -> bytes:
     return bytes(encode(value)) + b"\n"
 
 
-def stream(
-    answering: Answering,
-    write: Write,
-    write_error: Callable[[dict[str, Any]], bytes],
-    begin: Callable[[], Iterator[bytes]] = lambda: iter(()),
-    end: Callable[[], Iterator[bytes]] = lambda: iter(()),
-    media_type: str = SSE,
-    comment: bytes = b": waiting\n\n",
-) -> Response:
-    """``write`` turns events into bytes, ``begin`` and ``end`` frame them, ``write_error`` gets an error's body."""
+class StreamWriter:
+    """A dialect's stream: what it writes before, for and after the events, and for an error's body."""
+
+    media_type = SSE
+    comment = b": waiting\n\n"
+    """Written during a long silence; empty for none."""
+
+    def begin(self) -> Iterator[bytes]:
+        yield from ()
+
+    def write(self, number: int, event: AnswerEvent) -> Iterator[bytes]:
+        """``number`` is that of the answer."""
+        raise NotImplementedError
+
+    def end(self) -> Iterator[bytes]:
+        yield from ()
+
+    def error(self, body: dict[str, Any]) -> bytes:
+        return data_event(body)
+
+
+def stream(answering: Answering, writer: StreamWriter) -> Response:
     answering.record.is_stream = True
     events = answering.events()
-    first = _first(events)  # raises what breaks before anything is written
-    describe = _describer()
-    body = _body(chain([first], events), answering, write, begin, end, describe, write_error, comment)
-    response = Response(body, mimetype=None, content_type=media_type, headers=HEADERS)
+    deadline, first = time.monotonic() + HEADERS_AFTER_S, None
+    for event in events:  # raises what breaks before anything is written
+        if (event is not None and not isinstance(event[1], Waiting)) or time.monotonic() > deadline:
+            first = event
+            break
+    path, locale = request.path, current_locale()  # there is no request any more when an error is written
+
+    def body() -> Iterator[bytes]:
+        try:
+            yield from writer.begin()
+            written_at = time.monotonic()
+            for event in chain([first], events):
+                written = b"".join(writer.write(*event)) if event is not None else b""
+                if not written and writer.comment and time.monotonic() > written_at + COMMENT_EVERY_S:
+                    written = writer.comment
+                if written:
+                    yield written
+                    written_at = time.monotonic()
+            yield from writer.end()
+        except ClientGone:
+            return
+        except Exception as exc:
+            error = as_roost_error(exc)
+            if error is not exc:
+                log.error("a stream failed", exc_info=exc)
+            answering.record.error = error.code
+            yield writer.error(error_body(path, error, sentences(*translate_error(error, locale)), error.status))
+        finally:
+            answering.close()
+
+    response = Response(body(), mimetype=None, content_type=writer.media_type, headers=HEADERS)
     response.call_on_close(answering.close)  # closing a generator that never began runs nothing of it
     return response
-
-
-def _first(events: Iterator[NumberedEvent | None]) -> NumberedEvent | None:
-    """The first piece of an answer, or whatever came last when the time for it was over."""
-    deadline = time.monotonic() + HEADERS_AFTER_S
-    for event in events:
-        if (event is not None and not isinstance(event[1], Waiting)) or time.monotonic() > deadline:
-            return event
-    return None
-
-
-def _describer() -> Callable[[RoostError], dict[str, Any]]:
-    """Made while there is a request, used when there is none any more."""
-    path, locale = request.path, current_locale()
-
-    def describe(error: RoostError) -> dict[str, Any]:
-        return error_body(path, error, sentences(*translate_error(error, locale)), error.status)
-
-    return describe
-
-
-def _body(
-    events: Iterator[NumberedEvent | None],
-    answering: Answering,
-    write: Write,
-    begin: Callable[[], Iterator[bytes]],
-    end: Callable[[], Iterator[bytes]],
-    describe: Callable[[RoostError], dict[str, Any]],
-    write_error: Callable[[dict[str, Any]], bytes],
-    comment: bytes,
-) -> Iterator[bytes]:
-    try:
-        yield from begin()
-        written_at = time.monotonic()
-        for event in events:
-            written = b"".join(write(*event)) if event is not None else b""
-            if not written and comment and time.monotonic() > written_at + COMMENT_EVERY_S:
-                written = comment
-            if written:
-                yield written
-                written_at = time.monotonic()
-        yield from end()
-    except ClientGone:
-        return
-    except Exception as exc:
-        error = as_roost_error(exc)
-        if error is not exc:
-            log.error("a stream failed", exc_info=exc)
-        answering.record.error = error.code
-        yield write_error(describe(error))
-    finally:
-        answering.close()
 
 
 def answer(value: Any, status: int = 200) -> Response:
     """One JSON document."""
     return current_app.response_class(encode(value), status=status, content_type="application/json")
+
+
+def the_manager() -> ModelManager:
+    manager: ModelManager = current_app.extensions["model_manager"]
+    return manager
+
+
+def served_model(asked: str | None) -> str:
+    """The name of the model that answers. Where requests may choose, its turn is waited for and it is loaded; else
+    ModelNotFound or ModelNotServed for a name that may not be taken as any."""
+    manager, settings = the_manager(), the_settings()
+    served = manager.status().model
+    if asked is None and settings.api_strict_models:
+        raise ModelNotFound(name="without a name", param="model")
+    if asked and not is_name_of(asked, served):
+        served = other_model(manager, settings, asked, served)
+    if settings.api_switch_models and served:
+        take_turn(served)
+    the_record().model = served
+    return served
+
+
+def take_turn(model: str) -> None:
+    """Until the call ends. ClientGone when nobody waits any more."""
+    turns: ModelTurns = current_app.extensions["api_model_turns"]
+    record = the_record()
+    if record.may_wait:
+        turns.enter(model, check_client)
+    else:
+        turns.enter_at_once(model)
+    record.at_end.append(turns.leave)
+    manager = the_manager()
+    if manager.status().model != model:
+        strategy = strategy_on_load(manager.library, model, manager.status().strategy)
+        manager.load(model=model, strategy=strategy)
+
+
+def check_client() -> None:
+    if request.environ.get(DISCONNECTED, lambda: False)():
+        the_record().is_gone = True
+        raise ClientGone
+
+
+def other_model(manager: ModelManager, settings: Settings, asked: str, served: str) -> str:
+    known = known_name(manager, asked)
+    if known is None:
+        if settings.api_strict_models or not served:
+            raise ModelNotFound(name=asked, param="model")
+        return served  # clients have "gpt-4o" built in
+    if not settings.api_switch_models:
+        raise ModelNotServed(name=asked, served=served, param="model")
+    return known
+
+
+def known_name(manager: ModelManager, asked: str) -> str | None:
+    """The model of the library that is called so. Walks through no folder unless one changed."""
+
+    def name_in(files: list[ModelFile]) -> str | None:
+        return next((file.name for file in files if is_name_of(asked, file.name)), None)
+
+    return name_in(manager.library.known_files(lambda files: name_in(files) is not None))
+
+
+def is_name_of(asked: str, name: str) -> bool:
+    """With or without folder and ending, and with Ollama's ":latest"."""
+    path = PurePosixPath(name)
+    return asked.removesuffix(":latest") in (name, path.name, path.stem, str(path.with_suffix("")))
+
+
+@dataclass(frozen=True)
+class ServedEntry:
+    """A model a client may name, for the lists."""
+
+    name: str
+    entry: ModelEntry | None
+    is_loaded: bool
+
+
+def served_models() -> list[ServedEntry]:
+    """The one that answers; all of the library where requests may choose."""
+    manager = the_manager()
+    status = manager.status()
+    is_loaded = status.phase in ("ready", "answering")
+    library = manager.library
+    if the_settings().api_switch_models:
+        entries = [library.entry_at(file.path) for file in library.known_files()]
+        good = [entry for entry in entries if entry.inspection is not None and entry.inspection.config is not None]
+        return [ServedEntry(entry.name, entry, is_loaded and is_name_of(status.model, entry.name)) for entry in good]
+    if not status.model:
+        return []
+    entry = library.entry_at(Path(status.model_path))
+    return [ServedEntry(status.model, entry, is_loaded)]
+
+
+TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+)', re.DOTALL)
+CLOSERS = {"{": "}", "[": "]"}
+
+
+def read_arguments(text: str) -> dict[str, Any]:
+    """All of them, or, where the limit of tokens has cut the text off, what of them is complete. Halves of characters,
+    which no answer can carry, become "?"."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        value = json.loads(completed(text))
+    whole = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+    found: dict[str, Any] = json.loads(whole)
+    return found
+
+
+def completed(text: str) -> str:
+    """The beginning of a JSON object up to its last complete value, with the brackets that are open there closed.
+
+    A number or word at the very end may go on, and does not count.
+    """
+    closers: list[str] = []
+    best, place, before = "{}", 0, ""
+    while token := TOKEN.match(text, place):
+        written, place = token[1], token.end()
+        if written in CLOSERS:
+            closers.append(CLOSERS[written])
+        elif written in ("}", "]"):
+            closers.pop()
+        is_key = written[0] == '"' and before in ("{", ",") and closers[-1] == "}"
+        is_whole = place < len(text) or written[-1] in '"{}[]'
+        if written not in (",", ":") and not is_key and is_whole:
+            best = text[:place] + "".join(reversed(closers))
+        before = written
+    return best

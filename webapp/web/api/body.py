@@ -5,12 +5,14 @@ from __future__ import annotations
 import codecs
 import re
 import threading
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from flask import current_app, request
+from msgspec import Meta
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from webapp.engine.sampling_params import PARAMETERS, SamplingParameter
 from webapp.errors import BodyInvalid, EncodedBody, ParameterInvalid, TooLarge, WrongMediaType
 
 T = TypeVar("T")
@@ -94,3 +96,43 @@ def invalid(text: str) -> ParameterInvalid:
     if missing:
         param, reason = f"{param}.{missing[1]}".lstrip("."), "it is missing"
     return ParameterInvalid(param=param or "body", reason=reason.replace("`", ""))
+
+
+MAX_STOPS = 64
+MAX_STOP_CHARS = 1000
+
+Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
+
+
+def sampling_struct(name: str, api: str, base: type[msgspec.Struct] = msgspec.Struct) -> type[msgspec.Struct]:
+    """A body's base class: ``base`` and the table's parameters, under their names in ``api`` and all optional."""
+    rows = [row for row in PARAMETERS if api in row.names]
+    return msgspec.defstruct(
+        name, [(row.names[api], _type_of(row, api), None) for row in rows], bases=(base,), kw_only=True
+    )
+
+
+def _type_of(row: SamplingParameter, api: str) -> Any:
+    if row.kind is bool:
+        return bool | None
+    least, most = row.api_ranges.get(api, (row.least, row.most))
+    return Annotated[row.kind, Meta(ge=least, le=most)] | None  # type: ignore[name-defined]
+
+
+def asked_sampling(body: Any, api: str) -> dict[str, Any]:
+    """Names of SamplingParams, only what was asked for. A number below 0 where the API means "off" by it (top_k,
+    num_predict) is as if it were left out, or 0 where the parameter has that."""
+    found: dict[str, Any] = {}
+    for row in PARAMETERS:
+        value = getattr(body, row.names[api]) if api in row.names else None
+        if value is not None and row.name != "seed" and value < row.least and api in row.api_ranges:
+            value = 0 if row.least == 0 else None
+        if value is not None:
+            found[row.name] = value
+    return found
+
+
+def stops_of(stop: str | list[str] | None) -> tuple[str, ...] | None:
+    if stop is None:
+        return None
+    return (stop,) if isinstance(stop, str) else tuple(stop)

@@ -1,24 +1,112 @@
-"""One call of an address for programs: its record, its place among those answered at once, its model's turn."""
+"""What surrounds every API request: its record for log and metrics, the limit of requests at once, its model's turn,
+and an error in its dialect.
+
+:func:`install` adds the rows of :mod:`.operations` to the app. Nothing of a dialect is imported before its first call.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from webapp.errors import ServerBusy, TooManyStreams
+from flask import Flask, Response, current_app, g, request
+
+from webapp.errors import RoostError, ServerBusy, TooManyStreams, UnknownAddress
+from webapp.manager.model_manager import ModelManager
+from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
+from webapp.web.api.operations import OPERATIONS, Operation, named
+from webapp.web.error_answers import answer_error, wants_json
+from webapp.web.socket.channel import REFUSAL_KEY
 
 log = logging.getLogger("roost.api")
+CLIENT_GONE = 499
+"""nginx' number for a client that left before the answer; only the log shows it."""
+ANY_METHOD = ("GET", "POST", "PUT", "PATCH", "DELETE")
+THREADS_FOR_PAGES = 4
+TURN_POLL_S = 0.25
+METRICS_LOCK = threading.Lock()
+
+
+class ClientGone(Exception):
+    """Nobody reads the answer any more."""
+
+
+def install(app: Flask, settings: Settings) -> None:
+    """Adds the addresses, and ``app.extensions["completions"]``, of :mod:`webapp.services.generation.completions`."""
+    app.extensions["completions"] = Completions(app.extensions["model_manager"], app.extensions["presets"])
+    app.extensions["api_limit"] = RequestLimit(settings)
+    app.extensions["api_model_turns"] = ModelTurns()
+    for op in OPERATIONS:
+        if not op.view:  # the app's own, there without the API as well
+            continue
+        for path in op.paths:
+            rule = path.replace("{name}", "<path:name>")
+            view = functools.partial(call, op)
+            # clients join a base_url that ends with a slash to a path as they like
+            app.add_url_rule(rule, f"api {op.method} {rule}", view, methods=[op.method], strict_slashes=False)
+    app.add_url_rule("/v1", "api unknown", unknown, defaults={"path": ""}, methods=ANY_METHOD, strict_slashes=False)
+    app.add_url_rule("/v1/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
+    app.add_url_rule("/api/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
+    app.before_request(answer_models)
+
+
+def call(op: Operation, **arguments: str) -> Response:
+    """The view's answer, noted in a record that ends when the answer is closed."""
+    client = request.remote_addr or ""
+    record = Record(f"{op.method} {op.path}", client, on_end=the_metrics().count, may_wait=op.generates)
+    g.api_record = record
+    release: Callable[[], None] = lambda: None  # noqa: E731
+    try:
+        if op.generates:
+            limit: RequestLimit = current_app.extensions["api_limit"]
+            release = limit.enter(client)
+        refused: RoostError | None = request.environ.get(REFUSAL_KEY)
+        if refused is not None:
+            raise refused
+        # a <path:name> takes the slash at the end with it
+        response: Response = named(op.view)(**{name: value.rstrip("/") for name, value in arguments.items()})
+    except ClientGone:
+        response = Response(status=CLIENT_GONE)
+    except BaseException as exc:
+        release()
+        record.error = getattr(exc, "code", type(exc).__name__)
+        record.status = getattr(exc, "status", 500)
+        record.end()
+        raise
+    record.status = response.status_code
+    response.call_on_close(release)
+    response.call_on_close(record.end)
+    return response
+
+
+def unknown(path: str) -> Response:
+    """No page has an address below /v1 or /api, so the answer is always JSON."""
+    return answer_error(UnknownAddress(method=request.method, path=request.path))
+
+
+def answer_models() -> Response | None:
+    """``GET /models`` is a page for people; a program that asks for JSON gets OpenAI's list (base_url without /v1)."""
+    path = request.path
+    is_list = path == "/models" or path.startswith("/models/")
+    if request.method != "GET" or not is_list or not wants_json():
+        return None
+    name = path.removeprefix("/models").strip("/")
+    operation = {op.key: op for op in OPERATIONS}
+    return call(operation["model"], name=name) if name else call(operation["models"])
 
 
 @dataclass
 class Record:
-    """``error`` is an error's code. Times are seconds. ``on_end`` is told once, when the answer is closed."""
+    """One request, for the log and the metrics. ``error`` is an error's code. Times are seconds. ``on_end`` is called
+    once, when the answer is closed."""
 
     route: str
     client: str
@@ -36,7 +124,7 @@ class Record:
     on_end: Callable[[Record], None] | None = None
     may_wait: bool = True
     at_end: list[Callable[[], None]] = field(default_factory=list)
-    """What the call holds and gives back."""
+    """What releases the things the request holds."""
     _began_at: float = field(default_factory=time.monotonic)
     _is_ended: bool = False
 
@@ -50,8 +138,8 @@ class Record:
             return
         self._is_ended = True
         self.seconds = time.monotonic() - self._began_at
-        for give_back in self.at_end:
-            give_back()
+        for release in self.at_end:
+            release()
         log.info("%s", self)
         if self.on_end is not None:
             self.on_end(self)
@@ -75,49 +163,46 @@ class Record:
         return json.dumps({name: value for name, value in shown.items() if value not in ("", None, False)})
 
 
-THREADS_FOR_PAGES = 4
-
-
-class Places:
-    """Some of ``http_threads`` always stay for pages, whatever ``api_streams`` says."""
+class RequestLimit:
+    """How many requests may generate at once, in all and for one client. Some of ``http_threads`` always stay for
+    pages, whatever ``api_streams`` says."""
 
     def __init__(self, settings: Settings) -> None:
         self.limit = max(1, min(settings.api_streams, settings.http_threads - THREADS_FOR_PAGES))
         self.per_client = settings.api_streams_per_client
-        self._taken: Counter[str] = Counter()
+        self._open: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     @property
-    def taken(self) -> int:
+    def open(self) -> int:
         with self._lock:
-            return sum(self._taken.values())
+            return sum(self._open.values())
 
-    def take(self, client: str) -> Callable[[], None]:
-        """What gives the place back; it may be called twice. TooManyStreams or ServerBusy when there is none."""
+    def enter(self, client: str) -> Callable[[], None]:
+        """Returns what ends the request; it may be called twice. Raises TooManyStreams or ServerBusy at the limit."""
         with self._lock:
-            if self._taken[client] >= self.per_client:
+            if self._open[client] >= self.per_client:
                 raise TooManyStreams(limit=self.per_client)
-            if sum(self._taken.values()) >= self.limit:
+            if sum(self._open.values()) >= self.limit:
                 raise ServerBusy(limit=self.limit)
-            self._taken[client] += 1
-        is_given_back = threading.Event()
+            self._open[client] += 1
+        is_left = threading.Event()
 
-        def give_back() -> None:
+        def leave() -> None:
             with self._lock:
-                if is_given_back.is_set():
+                if is_left.is_set():
                     return
-                is_given_back.set()
-                self._taken[client] -= 1
-                if not self._taken[client]:
-                    del self._taken[client]
+                is_left.set()
+                self._open[client] -= 1
+                if not self._open[client]:
+                    del self._open[client]
 
-        return give_back
-
-
-POLL_S = 0.25
+        return leave
 
 
 class ModelTurns:
+    """Where requests choose the model: those for one model run together, those for another wait, in order."""
+
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._waiting: deque[object] = deque()
@@ -131,7 +216,7 @@ class ModelTurns:
             self._waiting.append(ticket)
             try:
                 while self._waiting[0] is not ticket or self._is_others(model):
-                    self._changed.wait(POLL_S)
+                    self._changed.wait(TURN_POLL_S)
                     check()
                 self._take(model)
             finally:
@@ -156,3 +241,91 @@ class ModelTurns:
     def _take(self, model: str) -> None:
         self._model = model
         self._open += 1
+
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+ENGINE_TEXTS = {
+    "running": "Sequences that hold a slot",
+    "waiting": "Sequences that wait for a slot",
+    "max_sequences": "Slots",
+    "cache_hits": "Prompts that began at a remembered state",
+    "cache_misses": "Prompts that began at the start",
+    "cache_bytes": "Memory of remembered states",
+    "cache_limit_bytes": "Most memory remembered states may take",
+    "cache_snapshots": "Remembered states",
+}
+GROWING = ("cache_hits", "cache_misses")
+
+
+def the_metrics() -> Metrics:
+    """Made at the first call: Prometheus' library takes 40 ms to import."""
+    extensions = current_app.extensions
+    if "api_metrics" not in extensions:
+        with METRICS_LOCK:
+            extensions.setdefault("api_metrics", Metrics(extensions["model_manager"], extensions["api_limit"]))
+    found: Metrics = extensions["api_metrics"]
+    return found
+
+
+def metrics() -> Response:
+    """``GET /metrics``."""
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    return Response(generate_latest(the_metrics().registry), content_type=CONTENT_TYPE_LATEST)
+
+
+class Metrics:
+    """The figures of /metrics, in a registry of its own: one app, one set of figures. Those of the engine are read from
+    it when asked for."""
+
+    def __init__(self, manager: ModelManager, limit: RequestLimit) -> None:
+        import prometheus_client as prometheus
+
+        self._manager, self._limit = manager, limit
+        self.registry = own = prometheus.CollectorRegistry()
+        self._requests = prometheus.Counter(
+            "roost_api_requests", "API requests answered", ["route", "status"], registry=own
+        )
+        self._gone = prometheus.Counter("roost_api_disconnects", "Clients that left before the end", registry=own)
+        self._tokens = prometheus.Counter("roost_api_tokens", "Tokens of API requests", ["kind"], registry=own)
+        self._first = prometheus.Histogram(
+            "roost_api_first_token_seconds", "Until the first token", buckets=SECONDS, registry=own
+        )
+        self._whole = prometheus.Histogram(
+            "roost_api_request_seconds", "Until the end", ["route"], buckets=SECONDS, registry=own
+        )
+        own.register(self)  # type: ignore[arg-type]
+
+    def count(self, record: Record) -> None:
+        self._requests.labels(record.route, str(record.status)).inc()
+        self._whole.labels(record.route).observe(record.seconds)
+        if record.first_token_s is not None:
+            self._first.observe(record.first_token_s)
+        for kind in ("prompt", "cached", "completion"):
+            self._tokens.labels(kind).inc(getattr(record, f"{kind}_tokens"))
+        if record.is_gone:
+            self._gone.inc()
+
+    def collect(self) -> Iterator[Any]:
+        """The gauges of the moment; without an engine, only what the web process knows."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        def gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+            return GaugeMetricFamily(name, text, float(value))
+
+        status, engine = self._manager.status(), self._manager.counters()
+        yield gauge("roost_api_open_requests", "API requests being answered", self._limit.open)
+        yield gauge("roost_model_loaded", "1 when a model is loaded", status.phase in ("ready", "answering"))
+        yield gauge("roost_engine_resident_bytes", "Memory of the engine process", self._manager.engine_memory_bytes())
+        for name, value in engine.items():
+            base = name.removesuffix("_total")
+            text = ENGINE_TEXTS.get(name, base.replace("_", " ").capitalize())
+            if base != name and name not in ENGINE_TEXTS:
+                text += " since the model was loaded"
+            family = CounterMetricFamily if base != name or name in GROWING else GaugeMetricFamily
+            yield family(f"roost_engine_{base}", text, value)
+        if engine:
+            # Requests that have just come or gone may show for a moment; it must not stay above 0.
+            extra = engine["running"] + engine["waiting"] - status.running - status.waiting
+            text = "Sequences nobody waits for (leak guard)"
+            yield gauge("roost_engine_unowned_sequences", text, max(0, extra))

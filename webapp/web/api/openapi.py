@@ -9,9 +9,8 @@ import msgspec
 from flask import Response, request
 
 from webapp import __version__
-from webapp.web.api.answering import answer
+from webapp.web.api.answering import answer, the_manager
 from webapp.web.api.operations import DOCUMENTED, GROUPS, SSE, Operation
-from webapp.web.api.served_model import the_manager
 from webapp.web.fragments import current_locale, translator
 
 REFERENCE = "#/components/schemas/{name}"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from webapp.errors import InvalidSampling, RoostError
+
 ROOM = "webapp.web.api"
 SSE = "text/event-stream"
 LINES = "application/x-ndjson"
@@ -20,9 +22,9 @@ HELLO = [{"role": "user", "content": "Why do birds sit on wires?"}]
 BIRD_AND_BOAT = ["a bird on a wire", "a boat on the river"]
 PREFIXES = ("/v1/", "/api/")
 ERRORS = {
-    "anthropic": "anthropic.answers:AnthropicError",
-    "ollama": "ollama.answers:OllamaError",
-    "runner": "runner.routes:RunnerError",
+    "anthropic": "anthropic:AnthropicError",
+    "ollama": "ollama.chat:OllamaError",
+    "runner": "runner:RunnerError",
 }
 
 
@@ -37,8 +39,8 @@ class Operation:
     """``paths``: the first is the documented one; ``{name}`` in it takes the rest of the address.
 
     ``body``, ``answer`` and ``chunk`` name types; ``answer`` "" is plain text, "str" and "dict" are themselves.
-    ``chunk`` is what a stream is made of, sent as ``stream`` (a media type). ``takes_place``: it generates, so it
-    counts against the limits.
+    ``chunk`` is what a stream is made of, sent as ``stream`` (a media type). ``generates``: it counts against the
+    limits.
     """
 
     key: str
@@ -51,7 +53,7 @@ class Operation:
     stream: str = ""
     chunk: str = ""
     example: dict[str, Any] | None = None
-    takes_place: bool = False
+    generates: bool = False
     is_documented: bool = True
 
     @property
@@ -86,83 +88,83 @@ class Operation:
 OPERATIONS = (
     Operation(
         "chat", "openai", "POST", ("/v1/chat/completions", "/chat/completions"), "openai.chat:create",
-        "openai.chat_request:ChatRequest", "openai.answers:ChatCompletion", SSE, "openai.answers:ChatChunk",
-        {"model": ANY_MODEL, "messages": HELLO, "max_tokens": 200, "stream": True}, takes_place=True,
+        "openai.chat:ChatRequest", "openai.answers:ChatCompletion", SSE, "openai.answers:ChatChunk",
+        {"model": ANY_MODEL, "messages": HELLO, "max_tokens": 200, "stream": True}, generates=True,
     ),
     Operation(
         "completions", "openai", "POST", ("/v1/completions", "/completions"), "openai.completions:create",
         "openai.completions:CompletionRequest", "openai.answers:TextCompletion", SSE, "openai.answers:TextCompletion",
-        {"model": ANY_MODEL, "prompt": "Once upon a time", "max_tokens": 60, "temperature": 1}, takes_place=True,
+        {"model": ANY_MODEL, "prompt": "Once upon a time", "max_tokens": 60, "temperature": 1}, generates=True,
     ),
     Operation(
-        "embeddings", "openai", "POST", ("/v1/embeddings", "/embeddings"), "openai.embeddings:create",
-        "openai.embeddings:EmbeddingRequest", "openai.answers:EmbeddingList",
-        example={"model": ANY_MODEL, "input": BIRD_AND_BOAT}, takes_place=True,
+        "embeddings", "openai", "POST", ("/v1/embeddings", "/embeddings"), "openai.models:embed",
+        "openai.models:EmbeddingRequest", "openai.answers:EmbeddingList",
+        example={"model": ANY_MODEL, "input": BIRD_AND_BOAT}, generates=True,
     ),
     Operation("models", "openai", "GET", ("/v1/models",), "openai.models:index", answer="openai.answers:ModelList"),
     Operation("model", "openai", "GET", ("/v1/models/{name}",), "openai.models:show", answer="openai.answers:Model"),
     Operation(
-        "tokenize", "tokens", "POST", ("/v1/tokenize", "/tokenize"), "openai.tokens:tokenize",
-        "openai.tokens:TokenizeRequest", "openai.answers:Tokens",
+        "tokenize", "tokens", "POST", ("/v1/tokenize", "/tokenize"), "openai.models:tokenize",
+        "openai.models:TokenizeRequest", "openai.answers:Tokens",
         example={"text": "A bird sits on a wire.", "with_pieces": True},
     ),
     Operation(
-        "detokenize", "tokens", "POST", ("/v1/detokenize", "/detokenize"), "openai.tokens:detokenize",
-        "openai.tokens:DetokenizeRequest", "openai.answers:Text", example={"tokens": [33, 35]},
+        "detokenize", "tokens", "POST", ("/v1/detokenize", "/detokenize"), "openai.models:detokenize",
+        "openai.models:DetokenizeRequest", "openai.answers:Text", example={"tokens": [33, 35]},
     ),
     Operation(
-        "messages", "anthropic", "POST", ("/v1/messages",), "anthropic.messages:create",
-        "anthropic.request:MessageRequest", "anthropic.answers:MessageAnswer", SSE,
+        "messages", "anthropic", "POST", ("/v1/messages",), "anthropic:create",
+        "anthropic:MessageRequest", "anthropic:MessageAnswer", SSE,
         example={"model": ANY_MODEL, "max_tokens": 200, "messages": HELLO, "system": "Answer in one sentence."},
-        takes_place=True,
+        generates=True,
     ),
     Operation(
-        "count_tokens", "anthropic", "POST", ("/v1/messages/count_tokens",), "anthropic.messages:count_tokens",
-        "anthropic.request:CountRequest", "anthropic.answers:TokenCount",
+        "count_tokens", "anthropic", "POST", ("/v1/messages/count_tokens",), "anthropic:count_tokens",
+        "anthropic:CountRequest", "anthropic:TokenCount",
         example={"model": ANY_MODEL, "messages": HELLO},
     ),
     Operation(
         "ollama_chat", "ollama", "POST", ("/api/chat",), "ollama.chat:chat",
-        "ollama.request:OllamaChat", "ollama.answers:ChatLine", LINES, "ollama.answers:ChatLine",
-        {"model": ANY_MODEL, "messages": HELLO, "options": {"num_predict": 100}}, takes_place=True,
+        "ollama.chat:OllamaChat", "ollama.chat:ChatLine", LINES, "ollama.chat:ChatLine",
+        {"model": ANY_MODEL, "messages": HELLO, "options": {"num_predict": 100}}, generates=True,
     ),
     Operation(
         "ollama_generate", "ollama", "POST", ("/api/generate",), "ollama.chat:generate",
-        "ollama.request:OllamaGenerate", "ollama.answers:GenerateLine", LINES, "ollama.answers:GenerateLine",
-        {"model": ANY_MODEL, "prompt": "Why do birds sit on wires?", "stream": False}, takes_place=True,
+        "ollama.chat:OllamaGenerate", "ollama.chat:GenerateLine", LINES, "ollama.chat:GenerateLine",
+        {"model": ANY_MODEL, "prompt": "Why do birds sit on wires?", "stream": False}, generates=True,
     ),
     Operation(
-        "ollama_embed", "ollama", "POST", ("/api/embed",), "ollama.embed:embed",
-        "ollama.embed:OllamaEmbed", "ollama.answers:EmbedAnswer",
-        example={"model": ANY_MODEL, "input": BIRD_AND_BOAT}, takes_place=True,
+        "ollama_embed", "ollama", "POST", ("/api/embed",), "ollama.models:embed",
+        "ollama.models:OllamaEmbed", "ollama.models:EmbedAnswer",
+        example={"model": ANY_MODEL, "input": BIRD_AND_BOAT}, generates=True,
     ),
-    Operation("ollama_tags", "ollama", "GET", ("/api/tags",), "ollama.models:tags", answer="ollama.answers:Tags"),
+    Operation("ollama_tags", "ollama", "GET", ("/api/tags",), "ollama.models:tags", answer="ollama.models:Tags"),
     Operation(
-        "ollama_ps", "ollama", "GET", ("/api/ps",), "ollama.models:running", answer="ollama.answers:RunningModels"
+        "ollama_ps", "ollama", "GET", ("/api/ps",), "ollama.models:running", answer="ollama.models:RunningModels"
     ),
     Operation(
         "ollama_show", "ollama", "POST", ("/api/show",), "ollama.models:show",
-        "ollama.models:ShowRequest", "ollama.answers:ShowAnswer", example={"model": ANY_MODEL},
+        "ollama.models:ShowRequest", "ollama.models:ShowAnswer", example={"model": ANY_MODEL},
     ),
     Operation(
         "ollama_version", "ollama", "GET", ("/api/version",), "ollama.models:version",
-        answer="ollama.answers:VersionAnswer",
+        answer="ollama.models:VersionAnswer",
     ),
     Operation(
-        "switch_model", "runner", "POST", ("/switch-model",), "runner.routes:switch_model",
-        "runner.routes:SwitchModel", "str",
+        "switch_model", "runner", "POST", ("/switch-model",), "runner:switch_model",
+        "runner:SwitchModel", "str",
         example={"model": "models/RWKV-x070-World-0.1B.pth", "strategy": "cpu fp32"},
     ),
     Operation(
-        "update_config", "runner", "POST", ("/update-config",), "runner.routes:update_config",
-        "runner.routes:RunnerConfig", "str", example={"temperature": 1, "top_p": 0.3, "max_tokens": 500},
+        "update_config", "runner", "POST", ("/update-config",), "runner:update_config",
+        "runner:RunnerConfig", "str", example={"temperature": 1, "top_p": 0.3, "max_tokens": 500},
     ),
     Operation(
-        "runner_status", "runner", "GET", ("/status",), "runner.routes:status", answer="runner.routes:RunnerStatus"
+        "runner_status", "runner", "GET", ("/status",), "runner:status", answer="runner:RunnerStatus"
     ),
-    Operation("exit", "runner", "POST", ("/exit",), "runner.routes:leave", answer="str"),
+    Operation("exit", "runner", "POST", ("/exit",), "runner:leave", answer="str"),
     Operation("health", "house", "GET", ("/health",), "", answer="dict"),
-    Operation("metrics", "house", "GET", ("/metrics",), "counting:show"),
+    Operation("metrics", "house", "GET", ("/metrics",), "calls:metrics"),
     Operation("openapi", "house", "GET", ("/openapi.json",), "openapi:show", is_documented=False),
 )
 # fmt: on
@@ -187,3 +189,36 @@ def dialect_of(path: str) -> str:
     if path.startswith("/v1/messages"):
         return "anthropic"
     return "ollama" if path.startswith("/api/") else "openai"
+
+
+OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 503: "overloaded_error"}
+OPENAI_CODES = {"prompt_too_long": "context_length_exceeded"}
+"""Where clients act upon OpenAI's own word."""
+
+
+def error_body(path: str, error: RoostError, message: str, status: int) -> dict[str, Any]:
+    """``message`` is the sentence with its way out, in the reader's language: many clients show nothing else."""
+    dialect = dialect_of(path)
+    if dialect == "anthropic":
+        kind = ANTHROPIC_TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
+        return {"type": "error", "error": {"type": kind, "message": message}}
+    if dialect == "ollama":
+        return {"error": message}
+    if dialect == "runner":
+        return {"detail": message}
+    return {"error": openai_error(error, message, status)}
+
+
+def openai_error(error: RoostError, message: str, status: int) -> dict[str, Any]:
+    """``{"message", "type", "code", "param"}``; ``code`` is stable, ``param`` the dotted path of what is wrong."""
+    kind = OPENAI_TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
+    code = OPENAI_CODES.get(error.code, error.code)
+    return {"message": message, "type": kind, "code": code, "param": param_of(error)}
+
+
+def param_of(error: RoostError) -> str | None:
+    if isinstance(error, InvalidSampling):
+        return str(error.params.get("name"))
+    param = error.params.get("param")
+    return None if param is None else str(param)

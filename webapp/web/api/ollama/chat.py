@@ -1,29 +1,313 @@
-"""``POST /api/chat`` and ``/api/generate`` (one prompt, with the template unless ``raw``): they stream unless told
-otherwise."""
+"""``POST /api/chat`` and ``/api/generate`` (one prompt, with the template unless ``raw``). They stream by default."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 from flask import Response
+from msgspec import Meta
 
-from webapp.chat.messages import ToolCall
-from webapp.web.api.answering import client_name
-from webapp.web.api.body import read_body
-from webapp.web.api.call_arguments import read_arguments
-from webapp.web.api.ollama.answers import CalledTool, ChatLine, GenerateLine, OllamaCallOut, OllamaText
-from webapp.web.api.ollama.lines import respond, without_question
-from webapp.web.api.ollama.request import OllamaChat, OllamaGenerate, chat_order, generate_order
-from webapp.web.api.served_model import served_model
+from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
+from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+from webapp.errors import ParameterUnsupported
+from webapp.services.generation.request import AnswerRequest, ChatPrompt, Prompt, Structure, TextPrompt
+from webapp.web import roles
+from webapp.web.api.answering import (
+    JSON_LINES,
+    Answering,
+    StreamWriter,
+    answer,
+    begin,
+    is_name_of,
+    json_line,
+    known_name,
+    read_arguments,
+    served_model,
+    stream,
+    the_manager,
+    whole_answers,
+)
+from webapp.web.api.body import MAX_STOPS, Stop, asked_sampling, read_body, sampling_struct
+from webapp.web.guard import require
+
+THINK_MODES = {
+    True: ThinkMode.THINK,
+    False: ThinkMode.NONE,
+    "low": ThinkMode.THINK_A_BIT,
+    "medium": ThinkMode.THINK,
+    "high": ThinkMode.THINK_A_LOT,
+}
+
+
+class OllamaCall(msgspec.Struct):
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class OllamaToolCall(msgspec.Struct):
+    function: OllamaCall
+
+
+class OllamaMessage(msgspec.Struct, kw_only=True):
+    """``images`` are refused, ``thinking`` of earlier answers is not read again."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str | None = ""
+    thinking: str | None = None
+    images: list[Any] | None = None
+    tool_calls: list[OllamaToolCall] | None = None
+    tool_name: str | None = None
+
+
+if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+    OllamaSampling = msgspec.Struct
+else:
+    OllamaSampling = sampling_struct("OllamaSampling", "ollama")
+
+
+class Options(OllamaSampling, kw_only=True):
+    """Those Roost knows; others (num_ctx, num_gpu, mirostat …) are ignored. ``num_predict`` 0 or less is the
+    preset's."""
+
+    stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
+
+
+class OllamaRequest(msgspec.Struct, kw_only=True):
+    """What chat and generate share. ``keep_alive`` 0 without anything to answer unloads the model; otherwise it is
+    ignored, as the setting idle_unload_s decides."""
+
+    model: str | None = None
+    stream: bool | None = None
+    options: Options | None = None
+    think: bool | Literal["low", "medium", "high"] | None = None
+    format: Literal["", "json"] | dict[str, Any] | None = None
+    keep_alive: Any = None
+    state: Annotated[str, Meta(max_length=500)] | None = None
+
+
+class OllamaChat(OllamaRequest, kw_only=True):
+    messages: Annotated[list[OllamaMessage], Meta(max_length=4096)] = []
+    tools: list[dict[str, Any]] | None = None
+
+
+class OllamaGenerate(OllamaRequest, kw_only=True):
+    """``raw``: the prompt as it is, without template. ``template`` and ``context`` are refused."""
+
+    prompt: str | None = ""
+    system: str | None = None
+    suffix: str | None = None
+    raw: bool | None = None
+    template: str | None = None
+    context: list[int] | None = None
+    images: list[Any] | None = None
+
+
+def chat_request(asked: OllamaChat) -> AnswerRequest:
+    messages = tuple(message_of(message, place) for place, message in enumerate(asked.messages))
+    is_begun = asked.messages[-1].role == "assistant" and not asked.messages[-1].tool_calls
+    prompt = ChatPrompt(messages, think_mode_of(asked), continue_last=is_begun)
+    return answer_request(asked, prompt, tuple(asked.tools or ()))
+
+
+def generate_request(asked: OllamaGenerate) -> AnswerRequest:
+    for name, reason in (
+        ("suffix", "RWKV reads from left to right and cannot fill a gap"),
+        ("template", "a preset decides the template; raw takes the prompt as it is"),
+        ("context", "send the whole prompt; Roost remembers what it has read of it"),
+        ("images", "Roost's models read and write text"),
+    ):
+        if getattr(asked, name):
+            raise ParameterUnsupported(param=name, reason=reason)
+    if asked.raw:
+        return answer_request(asked, TextPrompt(asked.prompt or ""))
+    system = [Message(Role.SYSTEM, asked.system)] if asked.system else []
+    messages = (*system, Message(Role.USER, asked.prompt or ""))
+    return answer_request(asked, ChatPrompt(messages, think_mode_of(asked)))
+
+
+def answer_request(asked: OllamaRequest, prompt: Prompt, tools: tuple[dict[str, Any], ...] = ()) -> AnswerRequest:
+    options = asked.options or Options()
+    stop = (options.stop,) if isinstance(options.stop, str) else options.stop
+    return AnswerRequest(
+        prompts=(prompt,),
+        sampling=asked_sampling(options, "ollama"),
+        stop=None if stop is None else tuple(stop),
+        state=asked.state,
+        structure=Structure(tools, None, format_of(asked.format)),
+    )
+
+
+def format_of(wanted: str | dict[str, Any] | None) -> dict[str, Any] | None:
+    """Ollama's format as OpenAI's response_format."""
+    if not wanted:
+        return None
+    if wanted == "json":
+        return {"type": "json_object"}
+    return {"type": "json_schema", "json_schema": {"name": "format", "schema": wanted}}
+
+
+def think_mode_of(asked: OllamaRequest) -> ThinkMode | None:
+    return None if asked.think is None else THINK_MODES[asked.think]
+
+
+def message_of(message: OllamaMessage, place: int) -> Message:
+    if message.images:
+        raise ParameterUnsupported(param=f"messages[{place}].images", reason="Roost's models read and write text")
+    calls = tuple(
+        ToolCall("", call.function.name, msgspec.json.encode(call.function.arguments).decode())
+        for call in message.tool_calls or ()
+    )
+    return Message(Role(message.role), message.content or "", tool_calls=calls, name=message.tool_name or "")
+
+
+class CalledTool(msgspec.Struct):
+    name: str
+    arguments: dict[str, Any]
+
+
+class OllamaCallOut(msgspec.Struct):
+    function: CalledTool
+
+
+class OllamaText(msgspec.Struct, kw_only=True, omit_defaults=True):
+    role: Literal["assistant"]
+    content: str
+    thinking: str = ""
+    tool_calls: list[OllamaCallOut] = []
+
+
+class Figures(msgspec.Struct, kw_only=True, omit_defaults=True):
+    model: str
+    created_at: str
+    done: bool
+    done_reason: str = ""
+    total_duration: int = 0
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+
+
+class ChatLine(Figures, kw_only=True, omit_defaults=True):
+    """One line of a chat's stream; the last has the figures. The whole answer is one such line."""
+
+    message: OllamaText
+
+
+class GenerateLine(Figures, kw_only=True, omit_defaults=True):
+    response: str
+    thinking: str = ""
+
+
+class OllamaError(msgspec.Struct):
+    error: str
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """Now, or then, as RFC 3339 in UTC."""
+    then = datetime.now(timezone.utc) if seconds is None else datetime.fromtimestamp(seconds, timezone.utc)
+    return then.isoformat().replace("+00:00", "Z")
+
+
+MakeLine = Callable[..., Figures]
+"""``make(content, thinking, calls, **figures)`` -> the dialect's object."""
+ZERO = re.compile(r"0(\.0+)?([a-zµ]+)?")
+
+
+def respond(wanted: AnswerRequest, model: str, is_stream: bool, make: MakeLine) -> Response:
+    answering = begin(wanted)
+    lines = Lines(answering, model, make)
+    if is_stream:
+        return stream(answering, lines)
+    [(text, end)] = whole_answers(answering)
+    return answer(lines.line(text.content, text.reasoning, text.tool_calls, **lines.figures(end)))
+
+
+def load_or_unload(asked: OllamaRequest, make: MakeLine) -> Response:
+    """To a request without anything to answer: it loads the model or, with ``keep_alive`` 0, unloads it."""
+    if is_zero(asked.keep_alive):
+        return unload(asked.model, make)
+    model = served_model(asked.model)
+    the_manager().load()
+    return empty(model, make, "load")
+
+
+def is_zero(keep_alive: Any) -> bool:
+    """A number of seconds, or a duration such as "0s" or "5m"."""
+    return keep_alive is not None and ZERO.fullmatch(str(keep_alive)) is not None
+
+
+def unload(asked: str | None, make: MakeLine) -> Response:
+    """Not for a name that belongs to another model than the one that is served."""
+    require(roles.Role.LOCAL)
+    manager = the_manager()
+    served = manager.status().model
+    if not asked or is_name_of(asked, served) or known_name(manager, asked) is None:
+        manager.unload()
+    return empty(asked or served, make, "unload")
+
+
+def empty(model: str, make: MakeLine, reason: str) -> Response:
+    return answer(make("", "", (), model=model, created_at=timestamp(), done=True, done_reason=reason))
+
+
+class Lines(StreamWriter):
+    media_type = JSON_LINES
+    comment = b""
+
+    def __init__(self, answering: Answering, model: str, make: MakeLine) -> None:
+        self._record = answering.record
+        self._model = model
+        self._make = make
+        self._began_at = time.monotonic()
+
+    def write(self, _: int, event: AnswerEvent) -> Iterator[bytes]:
+        if isinstance(event, ReasoningDelta):
+            yield json_line(self.line("", event.text, (), done=False))
+        elif isinstance(event, ContentDelta):
+            yield json_line(self.line(event.text, "", (), done=False))
+        elif isinstance(event, CallDelta):  # whole: Ollama's requests do not ask for pieces
+            call = ToolCall(event.call_id, event.name, event.arguments)
+            yield json_line(self.line("", "", (call,), done=False))
+        elif isinstance(event, Finished):
+            yield json_line(self.line("", "", (), **self.figures(event)))
+
+    def error(self, body: dict[str, Any]) -> bytes:
+        return json_line(body)
+
+    def line(self, content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> Figures:
+        return self._make(content, thinking, calls, model=self._model, created_at=timestamp(), **fields)
+
+    def figures(self, end: Finished) -> dict[str, Any]:
+        total = time.monotonic() - self._began_at
+        reading = min(self._record.first_token_s or total, total)
+        return {
+            "done": True,
+            "done_reason": "length" if end.finish_reason == "length" else "stop",
+            "total_duration": nanoseconds(total),
+            "prompt_eval_count": end.usage.prompt,
+            "prompt_eval_duration": nanoseconds(reading),
+            "eval_count": end.usage.completion,
+            "eval_duration": nanoseconds(total - reading),
+        }
+
+
+def nanoseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1e9))
 
 
 def chat() -> Response:
     asked = read_body(OllamaChat)
     if not asked.messages:
-        return without_question(asked, chat_line)
+        return load_or_unload(asked, chat_line)
     model = served_model(asked.model)
-    return respond(chat_order(asked, client_name()), model, asked.stream is not False, chat_line)
+    return respond(chat_request(asked), model, asked.stream is not False, chat_line)
 
 
 def chat_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> ChatLine:
@@ -35,9 +319,9 @@ def chat_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: 
 def generate() -> Response:
     asked = read_body(OllamaGenerate)
     if not asked.prompt:
-        return without_question(asked, generate_line)
+        return load_or_unload(asked, generate_line)
     model = served_model(asked.model)
-    return respond(generate_order(asked, client_name()), model, asked.stream is not False, generate_line)
+    return respond(generate_request(asked), model, asked.stream is not False, generate_line)
 
 
 def generate_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> GenerateLine:

@@ -3,31 +3,89 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 from flask import Response
+from msgspec import Meta
 
 from webapp import __version__
 from webapp.errors import ModelNotFound
-from webapp.web.api.answering import answer, the_completions, the_settings
-from webapp.web.api.body import read_body
-from webapp.web.api.ollama.answers import (
-    Details,
-    Running,
-    RunningModels,
-    ShowAnswer,
-    Tag,
-    Tags,
-    VersionAnswer,
-    timestamp,
+from webapp.web.api.answering import (
+    ServedEntry,
+    answer,
+    is_name_of,
+    served_model,
+    served_models,
+    the_completions,
+    the_manager,
+    the_record,
+    the_settings,
 )
-from webapp.web.api.served_model import ServedEntry, is_name_of, served_models
+from webapp.web.api.body import read_body
+from webapp.web.api.ollama.chat import nanoseconds, timestamp
+from webapp.web.api.openai.models import MOST_INPUTS, check_dimensions, vectors
 from webapp.weights.inspection import Inspection
 
 NEVER = "9999-12-31T23:59:59Z"
+
+
+class Details(msgspec.Struct, kw_only=True):
+    parent_model: str = ""
+    format: str
+    family: str
+    families: list[str]
+    parameter_size: str
+    quantization_level: str
+
+
+class Tag(msgspec.Struct, kw_only=True):
+    name: str
+    model: str
+    modified_at: str
+    size: int
+    digest: str
+    details: Details
+
+
+class Tags(msgspec.Struct):
+    models: list[Tag]
+
+
+class Running(Tag, kw_only=True):
+    expires_at: str
+    size_vram: int
+
+
+class RunningModels(msgspec.Struct):
+    models: list[Running]
+
+
+class ShowAnswer(msgspec.Struct, kw_only=True):
+    modelfile: str
+    parameters: str
+    template: str
+    details: Details
+    model_info: dict[str, Any]
+    capabilities: list[str]
+    modified_at: str
+
+
+class EmbedAnswer(msgspec.Struct):
+    """``embeddings`` are of length 1, in the order of the texts."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    load_duration: int
+    prompt_eval_count: int
+
+
+class VersionAnswer(msgspec.Struct):
+    version: str
 
 
 class ShowRequest(msgspec.Struct, kw_only=True):
@@ -134,3 +192,26 @@ def info_of(found: Inspection) -> dict[str, Any]:
             f"{family}.context_length": the_settings().max_prompt_tokens,  # the model itself has no such limit
         }
     return known
+
+
+class OllamaEmbed(msgspec.Struct, kw_only=True):
+    """``truncate`` is ignored: a text that is too long is refused. ``options`` and ``keep_alive`` are ignored too."""
+
+    model: str | None = None
+    input: str | Annotated[list[str], Meta(max_length=MOST_INPUTS)] = ""
+    dimensions: Annotated[int, Meta(ge=1, description="Refused unless it is the model's own size.")] | None = None
+
+
+def embed() -> Response:
+    """Without a text it only loads the model, as Ollama does."""
+    began = time.monotonic()
+    asked = read_body(OllamaEmbed)
+    model = served_model(asked.model)
+    check_dimensions(asked.dimensions)
+    texts = asked.input if isinstance(asked.input, list) else [asked.input] if asked.input else []
+    if not texts:
+        the_manager().load()
+    inputs = [the_manager().tokenizer().encode(text) for text in texts]
+    count = the_record().prompt_tokens = sum(map(len, inputs))
+    rows = list(vectors(inputs))
+    return answer(EmbedAnswer(model, rows, nanoseconds(time.monotonic() - began), 0, count))

@@ -11,15 +11,31 @@ from msgspec import UNSET, Meta, UnsetType
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import ParameterInvalid, ParameterUnsupported
-from webapp.services.generation.request import CompletionOrder, TextPrompt
-from webapp.web.api.answering import Answering, UsageSum, answer, begin, client_name, data_event, stream, whole_choices
-from webapp.web.api.body import read_body
-from webapp.web.api.openai.answers import TextChoice, TextCompletion, TextLogprobs, Usage
-from webapp.web.api.openai.chat import DONE, Heading, heading, usage_of
-from webapp.web.api.openai.logprobs import joined, prompt_logprobs, text_logprobs
-from webapp.web.api.openai.sampling import SamplingFields, includes_usage, sampling_of, stops_of
-from webapp.web.api.openai.tokens import decoded
-from webapp.web.api.served_model import served_model, the_manager
+from webapp.services.generation.request import AnswerRequest, TextPrompt
+from webapp.web.api.answering import (
+    Answering,
+    StreamWriter,
+    UsageSum,
+    answer,
+    begin,
+    data_event,
+    served_model,
+    stream,
+    the_manager,
+    whole_answers,
+)
+from webapp.web.api.body import read_body, stops_of
+from webapp.web.api.openai.answers import (
+    TextChoice,
+    TextCompletion,
+    TextLogprobs,
+    Usage,
+    joined,
+    prompt_logprobs,
+    text_logprobs,
+)
+from webapp.web.api.openai.chat import DONE, Heading, SamplingFields, heading, includes_usage, sampling_of, usage_of
+from webapp.web.api.openai.models import decoded
 
 TokenId = Annotated[int, Meta(ge=0)]
 PromptItem = str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
@@ -65,10 +81,10 @@ def create() -> Response:
     head = heading("cmpl", model)
     if asked.max_tokens == 0:
         return answer(only_prompts(head, echo, prompts))
-    answering = begin(order_of(asked, prompts))
+    answering = begin(answer_request(asked, prompts))
     chunks = TextChunks(head, answering, echo, has_usage, asked.logprobs is not None)
     if asked.stream:
-        return stream(answering, chunks.write, data_event, chunks.begin, chunks.end)
+        return stream(answering, chunks)
     return answer(whole(chunks))
 
 
@@ -114,14 +130,13 @@ def scored(prompt: TextPrompt, asked: CompletionRequest) -> TextLogprobs | None:
     return prompt_logprobs(token_ids, found, manager.tokenizer())
 
 
-def order_of(asked: CompletionRequest, prompts: tuple[TextPrompt, ...]) -> CompletionOrder:
-    return CompletionOrder(
+def answer_request(asked: CompletionRequest, prompts: tuple[TextPrompt, ...]) -> AnswerRequest:
+    return AnswerRequest(
         prompts=prompts,
         sampling=sampling_of(asked, asked.max_tokens, asked.logprobs),
         stop=stops_of(asked.stop),
         choices=asked.n or 1,
         state=asked.state,
-        client=client_name(),
     )
 
 
@@ -153,16 +168,21 @@ def completion_of(head: Heading, choices: list[TextChoice], usage: Usage | Unset
 
 def whole(chunks: TextChunks) -> TextCompletion:
     choices = []
-    for number, found in enumerate(whole_choices(chunks.answering)):
-        chunks.counted.add(found.end.usage)
-        text = chunks.echo.before(number) + found.content
-        logprobs = joined(chunks.echo.logprobs_before(number), chunks.logprobs(number, found.tokens))
-        choices.append(TextChoice(index=number, text=text, logprobs=logprobs, finish_reason=found.end.finish_reason))  # type: ignore[arg-type]
+    for number, (text, end) in enumerate(whole_answers(chunks.answering)):
+        chunks.counted.add(end.usage)
+        choices.append(
+            TextChoice(
+                index=number,
+                text=chunks.echo.before(number) + text.content,
+                logprobs=joined(chunks.echo.logprobs_before(number), chunks.logprobs(number, text.tokens)),
+                finish_reason=end.finish_reason,  # type: ignore[arg-type]
+            )
+        )
     return completion_of(chunks.head, choices, usage_of(chunks.counted))
 
 
 @dataclass
-class TextChunks:
+class TextChunks(StreamWriter):
     """The stream of a text completion; the echoed prompt is its first piece."""
 
     head: Heading

@@ -1,15 +1,48 @@
-"""``GET /v1/models`` and ``/v1/models/{id}``."""
+"""What OpenAI's dialect has besides text: ``/v1/models``, ``/v1/embeddings``, ``/v1/tokenize`` and ``/v1/detokenize``.
+
+Tokenize and detokenize take and give the names of vLLM's and llama.cpp's routes.
+"""
 
 from __future__ import annotations
 
+import array
+import base64
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Annotated, Any, Literal
 
-from flask import Response
+import msgspec
+from flask import Response, request
+from msgspec import Meta
 
-from webapp.errors import ModelNotFound
-from webapp.web.api.answering import answer
-from webapp.web.api.openai.answers import Model, ModelList
-from webapp.web.api.served_model import ServedEntry, is_name_of, served_models
+from webapp.errors import ModelNotFound, ParameterInvalid, ParameterUnsupported, TokenOutOfRange
+from webapp.services.generation.embedding import embedding
+from webapp.services.generation.request import ChatPrompt
+from webapp.web.api.answering import (
+    DISCONNECTED,
+    ClientGone,
+    ServedEntry,
+    answer,
+    is_name_of,
+    served_model,
+    served_models,
+    the_completions,
+    the_manager,
+    the_record,
+)
+from webapp.web.api.body import read_body
+from webapp.web.api.openai.answers import (
+    Embedding,
+    EmbeddingList,
+    EmbeddingUsage,
+    Model,
+    ModelList,
+    Text,
+    Tokens,
+    text_of,
+)
+from webapp.web.api.openai.chat import ChatMessage, message_of
 
 
 def index() -> Response:
@@ -38,3 +71,116 @@ def model_of(served: ServedEntry) -> Model:
         architecture=f"rwkv-{found.config.architecture}" if found and found.config else None,
         parameters=found.parameters if found else None,
     )
+
+
+TokenId = Annotated[int, Meta(ge=0)]
+MOST_INPUTS = 2048
+InputItem = Annotated[str, Meta(min_length=1)] | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
+
+
+class EmbeddingRequest(msgspec.Struct, kw_only=True):
+    """``input``: a text, several, token ids, or several lists of them."""
+
+    input: Annotated[str, Meta(min_length=1)] | Annotated[list[InputItem], Meta(min_length=1)]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: Annotated[int, Meta(ge=1, description="Refused unless it is the model's own size.")] | None = None
+    user: str | None = None
+
+
+def embed() -> Response:
+    asked = read_body(EmbeddingRequest)
+    inputs = list(inputs_of(asked.input))
+    if len(inputs) > MOST_INPUTS:
+        raise ParameterInvalid(param="input", reason=f"there are {len(inputs)} texts; the limit is {MOST_INPUTS}")
+    model = served_model(asked.model)
+    check_dimensions(asked.dimensions)
+    count = the_record().prompt_tokens = sum(map(len, inputs))
+    rows = [Embedding("embedding", place, encoded(vector, asked)) for place, vector in enumerate(vectors(inputs))]
+    return answer(EmbeddingList("list", rows, model, EmbeddingUsage(count, count)))
+
+
+def inputs_of(given: str | list[Any]) -> Iterator[list[int]]:
+    """Token ids of each input."""
+    items = [given] if isinstance(given, str) else given
+    if all(isinstance(item, int) for item in items):
+        items = [items]
+    for item in items:
+        if isinstance(item, int):
+            raise ParameterInvalid(param="input", reason="a list holds texts, or token ids, or lists of token ids")
+        yield the_manager().tokenizer().encode(item) if isinstance(item, str) else item
+
+
+def check_dimensions(dimensions: int | None) -> None:
+    config = the_manager().model_info().config
+    if dimensions is not None and config is not None and dimensions != config.n_embd:
+        raise ParameterUnsupported(param="dimensions", reason=f"this model's vectors have {config.n_embd} numbers")
+
+
+def vectors(inputs: list[list[int]]) -> Iterator[list[float]]:
+    """One after the other, as long as the client is there."""
+    is_gone = request.environ.get(DISCONNECTED, lambda: False)
+    for token_ids in inputs:
+        if is_gone():
+            raise ClientGone
+        yield embedding(the_manager(), token_ids)
+
+
+def encoded(vector: list[float], asked: EmbeddingRequest) -> list[float] | str:
+    if asked.encoding_format != "base64":
+        return vector
+    numbers = array.array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return base64.b64encode(numbers.tobytes()).decode("ascii")
+
+
+class TokenizeRequest(msgspec.Struct, kw_only=True):
+    """One of ``prompt``, ``content``, ``text`` (the same) or ``messages`` (the prompt made of them)."""
+
+    prompt: str | None = None
+    content: str | None = None
+    text: str | None = None
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)] | None = None
+    model: str | None = None
+    with_pieces: Annotated[bool, Meta(description="Each token's text as well.")] = False
+
+
+class DetokenizeRequest(msgspec.Struct, kw_only=True):
+    tokens: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=1_000_000)]
+    model: str | None = None
+
+
+def tokenize() -> Response:
+    asked = read_body(TokenizeRequest)
+    model = served_model(asked.model)
+    tokenizer = the_manager().tokenizer()
+    token_ids = token_ids_of(asked)
+    pieces = [text_of(token_id, tokenizer) for token_id in token_ids] if asked.with_pieces else None
+    return answer(Tokens(token_ids, len(token_ids), model, pieces))
+
+
+def token_ids_of(asked: TokenizeRequest) -> list[int]:
+    texts = [text for text in (asked.prompt, asked.content, asked.text) if text is not None]
+    if len(texts) + (asked.messages is not None) != 1:
+        raise ParameterInvalid(param="prompt", reason="give exactly one of prompt, content, text and messages")
+    if asked.messages is None:
+        return the_manager().tokenizer().encode(texts[0])
+    messages = tuple(message_of(message, f"messages[{place}]") for place, message in enumerate(asked.messages))
+    return list(the_completions().prompt_token_ids(ChatPrompt(messages)))
+
+
+def detokenize() -> Response:
+    asked = read_body(DetokenizeRequest)
+    served_model(asked.model)
+    text = decoded(asked.tokens)
+    return answer(Text(text, text, text))
+
+
+def decoded(token_ids: Sequence[int]) -> str:
+    """TokenOutOfRange for one that the vocabulary does not have."""
+    tokenizer = the_manager().tokenizer()
+    largest = max(token_ids, default=0)
+    if largest >= tokenizer.vocab_size:
+        raise TokenOutOfRange(found=largest, vocab_size=tokenizer.vocab_size)
+    return tokenizer.decode(token_ids)

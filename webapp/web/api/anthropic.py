@@ -1,16 +1,88 @@
-"""The body of a message request, and its translation into an order."""
+"""Anthropic's dialect: ``POST /v1/messages`` and ``/v1/messages/count_tokens``."""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from flask import Response
 from msgspec import Meta
 
+from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta, Usage
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ParameterInvalid, ParameterUnsupported
-from webapp.services.generation.request import ChatPrompt, CompletionOrder, Structure
-from webapp.web.api.openai.sampling import MAX_STOPS, Stop, asked_sampling, sampling_struct
+from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
+from webapp.web.api.answering import (
+    Answering,
+    StreamWriter,
+    answer,
+    begin,
+    named_event,
+    read_arguments,
+    served_model,
+    stream,
+    the_completions,
+    whole_answers,
+)
+from webapp.web.api.body import MAX_STOPS, Stop, asked_sampling, read_body, sampling_struct
+
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+
+
+class TextOut(msgspec.Struct, tag_field="type", tag="text"):
+    text: str
+    citations: None = None
+
+
+class ThinkingOut(msgspec.Struct, tag_field="type", tag="thinking"):
+    """``signature`` is empty: nothing is encrypted here."""
+
+    thinking: str
+    signature: str = ""
+
+
+class ToolUseOut(msgspec.Struct, tag_field="type", tag="tool_use"):
+    id: str
+    name: str
+    input: dict[str, Any]
+
+
+class MessageUsage(msgspec.Struct, kw_only=True):
+    """``input_tokens`` are those that were read; those a remembered state held already stand beside."""
+
+    input_tokens: int
+    output_tokens: int
+    cache_read_input_tokens: int = 0
+    cache_creation_input_tokens: int = 0
+
+
+class MessageAnswer(msgspec.Struct, kw_only=True):
+    id: str
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    model: str
+    content: list[TextOut | ThinkingOut | ToolUseOut]
+    stop_reason: StopReason | None
+    stop_sequence: str | None
+    usage: MessageUsage
+
+
+class TokenCount(msgspec.Struct):
+    input_tokens: int
+
+
+class AnthropicErrorObject(msgspec.Struct):
+    type: str
+    message: str
+
+
+class AnthropicError(msgspec.Struct):
+    type: Literal["error"]
+    error: AnthropicErrorObject
+
 
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -108,13 +180,12 @@ class MessageRequest(AnthropicSampling, kw_only=True):
     state: Annotated[str, Meta(max_length=500)] | None = None
 
 
-def order_of(asked: MessageRequest, client: str) -> CompletionOrder:
-    return CompletionOrder(
+def answer_request(asked: MessageRequest) -> AnswerRequest:
+    return AnswerRequest(
         prompts=(prompt_of(asked),),
         sampling={"max_tokens": asked.max_tokens, **asked_sampling(asked, "anthropic")},
         stop=None if asked.stop_sequences is None else tuple(asked.stop_sequences),
         state=asked.state,
-        client=client,
         structure=structure_of(asked),
         streams_calls=True,
     )
@@ -217,3 +288,129 @@ def text_of(content: Any, place: str) -> str:
         elif isinstance(block, ToolResultBlock):
             raise ParameterInvalid(param=f"{place}[{number}]", reason="a result stands in a message of the user")
     return "\n".join(texts)
+
+
+OutBlock = TextOut | ThinkingOut | ToolUseOut
+
+
+def create() -> Response:
+    asked = read_body(MessageRequest)
+    wanted = answer_request(asked)
+    model = served_model(asked.model)
+    answering = begin(wanted)
+    if asked.stream:
+        return stream(answering, Blocks(model, answering.completion.prompt_tokens))
+    return answer(whole(answering, model))
+
+
+def count_tokens() -> Response:
+    asked = read_body(CountRequest)
+    prompt = prompt_of(asked)
+    served_model(asked.model)
+    return answer(TokenCount(len(the_completions().prompt_token_ids(prompt, structure_of(asked)))))
+
+
+def whole(answering: Answering, model: str) -> MessageAnswer:
+    [(text, end)] = whole_answers(answering)
+    content: list[OutBlock] = [ThinkingOut(text.reasoning)] if text.reasoning else []
+    if text.content or not (content or text.tool_calls):
+        content.append(TextOut(text.content))
+    content += [ToolUseOut(call.id, call.name, read_arguments(call.arguments)) for call in text.tool_calls]
+    return message_of(model, content, usage_of(end.usage), reason_of(end), end.stop)
+
+
+def message_of(
+    model: str,
+    content: list[OutBlock],
+    usage: MessageUsage,
+    reason: StopReason | None,
+    stop: str,
+) -> MessageAnswer:
+    return MessageAnswer(
+        id=f"msg_{uuid.uuid4().hex}",
+        model=model,
+        content=content,
+        stop_reason=reason,
+        stop_sequence=stop or None,
+        usage=usage,
+    )
+
+
+def usage_of(usage: Usage) -> MessageUsage:
+    return MessageUsage(
+        input_tokens=usage.prompt - usage.cached,
+        output_tokens=usage.completion,
+        cache_read_input_tokens=usage.cached,
+    )
+
+
+def reason_of(end: Finished) -> StopReason:
+    if end.stop:
+        return "stop_sequence"
+    if end.finish_reason == "tool_calls":
+        return "tool_use"
+    return "max_tokens" if end.finish_reason == "length" else "end_turn"
+
+
+@dataclass
+class Blocks(StreamWriter):
+    """The stream of a message: its head, each block from start to stop, its end. Thinking, text, then calls."""
+
+    model: str
+    prompt_tokens: int
+    index: int = -1
+    kind: str = ""
+    comment = b'event: ping\ndata: {"type":"ping"}\n\n'
+
+    def begin(self) -> Iterator[bytes]:
+        usage = MessageUsage(input_tokens=self.prompt_tokens, output_tokens=0)
+        yield named_event(
+            "message_start", {"type": "message_start", "message": message_of(self.model, [], usage, None, "")}
+        )
+
+    def write(self, _: int, event: AnswerEvent) -> Iterator[bytes]:
+        if isinstance(event, ReasoningDelta):
+            yield from self._delta("thinking", event.text)
+        elif isinstance(event, ContentDelta):
+            yield from self._delta("text", event.text)
+        elif isinstance(event, CallDelta):
+            yield from self._call(event)
+        elif isinstance(event, Finished):
+            if self.index < 0:
+                yield from self._open("text")
+            yield self._event("content_block_stop", index=self.index)
+            ending = {"stop_reason": reason_of(event), "stop_sequence": event.stop or None}
+            yield self._event("message_delta", delta=ending, usage=usage_of(event.usage))
+
+    def end(self) -> Iterator[bytes]:
+        yield self._event("message_stop")
+
+    def error(self, body: dict[str, Any]) -> bytes:
+        return named_event("error", body)
+
+    def _delta(self, kind: str, text: str) -> Iterator[bytes]:
+        if self.kind != kind:
+            yield from self._open(kind)
+        yield self._event("content_block_delta", index=self.index, delta={"type": f"{kind}_delta", kind: text})
+
+    def _call(self, piece: CallDelta) -> Iterator[bytes]:
+        if piece.name:
+            yield from self._open("tool_use", ToolUseOut(piece.call_id, piece.name, {}))
+        if piece.arguments:
+            delta = {"type": "input_json_delta", "partial_json": piece.arguments}
+            yield self._event("content_block_delta", index=self.index, delta=delta)
+
+    def _open(self, kind: str, block: ToolUseOut | None = None) -> Iterator[bytes]:
+        if self.kind == "thinking":
+            yield self._event(
+                "content_block_delta", index=self.index, delta={"type": "signature_delta", "signature": ""}
+            )
+        if self.index >= 0:
+            yield self._event("content_block_stop", index=self.index)
+        self.index, self.kind = self.index + 1, kind
+        shown = block or (TextOut("") if kind == "text" else ThinkingOut(""))
+        yield self._event("content_block_start", index=self.index, content_block=shown)
+
+    @staticmethod
+    def _event(name: str, **fields: Any) -> bytes:
+        return named_event(name, {"type": name, **fields})

@@ -15,10 +15,8 @@ from flask import Response, current_app
 
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError
-from webapp.web.api.answering import answer, the_completions
-from webapp.web.api.body import read_body
-from webapp.web.api.openai.sampling import asked_sampling, sampling_struct
-from webapp.web.api.served_model import the_manager
+from webapp.web.api.answering import answer, the_completions, the_manager
+from webapp.web.api.body import asked_sampling, read_body, sampling_struct
 
 SUCCESS = "success"
 OFFLINE, LOADING, WORKING = 0, 2, 3

@@ -1,1 +1,0 @@
-"""Anthropic's dialect: messages and their token count."""

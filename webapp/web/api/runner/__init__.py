@@ -1,1 +1,0 @@
-"""RWKV-Runner's own routes, for scripts and deployments that were written against it."""
