@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[3]
 WATCHING = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1", "-O1")
 
 
-@pytest.mark.slow
+@pytest.mark.checks
 @pytest.mark.skipif(sys.platform != "linux", reason="preloads the sanitizer's runtime as Linux does")
 def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path) -> None:
     compiler = library.find_compiler()
