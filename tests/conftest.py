@@ -6,6 +6,7 @@ from types import CodeType
 from flask import Flask
 from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
+from werkzeug.routing import Rule
 
 # The terminal speaks the language of whoever runs the tests; most of them read English, those of Chinese ask for it.
 os.environ["ROOST_LANG"] = "en"
@@ -33,3 +34,15 @@ class CompiledOnce(BytecodeCache):
 
 
 Flask.jinja_options = {"bytecode_cache": CompiledOnce()}
+
+
+def compile_builder_once(rule: Rule, append_unknown: bool = True):
+    """As for templates: compiling the 150 addresses of an app took 0.08 of the 0.1 s it took to make one."""
+    key = (tuple(rule._trace), repr(rule.defaults), append_unknown)
+    if key not in _builders:
+        _builders[key] = _compile_builder(rule, append_unknown)
+    return _builders[key]
+
+
+_builders: dict = {}
+_compile_builder, Rule._compile_builder = Rule._compile_builder, compile_builder_once
