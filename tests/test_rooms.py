@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = {"model_config", "sampling_params", "state", "backend", "registry", "outputs", "engine_options"}
-CONTRACTS |= {"sampling_batch", "sequence_sampling"}
+CONTRACTS |= {"sampling_batch"}
 HEAVY = {"torch", "rwkv", "safetensors"}
 MODULES = sorted((ROOT / "webapp").rglob("*.py"))
 

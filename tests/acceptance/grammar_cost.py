@@ -24,7 +24,7 @@ from tests.acceptance.tool_cases import random_schema
 from webapp.cli.bench import last_stats, machine, prompt_ids
 from webapp.engine.outputs import GenerationRequest
 from webapp.engine.sampling_params import SamplingParams
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.structured.grammar import lark_source, parser_limits
 from webapp.structured.vocabulary import llguidance_tokenizer

@@ -23,7 +23,7 @@ from webapp.engine.outputs import GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.handles import RequestHandle
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.resources import resource_dir
 from webapp.settings import Settings
 from webapp.web.app import create_app

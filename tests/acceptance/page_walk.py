@@ -1,8 +1,8 @@
 """A picture of every page at three widths, light and dark, in English and Chinese: to lay side by side with those of
 another day.
 
-    python -m tests.acceptance.page_walk FOLDER               walks the pages of a fresh server, with a scripted model
-    python -m tests.acceptance.page_walk FOLDER --than OTHER  only compares two folders: lists what differs (needs Pillow)
+    python -m tests.acceptance.page_walk FOLDER               walks the pages of a new server, with a scripted model
+    python -m tests.acceptance.page_walk FOLDER --than OTHER  compares two folders: lists what differs (needs Pillow)
 
 What changes by itself (figures of an answer, dates, folders' names) is covered.
 """

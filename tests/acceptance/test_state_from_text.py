@@ -6,7 +6,7 @@ import pytest
 
 from tests.acceptance import hot_apply
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.resources import STARTER_MODEL, resource_dir
 from webapp.services.states.library import StateLibrary
 from webapp.settings import Settings

@@ -24,13 +24,12 @@ from tests.acceptance.served_roost import ROOT
 from tests.acceptance.tool_cases import Case, cases
 from tests.web.api.api_server import ApiServer
 from webapp.chat.messages import Message, Role
-from webapp.chat.prompt_rendering import render
-from webapp.chat.prompt_templates import default_template
+from webapp.chat.prompts import default_template, render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
-from webapp.manager.engine_client import start_engine_process
+from webapp.manager.client import start_engine_process
 from webapp.services.generation.generation import generate
-from webapp.services.generation.structure import dialect_of
+from webapp.services.generation.request import dialect_of
 
 AT_ONCE = 8
 MAX_TOKENS = 1_500

@@ -14,8 +14,7 @@ from webapp.chat.attached_files import (
     with_files,
 )
 from webapp.chat.messages import Message, Role
-from webapp.chat.prompt_rendering import render
-from webapp.chat.prompt_templates import all_templates, template
+from webapp.chat.prompts import all_templates, render, template
 
 WHOLE = AttachedFile("a", "notes.txt", ReadMode.WHOLE, 10, 3)
 SEARCHED = AttachedFile("b", "long.txt", ReadMode.SEARCH, 10**6, None)

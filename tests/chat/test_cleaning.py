@@ -1,6 +1,6 @@
 import pytest
 
-from webapp.chat.cleaning import cleaned
+from webapp.chat.prompts import cleaned
 
 
 @pytest.mark.parametrize(

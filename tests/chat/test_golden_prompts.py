@@ -1,6 +1,6 @@
 """What a model must see, byte for byte: tests/chat/golden/<template>.<case>.txt.
 
-A new case is a row here and a file there; the file is the truth and follows the sources named in prompt_templates.
+A new case is a row here and a file there; the file is the truth and follows the sources named in webapp.chat.prompts.
 """
 
 from pathlib import Path
@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from webapp.chat.messages import Message, Role, ThinkMode
-from webapp.chat.prompt_rendering import render
-from webapp.chat.prompt_templates import all_templates, template
+from webapp.chat.prompts import all_templates, render, template
 
 GOLDEN = Path(__file__).parent / "golden"
 

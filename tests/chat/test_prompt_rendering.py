@@ -1,6 +1,15 @@
 from webapp.chat.messages import Message, Role, ThinkMode
-from webapp.chat.prompt_rendering import SEPARATOR_INCLUDED, PromptPiece, render
-from webapp.chat.prompt_templates import G1X, INSTRUCT, RAW, WORLD, all_templates, default_template
+from webapp.chat.prompts import (
+    G1X,
+    INSTRUCT,
+    RAW,
+    SEPARATOR_INCLUDED,
+    WORLD,
+    PromptPiece,
+    all_templates,
+    default_template,
+    render,
+)
 
 HELLO = Message(Role.USER, "Hello")
 MORE = Message(Role.USER, "More")

@@ -1,4 +1,4 @@
-from webapp.chat.titles import title_of
+from webapp.chat.messages import title_of
 
 
 def test_a_short_message_is_its_own_title():

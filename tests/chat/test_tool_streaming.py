@@ -12,8 +12,7 @@ import pytest
 from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import G1X_JSON, HERMES, RUNNER_LEGACY, ToolDialect, all_dialects
-from webapp.chat.tool_parser import Piece, ToolCallParser
-from webapp.chat.tool_streaming import HeldBody
+from webapp.chat.tool_parser import HeldBody, Piece, ToolCallParser
 
 NAMES = ("weather", "get-weather", "f")
 TEXTS = (

@@ -18,7 +18,7 @@ from tests.weights.make_checkpoints import write_checkpoint
 from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.cli import chat, main, with_default_command
 from webapp.cli.serve import check_folders
-from webapp.services.chat.live_turn import LiveTurn
+from webapp.services.chat.turn_writer import LiveTurn
 from webapp.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent.parent

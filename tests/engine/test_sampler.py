@@ -5,9 +5,8 @@ import pytest
 
 from tests.reference import plain_sampler
 from webapp.engine.sampler import kept_distribution, largest, log_probabilities, sample_batch, uniforms
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
+from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, Adjustments, BatchMaker, SequenceSampling
 from webapp.engine.sampling_params import SamplingParams
-from webapp.engine.sequence_sampling import Adjustments, BatchMaker, SequenceSampling
 from webapp.errors import InvalidSampling
 
 

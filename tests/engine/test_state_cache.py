@@ -1,8 +1,7 @@
 import numpy as np
 
 from webapp.backends.fake import fake_config
-from webapp.engine.state import RecurrentState
-from webapp.engine.state_cache import StateCache
+from webapp.engine.state import RecurrentState, StateCache
 
 
 def state(value):

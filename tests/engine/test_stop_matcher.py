@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from webapp.engine.stop_matcher import StopMatcher
+from webapp.engine.sequence import StopMatcher
 
 
 def answer(matcher, tokens):

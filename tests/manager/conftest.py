@@ -17,11 +17,11 @@ from webapp.engine.backend import LoadProgress, Options, ProgressCallback
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
-from webapp.manager.engine_client import EngineClient, OnExit, OnMessage, start_engine_in_thread
+from webapp.manager.client import EngineClient, OnExit, OnMessage, start_engine_in_thread
 from webapp.manager.handles import RequestHandle
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_manager import ModelManager
-from webapp.manager.model_status import ModelStatus
+from webapp.manager.manager import ModelManager
+from webapp.manager.status import ModelStatus
 from webapp.manager.target import Target
 from webapp.settings import Settings
 

@@ -11,8 +11,7 @@ import pytest
 from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_token, last_output, request, wait_phase
 from webapp.engine.outputs import FinishReason
 from webapp.errors import CrashLoop, EngineCrashed, OutOfMemory
-from webapp.manager.health import EngineExit, MemoryFacts, crash_error
-from webapp.manager.machine_memory import memory_facts, oom_kills
+from webapp.manager.health import EngineExit, MemoryFacts, crash_error, memory_facts, oom_kills
 
 
 def test_a_crash_fails_every_open_request_and_the_next_loads_again(make_manager, starter):

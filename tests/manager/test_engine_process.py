@@ -27,7 +27,7 @@ from tests.manager.conftest import (
     wait_phase,
 )
 from webapp.engine.outputs import FinishReason
-from webapp.manager.engine_client import start_engine_process
+from webapp.manager.client import start_engine_process
 
 ROOT = Path(__file__).resolve().parents[2]
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -195,7 +195,7 @@ from pathlib import Path
 with open(sys.argv[1] + "/runs", "a") as file:
     file.write("run\\n")
 from tests.manager.conftest import request
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 models, strategy = sys.argv[2:]
 manager = ModelManager(Settings(data_dir=Path(sys.argv[1]), models_dir=Path(models), model="v7.safetensors",

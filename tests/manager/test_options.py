@@ -14,7 +14,7 @@ from webapp.manager.messages import LoadModel
 
 def commands_of(monkeypatch) -> list[LoadModel]:
     """Every LoadModel that an engine in a thread is sent from now on."""
-    from webapp.manager.engine_client import ThreadEngineClient
+    from webapp.manager.client import ThreadEngineClient
 
     seen: list[LoadModel] = []
     send = ThreadEngineClient.send

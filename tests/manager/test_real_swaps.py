@@ -11,9 +11,9 @@ from tests.manager.conftest import eventually, last_output, request, wait_phase
 from tests.weights.make_checkpoints import make_tensors
 from webapp.engine.outputs import FinishReason
 from webapp.errors import StrategyError
-from webapp.manager.engine_client import start_engine_process
-from webapp.manager.machine_memory import has_room_beside
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_process
+from webapp.manager.health import has_room_beside
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 
 pytestmark = pytest.mark.slow

@@ -211,7 +211,7 @@ def test_reading_without_writing(make_manager):
 
 def test_logits_everywhere_are_refused_beyond_what_memory_should_hold(make_manager, monkeypatch):
     manager = make_manager()
-    monkeypatch.setattr("webapp.manager.model_manager.LOGITS_LIMIT_BYTES", 4 * 256 * 10)
+    monkeypatch.setattr("webapp.manager.manager.LOGITS_LIMIT_BYTES", 4 * 256 * 10)
     assert manager.logits([1] * 10, every_position=True).shape == (10, 256)
     with pytest.raises(RequestError, match="11 positions"):
         manager.logits([1] * 11, every_position=True)

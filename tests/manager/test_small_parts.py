@@ -27,9 +27,9 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, FileMissing
 from webapp.manager.handles import MOST_EVENTS, LoadingEvent, QueuePosition, RequestHandle
+from webapp.manager.health import available_bytes, has_room_beside, memory_facts, needed_bytes
 from webapp.manager.library import ModelLibrary
 from webapp.manager.loop import EngineLoop
-from webapp.manager.machine_memory import available_bytes, has_room_beside, memory_facts, needed_bytes
 from webapp.manager.messages import (
     LoadFailed,
     Loading,
@@ -45,8 +45,8 @@ from webapp.manager.messages import (
     read_message,
     write_frame,
 )
-from webapp.manager.model_status import ModelStatus, StatusBoard
 from webapp.manager.session import banned_token_ids, penalty_exempt_token_ids
+from webapp.manager.status import ModelStatus, StatusBoard
 from webapp.manager.target import Choice, TargetResolver
 from webapp.tokenizer import load_tokenizer
 from webapp.weights.inspection import USED_TOKENS_KEY

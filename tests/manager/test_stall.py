@@ -20,7 +20,7 @@ from tests.manager.conftest import (
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason
 from webapp.errors import CrashLoop, EngineStalled
-from webapp.manager.engine_client import start_engine_process
+from webapp.manager.client import start_engine_process
 from webapp.manager.handles import EngineSilent
 from webapp.manager.health import StallLimits, StallWatch
 from webapp.manager.messages import Heartbeat, Loading

@@ -12,9 +12,9 @@ from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from webapp.engine.outputs import FinishReason
 from webapp.errors import StateMismatch, WeightsError
 from webapp.i18n import translate_error
-from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 
 

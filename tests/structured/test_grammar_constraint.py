@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from webapp.engine.sequence_sampling import Constraint
+from webapp.engine.sampling_batch import Constraint
 from webapp.errors import GrammarInvalid
 from webapp.structured.grammar import MAX_ENUM_VALUES, check, json_rule
 from webapp.structured.grammar_constraint import GrammarConstraints

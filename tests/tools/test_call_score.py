@@ -2,7 +2,7 @@
 
 import pytest
 
-from webapp.chat.tool_syntax import FENCED, HERMES, RUNNER_LEGACY
+from webapp.chat.tool_dialects import FENCED, KEYWORD, TAGGED
 from webapp.tools.call_score import CallScore, ExpectedCall, Reading, read_answer, score_calls
 
 PARIS = ExpectedCall("get_weather", {"city": "Paris", "days": 3, "metric": True})
@@ -11,8 +11,8 @@ WRITTEN = {
     "fenced": (FENCED, f"```json\n{BODY}\n```"),
     "bare": (FENCED, BODY),
     "with words before it": (FENCED, f"Let me look.\n```json\n{BODY}\n```"),
-    "hermes": (HERMES, f"<tool_call>\n{BODY}\n</tool_call>"),
-    "legacy": (RUNNER_LEGACY, 'get_weather\n```python\ntool_call("city"= "Paris", "days"= 3, "metric"= true)\n```'),
+    "hermes": (TAGGED, f"<tool_call>\n{BODY}\n</tool_call>"),
+    "legacy": (KEYWORD, 'get_weather\n```python\ntool_call("city"= "Paris", "days"= 3, "metric"= true)\n```'),
 }
 
 

@@ -6,8 +6,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.weights.make_checkpoints import make_tensors
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web.app import create_app
 

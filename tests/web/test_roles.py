@@ -5,8 +5,8 @@ import pytest
 
 from tests.web.chat.running_roost import models_dir
 from tests.web.owner import owner_cookie
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web.app import create_app
 from webapp.web.chat.commands import COMMANDS

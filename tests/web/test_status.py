@@ -10,8 +10,8 @@ import pytest
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.chat.events import Waiting
 from webapp.i18n import translate
-from webapp.manager import machine_memory
-from webapp.manager.model_status import ModelStatus
+from webapp.manager import health
+from webapp.manager.status import ModelStatus
 from webapp.web.chat.message_view import waiting_text
 from webapp.web.status.strip import strip_context
 
@@ -40,7 +40,7 @@ def posted(roost: RunningRoost, body: bytes) -> str:
 def test_a_model_that_does_not_fit_is_asked_about_in_the_menu(tmp_path, monkeypatch):
     roost = RunningRoost(tmp_path, fake_strategy())
     try:
-        monkeypatch.setattr(machine_memory, "available_bytes", lambda: 0)
+        monkeypatch.setattr(health, "available_bytes", lambda: 0)
         refused = posted(roost, b"model=roost-starter-v7.safetensors")
         assert 'name="anyway"' in refused and 'name="anyway"' in roost.get("/models")
         assert 'name="anyway"' not in posted(roost, b"anyway=1")

@@ -3,20 +3,194 @@
 Text that cannot become a call passes at once; the rest is held back until it can be told. What turns out to be no call
 of a known tool is text, exactly as the model wrote it. However the text is cut into pieces, the result is the same.
 
-Calls come whole, because only then is it sure that they are calls; where a grammar holds the model to the dialect's
-form that is sure from the beginning, and their arguments come as they are written (:mod:`webapp.chat.tool_streaming`).
+Calls come whole, because only then is it sure that they are calls. Where a grammar holds the model to the dialect's own
+form (:class:`HeldBody`) that is sure from the beginning: what has begun in that form is a call of an offered tool whose
+arguments fit, so they come as they are written, and an answer that is cut off leaves the call as far as it came.
+
+Bodies are followed bracket by bracket with their strings, so that fences, tags and brackets inside an argument end
+nothing. Each character is looked at once, however long the body and however small the pieces.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection
 from enum import Enum
 
 from webapp.chat.events import CallDelta, ContentDelta
-from webapp.chat.tool_body import BodyFollower
-from webapp.chat.tool_streaming import JSON_HEAD, HeldBody
-from webapp.chat.tool_syntax import CallSyntax, Opening, ReadCall
+from webapp.chat.tool_dialects import CallSyntax, Opening, ReadCall
+
+BRACKETS = {"{": "}", "[": "]", "(": ")"}
+OPENS_STRING = "([{,=:"
+"""An apostrophe behind anything else is inside a word."""
+
+
+class BodyFollower:
+    """Of one bracketed value, as any model may write it."""
+
+    def __init__(self) -> None:
+        self.length = 0
+        """Characters looked at; those of the value once it :attr:`is_closed`."""
+        self.is_closed = False
+        self.is_broken = False
+        """The brackets do not match."""
+        self._closers: list[str] = []
+        self._quote = ""
+        self._is_escaped = False
+        self._before = ""
+
+    def feed(self, text: str) -> None:
+        """Looks at nothing behind the end."""
+        for character in text:
+            if self.is_closed or self.is_broken:
+                return
+            self.length += 1
+            self._look_at(character)
+            if not character.isspace():
+                self._before = character
+
+    def _look_at(self, character: str) -> None:
+        if self._quote:
+            if character == self._quote and not self._is_escaped:
+                self._quote = ""
+            self._is_escaped = character == "\\" and not self._is_escaped
+        elif character == '"' or (character == "'" and (not self._before or self._before in OPENS_STRING)):
+            self._quote = character
+        elif character in BRACKETS:
+            self._closers.append(BRACKETS[character])
+        elif character in BRACKETS.values():
+            self.is_broken = not self._closers or self._closers.pop() != character
+            self.is_closed = not self.is_broken and not self._closers
+
+
+class ArgumentText:
+    """The arguments of a call that a grammar holds to its form, as JSON text while they are written.
+
+    ``is_keyword``: they stand as ``("key"= value)`` and come out as ``{"key": value}``. Otherwise what comes out is
+    what was written, line breaks inside strings escaped.
+    """
+
+    STOPS = re.compile(r'["{}\[\]()=]')
+    STOPS_IN_STRING = re.compile(r'["\\\x00-\x1f]')
+
+    def __init__(self, is_keyword: bool = False) -> None:
+        self.is_closed = False
+        self._is_keyword = is_keyword
+        self._depth = 0
+        self._in_string = False
+        self._is_escaped = False
+
+    def feed(self, text: str) -> tuple[str, int]:
+        """(JSON text, how many characters of ``text`` it is)."""
+        parts: list[str] = []
+        place = 0
+        while place < len(text) and not self.is_closed:
+            if self._is_escaped:
+                parts.append(text[place])
+                place, self._is_escaped = place + 1, False
+                continue
+            found = (self.STOPS_IN_STRING if self._in_string else self.STOPS).search(text, place)
+            end = found.start() if found else len(text)
+            parts.append(text[place:end])
+            if found:
+                parts.append(self._in_a_string(found[0]) if self._in_string else self._outside(found[0]))
+            place = found.end() if found else end
+        return "".join(parts), place
+
+    def _in_a_string(self, character: str) -> str:
+        self._in_string = character != '"'
+        self._is_escaped = character == "\\"
+        return f"\\u{ord(character):04x}" if character < " " else character
+
+    def _outside(self, character: str) -> str:
+        if character == '"':
+            self._in_string = True
+        elif character in BRACKETS:
+            self._depth += 1
+            return "{" if character == "(" and self._is_keyword else character
+        elif character == "=":
+            return ":" if self._is_keyword and self._depth == 1 else character
+        else:
+            self._depth -= 1
+            self.is_closed = self._depth == 0
+            return "}" if character == ")" and self._is_keyword else character
+        return character
+
+
+JSON_HEAD = re.compile(r'(\[?)\{"name": ?("(?:[^"\\]|\\.)*"), ?"arguments": ?(?=\{)')
+NEXT_HEAD = re.compile(r', ?\{"name": ?("(?:[^"\\]|\\.)*"), ?"arguments": ?(?=\{)')
+UNFINISHED_HEAD = re.compile(r"\}(?:, ?(?:\{[^\[\]{}]*)?)?")
+"""From the end of a call's arguments as far as a next call may have come before its own begin."""
+
+
+class HeldBody:
+    """Begins where the arguments of the first call do. ``is_list``: more calls may follow it in the same body."""
+
+    def __init__(
+        self, name: str, new_id: Callable[[], str], *, is_keyword: bool = False, is_list: bool = False
+    ) -> None:
+        self.is_over = False
+        self.rest = ""
+        """What the body has not taken, once it :attr:`is_over`."""
+        self._new_id = new_id
+        self._is_keyword = is_keyword
+        self._is_list = is_list
+        self._held = ""
+        self._call_id = ""
+        self._arguments: ArgumentText | None = None
+        self._begun: list[CallDelta] = []
+        self._begin(name)
+
+    def feed(self, text: str) -> list[CallDelta]:
+        self._held += text
+        pieces, self._begun = self._begun, []
+        while self._held and not self.is_over and self._step(pieces):
+            pieces, self._begun = [*pieces, *self._begun], []
+        return pieces
+
+    def finish(self) -> list[CallDelta]:
+        """The answer has ended inside the body. A next call that has no arguments yet is neither a call nor text."""
+        pieces = self.feed("")
+        is_next_begun = self._is_list and UNFINISHED_HEAD.fullmatch(self._held)
+        self._end(len(self._held) if is_next_begun else 0)
+        return pieces
+
+    def _begin(self, name: str) -> None:
+        self._call_id = self._new_id()
+        self._arguments = ArgumentText(self._is_keyword)
+        self._begun.append(CallDelta(self._call_id, name))
+
+    def _step(self, pieces: list[CallDelta]) -> bool:
+        """False when more text must come first."""
+        if self._arguments is not None:
+            written, length = self._arguments.feed(self._held)
+            self._held = self._held[length:]
+            pieces.append(CallDelta(self._call_id, arguments=written))
+            self._arguments = None if self._arguments.is_closed else self._arguments
+            if self._arguments is None and self._is_keyword:
+                self._end(0)
+            return True
+        return self._pass_on()
+
+    def _pass_on(self) -> bool:
+        """From the end of a call's arguments to the next call, or to the end of the body."""
+        if not self._is_list:
+            self._end(int(self._held.startswith("}")))
+        elif self._held.startswith("}]"):
+            self._end(2)
+        elif found := NEXT_HEAD.match(self._held, 1):
+            self._held = self._held[found.end() :]
+            self._begin(json.loads(found[1]))
+        elif self._held == "}" or self._held.startswith("},"):
+            return False
+        else:
+            self._end(0)
+        return True
+
+    def _end(self, taken: int) -> None:
+        self.is_over, self.rest = True, self._held[taken:]
+
 
 Piece = ContentDelta | CallDelta
 

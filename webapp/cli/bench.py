@@ -24,9 +24,9 @@ from webapp.cli.options import add_model_options, settings_from
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import Phrase, RequestError
 from webapp.i18n.terminal import t
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import Generation
-from webapp.services.generation.prompt import PromptModel, prepare, raw_prompt
+from webapp.services.generation.request import PromptModel, prepare, raw_prompt
 
 TEXT = "A heron stood on the line and watched the river go by. 一只苍鹭站在线上，看着河水流过。"
 GREEDY = SamplingParams(temperature=0, stop_token_ids=(), frequency_penalty=0.0)

@@ -16,7 +16,7 @@ from webapp.cli.options import add_model_options, settings_from
 from webapp.errors import BenchRefused, Phrase, RoostError, ToolInvalid
 from webapp.i18n import LOCALES
 from webapp.i18n.terminal import t
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.bench.order import MODES, BenchOrder, made_cases
 from webapp.services.bench.report import ModeReport, document, reports
 from webapp.services.bench.runner import BenchRunner

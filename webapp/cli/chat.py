@@ -13,8 +13,9 @@ from webapp.cli.columns import columns_of
 from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, in_one_line, settings_from
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n.terminal import t
-from webapp.manager.model_manager import ModelManager
-from webapp.services.chat.turns import ChatTurns, LiveTurn
+from webapp.manager.manager import ModelManager
+from webapp.services.chat.turn_writer import LiveTurn
+from webapp.services.chat.turns import ChatTurns
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 

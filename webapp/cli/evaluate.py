@@ -12,15 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from webapp.chat.messages import Message, Role
-from webapp.chat.prompt_rendering import render
-from webapp.chat.prompt_templates import default_template
-from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
-from webapp.chat.tool_offers import compact_offer, json_offer
+from webapp.chat.prompts import default_template, render
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools, compact_offer, json_offer
 from webapp.cli.options import add_model_options, settings_from
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.i18n.terminal import t
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.evaluation.held_out import (
     PromptCase,
     ToolCase,
@@ -31,7 +29,7 @@ from webapp.services.evaluation.held_out import (
     score_tools,
 )
 from webapp.services.generation.generation import Generation, generate
-from webapp.services.generation.structure import call_constraint
+from webapp.services.generation.request import call_constraint
 from webapp.tools.call_score import shares
 
 AT_ONCE = 8

@@ -10,7 +10,7 @@ import numpy as np
 from webapp.cli.options import add_model_options, settings_from
 from webapp.errors import Phrase, RequestError
 from webapp.i18n.terminal import t
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:

@@ -13,7 +13,7 @@ from webapp.errors import error_from_dict
 from webapp.i18n import phrase
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.library import ModelEntry
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.library.disk_space import size_text
 from webapp.services.library.imports import MODES
 from webapp.services.library.known_models import known_models

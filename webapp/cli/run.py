@@ -10,9 +10,9 @@ from typing import Any
 from webapp.chat.events import ContentDelta
 from webapp.cli.options import add_model_options, add_sampling_options, sampling_from, settings_from
 from webapp.i18n.terminal import t
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import Generation
-from webapp.services.generation.prompt import PromptModel, prepare, raw_prompt
+from webapp.services.generation.request import PromptModel, prepare, raw_prompt
 from webapp.services.presets.parameters import default_sampling
 
 

@@ -13,7 +13,7 @@ from webapp.cli.options import add_settings, settings_from
 from webapp.errors import BlendInvalid, Phrase, RoostError
 from webapp.i18n import translate_error
 from webapp.i18n.terminal import t, terminal_locale
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.states.library import StateEntry, StateLibrary
 from webapp.weights.state_sheet import StateSheet
 

@@ -27,13 +27,10 @@ from webapp.engine.outputs import (
     TokenOutput,
 )
 from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, Sampled
+from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, BatchMaker, ConstraintFactory, Sampled, Words
 from webapp.engine.scheduler import Scheduler, StepPlan
-from webapp.engine.sequence import Sequence, SequenceStatus, TokenIds
-from webapp.engine.sequence_factory import SequenceFactory, Start
-from webapp.engine.sequence_sampling import BatchMaker, ConstraintFactory, Words
-from webapp.engine.state import RecurrentState
-from webapp.engine.state_cache import StateCache
+from webapp.engine.sequence import Sequence, SequenceFactory, SequenceStatus, Start, TokenIds
+from webapp.engine.state import RecurrentState, StateCache
 from webapp.errors import EngineCrashed, NonFiniteLogits, OutOfMemory, RequestError, as_roost_error
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The engine's side: the loop, and the process it runs in. In tests the loop also runs in a thread.
 
-The process is a fresh interpreter (see :mod:`.engine_client`): it inherits no socket, database handle or lock of the
+The process is a fresh interpreter (see :mod:`.client`): it inherits no socket, database handle or lock of the
 web process, does not run that process's main module, and gets its commands on standard input and answers on what was
 standard output. Anything a library prints goes to standard error with the last words.
 
@@ -29,7 +29,7 @@ from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.probe import Probe
 from webapp.engine.registry import resolve_strategy
-from webapp.engine.sequence_sampling import ConstraintFactory
+from webapp.engine.sampling_batch import ConstraintFactory
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, LoadCancelled, ModelLoadFailed, OutOfMemory, RoostError, as_roost_error
 from webapp.manager.health import is_out_of_memory

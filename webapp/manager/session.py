@@ -16,10 +16,9 @@ import msgspec
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason, PrefillProgress, TokenOutput
 from webapp.errors import ModelLoadFailed, Phrase, RoostError, error_from_dict
-from webapp.manager.engine_client import EngineClient, EngineStarter
+from webapp.manager.client import EngineClient, EngineStarter
 from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service, log_begin, log_end
-from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, StallWatch, crash_error
-from webapp.manager.machine_memory import memory_facts, oom_kills
+from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, StallWatch, crash_error, memory_facts, oom_kills
 from webapp.manager.messages import (
     Abort,
     CancelLoad,

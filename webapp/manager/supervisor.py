@@ -29,14 +29,13 @@ from webapp.errors import (
     as_roost_error,
 )
 from webapp.manager.handles import EngineSilent, LoadingEvent, RequestHandle
-from webapp.manager.health import StallLimits
-from webapp.manager.machine_memory import FitCheck
-from webapp.manager.model_status import ModelStatus, describe
+from webapp.manager.health import FitCheck, StallLimits
+from webapp.manager.status import ModelStatus, describe
 from webapp.manager.target import Target
 from webapp.settings import Settings
 
 if TYPE_CHECKING:
-    from webapp.manager.engine_client import EngineStarter
+    from webapp.manager.client import EngineStarter
     from webapp.manager.session import EngineSession
 
 CLOSE_GRACE_S = 2.0
@@ -355,7 +354,7 @@ class Supervisor:
 
     def _load(self, order: Order, target: Target) -> None:
         # Brings msgspec and subprocess, which a start does without.
-        from webapp.manager.engine_client import start_engine_process
+        from webapp.manager.client import start_engine_process
         from webapp.manager.session import EngineSession, load_command
 
         command = load_command(target, self._settings)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.chat.events import CallDelta
+from webapp.chat.tool_dialects import FENCED, CallSyntax
 from webapp.chat.tool_parser import ToolCallParser
-from webapp.chat.tool_syntax import FENCED, CallSyntax
 
 FIGURES = ("decision", "readable", "name", "arguments")
 

@@ -12,7 +12,7 @@ from flask_sock import Sock
 
 from webapp import __version__
 from webapp.errors import StorageError, as_roost_error
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.resources import resource_dir
 from webapp.services.access.owner_proof import OwnerProof
 from webapp.services.bench.tool_bench import ToolBench

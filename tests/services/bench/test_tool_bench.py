@@ -9,8 +9,8 @@ from tests.services.scripted_manager import end
 from tests.waiting import wait_until
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import BenchRefused, EngineCrashed, ShuttingDown
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.services.bench.order import BenchOrder
 from webapp.services.bench.tool_bench import ToolBench
 from webapp.settings import Settings

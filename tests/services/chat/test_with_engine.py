@@ -4,8 +4,8 @@ import pytest
 
 from tests.services.chat.watching import text_of, watch
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.services.chat.turns import ChatTurns
 from webapp.settings import Settings
 

@@ -1,5 +1,5 @@
 from tests.services.scripted_manager import ScriptedManager
-from webapp.chat.prompt_rendering import PromptPiece, RenderedPrompt
+from webapp.chat.prompts import PromptPiece, RenderedPrompt
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.services.generation.generation import generate

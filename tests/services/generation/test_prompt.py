@@ -1,7 +1,6 @@
 from webapp.chat.messages import Message, Role
-from webapp.chat.prompt_rendering import PromptPiece, RenderedPrompt, render
-from webapp.chat.prompt_templates import G1X
-from webapp.services.generation.prompt import encode_prompt, stop_sequences
+from webapp.chat.prompts import G1X, PromptPiece, RenderedPrompt, render
+from webapp.services.generation.request import encode_prompt, stop_sequences
 
 CHAT = [
     Message(Role.USER, "你好。"),

@@ -1,6 +1,6 @@
 import pytest
 
-from webapp.chat.prompt_rendering import RenderedPrompt
+from webapp.chat.prompts import RenderedPrompt
 from webapp.services.generation.text import AnswerText
 
 

@@ -26,7 +26,7 @@ from webapp.errors import (
     TrashMissing,
 )
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_status import ModelStatus
+from webapp.manager.status import ModelStatus
 from webapp.resources import STARTER_MODEL
 from webapp.services.library import disk_space, imports
 from webapp.services.library.model_files import ModelFiles

@@ -8,8 +8,8 @@ import torch
 
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import FileMissing, PresetChanged, PresetInvalid, PresetNotFound, SettingsError, StateMismatch
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.presets.presets import Presets
 from webapp.settings import Settings

@@ -23,9 +23,9 @@ from webapp.errors import (
     StateMissing,
     TrashMissing,
 )
-from webapp.manager.engine_client import start_engine_in_thread
+from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.states.library import StateLibrary
 from webapp.settings import Settings
 from webapp.weights.state_file import open_state

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
-from webapp.manager.engine_client import start_engine_process
+from webapp.manager.client import start_engine_process
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 
 PROMPT_TOKENS = 70

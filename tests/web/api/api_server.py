@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.web.chat.running_roost import models_dir
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web.app import create_app
 from webapp.web.serve import make_server

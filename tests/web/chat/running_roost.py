@@ -15,8 +15,8 @@ from typing import ClassVar
 from tests.web.owner import owner_cookie
 from tests.web.ws_client import WebSocketClient
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.web.app import create_app

@@ -1,5 +1,5 @@
 from webapp.chat.events import ContentDelta, Finished, ReasoningDelta, Waiting
-from webapp.services.chat.live_turn import LiveTurn
+from webapp.services.chat.turn_writer import LiveTurn
 from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveRenderings
 
 

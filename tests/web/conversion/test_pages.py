@@ -12,8 +12,8 @@ from tests.waiting import wait_until
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web.app import create_app
 

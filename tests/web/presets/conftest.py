@@ -12,8 +12,8 @@ from flask.testing import FlaskClient
 
 from tests.web.chat.running_roost import fake_strategy
 from tests.weights.make_checkpoints import write_checkpoint, write_state
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.services.presets.presets import Presets
 from webapp.settings import Settings
 from webapp.web.app import create_app

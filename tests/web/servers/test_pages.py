@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 from tests.tools.mcp.conftest import raw
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore

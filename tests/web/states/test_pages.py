@@ -10,8 +10,8 @@ import pytest
 from tests.manager.conftest import last_output, request
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_state
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web.app import create_app
 

@@ -13,8 +13,8 @@ from tests.web.chat.running_roost import fake_strategy
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends.fake import FakeBackend
-from webapp.manager.engine_client import start_engine_in_thread
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.tokenizer import load_tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from webapp.chat.attached_files import ReadMode, display_name, fenced
 from webapp.errors import AttachmentEmpty, AttachmentTooLarge, PromptTooLong, RoostError
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.attachments.text_file import decode_text
 from webapp.settings import Settings
 from webapp.storage.attachments import Attachment, AttachmentStore, NewAttachment, Room

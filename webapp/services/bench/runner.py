@@ -17,16 +17,15 @@ from typing import Any
 from webapp import __version__
 from webapp.chat.events import Finished
 from webapp.chat.messages import Message, Role
-from webapp.chat.prompt_rendering import RenderedPrompt, render
+from webapp.chat.prompts import RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelUnloaded, QueueFull, RequestError, RoostError
 from webapp.manager.handles import Service
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.bench.order import CONSTRAINED, BenchOrder, checked
 from webapp.services.generation.generation import Generation
-from webapp.services.generation.prompt import PromptModel, prepare, template_of
-from webapp.services.generation.structure import call_constraint, dialect_of
+from webapp.services.generation.request import PromptModel, call_constraint, dialect_of, prepare, template_of
 from webapp.services.generation.text import AnswerText
 from webapp.structured.grammar import check
 from webapp.tools.bench_case import BenchCase, call_to_dict

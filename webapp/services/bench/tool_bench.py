@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from webapp.errors import BenchInterrupted, BenchRefused, ShuttingDown, as_roost_error
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.bench.order import BenchOrder
 from webapp.services.bench.report import reports
 from webapp.services.bench.runner import AT_ONCE, BenchRunner

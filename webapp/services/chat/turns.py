@@ -13,14 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from webapp.chat.attached_files import attached_files, attached_metadata
-from webapp.chat.messages import Message, Role
-from webapp.chat.titles import title_of
+from webapp.chat.messages import Message, Role, title_of
 from webapp.errors import ChatError, NothingToContinue, PromptEmpty, RoostError, ShuttingDown, TurnRunning
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.attachments.message_files import texts_before, with_search
-from webapp.services.chat.live_turn import LiveTurn
 from webapp.services.chat.tool_loop import ToolLoop, chosen_tools
-from webapp.services.chat.turn_writer import TurnWriter
+from webapp.services.chat.turn_writer import LiveTurn, TurnWriter
 from webapp.services.presets.presets import Presets
 from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings

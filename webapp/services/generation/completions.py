@@ -5,27 +5,69 @@ The events of :class:`Completion` are the same whether an API streams them or ad
 
 from __future__ import annotations
 
+import math
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from webapp.chat.events import AnswerEvent, Failed, Finished
 from webapp.chat.messages import Role, ThinkMode
-from webapp.chat.prompt_rendering import RenderedPrompt, render
-from webapp.chat.prompt_templates import PromptTemplate, all_templates
+from webapp.chat.prompts import PromptTemplate, RenderedPrompt, all_templates, render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelUnloaded, ParameterInvalid, error_from_dict
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import Generation
-from webapp.services.generation.prompt import PreparedPrompt, PromptModel, prepare, raw_prompt, template_of
-from webapp.services.generation.request import AnswerRequest, ChatPrompt, Prompt, Structure
-from webapp.services.generation.structure import constraint_of, offered_by
+from webapp.services.generation.request import (
+    AnswerRequest,
+    ChatPrompt,
+    PreparedPrompt,
+    Prompt,
+    PromptModel,
+    Structure,
+    constraint_of,
+    offered_by,
+    prepare,
+    raw_prompt,
+    template_of,
+)
 from webapp.services.generation.text import AnswerText
 from webapp.services.presets.presets import Presets
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection
+
+if TYPE_CHECKING:
+    from webapp.engine.state import RecurrentState
+
+
+END_OF_TEXT = 0
+
+
+class StateReader(Protocol):
+    def read_state(self, token_ids: Sequence[int], state: str | None = None) -> RecurrentState: ...
+
+
+def embedding(manager: StateReader, token_ids: Sequence[int]) -> list[float]:
+    """A text as one vector: ``n_embd`` numbers of length 1. Raises what reading raises: PromptTooLong, TokenOutOfRange,
+    a failed load.
+
+    It is ``ffn_x_prev`` of the last layer in the state after the text and the token that ends a text: the normalised
+    activation that the last channel-mixing layer got, in every architecture from 4 to 7. Its mean over the vector's own
+    entries is taken away, then it is scaled to length 1, so that a dot product is a cosine. The models were not trained
+    to make embeddings: near means alike in wording and topic, no more.
+    """
+    state = manager.read_state([*token_ids, END_OF_TEXT])
+    return normalised(state.arrays["ffn_x_prev"][-1])
+
+
+def normalised(row: Any) -> list[float]:
+    values = [float(value) for value in row]
+    mean = math.fsum(values) / len(values)
+    centred = [value - mean for value in values]
+    length = math.sqrt(math.fsum(value * value for value in centred))
+    return [value / length for value in centred] if length else centred
+
 
 NO_STRUCTURE = Structure()
 

@@ -14,13 +14,13 @@ from dataclasses import asdict
 from typing import Any
 
 from webapp.chat.events import AnswerEvent, Failed, Finished, Usage, Waiting
-from webapp.chat.prompt_rendering import RenderedPrompt
+from webapp.chat.prompts import RenderedPrompt
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError, error_from_dict
 from webapp.manager.handles import EngineSilent, LoadingEvent, QueuePosition, RequestHandle, Service
-from webapp.manager.model_manager import ModelManager
-from webapp.services.generation.prompt import PreparedPrompt, PromptModel, prepare
+from webapp.manager.manager import ModelManager
+from webapp.services.generation.request import PreparedPrompt, PromptModel, prepare
 from webapp.services.generation.text import AnswerText
 
 ABORT_GRACE_S = 5.0

@@ -1,12 +1,27 @@
-"""What a program asks for, in no dialect: the APIs translate into these, and :mod:`.completions` carries them out."""
+"""What a program asks for, in no dialect, and what the engine is asked for it: token ids, stops and sampling for one
+model, and the form of the answer as the engine's constraint.
+
+The APIs translate into these requests; :mod:`.completions` carries them out.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from webapp.chat.messages import Message, ThinkMode
+from webapp.chat.prompts import PromptPiece, PromptTemplate, RenderedPrompt, all_templates, default_template
+from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
+from webapp.chat.tool_grammars import ToolRules
+from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import GrammarInvalid, ParameterInvalid, ParameterUnsupported, ToolInvalid
+from webapp.manager.manager import ModelManager
+from webapp.tokenizer import Tokenizer
+from webapp.tools.definition import from_openai
+from webapp.weights.inspection import Inspection, require_model
 
 
 @dataclass(frozen=True)
@@ -67,3 +82,255 @@ class AnswerRequest:
     client: str = ""
     structure: Structure = Structure()
     streams_calls: bool = False
+
+
+@dataclass(frozen=True)
+class PromptModel:
+    """The model a prompt is made for: its vocabulary and its template."""
+
+    info: Inspection
+    tokenizer: Tokenizer
+
+    @classmethod
+    def chosen(cls, manager: ModelManager) -> PromptModel:
+        info = manager.model_info()  # first: submit refuses what was made for a model chosen before
+        return cls(info, manager.tokenizer())
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """``boundaries`` are prefix lengths at which a message ends, ascending. ``beginning`` are the last ids, those of
+    the answer that is being continued; empty for a new one."""
+
+    token_ids: tuple[int, ...]
+    boundaries: tuple[int, ...] = ()
+    beginning: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """All the engine needs for an answer. ``params`` end at the template's stops too; ``constraint`` is as in
+    ``GenerationRequest``, ``state`` as in :meth:`ModelManager.submit`."""
+
+    model: PromptModel
+    rendered: RenderedPrompt
+    encoded: EncodedPrompt
+    params: SamplingParams
+    constraint: dict[str, Any] | None = None
+    state: str | None = None
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        return self.encoded.token_ids
+
+
+def prepare(
+    model: PromptModel,
+    rendered: RenderedPrompt,
+    params: SamplingParams,
+    constraint: dict[str, Any] | None = None,
+    state: str | None = None,
+) -> PreparedPrompt:
+    stops = stop_sequences(rendered.stop_strings, model.tokenizer)
+    params = replace(params, stop_token_sequences=(*params.stop_token_sequences, *stops))
+    return PreparedPrompt(model, rendered, encode_prompt(rendered, model.tokenizer), params, constraint, state)
+
+
+def raw_prompt(text: str, token_ids: tuple[int, ...] = ()) -> RenderedPrompt:
+    """Text, or token ids, as they are: no template, no cleaning, no stops, no tags."""
+    return RenderedPrompt((PromptPiece(text, token_ids),), is_raw=True)
+
+
+def template_of(info: Inspection, *names: str) -> PromptTemplate:
+    """The first of these templates that exists, else the one that fits the model."""
+    known = {template.name: template for template in all_templates()}
+    for name in names:
+        if name in known:
+            return known[name]
+    config = require_model(info)
+    return default_template(config.architecture, config.vocab_size, Path(info.path).name)
+
+
+def encode_prompt(rendered: RenderedPrompt, tokenizer: Tokenizer) -> EncodedPrompt:
+    """Piece by piece: no token spans two, so a conversation that grows keeps the ids it had."""
+    token_ids: list[int] = []
+    boundaries: list[int] = []
+    beginning: tuple[int, ...] = ()
+    for piece in rendered.pieces:
+        piece_ids = piece.token_ids or tuple(tokenizer.encode(piece.text))
+        token_ids += piece_ids
+        if piece is rendered.continued:
+            beginning = piece_ids
+        if piece.is_boundary and piece_ids:
+            boundaries.append(len(token_ids))
+    return EncodedPrompt(tuple(token_ids), tuple(boundaries), beginning)
+
+
+def stop_sequences(stop_strings: Iterable[str], tokenizer: Tokenizer) -> tuple[tuple[int, ...], ...]:
+    """The usual spelling of each stop, so that the engine ends there by itself.
+
+    A model may spell one otherwise (World has "。\\n" as one token); the text router sees those.
+    """
+    spelled = (tuple(tokenizer.encode(stop)) for stop in stop_strings)
+    return tuple(sequence for sequence in spelled if sequence)
+
+
+MAX_TOOLS = 128
+MAX_TOOLS_CHARS = 512 * 1024
+"""Of all tools together; each has its own limit beside it."""
+
+
+def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> OfferedTools:
+    """In this dialect ("": the model's own), which writes the calls of the past even where nothing is offered."""
+    definitions = () if structure.tool_choice == "none" else _definitions(structure.tools)
+    name = chosen_name(structure)
+    if name is not None:
+        definitions = tuple(definition for definition in definitions if definition["name"] == name)
+        if not definitions:
+            raise ParameterInvalid(param="tool_choice", reason=f"{name!r} is none of the tools")
+    if structure.tool_choice == "required" and not definitions:
+        raise ParameterInvalid(param="tool_choice", reason="there are no tools to choose from")
+    return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained)
+
+
+def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, Any] | None:
+    """None for free text. GrammarInvalid for a schema that cannot be used, before anything is queued."""
+    consumed = rendered.continued.text if rendered.continued else ""
+    form = _form(structure.response_format)
+    if rendered.tools is not None:
+        if form is not None:
+            raise ParameterUnsupported(
+                param="response_format", reason="an answer that may call tools has no other form"
+            )
+        is_required = structure.tool_choice == "required" or chosen_name(structure) is not None
+        if not structure.is_constrained:
+            _check_nothing_demanded(is_required)
+            return None
+        most = None if structure.is_parallel else 1
+        form = call_constraint(rendered, is_required=is_required, max_calls=most, consumed=consumed)
+        check_tools(form, rendered.tools)
+        return form
+    if form is not None:
+        thinking = rendered.starts_in_reasoning
+        tag_end = rendered.awaits_tag_end and not thinking
+        form |= {"thinking": thinking, "tag_end": tag_end, "consumed": consumed}
+    if form is not None:
+        from webapp.structured.grammar import check
+
+        check(form)
+    return form
+
+
+def dialect_of(name: str, info: Inspection) -> ToolDialect:
+    """The one of that name; for "" (or one that is no more) what fits the model."""
+    known = {dialect.name: dialect for dialect in all_dialects()}
+    return known.get(name) or default_dialect(Path(info.path).name)
+
+
+def call_constraint(
+    rendered: RenderedPrompt, *, is_required: bool = False, max_calls: int | None = None, consumed: str = ""
+) -> dict[str, Any] | None:
+    """For ``GenerationRequest.constraint``: free text until a call begins, then a call of an offered tool. None where
+    nothing is offered. ``consumed`` is the answer's text so far."""
+    tools = rendered.tools
+    if tools is None:
+        return None
+    most = tools.dialect.max_calls if max_calls is None else min(max_calls, tools.dialect.max_calls)
+    thinking = rendered.starts_in_reasoning
+    rules = ToolRules(tools.definitions, is_required, most, thinking, rendered.awaits_tag_end and not thinking)
+    return {"kind": "lark", "grammar": tools.dialect.grammar(rules), "consumed": consumed}
+
+
+def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
+    """ParameterInvalid naming the tool whose schema cannot be held to; GrammarInvalid where that is none by itself."""
+    from webapp.structured.grammar import check
+
+    try:
+        check(form or {})
+    except GrammarInvalid:
+        for place, definition in enumerate(tools.definitions):
+            _check_alone(definition, tools.dialect, f"tools[{place}].function.parameters")
+        raise
+
+
+def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str) -> None:
+    """The parameters by themselves first: what is said of them there names the parameter."""
+    from webapp.structured.grammar import check
+
+    grammar = dialect.grammar(ToolRules((definition,), is_required=True))
+    try:
+        check({"kind": "json_schema", "schema": definition["parameters"], "lenient": True})
+        check({"kind": "lark", "grammar": grammar})
+    except GrammarInvalid as exc:
+        raise ParameterInvalid(param=param, reason=exc.params["reason"]) from exc
+
+
+def _check_nothing_demanded(is_required: bool) -> None:
+    if is_required:
+        raise ParameterInvalid(param="tool_choice", reason="a call can be demanded only with constrained decoding")
+
+
+def _dialect(structure: Structure, preferred: str, info: Inspection) -> ToolDialect:
+    names = [dialect.name for dialect in all_dialects()]
+    if structure.dialect and structure.dialect not in names:
+        raise ParameterInvalid(param="tool_dialect", reason=f"{structure.dialect!r} is none of {', '.join(names)}")
+    return dialect_of(structure.dialect or preferred, info)
+
+
+def chosen_name(structure: Structure) -> str | None:
+    """Of ``tool_choice`` naming one function, in OpenAI's form."""
+    choice = structure.tool_choice
+    if not isinstance(choice, Mapping):
+        return None
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if choice.get("type", "function") != "function" or not isinstance(name, str):
+        raise ParameterInvalid(param="tool_choice", reason="it names a function as {type, function: {name}}")
+    return name
+
+
+def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    if len(tools) > MAX_TOOLS:
+        raise ParameterInvalid(param="tools", reason=f"there are {len(tools)}; the limit is {MAX_TOOLS}")
+    length = _length(tools)
+    if length > MAX_TOOLS_CHARS:
+        raise ParameterInvalid(param="tools", reason=f"they have {length} characters; the limit is {MAX_TOOLS_CHARS}")
+    found: dict[str, dict[str, Any]] = {}
+    for place, tool in enumerate(tools):
+        definition = _definition(place, tool)
+        name = definition["name"]
+        if name in found:
+            raise ParameterInvalid(param=f"tools[{place}].function.name", reason=f"there is a tool {name!r} already")
+        found[name] = definition
+    return tuple(found.values())
+
+
+def _length(tools: tuple[Mapping[str, Any], ...]) -> int:
+    try:
+        return len(json.dumps(tools, ensure_ascii=False))
+    except RecursionError as exc:
+        raise ParameterInvalid(param="tools", reason="they are nested too deeply") from exc
+
+
+def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return from_openai(tool).function
+    except ToolInvalid as exc:
+        raise ParameterInvalid(param=f"tools[{place}]", reason=exc.message.rstrip(".")) from exc
+
+
+def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """``strict`` refuses a schema with anything that cannot be held to; without it that is left out, as at OpenAI."""
+    kind = (wanted or {}).get("type", "text")
+    if wanted is None or kind == "text":
+        return None
+    if kind == "json_object":
+        return {"kind": "json_object"}
+    if kind != "json_schema":
+        raise ParameterInvalid(param="response_format.type", reason=f"{kind!r} is not text, json_object or json_schema")
+    described = wanted.get("json_schema")
+    schema = described.get("schema") if isinstance(described, Mapping) else None
+    is_strict = isinstance(described, Mapping) and described.get("strict") is True
+    if not isinstance(schema, (Mapping, bool)):
+        raise ParameterInvalid(param="response_format.json_schema.schema", reason="it is missing")
+    return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}

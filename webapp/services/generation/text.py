@@ -15,7 +15,7 @@ from typing import Any
 
 from webapp.chat.events import AnswerToken, CallDelta, ContentDelta, ReasoningDelta, TextEvent
 from webapp.chat.messages import ToolCall
-from webapp.chat.prompt_rendering import RenderedPrompt
+from webapp.chat.prompts import RenderedPrompt
 from webapp.chat.stream_router import Delta, StopFilter, StreamRouter
 from webapp.chat.tool_parser import ToolCallParser
 from webapp.tokenizer import StreamDecoder, Tokenizer

@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 from webapp.errors import FileMissing, ModelInUse, ModelKept, ModelNotFound, TrashMissing
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.library.arrivals import take_place
 from webapp.services.library.file_names import safe_name
 from webapp.services.library.imports import ImportJob, Imports

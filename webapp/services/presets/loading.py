@@ -8,7 +8,7 @@ from webapp.engine.engine_options import EngineOptions
 from webapp.engine.registry import backend_for
 from webapp.errors import RoostError
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE
 from webapp.settings import SETTINGS, Settings
 from webapp.storage.presets import Preset

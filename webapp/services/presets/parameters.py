@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from webapp.chat.messages import ThinkMode
-from webapp.chat.prompt_templates import all_templates
+from webapp.chat.prompts import all_templates
 from webapp.chat.tool_dialects import all_dialects
 from webapp.engine import sampling_params
 from webapp.engine.sampling_params import SamplingParameter, SamplingParams

@@ -12,7 +12,7 @@ from typing import Any
 from webapp.engine.engine_options import EngineOptions
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import Phrase, PresetNotFound, RoostError, SettingsError
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.presets import files
 from webapp.services.presets.fields import changed_names, checked_fields, put
 from webapp.services.presets.loading import PresetLoading, file_name

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from webapp.errors import RoostError, StateInUse, StateMissing
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, find_file
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
 from webapp.services.library.arrivals import check_name_free, look_into, take_place, to_disk, write_all
 from webapp.services.library.disk_space import check_free, writing

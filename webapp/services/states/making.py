@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from webapp.errors import PromptEmpty, PromptTooLong, RoostError, StateMismatch, as_roost_error
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.weights.inspection import require_model
 
 MOST_TOKENS = 16384

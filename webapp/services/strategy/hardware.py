@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.manager.machine_memory import available_bytes
+from webapp.manager.health import available_bytes
 from webapp.services.strategy.nvidia import Gpu, read_gpus
 
 __all__ = ["Gpu", "Hardware", "Probe", "probe"]

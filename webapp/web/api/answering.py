@@ -25,7 +25,7 @@ from webapp.chat.events import AnswerEvent, Finished, Usage, Waiting
 from webapp.errors import ModelNotFound, ModelNotServed, ParameterInvalid, as_roost_error, sentences
 from webapp.i18n import translate_error
 from webapp.manager.library import ModelEntry, ModelFile
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completion, Completions
 from webapp.services.generation.request import AnswerRequest
 from webapp.services.generation.text import AnswerText

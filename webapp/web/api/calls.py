@@ -19,7 +19,7 @@ from typing import Any
 from flask import Flask, Response, current_app, g, request
 
 from webapp.errors import RoostError, ServerBusy, TooManyStreams, UnknownAddress
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
 from webapp.web.api.operations import OPERATIONS, Operation, named

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from webapp.chat.titles import title_of
+from webapp.chat.messages import title_of
 from webapp.errors import BadFrame, OwnerOnly, Phrase
 from webapp.services.presets.fields import NAME_CHARS
 from webapp.storage.records import Chat, ChatTools

@@ -13,9 +13,9 @@ from flask import Flask, current_app
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
 from webapp.manager.library import STATE_ENDINGS, STATES
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.attachments.attachments import Attachments
-from webapp.services.chat.live_turn import LiveTurn
+from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.presets.presets import Presets
 from webapp.settings import Settings

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
-from webapp.services.chat.live_turn import LiveTurn
+from webapp.services.chat.turn_writer import LiveTurn
 
 INTERVAL_S = 0.1
 

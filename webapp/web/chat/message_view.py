@@ -26,8 +26,8 @@ from webapp.errors import (
 )
 from webapp.i18n import phrase, translate_error
 from webapp.services.attachments.attachments import WHOLE_TOKENS
-from webapp.services.chat.live_turn import LiveTurn
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
+from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import can_continue
 from webapp.services.library.disk_space import size_text
 from webapp.storage.attachments import Attachment

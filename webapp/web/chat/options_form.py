@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.chat.messages import ThinkMode
-from webapp.chat.prompt_templates import all_templates
+from webapp.chat.prompts import all_templates
 from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import BadFrame, Phrase
 from webapp.services.chat.tool_loop import chosen_tools

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.chat.messages import ThinkMode
-from webapp.chat.prompt_templates import PromptTemplate, all_templates, template
+from webapp.chat.prompts import PromptTemplate, all_templates, template
 from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import ModelNotFound, RoostError, sentences
 from webapp.i18n import translate_error
@@ -17,7 +17,7 @@ from webapp.manager.target import ZERO_STATE
 from webapp.services.attachments.attachments import FILE_BYTES
 from webapp.services.chat.tool_loop import chosen_tools, is_known_to_call
 from webapp.services.chat.turn_writer import think_mode_of
-from webapp.services.generation.prompt import template_of
+from webapp.services.generation.request import template_of
 from webapp.services.presets.fields import plain
 from webapp.services.presets.loading import file_name
 from webapp.services.presets.parameters import SAMPLING, Parameter

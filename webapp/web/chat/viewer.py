@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from webapp.errors import ChatNotFound, RoostError
-from webapp.services.chat.live_turn import LiveTurn
+from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.records import Chat, StoredMessage
 from webapp.web.chat.contexts import Attached, LoadOffer, Thinking
 from webapp.web.chat.house import LIST, PRESETS, STATUS, House, chat_topic

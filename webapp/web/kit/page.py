@@ -16,8 +16,8 @@ from flask import Flask, current_app, g, request, url_for
 
 from webapp.errors import RoostError, error_from_dict, sentences
 from webapp.i18n import phrase, translate_error
-from webapp.manager.model_manager import ModelManager
-from webapp.manager.model_status import ModelStatus
+from webapp.manager.manager import ModelManager
+from webapp.manager.status import ModelStatus
 from webapp.services.strategy.hardware import Hardware, probe
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore

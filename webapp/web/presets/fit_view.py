@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from webapp.i18n import translate_error
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.library.disk_space import size_text
 from webapp.services.strategy.fit import Alternative, DeviceFit, Fit, estimate
 from webapp.services.strategy.hardware import Hardware

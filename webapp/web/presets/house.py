@@ -10,7 +10,7 @@ from flask import Flask
 
 from webapp.errors import RoostError
 from webapp.manager.library import ModelLibrary
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.presets.presets import Presets
 from webapp.services.states.library import StateLibrary
 from webapp.services.strategy.hardware import Hardware, probe

@@ -11,7 +11,7 @@ from typing import Any
 
 from flask import url_for
 
-from webapp.chat.tool_offers import compact_parameters
+from webapp.chat.tool_dialects import compact_parameters
 from webapp.errors import McpNotInstalled, McpProgramsOff, McpServerInvalid, RoostError
 from webapp.i18n import phrase
 from webapp.services.tools.mcp_servers import McpServers

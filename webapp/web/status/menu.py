@@ -8,8 +8,8 @@ from os.path import normpath
 from webapp.errors import ModelDoesNotFit, RoostError, error_from_dict
 from webapp.i18n import translate_error
 from webapp.manager.library import ModelEntry
-from webapp.manager.model_manager import ModelManager
-from webapp.manager.model_status import ModelStatus
+from webapp.manager.manager import ModelManager
+from webapp.manager.status import ModelStatus
 from webapp.services.library.disk_space import size_text
 from webapp.settings import Settings
 from webapp.web.figures import parameters_text

@@ -9,7 +9,7 @@ from flask import Blueprint, Response, current_app, has_request_context, redirec
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.services.strategy.on_load import strategy_on_load
 from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
 from webapp.web.login import local_path

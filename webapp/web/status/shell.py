@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 from flask import current_app, request
 
 from webapp.i18n import LOCALES
-from webapp.manager.model_manager import ModelManager
+from webapp.manager.manager import ModelManager
 from webapp.web.status.contexts import Language, RailItem, Shell
 from webapp.web.status.strip import strip_context
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from webapp.manager.model_manager import ModelManager
-from webapp.manager.model_status import ModelStatus
+from webapp.manager.manager import ModelManager
+from webapp.manager.status import ModelStatus
 from webapp.web.status.contexts import Strip
 
 LIGHTS = {

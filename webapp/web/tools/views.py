@@ -12,10 +12,9 @@ from typing import Any
 from flask import url_for
 
 from webapp.chat.messages import ToolCall
-from webapp.chat.tool_dialects import ToolDialect, all_dialects, default_dialect
-from webapp.chat.tool_offers import compact_parameters, plain
+from webapp.chat.tool_dialects import ToolDialect, all_dialects, compact_parameters, default_dialect, plain
 from webapp.errors import RoostError, ToolInvalid
-from webapp.services.generation.structure import dialect_of
+from webapp.services.generation.request import dialect_of
 from webapp.services.tools.trial import usable
 from webapp.storage.mcp_servers import McpServerStore
 from webapp.storage.tools import StoredTool

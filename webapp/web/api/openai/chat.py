@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ParameterInvalid, ParameterUnsupported
-from webapp.manager.model_status import ModelStatus
+from webapp.manager.status import ModelStatus
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.services.generation.text import AnswerText
 from webapp.tokenizer import Tokenizer

@@ -17,7 +17,7 @@ from flask import Response, request
 from msgspec import Meta
 
 from webapp.errors import ModelNotFound, ParameterInvalid, ParameterUnsupported, TokenOutOfRange
-from webapp.services.generation.embedding import embedding
+from webapp.services.generation.completions import embedding
 from webapp.services.generation.request import ChatPrompt
 from webapp.web.api.answering import (
     DISCONNECTED,

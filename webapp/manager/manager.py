@@ -34,10 +34,9 @@ from webapp.errors import (
     TokenOutOfRange,
 )
 from webapp.manager.handles import RequestHandle
-from webapp.manager.health import StallLimits
+from webapp.manager.health import FitCheck, Shortfall, StallLimits, has_room_beside, resident_bytes, shortfall
 from webapp.manager.library import ModelLibrary
-from webapp.manager.machine_memory import FitCheck, Shortfall, has_room_beside, resident_bytes, shortfall
-from webapp.manager.model_status import ModelStatus, StatusBoard, described_target
+from webapp.manager.status import ModelStatus, StatusBoard, described_target
 from webapp.manager.supervisor import Supervisor
 from webapp.manager.target import Choice, EngineOptions, StateInfo, Target, TargetResolver, tokenizer_of
 from webapp.settings import Settings
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from webapp.manager.engine_client import EngineStarter
+    from webapp.manager.client import EngineStarter
     from webapp.manager.messages import Reply
 
 
