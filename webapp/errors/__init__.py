@@ -13,7 +13,7 @@
     │   ├── BlendInvalid        states that make no weighted mean
     │   └── LegacyPth  VocabularyInvalid  TokenizerMissing
     ├── ConversionError         a model file could not be made into another; nothing was written
-    │   ├── ConversionRefused  ConversionCancelled  ConversionTargetExists  ConversionNotFound
+    │   ├── ConversionRefused  ConversionCancelled  ConversionTargetExists
     │   ├── ConversionNoSpace  LoraMismatch
     ├── StrategyError           a strategy string, or a strategy this model cannot take
     ├── BackendUnavailable      this machine cannot run it, and what would change that
@@ -25,6 +25,7 @@
     ├── LibraryError            a file of the library that cannot be added, renamed or deleted
     │   ├── ModelInUse  ModelKept  FileNameTaken  FileNameUnusable  DiskFull  FolderNotWritable
     │   └── UploadMissing  UploadOffset  UploadRefused  TrashMissing  FileOutdated
+    ├── JobNotFound             a conversion, download or the like that is no longer listed
     ├── StorageError            ChatNotFound  MessageNotFound
     │   ├── DatabaseTooNew  DatabaseBroken  DatabaseLocked  DatabaseReadOnly  DatabaseFull  DatabaseGone
     │   └── BackupNoRoom  BackupFailed
@@ -67,7 +68,6 @@ from webapp.errors.files import (
     ConversionCancelled,
     ConversionError,
     ConversionNoSpace,
-    ConversionNotFound,
     ConversionRefused,
     ConversionTargetExists,
     FileEmpty,
@@ -95,6 +95,7 @@ from webapp.errors.library import (
     FileNameUnusable,
     FileOutdated,
     FolderNotWritable,
+    JobNotFound,
     LibraryError,
     ModelInUse,
     ModelKept,
@@ -236,7 +237,6 @@ __all__ = [
     "ConversionCancelled",
     "ConversionError",
     "ConversionNoSpace",
-    "ConversionNotFound",
     "ConversionRefused",
     "ConversionTargetExists",
     "CrashLoop",
@@ -264,6 +264,7 @@ __all__ = [
     "GrammarInvalid",
     "InvalidOption",
     "InvalidSampling",
+    "JobNotFound",
     "LegacyPth",
     "LibraryError",
     "LoadCancelled",

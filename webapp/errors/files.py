@@ -143,13 +143,6 @@ class ConversionTargetExists(ConversionError):
     hint_text = "Choose another name, or overwrite it (`--overwrite`)."
 
 
-class ConversionNotFound(ConversionError):
-    code = "conversion_not_found"
-    status = 404
-    message_text = "There is no such conversion."
-    hint_text = "It was removed from the list, or Roost was started anew since."
-
-
 class ConversionNoSpace(ConversionError):
     code = "conversion_no_space"
     status = 507

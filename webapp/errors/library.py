@@ -88,3 +88,10 @@ class FileOutdated(LibraryError):
     code = "file_outdated"
     message_text = "{name} changed while it was being copied."
     hint_text = "Wait until nothing writes to it any more, then import it again."
+
+
+class JobNotFound(RoostError):
+    code = "job_not_found"
+    status = 404
+    message_text = "There is no such job."
+    hint_text = "It was removed from the list; reload the page to see what is there."

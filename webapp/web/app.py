@@ -17,7 +17,8 @@ from webapp.resources import resource_dir
 from webapp.services.access.owner_proof import OwnerProof
 from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.turns import ChatTurns
-from webapp.services.conversion.conversions import Conversions
+from webapp.services.conversion import Conversions
+from webapp.services.jobs import Jobs
 from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.presets import Presets
 from webapp.services.states.library import StateLibrary
@@ -26,6 +27,7 @@ from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions
 from webapp.web import error_pages, fragments, sessions
+from webapp.web import jobs as job_routes
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
@@ -47,6 +49,7 @@ PAGES = (
     preset_routes,
     model_routes,
     conversion_routes,
+    job_routes,
     states_routes,
     tools_routes,
     docs_routes,
@@ -95,10 +98,12 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     turns = ChatTurns(manager, database, settings, presets, servers)
     database.watch_content()
     files = ModelFiles(manager)
-    conversions = Conversions(manager.library)
+    jobs = Jobs(settings.data_dir / "jobs.json")
+    conversions = Conversions(manager.library, jobs)
     states = StateLibrary(manager)
     bench = ToolBench(manager, database)
     app.extensions.update(model_manager=manager, model_files=files, conversions=conversions, states=states)
+    app.extensions.update(jobs=jobs)
     app.extensions.update(database=database, presets=presets, chat_turns=turns, mcp_servers=servers)
     app.extensions.update(tool_bench=bench)
 
@@ -107,7 +112,7 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
         bench.close()
         servers.close()
         files.close()
-        conversions.close()
+        jobs.close()
         manager.close()
         states.close()
         database.close()

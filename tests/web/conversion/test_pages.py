@@ -31,10 +31,8 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 
 def finish(browser: Browser) -> None:
-    conversions = browser.app.extensions["conversions"]
-    wait_until(
-        lambda: all(job.is_over for job in conversions.jobs()), timeout_s=240
-    )  # a program that imports torch, on a busy machine
+    jobs = browser.app.extensions["jobs"]
+    wait_until(lambda: all(job.is_over for job in jobs.jobs()), timeout_s=240)  # a program that imports torch
 
 
 def lora(path: Path) -> None:
@@ -74,19 +72,19 @@ def test_a_job_is_done_and_offers_what_comes_next(browser: Browser) -> None:
     status, page = browser.post("/convert", model="raw.pth", target="fast", strategy="cpu bf16")
     assert status == 200 and "raw.cpu-bf16.fast.pth" in page
     finish(browser)
-    part = browser.part("/convert/jobs")[1]
-    assert "Load it" in part and "Make a preset" in part and "every 1s" not in part
-    job = browser.app.extensions["conversions"].jobs()[0]
+    part = browser.part("/jobs?kind=conversion")[1]
+    assert 'data-status="done"' in part and "/load" in part and "/preset" in part and "every 1s" not in part
+    job = browser.app.extensions["jobs"].jobs()[0]
     browser.post(f"/convert/{job.id}/preset")
     made = [p for p in browser.app.extensions["presets"].list() if p.model == "raw.cpu-bf16.fast.pth"]
     assert [preset.strategy for preset in made] == ["cpu bf16"]
-    assert "raw.cpu-bf16" not in browser.act(f"/convert/{job.id}/remove")[1]
+    assert "raw.cpu-bf16" not in browser.act(f"/jobs/{job.id}/remove?kind=conversion")[1]
 
 
 def test_load_it_loads_it(browser: Browser) -> None:
     browser.post("/convert", model="raw.pth", target="st")
     finish(browser)
-    job = browser.app.extensions["conversions"].jobs()[0]
+    job = browser.app.extensions["jobs"].jobs()[0]
     browser.post(f"/convert/{job.id}/load")
     assert browser.manager.wait_ready(30).model == "raw.st"
 
@@ -123,19 +121,21 @@ def test_a_bad_order_comes_back_with_its_reason(form: dict[str, str], browser: B
     assert status == 422 and "note-bad" in page and "<script>alert" not in page
     assert str(browser.folder) not in page
     assert sorted(path.name for path in browser.folder.iterdir()) == before
-    assert not browser.app.extensions["conversions"].jobs()
+    assert not browser.app.extensions["jobs"].jobs()
 
 
 def test_a_job_that_is_not_there_is_not_found(browser: Browser) -> None:
-    for deed in ("cancel", "remove", "load", "preset"):
-        assert browser.post(f"/convert/none/{deed}")[0] == 404
+    for action in ("load", "preset"):
+        assert browser.post(f"/convert/none/{action}")[0] == 404
+    for action in ("cancel", "pause", "resume", "remove", "nonsense"):
+        assert browser.post(f"/jobs/none/{action}")[0] == 404
 
 
 def test_another_site_cannot_start_one(browser: Browser) -> None:
     form = {"model": "raw.pth", "target": "st"}
     evil = {"Origin": "http://evil.example"}
     answer = browser.client.post("/convert", base_url="http://127.0.0.1", headers=evil, data=form)
-    assert answer.status_code == 403 and not browser.app.extensions["conversions"].jobs()
+    assert answer.status_code == 403 and not browser.app.extensions["jobs"].jobs()
 
 
 def test_the_page_speaks_chinese(browser: Browser) -> None:

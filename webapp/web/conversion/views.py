@@ -1,23 +1,24 @@
-"""What the conversion page shows, and its form read as an order. The values are the variables of templates."""
+"""What the conversion page shows, and its form read as a request. The values are the variables of templates."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flask import url_for
 
-from webapp.errors import ConversionRefused, RoostError, error_from_dict
+from webapp.errors import ConversionRefused, RoostError
 from webapp.manager.library import ModelLibrary
-from webapp.services.conversion.conversions import ConversionJob, Conversions
-from webapp.services.conversion.order import ConversionOrder
+from webapp.services.conversion import KIND, ConversionRequest, Conversions
+from webapp.services.jobs import DONE, Job
 from webapp.services.library.disk_space import check_free, free_bytes, size_text
+from webapp.web.jobs import describes, job_list, without_folders
 from webapp.web.kit.page import Choice, PageContext
 from webapp.weights.convert.registry import CONVERSIONS
 
 Values = dict[str, Any]
-ICONS = {"waiting": "history", "running": "refresh-cw", "done": "circle-check", "failed": "circle-x", "cancelled": "x"}
 STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp32i8", "cuda fp16", "cuda fp16i8", "cuda fp16i8 *20 -> cpu fp32")
 FIELDS = ("model", "strategy", "name", "lora", "lora_alpha")
 NAME_CHARS = 1000
@@ -28,11 +29,11 @@ def conversions_of(page: PageContext) -> Conversions:
     return found
 
 
-def read_order(page: PageContext, form: Mapping[str, str]) -> ConversionOrder:
+def read_request(page: PageContext, form: Mapping[str, str]) -> ConversionRequest:
     """The first model where none is named; ConversionRefused for an alpha that is no number."""
-    text = {name: form.get(name, "")[:NAME_CHARS].strip() for name in ConversionOrder.__dataclass_fields__}
+    text = {name: form.get(name, "")[:NAME_CHARS].strip() for name in ConversionRequest.__dataclass_fields__}
     models, target = convertible(page.manager.library)[0], text["target"] or "st"
-    return ConversionOrder(
+    return ConversionRequest(
         model=text["model"] or (models[0] if models else ""),
         target=target,
         name=text["name"],
@@ -70,7 +71,7 @@ def convertible(library: ModelLibrary) -> tuple[list[str], list[str]]:
 
 
 def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostError | None = None) -> Values:
-    """``refusal``: of the order that was just sent."""
+    """``refusal``: of what was just sent."""
     t = page.t
     models, loras = convertible(page.manager.library)
     given = {name: form.get(name, "")[:NAME_CHARS] for name in ("target", *FIELDS)}
@@ -78,7 +79,7 @@ def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostEr
         given["lora"], given["model"] = given["model"], ""
     plan = plan_note(page, {**form, **given})
     if refusal is not None:
-        title, text = explain(page, refusal)
+        title, text = page.explain(without_folders(refusal))
         plan |= {"kind": "bad", "title": title, "text": text}
     given["model"] = given["model"] if given["model"] in models else ""
     given["strategy"] = given["strategy"] or STRATEGIES[1]
@@ -97,78 +98,53 @@ def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostEr
         "overwrite": bool(form.get("overwrite")),
         "has_lora": bool(loras),
         "plan": plan,
-        "jobs": jobs(page),
+        "jobs": job_list(page, KIND),
         **{name: _field(page, name, given[name]) for name in FIELDS},
     }
 
 
 def plan_note(page: PageContext, form: Mapping[str, str]) -> Values:
-    """What the order as it stands would do. ``kind``: warn, bad or "". ``usual_name``: the name if none is given."""
+    """What the form as it stands would do. ``kind``: warn, bad or "". ``usual_name``: the name if none is given."""
     t = page.t
     try:
-        order = read_order(page, form)
-        if not order.model:
+        request = read_request(page, form)
+        if not request.model:
             return {"kind": "", "title": t("conversion.no_models"), "text": t("conversion.no_models_hint")}
-        ready = conversions_of(page).check(order)
+        ready = conversions_of(page).check(request)
         free = free_bytes(ready.target_path.parent)
         check_free(ready.target_path.parent, ready.planned_bytes)
     except RoostError as exc:
-        title, text = explain(page, exc)
+        title, text = page.explain(without_folders(exc))
         return {"kind": "bad", "title": title, "text": text}
     needed = size_text(ready.planned_bytes)
     found = {
         "kind": "",
         "title": t("conversion.plan", name=ready.name, needed=needed, free=size_text(free)),
-        "text": t("conversion.state_kept") if _has_state(page, order.model) else "",
+        "text": t("conversion.state_kept") if _has_state(page, request.model) else "",
         "usual_name": ready.target_path.name,
         "is_name_taken": ready.is_name_taken,
-        "overwrite": order.overwrite,
+        "overwrite": request.overwrite,
     }
-    if ready.is_name_taken and not order.overwrite:
+    if ready.is_name_taken and not request.overwrite:
         found |= {"kind": "warn", "text": t("conversion.taken")}
     return found
 
 
-def jobs(page: PageContext) -> Values:
-    found = conversions_of(page).jobs()
-    return {"rows": [_job_row(page, job) for job in found], "is_busy": any(not job.is_over for job in found)}
-
-
-def explain(page: PageContext, error: RoostError) -> tuple[str, str]:
-    """(sentence, way out), without the server's folders."""
-    path = str(error.params.get("path", ""))
-    if "/" in path or "\\" in path:
-        short = {**error.params, "path": path.replace("\\", "/").rpartition("/")[2]}
-        error = error_from_dict({**error.to_dict(), "params": short})
-    return page.explain(error)
-
-
-def _job_row(page: PageContext, job: ConversionJob) -> Values:
-    """``status``: waiting, running, done, failed or cancelled. ``share`` is in percent."""
-    t, order, progress = page.t, job.order, job.progress
-    word = t(f"conversion.status.{job.status}")
-    if job.status == "running" and progress is not None:
-        word = t(f"conversion.phase.{progress.phase}")
-    done = progress.done_bytes if progress else 0
-    error, hint = explain(page, job.error) if job.error and job.status == "failed" else ("", "")
-    facts = [order.model, t(f"conversion.target.{order.target}.label"), order.strategy, order.lora]
-    if job.status == "done":
-        facts += [size_text(job.size_bytes), t("conversion.seconds", seconds=f"{job.seconds:.0f}")]
-    is_here = job.status == "done" and job.path.is_file()
-    return {
-        "id": job.id,
-        "status": job.status,
-        "icon": ICONS[job.status],
-        "title": job.name,
-        "facts": [fact for fact in facts if fact],
-        "word": word,
-        "shown": t("conversion.of", done=size_text(done), total=size_text(job.planned_bytes)),
-        "share": round(100 * done / max(job.planned_bytes, 1), 1),
-        "error": error,
-        "hint": hint,
-        "can_load": is_here,
-        "can_preset": is_here,
-    }
+@describes(KIND)
+def _describe_job(page: PageContext, job: Job) -> Values:
+    t, about = page.t, job.details
+    facts = [about["model"], t(f"conversion.target.{about['target']}.label"), about["strategy"], about["lora"]]
+    actions = []
+    if job.status == DONE:
+        facts += [size_text(about["size_bytes"]), t("conversion.seconds", seconds=f"{about['seconds']:.0f}")]
+    if job.status == DONE and Path(about["path"]).is_file():
+        load_url, preset_url = (url_for(f"conversion.{name}", job_id=job.id) for name in ("load", "preset"))
+        actions = [
+            {"url": load_url, "label": t("conversion.load"), "icon": "power", "is_main": True},
+            {"url": preset_url, "label": t("conversion.make_preset"), "icon": "sliders-horizontal"},
+        ]
+    word = t(f"conversion.phase.{job.phase}") if job.phase else t("conversion.starting")
+    return {"facts": [fact for fact in facts if fact], "word": word, "actions": actions}
 
 
 def _field(page: PageContext, name: str, value: str) -> Values:

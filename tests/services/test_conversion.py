@@ -1,0 +1,116 @@
+"""Conversions behind the page, with the real program at their end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.weights.make_checkpoints import write_checkpoint
+from webapp.errors import (
+    ConversionRefused,
+    ConversionTargetExists,
+    FileNameUnusable,
+    ModelNotFound,
+    RoostError,
+    ShuttingDown,
+)
+from webapp.manager.library import ModelLibrary
+from webapp.services.conversion import ConversionPlan, ConversionRequest, Conversions
+from webapp.services.jobs import Jobs
+from webapp.weights.checkpoint import inspect
+
+
+@pytest.fixture
+def jobs() -> Iterator[Jobs]:
+    jobs = Jobs()
+    yield jobs
+    jobs.close()
+
+
+@pytest.fixture
+def conversions(tmp_path: Path, jobs: Jobs) -> Conversions:
+    write_checkpoint(tmp_path / "raw.pth", "7", n_layer=1, n_embd=64)
+    return Conversions(ModelLibrary(tmp_path, tmp_path / "none"), jobs)
+
+
+def test_jobs_run_one_after_the_other(conversions: Conversions, jobs: Jobs, tmp_path: Path) -> None:
+    first = conversions.start(ConversionRequest("raw.pth", "st"))
+    second = conversions.start(ConversionRequest("raw.pth", "fast", strategy="cpu bf16"))
+    assert jobs.wait(second.id, 240).status == "done"
+    done = jobs.job(first.id)
+    assert done.status == "done" and done.details["size_bytes"] == (tmp_path / "raw.st").stat().st_size
+    assert (done.phase, done.done) == ("verify", done.total)
+    assert inspect(tmp_path / "raw.cpu-bf16.fast.pth").converted_strategy == "cpu bf16"
+
+
+def test_one_that_waits_is_cancelled_and_one_that_runs(conversions: Conversions, jobs: Jobs, tmp_path: Path) -> None:
+    running = conversions.start(ConversionRequest("raw.pth", "st"))
+    waiting = conversions.start(ConversionRequest("raw.pth", "fast", strategy="cpu fp32"))
+    jobs.cancel(waiting.id)
+    jobs.cancel(running.id)
+    assert jobs.job(waiting.id).status == "cancelled"
+    over = jobs.wait(running.id, 240)
+    assert over.status in ("cancelled", "done")  # it may have been quicker
+    if over.status == "cancelled":
+        assert [path.name for path in tmp_path.iterdir()] == ["raw.pth"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (ConversionRequest("none.pth", "st"), ModelNotFound),
+        (ConversionRequest("../../etc/passwd", "st"), ModelNotFound),
+        (ConversionRequest("raw.pth", "gguf"), ConversionRefused),
+        (ConversionRequest("raw.pth", "fast"), ConversionRefused),
+        (ConversionRequest("raw.pth", "fast", strategy="cpu fp32i8 *99"), RoostError),
+        (ConversionRequest("raw.pth", "st", lora="raw.pth", lora_alpha=1), RoostError),
+        (ConversionRequest("raw.pth", "st", lora="../x.pth", lora_alpha=1), ModelNotFound),
+        (ConversionRequest("raw.pth", "pth"), ConversionRefused),
+        (ConversionRequest("raw.pth", "st", name="///"), FileNameUnusable),
+        (ConversionRequest("raw.pth", "fast", "raw.pth", "cpu fp32", overwrite=True), ConversionRefused),
+    ],
+)
+def test_what_can_be_told_beforehand_is_refused_at_once(
+    request_: ConversionRequest, error: type[RoostError], conversions: Conversions, jobs: Jobs, tmp_path: Path
+) -> None:
+    with pytest.raises(error):
+        conversions.start(request_)
+    assert jobs.jobs() == [] and [path.name for path in tmp_path.iterdir()] == ["raw.pth"]
+
+
+def test_a_name_never_leads_out_of_the_folder(conversions: Conversions, tmp_path: Path) -> None:
+    assert conversions.check(ConversionRequest("raw.pth", "st", "../../x.st")).target_path == tmp_path / "x.st"
+
+
+def test_a_file_in_the_way_is_named_and_stays(conversions: Conversions, tmp_path: Path) -> None:
+    (tmp_path / "raw.st").write_bytes(b"mine")
+    assert conversions.check(ConversionRequest("raw.pth", "st")).is_name_taken
+    with pytest.raises(ConversionTargetExists):
+        conversions.start(ConversionRequest("raw.pth", "st"))
+    assert (tmp_path / "raw.st").read_bytes() == b"mine"
+
+
+def test_two_jobs_never_write_one_file(conversions: Conversions) -> None:
+    conversions.start(ConversionRequest("raw.pth", "st"))
+    with pytest.raises(ConversionTargetExists):
+        conversions.start(ConversionRequest("raw.pth", "st", overwrite=True))
+
+
+def test_a_program_that_fails_is_told_and_cleared_away(
+    conversions: Conversions, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".raw.st.0.converting").write_bytes(b"half")
+    monkeypatch.setattr(ConversionPlan, "arguments", lambda plan: ["convert", "--nonsense"])
+    over = jobs.wait(conversions.start(ConversionRequest("raw.pth", "st")).id, 240)
+    assert over.status == "failed" and over.error is not None and over.error.code == "conversion_failed"
+    assert [path.name for path in tmp_path.iterdir()] == ["raw.pth"]
+
+
+def test_closing_ends_what_runs_and_takes_no_more(conversions: Conversions, jobs: Jobs, tmp_path: Path) -> None:
+    conversions.start(ConversionRequest("raw.pth", "st"))
+    jobs.close()
+    assert not list(tmp_path.glob(".*"))
+    with pytest.raises(ShuttingDown):
+        conversions.start(ConversionRequest("raw.pth", "fast", strategy="cpu fp32"))

@@ -1,0 +1,174 @@
+"""Conversions of model files asked for on a page: what one would write, and the jobs that write it.
+
+Each is `roost convert` in a process of its own: the server keeps its memory and answers on, whatever a file does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from webapp.errors import ConversionError, ConversionRefused, ConversionTargetExists, error_from_dict
+from webapp.manager.library import ModelLibrary
+from webapp.services.jobs import Job, Jobs, Running
+from webapp.services.library.disk_space import check_free
+from webapp.services.library.file_names import safe_name
+from webapp.weights.convert.names import default_name
+from webapp.weights.convert.new_file import check_target, remove_abandoned
+from webapp.weights.convert.options import ConversionOptions
+from webapp.weights.convert.registry import conversion_to
+
+KIND = "conversion"
+ROOT = Path(__file__).resolve().parents[2]
+CANCEL_TIMEOUT_S = 5.0
+LAST_WORDS = 300
+
+
+@dataclass(frozen=True)
+class ConversionRequest:
+    """``model`` and ``lora``: names in the library. ``name``: of the new file, "" for the usual one."""
+
+    model: str
+    target: str
+    name: str = ""
+    strategy: str = ""
+    lora: str = ""
+    lora_alpha: float | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """A request that was checked. ``name``: the new file's in the library; ``planned_bytes``: of its tensors."""
+
+    target: str
+    source_path: Path
+    target_path: Path
+    name: str
+    planned_bytes: int
+    options: ConversionOptions
+
+    @property
+    def is_name_taken(self) -> bool:
+        return self.target_path.exists()
+
+    def arguments(self) -> list[str]:
+        """Of the `roost` command. Paths are absolute, so none reads as an option."""
+        out = ["convert", str(self.source_path.absolute()), str(self.target_path.absolute()), "--to", self.target]
+        options = self.options
+        out += [f"--strategy={options.strategy}"] if options.strategy else []
+        out += [f"--lora={options.lora}"] if options.lora else []
+        out += [f"--lora-alpha={options.lora_alpha}"] if options.lora_alpha is not None else []
+        out += ["--overwrite"] if options.overwrite else []
+        return [*out, "--progress-json", "--cancel-on-eof"]
+
+
+class Conversions:
+    """``app.extensions["conversions"]``."""
+
+    def __init__(self, library: ModelLibrary, jobs: Jobs) -> None:
+        self._library = library
+        self._jobs = jobs
+        self._lock = threading.Lock()
+
+    def check(self, request: ConversionRequest) -> ConversionPlan:
+        """What it would write and where; a file in the way is only named. Reads headers only.
+
+        Raises ModelNotFound, FileNameUnusable, ConversionRefused and its kin, StrategyError.
+        """
+        library = self._library
+        source = library.find(request.model)
+        lora = str(library.find(request.lora)) if request.lora else ""
+        options = ConversionOptions(request.strategy.strip(), lora, request.lora_alpha, request.overwrite)
+        ending = conversion_to(request.target, source.name).ending
+        wanted = request.name.strip() or default_name(source.name, request.target, options)
+        is_beside = library.folder_of(source) and source.parent != library.bundled_dir
+        folder = source.parent if is_beside else library.models_dir
+        target_path = folder / safe_name(wanted if wanted.lower().endswith(ending) else wanted + ending, (ending,))
+        for path in (source, Path(lora) if lora else source):
+            if target_path.exists() and target_path.samefile(path):
+                reason = "the new file would take the place of one it is made from"
+                way_out = "Choose another name."
+                raise ConversionRefused(path=source.name, target=request.target, reason=reason, way_out=way_out)
+        planned_bytes = library.reader.planned_bytes(source, request.target, options)
+        return ConversionPlan(request.target, source, target_path, library.name_of(target_path), planned_bytes, options)
+
+    def start(self, request: ConversionRequest) -> Job:
+        """Puts it at the end of the queue. Raises as :meth:`check`, and ConversionTargetExists, DiskFull."""
+        plan = self.check(request)
+        check_target(plan.target_path, plan.options.overwrite)
+        check_free(plan.target_path.parent, plan.planned_bytes)
+        path = str(plan.target_path)
+        details = {"path": path, "model": request.model, "target": request.target}
+        details |= {"strategy": request.strategy, "lora": request.lora}
+        with self._lock:
+            if any(job.details["path"] == path and not job.is_over for job in self._jobs.jobs(KIND)):
+                raise ConversionTargetExists(path=plan.target_path.name)
+            work = lambda running: self._convert(plan, running)  # noqa: E731
+            return self._jobs.start(KIND, plan.name, work, details, total=plan.planned_bytes)
+
+    def _convert(self, plan: ConversionPlan, running: Running) -> dict[str, Any]:
+        try:
+            done = run_program(plan.arguments(), running)
+        except Exception:
+            remove_abandoned(plan.target_path.parent)
+            raise
+        self._library.watch.look_again()
+        return {"size_bytes": done["size_bytes"], "seconds": done["seconds"]}
+
+
+def run_program(arguments: list[str], running: Running) -> dict[str, Any]:
+    """Runs `roost convert`; its last event, or what it failed with. Its standard input is its leash: when that ends,
+    also because this process died, it cancels; it is killed if it does not, which leaves no half file either."""
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    last: dict[str, Any] = {}
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "webapp.cli", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONIOENCODING": "utf-8"},
+            creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+        )
+
+        def cancel() -> None:
+            assert process.stdin is not None
+            with contextlib.suppress(OSError):
+                process.stdin.close()
+            killer = threading.Timer(CANCEL_TIMEOUT_S, process.kill)
+            killer.daemon = True
+            killer.start()
+
+        with process:
+            running.on_stop(cancel)
+            assert process.stdout is not None
+            for line in process.stdout:
+                last = _event(line) or last
+                if last.get("event") == "progress":
+                    running.report(last["done_bytes"], phase=last["phase"])
+            code = process.wait()
+        if last.get("event") == "failed":
+            raise error_from_dict(last["error"])
+        if last.get("event") != "done" or code != 0:
+            errors.seek(0)
+            last_words = errors.read().decode("utf-8", "replace").strip()[-LAST_WORDS:]
+            raise ConversionError(reason=f"its process ended with code {code} {last_words}".strip())
+    return last
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """Empty for what is not ours: a library may print."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) and "event" in found else {}

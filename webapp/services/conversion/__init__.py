@@ -1,1 +1,0 @@
-"""Conversions of model files, each in a process of its own."""

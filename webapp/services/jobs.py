@@ -1,0 +1,316 @@
+"""Work that takes a while, all in one shape: started, followed, paused, cancelled, kept with its log once it is over.
+
+A job is a function that gets a :class:`Running` to report to. A kind of job ("conversion", "download", …) has a queue
+of its own, so that two conversions never run side by side. Jobs that are over are kept in a file for the next start;
+what was running then is the business of the service it belongs to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from webapp.errors import JobNotFound, RoostError, ShuttingDown, as_roost_error, error_from_dict
+
+WAITING, RUNNING, PAUSED, DONE, FAILED, CANCELLED = "waiting", "running", "paused", "done", "failed", "cancelled"
+OVER = (DONE, FAILED, CANCELLED)
+KEPT = 40
+LOG_LINES = 200
+SPEED_WINDOW_S = 10.0
+SAMPLE_S = 0.25
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """How a job stands at one moment. ``done`` and ``total`` count ``unit``s: "bytes", "steps", or "" where nothing is
+    counted. ``details`` is JSON: what its page shows and its buttons need. ``speed`` is in units a second.
+
+    ``can_pause``: it can go on where it stopped, after a pause as after a failure.
+    """
+
+    id: str
+    kind: str
+    title: str
+    unit: str = "bytes"
+    total: int = 0
+    can_pause: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+    status: str = WAITING
+    phase: str = ""
+    done: int = 0
+    speed: float = 0.0
+    error: RoostError | None = None
+    log: tuple[str, ...] = ()
+    ended_at: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        return self.status in OVER
+
+    @property
+    def seconds_left(self) -> float | None:
+        """None while nobody can tell."""
+        return (self.total - self.done) / self.speed if self.status == RUNNING and self.speed and self.total else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "error": self.error.to_dict() if self.error else None}
+
+
+class Running:
+    """The job's side, on the job's thread: reports go out, the wish to stop comes in."""
+
+    def __init__(self, jobs: Jobs, job_id: str) -> None:
+        self._jobs = jobs
+        self._job_id = job_id
+        self._samples: deque[tuple[float, int]] = deque()
+        self._on_stop: Callable[[], None] | None = None
+        self.wish = ""
+        """What somebody asked for while it runs: PAUSED or CANCELLED."""
+
+    def report(self, done: int, total: int | None = None, phase: str | None = None, **details: Any) -> None:
+        job = self._jobs.job(self._job_id)
+        if done < job.done or (phase is not None and phase != job.phase):
+            self._samples.clear()
+        now = self._jobs.clock()
+        if not self._samples or now - self._samples[-1][0] >= SAMPLE_S:
+            self._samples.append((now, done))
+            while now - self._samples[0][0] > SPEED_WINDOW_S and len(self._samples) > 2:
+                self._samples.popleft()
+        changes: dict[str, Any] = {"done": done, "total": job.total if total is None else total}
+        changes |= {"phase": phase} if phase is not None else {}
+        changes |= {"details": {**job.details, **details}} if details else {}
+        self._jobs.change(self._job_id, **changes)
+
+    def note(self, line: str) -> None:
+        """A line of its log."""
+        job = self._jobs.job(self._job_id)
+        stamped = f"{time.strftime('%H:%M:%S')} {line}"
+        self._jobs.change(self._job_id, log=(*job.log, stamped)[-LOG_LINES:])
+
+    def on_stop(self, stop: Callable[[], None]) -> None:
+        """``stop`` is called once by who asks for a stop, on that thread; at once if that has happened already."""
+        self._on_stop = stop
+        if self.wish:
+            stop()
+
+    def stop(self, wish: str) -> None:
+        is_first, self.wish = not self.wish, CANCELLED if self.wish == CANCELLED else wish
+        if is_first and self._on_stop is not None:
+            self._on_stop()
+
+    def speed(self) -> float:
+        """Over the last seconds, and sinking while nothing comes."""
+        if len(self._samples) < 2:
+            return 0.0
+        (began, first), (_, last) = self._samples[0], self._samples[-1]
+        return (last - first) / max(self._jobs.clock() - began, 1e-6)
+
+
+Work = Callable[[Running], Mapping[str, Any] | None]
+"""Returns details to keep, or raises what it failed with; anything at all when it stops because it was asked to."""
+
+
+class Jobs:
+    """``app.extensions["jobs"]``. Starts no thread before the first job; every method from any thread."""
+
+    def __init__(self, path: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._path = path
+        self._changed = threading.Condition(threading.RLock())
+        self._jobs: dict[str, Job] = {job.id: job for job in _read(path)}
+        self._work: dict[str, Work] = {}
+        self._running: dict[str, Running] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._at_once: dict[str, int] = {}
+        self._revision = 0
+        self._is_closed = False
+
+    @property
+    def revision(self) -> int:
+        """Another number whenever a job would look different."""
+        return self._revision
+
+    def jobs(self, *kinds: str) -> Sequence[Job]:
+        """Of these kinds, or all; the newest first."""
+        with self._changed:
+            found = [self._seen(job) for job in self._jobs.values() if not kinds or job.kind in kinds]
+        return found[::-1]
+
+    def job(self, job_id: str) -> Job:
+        """JobNotFound for one that never was or is no longer listed."""
+        with self._changed:
+            if job_id not in self._jobs:
+                raise JobNotFound()
+            return self._seen(self._jobs[job_id])
+
+    def start(
+        self,
+        kind: str,
+        title: str,
+        work: Work,
+        details: Mapping[str, Any] | None = None,
+        *,
+        unit: str = "bytes",
+        total: int = 0,
+        can_pause: bool = False,
+        at_once: int = 1,
+        status: str = WAITING,
+    ) -> Job:
+        """At the end of its kind's queue, of which ``at_once`` run side by side. With ``status`` PAUSED it is listed
+        and waits for :meth:`resume`. ShuttingDown once the server ends."""
+        job = Job(secrets.token_hex(8), kind, title, unit, total, can_pause, details or {}, status)
+        with self._changed:
+            if self._is_closed:
+                raise ShuttingDown()
+            self._jobs[job.id], self._work[job.id], self._at_once[kind] = job, work, at_once
+            self._forget_oldest()
+            self._tell()
+            self._begin_next(kind)
+            return self._jobs[job.id]
+
+    def cancel(self, job_id: str) -> None:
+        """Of one that waits, runs or is paused. Nothing happens to one that is over."""
+        self._stop(job_id, CANCELLED)
+
+    def pause(self, job_id: str) -> None:
+        """Nothing happens to one that is over or cannot pause."""
+        if self.job(job_id).can_pause:
+            self._stop(job_id, PAUSED)
+
+    def resume(self, job_id: str) -> None:
+        """Of one that is paused, or that failed and can go on; at the end of its queue."""
+        with self._changed:
+            job = self.job(job_id)
+            if job.can_pause and job_id in self._work and job.status in (PAUSED, FAILED):
+                self._jobs.pop(job_id)
+                self._jobs[job_id] = replace(job, status=WAITING, error=None, ended_at=0.0)
+                self._tell()
+                self._begin_next(job.kind)
+
+    def can_resume(self, job: Job) -> bool:
+        return job.can_pause and job.status in (PAUSED, FAILED) and job.id in self._work
+
+    def remove(self, job_id: str) -> None:
+        """Takes one that is over off the list; what it made stays."""
+        with self._changed:
+            if self.job(job_id).is_over:
+                self._forget(job_id)
+                self._keep()
+                self._tell()
+
+    def wait(self, job_id: str, timeout_s: float | None = None) -> Job:
+        """Until it is over or paused, or for so long."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._jobs[job_id].status not in (WAITING, RUNNING), timeout_s)
+            return self.job(job_id)
+
+    def close(self, timeout_s: float = 20.0) -> None:
+        """Stops what runs; may be called twice."""
+        with self._changed:
+            self._is_closed = True
+            running, threads = list(self._running.items()), list(self._threads.values())
+        for job_id, handle in running:
+            handle.stop(PAUSED if self._jobs[job_id].can_pause else CANCELLED)
+        deadline = time.monotonic() + timeout_s
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def change(self, job_id: str, **changes: Any) -> None:
+        with self._changed:
+            if job_id in self._jobs:
+                self._jobs[job_id] = replace(self._jobs[job_id], **changes)
+                self._tell()
+
+    def _stop(self, job_id: str, wish: str) -> None:
+        with self._changed:
+            job, handle = self.job(job_id), self._running.get(job_id)
+            if handle is None and not job.is_over:
+                self._end(job_id, wish)
+        if handle is not None:
+            handle.stop(wish)
+
+    def _begin_next(self, kind: str) -> None:
+        free = self._at_once[kind] - sum(self._jobs[job_id].kind == kind for job_id in self._running)
+        waiting = [job for job in self._jobs.values() if job.kind == kind and job.status == WAITING]
+        for job in waiting[: max(free, 0)]:
+            self._running[job.id] = handle = Running(self, job.id)
+            self.change(job.id, status=RUNNING)
+            args = (job.id, handle, self._work[job.id])
+            thread = threading.Thread(target=self._run, args=args, name=f"roost-{kind}", daemon=True)
+            self._threads[job.id] = thread
+            thread.start()
+
+    def _run(self, job_id: str, handle: Running, work: Work) -> None:
+        status, error, found = DONE, None, None
+        try:
+            found = work(handle)
+        except Exception as exc:  # told on the page
+            status, error = (handle.wish, None) if handle.wish else (FAILED, as_roost_error(exc))
+            if error is not None and error is not exc and not isinstance(exc, OSError):
+                log.error("a job of kind %s broke", self.job(job_id).kind, exc_info=exc)
+        with self._changed:
+            kind = self._jobs[job_id].kind
+            if found:
+                self.change(job_id, details={**self._jobs[job_id].details, **found})
+            del self._running[job_id], self._threads[job_id]
+            self._end(job_id, status, error)
+            if not self._is_closed:
+                self._begin_next(kind)
+
+    def _end(self, job_id: str, status: str, error: RoostError | None = None) -> None:
+        self.change(job_id, status=status, error=error, speed=0.0, ended_at=time.time())
+        if status in (DONE, CANCELLED):
+            self._work.pop(job_id, None)
+        if status != PAUSED:
+            self._keep()
+
+    def _seen(self, job: Job) -> Job:
+        handle = self._running.get(job.id)
+        return replace(job, speed=handle.speed()) if handle else job
+
+    def _tell(self) -> None:
+        self._revision += 1
+        self._changed.notify_all()
+
+    def _forget_oldest(self) -> None:
+        over = [job.id for job in self._jobs.values() if job.is_over]
+        for job_id in over[: max(0, len(self._jobs) - KEPT)]:
+            self._forget(job_id)
+
+    def _forget(self, job_id: str) -> None:
+        del self._jobs[job_id]
+        self._work.pop(job_id, None)
+
+    def _keep(self) -> None:
+        if self._path is None:
+            return
+        part = self._path.with_suffix(".part")
+        try:
+            part.write_text(json.dumps([job.to_dict() for job in self._jobs.values() if job.is_over]), encoding="utf-8")
+            os.replace(part, self._path)
+        except OSError as exc:
+            log.warning("the list of jobs could not be stored: %s", exc)
+
+
+def _read(path: Path | None) -> list[Job]:
+    """Empty where there is no file, or none that was written by :class:`Jobs`."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        rows = json.loads(path.read_text(encoding="utf-8")) if path is not None else []
+        told = [(row, row["error"]) for row in rows]
+        return [
+            Job(**{**row, "error": error_from_dict(error) if error else None, "log": tuple(row["log"])})
+            for row, error in told
+        ]
+    return []

@@ -1,0 +1,142 @@
+"""Jobs as every page shows them: one list, one fragment, one page of all.
+
+A page area says with :func:`describes` what is particular about its kind of job: facts, words, buttons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.errors import JobNotFound, RoostError, error_from_dict
+from webapp.services.jobs import PAUSED, RUNNING, WAITING, Job, Jobs
+from webapp.services.library.disk_space import size_text
+from webapp.web.fragments import render_page, wants_fragment
+from webapp.web.kit.page import PageContext, current_page
+from webapp.web.login import local_path
+
+Values = dict[str, Any]
+Describe = Callable[[PageContext, Job], Values]
+ICONS = {
+    "waiting": "history",
+    "running": "refresh-cw",
+    "paused": "square",
+    "done": "circle-check",
+    "failed": "circle-x",
+    "cancelled": "x",
+}
+blueprint = Blueprint("jobs", __name__, url_prefix="/jobs")
+_described: dict[str, Describe] = {}
+
+
+def describes(kind: str) -> Callable[[Describe], Describe]:
+    """The function returns any of ``facts`` (texts), ``word`` (while it runs), ``text`` (a sentence below) and
+    ``actions`` (dicts of ``url``, ``label``, ``icon``, ``is_main``)."""
+
+    def keep(function: Describe) -> Describe:
+        _described[kind] = function
+        return function
+
+    return keep
+
+
+def jobs_of(page: PageContext) -> Jobs:
+    found: Jobs = page.service("jobs")
+    return found
+
+
+def job_list(page: PageContext, *kinds: str) -> Values:
+    """``_jobs.html``. ``kinds``: none is all."""
+    rows = [_row(page, job) for job in jobs_of(page).jobs(*kinds)]
+    return {
+        "kinds": kinds,
+        "url": url_for("jobs.index", kind=kinds),
+        "rows": rows,
+        "is_busy": any(row["status"] in (WAITING, RUNNING) for row in rows),
+    }
+
+
+@blueprint.get("")
+def index() -> Response:
+    """All of them as a page, or those of ``kind``s as the fragment."""
+    page = current_page()
+    shown = {"page_title": page.t("jobs.title"), "jobs": job_list(page, *request.args.getlist("kind")[:9])}
+    return render_page("jobs/page.html", shown, "jobs/_jobs.html")
+
+
+@blueprint.post("/<job_id>/<action>")
+def act(job_id: str, action: str) -> Response | BaseResponse:
+    page = current_page()
+    jobs = jobs_of(page)
+    actions = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume, "remove": jobs.remove}
+    if action not in actions:
+        raise JobNotFound()
+    actions[action](job_id)
+    if wants_fragment():
+        return render_page("jobs/_jobs.html", {"jobs": job_list(page, *request.args.getlist("kind")[:9])})
+    back = urlsplit(request.headers.get("Referer", ""))
+    return redirect(local_path(back.path) if back.netloc == request.host else url_for("jobs.index"), 303)
+
+
+def without_folders(error: RoostError) -> RoostError:
+    """The same about a file's name, without the server's folders."""
+    path = str(error.params.get("path", ""))
+    if "/" not in path and "\\" not in path:
+        return error
+    short = {**error.params, "path": path.replace("\\", "/").rpartition("/")[2]}
+    return error_from_dict({**error.to_dict(), "params": short})
+
+
+def time_text(page: PageContext, seconds: float) -> str:
+    """Such as "2 h 5 min", "40 s"."""
+    minutes = round(seconds / 60)
+    if seconds < 59.5:
+        return str(page.t("jobs.time.seconds", seconds=max(round(seconds), 1)))
+    if minutes < 60:
+        return str(page.t("jobs.time.minutes", minutes=minutes))
+    return str(page.t("jobs.time.hours", hours=minutes // 60, minutes=minutes % 60))
+
+
+def _row(page: PageContext, job: Job) -> Values:
+    """``share`` is in percent, None while nobody can tell."""
+    t = page.t
+    about = {"facts": [], "word": "", "text": "", "actions": []}
+    about |= _described[job.kind](page, job) if job.kind in _described else {}
+    error, hint = page.explain(without_folders(job.error)) if job.error else ("", "")
+    return {
+        **about,
+        "id": job.id,
+        "status": job.status,
+        "icon": ICONS[job.status],
+        "title": job.title,
+        "word": about["word"] if job.status == RUNNING and about["word"] else t(f"jobs.status.{job.status}"),
+        "shown": _shown(page, job),
+        "share": round(100 * job.done / job.total, 1) if job.total else None,
+        "has_bar": job.status in (RUNNING, PAUSED) and bool(job.unit),
+        "error": error,
+        "error_code": job.error.code if job.error else "",
+        "hint": hint,
+        "log": job.log,
+        "can_cancel": not job.is_over,
+        "can_pause": job.can_pause and job.status in (WAITING, RUNNING),
+        "can_resume": jobs_of(page).can_resume(job),
+    }
+
+
+def _shown(page: PageContext, job: Job) -> str:
+    """Such as "1.2 GB of 3.06 GB · 25 MB/s · 1 min left"."""
+    t = page.t
+    if job.unit == "bytes":
+        done, total = size_text(job.done), size_text(job.total)
+        parts = [t("jobs.of", done=done, total=total) if job.total else done]
+    else:
+        parts = [t("jobs.of", done=job.done, total=job.total)]
+    if job.status == RUNNING and job.speed and job.unit == "bytes":
+        parts.append(t("jobs.speed", speed=size_text(job.speed)))
+    if job.seconds_left is not None:
+        parts.append(t("jobs.left", time=time_text(page, job.seconds_left)))
+    return " · ".join(parts)
