@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from tests.tools.mcp.conftest import raw
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
+from tests.wording import error_text, pattern, says, text
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.tools.mcp_servers import McpServers
@@ -87,21 +88,22 @@ def added(browser: Browser, **fields: str) -> str:
 def test_a_server_is_added_connects_and_shows_its_tools(browser: Browser) -> None:
     server_id = added(browser)
     page = browser.until_settled(server_id)
-    assert "Connected" in page and "1 tool" in page and "<html" not in page
-    assert re.search(r'name="offered" value="echo" checked', page) and "Ask every time" in page
+    assert says(page, "mcp.phase.connected") and says(page, "mcp.tools_count", count=1) and "<html" not in page
+    assert re.search(r'name="offered" value="echo" checked', page) and says(page, "tools.approval.always")
     (tool,) = browser.tools.list()
     status, page = browser.get("/tools")
-    assert "From the server Tiny" in page and f"/tools/servers/{server_id}#tool-{tool.id}" in page
+    assert says(page, "tools.from_server", name="Tiny") and f"/tools/servers/{server_id}#tool-{tool.id}" in page
     status, page = browser.get("/tools/servers?lang=zh")
-    assert status == 200 and "已连接" in page and "1 个工具" in page
+    assert status == 200 and text("mcp.phase.connected", "zh") in page
+    assert text("mcp.tools_count", "zh", count=1) in page
 
 
 def test_a_server_that_cannot_be_connected_says_why_and_what_to_do(browser: Browser) -> None:
     server_id = added(browser, way="exit", env=f"API_KEY={SECRET}")
     page = browser.until_settled(server_id)
-    assert "its last words: Error: API_KEY=" in page.replace("Its", "its") and "in a terminal" in page
+    assert error_text("mcp_server_ended", name="Tiny", said="Error: API_KEY=") in page
     _, page = browser.get("/tools/servers")
-    assert "Failed" in page and "Reconnect" in page and browser.tools.list() == []
+    assert says(page, "mcp.phase.failed") and says(page, "mcp.reconnect") and browser.tools.list() == []
 
 
 def test_secrets_go_in_and_never_come_out(browser: Browser) -> None:
@@ -154,7 +156,7 @@ def test_what_is_wrong_is_said_at_its_field_and_nothing_is_kept(
 
 def test_a_connection_is_tried_before_anything_is_kept(browser: Browser) -> None:
     _, _, page = browser.post("/tools/servers/try", htmx=True, **form_of())
-    assert "answers" in page and "<code>echo</code>" in page and "<html" not in page
+    assert re.search(pattern("mcp.try.good"), page) and "<code>echo</code>" in page and "<html" not in page
     _, _, page = browser.post("/tools/servers/try", htmx=True, **form_of(command="/no/such/program --x"))
     assert "/no/such/program" in page and "full path" in page
     _, _, page = browser.post("/tools/servers/try", **form_of(timeout_s="soon"))
@@ -199,12 +201,12 @@ def test_buttons_of_the_list_answer_with_the_list(browser: Browser) -> None:
     browser.until_settled(server_id)
     where = f"/tools/servers/{server_id}"
     _, _, page = browser.post(f"{where}/switch", htmx=True, on="", **{"from": "list"})
-    assert "Switched off" in page and "<html" not in page and browser.tools.list() == []
+    assert says(page, "mcp.phase.off") and "<html" not in page and browser.tools.list() == []
     assert browser.post(f"{where}/connect", htmx=False)[0] == 409
     _, location, _ = browser.post(f"{where}/switch", on="")
-    assert "Tiny is off." in browser.get(location)[1]
+    assert says(browser.get(location)[1], "mcp.said.off", name="Tiny")
     _, _, page = browser.post(f"{where}/switch", htmx=True, on="1", **{"from": "list"})
-    assert "Connecting" in page or "Connected" in page
+    assert says(page, "mcp.phase.connecting") or says(page, "mcp.phase.connected")
     _, location, _ = browser.post(f"{where}/delete")
     assert browser.servers.store.list() == []
     _, page = browser.get(location)
@@ -217,7 +219,7 @@ def test_servers_of_other_programs_are_imported_switched_off(browser: Browser) -
     text = json.dumps({"mcpServers": {"files": {"command": "npx", "args": ["-y", "x"], "env": {"K": SECRET}}}})
     assert browser.post("/tools/servers/import", text=text)[0] == 303
     _, page = browser.get("/tools/servers")
-    assert "npx -y x" in page and "Switched off" in page and SECRET not in page
+    assert "npx -y x" in page and says(page, "mcp.phase.off") and SECRET not in page
     for wrong in (text, "[", '{"mcpServers": {"a": {"type": "sse", "url": "http://a/"}}}'):
         status, _, page = browser.post("/tools/servers/import", text=wrong)
         assert status == 422 and len(browser.servers.store.list()) == 1

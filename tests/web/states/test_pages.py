@@ -10,6 +10,7 @@ import pytest
 from tests.manager.conftest import last_output, request
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_state
+from tests.wording import is_refused, says, text
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
@@ -66,21 +67,21 @@ def begins_with(browser) -> str:
 
 def test_the_list_says_what_each_state_is_and_whether_it_fits(browser):
     page = browser.get("/states")
-    assert "poet.pth" in page and "Version unknown" in page and "RWKV-6" in page
+    assert "poet.pth" in page and says(page, "states.badge.unknown") and "RWKV-6" in page
     assert page.count('<svg class="chart"') == 3 and "style=" not in page
     assert len(re.findall(r'action="/states/use"', page)) == 1  # of the three only poet.pth fits
-    assert "状态" in browser.get("/states?lang=zh")
+    assert text("states.here", "zh") in browser.get("/states?lang=zh")
 
 
 def test_using_a_state_holds_for_the_next_answer_and_shows_in_the_strip(browser):
     plain = begins_with(browser)
     page = browser.post("/states/use", name="poet.pth")
-    assert "New answers begin with poet.pth." in page
+    assert says(page, "states.said.used", name="poet.pth")
     strip = page[page.index('id="strip"') : page.index("</header>")]
     assert "poet.pth" in strip
     assert begins_with(browser) == browser.manager.status().state_digest != plain
     page = browser.post("/states/use", name="")
-    assert "begin without a state" in page and begins_with(browser) == plain
+    assert says(page, "states.said.used_none") and begins_with(browser) == plain
 
 
 def test_a_state_that_does_not_fit_is_refused_with_expected_and_found_and_the_one_in_use_stays(browser):
@@ -95,7 +96,7 @@ def test_a_state_that_does_not_fit_is_refused_with_expected_and_found_and_the_on
 def test_details_show_norms_digest_and_models(browser):
     page = browser.get("/states/poet.pth")
     digest = browser.client.application.extensions["states"].entry("poet.pth").sheet.digest
-    assert digest in page and "seven.pth" in page and "Not stated" in page
+    assert digest in page and "seven.pth" in page and says(page, "states.version.unknown")
     assert page.count("<rect ") == 2
     assert browser.client.get("/states/gone.pth", base_url="http://127.0.0.1").status_code == 404
 
@@ -104,48 +105,48 @@ def test_a_file_goes_up_and_comes_down_again(browser, tmp_path):
     write_state(tmp_path / "new.st", 2, 2, 32, seed=7)
     data = (tmp_path / "new.st").read_bytes()
     page = browser.post("/states/upload", file=(io.BytesIO(data), "new.st"))
-    assert "new.st was added" in page
+    assert says(page, "states.said.added", name="new.st")
     answer = browser.client.get("/states/file?name=new.st", base_url="http://127.0.0.1")
     assert answer.get_data() == data and "attachment" in answer.headers["Content-Disposition"]
     answer.close()
 
 
 @pytest.mark.parametrize(
-    "form, name, data, words",
+    "form, name, data, code",
     [
-        ("/states/upload", "x.pth", b"PK\3\4 torn", "cut off"),
-        ("/states/upload", "x.pth", b"", "empty"),
-        ("/states/upload", "x.exe", b"abc", "cannot be the name"),
-        ("/states/upload", "", b"", "cannot be the name"),
+        ("/states/upload", "x.pth", b"PK\3\4 torn", "file_truncated"),
+        ("/states/upload", "x.pth", b"", "file_empty"),
+        ("/states/upload", "x.exe", b"abc", "file_name_unusable"),
+        ("/states/upload", "", b"", "file_name_unusable"),
     ],
 )
-def test_an_upload_that_is_no_state_leaves_nothing(browser, form, name, data, words):
+def test_an_upload_that_is_no_state_leaves_nothing(browser, form, name, data, code):
     before = sorted(browser.states.iterdir())
     answer = browser.client.post(
         form, base_url="http://127.0.0.1", headers=OWN, data={"file": (io.BytesIO(data), name)}
     )
-    assert answer.status_code in (400, 409) and words in answer.get_data(as_text=True)
+    assert answer.status_code in (400, 409) and is_refused(answer.get_data(as_text=True), code)
     assert sorted(browser.states.iterdir()) == before
 
 
 def test_what_is_deleted_can_be_undone_from_the_toast(browser):
     page = browser.post("/states/delete", name="poet.pth")
     undo = re.search(r'name="do" value="(restore:[0-9a-f]{32})"', page)
-    assert undo and "poet.pth is in the trash" in page
-    assert "poet.pth is back" in browser.post("/states/do", do=undo[1])
+    assert undo and says(page, "states.said.deleted", name="poet.pth")
+    assert says(browser.post("/states/do", do=undo[1]), "states.said.restored", name="poet.pth")
     assert (browser.states / "poet.pth").is_file()
     browser.post("/states/do", expected=404, do="restore:nonsense")
 
 
 def test_the_state_in_use_is_not_deleted(browser):
     browser.post("/states/use", name="poet.pth")
-    assert "is the state new answers begin with" in browser.post("/states/delete", expected=409, name="poet.pth")
+    assert is_refused(browser.post("/states/delete", expected=409, name="poet.pth"), "state_in_use")
     assert (browser.states / "poet.pth").is_file()
 
 
 def test_a_blend_is_made_of_the_parts_with_a_weight(browser):
     form = {"part": ["poet.pth", "wide.pth", "-"], "weight": ["1", "0", "0,5"], "name": "soft"}
-    assert "soft.safetensors was made" in browser.post("/states/blend", **form)
+    assert says(browser.post("/states/blend", **form), "states.said.blended", name="soft.safetensors")
     refused = browser.post("/states/blend", expected=400, **{**form, "weight": ["1", "1", "0"], "name": "b"})
     assert "2 x 4 x 32" in refused and 'value="b"' in refused
     assert '<details class="fold" id="blend" open>' in refused
@@ -156,22 +157,23 @@ def test_a_text_is_read_and_becomes_a_state(browser):
     browser.post("/states/make", text="Anna has a cat.", name="anna")
     browser.client.application.extensions["states"].making.wait(20)
     fragment = browser.get("/states/making", **{"HX-Request": "true"})
-    assert "anna.safetensors is ready" in fragment and "hx-trigger" not in fragment
+    assert says(fragment, "states.making.done", name="anna.safetensors") and "hx-trigger" not in fragment
     assert "anna.safetensors" in browser.post("/states/use", name="anna.safetensors")
-    assert "is ready" not in browser.post("/states/making/close")
-    assert "nothing to read" in browser.post("/states/make", expected=400, text=" ", name="b")
+    assert not says(browser.post("/states/making/close"), "states.making.done", name="anna.safetensors")
+    assert is_refused(browser.post("/states/make", expected=400, text=" ", name="b"), "prompt_empty")
 
 
 def test_a_state_merged_in_the_model_is_shown_left_out_and_copied(browser):
     browser.manager.load("own.pth")
     browser.manager.wait_ready(20)
     page = browser.get("/states")
-    assert "The model&#39;s own state" in page and 'name="name" value="-"' in page
-    assert "begin without a state" in browser.post("/states/use", name="-")
+    assert says(page, "states.in_use.own") and 'name="name" value="-"' in page
+    assert says(browser.post("/states/use", name="-"), "states.said.used_none")
     assert browser.manager.status().state == "-" and begins_with(browser) == browser.manager.status().state_digest
-    assert "model&#39;s own state" in browser.post("/states/use", name="")
+    assert says(browser.post("/states/use", name=""), "states.said.used_own")
     assert browser.manager.status().state == ""
-    assert "was copied out" in browser.post("/states/copy-out", model="own.pth", name="own-state")
+    copied = browser.post("/states/copy-out", model="own.pth", name="own-state")
+    assert says(copied, "states.said.copied", name="own-state.safetensors")
 
 
 def test_a_name_is_never_markup(browser):

@@ -163,7 +163,7 @@ def _new(
 def _refuse(form: str, exc: RoostError, typed: dict[str, str] | None = None) -> Response:
     page = fresh_page()
     message, hint = page.explain(exc)
-    shown = states_page(page, refusal={"form": form, "message": message, "hint": hint}, typed=typed)
+    shown = states_page(page, refusal={"form": form, "message": message, "hint": hint, "code": exc.code}, typed=typed)
     return render_page("states/page.html", shown, status=exc.status if exc.status < 500 else 422)
 
 

@@ -30,7 +30,7 @@ def states_page(
     typed: Mapping[str, str] | None = None,
 ) -> Values:
     """The list with its forms. ``refusal``: the ``form`` that was refused (upload, import, blend, make or copy), with
-    ``message`` and ``hint``. ``typed``: what stood in it (path, text, make_name, blend_name)."""
+    ``message``, ``hint`` and ``code``. ``typed``: what stood in it (path, text, make_name, blend_name)."""
     states = library(page)
     entries = states.list()
     return {
