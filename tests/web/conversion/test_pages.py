@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from tests.waiting import wait_until
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
+from tests.wording import pattern, says
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
@@ -50,8 +52,8 @@ def test_it_offers_what_can_be_converted(browser: Browser) -> None:
     assert status == 200
     assert '<option value="six.pth" selected>' in page and "broken.pth" not in page
     assert page.count('value="lora.pth"') == 1
-    assert "six.cpu-bf16.fast.pth will take" in page
-    assert "start state inside this model" in page
+    assert re.search(pattern("conversion.plan", name="six.cpu-bf16.fast.pth"), page)
+    assert says(page, "conversion.state_kept")
 
 
 def test_a_lora_from_the_models_page_is_chosen_as_such(browser: Browser) -> None:
@@ -61,7 +63,7 @@ def test_a_lora_from_the_models_page_is_chosen_as_such(browser: Browser) -> None
 
 def test_the_plan_follows_the_form(browser: Browser) -> None:
     status, part = browser.part("/convert/plan?model=raw.pth&target=st")
-    assert status == 200 and "raw.st will take" in part and "<html" not in part
+    assert status == 200 and re.search(pattern("conversion.plan", name="raw.st"), part) and "<html" not in part
     assert "note-bad" in browser.part("/convert/plan?model=raw.pth&target=fast&strategy=cpu+fp33")[1]
     (browser.folder / "raw.st").write_bytes(b"mine")
     taken = browser.part("/convert/plan?model=raw.pth&target=st")[1]
@@ -92,7 +94,7 @@ def test_load_it_loads_it(browser: Browser) -> None:
 def test_a_name_that_is_taken_asks_first(browser: Browser) -> None:
     (browser.folder / "raw.st").write_bytes(b"mine")
     status, page = browser.post("/convert", model="raw.pth", target="st")
-    assert status == 409 and "Replace raw.st" in page
+    assert status == 409 and says(page, "conversion.overwrite", name="raw.st")
     assert (browser.folder / "raw.st").read_bytes() == b"mine"
     browser.post("/convert", model="raw.pth", target="st", overwrite="1")
     finish(browser)

@@ -12,6 +12,7 @@ import pytest
 from tests.web.chat.running_roost import fake_strategy
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
+from tests.wording import error_text, says, text
 from webapp.backends.fake import FakeBackend
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
@@ -89,11 +90,12 @@ PARIS = {"prompt": "Weather in Paris?", "expect": "get_weather", "arguments": '{
 
 def test_without_cases_the_page_offers_to_make_some(browser: Browser) -> None:
     status, page = browser.get("/tools/bench")
-    assert status == 200 and "No cases yet" in page and 'aria-current="page"' in page
+    assert status == 200 and says(page, "tool_bench.empty_title") and 'aria-current="page"' in page
     status, where, _ = browser.post("/cases/make", seed="3", per_tool="2")
     assert status == 303
     _, page = browser.get(where)
-    assert "6 cases were generated." in page and "synthetic" in page and len(browser.prompts()) == 6
+    assert says(page, "tool_bench.said.made", count=6) and says(page, "tool_bench.cases.generated")
+    assert len(browser.prompts()) == 6
     first = browser.prompts()
     browser.post("/cases/make", seed="3", per_tool="2")
     assert browser.prompts() == first
@@ -105,7 +107,7 @@ def test_made_cases_speak_the_pages_language(browser: Browser) -> None:
     browser.client.post("/tools/bench/cases/make?lang=zh", base_url=BASE, headers={"Origin": BASE}, data={})
     assert any("请" in prompt for prompt in browser.prompts())
     _, page = browser.get("/tools/bench?lang=zh")
-    assert "合成" in page and not re.search(r">\s*tool_bench\.", page)
+    assert text("tool_bench.cases.generated", "zh") in page and not re.search(r">\s*tool_bench\.", page)
     browser.get("/tools/bench?lang=en")
 
 
@@ -113,7 +115,7 @@ def test_a_tool_no_case_can_be_made_for_is_named(browser: Browser) -> None:
     code = {"type": "object", "properties": {"code": {"type": "string", "pattern": "^[A-Z]{9}$"}}, "required": ["code"]}
     browser.tools.create(from_openai({"name": "odd_one", "parameters": code}))
     _, where, _ = browser.post("/cases/make")
-    assert "fit the schema of odd_one" in browser.get(where)[1]
+    assert says(browser.get(where)[1], "tool_bench.said.without", names="odd_one")
 
 
 def test_a_case_is_written_changed_deleted_and_brought_back(browser: Browser) -> None:
@@ -160,7 +162,8 @@ def test_cases_are_brought_in_and_taken_out_as_lines(browser: Browser) -> None:
     answer = browser.client.get("/tools/bench/cases/export", base_url=BASE).get_data(as_text=True)
     assert answer == f"{line}\n{line}\n"
     status, _, page = browser.post("/cases/import", text=f'{line}\n{{"prompt": 3}}')
-    assert status == 422 and "Line 2 is no case" in page and len(browser.prompts()) == 2
+    refused = error_text("bench_line_invalid", line=2, reason=text("tool_bench.problem.empty"))
+    assert status == 422 and refused in page and len(browser.prompts()) == 2
 
 
 def test_a_run_shows_figures_confusion_and_what_was_read_and_written(browser: Browser) -> None:
@@ -173,7 +176,7 @@ def test_a_run_shows_figures_confusion_and_what_was_read_and_written(browser: Br
     status, page = browser.get(where)
     assert status == 200 and page.count("66.7 %") == 2 and page.count("50.0 %") == 2  # decision, exact arguments
     assert page.index("Weather in Rome?") < page.index("User: Weather in Paris?"), "the wrong ones come first"
-    assert "called without need" in page and "wrong arguments" in page
+    assert says(page, "tool_bench.verdict.called") and says(page, "tool_bench.verdict.wrong_arguments")
     assert "User: Weather in Rome?\n\nAssistant:" in page and CALL.strip() in page and "Tools:" in page
     found = json.loads(browser.get(f"{where}/export")[1])
     assert found["modes"]["free"]["confusion"] == {"get_weather": {"get_weather": 2}, "(no call)": {"get_weather": 1}}
@@ -192,12 +195,12 @@ def test_a_run_is_followed_and_stopped(browser: Browser, monkeypatch: pytest.Mon
         browser.post("/cases", **{**PARIS, "prompt": f"Weather {number}"})
     _, where, _ = browser.post("/runs", tool=["get_weather"], mode="free")
     _, page = browser.get(where)
-    assert f'hx-get="{where}/progress"' in page and "0 of 3 answers" in page
+    assert f'hx-get="{where}/progress"' in page and says(page, "tool_bench.run.progress", done=0, total=3)
     status, _, page = browser.post("/runs", tool=["get_weather"], mode="free")
-    assert status == 409 and "another run goes on" in page
+    assert status == 409 and says(page, "tool_bench.problem.running")
     assert browser.post(where.removeprefix("/tools/bench") + "/stop")[0] == 303
     assert browser.bench.wait(20)
-    assert "stopped" in browser.get(where)[1]
+    assert says(browser.get(where)[1], "tool_bench.status.stopped")
     assert browser.client.get(
         f"{where}/progress", base_url=BASE, headers={"HX-Request": "true"}
     ).headers["HX-Refresh"] == "true"  # fmt: skip
@@ -206,8 +209,9 @@ def test_a_run_is_followed_and_stopped(browser: Browser, monkeypatch: pytest.Mon
 def test_a_run_that_cannot_begin_says_why(browser: Browser) -> None:
     browser.post("/cases", **PARIS)
     status, _, page = browser.post("/runs", mode="free")
-    assert status == 409 and "no tool is chosen" in page
+    assert status == 409 and says(page, "tool_bench.problem.no_tools")
     browser.post("/cases/clear")
     browser.post("/cases", prompt="Hi", expect="gone", arguments="")
     status, _, page = browser.post("/runs", tool=["get_weather"], mode="free")
-    assert status == 409 and "no case asks for the chosen tools" in page and "its tool is not there" in page
+    assert status == 409 and says(page, "tool_bench.problem.no_cases")
+    assert says(page, "tool_bench.cases.unavailable")

@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
+from tests.wording import says
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
@@ -129,7 +130,7 @@ def test_rows_are_added_moved_and_removed_without_losing_what_is_typed(browser: 
 
 def test_the_json_beside_the_form_goes_both_ways(browser: Browser) -> None:
     _, _, preview = browser.post("/tools/preview", htmx=True, **WEATHER)
-    assert '"name": "get_weather"' in preview and "A call looks like this" in preview
+    assert '"name": "get_weather"' in preview and says(preview, "tools.preview.sample")
     changed = json.dumps({"name": "other", "parameters": {"type": "object", "properties": {"n": {"type": "number"}}}})
     _, _, page = browser.post("/tools/form", htmx=True, **WEATHER, do="json", json=changed)
     assert 'value="other"' in page and re.search(r'name="0:name" value="n"', page)
@@ -144,7 +145,7 @@ def test_a_tool_is_tried_before_it_is_saved(browser: Browser) -> None:
     _, _, page = browser.post("/tools/try", htmx=True, **WEATHER, arguments='{"city": "Paris"}')
     assert '<pre class="tool-text">22</pre>' in page
     _, _, page = browser.post("/tools/try", htmx=True, **WEATHER, arguments='{"city": 3}')
-    assert "do not fit" in page and browser.tools.list() == []
+    assert says(page, "tools.try.failed") and browser.tools.list() == []
     answer = browser.client.post(
         "/tools/try?lang=zh", base_url=BASE, headers={"Origin": BASE}, data={**WEATHER, "arguments": "{}"}
     )
@@ -152,7 +153,7 @@ def test_a_tool_is_tried_before_it_is_saved(browser: Browser) -> None:
     _, _, page = browser.post(
         "/tools/try?lang=en", htmx=True, **{**WEATHER, "fixed_value": ""}, arguments='{"city": "x"}'
     )
-    assert "(an empty text)" in page
+    assert says(page, "tools.try.empty")
 
 
 def test_lists_are_imported_whole_or_not_at_all_and_exported(browser: Browser) -> None:
