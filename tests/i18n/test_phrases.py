@@ -145,7 +145,6 @@ ENGLISH = (
     "web/api/",
     "web/app.py",
     "web/socket/",
-    "web/cors.py",
 )
 """Where reasons are made that no reader sees, or that come from elsewhere."""
 

@@ -7,7 +7,7 @@ from flask import Flask
 from jinja2 import DictLoader
 
 from webapp.settings import Settings
-from webapp.web import fragments
+from webapp.web.kit import page
 
 TEMPLATES = {
     "page.html": "<html lang={{ locale }}>{% include '_part.html' %}</html>",
@@ -28,9 +28,9 @@ class Greeting:
 def app():
     app = Flask("fragments-test")
     app.jinja_loader = DictLoader(TEMPLATES)
-    fragments.install(app, Settings())
-    app.add_url_rule("/", "page", lambda: fragments.render_page("page.html", Greeting("ada"), "_part.html"))
-    app.add_url_rule("/only", "only", lambda: fragments.render_page("page.html", {"name": "<b>"}, status=422))
+    page.install(app, Settings())
+    app.add_url_rule("/", "page", lambda: page.render_page("page.html", Greeting("ada"), "_part.html"))
+    app.add_url_rule("/only", "only", lambda: page.render_page("page.html", {"name": "<b>"}, status=422))
     return app
 
 
@@ -56,7 +56,7 @@ def test_a_page_without_fragment_stays_whole_and_escapes(app):
 
 
 def test_half_a_character_pair_from_a_file_breaks_no_page(app):
-    app.add_url_rule("/half", "half", lambda: fragments.render_page("page.html", Greeting("a\ud800")))
+    app.add_url_rule("/half", "half", lambda: page.render_page("page.html", Greeting("a\ud800")))
     assert "Chat a\ufffd " in app.test_client().get("/half").text
 
 
@@ -73,16 +73,16 @@ def test_the_browsers_language(app):
 
 def test_a_thread_without_a_request_renders_for_a_known_reader(app):
     with app.app_context():
-        assert "聊天" in fragments.render_fragment("_part.html", Greeting("x"), locale="zh")
-        assert "Chat" in fragments.render_fragment("_part.html", Greeting("x"))
+        assert "聊天" in page.render_fragment("_part.html", Greeting("x"), locale="zh")
+        assert "Chat" in page.render_fragment("_part.html", Greeting("x"))
 
 
 def test_a_context_is_a_dataclass_or_a_mapping():
     with pytest.raises(TypeError):
-        fragments.template_variables(Greeting)
-    assert fragments.template_variables(None) == {}
+        page.template_variables(Greeting)
+    assert page.template_variables(None) == {}
 
 
 def test_commands_in_an_errors_words_are_code_and_nothing_else_is_html():
-    assert fragments.commands("`roost models` lists <b>") == "<code>roost models</code> lists &lt;b&gt;"
-    assert fragments.commands("a ` alone") == "a ` alone"
+    assert page.commands("`roost models` lists <b>") == "<code>roost models</code> lists &lt;b&gt;"
+    assert page.commands("a ` alone") == "a ` alone"

@@ -6,8 +6,7 @@ import time
 import pytest
 
 from tests.web.hostile_markdown import HOSTILE
-from webapp.web.markdown import BLOCK_TAGS, INLINE_TAGS, render_markdown, render_plain
-from webapp.web.markdown_rules import MAX_INLINE_US, estimated_us
+from webapp.web.kit.markdown import BLOCK_TAGS, INLINE_TAGS, MAX_INLINE_US, estimated_us, render_markdown, render_plain
 
 COPY = '<button type="button" class="code-copy">Copy</button>'
 REL = 'target="_blank" rel="noopener noreferrer nofollow"'

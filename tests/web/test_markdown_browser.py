@@ -11,7 +11,7 @@ from tests.web.hostile_markdown import HOSTILE
 from tests.web.owner import install_guard
 from webapp.resources import resource_dir
 from webapp.settings import Settings
-from webapp.web.markdown import render_markdown
+from webapp.web.kit.markdown import render_markdown
 from webapp.web.serve import make_server
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)

@@ -4,9 +4,8 @@ import random
 
 import pytest
 
-from webapp.web import markdown_stream
-from webapp.web.markdown import render_markdown
-from webapp.web.markdown_stream import MarkdownStream
+from webapp.web.kit import markdown
+from webapp.web.kit.markdown import MarkdownStream, render_markdown
 
 TEXT = """# Title
 
@@ -167,4 +166,4 @@ def test_all_updates_of_a_long_text_together_stay_linear(pattern, monkeypatch):
 
 def test_the_estimate_for_code_ignores_marks():
     code = "x[0] * y[1]\n" * 100
-    assert markdown_stream.update_us(f"```\n{code}") < markdown_stream.update_us(code)
+    assert markdown.update_us(f"```\n{code}") < markdown.update_us(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import urllib.request
-from types import SimpleNamespace
 
 import pytest
 
@@ -13,7 +12,7 @@ from webapp.i18n import translate
 from webapp.manager import health
 from webapp.manager.status import ModelStatus
 from webapp.web.chat.message_view import waiting_text
-from webapp.web.status.strip import strip_context
+from webapp.web.status import strip
 
 
 @pytest.mark.parametrize("locale", ["en", "zh"])
@@ -22,10 +21,9 @@ def test_an_engine_that_does_not_answer_is_said_with_its_seconds(phase, locale):
     def t(key, **values):
         return translate(key, locale, **values)
 
-    silent, well = (SimpleNamespace(status=lambda n=n: ModelStatus(phase=phase, silent_s=n)) for n in (37, 0))
-    strip = strip_context(silent, t)
-    assert "37" in strip.word and strip.light == "waiting"
-    assert strip.word != strip_context(well, t).word
+    silent, well = (strip(ModelStatus(phase=phase, silent_s=seconds), t) for seconds in (37, 0))
+    assert "37" in silent["word"] and silent["light"] == "waiting"
+    assert silent["word"] != well["word"]
     assert "37" in waiting_text(Waiting("silent", 37), t)
     assert waiting_text(Waiting("silent", 0), t) == waiting_text(None, t)
 

@@ -14,7 +14,7 @@ from collections import Counter
 from io import TextIOWrapper
 
 from webapp.settings import Settings
-from webapp.web.rate_limit import RateLimit
+from webapp.web.socket.limits import RateLimit
 
 log = logging.getLogger(__name__)
 LOG_NAME = "roost.log"

@@ -26,20 +26,17 @@ from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions
-from webapp.web import error_pages, fragments, sessions
-from webapp.web import jobs as job_routes
+from webapp.web import docs, error_answers, jobs, sessions, status
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
 from webapp.web.conversion import routes as conversion_routes
-from webapp.web.docs import routes as docs_routes
-from webapp.web.error_answers import answer_error
 from webapp.web.guard import Guard
+from webapp.web.kit import page
 from webapp.web.models import routes as model_routes
 from webapp.web.packed_static import PackedStatic
 from webapp.web.presets import routes as preset_routes
 from webapp.web.states import routes as states_routes
-from webapp.web.status import routes as status_routes
 from webapp.web.tools import routes as tools_routes
 
 log = logging.getLogger(__name__)
@@ -49,11 +46,11 @@ PAGES = (
     preset_routes,
     model_routes,
     conversion_routes,
-    job_routes,
+    jobs,
     states_routes,
     tools_routes,
-    docs_routes,
-    status_routes,
+    docs,
+    status,
     sessions,
 )
 
@@ -72,12 +69,12 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.extensions["settings"] = settings
     open_house(app, settings, manager or ModelManager(settings))
-    fragments.install(app, settings)
+    page.install(app, settings)
     Guard(app, settings, app.extensions["sessions"], app.extensions["owner_proof"])
     PackedStatic(app)
-    error_pages.install(app)
+    error_answers.install(app)
     app.register_error_handler(500, answer_unexpected)
-    for part in (docs_routes, status_routes) if settings.api_only else PAGES:
+    for part in (docs, status) if settings.api_only else PAGES:
         app.register_blueprint(part.blueprint)
     app.add_url_rule("/health", view_func=health)
     api_calls.install(app, settings)
@@ -146,4 +143,4 @@ def health() -> Response:
 def answer_unexpected(exc: Exception) -> Response:
     """A fault of ours: logged with its trace by Flask, shown as an error like any other."""
     original = getattr(exc, "original_exception", None) or exc
-    return answer_error(as_roost_error(original))
+    return error_answers.answer_error(as_roost_error(original))

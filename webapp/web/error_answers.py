@@ -1,18 +1,21 @@
-"""A RoostError as an answer: JSON for programs, a small page for people, in the reader's language.
+"""A RoostError as an answer: JSON for programs, a page for people, in the reader's language.
 
 The JSON is the error object of the dialect the address is spoken to in (OpenAI's, mostly), with our hint added to the
-message, so that a client that shows only the message still shows the way out.
+message, so that a client that shows only the message still shows the way out. A page stands inside the shell, with a
+way back; the guard's refusals and our own faults get a small page that needs no template.
 """
 
 from __future__ import annotations
 
-from flask import Response, jsonify, make_response, request
+from flask import Flask, Response, jsonify, make_response, request
 from markupsafe import Markup
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import RoostError, sentences
+from webapp.errors import RoostError, TooLarge, WebError, sentences
 from webapp.i18n import translate, translate_error
 from webapp.web.api.operations import error_body, is_api_path
-from webapp.web.fragments import commands, current_locale
+from webapp.web.kit.page import commands, current_locale, render_page, wants_fragment
 
 RETRY_AFTER_S = {429: "1", 503: "2"}
 PAGE = Markup(
@@ -54,3 +57,51 @@ def notice_page(title: str, message: str, hint: str, status: int) -> Response:
 def plain_page(title: str, body: str, status: int) -> Response:
     """A page that needs no template and no static file, so it can be shown to someone who may not see those."""
     return make_response(PAGE.format(locale=current_locale(), title=title, style=STYLE_PATH, body=body), status)
+
+
+MISSING = (404, 405)
+
+
+def install(app: Flask) -> None:
+    app.register_error_handler(RoostError, answer)
+    app.register_error_handler(HTTPException, answer_http)
+
+
+def answer(error: RoostError) -> Response:
+    title = "page.not_found" if error.status in MISSING else "page.error"
+    return _page(title, error, error.status)
+
+
+def answer_http(exc: HTTPException) -> BaseResponse:
+    """What Flask itself refuses: an address nobody has, a body too large."""
+    status = exc.code or 500
+    if status < 400:
+        return exc.get_response()
+    if status in MISSING:
+        response = _page("page.not_found", WebError(reason=exc.name), status)
+    elif status == 413:
+        limit = request.max_content_length or 0
+        response = _page("page.error", TooLarge(found=request.content_length or "?", limit=limit), status)
+    else:
+        response = _page("page.error", WebError(reason=exc.name), status)
+    allowed = getattr(exc, "valid_methods", None)
+    if allowed:
+        response.headers["Allow"] = ", ".join(allowed)
+    return response
+
+
+def _page(title: str, error: RoostError, status: int) -> Response:
+    if not is_for_a_person(status):
+        return answer_error(error, status)
+    locale = current_locale()
+    message, hint = translate_error(error, locale)
+    if type(error) is WebError and status in MISSING:
+        message, hint = "", translate("page.not_found_hint", locale)
+    words = {"title": translate(title, locale), "message": message, "hint": commands(hint), "code": error.code}
+    return render_page("error.html", words, status=status)
+
+
+def is_for_a_person(status: int) -> bool:
+    """False for programs, parts of pages, and faults that the shell might have again."""
+    is_part = wants_fragment() or request.path.startswith(("/static/", "/ws/"))
+    return status < 500 and not wants_json() and not is_part

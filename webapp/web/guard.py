@@ -7,7 +7,7 @@
                x-api-key; and whether that is enough for the address
 
 Sec-Fetch alone would not do: Chromium sends none with WebSocket handshakes and none to plain-http LAN names. There
-are no CORS headers, but for pages that ``cors_origins`` lists: they may call the APIs (:mod:`webapp.web.cors`), without
+are no CORS headers, but for pages that ``cors_origins`` lists: they may call the APIs (:class:`Cors`), without
 the cookie. GETs must change nothing: a cross-site GET to a LAN name carries neither Origin nor Sec-Fetch.
 """
 
@@ -17,7 +17,7 @@ import hmac
 import re
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import ip_address
@@ -27,20 +27,96 @@ from flask import Flask, Request, Response, current_app, g, has_app_context, has
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
-from webapp.errors import NotAllowed, OwnerLinkUsed, OwnerOnly, RoostError, TokenRequired, TooLarge, TooManyRequests
+from webapp.errors import (
+    NotAllowed,
+    OwnerLinkUsed,
+    OwnerOnly,
+    RoostError,
+    SettingsError,
+    TokenRequired,
+    TooLarge,
+    TooManyRequests,
+)
 from webapp.services.access.owner_proof import OwnerProof
 from webapp.settings import Settings
 from webapp.storage.sessions import Session, Sessions, digest
 from webapp.web import login
 from webapp.web.api.operations import is_api_path
-from webapp.web.cors import Cors
 from webapp.web.error_answers import answer_error, wants_json
 from webapp.web.peer import PEER, TrustedProxies, is_direct, is_loopback, is_of_own_account
-from webapp.web.rate_limit import RateLimit
 from webapp.web.roles import Role, least_role, most_needed, role_without_proof
-from webapp.web.security_headers import add_security_headers
 from webapp.web.socket.channel import REFUSAL_KEY
-from webapp.web.socket.limits import address_key
+from webapp.web.socket.limits import RateLimit, address_key
+
+# Nothing from another host, no inline script or style, no eval. `ws:` is named because not every browser counts it
+# under 'self'.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
+    "connect-src 'self' {sockets}; manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
+    "object-src 'none'"
+)
+FIXED_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # Not no-referrer: with it the page's own forms would say "Origin: null".
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+def add_security_headers(response: Response, host: str | None) -> Response:
+    """``host`` is the checked Host header; None when it was not one of ours, so that it is not repeated."""
+    sockets = f"ws://{host} wss://{host}" if host else ""
+    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY.format(sockets=sockets))
+    for name, value in FIXED_HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+ORIGIN = re.compile(r"https?://[^/\s*]+")
+HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-dangerous-direct-browser-access"
+
+
+class Cors:
+    """SettingsError for an entry that is no exact origin; there is no wildcard. Cookies are never allowed along: a
+    listed page shows the token, where one is needed."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        self._origins = frozenset(origins)
+        for origin in self._origins:
+            if not ORIGIN.fullmatch(origin):
+                reason = "an origin is http(s)://host or http(s)://host:port, without a path"
+                raise SettingsError(name="cors_origins", value=origin, reason=reason)
+
+    def is_listed_page(self, asked: Request) -> bool:
+        """The request comes from such a page and goes to an API, not to a page or a socket."""
+        is_socket = "Upgrade" in asked.headers
+        return asked.headers.get("Origin") in self._origins and is_api_path(asked.path) and not is_socket
+
+    def is_preflight(self, asked: Request) -> bool:
+        is_asking = "Access-Control-Request-Method" in asked.headers
+        return asked.method == "OPTIONS" and is_asking and self.is_listed_page(asked)
+
+    def answer_preflight(self) -> Response:
+        response = Response(status=204)
+        # official clients send x-stainless-… headers of their own
+        asked = request.headers.get("Access-Control-Request-Headers", "")
+        response.headers["Access-Control-Allow-Headers"] = (
+            asked if re.fullmatch(r"[\w\-, ]{1,2000}", asked) else HEADERS
+        )
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+        response.headers["Access-Control-Max-Age"] = "600"
+        return response
+
+    def add_headers(self, response: Response) -> Response:
+        if self._origins and is_api_path(request.path):
+            response.vary.add("Origin")
+        if self.is_listed_page(request):
+            response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+            response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+        return response
+
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")

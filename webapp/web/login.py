@@ -10,7 +10,7 @@ from markupsafe import Markup
 from webapp.i18n import translate
 from webapp.services.access.owner_proof import LINK_PATH
 from webapp.web.error_answers import STYLE_PATH, plain_page
-from webapp.web.fragments import current_locale
+from webapp.web.kit.page import current_locale
 
 LOGIN_PATH = "/login"
 OWNER_PATH = f"/{LINK_PATH}"

@@ -58,7 +58,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.GUEST, "tools.servers", "index new edit words"),
     **_rows(Role.OWNER, "tools.servers", "create save try_out connect switch set_tools delete do import_"),
     **_rows(Role.GUEST, "docs", "index"),
-    **_rows(Role.GUEST, "status", "strip menu"),
+    **_rows(Role.GUEST, "status", "show_strip show_menu"),
     **_rows(Role.LOCAL, "status", "load unload cancel"),
     **_rows(Role.GUEST, "sessions", "index leave"),
     **_rows(Role.OWNER, "sessions", "invite end end_others"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from flask import Blueprint, Response, g, redirect, request, url_for
@@ -13,38 +12,14 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.services.access.owner_proof import owner_link
 from webapp.storage.sessions import Session
 from webapp.web import login
-from webapp.web.fragments import current_locale, render_page, translator
 from webapp.web.guard import cookie_name, current_role, the_guard
+from webapp.web.kit.page import PageContext, current_page, render_page
 from webapp.web.roles import Role
 
 blueprint = Blueprint("sessions", __name__, url_prefix="/sessions")
 KEY = re.compile(r"[0-9a-f]{64}")
 BROWSERS = ("Edg", "OPR", "Firefox", "Chrome", "Safari")
 SYSTEMS = ("Android", "iPhone", "iPad", "Windows", "Mac OS X", "Linux")
-
-
-@dataclass(frozen=True)
-class SessionRow:
-    key: str
-    name: str
-    role: str
-    used: str
-    begun: str
-    is_own: bool
-
-
-@dataclass(frozen=True)
-class SessionsPage:
-    """``role`` is "owner", "local" or "guest"; ``has_session``: this browser can log out. ``link`` is a new owner's
-    link, for another device of the owner's."""
-
-    page_title: str
-    commands_url: str
-    role: str
-    has_session: bool
-    rows: tuple[SessionRow, ...]
-    link: str = ""
-    toasts: tuple[Any, ...] = ()
 
 
 @blueprint.get("")
@@ -82,29 +57,30 @@ def end_others() -> BaseResponse:
     return redirect(url_for("sessions.index"), 303)
 
 
-def page_context(link: str = "") -> SessionsPage:
-    t, role = translator(current_locale()), current_role()
+def page_context(link: str = "") -> dict[str, Any]:
+    """``role`` is "owner", "local" or "guest"; ``has_session``: this browser can log out. ``link`` is a new owner's
+    link, for another device of the owner's."""
+    page, role = current_page(), current_role()
     sessions = the_guard().sessions.list() if role is Role.OWNER else []
-    return SessionsPage(
-        page_title=t("sessions.title"),
-        commands_url="",
-        role=role.name.lower(),
-        has_session=g.session is not None,
-        rows=tuple(session_row(session) for session in sessions),
-        link=link,
-    )
+    return {
+        "page_title": page.t("sessions.title"),
+        "commands_url": "",
+        "role": role.name.lower(),
+        "has_session": g.session is not None,
+        "rows": [session_row(page, session) for session in sessions],
+        "link": link,
+    }
 
 
-def session_row(session: Session) -> SessionRow:
-    t = translator(current_locale())
-    return SessionRow(
-        key=session.key,
-        name=device_of(session.agent) or t("sessions.unknown"),
-        role=session.role,
-        used=date_of(session.used_at),
-        begun=date_of(session.created_at),
-        is_own=g.session is not None and g.session.key == session.key,
-    )
+def session_row(page: PageContext, session: Session) -> dict[str, Any]:
+    return {
+        "key": session.key,
+        "name": device_of(session.agent) or page.t("sessions.unknown"),
+        "role": session.role,
+        "used": date_of(session.used_at),
+        "begun": date_of(session.created_at),
+        "is_own": g.session is not None and g.session.key == session.key,
+    }
 
 
 def date_of(moment: float) -> str:

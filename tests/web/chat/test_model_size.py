@@ -4,7 +4,7 @@ import pytest
 
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from tests.weights.make_checkpoints import make_tensors, write_tensors
-from webapp.web.figures import number_text
+from webapp.web.kit.page import number_text
 
 STARTER = "roost-starter-v7.safetensors"
 

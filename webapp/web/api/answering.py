@@ -33,7 +33,7 @@ from webapp.services.strategy.on_load import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.calls import ClientGone, ModelTurns, Record
 from webapp.web.api.operations import error_body
-from webapp.web.fragments import current_locale
+from webapp.web.kit.page import current_locale
 
 POLL_S = 0.05
 """How soon a client that left while nothing is written is noticed."""

@@ -11,7 +11,7 @@ from flask import Response, request
 from webapp import __version__
 from webapp.web.api.answering import answer, the_manager
 from webapp.web.api.operations import DOCUMENTED, GROUPS, SSE, Operation
-from webapp.web.fragments import current_locale, translator
+from webapp.web.kit.page import current_locale, translator
 
 REFERENCE = "#/components/schemas/{name}"
 REFUSALS = {

@@ -17,10 +17,9 @@ from webapp.web.chat.commands import ID_CHARS, Command, Commands
 from webapp.web.chat.contexts import FilePage
 from webapp.web.chat.house import House, the_house
 from webapp.web.chat.message_view import attached_context, reading_words
-from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
-from webapp.web.frames import FrameFields
 from webapp.web.guard import client_address, current_role
-from webapp.web.kit.page import Toast
+from webapp.web.kit.frames import FrameFields
+from webapp.web.kit.page import Toast, current_locale, render_page, translator, wants_fragment
 
 blueprint = Blueprint("attachments", __name__)
 FORM_BYTES = 2 << 20

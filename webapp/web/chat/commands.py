@@ -14,7 +14,7 @@ from webapp.services.presets.fields import NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.house import LIST, House, chat_topic
 from webapp.web.chat.options_form import NEW_CHAT, as_preset, chat_with, save_options
-from webapp.web.frames import FrameFields
+from webapp.web.kit.frames import FrameFields
 from webapp.web.roles import COMMAND_ROLES, Role
 
 ID_CHARS = 64

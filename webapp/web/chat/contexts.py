@@ -1,7 +1,7 @@
 """What the chat page's templates are given: one frozen dataclass a fragment, every choice already made.
 
 Texts that people wrote are plain ``str`` (the template escapes them); ``Markup`` is HTML that
-:mod:`webapp.web.markdown` has sanitised.
+:mod:`webapp.web.kit.markdown` has sanitised.
 """
 
 from __future__ import annotations

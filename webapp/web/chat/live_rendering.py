@@ -21,7 +21,7 @@ class Channel:
     """Content or thinking: the HTML of its finished blocks, in order, and of the one still open."""
 
     def __init__(self, text: str = "") -> None:
-        from webapp.web.markdown_stream import MarkdownStream  # a tenth of a second that no start needs
+        from webapp.web.kit.markdown import MarkdownStream  # a tenth of a second that no start needs
 
         self._stream = MarkdownStream(copy_label="")
         self.finals: list[str] = []

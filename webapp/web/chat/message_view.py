@@ -193,7 +193,7 @@ def _failure(stored: StoredMessage, t: Translator, locale: str) -> Failure | Non
 
 @lru_cache(maxsize=256)
 def _rendered(text: str) -> Markup:
-    from webapp.web.markdown import render_markdown  # a tenth of a second that no start needs
+    from webapp.web.kit.markdown import render_markdown  # a tenth of a second that no start needs
 
     return Markup(render_markdown(text, copy_label="")) if text.strip() else Markup()
 

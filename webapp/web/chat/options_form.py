@@ -18,7 +18,7 @@ from webapp.services.presets.parameters import MODEL_NAME_CHARS, SAMPLING, Param
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.house import House
-from webapp.web.frames import FrameFields
+from webapp.web.kit.frames import FrameFields
 
 NEW_CHAT = Chat(id="")
 """A chat that begins with its first message; what its panel says is in the page alone until then."""

@@ -26,8 +26,7 @@ from webapp.web.chat.house import House
 from webapp.web.chat.message_view import message_view
 from webapp.web.chat.options_form import NEW_CHAT
 from webapp.web.chat.options_view import composer_context, load_offer, options_context
-from webapp.web.figures import parameters_text
-from webapp.web.kit.page import Toast
+from webapp.web.kit.page import Toast, parameters_text
 from webapp.web.presets.names import shown_name
 
 SHOWN_MESSAGES = 40

@@ -19,10 +19,9 @@ from webapp.web.chat.house import House, the_house
 from webapp.web.chat.options_form import NEW_CHAT
 from webapp.web.chat.page_view import PAGE, chat_list, chat_page, conversation, search_results, title_of
 from webapp.web.chat.socket import address
-from webapp.web.fragments import current_locale, render_page, translator, wants_fragment
-from webapp.web.frames import FrameFields
 from webapp.web.guard import client_address, current_role
-from webapp.web.kit.page import Toast
+from webapp.web.kit.frames import FrameFields
+from webapp.web.kit.page import Toast, current_locale, render_page, translator, wants_fragment
 
 blueprint = Blueprint("chat", __name__)
 blueprint.register_blueprint(attachments)

@@ -20,10 +20,9 @@ from webapp.web.chat.commands import ID_CHARS, Commands, Outcome, read_command
 from webapp.web.chat.house import house_of
 from webapp.web.chat.options_form import NEW_CHAT, chat_with
 from webapp.web.chat.viewer import Shown, Viewer
-from webapp.web.fragments import current_locale, translator
-from webapp.web.frames import FrameFields, parse_frame
 from webapp.web.guard import client_address, current_role, the_guard
-from webapp.web.kit.page import Toast
+from webapp.web.kit.frames import FrameFields, parse_frame
+from webapp.web.kit.page import Toast, current_locale, translator
 
 log = logging.getLogger(__name__)
 MOST_SHOWN = 10_000

@@ -17,6 +17,7 @@ from typing import Any
 from webapp.errors import ChatNotFound, RoostError
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.records import Chat, StoredMessage
+from webapp.web import status
 from webapp.web.chat.contexts import Attached, LoadOffer, Thinking
 from webapp.web.chat.house import LIST, PRESETS, STATUS, House, chat_topic
 from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveView
@@ -24,9 +25,7 @@ from webapp.web.chat.message_view import attached_context, fingerprint, message_
 from webapp.web.chat.options_form import NEW_CHAT
 from webapp.web.chat.options_view import load_offer, options_context, thinking_context
 from webapp.web.chat.page_view import chat_list, chat_title, message_views, tokens_known_before, welcome
-from webapp.web.fragments import render_fragment
-from webapp.web.kit.page import Toast
-from webapp.web.status.strip import strip_context
+from webapp.web.kit.page import Toast, render_fragment
 
 IDLE_WAIT_S = 15.0
 ANNOUNCED_CHARS = 2000
@@ -190,7 +189,7 @@ class Viewer:
         """Draws what there is news of. Whatever it reads for that is read at one moment."""
         self._is_paced = self._is_news(STATUS)  # a model that loads tells of every tensor
         if self._is_paced:
-            self.fragment("status/_strip.html", strip=strip_context(self.house.manager, self._t))
+            self.fragment("status/_strip.html", strip=status.strip(self.house.manager.status(), self._t))
             self._introduce_model()
         has_list, has_chat = self._is_news(LIST), bool(self.chat_id) and self._is_news(chat_topic(self.chat_id))
         has_panel = self._is_news(PRESETS) | self._runs_otherwise() | has_chat

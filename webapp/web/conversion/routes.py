@@ -12,9 +12,8 @@ from webapp.services.conversion import KIND
 from webapp.services.jobs import DONE, Job
 from webapp.services.presets.presets import Presets
 from webapp.web.conversion.views import conversion_page, conversions_of, plan_note, read_request
-from webapp.web.fragments import render_page, wants_fragment
 from webapp.web.jobs import jobs_of
-from webapp.web.kit.page import current_page
+from webapp.web.kit.page import current_page, render_page, wants_fragment
 
 blueprint = Blueprint("conversion", __name__, url_prefix="/convert")
 

@@ -14,8 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ModelNotFound, RoostError
 from webapp.services.strategy.on_load import strategy_on_load
-from webapp.web.fragments import render_page, wants_fragment
-from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page
+from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
 from webapp.web.login import local_path
 from webapp.web.models import upload_routes
 from webapp.web.models.details import details_page, tensor_rows

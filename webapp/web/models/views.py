@@ -25,8 +25,7 @@ from webapp.services.library.known_models import FAMILIES, KnownModel, hint, kno
 from webapp.services.library.model_files import HOLDS_A_MODEL, ModelFiles
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, Fit, estimate
 from webapp.services.strategy.on_load import strategy_for
-from webapp.web.figures import parameters_text
-from webapp.web.kit.page import Choice, PageContext, Toast, html_id
+from webapp.web.kit.page import Choice, PageContext, Toast, html_id, parameters_text
 from webapp.weights.inspection import Inspection
 
 Values = dict[str, Any]

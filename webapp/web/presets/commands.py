@@ -8,7 +8,7 @@ from flask import Request, url_for
 
 from webapp.errors import BadFrame, Phrase, PresetFileInvalid, PresetUnnamed
 from webapp.services.presets.files import FILE_CHARS
-from webapp.web.fragments import current_locale, translator
+from webapp.web.kit.page import current_locale, translator
 from webapp.web.presets.house import House
 from webapp.web.presets.names import shown_name
 

@@ -12,8 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.tools.definition import Approval
-from webapp.web.fragments import render_page, wants_fragment
-from webapp.web.kit.page import PageContext, Toast, current_page
+from webapp.web.kit.page import PageContext, Toast, current_page, render_page, wants_fragment
 from webapp.web.servers.form_input import ServerDraft, config_of, draft_of, read_draft
 from webapp.web.servers.views import bad_trial, good_trial, server_page, servers_of, servers_page, words_of
 

@@ -31,9 +31,8 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from webapp.web.rate_limit import RateLimit
 from webapp.web.socket.channel import Channel
-from webapp.web.socket.limits import Limits, Places
+from webapp.web.socket.limits import Limits, Places, RateLimit
 from webapp.web.socket.pool import WebSocketPool
 from webapp.web.socket.websocket import WebSocket
 

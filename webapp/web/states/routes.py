@@ -12,8 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import BlendInvalid, FileMissing, FileNameUnusable, RoostError
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
-from webapp.web.fragments import render_page, wants_fragment
-from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page
+from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
 from webapp.web.states.views import details_page, library, making, states_page
 
 blueprint = Blueprint("states", __name__, url_prefix="/states")

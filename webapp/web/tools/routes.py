@@ -18,8 +18,7 @@ from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.tools.runner import ToolResult
 from webapp.tools.sample_arguments import sample_arguments
-from webapp.web.fragments import render_page
-from webapp.web.kit.page import PageContext, Toast, current_page
+from webapp.web.kit.page import PageContext, Toast, current_page, render_page
 from webapp.web.servers import routes as server_routes
 from webapp.web.tools import bench_routes
 from webapp.web.tools.form_input import (

@@ -1,0 +1,242 @@
+"""The shell every page stands in, and the status strip with its menu: load, unload, cancel. Answers come at once,
+progress over the page's socket."""
+
+from __future__ import annotations
+
+from os.path import normpath
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from flask import Blueprint, Response, current_app, has_request_context, redirect, request
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.errors import ModelDoesNotFit, RoostError, error_from_dict
+from webapp.i18n import LOCALES
+from webapp.manager.library import ModelEntry
+from webapp.manager.status import ModelStatus
+from webapp.services.library.disk_space import size_text
+from webapp.services.strategy.on_load import strategy_on_load
+from webapp.web.kit.page import (
+    PageContext,
+    Translator,
+    Values,
+    current_page,
+    fresh_page,
+    parameters_text,
+    render_page,
+    wants_fragment,
+)
+from webapp.web.login import local_path
+
+blueprint = Blueprint("status", __name__, url_prefix="/status")
+NAME_CHARS = 500
+# key of the word, icon, endpoint of the page. A page that is not served (`--api-only`) is left out.
+RAIL = (
+    ("nav.chat", "message-square", "chat.index"),
+    ("nav.presets", "sliders-horizontal", "presets.index"),
+    ("nav.models", "boxes", "models.index"),
+    ("nav.states", "layers", "states.index"),
+    ("nav.tools", "wrench", "tools.index"),
+    ("api.nav", "braces", "docs.index"),
+)
+HTML_LANGS = {"en": "en", "zh": "zh-Hans"}
+THEMES = ("light", "dark")
+THEME_COOKIE = "roost_theme"
+PANEL_COOKIE = "roost_panel"
+LOADED = ("ready", "answering")
+LIGHTS = {
+    "empty": "off",
+    "loading": "waiting",
+    "ready": "idle",
+    "answering": "answering",
+    "failed": "failed",
+    "unloading": "waiting",
+}
+PHASE_WORDS = {
+    "ready": "status.idle",
+    "answering": "status.answering",
+    "failed": "status.failed",
+    "unloading": "chat.status.unloading",
+}
+
+
+@blueprint.app_context_processor
+def shell_words() -> Values:
+    """``shell`` for base.html; made only if a template asks."""
+    return {"shell": LazyShell()} if has_request_context() else {}
+
+
+class LazyShell:
+    """The values of :func:`shell` as attributes: fragments never need them, so they cost them nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        self.__dict__.update(shell(current_page()))
+        return self.__dict__[name]
+
+
+def shell(page: PageContext) -> Values:
+    """``base.html``, on every page. ``theme`` is "", "light" or "dark"; ``html_lang`` the tag for the document."""
+    theme = request.cookies.get(THEME_COOKIE, "")
+    return {
+        "html_lang": HTML_LANGS.get(page.locale, page.locale),
+        "theme": theme if theme in THEMES else "",
+        "is_panel_open": request.cookies.get(PANEL_COOKIE) != "closed",
+        "rail": [
+            {
+                "label": page.t(key),
+                "icon": icon,
+                "url": current_app.url_for(endpoint),
+                "is_current": endpoint.partition(".")[0] in request.blueprints,
+            }
+            for key, icon, endpoint in RAIL
+            if endpoint in current_app.view_functions
+        ],
+        "languages": [
+            {"code": code, "name": name, "url": _url_in(code), "is_current": code == page.locale}
+            for code, name in LOCALES.items()
+        ],
+        "strip": strip(page.status, page.t),
+    }
+
+
+def _url_in(locale: str) -> str:
+    """This page in another language; only for pages, which GET can ask for again."""
+    path = request.path if request.method == "GET" else "/"
+    kept = [(name, value) for name, value in request.args.items(multi=True) if name in ("at", "q")]
+    return f"{path}?{urlencode([*kept, ('lang', locale)])}"
+
+
+# the strip
+
+
+def strip(status: ModelStatus, t: Translator) -> Values:
+    """``status/_strip.html``. ``light``: idle, waiting, answering, failed or off; ``percent`` only while loading;
+    ``silent_s`` as of ModelStatus."""
+    percent = load_percent(status)
+    if status.silent_s:
+        word = t("status.silent", seconds=status.silent_s)
+    elif percent is not None:
+        word = t("status.loading_percent", percent=percent)
+    else:
+        word = t(PHASE_WORDS.get(status.phase, "chat.status.not_loaded"))
+    seats = ""
+    if status.phase == "answering":
+        seats = t("chat.status.seats", running=status.running, seats=status.seats)
+        seats += t("chat.status.waiting", count=status.waiting) if status.waiting else ""
+    return {
+        "model": status.model or t("status.no_model"),
+        "strategy": status.strategy if status.model else "",
+        "state": status.state,
+        "light": "waiting" if status.silent_s else LIGHTS.get(status.phase, "off"),
+        "word": word,
+        "percent": percent,
+        "seats": seats,
+        "silent_s": status.silent_s,
+    }
+
+
+def load_percent(status: ModelStatus) -> int | None:
+    if status.phase != "loading":
+        return None
+    return int(100 * status.done_bytes / status.total_bytes) if status.total_bytes else 0
+
+
+@blueprint.get("/strip")
+def show_strip() -> Response:
+    page = current_page()
+    return render_page("status/_strip.html", {"strip": strip(page.status, page.t)})
+
+
+# the menu
+
+
+def menu(page: PageContext, refusal: RoostError | None = None) -> Values:
+    """``status/_menu.html``: the models that can be loaded, with what is known about each without loading it.
+
+    ``refusal`` is why a command of this menu was not even begun. ``error_message`` is why the last load failed,
+    ``is_changing`` while the menu will be out of date soon; ``can_load_anyway``: the error is that the model does not
+    fit."""
+    status = page.status
+    entries = sorted(page.manager.library.list(), key=lambda entry: entry.error is not None)
+    told = status.error or status.notice
+    error = refusal or (error_from_dict(told) if told else None)
+    message, hint = page.explain(error) if error else ("", "")
+    return {
+        "models": [_choice(page, entry) for entry in entries if _is_listed(entry)],
+        "can_load": status.phase in ("empty", "failed"),
+        "can_unload": status.phase in LOADED,
+        "can_cancel": status.phase == "loading",
+        "models_dir": str(page.settings.models_dir),
+        "is_changing": status.phase in ("loading", "unloading"),
+        "error_message": message,
+        "error_hint": hint,
+        "can_load_anyway": isinstance(error, ModelDoesNotFit),
+    }
+
+
+def _is_listed(entry: ModelEntry) -> bool:
+    return entry.inspection is None or entry.inspection.kind in ("model", "music")
+
+
+def _choice(page: PageContext, entry: ModelEntry) -> Values:
+    status = page.status
+    is_usable = entry.error is None
+    is_loaded = is_usable and status.phase in LOADED and normpath(status.model_path) == normpath(entry.path)
+    facts = _facts(entry, page.t) if entry.error is None else page.explain(entry.error, entry.name)[0]
+    return {"name": entry.name, "facts": facts, "is_loaded": is_loaded, "is_usable": is_usable}
+
+
+def _facts(entry: ModelEntry, t: Translator) -> str:
+    """Such as "RWKV-7 · 191M parameters · 382 MB"."""
+    found = entry.inspection
+    parts = [f"RWKV-{found.config.architecture}"] if found and found.config else []
+    if found and found.parameters:
+        parts.append(parameters_text(found, t))
+    parts.append(size_text(entry.size_bytes).replace(" ", "\u00a0"))
+    return " · ".join(parts)
+
+
+@blueprint.get("/menu")
+def show_menu() -> Response:
+    return _menu_now()
+
+
+@blueprint.post("/load")
+def load() -> Response | BaseResponse:
+    """The named model, or the chosen one again; with ``anyway`` the one that was refused because it does not fit."""
+    manager, model = current_page().manager, request.form.get("model", "")[:NAME_CHARS] or None
+    try:
+        if request.form.get("anyway"):
+            manager.load_anyway()
+        else:
+            strategy = strategy_on_load(manager.library, model, manager.status().strategy) if model else None
+            manager.load(model=model, strategy=strategy)
+    except RoostError as exc:
+        if wants_fragment():
+            return _menu_now(exc)
+        raise
+    return _done()
+
+
+@blueprint.post("/unload")
+def unload() -> Response | BaseResponse:
+    current_page().manager.unload()
+    return _done()
+
+
+@blueprint.post("/cancel")
+def cancel() -> Response | BaseResponse:
+    current_page().manager.cancel_load()
+    return _done()
+
+
+def _done() -> Response | BaseResponse:
+    """The menu as it is now; for a form posted without htmx, back to the page it stood on."""
+    if wants_fragment():
+        return _menu_now()
+    back = urlsplit(request.headers.get("Referer", ""))
+    return redirect(local_path(back.path) if back.netloc == request.host else "/", 303)
+
+
+def _menu_now(refusal: RoostError | None = None) -> Response:
+    return render_page("status/_menu.html", {"menu": menu(fresh_page(), refusal)})
