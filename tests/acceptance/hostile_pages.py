@@ -17,8 +17,7 @@ from webapp.storage.mcp_servers import McpServerStore, ToolList
 from webapp.storage.records import ChatTools
 from webapp.storage.tool_bench import BenchStore
 from webapp.storage.tools import ToolStore
-from webapp.tools.bench_case import BenchCase
-from webapp.tools.call_score import ExpectedCall
+from webapp.tools.bench import BenchCase, ExpectedCall
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind
 

@@ -12,8 +12,7 @@ from webapp.cli import main
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import BenchStore
 from webapp.storage.tools import ToolStore
-from webapp.tools.bench_case import BenchCase, cases_to_lines
-from webapp.tools.call_score import ExpectedCall
+from webapp.tools.bench import BenchCase, ExpectedCall, cases_to_lines
 from webapp.tools.definition import from_openai
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,8 +4,7 @@ import pytest
 
 from webapp.errors import BenchNotFound, BenchRefused
 from webapp.storage.tool_bench import DONE, FAILED, KEPT_RUNS, BenchStore
-from webapp.tools.bench_case import BenchCase
-from webapp.tools.call_score import ExpectedCall
+from webapp.tools.bench import BenchCase, ExpectedCall
 
 MINE = BenchCase("Weather in Paris?", (ExpectedCall("get_weather", {"city": "Paris"}),))
 MADE = BenchCase("Hello!", is_generated=True)

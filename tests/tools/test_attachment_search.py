@@ -8,10 +8,17 @@ import pytest
 
 from webapp.chat.messages import ToolCall
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.builtin.attachment_search import MOST_CHARS, MOST_RESULTS, search_attachments
-from webapp.tools.builtin.context import BuiltinContext, NamedText
-from webapp.tools.builtin.passages import PASSAGE_CHARS, lines_of, spans
-from webapp.tools.builtin.search_terms import terms
+from webapp.tools.builtin.attachment_search import (
+    MOST_CHARS,
+    MOST_RESULTS,
+    PASSAGE_CHARS,
+    BuiltinContext,
+    NamedText,
+    lines_of,
+    search_attachments,
+    spans,
+    terms,
+)
 from webapp.tools.runner import MAX_RESULT_CHARS, run_call
 
 RIVERS = "Some words about rivers, boats and the weather on the water. " * 11

@@ -4,10 +4,16 @@ import pytest
 
 from webapp.errors import BenchCaseInvalid, BenchLineInvalid
 from webapp.structured.pattern_match import matches
-from webapp.tools.bench_case import BenchCase, arguments_from_text, calls_from_text, cases_from_lines, cases_to_lines
+from webapp.tools.bench import (
+    BenchCase,
+    ExpectedCall,
+    arguments_from_text,
+    calls_from_text,
+    cases_from_lines,
+    cases_to_lines,
+    make_cases,
+)
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.call_score import ExpectedCall
-from webapp.tools.case_maker import make_cases
 from webapp.tools.schema_check import argument_problems
 
 SHIPPED = [row.definition.function for row in BUILTINS.values()]

@@ -7,11 +7,9 @@ import json
 import pytest
 
 from webapp.chat.messages import ToolCall
-from webapp.tools.builtin import BUILTINS
-from webapp.tools.builtin.calculator import calculate, value_of
-from webapp.tools.builtin.clock import current_time
-from webapp.tools.builtin.context import BuiltinContext, NamedText
-from webapp.tools.builtin.units import convert
+from webapp.tools.builtin import BUILTINS, current_time
+from webapp.tools.builtin.attachment_search import BuiltinContext, NamedText
+from webapp.tools.builtin.calculator import calculate, convert, value_of
 from webapp.tools.definition import checked
 from webapp.tools.runner import run_call
 

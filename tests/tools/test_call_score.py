@@ -3,7 +3,7 @@
 import pytest
 
 from webapp.chat.tool_dialects import FENCED, KEYWORD, TAGGED
-from webapp.tools.call_score import CallScore, ExpectedCall, Reading, read_answer, score_calls
+from webapp.tools.bench import CallScore, ExpectedCall, Reading, read_answer, score_calls
 
 PARIS = ExpectedCall("get_weather", {"city": "Paris", "days": 3, "metric": True})
 BODY = '{"name":"get_weather","arguments":{"metric":true,"days":3,"city":"Paris"}}'

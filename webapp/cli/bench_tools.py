@@ -24,7 +24,7 @@ from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import BenchStore
 from webapp.storage.tools import ToolStore
-from webapp.tools.bench_case import BenchCase, cases_from_lines
+from webapp.tools.bench import BenchCase, cases_from_lines
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import from_openai
 

@@ -30,7 +30,7 @@ from webapp.services.evaluation.held_out import (
 )
 from webapp.services.generation.generation import Generation, generate
 from webapp.services.generation.request import call_constraint
-from webapp.tools.call_score import shares
+from webapp.tools.bench import shares
 
 AT_ONCE = 8
 MOST = {"tools": 240, "natural": 160, "prompts": 100}

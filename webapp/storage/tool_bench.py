@@ -13,7 +13,7 @@ from typing import Any
 from webapp.errors import BenchNotFound, BenchRefused
 from webapp.storage.database import Database
 from webapp.storage.records import to_json
-from webapp.tools.bench_case import MAX_CASES, BenchCase, case_from_dict, case_to_dict
+from webapp.tools.bench import MAX_CASES, BenchCase, case_from_dict, case_to_dict
 
 KEPT_RUNS = 20
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.errors import Phrase, ToolInvalid
-from webapp.tools.json_text import parse_json, strict_json
+from webapp.tools.definition import parse_json, strict_json
 
 SCALARS = ("string", "number", "integer", "boolean")
 KINDS = (*SCALARS, "object", "array", "other")

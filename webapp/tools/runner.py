@@ -11,9 +11,8 @@ from webapp.chat.messages import ToolCall
 from webapp.errors import Phrase, ToolFailed
 from webapp.tools import http_request
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.builtin.context import BuiltinContext
-from webapp.tools.definition import Behaviour, ToolDefinition
-from webapp.tools.json_text import strict_json
+from webapp.tools.builtin.attachment_search import BuiltinContext
+from webapp.tools.definition import Behaviour, ToolDefinition, strict_json
 from webapp.tools.schema_check import Matcher, Problem, argument_problems, coerced
 
 MAX_RESULT_CHARS = 16_000

@@ -1,7 +1,9 @@
 """JSON Schemas people write: checked before they are kept, and arguments checked against them.
 
-The `jsonschema` package judges, within bounds (:mod:`webapp.tools.bounded_validator`). References to other documents
-are refused instead of fetched, and so are those that lead only to themselves.
+The `jsonschema` package checks (draft 2020-12), made to end soon whatever the schema and the arguments are: people,
+models and servers choose both. References to other documents are refused instead of fetched, and so are those that lead
+only to themselves; more than :data:`MAX_REFERENCES` steps raise TooManySteps. Patterns are matched in linear time or
+not at all; `unevaluatedProperties` and `unevaluatedItems` are ignored; 1 and 1.0 count as unique.
 """
 
 from __future__ import annotations
@@ -14,9 +16,6 @@ from typing import Any
 from urllib.parse import unquote
 
 from webapp.errors import Phrase, ToolInvalid
-from webapp.tools.bounded_validator import Matcher as Matcher
-from webapp.tools.bounded_validator import bounded_validator
-from webapp.tools.schema_words import problem_text
 
 MAX_SCHEMA_CHARS = 100_000
 MAX_DEPTH = 32
@@ -185,3 +184,166 @@ def _path(parts: Any) -> str:
     for part in parts:
         path += f"[{part}]" if isinstance(part, int) else (f".{part}" if path else str(part))
     return path
+
+
+MAX_REFERENCES = 5_000
+"""Followed for one value: 25 levels of two references each would be 33 million."""
+
+Matcher = Callable[[str, str], bool]
+"""``(pattern, text)`` -> whether the pattern occurs in the text, in time linear in the text."""
+
+
+class TooManySteps(Exception):
+    """The check was given up."""
+
+
+def bounded_validator(schema: Mapping[str, Any], matches: Matcher | None) -> Any:
+    """A `jsonschema` validator for one value. Without ``matches`` patterns are not looked at."""
+    from jsonschema import Draft202012Validator
+    from jsonschema.validators import extend
+    from referencing import Registry
+
+    words = _Words(matches, Draft202012Validator.VALIDATORS["$ref"])
+    changed = {
+        "$ref": words.reference,
+        "pattern": words.pattern,
+        "patternProperties": words.pattern_properties,
+        "additionalProperties": words.additional_properties,
+        "uniqueItems": _unique_items,
+        "unevaluatedProperties": _ignored,
+        "unevaluatedItems": _ignored,
+    }
+    return extend(Draft202012Validator, changed)(schema, registry=Registry())
+
+
+class _Words:
+    """What keywords mean here, each ``(validator, keyword's value, instance, schema)`` -> errors."""
+
+    def __init__(self, matches: Matcher | None, follow: Any) -> None:
+        self._matches = matches
+        self._follow = follow
+        self._references = 0
+
+    def reference(self, validator: Any, reference: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        self._references += 1
+        if self._references > MAX_REFERENCES:
+            raise TooManySteps(f"it refers to itself more than {MAX_REFERENCES} times")
+        yield from self._follow(validator, reference, instance, schema)
+
+    def pattern(self, validator: Any, expected: str, instance: Any, schema: Any) -> Iterator[Any]:
+        from jsonschema import ValidationError
+
+        if self._matches is not None and isinstance(instance, str) and not self._matches(expected, instance):
+            yield ValidationError(f"{instance[:80]!r} does not match {expected[:80]!r}")
+
+    def pattern_properties(self, validator: Any, expected: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        if self._matches is None or not isinstance(instance, dict):
+            return
+        for name, value in instance.items():
+            for pattern in self._patterns_of(name, expected):
+                yield from validator.descend(value, expected[pattern], path=name, schema_path=pattern)
+
+    def additional_properties(self, validator: Any, expected: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        from jsonschema import ValidationError
+
+        patterns = schema.get("patternProperties", {})
+        if not isinstance(instance, dict) or (patterns and self._matches is None):
+            return
+        known = schema.get("properties", {})
+        extra = [name for name in instance if name not in known and not self._patterns_of(name, patterns)]
+        if expected is False and extra:
+            yield ValidationError(f"there is no parameter {', '.join(map(repr, extra[:5]))[:200]}")
+        elif expected is not False:
+            for name in extra:
+                yield from validator.descend(instance[name], expected, path=name)
+
+    def _patterns_of(self, name: str, patterns: Mapping[str, Any]) -> list[str]:
+        assert self._matches is not None or not patterns, "patterns are matched only by who can"
+        return [pattern for pattern in patterns if self._matches and self._matches(pattern, name)]
+
+
+def _unique_items(validator: Any, expected: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    from jsonschema import ValidationError
+
+    values = instance if expected is True and isinstance(instance, list) else []
+    if len({json.dumps(value, sort_keys=True) for value in values}) < len(values):
+        yield ValidationError("it has the same value twice")
+
+
+def _ignored(validator: Any, expected: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    return iter(())
+
+
+MAX_VALUE_CHARS = 80
+MAX_TEXT_CHARS = 300
+
+
+def problem_text(error: Any) -> str:
+    """A Phrase for the keywords people use, the package's sentence for any other (``error``: a ValidationError)."""
+    words = WORDS.get(str(error.validator))
+    return words(error.instance, error.validator_value) if words else str(error.message)[:MAX_TEXT_CHARS]
+
+
+def _type(value: Any, expected: Any) -> Phrase:
+    names = expected if isinstance(expected, list) else [expected]
+    wanted = ", ".join(repr(name) for name in names)[:MAX_TEXT_CHARS]
+    return Phrase("{value} is not of type {type}", value=_shown(value), type=wanted)
+
+
+def _enum(value: Any, expected: Any) -> Phrase:
+    return Phrase("{value} is not one of {values}", value=_shown(value), values=repr(expected)[:MAX_TEXT_CHARS])
+
+
+def _required(value: Any, expected: Any) -> Phrase:
+    """All names that are missing: the package makes an error of each, so the same words come several times."""
+    missing = ", ".join(repr(name) for name in expected if name not in value)
+    return Phrase("missing: {names}", names=missing[:MAX_TEXT_CHARS])
+
+
+def _additional(value: Any, expected: Any) -> Phrase:
+    return Phrase("{value} has a property that is not in the schema", value=_shown(value))
+
+
+def _any_of(value: Any, expected: Any) -> Phrase:
+    return Phrase("{value} is not valid under any of the given schemas", value=_shown(value))
+
+
+def _least(value: Any, expected: Any) -> Phrase:
+    return Phrase("{value} is less than the minimum of {limit}", value=_shown(value), limit=str(expected))
+
+
+def _most(value: Any, expected: Any) -> Phrase:
+    return Phrase("{value} is greater than the maximum of {limit}", value=_shown(value), limit=str(expected))
+
+
+def _short(value: Any, expected: Any) -> Phrase:
+    return Phrase("{value} is shorter than {limit}", value=_shown(value), limit=str(expected))
+
+
+def _long(value: Any, expected: Any) -> Phrase:
+    return Phrase("{value} is longer than {limit}", value=_shown(value), limit=str(expected))
+
+
+def _pattern(value: Any, expected: Any) -> Phrase:
+    return Phrase("{value} does not match {pattern}", value=_shown(value), pattern=_shown(expected))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…"
+
+
+WORDS: dict[str, Callable[[Any, Any], Phrase]] = {
+    "type": _type,
+    "enum": _enum,
+    "required": _required,
+    "additionalProperties": _additional,
+    "anyOf": _any_of,
+    "minimum": _least,
+    "maximum": _most,
+    "minLength": _short,
+    "maxLength": _long,
+    "minItems": _short,
+    "maxItems": _long,
+    "pattern": _pattern,
+}

@@ -23,7 +23,7 @@ from models.starter.data.tool_dialogues import ASK_BACK, CALL, NO_CALL, TWO_CALL
 from models.starter.data.tool_formats import COMPACT
 from models.starter.data.words import Words
 from webapp.services.evaluation.held_out import PromptCase, ToolCase
-from webapp.tools.call_score import ExpectedCall
+from webapp.tools.bench import ExpectedCall
 
 TOOL_KINDS = {CALL: 50, NO_CALL: 30, TWO_CALLS: 10, ASK_BACK: 10}
 

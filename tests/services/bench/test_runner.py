@@ -11,8 +11,7 @@ from webapp.manager.handles import Service
 from webapp.services.bench.order import BenchOrder
 from webapp.services.bench.report import NO_CALL, OTHER, document, reports, wrong_first
 from webapp.services.bench.runner import BenchRunner
-from webapp.tools.bench_case import BenchCase
-from webapp.tools.call_score import ExpectedCall
+from webapp.tools.bench import BenchCase, ExpectedCall
 
 PARIS = BenchCase("Weather in Paris?", (ExpectedCall("get_weather", {"city": "Paris"}),))
 HELLO = BenchCase("Hello!")

@@ -15,8 +15,7 @@ from webapp.services.bench.order import BenchOrder
 from webapp.services.bench.tool_bench import ToolBench
 from webapp.settings import Settings
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED
-from webapp.tools.bench_case import BenchCase
-from webapp.tools.call_score import ExpectedCall
+from webapp.tools.bench import BenchCase, ExpectedCall
 
 CASE = BenchCase("What time is it?", (ExpectedCall("get_time"),))
 

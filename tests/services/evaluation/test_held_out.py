@@ -19,7 +19,7 @@ from webapp.services.evaluation.held_out import (
     score_prompt,
     score_tools,
 )
-from webapp.tools.call_score import ExpectedCall, shares
+from webapp.tools.bench import ExpectedCall, shares
 
 PARIS = ExpectedCall("get_weather", {"city": "Paris"})
 

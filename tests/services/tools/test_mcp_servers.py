@@ -16,7 +16,7 @@ from webapp.settings import Settings
 from webapp.storage.mcp_servers import McpServerStore
 from webapp.storage.tools import MOST_TOOLS, ToolStore
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition
-from webapp.tools.mcp.listing import Listing, RemoteTool
+from webapp.tools.mcp.answers import Listing, RemoteTool
 
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 ECHO, READ = RemoteTool("echo", "Says it.", TEXT), RemoteTool("files.read", "Reads.", TEXT, ("reads",))

@@ -24,8 +24,8 @@ from webapp.errors import (
     McpUnreachable,
     ShuttingDown,
 )
+from webapp.tools.mcp.answers import MAX_PAGES, MAX_TOOLS
 from webapp.tools.mcp.client import McpClient
-from webapp.tools.mcp.listing import MAX_PAGES, MAX_TOOLS
 from webapp.tools.runner import MAX_RESULT_CHARS
 
 
@@ -197,7 +197,7 @@ def test_redirects_to_another_place_are_not_followed(client, web_server, status)
 
 
 def test_an_endless_answer_is_not_read_to_its_end(client, web_server, monkeypatch):
-    monkeypatch.setattr("webapp.tools.mcp.transports.MAX_RESPONSE_BYTES", 1000)
+    monkeypatch.setattr("webapp.tools.mcp.connection.MAX_RESPONSE_BYTES", 1000)
     server = web_server(200, b" " * 100_000, Content_Type="application/json")
     with pytest.raises(McpNotSpoken) as caught:
         client.connect("endless", address(server.url))

@@ -8,10 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from webapp.errors import McpServerInvalid
-from webapp.tools.mcp.config_files import read_servers
-from webapp.tools.mcp.listing import remote_tool
-from webapp.tools.mcp.result_text import says
-from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked
+from webapp.tools.mcp.answers import remote_tool, says
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked, read_servers
 
 HTTP = ServerKind.HTTP
 

@@ -11,8 +11,7 @@ from webapp.storage.attachments import AttachmentStore
 from webapp.storage.records import StoredMessage
 from webapp.storage.tools import StoredTool, ToolStore
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.builtin.attachment_search import NAME
-from webapp.tools.builtin.context import NamedText
+from webapp.tools.builtin.attachment_search import NAME, NamedText
 from webapp.tools.definition import Behaviour
 
 

@@ -9,8 +9,7 @@ from typing import Any
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import BenchRefused
 from webapp.structured.pattern_match import matches
-from webapp.tools.bench_case import MAX_CASES, BenchCase
-from webapp.tools.case_maker import MadeCases, make_cases
+from webapp.tools.bench import MAX_CASES, BenchCase, MadeCases, make_cases
 
 CONSTRAINED, FREE = "constrained", "free"
 MODES = (CONSTRAINED, FREE)

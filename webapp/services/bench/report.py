@@ -11,7 +11,7 @@ from typing import Any
 
 from webapp.services.bench.order import MODES
 from webapp.services.bench.runner import Answer
-from webapp.tools.call_score import FIGURES, CallScore, shares
+from webapp.tools.bench import FIGURES, CallScore, shares
 
 NO_CALL, OTHER = "", "?"
 """In the confusion table, where no tool's name can be: no call; a call that cannot be read or of no offered tool."""

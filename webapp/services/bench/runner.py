@@ -28,8 +28,7 @@ from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import PromptModel, call_constraint, dialect_of, prepare, template_of
 from webapp.services.generation.text import AnswerText
 from webapp.structured.grammar import check
-from webapp.tools.bench_case import BenchCase, call_to_dict
-from webapp.tools.call_score import Reading, read_answer, score_calls
+from webapp.tools.bench import BenchCase, Reading, call_to_dict, read_answer, score_calls
 
 AT_ONCE = 4
 CLIENT = "tool bench"

@@ -25,7 +25,7 @@ from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools, StoredMessage
 from webapp.storage.tools import StoredTool, ToolStore
 from webapp.structured.pattern_match import matches
-from webapp.tools.builtin.context import BuiltinContext, NamedText
+from webapp.tools.builtin.attachment_search import BuiltinContext, NamedText
 from webapp.tools.definition import Approval, Behaviour
 from webapp.tools.runner import Remote, ToolResult, bounded, check_call, error_result, run_call
 from webapp.weights.inspection import Inspection

@@ -28,7 +28,7 @@ from webapp.storage.claim import Claim
 from webapp.storage.database import Database
 from webapp.storage.records import Chat, StoredMessage
 from webapp.storage.tools import StoredTool, ToolStore
-from webapp.tools.builtin.context import NamedText
+from webapp.tools.builtin.attachment_search import NamedText
 
 log = logging.getLogger(__name__)
 FINISHED_KEPT_S = 60.0

@@ -1,7 +1,7 @@
 """Evaluation cases the starter model was not trained on, and how answers to them are judged, for any model.
 
 ``held_out.jsonl`` has one case a line, written by ``python -m models.starter.data.heldout``. The cases never change, so
-figures of different models compare. Calls are judged by :mod:`webapp.tools.call_score`, as in the tool bench.
+figures of different models compare. Calls are judged by :mod:`webapp.tools.bench`, as in the tool bench.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from webapp.tools.call_score import ExpectedCall, read_answer, score_calls
+from webapp.tools.bench import ExpectedCall, read_answer, score_calls
 
 CASES = Path(__file__).with_name("held_out.jsonl")
 CALL, NO_CALL, TWO_CALLS, ASK_BACK = "call", "no_call", "two_calls", "ask_back"

@@ -17,10 +17,9 @@ from webapp.storage.database import Database
 from webapp.storage.mcp_servers import McpServerStore, StoredServer
 from webapp.storage.tools import StoredTool, ToolStore
 from webapp.tools.definition import Approval, ToolDefinition
+from webapp.tools.mcp.answers import Listing
 from webapp.tools.mcp.client import McpClient, ServerState
-from webapp.tools.mcp.config_files import read_servers
-from webapp.tools.mcp.listing import Listing
-from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked, read_servers
 from webapp.tools.runner import IsStopped, ToolResult, error_result, never
 
 DELETED_KEPT_S = 86_400.0

@@ -18,7 +18,7 @@ from webapp.services.tools.trial import usable
 from webapp.storage.mcp_servers import StoredServer, ToolList
 from webapp.storage.tools import StoredTool, ToolStore
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition
-from webapp.tools.mcp.listing import Listing, RemoteTool
+from webapp.tools.mcp.answers import Listing, RemoteTool
 
 NAME_CHARS = 64
 MAX_SCHEMA_CHARS = 20_000

@@ -1,14 +1,67 @@
-"""Tools that come with Roost. Each module has its definitions and the functions that answer them."""
+"""The tools that come with Roost, and the two that are too small for a module: the time, and a random number."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from webapp.tools.builtin import attachment_search, calculator, chance, clock, units
-from webapp.tools.builtin.context import BuiltinContext
+from webapp.errors import Phrase
+from webapp.tools.builtin import attachment_search, calculator
+from webapp.tools.builtin.attachment_search import BuiltinContext
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition
+
+MAX_NAME_CHARS = 60
+TIME_PARAMETERS = {
+    "type": "object",
+    "properties": {"timezone": {"type": "string", "description": "IANA name such as Europe/Paris; default: local"}},
+}
+
+
+def current_time(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    name = str(arguments.get("timezone") or "")
+    now = datetime.now(_zone(name)) if name else datetime.now().astimezone()
+    return {
+        "date": now.strftime("%Y-%m-%d"),
+        "time": now.strftime("%H:%M:%S"),
+        "weekday": now.strftime("%A"),
+        "utc_offset": now.strftime("%z"),
+    }
+
+
+def _zone(name: str) -> ZoneInfo:
+    """As it is written, else whatever its capitals."""
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        wanted = name.strip().casefold()
+    found = next((zone for zone in available_timezones() if zone.casefold() == wanted), None)
+    if found is None:
+        shown = repr(name[:MAX_NAME_CHARS])
+        raise ValueError(Phrase("there is no time zone {name}; use a name such as Europe/Paris", name=shown))
+    return ZoneInfo(found)
+
+
+MOST = 10**12
+RANDOM_PARAMETERS = {
+    "type": "object",
+    "properties": {
+        "minimum": {"type": "integer", "minimum": -MOST, "maximum": MOST},
+        "maximum": {"type": "integer", "minimum": -MOST, "maximum": MOST},
+    },
+    "required": ["minimum", "maximum"],
+}
+
+
+def random_number(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    least, most = int(arguments["minimum"]), int(arguments["maximum"])
+    if least > most:
+        raise ValueError("minimum is larger than maximum")
+    return {"number": least + secrets.randbelow(most - least + 1)}
+
 
 BuiltinFunction = Callable[[Mapping[str, Any], BuiltinContext | None], object]
 """A JSON value of the arguments and the chat it is called in (None outside any); ValueError with a sentence for the
@@ -35,9 +88,14 @@ BUILTINS = {
     row.definition.name: row
     for row in (
         _builtin("calculate", "Work out an arithmetic expression", calculator.PARAMETERS, _alone(calculator.calculate)),
-        _builtin("current_time", "Date and time now, in a time zone", clock.PARAMETERS, _alone(clock.current_time)),
-        _builtin("convert_units", "Convert a quantity to another unit", units.PARAMETERS, _alone(units.convert)),
-        _builtin("random_number", "Draw a random whole number", chance.PARAMETERS, _alone(chance.random_number)),
+        _builtin("current_time", "Date and time now, in a time zone", TIME_PARAMETERS, _alone(current_time)),
+        _builtin(
+            "convert_units",
+            "Convert a quantity to another unit",
+            calculator.UNIT_PARAMETERS,
+            _alone(calculator.convert),
+        ),
+        _builtin("random_number", "Draw a random whole number", RANDOM_PARAMETERS, _alone(random_number)),
         _builtin(
             attachment_search.NAME,
             "Find passages in the files attached to this chat",

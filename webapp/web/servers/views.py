@@ -18,8 +18,8 @@ from webapp.services.tools.mcp_servers import McpServers
 from webapp.storage.mcp_servers import StoredServer
 from webapp.storage.tools import StoredTool
 from webapp.tools.definition import Approval
+from webapp.tools.mcp.answers import Listing
 from webapp.tools.mcp.client import ServerState
-from webapp.tools.mcp.listing import Listing
 from webapp.tools.mcp.server_config import ServerKind
 from webapp.web.guard import current_role
 from webapp.web.kit.page import Choice, FormField, PageContext, Toast

@@ -20,7 +20,7 @@ from webapp.errors import (
 )
 from webapp.services.bench.order import made_cases
 from webapp.services.bench.report import document
-from webapp.tools.bench_case import cases_from_lines, cases_to_lines
+from webapp.tools.bench import cases_from_lines, cases_to_lines
 from webapp.web.kit.page import Toast, render_page, wants_fragment
 from webapp.web.tools.bench_views import (
     LARGEST_SEED,

@@ -22,16 +22,17 @@ from webapp.services.bench.runner import Answer
 from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.tool_loop import is_known_to_call
 from webapp.storage.tool_bench import DONE, STOPPED, StoredCase, StoredRun
-from webapp.tools.bench_case import (
+from webapp.tools.bench import (
+    FIGURES,
     MAX_PROMPT_CHARS,
     BenchCase,
+    ExpectedCall,
     arguments_from_text,
     call_to_dict,
     calls_from_text,
     checked,
 )
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.call_score import FIGURES, ExpectedCall
 from webapp.tools.definition import ToolDefinition
 from webapp.web.kit.page import Choice, FormField, PageContext, Toast, current_page
 

@@ -17,9 +17,8 @@ from flask import request
 from werkzeug.datastructures import MultiDict
 
 from webapp.errors import Phrase, ToolInvalid
-from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, from_openai
+from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, from_openai, parse_json
 from webapp.tools.http_request import METHODS, marks
-from webapp.tools.json_text import parse_json
 from webapp.tools.parameter_rows import (
     ITEM_KINDS,
     KINDS,

@@ -1,0 +1,319 @@
+"""The tool bench's cases (a prompt and the calls it should lead to), made up or read, and how an answer is scored.
+
+A case is one line of JSON: ``{"prompt": "…", "calls": [{"name": "…", "arguments": {…}}]}``; no calls, or none
+given, means that plain text is the right answer. ``"generated": true`` marks what :func:`make_cases` made up from the
+tools' schemas: a tool's own description with values that fit it, in a fixed sentence. The same seed, language and
+schema give the same prompts, whatever other tools there are.
+
+`roost eval` and the tool bench both score with :func:`score_calls`:
+
+``decision``   the answer begins a call where one is expected, and none where none is
+``readable``   the calls it begins can be read, as the chat would read them
+``name``       the names called are the names expected, in their order
+``arguments``  the calls equal the expected ones as JSON values: names, every argument, none too many
+
+The last three are None, and count nowhere, where no call is expected; where one is and none was made they are False.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from webapp.chat.events import CallDelta
+from webapp.chat.tool_dialects import FENCED, CallSyntax
+from webapp.chat.tool_parser import ToolCallParser
+from webapp.errors import BenchCaseInvalid, BenchLineInvalid
+from webapp.tools.sample_arguments import NoSample, ValueSampler
+from webapp.tools.schema_check import Matcher, argument_problems
+
+MAX_PROMPT_CHARS = 8_000
+MAX_CALLS = 8
+MAX_CASES = 500
+
+
+@dataclass(frozen=True)
+class BenchCase:
+    prompt: str
+    calls: tuple[ExpectedCall, ...] = ()
+    is_generated: bool = False
+
+    @property
+    def tool_names(self) -> frozenset[str]:
+        return frozenset(call.name for call in self.calls)
+
+
+def case_from_dict(value: object) -> BenchCase:
+    """BenchCaseInvalid with the field that is wrong: ``prompt``, ``calls`` or ``arguments``."""
+    if not isinstance(value, Mapping):
+        raise _problem("prompt", "object", "a case is a JSON object with a prompt")
+    calls = value.get("calls", ())
+    if not isinstance(calls, Sequence) or isinstance(calls, str):
+        raise _problem("calls", "list", "the calls must be a list")
+    prompt = value.get("prompt")
+    found = tuple(_call(call) for call in calls)
+    return checked(BenchCase(prompt if isinstance(prompt, str) else "", found, bool(value.get("generated"))))
+
+
+def checked(case: BenchCase) -> BenchCase:
+    """The same, or BenchCaseInvalid."""
+    if not case.prompt.strip():
+        raise _problem("prompt", "empty", "the prompt is empty")
+    if len(case.prompt) > MAX_PROMPT_CHARS:
+        raise _problem("prompt", "long", "the prompt has more than {limit} characters", limit=MAX_PROMPT_CHARS)
+    if len(case.calls) > MAX_CALLS:
+        raise _problem("calls", "many_calls", "a case has at most {limit} calls", limit=MAX_CALLS)
+    return case
+
+
+def case_to_dict(case: BenchCase) -> dict[str, Any]:
+    made: dict[str, Any] = {"prompt": case.prompt, "calls": [call_to_dict(call) for call in case.calls]}
+    return made | ({"generated": True} if case.is_generated else {})
+
+
+def call_to_dict(call: ExpectedCall) -> dict[str, Any]:
+    return {"name": call.name, "arguments": call.arguments}
+
+
+def cases_from_lines(text: str) -> tuple[BenchCase, ...]:
+    """All or none: BenchLineInvalid names the line. Blank lines count but say nothing."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            found.append(_case_on_line(number, line))
+    if not found:
+        raise _problem("cases", "none", "there is no case in it")
+    if len(found) > MAX_CASES:
+        raise _problem("cases", "many", "there is room for {limit} cases", limit=MAX_CASES)
+    return tuple(found)
+
+
+def cases_to_lines(cases: Iterable[BenchCase]) -> str:
+    return "".join(json.dumps(case_to_dict(case), ensure_ascii=False) + "\n" for case in cases)
+
+
+def calls_from_text(text: str) -> tuple[ExpectedCall, ...]:
+    """A JSON list of calls as a person writes it; BenchCaseInvalid (field ``arguments``)."""
+    value = _json(text, "arguments")
+    return tuple(_call(call) for call in (value if isinstance(value, list) else [value]))
+
+
+def arguments_from_text(text: str) -> dict[str, Any]:
+    """A JSON object as a person writes it, nothing is none; BenchCaseInvalid (field ``arguments``)."""
+    value = _json(text, "arguments") if text.strip() else {}
+    if not isinstance(value, dict):
+        raise _problem("arguments", "arguments", "the arguments must be a JSON object")
+    return value
+
+
+def _case_on_line(number: int, line: str) -> BenchCase:
+    try:
+        return case_from_dict(_json(line, "cases"))
+    except BenchCaseInvalid as exc:
+        raise BenchLineInvalid(**{**exc.params, "line": number}) from exc
+
+
+def _call(value: object) -> ExpectedCall:
+    name = value.get("name") if isinstance(value, Mapping) else None
+    if not isinstance(value, Mapping) or not isinstance(name, str) or not name:
+        raise _problem("calls", "call", "a call is a JSON object with a name and arguments")
+    arguments = value.get("arguments", {})
+    if not isinstance(arguments, dict):
+        raise _problem("arguments", "arguments", "the arguments must be a JSON object")
+    return ExpectedCall(name, arguments)
+
+
+def _json(text: str, field: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise _problem(field, "json", "it is no JSON") from exc
+
+
+def _problem(field: str, key: str, reason: str, **params: Any) -> BenchCaseInvalid:
+    """``key``: where the catalogues have the reason."""
+    words = {"reason": reason.format(**params), "reason_key": f"tool_bench.problem.{key}"}
+    return BenchCaseInvalid(field=field, **words, **params)
+
+
+Definition = Mapping[str, Any]
+WORDS_FILE = Path(__file__).parent / "case_words.json"
+TRIES = 12
+"""Draws until the arguments fit what the sampler does not look at, such as the length of a text."""
+LEAST_SMALL_TALK = 4
+
+
+@dataclass(frozen=True)
+class MadeCases:
+    """``left_out``: tools no prompt could be made for, because no value is known that fits their schema."""
+
+    cases: tuple[BenchCase, ...]
+    left_out: tuple[str, ...] = ()
+
+
+@lru_cache(maxsize=1)
+def case_words() -> Mapping[str, Mapping[str, Any]]:
+    words: Mapping[str, Mapping[str, Any]] = json.loads(WORDS_FILE.read_text(encoding="utf-8"))
+    return words
+
+
+def make_cases(
+    definitions: Sequence[Definition],
+    language: str = "en",
+    seed: int = 0,
+    per_tool: int = 3,
+    matches: Matcher | None = None,
+) -> MadeCases:
+    """``per_tool`` prompts a tool, and a third as many of small talk. ``definitions`` are OpenAI `function` objects."""
+    words = case_words().get(language) or case_words()["en"]
+    cases: dict[str, BenchCase] = {}
+    left_out = []
+    for definition in definitions:
+        made = [_case(definition, words, f"{seed} {language}", number, matches) for number in range(per_tool)]
+        found = [case for case in made if case is not None]
+        cases |= {case.prompt: case for case in found}
+        left_out += [] if found else [str(definition["name"])]
+    talk = _small_talk(words, seed, max(LEAST_SMALL_TALK, ceil(len(cases) / 3)))
+    return MadeCases((*cases.values(), *talk), tuple(left_out))
+
+
+def _case(
+    definition: Definition, words: Mapping[str, Any], seed: str, number: int, matches: Matcher | None
+) -> BenchCase | None:
+    """The first of a tool with required arguments alone, the next with optional ones too where that is possible, and so
+    on by turns."""
+    rng = Random(f"{seed} {definition['name']} {number}")
+    schema = definition.get("parameters") or {}
+    for attempt in range(TRIES):
+        try:
+            with_optional = number % 2 == 1 and attempt < TRIES // 2
+            arguments = ValueSampler(rng, schema, words["values"]).arguments(with_optional)
+        except (NoSample, TypeError, ValueError, ArithmeticError):  # a schema can say anything
+            return None
+        if not argument_problems(arguments, schema, matches):
+            prompt = _prompt(definition, arguments, words, rng.randrange(100) * 3 + number)
+            return BenchCase(prompt, (ExpectedCall(str(definition["name"]), arguments),), is_generated=True)
+    return None
+
+
+def _prompt(definition: Definition, arguments: Mapping[str, Any], words: Mapping[str, Any], turn: int) -> str:
+    what = " ".join(str(definition.get("description") or "").split()) or _in_words(str(definition["name"]))
+    frames = words["with_arguments" if arguments else "without_arguments"]
+    frame: str = frames[turn % len(frames)]
+    what = what.rstrip(".。!?")
+    lower = what[:1].lower() + what[1:] if what[1:2].islower() else what
+    return frame.format(what=what, lower=lower, arguments=_named_values(arguments, words))
+
+
+def _named_values(arguments: Mapping[str, Any], words: Mapping[str, Any]) -> str:
+    parts = []
+    for name, value in arguments.items():
+        is_nested = isinstance(value, Mapping) or (
+            isinstance(value, list) and any(isinstance(v, Mapping) for v in value)
+        )
+        frame: str = words["nested" if is_nested else "argument"]
+        parts.append(frame.format(name=_in_words(name), value=_said(value, words)))
+    return str(words["between"]).join(parts)
+
+
+def _said(value: Any, words: Mapping[str, Any]) -> str:
+    if isinstance(value, Mapping):
+        return _named_values(value, words)
+    if isinstance(value, list):
+        return str(words["listed"]).join(_said(item, words) for item in value)
+    if isinstance(value, bool):
+        return str(words["true" if value else "false"])
+    text = value if isinstance(value, str) else json.dumps(value)
+    return str(words["quoted"]).format(value=text) if " " in text or not text else text
+
+
+def _small_talk(words: Mapping[str, Any], seed: int, count: int) -> list[BenchCase]:
+    sentences = list(words["small_talk"])
+    Random(f"{seed} small talk").shuffle(sentences)
+    return [BenchCase(sentence, is_generated=True) for sentence in sentences[:count]]
+
+
+def _in_words(name: str) -> str:
+    return " ".join(name.replace("_", " ").replace("-", " ").split())
+
+
+FIGURES = ("decision", "readable", "name", "arguments")
+
+
+@dataclass(frozen=True)
+class ExpectedCall:
+    """A call as it should be, or was, made: ``arguments`` are JSON values."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CallScore:
+    decision: bool
+    readable: bool | None = None
+    name: bool | None = None
+    arguments: bool | None = None
+
+    @property
+    def is_right(self) -> bool:
+        """In every respect that counts."""
+        return self.decision and self.arguments is not False
+
+
+@dataclass(frozen=True)
+class Reading:
+    """``sets_out``: something in the answer begins as a call does, whether or not it can be read."""
+
+    calls: tuple[ExpectedCall, ...] = ()
+    sets_out: bool = False
+
+
+def read_answer(answer: str, syntax: CallSyntax = FENCED) -> Reading:
+    """The calls of an answer's content, those of tools nobody offered too."""
+    parser = ToolCallParser(syntax, None, lambda: "")
+    pieces = [*parser.feed(answer), *parser.finish()]
+    calls = [piece for piece in pieces if isinstance(piece, CallDelta)]
+    found = tuple(ExpectedCall(call.name, json.loads(call.arguments)) for call in calls)
+    return Reading(found, bool(found) or syntax.find(answer, True, True).body is not None)
+
+
+def score_calls(expected: Sequence[ExpectedCall], reading: Reading) -> CallScore:
+    """``expected`` is empty where the right answer is text."""
+    if not expected:
+        return CallScore(decision=not reading.sets_out)
+    return CallScore(
+        decision=reading.sets_out,
+        readable=bool(reading.calls),
+        name=[call.name for call in reading.calls] == [call.name for call in expected],
+        arguments=_is_same([_plain(call) for call in reading.calls], [_plain(call) for call in expected]),
+    )
+
+
+def shares(scores: Iterable[Any], names: Iterable[str]) -> dict[str, float]:
+    """Name -> share of True among the scores that have it (None does not count), 0 to 1; and ``cases``."""
+    rows = list(scores)
+    result: dict[str, float] = {"cases": len(rows)}
+    for name in names:
+        values = [getattr(row, name) for row in rows if getattr(row, name) is not None]
+        result[name] = round(sum(values) / len(values), 4) if values else float("nan")
+    return result
+
+
+def _plain(call: ExpectedCall) -> list[Any]:
+    return [call.name, call.arguments]
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """As JSON values: 1 is 1.0, but it is not true, which Python would have it be."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return isinstance(one, bool) == isinstance(other, bool) and bool(one == other)

@@ -1,0 +1,221 @@
+"""What a server answers: its list of tools, a call's result as text for the model, and failures as typed errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from webapp.errors import (
+    McpCommandMissing,
+    McpError,
+    McpNotInstalled,
+    McpNotSpoken,
+    McpRefused,
+    McpServerEnded,
+    McpTimedOut,
+    McpUnreachable,
+    RoostError,
+)
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind
+from webapp.tools.runner import ToolResult, bounded, error_result
+
+RUBBISH = "it writes something else than MCP to its standard output"
+OTHER_FORM = "what it sent has not the form it should have"
+WORDS_CHARS = 400
+
+
+@dataclass
+class Seen:
+    """What was noticed on the way. ``status`` is of the last HTTP answer, ``said`` the program's last line."""
+
+    status: int = 0
+    is_rubbish: bool = False
+    said: str = ""
+    seconds: float = 0.0
+
+
+def failure_of(exc: BaseException, config: ServerConfig, seen: Seen) -> RoostError:
+    """One error for what may be a whole group of exceptions."""
+    for leaf in leaves(exc):
+        if isinstance(leaf, RoostError):
+            return leaf
+        if isinstance(leaf, ImportError):
+            return McpNotInstalled()
+    found = [_failure(leaf, config, seen) for leaf in leaves(exc)]
+    return next((error for error in found if type(error) is not McpError), found[0])
+
+
+def leaves(exc: BaseException) -> Iterator[BaseException]:
+    """The exceptions of a group, which on Python 3.10 has no class of its own."""
+    inner = getattr(exc, "exceptions", None)
+    if not isinstance(inner, tuple):
+        yield exc
+        return
+    for part in inner:
+        yield from leaves(part)
+
+
+def is_unsent(exc: BaseException) -> bool:
+    """True when nothing reached the server: no connection was made."""
+    return any(type(leaf).__name__ in ("ConnectError", "ConnectTimeout") for leaf in leaves(exc))
+
+
+def wants_modern(exc: BaseException) -> bool:
+    """True when the server knows no handshake: it speaks only versions that begin with `server/discover`."""
+    from mcp_types import UNSUPPORTED_PROTOCOL_VERSION
+
+    return any(getattr(leaf, "code", None) == UNSUPPORTED_PROTOCOL_VERSION for leaf in leaves(exc))
+
+
+def _failure(exc: BaseException, config: ServerConfig, seen: Seen) -> McpError:
+    words = clean(str(exc) or type(exc).__name__, config)
+    if isinstance(exc, TimeoutError):
+        return _timed_out(config, seen)
+    if hasattr(exc, "error") and hasattr(exc, "code"):
+        return _protocol_failure(int(exc.code), words, config, seen)
+    if type(exc).__module__.startswith("httpx2"):
+        return McpUnreachable(name=config.name, reason=words)
+    if isinstance(exc, OSError) and config.kind is ServerKind.STDIO:
+        return McpCommandMissing(name=config.name, command=config.command, reason=exc.strerror or words)
+    if type(exc).__name__ == "ValidationError":
+        return McpNotSpoken(name=config.name, reason=OTHER_FORM)
+    if isinstance(exc, RuntimeError):
+        return McpNotSpoken(name=config.name, reason=words)
+    return McpError(name=config.name, reason=words)
+
+
+def _protocol_failure(code: int, words: str, config: ServerConfig, seen: Seen) -> McpError:
+    from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
+
+    if code == REQUEST_TIMEOUT:
+        return _timed_out(config, seen)
+    if config.kind is ServerKind.HTTP and seen.status >= 400:
+        return McpRefused(name=config.name, found=seen.status)
+    if code == CONNECTION_CLOSED and config.kind is ServerKind.STDIO:
+        if seen.is_rubbish and not seen.said:
+            return McpNotSpoken(name=config.name, reason=RUBBISH)
+        return McpServerEnded(name=config.name, said=clean(seen.said, config) or "—")
+    if code == CONNECTION_CLOSED:
+        return McpUnreachable(name=config.name, reason=words)
+    return McpNotSpoken(name=config.name, reason=words)
+
+
+def _timed_out(config: ServerConfig, seen: Seen) -> McpError:
+    if seen.is_rubbish:
+        return McpNotSpoken(name=config.name, reason=RUBBISH)
+    return McpTimedOut(name=config.name, seconds=f"{seen.seconds:g}")
+
+
+def clean(text: str, config: ServerConfig) -> str:
+    """A server's words for a page or the model: without secrets, one line, not endless."""
+    return " ".join(config.without_secrets(text).split())[:WORDS_CHARS]
+
+
+MAX_TOOLS = 100
+"""Of one server. A small model is lost among far fewer."""
+MAX_PAGES = 50
+NAME_CHARS, DESCRIPTION_CHARS = 128, 1_000
+HINTS = {"read_only_hint": "reads", "destructive_hint": "destroys", "open_world_hint": "open_world"}
+
+
+@dataclass(frozen=True)
+class RemoteTool:
+    """``hints`` are the server's own claims (``reads``, ``destroys``, ``open_world``): words for the person who decides
+    about approval, never a decision."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+    hints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """``left_out`` counts tools beyond :data:`MAX_TOOLS`."""
+
+    tools: tuple[RemoteTool, ...] = ()
+    left_out: int = 0
+
+
+async def list_tools(client: Any) -> Listing:
+    """All pages of the SDK's client; the first of each name counts, a cursor that comes twice ends it."""
+    found: dict[str, RemoteTool] = {}
+    left_out, cursor, seen = 0, None, set()
+    for _ in range(MAX_PAGES):
+        page = await client.list_tools(cursor=cursor)
+        for tool in page.tools:
+            if len(found) < MAX_TOOLS or tool.name in found:
+                found.setdefault(tool.name, remote_tool(tool))
+            else:
+                left_out += 1
+        cursor = page.next_cursor
+        if not cursor or cursor in seen:
+            break
+        seen.add(cursor)
+    return Listing(tuple(found.values()), left_out)
+
+
+def remote_tool(tool: Any) -> RemoteTool:
+    annotations = tool.annotations
+    hints = tuple(word for name, word in HINTS.items() if annotations is not None and getattr(annotations, name))
+    title = tool.title or (annotations.title if annotations is not None else None) or ""
+    schema = {key: value for key, value in tool.input_schema.items() if key != "$schema"}
+    return RemoteTool(tool.name[:NAME_CHARS], described(tool.description or title), schema, hints)
+
+
+def described(text: str) -> str:
+    """One line's worth of spaces, and no longer than a model should read."""
+    text = " ".join(text.split())
+    return text if len(text) <= DESCRIPTION_CHARS else f"{text[: DESCRIPTION_CHARS - 1]}…"
+
+
+def tool_result(result: Any) -> ToolResult:
+    """From the SDK's CallToolResult; ``isError`` becomes an error result."""
+    text = result_text(result)
+    return error_result(text or "the tool failed without a word") if result.is_error else ToolResult(bounded(text))
+
+
+def result_text(result: Any) -> str:
+    """Texts one below the other, then the structured content unless the text says the same already."""
+    text = "\n".join(filter(None, (block_text(block) for block in result.content)))
+    structured = result.structured_content
+    if structured is None or says(text, structured):
+        return text
+    return "\n".join(filter(None, (text, json.dumps(structured, ensure_ascii=False))))
+
+
+def says(text: str, structured: Any) -> bool:
+    """Servers repeat their structured content as text, often without the ``result`` or ``content`` around one value."""
+    wanted = [structured]
+    if isinstance(structured, dict) and len(structured) == 1:
+        wanted += structured.values()
+    return text in wanted or _parsed(text) in wanted
+
+
+def block_text(block: Any) -> str:
+    """Text as it is; what a text model cannot take is said to be there."""
+    if block.type == "text":
+        return str(block.text)
+    if block.type in ("image", "audio"):
+        return f"[{block.type}: {block.mime_type}, {_bytes(block.data)}]"
+    if block.type == "resource_link":
+        return f"[resource: {block.name}, {block.uri}]"
+    if block.type == "resource":
+        resource = block.resource
+        if getattr(resource, "text", None) is not None:
+            return f"[resource: {resource.uri}]\n{resource.text}"
+        return f"[resource: {resource.uri}, {_bytes(resource.blob)}]"
+    return f"[{block.type}]"
+
+
+def _bytes(base64_text: str) -> str:
+    return f"{len(base64_text) * 3 // 4:,} bytes"
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
