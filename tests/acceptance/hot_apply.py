@@ -57,9 +57,8 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     try:
         states = app.extensions["states"]
         for name, text in TEXTS.items():
-            states.make(text, name)
-            job = states.making.wait(600)
-            assert job.phase == "done", job
+            job = states.jobs.wait(states.make(text, name).id, 600)
+            assert job.status == "done", job
         return run(manager, app.test_client(), args.repeat)
     finally:
         app.extensions["close"]()

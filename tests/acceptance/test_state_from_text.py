@@ -25,8 +25,7 @@ def test_a_state_made_of_a_text_visibly_changes_the_starters_answers(tmp_path):
     manager = ModelManager(settings, library=ModelLibrary(tmp_path, resource_dir("models")))
     try:
         states = StateLibrary(manager)
-        states.make(TOLD, "anna")
-        assert states.making.wait(120).phase == "done"
+        assert states.jobs.wait(states.make(TOLD, "anna").id, 120).status == "done"
         tokenizer = manager.tokenizer()
         asked, name = tokenizer.encode(ASKED), tokenizer.encode(" Anna")
         likely = {

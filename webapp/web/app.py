@@ -97,7 +97,7 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     files = ModelFiles(manager)
     jobs = Jobs(settings.data_dir / "jobs.json")
     conversions = Conversions(manager.library, jobs)
-    states = StateLibrary(manager)
+    states = StateLibrary(manager, jobs)
     bench = ToolBench(manager, database)
     app.extensions.update(model_manager=manager, model_files=files, conversions=conversions, states=states)
     app.extensions.update(jobs=jobs)
@@ -109,9 +109,8 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
         bench.close()
         servers.close()
         files.close()
+        manager.close()  # ends the reading of a state
         jobs.close()
-        manager.close()
-        states.close()
         database.close()
 
     app.extensions["close"] = close

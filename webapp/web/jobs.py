@@ -34,7 +34,7 @@ _described: dict[str, Describe] = {}
 
 def describes(kind: str) -> Callable[[Describe], Describe]:
     """The function returns any of ``facts`` (texts), ``word`` (while it runs), ``text`` (a sentence below) and
-    ``actions`` (dicts of ``url``, ``label``, ``icon``, ``is_main``)."""
+    ``actions`` (dicts of ``url``, ``label``, ``icon``, and ``is_main`` or ``is_link`` where it is no button)."""
 
     def keep(function: Describe) -> Describe:
         _described[kind] = function

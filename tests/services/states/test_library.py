@@ -48,7 +48,7 @@ def states(tmp_path):
     library = StateLibrary(manager)
     yield library
     manager.close()
-    library.close()
+    library.jobs.close()
 
 
 def file_of(library: StateLibrary, name: str) -> Path:
@@ -178,14 +178,12 @@ def test_a_merged_state_is_copied_out_and_is_what_the_model_begins_with(states):
 
 def test_a_text_becomes_a_state(states):
     job = states.make("Anna has a cat called Tom.", "anna")
-    assert job.phase in ("running", "done")
-    job = states.making.wait(20)
-    assert (job.phase, job.name, job.model) == ("done", "anna.safetensors", "seven.pth")
+    job = states.jobs.wait(job.id, 20)
+    assert (job.status, job.title, job.details["model"]) == ("done", "anna.safetensors", "seven.pth")
+    assert job.details["name"] == job.title
     expected = states.manager.read_state(states.manager.tokenizer().encode("Anna has a cat called Tom."))
-    np.testing.assert_array_equal(open_state(file_of(states, job.name)).layers, expected.arrays["att_kv"])
-    assert states.entry(job.name).sheet.architecture == "7"
-    states.making.forget()
-    assert states.making.job.phase == "none"
+    np.testing.assert_array_equal(open_state(file_of(states, job.title)).layers, expected.arrays["att_kv"])
+    assert states.entry(job.title).sheet.architecture == "7"
 
 
 def test_a_text_that_cannot_be_read_is_refused_at_once(states, monkeypatch):
@@ -196,7 +194,7 @@ def test_a_text_that_cannot_be_read_is_refused_at_once(states, monkeypatch):
         states.make("text", "taken")
     with pytest.raises(FileNameUnusable):
         states.make("text", "...")
-    monkeypatch.setattr("webapp.services.states.making.MOST_TOKENS", 3)
+    monkeypatch.setattr("webapp.services.states.library.MOST_TOKENS", 3)
     with pytest.raises(PromptTooLong):
         states.make("a long text", "a")
     states.manager.load("four.pth")
@@ -208,7 +206,6 @@ def test_a_text_that_cannot_be_read_is_refused_at_once(states, monkeypatch):
 def test_a_reading_that_fails_says_why(states):
     states.manager.load(strategy="fake nan_at=2")
     states.manager.wait_ready(10)
-    states.make("abcdef", "a")
-    job = states.making.wait(20)
-    assert job.phase == "failed" and job.error is not None
+    job = states.jobs.wait(states.make("abcdef", "a").id, 20)
+    assert job.status == "failed" and job.error is not None
     assert states.names() == ("poet.pth",)

@@ -155,11 +155,11 @@ def test_a_blend_is_made_of_the_parts_with_a_weight(browser):
 
 def test_a_text_is_read_and_becomes_a_state(browser):
     browser.post("/states/make", text="Anna has a cat.", name="anna")
-    browser.client.application.extensions["states"].making.wait(20)
-    fragment = browser.get("/states/making", **{"HX-Request": "true"})
-    assert says(fragment, "states.making.done", name="anna.safetensors") and "hx-trigger" not in fragment
+    jobs = browser.client.application.extensions["jobs"]
+    jobs.wait(jobs.jobs("state")[0].id, 20)
+    fragment = browser.get("/jobs?kind=state", **{"HX-Request": "true"})
+    assert 'data-status="done"' in fragment and "/states/anna.safetensors" in fragment and "hx-trigger" not in fragment
     assert "anna.safetensors" in browser.post("/states/use", name="anna.safetensors")
-    assert not says(browser.post("/states/making/close"), "states.making.done", name="anna.safetensors")
     assert is_refused(browser.post("/states/make", expected=400, text=" ", name="b"), "prompt_empty")
 
 
@@ -186,6 +186,6 @@ def test_a_name_is_never_markup(browser):
 
 def test_another_site_can_do_nothing(browser):
     headers, form = {"Origin": "http://evil.example"}, {"name": "poet.pth"}
-    for path in ("use", "delete", "upload", "import", "blend", "make", "copy-out", "rename", "do", "making/close"):
+    for path in ("use", "delete", "upload", "import", "blend", "make", "copy-out", "rename", "do"):
         answer = browser.client.post(f"/states/{path}", base_url="http://127.0.0.1", headers=headers, data=form)
         assert answer.status_code == 403

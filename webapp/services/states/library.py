@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from webapp.errors import RoostError, StateInUse, StateMissing
+from webapp.errors import PromptEmpty, PromptTooLong, RoostError, StateInUse, StateMismatch, StateMissing
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, find_file
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
+from webapp.services.jobs import Job, Jobs, Running
 from webapp.services.library.arrivals import check_name_free, look_into, take_place, to_disk, write_all
 from webapp.services.library.disk_space import check_free, writing
 from webapp.services.library.file_names import safe_name, whole_path
 from webapp.services.library.trash import Trash, Trashed
-from webapp.services.states.making import MakingJob, StateMaking
 from webapp.services.states.sheets import StateSheets
+from webapp.weights.inspection import require_model
 from webapp.weights.state_sheet import StateSheet
 
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 NEW_ENDING = ".safetensors"
+MAKING = "state"
+MOST_TOKENS = 16384
 Parts = Sequence[tuple[str, float]]
 
 
@@ -49,11 +52,11 @@ class StateEntry:
 class StateLibrary:
     """``app.extensions["states"]``. Every deed raises a RoostError and changes nothing, or is done."""
 
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(self, manager: ModelManager, jobs: Jobs | None = None) -> None:
         self.manager = manager
+        self.jobs = jobs or Jobs()
         self.library = manager.library
         self.folder = Path(os.path.abspath(self.library.models_dir)) / STATES
-        self.making = StateMaking(manager, self._write)
         self._reader = self.library.reader
         self._sheets = StateSheets(self._reader)
         self._trash = Trash(self.library.models_dir)
@@ -145,14 +148,33 @@ class StateLibrary:
         path = self.library.find(model)
         return self._made(new_name, lambda part: self._reader.copy_out(path, part, f"merged in {path.name}"))
 
-    def make(self, text: str, new_name: str) -> MakingJob:
-        """From what the chosen model remembers of a text; goes on in the background. As of :class:`StateMaking`."""
-        clean = self._new_name(new_name)
-        check_name_free(self.folder / clean)
-        return self.making.start(text, clean)
+    def make(self, text: str, new_name: str) -> Job:
+        """Lets the chosen model read a text, and keeps what it remembers of it as a file: a job, for a long text takes
+        minutes on a slow machine.
 
-    def close(self) -> None:
-        self.making.close()
+        Only what a state file can hold is kept (``att_kv``), not the last token's activations, so a sequence that
+        starts from it goes on as after a new beginning, with the text in mind. What is wrong with name, model or text
+        is raised at once: FileNameTaken, StateMismatch, PromptEmpty, PromptTooLong, …
+        """
+        name = self._new_name(new_name)
+        check_name_free(self.folder / name)
+        if require_model(self.manager.model_info()).major == 4:
+            raise StateMismatch(path=name, what="the model's version", expected="RWKV 5, 6 or 7", found="RWKV 4")
+        token_ids = tuple(self.manager.tokenizer().encode(text.strip()))
+        if not token_ids:
+            raise PromptEmpty()
+        if len(token_ids) > MOST_TOKENS:
+            raise PromptTooLong(found=len(token_ids), limit=MOST_TOKENS)
+        about = {"model": self.manager.status().model, "tokens": len(token_ids)}
+
+        def read(running: Running) -> dict[str, str]:
+            state = self.manager.read_state(token_ids, state="")
+            if running.wish:
+                raise InterruptedError
+            note = f"made of a text of {len(token_ids)} tokens by {about['model']}"
+            return {"name": self._write(name, state.arrays["att_kv"], state.architecture[0], note)}
+
+        return self.jobs.start(MAKING, name, read, about, unit="")
 
     # smaller parts
 

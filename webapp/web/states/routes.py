@@ -12,8 +12,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import BlendInvalid, FileMissing, FileNameUnusable, RoostError
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
-from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
-from webapp.web.states.views import details_page, library, making, states_page
+from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page
+from webapp.web.states.views import details_page, library, states_page
 
 blueprint = Blueprint("states", __name__, url_prefix="/states")
 NAME_CHARS = 1000
@@ -27,14 +27,6 @@ SAID = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "adde
 def index() -> Response:
     page = current_page()
     return render_page("states/page.html", states_page(page, _said_toast(page)))
-
-
-@blueprint.get("/making")
-def show_making() -> Response | BaseResponse:
-    """What is being made, or was; it asks again while it runs."""
-    if not wants_fragment():
-        return redirect(url_for("states.index"), 303)
-    return render_page("states/_making.html", {"making": making(current_page())})
 
 
 @blueprint.get("/<path:name>")
@@ -127,12 +119,6 @@ def make() -> BaseResponse | Response:
         library(current_page()).make(text, name)
     except RoostError as exc:
         return _refuse("make", exc, {"text": text, "make_name": name})
-    return redirect(url_for("states.index"), 303)
-
-
-@blueprint.post("/making/close")
-def close_making() -> BaseResponse | Response:
-    library(current_page()).making.forget()
     return redirect(url_for("states.index"), 303)
 
 

@@ -11,8 +11,10 @@ from flask import url_for
 
 from webapp.errors import RoostError
 from webapp.manager.target import ZERO_STATE
+from webapp.services.jobs import DONE, Job
 from webapp.services.library.disk_space import size_text
-from webapp.services.states.library import StateEntry, StateLibrary
+from webapp.services.states.library import MAKING, StateEntry, StateLibrary
+from webapp.web.jobs import describes, job_list
 from webapp.web.kit.page import PageContext, Toast, html_id
 
 Values = dict[str, Any]
@@ -44,7 +46,7 @@ def states_page(
             for entry in states.merged()
         ],
         "parts": _blend_parts(page, entries),
-        "making": making(page),
+        "jobs": job_list(page, MAKING),
         "folder": str(states.folder),
         "model": page.status.model,
         "can_make": _can_make(page),
@@ -122,21 +124,15 @@ def state_row(page: PageContext, entry: StateEntry) -> Values:
     }
 
 
-def making(page: PageContext) -> Values:
-    """The state that is being made from a text. ``phase``: none, running, done or failed."""
-    job = library(page).making.job
-    found = {"phase": job.phase, "name": job.name}
-    if job.phase == "running":
-        found["title"] = page.t("states.making.running", name=job.name)
-        found["text"] = page.t("states.making.running_text", tokens=job.tokens, model=job.model)
-    elif job.phase == "failed" and job.error is not None:
-        found["title"], found["text"] = page.explain(job.error, job.name)
-    elif job.phase == "done":
-        found["title"] = page.t("states.making.done", name=job.name)
-        found["text"] = page.t("states.making.done_text")
-    else:
-        found["phase"] = "none"
-    return found
+@describes(MAKING)
+def _describe_making(page: PageContext, job: Job) -> Values:
+    words = {"running": "states.making.running_text", "done": "states.making.done_text"}
+    text = page.t(words[job.status], **job.details) if job.status in words else ""
+    actions = []
+    if job.status == DONE:
+        url = url_for("states.details", name=job.details["name"])
+        actions = [{"url": url, "label": page.t("states.making.show"), "icon": "layers", "is_link": True}]
+    return {"text": text, "actions": actions}
 
 
 def norm_chart(page: PageContext, norms: Sequence[float]) -> Values:
