@@ -88,3 +88,9 @@ document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy-text]");
   if (button && !button.dataset.said) say(button, await copyText(button.dataset.copyText));
 });
+
+// The list of jobs asks for itself every second: not under a button held down or a log that is open.
+document.body.addEventListener("htmx:beforeRequest", (event) => {
+  const isAsking = event.target.id === "jobs" && event.detail.requestConfig.verb === "get";
+  if (isAsking && event.target.querySelector(":active, details[open]")) event.preventDefault();
+});

@@ -118,16 +118,15 @@ def import_model(args: argparse.Namespace, files: ModelFiles) -> int:
 
     job = files.start_import(str(Path(args.path).expanduser().absolute()), args.mode)
     try:
-        while job.phase == "running":
+        while not job.is_over:
             if sys.stderr.isatty():
-                print(f"\r{100 * job.done_bytes // job.total_bytes} %", end="", file=sys.stderr)
-            files.imports.wait(0.2)
-            job = next(found for found in files.imports.jobs() if found.id == job.id)
+                print(f"\r{100 * job.done // job.total} %", end="", file=sys.stderr)
+            job = files.jobs.wait(job.id, 0.2)
     finally:
-        files.close()
+        files.jobs.close()
     if job.error:
-        raise error_from_dict(job.error)
-    return _say(args, {"name": job.name, "path": str(job.path)}, t("cli.models.imported", name=job.name))
+        raise job.error
+    return _say(args, {"name": job.title, "path": job.details["path"]}, t("cli.models.imported", name=job.title))
 
 
 def list_trash(args: argparse.Namespace, files: ModelFiles) -> int:

@@ -169,8 +169,9 @@ class Jobs:
         status: str = WAITING,
     ) -> Job:
         """At the end of its kind's queue, of which ``at_once`` run side by side. With ``status`` PAUSED it is listed
-        and waits for :meth:`resume`. ShuttingDown once the server ends."""
+        and waits for :meth:`resume`; with DONE it is only listed. ShuttingDown once the server ends."""
         job = Job(secrets.token_hex(8), kind, title, unit, total, can_pause, details or {}, status)
+        job = replace(job, done=total, ended_at=time.time()) if status == DONE else job
         with self._changed:
             if self._is_closed:
                 raise ShuttingDown()

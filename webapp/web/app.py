@@ -94,8 +94,8 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     servers = McpServers(database, settings)
     turns = ChatTurns(manager, database, settings, presets, servers)
     database.watch_content()
-    files = ModelFiles(manager)
     jobs = Jobs(settings.data_dir / "jobs.json")
+    files = ModelFiles(manager, jobs)
     conversions = Conversions(manager.library, jobs)
     states = StateLibrary(manager, jobs)
     bench = ToolBench(manager, database)
@@ -108,7 +108,6 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
         turns.close()
         bench.close()
         servers.close()
-        files.close()
         manager.close()  # ends the reading of a state
         jobs.close()
         database.close()

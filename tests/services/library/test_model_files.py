@@ -55,7 +55,7 @@ def manager(disk):
 def files(manager):
     made = ModelFiles(manager)
     yield made
-    made.close()
+    made.jobs.close()
 
 
 def names(files) -> list[str]:
@@ -147,25 +147,23 @@ def test_a_rename_replaces_nothing_and_keeps_the_ending(files, disk):
 
 
 def imported(files, source, mode="copy"):
-    job = files.start_import(str(source), mode)
-    files.imports.wait(20)
-    return next(found for found in files.imports.jobs() if found.id == job.id)
+    return files.jobs.wait(files.start_import(str(source), mode).id, 20)
 
 
 def test_copied_linked_or_moved(files, disk):
     source = disk / "away" / "new.safetensors"
-    assert imported(files, source).phase == "done"
+    assert imported(files, source).status == "done"
     target = disk / "models" / "new.safetensors"
     assert target.read_bytes() == good_bytes() and not target.is_symlink() and source.exists()
     target.unlink()
-    assert imported(files, source, "move").phase == "done"
+    assert imported(files, source, "move").status == "done"
     assert target.read_bytes() == good_bytes() and not source.exists()
     assert "new.safetensors" in names(files)
 
 
 @can_link
 def test_a_link_takes_no_room(files, disk):
-    assert imported(files, disk / "away" / "new.safetensors", "link").phase == "done"
+    assert imported(files, disk / "away" / "new.safetensors", "link").status == "done"
     assert (disk / "models" / "new.safetensors").is_symlink()
 
 
@@ -176,13 +174,14 @@ def test_a_move_to_another_disk_copies_and_then_deletes(files, disk, monkeypatch
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(imports, "_rename", refuse)
-    assert imported(files, disk / "away" / "new.safetensors", "move").phase == "done"
+    assert imported(files, disk / "away" / "new.safetensors", "move").status == "done"
     assert tree(disk / "away") == [] and (disk / "models" / "new.safetensors").read_bytes() == good_bytes()
 
 
 def test_a_state_is_imported_to_the_states(files, disk):
     (disk / "away" / "mood.safetensors").write_bytes(good_bytes("state"))
-    assert imported(files, disk / "away" / "mood.safetensors").path == disk / "models" / "states" / "mood.safetensors"
+    assert imported(files, disk / "away" / "mood.safetensors").status == "done"
+    assert (disk / "models" / "states" / "mood.safetensors").is_file()
 
 
 def test_imports_that_are_refused_change_nothing(files, disk):
@@ -208,14 +207,14 @@ def test_imports_that_are_refused_change_nothing(files, disk):
                 files.start_import(str(source), mode)
     with pytest.raises(FileMissing):
         files.start_import(str(disk / "away" / "new.safetensors"), "steal")
-    assert tree(disk) == before and files.imports.jobs() == ()
+    assert tree(disk) == before and files.jobs.jobs() == []
 
 
 def test_no_room_is_said_before_anything_is_written(files, disk, monkeypatch):
     monkeypatch.setattr(disk_space, "free_bytes", lambda folder: disk_space.RESERVE_BYTES + 10)
     with pytest.raises(DiskFull):
         files.start_import(str(disk / "away" / "new.safetensors"), "copy")
-    assert files.imports.jobs() == ()
+    assert files.jobs.jobs() == []
 
 
 def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
@@ -226,17 +225,16 @@ def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
     def slowly(file, piece):
         real(file, piece)
         written.set()
-        job.cancel.wait(30)
+        cancelled.wait(30)
 
-    job = SimpleNamespace(cancel=threading.Event())
+    cancelled = threading.Event()
     monkeypatch.setattr(imports, "write_all", slowly)
     before = tree(disk)
     started = files.start_import(str(disk / "away" / "new.safetensors"), "copy")
     assert written.wait(30)
-    files.imports.cancel(started.id)
-    job.cancel.set()
-    files.imports.wait(30)
-    assert tree(disk) == before and files.imports.jobs() == ()
+    files.jobs.cancel(started.id)
+    cancelled.set()
+    assert files.jobs.wait(started.id, 30).status == "cancelled" and tree(disk) == before
 
 
 def test_a_disk_that_fills_up_during_a_copy_leaves_nothing(files, disk, monkeypatch):
@@ -248,7 +246,7 @@ def test_a_disk_that_fills_up_during_a_copy_leaves_nothing(files, disk, monkeypa
     monkeypatch.setattr(imports, "write_all", full)
     before = tree(disk)
     job = imported(files, disk / "away" / "new.safetensors")
-    assert job.phase == "failed" and job.error["code"] == "disk_full"
+    assert job.status == "failed" and job.error.code == "disk_full"
     assert tree(disk) == before
 
 
@@ -262,7 +260,7 @@ def test_a_file_that_changes_during_the_copy_is_not_taken(files, disk, monkeypat
 
     monkeypatch.setattr(imports, "write_all", meanwhile)
     job = imported(files, source)
-    assert job.phase == "failed" and job.error["code"] == FileOutdated.code
+    assert job.status == "failed" and job.error.code == FileOutdated.code
     assert not (disk / "models" / "new.safetensors").exists()
 
 

@@ -203,14 +203,14 @@ def test_import_by_path(browser, tmp_path):
     assert status == 422 and error_text("file_not_found", path="/none/x.pth") in page
 
 
-def test_an_import_shows_its_progress_and_goes_from_the_page(browser, tmp_path):
+def test_an_import_is_a_job_of_the_page(browser, tmp_path):
     (tmp_path / "new.safetensors").write_bytes(good_bytes())
-    browser.act("/models/import", path=str(tmp_path / "new.safetensors"), mode="copy")
-    browser.app.extensions["model_files"].imports.wait(20)
-    page = browser.get("/models")[1]
-    job = re.search(r'/models/import/cancel" hx-swap="none"><button[^>]*value="(\w+)"', page)[1]
-    assert says(page, "models.import.done", name="new.safetensors")
-    assert job not in browser.act("/models/import/cancel", id=job)[1]
+    started = browser.act("/models/import", path=str(tmp_path / "new.safetensors"), mode="copy")[1]
+    jobs = browser.app.extensions["jobs"]
+    job = jobs.wait(jobs.jobs("import")[0].id, 20)
+    assert f'data-job="{job.id}"' in started
+    assert f'data-job="{job.id}" data-status="done"' in browser.get("/models")[1]
+    assert job.id not in browser.act(f"/jobs/{job.id}/remove?kind=import")[1]
 
 
 def test_the_published_models_are_links_nobody_follows_for_the_reader(browser):
@@ -229,7 +229,6 @@ def test_the_published_models_are_links_nobody_follows_for_the_reader(browser):
         "cancel",
         "rename",
         "import",
-        "import/cancel",
         "trash/restore",
         "trash/empty",
         "do",

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from webapp.errors import FileMissing, ModelInUse, ModelKept, ModelNotFound, TrashMissing
 from webapp.manager.manager import ModelManager
+from webapp.services.jobs import Job, Jobs
 from webapp.services.library.arrivals import take_place
 from webapp.services.library.file_names import safe_name
-from webapp.services.library.imports import ImportJob, Imports
+from webapp.services.library.imports import start_import
 from webapp.services.library.trash import Trash, Trashed
 from webapp.services.library.uploads import Upload, Uploads
 
@@ -20,12 +21,12 @@ HOLDS_A_MODEL = ("loading", "ready", "answering", "unloading")
 class ModelFiles:
     """``app.extensions["model_files"]``. Every deed raises a RoostError and changes nothing, or is done."""
 
-    def __init__(self, manager: ModelManager) -> None:
+    def __init__(self, manager: ModelManager, jobs: Jobs | None = None) -> None:
         self._manager = manager
+        self.jobs = jobs or Jobs()
         self.library = manager.library
         self.models_dir = self.library.folders[0].path
         self.uploads = Uploads(self.models_dir, reader=self.library.reader)
-        self.imports = Imports(self.library, self._changed)
         self._trashes = {folder.path: Trash(folder.path) for folder in self.library.folders}
         self._count_lock = threading.Lock()
         self._count = 0
@@ -36,7 +37,7 @@ class ModelFiles:
         return f"{self.library.revision()}-{status.phase}-{status.model}"
 
     def activity(self) -> int:
-        """Another number whenever an import made a step, or something was done here."""
+        """Another number whenever something was done here."""
         return self._count
 
     def is_in_use(self, path: Path) -> bool:
@@ -88,9 +89,9 @@ class ModelFiles:
         self._files_changed()
         return self.library.name_of(target)
 
-    def start_import(self, source_path: str, mode: str) -> ImportJob:
-        """As :meth:`~webapp.services.library.imports.Imports.start`."""
-        job = self.imports.start(source_path, mode)
+    def start_import(self, source_path: str, mode: str) -> Job:
+        """As :func:`~webapp.services.library.imports.start_import`."""
+        job = start_import(self.library, self.jobs, source_path, mode, self._files_changed)
         self.library.watch.look_again()
         return job
 
@@ -102,9 +103,6 @@ class ModelFiles:
 
     def unfinished_uploads(self) -> tuple[Upload, ...]:
         return self.uploads.pending()
-
-    def close(self) -> None:
-        self.imports.close()
 
     def _changeable(self, name: str) -> Path:
         if not name:

@@ -14,11 +14,13 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ModelNotFound, RoostError
 from webapp.services.strategy.on_load import strategy_on_load
+from webapp.web.jobs import job_list
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
 from webapp.web.login import local_path
 from webapp.web.models import upload_routes
 from webapp.web.models.details import details_page, tensor_rows
 from webapp.web.models.views import (
+    JOBS,
     PAGE,
     Filter,
     activity,
@@ -71,7 +73,7 @@ def news() -> Response:
     is_activity_old = now["revision"] != request.args.get("activity")
     if not (is_list_old or is_activity_old):
         return Response(status=204, headers={"Cache-Control": "no-store"})
-    changed: dict[str, object] = {"activity": now} if is_activity_old else {}
+    changed: dict[str, object] = {"activity": now, "jobs": job_list(page, *JOBS)} if is_activity_old else {}
     if is_list_old:
         changed |= {"list": model_list(page, _filter()), "trash": trash(page)}
     return render_page("models/_news.html", changed)
@@ -160,16 +162,10 @@ def import_() -> Response | BaseResponse:
         if wants_fragment():
             return render_page("models/_import.html", {"import_form": form})
         return render_page("models/page.html", models_page(page, _filter(), form=form), status=422)
-    said = "imported" if job.phase == "done" else "importing"
+    said = "imported" if job.is_over else "importing"
     if not wants_fragment():
-        return redirect(url_for("models.index", said=said, about=job.name), 303)
-    return _news(page, (_toast(page, said, {"name": job.name}),), clears_import=True)
-
-
-@blueprint.post("/import/cancel")
-def cancel_import() -> Response | BaseResponse:
-    """Ends a copy, or takes one that has ended off the page."""
-    return _act("", lambda page: files_of(page).imports.cancel(request.form.get("id", "")))
+        return redirect(url_for("models.index", said=said, about=job.title), 303)
+    return _news(page, (_toast(page, said, {"name": job.title}),), clears_import=True)
 
 
 @blueprint.post("/uploads/discard")
@@ -210,6 +206,7 @@ def _query(said: str, words: dict[str, str]) -> str:
 
 def _news(page: PageContext, toasts: tuple[Toast, ...], clears_import: bool = False) -> Response:
     shown = {"list": model_list(page, _filter()), "activity": activity(page), "trash": trash(page), "toasts": toasts}
+    shown["jobs"] = job_list(page, *JOBS)
     if clears_import:
         shown["import_form"] = import_form(page)
     return render_page("models/_news.html", shown)

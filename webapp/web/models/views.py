@@ -20,11 +20,13 @@ from webapp.errors import ModelDoesNotFit, WeightsError, error_from_dict, senten
 from webapp.i18n import phrase
 from webapp.manager.library import ModelEntry, ModelFile, ModelLibrary
 from webapp.services.library.disk_space import free_bytes, size_text
-from webapp.services.library.imports import MODES, ImportJob
+from webapp.services.library.imports import KIND as IMPORT
+from webapp.services.library.imports import MODES
 from webapp.services.library.known_models import FAMILIES, KnownModel, hint, known_models
 from webapp.services.library.model_files import HOLDS_A_MODEL, ModelFiles
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, Fit, estimate
 from webapp.services.strategy.on_load import strategy_for
+from webapp.web.jobs import job_list, jobs_of
 from webapp.web.kit.page import Choice, PageContext, Toast, html_id, parameters_text
 from webapp.weights.inspection import Inspection
 
@@ -33,6 +35,7 @@ KINDS = ("world", "model", "midi", "abc", "state", "lora", "other", "broken")
 ICONS = {"state": "layers", "lora": "git-merge", "other": "file-json", "broken": "triangle-alert", "writing": "history"}
 SHORT_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "uint8": "int8"}
 FIT_KINDS = {"fits": "good", "tight": "warn", "does_not_fit": "bad", "cannot_run": "warn"}
+JOBS = (IMPORT,)
 FRESH_S = 5.0
 PAGE = 30
 MOST = 5000
@@ -68,6 +71,7 @@ def models_page(
         "filter": wanted,
         "kinds": [Choice("", page.t("models.every_kind")), *(Choice(k, page.t(f"models.kind.{k}")) for k in KINDS)],
         "activity": activity(page),
+        "jobs": job_list(page, *JOBS),
         "import_form": form or import_form(page),
         "trash": trash(page),
         "known": known_families(page),
@@ -253,14 +257,14 @@ def _with_way_out(page: PageContext, fit: Fit, text: str) -> str:
 
 
 def activity(page: PageContext) -> Values:
-    """A load, copies and uploads under way or just ended. ``is_busy``: look again soon."""
-    files = files_of(page)
-    jobs, load = files.imports.jobs(), load_progress(page)
+    """A load, and uploads that stopped halfway. ``is_busy``: look again soon. ``revision`` is another one, too, when a
+    job began or ended."""
+    files, load = files_of(page), load_progress(page)
+    jobs = "".join(f"{job.id}{job.status}" for job in jobs_of(page).jobs(*JOBS))
     return {
-        "revision": f"{page.status.revision}-{files.activity()}",
-        "is_busy": any(job.phase == "running" for job in jobs) or (load is not None and load["phase"] != "failed"),
+        "revision": f"{page.status.revision}-{files.activity()}-{html_id(jobs)}",
+        "is_busy": load is not None and load["phase"] != "failed",
         "load": load,
-        "imports": [_import(page, job) for job in jobs],
         "uploads": [
             {"id": upload.id, "name": upload.name, "shown": _of(page, upload.done_bytes, upload.size_bytes)}
             for upload in files.unfinished_uploads()
@@ -284,20 +288,6 @@ def load_progress(page: PageContext) -> Values | None:
     message, hint = page.explain(error_from_dict(told))
     can_load_anyway = told.get("code") == ModelDoesNotFit.code
     return {"phase": "failed", "title": message, "hint": hint, "can_load_anyway": can_load_anyway}
-
-
-def _import(page: PageContext, job: ImportJob) -> Values:
-    error, hint = page.explain(error_from_dict(job.error), job.name) if job.error else ("", "")
-    return {
-        "id": job.id,
-        "name": job.name,
-        "phase": job.phase,
-        "word": page.t(f"models.import.{job.phase}", name=job.name),
-        "shown": _of(page, job.done_bytes, job.total_bytes),
-        "share": 100 * job.done_bytes // job.total_bytes if job.total_bytes else 0,
-        "error": error,
-        "hint": hint,
-    }
 
 
 def _of(page: PageContext, done: int, total: int) -> str:
