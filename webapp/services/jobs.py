@@ -135,7 +135,7 @@ class Jobs:
         self._threads: dict[str, threading.Thread] = {}
         self._at_once: dict[str, int] = {}
         self._revision = 0
-        self._is_closed = False
+        self.is_closed = False
 
     @property
     def revision(self) -> int:
@@ -173,13 +173,17 @@ class Jobs:
         job = Job(secrets.token_hex(8), kind, title, unit, total, can_pause, details or {}, status)
         job = replace(job, done=total, ended_at=time.time()) if status == DONE else job
         with self._changed:
-            if self._is_closed:
-                raise ShuttingDown()
+            self.check_open()
             self._jobs[job.id], self._work[job.id], self._at_once[kind] = job, work, at_once
             self._forget_oldest()
             self._tell()
             self._begin_next(kind)
             return self._jobs[job.id]
+
+    def check_open(self) -> None:
+        """ShuttingDown once the server ends."""
+        if self.is_closed:
+            raise ShuttingDown()
 
     def cancel(self, job_id: str) -> None:
         """Of one that waits, runs or is paused. Nothing happens to one that is over."""
@@ -217,13 +221,18 @@ class Jobs:
             self._changed.wait_for(lambda: self._jobs[job_id].status not in (WAITING, RUNNING), timeout_s)
             return self.job(job_id)
 
-    def close(self, timeout_s: float = 20.0) -> None:
-        """Stops what runs; may be called twice."""
+    def stop_all(self) -> None:
+        """Asks what runs to stop, and takes no more."""
         with self._changed:
-            self._is_closed = True
-            running, threads = list(self._running.items()), list(self._threads.values())
+            self.is_closed = True
+            running = list(self._running.items())
         for job_id, handle in running:
             handle.stop(PAUSED if self._jobs[job_id].can_pause else CANCELLED)
+
+    def close(self, timeout_s: float = 20.0) -> None:
+        """Stops what runs and waits for it; may be called twice."""
+        self.stop_all()
+        threads = list(self._threads.values())
         deadline = time.monotonic() + timeout_s
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -267,7 +276,7 @@ class Jobs:
                 self.change(job_id, details={**self._jobs[job_id].details, **found})
             del self._running[job_id], self._threads[job_id]
             self._end(job_id, status, error)
-            if not self._is_closed:
+            if not self.is_closed:
                 self._begin_next(kind)
 
     def _end(self, job_id: str, status: str, error: RoostError | None = None) -> None:

@@ -98,7 +98,7 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     files = ModelFiles(manager, jobs)
     conversions = Conversions(manager.library, jobs)
     states = StateLibrary(manager, jobs)
-    bench = ToolBench(manager, database)
+    bench = ToolBench(manager, database, jobs)
     app.extensions.update(model_manager=manager, model_files=files, conversions=conversions, states=states)
     app.extensions.update(jobs=jobs)
     app.extensions.update(database=database, presets=presets, chat_turns=turns, mcp_servers=servers)
@@ -106,9 +106,9 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
 
     def close() -> None:
         turns.close()
-        bench.close()
+        jobs.stop_all()
         servers.close()
-        manager.close()  # ends the reading of a state
+        manager.close()
         jobs.close()
         database.close()
 

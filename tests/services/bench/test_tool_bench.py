@@ -13,6 +13,7 @@ from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.bench.order import BenchOrder
 from webapp.services.bench.tool_bench import ToolBench
+from webapp.services.jobs import Jobs
 from webapp.settings import Settings
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED
 from webapp.tools.bench import BenchCase, ExpectedCall
@@ -30,13 +31,13 @@ def bench_with(world, database):
 
     def make(*scripts):
         manager = BenchManager(world, *scripts)
-        made.append(ToolBench(manager, database, at_once=1))
+        made.append(ToolBench(manager, database, Jobs(), at_once=1))
         made[-1].manager = manager
         return made[-1]
 
     yield make
     for bench in made:
-        bench.close()
+        bench.jobs.close()
 
 
 def ended(bench, run):
@@ -76,7 +77,7 @@ def test_one_run_at_a_time_and_another_after_a_stop(bench_with):
 def test_the_end_of_the_server_ends_the_run_and_none_begins_after_it(bench_with):
     bench = bench_with([" It is", threading.Event()])
     run = bench.start(order(1))
-    bench.close()
+    bench.jobs.close()
     found = bench.store.run(run.id)
     assert (found.status, found.error["code"]) == (FAILED, "bench_interrupted")
     with pytest.raises(ShuttingDown):
@@ -103,13 +104,13 @@ def run_with_engine(model, database, tmp_path, strategy, meanwhile=lambda manage
         data_dir=tmp_path, models_dir=model.parent, model=model.name, strategy=strategy, swap_grace_s=0.1
     )
     manager = ModelManager(settings, start_engine=start_engine_in_thread)
-    bench = ToolBench(manager, database)
+    bench = ToolBench(manager, database, Jobs())
     try:
         run = bench.start(order(4))
         meanwhile(manager, bench)
         return ended(bench, run)
     finally:
-        bench.close()
+        bench.jobs.close()
         manager.close()
 
 

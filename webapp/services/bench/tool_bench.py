@@ -1,81 +1,64 @@
-"""The tool bench of the server: one run at a time in a thread of its own, its answers stored as they come."""
+"""The tool bench of the server: one run at a time, a job whose answers are stored as they come."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping
 from typing import Any
 
-from webapp.errors import BenchInterrupted, BenchRefused, ShuttingDown, as_roost_error
+from webapp.errors import BenchInterrupted, BenchRefused, as_roost_error
 from webapp.manager.manager import ModelManager
 from webapp.services.bench.order import BenchOrder
 from webapp.services.bench.report import reports
 from webapp.services.bench.runner import AT_ONCE, BenchRunner
+from webapp.services.jobs import Jobs, Running
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
 
-CLOSE_S = 10.0
-
+KIND = "tool_bench"
 log = logging.getLogger(__name__)
 
 
 class ToolBench:
-    """``app.extensions["tool_bench"]``. Starts no thread before the first run; every method from any thread."""
+    """``app.extensions["tool_bench"]``; every method from any thread."""
 
-    def __init__(self, manager: ModelManager, database: Database, at_once: int = AT_ONCE) -> None:
+    def __init__(self, manager: ModelManager, database: Database, jobs: Jobs, at_once: int = AT_ONCE) -> None:
         self.store = BenchStore(database)
+        self.jobs = jobs
         self._manager = manager
         self._at_once = at_once
-        self._lock = threading.Lock()
-        self._runner: BenchRunner | None = None
-        self._run_id = ""
-        self._thread: threading.Thread | None = None
-        self._is_closed = False
         self.store.end_abandoned(BenchInterrupted().to_dict())
 
     @property
     def running(self) -> str:
         """Id of the run that goes on, "" for none."""
-        return self._run_id
+        return next((job.details["run_id"] for job in self.jobs.jobs(KIND) if not job.is_over), "")
 
     def start(self, order: BenchOrder, facts: Mapping[str, Any] | None = None) -> StoredRun:
-        """Begins at once; loads the model if need be. BenchRefused, and what :class:`BenchRunner` raises. ``facts`` are
-        kept with the run's setup."""
-        with self._lock:
-            if self._is_closed:
-                raise ShuttingDown()
-            if self._run_id:
-                raise BenchRefused(reason="another run goes on", reason_key="tool_bench.problem.running")
-            runner = BenchRunner(self._manager, order, self._at_once)
-            run = self.store.begin_run({**runner.setup(), **(facts or {})})
-            self._runner, self._run_id = runner, run.id
-            self._thread = threading.Thread(target=self._work, args=(run, runner), name="roost-tool-bench", daemon=True)
-            self._thread.start()
+        """Begins at once; loads the model if need be. BenchRefused, ShuttingDown, and what :class:`BenchRunner` raises.
+        ``facts`` are kept with the run's setup."""
+        if self.running:
+            raise BenchRefused(reason="another run goes on", reason_key="tool_bench.problem.running")
+        runner = BenchRunner(self._manager, order, self._at_once)
+        setup = {**runner.setup(), **(facts or {})}
+        self.jobs.check_open()
+        run = self.store.begin_run(setup)
+
+        def work(running: Running) -> None:
+            self._work(run, runner, running)
+
+        self.jobs.start(KIND, setup["model"], work, {"run_id": run.id}, unit="steps", total=setup["asked"])
         return run
 
     def stop(self, run_id: str) -> None:
         """Of the run that goes on; what it has is kept. Nothing happens for any other."""
-        with self._lock:
-            runner = self._runner if run_id == self._run_id else None
-        if runner is not None:
-            runner.stop()
+        for job in self.jobs.jobs(KIND):
+            if job.details["run_id"] == run_id:
+                self.jobs.cancel(job.id)
 
     def wait(self, timeout_s: float) -> bool:
         """Whether no run goes on any more."""
-        thread = self._thread
-        if thread is not None:
-            thread.join(timeout_s)
-        return thread is None or not thread.is_alive()
-
-    def close(self) -> None:
-        """Ends what runs; may be called twice."""
-        with self._lock:
-            self._is_closed = True
-            runner = self._runner
-        if runner is not None:
-            runner.stop()
-        self.wait(CLOSE_S)
+        return all(self.jobs.wait(job.id, timeout_s).is_over for job in self.jobs.jobs(KIND) if not job.is_over)
 
     def _final_setup(self, run: StoredRun, runner: BenchRunner) -> dict[str, Any]:
         """With what the first answer told of the model, and the figures that lists of runs show."""
@@ -83,10 +66,18 @@ class ToolBench:
         found = reports(setup, self.store.answers(run.id))
         return {**setup, "figures": {row.mode: {"cases": row.cases, **row.shares} for row in found}}
 
-    def _work(self, run: StoredRun, runner: BenchRunner) -> None:
-        status, error = DONE, None
+    def _work(self, run: StoredRun, runner: BenchRunner, running: Running) -> None:
+        status, error, count = DONE, None, 0
+
+        def keep(answer: Mapping[str, Any]) -> None:
+            nonlocal count
+            self.store.add_answer(run.id, answer)
+            count += 1
+            running.report(count)
+
+        running.on_stop(runner.stop)
         try:
-            runner.run(lambda answer: self.store.add_answer(run.id, answer))
+            runner.run(keep)
             if runner.is_stopped:
                 status = STOPPED
         except Exception as exc:  # told on the page
@@ -94,13 +85,12 @@ class ToolBench:
             if error is not exc:
                 log.error("the tool bench broke", exc_info=exc)
             status = FAILED
-        if self._is_closed and status == STOPPED:
+        if self.jobs.is_closed and status == STOPPED:
             status, error = FAILED, BenchInterrupted()
         try:
             self.store.change_setup(run.id, self._final_setup(run, runner))
             self.store.end_run(run.id, status, error.to_dict() if error else None)
         except Exception:  # the disk is full, say: the next start finds it abandoned
             log.exception("the end of a run of the tool bench could not be stored")
-        finally:
-            with self._lock:
-                self._runner, self._run_id = None, ""
+        if error is not None:
+            raise error

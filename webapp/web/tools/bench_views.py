@@ -19,8 +19,9 @@ from webapp.errors import BenchCaseInvalid, RoostError, error_from_dict
 from webapp.services.bench.order import GREEDY, MAX_TOKENS, MODES, BenchOrder
 from webapp.services.bench.report import NO_CALL, OTHER, Confusion, ModeReport, is_right, reports, wrong_first
 from webapp.services.bench.runner import Answer
-from webapp.services.bench.tool_bench import ToolBench
+from webapp.services.bench.tool_bench import KIND, ToolBench
 from webapp.services.chat.tool_loop import is_known_to_call
+from webapp.services.jobs import Job
 from webapp.storage.tool_bench import DONE, STOPPED, StoredCase, StoredRun
 from webapp.tools.bench import (
     FIGURES,
@@ -34,6 +35,7 @@ from webapp.tools.bench import (
 )
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import ToolDefinition
+from webapp.web.jobs import describes
 from webapp.web.kit.page import Choice, FormField, PageContext, Toast, current_page
 
 Values = dict[str, Any]
@@ -309,6 +311,13 @@ def progress(bench: Bench, run: StoredRun) -> Values:
         if run.answers
         else t("tool_bench.run.begins"),
     }
+
+
+@describes(KIND)
+def _describe_job(page: PageContext, job: Job) -> Values:
+    url = url_for("tools.bench.show_run", run_id=job.details["run_id"])
+    link = {"url": url, "label": page.t("action.open"), "icon": "gauge", "is_link": True}
+    return {"facts": [page.t("tool_bench.title")], "actions": [link]}
 
 
 def verdict(answer: Answer) -> str:
