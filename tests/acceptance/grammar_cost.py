@@ -21,10 +21,11 @@ from typing import Any
 
 from tests.acceptance.served_roost import ROOT
 from tests.acceptance.tool_cases import random_schema
-from webapp.cli.bench import last_stats, machine, prompt_ids
-from webapp.engine.outputs import GenerationRequest
+from webapp.engine.outputs import GenerationRequest, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
+from webapp.manager.handles import RequestHandle
 from webapp.manager.manager import ModelManager
+from webapp.services.bench.speed import machine, prompt_ids
 from webapp.settings import Settings
 from webapp.structured.grammar import lark_source, parser_limits
 from webapp.structured.vocabulary import llguidance_tokenizer
@@ -54,11 +55,19 @@ def speed(manager: ModelManager, tokens: int, schema: Mapping[str, Any] | None, 
     bias = {} if schema else {"logit_bias": {0: -100.0}}
     params = SamplingParams(max_tokens=tokens, temperature=1.0, stop_token_ids=(), seed=seed, **bias)
     constraint = {"kind": "json_schema", "schema": schema} if schema else None
-    prompt = tuple(prompt_ids(manager, 32))
+    prompt = prompt_ids(manager, 32)
     request = GenerationRequest(uuid.uuid4().hex, prompt, params, client="cost", constraint=constraint)
-    stats = last_stats(manager.submit(request))
+    stats = stats_of(manager.submit(request))
     assert stats.decoded_tokens == tokens, f"{stats.decoded_tokens} of {tokens} tokens"
     return (stats.decoded_tokens - 1) / stats.decode_s
+
+
+def stats_of(handle: RequestHandle) -> SequenceStats:
+    while True:
+        event = handle.next_event(60)
+        if isinstance(event, TokenOutput) and event.finish_reason is not None:
+            assert event.stats is not None, event
+            return event.stats
 
 
 def speeds(tokens: int, repeat: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""`roost bench`: load time, reading and writing speed, memory; `roost bench tools`: function calling.
+"""`roost bench`: load time, reading and writing speed, memory, beside other engines; `roost bench tools`: function
+calling.
 
-The last line of both is one JSON document.
+A table goes to standard error; the last line of both is one JSON document.
 """
 
 from __future__ import annotations
@@ -8,28 +9,33 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
-import time
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
-
-import psutil
 
 from webapp import __version__
 from webapp.cli import bench_tools
+from webapp.cli.columns import pad
 from webapp.cli.options import add_model_options, settings_from
-from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import Phrase, RequestError
 from webapp.i18n.terminal import t
-from webapp.manager.manager import ModelManager
-from webapp.services.generation.generation import Generation
-from webapp.services.generation.request import PromptModel, prepare, raw_prompt
+from webapp.services.bench.llama_cpp import LlamaContestant
+from webapp.services.bench.speed import (
+    Contestant,
+    Plan,
+    RoostContestant,
+    Rounds,
+    compete,
+    default_threads,
+    document_of,
+    machine,
+    ratios,
+    read_bandwidth,
+    rss_mb,
+)
 
-TEXT = "A heron stood on the line and watched the river go by. 一只苍鹭站在线上，看着河水流过。"
-GREEDY = SamplingParams(temperature=0, stop_token_ids=(), frequency_penalty=0.0)
+ROOST, RWKV, LLAMA = "roost", "rwkv", "llama.cpp"
+RWKV_STRATEGY = "cpu fp32"
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -38,122 +44,132 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         help=t("cli.bench.about"),
         allow_abbrev=False,  # or `--mode` of `tools` would be a short --model of this one
     )
+    plan = Plan()
     add_model_options(parser)
-    parser.add_argument("--prompt-tokens", type=int, default=512, help=t("cli.bench.prompt_tokens"))
-    parser.add_argument("--tokens", type=int, default=128, help=t("cli.bench.tokens"))
-    parser.add_argument("--sequences", default="1,8", help=t("cli.bench.sequences"))
-    parser.add_argument("--repeat", type=int, default=3, help=t("cli.bench.repeat"))
+    sequences, prefill = (",".join(map(str, sizes)) for sizes in (plan.sequences, plan.prefills))
+    parser.add_argument("--prompt-tokens", type=int, default=plan.prompt_tokens, help=t("cli.bench.prompt_tokens"))
+    parser.add_argument("--tokens", type=int, default=plan.tokens, help=t("cli.bench.tokens"))
+    parser.add_argument("--sequences", default=sequences, help=t("cli.bench.sequences"))
+    parser.add_argument("--prefill", default=prefill, help=t("cli.bench.prefill"))
+    parser.add_argument("--repeat", type=int, default=plan.repeat, help=t("cli.bench.repeat"))
+    parser.add_argument("--against", metavar="NAMES", default="", help=t("cli.bench.against"))
+    parser.add_argument("--gguf", metavar="FILE", default="", help=t("cli.bench.gguf"))
     parser.set_defaults(run=run)
     bench_tools.add_parser(parser.add_subparsers(dest="bench", metavar="tools"))
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
+    prefills = read_counts("--prefill", args.prefill) if args.prefill.strip() else ()
+    counts = read_counts("--sequences", args.sequences)
+    plan = Plan(counts, prefills, max(1, args.prompt_tokens), max(0, args.tokens), max(1, args.repeat))
     settings = settings_from(args)
-    counts = read_counts(args.sequences)
-    manager = ModelManager(replace(settings, state_cache_bytes=0))  # a cache hit would not be reading
+    most = max(counts)
+    ours = RoostContestant(ROOST, settings, most)
+    others = [rival(name.strip(), args, most) for name in args.against.split(",") if name.strip()]
+    contestants: list[Contestant] = [ours, *others]
+    threads = settings.threads or default_threads()
     try:
-        started = time.monotonic()
-        manager.load()
-        status = manager.wait_ready()
-        load_s = time.monotonic() - started
-        prompt = prompt_ids(manager, args.prompt_tokens)
-        one_run(manager, prompt[:16], 8, 1)  # the first tokens of a process are slower
-        rows = [measure(manager, prompt, args.tokens, count, args.repeat) for count in counts]
-        document = {
-            "roost": __version__,
-            "machine": machine(),
-            "model": {"name": status.model, "strategy": status.strategy, **describe(manager)},
-            "load_s": round(load_s, 3),
-            "engine_rss_mb": rss_mb(manager.engine_pid()),
-            "host_rss_mb": rss_mb(os.getpid()),
-            "prompt_tokens": len(prompt),
-            "tokens": args.tokens,
-            "runs": rows,
-        }
+        before = read_bandwidth(threads)
+        found = compete(contestants, plan, report_load)
+        bandwidth = [value for value in (before, read_bandwidth(threads)) if value]
+        model = ours.describe()
+        documents = {each.name: document_of(found[each.name], plan, each.memory()) for each in contestants}
     finally:
-        manager.close()
-    for row in rows:
-        print(line_of(row), file=sys.stderr)
+        for each in contestants:
+            each.close()
+    document = {
+        "roost": __version__,
+        "machine": machine(),
+        "model": model,
+        "engine_rss_mb": documents[ROOST]["memory"]["rss_mb"],
+        "engine_peak_mb": documents[ROOST]["memory"]["peak_mb"],
+        "host_rss_mb": rss_mb(os.getpid()),
+        "prompt_tokens": plan.prompt_tokens,
+        "tokens": plan.tokens,
+        "bandwidth": share_of_bandwidth(found[ROOST], model["bytes_a_token"], bandwidth, threads),
+        **documents[ROOST],
+        "against": [
+            {"name": each.name, **documents[each.name], "ratios": ratios(found[ROOST], found[each.name], plan)}
+            for each in others
+        ],
+    }
+    for line in table(document):
+        print(line, file=sys.stderr)
     print(json.dumps(document, ensure_ascii=False))
     return 0
 
 
-def line_of(row: dict[str, Any]) -> str:
-    return t(
-        "cli.bench.line",
-        sequences=f"{row['sequences']:>3}",
-        first=f"{row['first_token_ms']:.0f}",
-        reading=f"{row['prefill_tokens_per_s']:.0f}",
-        writing=f"{row['decode_tokens_per_s']:.1f}",
-    )
+def rival(name: str, args: argparse.Namespace, most_sequences: int) -> Contestant:
+    """What ``--against`` names: the rwkv package on the same file, or llama.cpp on ``--gguf``."""
+    if name == RWKV:
+        return RoostContestant(name, settings_from(args, strategy=RWKV_STRATEGY), most_sequences)
+    if name != LLAMA:
+        names = ", ".join((RWKV, LLAMA))
+        raise RequestError(reason=Phrase("--against {name} is not one of {names}", name=repr(name), names=names))
+    if not args.gguf or not os.path.exists(args.gguf):
+        raise RequestError(reason="--against llama.cpp needs --gguf, the same model as a GGUF file")
+    return LlamaContestant(name, args.gguf, settings_from(args).threads, most_sequences)
 
 
-def read_counts(text: str) -> list[int]:
+def read_counts(flag: str, text: str) -> tuple[int, ...]:
     """``"1,8"`` to counts; RequestError unless all are 1 or more."""
-    counts = [int(part) for part in text.split(",") if part.strip().isdigit()]
-    if not counts or min(counts) < 1:
-        reason = Phrase("--sequences {text} is not a list of counts with commas between", text=repr(text))
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
+        reason = Phrase("{flag} {text} is not a list of counts with commas between", flag=flag, text=repr(text))
         raise RequestError(reason=reason)
-    return counts
+    return tuple(map(int, parts))
 
 
-def prompt_ids(manager: ModelManager, count: int) -> list[int]:
-    ids = manager.tokenizer().encode(TEXT)
-    return (ids * (count // len(ids) + 1))[:count]
+def share_of_bandwidth(
+    rounds: Rounds, bytes_a_token: int | None, found: list[float], threads: int
+) -> dict[str, Any] | None:
+    """How much of what memory gives one answer alone reads. Above 1 where the weights stay in a cache."""
+    rates = rounds.rate("decode", 1)
+    if not found or not bytes_a_token or not rates:
+        return None
+    a_second = statistics.median(found)
+    share = round(statistics.median(rates) * bytes_a_token / a_second, 3)
+    return {"gb_per_s": round(a_second / 1e9, 1), "threads": threads, "share_of_one_answer": share}
 
 
-def measure(manager: ModelManager, prompt: list[int], tokens: int, sequences: int, repeat: int) -> dict[str, Any]:
-    """Medians over ``repeat`` runs of ``sequences`` answers at once."""
-    runs = [one_run(manager, prompt, tokens, sequences) for _ in range(repeat)]
-    return {
-        "sequences": sequences,
-        **{name: round(statistics.median(run[name] for run in runs), 2) for name in runs[0]},
-    }
+def report_load(what: str, contestant: Contestant, rounds: Rounds) -> None:
+    if what == "loaded":
+        print(t("cli.bench.loaded", name=contestant.name, seconds=f"{rounds.loaded['load_s']:.2f}"), file=sys.stderr)
 
 
-def one_run(manager: ModelManager, prompt: list[int], tokens: int, sequences: int) -> dict[str, float]:
-    started = time.monotonic()
-    params = replace(GREEDY, max_tokens=tokens)
-    model = PromptModel.chosen(manager)
-    ready = prepare(model, raw_prompt("", tuple(prompt)), params)
-    answers = [Generation(manager, ready, client=str(number)) for number in range(sequences)]
-    for answer in answers:
-        answer.start()
-    stats = [figures(answer) for answer in answers]
-    wall_s = time.monotonic() - started
-    decode_s = max(stat["decode_s"] for stat in stats)
-    return {
-        "first_token_ms": 1000 * statistics.median(stat["queued_s"] + stat["prefill_s"] for stat in stats),
-        "prefill_tokens_per_s": sum(stat["prefilled_tokens"] for stat in stats)
-        / max(stat["queued_s"] + stat["prefill_s"] for stat in stats),
-        "decode_tokens_per_s": sum(stat["decoded_tokens"] - 1 for stat in stats) / decode_s if decode_s else 0.0,
-        "wall_s": wall_s,
-    }
+def table(document: dict[str, Any]) -> list[str]:
+    """A row a measurement: Roost, then each of the others and how many times faster Roost is."""
+    others = document["against"]
+    sides = [document, *others]
+    first = document["first_token"]
+    lines = [t("cli.bench.first", cold=f"{first['cold_ms']:.0f}", warm=f"{first['warm_ms']:.0f}")]
+    share = document["bandwidth"]
+    if share:
+        per_cent = f"{100 * share['share_of_one_answer']:.0f}"
+        lines.append(t("cli.bench.bandwidth", per_cent=per_cent, rate=share["gb_per_s"]))
+    peaks = [f"{side.get('name', ROOST)} {side['memory']['peak_mb'] or '-'}" for side in sides]
+    lines.append(t("cli.bench.peak", sizes=", ".join(peaks)))
+    heads = [ROOST, *(name for side in others for name in (side["name"], "×"))]
+    lines.append(pad("tokens/s", 16) + "".join(pad(head, 24 if head != "×" else 8) for head in heads))
+    for what, size, rows, rate in [
+        *(("decode", row["sequences"], "runs", "decode_tokens_per_s") for row in document["runs"]),
+        *(("prefill", row["tokens"], "prefill", "tokens_per_s") for row in document["prefill"]),
+    ]:
+        key = "sequences" if what == "decode" else "tokens"
+        cells = [pad(t(f"cli.bench.row.{what}", size=size), 16)]
+        for side in sides:
+            row = next((row for row in side[rows] if row[key] == size), None)
+            cells.append(pad(_cell(row, rate), 24))
+            if side is not document:
+                match = (r["ratio"] for r in side["ratios"] if (r["what"], r["size"]) == (what, size))
+                cells.append(pad(f"{ratio:.2f}" if (ratio := next(match, None)) else "-", 8))
+        lines.append("".join(cells).rstrip())
+    return lines
 
 
-def figures(answer: Generation) -> Mapping[str, Any]:
-    found = answer.finish().stats
-    if not found:
-        raise RequestError(reason="the engine gave no figures")
-    return found
-
-
-def describe(manager: ModelManager) -> dict[str, Any]:
-    found = manager.model_info()
-    config = found.config.to_dict() if found.config else {}
-    return {**config, "parameters": found.parameters, "file_bytes": found.size_bytes, "dtype": found.dtype}
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "system": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cores": psutil.cpu_count(logical=True),
-        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
-        "python": platform.python_version(),
-    }
-
-
-def rss_mb(pid: int | None) -> float | None:
-    return round(psutil.Process(pid).memory_info().rss / 1e6, 1) if pid else None
+def _cell(row: dict[str, Any] | None, rate: str) -> str:
+    if row is None:
+        return "-"
+    low, high = row["spread"][rate]
+    return f"{row[rate]:.0f} ({low:.0f}-{high:.0f})"

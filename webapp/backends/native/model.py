@@ -459,3 +459,13 @@ def _misshapen(name: str) -> Phrase:
 def _pointers(*arrays: NDArray[Any]) -> list[int]:
     """Addresses; the caller keeps the arrays, which are C-contiguous."""
     return [array.ctypes.data for array in arrays]
+
+
+def measured_bandwidth(threads: int, size: int = 256 * 2**20) -> float:
+    """Bytes a second that so many threads read from memory, without a model."""
+    config = ModelConfig("7", n_layer=1, n_embd=64, n_att=64, n_ffn=64, n_head=1, head_size=64, vocab_size=64)
+    model = NativeModel(config, Layout(threads=threads, isa=library.choose_isa(), max_slots=1, max_columns=8))
+    try:
+        return model.read_bandwidth(size)
+    finally:
+        model.close()

@@ -1,1 +1,1 @@
-"""The tool bench: how well the loaded model calls tools, case by case."""
+"""Benches: how well the loaded model calls tools (the tool bench), and how fast it runs here (:mod:`.speed`)."""

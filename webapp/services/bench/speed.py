@@ -1,0 +1,319 @@
+"""How fast a model runs on this machine: load, first token, reading, writing one to many answers at once, memory.
+
+Everything is measured as a person gets it: through the manager, the engine process, its pipe and the text of the
+answer. Contestants (:class:`RoostContestant`, :class:`.llama_cpp.LlamaContestant`) are loaded together and take turns
+in every round, so that a machine whose speed drifts treats them alike; a ratio is the median of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import psutil
+
+from webapp.engine.backend import RAM, ModelSizes
+from webapp.engine.registry import resolve_strategy
+from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import RequestError, RoostError
+from webapp.manager.manager import ModelManager
+from webapp.services.generation.generation import Generation
+from webapp.services.generation.request import PromptModel, prepare, raw_prompt
+from webapp.settings import Settings
+
+TEXT = "A heron stood on the line and watched the river go by. 一只苍鹭站在线上，看着河水流过。"
+GREEDY = SamplingParams(temperature=0, stop_token_ids=(), frequency_penalty=0.0)
+RUN_S = 2.0
+"""About how long one run of writing takes where the number of tokens is left open."""
+MOST_RUN_S = 40.0
+"""A measurement that would take longer is left out."""
+FEWEST_TOKENS, MOST_TOKENS = 16, 256
+WARM_UP_TOKENS = 8
+FIRST_PROMPT_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``tokens`` to write in one answer, 0: as many as take about :data:`RUN_S`. ``prefills`` are lengths of a prompt
+    read alone; ``prompt_tokens`` is the prompt of each answer that is written."""
+
+    sequences: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
+    prefills: tuple[int, ...] = (64, 512, 4096)
+    prompt_tokens: int = 16
+    tokens: int = 0
+    repeat: int = 3
+
+
+class Contestant(Protocol):
+    """One way to run the model. ``decode`` and ``prefill`` return figures by name, tokens a second among them."""
+
+    name: str
+
+    def load(self) -> dict[str, float]:
+        """``load_s``, and ``cold_ms`` from nothing loaded to the first token."""
+
+    def decode(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]: ...
+
+    def prefill(self, tokens: int) -> dict[str, float]: ...
+
+    def memory(self) -> dict[str, float | None]:
+        """``rss_mb`` now and ``peak_mb`` at most."""
+
+    def close(self) -> None: ...
+
+
+@dataclass
+class Rounds:
+    """What one contestant gave, round after round: (kind, size) -> figures."""
+
+    figures: defaultdict[tuple[str, int], list[Mapping[str, float]]] = field(default_factory=lambda: defaultdict(list))
+    loaded: dict[str, float] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
+    """Answers at once -> tokens written in each."""
+    left_out: set[tuple[str, int]] = field(default_factory=set)
+
+    def rate(self, kind: str, size: int) -> list[float]:
+        return [run["tokens_per_s"] for run in self.figures[kind, size]]
+
+
+def compete(
+    contestants: Sequence[Contestant], plan: Plan, report: Callable[[str, Contestant, Rounds], object]
+) -> dict[str, Rounds]:
+    """By name. ``report`` hears ``loaded`` and ``round`` (after each round) for progress."""
+    found = {contestant.name: Rounds() for contestant in contestants}
+    for contestant in contestants:
+        rounds = found[contestant.name]
+        rounds.loaded = contestant.load()
+        contestant.decode(1, FIRST_PROMPT_TOKENS, WARM_UP_TOKENS)
+        report("loaded", contestant, rounds)
+    for number in range(plan.repeat):
+        order = contestants if number % 2 == 0 else contestants[::-1]
+        for kind, size in _measurements(plan):
+            for contestant in order:
+                _measure(contestant, kind, size, plan, found[contestant.name])
+        for contestant in contestants:
+            report("round", contestant, found[contestant.name])
+    return found
+
+
+def _measurements(plan: Plan) -> Iterator[tuple[str, int]]:
+    yield "first", FIRST_PROMPT_TOKENS
+    yield from (("decode", size) for size in plan.sequences)
+    yield from (("prefill", size) for size in plan.prefills)
+
+
+def _measure(contestant: Contestant, kind: str, size: int, plan: Plan, rounds: Rounds) -> None:
+    if (kind, size) in rounds.left_out:
+        return
+    if kind == "decode":
+        if size not in rounds.tokens:
+            warm_up = contestant.decode(size, plan.prompt_tokens, WARM_UP_TOKENS)
+            a_second = warm_up["tokens_per_s"] / size
+            rounds.tokens[size] = plan.tokens or int(min(MOST_TOKENS, max(FEWEST_TOKENS, RUN_S * a_second)))
+            if not plan.tokens and rounds.tokens[size] > MOST_RUN_S * a_second:
+                rounds.left_out.add((kind, size))
+                return
+        run = contestant.decode(size, plan.prompt_tokens, rounds.tokens[size])
+    else:
+        done = [(length, rates) for (what, length), rates in rounds.figures.items() if what == "prefill" and rates]
+        if kind == "prefill" and done and size > MOST_RUN_S * done[-1][1][0]["tokens_per_s"]:
+            rounds.left_out.add((kind, size))
+            return
+        run = contestant.prefill(size)
+    rounds.figures[kind, size].append(run)
+
+
+# ---------------------------------------------------------------- Roost itself, by strategy
+
+
+class RoostContestant:
+    """``settings`` choose model and strategy. Nothing is cached between prompts: a hit would not be reading."""
+
+    def __init__(self, name: str, settings: Settings, most_sequences: int = 1) -> None:
+        self.name = name
+        most = max(settings.max_sequences, most_sequences)
+        self.manager = ModelManager(replace(settings, state_cache_bytes=0, max_sequences=most, max_queue=most))
+
+    def load(self) -> dict[str, float]:
+        started = time.monotonic()
+        self.manager.load()
+        self.manager.wait_ready()
+        load_s = time.monotonic() - started
+        first = self._answers(1, FIRST_PROMPT_TOKENS, 1)
+        return {"load_s": load_s, "cold_ms": 1000 * load_s + first["first_token_ms"]}
+
+    def decode(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
+        return self._answers(sequences, prompt_tokens, tokens)
+
+    def prefill(self, tokens: int) -> dict[str, float]:
+        run = self._answers(1, tokens, 1)
+        return {"tokens_per_s": run["prefill_tokens_per_s"], "first_token_ms": run["first_token_ms"]}
+
+    def memory(self) -> dict[str, float | None]:
+        pid = self.manager.engine_pid()
+        return {"rss_mb": rss_mb(pid), "peak_mb": peak_mb(pid)}
+
+    def close(self) -> None:
+        self.manager.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Of the model that is loaded, and ``bytes_a_token``: what one written token reads of weights and state."""
+        status, info = self.manager.status(), self.manager.model_info()
+        config = info.config.to_dict() if info.config else {}
+        facts = {"parameters": info.parameters, "file_bytes": info.size_bytes, "dtype": info.dtype}
+        backend, options = resolve_strategy(status.strategy)
+        without = tuple(tensor for tensor in info.tensors if tensor.name != "emb.weight")
+        need = backend.footprint(ModelSizes(info.config, without, info.converted_strategy), options)
+        read = sum(need.weights.values()) + 2 * sum(need.state.values())
+        on_ram = set(need.weights) <= {RAM}
+        return {
+            "name": status.model,
+            "strategy": status.strategy,
+            **config,
+            **facts,
+            "bytes_a_token": read if on_ram else None,
+        }
+
+    def _answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
+        prompt = prompt_ids(self.manager, prompt_tokens)
+        ready = prepare(PromptModel.chosen(self.manager), raw_prompt("", prompt), replace(GREEDY, max_tokens=tokens))
+        answers = [Generation(self.manager, ready, client=str(number)) for number in range(sequences)]
+        started = time.monotonic()
+        for answer in answers:
+            answer.start()
+        stats = [_stats_of(answer) for answer in answers]
+        wall_s = time.monotonic() - started
+        first = [stat["queued_s"] + stat["prefill_s"] for stat in stats]
+        ended = max(begin + stat["decode_s"] for begin, stat in zip(first, stats, strict=True))
+        writing_s = ended - min(first)  # answers that had to wait for a place are in it
+        written = sum(stat["decoded_tokens"] - 1 for stat in stats)
+        return {
+            "tokens_per_s": written / writing_s if writing_s > 0 else 0.0,
+            "first_token_ms": 1000 * statistics.median(first),
+            "prefill_tokens_per_s": sum(stat["prefilled_tokens"] for stat in stats) / max(first),
+            "wall_s": wall_s,
+        }
+
+
+def prompt_ids(manager: ModelManager, count: int) -> tuple[int, ...]:
+    """So many tokens of English and Chinese."""
+    ids = manager.tokenizer().encode(TEXT)
+    return tuple((ids * (count // len(ids) + 1))[:count])
+
+
+def _stats_of(answer: Generation) -> Mapping[str, Any]:
+    found = answer.finish().stats
+    if not found:
+        raise RequestError(reason="the engine gave no figures")
+    return found
+
+
+# ---------------------------------------------------------------- the document
+
+
+def document_of(rounds: Rounds, plan: Plan, memory: Mapping[str, float | None]) -> dict[str, Any]:
+    """One contestant's figures: medians, and ``spread`` from the lowest to the highest run."""
+    return {
+        "load_s": round(rounds.loaded["load_s"], 3),
+        "memory": memory,
+        "first_token": {
+            "prompt_tokens": FIRST_PROMPT_TOKENS,
+            "cold_ms": round(rounds.loaded["cold_ms"], 1),
+            **_summary(rounds.figures["first", FIRST_PROMPT_TOKENS], {"first_token_ms": "warm_ms"}),
+        },
+        "runs": [
+            {
+                "sequences": size,
+                "tokens": rounds.tokens[size],
+                **_summary(rounds.figures["decode", size], {"tokens_per_s": "decode_tokens_per_s"}, RUN_FIGURES),
+            }
+            for size in plan.sequences
+            if rounds.figures["decode", size]
+        ],
+        "prefill": [
+            {"tokens": size, **_summary(rounds.figures["prefill", size], {"tokens_per_s": "tokens_per_s"})}
+            for size in plan.prefills
+            if rounds.figures["prefill", size]
+        ],
+        "left_out": sorted([kind, size] for kind, size in rounds.left_out),
+    }
+
+
+RUN_FIGURES = ("first_token_ms", "prefill_tokens_per_s", "wall_s")
+
+
+def _summary(runs: Sequence[Mapping[str, float]], names: Mapping[str, str], more: Iterable[str] = ()) -> dict[str, Any]:
+    spread: dict[str, list[float]] = {}
+    found: dict[str, Any] = {}
+    for name, shown in [*names.items(), *((name, name) for name in more if all(name in run for run in runs))]:
+        values = sorted(run[name] for run in runs)
+        found[shown] = round(statistics.median(values), 2)
+        spread[shown] = [round(values[0], 2), round(values[-1], 2)]
+    return {**found, "spread": spread}
+
+
+def ratios(ours: Rounds, theirs: Rounds, plan: Plan) -> list[dict[str, Any]]:
+    """Ours over theirs in the same round, for each measurement both have."""
+    found = []
+    for kind, size in _measurements(plan):
+        pairs = zip(ours.rate(kind, size), theirs.rate(kind, size), strict=False)
+        values = sorted(a / b for a, b in pairs if b > 0)
+        if kind != "first" and values:
+            spread = [round(values[0], 3), round(values[-1], 3)]
+            found.append({"what": kind, "size": size, "ratio": round(statistics.median(values), 3), "spread": spread})
+    return found
+
+
+def read_bandwidth(threads: int) -> float | None:
+    """Bytes a second that ``threads`` threads read from memory, the best of three; None without the native library."""
+    from webapp.backends.native import library
+    from webapp.backends.native.model import measured_bandwidth
+
+    if not library.is_built():
+        return None
+    try:
+        return max(measured_bandwidth(threads) for _ in range(3))
+    except (RoostError, library.NativeUnavailable, MemoryError):
+        return None
+
+
+def machine() -> dict[str, Any]:
+    load = psutil.getloadavg()
+    return {
+        "system": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(logical=True),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "python": platform.python_version(),
+        "load": [round(value, 2) for value in load],
+    }
+
+
+def rss_mb(pid: int | None) -> float | None:
+    return round(psutil.Process(pid).memory_info().rss / 1e6, 1) if pid else None
+
+
+def peak_mb(pid: int | None) -> float | None:
+    """The most main memory the process had at once; None where the system does not keep it."""
+    if not pid:
+        return None
+    try:
+        with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith("VmHWM:"):
+                    return round(int(line.split()[1]) * 1024 / 1e6, 1)
+    except OSError:
+        pass
+    peak = getattr(psutil.Process(pid).memory_info(), "peak_wset", None)  # Windows
+    return round(peak / 1e6, 1) if peak else None
+
+
+def default_threads() -> int:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed))
