@@ -5,12 +5,12 @@ import sys
 import pytest
 
 from webapp.errors import DataFolderInUse, StorageError
-from webapp.storage.claim import Claim
+from webapp.storage.database_file import Claim
 
 HOLDER = """
 import sys
 from pathlib import Path
-from webapp.storage.claim import Claim
+from webapp.storage.database_file import Claim
 claim = Claim(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from webapp.chat.attached_files import AttachedFile, ReadMode
 from webapp.errors import AttachmentNotFound, AttachmentSent, AttachmentsFull, ChatNotFound
 from webapp.storage.database import Database
-from webapp.storage.records import storable
+from webapp.storage.rows import insert, storable
 
 COLUMNS = "id, chat_id, name, mode, size_bytes, characters, tokens, tokenizer, is_pending, created_at"
 
@@ -80,10 +80,7 @@ class AttachmentStore:
         }
         with self.database.transaction() as connection:
             _check_room(connection, new, room)
-            connection.execute(
-                f"INSERT INTO attachments ({', '.join(values)}) VALUES ({', '.join('?' * len(values))})",
-                tuple(values.values()),
-            )
+            insert(connection, "attachments", values)
             return _from_row(_row(connection, new.chat_id, str(values["id"])))
 
     def get(self, chat_id: str, attachment_id: str) -> Attachment:

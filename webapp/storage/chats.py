@@ -1,4 +1,4 @@
-"""Conversations and their messages in the database: the one door for pages, API and command line."""
+"""Conversations and their messages in the database, for pages, API and command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from webapp.chat.attached_files import attached_files
 from webapp.chat.messages import Message, ThinkMode
 from webapp.errors import ChatNotFound, MessageNotFound
-from webapp.storage import attachments, export, journal, message_tree, search
+from webapp.storage import attachments, export, message_tree, search
 from webapp.storage.database import Database
 from webapp.storage.records import (
     Chat,
@@ -23,10 +23,9 @@ from webapp.storage.records import (
     chat_from_row,
     chat_tools_to_json,
     message_columns,
-    storable,
     stored_message_from_row,
-    to_json,
 )
+from webapp.storage.rows import insert, row_of, storable, to_json, update
 
 Summaries = list[ChatSummary]
 Messages = list[StoredMessage]
@@ -57,7 +56,7 @@ class ChatStore:
     ) -> Chat:
         now = time.time()
         chat = Chat(
-            id=_new_id(),
+            id=uuid.uuid4().hex,
             title=storable(title),
             system_prompt=storable(system_prompt),
             template=template,
@@ -69,17 +68,13 @@ class ChatStore:
             state=state,
             tools=tools or ChatTools(),
         )
-        columns = chat_columns(chat)
         with self.database.transaction() as connection:
-            connection.execute(
-                f"INSERT INTO chats ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",
-                tuple(columns.values()),
-            )
+            insert(connection, "chats", chat_columns(chat))
         return chat
 
     def get(self, chat_id: str) -> Chat:
         with self.database.connect() as connection:
-            return chat_from_row(_chat_row(connection, chat_id))
+            return chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound))
 
     def list(self, query: str = "", limit: int = 50, offset: int = 0) -> Summaries:
         """Last used first. With a query: the chats whose title or whose messages contain it."""
@@ -135,7 +130,7 @@ class ChatStore:
 
     def restore(self, chat_id: str) -> None:
         with self.database.transaction() as connection:
-            if not connection.execute("UPDATE chats SET deleted_at = NULL WHERE id = ?", (chat_id,)).rowcount:
+            if not update(connection, "chats", chat_id, deleted_at=None):
                 raise ChatNotFound()
 
     def purge_deleted(self, older_than: float) -> int:
@@ -155,7 +150,7 @@ class ChatStore:
     def branch(self, chat_id: str) -> Messages:
         """The shown branch, root first. A streaming message comes with what it has so far."""
         with self.database.connect() as connection:
-            head_id = _chat_row(connection, chat_id)["head_id"]
+            head_id = row_of(connection, "chats", chat_id, ChatNotFound)["head_id"]
             return message_tree.path_to(connection, head_id) if head_id is not None else []
 
     def path_to(self, message_id: str) -> Messages:
@@ -166,16 +161,16 @@ class ChatStore:
     def message(self, message_id: str) -> StoredMessage:
         with self.database.connect() as connection:
             stored = stored_message_from_row(message_tree.living_row(connection, message_id))
-            return message_tree.with_versions(connection, [journal.with_journal(connection, stored)])[0]
+            return message_tree.with_versions(connection, [message_tree.with_journal(connection, stored)])[0]
 
     def add_message(
         self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete", model: str = ""
     ) -> StoredMessage:
         """Puts it below ``parent_id`` (None: a new root) and shows the branch that ends with it. The files it names are
         pending no more."""
-        now, message_id = time.time(), _new_id()
+        now, message_id = time.time(), uuid.uuid4().hex
         with self.database.transaction() as connection:
-            _chat_row(connection, chat_id)
+            row_of(connection, "chats", chat_id, ChatNotFound)
             if parent_id is not None and message_tree.living_row(connection, parent_id)["chat_id"] != chat_id:
                 raise MessageNotFound()
             columns = message_columns(message) | {
@@ -186,25 +181,26 @@ class ChatStore:
                 "model": model,
                 "created_at": now,
             }
-            seq = _insert_message(connection, columns)
+            seq = insert(connection, "messages", columns)
             attachments.mark_sent(connection, chat_id, attached_files(message))
             if status != "streaming":
                 self._index(connection, seq, columns["content"])
-            connection.execute("UPDATE chats SET head_id = ?, updated_at = ? WHERE id = ?", (message_id, now, chat_id))
+            update(connection, "chats", chat_id, head_id=message_id, updated_at=now)
             stored = stored_message_from_row(message_tree.living_row(connection, message_id))
             return message_tree.with_versions(connection, [stored])[0]
 
     def append_tokens(self, message_id: str, text: str, reasoning: str, token_ids: Iterable[int]) -> None:
         """One step of a streaming message; cheap, and safe from then on."""
         with self.database.transaction() as connection:
-            journal.append(connection, message_id, text, reasoning, token_ids)
+            message_tree.append_journal(connection, message_id, text, reasoning, token_ids)
 
     def reopen_message(self, message_id: str, message: Message) -> None:
         """Marks it as being written again; steps are appended to ``message``."""
         with self.database.transaction() as connection:
             message_tree.living_row(connection, message_id)
-            journal.clear(connection, message_id)
-            _update_message(connection, message_id, message_columns(message) | {"status": "streaming", "error": None})
+            message_tree.clear_journal(connection, message_id)
+            columns = message_columns(message) | {"status": "streaming", "error": None}
+            update(connection, "messages", message_id, **columns)
 
     def finish_message(
         self,
@@ -232,7 +228,7 @@ class ChatStore:
         columns = message_columns(message)
         with self.database.transaction() as connection:
             row = message_tree.living_row(connection, message_id)
-            _update_message(connection, message_id, columns)
+            update(connection, "messages", message_id, **columns)
             self._index(connection, row["seq"], columns["content"])
 
     def recover(self) -> int:
@@ -241,7 +237,7 @@ class ChatStore:
         For the start of the process that writes answers, before it writes any.
         """
         with self.database.transaction() as connection:
-            abandoned = journal.abandoned(connection)
+            abandoned = message_tree.abandoned(connection)
             for stored in abandoned:
                 columns = message_columns(stored.message) | {"status": "interrupted", "finish_reason": "abort"}
                 self._finish(connection, stored.id, columns)
@@ -273,54 +269,29 @@ class ChatStore:
 
     def export_json(self, chat_id: str) -> dict[str, Any]:
         with self.database.connect() as connection:
-            chat = chat_from_row(_chat_row(connection, chat_id))
+            chat = chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound))
             rows = connection.execute(
                 "SELECT * FROM messages WHERE chat_id = ? AND deleted_at IS NULL ORDER BY seq", (chat_id,)
             ).fetchall()
-            messages = [journal.with_journal(connection, stored_message_from_row(row)) for row in rows]
+            messages = [message_tree.with_journal(connection, stored_message_from_row(row)) for row in rows]
             files = attachments.documents(connection, chat_id)
         return export.document(chat, messages, files)
 
     def _change(self, chat_id: str, **columns: Any) -> None:
         with self.database.transaction() as connection:
-            _chat_row(connection, chat_id)
-            for name, value in columns.items():
-                connection.execute(f"UPDATE chats SET {name} = ? WHERE id = ?", (value, chat_id))
+            row_of(connection, "chats", chat_id, ChatNotFound)
+            if columns:
+                update(connection, "chats", chat_id, **columns)
 
     def _finish(self, connection: sqlite3.Connection, message_id: str, columns: dict[str, Any]) -> None:
         row = connection.execute("SELECT seq, chat_id FROM messages WHERE id = ?", (message_id,)).fetchone()
         if row is None:
             raise MessageNotFound()
-        _update_message(connection, message_id, columns)
-        journal.clear(connection, message_id)
+        update(connection, "messages", message_id, **columns)
+        message_tree.clear_journal(connection, message_id)
         self._index(connection, row["seq"], columns["content"])
-        connection.execute("UPDATE chats SET updated_at = ? WHERE id = ?", (time.time(), row["chat_id"]))
+        update(connection, "chats", row["chat_id"], updated_at=time.time())
 
     def _index(self, connection: sqlite3.Connection, seq: int, content: str) -> None:
         if self.database.has_search_index:
             search.index_message(connection, seq, content)
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex
-
-
-def _chat_row(connection: sqlite3.Connection, chat_id: str) -> sqlite3.Row:
-    row: sqlite3.Row | None = connection.execute(
-        "SELECT * FROM chats WHERE id = ? AND deleted_at IS NULL", (chat_id,)
-    ).fetchone()
-    if row is None:
-        raise ChatNotFound()
-    return row
-
-
-def _insert_message(connection: sqlite3.Connection, columns: dict[str, Any]) -> int:
-    names, marks = ", ".join(columns), ", ".join("?" * len(columns))
-    cursor = connection.execute(f"INSERT INTO messages ({names}) VALUES ({marks})", tuple(columns.values()))
-    assert cursor.lastrowid is not None
-    return cursor.lastrowid
-
-
-def _update_message(connection: sqlite3.Connection, message_id: str, columns: dict[str, Any]) -> None:
-    assignments = ", ".join(f"{name} = ?" for name in columns)
-    connection.execute(f"UPDATE messages SET {assignments} WHERE id = ?", (*columns.values(), message_id))

@@ -36,9 +36,8 @@ from webapp.errors import (
     sentences,
 )
 from webapp.storage import backups, search
-from webapp.storage.claim import Claim
+from webapp.storage.database_file import Claim, OpenedFiles
 from webapp.storage.migrations import APPLICATION_ID, MIGRATIONS
-from webapp.storage.opened_files import OpenedFiles
 
 BUSY_TIMEOUT_S = 10.0
 IDLE_CONNECTIONS = 8

@@ -2,17 +2,21 @@
 
 Functions over an open connection. Siblings of one role are versions of each other, in the order they were made.
 Deleting marks a message and all below it with one time stamp, which is how restoring finds exactly those again.
+
+The journal holds what an answer being written has so far, one row a step: writing a long answer stays linear, and a
+killed process loses at most the step it was writing. Finishing a message replaces its rows by the whole text.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import replace
 
 from webapp.errors import MessageNotFound
-from webapp.storage import journal
-from webapp.storage.records import StoredMessage, stored_message_from_row
+from webapp.storage.records import StoredMessage, pack_token_ids, stored_message_from_row, unpack_token_ids
+from webapp.storage.rows import row_of, storable, update
 
 _PATH = """WITH RECURSIVE path (id, height) AS (
         SELECT ?, 0
@@ -33,7 +37,7 @@ def path_to(connection: sqlite3.Connection, message_id: str) -> list[StoredMessa
     ).fetchall()
     if not rows or rows[-1]["deleted_at"] is not None:
         raise MessageNotFound()
-    messages = [journal.with_journal(connection, stored_message_from_row(row)) for row in rows]
+    messages = [with_journal(connection, stored_message_from_row(row)) for row in rows]
     return with_versions(connection, messages)
 
 
@@ -63,16 +67,11 @@ def newest_leaf(connection: sqlite3.Connection, message_id: str) -> str:
 
 
 def living_row(connection: sqlite3.Connection, message_id: str) -> sqlite3.Row:
-    row: sqlite3.Row | None = connection.execute(
-        "SELECT * FROM messages WHERE id = ? AND deleted_at IS NULL", (message_id,)
-    ).fetchone()
-    if row is None:
-        raise MessageNotFound()
-    return row
+    return row_of(connection, "messages", message_id, MessageNotFound)
 
 
 def show(connection: sqlite3.Connection, chat_id: str, head_id: str | None) -> None:
-    connection.execute("UPDATE chats SET head_id = ? WHERE id = ?", (head_id, chat_id))
+    update(connection, "chats", chat_id, head_id=head_id)
 
 
 def delete_subtree(connection: sqlite3.Connection, message_id: str, now: float) -> None:
@@ -118,3 +117,36 @@ def _with_version(stored: StoredMessage, versions: list[str]) -> StoredMessage:
         previous_version_id=versions[place - 1] if place else None,
         next_version_id=versions[place + 1] if place + 1 < len(versions) else None,
     )
+
+
+def append_journal(
+    connection: sqlite3.Connection, message_id: str, content: str, reasoning: str, token_ids: Iterable[int]
+) -> None:
+    connection.execute(
+        "INSERT INTO journal (message_id, content, reasoning, token_ids) VALUES (?, ?, ?, ?)",
+        (message_id, storable(content), storable(reasoning), pack_token_ids(token_ids)),
+    )
+
+
+def clear_journal(connection: sqlite3.Connection, message_id: str) -> None:
+    connection.execute("DELETE FROM journal WHERE message_id = ?", (message_id,))
+
+
+def with_journal(connection: sqlite3.Connection, stored: StoredMessage) -> StoredMessage:
+    """The message with what was written since; itself unless it is streaming."""
+    if stored.status != "streaming":
+        return stored
+    rows = connection.execute("SELECT * FROM journal WHERE message_id = ? ORDER BY seq", (stored.id,)).fetchall()
+    message = replace(
+        stored.message,
+        content=stored.message.content + "".join(row["content"] for row in rows),
+        reasoning=stored.message.reasoning + "".join(row["reasoning"] for row in rows),
+        token_ids=stored.message.token_ids + unpack_token_ids(b"".join(row["token_ids"] for row in rows)),
+    )
+    return replace(stored, message=message)
+
+
+def abandoned(connection: sqlite3.Connection) -> list[StoredMessage]:
+    """Messages still marked as being written, with all that was written."""
+    rows = connection.execute("SELECT * FROM messages WHERE status = 'streaming'").fetchall()
+    return [with_journal(connection, stored_message_from_row(row)) for row in rows]

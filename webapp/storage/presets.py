@@ -17,7 +17,7 @@ from typing import Any
 
 from webapp.errors import PresetChanged, PresetNameTaken, PresetNotFound, TooManyPresets
 from webapp.storage.database import Database
-from webapp.storage.records import storable, to_json
+from webapp.storage.rows import later_than, storable, to_json
 
 MOST_PRESETS = 500
 ACTIVE = "active_preset"
@@ -117,7 +117,7 @@ class PresetStore:
                 raise PresetChanged(name=before.name)
             if "name" in values:
                 values["name"] = _clean(values["name"])
-            after = replace(before, **values, updated_at=max(time.time(), before.updated_at + 1e-3))
+            after = replace(before, **values, updated_at=later_than(before.updated_at))
             self._refuse_taken(connection, after)
             _write(connection, after)
             return after

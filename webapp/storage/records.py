@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sqlite3
 import sys
 from array import array
@@ -12,8 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
-
-_SURROGATES = re.compile("[\ud800-\udfff]")
+from webapp.storage.rows import storable, to_json
 
 
 @dataclass(frozen=True)
@@ -120,15 +118,6 @@ def unpack_token_ids(data: bytes) -> tuple[int, ...]:
     return tuple(packed)
 
 
-def storable(text: str) -> str:
-    """``text`` with lone surrogates as U+FFFD: a browser can send them, UTF-8 and so SQLite cannot hold them."""
-    return _SURROGATES.sub("\ufffd", text)
-
-
-def to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-
-
 def message_columns(message: Message) -> dict[str, Any]:
     """The columns of the messages table that hold the message itself."""
     return {
@@ -160,50 +149,34 @@ def message_from_row(row: sqlite3.Row) -> Message:
 
 def stored_message_from_row(row: sqlite3.Row) -> StoredMessage:
     """Without its versions: :mod:`webapp.storage.message_tree` adds them."""
+    same = ("id", "chat_id", "parent_id", "status", "finish_reason", "model", "created_at")
     return StoredMessage(
-        id=row["id"],
-        chat_id=row["chat_id"],
-        parent_id=row["parent_id"],
         message=message_from_row(row),
-        status=row["status"],
-        finish_reason=row["finish_reason"],
         stats=json.loads(row["stats"]),
         error=json.loads(row["error"]) if row["error"] else None,
-        model=row["model"],
-        created_at=row["created_at"],
+        **{name: row[name] for name in same},
     )
+
+
+CHAT_COLUMNS = ("id", "title", "system_prompt", "template", "created_at", "updated_at", "preset_id", "state")
+"""Those that hold a field of :class:`Chat` as it is."""
 
 
 def chat_from_row(row: sqlite3.Row) -> Chat:
     return Chat(
-        id=row["id"],
-        title=row["title"],
-        system_prompt=row["system_prompt"],
-        template=row["template"],
         think_mode=ThinkMode(row["think_mode"]) if row["think_mode"] else None,
         sampling=json.loads(row["sampling"]),
-        created_at=row["created_at"],
-        updated_at=row["updated_at"],
         head_id=row["head_id"],
-        preset_id=row["preset_id"],
-        state=row["state"],
         tools=chat_tools_from_json(row["tools"]),
+        **{name: row[name] for name in CHAT_COLUMNS},
     )
 
 
 def chat_columns(chat: Chat) -> dict[str, Any]:
     """The columns of the chats table that a new chat fills; the others have defaults."""
-    return {
-        "id": chat.id,
-        "title": chat.title,
-        "system_prompt": chat.system_prompt,
-        "template": chat.template,
+    return {name: getattr(chat, name) for name in CHAT_COLUMNS} | {
         "think_mode": chat.think_mode.value if chat.think_mode is not None else "",
         "sampling": to_json(chat.sampling),
-        "created_at": chat.created_at,
-        "updated_at": chat.updated_at,
-        "preset_id": chat.preset_id,
-        "state": chat.state,
         "tools": chat_tools_to_json(chat.tools),
     }
 

@@ -12,10 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from webapp.errors import StorageError
 from webapp.storage.database import Database
+from webapp.storage.rows import insert
 
 UNUSED_S = 90 * 86_400.0
 """A session nobody has used for so long is forgotten."""
@@ -56,10 +57,7 @@ class Sessions:
         now = time.time()
         made = Session(digest(session_id), role, agent[:AGENT_CHARS], digest(token) if token else "", now, now)
         with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO sessions (key, role, agent, token_hash, created_at, used_at) VALUES (?, ?, ?, ?, ?, ?)",
-                (made.key, made.role, made.agent, made.token_hash, made.created_at, made.used_at),
-            )
+            insert(connection, "sessions", asdict(made))
         with self._lock:
             self._known[made.key] = made
             others = [row for row in self._known.values() if row.key != made.key and row.role == role]

@@ -12,7 +12,7 @@ from typing import Any
 
 from webapp.errors import BenchNotFound, BenchRefused
 from webapp.storage.database import Database
-from webapp.storage.records import to_json
+from webapp.storage.rows import count_of, insert, row_of, to_json, update
 from webapp.tools.bench import MAX_CASES, BenchCase, case_from_dict, case_to_dict
 
 KEPT_RUNS = 20
@@ -59,7 +59,7 @@ class BenchStore:
 
     def case(self, case_id: str) -> StoredCase:
         with self._database.connect() as connection:
-            return _case(_living(connection, case_id))
+            return _case(row_of(connection, "bench_cases", case_id, BenchNotFound))
 
     def add_cases(self, cases: Sequence[BenchCase], replaces_generated: bool = False) -> list[StoredCase]:
         """All or none; ``replaces_generated`` takes away those the bench made up before. BenchRefused when they would
@@ -67,8 +67,7 @@ class BenchStore:
         with self._database.transaction() as connection:
             if replaces_generated:
                 connection.execute("DELETE FROM bench_cases WHERE is_generated = 1")
-            count = connection.execute("SELECT count(*) FROM bench_cases WHERE deleted_at IS NULL").fetchone()[0]
-            if count + len(cases) > MAX_CASES:
+            if count_of(connection, "bench_cases") + len(cases) > MAX_CASES:
                 words = {"reason": f"there is room for {MAX_CASES} cases", "reason_key": "tool_bench.problem.many"}
                 raise BenchRefused(**words, limit=MAX_CASES)
             connection.execute("DELETE FROM bench_cases WHERE deleted_at IS NOT NULL")
@@ -77,20 +76,18 @@ class BenchStore:
     def change_case(self, case_id: str, case: BenchCase) -> None:
         """A case a person has changed is theirs."""
         with self._database.transaction() as connection:
-            _living(connection, case_id)
-            values = (to_json(case_to_dict(case)), case.is_generated, case_id)
-            connection.execute("UPDATE bench_cases SET body = ?, is_generated = ? WHERE id = ?", values)
+            row_of(connection, "bench_cases", case_id, BenchNotFound)
+            update(connection, "bench_cases", case_id, **_columns(case))
 
     def delete_case(self, case_id: str) -> None:
         """Hides it until :meth:`restore_case`, or until cases are added."""
         with self._database.transaction() as connection:
-            _living(connection, case_id)
-            connection.execute("UPDATE bench_cases SET deleted_at = ? WHERE id = ?", (time.time(), case_id))
+            row_of(connection, "bench_cases", case_id, BenchNotFound)
+            update(connection, "bench_cases", case_id, deleted_at=time.time())
 
     def restore_case(self, case_id: str) -> None:
         with self._database.transaction() as connection:
-            done = connection.execute("UPDATE bench_cases SET deleted_at = NULL WHERE id = ?", (case_id,))
-            if not done.rowcount:
+            if not update(connection, "bench_cases", case_id, deleted_at=None):
                 raise BenchNotFound()
 
     def delete_cases(self) -> float:
@@ -110,10 +107,8 @@ class BenchStore:
         """The oldest beyond :data:`KEPT_RUNS` go."""
         run = StoredRun(uuid.uuid4().hex, RUNNING, time.time(), None, setup)
         with self._database.transaction() as connection:
-            connection.execute(
-                "INSERT INTO bench_runs (id, started_at, setup) VALUES (?, ?, ?)",
-                (run.id, run.started_at, to_json(dict(setup))),
-            )
+            row = {"id": run.id, "started_at": run.started_at, "setup": to_json(dict(setup))}
+            insert(connection, "bench_runs", row)
             connection.execute(
                 "DELETE FROM bench_runs WHERE id NOT IN (SELECT id FROM bench_runs ORDER BY started_at DESC LIMIT ?)",
                 (KEPT_RUNS,),
@@ -122,7 +117,7 @@ class BenchStore:
 
     def change_setup(self, run_id: str, setup: Mapping[str, Any]) -> None:
         with self._database.transaction() as connection:
-            connection.execute("UPDATE bench_runs SET setup = ? WHERE id = ?", (to_json(dict(setup)), run_id))
+            update(connection, "bench_runs", run_id, setup=to_json(dict(setup)))
 
     def add_answer(self, run_id: str, answer: Mapping[str, Any]) -> None:
         """Nothing happens when the run was deleted meanwhile."""
@@ -134,8 +129,8 @@ class BenchStore:
 
     def end_run(self, run_id: str, status: str, error: Mapping[str, Any] | None = None) -> None:
         with self._database.transaction() as connection:
-            values = (status, time.time(), to_json(dict(error)) if error else None, run_id)
-            connection.execute("UPDATE bench_runs SET status = ?, finished_at = ?, error = ? WHERE id = ?", values)
+            told = to_json(dict(error)) if error else None
+            update(connection, "bench_runs", run_id, status=status, finished_at=time.time(), error=told)
 
     def end_abandoned(self, error: Mapping[str, Any]) -> None:
         """Runs that a process before this one left running."""
@@ -171,20 +166,12 @@ RUNS = "SELECT *, (SELECT count(*) FROM bench_answers WHERE run_id = bench_runs.
 
 def _insert(connection: sqlite3.Connection, case: BenchCase) -> StoredCase:
     made = StoredCase(uuid.uuid4().hex, case)
-    connection.execute(
-        "INSERT INTO bench_cases (id, body, is_generated) VALUES (?, ?, ?)",
-        (made.id, to_json(case_to_dict(case)), case.is_generated),
-    )
+    insert(connection, "bench_cases", {"id": made.id, **_columns(case)})
     return made
 
 
-def _living(connection: sqlite3.Connection, case_id: str) -> sqlite3.Row:
-    found: sqlite3.Row | None = connection.execute(
-        "SELECT * FROM bench_cases WHERE id = ? AND deleted_at IS NULL", (case_id,)
-    ).fetchone()
-    if found is None:
-        raise BenchNotFound()
-    return found
+def _columns(case: BenchCase) -> dict[str, Any]:
+    return {"body": to_json(case_to_dict(case)), "is_generated": case.is_generated}
 
 
 def _case(row: sqlite3.Row) -> StoredCase:
@@ -192,12 +179,5 @@ def _case(row: sqlite3.Row) -> StoredCase:
 
 
 def _run(row: sqlite3.Row) -> StoredRun:
-    return StoredRun(
-        id=row["id"],
-        status=row["status"],
-        started_at=row["started_at"],
-        finished_at=row["finished_at"],
-        setup=json.loads(row["setup"]),
-        error=json.loads(row["error"]) if row["error"] else None,
-        answers=row["answers"],
-    )
+    error = json.loads(row["error"]) if row["error"] else None
+    return StoredRun(**{**dict(row), "setup": json.loads(row["setup"]), "error": error})

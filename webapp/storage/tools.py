@@ -12,7 +12,7 @@ from typing import Any
 
 from webapp.errors import Phrase, ToolInvalid, ToolNotFound
 from webapp.storage.database import Database
-from webapp.storage.records import to_json
+from webapp.storage.rows import count_of, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, ToolDefinition, checked
 
 MOST_TOOLS = 200
@@ -40,11 +40,11 @@ class ToolStore:
         """By name."""
         with self.database.connect() as connection:
             rows = connection.execute("SELECT * FROM tools WHERE deleted_at IS NULL ORDER BY name, id").fetchall()
-        return [_from_row(row) for row in rows]
+        return [_tool(row) for row in rows]
 
     def get(self, tool_id: str) -> StoredTool:
         with self.database.connect() as connection:
-            return _from_row(_row(connection, tool_id))
+            return _tool(row_of(connection, "tools", tool_id, ToolNotFound))
 
     def by_ids(self, tool_ids: Sequence[str]) -> StoredTools:
         """In the given order, without those that are gone."""
@@ -55,111 +55,82 @@ class ToolStore:
         """Tools an MCP server brought: those that are offered, or those that were."""
         query = f"SELECT * FROM tools WHERE deleted_at IS {'NOT NULL' if deleted else 'NULL'} ORDER BY name, id"
         with self.database.connect() as connection:
-            tools = [_from_row(row) for row in connection.execute(query)]
+            tools = [_tool(row) for row in connection.execute(query)]
         return [tool for tool in tools if tool.definition.mcp.server_id == server_id]
 
     def create(self, definition: ToolDefinition) -> StoredTool:
         """ToolInvalid for a definition that cannot be, a name that is taken, or one tool too many."""
         with self.database.transaction() as connection:
-            return _insert(connection, checked(definition))
+            return _insert_tool(connection, checked(definition))
 
     def create_all(self, definitions: Sequence[ToolDefinition]) -> StoredTools:
         """All or none."""
         with self.database.transaction() as connection:
-            return [_insert(connection, checked(definition)) for definition in definitions]
+            return [_insert_tool(connection, checked(definition)) for definition in definitions]
 
     def update(self, tool_id: str, definition: ToolDefinition, expected_updated_at: float | None = None) -> StoredTool:
         """ToolInvalid also when it was saved since ``expected_updated_at``."""
         with self.database.transaction() as connection:
-            before = _from_row(_row(connection, tool_id))
+            before = _tool(row_of(connection, "tools", tool_id, ToolNotFound))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
                 raise ToolInvalid(field="definition", reason="it was changed elsewhere in the meantime")
-            _refuse_taken(connection, checked(definition).name, tool_id)
-            after = StoredTool(tool_id, definition, max(time.time(), before.updated_at + 1e-3))
-            connection.execute(
-                "UPDATE tools SET name = ?, body = ?, updated_at = ? WHERE id = ?",
-                (definition.name, _body(definition), after.updated_at, tool_id),
-            )
-            return after
+            return self._write(connection, tool_id, checked(definition), later_than(before.updated_at))
 
     def delete(self, tool_id: str) -> None:
         """Hides it until :meth:`restore`."""
         with self.database.transaction() as connection:
-            _row(connection, tool_id)
-            connection.execute("UPDATE tools SET deleted_at = ? WHERE id = ?", (time.time(), tool_id))
+            row_of(connection, "tools", tool_id, ToolNotFound)
+            update(connection, "tools", tool_id, deleted_at=time.time())
 
     def put_back(self, tool_id: str, definition: ToolDefinition) -> StoredTool:
         """Brings a deleted tool back as something else; ToolInvalid when the name is taken."""
         with self.database.transaction() as connection:
-            _refuse_taken(connection, checked(definition).name, tool_id)
-            made = StoredTool(tool_id, definition, time.time())
-            connection.execute(
-                "UPDATE tools SET name = ?, body = ?, updated_at = ?, deleted_at = NULL WHERE id = ?",
-                (definition.name, _body(definition), made.updated_at, tool_id),
-            )
-            return made
+            return self._write(connection, tool_id, checked(definition), time.time())
 
     def restore(self, tool_id: str) -> StoredTool:
         """ToolInvalid when another has its name now."""
         with self.database.transaction() as connection:
-            row = connection.execute("SELECT * FROM tools WHERE id = ?", (tool_id,)).fetchone()
-            if row is None:
-                raise ToolNotFound()
-            _refuse_taken(connection, row["name"], tool_id)
-            connection.execute("UPDATE tools SET deleted_at = NULL WHERE id = ?", (tool_id,))
-            return _from_row(row)
+            tool = _tool(row_of(connection, "tools", tool_id, ToolNotFound, with_deleted=True))
+            return self._write(connection, tool_id, tool.definition, tool.updated_at)
+
+    def _write(
+        self, connection: sqlite3.Connection, tool_id: str, definition: ToolDefinition, updated_at: float
+    ) -> StoredTool:
+        """A deleted row comes back with it."""
+        _refuse_taken_tool(connection, definition.name, tool_id)
+        body = to_json(asdict(definition))
+        update(connection, "tools", tool_id, name=definition.name, body=body, updated_at=updated_at, deleted_at=None)
+        return StoredTool(tool_id, definition, updated_at)
 
 
-def _insert(connection: sqlite3.Connection, definition: ToolDefinition) -> StoredTool:
-    count = connection.execute("SELECT count(*) FROM tools WHERE deleted_at IS NULL").fetchone()[0]
-    if count >= MOST_TOOLS:
+def _insert_tool(connection: sqlite3.Connection, definition: ToolDefinition) -> StoredTool:
+    if count_of(connection, "tools") >= MOST_TOOLS:
         raise ToolInvalid(field="tools", reason=Phrase("there are {limit} already", limit=MOST_TOOLS))
-    _refuse_taken(connection, definition.name, "")
+    _refuse_taken_tool(connection, definition.name, "")
     made = StoredTool(uuid.uuid4().hex, definition, time.time())
-    connection.execute(
-        "INSERT INTO tools (id, name, body, updated_at) VALUES (?, ?, ?, ?)",
-        (made.id, definition.name, _body(definition), made.updated_at),
-    )
+    body = to_json(asdict(definition))
+    insert(connection, "tools", {"id": made.id, "name": definition.name, "body": body, "updated_at": made.updated_at})
     return made
 
 
-def _refuse_taken(connection: sqlite3.Connection, name: str, tool_id: str) -> None:
-    query = "SELECT 1 FROM tools WHERE name = ? AND id <> ? AND deleted_at IS NULL"
-    if connection.execute(query, (name, tool_id)).fetchone():
+def _refuse_taken_tool(connection: sqlite3.Connection, name: str, tool_id: str) -> None:
+    if is_name_taken(connection, "tools", name, tool_id):
         raise ToolInvalid(field="name", reason=Phrase("there is a tool {name} already", name=name))
 
 
-def _row(connection: sqlite3.Connection, tool_id: str) -> sqlite3.Row:
-    found: sqlite3.Row | None = connection.execute(
-        "SELECT * FROM tools WHERE id = ? AND deleted_at IS NULL", (tool_id,)
-    ).fetchone()
-    if found is None:
-        raise ToolNotFound()
-    return found
-
-
-def _body(definition: ToolDefinition) -> str:
-    return to_json(asdict(definition))
-
-
-def _from_row(row: sqlite3.Row) -> StoredTool:
+def _tool(row: sqlite3.Row) -> StoredTool:
     return StoredTool(row["id"], definition_from_dict(json.loads(row["body"])), row["updated_at"])
 
 
 def definition_from_dict(body: dict[str, Any]) -> ToolDefinition:
     """As :func:`dataclasses.asdict` made it."""
+    mcp = body.get("mcp", {})
     return ToolDefinition(
-        name=body["name"],
-        description=body["description"],
-        parameters=body["parameters"],
-        behaviour=Behaviour(body["behaviour"]),
-        fixed_value=body["fixed_value"],
-        http=HttpCall(**body["http"]),
-        builtin=body["builtin"],
-        approval=Approval(body["approval"]),
-        mcp=_mcp_tool(body.get("mcp", {})),
+        **{
+            **body,
+            "behaviour": Behaviour(body["behaviour"]),
+            "http": HttpCall(**body["http"]),
+            "approval": Approval(body["approval"]),
+            "mcp": McpTool(mcp.get("server_id", ""), mcp.get("name", ""), tuple(mcp.get("hints", ()))),
+        }
     )
-
-
-def _mcp_tool(body: dict[str, Any]) -> McpTool:
-    return McpTool(body.get("server_id", ""), body.get("name", ""), tuple(body.get("hints", ())))

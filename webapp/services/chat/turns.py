@@ -24,8 +24,8 @@ from webapp.services.tools.mcp_servers import McpServers
 from webapp.settings import Settings
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
-from webapp.storage.claim import Claim
 from webapp.storage.database import Database
+from webapp.storage.database_file import Claim
 from webapp.storage.records import Chat, StoredMessage
 from webapp.storage.tools import StoredTool, ToolStore
 from webapp.tools.builtin.attachment_search import NamedText

@@ -1,17 +1,44 @@
-"""Whether the files at the database's paths are still those that were opened.
+"""The database's file: claimed by one process, and watched while it is open.
 
-Inode and device tell a deleted or replaced file. A file that was overwritten in place keeps both; a token in it tells
-that one, which the server wrote at its start and looks for whenever time or size of the file have changed.
+One program at a time writes answers into a database: a second one would take the answers of the first for abandoned.
+:class:`OpenedFiles` notices a file that was deleted, replaced or overwritten under a running server: inode and device
+tell the first two. A file overwritten in place keeps both; a token in it, which the server wrote at its start and looks
+for whenever time or size of the file have changed, tells the third.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import threading
 from pathlib import Path
 
-from webapp.errors import Phrase
+from webapp.errors import DataFolderInUse, Phrase, StorageError
+
+
+class Claim:
+    """Held until :meth:`release`, or until its process is gone however that died.
+
+    An exclusive lock on an empty SQLite file beside the database, because SQLite locks on every system and the system
+    drops the lock with the process; a file with a process id in it would outlive a crash.
+    """
+
+    def __init__(self, database_path: Path) -> None:
+        """DataFolderInUse when another holds it, in this process or in another."""
+        path = database_path.with_name(database_path.name + ".lock")
+        try:
+            self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+            self._connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.Error as exc:
+            if "locked" in str(exc):
+                raise DataFolderInUse(path=str(database_path.parent)) from exc
+            raise StorageError(reason=str(exc)) from exc
+
+    def release(self) -> None:
+        """May be called again."""
+        self._connection.close()
+
 
 SEARCH_BYTES = 1 << 20
 
