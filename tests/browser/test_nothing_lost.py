@@ -69,7 +69,7 @@ def test_a_list_made_longer_stays_longer(start, visit):
     until(page, "document.querySelectorAll('.chat-item').length == 40")
     until(page, "document.activeElement.id === 'more-chats'")
     roost.answered("news")
-    roost.app.extensions["chat_page"].news.publish("list")
+    roost.app.extensions["chat_news"].publish("list")
     page.wait_for_selector(".chat-link:has-text('news')")
     assert page.locator(".chat-item").count() == 40
 
@@ -79,12 +79,12 @@ def test_a_link_of_the_list_keeps_the_focus_through_news(roost, visit):
     wait_ready(page)
     page.focus(".chat-item.is-current .chat-link")
     roost.answered("Second")
-    roost.app.extensions["chat_page"].news.publish("list")
+    roost.app.extensions["chat_news"].publish("list")
     page.wait_for_selector(".chat-link:has-text('Second')")
     until(page, "document.activeElement.className === 'chat-link'")
     page.focus(".chat-item.is-current .dots")
     roost.answered("Third")
-    roost.app.extensions["chat_page"].news.publish("list")
+    roost.app.extensions["chat_news"].publish("list")
     page.wait_for_selector(".chat-link:has-text('Third')")
     until(page, "document.activeElement.matches('.is-current .dots')")
 

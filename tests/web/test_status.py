@@ -11,7 +11,7 @@ from webapp.chat.events import Waiting
 from webapp.i18n import translate
 from webapp.manager import health
 from webapp.manager.status import ModelStatus
-from webapp.web.chat.message_view import waiting_text
+from webapp.web.chat.views import waiting_text
 from webapp.web.status import strip
 
 

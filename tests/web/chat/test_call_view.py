@@ -9,7 +9,7 @@ from webapp.i18n.translation import translate
 from webapp.services.chat.tool_loop import CALLS, _recorded, _state
 from webapp.tools.definition import Behaviour, HttpCall, ToolDefinition
 from webapp.tools.runner import run_call
-from webapp.web.chat.message_view import _card
+from webapp.web.chat.views import call_card
 
 TOOL = ToolDefinition(
     "forecast",
@@ -24,7 +24,7 @@ def card_of(arguments, locale):
     call = ToolCall("1", "forecast", arguments)
     kept = json.loads(json.dumps(_recorded(run_call(call, TOOL), "tool")))
     message = Message(Role.ASSISTANT, "", tool_calls=(call,), metadata={CALLS: {"1": kept}})
-    return _card(_state(call, {}, message), lambda key: translate(key, locale), locale)
+    return call_card(_state(call, {}, message), lambda key: translate(key, locale), locale)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def card_of(arguments, locale):
 )
 def test_a_failed_call_says_why(arguments, locale, reason):
     card = card_of(arguments, locale)
-    assert card.is_error and card.reason == reason
+    assert card["is_error"] and card["reason"] == reason
 
 
 def test_the_model_reads_english():

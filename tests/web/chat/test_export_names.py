@@ -2,7 +2,7 @@
 
 import pytest
 
-from webapp.web.chat.attachment_routes import file_name_options
+from webapp.web.kit.page import file_name_options
 
 
 @pytest.mark.parametrize(

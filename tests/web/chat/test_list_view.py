@@ -1,8 +1,7 @@
 from datetime import datetime, timedelta
 
 from webapp.storage.records import ChatSummary
-from webapp.web.chat.contexts import ExcerptPart
-from webapp.web.chat.page_view import HITS, by_age, excerpt_parts
+from webapp.web.chat.views import HITS, by_age, excerpt_parts
 
 
 def test_chats_are_grouped_by_the_calendar_not_by_hours():
@@ -15,8 +14,8 @@ def test_chats_are_grouped_by_the_calendar_not_by_hours():
 
 def test_an_excerpt_is_cut_at_its_matches():
     parts = excerpt_parts("a bird sings", ((2, 6),))
-    assert parts == (ExcerptPart("a "), ExcerptPart("bird", is_match=True), ExcerptPart(" sings"))
-    assert excerpt_parts("bird", ((0, 4),)) == (ExcerptPart("bird", is_match=True),)
+    assert parts == [("a ", False), ("bird", True), (" sings", False)]
+    assert excerpt_parts("bird", ((0, 4),)) == [("bird", True)]
 
 
 def test_a_search_that_finds_more_than_it_shows_says_so(roost):

@@ -1,6 +1,6 @@
 from webapp.chat.events import ContentDelta, Finished, ReasoningDelta, Waiting
 from webapp.services.chat.turn_writer import LiveTurn
-from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveRenderings
+from webapp.web.chat.live import INTERVAL_S, LiveRendering, LiveRenderings
 
 
 class Clock:

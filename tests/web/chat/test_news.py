@@ -1,5 +1,5 @@
-from webapp.web.chat import house
-from webapp.web.chat.house import ChatNews
+from webapp.web.chat import live
+from webapp.web.chat.live import ChatNews
 
 
 def test_a_listener_is_called_until_it_is_forgotten():
@@ -26,7 +26,7 @@ def test_a_topic_has_another_number_after_each_publication():
 
 
 def test_of_any_number_of_chats_the_last_are_remembered_and_none_is_missed(monkeypatch):
-    monkeypatch.setattr(house, "MOST_TOPICS", 10)
+    monkeypatch.setattr(live, "MOST_TOPICS", 10)
     news = ChatNews()
     news.publish("old")
     seen_before = news.number("early")

@@ -1,6 +1,8 @@
 """One page's socket: commands in, differences out."""
 
+import re
 import shutil
+from collections import Counter
 
 import pytest
 
@@ -191,11 +193,11 @@ def test_a_message_costs_few_readings_of_the_database_and_draws_no_panel(start, 
     page.until_type("answering")
     statements, branches, panels = [], [], []
     database = roost.app.extensions["database"]
-    begin, branch, panel = database._begin, ChatStore.branch, viewer.options_context
+    begin, branch, panel = database._begin, ChatStore.branch, viewer.options
 
     monkeypatch.setattr(database, "_begin", lambda statement: (statements.append(statement), begin(statement))[1])
     monkeypatch.setattr(ChatStore, "branch", lambda store, name: (branches.append(name), branch(store, name))[1])
-    monkeypatch.setattr(viewer, "options_context", lambda *given: (panels.append(given), panel(*given))[1])
+    monkeypatch.setattr(viewer, "options", lambda *given: (panels.append(given), panel(*given))[1])
     page.send(do="send", chat=chat_id, text="Why?")
     frames = page.until_type("finished")
     lists = [frame for frame in frames if isinstance(frame, str) and 'id="chat-list"' in frame]
@@ -206,6 +208,25 @@ def test_a_message_costs_few_readings_of_the_database_and_draws_no_panel(start, 
     assert not [frame for frame in frames if isinstance(frame, str) and 'id="options"' in frame]
     journal = roost.turns.live(chat_id).event_count // 32 + 1  # while it was written
     assert len(statements) <= 10 + journal
+
+
+def test_a_message_draws_itself_its_answers_foot_the_list_and_the_strip(start):
+    """Nothing of the branch that stands already, and nothing of the panel."""
+    roost = start(fake_strategy(delay_ms=2))
+    chat_id = roost.answered()
+    page = roost.socket()
+    page.open(chat_id)
+    page.until_type("answering")
+    page.send(do="send", chat=chat_id, text="Why?")
+    frames = page.until(is_frame("answering", message=""))
+    page.close()
+    question, answer = (row.id for row in roost.store.branch(chat_id)[-2:])
+    first_ids = [re.search(r'id="([\w-]+)"', frame)[1] for frame in frames if isinstance(frame, str)]
+    drawn = Counter(first_ids)
+    assert drawn.pop("chat-list") <= 2 and drawn.pop("strip") <= 4
+    assert drawn == {f"m-{question}": 1, f"foot-{answer}": 1}
+    appended = next(frame for frame in frames if isinstance(frame, str) and f"m-{question}" in frame)
+    assert re.findall(r' data-message="(\w+)"', appended) == [question, answer]
 
 
 def test_an_answer_that_is_over_before_the_page_looks_is_told_to_be_finished(start):

@@ -12,8 +12,8 @@ from webapp.chat.messages import title_of
 from webapp.errors import BadFrame, OwnerOnly, Phrase
 from webapp.services.presets.fields import NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
-from webapp.web.chat.house import LIST, House, chat_topic
-from webapp.web.chat.options_form import NEW_CHAT, as_preset, chat_with, save_options
+from webapp.web.chat.live import LIST, ChatContext, chat_topic
+from webapp.web.chat.panel import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.kit.frames import FrameFields
 from webapp.web.roles import COMMAND_ROLES, Role
 
@@ -24,11 +24,11 @@ ARGUMENT_CHARS = 100_000
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What came of a command. ``chat_id`` is the chat to show ("" for the first page), ``changed_id`` one that changed.
+class CommandResult:
+    """``chat_id`` is the chat to show ("" for the first page), ``changed_id`` one that changed.
 
     ``done`` is a key of the catalogue, filled with ``done_with``, for a toast that can be taken back by the command
-    ``undo``. ``panel`` is the chat whose panel spoke, as it is now; one without an id has not begun yet.
+    ``undo``. ``panel`` is the chat whose panel was changed, as it is now; one without an id has not begun yet.
     """
 
     chat_id: str
@@ -55,166 +55,174 @@ def read_command(fields: FrameFields) -> Command:
     return Command(do, target[:ID_CHARS], fields.text("chat", ID_CHARS, ""), fields)
 
 
+def address_of(result: CommandResult) -> str:
+    """Where to go after a command; what can be taken back is carried along, for the page to offer that."""
+    url = f"/chat/{result.chat_id}" if result.chat_id else "/"
+    if result.panel is not None and not result.chat_id and result.panel.preset_id:
+        return f"/?preset={result.panel.preset_id}"
+    return f"{url}?done={result.done.rpartition('.')[2]}&undo={result.undo}" if result.undo else url
+
+
 class Commands:
     """Carries them out for one reader. ``client`` is who asks, for fairness between them; ``role`` says who that is at
     the moment: a session may end while its page is open."""
 
-    def __init__(self, house: House, client: str, role: Callable[[], Role]) -> None:
-        self.house = house
+    def __init__(self, page: ChatContext, client: str, role: Callable[[], Role]) -> None:
+        self.page = page
         self.client = client
         self.role = role
 
-    def perform(self, command: Command) -> Outcome:
+    def perform(self, command: Command) -> CommandResult:
         """Raises the typed error of whatever did not work; nothing is half done then. OwnerOnly where the reader may
         not do it."""
         if self.role() < COMMAND_ROLES.get(command.do, Role.OWNER):
             raise OwnerOnly()
-        outcome = COMMANDS[command.do](self, command)
-        touched = {command.chat_id, outcome.chat_id, outcome.changed_id} - {""}
-        self.house.news.publish(LIST, *(chat_topic(chat_id) for chat_id in touched))
-        return outcome
+        result = COMMANDS[command.do](self, command)
+        touched = {command.chat_id, result.chat_id, result.changed_id} - {""}
+        self.page.news.publish(LIST, *(chat_topic(chat_id) for chat_id in touched))
+        return result
 
     # turns
 
-    def send(self, command: Command) -> Outcome:
+    def send(self, command: Command) -> CommandResult:
         text = command.fields.text("text", TEXT_CHARS)
         if not text.strip():
             raise BadFrame(reason="it is empty")
         if command.chat_id:
-            self.house.turns.send(command.chat_id, text, self.client)
-            return Outcome(command.chat_id)
+            self.page.turns.send(command.chat_id, text, self.client)
+            return CommandResult(command.chat_id)
         chat_id = self._new_chat(command, title_of(text))
-        self.house.turns.send(chat_id, text, self.client)
-        return Outcome(chat_id, is_new_chat=True)
+        self.page.turns.send(chat_id, text, self.client)
+        return CommandResult(chat_id, is_new_chat=True)
 
-    def stop(self, command: Command) -> Outcome:
+    def stop(self, command: Command) -> CommandResult:
         chat_id = command.target or command.chat_id
-        self.house.turns.stop(chat_id)
-        return Outcome(chat_id)
+        self.page.turns.stop(chat_id)
+        return CommandResult(chat_id)
 
-    def regenerate(self, command: Command) -> Outcome:
-        return Outcome(self.house.turns.regenerate(command.target, self.client).chat_id)
+    def regenerate(self, command: Command) -> CommandResult:
+        return CommandResult(self.page.turns.regenerate(command.target, self.client).chat_id)
 
-    def edit(self, command: Command) -> Outcome:
+    def edit(self, command: Command) -> CommandResult:
         text = command.fields.text("text", TEXT_CHARS)
         if not text.strip():
             raise BadFrame(reason="it is empty")
-        return Outcome(self.house.turns.edit(command.target, text, self.client).chat_id)
+        return CommandResult(self.page.turns.edit(command.target, text, self.client).chat_id)
 
-    def continue_answer(self, command: Command) -> Outcome:
-        return Outcome(self.house.turns.continue_answer(command.target, self.client).chat_id)
+    def continue_answer(self, command: Command) -> CommandResult:
+        return CommandResult(self.page.turns.continue_answer(command.target, self.client).chat_id)
 
     # calls
 
-    def approve_call(self, command: Command) -> Outcome:
+    def approve_call(self, command: Command) -> CommandResult:
         """With the arguments as the form has them; ``always``: this tool is not asked about again in this chat."""
         arguments = command.fields.text("arguments", ARGUMENT_CHARS, "") or None
         message_id, call_id = command.target, command.fields.text("call", ID_CHARS)
-        self.house.turns.tools.approve(message_id, call_id, arguments, "always" in command.fields)
+        self.page.turns.tools.approve(message_id, call_id, arguments, "always" in command.fields)
         return self._of_call(message_id)
 
-    def refuse_call(self, command: Command) -> Outcome:
-        self.house.turns.tools.refuse(command.target, command.fields.text("call", ID_CHARS))
+    def refuse_call(self, command: Command) -> CommandResult:
+        self.page.turns.tools.refuse(command.target, command.fields.text("call", ID_CHARS))
         return self._of_call(command.target)
 
-    def give_result(self, command: Command) -> Outcome:
+    def give_result(self, command: Command) -> CommandResult:
         result = command.fields.text("result", TEXT_CHARS)
-        self.house.turns.tools.give(command.target, command.fields.text("call", ID_CHARS), result)
+        self.page.turns.tools.give(command.target, command.fields.text("call", ID_CHARS), result)
         return self._of_call(command.target)
 
-    def resume_calls(self, command: Command) -> Outcome:
-        self.house.turns.tools.resume(command.target)
+    def resume_calls(self, command: Command) -> CommandResult:
+        self.page.turns.tools.resume(command.target)
         return self._of_call(command.target)
 
-    def _of_call(self, message_id: str) -> Outcome:
-        return Outcome(self.house.store.message(message_id).chat_id)
+    def _of_call(self, message_id: str) -> CommandResult:
+        return CommandResult(self.page.store.message(message_id).chat_id)
 
     # files
 
-    def attach(self, command: Command, name: str, data: bytes) -> Outcome:
+    def attach(self, command: Command, name: str, data: bytes) -> CommandResult:
         """A file for the next message. A chat that has not begun begins with it: nothing is lost by a reload."""
-        self.house.files.check(name, data)
+        self.page.files.check(name, data)
         chat_id = command.chat_id or self._new_chat(command, "")
-        self.house.files.attach(chat_id, name, data)
-        self.house.news.publish(LIST, chat_topic(chat_id))
-        return Outcome(chat_id, is_new_chat=not command.chat_id)
+        self.page.files.attach(chat_id, name, data)
+        self.page.news.publish(LIST, chat_topic(chat_id))
+        return CommandResult(chat_id, is_new_chat=not command.chat_id)
 
-    def toggle_attachment(self, command: Command) -> Outcome:
-        self.house.files.toggle(command.chat_id, command.target)
-        return Outcome(command.chat_id)
+    def toggle_attachment(self, command: Command) -> CommandResult:
+        self.page.files.toggle(command.chat_id, command.target)
+        return CommandResult(command.chat_id)
 
-    def remove_attachment(self, command: Command) -> Outcome:
-        self.house.files.store.remove(command.chat_id, command.target)
-        return Outcome(command.chat_id)
+    def remove_attachment(self, command: Command) -> CommandResult:
+        self.page.files.store.remove(command.chat_id, command.target)
+        return CommandResult(command.chat_id)
 
     # messages
 
-    def select(self, command: Command) -> Outcome:
-        chat_id = self.house.store.message(command.target).chat_id
-        self.house.store.select_version(command.target)
-        return Outcome(chat_id)
+    def select(self, command: Command) -> CommandResult:
+        chat_id = self.page.store.message(command.target).chat_id
+        self.page.store.select_version(command.target)
+        return CommandResult(chat_id)
 
-    def delete_message(self, command: Command) -> Outcome:
-        chat_id = self.house.store.message(command.target).chat_id
-        self.house.turns.stop(chat_id)
-        self.house.store.delete_message(command.target)
-        return Outcome(chat_id, done="chat.done.message_deleted", undo=f"restore_message:{command.target}")
+    def delete_message(self, command: Command) -> CommandResult:
+        chat_id = self.page.store.message(command.target).chat_id
+        self.page.turns.stop(chat_id)
+        self.page.store.delete_message(command.target)
+        return CommandResult(chat_id, done="chat.done.message_deleted", undo=f"restore_message:{command.target}")
 
-    def restore_message(self, command: Command) -> Outcome:
-        self.house.store.restore_message(command.target)
-        return Outcome(self.house.store.message(command.target).chat_id)
+    def restore_message(self, command: Command) -> CommandResult:
+        self.page.store.restore_message(command.target)
+        return CommandResult(self.page.store.message(command.target).chat_id)
 
     # chats
 
-    def rename_chat(self, command: Command) -> Outcome:
+    def rename_chat(self, command: Command) -> CommandResult:
         title = command.fields.text("title", TITLE_CHARS).strip()
         if title:
-            self.house.store.rename(command.chat_id, title)
-        return Outcome(command.chat_id)
+            self.page.store.rename(command.chat_id, title)
+        return CommandResult(command.chat_id)
 
-    def delete_chat(self, command: Command) -> Outcome:
-        self.house.turns.stop(command.target)
-        self.house.store.delete(command.target)
+    def delete_chat(self, command: Command) -> CommandResult:
+        self.page.turns.stop(command.target)
+        self.page.store.delete(command.target)
         shown = "" if command.chat_id == command.target else command.chat_id
-        return Outcome(
+        return CommandResult(
             shown, changed_id=command.target, done="chat.done.chat_deleted", undo=f"restore_chat:{command.target}"
         )
 
-    def restore_chat(self, command: Command) -> Outcome:
-        self.house.store.restore(command.target)
-        return Outcome(command.target)
+    def restore_chat(self, command: Command) -> CommandResult:
+        self.page.store.restore(command.target)
+        return CommandResult(command.target)
 
-    def options(self, command: Command) -> Outcome:
-        return self._changed(chat_with(self.house, self._chat(command), command.fields))
+    def options(self, command: Command) -> CommandResult:
+        return self._changed(chat_with(self.page, self._chat(command), command.fields))
 
     # presets
 
-    def save_preset(self, command: Command) -> Outcome:
+    def save_preset(self, command: Command) -> CommandResult:
         """A new preset of what the panel says; the chat follows it from then on and sets nothing itself."""
         name = command.fields.text("name", NAME_CHARS)
-        chat = chat_with(self.house, self._chat(command), command.fields)
-        made = as_preset(self.house, chat, name)
+        chat = chat_with(self.page, self._chat(command), command.fields)
+        made = as_preset(self.page, chat, name)
         allowed = ChatTools(approved=chat.tools.approved)
-        outcome = self._changed(replace(NEW_CHAT, id=chat.id, preset_id=made.id, tools=allowed))
-        return replace(outcome, done="chat.done.preset_saved", done_with={"name": made.name})
+        result = self._changed(replace(NEW_CHAT, id=chat.id, preset_id=made.id, tools=allowed))
+        return replace(result, done="chat.done.preset_saved", done_with={"name": made.name})
 
-    def load_preset(self, command: Command) -> Outcome:
+    def load_preset(self, command: Command) -> CommandResult:
         """Makes it the active preset and loads its model."""
-        self.house.presets.apply(command.target)
-        return Outcome(command.chat_id)
+        self.page.presets.apply(command.target)
+        return CommandResult(command.chat_id)
 
-    def _changed(self, chat: Chat) -> Outcome:
+    def _changed(self, chat: Chat) -> CommandResult:
         if chat.id:
-            save_options(self.house, chat)
-        return Outcome(chat.id, panel=chat)
+            save_options(self.page, chat)
+        return CommandResult(chat.id, panel=chat)
 
     def _chat(self, command: Command) -> Chat:
-        return self.house.store.get(command.chat_id) if command.chat_id else NEW_CHAT
+        return self.page.store.get(command.chat_id) if command.chat_id else NEW_CHAT
 
     def _new_chat(self, command: Command, title: str) -> str:
         """With what the panel says at that moment: the form's fields travel along with the first message."""
-        chat = chat_with(self.house, NEW_CHAT, command.fields)
-        made = self.house.store.create(
+        chat = chat_with(self.page, NEW_CHAT, command.fields)
+        made = self.page.store.create(
             title=title,
             system_prompt=chat.system_prompt,
             template=chat.template,
@@ -227,7 +235,7 @@ class Commands:
         return made.id
 
 
-COMMANDS: dict[str, Callable[[Commands, Command], Outcome]] = {
+COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
     "send": Commands.send,
     "stop": Commands.stop,
     "regenerate": Commands.regenerate,

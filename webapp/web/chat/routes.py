@@ -1,97 +1,120 @@
-"""Pages and downloads of the chat, and POST for every command: the page works without its socket too."""
+"""Pages, files and downloads of the chat, and POST for every command: the page works without its socket too."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import cast
 
-from flask import Blueprint, Response, make_response, redirect, request, url_for
+from flask import Blueprint, Flask, Response, make_response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
-from webapp.i18n import translate_error
+from webapp.services.attachments.attachments import FILE_BYTES, ROOM
 from webapp.storage.records import Chat
-from webapp.web.chat.attachment_routes import FORM_BYTES, file_name_options, take_files
-from webapp.web.chat.attachment_routes import blueprint as attachments
-from webapp.web.chat.commands import Commands, read_command
-from webapp.web.chat.house import House, the_house
-from webapp.web.chat.options_form import NEW_CHAT
-from webapp.web.chat.page_view import PAGE, chat_list, chat_page, conversation, search_results, title_of
-from webapp.web.chat.socket import address
+from webapp.web.chat.commands import ID_CHARS, Command, Commands, address_of, read_command
+from webapp.web.chat.live import ChatContext, chat_context, install
+from webapp.web.chat.panel import NEW_CHAT
+from webapp.web.chat.views import (
+    PAGE,
+    attached,
+    chat_list,
+    chat_page,
+    conversation,
+    file_page,
+    search_results,
+    title_of,
+)
 from webapp.web.guard import client_address, current_role
 from webapp.web.kit.frames import FrameFields
-from webapp.web.kit.page import Toast, current_locale, render_page, translator, wants_fragment
+from webapp.web.kit.page import Toast, file_name_options, render_page, wants_fragment
 
 blueprint = Blueprint("chat", __name__)
-blueprint.register_blueprint(attachments)
-DEEDS = ("message_deleted", "chat_deleted")
+attachments = Blueprint("attachments", __name__)
+blueprint.record_once(lambda state: install(cast(Flask, state.app)))
+UNDOABLE = ("message_deleted", "chat_deleted")
 QUERY_CHARS = 200
+FORM_BYTES = 2 << 20
+"""Of a form's fields without its files: a long message in a script of three bytes a character."""
+UPLOAD_BYTES = ROOM.most_bytes + FORM_BYTES
+NAME_BYTES = 1000
+CHAT_HEADER = "Roost-Chat"
+"""Of the answer to an upload: the chat the file is in, which may have begun with it; "" where there is none."""
+
+_toast_numbers = itertools.count(1)
 
 
 @blueprint.get("/")
 def index() -> Response:
     """A chat that begins with its first message."""
-    return show()
+    return _show(chat_context())
 
 
 @blueprint.get("/chat/<chat_id>")
 def chat(chat_id: str) -> Response:
-    return show(chat_id)
+    return _show(chat_context(), chat_id)
 
 
-def show(chat_id: str = "", toasts: tuple[Toast, ...] = (), status: int = 200, text: str = "") -> Response:
-    locale, house = current_locale(), the_house()
-    found = house.store.get(chat_id) if chat_id else new_chat(house)
-    at = request.args.get("at", "")[:64]
-    page = chat_page(house, translator(locale), locale, found, at, (*undo_toast(locale), *toasts), text)
-    return render_page("chat/page.html", page, status=status)
+def _show(
+    page: ChatContext, chat_id: str = "", toasts: tuple[Toast, ...] = (), status: int = 200, text: str = ""
+) -> Response:
+    shown = page.store.get(chat_id) if chat_id else _new_chat(page)
+    at = request.args.get("at", "")[:ID_CHARS]
+    return render_page("chat/page.html", chat_page(page, shown, at, (*_undo_toast(page), *toasts), text), status=status)
 
 
-def new_chat(house: House) -> Chat:
+def _new_chat(page: ChatContext) -> Chat:
     """With the preset the address names, if there is one."""
-    preset_id = request.args.get("preset", "")[:64]
-    known = {preset.id for preset in house.presets.list()} if preset_id else set()
-    return replace(NEW_CHAT, preset_id=preset_id) if preset_id in known else NEW_CHAT
+    preset_id = request.args.get("preset", "")[:ID_CHARS]
+    is_known = bool(preset_id) and any(preset.id == preset_id for preset in page.presets.list())
+    return replace(NEW_CHAT, preset_id=preset_id) if is_known else NEW_CHAT
+
+
+def _undo_toast(page: ChatContext) -> tuple[Toast, ...]:
+    """After a command that was posted: what was done, with the button that takes it back."""
+    done, undo = request.args.get("done", ""), request.args.get("undo", "")
+    if done not in UNDOABLE or not re.fullmatch(r"restore_(chat|message):\w{1,64}", undo):
+        return ()
+    return (Toast("done", page.t(f"chat.done.{done}"), undo=undo),)
 
 
 @blueprint.get("/chats")
 def chats() -> Response | BaseResponse:
     """What a search found (``q``), or a longer list (``count``), as fragments."""
-    house, t = the_house(), translator(current_locale())
+    page = chat_context()
     if "q" in request.args:
-        results = search_results(house, t, request.args["q"][:QUERY_CHARS])
+        results = search_results(page, request.args["q"][:QUERY_CHARS])
         return render_page("chat/search.html", {"results": results}, "chat/_search_results.html")
     if not wants_fragment():
         return redirect("/", 303)
     current = request.headers.get("HX-Current-URL", "").rpartition("/chat/")[2].partition("?")[0]
     count = request.args.get("count", PAGE, type=int)
-    return render_page("chat/_list.html", {"chats": chat_list(house, t, current, count)})
+    return render_page("chat/_list.html", {"chats": chat_list(page, current, count)})
 
 
 @blueprint.get("/chat/<chat_id>/older")
 def older(chat_id: str) -> Response | BaseResponse:
     if not wants_fragment():
         return redirect(url_for("chat.chat", chat_id=chat_id), 303)
-    house, locale = the_house(), current_locale()
-    branch = house.store.branch(chat_id)
-    before = request.args.get("before", "")
-    found = conversation(house, translator(locale), locale, chat_id, branch, before=before)
+    page = chat_context()
+    found = conversation(page, chat_id, page.store.branch(chat_id), before=request.args.get("before", ""))
     return render_page("chat/_older.html", {"conversation": found})
 
 
 @blueprint.get("/chat/<chat_id>/export.<kind>")
 def export(chat_id: str, kind: str) -> Response:
-    store = the_house().store
+    page = chat_context()
     if kind == "md":
-        body, mimetype = store.export_markdown(chat_id), "text/markdown; charset=utf-8"
+        body, mimetype = page.store.export_markdown(chat_id), "text/markdown; charset=utf-8"
     elif kind == "json":
-        body = json.dumps(store.export_json(chat_id), ensure_ascii=False, indent=1)
+        body = json.dumps(page.store.export_json(chat_id), ensure_ascii=False, indent=1)
         mimetype = "application/json; charset=utf-8"
     else:
         raise ChatNotFound()
     response = make_response(body, {"Content-Type": mimetype, "Cache-Control": "no-store"})
-    title = title_of(store.get(chat_id).title, translator(current_locale()))
+    title = title_of(page.store.get(chat_id).title, page.t)
     name = re.sub(r"[^\w\- ]", "", title).strip() or "chat"
     response.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.{kind}"))
     return response
@@ -102,29 +125,84 @@ def do() -> Response | BaseResponse:
     """Every command, for a page whose socket is not open; answers with the page to show next. Files chosen in the form
     go along; where one is refused nothing is sent, the others and the text wait in the page."""
     request.max_form_memory_size = FORM_BYTES
-    taken = take_files(the_house(), fields := FrameFields(dict(request.form.items())))
+    page, fields = chat_context(), FrameFields(dict(request.form.items()))
+    taken = _take_files(page, fields)
     try:
         if taken.refused:
             raise taken.refused[0]
-        outcome = Commands(the_house(), client_address(), current_role).perform(read_command(fields))
+        result = Commands(page, client_address(), current_role).perform(read_command(fields))
     except RoostError as exc:
-        message, hint = translate_error(exc, current_locale())
-        shown = taken.chat_id if _exists(taken.chat_id) else ""
-        toast = Toast("refused", message, hint, is_error=True, code=exc.code)
-        return show(shown, (toast,), exc.status if exc.status < 500 else 422, request.form.get("text", ""))
-    return redirect(address(outcome), 303)
+        shown = taken.chat_id if _exists(page, taken.chat_id) else ""
+        status = exc.status if exc.status < 500 else 422
+        return _show(chat_context(), shown, (page.error_toast(exc),), status, request.form.get("text", ""))
+    return redirect(address_of(result), 303)
 
 
-def undo_toast(locale: str) -> tuple[Toast, ...]:
-    """After a command that was posted: what was done, with the button that takes it back."""
-    deed, undo = request.args.get("done", ""), request.args.get("undo", "")
-    if deed not in DEEDS or not re.fullmatch(r"restore_(chat|message):\w{1,64}", undo):
-        return ()
-    return (Toast("done", translator(locale)(f"chat.done.{deed}"), undo=undo),)
-
-
-def _exists(chat_id: str) -> bool:
+def _exists(page: ChatContext, chat_id: str) -> bool:
     try:
-        return bool(chat_id and the_house().store.get(chat_id))
+        return bool(chat_id and page.store.get(chat_id))
     except RoostError:
         return False
+
+
+# files
+
+
+@dataclass(frozen=True)
+class TakenFiles:
+    """``chat_id`` is the form's chat, or the one that began with a file."""
+
+    chat_id: str
+    refused: tuple[RoostError, ...] = ()
+
+
+@attachments.post("/chat/attach")
+def attach() -> Response | BaseResponse:
+    """``file``, once or more often, for the next message of ``chat``; the panel's fields where that has not begun."""
+    request.max_content_length = UPLOAD_BYTES
+    request.max_form_memory_size = FORM_BYTES
+    page = chat_context()
+    taken = _take_files(page, FrameFields(dict(request.form.items())))
+    if not wants_fragment():
+        return redirect(f"/chat/{taken.chat_id}" if taken.chat_id else "/", 303)
+    toasts = [page.error_toast(error, id=f"f{next(_toast_numbers)}") for error in taken.refused]
+    values = {"attached": attached(page, taken.chat_id), "toasts": toasts}
+    status = max((error.status for error in taken.refused), default=200)
+    response = render_page("chat/_uploaded.html", values, status=status)
+    response.headers[CHAT_HEADER] = taken.chat_id
+    return response
+
+
+def _take_files(page: ChatContext, fields: FrameFields) -> TakenFiles:
+    """The files of the request's form. ``fields`` get the chat that begins with the first of them."""
+    commands = Commands(page, client_address(), current_role)
+    chat_id, refused = fields.text("chat", ID_CHARS, ""), []
+    for upload in request.files.getlist("file"):
+        if not upload.filename:  # a form whose file field was left empty
+            continue
+        data = upload.stream.read(FILE_BYTES + 1)
+        try:
+            command = Command("attach", "", chat_id, fields)
+            chat_id = fields.values["chat"] = commands.attach(command, upload.filename[:NAME_BYTES], data).chat_id
+        except RoostError as exc:
+            refused.append(exc)
+    return TakenFiles(chat_id, tuple(refused))
+
+
+@attachments.get("/chat/<chat_id>/files/<attachment_id>")
+def file(chat_id: str, attachment_id: str) -> Response:
+    return render_page("chat/file.html", file_page(chat_context(), chat_id, attachment_id))
+
+
+@attachments.get("/chat/<chat_id>/files/<attachment_id>/download")
+def download(chat_id: str, attachment_id: str) -> Response:
+    """In UTF-8, whatever it came in."""
+    store = chat_context().files.store
+    headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
+    response = make_response(store.text(chat_id, attachment_id), headers)
+    name = store.get(chat_id, attachment_id).name
+    response.headers.set("Content-Disposition", "attachment", **file_name_options(name))
+    return response
+
+
+blueprint.register_blueprint(attachments)

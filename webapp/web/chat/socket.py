@@ -9,20 +9,19 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from flask import copy_current_request_context, current_app, g
+from flask import copy_current_request_context, g
 from flask_sock import Sock
 from simple_websocket import ConnectionClosed
 
 from webapp.errors import BadFrame, RoostError, as_roost_error
-from webapp.i18n import translate_error
 from webapp.storage.records import Chat
-from webapp.web.chat.commands import ID_CHARS, Commands, Outcome, read_command
-from webapp.web.chat.house import house_of
-from webapp.web.chat.options_form import NEW_CHAT, chat_with
+from webapp.web.chat.commands import ID_CHARS, Commands, address_of, read_command
+from webapp.web.chat.live import chat_context, this_app
+from webapp.web.chat.panel import NEW_CHAT, chat_with
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.guard import client_address, current_role, the_guard
 from webapp.web.kit.frames import FrameFields, parse_frame
-from webapp.web.kit.page import Toast, current_locale, translator
+from webapp.web.kit.page import Toast, current_locale
 
 log = logging.getLogger(__name__)
 MOST_SHOWN = 10_000
@@ -36,12 +35,10 @@ def register(sock: Sock) -> None:
 
 
 def chat_socket(ws: Any) -> None:
-    locale = current_locale()
-    house = house_of(current_app._get_current_object())  # type: ignore[attr-defined]
-    viewer = Viewer(house, ws.send, translator(locale), locale)
+    viewer = Viewer(this_app(), current_locale(), ws.send)
     guard, role, session = the_guard(), current_role(), g.get("session")
-    commands = Commands(house, client_address(), lambda: guard.role_now(role, session))
-    page = PageSocket(viewer, commands, locale, ws.close)
+    commands = Commands(chat_context(), client_address(), lambda: guard.role_now(role, session))
+    page = PageSocket(viewer, commands, ws.close)
     shower = threading.Thread(target=copy_current_request_context(page.show), name="chat-viewer", daemon=True)
     shower.start()
     try:
@@ -55,12 +52,9 @@ def chat_socket(ws: Any) -> None:
 class PageSocket:
     """What one page's socket does with the frames that come in."""
 
-    def __init__(
-        self, viewer: Viewer, commands: Commands, locale: str, close: Callable[..., None] = lambda *_: None
-    ) -> None:
+    def __init__(self, viewer: Viewer, commands: Commands, close: Callable[..., None] = lambda *_: None) -> None:
         self.viewer = viewer
         self.commands = commands
-        self.locale = locale
         self.close = close
 
     def show(self) -> None:
@@ -109,35 +103,26 @@ class PageSocket:
     def _draft(self, fields: FrameFields) -> Chat:
         """A chat that has not begun, as its panel has it; what cannot be is told when it is used."""
         try:
-            return chat_with(self.commands.house, NEW_CHAT, fields)
+            return chat_with(self.commands.page, NEW_CHAT, fields)
         except RoostError:
             return NEW_CHAT
 
     def _perform(self, fields: FrameFields, sent_as: str) -> None:
         command = read_command(fields)
         with self.viewer.held():  # else the news of it would draw the panel anew under the hand that moves it
-            outcome = self.commands.perform(command)
-            if outcome.panel is not None:
-                self.viewer.take_panel(outcome.panel)
-        if outcome.is_new_chat:
-            self.viewer.frame(type="chat", id=outcome.chat_id, url=f"/chat/{outcome.chat_id}")
-            self.viewer.open(outcome.chat_id, [])
-        elif command.do in ("delete_chat", "restore_chat") and outcome.chat_id != self.viewer.chat_id:
-            self.viewer.frame(type="go", url=address(outcome))
-        elif outcome.done:
-            text = self.viewer._t(outcome.done, **outcome.done_with)
-            self.viewer.toast(Toast(f"s{next(_toast_numbers)}", text, undo=outcome.undo))
+            result = self.commands.perform(command)
+            if result.panel is not None:
+                self.viewer.take_panel(result.panel)
+        if result.is_new_chat:
+            self.viewer.frame(type="chat", id=result.chat_id, url=f"/chat/{result.chat_id}")
+            self.viewer.open(result.chat_id, [])
+        elif command.do in ("delete_chat", "restore_chat") and result.chat_id != self.viewer.chat_id:
+            self.viewer.frame(type="go", url=address_of(result))
+        elif result.done:
+            text = self.viewer.page.t(result.done, **result.done_with)
+            self.viewer.toast(Toast(f"s{next(_toast_numbers)}", text, undo=result.undo))
         self.viewer.frame(type="accepted", sent_as=sent_as, do=command.do)
 
     def _refuse(self, error: RoostError, sent_as: str) -> None:
-        message, hint = translate_error(error, self.locale)
         self.viewer.frame(type="refused", sent_as=sent_as)
-        self.viewer.toast(Toast(f"s{next(_toast_numbers)}", message, hint, is_error=True, code=error.code))
-
-
-def address(outcome: Outcome) -> str:
-    """Where to go after a command; a deed that can be taken back is carried along for the page to offer it."""
-    url = f"/chat/{outcome.chat_id}" if outcome.chat_id else "/"
-    if outcome.panel is not None and not outcome.chat_id and outcome.panel.preset_id:
-        return f"/?preset={outcome.panel.preset_id}"
-    return f"{url}?done={outcome.done.rpartition('.')[2]}&undo={outcome.undo}" if outcome.undo else url
+        self.viewer.toast(self.viewer.page.error_toast(error, id=f"s{next(_toast_numbers)}"))

@@ -14,18 +14,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from flask import Flask
+
 from webapp.errors import ChatNotFound, RoostError
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.records import Chat, StoredMessage
 from webapp.web import status
-from webapp.web.chat.contexts import Attached, LoadOffer, Thinking
-from webapp.web.chat.house import LIST, PRESETS, STATUS, House, chat_topic
-from webapp.web.chat.live_rendering import INTERVAL_S, LiveRendering, LiveView
-from webapp.web.chat.message_view import attached_context, fingerprint, message_view, waiting_text
-from webapp.web.chat.options_form import NEW_CHAT
-from webapp.web.chat.options_view import load_offer, options_context, thinking_context
-from webapp.web.chat.page_view import chat_list, chat_title, message_views, tokens_known_before, welcome
-from webapp.web.kit.page import Toast, render_fragment
+from webapp.web.chat.live import (
+    INTERVAL_S,
+    LIST,
+    PRESETS,
+    STATUS,
+    ChatContext,
+    LiveRendering,
+    LiveView,
+    chat_topic,
+)
+from webapp.web.chat.panel import NEW_CHAT, NO_OFFER, load_offer, options, thinking
+from webapp.web.chat.views import (
+    attached,
+    chat_list,
+    chat_title,
+    fingerprint,
+    message_view,
+    message_views,
+    tokens_known_before,
+    waiting_text,
+    welcome,
+)
+from webapp.web.kit.page import Toast, Values, render_fragment
 
 IDLE_WAIT_S = 15.0
 ANNOUNCED_CHARS = 2000
@@ -84,12 +101,11 @@ class Following:
 class Viewer:
     """Runs in a thread of its own, inside a request context. ``send`` raises when the page is gone."""
 
-    def __init__(self, house: House, send: Callable[[str], None], t: Callable[..., str], locale: str) -> None:
-        self.house = house
+    def __init__(self, app: Flask, locale: str, send: Callable[[str], None]) -> None:
+        self._app, self._locale = app, locale
+        self.page = ChatContext(app, locale)
         self._send_now = send
         self._unsent: list[str] | None = None  # while the database is read
-        self._t = t
-        self._locale = locale
         self._lock = threading.RLock()
         self._following: Following | None = None
         self._shown: list[Shown] = []
@@ -101,15 +117,15 @@ class Viewer:
         self._is_open = False
         self._is_paced = False
         self._told_answering: str | None = None  # nothing yet
-        self._model = house.manager.status().model  # that the first page's words are about
+        self._model = self.page.status.model  # that the first page's words are about
         self._draft = NEW_CHAT
         self._panel = ""  # fingerprint of what the page shows
         self._panel_inputs: object = None  # what its contents follow from
         self._panel_preset = ""
         self._known_tokens: dict[str, int] = {}
-        self._thinking: Thinking | None = None
-        self._offer: LoadOffer | None = None
-        self._attached: Attached | None = None
+        self._thinking: Values | None = None
+        self._offer: Values | None = None
+        self._attached: Values | None = None
         self._runs: object = None
 
     def open(
@@ -132,7 +148,7 @@ class Viewer:
             self._told_answering = None
             self._seen = dict.fromkeys((LIST, STATUS, PRESETS, chat_topic(chat_id)), -1)
             if has_list:
-                self._seen[LIST] = self.house.news.number(LIST)
+                self._seen[LIST] = self.page.news.number(LIST)
         self._wake.set()
 
     @contextmanager
@@ -144,12 +160,13 @@ class Viewer:
     def take_panel(self, chat: Chat) -> None:
         """What the page's own panel just said: drawn anew only where another preset changes all of it."""
         with self._lock:
+            self.page = ChatContext(self._app, self._locale)
             if not chat.id:
                 self._draft = chat
             if chat.preset_id == self._panel_preset:
-                self._panel = options_context(self.house, self._t, chat).fingerprint
+                self._panel = options(self.page, chat)["fingerprint"]
             self._show_panel(chat)
-            self.fragment("chat/_title.html", head=chat_title(self.house, self._t, chat))
+            self.fragment("chat/_title.html", head=chat_title(self.page, chat))
 
     def close(self) -> None:
         self.is_closed = True
@@ -158,7 +175,7 @@ class Viewer:
     def run(self) -> None:
         """Wakes for news and for what is written of the answer it follows; for that, and for the status of a model, at
         most every INTERVAL_S."""
-        self.house.news.listen(self._wake.set)
+        self.page.news.listen(self._wake.set)
         try:
             while not self.is_closed:
                 self._wake.clear()
@@ -169,11 +186,12 @@ class Viewer:
                 if not has_more:
                     self._wake.wait(IDLE_WAIT_S)
         finally:
-            self.house.news.forget(self._wake.set)
+            self.page.news.forget(self._wake.set)
             self._stop_following()
 
     def _bring_up_to_date(self) -> bool:
         """True where more is there to be drawn in a moment."""
+        self.page = ChatContext(self._app, self._locale)
         self._refresh()
         has_more = self._follow()
         self._is_paced = self._is_paced or self._following is not None
@@ -189,7 +207,7 @@ class Viewer:
         """Draws what there is news of. Whatever it reads for that is read at one moment."""
         self._is_paced = self._is_news(STATUS)  # a model that loads tells of every tensor
         if self._is_paced:
-            self.fragment("status/_strip.html", strip=status.strip(self.house.manager.status(), self._t))
+            self.fragment("status/_strip.html", strip=status.strip(self.page.status, self.page.t))
             self._introduce_model()
         has_list, has_chat = self._is_news(LIST), bool(self.chat_id) and self._is_news(chat_topic(self.chat_id))
         has_panel = self._is_news(PRESETS) | self._runs_otherwise() | has_chat
@@ -198,9 +216,9 @@ class Viewer:
         unsent: list[str] = []
         self._unsent = unsent
         try:
-            with self.house.store.database.connect():
+            with self.page.store.database.connect():
                 if has_list:
-                    self.fragment("chat/_list.html", chats=chat_list(self.house, self._t, self.chat_id))
+                    self.fragment("chat/_list.html", chats=chat_list(self.page, self.chat_id))
                 if has_chat:
                     self._show_branch()
                 has_files = has_panel and self._show_chat()
@@ -213,18 +231,18 @@ class Viewer:
 
     def _runs_otherwise(self) -> bool:
         """What runs decides what a preset means; the counts of a status do not."""
-        status = self.house.manager.status()
-        before, self._runs = self._runs, (status.model_path, status.strategy, status.phase in ("loading", "unloading"))
+        now = self.page.status
+        before, self._runs = self._runs, (now.model_path, now.strategy, now.phase in ("loading", "unloading"))
         return before != self._runs
 
     def _introduce_model(self) -> None:
         """On a chat that has not begun, the model that was just chosen takes the other's place."""
-        before, self._model = self._model, self.house.manager.status().model
+        before, self._model = self._model, self.page.status.model
         if self._model != before and not self.chat_id:
-            self.fragment("chat/_welcome.html", welcome=welcome(self.house, self._t))
+            self.fragment("chat/_welcome.html", welcome=welcome(self.page))
 
     def _is_news(self, topic: str) -> bool:
-        number = self.house.news.number(topic)
+        number = self.page.news.number(topic)
         if self._seen.get(topic) == number:
             return False
         self._seen[topic] = number
@@ -233,65 +251,63 @@ class Viewer:
     def _show_chat(self) -> bool:
         """Its title and its panel, where what they follow from has changed. True if its waiting files may have too."""
         try:
-            chat = self.house.store.get(self.chat_id) if self.chat_id else self._draft
+            chat = self.page.store.get(self.chat_id) if self.chat_id else self._draft
         except ChatNotFound:
             self.frame(type="gone")
             return False
         inputs = (
             replace(chat, head_id=None, updated_at=0.0),
-            self.house.news.number(PRESETS),
+            self.page.news.number(PRESETS),
             self._runs,
-            self.house.tools.list(),
-            self.house.state_names(),
+            self.page.tools.list(),
+            self.page.state_names(),
         )
-        if inputs != self._panel_inputs or self._offer != LoadOffer():
+        if inputs != self._panel_inputs or self._offer != NO_OFFER:
             self._panel_inputs = inputs
-            self.fragment("chat/_title.html", head=chat_title(self.house, self._t, chat))
+            self.fragment("chat/_title.html", head=chat_title(self.page, chat))
             self._show_panel(chat)
-        had_files = self._attached is None or bool(self._attached.files)
-        return had_files or bool(self.chat_id and self.house.files.store.pending(self.chat_id))
+        had_files = self._attached is None or bool(self._attached["files"])
+        return had_files or bool(self.chat_id and self.page.files.store.pending(self.chat_id))
 
     def _show_attached(self) -> None:
-        attached = attached_context(self.house, self._t, self.chat_id)
-        if attached != self._attached:
-            self.fragment("chat/_attached.html", attached=attached)
-        self._attached = attached
+        found = attached(self.page, self.chat_id)
+        if found != self._attached:
+            self.fragment("chat/_attached.html", attached=found)
+        self._attached = found
 
     def _show_panel(self, chat: Chat) -> None:
-        options = options_context(self.house, self._t, chat)
-        if options.fingerprint != self._panel:
-            self.fragment("chat/_options.html", options=options)
-        self._panel, self._panel_preset = options.fingerprint, chat.preset_id
-        thinking = thinking_context(self.house, self._t, chat)
-        if thinking != self._thinking:
-            self.fragment("chat/_thinking.html", thinking=thinking)
-        offer = load_offer(self.house, self._t, self._locale, chat)
+        panel, thinks, offer = options(self.page, chat), thinking(self.page, chat), load_offer(self.page, chat)
+        if panel["fingerprint"] != self._panel:
+            self.fragment("chat/_options.html", options=panel)
+        if thinks != self._thinking:
+            self.fragment("chat/_thinking.html", thinking=thinks)
         if offer != self._offer:
             self.fragment("chat/_load_offer.html", offer=offer)
-        self._thinking, self._offer = thinking, offer
+        self._panel, self._panel_preset = panel["fingerprint"], chat.preset_id
+        self._thinking, self._offer = thinks, offer
 
     def _show_branch(self) -> None:
         try:
-            branch = self.house.store.branch(self.chat_id)
+            branch = self.page.store.branch(self.chat_id)
         except RoostError:
             return
-        running = self.house.turns.tools.running
+        running = self.page.turns.tools.running
         prints = [fingerprint(row, running(row.id), row is branch[-1]) for row in branch]
         wanted = [self._as_followed(Shown(row.id, seen)) for row, seen in zip(branch, prints, strict=True)]
         steps = difference(self._shown, wanted)
         html = [f'<div id="m-{name}" hx-swap-oob="delete"></div>' for name in steps.removed]
-        html += [self._message(view) for view in self._views(branch, steps.replaced)]
-        appended = "".join(self._message(view) for view in self._views(branch, steps.appended))
+        html += self._messages(branch, steps.replaced)
+        appended = "".join(self._messages(branch, steps.appended))
         if appended:
             html.append(f'<div hx-swap-oob="beforeend:#messages">{appended}</div>')
         if html:
             self._send("".join(html))
         if not branch and self._shown:
-            self.fragment("chat/_welcome.html", welcome=welcome(self.house, self._t))
+            self.fragment("chat/_welcome.html", welcome=welcome(self.page))
         self._shown = wanted[first_common(self._shown, wanted) :]
         appended_ids = {branch[place].id for place in steps.appended}
         self._open_ids = {row.id for row in branch if row.status == "streaming"}
-        turn = self.house.turns.live(self.chat_id)
+        turn = self.page.turns.live(self.chat_id)
         if turn is not None and turn.message_id in appended_ids:  # it may be over already: its end is still to be told
             self._open_ids.add(turn.message_id)
         self._known_tokens = {
@@ -306,23 +322,20 @@ class Viewer:
             return wanted
         return next((row for row in self._shown if row.id == wanted.id), wanted)
 
-    def _views(self, branch: Sequence[StoredMessage], indices: Sequence[int]) -> list[Any]:
-        return message_views(self.house, self._t, self._locale, branch, indices)
-
-    def _message(self, view: Any) -> str:
-        return render_fragment(view.template, {"message": view})
+    def _messages(self, branch: Sequence[StoredMessage], indices: Sequence[int]) -> list[str]:
+        return [render_message(view) for view in message_views(self.page, branch, indices)]
 
     # the answer being written
 
     def _follow(self) -> bool:
         """Sends what was written since; True where there is more than the rendering has taken in."""
-        turn = self.house.turns.live(self.chat_id) if self.chat_id else None
+        turn = self.page.turns.live(self.chat_id) if self.chat_id else None
         is_new = turn is not None and (self._following is None or self._following.turn is not turn)
         if turn is not None and is_new and (not turn.is_finished or turn.message_id in self._open_ids):
             if turn.message_id not in {row.id for row in self._shown}:
                 self._show_branch()
             self._stop_following()
-            self._following = Following(turn, self.house.renderings.of(turn))
+            self._following = Following(turn, self.page.renderings.of(turn))
             turn.listen(self._wake.set)
         if self._following is None:
             return False
@@ -351,31 +364,31 @@ class Viewer:
             if news.final or news.tail or news.count:
                 self.frame(type="text", message=name, channel=channel, reset=sent < 0, final=news.final, tail=news.tail)
                 following.sent[channel] = news.count
-        waiting = waiting_text(view.waiting, self._t) if view.waiting else ""
+        waiting = waiting_text(view.waiting, self.page.t) if view.waiting else ""
         self.frame(type="progress", message=name, thinking=view.is_thinking, waiting=waiting)
 
     def _finish(self, message_id: str) -> None:
         """The text is there already: only the foot is drawn anew, so that a selection and an open fold stay. An answer
         that calls tools gets its cards now, so it is drawn whole."""
         try:
-            stored = self.house.store.message(message_id)
+            stored = self.page.store.message(message_id)
         except RoostError:  # deleted
             self.frame(type="finished", message=message_id)
             return
-        view = message_view(stored, self.house, self._t, self._locale, self._known_tokens.pop(message_id, 0))
+        view = message_view(self.page, stored, self._known_tokens.pop(message_id, 0))
         if message_id not in {row.id for row in self._shown}:  # another version is shown by now
             self.frame(type="finished", message=message_id)
             return
-        if view.calls:
-            self._send(self._message(view))
+        if view.get("calls"):
+            self._send(render_message(view))
         else:
             self.fragment("chat/_answer_foot.html", message=view)
-        self._shown = [Shown(row.id, view.fingerprint) if row.id == message_id else row for row in self._shown]
+        self._shown = [Shown(row.id, view["fingerprint"]) if row.id == message_id else row for row in self._shown]
         self.frame(
             type="finished",
             message=message_id,
-            fingerprint=view.fingerprint,
-            announce=self._t("chat.message.announce", text=view.text[:ANNOUNCED_CHARS]),
+            fingerprint=view["fingerprint"],
+            announce=self.page.t("chat.message.announce", text=view["text"][:ANNOUNCED_CHARS]),
         )
 
     # sending
@@ -396,3 +409,7 @@ class Viewer:
     def toast(self, toast: Toast) -> None:
         html = render_fragment("_toast.html", {"toast": toast})
         self._send(f'<div hx-swap-oob="beforeend:#toasts">{html}</div>')
+
+
+def render_message(view: Values) -> str:
+    return render_fragment(view["template"], {"message": view})

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, has_request_context, make_response, render_template, request, url_for
 from jinja2.ext import Extension
@@ -199,7 +200,7 @@ class PageContext:
 
     def __init__(self, app: Flask, locale: str) -> None:
         self.locale = locale
-        self.t = translator(locale)
+        self.t: Translator = translator(locale)
         self._services = app.extensions
 
     @property
@@ -254,8 +255,8 @@ class PageContext:
         """Only what is wrong, to stand beside the field it is wrong with."""
         return str(phrase(error.params.get("reason", ""), self.locale))
 
-    def error_toast(self, error: RoostError, name: str = "") -> Toast:
-        return Toast("refused", *self.explain(error, name), is_error=True, code=error.code)
+    def error_toast(self, error: RoostError, name: str = "", id: str = "refused") -> Toast:
+        return Toast(id, *self.explain(error, name), is_error=True, code=error.code)
 
     def done_toast(self, prefix: str, known: Collection[str], undo: str = "") -> tuple[Toast, ...]:
         """What ``?said=`` tells after a redirect: the text ``<prefix>.<said>`` about ``?about=``; none for an
@@ -285,3 +286,11 @@ def fresh_page() -> PageContext:
 def html_id(name: str) -> str:
     """An id for a file's row: stable, unique, safe in an attribute."""
     return hashlib.sha256(name.encode("utf-8", "replace")).hexdigest()[:12]
+
+
+def file_name_options(name: str) -> dict[str, str]:
+    """Headers are Latin-1: another script goes into ``filename*`` (RFC 6266), an ASCII stand-in into ``filename``."""
+    if name.isascii():
+        return {"filename": name}
+    plain = name.encode("ascii", "ignore").decode().lstrip(" .-")
+    return {"filename": plain if "." in plain else f"chat.{plain}", "filename*": f"UTF-8''{quote(name, safe='')}"}

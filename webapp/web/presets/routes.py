@@ -9,8 +9,7 @@ from webapp.errors import PresetError, RoostError
 from webapp.i18n import translate_error
 from webapp.services.presets.presets import SaveOutcome
 from webapp.storage.presets import Preset
-from webapp.web.chat.attachment_routes import file_name_options
-from webapp.web.kit.page import Toast, current_locale, render_page, translator, wants_fragment
+from webapp.web.kit.page import Toast, current_locale, file_name_options, render_page, translator, wants_fragment
 from webapp.web.presets.builder_input import read_input
 from webapp.web.presets.builder_view import builder_context
 from webapp.web.presets.commands import perform

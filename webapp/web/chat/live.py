@@ -1,0 +1,266 @@
+"""What goes on in the chats, for every open page: the news that wakes them, and each answer being written as HTML.
+
+An answer is rendered once and at most ten times a second, however many pages look on. A finished Markdown block is
+rendered once and never again; only the open tail is. There is no thread here: the viewer that comes first after the
+interval does the work for all.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from flask import Flask, current_app
+
+from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
+from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import RoostError
+from webapp.manager.library import STATE_ENDINGS, STATES
+from webapp.services.attachments.attachments import Attachments
+from webapp.services.chat.turn_writer import LiveTurn
+from webapp.services.chat.turns import ChatTurns
+from webapp.services.presets.presets import Presets
+from webapp.storage.chats import ChatStore
+from webapp.storage.presets import Preset
+from webapp.web.kit.page import PageContext, current_locale
+
+LIST = "list"
+STATUS = "status"
+PRESETS = "presets"
+MOST_TOPICS = 1000
+INTERVAL_S = 0.1
+
+
+def chat_topic(chat_id: str) -> str:
+    return f"chat:{chat_id}"
+
+
+class ChatNews:
+    """Tells open pages that something changed, not what: a topic's number changes, and the page that wakes looks.
+
+    One for the app; safe from any thread. Remembers the :data:`MOST_TOPICS` published last: a topic that was
+    forgotten counts as published when it was, so that a page looks once too often and never misses anything."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._numbers: OrderedDict[str, int] = OrderedDict()
+        self._count = 0
+        self._forgotten = 0
+        self._listeners: set[Callable[[], object]] = set()
+
+    def publish(self, *topics: str) -> None:
+        with self._lock:
+            for topic in topics:
+                self._count += 1
+                self._numbers[topic] = self._count
+                self._numbers.move_to_end(topic)
+            while len(self._numbers) > MOST_TOPICS:
+                self._forgotten = self._numbers.popitem(last=False)[1]
+            listeners = list(self._listeners)
+        for listener in listeners:
+            listener()
+
+    def number(self, topic: str) -> int:
+        """Another one after each publication of the topic."""
+        return self._numbers.get(topic, self._forgotten)
+
+    def listen(self, listener: Callable[[], object]) -> None:
+        """Called after every publication, in the thread that published; it must return at once."""
+        with self._lock:
+            self._listeners.add(listener)
+
+    def forget(self, listener: Callable[[], object]) -> None:
+        with self._lock:
+            self._listeners.discard(listener)
+
+
+class Channel:
+    """Content or thinking: the HTML of its finished blocks, in order, and of the one still open."""
+
+    def __init__(self, text: str = "") -> None:
+        from webapp.web.kit.markdown import MarkdownStream  # a tenth of a second that no start needs
+
+        self._stream = MarkdownStream(copy_label="")
+        self.finals: list[str] = []
+        self.tail = ""
+        self.has_text = False
+        self._is_dirty = False
+        self.feed(text)
+
+    def feed(self, text: str) -> None:
+        if text:
+            self._stream.feed(text)
+            self.has_text = self._is_dirty = True
+
+    def render(self, is_last: bool) -> None:
+        if not self._is_dirty and not (is_last and self.tail):
+            return
+        final, self.tail = self._stream.update(is_last)
+        self._is_dirty = False
+        if final:
+            self.finals.append(final)
+
+
+@dataclass(frozen=True)
+class ChannelView:
+    """What a page that has seen ``seen`` finished blocks needs: the ones after them, and the tail."""
+
+    final: str
+    tail: str
+    count: int
+
+
+@dataclass(frozen=True)
+class LiveView:
+    """One moment of the answer. ``revision`` grows with every change; ``waiting`` only until the first text, but for an
+    engine that does not answer. ``has_more``: events have come that are rendered when the interval is over."""
+
+    revision: int
+    is_thinking: bool
+    has_reasoning: bool
+    waiting: Waiting | None
+    is_over: bool
+    has_failed: bool
+    has_more: bool
+
+
+class LiveRendering:
+    """One turn's text as HTML. ``clock`` is for tests."""
+
+    def __init__(self, turn: LiveTurn, clock: Callable[[], float] = time.monotonic) -> None:
+        self._turn = turn
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._position = 0
+        self._rendered_at = float("-inf")
+        self._waiting: Waiting | None = None
+        self._end: Finished | Failed | None = None
+        self._revision = 0
+        self.channels = {"reasoning": Channel(), "content": Channel()}
+
+    def advance(self) -> LiveView:
+        """Takes in what was written since, if the interval is over, and says where things stand."""
+        with self._lock:
+            if self._end is None and self._clock() - self._rendered_at >= INTERVAL_S:
+                events, self._position = self._turn.events_after(self._position, 0.0)
+                if events:
+                    self._take_in(events)
+                    self._rendered_at = self._clock()
+            return self._view()
+
+    def since(self, channel: str, seen: int) -> ChannelView:
+        with self._lock:
+            found = self.channels[channel]
+            return ChannelView("".join(found.finals[seen:]), found.tail, len(found.finals))
+
+    def _take_in(self, events: list[AnswerEvent]) -> None:
+        for event in events:
+            if isinstance(event, (ReasoningDelta, ContentDelta)):
+                self._waiting = None
+            if isinstance(event, ReasoningDelta):
+                self.channels["reasoning"].feed(event.text)
+            elif isinstance(event, ContentDelta):
+                self.channels["content"].feed(event.text)
+            elif isinstance(event, Waiting):
+                self._waiting = event
+            elif isinstance(event, (Finished, Failed)):
+                self._end = event
+        is_over = self._end is not None
+        self.channels["reasoning"].render(is_over or self.channels["content"].has_text)
+        self.channels["content"].render(is_over)
+        self._revision += 1
+
+    def _view(self) -> LiveView:
+        has_reasoning, has_content = (self.channels[name].has_text for name in ("reasoning", "content"))
+        is_over, waiting = self._end is not None, self._waiting
+        has_text = has_reasoning or has_content
+        is_silent = waiting is not None and waiting.phase == "silent" and waiting.done > 0
+        return LiveView(
+            revision=self._revision,
+            is_thinking=has_reasoning and not has_content and not is_over,
+            has_reasoning=has_reasoning,
+            waiting=None if is_over or (has_text and not is_silent) else waiting,
+            is_over=is_over,
+            has_failed=isinstance(self._end, Failed),
+            has_more=self._turn.event_count > self._position,
+        )
+
+
+class LiveRenderings:
+    """The renderings of turns that go on; a finished one is dropped when the next is asked for."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_message: dict[str, tuple[LiveTurn, LiveRendering]] = {}
+
+    def of(self, turn: LiveTurn) -> LiveRendering:
+        with self._lock:
+            self._by_message = {key: held for key, held in self._by_message.items() if not held[0].is_finished}
+            held = self._by_message.get(turn.message_id)
+            if held is None or held[0] is not turn:
+                held = self._by_message[turn.message_id] = (turn, LiveRendering(turn))
+            return held[1]
+
+
+# the chat's part of the page context
+
+
+def install(app: Flask) -> None:
+    """Makes what the chat pages share, and has every change of model, presets and turns wake them."""
+    parts, news = app.extensions, ChatNews()
+    database, manager, settings = parts["database"], parts["model_manager"], parts["settings"]
+    parts.update(chat_store=ChatStore(database), attachments=Attachments(database, manager, settings))
+    parts.update(chat_news=news, live_renderings=LiveRenderings())
+    manager.listen(lambda: news.publish(STATUS))
+    parts["presets"].listen(lambda: news.publish(PRESETS))
+    parts["chat_turns"].listen(lambda chat_id, has_ended: news.publish(LIST if has_ended else chat_topic(chat_id)))
+
+
+class ChatContext(PageContext):
+    """With the services of the chat. Cheap to make: its status is that of one moment, so a page that stays open makes
+    a new one for each look."""
+
+    def __init__(self, app: Flask, locale: str) -> None:
+        super().__init__(app, locale)
+        self.store: ChatStore = self.service("chat_store")
+        self.turns: ChatTurns = self.service("chat_turns")
+        self.presets: Presets = self.service("presets")
+        self.files: Attachments = self.service("attachments")
+        self.news: ChatNews = self.service("chat_news")
+        self.renderings: LiveRenderings = self.service("live_renderings")
+
+    def answering(self, chat_id: str) -> LiveTurn | None:
+        """The turn being written in this chat now."""
+        turn = self.turns.live(chat_id) if chat_id else None
+        return turn if turn is not None and not turn.is_finished else None
+
+    def base_sampling(self, preset: Preset) -> SamplingParams:
+        """What the preset and the chosen model make of it, before a chat's own overrides."""
+        try:
+            parameters = self.manager.model_info().parameters
+        except RoostError:
+            parameters = 0
+        return self.presets.sampling(preset, {}, parameters)
+
+    def state_names(self) -> list[str]:
+        """Files in the states folder, unread."""
+        folder = self.manager.library.models_dir / STATES
+        try:
+            names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+        except OSError:
+            return []
+        return sorted(name for name in names if name.lower().endswith(STATE_ENDINGS) and not name.startswith("."))
+
+
+def this_app() -> Flask:
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    return app
+
+
+def chat_context() -> ChatContext:
+    """Of the request that is being answered."""
+    return ChatContext(this_app(), current_locale())

@@ -1,0 +1,337 @@
+"""The panel beside a chat (preset, sampling, prompt, state, tools): to the page, and back from its form."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from webapp.chat.messages import ThinkMode
+from webapp.chat.prompts import PromptTemplate, all_templates, template
+from webapp.chat.tool_dialects import all_dialects
+from webapp.errors import BadFrame, ModelNotFound, Phrase
+from webapp.manager.target import ZERO_STATE
+from webapp.services.chat.tool_loop import chosen_tools, is_known_to_call
+from webapp.services.chat.turn_writer import think_mode_of
+from webapp.services.generation.request import template_of
+from webapp.services.presets.fields import flat, overrides, plain, read_field, read_fields
+from webapp.services.presets.loading import file_name
+from webapp.services.presets.parameters import MODEL_NAME_CHARS, SAMPLING, Parameter
+from webapp.storage.presets import Preset
+from webapp.storage.records import Chat, ChatTools
+from webapp.web.chat.live import ChatContext
+from webapp.web.kit.frames import FrameFields
+from webapp.web.kit.page import Choice, Translator, Values
+from webapp.web.presets.names import labels, shown_name, shown_note
+
+NEW_CHAT = Chat(id="")
+"""A chat that begins with its first message; what its panel says is in the page alone until then."""
+SYSTEM_PROMPT_CHARS = 20_000
+ID_CHARS = 64
+BASE_CHARS = 4000
+TOOLS_FORM_CHARS = 16
+FROM_PRESET = "*"
+"""The choice of a state that leaves it to the preset: "" is a choice of its own."""
+PLACEHOLDER_CHARS = 300
+NO_OFFER: Values = {"is_shown": False}
+MODES = tuple(mode.value for mode in ThinkMode)
+DIALECTS = ("", *(row.name for row in all_dialects()))
+TEMPLATES = ("", *(row.name for row in all_templates()))
+
+
+def chat_with(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
+    """The chat as the form wants it; what the form does not say stays. BadFrame, PresetError or a WeightsError for what
+    cannot be.
+
+    ``base`` is what the page showed as the preset's values: only what differs from those becomes an override, so that a
+    page that was drawn before the preset changed does not freeze the old values.
+    """
+    base = read_base(page, page.presets.of_chat(chat), fields)
+    if "system_prompt" in fields:
+        chat = replace(chat, system_prompt=fields.text("system_prompt", SYSTEM_PROMPT_CHARS).strip())
+    if "think_mode" in fields:
+        mode = ThinkMode(fields.choice("think_mode", MODES))
+        chat = replace(chat, think_mode=None if mode.value == base["think_mode"] else mode)
+    if "template" in fields:
+        chat = replace(chat, template=fields.choice("template", TEMPLATES))
+    given = {row.name: _given(fields, row) for row in SAMPLING if _is_given(fields, row)}
+    if given:
+        chat = replace(chat, sampling=overrides(given, base))
+    was = chosen_tools(chat, page.presets.of_chat(chat), page.tools)
+    chat = replace(chat, tools=_with_tools(page, chat.tools, was, fields))
+    return _with_preset(page, _with_state(page, chat, fields), fields)
+
+
+def read_base(page: ChatContext, preset: Preset, fields: FrameFields) -> Mapping[str, Any]:
+    """Typed values by name: as the form says, else as the preset has them now."""
+    known = preset_values(page, preset)
+    if "base" not in fields:
+        return known
+    try:
+        told = json.loads(fields.text("base", BASE_CHARS))
+    except (ValueError, RecursionError) as exc:
+        raise BadFrame(reason="base must be JSON") from exc
+    if not isinstance(told, dict):
+        raise BadFrame(reason="base must be JSON")
+    values, _ = read_fields({name: value for name, value in told.items() if name in known})
+    return {**known, **values}
+
+
+def preset_values(page: ChatContext, preset: Preset) -> dict[str, Any]:
+    """What a chat with this preset answers with where it sets nothing itself."""
+    params = page.base_sampling(preset)
+    return {**{row.name: getattr(params, row.name) for row in SAMPLING}, "think_mode": preset.think_mode}
+
+
+def _is_given(fields: FrameFields, row: Parameter) -> bool:
+    """A switch that is off is not sent: it counts as off in a form that sends its base."""
+    return row.name in fields or (row.kind == "bool" and "base" in fields)
+
+
+def _given(fields: FrameFields, row: Parameter) -> Any:
+    value = fields.values.get(row.name, False)
+    found = read_field(row.name, value)
+    if found is None and not row.is_optional:
+        raise BadFrame(reason=Phrase("{name} is missing", name=row.name))
+    return found
+
+
+def _with_tools(page: ChatContext, tools: ChatTools, was: ChatTools, fields: FrameFields) -> ChatTools:
+    """``was``: what the chat offered until now. ``tools_form`` tells what the page showed: a form that says the same
+    has chosen nothing. Switched on with none chosen, it is all of them."""
+    if "tools_form" not in fields:
+        return tools
+    known = [tool.id for tool in page.tools.list()]
+    ids = tuple(tool_id for tool_id in known if f"tool:{tool_id}" in fields)
+    is_on, is_free = "tools_on" in fields, "tools_free" in fields
+    dialect = fields.choice("tools_dialect", DIALECTS, "")
+    given = replace(tools, is_own=True, is_on=is_on, tool_ids=ids, dialect=dialect, is_free=is_free)
+    if tools_shown(given) == fields.text("tools_form", TOOLS_FORM_CHARS):
+        return tools
+    is_new = is_on and not ids and not was.is_on
+    return replace(given, tool_ids=tuple(known)) if is_new else given
+
+
+def tools_shown(tools: ChatTools) -> str:
+    """What a page shows of them, as a short text."""
+    shown = json.dumps((tools.is_on, sorted(tools.tool_ids), tools.dialect, tools.is_free))
+    return hashlib.sha256(shown.encode()).hexdigest()[:TOOLS_FORM_CHARS]
+
+
+def _with_state(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
+    """A state that is newly chosen has to fit the model that answers."""
+    if "state" not in fields:
+        return chat
+    name = fields.text("state", MODEL_NAME_CHARS)
+    state = None if name == FROM_PRESET else str(read_field("state", name))
+    if state and state != chat.state:
+        page.manager.check_state(state)
+    return replace(chat, state=state)
+
+
+def _with_preset(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
+    if "preset" not in fields:
+        return chat
+    preset_id = fields.text("preset", ID_CHARS)
+    if preset_id and preset_id != chat.preset_id:
+        page.presets.get(preset_id)
+    return replace(chat, preset_id=preset_id)
+
+
+def save_options(page: ChatContext, chat: Chat) -> None:
+    """Writes what :func:`chat_with` made."""
+    store = page.store
+    store.set_options(chat.id, chat.template, chat.think_mode or "", chat.sampling, chat.preset_id)
+    store.set_system_prompt(chat.id, chat.system_prompt)
+    store.set_state(chat.id, chat.state)
+    store.set_tools(chat.id, chat.tools)
+
+
+def as_preset(page: ChatContext, chat: Chat, name: str) -> Preset:
+    """A new preset that answers as this chat does."""
+    values = {**flat(page.presets.of_chat(chat)), **chat.sampling}
+    if chat.system_prompt:
+        values["system_prompt"] = chat.system_prompt
+    if chat.template:
+        values["template"] = chat.template
+    if chat.think_mode is not None:
+        values["think_mode"] = chat.think_mode.value
+    if chat.state is not None:
+        values["state"] = chat.state
+    if chat.tools.is_own:
+        chosen = page.tools.by_ids(chat.tools.tool_ids) if chat.tools.is_on else []
+        values["tools"] = [tool.definition.name for tool in chosen]
+        values["tool_dialect"] = chat.tools.dialect or values["tool_dialect"]
+    return page.presets.create(name, {**values, "note": ""})
+
+
+# to the page
+
+
+def options(page: ChatContext, chat: Chat) -> Values:
+    """``chat/_options.html``. ``base`` are the preset's values as JSON, which the form sends back; ``fingerprint``
+    changes when the panel would look different. Without ``states`` there is nothing to choose from."""
+    t, preset = page.t, page.presets.of_chat(chat)
+    base = preset_values(page, preset)
+    knobs = [_knob(row, t, base, chat) for row in SAMPLING]
+    more = [knob for row, knob in zip(SAMPLING, knobs, strict=True) if not row.is_common]
+    names = _names_set_by(preset, t)
+    found = {
+        "chat_id": chat.id,
+        "base": json.dumps({name: _written(value) for name, value in base.items()}),
+        "presets": _preset_groups(page, chat),
+        "preset_note": shown_note(preset, t),
+        "preset_sets": t("chat.options.preset_sets", names=names) if names else "",
+        "preset_url": f"/presets/{preset.id}",
+        "system_prompt": chat.system_prompt,
+        "system_prompt_placeholder": preset.system_prompt[:PLACEHOLDER_CHARS],
+        "knobs": [knob for knob in knobs if knob not in more],
+        "more": more,
+        "is_more_open": any(knob["is_changed"] for knob in more),
+        "templates": _templates(page, chat),
+        "states": _states(page, chat, preset),
+        "name_hint": t("chat.options.save_as_hint", name=shown_name(preset, t)),
+        "tools": _tool_options(page, chat, preset),
+    }
+    return {**found, "fingerprint": hashlib.sha256(repr(found).encode()).hexdigest()[:16]}
+
+
+def _preset_groups(page: ChatContext, chat: Chat) -> list[tuple[str, list[Choice]]]:
+    """First the one that follows the active preset, then a person's own, then the shipped ones."""
+    t, found = page.t, page.presets.list()
+    is_known = any(preset.id == chat.preset_id for preset in found)
+    active = t("chat.options.preset_active", name=shown_name(page.presets.active(), t))
+    groups = [("", [Choice("", active, is_chosen=not is_known)])]
+    for label, is_shipped in (("presets_own", False), ("presets_shipped", True)):
+        some = [preset for preset in found if bool(preset.shipped_key) is is_shipped]
+        choices = [Choice(row.id, shown_name(row, t), is_chosen=row.id == chat.preset_id) for row in some]
+        groups += [(t(f"chat.options.{label}"), choices)] if choices else []
+    return groups
+
+
+def _names_set_by(preset: Preset, t: Translator) -> str:
+    """The parameters a preset sets, in the reader's words."""
+    names = [*preset.sampling, *preset.options]
+    fields = ("system_prompt", "stop", "template", "tools", "tool_dialect", "model", "strategy", "state")
+    names += [name for name in fields if getattr(preset, name)]
+    return labels([*names, *(["think_mode"] if preset.think_mode != ThinkMode.NONE.value else [])], t)
+
+
+def _knob(row: Parameter, t: Translator, base: dict[str, Any], chat: Chat) -> Values:
+    """One sampling parameter. ``kind``: slider (with a number beside it), number (which may be empty) or switch.
+    ``default`` is the preset's value, which one click on the dot puts back; one beyond the slider widens it."""
+    value, default = _written(chat.sampling.get(row.name, base[row.name])), _written(base[row.name])
+    number = float(default) if default not in ("", "true", "false") else 0.0
+    return {
+        "name": row.name,
+        "kind": "switch" if row.kind == "bool" else "slider" if row.has_slider else "number",
+        "label": t(row.label_key),
+        "help": t(row.help_key),
+        "value": value,
+        "default": default,
+        "is_changed": value != default,
+        "at_least": plain(row.least),
+        "at_most": plain(row.most),
+        "step": plain(row.step),
+        "range_least": plain(min(row.slider_least, number)),
+        "range_most": plain(max(row.slider_most, number)),
+        "is_whole": row.kind == "int",
+    }
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return plain(value) if isinstance(value, (int, float)) else str(value)
+
+
+def _choices(rows: Iterable[tuple[str, str]], chosen: str) -> list[Choice]:
+    return [Choice(value, label, is_chosen=value == chosen) for value, label in rows]
+
+
+def _templates(page: ChatContext, chat: Chat) -> list[Choice]:
+    t, auto = page.t, _chat_template(page, replace(chat, template=""))
+    follow = t("chat.options.template_from_preset", name=t(f"chat.template.{auto.name}"))
+    rows = [("", follow), *((row.name, t(f"chat.template.{row.name}")) for row in all_templates())]
+    return _choices(rows, chat.template)
+
+
+def _chat_template(page: ChatContext, chat: Chat) -> PromptTemplate:
+    """The one its next answer uses (G1x while no model can be read)."""
+    preset = page.presets.of_chat(chat)
+    if page.model is None:
+        return template(chat.template or preset.template or "g1x")
+    return template_of(page.model, chat.template, preset.template)
+
+
+def _states(page: ChatContext, chat: Chat, preset: Preset) -> list[Choice]:
+    """Empty where there is nothing to choose from."""
+    t, names = page.t, page.state_names()
+    if not names and chat.state is None and not preset.state:
+        return []
+    words = {"": t("presets.choice.state.own"), ZERO_STATE: t("presets.choice.state.zero")}
+    follow = t("chat.options.state_from_preset", name=words.get(preset.state, preset.state))
+    rows = [(FROM_PRESET, follow), *words.items(), *((name, name) for name in names)]
+    chosen = FROM_PRESET if chat.state is None else chat.state
+    if chosen not in dict(rows):
+        rows.append((chosen, chosen))
+    return _choices(rows, chosen)
+
+
+def _tool_options(page: ChatContext, chat: Chat, preset: Preset) -> Values:
+    """What the chat offers its model; ``shown`` says it in short, for the form to tell whether it was changed.
+    ``warning`` where the model is not known to call tools well. The dialect is the chat's own: where it has none, the
+    preset or the model decides."""
+    t, model = page.t, page.status.model
+    chosen = chosen_tools(chat, preset, page.tools)
+    chosen = replace(chosen, dialect=chat.tools.dialect if chat.tools.is_own else "")
+    dialects = [("", t("chat.tools.dialect_auto")), *((d.name, t(f"tools.dialect.{d.name}")) for d in all_dialects())]
+    return {
+        "shown": tools_shown(chosen),
+        "tools": [
+            Choice(tool.id, tool.definition.name, is_chosen=tool.id in chosen.tool_ids) for tool in page.tools.list()
+        ],
+        "dialects": _choices(dialects, chosen.dialect),
+        "is_free": chosen.is_free,
+        "warning": "" if not model or is_known_to_call(model) else t("chat.tools.unknown_model", model=model),
+    }
+
+
+# beside the composer
+
+
+def thinking(page: ChatContext, chat: Chat) -> Values:
+    """``chat/_thinking.html``. Without ``modes`` the model has no such switch."""
+    chosen = think_mode_of(chat, page.presets.of_chat(chat))
+    modes = _chat_template(page, chat).think_modes
+    choices = [Choice(mode.value, page.t(f"chat.think.{mode.value}"), is_chosen=mode is chosen) for mode in modes]
+    is_set = chosen is not ThinkMode.NONE and chosen in modes
+    return {"modes": choices if len(choices) > 1 else [], "is_set": is_set}
+
+
+def tool_switch(page: ChatContext, chat: Chat) -> Values | None:
+    """``chat/_tool_switch.html``; None where there are no tools to offer."""
+    is_on = chosen_tools(chat, page.presets.of_chat(chat), page.tools).is_on
+    return {"is_on": is_on} if is_on or page.tools.list() else None
+
+
+def load_offer(page: ChatContext, chat: Chat) -> Values:
+    """``chat/_load_offer.html``: the chat's preset is for another model, or another way to run it, than what is there.
+    ``do`` is the command that loads it; where it cannot ``hint`` says why, or ``url`` is a page that helps."""
+    t, status, preset = page.t, page.status, page.presets.of_chat(chat)
+    names = page.presets.differences(preset)
+    if not names or status.phase in ("loading", "unloading"):
+        return NO_OFFER
+    words = {"preset": shown_name(preset, t), "loaded": status.model or t("status.no_model")}
+    words |= {"model": file_name(preset.model), "names": labels(names, t)}
+    problem = page.presets.problem(preset)
+    if isinstance(problem, ModelNotFound):
+        return {"is_shown": True, "text": t("chat.offer.missing", **words), "url": "/models"}
+    if problem is not None:
+        return {"is_shown": True, "text": t("chat.offer.cannot", **words), "hint": page.sentences(problem)}
+    key = "other_model" if "model" in names else "other_options"
+    return {"is_shown": True, "text": t(f"chat.offer.{key}", **words), "do": f"load_preset:{preset.id}"}

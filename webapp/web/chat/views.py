@@ -1,0 +1,447 @@
+"""What the chat page shows, as plain values for its templates: the list, the messages of a branch, the whole page.
+
+Texts that people wrote are plain ``str`` (the template escapes them); ``Markup`` is HTML that
+:mod:`webapp.web.kit.markdown` has sanitised.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2s
+from typing import Any
+
+from markupsafe import Markup
+
+from webapp.chat.attached_files import AttachedFile, ReadMode, attached_files
+from webapp.chat.events import Waiting
+from webapp.chat.messages import Role
+from webapp.errors import (
+    CrashLoop,
+    ModelDoesNotFit,
+    ModelLoadFailed,
+    ModelNotFound,
+    NoModelLoaded,
+    OutOfMemory,
+    StrategyError,
+    WeightsError,
+    error_from_dict,
+)
+from webapp.i18n import phrase
+from webapp.services.attachments.attachments import FILE_BYTES, WHOLE_TOKENS
+from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
+from webapp.services.chat.turn_writer import LiveTurn
+from webapp.services.chat.turns import can_continue
+from webapp.services.library.disk_space import size_text
+from webapp.storage.attachments import Attachment
+from webapp.storage.records import Chat, ChatSummary, SearchHit, StoredMessage
+from webapp.tools.definition import Approval
+from webapp.web.chat.live import ChatContext
+from webapp.web.chat.panel import NEW_CHAT, load_offer, options, thinking, tool_switch
+from webapp.web.kit.page import Toast, Translator, Values, parameters_text
+from webapp.web.presets.names import shown_name
+
+SHOWN_MESSAGES = 40
+PROMPTS = ("first", "second", "third")
+STARTER_PREFIX = "roost-starter"
+PAGE = 20
+MOST = 2000
+HITS = 40
+MODEL_CHOICES = (
+    ModelNotFound,
+    NoModelLoaded,
+    ModelLoadFailed,
+    CrashLoop,
+    WeightsError,
+    OutOfMemory,
+    ModelDoesNotFit,
+    StrategyError,
+)
+"""Errors that another model would not have."""
+
+
+# the page
+
+
+def chat_page(
+    page: ChatContext, chat: Chat = NEW_CHAT, at: str = "", toasts: tuple[Toast, ...] = (), text: str = ""
+) -> Values:
+    """``chat/page.html``; the chat's id is "" until its first message. ``at`` is a message a search found, and
+    ``elsewhere`` the command that shows the version it lies in, when that is not shown; ``text`` stands in the
+    composer."""
+    branch = page.store.branch(chat.id) if chat.id else []
+    head = chat_title(page, chat)
+    return {
+        "chat_id": chat.id,
+        "page_title": f"{head['title']} · {page.t('app.name')}",
+        "chats": chat_list(page, chat.id),
+        "head": head,
+        "conversation": conversation(page, chat.id, branch, at=at),
+        "welcome": {"is_shown": False} if branch else welcome(page),
+        "composer": {
+            "chat_id": chat.id,
+            "is_answering": page.answering(chat.id) is not None,
+            "thinking": thinking(page, chat),
+            "tools": tool_switch(page, chat),
+            "attached": attached(page, chat.id),
+            "text": text,
+            "file_bytes": FILE_BYTES,
+        },
+        "options": options(page, chat),
+        "offer": load_offer(page, chat),
+        "elsewhere": f"select:{at}" if at and at not in {row.id for row in branch} else "",
+        "toasts": toasts,
+    }
+
+
+def chat_title(page: ChatContext, chat: Chat) -> Values:
+    """With the name of the preset that answers."""
+    title = title_of(chat.title, page.t) if chat.id else page.t("chat.list.new")
+    return {"id": chat.id, "title": title, "preset": shown_name(page.presets.of_chat(chat), page.t)}
+
+
+def title_of(title: str, t: Translator) -> str:
+    return title or t("chat.list.untitled")
+
+
+def welcome(page: ChatContext) -> Values:
+    """What a chat without messages says."""
+    t, model = page.t, page.status.model if page.model else ""
+    intro = "none" if not model else "starter" if model.startswith(STARTER_PREFIX) else "model"
+    parameters = parameters_text(page.model, t) if page.model else ""
+    return {
+        "is_shown": True,
+        "title": t("chat.welcome.title"),
+        "intro": t(f"chat.welcome.intro_{intro}", parameters=parameters, model=model),
+        "prompts": [
+            {"title": t(f"chat.welcome.{number}.title"), "text": t(f"chat.welcome.{number}.text")} for number in PROMPTS
+        ],
+    }
+
+
+# the list and the search
+
+
+def chat_list(page: ChatContext, current_id: str = "", count: int = PAGE) -> Values:
+    """``chat/_list.html``: the ``count`` chats last used, grouped by day. ``more`` is how many to ask for next, 0 when
+    these are all; ``longer_count`` how many were asked for, 0 for the usual number."""
+    count = min(max(count, PAGE), MOST)
+    found = page.store.list(limit=count + 1)
+    groups = [
+        {"label": page.t(f"chat.list.{age}"), "rows": [_list_row(page, row, current_id) for row in rows]}
+        for age, rows in by_age(found[:count], time.time()).items()
+        if rows
+    ]
+    more = count + PAGE if len(found) > count else 0
+    return {"groups": groups, "more": more, "longer_count": count if count > PAGE else 0}
+
+
+def by_age(rows: Iterable[ChatSummary], now: float) -> dict[str, list[ChatSummary]]:
+    """Today, yesterday and earlier, by the server's calendar; order within each is kept."""
+    today = datetime.fromtimestamp(now).date()
+    found: dict[str, list[ChatSummary]] = {"today": [], "yesterday": [], "earlier": []}
+    for row in rows:
+        day = datetime.fromtimestamp(row.updated_at).date()
+        age = "today" if day >= today else "yesterday" if day == today - timedelta(days=1) else "earlier"
+        found[age].append(row)
+    return found
+
+
+def _list_row(page: ChatContext, row: ChatSummary, current_id: str) -> Values:
+    return {
+        "id": row.id,
+        "title": title_of(row.title or row.snippet[:60], page.t),
+        "is_current": row.id == current_id,
+        "is_answering": page.answering(row.id) is not None,
+    }
+
+
+def search_results(page: ChatContext, query: str) -> Values:
+    """``chat/_search_results.html``; an empty ``query`` prints nothing and the list shows again. ``is_cut``: there is
+    more than what is shown."""
+    query = query.strip()
+    found = page.store.search(query, HITS + 1) if query else []  # of titles and of messages each
+    titles = [hit for hit in found if not hit.message_id][:HITS]
+    messages = [hit for hit in found if hit.message_id][:HITS]
+    hits = [_hit(hit, page.t) for hit in titles + messages]
+    return {"query": query, "hits": hits, "is_cut": len(hits) < len(found)}
+
+
+def _hit(hit: SearchHit, t: Translator) -> Values:
+    url = f"/chat/{hit.chat_id}"
+    if hit.message_id:
+        url += f"?at={hit.message_id}#m-{hit.message_id}"
+    return {"url": url, "title": title_of(hit.title, t), "excerpt": excerpt_parts(hit.excerpt, hit.positions)}
+
+
+def excerpt_parts(excerpt: str, positions: Iterable[tuple[int, int]]) -> list[tuple[str, bool]]:
+    """(text, is it a match), in order."""
+    parts, done = [], 0
+    for start, end in positions:
+        parts += [(excerpt[done:start], False), (excerpt[start:end], True)]
+        done = end
+    parts.append((excerpt[done:], False))
+    return [part for part in parts if part[0]]
+
+
+# the messages of a branch
+
+
+def conversation(
+    page: ChatContext, chat_id: str, branch: Sequence[StoredMessage], before: str = "", at: str = ""
+) -> Values:
+    """``chat/_messages.html``: the last messages of a branch (all from ``at`` on, if that is more), or those that lie
+    above ``before``. ``older_id`` is the first of them if more lie above."""
+    ids = [row.id for row in branch]
+    end = ids.index(before) if before in ids else len(ids)
+    start = max(0, end - SHOWN_MESSAGES)
+    if at in ids:
+        start = min(start, ids.index(at))
+    views = message_views(page, branch, range(start, end))
+    return {"chat_id": chat_id, "messages": views, "older_id": ids[start] if start else ""}
+
+
+def message_views(page: ChatContext, branch: Sequence[StoredMessage], wanted: Sequence[int]) -> list[Values]:
+    return [message_view(page, branch[i], tokens_known_before(branch, i)) for i in wanted]
+
+
+def tokens_known_before(branch: Sequence[StoredMessage], index: int) -> int:
+    """How many tokens of this branch an earlier turn had read or written when ``branch[index]`` was asked for."""
+    for stored in reversed(branch[:index]):
+        if stored.stats.get("decoded_tokens"):
+            read_and_written = int(stored.stats.get("prompt_tokens", 0)) + int(stored.stats["decoded_tokens"])
+            return read_and_written - 1  # the last token written was never read
+    return 0
+
+
+def message_view(page: ChatContext, stored: StoredMessage, known_tokens: int = 0) -> Values:
+    """The values of ``template``. ``known_tokens``: how many of its prompt's tokens an earlier turn had been through.
+
+    ``fingerprint`` changes when the fragment would look different, streamed text left aside: the page sends it back
+    after a reconnect, so that only what differs is drawn again.
+    """
+    view: Values = {"id": stored.id, "fingerprint": fingerprint(stored), "text": stored.message.content}
+    if stored.message.role is Role.USER:
+        files = [_file_chip(file, stored.chat_id, page.t) for file in attached_files(stored.message)]
+        return {**view, "template": "chat/_user_message.html", "versions": _versions(stored), "files": files}
+    if stored.message.role is Role.TOOL:  # shown with the call it answers
+        return {**view, "template": "chat/_tool_message.html"}
+    view["template"] = "chat/_answer.html"
+    turn = page.turns.live(stored.chat_id) if stored.status == "streaming" else None
+    if turn is not None and turn.message_id == stored.id:
+        if turn.failure is None:
+            return view | _live_values(page, turn)
+        # The end could not be stored either (a full disk): without this the page would say nothing at all.
+        return view | _answer_values(page, replace(stored, status="failed", error=turn.failure), 0)
+    view |= _answer_values(page, stored, known_tokens)
+    if not stored.message.tool_calls or stored.status == "streaming":
+        return view
+    cards = [call_card(state, page.t, page.locale) for state in page.turns.tools.calls(stored)]
+    is_last = page.store.get(stored.chat_id).head_id == stored.id
+    are_done = all(card["status"] == "done" for card in cards)
+    return view | {
+        "calls": cards,
+        "can_resume": are_done and is_last and page.answering(stored.chat_id) is None,  # and nobody went on from there
+        "fingerprint": fingerprint(stored, page.turns.tools.running(stored.id), is_last),
+    }
+
+
+def fingerprint(stored: StoredMessage, running: tuple[str, ...] = (), is_last: bool = False) -> str:
+    """Of everything the fragment shows, but not of text that is still being written. ``running`` are its calls that are
+    being run; ``is_last``: nothing follows it, so an answer with calls may offer to go on."""
+    parts: list[Any] = [stored.id, stored.status, stored.finish_reason, stored.version, stored.version_count, running]
+    parts += [stored.previous_version_id, stored.next_version_id]
+    if stored.status != "streaming":
+        parts += [stored.message.content, stored.message.reasoning, stored.stats]
+        parts += [stored.message.tool_calls, stored.message.metadata.get(CALLS)]
+    if stored.message.tool_calls:
+        parts.append(is_last)
+    return blake2s(repr(parts).encode("utf-8", "replace"), digest_size=6).hexdigest()
+
+
+def _live_values(page: ChatContext, turn: LiveTurn) -> Values:
+    """Of the answer being written."""
+    rendering = page.renderings.of(turn)
+    view = rendering.advance()
+    content, reasoning = rendering.since("content", 0), rendering.since("reasoning", 0)
+    is_waiting = not view.has_reasoning and not content.final and not content.tail
+    return {
+        "text": "",
+        "html": Markup(content.final),
+        "tail": Markup(content.tail),
+        "reasoning_html": Markup(reasoning.final),
+        "reasoning_tail": Markup(reasoning.tail),
+        "has_reasoning": view.has_reasoning,
+        "is_thinking": view.is_thinking,
+        "is_streaming": True,
+        "waiting": waiting_text(view.waiting, page.t) if is_waiting or view.waiting else "",
+    }
+
+
+def waiting_text(waiting: Waiting | None, t: Translator) -> str:
+    if waiting is None or (waiting.phase == "silent" and not waiting.done):
+        return t("chat.waiting.starting")
+    if waiting.phase == "loading":
+        percent = int(100 * waiting.done / waiting.total) if waiting.total else 0
+        return t("chat.waiting.loading", percent=percent)
+    if waiting.phase in ("queued", "silent"):
+        return t(f"chat.waiting.{waiting.phase}", count=waiting.done)
+    if waiting.phase == "calling":
+        return t("chat.waiting.calling")
+    return t("chat.waiting.reading", done=waiting.done, total=waiting.total)
+
+
+def _answer_values(page: ChatContext, stored: StoredMessage, known_tokens: int) -> Values:
+    """Of an answer that is complete, stopped or failed. ``stats`` are the grey figures below it."""
+    message, t = stored.message, page.t
+    was_cut, was_stopped = stored.finish_reason == "length", stored.status == "stopped"
+    return {
+        "html": _rendered(message.content),
+        "reasoning_html": _rendered(message.reasoning),
+        "has_reasoning": bool(message.reasoning.strip()),
+        "versions": _versions(stored),
+        "stats": _figures(stored.stats, t, known_tokens),
+        "note": t("chat.message.was_cut") if was_cut else t("chat.message.stopped") if was_stopped else "",
+        "failure": _failure(page, stored),
+        "can_continue": can_continue(stored) and bool(message.content or message.reasoning),
+    }
+
+
+@lru_cache(maxsize=256)
+def _rendered(text: str) -> Markup:
+    from webapp.web.kit.markdown import render_markdown  # a tenth of a second that no start needs
+
+    return Markup(render_markdown(text, copy_label="")) if text.strip() else Markup()
+
+
+def _versions(stored: StoredMessage) -> Values | None:
+    if stored.version_count < 2:
+        return None
+    ids = {"previous_id": stored.previous_version_id or "", "next_id": stored.next_version_id or ""}
+    return {"number": stored.version, "count": stored.version_count, **ids}
+
+
+def _figures(stats: dict[str, Any], t: Translator, known_tokens: int) -> list[str]:
+    """Tokens, tokens/s, seconds, how much of the chat had to be read again."""
+    tokens = stats.get("decoded_tokens")
+    if not tokens:
+        return []
+    found = [t("chat.stats.tokens", count=tokens)]
+    if stats.get("tokens_per_s"):
+        found.append(t("chat.stats.speed", rate=_rounded(stats["tokens_per_s"])))
+    if stats.get("total_s"):
+        found.append(t("chat.stats.seconds", seconds=_rounded(stats["total_s"])))
+    again = max(0, min(known_tokens, stats.get("prompt_tokens", 0)) - stats.get("cached_tokens", 0))
+    return [*found, t("chat.stats.read_again", count=again)]
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def _failure(page: ChatContext, stored: StoredMessage) -> Values | None:
+    """What happened, what is safe, and the buttons that lead out: ``retry`` is a command, ``needs_model`` opens the
+    menu of models. ``is_mild``: nothing is broken (interrupted, nothing said)."""
+    t, retry = page.t, f"regenerate:{stored.id}"
+    if stored.status == "failed":
+        error = error_from_dict(stored.error or {})
+        message, hint = page.explain(error)
+        hint = f"{t('chat.message.safe')} {hint}"
+        return {"message": message, "hint": hint, "retry": retry, "needs_model": isinstance(error, MODEL_CHOICES)}
+    is_empty = stored.status == "complete" and not stored.message.content.strip() and not stored.message.tool_calls
+    if not is_empty and stored.status != "interrupted":
+        return None
+    key = "chat.message.empty" if is_empty else "chat.message.interrupted"
+    return {"message": t(key), "hint": t(f"{key}_hint"), "retry": retry, "is_mild": True}
+
+
+def call_card(state: CallState, t: Translator, locale: str) -> Values:
+    """``chat/_calls.html``: one call of a tool. ``status``: "waiting" for approval, "running", "asking" for its result,
+    "done". ``arguments`` is JSON to read, ``said`` says how it went, ``reason`` why it failed."""
+    said = state.by if state.status == "done" and not (state.is_error and state.by == "tool") else "failed"
+    return {
+        "id": state.call.id,
+        "name": state.call.name,
+        "arguments": as_pretty_json(state.call.arguments),
+        "status": state.status,
+        "said": t(f"chat.call.{said if state.status == 'done' else state.status}"),
+        "result": as_pretty_json(state.result) if state.status == "done" else "",
+        "is_error": state.is_error,
+        "reason": str(phrase(state.reason, locale)) if state.by == "tool" else "",
+        "can_run": state.status == "waiting" and state.tool is not None,
+        "asks_once": state.tool is not None and state.tool.definition.approval is Approval.ONCE,
+    }
+
+
+# files
+
+
+def attached(page: ChatContext, chat_id: str) -> Values:
+    """``chat/_attached.html``: what goes with the next message; ``note`` on how the model will have it."""
+    files = page.files.pending(chat_id)
+    warning = _warning(page, files)
+    return {
+        "files": [_file_chip(file.as_attached, file.chat_id, page.t, can_change=True) for file in files],
+        "note": warning or _note(files, page.t),
+        "is_warning": bool(warning),
+    }
+
+
+def _file_chip(file: AttachedFile, chat_id: str, t: Translator, can_change: bool = False) -> Values:
+    """``reading`` says how the model gets it and what that costs; ``help`` what a click on that does, "" where it is
+    settled."""
+    is_whole = file.mode is ReadMode.WHOLE
+    help_text = ""
+    if can_change and is_whole:
+        help_text = t("chat.files.whole_help")
+    elif can_change:
+        key = "chat.files.searched_help_uncounted" if file.tokens is None else "chat.files.searched_help"
+        help_text = t(key, count=file.tokens)
+    return {
+        "id": file.id,
+        "name": file.name,
+        "url": f"/chat/{chat_id}/files/{file.id}",
+        "size": size_text(file.size_bytes),
+        "reading": reading_words(file, t),
+        "is_whole": is_whole,
+        "help": help_text,
+    }
+
+
+def reading_words(file: AttachedFile, t: Translator) -> str:
+    if file.mode is ReadMode.SEARCH:
+        return t("chat.files.searched")
+    return t("chat.files.whole_uncounted" if file.tokens is None else "chat.files.whole", count=file.tokens)
+
+
+def _warning(page: ChatContext, files: list[Attachment]) -> str:
+    """A model that was never taught to call may not think of searching."""
+    model = page.status.model
+    is_searched = any(file.mode is ReadMode.SEARCH for file in files)
+    if is_searched and model and not is_known_to_call(model):
+        return page.t("chat.files.may_not_search", model=model)
+    return ""
+
+
+def _note(files: list[Attachment], t: Translator) -> str:
+    tokens = sum(file.tokens or 0 for file in files if file.mode is ReadMode.WHOLE)
+    if tokens > WHOLE_TOKENS:
+        return t("chat.files.much", count=tokens)
+    return t("chat.files.search_note") if any(file.mode is ReadMode.SEARCH for file in files) else ""
+
+
+def file_page(page: ChatContext, chat_id: str, attachment_id: str) -> Values:
+    """``chat/file.html``: the text as it was attached."""
+    found = page.files.store.get(chat_id, attachment_id)
+    return {
+        "page_title": found.name,
+        "commands_url": "/chat/do",
+        "name": found.name,
+        "facts": [size_text(found.size_bytes), reading_words(found.as_attached, page.t)],
+        "text": page.files.store.text(chat_id, attachment_id),
+        "back_url": f"/chat/{chat_id}",
+        "download_url": f"/chat/{chat_id}/files/{attachment_id}/download",
+    }
