@@ -35,7 +35,7 @@ from tests.acceptance.served_roost import ROOT, ServedRoost
 from tests.weights.hostile_files import HOSTILE
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from webapp.manager.library import STATE_ENDINGS
-from webapp.services.access.owner_proof import KEY_NAME
+from webapp.services.access import KEY_NAME
 
 WAYS = ("upload", "models", "states", "inspect")
 BOUND_S = 2.0

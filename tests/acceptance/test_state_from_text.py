@@ -8,7 +8,7 @@ from tests.acceptance import hot_apply
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.resources import STARTER_MODEL, resource_dir
-from webapp.services.states.library import StateLibrary
+from webapp.services.states import StateLibrary
 from webapp.settings import Settings
 
 needs_starter = pytest.mark.skipif(

@@ -8,7 +8,7 @@ from pathlib import Path
 from flask import Flask
 from flask.testing import FlaskClient
 
-from webapp.services.access.owner_proof import OwnerProof
+from webapp.services.access import OwnerProof
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions

@@ -7,7 +7,7 @@ from flask import Flask
 
 from tests.web.owner import install_guard
 from webapp.i18n import phrase
-from webapp.services.access.owner_proof import LINK_LIFETIME_S
+from webapp.services.access import LINK_LIFETIME_S
 from webapp.settings import Settings
 from webapp.web import guard as guard_module
 from webapp.web.guard import current_role
@@ -256,7 +256,7 @@ def test_a_preview_of_a_link_does_not_use_it_up(shared):
 def test_a_link_is_good_for_an_hour(shared, monkeypatch):
     link = f"/open?secret={shared.extensions['guard'].proof.new_secret()}"
     now = time.time()
-    monkeypatch.setattr("webapp.services.access.owner_proof.time.time", lambda: now + LINK_LIFETIME_S + 1)
+    monkeypatch.setattr("webapp.services.access.time.time", lambda: now + LINK_LIFETIME_S + 1)
     assert ask_from_afar(shared, link).status_code == 403
 
 

@@ -17,9 +17,7 @@ from webapp.errors import BenchRefused, Phrase, RoostError, ToolInvalid
 from webapp.i18n import LOCALES
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
-from webapp.services.bench.order import MODES, BenchOrder, made_cases
-from webapp.services.bench.report import ModeReport, document, reports
-from webapp.services.bench.runner import BenchRunner
+from webapp.services.bench.tool_bench import MODES, BenchRequest, BenchRunner, ModeReport, document, made_cases, reports
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import BenchStore
@@ -66,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     answers: list[dict[str, Any]] = []
     error: RoostError | None = None
     try:
-        runner = BenchRunner(manager, BenchOrder(definitions, cases, modes, args.dialect))
+        runner = BenchRunner(manager, BenchRequest(definitions, cases, modes, args.dialect))
         try:
             runner.run(answers.append)
         except RoostError as exc:

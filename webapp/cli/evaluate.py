@@ -19,7 +19,7 @@ from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
-from webapp.services.evaluation.held_out import (
+from webapp.services.evaluation import (
     PromptCase,
     ToolCase,
     confusion,

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from webapp.cli.options import add_settings, settings_from
 from webapp.errors import NotRunning
 from webapp.i18n.terminal import t
-from webapp.services.access.owner_proof import OwnerProof, owner_link
+from webapp.services.access import OwnerProof, owner_link
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:

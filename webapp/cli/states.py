@@ -14,7 +14,7 @@ from webapp.errors import BlendInvalid, Phrase, RoostError
 from webapp.i18n import translate_error
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.manager import ModelManager
-from webapp.services.states.library import StateEntry, StateLibrary
+from webapp.services.states import StateEntry, StateLibrary
 from webapp.weights.state_sheet import StateSheet
 
 BARS = " ▁▂▃▄▅▆▇█"

@@ -19,8 +19,7 @@ from typing import Any
 from webapp.errors import ConversionError, ConversionRefused, ConversionTargetExists, error_from_dict
 from webapp.manager.library import ModelLibrary
 from webapp.services.jobs import Job, Jobs, Running
-from webapp.services.library.disk_space import check_free
-from webapp.services.library.file_names import safe_name
+from webapp.services.library.placing import check_free, safe_name
 from webapp.weights.convert.names import default_name
 from webapp.weights.convert.new_file import check_target, remove_abandoned
 from webapp.weights.convert.options import ConversionOptions

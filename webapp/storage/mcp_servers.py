@@ -13,7 +13,7 @@ from typing import Any
 from webapp.errors import McpServerInvalid, McpServerNotFound, Phrase, phrase_from_dict
 from webapp.storage.database import Database
 from webapp.storage.rows import count_of, insert, is_name_taken, later_than, row_of, to_json, update
-from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked_server
 
 MOST_SERVERS = 50
 
@@ -63,7 +63,7 @@ class McpServerStore:
     def create_all(self, configs: Sequence[ServerConfig], is_on: bool) -> StoredServers:
         """All or none; McpServerInvalid for one that cannot be, a name that is taken, or one server too many."""
         with self.database.transaction() as connection:
-            return [_insert_server(connection, checked(config), is_on) for config in configs]
+            return [_insert_server(connection, checked_server(config), is_on) for config in configs]
 
     def update(self, server_id: str, config: ServerConfig, expected_updated_at: float | None = None) -> StoredServer:
         """McpServerInvalid also when it was saved since ``expected_updated_at``."""
@@ -71,7 +71,7 @@ class McpServerStore:
             before = _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
                 raise McpServerInvalid(field="name", reason="it was changed elsewhere in the meantime")
-            _refuse_taken_server(connection, checked(config).name, server_id)
+            _refuse_taken_server(connection, checked_server(config).name, server_id)
             updated_at = later_than(before.updated_at)
             update(connection, "mcp_servers", server_id, **_columns(config), updated_at=updated_at)
             return StoredServer(server_id, config, before.is_on, before.tools, updated_at)

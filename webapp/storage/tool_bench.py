@@ -27,7 +27,7 @@ class StoredCase:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """``setup`` says what was asked (:meth:`webapp.services.bench.runner.BenchRunner.setup`), ``error`` as of
+    """``setup`` says what was asked (:meth:`webapp.services.bench.tool_bench.BenchRunner.setup`), ``error`` as of
     :meth:`RoostError.to_dict`. Times are Unix seconds."""
 
     id: str

@@ -14,15 +14,15 @@ from webapp import __version__
 from webapp.errors import StorageError, as_roost_error
 from webapp.manager.manager import ModelManager
 from webapp.resources import resource_dir
-from webapp.services.access.owner_proof import OwnerProof
+from webapp.services.access import OwnerProof
 from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.conversion import Conversions
 from webapp.services.jobs import Jobs
 from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.presets import Presets
-from webapp.services.states.library import StateLibrary
-from webapp.services.tools.mcp_servers import McpServers
+from webapp.services.states import StateLibrary
+from webapp.services.tools import McpServers
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions

@@ -37,7 +37,7 @@ from webapp.errors import (
     TooLarge,
     TooManyRequests,
 )
-from webapp.services.access.owner_proof import OwnerProof
+from webapp.services.access import OwnerProof
 from webapp.settings import Settings
 from webapp.storage.sessions import Session, Sessions, digest
 from webapp.web import login

@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import JobNotFound, RoostError, error_from_dict
 from webapp.services.jobs import PAUSED, RUNNING, WAITING, Job, Jobs
-from webapp.services.library.disk_space import size_text
+from webapp.services.library.placing import size_text
 from webapp.web.kit.page import PageContext, current_page, render_page, wants_fragment
 from webapp.web.login import local_path
 

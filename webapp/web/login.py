@@ -8,7 +8,7 @@ from flask import Request, Response, make_response, redirect, request
 from markupsafe import Markup
 
 from webapp.i18n import translate
-from webapp.services.access.owner_proof import LINK_PATH
+from webapp.services.access import LINK_PATH
 from webapp.web.error_answers import STYLE_PATH, plain_page
 from webapp.web.kit.page import current_locale
 

@@ -20,7 +20,7 @@ from flask import Flask
 
 from webapp.errors import SettingsError
 from webapp.i18n.terminal import t
-from webapp.services.access.owner_proof import owner_link
+from webapp.services.access import owner_link
 from webapp.settings import LOOPBACK_HOSTS, Settings
 from webapp.web.peer import TrustedProxies, is_loopback
 from webapp.web.socket.limits import Limits

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, Response, g, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.services.access.owner_proof import owner_link
+from webapp.services.access import owner_link
 from webapp.storage.sessions import Session
 from webapp.web import login
 from webapp.web.guard import cookie_name, current_role, the_guard

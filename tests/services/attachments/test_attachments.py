@@ -12,8 +12,7 @@ from webapp.errors import (
     NoModelLoaded,
     PromptTooLong,
 )
-from webapp.services.attachments.attachments import FILE_BYTES, ROOM, WHOLE_TOKENS, Attachments
-from webapp.services.attachments.message_files import AUTOMATIC_ID, with_search
+from webapp.services.attachments import AUTOMATIC_ID, FILE_BYTES, ROOM, WHOLE_TOKENS, Attachments, with_search
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.tokenizer.byte_level import ByteTokenizer

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from webapp.errors import AttachmentNotText
-from webapp.services.attachments.text_file import decode_text
+from webapp.services.attachments import decode_text
 
 ENGLISH = "The heron stands in the shallow water.\r\nIt waits.\n"
 CHINESE = "苍鹭站在浅水里。\n它在等待，“一动不动”。\n"

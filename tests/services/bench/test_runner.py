@@ -8,9 +8,7 @@ from tests.services.bench.scripted import STARTER, TIME, WEATHER, BenchManager, 
 from tests.services.scripted_manager import HANG, end
 from webapp.errors import BenchRefused, EngineCrashed, ModelUnloaded, PromptTooLong, QueueFull
 from webapp.manager.handles import Service
-from webapp.services.bench.order import BenchOrder
-from webapp.services.bench.report import NO_CALL, OTHER, document, reports, wrong_first
-from webapp.services.bench.runner import BenchRunner
+from webapp.services.bench.tool_bench import NO_CALL, OTHER, BenchRequest, BenchRunner, document, reports, wrong_first
 from webapp.tools.bench import BenchCase, ExpectedCall
 
 PARIS = BenchCase("Weather in Paris?", (ExpectedCall("get_weather", {"city": "Paris"}),))
@@ -20,7 +18,7 @@ HELLO = BenchCase("Hello!")
 def run(world, scripts, cases, modes=("free",), **options):
     """(runner, answers in the order they came)."""
     manager = BenchManager(world, *scripts, **options)
-    runner = BenchRunner(manager, BenchOrder((WEATHER, TIME), tuple(cases), modes), at_once=1)
+    runner = BenchRunner(manager, BenchRequest((WEATHER, TIME), tuple(cases), modes), at_once=1)
     answers = []
     try:
         runner.run(answers.append)
@@ -123,7 +121,7 @@ def test_another_model_chosen_meanwhile_refuses_the_rest(world):
 def test_a_stop_aborts_what_is_being_written_and_asks_no_more(world):
     going = threading.Event()
     manager = BenchManager(world, " Hi.", [" Bird", threading.Event()], " never asked")
-    runner = BenchRunner(manager, BenchOrder((WEATHER,), (HELLO, HELLO, HELLO), ("free",)), at_once=1)
+    runner = BenchRunner(manager, BenchRequest((WEATHER,), (HELLO, HELLO, HELLO), ("free",)), at_once=1)
     answers = []
 
     def keep(answer):
@@ -153,7 +151,7 @@ def test_a_full_queue_is_waited_for(world):
 
 def test_cases_of_tools_that_are_not_offered_are_left_out(world):
     manager = BenchManager(world, " Hi.")
-    runner = BenchRunner(manager, BenchOrder((TIME,), (PARIS, HELLO), ("free",)), at_once=1)
+    runner = BenchRunner(manager, BenchRequest((TIME,), (PARIS, HELLO), ("free",)), at_once=1)
     answers = []
     runner.run(answers.append)
     assert [answer["prompt"] for answer in answers] == ["Hello!"]
@@ -161,7 +159,7 @@ def test_cases_of_tools_that_are_not_offered_are_left_out(world):
 
 
 @pytest.mark.parametrize(
-    "order", [BenchOrder((), (HELLO,)), BenchOrder((TIME,), (PARIS,)), BenchOrder((TIME,), (HELLO,), ("odd",))]
+    "order", [BenchRequest((), (HELLO,)), BenchRequest((TIME,), (PARIS,)), BenchRequest((TIME,), (HELLO,), ("odd",))]
 )
 def test_nothing_to_run_is_refused_at_once(world, order):
     with pytest.raises(BenchRefused):
@@ -172,7 +170,7 @@ def test_the_dialect_that_was_chosen_is_read(world):
     hermes = ' <tool_call>\n{"name": "get_time", "arguments": {}}\n</tool_call>'
     manager = BenchManager(world, hermes)
     case = BenchCase("What time is it?", (ExpectedCall("get_time"),))
-    runner = BenchRunner(manager, BenchOrder((TIME,), (case,), ("free",), "hermes"), at_once=1)
+    runner = BenchRunner(manager, BenchRequest((TIME,), (case,), ("free",), "hermes"), at_once=1)
     answers = []
     runner.run(answers.append)
     assert answers[0]["score"]["arguments"] is True and runner.setup()["dialect"] == "hermes"
@@ -191,7 +189,7 @@ def test_the_document_is_json_and_says_what_was_not_answered(world):
 def test_a_hanging_engine_can_be_left(world):
     """An abort that nobody confirms must not hold the server's end for ever."""
     manager = BenchManager(world, [HANG])
-    runner = BenchRunner(manager, BenchOrder((TIME,), (HELLO,), ("free",)), at_once=1)
+    runner = BenchRunner(manager, BenchRequest((TIME,), (HELLO,), ("free",)), at_once=1)
     thread = threading.Thread(target=runner.run, args=(lambda answer: None,), daemon=True)
     thread.start()
     while not manager.handles:

@@ -11,8 +11,7 @@ from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import BenchRefused, EngineCrashed, ShuttingDown
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
-from webapp.services.bench.order import BenchOrder
-from webapp.services.bench.tool_bench import ToolBench
+from webapp.services.bench.tool_bench import BenchRequest, ToolBench
 from webapp.services.jobs import Jobs
 from webapp.settings import Settings
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED
@@ -22,7 +21,7 @@ CASE = BenchCase("What time is it?", (ExpectedCall("get_time"),))
 
 
 def order(count):
-    return BenchOrder((TIME,), (CASE,) * count, ("free",))
+    return BenchRequest((TIME,), (CASE,) * count, ("free",))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from webapp.chat.attached_files import ReadMode, attached_files
 from webapp.chat.events import Waiting
 from webapp.chat.messages import Role
 from webapp.errors import TurnRunning
-from webapp.services.attachments.attachments import Attachments
+from webapp.services.attachments import Attachments
 from webapp.storage.attachments import AttachmentStore
 
 CALL = '```json\n{"name": "search_attachments", "arguments": {"query": "Norland capital"}}\n```'

@@ -10,7 +10,7 @@ from tests.waiting import wait_until
 from webapp.chat.messages import Role, ToolCall
 from webapp.chat.tool_dialects import all_dialects
 from webapp.services.chat.turns import ChatTurns
-from webapp.services.tools.mcp_servers import McpServers
+from webapp.services.tools import McpServers
 from webapp.storage.records import ChatTools
 from webapp.storage.tools import ToolStore
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.cli import main
-from webapp.services.evaluation.held_out import (
+from webapp.services.evaluation import (
     PromptCase,
     ToolCase,
     evenly,

@@ -3,7 +3,7 @@
 import pytest
 
 from webapp.errors import FileNameUnusable
-from webapp.services.library.file_names import LONGEST_BYTES, safe_name
+from webapp.services.library.placing import LONGEST_BYTES, safe_name
 
 CLEANED = {
     "model.pth": "model.pth",

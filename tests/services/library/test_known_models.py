@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from webapp.i18n import LOCALES, translate
-from webapp.services.library.known_models import FAMILIES, USES, hint, known_models
+from webapp.services.library.model_files import FAMILIES, USES, hint, known_models
 
 GB = 10**9
 

@@ -28,7 +28,7 @@ from webapp.errors import (
 from webapp.manager.library import ModelLibrary
 from webapp.manager.status import ModelStatus
 from webapp.resources import STARTER_MODEL
-from webapp.services.library import disk_space, imports
+from webapp.services.library import placing, uploads
 from webapp.services.library.model_files import ModelFiles
 
 
@@ -173,7 +173,7 @@ def test_a_move_to_another_disk_copies_and_then_deletes(files, disk, monkeypatch
     def refuse(source, target):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
-    monkeypatch.setattr(imports, "_rename", refuse)
+    monkeypatch.setattr(uploads, "_rename", refuse)
     assert imported(files, disk / "away" / "new.safetensors", "move").status == "done"
     assert tree(disk / "away") == [] and (disk / "models" / "new.safetensors").read_bytes() == good_bytes()
 
@@ -202,7 +202,7 @@ def test_imports_that_are_refused_change_nothing(files, disk):
         ("~nobody-here/x.pth", FileMissing),
         ("/tmp/\0.pth", FileMissing),
     ]:
-        for mode in imports.MODES:
+        for mode in uploads.MODES:
             with pytest.raises(error):
                 files.start_import(str(source), mode)
     with pytest.raises(FileMissing):
@@ -211,16 +211,16 @@ def test_imports_that_are_refused_change_nothing(files, disk):
 
 
 def test_no_room_is_said_before_anything_is_written(files, disk, monkeypatch):
-    monkeypatch.setattr(disk_space, "free_bytes", lambda folder: disk_space.RESERVE_BYTES + 10)
+    monkeypatch.setattr(placing, "free_bytes", lambda folder: placing.RESERVE_BYTES + 10)
     with pytest.raises(DiskFull):
         files.start_import(str(disk / "away" / "new.safetensors"), "copy")
     assert files.jobs.jobs() == []
 
 
 def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
-    monkeypatch.setattr(imports, "PIECE_BYTES", 100)
+    monkeypatch.setattr(uploads, "COPY_BYTES", 100)
     written = threading.Event()
-    real = imports.write_all
+    real = uploads.write_all
 
     def slowly(file, piece):
         real(file, piece)
@@ -228,7 +228,7 @@ def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
         cancelled.wait(30)
 
     cancelled = threading.Event()
-    monkeypatch.setattr(imports, "write_all", slowly)
+    monkeypatch.setattr(uploads, "write_all", slowly)
     before = tree(disk)
     started = files.start_import(str(disk / "away" / "new.safetensors"), "copy")
     assert written.wait(30)
@@ -243,7 +243,7 @@ def test_a_disk_that_fills_up_during_a_copy_leaves_nothing(files, disk, monkeypa
     def full(file, piece):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(imports, "write_all", full)
+    monkeypatch.setattr(uploads, "write_all", full)
     before = tree(disk)
     job = imported(files, disk / "away" / "new.safetensors")
     assert job.status == "failed" and job.error.code == "disk_full"
@@ -252,13 +252,13 @@ def test_a_disk_that_fills_up_during_a_copy_leaves_nothing(files, disk, monkeypa
 
 def test_a_file_that_changes_during_the_copy_is_not_taken(files, disk, monkeypatch):
     source = disk / "away" / "new.safetensors"
-    real = imports.write_all
+    real = uploads.write_all
 
     def meanwhile(file, piece):
         real(file, piece)
         source.write_bytes(good_bytes() + b"more")
 
-    monkeypatch.setattr(imports, "write_all", meanwhile)
+    monkeypatch.setattr(uploads, "write_all", meanwhile)
     job = imported(files, source)
     assert job.status == "failed" and job.error.code == FileOutdated.code
     assert not (disk / "models" / "new.safetensors").exists()

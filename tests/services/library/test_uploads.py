@@ -24,7 +24,7 @@ from webapp.errors import (
     UploadRefused,
     WrongExtension,
 )
-from webapp.services.library import disk_space, uploads
+from webapp.services.library import placing, uploads
 from webapp.services.library.uploads import Upload, Uploads
 
 
@@ -194,7 +194,7 @@ def test_a_disk_that_fills_up_keeps_what_was_there_before_the_slice(into, monkey
 def test_room_is_asked_for_what_is_still_missing_only(into, monkeypatch):
     upload = into.start("new.safetensors", 10_000)
     into.write(upload.id, 0, io.BytesIO(good_bytes()[:9000]))
-    monkeypatch.setattr(disk_space, "free_bytes", lambda folder: disk_space.RESERVE_BYTES + 1000)
+    monkeypatch.setattr(placing, "free_bytes", lambda folder: placing.RESERVE_BYTES + 1000)
     assert into.start("new.safetensors", 10_000).done_bytes == 9000
     with pytest.raises(DiskFull):
         into.start("other.safetensors", 1001)

@@ -26,7 +26,7 @@ from webapp.errors import (
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
-from webapp.services.states.library import StateLibrary
+from webapp.services.states import StateLibrary
 from webapp.settings import Settings
 from webapp.weights.state_file import open_state
 
@@ -194,7 +194,7 @@ def test_a_text_that_cannot_be_read_is_refused_at_once(states, monkeypatch):
         states.make("text", "taken")
     with pytest.raises(FileNameUnusable):
         states.make("text", "...")
-    monkeypatch.setattr("webapp.services.states.library.MOST_TOKENS", 3)
+    monkeypatch.setattr("webapp.services.states.MOST_TOKENS", 3)
     with pytest.raises(PromptTooLong):
         states.make("a long text", "a")
     states.manager.load("four.pth")

@@ -10,8 +10,7 @@ import pytest
 from tests.tools.mcp.conftest import raw
 from tests.waiting import wait_until
 from webapp.errors import McpProgramsOff, McpServerInvalid, McpServerNotFound
-from webapp.services.tools.mcp_servers import DELETED_KEPT_S, McpServers
-from webapp.services.tools.mcp_tools import sync
+from webapp.services.tools import DELETED_KEPT_S, McpServers, sync
 from webapp.settings import Settings
 from webapp.storage.mcp_servers import McpServerStore
 from webapp.storage.tools import MOST_TOOLS, ToolStore

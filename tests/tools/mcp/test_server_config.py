@@ -9,7 +9,7 @@ import pytest
 
 from webapp.errors import McpServerInvalid
 from webapp.tools.mcp.answers import remote_tool, says
-from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked, read_servers
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked_server, read_servers
 
 HTTP = ServerKind.HTTP
 
@@ -54,7 +54,7 @@ def test_what_an_address_holds_beside_its_place_is_not_shown():
 )
 def test_what_cannot_be_a_server_is_said_at_its_field(config, field):
     with pytest.raises(McpServerInvalid) as caught:
-        checked(config)
+        checked_server(config)
     assert caught.value.params["field"] == field
 
 

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 
 from webapp.chat.attached_files import attached_files
-from webapp.services.attachments.attachments import FILE_BYTES, ROOM
+from webapp.services.attachments import FILE_BYTES, ROOM
 from webapp.storage.attachments import AttachmentStore
 
 BOUNDARY = "roostboundary"

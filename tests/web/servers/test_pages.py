@@ -17,7 +17,7 @@ from tests.weights.make_checkpoints import make_tensors
 from tests.wording import error_text, pattern, says, text
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
-from webapp.services.tools.mcp_servers import McpServers
+from webapp.services.tools import McpServers
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind

@@ -1,19 +1,285 @@
-"""The tool bench of the server: one run at a time, a job whose answers are stored as they come."""
+"""A run of the tool bench: every case asked of one loaded model, a few at a time, each answer scored as it comes.
+
+One run at a time, as a job whose answers are stored. Its requests wait in the same queue as all others, as one client,
+so chats go on beside it. All answers are from the model, strategy and state of the first one: when those change, the
+run ends.
+"""
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Mapping
+import math
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from webapp.errors import BenchInterrupted, BenchRefused, as_roost_error
+from webapp import __version__
+from webapp.chat.events import Finished
+from webapp.chat.messages import Message, Role
+from webapp.chat.prompts import RenderedPrompt, render
+from webapp.chat.tool_dialects import OfferedTools
+from webapp.engine.outputs import FinishReason
+from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import (
+    BenchInterrupted,
+    BenchRefused,
+    ModelUnloaded,
+    QueueFull,
+    RequestError,
+    RoostError,
+    as_roost_error,
+)
+from webapp.manager.handles import Service
 from webapp.manager.manager import ModelManager
-from webapp.services.bench.order import BenchOrder
-from webapp.services.bench.report import reports
-from webapp.services.bench.runner import AT_ONCE, BenchRunner
+from webapp.services.generation.generation import Generation
+from webapp.services.generation.request import PromptModel, call_constraint, dialect_of, prepare, template_of
+from webapp.services.generation.text import AnswerText
 from webapp.services.jobs import Jobs, Running
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
+from webapp.structured.grammar import check
+from webapp.structured.pattern_match import matches
+from webapp.tools.bench import (
+    FIGURES,
+    MAX_CASES,
+    BenchCase,
+    CallScore,
+    MadeCases,
+    Reading,
+    call_to_dict,
+    make_cases,
+    read_answer,
+    score_calls,
+    shares,
+)
+
+CONSTRAINED, FREE = "constrained", "free"
+MODES = (CONSTRAINED, FREE)
+MAX_TOKENS = 400
+"""Of one answer: room for a call with long arguments, and an end for a model that rambles."""
+GREEDY = SamplingParams(temperature=0, frequency_penalty=0.0, max_tokens=MAX_TOKENS)
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """``definitions`` are OpenAI `function` objects, all offered with every prompt. ``dialect`` "" is what fits the
+    model. With two ``modes`` every case is asked twice."""
+
+    definitions: tuple[Mapping[str, Any], ...]
+    cases: tuple[BenchCase, ...]
+    modes: tuple[str, ...] = (CONSTRAINED,)
+    dialect: str = ""
+    params: SamplingParams = GREEDY
+
+    @property
+    def tool_names(self) -> frozenset[str]:
+        return frozenset(str(definition["name"]) for definition in self.definitions)
+
+    @property
+    def askable(self) -> tuple[BenchCase, ...]:
+        """The cases whose tools are offered."""
+        return tuple(case for case in self.cases if case.tool_names <= self.tool_names)
+
+
+def checked(request: BenchRequest) -> BenchRequest:
+    """The same, or BenchRefused."""
+    if not request.definitions:
+        raise BenchRefused(reason="no tool is chosen", reason_key="tool_bench.problem.no_tools")
+    if not request.askable:
+        raise BenchRefused(reason="no case asks for the chosen tools", reason_key="tool_bench.problem.no_cases")
+    if not request.modes or not set(request.modes) <= set(MODES):
+        raise BenchRefused(reason="it decodes held to the form, free, or both", reason_key="tool_bench.problem.modes")
+    return request
+
+
+def made_cases(definitions: Sequence[Mapping[str, Any]], language: str, seed: int, per_tool: int) -> MadeCases:
+    """As :func:`make_cases`, with patterns judged by the engine's own automata; fewer a tool where there are so many
+    tools that all would not find room."""
+    most = max(1, (MAX_CASES * 3 // 4) // max(1, len(definitions)))
+    return make_cases(definitions, language, seed, min(per_tool, most), matches)
+
+
+AT_ONCE = 4
+CLIENT = "tool bench"
+RETRY_S = 0.3
+
+Answer = dict[str, Any]
+"""What is kept of one case in one mode; :mod:`.report` reads it:
+
+``place`` of the case, ``mode``, ``prompt``, ``expected`` calls, ``sent`` (what the model read after the offer, which
+all have in common), ``raw`` (all it wrote), ``called``, ``sets_out`` (something began as a call does), ``score``,
+``finish_reason``, ``tokens``, and ``error`` where the case could not be asked.
+"""
+
+
+class BenchRunner:
+    """Raises at once what can be told: BenchRefused, GrammarInvalid, what keeps the model from being used."""
+
+    def __init__(self, manager: ModelManager, request: BenchRequest, at_once: int = AT_ONCE) -> None:
+        self._manager = manager
+        self._request = checked(request)
+        self._at_once = at_once
+        self._model = PromptModel.chosen(manager)
+        self._template = template_of(self._model.info)
+        self._offer = OfferedTools(dialect_of(request.dialect, self._model.info), request.definitions)
+        self._constraint = call_constraint(self._rendered(request.askable[0]))
+        check(self._constraint or {})
+        self._tasks = deque((place, mode) for place in range(len(request.askable)) for mode in request.modes)
+        self._lock = threading.Lock()
+        self._asked: set[Generation] = set()
+        self._service: Service | None = None
+        self._failure: Exception | None = None
+        self._stopped = threading.Event()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Because of :meth:`stop`."""
+        return self._stopped.is_set() and self._failure is None
+
+    def setup(self) -> dict[str, Any]:
+        """What the figures are figures of. ``asked``: answers there will be; ``left_out``: cases whose tools are not
+        offered."""
+        status, request = self._manager.status(), self._request
+        service = self._service or Service(status.model, status.strategy)
+        return {
+            "roost": __version__,
+            "model": service.model or Path(self._model.info.path).name,
+            "strategy": service.strategy,
+            "state": service.state.name if self._service else status.state,
+            "dialect": self._offer.dialect.name,
+            "template": self._template.name,
+            "modes": list(request.modes),
+            "is_greedy": request.params.temperature == 0,
+            "sampling": _sampling(request),
+            "tools": [dict(definition) for definition in request.definitions],
+            "offer": self._opening(),
+            "asked": len(request.askable) * len(request.modes),
+            "left_out": len(request.cases) - len(request.askable),
+        }
+
+    def run(self, keep: Callable[[Answer], object]) -> None:
+        """Until the last answer, a stop, or what ends it, which is raised. ``keep`` gets the answers one at a time."""
+        with ThreadPoolExecutor(self._at_once, thread_name_prefix="roost-bench") as pool:
+            try:
+                for work in [pool.submit(self._work, keep) for _ in range(self._at_once)]:
+                    work.result()
+            except BaseException:  # Ctrl-C: the pool would wait for every case there is
+                self.stop()
+                raise
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """From any thread. What is being written is not kept."""
+        with self._lock:
+            self._stopped.set()
+            self._tasks.clear()
+            asked = list(self._asked)
+        for generation in asked:
+            generation.stop()
+
+    def _work(self, keep: Callable[[Answer], object]) -> None:
+        while True:
+            with self._lock:
+                if not self._tasks:
+                    return
+                place, mode = self._tasks.popleft()
+            try:
+                answer = self._answer(place, mode)
+                with self._lock:
+                    if answer is None or self._failure is not None:
+                        return
+                    keep(answer)
+            except Exception as exc:  # told by run(), once the others have ended
+                self._fail(exc)
+                return
+
+    def _fail(self, exc: Exception) -> None:
+        with self._lock:
+            self._failure = self._failure or exc
+        self.stop()
+
+    def _answer(self, place: int, mode: str) -> Answer | None:
+        """None when it was stopped."""
+        case = self._request.askable[place]
+        rendered = self._rendered(case)
+        sent = rendered.text.removeprefix(self._opening())
+        answer: Answer = {"place": place, "mode": mode, "prompt": case.prompt, "sent": sent}
+        answer["expected"] = [call_to_dict(call) for call in case.calls]
+        try:
+            found = self._ask(rendered, mode)
+        except RequestError as exc:  # this prompt is too long, say; the others may do
+            return {**answer, **_judged(case, Reading(sets_out=not case.calls)), "error": exc.to_dict()}
+        if found is None:
+            return None
+        text, end = found
+        reading = read_answer(text.content, self._offer.dialect.syntax)
+        written = {"raw": text.raw, "finish_reason": end.finish_reason, "tokens": end.stats.get("decoded_tokens", 0)}
+        return {**answer, **_judged(case, reading), **written}
+
+    def _ask(self, rendered: RenderedPrompt, mode: str) -> tuple[AnswerText, Finished] | None:
+        """None when it was stopped. The text is wanted as it came, calls and all, hence no tools to look for."""
+        constraint = self._constraint if mode == CONSTRAINED else None
+        prompt = prepare(self._model, replace(rendered, tools=None), self._request.params, constraint)
+        generation = Generation(self._manager, prompt, CLIENT)
+        with self._lock:
+            if self._stopped.is_set():
+                return None
+            self._asked.add(generation)
+        try:
+            self._start(generation)
+            end = generation.finish()
+        except RoostError:
+            if self._stopped.is_set():
+                return None
+            raise
+        finally:
+            with self._lock:
+                self._asked.discard(generation)
+        if self._stopped.is_set():
+            return None
+        self._check_same(generation.service, end.finish_reason)
+        return generation.text, end
+
+    def _start(self, generation: Generation) -> None:
+        """Waits for room where the queue is full: a bench has time."""
+        while True:
+            try:
+                return generation.start()
+            except QueueFull:
+                if self._stopped.wait(RETRY_S):
+                    raise
+
+    def _check_same(self, service: Service, reason: str) -> None:
+        with self._lock:
+            self._service = self._service or service
+            if reason == FinishReason.ABORT or service != self._service:
+                raise ModelUnloaded()
+
+    def _rendered(self, case: BenchCase) -> RenderedPrompt:
+        return render(self._template, [Message(Role.USER, case.prompt)], tools=self._offer)
+
+    def _opening(self) -> str:
+        """The piece all prompts begin with: the offer."""
+        return self._rendered(self._request.askable[0]).pieces[0].text
+
+
+def _judged(case: BenchCase, reading: Reading) -> dict[str, Any]:
+    return {
+        "called": [call_to_dict(call) for call in reading.calls],
+        "sets_out": reading.sets_out,
+        "score": asdict(score_calls(case.calls, reading)),
+    }
+
+
+def _sampling(request: BenchRequest) -> dict[str, Any]:
+    return {name: value for name, value in request.params.to_dict().items() if not name.startswith("stop_") and value}
+
 
 KIND = "tool_bench"
 log = logging.getLogger(__name__)
@@ -34,12 +300,12 @@ class ToolBench:
         """Id of the run that goes on, "" for none."""
         return next((job.details["run_id"] for job in self.jobs.jobs(KIND) if not job.is_over), "")
 
-    def start(self, order: BenchOrder, facts: Mapping[str, Any] | None = None) -> StoredRun:
+    def start(self, request: BenchRequest, facts: Mapping[str, Any] | None = None) -> StoredRun:
         """Begins at once; loads the model if need be. BenchRefused, ShuttingDown, and what :class:`BenchRunner` raises.
         ``facts`` are kept with the run's setup."""
         if self.running:
             raise BenchRefused(reason="another run goes on", reason_key="tool_bench.problem.running")
-        runner = BenchRunner(self._manager, order, self._at_once)
+        runner = BenchRunner(self._manager, request, self._at_once)
         setup = {**runner.setup(), **(facts or {})}
         self.jobs.check_open()
         run = self.store.begin_run(setup)
@@ -94,3 +360,108 @@ class ToolBench:
             log.exception("the end of a run of the tool bench could not be stored")
         if error is not None:
             raise error
+
+
+NO_CALL, OTHER = "", "?"
+"""In the confusion table, where no tool's name can be: no call; a call that cannot be read or of no offered tool."""
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """``counts`` of (expected, called), by calls: an answer with two calls counts twice. Names in the order they were
+    offered, then NO_CALL, then (only called) OTHER."""
+
+    expected: tuple[str, ...]
+    called: tuple[str, ...]
+    counts: Mapping[tuple[str, str], int]
+
+    def count(self, expected: str, called: str) -> int:
+        return self.counts.get((expected, called), 0)
+
+
+@dataclass(frozen=True)
+class ModeReport:
+    """``shares`` from 0 to 1 by the names of :data:`FIGURES`, None where no case has the figure; ``counts`` are what
+    they are made of: (right, of)."""
+
+    mode: str
+    cases: int
+    right: int
+    shares: Mapping[str, float | None]
+    counts: Mapping[str, tuple[int, int]]
+    confusion: Confusion
+
+
+def reports(setup: Mapping[str, Any], answers: Sequence[Answer]) -> tuple[ModeReport, ...]:
+    """One a mode that has answers, constrained first."""
+    names = tuple(str(tool["name"]) for tool in setup["tools"])
+    by_mode = {mode: [answer for answer in answers if answer["mode"] == mode] for mode in MODES}
+    return tuple(_report(mode, names, found) for mode, found in by_mode.items() if found)
+
+
+def is_right(answer: Answer) -> bool:
+    return "error" not in answer and CallScore(**answer["score"]).is_right
+
+
+def wrong_first(answers: Sequence[Answer]) -> list[Answer]:
+    """Then by case, so that both modes of one stand together."""
+    return sorted(answers, key=lambda answer: (is_right(answer), answer["place"], MODES.index(answer["mode"])))
+
+
+def document(
+    setup: Mapping[str, Any], answers: Sequence[Answer], error: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """JSON. A run that was cut short has fewer answers than ``asked``."""
+    return {
+        "setup": dict(setup),
+        "answered": len(answers),
+        "error": dict(error) if error else None,
+        "modes": {report.mode: _as_dict(report) for report in reports(setup, answers)},
+        "answers": sorted(answers, key=lambda answer: (answer["place"], answer["mode"])),
+    }
+
+
+def _report(mode: str, names: tuple[str, ...], answers: Sequence[Answer]) -> ModeReport:
+    scores = [CallScore(**answer["score"]) for answer in answers]
+    found = shares(scores, FIGURES)
+    values = {name: [getattr(score, name) for score in scores] for name in FIGURES}
+    return ModeReport(
+        mode,
+        len(answers),
+        sum(map(is_right, answers)),
+        {name: None if math.isnan(found[name]) else found[name] for name in FIGURES},
+        {name: (values[name].count(True), len(answers) - values[name].count(None)) for name in FIGURES},
+        _confusion(names, answers),
+    )
+
+
+def _confusion(names: tuple[str, ...], answers: Sequence[Answer]) -> Confusion:
+    counts = Counter(pair for answer in answers for pair in _pairs(answer, names))
+    called = (*names, NO_CALL, OTHER)
+    return Confusion((*names, NO_CALL), called, counts)
+
+
+def _pairs(answer: Answer, names: Sequence[str]) -> list[tuple[str, str]]:
+    """What was expected beside what came, call by call."""
+    expected = [call["name"] for call in answer["expected"]] or [NO_CALL]
+    called = [call["name"] if call["name"] in names else OTHER for call in answer["called"]]
+    if not called and (answer["sets_out"] or "error" in answer):
+        called = [OTHER]
+    return list(itertools.zip_longest(expected, called or [NO_CALL], fillvalue=NO_CALL))
+
+
+def _as_dict(report: ModeReport) -> dict[str, Any]:
+    rows = {
+        _label(expected): {
+            _label(called): report.confusion.count(expected, called)
+            for called in report.confusion.called
+            if report.confusion.count(expected, called)
+        }
+        for expected in report.confusion.expected
+    }
+    counts = {name: list(pair) for name, pair in report.counts.items()}
+    return {"cases": report.cases, **report.shares, "right": report.right, "counts": counts, "confusion": rows}
+
+
+def _label(name: str) -> str:
+    return {NO_CALL: "(no call)", OTHER: "(unreadable or unknown)"}.get(name, name)

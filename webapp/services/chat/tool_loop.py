@@ -18,7 +18,7 @@ from typing import Any
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.errors import ChatError, Phrase, RoostError, ToolInvalid, phrase_from_dict
-from webapp.services.attachments.message_files import with_search
+from webapp.services.attachments import with_search
 from webapp.services.generation.request import dialect_of
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset

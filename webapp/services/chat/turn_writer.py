@@ -15,7 +15,7 @@ from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt, render
 from webapp.errors import as_roost_error
 from webapp.manager.manager import ModelManager
-from webapp.services.attachments.message_files import is_searchable, with_texts
+from webapp.services.attachments import is_searchable, with_texts
 from webapp.services.chat.tool_loop import chosen_tools, offered_tools
 from webapp.services.generation.generation import POLL_S, Generation
 from webapp.services.generation.request import PreparedPrompt, PromptModel, call_constraint, prepare, template_of

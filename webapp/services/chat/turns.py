@@ -16,11 +16,11 @@ from webapp.chat.attached_files import attached_files, attached_metadata
 from webapp.chat.messages import Message, Role, title_of
 from webapp.errors import ChatError, NothingToContinue, PromptEmpty, RoostError, ShuttingDown, TurnRunning
 from webapp.manager.manager import ModelManager
-from webapp.services.attachments.message_files import texts_before, with_search
+from webapp.services.attachments import texts_before, with_search
 from webapp.services.chat.tool_loop import ToolLoop, chosen_tools
 from webapp.services.chat.turn_writer import LiveTurn, TurnWriter
 from webapp.services.presets.presets import Presets
-from webapp.services.tools.mcp_servers import McpServers
+from webapp.services.tools import McpServers
 from webapp.settings import Settings
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore

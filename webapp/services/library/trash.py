@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from webapp.errors import FileMissing, FileNameTaken, TrashMissing
-from webapp.services.library.disk_space import writing
+from webapp.services.library.placing import writing
 
 TRASH = ".trash"
 ABOUT = "about.json"

@@ -64,7 +64,7 @@ class ServerConfig:
         return text
 
 
-def checked(config: ServerConfig) -> ServerConfig:
+def checked_server(config: ServerConfig) -> ServerConfig:
     """The same, or McpServerInvalid with the field that is wrong."""
     if not NAME.fullmatch(config.name):
         raise McpServerInvalid(
@@ -133,7 +133,7 @@ def _server(name: str, entry: Any) -> ServerConfig:
     if not isinstance(entry, Mapping):
         raise _invalid(_of(name, "it is not an object"))
     try:
-        return checked(_with_address(name, entry) if _url(entry) else _with_program(name, entry))
+        return checked_server(_with_address(name, entry) if _url(entry) else _with_program(name, entry))
     except McpServerInvalid as exc:
         if exc.params["field"] == "json":
             raise

@@ -20,7 +20,7 @@ from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, Reas
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
 from webapp.manager.library import STATE_ENDINGS, STATES
-from webapp.services.attachments.attachments import Attachments
+from webapp.services.attachments import Attachments
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.presets.presets import Presets

@@ -12,7 +12,7 @@ from flask import Blueprint, Flask, Response, make_response, redirect, request, 
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
-from webapp.services.attachments.attachments import FILE_BYTES, ROOM
+from webapp.services.attachments import FILE_BYTES, ROOM
 from webapp.storage.records import Chat
 from webapp.web.chat.commands import ID_CHARS, Command, Commands, address_of, read_command
 from webapp.web.chat.live import ChatContext, chat_context, install

@@ -13,7 +13,7 @@ from webapp.errors import ConversionRefused, RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.services.conversion import KIND, ConversionRequest, Conversions
 from webapp.services.jobs import DONE, Job
-from webapp.services.library.disk_space import check_free, free_bytes, size_text
+from webapp.services.library.placing import check_free, free_bytes, size_text
 from webapp.web.jobs import describes, job_list, without_folders
 from webapp.web.kit.page import Choice, PageContext
 from webapp.weights.convert.registry import CONVERSIONS

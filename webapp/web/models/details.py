@@ -9,7 +9,7 @@ from datetime import datetime
 from flask import url_for
 
 from webapp.manager.library import ModelEntry
-from webapp.services.library.disk_space import size_text
+from webapp.services.library.placing import size_text
 from webapp.services.strategy.choice import recommend
 from webapp.web.kit.page import PageContext, Toast
 from webapp.web.models.views import Values, dtype_text, fit_line, is_loadable, model_row

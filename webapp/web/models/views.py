@@ -19,11 +19,10 @@ from flask import current_app, url_for
 from webapp.errors import ModelDoesNotFit, WeightsError, error_from_dict, sentences
 from webapp.i18n import phrase
 from webapp.manager.library import ModelEntry, ModelFile, ModelLibrary
-from webapp.services.library.disk_space import free_bytes, size_text
-from webapp.services.library.imports import KIND as IMPORT
-from webapp.services.library.imports import MODES
-from webapp.services.library.known_models import FAMILIES, KnownModel, hint, known_models
-from webapp.services.library.model_files import HOLDS_A_MODEL, ModelFiles
+from webapp.services.library.model_files import FAMILIES, HOLDS_A_MODEL, KnownModel, ModelFiles, hint, known_models
+from webapp.services.library.placing import free_bytes, size_text
+from webapp.services.library.uploads import KIND as IMPORT
+from webapp.services.library.uploads import MODES
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, Fit, estimate
 from webapp.services.strategy.on_load import strategy_for
 from webapp.web.jobs import job_list, jobs_of

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from webapp.i18n import translate_error
-from webapp.services.library.disk_space import size_text
+from webapp.services.library.placing import size_text
 from webapp.services.presets.parameters import BY_NAME
 from webapp.services.strategy.choice import (
     BuilderLimits,

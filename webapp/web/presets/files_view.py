@@ -9,8 +9,8 @@ from webapp.errors import RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.manager.target import ZERO_STATE
 from webapp.resources import STARTER_MODEL
-from webapp.services.library.disk_space import size_text
-from webapp.services.states.library import StateEntry, StateLibrary
+from webapp.services.library.placing import size_text
+from webapp.services.states import StateEntry, StateLibrary
 from webapp.web.presets.contexts import Choice
 from webapp.weights.inspection import Inspection
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from webapp.i18n import translate_error
 from webapp.manager.manager import ModelManager
-from webapp.services.library.disk_space import size_text
+from webapp.services.library.placing import size_text
 from webapp.services.strategy.fit import Alternative, DeviceFit, Fit, estimate
 from webapp.services.strategy.hardware import Hardware
 from webapp.settings import Settings

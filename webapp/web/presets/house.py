@@ -12,7 +12,7 @@ from webapp.errors import RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.services.presets.presets import Presets
-from webapp.services.states.library import StateLibrary
+from webapp.services.states import StateLibrary
 from webapp.services.strategy.hardware import Hardware, probe
 from webapp.settings import Settings
 from webapp.storage.presets import Preset

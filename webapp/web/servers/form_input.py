@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from werkzeug.datastructures import MultiDict
 
 from webapp.errors import McpServerInvalid
-from webapp.tools.mcp.server_config import DEFAULT_TIMEOUT_S, HIDDEN, ServerConfig, ServerKind, checked
+from webapp.tools.mcp.server_config import DEFAULT_TIMEOUT_S, HIDDEN, ServerConfig, ServerKind, checked_server
 
 MOST_CHARS = 20_000
 FORMS = {
@@ -73,10 +73,10 @@ def config_of(draft: ServerDraft, before: ServerConfig | None = None) -> ServerC
     if kind is ServerKind.STDIO:
         words = split_command(draft.command)
         env = _lines(draft.env, "=", "env", known.env)
-        return checked(ServerConfig(**shared, command=words[0] if words else "", args=tuple(words[1:]), env=env))
+        return checked_server(ServerConfig(**shared, command=words[0] if words else "", args=tuple(words[1:]), env=env))
     url = draft.url.strip()
     kept = known.headers if _place(url) == _place(known.url) else {}
-    return checked(ServerConfig(**shared, url=url, headers=_lines(draft.headers, ":", "headers", kept)))
+    return checked_server(ServerConfig(**shared, url=url, headers=_lines(draft.headers, ":", "headers", kept)))
 
 
 def split_command(text: str) -> list[str]:

@@ -14,7 +14,7 @@ from flask import url_for
 from webapp.chat.tool_dialects import compact_parameters
 from webapp.errors import McpNotInstalled, McpProgramsOff, McpServerInvalid, RoostError
 from webapp.i18n import phrase
-from webapp.services.tools.mcp_servers import McpServers
+from webapp.services.tools import McpServers
 from webapp.storage.mcp_servers import StoredServer
 from webapp.storage.tools import StoredTool
 from webapp.tools.definition import Approval

@@ -12,8 +12,8 @@ from flask import url_for
 from webapp.errors import RoostError
 from webapp.manager.target import ZERO_STATE
 from webapp.services.jobs import DONE, Job
-from webapp.services.library.disk_space import size_text
-from webapp.services.states.library import MAKING, StateEntry, StateLibrary
+from webapp.services.library.placing import size_text
+from webapp.services.states import MAKING, StateEntry, StateLibrary
 from webapp.web.jobs import describes, job_list
 from webapp.web.kit.page import PageContext, Toast, html_id
 

@@ -18,8 +18,7 @@ from webapp.errors import (
     GrammarInvalid,
     ModelError,
 )
-from webapp.services.bench.order import made_cases
-from webapp.services.bench.report import document
+from webapp.services.bench.tool_bench import document, made_cases
 from webapp.tools.bench import cases_from_lines, cases_to_lines
 from webapp.web.kit.page import Toast, render_page, wants_fragment
 from webapp.web.tools.bench_views import (
@@ -58,7 +57,7 @@ def start() -> Response | BaseResponse:
     asked = {name: request.form.get(name, "")[:100] for name in ("mode", "dialect", "sampling")}
     tools = frozenset(request.form.getlist("tool")[:500])
     try:
-        run = bench.bench.start(bench.order(tools, asked["mode"], asked["dialect"], asked["sampling"]))
+        run = bench.bench.start(bench.request(tools, asked["mode"], asked["dialect"], asked["sampling"]))
     except (BenchRefused, GrammarInvalid, ModelError) as exc:
         refused = bench.page.explain(exc)
         page = bench_page(bench, {**asked, "tools": tools}, run_problem=" ".join(refused))

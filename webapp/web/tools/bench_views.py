@@ -16,10 +16,22 @@ from flask import url_for
 
 from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import BenchCaseInvalid, RoostError, error_from_dict
-from webapp.services.bench.order import GREEDY, MAX_TOKENS, MODES, BenchOrder
-from webapp.services.bench.report import NO_CALL, OTHER, Confusion, ModeReport, is_right, reports, wrong_first
-from webapp.services.bench.runner import Answer
-from webapp.services.bench.tool_bench import KIND, ToolBench
+from webapp.services.bench.tool_bench import (
+    GREEDY,
+    KIND,
+    MAX_TOKENS,
+    MODES,
+    NO_CALL,
+    OTHER,
+    Answer,
+    BenchRequest,
+    Confusion,
+    ModeReport,
+    ToolBench,
+    is_right,
+    reports,
+    wrong_first,
+)
 from webapp.services.chat.tool_loop import is_known_to_call
 from webapp.services.jobs import Job
 from webapp.storage.tool_bench import DONE, STOPPED, StoredCase, StoredRun
@@ -65,14 +77,14 @@ class Bench:
     def cases(self) -> tuple[BenchCase, ...]:
         return tuple(stored.case for stored in self.store.cases())
 
-    def order(self, names: frozenset[str], mode: str, dialect: str, sampling: str) -> BenchOrder:
+    def request(self, names: frozenset[str], mode: str, dialect: str, sampling: str) -> BenchRequest:
         functions = tuple(row.function for row in self.definitions() if row.name in names)
         modes = (mode,) if mode in MODES else MODES
         params = GREEDY
         if sampling == AS_CHATS:
             presets, parameters = self.page.service("presets"), self.page.manager.model_info().parameters
             params = presets.sampling(presets.active(), {"max_tokens": MAX_TOKENS}, parameters)
-        return BenchOrder(functions, self.cases(), modes, dialect, params)
+        return BenchRequest(functions, self.cases(), modes, dialect, params)
 
     def knows_to_call(self) -> bool:
         """Whether the chosen model is of a family trained on function calling; True where none is chosen."""

@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ToolInvalid
 from webapp.i18n import phrase
-from webapp.services.tools.trial import try_call
+from webapp.services.tools import try_call
 from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition

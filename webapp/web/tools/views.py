@@ -15,7 +15,7 @@ from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import ToolDialect, all_dialects, compact_parameters, default_dialect, plain
 from webapp.errors import RoostError, ToolInvalid
 from webapp.services.generation.request import dialect_of
-from webapp.services.tools.trial import usable
+from webapp.services.tools import usable
 from webapp.storage.mcp_servers import McpServerStore
 from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS

@@ -1,24 +1,42 @@
-"""The library of states, ``models/states``: what is there, what fits what, and everything that is done with them."""
+"""The library of states, ``models/states``: what is in a file, which models it fits, and every change of the files."""
 
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from webapp.errors import PromptEmpty, PromptTooLong, RoostError, StateInUse, StateMismatch, StateMissing
+from webapp.errors import (
+    FileReadingFailed,
+    PromptEmpty,
+    PromptTooLong,
+    RoostError,
+    StateInUse,
+    StateMismatch,
+    StateMissing,
+    as_roost_error,
+)
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, find_file
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
 from webapp.services.jobs import Job, Jobs, Running
-from webapp.services.library.arrivals import check_name_free, look_into, take_place, to_disk, write_all
-from webapp.services.library.disk_space import check_free, writing
-from webapp.services.library.file_names import safe_name, whole_path
+from webapp.services.library.placing import (
+    check_free,
+    check_name_free,
+    look_into,
+    safe_name,
+    take_place,
+    to_disk,
+    whole_path,
+    write_all,
+    writing,
+)
 from webapp.services.library.trash import Trash, Trashed
-from webapp.services.states.sheets import StateSheets
+from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import require_model
 from webapp.weights.state_sheet import StateSheet
 
@@ -247,3 +265,45 @@ def _fitting(sheet: StateSheet, models: Sequence[ModelEntry]) -> tuple[str, ...]
 
 def _with_ending(name: str, ending: str) -> str:
     return name if name.lower().endswith(ending.lower()) else f"{name.strip()}{ending}"
+
+
+Stamp = tuple[int, int]
+
+
+class StateSheets:
+    """Safe to use from any thread."""
+
+    def __init__(self, reader: FileReader) -> None:
+        self._reader = reader
+        self._lock = threading.Lock()
+        self._seen: dict[Path, tuple[Stamp, StateSheet | RoostError]] = {}
+
+    def sheet(self, path: Path) -> StateSheet | RoostError:
+        """The error of a file that is no state, instead of raising it: others are listed all the same."""
+        stamp = stamp_of(path)
+        with self._lock:
+            seen = self._seen.get(path)
+        if seen is not None and seen[0] == stamp:
+            return seen[1]
+        try:
+            found: StateSheet | RoostError = self._reader.state_sheet(path)
+        except FileReadingFailed as exc:  # the reader remembers it, and when it may be tried again
+            return exc
+        except Exception as exc:  # whatever is wrong with one file
+            found = as_roost_error(exc)
+        with self._lock:
+            self._seen[path] = (stamp, found)
+        return found
+
+    def forget_others(self, paths: set[Path]) -> None:
+        with self._lock:
+            for path in set(self._seen) - paths:
+                del self._seen[path]
+
+
+def stamp_of(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+        return found.st_mtime_ns, found.st_size
+    except OSError:
+        return 0, 0

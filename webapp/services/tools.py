@@ -1,26 +1,46 @@
-"""The MCP servers of the house: kept, connected when they are needed, their tools among all others."""
+"""Tools and MCP servers: which servers are kept and connected, their tools as stored tools, and a tool's first try.
+
+Chats, approval and the prompt treat a server's tool like any other. It keeps its id and name here as long as the server
+lists it under the same name, also after times when it did not. What a server says about its tools is checked and
+bounded; what Roost could not hold a model to is refused with the reason. When a tool's description or parameters change
+after a person has let it run unasked, the person is asked again.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import re
 import threading
 import time
 import uuid
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from webapp.errors import McpProgramsOff, McpServerNotFound, McpServerOff, RoostError
-from webapp.services.tools.mcp_tools import bring_back, sync, take_away
+from webapp.chat.messages import ToolCall
+from webapp.chat.tool_dialects import all_dialects
+from webapp.chat.tool_grammars import ToolRules
+from webapp.errors import (
+    GrammarInvalid,
+    McpProgramsOff,
+    McpServerNotFound,
+    McpServerOff,
+    Phrase,
+    RoostError,
+    ToolInvalid,
+)
 from webapp.settings import Settings
 from webapp.storage.database import Database
-from webapp.storage.mcp_servers import McpServerStore, StoredServer
+from webapp.storage.mcp_servers import McpServerStore, StoredServer, ToolList
 from webapp.storage.tools import StoredTool, ToolStore
-from webapp.tools.definition import Approval, ToolDefinition
-from webapp.tools.mcp.answers import Listing
+from webapp.structured.grammar import check
+from webapp.structured.pattern_match import matches
+from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition, checked
+from webapp.tools.mcp.answers import Listing, RemoteTool
 from webapp.tools.mcp.client import McpClient, ServerState
-from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked, read_servers
-from webapp.tools.runner import IsStopped, ToolResult, error_result, never
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked_server, read_servers
+from webapp.tools.runner import IsStopped, ToolResult, error_result, never, run_call
 
 DELETED_KEPT_S = 86_400.0
 """A removed server can be brought back for a day; then the next start removes it with its secrets."""
@@ -55,7 +75,7 @@ class McpServers:
 
     def add(self, config: ServerConfig) -> StoredServer:
         """Kept, switched on, and being connected when this returns."""
-        self._check(checked(config))
+        self._check(checked_server(config))
         server = self.store.create_all([config], is_on=True)[0]
         self._client.start(server.id, config)
         return server
@@ -69,7 +89,7 @@ class McpServers:
 
     def change(self, server_id: str, config: ServerConfig, seen_at: float | None) -> StoredServer:
         self._check(self.store.get(server_id).config)
-        self._check(checked(config))
+        self._check(checked_server(config))
         server = self.store.update(server_id, config, seen_at)
         if server.is_on:
             self._client.start(server.id, config)
@@ -118,7 +138,7 @@ class McpServers:
 
     def try_out(self, config: ServerConfig) -> tuple[ServerState, Listing]:
         """Connects as the form has it and takes nothing over; waits for the answer, McpError when there is none."""
-        self._check(checked(config))
+        self._check(checked_server(config))
         server_id = f"try-{uuid.uuid4().hex}"
         try:
             listing = self._client.connect(server_id, config)
@@ -192,3 +212,131 @@ class McpServers:
                 return
             if server.is_on:
                 self.store.set_tools(server_id, sync(self._tools, server, listing))
+
+
+NAME_CHARS = 64
+MAX_SCHEMA_CHARS = 20_000
+"""A fifth of what a person may write: it comes unasked, and the model reads all of it."""
+
+
+def sync(store: ToolStore, server: StoredServer, listing: Listing) -> ToolList:
+    """Brings the stored tools in line with a listing; says what became of it."""
+    before = {tool.definition.mcp.name: tool for tool in store.of_server(server.id, deleted=True)}
+    living = {tool.definition.mcp.name: tool for tool in store.of_server(server.id)}
+    before |= living
+    wanted: dict[str, ToolDefinition] = {}
+    refused: dict[str, str] = {}
+    for remote in listing.tools:
+        try:
+            if remote.name not in server.tools.hidden:
+                wanted[remote.name] = definition_of(server, remote, before.get(remote.name))
+        except ToolInvalid as exc:
+            refused[remote.name] = reason_of(exc)
+    with store.database.transaction():
+        for name in living.keys() - wanted.keys():
+            store.delete(living[name].id)
+        for name, definition in wanted.items():
+            try:
+                keep(store, server, definition, before.get(name), name in living)
+            except ToolInvalid as exc:  # one tool too many
+                refused[name] = reason_of(exc)
+    names = tuple(remote.name for remote in listing.tools)
+    hidden = tuple(name for name in server.tools.hidden if name in names)
+    return ToolList(names, tuple(refused.items()), hidden, listing.left_out)
+
+
+def definition_of(server: StoredServer, remote: RemoteTool, before: StoredTool | None) -> ToolDefinition:
+    """ToolInvalid for what could not be offered. What has not changed is as it was, approval included."""
+    known = before.definition if before else ToolDefinition(safe_name(remote.name))
+    parameters = remote.parameters or known.parameters
+    mcp = McpTool(server.id, remote.name, remote.hints)
+    if before and (known.description, dict(known.parameters)) == (remote.description, parameters):
+        return replace(known, mcp=mcp)
+    length = len(json.dumps(parameters))
+    if length > MAX_SCHEMA_CHARS:
+        reason = Phrase("it has {found} characters; the limit is {limit}", found=length, limit=MAX_SCHEMA_CHARS)
+        raise ToolInvalid(field="parameters", reason=reason)
+    return usable(
+        replace(
+            known,
+            description=remote.description,
+            parameters=parameters,
+            behaviour=Behaviour.MCP,
+            approval=Approval.ALWAYS,
+            mcp=mcp,
+        )
+    )
+
+
+def keep(
+    store: ToolStore, server: StoredServer, definition: ToolDefinition, before: StoredTool | None, is_living: bool
+) -> None:
+    if before is not None and is_living:
+        if definition != before.definition:
+            store.update(before.id, definition)
+        return
+    made = replace(definition, name=free_name(store, server, definition))
+    if before is None:
+        store.create(made)
+    else:
+        store.put_back(before.id, made)
+
+
+def take_away(store: ToolStore, server_id: str) -> None:
+    """Its tools are no longer offered; :func:`bring_back` knows them again."""
+    with store.database.transaction():
+        for tool in store.of_server(server_id):
+            store.delete(tool.id)
+
+
+def bring_back(store: ToolStore, server: StoredServer) -> None:
+    """Offers what the server listed last, without asking it."""
+    kept_out = {*server.tools.hidden, *(name for name, _ in server.tools.refused)}
+    wanted = set(server.tools.names) - kept_out - {tool.definition.mcp.name for tool in store.of_server(server.id)}
+    with store.database.transaction():
+        for tool in store.of_server(server.id, deleted=True):
+            if tool.definition.mcp.name in wanted:
+                wanted.discard(tool.definition.mcp.name)
+                keep(store, server, tool.definition, tool, is_living=False)
+
+
+def free_name(store: ToolStore, server: StoredServer, definition: ToolDefinition) -> str:
+    """The tool's own name, with the server's before it where another tool has that name."""
+    taken = {tool.definition.name for tool in store.list()}
+    return next(name for name in names_for(server.config.name, definition) if name not in taken)
+
+
+def names_for(server_name: str, definition: ToolDefinition) -> Iterator[str]:
+    yield definition.name
+    plain = safe_name(definition.mcp.name)
+    prefixed = f"{safe_name(server_name.lower(), 'mcp')}_{plain}"[:NAME_CHARS]
+    yield prefixed
+    for number in range(2, 10_000):
+        yield f"{prefixed[: NAME_CHARS - 6]}_{number}"
+
+
+def safe_name(text: str, fallback: str = "tool") -> str:
+    """What OpenAI's format allows in a name; servers may use dots, slashes and any letter."""
+    return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_")[:NAME_CHARS] or fallback
+
+
+def reason_of(error: ToolInvalid) -> str:
+    """A Phrase where the error has one."""
+    place, reason = str(error.params.get("field", "")), error.params.get("reason", "")
+    return reason if place in ("", "tools") else Phrase("{path}: {problem}", path=place, problem=reason)
+
+
+def usable(definition: ToolDefinition) -> ToolDefinition:
+    """The same, or ToolInvalid for one that could not be kept, offered or held to."""
+    rules = ToolRules((checked(definition).function,), is_required=True)
+    for dialect in all_dialects():
+        try:
+            check({"kind": "lark", "grammar": dialect.grammar(rules)})
+        except GrammarInvalid as exc:
+            raise ToolInvalid(field="parameters", reason=exc.params["reason"]) from exc
+    return definition
+
+
+def try_call(definition: ToolDefinition, arguments: str, allowed_hosts: Collection[str]) -> ToolResult | None:
+    """None where a person would be asked for the result."""
+    return run_call(ToolCall("try", definition.name, arguments), definition, allowed_hosts, matches)

@@ -1,0 +1,234 @@
+"""Text files in a chat: how they come in, what they cost to read, and their texts for prompts and searches.
+
+The text is told by the file's bytes (UTF-8, UTF-16, UTF-32 or GB18030); its name says nothing.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from webapp.chat.attached_files import ReadMode, attached_files, display_name, fenced, with_files
+from webapp.chat.messages import Message, Role
+from webapp.errors import AttachmentEmpty, AttachmentNotText, AttachmentTooLarge, Phrase, PromptTooLong, RoostError
+from webapp.manager.manager import ModelManager
+from webapp.settings import Settings
+from webapp.storage.attachments import Attachment, AttachmentStore, NewAttachment, Room
+from webapp.storage.database import Database
+from webapp.storage.records import StoredMessage
+from webapp.storage.tools import StoredTool, ToolStore
+from webapp.tokenizer import Tokenizer
+from webapp.tools.builtin import BUILTINS
+from webapp.tools.builtin.attachment_search import NAME, NamedText
+from webapp.tools.definition import Behaviour
+
+BOMS = (  # UTF-32 first: its little-endian mark begins with that of UTF-16
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+KNOWN = ((b"%PDF-", "PDF"), (b"PK\x03\x04", "ZIP, Word, Excel"), (b"\x89PNG", "PNG"), (b"\xff\xd8\xff", "JPEG"))
+"""Kinds that people take for text, or attach most often, by their first bytes."""
+COMMON_CONTROLS = frozenset("\t\n\r\f\v\b\x1b\x1a")
+MOST_CONTROLS = 0.01
+LEAST_COMMON_CHINESE = 0.8
+MIXED_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class DecodedText:
+    text: str
+    encoding: str
+
+
+def decode_text(name: str, data: bytes) -> DecodedText:
+    """AttachmentNotText for what is none; ``name`` is only for its words."""
+    for mark, kind in KNOWN:
+        if data.startswith(mark):
+            raise AttachmentNotText(name=name, reason=Phrase("it is a file of the kind {kind}", kind=kind))
+    found = _with_mark(name, data) or _without_mark(data)
+    if found is None:
+        raise AttachmentNotText(name=name, reason="its bytes are no text in UTF-8, UTF-16 or GB18030")
+    if _is_binary(found.text):
+        raise AttachmentNotText(name=name, reason="it is binary data")
+    return found
+
+
+def _with_mark(name: str, data: bytes) -> DecodedText | None:
+    for mark, encoding in BOMS:
+        if data.startswith(mark):
+            text = _strict(data[len(mark) :], encoding)
+            if text is None:
+                reason = Phrase("it says it is {encoding}, and is not", encoding=encoding)
+                raise AttachmentNotText(name=name, reason=reason)
+            return DecodedText(text, encoding)
+    return None
+
+
+def _without_mark(data: bytes) -> DecodedText | None:
+    for encoding in ("utf-8", _utf16_order(data), "gb18030"):
+        text = _strict(data, encoding) if encoding else None
+        if text is None or (encoding == "gb18030" and not _is_chinese(data)):
+            continue
+        return DecodedText(text, encoding)
+    return None
+
+
+def _strict(data: bytes, encoding: str) -> str | None:
+    """UTF-8 with NUL in it decodes, but is UTF-16 without its mark, or no text."""
+    if encoding == "utf-8" and b"\0" in data:
+        return None
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError:
+        return None
+
+
+def _utf16_order(data: bytes) -> str:
+    """Spaces, line ends and Latin letters have a zero byte, all on one side; "" where that does not show."""
+    head = data[:MIXED_BYTES]
+    if len(data) % 2 or b"\0" not in head:
+        return ""
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if odd and not even:
+        return "utf-16-le"
+    return "utf-16-be" if even and not odd else ""
+
+
+def _is_chinese(data: bytes) -> bool:
+    """Nearly any bytes are GB18030: Chinese are those whose pairs lie, mostly, in the square of GB 2312."""
+    pairs = common = position = 0
+    while position < len(data):
+        if data[position] < 0x80:
+            position += 1
+            continue
+        following = data[position + 1] if position + 1 < len(data) else 0
+        pairs += 1
+        common += 0xA1 <= data[position] <= 0xF7 and following >= 0xA1
+        position += 4 if 0x30 <= following <= 0x39 else 2
+    return pairs > 0 and common >= pairs * LEAST_COMMON_CHINESE
+
+
+def _is_binary(text: str) -> bool:
+    if "\0" in text:
+        return True
+    controls = sum(text.count(chr(code)) for code in range(1, 32) if chr(code) not in COMMON_CONTROLS)
+    return controls > len(text) * MOST_CONTROLS
+
+
+FILE_BYTES = 2_000_000
+FILE_LIMIT = "2 MB"
+ROOM = Room(most_files=20, most_bytes=8_000_000, text="8 MB")
+WHOLE_TOKENS = 8_000
+"""Up to here a file is read whole unless the person says otherwise: a minute of reading on a slow machine, and about
+what the small models were trained to keep in mind."""
+WHOLE_CHARACTERS = 16_000
+"""The same where no model is there to count with."""
+
+
+class Attachments:
+    """The door for pages. Cheap to make, safe from any thread."""
+
+    def __init__(self, database: Database, manager: ModelManager, settings: Settings) -> None:
+        self.store = AttachmentStore(database)
+        self._manager = manager
+        self._most_tokens = settings.max_prompt_tokens
+
+    def check(self, name: str, data: bytes) -> str:
+        """The text in a file; the AttachmentError that says why there is none. Stores nothing."""
+        shown = display_name(name)
+        if len(data) > FILE_BYTES:
+            raise AttachmentTooLarge(name=shown, limit=FILE_LIMIT)
+        text = decode_text(shown, data).text
+        if not text.strip():
+            raise AttachmentEmpty(name=shown)
+        return text
+
+    def attach(self, chat_id: str, name: str, data: bytes) -> Attachment:
+        """Waits in the chat for the next message. Raises what :meth:`check` does, and AttachmentsFull."""
+        shown, text = display_name(name), self.check(name, data)
+        tokenizer = self._tokenizer()
+        tokens = _count(shown, text, tokenizer) if tokenizer else None
+        is_short = len(text) <= WHOLE_CHARACTERS if tokens is None else tokens <= WHOLE_TOKENS
+        mode = ReadMode.WHOLE if is_short else ReadMode.SEARCH
+        vocabulary = tokenizer.name if tokenizer else ""
+        return self.store.add(NewAttachment(chat_id, shown, text, len(data), mode, tokens, vocabulary), ROOM)
+
+    def pending(self, chat_id: str) -> list[Attachment]:
+        """Counted with the vocabulary of the model that is chosen now."""
+        found = self.store.pending(chat_id) if chat_id else []
+        tokenizer = self._tokenizer() if found else None
+        return [self._counted(file, tokenizer) for file in found]
+
+    def toggle(self, chat_id: str, attachment_id: str) -> None:
+        """From whole to searched and back; PromptTooLong for one that no prompt can hold."""
+        file = self.store.get(chat_id, attachment_id)
+        mode = ReadMode.SEARCH if file.mode is ReadMode.WHOLE else ReadMode.WHOLE
+        if mode is ReadMode.WHOLE and (file.tokens or 0) > self._most_tokens:
+            raise PromptTooLong(found=file.tokens, limit=self._most_tokens)
+        self.store.set_mode(chat_id, attachment_id, mode)
+
+    def _counted(self, file: Attachment, tokenizer: Tokenizer | None) -> Attachment:
+        if tokenizer is None or tokenizer.name == file.tokenizer:
+            return file
+        try:
+            tokens = _count(file.name, self.store.text(file.chat_id, file.id), tokenizer)
+            self.store.set_tokens(file.chat_id, file.id, tokens, tokenizer.name)
+            return self.store.get(file.chat_id, file.id)
+        except RoostError:  # sent or removed meanwhile
+            return file
+
+    def _tokenizer(self) -> Tokenizer | None:
+        try:
+            return self._manager.tokenizer()
+        except RoostError:
+            return None
+
+
+def _count(name: str, text: str, tokenizer: Tokenizer) -> int:
+    """Of the file as it stands in a prompt."""
+    return len(tokenizer.encode(fenced(name, text)))
+
+
+def with_texts(messages: Sequence[Message], chat_id: str, store: AttachmentStore) -> list[Message]:
+    """As a prompt has them: each person's message with its files below its words."""
+    files = [file for message in messages for file in attached_files(message) if file.mode is ReadMode.WHOLE]
+    texts = store.texts(chat_id, [file.id for file in files]) if files else {}
+    return [
+        replace(message, content=with_files(message.content, attached_files(message), texts))
+        if message.role is Role.USER
+        else message
+        for message in messages
+    ]
+
+
+def is_searchable(message: Message) -> bool:
+    return any(file.mode is ReadMode.SEARCH for file in attached_files(message))
+
+
+def texts_before(path: Iterable[StoredMessage], store: AttachmentStore) -> list[NamedText]:
+    """Of all files on a branch, those read whole too, each once, in the order they came."""
+    rows = list(path)
+    names = {file.id: file.name for stored in rows for file in attached_files(stored.message)}
+    texts = store.texts(rows[0].chat_id, list(names)) if names else {}
+    return [NamedText(name, texts[file_id]) for file_id, name in names.items() if file_id in texts]
+
+
+AUTOMATIC_ID = "builtin.search_attachments"
+
+
+def with_search(tools: Sequence[StoredTool], store: ToolStore) -> list[StoredTool]:
+    """With the search among them: a person's own copy of it, whose words and approval they chose, else the built-in.
+    A tool of theirs that has its name for something else stands in its place."""
+    if any(_searches(tool) or tool.definition.name == NAME for tool in tools):
+        return list(tools)
+    names = {tool.definition.name for tool in tools}
+    own = [tool for tool in store.list() if _searches(tool) and tool.definition.name not in names]
+    return [*tools, own[0] if own else StoredTool(AUTOMATIC_ID, BUILTINS[NAME].definition, 0.0)]
+
+
+def _searches(tool: StoredTool) -> bool:
+    return tool.definition.behaviour is Behaviour.BUILTIN and tool.definition.builtin == NAME

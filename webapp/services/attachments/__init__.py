@@ -1,1 +1,0 @@
-"""Text files in a chat: how they come in, what they cost to read, and their texts for prompts and searches."""

@@ -1,1 +1,0 @@
-"""Where tools come from and how one is tried: servers that bring them (MCP), and a call a person makes by hand."""
