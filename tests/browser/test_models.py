@@ -1,4 +1,4 @@
-"""The models page in a browser: files come up in slices, the page follows the folder, deeds can be taken back."""
+"""The models page in a browser: files come up in slices, the page follows the folder, actions can be taken back."""
 
 import pytest
 

@@ -222,7 +222,7 @@ def test_ctrl_c_while_the_commands_are_imported_ends_quietly():
         "from webapp.cli import main\n"
         "class Impatient:\n"
         "    def find_spec(self, name, *rest):\n"
-        "        if name == 'webapp.cli.commands':\n"
+        "        if name == 'webapp.cli.parser':\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
         "sys.meta_path.insert(0, Impatient())\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"

@@ -15,8 +15,7 @@ import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.cli import main
-from webapp.cli.columns import columns_of, pad, wrap
-from webapp.cli.commands import COMMANDS
+from webapp.cli.parser import COMMANDS, columns_of, pad, wrap
 from webapp.i18n.terminal import VARIABLES, terminal_locale
 from webapp.i18n.translation import catalogue
 from webapp.settings import SETTINGS
@@ -195,7 +194,7 @@ def test_no_help_and_no_print_is_a_literal_in_english():
 
 def test_the_help_imports_nothing_heavy():
     code = (
-        "import sys; from webapp.cli.commands import build_parser; build_parser('--help').format_help();"
+        "import sys; from webapp.cli.parser import build_parser; build_parser('--help').format_help();"
         "print(sorted({'torch', 'numpy', 'psutil', 'flask', 'webapp.engine'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

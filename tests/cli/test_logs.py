@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from webapp.cli.logs import LOG_NAME, OLDER_FILES, WARNINGS_AT_ONCE, SafeFormatter, ServerLog
+from webapp.cli.serve import LOG_NAME, OLDER_FILES, WARNINGS_AT_ONCE, SafeFormatter, ServerLog
 from webapp.settings import Settings
 
 TOKEN = "a-token-for-tests"

@@ -30,7 +30,7 @@ def models(folder, tmp_path, capsys):
     return models
 
 
-def test_without_a_deed_it_lists(models):
+def test_without_an_action_it_lists(models):
     assert models() == models("list")
     code, said = models()
     assert code == 0 and "RWKV-7" in said and "torn.safetensors is cut off" in said
@@ -38,7 +38,7 @@ def test_without_a_deed_it_lists(models):
     assert json.loads(models("--json", "list")[1]) == json.loads(models("--json")[1])
 
 
-def test_flags_after_the_deed(folder, tmp_path, capsys):
+def test_flags_after_the_action(folder, tmp_path, capsys):
     assert main(["models", "list", "--models", str(folder), "--data", str(tmp_path)]) == 0
     assert "torn.safetensors" in capsys.readouterr().out
 

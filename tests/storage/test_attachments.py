@@ -41,9 +41,9 @@ def test_only_files_of_the_chat_are_taken_read_or_changed(store, files):
     file = add(files, other.id)
     send(store, mine.id, file)
     assert files.pending(other.id) == [file] and files.texts(mine.id, [file.id]) == {}
-    for deed in (files.get, files.text, files.remove):
+    for action in (files.get, files.text, files.remove):
         with pytest.raises(AttachmentNotFound):
-            deed(mine.id, file.id)
+            action(mine.id, file.id)
     with pytest.raises(AttachmentNotFound):
         files.set_mode(mine.id, file.id, ReadMode.SEARCH)
 

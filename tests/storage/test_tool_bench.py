@@ -31,9 +31,9 @@ def test_cases_are_changed_deleted_and_brought_back(bench):
     bench.change_case(stored.id, MINE)
     assert bench.case(stored.id).case == MINE
     bench.delete_case(stored.id)
-    for deed in (bench.case, bench.delete_case):
+    for action in (bench.case, bench.delete_case):
         with pytest.raises(BenchNotFound):
-            deed(stored.id)
+            action(stored.id)
     bench.restore_case(stored.id)
     assert prompts(bench) == ["Weather in Paris?"]
     moment = bench.delete_cases()

@@ -40,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_command(arguments: Sequence[str]) -> int:
-    from webapp.cli.commands import parse
     from webapp.cli.options import in_one_line
+    from webapp.cli.parser import parse
     from webapp.errors import RoostError
 
     args = parse(arguments)

@@ -15,8 +15,8 @@ from typing import Any
 
 from webapp import __version__
 from webapp.cli import bench_tools
-from webapp.cli.columns import pad
 from webapp.cli.options import add_model_options, settings_from
+from webapp.cli.parser import pad
 from webapp.errors import Phrase, RequestError
 from webapp.i18n.terminal import t
 from webapp.services.bench.llama_cpp import LlamaContestant

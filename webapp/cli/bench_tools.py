@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.chat.tool_dialects import all_dialects
-from webapp.cli.columns import pad
 from webapp.cli.options import add_model_options, settings_from
+from webapp.cli.parser import pad
 from webapp.errors import BenchRefused, Phrase, RoostError, ToolInvalid
 from webapp.i18n import LOCALES
 from webapp.i18n.terminal import t

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.chat.events import ContentDelta, Failed, Finished, ReasoningDelta, Waiting
-from webapp.cli.columns import columns_of
 from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, in_one_line, settings_from
+from webapp.cli.parser import columns_of
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager

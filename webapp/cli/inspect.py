@@ -6,8 +6,8 @@ import argparse
 import json
 from typing import Any
 
-from webapp.cli.columns import pad
 from webapp.cli.options import add_settings, settings_from
+from webapp.cli.parser import pad
 from webapp.i18n.terminal import t
 from webapp.weights.file_reader import MEMORY, FileReader
 from webapp.weights.inspection import Inspection

@@ -25,23 +25,23 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("models", help=t("cli.models.about"))
     add_settings(parser, ("models_dir", "extra_models_dirs", "data_dir"))
     parser.add_argument("--json", action="store_true", help=t("cli.option.json"))
-    parser.set_defaults(deed=list_models)
-    deeds = parser.add_subparsers(title=t("cli.models.deeds"), metavar="DEED")
-    _deed(deeds, "list", list_models)
-    show = _deed(deeds, "show", show_model)
+    parser.set_defaults(action=list_models)
+    actions = parser.add_subparsers(title=t("cli.models.actions"), metavar="ACTION")
+    _action(actions, "list", list_models)
+    show = _action(actions, "show", show_model)
     show.add_argument("--tensors", action="store_true", help=t("cli.option.tensors"))
-    _deed(deeds, "delete", delete_model)
-    rename = _deed(deeds, "rename", rename_model)
+    _action(actions, "delete", delete_model)
+    rename = _action(actions, "rename", rename_model)
     rename.add_argument("new_name", help=t("cli.models.new_name"))
-    bring = _deed(deeds, "import", import_model)
+    bring = _action(actions, "import", import_model)
     bring.add_argument("--mode", choices=MODES, default="copy", help=t("cli.models.mode"))
-    _deed(deeds, "trash", list_trash)
-    _deed(deeds, "restore", restore_model)
-    _deed(deeds, "known", list_known)
+    _action(actions, "trash", list_trash)
+    _action(actions, "restore", restore_model)
+    _action(actions, "known", list_known)
     return parser
 
 
-# Of each deed that takes one: the argument, and what is said about it.
+# Of each action that takes one: the argument, and what is said about it.
 ARGUMENTS = {
     "show": ("name", "name"),
     "delete": ("name", "name"),
@@ -51,12 +51,12 @@ ARGUMENTS = {
 }
 
 
-def _deed(deeds: Any, name: str, run: Callable[..., int]) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = deeds.add_parser(name, help=t(f"cli.models.{name}"))
+def _action(actions: Any, name: str, run: Callable[..., int]) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(name, help=t(f"cli.models.{name}"))
     if name in ARGUMENTS:
         argument, about = ARGUMENTS[name]
         parser.add_argument(argument, help=t(f"cli.models.{about}"))
-    # The same flags before and after the deed; not given after it, those before it stay.
+    # The same flags before and after the action; not given after it, those before it stay.
     for flag, kind in (
         ("--models", "models_dir"),
         ("--data", "data_dir"),
@@ -64,14 +64,14 @@ def _deed(deeds: Any, name: str, run: Callable[..., int]) -> argparse.ArgumentPa
     ):
         parser.add_argument(flag, dest=kind, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=t("cli.option.json"))
-    parser.set_defaults(deed=run)
+    parser.set_defaults(action=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     manager = ModelManager(settings_from(args))
     try:
-        return int(args.deed(args, ModelFiles(manager)))
+        return int(args.action(args, ModelFiles(manager)))
     finally:
         manager.close()
 

@@ -1,15 +1,18 @@
-"""argparse in the language of the terminal."""
+"""The parser of all subcommands in the language of the terminal, and text in the terminal's columns."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
+import importlib
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from webapp.cli.columns import columns_of, wrap
+from webapp import __version__
 from webapp.i18n import phrase
-from webapp.i18n.terminal import terminal_locale
+from webapp.i18n.terminal import t, terminal_locale
 
 
 class Formatter(argparse.HelpFormatter):
@@ -43,3 +46,63 @@ def argparse_translated() -> Iterator[None]:
         yield
     finally:
         argparse._ = gettext  # type: ignore[attr-defined]
+
+
+OPENING, CLOSING = "（“《", "，。、；：！？）”》…"
+# What a line is not broken inside of: a word or one Chinese character, with the punctuation that clings to it.
+PIECE = re.compile(rf"\s+|[{OPENING}]*(?:[^\s{OPENING}{CLOSING}\u2e80-\uffef]+|\S)[{CLOSING}]*")
+
+
+def columns_of(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def pad(text: str, columns: int) -> str:
+    """``text`` and spaces up to that many columns."""
+    return text + " " * (columns - columns_of(text))
+
+
+def wrap(text: str, columns: int) -> list[str]:
+    """Lines of at most ``columns``, where no single piece is longer."""
+    lines = [""]
+    for piece in PIECE.findall(" ".join(text.split())):
+        if columns_of(lines[-1]) + columns_of(piece) > columns and lines[-1]:
+            lines.append("")
+        lines[-1] += piece if lines[-1] else piece.lstrip()
+    return [line.rstrip() for line in lines]
+
+
+# In the order of the help: name and module, which offers ``add_parser`` and ``run``.
+COMMANDS = {
+    "serve": "serve",
+    "open": "open",
+    "chat": "chat",
+    "run": "run",
+    "inspect": "inspect",
+    "logits": "logits",
+    "models": "models",
+    "states": "states",
+    "convert": "convert",
+    "bench": "bench",
+    "eval": "evaluate",
+}
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """What was asked for; ``run`` of it is the function to call."""
+    with argparse_translated():
+        return build_parser(arguments[0]).parse_args(arguments)
+
+
+def build_parser(chosen: str) -> argparse.ArgumentParser:
+    """Only the chosen command is imported, as some take most of a second; of the others the help has a line."""
+    parser = Parser(prog="roost", description=t("cli.about"))
+    parser.add_argument("--version", action="version", version=f"roost {__version__}", help=t("cli.version"))
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        if name != chosen:
+            subparsers.add_parser(name, help=t(f"cli.{name}.about"))
+            continue
+        command = importlib.import_module(f"webapp.cli.{module}")
+        command.add_parser(subparsers).set_defaults(run=command.run)
+    return parser

@@ -1,10 +1,20 @@
-"""`roost serve`: the pages and the API on one port."""
+"""`roost serve`: the pages and the API on one port, and where the server's log goes.
+
+The log goes to the terminal, and to a file in the data folder that cannot grow without end. No token is written,
+wherever in a record it stands, and no client can fill the log by causing the same warning again and again.
+"""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import logging.handlers
+import os
+import re
 import threading
 import webbrowser
+from collections import Counter
+from io import TextIOWrapper
 from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
@@ -12,6 +22,7 @@ from webapp.errors import SettingsError
 from webapp.i18n import phrase
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings, default_models_dir
+from webapp.web.socket.limits import RateLimit
 
 FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state", "preset", "api_only")
 
@@ -31,7 +42,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    from webapp.cli.logs import ServerLog
     from webapp.web.app import create_app
     from webapp.web.serve import serve
 
@@ -64,3 +74,94 @@ def _open_page(settings: Settings, url: str) -> None:
     """In a thread: some browsers keep the call until they end."""
     if settings.open_browser:
         threading.Thread(target=webbrowser.open, args=(url,), name="browser", daemon=True).start()
+
+
+log = logging.getLogger(__name__)
+LOG_NAME = "roost.log"
+OLDER_FILES = 3
+FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+SECRET = re.compile(
+    r"(\b(?:token|secret|key|password|roost_\w+)=|\bBearer\s+|\bx-api-key['\"]?\s*[:=]\s*['\"]?)[^\s&'\",;]+",
+    re.IGNORECASE,
+)
+FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
+HIDDEN = "…"
+WARNINGS_AT_ONCE = 10
+WARNINGS_PER_S = 1 / 60
+
+
+class SafeFormatter(logging.Formatter):
+    """Hides the ``secrets`` it knows and whatever stands where a token stands."""
+
+    def __init__(self, *secrets: str) -> None:
+        super().__init__(FORMAT)
+        self.secrets = set(filter(None, secrets))
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        for secret in self.secrets:
+            text = text.replace(secret, HIDDEN)
+        return SECRET.sub(rf"\g<1>{HIDDEN}", text)
+
+
+class Repetitions(logging.Filter):
+    """Ten warnings from one line of the code, then one a minute, which says how many were left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = RateLimit(WARNINGS_PER_S, WARNINGS_AT_ONCE)
+        self._left_out: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return True
+        decided: bool | None = getattr(record, "is_logged", None)  # by another handler's call
+        if decided is None:
+            decided = record.is_logged = self._decide(record)
+        return decided
+
+    def _decide(self, record: logging.LogRecord) -> bool:
+        place = f"{record.pathname}:{record.lineno}"
+        if not self._limit.allows(place):
+            self._left_out[place] += 1
+            return False
+        left_out = self._left_out.pop(place, 0)
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} (and {left_out} more like this)", None
+        return True
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """Readable by its owner alone."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, FLAGS, 0o600)
+        return open(descriptor, "a", encoding="utf-8")
+
+
+class ServerLog:
+    """The root logger's handlers: standard error at once, the file when :meth:`keep` is called."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._formatter, self._repetitions = SafeFormatter(settings.token), Repetitions()
+        logging.getLogger().setLevel(settings.log_level.upper())
+        self._add(logging.StreamHandler())
+
+    def keep(self, *secrets: str) -> None:
+        """Once the data folder exists and is ours. ``secrets`` are hidden from now on."""
+        self._formatter.secrets.update(filter(None, secrets))
+        if not self._settings.log_file_bytes:
+            return
+        path = self._settings.data_dir / LOG_NAME
+        try:
+            file = LogFile(path, maxBytes=self._settings.log_file_bytes, backupCount=OLDER_FILES)
+        except OSError as exc:
+            log.warning("No log is kept in %s: %s", path, exc.strerror)
+        else:
+            self._add(file)
+
+    def _add(self, handler: logging.Handler) -> None:
+        handler.addFilter(self._repetitions)
+        handler.setFormatter(self._formatter)
+        logging.getLogger().addHandler(handler)

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from webapp.cli.columns import pad
 from webapp.cli.options import add_settings, settings_from
+from webapp.cli.parser import pad
 from webapp.errors import BlendInvalid, Phrase, RoostError
 from webapp.i18n import translate_error
 from webapp.i18n.terminal import t, terminal_locale
@@ -22,14 +22,14 @@ BARS = " ▁▂▃▄▅▆▇█"
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("states", help=t("cli.states.about"))
-    deeds = parser.add_subparsers(dest="deed", required=True, metavar="list|inspect|blend")
-    listing = deeds.add_parser("list", help=t("cli.states.list"))
-    looking = deeds.add_parser("inspect", help=t("cli.states.inspect"))
-    blend = deeds.add_parser("blend", help=t("cli.states.blend"))
-    for deed in (listing, looking, blend):
-        add_settings(deed, ("models_dir", "data_dir"))
-    for deed in (listing, looking):
-        deed.add_argument("--json", action="store_true", help=t("cli.option.json"))
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|inspect|blend")
+    listing = actions.add_parser("list", help=t("cli.states.list"))
+    looking = actions.add_parser("inspect", help=t("cli.states.inspect"))
+    blend = actions.add_parser("blend", help=t("cli.states.blend"))
+    for action in (listing, looking, blend):
+        add_settings(action, ("models_dir", "data_dir"))
+    for action in (listing, looking):
+        action.add_argument("--json", action="store_true", help=t("cli.option.json"))
     looking.add_argument("file", help=t("cli.states.file"))
     blend.add_argument("parts", nargs="+", metavar="NAME=WEIGHT", help=t("cli.states.parts"))
     blend.add_argument("--name", required=True, help=t("cli.states.name"))
@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     manager = ModelManager(settings_from(args))
     try:
-        return DEEDS[args.deed](StateLibrary(manager), args)
+        return ACTIONS[args.action](StateLibrary(manager), args)
     finally:
         manager.close()
 
@@ -75,7 +75,7 @@ def blend_states(states: StateLibrary, args: argparse.Namespace) -> int:
     return 0
 
 
-DEEDS = {"list": list_states, "inspect": inspect_state, "blend": blend_states}
+ACTIONS = {"list": list_states, "inspect": inspect_state, "blend": blend_states}
 
 
 def bars(norms: tuple[float, ...]) -> str:

@@ -68,7 +68,7 @@ class StateEntry:
 
 
 class StateLibrary:
-    """``app.extensions["states"]``. Every deed raises a RoostError and changes nothing, or is done."""
+    """``app.extensions["states"]``. Every method either succeeds or raises a RoostError and changes nothing."""
 
     def __init__(self, manager: ModelManager, jobs: Jobs | None = None) -> None:
         self.manager = manager

@@ -26,11 +26,10 @@ from webapp.services.tools import McpServers
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions
-from webapp.web import docs, error_answers, jobs, sessions, status
+from webapp.web import conversion, docs, error_answers, jobs, sessions, status
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
-from webapp.web.conversion import routes as conversion_routes
 from webapp.web.guard import Guard
 from webapp.web.kit import page
 from webapp.web.models import routes as model_routes
@@ -45,7 +44,7 @@ PAGES = (
     chat_routes,
     preset_routes,
     model_routes,
-    conversion_routes,
+    conversion,
     jobs,
     states_routes,
     tools_routes,

@@ -330,7 +330,7 @@ class _Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._deciding:  # not between its decision and its deed: the next request is the same process's
+        with self._deciding:  # not between deciding and acting: the next request is the same process's
             self._is_over.set()
 
     def _look(self) -> None:

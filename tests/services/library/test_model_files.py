@@ -1,4 +1,4 @@
-"""Deeds on the files of the library: done whole, or refused with nothing changed."""
+"""Actions on the files of the library: done whole, or refused with nothing changed."""
 
 from __future__ import annotations
 
@@ -264,14 +264,14 @@ def test_a_file_that_changes_during_the_copy_is_not_taken(files, disk, monkeypat
     assert not (disk / "models" / "new.safetensors").exists()
 
 
-def test_the_list_has_another_number_after_every_deed(files, manager):
+def test_the_list_has_another_number_after_every_action(files, manager):
     seen = {files.revision()}
-    for deed in (
+    for action in (
         lambda: files.delete("a.safetensors"),
         lambda: files.restore(files.trashed()[0].id),
         lambda: files.rename("a.safetensors", "z.safetensors"),
         lambda: setattr(manager, "now", replace(manager.now, phase="loading", model="z.safetensors")),
     ):
-        deed()
+        action()
         assert files.revision() not in seen
         seen.add(files.revision())

@@ -138,9 +138,9 @@ def test_cancelling_leaves_nothing(into, folder):
 
 @pytest.mark.parametrize("upload_id", ["", "..", "../../x", "a" * 32, "A" * 32, "a" * 31 + "/", "\0" * 32])
 def test_ids_of_nothing(into, upload_id):
-    for deed in (into.get, into.finish, lambda i: into.write(i, 0, io.BytesIO(b"x"))):
+    for action in (into.get, into.finish, lambda i: into.write(i, 0, io.BytesIO(b"x"))):
         with pytest.raises(UploadMissing):
-            deed(upload_id)
+            action(upload_id)
     into.discard(upload_id)
 
 

@@ -89,9 +89,9 @@ def test_the_digest_shown_is_the_one_answers_are_logged_with(states):
     "name", ["", "-", "nothing.pth", "../seven.pth", "/etc/passwd", "poet.txt", "a\0b.pth", "x" * 999]
 )
 def test_a_name_that_is_no_states_finds_nothing(states, name):
-    for deed in (states.entry, states.delete):
+    for action in (states.entry, states.delete):
         with pytest.raises(StateMissing):
-            deed(name)
+            action(name)
     with pytest.raises(StateMissing):
         states.rename(name, "b")
 

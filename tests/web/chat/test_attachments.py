@@ -148,9 +148,9 @@ def test_files_of_another_chat_are_not_there(roost):
         with pytest.raises(urllib.error.HTTPError) as missing:
             roost.get(path)
         assert missing.value.code == 404 and b"secret" not in missing.value.read()
-    for deed in ("toggle_attachment", "remove_attachment"):
+    for action in ("toggle_attachment", "remove_attachment"):
         with pytest.raises(urllib.error.HTTPError) as missing:
-            roost.post("/chat/do", do=f"{deed}:{file.id}", chat=mine)
+            roost.post("/chat/do", do=f"{action}:{file.id}", chat=mine)
         assert missing.value.code == 404
     assert len(pending(roost, other)) == 1
 

@@ -22,7 +22,7 @@ from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind
 from webapp.web.app import create_app
-from webapp.web.servers.form_input import joined
+from webapp.web.servers.views import joined
 
 pytest.importorskip("mcp", reason="needs the MCP SDK (pip install -e '.[mcp]')")
 BASE = "http://127.0.0.1"

@@ -1,4 +1,4 @@
-"""The states pages as a browser without scripts meets them: each deed is a form, and the next page says what came."""
+"""The states pages as a browser without scripts meets them: each action is a form, and the next page says what came."""
 
 from __future__ import annotations
 

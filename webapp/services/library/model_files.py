@@ -26,7 +26,7 @@ HOLDS_A_MODEL = ("loading", "ready", "answering", "unloading")
 
 
 class ModelFiles:
-    """``app.extensions["model_files"]``. Every deed raises a RoostError and changes nothing, or is done."""
+    """``app.extensions["model_files"]``. Every method either succeeds or raises a RoostError and changes nothing."""
 
     def __init__(self, manager: ModelManager, jobs: Jobs | None = None) -> None:
         self._manager = manager

@@ -13,8 +13,18 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.tools.definition import Approval
 from webapp.web.kit.page import PageContext, Toast, current_page, render_page, wants_fragment
-from webapp.web.servers.form_input import ServerDraft, config_of, draft_of, read_draft
-from webapp.web.servers.views import bad_trial, good_trial, server_page, servers_of, servers_page, words_of
+from webapp.web.servers.views import (
+    ServerDraft,
+    bad_trial,
+    config_of,
+    draft_of,
+    good_trial,
+    read_draft,
+    server_page,
+    servers_of,
+    servers_page,
+    words_of,
+)
 
 blueprint = Blueprint("servers", __name__, url_prefix="/servers")
 ID = r"[0-9a-f]{32}"

@@ -1,4 +1,7 @@
-"""What the conversion page shows, and its form read as a request. The values are the variables of templates."""
+"""The conversion page: its form read as a request, what it shows, and its addresses.
+
+It works without scripts; htmx makes it follow a job. Values are the variables of templates.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flask import url_for
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import ConversionRefused, RoostError
+from webapp.errors import ConversionRefused, ConversionTargetExists, JobNotFound, RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.services.conversion import KIND, ConversionRequest, Conversions
 from webapp.services.jobs import DONE, Job
 from webapp.services.library.placing import check_free, free_bytes, size_text
-from webapp.web.jobs import describes, job_list, without_folders
-from webapp.web.kit.page import Choice, PageContext
+from webapp.services.presets.presets import Presets
+from webapp.web.jobs import describes, job_list, jobs_of, without_folders
+from webapp.web.kit.page import Choice, PageContext, current_page, render_page, wants_fragment
 from webapp.weights.convert.registry import CONVERSIONS
 
 Values = dict[str, Any]
@@ -157,3 +162,55 @@ def _field(page: PageContext, name: str, value: str) -> Values:
 def _has_state(page: PageContext, model: str) -> bool:
     found = page.manager.library.entry(model).inspection
     return found is not None and found.has_time_state
+
+
+blueprint = Blueprint("conversion", __name__, url_prefix="/convert")
+
+
+@blueprint.get("")
+def index() -> Response:
+    """``model``, ``target`` and the other fields may be given."""
+    return render_page("conversion/page.html", conversion_page(current_page(), request.args))
+
+
+@blueprint.get("/plan")
+def plan() -> Response | BaseResponse:
+    """What the form as it stands would do."""
+    if not wants_fragment():
+        return redirect(url_for("conversion.index"), 303)
+    return render_page("conversion/_plan.html", {"plan": plan_note(current_page(), request.args)})
+
+
+@blueprint.post("")
+def start() -> Response | BaseResponse:
+    page = current_page()
+    try:
+        conversions_of(page).start(read_request(page, request.form))
+    except RoostError as exc:
+        status = 409 if isinstance(exc, ConversionTargetExists) else 422
+        return render_page("conversion/page.html", conversion_page(page, request.form, exc), status=status)
+    return redirect(url_for("conversion.index", model=request.form.get("model", "")[:1000], _anchor="jobs"), 303)
+
+
+@blueprint.post("/<job_id>/load")
+def load(job_id: str) -> Response | BaseResponse:
+    """Begins; the models page shows how it goes."""
+    job = finished(job_id)
+    current_page().manager.load(model=job.title, strategy=job.details["strategy"] or None)
+    return redirect(url_for("models.index"), 303)
+
+
+@blueprint.post("/<job_id>/preset")
+def preset(job_id: str) -> Response | BaseResponse:
+    """A preset of the new file, for the strategy it was made for; opens it."""
+    job = finished(job_id)
+    presets: Presets = current_page().service("presets")
+    values = {"model": job.title, **({"strategy": job.details["strategy"]} if job.details["strategy"] else {})}
+    return redirect(f"/presets/{presets.create(Path(job.title).stem, values).id}", 303)
+
+
+def finished(job_id: str) -> Job:
+    job = jobs_of(current_page()).job(job_id)
+    if job.kind != KIND or job.status != DONE:
+        raise JobNotFound()
+    return job
