@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTRACTS = {"model_config", "sampling_params", "state", "backend", "registry", "outputs", "engine_options"}
-CONTRACTS |= {"sampling_batch"}
+CONTRACTS = {"model_config", "sampling_params", "state", "backend", "backend_options", "registry", "outputs"}
+CONTRACTS |= {"engine_options", "sampling_batch"}
 HEAVY = {"torch", "rwkv", "safetensors"}
 MODULES = sorted((ROOT / "webapp").rglob("*.py"))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from webapp.backends.rwkv_pip import int8_product
+from webapp.backends.rwkv_pip import model_loader
 from webapp.weights.int8_matrix import quantize
 
 
@@ -29,10 +29,10 @@ def by_package(x: torch.Tensor, w: torch.Tensor, *scales: torch.Tensor) -> torch
 def test_it_is_the_packages_product(
     block_weights: int, shape: tuple[int, int], tokens: int | None, dtype: torch.dtype, tolerance: float, monkeypatch
 ) -> None:
-    monkeypatch.setattr(int8_product, "BLOCK_WEIGHTS", block_weights)
+    monkeypatch.setattr(model_loader, "BLOCK_WEIGHTS", block_weights)
     x = torch.randn((shape[0],) if tokens is None else (tokens, shape[0]), generator=torch.Generator().manual_seed(1))
     matrix = int8_matrix(*shape, dtype)
-    found = int8_product.int8_product(x.to(dtype), *matrix)
+    found = model_loader.int8_product(x.to(dtype), *matrix)
     expected = by_package(x.to(dtype), *matrix)
     assert found.dtype == dtype and found.shape == expected.shape
     assert (found.double() - expected).abs().max() <= tolerance

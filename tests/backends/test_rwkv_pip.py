@@ -19,7 +19,8 @@ from tests.backends.parity import measure
 from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
-from webapp.backends.rwkv_pip import failures, model_loader
+from webapp.backends.rwkv_pip import backend as rwkv_backend
+from webapp.backends.rwkv_pip import model_loader
 from webapp.backends.rwkv_pip.backend import set_threads
 from webapp.engine.backend import LoadProgress
 from webapp.engine.model_config import ModelConfig
@@ -264,21 +265,21 @@ def test_the_packages_kernels_are_compiled_for_pth_files_alone(tmp_path: Path, m
     ids=lambda exc: type(exc).__name__,
 )
 def test_running_out_of_memory_has_its_own_error(exc: Exception) -> None:
-    with pytest.raises(OutOfMemory), failures.running():
+    with pytest.raises(OutOfMemory), rwkv_backend.running():
         raise exc
-    with pytest.raises(OutOfMemory), failures.loading("model.pth"):
+    with pytest.raises(OutOfMemory), rwkv_backend.loading("model.pth"):
         raise exc
 
 
 def test_a_real_allocation_that_fails_is_out_of_memory(tmp_path: Path) -> None:
-    with pytest.raises(OutOfMemory), failures.running():
+    with pytest.raises(OutOfMemory), rwkv_backend.running():
         torch.empty(2**60, dtype=torch.uint8)
 
 
 def test_other_failures_keep_their_words() -> None:
-    with pytest.raises(ModelLoadFailed, match=r"model\.pth .*KeyError: 'x'"), failures.loading("/models/model.pth"):
+    with pytest.raises(ModelLoadFailed, match=r"model\.pth .*KeyError: 'x'"), rwkv_backend.loading("/models/model.pth"):
         raise KeyError("x")
-    with pytest.raises(ValueError, match="as it was"), failures.running():
+    with pytest.raises(ValueError, match="as it was"), rwkv_backend.running():
         raise ValueError("as it was")
 
 

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from webapp.backends.rwkv_pip import requirements
-from webapp.backends.strategy import canonical_strategy, parse_strategy, place_layers
+from webapp.backends.rwkv_pip.strategy import canonical_strategy, parse_strategy, place_layers
 from webapp.engine.backend import ModelSizes
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.registry import resolve_strategy

@@ -73,8 +73,8 @@ def test_a_preset_from_a_template_holds_for_the_very_next_answer(roost, visit, u
     page.check(f"input[value='{creative.id}']")
     page.fill("#new-name", "Evenings")
     page.click("[value=create]")
-    page.click(f"#standing button:has-text('{words['use']}')")
-    page.wait_for_selector("#standing.note-good")
+    page.click(f"#in-use button:has-text('{words['use']}')")
+    page.wait_for_selector("#in-use.note-good")
 
     page.fill("#field-temperature", "0.35")
     page.select_option("#field-state", "poet.safetensors")
@@ -95,7 +95,7 @@ def test_a_preset_from_a_template_holds_for_the_very_next_answer(roost, visit, u
     page.fill("#field-strategy", fake_strategy("Otherwise."))
     page.wait_for_selector(f"#save-text.is-waiting:has-text('{words['late']}')")
     page.click(f".save-bar >> text={words['reload']}")
-    page.wait_for_selector("#standing.note-good")
+    page.wait_for_selector("#in-use.note-good")
     page.goto(roost.url)
     ask(page, "And at last?")
     assert page.inner_text(".answer:last-child > .prose") == "Otherwise."

@@ -137,7 +137,7 @@ def test_no_chinese_words_are_for_a_phrase_that_is_gone():
 
 ENGLISH = (
     "backends/fake.py",  # for tests
-    "backends/rwkv_pip/failures.py",  # what torch says
+    "backends/rwkv_pip/backend.py",  # what torch says
     "engine/llm_engine.py",  # what only a bug could ask for
     "errors/base.py",
     "services/generation/",  # programs ask; the pages check before they do

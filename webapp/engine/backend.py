@@ -18,15 +18,41 @@ Nothing here imports numpy or torch: the web process reads options, checks and f
 
 from __future__ import annotations
 
-import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
+from webapp.engine.backend_options import (
+    BY_STRATEGY as BY_STRATEGY,
+)
+from webapp.engine.backend_options import (
+    OF_ENGINE,
+    plain_builder,
+    read_words,
+    usage,
+)
+from webapp.engine.backend_options import (
+    BackendKind as BackendKind,
+)
+from webapp.engine.backend_options import (
+    BackendOption as BackendOption,
+)
+from webapp.engine.backend_options import (
+    Builder as Builder,
+)
+from webapp.engine.backend_options import (
+    Options as Options,
+)
+from webapp.engine.backend_options import (
+    OptionValue as OptionValue,
+)
+from webapp.engine.backend_options import (
+    PlacedRun as PlacedRun,
+)
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
-from webapp.errors import InvalidOption, Phrase, StrategyError
+from webapp.errors import InvalidOption, StrategyError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,14 +60,13 @@ if TYPE_CHECKING:
 
     from webapp.engine.sampling_batch import Sampled, SamplingBatch
 
-OptionValue = str | int | float | bool
-Options = Mapping[str, OptionValue]
-"""Values by option name. A backend's classmethods and ``load`` get every declared option, checked."""
-
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether this machine can run a backend; if not, why, and the command or hardware that would change that."""
+    """Whether this machine can run a backend; if not, why, and the command or hardware that would change that.
+
+    Both texts are fixed English sentences or phrases (``webapp.errors.Phrase``), so that they can be translated.
+    """
 
     is_available: bool
     reason: str = ""
@@ -95,64 +120,6 @@ class ModelSizes:
     tensors: Sequence[TensorSize] = ()
     converted_strategy: str | None = None
 
-
-@dataclass(frozen=True)
-class BackendOption:
-    """One thing a person can choose about how a backend runs a model.
-
-    ``kind`` is ``choice`` (one of ``choices``), ``whole`` or ``number`` (from ``low`` to ``high``), ``switch`` (true or
-    false) or ``text``. ``help_key`` is a catalogue key: ``<help_key>.label`` and ``<help_key>.help``.
-    ``needs_reload``: a change counts after the model is loaded again; the others go to :meth:`Backend.set_option`.
-    """
-
-    name: str
-    kind: Literal["choice", "whole", "number", "switch", "text"]
-    default: OptionValue
-    choices: tuple[str, ...] = ()
-    low: float = 0
-    high: float = 0
-    help_key: str = ""
-    needs_reload: bool = True
-
-    def checked(self, value: object) -> OptionValue:
-        """The value in the option's own type; text is read as a number or switch where one is wanted, as a strategy
-        string or a form has it. Raises InvalidOption."""
-        if self.kind == "choice":
-            if isinstance(value, str) and value in self.choices:
-                return value
-            raise self._invalid(value, Phrase("one of {names}", names=", ".join(self.choices)))
-        if self.kind == "switch":
-            if isinstance(value, bool):
-                return value
-            if str(value).lower() in SWITCH_WORDS:
-                return SWITCH_WORDS[str(value).lower()]
-            raise self._invalid(value, "true or false")
-        if self.kind == "text":
-            if isinstance(value, str):
-                return value
-            raise self._invalid(value, "text")
-        return self._number(value)
-
-    def _number(self, value: object) -> int | float:
-        read: type[int] | type[float] = int if self.kind == "whole" else float
-        bounds = {"least": self.low, "most": self.high}
-        try:
-            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-                raise ValueError(value)
-            number = read(str(value))
-            if not self.low <= number <= self.high:  # NaN is outside, too
-                raise ValueError(value)
-        except ValueError as exc:
-            if self.kind == "whole":
-                raise self._invalid(value, Phrase("a whole number from {least} to {most}", **bounds)) from exc
-            raise self._invalid(value, Phrase("a number from {least} to {most}", **bounds)) from exc
-        return number
-
-    def _invalid(self, value: object, allowed: str) -> InvalidOption:
-        return InvalidOption(name=self.name, value=repr(value), allowed=allowed)
-
-
-SWITCH_WORDS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
 
 RAM = "ram"
 
@@ -279,16 +246,14 @@ class SavedState(Protocol):
     def nbytes(self) -> int: ...
 
 
-BY_STRATEGY = "strategy"
-"""The name of an option whose value is the whole strategy string: a backend with a grammar of its own."""
-
-
 class Backend(ABC):
     """One loaded model. Token ids and plain numpy at the boundary, anything inside."""
 
     OPTIONS: ClassVar[tuple[BackendOption, ...]] = ()
     """What a person can choose. Pages, presets, command line and fit estimate draw them from here. An option called
     ``threads`` or ``custom_cuda`` takes the value of the engine option of that name."""
+    KINDS: ClassVar[tuple[BackendKind, ...]] = ()
+    """The ways to run a model that pages show of it; a backend without one is found by its strategy alone."""
 
     config: ModelConfig
     max_slots: int
@@ -306,16 +271,19 @@ class Backend(ABC):
         """Whether this machine could run the backend at all. Cheap."""
 
     @classmethod
+    def availability_of(cls, name: str) -> Availability:
+        """The same of one of ``KINDS`` or ``OPTIONS``, where some of them need more than the others."""
+        return cls.availability()
+
+    @classmethod
     def options_from(cls, strategy: str) -> dict[str, Any]:
         """The options a strategy string spells, unchecked. StrategyError.
 
-        A backend with an option :data:`BY_STRATEGY` has a grammar of its own and gets the string as it is. For others
-        the string is a name, then words ``name=value``, quoted as in a shell; a word alone is the value of the first
-        choice that has it (``native q8`` for ``native format=q8``).
+        Here: a name, then words ``name=value``; a word alone is the value of the first choice that has it (``native
+        q8`` for ``native format=q8``). A backend with a grammar of its own keeps the string in an option
+        :data:`BY_STRATEGY`.
         """
-        if any(option.name == BY_STRATEGY for option in cls.OPTIONS):
-            return {BY_STRATEGY: strategy}
-        return _read_words(cls.OPTIONS, strategy)
+        return read_words(cls.OPTIONS, strategy)
 
     @classmethod
     @abstractmethod
@@ -332,6 +300,44 @@ class Backend(ABC):
         state = model.config.state_bytes() if model.config else 0
         weights = sum(tensor.nbytes for tensor in model.tensors)
         return Footprint({RAM: weights}, state={RAM: state}, snapshot=state)
+
+    @classmethod
+    def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
+        """The strategy builder for one of ``KINDS``: what to show, and the strategy of the values ``given`` by name, in
+        any type a form or file has. ``config`` None: no model is chosen. Never raises."""
+        return plain_builder(cls.OPTIONS, kind, given)
+
+    @classmethod
+    def read_builder(cls, strategy: str, config: ModelConfig | None) -> tuple[str, Options] | None:
+        """The kind and values with which :meth:`builder` writes a strategy that does the same; None when none do."""
+        try:
+            values = cls.options_from(strategy)
+            if not cls.KINDS or values.keys() & OF_ENGINE:
+                return None
+            options = {option.name: option for option in cls.OPTIONS}
+            return cls.KINDS[0].key, {name: options[name].checked(value) for name, value in values.items()}
+        except (StrategyError, InvalidOption):
+            return None
+
+    @classmethod
+    def placement(cls, options: Options, config: ModelConfig) -> Sequence[PlacedRun]:
+        """Where the layers go, for a backend that can keep them differently; raises StrategyError."""
+        return ()
+
+    @classmethod
+    def remarks(cls, options: Options) -> Sequence[str]:
+        """What could be better about these options, though they work: catalogue keys or texts."""
+        return ()
+
+    @classmethod
+    def usage(cls) -> str:
+        """How its strategies are written, in a line for the command line's help."""
+        return usage(cls.OPTIONS, cls.KINDS[0].key if cls.KINDS else "")
+
+    @classmethod
+    def runner_strategy(cls, parameters: Mapping[str, object]) -> str | None:
+        """The strategy of RWKV-Runner's ``modelParameters``, for one of its devices that this backend runs."""
+        return None
 
     @classmethod
     def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
@@ -397,27 +403,3 @@ class Backend(ABC):
     @abstractmethod
     def close(self) -> None:
         """Frees everything."""
-
-
-def _read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any]:
-    """See :meth:`Backend.options_from`."""
-    names = [option.name for option in options]
-    found: dict[str, Any] = {}
-    try:
-        words = shlex.split(strategy)[1:]
-    except ValueError as exc:  # an open quote
-        raise StrategyError(
-            strategy=strategy, reason="a quote in it is not closed", way_out="Close the quote."
-        ) from exc
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not equals:
-            value, name = word, next((option.name for option in options if word in option.choices), word)
-        if name not in names:
-            raise StrategyError(
-                strategy=strategy,
-                reason=Phrase("{name} is not an option", name=word),
-                way_out=Phrase("Options: {names}", names=", ".join(names)),
-            )
-        found[name] = value
-    return found

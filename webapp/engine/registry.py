@@ -1,5 +1,7 @@
 """The ways to run a model: one row a backend. Finds the backend of a strategy, and the strategy where none is chosen.
 
+Every page, preset, API and command learns from here what there is; a new backend is its file and its row.
+
 A strategy is text, as a preset stores it and a person types it: ``native q8``, ``cuda fp16 *20 -> cpu fp32``. What
 comes after the first word is the backend's own to read (``Backend.options_from``); no other module knows its words.
 """
@@ -11,7 +13,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from webapp.engine.backend import Backend, ModelFile, Options, OptionValue, Suggestion
+from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
+from webapp.engine.backend_options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
+from webapp.engine.model_config import ModelConfig
 from webapp.errors import BackendUnavailable, InvalidOption, Phrase, RoostError, StrategyError
 
 AUTOMATIC = "auto"
@@ -23,11 +27,12 @@ SPARE_BYTES = 256 << 20
 @dataclass(frozen=True)
 class BackendEntry:
     """One row: strategies that match ``pattern`` (the name, unless it says otherwise) run on the class at ``target``
-    (``module:class``)."""
+    (``module:class``). One that ``is_for_tests`` is found by its strategy, but shown and suggested nowhere."""
 
     name: str
     target: str
     pattern: str = ""
+    is_for_tests: bool = False
 
     def load_class(self) -> type[Backend]:
         module, _, name = self.target.partition(":")
@@ -39,10 +44,60 @@ class BackendEntry:
 
 
 REGISTRY: list[BackendEntry] = [
-    BackendEntry("fake", "webapp.backends.fake:FakeBackend"),
+    BackendEntry("fake", "webapp.backends.fake:FakeBackend", is_for_tests=True),
     BackendEntry("native", "webapp.backends.native:NativeBackend"),
     BackendEntry("rwkv_pip", "webapp.backends.rwkv_pip:RwkvPipBackend", r"(cpu|cuda(:\d+)?|mps|dml) "),
 ]
+
+
+def backends() -> list[type[Backend]]:
+    """All that are shown and suggested. Imports nothing heavy."""
+    return [entry.load_class() for entry in REGISTRY if not entry.is_for_tests]
+
+
+COMING = tuple(
+    BackendKind(key, f"preset_page.kind.{key}.label", f"preset_page.kind.{key}.text", order, versions=(), formats=())
+    for key, order in (("ggml", 40), ("webgpu", 50), ("webgpu_python", 60))
+)
+"""Ways to run a model that a later version brings; pages show them as such."""
+NOT_YET = Availability(
+    False,
+    "this version of Roost cannot run models this way yet",
+    "It comes with a later version; until then CPU or CUDA runs the same models.",
+)
+
+
+@dataclass(frozen=True)
+class KindEntry:
+    """One kind of the strategy builder, and whether it works here. ``backend`` None: a later version brings it."""
+
+    kind: BackendKind
+    backend: type[Backend] | None
+    availability: Availability
+
+
+def kinds() -> list[KindEntry]:
+    """In the order of the pages."""
+    found = [KindEntry(kind, cls, cls.availability_of(kind.key)) for cls in backends() for kind in cls.KINDS]
+    return sorted((*found, *(KindEntry(kind, None, NOT_YET) for kind in COMING)), key=lambda row: row.kind.order)
+
+
+def build(kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
+    """What the builder offers for a kind, and the strategy; nothing for one that comes later or does not exist."""
+    for backend in backends():
+        if any(row.key == kind for row in backend.KINDS):
+            return backend.builder(kind, given, config)
+    return Builder()
+
+
+def read_builder(strategy: str, config: ModelConfig | None) -> tuple[str, Options]:
+    """The kind and values with which :func:`build` writes a strategy that does the same, else the kind whose strategy
+    is written by hand."""
+    for entry in REGISTRY:
+        if entry.matches(strategy) and (found := entry.load_class().read_builder(strategy, config)) is not None:
+            return found
+    by_hand = next((row.kind.key for row in kinds() if row.kind.is_text), "")
+    return by_hand, {BY_STRATEGY: strategy}
 
 
 def backend_for(strategy: str) -> BackendEntry:
@@ -93,8 +148,7 @@ def runnable(model: ModelFile, strategy: str) -> tuple[type[Backend], Options]:
 
 def suggestions(model: ModelFile) -> list[Suggestion]:
     """What the backends of this machine suggest for a model: what is tried first comes first."""
-    backends = [entry.load_class() for entry in REGISTRY]
-    found = [one for backend in backends if backend.availability().is_available for one in backend.suggestions(model)]
+    found = [one for backend in backends() if backend.availability().is_available for one in backend.suggestions(model)]
     return sorted(found, key=lambda one: one.rank)
 
 

@@ -36,7 +36,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.GUEST, "", "static chat_socket"),
     **_rows(Role.GUEST, "chat", "index chat chats older export do"),
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),
-    **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_standing"),
+    **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_in_use"),
     **_rows(Role.LOCAL, "presets", "submit do"),
     **_rows(Role.GUEST, "models", "index rows list_ news details tensors"),
     **_rows(Role.LOCAL, "models", "load unload cancel"),

@@ -15,7 +15,7 @@ from webapp.i18n import LOCALES
 from webapp.manager.library import ModelEntry
 from webapp.manager.status import ModelStatus
 from webapp.services.library.placing import size_text
-from webapp.services.strategy.on_load import strategy_on_load
+from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.kit.page import (
     PageContext,
     Translator,

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from webapp.backends.native.backend import NativeBackend
-from webapp.backends.rwkv_pip import requirements, torch_build
-from webapp.backends.strategy import place_layers
-from webapp.backends.strategy_problems import PROBLEMS
+from webapp.backends.rwkv_pip import requirements
+from webapp.backends.rwkv_pip.strategy import PROBLEMS, place_layers
+from webapp.engine import registry
 from webapp.engine.backend import Availability
 from webapp.engine.model_config import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
-from webapp.i18n import translate, translate_error
+from webapp.i18n import phrase, translate, translate_error
 from webapp.i18n.translation import CATALOGUE_DIR
-from webapp.services.strategy import choice, kinds
+from webapp.services.strategy import choice
 
 ROOT = Path(__file__).resolve().parents[3]
 V6 = ModelConfig("6", 24, 2048, 2048, 7168, 32, 64, 65536)
 V7 = ModelConfig("7", 24, 2048, 2048, 8192, 32, 64, 65536)
-GPU_TORCH = torch_build.TorchBuild("2.6.0", cuda="12.4")
+GPU_TORCH = requirements.TorchBuild("2.6.0", cuda="12.4")
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with a driver and a torch that can use it."""
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: True)
-    monkeypatch.setattr(torch_build, "read", lambda: GPU_TORCH)
+    monkeypatch.setattr(requirements, "read_torch_build", lambda: GPU_TORCH)
 
 
 @pytest.mark.parametrize(
@@ -57,26 +56,25 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_builder_writes_what_the_fields_say(fields, strategy: str) -> None:
-    kind, precision, gpu_layers, quantized, stream = (*fields, *(None, None, False)[len(fields) - 2 :])
-    assert choice.build(kind, precision, gpu_layers, quantized, V6.n_layer, stream) == strategy
+    names = ("precision", "gpu_layers", "quantized_layers", "stream")
+    given = {name: value for name, value in zip(names, fields[1:], strict=False) if value is not None}
+    assert registry.build(fields[0], given, V6).strategy == strategy
     assert len(place_layers(strategy, V6.n_layer)) == 25
 
 
-def test_fields_read_from_a_strategy_write_the_same_placement_again(gpu: None) -> None:
-    tried = 0
-    for kind in ("cpu", "cuda"):
-        for precision in choice.limits(kind, V6).precisions:
-            for gpu_layers in (None, 1, 10, 24):
-                for quantized in (None, 3, 24, 25):
-                    for stream in (False, True):
-                        written = choice.build(kind, precision, gpu_layers, quantized, V6.n_layer, stream)
-                        fields = choice.parse(written, V6.n_layer)
-                        again = choice.build_fields(fields, V6.n_layer)
-                        assert fields.kind != "custom", written
-                        assert place_layers(again, V6.n_layer) == place_layers(written, V6.n_layer), written
-                        assert choice.validate(written, V6).is_valid, written
-                        tried += 1
-    assert tried == 7 * 4 * 4 * 2
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_fields_read_from_a_strategy_write_the_same_placement_again(kind: str, gpu: None) -> None:
+    for precision in registry.build(kind, {}, V6).options[0].choices:
+        for gpu_layers in (1, 10, 24, 25):
+            for quantized in (3, 24, 25):
+                for stream in (False, True):
+                    given = {"gpu_layers": gpu_layers, "quantized_layers": quantized, "stream": stream}
+                    written = registry.build(kind, {"precision": precision, **given}, V6).strategy
+                    found, values = registry.read_builder(written, V6)
+                    again = registry.build(found, values, V6).strategy
+                    assert found != "custom", written
+                    assert place_layers(again, V6.n_layer) == place_layers(written, V6.n_layer), written
+                    assert choice.validate(written, V6).is_valid, written
 
 
 @pytest.mark.parametrize(
@@ -92,29 +90,27 @@ def test_fields_read_from_a_strategy_write_the_same_placement_again(gpu: None) -
     ],
 )
 def test_what_the_fields_cannot_say_stays_as_it_was_written(strategy: str) -> None:
-    fields = choice.parse(strategy, V6.n_layer)
-    assert (fields.kind, fields.strategy) == ("custom", strategy)
-    assert choice.build_fields(fields, V6.n_layer) == strategy
+    kind, values = registry.read_builder(strategy, V6)
+    assert kind == "custom" and registry.build(kind, values, V6).strategy == strategy
 
 
 @pytest.mark.parametrize("strategy", ["cpu fp32", "cuda fp16i8 -> cuda fp16 *1", "cuda fp16"])
 def test_a_strategy_for_the_whole_model_is_read_before_a_model_is_chosen(strategy: str) -> None:
-    fields = choice.parse(strategy)
-    assert fields.kind == strategy.split()[0]
-    assert choice.build_fields(fields, None) == strategy
+    kind, values = registry.read_builder(strategy, None)
+    assert kind == strategy.split()[0] and registry.build(kind, values, None).strategy == strategy
 
 
-def test_a_kind_or_precision_that_is_none_is_a_mistake_of_the_caller() -> None:
-    for kind, precision in (("ggml", "fp16"), ("cpu", "int4"), ("custom", "fp32")):
-        with pytest.raises(ValueError, match="the builder has no"):
-            choice.build(kind, precision)
+def test_a_kind_that_comes_later_has_no_strategy_and_a_value_that_is_none_counts_as_the_default() -> None:
+    assert registry.build("ggml", {"precision": "fp16"}, V6) == registry.build("warp", {}, V6)
+    assert registry.build("ggml", {}, V6).strategy == ""
+    assert registry.build("cpu", {"precision": "int4", "gpu_layers": "many"}, V6).strategy == "cpu fp32"
 
 
 def test_every_layer_is_shown_where_it_would_go(gpu: None) -> None:
     check = choice.validate("cuda:0 FP16i8 *10 ->  cuda:1 fp16 *5 -> cpu fp32", V6)
     assert check.is_valid and check.strategy == "cuda:0 fp16i8 *10 -> cuda:1 fp16 *5 -> cpu fp32"
-    shown = [(run.device, run.is_int8, run.first, run.count, run.has_head) for run in check.runs]
-    assert shown == [("cuda:0", True, 0, 10, False), ("cuda:1", False, 10, 5, False), ("cpu", False, 15, 9, True)]
+    shown = [(run.device, run.precision, run.first, run.count, run.has_head) for run in check.runs]
+    assert shown == [("cuda:0", "int8", 0, 10, False), ("cuda:1", "fp16", 10, 5, False), ("cpu", "fp32", 15, 9, True)]
 
 
 def test_streamed_layers_are_shown_apart(gpu: None) -> None:
@@ -165,7 +161,7 @@ def test_anything_can_be_typed(strategy: str, config: ModelConfig | None) -> Non
         for locale in ("en", "zh"):
             message, hint = translate_error(check.error, locale)
             assert message and hint and len(message) < 2000
-    choice.parse(strategy, 24)
+    registry.read_builder(strategy, config)
 
 
 def test_a_refusal_is_said_in_the_readers_language() -> None:
@@ -182,76 +178,97 @@ def test_english_reasons_are_the_same_on_the_page_and_in_the_error() -> None:
 
 def test_only_what_runs_here_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
-    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler"))
-    found = {kind.key: kind for kind in choice.kinds()}
+    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "there is no C++ compiler", "-"))
+    found = {row.kind.key: row for row in registry.kinds()}
     assert list(found) == ["cpu", "native", "cuda", "ggml", "webgpu", "webgpu_python", "custom"]
-    assert [key for key, kind in found.items() if kind.is_available] == ["cpu", "custom"]
-    for kind in found.values():
-        for key in (kind.reason_key, kind.way_out_key) if not kind.is_available else ():
-            for locale in ("en", "zh"):
-                assert translate(key, locale, **kind.params) != key
+    assert [key for key, row in found.items() if row.availability.is_available] == ["cpu", "custom"]
+    assert [key for key, row in found.items() if row.backend is None] == ["ggml", "webgpu", "webgpu_python"]
+    for row in found.values():
+        for text in (row.kind.label, row.kind.text):
+            assert translate(text, "zh") != text
+        if not row.availability.is_available:
+            assert phrase(row.availability.reason, "zh") != row.availability.reason
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_every_option_of_the_builder_has_its_words(locale: str) -> None:
+    for row in registry.kinds():
+        for config in (None, V6):
+            shown = {"gpu_layers": 1, "precision": "int8"}
+            for option in registry.build(row.kind.key, shown, config).options:
+                assert translate(option.label, locale) != option.label and translate(option.help, locale) != option.help
 
 
 @pytest.mark.parametrize(
-    ("strategy", "kind", "precision"),
-    [("native", "native", "q8"), ("native q4", "native", "q4"), ("native q4 head=q6", "custom", "")],
+    ("strategy", "values"),
+    [
+        ("native", {}),
+        ("native q4", {"format": "q4"}),
+        ("native q4 head=q6", {"format": "q4", "head": "q6"}),
+        ("native q8 threads=3", None),
+        ("native banana", None),
+    ],
 )
-def test_the_native_engines_strategies_stand_in_the_builder(strategy: str, kind: str, precision: str) -> None:
-    fields = choice.parse(strategy, 24)
-    assert (fields.kind, fields.precision) == (kind, precision)
-    assert choice.validate(choice.build_fields(fields, 24)).is_valid
+def test_the_native_engines_strategies_stand_in_the_builder(strategy: str, values: dict[str, str] | None) -> None:
+    kind, found = registry.read_builder(strategy, V6)
+    assert (kind, found) == (("native", values) if values is not None else ("custom", {"strategy": strategy}))
+    if values is not None:
+        again = registry.build(kind, found, V6).strategy
+        assert registry.resolve_strategy(again) == registry.resolve_strategy(strategy)
 
 
 def test_a_torch_without_gpu_support_says_the_command_that_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: True)
-    monkeypatch.setattr(torch_build, "read", lambda: torch_build.TorchBuild("2.13.0+cpu"))
-    cuda = choice.kind("cuda")
-    assert not cuda.is_available and cuda.command.startswith("pip install") and "download.pytorch.org" in cuda.command
-    assert cuda.command in translate(cuda.way_out_key, "en", **cuda.params)
-    assert "2.13.0+cpu" in translate(cuda.reason_key, "zh", **cuda.params)
+    build = requirements.TorchBuild("2.13.0+cpu")
+    monkeypatch.setattr(requirements, "read_torch_build", lambda: build)
+    found = requirements.cuda_availability()
+    assert not found.is_available and "2.13.0+cpu" in phrase(found.reason, "zh")
+    assert "pip install" in found.way_out and "download.pytorch.org" in phrase(found.way_out, "zh")
 
 
 def test_a_card_and_its_torch_make_cuda_available(gpu: None) -> None:
-    assert choice.kind("cuda").is_available
+    assert requirements.cuda_availability().is_available
 
 
 def test_missing_packages_name_their_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = replace(requirements.package_availability(), is_available=False, reason="x", way_out="pip install rwkv")
-    monkeypatch.setattr(kinds, "package_availability", lambda: missing)
-    assert {kind.key: kind.command for kind in choice.kinds() if kind.command} == dict.fromkeys(
-        ("cpu", "cuda", "custom"), "pip install rwkv"
-    )
+    monkeypatch.setattr(requirements, "package_availability", lambda: Availability(False, "x", "pip install rwkv"))
+    missing = {row.kind.key for row in registry.kinds() if row.availability.way_out == "pip install rwkv"}
+    assert missing == {"cpu", "cuda", "custom"}
+    check = choice.validate("cpu fp32", V6)
+    assert check.is_elsewhere and "pip install rwkv" in translate_error(check.error, "zh")[1]
 
 
 @pytest.mark.parametrize(("has_nvcc", "has_ninja"), [(False, True), (True, False), (True, True)])
 def test_custom_kernels_need_a_compiler(has_nvcc: bool, has_ninja: bool, gpu: None, monkeypatch) -> None:
-    monkeypatch.setattr(kinds, "_has_nvcc", lambda: has_nvcc)
-    monkeypatch.setattr(kinds.importlib.util, "find_spec", lambda name: object() if has_ninja else None)
-    monkeypatch.setattr(kinds, "package_availability", lambda: requirements.Availability(True))
-    assert choice.custom_kernel().is_available is (has_nvcc and has_ninja)
+    monkeypatch.setattr(requirements, "package_availability", lambda: Availability(True))
+    monkeypatch.setattr(requirements, "has_nvcc", lambda: has_nvcc)
+    monkeypatch.setattr(requirements.importlib.util, "find_spec", lambda name: object() if has_ninja else None)
+    assert requirements.kernels_availability().is_available is (has_nvcc and has_ninja)
 
 
 def test_rwkv_7_is_offered_what_the_package_can_do_with_it() -> None:
-    seven, six = choice.limits("cuda", V7), choice.limits("cuda", V6)
-    assert "int8" not in seven.precisions and not seven.can_split and not seven.can_stream and seven.reason_key
-    assert "int8" in six.precisions and six.can_split and six.can_stream and six.layers == 25
-    assert not choice.limits("cpu", V6).can_split
+    given = {"precision": "int8", "gpu_layers": 3}
+    seven, six = (registry.build("cuda", given, config) for config in (V7, V6))
+    assert [option.name for option in seven.options] == ["precision"] and seven.strategy == "cuda fp16" and seven.note
+    assert [option.name for option in six.options] == ["precision", "gpu_layers", "quantized_layers", "stream"]
+    assert six.options[1].high == 25 and not six.note
+    assert [option.name for option in registry.build("cpu", given, V6).options] == ["precision", "quantized_layers"]
 
 
 def test_the_build_of_torch_is_read_from_its_files() -> None:
     import torch
 
-    found = torch_build.read()
+    found = requirements.read_torch_build()
     assert found is not None and found.version == torch.__version__
     assert bool(found.cuda) is (torch.version.cuda is not None)
-    assert torch_build.parse(
+    assert requirements.parse_torch_version(
         "cuda: Optional[str] = '12.6'\n__version__ = '2.7.0+cu126'\nhip: Optional[str] = None"
-    ) == (torch_build.TorchBuild("2.7.0+cu126", "12.6"))
-    assert torch_build.parse("nothing") is None
+    ) == (requirements.TorchBuild("2.7.0+cu126", "12.6"))
+    assert requirements.parse_torch_version("nothing") is None
 
 
 def test_the_command_installs_a_torch_the_project_takes() -> None:
-    assert torch_build.REQUIREMENT in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert requirements.TORCH_REQUIREMENT in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -259,6 +276,6 @@ def test_the_command_installs_a_torch_the_project_takes() -> None:
     [("cpu fp16", "cpu_fp16"), ("cpu bf16", "cpu_bf16"), ("cpu fp32i8", "int8_head"), ("cpu fp32", "")],
 )
 def test_a_strategy_that_could_be_better_gets_a_remark(strategy: str, advice: str) -> None:
-    keys = choice.validate(strategy, V6).advice_keys
+    keys = choice.validate(strategy, V6).remarks
     assert keys == ((f"strategy.advice.{advice}",) if advice else ())
     assert all(translate(key, "zh") != key for key in keys)

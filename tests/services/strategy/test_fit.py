@@ -13,8 +13,8 @@ from tests.services.strategy.engine_memory import measure
 from tests.weights.make_big_checkpoint import drawn_tensors, write_big_checkpoint
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from webapp.backends.native.backend import NativeBackend
-from webapp.backends.rwkv_pip import model_loader, requirements, torch_build
-from webapp.backends.rwkv_pip.footprint import footprint
+from webapp.backends.rwkv_pip import model_loader, requirements
+from webapp.backends.rwkv_pip.requirements import footprint
 from webapp.engine.backend import RAM, Availability
 from webapp.i18n import translate
 from webapp.services.strategy import choice, fit
@@ -50,7 +50,7 @@ def big(architecture: str, n_layer: int = 24, n_embd: int = 2048) -> Inspection:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: True)
-    monkeypatch.setattr(torch_build, "read", lambda: torch_build.TorchBuild("2.6.0", cuda="12.4"))
+    monkeypatch.setattr(requirements, "read_torch_build", lambda: requirements.TorchBuild("2.6.0", cuda="12.4"))
 
 
 def held_bytes(loaded: model_loader.LoadedModel) -> int:
@@ -192,12 +192,12 @@ def test_the_fastest_that_fits_is_recommended(
     architecture: str, free_gb: float, vram: tuple[float, ...], strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: bool(vram))
-    monkeypatch.setattr(torch_build, "read", lambda: torch_build.TorchBuild("2.6.0", cuda="12.4"))
+    monkeypatch.setattr(requirements, "read_torch_build", lambda: requirements.TorchBuild("2.6.0", cuda="12.4"))
     monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler"))
     advice = choice.recommend(machine(free_gb, *vram), big(architecture))
     assert advice.strategy == strategy
     for locale in ("en", "zh"):
-        assert strategy in translate(advice.reason_key, locale, **advice.params)
+        assert strategy in translate(advice.reason, locale, **advice.params)
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_where_the_package_does_not_fit_the_native_engine_is_recommended(
     advice = choice.recommend(machine(free_gb), big(architecture))
     assert advice.strategy == strategy and advice.fit is not None and advice.fit.verdict == "fits"
     for locale in ("en", "zh"):
-        assert strategy in translate(advice.reason_key, locale, **advice.params)
+        assert strategy in translate(advice.reason, locale, **advice.params)
 
 
 def test_a_converted_file_is_run_as_it_was_made_for() -> None:

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from webapp.services.strategy import hardware, nvidia
+from webapp.services.strategy import hardware
 from webapp.services.strategy.hardware import Gpu, Probe
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4060", 8 << 30, 6 << 30, "550.54")
@@ -102,7 +102,7 @@ def test_cards_are_counted_as_torch_counts_them(visible: str | None, names: list
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = nvidia.read_gpus()
+    found = hardware.read_gpus()
     assert [card.name for card in found] == names
     assert [card.index for card in found] == list(range(len(names)))
 
@@ -110,7 +110,7 @@ def test_cards_are_counted_as_torch_counts_them(visible: str | None, names: list
 def test_an_older_package_answers_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(1, as_bytes=True))
-    assert nvidia.read_gpus() == (Gpu(0, "Card 0", 8 << 30, 0, "550.54"),)
+    assert hardware.read_gpus() == (Gpu(0, "Card 0", 8 << 30, 0, "550.54"),)
 
 
 @pytest.mark.parametrize("broken", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo"])
@@ -118,18 +118,18 @@ def test_a_broken_driver_is_no_card_and_no_error(broken: str, monkeypatch: pytes
     fake = FakeNvml(broken=broken)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    assert nvidia.read_gpus() == () and fake.is_open == 0
+    assert hardware.read_gpus() == () and fake.is_open == 0
 
 
 def test_without_the_package_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert nvidia.read_gpus() == ()
+    assert hardware.read_gpus() == ()
 
 
 def test_asking_what_there_is_brings_neither_numpy_nor_torch() -> None:
     code = (
-        "import sys; from webapp.services.strategy import choice, fit, hardware;"
-        "hardware.probe(); choice.kinds(); choice.validate('cpu fp32 *3 -> cpu bf16');"
+        "import sys; from webapp.engine import registry; from webapp.services.strategy import choice, hardware;"
+        "hardware.probe(); registry.kinds(); choice.validate('cpu fp32 *3 -> cpu bf16');"
         "sys.exit(str({'torch', 'numpy', 'rwkv'} & set(sys.modules) or 0))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True)

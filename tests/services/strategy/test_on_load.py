@@ -5,7 +5,7 @@ from dataclasses import replace
 from tests.services.strategy.test_fit import big, machine
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.manager.library import ModelLibrary
-from webapp.services.strategy.on_load import strategy_for, strategy_on_load
+from webapp.services.strategy.choice import strategy_for, strategy_on_load
 
 INT8 = "cpu fp32i8 -> cpu fp32 *1"
 

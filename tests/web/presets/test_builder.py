@@ -5,9 +5,9 @@ import re
 import pytest
 
 from tests.web.presets.posted_form import form_of
+from webapp.engine.registry import kinds
 from webapp.resources import STARTER_MODEL
-from webapp.services.strategy import choice
-from webapp.web.presets.builder_input import AUTO, BuilderInput, built, fitted, read_input
+from webapp.web.presets.builder import BuilderChoice, read_choice
 
 
 def string_of(part):
@@ -20,11 +20,11 @@ def build(browser, model="six.safetensors", **fields):
 
 def test_kinds_that_do_not_run_here_say_why_and_cannot_be_chosen(browser):
     part = build(browser, kind="cpu")
-    for kind in choice.kinds():
-        card = part[part.index(f'id="build-{kind.key}"') :]
+    for row in kinds():
+        card = part[part.index(f'id="build-{row.kind.key}"') :]
         card = card[: card.index("</label>")]
-        assert ("disabled" in card.partition(">")[0]) is not kind.is_available
-        assert ("choice-why" in card) is not kind.is_available
+        assert ("disabled" in card.partition(">")[0]) is not row.availability.is_available
+        assert ("choice-why" in card) is not row.availability.is_available
 
 
 def test_the_string_follows_precision_and_layers(browser):
@@ -117,10 +117,10 @@ def test_a_page_saved_untouched_changes_nothing(browser, strategy, model):
 
 
 def test_what_cannot_be_read_counts_as_not_given():
-    form = {"build_kind": "warp", "build_gpu_layers": "many", "build_quantized_layers": "-4", "build_stream": "x"}
-    assert read_input(form, 3) == BuilderInput(kind=AUTO, quantized_layers=0)
-    assert fitted(BuilderInput("webgpu", "fp16"), None)[0].precision == ""
-    assert built(BuilderInput("webgpu", "fp16"), 3, "auto") == ""
+    assert read_choice({"build_kind": "warp", "build_gpu_layers": "many"}, None) == BuilderChoice()
+    assert read_choice({"temperature": "1"}, None) is None
+    given = read_choice({"build_kind": "webgpu", "build_precision": "fp16"}, None)
+    assert given.kind == "webgpu" and given.strategy_for("cpu fp32", None) == ""
 
 
 def test_the_fit_is_a_sentence_with_figures(browser):

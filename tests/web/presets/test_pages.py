@@ -131,11 +131,11 @@ def test_saving_the_active_preset_says_what_holds_and_what_needs_a_reload(browse
     _, where, _ = browser.save(mine.id, temperature="0.5", model="six.safetensors")
     page = browser.get(where)[1]
     assert "Needs a reload of the model: Model." in page
-    assert "In use, but for: Model" in browser.part(f"/presets/{mine.id}/standing")
+    assert "In use, but for: Model" in browser.part(f"/presets/{mine.id}/in-use")
     assert browser.manager.status().model == "roost-starter-v7.safetensors"
     browser.save(mine.id, do="save_and_use")
     assert browser.manager.wait_ready(20).model == "six.safetensors"
-    assert "note-good" in browser.part(f"/presets/{mine.id}/standing")
+    assert "note-good" in browser.part(f"/presets/{mine.id}/in-use")
 
 
 def test_a_state_that_does_not_fit_is_refused_in_place_and_the_old_one_stays(browser):

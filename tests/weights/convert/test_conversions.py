@@ -32,10 +32,10 @@ IDS = [1, 2, 3, 250, 7]
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tiny tensors go through in several blocks, too."""
-    from webapp.backends.rwkv_pip import v7_layout
+    from webapp.backends.rwkv_pip import layout
 
     monkeypatch.setattr(source.Source.blocks, "__defaults__", (10_000,))
-    monkeypatch.setattr(v7_layout, "MOST_TURN_BYTES", 50_000)
+    monkeypatch.setattr(layout, "MOST_TURN_BYTES", 50_000)
 
 
 def logits(path: Path, strategy: str = "cpu fp32") -> np.ndarray:

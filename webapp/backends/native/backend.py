@@ -14,6 +14,7 @@ from webapp.engine.backend import (
     RAM,
     Availability,
     Backend,
+    BackendKind,
     BackendOption,
     Footprint,
     Logits,
@@ -49,7 +50,6 @@ QUANTISED = ("q8", "q6", "q4")
 SUGGESTED = (("q8", 60), ("q4", 70))
 """Format and rank of what is suggested for a model."""
 SAME = "same"
-HELP = "backend.native"
 READABLE = ("float32", "float16", "bfloat16", "float64")
 WANT = {"nothing": 0, "last": 1, "all": 2}
 
@@ -62,17 +62,23 @@ LAYER = re.compile(r"blocks\.\d+\.")
 LOW_RANK = re.compile(r"\.att\.(time_maa_w[12]|time_decay_w[12]|[wavg][12])$")
 
 
+def _choice(name: str, choices: tuple[str, ...]) -> BackendOption:
+    words = f"backend.native.{name}"
+    return BackendOption(name, "choice", choices[0], choices, label=f"{words}.label", help=f"{words}.help")
+
+
 class NativeBackend(Backend):
     """RWKV-4 to 7 from .pth, .safetensors and .st."""
 
     OPTIONS = (
-        BackendOption("format", "choice", "q8", FORMATS, help_key=f"{HELP}.format"),
-        BackendOption("head", "choice", SAME, (SAME, *FORMATS), help_key=f"{HELP}.head"),
-        BackendOption("lora", "choice", SAME, (SAME, *FORMATS), help_key=f"{HELP}.lora"),
-        BackendOption("embedding", "choice", SAME, (SAME, "file", "q8"), help_key=f"{HELP}.embedding"),
-        BackendOption("isa", "choice", "auto", ("auto", *library.ISAS), help_key=f"{HELP}.isa"),
-        BackendOption("threads", "whole", 0, low=0, high=256, help_key=f"{HELP}.threads"),
+        _choice("format", FORMATS),
+        _choice("head", (SAME, *FORMATS)),
+        _choice("lora", (SAME, *FORMATS)),
+        _choice("embedding", (SAME, "file", "q8")),
+        _choice("isa", ("auto", *library.ISAS)),
+        BackendOption("threads", "whole", 0, low=0, high=256),
     )
+    KINDS = (BackendKind("native", "preset_page.kind.native.label", "preset_page.kind.native.text", order=20),)
     max_slots = MAX_SLOTS
     prefill_tokens = PREFILL_TOKENS
 

@@ -1,40 +1,46 @@
-"""One model on the ``rwkv`` package: as many sequences as there are slots, run one after the other."""
+"""The contract's view of the ``rwkv`` package: as many sequences as there are slots, run one after the other.
+
+Nothing heavy is imported with it: the web process asks it what runs here and what it takes.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import logging
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from webapp.backends.rwkv_pip import failures, footprint, model_loader, requirements, state_layout
-from webapp.backends.strategy import canonical_strategy
-from webapp.backends.strategy_problems import refuse
+from webapp.backends.rwkv_pip import requirements, strategy
 from webapp.engine.backend import (
     BY_STRATEGY,
     Availability,
     Backend,
     BackendOption,
+    Builder,
     Footprint,
     Logits,
     ModelFile,
     ModelSizes,
     NumpyLogits,
     Options,
+    PlacedRun,
     ProgressCallback,
     Row,
     Suggestion,
 )
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
+from webapp.errors import ModelLoadFailed, OutOfMemory, RoostError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
+
+    from webapp.backends.rwkv_pip.model_loader import LayerPlace, LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +52,18 @@ MAX_CHUNK = 256
 SMALL_WIDTH = 512
 """Below this ``n_embd`` one thread is as fast as several on an idle machine and far faster on a busy one: a token's
 products take microseconds, meeting at the end of each takes longer (6 x 192: 91 against 78 tokens/s, docs/log.md)."""
+V4_ORDER = ("att_x_prev", "att_aa", "att_bb", "att_pp", "ffn_x_prev")
+V5_ORDER = ("att_x_prev", "att_kv", "ffn_x_prev")
+"""The package keeps a state as a flat list of tensors: these of each layer, in this order."""
+ACTIVATIONS = ("att_x_prev", "ffn_x_prev")  # kept in the layer's precision; the rest is float32 in the package
+# c10/core/impl/alloc_cpu.cpp, mmap under torch's storages, cuBLAS without room for its workspace.
+OUT_OF_MEMORY_WORDS = (
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "cublas_status_alloc_failed",
+)
 
 
 def set_threads(count: int, config: ModelConfig) -> None:
@@ -65,16 +83,17 @@ class RwkvPipBackend(Backend):
     kernels (needs nvcc), ``RWKV_JIT_ON=1`` for TorchScript."""
 
     OPTIONS = (
-        BackendOption(BY_STRATEGY, "text", "cpu fp32", help_key="presets.field.strategy"),
-        BackendOption("threads", "whole", 0, low=0, high=4096, help_key="presets.field.threads"),
-        BackendOption("custom_cuda", "switch", False, help_key="presets.field.custom_cuda"),
+        BackendOption(BY_STRATEGY, "text", "cpu fp32"),
+        BackendOption("threads", "whole", 0, low=0, high=4096),
+        BackendOption("custom_cuda", "switch", False),
     )
+    KINDS = strategy.KINDS
     max_slots = MAX_SLOTS
     prefill_tokens = 64
 
-    def __init__(self, config: ModelConfig, loaded: model_loader.LoadedModel) -> None:
+    def __init__(self, config: ModelConfig, loaded: LoadedModel) -> None:
         self.config = config
-        self._loaded: model_loader.LoadedModel | None = loaded
+        self._loaded: LoadedModel | None = loaded
         self._slots: dict[int, list[torch.Tensor]] = {}
         self._numbers = itertools.count()
 
@@ -83,16 +102,51 @@ class RwkvPipBackend(Backend):
         return requirements.package_availability()
 
     @classmethod
+    def availability_of(cls, name: str) -> Availability:
+        """CUDA needs a card, and the package's own kernels a compiler besides."""
+        if name == "custom_cuda":
+            return requirements.kernels_availability()
+        return requirements.cuda_availability() if name == "cuda" else cls.availability()
+
+    @classmethod
+    def options_from(cls, text: str) -> dict[str, Any]:
+        return {BY_STRATEGY: strategy.canonical_strategy(text)}
+
+    @classmethod
+    def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
+        return strategy.builder(kind, given, config)
+
+    @classmethod
+    def read_builder(cls, text: str, config: ModelConfig | None) -> tuple[str, Options] | None:
+        return strategy.read_builder(text, config)
+
+    @classmethod
+    def placement(cls, options: Options, config: ModelConfig) -> Sequence[PlacedRun]:
+        return tuple(strategy.runs(str(options[BY_STRATEGY]), config.n_layer))
+
+    @classmethod
+    def remarks(cls, options: Options) -> Sequence[str]:
+        return tuple(strategy.remarks(str(options[BY_STRATEGY])))
+
+    @classmethod
+    def usage(cls) -> str:
+        return "cpu|cuda[:N]|mps|dml fp32|fp16|bf16[i8] [*LAYERS[+]] [-> ...]"
+
+    @classmethod
+    def runner_strategy(cls, parameters: Mapping[str, object]) -> str | None:
+        return strategy.runner_strategy(parameters)
+
+    @classmethod
     def check(cls, model: ModelFile, options: Options) -> None:
-        strategy, converted = str(options[BY_STRATEGY]), model.converted_strategy
+        text, converted = str(options[BY_STRATEGY]), model.converted_strategy
         assert model.config is not None, "what is no model is refused before"
-        if converted is not None and canonical_strategy(strategy) != canonical_strategy(converted):
-            refuse(strategy, "converted_for", converted=converted)
-        requirements.check_strategy(model.config, strategy)
+        if converted is not None and text != strategy.canonical_strategy(converted):
+            strategy.refuse(text, "converted_for", converted=converted)
+        requirements.check_strategy(model.config, text)
 
     @classmethod
     def footprint(cls, model: ModelFile, options: Options) -> Footprint:
-        return footprint.footprint(model, str(options[BY_STRATEGY]))
+        return requirements.footprint(model, str(options[BY_STRATEGY]))
 
     @classmethod
     def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
@@ -111,25 +165,27 @@ class RwkvPipBackend(Backend):
     @classmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> RwkvPipBackend:
         """Ends by running one token, so that a file with a tensor missing fails here and not in the first answer."""
-        strategy = str(options[BY_STRATEGY])
+        from webapp.backends.rwkv_pip import model_loader
+
+        text = str(options[BY_STRATEGY])
         cls.check(ModelSizes(config), options)
-        model_loader.prefer_no_script(strategy)
+        model_loader.prefer_no_script(text)
         set_threads(int(options["threads"]), config)
         if options["custom_cuda"]:
             os.environ["RWKV_CUDA_ON"] = "1"
-        with failures.loading(path):
-            backend = cls(config, model_loader.load_model(path, config, strategy, progress))
+        with loading(path):
+            backend = cls(config, model_loader.load_model(path, config, text, progress))
             try:
                 backend._try_one_token(path)
             except BaseException:
                 backend.close()
                 raise
-        log.info("loaded %s: RWKV-%s, %s", os.path.basename(path), config.architecture, strategy)
+        log.info("loaded %s: RWKV-%s, %s", os.path.basename(path), config.architecture, text)
         return backend
 
     def new_slot(self) -> int:
         slot = next(self._numbers)
-        with failures.running():
+        with running():
             self._slots[slot] = self._tensors(self._model.initial_state)
         return slot
 
@@ -138,13 +194,15 @@ class RwkvPipBackend(Backend):
 
     def step(self, batch: Sequence[Row]) -> Logits:
         """Row by row: the package runs one sequence at a time."""
+        import numpy as np
+
         lines: list[NDArray[np.float32]] = []
         after: dict[int, list[torch.Tensor]] = {}
         for row in batch:
             if not row.token_ids:
                 raise ValueError("no token to feed")
             state = self._slots[row.slot]
-            with failures.running():
+            with running():
                 for start in range(0, len(row.token_ids), MAX_CHUNK):
                     piece = list(row.token_ids[start : start + MAX_CHUNK])
                     logits, state = self._model.forward(piece, state, row.want == "all")
@@ -157,12 +215,12 @@ class RwkvPipBackend(Backend):
         return NumpyLogits(np.stack(lines) if lines else np.empty((0, self.config.vocab_size), np.float32))
 
     def read_state(self, slot: int) -> RecurrentState:
-        return state_layout.from_tensors(self.config, self._slots[slot])
+        return state_from_tensors(self.config, self._slots[slot])
 
     def write_state(self, slot: int, state: RecurrentState) -> None:
         if slot not in self._slots:
             raise KeyError(slot)
-        with failures.running():
+        with running():
             self._slots[slot] = self._tensors(state)
 
     def close(self) -> None:
@@ -173,15 +231,17 @@ class RwkvPipBackend(Backend):
         gc.collect()
 
     @property
-    def _model(self) -> model_loader.LoadedModel:
+    def _model(self) -> LoadedModel:
         if self._loaded is None:
             raise ValueError("the backend is closed")
         return self._loaded
 
     def _tensors(self, state: RecurrentState) -> list[torch.Tensor]:
-        return state_layout.to_tensors(self.config, state, self._model.places)
+        return state_to_tensors(self.config, state, self._model.places)
 
     def _try_one_token(self, path: str) -> None:
+        import numpy as np
+
         slot = self.new_slot()
         logits = self.step([Row(slot, [0])]).to_numpy([0])
         self.free_slot(slot)
@@ -189,3 +249,79 @@ class RwkvPipBackend(Backend):
             raise ValueError(f"{logits.shape[1]} logits instead of {self.config.vocab_size}")
         if not np.isfinite(logits).all():
             raise ValueError("its very first output is not a number; the weights are damaged or fp16 is too narrow")
+
+
+def state_names(config: ModelConfig) -> tuple[str, ...]:
+    """Names of the tensors of one layer, in the package's order."""
+    return V4_ORDER if config.major == 4 else V5_ORDER
+
+
+def state_to_tensors(config: ModelConfig, state: RecurrentState, places: Sequence[LayerPlace]) -> list[torch.Tensor]:
+    """Fresh tensors that share no memory with ``state``."""
+    import numpy as np
+    import torch
+
+    tensors = []
+    for layer, (device, dtype) in enumerate(places):
+        for name in state_names(config):
+            array = _turn(config, name, state.arrays[name][layer])
+            kept = dtype if name in ACTIVATIONS else torch.float32
+            tensors.append(torch.tensor(np.ascontiguousarray(array), dtype=kept, device=device))
+    return tensors
+
+
+def state_from_tensors(config: ModelConfig, tensors: Sequence[torch.Tensor]) -> RecurrentState:
+    """A copy, in float32."""
+    import numpy as np
+
+    names = state_names(config)
+    arrays = {}
+    for position, name in enumerate(names):
+        rows = [tensor.float().cpu().numpy() for tensor in tensors[position :: len(names)]]
+        stacked = np.stack([_turn(config, name, row) for row in rows])
+        arrays[name] = np.ascontiguousarray(stacked, np.float32)
+    return RecurrentState(config.architecture, arrays)
+
+
+def _turn(config: ModelConfig, name: str, array: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The package's RWKV-5 and 6 keep ``att_kv[head, key, value]``; its RWKV-7 and Roost ``[head, value, key]``."""
+    return array.swapaxes(-1, -2) if name == "att_kv" and config.major in (5, 6) else array
+
+
+def is_out_of_memory(exc: BaseException) -> bool:
+    """``torch.cuda.OutOfMemoryError`` is a RuntimeError that says ``out of memory``, so torch need not be asked."""
+    if isinstance(exc, MemoryError):
+        return True
+    text = str(exc).lower()
+    return isinstance(exc, (RuntimeError, OSError)) and any(words in text for words in OUT_OF_MEMORY_WORDS)
+
+
+@contextlib.contextmanager
+def running() -> Iterator[None]:
+    """Lets everything through but makes running out of memory an OutOfMemory."""
+    try:
+        yield
+    except RoostError:
+        raise
+    except Exception as exc:
+        if is_out_of_memory(exc):
+            raise OutOfMemory(reason=first_line(exc)) from exc
+        raise
+
+
+@contextlib.contextmanager
+def loading(path: str) -> Iterator[None]:
+    """Every exception of the package becomes OutOfMemory or ModelLoadFailed."""
+    try:
+        with running():
+            yield
+    except RoostError:
+        raise
+    except Exception as exc:
+        reason = f"{type(exc).__name__}: {first_line(exc)}"
+        raise ModelLoadFailed(name=os.path.basename(path), reason=reason) from exc
+
+
+def first_line(exc: BaseException) -> str:
+    """torch's messages go on for pages."""
+    return (str(exc).strip() or "no reason given").splitlines()[0]

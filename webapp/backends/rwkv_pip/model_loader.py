@@ -1,7 +1,7 @@
 """A model file made a running model of the package, tensor by tensor.
 
-The package's constructor reads whole .pth files alone and makes of each tensor what :mod:`package_layout` and
-:mod:`v7_layout` describe, because a fast file holds just that. So a model is loaded by carrying out the plan of a fast
+The package's constructor reads whole .pth files alone and makes of each tensor what :mod:`layout`
+describes, because a fast file holds just that. So a model is loaded by carrying out the plan of a fast
 file in memory, from any format, and given to a subclass of the package's class with a constructor of its own. Only the
 package's own CUDA kernels, which its constructor compiles, need that constructor and therefore a .pth.
 """
@@ -23,11 +23,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.rwkv_pip import fast_file, int8_product, requirements
-from webapp.backends.rwkv_pip.package_layout import DTYPES
-from webapp.backends.rwkv_pip.v7_layout import LAYOUT_KEY, V7_LAYOUT
-from webapp.backends.strategy import LayerPlacement, canonical_strategy, parse_strategy
-from webapp.backends.strategy_problems import refuse
+from webapp.backends.rwkv_pip import layout, requirements
+from webapp.backends.rwkv_pip.layout import DTYPES, LAYOUT_KEY, V7_LAYOUT
+from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy, parse_strategy, refuse
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.model_config import ModelConfig
 from webapp.engine.state import RecurrentState
@@ -39,9 +37,9 @@ from webapp.weights.convert.source import Source
 if TYPE_CHECKING:
     import torch
 
-    from webapp.backends.rwkv_pip.state_layout import LayerPlace
-
     Tensors = list[torch.Tensor]
+    LayerPlace = tuple[torch.device | str, torch.dtype]
+    """Device of a layer, and the precision of its activations."""
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +95,7 @@ def load_model(path: str, config: ModelConfig, strategy: str, progress: Progress
     module = import_package(switches)
     placements = requirements.placements(config, strategy)
     if all(place.device == "cpu" for place in placements) and switches["RWKV_JIT_ON"] != "1":
-        int8_product.install(module)
+        module.__dict__["mm8_one"] = module.__dict__["mm8_seq"] = int8_product
     is_converted = inspection.converted_strategy is not None
     reading = _Converted(path, config, progress) if is_converted else _Reading(path, strategy, progress)
     with contextlib.closing(reading) as source:
@@ -170,12 +168,12 @@ class _Reading(Source):
         self._counter.count(name)
 
     def rescale_layer(self) -> int:
-        return fast_file.rescale_layer(self._strategy, self.inspection.kind == "music")
+        return layout.rescale_layer(self._strategy, self.inspection.kind == "music")
 
     def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         """As the package has them once it is loaded, on the CPU."""
         with _load_errors(str(self.path)):
-            for planned in fast_file.package_tensors(self, self._strategy, is_for_disk=False):
+            for planned in layout.package_tensors(self, self._strategy, is_for_disk=False):
                 yield planned.info.name, _made(planned)
 
 
@@ -354,3 +352,36 @@ def _printing_to_log() -> Iterator[None]:
     finally:
         for line in filter(None, map(str.strip, printed.getvalue().splitlines())):
             log.debug("rwkv: %s", line)
+
+
+BLOCK_WEIGHTS = 2**20
+"""Widened at a time: 4 MB, which a processor's cache holds."""
+
+
+def int8_product(
+    x: torch.Tensor, w: torch.Tensor, mx: torch.Tensor, rx: torch.Tensor, my: torch.Tensor, ry: torch.Tensor
+) -> torch.Tensor:
+    """A vector or a few rows times an int8 matrix on a CPU, in place of the package's own, without TorchScript.
+
+    The package (model.py 0.8.32, ``torch_mm8_one`` and ``_seq``) restores the whole matrix, in four passes over float32
+    copies, each time it is used: 1.1 GB for the head of a 1.6 B model, at every token. The scales can be taken out of
+    the sum instead:
+
+        y[m] = rx[m] * sum_n (x[n] ry[n]) (w[n, m] + 0.5)  +  sum_n x[n] my[n]  +  mx[m] * sum_n x[n]
+
+    and what is left needs the bytes as numbers, a block of columns at a time.
+
+    ``x (n_in,)`` or ``(T, n_in)``; ``w (n_in, n_out)`` bytes with columns in sequence. Computed in float32.
+    """
+    import torch
+
+    wide = x.float()
+    scaled = wide * ry.float().flatten()
+    out = torch.empty((*x.shape[:-1], w.shape[1]), device=x.device)
+    columns = max(1, BLOCK_WEIGHTS // w.shape[0])
+    for start in range(0, w.shape[1], columns):
+        block = w[:, start : start + columns].float()
+        out[..., start : start + columns] = scaled @ block
+    out = (out + 0.5 * scaled.sum(-1, keepdim=True)) * rx.float()
+    out += (wide @ my.float().flatten()).unsqueeze(-1) + wide.sum(-1, keepdim=True) * mx.float()
+    return out.to(x.dtype)

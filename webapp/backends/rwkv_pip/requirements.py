@@ -1,29 +1,90 @@
-"""What the rwkv package 0.8.32 can run on this machine, said before anything is loaded and without torch."""
+"""What the rwkv package 0.8.32 can run on this machine and how much memory it takes, said without torch.
+
+What is installed is read from files: importing torch takes seconds and a quarter of a gigabyte. The memory follows what
+the package makes of each tensor (model.py, ``RWKV.__init__`` and ``RWKV_x070.__init__``) as this room's loader has it
+do that. ``python -m tests.services.strategy.fit_table`` compares with real loads (docs/memory.md).
+"""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.backends.rwkv_pip import torch_build
-from webapp.backends.strategy import LayerPlacement, StrategyPart, parse_strategy, place_layers
-from webapp.backends.strategy_problems import refuse, unavailable
-from webapp.engine.backend import Availability
+from webapp.backends.rwkv_pip.strategy import (
+    LayerPlacement,
+    StrategyPart,
+    parse_strategy,
+    place_layers,
+    refuse,
+    unavailable,
+)
+from webapp.engine.backend import RAM, Availability, Footprint, ModelFile, TensorSize
 from webapp.engine.model_config import ModelConfig
+from webapp.errors import Phrase
 
 NVIDIA_TRACES = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # driver, WSL 2, AMD's ROCm
+
+
+AVAILABLE = Availability(True)
 
 
 def package_availability() -> Availability:
     """Whether the packages are installed."""
     for package in ("torch", "rwkv"):
         if importlib.util.find_spec(package) is None:
-            return Availability(False, f"the Python package {package} is not installed", f"pip install {package}")
-    return Availability(True)
+            reason = Phrase("the Python package {package} is not installed", package=package)
+            return Availability(False, reason, Phrase("Run `pip install {package}`.", package=package))
+    return AVAILABLE
+
+
+def cuda_availability() -> Availability:
+    """Whether the packages and a card with its driver are there, and torch was built for it."""
+    found = package_availability()
+    if not found.is_available:
+        return found
+    if not has_gpu_driver():
+        reason = "no NVIDIA card with its driver was found (nor an AMD card with ROCm)"
+        return Availability(False, reason, "It needs such a card and its driver; until then CPU runs the same models.")
+    build = read_torch_build()
+    if build is not None and not build.has_gpu_support:
+        reason = Phrase(
+            "a graphics driver is there, but the installed torch {version} was built without GPU support",
+            version=build.version,
+        )
+        command = install_command(is_amd=_is_amd())
+        way_out = Phrase("Install a torch with GPU support, then start Roost again: `{command}`", command=command)
+        return Availability(False, reason, way_out)
+    return AVAILABLE
+
+
+def kernels_availability() -> Availability:
+    """Whether the package could build its own CUDA kernels at load: it needs NVIDIA's compiler and ninja."""
+    found = cuda_availability()
+    if not found.is_available:
+        return found
+    if not has_nvcc():
+        reason = "the package builds its CUDA kernels when a model is loaded, and NVIDIA's compiler nvcc was not found"
+        return Availability(
+            False, reason, "Install the CUDA Toolkit and see that nvcc is on the PATH (or set CUDA_HOME)."
+        )
+    if importlib.util.find_spec("ninja") is None:
+        reason = "the package builds its CUDA kernels when a model is loaded, and the tool ninja is not installed"
+        return Availability(False, reason, "Run `pip install ninja`.")
+    return AVAILABLE
+
+
+def has_nvcc() -> bool:
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or ""
+    return shutil.which("nvcc", path=os.path.join(home, "bin") if home else None) is not None
 
 
 def check_strategy(config: ModelConfig, strategy: str) -> None:
@@ -74,9 +135,9 @@ def check_device(device: str) -> None:
 def _check_cuda(device: str) -> None:
     if not has_gpu_driver():
         unavailable(f"`{device}`", "no_driver")
-    build = torch_build.read()
+    build = read_torch_build()
     if build is not None and not build.has_gpu_support:
-        command = torch_build.install_command(is_amd=_is_amd())
+        command = install_command(is_amd=_is_amd())
         unavailable(f"`{device}`", "torch_without_gpu", version=build.version, command=command)
 
 
@@ -105,3 +166,166 @@ def check_torch_devices(devices: set[str]) -> None:
                 unavailable(f"`{device}`", "gpu_index", count=torch.cuda.device_count())
         if kind == "mps" and not torch.backends.mps.is_available():
             unavailable(f"`{device}`", "no_mps", version=torch.__version__)
+
+
+WHEELS = "https://download.pytorch.org/whl"
+TORCH_REQUIREMENT = '"torch>=2.6,<=2.13.0"'  # as in pyproject.toml; a test holds it to that
+
+
+@dataclass(frozen=True)
+class TorchBuild:
+    """``cuda`` and ``hip`` are the versions it was built for, empty without."""
+
+    version: str
+    cuda: str = ""
+    hip: str = ""
+
+    @property
+    def has_gpu_support(self) -> bool:
+        return bool(self.cuda or self.hip)
+
+
+@functools.cache
+def read_torch_build() -> TorchBuild | None:
+    """None when it is not installed or says nothing (then only importing it tells)."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    try:
+        return parse_torch_version(Path(spec.origin).with_name("version.py").read_text(encoding="utf-8"))
+    except OSError:
+        return None
+
+
+def parse_torch_version(source: str) -> TorchBuild | None:
+    """Of torch/version.py, which its build writes: ``cuda: Optional[str] = '12.6'``."""
+    found = dict(re.findall(r"^(__version__|cuda|hip)\b[^=\n]*= *['\"]([^'\"]*)['\"]", source, re.MULTILINE))
+    if "__version__" not in found:
+        return None
+    return TorchBuild(found["__version__"], found.get("cuda", ""), found.get("hip", ""))
+
+
+def install_command(is_amd: bool = False) -> str:
+    """Brings a torch with GPU support in place of the one without."""
+    return f"pip install --force-reinstall {TORCH_REQUIREMENT} --index-url {WHEELS}/{'rocm6.4' if is_amd else 'cu126'}"
+
+
+MIB = 2**20
+DTYPE_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+LAYER = re.compile(r"blocks\.(\d+)\.")
+STREAMED = ("key.weight", "value.weight", "receptance.weight", "output.weight")
+KEPT_FLOAT32 = re.compile(r"\.time_decay$|\.time_first$|\.time_faaaa$|\.ln_x\.")
+NEVER_QUANTIZED = re.compile(r"emb\.|_w[12]$|\.time_")
+LN0 = ("blocks.0.ln0.weight", "blocks.0.ln0.bias")
+UNUSED_V7 = (*LN0, *(f"blocks.0.att.{name}" for name in ("v0", "v1", "v2")))
+EMBEDDING = "emb.weight"
+
+BASE_BYTES = 241 * MIB
+"""An engine process with torch and the package before the first weight: torch 2.13 for CPUs, Linux (docs/memory.md)."""
+CUDA_HOST_BYTES, CUDA_DEVICE_BYTES = 700 * MIB, 500 * MIB
+"""A CUDA context: in main memory on top of the base, and on each card. Not measured, no card was at hand."""
+READING_BYTES = 24 * MIB
+"""Of the file that is held while it is read, and the pieces in work (``model_loader``: 32 MB and 4 MB)."""
+INT8_READING_BYTES = 64 * MIB
+"""More of that where matrices are quantised, in three passes over float32 pieces."""
+CHUNK_TOKENS = 64
+"""Of a prompt, in one step: the backend's ``prefill_tokens``."""
+
+
+def footprint(model: ModelFile, strategy: str) -> Footprint:
+    """For a strategy that ``requirements.check_strategy`` lets through."""
+    config = model.config
+    assert config is not None, "check() comes first"
+    places = placements(config, strategy)
+    weights: Counter[str] = Counter()
+    for device, size in _weights(model, config, places):
+        weights[device] += size
+    gpus = sorted({device_name(place.device) for place in places} - {RAM})
+    host = BASE_BYTES + (CUDA_HOST_BYTES if gpus else 0)
+    return Footprint(
+        weights={RAM: 0} | dict(weights),
+        base={RAM: host} | dict.fromkeys(gpus, CUDA_DEVICE_BYTES),
+        load_extra={
+            RAM: READING_BYTES
+            + (INT8_READING_BYTES if any(place.is_int8 for place in places) else 0)
+            + (_largest(model, places) if gpus else 0)
+        },
+        run_extra=_run_extra(model, config, places),
+        state=_state(config, places),
+        snapshot=config.state_bytes(),
+    )
+
+
+def device_name(device: str) -> str:
+    """Main memory for the CPU and for Apple's GPUs, which share it; ``cuda`` is the first card."""
+    return {"cpu": RAM, "mps": RAM, "cuda": "cuda:0"}.get(device, device)
+
+
+def _place(name: str, places: tuple[LayerPlacement, ...]) -> LayerPlacement:
+    layer = LAYER.match(name)
+    if layer is not None:
+        return places[int(layer[1])]
+    return places[-1] if name.startswith(("ln_out.", "head.")) else places[0]
+
+
+def _weights(model: ModelFile, config: ModelConfig, places: tuple[LayerPlacement, ...]) -> Iterator[tuple[str, int]]:
+    """Device and bytes, for each tensor and the scales of int8."""
+    dropped = UNUSED_V7 if config.major == 7 else LN0
+    for tensor in model.tensors:
+        if tensor.name.endswith(".time_state") or tensor.name in dropped:
+            continue
+        place = _place(tensor.name, places)
+        device = device_name(place.device)
+        if model.converted_strategy is not None:
+            yield _stays_in_ram(tensor.name, config, place) or device, tensor.nbytes
+        elif tensor.name == EMBEDDING:
+            yield _stays_in_ram(tensor.name, config, place) or device, tensor.numel * DTYPE_BYTES[places[0].dtype]
+        elif place.is_int8 and _is_matrix(tensor):
+            yield _stays_in_ram(tensor.name, config, place) or device, tensor.numel
+            yield device, 2 * sum(tensor.shape) * DTYPE_BYTES[place.dtype]
+        else:
+            size = 4 if config.major < 7 and KEPT_FLOAT32.search(tensor.name) else DTYPE_BYTES[place.dtype]
+            yield _stays_in_ram(tensor.name, config, place) or device, tensor.numel * size
+
+
+def _stays_in_ram(name: str, config: ModelConfig, place: LayerPlacement) -> str | None:
+    """RWKV-4 to 6 look the embedding up on the CPU; streamed matrices wait there (pinned)."""
+    is_embedding = name == EMBEDDING and config.major < 7
+    return RAM if is_embedding or (place.is_streamed and name.endswith(STREAMED)) else None
+
+
+def _is_matrix(tensor: TensorSize) -> bool:
+    return len(tensor.shape) == 2 and not NEVER_QUANTIZED.search(tensor.name)
+
+
+def _largest(model: ModelFile, places: tuple[LayerPlacement, ...]) -> int:
+    """A tensor is made in main memory before it goes to a card."""
+    return max(tensor.numel * DTYPE_BYTES[_place(tensor.name, places).dtype] for tensor in model.tensors)
+
+
+def _run_extra(model: ModelFile, config: ModelConfig, places: tuple[LayerPlacement, ...]) -> dict[str, int]:
+    """Activations of a chunk of a prompt, a row of logits and its sampling, the state before and after a step and its
+    copies; on a card the matrices of a streamed or int8 layer in work, whole."""
+    activations = CHUNK_TOKENS * 4 * (12 * config.n_embd + 3 * config.n_ffn)
+    extra = Counter({RAM: 32 * config.vocab_size + 4 * config.state_bytes()})
+    for device in {device_name(place.device) for place in places}:
+        extra[device] += activations
+    for tensor in model.tensors:
+        place = _place(tensor.name, places)
+        device = device_name(place.device)
+        if device == RAM or not _is_matrix(tensor) or tensor.name == EMBEDDING:
+            continue
+        passes = place.is_streamed and tensor.name.endswith(STREAMED)
+        if passes or place.is_int8:  # the package restores int8 in two whole copies
+            needed = activations + tensor.numel * DTYPE_BYTES[place.dtype] * (2 if place.is_int8 else 1)
+            extra[device] = max(extra[device], needed)
+    return dict(extra)
+
+
+def _state(config: ModelConfig, places: tuple[LayerPlacement, ...]) -> dict[str, int]:
+    """One sequence: what the layers hand on in their precision, the rest in float32."""
+    state: Counter[str] = Counter()
+    for place in places[: config.n_layer]:
+        per_layer = config.n_att * (3 if config.major == 4 else config.head_size) * 4
+        state[device_name(place.device)] += per_layer + 2 * config.n_embd * DTYPE_BYTES[place.dtype]
+    return dict(state)

@@ -50,7 +50,7 @@ def read_field(name: str, value: Any) -> Any:
     if name == "note":
         return _text(name, value or "", NOTE_CHARS)
     row = BY_NAME.get(name)
-    if row is None or row.place == "strategy":
+    if row is None:
         raise invalid(name, value, "there is no such parameter")
     if value is None or (value == "" and row.kind in ("int", "float")):
         return None

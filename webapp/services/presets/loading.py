@@ -7,7 +7,6 @@ from typing import Any
 from webapp.engine.engine_options import EngineOptions
 from webapp.engine.registry import backend_for
 from webapp.errors import RoostError
-from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE
 from webapp.settings import SETTINGS, Settings
@@ -64,18 +63,12 @@ class PresetLoading:
         in use or a machine nobody can tell about."""
         if self._settings.strategy != SETTINGS["strategy"].default:
             return self._settings.strategy
-        return recommended_strategy(self._manager.library, model) if model else None
+        if not model:
+            return None
+        from webapp.services.strategy.choice import recommended_strategy  # brings psutil, which a start does without
+
+        return recommended_strategy(self._manager.library, model)
 
 
 def file_name(path: str) -> str:
     return path.replace("\\", "/").rpartition("/")[2]
-
-
-def recommended_strategy(library: ModelLibrary, model: str) -> str | None:
-    """What suits this machine and the model; None where that cannot be told."""
-    try:
-        from webapp.services.strategy import choice, hardware  # bring psutil, which a start does without
-
-        return choice.recommend(hardware.probe(), library.inspect(library.find(model))).strategy
-    except RoostError:
-        return None

@@ -31,9 +31,9 @@ class Parameter:
 
     ``kind``: float, int, bool, choice, text (lines), line, list (lines, each a value) or file (a name in the library).
     ``group``: sampling, prompt or model. ``place`` is where a preset keeps it: ``sampling`` or ``options`` (a dict of
-    what differs from the default), ``preset`` (a field of its own), ``strategy`` (a part of the strategy string, which
-    the builder takes apart). ``slider_least`` and ``slider_most`` bound the slider; a typed number may go to ``least``
-    and ``most``. ``default`` None: nothing is set, and ``is_optional`` says that this can be chosen again.
+    what differs from the default) or ``preset`` (a field of its own). ``slider_least`` and ``slider_most`` bound the
+    slider; a typed number may go to ``least`` and ``most``. ``default`` None: nothing is set, and ``is_optional`` says
+    that this can be chosen again.
     """
 
     name: str
@@ -100,9 +100,6 @@ PROMPT = (
 MODEL = (
     Parameter("model", "file", "model", "preset", "", most_chars=MODEL_NAME_CHARS, needs_reload=True),
     Parameter("strategy", "line", "model", "preset", "", most_chars=STRATEGY_CHARS, needs_reload=True),
-    Parameter("precision", "choice", "model", "strategy", "", needs_reload=True),
-    Parameter("gpu_layers", "int", "model", "strategy", 0, 0, 1000, 1, 0, 0, needs_reload=True),
-    Parameter("quantized_layers", "int", "model", "strategy", 0, 0, 1000, 1, 0, 0, needs_reload=True),
     Parameter("custom_cuda", "bool", "model", "options", False, needs_reload=True),
     Parameter("prefill_chunk", "int", "model", "options", 0, 0, 65_536, 16, 0, 256, needs_reload=True),
     Parameter("state", "file", "model", "preset", "", most_chars=MODEL_NAME_CHARS),

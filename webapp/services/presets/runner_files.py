@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from webapp.engine.registry import backends
 from webapp.engine.sampling_params import PARAMETERS
 from webapp.errors import PresetFileInvalid
 from webapp.services.presets.fields import NAME_CHARS
@@ -19,7 +20,6 @@ from webapp.services.presets.parameters import BY_NAME, STRATEGY_CHARS
 from webapp.storage.presets import Preset
 
 SAMPLING = {row.names["runner_preset"]: row.name for row in PARAMETERS if "runner_preset" in row.names}
-MOST_LAYERS = 1000
 
 
 def read_runner_presets(text: str) -> list[Preset]:
@@ -57,22 +57,10 @@ def _fields(row: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 
 def runner_strategy(model: Mapping[str, Any]) -> str:
-    """What Runner's ``getStrategy`` would run, in the words of the ``rwkv`` package; "" (what suits this machine) for a
-    device Roost runs in another way or not at all."""
-    device, precision = _text(model, "device"), _text(model, "precision")
-    if device == "Custom":
-        return _text(model, "customStrategy")[:STRATEGY_CHARS]
-    if device == "MPS":
-        return _text(model, "customStrategy")[:STRATEGY_CHARS] or "mps fp32"
-    if device == "CPU":
-        return "cpu fp32i8" if precision == "int8" else "cpu fp32"
-    if device not in ("CUDA", "CUDA-Beta"):
-        return ""
-    kind = {"int8": "cuda fp16i8", "fp32": "cuda fp32"}.get(precision, "cuda fp16")
-    stored, most = _layers(model, "storedLayers"), _layers(model, "maxStoredLayers")
-    if 0 < stored < most:
-        kind += f" *{stored}+"
-    return kind
+    """The strategy of the first backend that runs Runner's device; "" (what suits this machine) for one that Roost runs
+    in another way or not at all."""
+    found = (backend.runner_strategy(model) for backend in backends())
+    return next((strategy for strategy in found if strategy is not None), "")[:STRATEGY_CHARS]
 
 
 def _inner(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -83,11 +71,6 @@ def _inner(row: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _text(row: Mapping[str, Any], name: str) -> str:
     found = row.get(name, "")
     return found.strip() if isinstance(found, str) else ""
-
-
-def _layers(model: Mapping[str, Any], name: str) -> int:
-    found = model.get(name)
-    return min(int(found), MOST_LAYERS) if isinstance(found, int) and found > 0 else 0
 
 
 def _file_name(path: str) -> str:

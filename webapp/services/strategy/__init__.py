@@ -1,1 +1,7 @@
-"""How a model is run: which ways there are, what suits this machine, and whether it fits."""
+"""How a model is run on this machine.
+
+choice      a strategy checked, the recommended one, the one of a load
+fit         whether a model fits into memory, and what else would
+hardware    processor, memory, cards, disk
+comparison  the manual's tables and figures measured with Roost
+"""

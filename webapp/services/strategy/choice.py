@@ -1,30 +1,114 @@
-"""Choosing how a model is run: what the strategy page, the presets and the command line ask.
+"""Choosing how a model is run: a strategy checked while it is being written, and the one that suits this machine."""
 
-kinds      which ways there are, which work here, what would change the rest
-builder    fields to a strategy string and back
-check      a string while it is being written
-advice     which one to take on this machine
-"""
+from __future__ import annotations
 
-from webapp.services.strategy.advice import Recommendation, recommend
-from webapp.services.strategy.builder import BuilderFields, build, build_fields, parse
-from webapp.services.strategy.check import PlacedRun, StrategyCheck, validate
-from webapp.services.strategy.kinds import BuilderLimits, StrategyKind, custom_kernel, kind, kinds, limits
+from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = [
-    "BuilderFields",
-    "BuilderLimits",
-    "PlacedRun",
-    "Recommendation",
-    "StrategyCheck",
-    "StrategyKind",
-    "build",
-    "build_fields",
-    "custom_kernel",
-    "kind",
-    "kinds",
-    "limits",
-    "parse",
-    "recommend",
-    "validate",
-]
+from webapp.engine.backend import ModelSizes
+from webapp.engine.backend_options import BY_STRATEGY, PlacedRun
+from webapp.engine.model_config import ModelConfig
+from webapp.engine.registry import resolve_strategy, runnable, suggestions
+from webapp.errors import BackendUnavailable, RoostError
+from webapp.manager.library import ModelLibrary
+from webapp.services.strategy import fit as fits
+from webapp.services.strategy.hardware import Hardware, probe
+from webapp.weights.inspection import Inspection
+
+
+@dataclass(frozen=True)
+class StrategyCheck:
+    """``is_valid``: the model can run so here. ``error`` says why not, ``is_elsewhere`` that another machine could.
+
+    ``strategy`` is the canonical form (as given when it cannot be read). ``runs`` is empty without a model, when it
+    cannot be placed, and for a backend that keeps all layers alike. ``remarks``: catalogue keys or texts about a
+    strategy that works but could be better.
+    """
+
+    is_valid: bool
+    strategy: str
+    error: RoostError | None = None
+    is_elsewhere: bool = False
+    runs: tuple[PlacedRun, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+
+def validate(strategy: str, config: ModelConfig | None = None) -> StrategyCheck:
+    """Loads nothing, raises nothing. Without ``config`` only the writing is checked, not layers or versions."""
+    text = strategy.strip()
+    runs: tuple[PlacedRun, ...] = ()
+    try:
+        backend, options = resolve_strategy(strategy)
+        text = str(options.get(BY_STRATEGY, text))
+        if config is not None:
+            runs = tuple(backend.placement(options, config))
+            runnable(ModelSizes(config), strategy)
+    except BackendUnavailable as exc:
+        return StrategyCheck(False, text, exc, is_elsewhere=True, runs=runs)
+    except RoostError as exc:
+        return StrategyCheck(False, text, exc)
+    return StrategyCheck(True, text, runs=runs, remarks=tuple(backend.remarks(options)))
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """``strategy`` is empty when nothing here can run the file. ``reason`` is a catalogue key over ``params``, or a
+    text; ``fit`` is of the strategy."""
+
+    strategy: str
+    reason: str
+    params: dict[str, Any] = field(default_factory=dict)
+    fit: fits.Fit | None = None
+
+
+def recommend(hardware: Hardware, inspection: Inspection, reclaimable_bytes: int = 0) -> Recommendation:
+    """The first of the backends' suggestions that fits with room to spare; else one that fits at all; else the
+    smallest, which says so."""
+    tried = []
+    for one in suggestions(inspection):
+        fit = fits.estimate(
+            inspection, one.strategy, hardware, reclaimable_bytes=reclaimable_bytes, with_alternatives=False
+        )
+        if fit.verdict == fits.FITS:
+            return _recommended(fit, one.reason)
+        if fit.verdict != fits.CANNOT_RUN:
+            tried.append(fit)
+    for fit in tried:
+        if fit.verdict == fits.TIGHT:
+            return _recommended(fit, "strategy.recommend.tight")
+    if tried:
+        return _recommended(min(tried, key=lambda fit: fit.needed_bytes), "strategy.recommend.nothing_fits")
+    return Recommendation("", "strategy.recommend.cannot_run")
+
+
+def _recommended(fit: fits.Fit, reason: str) -> Recommendation:
+    return Recommendation(fit.strategy, reason, {"strategy": fit.strategy, **fit.params}, fit)
+
+
+def recommended_strategy(library: ModelLibrary, model: str) -> str | None:
+    """What suits this machine and the model; None where that cannot be told."""
+    try:
+        return recommend(probe(), library.inspect(library.find(model))).strategy
+    except RoostError:
+        return None
+
+
+def strategy_on_load(library: ModelLibrary, model: str, in_use: str) -> str | None:
+    """For a load that names a model alone, to give to ``ModelManager.load``; None keeps the one in use, also for a
+    model that is not there, which the manager says."""
+    try:
+        found = library.inspect(library.find(model))
+    except RoostError:
+        return None
+    strategy = strategy_for(found, in_use, probe(library.models_dir))
+    return None if strategy == in_use else strategy
+
+
+def strategy_for(found: Inspection, in_use: str, hardware: Hardware) -> str:
+    """Another than the one in use for a file that was converted for another, and for a version that this one cannot
+    run (int8 and RWKV-7): what suits this machine. A strategy that nothing could be run with stays, and is told."""
+    if not validate(in_use).is_valid:
+        return in_use
+    if fits.estimate(found, in_use, hardware, with_alternatives=False).verdict != fits.CANNOT_RUN:
+        return in_use
+    return recommend(hardware, found).strategy or in_use

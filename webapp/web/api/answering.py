@@ -29,7 +29,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completion, Completions
 from webapp.services.generation.request import AnswerRequest
 from webapp.services.generation.text import AnswerText
-from webapp.services.strategy.on_load import strategy_on_load
+from webapp.services.strategy.choice import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.calls import ClientGone, ModelTurns, Record
 from webapp.web.api.operations import error_body

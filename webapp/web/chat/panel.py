@@ -24,7 +24,7 @@ from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import ChatContext
 from webapp.web.kit.frames import FrameFields
 from webapp.web.kit.page import Choice, Translator, Values
-from webapp.web.presets.names import labels, shown_name, shown_note
+from webapp.web.presets.form import labels, shown_name, shown_note
 
 NEW_CHAT = Chat(id="")
 """A chat that begins with its first message; what its panel says is in the page alone until then."""

@@ -42,7 +42,7 @@ from webapp.tools.definition import Approval
 from webapp.web.chat.live import ChatContext
 from webapp.web.chat.panel import NEW_CHAT, load_offer, options, thinking, tool_switch
 from webapp.web.kit.page import Toast, Translator, Values, parameters_text
-from webapp.web.presets.names import shown_name
+from webapp.web.presets.form import shown_name
 
 SHOWN_MESSAGES = 40
 PROMPTS = ("first", "second", "third")

@@ -13,7 +13,7 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ModelNotFound, RoostError
-from webapp.services.strategy.on_load import strategy_on_load
+from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import job_list
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
 from webapp.web.login import local_path

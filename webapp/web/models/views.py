@@ -23,8 +23,8 @@ from webapp.services.library.model_files import FAMILIES, HOLDS_A_MODEL, KnownMo
 from webapp.services.library.placing import free_bytes, size_text
 from webapp.services.library.uploads import KIND as IMPORT
 from webapp.services.library.uploads import MODES
+from webapp.services.strategy.choice import strategy_for
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, Fit, estimate
-from webapp.services.strategy.on_load import strategy_for
 from webapp.web.jobs import job_list, jobs_of
 from webapp.web.kit.page import Choice, PageContext, Toast, html_id, parameters_text
 from webapp.weights.inspection import Inspection

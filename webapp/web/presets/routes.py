@@ -1,60 +1,52 @@
-"""Addresses of the presets pages. GET reads, POST changes and answers with the page to show next."""
+"""Addresses of the presets pages. GET reads; POST changes and answers with the page to show next."""
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, current_app, make_response, redirect, request, url_for
+import re
+
+from flask import Blueprint, Response, make_response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import PresetError, RoostError
-from webapp.i18n import translate_error
+from webapp.errors import BadFrame, Phrase, PresetError, PresetFileInvalid, PresetUnnamed, RoostError
+from webapp.services.presets.files import FILE_CHARS
+from webapp.services.presets.parameters import BY_NAME
 from webapp.services.presets.presets import SaveOutcome
 from webapp.storage.presets import Preset
-from webapp.web.kit.page import Toast, current_locale, file_name_options, render_page, translator, wants_fragment
-from webapp.web.presets.builder_input import read_input
-from webapp.web.presets.builder_view import builder_context
-from webapp.web.presets.commands import perform
-from webapp.web.presets.compare_view import compare_page
-from webapp.web.presets.edit_view import Draft, edit_page
-from webapp.web.presets.files_view import state_choices
-from webapp.web.presets.house import House, house_of
-from webapp.web.presets.list_view import list_page, new_page
-from webapp.web.presets.names import shown_name, shown_note
-from webapp.web.presets.outcomes import said_of_saving, toasts_of
-from webapp.web.presets.saving import read_submission, save
-from webapp.web.presets.standing import standing
+from webapp.web.kit.page import (
+    PageContext,
+    Toast,
+    current_page,
+    file_name_options,
+    fresh_page,
+    render_page,
+    wants_fragment,
+)
+from webapp.web.presets.builder import BuilderChoice, builder_panel, read_choice
+from webapp.web.presets.form import Draft, labels, model_file, presets_of, read_form, save_form, shown_name
+from webapp.web.presets.views import compare_page, edit_page, in_use, list_page, new_page, state_choices
 
 blueprint = Blueprint("presets", __name__, url_prefix="/presets")
 IMPORT_BYTES = 4 << 20
+ID_CHARS = 64
+NAME_CHARS = 500
 FILE_NAME_CHARS = 80
+UNDO = re.compile(r"restore:[0-9a-f]{32}")
 
 
 @blueprint.get("")
 def index() -> Response:
-    return show_list()
-
-
-def show_list(pasted: str = "", refusal: RoostError | None = None, status: int = 200) -> Response:
-    locale = current_locale()
-    t = translator(locale)
-    told = translate_error(refusal, locale) if refusal else ("", "")
-    toasts = toasts_of(request.args, t)
-    page = list_page(the_house(), t, models_url(), toasts, pasted, told)
-    return render_page("presets/list.html", page, status=status)
-
-
-def models_url() -> str:
-    return url_for("models.index") if "models.index" in current_app.view_functions else ""
+    page = current_page()
+    return render_page("presets/list.html", list_page(page, _done_toasts(page)))
 
 
 @blueprint.get("/new")
 def new() -> Response:
-    t = translator(current_locale())
-    return render_page("presets/new.html", new_page(the_house(), t, request.args.get("from", "")[:64]))
+    return render_page("presets/new.html", new_page(current_page(), request.args.get("from", "")[:ID_CHARS]))
 
 
 @blueprint.get("/compare")
 def compare() -> Response:
-    return render_page("presets/compare.html", compare_page(the_house(), translator(current_locale())))
+    return render_page("presets/compare.html", compare_page(current_page()))
 
 
 @blueprint.get("/builder")
@@ -62,31 +54,30 @@ def builder() -> Response | BaseResponse:
     """The strategy builder for what its fields say now, and the states that fit; the model is the one chosen in the
     form."""
     if not wants_fragment():
-        return redirect("/presets", 303)
-    locale = current_locale()
-    house, t = the_house(), translator(locale)
-    ground = house.ground(request.args.get("model", "")[:500])
-    given = read_input(request.args, ground.n_layer)
+        return redirect(url_for("presets.index"), 303)
+    page, model = current_page(), request.args.get("model", "")[:NAME_CHARS]
+    found = model_file(page, model)
+    choice = read_choice(request.args, found.config if found else None) or BuilderChoice()
+    automatic = presets_of(page).loading.usual_strategy(model) or page.status.strategy
     state = request.args.get("state")
-    states = () if state is None else state_choices(house.states, ground.found, state[:500], t)
-    shown = {"builder": builder_context(given, ground, t, locale), "states": states, "chosen_state": state}
+    states = () if state is None else state_choices(page, found, state[:NAME_CHARS])
+    shown = {"builder": builder_panel(page, choice, found, automatic), "states": states, "chosen_state": state}
     return render_page("presets/_builder.html", shown)
 
 
 @blueprint.get("/export.json")
 def export_all() -> Response:
-    return download(the_house().presets.export_json(), "roost-presets")
+    return _download(presets_of(current_page()).export_json(), "roost-presets")
 
 
 @blueprint.get("/<preset_id>/export.json")
 def export(preset_id: str) -> Response:
-    house = the_house()
-    preset = house.presets.get(preset_id)
-    name = shown_name(preset, translator(current_locale()))
-    return download(house.presets.export_json([preset.id]), name)
+    page = current_page()
+    preset = presets_of(page).get(preset_id)
+    return _download(presets_of(page).export_json([preset.id]), shown_name(preset, page.t))
 
 
-def download(body: str, name: str) -> Response:
+def _download(body: str, name: str) -> Response:
     response = make_response(body, {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"})
     plain = "".join(letter for letter in name if letter.isalnum() or letter in " -_").strip()[:FILE_NAME_CHARS]
     options = file_name_options(f"{plain or 'preset'}.json")
@@ -96,88 +87,139 @@ def download(body: str, name: str) -> Response:
 
 @blueprint.get("/<preset_id>")
 def edit(preset_id: str) -> Response:
-    house, t = the_house(), translator(current_locale())
-    preset = house.presets.get(preset_id)
-    said = said_of_saving(request.args, house.presets.is_active(preset), t)
-    page = edit_page(house, preset, t, current_locale(), saved=said)
-    return render_page("presets/edit.html", page)
+    page = current_page()
+    preset = presets_of(page).get(preset_id)
+    return render_page("presets/edit.html", edit_page(page, preset, saved=_saved_text(page, preset)))
 
 
 @blueprint.post("/<preset_id>")
 def submit(preset_id: str) -> Response | BaseResponse:
     """``do``: save, save_and_use (which loads its model), or preview (the page again, nothing saved)."""
-    house, t = the_house(), translator(current_locale())
-    preset = house.presets.get(preset_id)
-    shown = {"name": shown_name(preset, t), "note": shown_note(preset, t)}
-    submission = read_submission(house, preset, request.form, shown)
-    do = request.form.get("do", "save")
+    page, do = current_page(), request.form.get("do", "save")
+    preset = presets_of(page).get(preset_id)
+    draft = read_form(page, preset, request.form)
     if do == "preview" or request.form.get("switch"):
-        return show_draft(house, preset, submission.draft(), 200)
-    outcome = save(house, preset, submission)
+        return render_page("presets/edit.html", edit_page(page, preset, draft))
+    outcome = save_form(page, preset, draft)
     if isinstance(outcome, Draft):
-        return show_draft(house, house.presets.get(preset_id), outcome, status_of(outcome))
+        return _refused(presets_of(page).get(preset_id), outcome)
     if do == "save_and_use":
         try:
-            house.presets.apply(preset_id)
+            presets_of(page).apply(preset_id)
         except RoostError as exc:
-            return show_draft(house, outcome.preset, Draft(refusal=exc), 422)
-        return redirect(saved_url(preset_id, SaveOutcome(outcome.preset, outcome.applied)), 303)
-    return redirect(saved_url(preset_id, outcome), 303)
+            return _refused(outcome.preset, Draft(refusal=exc, is_unsaved=False), 422)
+        outcome = SaveOutcome(outcome.preset, outcome.applied)
+    applied, late = ",".join(outcome.applied), ",".join(outcome.needs_reload)
+    return redirect(url_for("presets.edit", preset_id=preset_id, saved=applied, reload=late or None), 303)
 
 
-def saved_url(preset_id: str, outcome: SaveOutcome) -> str:
-    reload = ",".join(outcome.needs_reload)
-    return url_for("presets.edit", preset_id=preset_id, saved=",".join(outcome.applied), reload=reload or None)
+def _refused(preset: Preset, draft: Draft, status: int = 0) -> Response:
+    known = draft.refusal.status if draft.refusal and draft.refusal.status < 500 else 422
+    return render_page("presets/edit.html", edit_page(fresh_page(), preset, draft), status=status or known)
 
 
-def status_of(draft: Draft) -> int:
-    if draft.refusal is None:
-        return 422
-    return draft.refusal.status if draft.refusal.status < 500 else 422
-
-
-def show_draft(house: House, preset: Preset, draft: Draft, status: int) -> Response:
-    locale = current_locale()
-    page = edit_page(house, preset, translator(locale), locale, draft)
-    return render_page("presets/edit.html", page, status=status)
-
-
-@blueprint.get("/<preset_id>/standing")
-def show_standing(preset_id: str) -> Response | BaseResponse:
+@blueprint.get("/<preset_id>/in-use")
+def show_in_use(preset_id: str) -> Response | BaseResponse:
     if not wants_fragment():
         return redirect(url_for("presets.edit", preset_id=preset_id), 303)
-    house, locale = the_house(), current_locale()
-    found = standing(house, house.presets.get(preset_id), translator(locale), locale)
-    return render_page("presets/_standing.html", {"standing": found})
+    page = current_page()
+    return render_page("presets/_in_use.html", {"in_use": in_use(page, presets_of(page).get(preset_id))})
 
 
 @blueprint.post("/do")
 def do() -> Response | BaseResponse:
-    """Commands on whole presets: ``do`` is their name, or ``name:ID``."""
+    """Commands on whole presets: ``do`` is their name, or ``name:ID``. A refusal is answered with the page the command
+    came from, with what was typed."""
     request.max_form_memory_size = IMPORT_BYTES
-    house = the_house()
     command, _, target = request.form.get("do", "")[:200].partition(":")
+    target = target or request.form.get("id", "")[:ID_CHARS]
     try:
-        return redirect(perform(house, command, target or request.form.get("id", "")[:64], request), 303)
+        return redirect(_perform(current_page(), command, target), 303)
     except RoostError as exc:
-        return refuse(house, command, exc)
+        page, status = fresh_page(), exc.status if exc.status < 500 else 422
+        if command == "import":
+            shown = list_page(page, pasted=request.form.get("text", ""), refusal=exc)
+        elif command == "create" and isinstance(exc, PresetError):
+            name, template = request.form.get("name", ""), request.form.get("from", "")[:ID_CHARS]
+            shown = new_page(page, template, name, page.explain(exc)[0])
+            return render_page("presets/new.html", shown, status=status)
+        else:
+            shown = list_page(page, (page.error_toast(exc),))
+        return render_page("presets/list.html", shown, status=status)
 
 
-def refuse(house: House, command: str, exc: RoostError) -> Response:
-    """The page the command came from, with what was typed and why it was not done."""
-    locale = current_locale()
-    t = translator(locale)
-    status = exc.status if exc.status < 500 else 422
-    message, hint = translate_error(exc, locale)
-    if command == "import":
-        return show_list(request.form.get("text", ""), exc, status)
-    if command == "create" and isinstance(exc, PresetError):
-        page = new_page(house, t, request.form.get("from", "")[:64], request.form.get("name", ""), message)
-        return render_page("presets/new.html", page, status=status)
-    toast = Toast("refused", message, hint, is_error=True, code=exc.code)
-    page_of_list = list_page(house, t, models_url(), (toast,))
-    return render_page("presets/list.html", page_of_list, status=status)
+def _perform(page: PageContext, command: str, target: str) -> str:
+    """The address to show next; raises the typed error of what did not work."""
+    presets, name, index = presets_of(page), request.form.get("name", ""), url_for("presets.index")
+    match command:
+        case "create":  # from a template, or from nothing; without a name it is called like its template
+            template = request.form.get("from", "")[:ID_CHARS]
+            if template:
+                original = presets.get(template)
+                return _edit_url(presets.duplicate(template, name.strip() or shown_name(original, page.t)))
+            if not name.strip():
+                raise PresetUnnamed(name="name")
+            return _edit_url(presets.create(name.strip()))
+        case "duplicate":
+            return _edit_url(presets.duplicate(target, shown_name(presets.get(target), page.t)))
+        case "rename":
+            presets.rename(target, name)
+        case "delete":
+            presets.delete(target)
+            return url_for("presets.index", done="deleted", undo=f"restore:{target}")
+        case "restore":
+            presets.restore(target)
+        case "use":  # its model is loaded when it is another than what runs
+            preset = presets.apply(target)
+            return _edit_url(preset) if request.form.get("back") == "edit" else url_for("presets.index", done="used")
+        case "reset":
+            return _edit_url(presets.reset(target).preset)
+        case "import":
+            made = presets.import_text(_imported_text())
+            return url_for("presets.index", done="imported", count=len(made))
+        case _:
+            raise BadFrame(reason=Phrase("there is no command {name}", name=repr(command[:40])))
+    return index
 
 
-def the_house() -> House:
-    return house_of(current_app._get_current_object())  # type: ignore[attr-defined]
+def _imported_text() -> str:
+    """A chosen file, else pasted text."""
+    file = request.files.get("file")
+    if file is None or not file.filename:
+        return request.form.get("text", "")
+    data = file.stream.read(4 * FILE_CHARS + 1)
+    if len(data) > 4 * FILE_CHARS:
+        raise PresetFileInvalid(reason="it is too large")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise PresetFileInvalid(reason="it is no text") from exc
+
+
+def _edit_url(preset: Preset) -> str:
+    return url_for("presets.edit", preset_id=preset.id)
+
+
+def _done_toasts(page: PageContext) -> tuple[Toast, ...]:
+    """What was done before this page, from its address; only what is known counts."""
+    done, undo = request.args.get("done", ""), request.args.get("undo", "")
+    if done == "imported":
+        count = request.args.get("count", "")[:4]
+        return (Toast("done", page.t("preset_page.done.imported", count=int(count) if count.isdecimal() else 0)),)
+    if done not in ("deleted", "used"):
+        return ()
+    return (Toast("done", page.t(f"preset_page.done.{done}"), undo=undo if UNDO.fullmatch(undo) else ""),)
+
+
+def _saved_text(page: PageContext, preset: Preset) -> str:
+    """What the save before this page did; "" when there was none."""
+    if "saved" not in request.args:
+        return ""
+    told = (request.args.get(key, "").split(",") for key in ("saved", "reload"))
+    applied, late = ([name for name in names if name in BY_NAME] for names in told)
+    if late:
+        return str(page.t("preset_page.saved.reload", names=labels(late, page.t)))
+    if applied:
+        key = "applied" if presets_of(page).is_active(preset) else "inactive"
+        return str(page.t(f"preset_page.saved.{key}", names=labels(applied, page.t)))
+    return str(page.t("preset_page.saved.nothing"))

@@ -39,7 +39,7 @@ CONVERSIONS: dict[str, Conversion] = {
     for row in (
         Conversion("st", ("pth", "safetensors"), ".st", "webapp.weights.convert.to_st:plan"),
         Conversion("pth", ("safetensors", "pth"), ".pth", "webapp.weights.convert.to_pth:plan"),
-        Conversion("fast", ("pth", "safetensors"), ".pth", "webapp.backends.rwkv_pip.fast_file:plan", True),
+        Conversion("fast", ("pth", "safetensors"), ".pth", "webapp.backends.rwkv_pip.layout:plan", True),
     )
 }
 

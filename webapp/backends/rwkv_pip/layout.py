@@ -1,0 +1,302 @@
+"""A model's tensors as the package has them once it is loaded (rwkv 0.8.32, model.py), for its loader and for a file.
+
+:func:`plan` is the manual's converted model: a .pth whose tensors are what the package makes of them for one strategy,
+so that loading it is reading it. For RWKV-4 to 6 the file is the package's own (what its ``convert_and_save_and_exit``
+writes), block by block; for RWKV-7, which the package cannot convert, it is of the same form with the tensors its
+RWKV-7 class ends up with. A merged ``time_state`` is kept as it is.
+
+RWKV-4 to 6 are as ``RWKV.__init__`` leaves them, value for value: a matrix of ``(out, in)`` is kept as ``(in, out)``
+without moving a byte, its columns lie in sequence, as there. RWKV-7 is as ``RWKV_x070.__init__`` ends up with it, which
+turns every matrix and keeps its rows in sequence. Here, on a CPU, its columns are kept in sequence, as in the official
+file: in half precision torch multiplies a vector by such a matrix far faster (12 layers x 768 in bf16 decode 17 tokens
+a second of one core so, 1.9 the package's way), in float32 it makes no difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from webapp.backends.rwkv_pip.requirements import check_strategy
+from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy, parse_strategy, place_layers
+from webapp.errors import BackendUnavailable, ConversionRefused
+from webapp.weights.convert.options import ConversionOptions
+from webapp.weights.convert.plan import Blocks, Plan, PlannedTensor
+from webapp.weights.convert.source import BLOCK_BYTES, Source, cast
+from webapp.weights.int8_matrix import Int8Matrix, quantize
+from webapp.weights.tensor_info import ITEM_BYTES, TensorInfo, contiguous_strides
+
+if TYPE_CHECKING:
+    import torch
+
+    _Change = Callable[[torch.Tensor], torch.Tensor]
+
+VERSION = "0.7"  # of the package's form; its loader asks for at least this
+NO_RESCALE = 999  # the package's advice for music models (model.py)
+TURNED = ("key.weight", "value.weight", "receptance.weight", "gate.weight", "output.weight", "head.weight")
+RESCALED = ("att.output.weight", "ffn.value.weight")
+NORMALISED = ("emb.weight", "blocks.0.ln0.weight", "blocks.0.ln0.bias")
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+V7_TURNED = ("key.weight", "value.weight", "receptance.weight", "output.weight", "head.weight")
+V7_UNUSED = ("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2", *NORMALISED[1:])
+LAYOUT_KEY = "_roost_layout"
+V7_LAYOUT = "1"
+"""The mark of a file that this module wrote; the rwkv package writes none for RWKV-7 that anyone could load."""
+MOST_TURN_BYTES = 4 * BLOCK_BYTES
+
+
+def plan(source: Source, options: ConversionOptions) -> Plan:
+    """StrategyError for a strategy this model cannot take; the machine need not have its devices."""
+    if not options.strategy:
+        way_out = "Name the strategy it shall run with, such as `cpu fp32`."
+        reason = "such a file is made for one strategy, and none was named"
+        raise ConversionRefused(path=source.path.name, target="fast", reason=reason, way_out=way_out)
+    strategy = canonical_strategy(options.strategy)
+    with contextlib.suppress(BackendUnavailable):  # it may be meant for another machine
+        check_strategy(source.config, strategy)
+    is_v7 = source.config.major == 7
+    rescale = 0 if is_v7 else rescale_layer(strategy, source.inspection.kind == "music")
+    extra: dict[str, str | int] = {LAYOUT_KEY: V7_LAYOUT} if is_v7 else {}
+    kept = [_kept(source, name) for name in source.infos if name.endswith(".time_state")]
+    marks: dict[str, str | int] = {"_strategy": strategy, "_rescale_layer": rescale, "_version": VERSION}
+    return Plan("pth", [*package_tensors(source, strategy), *kept], marks | extra)
+
+
+def package_tensors(source: Source, strategy: str, is_for_disk: bool = True) -> list[PlannedTensor]:
+    """What the package has once the model is loaded. A file holds the order a device likes best; in memory matrices
+    keep that of the source, which costs no second pass over it."""
+    names = [name for name in source.infos if not name.endswith(".time_state")]
+    if source.config.major == 7:
+        return v7_planned(source, names, strategy, is_for_disk)
+    rescale = rescale_layer(strategy, source.inspection.kind == "music")
+    return older_planned(source, names, place_layers(strategy, source.config.n_layer), rescale)
+
+
+def rescale_layer(strategy: str, is_music: bool) -> int:
+    """Every how many layers the package halves its activations; 0 never. As its constructor finds it."""
+    chosen = os.environ.get("RWKV_RESCALE_LAYER", "")
+    if chosen.isdigit():
+        return int(chosen)
+    if is_music:
+        return NO_RESCALE
+    return 6 if "fp16" in strategy else 0
+
+
+def _kept(source: Source, name: str) -> PlannedTensor:
+    return PlannedTensor(source.infos[name], lambda: source.blocks(name))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a tensor of this layer becomes. ``divisor``: of the matrices that fp16 rescales."""
+
+    dtype: str
+    is_int8: bool
+    divisor: int
+
+
+def older_planned(
+    source: Source, names: Sequence[str], placements: Sequence[LayerPlacement], rescale: int
+) -> list[PlannedTensor]:
+    out: list[PlannedTensor] = []
+    for name in names:
+        if name.startswith("blocks.0.ln0."):
+            continue
+        layer = _layer(name, placements, rescale)
+        if name == "emb.weight":
+            out.append(_embedding(source, layer))
+        elif name.endswith(TURNED):
+            out += _matrix(source, name, layer)
+        else:
+            out.append(_small(source, name, layer))
+    return out
+
+
+def package_name(name: str) -> str:
+    return name.replace(".time_faaaa", ".time_first")
+
+
+def normalised_blocks(source: Source) -> Iterator[torch.Tensor]:
+    """The embedding through the first layer's ``ln0``, in float32."""
+    import torch
+
+    weight, bias = (source.whole(name).float() for name in NORMALISED[1:])
+    for block in source.blocks(NORMALISED[0]):
+        yield torch.nn.functional.layer_norm(block.float(), weight.shape, weight=weight, bias=bias)
+
+
+def _layer(name: str, placements: Sequence[LayerPlacement], rescale: int) -> Layer:
+    number = int(name.split(".")[1]) if name.startswith("blocks.") else 0
+    if name.startswith(("ln_out.", "head.")):
+        number = len(placements) - 1
+    divisor = 2 ** (number // rescale) if rescale > 0 and name.endswith(RESCALED) else 1
+    placement = placements[number]
+    return Layer(DTYPES[placement.dtype], placement.is_int8, divisor)
+
+
+def _embedding(source: Source, layer: Layer) -> PlannedTensor:
+    info = TensorInfo("emb.weight", source.infos["emb.weight"].shape, layer.dtype)
+
+    def blocks() -> Iterator[torch.Tensor]:
+        for block in normalised_blocks(source):
+            yield cast(block, layer.dtype, "emb.weight")
+
+    return PlannedTensor(info, blocks)
+
+
+def _matrix(source: Source, name: str, layer: Layer) -> list[PlannedTensor]:
+    n_out, n_in = source.infos[name].shape
+
+    def divided() -> Iterator[torch.Tensor]:
+        for block in source.blocks(name):
+            yield block / layer.divisor if layer.divisor > 1 else block
+
+    if layer.is_int8:
+        return _int8_matrix(name, n_in, n_out, layer.dtype, divided)
+
+    def blocks() -> Iterator[torch.Tensor]:
+        for block in divided():
+            yield cast(block, layer.dtype, name)
+
+    return [PlannedTensor(TensorInfo(name, (n_in, n_out), layer.dtype), blocks, (1, n_in))]
+
+
+def _int8_matrix(name: str, n_in: int, n_out: int, dtype: str, rows: Blocks) -> list[PlannedTensor]:
+    """Bytes and scales in this order, so that the scales found for the bytes can be let go with the last of them."""
+    kept: list[Int8Matrix] = []
+
+    def numbered() -> Iterator[tuple[int, torch.Tensor]]:
+        start = 0
+        for block in rows():
+            yield start, block.float()
+            start += len(block)
+
+    def data() -> Iterator[torch.Tensor]:
+        kept[:] = [quantize(numbered, n_in, n_out)]
+        whole = kept[0].data
+        kept[0] = replace(kept[0], data=whole[:0])
+        yield whole.t()
+
+    def scale(ending: str) -> Blocks:
+        def blocks() -> Iterator[torch.Tensor]:
+            value = getattr(kept[0], ending)
+            yield cast(value / 16 if ending in ("rx", "ry") else value, dtype, f"{name}_{ending}")
+
+        return blocks
+
+    shapes = {"mx": (n_out,), "rx": (n_out,), "my": (n_in, 1), "ry": (n_in, 1)}
+    scales = [PlannedTensor(TensorInfo(f"{name}_{end}", shape, dtype), scale(end)) for end, shape in shapes.items()]
+    return [PlannedTensor(TensorInfo(name, (n_in, n_out), "uint8"), data, (1, n_in)), *scales]
+
+
+def _small(source: Source, name: str, layer: Layer) -> PlannedTensor:
+    shape, dtype, _ = _small_form(source, name, layer)
+    info = TensorInfo(package_name(name), shape, dtype)
+
+    def blocks() -> Iterator[torch.Tensor]:
+        value = source.whole(name)
+        yield cast(_small_form(source, name, layer)[2](value), dtype, name).reshape(shape)
+
+    return PlannedTensor(info, blocks, contiguous_strides(shape))
+
+
+def _small_form(source: Source, name: str, layer: Layer) -> tuple[tuple[int, ...], str, _Change]:
+    """Shape, dtype and values of a vector or small matrix; time constants and ``ln_x`` stay in float32."""
+    shape = source.infos[name].shape
+    squeezed = tuple(size for size in shape if size != 1) if ".time_" in name else shape
+    version = source.architecture
+    n_head = source.config.n_head
+    if ".time_decay" in name and "_w" not in name:
+        return _time_shape(version, squeezed, n_head), "float32", _decay(version)
+    if ".time_first" in name or ".time_faaaa" in name:
+        return _time_shape(version, squeezed, n_head), "float32", _bonus(version, name)
+    return squeezed, "float32" if ".ln_x" in name else layer.dtype, lambda value: value
+
+
+def _time_shape(version: str, shape: tuple[int, ...], n_head: int) -> tuple[int, ...]:
+    if version == "4":
+        return shape
+    numel = 1
+    for size in shape:
+        numel *= size
+    return (n_head, numel // n_head, 1) if version in ("5.2", "6") else (numel, 1, 1)
+
+
+def _decay(version: str) -> _Change:
+    if version == "4":
+        return lambda value: -_exp(value)
+    if version == "6":
+        return lambda value: value.float()
+    return lambda value: _exp(-_exp(value))
+
+
+def _bonus(version: str, name: str) -> _Change:
+    is_logarithm = ".time_faaaa" not in name and version != "4"
+    return _exp if is_logarithm else (lambda value: value.float())
+
+
+def _exp(value: torch.Tensor) -> torch.Tensor:
+    """torch is imported with the first value, not with the plan."""
+    import torch
+
+    return torch.exp(value.float())
+
+
+def v7_planned(source: Source, names: Sequence[str], strategy: str, is_for_disk: bool = True) -> list[PlannedTensor]:
+    part = parse_strategy(strategy)[0]
+    dtype = DTYPES[part.dtype]
+    is_column_major = not is_for_disk or part.device == "cpu"
+    return [_v7_tensor(source, name, dtype, is_column_major) for name in names if name not in V7_UNUSED]
+
+
+def _v7_tensor(source: Source, name: str, dtype: str, is_column_major: bool) -> PlannedTensor:
+    if name == "emb.weight":
+        info = TensorInfo(name, source.infos[name].shape, dtype)
+        return PlannedTensor(info, lambda: _v7_embedding(source, dtype))
+    if name.endswith(V7_TURNED):
+        return _v7_matrix(source, name, dtype, is_column_major)
+    shape = source.infos[name].shape
+    if not name.endswith(".r_k"):  # the heads show in it; it is flattened when it is handed over
+        shape = tuple(size for size in shape if size != 1)
+    info = TensorInfo(name, shape, dtype)
+    if len(shape) == 2 and is_column_major and not name.endswith(".r_k"):
+        return PlannedTensor(info, lambda: iter([cast(source.whole(name), dtype, name).t()]), (1, shape[0]))
+    return PlannedTensor(info, lambda: iter([cast(source.whole(name), dtype, name)]))
+
+
+def _v7_embedding(source: Source, dtype: str) -> Iterator[torch.Tensor]:
+    """Normalised in the model's precision, as the package's RWKV-7 does."""
+    import torch
+
+    weight, bias = (cast(source.whole(name), dtype, name) for name in NORMALISED[1:])
+    for block in source.blocks("emb.weight"):
+        rows = cast(block.float(), dtype, "emb.weight")
+        yield torch.nn.functional.layer_norm(rows, weight.shape, weight=weight, bias=bias)
+
+
+def _v7_matrix(source: Source, name: str, dtype: str, is_column_major: bool) -> PlannedTensor:
+    n_out, n_in = source.infos[name].shape
+    info = TensorInfo(name, (n_in, n_out), dtype)
+
+    def as_stored() -> Iterator[torch.Tensor]:
+        for block in source.blocks(name):
+            yield cast(block, dtype, name)
+
+    if is_column_major:
+        return PlannedTensor(info, as_stored, (1, n_in))
+    return PlannedTensor(info, lambda: turned_blocks(as_stored, n_out, n_in, ITEM_BYTES[dtype]))
+
+
+def turned_blocks(
+    rows: Callable[[], Iterator[torch.Tensor]], n_rows: int, n_columns: int, item_bytes: int
+) -> Iterator[torch.Tensor]:
+    """The transpose row after row: a band of columns of the matrix at a time, each a pass over its rows."""
+    import torch
+
+    band = max(1, MOST_TURN_BYTES // max(n_rows * item_bytes, 1))
+    for start in range(0, n_columns, band):
+        pieces = [block[:, start : start + band].t().contiguous() for block in rows()]
+        yield torch.cat(pieces, dim=1)

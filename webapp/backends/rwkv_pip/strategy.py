@@ -1,0 +1,328 @@
+"""Strategy strings of the ``rwkv`` package: what they say, where they put each layer, how the builder writes them.
+
+One or more parts joined by ``->``; a part is ``device precision[i8] [*N[+]]``, e.g. ``cuda fp16i8 *20 -> cpu fp32``.
+A model has ``n_layer + 1`` layers to place, the last one being the head. ``*N`` takes N layers, a part without it
+shares what is left, ``*N+`` keeps N layers on the device and streams the rest through it. Grammar and arithmetic are
+those of rwkv 0.8.32 (model.py, ``RWKV.__init__``); what the package would quietly ignore is an error here. Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NoReturn
+
+from webapp.engine.backend_options import BackendKind, BackendOption, Builder, Options, PlacedRun
+from webapp.engine.model_config import ModelConfig
+from webapp.errors import BackendUnavailable, StrategyError
+
+MAX_LENGTH = 500
+"""Characters: some thirty parts."""
+PART = re.compile(
+    r"(?P<device>cuda(?::\d{1,4})?|cpu|mps|dml) (?P<dtype>fp32|fp16|bf16)(?P<int>i\d{1,2})?"
+    r"(?: \*(?P<count>\d{1,18})(?P<plus>\+)?)?",
+    re.ASCII,
+)
+
+
+@dataclass(frozen=True)
+class StrategyPart:
+    """One part. ``layers`` is None where the string gives no number; ``streams`` is the ``+`` after it."""
+
+    device: str
+    dtype: str
+    is_int8: bool = False
+    layers: int | None = None
+    streams: bool = False
+
+    def __str__(self) -> str:
+        count = "" if self.layers is None else f" *{self.layers}{'+' if self.streams else ''}"
+        return f"{self.device} {self.dtype}{'i8' if self.is_int8 else ''}{count}"
+
+
+@dataclass(frozen=True)
+class LayerPlacement:
+    """Where one layer runs and how its matrices are kept; a streamed layer's stay in main memory."""
+
+    device: str
+    dtype: str
+    is_int8: bool
+    is_streamed: bool
+
+
+def parse_strategy(strategy: str) -> tuple[StrategyPart, ...]:
+    """Case and extra spaces do not matter. Raises StrategyError."""
+    if len(strategy) > MAX_LENGTH:
+        refuse(f"{strategy[:40]}…", "too_long", limit=MAX_LENGTH)
+    texts = [" ".join(text.lower().split()) for text in strategy.split("->")]
+    return tuple(_parse_part(strategy, text) for text in texts)
+
+
+def canonical_strategy(strategy: str) -> str:
+    """The form the package stores in a converted file: one space within a part, `` -> `` between."""
+    return " -> ".join(str(part) for part in parse_strategy(strategy))
+
+
+def place_layers(strategy: str, n_layer: int) -> tuple[LayerPlacement, ...]:
+    """A placement for each of the ``n_layer`` layers and the head; StrategyError when a part would get none."""
+    parts = parse_strategy(strategy)
+    total = n_layer + 1
+    counts = _counts(strategy, parts, total)
+    placements: list[LayerPlacement] = []
+    for part, count in zip(parts, counts, strict=True):
+        for index in range(count):
+            is_streamed = part.streams and index >= (part.layers or 0)
+            placements.append(LayerPlacement(part.device, part.dtype, part.is_int8, is_streamed))
+    return tuple(placements)
+
+
+def _parse_part(strategy: str, text: str) -> StrategyPart:
+    found = PART.fullmatch(text)
+    if found is None:
+        refuse(strategy, "not_a_part" if text else "part_empty", part=text)
+    if found["int"] not in (None, "i8"):
+        refuse(strategy, "no_such_int", int=found["int"], device=found["device"], dtype=found["dtype"])
+    layers = None if found["count"] is None else int(found["count"])
+    part = StrategyPart(found["device"], found["dtype"], found["int"] == "i8", layers, found["plus"] is not None)
+    if part.layers == 0 and not part.streams:
+        refuse(strategy, "no_layer", part=part)
+    if part.streams and part.device == "cpu":
+        refuse(strategy, "cpu_streams", part=part)
+    return part
+
+
+def _counts(strategy: str, parts: tuple[StrategyPart, ...], total: int) -> list[int]:
+    streaming = [index for index, part in enumerate(parts) if part.streams]
+    if len(streaming) > 1:
+        refuse(strategy, "two_streams")
+    counts = [part.layers or 0 for part in parts]
+    if sum(counts) > total:
+        refuse(strategy, "too_many_layers", placed=sum(counts), n_layer=total - 1, total=total)
+    _share_rest(parts, counts, total - sum(counts), streaming)
+    for part, count in zip(parts, counts, strict=True):
+        if count == 0:
+            refuse(strategy, "none_left", part=part)
+    return counts
+
+
+def _share_rest(parts: tuple[StrategyPart, ...], counts: list[int], rest: int, streaming: list[int]) -> None:
+    """Adds ``rest`` layers to ``counts`` as the package does: all to the streaming part, else evenly to the parts
+    without a number (the later ones get the odd ones), and what remains to the last part."""
+    if streaming:
+        counts[streaming[0]] += rest
+        return
+    open_parts = [index for index, part in enumerate(parts) if part.layers is None]
+    for position, index in enumerate(open_parts):
+        counts[index] = rest // (len(open_parts) - position)
+        rest -= counts[index]
+    counts[-1] += rest
+
+
+def runs(strategy: str, n_layer: int) -> Iterator[PlacedRun]:
+    """The layers, those that are kept alike together; StrategyError as of :func:`place_layers`."""
+    placements, first = place_layers(strategy, n_layer), 0
+    for place, same in groupby(placements):
+        count = len(list(same))
+        has_head = first + count == len(placements)
+        precision = "int8" if place.is_int8 else place.dtype
+        yield PlacedRun(place.device, precision, place.is_streamed, first, count - has_head, has_head)
+        first += count
+
+
+def remarks(strategy: str) -> Iterator[str]:
+    """Catalogue keys of what could be better about a strategy that works."""
+    parts = parse_strategy(strategy)
+    for dtype in ("fp16", "bf16"):
+        if any(part.device == "cpu" and part.dtype == dtype and not part.is_int8 for part in parts):
+            yield f"strategy.advice.cpu_{dtype}"
+    if parts[-1].is_int8:
+        yield "strategy.advice.int8_head"
+    if any(part.streams for part in parts):
+        yield "strategy.advice.streams"
+
+
+WORDS = "preset_page.kind"
+CUSTOM = "custom"
+KINDS = (
+    BackendKind("cpu", f"{WORDS}.cpu.label", f"{WORDS}.cpu.text", order=10),
+    BackendKind("cuda", f"{WORDS}.cuda.label", f"{WORDS}.cuda.text", order=30, hardware="nvidia"),
+    BackendKind(CUSTOM, f"{WORDS}.custom.label", f"{WORDS}.custom.text", order=90, is_text=True),
+)
+PRECISIONS = {"cpu": ("fp32", "bf16", "int8"), "cuda": ("fp16", "bf16", "int8", "fp32")}
+"""The best first. fp16 on a CPU is left to the custom kind: it is as large as bf16 and overflows sooner."""
+INT8_BASE = {"cpu": "fp32", "cuda": "fp16"}
+"""Precision of what int8 leaves as it is, and of the sums."""
+REST = "cpu fp32"
+"""Where the layers go that do not fit on the GPU: the fastest on a CPU."""
+NOMINAL_LAYERS = 24
+"""Stands for a model's layers while none is known: enough to tell what a string does to all of them."""
+
+
+def builder(kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
+    """Precision, layers on the card, int8 layers, streaming. Layers are counted with the head as the last one; all of
+    them is the default, of int8 all but the head. Without a model only whole ones can be placed."""
+    if kind == CUSTOM:
+        return Builder(strategy=str(given.get("strategy", "")).strip())
+    is_v7 = config is not None and config.major == 7
+    total = 0 if config is None or is_v7 else config.n_layer + 1
+    names = tuple(name for name in PRECISIONS[kind] if not (is_v7 and name == "int8"))
+    options, values = [_choice("precision", names)], {}
+    precision = values["precision"] = options[0].nearest(given.get("precision", names[0]))
+    on_gpu = quantized = total
+    if total and kind == "cuda":
+        options.append(_layers("gpu_layers", total, total))
+        on_gpu = values["gpu_layers"] = int(options[-1].nearest(given.get("gpu_layers", total)))
+    if total and precision == "int8":
+        options.append(_layers("quantized_layers", total - 1, total))
+        quantized = values["quantized_layers"] = int(options[-1].nearest(given.get("quantized_layers", total - 1)))
+    if on_gpu < total:
+        options.append(BackendOption("stream", "switch", False, label=f"{FIELD}.stream", help=f"{FIELD}.stream_help"))
+        values["stream"] = options[-1].nearest(given.get("stream", False))
+    written = _written(kind, str(precision), on_gpu, quantized, total, bool(values.get("stream")))
+    return Builder(tuple(options), values, written, "strategy.limits.rwkv7" if is_v7 else "")
+
+
+FIELD = "preset_page.builder"
+
+
+def _choice(name: str, choices: tuple[str, ...]) -> BackendOption:
+    label = f"presets.field.{name}"
+    return BackendOption(name, "choice", choices[0], choices, label=f"{label}.label", help=f"{label}.help")
+
+
+def _layers(name: str, default: int, most: int) -> BackendOption:
+    label = f"presets.field.{name}"
+    return BackendOption(name, "whole", default, high=most, label=f"{label}.label", help=f"{label}.help")
+
+
+def _written(kind: str, precision: str, on_gpu: int, quantized: int, total: int, stream: bool) -> str:
+    """``total`` 0: the layers are not known, or the package can only place all of them. The head stays in the base
+    precision unless it is counted in: in int8 it costs most and gains least."""
+    if precision != "int8":
+        part = f"{kind} {precision}"
+        if on_gpu >= total:
+            return part
+        return f"{part} *{on_gpu}+" if stream else f"{part} *{on_gpu} -> {REST}" if on_gpu else REST
+    base = f"{kind} {INT8_BASE[kind]}"
+    if on_gpu < total:
+        if stream:
+            return f"{base}i8 *{min(on_gpu, total - 2)}+ -> {base} *1"
+        layers = [f"{base if layer < on_gpu else REST}{'i8' if layer < quantized else ''}" for layer in range(total)]
+        return " -> ".join(f"{part} *{len(list(same))}" for part, same in groupby(layers))
+    if quantized == total - 1 or not total:
+        return f"{base}i8 -> {base} *1"
+    if quantized == total:
+        return f"{base}i8"
+    return f"{base}i8 *{quantized} -> {base}" if quantized else base
+
+
+def read_builder(strategy: str, config: ModelConfig | None) -> tuple[str, Options] | None:
+    """The values whose strategy places every layer of this model as ``strategy`` does."""
+    n_layer = config.n_layer if config else NOMINAL_LAYERS
+    try:
+        wanted, kind = place_layers(strategy, n_layer), parse_strategy(strategy)[0].device
+    except StrategyError:
+        return None
+    for values in _candidates(wanted, config is not None) if kind in PRECISIONS else ():
+        built = builder(kind, values, config).strategy
+        if place_layers(built, n_layer) == wanted:
+            return kind, values
+    return None
+
+
+def _candidates(placements: tuple[LayerPlacement, ...], is_known: bool) -> Iterator[dict[str, Any]]:
+    """What could be meant, by the first layer; :func:`read_builder` tries them."""
+    int8 = sum(place.is_int8 for place in placements)
+    values: dict[str, Any] = {"precision": "int8" if int8 else placements[0].dtype}
+    on_gpu = sum(place.device == "cuda" and not place.is_streamed for place in placements)
+    if is_known and on_gpu < len(placements) and placements[0].device == "cuda":
+        values |= {"gpu_layers": on_gpu, "stream": any(place.is_streamed for place in placements)}
+    yield values
+    if values.get("stream") and int8:  # the head is resident beside the layers that are
+        yield {**values, "gpu_layers": max(on_gpu - 1, 0)}
+    if is_known and int8:
+        yield {**values, "quantized_layers": int8}
+
+
+def runner_strategy(parameters: Mapping[str, object]) -> str | None:
+    """What RWKV-Runner's ``getStrategy`` would run (frontend/src/utils, 1.9); None for a device of another backend."""
+    text = {name: value.strip() if isinstance(value, str) else "" for name, value in parameters.items()}
+    device, precision, custom = (text.get(name, "") for name in ("device", "precision", "customStrategy"))
+    if device in ("Custom", "MPS"):
+        return custom or ("mps fp32" if device == "MPS" else "")
+    if device == "CPU":
+        return "cpu fp32i8" if precision == "int8" else "cpu fp32"
+    if device not in ("CUDA", "CUDA-Beta"):
+        return None
+    written = {"int8": "cuda fp16i8", "fp32": "cuda fp32"}.get(precision, "cuda fp16")
+    stored, most = (_count(parameters.get(name)) for name in ("storedLayers", "maxStoredLayers"))
+    return f"{written} *{stored}+" if 0 < stored < most else written
+
+
+def _count(value: object) -> int:
+    return min(value, 1000) if isinstance(value, int) and value > 0 else 0
+
+
+EXAMPLES = "Examples: `cpu fp32`, `cpu bf16`, `cuda fp16`, `cuda fp16i8 *20 -> cpu fp32`."
+CPU_INSTEAD = "Use `cpu fp32`, or `cpu bf16` for half the memory."
+
+PROBLEMS = {
+    "not_a_part": ("'{part}' is not `device precision *layers`", EXAMPLES),
+    "too_long": ("it is longer than {limit} characters", "Write one part a device, joined by `->`."),
+    "part_empty": ("a part of it is empty", EXAMPLES),
+    "no_such_int": ("the rwkv package has no {int}", "Use i8: `{device} {dtype}i8`."),
+    "no_layer": ("`{part}` holds no layer", "Leave this part out."),
+    "cpu_streams": ("only layers of a GPU can be streamed", "Leave out the `+` of `{part}`."),
+    "two_streams": ("only one part can stream", "Keep the `+` in one part."),
+    "too_many_layers": (
+        "it places {placed} layers",
+        "This model has {n_layer} layers and the head: give out {total} in all.",
+    ),
+    "none_left": ("no layer is left for `{part}`", "Leave `{part}` out, or give the others fewer layers."),
+    "v7_split": ("the rwkv package cannot split RWKV-7 between devices or precisions", "Use `{plain}`."),
+    "v7_int8": (
+        "the rwkv package has no int8 for RWKV-7",
+        "Use `{device} bf16` (2 bytes a weight), a smaller model, or RWKV-6, which has int8.",
+    ),
+    "v7_stream": ("the rwkv package cannot stream the layers of RWKV-7", "Use `{plain}` or `cpu bf16`."),
+    "v7_layers": ("the rwkv package cannot place single layers of RWKV-7", "Use `{plain}`."),
+    "v7_device": ("the rwkv package runs RWKV-7 on cpu and cuda, not on {device}", CPU_INSTEAD),
+    "converted_for": ("the file was converted for `{converted}`", "Load it with `{converted}`."),
+    "kernels_need_pth": (
+        "the rwkv package compiles its CUDA kernels for .pth files only",
+        "Convert the model to .pth, or turn the kernels off.",
+    ),
+    "package_missing": ("the Python package {package} is not installed", "pip install {package}"),
+    "no_driver": ("no NVIDIA (or AMD ROCm) driver is there", CPU_INSTEAD),
+    "torch_without_gpu": (
+        "the installed torch {version} was built without GPU support",
+        "Install one with it: {command}",
+    ),
+    "no_gpu_found": ("torch {version} finds no GPU it can use", CPU_INSTEAD),
+    "gpu_index": ("torch finds {count} GPU(s), counted from 0", CPU_INSTEAD),
+    "not_apple": ("it is not a Mac with Apple silicon", CPU_INSTEAD),
+    "no_mps": ("torch {version} has no MPS here", CPU_INSTEAD),
+    "no_directml": ("the package torch-directml is not installed", CPU_INSTEAD),
+}
+"""Reason and way out."""
+
+
+def refuse(strategy: str, problem: str, **params: Any) -> NoReturn:
+    """Raises StrategyError."""
+    raise StrategyError(strategy=strategy, **_described(problem, params))
+
+
+def unavailable(backend: str, problem: str, **params: Any) -> NoReturn:
+    """Raises BackendUnavailable."""
+    raise BackendUnavailable(backend=backend, **_described(problem, params))
+
+
+def _described(problem: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of an error. The ``_key`` ones name the same texts in the catalogues."""
+    reason, way_out = (text.format(**params) for text in PROBLEMS[problem])
+    key = f"strategy.problem.{problem}"
+    keys = {"reason_key": f"{key}.reason", "way_out_key": f"{key}.way_out"}
+    return {"reason": reason, "way_out": way_out, **keys, **{name: str(value) for name, value in params.items()}}

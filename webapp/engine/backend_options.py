@@ -1,0 +1,187 @@
+"""What a person can choose about how a backend runs a model, as data that pages, presets and the command line draw.
+
+The texts (``label``, ``help``, ``text``) are keys of the catalogues; a text that is no key is shown as it stands, so
+that a backend needs no other file. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from webapp.engine.engine_options import EngineOptions
+from webapp.errors import InvalidOption, Phrase, StrategyError
+
+OptionValue = str | int | float | bool
+Options = Mapping[str, OptionValue]
+"""Values by option name. A backend's classmethods and ``load`` get every declared option, checked."""
+
+BY_STRATEGY = "strategy"
+"""The name of an option whose value is the whole strategy string: a backend with a grammar of its own."""
+SWITCH_WORDS = {"1": True, "true": True, "on": True, "yes": True, "0": False, "false": False, "off": False, "no": False}
+OF_ENGINE = {row.name for row in fields(EngineOptions)}
+"""Options of this name take the value of the engine option: presets have fields of their own for them."""
+
+
+@dataclass(frozen=True)
+class BackendOption:
+    """One thing a person can choose.
+
+    ``kind`` is ``choice`` (one of ``choices``), ``whole`` or ``number`` (from ``low`` to ``high``), ``switch`` (true or
+    false) or ``text``. ``needs_reload``: a change counts after the model is loaded again; the others go to
+    ``Backend.set_option``.
+    """
+
+    name: str
+    kind: Literal["choice", "whole", "number", "switch", "text"]
+    default: OptionValue
+    choices: tuple[str, ...] = ()
+    low: float = 0
+    high: float = 0
+    label: str = ""
+    help: str = ""
+    needs_reload: bool = True
+
+    def checked(self, value: object) -> OptionValue:
+        """The value in the option's own type; text is read as a number or switch where one is wanted, as a strategy
+        string or a form has it. Raises InvalidOption."""
+        if self.kind == "choice":
+            if isinstance(value, str) and value in self.choices:
+                return value
+            raise self._invalid(value, Phrase("one of {names}", names=", ".join(self.choices)))
+        if self.kind == "switch":
+            if isinstance(value, bool):
+                return value
+            if str(value).lower() in SWITCH_WORDS:
+                return SWITCH_WORDS[str(value).lower()]
+            raise self._invalid(value, "true or false")
+        if self.kind == "text":
+            if isinstance(value, str):
+                return value
+            raise self._invalid(value, "text")
+        return self._number(value)
+
+    def nearest(self, value: object) -> OptionValue:
+        """As a form has it: a number out of range is brought into it; what cannot be read is the default."""
+        try:
+            return self.checked(value)
+        except InvalidOption:
+            pass
+        try:
+            number = min(max(float(str(value)), self.low), self.high) if self.kind in ("whole", "number") else None
+        except ValueError:
+            number = None
+        return self.default if number is None or number != number else self.checked(int(number))
+
+    def _number(self, value: object) -> int | float:
+        read: type[int] | type[float] = int if self.kind == "whole" else float
+        bounds = {"least": self.low, "most": self.high}
+        try:
+            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+                raise ValueError(value)
+            number = read(str(value))
+            if not self.low <= number <= self.high:  # NaN is outside, too
+                raise ValueError(value)
+        except ValueError as exc:
+            if self.kind == "whole":
+                raise self._invalid(value, Phrase("a whole number from {least} to {most}", **bounds)) from exc
+            raise self._invalid(value, Phrase("a number from {least} to {most}", **bounds)) from exc
+        return number
+
+    def _invalid(self, value: object, allowed: str) -> InvalidOption:
+        return InvalidOption(name=self.name, value=repr(value), allowed=allowed)
+
+
+@dataclass(frozen=True)
+class BackendKind:
+    """A way to run a model as pages show it: a card of the strategy builder, a row of the comparison.
+
+    ``key`` is also the first word of its strategies, unless the backend has a grammar of its own. ``order``: its place,
+    the lowest first. ``hardware``: ``any`` or ``nvidia``. ``is_text``: its strategy is written by hand.
+    """
+
+    key: str
+    label: str
+    text: str = ""
+    order: int = 50
+    hardware: Literal["any", "nvidia"] = "any"
+    versions: tuple[str, ...] = ("4", "5", "6", "7")
+    formats: tuple[str, ...] = (".pth", ".safetensors", ".st")
+    is_text: bool = False
+
+
+@dataclass(frozen=True)
+class Builder:
+    """What the strategy builder offers for one kind, model and choice: the ``options`` to show, their ``values`` as far
+    as kind and model allow, and the ``strategy`` they come to. ``note`` says why some are missing."""
+
+    options: tuple[BackendOption, ...] = ()
+    values: Options = field(default_factory=dict)
+    strategy: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class PlacedRun:
+    """``count`` layers from ``first`` on (0 is the first) that are kept alike. The head is not among the ``count``:
+    ``has_head`` says it comes with them."""
+
+    device: str
+    precision: str
+    is_streamed: bool
+    first: int
+    count: int
+    has_head: bool
+
+
+def plain_builder(options: Sequence[BackendOption], kind: str, given: Mapping[str, object]) -> Builder:
+    """Every option but those of the engine, and the words for them: the first choice always, of the others what is not
+    the default."""
+    shown = tuple(option for option in options if option.name not in OF_ENGINE)
+    values = {option.name: option.nearest(given.get(option.name, option.default)) for option in shown}
+    words = [kind]
+    for option in shown:
+        value, is_first = values[option.name], option.kind == "choice" and len(words) == 1
+        if value == option.default and not is_first:
+            continue
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        is_clear = option.kind == "choice" and next(one for one in options if value in one.choices) is option
+        words.append(shlex.quote(text) if is_clear else f"{option.name}={shlex.quote(text)}")
+    return Builder(shown, values, " ".join(words))
+
+
+def read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any]:
+    """The words after the first: ``name=value``, quoted as in a shell. A word alone is the value of the first choice
+    that has it. StrategyError."""
+    names = [option.name for option in options]
+    found: dict[str, Any] = {}
+    try:
+        words = shlex.split(strategy)[1:]
+    except ValueError as exc:  # an open quote
+        raise StrategyError(
+            strategy=strategy, reason="a quote in it is not closed", way_out="Close the quote."
+        ) from exc
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            value, name = word, next((option.name for option in options if word in option.choices), word)
+        if name not in names:
+            raise StrategyError(
+                strategy=strategy,
+                reason=Phrase("{name} is not an option", name=word),
+                way_out=Phrase("Options: {names}", names=", ".join(names)),
+            )
+        found[name] = value
+    return found
+
+
+def usage(options: Sequence[BackendOption], kind: str) -> str:
+    """How a strategy of these options is written, such as ``native [q8|q6] [head=same|q8] [threads=0..256]``."""
+    words = [kind]
+    for option in options:
+        bounds = {"whole": f"{option.low:g}..{option.high:g}", "number": f"{option.low:g}..{option.high:g}"}
+        value = "|".join(option.choices) or bounds.get(option.kind, "on|off" if option.kind == "switch" else "TEXT")
+        words.append(f"[{value}]" if option.choices and len(words) == 1 else f"[{option.name}={value}]")
+    return " ".join(words)

@@ -1,0 +1,291 @@
+"""A preset's parameters as controls and words, and its posted form: read, checked, saved or brought back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from webapp.errors import PresetChanged, PresetNameTaken, RoostError, WeightsError, error_from_dict
+from webapp.services.presets.fields import escaped, flat, plain, read_fields
+from webapp.services.presets.parameters import BY_NAME, PARAMETERS, SAMPLING, Parameter
+from webapp.services.presets.presets import Presets, SaveOutcome
+from webapp.services.presets.shipped import is_as_shipped_name
+from webapp.services.strategy.choice import validate
+from webapp.storage.presets import Preset
+from webapp.web.kit.page import Choice, FormField, PageContext
+from webapp.web.presets.builder import BuilderChoice, read_choice
+from webapp.weights.inspection import Inspection
+
+Words = Callable[..., str]
+FIRST_FIELDS = ("name", "note")
+SHOWN_CHARS = 40
+MOST_FACTS = 3
+DEFAULTS_CHARS = 2000
+CONTROLS = {"bool": "switch", "choice": "choice", "file": "choice", "text": "text", "list": "lines", "line": "line"}
+
+
+def shown_name(preset: Preset, t: Words) -> str:
+    """Shipped ones in the reader's language, until a person names them."""
+    return t(f"presets.shipped.{preset.shipped_key}.name") if is_as_shipped_name(preset) else preset.name
+
+
+def shown_note(preset: Preset, t: Words) -> str:
+    return t(f"presets.shipped.{preset.shipped_key}.note") if is_as_shipped_name(preset) else preset.note
+
+
+def labels(names: Iterable[str], t: Words) -> str:
+    """Parameters in the reader's words, in the order of the table."""
+    wanted = set(names)
+    return t("preset_page.comma").join(t(row.label_key) for row in PARAMETERS if row.name in wanted)
+
+
+def facts(preset: Preset, t: Words) -> list[str]:
+    """The model, how it runs, and the first few values that are not the defaults."""
+    rows = [row for row in PARAMETERS if row.name in preset.sampling][:MOST_FACTS]
+    values = [f"{t(row.label_key)} {shown_value(t, row, written(row, preset.sampling[row.name]))}" for row in rows]
+    model = preset.model or t("preset_page.facts.any_model")
+    return [model, preset.strategy or t("preset_page.facts.automatic"), *values]
+
+
+def presets_of(page: PageContext) -> Presets:
+    found: Presets = page.service("presets")
+    return found
+
+
+def model_file(page: PageContext, model: str) -> Inspection | None:
+    """Of the named model; "" is the one that is chosen. None when it is not here or cannot be read."""
+    if not model:
+        return page.model
+    try:
+        return page.manager.library.entry(model).inspection
+    except RoostError:
+        return None
+
+
+def default_sampling(page: PageContext, model: str) -> Mapping[str, Any]:
+    """Sampling where the preset says nothing, for the model it would run."""
+    found = model_file(page, model)
+    return presets_of(page).default_sampling(found.parameters if found else 0).to_dict()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a person wrote and is not saved.
+
+    ``raw``: every field as it came, for the page to show again. ``changes`` are for ``Presets.save``; a value equal to
+    the default the form was made with is None, which takes an override back. ``choice`` and ``strategy``: the builder
+    and what it comes to, None where the form has no builder. ``expected`` None: no matter what was saved meanwhile.
+    ``refusal`` is what was wrong with the whole.
+    """
+
+    raw: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+    problems: dict[str, RoostError] = field(default_factory=dict)
+    choice: BuilderChoice | None = None
+    strategy: str | None = None
+    expected: float | None = None
+    refusal: RoostError | None = None
+    is_unsaved: bool = True
+
+    @property
+    def is_conflict(self) -> bool:
+        """Someone else saved the preset after this form was made."""
+        return isinstance(self.refusal, PresetChanged)
+
+
+def read_form(page: PageContext, preset: Preset, form: Mapping[str, str]) -> Draft:
+    """Only of fields that are there: a part of the form changes a part of the preset."""
+    model = str(form.get("model", preset.model))
+    now = default_sampling(page, model)
+    then = _defaults_sent(form, now)
+    known = (*FIRST_FIELDS, *(row.name for row in PARAMETERS if row.name != "strategy"))
+    raw = {name: _text(form, name) for name in known if name in form}
+    values, found = read_fields(raw)
+    problems: dict[str, RoostError] = dict(found)
+    changes = {name: None if _is_default(name, value, then) else value for name, value in values.items()}
+    for name in then.keys() & raw.keys():  # left at its default: it follows the model that is chosen now
+        if changes.get(name, name) is None and then[name] != now.get(name):
+            raw[name] = written(BY_NAME[name], default_of(BY_NAME[name], now))
+    for name, text in (("name", shown_name(preset, page.t)), ("note", shown_note(preset, page.t))):
+        if raw.get(name) == text:  # a translated name that was left alone is no change
+            changes.pop(name, None)
+    try:
+        expected = float(form.get("expected", ""))
+    except ValueError:
+        expected = None
+    file = model_file(page, model)
+    choice = read_choice(form, file.config if file else None)
+    strategy = None if choice is None else choice.strategy_for(preset.strategy, file.config if file else None)
+    if strategy and (strategy, model) != (preset.strategy, preset.model):  # what it had does not keep the rest back
+        check = validate(strategy, file.config if file else None)
+        if check.error and not check.is_elsewhere:  # what only another machine could run may be saved: presets travel
+            problems["strategy"] = check.error
+    return Draft(raw, changes, problems, choice, strategy, expected)
+
+
+def save_form(page: PageContext, preset: Preset, draft: Draft) -> SaveOutcome | Draft:
+    """The outcome, or the draft that says why nothing was saved."""
+    if draft.problems:
+        return draft
+    changes = draft.changes if draft.strategy is None else {**draft.changes, "strategy": draft.strategy}
+    problems: dict[str, RoostError] = {}
+    refusal = None
+    try:
+        return presets_of(page).save(preset.id, changes, draft.expected)
+    except PresetNameTaken as exc:
+        problems["name"] = exc
+    except WeightsError as exc:  # the state of the active preset is tried on the running model
+        problems["state"] = exc
+    except RoostError as exc:
+        refusal = exc
+    return Draft(draft.raw, draft.changes, problems, draft.choice, draft.strategy, draft.expected, refusal)
+
+
+def defaults_to_send(defaults: Mapping[str, Any]) -> str:
+    """For a hidden field: the form says which defaults it was made with, as they depend on the model, and another one
+    may be chosen in the form or loaded meanwhile."""
+    return json.dumps({row.name: default_of(row, defaults) for row in SAMPLING})
+
+
+def _defaults_sent(form: Mapping[str, str], now: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of now, where the form says nothing that can be read."""
+    try:
+        told = json.loads(form.get("defaults", "")[:DEFAULTS_CHARS])
+    except (ValueError, RecursionError):
+        return now
+    if not isinstance(told, dict):
+        return now
+    values, _ = read_fields({row.name: told[row.name] for row in SAMPLING if row.name in told})
+    return {**now, **values}
+
+
+def _text(form: Mapping[str, str], name: str) -> str:
+    """A switch sends "0" from a hidden field and, when it is on, "1" after it; a list may send each item by itself."""
+    values = form.getlist(name) if hasattr(form, "getlist") else [form[name]]
+    is_list = name in BY_NAME and BY_NAME[name].kind == "list"
+    text = "\n".join(value for value in values if value) if is_list else str(values[-1])
+    return text.replace("\r\n", "\n")
+
+
+def _is_default(name: str, value: Any, defaults: Mapping[str, Any]) -> bool:
+    row = BY_NAME.get(name)
+    return row is not None and row.place in ("sampling", "options") and bool(value == default_of(row, defaults))
+
+
+def default_of(row: Parameter, defaults: Mapping[str, Any]) -> Any:
+    return defaults.get(row.name, row.default) if row.place == "sampling" else row.default
+
+
+@dataclass(frozen=True)
+class Control(FormField):
+    """One control of ``_field.html``. ``control``: knob, number, switch, choice, checks, text, lines or line. ``value``
+    is what a person wrote, also when it is wrong."""
+
+    control: str = "line"
+    value: str = ""
+    shown_default: str = ""
+    at_least: str = ""
+    at_most: str = ""
+    range_least: str = ""
+    range_most: str = ""
+    step: str = ""
+    choices: tuple[Choice, ...] = ()
+    placeholder: str = ""
+    most_chars: int = 0
+
+
+class Controls:
+    """One preset's controls: what is saved, and what a person wrote over it."""
+
+    def __init__(self, page: PageContext, preset: Preset, defaults: Mapping[str, Any], draft: Draft) -> None:
+        self._page = page
+        self._stored = flat(preset)
+        self._defaults = defaults
+        self._draft = draft
+
+    def of(self, row: Parameter, choices: tuple[Choice, ...] = (), control: str = "", more_help: str = "") -> Control:
+        """``control`` in place of the usual one of its kind."""
+        t = self._page.t
+        default, value = written(row, default_of(row, self._defaults)), self.value(row)
+        if not control and row.kind in ("int", "float"):
+            control = "number" if row.is_optional or not row.has_slider else "knob"
+        return Control(
+            name=row.name,
+            control=control or CONTROLS[row.kind],
+            label=t(row.label_key),
+            help=f"{t(row.help_key)} {more_help}".rstrip(),
+            value=value,
+            default=default,
+            shown_default=shown_value(t, row, default, choices),
+            at_least=plain(row.least),
+            at_most=plain(row.most),
+            range_least=plain(row.slider_least),
+            range_most=plain(row.slider_most),
+            step=plain(row.step),
+            choices=choices,
+            placeholder=t("preset_page.by_itself") if row.is_optional else "",
+            most_chars=row.most_chars,
+            is_changed=not is_same(row, value, default),
+            needs_reload=row.needs_reload,
+            error=self.error(row.name),
+        )
+
+    def first(self, name: str, value: str, most_chars: int) -> Control:
+        """Name or note: no parameter, without a default."""
+        words = f"presets.field.{name}"
+        return Control(
+            name=name,
+            label=self._page.t(f"{words}.label"),
+            help=self._page.t(f"{words}.help"),
+            value=self._draft.raw.get(name, value),
+            most_chars=most_chars,
+            error=self.error(name),
+        )
+
+    def value(self, row: Parameter) -> str:
+        return self._draft.raw.get(row.name, self.saved(row))
+
+    def saved(self, row: Parameter) -> str:
+        return written(row, self._stored.get(row.name, default_of(row, self._defaults)))
+
+    def error(self, name: str) -> str:
+        """In the words of the page: a problem knows a parameter by its name in files."""
+        problem = self._draft.problems.get(name)
+        if problem is None:
+            return ""
+        label = self._page.t(BY_NAME[name].label_key if name in BY_NAME else f"presets.field.{name}.label")
+        told = error_from_dict({**problem.to_dict(), "params": {**problem.params, "name": label}})
+        return self._page.explain(told)[0]
+
+
+def shown_value(t: Words, row: Parameter, value: str, choices: tuple[Choice, ...] = ()) -> str:
+    named = {choice.value: choice.label for choice in choices}
+    if value in named:
+        return named[value]
+    if row.kind == "bool":
+        return t("controls.on" if value == "1" else "controls.off")
+    if value == "":
+        return t("preset_page.by_itself" if row.is_optional else "preset_page.empty")
+    return value if len(value) <= SHOWN_CHARS else value[:SHOWN_CHARS] + "…"
+
+
+def written(row: Parameter, value: Any) -> str:
+    """As the form holds it."""
+    if value is None:
+        return ""
+    if row.kind == "bool":
+        return "1" if value else "0"
+    if row.kind == "list":
+        return "\n".join(escaped(item) for item in value)
+    return plain(value) if row.kind in ("int", "float") else str(value)
+
+
+def is_same(row: Parameter, one: str, other: str) -> bool:
+    if row.kind not in ("int", "float"):
+        return one.strip() == other.strip()
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return one == other

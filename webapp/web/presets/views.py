@@ -1,0 +1,344 @@
+"""What the pages of presets show. The values of each function are the variables of a template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from flask import url_for
+
+from webapp.engine.registry import KindEntry, kinds, read_builder
+from webapp.errors import RoostError, error_from_dict
+from webapp.manager.target import ZERO_STATE
+from webapp.resources import STARTER_MODEL
+from webapp.services.library.placing import size_text
+from webapp.services.presets.fields import NAME_CHARS, NOTE_CHARS
+from webapp.services.presets.parameters import BY_NAME, PARAMETERS, PROMPT, SAMPLING, Parameter
+from webapp.services.states import StateEntry, StateLibrary
+from webapp.services.strategy.comparison import comparison
+from webapp.storage.presets import Preset
+from webapp.web.kit.page import Choice, PageContext, Toast
+from webapp.web.presets.builder import builder_panel, choice_of, machine_facts, why_not
+from webapp.web.presets.form import (
+    Control,
+    Controls,
+    Draft,
+    default_sampling,
+    defaults_to_send,
+    facts,
+    is_same,
+    labels,
+    model_file,
+    presets_of,
+    shown_name,
+    shown_note,
+    shown_value,
+)
+from webapp.weights.inspection import Inspection
+
+Values = dict[str, Any]
+OPTIONS = tuple(row for row in PARAMETERS if row.place == "options")
+TOKENIZERS = ("", "world", "byte")
+VOCABULARIES = (".txt", ".json")
+MOST_FILES = 50
+MOST_STARS = 5
+
+
+def list_page(
+    page: PageContext, toasts: Sequence[Toast] = (), pasted: str = "", refusal: RoostError | None = None
+) -> Values:
+    """``refusal``: of an import that was not done, whose text was ``pasted``."""
+    presets = presets_of(page)
+    rows = _rows(page, presets.list())
+    message, hint = page.explain(refusal) if refusal else ("", "")
+    return {
+        **_every_page(page.t("nav.presets"), toasts),
+        "own": [row for row in rows if not row["is_shipped"]],
+        "shipped": [row for row in rows if row["is_shipped"]],
+        "hidden": _rows(page, presets.store.hidden_shipped()),
+        "pasted": pasted,
+        "import_error": message,
+        "import_hint": hint,
+    }
+
+
+def new_page(page: PageContext, chosen: str = "", name: str = "", error: str = "") -> Values:
+    """``chosen`` is the id of the template that is marked."""
+    shipped_first = sorted(presets_of(page).list(), key=lambda preset: not preset.shipped_key)
+    return {
+        **_every_page(page.t("preset_page.new.title")),
+        "templates": _rows(page, shipped_first),
+        "chosen": chosen,
+        "name": name,
+        "error": error,
+    }
+
+
+def _every_page(title: str, toasts: Sequence[Toast] = ()) -> Values:
+    return {"page_title": title, "commands_url": url_for("presets.do"), "toasts": tuple(toasts)}
+
+
+def _rows(page: PageContext, presets: Sequence[Preset]) -> list[Values]:
+    """``trouble`` says why a preset cannot run here now, "" when nothing is known against it."""
+    active_id, t = presets_of(page).active().id, page.t
+    unavailable = {row.kind.key: row.kind.label for row in kinds() if not row.availability.is_available}
+
+    def trouble(preset: Preset) -> str:
+        kind = read_builder(preset.strategy, None)[0] if preset.strategy and unavailable else ""
+        if kind in unavailable:
+            return t("preset_page.trouble.kind", kind=t(unavailable[kind]))  # type: ignore[no-any-return]
+        try:
+            if preset.model:
+                page.manager.library.find(preset.model)
+        except RoostError:
+            return t("preset_page.trouble.model")  # type: ignore[no-any-return]
+        return ""
+
+    return [
+        {
+            "id": preset.id,
+            "name": shown_name(preset, t),
+            "note": shown_note(preset, t),
+            "facts": facts(preset, t),
+            "is_active": preset.id == active_id,
+            "is_shipped": bool(preset.shipped_key),
+            "is_edited": preset.is_edited,
+            "trouble": trouble(preset),
+        }
+        for preset in presets
+    ]
+
+
+def edit_page(page: PageContext, preset: Preset, draft: Draft | None = None, saved: str = "") -> Values:
+    """One preset with all its fields. ``saved``: what the last save did."""
+    t, is_draft = page.t, draft is not None
+    draft = draft or Draft()
+    model = draft.raw.get("model", preset.model)
+    found, presets = model_file(page, model), presets_of(page)
+    config = found.config if found else None
+    defaults = default_sampling(page, model)
+    controls = Controls(page, preset, defaults, draft)
+    automatic = presets.loading.usual_strategy(model) or page.status.strategy
+    panel = builder_panel(page, draft.choice or choice_of(preset.strategy, config), found, automatic)
+    panel["error"] = panel["error"] or controls.error("strategy")
+    message, hint = page.explain(draft.refusal) if draft.refusal else ("", "")
+    row = _rows(page, [preset])[0]
+    state = draft.raw.get("state", preset.state)
+    return {
+        **_every_page(row["name"]),
+        "preset": row,
+        "url": url_for("presets.edit", preset_id=preset.id),
+        "expected": repr(preset.updated_at),
+        "defaults": defaults_to_send(defaults),
+        "name": controls.first("name", row["name"], NAME_CHARS),
+        "note_field": controls.first("note", row["note"], NOTE_CHARS),
+        "sampling": [controls.of(one) for one in SAMPLING if one.is_common],
+        "more_sampling": [controls.of(one) for one in SAMPLING if not one.is_common],
+        "prompt": [_prompt_field(page, controls, one) for one in PROMPT],
+        "model": controls.of(BY_NAME["model"], _model_choices(page, model)),
+        "state": controls.of(BY_NAME["state"], state_choices(page, found, state)),
+        "options": [_option(page, controls, one) for one in OPTIONS],
+        "builder": panel,
+        "in_use": in_use(page, preset),
+        "saved": t("preset_page.saved.not") if draft.problems else saved,
+        "error": message,
+        "hint": hint,
+        "is_unsaved": is_draft and draft.is_unsaved,
+        "differences": list(_differences(page, controls, preset, draft)) if draft.is_conflict else [],
+    }
+
+
+def _prompt_field(page: PageContext, controls: Controls, row: Parameter) -> Control:
+    if row.name == "tools":
+        known = [tool.definition.name for tool in page.tools.list()]
+        missing = [name for name in controls.value(row).split("\n") if name and name not in known]
+        words = [*((name, name) for name in known)]
+        words += [(name, page.t("preset_page.tools.missing", name=name)) for name in missing]
+        return controls.of(row, tuple(Choice(*one) for one in words), "checks")
+    if row.kind != "choice":
+        return controls.of(row)
+    keys = {"template": "chat.template", "think_mode": "chat.think", "tool_dialect": "tools.dialect"}
+    auto = page.t("presets.choice.template.auto")
+    words = [(value, page.t(f"{keys[row.name]}.{value}") if value else auto) for value in row.choices]
+    return controls.of(row, tuple(Choice(*one) for one in words))
+
+
+def _option(page: PageContext, controls: Controls, row: Parameter) -> Control:
+    """A backend's option of this name may need more than this machine has: then its help says what."""
+    if row.name == "tokenizer":
+        return controls.of(row, _tokenizer_choices(page, controls.value(row)))
+    missing = ""
+    for backend in {entry.backend for entry in kinds() if entry.backend}:
+        if any(option.name == row.name for option in backend.OPTIONS):
+            found = backend.availability_of(row.name)
+            if row.kind == "bool" and not found.is_available:
+                missing = page.t("preset_page.kernel", reason=why_not(page, found))
+    return controls.of(row, more_help=missing)
+
+
+def _differences(page: PageContext, controls: Controls, preset: Preset, draft: Draft) -> Iterator[Values]:
+    """Where the form and what is saved now say different things. ``value``: what is saved, as the form holds it."""
+    t, raw = page.t, draft.raw
+    for name, theirs in (("name", shown_name(preset, t)), ("note", shown_note(preset, t))):
+        if name in raw and raw[name].strip() != theirs.strip():
+            label = t(f"presets.field.{name}.label")
+            yield {"name": name, "label": label, "value": theirs, "theirs": theirs, "yours": raw[name]}
+    for row in (BY_NAME[name] for name in raw if name in BY_NAME):
+        theirs, yours = controls.saved(row), raw[row.name]
+        if not is_same(row, theirs, yours):
+            shown = {"theirs": shown_value(t, row, theirs), "yours": shown_value(t, row, yours)}
+            yield {"name": row.name, "label": t(row.label_key), "value": theirs, **shown}
+    if draft.strategy is not None and draft.strategy != preset.strategy:
+        theirs, yours = (text or t("preset_page.kind.auto.label") for text in (preset.strategy, draft.strategy))
+        label = t(BY_NAME["strategy"].label_key)
+        yield {"name": "", "label": label, "value": "", "theirs": theirs, "yours": yours}
+
+
+def in_use(page: PageContext, preset: Preset) -> Values:
+    """``presets/_in_use.html``: all of the preset is in use, all but what needs a reload, or nothing."""
+    presets, status, t = presets_of(page), page.status, page.t
+    is_changing = status.phase in ("loading", "unloading")
+    kind, key, button, names = "", "", "", ""
+    told: tuple[str, str] | None = None
+    if not presets.is_active(preset):
+        key, button = "idle", "use"
+    elif is_changing:
+        key = "loading"
+    elif status.error is not None:
+        kind, told, button = "bad", page.explain(error_from_dict(status.error)), "again"
+    elif (problem := presets.problem(preset)) is not None:
+        kind, told = "bad", page.explain(problem)
+    elif differences := presets.differences(preset):
+        kind, key, button, names = "warn", "reload", "reload", labels(differences, t)
+    elif status.phase == "empty":
+        key, button = "empty", "load"
+    else:
+        kind, key = "good", "used"
+    words = "preset_page.in_use"
+    title, text = told or (t(f"{words}.{key}.title", names=names), t(f"{words}.{key}.text"))
+    return {
+        "preset_id": preset.id,
+        "kind": kind,
+        "title": title,
+        "text": text,
+        "button": t(f"{words}.button.{button}") if button else "",
+        "is_changing": is_changing,
+    }
+
+
+def _model_choices(page: PageContext, chosen: str) -> tuple[Choice, ...]:
+    found = [Choice("", page.t("presets.choice.model.any"))]
+    for entry in page.manager.library.list():
+        if entry.inspection is not None and entry.inspection.kind in ("model", "music"):
+            label = page.t("preset_page.model.starter") if entry.name == STARTER_MODEL else entry.name
+            found.append(Choice(entry.name, f"{label} · {size_text(entry.size_bytes)}"))
+    return _with_chosen(page, found, chosen)
+
+
+def _with_chosen(page: PageContext, found: list[Choice], chosen: str) -> tuple[Choice, ...]:
+    """A name that finds nothing here stays what it is until another is chosen."""
+    if all(choice.value != chosen for choice in found):
+        found.append(Choice(chosen, page.t("preset_page.not_here", name=chosen)))
+    return tuple(found)
+
+
+def state_choices(page: PageContext, model: Inspection | None, chosen: str) -> tuple[Choice, ...]:
+    """Those that fit the model first; the others are named but cannot be chosen."""
+    states: StateLibrary = page.service("states")
+    brings_own = model is not None and model.has_time_state
+    found = [Choice("", page.t("presets.choice.state.own" if brings_own else "preset_page.state.none"))]
+    if brings_own:
+        found.append(Choice(ZERO_STATE, page.t("presets.choice.state.zero")))
+
+    def fits(entry: StateEntry) -> bool:
+        """While no model is known, all that can be read."""
+        return entry.error is None if model is None else states.library.name_of(Path(model.path)) in entry.fits
+
+    rows = [(entry.name, fits(entry)) for entry in states.list()]
+    found += [Choice(name, name) for name, is_fit in rows if is_fit]
+    others = [name for name, is_fit in rows if not is_fit]
+    found += [Choice(name, page.t("preset_page.state.other", name=name), name != chosen) for name in others]
+    return _with_chosen(page, found, chosen)
+
+
+def _tokenizer_choices(page: PageContext, chosen: str) -> tuple[Choice, ...]:
+    found = [Choice(name, page.t(f"preset_page.tokenizer.{name or 'auto'}")) for name in TOKENIZERS]
+    names = sorted(one.name for one in page.manager.library.models_dir.glob("*") if one.suffix in VOCABULARIES)
+    found += [Choice(name, name) for name in names[:MOST_FILES]]
+    return _with_chosen(page, found, chosen)
+
+
+def compare_page(page: PageContext) -> Values:
+    """The tables of RWKV-Runner's manual beside what runs here and what was measured with Roost."""
+    t, data, found = page.t, comparison(), kinds()
+    labels_of = {row.kind.key: t(row.kind.label) for row in found}
+    measured = data["measured"]
+
+    def cell(row: Values, cell: Values, size: str) -> Values:
+        note = t("preset_page.compare.some_layers", layers=cell["layers"]) if "layers" in cell else ""
+        if "all_gb" in cell:
+            note += " " + t("preset_page.compare.more_layers", layers=cell["all_layers"], gb=f"{cell['all_gb']:g}")
+        same = [one for one in measured if (one["kind"], one["precision"], one["size"]) == (*_key(row), size)]
+        ours = [t("preset_page.compare.ours", gb=f"{one['peak_gb']:g}", version=one["architecture"]) for one in same]
+        text = f"{cell['gb']:g} GB" if "gb" in cell else t("preset_page.compare.not_advised")
+        return {"text": text, "note": note, "ours": ours}
+
+    def label(row: Values) -> str:
+        return f"{labels_of.get(row['kind'], row['kind'])} {row['precision']}"
+
+    def speed(row: Values) -> str:
+        rate = row["tokens_per_s"]
+        return t("unit.tokens_per_s", rate=f"{rate:g}") if rate is not None else ""  # type: ignore[no-any-return]
+
+    return {
+        **_every_page(t("preset_page.compare.title")),
+        "sizes": data["sizes"],
+        "memory": [
+            {
+                "label": label(row),
+                "place": t(f"preset_page.compare.{row['place']}"),
+                "cells": [cell(row, one, size) for one, size in zip(row["cells"], data["sizes"], strict=True)],
+            }
+            for row in data["memory"]
+        ],
+        "kinds": [_compared(page, row, data["kinds"].get(row.kind.key, {})) for row in found if not row.kind.is_text],
+        "measured": [
+            {
+                **row,
+                "label": label(row),
+                "size": f"RWKV-{row['architecture']} {row['parameters']}",
+                "peak": f"{row['peak_gb']:g} GB",
+                "speed": speed(row),
+            }
+            for row in measured
+        ],
+        "machine": machine_facts(page),
+    }
+
+
+def _key(row: Values) -> tuple[str, str]:
+    return row["kind"], row["precision"]
+
+
+def _compared(page: PageContext, row: KindEntry, manual: Values) -> Values:
+    """What the manual says of a kind, what Roost reads with it, and whether it runs on this machine."""
+    t, kind = page.t, row.kind
+    here = t("preset_page.compare.later")
+    if row.backend is not None:
+        words = {"versions": ", ".join(kind.versions), "formats": " ".join(kind.formats)}
+        here = t("preset_page.compare.reads", **words)
+        if not row.availability.is_available:
+            here = f"{t('preset_page.compare.not_on_this')} {here}"
+    stars = manual.get("stars", 0)
+    return {
+        "label": t(kind.label),
+        "text": t(kind.text),
+        "hardware": t(f"preset_page.compare.hardware.{kind.hardware}"),
+        "format": manual.get("format") or " ".join(kind.formats),
+        "models": " / ".join(manual.get("models", ())) or "–",
+        "stars": "★" * stars + "☆" * (MOST_STARS - stars) if stars else "–",
+        "stars_said": t("preset_page.compare.stars", count=stars, most=MOST_STARS) if stars else "",
+        "here": here,
+        "is_here": row.availability.is_available,
+    }
