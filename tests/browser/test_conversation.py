@@ -1,7 +1,10 @@
 """A conversation in a real browser, from the first message on."""
 
+import re
+
 from tests.browser.acting import ANSWER, act, answer_text, ask, send, wait_done, wait_ready, wait_streaming
 from tests.web.chat.running_roost import fake_strategy
+from tests.wording import pattern, text
 
 LONG_ANSWER = "Birds perch on wires. " + "Both feet touch the same wire. " * 15 + "That is all."
 
@@ -22,7 +25,7 @@ def test_a_first_answer_makes_the_page_the_chats(roost, visit):
     ask(page)
     assert "/chat/" in page.url and page.input_value("#prompt") == ""
     assert page.locator(f"{ANSWER} pre .k").first.inner_text() == "def"
-    assert "read again" in page.inner_text(f"{ANSWER} .stats")
+    assert re.search(pattern("chat.stats.read_again.other"), page.inner_text(f"{ANSWER} .stats"))
     page.wait_for_selector(".chat-item.is-current")
     page.go_back()
     page.wait_for_selector(".prompt")
@@ -33,7 +36,7 @@ def test_a_suggested_prompt_is_one_click(roost, visit):
     wait_ready(page)
     page.click(".prompt >> nth=0")
     wait_done(page)
-    assert "Who are you" in page.inner_text(".bubble")
+    assert text("chat.welcome.first.text") in page.inner_text(".bubble")
 
 
 def test_stop_keeps_the_text_and_continue_goes_on(start, visit, pace):

@@ -5,6 +5,7 @@ import pytest
 from tests.browser.acting import until
 from tests.services.library.library_folder import good_bytes, torn_bytes
 from tests.web.chat.running_roost import RunningRoost
+from tests.wording import error_text, text
 
 
 @pytest.fixture
@@ -50,11 +51,11 @@ def test_what_is_refused_says_why_and_what_is_cancelled_leaves_nothing(roost, vi
     page = visit(f"{roost.url}/models")
     page.expected.append("Failed to load resource")
     choose(page, tmp_path / "half.safetensors")
-    page.get_by_text("half.safetensors is cut off").wait_for()
+    page.get_by_text(error_text("file_truncated", path="half.safetensors", reason="")).wait_for()
     page.get_by_role("button", name="Cancel").click()
     page.route("**/models/uploads/*offset=*", lambda route: route.abort())
     choose(page, tmp_path / "new.safetensors")
-    page.get_by_text("The server does not answer").wait_for()
+    page.get_by_text(text("models.upload.retrying")).wait_for()
     with page.expect_response(lambda answer: answer.request.method == "DELETE"):
         page.get_by_role("button", name="Cancel").click()
     assert page.locator("#uploads").is_hidden()
@@ -66,7 +67,7 @@ def test_the_page_follows_the_folder_and_the_model(roost, visit):
     (roost.folder / "copied.safetensors").write_bytes(good_bytes())
     row(page, "copied.safetensors").wait_for()
     row(page, "copied.safetensors").get_by_role("button", name="Load").click()
-    row(page, "copied.safetensors").get_by_text("Loaded").wait_for()
+    row(page, "copied.safetensors").get_by_text(text("models.phase.loaded")).wait_for()
     page.locator("#strip", has_text="copied.safetensors").wait_for()
     row(page, "copied.safetensors").get_by_role("button", name="Unload").click()
     row(page, "copied.safetensors").get_by_role("button", name="Load copied.safetensors").wait_for()
@@ -74,27 +75,27 @@ def test_the_page_follows_the_folder_and_the_model(roost, visit):
 
 def test_deleted_and_taken_back_with_the_keyboard(roost, visit):
     page = visit(f"{roost.url}/models")
-    row(page, "here.safetensors").get_by_role("button", name="More about").focus()
+    row(page, "here.safetensors").get_by_role("button", name=text("models.menu", name="here.safetensors")).focus()
     page.keyboard.press("Enter")
     until(page, "document.activeElement.closest('.row-menu')")  # the menu takes the focus when it is open
     page.get_by_role("button", name="Delete").focus()
     page.keyboard.press("Enter")
-    page.get_by_text("here.safetensors is in the trash.").wait_for()
+    page.get_by_text(text("models.said.deleted", name="here.safetensors")).wait_for()
     row(page, "here.safetensors").wait_for(state="detached")
     assert not (roost.folder / "here.safetensors").exists()
     page.get_by_role("button", name="Undo").click()
-    page.get_by_text("here.safetensors is back.").wait_for()
+    page.get_by_text(text("models.said.restored", name="here.safetensors")).wait_for()
     assert (roost.folder / "here.safetensors").read_bytes() == good_bytes()
 
 
 def test_imported_by_path_from_the_dialog(roost, visit, tmp_path):
     (tmp_path / "far.safetensors").write_bytes(good_bytes())
     page = visit(f"{roost.url}/models")
-    page.get_by_role("button", name="Import by path").click()
-    page.get_by_label("Path of the file").fill(str(tmp_path / "none.pth"))
+    page.get_by_role("button", name=text("models.import.button")).click()
+    page.get_by_label(text("models.import.path")).fill(str(tmp_path / "none.pth"))
     page.get_by_role("button", name="Import", exact=True).click()
-    page.get_by_text("There is no file").wait_for()
-    page.get_by_label("Path of the file").fill(str(tmp_path / "far.safetensors"))
+    page.get_by_text(error_text("file_not_found", path=str(tmp_path / "none.pth"))).wait_for()
+    page.get_by_label(text("models.import.path")).fill(str(tmp_path / "far.safetensors"))
     page.get_by_role("button", name="Import", exact=True).click()
     row(page, "far.safetensors").wait_for()
     page.locator("#import-dialog").wait_for(state="hidden")

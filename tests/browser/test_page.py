@@ -3,6 +3,7 @@
 from urllib.parse import urlsplit
 
 from tests.browser.acting import ask, open_model_menu, wait_ready
+from tests.wording import text
 from webapp.chat.messages import Message, Role
 
 LAYOUT_SHIFT = """new Promise(done => {
@@ -66,7 +67,8 @@ def test_sliders_are_kept_for_the_chat_and_one_click_puts_them_back(roost, visit
     assert page.input_value("#knob-temperature") == "1" and page.locator(".is-changed").count() == 0
     assert not page.is_visible(".knob-wrong >> nth=0")
     page.fill("#knob-temperature", "9")
-    assert page.is_visible(".knob-wrong >> nth=0") and "from 0 to 5" in page.inner_text(".knob-wrong >> nth=0")
+    wrong = page.locator(".knob-wrong").first
+    assert wrong.is_visible() and wrong.inner_text() == text("chat.options.wrong", least="0", most="5")
 
 
 def test_what_the_panel_says_goes_with_the_first_message(roost, visit):

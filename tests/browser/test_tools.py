@@ -6,6 +6,7 @@ import pytest
 
 from tests.browser.acting import CARD, send, until, until_there, wait_answer, wait_ready
 from webapp.i18n.translation import translate
+from webapp.services.chat.tool_loop import REFUSED
 from webapp.storage.tools import ToolStore
 from webapp.tools.definition import Approval, Behaviour, HttpCall, from_openai
 
@@ -98,7 +99,7 @@ def test_a_call_that_is_refused_is_told_to_the_model(roost, visit, says):
     says("Then I cannot say.")
     page.click(f"{CARD} button[value^=refuse_call]")
     wait_answer(page, "Then I cannot say.")
-    assert "did not allow" in last_result(roost).content
+    assert REFUSED in last_result(roost).content
 
 
 def test_a_tool_may_ask_the_person(roost, visit, says):
