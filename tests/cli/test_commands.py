@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
+from tests.wording import error_text
 from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.cli import chat, main, with_default_command
 from webapp.cli.serve import check_folders
@@ -212,7 +213,7 @@ def test_an_input_that_is_no_text_or_closed_is_no_fault(places):
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.startswith(b"hello")
     closed = run_in_shell(f"{run} <&-", places)
-    assert closed.returncode == 2 and "the prompt is empty" in closed.stderr
+    assert closed.returncode == 2 and error_text("prompt_empty") in closed.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send to one process")

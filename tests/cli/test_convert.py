@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
+from tests.wording import pattern
 from webapp.cli import main
 from webapp.weights.checkpoint import inspect
 
@@ -26,7 +28,7 @@ def raw(tmp_path: Path) -> Path:
 def test_it_makes_a_file_beside_the_model(raw: Path, capsys) -> None:
     assert main(["convert", str(raw), "--to", "fast", "--strategy", "cpu bf16"]) == 0
     assert inspect(raw.with_name("raw.cpu-bf16.fast.pth")).converted_strategy == "cpu bf16"
-    assert "read back and whole" in capsys.readouterr().out
+    assert re.match(pattern("cli.convert.done"), capsys.readouterr().out)
 
 
 def test_a_name_is_looked_up_in_the_models_folder(raw: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
+from tests.wording import text
 from webapp.cli import main
 from webapp.cli.parser import COMMANDS, columns_of, pad, wrap
 from webapp.i18n.terminal import VARIABLES, terminal_locale
@@ -82,9 +83,9 @@ def test_an_output_without_chinese_characters_gets_english(encoding, found, monk
 
 def test_the_help_is_in_both_languages(said):
     code, english, _ = said("en", "--help")
-    assert code == 0 and english.startswith("usage: roost ") and "Chat in the terminal." in english
+    assert code == 0 and english.startswith("usage: roost ") and text("cli.chat.about") in english
     code, chinese, _ = said("zh", "--help")
-    assert code == 0 and chinese.startswith("用法: roost ") and "在终端里聊天。" in chinese
+    assert code == 0 and chinese.startswith("用法: roost ") and text("cli.chat.about", "zh") in chinese
     about = {name: [line for line in chinese.splitlines() if line.startswith(f"    {name} ")] for name in COMMANDS}
     assert all(len(lines) == 1 and is_chinese(lines[0]) for lines in about.values()), about
 

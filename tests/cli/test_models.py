@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from tests.services.library.library_folder import good_bytes, torn_bytes, tree
+from tests.wording import error_text, pattern, text
 from webapp.cli import main
 
 
@@ -33,7 +35,7 @@ def models(folder, tmp_path, capsys):
 def test_without_an_action_it_lists(models):
     assert models() == models("list")
     code, said = models()
-    assert code == 0 and "RWKV-7" in said and "torn.safetensors is cut off" in said
+    assert code == 0 and "RWKV-7" in said and error_text("file_truncated", path="torn.safetensors", reason="") in said
     assert {row["name"] for row in json.loads(models("list", "--json")[1])} >= {"a.safetensors", "torn.safetensors"}
     assert json.loads(models("--json", "list")[1]) == json.loads(models("--json")[1])
 
@@ -49,22 +51,25 @@ def test_shows_one(models):
     assert "tensors" not in json.loads(models("show", "a.safetensors", "--json")[1])["inspection"]
     assert models("show", "torn.safetensors")[0] == 2
     code, said = models("show", "../../etc/passwd")
-    assert code == 2 and "There is no model" in said
+    assert code == 2 and error_text("model_not_found", name="../../etc/passwd") in said
 
 
 def test_deletes_and_restores(models, folder):
     before = tree(folder)
-    assert "in the trash" in models("delete", "a.safetensors")[1]
+    assert re.match(pattern("cli.models.deleted", name="a.safetensors"), models("delete", "a.safetensors")[1])
     assert "a.safetensors" in models("trash")[1]
     assert models("delete", "a.safetensors")[0] == 2
-    assert models("restore", "a.safetensors") == (0, "a.safetensors is back.\n")
+    assert models("restore", "a.safetensors") == (0, text("cli.models.restored", name="a.safetensors") + "\n")
     assert tree(folder) == before
     item = json.loads(models("delete", "a.safetensors", "--json")[1])
     assert models("restore", item["id"])[0] == 0 and models("restore", item["id"])[0] == 2
 
 
 def test_renames(models, folder):
-    assert models("rename", "a.safetensors", "b.safetensors") == (0, "It is called b.safetensors now.\n")
+    assert models("rename", "a.safetensors", "b.safetensors") == (
+        0,
+        text("cli.models.renamed", name="b.safetensors") + "\n",
+    )
     assert models("rename", "b.safetensors", "torn.safetensors")[0] == 2
     assert models("rename", "b.safetensors", "b.exe")[0] == 2
     assert (folder / "b.safetensors").read_bytes() == good_bytes()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint, write_state
+from tests.wording import error_text
 from webapp.cli import main
 
 
@@ -37,7 +39,7 @@ def test_inspect_takes_a_name_or_a_path(places, tmp_path, capsys):
     assert main(["states", "inspect", "a.pth", *places]) == 0
     assert "██" in capsys.readouterr().out
     assert main(["states", "inspect", "gone.pth", *places]) == 2
-    assert "There is no file" in capsys.readouterr().err
+    assert re.search(error_text("file_not_found", path=r".*gone\.pth"), capsys.readouterr().err)
 
 
 def test_blend_makes_a_new_one(places, capsys):

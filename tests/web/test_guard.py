@@ -6,6 +6,7 @@ import pytest
 from flask import Flask
 
 from tests.web.owner import install_guard
+from tests.wording import text
 from webapp.i18n import phrase
 from webapp.services.access import LINK_LIFETIME_S
 from webapp.settings import Settings
@@ -146,9 +147,7 @@ def test_the_token_of_a_link_becomes_a_cookie_and_leaves_the_address(shared):
 
 def test_a_wrong_token_in_a_link_shows_the_form(shared):
     response = ask_from_afar(shared, "/?token=wrong-token")
-    assert (
-        response.status_code == 401 and "not the right token" in response.text and "Set-Cookie" not in response.headers
-    )
+    assert response.status_code == 401 and text("login.wrong") in response.text and "Set-Cookie" not in response.headers
 
 
 def test_a_link_cannot_lead_to_another_site(shared):

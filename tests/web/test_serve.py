@@ -5,6 +5,7 @@ import errno
 import io
 import ipaddress
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from flask import Flask
 
 from tests.web.owner import install_guard
+from tests.wording import pattern, text
 from webapp.errors import SettingsError
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
@@ -149,14 +151,14 @@ def announced(monkeypatch, settings, terminal=None):
 
 
 def test_one_line_for_one_machine(monkeypatch):
-    assert announced(monkeypatch, Settings()) == "Roost is open at http://127.0.0.1:8000/\n"
+    assert announced(monkeypatch, Settings()) == text("cli.serve.open_at", url="http://127.0.0.1:8000/") + "\n"
 
 
 def test_the_network_gets_an_address_a_warning_and_a_qr_code(monkeypatch):
-    text = announced(monkeypatch, Settings(lan=True))
-    assert "http://192.0.2.7:8000/?token=abc" in text and "plain http" in text and "▀" in text
-    text = announced(monkeypatch, Settings(host="::"))
-    assert "http://[fd00::7]:8000/?token=abc" in text and "http://192.0.2.7:8000/?token=abc" in text
+    said = announced(monkeypatch, Settings(lan=True))
+    assert "http://192.0.2.7:8000/?token=abc" in said and text("cli.serve.plain_http") in said and "▀" in said
+    said = announced(monkeypatch, Settings(host="::"))
+    assert "http://[fd00::7]:8000/?token=abc" in said and "http://192.0.2.7:8000/?token=abc" in said
 
 
 @pytest.mark.parametrize("is_ipv6, version", [(False, 4), (True, 6)])
@@ -190,7 +192,7 @@ def start_program(stop_seconds):
         [sys.executable, "-c", PROGRAM, str(stop_seconds)],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    assert program.stdout.readline().startswith("Roost is open at")
+    assert re.match(pattern("cli.serve.open_at"), program.stdout.readline())
     assert program.stdout.readline() == "ready\n"
     return program
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.web.api.api_server import ApiServer
 from tests.web.chat.running_roost import fake_strategy
+from tests.wording import text
 from webapp.engine.sampling_params import PARAMETERS
 from webapp.web.api.operations import OPERATIONS
 
@@ -55,7 +56,7 @@ def test_every_sampling_parameter_is_described_where_an_api_takes_it(server):
 
 def test_its_words_are_the_readers(server):
     words = [server.get("/openapi.json", Accept_Language=locale)[1]["info"]["description"] for locale in ("en", "zh")]
-    assert "Programs speak" in words[0] and "客户端" in words[1]
+    assert words == [text("api.lead", locale) for locale in ("en", "zh")] and words[0] != words[1]
     assert "api." not in str(server.get("/openapi.json")[1]["paths"])
 
 

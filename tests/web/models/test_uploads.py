@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.services.library.library_folder import good_bytes, torn_bytes, tree
+from tests.wording import says
 
 
 def test_a_file_in_slices(browser):
@@ -78,7 +79,7 @@ def test_cancelled(browser):
     before = tree(browser.folder)
     state = browser.upload("up.safetensors", len(good_bytes())).json
     browser.slice(state["id"], 0, good_bytes()[:100])
-    assert "up.safetensors did not arrive completely" in browser.get("/models")[1]
+    assert says(browser.get("/models")[1], "models.upload.unfinished", name="up.safetensors")
     url = f"/models/uploads/{state['id']}"
     for _ in range(2):
         gone = browser.client.delete(url, base_url="http://127.0.0.1", headers={"Origin": "http://127.0.0.1"})
@@ -89,7 +90,8 @@ def test_cancelled(browser):
 def test_one_that_stopped_halfway_can_be_discarded_from_the_page(browser):
     state = browser.upload("up.safetensors", len(good_bytes())).json
     browser.slice(state["id"], 0, good_bytes()[:100])
-    assert "did not arrive" not in browser.act("/models/uploads/discard", id=state["id"])[1]
+    assert "data-upload=" in browser.get("/models")[1]
+    assert "data-upload=" not in browser.act("/models/uploads/discard", id=state["id"])[1]
 
 
 def test_slices_are_no_larger_than_the_server_takes(open_browser):
