@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CONTRACTS = {"model_config", "sampling_params", "state", "backend", "backend_options", "registry", "outputs"}
+CONTRACTS = {"sampling_params", "state", "backend", "backend_options", "registry", "outputs"}
 CONTRACTS |= {"engine_options", "sampling_batch"}
 HEAVY = {"torch", "rwkv", "safetensors"}
 MODULES = sorted((ROOT / "webapp").rglob("*.py"))

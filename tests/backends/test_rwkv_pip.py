@@ -23,7 +23,7 @@ from webapp.backends.rwkv_pip import backend as rwkv_backend
 from webapp.backends.rwkv_pip import model_loader
 from webapp.backends.rwkv_pip.backend import set_threads
 from webapp.engine.backend import LoadProgress
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import LoadCancelled, ModelLoadFailed, OutOfMemory, StrategyError
 from webapp.weights.checkpoint import inspect
 

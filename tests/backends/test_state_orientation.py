@@ -12,8 +12,7 @@ from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import make_tensors, make_time_state, write_checkpoint, write_state
 from webapp.backends.rwkv_pip.model_loader import import_package
 from webapp.cli import main
-from webapp.engine.model_config import ModelConfig
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.weights.checkpoint import inspect
 from webapp.weights.state_file import merged_state, read_state_file
 

@@ -11,8 +11,8 @@ import pytest
 from webapp.backends.rwkv_pip import requirements
 from webapp.backends.rwkv_pip.strategy import canonical_strategy, parse_strategy, place_layers
 from webapp.engine.backend import ModelSizes
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.registry import resolve_strategy
+from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 
 V6 = ModelConfig("6", 32, 2560, 2560, 8960, 40, 64, 65536)
@@ -145,7 +145,7 @@ def test_checking_imports_neither_torch_nor_the_package() -> None:
     code = (
         "import sys; from webapp.engine.backend import ModelSizes as M;"
         "from webapp.engine.registry import resolve_strategy as r; B, o = r('cpu fp32');"
-        "from webapp.engine.model_config import ModelConfig;"
+        "from webapp.engine.state import ModelConfig;"
         "B.availability(); B.check(M(ModelConfig('7', 2, 64, 64, 256, 1, 64, 256)), o);"
         "sys.exit('torch' in sys.modules or 'rwkv' in sys.modules)"
     )

@@ -2,8 +2,7 @@ import pytest
 
 from tests.engine.driving import request
 from webapp.backends.fake import fake_config
-from webapp.engine.scheduler import Scheduler
-from webapp.engine.sequence import Sequence, SequenceStatus
+from webapp.engine.scheduler import Scheduler, Sequence, SequenceStatus
 from webapp.engine.state import RecurrentState
 
 

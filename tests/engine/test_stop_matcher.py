@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from webapp.engine.sequence import StopMatcher
+from webapp.engine.scheduler import StopMatcher
 
 
 def answer(matcher, tokens):

@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 from tests.weights.make_checkpoints import make_tensors, make_time_state
 from webapp.backends.fake import FakeBackend
 from webapp.engine.backend import LoadProgress, Options, ProgressCallback
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import FinishReason, GenerationRequest, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
+from webapp.engine.state import ModelConfig
 from webapp.manager.client import EngineClient, OnExit, OnMessage, start_engine_in_thread
 from webapp.manager.handles import RequestHandle
 from webapp.manager.library import ModelLibrary

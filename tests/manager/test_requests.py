@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from tests.manager.conftest import ENDLESS, eventually, first_token, last_output, request, roost_threads, wait_phase
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import (
     InvalidSampling,
     PromptEmpty,

@@ -14,7 +14,6 @@ import pytest
 from tests.manager.conftest import request
 from webapp.backends.fake import FakeBackend, fake_config
 from webapp.engine.backend import LoadProgress
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import (
     FinishReason,
     GenerationRequest,
@@ -24,7 +23,7 @@ from webapp.engine.outputs import (
     TokenOutput,
 )
 from webapp.engine.sampling_params import SamplingParams
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import EngineCrashed, FileMissing
 from webapp.manager.handles import MOST_EVENTS, LoadingEvent, QueuePosition, RequestHandle
 from webapp.manager.health import available_bytes, has_room_beside, memory_facts, needed_bytes

@@ -17,8 +17,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from webapp.engine.model_config import ModelConfig
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 
 Array = np.ndarray
 Weights = Callable[[str], Array]

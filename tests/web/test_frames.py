@@ -5,7 +5,7 @@ import json
 import pytest
 
 from webapp.errors import BadFrame, TooLarge, WebError
-from webapp.web.kit.frames import FrameFields, parse_frame
+from webapp.web.chat.commands import FrameFields, parse_frame
 
 
 def test_a_form_of_htmx():

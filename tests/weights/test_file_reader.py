@@ -18,7 +18,7 @@ import pytest
 
 from tests.weights.hostile_files import HOSTILE
 from tests.weights.make_checkpoints import write_checkpoint, write_state, write_tensors
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import FileMissing, FileReadingFailed, RoostError, StateMismatch, UnsafePickle
 from webapp.i18n import phrase
 from webapp.weights import file_reader, reader_process

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.weights.make_checkpoints import make_time_state, write_checkpoint, write_state, write_tensors
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import FileTruncated, StateMismatch
 from webapp.weights.state_file import read_state_file, state_digest
 

@@ -56,9 +56,8 @@ from webapp.engine.backend import (
     Row,
     line_starts,
 )
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.registry import resolve_strategy
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelLoadFailed, StrategyError
 
 HASH_PRIME = 16_777_213  # the largest prime below 2**24: every hash is exact in a float32 of the state

@@ -50,8 +50,7 @@ from webapp.engine.backend_options import (
 from webapp.engine.backend_options import (
     PlacedRun as PlacedRun,
 )
-from webapp.engine.model_config import ModelConfig
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import InvalidOption, StrategyError
 
 if TYPE_CHECKING:

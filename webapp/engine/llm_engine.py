@@ -28,8 +28,7 @@ from webapp.engine.outputs import (
 )
 from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, BatchMaker, ConstraintFactory, Sampled, Words
-from webapp.engine.scheduler import Scheduler, StepPlan
-from webapp.engine.sequence import Sequence, SequenceFactory, SequenceStatus, Start, TokenIds
+from webapp.engine.scheduler import Scheduler, Sequence, SequenceFactory, SequenceStatus, Start, StepPlan, TokenIds
 from webapp.engine.state import RecurrentState, StateCache
 from webapp.errors import EngineCrashed, NonFiniteLogits, OutOfMemory, RequestError, as_roost_error
 

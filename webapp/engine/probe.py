@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from webapp.engine.backend import Backend, Row, Want
 from webapp.engine.outputs import TokenLogprob
 from webapp.engine.sampler import log_probabilities
-from webapp.engine.sequence import TokenIds
+from webapp.engine.scheduler import TokenIds
 from webapp.engine.state import RecurrentState
 from webapp.errors import NonFiniteLogits
 

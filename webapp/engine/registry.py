@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
 from webapp.engine.backend_options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, InvalidOption, Phrase, RoostError, StrategyError
 
 AUTOMATIC = "auto"

@@ -1,4 +1,5 @@
-"""Who runs next: policy only, no model, no arrays.
+"""One request on its way through the engine (how it becomes a sequence, what it has read and written so far, where it
+ends by itself), and who runs next: policy only, no model, no arrays.
 
 A sequence waits, then holds a slot: it prefills its prompt and decodes until it ends. Sequences join and leave at any
 step. Slots go to the waiting client with the fewest running sequences, then to the one served longest ago; within a
@@ -12,10 +13,247 @@ faster than 8 times 8.
 
 from __future__ import annotations
 
+import collections.abc
+import secrets
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
 
-from webapp.engine.sequence import Sequence, SequenceStatus
+from webapp.engine.outputs import GenerationRequest, SequenceStats, TokenLogprob
+from webapp.engine.sampling_batch import Adjustments, Constraint, ConstraintFactory, SequenceSampling
+from webapp.engine.sampling_params import SamplingParams
+from webapp.engine.state import ModelConfig, RecurrentState
+from webapp.errors import PromptEmpty, RequestError, TokenOutOfRange
+
+
+class StopMatcher:
+    """Reads sampled tokens one by one and says how many of them are sure to belong to the answer.
+
+    A token that may be the beginning of a stop sequence is held back until that is decided: no part of a stop leaks,
+    and nothing is lost when the rest does not come. The stop completed first ends the generation; of two completed by
+    the same token, the longer, which begins earlier.
+    """
+
+    def __init__(self, stop_token_ids: Iterable[int], stop_token_sequences: Iterable[tuple[int, ...]] = ()) -> None:
+        self.is_stopped = False
+        self._stop_token_ids = frozenset(stop_token_ids)
+        self._sequences = sorted(stop_token_sequences, key=len, reverse=True)
+        self._held: list[int] = []
+
+    def feed(self, token_id: int) -> int:
+        """How many of the oldest tokens held back, this one included, are now released. A stop voids the rest."""
+        self._held.append(token_id)
+        stop = self._completed()
+        if stop:
+            self.is_stopped = True
+            return self._release(keep=stop)
+        return self._release(keep=self._partial())
+
+    def _completed(self) -> int:
+        """Length of the stop that ends here; 0 when none does."""
+        for sequence in self._sequences:
+            if tuple(self._held[-len(sequence) :]) == sequence:
+                return len(sequence)
+        return int(self._held[-1] in self._stop_token_ids)
+
+    def _partial(self) -> int:
+        """Length of the longest end of what is held that begins a stop sequence."""
+        for length in range(len(self._held), 0, -1):
+            tail = tuple(self._held[-length:])
+            if any(sequence[:length] == tail for sequence in self._sequences):
+                return length
+        return 0
+
+    def _release(self, keep: int) -> int:
+        released = len(self._held) - keep
+        del self._held[:released]
+        return released
+
+
+TokenIds = collections.abc.Sequence[int]
+
+
+class SequenceStatus(Enum):
+    WAITING = "waiting"
+    PREFILLING = "prefilling"
+    DECODING = "decoding"
+    FINISHED = "finished"
+
+
+@dataclass(eq=False)
+class Sequence:
+    """Everything that decides how it goes on is a value in here: the tokens the slot's state has consumed, the pending
+    token and its sampling. With the state itself, that is what an exact replay needs.
+
+    Times are the engine clock's seconds.
+    """
+
+    request: GenerationRequest
+    initial_state: RecurrentState
+    initial_state_digest: str
+    seed: int
+    sampling: SequenceSampling
+    arrived_at: float
+    snapshot_lengths: list[int] = field(default_factory=list)
+    """Prompt prefix lengths, ascending, where prefill pauses for a snapshot."""
+    status: SequenceStatus = SequenceStatus.WAITING
+    slot: int | None = None
+    position: int = 0
+    """How many tokens the slot's state has consumed: prompt first, then sampled ones."""
+    cached_tokens: int = 0
+    completion_token_ids: list[int] = field(default_factory=list)
+    """Every sampled token, stops too. While decoding, the last one is pending: not yet in the state."""
+    logprobs: list[tuple[TokenLogprob, ...]] = field(default_factory=list)
+    admitted_at: float | None = None
+    first_token_at: float | None = None
+    _sure: int = 0
+    _taken: int = 0
+
+    def __post_init__(self) -> None:
+        self.stop_matcher = StopMatcher(self.params.stop_token_ids, self.params.stop_token_sequences)
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def prompt_token_ids(self) -> tuple[int, ...]:
+        return self.request.prompt_token_ids
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.request.prompt_token_ids)
+
+    @property
+    def pending_token_id(self) -> int:
+        return self.completion_token_ids[-1]
+
+    @property
+    def consumed_token_ids(self) -> tuple[int, ...]:
+        """Exactly the tokens that made the slot's state from the initial state."""
+        sampled = self.completion_token_ids[: max(0, self.position - self.prompt_length)]
+        return (*self.prompt_token_ids[: self.position], *sampled)
+
+    def next_pause(self, position: int) -> int:
+        """Where prefill from ``position`` has to end a chunk at the latest."""
+        return next((length for length in self.snapshot_lengths if length > position), self.prompt_length)
+
+    @property
+    def releasable(self) -> int:
+        """How many sampled tokens are sure to belong to the answer and have not gone out."""
+        return self._sure - self._taken
+
+    def accept(self, token_id: int) -> None:
+        """Takes a sampled token. Penalties and the constraint do not hear of one that stops the sequence."""
+        self.completion_token_ids.append(token_id)
+        self.sampling.position += 1
+        self._sure += self.stop_matcher.feed(token_id)
+        if not self.stop_matcher.is_stopped:
+            self.sampling.accept(token_id)
+
+    def release_held_back(self) -> None:
+        """At an end that no stop caused: what might have become a stop belongs to the answer after all."""
+        if not self.stop_matcher.is_stopped:
+            self._sure = len(self.completion_token_ids)
+
+    def take(self) -> tuple[tuple[int, ...], tuple[tuple[TokenLogprob, ...], ...]]:
+        """The releasable tokens, once, with their logprobs where these were asked for."""
+        new = slice(self._taken, self._sure)
+        self._taken = self._sure
+        return tuple(self.completion_token_ids[new]), tuple(self.logprobs[new])
+
+    def stats(self, now: float) -> SequenceStats:
+        admitted_at = now if self.admitted_at is None else self.admitted_at
+        first_token_at = now if self.first_token_at is None else self.first_token_at
+        return SequenceStats(
+            prompt_tokens=self.prompt_length,
+            cached_tokens=self.cached_tokens,
+            prefilled_tokens=max(0, min(self.position, self.prompt_length) - self.cached_tokens),
+            decoded_tokens=len(self.completion_token_ids),
+            queued_s=admitted_at - self.arrived_at,
+            prefill_s=first_token_at - admitted_at,
+            decode_s=now - first_token_at,
+            initial_state_digest=self.initial_state_digest,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a sequence begins with, and the digest that snapshots grown from it are kept under. Never written to."""
+
+    state: RecurrentState
+    digest: str
+
+    @classmethod
+    def of(cls, state: RecurrentState, digest: str = "") -> Start:
+        return cls(state, digest or state.digest())
+
+
+class SequenceFactory:
+    """``max_snapshots`` bounds the snapshots one prompt takes: more than the cache holds would push each other out."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        penalty_exempt_token_ids: Iterable[int],
+        constraint_factory: ConstraintFactory | None,
+        max_snapshots: int,
+    ) -> None:
+        self._config = config
+        self._penalty_exempt = frozenset(penalty_exempt_token_ids)
+        self._constraint_factory = constraint_factory
+        self._max_snapshots = max_snapshots
+
+    def make(self, request: GenerationRequest, start: Start, arrived_at: float) -> Sequence:
+        """``start`` is used unless the request brings a state of its own.
+
+        Raises a RequestError for an empty prompt, a token outside the vocabulary or a constraint that cannot be used,
+        and StateMismatch for an initial state of another model.
+        """
+        self.check_token_ids(request.prompt_token_ids)
+        for token_id in request.params.logit_bias:
+            self._check_token_id(token_id)
+        if request.initial_state is not None:
+            request.initial_state.check(self._config)
+            start = Start.of(request.initial_state.copy())
+        seed = secrets.randbits(32) if request.params.seed is None else request.params.seed
+        return Sequence(
+            request=request,
+            initial_state=start.state,
+            initial_state_digest=start.digest,
+            seed=seed,
+            sampling=self._sampling(request, seed),
+            arrived_at=arrived_at,
+            snapshot_lengths=self._snapshot_lengths(request),
+        )
+
+    def check_token_ids(self, token_ids: Iterable[int]) -> None:
+        """PromptEmpty or TokenOutOfRange."""
+        if not token_ids:
+            raise PromptEmpty()
+        for token_id in token_ids:
+            self._check_token_id(token_id)
+
+    def _check_token_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self._config.vocab_size:
+            raise TokenOutOfRange(found=token_id, vocab_size=self._config.vocab_size)
+
+    def _sampling(self, request: GenerationRequest, seed: int) -> SequenceSampling:
+        adjustments = Adjustments(request.params, self._penalty_exempt, request.prompt_token_ids)
+        constraint = None if request.constraint is None else self._constraint(request.constraint)
+        return SequenceSampling(request.params, seed, adjustments, constraint)
+
+    def _constraint(self, description: dict[str, object]) -> Constraint:
+        if self._constraint_factory is None:
+            raise RequestError(reason="this engine has no constrained decoding")
+        return self._constraint_factory(description)
+
+    def _snapshot_lengths(self, request: GenerationRequest) -> list[int]:
+        """The boundaries inside the prompt; of too many the last, which are asked for most."""
+        inside = sorted({b for b in request.boundaries if 0 < b <= len(request.prompt_token_ids)})
+        return inside[max(0, len(inside) - self._max_snapshots) :]
 
 
 @dataclass(frozen=True)

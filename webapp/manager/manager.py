@@ -15,10 +15,9 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import GenerationRequest, TokenLogprob
 from webapp.engine.sampling_params import MOST_ALTERNATIVES
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import (
     InvalidSampling,
     ModelError,
@@ -122,12 +121,12 @@ class ModelManager:
             given: dict[str, Any] = {"model": model, "strategy": strategy, "state": state, "options": options}
             wanted = replace(choice, **{name: value for name, value in given.items() if value is not None})
             may_drop_state = state is None and (before is not None or model is not None)
-            self._supervisor.order_load(self._resolver.resolve(wanted, before, may_drop_state))
+            self._supervisor.request_load(self._resolver.resolve(wanted, before, may_drop_state))
 
     def load_anyway(self) -> None:
         """Starts loading what :meth:`load` or a request was refused last because it does not fit. From then on requests
         load it too, until memory ran out. NoModelLoaded when nothing was refused."""
-        self._supervisor.order_refused()
+        self._supervisor.request_refused()
 
     def choose(
         self,
@@ -174,7 +173,7 @@ class ModelManager:
 
     def unload(self) -> None:
         """Starts unloading in the background, after the grace running answers get; cancels a load."""
-        self._supervisor.order_unload()
+        self._supervisor.request_unload()
 
     def apply_state(self, name_or_path: str) -> StateInfo:
         """Makes a state file the beginning of every later sequence, without a reload; "" goes back to the model's own

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from webapp.engine.backend import LoadProgress
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.outputs import GenerationRequest, PrefillProgress, QueueReport, TokenLogprob, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 
 if TYPE_CHECKING:
     import numpy as np

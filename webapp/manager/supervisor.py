@@ -1,7 +1,7 @@
-"""Which engine runs: one state machine for what serves, loads and drains, what is ordered next, and who waits.
+"""Which engine runs: one state machine for what serves, loads and drains, what comes next, and who waits.
 
 Everything here and in the sessions is guarded by one lock, :attr:`Supervisor.changed`. Handles have a lock of their
-own, taken last. What takes time (loading, draining, ending) is done by a worker thread, one order after the other.
+own, taken last. What takes time (loading, draining, ending) is done by a worker thread, one change after the other.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Order:
+class Change:
     """``target`` None is an unload. A cancelled one carries the error it ends with, as soon as it can."""
 
     target: Target | None
@@ -70,7 +70,9 @@ class Supervisor:
         stall_limits: StallLimits,
         fit: FitCheck,
     ) -> None:
-        self.changed = threading.Condition(threading.RLock())
+        lock = threading.RLock()
+        self.changed = threading.Condition(lock)
+        self._work_came = threading.Condition(lock)  # of its own: an answer's end need not wake the worker
         self.goal: Target | None = None
         self.session: EngineSession | None = None
         self.error: RoostError | None = None
@@ -84,8 +86,8 @@ class Supervisor:
         self._loading: EngineSession | None = None
         self._retiring: EngineSession | None = None
         self._ended: list[EngineSession] = []
-        self._next: Order | None = None
-        self._running: Order | None = None
+        self._next: Change | None = None
+        self._running: Change | None = None
         self._waiting: list[tuple[RequestHandle, Target]] = []
         self._last_good: Target | None = None
         self._refused: Target | None = None
@@ -120,8 +122,8 @@ class Supervisor:
     @property
     def _load_at_hand(self) -> Target | None:
         """What is going to be loaded, cancelled loads aside."""
-        order = self._next or self._running
-        return order.target if order is not None and order.error is None else None
+        change = self._next or self._running
+        return change.target if change is not None and change.error is None else None
 
     @property
     def _answering(self) -> list[EngineSession]:
@@ -130,21 +132,21 @@ class Supervisor:
     @property
     def _phase(self) -> str:
         """As of ModelStatus."""
-        order = self._next or self._running
-        if order is not None:
-            return "loading" if order.target else "unloading"
+        change = self._next or self._running
+        if change is not None:
+            return "loading" if change.target else "unloading"
         if self.session is not None:
             return "answering" if self.session.open_count else "ready"
         return "failed" if self.error and not isinstance(self.error, LoadCancelled) else "empty"
 
     def wait_settled(self, timeout_s: float | None) -> bool:
-        """Until no load is ordered or running; False after the time."""
+        """Until no load waits or runs; False after the time."""
         with self.changed:
             return self.changed.wait_for(lambda: not (self._next or self._running) or self.is_closing, timeout_s)
 
-    # orders
+    # changes
 
-    def order_load(self, target: Target, anyway: bool = False) -> None:
+    def request_load(self, target: Target, anyway: bool = False) -> None:
         """By hand: forgets crashes. Nothing new happens when the same is loaded or being loaded already. Raises
         ModelDoesNotFit unless ``anyway``."""
         with self.changed:
@@ -159,19 +161,19 @@ class Supervisor:
                 self._fit.accept(target)
             else:
                 self._check_fit(target, by_hand=True)
-            self._order(target)
+            self._request(target)
 
-    def order_refused(self) -> None:
+    def request_refused(self) -> None:
         """Loads what was refused last because it does not fit; NoModelLoaded when nothing was."""
         with self.changed:
             if self._refused is None:
                 raise NoModelLoaded()
-            self.order_load(self._refused, anyway=True)
+            self.request_load(self._refused, anyway=True)
 
-    def order_unload(self) -> None:
+    def request_unload(self) -> None:
         with self.changed:
             self._check_open()
-            self._replace_orders(Order(None) if self.session else None)
+            self._replace_changes(Change(None) if self.session else None)
             self.error = None
             self._tell()
 
@@ -179,10 +181,10 @@ class Supervisor:
         """What was loaded before, if it is still there, stays."""
         with self.changed:
             if self._load_at_hand is not None:
-                self._replace_orders(None)
+                self._replace_changes(None)
 
     def ensure_loading(self, target: Target) -> None:
-        """Orders a load unless there is a model or one is coming; CrashLoop when that has failed too often,
+        """Begins a load unless there is a model or one is coming; CrashLoop when that has failed too often,
         ModelDoesNotFit."""
         with self.changed:
             self._check_open()
@@ -191,25 +193,26 @@ class Supervisor:
             if self._crashes >= self._settings.crash_tries:
                 raise CrashLoop(tries=self._crashes, reason=self._last_crash)
             self._check_fit(target)
-            self._order(target)
+            self._request(target)
 
     def set_goal(self, target: Target) -> None:
         """Chooses what the next load will load; what is loaded or being loaded gets its state at once."""
         with self.changed:
-            for order in (self._next, self._running):
-                if order and order.target and order.target.is_same_model(target):
-                    order.target = target
+            for change in (self._next, self._running):
+                if change and change.target and change.target.is_same_model(target):
+                    change.target = target
             for session in (self.session, self._loading):
                 if session and session.target.is_same_model(target):
                     session.set_state(target)
             self.goal = target
+            self._work_came.notify_all()  # it may be unloaded sooner when idle
             self._tell()
 
     def close(self) -> None:
         """Everything ends; returns when the engine and the worker are gone. May be called again, and by many."""
         with self.changed:
             self.is_closing = True
-            self._replace_orders(None, ShuttingDown())
+            self._replace_changes(None, ShuttingDown())
             self._fail_waiting(ShuttingDown())
         if self._worker is not None and self._worker is not threading.current_thread():
             self._worker.join()
@@ -227,17 +230,17 @@ class Supervisor:
             self._tell()
             raise refusal
 
-    def _order(self, target: Target) -> None:
+    def _request(self, target: Target) -> None:
         self.error = self._refused = None
-        self._replace_orders(Order(target))
+        self._replace_changes(Change(target))
         if self._worker is None:
             self._worker = threading.Thread(target=self._work, name="roost-model-manager", daemon=True)
             self._worker.start()
 
-    def _replace_orders(self, order: Order | None, error: RoostError | None = None) -> None:
-        """``order`` instead of the one at hand, which is cancelled if it is a load."""
+    def _replace_changes(self, change: Change | None, error: RoostError | None = None) -> None:
+        """``change`` instead of the one at hand, which is cancelled if it is a load."""
         error = error or LoadCancelled()
-        dropped, self._next = self._next, order
+        dropped, self._next = self._next, change
         if self._running is not None and self._running.target is not None:
             self._running.error = error
             if self._loading is not None:
@@ -245,10 +248,11 @@ class Supervisor:
         elif dropped is not None and dropped.target is not None:
             self._fail_waiting(error)
             self.error = error
-        if order is not None and order.target is not None:
-            self.goal = order.target
+        if change is not None and change.target is not None:
+            self.goal = change.target
         elif self._running is None and self.session is not None:
             self.goal = self.session.target
+        self._work_came.notify_all()
         self._tell()
 
     # requests
@@ -290,7 +294,7 @@ class Supervisor:
             raise QueueFull(waiting=open_count - seats)
 
     def _take_waiting(self) -> list[tuple[RequestHandle, Target]]:
-        """All but those for what the next order is still to load."""
+        """All but those for what the next change is still to load."""
         later = self._next.target if self._next else None
         stay = [later is not None and target.is_same_model(later) for _, target in self._waiting]
         taken = [pair for pair, stays in zip(self._waiting, stay, strict=True) if not stays]
@@ -305,28 +309,28 @@ class Supervisor:
 
     def _work(self) -> None:
         while not self.is_closing:
-            order = self._take_order()
-            if order is None:
+            change = self._take_change()
+            if change is None:
                 continue
             try:
-                self._carry_out(order)
+                self._carry_out(change)
             except Exception as exc:
                 if not isinstance(exc, RoostError):
-                    logger.exception("an order to the engine failed")
-                self._report_failure(order, as_roost_error(exc))
+                    logger.exception("a change of the engine failed")
+                self._report_failure(change, as_roost_error(exc))
         self._end_all()
 
-    def _take_order(self) -> Order | None:
-        """Makes the next order the running one. None after tidying up a dead engine, or at the end."""
+    def _take_change(self) -> Change | None:
+        """Makes the next change the running one. None after tidying up a dead engine, or at the end."""
         with self.changed:
             self._running = None
             self._tell()
             while not (self._next or self._ended or self.is_closing):
                 wait_s = self._idle_left_s()
                 if wait_s is not None and wait_s <= 0:
-                    self._next = Order(None)
+                    self._next = Change(None)
                 else:
-                    self.changed.wait(wait_s)
+                    self._work_came.wait(wait_s)
             ended, self._ended = self._ended, []
             if not ended and not self.is_closing:
                 self._running, self._next = self._next, None
@@ -336,38 +340,39 @@ class Supervisor:
         return None
 
     def _idle_left_s(self) -> float | None:
+        """Until an idle model has to be unloaded, or it is time to look whether it is idle; None for never."""
         session = self.session
         limit = session.target.options.idle_unload_s if session is not None else None
-        if not limit or session is None or session.is_busy:
+        if not limit or session is None:
             return None
-        return session.idle_since + limit - time.monotonic()
+        return limit if session.is_busy else session.idle_since + limit - time.monotonic()
 
-    def _carry_out(self, order: Order) -> None:
+    def _carry_out(self, change: Change) -> None:
         old = self.session
-        if order.target is not None:
-            if old is not None and not self._has_room(order.target):
-                self._retire(old, order)
+        if change.target is not None:
+            if old is not None and not self._has_room(change.target):
+                self._retire(old, change)
                 old = None
-            self._load(order, order.target)
+            self._load(change, change.target)
         if old is not None:
-            self._retire(old, order)
+            self._retire(old, change)
 
-    def _load(self, order: Order, target: Target) -> None:
+    def _load(self, change: Change, target: Target) -> None:
         # Brings msgspec and subprocess, which a start does without.
         from webapp.manager.client import start_engine_process
         from webapp.manager.session import EngineSession, load_command
 
         command = load_command(target, self._settings)
         with self.changed:
-            if order.error is not None or order.target is None:
-                raise order.error or ModelUnloaded()
-            session = EngineSession(order.target, self.changed, self._session_changed, self._stall_limits)
-            session.start(self._start_engine or start_engine_process, command(order.target.start))
+            if change.error is not None or change.target is None:
+                raise change.error or ModelUnloaded()
+            session = EngineSession(change.target, self.changed, self._session_changed, self._stall_limits)
+            session.start(self._start_engine or start_engine_process, command(change.target.start))
             self.error, self._loading = None, session
             self._tell()
         try:
             session.wait_loaded(self._settings.load_timeout_s or None)
-            self._put_in_place(session, order)
+            self._put_in_place(session, change)
         except RoostError as exc:
             if session.has_crashed:
                 self._count_crash(session)
@@ -375,10 +380,10 @@ class Supervisor:
             session.close(exc, CLOSE_GRACE_S)
             raise
 
-    def _put_in_place(self, session: EngineSession, order: Order) -> None:
+    def _put_in_place(self, session: EngineSession, change: Change) -> None:
         with self.changed:
-            if order.error is not None:  # cancelled at the last moment
-                raise order.error
+            if change.error is not None:  # cancelled at the last moment
+                raise change.error
             self._loading, self._running = None, None
             self._retiring, self.session = self.session, session
             self._last_good = session.target
@@ -392,14 +397,14 @@ class Supervisor:
                     handle.finish(FinishReason.ERROR, ModelUnloaded())
             self._session_changed(session)  # it may have died between its last word and here
 
-    def _retire(self, old: EngineSession, order: Order) -> None:
+    def _retire(self, old: EngineSession, change: Change) -> None:
         """Lets what runs finish for a while, then ends the engine. A load cancelled meanwhile leaves it be."""
         with self.changed:
             self.changed.wait_for(
-                lambda: not old.is_busy or old.error or self.is_closing or order.error, self._settings.swap_grace_s
+                lambda: not old.is_busy or old.error or self.is_closing or change.error, self._settings.swap_grace_s
             )
-            if order.error is not None and self.session is old:
-                raise order.error
+            if change.error is not None and self.session is old:
+                raise change.error
             self._retiring = old
             if self.session is old:
                 self.session = None
@@ -409,20 +414,20 @@ class Supervisor:
             self._retiring = None
             self._tell()
 
-    def _report_failure(self, order: Order, error: RoostError) -> None:
+    def _report_failure(self, change: Change, error: RoostError) -> None:
         """A failed swap goes back to what was loaded before: it is still there, or the next request loads it again."""
         level = logging.INFO if isinstance(error, (LoadCancelled, ShuttingDown)) else logging.WARNING
-        logger.log(level, "an order for %s failed: %s", order.target.name if order.target else "no model", error)
+        logger.log(level, "a change to %s failed: %s", change.target.name if change.target else "no model", error)
         with self.changed:
             self._loading = self._running = None
             self.error = None if self.is_closing else self._with_count(error)
             if self._next is None:
-                self.goal = self.session.target if self.session else self._last_good or order.target
+                self.goal = self.session.target if self.session else self._last_good or change.target
             self._fail_waiting(error)
-            if order.target is not None and isinstance(error, OutOfMemory):
-                self._fit.note_failure(order.target)
-            if order.target is not None and isinstance(error, EngineStalled):
-                self._load_again(order.target)
+            if change.target is not None and isinstance(error, OutOfMemory):
+                self._fit.note_failure(change.target)
+            if change.target is not None and isinstance(error, EngineStalled):
+                self._load_again(change.target)
             self._tell()
 
     def _end_all(self) -> None:
@@ -449,6 +454,7 @@ class Supervisor:
         if session.error is not None and session is self.session:
             self.session = None
             self._ended.append(session)
+            self._work_came.notify_all()
             if session.has_crashed:
                 self._count_crash(session)
             self.error = self._with_count(session.error)
@@ -460,7 +466,7 @@ class Supervisor:
         """After an engine that hung."""
         is_free = self._running is None and self._next is None and not self.is_closing
         if is_free and self._crashes < self._settings.crash_tries:
-            self._replace_orders(Order(target))
+            self._replace_changes(Change(target))
 
     def _with_count(self, error: RoostError) -> RoostError:
         """CrashLoop, when it was one too many: the next request will not load again."""

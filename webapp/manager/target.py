@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.engine_options import EngineOptions
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.registry import runnable
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import FileMissing, RoostError, StateDropped, StateMismatch, WeightsError
 from webapp.manager.library import STATES, ModelLibrary, find_file
 from webapp.tokenizer import Tokenizer, load_tokenizer

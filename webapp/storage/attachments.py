@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from webapp.chat.attached_files import AttachedFile, ReadMode
 from webapp.errors import AttachmentNotFound, AttachmentSent, AttachmentsFull, ChatNotFound
 from webapp.storage.database import Database
-from webapp.storage.rows import insert, storable
+from webapp.storage.records import insert, storable
 
 COLUMNS = "id, chat_id, name, mode, size_bytes, characters, tokens, tokenizer, is_pending, created_at"
 

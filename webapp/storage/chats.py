@@ -11,7 +11,7 @@ from typing import Any
 from webapp.chat.attached_files import attached_files
 from webapp.chat.messages import Message, ThinkMode
 from webapp.errors import ChatNotFound, MessageNotFound
-from webapp.storage import attachments, export, message_tree, search
+from webapp.storage import attachments, export, records, search
 from webapp.storage.database import Database
 from webapp.storage.records import (
     Chat,
@@ -22,10 +22,14 @@ from webapp.storage.records import (
     chat_columns,
     chat_from_row,
     chat_tools_to_json,
+    insert,
     message_columns,
+    row_of,
+    storable,
     stored_message_from_row,
+    to_json,
+    update,
 )
-from webapp.storage.rows import insert, row_of, storable, to_json, update
 
 Summaries = list[ChatSummary]
 Messages = list[StoredMessage]
@@ -151,17 +155,17 @@ class ChatStore:
         """The shown branch, root first. A streaming message comes with what it has so far."""
         with self.database.connect() as connection:
             head_id = row_of(connection, "chats", chat_id, ChatNotFound)["head_id"]
-            return message_tree.path_to(connection, head_id) if head_id is not None else []
+            return records.path_to(connection, head_id) if head_id is not None else []
 
     def path_to(self, message_id: str) -> Messages:
         """The branch from the root to this message, shown or not."""
         with self.database.connect() as connection:
-            return message_tree.path_to(connection, message_id)
+            return records.path_to(connection, message_id)
 
     def message(self, message_id: str) -> StoredMessage:
         with self.database.connect() as connection:
-            stored = stored_message_from_row(message_tree.living_row(connection, message_id))
-            return message_tree.with_versions(connection, [message_tree.with_journal(connection, stored)])[0]
+            stored = stored_message_from_row(records.living_row(connection, message_id))
+            return records.with_versions(connection, [records.with_journal(connection, stored)])[0]
 
     def add_message(
         self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete", model: str = ""
@@ -171,7 +175,7 @@ class ChatStore:
         now, message_id = time.time(), uuid.uuid4().hex
         with self.database.transaction() as connection:
             row_of(connection, "chats", chat_id, ChatNotFound)
-            if parent_id is not None and message_tree.living_row(connection, parent_id)["chat_id"] != chat_id:
+            if parent_id is not None and records.living_row(connection, parent_id)["chat_id"] != chat_id:
                 raise MessageNotFound()
             columns = message_columns(message) | {
                 "id": message_id,
@@ -186,19 +190,19 @@ class ChatStore:
             if status != "streaming":
                 self._index(connection, seq, columns["content"])
             update(connection, "chats", chat_id, head_id=message_id, updated_at=now)
-            stored = stored_message_from_row(message_tree.living_row(connection, message_id))
-            return message_tree.with_versions(connection, [stored])[0]
+            stored = stored_message_from_row(records.living_row(connection, message_id))
+            return records.with_versions(connection, [stored])[0]
 
     def append_tokens(self, message_id: str, text: str, reasoning: str, token_ids: Iterable[int]) -> None:
         """One step of a streaming message; cheap, and safe from then on."""
         with self.database.transaction() as connection:
-            message_tree.append_journal(connection, message_id, text, reasoning, token_ids)
+            records.append_journal(connection, message_id, text, reasoning, token_ids)
 
     def reopen_message(self, message_id: str, message: Message) -> None:
         """Marks it as being written again; steps are appended to ``message``."""
         with self.database.transaction() as connection:
-            message_tree.living_row(connection, message_id)
-            message_tree.clear_journal(connection, message_id)
+            records.living_row(connection, message_id)
+            records.clear_journal(connection, message_id)
             columns = message_columns(message) | {"status": "streaming", "error": None}
             update(connection, "messages", message_id, **columns)
 
@@ -227,7 +231,7 @@ class ChatStore:
         """Another text, calls or metadata for a message that is not being written; its place and status stay."""
         columns = message_columns(message)
         with self.database.transaction() as connection:
-            row = message_tree.living_row(connection, message_id)
+            row = records.living_row(connection, message_id)
             update(connection, "messages", message_id, **columns)
             self._index(connection, row["seq"], columns["content"])
 
@@ -237,7 +241,7 @@ class ChatStore:
         For the start of the process that writes answers, before it writes any.
         """
         with self.database.transaction() as connection:
-            abandoned = message_tree.abandoned(connection)
+            abandoned = records.abandoned(connection)
             for stored in abandoned:
                 columns = message_columns(stored.message) | {"status": "interrupted", "finish_reason": "abort"}
                 self._finish(connection, stored.id, columns)
@@ -246,17 +250,17 @@ class ChatStore:
     def select_version(self, message_id: str) -> None:
         """Shows the branch through this message, down to its newest leaf."""
         with self.database.transaction() as connection:
-            chat_id = message_tree.living_row(connection, message_id)["chat_id"]
-            message_tree.show(connection, chat_id, message_tree.newest_leaf(connection, message_id))
+            chat_id = records.living_row(connection, message_id)["chat_id"]
+            records.show(connection, chat_id, records.newest_leaf(connection, message_id))
 
     def delete_message(self, message_id: str) -> None:
         """Hides it and what follows; :meth:`restore_message` brings the same back."""
         with self.database.transaction() as connection:
-            message_tree.delete_subtree(connection, message_id, time.time())
+            records.delete_subtree(connection, message_id, time.time())
 
     def restore_message(self, message_id: str) -> None:
         with self.database.transaction() as connection:
-            message_tree.restore_subtree(connection, message_id)
+            records.restore_subtree(connection, message_id)
 
     # documents
 
@@ -273,7 +277,7 @@ class ChatStore:
             rows = connection.execute(
                 "SELECT * FROM messages WHERE chat_id = ? AND deleted_at IS NULL ORDER BY seq", (chat_id,)
             ).fetchall()
-            messages = [message_tree.with_journal(connection, stored_message_from_row(row)) for row in rows]
+            messages = [records.with_journal(connection, stored_message_from_row(row)) for row in rows]
             files = attachments.documents(connection, chat_id)
         return export.document(chat, messages, files)
 
@@ -288,7 +292,7 @@ class ChatStore:
         if row is None:
             raise MessageNotFound()
         update(connection, "messages", message_id, **columns)
-        message_tree.clear_journal(connection, message_id)
+        records.clear_journal(connection, message_id)
         self._index(connection, row["seq"], columns["content"])
         update(connection, "chats", row["chat_id"], updated_at=time.time())
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from webapp.errors import McpServerInvalid, McpServerNotFound, Phrase, phrase_from_dict
 from webapp.storage.database import Database
-from webapp.storage.rows import count_of, insert, is_name_taken, later_than, row_of, to_json, update
+from webapp.storage.records import count_of, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked_server
 
 MOST_SERVERS = 50

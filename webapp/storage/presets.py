@@ -17,7 +17,7 @@ from typing import Any
 
 from webapp.errors import PresetChanged, PresetNameTaken, PresetNotFound, TooManyPresets
 from webapp.storage.database import Database
-from webapp.storage.rows import later_than, storable, to_json
+from webapp.storage.records import later_than, storable, to_json
 
 MOST_PRESETS = 500
 ACTIVE = "active_preset"

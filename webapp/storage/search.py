@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 
-from webapp.storage.records import SearchHit
-from webapp.storage.rows import storable
+from webapp.storage.records import SearchHit, storable
 
 EXCERPT_CHARS = 160
 _BEFORE_CHARS = 40

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 
 from webapp.errors import StorageError
 from webapp.storage.database import Database
-from webapp.storage.rows import insert
+from webapp.storage.records import insert
 
 UNUSED_S = 90 * 86_400.0
 """A session nobody has used for so long is forgotten."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from webapp.errors import BenchNotFound, BenchRefused
 from webapp.storage.database import Database
-from webapp.storage.rows import count_of, insert, row_of, to_json, update
+from webapp.storage.records import count_of, insert, row_of, to_json, update
 from webapp.tools.bench import MAX_CASES, BenchCase, case_from_dict, case_to_dict
 
 KEPT_RUNS = 20

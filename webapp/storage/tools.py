@@ -12,7 +12,7 @@ from typing import Any
 
 from webapp.errors import Phrase, ToolInvalid, ToolNotFound
 from webapp.storage.database import Database
-from webapp.storage.rows import count_of, insert, is_name_taken, later_than, row_of, to_json, update
+from webapp.storage.records import count_of, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, ToolDefinition, checked
 
 MOST_TOOLS = 200

@@ -23,7 +23,7 @@ from enum import Enum
 from ipaddress import ip_address
 from typing import Any
 
-from flask import Flask, Request, Response, current_app, g, has_app_context, has_request_context, request
+from flask import Flask, Request, Response, current_app, g, has_app_context, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
@@ -44,7 +44,7 @@ from webapp.web import login
 from webapp.web.api.operations import is_api_path
 from webapp.web.error_answers import answer_error, wants_json
 from webapp.web.peer import PEER, TrustedProxies, is_direct, is_loopback, is_of_own_account
-from webapp.web.roles import Role, least_role, most_needed, role_without_proof
+from webapp.web.roles import Role, least_role, role_without_proof
 from webapp.web.socket.channel import REFUSAL_KEY
 from webapp.web.socket.limits import RateLimit, address_key
 
@@ -173,7 +173,6 @@ class Guard:
         app.wsgi_app = self._past_proxies(app.wsgi_app)  # type: ignore[method-assign]
         app.before_request(self.check)
         app.after_request(self._add_headers)
-        app.context_processor(role_words)
 
     def _past_proxies(self, wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
         def call(environ: dict[str, Any], start_response: Any) -> Any:
@@ -382,13 +381,6 @@ def current_role() -> Role:
     """Of whoever sent the request that is being answered."""
     role: Role = g.get("role", Role.STRANGER) if has_app_context() else Role.STRANGER
     return role
-
-
-def role_words() -> dict[str, Any]:
-    """For templates: the reader's ``role``, and whether the page is about what only a higher one can change."""
-    role = current_role()
-    pages = [name for name in request.blueprints if name != "sessions"] if has_request_context() else []
-    return {"role": role.name.lower(), "is_owner_needed": role < most_needed(pages)}
 
 
 def require(role: Role) -> None:

@@ -16,6 +16,7 @@ from webapp.manager.library import ModelEntry
 from webapp.manager.status import ModelStatus
 from webapp.services.library.placing import size_text
 from webapp.services.strategy.choice import strategy_on_load
+from webapp.web.guard import current_role
 from webapp.web.kit.page import (
     PageContext,
     Translator,
@@ -27,6 +28,7 @@ from webapp.web.kit.page import (
     wants_fragment,
 )
 from webapp.web.login import local_path
+from webapp.web.roles import most_needed
 
 blueprint = Blueprint("status", __name__, url_prefix="/status")
 NAME_CHARS = 500
@@ -75,7 +77,8 @@ class LazyShell:
 
 
 def shell(page: PageContext) -> Values:
-    """``base.html``, on every page. ``theme`` is "", "light" or "dark"; ``html_lang`` the tag for the document."""
+    """``base.html``, on every page. ``theme`` is "", "light" or "dark"; ``html_lang`` the tag for the document;
+    ``is_owner_needed``: the page is about what only a higher role than the reader's can change."""
     theme = request.cookies.get(THEME_COOKIE, "")
     return {
         "html_lang": HTML_LANGS.get(page.locale, page.locale),
@@ -96,6 +99,8 @@ def shell(page: PageContext) -> Values:
             for code, name in LOCALES.items()
         ],
         "strip": strip(page.status, page.t),
+        "role": current_role().name.lower(),
+        "is_owner_needed": current_role() < most_needed(name for name in request.blueprints if name != "sessions"),
     }
 
 

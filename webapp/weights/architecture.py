@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import Phrase
 from webapp.weights.tensor_info import TensorInfo
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import FileReadingFailed, Phrase, error_from_dict, phrase_from_dict
 from webapp.weights.failed_files import FailedFiles
 from webapp.weights.inspection import Inspection

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import NotAModel, Phrase, WeightsError
 from webapp.weights.architecture import STATE_NAME, Description, describe, dominant_dtype, parameter_count
 from webapp.weights.file_format import FORMAT_NAMES, read_contents

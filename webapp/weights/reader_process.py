@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import Phrase, RoostError, WeightsError
 from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.state_sheet import StateSheet, sheet_of

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.weights.architecture import STATE_NAME, describe
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.state_layers import read_layers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 
 if TYPE_CHECKING:
     from webapp.weights.state_file import StateFile  # brings numpy

@@ -1,7 +1,7 @@
 import pytest
 
 from webapp.chat.prompts import RenderedPrompt
-from webapp.services.generation.text import AnswerText
+from webapp.services.generation.generation import AnswerText
 
 
 def answer(world, text_or_ids, *stops):

@@ -12,7 +12,7 @@ from webapp.backends.rwkv_pip import requirements
 from webapp.backends.rwkv_pip.strategy import PROBLEMS, place_layers
 from webapp.engine import registry
 from webapp.engine.backend import Availability
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.i18n import phrase, translate, translate_error
 from webapp.i18n.translation import CATALOGUE_DIR

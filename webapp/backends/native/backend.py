@@ -25,8 +25,7 @@ from webapp.engine.backend import (
     SavedState,
     Suggestion,
 )
-from webapp.engine.model_config import ModelConfig
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import BackendUnavailable, ModelLoadFailed, Phrase, StrategyError
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from webapp.backends.native import library
 from webapp.engine.backend import LoadProgress, ProgressCallback
-from webapp.engine.model_config import ModelConfig
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory, Phrase, WeightsError
 from webapp.weights.naming import open_official
 

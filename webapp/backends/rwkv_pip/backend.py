@@ -31,8 +31,7 @@ from webapp.engine.backend import (
     Row,
     Suggestion,
 )
-from webapp.engine.model_config import ModelConfig
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelLoadFailed, OutOfMemory, RoostError
 
 if TYPE_CHECKING:

@@ -27,8 +27,7 @@ from webapp.backends.rwkv_pip import layout, requirements
 from webapp.backends.rwkv_pip.layout import DTYPES, LAYOUT_KEY, V7_LAYOUT
 from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy, parse_strategy, refuse
 from webapp.engine.backend import LoadProgress, ProgressCallback
-from webapp.engine.model_config import ModelConfig
-from webapp.engine.state import RecurrentState
+from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ConversionError, ConversionRefused, ModelLoadFailed, WeightsError
 from webapp.weights.checkpoint import Inspection, inspect, open_checkpoint
 from webapp.weights.convert.plan import PlannedTensor

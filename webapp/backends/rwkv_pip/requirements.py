@@ -28,7 +28,7 @@ from webapp.backends.rwkv_pip.strategy import (
     unavailable,
 )
 from webapp.engine.backend import RAM, Availability, Footprint, ModelFile, TensorSize
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import Phrase
 
 NVIDIA_TRACES = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # driver, WSL 2, AMD's ROCm

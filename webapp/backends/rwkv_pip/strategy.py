@@ -16,7 +16,7 @@ from itertools import groupby
 from typing import Any, NoReturn
 
 from webapp.engine.backend_options import BackendKind, BackendOption, Builder, Options, PlacedRun
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 
 MAX_LENGTH = 500

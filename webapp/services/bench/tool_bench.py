@@ -36,9 +36,8 @@ from webapp.errors import (
 )
 from webapp.manager.handles import Service
 from webapp.manager.manager import ModelManager
-from webapp.services.generation.generation import Generation
+from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import PromptModel, call_constraint, dialect_of, prepare, template_of
-from webapp.services.generation.text import AnswerText
 from webapp.services.jobs import Jobs, Running
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun

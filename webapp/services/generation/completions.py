@@ -18,7 +18,7 @@ from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelUnloaded, ParameterInvalid, error_from_dict
 from webapp.manager.manager import ModelManager
-from webapp.services.generation.generation import Generation
+from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import (
     AnswerRequest,
     ChatPrompt,
@@ -32,7 +32,6 @@ from webapp.services.generation.request import (
     raw_prompt,
     template_of,
 )
-from webapp.services.generation.text import AnswerText
 from webapp.services.presets.presets import Presets
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection

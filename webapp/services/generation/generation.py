@@ -9,19 +9,229 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from webapp.chat.events import AnswerEvent, Failed, Finished, Usage, Waiting
+from webapp.chat.events import (
+    AnswerEvent,
+    AnswerToken,
+    CallDelta,
+    ContentDelta,
+    Failed,
+    Finished,
+    ReasoningDelta,
+    TextEvent,
+    Usage,
+    Waiting,
+)
+from webapp.chat.messages import ToolCall
 from webapp.chat.prompts import RenderedPrompt
+from webapp.chat.stream_router import Delta, StopFilter, StreamRouter
+from webapp.chat.tool_parser import ToolCallParser
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError, error_from_dict
 from webapp.manager.handles import EngineSilent, LoadingEvent, QueuePosition, RequestHandle, Service
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.request import PreparedPrompt, PromptModel, prepare
-from webapp.services.generation.text import AnswerText
+from webapp.tokenizer import StreamDecoder, Tokenizer
+
+SEPARATOR = "\n\n"
+
+
+class AnswerText:
+    """``content``, ``reasoning``, ``tool_calls`` and ``tokens`` are what the events so far add up to.
+
+    ``stops`` are the request's own; ``stopped_by`` is the one that came. Calls are looked for where the prompt offers
+    tools; their text is not content. ``streams_calls``: arguments come as they are written, where a grammar constrains
+    the answer. ``router`` replaces the prompt's own.
+    """
+
+    def __init__(
+        self,
+        rendered: RenderedPrompt,
+        tokenizer: Tokenizer,
+        stops: Iterable[str] = (),
+        streams_calls: bool = False,
+        router: StreamRouter | None = None,
+    ) -> None:
+        self.token_ids: list[int] = []
+        """Those of a stop too, those after it not."""
+        self.tokens: list[AnswerToken] = []
+        self.thought = 0
+        """Tokens of the thinking."""
+        self._tokenizer = tokenizer
+        self._decoder = StreamDecoder(tokenizer)
+        self._router = router or rendered.router()
+        self._parser = _parser_of(rendered, streams_calls)
+        self._stops = StopFilter(stops := tuple(stops))
+        self._has_stops = bool(stops)
+        self._raw: list[str] = []
+        self._ends: list[int] = []  # per token: characters of raw text that are certain once it is read
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: dict[str, tuple[str, list[str]]] = {}  # by id: name and pieces of the arguments
+        self._pending: deque[tuple[AnswerToken, int]] = deque()  # with the end of their text
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self._tokenizer.name
+
+    @property
+    def content(self) -> str:
+        return "".join(self._content)
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(self._reasoning)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(ToolCall(key, name, "".join(pieces)) for key, (name, pieces) in self._calls.items())
+
+    @property
+    def raw(self) -> str:
+        """Everything the model wrote, stops and tags too."""
+        return self._tokenizer.decode(self.token_ids)
+
+    @property
+    def stopped_by(self) -> str | None:
+        return self._stops.stopped_by
+
+    @property
+    def is_stopped(self) -> bool:
+        """A stop string has come; further tokens are not part of the answer."""
+        return self._stops.stopped_by is not None or self._router.stopped_by is not None
+
+    @property
+    def is_calling(self) -> bool:
+        """A call, or what may become one, is being written."""
+        return self._parser is not None and self._parser.is_inside
+
+    def feed(self, token_ids: Sequence[int], logprobs: Sequence[tuple[Any, ...]] = ()) -> list[TextEvent]:
+        """``logprobs``: for each token, or none at all."""
+        events: list[TextEvent] = []
+        for place, token_id in enumerate(token_ids):
+            if self.is_stopped:
+                break
+            events += self._feed_one(token_id, logprobs[place] if logprobs else ())
+        return joined(events)
+
+    def finish(self, is_cut: bool) -> list[TextEvent]:
+        """The rest. A ``cut`` answer could have gone on: half a character at its end is not shown, its ids are kept."""
+        rest = "" if is_cut or self.is_stopped else self._decoder.flush()
+        return joined(self._events(self._router.feed(rest) + self._router.finish(), is_end=True))
+
+    def kept_token_ids(self) -> tuple[tuple[int, ...], bool]:
+        """The ids without the template's stop, and whether they already end with the blank line after a message.
+
+        They are the sampled ids up to a token's end; only where a stop begins inside a token is the rest re-encoded.
+        """
+        if self._router.stopped_by is None:
+            return tuple(self.token_ids), "".join(self._raw).endswith(SEPARATOR)
+        end = self._router.released_chars
+        if self._router.stopped_by.startswith(SEPARATOR):
+            count = self._tokens_until(end + len(SEPARATOR))
+            if self._end_of(count) == end + len(SEPARATOR):
+                return tuple(self.token_ids[:count]), True
+        count = self._tokens_until(end)
+        begun = "".join(self._raw)[self._end_of(count) : end]
+        return (*self.token_ids[:count], *self._tokenizer.encode(begun)), False
+
+    def _tokens_until(self, end: int) -> int:
+        """The fewest tokens whose text is ``end`` characters, else the most whose text is less."""
+        count = bisect_left(self._ends, end)
+        is_exact = end > 0 and count < len(self._ends) and self._ends[count] == end
+        return count + 1 if is_exact else count
+
+    def _end_of(self, count: int) -> int:
+        return self._ends[count - 1] if count else 0
+
+    def _feed_one(self, token_id: int, logprobs: tuple[Any, ...]) -> list[TextEvent]:
+        was_thinking = self._router.is_thinking
+        text, begin = self._decoder.feed((token_id,)), self._end_of(len(self._ends))
+        self.token_ids.append(token_id)
+        self._raw.append(text)
+        self._ends.append(begin + len(text))
+        if logprobs:
+            self._pending.append((AnswerToken(token_id, logprobs, begin), begin + len(text)))
+        deltas = self._router.feed(text)
+        if self._router.is_thinking or (was_thinking and not any(isinstance(d, ContentDelta) for d in deltas)):
+            self.thought += 1
+            self._pending.clear()
+        return self._events(deltas, is_end=False)
+
+    def _events(self, deltas: list[Delta], is_end: bool) -> list[TextEvent]:
+        pieces: list[TextEvent] = []
+        for delta in deltas:
+            is_content = self._parser is not None and isinstance(delta, ContentDelta)
+            pieces += self._parser.feed(delta.text) if self._parser and is_content else [delta]
+        if is_end and self._parser is not None:
+            pieces += self._parser.finish()
+        events = [event for piece in pieces if (event := self._before_stop(piece)) is not None]
+        if is_end and (held := self._stops.flush()):
+            events.append(ContentDelta(held))
+        if self._pending and (tokens := self._released(is_end)):
+            events.append(ContentDelta("", tokens))
+        for event in events:
+            self._add(event)
+        return events
+
+    def _before_stop(self, piece: TextEvent) -> TextEvent | None:
+        """What of a piece stands before the request's own stop, which takes later calls away too."""
+        if isinstance(piece, ContentDelta) and self._has_stops:
+            text = self._stops.feed(piece.text)
+            return ContentDelta(text) if text else None
+        return None if isinstance(piece, CallDelta) and self.stopped_by is not None else piece
+
+    def _released(self, is_end: bool) -> tuple[AnswerToken, ...]:
+        """Tokens of which something is sure to be shown; at the end, all that no stop has taken away."""
+        held = self._router.held_chars + self._stops.held_chars
+        sure = self._end_of(len(self._ends)) - (0 if is_end and not self.is_stopped else held)
+        released = []
+        while self._pending and (self._pending[0][0].offset < sure or self._pending[0][1] <= sure):
+            released.append(self._pending.popleft()[0])
+        return tuple(released)
+
+    def _add(self, event: TextEvent) -> None:
+        if isinstance(event, ContentDelta):
+            self._content.append(event.text)
+            self.tokens += event.tokens
+        elif isinstance(event, ReasoningDelta):
+            self._reasoning.append(event.text)
+        else:
+            self._calls.setdefault(event.call_id, (event.name, []))[1].append(event.arguments)
+
+
+def new_call_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"
+
+
+def joined(events: list[TextEvent]) -> list[TextEvent]:
+    """Neighbouring text of one kind as one."""
+    if len(events) < 2:
+        return events
+    found: list[TextEvent] = []
+    for event in events:
+        last = found[-1] if found else None
+        if isinstance(event, ContentDelta) and isinstance(last, ContentDelta):
+            found[-1] = ContentDelta(last.text + event.text, last.tokens + event.tokens)
+        elif isinstance(event, ReasoningDelta) and isinstance(last, ReasoningDelta):
+            found[-1] = ReasoningDelta(last.text + event.text)
+        else:
+            found.append(event)
+    return found
+
+
+def _parser_of(rendered: RenderedPrompt, streams_calls: bool) -> ToolCallParser | None:
+    tools = rendered.tools
+    if tools is None:
+        return None
+    return ToolCallParser(tools.dialect.syntax, tools.names, new_call_id, is_held=streams_calls and tools.is_held)
+
 
 ABORT_GRACE_S = 5.0
 """How long an engine may take to confirm the end of an answer before it counts as ended without that."""

@@ -14,7 +14,7 @@ from typing import Any
 from webapp.errors import PresetError, PresetInvalid, PresetOutOfRange, PresetTooLong, PresetUnnamed
 from webapp.services.presets.parameters import BY_NAME, PARAMETERS, Parameter
 from webapp.storage.presets import Preset
-from webapp.storage.rows import storable
+from webapp.storage.records import storable
 
 NAME_CHARS = 80
 NOTE_CHARS = 2000

@@ -7,8 +7,8 @@ from typing import Any
 
 from webapp.engine.backend import ModelSizes
 from webapp.engine.backend_options import BY_STRATEGY, PlacedRun
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.registry import resolve_strategy, runnable, suggestions
+from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.services.strategy import fit as fits

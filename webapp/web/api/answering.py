@@ -27,8 +27,8 @@ from webapp.i18n import translate_error
 from webapp.manager.library import ModelEntry, ModelFile
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completion, Completions
+from webapp.services.generation.generation import AnswerText
 from webapp.services.generation.request import AnswerRequest
-from webapp.services.generation.text import AnswerText
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.calls import ClientGone, ModelTurns, Record

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from webapp.chat.messages import ThinkMode
 from webapp.chat.prompts import PromptTemplate, all_templates, template
@@ -22,9 +22,11 @@ from webapp.services.presets.parameters import MODEL_NAME_CHARS, SAMPLING, Param
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import ChatContext
-from webapp.web.kit.frames import FrameFields
 from webapp.web.kit.page import Choice, Translator, Values
 from webapp.web.presets.form import labels, shown_name, shown_note
+
+if TYPE_CHECKING:  # commands takes the panel's form
+    from webapp.web.chat.commands import FrameFields
 
 NEW_CHAT = Chat(id="")
 """A chat that begins with its first message; what its panel says is in the page alone until then."""

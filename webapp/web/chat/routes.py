@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import ChatNotFound, RoostError
 from webapp.services.attachments import FILE_BYTES, ROOM
 from webapp.storage.records import Chat
-from webapp.web.chat.commands import ID_CHARS, Command, Commands, address_of, read_command
+from webapp.web.chat.commands import ID_CHARS, Command, Commands, FrameFields, address_of, read_command
 from webapp.web.chat.live import ChatContext, chat_context, install
 from webapp.web.chat.panel import NEW_CHAT
 from webapp.web.chat.views import (
@@ -28,7 +28,6 @@ from webapp.web.chat.views import (
     title_of,
 )
 from webapp.web.guard import client_address, current_role
-from webapp.web.kit.frames import FrameFields
 from webapp.web.kit.page import Toast, file_name_options, render_page, wants_fragment
 
 blueprint = Blueprint("chat", __name__)

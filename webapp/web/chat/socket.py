@@ -15,12 +15,11 @@ from simple_websocket import ConnectionClosed
 
 from webapp.errors import BadFrame, RoostError, as_roost_error
 from webapp.storage.records import Chat
-from webapp.web.chat.commands import ID_CHARS, Commands, address_of, read_command
+from webapp.web.chat.commands import ID_CHARS, Commands, FrameFields, address_of, parse_frame, read_command
 from webapp.web.chat.live import chat_context, this_app
 from webapp.web.chat.panel import NEW_CHAT, chat_with
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.guard import client_address, current_role, the_guard
-from webapp.web.kit.frames import FrameFields, parse_frame
 from webapp.web.kit.page import Toast, current_locale
 
 log = logging.getLogger(__name__)

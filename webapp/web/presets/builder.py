@@ -11,8 +11,8 @@ from typing import Any
 
 from webapp.engine.backend import Availability
 from webapp.engine.backend_options import BY_STRATEGY, BackendOption, PlacedRun
-from webapp.engine.model_config import ModelConfig
 from webapp.engine.registry import build, is_automatic, kinds, read_builder
+from webapp.engine.state import ModelConfig
 from webapp.errors import sentences
 from webapp.i18n import phrase
 from webapp.services.library.placing import size_text

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from webapp.engine.model_config import ModelConfig
+from webapp.engine.state import ModelConfig
 from webapp.errors import ConversionError, ConversionRefused, Phrase
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.inspection import inspect, require_model

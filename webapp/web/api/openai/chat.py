@@ -18,8 +18,8 @@ from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, R
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import ParameterInvalid, ParameterUnsupported
 from webapp.manager.status import ModelStatus
+from webapp.services.generation.generation import AnswerText
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
-from webapp.services.generation.text import AnswerText
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import (
     Answering,
