@@ -70,7 +70,7 @@ def top_level(body: list[ast.stmt]) -> list[ast.stmt]:
 
 def is_allowed(target: str, room: str, allowed: set[str]) -> bool:
     parts = target.split(".")[1:]
-    if not parts or parts[0] in {room, "errors", "__version__"} or parts[0] in allowed:
+    if not parts or parts[0] in {room, "errors", "i18n", "__version__"} or parts[0] in allowed:
         return True
     return parts[0] == "engine" and "engine.contracts" in allowed and len(parts) > 1 and parts[1] in CONTRACTS
 

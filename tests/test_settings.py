@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import raises_code
 from webapp import settings as settings_module
-from webapp.errors import SettingsError
 from webapp.settings import SETTINGS, Settings, load_settings
 
 
@@ -90,36 +90,36 @@ def test_text_is_read_by_type(name, text, value):
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_names_the_setting(name, value):
-    with pytest.raises(SettingsError) as caught:
+    with raises_code("settings_invalid") as caught:
         SETTINGS[name].read(value)
     assert caught.value.params["name"] == name and "must" in caught.value.message
 
 
 def test_a_bad_token_is_not_shown():
-    with pytest.raises(SettingsError) as caught:
+    with raises_code("settings_invalid") as caught:
         SETTINGS["token"].read("hunter2")
     assert "hunter2" not in str(caught.value) and "hunter22" not in repr(Settings(token="hunter22"))
 
 
 def test_an_unknown_key_names_the_nearest(data_dir):
-    with pytest.raises(SettingsError, match="did you mean max_queue"):
+    with raises_code("settings_invalid", match="did you mean max_queue"):
         load(data_dir, config="max-queues = 3")
-    with pytest.raises(SettingsError, match="no such setting"):
+    with raises_code("settings_invalid", match="no such setting"):
         load(data_dir, {"qwertz": 1})
 
 
 @pytest.mark.parametrize("content", ["port = ", "port = [", "[port]\na = 1", "\x00"])
 def test_a_broken_file_is_a_typed_error(data_dir, content):
-    with pytest.raises(SettingsError):
+    with raises_code("settings_invalid"):
         load(data_dir, config=content)
 
 
 def test_a_missing_or_binary_file_is_a_typed_error(data_dir, tmp_path):
     data_dir.mkdir()
-    with pytest.raises(SettingsError, match="config"):
+    with raises_code("settings_invalid", match="config"):
         load_settings({"data_dir": data_dir}, {}, tmp_path / "none.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(SettingsError, match="config"):
+    with raises_code("settings_invalid", match="config"):
         load_settings({"data_dir": data_dir}, {}, tmp_path / "binary.toml")
 
 

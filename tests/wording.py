@@ -4,8 +4,8 @@ import re
 from html import unescape
 from typing import Any
 
-from webapp.errors import all_errors, error_from_dict
-from webapp.i18n import translate, translate_error
+from webapp.errors import all_errors, error_from_dict, translate_error
+from webapp.i18n import translate
 from webapp.i18n.translation import catalogue
 
 

@@ -17,7 +17,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import Phrase, SettingsError
+from webapp.errors import RoostError
+from webapp.i18n import Phrase
 
 CONFIG_NAME = "roost.toml"
 MIB = 1 << 20
@@ -44,7 +45,9 @@ def default_data_dir() -> Path:
     try:
         home = Path.home()
     except RuntimeError as exc:  # a container user without a home
-        raise SettingsError(name="data_dir", value="", reason="this system names no home folder") from exc
+        raise RoostError(
+            "settings_invalid", name="data_dir", value="", reason="this system names no home folder"
+        ) from exc
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "Roost"
     if sys.platform == "darwin":
@@ -240,7 +243,7 @@ class Setting:
             self.check(read)
         except ValueError as exc:
             shown = "…" if self.secret else value
-            raise SettingsError(name=self.name, value=shown, reason=reason_of(exc)) from exc
+            raise RoostError("settings_invalid", name=self.name, value=shown, reason=reason_of(exc)) from exc
         return read
 
     def check(self, value: Any) -> None:
@@ -294,7 +297,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     for name in values:
         if name not in SETTINGS:
-            raise SettingsError(name=name, value=values[name], reason=_unknown(name))
+            raise RoostError("settings_invalid", name=name, value=values[name], reason=_unknown(name))
     return {name: SETTINGS[name].read(value) for name, value in values.items()}
 
 
@@ -306,13 +309,13 @@ def _unknown(name: str) -> str:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """The checked values of a TOML file; SettingsError when it cannot be read or has an unknown key."""
+    """The checked values of a TOML file; ``settings_invalid`` when it cannot be read or has an unknown key."""
     try:
         return _checked(parse_toml(path.read_text(encoding="utf-8")))
     except OSError as exc:
-        raise SettingsError(name="config", value=str(path), reason=exc.strerror or str(exc)) from exc
+        raise RoostError("settings_invalid", name="config", value=str(path), reason=exc.strerror or str(exc)) from exc
     except ValueError as exc:  # TOMLDecodeError and UnicodeDecodeError both are
-        raise SettingsError(name="config", value=str(path), reason=str(exc)) from exc
+        raise RoostError("settings_invalid", name="config", value=str(path), reason=str(exc)) from exc
 
 
 def parse_toml(text: str) -> dict[str, Any]:

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from tests.engine.driving import forward
+from tests.errors import raises_code
 from webapp.backends.fake import FakeBackend, FakeOptions, fake_config
 from webapp.engine.backend import ModelSizes
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.state import RecurrentState
-from webapp.errors import LoadCancelled, ModelLoadFailed, StrategyError
+from webapp.errors import ModelError, StrategyError
 
 
 def options_of(text):
@@ -98,16 +99,16 @@ def test_loading_reports_progress_and_can_be_cancelled():
     assert [p.done_bytes for p in seen] == [0, 25, 50, 75, 100] and backend.config.vocab_size == 300
 
     def cancel(progress):
-        raise LoadCancelled()
+        raise ModelError("load_cancelled")
 
-    with pytest.raises(LoadCancelled):
+    with raises_code("load_cancelled"):
         FakeBackend.load("", fake_config(), options_of(""), cancel)
 
 
 def test_it_refuses_and_fails_with_typed_errors():
     with pytest.raises(StrategyError, match="because"):
         FakeBackend.check(ModelSizes(fake_config()), options_of("refuse=because"))
-    with pytest.raises(ModelLoadFailed, match="why not"):
+    with raises_code("load_failed", match="why not"):
         load('load_fail="why not"')
     with pytest.raises(StrategyError, match="slotz"):
         options_of("slotz=3")

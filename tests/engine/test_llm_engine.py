@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 
 from tests.engine.driving import GREEDY, engine, forward, request, run
+from tests.errors import raises_code
 from webapp.backends.fake import fake_config
 from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import FinishReason, QueueReport
 from webapp.engine.state import RecurrentState
-from webapp.errors import EngineCrashed, PromptEmpty, RequestError, StateMismatch, TokenOutOfRange
+from webapp.errors import EngineCrashed, RequestError
 
 
 def world_bytes(text):
@@ -312,17 +313,17 @@ def test_a_constraint_that_breaks_ends_its_sequence_alone():
 @pytest.mark.parametrize(
     "wrong, error",
     [
-        (request(prompt=()), PromptEmpty),
-        (request(prompt=(1, 256)), TokenOutOfRange),
-        (request(prompt=(-1,)), TokenOutOfRange),
-        (request(logit_bias={300: 1.0}), TokenOutOfRange),
-        (request(constraint={"below": 3}), RequestError),
-        (request(initial_state=flavoured(1, fake_config(architecture="6"))), StateMismatch),
+        (request(prompt=()), "prompt_empty"),
+        (request(prompt=(1, 256)), "token_out_of_range"),
+        (request(prompt=(-1,)), "token_out_of_range"),
+        (request(logit_bias={300: 1.0}), "token_out_of_range"),
+        (request(constraint={"below": 3}), "request_invalid"),
+        (request(initial_state=flavoured(1, fake_config(architecture="6"))), "state_mismatch"),
     ],
 )
 def test_a_wrong_request_is_refused_when_it_is_added(wrong, error):
     made = engine()
-    with pytest.raises(error):
+    with raises_code(error):
         made.add_request(wrong)
     assert not made.has_work()
 
@@ -380,7 +381,7 @@ def test_an_initial_state_is_for_later_sequences_and_running_ones_keep_theirs():
 def test_a_state_that_does_not_fit_is_refused_and_the_old_one_stays():
     made = engine()
     made.set_initial_state(flavoured(0.5))
-    with pytest.raises(StateMismatch):
+    with raises_code("state_mismatch"):
         made.set_initial_state(flavoured(np.nan))
     assert run(made, request())["a"].stats.initial_state_digest == flavoured(0.5).digest()
 
@@ -510,5 +511,5 @@ def test_logits_come_from_the_initial_state_and_disturb_no_running_sequence(slot
 
 
 def test_logits_of_nothing_are_refused():
-    with pytest.raises(PromptEmpty):
+    with raises_code("prompt_empty"):
         engine().logits([])

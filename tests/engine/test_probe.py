@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from tests.engine.driving import GREEDY, engine, request, run
+from tests.errors import raises_code
 from webapp.engine.outputs import FinishReason
 from webapp.engine.state import RecurrentState
-from webapp.errors import NonFiniteLogits, OutOfMemory, PromptEmpty, RequestError, StateMismatch, TokenOutOfRange
+from webapp.errors import OutOfMemory, RequestError
 
 
 def finish(made, probe):
@@ -109,15 +110,15 @@ def test_a_probe_begins_where_it_is_told():
 
 def test_what_cannot_be_read_is_refused():
     made = engine("nan_on=9")
-    for wrong, error in (([], PromptEmpty), ([256], TokenOutOfRange)):
+    for wrong, error in (([], "prompt_empty"), ([256], "token_out_of_range")):
         for begin in (made.state_probe, made.score_probe, made.logits_probe):
-            with pytest.raises(error):
+            with raises_code(error):
                 begin(wrong)
     with pytest.raises(RequestError):
         made.state_probe([1], digest="never kept")
-    with pytest.raises(NonFiniteLogits):
+    with raises_code("non_finite_logits"):
         finish(made, made.score_probe([1, 9, 1]))
-    with pytest.raises(StateMismatch):
+    with raises_code("state_mismatch"):
         made.keep_state("other", RecurrentState("6", {}))
 
 

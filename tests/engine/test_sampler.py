@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from tests.errors import raises_code
 from tests.reference import plain_sampler
 from webapp.engine.sampler import kept_distribution, largest, log_probabilities, sample_batch, uniforms
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, Adjustments, BatchMaker, SequenceSampling
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import InvalidSampling
 
 
 def official_probs(logits, temperature, top_p, top_k):
@@ -273,5 +273,5 @@ def test_the_largest_come_best_first_and_of_equals_the_lowest_id_first():
 
 @pytest.mark.parametrize("seed", ["7", 1.5, True])
 def test_a_seed_that_is_no_whole_number_is_refused(seed):
-    with pytest.raises(InvalidSampling, match="seed"):
+    with raises_code("sampling_invalid", match="seed"):
         SamplingParams(seed=seed)

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from tests.errors import raises_code
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import InvalidSampling
 
 
 def test_json_brings_back_the_same():
@@ -24,6 +24,6 @@ def test_json_brings_back_the_same():
     ],
 )
 def test_a_value_of_another_form_is_named(name, value):
-    with pytest.raises(InvalidSampling) as caught:
+    with raises_code("sampling_invalid") as caught:
         SamplingParams.from_dict({name: value})
     assert caught.value.params["name"] == name

@@ -2,7 +2,7 @@
 
 import pytest
 
-from webapp.errors import sentences
+from webapp.i18n import sentences
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
+from tests.errors import raises_code
 from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_token, last_output, request, wait_phase
 from webapp.engine.outputs import FinishReason
-from webapp.errors import CrashLoop, EngineCrashed, OutOfMemory
+from webapp.errors import EngineCrashed, OutOfMemory
 from webapp.manager.health import EngineExit, MemoryFacts, crash_error, memory_facts, oom_kills
 
 
@@ -45,9 +46,9 @@ def test_a_crash_loop_stops_and_a_load_by_hand_starts_anew(make_manager, starter
         starter.clients[-1].kill()
         assert_failed(handle, "engine_crashed")
         wait_phase(manager, "failed")
-    with pytest.raises(CrashLoop, match="3 times in a row; the last time: it was killed"):
+    with raises_code("crash_loop", match="3 times in a row; the last time: it was killed"):
         manager.submit(request())
-    with pytest.raises(CrashLoop):
+    with raises_code("crash_loop"):
         manager.logits([1])
     assert manager.status().error["code"] == "crash_loop"
     assert len(starter.clients) == 3

@@ -8,17 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.errors import raises_code
 from tests.manager.conftest import assert_failed, eventually, last_output, request, roost_threads, wait_phase
 from webapp.backends.fake import FakeBackend
 from webapp.engine.outputs import FinishReason
-from webapp.errors import (
-    LoadCancelled,
-    ModelLoadFailed,
-    ModelNotFound,
-    NoModelLoaded,
-    ShuttingDown,
-    StrategyError,
-)
+from webapp.errors import ModelNotFound, StrategyError
 from webapp.manager.handles import LoadingEvent
 
 
@@ -69,7 +63,7 @@ def test_progress_only_grows_and_reaches_the_waiting_request_too(make_manager):
 
 def test_load_and_wait_ready(make_manager):
     manager = make_manager("fake load_ms=50")
-    with pytest.raises(NoModelLoaded):
+    with raises_code("no_model"):
         manager.wait_ready(1)
     manager.load()
     status = manager.wait_ready(30)
@@ -92,7 +86,7 @@ def test_a_cancelled_load_ends_its_requests_and_the_next_loads_again(make_manage
     started = time.monotonic()
     manager.cancel_load()
     assert_failed(handle, "load_cancelled")
-    with pytest.raises(LoadCancelled):
+    with raises_code("load_cancelled"):
         manager.wait_ready(30)
     assert time.monotonic() - started < 30
     assert (manager.status().phase, manager.status().error["code"]) == ("empty", "load_cancelled")
@@ -119,7 +113,7 @@ def test_a_load_that_does_not_stop_is_given_up_after_two_seconds(make_manager):
     time.sleep(0.1)
     started = time.monotonic()
     manager.cancel_load()
-    with pytest.raises(LoadCancelled):
+    with raises_code("load_cancelled"):
         manager.wait_ready(30)
     assert time.monotonic() - started > 1.5
 
@@ -127,7 +121,7 @@ def test_a_load_that_does_not_stop_is_given_up_after_two_seconds(make_manager):
 def test_a_failed_load_says_why_and_the_next_request_tries_again(make_manager, starter):
     manager = make_manager("fake load_fail=because")
     assert_failed(manager.submit(request()), "load_failed")
-    with pytest.raises(ModelLoadFailed, match="because"):
+    with raises_code("load_failed", match="because"):
         manager.wait_ready(30)
     status = manager.status()
     assert status.phase == "failed" and status.error["code"] == "load_failed"
@@ -148,7 +142,7 @@ def test_no_memory_for_the_fresh_state_is_a_failed_load_and_no_crash(make_manage
 def test_a_load_may_take_only_so_long(make_manager):
     manager = make_manager("fake load_ms=60000 load_steps=600", load_timeout_s=0.2)
     manager.load()
-    with pytest.raises(ModelLoadFailed, match=r"longer than 0\.2 s"):
+    with raises_code("load_failed", match=r"longer than 0\.2 s"):
         manager.wait_ready(30)
 
 
@@ -191,9 +185,9 @@ def test_closing_ends_everything_and_may_be_done_twice(make_manager):
     assert_failed(handle, "shutting_down")
     assert time.monotonic() - started < 30
     assert eventually(lambda: roost_threads() == [])
-    with pytest.raises(ShuttingDown):
+    with raises_code("shutting_down"):
         manager.submit(request())
-    with pytest.raises(ShuttingDown):
+    with raises_code("shutting_down"):
         manager.load()
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.errors import raises_code
 from tests.manager.conftest import assert_failed, last_output, request, wait_phase
 from webapp.backends.fake import FakeBackend
 from webapp.engine.outputs import FinishReason
-from webapp.errors import ModelDoesNotFit, NoModelLoaded, OutOfMemory
+from webapp.errors import ModelError, OutOfMemory
 from webapp.manager import health
 from webapp.manager.health import needed_bytes, shortfall
 from webapp.manager.library import ModelLibrary
@@ -27,13 +28,13 @@ class Memory:
     def __call__(self, target, reclaimable_bytes):
         self.asked += 1
         is_too_large = target.name in self.too_large
-        return ModelDoesNotFit(name=target.name, reason="too large") if is_too_large else None
+        return ModelError("model_does_not_fit", name=target.name, reason="too large") if is_too_large else None
 
 
 def test_a_model_that_does_not_fit_is_refused_and_nothing_is_loaded(make_manager, starter):
     manager = make_manager(shortfall=Memory("v7.safetensors"))
     for attempt in (manager.load, lambda: manager.submit(request()), lambda: manager.logits([1])):
-        with pytest.raises(ModelDoesNotFit):
+        with raises_code("model_does_not_fit"):
             attempt()
     status = manager.status()
     assert (status.phase, status.error["code"]) == ("failed", "model_does_not_fit")
@@ -42,7 +43,7 @@ def test_a_model_that_does_not_fit_is_refused_and_nothing_is_loaded(make_manager
 
 def test_loaded_anyway_it_is_not_asked_about_again(make_manager, starter):
     manager = make_manager(shortfall=Memory("v7.safetensors"))
-    with pytest.raises(ModelDoesNotFit):
+    with raises_code("model_does_not_fit"):
         manager.load()
     manager.load_anyway()
     assert manager.wait_ready(30).phase == "ready" and manager.status().error is None
@@ -54,9 +55,9 @@ def test_loaded_anyway_it_is_not_asked_about_again(make_manager, starter):
 
 def test_a_request_that_was_refused_can_be_loaded_anyway_too(make_manager):
     manager = make_manager(shortfall=Memory("v7.safetensors"))
-    with pytest.raises(NoModelLoaded):
+    with raises_code("no_model"):
         manager.load_anyway()
-    with pytest.raises(ModelDoesNotFit):
+    with raises_code("model_does_not_fit"):
         manager.submit(request())
     manager.load_anyway()
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
@@ -65,7 +66,7 @@ def test_a_request_that_was_refused_can_be_loaded_anyway_too(make_manager):
 def test_a_swap_to_a_model_that_does_not_fit_keeps_the_one_that_answers(make_manager):
     manager = make_manager(shortfall=Memory("v6.safetensors"))
     last_output(manager.submit(request()))
-    with pytest.raises(ModelDoesNotFit):
+    with raises_code("model_does_not_fit"):
         manager.load("v6.safetensors")
     status = manager.status()
     assert (status.phase, status.model, status.error["code"]) == ("ready", "v7.safetensors", "model_does_not_fit")
@@ -80,7 +81,7 @@ def test_a_load_that_ran_out_of_memory_is_not_tried_by_every_later_request(make_
     monkeypatch.setattr(FakeBackend, "load", run_out)
     assert_failed(manager.submit(request()), "out_of_memory")
     for _ in range(3):
-        with pytest.raises(ModelDoesNotFit, match="ran out"):
+        with raises_code("model_does_not_fit", match="ran out"):
             manager.submit(request())
     assert len(starter.clients) == 1
     manager.load()  # by hand, and by the estimate it fits: tried again
@@ -97,13 +98,13 @@ def test_a_load_that_ran_out_of_memory_is_not_tried_by_every_later_request(make_
 
 def test_accepted_and_out_of_memory_it_is_refused_again(make_manager, starter, monkeypatch):
     manager = make_manager(shortfall=Memory("v7.safetensors"))
-    with pytest.raises(ModelDoesNotFit):
+    with raises_code("model_does_not_fit"):
         manager.load()
     monkeypatch.setattr(FakeBackend, "load", run_out)
     manager.load_anyway()
     with pytest.raises(OutOfMemory):
         manager.wait_ready(30)
-    with pytest.raises(ModelDoesNotFit):
+    with raises_code("model_does_not_fit"):
         manager.submit(request())
     assert len(starter.clients) == 1
 

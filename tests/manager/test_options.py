@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
+from tests.errors import raises_code
 from tests.manager.conftest import eventually, last_output, request
 from webapp.engine.engine_options import EngineOptions
-from webapp.errors import FileMissing, InvalidOption, ModelNotFound, StrategyError, VocabularyInvalid
+from webapp.errors import InvalidOption, ModelNotFound, StrategyError
 from webapp.manager.messages import LoadModel
 
 
@@ -91,8 +92,12 @@ def test_a_tokenizer_that_was_named_has_to_be_there_and_fit(make_manager, models
     manager.load(options=EngineOptions(tokenizer="backwards.txt"))
     assert manager.wait_ready(30).phase == "ready"
     assert manager.tokenizer().encode("ab") == [158, 157]
-    for wrong, error in (("nowhere.txt", FileMissing), ("../x", FileMissing), ("world", VocabularyInvalid)):
-        with pytest.raises(error):
+    for wrong, error in (
+        ("nowhere.txt", "file_not_found"),
+        ("../x", "file_not_found"),
+        ("world", "vocabulary_invalid"),
+    ):
+        with raises_code(error):
             manager.load(options=EngineOptions(tokenizer=wrong))
     assert manager.tokenizer().encode("ab") == [158, 157]
     assert manager.reload_reasons(options=EngineOptions()) == ("tokenizer",)

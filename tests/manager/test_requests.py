@@ -10,40 +10,32 @@ import threading
 import numpy as np
 import pytest
 
+from tests.errors import raises_code
 from tests.manager.conftest import ENDLESS, eventually, first_token, last_output, request, roost_threads, wait_phase
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import (
-    InvalidSampling,
-    PromptEmpty,
-    PromptTooLong,
-    QueueFull,
-    RequestError,
-    ShuttingDown,
-    StateMismatch,
-    TokenOutOfRange,
-)
+from webapp.errors import QueueFull, RequestError
 from webapp.manager.handles import LoadingEvent, QueuePosition
 
 OTHER = ModelConfig("6", 1, 8, 8, 32, 1, 8, 256)
 BAD_REQUESTS = [
-    (GenerationRequest("x", (), SamplingParams()), PromptEmpty),
-    (GenerationRequest("x", (1,) * 101, SamplingParams()), PromptTooLong),
-    (GenerationRequest("x", (1, 256), SamplingParams()), TokenOutOfRange),
-    (GenerationRequest("x", (-1, 2), SamplingParams()), TokenOutOfRange),
-    (GenerationRequest("x", (1,), SamplingParams(max_tokens=2000)), InvalidSampling),
-    (GenerationRequest("x", (1,), SamplingParams(logit_bias={70000: 1.0})), TokenOutOfRange),
-    (GenerationRequest("x", (1, 2), SamplingParams(), boundaries=(3,)), RequestError),
-    (GenerationRequest("x", (1, 2), SamplingParams(), boundaries=(2, 1)), RequestError),
-    (GenerationRequest("x", (1,), SamplingParams(), initial_state=RecurrentState.zeros(OTHER)), StateMismatch),
+    (GenerationRequest("x", (), SamplingParams()), "prompt_empty"),
+    (GenerationRequest("x", (1,) * 101, SamplingParams()), "prompt_too_long"),
+    (GenerationRequest("x", (1, 256), SamplingParams()), "token_out_of_range"),
+    (GenerationRequest("x", (-1, 2), SamplingParams()), "token_out_of_range"),
+    (GenerationRequest("x", (1,), SamplingParams(max_tokens=2000)), "sampling_invalid"),
+    (GenerationRequest("x", (1,), SamplingParams(logit_bias={70000: 1.0})), "token_out_of_range"),
+    (GenerationRequest("x", (1, 2), SamplingParams(), boundaries=(3,)), "request_invalid"),
+    (GenerationRequest("x", (1, 2), SamplingParams(), boundaries=(2, 1)), "request_invalid"),
+    (GenerationRequest("x", (1,), SamplingParams(), initial_state=RecurrentState.zeros(OTHER)), "state_mismatch"),
 ]
 
 
 @pytest.mark.parametrize(("bad", "error"), BAD_REQUESTS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_bad_request_is_refused_before_anything_is_loaded(make_manager, starter, bad, error):
     manager = make_manager(max_prompt_tokens=100, max_tokens_limit=1000)
-    with pytest.raises(error):
+    with raises_code(error):
         manager.submit(bad)
     assert starter.clients == [] and manager.status().phase == "empty"
 
@@ -167,8 +159,8 @@ def test_logits_come_as_an_array(make_manager):
     everywhere = manager.logits([1, 2, 3], every_position=True)
     assert after_last.shape == (256,) and after_last.dtype == np.float32
     np.testing.assert_array_equal(everywhere[-1], after_last)
-    for wrong, error in (([], PromptEmpty), ([300], TokenOutOfRange)):
-        with pytest.raises(error):
+    for wrong, error in (([], "prompt_empty"), ([300], "token_out_of_range")):
+        with raises_code(error):
             manager.logits(wrong)
 
 
@@ -223,7 +215,7 @@ def test_a_long_reading_holds_no_answer_up(make_manager):
     first_token(handle)
 
     def read() -> None:
-        with pytest.raises(ShuttingDown):
+        with raises_code("shutting_down"):
             manager.read_state([1] * 4000)
 
     reader = threading.Thread(target=read, daemon=True)

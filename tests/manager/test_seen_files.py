@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.errors import FileEmpty
+from webapp.errors import WeightsError
 from webapp.manager.library import SeenFiles
 from webapp.weights.inspection import inspect
 
@@ -49,7 +49,7 @@ def test_a_file_seen_again_counts_once(found):
 
 def test_the_newest_is_kept_however_large_and_errors_weigh_nothing(found):
     seen = SeenFiles(most_tensors=1)
-    seen.put(PATHS[0], (1, 1), FileEmpty(path="a"))
+    seen.put(PATHS[0], (1, 1), WeightsError("file_empty", path="a"))
     seen.put(PATHS[1], (1, 1), found)
     assert seen.get(PATHS[1], (1, 1)) is found
 

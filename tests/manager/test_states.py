@@ -6,12 +6,10 @@ import json
 import logging
 from dataclasses import replace
 
-import pytest
-
+from tests.errors import raises_code
 from tests.manager.conftest import assert_failed, eventually, first_token, last_output, request, wait_phase
 from webapp.backends.fake import fake_config
 from webapp.engine.state import RecurrentState
-from webapp.errors import StateMismatch, StateMissing
 from webapp.manager.messages import KeepState, Submit
 from webapp.manager.session import KeptStates
 from webapp.manager.target import Start, StateInfo
@@ -49,12 +47,16 @@ def test_a_refused_state_leaves_the_one_in_use(make_manager):
     manager = make_manager()
     manager.apply_state(FITS)
     used = begins_with(manager)
-    for wrong, error in ((NARROW, StateMismatch), ("nowhere.pth", StateMissing), ("../../etc/passwd", StateMissing)):
-        with pytest.raises(error):
+    for wrong, error in (
+        (NARROW, "state_mismatch"),
+        ("nowhere.pth", "state_not_found"),
+        ("../../etc/passwd", "state_not_found"),
+    ):
+        with raises_code(error):
             manager.apply_state(wrong)
-        with pytest.raises(error):
+        with raises_code(error):
             manager.load(state=wrong)
-    with pytest.raises(StateMismatch):
+    with raises_code("state_mismatch"):
         manager.apply_state("v7.safetensors")
     assert manager.status().state == FITS and begins_with(manager) == used
 
@@ -103,7 +105,7 @@ def test_a_state_does_not_silently_follow_to_a_model_of_another_version(make_man
     plain = begins_with(manager)
     manager.load("v6.safetensors")
     status = manager.wait_ready(30)
-    assert status.state == "" and status.notice["params"]["used_version"] == "7"
+    assert status.state == "" and status.notice["params"]["found"]["params"]["used_version"] == "7"
     assert manager.apply_state(FITS).name == FITS  # who chooses it is trusted
     manager.load(strategy="fake delay_ms=1")
     assert manager.wait_ready(30).state == FITS
@@ -114,7 +116,7 @@ def test_a_state_does_not_silently_follow_to_a_model_of_another_version(make_man
 def test_a_state_named_with_the_load_has_to_fit(make_manager):
     manager = make_manager()
     begins_with(manager)
-    with pytest.raises(StateMismatch):
+    with raises_code("state_mismatch"):
         manager.load("wide.safetensors", state=FITS)
     assert manager.status().model == "v7.safetensors"
     manager.load("v6.safetensors", state=FITS)
@@ -123,7 +125,7 @@ def test_a_state_named_with_the_load_has_to_fit(make_manager):
 
 def test_a_wrong_state_in_the_settings_is_an_error_and_not_left_out_silently(make_manager):
     manager = make_manager(state=NARROW)
-    with pytest.raises(StateMismatch):
+    with raises_code("state_mismatch"):
         manager.submit(request())
     manager.load(state="")
     assert manager.wait_ready(30).state == ""
@@ -155,8 +157,12 @@ def test_a_state_of_one_request_is_its_own(make_manager, starter):
 
 def test_a_state_of_a_request_is_checked_at_once(make_manager):
     manager = make_manager()
-    for wrong, error in ((NARROW, StateMismatch), ("nowhere.pth", StateMissing), ("../v7.safetensors", StateMissing)):
-        with pytest.raises(error):
+    for wrong, error in (
+        (NARROW, "state_mismatch"),
+        ("nowhere.pth", "state_not_found"),
+        ("../v7.safetensors", "state_not_found"),
+    ):
+        with raises_code(error):
             manager.submit(request(), state=wrong)
     assert manager.status().phase == "empty"  # nothing was loaded for it
     assert last_output(manager.submit(request(), state=FITS)).error is None

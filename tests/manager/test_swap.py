@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from tests.errors import raises_code
 from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_token, last_output, request, wait_phase
 from webapp.engine.outputs import FinishReason
-from webapp.errors import LoadCancelled, ModelLoadFailed, ModelUnloaded
 
 BOTH = pytest.mark.parametrize("has_room", [True, False], ids=["room for both", "one at a time"])
 
@@ -52,7 +52,7 @@ def test_a_prompt_made_for_the_model_before_the_swap_is_refused(make_manager):
     info = manager.model_info()
     assert last_output(manager.submit(request(), info)).finish_reason is FinishReason.LENGTH
     manager.load("v6.safetensors")
-    with pytest.raises(ModelUnloaded):
+    with raises_code("model_unloaded"):
         manager.submit(request(), info)
     assert last_output(manager.submit(request(), manager.model_info())).finish_reason is FinishReason.LENGTH
 
@@ -84,7 +84,7 @@ def test_a_failed_swap_keeps_what_is_still_there(make_manager):
     handle = manager.submit(request(max_tokens=100_000))
     first_token(handle)
     manager.load("v6.safetensors", "fake load_fail=broken")
-    with pytest.raises(ModelLoadFailed, match="broken"):
+    with raises_code("load_failed", match="broken"):
         manager.wait_ready(30)
     status = manager.status()
     assert (status.phase, status.model, status.error["code"]) == ("answering", "v7.safetensors", "load_failed")
@@ -98,7 +98,7 @@ def test_a_failed_swap_without_room_goes_back_at_the_next_request(make_manager):
     manager = make_manager(has_room=False)
     last_output(manager.submit(request()))
     manager.load("v6.safetensors", "fake load_fail=broken")
-    with pytest.raises(ModelLoadFailed):
+    with raises_code("load_failed"):
         manager.wait_ready(30)
     assert (manager.status().phase, manager.status().model) == ("failed", "v7.safetensors")
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
@@ -112,7 +112,7 @@ def test_a_cancelled_swap_keeps_the_old_model(make_manager, has_room):
     manager.load("v6.safetensors", "fake load_ms=30000 load_steps=600")
     time.sleep(0.1)
     manager.cancel_load()
-    with pytest.raises(LoadCancelled):
+    with raises_code("load_cancelled"):
         manager.wait_ready(30)
     assert manager.status().model == "v7.safetensors"
     assert first_token(handle).finish_reason is None

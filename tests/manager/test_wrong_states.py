@@ -10,8 +10,7 @@ from tests.manager.conftest import last_output, request
 from tests.manager.wrong_states import HEADS, LAYERS, SIZE, TITLES, TRACE, good, write_wrong
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from webapp.engine.outputs import FinishReason
-from webapp.errors import StateMismatch, WeightsError
-from webapp.i18n import translate_error
+from webapp.errors import WeightsError, translate_error
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
@@ -51,7 +50,7 @@ def test_a_wrong_state_is_refused_with_its_reason_and_nothing_changes(house, tit
             error = caught.value
             assert name in error.message and "?" not in error.message
             assert "?" not in translate_error(error, "zh")[0]
-            if isinstance(error, StateMismatch):
+            if error.code == "state_mismatch":
                 assert error.params["expected"] and error.params["found"]
                 assert error.params["expected"] != error.params["found"]
     finally:

@@ -7,7 +7,7 @@ from collections import deque
 from types import SimpleNamespace
 
 from webapp.engine.outputs import FinishReason, SequenceStats, TokenOutput
-from webapp.errors import ModelUnloaded
+from webapp.errors import ModelError
 from webapp.manager.status import ModelStatus
 
 STATS = SequenceStats(prompt_tokens=3, prefilled_tokens=3, decoded_tokens=5, decode_s=2.0, seed=42)
@@ -78,7 +78,7 @@ class ScriptedManager:
 
     def submit(self, request, made_for=None, state=None):
         if made_for is not self._info:
-            raise ModelUnloaded()
+            raise ModelError("model_unloaded")
         self.requests.append(request)
         self.states.append(state)
         script = self.scripts.pop(0)

@@ -7,15 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import raises_code
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.errors import (
-    ConversionRefused,
-    ConversionTargetExists,
-    FileNameUnusable,
-    ModelNotFound,
-    RoostError,
-    ShuttingDown,
-)
+from webapp.errors import RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.services.conversion import ConversionPlan, ConversionRequest, Conversions
 from webapp.services.jobs import Jobs
@@ -60,22 +54,22 @@ def test_one_that_waits_is_cancelled_and_one_that_runs(conversions: Conversions,
 @pytest.mark.parametrize(
     ("request_", "error"),
     [
-        (ConversionRequest("none.pth", "st"), ModelNotFound),
-        (ConversionRequest("../../etc/passwd", "st"), ModelNotFound),
-        (ConversionRequest("raw.pth", "gguf"), ConversionRefused),
-        (ConversionRequest("raw.pth", "fast"), ConversionRefused),
-        (ConversionRequest("raw.pth", "fast", strategy="cpu fp32i8 *99"), RoostError),
-        (ConversionRequest("raw.pth", "st", lora="raw.pth", lora_alpha=1), RoostError),
-        (ConversionRequest("raw.pth", "st", lora="../x.pth", lora_alpha=1), ModelNotFound),
-        (ConversionRequest("raw.pth", "pth"), ConversionRefused),
-        (ConversionRequest("raw.pth", "st", name="///"), FileNameUnusable),
-        (ConversionRequest("raw.pth", "fast", "raw.pth", "cpu fp32", overwrite=True), ConversionRefused),
+        (ConversionRequest("none.pth", "st"), "model_not_found"),
+        (ConversionRequest("../../etc/passwd", "st"), "model_not_found"),
+        (ConversionRequest("raw.pth", "gguf"), "conversion_refused"),
+        (ConversionRequest("raw.pth", "fast"), "conversion_refused"),
+        (ConversionRequest("raw.pth", "fast", strategy="cpu fp32i8 *99"), "internal_error"),
+        (ConversionRequest("raw.pth", "st", lora="raw.pth", lora_alpha=1), "internal_error"),
+        (ConversionRequest("raw.pth", "st", lora="../x.pth", lora_alpha=1), "model_not_found"),
+        (ConversionRequest("raw.pth", "pth"), "conversion_refused"),
+        (ConversionRequest("raw.pth", "st", name="///"), "file_name_unusable"),
+        (ConversionRequest("raw.pth", "fast", "raw.pth", "cpu fp32", overwrite=True), "conversion_refused"),
     ],
 )
 def test_what_can_be_told_beforehand_is_refused_at_once(
     request_: ConversionRequest, error: type[RoostError], conversions: Conversions, jobs: Jobs, tmp_path: Path
 ) -> None:
-    with pytest.raises(error):
+    with raises_code(error):
         conversions.start(request_)
     assert jobs.jobs() == [] and [path.name for path in tmp_path.iterdir()] == ["raw.pth"]
 
@@ -87,14 +81,14 @@ def test_a_name_never_leads_out_of_the_folder(conversions: Conversions, tmp_path
 def test_a_file_in_the_way_is_named_and_stays(conversions: Conversions, tmp_path: Path) -> None:
     (tmp_path / "raw.st").write_bytes(b"mine")
     assert conversions.check(ConversionRequest("raw.pth", "st")).is_name_taken
-    with pytest.raises(ConversionTargetExists):
+    with raises_code("conversion_target_exists"):
         conversions.start(ConversionRequest("raw.pth", "st"))
     assert (tmp_path / "raw.st").read_bytes() == b"mine"
 
 
 def test_two_jobs_never_write_one_file(conversions: Conversions) -> None:
     conversions.start(ConversionRequest("raw.pth", "st"))
-    with pytest.raises(ConversionTargetExists):
+    with raises_code("conversion_target_exists"):
         conversions.start(ConversionRequest("raw.pth", "st", overwrite=True))
 
 
@@ -112,5 +106,5 @@ def test_closing_ends_what_runs_and_takes_no_more(conversions: Conversions, jobs
     conversions.start(ConversionRequest("raw.pth", "st"))
     jobs.close()
     assert not list(tmp_path.glob(".*"))
-    with pytest.raises(ShuttingDown):
+    with raises_code("shutting_down"):
         conversions.start(ConversionRequest("raw.pth", "fast", strategy="cpu fp32"))

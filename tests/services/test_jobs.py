@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from webapp.errors import DiskFull, JobNotFound, ShuttingDown
+from tests.errors import raises_code
+from webapp.errors import RoostError
 from webapp.services.jobs import CANCELLED, DONE, FAILED, PAUSED, RUNNING, WAITING, Jobs, Running
 
 
@@ -70,7 +71,10 @@ def test_what_waits_and_what_runs_is_cancelled(jobs: Jobs) -> None:
 
 
 def test_a_failure_is_kept_and_an_unknown_one_too(jobs: Jobs) -> None:
-    for exc, code in ((DiskFull(free="1 MB", needed="2 MB"), "disk_full"), (ZeroDivisionError(), "internal_error")):
+    for exc, code in (
+        (RoostError("disk_full", free="1 MB", needed="2 MB"), "disk_full"),
+        (ZeroDivisionError(), "internal_error"),
+    ):
         work = Steps(exc)
         job_id = started(jobs, work)
         work.go.set()
@@ -84,7 +88,7 @@ def test_a_pause_goes_on_with_the_same_work_and_so_does_a_failure(jobs: Jobs) ->
     jobs.pause(job_id)
     assert jobs.wait(job_id, 30).status == PAUSED and jobs.can_resume(jobs.job(job_id))
     work.began.clear()
-    work.result = DiskFull(free="1 MB", needed="2 MB")
+    work.result = RoostError("disk_full", free="1 MB", needed="2 MB")
     jobs.resume(job_id)
     assert work.began.wait(30)
     work.go.set()
@@ -128,7 +132,7 @@ def test_speed_and_time_left_are_of_the_last_seconds(tmp_path: Path) -> None:
 def test_the_log_and_what_is_over_outlive_the_process(jobs: Jobs, tmp_path: Path) -> None:
     def work(running: Running) -> dict[str, Any]:
         running.note("half of it is there")
-        raise DiskFull(free="1 MB", needed="2 MB")
+        raise RoostError("disk_full", free="1 MB", needed="2 MB")
 
     job_id = jobs.wait(jobs.start("copy", "a file", work, {"model": "m"}).id, 30).id
     started(jobs, Steps())
@@ -155,7 +159,7 @@ def test_only_what_is_over_leaves_the_list(jobs: Jobs) -> None:
     jobs.remove(job_id)
     actions: list[Callable[[str], Any]] = [jobs.cancel, jobs.pause, jobs.resume, jobs.remove, jobs.job]
     for action in actions:
-        with pytest.raises(JobNotFound):
+        with raises_code("job_not_found"):
             action(job_id)
 
 
@@ -163,5 +167,5 @@ def test_the_end_of_the_server_stops_what_runs_and_takes_no_more(jobs: Jobs) -> 
     copy_id, load_id = started(jobs, Steps()), started(jobs, Steps(), "load", can_pause=True)
     jobs.close()
     assert jobs.job(copy_id).status == CANCELLED and jobs.job(load_id).status == PAUSED
-    with pytest.raises(ShuttingDown):
+    with raises_code("shutting_down"):
         jobs.start("copy", "another", Steps())

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
+from tests.errors import raises_code
 from webapp.chat.attached_files import ReadMode, attached_files, attached_metadata
 from webapp.chat.messages import Message, Role
-from webapp.errors import AttachmentNotFound, AttachmentSent, AttachmentsFull, ChatNotFound
+from webapp.errors import ChatNotFound
 from webapp.storage.attachments import AttachmentStore, NewAttachment, Room
 
 ROOM = Room(most_files=3, most_bytes=1000, text="1 kB")
@@ -42,9 +43,9 @@ def test_only_files_of_the_chat_are_taken_read_or_changed(store, files):
     send(store, mine.id, file)
     assert files.pending(other.id) == [file] and files.texts(mine.id, [file.id]) == {}
     for action in (files.get, files.text, files.remove):
-        with pytest.raises(AttachmentNotFound):
+        with raises_code("attachment_not_found"):
             action(mine.id, file.id)
-    with pytest.raises(AttachmentNotFound):
+    with raises_code("attachment_not_found"):
         files.set_mode(mine.id, file.id, ReadMode.SEARCH)
 
 
@@ -52,9 +53,9 @@ def test_what_was_sent_stays_as_it_was_read(store, files):
     chat = store.create()
     file = add(files, chat.id)
     send(store, chat.id, file)
-    with pytest.raises(AttachmentSent):
+    with raises_code("attachment_sent"):
         files.set_mode(chat.id, file.id, ReadMode.SEARCH)
-    with pytest.raises(AttachmentSent):
+    with raises_code("attachment_sent"):
         files.remove(chat.id, file.id)
 
 
@@ -73,12 +74,12 @@ def test_a_pending_one_can_be_read_otherwise_or_go(store, files):
 def test_a_chat_has_room_for_so_much(store, files):
     chat = store.create()
     add(files, chat.id, size=900)
-    with pytest.raises(AttachmentsFull) as full:
+    with raises_code("attachments_full") as full:
         add(files, chat.id, "big.txt", size=101)
     assert "big.txt" in full.value.message and "1 kB" in full.value.message
     add(files, chat.id, size=1)
     add(files, chat.id, size=1)
-    with pytest.raises(AttachmentsFull):
+    with raises_code("attachments_full"):
         add(files, chat.id, size=1)
     with pytest.raises(ChatNotFound):
         add(files, "none")
@@ -88,7 +89,7 @@ def test_a_deleted_chat_shows_no_file_and_takes_them_along_for_good(store, files
     chat = store.create()
     file = add(files, chat.id)
     store.delete(chat.id)
-    with pytest.raises(AttachmentNotFound):
+    with raises_code("attachment_not_found"):
         files.text(chat.id, file.id)
     store.restore(chat.id)
     assert files.text(chat.id, file.id) == "text"
@@ -108,7 +109,7 @@ def test_files_of_messages_that_are_gone_for_good_go_too_and_others_stay(store, 
     waiting = add(files, chat.id, "waiting")
     assert files.text(chat.id, gone.id)
     store.purge_deleted(time.time() + 1)
-    with pytest.raises(AttachmentNotFound):
+    with raises_code("attachment_not_found"):
         files.text(chat.id, gone.id)
     assert files.text(chat.id, both.id) and files.pending(chat.id) == [waiting]
 

@@ -12,8 +12,9 @@ from contextlib import closing
 
 import pytest
 
+from tests.errors import raises_code
 from webapp.chat.messages import Message, Role
-from webapp.errors import BackupNoRoom, DatabaseGone, DataFolderInUse, StorageError
+from webapp.errors import StorageError
 from webapp.storage import backups
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
@@ -95,7 +96,7 @@ def test_without_room_for_a_copy_nothing_is_migrated(path, old_database, monkeyp
     before = content(path)
     usage = shutil.disk_usage(path.parent)
     monkeypatch.setattr(backups.shutil, "disk_usage", lambda folder: usage._replace(free=1 << 20))
-    with pytest.raises(BackupNoRoom) as refused:
+    with raises_code("backup_no_room") as refused:
         Database(path)
     assert refused.value.params["free"] == 1 < refused.value.params["needed"]
     assert content(path) == before
@@ -115,7 +116,7 @@ def test_a_failed_migration_leaves_neither_change_nor_copy(path, old_database, m
 def test_the_tables_under_a_running_server_are_not_changed(path, old_database):
     old_database()
     running = Claim(path)
-    with pytest.raises(DataFolderInUse):
+    with raises_code("data_folder_in_use"):
         Database(path)
     assert content(path)[0] == OLD
     running.release()
@@ -233,7 +234,7 @@ def test_a_lost_file_is_noticed_and_all_that_was_stored_is_copied(path, lose):
     store.add_message(chat.id, None, Message(Role.USER, "Before the loss"))
     lose(path)
     for use in (store.list, lambda: store.create("After")):
-        with pytest.raises(DatabaseGone) as gone:
+        with raises_code("database_gone") as gone:
             use()
     (copy,) = backups.copies_of(path)
     assert gone.value.params["saved"].values == {"copy": str(copy)}
@@ -245,7 +246,7 @@ def test_a_file_put_back_is_used_again(path):
     store = ChatStore(Database(path))
     chat = store.create("Rooks")
     os.rename(path, f"{path}.away")
-    with pytest.raises(DatabaseGone):
+    with raises_code("database_gone"):
         store.list()
     assert not path.exists()
     os.rename(f"{path}.away", path)
@@ -283,7 +284,7 @@ def test_a_file_overwritten_in_place_is_noticed_and_left_as_it_is(path, tmp_path
     overwrite(old, path)
     there_now = path.read_bytes()
     for use in (store.list, lambda: store.create("After")):
-        with pytest.raises(DatabaseGone) as gone:
+        with raises_code("database_gone") as gone:
             use()
     assert gone.value.params["happened"].template == "was overwritten"
     assert set(gone.value.params["saved"].values) == {"folder"}
@@ -349,7 +350,7 @@ def test_what_another_thread_is_writing_gets_into_the_copy(path):
     assert is_writing.wait(30)
     path.unlink()
     threading.Timer(0.05, may_end.set).start()
-    with pytest.raises(DatabaseGone):
+    with raises_code("database_gone"):
         store.list()
     writer.join()
     (copy,) = backups.copies_of(path)

@@ -6,8 +6,9 @@ import time
 
 import pytest
 
+from tests.errors import raises_code
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
-from webapp.errors import ChatNotFound, MessageNotFound
+from webapp.errors import ChatNotFound
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 
@@ -106,7 +107,7 @@ def test_choosing_a_version_shows_its_branch_down_to_the_newest_leaf(store):
 
 def test_the_parent_must_be_in_the_same_chat(store):
     _, made = conversation(store)
-    with pytest.raises(MessageNotFound):
+    with raises_code("message_not_found"):
         store.add_message(store.create().id, made[0].id, user("x"))
 
 
@@ -114,7 +115,7 @@ def test_deleting_a_message_hides_what_follows_and_undo_brings_it_back(store):
     chat, made = conversation(store)
     store.delete_message(made[2].id)
     assert texts(store, chat.id) == ["m0", "m1"]
-    with pytest.raises(MessageNotFound):
+    with raises_code("message_not_found"):
         store.message(made[3].id)
     store.restore_message(made[2].id)
     assert texts(store, chat.id) == ["m0", "m1", "m2", "m3"]

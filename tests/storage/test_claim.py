@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from webapp.errors import DataFolderInUse, StorageError
+from tests.errors import raises_code
+from webapp.errors import StorageError
 from webapp.storage.database_file import Claim
 
 HOLDER = """
@@ -19,7 +20,7 @@ sys.stdin.read()
 
 def test_one_at_a_time(tmp_path):
     first = Claim(tmp_path / "roost.db")
-    with pytest.raises(DataFolderInUse) as caught:
+    with raises_code("data_folder_in_use") as caught:
         Claim(tmp_path / "roost.db")
     assert caught.value.params["path"] == str(tmp_path)
     first.release()
@@ -32,7 +33,7 @@ def test_a_killed_process_holds_it_no_longer(tmp_path):
     command = [sys.executable, "-c", HOLDER, str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=os.getcwd()) as holder:
         assert holder.stdout.readline().strip() == b"held"
-        with pytest.raises(DataFolderInUse):
+        with raises_code("data_folder_in_use"):
             Claim(path)
         holder.kill()
         holder.wait()
@@ -42,4 +43,4 @@ def test_a_killed_process_holds_it_no_longer(tmp_path):
 def test_a_folder_that_is_not_there_is_another_error(tmp_path):
     with pytest.raises(StorageError) as caught:
         Claim(tmp_path / "no" / "roost.db")
-    assert not isinstance(caught.value, DataFolderInUse)
+    assert caught.value.code != "data_folder_in_use"

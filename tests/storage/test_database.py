@@ -5,15 +5,8 @@ import threading
 
 import pytest
 
-from webapp.errors import (
-    DatabaseBroken,
-    DatabaseFull,
-    DatabaseLocked,
-    DatabaseReadOnly,
-    DatabaseTooNew,
-    StorageError,
-    error_from_dict,
-)
+from tests.errors import raises_code
+from webapp.errors import StorageError, error_from_dict
 from webapp.storage import migrations
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
@@ -36,14 +29,14 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path):
     Database(tmp_path / "roost.db").close()
     with sqlite3.connect(tmp_path / "roost.db") as connection:
         connection.execute("PRAGMA user_version = 99")
-    with pytest.raises(DatabaseTooNew) as caught:
+    with raises_code("database_too_new") as caught:
         Database(tmp_path / "roost.db")
     assert caught.value.params["found"] == 99
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "roost.db").write_bytes(b"this is a diary\n" * 100)
-    with pytest.raises(DatabaseBroken):
+    with raises_code("database_broken"):
         Database(tmp_path / "roost.db")
     assert (tmp_path / "roost.db").read_bytes().startswith(b"this is a diary")
 
@@ -53,7 +46,7 @@ def test_another_programs_database_is_refused_and_left_as_it_is(tmp_path):
         connection.execute("CREATE TABLE diary (day TEXT)")
     connection.close()
     before = (tmp_path / "roost.db").read_bytes()
-    with pytest.raises(DatabaseBroken):
+    with raises_code("database_broken"):
         Database(tmp_path / "roost.db")
     assert (tmp_path / "roost.db").read_bytes() == before
 
@@ -114,7 +107,7 @@ def test_a_database_that_another_program_locks_is_named_as_that(database, store,
         connection.execute("PRAGMA busy_timeout = 50")
     other = sqlite3.connect(database.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(DatabaseLocked) as locked:
+    with raises_code("database_locked") as locked:
         store.create()
     assert (locked.value.status, locked.value.code) == (503, "database_locked")
     assert error_from_dict(locked.value.to_dict()).hint == locked.value.hint
@@ -127,7 +120,7 @@ def test_a_disk_that_is_full_is_named_as_that_and_nothing_stored_is_lost(databas
     with database.connect() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages}")  # SQLite then fails as on a full disk
-    with pytest.raises(DatabaseFull) as full:
+    with raises_code("database_full") as full:
         store.create(system_prompt="x" * 1_000_000)
     assert full.value.status == 507
     assert [chat.id for chat in store.list()] == [kept.id]
@@ -139,7 +132,7 @@ def test_a_disk_that_is_full_is_named_as_that_and_nothing_stored_is_lost(databas
 def test_a_database_that_cannot_be_written_is_named_as_that(database, store):
     with database.connect() as connection:
         connection.execute("PRAGMA query_only = ON")
-    with pytest.raises(DatabaseReadOnly):
+    with raises_code("database_read_only"):
         store.create()
 
 
@@ -148,7 +141,7 @@ def test_a_folder_that_cannot_be_written_is_named_as_that(tmp_path):
     Database(tmp_path / "roost.db").close()
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(DatabaseReadOnly):
+        with raises_code("database_read_only"):
             Database(tmp_path / "roost.db")
     finally:
         tmp_path.chmod(0o700)

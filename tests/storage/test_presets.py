@@ -2,7 +2,8 @@ import threading
 
 import pytest
 
-from webapp.errors import PresetChanged, PresetNameTaken, PresetNotFound, TooManyPresets
+from tests.errors import raises_code
+from webapp.errors import PresetError, PresetNameTaken, PresetNotFound
 from webapp.storage.presets import MOST_PRESETS, Preset, PresetStore
 
 SHIPPED = (Preset("a" * 32, "Starter", shipped_key="starter", sampling={"top_p": 0.2}),)
@@ -31,7 +32,7 @@ def test_a_name_is_taken_in_any_case_also_by_a_shipped_one(presets):
 def test_the_second_of_two_saves_is_told_and_changes_nothing(presets):
     made = presets.create("Mine")
     saved = presets.update(made.id, made.updated_at, note="first")
-    with pytest.raises(PresetChanged):
+    with raises_code("preset_changed"):
         presets.update(made.id, made.updated_at, note="second")
     assert presets.get(made.id) == saved
 
@@ -42,7 +43,7 @@ def test_of_saves_at_once_exactly_one_wins(presets):
     def save(note):
         try:
             outcomes.append(presets.update(made.id, made.updated_at, note=note).note)
-        except PresetChanged:
+        except PresetError:
             outcomes.append(None)
 
     threads = [threading.Thread(target=save, args=(str(n),)) for n in range(8)]
@@ -87,7 +88,7 @@ def test_copies_get_numbers(presets):
 
 
 def test_an_import_is_all_or_none(presets):
-    with pytest.raises(TooManyPresets):
+    with raises_code("too_many_presets"):
         presets.create_all([Preset("", f"p{n}") for n in range(MOST_PRESETS)])
     assert len(presets.list()) == 1
     assert [made.name for made in presets.create_all([Preset("", "x"), Preset("", "X")])] == ["x", "X (2)"]

@@ -2,7 +2,8 @@
 
 import pytest
 
-from webapp.errors import BenchNotFound, BenchRefused
+from tests.errors import raises_code
+from webapp.errors import BenchRefused
 from webapp.storage.tool_bench import DONE, FAILED, KEPT_RUNS, BenchStore
 from webapp.tools.bench import BenchCase, ExpectedCall
 
@@ -32,7 +33,7 @@ def test_cases_are_changed_deleted_and_brought_back(bench):
     assert bench.case(stored.id).case == MINE
     bench.delete_case(stored.id)
     for action in (bench.case, bench.delete_case):
-        with pytest.raises(BenchNotFound):
+        with raises_code("bench_not_found"):
             action(stored.id)
     bench.restore_case(stored.id)
     assert prompts(bench) == ["Weather in Paris?"]
@@ -67,7 +68,7 @@ def test_the_last_runs_are_kept_and_older_ones_go_with_their_answers(bench, data
     for _ in range(KEPT_RUNS):
         bench.end_run(bench.begin_run({}).id, DONE)
     assert len(bench.runs()) == KEPT_RUNS
-    with pytest.raises(BenchNotFound):
+    with raises_code("bench_not_found"):
         bench.run(first.id)
     with database.connect() as connection:
         assert connection.execute("SELECT count(*) FROM bench_answers").fetchone()[0] == 0

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from webapp.errors import ToolInvalid, ToolNotFound
+from tests.errors import raises_code
+from webapp.errors import ToolInvalid
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
 from webapp.storage.records import ChatTools, chat_tools_from_json
@@ -59,7 +60,7 @@ def test_a_deleted_tool_is_gone_until_it_is_restored(store: ToolStore) -> None:
     made = store.create(WEATHER)
     store.delete(made.id)
     assert store.list() == [] and store.by_ids([made.id]) == []
-    with pytest.raises(ToolNotFound):
+    with raises_code("tool_not_found"):
         store.get(made.id)
     assert store.restore(made.id) == made
     store.delete(made.id)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.errors import raises_code
 from tests.tokenizer.make_tokenizers import write_byte_level
-from webapp.errors import FileMissing, TokenizerMissing, WeightsError
+from webapp.errors import FileMissing, WeightsError
 from webapp.tokenizer import load_tokenizer
 
 
@@ -68,6 +69,6 @@ def test_override(tmp_path):
     "vocab_size, wanted", [(50277, "20B_tokenizer.json"), (50432, "20B_tokenizer.json"), (777, "m.vocab.txt")]
 )
 def test_no_tokenizer_names_the_way_out(tmp_path, vocab_size, wanted):
-    with pytest.raises(TokenizerMissing, match=rf"\({vocab_size} tokens\)") as caught:
+    with raises_code("tokenizer_missing", match=rf"\({vocab_size} tokens\)") as caught:
         load_tokenizer(vocab_size, tmp_path / "m.pth")
     assert wanted in caught.value.hint

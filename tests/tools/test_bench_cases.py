@@ -2,7 +2,8 @@
 
 import pytest
 
-from webapp.errors import BenchCaseInvalid, BenchLineInvalid
+from tests.errors import raises_code
+from webapp.errors import BenchCaseInvalid
 from webapp.structured.pattern_match import matches
 from webapp.tools.bench import (
     BenchCase,
@@ -67,7 +68,7 @@ def test_lines_come_back_as_they_went():
     ],
 )
 def test_a_line_that_is_no_case_is_named(line):
-    with pytest.raises(BenchLineInvalid) as found:
+    with raises_code("bench_line_invalid") as found:
         cases_from_lines('{"prompt": "fine"}\n' + line)
     assert found.value.params["line"] == 2
 

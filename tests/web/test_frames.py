@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from webapp.errors import BadFrame, TooLarge, WebError
+from tests.errors import raises_code
 from webapp.web.chat.commands import FrameFields, parse_frame
 
 
@@ -27,25 +27,25 @@ def test_a_form_of_htmx():
     ],
 )  # fmt: skip
 def test_malformed_frames(data):
-    with pytest.raises(BadFrame):
+    with raises_code("bad_frame"):
         parse_frame(data)
 
 
 def test_too_long():
-    with pytest.raises(TooLarge) as caught:
+    with raises_code("too_large") as caught:
         parse_frame("x" * 101, limit_bytes=100)
-    assert isinstance(caught.value, WebError) and caught.value.params == {"found": 101, "limit": 100}
+    assert caught.value.code == "too_large" and caught.value.params == {"found": 101, "limit": 100}
 
 
 @pytest.mark.parametrize("value", [None, 5, [], {}, "four", True])
 def test_text_must_be_text_within_its_limit(value):
-    with pytest.raises(BadFrame, match="message"):
+    with raises_code("bad_frame", match="message"):
         FrameFields({"message": value}).text("message", 3)
 
 
 @pytest.mark.parametrize("value", [None, True, "x", [], "nan", "inf", 3, 10**400])
 def test_numbers(value):
-    with pytest.raises(BadFrame, match="n "):
+    with raises_code("bad_frame", match="n "):
         FrameFields({"n": value}).number("n", 0, 2)
 
 
@@ -55,7 +55,7 @@ def test_choice_and_defaults():
     assert fields.choice("other", ("a", "b"), "b") == "b"
     assert fields.text("x", 5, "") == "" and fields.number("y", 0, 1, 0.5) == 0.5
     for name in ("odd", "missing"):
-        with pytest.raises(BadFrame):
+        with raises_code("bad_frame"):
             fields.choice(name, ("a",))
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from webapp.errors import SettingsError
+from tests.errors import raises_code
 from webapp.web.peer import TrustedProxies, is_direct, is_loopback
 
 PROXY = "10.0.0.1"
@@ -72,7 +72,7 @@ def test_applied_twice_is_applied_once():
 
 @pytest.mark.parametrize("entry", ["nonsense", "300.1.1.1", "10.0.0.0/33", "localhost"])
 def test_an_entry_that_is_no_address_is_refused(entry):
-    with pytest.raises(SettingsError) as caught:
+    with raises_code("settings_invalid") as caught:
         TrustedProxies([entry])
     assert caught.value.params["name"] == "trusted_proxy"
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from tests.errors import raises_code
 from tests.web.owner import install_guard
 from tests.wording import pattern, text
-from webapp.errors import SettingsError
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
 from webapp.web.serve import announce, bind_error, local_url, make_server, serve, url_of
@@ -62,7 +62,7 @@ def test_it_serves_on_a_free_port_and_stops():
 def test_a_taken_port_is_an_error_with_the_way_out():
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(SettingsError, match="--port") as caught:
+        with raises_code("settings_invalid", match="--port") as caught:
             make_server(make_app(), Settings(port=port, http_threads=4))
     assert caught.value.params["name"] == "port" and caught.value.params["value"] == port
 
@@ -109,14 +109,14 @@ def test_a_port_taken_in_one_family_is_an_error():
     with socket.socket(socket.AF_INET6) as other:
         other.bind(("::1", 0))  # bound and not listening: nobody answers there
         port = other.getsockname()[1]
-        with pytest.raises(SettingsError) as caught:
+        with raises_code("settings_invalid") as caught:
             make_server(make_app(), Settings(host="localhost", port=port, http_threads=4))
     assert caught.value.params["name"] == "port"
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "a..b"])
 def test_a_host_that_is_not_ours_is_an_error(host):
-    with pytest.raises(SettingsError) as caught:
+    with raises_code("settings_invalid") as caught:
         make_server(make_app(), Settings(host=host, port=0, http_threads=4))
     assert caught.value.params["name"] == "host"
 

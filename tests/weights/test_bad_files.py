@@ -10,18 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
+from tests.errors import raises_code
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
-from webapp.errors import (
-    FileEmpty,
-    FileIsDirectory,
-    FileMissing,
-    FileTruncated,
-    FileUnreadable,
-    UnknownFormat,
-    UnsafePickle,
-    WeightsError,
-    WrongExtension,
-)
+from webapp.errors import FileMissing, WeightsError
 from webapp.weights.checkpoint import inspect, open_checkpoint
 
 
@@ -56,13 +47,13 @@ def test_missing(tmp_path):
 
 
 def test_directory(tmp_path):
-    with pytest.raises(FileIsDirectory):
+    with raises_code("file_is_directory"):
         inspect(tmp_path)
 
 
 def test_empty(tmp_path):
     (tmp_path / "m.pth").touch()
-    with pytest.raises(FileEmpty):
+    with raises_code("file_empty"):
         inspect(tmp_path / "m.pth")
 
 
@@ -71,7 +62,7 @@ def test_unreadable(tmp_path):
         pytest.skip("root may read everything")
     write_checkpoint(tmp_path / "m.pth", "7")
     (tmp_path / "m.pth").chmod(0)
-    with pytest.raises(FileUnreadable, match="Permission"):
+    with raises_code("file_unreadable", match="Permission"):
         inspect(tmp_path / "m.pth")
 
 
@@ -82,13 +73,13 @@ def test_unreadable_as_the_system_says_it(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
-    with pytest.raises(FileUnreadable, match="Permission denied"):
+    with raises_code("file_unreadable", match="Permission denied"):
         inspect(tmp_path / "m.pth")
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "m.pth")
-    with pytest.raises(FileUnreadable, match="ordinary"):
+    with raises_code("file_unreadable", match="ordinary"):
         inspect(tmp_path / "m.pth")
 
 
@@ -99,7 +90,7 @@ def test_torn_files(tmp_path, ending, part):
     write_checkpoint(path, "7")
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * part)])
-    with pytest.raises(FileTruncated):
+    with raises_code("file_truncated"):
         inspect(path)
 
 
@@ -110,10 +101,10 @@ def test_a_storage_cut_short_inside_a_whole_zip(tmp_path):
     with zipfile.ZipFile(tmp_path / "m.pth") as archive:
         pickled = archive.read("m/data.pkl")
     write_zip(tmp_path / "short.pth", pickled, [("data/0", bytes(100))])
-    with pytest.raises(FileTruncated, match="256 bytes, 100"):
+    with raises_code("file_truncated", match="256 bytes, 100"):
         inspect(tmp_path / "short.pth")
     write_zip(tmp_path / "gone.pth", pickled)
-    with pytest.raises(FileTruncated, match="missing"):
+    with raises_code("file_truncated", match="missing"):
         inspect(tmp_path / "gone.pth")
     write_zip(tmp_path / "packed.pth", pickled, [("data/0", bytes(256))], zipfile.ZIP_DEFLATED)
     with pytest.raises(WeightsError, match="compressed"):
@@ -131,7 +122,7 @@ def test_a_zip_directory_that_promises_more_than_the_file_has(tmp_path):
     entry = data.rindex(b"PK\x01\x02")
     data[entry + 20 : entry + 28] = (40_000).to_bytes(4, "little") * 2  # compressed and plain size
     (tmp_path / "m.pth").write_bytes(data)
-    with pytest.raises(FileTruncated, match="beyond the file"):
+    with raises_code("file_truncated", match="beyond the file"):
         inspect(tmp_path / "m.pth")
 
 
@@ -141,7 +132,7 @@ def test_a_zip_directory_with_a_damaged_name(tmp_path):
         archive.writestr("é/data.pkl", pickle.dumps({}))
     content = path.read_bytes()
     path.write_bytes(content.replace("é".encode(), b"\xff\xfe"))
-    with pytest.raises(FileTruncated, match="damaged"):
+    with raises_code("file_truncated", match="damaged"):
         inspect(path)
 
 
@@ -173,7 +164,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, in_zip, protocol):
     path = tmp_path / "m.pth"
     write_zip(path, pickled) if in_zip else path.write_bytes(pickled)
     for read in (inspect, open_checkpoint):
-        with pytest.raises(UnsafePickle, match=r"posix\.system|nt\.system"):
+        with raises_code("unsafe_pickle", match=r"posix\.system|nt\.system"):
             read(path)
     assert not witness.exists()
 
@@ -228,7 +219,7 @@ def test_the_old_format_of_torch_names_the_way_out(tmp_path):
 def test_wrong_extension(tmp_path, written, named, expected):
     write_checkpoint(tmp_path / written, "7")
     os.rename(tmp_path / written, tmp_path / named)
-    with pytest.raises(WrongExtension) as caught:
+    with raises_code("wrong_extension") as caught:
         inspect(tmp_path / named)
     assert caught.value.hint == f"Rename it to end in {expected}."
     assert inspect(tmp_path / named, any_name=True).config.architecture == "7"
@@ -240,7 +231,7 @@ def test_unknown_content(tmp_path):
     with zipfile.ZipFile(tmp_path / "c.pth", "w") as archive:
         archive.writestr("word/document.xml", "<a/>")
     for name in ("a.pth", "c.pth"):
-        with pytest.raises(UnknownFormat):
+        with raises_code("unknown_format"):
             inspect(tmp_path / name)
 
 
@@ -273,14 +264,14 @@ def test_errors_have_their_order(tmp_path):
     write_tensors(tmp_path / "m.safetensors", {"a": np.zeros(100, np.float32)})
     data = (tmp_path / "m.safetensors").read_bytes()
     (tmp_path / "m.pth").write_bytes(data[:-1])
-    with pytest.raises(FileTruncated):
+    with raises_code("file_truncated"):
         inspect(tmp_path / "m.pth")
     write_zip(tmp_path / "code.safetensors", pickle.dumps(RunsCode("true"), 2))
-    with pytest.raises(UnsafePickle):
+    with raises_code("unsafe_pickle"):
         inspect(tmp_path / "code.safetensors")
 
 
 def test_inspecting_a_web_page_named_pth(tmp_path):
     (tmp_path / "short.pth").write_bytes(b"oops")
-    with pytest.raises(FileTruncated, match="only 4 bytes"):
+    with raises_code("file_truncated", match="only 4 bytes"):
         inspect(tmp_path / "short.pth")

@@ -16,10 +16,11 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.errors import raises_code
 from tests.weights.hostile_files import HOSTILE
 from tests.weights.make_checkpoints import write_checkpoint, write_state, write_tensors
 from webapp.engine.state import ModelConfig
-from webapp.errors import FileMissing, FileReadingFailed, RoostError, StateMismatch, UnsafePickle
+from webapp.errors import FileMissing, FileReadingFailed, RoostError
 from webapp.i18n import phrase
 from webapp.weights import file_reader, reader_process
 from webapp.weights.convert.conversion import plan_for
@@ -146,13 +147,13 @@ def test_a_name_of_bytes_that_are_no_text(tmp_path):
     os.rename(tmp_path / "m.pth", name)
     assert FileReader().inspect(name).kind == "model"
     Path(name).write_bytes(HOSTILE["a-program.pth"]())
-    with pytest.raises(UnsafePickle):
+    with raises_code("unsafe_pickle"):
         FileReader().inspect(name)
 
 
 def test_a_mismatch_is_told_with_its_words(tmp_path):
     write_state(tmp_path / "s.pth", n_layer=3)
-    with pytest.raises(StateMismatch) as caught:
+    with raises_code("state_mismatch") as caught:
         FileReader().read_state(tmp_path / "s.pth", ModelConfig("7", 2, 128, 128, 512, 2, 64, 256))
     assert (caught.value.params["what_key"], caught.value.params["found"]) == ("states.mismatch.layers", "3")
 

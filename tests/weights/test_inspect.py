@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
+from tests.errors import raises_code
 from tests.weights.make_checkpoints import ARCHITECTURES, make_tensors, write_checkpoint, write_state, write_tensors
-from webapp.errors import NotAModel, WeightsError
+from webapp.errors import WeightsError
 from webapp.weights.checkpoint import inspect
 from webapp.weights.inspection import USED_TOKENS_KEY, require_model, used_token_bitmap
 
@@ -130,7 +131,7 @@ def test_a_state_file(tmp_path):
     write_state(tmp_path / "s.pth", n_layer=3)
     found = inspect(tmp_path / "s.pth")
     assert (found.kind, found.config, found.state_shape) == ("state", None, (3, 2, 64))
-    with pytest.raises(NotAModel, match="a state file"):
+    with raises_code("not_a_model", match="a state file"):
         require_model(found)
 
 
@@ -140,7 +141,7 @@ def test_a_lora_file(tmp_path, names):
     write_tensors(tmp_path / "l.pth", arrays)
     found = inspect(tmp_path / "l.pth")
     assert (found.kind, found.config) == ("lora", None)
-    with pytest.raises(NotAModel, match="a LoRA"):
+    with raises_code("not_a_model", match="a LoRA"):
         require_model(found)
 
 
@@ -148,7 +149,7 @@ def test_a_file_of_another_project_says_why(tmp_path):
     write_tensors(tmp_path / "x.safetensors", {"model.layers.0.self_attn.q_proj.weight": np.zeros((4, 4), np.float32)})
     found = inspect(tmp_path / "x.safetensors")
     assert found.kind == "unknown" and "Hugging Face" in found.reason
-    with pytest.raises(NotAModel) as caught:
+    with raises_code("not_a_model") as caught:
         require_model(found)
     assert "Hugging Face" in caught.value.message and caught.value.hint.startswith("Choose an RWKV model")
 
@@ -166,7 +167,7 @@ def test_rwkv_cpp_header(tmp_path):
     found = inspect(tmp_path / "m.bin")
     assert (found.format, found.kind, found.dtype) == ("ggml-bin", "model", "Q5_1")
     assert found.metadata["n_embd"] == "768"
-    with pytest.raises(NotAModel, match=r"rwkv\.cpp"):
+    with raises_code("not_a_model", match=r"rwkv\.cpp"):
         require_model(found)
 
 

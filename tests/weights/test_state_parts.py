@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.errors import raises_code
 from tests.weights.make_checkpoints import write_state
-from webapp.errors import BlendInvalid, StateMismatch
 from webapp.weights.state_blend import blend_states
 from webapp.weights.state_file import StateFile, open_state, state_digest
 from webapp.weights.state_origin import Origin, origin_of
@@ -76,16 +76,16 @@ def test_a_blend_is_the_weighted_mean(tmp_path):
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (-1.0, 2.0), (float("nan"), 1.0), (float("inf"), 1.0)])
 def test_weights_that_make_no_mean_are_refused(tmp_path, weights):
     states = (made(tmp_path, 1), made(tmp_path, 2))
-    with pytest.raises(BlendInvalid):
+    with raises_code("blend_invalid"):
         blend_states(list(zip(states, weights, strict=True)))
 
 
 def test_states_that_do_not_go_together_are_refused(tmp_path):
     one = made(tmp_path, 1, architecture="7")
-    with pytest.raises(StateMismatch, match="2 x 4 x 8"):
+    with raises_code("state_mismatch", match="2 x 4 x 8"):
         blend_states([(one, 1.0), (made(tmp_path, 2, n_head=4), 1.0)])
-    with pytest.raises(StateMismatch, match="RWKV-6"):
+    with raises_code("state_mismatch", match="RWKV-6"):
         blend_states([(one, 1.0), (made(tmp_path, 3, architecture="6"), 1.0)])
     for parts in ([(one, 1.0)], [(None, 1.0), (None, 1.0)], [(one, 1.0)] * 17):
-        with pytest.raises(BlendInvalid):
+        with raises_code("blend_invalid"):
             blend_states(parts)

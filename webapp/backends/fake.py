@@ -22,7 +22,7 @@ The strategy is ``fake`` followed by ``key=value`` options (quoted as in a shell
 ``hang_at=N``       ``forward`` takes ``hang_ms=60000`` there, without using the processor; ``hang_on=ID`` likewise
 ``load_ms=0``       how long ``load`` takes, in ``load_steps=10`` progress reports (one tensor each)
 ``load_bytes=N``    total bytes reported (1,000,000)
-``load_fail=WHY``   ``load`` raises ModelLoadFailed at its end
+``load_fail=WHY``   ``load`` raises ``load_failed`` at its end
 ``load_kill=1``     ``load`` kills the process at its end
 ``refuse=WHY``      ``check`` raises StrategyError
 ==================  ===================================================================================================
@@ -58,7 +58,7 @@ from webapp.engine.backend import (
 )
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import ModelLoadFailed, StrategyError
+from webapp.errors import ModelError, StrategyError
 
 HASH_PRIME = 16_777_213  # the largest prime below 2**24: every hash is exact in a float32 of the state
 POISONED = -1  # instead of a hash: the state of a slot that met NaN, which stays
@@ -169,7 +169,7 @@ class FakeBackend(Backend):
         if options.load_kill:
             _kill_process()
         if options.load_fail:
-            raise ModelLoadFailed(name=os.path.basename(path) or "fake", reason=options.load_fail)
+            raise ModelError("load_failed", name=os.path.basename(path) or "fake", reason=options.load_fail)
         return cls(config, options)
 
     def new_slot(self) -> int:

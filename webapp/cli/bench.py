@@ -17,7 +17,8 @@ from webapp import __version__
 from webapp.cli import bench_tools
 from webapp.cli.options import add_model_options, settings_from
 from webapp.cli.parser import pad
-from webapp.errors import Phrase, RequestError
+from webapp.errors import RequestError
+from webapp.i18n import Phrase
 from webapp.i18n.terminal import t
 from webapp.services.bench.llama_cpp import LlamaContestant
 from webapp.services.bench.speed import (

@@ -13,8 +13,8 @@ from typing import Any
 from webapp.chat.tool_dialects import all_dialects
 from webapp.cli.options import add_model_options, settings_from
 from webapp.cli.parser import pad
-from webapp.errors import BenchRefused, Phrase, RoostError, ToolInvalid
-from webapp.i18n import LOCALES
+from webapp.errors import BenchRefused, RoostError, ToolInvalid
+from webapp.i18n import LOCALES, Phrase
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.bench.tool_bench import MODES, BenchRequest, BenchRunner, ModeReport, document, made_cases, reports

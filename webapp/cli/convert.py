@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.cli.options import add_settings, in_one_line, settings_from
-from webapp.errors import ConversionCancelled, RoostError, as_roost_error
+from webapp.errors import RoostError, as_roost_error
 from webapp.i18n.terminal import t
 from webapp.manager.library import ModelLibrary
 from webapp.weights.convert.conversion import Converted, convert
@@ -62,7 +62,7 @@ def make(args: argparse.Namespace, printer: Printer, cancelled: threading.Event)
         error = as_roost_error(exc)
         if not printer.failed(error):
             raise error from exc
-        return CANCELLED if isinstance(error, ConversionCancelled) else 2
+        return CANCELLED if error.code == "conversion_cancelled" else 2
     printer.done(done)
     return 0
 
@@ -132,7 +132,7 @@ class Printer:
             _line({"event": "failed", "error": error.to_dict()})
             return True
         self._end_line()
-        if isinstance(error, ConversionCancelled):
+        if error.code == "conversion_cancelled":
             print(f"roost: {in_one_line(error)}", file=sys.stderr)
             return True
         return False

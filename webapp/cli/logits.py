@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from webapp.cli.options import add_model_options, settings_from
-from webapp.errors import Phrase, RequestError
+from webapp.errors import RequestError
+from webapp.i18n import Phrase
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 

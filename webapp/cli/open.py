@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from webapp.cli.options import add_settings, settings_from
-from webapp.errors import NotRunning
+from webapp.errors import RoostError
 from webapp.i18n.terminal import t
 from webapp.services.access import OwnerProof, owner_link
 
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     proof = OwnerProof(folder)
     urls = proof.addresses()
     if not urls or not answers(urls[0]):
-        raise NotRunning(path=str(folder))
+        raise RoostError("not_running", path=str(folder))
     secret = proof.new_secret()
     print(t("cli.open.link"))
     for url in urls:

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.engine.sampling_params import PARAMETERS, SamplingParams
-from webapp.errors import RoostError, sentences
-from webapp.i18n import phrase, translate_error
+from webapp.errors import RoostError, translate_error
+from webapp.i18n import phrase, sentences
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings, load_settings
 
@@ -59,6 +59,6 @@ def settings_from(args: argparse.Namespace, **fixed: Any) -> Settings:
 
 
 def sampling_from(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
-    """``defaults`` with every sampling flag that was given; InvalidSampling outside its range."""
+    """``defaults`` with every sampling flag that was given; ``sampling_invalid`` outside its range."""
     given = {name: getattr(args, name) for name in SAMPLING_OPTIONS if getattr(args, name) is not None}
     return replace(defaults, **given)

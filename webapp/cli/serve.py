@@ -18,7 +18,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
-from webapp.errors import SettingsError
+from webapp.errors import RoostError
 from webapp.i18n import phrase
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings, default_models_dir
@@ -60,12 +60,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_folders(settings: Settings) -> None:
-    """Says of each named folder that is not there; the first upload makes it. SettingsError for one that is a file."""
+    """Says of each named folder that is not there; the first upload makes it. ``settings_invalid`` for one that is a
+    file."""
     named = [("models_dir", settings.models_dir)]
     named += [("extra_models_dirs", folder) for folder in settings.extra_models_dirs]
     for name, folder in named:
         if folder.is_file():
-            raise SettingsError(name=name, value=str(folder), reason="it is a file; name the folder it is in")
+            raise RoostError(
+                "settings_invalid", name=name, value=str(folder), reason="it is a file; name the folder it is in"
+            )
         if not folder.exists() and folder != default_models_dir(settings.data_dir):
             print(t("cli.serve.no_folder", path=folder), flush=True)
 

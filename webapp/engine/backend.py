@@ -166,7 +166,7 @@ class Suggestion(NamedTuple):
 
 
 ProgressCallback = Callable[[LoadProgress], None]
-"""Called often during a load; raises LoadCancelled to end it."""
+"""Called often during a load; raises ``load_cancelled`` to end it."""
 
 
 Want = Literal["nothing", "last", "all"]
@@ -349,7 +349,8 @@ class Backend(ABC):
     @classmethod
     @abstractmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> Backend:
-        """Reads the weights. May raise LoadCancelled (from ``progress``), OutOfMemory, WeightsError, StrategyError."""
+        """Reads the weights. May raise ``load_cancelled`` (from ``progress``), OutOfMemory, WeightsError,
+        StrategyError."""
 
     @abstractmethod
     def step(self, batch: Sequence[Row]) -> Logits:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from webapp.engine.engine_options import EngineOptions
-from webapp.errors import InvalidOption, Phrase, StrategyError
+from webapp.errors import InvalidOption, StrategyError
+from webapp.i18n import Phrase
 
 OptionValue = str | int | float | bool
 Options = Mapping[str, OptionValue]

@@ -6,7 +6,8 @@ import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from webapp.errors import InvalidOption, Phrase
+from webapp.errors import InvalidOption
+from webapp.i18n import Phrase
 
 MOST_THREADS = 4096
 MOST_PREFILL_CHUNK = 65536

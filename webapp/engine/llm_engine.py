@@ -30,7 +30,7 @@ from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, BatchMaker, ConstraintFactory, Sampled, Words
 from webapp.engine.scheduler import Scheduler, Sequence, SequenceFactory, SequenceStatus, Start, StepPlan, TokenIds
 from webapp.engine.state import RecurrentState, StateCache
-from webapp.errors import EngineCrashed, NonFiniteLogits, OutOfMemory, RequestError, as_roost_error
+from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RequestError, as_roost_error
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class LLMEngine:
 
     def add_request(self, request: GenerationRequest) -> None:
         """Queues it. Raises a RequestError for an id in use, an empty prompt, a token outside the vocabulary or a
-        constraint that cannot be used, and StateMismatch for an initial state of another model."""
+        constraint that cannot be used, and ``state_mismatch`` for an initial state of another model."""
         if self.scheduler.find(request.request_id):
             raise RequestError(reason=f"the request id {request.request_id!r} is in use")
         start = self._start_of(request.initial_state_digest)
@@ -104,12 +104,12 @@ class LLMEngine:
             self._finish(sequence, FinishReason.ABORT)
 
     def set_initial_state(self, state: RecurrentState | None, digest: str = "") -> None:
-        """What requests added from now on start from; None is the backend's own fresh state. StateMismatch changes
+        """What requests added from now on start from; None is the backend's own fresh state. ``state_mismatch`` changes
         nothing. ``digest`` is what it is known by, made here when not given."""
         self._initial = self._fresh if state is None else self._checked_start(state, digest)
 
     def keep_state(self, digest: str, state: RecurrentState) -> None:
-        """Lets later requests start from it by naming its digest. StateMismatch keeps nothing."""
+        """Lets later requests start from it by naming its digest. ``state_mismatch`` keeps nothing."""
         self._kept_starts[digest] = self._checked_start(state, digest)
 
     def forget_state(self, digest: str) -> None:
@@ -249,7 +249,7 @@ class LLMEngine:
         """After a chunk of its prompt; True when that was the last and its first token is to be sampled."""
         if sequence.position in sequence.snapshot_lengths:
             if not logits.is_finite(line):
-                self._fail(sequence, NonFiniteLogits(tokens=sequence.position))
+                self._fail(sequence, ModelError("non_finite_logits", tokens=sequence.position))
                 return False
             self._snapshot(sequence)
         if sequence.prompt_length - sequence.cached_tokens > self.scheduler.prefill_chunk:
@@ -291,7 +291,7 @@ class LLMEngine:
         params = sequence.params
         try:
             if token_id == NOT_FINITE:
-                raise NonFiniteLogits(tokens=sequence.position)
+                raise ModelError("non_finite_logits", tokens=sequence.position)
             if token_id == NO_TOKEN:
                 raise RequestError(reason="bans, biases and constraints together leave no token to choose")
             if params.logprobs is not None:

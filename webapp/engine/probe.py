@@ -13,7 +13,7 @@ from webapp.engine.outputs import TokenLogprob
 from webapp.engine.sampler import log_probabilities
 from webapp.engine.scheduler import TokenIds
 from webapp.engine.state import RecurrentState
-from webapp.errors import NonFiniteLogits
+from webapp.errors import ModelError
 
 FloatArray = NDArray[np.float32]
 
@@ -72,7 +72,8 @@ class LogitsProbe(Probe):
 
 
 class StateProbe(Probe):
-    """The state after the last token; NonFiniteLogits when it, or what the model says on the way, is not finite."""
+    """The state after the last token; ``non_finite_logits`` when it, or what the model says on the way, is not
+    finite."""
 
     needs_state = True
 
@@ -81,7 +82,7 @@ class StateProbe(Probe):
 
     def result(self) -> RecurrentState:
         if not all(np.isfinite(array).all() for array in self.state.arrays.values()):
-            raise NonFiniteLogits(tokens=self._read)
+            raise ModelError("non_finite_logits", tokens=self._read)
         return self.state
 
 
@@ -110,4 +111,4 @@ class ScoreProbe(Probe):
 
 def _check_finite(read: int, logits: FloatArray) -> None:
     if not np.isfinite(logits).all():
-        raise NonFiniteLogits(tokens=read)
+        raise ModelError("non_finite_logits", tokens=read)

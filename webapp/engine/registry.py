@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
 from webapp.engine.backend_options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
 from webapp.engine.state import ModelConfig
-from webapp.errors import BackendUnavailable, InvalidOption, Phrase, RoostError, StrategyError
+from webapp.errors import BackendUnavailable, InvalidOption, RoostError, StrategyError
+from webapp.i18n import Phrase
 
 AUTOMATIC = "auto"
 """The strategy that leaves it to Roost, as does an empty one: :func:`automatic_strategy`."""

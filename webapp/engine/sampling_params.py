@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from webapp.errors import InvalidSampling, Phrase
+from webapp.errors import RequestError
+from webapp.i18n import Phrase
 
 MOST_ALTERNATIVES = 20
 JS_SAFE_INTEGER = 2**53 - 1
@@ -104,9 +105,11 @@ class SamplingParams:
         if self.logprobs is not None:
             _check_range(_LOGPROBS, self.logprobs)
         if self.seed is not None and (not isinstance(self.seed, int) or isinstance(self.seed, bool)):
-            raise InvalidSampling(name="seed", value=repr(self.seed), allowed="a whole number")
+            raise RequestError("sampling_invalid", name="seed", value=repr(self.seed), allowed="a whole number")
         if any(not sequence for sequence in self.stop_token_sequences):
-            raise InvalidSampling(name="stop_token_sequences", value="an empty sequence", allowed="non-empty")
+            raise RequestError(
+                "sampling_invalid", name="stop_token_sequences", value="an empty sequence", allowed="non-empty"
+            )
 
     @property
     def is_greedy(self) -> bool:
@@ -122,12 +125,15 @@ class SamplingParams:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> SamplingParams:
-        """From :meth:`to_dict`'s form, or any subset of it; unknown names are an InvalidSampling."""
+        """From :meth:`to_dict`'s form, or any subset of it; unknown names are an ``sampling_invalid``."""
         known = {f.name for f in fields(cls)}
         for name in data:
             if name not in known:
-                raise InvalidSampling(
-                    name=name, value="given", allowed=Phrase("one of {names}", names=", ".join(sorted(known)))
+                raise RequestError(
+                    "sampling_invalid",
+                    name=name,
+                    value="given",
+                    allowed=Phrase("one of {names}", names=", ".join(sorted(known))),
                 )
         return cls(**{name: _read(name, value) for name, value in data.items()})
 
@@ -165,7 +171,7 @@ def _read(name: str, value: Any) -> Any:
     try:
         return read(value)
     except (TypeError, ValueError, AttributeError) as exc:
-        raise InvalidSampling(name=name, value=repr(value), allowed=allowed) from exc
+        raise RequestError("sampling_invalid", name=name, value=repr(value), allowed=allowed) from exc
 
 
 def _check_range(row: SamplingParameter, value: Any) -> None:
@@ -177,4 +183,4 @@ def _check_range(row: SamplingParameter, value: Any) -> None:
             allowed = Phrase("a whole number from {least} to {most}", **bounds)
         else:
             allowed = Phrase("a number from {least} to {most}", **bounds)
-        raise InvalidSampling(name=row.name, value=repr(value), allowed=allowed)
+        raise RequestError("sampling_invalid", name=row.name, value=repr(value), allowed=allowed)

@@ -24,7 +24,7 @@ from webapp.engine.outputs import GenerationRequest, SequenceStats, TokenLogprob
 from webapp.engine.sampling_batch import Adjustments, Constraint, ConstraintFactory, SequenceSampling
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import PromptEmpty, RequestError, TokenOutOfRange
+from webapp.errors import RequestError
 
 
 class StopMatcher:
@@ -210,7 +210,7 @@ class SequenceFactory:
         """``start`` is used unless the request brings a state of its own.
 
         Raises a RequestError for an empty prompt, a token outside the vocabulary or a constraint that cannot be used,
-        and StateMismatch for an initial state of another model.
+        and ``state_mismatch`` for an initial state of another model.
         """
         self.check_token_ids(request.prompt_token_ids)
         for token_id in request.params.logit_bias:
@@ -230,15 +230,15 @@ class SequenceFactory:
         )
 
     def check_token_ids(self, token_ids: Iterable[int]) -> None:
-        """PromptEmpty or TokenOutOfRange."""
+        """``prompt_empty`` or ``token_out_of_range``."""
         if not token_ids:
-            raise PromptEmpty()
+            raise RequestError("prompt_empty")
         for token_id in token_ids:
             self._check_token_id(token_id)
 
     def _check_token_id(self, token_id: int) -> None:
         if not 0 <= token_id < self._config.vocab_size:
-            raise TokenOutOfRange(found=token_id, vocab_size=self._config.vocab_size)
+            raise RequestError("token_out_of_range", found=token_id, vocab_size=self._config.vocab_size)
 
     def _sampling(self, request: GenerationRequest, seed: int) -> SequenceSampling:
         adjustments = Adjustments(request.params, self._penalty_exempt, request.prompt_token_ids)

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from webapp.errors import Phrase, StateMismatch
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 
 if TYPE_CHECKING:  # numpy comes with the first state: the web process must start without it
     import numpy as np
@@ -85,7 +86,9 @@ class RecurrentState:
         state = cls.zeros(config)
         expected = state.arrays["att_kv"].shape if config.major > 4 else "none (RWKV-4)"
         if expected != time_state.shape:
-            raise StateMismatch(path="", what="the shape", expected=str(expected), found=str(time_state.shape))
+            raise WeightsError(
+                "state_mismatch", path="", what="the shape", expected=str(expected), found=str(time_state.shape)
+            )
         return cls(config.architecture, {**state.arrays, "att_kv": time_state.astype("float32", copy=True)})
 
     @property
@@ -105,24 +108,36 @@ class RecurrentState:
         return h.hexdigest()
 
     def check(self, config: ModelConfig, path: str = "") -> None:
-        """Raises StateMismatch unless every array is there, has its shape and is finite."""
+        """Raises ``state_mismatch`` unless every array is there, has its shape and is finite."""
         if self.architecture != config.architecture:
-            raise StateMismatch(
-                path=path, what="the architecture", expected=config.architecture, found=self.architecture
+            raise WeightsError(
+                "state_mismatch",
+                path=path,
+                what="the architecture",
+                expected=config.architecture,
+                found=self.architecture,
             )
         import numpy as np
 
         expected = state_shapes(config)
         if set(expected) != set(self.arrays):
-            raise StateMismatch(path=path, what="the arrays", expected=sorted(expected), found=sorted(self.arrays))
+            raise WeightsError(
+                "state_mismatch", path=path, what="the arrays", expected=sorted(expected), found=sorted(self.arrays)
+            )
         for name, shape in expected.items():
             found = self.arrays[name]
             if found.shape != shape:
-                raise StateMismatch(
-                    path=path, what=Phrase("the shape of {name}", name=name), expected=shape, found=found.shape
+                raise WeightsError(
+                    "state_mismatch",
+                    path=path,
+                    what=Phrase("the shape of {name}", name=name),
+                    expected=shape,
+                    found=found.shape,
                 )
             if not np.isfinite(found).all():
-                raise StateMismatch(path=path, what=name, expected="finite numbers", found="NaN or infinity")
+                raise WeightsError(
+                    "state_mismatch", path=path, what=name, expected="finite numbers", found="NaN or infinity"
+                )
 
 
 def state_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -1,14 +1,26 @@
-"""The words of the pages in English and Chinese, and which of the two a reader gets.
+"""Every text a person reads, in English and Chinese, and which of the two a reader gets. It imports no other room.
 
-    catalogue/<locale>/<area>.json   nested or dotted keys, "{name}" for parameters; all files of a locale are merged
-    translation                      translate(key, locale, **params), translate_error(error, locale), phrase(...)
+    catalogue/<locale>/<area>.json   nested keys, "{name}" for parameters; all files of a locale are merged
+    translation                      Text (a key with its values), translate(key, locale, **params)
     locale_choice                    choose_locale(query, cookie, header, setting)
     terminal                         t(key, **params) in the language of the terminal; not for pages
 
-An area's page adds its own file under both locales. English texts of errors live in :mod:`webapp.errors` only.
+A page area has one file in each language; errors have ``errors.json``.
 """
 
 from webapp.i18n.locale_choice import DEFAULT_LOCALE, LOCALES, choose_locale
-from webapp.i18n.translation import phrase, translate, translate_error
+from webapp.i18n.phrase import Phrase, phrase_from_dict
+from webapp.i18n.translation import Text, fill, phrase, sentences, translate
 
-__all__ = ["DEFAULT_LOCALE", "LOCALES", "choose_locale", "phrase", "translate", "translate_error"]
+__all__ = [
+    "DEFAULT_LOCALE",
+    "LOCALES",
+    "Phrase",
+    "Text",
+    "choose_locale",
+    "fill",
+    "phrase",
+    "phrase_from_dict",
+    "sentences",
+    "translate",
+]

@@ -4,14 +4,65 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import Phrase, RoostError, fill
 from webapp.i18n.locale_choice import DEFAULT_LOCALE, LOCALES
+from webapp.i18n.phrase import Phrase, phrase_from_dict
 
 CATALOGUE_DIR = Path(__file__).parent / "catalogue"
+
+
+class Text:
+    """A sentence, or a part of one, that is not in a language yet: ``Text("reason.too_long", limit=9)``.
+
+    Reasons inside errors are made of these, and translated where a reader sees them. Values are texts, numbers or
+    other Texts. ``str`` gives the English, for logs, for programs and for the model.
+    """
+
+    __slots__ = ("key", "params")
+
+    def __init__(self, key: str, /, **params: Any) -> None:
+        self.key = key
+        self.params = params
+
+    def __str__(self) -> str:
+        return translate(self.key, DEFAULT_LOCALE, **self.params)
+
+    def __repr__(self) -> str:
+        return f"Text({self.key!r}, **{self.params!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Text) and (self.key, self.params) == (other.key, other.params)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __reduce__(self) -> Any:
+        return (text_from_plain, (self.to_plain(),))
+
+    def to_plain(self) -> dict[str, Any]:
+        """``{"text": key, "params": {...}}``, all JSON."""
+        return {"text": self.key, "params": {name: plain(value) for name, value in self.params.items()}}
+
+
+def plain(value: Any) -> Any:
+    """``value`` as JSON: a Text as its dict, what is no text or number as ``str`` gives it."""
+    if isinstance(value, Text):
+        return value.to_plain()
+    if isinstance(value, Phrase):
+        return value.to_dict()
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+def text_from_plain(value: Any) -> Any:
+    """What :func:`plain` was given."""
+    if isinstance(value, dict) and "text" in value:
+        return Text(value["text"], **{name: text_from_plain(each) for name, each in value["params"].items()})
+    if isinstance(value, dict) and "template" in value:
+        return phrase_from_dict(value)
+    return value
 
 
 class Catalogue:
@@ -28,13 +79,14 @@ class Catalogue:
     def find(self, key: str, locale: str) -> str | None:
         return self.texts.get(locale, {}).get(key)
 
-    def translate(self, key: str, locale: str, params: dict[str, Any]) -> str:
+    def translate(self, key: str, locale: str, params: Mapping[str, Any]) -> str:
         """The filled text, from English where ``locale`` has none, the key itself where nobody has."""
+        values = {name: say(value, locale) for name, value in params.items()}
         for candidate in _plural_keys(key, locale, params.get("count")):
             for source in (locale, DEFAULT_LOCALE):
                 text = self.find(candidate, source)
                 if text is not None:
-                    return fill(text, params)
+                    return fill(text, values)
         return key
 
 
@@ -70,28 +122,45 @@ def catalogue() -> Catalogue:
     return Catalogue.load()
 
 
-def translate(key: str, locale: str, **params: Any) -> str:
+def translate(key: str, locale: str, /, **params: Any) -> str:
     """The text of ``key``; with ``count`` the singular or plural form. A missing key comes back as it is."""
     return catalogue().translate(key, locale, params)
 
 
-def translate_error(error: RoostError, locale: str) -> tuple[str, str]:
-    """(sentence, way out) in the reader's language; English where the catalogue has no words for the code."""
-    params = {name: _in_words(name, error.params, locale) for name in error.params}
-    message = catalogue().find(f"error.{error.code}.message", locale) or error.message_text
-    hint = catalogue().find(f"error.{error.code}.hint", locale) or error.hint_text
-    return fill(message, params), fill(hint, params)
+class Blank(dict[str, Any]):
+    """Says ``?`` for a value that is missing."""
+
+    def __missing__(self, key: str) -> str:
+        return "?"
 
 
-def _in_words(name: str, params: dict[str, Any], locale: str) -> Any:
-    """A parameter ``reason`` may come with a ``reason_key``: the catalogue's text of that, filled with the rest."""
-    text = catalogue().find(str(params.get(f"{name}_key")), locale)
-    return fill(text, params) if text else phrase(params[name], locale)
+def fill(template: str, params: Mapping[str, Any]) -> str:
+    """``template.format`` that never raises over a missing value."""
+    return template.format_map(Blank(params))
+
+
+def say(value: Any, locale: str) -> Any:
+    """A Text in ``locale``; anything else unchanged."""
+    if isinstance(value, Text):
+        return catalogue().translate(value.key, locale, value.params)
+    return phrase(value, locale) if isinstance(value, str) else value
+
+
+def sentences(message: str, hint: str) -> str:
+    """Sentence and way out in one line; a reason that came from elsewhere may lack its full stop."""
+    if message.endswith(("。", "！", "？")):
+        return message + hint
+    if message.endswith((".", "!", "?", "…")) or not hint:
+        return f"{message} {hint}".rstrip()
+    is_chinese = any("\u4e00" <= char <= "\u9fff" for char in hint)
+    return f"{message}。{hint}" if is_chinese else f"{message}. {hint}"
 
 
 def phrase(text: Any, locale: str) -> Any:
     """A reason in ``locale``: a Phrase by its template, a fixed English sentence by itself, as far as ``phrases.json``
     has them; anything else unchanged."""
+    if isinstance(text, Text):
+        return say(text, locale)
     if isinstance(text, Phrase):
         template = catalogue().find(f"phrase.{text.template}", locale)
         values = {name: phrase(value, locale) for name, value in text.values.items()}

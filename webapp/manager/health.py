@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from webapp.engine.backend import RAM, Footprint
 from webapp.engine.registry import resolve_strategy
-from webapp.errors import EngineCrashed, EngineStalled, ModelDoesNotFit, ModelError, OutOfMemory, Phrase
+from webapp.errors import EngineCrashed, ModelError, OutOfMemory
+from webapp.i18n import Phrase
 from webapp.manager.target import Target
 
 if TYPE_CHECKING:
@@ -81,14 +82,17 @@ class StallWatch:
         """Whole seconds; 0 while that is too short to be mentioned."""
         return int(self._silent_s) if self._silent_s >= self._limits.notice_s else 0
 
-    def error(self) -> EngineStalled | None:
+    def error(self) -> ModelError | None:
         """Why the engine has to be ended; None while it does not."""
         limits = self._limits
         if limits.silent_s and self._silent_s >= limits.silent_s:
-            return EngineStalled(reason=Phrase("it did not answer for {seconds} s", seconds=f"{self._silent_s:.0f}"))
+            return ModelError(
+                "engine_stalled", reason=Phrase("it did not answer for {seconds} s", seconds=f"{self._silent_s:.0f}")
+            )
         if limits.step_s and self._step_s >= limits.step_s:
-            return EngineStalled(
-                reason=Phrase("one step of it took more than {seconds} s", seconds=f"{limits.step_s:g}")
+            return ModelError(
+                "engine_stalled",
+                reason=Phrase("one step of it took more than {seconds} s", seconds=f"{limits.step_s:g}"),
             )
         return None
 
@@ -224,16 +228,18 @@ def _footprint(target: Target) -> Footprint:
     return backend.footprint(target.inspection, options)
 
 
-def shortfall(target: Target, reclaimable_bytes: int) -> ModelDoesNotFit | None:
+def shortfall(target: Target, reclaimable_bytes: int) -> ModelError | None:
     """Why the model does not fit into main memory now; ``reclaimable_bytes`` are given back before it is loaded."""
     needed, free = needed_bytes(target), available_bytes() + reclaimable_bytes
     if needed <= free:
         return None
     sizes = {"needed": f"{needed / 1e9:.1f} GB", "free": f"{free / 1e9:.1f} GB"}
-    return ModelDoesNotFit(name=target.name, reason=Phrase("it needs about {needed}, and {free} is free", **sizes))
+    return ModelError(
+        "model_does_not_fit", name=target.name, reason=Phrase("it needs about {needed}, and {free} is free", **sizes)
+    )
 
 
-Shortfall = Callable[[Target, int], ModelDoesNotFit | None]
+Shortfall = Callable[[Target, int], ModelError | None]
 _Key = tuple[str, tuple[int, int], tuple[str, ...]]
 
 
@@ -250,14 +256,14 @@ class FitCheck:
         self._shortfall = shortfall
         self._accepted: OrderedDict[_Key, bool] = OrderedDict()
 
-    def refusal(self, target: Target, reclaimable_bytes: int, by_hand: bool) -> ModelDoesNotFit | None:
+    def refusal(self, target: Target, reclaimable_bytes: int, by_hand: bool) -> ModelError | None:
         """A failed load counts for requests; a person who loads ``by_hand`` may try again where memory is free now."""
         is_accepted = self._accepted.get(_key(target))
         if is_accepted:
             return None
         if is_accepted is None or by_hand:
             return self._shortfall(target, reclaimable_bytes)
-        return ModelDoesNotFit(name=target.name, reason="memory ran out when it was loaded last")
+        return ModelError("model_does_not_fit", name=target.name, reason="memory ran out when it was loaded last")
 
     def accept(self, target: Target) -> None:
         self._note(target, True)

@@ -8,15 +8,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.errors import (
-    FileReadingFailed,
-    LibraryError,
-    ModelNotFound,
-    RoostError,
-    StateMissing,
-    as_roost_error,
-    error_from_dict,
-)
+from webapp.errors import FileMissing, FileReadingFailed, ModelNotFound, RoostError, as_roost_error
 from webapp.manager.folders import (
     MODEL_ENDINGS,
     SEPARATOR,
@@ -159,17 +151,17 @@ class ModelLibrary:
         return path.name == STARTER_MODEL and path.parent == self.bundled_dir
 
     def find_state(self, name: str, allow_outside: bool = False) -> Path:
-        """A state's file: a name in ``states``, or one relative to the models folder. StateMissing otherwise."""
+        """A state's file: a name in ``states``, or one relative to the models folder. ``state_not_found`` otherwise."""
         path = find_file(self.models_dir / STATES, name) or find_file(self.models_dir, name, allow_outside)
         if path is None:
-            raise StateMissing(path=name)
+            raise FileMissing("state_not_found", path=name)
         return path
 
     def inspect(self, path: Path) -> Inspection:
         """What the file holds, remembered until its size or date changes. Errors as of weights.inspect."""
         found = self._look_into(path, _stamp(path))
         if isinstance(found, RoostError):
-            raise error_from_dict(found.to_dict())  # a new one: raised again it would keep every frame of the last time
+            raise found.with_params()  # a new one: raised again it would keep every frame of the last time
         return found
 
     def revision(self) -> int:
@@ -220,7 +212,7 @@ def _printable(name: str) -> str:
 
 
 def _unreadable_name(file: ModelFile) -> RoostError:
-    return LibraryError(name=file.name, reason="its name is not valid UTF-8")
+    return RoostError("library_error", name=file.name, reason="its name is not valid UTF-8")
 
 
 def _stamp(path: Path) -> Stamp:

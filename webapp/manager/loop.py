@@ -31,7 +31,7 @@ from webapp.engine.probe import Probe
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_batch import ConstraintFactory
 from webapp.engine.state import RecurrentState
-from webapp.errors import EngineCrashed, LoadCancelled, ModelLoadFailed, OutOfMemory, RoostError, as_roost_error
+from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RoostError, as_roost_error
 from webapp.manager.health import is_out_of_memory
 from webapp.manager.messages import (
     Abort,
@@ -140,7 +140,7 @@ class EngineLoop:
     def _report(self, progress: LoadProgress) -> None:
         """The backend's progress callback; a load of many small tensors must not flood the pages."""
         if self._is_cancelled.is_set():
-            raise LoadCancelled()
+            raise ModelError("load_cancelled")
         self._progress += 1
         now = time.monotonic()
         if now - self._progress_at >= PROGRESS_EVERY_S or progress.done_tensors >= progress.total_tensors:
@@ -263,7 +263,7 @@ def load_error(exc: Exception, command: LoadModel) -> RoostError:
     traceback.print_exc()
     if isinstance(exc, MemoryError) or is_out_of_memory(f"{type(exc).__name__}: {exc}"):
         return OutOfMemory(reason=str(exc) or "the system refused more memory")
-    return ModelLoadFailed(name=os.path.basename(command.path), reason=as_roost_error(exc).params["reason"])
+    return ModelError("load_failed", name=os.path.basename(command.path), reason=as_roost_error(exc).params["reason"])
 
 
 NAME = "roost-engine"

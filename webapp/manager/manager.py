@@ -18,20 +18,8 @@ from typing import TYPE_CHECKING, Any
 from webapp.engine.outputs import GenerationRequest, TokenLogprob
 from webapp.engine.sampling_params import MOST_ALTERNATIVES
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import (
-    InvalidSampling,
-    ModelError,
-    ModelUnloaded,
-    NoModelLoaded,
-    Phrase,
-    PromptEmpty,
-    PromptTooLong,
-    QueueFull,
-    RequestError,
-    RoostError,
-    ShuttingDown,
-    TokenOutOfRange,
-)
+from webapp.errors import ModelError, QueueFull, RequestError, RoostError
+from webapp.i18n import Phrase
 from webapp.manager.handles import RequestHandle
 from webapp.manager.health import FitCheck, Shortfall, StallLimits, has_room_beside, resident_bytes, shortfall
 from webapp.manager.library import ModelLibrary
@@ -112,9 +100,8 @@ class ModelManager:
         """Starts loading, or swapping, in the background; None keeps what is chosen. Resets a crash loop.
 
         What can be told before loading is raised at once and changes nothing: ModelNotFound, WeightsError,
-        StrategyError, BackendUnavailable, ModelDoesNotFit (see :meth:`load_anyway`). A state given here has to fit; one
-        in use before that does not fit the new model is dropped, and ``status().notice`` says why.
-        """
+        StrategyError, BackendUnavailable, ``model_does_not_fit`` (see :meth:`load_anyway`). A state given here has to
+        fit; one in use before that does not fit the new model is dropped, and ``status().notice`` says why."""
         with self._choosing:
             before = self._supervisor.goal
             choice = before.choice if before else self._first_choice
@@ -125,7 +112,7 @@ class ModelManager:
 
     def load_anyway(self) -> None:
         """Starts loading what :meth:`load` or a request was refused last because it does not fit. From then on requests
-        load it too, until memory ran out. NoModelLoaded when nothing was refused."""
+        load it too, until memory ran out. ``no_model`` when nothing was refused."""
         self._supervisor.request_refused()
 
     def choose(
@@ -156,15 +143,15 @@ class ModelManager:
         return self._resolver.resolve(replace(wanted, state="")).reload_differences(loaded)
 
     def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:
-        """Until the load at hand is done; raises its error. NoModelLoaded when there is nothing to wait for."""
+        """Until the load at hand is done; raises its error. ``no_model`` when there is nothing to wait for."""
         if not self._supervisor.wait_settled(timeout_s):
             raise ModelError(reason="it is still being loaded")
         if self._supervisor.is_closing:
-            raise ShuttingDown()
+            raise ModelError("shutting_down")
         if self._supervisor.error is not None:
             raise self._supervisor.error.with_traceback(None)  # without the frames of whoever got it before
         if self._supervisor.session is None:
-            raise NoModelLoaded()
+            raise ModelError("no_model")
         return self.status()
 
     def cancel_load(self) -> None:
@@ -179,7 +166,7 @@ class ModelManager:
         """Makes a state file the beginning of every later sequence, without a reload; "" goes back to the model's own
         start, ``-`` to none at all.
 
-        Running sequences keep theirs. StateMismatch, or another WeightsError, leaves the one in use.
+        Running sequences keep theirs. ``state_mismatch``, or another WeightsError, leaves the one in use.
         """
         with self._choosing:
             target = self._resolver.with_state(self._chosen(), name_or_path)
@@ -187,8 +174,8 @@ class ModelManager:
             return target.state_info
 
     def check_state(self, name: str) -> StateInfo:
-        """That state file, as the chosen model's beginning; StateMismatch or another WeightsError when it cannot be.
-        Changes nothing."""
+        """That state file, as the chosen model's beginning; ``state_mismatch`` or another WeightsError when it cannot
+        be. Changes nothing."""
         return self._resolver.start(self._chosen(), name).info
 
     def tokenizer(self) -> Tokenizer:
@@ -206,14 +193,13 @@ class ModelManager:
 
         ``state`` is this request's alone, a name as of :meth:`apply_state`; None is the one in use.
 
-        Raises at once what is wrong with the request, its state or the choice of model, QueueFull, CrashLoop,
-        ModelDoesNotFit or ShuttingDown, and ModelUnloaded when the model its prompt was ``made_for`` is not the chosen
-        one any more.
-        """
+        Raises at once what is wrong with the request, its state or the choice of model, QueueFull, ``crash_loop``,
+        ``model_does_not_fit`` or ``shutting_down``, and ``model_unloaded`` when the model its prompt was ``made_for``
+        is not the chosen one any more."""
         while True:
             target = self._chosen(for_loading=True)
             if made_for is not None and made_for.path != target.path:
-                raise ModelUnloaded()
+                raise ModelError("model_unloaded")
             check_request(request, self._config_of(target), self._settings)
             start = None if state is None else self._resolver.start(target, state)
             handle = RequestHandle(request, self._supervisor.abort, start)
@@ -255,7 +241,9 @@ class ModelManager:
 
         ids = tuple(int(token_id) for token_id in token_ids)
         if not 0 <= alternatives <= MOST_ALTERNATIVES:
-            raise InvalidSampling(name="logprobs", value=alternatives, allowed=f"from 0 to {MOST_ALTERNATIVES}")
+            raise RequestError(
+                "sampling_invalid", name="logprobs", value=alternatives, allowed=f"from 0 to {MOST_ALTERNATIVES}"
+            )
         reply = self._read(ids, state, lambda call_id, digest: ScoreTokens(call_id, ids, alternatives, digest))
         assert reply.scores is not None
         return reply.scores
@@ -282,9 +270,9 @@ class ModelManager:
         self._supervisor.wait_settled(None)
         session = self._supervisor.session
         if session is None:
-            raise self._supervisor.error or NoModelLoaded()
+            raise self._supervisor.error or ModelError("no_model")
         if not session.target.is_same_model(target):
-            raise ModelUnloaded()
+            raise ModelError("model_unloaded")
         if session.call_count >= self._settings.max_queue + 1:
             raise QueueFull(waiting=session.call_count)
         return session.call(make_command, start).result()
@@ -299,7 +287,7 @@ class ModelManager:
         return resident_bytes(pid) if pid else 0
 
     def close(self) -> None:
-        """Ends the engine; open requests end with ShuttingDown. Returns within seconds; may be called again."""
+        """Ends the engine; open requests end with ``shutting_down``. Returns within seconds; may be called again."""
         self._supervisor.close()
         atexit.unregister(self._close_at_exit)
 
@@ -339,11 +327,11 @@ LOGITS_LIMIT_BYTES = 1 << 30
 
 
 def check_request(request: GenerationRequest, config: ModelConfig, settings: Settings) -> None:
-    """Raises a RequestError, or StateMismatch for a state of its own that does not fit."""
+    """Raises a RequestError, or ``state_mismatch`` for a state of its own that does not fit."""
     check_prompt(request.prompt_token_ids, config, settings)
     if request.params.max_tokens > settings.max_tokens_limit:
         allowed = Phrase("at most {limit} here", limit=settings.max_tokens_limit)
-        raise InvalidSampling(name="max_tokens", value=request.params.max_tokens, allowed=allowed)
+        raise RequestError("sampling_invalid", name="max_tokens", value=request.params.max_tokens, allowed=allowed)
     check_token_ids(tuple(request.params.logit_bias), config, param="logit_bias")
     _check_boundaries(request)
     if request.initial_state is not None:
@@ -352,9 +340,9 @@ def check_request(request: GenerationRequest, config: ModelConfig, settings: Set
 
 def check_prompt(token_ids: Sequence[int], config: ModelConfig, settings: Settings) -> None:
     if not token_ids:
-        raise PromptEmpty()
+        raise RequestError("prompt_empty")
     if len(token_ids) > settings.max_prompt_tokens:
-        raise PromptTooLong(found=len(token_ids), limit=settings.max_prompt_tokens)
+        raise RequestError("prompt_too_long", found=len(token_ids), limit=settings.max_prompt_tokens)
     check_token_ids(token_ids, config)
 
 
@@ -373,7 +361,7 @@ def check_token_ids(token_ids: Sequence[int], config: ModelConfig, **where: str)
         return
     for extreme in (min(token_ids), max(token_ids)):
         if not 0 <= extreme < config.vocab_size:
-            raise TokenOutOfRange(found=extreme, vocab_size=config.vocab_size, **where)
+            raise RequestError("token_out_of_range", found=extreme, vocab_size=config.vocab_size, **where)
 
 
 def _check_boundaries(request: GenerationRequest) -> None:

@@ -15,7 +15,8 @@ import msgspec
 
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason, PrefillProgress, TokenOutput
-from webapp.errors import ModelLoadFailed, Phrase, RoostError, error_from_dict
+from webapp.errors import ModelError, RoostError, error_from_dict
+from webapp.i18n import Phrase
 from webapp.manager.client import EngineClient, EngineStarter
 from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service, log_begin, log_end
 from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, StallWatch, crash_error, memory_facts, oom_kills
@@ -138,8 +139,10 @@ class EngineSession:
             if error := self._abandoned or self.error:
                 raise error
             if not in_time:
-                raise ModelLoadFailed(
-                    name=self.target.name, reason=Phrase("it took longer than {seconds} s", seconds=f"{timeout_s:g}")
+                raise ModelError(
+                    "load_failed",
+                    name=self.target.name,
+                    reason=Phrase("it took longer than {seconds} s", seconds=f"{timeout_s:g}"),
                 )
 
     def abandon(self, error: RoostError) -> None:

@@ -14,20 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from webapp.engine.outputs import FinishReason
-from webapp.errors import (
-    CrashLoop,
-    EngineStalled,
-    LoadCancelled,
-    ModelUnloaded,
-    NoModelLoaded,
-    OutOfMemory,
-    Phrase,
-    QueueFull,
-    RequestError,
-    RoostError,
-    ShuttingDown,
-    as_roost_error,
-)
+from webapp.errors import ModelError, OutOfMemory, QueueFull, RequestError, RoostError, as_roost_error
+from webapp.i18n import Phrase
 from webapp.manager.handles import EngineSilent, LoadingEvent, RequestHandle
 from webapp.manager.health import FitCheck, StallLimits
 from webapp.manager.status import ModelStatus, describe
@@ -137,7 +125,7 @@ class Supervisor:
             return "loading" if change.target else "unloading"
         if self.session is not None:
             return "answering" if self.session.open_count else "ready"
-        return "failed" if self.error and not isinstance(self.error, LoadCancelled) else "empty"
+        return "failed" if self.error and self.error.code != "load_cancelled" else "empty"
 
     def wait_settled(self, timeout_s: float | None) -> bool:
         """Until no load waits or runs; False after the time."""
@@ -148,7 +136,7 @@ class Supervisor:
 
     def request_load(self, target: Target, anyway: bool = False) -> None:
         """By hand: forgets crashes. Nothing new happens when the same is loaded or being loaded already. Raises
-        ModelDoesNotFit unless ``anyway``."""
+        ``model_does_not_fit`` unless ``anyway``."""
         with self.changed:
             self._check_open()
             self._crashes = 0
@@ -164,10 +152,10 @@ class Supervisor:
             self._request(target)
 
     def request_refused(self) -> None:
-        """Loads what was refused last because it does not fit; NoModelLoaded when nothing was."""
+        """Loads what was refused last because it does not fit; ``no_model`` when nothing was."""
         with self.changed:
             if self._refused is None:
-                raise NoModelLoaded()
+                raise ModelError("no_model")
             self.request_load(self._refused, anyway=True)
 
     def request_unload(self) -> None:
@@ -184,14 +172,14 @@ class Supervisor:
                 self._replace_changes(None)
 
     def ensure_loading(self, target: Target) -> None:
-        """Begins a load unless there is a model or one is coming; CrashLoop when that has failed too often,
-        ModelDoesNotFit."""
+        """Begins a load unless there is a model or one is coming; ``crash_loop`` when that has failed too often,
+        ``model_does_not_fit``."""
         with self.changed:
             self._check_open()
             if self._is_serving or self._load_at_hand is not None:
                 return
             if self._crashes >= self._settings.crash_tries:
-                raise CrashLoop(tries=self._crashes, reason=self._last_crash)
+                raise ModelError("crash_loop", tries=self._crashes, reason=self._last_crash)
             self._check_fit(target)
             self._request(target)
 
@@ -212,17 +200,17 @@ class Supervisor:
         """Everything ends; returns when the engine and the worker are gone. May be called again, and by many."""
         with self.changed:
             self.is_closing = True
-            self._replace_changes(None, ShuttingDown())
-            self._fail_waiting(ShuttingDown())
+            self._replace_changes(None, ModelError("shutting_down"))
+            self._fail_waiting(ModelError("shutting_down"))
         if self._worker is not None and self._worker is not threading.current_thread():
             self._worker.join()
 
     def _check_open(self) -> None:
         if self.is_closing:
-            raise ShuttingDown()
+            raise ModelError("shutting_down")
 
     def _check_fit(self, target: Target, by_hand: bool = False) -> None:
-        """Raises ModelDoesNotFit, which the pages show too."""
+        """Raises ``model_does_not_fit``, which the pages show too."""
         reclaimable = self.session.engine_bytes if self.session else 0
         refusal = self._fit.refusal(target, reclaimable, by_hand)
         if refusal is not None:
@@ -239,7 +227,7 @@ class Supervisor:
 
     def _replace_changes(self, change: Change | None, error: RoostError | None = None) -> None:
         """``change`` instead of the one at hand, which is cancelled if it is a load."""
-        error = error or LoadCancelled()
+        error = error or ModelError("load_cancelled")
         dropped, self._next = self._next, change
         if self._running is not None and self._running.target is not None:
             self._running.error = error
@@ -336,7 +324,7 @@ class Supervisor:
                 self._running, self._next = self._next, None
                 return self._running
         for session in ended:
-            session.close(ModelUnloaded(), CLOSE_GRACE_S)
+            session.close(ModelError("model_unloaded"), CLOSE_GRACE_S)
         return None
 
     def _idle_left_s(self) -> float | None:
@@ -365,7 +353,7 @@ class Supervisor:
         command = load_command(target, self._settings)
         with self.changed:
             if change.error is not None or change.target is None:
-                raise change.error or ModelUnloaded()
+                raise change.error or ModelError("model_unloaded")
             session = EngineSession(change.target, self.changed, self._session_changed, self._stall_limits)
             session.start(self._start_engine or start_engine_process, command(change.target.start))
             self.error, self._loading = None, session
@@ -394,7 +382,7 @@ class Supervisor:
                 if target.is_same_model(session.target):
                     session.submit(handle)
                 else:
-                    handle.finish(FinishReason.ERROR, ModelUnloaded())
+                    handle.finish(FinishReason.ERROR, ModelError("model_unloaded"))
             self._session_changed(session)  # it may have died between its last word and here
 
     def _retire(self, old: EngineSession, change: Change) -> None:
@@ -409,14 +397,14 @@ class Supervisor:
             if self.session is old:
                 self.session = None
             self._tell()
-        old.close(ModelUnloaded(), CLOSE_GRACE_S)
+        old.close(ModelError("model_unloaded"), CLOSE_GRACE_S)
         with self.changed:
             self._retiring = None
             self._tell()
 
     def _report_failure(self, change: Change, error: RoostError) -> None:
         """A failed swap goes back to what was loaded before: it is still there, or the next request loads it again."""
-        level = logging.INFO if isinstance(error, (LoadCancelled, ShuttingDown)) else logging.WARNING
+        level = logging.INFO if error.code in ("load_cancelled", "shutting_down") else logging.WARNING
         logger.log(level, "a change to %s failed: %s", change.target.name if change.target else "no model", error)
         with self.changed:
             self._loading = self._running = None
@@ -426,7 +414,7 @@ class Supervisor:
             self._fail_waiting(error)
             if change.target is not None and isinstance(error, OutOfMemory):
                 self._fit.note_failure(change.target)
-            if change.target is not None and isinstance(error, EngineStalled):
+            if change.target is not None and error.code == "engine_stalled":
                 self._load_again(change.target)
             self._tell()
 
@@ -436,9 +424,9 @@ class Supervisor:
             self.session = self._retiring = self._next = self._running = None
             self._ended = []
         for session in sessions:
-            session.close(ShuttingDown(), CLOSE_GRACE_S)
+            session.close(ModelError("shutting_down"), CLOSE_GRACE_S)
         with self.changed:
-            self._fail_waiting(ShuttingDown())
+            self._fail_waiting(ModelError("shutting_down"))
             self._tell()
 
     # what engines do
@@ -469,10 +457,10 @@ class Supervisor:
             self._replace_changes(Change(target))
 
     def _with_count(self, error: RoostError) -> RoostError:
-        """CrashLoop, when it was one too many: the next request will not load again."""
+        """``crash_loop``, when it was one too many: the next request will not load again."""
         if self._crashes < self._settings.crash_tries:
             return error
-        return CrashLoop(tries=self._crashes, reason=self._last_crash)
+        return ModelError("crash_loop", tries=self._crashes, reason=self._last_crash)
 
     def _count_crash(self, session: EngineSession) -> None:
         with self.changed:

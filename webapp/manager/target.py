@@ -12,11 +12,12 @@ from typing import Any
 from webapp.engine.engine_options import EngineOptions
 from webapp.engine.registry import runnable
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import FileMissing, RoostError, StateDropped, StateMismatch, WeightsError
+from webapp.errors import FileMissing, RoostError, WeightsError
+from webapp.i18n import Text
 from webapp.manager.library import STATES, ModelLibrary, find_file
 from webapp.tokenizer import Tokenizer, load_tokenizer
 from webapp.weights.inspection import Inspection, require_model
-from webapp.weights.state_mismatch import Words, mismatch
+from webapp.weights.state_mismatch import mismatch
 
 ZERO_STATE = "-"
 """The name of the beginning without any state, also where one is merged in the model; no file has it."""
@@ -58,7 +59,7 @@ class StartReader:
         self._kept: OrderedDict[_Key, Start] = OrderedDict()
 
     def start(self, name: str, config: ModelConfig) -> Start:
-        """Of a name as a person gives it. FileMissing, StateMismatch or another WeightsError."""
+        """Of a name as a person gives it. FileMissing, ``state_mismatch`` or another WeightsError."""
         if not name:
             return OWN_START
         if name == ZERO_STATE:
@@ -198,11 +199,11 @@ class TargetResolver:
         except WeightsError as exc:
             if not may_drop_state:
                 raise
-            notice = StateDropped(**exc.params) if isinstance(exc, StateMismatch) else exc
+            notice = WeightsError("state_dropped", **exc.params) if exc.code == "state_mismatch" else exc
             return replace(self.with_state(target, ""), notice=notice.to_dict())
 
     def with_state(self, target: Target, name: str) -> Target:
-        """StateMismatch, or another WeightsError, when the file cannot be this model's beginning."""
+        """``state_mismatch``, or another WeightsError, when the file cannot be this model's beginning."""
         choice = replace(target.choice, state=name)
         return replace(target, choice=choice, start=self.start(target, name), notice=None)
 
@@ -232,15 +233,13 @@ class TargetResolver:
 
 
 def check_same_version(target: Target, before: Target) -> None:
-    """StateMismatch for a state that comes along from a model of another version. Its file cannot say which it was made
-    for, or it would not have fitted one of the two; whoever wants it with both can choose it again."""
+    """``state_mismatch`` for a state that comes along from a model of another version. Its file cannot say which it was
+    made for, or it would not have fitted one of the two; whoever wants it with both can choose it again."""
     name, major = before.state_info.name, before.config.major
     if name in ("", ZERO_STATE) or target.choice.state != before.choice.state or target.config.major == major:
         return
-    found = f"not told by the file (it was in use with RWKV-{major})"
-    words = Words(found, "used_with", used_version=str(major))
-    expected = f"RWKV-{target.config.major}"
-    raise mismatch(Path(name), Words("the version it was made for", "architecture"), expected, words)
+    found = Text("states.mismatch.used_with", used_version=str(major))
+    raise mismatch(Path(name), Text("states.mismatch.architecture"), f"RWKV-{target.config.major}", found)
 
 
 def tokenizer_of(target: Target) -> Tokenizer:

@@ -15,7 +15,8 @@ import secrets
 import time
 from pathlib import Path
 
-from webapp.errors import Phrase, StorageError
+from webapp.errors import StorageError
+from webapp.i18n import Phrase
 
 LINK_LIFETIME_S = 3600.0
 KEY_NAME, LINKS_NAME, ADDRESSES_NAME = "owner.key", "links", "addresses"

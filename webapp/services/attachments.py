@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 
 from webapp.chat.attached_files import ReadMode, attached_files, display_name, fenced, with_files
 from webapp.chat.messages import Message, Role
-from webapp.errors import AttachmentEmpty, AttachmentNotText, AttachmentTooLarge, Phrase, PromptTooLong, RoostError
+from webapp.errors import RequestError, RoostError
+from webapp.i18n import Phrase
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.attachments import Attachment, AttachmentStore, NewAttachment, Room
@@ -45,15 +46,17 @@ class DecodedText:
 
 
 def decode_text(name: str, data: bytes) -> DecodedText:
-    """AttachmentNotText for what is none; ``name`` is only for its words."""
+    """``attachment_not_text`` for what is none; ``name`` is only for its words."""
     for mark, kind in KNOWN:
         if data.startswith(mark):
-            raise AttachmentNotText(name=name, reason=Phrase("it is a file of the kind {kind}", kind=kind))
+            raise RoostError(
+                "attachment_not_text", name=name, reason=Phrase("it is a file of the kind {kind}", kind=kind)
+            )
     found = _with_mark(name, data) or _without_mark(data)
     if found is None:
-        raise AttachmentNotText(name=name, reason="its bytes are no text in UTF-8, UTF-16 or GB18030")
+        raise RoostError("attachment_not_text", name=name, reason="its bytes are no text in UTF-8, UTF-16 or GB18030")
     if _is_binary(found.text):
-        raise AttachmentNotText(name=name, reason="it is binary data")
+        raise RoostError("attachment_not_text", name=name, reason="it is binary data")
     return found
 
 
@@ -63,7 +66,7 @@ def _with_mark(name: str, data: bytes) -> DecodedText | None:
             text = _strict(data[len(mark) :], encoding)
             if text is None:
                 reason = Phrase("it says it is {encoding}, and is not", encoding=encoding)
-                raise AttachmentNotText(name=name, reason=reason)
+                raise RoostError("attachment_not_text", name=name, reason=reason)
             return DecodedText(text, encoding)
     return None
 
@@ -138,17 +141,17 @@ class Attachments:
         self._most_tokens = settings.max_prompt_tokens
 
     def check(self, name: str, data: bytes) -> str:
-        """The text in a file; the AttachmentError that says why there is none. Stores nothing."""
+        """The text in a file; the ``attachment_error`` that says why there is none. Stores nothing."""
         shown = display_name(name)
         if len(data) > FILE_BYTES:
-            raise AttachmentTooLarge(name=shown, limit=FILE_LIMIT)
+            raise RoostError("attachment_too_large", name=shown, limit=FILE_LIMIT)
         text = decode_text(shown, data).text
         if not text.strip():
-            raise AttachmentEmpty(name=shown)
+            raise RoostError("attachment_empty", name=shown)
         return text
 
     def attach(self, chat_id: str, name: str, data: bytes) -> Attachment:
-        """Waits in the chat for the next message. Raises what :meth:`check` does, and AttachmentsFull."""
+        """Waits in the chat for the next message. Raises what :meth:`check` does, and ``attachments_full``."""
         shown, text = display_name(name), self.check(name, data)
         tokenizer = self._tokenizer()
         tokens = _count(shown, text, tokenizer) if tokenizer else None
@@ -164,11 +167,11 @@ class Attachments:
         return [self._counted(file, tokenizer) for file in found]
 
     def toggle(self, chat_id: str, attachment_id: str) -> None:
-        """From whole to searched and back; PromptTooLong for one that no prompt can hold."""
+        """From whole to searched and back; ``prompt_too_long`` for one that no prompt can hold."""
         file = self.store.get(chat_id, attachment_id)
         mode = ReadMode.SEARCH if file.mode is ReadMode.WHOLE else ReadMode.WHOLE
         if mode is ReadMode.WHOLE and (file.tokens or 0) > self._most_tokens:
-            raise PromptTooLong(found=file.tokens, limit=self._most_tokens)
+            raise RequestError("prompt_too_long", found=file.tokens, limit=self._most_tokens)
         self.store.set_mode(chat_id, attachment_id, mode)
 
     def _counted(self, file: Attachment, tokenizer: Tokenizer | None) -> Attachment:

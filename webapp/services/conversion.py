@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import ConversionError, ConversionRefused, ConversionTargetExists, error_from_dict
+from webapp.errors import ConversionError, error_from_dict
 from webapp.manager.library import ModelLibrary
 from webapp.services.jobs import Job, Jobs, Running
 from webapp.services.library.placing import check_free, safe_name
@@ -81,7 +81,7 @@ class Conversions:
     def check(self, request: ConversionRequest) -> ConversionPlan:
         """What it would write and where; a file in the way is only named. Reads headers only.
 
-        Raises ModelNotFound, FileNameUnusable, ConversionRefused and its kin, StrategyError.
+        Raises ModelNotFound, ``file_name_unusable``, ``conversion_refused`` and its kin, StrategyError.
         """
         library = self._library
         source = library.find(request.model)
@@ -96,12 +96,14 @@ class Conversions:
             if target_path.exists() and target_path.samefile(path):
                 reason = "the new file would take the place of one it is made from"
                 way_out = "Choose another name."
-                raise ConversionRefused(path=source.name, target=request.target, reason=reason, way_out=way_out)
+                raise ConversionError(
+                    "conversion_refused", path=source.name, target=request.target, reason=reason, way_out=way_out
+                )
         planned_bytes = library.reader.planned_bytes(source, request.target, options)
         return ConversionPlan(request.target, source, target_path, library.name_of(target_path), planned_bytes, options)
 
     def start(self, request: ConversionRequest) -> Job:
-        """Puts it at the end of the queue. Raises as :meth:`check`, and ConversionTargetExists, DiskFull."""
+        """Puts it at the end of the queue. Raises as :meth:`check`, and ``conversion_target_exists``, ``disk_full``."""
         plan = self.check(request)
         check_target(plan.target_path, plan.options.overwrite)
         check_free(plan.target_path.parent, plan.planned_bytes)
@@ -110,7 +112,7 @@ class Conversions:
         details |= {"strategy": request.strategy, "lora": request.lora}
         with self._lock:
             if any(job.details["path"] == path and not job.is_over for job in self._jobs.jobs(KIND)):
-                raise ConversionTargetExists(path=plan.target_path.name)
+                raise ConversionError("conversion_target_exists", path=plan.target_path.name)
             work = lambda running: self._convert(plan, running)  # noqa: E731
             return self._jobs.start(KIND, plan.name, work, details, total=plan.planned_bytes)
 

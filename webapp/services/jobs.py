@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import JobNotFound, RoostError, ShuttingDown, as_roost_error, error_from_dict
+from webapp.errors import ModelError, RoostError, as_roost_error, error_from_dict
 
 WAITING, RUNNING, PAUSED, DONE, FAILED, CANCELLED = "waiting", "running", "paused", "done", "failed", "cancelled"
 OVER = (DONE, FAILED, CANCELLED)
@@ -149,10 +149,10 @@ class Jobs:
         return found[::-1]
 
     def job(self, job_id: str) -> Job:
-        """JobNotFound for one that never was or is no longer listed."""
+        """``job_not_found`` for one that never was or is no longer listed."""
         with self._changed:
             if job_id not in self._jobs:
-                raise JobNotFound()
+                raise RoostError("job_not_found")
             return self._seen(self._jobs[job_id])
 
     def start(
@@ -169,7 +169,7 @@ class Jobs:
         status: str = WAITING,
     ) -> Job:
         """At the end of its kind's queue, of which ``at_once`` run side by side. With ``status`` PAUSED it is listed
-        and waits for :meth:`resume`; with DONE it is only listed. ShuttingDown once the server ends."""
+        and waits for :meth:`resume`; with DONE it is only listed. ``shutting_down`` once the server ends."""
         job = Job(secrets.token_hex(8), kind, title, unit, total, can_pause, details or {}, status)
         job = replace(job, done=total, ended_at=time.time()) if status == DONE else job
         with self._changed:
@@ -181,9 +181,9 @@ class Jobs:
             return self._jobs[job.id]
 
     def check_open(self) -> None:
-        """ShuttingDown once the server ends."""
+        """``shutting_down`` once the server ends."""
         if self.is_closed:
-            raise ShuttingDown()
+            raise ModelError("shutting_down")
 
     def cancel(self, job_id: str) -> None:
         """Of one that waits, runs or is paused. Nothing happens to one that is over."""

@@ -10,16 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from webapp.errors import (
-    FileReadingFailed,
-    PromptEmpty,
-    PromptTooLong,
-    RoostError,
-    StateInUse,
-    StateMismatch,
-    StateMissing,
-    as_roost_error,
-)
+from webapp.errors import FileMissing, FileReadingFailed, RequestError, RoostError, WeightsError, as_roost_error
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, find_file
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
@@ -93,7 +84,7 @@ class StateLibrary:
         return tuple(sorted(map(self._name_of, self._files()), key=str.lower))
 
     def entry(self, name: str) -> StateEntry:
-        """StateMissing when there is none of this name."""
+        """``state_not_found`` when there is none of this name."""
         return self._entry(self._find(name), self.library.list())
 
     def merged(self) -> tuple[ModelEntry, ...]:
@@ -109,7 +100,7 @@ class StateLibrary:
     # files
 
     def add(self, name: str, stream: BinaryIO) -> str:
-        """A file from elsewhere, checked before it has a place; the name it has. WeightsError, FileNameTaken…"""
+        """A file from elsewhere, checked before it has a place; the name it has. WeightsError, ``file_name_taken``…"""
         clean = safe_name(name, STATE_ENDINGS)
         check_name_free(self.folder / clean)
         part = self._part()
@@ -134,20 +125,20 @@ class StateLibrary:
             return self.add(clean, stream)
 
     def delete(self, name: str) -> Trashed:
-        """Into the trash of the models folder; StateInUse for the one new answers begin with."""
+        """Into the trash of the models folder; ``state_in_use`` for the one new answers begin with."""
         path = self._find(name)
         if self.manager.status().state == self._name_of(path):
-            raise StateInUse(name=name)
+            raise RoostError("state_in_use", name=name)
         return self._trash.put(path)
 
     def restore(self, item_id: str) -> str:
         return self._name_of(self._trash.restore(item_id))
 
     def rename(self, name: str, new_name: str) -> str:
-        """The name it has now; its ending stays. StateInUse, FileNameTaken, FileNameUnusable."""
+        """The name it has now; its ending stays. ``state_in_use``, ``file_name_taken``, ``file_name_unusable``."""
         path = self._find(name)
         if self.manager.status().state == self._name_of(path):
-            raise StateInUse(name=name)
+            raise RoostError("state_in_use", name=name)
         clean = safe_name(_with_ending(new_name, path.suffix), (path.suffix.lower(),))
         if clean != path.name:
             take_place(path, path.with_name(clean))
@@ -172,17 +163,19 @@ class StateLibrary:
 
         Only what a state file can hold is kept (``att_kv``), not the last token's activations, so a sequence that
         starts from it goes on as after a new beginning, with the text in mind. What is wrong with name, model or text
-        is raised at once: FileNameTaken, StateMismatch, PromptEmpty, PromptTooLong, …
+        is raised at once: ``file_name_taken``, ``state_mismatch``, ``prompt_empty``, ``prompt_too_long``, …
         """
         name = self._new_name(new_name)
         check_name_free(self.folder / name)
         if require_model(self.manager.model_info()).major == 4:
-            raise StateMismatch(path=name, what="the model's version", expected="RWKV 5, 6 or 7", found="RWKV 4")
+            raise WeightsError(
+                "state_mismatch", path=name, what="the model's version", expected="RWKV 5, 6 or 7", found="RWKV 4"
+            )
         token_ids = tuple(self.manager.tokenizer().encode(text.strip()))
         if not token_ids:
-            raise PromptEmpty()
+            raise RequestError("prompt_empty")
         if len(token_ids) > MOST_TOKENS:
-            raise PromptTooLong(found=len(token_ids), limit=MOST_TOKENS)
+            raise RequestError("prompt_too_long", found=len(token_ids), limit=MOST_TOKENS)
         about = {"model": self.manager.status().model, "tokens": len(token_ids)}
 
         def read(running: Running) -> dict[str, str]:
@@ -217,7 +210,7 @@ class StateLibrary:
     def _find(self, name: str) -> Path:
         path = find_file(self.folder, name) if name and name != ZERO_STATE else None
         if path is None or not path.name.lower().endswith(STATE_ENDINGS):
-            raise StateMissing(path=name)
+            raise FileMissing("state_not_found", path=name)
         return path
 
     def _name_of(self, path: Path) -> str:

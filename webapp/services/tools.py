@@ -21,15 +21,8 @@ from typing import Any
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import all_dialects
 from webapp.chat.tool_grammars import ToolRules
-from webapp.errors import (
-    GrammarInvalid,
-    McpProgramsOff,
-    McpServerNotFound,
-    McpServerOff,
-    Phrase,
-    RoostError,
-    ToolInvalid,
-)
+from webapp.errors import GrammarInvalid, McpError, McpServerNotFound, RoostError, ToolInvalid
+from webapp.i18n import Phrase
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.mcp_servers import McpServerStore, StoredServer, ToolList
@@ -71,7 +64,7 @@ class McpServers:
 
     def may_change(self, config: ServerConfig) -> RoostError | None:
         """Why this server cannot be changed, or None."""
-        return McpProgramsOff() if self._is_barred(config) else None
+        return McpError("mcp_programs_off") if self._is_barred(config) else None
 
     def add(self, config: ServerConfig) -> StoredServer:
         """Kept, switched on, and being connected when this returns."""
@@ -99,7 +92,7 @@ class McpServers:
         """Begins anew, also where it is connected: what the server lists is asked for again."""
         server = self._allowed(server_id)
         if not server.is_on:
-            raise McpServerOff(name=server.config.name)
+            raise McpError("mcp_server_off", name=server.config.name)
         self._client.drop(server_id)
         self._client.start(server_id, server.config)
 
@@ -173,9 +166,9 @@ class McpServers:
         try:
             server = self.store.get(definition.mcp.server_id)
             if not server.is_on:
-                raise McpServerOff(name=server.config.name)
+                raise McpError("mcp_server_off", name=server.config.name)
             if self._is_barred(server.config):
-                raise McpProgramsOff()
+                raise McpError("mcp_programs_off")
             return self._client.call(server.id, server.config, definition.mcp.name, arguments, is_stopped)
         except RoostError as exc:
             return error_result(exc.message)

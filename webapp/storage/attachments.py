@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from webapp.chat.attached_files import AttachedFile, ReadMode
-from webapp.errors import AttachmentNotFound, AttachmentSent, AttachmentsFull, ChatNotFound
+from webapp.errors import ChatNotFound, RoostError
 from webapp.storage.database import Database
 from webapp.storage.records import insert, storable
 
@@ -65,7 +65,7 @@ class AttachmentStore:
         self.database = database
 
     def add(self, new: NewAttachment, room: Room) -> Attachment:
-        """Pending until a message takes it. AttachmentsFull when the chat has no ``room`` for it."""
+        """Pending until a message takes it. ``attachments_full`` when the chat has no ``room`` for it."""
         values = {
             "id": uuid.uuid4().hex,
             "chat_id": new.chat_id,
@@ -84,7 +84,7 @@ class AttachmentStore:
             return _from_row(_row(connection, new.chat_id, str(values["id"])))
 
     def get(self, chat_id: str, attachment_id: str) -> Attachment:
-        """AttachmentNotFound also for a file of another chat."""
+        """``attachment_not_found`` also for a file of another chat."""
         with self.database.connect() as connection:
             return _from_row(_row(connection, chat_id, attachment_id))
 
@@ -111,7 +111,7 @@ class AttachmentStore:
             return connection.execute(query, (chat_id,)).fetchone() is not None
 
     def set_mode(self, chat_id: str, attachment_id: str, mode: ReadMode) -> None:
-        """AttachmentSent for one that went with a message: what the model has read stays."""
+        """``attachment_sent`` for one that went with a message: what the model has read stays."""
         self._change(chat_id, attachment_id, "UPDATE attachments SET mode = ? WHERE id = ?", mode.value)
 
     def set_tokens(self, chat_id: str, attachment_id: str, tokens: int, tokenizer: str) -> None:
@@ -125,7 +125,7 @@ class AttachmentStore:
         with self.database.transaction() as connection:
             row = _row(connection, chat_id, attachment_id)
             if not row["is_pending"]:
-                raise AttachmentSent(name=row["name"])
+                raise RoostError("attachment_sent", name=row["name"])
             connection.execute(statement, (*values, attachment_id))
 
 
@@ -158,7 +158,7 @@ def _check_room(connection: sqlite3.Connection, new: NewAttachment, room: Room) 
     held = "SELECT count(*), coalesce(sum(size_bytes), 0) FROM attachments WHERE chat_id = ?"
     count, total = connection.execute(held, (new.chat_id,)).fetchone()
     if count >= room.most_files or total + new.size_bytes > room.most_bytes:
-        raise AttachmentsFull(name=new.name, files=room.most_files, limit=room.text)
+        raise RoostError("attachments_full", name=new.name, files=room.most_files, limit=room.text)
 
 
 def _row(connection: sqlite3.Connection, chat_id: str, attachment_id: str, columns: str = COLUMNS) -> sqlite3.Row:
@@ -168,7 +168,7 @@ def _row(connection: sqlite3.Connection, chat_id: str, attachment_id: str, colum
         (attachment_id, chat_id),
     ).fetchone()
     if row is None:
-        raise AttachmentNotFound()
+        raise RoostError("attachment_not_found")
     return row
 
 

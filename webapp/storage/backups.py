@@ -14,7 +14,7 @@ import sqlite3
 import time
 from pathlib import Path
 
-from webapp.errors import BackupFailed, BackupNoRoom
+from webapp.errors import StorageError
 
 FOLDER = "backups"
 KEPT_COPIES = 5
@@ -41,7 +41,7 @@ def make_copy(source: sqlite3.Connection, database: Path, version: int) -> Path:
     """Copies what ``source`` reads into a new file of the folder, for its owner's eyes only.
 
     The copy gets its name when it is complete and on the disk, so a process that dies meanwhile leaves only a ``.part``
-    behind, which the next copy removes. Raises BackupNoRoom or BackupFailed.
+    behind, which the next copy removes. Raises ``backup_no_room`` or ``backup_failed``.
     """
     folder = folder_of(database)
     try:
@@ -62,7 +62,7 @@ def make_copy(source: sqlite3.Connection, database: Path, version: int) -> Path:
         _sync_folder(folder)
     except (OSError, sqlite3.Error) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        raise BackupFailed(folder=str(folder), reason=reason) from exc
+        raise StorageError("backup_failed", folder=str(folder), reason=reason) from exc
     return target
 
 
@@ -96,7 +96,7 @@ def _check_room(source: sqlite3.Connection, folder: Path) -> None:
     needed = 2 * pages * page_bytes + ROOM_MARGIN_BYTES
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise BackupNoRoom(folder=str(folder), needed=needed >> 20, free=free >> 20)
+        raise StorageError("backup_no_room", folder=str(folder), needed=needed >> 20, free=free >> 20)
 
 
 def _copy(source: sqlite3.Connection, target: Path) -> None:

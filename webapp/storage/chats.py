@@ -10,7 +10,7 @@ from typing import Any
 
 from webapp.chat.attached_files import attached_files
 from webapp.chat.messages import Message, ThinkMode
-from webapp.errors import ChatNotFound, MessageNotFound
+from webapp.errors import ChatNotFound, StorageError
 from webapp.storage import attachments, export, records, search
 from webapp.storage.database import Database
 from webapp.storage.records import (
@@ -39,7 +39,7 @@ Hits = list[SearchHit]
 class ChatStore:
     """Cheap to make; holds no connection. Every method is one transaction and may be called from any thread.
 
-    A chat or message that is deleted raises ChatNotFound or MessageNotFound like one that never was.
+    A chat or message that is deleted raises ChatNotFound or ``message_not_found`` like one that never was.
     """
 
     def __init__(self, database: Database) -> None:
@@ -78,7 +78,7 @@ class ChatStore:
 
     def get(self, chat_id: str) -> Chat:
         with self.database.connect() as connection:
-            return chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound))
+            return chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound()))
 
     def list(self, query: str = "", limit: int = 50, offset: int = 0) -> Summaries:
         """Last used first. With a query: the chats whose title or whose messages contain it."""
@@ -154,7 +154,7 @@ class ChatStore:
     def branch(self, chat_id: str) -> Messages:
         """The shown branch, root first. A streaming message comes with what it has so far."""
         with self.database.connect() as connection:
-            head_id = row_of(connection, "chats", chat_id, ChatNotFound)["head_id"]
+            head_id = row_of(connection, "chats", chat_id, ChatNotFound())["head_id"]
             return records.path_to(connection, head_id) if head_id is not None else []
 
     def path_to(self, message_id: str) -> Messages:
@@ -174,9 +174,9 @@ class ChatStore:
         pending no more."""
         now, message_id = time.time(), uuid.uuid4().hex
         with self.database.transaction() as connection:
-            row_of(connection, "chats", chat_id, ChatNotFound)
+            row_of(connection, "chats", chat_id, ChatNotFound())
             if parent_id is not None and records.living_row(connection, parent_id)["chat_id"] != chat_id:
-                raise MessageNotFound()
+                raise StorageError("message_not_found")
             columns = message_columns(message) | {
                 "id": message_id,
                 "chat_id": chat_id,
@@ -273,7 +273,7 @@ class ChatStore:
 
     def export_json(self, chat_id: str) -> dict[str, Any]:
         with self.database.connect() as connection:
-            chat = chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound))
+            chat = chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound()))
             rows = connection.execute(
                 "SELECT * FROM messages WHERE chat_id = ? AND deleted_at IS NULL ORDER BY seq", (chat_id,)
             ).fetchall()
@@ -283,14 +283,14 @@ class ChatStore:
 
     def _change(self, chat_id: str, **columns: Any) -> None:
         with self.database.transaction() as connection:
-            row_of(connection, "chats", chat_id, ChatNotFound)
+            row_of(connection, "chats", chat_id, ChatNotFound())
             if columns:
                 update(connection, "chats", chat_id, **columns)
 
     def _finish(self, connection: sqlite3.Connection, message_id: str, columns: dict[str, Any]) -> None:
         row = connection.execute("SELECT seq, chat_id FROM messages WHERE id = ?", (message_id,)).fetchone()
         if row is None:
-            raise MessageNotFound()
+            raise StorageError("message_not_found")
         update(connection, "messages", message_id, **columns)
         records.clear_journal(connection, message_id)
         self._index(connection, row["seq"], columns["content"])

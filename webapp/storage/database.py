@@ -6,7 +6,7 @@ death of the process; a power cut may take the last ones, never the file.
 
 Linux and macOS let a file be deleted or replaced while it is open. SQLite then writes on into a file without a name,
 which is gone when the process ends. So every block first compares the files at their paths with those that were opened,
-and raises DatabaseGone where they differ.
+and raises ``database_gone`` where they differ.
 """
 
 from __future__ import annotations
@@ -22,19 +22,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from webapp.errors import (
-    BackupFailed,
-    BackupNoRoom,
-    DatabaseBroken,
-    DatabaseFull,
-    DatabaseGone,
-    DatabaseLocked,
-    DatabaseReadOnly,
-    DatabaseTooNew,
-    Phrase,
-    StorageError,
-    sentences,
-)
+from webapp.errors import StorageError
+from webapp.i18n import Phrase, sentences
 from webapp.storage import backups, search
 from webapp.storage.database_file import Claim, OpenedFiles
 from webapp.storage.migrations import APPLICATION_ID, MIGRATIONS
@@ -253,7 +242,7 @@ class Database:
         for notice in self.notices:
             log.info("%s", notice)
 
-    def _gone(self, path: str, happened: Phrase) -> DatabaseGone:
+    def _gone(self, path: str, happened: Phrase) -> StorageError:
         """The error for a file that changed under the server, after a copy of what the open connections still see."""
         place = str(backups.folder_of(self.path))
         with self._write_lock:  # what is being written now gets into the copy
@@ -263,7 +252,7 @@ class Database:
                 if source is not None:
                     try:
                         self._rescued = backups.make_copy(source, self.path, len(MIGRATIONS))
-                    except (BackupFailed, BackupNoRoom) as exc:
+                    except StorageError as exc:
                         log.error("%s", exc)
                     with self._idle_lock:
                         self._idle.append(source)
@@ -273,7 +262,7 @@ class Database:
             saved = Phrase("What it held could not be copied; {folder} may have an older copy.", folder=place)
         else:
             saved = Phrase("All that was stored is in {copy}.", copy=str(self._rescued))
-        return DatabaseGone(path=path, happened=happened, saved=saved)
+        return StorageError("database_gone", path=path, happened=happened, saved=saved)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -288,33 +277,34 @@ class Database:
             return self._gone(*changed)
         words, path = str(exc), str(self.path)
         if type(exc) is sqlite3.DatabaseError:  # not its subclasses: "malformed" and "not a database" only
-            return DatabaseBroken(path=path, reason=words, folder=str(backups.folder_of(self.path)))
+            return StorageError("database_broken", path=path, reason=words, folder=str(backups.folder_of(self.path)))
         if "locked" in words:
-            return DatabaseLocked(path=path, seconds=BUSY_TIMEOUT_S)
+            return StorageError("database_locked", path=path, seconds=BUSY_TIMEOUT_S)
         if "disk is full" in words or ("disk I/O" in words and _free_bytes(self.path) < FULL_BELOW_BYTES):
-            return DatabaseFull(path=path)
+            return StorageError("database_full", path=path)
         if "readonly" in words or ("unable to open" in words and not _is_writable(self.path)):
-            return DatabaseReadOnly(path=path)
+            return StorageError("database_read_only", path=path)
         return StorageError(reason=words)
 
     def _refused(self, exc: OSError) -> StorageError:
         if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            return DatabaseReadOnly(path=str(self.path))
+            return StorageError("database_read_only", path=str(self.path))
         if exc.errno == errno.ENOSPC:
-            return DatabaseFull(path=str(self.path))
+            return StorageError("database_full", path=str(self.path))
         return StorageError(reason=Phrase("{path}: {error}", path=exc.filename, error=exc.strerror))
 
 
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
-    """0 for a new file. Raises DatabaseBroken for another program's file, DatabaseTooNew for one of a newer Roost."""
+    """0 for a new file. Raises ``database_broken`` for another program's file, ``database_too_new`` for one of a newer
+    Roost."""
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     owner = connection.execute("PRAGMA application_id").fetchone()[0]
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     folder = str(backups.folder_of(path))
     if owner != APPLICATION_ID and tables:
-        raise DatabaseBroken(path=str(path), reason="it belongs to another program", folder=folder)
+        raise StorageError("database_broken", path=str(path), reason="it belongs to another program", folder=folder)
     if version > len(MIGRATIONS):
-        raise DatabaseTooNew(path=str(path), found=version, known=len(MIGRATIONS), folder=folder)
+        raise StorageError("database_too_new", path=str(path), found=version, known=len(MIGRATIONS), folder=folder)
     return version
 
 

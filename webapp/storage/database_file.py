@@ -14,7 +14,8 @@ import sqlite3
 import threading
 from pathlib import Path
 
-from webapp.errors import DataFolderInUse, Phrase, StorageError
+from webapp.errors import StorageError
+from webapp.i18n import Phrase
 
 
 class Claim:
@@ -25,14 +26,14 @@ class Claim:
     """
 
     def __init__(self, database_path: Path) -> None:
-        """DataFolderInUse when another holds it, in this process or in another."""
+        """``data_folder_in_use`` when another holds it, in this process or in another."""
         path = database_path.with_name(database_path.name + ".lock")
         try:
             self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
             self._connection.execute("BEGIN EXCLUSIVE")
         except sqlite3.Error as exc:
             if "locked" in str(exc):
-                raise DataFolderInUse(path=str(database_path.parent)) from exc
+                raise StorageError("data_folder_in_use", path=str(database_path.parent)) from exc
             raise StorageError(reason=str(exc)) from exc
 
     def release(self) -> None:

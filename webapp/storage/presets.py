@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from webapp.errors import PresetChanged, PresetNameTaken, PresetNotFound, TooManyPresets
+from webapp.errors import PresetError, PresetNameTaken, PresetNotFound
 from webapp.storage.database import Database
 from webapp.storage.records import later_than, storable, to_json
 
@@ -86,7 +86,7 @@ class PresetStore:
         return self._shipped.get(preset_id)
 
     def create(self, name: str, **values: Any) -> Preset:
-        """``values`` are fields of :class:`Preset`. PresetNameTaken, TooManyPresets."""
+        """``values`` are fields of :class:`Preset`. PresetNameTaken, ``too_many_presets``."""
         now = time.time()
         preset = Preset(uuid.uuid4().hex, _clean(name), created_at=now, updated_at=now, **values)
         with self.database.transaction() as connection:
@@ -109,12 +109,12 @@ class PresetStore:
             return self._add(connection, original, name or original.name)
 
     def update(self, preset_id: str, expected_updated_at: float | None, **values: Any) -> Preset:
-        """The preset with these fields. PresetChanged when it was saved since ``expected_updated_at`` (None: whatever
-        it was)."""
+        """The preset with these fields. ``preset_changed`` when it was saved since ``expected_updated_at`` (None:
+        whatever it was)."""
         with self.database.transaction() as connection:
             before = self._get(connection, preset_id)
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
-                raise PresetChanged(name=before.name)
+                raise PresetError("preset_changed", name=before.name)
             if "name" in values:
                 values["name"] = _clean(values["name"])
             after = replace(before, **values, updated_at=later_than(before.updated_at))
@@ -217,7 +217,7 @@ class PresetStore:
 
     def _refuse_more(self, connection: sqlite3.Connection, count: int) -> None:
         if len(self._living(connection)) + count > MOST_PRESETS:
-            raise TooManyPresets(limit=MOST_PRESETS)
+            raise PresetError("too_many_presets", limit=MOST_PRESETS)
 
 
 def _clean(name: str) -> str:

@@ -18,12 +18,12 @@ import sys
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
-from webapp.errors import MessageNotFound, RoostError
+from webapp.errors import RoostError, StorageError
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -53,7 +53,7 @@ def row_of(
     connection: sqlite3.Connection,
     table: str,
     row_id: str,
-    missing: Callable[[], RoostError],
+    missing: RoostError,
     with_deleted: bool = False,
 ) -> sqlite3.Row:
     """Raises ``missing`` for an unknown id, and for a deleted row unless ``with_deleted``."""
@@ -61,7 +61,7 @@ def row_of(
     query = f"SELECT * FROM {table} WHERE id = ?{condition}"
     row: sqlite3.Row | None = connection.execute(query, (row_id,)).fetchone()
     if row is None:
-        raise missing()
+        raise missing
     return row
 
 
@@ -285,7 +285,7 @@ def path_to(connection: sqlite3.Connection, message_id: str) -> list[StoredMessa
         f"{_PATH} SELECT m.* FROM path JOIN messages m ON m.id = path.id ORDER BY height DESC", (message_id,)
     ).fetchall()
     if not rows or rows[-1]["deleted_at"] is not None:
-        raise MessageNotFound()
+        raise StorageError("message_not_found")
     messages = [with_journal(connection, stored_message_from_row(row)) for row in rows]
     return with_versions(connection, messages)
 
@@ -316,7 +316,7 @@ def newest_leaf(connection: sqlite3.Connection, message_id: str) -> str:
 
 
 def living_row(connection: sqlite3.Connection, message_id: str) -> sqlite3.Row:
-    return row_of(connection, "messages", message_id, MessageNotFound)
+    return row_of(connection, "messages", message_id, StorageError("message_not_found"))
 
 
 def show(connection: sqlite3.Connection, chat_id: str, head_id: str | None) -> None:
@@ -342,7 +342,7 @@ def restore_subtree(connection: sqlite3.Connection, message_id: str) -> None:
     """Undoes :func:`delete_subtree` and shows the branch again; messages deleted earlier stay deleted."""
     row = connection.execute("SELECT * FROM messages WHERE id = ?", (message_id,)).fetchone()
     if row is None or (row["parent_id"] is not None and not _is_alive(connection, row["parent_id"])):
-        raise MessageNotFound()
+        raise StorageError("message_not_found")
     connection.execute(
         f"{_SUBTREE} UPDATE messages SET deleted_at = NULL WHERE deleted_at = ? AND id IN (SELECT id FROM subtree)",
         (message_id, row["deleted_at"]),

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from webapp.errors import BenchNotFound, BenchRefused
+from webapp.errors import BenchRefused, RoostError
+from webapp.i18n import Text
 from webapp.storage.database import Database
 from webapp.storage.records import count_of, insert, row_of, to_json, update
 from webapp.tools.bench import MAX_CASES, BenchCase, case_from_dict, case_to_dict
@@ -59,7 +60,7 @@ class BenchStore:
 
     def case(self, case_id: str) -> StoredCase:
         with self._database.connect() as connection:
-            return _case(row_of(connection, "bench_cases", case_id, BenchNotFound))
+            return _case(row_of(connection, "bench_cases", case_id, RoostError("bench_not_found")))
 
     def add_cases(self, cases: Sequence[BenchCase], replaces_generated: bool = False) -> list[StoredCase]:
         """All or none; ``replaces_generated`` takes away those the bench made up before. BenchRefused when they would
@@ -68,27 +69,26 @@ class BenchStore:
             if replaces_generated:
                 connection.execute("DELETE FROM bench_cases WHERE is_generated = 1")
             if count_of(connection, "bench_cases") + len(cases) > MAX_CASES:
-                words = {"reason": f"there is room for {MAX_CASES} cases", "reason_key": "tool_bench.problem.many"}
-                raise BenchRefused(**words, limit=MAX_CASES)
+                raise BenchRefused(reason=Text("tool_bench.problem.many", limit=MAX_CASES))
             connection.execute("DELETE FROM bench_cases WHERE deleted_at IS NOT NULL")
             return [_insert(connection, case) for case in cases]
 
     def change_case(self, case_id: str, case: BenchCase) -> None:
         """A case a person has changed is theirs."""
         with self._database.transaction() as connection:
-            row_of(connection, "bench_cases", case_id, BenchNotFound)
+            row_of(connection, "bench_cases", case_id, RoostError("bench_not_found"))
             update(connection, "bench_cases", case_id, **_columns(case))
 
     def delete_case(self, case_id: str) -> None:
         """Hides it until :meth:`restore_case`, or until cases are added."""
         with self._database.transaction() as connection:
-            row_of(connection, "bench_cases", case_id, BenchNotFound)
+            row_of(connection, "bench_cases", case_id, RoostError("bench_not_found"))
             update(connection, "bench_cases", case_id, deleted_at=time.time())
 
     def restore_case(self, case_id: str) -> None:
         with self._database.transaction() as connection:
             if not update(connection, "bench_cases", case_id, deleted_at=None):
-                raise BenchNotFound()
+                raise RoostError("bench_not_found")
 
     def delete_cases(self) -> float:
         """Hides all; the moment to give :meth:`restore_cases`."""
@@ -147,7 +147,7 @@ class BenchStore:
         with self._database.connect() as connection:
             row = connection.execute(f"{RUNS} WHERE id = ?", (run_id,)).fetchone()
         if row is None:
-            raise BenchNotFound()
+            raise RoostError("bench_not_found")
         return _run(row)
 
     def answers(self, run_id: str) -> list[dict[str, Any]]:

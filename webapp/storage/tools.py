@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from webapp.errors import Phrase, ToolInvalid, ToolNotFound
+from webapp.errors import RoostError, ToolInvalid
+from webapp.i18n import Phrase
 from webapp.storage.database import Database
 from webapp.storage.records import count_of, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, ToolDefinition, checked
@@ -44,7 +45,7 @@ class ToolStore:
 
     def get(self, tool_id: str) -> StoredTool:
         with self.database.connect() as connection:
-            return _tool(row_of(connection, "tools", tool_id, ToolNotFound))
+            return _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found")))
 
     def by_ids(self, tool_ids: Sequence[str]) -> StoredTools:
         """In the given order, without those that are gone."""
@@ -71,7 +72,7 @@ class ToolStore:
     def update(self, tool_id: str, definition: ToolDefinition, expected_updated_at: float | None = None) -> StoredTool:
         """ToolInvalid also when it was saved since ``expected_updated_at``."""
         with self.database.transaction() as connection:
-            before = _tool(row_of(connection, "tools", tool_id, ToolNotFound))
+            before = _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found")))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
                 raise ToolInvalid(field="definition", reason="it was changed elsewhere in the meantime")
             return self._write(connection, tool_id, checked(definition), later_than(before.updated_at))
@@ -79,7 +80,7 @@ class ToolStore:
     def delete(self, tool_id: str) -> None:
         """Hides it until :meth:`restore`."""
         with self.database.transaction() as connection:
-            row_of(connection, "tools", tool_id, ToolNotFound)
+            row_of(connection, "tools", tool_id, RoostError("tool_not_found"))
             update(connection, "tools", tool_id, deleted_at=time.time())
 
     def put_back(self, tool_id: str, definition: ToolDefinition) -> StoredTool:
@@ -90,7 +91,7 @@ class ToolStore:
     def restore(self, tool_id: str) -> StoredTool:
         """ToolInvalid when another has its name now."""
         with self.database.transaction() as connection:
-            tool = _tool(row_of(connection, "tools", tool_id, ToolNotFound, with_deleted=True))
+            tool = _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found"), with_deleted=True))
             return self._write(connection, tool_id, tool.definition, tool.updated_at)
 
     def _write(

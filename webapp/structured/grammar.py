@@ -21,7 +21,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from webapp.errors import GrammarInvalid, Phrase
+from webapp.errors import GrammarInvalid
+from webapp.i18n import Phrase
 
 MAX_SOURCE_CHARS = 256 * 1024
 MAX_ENUM_VALUES = 2_000

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import FileMissing, FileUnreadable, Phrase, VocabularyInvalid
+from webapp.errors import FileMissing, WeightsError
+from webapp.i18n import Phrase
 
 
 class HfTokenizer:
@@ -26,7 +27,7 @@ class HfTokenizer:
         if self.last_id >= vocab_size:
             told = {"found": self.last_id, "limit": vocab_size - 1}
             reason = Phrase("its ids go up to {found}, the model's vocabulary only to {limit}", **told)
-            raise VocabularyInvalid(path=str(path), reason=reason)
+            raise WeightsError("vocabulary_invalid", path=str(path), reason=reason)
         self.is_byte_level = _decodes_bytes(json.loads(text).get("decoder"))
         self._bytes_of = self._token_table()
 
@@ -83,9 +84,9 @@ def _read(path: Path) -> str:
     except FileNotFoundError as exc:
         raise FileMissing(path=str(path)) from exc
     except OSError as exc:
-        raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
     except UnicodeDecodeError as exc:
-        raise VocabularyInvalid(path=str(path), reason="a tokenizer.json is UTF-8 text") from exc
+        raise WeightsError("vocabulary_invalid", path=str(path), reason="a tokenizer.json is UTF-8 text") from exc
 
 
 def _build(path: Path, text: str) -> Any:
@@ -94,8 +95,8 @@ def _build(path: Path, text: str) -> Any:
     try:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as exc:  # the library raises nothing narrower
-        raise VocabularyInvalid(
-            path=str(path), reason=Phrase("it is no tokenizer.json ({error})", error=str(exc))
+        raise WeightsError(
+            "vocabulary_invalid", path=str(path), reason=Phrase("it is no tokenizer.json ({error})", error=str(exc))
         ) from exc
 
 

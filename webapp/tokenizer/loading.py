@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from webapp.errors import FileMissing, Phrase, TokenizerMissing, VocabularyInvalid
+from webapp.errors import FileMissing, WeightsError
+from webapp.i18n import Phrase
 from webapp.tokenizer import world
 from webapp.tokenizer.byte_level import ByteTokenizer
 from webapp.tokenizer.contract import Tokenizer
@@ -45,7 +46,7 @@ def _named(override: str, vocab_size: int) -> Tokenizer:
     if vocab_size != built_in[override]:
         told = {"name": repr(override), "found": built_in[override], "expected": vocab_size}
         reason = Phrase("the tokenizer {name} has {found} tokens, this model {expected}", **told)
-        raise VocabularyInvalid(path=override, reason=reason)
+        raise WeightsError("vocabulary_invalid", path=override, reason=reason)
     return _built_in(vocab_size, None)
 
 
@@ -91,4 +92,4 @@ def _built_in(vocab_size: int, model: Path | None) -> Tokenizer:
     wanted = f"{model.stem if model else '<model>'}.vocab.txt or a tokenizer.json"
     if 0 <= vocab_size - PILE_VOCAB_SIZE <= LARGEST_PADDING:
         wanted = f"{PILE_FILE} (it comes with GPT-NeoX 20B and the Raven and Pile models of RWKV-4)"
-    raise TokenizerMissing(path=str(model or "this model"), vocab_size=vocab_size, wanted=wanted)
+    raise WeightsError("tokenizer_missing", path=str(model or "this model"), vocab_size=vocab_size, wanted=wanted)

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from webapp.errors import Phrase, VocabularyInvalid
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 from webapp.tokenizer.world_vocabulary import official_vocabulary_path, read_vocabulary
 
 VOCAB_SIZE = 65536
@@ -31,7 +32,7 @@ class WorldTokenizer:
         if self.last_id >= vocab_size:
             told = {"found": self.last_id, "limit": vocab_size - 1}
             reason = Phrase("its ids go up to {found}, the model's vocabulary only to {limit}", **told)
-            raise VocabularyInvalid(path=str(path), reason=reason)
+            raise WeightsError("vocabulary_invalid", path=str(path), reason=reason)
         self._id_of = {token: token_id for token_id, token in self._bytes_of.items()}
         self._lengths = _lengths_by_prefix(self._id_of)
         self._single = [self._id_of[bytes([byte])] for byte in range(256)]

@@ -10,7 +10,8 @@ import ast
 import importlib.util
 from pathlib import Path
 
-from webapp.errors import FileMissing, FileUnreadable, Phrase, VocabularyInvalid
+from webapp.errors import FileMissing, WeightsError
+from webapp.i18n import Phrase
 
 FILE_NAME = "rwkv_vocab_v20230424.txt"
 
@@ -31,9 +32,9 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
     except FileNotFoundError as exc:
         raise FileMissing(path=str(path)) from exc
     except OSError as exc:
-        raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
     except UnicodeDecodeError as exc:
-        raise VocabularyInvalid(path=str(path), reason="a vocabulary is UTF-8 text") from exc
+        raise WeightsError("vocabulary_invalid", path=str(path), reason="a vocabulary is UTF-8 text") from exc
     vocabulary = {}
     for number, line in enumerate(lines, 1):
         if line:
@@ -52,8 +53,8 @@ def _parse_line(path: Path, number: int, line: str) -> tuple[int, bytes]:
             raise ValueError("the length does not match")
         return int(token_id), token
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as exc:
-        raise VocabularyInvalid(
-            path=str(path), reason=Phrase("line {line} is not `id literal length`", line=number)
+        raise WeightsError(
+            "vocabulary_invalid", path=str(path), reason=Phrase("line {line} is not `id literal length`", line=number)
         ) from exc
 
 
@@ -74,6 +75,8 @@ def _check_bytes(path: Path, vocabulary: dict[int, bytes]) -> None:
     singles = {token for token in vocabulary.values() if len(token) == 1}
     if len(singles) < 256:
         missing = next(byte for byte in range(256) if bytes([byte]) not in singles)
-        raise VocabularyInvalid(
-            path=str(path), reason=Phrase("it has no token for the single byte {byte}", byte=f"0x{missing:02x}")
+        raise WeightsError(
+            "vocabulary_invalid",
+            path=str(path),
+            reason=Phrase("it has no token for the single byte {byte}", byte=f"0x{missing:02x}"),
         )

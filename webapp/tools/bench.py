@@ -29,7 +29,8 @@ from typing import Any
 from webapp.chat.events import CallDelta
 from webapp.chat.tool_dialects import FENCED, CallSyntax
 from webapp.chat.tool_parser import ToolCallParser
-from webapp.errors import BenchCaseInvalid, BenchLineInvalid
+from webapp.errors import BenchCaseInvalid
+from webapp.i18n import Text
 from webapp.tools.sample_arguments import NoSample, ValueSampler
 from webapp.tools.schema_check import Matcher, argument_problems
 
@@ -52,10 +53,10 @@ class BenchCase:
 def case_from_dict(value: object) -> BenchCase:
     """BenchCaseInvalid with the field that is wrong: ``prompt``, ``calls`` or ``arguments``."""
     if not isinstance(value, Mapping):
-        raise _problem("prompt", "object", "a case is a JSON object with a prompt")
+        raise _problem("prompt", "object")
     calls = value.get("calls", ())
     if not isinstance(calls, Sequence) or isinstance(calls, str):
-        raise _problem("calls", "list", "the calls must be a list")
+        raise _problem("calls", "list")
     prompt = value.get("prompt")
     found = tuple(_call(call) for call in calls)
     return checked(BenchCase(prompt if isinstance(prompt, str) else "", found, bool(value.get("generated"))))
@@ -64,11 +65,11 @@ def case_from_dict(value: object) -> BenchCase:
 def checked(case: BenchCase) -> BenchCase:
     """The same, or BenchCaseInvalid."""
     if not case.prompt.strip():
-        raise _problem("prompt", "empty", "the prompt is empty")
+        raise _problem("prompt", "empty")
     if len(case.prompt) > MAX_PROMPT_CHARS:
-        raise _problem("prompt", "long", "the prompt has more than {limit} characters", limit=MAX_PROMPT_CHARS)
+        raise _problem("prompt", "long", limit=MAX_PROMPT_CHARS)
     if len(case.calls) > MAX_CALLS:
-        raise _problem("calls", "many_calls", "a case has at most {limit} calls", limit=MAX_CALLS)
+        raise _problem("calls", "many_calls", limit=MAX_CALLS)
     return case
 
 
@@ -82,15 +83,15 @@ def call_to_dict(call: ExpectedCall) -> dict[str, Any]:
 
 
 def cases_from_lines(text: str) -> tuple[BenchCase, ...]:
-    """All or none: BenchLineInvalid names the line. Blank lines count but say nothing."""
+    """All or none: ``bench_line_invalid`` names the line. Blank lines count but say nothing."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             found.append(_case_on_line(number, line))
     if not found:
-        raise _problem("cases", "none", "there is no case in it")
+        raise _problem("cases", "none")
     if len(found) > MAX_CASES:
-        raise _problem("cases", "many", "there is room for {limit} cases", limit=MAX_CASES)
+        raise _problem("cases", "many", limit=MAX_CASES)
     return tuple(found)
 
 
@@ -108,7 +109,7 @@ def arguments_from_text(text: str) -> dict[str, Any]:
     """A JSON object as a person writes it, nothing is none; BenchCaseInvalid (field ``arguments``)."""
     value = _json(text, "arguments") if text.strip() else {}
     if not isinstance(value, dict):
-        raise _problem("arguments", "arguments", "the arguments must be a JSON object")
+        raise _problem("arguments", "arguments")
     return value
 
 
@@ -116,16 +117,16 @@ def _case_on_line(number: int, line: str) -> BenchCase:
     try:
         return case_from_dict(_json(line, "cases"))
     except BenchCaseInvalid as exc:
-        raise BenchLineInvalid(**{**exc.params, "line": number}) from exc
+        raise BenchCaseInvalid("bench_line_invalid", **{**exc.params, "line": number}) from exc
 
 
 def _call(value: object) -> ExpectedCall:
     name = value.get("name") if isinstance(value, Mapping) else None
     if not isinstance(value, Mapping) or not isinstance(name, str) or not name:
-        raise _problem("calls", "call", "a call is a JSON object with a name and arguments")
+        raise _problem("calls", "call")
     arguments = value.get("arguments", {})
     if not isinstance(arguments, dict):
-        raise _problem("arguments", "arguments", "the arguments must be a JSON object")
+        raise _problem("arguments", "arguments")
     return ExpectedCall(name, arguments)
 
 
@@ -133,13 +134,11 @@ def _json(text: str, field: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise _problem(field, "json", "it is no JSON") from exc
+        raise _problem(field, "json") from exc
 
 
-def _problem(field: str, key: str, reason: str, **params: Any) -> BenchCaseInvalid:
-    """``key``: where the catalogues have the reason."""
-    words = {"reason": reason.format(**params), "reason_key": f"tool_bench.problem.{key}"}
-    return BenchCaseInvalid(field=field, **words, **params)
+def _problem(field: str, key: str, **params: Any) -> BenchCaseInvalid:
+    return BenchCaseInvalid(field=field, reason=Text(f"tool_bench.problem.{key}", **params))
 
 
 Definition = Mapping[str, Any]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, NoReturn
 
-from webapp.errors import Phrase, ToolInvalid
+from webapp.errors import ToolInvalid
+from webapp.i18n import Phrase
 from webapp.tools.schema_check import check_parameters
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from webapp.errors import Phrase, ToolFailed
+from webapp.errors import ToolFailed
+from webapp.i18n import Phrase
 from webapp.tools.definition import HttpCall
 
 MAX_RESPONSE_BYTES = 256 * 1024

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.errors import Phrase, ToolInvalid
+from webapp.errors import ToolInvalid
+from webapp.i18n import Phrase
 from webapp.tools.definition import parse_json, strict_json
 
 SCALARS = ("string", "number", "integer", "boolean")

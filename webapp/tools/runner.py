@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from webapp.chat.messages import ToolCall
-from webapp.errors import Phrase, ToolFailed
+from webapp.errors import ToolFailed
+from webapp.i18n import Phrase
 from webapp.tools import http_request
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.builtin.attachment_search import BuiltinContext

@@ -15,7 +15,8 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-from webapp.errors import Phrase, ToolInvalid
+from webapp.errors import ToolInvalid
+from webapp.i18n import Phrase
 
 MAX_SCHEMA_CHARS = 100_000
 MAX_DEPTH = 32

@@ -13,7 +13,7 @@ from typing import Any
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import ConversionRefused, ConversionTargetExists, JobNotFound, RoostError
+from webapp.errors import ConversionError, RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.services.conversion import KIND, ConversionRequest, Conversions
 from webapp.services.jobs import DONE, Job
@@ -35,7 +35,7 @@ def conversions_of(page: PageContext) -> Conversions:
 
 
 def read_request(page: PageContext, form: Mapping[str, str]) -> ConversionRequest:
-    """The first model where none is named; ConversionRefused for an alpha that is no number."""
+    """The first model where none is named; ``conversion_refused`` for an alpha that is no number."""
     text = {name: form.get(name, "")[:NAME_CHARS].strip() for name in ConversionRequest.__dataclass_fields__}
     models, target = convertible(page.manager.library)[0], text["target"] or "st"
     return ConversionRequest(
@@ -56,7 +56,9 @@ def _alpha(text: str, lora: str) -> float | None:
         alpha = math.nan
     if alpha is not None and not (math.isfinite(alpha) and 0 < alpha < 1e6):
         reason = "the alpha is not a number above 0"
-        raise ConversionRefused(path=lora, target="a merged model", reason=reason, way_out="It is often 16 to 192.")
+        raise ConversionError(
+            "conversion_refused", path=lora, target="a merged model", reason=reason, way_out="It is often 16 to 192."
+        )
     return alpha
 
 
@@ -187,7 +189,7 @@ def start() -> Response | BaseResponse:
     try:
         conversions_of(page).start(read_request(page, request.form))
     except RoostError as exc:
-        status = 409 if isinstance(exc, ConversionTargetExists) else 422
+        status = 409 if exc.code == "conversion_target_exists" else 422
         return render_page("conversion/page.html", conversion_page(page, request.form, exc), status=status)
     return redirect(url_for("conversion.index", model=request.form.get("model", "")[:1000], _anchor="jobs"), 303)
 
@@ -212,5 +214,5 @@ def preset(job_id: str) -> Response | BaseResponse:
 def finished(job_id: str) -> Job:
     job = jobs_of(current_page()).job(job_id)
     if job.kind != KIND or job.status != DONE:
-        raise JobNotFound()
+        raise RoostError("job_not_found")
     return job

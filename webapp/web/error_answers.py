@@ -12,8 +12,8 @@ from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import RoostError, TooLarge, WebError, sentences
-from webapp.i18n import translate, translate_error
+from webapp.errors import RoostError, translate_error
+from webapp.i18n import sentences, translate
 from webapp.web.api.operations import error_body, is_api_path
 from webapp.web.kit.page import commands, current_locale, render_page, wants_fragment
 
@@ -78,12 +78,14 @@ def answer_http(exc: HTTPException) -> BaseResponse:
     if status < 400:
         return exc.get_response()
     if status in MISSING:
-        response = _page("page.not_found", WebError(reason=exc.name), status)
+        response = _page("page.not_found", RoostError("web_error", reason=exc.name), status)
     elif status == 413:
         limit = request.max_content_length or 0
-        response = _page("page.error", TooLarge(found=request.content_length or "?", limit=limit), status)
+        response = _page(
+            "page.error", RoostError("too_large", found=request.content_length or "?", limit=limit), status
+        )
     else:
-        response = _page("page.error", WebError(reason=exc.name), status)
+        response = _page("page.error", RoostError("web_error", reason=exc.name), status)
     allowed = getattr(exc, "valid_methods", None)
     if allowed:
         response.headers["Allow"] = ", ".join(allowed)
@@ -95,7 +97,7 @@ def _page(title: str, error: RoostError, status: int) -> Response:
         return answer_error(error, status)
     locale = current_locale()
     message, hint = translate_error(error, locale)
-    if type(error) is WebError and status in MISSING:
+    if error.code == "web_error" and status in MISSING:
         message, hint = "", translate("page.not_found_hint", locale)
     words = {"title": translate(title, locale), "message": message, "hint": commands(hint), "code": error.code}
     return render_page("error.html", words, status=status)

@@ -27,16 +27,7 @@ from flask import Flask, Request, Response, current_app, g, has_app_context, req
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
-from webapp.errors import (
-    NotAllowed,
-    OwnerLinkUsed,
-    OwnerOnly,
-    RoostError,
-    SettingsError,
-    TokenRequired,
-    TooLarge,
-    TooManyRequests,
-)
+from webapp.errors import RoostError
 from webapp.services.access import OwnerProof
 from webapp.settings import Settings
 from webapp.storage.sessions import Session, Sessions, digest
@@ -79,15 +70,15 @@ HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-
 
 
 class Cors:
-    """SettingsError for an entry that is no exact origin; there is no wildcard. Cookies are never allowed along: a
-    listed page shows the token, where one is needed."""
+    """``settings_invalid`` for an entry that is no exact origin; there is no wildcard. Cookies are never allowed along:
+    a listed page shows the token, where one is needed."""
 
     def __init__(self, origins: Iterable[str]) -> None:
         self._origins = frozenset(origins)
         for origin in self._origins:
             if not ORIGIN.fullmatch(origin):
                 reason = "an origin is http(s)://host or http(s)://host:port, without a path"
-                raise SettingsError(name="cors_origins", value=origin, reason=reason)
+                raise RoostError("settings_invalid", name="cors_origins", value=origin, reason=reason)
 
     def is_listed_page(self, asked: Request) -> bool:
         """The request comes from such a page and goes to an API, not to a page or a socket."""
@@ -197,14 +188,14 @@ class Guard:
 
     def body_limit(self, environ: dict[str, Any]) -> int:
         """Most bytes of the body of a request of which only the headers have come. Raises the RoostError that
-        :meth:`check` would answer, or TooLarge."""
+        :meth:`check` would answer, or ``too_large``."""
         decision = self.decide(environ)
         if decision.error is not None:
             raise decision.error
         limit = self._most_bytes(decision, environ.get("PATH_INFO", ""))
         length = environ.get("CONTENT_LENGTH") or "0"
         if length.isdecimal() and int(length) > limit:
-            raise TooLarge(found=int(length), limit=limit)
+            raise RoostError("too_large", found=int(length), limit=limit)
         return limit
 
     def _most_bytes(self, decision: Decision, path: str) -> int:
@@ -214,10 +205,10 @@ class Guard:
 
     def _decide(self, asked: Request, endpoint: str | None) -> Decision:
         if self._host(asked) is None:
-            return _refused(NotAllowed(reason=UNKNOWN_HOST), status=400)
+            return _refused(RoostError("not_allowed", reason=UNKNOWN_HOST), status=400)
         reason = self._foreign(asked)
         if reason:
-            return _refused(NotAllowed(reason=reason))
+            return _refused(RoostError("not_allowed", reason=reason))
         if self._cors.is_preflight(asked):
             return Decision(Step.PREFLIGHT)
         if login.is_login_style(asked):
@@ -230,15 +221,15 @@ class Guard:
         if role is Role.STRANGER and least_role(endpoint) is not Role.STRANGER:
             if asked.method == "GET" and not is_handshake(asked) and asked.args.get("token"):
                 return Decision(Step.TOKEN_LINK)
-            return _refused(TokenRequired(), is_guess=is_guess)
+            return _refused(RoostError("invalid_api_key"), is_guess=is_guess)
         if role < least_role(endpoint):
-            return _refused(OwnerOnly(), role, session)
+            return _refused(RoostError("owner_only"), role, session)
         return Decision(Step.PROCEED, role, session)
 
     def check(self) -> Response | None:
         """The answer of the guard itself, or None when the request may go on with ``g.role`` and ``g.session``."""
         if not self._rate.allows(address_key(client_address())):
-            return answer_error(TooManyRequests())
+            return answer_error(RoostError("too_many_requests"))
         decision = self._decide(request, request.endpoint)
         g.role, g.session = decision.role, decision.session
         if decision.session:
@@ -321,8 +312,8 @@ class Guard:
     def _refuse(self, decision: Decision) -> Response:
         assert decision.error is not None
         if decision.is_guess and not self._guesses.allows(address_key(client_address())):
-            return answer_error(TooManyRequests())
-        if not isinstance(decision.error, TokenRequired):
+            return answer_error(RoostError("too_many_requests"))
+        if decision.error.code != "invalid_api_key":
             return answer_error(decision.error, decision.status)
         if wants_json() or is_handshake(request) or request.method not in SAFE_METHODS:
             response = answer_error(decision.error)
@@ -343,7 +334,7 @@ class Guard:
         if self._is_right(token):
             return self._welcome("guest", page, token)
         if not self._guesses.allows(address_key(client_address())):
-            return answer_error(TooManyRequests())
+            return answer_error(RoostError("too_many_requests"))
         return login.login_form(wrong=True)
 
     def _open(self, decision: Decision) -> Response:
@@ -355,8 +346,8 @@ class Guard:
         if is_good:
             return self._welcome("owner", "/")
         if not self._guesses.allows(address_key(client_address())):
-            return answer_error(TooManyRequests())
-        return answer_error(OwnerLinkUsed())
+            return answer_error(RoostError("too_many_requests"))
+        return answer_error(RoostError("owner_link_used"))
 
     def _welcome(self, role: str, page: str, token: str = "") -> Response:
         before = self.sessions.find(request.cookies.get(cookie_name(request), ""))
@@ -384,9 +375,10 @@ def current_role() -> Role:
 
 
 def require(role: Role) -> None:
-    """OwnerOnly when the request proves less; for what an address alone does not tell, such as a value in its body."""
+    """``owner_only`` when the request proves less; for what an address alone does not tell, such as a value in its
+    body."""
     if current_role() < role:
-        raise OwnerOnly()
+        raise RoostError("owner_only")
 
 
 def client_address() -> str:

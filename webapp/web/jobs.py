@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import JobNotFound, RoostError, error_from_dict
+from webapp.errors import RoostError
 from webapp.services.jobs import PAUSED, RUNNING, WAITING, Job, Jobs
 from webapp.services.library.placing import size_text
 from webapp.web.kit.page import PageContext, current_page, render_page, wants_fragment
@@ -73,7 +73,7 @@ def act(job_id: str, action: str) -> Response | BaseResponse:
     jobs = jobs_of(page)
     actions = {"cancel": jobs.cancel, "pause": jobs.pause, "resume": jobs.resume, "remove": jobs.remove}
     if action not in actions:
-        raise JobNotFound()
+        raise RoostError("job_not_found")
     actions[action](job_id)
     if wants_fragment():
         return render_page("jobs/_jobs.html", {"jobs": job_list(page, *request.args.getlist("kind")[:9])})
@@ -86,8 +86,7 @@ def without_folders(error: RoostError) -> RoostError:
     path = str(error.params.get("path", ""))
     if "/" not in path and "\\" not in path:
         return error
-    short = {**error.params, "path": path.replace("\\", "/").rpartition("/")[2]}
-    return error_from_dict({**error.to_dict(), "params": short})
+    return error.with_params(path=path.replace("\\", "/").rpartition("/")[2])
 
 
 def time_text(page: PageContext, seconds: float) -> str:

@@ -16,7 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import SettingsError
+from webapp.errors import RoostError
 
 PEER = "roost.peer"
 """In the WSGI environ: the address the connection comes from, the proxy's where there is one."""
@@ -30,7 +30,7 @@ HOST = re.compile(r"[A-Za-z0-9.\[\]:_-]{1,255}")
 
 
 class TrustedProxies:
-    """Addresses and networks (CIDR). SettingsError for an entry that is neither."""
+    """Addresses and networks (CIDR). ``settings_invalid`` for an entry that is neither."""
 
     def __init__(self, addresses: Iterable[str] = ()) -> None:
         self._networks = tuple(_network(address) for address in addresses)
@@ -145,7 +145,7 @@ def _network(address: str) -> IPv4Network | IPv6Network:
         return ip_network(plain_address(address) if "/" not in address else address, strict=False)
     except ValueError as exc:
         reason = "it must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8"
-        raise SettingsError(name="trusted_proxy", value=address, reason=reason) from exc
+        raise RoostError("settings_invalid", name="trusted_proxy", value=address, reason=reason) from exc
 
 
 def _forwarded_hops(environ: Mapping[str, Any]) -> list[dict[str, str]]:

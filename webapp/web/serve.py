@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from flask import Flask
 
-from webapp.errors import SettingsError
+from webapp.errors import RoostError
 from webapp.i18n.terminal import t
 from webapp.services.access import owner_link
 from webapp.settings import LOOPBACK_HOSTS, Settings
@@ -44,7 +44,7 @@ INTERRUPTED = 130  # the exit status of a shell's program ended by Ctrl-C
 
 
 def make_server(app: Flask, settings: Settings) -> BridgeServer:
-    """A server that is bound and not yet running; SettingsError when host or port cannot be had."""
+    """A server that is bound and not yet running; ``settings_invalid`` when host or port cannot be had."""
     descriptors = raise_descriptor_limit()
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # else a warning for every request that waits
     refuse_taken_port(settings)
@@ -55,7 +55,7 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
     except OSError as exc:
         raise bind_error(settings, exc) from exc
     except UnicodeError as exc:  # no name the DNS could have
-        raise SettingsError(name="host", value=settings.host, reason=str(exc)) from exc
+        raise RoostError("settings_invalid", name="host", value=settings.host, reason=str(exc)) from exc
     try:
         return BridgeServer(
             app,
@@ -202,18 +202,18 @@ def refuse_taken_port(settings: Settings) -> None:
             raise port_taken(settings)
 
 
-def port_taken(settings: Settings) -> SettingsError:
+def port_taken(settings: Settings) -> RoostError:
     reason = "another program is listening there; choose another port with --port, or 0 for any free one"
-    return SettingsError(name="port", value=settings.port, reason=reason)
+    return RoostError("settings_invalid", name="port", value=settings.port, reason=reason)
 
 
-def bind_error(settings: Settings, exc: OSError) -> SettingsError:
+def bind_error(settings: Settings, exc: OSError) -> RoostError:
     if exc.errno == errno.EADDRINUSE:
         return port_taken(settings)
     if exc.errno == errno.EACCES:
         reason = "the system does not allow it; ports from 1024 up are free to use"
-        return SettingsError(name="port", value=settings.port, reason=reason)
-    return SettingsError(name="host", value=settings.host, reason=exc.strerror or str(exc))
+        return RoostError("settings_invalid", name="port", value=settings.port, reason=reason)
+    return RoostError("settings_invalid", name="host", value=settings.host, reason=exc.strerror or str(exc))
 
 
 def serve(

@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urlsplit
 from flask import Blueprint, Response, current_app, has_request_context, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import ModelDoesNotFit, RoostError, error_from_dict
+from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import LOCALES
 from webapp.manager.library import ModelEntry
 from webapp.manager.status import ModelStatus
@@ -175,7 +175,7 @@ def menu(page: PageContext, refusal: RoostError | None = None) -> Values:
         "is_changing": status.phase in ("loading", "unloading"),
         "error_message": message,
         "error_hint": hint,
-        "can_load_anyway": isinstance(error, ModelDoesNotFit),
+        "can_load_anyway": error is not None and error.code == "model_does_not_fit",
     }
 
 

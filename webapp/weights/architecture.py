@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from webapp.engine.state import ModelConfig
-from webapp.errors import Phrase
+from webapp.i18n import Phrase
 from webapp.weights.tensor_info import TensorInfo
 
 STATE_NAME = re.compile(r"blocks\.([0-9]{1,6})\.att\.time_state")

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from webapp.errors import FileTruncated, Phrase, WeightsError
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
 from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.tensor_info import FileContents, StoredTensor, TensorInfo
@@ -138,8 +139,10 @@ class Checkpoint:
             raise WeightsError(path=str(self.path), reason=reason)
         if stored.end > len(mapped):
             told = {"name": stored.info.name, "end": stored.end, "found": len(mapped)}
-            raise FileTruncated(
-                path=str(self.path), reason=Phrase("{name} ends at byte {end}, the file at {found}", **told)
+            raise WeightsError(
+                "file_truncated",
+                path=str(self.path),
+                reason=Phrase("{name} ends at byte {end}, the file at {found}", **told),
             )
         return memoryview(mapped)[stored.offset : stored.offset + span]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import Phrase, phrase_from_dict
+from webapp.i18n import Phrase, phrase_from_dict
 
 EDGE_BYTES = 1 << 16
 MOST_RECORDS = 200

@@ -10,16 +10,8 @@ import os
 import stat
 from pathlib import Path
 
-from webapp.errors import (
-    FileEmpty,
-    FileIsDirectory,
-    FileMissing,
-    FileTruncated,
-    FileUnreadable,
-    Phrase,
-    UnknownFormat,
-    WrongExtension,
-)
+from webapp.errors import FileMissing, WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.ggml_header import read_ggmf, read_gguf
 from webapp.weights.pth_archive import read_pth, refuse_bare_pickle
 from webapp.weights.safetensors_header import read_safetensors
@@ -57,38 +49,42 @@ def read_contents(path: Path, any_name: bool = False) -> FileContents:
     try:
         contents = READERS[sniff(path)](path)
     except OSError as exc:
-        raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
     if not any_name:
         _check_extension(path, contents.format)
     return contents
 
 
 def check_readable(path: Path) -> None:
-    """Raises FileMissing, FileIsDirectory, FileEmpty or FileUnreadable."""
+    """Raises FileMissing, ``file_is_directory``, ``file_empty`` or ``file_unreadable``."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError) as exc:  # ValueError: a NUL in the name
         raise FileMissing(path=str(path)) from exc
     except OSError as exc:
-        raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
     if stat.S_ISDIR(found.st_mode):
-        raise FileIsDirectory(path=str(path))
+        raise WeightsError("file_is_directory", path=str(path))
     if not stat.S_ISREG(found.st_mode):
-        raise FileUnreadable(path=str(path), reason="it is not an ordinary file")  # opening a pipe would hang
+        raise WeightsError(
+            "file_unreadable", path=str(path), reason="it is not an ordinary file"
+        )  # opening a pipe would hang
     if found.st_size == 0:
-        raise FileEmpty(path=str(path))
+        raise WeightsError("file_empty", path=str(path))
     try:
         path.open("rb").close()
     except OSError as exc:
-        raise FileUnreadable(path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
 
 
 def sniff(path: Path) -> str:
-    """A key of :data:`READERS`; raises FileTruncated or UnknownFormat."""
+    """A key of :data:`READERS`; raises ``file_truncated`` or ``unknown_format``."""
     with path.open("rb") as file:
         head = file.read(16)
     if len(head) < SMALLEST_FILE_BYTES:
-        raise FileTruncated(path=str(path), reason=Phrase("only {found} bytes are there", found=len(head)))
+        raise WeightsError(
+            "file_truncated", path=str(path), reason=Phrase("only {found} bytes are there", found=len(head))
+        )
     if head.startswith(b"PK\x03\x04"):
         return "pth"
     if head.startswith(b"fmgg"):
@@ -100,13 +96,14 @@ def sniff(path: Path) -> str:
     # An absurd length is left to the reader, which names it; 2**48 tells a length from text.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48:
         return "safetensors"
-    raise UnknownFormat(path=str(path))
+    raise WeightsError("unknown_format", path=str(path))
 
 
 def _check_extension(path: Path, file_format: str) -> None:
     allowed = EXTENSIONS[file_format]
     if path.suffix.lower() not in allowed:
-        raise WrongExtension(
+        raise WeightsError(
+            "wrong_extension",
             path=str(path),
             extension=path.suffix or "without an extension",
             found=FORMAT_NAMES[file_format],

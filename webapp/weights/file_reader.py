@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from webapp.engine.state import ModelConfig
-from webapp.errors import FileReadingFailed, Phrase, error_from_dict, phrase_from_dict
+from webapp.errors import FileReadingFailed, error_from_dict
+from webapp.i18n import Phrase, phrase_from_dict
 from webapp.weights.failed_files import FailedFiles
 from webapp.weights.inspection import Inspection
 from webapp.weights.state_sheet import StateSheet

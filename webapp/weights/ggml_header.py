@@ -10,7 +10,8 @@ import struct
 from pathlib import Path
 from typing import BinaryIO
 
-from webapp.errors import FileTruncated, Phrase, WeightsError
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.tensor_info import MOST_TENSORS, FileContents, kept_metadata
 
 # rwkv_file_format.inc of rwkv.cpp; types 4 to 6 were removed before version 100 of the file format.
@@ -35,7 +36,7 @@ def read_ggmf(path: Path) -> FileContents:
     with path.open("rb") as file:
         head = file.read(magic_and_sizes.size)
     if len(head) < magic_and_sizes.size:
-        raise FileTruncated(path=str(path), reason="its header is not complete")
+        raise WeightsError("file_truncated", path=str(path), reason="its header is not complete")
     _, version, vocab_size, n_embd, n_layer, data_type = magic_and_sizes.unpack(head)
     if not all(0 < size <= MOST_SIZE for size in (vocab_size, n_embd, n_layer)):
         raise WeightsError(path=str(path), reason="its sizes are no model's")
@@ -69,7 +70,7 @@ class _Gguf:
         if tensor_count > MOST_TENSORS or key_count > MOST_KEYS:
             raise self._damaged(Phrase("it has more than {limit} tensors", limit=MOST_TENSORS))
         if tensor_count * SMALLEST_TENSOR_BYTES + key_count * SMALLEST_KEY_BYTES > self._file_bytes:
-            raise FileTruncated(path=str(self._path), reason="its header is not complete")
+            raise WeightsError("file_truncated", path=str(self._path), reason="its header is not complete")
         texts = [self._key() for _ in range(key_count)] if version > 1 else []  # version 1 has 32-bit lengths
         found = [("file_version", str(version)), ("tensor_count", str(tensor_count))]
         return FileContents("gguf", {}, kept_metadata([*found, *((key, text) for key, text in texts if text)]))
@@ -115,12 +116,12 @@ class _Gguf:
     def _take(self, size: int) -> bytes:
         data = self._file.read(size)
         if len(data) < size:
-            raise FileTruncated(path=str(self._path), reason="its header is not complete")
+            raise WeightsError("file_truncated", path=str(self._path), reason="its header is not complete")
         return data
 
     def _skip(self, size: int) -> None:
         if self._file.tell() + size > self._file_bytes:
-            raise FileTruncated(path=str(self._path), reason="its header is not complete")
+            raise WeightsError("file_truncated", path=str(self._path), reason="its header is not complete")
         self._file.seek(size, 1)
 
     def _damaged(self, reason: str) -> WeightsError:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.state import ModelConfig
-from webapp.errors import NotAModel, Phrase, WeightsError
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.architecture import STATE_NAME, Description, describe, dominant_dtype, parameter_count
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
 from webapp.weights.tensor_info import FileContents, TensorInfo, shared
@@ -112,7 +113,7 @@ def _describe(contents: FileContents, infos: dict[str, TensorInfo], is_converted
 
 
 def require_model(inspection: Inspection) -> ModelConfig:
-    """The sizes of a model that could be run; NotAModel, with what to do instead, for any other file."""
+    """The sizes of a model that could be run; ``not_a_model``, with what to do instead, for any other file."""
     if inspection.config is not None:
         return inspection.config
     found, way_out = {
@@ -126,7 +127,7 @@ def require_model(inspection: Inspection) -> ModelConfig:
             "Choose an RWKV model in .pth or .safetensors.",
         ),
     )
-    raise NotAModel(path=inspection.path, found=found, way_out=way_out)
+    raise WeightsError("not_a_model", path=inspection.path, found=found, way_out=way_out)
 
 
 def used_token_bitmap(inspection: Inspection) -> bytes | None:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from webapp.errors import Phrase, WeightsError
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.architecture import describe
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.tensor_info import TensorInfo

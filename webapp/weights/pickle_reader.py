@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import Phrase, UnsafePickle, WeightsError
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.tensor_info import ITEM_BYTES, MOST_DIMENSIONS
 
 MOST_STEPS = 500_000
@@ -106,14 +107,15 @@ class _Damaged(Exception):
 def read_pickle(path: Path, data: bytes, start: int = 0) -> tuple[Any, int]:
     """The object that begins at byte ``start`` with tensors as descriptions, and the byte after it.
 
-    UnsafePickle when it names a program (:data:`PROGRAM_MODULES`); WeightsError when it is damaged, or larger or deeper
-    than any checkpoint.
-    """
+    ``unsafe_pickle`` when it names a program (:data:`PROGRAM_MODULES`); WeightsError when it is damaged, or larger or
+    deeper than any checkpoint."""
     reader = _Reader(data, start)
     try:
         return reader.read(), reader.position
     except _Program as exc:
-        raise UnsafePickle(path=str(path), reason=Phrase("it names {name}", name=exc.args[0])) from None
+        raise WeightsError(
+            "unsafe_pickle", path=str(path), reason=Phrase("it names {name}", name=exc.args[0])
+        ) from None
     except _Damaged as exc:
         raise _damaged(path, exc.args[0]) from None
     except (struct.error, IndexError):  # an opcode's argument, or what it takes from the stack, is not there

@@ -10,7 +10,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, NoReturn
 
-from webapp.errors import FileTruncated, LegacyPth, NotAModel, Phrase, UnknownFormat, WeightsError
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.pickle_reader import Inert, PickledTensor, read_pickle
 from webapp.weights.tensor_info import (
     ITEM_BYTES,
@@ -30,7 +31,8 @@ REBUILDS = "torch._utils._rebuild_"
 
 
 def read_pth(path: Path) -> FileContents:
-    """Table of contents; raises FileTruncated, UnsafePickle, NotAModel, UnknownFormat or WeightsError."""
+    """Table of contents; raises ``file_truncated``, ``unsafe_pickle``, ``not_a_model``, ``unknown_format`` or
+    WeightsError."""
     with path.open("rb", buffering=0) as file:  # 30 bytes of each member: a buffer would read 8 kB
         return _Archive(path, file).contents()
 
@@ -60,7 +62,7 @@ class _Archive:
         """The folder inside the zip: the name the file had when it was saved, or ``archive``."""
         roots = [name[: -len("data.pkl")] for name in self._zip.members if name.endswith("/data.pkl")]
         if len(roots) != 1:
-            raise UnknownFormat(path=str(self._path))
+            raise WeightsError("unknown_format", path=str(self._path))
         return roots[0]
 
     def _read_small(self, name: str) -> bytes:
@@ -72,7 +74,8 @@ class _Archive:
 
     def _table(self, found: Any) -> Mapping[str, Any]:
         if isinstance(found, Inert):
-            raise NotAModel(
+            raise WeightsError(
+                "not_a_model",
                 path=str(self._path),
                 found=Phrase("an object of a program ({name})", name=found.name),
                 way_out="Save its weights alone: torch.save(model.state_dict(), NEW_FILE).",
@@ -98,11 +101,15 @@ class _Archive:
     def _storage_start(self, name: str, key: str, needed_bytes: int) -> int:
         member = self._zip.members.get(f"{self._root}data/{key}")
         if member is None:
-            raise FileTruncated(path=str(self._path), reason=Phrase("the data of {name} are missing", name=name))
+            raise WeightsError(
+                "file_truncated", path=str(self._path), reason=Phrase("the data of {name} are missing", name=name)
+            )
         if member.size < needed_bytes:
             told = {"name": name, "expected": needed_bytes, "found": member.size}
-            raise FileTruncated(
-                path=str(self._path), reason=Phrase("{name} needs {expected} bytes, {found} are there", **told)
+            raise WeightsError(
+                "file_truncated",
+                path=str(self._path),
+                reason=Phrase("{name} needs {expected} bytes, {found} are there", **told),
             )
         return self._zip.data_start(member)
 
@@ -120,9 +127,10 @@ def _tensors_of(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def refuse_bare_pickle(path: Path) -> NoReturn:
-    """For a pickle that is not in a zip: UnsafePickle when it wants to run code, else LegacyPth or WeightsError."""
+    """For a pickle that is not in a zip: ``unsafe_pickle`` when it wants to run code, else ``legacy_pth`` or
+    WeightsError."""
     with path.open("rb") as file:
         first, _ = read_pickle(path, file.read(MAX_PICKLE_BYTES))
     if first != LEGACY_MAGIC:
         raise WeightsError(path=str(path), reason="it is a pickle without tensors")
-    raise LegacyPth(path=str(path))
+    raise WeightsError("legacy_pth", path=str(path))

@@ -28,7 +28,8 @@ from typing import Any, Protocol
 import msgspec
 
 from webapp.engine.state import ModelConfig
-from webapp.errors import Phrase, RoostError, WeightsError
+from webapp.errors import RoostError, WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.state_sheet import StateSheet, sheet_of
 

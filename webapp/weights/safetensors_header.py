@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from webapp.errors import FileTruncated, Phrase, WeightsError
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.tensor_info import (
     MOST_DIMENSIONS,
     MOST_TENSORS,
@@ -50,7 +51,8 @@ DTYPES = {
 
 
 def read_safetensors(path: Path) -> FileContents:
-    """Table of contents; raises FileTruncated, or WeightsError for a header that makes no sense or has no measure."""
+    """Table of contents; raises ``file_truncated``, or WeightsError for a header that makes no sense or has no
+    measure."""
     header, data_start = _read_header(path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
@@ -71,7 +73,8 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             raise _damaged(path, Phrase("its header claims {found} bytes; Roost reads up to {limit}", **told))
         raw = file.read(length)
     if len(raw) < length:
-        raise FileTruncated(
+        raise WeightsError(
+            "file_truncated",
             path=str(path),
             reason=Phrase("the header needs {expected} bytes, {found} are there", expected=length, found=len(raw)),
         )
@@ -126,7 +129,9 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
         raise _damaged(path, Phrase("{name} has {found} bytes where its shape needs {expected}", **told))
     if data_start + end > file_bytes:
         told = {"name": name, "end": data_start + end, "found": file_bytes}
-        raise FileTruncated(path=str(path), reason=Phrase("{name} ends at byte {end}, the file at {found}", **told))
+        raise WeightsError(
+            "file_truncated", path=str(path), reason=Phrase("{name} ends at byte {end}, the file at {found}", **told)
+        )
     return StoredTensor(info, data_start + begin, contiguous_strides(shape), data_start + end)
 
 

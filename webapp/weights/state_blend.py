@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from webapp.errors import BlendInvalid, Phrase
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase, Text
 from webapp.weights.state_file import StateFile
-from webapp.weights.state_mismatch import Words, mismatch
+from webapp.weights.state_mismatch import mismatch
 
 MOST_PARTS = 16
 
@@ -19,15 +20,16 @@ MOST_PARTS = 16
 def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.ndarray, str]:
     """Layers of ``sum(weight * state) / sum(weight)``, and the architecture the parts agree on, "" if none says.
 
-    None stands for no state at all (zeros), which weakens the others. BlendInvalid for weights or parts that make no
-    mean; StateMismatch for states of different sizes or architectures.
-    """
+    None stands for no state at all (zeros), which weakens the others. ``blend_invalid`` for weights or parts that make
+    no mean; ``state_mismatch`` for states of different sizes or architectures."""
     states = [state for state, _ in parts if state is not None]
     if not 2 <= len(parts) <= MOST_PARTS or not states:
-        raise BlendInvalid(reason=Phrase("it takes 2 to {most} parts, one of them a state", most=MOST_PARTS))
+        raise WeightsError(
+            "blend_invalid", reason=Phrase("it takes 2 to {most} parts, one of them a state", most=MOST_PARTS)
+        )
     weights = [weight for _, weight in parts]
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
-        raise BlendInvalid(reason="weights are numbers from 0 up, and not all of them 0")
+        raise WeightsError("blend_invalid", reason="weights are numbers from 0 up, and not all of them 0")
     architecture = _common_architecture(states)
     total = np.zeros(states[0].layers.shape, np.float64)
     for state, weight in parts:
@@ -41,11 +43,11 @@ def _common_architecture(states: Sequence[StateFile]) -> str:
     told = next((state.origin.architecture for state in states if state.origin.architecture), "")
     for state in states:
         if state.sizes != first.sizes:
-            what = Words("the size (layers, heads, head size)", "sizes")
+            what = Text("states.mismatch.sizes")
             raise mismatch(Path(state.name), what, _text(first.sizes), _text(state.sizes))
         found = state.origin.architecture
         if found and found != told:
-            what = Words("the version it was made for", "architecture")
+            what = Text("states.mismatch.architecture")
             raise mismatch(Path(state.name), what, f"RWKV-{told}", f"RWKV-{found}")
     return told
 

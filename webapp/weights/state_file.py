@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from webapp.engine.state import ModelConfig
+from webapp.i18n import Text
 from webapp.weights.architecture import STATE_NAME, describe
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.state_layers import read_layers
-from webapp.weights.state_mismatch import Words, mismatch
+from webapp.weights.state_mismatch import mismatch
 from webapp.weights.state_origin import Origin, origin_of
 
-KINDS = {"model": "a whole model", "music": "a whole model", "lora": "a LoRA", "unknown": "a file of other tensors"}
-CONTENT = Words("the content", "content")
-ONLY_STATES = Words("blocks.N.att.time_state for each layer and nothing else", "only_states")
+CONTENT = Text("states.mismatch.content")
+ONLY_STATES = Text("states.mismatch.only_states")
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ class StateFile:
 
 
 def read_state_file(path: str | Path, config: ModelConfig) -> StateFile:
-    """The state of a .pth, .safetensors, .st or .state for this model; StateMismatch says what was expected and found.
-    Needs no torch."""
+    """The state of a .pth, .safetensors, .st or .state for this model; ``state_mismatch`` says what was expected and
+    found. Needs no torch."""
     path = Path(path)
     if config.major == 4:
-        found = Words("RWKV 4, which has no state files", "no_states_in_4")
-        raise mismatch(path, Words("the model's version", "version"), "RWKV 5, 6 or 7", found)
+        found = Text("states.mismatch.no_states_in_4")
+        raise mismatch(path, Text("states.mismatch.version"), "RWKV 5, 6 or 7", found)
     with open_checkpoint(path) as checkpoint:
         _check_only_states(path, checkpoint)
         origin = origin_of(path, checkpoint.metadata)
@@ -81,14 +81,15 @@ def open_state(path: str | Path, name: str = "") -> StateFile:
 
 
 def merged_state(path: str | Path) -> StateFile:
-    """The state merged in a model file, in the official orientation whatever the file's; StateMismatch without one."""
+    """The state merged in a model file, in the official orientation whatever the file's; ``state_mismatch`` without
+    one."""
     path = Path(path)
     with open_checkpoint(path) as checkpoint:
         infos = {name: checkpoint.info(name) for name in checkpoint.names()}
         found = describe(infos, "_strategy" in checkpoint.metadata)
         if found.config is None or not any(STATE_NAME.fullmatch(name) for name in infos):
-            words = Words("no blocks.N.att.time_state", "no_states")
-            raise mismatch(path, CONTENT, Words("a model with a state in it", "merged_model"), words)
+            words = Text("states.mismatch.no_states")
+            raise mismatch(path, CONTENT, Text("states.mismatch.merged_model"), words)
         config = found.config
         layers = read_layers(path, checkpoint, (config.n_layer, config.n_head, config.head_size))
     if found.naming == "web-rwkv":  # RWKV-Runner's convert_safetensors.py turns time_state, too
@@ -110,17 +111,16 @@ def _check_only_states(path: Path, checkpoint: Checkpoint) -> None:
         return
     strangers = [name for name in infos if not STATE_NAME.fullmatch(name)]
     if kind != "unknown":
-        found = Words(KINDS[kind], f"kind_{kind}")
+        found = Text(f"states.mismatch.kind_{kind}")
     elif strangers:
-        found = Words(f"{KINDS[kind]} ({strangers[0]} is one)", "kind_other", tensor=strangers[0])
+        found = Text("states.mismatch.kind_other", tensor=strangers[0])
     else:
-        found = Words(f"{KINDS[kind]}, none in fact", "kind_empty")
+        found = Text("states.mismatch.kind_empty")
     raise mismatch(path, CONTENT, ONLY_STATES, found)
 
 
 def _check_origin(path: Path, origin: Origin, major: int) -> None:
     if origin.architecture and origin.architecture != str(major):
-        by_name = " (by its name; rename the file if that is wrong)" if origin.told_by == "name" else ""
-        key = "made_for_by_name" if by_name else "made_for"
-        found = Words(f"RWKV-{origin.architecture}{by_name}", key, found_version=origin.architecture)
-        raise mismatch(path, Words("the version it was made for", "architecture"), f"RWKV-{major}", found)
+        key = "made_for_by_name" if origin.told_by == "name" else "made_for"
+        found = Text(f"states.mismatch.{key}", found_version=origin.architecture)
+        raise mismatch(path, Text("states.mismatch.architecture"), f"RWKV-{major}", found)

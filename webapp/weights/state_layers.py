@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from webapp.i18n import Text
 from webapp.weights.architecture import STATE_NAME
 from webapp.weights.checkpoint import Checkpoint
-from webapp.weights.state_mismatch import Words, mismatch
+from webapp.weights.state_mismatch import mismatch
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 Sizes = tuple[int, int, int]
@@ -19,7 +20,7 @@ MOST_BYTES = 1 << 30
 
 def read_layers(path: Path, checkpoint: Checkpoint, sizes: Sizes | None = None) -> np.ndarray:
     """Float32 ``(n_layer, n_head, head_size, head_size)``, read-only. Without ``sizes``, those of its first layer have
-    to hold for all. StateMismatch. Tensors that are no state's are left alone."""
+    to hold for all. ``state_mismatch``. Tensors that are no state's are left alone."""
     names = [name for name in checkpoint.names() if STATE_NAME.fullmatch(name)]
     n_layer, n_head, head_size = sizes or _own_sizes(path, checkpoint, names)
     _check_names(path, names, n_layer)
@@ -36,22 +37,22 @@ def _own_sizes(path: Path, checkpoint: Checkpoint, names: list[str]) -> Sizes:
     first = min(names, key=lambda name: int(name.split(".")[1]))
     shape = checkpoint.info(first).shape
     if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
-        expected = Words("heads x size x size", "heads_by_square")
+        expected = Text("states.mismatch.heads_by_square")
         raise mismatch(path, _shape_of(first), expected, _sizes(shape))
     needed = 4 * len(names) * shape[0] * shape[1] * shape[2]
     if needed > MOST_BYTES:
-        raise mismatch(path, Words("the size", "size"), f"{MOST_BYTES >> 20} MiB", f"{needed >> 20} MiB")
+        raise mismatch(path, Text("states.mismatch.size"), f"{MOST_BYTES >> 20} MiB", f"{needed >> 20} MiB")
     return len(names), shape[0], shape[1]
 
 
 def _check_names(path: Path, names: list[str], n_layer: int) -> None:
     if len(names) != n_layer:
-        raise mismatch(path, Words("the number of layers", "layers"), n_layer, len(names))
+        raise mismatch(path, Text("states.mismatch.layers"), n_layer, len(names))
     wanted = {tensor_name(layer) for layer in range(n_layer)}
     for layer in range(n_layer):
         if tensor_name(layer) not in names:
             odd = next(name for name in names if name not in wanted)
-            what = Words(f"the name of layer {layer}", "layer_name", layer=layer)
+            what = Text("states.mismatch.layer_name", layer=layer)
             raise mismatch(path, what, tensor_name(layer), odd)
 
 
@@ -61,21 +62,21 @@ def _layer(path: Path, checkpoint: Checkpoint, layer: int, expected: tuple[int, 
     if info.shape != expected:
         raise mismatch(path, _shape_of(name), _sizes(expected), _sizes(info.shape))
     if info.dtype not in FLOATS:
-        what = Words(f"the type of {name}", "type", tensor=name)
-        raise mismatch(path, what, Words("floating point", "floating"), info.dtype)
+        what = Text("states.mismatch.type", tensor=name)
+        raise mismatch(path, what, Text("states.mismatch.floating"), info.dtype)
     with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused as such
         values = checkpoint.array(name).astype(np.float32)
     bad = int(values.size - np.isfinite(values).sum())
     if bad:
-        what = Words(f"every value of {name}", "values", tensor=name)
-        found = Words(f"NaN or infinite in {bad} places", "not_finite", places=bad)
-        raise mismatch(path, what, Words("a finite number", "finite"), found)
+        what = Text("states.mismatch.values", tensor=name)
+        found = Text("states.mismatch.not_finite", places=bad)
+        raise mismatch(path, what, Text("states.mismatch.finite"), found)
     return values
 
 
-def _shape_of(name: str) -> Words:
-    return Words(f"the shape of {name}", "shape", tensor=name)
+def _shape_of(name: str) -> Text:
+    return Text("states.mismatch.shape", tensor=name)
 
 
-def _sizes(shape: tuple[int, ...]) -> str | Words:
-    return " x ".join(map(str, shape)) or Words("a single number", "single_number")
+def _sizes(shape: tuple[int, ...]) -> str | Text:
+    return " x ".join(map(str, shape)) or Text("states.mismatch.single_number")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from webapp.errors import Phrase
+from webapp.i18n import Phrase
 
 ITEM_BYTES = {
     "float64": 8,

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
-from webapp.errors import FileTruncated, Phrase, WeightsError
+from webapp.errors import WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.tensor_info import MOST_TENSORS
 
 MOST_MEMBERS = MOST_TENSORS + 100
@@ -39,7 +40,7 @@ class Member:
 
 
 class ZipDirectory:
-    """``members`` by name. FileTruncated without a whole directory; WeightsError for one no program writes."""
+    """``members`` by name. ``file_truncated`` without a whole directory; WeightsError for one no program writes."""
 
     def __init__(self, path: Path, file: FileIO) -> None:
         self._path = path
@@ -149,10 +150,10 @@ class ZipDirectory:
         is_plain = method == STORED and not flags & 1 and packed == size
         return Member(name, header, size, is_plain), after
 
-    def _cut_off(self, reason: str) -> FileTruncated:
-        return FileTruncated(path=str(self._path), reason=reason)
+    def _cut_off(self, reason: str) -> WeightsError:
+        return WeightsError("file_truncated", path=str(self._path), reason=reason)
 
-    def _no_directory(self) -> FileTruncated:
+    def _no_directory(self) -> WeightsError:
         return self._cut_off("the zip directory at its end is missing or damaged")
 
     def _damaged(self, reason: str) -> WeightsError:

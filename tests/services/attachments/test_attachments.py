@@ -2,16 +2,9 @@
 
 import pytest
 
+from tests.errors import raises_code
 from webapp.chat.attached_files import ReadMode
-from webapp.errors import (
-    AttachmentEmpty,
-    AttachmentNotFound,
-    AttachmentNotText,
-    AttachmentsFull,
-    AttachmentTooLarge,
-    NoModelLoaded,
-    PromptTooLong,
-)
+from webapp.errors import ModelError
 from webapp.services.attachments import AUTOMATIC_ID, FILE_BYTES, ROOM, WHOLE_TOKENS, Attachments, with_search
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
@@ -26,7 +19,7 @@ class Manager:
 
     def tokenizer(self):
         if self.now is None:
-            raise NoModelLoaded()
+            raise ModelError("no_model")
         return self.now
 
 
@@ -63,7 +56,7 @@ def test_a_long_file_is_searched_unless_the_person_says_otherwise(files, chat):
 
 def test_what_no_prompt_can_hold_is_not_read_whole(files, chat):
     file = files.attach(chat.id, "huge.txt", b"heron " * 21_000)
-    with pytest.raises(PromptTooLong):
+    with raises_code("prompt_too_long"):
         files.toggle(chat.id, file.id)
 
 
@@ -82,15 +75,15 @@ def test_without_a_model_characters_decide_and_the_count_comes_with_one(files, c
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (b"", AttachmentEmpty),
-        (b" \n\t", AttachmentEmpty),
-        (b"\xef\xbb\xbf", AttachmentEmpty),
-        (bytes(100), AttachmentNotText),
-        (b"a" * (FILE_BYTES + 1), AttachmentTooLarge),
+        (b"", "attachment_empty"),
+        (b" \n\t", "attachment_empty"),
+        (b"\xef\xbb\xbf", "attachment_empty"),
+        (bytes(100), "attachment_not_text"),
+        (b"a" * (FILE_BYTES + 1), "attachment_too_large"),
     ],
 )
 def test_what_cannot_be_attached_is_refused_and_nothing_is_kept(files, chat, data, error):
-    with pytest.raises(error):
+    with raises_code(error):
         files.attach(chat.id, "<b>.txt", data)
     assert files.pending(chat.id) == []
 
@@ -98,13 +91,13 @@ def test_what_cannot_be_attached_is_refused_and_nothing_is_kept(files, chat, dat
 def test_a_chat_takes_so_many(files, chat):
     for _ in range(ROOM.most_files):
         files.attach(chat.id, "a", b"a")
-    with pytest.raises(AttachmentsFull):
+    with raises_code("attachments_full"):
         files.attach(chat.id, "a", b"a")
 
 
 def test_a_file_of_another_chat_is_not_toggled(files, chat, store):
     file = files.attach(chat.id, "a", b"a")
-    with pytest.raises(AttachmentNotFound):
+    with raises_code("attachment_not_found"):
         files.toggle(store.create().id, file.id)
 
 

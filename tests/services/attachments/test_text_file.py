@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from webapp.errors import AttachmentNotText
+from tests.errors import raises_code
 from webapp.services.attachments import decode_text
 
 ENGLISH = "The heron stands in the shallow water.\r\nIt waits.\n"
@@ -51,7 +51,7 @@ def test_the_name_says_nothing(name):
     ],
 )
 def test_what_is_no_text_is_refused_with_a_reason(data):
-    with pytest.raises(AttachmentNotText) as refused:
+    with raises_code("attachment_not_text") as refused:
         decode_text("file.txt", data)
     assert "file.txt" in refused.value.message and "plain text" in refused.value.hint
 
@@ -60,7 +60,7 @@ def test_random_bytes_are_never_taken_for_text():
     source = random.Random(5)
     for size in (16, 200, 5000):
         for _ in range(30):
-            with pytest.raises(AttachmentNotText):
+            with raises_code("attachment_not_text"):
                 decode_text("x", source.randbytes(size) + b"\xff")
 
 

@@ -4,9 +4,10 @@ import threading
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.bench.scripted import STARTER, TIME, WEATHER, BenchManager, call
 from tests.services.scripted_manager import HANG, end
-from webapp.errors import BenchRefused, EngineCrashed, ModelUnloaded, PromptTooLong, QueueFull
+from webapp.errors import BenchRefused, EngineCrashed, ModelError, QueueFull, RequestError
 from webapp.manager.handles import Service
 from webapp.services.bench.tool_bench import NO_CALL, OTHER, BenchRequest, BenchRunner, document, reports, wrong_first
 from webapp.tools.bench import BenchCase, ExpectedCall
@@ -107,14 +108,14 @@ def test_a_crash_ends_the_run_with_its_error_and_keeps_what_there_was(world):
 
 @pytest.mark.parametrize("other", [Service("big.pth", "cpu fp32"), Service("starter.pth", "cpu bf16")])
 def test_answers_of_another_model_or_strategy_are_not_mixed_in(world, other):
-    with pytest.raises(ModelUnloaded):
+    with raises_code("model_unloaded"):
         run(world, [" Hi.", " Hi."], [HELLO, HELLO], services=(STARTER, other))
     assert len(run.answers) == 1
 
 
 def test_another_model_chosen_meanwhile_refuses_the_rest(world):
-    with pytest.raises(ModelUnloaded):
-        run(world, [" Hi.", ModelUnloaded()], [HELLO, HELLO])
+    with raises_code("model_unloaded"):
+        run(world, [" Hi.", ModelError("model_unloaded")], [HELLO, HELLO])
     assert len(run.answers) == 1
 
 
@@ -138,7 +139,7 @@ def test_a_stop_aborts_what_is_being_written_and_asks_no_more(world):
 
 
 def test_one_prompt_too_long_spoils_that_case_alone(world):
-    runner, answers = run(world, [PromptTooLong(tokens=9, limit=8), " Hi."], [HELLO, HELLO])
+    runner, answers = run(world, [RequestError("prompt_too_long", tokens=9, limit=8), " Hi."], [HELLO, HELLO])
     assert answers[0]["error"]["code"] == "prompt_too_long" and not answers[0]["score"]["decision"]
     [report] = reports(runner.setup(), answers)
     assert (report.right, report.confusion.counts[(NO_CALL, OTHER)]) == (1, 1)

@@ -4,11 +4,12 @@ import threading
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.bench.scripted import TIME, BenchManager, call
 from tests.services.scripted_manager import end
 from tests.waiting import wait_until
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.errors import BenchRefused, EngineCrashed, ShuttingDown
+from webapp.errors import BenchRefused, EngineCrashed
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.bench.tool_bench import BenchRequest, ToolBench
@@ -79,7 +80,7 @@ def test_the_end_of_the_server_ends_the_run_and_none_begins_after_it(bench_with)
     bench.jobs.close()
     found = bench.store.run(run.id)
     assert (found.status, found.error["code"]) == (FAILED, "bench_interrupted")
-    with pytest.raises(ShuttingDown):
+    with raises_code("shutting_down"):
         bench.start(order(1))
 
 

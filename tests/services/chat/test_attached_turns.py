@@ -4,12 +4,12 @@ import json
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.chat.watching import text_of, watch
 from tests.waiting import wait_until
 from webapp.chat.attached_files import ReadMode, attached_files
 from webapp.chat.events import Waiting
 from webapp.chat.messages import Role
-from webapp.errors import TurnRunning
 from webapp.services.attachments import Attachments
 from webapp.storage.attachments import AttachmentStore
 
@@ -112,7 +112,7 @@ def test_files_wait_when_the_message_could_not_be_sent(turns_with, store, files)
     chat = store.create()
     turns._beginning.add(chat.id)
     files.attach(chat.id, "a.txt", b"a")
-    with pytest.raises(TurnRunning):
+    with raises_code("turn_running"):
         turns.send(chat.id, "Hello?")
     assert len(files.pending(chat.id)) == 1 and manager.requests == []
     turns._beginning.discard(chat.id)

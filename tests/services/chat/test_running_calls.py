@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.chat.test_tool_loop import House
-from webapp.errors import ChatError, ToolInvalid
+from webapp.errors import ToolInvalid
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.storage.records import ChatTools
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition
@@ -63,7 +64,7 @@ def test_a_call_is_shown_to_run_and_runs_once(house, slow):
     message_id = house.answer(("far", {}))
     house.loop.approve(message_id, "c0")
     assert slow.begun.wait(30) and house.statuses(message_id) == ["running"] and house.told
-    with pytest.raises(ChatError):
+    with raises_code("chat_error"):
         house.loop.approve(message_id, "c0")
     house.loop.advance(message_id)
     slow.may_end.set()

@@ -9,8 +9,9 @@ from dataclasses import replace
 
 import pytest
 
+from tests.errors import raises_code
 from webapp.chat.messages import Message, Role, ToolCall
-from webapp.errors import ChatError, ShuttingDown, ToolInvalid
+from webapp.errors import ModelError, ToolInvalid
 from webapp.services.chat.tool_loop import MAX_ROUNDS, ToolLoop
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
@@ -81,7 +82,7 @@ def test_a_tool_that_asks_first_waits_until_it_is_approved(house: House) -> None
     assert house.statuses(message_id) == ["waiting"] and house.rounds == []
     house.loop.approve(message_id, "c0")
     assert house.rounds == [[("c0", '{"temperature": "22"}')]]
-    with pytest.raises(ChatError):
+    with raises_code("chat_error"):
         house.loop.approve(message_id, "c0")
 
 
@@ -154,7 +155,7 @@ def test_a_round_that_cannot_go_on_now_can_later(house: House) -> None:
     message_id = house.answer(("free", PARIS))
 
     def refuse(message_id: str, results: Sequence[Message]) -> None:
-        raise ShuttingDown()
+        raise ModelError("shutting_down")
 
     closing = ToolLoop(house.chats, house.offered, refuse)
     closing.advance(message_id)

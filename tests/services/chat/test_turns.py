@@ -6,24 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.chat.watching import text_of, thought_of, watch
 from tests.services.scripted_manager import HANG, end
 from webapp.chat.events import ContentDelta, Failed, Finished, Waiting
 from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.engine.outputs import PrefillProgress
-from webapp.errors import (
-    ChatError,
-    ChatNotFound,
-    DataFolderInUse,
-    EngineCrashed,
-    MessageNotFound,
-    NothingToContinue,
-    PromptEmpty,
-    QueueFull,
-    ShuttingDown,
-    StorageError,
-    TurnRunning,
-)
+from webapp.errors import ChatNotFound, EngineCrashed, QueueFull, RoostError, StorageError
 from webapp.manager.handles import LoadingEvent, QueuePosition
 from webapp.services.chat import turn_writer
 from webapp.services.chat import turns as chat_turns
@@ -196,7 +185,7 @@ def test_an_answer_that_ended_by_itself_cannot_go_on(turns_with, store):
     live = turns.send(store.create().id, "Hello")
     watch(live)
     for message_id in (live.message_id, live.user_message_id):
-        with pytest.raises(NothingToContinue):
+        with raises_code("nothing_to_continue"):
             turns.continue_answer(message_id)
 
 
@@ -232,7 +221,7 @@ def test_editing_makes_a_branch_beside_the_old_one(turns_with, store):
     assert shown(store, chat.id) == ["Goodbye", "Two."]
     store.select_version(live.user_message_id)
     assert shown(store, chat.id) == ["Hello", "One."]
-    with pytest.raises(ChatError):
+    with raises_code("chat_error"):
         turns.edit(live.message_id, "x")
 
 
@@ -242,7 +231,7 @@ def test_one_turn_per_chat_many_chats_at_once(turns_with, store):
     chats = [store.create() for _ in range(10)]
     lives = [turns.send(chat.id, "Go") for chat in chats]
     for chat, live in zip(chats, lives, strict=True):
-        with pytest.raises(TurnRunning):
+        with raises_code("turn_running"):
             turns.send(chat.id, "again")
         assert turns.live(chat.id) is live
     gate.set()
@@ -259,7 +248,7 @@ def test_of_many_sends_at_once_one_begins(turns_with, store):
     def send():
         try:
             outcomes.append(turns.send(chat.id, "Go"))
-        except TurnRunning:
+        except RoostError:
             outcomes.append(None)
 
     threads = [threading.Thread(target=send) for _ in range(8)]
@@ -459,7 +448,7 @@ def test_closing_keeps_what_is_written_as_interrupted(turns_with, store):
     turns.close()
     assert live.is_finished
     assert store.message(live.message_id).status == "interrupted"
-    with pytest.raises(ShuttingDown):
+    with raises_code("shutting_down"):
         turns.send(chat.id, "More")
 
 
@@ -477,7 +466,7 @@ def test_a_second_server_on_the_same_data_leaves_the_answers_of_the_first_alone(
     turns, _ = turns_with([" One", gate, " two"])
     live = turns.send(store.create().id, "Go")
     wait_for_text(live, "One")
-    with pytest.raises(DataFolderInUse) as caught:
+    with raises_code("data_folder_in_use") as caught:
         turns_with()
     assert "--data" in caught.value.hint
     assert store.message(live.message_id).status == "streaming"
@@ -530,11 +519,11 @@ def test_a_chats_own_template_is_used(turns_with, store, world):
 
 def test_what_cannot_begin_says_so_at_once(turns_with, store):
     turns, _ = turns_with()
-    with pytest.raises(PromptEmpty):
+    with raises_code("prompt_empty"):
         turns.send(store.create().id, " \n")
     with pytest.raises(ChatNotFound):
         turns.send("nowhere", "Hello")
-    with pytest.raises(MessageNotFound):
+    with raises_code("message_not_found"):
         turns.regenerate("nothing")
 
 

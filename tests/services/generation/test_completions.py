@@ -4,10 +4,11 @@ import threading
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.scripted_manager import ScriptedManager, end
 from webapp.chat.events import ContentDelta, Finished
 from webapp.engine.outputs import FinishReason, TokenOutput
-from webapp.errors import EngineCrashed, ModelUnloaded, QueueFull
+from webapp.errors import EngineCrashed, QueueFull
 from webapp.services.generation.completions import Completions
 from webapp.services.generation.request import AnswerRequest, TextPrompt
 from webapp.services.presets.presets import Presets
@@ -86,10 +87,10 @@ def test_nothing_is_submitted_after_a_close(start):
     assert len(manager.handles) == 1 and manager.handles[0].is_aborted.is_set()
 
 
-@pytest.mark.parametrize("broken, error", [(QueueFull(waiting=9), QueueFull), ([end("abort")], ModelUnloaded)])
+@pytest.mark.parametrize("broken, error", [(QueueFull(waiting=9), "queue_full"), ([end("abort")], "model_unloaded")])
 def test_what_breaks_one_answer_is_raised_and_ends_the_others(start, broken, error):
     completion, manager = start([" one", threading.Event()], broken, choices=2)
-    with pytest.raises(error):
+    with raises_code(error):
         read(completion)
     assert manager.handles[0].is_aborted.is_set()
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from webapp.errors import FileNameUnusable
+from tests.errors import raises_code
 from webapp.services.library.placing import LONGEST_BYTES, safe_name
 
 CLEANED = {
@@ -31,7 +31,7 @@ def test_names_are_cleaned(given):
     "given", ["", ".pth", "..", "/", "model", "model.exe", "a.pth/", "..pth", " .st", "???.bin", "\0.pth"]
 )
 def test_names_that_are_none_are_refused(given):
-    with pytest.raises(FileNameUnusable):
+    with raises_code("file_name_unusable"):
         safe_name(given)
 
 

@@ -10,21 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.library.library_folder import can_link, good_bytes, torn_bytes, tree
-from webapp.errors import (
-    DiskFull,
-    FileIsDirectory,
-    FileMissing,
-    FileNameTaken,
-    FileNameUnusable,
-    FileOutdated,
-    FileTruncated,
-    LibraryError,
-    ModelInUse,
-    ModelKept,
-    ModelNotFound,
-    TrashMissing,
-)
+from webapp.errors import FileMissing, ModelNotFound
 from webapp.manager.library import ModelLibrary
 from webapp.manager.status import ModelStatus
 from webapp.resources import STARTER_MODEL
@@ -75,9 +63,9 @@ def test_deleted_and_brought_back(files, disk):
 def test_a_model_that_is_loaded_or_loading_is_neither_deleted_nor_renamed(files, manager, disk, phase):
     manager.now = replace(manager.now, phase=phase, model_path=str(disk / "models" / "a.safetensors"))
     before = tree(disk)
-    with pytest.raises(ModelInUse):
+    with raises_code("model_in_use"):
         files.delete("a.safetensors")
-    with pytest.raises(ModelInUse):
+    with raises_code("model_in_use"):
         files.rename("a.safetensors", "z.safetensors")
     assert tree(disk) == before
     files.delete("sub/b.safetensors")
@@ -91,9 +79,9 @@ def test_a_model_that_was_unloaded_may_be_deleted(files, manager, disk, phase):
 
 def test_the_model_that_came_with_roost_stays(files, disk):
     before = tree(disk)
-    with pytest.raises(ModelKept):
+    with raises_code("model_kept"):
         files.delete(STARTER_MODEL)
-    with pytest.raises(ModelKept):
+    with raises_code("model_kept"):
         files.rename(STARTER_MODEL, "mine.safetensors")
     assert tree(disk) == before
 
@@ -125,7 +113,7 @@ def test_of_many_who_delete_one_model_one_does(files):
 def test_the_trash_is_emptied_for_good(files):
     trashed = files.delete("a.safetensors")
     assert files.empty_trash() == len(good_bytes()) and files.trashed() == ()
-    with pytest.raises(TrashMissing):
+    with raises_code("trash_missing"):
         files.restore(trashed.id)
 
 
@@ -137,10 +125,10 @@ def test_renamed_in_its_own_folder(files, disk):
 
 def test_a_rename_replaces_nothing_and_keeps_the_ending(files, disk):
     (disk / "models" / "taken.safetensors").write_bytes(b"mine")
-    with pytest.raises(FileNameTaken):
+    with raises_code("file_name_taken"):
         files.rename("a.safetensors", "taken.safetensors")
     for bad in ("a.pth", "", ".safetensors", "a"):
-        with pytest.raises(FileNameUnusable):
+        with raises_code("file_name_unusable"):
             files.rename("a.safetensors", bad)
     assert (disk / "models" / "taken.safetensors").read_bytes() == b"mine"
     assert files.rename("a.safetensors", "a.safetensors") == "a.safetensors"
@@ -190,20 +178,20 @@ def test_imports_that_are_refused_change_nothing(files, disk):
     (disk / "away" / "notes.txt").write_bytes(good_bytes())
     before = tree(disk)
     for source, error in [
-        (disk / "away" / "torn.safetensors", FileTruncated),
-        (disk / "away" / "a.safetensors", FileNameTaken),
-        (disk / "away" / "notes.txt", FileNameUnusable),
-        (disk / "away" / "none.pth", FileMissing),
-        (disk / "away", FileIsDirectory),
-        (disk / "models" / "a.safetensors", LibraryError),
-        (disk / "extra" / "c.safetensors", LibraryError),
-        ("relative.pth", LibraryError),
-        ("", LibraryError),
-        ("~nobody-here/x.pth", FileMissing),
-        ("/tmp/\0.pth", FileMissing),
+        (disk / "away" / "torn.safetensors", "file_truncated"),
+        (disk / "away" / "a.safetensors", "file_name_taken"),
+        (disk / "away" / "notes.txt", "file_name_unusable"),
+        (disk / "away" / "none.pth", "file_not_found"),
+        (disk / "away", "file_is_directory"),
+        (disk / "models" / "a.safetensors", "library_error"),
+        (disk / "extra" / "c.safetensors", "library_error"),
+        ("relative.pth", "library_error"),
+        ("", "library_error"),
+        ("~nobody-here/x.pth", "file_not_found"),
+        ("/tmp/\0.pth", "file_not_found"),
     ]:
         for mode in uploads.MODES:
-            with pytest.raises(error):
+            with raises_code(error):
                 files.start_import(str(source), mode)
     with pytest.raises(FileMissing):
         files.start_import(str(disk / "away" / "new.safetensors"), "steal")
@@ -212,7 +200,7 @@ def test_imports_that_are_refused_change_nothing(files, disk):
 
 def test_no_room_is_said_before_anything_is_written(files, disk, monkeypatch):
     monkeypatch.setattr(placing, "free_bytes", lambda folder: placing.RESERVE_BYTES + 10)
-    with pytest.raises(DiskFull):
+    with raises_code("disk_full"):
         files.start_import(str(disk / "away" / "new.safetensors"), "copy")
     assert files.jobs.jobs() == []
 
@@ -260,7 +248,7 @@ def test_a_file_that_changes_during_the_copy_is_not_taken(files, disk, monkeypat
 
     monkeypatch.setattr(uploads, "write_all", meanwhile)
     job = imported(files, source)
-    assert job.status == "failed" and job.error.code == FileOutdated.code
+    assert job.status == "failed" and job.error.code == "file_outdated"
     assert not (disk / "models" / "new.safetensors").exists()
 
 

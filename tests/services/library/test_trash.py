@@ -8,8 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.library.library_folder import can_link, tree
-from webapp.errors import FileMissing, FileNameTaken, LibraryError, TrashMissing
+from webapp.errors import FileMissing
 from webapp.services.library.trash import Trash
 
 
@@ -53,14 +54,14 @@ def test_two_of_one_name_are_two_things_in_the_trash(trash, tmp_path):
 def test_nothing_is_replaced_by_what_comes_back(trash, tmp_path):
     item = trash.put(tmp_path / "sub" / "a.pth")
     (tmp_path / "sub" / "a.pth").write_bytes(b"newer")
-    with pytest.raises(FileNameTaken):
+    with raises_code("file_name_taken"):
         trash.restore(item.id)
     assert (tmp_path / "sub" / "a.pth").read_bytes() == b"newer" and trash.list() == (item,)
 
 
 @pytest.mark.parametrize("item_id", ["", "..", "../sub", "a" * 32, "/etc"])
 def test_what_is_not_in_the_trash(trash, item_id):
-    with pytest.raises(TrashMissing):
+    with raises_code("trash_missing"):
         trash.restore(item_id)
 
 
@@ -69,7 +70,7 @@ def test_a_note_that_points_outside_is_not_followed(trash, tmp_path):
     about = tmp_path / ".trash" / item.id / "about.json"
     about.write_text(about.read_text().replace("sub/a.pth", "../../stolen.pth"))
     assert trash.list() == ()
-    with pytest.raises(TrashMissing):
+    with raises_code("trash_missing"):
         trash.restore(item.id)
 
 
@@ -84,7 +85,7 @@ def test_a_file_on_another_disk_stays_where_it_is(trash, tmp_path, monkeypatch):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "rename", refuse)
-    with pytest.raises(LibraryError, match="another disk"):
+    with raises_code("library_error", match="another disk"):
         trash.put(tmp_path / "sub" / "a.pth")
     assert tree(tmp_path) == ["sub/a.pth"] and trash.list() == ()
 

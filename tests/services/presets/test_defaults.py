@@ -1,7 +1,7 @@
 import pytest
 
+from tests.errors import raises_code
 from tests.services.scripted_manager import ScriptedManager
-from webapp.errors import InvalidSampling
 from webapp.services.presets.parameters import default_sampling
 from webapp.services.presets.presets import Presets
 
@@ -28,5 +28,5 @@ def test_a_chats_overrides_win_within_the_servers_limits(presets, settings):
 
 
 def test_an_unknown_override_is_refused(presets):
-    with pytest.raises(InvalidSampling):
+    with raises_code("sampling_invalid"):
         presets.sampling(presets.active(), {"temprature": 1})

@@ -6,8 +6,9 @@ import logging
 import pytest
 import torch
 
+from tests.errors import raises_code
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.errors import FileMissing, PresetChanged, PresetInvalid, PresetNotFound, SettingsError, StateMismatch
+from webapp.errors import PresetNotFound
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.turns import ChatTurns
@@ -112,8 +113,12 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_is_saved(open_house):
     house = open_house()
     mine = house.presets.create("Mine", {"state": "kind.pth"})
     house.presets.apply(mine.id)
-    for name, error in (("wide.pth", StateMismatch), ("gone.pth", FileMissing), ("../../kind.pth", PresetInvalid)):
-        with pytest.raises(error):
+    for name, error in (
+        ("wide.pth", "state_mismatch"),
+        ("gone.pth", "state_not_found"),
+        ("../../kind.pth", "preset_invalid"),
+    ):
+        with raises_code(error):
             house.presets.save(mine.id, {"state": name, "temperature": 0.1})
     assert house.presets.get(mine.id) == mine
     assert house.manager.status().state == "kind.pth"
@@ -191,7 +196,7 @@ def test_an_active_preset_whose_model_is_gone_does_not_stop_a_start(open_house):
 
 def test_a_start_can_name_the_preset(open_house):
     assert open_house(preset="precise").presets.active().shipped_key == "precise"
-    with pytest.raises(SettingsError, match="there is no such preset"):
+    with raises_code("settings_invalid", match="there is no such preset"):
         open_house(preset="nowhere")
 
 
@@ -206,7 +211,7 @@ def test_a_save_over_someone_elses_is_refused(open_house):
     house = open_house()
     mine = house.presets.create("Mine")
     house.presets.save(mine.id, {"note": "theirs"}, mine.updated_at)
-    with pytest.raises(PresetChanged):
+    with raises_code("preset_changed"):
         house.presets.save(mine.id, {"note": "mine"}, mine.updated_at)
 
 

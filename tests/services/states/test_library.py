@@ -8,21 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.errors import raises_code
 from tests.manager.conftest import last_output, request
 from tests.weights.make_checkpoints import make_time_state, write_checkpoint, write_state, write_tensors
-from webapp.errors import (
-    FileMissing,
-    FileNameTaken,
-    FileNameUnusable,
-    FileTruncated,
-    LibraryError,
-    PromptEmpty,
-    PromptTooLong,
-    StateInUse,
-    StateMismatch,
-    StateMissing,
-    TrashMissing,
-)
+from webapp.errors import FileMissing
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
@@ -68,7 +57,7 @@ def test_each_state_is_listed_with_its_sizes_and_what_it_fits(states):
     assert poet.has_unknown_version and poet.fits == ("own.pth", "seven.pth", "six.pth")
     assert found["rwkv-x060-a.st"].fits == ("six.pth",) and not found["rwkv-x060-a.st"].has_unknown_version
     assert found["rwkv7-large.st"].fits == ()
-    assert isinstance(found["torn.pth"].error, FileTruncated) and found["torn.pth"].sheet is None
+    assert found["torn.pth"].error.code == "file_truncated" and found["torn.pth"].sheet is None
     assert states.names() == tuple(found)
     assert [entry.name for entry in states.merged()] == ["own.pth"]
 
@@ -90,9 +79,9 @@ def test_the_digest_shown_is_the_one_answers_are_logged_with(states):
 )
 def test_a_name_that_is_no_states_finds_nothing(states, name):
     for action in (states.entry, states.delete):
-        with pytest.raises(StateMissing):
+        with raises_code("state_not_found"):
             action(name)
-    with pytest.raises(StateMissing):
+    with raises_code("state_not_found"):
         states.rename(name, "b")
 
 
@@ -108,15 +97,15 @@ def test_an_upload_is_checked_before_it_has_a_place(states, tmp_path):
     write_checkpoint(tmp_path / "model.pth", "7", **SIZES)
     write_tensors(tmp_path / "nan.pth", {"blocks.0.att.time_state": np.full((2, 8, 8), np.nan, np.float32)})
     refused = (
-        ("model.pth", tmp_path / "model.pth", StateMismatch),
-        ("nan.pth", tmp_path / "nan.pth", StateMismatch),
-        ("good.st", tmp_path / "good.st", FileNameTaken),
-        ("good.exe", tmp_path / "good.st", FileNameUnusable),
+        ("model.pth", tmp_path / "model.pth", "state_mismatch"),
+        ("nan.pth", tmp_path / "nan.pth", "state_mismatch"),
+        ("good.st", tmp_path / "good.st", "file_name_taken"),
+        ("good.exe", tmp_path / "good.st", "file_name_unusable"),
     )
     for name, source, error in refused:
-        with pytest.raises(error):
+        with raises_code(error):
             upload(states, name, source)
-    with pytest.raises(FileTruncated):
+    with raises_code("file_truncated"):
         states.add("cut.st", io.BytesIO((tmp_path / "good.st").read_bytes()[:-9]))
     assert sorted(path.name for path in states.folder.iterdir()) == before
 
@@ -129,10 +118,10 @@ def test_a_path_on_this_machine_is_copied(states, tmp_path):
         with pytest.raises(FileMissing):
             states.import_path(wrong)
     for wrong in ("there.pth", ""):
-        with pytest.raises(LibraryError, match="whole path"):
+        with raises_code("library_error", match="whole path"):
             states.import_path(wrong)
     write_checkpoint(tmp_path / "model.pth", "7", **SIZES)
-    with pytest.raises(StateMismatch):
+    with raises_code("state_mismatch"):
         states.import_path(str(tmp_path / "model.pth"))
 
 
@@ -140,15 +129,15 @@ def test_a_deleted_state_comes_back(states):
     trashed = states.delete("poet.pth")
     assert states.names() == ()
     assert states.restore(trashed.id) == "poet.pth" and states.names() == ("poet.pth",)
-    with pytest.raises(TrashMissing):
+    with raises_code("trash_missing"):
         states.restore(trashed.id)
 
 
 def test_a_state_in_use_keeps_its_file_and_its_name(states):
     states.use("poet.pth")
-    with pytest.raises(StateInUse):
+    with raises_code("state_in_use"):
         states.delete("poet.pth")
-    with pytest.raises(StateInUse):
+    with raises_code("state_in_use"):
         states.rename("poet.pth", "b")
     states.use("")
     assert states.rename("poet.pth", "../bard") == "bard.pth"
@@ -163,7 +152,7 @@ def test_a_blend_is_a_new_file_that_can_be_used(states):
     np.testing.assert_allclose(open_state(file_of(states, name)).layers, sum(parts) / 4, atol=1e-7)
     assert states.entry(name).sheet.architecture == "7"
     assert states.use(name).name == name
-    with pytest.raises(FileNameTaken):
+    with raises_code("file_name_taken"):
         states.blend([("poet.pth", 1.0), ("-", 1.0)], "half and half")
     with pytest.raises(FileMissing):
         states.blend([("poet.pth", 1.0), ("gone.pth", 1.0)], "b")
@@ -172,7 +161,7 @@ def test_a_blend_is_a_new_file_that_can_be_used(states):
 def test_a_merged_state_is_copied_out_and_is_what_the_model_begins_with(states):
     name = states.copy_out("own.pth", "mine")
     assert states.entry(name).sheet.architecture == "7"
-    with pytest.raises(StateMismatch):
+    with raises_code("state_mismatch"):
         states.copy_out("seven.pth", "b")
 
 
@@ -187,19 +176,19 @@ def test_a_text_becomes_a_state(states):
 
 
 def test_a_text_that_cannot_be_read_is_refused_at_once(states, monkeypatch):
-    with pytest.raises(PromptEmpty):
+    with raises_code("prompt_empty"):
         states.make("  \n ", "a")
-    with pytest.raises(FileNameTaken):
+    with raises_code("file_name_taken"):
         write_state(file_of(states, "taken.safetensors"), 2, 2, 16)
         states.make("text", "taken")
-    with pytest.raises(FileNameUnusable):
+    with raises_code("file_name_unusable"):
         states.make("text", "...")
     monkeypatch.setattr("webapp.services.states.MOST_TOKENS", 3)
-    with pytest.raises(PromptTooLong):
+    with raises_code("prompt_too_long"):
         states.make("a long text", "a")
     states.manager.load("four.pth")
     states.manager.wait_ready(10)
-    with pytest.raises(StateMismatch):
+    with raises_code("state_mismatch"):
         states.make("abc", "a")
 
 

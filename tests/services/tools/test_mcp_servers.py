@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from tests.errors import raises_code
 from tests.tools.mcp.conftest import raw
 from tests.waiting import wait_until
-from webapp.errors import McpProgramsOff, McpServerInvalid, McpServerNotFound
+from webapp.errors import McpServerInvalid, McpServerNotFound
 from webapp.services.tools import DELETED_KEPT_S, McpServers, sync
 from webapp.settings import Settings
 from webapp.storage.mcp_servers import McpServerStore
@@ -162,7 +163,7 @@ def test_what_is_not_wanted_is_not_offered_and_approval_is_a_persons(servers_wit
 
 def test_programs_can_be_turned_off_for_everybody(servers_with, server):
     servers = servers_with(mcp_stdio=False)
-    with pytest.raises(McpProgramsOff):
+    with raises_code("mcp_programs_off"):
         servers.add(raw("deaf"))
     definition = ToolDefinition("echo", behaviour=Behaviour.MCP, mcp=McpTool(server.id, "echo"))
     result = servers.call(definition, {})

@@ -10,20 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
+from tests.errors import raises_code
 from tests.tools.mcp.conftest import HttpServer, address, program, raw
 from tests.tools.mcp.server import AT_ONCE, HTML, NAMES
 from tests.waiting import wait_until
-from webapp.errors import (
-    McpCommandMissing,
-    McpError,
-    McpNotInstalled,
-    McpNotSpoken,
-    McpRefused,
-    McpServerEnded,
-    McpTimedOut,
-    McpUnreachable,
-    ShuttingDown,
-)
+from webapp.errors import McpError
 from webapp.tools.mcp.answers import MAX_PAGES, MAX_TOOLS
 from webapp.tools.mcp.client import McpClient
 from webapp.tools.runner import MAX_RESULT_CHARS
@@ -102,11 +93,11 @@ def test_a_slow_call_ends_at_its_time_limit_and_the_server_lives_on(client, monk
     config = raw("modern", timeout_s=2, env={"API_KEY": "sk-123456"})
     assert client.call("slow", config, "secret", {}).text == "none sk-123456", "its own environment and none of ours"
     pid = client.call("slow", config, "pid", {}).text
-    with pytest.raises(McpTimedOut) as caught:
+    with raises_code("mcp_timed_out") as caught:
         client.call("slow", config, "slow", {})
     assert caught.value.params == {"name": "modern", "seconds": "2"}
     assert client.call("slow", config, "pid", {}).text == pid
-    with pytest.raises(McpServerEnded) as caught:
+    with raises_code("mcp_server_ended") as caught:
         client.call("slow", config, "die", {})
     assert caught.value.params["said"] == "out of seeds" and client.state("slow").phase == "failed"
     assert client.call("slow", config, "pid", {}).text != pid, "it is begun again by the next call"
@@ -139,17 +130,17 @@ def test_a_server_of_the_newest_protocol_alone_is_spoken_to_in_it(client):
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
-        (program(command="/no/such/program"), McpCommandMissing, "/no/such/program"),
-        (program(command="/"), McpCommandMissing, "denied"),
-        (raw("exit", env={"API_KEY": "sk-123456789"}), McpServerEnded, "API_KEY=•••••••• is not valid"),
-        (raw("malformed"), McpNotSpoken, "form"),
-        (address("http://127.0.0.1:9/mcp"), McpUnreachable, "far"),
-        (address("http://no-such-host.invalid/mcp"), McpUnreachable, "far"),
+        (program(command="/no/such/program"), "mcp_command_missing", "/no/such/program"),
+        (program(command="/"), "mcp_command_missing", "denied"),
+        (raw("exit", env={"API_KEY": "sk-123456789"}), "mcp_server_ended", "API_KEY=•••••••• is not valid"),
+        (raw("malformed"), "mcp_not_spoken", "form"),
+        (address("http://127.0.0.1:9/mcp"), "mcp_unreachable", "far"),
+        (address("http://no-such-host.invalid/mcp"), "mcp_unreachable", "far"),
     ],
     ids=["missing", "no program", "ends", "malformed", "refused", "unknown host"],
 )
 def test_what_cannot_be_connected_says_why(client, config, error, words):
-    with pytest.raises(error) as caught:
+    with raises_code(error) as caught:
         client.connect("broken", config)
     assert words in caught.value.message and "sk-123456789" not in caught.value.message
     assert client.state("broken").phase == "failed" and client.state("broken").error is caught.value
@@ -159,11 +150,11 @@ def test_what_never_answers_is_given_up_and_ended():
     pytest.importorskip("mcp")
     impatient = McpClient(connect_timeout_s=2)
     before = set(psutil.Process().children())
-    ways = [("silent", McpTimedOut), ("rubbish", McpNotSpoken), ("deaf", McpTimedOut)]
+    ways = [("silent", "mcp_timed_out"), ("rubbish", "mcp_not_spoken"), ("deaf", "mcp_timed_out")]
     for way, _ in ways:
         impatient.start(way, raw(way))
     for way, error in ways:
-        with pytest.raises(error):
+        with raises_code(error):
             impatient.connect(way, raw(way))
             pytest.fail("it connected")
     assert not set(psutil.Process().children()) - before
@@ -172,7 +163,7 @@ def test_what_never_answers_is_given_up_and_ended():
 
 @pytest.mark.parametrize("status", [401, 403, 404, 500])
 def test_a_server_that_refuses_is_said_to(client, web_server, status):
-    with pytest.raises(McpRefused) as caught:
+    with raises_code("mcp_refused") as caught:
         client.connect("locked", address(web_server(status, b"no").url))
     assert caught.value.params["found"] == status and "Authorization" in caught.value.hint
 
@@ -190,7 +181,7 @@ def test_a_server_that_was_started_anew_is_connected_again(client, http_server):
 def test_redirects_to_another_place_are_not_followed(client, web_server, status):
     elsewhere = web_server(200, b"{}")
     server = web_server(status, Location=elsewhere.url)
-    with pytest.raises(McpNotSpoken) as caught:
+    with raises_code("mcp_not_spoken") as caught:
         client.connect("moved", address(server.url, headers={"Authorization": "Bearer abcdefghi"}))
     assert elsewhere.asked == [] and "not followed" in caught.value.message
     assert server.asked[0][1]["Authorization"] == "Bearer abcdefghi"
@@ -199,11 +190,11 @@ def test_redirects_to_another_place_are_not_followed(client, web_server, status)
 def test_an_endless_answer_is_not_read_to_its_end(client, web_server, monkeypatch):
     monkeypatch.setattr("webapp.tools.mcp.connection.MAX_RESPONSE_BYTES", 1000)
     server = web_server(200, b" " * 100_000, Content_Type="application/json")
-    with pytest.raises(McpNotSpoken) as caught:
+    with raises_code("mcp_not_spoken") as caught:
         client.connect("endless", address(server.url))
     assert "larger than" in caught.value.message
     server = web_server(200, b"<html>hello</html>", Content_Type="text/html")
-    with pytest.raises(McpNotSpoken):
+    with raises_code("mcp_not_spoken"):
         client.connect("page", address(server.url))
 
 
@@ -227,7 +218,7 @@ def test_without_the_package_the_way_out_is_said(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "mcp", None)
     client = McpClient()
-    with pytest.raises(McpNotInstalled) as caught:
+    with raises_code("mcp_not_installed") as caught:
         client.connect("none", raw("modern"))
     assert 'pip install "rwkv-roost[mcp]"' in caught.value.hint
     client.close()
@@ -244,7 +235,7 @@ def test_nothing_is_left_after_the_end():
     client.close()
     assert not set(psutil.Process().children(recursive=True)) - before
     assert not [thread for thread in threading.enumerate() if thread.name == "mcp"][1:]
-    with pytest.raises(ShuttingDown):
+    with raises_code("shutting_down"):
         client.connect("one", raw("modern"))
 
 

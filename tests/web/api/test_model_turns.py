@@ -9,9 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.errors import raises_code
 from tests.web.api.api_server import ANSWER, MODEL
 from tests.web.chat.running_roost import models_dir
-from webapp.errors import ServerBusy
 from webapp.web.api.calls import ModelTurns
 
 CHAT = "/v1/chat/completions"
@@ -101,7 +101,7 @@ def test_who_gives_up_waiting_lets_the_others_in():
     with pytest.raises(TimeoutError):
         turns.enter("b", give_up)
     turns.enter("a", give_up)
-    with pytest.raises(ServerBusy):
+    with raises_code("server_busy"):
         turns.enter_at_once("b")
     turns.leave()
     turns.leave()

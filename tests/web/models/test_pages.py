@@ -12,7 +12,7 @@ import pytest
 
 from tests.services.library.library_folder import good_bytes, tree
 from tests.wording import error_text, is_refused, pattern, says, text
-from webapp.i18n import translate_error
+from webapp.errors import translate_error
 from webapp.services.strategy.hardware import probe
 from webapp.web.kit import page as page_kit
 from webapp.web.models.views import PAGE

@@ -26,7 +26,8 @@ from webapp.engine.backend import (
     Suggestion,
 )
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import BackendUnavailable, ModelLoadFailed, Phrase, StrategyError
+from webapp.errors import BackendUnavailable, ModelError, StrategyError
+from webapp.i18n import Phrase
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,7 +191,9 @@ class NativeBackend(Backend):
         line = self.step([Row(slot, [0])]).to_numpy([0])
         self.free_slot(slot)
         if not np.isfinite(line).all():
-            raise ModelLoadFailed(name=name, reason="its very first output is not a number; the weights are damaged")
+            raise ModelError(
+                "load_failed", name=name, reason="its very first output is not a number; the weights are damaged"
+            )
 
 
 class NativeLogits(Logits):

@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from webapp.engine.backend import Availability
-from webapp.errors import Phrase
+from webapp.i18n import Phrase
 
 SOURCES = Path(__file__).with_name("src")
 BUILT = Path(__file__).with_name("built")

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from webapp.backends.native import library
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import OutOfMemory, Phrase, WeightsError
+from webapp.errors import OutOfMemory, WeightsError
+from webapp.i18n import Phrase
 from webapp.weights.naming import open_official
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from webapp.engine.backend import (
     Suggestion,
 )
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import ModelLoadFailed, OutOfMemory, RoostError
+from webapp.errors import ModelError, OutOfMemory, RoostError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -310,7 +310,7 @@ def running() -> Iterator[None]:
 
 @contextlib.contextmanager
 def loading(path: str) -> Iterator[None]:
-    """Every exception of the package becomes OutOfMemory or ModelLoadFailed."""
+    """Every exception of the package becomes OutOfMemory or ``load_failed``."""
     try:
         with running():
             yield
@@ -318,7 +318,7 @@ def loading(path: str) -> Iterator[None]:
         raise
     except Exception as exc:
         reason = f"{type(exc).__name__}: {first_line(exc)}"
-        raise ModelLoadFailed(name=os.path.basename(path), reason=reason) from exc
+        raise ModelError("load_failed", name=os.path.basename(path), reason=reason) from exc
 
 
 def first_line(exc: BaseException) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from webapp.backends.rwkv_pip.requirements import check_strategy
 from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy, parse_strategy, place_layers
-from webapp.errors import BackendUnavailable, ConversionRefused
+from webapp.errors import BackendUnavailable, ConversionError
 from webapp.weights.convert.options import ConversionOptions
 from webapp.weights.convert.plan import Blocks, Plan, PlannedTensor
 from webapp.weights.convert.source import BLOCK_BYTES, Source, cast
@@ -53,7 +53,9 @@ def plan(source: Source, options: ConversionOptions) -> Plan:
     if not options.strategy:
         way_out = "Name the strategy it shall run with, such as `cpu fp32`."
         reason = "such a file is made for one strategy, and none was named"
-        raise ConversionRefused(path=source.path.name, target="fast", reason=reason, way_out=way_out)
+        raise ConversionError(
+            "conversion_refused", path=source.path.name, target="fast", reason=reason, way_out=way_out
+        )
     strategy = canonical_strategy(options.strategy)
     with contextlib.suppress(BackendUnavailable):  # it may be meant for another machine
         check_strategy(source.config, strategy)

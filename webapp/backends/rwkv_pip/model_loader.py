@@ -28,7 +28,7 @@ from webapp.backends.rwkv_pip.layout import DTYPES, LAYOUT_KEY, V7_LAYOUT
 from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy, parse_strategy, refuse
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import ConversionError, ConversionRefused, ModelLoadFailed, WeightsError
+from webapp.errors import ConversionError, ModelError, WeightsError
 from webapp.weights.checkpoint import Inspection, inspect, open_checkpoint
 from webapp.weights.convert.plan import PlannedTensor
 from webapp.weights.convert.source import Source
@@ -82,7 +82,7 @@ class LoadedModel:
 
 
 def load_model(path: str, config: ModelConfig, strategy: str, progress: ProgressCallback) -> LoadedModel:
-    """Raises what ``progress`` raises, WeightsError, ModelLoadFailed, StrategyError, BackendUnavailable, and all the
+    """Raises what ``progress`` raises, WeightsError, ``load_failed``, StrategyError, BackendUnavailable, and all the
     package may."""
     inspection = inspect(path)
     _check_file(inspection, strategy)
@@ -337,8 +337,8 @@ def _load_errors(path: str) -> Iterator[None]:
     """What a conversion would refuse is a failed load here."""
     try:
         yield
-    except (ConversionError, ConversionRefused) as exc:
-        raise ModelLoadFailed(name=os.path.basename(path), reason=exc.params["reason"]) from exc
+    except ConversionError as exc:
+        raise ModelError("load_failed", name=os.path.basename(path), reason=exc.params["reason"]) from exc
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ from webapp.backends.rwkv_pip.strategy import (
 )
 from webapp.engine.backend import RAM, Availability, Footprint, ModelFile, TensorSize
 from webapp.engine.state import ModelConfig
-from webapp.errors import Phrase
+from webapp.i18n import Phrase
 
 NVIDIA_TRACES = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # driver, WSL 2, AMD's ROCm
 

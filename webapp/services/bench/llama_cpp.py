@@ -10,7 +10,8 @@ import subprocess
 import sys
 import time
 
-from webapp.errors import Phrase, RequestError
+from webapp.errors import RequestError
+from webapp.i18n import Phrase
 from webapp.services.bench.speed import FIRST_PROMPT_TOKENS, default_threads, peak_mb, rss_mb
 
 PACKAGE = "xllamacpp"

@@ -25,15 +25,8 @@ from webapp.chat.prompts import RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import (
-    BenchInterrupted,
-    BenchRefused,
-    ModelUnloaded,
-    QueueFull,
-    RequestError,
-    RoostError,
-    as_roost_error,
-)
+from webapp.errors import BenchRefused, ModelError, QueueFull, RequestError, RoostError, as_roost_error
+from webapp.i18n import Text
 from webapp.manager.handles import Service
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import AnswerText, Generation
@@ -88,11 +81,11 @@ class BenchRequest:
 def checked(request: BenchRequest) -> BenchRequest:
     """The same, or BenchRefused."""
     if not request.definitions:
-        raise BenchRefused(reason="no tool is chosen", reason_key="tool_bench.problem.no_tools")
+        raise BenchRefused(reason=Text("tool_bench.problem.no_tools"))
     if not request.askable:
-        raise BenchRefused(reason="no case asks for the chosen tools", reason_key="tool_bench.problem.no_cases")
+        raise BenchRefused(reason=Text("tool_bench.problem.no_cases"))
     if not request.modes or not set(request.modes) <= set(MODES):
-        raise BenchRefused(reason="it decodes held to the form, free, or both", reason_key="tool_bench.problem.modes")
+        raise BenchRefused(reason=Text("tool_bench.problem.modes"))
     return request
 
 
@@ -258,7 +251,7 @@ class BenchRunner:
         with self._lock:
             self._service = self._service or service
             if reason == FinishReason.ABORT or service != self._service:
-                raise ModelUnloaded()
+                raise ModelError("model_unloaded")
 
     def _rendered(self, case: BenchCase) -> RenderedPrompt:
         return render(self._template, [Message(Role.USER, case.prompt)], tools=self._offer)
@@ -292,7 +285,7 @@ class ToolBench:
         self.jobs = jobs
         self._manager = manager
         self._at_once = at_once
-        self.store.end_abandoned(BenchInterrupted().to_dict())
+        self.store.end_abandoned(RoostError("bench_interrupted").to_dict())
 
     @property
     def running(self) -> str:
@@ -300,10 +293,10 @@ class ToolBench:
         return next((job.details["run_id"] for job in self.jobs.jobs(KIND) if not job.is_over), "")
 
     def start(self, request: BenchRequest, facts: Mapping[str, Any] | None = None) -> StoredRun:
-        """Begins at once; loads the model if need be. BenchRefused, ShuttingDown, and what :class:`BenchRunner` raises.
-        ``facts`` are kept with the run's setup."""
+        """Begins at once; loads the model if need be. BenchRefused, ``shutting_down``, and what :class:`BenchRunner`
+        raises. ``facts`` are kept with the run's setup."""
         if self.running:
-            raise BenchRefused(reason="another run goes on", reason_key="tool_bench.problem.running")
+            raise BenchRefused(reason=Text("tool_bench.problem.running"))
         runner = BenchRunner(self._manager, request, self._at_once)
         setup = {**runner.setup(), **(facts or {})}
         self.jobs.check_open()
@@ -351,7 +344,7 @@ class ToolBench:
                 log.error("the tool bench broke", exc_info=exc)
             status = FAILED
         if self.jobs.is_closed and status == STOPPED:
-            status, error = FAILED, BenchInterrupted()
+            status, error = FAILED, RoostError("bench_interrupted")
         try:
             self.store.change_setup(run.id, self._final_setup(run, runner))
             self.store.end_run(run.id, status, error.to_dict() if error else None)

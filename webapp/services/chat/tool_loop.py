@@ -17,7 +17,8 @@ from typing import Any
 
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.chat.tool_dialects import OfferedTools
-from webapp.errors import ChatError, Phrase, RoostError, ToolInvalid, phrase_from_dict
+from webapp.errors import RoostError, ToolInvalid
+from webapp.i18n import Phrase, phrase_from_dict
 from webapp.services.attachments import with_search
 from webapp.services.generation.request import dialect_of
 from webapp.storage.chats import ChatStore
@@ -134,7 +135,7 @@ class ToolLoop:
         """Runs a call that waits, with other ``arguments`` (JSON text) when they were edited; ToolInvalid when those
         do not fit. ``for_chat``: this tool is not asked about again in this chat."""
         if not self._running.claim((message_id, call_id)):
-            raise ChatError(reason="this call is running already")
+            raise RoostError("chat_error", reason="this call is running already")
         with self._running.given_back_on_error((message_id, call_id)):
             call, tool = self._approved(message_id, call_id, arguments, for_chat)
             self._start(lambda: self._run_approved(message_id, call, tool))
@@ -158,7 +159,7 @@ class ToolLoop:
         """The call as it is to run, kept so."""
         stored, state = self._open_call(message_id, call_id)
         if state.tool is None:
-            raise ChatError(reason="this tool is not there any more")
+            raise RoostError("chat_error", reason="this tool is not there any more")
         call = state.call if arguments is None else replace(state.call, arguments=arguments)
         if call != state.call:
             self._edit(stored, call, state.tool)
@@ -185,7 +186,7 @@ class ToolLoop:
         for state in self.calls(stored):
             if state.call.id == call_id and state.status != "done":
                 return stored, state
-        raise ChatError(reason="this call has its result already")
+        raise RoostError("chat_error", reason="this call has its result already")
 
     def _edit(self, stored: StoredMessage, call: ToolCall, tool: StoredTool) -> None:
         """The sampled ids say something else now, so the message goes back as text."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from webapp.chat.attached_files import attached_files, attached_metadata
 from webapp.chat.messages import Message, Role, title_of
-from webapp.errors import ChatError, NothingToContinue, PromptEmpty, RoostError, ShuttingDown, TurnRunning
+from webapp.errors import ModelError, RequestError, RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
 from webapp.services.chat.tool_loop import ToolLoop, chosen_tools
@@ -40,7 +40,7 @@ DELETED_KEPT_S = 86_400.0
 
 
 class ChatTurns:
-    """One per database, else DataFolderInUse. Making it turns answers that a dead server left half written into
+    """One per database, else ``data_folder_in_use``. Making it turns answers that a dead server left half written into
     interrupted ones; they could not be told from those of a living one."""
 
     def __init__(
@@ -73,8 +73,8 @@ class ChatTurns:
         self._store.purge_deleted(time.time() - DELETED_KEPT_S)
 
     def send(self, chat_id: str, text: str, client: str = "") -> LiveTurn:
-        """Stores the message below the shown branch, with the chat's pending files, and starts the answer. PromptEmpty
-        for blank text."""
+        """Stores the message below the shown branch, with the chat's pending files, and starts the answer.
+        ``prompt_empty`` for blank text."""
         _check_text(text)
 
         def begin() -> LiveTurn:
@@ -99,7 +99,7 @@ class ChatTurns:
         _check_text(text)
         stored = self._store.message(message_id)
         if stored.message.role is not Role.USER:
-            raise ChatError(reason="this is not a message of yours")
+            raise RoostError("chat_error", reason="this is not a message of yours")
 
         def begin() -> LiveTurn:
             message = Message(Role.USER, text, metadata=attached_metadata(attached_files(stored.message)))
@@ -109,13 +109,13 @@ class ChatTurns:
         return self._begin(stored.chat_id, begin, client)
 
     def continue_answer(self, message_id: str, client: str = "") -> LiveTurn:
-        """Goes on with an answer that was cut short. NothingToContinue for one that ended by itself."""
+        """Goes on with an answer that was cut short. ``nothing_to_continue`` for one that ended by itself."""
         chat_id = self._store.message(message_id).chat_id
 
         def begin() -> LiveTurn:
             stored = self._store.message(message_id)
             if not can_continue(stored):
-                raise NothingToContinue()
+                raise RoostError("nothing_to_continue")
             self._store.reopen_message(message_id, stored.message)
             return LiveTurn(chat_id, stored.parent_id or "", message_id)
 
@@ -139,7 +139,7 @@ class ChatTurns:
             return self._turns.get(chat_id)
 
     def close(self) -> None:
-        """Ends every turn, keeps what is written, and waits for that. Later turns raise ShuttingDown."""
+        """Ends every turn, keeps what is written, and waits for that. Later turns raise ``shutting_down``."""
         with self._lock:
             self._is_closed = True
             turns = list(self._turns.values())
@@ -219,11 +219,11 @@ class ChatTurns:
         """Holds the chat's one place while a turn begins."""
         with self._lock:
             if self._is_closed:
-                raise ShuttingDown()
+                raise ModelError("shutting_down")
             self._forget_finished()
             current = self._turns.get(chat_id)
             if chat_id in self._beginning or (current is not None and not current.is_finished):
-                raise TurnRunning()
+                raise RoostError("turn_running")
             self._beginning.add(chat_id)
         try:
             yield
@@ -251,4 +251,4 @@ def can_continue(stored: StoredMessage) -> bool:
 
 def _check_text(text: str) -> None:
     if not text.strip():
-        raise PromptEmpty()
+        raise RequestError("prompt_empty")

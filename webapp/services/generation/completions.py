@@ -16,7 +16,7 @@ from webapp.chat.messages import Role, ThinkMode
 from webapp.chat.prompts import PromptTemplate, RenderedPrompt, all_templates, render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import ModelUnloaded, ParameterInvalid, error_from_dict
+from webapp.errors import ModelError, RoostError, error_from_dict
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import (
@@ -48,8 +48,8 @@ class StateReader(Protocol):
 
 
 def embedding(manager: StateReader, token_ids: Sequence[int]) -> list[float]:
-    """A text as one vector: ``n_embd`` numbers of length 1. Raises what reading raises: PromptTooLong, TokenOutOfRange,
-    a failed load.
+    """A text as one vector: ``n_embd`` numbers of length 1. Raises what reading raises: ``prompt_too_long``,
+    ``token_out_of_range``, a failed load.
 
     It is ``ffn_x_prev`` of the last layer in the state after the text and the token that ends a text: the normalised
     activation that the last channel-mixing layer got, in every architecture from 4 to 7. Its mean over the vector's own
@@ -115,7 +115,7 @@ class Completions:
         return template_of(info, self._presets.active().template)
 
     def _sampling(self, asked: Mapping[str, Any], parameters: int) -> SamplingParams:
-        """InvalidSampling for a value that cannot be. The limit on max_tokens is the manager's to refuse."""
+        """``sampling_invalid`` for a value that cannot be. The limit on max_tokens is the manager's to refuse."""
         given = {**self.overrides, **asked}
         kept = {name: value for name, value in given.items() if name != "max_tokens"}
         params = self._presets.sampling(self._presets.active(), kept, parameters)
@@ -124,15 +124,19 @@ class Completions:
         return SamplingParams.from_dict(params.to_dict() | {"max_tokens": given["max_tokens"]})
 
     def _rendered(self, prompt: Prompt, structure: Structure, model: PromptModel) -> RenderedPrompt:
-        """ParameterInvalid for a template that does not exist, or a conversation that cannot be continued."""
+        """``invalid_parameter`` for a template that does not exist, or a conversation that cannot be continued."""
         preset = self._presets.active()
         if not isinstance(prompt, ChatPrompt):
             return raw_prompt(prompt.text, prompt.token_ids)
         if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
-            raise ParameterInvalid(param="messages", reason="only a last message by the assistant can be continued")
+            raise RoostError(
+                "invalid_parameter", param="messages", reason="only a last message by the assistant can be continued"
+            )
         names = [template.name for template in all_templates()]
         if prompt.template and prompt.template not in names:
-            raise ParameterInvalid(param="template", reason=f"{prompt.template!r} is none of {', '.join(names)}")
+            raise RoostError(
+                "invalid_parameter", param="template", reason=f"{prompt.template!r} is none of {', '.join(names)}"
+            )
         template = _named(template_of(model.info, prompt.template, preset.template), prompt.names)
         think_mode = ThinkMode(preset.think_mode or "none") if prompt.think_mode is None else prompt.think_mode
         tools: OfferedTools = offered_by(structure, model.info, preset.tool_dialect)
@@ -200,7 +204,7 @@ class Completion:
             raise error_from_dict(event.error)
         if isinstance(event, Finished) and event.finish_reason == "abort":
             if not self._is_closed:
-                raise ModelUnloaded()
+                raise ModelError("model_unloaded")
             return False
         return True
 

@@ -17,7 +17,7 @@ from webapp.chat.prompts import PromptPiece, PromptTemplate, RenderedPrompt, all
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
 from webapp.chat.tool_grammars import ToolRules
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import GrammarInvalid, ParameterInvalid, ParameterUnsupported, ToolInvalid
+from webapp.errors import GrammarInvalid, RoostError, ToolInvalid
 from webapp.manager.manager import ModelManager
 from webapp.tokenizer import Tokenizer
 from webapp.tools.definition import from_openai
@@ -187,9 +187,9 @@ def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> Off
     if name is not None:
         definitions = tuple(definition for definition in definitions if definition["name"] == name)
         if not definitions:
-            raise ParameterInvalid(param="tool_choice", reason=f"{name!r} is none of the tools")
+            raise RoostError("invalid_parameter", param="tool_choice", reason=f"{name!r} is none of the tools")
     if structure.tool_choice == "required" and not definitions:
-        raise ParameterInvalid(param="tool_choice", reason="there are no tools to choose from")
+        raise RoostError("invalid_parameter", param="tool_choice", reason="there are no tools to choose from")
     return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained)
 
 
@@ -199,8 +199,10 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
     form = _form(structure.response_format)
     if rendered.tools is not None:
         if form is not None:
-            raise ParameterUnsupported(
-                param="response_format", reason="an answer that may call tools has no other form"
+            raise RoostError(
+                "unsupported_parameter",
+                param="response_format",
+                reason="an answer that may call tools has no other form",
             )
         is_required = structure.tool_choice == "required" or chosen_name(structure) is not None
         if not structure.is_constrained:
@@ -242,7 +244,8 @@ def call_constraint(
 
 
 def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
-    """ParameterInvalid naming the tool whose schema cannot be held to; GrammarInvalid where that is none by itself."""
+    """``invalid_parameter`` naming the tool whose schema cannot be held to; GrammarInvalid where that is none by
+    itself."""
     from webapp.structured.grammar import check
 
     try:
@@ -262,18 +265,22 @@ def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str
         check({"kind": "json_schema", "schema": definition["parameters"], "lenient": True})
         check({"kind": "lark", "grammar": grammar})
     except GrammarInvalid as exc:
-        raise ParameterInvalid(param=param, reason=exc.params["reason"]) from exc
+        raise RoostError("invalid_parameter", param=param, reason=exc.params["reason"]) from exc
 
 
 def _check_nothing_demanded(is_required: bool) -> None:
     if is_required:
-        raise ParameterInvalid(param="tool_choice", reason="a call can be demanded only with constrained decoding")
+        raise RoostError(
+            "invalid_parameter", param="tool_choice", reason="a call can be demanded only with constrained decoding"
+        )
 
 
 def _dialect(structure: Structure, preferred: str, info: Inspection) -> ToolDialect:
     names = [dialect.name for dialect in all_dialects()]
     if structure.dialect and structure.dialect not in names:
-        raise ParameterInvalid(param="tool_dialect", reason=f"{structure.dialect!r} is none of {', '.join(names)}")
+        raise RoostError(
+            "invalid_parameter", param="tool_dialect", reason=f"{structure.dialect!r} is none of {', '.join(names)}"
+        )
     return dialect_of(structure.dialect or preferred, info)
 
 
@@ -285,22 +292,28 @@ def chosen_name(structure: Structure) -> str | None:
     function = choice.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
     if choice.get("type", "function") != "function" or not isinstance(name, str):
-        raise ParameterInvalid(param="tool_choice", reason="it names a function as {type, function: {name}}")
+        raise RoostError(
+            "invalid_parameter", param="tool_choice", reason="it names a function as {type, function: {name}}"
+        )
     return name
 
 
 def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], ...]:
     if len(tools) > MAX_TOOLS:
-        raise ParameterInvalid(param="tools", reason=f"there are {len(tools)}; the limit is {MAX_TOOLS}")
+        raise RoostError("invalid_parameter", param="tools", reason=f"there are {len(tools)}; the limit is {MAX_TOOLS}")
     length = _length(tools)
     if length > MAX_TOOLS_CHARS:
-        raise ParameterInvalid(param="tools", reason=f"they have {length} characters; the limit is {MAX_TOOLS_CHARS}")
+        raise RoostError(
+            "invalid_parameter", param="tools", reason=f"they have {length} characters; the limit is {MAX_TOOLS_CHARS}"
+        )
     found: dict[str, dict[str, Any]] = {}
     for place, tool in enumerate(tools):
         definition = _definition(place, tool)
         name = definition["name"]
         if name in found:
-            raise ParameterInvalid(param=f"tools[{place}].function.name", reason=f"there is a tool {name!r} already")
+            raise RoostError(
+                "invalid_parameter", param=f"tools[{place}].function.name", reason=f"there is a tool {name!r} already"
+            )
         found[name] = definition
     return tuple(found.values())
 
@@ -309,14 +322,14 @@ def _length(tools: tuple[Mapping[str, Any], ...]) -> int:
     try:
         return len(json.dumps(tools, ensure_ascii=False))
     except RecursionError as exc:
-        raise ParameterInvalid(param="tools", reason="they are nested too deeply") from exc
+        raise RoostError("invalid_parameter", param="tools", reason="they are nested too deeply") from exc
 
 
 def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
     try:
         return from_openai(tool).function
     except ToolInvalid as exc:
-        raise ParameterInvalid(param=f"tools[{place}]", reason=exc.message.rstrip(".")) from exc
+        raise RoostError("invalid_parameter", param=f"tools[{place}]", reason=exc.message.rstrip(".")) from exc
 
 
 def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -327,10 +340,14 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if kind == "json_object":
         return {"kind": "json_object"}
     if kind != "json_schema":
-        raise ParameterInvalid(param="response_format.type", reason=f"{kind!r} is not text, json_object or json_schema")
+        raise RoostError(
+            "invalid_parameter",
+            param="response_format.type",
+            reason=f"{kind!r} is not text, json_object or json_schema",
+        )
     described = wanted.get("json_schema")
     schema = described.get("schema") if isinstance(described, Mapping) else None
     is_strict = isinstance(described, Mapping) and described.get("strict") is True
     if not isinstance(schema, (Mapping, bool)):
-        raise ParameterInvalid(param="response_format.json_schema.schema", reason="it is missing")
+        raise RoostError("invalid_parameter", param="response_format.json_schema.schema", reason="it is missing")
     return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}

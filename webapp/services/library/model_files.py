@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.errors import FileMissing, ModelInUse, ModelKept, ModelNotFound, TrashMissing
+from webapp.errors import FileMissing, ModelNotFound, RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.jobs import Job, Jobs
 from webapp.services.library.placing import safe_name, take_place
@@ -53,7 +53,7 @@ class ModelFiles:
         return status.phase in HOLDS_A_MODEL and os.path.normpath(status.model_path) == os.path.normpath(path)
 
     def delete(self, name: str) -> Trashed:
-        """Into the trash of its folder; ModelNotFound, ModelInUse, ModelKept."""
+        """Into the trash of its folder; ModelNotFound, ``model_in_use``, ``model_kept``."""
         path = self._changeable(name)
         try:
             trashed = self._trash_of(path).put(path)
@@ -63,13 +63,13 @@ class ModelFiles:
         return trashed
 
     def restore(self, item_id: str) -> str:
-        """The name of the file that is back; TrashMissing, FileNameTaken."""
+        """The name of the file that is back; ``trash_missing``, ``file_name_taken``."""
         for trash in self._trashes.values():
             if any(item.id == item_id for item in trash.list()):
                 path = trash.restore(item_id)
                 self._files_changed()
                 return self.library.name_of(path)
-        raise TrashMissing(name=item_id[:32])
+        raise RoostError("trash_missing", name=item_id[:32])
 
     def trashed(self) -> tuple[Trashed, ...]:
         """Of all folders, the last deleted first."""
@@ -83,7 +83,8 @@ class ModelFiles:
         return freed
 
     def rename(self, name: str, new_name: str) -> str:
-        """In its own folder; the name it has now. FileNameUnusable, FileNameTaken, and as of :meth:`delete`."""
+        """In its own folder; the name it has now. ``file_name_unusable``, ``file_name_taken``, and as of
+        :meth:`delete`."""
         path = self._changeable(name)
         clean = safe_name(new_name, (path.suffix.lower(),))
         if clean == path.name:
@@ -116,9 +117,9 @@ class ModelFiles:
             raise ModelNotFound(name=name)
         path = self.library.find(name)
         if self.library.folder_of(path) is None or self.library.is_bundled(path):
-            raise ModelKept(name=path.name)
+            raise RoostError("model_kept", name=path.name)
         if self.is_in_use(path):
-            raise ModelInUse(name=name)
+            raise RoostError("model_in_use", name=name)
         return path
 
     def _trash_of(self, path: Path) -> Trash:

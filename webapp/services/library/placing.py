@@ -13,17 +13,7 @@ from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
-from webapp.errors import (
-    DiskFull,
-    FileMissing,
-    FileNameTaken,
-    FileNameUnusable,
-    FolderNotWritable,
-    LibraryError,
-    WeightsError,
-    WrongExtension,
-    error_from_dict,
-)
+from webapp.errors import FileMissing, RoostError, WeightsError
 from webapp.manager.library import MODEL_ENDINGS, STATES
 from webapp.weights.file_format import EXTENSIONS, FORMAT_NAMES
 from webapp.weights.file_reader import FileReader
@@ -37,7 +27,7 @@ RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 def safe_name(name: str, endings: tuple[str, ...] = MODEL_ENDINGS) -> str:
     """The last part of ``name``, without what some system does not allow in a file name.
 
-    FileNameUnusable when nothing is left, or it does not end as one of ``endings``.
+    ``file_name_unusable`` when nothing is left, or it does not end as one of ``endings``.
     """
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
     clean = FORBIDDEN.sub("_", last.encode("utf-8", "replace").decode()).strip(" .")
@@ -45,7 +35,7 @@ def safe_name(name: str, endings: tuple[str, ...] = MODEL_ENDINGS) -> str:
     ending = next((ending for ending in endings if clean.lower().endswith(ending)), "")
     stem = clean[: len(clean) - len(ending)].rstrip(" .")
     if not ending or not stem.strip("_"):
-        raise FileNameUnusable(name=name[:LONGEST_BYTES], endings=" ".join(endings))
+        raise RoostError("file_name_unusable", name=name[:LONGEST_BYTES], endings=" ".join(endings))
     return _shortened(stem, LONGEST_BYTES - len(ending)) + clean[len(clean) - len(ending) :]
 
 
@@ -54,14 +44,14 @@ def _shortened(stem: str, limit_bytes: int) -> str:
 
 
 def whole_path(given: str) -> Path:
-    """A path as a person types or pastes it, quotes and ``~`` allowed; LibraryError unless it begins at the root, for
-    nobody in a browser knows the folder Roost was started in."""
+    """A path as a person types or pastes it, quotes and ``~`` allowed; ``library_error`` unless it begins at the root,
+    for nobody in a browser knows the folder Roost was started in."""
     try:
         path = Path(given.strip().strip("\"'")).expanduser()
     except RuntimeError as exc:  # ~ of nobody
         raise FileMissing(path=given) from exc
     if not path.is_absolute():
-        raise LibraryError(name=given, reason="its whole path is needed, from the root of the disk")
+        raise RoostError("library_error", name=given, reason="its whole path is needed, from the root of the disk")
     return path
 
 
@@ -90,26 +80,26 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_free(folder: Path, needed_bytes: int) -> None:
-    """DiskFull when writing that much would leave nothing."""
+    """``disk_full`` when writing that much would leave nothing."""
     free = max(free_bytes(folder) - RESERVE_BYTES, 0)
     if needed_bytes > free:
-        raise DiskFull(free=size_text(free), needed=size_text(needed_bytes))
+        raise RoostError("disk_full", free=size_text(free), needed=size_text(needed_bytes))
 
 
 @contextlib.contextmanager
 def writing(folder: Path, needed_bytes: int = 0) -> Iterator[None]:
-    """Turns the system's refusals into DiskFull, FolderNotWritable or LibraryError."""
+    """Turns the system's refusals into ``disk_full``, ``folder_not_writable`` or ``library_error``."""
     try:
         yield
     except OSError as exc:
         reason = exc.strerror or str(exc)
         if exc.errno in FULL:
-            raise DiskFull(free=size_text(free_bytes(folder)), needed=size_text(needed_bytes)) from exc
+            raise RoostError("disk_full", free=size_text(free_bytes(folder)), needed=size_text(needed_bytes)) from exc
         if exc.errno in REFUSED:
-            raise FolderNotWritable(folder=str(folder), reason=reason) from exc
+            raise RoostError("folder_not_writable", folder=str(folder), reason=reason) from exc
         if exc.errno == errno.EXDEV:
             reason = "it lies on another disk, behind a link"
-        raise LibraryError(name=os.path.basename(str(exc.filename or folder)), reason=reason) from exc
+        raise RoostError("library_error", name=os.path.basename(str(exc.filename or folder)), reason=reason) from exc
 
 
 _placing = threading.Lock()
@@ -120,12 +110,15 @@ def look_into(reader: FileReader, path: Path, name: str) -> Inspection:
     try:
         found = reader.inspect(path, any_name=True)
     except WeightsError as exc:
-        told = exc.to_dict()
-        raise error_from_dict({**told, "params": {**told["params"], "path": name}}) from exc
+        raise exc.with_params(path=name) from exc
     allowed = EXTENSIONS[found.format]
     if Path(name).suffix.lower() not in allowed:
-        raise WrongExtension(
-            path=name, extension=Path(name).suffix, found=FORMAT_NAMES[found.format], expected=allowed[0]
+        raise WeightsError(
+            "wrong_extension",
+            path=name,
+            extension=Path(name).suffix,
+            found=FORMAT_NAMES[found.format],
+            expected=allowed[0],
         )
     return found
 
@@ -137,7 +130,7 @@ def home_of(models_dir: Path, name: str, found: Inspection) -> Path:
 
 def check_name_free(path: Path) -> None:
     if os.path.lexists(path):
-        raise FileNameTaken(name=path.name)
+        raise RoostError("file_name_taken", name=path.name)
 
 
 def take_place(part: Path, path: Path) -> None:

@@ -15,7 +15,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.errors import FileMissing, FileNameTaken, TrashMissing
+from webapp.errors import FileMissing, RoostError
 from webapp.services.library.placing import writing
 
 TRASH = ".trash"
@@ -65,13 +65,13 @@ class Trash:
         return tuple(sorted((item for item in found if item), key=lambda item: -item.deleted_at))
 
     def restore(self, item_id: str) -> Path:
-        """Back to where it was; TrashMissing, or FileNameTaken when another file stands there now."""
+        """Back to where it was; ``trash_missing``, or ``file_name_taken`` when another file stands there now."""
         item = self._read(self._trash / item_id) if ID.fullmatch(item_id) else None
         if item is None:
-            raise TrashMissing(name=item_id)
+            raise RoostError("trash_missing", name=item_id)
         path = self.folder / item.name
         if os.path.lexists(path):
-            raise FileNameTaken(name=item.name)
+            raise RoostError("file_name_taken", name=item.name)
         with writing(self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
             os.rename(self._trash / item_id / CONTENT, path)

@@ -22,18 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from webapp.errors import (
-    FileEmpty,
-    FileMissing,
-    FileOutdated,
-    FileTruncated,
-    LibraryError,
-    UnknownFormat,
-    UploadMissing,
-    UploadOffset,
-    UploadRefused,
-    WeightsError,
-)
+from webapp.errors import FileMissing, RoostError, UploadMissing, WeightsError
 from webapp.manager.library import MODEL_ENDINGS, ModelLibrary
 from webapp.services.jobs import DONE, Job, Jobs, Running
 from webapp.services.library.placing import (
@@ -56,7 +45,7 @@ UPLOADS = ".uploads"
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 KEPT_S = 86400.0
 ID = re.compile(r"[0-9a-f]{32}")
-_BAD_FILES = (UnknownFormat, FileTruncated)
+_NO_MODEL = ("unknown_format", "file_truncated")
 
 
 @dataclass(frozen=True)
@@ -86,11 +75,11 @@ class Uploads:
     def start(self, name: str, size_bytes: int, stamp: str = "") -> Upload:
         """Begins, or goes on with what is there of the same file (name, size and ``stamp``, its date).
 
-        FileNameUnusable, FileNameTaken, FileEmpty, DiskFull.
+        ``file_name_unusable``, ``file_name_taken``, ``file_empty``, ``disk_full``.
         """
         clean = safe_name(name, self._endings)
         if size_bytes <= 0:
-            raise FileEmpty(path=clean)
+            raise WeightsError("file_empty", path=clean)
         check_name_free(self.models_dir / clean)
         upload_id = hashlib.sha256(f"{clean}\n{size_bytes}\n{stamp}".encode()).hexdigest()[:32]
         with self._locked(upload_id):
@@ -115,7 +104,7 @@ class Uploads:
             raise UploadMissing(name=upload_id[:32]) from exc
 
     def write(self, upload_id: str, offset: int, slice_: IO[bytes]) -> Upload:
-        """Adds a slice that begins at byte ``offset`` of the file; UploadOffset when that is not the next one.
+        """Adds a slice that begins at byte ``offset`` of the file; ``upload_offset`` when that is not the next one.
 
         What no model file begins with is refused after the first slice; that, and more bytes than were announced,
         ends the upload and leaves nothing. A full disk leaves what was there before the slice.
@@ -123,24 +112,25 @@ class Uploads:
         with self._locked(upload_id):
             upload = self.get(upload_id)
             if offset != upload.done_bytes:
-                raise UploadOffset(name=upload.name, expected=upload.done_bytes, found=offset)
+                raise RoostError("upload_offset", name=upload.name, expected=upload.done_bytes, found=offset)
             try:
                 self._append(upload, slice_)
                 self._check_beginning(upload_id, upload)
-            except (UploadRefused, *_BAD_FILES):
-                self._remove(upload_id)
+            except RoostError as exc:
+                if exc.code in ("upload_refused", *_NO_MODEL):
+                    self._remove(upload_id)
                 raise
             return self.get(upload_id)
 
     def finish(self, upload_id: str) -> Path:
         """The file in its place, once all of it is there and it is one Roost reads.
 
-        WeightsError when it is not, and it is gone; FileNameTaken keeps it.
+        WeightsError when it is not, and it is gone; ``file_name_taken`` keeps it.
         """
         with self._locked(upload_id):
             upload = self.get(upload_id)
             if upload.done_bytes != upload.size_bytes:
-                raise UploadOffset(name=upload.name, expected=upload.done_bytes, found=upload.size_bytes)
+                raise RoostError("upload_offset", name=upload.name, expected=upload.done_bytes, found=upload.size_bytes)
             part = self._part(upload_id)
             try:
                 path = home_of(self.models_dir, upload.name, look_into(self._reader, part, upload.name))
@@ -179,7 +169,7 @@ class Uploads:
                 while piece := slice_.read(PIECE_BYTES):
                     left -= len(piece)
                     if left < 0:
-                        raise UploadRefused(name=upload.name, size=size_text(upload.size_bytes))
+                        raise RoostError("upload_refused", name=upload.name, size=size_text(upload.size_bytes))
                     write_all(file, piece)
             except OSError:
                 with contextlib.suppress(OSError):
@@ -192,8 +182,10 @@ class Uploads:
             return
         try:
             sniff(part)
-        except _BAD_FILES as exc:
-            raise type(exc)(**{**exc.params, "path": before.name}) from exc
+        except WeightsError as exc:
+            if exc.code in _NO_MODEL:
+                raise exc.with_params(path=before.name) from exc
+            raise
 
     def _remove(self, upload_id: str) -> None:
         for path in (self._part(upload_id), self._about(upload_id)):
@@ -232,7 +224,7 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
     check_readable(source)
     source = Path(os.path.normpath(source))
     if library.folder_of(source) or library.folder_of(Path(os.path.realpath(source))):
-        raise LibraryError(name=source.name, reason="it is in the library already")
+        raise RoostError("library_error", name=source.name, reason="it is in the library already")
     name = safe_name(source.name)
     models_dir = library.folders[0].path
     path = home_of(models_dir, name, look_into(library.reader, source, name))
@@ -286,7 +278,7 @@ def _copy(source_path: Path, part: Path, running: Running) -> None:
                 done += len(piece)
                 running.report(done)
     if _stamp(source_path) != before or done != before[1]:
-        raise FileOutdated(name=source_path.name)
+        raise RoostError("file_outdated", name=source_path.name)
     if running.wish:
         raise InterruptedError
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from webapp.errors import PresetError, PresetInvalid, PresetOutOfRange, PresetTooLong, PresetUnnamed
+from webapp.errors import PresetError
 from webapp.services.presets.parameters import BY_NAME, PARAMETERS, Parameter
 from webapp.storage.presets import Preset
 from webapp.storage.records import storable
@@ -44,7 +44,7 @@ def checked_fields(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_field(name: str, value: Any) -> Any:
-    """The typed value of one field; PresetInvalid, PresetOutOfRange or PresetTooLong."""
+    """The typed value of one field; ``preset_invalid``, ``preset_out_of_range`` or ``preset_too_long``."""
     if name == "name":
         return _name(value)
     if name == "note":
@@ -89,15 +89,17 @@ def overrides(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in given.items() if name not in base or value != base[name]}
 
 
-def invalid(name: str, value: Any, reason: str) -> PresetInvalid:
+def invalid(name: str, value: Any, reason: str) -> PresetError:
     shown = value if isinstance(value, (str, int, float)) else type(value).__name__
-    return PresetInvalid(name=name[:SHOWN_CHARS], value=storable(str(shown)[:SHOWN_CHARS]), reason=reason)
+    return PresetError(
+        "preset_invalid", name=name[:SHOWN_CHARS], value=storable(str(shown)[:SHOWN_CHARS]), reason=reason
+    )
 
 
 def _name(value: Any) -> str:
     name = " ".join(_text("name", value, NAME_CHARS).split())
     if not name:
-        raise PresetUnnamed(name="name")
+        raise PresetError("preset_unnamed", name="name")
     if not name.isprintable():
         raise invalid("name", value, "it must be text")
     return name
@@ -107,7 +109,7 @@ def _text(name: str, value: Any, most: int) -> str:
     if not isinstance(value, str):
         raise invalid(name, value, "it must be text")
     if len(value) > most:
-        raise PresetTooLong(name=name, found=len(value), limit=most)
+        raise PresetError("preset_too_long", name=name, found=len(value), limit=most)
     if "\0" in value:
         raise invalid(name, "NUL", "it must be text")
     return storable(value.replace("\r\n", "\n"))
@@ -148,7 +150,7 @@ def _list(row: Parameter, value: Any) -> tuple[str, ...]:
     if not isinstance(items, (list, tuple)):
         raise invalid(row.name, value, "it must be a list of texts")
     if len(items) > row.most_items:
-        raise PresetTooLong(name=row.name, found=len(items), limit=row.most_items)
+        raise PresetError("preset_too_long", name=row.name, found=len(items), limit=row.most_items)
     return tuple(dict.fromkeys(text for item in items if (text := _text(row.name, item, row.most_chars))))
 
 
@@ -160,7 +162,9 @@ def _number(row: Parameter, value: Any) -> float:
     if not math.isfinite(number):
         raise invalid(row.name, value, "it must be a number")
     if not row.least <= number <= row.most:
-        raise PresetOutOfRange(name=row.name, value=plain(number), least=plain(row.least), most=plain(row.most))
+        raise PresetError(
+            "preset_out_of_range", name=row.name, value=plain(number), least=plain(row.least), most=plain(row.most)
+        )
     return number
 
 

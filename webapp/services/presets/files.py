@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from webapp.errors import Phrase, PresetError, PresetFileInvalid
+from webapp.errors import PresetError
+from webapp.i18n import Phrase
 from webapp.services.presets.fields import flat, put, read_fields
 from webapp.storage.presets import Preset
 
@@ -22,15 +23,15 @@ def write(presets: Iterable[Preset]) -> str:
 
 
 def read(text: str) -> list[Preset]:
-    """New presets without ids. PresetFileInvalid for another kind of file, PresetInvalid names the preset and the
-    parameter that cannot be."""
+    """New presets without ids. ``preset_file_invalid`` for another kind of file, ``preset_invalid`` names the preset
+    and the parameter that cannot be."""
     document = load_json(text)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise PresetFileInvalid(reason="it is not a file of presets")
+        raise PresetError("preset_file_invalid", reason="it is not a file of presets")
     if not isinstance(document.get("version"), int):
-        raise PresetFileInvalid(reason="it does not say which version it is")
+        raise PresetError("preset_file_invalid", reason="it does not say which version it is")
     if document["version"] != VERSION:
-        raise PresetFileInvalid(reason="a newer Roost wrote it")
+        raise PresetError("preset_file_invalid", reason="a newer Roost wrote it")
     return [preset_of(fields) for fields in listed(document.get("presets"))]
 
 
@@ -51,31 +52,33 @@ def preset_of(fields: Mapping[str, Any]) -> Preset:
 def raise_named(preset_name: str, field: str, problem: PresetError) -> NoReturn:
     """The same problem, saying in which of many presets it lies."""
     named = f"{preset_name}: {field}" if preset_name and field != "name" else field
-    raise type(problem)(**{**problem.params, "name": named})
+    raise problem.with_params(name=named)
 
 
 def listed(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise PresetFileInvalid(reason="it holds no list of presets")
+        raise PresetError("preset_file_invalid", reason="it holds no list of presets")
     if len(rows) > MOST_IN_FILE:
-        raise PresetFileInvalid(
-            reason=Phrase("it holds {found} presets; the limit is {limit}", found=len(rows), limit=MOST_IN_FILE)
+        raise PresetError(
+            "preset_file_invalid",
+            reason=Phrase("it holds {found} presets; the limit is {limit}", found=len(rows), limit=MOST_IN_FILE),
         )
     if not rows:
-        raise PresetFileInvalid(reason="it holds no preset at all")
+        raise PresetError("preset_file_invalid", reason="it holds no preset at all")
     return rows
 
 
 def load_json(text: str) -> Any:
-    """PresetFileInvalid for what is too long, no JSON, or nested beyond measure; NaN and the like are no JSON."""
+    """``preset_file_invalid`` for what is too long, no JSON, or nested beyond measure; NaN and the like are no JSON."""
     if len(text) > FILE_CHARS:
-        raise PresetFileInvalid(
-            reason=Phrase("it has {found} characters; the limit is {limit}", found=len(text), limit=FILE_CHARS)
+        raise PresetError(
+            "preset_file_invalid",
+            reason=Phrase("it has {found} characters; the limit is {limit}", found=len(text), limit=FILE_CHARS),
         )
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
-        raise PresetFileInvalid(reason="it is not valid JSON") from exc
+        raise PresetError("preset_file_invalid", reason="it is not valid JSON") from exc
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -11,7 +11,8 @@ from typing import Any
 
 from webapp.engine.engine_options import EngineOptions
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import Phrase, PresetNotFound, RoostError, SettingsError
+from webapp.errors import PresetNotFound, RoostError
+from webapp.i18n import Phrase
 from webapp.manager.manager import ModelManager
 from webapp.services.presets import files
 from webapp.services.presets.fields import changed_names, checked_fields, put
@@ -96,7 +97,7 @@ class Presets:
         return default_sampling(self._settings, parameters)
 
     def sampling(self, preset: Preset, overrides: Mapping[str, Any], parameters: int = 0) -> SamplingParams:
-        """Defaults, then the preset's, then ``overrides``; InvalidSampling for a value or name that cannot be. An
+        """Defaults, then the preset's, then ``overrides``; ``sampling_invalid`` for a value or name that cannot be. An
         answer is no longer than the setting allows."""
         given = {**self.default_sampling(parameters).to_dict(), **preset.sampling, **overrides}
         params = SamplingParams.from_dict(given)
@@ -145,7 +146,7 @@ class Presets:
             return wanted
 
     def create(self, name: str, values: Mapping[str, Any] | None = None) -> Preset:
-        """``values`` are flat fields, checked. PresetInvalid, PresetNameTaken, TooManyPresets."""
+        """``values`` are flat fields, checked. ``preset_invalid``, PresetNameTaken, ``too_many_presets``."""
         fields = checked_fields({**(values or {}), "name": name})
         made = self.store.create(**put(Preset("", ""), fields))
         self._tell()
@@ -180,7 +181,7 @@ class Presets:
         return self._change(preset_id, lambda: self.store.reset(preset_id))
 
     def save(self, preset_id: str, changes: Mapping[str, Any], expected: float | None = None) -> SaveOutcome:
-        """Saves flat fields, all or none; None takes an override back. PresetChanged when it was saved since
+        """Saves flat fields, all or none; None takes an override back. ``preset_changed`` when it was saved since
         ``expected`` (its ``updated_at``; None: whatever it was).
 
         What needs no reload holds for the next answer of every chat with this preset. A new state of the active preset
@@ -219,14 +220,14 @@ class Presets:
         return files.write(found)
 
     def import_text(self, text: str) -> PresetList:
-        """Presets of a file of ours or of RWKV-Runner, all or none. PresetFileInvalid, PresetInvalid,
-        TooManyPresets."""
+        """Presets of a file of ours or of RWKV-Runner, all or none. ``preset_file_invalid``, ``preset_invalid``,
+        ``too_many_presets``."""
         read = files.read if files.is_ours(text) else read_runner_presets
         return self._import(read(text))
 
     def begin(self) -> None:
         """At the start of a server: the preset named by the settings becomes the active one, and the first request
-        loads the active one's model, unless the settings name a model. SettingsError for a name that is none."""
+        loads the active one's model, unless the settings name a model. ``settings_invalid`` for a name that is none."""
         if self._settings.preset:
             self.store.set_active(self._named().id)
             self._tell()
@@ -246,7 +247,7 @@ class Presets:
         except PresetNotFound as exc:
             known = ", ".join(preset.name for preset in self.list()[:20])
             reason = Phrase("there is no such preset; there are {known}", known=known)
-            raise SettingsError(name="preset", value=self._settings.preset, reason=reason) from exc
+            raise RoostError("settings_invalid", name="preset", value=self._settings.preset, reason=reason) from exc
 
     def _import(self, presets: Sequence[Preset]) -> PresetList:
         made = self.store.create_all(presets)

@@ -13,7 +13,7 @@ from typing import Any
 
 from webapp.engine.registry import backends
 from webapp.engine.sampling_params import PARAMETERS
-from webapp.errors import PresetFileInvalid
+from webapp.errors import PresetError
 from webapp.services.presets.fields import NAME_CHARS
 from webapp.services.presets.files import listed, load_json, preset_of
 from webapp.services.presets.parameters import BY_NAME, STRATEGY_CHARS
@@ -23,7 +23,7 @@ SAMPLING = {row.names["runner_preset"]: row.name for row in PARAMETERS if "runne
 
 
 def read_runner_presets(text: str) -> list[Preset]:
-    """PresetFileInvalid when it is nothing Runner saves."""
+    """``preset_file_invalid`` when it is nothing Runner saves."""
     document = load_json(text)
     if isinstance(document, dict) and "modelConfigs" in document:
         document = document["modelConfigs"]
@@ -31,7 +31,7 @@ def read_runner_presets(text: str) -> list[Preset]:
         document = [document]
     rows = listed(document)
     if not any("apiParameters" in row or "modelParameters" in row for row in rows):
-        raise PresetFileInvalid(reason="it is not a file of presets")
+        raise PresetError("preset_file_invalid", reason="it is not a file of presets")
     return [preset_of(_fields(row, number)) for number, row in enumerate(rows, 1)]
 
 

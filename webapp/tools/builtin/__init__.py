@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from webapp.errors import Phrase
+from webapp.i18n import Phrase
 from webapp.tools.builtin import attachment_search, calculator
 from webapp.tools.builtin.attachment_search import BuiltinContext
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from webapp.errors import Phrase
+from webapp.i18n import Phrase
 
 PARAMETERS = {
     "type": "object",

@@ -7,17 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.errors import (
-    McpCommandMissing,
-    McpError,
-    McpNotInstalled,
-    McpNotSpoken,
-    McpRefused,
-    McpServerEnded,
-    McpTimedOut,
-    McpUnreachable,
-    RoostError,
-)
+from webapp.errors import McpError, RoostError
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind
 from webapp.tools.runner import ToolResult, bounded, error_result
 
@@ -42,7 +32,7 @@ def failure_of(exc: BaseException, config: ServerConfig, seen: Seen) -> RoostErr
         if isinstance(leaf, RoostError):
             return leaf
         if isinstance(leaf, ImportError):
-            return McpNotInstalled()
+            return McpError("mcp_not_installed")
     found = [_failure(leaf, config, seen) for leaf in leaves(exc)]
     return next((error for error in found if type(error) is not McpError), found[0])
 
@@ -76,13 +66,13 @@ def _failure(exc: BaseException, config: ServerConfig, seen: Seen) -> McpError:
     if hasattr(exc, "error") and hasattr(exc, "code"):
         return _protocol_failure(int(exc.code), words, config, seen)
     if type(exc).__module__.startswith("httpx2"):
-        return McpUnreachable(name=config.name, reason=words)
+        return McpError("mcp_unreachable", name=config.name, reason=words)
     if isinstance(exc, OSError) and config.kind is ServerKind.STDIO:
-        return McpCommandMissing(name=config.name, command=config.command, reason=exc.strerror or words)
+        return McpError("mcp_command_missing", name=config.name, command=config.command, reason=exc.strerror or words)
     if type(exc).__name__ == "ValidationError":
-        return McpNotSpoken(name=config.name, reason=OTHER_FORM)
+        return McpError("mcp_not_spoken", name=config.name, reason=OTHER_FORM)
     if isinstance(exc, RuntimeError):
-        return McpNotSpoken(name=config.name, reason=words)
+        return McpError("mcp_not_spoken", name=config.name, reason=words)
     return McpError(name=config.name, reason=words)
 
 
@@ -92,20 +82,20 @@ def _protocol_failure(code: int, words: str, config: ServerConfig, seen: Seen) -
     if code == REQUEST_TIMEOUT:
         return _timed_out(config, seen)
     if config.kind is ServerKind.HTTP and seen.status >= 400:
-        return McpRefused(name=config.name, found=seen.status)
+        return McpError("mcp_refused", name=config.name, found=seen.status)
     if code == CONNECTION_CLOSED and config.kind is ServerKind.STDIO:
         if seen.is_rubbish and not seen.said:
-            return McpNotSpoken(name=config.name, reason=RUBBISH)
-        return McpServerEnded(name=config.name, said=clean(seen.said, config) or "—")
+            return McpError("mcp_not_spoken", name=config.name, reason=RUBBISH)
+        return McpError("mcp_server_ended", name=config.name, said=clean(seen.said, config) or "—")
     if code == CONNECTION_CLOSED:
-        return McpUnreachable(name=config.name, reason=words)
-    return McpNotSpoken(name=config.name, reason=words)
+        return McpError("mcp_unreachable", name=config.name, reason=words)
+    return McpError("mcp_not_spoken", name=config.name, reason=words)
 
 
 def _timed_out(config: ServerConfig, seen: Seen) -> McpError:
     if seen.is_rubbish:
-        return McpNotSpoken(name=config.name, reason=RUBBISH)
-    return McpTimedOut(name=config.name, seconds=f"{seen.seconds:g}")
+        return McpError("mcp_not_spoken", name=config.name, reason=RUBBISH)
+    return McpError("mcp_timed_out", name=config.name, seconds=f"{seen.seconds:g}")
 
 
 def clean(text: str, config: ServerConfig) -> str:

@@ -11,7 +11,7 @@ from concurrent.futures import TimeoutError as WaitTimeout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from webapp.errors import McpError, RoostError, ShuttingDown
+from webapp.errors import McpError, ModelError, RoostError
 from webapp.tools.mcp.answers import Listing
 from webapp.tools.mcp.connection import CLOSE_S, Connection, NotSent
 from webapp.tools.mcp.server_config import ServerConfig
@@ -143,7 +143,7 @@ Answer = TypeVar("Answer")
 
 
 class LoopThread:
-    """Safe from any thread. After :meth:`close` everything raises ShuttingDown."""
+    """Safe from any thread. After :meth:`close` everything raises ``shutting_down``."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -186,7 +186,7 @@ class LoopThread:
 
         with self._lock:
             if self._is_closed:
-                raise ShuttingDown()
+                raise ModelError("shutting_down")
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._run, args=(self._loop,), name=self._name, daemon=True)

@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TextIO
 
 from webapp import __version__
-from webapp.errors import McpServerEnded, RoostError
+from webapp.errors import McpError, RoostError
 from webapp.tools.mcp.answers import Listing, Seen, clean, failure_of, is_unsent, list_tools, tool_result, wants_modern
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind
 from webapp.tools.runner import ToolResult, error_result
@@ -70,7 +70,7 @@ class Connection:
         """Returns when it is connected, raises its error when it could not be."""
         await self._settled.wait()
         if self.phase != "connected":
-            raise self.error or McpServerEnded(name=self.config.name, said="—")
+            raise self.error or McpError("mcp_server_ended", name=self.config.name, said="—")
 
     async def stop(self) -> None:
         """Ends it, and the program; returns when that is done."""
@@ -87,7 +87,7 @@ class Connection:
         import anyio
 
         if self.phase != "connected" or self._has_ended:
-            raise NotSent(self.error or McpServerEnded(name=self.config.name, said="—"))
+            raise NotSent(self.error or McpError("mcp_server_ended", name=self.config.name, said="—"))
         seconds, self._seen.status = self.config.timeout_s, 0
         try:
             with anyio.fail_after(seconds + GRACE_S):

@@ -10,7 +10,8 @@ from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from webapp.errors import McpServerInvalid, Phrase
+from webapp.errors import McpServerInvalid
+from webapp.i18n import Phrase
 
 NAME = re.compile(r"[^\s/\\<>\"'`](?:[^\n\r\t/\\<>\"'`]{0,38}[^\s/\\<>\"'`])?")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")

@@ -22,8 +22,8 @@ import msgspec
 from flask import Response, current_app, g, request
 
 from webapp.chat.events import AnswerEvent, Finished, Usage, Waiting
-from webapp.errors import ModelNotFound, ModelNotServed, ParameterInvalid, as_roost_error, sentences
-from webapp.i18n import translate_error
+from webapp.errors import ModelNotFound, RoostError, as_roost_error, translate_error
+from webapp.i18n import sentences
 from webapp.manager.library import ModelEntry, ModelFile
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completion, Completions
@@ -62,7 +62,9 @@ def begin(wanted: AnswerRequest) -> Answering:
     """
     asked, most = len(wanted.prompts) * wanted.choices, the_settings().api_max_choices
     if asked > most:
-        raise ParameterInvalid(param="n", reason=f"{asked} answers are asked for at once; the limit is {most}")
+        raise RoostError(
+            "invalid_parameter", param="n", reason=f"{asked} answers are asked for at once; the limit is {most}"
+        )
     is_gone = request.environ.get(DISCONNECTED, lambda: False)
     return Answering(
         the_completions().start(replace(wanted, client=f"api {request.remote_addr or ''}")), is_gone, the_record()
@@ -216,7 +218,7 @@ def the_manager() -> ModelManager:
 
 def served_model(asked: str | None) -> str:
     """The name of the model that answers. Where requests may choose, its turn is waited for and it is loaded; else
-    ModelNotFound or ModelNotServed for a name that may not be taken as any."""
+    ModelNotFound or ``model_not_served`` for a name that may not be taken as any."""
     manager, settings = the_manager(), the_settings()
     served = manager.status().model
     if asked is None and settings.api_strict_models:
@@ -257,7 +259,7 @@ def other_model(manager: ModelManager, settings: Settings, asked: str, served: s
             raise ModelNotFound(name=asked, param="model")
         return served  # clients have "gpt-4o" built in
     if not settings.api_switch_models:
-        raise ModelNotServed(name=asked, served=served, param="model")
+        raise RoostError("model_not_served", name=asked, served=served, param="model")
     return known
 
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta, Usage
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
-from webapp.errors import ParameterInvalid, ParameterUnsupported
+from webapp.errors import RoostError
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.web.api.answering import (
     Answering,
@@ -204,7 +204,7 @@ def function_of(tool: dict[str, Any], place: str) -> dict[str, Any]:
     some would have to run on the server."""
     if tool.get("type") not in (None, "custom"):
         reason = "this tool is Anthropic's own; name, description and input_schema make one Roost can offer"
-        raise ParameterUnsupported(param=f"{place}.type", reason=reason)
+        raise RoostError("unsupported_parameter", param=f"{place}.type", reason=reason)
     parameters = tool.get("input_schema", {})
     described = {"name": tool.get("name"), "description": tool.get("description", ""), "parameters": parameters}
     return {"type": "function", "function": described}
@@ -222,7 +222,7 @@ def choice_of(choice: dict[str, Any]) -> Any:
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
     if kind not in CHOICES:
-        raise ParameterInvalid(param="tool_choice.type", reason="it is none of auto, any, tool and none")
+        raise RoostError("invalid_parameter", param="tool_choice.type", reason="it is none of auto, any, tool and none")
     return CHOICES[kind]
 
 
@@ -243,7 +243,7 @@ def check_results(found: list[Message], before: list[Message], place: str) -> No
     for message in found:
         if message.role is Role.TOOL and message.tool_call_id not in called:
             reason = f"no tool_use before it has the id {message.tool_call_id[:80]!r}"
-            raise ParameterInvalid(param=f"{place}.tool_use_id", reason=reason)
+            raise RoostError("invalid_parameter", param=f"{place}.tool_use_id", reason=reason)
 
 
 def think_mode_of(thinking: Thinking | None) -> ThinkMode | None:
@@ -284,9 +284,13 @@ def text_of(content: Any, place: str) -> str:
             texts.append(block.text)
         elif isinstance(block, (ImageBlock, DocumentBlock)):
             kind = block.__struct_config__.tag
-            raise ParameterUnsupported(param=f"{place}[{number}]", reason=f"Roost's models read text, not {kind}")
+            raise RoostError(
+                "unsupported_parameter", param=f"{place}[{number}]", reason=f"Roost's models read text, not {kind}"
+            )
         elif isinstance(block, ToolResultBlock):
-            raise ParameterInvalid(param=f"{place}[{number}]", reason="a result stands in a message of the user")
+            raise RoostError(
+                "invalid_parameter", param=f"{place}[{number}]", reason="a result stands in a message of the user"
+            )
     return "\n".join(texts)
 
 

@@ -13,7 +13,7 @@ from msgspec import Meta
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from webapp.engine.sampling_params import PARAMETERS, SamplingParameter
-from webapp.errors import BodyInvalid, EncodedBody, ParameterInvalid, TooLarge, WrongMediaType
+from webapp.errors import RoostError
 
 T = TypeVar("T")
 _decoders: dict[tuple[type, bool], msgspec.json.Decoder[Any]] = {}
@@ -24,8 +24,8 @@ MISSING = re.compile(r"missing required field `(\w+)`")
 
 
 def read_body(kind: type[T], *, is_strict: bool = True) -> T:
-    """Raises WrongMediaType, EncodedBody, TooLarge, BodyInvalid or ParameterInvalid. Not ``is_strict``: "true" and "1"
-    are taken for the values they spell."""
+    """Raises ``unsupported_media_type``, ``unsupported_content_encoding``, ``too_large``, ``body_invalid`` or
+    ``invalid_parameter``. Not ``is_strict``: "true" and "1" are taken for the values they spell."""
     check_media_type()
     # PowerShell and .NET write a mark before JSON in UTF-8 (RFC 8259, 8.1 lets a reader ignore it)
     data = read_data(current_app.extensions["settings"].api_max_body_bytes).removeprefix(codecs.BOM_UTF8)
@@ -34,7 +34,7 @@ def read_body(kind: type[T], *, is_strict: bool = True) -> T:
     except msgspec.ValidationError as exc:
         raise invalid(str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise BodyInvalid(reason=str(exc) or "it is nested too deeply") from exc
+        raise RoostError("body_invalid", reason=str(exc) or "it is nested too deeply") from exc
 
 
 def read_data(limit: int) -> bytes:
@@ -42,7 +42,7 @@ def read_data(limit: int) -> bytes:
     try:
         return request.get_data(cache=False)
     except RequestEntityTooLarge as exc:
-        raise TooLarge(found=request.content_length or "?", limit=limit) from exc
+        raise RoostError("too_large", found=request.content_length or "?", limit=limit) from exc
 
 
 def decoded(kind: type[T], data: bytes, is_strict: bool) -> T:
@@ -79,15 +79,15 @@ def check_media_type() -> None:
     """A page's form or a "simple" cross-site request cannot carry this type; programs may leave it out (curl does)."""
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
-        raise EncodedBody(found=encoding)
+        raise RoostError("unsupported_content_encoding", found=encoding)
     is_browser = "Origin" in request.headers or "Sec-Fetch-Site" in request.headers
     kind = request.mimetype
     if JSON_TYPES.fullmatch(kind) or (not is_browser and kind in ("", "application/x-www-form-urlencoded")):
         return
-    raise WrongMediaType(found=kind or "not given")
+    raise RoostError("unsupported_media_type", found=kind or "not given")
 
 
-def invalid(text: str) -> ParameterInvalid:
+def invalid(text: str) -> RoostError:
     """From msgspec's words: "Expected `int`, got `str` - at `$.n`"."""
     found = PLACE.match(text)
     reason, path = (found["reason"], found["path"] or "$") if found else (text, "$")
@@ -95,7 +95,7 @@ def invalid(text: str) -> ParameterInvalid:
     missing = MISSING.search(reason)
     if missing:
         param, reason = f"{param}.{missing[1]}".lstrip("."), "it is missing"
-    return ParameterInvalid(param=param or "body", reason=reason.replace("`", ""))
+    return RoostError("invalid_parameter", param=param or "body", reason=reason.replace("`", ""))
 
 
 MAX_STOPS = 64

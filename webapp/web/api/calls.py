@@ -18,7 +18,7 @@ from typing import Any
 
 from flask import Flask, Response, current_app, g, request
 
-from webapp.errors import RoostError, ServerBusy, TooManyStreams, UnknownAddress
+from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
@@ -89,7 +89,7 @@ def call(op: Operation, **arguments: str) -> Response:
 
 def unknown(path: str) -> Response:
     """No page has an address below /v1 or /api, so the answer is always JSON."""
-    return answer_error(UnknownAddress(method=request.method, path=request.path))
+    return answer_error(RoostError("unknown_url", method=request.method, path=request.path))
 
 
 def answer_models() -> Response | None:
@@ -179,12 +179,13 @@ class RequestLimit:
             return sum(self._open.values())
 
     def enter(self, client: str) -> Callable[[], None]:
-        """Returns what ends the request; it may be called twice. Raises TooManyStreams or ServerBusy at the limit."""
+        """Returns what ends the request; it may be called twice. Raises ``too_many_streams`` or ``server_busy`` at the
+        limit."""
         with self._lock:
             if self._open[client] >= self.per_client:
-                raise TooManyStreams(limit=self.per_client)
+                raise RoostError("too_many_streams", limit=self.per_client)
             if sum(self._open.values()) >= self.limit:
-                raise ServerBusy(limit=self.limit)
+                raise RoostError("server_busy", limit=self.limit)
             self._open[client] += 1
         is_left = threading.Event()
 
@@ -224,10 +225,10 @@ class ModelTurns:
                 self._changed.notify_all()
 
     def enter_at_once(self, model: str) -> None:
-        """For what takes no time and must not wait: ServerBusy while it is another model's turn."""
+        """For what takes no time and must not wait: ``server_busy`` while it is another model's turn."""
         with self._changed:
             if self._is_others(model):
-                raise ServerBusy(limit=self._open)
+                raise RoostError("server_busy", limit=self._open)
             self._take(model)
 
     def leave(self) -> None:

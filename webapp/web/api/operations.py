@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from webapp.errors import InvalidSampling, RoostError
+from webapp.errors import RoostError
 
 ROOM = "webapp.web.api"
 SSE = "text/event-stream"
@@ -218,7 +218,7 @@ def openai_error(error: RoostError, message: str, status: int) -> dict[str, Any]
 
 
 def param_of(error: RoostError) -> str | None:
-    if isinstance(error, InvalidSampling):
+    if error.code == "sampling_invalid":
         return str(error.params.get("name"))
     param = error.params.get("param")
     return None if param is None else str(param)

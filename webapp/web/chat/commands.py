@@ -1,7 +1,7 @@
 """What a person does on the chat page, as one table: a frame of the socket and a posted form are the same thing here.
 
 The field ``do`` names the command; a button may write its target behind a colon (``regenerate:ID``). A frame is read
-with care, for it is whatever a client chose to send: everything malformed is a :class:`~webapp.errors.BadFrame`, which
+with care, for it is whatever a client chose to send: everything malformed is a ``bad_frame``, which
 the socket's loop answers with a toast.
 """
 
@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from webapp.chat.messages import title_of
-from webapp.errors import BadFrame, OwnerOnly, Phrase, TooLarge
+from webapp.errors import RoostError
+from webapp.i18n import Phrase
 from webapp.services.presets.fields import NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import LIST, ChatContext, chat_topic
@@ -79,14 +80,14 @@ class FrameFields:
 
 
 def parse_frame(data: str | bytes | bytearray | None, limit_bytes: int = MAX_FRAME_BYTES) -> FrameFields:
-    """The JSON object in ``data``; ``TooLarge`` or ``BadFrame`` otherwise."""
+    """The JSON object in ``data``; ``too_large`` or ``bad_frame`` otherwise."""
     text = _as_text(data, limit_bytes)
     try:
         values = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
         _refuse("it is nested too deeply")
     except ValueError as exc:
-        raise BadFrame(reason="it is not valid JSON") from exc
+        raise RoostError("bad_frame", reason="it is not valid JSON") from exc
     if not isinstance(values, dict):
         _refuse("it is not an object")
     _check_depth(values)
@@ -97,13 +98,13 @@ def _as_text(data: str | bytes | bytearray | None, limit_bytes: int) -> str:
     if data is None:
         _refuse("it is not valid JSON")
     if len(data) > limit_bytes:
-        raise TooLarge(found=len(data), limit=limit_bytes)
+        raise RoostError("too_large", found=len(data), limit=limit_bytes)
     if isinstance(data, str):
         return data
     try:
         return bytes(data).decode("utf-8")
     except UnicodeDecodeError as exc:
-        raise BadFrame(reason="it is not valid UTF-8") from exc
+        raise RoostError("bad_frame", reason="it is not valid UTF-8") from exc
 
 
 def _check_depth(values: Any) -> None:
@@ -121,7 +122,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 def _refuse(reason: str) -> NoReturn:
-    raise BadFrame(reason=reason)
+    raise RoostError("bad_frame", reason=reason)
 
 
 ID_CHARS = 64
@@ -158,7 +159,7 @@ class Command:
 def read_command(fields: FrameFields) -> Command:
     do, _, target = fields.text("do", 100).partition(":")
     if do not in COMMANDS:
-        raise BadFrame(reason=Phrase("there is no command {name}", name=repr(do[:40])))
+        raise RoostError("bad_frame", reason=Phrase("there is no command {name}", name=repr(do[:40])))
     return Command(do, target[:ID_CHARS], fields.text("chat", ID_CHARS, ""), fields)
 
 
@@ -180,10 +181,10 @@ class Commands:
         self.role = role
 
     def perform(self, command: Command) -> CommandResult:
-        """Raises the typed error of whatever did not work; nothing is half done then. OwnerOnly where the reader may
-        not do it."""
+        """Raises the typed error of whatever did not work; nothing is half done then. ``owner_only`` where the reader
+        may not do it."""
         if self.role() < COMMAND_ROLES.get(command.do, Role.OWNER):
-            raise OwnerOnly()
+            raise RoostError("owner_only")
         result = COMMANDS[command.do](self, command)
         touched = {command.chat_id, result.chat_id, result.changed_id} - {""}
         self.page.news.publish(LIST, *(chat_topic(chat_id) for chat_id in touched))
@@ -194,7 +195,7 @@ class Commands:
     def send(self, command: Command) -> CommandResult:
         text = command.fields.text("text", TEXT_CHARS)
         if not text.strip():
-            raise BadFrame(reason="it is empty")
+            raise RoostError("bad_frame", reason="it is empty")
         if command.chat_id:
             self.page.turns.send(command.chat_id, text, self.client)
             return CommandResult(command.chat_id)
@@ -213,7 +214,7 @@ class Commands:
     def edit(self, command: Command) -> CommandResult:
         text = command.fields.text("text", TEXT_CHARS)
         if not text.strip():
-            raise BadFrame(reason="it is empty")
+            raise RoostError("bad_frame", reason="it is empty")
         return CommandResult(self.page.turns.edit(command.target, text, self.client).chat_id)
 
     def continue_answer(self, command: Command) -> CommandResult:

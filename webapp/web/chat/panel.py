@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from webapp.chat.messages import ThinkMode
 from webapp.chat.prompts import PromptTemplate, all_templates, template
 from webapp.chat.tool_dialects import all_dialects
-from webapp.errors import BadFrame, ModelNotFound, Phrase
+from webapp.errors import ModelNotFound, RoostError
+from webapp.i18n import Phrase
 from webapp.manager.target import ZERO_STATE
 from webapp.services.chat.tool_loop import chosen_tools, is_known_to_call
 from webapp.services.chat.turn_writer import think_mode_of
@@ -44,8 +45,8 @@ TEMPLATES = ("", *(row.name for row in all_templates()))
 
 
 def chat_with(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
-    """The chat as the form wants it; what the form does not say stays. BadFrame, PresetError or a WeightsError for what
-    cannot be.
+    """The chat as the form wants it; what the form does not say stays. ``bad_frame``, PresetError or a WeightsError for
+    what cannot be.
 
     ``base`` is what the page showed as the preset's values: only what differs from those becomes an override, so that a
     page that was drawn before the preset changed does not freeze the old values.
@@ -74,9 +75,9 @@ def read_base(page: ChatContext, preset: Preset, fields: FrameFields) -> Mapping
     try:
         told = json.loads(fields.text("base", BASE_CHARS))
     except (ValueError, RecursionError) as exc:
-        raise BadFrame(reason="base must be JSON") from exc
+        raise RoostError("bad_frame", reason="base must be JSON") from exc
     if not isinstance(told, dict):
-        raise BadFrame(reason="base must be JSON")
+        raise RoostError("bad_frame", reason="base must be JSON")
     values, _ = read_fields({name: value for name, value in told.items() if name in known})
     return {**known, **values}
 
@@ -96,7 +97,7 @@ def _given(fields: FrameFields, row: Parameter) -> Any:
     value = fields.values.get(row.name, False)
     found = read_field(row.name, value)
     if found is None and not row.is_optional:
-        raise BadFrame(reason=Phrase("{name} is missing", name=row.name))
+        raise RoostError("bad_frame", reason=Phrase("{name} is missing", name=row.name))
     return found
 
 

@@ -19,17 +19,7 @@ from markupsafe import Markup
 from webapp.chat.attached_files import AttachedFile, ReadMode, attached_files
 from webapp.chat.events import Waiting
 from webapp.chat.messages import Role
-from webapp.errors import (
-    CrashLoop,
-    ModelDoesNotFit,
-    ModelLoadFailed,
-    ModelNotFound,
-    NoModelLoaded,
-    OutOfMemory,
-    StrategyError,
-    WeightsError,
-    error_from_dict,
-)
+from webapp.errors import STATUSES, WeightsError, error_from_dict
 from webapp.i18n import phrase
 from webapp.services.attachments import FILE_BYTES, WHOLE_TOKENS
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
@@ -50,16 +40,8 @@ STARTER_PREFIX = "roost-starter"
 PAGE = 20
 MOST = 2000
 HITS = 40
-MODEL_CHOICES = (
-    ModelNotFound,
-    NoModelLoaded,
-    ModelLoadFailed,
-    CrashLoop,
-    WeightsError,
-    OutOfMemory,
-    ModelDoesNotFit,
-    StrategyError,
-)
+NEEDS_MODEL = {"model_not_found", "no_model", "load_failed", "crash_loop", "out_of_memory", "model_does_not_fit"}
+NEEDS_MODEL |= {"strategy_invalid", "file_not_found", "state_not_found", "file_reading_failed", *STATUSES[WeightsError]}
 """Errors that another model would not have."""
 
 
@@ -350,7 +332,7 @@ def _failure(page: ChatContext, stored: StoredMessage) -> Values | None:
         error = error_from_dict(stored.error or {})
         message, hint = page.explain(error)
         hint = f"{t('chat.message.safe')} {hint}"
-        return {"message": message, "hint": hint, "retry": retry, "needs_model": isinstance(error, MODEL_CHOICES)}
+        return {"message": message, "hint": hint, "retry": retry, "needs_model": error.code in NEEDS_MODEL}
     is_empty = stored.status == "complete" and not stored.message.content.strip() and not stored.message.tool_calls
     if not is_empty and stored.status != "interrupted":
         return None

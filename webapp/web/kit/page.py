@@ -21,8 +21,8 @@ from flask import Flask, Response, current_app, g, has_request_context, make_res
 from jinja2.ext import Extension
 from markupsafe import Markup, escape
 
-from webapp.errors import RoostError, error_from_dict, sentences
-from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, phrase, translate, translate_error
+from webapp.errors import RoostError, translate_error
+from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, phrase, sentences, translate
 from webapp.i18n.locale_choice import LOCALE_COOKIE
 from webapp.manager.manager import ModelManager
 from webapp.manager.status import ModelStatus
@@ -244,7 +244,7 @@ class PageContext:
     def explain(self, error: RoostError, name: str = "") -> tuple[str, str]:
         """(sentence, way out) in the reader's language; ``name`` replaces a path on this server's disk."""
         if name and "path" in error.params:
-            error = error_from_dict({**error.to_dict(), "params": {**error.params, "path": name}})
+            error = error.with_params(path=name)
         return translate_error(error, self.locale)
 
     def sentences(self, error: RoostError) -> str:

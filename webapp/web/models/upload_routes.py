@@ -6,7 +6,7 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from webapp.errors import FileEmpty, RoostError
+from webapp.errors import RoostError, WeightsError
 from webapp.services.library.uploads import Upload
 from webapp.web.kit.page import PageContext, current_page
 from webapp.web.models.views import files_of
@@ -44,7 +44,7 @@ def discard(upload_id: str) -> tuple[Response, int] | Response:
 
 def _take(page: PageContext, upload_id: str, offset: int) -> dict[str, Any]:
     if not request.content_length:
-        raise FileEmpty(path=upload_id)
+        raise WeightsError("file_empty", path=upload_id)
     upload = files_of(page).uploads.write(upload_id, offset, request.stream)
     if upload.done_bytes < upload.size_bytes:
         return _described(upload)

@@ -16,8 +16,8 @@ from urllib.parse import urlencode
 
 from flask import current_app, url_for
 
-from webapp.errors import ModelDoesNotFit, WeightsError, error_from_dict, sentences
-from webapp.i18n import phrase
+from webapp.errors import WeightsError, error_from_dict
+from webapp.i18n import phrase, sentences
 from webapp.manager.library import ModelEntry, ModelFile, ModelLibrary
 from webapp.services.library.model_files import FAMILIES, HOLDS_A_MODEL, KnownModel, ModelFiles, hint, known_models
 from webapp.services.library.placing import free_bytes, size_text
@@ -285,7 +285,7 @@ def load_progress(page: PageContext) -> Values | None:
     if told is None or told.get("code") == "load_cancelled":
         return None
     message, hint = page.explain(error_from_dict(told))
-    can_load_anyway = told.get("code") == ModelDoesNotFit.code
+    can_load_anyway = told.get("code") == "model_does_not_fit"
     return {"phase": "failed", "title": message, "hint": hint, "can_load_anyway": can_load_anyway}
 
 

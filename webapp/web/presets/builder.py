@@ -13,8 +13,7 @@ from webapp.engine.backend import Availability
 from webapp.engine.backend_options import BY_STRATEGY, BackendOption, PlacedRun
 from webapp.engine.registry import build, is_automatic, kinds, read_builder
 from webapp.engine.state import ModelConfig
-from webapp.errors import sentences
-from webapp.i18n import phrase
+from webapp.i18n import phrase, sentences
 from webapp.services.library.placing import size_text
 from webapp.services.presets.parameters import STRATEGY_CHARS
 from webapp.services.strategy.choice import StrategyCheck, recommend, validate

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from webapp.errors import PresetChanged, PresetNameTaken, RoostError, WeightsError, error_from_dict
+from webapp.errors import PresetNameTaken, RoostError, WeightsError
 from webapp.services.presets.fields import escaped, flat, plain, read_fields
 from webapp.services.presets.parameters import BY_NAME, PARAMETERS, SAMPLING, Parameter
 from webapp.services.presets.presets import Presets, SaveOutcome
@@ -92,7 +92,7 @@ class Draft:
     @property
     def is_conflict(self) -> bool:
         """Someone else saved the preset after this form was made."""
-        return isinstance(self.refusal, PresetChanged)
+        return self.refusal is not None and self.refusal.code == "preset_changed"
 
 
 def read_form(page: PageContext, preset: Preset, form: Mapping[str, str]) -> Draft:
@@ -256,7 +256,7 @@ class Controls:
         if problem is None:
             return ""
         label = self._page.t(BY_NAME[name].label_key if name in BY_NAME else f"presets.field.{name}.label")
-        told = error_from_dict({**problem.to_dict(), "params": {**problem.params, "name": label}})
+        told = problem.with_params(name=label)
         return self._page.explain(told)[0]
 
 

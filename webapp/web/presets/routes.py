@@ -7,7 +7,8 @@ import re
 from flask import Blueprint, Response, make_response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import BadFrame, Phrase, PresetError, PresetFileInvalid, PresetUnnamed, RoostError
+from webapp.errors import PresetError, RoostError
+from webapp.i18n import Phrase
 from webapp.services.presets.files import FILE_CHARS
 from webapp.services.presets.parameters import BY_NAME
 from webapp.services.presets.presets import SaveOutcome
@@ -158,7 +159,7 @@ def _perform(page: PageContext, command: str, target: str) -> str:
                 original = presets.get(template)
                 return _edit_url(presets.duplicate(template, name.strip() or shown_name(original, page.t)))
             if not name.strip():
-                raise PresetUnnamed(name="name")
+                raise PresetError("preset_unnamed", name="name")
             return _edit_url(presets.create(name.strip()))
         case "duplicate":
             return _edit_url(presets.duplicate(target, shown_name(presets.get(target), page.t)))
@@ -178,7 +179,7 @@ def _perform(page: PageContext, command: str, target: str) -> str:
             made = presets.import_text(_imported_text())
             return url_for("presets.index", done="imported", count=len(made))
         case _:
-            raise BadFrame(reason=Phrase("there is no command {name}", name=repr(command[:40])))
+            raise RoostError("bad_frame", reason=Phrase("there is no command {name}", name=repr(command[:40])))
     return index
 
 
@@ -189,11 +190,11 @@ def _imported_text() -> str:
         return request.form.get("text", "")
     data = file.stream.read(4 * FILE_CHARS + 1)
     if len(data) > 4 * FILE_CHARS:
-        raise PresetFileInvalid(reason="it is too large")
+        raise PresetError("preset_file_invalid", reason="it is too large")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise PresetFileInvalid(reason="it is no text") from exc
+        raise PresetError("preset_file_invalid", reason="it is no text") from exc
 
 
 def _edit_url(preset: Preset) -> str:

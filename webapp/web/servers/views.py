@@ -19,7 +19,7 @@ from flask import url_for
 from werkzeug.datastructures import MultiDict
 
 from webapp.chat.tool_dialects import compact_parameters
-from webapp.errors import McpNotInstalled, McpProgramsOff, McpServerInvalid, RoostError
+from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.i18n import phrase
 from webapp.services.tools import McpServers
 from webapp.storage.mcp_servers import StoredServer
@@ -172,12 +172,12 @@ def servers_page(
 
 def _missing(page: PageContext) -> tuple[str, str]:
     """What to install first, and how; two empty texts when it is there."""
-    return ("", "") if importlib.util.find_spec("mcp") else page.explain(McpNotInstalled())
+    return ("", "") if importlib.util.find_spec("mcp") else page.explain(McpError("mcp_not_installed"))
 
 
 def _barred(page: PageContext) -> str:
     """Why not every kind of server can be added, or ""."""
-    return "" if page.settings.mcp_stdio else page.sentences(McpProgramsOff())
+    return "" if page.settings.mcp_stdio else page.sentences(McpError("mcp_programs_off"))
 
 
 def server_row(page: PageContext, server: StoredServer) -> Values:

@@ -22,7 +22,7 @@ from waitress.receiver import ChunkedReceiver
 from waitress.task import WSGITask
 from waitress.utilities import BadRequest, Error
 
-from webapp.errors import RoostError, TooLarge
+from webapp.errors import RoostError
 from webapp.web.socket.limits import Limits, address_key
 from webapp.web.socket.pool import Connection
 
@@ -110,7 +110,7 @@ class RequestParser(HTTPRequestParser):  # type: ignore[misc]
         if not isinstance(receiver, ChunkedReceiver) or self.error:
             return
         if self.body_limit is not None and len(receiver) > self.body_limit:
-            self._refuse(TooLarge(found=f"> {self.body_limit}", limit=self.body_limit))
+            self._refuse(RoostError("too_large", found=f"> {self.body_limit}", limit=self.body_limit))
         elif len(receiver.control_line) > CHUNK_LINE_BYTES or len(receiver.trailer) > TRAILER_BYTES:
             self.error = BadRequest("a chunk's header is too long")
             self.completed = True

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 from flask import Blueprint, Response, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import BlendInvalid, FileMissing, FileNameUnusable, RoostError
+from webapp.errors import FileMissing, RoostError, WeightsError
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page
@@ -86,7 +86,7 @@ def rename() -> BaseResponse | Response:
 def upload() -> BaseResponse | Response:
     found = request.files.get("file")
     if found is None or not found.filename:
-        return _refuse("upload", FileNameUnusable(name="", endings=" ".join(STATE_ENDINGS)))
+        return _refuse("upload", RoostError("file_name_unusable", name="", endings=" ".join(STATE_ENDINGS)))
     stream = cast(BinaryIO, found.stream)
     return _new("upload", "added", lambda page: library(page).add(found.filename or "", stream))
 
@@ -129,7 +129,7 @@ def _parts() -> list[tuple[str, float]]:
         try:
             weight = float(text.strip().replace(",", ".") or 0)
         except ValueError as exc:
-            raise BlendInvalid(reason="weights are numbers from 0 up, and not all of them 0") from exc
+            raise WeightsError("blend_invalid", reason="weights are numbers from 0 up, and not all of them 0") from exc
         if weight != 0:
             found.append((name[:NAME_CHARS], weight))
     return found

@@ -10,14 +10,7 @@ from urllib.parse import urlencode
 from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import (
-    BenchCaseInvalid,
-    BenchLineInvalid,
-    BenchNotFound,
-    BenchRefused,
-    GrammarInvalid,
-    ModelError,
-)
+from webapp.errors import BenchCaseInvalid, BenchRefused, GrammarInvalid, ModelError, RoostError
 from webapp.services.bench.tool_bench import document, made_cases
 from webapp.tools.bench import cases_from_lines, cases_to_lines
 from webapp.web.kit.page import Toast, render_page, wants_fragment
@@ -159,7 +152,7 @@ def do() -> BaseResponse:
     elif re.fullmatch(ID, wanted):
         store.restore_case(wanted)
     else:
-        raise BenchNotFound()
+        raise RoostError("bench_not_found")
     return _back("restored")
 
 
@@ -188,7 +181,7 @@ def import_() -> Response | BaseResponse:
         made = cases_from_lines(text)
         bench.store.add_cases(made)
     except (BenchCaseInvalid, BenchRefused) as exc:
-        said = bench.page.sentences(exc) if isinstance(exc, BenchLineInvalid) else bench.reason(exc)
+        said = bench.page.sentences(exc) if exc.code == "bench_line_invalid" else bench.reason(exc)
         page = bench_page(bench, import_error=said, import_text=text[:20_000])
         return render_page("tools/bench/page.html", page, status=422)
     return _back("imported", count=len(made))

@@ -95,10 +95,7 @@ class Bench:
 
     def reason(self, error: RoostError) -> str:
         """What is wrong, alone, in the reader's language."""
-        key = error.params.get("reason_key")
-        if key is None:
-            return self.page.reason(error) if "reason" in error.params else self.page.sentences(error)
-        return str(self.t(str(key), **{k: v for k, v in error.params.items() if k not in ("reason_key", "key")}))
+        return self.page.reason(error) if "reason" in error.params else self.page.sentences(error)
 
 
 def current_bench() -> Bench:
@@ -158,7 +155,7 @@ def _several(text: str) -> tuple[ExpectedCall, ...]:
     try:
         return calls_from_text(text)
     except BenchCaseInvalid as exc:
-        raise BenchCaseInvalid(**{**exc.params, "field": "arguments"}) from exc
+        raise exc.with_params(field="arguments") from exc
 
 
 # the page of the bench

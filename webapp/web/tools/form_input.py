@@ -16,7 +16,8 @@ from typing import Any
 from flask import request
 from werkzeug.datastructures import MultiDict
 
-from webapp.errors import Phrase, ToolInvalid
+from webapp.errors import ToolInvalid
+from webapp.i18n import Phrase
 from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, from_openai, parse_json
 from webapp.tools.http_request import METHODS, marks
 from webapp.tools.parameter_rows import (
@@ -250,4 +251,4 @@ def _definition(row: object, place: str) -> ToolDefinition:
         return from_openai(row)
     except ToolInvalid as exc:
         field = ".".join(part for part in (place, str(exc.params.get("field", ""))) if part)
-        raise ToolInvalid(**{**exc.params, "field": field}) from exc
+        raise exc.with_params(field=field) from exc

@@ -103,7 +103,7 @@ def form() -> Response:
         else:
             draft = replace(draft, rows=changed_rows(draft.rows, command))
     except ToolInvalid as exc:
-        error = exc if exc.params.get("field") == "json" else ToolInvalid(**{**exc.params, "field": "json"})
+        error = exc if exc.params.get("field") == "json" else exc.with_params(field="json")
     return render_page("tools/edit.html", tool_form(page, draft, tool_id, error), "tools/_form.html")
 
 

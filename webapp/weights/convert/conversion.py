@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from webapp.errors import ConversionRefused, Phrase
+from webapp.errors import ConversionError
+from webapp.i18n import Phrase
 from webapp.weights.convert.lora import MergedSource
 from webapp.weights.convert.new_file import new_file
 from webapp.weights.convert.options import ConversionOptions
@@ -40,7 +41,7 @@ def convert(
     report: ReportProgress = lambda progress: None,
     is_cancelled: IsCancelled = lambda: False,
 ) -> Converted:
-    """Raises WeightsError, NotAModel, the errors of conversions, StrategyError; then nothing has been written."""
+    """Raises WeightsError, ``not_a_model``, the errors of conversions, StrategyError; then nothing has been written."""
     options = options or ConversionOptions()
     target_path = Path(target_path)
     with open_source(source_path, target, options) as source:
@@ -71,7 +72,9 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
         if source.inspection.format not in formats_in:
             way_out = Phrase("Choose a file in one of these formats: {formats}.", formats=", ".join(formats_in))
             reason = Phrase("it is {format}", format=source.inspection.format)
-            raise ConversionRefused(path=source.path.name, target=target, reason=reason, way_out=way_out)
+            raise ConversionError(
+                "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
+            )
         yield source
 
 
@@ -80,11 +83,17 @@ def _check_name(source: Source, path: Path, target: str, plan: Plan) -> None:
     if path.suffix.lower() not in endings:
         reason: str = Phrase("the new file would be named {name}", name=path.name)
         way_out: str = Phrase("Give it a name that ends in {ending}.", ending=conversion_to(target).ending)
-        raise ConversionRefused(path=source.path.name, target=target, reason=reason, way_out=way_out)
+        raise ConversionError(
+            "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
+        )
     if not path.parent.is_dir():
         way_out = "Make the folder first, or name one that is there."
         reason = Phrase("there is no folder {folder}", folder=str(path.parent))
-        raise ConversionRefused(path=source.path.name, target=target, reason=reason, way_out=way_out)
+        raise ConversionError(
+            "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
+        )
     if path.exists() and path.samefile(source.path):
         reason = "the new file would take the place of the one it is made from"
-        raise ConversionRefused(path=path.name, target=target, reason=reason, way_out="Choose another name.")
+        raise ConversionError(
+            "conversion_refused", path=path.name, target=target, reason=reason, way_out="Choose another name."
+        )

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from webapp.errors import ConversionRefused, LoraMismatch, Phrase
+from webapp.errors import ConversionError
+from webapp.i18n import Phrase
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.convert.source import BLOCK_BYTES, FLOATS, Source, check_finite
 
@@ -37,7 +38,7 @@ class LoraFile:
         self._alpha = self._checked_alpha(alpha)
 
     def check(self, source: Source) -> None:
-        """LoraMismatch unless every tensor has its place in the model, of the right size."""
+        """``lora_mismatch`` unless every tensor has its place in the model, of the right size."""
         for name, prefix in self.pairs.items():
             self._check_pair(name, prefix, source)
         orphans = [n for n in self._checkpoint.names() if n.endswith(B) and f"{n[: -len(B)]}.weight" not in self.pairs]
@@ -88,10 +89,12 @@ class LoraFile:
         self.close()
         reason = "the LoRA's alpha is not known, and its file does not hold it"
         way_out = "Give the alpha it was trained with (`--lora-alpha`), a number above 0."
-        raise ConversionRefused(path=self.path.name, target="a merged model", reason=reason, way_out=way_out)
+        raise ConversionError(
+            "conversion_refused", path=self.path.name, target="a merged model", reason=reason, way_out=way_out
+        )
 
-    def _mismatch(self, what: str, expected: str, found: str) -> LoraMismatch:
-        return LoraMismatch(path=self.path.name, what=what, expected=expected, found=found)
+    def _mismatch(self, what: str, expected: str, found: str) -> ConversionError:
+        return ConversionError("lora_mismatch", path=self.path.name, what=what, expected=expected, found=found)
 
 
 class MergedSource(Source):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from webapp.errors import ConversionNoSpace, ConversionTargetExists
+from webapp.errors import ConversionError
 
 ENDING = ".converting"
 SPARE_BYTES = 16 * 2**20  # headers, and a little left for everybody else
@@ -39,17 +39,19 @@ def new_file(target: Path, needed_bytes: int, overwrite: bool) -> Iterator[tuple
 
 
 def check_room(target: Path, needed_bytes: int, overwrite: bool) -> None:
-    """ConversionTargetExists, or ConversionNoSpace."""
+    """``conversion_target_exists``, or ``conversion_no_space``."""
     check_target(target, overwrite)
     free = shutil.disk_usage(target.parent).free
     if needed_bytes + SPARE_BYTES > free:
-        raise ConversionNoSpace(path=target.name, needed=_gigabytes(needed_bytes), free=_gigabytes(free))
+        raise ConversionError(
+            "conversion_no_space", path=target.name, needed=_gigabytes(needed_bytes), free=_gigabytes(free)
+        )
 
 
 def check_target(target: Path, overwrite: bool) -> None:
-    """ConversionTargetExists."""
+    """``conversion_target_exists``."""
     if target.exists() and not overwrite:
-        raise ConversionTargetExists(path=target.name)
+        raise ConversionError("conversion_target_exists", path=target.name)
 
 
 def remove_abandoned(folder: Path) -> int:

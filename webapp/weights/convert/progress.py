@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from webapp.errors import ConversionCancelled
+from webapp.errors import ConversionError
 
 REPORT_EVERY_S = 0.1
 
@@ -32,7 +32,8 @@ IsCancelled = Callable[[], bool]
 
 
 class Meter:
-    """Counts one phase; every block asks whether to go on (ConversionCancelled), a report goes out ten times a second.
+    """Counts one phase; every block asks whether to go on (``conversion_cancelled``), a report goes out ten times a
+    second.
 
     ``checksums``: CRC-32 of each tensor's bytes, by name, as they passed by.
     """
@@ -60,7 +61,7 @@ class Meter:
 
     def check(self) -> None:
         if self._is_cancelled():
-            raise ConversionCancelled()
+            raise ConversionError("conversion_cancelled")
         now = time.monotonic()
         if now - self._reported_at >= REPORT_EVERY_S:
             self._reported_at = now

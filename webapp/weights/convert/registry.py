@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from webapp.errors import ConversionRefused, Phrase
+from webapp.errors import ConversionError
+from webapp.i18n import Phrase
 
 if TYPE_CHECKING:
     from webapp.weights.convert.options import ConversionOptions
@@ -45,12 +46,16 @@ CONVERSIONS: dict[str, Conversion] = {
 
 
 def conversion_to(target: str, path: str = "") -> Conversion:
-    """ConversionRefused for a target that is not there."""
+    """``conversion_refused`` for a target that is not there."""
     try:
         return CONVERSIONS[target]
     except KeyError:
         known = ", ".join(CONVERSIONS)
         reason = "there is no such target"
-        raise ConversionRefused(
-            path=path, target=target, reason=reason, way_out=Phrase("Choose one of {names}.", names=known)
+        raise ConversionError(
+            "conversion_refused",
+            path=path,
+            target=target,
+            reason=reason,
+            way_out=Phrase("Choose one of {names}.", names=known),
         ) from None

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from webapp.engine.state import ModelConfig
-from webapp.errors import ConversionError, ConversionRefused, Phrase
+from webapp.errors import ConversionError
+from webapp.i18n import Phrase
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.inspection import inspect, require_model
 from webapp.weights.naming import OfficialNames, is_web_rwkv
@@ -24,7 +25,8 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 class Source:
-    """Use it in a ``with``. Raises what :func:`inspect` does, NotAModel, ConversionRefused for what is converted."""
+    """Use it in a ``with``. Raises what :func:`inspect` does, ``not_a_model``, ``conversion_refused`` for what is
+    converted."""
 
     def __init__(self, path: str | Path, target: str) -> None:
         self.path = Path(path)
@@ -160,8 +162,12 @@ def _check_is_raw(source: Source, target: str) -> None:
         reason = Phrase(
             "it was converted for the strategy `{strategy}` already, which cannot be undone", strategy=strategy
         )
-        raise ConversionRefused(
-            path=source.path.name, target=target, reason=reason, way_out="Convert the file it was made from."
+        raise ConversionError(
+            "conversion_refused",
+            path=source.path.name,
+            target=target,
+            reason=reason,
+            way_out="Convert the file it was made from.",
         )
 
 
@@ -169,7 +175,8 @@ def _check_floats(source: Source, target: str) -> None:
     for info in source.infos.values():
         if info.dtype not in FLOATS:
             reason = Phrase("its tensor {name} is {type}", name=info.name, type=info.dtype)
-            raise ConversionRefused(
+            raise ConversionError(
+                "conversion_refused",
                 path=source.path.name,
                 target=target,
                 reason=reason,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from webapp.errors import ConversionRefused
+from webapp.errors import ConversionError
 from webapp.weights.convert.options import ConversionOptions
 from webapp.weights.convert.plan import Plan, PlannedTensor
 from webapp.weights.convert.source import Source
@@ -11,7 +11,9 @@ from webapp.weights.convert.source import Source
 def plan(source: Source, options: ConversionOptions) -> Plan:
     if source.inspection.format == "pth" and not source.has_lora:
         reason = "it is a .pth already"
-        raise ConversionRefused(path=source.path.name, target="pth", reason=reason, way_out="Use it as it is.")
+        raise ConversionError(
+            "conversion_refused", path=source.path.name, target="pth", reason=reason, way_out="Use it as it is."
+        )
     return Plan("pth", [_planned(source, name) for name in source.infos])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from webapp.errors import ConversionRefused
+from webapp.errors import ConversionError
 from webapp.weights.convert.options import ConversionOptions
 from webapp.weights.convert.plan import Plan, PlannedTensor
 from webapp.weights.convert.source import Source, cast
@@ -22,7 +22,9 @@ def plan(source: Source, options: ConversionOptions) -> Plan:
     """``format: pt`` is what web-rwkv's own converters write; Roost's marks make the way back exact."""
     if source.is_web_rwkv and not source.has_lora:
         reason = "it has web-rwkv's names already"
-        raise ConversionRefused(path=source.path.name, target="st", reason=reason, way_out="Use it as it is.")
+        raise ConversionError(
+            "conversion_refused", path=source.path.name, target="st", reason=reason, way_out="Use it as it is."
+        )
     tensors = [_planned(source, name) for name in source.infos]
     marks = {"format": "pt", LAYOUT_KEY: WEB_RWKV, ARCHITECTURE_KEY: source.architecture}
     return Plan("safetensors", tensors, marks | kept_marks(source))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from webapp.errors import ConversionError, Phrase, RoostError
+from webapp.errors import ConversionError, RoostError
+from webapp.i18n import Phrase
 from webapp.weights.convert.plan import Plan
 from webapp.weights.convert.progress import Meter
 from webapp.weights.convert.source import Source

@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
-from webapp.errors import ParameterUnsupported
+from webapp.errors import RoostError
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Prompt, Structure, TextPrompt
 from webapp.web import roles
 from webapp.web.api.answering import (
@@ -122,7 +122,7 @@ def generate_request(asked: OllamaGenerate) -> AnswerRequest:
         ("images", "Roost's models read and write text"),
     ):
         if getattr(asked, name):
-            raise ParameterUnsupported(param=name, reason=reason)
+            raise RoostError("unsupported_parameter", param=name, reason=reason)
     if asked.raw:
         return answer_request(asked, TextPrompt(asked.prompt or ""))
     system = [Message(Role.SYSTEM, asked.system)] if asked.system else []
@@ -157,7 +157,9 @@ def think_mode_of(asked: OllamaRequest) -> ThinkMode | None:
 
 def message_of(message: OllamaMessage, place: int) -> Message:
     if message.images:
-        raise ParameterUnsupported(param=f"messages[{place}].images", reason="Roost's models read and write text")
+        raise RoostError(
+            "unsupported_parameter", param=f"messages[{place}].images", reason="Roost's models read and write text"
+        )
     calls = tuple(
         ToolCall("", call.function.name, msgspec.json.encode(call.function.arguments).decode())
         for call in message.tool_calls or ()

@@ -16,7 +16,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
-from webapp.errors import ParameterInvalid, ParameterUnsupported
+from webapp.errors import RoostError
 from webapp.manager.status import ModelStatus
 from webapp.services.generation.generation import AnswerText
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
@@ -183,12 +183,12 @@ def biases_of(biases: dict[str, float]) -> dict[int, float]:
     try:
         return {int(token_id): bias for token_id, bias in biases.items()}
     except ValueError as exc:
-        raise ParameterInvalid(param="logit_bias", reason="its names must be token ids") from exc
+        raise RoostError("invalid_parameter", param="logit_bias", reason="its names must be token ids") from exc
 
 
 def includes_usage(fields: SamplingFields) -> bool:
     if fields.stream_options is not None and not fields.stream:
-        raise ParameterInvalid(param="stream_options", reason="it is only for streams")
+        raise RoostError("invalid_parameter", param="stream_options", reason="it is only for streams")
     return fields.stream_options is not None and bool(fields.stream_options.include_usage)
 
 
@@ -221,7 +221,7 @@ class ChatRequest(SamplingFields, kw_only=True):
 
 
 def answer_request(asked: ChatRequest) -> AnswerRequest:
-    """ParameterInvalid or ParameterUnsupported for what the types alone cannot tell."""
+    """``invalid_parameter`` or ``unsupported_parameter`` for what the types alone cannot tell."""
     check_supported(asked)
     check_results(asked.messages)
     last = asked.messages[-1]
@@ -257,11 +257,11 @@ def structure_of(asked: ChatRequest) -> Structure:
 def check_supported(asked: ChatRequest) -> None:
     for name in ("functions", "function_call"):
         if getattr(asked, name):
-            raise ParameterUnsupported(param=name, reason="OpenAI has replaced it by tools")
+            raise RoostError("unsupported_parameter", param=name, reason="OpenAI has replaced it by tools")
     if asked.audio is not None or any(kind != "text" for kind in asked.modalities or ()):
-        raise ParameterUnsupported(param="modalities", reason="Roost's models read and write text")
+        raise RoostError("unsupported_parameter", param="modalities", reason="Roost's models read and write text")
     if asked.web_search_options not in (UNSET, None):
-        raise ParameterUnsupported(param="web_search_options", reason="Roost does not search the web")
+        raise RoostError("unsupported_parameter", param="web_search_options", reason="Roost does not search the web")
 
 
 def check_results(messages: Sequence[ChatMessage]) -> None:
@@ -272,7 +272,7 @@ def check_results(messages: Sequence[ChatMessage]) -> None:
             called.update(call.id for call in message.tool_calls or ())
         elif isinstance(message, ToolMessage) and message.tool_call_id not in called:
             reason = f"no call before it has the id {message.tool_call_id[:80]!r}"
-            raise ParameterInvalid(param=f"messages[{place}].tool_call_id", reason=reason)
+            raise RoostError("invalid_parameter", param=f"messages[{place}].tool_call_id", reason=reason)
 
 
 def max_tokens_of(asked: ChatRequest) -> int | None:
@@ -284,7 +284,7 @@ def logprobs_of(asked: ChatRequest) -> int | None:
     if asked.logprobs:
         return asked.top_logprobs or 0
     if asked.top_logprobs:
-        raise ParameterInvalid(param="top_logprobs", reason="it needs logprobs to be true")
+        raise RoostError("invalid_parameter", param="top_logprobs", reason="it needs logprobs to be true")
     return None
 
 
@@ -302,7 +302,7 @@ def assistant_message(message: AssistantMessage, place: str) -> Message:
     text = text_of(message.content or message.refusal or "", f"{place}.content")
     calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
     if not calls and message.content is None and message.refusal is None and not message.reasoning_content:
-        raise ParameterInvalid(param=f"{place}.content", reason="it is missing")
+        raise RoostError("invalid_parameter", param=f"{place}.content", reason="it is missing")
     reasoning = message.reasoning_content or "" if message.prefix else ""
     return Message(Role.ASSISTANT, text, reasoning=reasoning, tool_calls=calls)
 
@@ -319,7 +319,9 @@ def text_of(content: Content, place: str) -> str:
             texts.append(part.refusal)
         else:
             kind = part.__struct_config__.tag
-            raise ParameterUnsupported(param=f"{place}[{number}]", reason=f"Roost's models read text, not {kind}")
+            raise RoostError(
+                "unsupported_parameter", param=f"{place}[{number}]", reason=f"Roost's models read text, not {kind}"
+            )
     return "\n".join(texts)
 
 

@@ -10,7 +10,7 @@ from flask import Response
 from msgspec import UNSET, Meta, UnsetType
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
-from webapp.errors import ParameterInvalid, ParameterUnsupported
+from webapp.errors import RoostError
 from webapp.services.generation.request import AnswerRequest, TextPrompt
 from webapp.web.api.answering import (
     Answering,
@@ -90,11 +90,13 @@ def create() -> Response:
 
 def check_supported(asked: CompletionRequest) -> None:
     if asked.suffix:
-        raise ParameterUnsupported(param="suffix", reason="RWKV reads from left to right and cannot fill a gap")
+        raise RoostError(
+            "unsupported_parameter", param="suffix", reason="RWKV reads from left to right and cannot fill a gap"
+        )
     if asked.best_of is not None and asked.best_of != (asked.n or 1):
-        raise ParameterUnsupported(param="best_of", reason="Roost writes as many answers as it gives, n")
+        raise RoostError("unsupported_parameter", param="best_of", reason="Roost writes as many answers as it gives, n")
     if asked.max_tokens == 0 and (not asked.echo or asked.stream):
-        raise ParameterInvalid(param="max_tokens", reason="0 is only for echo without stream")
+        raise RoostError("invalid_parameter", param="max_tokens", reason="0 is only for echo without stream")
 
 
 def prompts_of(given: str | list[Any] | None) -> tuple[TextPrompt, ...]:
@@ -104,7 +106,9 @@ def prompts_of(given: str | list[Any] | None) -> tuple[TextPrompt, ...]:
     if all(isinstance(item, int) for item in given):
         return (TextPrompt(token_ids=tuple(given)),)
     if any(isinstance(item, int) for item in given):
-        raise ParameterInvalid(param="prompt", reason="a list holds texts, or token ids, or lists of token ids")
+        raise RoostError(
+            "invalid_parameter", param="prompt", reason="a list holds texts, or token ids, or lists of token ids"
+        )
     return tuple(text_prompt(item) if isinstance(item, str) else TextPrompt(token_ids=tuple(item)) for item in given)
 
 

@@ -16,7 +16,7 @@ import msgspec
 from flask import Response, request
 from msgspec import Meta
 
-from webapp.errors import ModelNotFound, ParameterInvalid, ParameterUnsupported, TokenOutOfRange
+from webapp.errors import ModelNotFound, RequestError, RoostError
 from webapp.services.generation.completions import embedding
 from webapp.services.generation.request import ChatPrompt
 from webapp.web.api.answering import (
@@ -92,7 +92,9 @@ def embed() -> Response:
     asked = read_body(EmbeddingRequest)
     inputs = list(inputs_of(asked.input))
     if len(inputs) > MOST_INPUTS:
-        raise ParameterInvalid(param="input", reason=f"there are {len(inputs)} texts; the limit is {MOST_INPUTS}")
+        raise RoostError(
+            "invalid_parameter", param="input", reason=f"there are {len(inputs)} texts; the limit is {MOST_INPUTS}"
+        )
     model = served_model(asked.model)
     check_dimensions(asked.dimensions)
     count = the_record().prompt_tokens = sum(map(len, inputs))
@@ -107,14 +109,18 @@ def inputs_of(given: str | list[Any]) -> Iterator[list[int]]:
         items = [items]
     for item in items:
         if isinstance(item, int):
-            raise ParameterInvalid(param="input", reason="a list holds texts, or token ids, or lists of token ids")
+            raise RoostError(
+                "invalid_parameter", param="input", reason="a list holds texts, or token ids, or lists of token ids"
+            )
         yield the_manager().tokenizer().encode(item) if isinstance(item, str) else item
 
 
 def check_dimensions(dimensions: int | None) -> None:
     config = the_manager().model_info().config
     if dimensions is not None and config is not None and dimensions != config.n_embd:
-        raise ParameterUnsupported(param="dimensions", reason=f"this model's vectors have {config.n_embd} numbers")
+        raise RoostError(
+            "unsupported_parameter", param="dimensions", reason=f"this model's vectors have {config.n_embd} numbers"
+        )
 
 
 def vectors(inputs: list[list[int]]) -> Iterator[list[float]]:
@@ -163,7 +169,9 @@ def tokenize() -> Response:
 def token_ids_of(asked: TokenizeRequest) -> list[int]:
     texts = [text for text in (asked.prompt, asked.content, asked.text) if text is not None]
     if len(texts) + (asked.messages is not None) != 1:
-        raise ParameterInvalid(param="prompt", reason="give exactly one of prompt, content, text and messages")
+        raise RoostError(
+            "invalid_parameter", param="prompt", reason="give exactly one of prompt, content, text and messages"
+        )
     if asked.messages is None:
         return the_manager().tokenizer().encode(texts[0])
     messages = tuple(message_of(message, f"messages[{place}]") for place, message in enumerate(asked.messages))
@@ -178,9 +186,9 @@ def detokenize() -> Response:
 
 
 def decoded(token_ids: Sequence[int]) -> str:
-    """TokenOutOfRange for one that the vocabulary does not have."""
+    """``token_out_of_range`` for one that the vocabulary does not have."""
     tokenizer = the_manager().tokenizer()
     largest = max(token_ids, default=0)
     if largest >= tokenizer.vocab_size:
-        raise TokenOutOfRange(found=largest, vocab_size=tokenizer.vocab_size)
+        raise RequestError("token_out_of_range", found=largest, vocab_size=tokenizer.vocab_size)
     return tokenizer.decode(token_ids)

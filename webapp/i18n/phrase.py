@@ -6,28 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Blank(dict[str, Any]):
-    """Says ``?`` for a value that is missing."""
-
-    def __missing__(self, key: str) -> str:
-        return "?"
-
-
-def fill(template: str, params: Mapping[str, Any]) -> str:
-    """``template.format`` that never raises over a missing value."""
-    return template.format_map(Blank(params))
-
-
-def sentences(message: str, hint: str) -> str:
-    """Sentence and way out in one line; a reason that came from elsewhere may lack its full stop."""
-    if message.endswith(("。", "！", "？")):
-        return message + hint
-    if message.endswith((".", "!", "?", "…")) or not hint:
-        return f"{message} {hint}".rstrip()
-    is_chinese = any("\u4e00" <= char <= "\u9fff" for char in hint)
-    return f"{message}。{hint}" if is_chinese else f"{message}. {hint}"
-
-
 class Phrase(str):
     """``Phrase("it has {found} characters", found=9)``: its English text, and what the text was made of.
 
@@ -40,6 +18,8 @@ class Phrase(str):
     values: dict[str, Any]
 
     def __new__(cls, template: str, **values: Any) -> Phrase:
+        from webapp.i18n.translation import fill
+
         self = super().__new__(cls, fill(template, values))
         self.template = template
         self.values = values

@@ -1,0 +1,95 @@
+"""Codes of errors are rows; what is raised is what an ``except`` catches."""
+
+import ast
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from webapp import errors
+from webapp.errors import (
+    ROWS,
+    ConversionError,
+    FileMissing,
+    OutOfMemory,
+    RoostError,
+    WeightsError,
+    as_roost_error,
+    error_from_dict,
+)
+from webapp.i18n import Text
+
+WEBAPP = Path(__file__).resolve().parents[1] / "webapp"
+KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, RoostError)}
+PLACES = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(WEBAPP.rglob("*.py"))]
+
+
+def test_an_error_is_raised_as_the_class_of_its_row():
+    for path, tree in PLACES:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS and node.args:
+                kind, code = KINDS[node.func.id], node.args[0]
+                place = f"{path.relative_to(WEBAPP)}:{node.lineno}"
+                assert isinstance(code, ast.Constant) and code.value in ROWS, f"{place}: {ast.unparse(code)} is no code"
+                assert ROWS[code.value].kind is kind, f"{place}: {code.value} is raised as {kind.__name__}"
+
+
+def test_every_row_is_used():
+    written = {
+        node.value
+        for path, tree in PLACES
+        if path.name != "errors.py"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    of_classes = {kind.code for kind in KINDS.values()}
+    assert set(ROWS) - written - of_classes == set()
+
+
+def test_a_class_stands_only_where_something_catches_it():
+    caught: set[str] = set()
+    for _, tree in PLACES:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ExceptHandler) and node.type:
+                caught |= {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)}
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in (
+                "isinstance",
+                "suppress",
+            ):
+                caught |= {name.id for name in ast.walk(node) if isinstance(name, ast.Name)}
+    assert set(KINDS) - caught == set()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RoostError("turn_running"),
+        FileMissing("state_not_found", path="x.pth"),
+        WeightsError("file_truncated", path="x", reason=Text("states.mismatch.layer_name", layer=3)),
+        ConversionError("conversion_no_space", path="x", needed="2 GB", free="1 GB"),
+    ],
+    ids=lambda error: error.code,
+)
+def test_an_error_crosses_a_pipe(error):
+    by_dict = error_from_dict(json.loads(json.dumps(error.to_dict())))
+    for again in (by_dict, pickle.loads(pickle.dumps(error))):
+        assert type(again) is type(error) and (again.code, again.params) == (error.code, error.params)
+        assert (again.message, again.hint, again.status) == (error.message, error.hint, error.status)
+
+
+def test_an_unknown_code_keeps_its_sentence():
+    error = error_from_dict({"code": "of_a_later_version", "message": "It is late."})
+    assert error.code == "internal_error" and error.params == {"reason": "It is late."}
+
+
+def test_another_programs_exception_is_wrapped():
+    assert isinstance(as_roost_error(MemoryError()), OutOfMemory)
+    assert as_roost_error(ValueError("x")).params == {"reason": "ValueError: x"}
+    error = RoostError("turn_running")
+    assert as_roost_error(error) is error
+
+
+def test_the_same_error_with_another_value():
+    error = FileMissing("state_not_found", path="/data/x.pth").with_params(path="x.pth")
+    assert type(error) is FileMissing and error.code == "state_not_found" and error.params == {"path": "x.pth"}
