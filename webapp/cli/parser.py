@@ -18,6 +18,16 @@ from webapp.i18n.terminal import t, terminal_locale
 class Formatter(argparse.HelpFormatter):
     """argparse counts characters, and breaks lines at spaces only; Chinese has none and takes two columns each."""
 
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        """How strategies are written is asked of the backends when a help is shown, not at every start."""
+        text = super()._get_help_string(action)
+        if action.dest != "strategy" or action.metavar is None:
+            return text
+        from webapp.engine.registry import backends
+
+        ways = "; ".join(backend.usage() for backend in backends()).replace("%", "%%")
+        return f"{text} {t('cli.strategies', ways=ways)}"
+
     def _split_lines(self, text: str, width: int) -> list[str]:
         return super()._split_lines(text, width) if columns_of(text) == len(text) else wrap(text, width)
 

@@ -179,9 +179,9 @@ def read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any
 
 
 def usage(options: Sequence[BackendOption], kind: str) -> str:
-    """How a strategy of these options is written, such as ``native [q8|q6] [head=same|q8] [threads=0..256]``."""
+    """How a strategy of these options is written, such as ``native [q8|q6] [head=same|q8] [level=0..9]``."""
     words = [kind]
-    for option in options:
+    for option in (option for option in options if option.name not in OF_ENGINE):
         bounds = {"whole": f"{option.low:g}..{option.high:g}", "number": f"{option.low:g}..{option.high:g}"}
         value = "|".join(option.choices) or bounds.get(option.kind, "on|off" if option.kind == "switch" else "TEXT")
         words.append(f"[{value}]" if option.choices and len(words) == 1 else f"[{option.name}={value}]")
