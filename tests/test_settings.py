@@ -34,7 +34,7 @@ def test_every_row_has_a_sentence_of_help_and_a_default_in_range():
 def test_defaults_are_private_to_this_machine(data_dir):
     settings = load(data_dir)
     assert (settings.listen_host, settings.port, settings.is_shared) == ("127.0.0.1", 8000, False)
-    assert settings.strategy == "cpu fp32" and settings.max_body_bytes == 64 << 20
+    assert settings.strategy == "auto" and settings.max_body_bytes == 64 << 20
 
 
 def test_command_line_beats_environment_beats_file_beats_default(data_dir):

@@ -89,7 +89,9 @@ class Settings:
         "auto", "Language for someone who has chosen none; auto follows the browser.", choices=("auto", "en", "zh")
     )
     model: str = setting("", "Model file or name to start with; empty means the bundled starter model.")
-    strategy: str = setting("cpu fp32", "How the model is run: device and precision, such as 'cpu fp32'.")
+    strategy: str = setting(
+        "auto", "How the model is run: auto, or a strategy such as 'native q8', 'cpu fp32' or 'cuda fp16'."
+    )
     state: str = setting("", "State file every new chat begins with; empty means none.")
     preset: str = setting("", "Preset made active at the start, by its name; empty keeps the one used last.")
     max_prompt_tokens: int = setting(65536, "Longest prompt that is accepted, in tokens.", 1, 1 << 30)

@@ -117,7 +117,8 @@ def test_with_the_setting_nothing_is_asked(make_manager):
 
 
 def test_the_shortfall_is_what_the_footprint_needs_beyond_what_is_free(models_dir, tmp_path, monkeypatch):
-    target = TargetResolver(ModelLibrary(models_dir, tmp_path)).resolve(Choice("v7.safetensors", "cpu fp32"))
+    resolver = TargetResolver(ModelLibrary(models_dir, tmp_path), lambda model, in_use: "")
+    target = resolver.resolve(Choice("v7.safetensors", "cpu fp32"))
     monkeypatch.setattr(health, "available_bytes", lambda: needed_bytes(target))
     assert shortfall(target, 0) is None
     monkeypatch.setattr(health, "available_bytes", lambda: needed_bytes(target) - 1)

@@ -160,7 +160,9 @@ def test_characters_every_text_repeats_are_exempt_from_the_global_penalty():
 
 @pytest.fixture
 def target(models_dir, tmp_path):
-    return TargetResolver(ModelLibrary(models_dir, tmp_path)).resolve(Choice("v7.safetensors", "fake"))
+    return TargetResolver(ModelLibrary(models_dir, tmp_path), lambda model, in_use: "").resolve(
+        Choice("v7.safetensors", "fake")
+    )
 
 
 def test_tokens_without_text_or_training_are_banned_but_never_the_end(target):

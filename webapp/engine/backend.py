@@ -65,11 +65,15 @@ class Availability:
     """Whether this machine can run a backend; if not, why, and the command or hardware that would change that.
 
     Both texts are fixed English sentences or phrases (``webapp.errors.Phrase``), so that they can be translated.
+    ``is_ready`` False: something has to be built first, by :meth:`Backend.prepare` or the first load; without
+    ``is_available`` it cannot be, because a tool is missing or, ``has_failed``, because it was tried in vain.
     """
 
     is_available: bool
     reason: str = ""
     way_out: str = ""
+    is_ready: bool = True
+    has_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -343,6 +347,12 @@ class Backend(ABC):
         """The strategies worth trying for a model whose file nobody chose one for; none by default. They need not all
         run on this machine: what ``check`` refuses or does not fit is passed over."""
         return ()
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Builds what is not ready; may take minutes, and what is built stays for later processes. BackendUnavailable
+        when it cannot be done."""
+        return
 
     # a loaded model
 

@@ -148,9 +148,14 @@ def runnable(model: ModelFile, strategy: str) -> tuple[type[Backend], Options]:
 
 
 def suggestions(model: ModelFile) -> list[Suggestion]:
-    """What the backends of this machine suggest for a model: what is tried first comes first."""
-    found = [one for backend in backends() if backend.availability().is_available for one in backend.suggestions(model)]
-    return sorted(found, key=lambda one: one.rank)
+    """What the backends of this machine suggest for a model: what is tried first comes first, what would have to be
+    built first comes last."""
+    found = []
+    for backend in backends():
+        state = backend.availability()
+        if state.is_available:
+            found += [(not state.is_ready, one) for one in backend.suggestions(model)]
+    return [one for _, one in sorted(found, key=lambda pair: (pair[0], pair[1].rank))]
 
 
 def is_automatic(strategy: str) -> bool:

@@ -224,7 +224,7 @@ def needed_bytes(target: Target) -> int:
 
 
 def _footprint(target: Target) -> Footprint:
-    backend, options = resolve_strategy(target.choice.strategy)
+    backend, options = resolve_strategy(target.strategy)
     return backend.footprint(target.inspection, options)
 
 
@@ -283,7 +283,7 @@ class FitCheck:
 
 
 def _key(target: Target) -> _Key:
-    return target.path, target.stamp, tuple(target.choice.strategy.split())
+    return target.path, target.stamp, tuple(target.strategy.split())
 
 
 def available_bytes() -> int:

@@ -20,12 +20,20 @@ from webapp.engine.sampling_params import MOST_ALTERNATIVES
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelError, QueueFull, RequestError, RoostError
 from webapp.i18n import Phrase
+from webapp.manager.automatic import AutomaticEngine
 from webapp.manager.handles import RequestHandle
 from webapp.manager.health import FitCheck, Shortfall, StallLimits, has_room_beside, resident_bytes, shortfall
 from webapp.manager.library import ModelLibrary
 from webapp.manager.status import ModelStatus, StatusBoard, described_target
 from webapp.manager.supervisor import Supervisor
-from webapp.manager.target import Choice, EngineOptions, StateInfo, Target, TargetResolver, tokenizer_of
+from webapp.manager.target import (
+    Choice,
+    EngineOptions,
+    StateInfo,
+    Target,
+    TargetResolver,
+    tokenizer_of,
+)
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
 from webapp.weights.file_reader import MEMORY, FileReader
@@ -59,9 +67,12 @@ class ModelManager:
         self._settings = settings
         self.library = library or _library(settings)
         defaults = EngineOptions(settings.threads, settings.prefill_chunk, settings.idle_unload_s)
-        self._resolver = TargetResolver(self.library, (settings.model, settings.state), defaults)
-        self._first_choice = Choice(settings.model, settings.strategy, settings.state)
         self._board = StatusBoard()
+        self._automatic = AutomaticEngine(self._board.set_note, self._renew)
+        self._resolver = TargetResolver(
+            self.library, self._resolve_automatic, (settings.model, settings.state), defaults
+        )
+        self._first_choice = Choice(settings.model, settings.strategy, settings.state)
         fit = FitCheck((lambda target, reclaimable: None) if settings.load_anyway else shortfall)
         limits = stall_limits or StallLimits.of(settings.stall_limit_s)
         self._supervisor = Supervisor(settings, start_engine, has_room, self._board.publish, limits, fit)
@@ -77,7 +88,8 @@ class ModelManager:
         try:
             target = self._chosen()
         except RoostError:
-            return replace(status, strategy=self._first_choice.strategy)
+            chosen = self._first_choice.strategy
+            return replace(status, strategy=chosen, chosen_strategy=chosen)
         return replace(status, **described_target(target))
 
     def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
@@ -108,7 +120,21 @@ class ModelManager:
             given: dict[str, Any] = {"model": model, "strategy": strategy, "state": state, "options": options}
             wanted = replace(choice, **{name: value for name, value in given.items() if value is not None})
             may_drop_state = state is None and (before is not None or model is not None)
-            self._supervisor.request_load(self._resolver.resolve(wanted, before, may_drop_state))
+            loaded = self._supervisor.loaded_target
+            self._supervisor.request_load(self._resolver.resolve(wanted, before, may_drop_state, loaded))
+
+    def _resolve_automatic(self, inspection: Inspection, in_use: str) -> str:
+        return self._automatic.strategy(inspection, in_use, self.engine_memory_bytes())
+
+    def _renew(self) -> None:
+        """``auto`` stands for a better strategy than it did: a model that was loaded by it is loaded again in the
+        background, once nothing else is; answers that run are finished by the engine they began on."""
+        self._supervisor.wait_settled(None)
+        with self._choosing:
+            loaded = self._supervisor.loaded_target
+            if loaded is not None and loaded.automatic:
+                target = self._resolver.resolve(loaded.choice, loaded, may_drop_state=True, loaded=loaded)
+                self._supervisor.request_renewal(target)
 
     def load_anyway(self) -> None:
         """Starts loading what :meth:`load` or a request was refused last because it does not fit. From then on requests
@@ -140,7 +166,7 @@ class ModelManager:
             return ()
         given: dict[str, Any] = {"model": model, "strategy": strategy, "options": options}
         wanted = replace(loaded.choice, **{name: value for name, value in given.items() if value is not None})
-        return self._resolver.resolve(replace(wanted, state="")).reload_differences(loaded)
+        return self._resolver.resolve(replace(wanted, state=""), loaded=loaded).reload_differences(loaded)
 
     def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:
         """Until the load at hand is done; raises its error. ``no_model`` when there is nothing to wait for."""

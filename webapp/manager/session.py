@@ -181,7 +181,7 @@ class EngineSession:
                 start = Start(StateInfo("", request.initial_state.digest()), request.initial_state)
             if start.info != self.target.start.info:
                 digest = self._kept_states.give(start)
-            handle.service = Service(self.target.name, self.target.choice.strategy, start.info)
+            handle.service = Service(self.target.name, self.target.strategy, start.info)
             log_begin(handle)  # before the engine can have ended it
             self._send(Submit.of(request, digest))
 
@@ -361,7 +361,7 @@ def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadMo
     command = LoadModel(
         path_bytes=os.fsencode(target.path),
         config=target.config,
-        strategy=target.choice.strategy,
+        strategy=target.strategy,
         max_sequences=settings.max_sequences,
         prefill_chunk=target.options.prefill_chunk or settings.prefill_chunk,
         state_cache_bytes=settings.state_cache_bytes,

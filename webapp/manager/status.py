@@ -25,6 +25,8 @@ class ModelStatus:
     when another model was to replace the one that stays. ``notice`` says why a state was dropped. ``engine_bytes`` is
     the resident memory of the engine process when this was written; it alone makes no new revision. ``silent_s``:
     for so many seconds the engine, or the one that loads, has given no sign of life; 0 while all is well.
+    ``chosen_strategy`` is ``auto`` where ``strategy`` is what that came to; ``engine_note`` then says why it did not
+    come to a faster one, or "" (see ``services.strategy.automatic``).
     """
 
     revision: int = 0
@@ -32,6 +34,7 @@ class ModelStatus:
     model: str = ""
     model_path: str = ""
     strategy: str = ""
+    chosen_strategy: str = ""
     state: str = ""
     state_digest: str = ""
     done_bytes: int = 0
@@ -44,6 +47,7 @@ class ModelStatus:
     waiting: int = 0
     seats: int = 0
     silent_s: int = 0
+    engine_note: str = ""
     engine_bytes: int = field(default=0, compare=False)
 
 
@@ -80,7 +84,8 @@ def described_target(target: Target) -> dict[str, Any]:
     return {
         "model": target.name,
         "model_path": target.path,
-        "strategy": target.choice.strategy,
+        "strategy": target.strategy,
+        "chosen_strategy": target.choice.strategy,
         "state": target.state_info.name,
         "state_digest": target.state_info.digest,
         "notice": target.notice,
@@ -93,6 +98,7 @@ class StatusBoard:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._status = ModelStatus()
+        self._note = ""
         self._listeners: list[Callable[[], object]] = []
 
     @property
@@ -102,12 +108,16 @@ class StatusBoard:
     def publish(self, status: ModelStatus) -> None:
         """Its revision is set here."""
         with self._changed:
-            now = replace(status, revision=self._status.revision)
+            now = replace(status, revision=self._status.revision, engine_note=self._note)
             is_new = now != self._status
             self._status = replace(now, revision=now.revision + is_new)
             self._changed.notify_all()
         for listener in self._listeners if is_new else ():
             listener()
+
+    def set_note(self, engine_note: str) -> None:
+        self._note = engine_note
+        self.publish(self._status)
 
     def listen(self, listener: Callable[[], object]) -> None:
         """Called after every change, in the thread that made it; it must return at once."""

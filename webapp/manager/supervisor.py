@@ -32,10 +32,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Change:
-    """``target`` None is an unload. A cancelled one carries the error it ends with, as soon as it can."""
+    """``target`` None is an unload. A cancelled one carries the error it ends with, as soon as it can. A patient one
+    lets the answers of the old engine finish, however long they are."""
 
     target: Target | None
     error: RoostError | None = None
+    is_patient: bool = False
 
 
 class Supervisor:
@@ -149,7 +151,7 @@ class Supervisor:
                 self._fit.accept(target)
             else:
                 self._check_fit(target, by_hand=True)
-            self._request(target)
+            self._request(Change(target))
 
     def request_refused(self) -> None:
         """Loads what was refused last because it does not fit; ``no_model`` when nothing was."""
@@ -157,6 +159,13 @@ class Supervisor:
             if self._refused is None:
                 raise ModelError("no_model")
             self.request_load(self._refused, anyway=True)
+
+    def request_renewal(self, target: Target) -> None:
+        """Loads the same model in another way, unless anything else is going on. Costs no answer."""
+        with self.changed:
+            is_free = self._is_serving and not self.is_closing
+            if is_free and self.session is not None and not self.session.target.is_same_engine(target):
+                self._request(Change(target, is_patient=True))
 
     def request_unload(self) -> None:
         with self.changed:
@@ -181,7 +190,7 @@ class Supervisor:
             if self._crashes >= self._settings.crash_tries:
                 raise ModelError("crash_loop", tries=self._crashes, reason=self._last_crash)
             self._check_fit(target)
-            self._request(target)
+            self._request(Change(target))
 
     def set_goal(self, target: Target) -> None:
         """Chooses what the next load will load; what is loaded or being loaded gets its state at once."""
@@ -218,9 +227,9 @@ class Supervisor:
             self._tell()
             raise refusal
 
-    def _request(self, target: Target) -> None:
+    def _request(self, change: Change) -> None:
         self.error = self._refused = None
-        self._replace_changes(Change(target))
+        self._replace_changes(change)
         if self._worker is None:
             self._worker = threading.Thread(target=self._work, name="roost-model-manager", daemon=True)
             self._worker.start()
@@ -388,9 +397,13 @@ class Supervisor:
     def _retire(self, old: EngineSession, change: Change) -> None:
         """Lets what runs finish for a while, then ends the engine. A load cancelled meanwhile leaves it be."""
         with self.changed:
-            self.changed.wait_for(
-                lambda: not old.is_busy or old.error or self.is_closing or change.error, self._settings.swap_grace_s
-            )
+
+            def is_over() -> bool:
+                return bool(not old.is_busy or old.error or self.is_closing or change.error)
+
+            if change.is_patient:
+                self.changed.wait_for(lambda: is_over() or self._next is not None)
+            self.changed.wait_for(is_over, self._settings.swap_grace_s)
             if change.error is not None and self.session is old:
                 raise change.error
             self._retiring = old

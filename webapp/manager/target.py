@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from webapp.engine.engine_options import EngineOptions
-from webapp.engine.registry import runnable
+from webapp.engine.registry import AUTOMATIC, is_automatic, resolve_strategy, runnable
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import FileMissing, RoostError, WeightsError
 from webapp.i18n import Text
@@ -108,7 +109,7 @@ class Choice:
     """Names as a person gave them; "" is the starter model, or the model's own beginning."""
 
     model: str = ""
-    strategy: str = "cpu fp32"
+    strategy: str = AUTOMATIC
     state: str = ""
     options: EngineOptions = field(default_factory=EngineOptions)
 
@@ -118,7 +119,7 @@ class Target:
     """Everything needed to load, already checked. ``stamp`` tells a file from its replacement of the same name.
 
     ``options`` are the choice's over the settings', with the tokenizer's file found. ``notice`` says why a state that
-    was in use before is not any more.
+    was in use before is not any more. ``automatic`` is what the choice's ``auto`` came to, else "".
     """
 
     choice: Choice
@@ -129,6 +130,12 @@ class Target:
     options: EngineOptions = field(default_factory=EngineOptions)
     start: Start = field(default_factory=Start)
     notice: dict[str, Any] | None = field(default=None, compare=False)
+    automatic: str = ""
+
+    @property
+    def strategy(self) -> str:
+        """The one it is run with; never ``auto``."""
+        return self.automatic or self.choice.strategy
 
     @property
     def name(self) -> str:
@@ -150,7 +157,7 @@ class Target:
     def reload_differences(self, other: Target) -> tuple[str, ...]:
         """Names of what an engine loaded for ``other`` would have to be loaded again for."""
         is_same_file = (self.path, self.stamp) == (other.path, other.stamp)
-        is_same_strategy = self.choice.strategy.split() == other.choice.strategy.split()
+        is_same_strategy = self.strategy.split() == other.strategy.split()
         names = [name for name, same in (("model", is_same_file), ("strategy", is_same_strategy)) if not same]
         return (*names, *self.options.reload_differences(other.options))
 
@@ -168,26 +175,45 @@ class TargetResolver:
     """Turns a :class:`Choice` into a :class:`Target`, or says why it cannot be loaded. Loads no weights.
 
     ``trusted`` are names the operator set (command line, config file): they may lie anywhere on disk. All others have
-    to be in the models folder. ``defaults`` are the options of whoever chooses none.
+    to be in the models folder. ``defaults`` are the options of whoever chooses none. ``automatic(inspection, in_use)``
+    is the strategy ``auto`` stands for; ``in_use`` is the one the file is loaded with by ``auto`` now, or "".
     """
 
     def __init__(
-        self, library: ModelLibrary, trusted: tuple[str, ...] = (), defaults: EngineOptions | None = None
+        self,
+        library: ModelLibrary,
+        automatic: Callable[[Inspection, str], str],
+        trusted: tuple[str, ...] = (),
+        defaults: EngineOptions | None = None,
     ) -> None:
         self._library = library
         self._trusted = frozenset(name for name in trusted if name)
         self._defaults = defaults or EngineOptions()
+        self._automatic = automatic
         self._starts = StartReader(library, self._trusted)
 
-    def resolve(self, choice: Choice, before: Target | None = None, may_drop_state: bool = False) -> Target:
+    def resolve(
+        self,
+        choice: Choice,
+        before: Target | None = None,
+        may_drop_state: bool = False,
+        loaded: Target | None = None,
+    ) -> Target:
         """``before`` is what was chosen until now: its state is taken over unread when model and state are the same.
+        ``loaded`` is what an engine holds or is about to.
 
         A state that does not fit is an error, or dropped with a notice when it ``may_drop_state``; so is one that may
         have been made for the version of the model before.
         """
+        if not is_automatic(choice.strategy):
+            resolve_strategy(choice.strategy)  # what is wrong with it is told before what is wrong with the file
         path, stamp, inspection, config = self._look_into(choice.model)
-        runnable(inspection, choice.strategy)
         target = Target(choice, path, stamp, inspection, config, self.effective(choice.options))
+        if is_automatic(choice.strategy):
+            is_loaded = loaded is not None and (loaded.path, loaded.stamp) == (path, stamp)
+            in_use = loaded.automatic if loaded is not None and is_loaded else ""
+            target = replace(target, automatic=self._automatic(inspection, in_use))
+        runnable(inspection, target.strategy)
         if target.options.tokenizer:
             tokenizer_of(target)  # one that was named has to fit; none at all is fine
         if before is not None and before.state_info.name and target.is_same_start(before):

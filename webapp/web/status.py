@@ -214,7 +214,7 @@ def load() -> Response | BaseResponse:
         if request.form.get("anyway"):
             manager.load_anyway()
         else:
-            strategy = strategy_on_load(manager.library, model, manager.status().strategy) if model else None
+            strategy = strategy_on_load(manager.library, model, manager.status().chosen_strategy) if model else None
             manager.load(model=model, strategy=strategy)
     except RoostError as exc:
         if wants_fragment():

@@ -47,6 +47,12 @@ def big(architecture: str, n_layer: int = 24, n_embd: int = 2048) -> Inspection:
     )
 
 
+@pytest.fixture(autouse=True)
+def native(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not to be had, whatever compilers are here."""
+    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler", is_ready=False))
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: True)
@@ -193,7 +199,6 @@ def test_the_fastest_that_fits_is_recommended(
 ) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: bool(vram))
     monkeypatch.setattr(requirements, "read_torch_build", lambda: requirements.TorchBuild("2.6.0", cuda="12.4"))
-    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler"))
     advice = choice.recommend(machine(free_gb, *vram), big(architecture))
     assert advice.strategy == strategy
     for locale in ("en", "zh"):
@@ -202,9 +207,9 @@ def test_the_fastest_that_fits_is_recommended(
 
 @pytest.mark.parametrize(
     ("architecture", "free_gb", "strategy"),
-    [("7", 32, "cpu fp32"), ("7", 3.3, "native q8"), ("6", 2.2, "native q8"), ("7", 1.6, "native q4")],
+    [("7", 32, "native q8"), ("6", 2.2, "native q8"), ("7", 1.8, "native q6"), ("7", 1.6, "native q4")],
 )
-def test_where_the_package_does_not_fit_the_native_engine_is_recommended(
+def test_the_native_engine_is_recommended_in_as_many_bits_as_fit(
     architecture: str, free_gb: float, strategy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(True))
@@ -213,6 +218,14 @@ def test_where_the_package_does_not_fit_the_native_engine_is_recommended(
     assert advice.strategy == strategy and advice.fit is not None and advice.fit.verdict == "fits"
     for locale in ("en", "zh"):
         assert strategy in translate(advice.reason, locale, **advice.params)
+
+
+@pytest.mark.parametrize(("free_gb", "strategy"), [(32, "cpu fp32"), (2.2, "native q8")])
+def test_an_engine_that_has_to_be_built_first_is_recommended_where_no_other_fits(
+    free_gb: float, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(True, is_ready=False))
+    assert choice.recommend(machine(free_gb), big("7")).strategy == strategy
 
 
 def test_a_converted_file_is_run_as_it_was_made_for() -> None:

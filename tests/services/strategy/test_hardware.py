@@ -11,8 +11,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from webapp.manager import nvidia
+from webapp.manager.nvidia import Gpu
 from webapp.services.strategy import hardware
-from webapp.services.strategy.hardware import Gpu, Probe
+from webapp.services.strategy.hardware import Probe
 
 CARD = Gpu(0, "NVIDIA GeForce RTX 4060", 8 << 30, 6 << 30, "550.54")
 
@@ -37,7 +39,7 @@ def test_figures_are_kept_for_a_moment(tmp_path: Path, monkeypatch: pytest.Monke
     assert probe.read(tmp_path).ram_available == 1002
 
 
-def test_a_page_does_not_wait_for_a_driver_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_does_not_wait_for_a_driver_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     answer, readers = threading.Event(), []
 
     def slow() -> tuple[Gpu, ...]:
@@ -45,17 +47,16 @@ def test_a_page_does_not_wait_for_a_driver_that_hangs(tmp_path: Path, monkeypatc
         answer.wait(30)
         return (CARD,)
 
-    monkeypatch.setattr(hardware, "read_gpus", slow)
-    monkeypatch.setattr(hardware, "KEPT_S", -1.0)
-    monkeypatch.setattr(hardware, "GPU_PATIENCE_S", 0.02)
-    probe = Probe()
+    monkeypatch.setattr(nvidia, "read_gpus", slow)
+    monkeypatch.setattr(nvidia, "PATIENCE_S", 0.02)
+    gpus = nvidia.GpuReader()
     started = time.monotonic()
-    assert probe.read(tmp_path).gpus == () == probe.read(tmp_path).gpus
+    assert gpus.read() == () == gpus.read()
     assert time.monotonic() - started < 5 and len(readers) == 1, "one thread waits, the page does not"
     answer.set()
-    probe._reader.join(30)
-    assert probe.read(tmp_path).gpus == (CARD,)
-    probe._reader.join(30)
+    gpus._thread.join(30)
+    assert gpus.read() == (CARD,)
+    gpus._thread.join(30)
 
 
 class FakeNvml(SimpleNamespace):
@@ -102,7 +103,7 @@ def test_cards_are_counted_as_torch_counts_them(visible: str | None, names: list
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    found = hardware.read_gpus()
+    found = nvidia.read_gpus()
     assert [card.name for card in found] == names
     assert [card.index for card in found] == list(range(len(names)))
 
@@ -110,7 +111,7 @@ def test_cards_are_counted_as_torch_counts_them(visible: str | None, names: list
 def test_an_older_package_answers_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(1, as_bytes=True))
-    assert hardware.read_gpus() == (Gpu(0, "Card 0", 8 << 30, 0, "550.54"),)
+    assert nvidia.read_gpus() == (Gpu(0, "Card 0", 8 << 30, 0, "550.54"),)
 
 
 @pytest.mark.parametrize("broken", ["nvmlInit", "nvmlDeviceGetCount", "nvmlDeviceGetMemoryInfo"])
@@ -118,12 +119,12 @@ def test_a_broken_driver_is_no_card_and_no_error(broken: str, monkeypatch: pytes
     fake = FakeNvml(broken=broken)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    assert hardware.read_gpus() == () and fake.is_open == 0
+    assert nvidia.read_gpus() == () and fake.is_open == 0
 
 
 def test_without_the_package_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert hardware.read_gpus() == ()
+    assert nvidia.read_gpus() == ()
 
 
 def test_asking_what_there_is_brings_neither_numpy_nor_torch() -> None:

@@ -2,12 +2,21 @@
 
 from dataclasses import replace
 
+import pytest
+
 from tests.services.strategy.test_fit import big, machine
 from tests.weights.make_checkpoints import write_checkpoint
+from webapp.backends.native.backend import NativeBackend
+from webapp.engine.backend import Availability
 from webapp.manager.library import ModelLibrary
 from webapp.services.strategy.choice import strategy_for, strategy_on_load
 
 INT8 = "cpu fp32i8 -> cpu fp32 *1"
+
+
+@pytest.fixture(autouse=True)
+def no_native_engine(monkeypatch):
+    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler", is_ready=False))
 
 
 def test_the_strategy_in_use_stays_as_long_as_the_model_can_be_run_with_it():
@@ -26,6 +35,12 @@ def test_a_strategy_nothing_can_be_run_with_is_left_to_be_told():
     assert strategy_for(big("7"), "banana", machine(32)) == "banana"
     elsewhere = replace(big("7"), converted_strategy="cuda:99 fp16")
     assert strategy_for(elsewhere, "cpu fp32", machine(32)) == "cpu fp32"
+
+
+def test_auto_stays_and_is_shown_as_what_it_comes_to(tmp_path):
+    write_checkpoint(tmp_path / "seven.pth", "7", n_embd=64, vocab_size=256)
+    assert strategy_on_load(ModelLibrary(tmp_path), "seven.pth", "auto") is None
+    assert strategy_for(big("7"), "auto", machine(32)) == "cpu fp32"
 
 
 def test_by_name_as_the_manager_takes_it(tmp_path):

@@ -262,8 +262,10 @@ def test_every_model_says_what_it_needs_of_what_is_free(open_browser):
     assert len(re.findall(pattern("models.fit.fits", strategy="cpu fp32"), page)) == 2
     details = browser.get("/models/good.safetensors")[1]
     assert re.search(pattern("models.fit.fits"), details)
-    assert re.search(pattern("models.load_with", strategy="STRATEGY").replace("STRATEGY", r"(cpu|cuda) \w+"), details)
-    assert 'name="strategy" value="c' in details
+    assert re.search(
+        pattern("models.load_with", strategy="STRATEGY").replace("STRATEGY", r"(cpu|cuda|native) \w+"), details
+    )
+    assert re.search('name="strategy" value="[cn]', details)
 
 
 def test_a_model_too_large_says_what_would_do(open_browser, monkeypatch):
@@ -289,7 +291,7 @@ def test_load_takes_a_strategy_the_file_can_be_run_with(open_browser, monkeypatc
     browser.act("/models/load", name=name)
     browser.act("/models/load", name=name, strategy="cpu bf16")
     browser.act("/status/load", model=name)
-    assert strategy in ("cpu fp32", "cuda fp16") and [given["strategy"] for given in taken] == [
+    assert strategy in ("cpu fp32", "cuda fp16", "native q8") and [given["strategy"] for given in taken] == [
         strategy,
         "cpu bf16",
         strategy,

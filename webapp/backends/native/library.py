@@ -57,10 +57,11 @@ def availability() -> Availability:
         return Availability(True)
     failure = _failure_file()
     if failure.exists():
-        return Availability(False, _not_built(failure), _way_out())
+        return Availability(False, _not_built(failure), _way_out(), is_ready=False, has_failed=True)
     if find_compiler() is None:
-        return Availability(False, "its library is not built and there is no C++ compiler", _way_out())
-    return Availability(True)
+        reason = "its library is not built and there is no C++ compiler"
+        return Availability(False, reason, _way_out(), is_ready=False)
+    return Availability(True, is_ready=False)
 
 
 def is_built() -> bool:
@@ -97,6 +98,15 @@ def find_compiler() -> list[str] | None:
 def load() -> ctypes.CDLL:
     """The library, built first if need be. Raises NativeUnavailable."""
     path = find_library() or build()
+    try:
+        return _opened(path)
+    except NativeUnavailable:
+        if path.parent != BUILT:
+            raise
+        return _opened(build())  # the wheel's is for another system, such as one with musl
+
+
+def _opened(path: Path) -> ctypes.CDLL:
     try:
         library = ctypes.CDLL(str(path))
         library.roost_abi.restype = ctypes.c_int32
@@ -161,6 +171,27 @@ def cache_folder() -> Path:
     return Path(base) / "roost" / "native"
 
 
+def build_apart() -> None:
+    """:func:`build` in a process of its own with little priority, which goes on if this one ends: it is done in half a
+    minute, and what it makes is there for the next start. Returns when it is over; NativeUnavailable."""
+    code = (
+        "import os, sys; sys.path[:] = sys.argv[1:]; hasattr(os, 'nice') and os.nice(10)\n"
+        "from webapp.backends.native import library; library.build()"
+    )
+    apart = {"creationflags": 0x4000 | 0x8000000} if sys.platform == "win32" else {"start_new_session": True}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(os.path.abspath(entry) for entry in sys.path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        **apart,  # type: ignore[call-overload]
+    )
+    if find_library() is None:
+        found = availability()
+        raise NativeUnavailable(found.reason or done.stderr.strip()[-200:], found.way_out or _way_out())
+
+
 def build(folder: Path | None = None) -> Path:
     """Compiles the sources into ``folder`` (the cache), unless another process does so meanwhile. Raises
     NativeUnavailable, and remembers the compiler's words beside where the library would be."""
@@ -173,6 +204,8 @@ def build(folder: Path | None = None) -> Path:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _lock(folder / "build.lock"):
             if not target.exists():
+                for left in folder.glob("build-*"):  # of a build that was ended
+                    shutil.rmtree(left, ignore_errors=True)
                 _compile(compiler, target)
     except OSError as exc:
         reason = Phrase("{folder} cannot be written: {error}", folder=str(folder), error=str(exc))
@@ -183,7 +216,7 @@ def build(folder: Path | None = None) -> Path:
 def _compile(compiler: list[str], target: Path) -> None:
     flags = [flag for flag in FLAGS if flag != "-fPIC" or sys.platform != "win32"]
     links = ["-static"] if sys.platform == "win32" else ["-lpthread"]
-    with tempfile.TemporaryDirectory(dir=target.parent) as name:
+    with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as name:
         scratch = Path(name)
         sources = sorted(SOURCES.glob("*.cpp"))
         objects = [scratch / f"{source.stem}.o" for source in sources]

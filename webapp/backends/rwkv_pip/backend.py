@@ -153,12 +153,13 @@ class RwkvPipBackend(Backend):
         if model.converted_strategy is not None:
             return [Suggestion(model.converted_strategy, 0, "strategy.recommend.converted")]
         cuda, cpu = [("cuda fp16", "cuda_fp16")], [("cpu fp32", "cpu_fp32"), ("cpu bf16", "cpu_bf16")]
+        streamed: list[tuple[str, str]] = []
         if model.config is not None and model.config.major < 7:  # the package's RWKV-7 has neither int8 nor streaming
             cuda.append(("cuda fp16i8 -> cuda fp16 *1", "cuda_int8"))
             on_card = [max(1, model.config.n_layer * quarters // 4) for quarters in (3, 2, 1)]
-            cuda += [(f"cuda fp16 *{layers}+", "cuda_stream") for layers in on_card]
+            streamed = [(f"cuda fp16 *{layers}+", "cuda_stream") for layers in on_card]
             cpu.append(("cpu fp32i8 -> cpu fp32 *1", "cpu_int8"))
-        ranked = [*enumerate(cuda, 10), *enumerate(cpu, 50)]
+        ranked = [*enumerate(cuda, 10), *enumerate(streamed, 40), *enumerate(cpu, 50)]
         return [Suggestion(strategy, rank, f"strategy.recommend.{key}") for rank, (strategy, key) in ranked]
 
     @classmethod

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from webapp.engine.engine_options import EngineOptions
-from webapp.engine.registry import backend_for
+from webapp.engine.registry import backend_for, is_automatic
 from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE
-from webapp.settings import SETTINGS, Settings
+from webapp.settings import Settings
 from webapp.storage.presets import Preset
 
 
@@ -43,7 +43,7 @@ class PresetLoading:
                 self._manager.library.find(preset.model)
             if preset.state and preset.state != ZERO_STATE:
                 self._manager.library.find_state(preset.state)
-            if preset.strategy:
+            if not is_automatic(preset.strategy):
                 backend_for(preset.strategy)
         except RoostError as exc:
             return exc
@@ -59,12 +59,16 @@ class PresetLoading:
         }
 
     def usual_strategy(self, model: str) -> str | None:
-        """For a preset that leaves it open: the operator's, else what suits this machine; None, as it is, for the model
-        in use or a machine nobody can tell about."""
-        if self._settings.strategy != SETTINGS["strategy"].default:
-            return self._settings.strategy
-        if not model:
-            return None
+        """For a preset that leaves it open: the operator's, which is ``auto`` unless he chose one. None, as it is, for
+        the model in use."""
+        usual = self._settings.strategy
+        return usual if model or not is_automatic(usual) else None
+
+    def resolved_strategy(self, model: str) -> str | None:
+        """What :meth:`usual_strategy` comes to on this machine; None where that cannot be told."""
+        usual = self.usual_strategy(model)
+        if usual is None or not is_automatic(usual):
+            return usual
         from webapp.services.strategy.choice import recommended_strategy  # brings psutil, which a start does without
 
         return recommended_strategy(self._manager.library, model)

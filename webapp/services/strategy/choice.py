@@ -7,7 +7,7 @@ from typing import Any
 
 from webapp.engine.backend import ModelSizes
 from webapp.engine.backend_options import BY_STRATEGY, PlacedRun
-from webapp.engine.registry import resolve_strategy, runnable, suggestions
+from webapp.engine.registry import is_automatic, resolve_strategy, runnable, suggestions
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, RoostError
 from webapp.manager.library import ModelLibrary
@@ -36,6 +36,8 @@ class StrategyCheck:
 def validate(strategy: str, config: ModelConfig | None = None) -> StrategyCheck:
     """Loads nothing, raises nothing. Without ``config`` only the writing is checked, not layers or versions."""
     text = strategy.strip()
+    if text and is_automatic(text):
+        return StrategyCheck(True, text)
     runs: tuple[PlacedRun, ...] = ()
     try:
         backend, options = resolve_strategy(strategy)
@@ -95,7 +97,9 @@ def recommended_strategy(library: ModelLibrary, model: str) -> str | None:
 
 def strategy_on_load(library: ModelLibrary, model: str, in_use: str) -> str | None:
     """For a load that names a model alone, to give to ``ModelManager.load``; None keeps the one in use, also for a
-    model that is not there, which the manager says."""
+    model that is not there, which the manager says, and ``auto``. ``in_use`` is ``ModelStatus.chosen_strategy``."""
+    if is_automatic(in_use):
+        return None
     try:
         found = library.inspect(library.find(model))
     except RoostError:
@@ -107,6 +111,8 @@ def strategy_on_load(library: ModelLibrary, model: str, in_use: str) -> str | No
 def strategy_for(found: Inspection, in_use: str, hardware: Hardware) -> str:
     """Another than the one in use for a file that was converted for another, and for a version that this one cannot
     run (int8 and RWKV-7): what suits this machine. A strategy that nothing could be run with stays, and is told."""
+    if is_automatic(in_use):
+        return recommend(hardware, found).strategy or in_use
     if not validate(in_use).is_valid:
         return in_use
     if fits.estimate(found, in_use, hardware, with_alternatives=False).verdict != fits.CANNOT_RUN:

@@ -242,7 +242,7 @@ def take_turn(model: str) -> None:
     record.at_end.append(turns.leave)
     manager = the_manager()
     if manager.status().model != model:
-        strategy = strategy_on_load(manager.library, model, manager.status().strategy)
+        strategy = strategy_on_load(manager.library, model, manager.status().chosen_strategy)
         manager.load(model=model, strategy=strategy)
 
 

@@ -112,7 +112,7 @@ def load() -> Response | BaseResponse:
         if request.form.get("anyway"):
             page.manager.load_anyway()
             return
-        strategy = given or strategy_on_load(library_of(page), _name(), page.status.strategy)
+        strategy = given or strategy_on_load(library_of(page), _name(), page.status.chosen_strategy)
         page.manager.load(model=_name(), strategy=strategy)
 
     return _act("", act)

@@ -220,7 +220,7 @@ def _link(blueprint: str, path: str, name: str) -> str:
 def fit_line(page: PageContext, found: Inspection, name: str, strategy: str = "") -> Values:
     """Will it fit, in a sentence: for ``strategy``, or the one a click on Load would take. ``kind``: good, warn or
     bad."""
-    in_use = page.status.strategy or page.settings.strategy
+    in_use = page.status.chosen_strategy or page.settings.strategy
     fit = estimate(
         found,
         strategy or strategy_for(found, in_use, page.hardware),

@@ -1,0 +1,124 @@
+"""What ``auto`` comes to, and how a better engine takes the place of the one that answered until it was built."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from tests.manager.conftest import last_output, request
+from webapp.backends.fake import FakeBackend
+from webapp.engine import registry
+from webapp.engine.backend import Availability, Suggestion
+from webapp.errors import BackendUnavailable
+
+SLOW = "fake script=ab repeat=0 delay_ms=2"
+
+
+class Slow(FakeBackend):
+    @classmethod
+    def suggestions(cls, model):
+        return [Suggestion(SLOW, 50, "")]
+
+
+class Better(FakeBackend):
+    """Has to be built first."""
+
+    state = Availability(True, is_ready=False)
+    may_end = threading.Event()
+    error: BackendUnavailable | None = None
+
+    @classmethod
+    def availability(cls):
+        return cls.state
+
+    @classmethod
+    def suggestions(cls, model):
+        return [Suggestion("better vocab=256", 20, "")]
+
+    @classmethod
+    def prepare(cls):
+        assert cls.may_end.wait(30)
+        if cls.error:
+            raise cls.error
+        cls.state = Availability(True)
+
+
+@pytest.fixture(autouse=True)
+def two_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        registry.BackendEntry("better", f"{__name__}:Better"),
+        registry.BackendEntry("fake", f"{__name__}:Slow"),
+    ]
+    monkeypatch.setattr(registry, "REGISTRY", rows)
+    monkeypatch.setattr(Better, "state", Availability(True, is_ready=False))
+    monkeypatch.setattr(Better, "may_end", threading.Event())
+    monkeypatch.setattr(Better, "error", None)
+
+
+def wait_until(manager, is_so):
+    status = manager.status()
+    while not is_so(status):
+        before = status.revision
+        status = manager.wait_change(before, 30)
+        assert status.revision > before, status
+    return status
+
+
+def test_the_next_best_answers_while_the_best_is_built_and_then_gives_way(make_manager, starter):
+    manager = make_manager("auto")
+    manager.load()
+    status = manager.wait_ready(20)
+    assert (status.strategy, status.chosen_strategy, status.engine_note) == (SLOW, "auto", "compiling")
+    Better.may_end.set()
+    status = wait_until(manager, lambda status: status.strategy.startswith("better") and status.phase == "ready")
+    assert status.engine_note == "" and len(starter.clients) == 2
+
+
+def test_an_answer_that_runs_is_finished_by_the_engine_it_began_on(make_manager):
+    manager = make_manager("auto", swap_grace_s=0.0)
+    manager.load()
+    manager.wait_ready(20)
+    handle = manager.submit(request(max_tokens=300))
+    Better.may_end.set()
+    wait_until(manager, lambda status: status.strategy.startswith("better"))
+    assert len(last_output(handle).token_ids) == 300
+
+
+def test_what_is_loaded_by_name_is_left_alone(make_manager, starter):
+    manager = make_manager("fake")
+    manager.load()
+    assert manager.wait_ready(20).engine_note == ""
+    manager._renew()
+    assert manager.status().strategy == "fake" and len(starter.clients) == 1
+
+
+def test_a_build_that_fails_is_told_and_not_tried_again(make_manager, monkeypatch):
+    monkeypatch.setattr(Better, "error", BackendUnavailable(backend="better", reason="no room", way_out=""))
+    Better.may_end.set()
+    manager = make_manager("auto")
+    manager.load()
+    manager.wait_ready(20)
+    assert wait_until(manager, lambda status: status.engine_note == "failed").strategy == SLOW
+    manager.load()
+    assert manager.status().engine_note == "failed"
+
+
+def test_without_a_tool_to_build_it_that_is_told(make_manager, monkeypatch):
+    monkeypatch.setattr(Better, "state", Availability(False, "no compiler", "Get one.", is_ready=False))
+    manager = make_manager("auto")
+    manager.load()
+    assert manager.wait_ready(20).engine_note == "no_compiler"
+
+
+def test_memory_that_has_changed_since_makes_no_reload(make_manager, starter, monkeypatch):
+    monkeypatch.setattr(Better, "state", Availability(True))
+    two = [Suggestion("better vocab=256", 20, ""), Suggestion("better vocab=300", 21, "")]
+    monkeypatch.setattr(Better, "suggestions", lambda model: two)
+    manager = make_manager("auto")
+    manager.load()
+    manager.wait_ready(20)
+    monkeypatch.setattr(Better, "suggestions", lambda model: [*two[1:], Suggestion("better vocab=256", 22, "")])
+    manager.load()
+    assert manager.wait_ready(20).strategy == "better vocab=256" and len(starter.clients) == 1
+    assert manager.reload_reasons() == ()

@@ -1,0 +1,84 @@
+"""Engine "automatic": the strategy of a model nobody chose one for, and the engine that has to be built for it first.
+
+Every backend suggests strategies (``engine.registry``); the best that runs and fits is taken. A backend that has to be
+built first, as the native engine's library is, gets built in the background while the next best one answers; then the
+model is loaded again with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from webapp.engine.backend import RAM, Backend
+from webapp.engine.registry import automatic_strategy, backends, suggestions
+from webapp.errors import RoostError
+from webapp.manager.health import available_bytes
+from webapp.manager.nvidia import GPUS
+from webapp.weights.inspection import Inspection
+
+logger = logging.getLogger(__name__)
+
+COMPILING, NO_COMPILER, FAILED = "compiling", "no_compiler", "failed"
+"""Notes: what keeps a better engine away."""
+
+
+class AutomaticEngine:
+    """``on_note(note)`` hears what keeps a better engine away ("" is nothing) whenever that changes; ``on_ready()`` is
+    called when one was built. Both may come from other threads. Safe to use from any thread."""
+
+    def __init__(self, on_note: Callable[[str], object], on_ready: Callable[[], object]) -> None:
+        self._on_note, self._on_ready = on_note, on_ready
+        self._lock = threading.Lock()
+        self._builds: dict[type[Backend], str] = {}  # a note
+        self._note = ""
+
+    def strategy(self, inspection: Inspection, in_use: str = "", reclaimable_bytes: int = 0) -> str:
+        """``in_use``: what the file is loaded with by ``auto`` now; it stays unless a better backend has come, though
+        memory is another by now. ``reclaimable_bytes`` of main memory are given back before a load. Errors as of
+        :func:`automatic_strategy`."""
+        free = {RAM: available_bytes() + reclaimable_bytes}
+        free |= {f"cuda:{gpu.index}": gpu.vram_free for gpu in GPUS.read()}
+        found = automatic_strategy(inspection, free)
+        ranks = {one.strategy: one.rank for one in suggestions(inspection)}
+        if in_use and (ranks.get(in_use, 0) <= ranks[found] or in_use.split()[0] == found.split()[0]):
+            found = in_use
+        self._see_to_better_ones(inspection, ranks.get(found, 0))
+        return found
+
+    def _see_to_better_ones(self, inspection: Inspection, rank: int) -> None:
+        """Builds what would be better than a strategy of this rank; notes why it cannot be."""
+        note = ""
+        with self._lock:
+            for backend in backends():
+                state = backend.availability()
+                if state.is_ready or not any(one.rank < rank for one in backend.suggestions(inspection)):
+                    continue
+                if not state.is_available:
+                    note = note or (FAILED if state.has_failed else NO_COMPILER)
+                    continue
+                if backend not in self._builds:
+                    self._builds[backend] = COMPILING
+                    threading.Thread(target=self._prepare, args=(backend,), name="roost-build", daemon=True).start()
+                note = self._builds[backend]
+            self._tell(note)
+
+    def _prepare(self, backend: type[Backend]) -> None:
+        """Once a process: what failed is not tried again."""
+        found = ""
+        try:
+            backend.prepare()
+        except RoostError as exc:
+            logger.warning("%s", exc)
+            found = FAILED
+        with self._lock:
+            self._builds[backend] = found
+            self._tell(found)
+        if not found:
+            self._on_ready()
+
+    def _tell(self, note: str) -> None:
+        is_new, self._note = note != self._note, note
+        if is_new:
+            self._on_note(note)

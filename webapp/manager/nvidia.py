@@ -1,0 +1,106 @@
+"""NVIDIA cards as their driver tells them, through NVML (package ``nvidia-ml-py``, pure Python, no CUDA needed)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """``index`` is the one a strategy names (``cuda:0``). Bytes; ``vram_free`` counts all programs on the card."""
+
+    index: int
+    name: str
+    vram_total: int
+    vram_free: int
+    driver: str
+
+
+PATIENCE_S = 0.3
+"""How long a page waits for the graphics driver; later calls find its answer."""
+
+
+class GpuReader:
+    """The cards, read in a thread of its own: a driver that hangs leaves one thread waiting and the figures known
+    before. One thread at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: tuple[Gpu, ...] = ()
+        self._thread: threading.Thread | None = None
+
+    def read(self) -> tuple[Gpu, ...]:
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._read, name="roost-gpus", daemon=True)
+                self._thread.start()
+            thread = self._thread
+        thread.join(PATIENCE_S)
+        return self._found
+
+    def _read(self) -> None:
+        self._found = read_gpus()
+
+
+def read_gpus() -> tuple[Gpu, ...]:
+    """Empty without the package, a driver or a card. May take seconds the first time: the driver wakes the card."""
+    try:
+        import pynvml
+    except ImportError:
+        return ()
+    try:
+        pynvml.nvmlInit()
+    except Exception as exc:  # a broken driver raises what it likes, also OSError from loading its library
+        log.debug("NVML: %s", exc)
+        return ()
+    try:
+        return _cards(pynvml)
+    except Exception as exc:
+        log.warning("the NVIDIA driver does not say what it has: %s", exc)
+        return ()
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _cards(nvml: Any) -> tuple[Gpu, ...]:
+    driver = _text(nvml.nvmlSystemGetDriverVersion())
+    handles = [nvml.nvmlDeviceGetHandleByIndex(index) for index in range(nvml.nvmlDeviceGetCount())]
+    found = []
+    for index, handle in enumerate(_visible(handles, nvml)):
+        memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+        name = _text(nvml.nvmlDeviceGetName(handle))
+        found.append(Gpu(index, name, int(memory.total), int(memory.free), driver))
+    return tuple(found)
+
+
+def _visible(handles: list[Any], nvml: Any) -> list[Any]:
+    """NVML counts every card, torch only those of ``CUDA_VISIBLE_DEVICES`` (numbers or GPU-… ids) and in its order."""
+    wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if wanted is None:
+        return handles
+    names = [(str(index), _text(nvml.nvmlDeviceGetUUID(handle))) for index, handle in enumerate(handles)]
+    chosen: list[Any] = []
+    for word in (part.strip() for part in wanted.split(",")):
+        found = [number for number, names_of in enumerate(names) if _is_named(word, *names_of)]
+        if not found:  # CUDA ignores what follows the first one it does not know
+            break
+        chosen.append(handles[found[0]])
+    return chosen
+
+
+def _is_named(word: str, index: str, uuid: str) -> bool:
+    return word == index or (word.startswith("GPU-") and uuid.startswith(word))
+
+
+def _text(value: Any) -> str:
+    """Older versions of the package answer bytes."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+GPUS = GpuReader()
