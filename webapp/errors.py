@@ -82,6 +82,12 @@ class ConversionError(RoostError):
     code = "conversion_failed"
 
 
+class DownloadError(RoostError):
+    """A file that could not be fetched from a hub; nothing half-written is in the library."""
+
+    code = "download_failed"
+
+
 class BackendUnavailable(RoostError):
     """This machine cannot run it; the hint says what would change that."""
 
@@ -279,6 +285,27 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "conversion_target_exists": 409,
         "conversion_no_space": 507,
         "lora_mismatch": 422,
+    },
+    DownloadError: {
+        "download_failed": 502,
+        "download_unreachable": 502,
+        "download_untrusted": 502,
+        "download_stalled": 504,
+        "download_interrupted": 502,
+        "download_not_found": 404,
+        "download_needs_token": 401,
+        "download_forbidden": 403,
+        "download_rate_limited": 429,
+        "download_refused": 502,
+        "download_not_a_file": 502,
+        "download_changed": 409,
+        "download_range_refused": 502,
+        "download_too_long": 502,
+        "download_wrong_size": 502,
+        "download_wrong_hash": 502,
+        "download_bad_redirect": 502,
+        "download_link_invalid": 400,
+        "download_elsewhere": 409,
     },
     BackendUnavailable: {
         "backend_unavailable": 400,

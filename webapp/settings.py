@@ -131,6 +131,9 @@ class Settings:
     api_strict_models: bool = setting(False, "Refuse API requests that name another model than the one loaded.")
     api_switch_models: bool = setting(False, "Let an API request load the model it names.")
     cors_origins: tuple[str, ...] = setting((), "Web pages (https://host:port) that may call the API; none by default.")
+    hub_url: str = setting(
+        "", "Address of a hub (as Hugging Face's) that models are downloaded from in place of the public ones."
+    )
     tool_hosts: tuple[str, ...] = setting(
         (), "Hosts that tools may ask over HTTP; a private address has to be named as such (127.0.0.1)."
     )

@@ -14,7 +14,8 @@ from webapp.i18n import phrase
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.library import ModelEntry
 from webapp.manager.manager import ModelManager
-from webapp.services.library.model_files import ModelFiles, known_models
+from webapp.services.downloads.catalogue import known_models
+from webapp.services.library.model_files import ModelFiles
 from webapp.services.library.placing import size_text
 from webapp.services.library.uploads import MODES
 

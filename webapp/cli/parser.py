@@ -91,6 +91,7 @@ COMMANDS = {
     "inspect": "inspect",
     "logits": "logits",
     "models": "models",
+    "download": "download",
     "states": "states",
     "convert": "convert",
     "bench": "bench",

@@ -9,6 +9,7 @@ completion   answers for programs, stored nowhere
 presets      what an answer is sampled, prompted and run with
 strategy     how a model is run on this machine, and whether it fits
 jobs         work that takes a while: queue, progress, pause, cancel, list
+downloads    models fetched from hubs: the published ones, the transfer, the queue
 library      the files of the models folder: how they come, go and come back
 conversion   one model file made another
 states       the files of states: what fits what, and making one

@@ -131,6 +131,7 @@ class Jobs:
         self._changed = threading.Condition(threading.RLock())
         self._jobs: dict[str, Job] = {job.id: job for job in _read(path)}
         self._work: dict[str, Work] = {}
+        self._clean: dict[str, Callable[[], None]] = {}
         self._running: dict[str, Running] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._at_once: dict[str, int] = {}
@@ -165,16 +166,21 @@ class Jobs:
         unit: str = "bytes",
         total: int = 0,
         can_pause: bool = False,
+        done: int = 0,
         at_once: int = 1,
         status: str = WAITING,
+        clean: Callable[[], None] | None = None,
     ) -> Job:
         """At the end of its kind's queue, of which ``at_once`` run side by side. With ``status`` PAUSED it is listed
-        and waits for :meth:`resume`; with DONE it is only listed. ``shutting_down`` once the server ends."""
-        job = Job(secrets.token_hex(8), kind, title, unit, total, can_pause, details or {}, status)
+        and waits for :meth:`resume`; with DONE it is only listed. ``clean`` is called when it is cancelled, or removed
+        before it is done. ``shutting_down`` once the server ends."""
+        job = Job(secrets.token_hex(8), kind, title, unit, total, can_pause, details or {}, status, done=done)
         job = replace(job, done=total, ended_at=time.time()) if status == DONE else job
         with self._changed:
             self.check_open()
             self._jobs[job.id], self._work[job.id], self._at_once[kind] = job, work, at_once
+            if clean is not None:
+                self._clean[job.id] = clean
             self._forget_oldest()
             self._tell()
             self._begin_next(kind)
@@ -281,6 +287,9 @@ class Jobs:
 
     def _end(self, job_id: str, status: str, error: RoostError | None = None) -> None:
         self.change(job_id, status=status, error=error, speed=0.0, ended_at=time.time())
+        clean = self._clean.pop(job_id, None) if status in (DONE, CANCELLED) else None
+        if clean is not None and status == CANCELLED:
+            clean()
         if status in (DONE, CANCELLED):
             self._work.pop(job_id, None)
         if status != PAUSED:
@@ -302,6 +311,9 @@ class Jobs:
     def _forget(self, job_id: str) -> None:
         del self._jobs[job_id]
         self._work.pop(job_id, None)
+        clean = self._clean.pop(job_id, None)
+        if clean is not None:
+            clean()
 
     def _keep(self) -> None:
         if self._path is None:

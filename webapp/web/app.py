@@ -18,6 +18,7 @@ from webapp.services.access import OwnerProof
 from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.conversion import Conversions
+from webapp.services.downloads.downloads import Downloads
 from webapp.services.jobs import Jobs
 from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.presets import Presets
@@ -95,11 +96,12 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
     database.watch_content()
     jobs = Jobs(settings.data_dir / "jobs.json")
     files = ModelFiles(manager, jobs)
+    downloads = Downloads(manager.library, jobs, settings)
     conversions = Conversions(manager.library, jobs)
     states = StateLibrary(manager, jobs)
     bench = ToolBench(manager, database, jobs)
     app.extensions.update(model_manager=manager, model_files=files, conversions=conversions, states=states)
-    app.extensions.update(jobs=jobs)
+    app.extensions.update(jobs=jobs, downloads=downloads)
     app.extensions.update(database=database, presets=presets, chat_turns=turns, mcp_servers=servers)
     app.extensions.update(tool_bench=bench)
 
@@ -109,6 +111,7 @@ def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
         servers.close()
         manager.close()
         jobs.close()
+        downloads.close()
         database.close()
 
     app.extensions["close"] = close

@@ -4,7 +4,7 @@ import pytest
 
 from tests.errors import raises_code
 from webapp.i18n.translation import catalogue
-from webapp.services.library.model_files import known_models
+from webapp.services.downloads.catalogue import known_models
 from webapp.services.presets import files
 from webapp.services.presets.fields import changed_names, checked_fields, escaped, flat, put, read_fields, unescaped
 from webapp.services.presets.parameters import PARAMETERS, SAMPLING

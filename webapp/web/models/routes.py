@@ -17,7 +17,7 @@ from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import job_list
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
 from webapp.web.login import local_path
-from webapp.web.models import upload_routes
+from webapp.web.models import downloads, upload_routes
 from webapp.web.models.details import details_page, tensor_rows
 from webapp.web.models.views import (
     JOBS,
@@ -35,6 +35,7 @@ from webapp.web.models.views import (
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
 blueprint.register_blueprint(upload_routes.blueprint)
+blueprint.register_blueprint(downloads.blueprint)
 NAME_CHARS = 1000
 UNDO = re.compile(r"restore:([0-9a-f]{32})")
 SAID = ("deleted", "restored", "renamed", "imported", "importing", "emptied")

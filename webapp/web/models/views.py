@@ -19,7 +19,8 @@ from flask import current_app, url_for
 from webapp.errors import WeightsError, error_from_dict
 from webapp.i18n import phrase, sentences
 from webapp.manager.library import ModelEntry, ModelFile, ModelLibrary
-from webapp.services.library.model_files import FAMILIES, HOLDS_A_MODEL, KnownModel, ModelFiles, hint, known_models
+from webapp.services.downloads.downloads import KIND as DOWNLOAD
+from webapp.services.library.model_files import HOLDS_A_MODEL, ModelFiles
 from webapp.services.library.placing import free_bytes, size_text
 from webapp.services.library.uploads import KIND as IMPORT
 from webapp.services.library.uploads import MODES
@@ -27,6 +28,7 @@ from webapp.services.strategy.choice import strategy_for
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, Fit, estimate
 from webapp.web.jobs import job_list, jobs_of
 from webapp.web.kit.page import Choice, PageContext, Toast, html_id, parameters_text
+from webapp.web.models.downloads import known_section
 from webapp.weights.inspection import Inspection
 
 Values = dict[str, Any]
@@ -34,7 +36,7 @@ KINDS = ("world", "model", "midi", "abc", "state", "lora", "other", "broken")
 ICONS = {"state": "layers", "lora": "git-merge", "other": "file-json", "broken": "triangle-alert", "writing": "history"}
 SHORT_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "uint8": "int8"}
 FIT_KINDS = {"fits": "good", "tight": "warn", "does_not_fit": "bad", "cannot_run": "warn"}
-JOBS = (IMPORT,)
+JOBS = (DOWNLOAD, IMPORT)
 FRESH_S = 5.0
 PAGE = 30
 MOST = 5000
@@ -59,7 +61,11 @@ def read_filter(values: dict[str, str]) -> Filter:
 
 
 def models_page(
-    page: PageContext, wanted: Filter, toasts: tuple[Toast, ...] = (), form: Values | None = None
+    page: PageContext,
+    wanted: Filter,
+    toasts: tuple[Toast, ...] = (),
+    form: Values | None = None,
+    known: Values | None = None,
 ) -> Values:
     library = library_of(page)
     return {
@@ -73,7 +79,7 @@ def models_page(
         "jobs": job_list(page, *JOBS),
         "import_form": form or import_form(page),
         "trash": trash(page),
-        "known": known_families(page),
+        "known": known_section(page, known),
         "folders": [str(folder.path) for folder in library.folders],
         # What a browser may send at once: less where the server takes less, which it does not to the very byte.
         "slice_bytes": min(SLICE_BYTES, page.settings.max_body_bytes // 2),
@@ -314,35 +320,3 @@ def _age(page: PageContext, at: float) -> str:
         if seconds >= length:
             return str(page.t(f"models.ago.{unit}", count=int(seconds // length)))
     return str(page.t("models.ago.now"))
-
-
-# the published models
-
-
-def known_families(page: PageContext) -> list[Values]:
-    """By family, with what each would ask of this machine. ``is_here``: a file of this name is in the library."""
-    here = {file.path.name for file in library_of(page).files()}
-    return [
-        {
-            "title": page.t(f"models.family.{family}"),
-            "text": page.t(f"models.about.{family}"),
-            "rows": [_known_row(page, m, m.file in here) for m in known_models() if m.family == family],
-        }
-        for family in FAMILIES
-    ]
-
-
-def _known_row(page: PageContext, model: KnownModel, is_here: bool) -> Values:
-    found = hint(model, page.hardware.ram_total, (gpu.vram_total for gpu in page.hardware.gpus))
-    words = {"strategy": found.strategy, "needed": size_text(found.needed_bytes)}
-    licence = page.t("models.licence", licence=model.licence) if model.licence else page.t("models.licence_unknown")
-    number = page.t("unit.parameters", number=model.parameters)
-    return {
-        "name": model.file,
-        "facts": [number, size_text(model.size_bytes), model.published, licence],
-        "uses": [page.t(f"models.good_for.{use}") for use in model.good_for],
-        "hint": page.t("models.hint.runs" if found.strategy else "models.hint.too_large", **words),
-        "is_too_large": not found.strategy,
-        "page": model.page,
-        "is_here": is_here,
-    }

@@ -1,0 +1,70 @@
+"""`roost download`: a model fetched into the models folder, as the Models page does it; run again, it goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from typing import Any
+
+from webapp.cli.options import add_settings, settings_from
+from webapp.errors import RoostError
+from webapp.i18n.terminal import t
+from webapp.manager.library import ModelLibrary
+from webapp.services.downloads.catalogue import known_models
+from webapp.services.downloads.downloads import Downloads
+from webapp.services.jobs import DONE, RUNNING, Job, Jobs
+from webapp.services.library.placing import size_text
+
+REPORT_S = 0.5
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("download", help=t("cli.download.about"))
+    parser.add_argument("name", nargs="?", default="", help=t("cli.download.name"))
+    parser.add_argument("--sha256", default="", help=t("cli.download.sha256"))
+    add_settings(parser, ("models_dir", "data_dir", "hub_url"))
+    parser.add_argument("--json", action="store_true", help=t("cli.option.json"))
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ctrl-C pauses: what has arrived is kept, and the same command goes on."""
+    if not args.name:
+        for model in known_models():
+            print(f"{model.file:<50} {size_text(model.size_bytes):>8}  {model.published}")
+        return 0
+    settings = settings_from(args)
+    jobs = Jobs()
+    downloads = Downloads(ModelLibrary(settings.models_dir), jobs, settings)
+    try:
+        source = downloads.named(args.name)
+        job = downloads.start(replace(source, sha256=args.sha256.lower() or source.sha256))
+        while not job.is_over:
+            _show(job)
+            job = jobs.wait(job.id, REPORT_S)
+    except KeyboardInterrupt:
+        jobs.close()
+        print(f"\n{t('cli.download.kept')}", file=sys.stderr)
+        return 130
+    finally:
+        jobs.close()
+        downloads.close()
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    if job.error is not None or job.status != DONE:
+        raise job.error or RoostError(reason=job.status)
+    told = {"name": job.details["model"], "size_bytes": job.details["size_bytes"], "sha256": job.details["sha256"]}
+    print(json.dumps(told) if args.json else t("cli.download.done", name=told["name"]))
+    return 0
+
+
+def _show(job: Job) -> None:
+    if not sys.stderr.isatty():
+        return
+    share = f"{100 * job.done // job.total} %" if job.total else ""
+    parts = [share, size_text(job.done), f"{size_text(job.speed)}/s" if job.status == RUNNING and job.speed else ""]
+    if job.seconds_left is not None:
+        parts.append(t("cli.download.left", seconds=round(job.seconds_left)))
+    print(f"\r{'  '.join(filter(None, parts)):<70}", end="", file=sys.stderr)

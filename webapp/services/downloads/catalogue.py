@@ -1,0 +1,139 @@
+"""The list of published RWKV models: what each is for, how large it is, where it lies, what fits this machine.
+
+``catalogue.json`` is data and nothing more: names, sizes, dates and checksums as their publisher and RWKV-Runner's
+manifest give them. A checksum nobody gave is null; a size nobody gave is that of the tensors, two bytes a weight.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from webapp.engine.state import ModelConfig
+from webapp.services.strategy.choice import recommend
+from webapp.services.strategy.fit import FITS
+from webapp.services.strategy.hardware import Hardware
+from webapp.weights.inspection import Inspection
+from webapp.weights.tensor_info import TensorInfo
+
+DATA = Path(__file__).with_suffix(".json")
+FAMILIES = ("g1", "world7", "world6", "world5", "world4", "music", "states")
+USES = ("try", "chat", "reasoning", "code", "languages", "older", "midi", "abc", "state")
+BEST_FAMILY = "g1"
+PAGES = "https://huggingface.co/"
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """``file`` is its path in ``repo``, ``parameters`` as its publisher says it ("1.5B"), ``size_bytes`` of the 16-bit
+    file, to the byte or of its tensors alone; ``context`` the tokens it was trained on at once; ``published`` an ISO
+    date; ``sha256`` "" where it is not known. ``modelscope``: the same repository there, "" for none."""
+
+    file: str
+    family: str
+    parameters: str
+    size_bytes: int
+    size_is_exact: bool
+    sha256: str
+    good_for: tuple[str, ...]
+    published: str
+    context: int
+    licence: str
+    repo: str
+    architecture: str
+    layers: int | None
+    width: int | None
+    modelscope: str = ""
+
+    @property
+    def page(self) -> str:
+        return PAGES + self.repo
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """How a published model would run here: the strategy taken, "" for none, and the memory it needs."""
+
+    strategy: str
+    needed_bytes: int
+    is_fitting: bool
+
+
+@functools.cache
+def known_models() -> tuple[KnownModel, ...]:
+    """In the order of the file: families as in FAMILIES, small before large."""
+    rows = json.loads(DATA.read_text(encoding="utf-8"))
+    return tuple(
+        KnownModel(**{**row, "good_for": tuple(row["good_for"]), "sha256": row["sha256"] or ""}) for row in rows
+    )
+
+
+def find(name: str) -> KnownModel | None:
+    """By its file's name, with or without the ending, in any case."""
+    wanted = name.strip().casefold().removesuffix(".pth")
+    return next((model for model in known_models() if model.file.casefold().removesuffix(".pth") == wanted), None)
+
+
+def fitting(model: KnownModel, hardware: Hardware) -> Fitting:
+    """As if nothing else ran here: a model that is loaded now would make room."""
+    empty = replace(
+        hardware,
+        ram_available=max(hardware.ram_available, int(hardware.ram_total * 0.9)),
+        gpus=tuple(replace(gpu, vram_free=gpu.vram_total) for gpu in hardware.gpus),
+    )
+    found = recommend(empty, as_inspected(model))
+    needed = found.fit.needed_bytes if found.fit else 0
+    return Fitting(found.strategy, needed, found.fit is not None and found.fit.verdict == FITS)
+
+
+def best(hardware: Hardware) -> KnownModel | None:
+    """The largest current chat model that fits with room to spare; of two of a size the newer."""
+    for model in sorted(
+        (model for model in known_models() if model.family == BEST_FAMILY),
+        key=lambda model: (float(model.parameters.removesuffix("B")), model.published),
+        reverse=True,
+    ):
+        if model.size_bytes < hardware.disk_free and fitting(model, hardware).is_fitting:
+            return model
+    return None
+
+
+@functools.lru_cache(64)
+def as_inspected(model: KnownModel) -> Inspection:
+    """What looking into the file would find, as far as memory goes: its matrices by the published sizes."""
+    layers, width = model.layers or 24, model.width
+    if width is None:
+        width = round(math.sqrt(model.size_bytes / 2 / layers / 13) / 64) * 64
+    inner = 4 * width if model.architecture[0] in "47" else width * 7 // 2 // 32 * 32
+    vocabulary = 65536 if model.family != "music" else 20096 if "midi" in model.good_for else 128
+    heads = 0 if model.architecture == "4" else width // 64
+    config = ModelConfig(model.architecture, layers, width, width, inner, heads, 64 if heads else 0, vocabulary)
+    tensors = [TensorInfo(name, (vocabulary, width), "bfloat16") for name in ("emb.weight", "head.weight")]
+    for layer in range(layers):
+        for name in ("receptance", "key", "value", "output"):
+            tensors.append(TensorInfo(f"blocks.{layer}.att.{name}.weight", (width, width), "bfloat16"))
+        tensors.append(TensorInfo(f"blocks.{layer}.ffn.key.weight", (inner, width), "bfloat16"))
+        tensors.append(TensorInfo(f"blocks.{layer}.ffn.value.weight", (width, inner), "bfloat16"))
+    rest = (model.size_bytes - sum(tensor.nbytes for tensor in tensors)) // 2
+    if rest > layers:
+        tensors += [TensorInfo(f"blocks.{layer}.att.rest", (rest // layers,), "bfloat16") for layer in range(layers)]
+    return Inspection(
+        path=model.file,
+        format="pth",
+        kind="music" if model.family == "music" else "model",
+        config=config,
+        parameters=model.size_bytes // 2,
+        dtype="bfloat16",
+        size_bytes=model.size_bytes,
+        has_time_state=False,
+        converted_strategy=None,
+        converted_version=None,
+        naming="official",
+        tokenizer=None,
+        reason="",
+        metadata={},
+        tensors=tuple(tensors),
+    )

@@ -1,0 +1,169 @@
+"""The hubs models are published on: addresses of files, what a repository holds, a person's choice and tokens.
+
+Nothing here asks a host by itself: :meth:`Hubs.look` does when a person presses the button.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from webapp.errors import DownloadError, RoostError
+from webapp.manager.library import MODEL_ENDINGS
+from webapp.services.downloads.http import Http
+from webapp.settings import Settings
+
+AUTOMATIC = "automatic"
+CUSTOM = "custom"
+REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}/[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+TOKEN = re.compile(r"[\x21-\x7e]{1,500}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+LISTING_BYTES = 8 << 20
+MOST_FILES = 2000
+
+
+@dataclass(frozen=True)
+class Hub:
+    """``kind`` is whose addresses it speaks: "hf" or "modelscope"."""
+
+    name: str
+    url: str
+    kind: str = "hf"
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.url).netloc
+
+    def file_url(self, repo: str, file: str) -> str:
+        path = f"{quote(repo)}/resolve"
+        if self.kind == "modelscope":
+            return f"{self.url}/models/{path}/master/{quote(file)}"
+        return f"{self.url}/{path}/main/{quote(file)}"
+
+    def page_url(self, repo: str) -> str:
+        return f"{self.url}/models/{quote(repo)}" if self.kind == "modelscope" else f"{self.url}/{quote(repo)}"
+
+    def listing_url(self, repo: str) -> str:
+        if self.kind == "modelscope":
+            return f"{self.url}/api/v1/models/{quote(repo)}/repo/files?Revision=master&Recursive=true"
+        return f"{self.url}/api/models/{quote(repo)}/tree/main?recursive=true"
+
+
+HUGGING_FACE = Hub("huggingface", "https://huggingface.co")
+HF_MIRROR = Hub("hf-mirror", "https://hf-mirror.com")
+MODELSCOPE = Hub("modelscope", "https://modelscope.cn", "modelscope")
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file of a repository that could be a model. ``sha256`` "" where the hub does not say."""
+
+    path: str
+    size_bytes: int
+    sha256: str = ""
+
+
+class Hubs:
+    """The choice and the tokens lie in ``hub.json`` of the data folder, for its owner's eyes only; a token goes to its
+    own hub and is never shown again or logged. ``ROOST_HUB_URL`` takes the place of the hubs for published models."""
+
+    def __init__(self, settings: Settings, http: Http) -> None:
+        self._path = settings.data_dir / "hub.json"
+        self._http = http
+        custom = [Hub(CUSTOM, settings.hub_url.rstrip("/"))] if settings.hub_url else []
+        self.all: tuple[Hub, ...] = (*custom, HUGGING_FACE, HF_MIRROR, MODELSCOPE)
+        http.token_for = self.token_for
+        http.plain_hosts = frozenset(hub.host for hub in custom)
+
+    def hub(self, name: str) -> Hub:
+        for hub in self.all:
+            if hub.name == name:
+                return hub
+        raise RoostError("settings_invalid", name="hub", value=name, reason="there is no such hub")
+
+    @property
+    def choice(self) -> str:
+        """A hub's name, or AUTOMATIC."""
+        found = str(self._kept().get("choice", AUTOMATIC))
+        return found if any(hub.name == found for hub in self.all) else AUTOMATIC
+
+    def order(self) -> tuple[Hub, ...]:
+        """The hubs that published models are asked of, one after the other where one cannot be reached."""
+        if self.choice != AUTOMATIC:
+            return (self.hub(self.choice),)
+        return self.all[:1] if self.all[0].name == CUSTOM else (HUGGING_FACE, HF_MIRROR)
+
+    def choose(self, name: str) -> None:
+        if name != AUTOMATIC:
+            self.hub(name)
+        self._keep({**self._kept(), "choice": name})
+
+    def has_token(self, name: str) -> bool:
+        return name in self._kept().get("tokens", {})
+
+    def set_token(self, name: str, token: str) -> None:
+        """ "" forgets it. SettingsError for what can be none."""
+        self.hub(name)
+        if token and not TOKEN.fullmatch(token):
+            raise RoostError(
+                "settings_invalid", name="token", value="…", reason="it must be one word of visible characters"
+            )
+        tokens = {key: value for key, value in self._kept().get("tokens", {}).items() if key != name}
+        self._keep({**self._kept(), "tokens": {**tokens, name: token} if token else tokens})
+
+    def token_for(self, url: str) -> str:
+        """ "" for an address that is of no hub with a token, or not encrypted."""
+        parts = urlsplit(url)
+        for hub in self.all:
+            own = urlsplit(hub.url)
+            if (parts.scheme, parts.netloc) == (own.scheme, own.netloc) and (
+                own.scheme == "https" or hub.name == CUSTOM
+            ):
+                return str(self._kept().get("tokens", {}).get(hub.name, ""))
+        return ""
+
+    def look(self, name: str, repo: str) -> tuple[HubFile, ...]:
+        """What of a repository could be a model, asked of the hub now; the largest list it gives is 2,000 files."""
+        if not REPOSITORY.fullmatch(repo):
+            raise DownloadError("download_link_invalid", name=repo[:200], reason="a repository is called OWNER/NAME")
+        hub = self.hub(name)
+        content = self._http.get(hub.listing_url(repo), LISTING_BYTES, repo)
+        try:
+            found = _modelscope_files(content) if hub.kind == "modelscope" else _hf_files(content)
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            raise DownloadError("download_not_a_file", host=hub.host, name=repo) from exc
+        return tuple(file for file in found if file.path.lower().endswith(MODEL_ENDINGS))[:MOST_FILES]
+
+    def _kept(self) -> Mapping[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def _keep(self, values: Mapping[str, Any]) -> None:
+        part = self._path.with_name(f".hub.{secrets.token_hex(4)}")
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+            json.dump(values, file)
+        os.replace(part, self._path)
+
+
+def _hf_files(content: bytes) -> list[HubFile]:
+    rows = [row for row in json.loads(content) if row.get("type") == "file"]
+    return [HubFile(str(row["path"]), int(row["size"]), _sha256((row.get("lfs") or {}).get("oid"))) for row in rows]
+
+
+def _modelscope_files(content: bytes) -> list[HubFile]:
+    rows = [row for row in json.loads(content)["Data"]["Files"] if row.get("Type") != "tree"]
+    return [HubFile(str(row["Path"]), int(row["Size"]), _sha256(row.get("Sha256"))) for row in rows]
+
+
+def _sha256(value: object) -> str:
+    text = str(value or "").lower().removeprefix("sha256:")
+    return text if SHA256.fullmatch(text) else ""

@@ -1,0 +1,293 @@
+"""The transfer of one file into a ``.part`` beside its description: it goes on after a pause, a kill or a reboot.
+
+What may pass (a lost connection, a silent server, a server with too much to do) is tried again, on the next mirror if
+there is one; everything else ends the transfer with an error of its own. The file is whole and its checksum right
+before :meth:`Transfer.fetch` returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from io import FileIO
+from pathlib import Path
+
+from webapp.errors import DownloadError, RoostError
+from webapp.services.downloads.http import Answer, Http, interrupt
+from webapp.services.jobs import Running
+from webapp.services.library.placing import RESERVE_BYTES, check_free, free_bytes, size_text, write_all, writing
+
+PARTS = ".downloads"
+TRIES, PROGRESS_BYTES = 5, 1 << 20
+"""In a row without that much progress, over all mirrors."""
+FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
+TRICKLE_S, TRICKLE_BYTES = 60.0, 64 << 10
+"""A connection that brings less in that time is given up."""
+CHECK_BYTES = 32 << 20
+PIECE_BYTES = 1 << 20
+REPORT_S = 0.2
+PASSING = frozenset(
+    f"download_{name}" for name in ("unreachable", "stalled", "interrupted", "rate_limited", "range_refused", "refused")
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What to fetch. ``key`` says which file it is whichever mirror it comes from; ``urls``: the mirrors in order.
+    ``size_bytes`` 0, ``sha256`` and ``etag`` "" while they are not known."""
+
+    name: str
+    key: str
+    urls: tuple[str, ...]
+    size_bytes: int = 0
+    sha256: str = ""
+    etag: str = ""
+
+
+class Part:
+    """``<id>.part`` and ``<id>.json`` in the hidden folder of the models folder. One process at a time."""
+
+    def __init__(self, models_dir: Path, source: Source) -> None:
+        self.folder = models_dir / PARTS
+        part_id = hashlib.sha256(f"{source.name}\n{source.key}".encode()).hexdigest()[:32]
+        self.path = self.folder / f"{part_id}.part"
+        self._about = self.folder / f"{part_id}.json"
+
+    @property
+    def size_bytes(self) -> int:
+        with contextlib.suppress(OSError):
+            return self.path.stat().st_size
+        return 0
+
+    def source(self) -> Source | None:
+        """As it was described; None where nothing is there."""
+        return _read(self._about)
+
+    def describe(self, source: Source) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self._about.with_suffix(".new")
+        part.write_text(json.dumps(asdict(source), ensure_ascii=False), encoding="utf-8")
+        os.replace(part, self._about)
+
+    def discard(self) -> None:
+        for path in (self.path, self._about):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the last one takes the folder with it
+            self.folder.rmdir()
+
+    @contextlib.contextmanager
+    def opened(self, name: str) -> Iterator[FileIO]:
+        """Unbuffered: a disk that is full says so at the write. ``download_elsewhere`` while another process has it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path.open("ab").close()
+        with self.path.open("rb+", buffering=0) as file:
+            with contextlib.suppress(ImportError):
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as exc:
+                    raise DownloadError("download_elsewhere", name=name) from exc
+                except OSError:  # a network disk without locks
+                    pass
+            yield file
+
+
+def unfinished(models_dir: Path) -> list[Source]:
+    """What earlier processes began here."""
+    return [found for path in sorted((models_dir / PARTS).glob("*.json")) if (found := _read(path))]
+
+
+def _read(path: Path) -> Source | None:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Source(**{**found, "urls": tuple(found["urls"])})
+    return None
+
+
+class Transfer:
+    """One attempt of a job; made anew when the job goes on."""
+
+    def __init__(self, source: Source, part: Part, http: Http, running: Running) -> None:
+        self.source = source
+        self._part = part
+        self._http = http
+        self._running = running
+        self._stop = threading.Event()
+        self._answer: Answer | None = None
+        running.on_stop(self._interrupt)
+
+    def fetch(self) -> None:
+        """Until the part is whole and right. Raises InterruptedError when the job is to stop."""
+        known = self._part.source()
+        if known is not None:
+            is_same = not (self.source.sha256 and known.sha256) or self.source.sha256 == known.sha256
+            if is_same:
+                self.source = replace(known, urls=self.source.urls, sha256=self.source.sha256 or known.sha256)
+            else:
+                self._part.discard()
+        with writing(self._part.folder, self.source.size_bytes):
+            self._part.describe(self.source)
+            with self._part.opened(self.source.name) as file:
+                self._fetch(file)
+                os.fsync(file.fileno())
+                self._verify(file)
+
+    def _fetch(self, file: FileIO) -> None:
+        failures = 0
+        while True:
+            before = self._part.size_bytes
+            url = self.source.urls[failures % len(self.source.urls)]
+            try:
+                return self._attempt(url, file)
+            except DownloadError as exc:
+                if self._running.wish:
+                    raise InterruptedError from exc
+                if exc.code not in PASSING or (exc.code == "download_refused" and exc.params["found"] < 500):
+                    raise
+                failures = 1 if self._part.size_bytes >= before + PROGRESS_BYTES else failures + 1
+                if failures >= max(TRIES, len(self.source.urls)):
+                    raise
+                self._wait(exc, failures)
+
+    def _wait(self, exc: RoostError, failures: int) -> None:
+        """What a server asks for is kept to, up to a few minutes."""
+        wait_s = min(FIRST_WAIT_S * 2 ** (failures - 1), LONGEST_WAIT_S)
+        if exc.code == "download_rate_limited":
+            if exc.params["seconds"] > 10 * LONGEST_WAIT_S:
+                raise exc
+            wait_s = max(wait_s, exc.params["seconds"])
+        self._running.note(exc.message)
+        self._running.report(self._part.size_bytes, phase="waiting")
+        if self._stop.wait(wait_s):
+            raise InterruptedError
+
+    def _attempt(self, url: str, file: FileIO) -> None:
+        source, done = self.source, self._part.size_bytes
+        if source.size_bytes and done == source.size_bytes:
+            return
+        if source.size_bytes and done > source.size_bytes:
+            self._begin_again(file)
+            done = 0
+        try:
+            with self._http.open(url, done, source.name) as answer:
+                self._answer = answer
+                if self._running.wish:
+                    raise InterruptedError
+                done = self._agree(answer, file, done)
+                self._running.report(done, total=self.source.size_bytes, phase="fetch", host=answer.host)
+                self._copy(answer, file, done)
+        except DownloadError as exc:
+            if exc.code != "download_range_refused" or not done:
+                raise
+            self._begin_again(file)
+            raise DownloadError("download_range_refused", **{**exc.params, "name": source.name}) from exc
+        finally:
+            self._answer = None
+
+    def _agree(self, answer: Answer, file: FileIO, done: int) -> int:
+        """Whether it is the file that was begun, and of the size it should have; where to go on."""
+        source, total = self.source, answer.total
+        hashes = source.sha256 and answer.sha256
+        if source.size_bytes and total and total != source.size_bytes:
+            self._refuse_other(answer, done)
+            sizes = {"expected": size_text(source.size_bytes), "found": size_text(total)}
+            raise DownloadError("download_wrong_size", name=source.name, host=answer.host, **sizes)
+        if (source.etag and answer.etag and source.etag != answer.etag) and not (hashes and hashes == source.sha256):
+            self._refuse_other(answer, done)
+        if hashes and answer.sha256 != source.sha256:
+            short = {"found": answer.sha256[:12], "expected": source.sha256[:12]}
+            raise DownloadError("download_wrong_hash", name=source.name, **short)
+        self.source = replace(
+            source,
+            size_bytes=total or source.size_bytes,
+            etag=answer.etag or source.etag,
+            sha256=source.sha256 or answer.sha256,
+        )
+        self._part.describe(self.source)
+        check_free(self._part.folder, max(self.source.size_bytes - done, 0))
+        if answer.start != done:  # it begins at the beginning whatever it was asked for
+            self._running.note(f"{answer.host} does not go on in the middle; it is fetched from the beginning")
+            self._begin_again(file)
+        return answer.start
+
+    def _refuse_other(self, answer: Answer, done: int) -> None:
+        """``download_changed`` where the part is of another file; the next try begins with nothing of it."""
+        if done:
+            self._part.discard()
+            raise DownloadError("download_changed", name=self.source.name, host=answer.host)
+
+    def _copy(self, answer: Answer, file: FileIO, done: int) -> None:
+        source, total = self.source, self.source.size_bytes
+        file.seek(done)
+        clock = time.monotonic
+        reported_at = window_at = clock()
+        window_from, checked_at, first = done, done, done
+        with self._http.failures(answer.host, source.name):
+            for piece in answer.response.iter_raw():
+                if self._running.wish:
+                    raise InterruptedError
+                if done == first == 0 and piece.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+                    self._part.discard()
+                    raise DownloadError("download_not_a_file", host=answer.host, name=source.name)
+                if total and done + len(piece) > total:
+                    self._part.discard()
+                    raise DownloadError(
+                        "download_too_long", host=answer.host, name=source.name, expected=size_text(total)
+                    )
+                write_all(file, piece)
+                done += len(piece)
+                now = clock()
+                if now - reported_at >= REPORT_S:
+                    reported_at = now
+                    self._running.report(done)
+                if now - window_at >= TRICKLE_S:
+                    if done - window_from < TRICKLE_BYTES:
+                        raise DownloadError("download_stalled", host=answer.host, seconds=int(TRICKLE_S))
+                    window_at, window_from = now, done
+                if done - checked_at >= CHECK_BYTES:
+                    checked_at = done
+                    if free_bytes(self._part.folder) < RESERVE_BYTES // 2:
+                        raise RoostError("disk_full", free=size_text(0), needed=size_text(total - done))
+        self._running.report(done)
+        if done < total:
+            raise DownloadError("download_interrupted", host=answer.host, name=source.name, done=size_text(done))
+        if not total:
+            self.source = replace(source, size_bytes=done)
+
+    def _verify(self, file: FileIO) -> None:
+        """Read back from the disk: what counts is what lies there."""
+        source = self.source
+        if not source.sha256:
+            self._running.note("no checksum is known of this file; only its size was compared")
+            return
+        digest, done = hashlib.sha256(), 0
+        file.seek(0)
+        while piece := file.read(PIECE_BYTES):
+            if self._running.wish:
+                raise InterruptedError
+            digest.update(piece)
+            done += len(piece)
+            if done % (64 * PIECE_BYTES) == 0:
+                self._running.report(done, phase="verify")
+        if digest.hexdigest() != source.sha256:
+            self._part.discard()
+            short = {"found": digest.hexdigest()[:12], "expected": source.sha256[:12]}
+            raise DownloadError("download_wrong_hash", name=source.name, **short)
+        self._running.note(f"sha256 {source.sha256}")
+
+    def _begin_again(self, file: FileIO) -> None:
+        file.seek(0)
+        file.truncate()
+
+    def _interrupt(self) -> None:
+        self._stop.set()
+        answer = self._answer
+        if answer is not None:
+            interrupt(answer.response)

@@ -1,0 +1,245 @@
+"""Downloads on the Models page: the published models with what fits here, a hub's repository by name, the hubs' choice.
+
+No host is asked for anything by looking at a page; each button says which host it asks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.errors import RoostError
+from webapp.manager.library import STATES
+from webapp.services.downloads.catalogue import FAMILIES, KnownModel, best, fitting, known_models
+from webapp.services.downloads.downloads import KIND, Downloads
+from webapp.services.downloads.hubs import AUTOMATIC, HubFile
+from webapp.services.jobs import DONE, Job
+from webapp.services.library.placing import size_text
+from webapp.services.presets.presets import Presets
+from webapp.services.strategy.choice import strategy_on_load
+from webapp.web.jobs import describes, jobs_of, time_text
+from webapp.web.kit.page import Choice, PageContext, current_page, fresh_page, render_page
+
+Values = dict[str, Any]
+blueprint = Blueprint("downloads", __name__, url_prefix="/downloads")
+TEXT_CHARS = 2000
+ASSUMED_BYTES_PER_S = 10e6
+"""For a first guess of the time; what the last download reached is a better one."""
+
+
+def downloads_of(page: PageContext) -> Downloads:
+    found: Downloads = page.service("downloads")
+    return found
+
+
+# actions
+
+
+@blueprint.post("")
+def start() -> Response | BaseResponse:
+    """``name`` of a published model, an address or OWNER/REPOSITORY/FILE; or ``repo`` and ``file`` of ``hub``."""
+    page = current_page()
+    form = {key: request.form.get(key, "")[:TEXT_CHARS].strip() for key in ("name", "hub", "repo", "file", "sha256")}
+    try:
+        downloads = downloads_of(page)
+        if form["repo"]:
+            file = HubFile(form["file"], _number(request.form.get("size", "")), form["sha256"])
+            source = downloads.of_repository(form["repo"], file, form["hub"])
+        else:
+            source = downloads.named(form["name"])
+        downloads.start(source)
+    except RoostError as exc:
+        return _refused(exc, {"address": form["name"], **form})
+    return redirect(url_for("models.index", _anchor="jobs"), 303)
+
+
+@blueprint.post("/look")
+def look() -> Response | BaseResponse:
+    """Asks ``hub`` what ``repo`` holds."""
+    page = current_page()
+    hub, repo = request.form.get("hub", "")[:100], request.form.get("repo", "")[:TEXT_CHARS].strip()
+    try:
+        found = downloads_of(page).hubs.look(hub, repo)
+    except RoostError as exc:
+        return _refused(exc, {"hub": hub, "repo": repo})
+    return _page({"hub": hub, "repo": repo, "files": found})
+
+
+@blueprint.post("/hub")
+def choose_hub() -> Response | BaseResponse:
+    """``choice`` of the hub; ``token`` for ``hub``, kept where something is typed; ``forget`` takes it away."""
+    hubs = downloads_of(current_page()).hubs
+    token, hub = request.form.get("token", "").strip(), request.form.get("hub", "")[:100]
+    try:
+        hubs.choose(request.form.get("choice", AUTOMATIC)[:100])
+        if token or request.form.get("forget"):
+            hubs.set_token(hub, "" if request.form.get("forget") else token)
+    except RoostError as exc:
+        return _refused(exc, {})
+    return redirect(url_for("models.index", _anchor="known"), 303)
+
+
+@blueprint.post("/<job_id>/use")
+def use(job_id: str) -> Response | BaseResponse:
+    """Makes a preset of what has come, loads it, and goes to the chat; a state is shown on its page."""
+    page = current_page()
+    job = jobs_of(page).job(job_id)
+    if job.kind != KIND or job.status != DONE:
+        raise RoostError("job_not_found")
+    model = str(job.details["model"])
+    library = page.manager.library
+    if model.startswith(f"{STATES}/"):
+        return redirect(url_for("states.details", name=model.removeprefix(f"{STATES}/")), 303)
+    presets: Presets = page.service("presets")
+    made = next((preset for preset in presets.list() if preset.model == model), None)
+    if made is None:
+        strategy = strategy_on_load(library, model, page.status.strategy)
+        made = presets.create(Path(model).stem[:60], {"model": model, **({"strategy": strategy} if strategy else {})})
+    presets.apply(made.id)
+    return redirect("/", 303)
+
+
+# what is shown
+
+
+def known_section(page: PageContext, form: Values | None = None) -> Values:
+    """The section of published models. ``form``: what was asked for just now, with ``error`` where it was refused, and
+    the ``files`` of a repository that was looked into."""
+    form, hubs = form or {}, downloads_of(page).hubs
+    hosts = [urlsplit(hub.url).netloc for hub in hubs.order()]
+    named = [Choice(hub.name, hub.host) for hub in hubs.all]
+    return {
+        "hosts": page.t("downloads.or").join(hosts),
+        "host": hosts[0],
+        "best": best_offer(page),
+        "families": _families(page),
+        "hubs": named,
+        "hub": form.get("hub") or hubs.order()[0].name,
+        "choices": [
+            Choice(AUTOMATIC, page.t("downloads.automatic", hosts=", ".join(hosts)))
+            if hubs.choice == AUTOMATIC
+            else Choice(AUTOMATIC, page.t("downloads.automatic_short")),
+            *(Choice(hub.name, hub.host) for hub in hubs.all),
+        ],
+        "choice": hubs.choice,
+        "with_token": [hub.host for hub in hubs.all if hubs.has_token(hub.name)],
+        "repo": form.get("repo", ""),
+        "address": form.get("address", ""),
+        "error": form.get("error", ""),
+        "error_code": form.get("error_code", ""),
+        "files": [
+            {
+                "path": file.path,
+                "size": size_text(file.size_bytes),
+                "size_bytes": file.size_bytes,
+                "sha256": file.sha256,
+                "is_here": Path(file.path).name in _names_here(page),
+            }
+            for file in form.get("files", ())
+        ],
+        "has_looked": "files" in form,
+    }
+
+
+def best_offer(page: PageContext) -> Values | None:
+    """The best published model for this machine, with its size and time; None where none fits or it is here."""
+    model = best(page.hardware)
+    if model is None or model.file in _names_here(page):
+        return None
+    speed = ASSUMED_BYTES_PER_S
+    return {
+        "name": model.file,
+        "title": page.t("downloads.best.title", parameters=model.parameters),
+        "size": size_text(model.size_bytes),
+        "time": time_text(page, model.size_bytes / speed),
+        "speed": size_text(speed),
+        "host": urlsplit(downloads_of(page).hubs.order()[0].url).netloc,
+        "fit": _fit_text(page, model),
+        "is_coming": any(job.details.get("name") == model.file for job in _unfinished(page)),
+    }
+
+
+def _families(page: PageContext) -> list[Values]:
+    """By family, with what each would ask of this machine. ``is_here``: a file of this name is in the library."""
+    here, chosen = _names_here(page), best(page.hardware)
+    coming = {job.details.get("name") for job in _unfinished(page)}
+    found = []
+    for family in FAMILIES:
+        models = sorted((one for one in known_models() if one.family == family), key=lambda one: one != chosen)
+        rows = [_row(page, model, model.file in here, model.file in coming, model == chosen) for model in models]
+        found.append(
+            {"title": page.t(f"models.family.{family}"), "text": page.t(f"models.about.{family}"), "rows": rows}
+        )
+    return found
+
+
+def _row(page: PageContext, model: KnownModel, is_here: bool, is_coming: bool, is_best: bool) -> Values:
+    t = page.t
+    licence = t("models.licence", licence=model.licence) if model.licence else t("models.licence_unknown")
+    return {
+        "name": model.file,
+        "facts": [
+            t("unit.parameters", number=model.parameters),
+            size_text(model.size_bytes),
+            model.published,
+            licence,
+            *([] if model.sha256 else [t("downloads.no_checksum")]),
+        ],
+        "uses": [t(f"models.good_for.{use}") for use in model.good_for],
+        "hint": "" if model.family == "states" else _fit_text(page, model),
+        "is_too_large": model.family != "states" and not fitting(model, page.hardware).is_fitting,
+        "page": model.page,
+        "is_here": is_here,
+        "is_coming": is_coming,
+        "is_best": is_best,
+    }
+
+
+def _fit_text(page: PageContext, model: KnownModel) -> str:
+    found = fitting(model, page.hardware)
+    words = {"strategy": found.strategy, "needed": size_text(found.needed_bytes or model.size_bytes)}
+    return str(page.t("models.hint.runs" if found.is_fitting else "models.hint.too_large", **words))
+
+
+def _names_here(page: PageContext) -> set[str]:
+    return {file.path.name for file in page.manager.library.files()}
+
+
+def _unfinished(page: PageContext) -> list[Job]:
+    return [job for job in jobs_of(page).jobs(KIND) if not job.is_over]
+
+
+@describes(KIND)
+def _describe(page: PageContext, job: Job) -> Values:
+    t, about = page.t, job.details
+    word = t(f"downloads.phase.{job.phase}") if job.phase else ""
+    facts = [t("downloads.from", host=about.get("host", ""))]
+    if job.status != DONE or "model" not in about:
+        return {"facts": facts, "word": word}
+    facts += [size_text(about["size_bytes"])]
+    facts += [t("downloads.checked", digest=about["sha256"][:12]) if about["sha256"] else t("downloads.no_checksum")]
+    url = url_for("models.downloads.use", job_id=job.id)
+    is_here = (page.manager.library.models_dir / about["model"]).is_file()
+    action = {"url": url, "label": t("downloads.use"), "icon": "power", "is_main": True}
+    return {"facts": facts, "word": word, "actions": [action] if is_here else []}
+
+
+def _refused(exc: RoostError, form: Values) -> Response:
+    page = fresh_page()
+    return _page(
+        {**form, "error": page.sentences(exc), "error_code": exc.code}, exc.status if exc.status < 500 else 422
+    )
+
+
+def _page(form: Values, status: int = 200) -> Response:
+    from webapp.web.models.views import Filter, models_page  # it draws this module's section
+
+    return render_page("models/page.html", models_page(current_page(), Filter(), known=form), status=status)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
