@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.browser.acting import PATIENCE_S
+from tests.web.chat.conftest import start  # noqa: F401
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.backends.fake import FakeBackend
 from webapp.tokenizer import load_tokenizer
@@ -81,21 +82,6 @@ def says(monkeypatch):
         script[:] = load_tokenizer(65536).encode(text)
 
     return says
-
-
-@pytest.fixture
-def start(tmp_path):
-    """start(strategy) -> RunningRoost of its own; stopped afterwards."""
-    started = []
-
-    def start(strategy):
-        started.append(RunningRoost(tmp_path / "data", strategy))
-        return started[-1]
-
-    yield start
-    for roost in started:
-        if roost.is_running:
-            roost.stop()
 
 
 @pytest.fixture

@@ -42,12 +42,12 @@ from webapp.manager.messages import (
     printable,
     read_command,
     read_message,
-    write_frame,
 )
 from webapp.manager.session import banned_token_ids, penalty_exempt_token_ids
 from webapp.manager.status import ModelStatus, StatusBoard
 from webapp.manager.target import Choice, TargetResolver
 from webapp.tokenizer import load_tokenizer
+from webapp.weights.child_process import write_frame
 from webapp.weights.inspection import USED_TOKENS_KEY
 
 

@@ -1,10 +1,9 @@
 import pytest
 
 from tests.services.scripted_manager import ScriptedManager
+from tests.storage.conftest import database, store  # noqa: F401
 from webapp.services.chat.turns import ChatTurns
 from webapp.settings import Settings
-from webapp.storage.chats import ChatStore
-from webapp.storage.database import Database
 from webapp.tokenizer import load_tokenizer
 
 
@@ -14,24 +13,12 @@ def world():
 
 
 @pytest.fixture
-def database(tmp_path):
-    database = Database(tmp_path / "roost.db")
-    yield database
-    database.close()
-
-
-@pytest.fixture
-def store(database):
-    return ChatStore(database)
-
-
-@pytest.fixture
 def settings(tmp_path):
     return Settings(data_dir=tmp_path, models_dir=tmp_path / "models")
 
 
 @pytest.fixture
-def turns_with(world, database, settings):
+def turns_with(world, database, settings):  # noqa: F811
     """A function: scripts -> (ChatTurns, its manager). Everything is closed afterwards."""
     made = []
 

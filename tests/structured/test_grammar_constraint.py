@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from webapp.engine.sampling_batch import Constraint
 from webapp.errors import GrammarInvalid
 from webapp.structured.grammar import MAX_ENUM_VALUES, check, json_rule
 from webapp.structured.grammar_constraint import GrammarConstraints
-from webapp.tokenizer.world import WorldTokenizer, world_tokenizer
+from webapp.tokenizer.world import WorldTokenizer
 
 SCHEMA = {
     "type": "object",
@@ -25,18 +24,6 @@ SCHEMA = {
     "required": ["city", "unit"],
     "additionalProperties": False,
 }
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> WorldTokenizer:
-    return world_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def constraints(tokenizer: WorldTokenizer) -> Iterator[GrammarConstraints]:
-    made = GrammarConstraints(lambda: tokenizer)
-    yield made
-    made.close()
 
 
 def masked(constraint: Constraint, logits: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 
 import jsonschema
 import numpy as np
@@ -17,7 +16,7 @@ from webapp.chat.tool_grammars import ToolRules
 from webapp.chat.tool_parser import ToolCallParser
 from webapp.structured.grammar import check
 from webapp.structured.grammar_constraint import GrammarConstraints
-from webapp.tokenizer.world import WorldTokenizer, world_tokenizer
+from webapp.tokenizer.world import WorldTokenizer
 
 WEATHER = {
     "name": "get_weather",
@@ -43,18 +42,6 @@ PLACE = {
 }
 PING = {"name": "ping"}
 TOOLS = (WEATHER, PLACE, PING)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> WorldTokenizer:
-    return world_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def constraints(tokenizer: WorldTokenizer) -> Iterator[GrammarConstraints]:
-    made = GrammarConstraints(lambda: tokenizer)
-    yield made
-    made.close()
 
 
 def written(constraints: GrammarConstraints, tokenizer: WorldTokenizer, source: str, seed: int, begun: str = "") -> str:

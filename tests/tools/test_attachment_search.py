@@ -12,7 +12,6 @@ from webapp.tools.builtin.attachment_search import (
     MOST_CHARS,
     MOST_RESULTS,
     PASSAGE_CHARS,
-    BuiltinContext,
     NamedText,
     lines_of,
     search_attachments,
@@ -29,7 +28,7 @@ CHINESE = f"{WATER}\n\n{WATER}\n\n诺兰的首都是弗雷亚，人口四万。\
 
 def found(query, *texts, **arguments):
     files = [NamedText(f"{number}.txt", text) for number, text in enumerate(texts)]
-    return search_attachments({"query": query, **arguments}, BuiltinContext(lambda: files))
+    return search_attachments({"query": query, **arguments}, lambda: files)
 
 
 def test_the_passage_with_the_rare_words_comes_first_and_says_where_it_is():
@@ -111,9 +110,9 @@ def test_as_many_as_asked_for():
     assert len(found("rivers", ENGLISH, max_results=2)["results"]) == 2
 
 
-def call(arguments, context=None):
+def call(arguments, texts=None):
     made = ToolCall("c", "search_attachments", json.dumps(arguments))
-    return run_call(made, BUILTINS["search_attachments"].definition, context=context)
+    return run_call(made, BUILTINS["search_attachments"].definition, texts=texts)
 
 
 def test_outside_a_chat_it_says_why_there_is_nothing_to_search():
@@ -122,7 +121,7 @@ def test_outside_a_chat_it_says_why_there_is_nothing_to_search():
 
 
 def test_a_chat_without_files_says_so():
-    result = call({"query": "heron"}, BuiltinContext(lambda: []))
+    result = call({"query": "heron"}, lambda: [])
     assert result.is_error and "no files are attached" in result.reason
 
 
@@ -131,14 +130,14 @@ def test_arguments_that_do_not_fit_are_told_before_anything_is_read(arguments):
     def never():
         raise AssertionError("the files were read")
 
-    assert call(arguments, BuiltinContext(never)).problems
+    assert call(arguments, never).problems
 
 
 def test_a_query_without_words_is_told():
-    assert "no words" in call({"query": "?!"}, BuiltinContext(lambda: [NamedText("a", "b")])).reason
+    assert "no words" in call({"query": "?!"}, lambda: [NamedText("a", "b")]).reason
 
 
 def test_other_tools_run_as_ever_in_a_chat():
     made = ToolCall("c", "calculate", '{"expression": "2 + 3"}')
-    result = run_call(made, BUILTINS["calculate"].definition, context=BuiltinContext(list))
+    result = run_call(made, BUILTINS["calculate"].definition, texts=list)
     assert json.loads(result.text)["result"] == 5

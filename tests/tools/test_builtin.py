@@ -8,7 +8,7 @@ import pytest
 
 from webapp.chat.messages import ToolCall
 from webapp.tools.builtin import BUILTINS, current_time
-from webapp.tools.builtin.attachment_search import BuiltinContext, NamedText
+from webapp.tools.builtin.attachment_search import NamedText
 from webapp.tools.builtin.calculator import calculate, convert, value_of
 from webapp.tools.definition import checked
 from webapp.tools.runner import run_call
@@ -110,13 +110,14 @@ ARGUMENTS = {
 RESULTS = {"calculate": ("result", 42), "current_time": ("utc_offset", "+0800"), "convert_units": ("value", 100.0),
            "random_number": ("number", 3), "search_attachments": ("results", [
                {"file": "birds.txt", "lines": "1", "text": "A heron."}])}  # fmt: skip
-CHAT = BuiltinContext(lambda: [NamedText("birds.txt", "A heron.")])
 
 
 @pytest.mark.parametrize("name", BUILTINS)
 def test_every_builtin_has_a_good_definition_and_answers_a_call(name: str) -> None:
     definition = checked(BUILTINS[name].definition)
-    result = run_call(ToolCall("1", name, json.dumps(ARGUMENTS[name])), definition, context=CHAT)
+    result = run_call(
+        ToolCall("1", name, json.dumps(ARGUMENTS[name])), definition, texts=lambda: [NamedText("birds.txt", "A heron.")]
+    )
     assert result is not None and not result.is_error
     key, value = RESULTS[name]
     assert json.loads(result.text)[key] == value

@@ -22,7 +22,8 @@ from collections.abc import Callable
 from typing import IO, Protocol
 
 from webapp.manager.health import EngineExit
-from webapp.manager.messages import Command, Message, Shutdown, as_read, pack, read_message, write_frame
+from webapp.manager.messages import Command, Message, Shutdown, as_read, pack, read_message
+from webapp.weights.child_process import write_frame
 
 LAST_WORDS_BYTES = 8192
 TERMINATE_GRACE_S = 1.0

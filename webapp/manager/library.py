@@ -99,10 +99,10 @@ class ModelLibrary:
         dates: dict[Path, int] = {}
         for folder in self.folders:
             for path in walk_models(folder.path, dates):
-                found.setdefault(path, ModelFile(_printable(folder.name_of(path)), path, _stamp(path)))
+                found.setdefault(path, ModelFile(_printable(folder.name_of(path)), path, stamp_of(path)))
         starter = self.bundled_dir / STARTER_MODEL
         if not any(path.name == STARTER_MODEL for path in found) and starter.is_file():
-            found[starter] = ModelFile(STARTER_MODEL, starter, _stamp(starter))
+            found[starter] = ModelFile(STARTER_MODEL, starter, stamp_of(starter))
         self._forget_others(found)
         return sorted(found.values(), key=lambda file: file.name.lower()), dates
 
@@ -119,7 +119,7 @@ class ModelLibrary:
 
     def entry_at(self, path: Path) -> ModelEntry:
         """The file that lies there, with its name in the library."""
-        return self.look_into(ModelFile(self.name_of(path), path, _stamp(path)))
+        return self.look_into(ModelFile(self.name_of(path), path, stamp_of(path)))
 
     def find(self, name: str, allow_outside: bool = False) -> Path:
         """The file of a name; "" is the starter model. ModelNotFound otherwise.
@@ -159,7 +159,7 @@ class ModelLibrary:
 
     def inspect(self, path: Path) -> Inspection:
         """What the file holds, remembered until its size or date changes. Errors as of weights.inspect."""
-        found = self._look_into(path, _stamp(path))
+        found = self._look_into(path, stamp_of(path))
         if isinstance(found, RoostError):
             raise found.with_params()  # a new one: raised again it would keep every frame of the last time
         return found
@@ -199,7 +199,7 @@ class ModelLibrary:
     def _picture(self) -> Hashable:
         states = self.models_dir / STATES
         names = sorted(states.rglob("*")) if states.is_dir() else []
-        return tuple((str(file.path), file.stamp) for file in self.files()), tuple((str(p), _stamp(p)) for p in names)
+        return tuple((str(file.path), file.stamp) for file in self.files()), tuple((str(p), stamp_of(p)) for p in names)
 
 
 def _is_text(path: Path) -> bool:
@@ -215,7 +215,7 @@ def _unreadable_name(file: ModelFile) -> RoostError:
     return RoostError("library_error", name=file.name, reason="its name is not valid UTF-8")
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp_of(path: Path) -> Stamp:
     try:
         found = path.stat()
         return found.st_mtime_ns, found.st_size

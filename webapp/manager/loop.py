@@ -59,10 +59,10 @@ from webapp.manager.messages import (
     pack,
     printable,
     read_command,
-    write_frame,
 )
 from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import Tokenizer, load_tokenizer
+from webapp.weights.child_process import describe_process, take_over_streams, write_frame
 
 PROGRESS_EVERY_S = 0.05
 BEAT_EVERY_S = 1.0
@@ -274,7 +274,7 @@ def main() -> None:
     ignore_interrupts()
     commands, replies = take_over_streams()
     faulthandler.enable()
-    describe_process()
+    describe_process(NAME)
     writing = threading.Lock()
 
     def send(message: Message) -> None:
@@ -308,25 +308,3 @@ def read_commands(commands: io.FileIO, loop: EngineLoop) -> None:
 def ignore_interrupts() -> None:
     """Ctrl-C reaches the whole terminal group; the web process decides and sends Shutdown."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def take_over_streams() -> tuple[io.FileIO, io.FileIO]:
-    """The two pipes, moved away from where ``print`` and ``input`` of a library would reach them."""
-    commands, replies = os.dup(0), os.dup(1)
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.setmode(commands, os.O_BINARY)
-        msvcrt.setmode(replies, os.O_BINARY)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return io.FileIO(commands, "rb"), io.FileIO(replies, "wb")
-
-
-def describe_process() -> None:
-    """Linux: a name for ``ps``, and a word to the kernel that in need of memory this process goes, not the server."""
-    for name, value in (("comm", NAME), ("oom_score_adj", "500")):
-        with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(value)

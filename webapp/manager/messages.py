@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -20,6 +19,7 @@ from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import GenerationRequest, PrefillProgress, QueueReport, TokenLogprob, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
+from webapp.weights.child_process import Pipe, framed, read_frame
 
 if TYPE_CHECKING:
     import numpy as np
@@ -280,59 +280,24 @@ def printable(error: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-HEADER = struct.Struct(">Q")
-READ_BYTES = 1 << 20
-
-
-class Pipe(Protocol):
-    """An ``io.FileIO``: may read and write less than asked."""
-
-    def read(self, size: int = -1, /) -> bytes | None: ...
-
-    def write(self, data: Any, /) -> int | None: ...
-
-
 def pack(message: Command | Message) -> bytes:
-    payload = _encoder.encode(message)
-    return HEADER.pack(len(payload)) + payload
-
-
-def write_frame(pipe: Pipe, frame: bytes) -> None:
-    """Blocks until the pipe took all of it; OSError when the other end is gone."""
-    rest = memoryview(frame)
-    while rest:
-        rest = rest[pipe.write(rest) or 0 :]
+    return framed(_encoder.encode(message))
 
 
 def read_command(pipe: Pipe) -> Command:
     """Blocks for the next command; EOFError when the other end is gone, msgspec.MsgspecError for what is none."""
-    return _commands.decode(_read_frame(pipe))
+    return _commands.decode(read_frame(pipe))
 
 
 def read_message(pipe: Pipe) -> Message:
     """Blocks for the next message; errors as of :func:`read_command`."""
-    return _messages.decode(_read_frame(pipe))
+    return _messages.decode(read_frame(pipe))
 
 
 def as_read(message: Command | Message) -> Any:
     """The message as the other end of a pipe would get it."""
     decoder: Any = _messages if isinstance(message, _MESSAGE_KINDS) else _commands
     return decoder.decode(_encoder.encode(message))
-
-
-def _read_frame(pipe: Pipe) -> bytes:
-    (size,) = HEADER.unpack(_read_exactly(pipe, HEADER.size))
-    return _read_exactly(pipe, size)
-
-
-def _read_exactly(pipe: Pipe, size: int) -> bytes:
-    found = bytearray()
-    while len(found) < size:
-        chunk = pipe.read(min(size - len(found), READ_BYTES))
-        if not chunk:
-            raise EOFError("the other end of the pipe is closed")
-        found += chunk
-    return bytes(found)
 
 
 def _as_plain(value: Any) -> Any:

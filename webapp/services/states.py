@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from webapp.errors import FileMissing, FileReadingFailed, RequestError, RoostError, WeightsError, as_roost_error
-from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, find_file
+from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, Stamp, find_file, stamp_of
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
 from webapp.services.jobs import Job, Jobs, Running
@@ -260,9 +260,6 @@ def _with_ending(name: str, ending: str) -> str:
     return name if name.lower().endswith(ending.lower()) else f"{name.strip()}{ending}"
 
 
-Stamp = tuple[int, int]
-
-
 class StateSheets:
     """Safe to use from any thread."""
 
@@ -292,11 +289,3 @@ class StateSheets:
         with self._lock:
             for path in set(self._seen) - paths:
                 del self._seen[path]
-
-
-def stamp_of(path: Path) -> Stamp:
-    try:
-        found = path.stat()
-        return found.st_mtime_ns, found.st_size
-    except OSError:
-        return 0, 0

@@ -12,7 +12,7 @@ from webapp.errors import ToolFailed
 from webapp.i18n import Phrase
 from webapp.tools import http_request
 from webapp.tools.builtin import BUILTINS
-from webapp.tools.builtin.attachment_search import BuiltinContext
+from webapp.tools.builtin.attachment_search import Texts
 from webapp.tools.definition import Behaviour, ToolDefinition, strict_json
 from webapp.tools.schema_check import Matcher, Problem, argument_problems, coerced
 
@@ -64,12 +64,12 @@ def run_call(
     allowed_hosts: Collection[str] = (),
     matches: Matcher | None = None,
     remote: Remote | None = None,
-    context: BuiltinContext | None = None,
+    texts: Texts | None = None,
     is_stopped: IsStopped = never,
 ) -> ToolResult | None:
     """The result, or None where a person has to give it (ASK). Never raises for what a tool or a model does wrong.
 
-    ``context`` is what a built-in tool may know of the chat."""
+    ``texts`` are the chat's attachments, for a built-in tool."""
     problems = check_call(call, definition, matches)
     if problems:
         return error_result(Phrase("the arguments do not fit: {problems}", problems=_listed(problems)), problems)
@@ -83,7 +83,7 @@ def run_call(
             return error_result("no MCP server can be asked from here")
         return remote(definition, arguments, is_stopped)
     try:
-        return ToolResult(bounded(_answer(call, definition, allowed_hosts, context)))
+        return ToolResult(bounded(_answer(call, definition, allowed_hosts, texts)))
     except (ToolFailed, ValueError, ArithmeticError) as exc:
         return error_result(_reason(exc))
 
@@ -121,9 +121,7 @@ def bounded(text: str) -> str:
     return f"{text[:MAX_RESULT_CHARS]}\n[cut: {len(text)} characters in all]"
 
 
-def _answer(
-    call: ToolCall, definition: ToolDefinition, allowed_hosts: Collection[str], context: BuiltinContext | None
-) -> str:
+def _answer(call: ToolCall, definition: ToolDefinition, allowed_hosts: Collection[str], texts: Texts | None) -> str:
     arguments: Mapping[str, Any] = arguments_of(call, definition)
     if definition.behaviour is Behaviour.HTTP:
         optional = {name: _usual(part) for name, part in (definition.parameters.get("properties") or {}).items()}
@@ -133,4 +131,4 @@ def _answer(
         raise ToolFailed(
             name=definition.name, reason=Phrase("there is no built-in tool {name}", name=definition.builtin)
         )
-    return json.dumps(builtin.run(arguments, context), ensure_ascii=False)
+    return json.dumps(builtin.run(arguments, texts), ensure_ascii=False)

@@ -272,7 +272,7 @@ def _state_limits(*paths: str | Path) -> Limits:
 
 def _start() -> subprocess.Popen[bytes]:
     """A fresh interpreter that has said it is ready; OSError when it does not."""
-    from webapp.weights.reader_process import read_frame
+    from webapp.weights.child_process import read_frame
 
     process = subprocess.Popen(
         [sys.executable, "-c", BOOT, *(os.path.abspath(entry) for entry in sys.path)],
@@ -306,10 +306,11 @@ def _close_pipes(process: subprocess.Popen[bytes]) -> None:
 def _exchange(process: subprocess.Popen[bytes], request: Request, reply_bytes: int) -> Reply:
     import msgspec
 
-    from webapp.weights.reader_process import Reply, read_frame, write_frame
+    from webapp.weights.child_process import framed, read_frame, write_frame
+    from webapp.weights.reader_process import Reply
 
     assert process.stdin is not None and process.stdout is not None
-    write_frame(process.stdin, msgspec.msgpack.encode(request))
+    write_frame(process.stdin, framed(msgspec.msgpack.encode(request)))
     return msgspec.msgpack.decode(read_frame(process.stdout, reply_bytes), type=Reply)
 
 

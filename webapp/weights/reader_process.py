@@ -12,30 +12,26 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import io
 import os
 import queue
 import signal
-import struct
-import sys
 import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import RoostError, WeightsError
 from webapp.i18n import Phrase
+from webapp.weights.child_process import Pipe, describe_process, framed, read_frame, take_over_streams, write_frame
 from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.state_sheet import StateSheet, sheet_of
 
 NAME = "roost-reader"
-HEADER = struct.Struct(">Q")
-READ_BYTES = 1 << 20
 GRACE_S = 5.0
 """The web process ends a request in time; this process ends itself so much later, if nobody does."""
 HERE = ""
@@ -56,39 +52,6 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
     outcome: str
     value: msgspec.Raw
-
-
-class Pipe(Protocol):
-    """An ``io.FileIO``: may read and write less than asked."""
-
-    def read(self, size: int = -1, /) -> bytes | None: ...
-
-    def write(self, data: Any, /) -> int | None: ...
-
-
-def write_frame(pipe: Pipe, payload: bytes) -> None:
-    """Blocks until the pipe took all of it; OSError when the other end is gone."""
-    rest = memoryview(HEADER.pack(len(payload)) + payload)
-    while rest:
-        rest = rest[pipe.write(rest) or 0 :]
-
-
-def read_frame(pipe: Pipe, limit_bytes: int) -> bytes:
-    """Blocks for the next frame; EOFError when the other end is gone or the frame is larger than ``limit_bytes``."""
-    (size,) = HEADER.unpack(_read_exactly(pipe, HEADER.size))
-    if size > limit_bytes:
-        raise EOFError("a frame is out of all proportion")
-    return _read_exactly(pipe, size)
-
-
-def _read_exactly(pipe: Pipe, size: int) -> bytes:
-    found = bytearray()
-    while len(found) < size:
-        chunk = pipe.read(min(size - len(found), READ_BYTES))
-        if not chunk:
-            raise EOFError("the other end of the pipe is closed")
-        found += chunk
-    return bytes(found)
 
 
 # What can be asked for
@@ -155,18 +118,18 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 def main() -> None:
     """Never returns."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the web process decides
-    requests, replies = _take_over_streams()
+    requests, replies = take_over_streams()
     _describe_process()
     waiting: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(requests, waiting), name="roost-reader-requests", daemon=True).start()
-    write_frame(replies, b"ready")
+    write_frame(replies, framed(b"ready"))
     with open(os.devnull, "w") as nothing:
         while True:
             request = msgspec.msgpack.decode(waiting.get(), type=Request)
             faulthandler.dump_traceback_later(request.wall_s + GRACE_S, exit=True, file=nothing)
             reply = _answer(request)
             faulthandler.cancel_dump_traceback_later()
-            write_frame(replies, reply)
+            write_frame(replies, framed(reply))
 
 
 def _listen(requests: Pipe, waiting: queue.SimpleQueue[bytes]) -> None:
@@ -221,26 +184,9 @@ def _limit_memory(limit_bytes: int) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (wanted, most))
 
 
-def _take_over_streams() -> tuple[io.FileIO, io.FileIO]:
-    """The two pipes, moved away from where ``print`` and ``input`` of a library would reach them."""
-    requests, replies = os.dup(0), os.dup(1)
-    if sys.platform == "win32":
-        import msvcrt
-
-        msvcrt.setmode(requests, os.O_BINARY)
-        msvcrt.setmode(replies, os.O_BINARY)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.dup2(2, 1)
-    return io.FileIO(requests, "rb"), io.FileIO(replies, "wb")
-
-
 def _describe_process() -> None:
-    """A name for ``ps``; in need of memory this process goes before the server; no copy of its memory on disk."""
-    for name, value in (("comm", NAME), ("oom_score_adj", "500")):
-        with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w", encoding="ascii") as file:
-            file.write(value)
+    """Its name, and no copy of its memory on disk where it crashes."""
+    describe_process(NAME)
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 

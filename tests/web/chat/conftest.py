@@ -22,4 +22,5 @@ def start(tmp_path):
 
     yield start
     for roost in started:
-        roost.stop()
+        if roost.is_running:
+            roost.stop()

@@ -26,7 +26,7 @@ from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools, StoredMessage
 from webapp.storage.tools import StoredTool, ToolStore
 from webapp.structured.pattern_match import matches
-from webapp.tools.builtin.attachment_search import BuiltinContext, NamedText
+from webapp.tools.builtin.attachment_search import NamedText
 from webapp.tools.definition import Approval, Behaviour
 from webapp.tools.runner import Remote, ToolResult, bounded, check_call, error_result, run_call
 from webapp.weights.inspection import Inspection
@@ -209,11 +209,10 @@ class ToolLoop:
             self._running.give_back(key)
 
     def _result(self, message_id: str, call: ToolCall, tool: StoredTool) -> ToolResult | None:
-        context = BuiltinContext(lambda: self._files(message_id))
         hosts, definition = self._allowed_hosts, tool.definition
         try:
             is_stopped = partial(self._running.is_stopped, (message_id, call.id))
-            return run_call(call, definition, hosts, matches, self._remote, context, is_stopped)
+            return run_call(call, definition, hosts, matches, self._remote, lambda: self._files(message_id), is_stopped)
         except Exception as exc:  # whatever a tool does, the chat goes on
             log.exception("the tool %s broke", definition.name)
             return error_result(Phrase("the tool broke: {error}", error=type(exc).__name__))

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
 from webapp.i18n import Phrase
 from webapp.tools.builtin import attachment_search, calculator
-from webapp.tools.builtin.attachment_search import BuiltinContext
+from webapp.tools.builtin.attachment_search import Texts
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition
 
 MAX_NAME_CHARS = 60
@@ -63,7 +63,7 @@ def random_number(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {"number": least + secrets.randbelow(most - least + 1)}
 
 
-BuiltinFunction = Callable[[Mapping[str, Any], BuiltinContext | None], object]
+BuiltinFunction = Callable[[Mapping[str, Any], Texts | None], object]
 """A JSON value of the arguments and the chat it is called in (None outside any); ValueError with a sentence for the
 model."""
 
@@ -81,7 +81,7 @@ def _builtin(name: str, description: str, parameters: Mapping[str, Any], run: Bu
 
 def _alone(run: Callable[[Mapping[str, Any]], object]) -> BuiltinFunction:
     """For a tool that needs nothing of a chat."""
-    return lambda arguments, context: run(arguments)
+    return lambda arguments, texts: run(arguments)
 
 
 BUILTINS = {

@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 NAME = "search_attachments"
 MOST_RESULTS = 10
@@ -34,17 +34,13 @@ PARAMETERS = {
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
-@dataclass(frozen=True)
-class NamedText:
+class NamedText(NamedTuple):
     name: str
     text: str
 
 
-@dataclass(frozen=True)
-class BuiltinContext:
-    """``texts`` fetches the chat's attachments, in the order they came; asked only by a tool that reads them."""
-
-    texts: Callable[[], Sequence[NamedText]]
+Texts = Callable[[], Sequence[NamedText]]
+"""Fetches the chat's attachments, in the order they came; called only by a tool that reads them."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +56,11 @@ class Hit:
         return {"file": self.file.name, "lines": lines, "text": re.sub(r"\n\s*\n", "\n", text)}
 
 
-def search_attachments(arguments: Mapping[str, Any], context: BuiltinContext | None = None) -> dict[str, Any]:
+def search_attachments(arguments: Mapping[str, Any], texts: Texts | None = None) -> dict[str, Any]:
     """ValueError with a sentence for the model where there is nothing to search, or nothing to search for."""
-    if context is None:
+    if texts is None:
         raise ValueError("it searches the files of a chat, and this is none: attach text files in a chat")
-    files = context.texts()
+    files = texts()
     if not files:
         raise ValueError("no files are attached to this chat, so there is nothing to search")
     wanted = terms(str(arguments["query"])[:MOST_QUERY_CHARS])

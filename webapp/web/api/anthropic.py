@@ -27,7 +27,7 @@ from webapp.web.api.answering import (
     the_completions,
     whole_answers,
 )
-from webapp.web.api.body import MAX_STOPS, Stop, asked_sampling, read_body, sampling_struct
+from webapp.web.api.body import MAX_STOPS, Stop, asked_sampling, read_body, sampling_struct, text_of
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
@@ -273,25 +273,6 @@ def messages_of(message: InMessage, place: str) -> list[Message]:
     if text or calls or not results:
         found.append(Message(Role(message.role), text, tool_calls=calls))
     return found
-
-
-def text_of(content: Any, place: str) -> str:
-    if isinstance(content, str):
-        return content
-    texts = []
-    for number, block in enumerate(content):
-        if isinstance(block, TextBlock):
-            texts.append(block.text)
-        elif isinstance(block, (ImageBlock, DocumentBlock)):
-            kind = block.__struct_config__.tag
-            raise RoostError(
-                "unsupported_parameter", param=f"{place}[{number}]", reason=f"Roost's models read text, not {kind}"
-            )
-        elif isinstance(block, ToolResultBlock):
-            raise RoostError(
-                "invalid_parameter", param=f"{place}[{number}]", reason="a result stands in a message of the user"
-            )
-    return "\n".join(texts)
 
 
 OutBlock = TextOut | ThinkingOut | ToolUseOut

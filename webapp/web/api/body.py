@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import threading
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 from flask import current_app, request
@@ -136,3 +136,29 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...] | None:
     if stop is None:
         return None
     return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def text_of(content: Any, place: str) -> str:
+    """The text of all parts of a message's content, joined by line ends. Images, sounds and files are refused; parts
+    that are no content (calls, earlier thinking) are left out."""
+    if isinstance(content, str):
+        return content
+    texts = []
+    for number, part in enumerate(content):
+        kind = part.__struct_config__.tag
+        if kind in ("text", "refusal"):
+            texts.append(getattr(part, kind))
+        elif kind not in ("thinking", "redacted_thinking", "tool_use"):
+            reason = f"Roost's models read text, not {kind}"
+            raise RoostError("unsupported_parameter", param=f"{place}[{number}]", reason=reason)
+    return "\n".join(texts)
+
+
+if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+    OpenAiSampling = msgspec.Struct
+    OllamaSampling = msgspec.Struct
+    RunnerSampling = msgspec.Struct
+else:
+    OpenAiSampling = sampling_struct("OpenAiSampling", "openai")
+    OllamaSampling = sampling_struct("OllamaSampling", "ollama")
+    RunnerSampling = sampling_struct("RunnerSampling", "runner")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from flask import Response, current_app
@@ -16,7 +16,7 @@ from flask import Response, current_app
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError
 from webapp.web.api.answering import answer, the_completions, the_manager
-from webapp.web.api.body import asked_sampling, read_body, sampling_struct
+from webapp.web.api.body import RunnerSampling, asked_sampling, read_body
 
 SUCCESS = "success"
 OFFLINE, LOADING, WORKING = 0, 2, 3
@@ -33,12 +33,6 @@ class SwitchModel(msgspec.Struct, kw_only=True, rename={"custom_cuda": "customCu
     tokenizer: str | None = None
     custom_cuda: bool = False
     deploy: bool = False
-
-
-if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
-    RunnerSampling = msgspec.Struct
-else:
-    RunnerSampling = sampling_struct("RunnerSampling", "runner")
 
 
 class RunnerConfig(RunnerSampling, kw_only=True):

@@ -294,3 +294,17 @@ def file_name_options(name: str) -> dict[str, str]:
         return {"filename": name}
     plain = name.encode("ascii", "ignore").decode().lstrip(" .-")
     return {"filename": plain if "." in plain else f"chat.{plain}", "filename*": f"UTF-8''{quote(name, safe='')}"}
+
+
+def posted_text(most_chars: int) -> str:
+    """Of the form's ``file``, or of its field ``text``."""
+    found = request.files.get("file")
+    if found is not None and found.filename:
+        return found.stream.read(most_chars).decode("utf-8-sig", "replace")
+    return request.form.get("text", "")[:most_chars]
+
+
+def download(text: str, media_type: str, file_name: str) -> Response:
+    answer = Response(text, mimetype=media_type)
+    answer.headers["Content-Disposition"] = f"attachment; filename={file_name}"
+    return answer

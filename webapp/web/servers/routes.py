@@ -12,7 +12,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.tools.definition import Approval
-from webapp.web.kit.page import PageContext, Toast, current_page, render_page, wants_fragment
+from webapp.web.kit.page import PageContext, Toast, current_page, posted_text, render_page, wants_fragment
 from webapp.web.servers.views import (
     ServerDraft,
     bad_trial,
@@ -148,7 +148,7 @@ def do() -> BaseResponse:
 @blueprint.post("/import")
 def import_() -> BaseResponse | Response:
     """Another program's JSON, pasted or as a file."""
-    page, text = current_page(), _import_text()
+    page, text = current_page(), posted_text(MAX_IMPORT_CHARS)
     try:
         made = servers_of(page).import_text(text)
     except McpError as exc:
@@ -188,13 +188,6 @@ def _seen_at(draft: ServerDraft) -> float | None:
         return float(draft.updated_at)
     except ValueError:
         return None
-
-
-def _import_text() -> str:
-    found = request.files.get("file")
-    if found is not None and found.filename:
-        return found.stream.read(MAX_IMPORT_CHARS).decode("utf-8", "replace")
-    return request.form.get("text", "")[:MAX_IMPORT_CHARS]
 
 
 def _said_toast(page: PageContext) -> tuple[Toast, ...]:

@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import BenchCaseInvalid, BenchRefused, GrammarInvalid, ModelError, RoostError
 from webapp.services.bench.tool_bench import document, made_cases
 from webapp.tools.bench import cases_from_lines, cases_to_lines
-from webapp.web.kit.page import Toast, render_page, wants_fragment
+from webapp.web.kit.page import Toast, download, posted_text, render_page, wants_fragment
 from webapp.web.tools.bench_views import (
     LARGEST_SEED,
     MOST_PER_TOOL,
@@ -92,7 +92,7 @@ def export_run(run_id: str) -> Response:
     store = current_bench().store
     run = store.run(run_id)
     text = json.dumps(document(run.setup, store.answers(run_id), run.error), ensure_ascii=False, indent=1)
-    return _download(text, "application/json", f"tool-bench-{run_id[:8]}.json")
+    return download(text, "application/json", f"tool-bench-{run_id[:8]}.json")
 
 
 @blueprint.post("/runs/<run_id>/delete")
@@ -176,7 +176,7 @@ def make() -> Response | BaseResponse:
 @blueprint.post("/cases/import")
 def import_() -> Response | BaseResponse:
     request.max_form_memory_size = FORM_BYTES
-    bench, text = current_bench(), _import_text()
+    bench, text = current_bench(), posted_text(MAX_IMPORT_CHARS)
     try:
         made = cases_from_lines(text)
         bench.store.add_cases(made)
@@ -189,26 +189,13 @@ def import_() -> Response | BaseResponse:
 
 @blueprint.get("/cases/export")
 def export_cases() -> Response:
-    return _download(cases_to_lines(current_bench().cases()), "application/jsonl", "tool-bench-cases.jsonl")
+    return download(cases_to_lines(current_bench().cases()), "application/jsonl", "tool-bench-cases.jsonl")
 
 
 def _back(said: str, count: int = 0, without: str = "", undo: str = "") -> BaseResponse:
     about = {name: str(value) for name, value in (("count", count), ("without", without), ("undo", undo)) if value}
     anchor = "" if said == "run_deleted" else "cases"
     return redirect(f"{url_for('tools.bench.index')}?{urlencode({'said': said, **about})}#{anchor}", 303)
-
-
-def _download(text: str, kind: str, name: str) -> Response:
-    answer = Response(text, mimetype=kind)
-    answer.headers["Content-Disposition"] = f"attachment; filename={name}"
-    return answer
-
-
-def _import_text() -> str:
-    found = request.files.get("file")
-    if found is not None and found.filename:
-        return found.stream.read(MAX_IMPORT_CHARS).decode("utf-8-sig", "replace")
-    return request.form.get("text", "")[:MAX_IMPORT_CHARS]
 
 
 def _said_toast(bench: Bench) -> tuple[Toast, ...]:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flask import request
 from werkzeug.datastructures import MultiDict
 
 from webapp.errors import ToolInvalid
@@ -226,14 +225,6 @@ def _one_of(text: str, allowed: tuple[str, ...]) -> str:
 
 
 # tools brought in from elsewhere
-
-
-def posted_text() -> str:
-    """Of the file, or of what was pasted."""
-    found = request.files.get("file")
-    if found is not None and found.filename:
-        return found.stream.read(MAX_IMPORT_CHARS).decode("utf-8-sig", "replace")
-    return request.form.get("text", "")[:MAX_IMPORT_CHARS]
 
 
 def definitions_in(text: str) -> list[ToolDefinition]:

@@ -18,7 +18,7 @@ from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.tools.runner import ToolResult
 from webapp.tools.sample_arguments import sample_arguments
-from webapp.web.kit.page import PageContext, Toast, current_page, render_page
+from webapp.web.kit.page import PageContext, Toast, current_page, download, posted_text, render_page
 from webapp.web.servers import routes as server_routes
 from webapp.web.tools import bench_routes
 from webapp.web.tools.form_input import (
@@ -27,7 +27,6 @@ from webapp.web.tools.form_input import (
     changed_rows,
     definitions_in,
     draft_of,
-    posted_text,
     read_draft,
     with_json,
 )
@@ -167,7 +166,7 @@ def add_builtin() -> BaseResponse | Response:
 def import_() -> BaseResponse | Response:
     """A `tools` array, one of its entries, or a bare function object; pasted or as a file."""
     request.max_form_memory_size = FORM_BYTES
-    page, text = current_page(), posted_text()
+    page, text = current_page(), posted_text(MAX_IMPORT_CHARS)
     try:
         made = page.tools.create_all(definitions_in(text))
     except ToolInvalid as exc:
@@ -180,9 +179,7 @@ def import_() -> BaseResponse | Response:
 def export() -> Response:
     """All tools as an OpenAI `tools` array. What they do here stays here."""
     tools = [tool.definition.to_openai() for tool in current_page().tools.list()]
-    response = Response(json.dumps(tools, ensure_ascii=False, indent=2), mimetype="application/json")
-    response.headers["Content-Disposition"] = "attachment; filename=tools.json"
-    return response
+    return download(json.dumps(tools, ensure_ascii=False, indent=2), "application/json", "tools.json")
 
 
 def _own(page: PageContext, tool_id: str) -> StoredTool:

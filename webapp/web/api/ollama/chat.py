@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from flask import Response
@@ -32,7 +32,7 @@ from webapp.web.api.answering import (
     the_manager,
     whole_answers,
 )
-from webapp.web.api.body import MAX_STOPS, Stop, asked_sampling, read_body, sampling_struct
+from webapp.web.api.body import MAX_STOPS, OllamaSampling, Stop, asked_sampling, read_body
 from webapp.web.guard import require
 
 THINK_MODES = {
@@ -62,12 +62,6 @@ class OllamaMessage(msgspec.Struct, kw_only=True):
     images: list[Any] | None = None
     tool_calls: list[OllamaToolCall] | None = None
     tool_name: str | None = None
-
-
-if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
-    OllamaSampling = msgspec.Struct
-else:
-    OllamaSampling = sampling_struct("OllamaSampling", "ollama")
 
 
 class Options(OllamaSampling, kw_only=True):
@@ -222,10 +216,16 @@ MakeLine = Callable[..., Figures]
 ZERO = re.compile(r"0(\.0+)?([a-zµ]+)?")
 
 
-def respond(wanted: AnswerRequest, model: str, is_stream: bool, make: MakeLine) -> Response:
-    answering = begin(wanted)
+def respond(
+    asked: OllamaRequest, has_question: object, translate: Callable[[Any], AnswerRequest], make: MakeLine
+) -> Response:
+    """``translate`` makes the request of the dialect's body, ``make`` its lines."""
+    if not has_question:
+        return load_or_unload(asked, make)
+    model = served_model(asked.model)
+    answering = begin(translate(asked))
     lines = Lines(answering, model, make)
-    if is_stream:
+    if asked.stream is not False:
         return stream(answering, lines)
     [(text, end)] = whole_answers(answering)
     return answer(lines.line(text.content, text.reasoning, text.tool_calls, **lines.figures(end)))
@@ -306,10 +306,7 @@ def nanoseconds(seconds: float) -> int:
 
 def chat() -> Response:
     asked = read_body(OllamaChat)
-    if not asked.messages:
-        return load_or_unload(asked, chat_line)
-    model = served_model(asked.model)
-    return respond(chat_request(asked), model, asked.stream is not False, chat_line)
+    return respond(asked, asked.messages, chat_request, chat_line)
 
 
 def chat_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> ChatLine:
@@ -320,10 +317,7 @@ def chat_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: 
 
 def generate() -> Response:
     asked = read_body(OllamaGenerate)
-    if not asked.prompt:
-        return load_or_unload(asked, generate_line)
-    model = served_model(asked.model)
-    return respond(generate_request(asked), model, asked.stream is not False, generate_line)
+    return respond(asked, asked.prompt, generate_request, generate_line)
 
 
 def generate_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> GenerateLine:

@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from flask import Response
@@ -33,7 +33,7 @@ from webapp.web.api.answering import (
     the_manager,
     whole_answers,
 )
-from webapp.web.api.body import MAX_STOPS, Stop, asked_sampling, read_body, sampling_struct, stops_of
+from webapp.web.api.body import MAX_STOPS, OpenAiSampling, Stop, asked_sampling, read_body, stops_of, text_of
 from webapp.web.api.openai.answers import (
     CalledFunction,
     ChatAnswer,
@@ -148,12 +148,6 @@ class StreamOptions(msgspec.Struct, kw_only=True):
     """``include_usage``: one more chunk before the end, with the token counts and no choices."""
 
     include_usage: bool | None = None
-
-
-if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
-    OpenAiSampling = msgspec.Struct
-else:
-    OpenAiSampling = sampling_struct("OpenAiSampling", "openai")
 
 
 class SamplingFields(OpenAiSampling, kw_only=True):
@@ -305,24 +299,6 @@ def assistant_message(message: AssistantMessage, place: str) -> Message:
         raise RoostError("invalid_parameter", param=f"{place}.content", reason="it is missing")
     reasoning = message.reasoning_content or "" if message.prefix else ""
     return Message(Role.ASSISTANT, text, reasoning=reasoning, tool_calls=calls)
-
-
-def text_of(content: Content, place: str) -> str:
-    """The text of all parts, joined by line ends."""
-    if isinstance(content, str):
-        return content
-    texts = []
-    for number, part in enumerate(content):
-        if isinstance(part, TextPart):
-            texts.append(part.text)
-        elif isinstance(part, RefusalPart):
-            texts.append(part.refusal)
-        else:
-            kind = part.__struct_config__.tag
-            raise RoostError(
-                "unsupported_parameter", param=f"{place}[{number}]", reason=f"Roost's models read text, not {kind}"
-            )
-    return "\n".join(texts)
 
 
 DONE = b"data: [DONE]\n\n"

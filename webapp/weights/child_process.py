@@ -1,0 +1,76 @@
+"""What Roost's child processes share: frames over their standard streams, and how they set themselves up.
+
+The engine process (:mod:`webapp.manager.loop`) and the reader of files (:mod:`.reader_process`) are fresh interpreters
+that talk over their standard input and output: a frame is its length in 8 bytes, then its bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import sys
+from typing import Any, Protocol
+
+HEADER = struct.Struct(">Q")
+READ_BYTES = 1 << 20
+
+
+class Pipe(Protocol):
+    """An ``io.FileIO``: may read and write less than asked."""
+
+    def read(self, size: int = -1, /) -> bytes | None: ...
+
+    def write(self, data: Any, /) -> int | None: ...
+
+
+def framed(payload: bytes) -> bytes:
+    return HEADER.pack(len(payload)) + payload
+
+
+def write_frame(pipe: Pipe, frame: bytes) -> None:
+    """Blocks until the pipe took all of it; OSError when the other end is gone."""
+    rest = memoryview(frame)
+    while rest:
+        rest = rest[pipe.write(rest) or 0 :]
+
+
+def read_frame(pipe: Pipe, limit_bytes: int | None = None) -> bytes:
+    """Blocks for the next frame; EOFError when the other end is gone or the frame is larger than ``limit_bytes``."""
+    (size,) = HEADER.unpack(_read_exactly(pipe, HEADER.size))
+    if limit_bytes is not None and size > limit_bytes:
+        raise EOFError("a frame is out of all proportion")
+    return _read_exactly(pipe, size)
+
+
+def _read_exactly(pipe: Pipe, size: int) -> bytes:
+    found = bytearray()
+    while len(found) < size:
+        chunk = pipe.read(min(size - len(found), READ_BYTES))
+        if not chunk:
+            raise EOFError("the other end of the pipe is closed")
+        found += chunk
+    return bytes(found)
+
+
+def take_over_streams() -> tuple[io.FileIO, io.FileIO]:
+    """The two pipes, moved away from where ``print`` and ``input`` of a library would reach them."""
+    requests, replies = os.dup(0), os.dup(1)
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.setmode(requests, os.O_BINARY)
+        msvcrt.setmode(replies, os.O_BINARY)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(2, 1)
+    return io.FileIO(requests, "rb"), io.FileIO(replies, "wb")
+
+
+def describe_process(name: str) -> None:
+    """Linux: a name for ``ps``, and a word to the kernel that in need of memory this process goes, not the server."""
+    for file_name, value in (("comm", name), ("oom_score_adj", "500")):
+        with contextlib.suppress(OSError), open(f"/proc/self/{file_name}", "w", encoding="ascii") as file:
+            file.write(value)
