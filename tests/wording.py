@@ -4,7 +4,7 @@ import re
 from html import unescape
 from typing import Any
 
-from webapp.errors import all_errors, error_from_dict, translate_error
+from webapp.errors import ROWS, error_from_dict, translate_error
 from webapp.i18n import translate
 from webapp.i18n.translation import catalogue
 
@@ -23,7 +23,7 @@ def says(page: str, key: str, **params: Any) -> bool:
 
 def error_text(code: str, locale: str = "en", **params: Any) -> str:
     """The sentence of that error about ``params``, without the way out."""
-    assert code in all_errors(), f"no error has the code {code}"
+    assert code in ROWS, f"no error has the code {code}"
     return translate_error(error_from_dict({"code": code, "params": params}), locale)[0]
 
 
