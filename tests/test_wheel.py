@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from webapp.backends.native import building
+
 ROOT = Path(__file__).resolve().parent.parent
 
 pytestmark = pytest.mark.checks
@@ -36,6 +38,20 @@ def test_the_wheel_carries_pages_and_catalogues(wheel: Path):
     models = {name for name in names if name.startswith("webapp/_bundled/models/")}
     assert {name.rpartition("/")[2] for name in models} == {"README.md", "roost-starter-v7.safetensors"}
     assert "webapp/i18n/catalogue/zh/errors.json" in names
+
+
+def test_a_wheel_is_built_without_a_compiler_too(tmp_path: Path):
+    pytest.importorskip("hatchling", reason="building a wheel needs hatchling (pip install -e '.[dev]')")
+    hidden = {"PATH": str(tmp_path), "CXX": "", "ROOST_NATIVE_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300, env={**os.environ, **hidden})
+    (found,) = tmp_path.glob("rwkv_roost-*-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(found).namelist() if "native/built/" in name]
+
+
+@pytest.mark.skipif(building.find_compiler() is None, reason="there is no C++ compiler")
+def test_a_wheel_carries_the_native_library_where_there_is_a_compiler(wheel: Path):
+    assert f"webapp/backends/native/built/{building.library_name()}" in zipfile.ZipFile(wheel).namelist()
 
 
 def test_an_installed_roost_serves_its_page(wheel: Path, tmp_path: Path):

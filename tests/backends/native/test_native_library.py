@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from webapp.backends.native import library
+from webapp.backends.native import building, library
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -18,11 +18,11 @@ ROOT = Path(__file__).resolve().parents[3]
 @pytest.fixture
 def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No library in the cache, no compiler on the path; the path's folder."""
-    for name in (library.LIBRARY_VARIABLE, "CXX"):
+    for name in (building.LIBRARY_VARIABLE, "CXX"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(library.CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "BUILT", tmp_path / "no wheel")
-    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv(building.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(building, "BUILT", tmp_path / "no wheel")
+    monkeypatch.setattr(building.importlib.util, "find_spec", lambda name: None)
     (programs := tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(programs))
     return programs
@@ -32,7 +32,7 @@ def test_without_a_compiler_it_says_what_would_change_that(empty_machine: Path) 
     found = library.availability()
     assert not found.is_available and found.reason and "ziglang" in found.way_out
     with pytest.raises(library.NativeUnavailable):
-        library.build()
+        building.build()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for a compiler")
@@ -40,11 +40,11 @@ def test_a_compiler_that_fails_is_remembered_until_there_is_another(empty_machin
     _script(empty_machine / "g++", "echo 'x.cpp:1: error: no such thing' >&2; exit 1")
     assert library.availability().is_available
     with pytest.raises(library.NativeUnavailable) as failed:
-        library.build()
+        building.build()
     assert "no such thing" in failed.value.reason
     found = library.availability()
     assert not found.is_available and "no such thing" in found.reason
-    assert not library.is_built()
+    assert not building.is_built()
     _script(empty_machine / "c++", "exit 1")
     assert library.availability().is_available
 
@@ -53,20 +53,20 @@ def test_a_compiler_that_fails_is_remembered_until_there_is_another(empty_machin
 def test_a_library_that_breaks_when_tried_out_is_not_kept(empty_machine: Path) -> None:
     _script(empty_machine / "g++", 'while [ "$1" != "-o" ]; do shift; done; echo nonsense > "$2"')
     with pytest.raises(library.NativeUnavailable):
-        library.build()
-    assert not library.is_built() and not library.availability().is_available
+        building.build()
+    assert not building.is_built() and not library.availability().is_available
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands for a compiler")
 def test_two_processes_that_want_it_at_once_get_one_library(tmp_path: Path) -> None:
     """Both wait for each other before they ask. The compiler notes its calls and hands out the library there is."""
-    calls, built = tmp_path / "calls", library.find_library()
+    calls, built = tmp_path / "calls", building.find_library()
     compiler = tmp_path / "compiler"
     _script(compiler, f'echo "$*" >> {calls}; while [ "$1" != "-o" ]; do shift; done; cp {built} "$2"')
     code = "from webapp.backends.native import library; print('here', flush=True); input(); print(library.load()._name)"
     cache = tmp_path / "cache"
-    environment = {**os.environ, library.CACHE_VARIABLE: str(cache), "PYTHONPATH": str(ROOT), "CXX": str(compiler)}
-    environment.pop(library.LIBRARY_VARIABLE, None)
+    environment = {**os.environ, building.CACHE_VARIABLE: str(cache), "PYTHONPATH": str(ROOT), "CXX": str(compiler)}
+    environment.pop(building.LIBRARY_VARIABLE, None)
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     programs = [subprocess.Popen([sys.executable, "-c", code], env=environment, **pipes) for _ in range(2)]
     assert [program.stdout.readline() for program in programs] == ["here\n"] * 2
@@ -74,9 +74,9 @@ def test_two_processes_that_want_it_at_once_get_one_library(tmp_path: Path) -> N
         program.stdin.write("\n")
         program.stdin.flush()
     answers = {program.communicate(timeout=600)[0] for program in programs}
-    assert answers == {f"{cache / library.library_name()}\n"}
-    assert [path.name for path in cache.iterdir() if "roost_native" in path.name] == [library.library_name()]
-    assert len(calls.read_text().splitlines()) == len(list(library.SOURCES.glob("*.cpp"))) + 1
+    assert answers == {f"{cache / building.library_name()}\n"}
+    assert [path.name for path in cache.iterdir() if "roost_native" in path.name] == [building.library_name()]
+    assert len(calls.read_text().splitlines()) == len(list(building.SOURCES.glob("*.cpp"))) + 1
 
 
 def test_the_best_instruction_set_is_chosen_and_any_other_can_be_forced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from webapp.backends.native import library
+from webapp.backends.native import building, library
 from webapp.engine.backend import (
     RAM,
     Availability,
@@ -128,7 +128,7 @@ class NativeBackend(Backend):
     @classmethod
     def prepare(cls) -> None:
         try:
-            library.build_apart()
+            building.build_apart()
         except library.NativeUnavailable as exc:
             raise BackendUnavailable(backend="native", reason=exc.reason, way_out=exc.way_out) from exc
 

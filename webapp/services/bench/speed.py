@@ -272,10 +272,10 @@ def ratios(ours: Rounds, theirs: Rounds, plan: Plan) -> list[dict[str, Any]]:
 
 def read_bandwidth(threads: int) -> float | None:
     """Bytes a second that ``threads`` threads read from memory, the best of three; None without the native library."""
-    from webapp.backends.native import library
+    from webapp.backends.native import building, library
     from webapp.backends.native.model import measured_bandwidth
 
-    if not library.is_built():
+    if not building.is_built():
         return None
     try:
         return max(measured_bandwidth(threads) for _ in range(3))

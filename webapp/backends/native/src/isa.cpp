@@ -10,20 +10,25 @@
 namespace roost {
 
 #if defined(__x86_64__)
-static bool has_f16c() { // clang 14 has no name for it in __builtin_cpu_supports
-    unsigned a, b, c, d;
-    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+// What processor and system can do. Not __builtin_cpu_supports: built with zig it finds nothing.
+static bool can_run(int isa) {
+    unsigned a, b, c, d, b7, c7, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d)) return false;
+    constexpr unsigned FMA = 1u << 12, OSXSAVE = 1u << 27, AVX = 1u << 28, F16C = 1u << 29;
+    if ((c & (FMA | OSXSAVE | AVX | F16C)) != (FMA | OSXSAVE | AVX | F16C)) return false;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0)); // which registers the system keeps
+    if (!__get_cpuid_count(7, 0, &a, &b7, &c7, &d)) return false;
+    constexpr unsigned AVX2_BIT = 1u << 5, F = 1u << 16, DQ = 1u << 17, BW = 1u << 30, VL = 1u << 31, VNNI = 1u << 11;
+    if (isa == AVX2) return (low & 0x6) == 0x6 && (b7 & AVX2_BIT);
+    constexpr unsigned WIDE = AVX2_BIT | F | DQ | BW | VL;
+    return isa == AVX512 && (low & 0xe6) == 0xe6 && (b7 & WIDE) == WIDE && (c7 & VNNI);
 }
 #endif
 
 const Kernels* kernels_for(int isa) {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (isa == AVX512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni"))
-        return avx512_kernels();
-    if (isa == AVX2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c())
-        return avx2_kernels();
+    if (isa == AVX512 && can_run(AVX512)) return avx512_kernels();
+    if (isa == AVX2 && can_run(AVX2)) return avx2_kernels();
 #endif
     return isa == PORTABLE ? portable_kernels() : nullptr;
 }

@@ -1,0 +1,269 @@
+"""How the C++ library is come by: where it lies, and how it is compiled from ``src``.
+
+It comes with a wheel, or is built once into the user's cache folder by whatever C++17 compiler is there: GCC, clang, or
+the ``ziglang`` package, which also compiles for other systems. The standard library alone is imported, so that the
+build of a wheel (hatch_build.py) can use this.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from webapp.i18n import Phrase
+
+SOURCES = Path(__file__).with_name("src")
+BUILT = Path(__file__).with_name("built")
+"""Where a wheel carries the library."""
+
+
+COMPILERS = ("c++", "g++", "clang++")
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-w")
+"""Never -ffast-math, and no multiply-adds of the compiler's own: see src/kernels.inc."""
+BUILD_TIMEOUT_S = 600
+
+
+LIBRARY_VARIABLE = "ROOST_NATIVE_LIBRARY"  # a library built by hand: sanitizers, another compiler
+CACHE_VARIABLE = "ROOST_NATIVE_CACHE"
+
+
+class NativeUnavailable(Exception):
+    """No library could be had; says why and what would change that."""
+
+    def __init__(self, reason: str, way_out: str) -> None:
+        super().__init__(reason)
+        self.reason, self.way_out = reason, way_out
+
+
+@dataclass(frozen=True)
+class System:
+    """A system a library is compiled for: ``name`` and ``machine`` as Python has them there (``sys.platform``); zig's
+    ``triple`` and the ``tag`` of a wheel, both empty for this very system."""
+
+    name: str = sys.platform
+    machine: str = platform.machine().lower()
+    triple: str = ""
+    tag: str = ""
+
+
+HERE = System()
+SYSTEMS = {
+    "linux-x86_64": System("linux", "x86_64", "x86_64-linux-gnu.2.17", "manylinux_2_17_x86_64"),
+    "linux-arm64": System("linux", "aarch64", "aarch64-linux-gnu.2.17", "manylinux_2_17_aarch64"),
+    "macos-arm64": System("darwin", "arm64", "aarch64-macos.11.0", "macosx_11_0_arm64"),
+    "macos-x86_64": System("darwin", "x86_64", "x86_64-macos.11.0", "macosx_11_0_x86_64"),
+    "windows-x86_64": System("win32", "amd64", "x86_64-windows-gnu", "win_amd64"),
+}
+"""Those that zig compiles for from anywhere."""
+
+
+def is_built() -> bool:
+    """False: the first load compiles for some seconds."""
+    return find_library() is not None
+
+
+def find_library() -> Path | None:
+    given = os.environ.get(LIBRARY_VARIABLE)
+    if given:
+        return Path(given)
+    for folder in (BUILT, cache_folder()):
+        path = folder / library_name()
+        if path.exists():
+            return path
+    return None
+
+
+def find_compiler() -> list[str] | None:
+    """The command of a C++ compiler: ``CXX``, GCC or clang by their names, or the one in the package ziglang."""
+    given = os.environ.get("CXX", "").split()
+    if given and shutil.which(given[0]):
+        return given
+    for name in COMPILERS:
+        path = shutil.which(name)
+        if path:
+            return [path]
+    return zig() if importlib.util.find_spec("ziglang") is not None else None
+
+
+def zig() -> list[str]:
+    return [sys.executable, "-m", "ziglang", "c++"]
+
+
+def library_name(system: System = HERE) -> str:
+    """Named by what it was made from, so that an update of Roost builds its own."""
+    ending = {"win32": ".dll", "darwin": ".dylib"}.get(system.name, ".so")
+    return f"roost_native-{system.name}-{system.machine}-{source_digest()}{ending}"
+
+
+@lru_cache(1)
+def source_digest() -> str:
+    """16 hex digits over sources and flags."""
+    digest = hashlib.blake2b(" ".join(FLAGS).encode(), digest_size=8)
+    for path in sorted(SOURCES.iterdir()):
+        if path.suffix in (".cpp", ".h", ".inc"):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def cache_folder() -> Path:
+    given = os.environ.get(CACHE_VARIABLE)
+    if given:
+        return Path(given)
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or str(Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = str(Path.home() / "Library" / "Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "roost" / "native"
+
+
+def build_apart() -> None:
+    """:func:`build` in a process of its own with little priority, which goes on if this one ends: it is done in half a
+    minute, and what it makes is there for the next start. Returns when it is over; NativeUnavailable."""
+    code = (
+        "import os, sys; sys.path[:] = sys.argv[1:]; hasattr(os, 'nice') and os.nice(10)\n"
+        "from webapp.backends.native import building; building.build()"
+    )
+    apart: dict[str, Any] = {"start_new_session": True}
+    if sys.platform == "win32":
+        apart = {"creationflags": 0x4000 | 0x8000000}  # BELOW_NORMAL_PRIORITY_CLASS, CREATE_NO_WINDOW
+    done = subprocess.run(
+        [sys.executable, "-c", code, *(os.path.abspath(entry) for entry in sys.path)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        **apart,
+    )
+    if not is_built():
+        raise NativeUnavailable(failure() or done.stderr.strip()[-200:], way_out())
+
+
+def build(folder: Path | None = None, system: System = HERE) -> Path:
+    """Compiles the sources into ``folder`` (the cache), unless another process does so meanwhile. Raises
+    NativeUnavailable, and remembers the compiler's words in the cache."""
+    folder = folder or cache_folder()
+    target = folder / library_name(system)
+    compiler = [*zig(), "-target", system.triple] if system.triple else find_compiler()
+    if compiler is None:
+        raise NativeUnavailable("there is no C++ compiler", way_out())
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _lock(folder / "build.lock"):
+            if not target.exists():
+                for left in folder.glob("build-*"):  # of a build that was ended
+                    shutil.rmtree(left, ignore_errors=True)
+                _compile(compiler, target, system)
+    except OSError as exc:
+        reason = Phrase("{folder} cannot be written: {error}", folder=str(folder), error=str(exc))
+        raise NativeUnavailable(reason, "Set ROOST_NATIVE_CACHE to another folder.") from exc
+    return target
+
+
+def _compile(compiler: list[str], target: Path, system: System) -> None:
+    flags = [flag for flag in FLAGS if flag != "-fPIC" or system.name != "win32"]
+    links = ["-static"] if system.name == "win32" else ["-lpthread"]
+    with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as name:
+        scratch = Path(name)
+        sources = sorted(SOURCES.glob("*.cpp"))
+        objects = [scratch / f"{source.stem}.o" for source in sources]
+        commands = [
+            [*compiler, *flags, "-c", str(source), "-o", str(made)]
+            for source, made in zip(sources, objects, strict=True)
+        ]
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            failures = [found for found in pool.map(_run, commands) if found]
+        made = scratch / target.name
+        failed = "\n".join(failures) or _run([*compiler, "-shared", *map(str, objects), *links, "-o", str(made)])
+        failed = failed or ("" if system.triple else _try_out(made))
+        if failed and system.triple:
+            raise NativeUnavailable(failed[-2000:], "See what the compiler says.")
+        if failed:
+            _failure_file().parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _failure_file().write_text(failed, encoding="utf-8")
+            raise NativeUnavailable(failure() or failed, way_out())
+        os.replace(made, target)
+    with contextlib.suppress(OSError):
+        _failure_file().unlink()
+
+
+def _run(command: list[str]) -> str:
+    """Empty, or what went wrong."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=BUILD_TIMEOUT_S)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        return str(exc)
+    return "" if done.returncode == 0 else done.stderr.strip() or f"{command[0]} ended with {done.returncode}"
+
+
+def _try_out(path: Path) -> str:
+    """Runs the self-tests in a process of their own: a wrong instruction would end it."""
+    code = (
+        "import ctypes, sys; l = ctypes.CDLL(sys.argv[1]); t = l.roost_self_test; t.restype = ctypes.c_char_p\n"
+        "l.roost_best_isa.restype = ctypes.c_int32\n"
+        "bad = [t(i) for i in {0, l.roost_best_isa()}]; sys.exit(str(bad) if any(bad) else 0)"
+    )
+    return _run([sys.executable, "-c", code, str(path)])
+
+
+def _failure_file() -> Path:
+    """Where the words of this compiler are kept if it fails on these sources; another one may do better."""
+    compiler = hashlib.blake2b(" ".join(find_compiler() or ()).encode(), digest_size=4).hexdigest()
+    return cache_folder() / f"{library_name()}.{compiler}.failed"
+
+
+def failure() -> Phrase | None:
+    """What this compiler said when it failed; None when it was not tried."""
+    file = _failure_file()
+    return Phrase("its library could not be built ({error})", error=_first_error(file)) if file.exists() else None
+
+
+def _first_error(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return next((line.strip() for line in lines if "error" in line.lower()), lines[-1].strip() if lines else "")[
+            :200
+        ]
+    return ""
+
+
+def way_out() -> str:
+    if sys.platform == "darwin":
+        return "Run `xcode-select --install`, or `pip install ziglang`, and load again."
+    if sys.platform == "win32":
+        return "Run `pip install ziglang` and load again."
+    return "Install g++ (Debian, Ubuntu: `apt install g++`), or run `pip install ziglang`, and load again."
+
+
+_in_this_process = threading.Lock()
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """One build at a time. The system drops the lock when a process dies."""
+    with _in_this_process, path.open("a+b") as file:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
