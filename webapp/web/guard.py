@@ -33,7 +33,7 @@ from webapp.settings import Settings
 from webapp.storage.sessions import Session, Sessions, digest
 from webapp.web import login
 from webapp.web.api.operations import is_api_path
-from webapp.web.error_answers import answer_error, wants_json
+from webapp.web.error_answers import STYLE_PATH, answer_error, wants_json
 from webapp.web.peer import PEER, TrustedProxies, is_direct, is_loopback, is_of_own_account
 from webapp.web.roles import Role, least_role, role_without_proof
 from webapp.web.socket.channel import REFUSAL_KEY
@@ -211,7 +211,7 @@ class Guard:
             return _refused(RoostError("not_allowed", reason=reason))
         if self._cors.is_preflight(asked):
             return Decision(Step.PREFLIGHT)
-        if login.is_login_style(asked):
+        if asked.method == "GET" and asked.path == STYLE_PATH:  # of the login page
             return Decision(Step.STYLE)
         role, session, is_guess = self._role(asked)
         if asked.path == login.OWNER_PATH and asked.method in ("GET", "HEAD"):
@@ -299,14 +299,14 @@ class Guard:
             return Role.OWNER, None, False
         # A page that cors_origins lists acts for its own readers, not for the one whose cookie comes along.
         cookie = "" if self._cors.is_listed_page(asked) else asked.cookies.get(cookie_name(asked), "")
-        session = self.sessions.find(cookie)
+        session = self.sessions.find(cookie) if cookie else None
         if session is not None and session.role == "owner":
             return Role.OWNER, session, False
         if self.token and any(self._is_right(key) for key in keys):
             return Role.GUEST, None, False
         if session is not None and self.token and session.token_hash == digest(self.token):
             return Role.GUEST, session, False
-        role = role_without_proof(self.settings, is_near(asked))
+        role = role_without_proof(bool(self.token), is_near(asked))
         return role, None, role is Role.STRANGER and bool(keys)
 
     def _refuse(self, decision: Decision) -> Response:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from urllib.parse import urlencode
 
-from flask import Request, Response, make_response, redirect, request
+from flask import Response, make_response, redirect, request
 from markupsafe import Markup
 
 from webapp.i18n import translate
 from webapp.services.access import LINK_PATH
-from webapp.web.error_answers import STYLE_PATH, plain_page
+from webapp.web.error_answers import plain_page
 from webapp.web.kit.page import current_locale
 
 LOGIN_PATH = "/login"
@@ -52,10 +52,6 @@ def login_form(status: int = 401, wrong: bool = False) -> Response:
 
 def login_style() -> Response:
     return make_response(STYLE, {"Content-Type": "text/css; charset=utf-8", "Cache-Control": "max-age=3600"})
-
-
-def is_login_style(asked: Request) -> bool:
-    return asked.method == "GET" and asked.path == STYLE_PATH
 
 
 def submitted_token() -> str:

@@ -16,8 +16,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import IntEnum
 
-from webapp.settings import Settings
-
 
 class Role(IntEnum):
     STRANGER = 0
@@ -92,8 +90,8 @@ def most_needed(blueprints: Iterable[str]) -> Role:
     return max((role for name, role in ENDPOINTS.items() if name.rpartition(".")[0] in wanted), default=Role.GUEST)
 
 
-def role_without_proof(settings: Settings, is_near: bool) -> Role:
+def role_without_proof(asks_token: bool, is_near: bool) -> Role:
     """Of a request that shows neither token nor session; ``is_near``: it came straight from this machine."""
-    if settings.is_shared or settings.token:
+    if asks_token:
         return Role.STRANGER
     return Role.LOCAL if is_near else Role.GUEST

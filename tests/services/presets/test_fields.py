@@ -8,8 +8,8 @@ from webapp.services.downloads.catalogue import known_models
 from webapp.services.presets import files
 from webapp.services.presets.fields import changed_names, checked_fields, escaped, flat, put, read_fields, unescaped
 from webapp.services.presets.parameters import PARAMETERS, SAMPLING
+from webapp.services.presets.presets import shipped_presets
 from webapp.services.presets.runner_files import read_runner_presets, runner_strategy
-from webapp.services.presets.shipped import shipped_presets
 from webapp.services.strategy.choice import validate
 from webapp.storage.presets import Preset
 

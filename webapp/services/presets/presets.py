@@ -1,12 +1,19 @@
-"""Presets as page, API and command line use them: making, saving and applying them, and their files."""
+"""Presets as page, API and command line use them: making, saving and applying them, and their files.
+
+The ones that come with Roost are data in ``shipped.json``, their texts in the catalogue.
+"""
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from webapp.engine.engine_options import EngineOptions
@@ -19,11 +26,40 @@ from webapp.services.presets.fields import changed_names, checked_fields, put
 from webapp.services.presets.loading import PresetLoading, file_name
 from webapp.services.presets.parameters import BY_NAME, default_sampling
 from webapp.services.presets.runner_files import read_runner_presets
-from webapp.services.presets.shipped import GENERAL_KEY, STARTER_KEY, shipped, shipped_presets
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.presets import Preset, PresetStore
 from webapp.storage.records import Chat
+
+DATA = Path(__file__).with_name("shipped.json")
+NAMESPACE = uuid.UUID("9f0d1f0e-5a55-4c0b-9a1e-526f6f737400")
+
+
+@functools.lru_cache(maxsize=1)
+def shipped_presets() -> tuple[Preset, ...]:
+    """In the order to show them; read once. Their ids never change with the values."""
+    return tuple(_shipped(row) for row in json.loads(DATA.read_text(encoding="utf-8")))
+
+
+def shipped(key: str) -> Preset:
+    """KeyError for an unknown key."""
+    return {preset.shipped_key: preset for preset in shipped_presets()}[key]
+
+
+def is_as_shipped_name(preset: Preset) -> bool:
+    """Whether its name (and note) are to be shown in the reader's language, as ``presets.shipped.<key>.name``."""
+    return any(preset.shipped_key == row.shipped_key and preset.name == row.name for row in shipped_presets())
+
+
+def _shipped(row: dict[str, Any]) -> Preset:
+    key = row.pop("key")
+    values = put(Preset("", ""), checked_fields(row))
+    return Preset(**{"id": uuid.uuid5(NAMESPACE, key).hex, "shipped_key": key, **values})
+
+
+STARTER_KEY = "starter"
+GENERAL_KEY = "general"
+
 
 DELETED_KEPT_S = 86_400.0
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
-from flask import Response, current_app, g, request
+from flask import Response, copy_current_request_context, current_app, g, request
 
 from webapp.chat.events import AnswerEvent, Finished, Usage, Waiting
 from webapp.errors import ModelNotFound, RoostError, as_roost_error, translate_error
@@ -176,7 +176,11 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
         if (event is not None and not isinstance(event[1], Waiting)) or time.monotonic() > deadline:
             first = event
             break
-    path, locale = request.path, current_locale()  # there is no request any more when an error is written
+
+    @copy_current_request_context  # the request is over when an error is written
+    def error_event(error: RoostError) -> bytes:
+        text = sentences(*translate_error(error, current_locale()))
+        return writer.error(error_body(request.path, error, text, error.status))
 
     def body() -> Iterator[bytes]:
         try:
@@ -197,7 +201,7 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
             if error is not exc:
                 log.error("a stream failed", exc_info=exc)
             answering.record.error = error.code
-            yield writer.error(error_body(path, error, sentences(*translate_error(error, locale)), error.status))
+            yield error_event(error)
         finally:
             answering.close()
 

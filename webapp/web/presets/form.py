@@ -10,8 +10,7 @@ from typing import Any
 from webapp.errors import PresetNameTaken, RoostError, WeightsError
 from webapp.services.presets.fields import escaped, flat, plain, read_fields
 from webapp.services.presets.parameters import BY_NAME, PARAMETERS, SAMPLING, Parameter
-from webapp.services.presets.presets import Presets, SaveOutcome
-from webapp.services.presets.shipped import is_as_shipped_name
+from webapp.services.presets.presets import Presets, SaveOutcome, is_as_shipped_name
 from webapp.services.strategy.choice import validate
 from webapp.storage.presets import Preset
 from webapp.web.kit.page import Choice, FormField, PageContext
