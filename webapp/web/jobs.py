@@ -59,12 +59,26 @@ def job_list(page: PageContext, *kinds: str) -> Values:
     }
 
 
+def strip_jobs(page: PageContext) -> Values:
+    """``jobs/_strip.html``, on every page: the job that runs, and how many there are with those that wait."""
+    busy = [job for job in jobs_of(page).jobs() if job.status in (WAITING, RUNNING)]
+    busy.sort(key=lambda job: (job.status != RUNNING, not job.total))
+    first = _row(page, busy[0]) if busy else {}
+    more = page.t("jobs.more", count=len(busy) - 1) if len(busy) > 1 else ""
+    return {"is_busy": bool(busy), "more": more, **{key: first.get(key) for key in ("title", "shown", "share", "word")}}
+
+
+@blueprint.get("/strip")
+def show_strip() -> Response:
+    return render_page("jobs/_strip.html", {"strip_jobs": strip_jobs(current_page())})
+
+
 @blueprint.get("")
 def index() -> Response:
     """All of them as a page, or those of ``kind``s as the fragment."""
     page = current_page()
     shown = {"page_title": page.t("jobs.title"), "jobs": job_list(page, *request.args.getlist("kind")[:9])}
-    return render_page("jobs/page.html", shown, "jobs/_jobs.html")
+    return _fragment(page) if wants_fragment() else render_page("jobs/page.html", shown)
 
 
 @blueprint.post("/<job_id>/<action>")
@@ -76,9 +90,14 @@ def act(job_id: str, action: str) -> Response | BaseResponse:
         raise RoostError("job_not_found")
     actions[action](job_id)
     if wants_fragment():
-        return render_page("jobs/_jobs.html", {"jobs": job_list(page, *request.args.getlist("kind")[:9])})
+        return _fragment(page)
     back = urlsplit(request.headers.get("Referer", ""))
     return redirect(local_path(back.path) if back.netloc == request.host else url_for("jobs.index"), 303)
+
+
+def _fragment(page: PageContext) -> Response:
+    kinds = request.args.getlist("kind")[:9]
+    return render_page("jobs/_jobs.html", {"jobs": job_list(page, *kinds), "news_of_strip": strip_jobs(page)})
 
 
 def without_folders(error: RoostError) -> RoostError:

@@ -44,7 +44,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.GUEST, "conversion", "index"),
     **_rows(Role.LOCAL, "conversion", "plan load preset"),
     **_rows(Role.OWNER, "conversion", "start"),
-    **_rows(Role.GUEST, "jobs", "index"),
+    **_rows(Role.GUEST, "jobs", "index show_strip"),
     **_rows(Role.OWNER, "jobs", "act"),
     **_rows(Role.GUEST, "states", "index details file"),
     **_rows(Role.LOCAL, "states", "use"),

@@ -17,6 +17,7 @@ from webapp.manager.status import ModelStatus
 from webapp.services.library.placing import size_text
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.guard import current_role
+from webapp.web.jobs import strip_jobs
 from webapp.web.kit.page import (
     PageContext,
     Translator,
@@ -99,6 +100,7 @@ def shell(page: PageContext) -> Values:
             for code, name in LOCALES.items()
         ],
         "strip": strip(page.status, page.t),
+        "jobs": strip_jobs(page),
         "role": current_role().name.lower(),
         "is_owner_needed": current_role() < most_needed(name for name in request.blueprints if name != "sessions"),
     }
@@ -149,7 +151,8 @@ def load_percent(status: ModelStatus) -> int | None:
 @blueprint.get("/strip")
 def show_strip() -> Response:
     page = current_page()
-    return render_page("status/_strip.html", {"strip": strip(page.status, page.t)})
+    shown = {"strip": strip(page.status, page.t), "strip_jobs": strip_jobs(page)}
+    return render_page("status/_strip.html", shown)
 
 
 # the menu

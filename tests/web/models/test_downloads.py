@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from tests.services.downloads.hub_server import HubServer, answer
 from tests.services.library.library_folder import good_bytes
+from webapp.services.downloads.catalogue import best
+from webapp.services.strategy.hardware import Hardware
 
 FILE = "fresh.safetensors"
 
@@ -106,3 +110,29 @@ def test_another_site_can_start_nothing(browser, hub):
         )
         assert answered.status_code == 403
     assert hub.requests == []
+
+
+def test_a_running_download_is_seen_on_every_page_and_goes_when_it_is_over(browser, hub):
+    release = threading.Event()
+    hub.behaviours = [lambda handler: release.wait(30)]
+    assert 'id="strip-jobs" href="/jobs" hidden' in browser.get("/presets")[1]
+    browser.post("/models/downloads", name=f"someone/models/{FILE}")
+    for path in ("/", "/presets", "/models", "/states"):
+        assert 'hx-get="/jobs/strip"' in browser.get(path)[1], path
+    release.set()
+    assert finished(browser).status == "done"
+    assert "hidden" in browser.part("/jobs/strip")[1]
+
+
+def test_the_welcome_page_offers_the_best_model_until_it_is_on_its_way(open_browser, hub, monkeypatch):
+    from webapp.web.kit.page import PageContext
+
+    much = Hardware("a processor", 4, 8, 64 << 30, 48 << 30, (), 1 << 40)
+    monkeypatch.setattr(PageContext, "hardware", much)
+    browser = open_browser(hub_url=hub.url)
+    name = best(much).file
+    page = browser.get("/")[1]
+    assert f'name="name" value="{name}"' in page and hub.url.removeprefix("http://") in page and hub.requests == []
+    hub.behaviours = [answer(503)] * 50
+    browser.post("/models/downloads", name=name)
+    assert f'name="name" value="{name}"' not in browser.get("/")[1]

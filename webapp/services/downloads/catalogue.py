@@ -23,6 +23,7 @@ DATA = Path(__file__).with_suffix(".json")
 FAMILIES = ("g1", "world7", "world6", "world5", "world4", "music", "states")
 USES = ("try", "chat", "reasoning", "code", "languages", "older", "midi", "abc", "state")
 BEST_FAMILY = "g1"
+ROUND_BYTES = 256 << 20  # two looks at one machine find the same
 PAGES = "https://huggingface.co/"
 
 
@@ -77,26 +78,32 @@ def find(name: str) -> KnownModel | None:
     return next((model for model in known_models() if model.file.casefold().removesuffix(".pth") == wanted), None)
 
 
-def fitting(model: KnownModel, hardware: Hardware) -> Fitting:
-    """As if nothing else ran here: a model that is loaded now would make room."""
-    empty = replace(
+def fitting(model: KnownModel, hardware: Hardware, reclaimable_bytes: int = 0) -> Fitting:
+    """In the memory that is free now, with what the model that is loaded would give back."""
+    rounded = replace(
         hardware,
-        ram_available=max(hardware.ram_available, int(hardware.ram_total * 0.9)),
-        gpus=tuple(replace(gpu, vram_free=gpu.vram_total) for gpu in hardware.gpus),
+        ram_available=(hardware.ram_available + reclaimable_bytes) // ROUND_BYTES * ROUND_BYTES,
+        gpus=tuple(replace(gpu, vram_free=gpu.vram_free // ROUND_BYTES * ROUND_BYTES) for gpu in hardware.gpus),
+        disk_free=0,
     )
-    found = recommend(empty, as_inspected(model))
+    return _fitting(model, rounded)
+
+
+@functools.lru_cache(256)
+def _fitting(model: KnownModel, hardware: Hardware) -> Fitting:
+    found = recommend(hardware, as_inspected(model))
     needed = found.fit.needed_bytes if found.fit else 0
     return Fitting(found.strategy, needed, found.fit is not None and found.fit.verdict == FITS)
 
 
-def best(hardware: Hardware) -> KnownModel | None:
+def best(hardware: Hardware, reclaimable_bytes: int = 0) -> KnownModel | None:
     """The largest current chat model that fits with room to spare; of two of a size the newer."""
     for model in sorted(
         (model for model in known_models() if model.family == BEST_FAMILY),
         key=lambda model: (float(model.parameters.removesuffix("B")), model.published),
         reverse=True,
     ):
-        if model.size_bytes < hardware.disk_free and fitting(model, hardware).is_fitting:
+        if model.size_bytes < hardware.disk_free and fitting(model, hardware, reclaimable_bytes).is_fitting:
             return model
     return None
 

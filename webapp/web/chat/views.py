@@ -32,6 +32,7 @@ from webapp.tools.definition import Approval
 from webapp.web.chat.live import ChatContext
 from webapp.web.chat.panel import NEW_CHAT, load_offer, options, thinking, tool_switch
 from webapp.web.kit.page import Toast, Translator, Values, parameters_text
+from webapp.web.models.downloads import best_offer
 from webapp.web.presets.form import shown_name
 
 SHOWN_MESSAGES = 40
@@ -93,11 +94,13 @@ def welcome(page: ChatContext) -> Values:
     """What a chat without messages says."""
     t, model = page.t, page.status.model if page.model else ""
     intro = "none" if not model else "starter" if model.startswith(STARTER_PREFIX) else "model"
+    offer = best_offer(page) if intro != "model" else None
     parameters = parameters_text(page.model, t) if page.model else ""
     return {
         "is_shown": True,
         "title": t("chat.welcome.title"),
         "intro": t(f"chat.welcome.intro_{intro}", parameters=parameters, model=model),
+        "offer": offer,
         "prompts": [
             {"title": t(f"chat.welcome.{number}.title"), "text": t(f"chat.welcome.{number}.text")} for number in PROMPTS
         ],

@@ -147,7 +147,7 @@ def known_section(page: PageContext, form: Values | None = None) -> Values:
 
 def best_offer(page: PageContext) -> Values | None:
     """The best published model for this machine, with its size and time; None where none fits or it is here."""
-    model = best(page.hardware)
+    model = best(page.hardware, page.engine_bytes)
     if model is None or model.file in _names_here(page):
         return None
     speed = ASSUMED_BYTES_PER_S
@@ -165,7 +165,7 @@ def best_offer(page: PageContext) -> Values | None:
 
 def _families(page: PageContext) -> list[Values]:
     """By family, with what each would ask of this machine. ``is_here``: a file of this name is in the library."""
-    here, chosen = _names_here(page), best(page.hardware)
+    here, chosen = _names_here(page), best(page.hardware, page.engine_bytes)
     coming = {job.details.get("name") for job in _unfinished(page)}
     found = []
     for family in FAMILIES:
@@ -191,7 +191,7 @@ def _row(page: PageContext, model: KnownModel, is_here: bool, is_coming: bool, i
         ],
         "uses": [t(f"models.good_for.{use}") for use in model.good_for],
         "hint": "" if model.family == "states" else _fit_text(page, model),
-        "is_too_large": model.family != "states" and not fitting(model, page.hardware).is_fitting,
+        "is_too_large": model.family != "states" and not fitting(model, page.hardware, page.engine_bytes).is_fitting,
         "page": model.page,
         "is_here": is_here,
         "is_coming": is_coming,
@@ -200,7 +200,7 @@ def _row(page: PageContext, model: KnownModel, is_here: bool, is_coming: bool, i
 
 
 def _fit_text(page: PageContext, model: KnownModel) -> str:
-    found = fitting(model, page.hardware)
+    found = fitting(model, page.hardware, page.engine_bytes)
     words = {"strategy": found.strategy, "needed": size_text(found.needed_bytes or model.size_bytes)}
     return str(page.t("models.hint.runs" if found.is_fitting else "models.hint.too_large", **words))
 

@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ModelNotFound, RoostError
 from webapp.services.strategy.choice import strategy_on_load
-from webapp.web.jobs import job_list
+from webapp.web.jobs import job_list, strip_jobs
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
 from webapp.web.login import local_path
 from webapp.web.models import downloads, upload_routes
@@ -74,7 +74,9 @@ def news() -> Response:
     is_activity_old = now["revision"] != request.args.get("activity")
     if not (is_list_old or is_activity_old):
         return Response(status=204, headers={"Cache-Control": "no-store"})
-    changed: dict[str, object] = {"activity": now, "jobs": job_list(page, *JOBS)} if is_activity_old else {}
+    changed: dict[str, object] = (
+        {"activity": now, "jobs": job_list(page, *JOBS), "news_of_strip": strip_jobs(page)} if is_activity_old else {}
+    )
     if is_list_old:
         changed |= {"list": model_list(page, _filter()), "trash": trash(page)}
     return render_page("models/_news.html", changed)
@@ -207,7 +209,7 @@ def _query(said: str, words: dict[str, str]) -> str:
 
 def _news(page: PageContext, toasts: tuple[Toast, ...], clears_import: bool = False) -> Response:
     shown = {"list": model_list(page, _filter()), "activity": activity(page), "trash": trash(page), "toasts": toasts}
-    shown["jobs"] = job_list(page, *JOBS)
+    shown |= {"jobs": job_list(page, *JOBS), "news_of_strip": strip_jobs(page)}
     if clears_import:
         shown["import_form"] = import_form(page)
     return render_page("models/_news.html", shown)
