@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 import urllib.request
 
 import pytest
 
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
+from webapp.backends.native.backend import NativeBackend
 from webapp.chat.events import Waiting
+from webapp.engine.backend import Availability
 from webapp.i18n import translate
-from webapp.manager import health
+from webapp.manager import health, nvidia
 from webapp.manager.status import ModelStatus
 from webapp.web.chat.views import waiting_text
 from webapp.web.status import strip
@@ -26,6 +29,33 @@ def test_an_engine_that_does_not_answer_is_said_with_its_seconds(phase, locale):
     assert silent["word"] != well["word"]
     assert "37" in waiting_text(Waiting("silent", 37), t)
     assert waiting_text(Waiting("silent", 0), t) == waiting_text(None, t)
+
+
+NOTES = {
+    "compiling": Availability(True, is_ready=False),
+    "no_compiler": Availability(False, "no compiler", is_ready=False),
+    "failed": Availability(False, "an error", is_ready=False, has_failed=True),
+}
+
+
+@pytest.mark.parametrize("note", NOTES)
+def test_what_keeps_a_better_engine_away_is_said_where_the_engine_was_chosen_by_itself(note, tmp_path, monkeypatch):
+    over = threading.Event()
+    monkeypatch.setattr(NativeBackend, "availability", lambda: NOTES[note])
+    monkeypatch.setattr(NativeBackend, "prepare", lambda: over.wait(30))
+    monkeypatch.setattr(nvidia, "read_gpus", lambda: ())
+    roost = RunningRoost(tmp_path, "auto")
+    try:
+        for locale in ("en", "zh"):
+            shown = roost.get(f"/models?lang={locale}")
+            assert f'data-engine-note="{note}"' in shown and f'data-code="{note}"' in shown and "cpu fp32" in shown
+            assert "status.engine" not in shown and "models.engine" not in shown
+        roost.app.extensions["model_manager"].choose(strategy="cpu fp32")
+        shown = roost.get("/models")
+        assert "data-engine-note" not in shown and f'data-code="{note}"' not in shown
+    finally:
+        over.set()
+        roost.stop()
 
 
 def posted(roost: RunningRoost, body: bytes) -> str:

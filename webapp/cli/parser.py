@@ -95,6 +95,7 @@ COMMANDS = {
     "states": "states",
     "convert": "convert",
     "bench": "bench",
+    "kernels": "kernels",
     "eval": "evaluate",
 }
 

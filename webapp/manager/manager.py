@@ -90,7 +90,7 @@ class ModelManager:
         except RoostError:
             chosen = self._first_choice.strategy
             return replace(status, strategy=chosen, chosen_strategy=chosen)
-        return replace(status, **described_target(target))
+        return replace(self._board.status, **described_target(target))  # with what choosing it has noted
 
     def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
         """At once when ``revision`` is not the newest, else after a change or the time."""

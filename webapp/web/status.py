@@ -10,6 +10,7 @@ from urllib.parse import urlencode, urlsplit
 from flask import Blueprint, Response, current_app, has_request_context, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
+from webapp.engine.registry import is_automatic
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import LOCALES
 from webapp.manager.library import ModelEntry
@@ -118,7 +119,7 @@ def _url_in(locale: str) -> str:
 
 def strip(status: ModelStatus, t: Translator) -> Values:
     """``status/_strip.html``. ``light``: idle, waiting, answering, failed or off; ``percent`` only while loading;
-    ``silent_s`` as of ModelStatus."""
+    ``silent_s`` and ``engine_note`` as of ModelStatus."""
     percent = load_percent(status)
     if status.silent_s:
         word = t("status.silent", seconds=status.silent_s)
@@ -130,6 +131,7 @@ def strip(status: ModelStatus, t: Translator) -> Values:
     if status.phase == "answering":
         seats = t("chat.status.seats", running=status.running, seats=status.seats)
         seats += t("chat.status.waiting", count=status.waiting) if status.waiting else ""
+    note = status.engine_note if status.model and is_automatic(status.chosen_strategy) else ""
     return {
         "model": status.model or t("status.no_model"),
         "strategy": status.strategy if status.model else "",
@@ -139,6 +141,8 @@ def strip(status: ModelStatus, t: Translator) -> Values:
         "percent": percent,
         "seats": seats,
         "silent_s": status.silent_s,
+        "engine_note": note,
+        "engine_word": t(f"status.engine_{note}") if note else "",
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from webapp.backends.native import library
+from webapp.backends.native import building
 
 ROOT = Path(__file__).resolve().parents[3]
 WATCHING = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g1", "-O1")
@@ -18,13 +18,13 @@ WATCHING = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "
 @pytest.mark.checks
 @pytest.mark.skipif(sys.platform != "linux", reason="preloads the sanitizer's runtime as Linux does")
 def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path) -> None:
-    compiler = library.find_compiler()
+    compiler = building.find_compiler()
     assert compiler is not None
     runtime = _runtime(compiler)
     if runtime is None:
         pytest.skip(f"{compiler[0]} has no AddressSanitizer")
-    flags = [flag for flag in library.FLAGS if flag != "-O3"]
-    sources = sorted(map(str, library.SOURCES.glob("*.cpp")))
+    flags = [flag for flag in building.FLAGS if flag != "-O3"]
+    sources = sorted(map(str, building.SOURCES.glob("*.cpp")))
     made = tmp_path / "watched.so"
     done = subprocess.run(
         [*compiler, *flags, *WATCHING, "-shared", *sources, "-lpthread", "-o", str(made)],
@@ -35,7 +35,7 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path)
     assert done.returncode == 0, done.stderr
     environment = {
         **os.environ,
-        library.LIBRARY_VARIABLE: str(made),
+        building.LIBRARY_VARIABLE: str(made),
         "LD_PRELOAD": runtime,
         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",  # the interpreter's own leaks are not ours
     }

@@ -16,8 +16,10 @@ from urllib.parse import urlencode
 
 from flask import current_app, url_for
 
+from webapp.engine.registry import is_automatic
 from webapp.errors import WeightsError, error_from_dict
 from webapp.i18n import phrase, sentences
+from webapp.manager.automatic import COMPILING
 from webapp.manager.library import ModelEntry, ModelFile, ModelLibrary
 from webapp.services.downloads.downloads import KIND as DOWNLOAD
 from webapp.services.library.model_files import HOLDS_A_MODEL, ModelFiles
@@ -270,11 +272,21 @@ def activity(page: PageContext) -> Values:
         "revision": f"{page.status.revision}-{files.activity()}-{html_id(jobs)}",
         "is_busy": load is not None and load["phase"] != "failed",
         "load": load,
+        "engine": engine_note(page),
         "uploads": [
             {"id": upload.id, "name": upload.name, "shown": _of(page, upload.done_bytes, upload.size_bytes)}
             for upload in files.unfinished_uploads()
         ],
     }
+
+
+def engine_note(page: PageContext) -> Values | None:
+    """What keeps a better engine away; None when nothing does, or a person chose the one that runs."""
+    note, strategy = page.status.engine_note, page.status.strategy
+    if not note or not is_automatic(page.status.chosen_strategy):
+        return None
+    title, text = (page.t(f"models.engine.{note}.{part}", strategy=strategy) for part in ("title", "text"))
+    return {"note": note, "kind": "" if note == COMPILING else "warn", "title": title, "text": text}
 
 
 def load_progress(page: PageContext) -> Values | None:

@@ -1,0 +1,45 @@
+"""`roost kernels` on machines with and without a compiler."""
+
+from __future__ import annotations
+
+import pytest
+
+from webapp.backends.native import building
+from webapp.cli import main
+
+
+@pytest.fixture
+def bare_machine(tmp_path, monkeypatch):
+    """No library, no compiler; the folder of its programs."""
+    for name in (building.LIBRARY_VARIABLE, "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(building.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(building, "BUILT", tmp_path / "no wheel")
+    monkeypatch.setattr(building.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "bin").mkdir()
+    return tmp_path / "bin"
+
+
+def test_without_a_compiler_it_says_so_and_what_would_change_it(bare_machine, capsys):
+    assert main(["kernels"]) == 0
+    assert "ziglang" in capsys.readouterr().out
+    assert main(["kernels", "build"]) == 2
+    assert "ziglang" in capsys.readouterr().err
+
+
+def test_a_compiler_that_failed_is_tried_again_when_asked_to(bare_machine, capsys):
+    compiler = bare_machine / "g++"
+    compiler.write_text("#!/bin/sh\necho 'x.cpp:1: error: no such thing' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    for _ in range(2):
+        assert main(["kernels", "build"]) == 2
+        told = capsys.readouterr()
+        assert "g++" in told.out and "no such thing" in told.err
+
+
+def test_a_library_that_is_there_is_named(monkeypatch, tmp_path, capsys):
+    library = tmp_path / "made.so"
+    monkeypatch.setenv(building.LIBRARY_VARIABLE, str(library))
+    assert main(["kernels"]) == 0
+    assert str(library) in capsys.readouterr().out

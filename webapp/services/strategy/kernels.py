@@ -1,0 +1,44 @@
+"""The native engine's library on this machine: where it is, what it runs, and building it."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+
+from webapp.backends.native import building, library
+from webapp.engine.backend import Availability
+from webapp.errors import BackendUnavailable
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """``path`` is "" while there is no library; ``isa`` its instruction set here, ``compiler`` the command that would
+    build one; each may be ""."""
+
+    availability: Availability
+    path: str
+    isa: str
+    compiler: str
+
+
+def kernels() -> Kernels:
+    """Loads the library into this process."""
+    path, isa, found = building.find_library(), "", library.availability()
+    if path is not None:
+        try:
+            isa = library.choose_isa()
+        except building.NativeUnavailable as exc:
+            found = Availability(False, exc.reason, exc.way_out)
+    return Kernels(found, str(path or ""), isa, compiler())
+
+
+def compiler() -> str:
+    return shlex.join(building.find_compiler() or ())
+
+
+def build() -> None:
+    """Also where the compiler has failed before. BackendUnavailable."""
+    try:
+        building.build()
+    except building.NativeUnavailable as exc:
+        raise BackendUnavailable(backend="native", reason=exc.reason, way_out=exc.way_out) from exc
