@@ -64,6 +64,31 @@ def test_the_library_draws_what_the_definition_draws(vocab_size: int, isa: str, 
     backend.close()
 
 
+@pytest.mark.parametrize("format", ("f32", "bf16", "f16", "q8", "q6", "q4"))
+@pytest.mark.parametrize("banned_count", (0, 5, 200, 291))
+def test_tokens_that_may_not_be_drawn_need_no_logits(format: str, banned_count: int, tmp_path: Path) -> None:
+    """Where most are banned the head is computed for the others alone: the same tokens as from all logits."""
+    backend = backend_with(tmp_path, f"native {format} threads=2", vocab_size=300)
+    rng = np.random.default_rng(banned_count)
+    banned = sorted(rng.permutation(300)[:banned_count].tolist())
+    usable_mask = np.frombuffer(rng.bytes(40), np.uint32)
+    more = {"presence_penalty": 0.4, "frequency_penalty": 0.7, "logit_bias": {3: 2.5, 6: -100.0}}
+    slots = [backend.new_slot() for _ in range(6)]
+    params = [{}, {"temperature": 0.0}, {"top_p": 1.0}, {"top_k": 5, "top_p": 1.0}, {"min_p": 0.1}, {"top_p": 0.9}]
+    sequences = [sequence(seed, **{**each, **more}) for seed, each in enumerate(params)]
+    batch = batch_of(300, *sequences, banned=banned, masks={5: usable_mask})
+    for _ in range(20):
+        rows = [Row(slot, rng.integers(0, 300, 2).tolist(), "all" if slot == slots[0] else "last") for slot in slots]
+        found = backend.step(rows).sample(range(1, 7), batch).token_ids.tolist()
+        logits = backend.step(rows)
+        lines = logits.to_numpy(range(1, 7)).copy()
+        assert logits.sample(range(1, 7), batch).token_ids.tolist() == [
+            plain_sampler.sample(line, batch, i) for i, line in enumerate(lines)
+        ]
+        assert len(found) == 6 and not set(found) & set(banned)
+    backend.close()
+
+
 def test_a_line_that_is_not_finite_or_has_no_token_left_costs_the_others_nothing(tmp_path: Path) -> None:
     backend = backend_with(tmp_path)
     wanted = np.random.default_rng(0).normal(0, 2, (4, 256)).astype(np.float32)

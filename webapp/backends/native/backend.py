@@ -155,7 +155,7 @@ class NativeBackend(Backend):
         return backend
 
     def step(self, batch: Sequence[Row]) -> Logits:
-        lines = self._model.step(
+        lines = self._model.run(
             [row.slot for row in batch], [row.token_ids for row in batch], [WANT[row.want] for row in batch]
         )
         return NativeLogits(self._model, lines)
@@ -205,19 +205,19 @@ class NativeBackend(Backend):
 
 
 class NativeLogits(Logits):
-    """Lines in the library's memory."""
+    """Lines in the library's memory, computed when they are asked for."""
 
-    def __init__(self, model: NativeModel, lines: NDArray[np.float32]) -> None:
+    def __init__(self, model: NativeModel, lines: int) -> None:
         self._model = model
         self._lines = lines
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return self._lines
 
     def to_numpy(self, lines: Sequence[int]) -> NDArray[np.float32]:
-        if len(lines) == len(self._lines) and list(lines) == list(range(len(lines))):
-            return self._lines
-        return self._lines[list(lines)]
+        found = self._model.lines(self._lines)
+        is_all = len(lines) == len(found) and list(lines) == list(range(len(lines)))
+        return found if is_all else found[list(lines)]
 
     def sample(self, lines: Sequence[int], batch: SamplingBatch) -> Sampled:
         import numpy as np

@@ -16,7 +16,7 @@ from webapp.backends.native.building import NativeUnavailable
 from webapp.engine.backend import Availability
 from webapp.i18n import Phrase
 
-ABI = 1  # of src/api.cpp
+ABI = 2  # of src/api.cpp
 ISAS = {"avx512": 3, "avx2": 2, "portable": 0}
 """Best first."""
 ISA_VARIABLE = "ROOST_NATIVE_ISA"
@@ -114,6 +114,9 @@ class SamplingJob(ctypes.Structure):
         ("alternatives", ctypes.c_void_p),
         ("most_alternatives", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("token_ids", "logprobs", "best_ids", "best_logprobs")),
+        ("only_usable", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("token_of", "place_of")),
+        ("may_overwrite", ctypes.c_int32),
     ]
 
 
@@ -138,6 +141,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "transfer_state": (number, [handle, number, number, pointer, pointer, pointer]),
         "step": (number, [handle, number, pointer, pointer, pointer, pointer]),
         "logits": (pointer, [handle, pointer]),
+        "set_usable": (number, [handle, pointer, number]),
         "sample": (number, [handle, pointer]),
         "weight_bytes": (wide, [handle]),
         "arena_bytes": (wide, [handle]),

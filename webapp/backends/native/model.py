@@ -108,6 +108,8 @@ class NativeModel:
         )
         self._check(self._library.roost_create(ctypes.byref(given), ctypes.byref(self._handle)))
         self._state_floats = self._library.roost_state_floats(self._handle)
+        self._banned: NDArray[np.int32] | None = None
+        self._has_usable = False
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, layout: Layout, progress: ProgressCallback) -> NativeModel:
@@ -191,8 +193,11 @@ class NativeModel:
     def step(
         self, slots: Sequence[int], token_ids: Sequence[Sequence[int]], want: Sequence[int]
     ) -> NDArray[np.float32]:
-        """Feeds ``token_ids[b]`` to ``slots[b]``; ``want`` 0 nothing, 1 the last, 2 all. The lines of logits as a view
-        of the library's memory, valid until the next step."""
+        """Feeds ``token_ids[b]`` to ``slots[b]``; ``want`` 0 nothing, 1 the last, 2 all. The :meth:`lines` it makes."""
+        return self.lines(self.run(slots, token_ids, want))
+
+    def run(self, slots: Sequence[int], token_ids: Sequence[Sequence[int]], want: Sequence[int]) -> int:
+        """As :meth:`step`, how many lines; they are not computed before somebody asks for them."""
         counts = np.fromiter(map(len, token_ids), np.int32, len(token_ids))
         try:
             tokens = np.fromiter((token for ids in token_ids for token in ids), np.int32, int(counts.sum()))
@@ -200,15 +205,22 @@ class NativeModel:
             self._check(BAD_TOKEN)
             raise
         arrays = (np.asarray(slots, np.int32), counts, tokens, np.asarray(want, np.int32))
-        lines = self._check(self._library.roost_step(self._open, len(counts), *_pointers(*arrays)))
+        return self._check(self._library.roost_step(self._open, len(counts), *_pointers(*arrays)))
+
+    def lines(self, lines: int) -> NDArray[np.float32]:
+        """The logits of all ``lines`` of the last step, as a view of the library's memory, valid until the next one."""
         stride = ctypes.c_int64()
-        address = self._library.roost_logits(self._open, ctypes.byref(stride))
+        address = self._library.roost_logits(self._open, ctypes.byref(stride)) if lines else None
+        if not address:
+            self._check(NO_MEMORY if lines else 0)
+            return np.empty((0, self.config.vocab_size), np.float32)
         whole = np.ctypeslib.as_array((ctypes.c_float * (lines * stride.value)).from_address(address))
         return whole.reshape(lines, stride.value)[:, : self.config.vocab_size]
 
     def sample(self, lines: NDArray[np.int32], batch: Any) -> tuple[Any, Any, Any, Any]:
         """For a ``SamplingBatch``: token ids, and the three arrays of logprobs or None."""
         count = len(lines)
+        self._use_only(batch.banned)
         most = int(batch.alternatives.max(initial=-1))
         token_ids = np.empty(count, np.int32)
         reports: tuple[Any, ...] = (None, None, None)
@@ -223,6 +235,7 @@ class NativeModel:
             banned_count=len(batch.banned),
             mask_words=batch.masks.shape[1] if batch.masks.ndim == 2 else 0,
             most_alternatives=most,
+            only_usable=self._has_usable,
             lines=lines.ctypes.data,
             token_ids=token_ids.ctypes.data,
             **{
@@ -239,6 +252,17 @@ class NativeModel:
         )
         self._check(self._library.roost_sample(self._open, ctypes.byref(job)))
         return (token_ids, *reports)
+
+    def _use_only(self, banned: NDArray[np.int32]) -> None:
+        """Where half of the tokens and more may never be drawn (a model that was trained on a part of its vocabulary),
+        the head is computed for the others alone when a line is only drawn from."""
+        if banned is self._banned:
+            return
+        self._banned = banned
+        usable = np.setdiff1d(np.arange(self.config.vocab_size, dtype=np.int32), banned)
+        self._has_usable = 0 < len(usable) <= self.config.vocab_size // 2
+        count = len(usable) if self._has_usable else 0
+        self._check(self._library.roost_set_usable(self._open, usable.ctypes.data, count))
 
     @property
     def _open(self) -> ctypes.c_void_p:

@@ -15,7 +15,7 @@ using namespace roost;
 #endif
 
 namespace {
-constexpr int32_t ABI = 1; // webapp/backends/native/library.py asks for this
+constexpr int32_t ABI = 2; // webapp/backends/native/library.py asks for this
 
 struct Handle {
     Engine engine;
@@ -129,16 +129,24 @@ API int32_t roost_step(Handle* h, int32_t batch, const int32_t* slots, const int
         return lines;
     });
 }
+// Null without memory for them.
 API const float* roost_logits(Handle* h, int64_t* stride) {
-    *stride = h->engine.logits_stride();
-    return h->engine.logits();
+    const float* found = nullptr;
+    guarded([&] {
+        *stride = h->engine.logits_stride();
+        found = h->lines ? h->engine.logits() : nullptr;
+        return (int)OK;
+    });
+    return found;
+}
+API int32_t roost_set_usable(Handle* h, const int32_t* ids, int32_t count) {
+    if (!h->is_ready) return INCOMPLETE;
+    return guarded([&] { return h->engine.set_usable(ids, count); });
 }
 
 API int32_t roost_sample(Handle* h, const SamplingJob* given) {
     SamplingJob job = *given;
-    job.logits = h->engine.logits();
-    job.stride = h->engine.logits_stride();
-    const int vocab = job.vocab = h->engine.config().vocab;
+    const int vocab = h->engine.config().vocab;
     if (job.count < 0 || job.banned_count < 0 || (job.count && job.starts[0] != 0)) return BAD_ARGUMENT;
     for (int i = 0; i < job.count; i++) {
         if (job.lines[i] < 0 || job.lines[i] >= h->lines || job.starts[i + 1] < job.starts[i]) return BAD_ARGUMENT;
@@ -155,7 +163,26 @@ API int32_t roost_sample(Handle* h, const SamplingJob* given) {
     if (!all_ids(job.banned, job.banned_count)) return BAD_TOKEN;
     for (int j = 0; job.count && j < job.starts[job.count]; j++)
         if (!(job.values[j] < INFINITY)) return BAD_ARGUMENT; // NaN, too
+    std::vector<char> seen((size_t)h->lines);
+    job.may_overwrite = 1;
+    for (int i = 0; i < job.count; i++) {
+        if (seen[(size_t)job.lines[i]]) job.may_overwrite = 0;
+        seen[(size_t)job.lines[i]] = 1;
+    }
     return guarded([&] {
+        job.token_of = job.place_of = nullptr;
+        job.logits = job.only_usable && job.most_alternatives < 0 ? h->engine.usable_logits() : nullptr;
+        if (job.logits) {
+            job.stride = h->engine.usable_stride();
+            job.vocab = (int32_t)h->engine.usable_ids().size();
+            job.token_of = h->engine.usable_ids().data();
+            job.place_of = h->engine.usable_rows().data();
+            job.banned_count = 0;
+        } else {
+            job.logits = h->engine.logits();
+            job.stride = h->engine.logits_stride();
+            job.vocab = vocab;
+        }
         h->sampler.sample(h->engine.kernels(), h->engine.pool(), job);
         return (int)OK;
     });

@@ -10,6 +10,28 @@ bool use_sparse_from_environment() { // ROOST_NATIVE_DENSE=1: for measuring what
     const char* text = getenv("ROOST_NATIVE_DENSE");
     return text == nullptr || text[0] == '\0' || text[0] == '0';
 }
+// One packed row into another matrix of the same format and width. A row is one lane of every vector of its tile.
+void copy_row(const Matrix& from, int row, Matrix& to, int to_row) {
+    const uint8_t* source = from.tile(row / TILE_ROWS);
+    uint8_t* target = to.data + (size_t)(to_row / TILE_ROWS) * to.tile_bytes;
+    const size_t a = (size_t)(row % TILE_ROWS), b = (size_t)(to_row % TILE_ROWS);
+    const auto lane = [&](size_t start, size_t bytes) {
+        memcpy(target + start + b * bytes, source + start + a * bytes, bytes);
+    };
+    if (!is_quantised(from.format)) {
+        const size_t item = from.format == F16 ? 2 : 4; // bf16: pairs of inputs
+        for (size_t start = 0; start < from.tile_bytes; start += item * TILE_ROWS) lane(start, item);
+        return;
+    }
+    const bool has_rows = from.format != Q8; // row scale and row minimum, then u8 scales and minima
+    if (has_rows) lane(0, 4), lane(64, 4);
+    for (int g = 0; g < from.padded / GROUP; g++) {
+        const size_t scales = scale_offset(from.format, g), weights = group_offset(from.format, g);
+        if (has_rows) lane(scales, 1), lane(scales + TILE_ROWS, 1);
+        else lane(scales, 2);
+        for (size_t start = 0; start < group_bytes(from.format); start += 64) lane(weights + start, 4);
+    }
+}
 } // namespace
 
 Engine::Engine(const Config& config, const Kernels* kernels)
@@ -39,7 +61,6 @@ Engine::Engine(const Config& config, const Kernels* kernels)
     for (Floats* buffer : {&x_, &normed_, &last_, &ffn_r_}) buffer->assign((size_t)columns * width_);
     for (Floats* buffer : {&r_, &k_, &v_, &g_, &v_first_}) buffer->assign((size_t)columns * attention_);
     logits_stride_ = (int)align_up((size_t)config.vocab, TILE_ROWS);
-    logits_.assign((size_t)logits_stride_);
     scratch_.resize((size_t)config.threads);
     for (Scratch& scratch : scratch_) {
         scratch.head.assign((size_t)9 * HEAD_COLUMNS * std::max(head_, CHANNELS));
@@ -180,6 +201,31 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
         this);
     if (layer < 0) head_rows_ = first_row + rows;
     return is_bad_.load() ? NOT_FINITE : OK;
+}
+
+// A head of some rows, so that tokens which may not be drawn cost nothing: their packed rows, lane by lane.
+int Engine::set_usable(const int32_t* ids, int count) {
+    if (count < 0 || count > config_.vocab || (count && !ids)) return BAD_ARGUMENT;
+    for (int i = 0; i < count; i++)
+        if (ids[i] < 0 || ids[i] >= config_.vocab || (i && ids[i] <= ids[i - 1])) return BAD_TOKEN;
+    std::vector<int32_t> rows((size_t)(count ? config_.vocab : 0), -1);
+    for (int i = 0; i < count; i++) rows[(size_t)ids[i]] = i;
+    Matrix made;
+    made.shape(head_matrix_.format, count, head_matrix_.inputs);
+    std::unique_ptr<uint8_t, Free> memory;
+    if (count) {
+        memory.reset((uint8_t*)allocate_aligned(made.bytes()));
+        memset(memory.get(), 0, made.bytes());
+    }
+    made.data = memory.get();
+    for (int i = 0; i < count; i++)
+        copy_row(head_matrix_, ids[i], made, i);
+    usable_ids_.assign(ids, ids + count);
+    usable_rows_ = std::move(rows);
+    usable_memory_ = std::move(memory);
+    usable_head_ = made;
+    has_usable_logits_ = false;
+    return OK;
 }
 
 int Engine::set_embedding(const Source& source, int rows, int first_row) {

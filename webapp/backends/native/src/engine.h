@@ -82,10 +82,16 @@ public:
     // for RWKV-4 aa, bb, pp, each [layer][attention].
     int transfer_state(int slot, bool write, float* att_x, float* ffn_x, float* rest);
 
-    // Feeds counts[b] tokens to slots[b]; rows of logits go to logits() in the order of the batch.
-    int step(int batch, const int32_t* slots, const int32_t* counts, const int32_t* tokens, const int32_t* want, int* rows);
-    const float* logits() const { return logits_.data(); }
+    // Feeds counts[b] tokens to slots[b]; `lines`: how many lines of logits that makes, in the order of the batch. They
+    // are computed when they are asked for: all of them, or of the tokens of set_usable() alone.
+    int step(int batch, const int32_t* slots, const int32_t* counts, const int32_t* tokens, const int32_t* want, int* lines);
+    const float* logits();
     int logits_stride() const { return logits_stride_; }
+    int set_usable(const int32_t* ids, int count); // the only tokens that may be drawn, ascending; 0: no such set
+    const float* usable_logits();                  // null without a set, and after a step of several rounds
+    int usable_stride() const { return head_stride(usable_head_); }
+    const std::vector<int32_t>& usable_ids() const { return usable_ids_; }
+    const std::vector<int32_t>& usable_rows() const { return usable_rows_; } // by token; -1 for one that is not usable
 
     const Config& config() const { return config_; }
     const Kernels& kernels() const { return *kernels_; }
@@ -142,6 +148,9 @@ private:
     void clear_state(float* state) const;
 
     void run_round();
+    static int head_stride(const Matrix& head) { return head.tiles * TILE_ROWS; } // a line is padded to whole tiles
+    static void reserve(AlignedVector& lines, size_t count);
+    void compute_logits(const Matrix& head, float* out);
     void round(Thread thread);
     void attention(Thread& t, int layer);
     void feed_forward(Thread& t, int layer);
@@ -172,7 +181,9 @@ private:
     Arena arena_, states_;
     std::vector<Layer> layers_;
     std::vector<float> global_[GLOBAL_VECTORS];
-    Matrix head_matrix_;
+    Matrix head_matrix_, usable_head_; // the second has the rows of usable_ids_ alone
+    std::unique_ptr<uint8_t, Free> usable_memory_;
+    std::vector<int32_t> usable_ids_, usable_rows_;
     uint8_t* embedding_ = nullptr;
     int embedding_dtype_ = F32, embedding_rows_ = 0, head_rows_ = 0;
     Floats initial_state_;
@@ -182,15 +193,18 @@ private:
     Activations r_in_, w_in_, k_in_, v_in_, a_in_, g_in_, x_in_, decay_low_, rate_low_, value_low_, gate_low_, mix_low_[5],
         out_in_, ffn_in_, ffn_r_in_, hidden_in_, head_in_;
     std::vector<std::unique_ptr<uint8_t, Free>> owned_;
-    Floats x_, normed_, r_, k_, v_, g_, v_first_, ffn_r_, last_, logits_;
-    int logits_stride_ = 0;
+    Floats x_, normed_, r_, k_, v_, g_, v_first_, ffn_r_, last_, logits_, usable_logits_;
+    int logits_stride_ = 0, lines_ = 0;
+    bool has_logits_ = false, has_usable_logits_ = false, is_one_round_ = false;
+    const Matrix* logits_head_ = nullptr;
+    float* logits_out_ = nullptr;
+    std::atomic<int> logits_units_{0};
     std::vector<Scratch> scratch_;
 
     // The round: its columns are tokens, sequence after sequence.
     std::atomic<int> columns_{0}, selected_{0};
     std::vector<int> column_slot_, column_token_, selected_column_;
     std::vector<char> is_first_, is_last_;
-    std::vector<float*> selected_out_;
 
     // The matrix that is being packed.
     struct Packing {

@@ -9,6 +9,7 @@ namespace roost {
 
 namespace {
 constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
+constexpr float LOWEST = -std::numeric_limits<float>::max(); // of a token that may not be drawn
 constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15ull;
 
 uint64_t mix(uint64_t z) { // SplitMix64
@@ -20,16 +21,24 @@ double uniform(uint64_t seed, uint64_t position) {
     return (double)(mix(mix(seed + GAMMA) + (position + 1) * GAMMA) >> 11) * 0x1p-53;
 }
 
-// exp with what `Kernels::exponentials` leaves at 0.
-void exact_exponentials(const Kernels& kernels, const float* x, float largest, float factor, int count, float* out,
-                        double* total) {
-    if (!kernels.exponentials(x, largest, factor, count, out, total)) return;
+bool is_finite(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (bits & 0x7f800000) != 0x7f800000;
+}
+
+// exp with what `Kernels::exponentials` leaves at 0; the positions of those of at least `bound`, where one is given.
+int exact_exponentials(const Kernels& kernels, const float* x, float largest, float factor, int count, float* out,
+                       double* total, float bound = 2.f, int32_t* positions = nullptr) {
+    int found = 0;
+    if (!kernels.exponentials(x, largest, factor, count, out, total, bound, positions, &found)) return found;
     double sum = 0;
     for (int i = 0; i < count; i++) {
         if (out[i] == 0.f) out[i] = std::exp((x[i] - largest) * factor);
         sum += (double)out[i];
     }
     *total = sum;
+    return found;
 }
 } // namespace
 
@@ -58,46 +67,68 @@ void Sampler::run(void* sampler, int thread, uint32_t phase) {
 }
 
 void Sampler::line(int i, Scratch& scratch) const {
-    const float* logits = job_.logits + (size_t)job_.lines[i] * (size_t)job_.stride;
-    float largest;
-    if (!kernels_->scan(logits, job_.vocab, &largest)) {
-        job_.token_ids[i] = SAMPLED_NOT_FINITE;
+    float* logits = const_cast<float*>(job_.logits) + (size_t)job_.lines[i] * (size_t)job_.stride;
+    const int count = job_.vocab;
+    float largest, top, *row = logits;
+    bool is_finite = true;
+    if (job_.starts[i] == job_.starts[i + 1] && job_.banned_count == 0 && job_.mask_of[i] < 0) {
+        is_finite = kernels_->scan(logits, count, &largest);
+        top = largest;
+    } else if (job_.may_overwrite && job_.alternatives[i] < 0) { // nobody needs the line as it was
+        is_finite = adjust(i, row) && kernels_->scan(row, count, &top);
+    } else {
+        row = scratch.adjusted.data();
+        is_finite = kernels_->scan(logits, count, &largest);
+        memcpy(row, logits, (size_t)count * sizeof(float));
+        if (is_finite) adjust(i, row), kernels_->scan(row, count, &top);
+    }
+    if (!is_finite || top <= LOWEST) {
+        job_.token_ids[i] = is_finite ? SAMPLED_NO_TOKEN : SAMPLED_NOT_FINITE;
         return;
     }
-    const float* adjusted = adjust(i, logits, scratch);
-    float top = largest;
-    if (adjusted != logits) kernels_->scan(adjusted, job_.vocab, &top);
-    if (top == MINUS_INFINITY) {
-        job_.token_ids[i] = SAMPLED_NO_TOKEN;
-        return;
-    }
-    if (job_.temperature[i] == 0.f)
-        job_.token_ids[i] = (int32_t)(std::find(adjusted, adjusted + job_.vocab, top) - adjusted);
-    else job_.token_ids[i] = draw(i, adjusted, top, scratch);
-    if (job_.alternatives[i] >= 0) report(i, logits, largest, scratch);
+    const int32_t place = job_.temperature[i] == 0.f ? best(row, top, scratch) : draw(i, row, top, scratch);
+    job_.token_ids[i] = job_.token_of ? job_.token_of[place] : place;
+    if (job_.alternatives[i] >= 0) report(i, logits, largest, scratch); // of lines of all tokens only
 }
 
-// The line itself where nothing changes it, else a copy.
-const float* Sampler::adjust(int i, const float* logits, Scratch& scratch) const {
-    const int first = job_.starts[i], end = job_.starts[i + 1], vocab = job_.vocab;
-    const bool has_mask = job_.mask_of[i] >= 0;
-    if (first == end && job_.banned_count == 0 && !has_mask) return logits;
-    float* row = scratch.adjusted.data();
-    memcpy(row, logits, (size_t)vocab * sizeof(float));
-    for (int j = first; j < end; j++) row[job_.ids[j]] += job_.values[j];
-    for (int j = 0; j < job_.banned_count; j++) row[job_.banned[j]] = MINUS_INFINITY;
-    if (!has_mask) return row;
-    const uint32_t* mask = job_.masks + (size_t)job_.mask_of[i] * (size_t)job_.mask_words;
-    for (int word = 0; word * 32 < vocab; word++) {
-        const int start = word * 32, count = std::min(32, vocab - start);
-        const uint32_t bits = mask[word];
-        if (bits == 0xffffffffu) continue;
-        if (bits == 0) std::fill(row + start, row + start + count, MINUS_INFINITY);
-        else
-            for (int j = 0; j < count; j++)
-                if (!(bits >> j & 1)) row[start + j] = MINUS_INFINITY;
+int32_t Sampler::best(const float* adjusted, float top, Scratch& scratch) const {
+    constexpr int BLOCK = 2048;
+    for (int start = 0;; start += BLOCK)
+        if (kernels_->at_least(adjusted + start, top, std::min(BLOCK, job_.vocab - start), scratch.kept.data()))
+            return start + scratch.kept[0];
+}
+
+// False when it met NaN or infinity in what it changed.
+bool Sampler::adjust(int i, float* row) const {
+    const int count = job_.vocab;
+    bool was_finite = true;
+    const auto forbid = [&](int place) {
+        was_finite &= is_finite(row[place]);
+        row[place] = LOWEST;
+    };
+    for (int j = job_.starts[i]; j < job_.starts[i + 1]; j++) {
+        const int place = job_.place_of ? job_.place_of[job_.ids[j]] : job_.ids[j];
+        if (place < 0) continue;
+        was_finite &= is_finite(row[place]);
+        row[place] = std::max(row[place] + job_.values[j], LOWEST);
     }
-    return row;
+    for (int j = 0; j < job_.banned_count; j++) forbid(job_.banned[j]);
+    if (job_.mask_of[i] < 0) return was_finite;
+    const uint32_t* mask = job_.masks + (size_t)job_.mask_of[i] * (size_t)job_.mask_words;
+    if (job_.token_of) {
+        for (int place = 0; place < count; place++) {
+            const int32_t id = job_.token_of[place];
+            if (!(mask[id / 32] >> (id % 32) & 1)) forbid(place);
+        }
+        return was_finite;
+    }
+    for (int start = 0; start < count; start += 32) {
+        const uint32_t bits = mask[start / 32];
+        if (bits == 0xffffffffu) continue;
+        for (int j = 0; j < std::min(32, count - start); j++)
+            if (!(bits >> j & 1)) forbid(start + j);
+    }
+    return was_finite;
 }
 
 // The logit of the first token, best first, at which the sum of weights reaches top_p * total. `ids` are candidates:
@@ -138,15 +169,15 @@ int Sampler::keep(int i, const float* adjusted, float largest, Scratch& scratch)
     if (top_p >= 1.f && !cuts_k && min_p <= 0.f) return -1;
     float* weights = scratch.weights.data();
     double total;
-    exact_exponentials(*kernels_, adjusted, largest, 1.f, vocab, weights, &total);
     int32_t* kept = scratch.kept.data();
-    int count = 0;
+    constexpr float USUAL = 0x1p-4f; // what is kept is most often above this
+    int count = exact_exponentials(*kernels_, adjusted, largest, 1.f, vocab, weights, &total, USUAL, kept);
     if (top_p < 1.f) {
         // Tokens rarer than (1 - top_p) / vocab sum to less than 1 - top_p all together: the cut is above them. Most
         // often it is far above, where there are few to look at.
         const float floor = (float)(0.999 * total * (1.0 - (double)top_p) / vocab);
-        for (const float bound : {0x1p-4f, 0x1p-8f, 0.f}) {
-            count = kernels_->at_least(weights, std::max(bound, floor), vocab, kept);
+        for (const float bound : {USUAL, 0x1p-8f, 0.f}) {
+            if (bound != USUAL || floor > USUAL) count = kernels_->at_least(weights, std::max(bound, floor), vocab, kept);
             double sum = 0;
             for (int j = 0; j < count; j++) sum += (double)weights[kept[j]];
             if (bound <= floor || sum >= (double)top_p * total) break;

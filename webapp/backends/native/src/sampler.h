@@ -12,7 +12,7 @@ struct SamplingJob {
     const float* logits;
     int64_t stride;
     const int32_t* lines; // [count]: which line of logits
-    int32_t count, vocab;
+    int32_t count, vocab; // vocab: the length of a line
     const float *temperature, *top_p;
     const int32_t* top_k;
     const float* min_p;
@@ -30,6 +30,10 @@ struct SamplingJob {
     float* logprobs;           // out [count], or null
     int32_t* best_ids;         // out [count][most_alternatives]
     float* best_logprobs;
+    int32_t only_usable;  // 1: the banned tokens are those outside the engine's usable ones
+    // Set by the engine. Lines of some tokens: their ids, and by token its place or -1; null for lines of all tokens.
+    const int32_t *token_of, *place_of;
+    int32_t may_overwrite; // no line is named twice
 };
 
 constexpr int32_t SAMPLED_NOT_FINITE = -1, SAMPLED_NO_TOKEN = -2;
@@ -47,7 +51,8 @@ private:
     };
     static void run(void* sampler, int thread, uint32_t phase);
     void line(int i, Scratch& scratch) const;
-    const float* adjust(int i, const float* logits, Scratch& scratch) const;
+    bool adjust(int i, float* row) const;
+    int32_t best(const float* adjusted, float top, Scratch& scratch) const;
     int keep(int i, const float* adjusted, float largest, Scratch& scratch) const;
     float top_p_cut(const float* adjusted, const float* weights, std::vector<int32_t>& ids, double wanted) const;
     int32_t draw(int i, const float* adjusted, float largest, Scratch& scratch) const;

@@ -13,7 +13,7 @@ constexpr float NORM_EPS = 1e-5f, GROUP_NORM_EPS = 64e-5f; // of all of BlinkDL'
 } // namespace
 
 int Engine::step(int batch, const int32_t* slots, const int32_t* counts, const int32_t* tokens, const int32_t* want,
-                 int* rows) {
+                 int* lines_made) {
     if (batch < 1) return BAD_ARGUMENT;
     std::vector<char> seen(slots_.size());
     size_t total = 0, lines = 0;
@@ -27,27 +27,23 @@ int Engine::step(int batch, const int32_t* slots, const int32_t* counts, const i
     }
     for (size_t i = 0; i < total; i++)
         if (tokens[i] < 0 || tokens[i] >= config_.vocab) return BAD_TOKEN;
-    const size_t room = lines * (size_t)logits_stride_;
-    // The room grows as needed, and shrinks again after a prompt of which every line was wanted.
-    if (room > logits_.size() || (logits_.size() > ((size_t)64 << 20) && room * 4 < logits_.size()))
-        logits_.assign(std::max(room, (size_t)logits_stride_));
+    lines_ = (int)lines;
+    is_one_round_ = total <= (size_t)config_.max_columns;
+    has_logits_ = !is_one_round_;
+    has_usable_logits_ = false;
+    if (!is_one_round_) reserve(logits_, lines * (size_t)logits_stride_);
 
     std::vector<int> position((size_t)batch, 0);
     float* next_line = logits_.data();
     for (int b = 0; b < batch;) { // rounds of at most max_columns tokens
-        column_slot_.clear(), column_token_.clear(), is_first_.clear(), is_last_.clear();
-        selected_column_.clear(), selected_out_.clear();
+        column_slot_.clear(), column_token_.clear(), is_first_.clear(), is_last_.clear(), selected_column_.clear();
         int left = config_.max_columns;
         while (b < batch && left > 0) {
             int& at = position[(size_t)b];
             const int count = std::min(counts[b] - at, left);
             for (int i = 0; i < count; i++) {
                 const bool is_end = at + i + 1 == counts[b];
-                if (want[b] == ALL || (want[b] == LAST && is_end)) {
-                    selected_column_.push_back((int)column_slot_.size());
-                    selected_out_.push_back(next_line);
-                    next_line += logits_stride_;
-                }
+                if (want[b] == ALL || (want[b] == LAST && is_end)) selected_column_.push_back((int)column_slot_.size());
                 column_slot_.push_back(slots[b]);
                 column_token_.push_back(tokens[i]);
                 is_first_.push_back(i == 0);
@@ -60,9 +56,61 @@ int Engine::step(int batch, const int32_t* slots, const int32_t* counts, const i
             b++;
         }
         run_round();
+        if (is_one_round_) break;
+        compute_logits(head_matrix_, next_line);
+        next_line += selected_column_.size() * (size_t)logits_stride_;
     }
-    *rows = (int)lines;
+    *lines_made = lines_;
     return OK;
+}
+
+// The room grows as needed, and shrinks again after a prompt of which every line was wanted.
+void Engine::reserve(AlignedVector& lines, size_t count) {
+    if (count > lines.size() || (lines.size() > ((size_t)64 << 20) && count * 4 < lines.size())) lines.assign(count);
+}
+
+const float* Engine::logits() {
+    if (!has_logits_) {
+        reserve(logits_, (size_t)lines_ * (size_t)logits_stride_);
+        compute_logits(head_matrix_, logits_.data());
+        has_logits_ = true;
+    }
+    return logits_.data();
+}
+
+const float* Engine::usable_logits() {
+    if (usable_ids_.empty() || !is_one_round_) return nullptr;
+    if (!has_usable_logits_) {
+        reserve(usable_logits_, (size_t)lines_ * (size_t)usable_stride());
+        compute_logits(usable_head_, usable_logits_.data());
+        has_usable_logits_ = true;
+    }
+    return usable_logits_.data();
+}
+
+// The lines of the round that ran last, one after another.
+void Engine::compute_logits(const Matrix& head, float* out) {
+    constexpr int TILES = 4;
+    logits_head_ = &head;
+    logits_out_ = out;
+    logits_units_.store(head_in_.columns ? (head.tiles + TILES - 1) / TILES : 0);
+    pool_.run(
+        [](void* engine, int thread, uint32_t number) {
+            Engine& e = *(Engine*)engine;
+            Thread t{thread, number};
+            e.phase(t, LOGITS, e.logits_units_.load(std::memory_order_relaxed), [&](int unit) {
+                const Matrix& m = *e.logits_head_;
+                float values[PANEL * TILE_ROWS];
+                for (int panel = 0; panel < e.head_in_.panels(); panel++)
+                    for (int tile = unit * TILES; tile < std::min(m.tiles, (unit + 1) * TILES); tile++) {
+                        e.kernels_->tile(m, tile, e.head_in_, panel, values);
+                        for (int c = 0; c < e.head_in_.width(panel); c++)
+                            memcpy(e.logits_out_ + (size_t)(panel * PANEL + c) * (size_t)head_stride(m) + (size_t)tile * TILE_ROWS,
+                                   values + c * TILE_ROWS, TILE_ROWS * sizeof(float));
+                    }
+            });
+        },
+        this);
 }
 
 void Engine::run_round() {
@@ -101,18 +149,6 @@ void Engine::round(Thread t) {
         kernels_->layer_norm(&x_[(size_t)selected_column_[(size_t)i] * width_], global_[LN_OUT_WEIGHT].data(),
                              global_[LN_OUT_BIAS].data(), normed, width, NORM_EPS);
         kernels_->put(head_in_, i, 0, width, normed);
-    });
-    constexpr int TILES = 4;
-    const int tiles = head_matrix_.tiles;
-    phase(t, LOGITS, selected ? (tiles + TILES - 1) / TILES : 0, [&](int unit) {
-        float out[PANEL * TILE_ROWS];
-        for (int panel = 0; panel < head_in_.panels(); panel++)
-            for (int tile = unit * TILES; tile < std::min(tiles, (unit + 1) * TILES); tile++) {
-                kernels_->tile(head_matrix_, tile, head_in_, panel, out);
-                for (int c = 0; c < head_in_.width(panel); c++) // a line is padded to whole tiles
-                    memcpy(selected_out_[(size_t)(panel * PANEL + c)] + (size_t)tile * TILE_ROWS, out + c * TILE_ROWS,
-                           TILE_ROWS * sizeof(float));
-            }
     });
 }
 

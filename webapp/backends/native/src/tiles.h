@@ -118,7 +118,8 @@ struct Kernels {
     int (*sparse_list)(const Matrix&, const Activations&, SparseEntry* out); // entries, or -1: too many to be worth it
     void (*sparse_tile)(const Matrix&, int tile, const SparseEntry*, int count, float* out);
     bool (*scan)(const float* x, int count, float* largest); // the sampler's: largest value, whether all are finite
-    bool (*exponentials)(const float* x, float largest, float factor, int count, float* out, double* total);
+    bool (*exponentials)(const float* x, float largest, float factor, int count, float* out, double* total, float bound,
+                         int32_t* positions, int* positions_found);
     int (*at_least)(const float* x, float least, int count, int32_t* positions);
     long (*read)(const uint8_t* from, size_t bytes); // reads only: for measuring bandwidth
 };
