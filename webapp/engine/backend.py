@@ -265,6 +265,10 @@ class Backend(ABC):
     prefill_tokens: int = 64
     """How many prompt tokens the backend likes in one step, of all sequences together: enough to read at full speed,
     few enough that running answers are not held up. Tens on a CPU, thousands on a GPU."""
+    draft_tokens: int = 0
+    """How many tokens a row may have beside the one that is due before it gets much slower; the engine fills them with
+    guesses (:mod:`webapp.engine.drafts`). 0 where a row of several tokens does not pay, or does not give exactly the
+    logits its tokens give one by one."""
 
     # before a load; on the class; imports nothing heavy, for the web process calls it
 

@@ -28,7 +28,15 @@ from webapp.engine.outputs import (
 )
 from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, BatchMaker, ConstraintFactory, Sampled, Words
-from webapp.engine.scheduler import Scheduler, Sequence, SequenceFactory, SequenceStatus, Start, StepPlan, TokenIds
+from webapp.engine.scheduler import (
+    PrefillPiece,
+    Scheduler,
+    Sequence,
+    SequenceFactory,
+    SequenceStatus,
+    Start,
+    TokenIds,
+)
 from webapp.engine.state import RecurrentState, StateCache
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RequestError, as_roost_error
 
@@ -39,17 +47,23 @@ EngineEvent = TokenOutput | PrefillProgress | QueueReport
 
 DEFAULT_STATE_CACHE_BYTES = 512 << 20
 TOTALS = ("steps", "finished", "failed", "prompt_tokens", "cached_tokens", "prefilled_tokens", "decoded_tokens")
+DRAFT_TOTALS = ("drafted_tokens", "draft_hits")
+"""Tokens guessed, and how many of them came true."""
+MOST_DRAFTING = 4
+"""With more answers in a step the processor has enough to do without guesses."""
 FAILURES_IN_A_ROW = 5
 """So many steps failing with none succeeding between them mean a broken backend, not a bad request."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One row of a step and the sequence it belongs to. ``end``: how many tokens the state has consumed afterwards."""
+    """One row of a step and the sequence it belongs to. ``end``: how many tokens the state has consumed afterwards.
+    ``draft``: the last tokens of the row, which are guesses."""
 
     sequence: Sequence
     row: Row
     end: int
+    draft: tuple[int, ...] = ()
 
 
 class LLMEngine:
@@ -128,7 +142,10 @@ class LLMEngine:
         for sequence in self.scheduler.admit():
             self._start(sequence)
         self._report_queue()
-        for pieces in _rounds(self.scheduler.plan()):
+        plan = self.scheduler.plan()
+        drafting = self.backend.draft_tokens if len(plan.decoding) <= MOST_DRAFTING else 0
+        decoding = [self._decoding_piece(sequence, drafting) for sequence in plan.decoding]
+        for pieces in _rounds(decoding, plan.prefill):
             self._run([piece for piece in pieces if piece.sequence.status is not SequenceStatus.FINISHED])
         if not (self.scheduler.running or self.scheduler.waiting):  # else the next step says so, after admission
             self._report_queue()
@@ -194,7 +211,7 @@ class LLMEngine:
             "cache_limit_bytes": cache.limit_bytes,
             "cache_snapshots": len(cache),
         }
-        return now | {f"{name}_total": self._totals[name] for name in TOTALS}
+        return now | {f"{name}_total": self._totals[name] for name in (*TOTALS, *DRAFT_TOTALS)}
 
     # a sequence's way
 
@@ -211,6 +228,17 @@ class LLMEngine:
             self._fail(sequence, exc)
         else:
             sequence.position = sequence.cached_tokens = length
+
+    def _decoding_piece(self, sequence: Sequence, drafting: int) -> Piece:
+        pending = tuple(sequence.pending_token_ids)
+        draft = sequence.draft(drafting) if drafting else ()
+        if draft:
+            try:
+                sequence.before_draft = sequence.position, self.backend.save(_slot(sequence))
+            except Exception:  # no memory for the state: no guesses
+                draft = ()
+        end = sequence.position + len(pending) + len(draft)
+        return Piece(sequence, Row(_slot(sequence), pending + draft, "all" if draft else "last"), end, draft)
 
     def _run(self, pieces: list[Piece]) -> None:
         """One step of the backend. If it fails, each row is tried by itself: only those end that cannot go on."""
@@ -234,16 +262,52 @@ class LLMEngine:
         self._take_logits(pieces, logits)
 
     def _take_logits(self, pieces: list[Piece], logits: Logits) -> None:
-        sampled: list[Sequence] = []
-        lines: list[int] = []
+        drawing: list[tuple[Piece, int]] = []
         for piece, line in zip(pieces, line_starts([piece.row for piece in pieces]), strict=False):
             sequence = piece.sequence
             sequence.position = piece.end
             if sequence.status is SequenceStatus.PREFILLING and not self._took_prompt(sequence, logits, line):
                 continue
-            sampled.append(sequence)
-            lines.append(line)
-        self._sample(sampled, logits, lines)
+            due = len(piece.row.token_ids) - len(piece.draft) - 1 if piece.draft else 0
+            drawing.append((piece, line + due))
+        held = 0
+        while drawing:  # once, and once more for each guess that came true
+            for piece, _ in drawing:
+                if held == len(piece.draft):
+                    piece.sequence.before_draft = None
+            self._sample([piece.sequence for piece, _ in drawing], logits, [line for _, line in drawing])
+            drawing = [(piece, line + 1) for piece, line in drawing if self._holds(piece, held)]
+            held += 1
+        for piece in pieces:
+            if piece.sequence.releasable and piece.sequence.status is SequenceStatus.DECODING:
+                self._tell(piece.sequence)
+
+    def _holds(self, piece: Piece, held: int) -> bool:
+        """After a token was drawn: whether it is the next guess. At the end of a draft, puts the state back before it
+        unless all of it held; the tokens that are right are fed again with the next step."""
+        sequence, draft = piece.sequence, piece.draft
+        if not draft:
+            return False
+        is_over = sequence.status is SequenceStatus.FINISHED
+        if not is_over and held < len(draft) and sequence.completion_token_ids[-1] == draft[held]:
+            return True
+        self._totals["drafted_tokens"] += len(draft)
+        self._totals["draft_hits"] += held
+        if sequence.drafter is not None:
+            sequence.drafter.judge(len(draft), held)
+        if not is_over:
+            try:
+                self._put_back(sequence)
+            except Exception as exc:
+                self._fail(sequence, exc)
+        return False
+
+    def _put_back(self, sequence: Sequence) -> None:
+        """The state without the guesses in it."""
+        if sequence.before_draft is not None:
+            sequence.position, saved = sequence.before_draft
+            sequence.before_draft = None
+            self.backend.restore(_slot(sequence), saved)
 
     def _took_prompt(self, sequence: Sequence, logits: Logits, line: int) -> bool:
         """After a chunk of its prompt; True when that was the last and its first token is to be sampled."""
@@ -306,14 +370,16 @@ class LLMEngine:
             self._finish(sequence, FinishReason.STOP)
         elif len(sequence.completion_token_ids) >= params.max_tokens:
             self._finish(sequence, FinishReason.LENGTH)
-        elif sequence.releasable:
-            token_ids, logprobs = sequence.take()
-            self._events.append(TokenOutput(sequence.request.request_id, token_ids, logprobs=logprobs))
+
+    def _tell(self, sequence: Sequence) -> None:
+        """What is sure to belong to its answer."""
+        token_ids, logprobs = sequence.take()
+        self._events.append(TokenOutput(sequence.request.request_id, token_ids, logprobs=logprobs))
 
     def _finish(self, sequence: Sequence, reason: FinishReason, error: Exception | None = None) -> None:
         """Ends it, keeps its state unless that broke, gives the slot back and sends what was held back."""
         if error is None and sequence.position:
-            self._snapshot(sequence)
+            self._snapshot_end(sequence)
         self.scheduler.remove(sequence)
         if sequence.slot is not None:
             self.backend.free_slot(sequence.slot)
@@ -329,6 +395,20 @@ class LLMEngine:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         self._finish(sequence, FinishReason.ERROR, error=error)
+
+    def _snapshot_end(self, sequence: Sequence) -> None:
+        """The state at an answer's end, which has consumed all but its last token: an answer that ends inside a draft
+        gets there by a step of its own."""
+        try:
+            self._put_back(sequence)
+            late = tuple(sequence.pending_token_ids[:-1]) if sequence.status is SequenceStatus.DECODING else ()
+            if late and self.state_cache.limit_bytes:
+                self.backend.step([Row(_slot(sequence), late, "nothing")])
+                sequence.position += len(late)
+        except Exception:
+            log.warning("the state at an answer's end could not be kept", exc_info=True)
+        else:
+            self._snapshot(sequence)
 
     def _snapshot(self, sequence: Sequence) -> None:
         """Keeps the slot's state under the tokens that made it. A failure costs the snapshot, not the answer; where
@@ -382,16 +462,12 @@ def _slot(sequence: Sequence) -> int:
     return sequence.slot
 
 
-def _rounds(plan: StepPlan) -> list[list[Piece]]:
-    """The plan as steps of the backend, each sequence at most once in each: one, but for prompts that pause for a
-    snapshot inside their chunk."""
-    pieces = [
-        Piece(sequence, Row(_slot(sequence), (sequence.pending_token_id,), "last"), sequence.position + 1)
-        for sequence in plan.decoding
-    ]
-    rounds = [pieces]
+def _rounds(decoding: list[Piece], prefill: list[PrefillPiece]) -> list[list[Piece]]:
+    """The steps of the backend, each sequence at most once in each: one, but for prompts that pause for a snapshot
+    inside their chunk."""
+    rounds = [decoding]
     depth: Counter[int] = Counter()
-    for part in plan.prefill:
+    for part in prefill:
         sequence, end = part.sequence, part.end
         is_looked_at = end == sequence.prompt_length or end in sequence.snapshot_lengths
         row = Row(_slot(sequence), sequence.prompt_token_ids[part.start : end], "last" if is_looked_at else "nothing")

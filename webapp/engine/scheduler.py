@@ -20,6 +20,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from webapp.engine.backend import SavedState
+from webapp.engine.drafts import Drafter
 from webapp.engine.outputs import GenerationRequest, SequenceStats, TokenLogprob
 from webapp.engine.sampling_batch import Adjustments, Constraint, ConstraintFactory, SequenceSampling
 from webapp.engine.sampling_params import SamplingParams
@@ -107,6 +109,11 @@ class Sequence:
     logprobs: list[tuple[TokenLogprob, ...]] = field(default_factory=list)
     admitted_at: float | None = None
     first_token_at: float | None = None
+    drafter: Drafter | None = None
+    """Made when it is first asked for a guess."""
+    before_draft: tuple[int, SavedState] | None = None
+    """While the state has consumed guesses not yet known to be right: position and state without them."""
+    _drafter_fed: int = 0
     _sure: int = 0
     _taken: int = 0
 
@@ -126,8 +133,21 @@ class Sequence:
         return len(self.request.prompt_token_ids)
 
     @property
-    def pending_token_id(self) -> int:
-        return self.completion_token_ids[-1]
+    def pending_token_ids(self) -> list[int]:
+        """What the state is to consume next: while decoding the last token; several after a guess that was wrong."""
+        return self.completion_token_ids[self.position - self.prompt_length :]
+
+    def draft(self, most: int) -> tuple[int, ...]:
+        """Guesses at the next tokens; none where each token depends on more than the ones before it."""
+        params = self.params
+        room = min(most, params.max_tokens - len(self.completion_token_ids) - 1)
+        if room < 1 or params.logprobs is not None or self.sampling.constraint is not None:
+            return ()
+        if self.drafter is None:
+            self.drafter = Drafter(self.prompt_token_ids, most)
+        self.drafter.feed(self.completion_token_ids[self._drafter_fed :])
+        self._drafter_fed = len(self.completion_token_ids)
+        return self.drafter.draft(room)
 
     @property
     def consumed_token_ids(self) -> tuple[int, ...]:

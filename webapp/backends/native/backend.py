@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 MAX_SLOTS = 64
 PREFILL_TOKENS = 64
 """Of all prompts in a step: eight panels of columns, at which the products are bound by arithmetic."""
+DRAFT_TOKENS = 15
+"""With the token that is due, two panels."""
 MAX_COLUMNS = 128
 """Tokens that pass the layers together: running answers and a step's share of the prompts."""
 SMALL_WIDTH = 512
@@ -68,6 +70,11 @@ def _choice(name: str, choices: tuple[str, ...]) -> BackendOption:
     return BackendOption(name, "choice", choices[0], choices, label=f"{words}.label", help=f"{words}.help")
 
 
+def _number(name: str, default: int, most: int) -> BackendOption:
+    words = f"backend.native.{name}"
+    return BackendOption(name, "whole", default, low=0, high=most, label=f"{words}.label", help=f"{words}.help")
+
+
 class NativeBackend(Backend):
     """RWKV-4 to 7 from .pth, .safetensors and .st."""
 
@@ -78,13 +85,15 @@ class NativeBackend(Backend):
         _choice("embedding", (SAME, "file", "q8")),
         _choice("isa", ("auto", *library.ISAS)),
         BackendOption("threads", "whole", 0, low=0, high=256),
+        _number("draft", DRAFT_TOKENS, 63),
     )
     KINDS = (BackendKind("native", "preset_page.kind.native.label", "preset_page.kind.native.text", order=20),)
     max_slots = MAX_SLOTS
     prefill_tokens = PREFILL_TOKENS
 
-    def __init__(self, config: ModelConfig, model: NativeModel) -> None:
+    def __init__(self, config: ModelConfig, model: NativeModel, draft_tokens: int = DRAFT_TOKENS) -> None:
         self.config = config
+        self.draft_tokens = draft_tokens
         self._model = model
 
     @classmethod
@@ -146,7 +155,7 @@ class NativeBackend(Backend):
             layout = _layout(config, options)
         except library.NativeUnavailable as exc:
             raise BackendUnavailable(backend="native", reason=exc.reason, way_out=exc.way_out) from exc
-        backend = cls(config, NativeModel.load(path, config, layout, progress))
+        backend = cls(config, NativeModel.load(path, config, layout, progress), int(options["draft"]))
         try:
             backend._try_one_token(os.path.basename(path))
         except BaseException:
