@@ -48,7 +48,7 @@ def run_command(arguments: Sequence[str]) -> int:
     try:
         code = int(args.run(args) or 0)
         if sys.stdout is not None:
-            sys.stdout.flush()  # what cannot be written is told here, not by the interpreter as it ends
+            sys.stdout.flush()  # report a full disk here, not in the interpreter's own words at exit
         return code
     except RoostError as error:
         print(f"roost: {in_one_line(error)}", file=sys.stderr)
@@ -67,7 +67,7 @@ def prepare_streams() -> None:
 
 
 def tell_of(error: OSError) -> int:
-    """A place that cannot be had, or an output that is full."""
+    """A path that cannot be used, or an output that is full."""
     from webapp.i18n import phrase
     from webapp.i18n.terminal import t, terminal_locale
 
@@ -81,5 +81,5 @@ def tell_of(error: OSError) -> int:
 
 
 def discard_output() -> None:
-    """The interpreter writes what is left as it ends, and would complain."""
+    """The interpreter flushes at exit, and would print an error."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

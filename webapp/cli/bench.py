@@ -114,7 +114,7 @@ def rival(name: str, args: argparse.Namespace, most_sequences: int) -> Contestan
 
 
 def read_counts(flag: str, text: str) -> tuple[int, ...]:
-    """``"1,8"`` to counts; RequestError unless all are 1 or more."""
+    """``"1,8"`` to counts; raises RequestError unless all are 1 or more."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
         reason = Phrase("{flag} {text} is not a list of counts with commas between", flag=flag, text=repr(text))

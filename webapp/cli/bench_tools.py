@@ -104,7 +104,7 @@ def shipped_tools() -> tuple[dict[str, Any], ...]:
 
 
 def tools_in(path: str) -> tuple[dict[str, Any], ...]:
-    """ToolInvalid for what is no OpenAI tools array."""
+    """Raises ToolInvalid for what is no OpenAI tools array."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as exc:

@@ -94,7 +94,7 @@ def _wait_for_end(cancelled: threading.Event) -> None:
 
 
 class Printer:
-    """Progress and outcome as people or programs want them."""
+    """Prints progress and result, for people or for programs."""
 
     def __init__(self, as_json: bool, each_line: bool) -> None:
         self._as_json = as_json
@@ -110,7 +110,7 @@ class Printer:
             print(f"\r{line}", end="", file=sys.stderr, flush=True)
 
     def done(self, converted: Converted) -> None:
-        outcome = {
+        result = {
             "path": str(converted.path),
             "size_bytes": converted.size_bytes,
             "tensors": converted.tensors,
@@ -118,12 +118,12 @@ class Printer:
             "peak_rss_bytes": peak_rss_bytes(),
         }
         if self._each_line:
-            _line({"event": "done", **outcome})
+            _line({"event": "done", **result})
         elif self._as_json:
-            _line(outcome)
+            _line(result)
         else:
             self._end_line()
-            size, seconds = f"{converted.size_bytes:,}", outcome["seconds"]
+            size, seconds = f"{converted.size_bytes:,}", result["seconds"]
             print(t("cli.convert.done", path=converted.path, bytes=size, seconds=seconds))
 
     def failed(self, error: RoostError) -> bool:

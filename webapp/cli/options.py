@@ -59,6 +59,6 @@ def settings_from(args: argparse.Namespace, **fixed: Any) -> Settings:
 
 
 def sampling_from(args: argparse.Namespace, defaults: SamplingParams) -> SamplingParams:
-    """``defaults`` with every sampling flag that was given; ``sampling_invalid`` outside its range."""
+    """``defaults`` with every sampling flag that was given; raises ``sampling_invalid`` outside its range."""
     given = {name: getattr(args, name) for name in SAMPLING_OPTIONS if getattr(args, name) is not None}
     return replace(defaults, **given)

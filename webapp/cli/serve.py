@@ -60,8 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_folders(settings: Settings) -> None:
-    """Says of each named folder that is not there; the first upload makes it. ``settings_invalid`` for one that is a
-    file."""
+    """Says of each named folder that is not there; the first upload makes it. Raises ``settings_invalid`` for one that
+    is a file."""
     named = [("models_dir", settings.models_dir)]
     named += [("extra_models_dirs", folder) for folder in settings.extra_models_dirs]
     for name, folder in named:

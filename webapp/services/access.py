@@ -1,8 +1,8 @@
 """The owner's links and key, in files of the data folder that only the owner's account may read.
 
-A link holds a secret that works once. ``links/`` keeps an empty file for each, named by the secret's hash: whoever can
-write into the data folder can make a link (`roost open`), nobody can read one out of it, and removing the file is what
-uses it up, so of two requests with one secret only one gets in.
+A link holds a secret that works once. ``links/`` keeps an empty file for each, named by the secret's hash: anyone who
+can write into the data folder can make a link (`roost open`), nobody can read one out of it, and removing the file is
+what uses it up, so of two requests with one secret only one gets in.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SECRET_BYTES = 24
 
 
 class OwnerProof:
-    """``data_dir`` exists. StorageError when it cannot be written."""
+    """``data_dir`` exists. Raises StorageError when it cannot be written."""
 
     def __init__(self, data_dir: Path) -> None:
         self._links = data_dir / LINKS_NAME
@@ -66,7 +66,7 @@ class OwnerProof:
         return secret
 
     def use(self, secret: str, is_own_account: bool) -> bool:
-        """True once for a secret that is good."""
+        """True once for a valid secret."""
         for is_bound in (False, True):
             path = self._links / _name(secret, is_bound)
             if is_bound and not is_own_account:
@@ -87,7 +87,7 @@ class OwnerProof:
             self._addresses.unlink()
 
     def addresses(self) -> list[str]:
-        """None when no server runs, as far as the folder tells."""
+        """Empty when no server runs, as far as the folder shows."""
         try:
             return self._addresses.read_text(encoding="utf-8").split()
         except OSError:

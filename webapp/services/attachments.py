@@ -46,7 +46,7 @@ class DecodedText:
 
 
 def decode_text(name: str, data: bytes) -> DecodedText:
-    """``attachment_not_text`` for what is none; ``name`` is only for its words."""
+    """Raises ``attachment_not_text`` if it is no text; ``name`` is only used in the message."""
     for mark, kind in KNOWN:
         if data.startswith(mark):
             raise RoostError(
@@ -129,11 +129,11 @@ WHOLE_TOKENS = 8_000
 """Up to here a file is read whole unless the person says otherwise: a minute of reading on a slow machine, and about
 what the small models were trained to keep in mind."""
 WHOLE_CHARACTERS = 16_000
-"""The same where no model is there to count with."""
+"""The same where there is no model to count tokens with."""
 
 
 class Attachments:
-    """The door for pages. Cheap to make, safe from any thread."""
+    """Cheap to make, safe from any thread."""
 
     def __init__(self, database: Database, manager: ModelManager, settings: Settings) -> None:
         self.store = AttachmentStore(database)
@@ -151,7 +151,7 @@ class Attachments:
         return text
 
     def attach(self, chat_id: str, name: str, data: bytes) -> Attachment:
-        """Waits in the chat for the next message. Raises what :meth:`check` does, and ``attachments_full``."""
+        """Stores it in the chat for the next message. Raises what :meth:`check` does, and ``attachments_full``."""
         shown, text = display_name(name), self.check(name, data)
         tokenizer = self._tokenizer()
         tokens = _count(shown, text, tokenizer) if tokenizer else None
@@ -167,7 +167,7 @@ class Attachments:
         return [self._counted(file, tokenizer) for file in found]
 
     def toggle(self, chat_id: str, attachment_id: str) -> None:
-        """From whole to searched and back; ``prompt_too_long`` for one that no prompt can hold."""
+        """From whole to searched and back; raises ``prompt_too_long`` for one that no prompt can hold."""
         file = self.store.get(chat_id, attachment_id)
         mode = ReadMode.SEARCH if file.mode is ReadMode.WHOLE else ReadMode.WHOLE
         if mode is ReadMode.WHOLE and (file.tokens or 0) > self._most_tokens:
@@ -225,7 +225,7 @@ AUTOMATIC_ID = "builtin.search_attachments"
 
 def with_search(tools: Sequence[StoredTool], store: ToolStore) -> list[StoredTool]:
     """With the search among them: a person's own copy of it, whose words and approval they chose, else the built-in.
-    A tool of theirs that has its name for something else stands in its place."""
+    A person's other tool of the same name replaces it."""
     if any(_searches(tool) or tool.definition.name == NAME for tool in tools):
         return list(tools)
     names = {tool.definition.name for tool in tools}

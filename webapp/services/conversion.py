@@ -81,7 +81,7 @@ class Conversions:
     def check(self, request: ConversionRequest) -> ConversionPlan:
         """What it would write and where; a file in the way is only named. Reads headers only.
 
-        Raises ModelNotFound, ``file_name_unusable``, ``conversion_refused`` and its kin, StrategyError.
+        Raises ModelNotFound, ``file_name_unusable``, ``conversion_refused`` and the like, StrategyError.
         """
         library = self._library
         source = library.find(request.model)
@@ -127,8 +127,8 @@ class Conversions:
 
 
 def run_program(arguments: list[str], running: Running) -> dict[str, Any]:
-    """Runs `roost convert`; its last event, or what it failed with. Its standard input is its leash: when that ends,
-    also because this process died, it cancels; it is killed if it does not, which leaves no half file either."""
+    """Runs `roost convert`; its last event, or what it failed with. It cancels when its standard input ends, also
+    because this process died, and is killed if it does not; neither leaves half a file."""
     paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])])
     last: dict[str, Any] = {}
     with tempfile.TemporaryFile() as errors:
@@ -167,7 +167,7 @@ def run_program(arguments: list[str], running: Running) -> dict[str, Any]:
 
 
 def _event(line: bytes) -> dict[str, Any]:
-    """Empty for what is not ours: a library may print."""
+    """Empty for a line that is not an event: a library may print."""
     try:
         found = json.loads(line)
     except ValueError:

@@ -89,7 +89,7 @@ def held_out() -> HeldOut:
 
 
 def evenly(cases: list[ToolCase], count: int) -> list[ToolCase]:
-    """``count`` of the cases, spread over all of them: kinds stand one after the other."""
+    """``count`` of the cases, spread over all of them: they are sorted by kind."""
     return [cases[number * len(cases) // count] for number in range(count)]
 
 

@@ -150,7 +150,7 @@ class Jobs:
         return found[::-1]
 
     def job(self, job_id: str) -> Job:
-        """``job_not_found`` for one that never was or is no longer listed."""
+        """Raises ``job_not_found`` for one that never was or is no longer listed."""
         with self._changed:
             if job_id not in self._jobs:
                 raise RoostError("job_not_found")

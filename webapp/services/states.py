@@ -84,7 +84,7 @@ class StateLibrary:
         return tuple(sorted(map(self._name_of, self._files()), key=str.lower))
 
     def entry(self, name: str) -> StateEntry:
-        """``state_not_found`` when there is none of this name."""
+        """Raises ``state_not_found`` when there is none of this name."""
         return self._entry(self._find(name), self.library.list())
 
     def merged(self) -> tuple[ModelEntry, ...]:
@@ -100,7 +100,8 @@ class StateLibrary:
     # files
 
     def add(self, name: str, stream: BinaryIO) -> str:
-        """A file from elsewhere, checked before it has a place; the name it has. WeightsError, ``file_name_taken``…"""
+        """A file from elsewhere, checked before it has a place; the name it has. Raises WeightsError,
+        ``file_name_taken`` and others."""
         clean = safe_name(name, STATE_ENDINGS)
         check_name_free(self.folder / clean)
         part = self._part()
@@ -125,7 +126,7 @@ class StateLibrary:
             return self.add(clean, stream)
 
     def delete(self, name: str) -> Trashed:
-        """Into the trash of the models folder; ``state_in_use`` for the one new answers begin with."""
+        """Into the trash of the models folder; raises ``state_in_use`` for the one new answers begin with."""
         path = self._find(name)
         if self.manager.status().state == self._name_of(path):
             raise RoostError("state_in_use", name=name)

@@ -74,7 +74,7 @@ class McpServers:
         return server
 
     def import_text(self, text: str) -> list[StoredServer]:
-        """All servers of another program's JSON, switched off: somebody looks at each before it runs."""
+        """Adds all servers of another program's JSON, switched off, so that a person looks at each before it runs."""
         configs = read_servers(text)
         for config in configs:
             self._check(config)
@@ -89,7 +89,7 @@ class McpServers:
         return server
 
     def connect(self, server_id: str) -> None:
-        """Begins anew, also where it is connected: what the server lists is asked for again."""
+        """Connects again, even if it is connected, and asks for the list of tools again."""
         server = self._allowed(server_id)
         if not server.is_on:
             raise McpError("mcp_server_off", name=server.config.name)
@@ -213,7 +213,7 @@ MAX_SCHEMA_CHARS = 20_000
 
 
 def sync(store: ToolStore, server: StoredServer, listing: Listing) -> ToolList:
-    """Brings the stored tools in line with a listing; says what became of it."""
+    """Brings the stored tools in line with a listing; returns the resulting list."""
     before = {tool.definition.mcp.name: tool for tool in store.of_server(server.id, deleted=True)}
     living = {tool.definition.mcp.name: tool for tool in store.of_server(server.id)}
     before |= living
@@ -239,7 +239,7 @@ def sync(store: ToolStore, server: StoredServer, listing: Listing) -> ToolList:
 
 
 def definition_of(server: StoredServer, remote: RemoteTool, before: StoredTool | None) -> ToolDefinition:
-    """ToolInvalid for what could not be offered. What has not changed is as it was, approval included."""
+    """Raises ToolInvalid for what could not be offered. What has not changed stays, approval included."""
     known = before.definition if before else ToolDefinition(safe_name(remote.name))
     parameters = remote.parameters or known.parameters
     mcp = McpTool(server.id, remote.name, remote.hints)
@@ -320,7 +320,7 @@ def reason_of(error: ToolInvalid) -> str:
 
 
 def usable(definition: ToolDefinition) -> ToolDefinition:
-    """The same, or ToolInvalid for one that could not be kept, offered or held to."""
+    """Returns the definition; raises ToolInvalid if it cannot be stored, offered or enforced."""
     rules = ToolRules((checked(definition).function,), is_required=True)
     for dialect in all_dialects():
         try:

@@ -65,7 +65,7 @@ class AttachmentStore:
         self.database = database
 
     def add(self, new: NewAttachment, room: Room) -> Attachment:
-        """Pending until a message takes it. ``attachments_full`` when the chat has no ``room`` for it."""
+        """Pending until a message takes it. Raises ``attachments_full`` when the chat has no ``room`` for it."""
         values = {
             "id": uuid.uuid4().hex,
             "chat_id": new.chat_id,
@@ -84,7 +84,7 @@ class AttachmentStore:
             return _from_row(_row(connection, new.chat_id, str(values["id"])))
 
     def get(self, chat_id: str, attachment_id: str) -> Attachment:
-        """``attachment_not_found`` also for a file of another chat."""
+        """Raises ``attachment_not_found`` also for a file of another chat."""
         with self.database.connect() as connection:
             return _from_row(_row(connection, chat_id, attachment_id))
 
@@ -111,7 +111,7 @@ class AttachmentStore:
             return connection.execute(query, (chat_id,)).fetchone() is not None
 
     def set_mode(self, chat_id: str, attachment_id: str, mode: ReadMode) -> None:
-        """``attachment_sent`` for one that went with a message: what the model has read stays."""
+        """Raises ``attachment_sent`` for one that went with a message: what the model has read stays."""
         self._change(chat_id, attachment_id, "UPDATE attachments SET mode = ? WHERE id = ?", mode.value)
 
     def set_tokens(self, chat_id: str, attachment_id: str, tokens: int, tokenizer: str) -> None:

@@ -1,4 +1,4 @@
-"""The one SQLite file: opened, migrated, lent out as connections.
+"""The one SQLite file: opened, migrated, handed out as connections.
 
 Readers never wait (WAL). Writers of this process queue on a lock, because SQLite's own waiting sleeps and starves;
 another process waits up to :data:`BUSY_TIMEOUT_S`. ``synchronous=NORMAL`` keeps every committed write through the
@@ -88,7 +88,7 @@ class Database:
         self._files.watch_content(token, (page - 1) * page_bytes, page_bytes)
 
     def close(self) -> None:
-        """Closes what is not lent out; the last close of the file folds the WAL into it.
+        """Closes the idle connections; the last close of the file folds the WAL into it.
 
         Where the file was deleted or replaced, closing drops what it held; so that is copied first, and logged.
         """
@@ -322,5 +322,5 @@ def _free_bytes(path: Path) -> int:
 
 
 def _is_writable(path: Path) -> bool:
-    """SQLite writes beside the file too."""
+    """SQLite also writes files beside the database."""
     return os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)

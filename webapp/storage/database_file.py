@@ -26,7 +26,7 @@ class Claim:
     """
 
     def __init__(self, database_path: Path) -> None:
-        """``data_folder_in_use`` when another holds it, in this process or in another."""
+        """Raises ``data_folder_in_use`` when another holds it, in this process or in another."""
         path = database_path.with_name(database_path.name + ".lock")
         try:
             self._connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)

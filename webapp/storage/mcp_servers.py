@@ -1,4 +1,4 @@
-"""MCP servers in the database, with their secrets: the file is its owner's alone."""
+"""MCP servers in the database, with their secrets: only the owner's account can read the file."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ StoredServers = list[StoredServer]  # inside the class `list` is the method
 
 
 class McpServerStore:
-    """Cheap to make, safe from any thread; every method is one transaction. Names are unique among the living,
-    whatever their case."""
+    """Cheap to make, safe from any thread; every method is one transaction. Names are unique, ignoring case,
+    among servers that are not deleted."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -62,12 +62,12 @@ class McpServerStore:
             return _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound()))
 
     def create_all(self, configs: Sequence[ServerConfig], is_on: bool) -> StoredServers:
-        """All or none; McpServerInvalid for one that cannot be, a name that is taken, or one server too many."""
+        """Creates all or none. Raises McpServerInvalid for a bad configuration, a taken name, or too many servers."""
         with self.database.transaction() as connection:
             return [_insert_server(connection, checked_server(config), is_on) for config in configs]
 
     def update(self, server_id: str, config: ServerConfig, expected_updated_at: float | None = None) -> StoredServer:
-        """McpServerInvalid also when it was saved since ``expected_updated_at``."""
+        """Raises McpServerInvalid also when it was saved since ``expected_updated_at``."""
         with self.database.transaction() as connection:
             before = _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound()))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
@@ -93,7 +93,7 @@ class McpServerStore:
             update(connection, "mcp_servers", server_id, deleted_at=time.time())
 
     def restore(self, server_id: str) -> StoredServer:
-        """McpServerInvalid when another has its name now."""
+        """Raises McpServerInvalid when another has its name now."""
         with self.database.transaction() as connection:
             row = row_of(connection, "mcp_servers", server_id, McpServerNotFound(), with_deleted=True)
             _refuse_taken_server(connection, row["name"], server_id)

@@ -6,7 +6,7 @@ Each entry is a tuple of statements that run in one transaction, together with t
 from __future__ import annotations
 
 APPLICATION_ID = 0x526F6F73
-"""'Roos' in the file's header: tells a Roost database from somebody else's."""
+"""'Roos' in the file's header: tells a Roost database from another program's."""
 
 _CHATS = (
     """CREATE TABLE chats (
@@ -68,7 +68,7 @@ _PRESETS = (
         updated_at REAL NOT NULL,
         deleted_at REAL
     )""",
-    # What a person chose for the whole house, such as the active preset.
+    # What a person chose for the whole server, such as the active preset.
     "CREATE TABLE choices (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     "ALTER TABLE chats ADD COLUMN preset_id TEXT NOT NULL DEFAULT ''",
     "ALTER TABLE chats ADD COLUMN state TEXT",

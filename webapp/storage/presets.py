@@ -1,4 +1,4 @@
-"""Presets in the database: a person's own, and what a person made of the shipped ones.
+"""Presets in the database: a person's own, and the shipped ones a person changed.
 
 A shipped preset is data that comes with Roost; it has a row only once it was edited or deleted, so that a new version
 of Roost brings its new values to everyone who left it alone. Values are not judged here: see
@@ -53,7 +53,7 @@ class Preset:
 
     @property
     def is_edited(self) -> bool:
-        """A shipped preset that is not as it came any more."""
+        """A shipped preset that a person has changed."""
         return bool(self.shipped_key) and self.updated_at > 0
 
 
@@ -63,9 +63,10 @@ Presets = list[Preset]  # inside the class `list` is the method
 
 
 class PresetStore:
-    """Cheap to make, safe from any thread; every method is one transaction. PresetNotFound for what is not there.
+    """Cheap to make, safe from any thread; every method is one transaction. Raises PresetNotFound for what is not
+    there.
 
-    Names are unique among the living, whatever their case.
+    Names are unique, ignoring case, among presets that are not deleted.
     """
 
     def __init__(self, database: Database, shipped: Sequence[Preset] = ()) -> None:
@@ -82,7 +83,7 @@ class PresetStore:
             return self._get(connection, preset_id)
 
     def shipped(self, preset_id: str) -> Preset | None:
-        """As it came, whatever was made of it."""
+        """The shipped values, even if it was edited or deleted."""
         return self._shipped.get(preset_id)
 
     def create(self, name: str, **values: Any) -> Preset:
@@ -96,7 +97,7 @@ class PresetStore:
         return preset
 
     def create_all(self, presets: Sequence[Preset]) -> Presets:
-        """New ones of these, all or none; a name that is taken gets a number."""
+        """Creates all or none; a name that is taken gets a number."""
         with self.database.transaction() as connection:
             self._refuse_more(connection, len(presets))
             return [self._add(connection, preset, preset.name) for preset in presets]
@@ -109,8 +110,8 @@ class PresetStore:
             return self._add(connection, original, name or original.name)
 
     def update(self, preset_id: str, expected_updated_at: float | None, **values: Any) -> Preset:
-        """The preset with these fields. ``preset_changed`` when it was saved since ``expected_updated_at`` (None:
-        whatever it was)."""
+        """The preset with these fields. Raises ``preset_changed`` when it was saved since ``expected_updated_at``
+        (None: whatever it was)."""
         with self.database.transaction() as connection:
             before = self._get(connection, preset_id)
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
@@ -147,7 +148,7 @@ class PresetStore:
             return preset
 
     def reset(self, preset_id: str) -> Preset:
-        """A shipped preset as it came, also one that was deleted."""
+        """Restores a shipped preset's own values, also after it was deleted."""
         if preset_id not in self._shipped:
             raise PresetNotFound()
         with self.database.transaction() as connection:
@@ -156,7 +157,7 @@ class PresetStore:
         return self._shipped[preset_id]
 
     def hidden_shipped(self) -> Presets:
-        """Shipped ones that were deleted, as they came."""
+        """Shipped ones that were deleted, with their shipped values."""
         with self.database.connect() as connection:
             living = {preset.id for preset in self._living(connection)}
         return [preset for preset in self._shipped.values() if preset.id not in living]

@@ -1,6 +1,7 @@
-"""Sessions of browsers: who may come in by which cookie, kept as the hash of what the cookie holds.
+"""Sessions of browsers, stored by the hash of their cookie.
 
-All of them are in memory too, because every request asks; only one server at a time writes a database (:mod:`.claim`).
+All of them are in memory too, because every request asks; only one server at a time writes a database
+(:mod:`.database_file`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from webapp.storage.database import Database
 from webapp.storage.records import insert
 
 UNUSED_S = 90 * 86_400.0
-"""A session nobody has used for so long is forgotten."""
+"""A session not used for this long is forgotten."""
 MOST_SESSIONS = 1000
 TOUCH_EVERY_S = 300.0
 ID_BYTES = 32
@@ -28,8 +29,8 @@ AGENT_CHARS = 300
 
 @dataclass(frozen=True)
 class Session:
-    """``key`` names it and lets nobody in. ``role`` is "owner" or "guest"; ``token_hash`` is of the token that let a
-    guest in. Times are Unix seconds."""
+    """``key`` identifies it but does not log anybody in. ``role`` is "owner" or "guest"; ``token_hash`` is of the token
+    that let a guest in. Times are Unix seconds."""
 
     key: str
     role: str
@@ -66,7 +67,7 @@ class Sessions:
         return session_id
 
     def find(self, session_id: str) -> Session | None:
-        """By what a cookie holds. Changes nothing."""
+        """The session of a cookie's value. Changes nothing."""
         session = self._known.get(digest(session_id)) if session_id else None
         return session if session and time.time() - session.used_at < UNUSED_S else None
 
@@ -79,7 +80,7 @@ class Sessions:
             return sorted(self._known.values(), key=lambda row: -row.used_at)
 
     def touch(self, session: Session) -> None:
-        """Notes that it was used, every few minutes; a database that cannot be written stops nobody from reading."""
+        """Stores the time of use, every few minutes; if the database cannot be written, the request goes on."""
         now = time.time()
         if now - session.used_at < TOUCH_EVERY_S:
             return
@@ -91,7 +92,7 @@ class Sessions:
             connection.execute("UPDATE sessions SET used_at = ? WHERE key = ?", (now, session.key))
 
     def end(self, key: str) -> None:
-        """It lets nobody in any more; what watches it is told. Nothing happens when there is none."""
+        """Ends the session and calls what watches it. Does nothing for an unknown key."""
         with self._database.transaction() as connection:
             connection.execute("DELETE FROM sessions WHERE key = ?", (key,))
         with self._lock:

@@ -63,8 +63,8 @@ class BenchStore:
             return _case(row_of(connection, "bench_cases", case_id, RoostError("bench_not_found")))
 
     def add_cases(self, cases: Sequence[BenchCase], replaces_generated: bool = False) -> list[StoredCase]:
-        """All or none; ``replaces_generated`` takes away those the bench made up before. BenchRefused when they would
-        be too many."""
+        """Adds all or none; ``replaces_generated`` first removes the generated ones. Raises BenchRefused when they
+        would be too many."""
         with self._database.transaction() as connection:
             if replaces_generated:
                 connection.execute("DELETE FROM bench_cases WHERE is_generated = 1")
@@ -74,7 +74,7 @@ class BenchStore:
             return [_insert(connection, case) for case in cases]
 
     def change_case(self, case_id: str, case: BenchCase) -> None:
-        """A case a person has changed is theirs."""
+        """A case that a person has changed no longer counts as generated."""
         with self._database.transaction() as connection:
             row_of(connection, "bench_cases", case_id, RoostError("bench_not_found"))
             update(connection, "bench_cases", case_id, **_columns(case))
@@ -91,7 +91,7 @@ class BenchStore:
                 raise RoostError("bench_not_found")
 
     def delete_cases(self) -> float:
-        """Hides all; the moment to give :meth:`restore_cases`."""
+        """Hides all; returns the moment that :meth:`restore_cases` takes."""
         moment = time.time()
         with self._database.transaction() as connection:
             connection.execute("UPDATE bench_cases SET deleted_at = ? WHERE deleted_at IS NULL", (moment,))
@@ -104,7 +104,7 @@ class BenchStore:
     # runs
 
     def begin_run(self, setup: Mapping[str, Any]) -> StoredRun:
-        """The oldest beyond :data:`KEPT_RUNS` go."""
+        """Deletes the oldest beyond :data:`KEPT_RUNS`."""
         run = StoredRun(uuid.uuid4().hex, RUNNING, time.time(), None, setup)
         with self._database.transaction() as connection:
             row = {"id": run.id, "started_at": run.started_at, "setup": to_json(dict(setup))}
@@ -120,7 +120,7 @@ class BenchStore:
             update(connection, "bench_runs", run_id, setup=to_json(dict(setup)))
 
     def add_answer(self, run_id: str, answer: Mapping[str, Any]) -> None:
-        """Nothing happens when the run was deleted meanwhile."""
+        """Does nothing if the run was deleted meanwhile."""
         with self._database.transaction() as connection:
             connection.execute(
                 "INSERT INTO bench_answers (run_id, body) SELECT id, ? FROM bench_runs WHERE id = ?",

@@ -32,7 +32,8 @@ StoredTools = list[StoredTool]  # inside the class `list` is the method
 
 
 class ToolStore:
-    """Cheap to make, safe from any thread; every method is one transaction. Names are unique among the living."""
+    """Cheap to make, safe from any thread; every method is one transaction. Names are unique among tools that are not
+    deleted."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -60,7 +61,7 @@ class ToolStore:
         return [tool for tool in tools if tool.definition.mcp.server_id == server_id]
 
     def create(self, definition: ToolDefinition) -> StoredTool:
-        """ToolInvalid for a definition that cannot be, a name that is taken, or one tool too many."""
+        """Raises ToolInvalid for a bad definition, a taken name, or too many tools."""
         with self.database.transaction() as connection:
             return _insert_tool(connection, checked(definition))
 
@@ -70,7 +71,7 @@ class ToolStore:
             return [_insert_tool(connection, checked(definition)) for definition in definitions]
 
     def update(self, tool_id: str, definition: ToolDefinition, expected_updated_at: float | None = None) -> StoredTool:
-        """ToolInvalid also when it was saved since ``expected_updated_at``."""
+        """Raises ToolInvalid also when it was saved since ``expected_updated_at``."""
         with self.database.transaction() as connection:
             before = _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found")))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
@@ -84,12 +85,12 @@ class ToolStore:
             update(connection, "tools", tool_id, deleted_at=time.time())
 
     def put_back(self, tool_id: str, definition: ToolDefinition) -> StoredTool:
-        """Brings a deleted tool back as something else; ToolInvalid when the name is taken."""
+        """Brings a deleted tool back as something else; raises ToolInvalid when the name is taken."""
         with self.database.transaction() as connection:
             return self._write(connection, tool_id, checked(definition), time.time())
 
     def restore(self, tool_id: str) -> StoredTool:
-        """ToolInvalid when another has its name now."""
+        """Raises ToolInvalid when another has its name now."""
         with self.database.transaction() as connection:
             tool = _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found"), with_deleted=True))
             return self._write(connection, tool_id, tool.definition, tool.updated_at)

@@ -51,7 +51,7 @@ class BenchCase:
 
 
 def case_from_dict(value: object) -> BenchCase:
-    """BenchCaseInvalid with the field that is wrong: ``prompt``, ``calls`` or ``arguments``."""
+    """Raises BenchCaseInvalid with the field that is wrong: ``prompt``, ``calls`` or ``arguments``."""
     if not isinstance(value, Mapping):
         raise _problem("prompt", "object")
     calls = value.get("calls", ())
@@ -63,7 +63,7 @@ def case_from_dict(value: object) -> BenchCase:
 
 
 def checked(case: BenchCase) -> BenchCase:
-    """The same, or BenchCaseInvalid."""
+    """Returns the case, or raises BenchCaseInvalid."""
     if not case.prompt.strip():
         raise _problem("prompt", "empty")
     if len(case.prompt) > MAX_PROMPT_CHARS:
@@ -100,13 +100,13 @@ def cases_to_lines(cases: Iterable[BenchCase]) -> str:
 
 
 def calls_from_text(text: str) -> tuple[ExpectedCall, ...]:
-    """A JSON list of calls as a person writes it; BenchCaseInvalid (field ``arguments``)."""
+    """A JSON list of calls as a person writes it. Raises BenchCaseInvalid (field ``arguments``)."""
     value = _json(text, "arguments")
     return tuple(_call(call) for call in (value if isinstance(value, list) else [value]))
 
 
 def arguments_from_text(text: str) -> dict[str, Any]:
-    """A JSON object as a person writes it, nothing is none; BenchCaseInvalid (field ``arguments``)."""
+    """A JSON object as a person writes it; empty text is {}. Raises BenchCaseInvalid (field ``arguments``)."""
     value = _json(text, "arguments") if text.strip() else {}
     if not isinstance(value, dict):
         raise _problem("arguments", "arguments")
@@ -144,7 +144,7 @@ def _problem(field: str, key: str, **params: Any) -> BenchCaseInvalid:
 Definition = Mapping[str, Any]
 WORDS_FILE = Path(__file__).parent / "case_words.json"
 TRIES = 12
-"""Draws until the arguments fit what the sampler does not look at, such as the length of a text."""
+"""Attempts until the arguments also fit what the sampler ignores, such as the length of a text."""
 LEAST_SMALL_TALK = 4
 
 
@@ -268,14 +268,14 @@ class CallScore:
 
 @dataclass(frozen=True)
 class Reading:
-    """``sets_out``: something in the answer begins as a call does, whether or not it can be read."""
+    """``sets_out``: something in the answer begins like a call, whether or not it can be read."""
 
     calls: tuple[ExpectedCall, ...] = ()
     sets_out: bool = False
 
 
 def read_answer(answer: str, syntax: CallSyntax = FENCED) -> Reading:
-    """The calls of an answer's content, those of tools nobody offered too."""
+    """The calls in an answer's content, including calls of tools that were not offered."""
     parser = ToolCallParser(syntax, None, lambda: "")
     pieces = [*parser.feed(answer), *parser.finish()]
     calls = [piece for piece in pieces if isinstance(piece, CallDelta)]
@@ -310,7 +310,7 @@ def _plain(call: ExpectedCall) -> list[Any]:
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """As JSON values: 1 is 1.0, but it is not true, which Python would have it be."""
+    """As JSON values: 1 equals 1.0, but not true as in Python."""
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(_is_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):

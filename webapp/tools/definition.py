@@ -16,7 +16,7 @@ from webapp.tools.schema_check import check_parameters
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 MAX_DESCRIPTION_CHARS = 16_000
-"""Agents' own tools come with pages of advice."""
+"""Some agents describe a tool with pages of advice."""
 MAX_FIXED_CHARS = 100_000
 NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 PARAMETER_NAMES = ("parameters", "input_schema", "inputSchema")
@@ -86,7 +86,7 @@ class ToolDefinition:
 
 
 def checked(definition: ToolDefinition) -> ToolDefinition:
-    """The same, or ToolInvalid with the field that is wrong."""
+    """Returns the definition, or raises ToolInvalid with the field that is wrong."""
     if not NAME.fullmatch(definition.name):
         raise ToolInvalid(field="name", reason="it has 1 to 64 letters, digits, _ and - (as OpenAI's format wants it)")
     if len(definition.description) > MAX_DESCRIPTION_CHARS:
@@ -137,8 +137,8 @@ def parse_json(text: str, field: str) -> Any:
 
 
 def strict_json(text: str) -> Any:
-    """The value; ValueError also for what only Python takes for JSON (NaN, Infinity) and for numbers that are infinite
-    to it (1e999): what Roost wrote of them no other program could read."""
+    """The value; raises ValueError also for what only Python takes for JSON (NaN, Infinity) and for numbers that are
+    infinite to it (1e999): other programs could not read them back."""
     return json.loads(text, parse_constant=_refused, parse_float=_finite)
 
 

@@ -164,7 +164,7 @@ def _public_ip(name: str, host: str, port: int) -> str:
 
 
 def is_public(ip: str) -> bool:
-    """False for an address that leads inside, or to nobody; an IPv6 address that carries an IPv4 one is as that is."""
+    """False for private and reserved addresses; an IPv6 address that embeds an IPv4 address is judged by that one."""
     address = ipaddress.ip_address(ip)
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in block for block in NOT_PUBLIC_V4)
@@ -187,7 +187,7 @@ def _carried(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
 
 
 def _is_literal(host: str) -> bool:
-    """An address written out was allowed as such, knowingly."""
+    """An IP address in the allow list was allowed on purpose."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -251,7 +251,8 @@ def _decoded(data: bytes, encoding: str) -> str:
 
 
 class _Deadline:
-    """Ends a connection when its time is over: a server that sends a byte now and then is never late by itself."""
+    """Closes a connection when its time is over: a server that sends a byte now and then never runs into a read
+    timeout."""
 
     def __init__(self, connection: _Pinned, timeout_s: float) -> None:
         self.is_over = False

@@ -187,7 +187,7 @@ def _default(row: ParameterRow, path: str) -> Any:
 
 
 def _read(text: str, kind: str) -> Any:
-    """ValueError for what is not of that kind. Text that is no JSON string stands for itself."""
+    """Raises ValueError for what is not of that kind. Text that is no JSON string stands for itself."""
     if kind == "string":
         return strict_json(text) if text.startswith('"') and text.endswith('"') and len(text) > 1 else text
     value = strict_json(text)

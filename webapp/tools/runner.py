@@ -1,4 +1,4 @@
-"""Running one call: the arguments are checked first, and whatever goes wrong becomes words for the model."""
+"""Runs one call: the arguments are checked first, and any failure becomes text for the model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from webapp.tools.definition import Behaviour, ToolDefinition, strict_json
 from webapp.tools.schema_check import Matcher, Problem, argument_problems, coerced
 
 MAX_RESULT_CHARS = 16_000
-"""What a model gets to read of a result; the rest is cut, and said to be."""
+"""The most a model reads of a result; the rest is cut off, and the text says so."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def never() -> bool:
 
 
 def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
-    """The call's arguments as the schema's types; ValueError when its text is no JSON object."""
+    """The call's arguments as the schema's types; raises ValueError when its text is no JSON object."""
     value = strict_json(call.arguments or "{}")
     if not isinstance(value, dict):
         raise ValueError("the arguments are no JSON object")

@@ -74,7 +74,7 @@ ValueLists = Sequence[tuple[Sequence[str], Sequence[str]]]
 
 
 class NoSample(Exception):
-    """The schema is one no value is known for."""
+    """No value is known for the schema."""
 
 
 class ValueSampler:
@@ -90,7 +90,7 @@ class ValueSampler:
         self._above = 0.0
 
     def arguments(self, with_optional: bool) -> dict[str, Any]:
-        """Those that are required, or all a value is known for. NoSample where a required one cannot be had."""
+        """The required ones, or all that a value is known for. Raises NoSample where a required one cannot be had."""
         return self._object(self._root, with_optional, 0)
 
     def _value(self, name: str, schema: object, depth: int) -> Any:
@@ -161,7 +161,7 @@ class ValueSampler:
         raise NoSample("the word list has no end")
 
     def _resolved(self, schema: object) -> Mapping[str, Any]:
-        """With a reference inside the parameters followed; NoSample for any other."""
+        """With a reference inside the parameters followed; raises NoSample for any other."""
         found = schema
         for _ in range(MAX_VALUE_DEPTH):
             if not isinstance(found, Mapping):

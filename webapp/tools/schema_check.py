@@ -58,7 +58,7 @@ def _first_problem(text: str) -> Problem | None:
 
 
 def schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
-    """What JSON Schema (draft 2020-12) itself has against it, and where a reference cannot be followed."""
+    """What violates JSON Schema (draft 2020-12) itself, and references that cannot be followed."""
     from jsonschema import Draft202012Validator
 
     validator = Draft202012Validator(Draft202012Validator.META_SCHEMA)
@@ -141,7 +141,7 @@ def _references(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _leads_somewhere(schema: Mapping[str, Any], reference: str) -> bool:
-    """False for a chain of references that comes back to one of its own, and for one that leads nowhere."""
+    """False for a chain of references that forms a loop or leads nowhere."""
     seen: set[str] = set()
     while reference not in seen and reference.startswith("#"):
         seen.add(reference)
@@ -195,7 +195,7 @@ Matcher = Callable[[str, str], bool]
 
 
 class TooManySteps(Exception):
-    """The check was given up."""
+    """The check took too many steps."""
 
 
 def bounded_validator(schema: Mapping[str, Any], matches: Matcher | None) -> Any:

@@ -79,7 +79,7 @@ class BenchRequest:
 
 
 def checked(request: BenchRequest) -> BenchRequest:
-    """The same, or BenchRefused."""
+    """Returns the request, or raises BenchRefused."""
     if not request.definitions:
         raise BenchRefused(reason=Text("tool_bench.problem.no_tools"))
     if not request.askable:
@@ -110,7 +110,8 @@ all have in common), ``raw`` (all it wrote), ``called``, ``sets_out`` (something
 
 
 class BenchRunner:
-    """Raises at once what can be told: BenchRefused, GrammarInvalid, what keeps the model from being used."""
+    """Raises at once what can be known before asking: BenchRefused, GrammarInvalid, and what keeps the model from being
+    used."""
 
     def __init__(self, manager: ModelManager, request: BenchRequest, at_once: int = AT_ONCE) -> None:
         self._manager = manager
@@ -155,7 +156,7 @@ class BenchRunner:
         }
 
     def run(self, keep: Callable[[Answer], object]) -> None:
-        """Until the last answer, a stop, or what ends it, which is raised. ``keep`` gets the answers one at a time."""
+        """Runs until the last answer, a stop, or an error, which is raised. ``keep`` gets the answers one at a time."""
         with ThreadPoolExecutor(self._at_once, thread_name_prefix="roost-bench") as pool:
             try:
                 for work in [pool.submit(self._work, keep) for _ in range(self._at_once)]:

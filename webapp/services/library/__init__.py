@@ -1,1 +1,1 @@
-"""The files of the models folder: how they come, go and come back."""
+"""The files of the models folder: added, deleted and restored."""

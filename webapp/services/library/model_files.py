@@ -68,7 +68,7 @@ class ModelFiles:
         return tuple(sorted(found, key=lambda item: -item.deleted_at))
 
     def empty_trash(self) -> int:
-        """For good; the bytes that were freed."""
+        """Deletes for good; returns the bytes freed."""
         freed = sum(trash.empty() for trash in self._trashes.values() if trash.list())
         self._files_changed()
         return freed

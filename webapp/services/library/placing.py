@@ -27,7 +27,7 @@ RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 def safe_name(name: str, endings: tuple[str, ...] = MODEL_ENDINGS) -> str:
     """The last part of ``name``, without what some system does not allow in a file name.
 
-    ``file_name_unusable`` when nothing is left, or it does not end as one of ``endings``.
+    Raises ``file_name_unusable`` when nothing is left, or it does not end as one of ``endings``.
     """
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
     clean = FORBIDDEN.sub("_", last.encode("utf-8", "replace").decode()).strip(" .")
@@ -44,8 +44,8 @@ def _shortened(stem: str, limit_bytes: int) -> str:
 
 
 def whole_path(given: str) -> Path:
-    """A path as a person types or pastes it, quotes and ``~`` allowed; ``library_error`` unless it begins at the root,
-    for nobody in a browser knows the folder Roost was started in."""
+    """A path as a person types or pastes it, quotes and ``~`` allowed; raises ``library_error`` unless it begins at the
+    root, because a browser does not know the folder Roost was started in."""
     try:
         path = Path(given.strip().strip("\"'")).expanduser()
     except RuntimeError as exc:  # ~ of nobody
@@ -80,7 +80,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def check_free(folder: Path, needed_bytes: int) -> None:
-    """``disk_full`` when writing that much would leave nothing."""
+    """Raises ``disk_full`` when writing that much would leave nothing."""
     free = max(free_bytes(folder) - RESERVE_BYTES, 0)
     if needed_bytes > free:
         raise RoostError("disk_full", free=size_text(free), needed=size_text(needed_bytes))

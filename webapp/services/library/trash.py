@@ -42,7 +42,8 @@ class Trash:
         self._trash = self.folder / TRASH
 
     def put(self, path: Path) -> Trashed:
-        """FileMissing when it is gone already: of two who delete it at once, one is told."""
+        """Raises FileMissing when it is gone already: two requests may delete it at the same time, and the second gets
+        this error."""
         name = path.relative_to(self.folder).as_posix()
         size = path.lstat().st_size if path.is_symlink() else _size(path)
         item = Trashed(uuid.uuid4().hex, name, size, time.time())
@@ -60,7 +61,7 @@ class Trash:
         return item
 
     def list(self) -> tuple[Trashed, ...]:
-        """The last deleted first. What is damaged in there is left out, and goes when the trash is emptied."""
+        """The last deleted first. Damaged entries are left out, and removed when the trash is emptied."""
         found = [self._read(place) for place in self._trash.iterdir()] if self._trash.is_dir() else []
         return tuple(sorted((item for item in found if item), key=lambda item: -item.deleted_at))
 

@@ -93,7 +93,7 @@ class Uploads:
         return self.get(upload_id)
 
     def get(self, upload_id: str) -> Upload:
-        """UploadMissing when there is none."""
+        """Raises UploadMissing for an unknown id."""
         try:
             if not ID.fullmatch(upload_id):
                 raise ValueError(upload_id)
@@ -104,7 +104,8 @@ class Uploads:
             raise UploadMissing(name=upload_id[:32]) from exc
 
     def write(self, upload_id: str, offset: int, slice_: IO[bytes]) -> Upload:
-        """Adds a slice that begins at byte ``offset`` of the file; ``upload_offset`` when that is not the next one.
+        """Adds a slice that begins at byte ``offset`` of the file; raises ``upload_offset`` when that is not the next
+        one.
 
         What no model file begins with is refused after the first slice; that, and more bytes than were announced,
         ends the upload and leaves nothing. A full disk leaves what was there before the slice.
@@ -125,7 +126,7 @@ class Uploads:
     def finish(self, upload_id: str) -> Path:
         """The file in its place, once all of it is there and it is one Roost reads.
 
-        WeightsError when it is not, and it is gone; ``file_name_taken`` keeps it.
+        Raises WeightsError when it is not, and it is gone; ``file_name_taken`` keeps it.
         """
         with self._locked(upload_id):
             upload = self.get(upload_id)
@@ -143,7 +144,7 @@ class Uploads:
             return path
 
     def discard(self, upload_id: str) -> None:
-        """Nothing of it stays. Nothing happens when there is none."""
+        """Removes the upload. Does nothing if there is none."""
         if ID.fullmatch(upload_id):
             with self._locked(upload_id):
                 self._remove(upload_id)

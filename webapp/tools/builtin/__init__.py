@@ -33,7 +33,7 @@ def current_time(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _zone(name: str) -> ZoneInfo:
-    """As it is written, else whatever its capitals."""
+    """By its exact name, else ignoring case."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
@@ -64,8 +64,8 @@ def random_number(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 BuiltinFunction = Callable[[Mapping[str, Any], Texts | None], object]
-"""A JSON value of the arguments and the chat it is called in (None outside any); ValueError with a sentence for the
-model."""
+"""A JSON value of the arguments and the chat it is called in (None outside any); raises ValueError with a sentence for
+the model."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _builtin(name: str, description: str, parameters: Mapping[str, Any], run: Bu
 
 
 def _alone(run: Callable[[Mapping[str, Any]], object]) -> BuiltinFunction:
-    """For a tool that needs nothing of a chat."""
+    """For a tool that does not use the chat."""
     return lambda arguments, texts: run(arguments)
 
 

@@ -1,7 +1,7 @@
 """Passages of a chat's attachments that fit a query, ranked by BM25 (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75).
 
-A pure function of the texts, without an index: 8 MB are searched in seconds at worst, and no copy has to be kept
-true. The length of a passage is its characters.
+A pure function of the texts, without an index: 8 MB are searched in seconds at worst, and no index has to be
+kept up to date. The length of a passage is its characters.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Hit:
 
 
 def search_attachments(arguments: Mapping[str, Any], texts: Texts | None = None) -> dict[str, Any]:
-    """ValueError with a sentence for the model where there is nothing to search, or nothing to search for."""
+    """Raises ValueError with a sentence for the model where there is nothing to search, or nothing to search for."""
     if texts is None:
         raise ValueError("it searches the files of a chat, and this is none: attach text files in a chat")
     files = texts()

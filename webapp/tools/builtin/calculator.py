@@ -66,7 +66,7 @@ def calculate(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def value_of(expression: str) -> Number:
-    """ValueError with a sentence for what is no arithmetic, too long or too large."""
+    """Raises ValueError with a sentence for what is no arithmetic, too long or too large."""
     expression = _without_thousands(expression.strip())
     if len(expression) > MAX_CHARS:
         raise ValueError(Phrase("the expression has more than {limit} characters", limit=MAX_CHARS))
@@ -203,7 +203,7 @@ def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unit(name: object) -> str:
-    """The short name; ValueError for one that is not known."""
+    """The short name; raises ValueError for one that is not known."""
     wanted = str(name).strip().replace("℃", "°C").replace("℉", "°F").lower().replace("²", "2").replace("³", "3")
     for candidate in (wanted, wanted.removesuffix("s"), OTHER_NAMES.get(wanted), OTHER_NAMES.get(wanted[:-1])):
         if candidate in FACTORS or candidate in TO_KELVIN:

@@ -70,8 +70,9 @@ class McpClient:
         arguments: Mapping[str, Any],
         is_stopped: IsStopped = never,
     ) -> ToolResult:
-        """The tool's result; McpError when there is none. A server that was lost since the last call is connected
-        again, once; a call that may have reached it is never made twice. Once ``is_stopped`` the server is told so."""
+        """The tool's result; raises McpError when there is none. A server that was lost since the last call is
+        connected again, once; a call that may have reached it is never made twice. Once ``is_stopped`` the server is
+        told so."""
         found = self._thread.submit(self._call(server_id, config, tool, arguments))
         while True:
             try:

@@ -82,8 +82,8 @@ class Connection:
             await asyncio.wait([self._task], timeout=2 * CLOSE_S)
 
     async def call(self, tool: str, arguments: Mapping[str, Any]) -> ToolResult:
-        """McpError for what keeps it from an answer, NotSent where it may be tried again; what the server itself has
-        against the call becomes an error result."""
+        """Raises McpError for what keeps it from an answer, NotSent where it may be tried again; what the server itself
+        has against the call becomes an error result."""
         import anyio
 
         if self.phase != "connected" or self._has_ended:
@@ -233,8 +233,8 @@ CONNECT_S = 15.0
 
 @asynccontextmanager
 async def stdio_transport(config: ServerConfig, tail: StderrTail, on_end: Callable[[], None]) -> AsyncIterator[Any]:
-    """Starts the program in a process group of its own and ends the whole group with it. OSError when it cannot be
-    started. ``on_end`` is called when it closes its output."""
+    """Starts the program in a process group of its own and ends the whole group with it. Raises OSError when it cannot
+    be started. ``on_end`` is called when it closes its output."""
     from mcp.client.stdio import StdioServerParameters, stdio_client
 
     parameters = StdioServerParameters(

@@ -66,7 +66,7 @@ class ServerConfig:
 
 
 def checked_server(config: ServerConfig) -> ServerConfig:
-    """The same, or McpServerInvalid with the field that is wrong."""
+    """Returns the configuration, or raises McpServerInvalid with the field that is wrong."""
     if not NAME.fullmatch(config.name):
         raise McpServerInvalid(
             field="name", reason="it has 1 to 40 characters, without slashes, quotes and line breaks"

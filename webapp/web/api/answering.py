@@ -221,8 +221,8 @@ def the_manager() -> ModelManager:
 
 
 def served_model(asked: str | None) -> str:
-    """The name of the model that answers. Where requests may choose, its turn is waited for and it is loaded; else
-    ModelNotFound or ``model_not_served`` for a name that may not be taken as any."""
+    """The name of the model that answers. Where requests may choose the model, waits for its turn and loads it;
+    otherwise raises ModelNotFound or ``model_not_served`` for a name that may not be taken as any."""
     manager, settings = the_manager(), the_settings()
     served = manager.status().model
     if asked is None and settings.api_strict_models:
@@ -236,7 +236,7 @@ def served_model(asked: str | None) -> str:
 
 
 def take_turn(model: str) -> None:
-    """Until the call ends. ClientGone when nobody waits any more."""
+    """Holds the model until the request ends. Raises ClientGone when the client left."""
     turns: ModelTurns = current_app.extensions["api_model_turns"]
     record = the_record()
     if record.may_wait:
@@ -268,7 +268,7 @@ def other_model(manager: ModelManager, settings: Settings, asked: str, served: s
 
 
 def known_name(manager: ModelManager, asked: str) -> str | None:
-    """The model of the library that is called so. Walks through no folder unless one changed."""
+    """The library's model of this name. Reads no folder unless one changed."""
 
     def name_in(files: list[ModelFile]) -> str | None:
         return next((file.name for file in files if is_name_of(asked, file.name)), None)

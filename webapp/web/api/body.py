@@ -46,7 +46,7 @@ def read_data(limit: int) -> bytes:
 
 
 def decoded(kind: type[T], data: bytes, is_strict: bool) -> T:
-    """5.0 is taken where an integer is asked for: JSON Schema calls it one, and not every language has others."""
+    """5.0 is taken where an integer is asked for: JSON Schema calls it one, and not every language has integers."""
     try:
         return decoder_of(kind, is_strict).decode(data)
     except msgspec.ValidationError as exc:
@@ -66,7 +66,7 @@ def with_integers(value: Any) -> Any:
 
 
 def decoder_of(kind: type[T], is_strict: bool = True) -> msgspec.json.Decoder[T]:
-    """Kept, and made by one thread at a time: msgspec 0.22 was once seen to crash the process where several threads
+    """Cached, and made by one thread at a time: msgspec 0.22 was once seen to crash the process where several threads
     looked into a type for the first time at once."""
     found = _decoders.get((kind, is_strict))
     if found is None:
@@ -88,7 +88,7 @@ def check_media_type() -> None:
 
 
 def invalid(text: str) -> RoostError:
-    """From msgspec's words: "Expected `int`, got `str` - at `$.n`"."""
+    """From msgspec's message: "Expected `int`, got `str` - at `$.n`"."""
     found = PLACE.match(text)
     reason, path = (found["reason"], found["path"] or "$") if found else (text, "$")
     param = path.removeprefix("$").removeprefix(".")

@@ -1,8 +1,8 @@
 """Every address for programs as one row: what answers it, its types and an example.
 
 Routes, the OpenAPI document, the page at /docs and the list of program addresses are all made from :data:`OPERATIONS`.
-Views and types are named, not imported ("module:name" in this room): msgspec and the types of four dialects are of no
-use before the first call. The words are in the catalogues: ``api.op.<key>.title`` and ``.text``.
+Views and types are named, not imported ("module:name" in this package): msgspec and the types of four dialects are of
+no use before the first call. The words are in the catalogues: ``api.op.<key>.title`` and ``.text``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROOM = "webapp.web.api"
 SSE = "text/event-stream"
 LINES = "application/x-ndjson"
 ANY_MODEL = "rwkv"
-GROUPS = ("openai", "tokens", "anthropic", "ollama", "runner", "house")
+GROUPS = ("openai", "tokens", "anthropic", "ollama", "runner", "server")
 HELLO = [{"role": "user", "content": "Why do birds sit on wires?"}]
 BIRD_AND_BOAT = ["a bird on a wire", "a boat on the river"]
 PREFIXES = ("/v1/", "/api/")
@@ -29,7 +29,7 @@ ERRORS = {
 
 
 def named(target: str) -> Any:
-    """What "module:name" stands for in this room."""
+    """What "module:name" stands for in this package."""
     module, _, name = target.partition(":")
     return getattr(import_module(f"{ROOM}.{module}"), name)
 
@@ -163,9 +163,9 @@ OPERATIONS = (
         "runner_status", "runner", "GET", ("/status",), "runner:status", answer="runner:RunnerStatus"
     ),
     Operation("exit", "runner", "POST", ("/exit",), "runner:leave", answer="str"),
-    Operation("health", "house", "GET", ("/health",), "", answer="dict"),
-    Operation("metrics", "house", "GET", ("/metrics",), "calls:metrics"),
-    Operation("openapi", "house", "GET", ("/openapi.json",), "openapi:show", is_documented=False),
+    Operation("health", "server", "GET", ("/health",), "", answer="dict"),
+    Operation("metrics", "server", "GET", ("/metrics",), "calls:metrics"),
+    Operation("openapi", "server", "GET", ("/openapi.json",), "openapi:show", is_documented=False),
 )
 # fmt: on
 DOCUMENTED = tuple(op for op in OPERATIONS if op.is_documented)
@@ -178,7 +178,7 @@ ROOT_PATHS = (
 
 
 def is_api_path(path: str) -> bool:
-    """Whether the address is for programs; errors are then told in :func:`dialect_of`'s form."""
+    """Whether the address is for programs; errors then have the form of :func:`dialect_of`."""
     return f"{path}/".startswith(PREFIXES) or path.rstrip("/") in ROOT_PATHS
 
 
@@ -194,7 +194,7 @@ def dialect_of(path: str) -> str:
 OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 ANTHROPIC_TYPES = {**OPENAI_TYPES, 413: "request_too_large", 503: "overloaded_error"}
 OPENAI_CODES = {"prompt_too_long": "context_length_exceeded"}
-"""Where clients act upon OpenAI's own word."""
+"""Codes that clients check under OpenAI's own name."""
 
 
 def error_body(path: str, error: RoostError, message: str, status: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ EXIT_AFTER_S = 0.2
 
 
 class SwitchModel(msgspec.Struct, kw_only=True, rename={"custom_cuda": "customCuda"}):
-    """``model`` "" unloads. ``deploy`` is ignored: it was Runner's way to say who may ask."""
+    """``model`` "" unloads. ``deploy`` is ignored: in Runner it decides who may use the server."""
 
     model: str
     strategy: str

@@ -81,7 +81,7 @@ def save(server_id: str) -> BaseResponse | Response:
 
 @blueprint.post("/try")
 def try_out() -> Response:
-    """Connects as the form has it, saved or not, and keeps nothing. As a fragment only what came of it: it may take a
+    """Connects as the form has it, saved or not, and keeps nothing. As a fragment, only the result: it may take a
     while, and who waits may go on typing."""
     page, draft = current_page(), read_draft(request.form)
     server_id = request.form.get("server_id", "")

@@ -75,7 +75,7 @@ def read_draft(form: MultiDict[str, str]) -> ServerDraft:
 
 
 def config_of(draft: ServerDraft, before: ServerConfig | None = None) -> ServerConfig:
-    """McpServerInvalid with the field that is wrong. ``before`` has the secrets that are kept."""
+    """Raises McpServerInvalid with the field that is wrong. ``before`` has the secrets that are kept."""
     kind = ServerKind(draft.kind)
     known = before if before is not None and before.kind is kind else ServerConfig("")
     shared: dict[str, Any] = {

@@ -136,7 +136,7 @@ def _describe_making(page: PageContext, job: Job) -> Values:
 
 
 def norm_chart(page: PageContext, norms: Sequence[float]) -> Values:
-    """The norm of each layer as columns of an SVG, drawn here: the page needs no script and no inline style for it.
+    """The norm of each layer as columns of an SVG: the page needs no script and no inline style for it.
     The highest column is the largest norm."""
     most = max(norms, default=0.0)
     columns = []

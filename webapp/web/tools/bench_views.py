@@ -134,7 +134,7 @@ def read_draft(form: Mapping[str, str]) -> CaseDraft:
 
 
 def case_of(draft: CaseDraft) -> BenchCase:
-    """BenchCaseInvalid with the field that is wrong."""
+    """Raises BenchCaseInvalid with the field that is wrong."""
     calls: tuple[ExpectedCall, ...] = ()
     if draft.expect == SEVERAL:
         calls = _several(draft.arguments)

@@ -93,7 +93,7 @@ def read_draft(form: MultiDict[str, str]) -> ToolDraft:
 
 
 def definition_of(draft: ToolDraft) -> ToolDefinition:
-    """ToolInvalid with the field that is wrong: a form field's name, or a row's (``0.1.enum``)."""
+    """Raises ToolInvalid with the field that is wrong: a form field's name, or a row's (``0.1.enum``)."""
     parameters = schema_of(draft.rows, _more(draft))
     return ToolDefinition(
         name=draft.name.strip(),

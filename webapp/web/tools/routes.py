@@ -183,7 +183,7 @@ def export() -> Response:
 
 
 def _own(page: PageContext, tool_id: str) -> StoredTool:
-    """ToolInvalid for one an MCP server brought: that server's page decides about it."""
+    """Raises ToolInvalid for one an MCP server brought: that server's page decides about it."""
     stored = page.tools.get(tool_id)
     if stored.definition.behaviour is Behaviour.MCP:
         raise ToolInvalid(field="name", reason="it comes from an MCP server, on whose page it is offered or not")

@@ -108,7 +108,7 @@ def tool_form(
 
 
 def definition_in(draft: ToolDraft) -> ToolDefinition:
-    """ToolInvalid for anything that could not be kept, offered or held to."""
+    """Raises ToolInvalid if it cannot be stored, offered or enforced."""
     return usable(definition_of(draft))
 
 

@@ -1,4 +1,4 @@
-"""``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version``: what is here, in Ollama's words."""
+"""``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version``: the library in Ollama's form."""
 
 from __future__ import annotations
 

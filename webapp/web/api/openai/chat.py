@@ -215,7 +215,7 @@ class ChatRequest(SamplingFields, kw_only=True):
 
 
 def answer_request(asked: ChatRequest) -> AnswerRequest:
-    """``invalid_parameter`` or ``unsupported_parameter`` for what the types alone cannot tell."""
+    """Raises ``invalid_parameter`` or ``unsupported_parameter`` for what the types alone cannot tell."""
     check_supported(asked)
     check_results(asked.messages)
     last = asked.messages[-1]

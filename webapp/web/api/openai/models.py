@@ -186,7 +186,7 @@ def detokenize() -> Response:
 
 
 def decoded(token_ids: Sequence[int]) -> str:
-    """``token_out_of_range`` for one that the vocabulary does not have."""
+    """Raises ``token_out_of_range`` for one that the vocabulary does not have."""
     tokenizer = the_manager().tokenizer()
     largest = max(token_ids, default=0)
     if largest >= tokenizer.vocab_size:
