@@ -1,6 +1,8 @@
 """What every test can count on."""
 
+import gc
 import os
+import sys
 from types import CodeType
 
 from flask import Flask
@@ -17,6 +19,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # As an engine on a CPU has it: each load of an RWKV-7 would compile it for half a second.
 os.environ.setdefault("PYTORCH_JIT", "0")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# Else each worker rewrites the assertions of 240 modules anew (9 s), and each program a test starts compiles itself.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: a full collection need not look at it. With torch it took 0.2 s each time, and
+    every load of a model and every test that counts what is left makes several."""
+    gc.collect()
+    gc.freeze()
 
 
 class CompiledOnce(BytecodeCache):

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.served_roost import ROOT, STARTER, ServedRoost
+from tests.lazy_import import Lazily
 
-pytest.importorskip("openai", reason="the openai client is not installed")
+Lazily("openai")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not STARTER.exists(), reason="the bundled model models/roost-starter-v7.safetensors is missing"),

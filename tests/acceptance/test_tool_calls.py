@@ -6,9 +6,9 @@ from __future__ import annotations
 import pytest
 
 from tests.acceptance.served_roost import STARTER
+from tests.lazy_import import Lazily
 
-pytest.importorskip("openai", reason="the openai client is not installed")
-pytest.importorskip("jsonschema", reason="jsonschema is not installed")
+Lazily("openai")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not STARTER.exists(), reason="the bundled model models/roost-starter-v7.safetensors is missing"),

@@ -13,15 +13,12 @@ from typing import Any
 import mcp_types as types
 from mcp.server import Server
 from mcp.server.lowlevel import NotificationOptions
+from server_words import AT_ONCE, HTML, NAMES
 
 TEXT = {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]}
 NOTHING: dict[str, Any] = {"type": "object", "properties": {}}
 PAGE = 5
-HTML = "<script>alert(1)</script><b>bold</b> & done"
-WORDS = "echo get_weather gather fail big html picture structured grow"
-NAMES = WORDS.split()
 added: list[str] = []
-AT_ONCE = 8
 inside: list[asyncio.Event] = []
 
 

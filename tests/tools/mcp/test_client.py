@@ -12,7 +12,7 @@ import pytest
 
 from tests.errors import raises_code
 from tests.tools.mcp.conftest import HttpServer, address, program, raw
-from tests.tools.mcp.server import AT_ONCE, HTML, NAMES
+from tests.tools.mcp.server_words import AT_ONCE, HTML, NAMES
 from tests.waiting import wait_until
 from webapp.errors import McpError
 from webapp.tools.mcp.answers import MAX_PAGES, MAX_TOOLS

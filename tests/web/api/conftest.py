@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER, ApiServer
 from tests.web.chat.running_roost import fake_strategy
 
-pytest.importorskip("openai", reason="the openai client is not installed (pip install -e '.[dev]')")
+Lazily("openai")
 
 
 @pytest.fixture(scope="package")

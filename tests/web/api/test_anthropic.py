@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER, MODEL
 
-anthropic = pytest.importorskip("anthropic", reason="the anthropic client is not installed (pip install -e '.[dev]')")
+anthropic = Lazily("anthropic")
 HELLO = [{"role": "user", "content": "Hello"}]
 
 

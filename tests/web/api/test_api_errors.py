@@ -6,12 +6,14 @@ import gzip
 import json
 import socket
 
-import openai
 import pytest
 
+from tests.lazy_import import Lazily
 from tests.waiting import wait_until
 from tests.web.api.api_server import ANSWER, MODEL
 from tests.web.chat.running_roost import fake_strategy
+
+openai = Lazily("openai")
 
 TOKEN = "a-token-for-tests"
 HELLO = [{"role": "user", "content": "Hello"}]

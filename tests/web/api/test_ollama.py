@@ -6,11 +6,12 @@ import json
 
 import pytest
 
+from tests.lazy_import import Lazily
 from tests.waiting import wait_until
 from tests.web.api.api_server import ANSWER, MODEL
 from webapp import __version__
 
-ollama = pytest.importorskip("ollama", reason="the ollama client is not installed (pip install -e '.[dev]')")
+ollama = Lazily("ollama")
 HELLO = [{"role": "user", "content": "Hello"}]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 
-import openai
 import pytest
 
+from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER, MODEL
 from webapp.manager import library
 from webapp.manager.folders import walk_models
+
+openai = Lazily("openai")
 
 HELLO = [{"role": "user", "content": "Hello"}]
 

@@ -6,11 +6,13 @@ import base64
 import math
 import struct
 
-import openai
 import pytest
 
+from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER, MODEL, ApiServer
 from webapp.tokenizer import load_tokenizer
+
+openai = Lazily("openai")
 
 
 def complete(client, prompt="Once", **options):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
-import openai
 import pytest
 
+from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER
 from tests.web.api.test_openai_chat import HELLO, ask
 from webapp.tokenizer import load_tokenizer
+
+openai = Lazily("openai")
 
 WEATHER = {
     "type": "function",

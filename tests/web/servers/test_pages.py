@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.numpy import save_file
 
+from tests.lazy_import import Lazily
 from tests.tools.mcp.conftest import raw
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
@@ -24,7 +25,7 @@ from webapp.tools.mcp.server_config import ServerConfig, ServerKind
 from webapp.web.app import create_app
 from webapp.web.servers.views import joined
 
-pytest.importorskip("mcp", reason="needs the MCP SDK (pip install -e '.[mcp]')")
+Lazily("mcp")
 BASE = "http://127.0.0.1"
 SECRET = "sk-secret-1234"
 
