@@ -38,6 +38,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -211,6 +212,7 @@ class BatchMaker:
         bits[:vocab_size] = 1
         bits[self.banned] = 0
         self.usable: Words = np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
+        self._no_masks = np.zeros((0, len(self.usable)), np.uint32)
         self._members: list[SequenceSampling] = []
         self._fixed: dict[str, NDArray[Any]] = {}
 
@@ -219,19 +221,20 @@ class BatchMaker:
         if self._members != members:
             self._members, self._fixed = list(members), _fixed_arrays(members)
         adjusted = [member.adjustments.current() for member in members]
-        starts = np.zeros(len(members) + 1, np.int32)
-        np.cumsum([len(ids) for ids, _ in adjusted], out=starts[1:])
-        mask_of = np.full(len(members), -1, np.int32)
-        mask_of[list(masks)] = range(len(masks))
+        is_one = len(adjusted) == 1
+        values = adjusted[0][1] if is_one else np.concatenate([values for _, values in adjusted])
+        mask_of, rows = self._fixed["mask_of"], self._no_masks
+        if masks:
+            mask_of, rows = mask_of.copy(), np.stack(list(masks.values()))
+            mask_of[list(masks)] = range(len(masks))
         return SamplingBatch(
             position=np.array([member.position for member in members], np.uint64),
-            starts=starts,
-            ids=np.concatenate([ids for ids, _ in adjusted]),
-            values=np.concatenate([values for _, values in adjusted]).astype(np.float32),
+            starts=np.array([0, *accumulate(len(ids) for ids, _ in adjusted)], np.int32),
+            ids=adjusted[0][0] if is_one else np.concatenate([ids for ids, _ in adjusted]),
+            values=values.astype(np.float32),
             banned=self.banned,
-            mask_of=mask_of,
-            masks=np.stack(list(masks.values())) if masks else np.zeros((0, len(self.usable)), np.uint32),
-            **self._fixed,
+            masks=rows,
+            **{**self._fixed, "mask_of": mask_of},
         )
 
 
@@ -243,5 +246,6 @@ def _fixed_arrays(members: Sequence[SequenceSampling]) -> dict[str, NDArray[Any]
         "top_k": np.array([p.top_k for p in params], np.int32),
         "min_p": np.array([p.min_p for p in params], np.float32),
         "seed": np.array([member.seed for member in members], np.uint64),
+        "mask_of": np.full(len(members), -1, np.int32),
         "alternatives": np.array([-1 if p.logprobs is None else p.logprobs for p in params], np.int32),
     }
