@@ -1,6 +1,6 @@
 """What HTTP and the process hop add to the bare engine: to the first token, and to the tokens per second.
 
-    python -m tests.acceptance.api_overhead [--strategy 'cpu fp32']
+    python -m tests.acceptance.api_overhead [--strategy auto]
 
 Both run the same prompt on the bundled model, one request at a time; medians. The last line is one JSON document.
 """
@@ -71,7 +71,7 @@ def one_served(roost: ServedRoost, prompt: list[int]) -> Times:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--strategy", default="cpu fp32")
+    parser.add_argument("--strategy", default="auto")
     parser.add_argument("--repeat", type=int, default=9)
     args = parser.parse_args()
     prompts = [[40 + (seed * 7 + n) % 200 for n in range(64)] for seed in range(args.repeat + 1)]

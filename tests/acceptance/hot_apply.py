@@ -1,6 +1,6 @@
 """How long from choosing a state to the first token that begins with it. Prints one JSON document.
 
-    python -m tests.acceptance.hot_apply [--models DIR] [--model NAME] [--strategy "cpu fp32"] [--repeat 20]
+    python -m tests.acceptance.hot_apply [--models DIR] [--model NAME] [--strategy auto] [--repeat 20]
 
 A real engine process with the model, two states made of texts, and the very form a page posts. ``apply_ms`` is until
 that form is answered, ``first_token_ms`` from posting it to the first token of an answer that was asked for right
@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, default=resource_dir("models"))
     parser.add_argument("--model", default="")
-    parser.add_argument("--strategy", default="cpu fp32")
+    parser.add_argument("--strategy", default="auto")
     parser.add_argument("--repeat", type=int, default=20)
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

@@ -137,7 +137,7 @@ def measure(server: ApiServer, count: int, free_count: int) -> dict[str, Any]:
 
 
 def bundled_server(data_dir: Path) -> ApiServer:
-    return ApiServer(data_dir, "cpu fp32", start_engine_process, models_dir=ROOT / "models")
+    return ApiServer(data_dir, "auto", start_engine_process, models_dir=ROOT / "models")
 
 
 def main() -> None:
