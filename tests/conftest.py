@@ -24,6 +24,12 @@ sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests in a browser and of processes wait a third of their time. Not more than
+    four, since many start processes of their own."""
+    return min(4, (os.cpu_count() or 1) + 1)
+
+
 def pytest_collection_finish() -> None:
     """What is imported by now stays: a full collection need not look at it. With torch it took 0.2 s each time, and
     every load of a model and every test that counts what is left makes several."""
