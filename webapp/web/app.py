@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 from pathlib import Path
+from types import ModuleType
 
 from flask import Flask, Response, jsonify
 from flask_sock import Sock
@@ -41,18 +42,19 @@ from webapp.web.tools import routes as tools_routes
 
 log = logging.getLogger(__name__)
 DATABASE_NAME = "roost.db"
-PAGES = (
-    chat_routes,
-    preset_routes,
-    model_routes,
-    conversion,
-    jobs,
-    states_routes,
-    tools_routes,
-    docs,
-    status,
-    sessions,
+PAGES: tuple[tuple[ModuleType, str, str], ...] = (
+    (chat_routes, "nav.chat", "message-square"),
+    (preset_routes, "nav.presets", "sliders-horizontal"),
+    (model_routes, "nav.models", "boxes"),
+    (conversion, "", ""),
+    (jobs, "", ""),
+    (states_routes, "nav.states", "layers"),
+    (tools_routes, "nav.tools", "wrench"),
+    (docs, "api.nav", "braces"),
+    (status, "", ""),
+    (sessions, "", ""),
 )
+"""Each page's module with its ``blueprint``; for those in the rail, the key of the word there and the icon."""
 
 
 def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask:
@@ -74,8 +76,10 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     PackedStatic(app)
     error_answers.install(app)
     app.register_error_handler(500, answer_unexpected)
-    for part in (docs, status) if settings.api_only else PAGES:
-        app.register_blueprint(part.blueprint)
+    served = [row for row in PAGES if not settings.api_only or row[0] in (docs, status)]
+    for module, _, _ in served:
+        app.register_blueprint(module.blueprint)
+    app.extensions["rail"] = [(key, icon, f"{module.blueprint.name}.index") for module, key, icon in served if key]
     app.add_url_rule("/health", view_func=health)
     api_calls.install(app, settings)
     if not settings.api_only:

@@ -34,15 +34,6 @@ from webapp.web.roles import most_needed
 
 blueprint = Blueprint("status", __name__, url_prefix="/status")
 NAME_CHARS = 500
-# key of the word, icon, endpoint of the page. A page that is not served (`--api-only`) is left out.
-RAIL = (
-    ("nav.chat", "message-square", "chat.index"),
-    ("nav.presets", "sliders-horizontal", "presets.index"),
-    ("nav.models", "boxes", "models.index"),
-    ("nav.states", "layers", "states.index"),
-    ("nav.tools", "wrench", "tools.index"),
-    ("api.nav", "braces", "docs.index"),
-)
 HTML_LANGS = {"en": "en", "zh": "zh-Hans"}
 THEMES = ("light", "dark")
 THEME_COOKIE = "roost_theme"
@@ -93,8 +84,7 @@ def shell(page: PageContext) -> Values:
                 "url": current_app.url_for(endpoint),
                 "is_current": endpoint.partition(".")[0] in request.blueprints,
             }
-            for key, icon, endpoint in RAIL
-            if endpoint in current_app.view_functions
+            for key, icon, endpoint in current_app.extensions["rail"]
         ],
         "languages": [
             {"code": code, "name": name, "url": _url_in(code), "is_current": code == page.locale}
