@@ -73,8 +73,12 @@ def imported_modules(path: Path, name: str, known: Any) -> set[str]:
     return found
 
 
+BEATS = ("roost-engine-watch", "roost-engine-heart")
+"""Threads that look for signs of life every second, whether or not something is asked: no trip passes through them."""
+
+
 class CallTracer:
-    """Counts what runs of the package, in all threads started after it was made."""
+    """Counts what runs of the package, in all threads started after it was made, but for :data:`BEATS`."""
 
     def __init__(self) -> None:
         self._is_on = False
@@ -88,7 +92,8 @@ class CallTracer:
         self._transactions += self._is_on and statement.startswith("BEGIN")
 
     def _on_event(self, frame: FrameType, event: str, _: object) -> None:
-        if self._is_on and event == "call" and frame.f_code.co_filename.startswith(str(PACKAGE)):
+        is_counted = self._is_on and event == "call" and frame.f_code.co_filename.startswith(str(PACKAGE))
+        if is_counted and threading.current_thread().name not in BEATS:
             self._files.add(frame.f_code.co_filename)
             self._threads.add(threading.get_ident())
             self._calls += 1

@@ -4,7 +4,7 @@ of a prompt in one of them.
 **Templates** are data. Sources: BlinkDL/RWKV-LM ``RWKV-v7/RWKV7-G1x-templates.txt`` (g1x, and the cleaning of what
 people write); ChatRWKV ``v2/chat.py`` (world, bob_alice, question_answer, instruct). Stops are whole role markers with
 their colon: a paragraph that begins with A, Q or "User interfaces" is not one. Every generation ends at token 0
-besides; that is for whoever makes the sampling parameters.
+besides; the caller puts it into the sampling parameters.
 
 **Why pieces.** A recurrent state cannot be trimmed, so a snapshot is only of use to a prompt that begins with exactly
 its tokens. The state at the end of an answer has read *prompt + generated tokens*; the next prompt must be those very

@@ -425,8 +425,8 @@ class LLMEngine:
 
     # smaller parts
 
-    def _count(self, stats: SequenceStats, outcome: str) -> None:
-        self._totals[outcome] += 1
+    def _count(self, stats: SequenceStats, result: str) -> None:
+        self._totals[result] += 1
         for name in ("prompt", "cached", "prefilled", "decoded"):
             self._totals[f"{name}_tokens"] += getattr(stats, f"{name}_tokens")
 

@@ -299,7 +299,7 @@ class Scheduler:
         self.prefill_chunk = prefill_chunk
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
-        self._prefilling: deque[Sequence] = deque()  # whose turn it is stands first
+        self._prefilling: deque[Sequence] = deque()  # the next turn is the first one's
         self._last_turn: dict[str, int] = {}
         self._turns = 0
         self._order: list[Sequence] | None = None  # of the waiting ones; None after a change

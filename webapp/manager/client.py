@@ -4,7 +4,7 @@ Both forms look the same from outside. Messages arrive on a thread of the client
 last message. Nothing a caller does blocks on the engine, except ``close``.
 
 Deadlock is excluded by construction: the web process always reads (its reader only puts into queues without limit), the
-engine always reads (a thread of its own), and the web process writes from a thread that nobody waits for.
+engine always reads (a thread of its own), and the web process writes from a thread that no other waits for.
 """
 
 from __future__ import annotations

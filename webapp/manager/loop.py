@@ -72,7 +72,7 @@ logger = logging.getLogger(__name__)
 class EngineLoop:
     """Takes :class:`LoadModel` first, then serves until :class:`Shutdown`.
 
-    ``put`` may be called from any thread at any time and never blocks, so whoever feeds it can always go on reading:
+    ``put`` may be called from any thread at any time and never blocks, so its caller can always go on reading:
     an engine that is busy or blocked on a full pipe of outputs still takes every command.
 
     ``send`` is called from two threads: the loop's, and one that sends a Heartbeat every ``beat_every_s``.

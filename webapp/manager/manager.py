@@ -175,7 +175,7 @@ class ModelManager:
         if self._supervisor.is_closing:
             raise ModelError("shutting_down")
         if self._supervisor.error is not None:
-            raise self._supervisor.error.with_traceback(None)  # without the frames of whoever got it before
+            raise self._supervisor.error.with_traceback(None)  # without the frames of earlier callers
         if self._supervisor.session is None:
             raise ModelError("no_model")
         return self.status()

@@ -285,8 +285,8 @@ class EngineSession:
                 self._on_change(self)
 
     def _end(self, error: RoostError) -> None:
-        """Whoever sends again because an answer failed must find that this engine serves no more: so the change is told
-        before the answers end."""
+        """The change is told before the answers end: a caller that tries again because its answer failed must find that
+        this engine serves no more."""
         with self._changed:
             self.error = self.error or error
             handles, self._handles = list(self._handles.values()), {}
@@ -331,8 +331,8 @@ class EngineSession:
 class KeptStates:
     """The states one engine was given by name, so that each crosses the pipe once and not with every request.
 
-    The least recently used are taken back beyond ``limit_bytes``: commands arrive in order, so whoever named one before
-    has begun with it. Not thread-safe.
+    The least recently used are taken back beyond ``limit_bytes``: commands arrive in order, so a request that named one
+    before has begun with it. Not thread-safe.
     """
 
     def __init__(self, send: Callable[[KeepState | ForgetState], None], limit_bytes: int = KEPT_STATES_BYTES) -> None:

@@ -482,7 +482,7 @@ class Supervisor:
         logger.error("the engine ended: %s\n%s", session.error, session.last_exit.last_words)
 
     def _tell(self) -> None:
-        """Publishes the status and wakes whoever waits for a change."""
+        """Publishes the status and wakes every thread that waits for a change."""
         held = len(self._waiting)
         self._publish(describe(self._phase, self.goal, self.session, self._loading, held, self.error))
         self.changed.notify_all()

@@ -175,7 +175,7 @@ class TargetResolver:
     """Turns a :class:`Choice` into a :class:`Target`, or says why it cannot be loaded. Loads no weights.
 
     ``trusted`` are names the operator set (command line, config file): they may lie anywhere on disk. All others have
-    to be in the models folder. ``defaults`` are the options of whoever chooses none. ``automatic(inspection, in_use)``
+    to be in the models folder. ``defaults`` are the options where none are chosen. ``automatic(inspection, in_use)``
     is the strategy ``auto`` stands for; ``in_use`` is the one the file is loaded with by ``auto`` now, or "".
     """
 
@@ -260,7 +260,7 @@ class TargetResolver:
 
 def check_same_version(target: Target, before: Target) -> None:
     """``state_mismatch`` for a state that comes along from a model of another version. Its file cannot say which it was
-    made for, or it would not have fitted one of the two; whoever wants it with both can choose it again."""
+    made for, or it would not have fitted one of the two. It can be chosen again."""
     name, major = before.state_info.name, before.config.major
     if name in ("", ZERO_STATE) or target.choice.state != before.choice.state or target.config.major == major:
         return

@@ -70,7 +70,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.extensions["settings"] = settings
-    open_house(app, settings, manager or ModelManager(settings))
+    open_services(app, settings, manager or ModelManager(settings))
     page.install(app, settings)
     Guard(app, settings, app.extensions["sessions"], app.extensions["owner_proof"])
     PackedStatic(app)
@@ -87,7 +87,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     return app
 
 
-def open_house(app: Flask, settings: Settings, manager: ModelManager) -> None:
+def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None:
     """Database, manager and turns, and how they are closed again."""
     database = Database(database_path(settings))
     proof = OwnerProof(settings.data_dir)

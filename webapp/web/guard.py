@@ -369,7 +369,7 @@ def the_guard() -> Guard:
 
 
 def current_role() -> Role:
-    """Of whoever sent the request that is being answered."""
+    """Of the sender of the request that is being answered."""
     role: Role = g.get("role", Role.STRANGER) if has_app_context() else Role.STRANGER
     return role
 

@@ -75,8 +75,8 @@ COMMAND_ROLES: dict[str, Role] = {
 
 
 def least_role(endpoint: str | None) -> Role:
-    """Who may ask for an endpoint of Flask's. None, where there is nothing at the address, is for whoever is let in;
-    an endpoint without a row is the owner's."""
+    """The role that a Flask endpoint needs. None, for an address that does not exist, needs GUEST; an endpoint without
+    a row needs OWNER."""
     if endpoint is None:
         return Role.GUEST
     if endpoint.startswith("api ") and endpoint not in ENDPOINTS:

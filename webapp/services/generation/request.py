@@ -70,8 +70,8 @@ class AnswerRequest:
     """``choices`` answers to each of ``prompts``. ``sampling`` holds only what was asked for: names of SamplingParams.
 
     ``stop`` None is the preset's; a stop ends the content, thinking does not count. ``state`` as in
-    :meth:`ModelManager.submit`. ``client`` is who asks, for fairness. ``streams_calls``: whoever reads the answer can
-    do with pieces of a call, and with a call the limit of tokens has cut off.
+    :meth:`ModelManager.submit`. ``client`` is who asks, for fairness. ``streams_calls``: the caller can
+    use pieces of a call, and with a call the limit of tokens has cut off.
     """
 
     prompts: tuple[Prompt, ...]
@@ -224,7 +224,7 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
 
 
 def dialect_of(name: str, info: Inspection) -> ToolDialect:
-    """The one of that name; for "" (or one that is no more) what fits the model."""
+    """By its name; for "" or an unknown name the one that fits the model."""
     known = {dialect.name: dialect for dialect in all_dialects()}
     return known.get(name) or default_dialect(Path(info.path).name)
 

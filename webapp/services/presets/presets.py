@@ -17,19 +17,86 @@ from pathlib import Path
 from typing import Any
 
 from webapp.engine.engine_options import EngineOptions
+from webapp.engine.registry import backend_for, is_automatic
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import PresetNotFound, RoostError
 from webapp.i18n import Phrase
 from webapp.manager.manager import ModelManager
+from webapp.manager.target import ZERO_STATE
 from webapp.services.presets import files
 from webapp.services.presets.fields import changed_names, checked_fields, put
-from webapp.services.presets.loading import PresetLoading, file_name
 from webapp.services.presets.parameters import BY_NAME, default_sampling
 from webapp.services.presets.runner_files import read_runner_presets
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.presets import Preset, PresetStore
 from webapp.storage.records import Chat
+
+
+class PresetLoading:
+    """Asks the manager, changes nothing."""
+
+    def __init__(self, manager: ModelManager, settings: Settings) -> None:
+        self._manager = manager
+        self._settings = settings
+
+    def differences(self, preset: Preset) -> tuple[str, ...]:
+        """Parameters for which what is loaded (or chosen, while nothing is) would have to be loaded anew; what the
+        preset leaves open is none of them."""
+        model, strategy = preset.model or None, preset.strategy or None
+        if model is None and strategy is None and not preset.options:
+            return ()
+        status = self._manager.status()
+        is_other_model = bool(model) and file_name(preset.model) != file_name(status.model_path or status.model)
+        if status.phase in ("empty", "failed"):
+            return ("model",) if is_other_model else ()
+        try:
+            return self._manager.reload_reasons(model, strategy, EngineOptions(**preset.options))
+        except RoostError:  # it cannot be loaded at all, which :meth:`problem` says
+            given = (("model", is_other_model), ("strategy", bool(strategy) and strategy != status.strategy))
+            return tuple(name for name, is_other in given if is_other)
+
+    def problem(self, preset: Preset) -> RoostError | None:
+        """Why its model cannot be loaded here and now, as far as that can be told from names; None: it can."""
+        try:
+            if preset.model:
+                self._manager.library.find(preset.model)
+            if preset.state and preset.state != ZERO_STATE:
+                self._manager.library.find_state(preset.state)
+            if not is_automatic(preset.strategy):
+                backend_for(preset.strategy)
+        except RoostError as exc:
+            return exc
+        return None
+
+    def choice(self, preset: Preset) -> dict[str, Any]:
+        """The arguments of ``ModelManager.load`` for this preset."""
+        return {
+            "model": preset.model or None,
+            "strategy": preset.strategy or self.usual_strategy(preset.model),
+            "state": preset.state,
+            "options": EngineOptions(**preset.options),
+        }
+
+    def usual_strategy(self, model: str) -> str | None:
+        """For a preset that leaves it open: the operator's, which is ``auto`` unless he chose one. None, as it is, for
+        the model in use."""
+        usual = self._settings.strategy
+        return usual if model or not is_automatic(usual) else None
+
+    def resolved_strategy(self, model: str) -> str | None:
+        """What :meth:`usual_strategy` comes to on this machine; None where that cannot be told."""
+        usual = self.usual_strategy(model)
+        if usual is None or not is_automatic(usual):
+            return usual
+        from webapp.services.strategy.choice import recommended_strategy  # brings psutil, which a start does without
+
+        return recommended_strategy(self._manager.library, model)
+
+
+def file_name(path: str) -> str:
+    return path.replace("\\", "/").rpartition("/")[2]
+
 
 DATA = Path(__file__).with_name("shipped.json")
 NAMESPACE = uuid.UUID("9f0d1f0e-5a55-4c0b-9a1e-526f6f737400")
@@ -95,10 +162,13 @@ class Presets:
         return [*self._read()[1]]
 
     def get(self, preset_id: str) -> Preset:
-        for preset in self._read()[1]:
-            if preset.id == preset_id:
-                return preset
-        raise PresetNotFound()
+        found = self._known(preset_id)
+        if found is None:
+            raise PresetNotFound()
+        return found
+
+    def _known(self, preset_id: str) -> Preset | None:
+        return next((preset for preset in self._read()[1] if preset.id == preset_id), None)
 
     def find(self, name: str) -> Preset:
         """By name (in any case), by the key of a shipped one, or by id. PresetNotFound."""
@@ -112,22 +182,14 @@ class Presets:
 
     def active(self) -> Preset:
         """The one made active; before that the one for the starter model, or the general one for any other."""
-        try:
-            return self.get(self._read()[2])
-        except PresetNotFound:
-            return self._default()
+        return self._known(self._read()[2]) or self._default()
 
     def is_active(self, preset: Preset) -> bool:
         return self.active().id == preset.id
 
     def of_chat(self, chat: Chat) -> Preset:
         """The chat's own choice while it exists, else the active preset."""
-        if chat.preset_id:
-            try:
-                return self.get(chat.preset_id)
-            except PresetNotFound:
-                pass
-        return self.active()
+        return self._known(chat.preset_id) or self.active()
 
     def default_sampling(self, parameters: int = 0) -> SamplingParams:
         return default_sampling(self._settings, parameters)
@@ -172,14 +234,11 @@ class Presets:
             listener()
 
     def _default(self) -> Preset:
-        """Whatever was deleted: one of the two is always there to answer with."""
+        """One of the two is always there to answer with, even if it was deleted."""
         chosen = file_name(self._manager.status().model_path)
         starter = shipped(STARTER_KEY)
         wanted = starter if chosen in ("", starter.model) else shipped(GENERAL_KEY)
-        try:
-            return self.get(wanted.id)
-        except PresetNotFound:
-            return wanted
+        return self._known(wanted.id) or wanted
 
     def create(self, name: str, values: Mapping[str, Any] | None = None) -> Preset:
         """``values`` are flat fields, checked. ``preset_invalid``, PresetNameTaken, ``too_many_presets``."""

@@ -158,7 +158,7 @@ class Viewer:
             yield
 
     def take_panel(self, chat: Chat) -> None:
-        """What the page's own panel just said: drawn anew only where another preset changes all of it."""
+        """What the page's own panel just sent. It is drawn again only where another preset changes all of it."""
         with self._lock:
             self.page = ChatContext(self._app, self._locale)
             if not chat.id:
@@ -314,7 +314,7 @@ class Viewer:
             row.id: tokens_known_before(branch, place) for place, row in enumerate(branch) if row.id in self._open_ids
         }
         if self._following is not None and self._following.turn.message_id in appended_ids:
-            self._stop_following()  # it was drawn anew: follow it from the start
+            self._stop_following()  # it was drawn again: follow it from the start
 
     def _as_followed(self, wanted: Shown) -> Shown:
         """The answer being followed counts as unchanged: its end is :meth:`_finish`'s to draw."""
@@ -368,7 +368,7 @@ class Viewer:
         self.frame(type="progress", message=name, thinking=view.is_thinking, waiting=waiting)
 
     def _finish(self, message_id: str) -> None:
-        """The text is there already: only the foot is drawn anew, so that a selection and an open fold stay. An answer
+        """The text is there already: only the foot is drawn again, so that a selection and an open fold stay. An answer
         that calls tools gets its cards now, so it is drawn whole."""
         try:
             stored = self.page.store.message(message_id)

@@ -78,7 +78,7 @@ def translator(locale: str) -> Any:
 
 
 def current_locale() -> str:
-    """The language of whoever asked; outside a request, of the setting (else English)."""
+    """The reader's language; outside a request that of the setting (else English)."""
     settings = current_app.extensions.get("settings")
     fixed = settings.language if settings else "auto"
     if not has_request_context():
