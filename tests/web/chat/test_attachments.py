@@ -6,6 +6,7 @@ import urllib.request
 
 import pytest
 
+from tests.wording import is_refused, says
 from webapp.chat.attached_files import attached_files
 from webapp.services.attachments import FILE_BYTES, ROOM
 from webapp.storage.attachments import AttachmentStore
@@ -47,7 +48,7 @@ def test_a_file_begins_a_chat_with_what_the_panel_says_and_waits_in_it(roost):
         roost, "", "notes.md", "# 苍鹭\n".encode(), temperature="0.5", system_prompt="Be kind."
     )
     chat_id = headers["Roost-Chat"]
-    assert status == 200 and "notes.md" in html and "Read whole" in html
+    assert status == 200 and "notes.md" in html and says(html, "chat.files.whole_uncounted")
     chat = roost.store.get(chat_id)
     assert (chat.sampling, chat.system_prompt, chat.title) == ({"temperature": 0.5}, "Be kind.", "")
     page = roost.get(f"/chat/{chat_id}")
@@ -87,7 +88,7 @@ def test_reading_is_toggled_and_a_file_removed_by_form(roost):
     chat_id = attach(roost, "", "a.txt", b"heron")[1]["Roost-Chat"]
     file = pending(roost, chat_id)[0]
     _, page = roost.post("/chat/do", do=f"toggle_attachment:{file.id}", chat=chat_id)
-    assert "Searched only" in page and "given a tool that searches" in page
+    assert says(page, "chat.files.searched") and says(page, "chat.files.search_note")
     _, page = roost.post("/chat/do", do=f"remove_attachment:{file.id}", chat=chat_id)
     assert "a.txt" not in page
 
@@ -137,7 +138,7 @@ def test_a_chat_that_is_full_says_so(roost):
     for _ in range(ROOM.most_bytes // FILE_BYTES):
         assert attach(roost, chat_id, "a.txt", b"a b " * (FILE_BYTES // 4))[0] == 200
     status, _, html = attach(roost, chat_id, "more.txt", b"a")
-    assert status == 409 and "more.txt does not fit" in html
+    assert status == 409 and is_refused(html, "attachments_full") and "more.txt" in html
 
 
 def test_files_of_another_chat_are_not_there(roost):

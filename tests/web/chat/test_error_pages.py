@@ -6,6 +6,8 @@ import urllib.request
 
 import pytest
 
+from tests.wording import text
+
 
 def refused(roost, path, **headers):
     with pytest.raises(urllib.error.HTTPError) as caught:
@@ -22,12 +24,12 @@ def test_a_page_that_is_not_there_keeps_the_shell_and_leads_back(roost, path):
 
 def test_it_speaks_chinese(roost):
     _, page = refused(roost, "/nothing/here", **{"Accept-Language": "zh"})
-    assert "页面不存在" in page and "Not Found" not in page
+    assert text("page.not_found", "zh") in page and text("page.not_found") not in page
 
 
 def test_a_program_gets_the_error_as_json(roost):
-    code, text = refused(roost, "/v1/nothing")
-    assert code == 404 and json.loads(text)["error"]["type"] == "not_found_error"
+    code, body = refused(roost, "/v1/nothing")
+    assert code == 404 and json.loads(body)["error"]["type"] == "not_found_error"
 
 
 def test_a_part_of_a_page_is_no_whole_page(roost):

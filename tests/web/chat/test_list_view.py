@@ -1,5 +1,6 @@
 from datetime import datetime, timedelta
 
+from tests.wording import says
 from webapp.storage.records import ChatSummary
 from webapp.web.chat.views import HITS, by_age, excerpt_parts
 
@@ -22,5 +23,6 @@ def test_a_search_that_finds_more_than_it_shows_says_so(roost):
     for number in range(HITS + 1):
         roost.store.create(title=f"Capercaillie {number}")
     found = roost.get("/chats?q=capercaillie", **{"HX-Request": "true"})
-    assert f"The newest {HITS} places" in found and found.count('class="hit"') == HITS
-    assert "1 place found" in roost.get(f"/chats?q=capercaillie+{HITS}", **{"HX-Request": "true"})
+    assert says(found, "chat.list.found_newest", count=HITS) and found.count('class="hit"') == HITS
+    one = roost.get(f"/chats?q=capercaillie+{HITS}", **{"HX-Request": "true"})
+    assert says(one, "chat.list.found", count=1)

@@ -6,6 +6,8 @@ import urllib.error
 
 import pytest
 
+from tests.wording import pattern, text
+
 
 @pytest.fixture
 def preset(roost):
@@ -93,7 +95,8 @@ def test_a_panel_is_saved_as_a_preset_that_the_chat_then_follows(roost, preset):
     page.open(chat.id)
     page.send(do="save_preset", chat=chat.id, name="Bolder", sent_as="c1")
     frames = page.until_type("accepted")
-    assert any(isinstance(frame, str) and "Saved as preset “Bolder”." in frame for frame in frames)
+    saved = text("chat.done.preset_saved", name="Bolder")
+    assert any(isinstance(frame, str) and saved in frame for frame in frames)
     page.close()
     after = roost.store.get(chat.id)
     made = roost.app.extensions["presets"].get(after.preset_id)
@@ -128,7 +131,7 @@ def test_an_open_page_hears_of_a_preset_saved_elsewhere(roost, preset):
 def test_a_preset_for_another_model_offers_to_load_it_or_says_it_is_not_here(roost):
     presets = roost.app.extensions["presets"]
     page = roost.get(f"/?preset={presets.find('coding').id}")
-    assert "“Coding” is made for rwkv7-g1j-2.9b" in page and 'href="/models"' in page
+    assert re.search(pattern("chat.offer.missing", preset="Coding"), page) and 'href="/models"' in page
     assert 'id="load-offer" role="status" hidden' in roost.get("/")
 
 

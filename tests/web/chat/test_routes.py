@@ -6,6 +6,7 @@ import urllib.error
 
 import pytest
 
+from tests.wording import error_text, pattern, says, text
 from webapp.chat.messages import Message, Role
 
 
@@ -17,7 +18,7 @@ def command(name, page):
 def test_the_first_page_introduces_itself_and_offers_three_prompts(roost):
     page = roost.get("/")
     assert page.count('class="prompt"') == 3
-    assert "starter model" in page and "Bring your own model" in page
+    assert re.search(pattern("chat.welcome.intro_starter"), page) and says(page, "chat.welcome.own_link")
 
 
 def test_the_page_speaks_chinese_when_asked(roost):
@@ -104,7 +105,8 @@ def test_search_shows_where_and_leads_there(roost):
     page = roost.get("/chats?q=heron", **{"HX-Request": "true"})
     assert "<mark>heron</mark>" in page and f"/chat/{chat_id}?at=" in page
     assert "<html" in roost.get("/chats?q=heron")
-    assert "Nothing contains" in roost.get("/chats?q=zebra", **{"HX-Request": "true"})
+    nothing = roost.get("/chats?q=zebra", **{"HX-Request": "true"})
+    assert says(nothing, "chat.list.nothing_found", query="zebra")
 
 
 def test_a_hit_in_a_tools_result_leads_to_its_place(roost):
@@ -121,7 +123,7 @@ def test_a_hit_in_a_version_that_is_not_shown_offers_to_show_it(roost):
     question = roost.store.branch(chat_id)[0]
     roost.turns.edit(question.id, "Another question").wait_finished(20)
     page = roost.get(f"/chat/{chat_id}?at={question.id}")
-    assert "another version" in page and f"select:{question.id}" in page
+    assert says(page, "chat.message.other_version") and f"select:{question.id}" in page
 
 
 def test_text_of_people_and_models_is_escaped(roost):
@@ -160,13 +162,13 @@ def test_a_chat_that_is_gone_is_a_page_that_says_so(roost):
 def test_a_failed_answer_says_what_is_safe_and_offers_a_way_out(start):
     roost = start("fake fail_at=3")
     page = roost.get(f"/chat/{roost.answered()}")
-    assert "Your messages and the text so far are kept." in page and "regenerate:" in page
+    assert says(page, "chat.message.safe") and "regenerate:" in page
 
 
 def test_tokens_read_again_are_counted_over_the_branch(roost):
     chat_id = roost.answered("One")
     roost.answered("Two", chat_id)
-    assert roost.get(f"/chat/{chat_id}").count("0 tokens read again") == 2
+    assert roost.get(f"/chat/{chat_id}").count(text("chat.stats.read_again", count=0)) == 2
 
 
 def test_the_model_menu_lists_loads_and_unloads(roost):
@@ -184,7 +186,7 @@ def test_a_model_that_is_not_there_is_refused_in_the_menu(roost):
         roost.url + "/status/load", b"model=nowhere.pth", {"Origin": roost.url, "HX-Request": "true"}
     )
     page = urllib.request.urlopen(request).read().decode()
-    assert "There is no model nowhere.pth." in page
+    assert error_text("model_not_found", name="nowhere.pth") in page
 
 
 def test_a_page_is_light(roost):

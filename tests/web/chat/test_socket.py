@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from tests.web.chat.running_roost import fake_strategy, shown_text
+from tests.wording import pattern
 from webapp.errors import StorageError
 from webapp.storage.chats import ChatStore
 from webapp.web.chat import viewer
@@ -39,7 +40,7 @@ def test_the_foot_with_the_figures_comes_at_the_end(roost, page):
     page.send(do="send", chat="", text="Why?")
     frames = page.until_type("finished")
     foot = [frame for frame in frames if isinstance(frame, str) and 'id="foot-' in frame][-1]
-    assert "tokens/s" in foot and "read again" in foot
+    assert all(re.search(pattern(f"chat.stats.{key}"), foot) for key in ("speed", "read_again.other"))
 
 
 def test_an_answer_whose_end_cannot_be_stored_says_why_and_can_be_tried_again(roost, page, monkeypatch):
@@ -178,7 +179,7 @@ def test_a_chat_that_has_not_begun_introduces_the_model_just_chosen(start):
         page.until_type("answering")
         roost.app.extensions["model_manager"].load(model=other.name)
         frames = page.until(lambda frame: isinstance(frame, str) and 'id="welcome"' in frame)
-        assert other.name in frames[-1] and "starter model" not in frames[-1]
+        assert other.name in frames[-1] and not re.search(pattern("chat.welcome.intro_starter"), frames[-1])
     finally:
         page.close()
         other.unlink()

@@ -7,6 +7,7 @@ import pytest
 
 from tests.web.presets.conftest import BASE, OWN
 from tests.web.presets.posted_form import form_of
+from tests.wording import pattern, says, text
 from webapp.services.presets.parameters import PARAMETERS
 
 
@@ -70,10 +71,11 @@ def test_saving_says_for_whom_it_holds(browser):
     def said(value):
         return browser.get(browser.save(mine.id, temperature=value)[1])[1]
 
-    assert "Saved. Chats with this preset use it from the next answer on: Temperature." in said("0.5")
+    names = text("sampling.temperature.label")
+    assert says(said("0.5"), "preset_page.saved.inactive", names=names)
     browser.presets.set_active(mine.id)
-    assert "Saved. In use from the next answer on: Temperature." in said("1.2")
-    assert "Not saved: correct what is marked." in browser.save(mine.id, temperature="x")[2]
+    assert says(said("1.2"), "preset_page.saved.applied", names=names)
+    assert says(browser.save(mine.id, temperature="x")[2], "preset_page.saved.not")
 
 
 def test_a_switch_that_is_on_sends_both_its_fields(browser):
@@ -130,8 +132,8 @@ def test_saving_the_active_preset_says_what_holds_and_what_needs_a_reload(browse
     browser.manager.wait_ready(20)
     _, where, _ = browser.save(mine.id, temperature="0.5", model="six.safetensors")
     page = browser.get(where)[1]
-    assert "Needs a reload of the model: Model." in page
-    assert "In use, but for: Model" in browser.part(f"/presets/{mine.id}/in-use")
+    assert re.search(pattern("preset_page.saved.reload"), page)
+    assert re.search(pattern("preset_page.in_use.reload.title"), browser.part(f"/presets/{mine.id}/in-use"))
     assert browser.manager.status().model == "roost-starter-v7.safetensors"
     browser.save(mine.id, do="save_and_use")
     assert browser.manager.wait_ready(20).model == "six.safetensors"
@@ -145,7 +147,8 @@ def test_a_state_that_does_not_fit_is_refused_in_place_and_the_old_one_stays(bro
     status, _, page = browser.save(mine.id, state="other.safetensors", temperature="0.5")
     assert status == 422 and browser.presets.get(mine.id) == mine
     wrong = page[page.index('id="field-state-error"') :]
-    assert "should be 2, but is 5" in re.match(r"[^>]*>([^<]+)<", wrong)[1]
+    said = re.match(r"[^>]*>([^<]+)<", wrong)[1]
+    assert text("states.mismatch.layers") in said and set(re.findall(r"\b\d+\b", said)) == {"2", "5"}
     assert browser.manager.status().state == "poet.safetensors" and 'value="0.5"' in page
 
 

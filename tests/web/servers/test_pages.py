@@ -159,7 +159,7 @@ def test_a_connection_is_tried_before_anything_is_kept(browser: Browser) -> None
     _, _, page = browser.post("/tools/servers/try", htmx=True, **form_of())
     assert re.search(pattern("mcp.try.good"), page) and "<code>echo</code>" in page and "<html" not in page
     _, _, page = browser.post("/tools/servers/try", htmx=True, **form_of(command="/no/such/program --x"))
-    assert "/no/such/program" in page and "full path" in page
+    assert "/no/such/program" in page and says(page, "error.mcp_command_missing.hint")
     _, _, page = browser.post("/tools/servers/try", **form_of(timeout_s="soon"))
     assert "600 seconds" in page and 'value="Tiny"' in page, "without scripts the form comes back as it was"
     assert browser.servers.store.list() == [] and browser.tools.list() == []
