@@ -10,6 +10,7 @@ import pytest
 
 from tests.errors import raises_code
 from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_token, last_output, request, wait_phase
+from tests.wording import error_text
 from webapp.engine.outputs import FinishReason
 from webapp.errors import EngineCrashed, OutOfMemory
 from webapp.manager.health import EngineExit, MemoryFacts, crash_error, memory_facts, oom_kills
@@ -46,7 +47,7 @@ def test_a_crash_loop_stops_and_a_load_by_hand_starts_anew(make_manager, starter
         starter.clients[-1].kill()
         assert_failed(handle, "engine_crashed")
         wait_phase(manager, "failed")
-    with raises_code("crash_loop", match="3 times in a row; the last time: it was killed"):
+    with raises_code("crash_loop", match=error_text("crash_loop", tries=3, reason="")):
         manager.submit(request())
     with raises_code("crash_loop"):
         manager.logits([1])

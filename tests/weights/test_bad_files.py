@@ -12,6 +12,7 @@ import pytest
 
 from tests.errors import raises_code
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
+from tests.wording import text
 from webapp.errors import FileMissing, WeightsError
 from webapp.weights.checkpoint import inspect, open_checkpoint
 
@@ -221,7 +222,7 @@ def test_wrong_extension(tmp_path, written, named, expected):
     os.rename(tmp_path / written, tmp_path / named)
     with raises_code("wrong_extension") as caught:
         inspect(tmp_path / named)
-    assert caught.value.hint == f"Rename it to end in {expected}."
+    assert caught.value.hint == text("error.wrong_extension.hint", expected=expected)
     assert inspect(tmp_path / named, any_name=True).config.architecture == "7"
 
 

@@ -7,6 +7,7 @@ import pytest
 from tests.services.scripted_manager import ScriptedManager
 from tests.tools.mcp.conftest import raw
 from tests.waiting import wait_until
+from tests.wording import error_text
 from webapp.chat.messages import Role, ToolCall
 from webapp.chat.tool_dialects import all_dialects
 from webapp.services.chat.turns import ChatTurns
@@ -66,5 +67,7 @@ def test_a_server_that_is_away_is_told_to_the_model_and_the_chat_goes_on(
     server = servers.store.list()[0]
     servers.store.update(server.id, raw("exit"))
     messages = answered(world, database, settings, servers, store, chat)
-    assert "has ended" in messages[2].content and '"error"' in messages[2].content
+    assert (
+        error_text("mcp_server_ended", name="exit", said="") in messages[2].content and '"error"' in messages[2].content
+    )
     assert messages[3].content == "It said modern."

@@ -149,7 +149,7 @@ def test_what_cannot_be_loaded_leaves_the_active_preset_as_it_was(open_house):
     house = open_house()
     mine = house.presets.create("Mine")
     house.presets.apply(mine.id)
-    with pytest.raises(Exception, match="There is no model"):
+    with raises_code("model_not_found"):
         house.presets.apply(house.presets.find("coding").id)
     assert house.presets.active().id == mine.id
 

@@ -10,6 +10,7 @@ import pytest
 from tests.errors import raises_code
 from tests.tools.mcp.conftest import raw
 from tests.waiting import wait_until
+from tests.wording import error_text
 from webapp.errors import McpServerInvalid, McpServerNotFound
 from webapp.services.tools import DELETED_KEPT_S, McpServers, sync
 from webapp.settings import Settings
@@ -126,7 +127,7 @@ def test_switched_off_a_server_takes_its_tools_with_it_and_back(servers_with, to
     off = servers.switch(server.id, False)
     assert tools.list() == [] and servers.state(off).phase == "off"
     result = servers.call(echo.definition, {})
-    assert result.is_error and "switched off" in result.text
+    assert result.is_error and error_text("mcp_server_off", name="modern") in result.text
     servers.switch(server.id, True)
     assert [tool.id for tool in tools.list()] == [echo.id], "before the server has answered"
     assert servers.call(echo.definition, {}).text == "modern"
@@ -142,7 +143,7 @@ def test_a_server_that_is_away_keeps_its_tools_and_says_so_to_the_model(servers_
     echo = servers.tools(server.id)[0]
     servers.store.update(server.id, raw("exit"))
     result = servers.call(echo.definition, {})
-    assert result.is_error and "has ended" in result.text and "is not valid" in result.text
+    assert result.is_error and error_text("mcp_server_ended", name="exit", said="") in result.text
     assert [tool.id for tool in tools.list()] == [echo.id]
 
 
@@ -167,7 +168,7 @@ def test_programs_can_be_turned_off_for_everybody(servers_with, server):
         servers.add(raw("deaf"))
     definition = ToolDefinition("echo", behaviour=Behaviour.MCP, mcp=McpTool(server.id, "echo"))
     result = servers.call(definition, {})
-    assert result.is_error and "turned off" in result.text
+    assert result.is_error and error_text("mcp_programs_off") in result.text
     servers.warm([definition])
     assert servers.state(server).phase == "idle"
 
