@@ -9,15 +9,16 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from flask import Blueprint, Response, redirect, request, url_for
+from flask import Blueprint, Response, jsonify, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import ModelNotFound, RoostError
+from webapp.errors import ModelNotFound, RoostError, WeightsError
+from webapp.services.library.uploads import Upload
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import job_list, strip_jobs
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
 from webapp.web.login import local_path
-from webapp.web.models import downloads, upload_routes
+from webapp.web.models import downloads
 from webapp.web.models.details import details_page, tensor_rows
 from webapp.web.models.views import (
     JOBS,
@@ -34,8 +35,8 @@ from webapp.web.models.views import (
 )
 
 blueprint = Blueprint("models", __name__, url_prefix="/models")
-blueprint.register_blueprint(upload_routes.blueprint)
 blueprint.register_blueprint(downloads.blueprint)
+uploads = Blueprint("uploads", __name__, url_prefix="/uploads")  # registered below, with its routes
 NAME_CHARS = 1000
 UNDO = re.compile(r"restore:([0-9a-f]{32})")
 SAID = ("deleted", "restored", "renamed", "imported", "importing", "emptied")
@@ -231,3 +232,67 @@ def _filter() -> Filter:
 
 def _name() -> str:
     return request.form.get("name", "")[:NAME_CHARS]
+
+
+DIGITS = 18
+"""Of an upload's size and offset."""
+
+
+# the slices of an upload: JSON for the page's script (static/js/models.js); an error names the byte to go on at
+
+
+@uploads.post("", endpoint="start")
+def start_upload() -> tuple[Response, int] | Response:
+    """``name``, ``size`` in bytes and ``stamp``, the file's date: one that stopped halfway is found again by them."""
+    page = current_page()
+    name = request.form.get("name", "")[:NAME_CHARS]
+    size = _number(request.form.get("size", ""))
+    return _upload_answer(
+        page, lambda: _upload_facts(files_of(page).uploads.start(name, size, request.form.get("stamp", "")[:64]))
+    )
+
+
+@uploads.put("/<upload_id>", endpoint="write")
+def write_upload(upload_id: str) -> tuple[Response, int] | Response:
+    """The body is the slice that begins at byte ``offset``; the last one makes it a file of the library."""
+    page = current_page()
+    offset = _number(request.args.get("offset", ""))
+    return _upload_answer(page, lambda: _take_slice(page, upload_id, offset))
+
+
+@uploads.delete("/<upload_id>", endpoint="discard")
+def discard_slices(upload_id: str) -> tuple[Response, int] | Response:
+    page = current_page()
+    files_of(page).uploads.discard(upload_id)
+    return jsonify(ok=True)
+
+
+def _take_slice(page: PageContext, upload_id: str, offset: int) -> dict[str, Any]:
+    if not request.content_length:
+        raise WeightsError("file_empty", path=upload_id)
+    upload = files_of(page).uploads.write(upload_id, offset, request.stream)
+    if upload.done_bytes < upload.size_bytes:
+        return _upload_facts(upload)
+    name = files_of(page).finish_upload(upload_id)
+    return {**_upload_facts(upload), "is_done": True, "name": name, "text": page.t("models.said.uploaded", name=name)}
+
+
+def _upload_facts(upload: Upload) -> dict[str, Any]:
+    return {"id": upload.id, "name": upload.name, "offset": upload.done_bytes, "size": upload.size_bytes}
+
+
+def _upload_answer(page: PageContext, action: Any) -> tuple[Response, int] | Response:
+    try:
+        return jsonify(action())
+    except RoostError as exc:
+        message, hint = page.explain(exc)
+        told = {"code": exc.code, "message": message, "hint": hint, "offset": exc.params.get("expected")}
+        return jsonify(error=told), exc.status
+
+
+def _number(text: str) -> int:
+    """-1 for what is none."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= DIGITS else -1
+
+
+blueprint.register_blueprint(uploads)

@@ -92,14 +92,20 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     finish_reason: FinishReason
 
 
-class ChatCompletion(msgspec.Struct, kw_only=True):
+class Heading(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """What all answers begin with. ``system_fingerprint`` changes with model, strategy and state: with the same one, a
+    seed gives the same text."""
+
     id: str
-    object: Literal["chat.completion"]
     created: int
     model: str
+    system_fingerprint: str
+
+
+class ChatCompletion(Heading, kw_only=True):
+    object: Literal["chat.completion"]
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: str
 
 
 class ChatDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -116,13 +122,9 @@ class ChunkChoice(msgspec.Struct, kw_only=True):
     finish_reason: FinishReason | None = None
 
 
-class ChatChunk(msgspec.Struct, kw_only=True, omit_defaults=True):
-    id: str
+class ChatChunk(Heading, kw_only=True, omit_defaults=True):
     object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
     choices: list[ChunkChoice]
-    system_fingerprint: str
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 
@@ -143,13 +145,9 @@ class TextChoice(msgspec.Struct, kw_only=True):
     finish_reason: FinishReason | None = None
 
 
-class TextCompletion(msgspec.Struct, kw_only=True, omit_defaults=True):
-    id: str
+class TextCompletion(Heading, kw_only=True, omit_defaults=True):
     object: Literal["text_completion"]
-    created: int
-    model: str
     choices: list[TextChoice]
-    system_fingerprint: str
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 

@@ -17,7 +17,6 @@ from msgspec import UNSET, Meta, UnsetType
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError
-from webapp.manager.status import ModelStatus
 from webapp.services.generation.generation import AnswerText
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.tokenizer import Tokenizer
@@ -319,13 +318,10 @@ def create() -> Response:
     tokenizer = answering.completion.tokenizer if asked.logprobs else None
     return answer(
         ChatCompletion(
-            id=head.id,
+            **head,
             object="chat.completion",
-            created=head.created,
-            model=head.model,
             choices=[chat_choice(number, text, end, tokenizer) for number, (text, end) in enumerate(answers)],
             usage=usage_of(counted),
-            system_fingerprint=head.fingerprint,
         )
     )
 
@@ -350,7 +346,7 @@ def chat_choice(number: int, text: AnswerText, end: Finished, tokenizer: Tokeniz
 class Chunks(StreamWriter):
     """A chat completion's stream: the role first, then pieces, the reason last, the usage where it is wanted."""
 
-    head: Heading
+    head: dict[str, Any]
     answering: Answering
     choices: int
     has_usage: bool
@@ -400,34 +396,24 @@ class Chunks(StreamWriter):
     def _event(self, choices: list[ChunkChoice], usage: Usage | UnsetType | None) -> bytes:
         return data_event(
             ChatChunk(
-                id=self.head.id,
+                **self.head,
                 object="chat.completion.chunk",
-                created=self.head.created,
-                model=self.head.model,
                 choices=choices,
-                system_fingerprint=self.head.fingerprint,
                 usage=usage,
             )
         )
 
 
-@dataclass(frozen=True)
-class Heading:
-    """``fingerprint`` changes with model, strategy and state: with the same one, a seed gives the same text."""
-
-    id: str
-    model: str
-    fingerprint: str
-    created: int = field(default_factory=lambda: int(time.time()))
-
-
-def heading(prefix: str, model: str) -> Heading:
-    return Heading(f"{prefix}-{uuid.uuid4().hex}", model, fingerprint_of(the_manager().status()))
-
-
-def fingerprint_of(status: ModelStatus) -> str:
+def heading(prefix: str, model: str) -> dict[str, Any]:
+    """The fields of :class:`~.answers.Heading`."""
+    status = the_manager().status()
     made_of = f"{status.model_path}\n{status.strategy}\n{status.state}"
-    return f"fp_{hashlib.sha256(made_of.encode()).hexdigest()[:12]}"
+    return {
+        "id": f"{prefix}-{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "model": model,
+        "system_fingerprint": f"fp_{hashlib.sha256(made_of.encode()).hexdigest()[:12]}",
+    }
 
 
 def usage_of(counted: UsageSum) -> Usage:

@@ -34,7 +34,7 @@ from webapp.web.api.openai.answers import (
     prompt_logprobs,
     text_logprobs,
 )
-from webapp.web.api.openai.chat import DONE, Heading, SamplingFields, heading, includes_usage, sampling_of, usage_of
+from webapp.web.api.openai.chat import DONE, SamplingFields, heading, includes_usage, sampling_of, usage_of
 from webapp.web.api.openai.models import decoded
 
 TokenId = Annotated[int, Meta(ge=0)]
@@ -144,7 +144,7 @@ def answer_request(asked: CompletionRequest, prompts: tuple[TextPrompt, ...]) ->
     )
 
 
-def only_prompts(head: Heading, echo: Echo, prompts: tuple[TextPrompt, ...]) -> TextCompletion:
+def only_prompts(head: dict[str, Any], echo: Echo, prompts: tuple[TextPrompt, ...]) -> TextCompletion:
     count = sum(len(token_ids_of(prompt)) for prompt in prompts)
     choices = [
         TextChoice(
@@ -158,16 +158,8 @@ def only_prompts(head: Heading, echo: Echo, prompts: tuple[TextPrompt, ...]) -> 
     return completion_of(head, choices, usage_of(UsageSum(count)))
 
 
-def completion_of(head: Heading, choices: list[TextChoice], usage: Usage | UnsetType | None) -> TextCompletion:
-    return TextCompletion(
-        id=head.id,
-        object="text_completion",
-        created=head.created,
-        model=head.model,
-        choices=choices,
-        system_fingerprint=head.fingerprint,
-        usage=usage,
-    )
+def completion_of(head: dict[str, Any], choices: list[TextChoice], usage: Usage | UnsetType | None) -> TextCompletion:
+    return TextCompletion(**head, object="text_completion", choices=choices, usage=usage)
 
 
 def whole(chunks: TextChunks) -> TextCompletion:
@@ -189,7 +181,7 @@ def whole(chunks: TextChunks) -> TextCompletion:
 class TextChunks(StreamWriter):
     """The stream of a text completion; the echoed prompt is its first piece."""
 
-    head: Heading
+    head: dict[str, Any]
     answering: Answering
     echo: Echo
     has_usage: bool
