@@ -258,8 +258,8 @@ def test_what_is_no_model_keeps_nothing(downloads: Downloads, settings: Settings
     assert fetched(downloads, f"{REPO}/junk.pth").status == "failed" and tree(settings.models_dir) == []
 
 
-def test_a_pause_a_restart_and_going_on(open_downloads: Any, settings: Settings, hub: HubServer) -> None:
-    first = open_downloads()
+def halfway(hub: HubServer) -> tuple[Any, threading.Event, threading.Event]:
+    """A behaviour of the hub that sends half a file and waits; when it has, and what lets it end."""
     arrived, release = threading.Event(), threading.Event()
 
     def half(handler: Any) -> None:
@@ -268,6 +268,12 @@ def test_a_pause_a_restart_and_going_on(open_downloads: Any, settings: Settings,
         arrived.set()
         release.wait(30)
 
+    return half, arrived, release
+
+
+def test_a_pause_a_restart_and_going_on(open_downloads: Any, settings: Settings, hub: HubServer) -> None:
+    first = open_downloads()
+    half, arrived, release = halfway(hub)
     hub.behaviours = [half]
     job = first.start(first.named(f"{REPO}/{FILE}"))
     assert arrived.wait(30)
@@ -287,14 +293,7 @@ def test_a_pause_a_restart_and_going_on(open_downloads: Any, settings: Settings,
 def test_cancelled_leaves_nothing_whether_it_runs_waits_or_is_paused(
     downloads: Downloads, settings: Settings, hub: HubServer
 ) -> None:
-    arrived, release = threading.Event(), threading.Event()
-
-    def half(handler: Any) -> None:
-        hub.send(handler, headers={"Content-Length": str(len(good_bytes()))}, cut=HALF)
-        handler.wfile.flush()
-        arrived.set()
-        release.wait(30)
-
+    half, arrived, release = halfway(hub)
     hub.behaviours = [half, half]
     running = downloads.start(downloads.named(f"{REPO}/{FILE}"))
     waiting = downloads.start(downloads.named(f"{REPO}/sub/other.safetensors"))

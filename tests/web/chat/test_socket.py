@@ -24,6 +24,15 @@ def is_frame(kind, **values):
     return lambda frame: isinstance(frame, dict) and frame["type"] == kind and values.items() <= frame.items()
 
 
+def asked(roost):
+    """A page that has asked its first question, and the chat that began."""
+    page = roost.socket()
+    page.open()
+    page.send(do="send", chat="", text="Why?")
+    chat_id = page.until_type("chat")[-1]["id"]
+    return page, chat_id
+
+
 def test_a_first_message_becomes_a_chat_and_its_answer_streams(roost, page):
     page.open()
     page.send(do="send", chat="", text="Why?", sent_as="c1")
@@ -83,10 +92,7 @@ def test_a_page_that_comes_in_mid_answer_gets_all_of_it(start):
 
 def test_an_answer_goes_on_when_its_page_closes(start):
     roost = start(fake_strategy(delay_ms=2))
-    page = roost.socket()
-    page.open()
-    page.send(do="send", chat="", text="Why?")
-    chat_id = page.until_type("chat")[-1]["id"]
+    page, chat_id = asked(roost)
     page.close()
     turn = roost.turns.live(chat_id)
     assert turn.wait_finished(20)
@@ -95,10 +101,7 @@ def test_an_answer_goes_on_when_its_page_closes(start):
 
 def test_stop_keeps_the_text_and_continue_goes_on_with_it(start):
     roost = start(fake_strategy(delay_ms=12))
-    page = roost.socket()
-    page.open()
-    page.send(do="send", chat="", text="Why?")
-    chat_id = page.until_type("chat")[-1]["id"]
+    page, chat_id = asked(roost)
     page.until(lambda frame: is_frame("text")(frame) and len(frame["tail"]) > 20)
     page.send(do=f"stop:{chat_id}", chat=chat_id)
     page.until_type("finished")
