@@ -33,12 +33,14 @@ def masked(constraint: Constraint, logits: np.ndarray) -> np.ndarray:
     return np.where(allowed, logits, np.float32(-np.inf))
 
 
-def random_answer(constraints: GrammarConstraints, tokenizer: WorldTokenizer, description: dict, seed: int) -> str:
+def random_answer(
+    constraints: GrammarConstraints, tokenizer: WorldTokenizer, description: dict, seed: int, most: int = 300
+) -> str:
     """What a model without any preference writes; it takes the end as soon as it may."""
     rng = np.random.default_rng(seed)
     constraint = constraints(description)
     token_ids: list[int] = []
-    while len(token_ids) < 300:
+    while len(token_ids) < most:
         logits = rng.normal(size=tokenizer.vocab_size).astype(np.float32)
         logits[0] = 10.0
         logits = masked(constraint, logits)

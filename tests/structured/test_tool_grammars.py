@@ -6,10 +6,9 @@ import itertools
 import json
 
 import jsonschema
-import numpy as np
 import pytest
 
-from tests.structured.test_grammar_constraint import masked
+from tests.structured.test_grammar_constraint import random_answer
 from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.tool_dialects import ToolDialect, all_dialects
 from webapp.chat.tool_grammars import ToolRules
@@ -45,20 +44,8 @@ TOOLS = (WEATHER, PLACE, PING)
 
 
 def written(constraints: GrammarConstraints, tokenizer: WorldTokenizer, source: str, seed: int, begun: str = "") -> str:
-    rng = np.random.default_rng(seed)
-    constraint = constraints({"kind": "lark", "grammar": source, "consumed": begun})
-    token_ids: list[int] = []
-    for _ in range(400):
-        logits = rng.normal(size=tokenizer.vocab_size).astype(np.float32)
-        logits[0] = 10.0
-        logits = masked(constraint, logits)
-        best = int(logits.argmax())
-        assert logits[best] > -np.inf
-        if best == 0:
-            return begun + tokenizer.decode(token_ids)
-        token_ids.append(best)
-        constraint.accept(best)
-    raise AssertionError("it found no end")
+    description = {"kind": "lark", "grammar": source, "consumed": begun}
+    return begun + random_answer(constraints, tokenizer, description, seed, most=400)
 
 
 def read(dialect: ToolDialect, text: str) -> tuple[str, list[tuple[str, dict]]]:
