@@ -28,7 +28,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.bench.speed import machine, prompt_ids
 from webapp.settings import Settings
 from webapp.structured.grammar import lark_source, parser_limits
-from webapp.structured.vocabulary import llguidance_tokenizer
+from webapp.structured.grammar_constraint import llguidance_tokenizer
 from webapp.tokenizer import Tokenizer, load_tokenizer
 
 SCHEMAS = 20

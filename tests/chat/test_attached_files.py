@@ -4,16 +4,17 @@ import re
 
 import pytest
 
-from webapp.chat.attached_files import (
+from webapp.chat.messages import (
     NAME_CHARS,
     AttachedFile,
+    Message,
     ReadMode,
+    Role,
     attached_files,
     attached_metadata,
     display_name,
     with_files,
 )
-from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import all_templates, render, template
 
 WHOLE = AttachedFile("a", "notes.txt", ReadMode.WHOLE, 10, 3)

@@ -5,8 +5,7 @@ import time
 import pytest
 
 from tests.errors import raises_code
-from webapp.chat.attached_files import ReadMode, attached_files, attached_metadata
-from webapp.chat.messages import Message, Role
+from webapp.chat.messages import Message, ReadMode, Role, attached_files, attached_metadata
 from webapp.errors import ChatNotFound
 from webapp.storage.attachments import AttachmentStore, NewAttachment, Room
 

@@ -9,8 +9,7 @@ import sys
 import pytest
 
 from webapp.errors import FileMissing, WeightsError
-from webapp.tokenizer.world import WorldTokenizer, world_tokenizer
-from webapp.tokenizer.world_vocabulary import official_vocabulary_path
+from webapp.tokenizer.world import WorldTokenizer, official_vocabulary_path, world_tokenizer
 
 SAMPLES = [
     "",

@@ -1,8 +1,18 @@
-"""A conversation as data: what the pages, the APIs and the database all mean by a message and by a chat's title."""
+"""A conversation as data: what the pages, the APIs and the database all mean by a message, by the text files that came
+with it, and by a chat's title.
+
+In a prompt the question comes first, the files below it: a recurrent model that knows what to look for keeps more of
+what it then reads (BlinkDL's own advice is to write "for the document below", not "above"). Each file stands in a fence
+with more backticks than any line of it has, without blank lines and with ``\\n`` as its only line end, so that nothing
+in it can end the fence or look like the blank line and the role that begin a turn.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -81,3 +91,97 @@ def _end_of_room(line: str) -> int:
 
 def _is_wide(char: str) -> bool:
     return "\u2e80" <= char <= "\uffef" or char >= "\U0001f000"
+
+
+ATTACHMENTS = "attachments"
+"""Key of a message's metadata."""
+SEARCH_TOOL = "search_attachments"
+NAME_CHARS = 120
+TICKS = re.compile("`{3,}")
+UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")
+"""Unicode categories of characters that leave a line looking blank."""
+
+
+class ReadMode(str, Enum):
+    """Whether the model gets a file's whole text with the message, or only passages it searches for."""
+
+    WHOLE = "whole"
+    SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class AttachedFile:
+    """What a message says of a file that came with it. ``tokens`` None: nobody could count them."""
+
+    id: str
+    name: str
+    mode: ReadMode
+    size_bytes: int
+    tokens: int | None = None
+
+
+def attached_files(message: Message) -> tuple[AttachedFile, ...]:
+    rows: Iterable[Mapping[str, object]] = message.metadata.get(ATTACHMENTS, ())
+    return tuple(_from_dict(row) for row in rows)
+
+
+def attached_metadata(files: Sequence[AttachedFile]) -> dict[str, object]:
+    """For a message's metadata; empty without files."""
+    return {ATTACHMENTS: [{**asdict(file), "mode": file.mode.value} for file in files]} if files else {}
+
+
+def with_files(text: str, files: Sequence[AttachedFile], texts: Mapping[str, str]) -> str:
+    """A person's words with the files below them; ``texts`` by id. A file whose text is gone is left out."""
+    known = [file for file in files if file.id in texts or file.mode is ReadMode.SEARCH]
+    parts = [fenced(file.name, texts[file.id]) if file.mode is ReadMode.WHOLE else _named(file) for file in known]
+    return "\n".join([text.rstrip(), *parts]) if parts else text
+
+
+def fenced(name: str, text: str) -> str:
+    """A file as it stands in a prompt."""
+    lines = "\n".join(line.rstrip() for line in text.splitlines() if _is_seen(line))
+    ticks = fence(lines)
+    return f"File: {name}\n{ticks}\n{lines}\n{ticks}"
+
+
+def fence(text: str) -> str:
+    """More backticks than stand together anywhere in the text, three at least."""
+    return "`" * max(3, 1 + max((len(run) for run in TICKS.findall(text)), default=0))
+
+
+def display_name(name: str) -> str:
+    """The last part of a path as one short line of visible characters; "file" where nothing is left."""
+    last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
+    seen = "".join(character for character in last if unicodedata.category(character) not in ("Cc", "Cf", "Zl", "Zp"))
+    clean = " ".join(seen.replace("`", "'").split())
+    return _shortened(clean) if clean.strip(".") else "file"
+
+
+def _from_dict(row: Mapping[str, object]) -> AttachedFile:
+    tokens = row.get("tokens")
+    return AttachedFile(
+        id=str(row["id"]),
+        name=str(row["name"]),
+        mode=ReadMode(row["mode"]),
+        size_bytes=int(str(row.get("size_bytes", 0))),
+        tokens=tokens if isinstance(tokens, int) else None,
+    )
+
+
+def _named(file: AttachedFile) -> str:
+    return f"File: {file.name} (not shown; use {SEARCH_TOOL} to find passages of it)"
+
+
+def _is_seen(line: str) -> bool:
+    """False for a line that looks blank, whatever it is made of."""
+    return any(unicodedata.category(character) not in UNSEEN for character in line)
+
+
+def _shortened(name: str) -> str:
+    """With its ending, which says what it is."""
+    if len(name) <= NAME_CHARS:
+        return name
+    stem, dot, ending = name.rpartition(".")
+    if not dot or len(ending) > 12:
+        return name[:NAME_CHARS]
+    return f"{stem[: NAME_CHARS - len(ending) - 2]}….{ending}"

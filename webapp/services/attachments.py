@@ -9,8 +9,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from webapp.chat.attached_files import ReadMode, attached_files, display_name, fenced, with_files
-from webapp.chat.messages import Message, Role
+from webapp.chat.messages import Message, ReadMode, Role, attached_files, display_name, fenced, with_files
 from webapp.errors import RequestError, RoostError
 from webapp.i18n import Phrase
 from webapp.manager.manager import ModelManager

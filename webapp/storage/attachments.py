@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from webapp.chat.attached_files import AttachedFile, ReadMode
+from webapp.chat.messages import AttachedFile, ReadMode
 from webapp.errors import ChatNotFound, RoostError
 from webapp.storage.database import Database
 from webapp.storage.records import insert, storable

@@ -8,8 +8,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from webapp.chat.attached_files import attached_files
-from webapp.chat.messages import Message, ThinkMode
+from webapp.chat.messages import Message, ThinkMode, attached_files
 from webapp.errors import ChatNotFound, StorageError
 from webapp.storage import attachments, export, records, search
 from webapp.storage.database import Database

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
-from webapp.chat.attached_files import AttachedFile, attached_files, fence
-from webapp.chat.messages import Role
+from webapp.chat.messages import AttachedFile, Role, attached_files, fence
 from webapp.storage.records import Chat, StoredMessage
 
 FORMAT = "roost-chat"

@@ -3,8 +3,7 @@
 :func:`load_tokenizer` chooses one for a model; :class:`StreamDecoder` turns ids into text while they come.
 """
 
-from webapp.tokenizer.contract import Tokenizer
+from webapp.tokenizer.contract import StreamDecoder, Tokenizer
 from webapp.tokenizer.loading import load_tokenizer
-from webapp.tokenizer.stream_decoder import StreamDecoder
 
 __all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]

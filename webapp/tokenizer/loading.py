@@ -8,10 +8,36 @@ from pathlib import Path
 from webapp.errors import FileMissing, WeightsError
 from webapp.i18n import Phrase
 from webapp.tokenizer import world
-from webapp.tokenizer.byte_level import ByteTokenizer
 from webapp.tokenizer.contract import Tokenizer
 from webapp.tokenizer.hf import HfTokenizer
 from webapp.tokenizer.world import WorldTokenizer, world_tokenizer
+
+
+class ByteTokenizer:
+    """Every id is a byte, so 0 is NUL here and nothing marks the end of a document."""
+
+    name = "byte"
+    vocab_size = 256
+    is_byte_level = True
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode("utf-8", "surrogatepass"))
+
+    def encode_bytes(self, data: bytes) -> list[int]:
+        return list(data)
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        return self.decode_bytes(token_ids).decode("utf-8", "replace")
+
+    def decode_bytes(self, token_ids: Iterable[int]) -> bytes:
+        return bytes(token_id for token_id in token_ids if 0 <= token_id < 256)
+
+    def token_bytes(self, token_id: int) -> bytes | None:
+        return bytes([token_id]) if 0 <= token_id < 256 else None
+
+    def unassigned_ids(self) -> list[int]:
+        return []
+
 
 PILE_VOCAB_SIZE = 50277  # 20B_tokenizer.json of GPT-NeoX; the models' vocabulary may be padded
 PILE_FILE = "20B_tokenizer.json"

@@ -3,12 +3,12 @@
 import pytest
 
 from tests.errors import raises_code
-from webapp.chat.attached_files import ReadMode
+from webapp.chat.messages import ReadMode
 from webapp.errors import ModelError
 from webapp.services.attachments import AUTOMATIC_ID, FILE_BYTES, ROOM, WHOLE_TOKENS, Attachments, with_search
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
-from webapp.tokenizer.byte_level import ByteTokenizer
+from webapp.tokenizer.loading import ByteTokenizer
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition
 

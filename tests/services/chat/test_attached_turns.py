@@ -7,9 +7,8 @@ import pytest
 from tests.errors import raises_code
 from tests.services.chat.watching import text_of, watch
 from tests.waiting import wait_until
-from webapp.chat.attached_files import ReadMode, attached_files
 from webapp.chat.events import Waiting
-from webapp.chat.messages import Role
+from webapp.chat.messages import ReadMode, Role, attached_files
 from webapp.services.attachments import Attachments
 from webapp.storage.attachments import AttachmentStore
 

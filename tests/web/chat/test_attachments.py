@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 
 from tests.wording import is_refused, says
-from webapp.chat.attached_files import attached_files
+from webapp.chat.messages import attached_files
 from webapp.services.attachments import FILE_BYTES, ROOM
 from webapp.storage.attachments import AttachmentStore
 

@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from webapp.chat.attached_files import attached_files, attached_metadata
-from webapp.chat.messages import Message, Role, title_of
+from webapp.chat.messages import Message, Role, attached_files, attached_metadata, title_of
 from webapp.errors import ModelError, RequestError, RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search

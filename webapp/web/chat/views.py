@@ -16,9 +16,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from webapp.chat.attached_files import AttachedFile, ReadMode, attached_files
 from webapp.chat.events import Waiting
-from webapp.chat.messages import Role
+from webapp.chat.messages import AttachedFile, ReadMode, Role, attached_files
 from webapp.errors import STATUSES, WeightsError, error_from_dict
 from webapp.i18n import phrase
 from webapp.services.attachments import FILE_BYTES, WHOLE_TOKENS
