@@ -2,7 +2,7 @@ import pytest
 
 from tests.errors import raises_code
 from tests.services.scripted_manager import ScriptedManager
-from webapp.services.presets.parameters import default_sampling
+from webapp.services.presets.fields import default_sampling
 from webapp.services.presets.presets import Presets
 
 

@@ -6,10 +6,19 @@ from tests.errors import raises_code
 from webapp.i18n.translation import catalogue
 from webapp.services.downloads.catalogue import known_models
 from webapp.services.presets import files
-from webapp.services.presets.fields import changed_names, checked_fields, escaped, flat, put, read_fields, unescaped
-from webapp.services.presets.parameters import PARAMETERS, SAMPLING
+from webapp.services.presets.fields import (
+    PARAMETERS,
+    SAMPLING,
+    changed_names,
+    checked_fields,
+    escaped,
+    flat,
+    put,
+    read_fields,
+    unescaped,
+)
+from webapp.services.presets.files import read_runner_presets, runner_strategy
 from webapp.services.presets.presets import shipped_presets
-from webapp.services.presets.runner_files import read_runner_presets, runner_strategy
 from webapp.services.strategy.choice import validate
 from webapp.storage.presets import Preset
 

@@ -24,9 +24,8 @@ from webapp.i18n import Phrase
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE
 from webapp.services.presets import files
-from webapp.services.presets.fields import changed_names, checked_fields, put
-from webapp.services.presets.parameters import BY_NAME, default_sampling
-from webapp.services.presets.runner_files import read_runner_presets
+from webapp.services.presets.fields import BY_NAME, changed_names, checked_fields, default_sampling, put
+from webapp.services.presets.files import read_runner_presets
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.presets import Preset, PresetStore

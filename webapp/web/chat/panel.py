@@ -17,8 +17,16 @@ from webapp.manager.target import ZERO_STATE
 from webapp.services.chat.tool_loop import chosen_tools, is_known_to_call
 from webapp.services.chat.turn_writer import think_mode_of
 from webapp.services.generation.request import template_of
-from webapp.services.presets.fields import flat, overrides, plain, read_field, read_fields
-from webapp.services.presets.parameters import MODEL_NAME_CHARS, SAMPLING, Parameter
+from webapp.services.presets.fields import (
+    MODEL_NAME_CHARS,
+    SAMPLING,
+    Parameter,
+    flat,
+    overrides,
+    plain,
+    read_field,
+    read_fields,
+)
 from webapp.services.presets.presets import file_name
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools

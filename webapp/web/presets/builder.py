@@ -15,7 +15,7 @@ from webapp.engine.registry import build, is_automatic, kinds, read_builder
 from webapp.engine.state import ModelConfig
 from webapp.i18n import phrase, sentences
 from webapp.services.library.placing import size_text
-from webapp.services.presets.parameters import STRATEGY_CHARS
+from webapp.services.presets.fields import STRATEGY_CHARS
 from webapp.services.strategy.choice import StrategyCheck, recommend, validate
 from webapp.services.strategy.fit import CANNOT_RUN, DeviceFit, Fit, estimate
 from webapp.web.kit.page import Choice, PageContext

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.errors import PresetNameTaken, RoostError, WeightsError
-from webapp.services.presets.fields import escaped, flat, plain, read_fields
-from webapp.services.presets.parameters import BY_NAME, PARAMETERS, SAMPLING, Parameter
+from webapp.services.presets.fields import BY_NAME, PARAMETERS, SAMPLING, Parameter, escaped, flat, plain, read_fields
 from webapp.services.presets.presets import Presets, SaveOutcome, is_as_shipped_name
 from webapp.services.strategy.choice import validate
 from webapp.storage.presets import Preset

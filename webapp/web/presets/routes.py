@@ -9,8 +9,8 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import PresetError, RoostError
 from webapp.i18n import Phrase
+from webapp.services.presets.fields import BY_NAME
 from webapp.services.presets.files import FILE_CHARS
-from webapp.services.presets.parameters import BY_NAME
 from webapp.services.presets.presets import SaveOutcome
 from webapp.storage.presets import Preset
 from webapp.web.kit.page import (

@@ -13,8 +13,7 @@ from webapp.errors import RoostError, error_from_dict
 from webapp.manager.target import ZERO_STATE
 from webapp.resources import STARTER_MODEL
 from webapp.services.library.placing import size_text
-from webapp.services.presets.fields import NAME_CHARS, NOTE_CHARS
-from webapp.services.presets.parameters import BY_NAME, PARAMETERS, PROMPT, SAMPLING, Parameter
+from webapp.services.presets.fields import BY_NAME, NAME_CHARS, NOTE_CHARS, PARAMETERS, PROMPT, SAMPLING, Parameter
 from webapp.services.states import StateEntry, StateLibrary
 from webapp.services.strategy.comparison import comparison
 from webapp.storage.presets import Preset
