@@ -7,6 +7,11 @@ from tests.web.chat.running_roost import fake_strategy
 PRESS = """([code, composing]) => document.getElementById("prompt").dispatchEvent(new KeyboardEvent("keydown",
     {key: "Enter", keyCode: code, isComposing: composing, bubbles: true, cancelable: true}))"""
 
+AT_REST = """new Promise(done => {
+    const look = seen => seen === scroller.scrollTop ? done(seen) : setTimeout(look, 150, scroller.scrollTop);
+    look(-1);
+})"""
+
 
 def test_enter_that_ends_a_composition_does_not_send(roost, visit):
     page = visit(roost.url)
@@ -77,7 +82,7 @@ def test_scrolling_up_while_an_answer_streams_is_left_alone(start, visit, pace):
     page.hover("#scroller")
     page.mouse.wheel(0, -300)
     page.wait_for_selector("#jump:visible")
-    before, height = page.evaluate("[scroller.scrollTop, scroller.scrollHeight]")
+    before, height = page.evaluate(AT_REST), page.evaluate("scroller.scrollHeight")
     until(page, f"scroller.scrollHeight > {height + 60}")
     assert abs(page.evaluate("scroller.scrollTop") - before) < 5
     page.click("#jump")
