@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from webapp.web.guard import Guard
 def install_guard(app: Flask, settings: Settings) -> Guard:
     """The real one, on an app of a few routes; these take the names of endpoints in :mod:`webapp.web.roles`."""
     folder = Path(tempfile.mkdtemp(prefix="roost-guard-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     proof = OwnerProof(folder)
     proof.prepare()
     return Guard(app, settings, Sessions(Database(folder / "roost.db")), proof)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import re
+import shutil
 import tempfile
 import threading
 import urllib.parse
@@ -40,6 +42,7 @@ That is all there is to it: 鸟儿很安全。
 def models_dir() -> Path:
     """One tiny file for all tests; the fake backend reads only its sizes."""
     folder = Path(tempfile.mkdtemp(prefix="roost-models-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_checkpoint(folder / "roost-starter-v7.safetensors", "7", n_layer=1, n_embd=64, vocab_size=65536)
     return folder
 
