@@ -153,6 +153,8 @@ def cleaned(text: str) -> str:
     return re.sub(r"\n{2,}", "\n", text.replace("\r\n", "\n")).strip()
 
 
+# a conversation in one of them
+
 SEPARATOR_INCLUDED = "separator_included"
 """Metadata of an answer whose ids already end with the blank line: World tokens such as "。\\n" reach into it."""
 

@@ -276,6 +276,9 @@ class SequenceFactory:
         return inside[max(0, len(inside) - self._max_snapshots) :]
 
 
+# who runs next
+
+
 @dataclass(frozen=True)
 class PrefillPiece:
     """Prompt tokens ``start`` up to ``end`` of one sequence."""

@@ -25,6 +25,8 @@ from typing import Any
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError, StorageError
 
+# rows of any table
+
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
@@ -82,6 +84,9 @@ def count_of(connection: sqlite3.Connection, table: str) -> int:
 def later_than(moment: float) -> float:
     """Now, or a millisecond after ``moment``: a time that forms compare must differ from the one before."""
     return max(time.time(), moment + 1e-3)
+
+
+# chats and messages
 
 
 @dataclass(frozen=True)
@@ -266,6 +271,8 @@ def chat_tools_from_json(text: str) -> ChatTools:
 def chat_tools_to_json(tools: ChatTools) -> str:
     return json.dumps(asdict(tools), separators=(",", ":"))
 
+
+# the tree of a chat's messages
 
 _PATH = """WITH RECURSIVE path (id, height) AS (
         SELECT ?, 0

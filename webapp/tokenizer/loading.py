@@ -14,7 +14,8 @@ from webapp.tokenizer.world import WorldTokenizer, world_tokenizer
 
 
 class ByteTokenizer:
-    """Every id is a byte, so 0 is NUL here and nothing marks the end of a document."""
+    """One token a byte, for the vocabulary of 256 that tiny test models are trained on. Every id is a byte, so 0 is NUL
+    here and nothing marks the end of a document."""
 
     name = "byte"
     vocab_size = 256

@@ -24,7 +24,9 @@ def official_vocabulary_path() -> Path:
 
 
 def read_vocabulary(path: Path) -> dict[int, bytes]:
-    """Token bytes by id. Every single byte must be a token, so that any text can be encoded."""
+    """Token bytes by id, from a file of one token a line: ``id literal length``. ``literal`` is a Python str or bytes
+    literal, ``length`` its size in UTF-8 bytes. Every single byte must be a token, so that any text can be encoded: ids
+    1 to 256 in the official file, which has 1 to 65529."""
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as exc:

@@ -57,7 +57,8 @@ FIXED_HEADERS = {
 
 
 def add_security_headers(response: Response, host: str | None) -> Response:
-    """``host`` is the checked Host header; None when it was not one of ours, so that it is not repeated."""
+    """The headers every answer carries. A view may set its own first (a file a user uploaded needs a sandbox). ``host``
+    is the checked Host header; None when it was not one of ours, so that it is not repeated."""
     sockets = f"ws://{host} wss://{host}" if host else ""
     response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY.format(sockets=sockets))
     for name, value in FIXED_HEADERS.items():

@@ -43,7 +43,12 @@ SEPARATOR = "\n\n"
 
 
 class AnswerText:
-    """``content``, ``reasoning``, ``tool_calls`` and ``tokens`` are what the events so far add up to.
+    """One answer while it is written: token ids in, events out, and at the end the ids worth keeping. ``content``,
+    ``reasoning``, ``tool_calls`` and ``tokens`` are what the events so far add up to.
+
+    Stages: characters, then the template's stops and the thinking, then calls where tools are offered, then the
+    request's own stops, on the content that is left. Fed token by token, so that the events join to the same text
+    however the engine's outputs were cut.
 
     ``stops`` are the request's own; ``stopped_by`` is the one that came. Calls are looked for where the prompt offers
     tools; their text is not content. ``streams_calls``: arguments come as they are written, where a grammar constrains
@@ -232,6 +237,8 @@ def _parser_of(rendered: RenderedPrompt, streams_calls: bool) -> ToolCallParser 
         return None
     return ToolCallParser(tools.dialect.syntax, tools.names, new_call_id, is_held=streams_calls and tools.is_held)
 
+
+# the answer of the engine
 
 ABORT_GRACE_S = 5.0
 """How long an engine may take to confirm the end of an answer before it counts as ended without that."""

@@ -276,6 +276,17 @@ class Rendered(NamedTuple):
 
 
 class MarkdownStream:
+    """A Markdown text that grows, rendered as it does: finished blocks once, only the open one again.
+
+        stream.feed("some text")
+        final, tail = stream.update()     # append final to what is shown, replace the tail
+        final, tail = stream.finish()     # the rest; tail is empty
+
+    An update costs about the same however long the text is. The joined finals are what rendering the whole would give,
+    with one exception: a reference link (``[text][name]``) defined after its use. Then ``uses_references`` is true, and
+    the page renders the whole once at its end.
+    """
+
     def __init__(self, copy_label: str = COPY_LABEL) -> None:
         self.uses_references = False
         self._copy_label = copy_label
