@@ -78,11 +78,14 @@ class Running:
         self._on_stop: Callable[[], None] | None = None
         self.wish = ""
         """What somebody asked for while it runs: PAUSED or CANCELLED."""
+        self.done: int | None = None
+        """How far it is, where the work says so between its reports."""
 
     def report(self, done: int, total: int | None = None, phase: str | None = None, **details: Any) -> None:
         job = self._jobs.job(self._job_id)
         if done < job.done or (phase is not None and phase != job.phase):
             self._samples.clear()
+        self.done = done
         now = self._jobs.clock()
         if not self._samples or now - self._samples[-1][0] >= SAMPLE_S:
             self._samples.append((now, done))
@@ -280,6 +283,8 @@ class Jobs:
             kind = self._jobs[job_id].kind
             if found:
                 self.change(job_id, details={**self._jobs[job_id].details, **found})
+            if handle.done is not None:
+                self.change(job_id, done=handle.done)
             del self._running[job_id], self._threads[job_id]
             self._end(job_id, status, error)
             if not self.is_closed:
@@ -297,7 +302,9 @@ class Jobs:
 
     def _seen(self, job: Job) -> Job:
         handle = self._running.get(job.id)
-        return replace(job, speed=handle.speed()) if handle else job
+        if handle is None:
+            return job
+        return replace(job, speed=handle.speed(), done=job.done if handle.done is None else handle.done)
 
     def _tell(self) -> None:
         self._revision += 1

@@ -243,6 +243,7 @@ class Transfer:
                     )
                 write_all(file, piece)
                 done += len(piece)
+                self._running.done = done
                 now = clock()
                 if now - reported_at >= REPORT_S:
                     reported_at = now

@@ -150,7 +150,7 @@ def best_offer(page: PageContext) -> Values | None:
     model = best(page.hardware, page.engine_bytes)
     if model is None or model.file in _names_here(page):
         return None
-    speed = ASSUMED_BYTES_PER_S
+    speed, found = ASSUMED_BYTES_PER_S, fitting(model, page.hardware, page.engine_bytes)
     return {
         "name": model.file,
         "title": page.t("downloads.best.title", parameters=model.parameters),
@@ -158,7 +158,7 @@ def best_offer(page: PageContext) -> Values | None:
         "time": time_text(page, model.size_bytes / speed),
         "speed": size_text(speed),
         "host": urlsplit(downloads_of(page).hubs.order()[0].url).netloc,
-        "fit": _fit_text(page, model),
+        "fit": page.t("downloads.best.fit", strategy=found.strategy, needed=size_text(found.needed_bytes)),
         "is_coming": any(job.details.get("name") == model.file for job in _unfinished(page)),
     }
 
