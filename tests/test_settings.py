@@ -6,6 +6,7 @@ import pytest
 
 from tests.errors import raises_code
 from webapp import settings as settings_module
+from webapp.i18n import translate
 from webapp.settings import SETTINGS, Settings, load_settings
 
 
@@ -26,7 +27,8 @@ def load(data_dir, overrides=None, environ=None, config=None):
 
 def test_every_row_has_a_sentence_of_help_and_a_default_in_range():
     for row in SETTINGS.values():
-        assert row.help.endswith(".") and len(row.help) > 15, row.name
+        help_text = translate(f"setting.{row.name}", "en")
+        assert help_text.endswith(".") and len(help_text) > 15, row.name
         if row.default is not None:
             row.check(row.default)
 

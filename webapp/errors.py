@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeVar
 
-from webapp.i18n.translation import plain, text_from_plain, translate
+from webapp.i18n import Text, plain, text_from_plain, translate
 
 AnError = TypeVar("AnError", bound="RoostError")
 
@@ -441,5 +441,5 @@ def as_roost_error(exc: BaseException) -> RoostError:
     if isinstance(exc, RoostError):
         return exc
     if isinstance(exc, MemoryError):
-        return OutOfMemory(reason=str(exc) or "the system refused more memory")
+        return OutOfMemory(reason=str(exc) or Text("reason.common.system_refused_more_memory"))
     return RoostError(reason=f"{type(exc).__name__}: {exc}")

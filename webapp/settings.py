@@ -1,9 +1,9 @@
 """Every setting of Roost in one table, and the one function that reads them.
 
 The table is the :class:`Settings` dataclass itself: a field is a setting, its type says how a value is read, its
-metadata holds the help sentence and the range. :data:`SETTINGS` lists the same rows for the command line, which builds
-its ``--help`` from them. A value comes from the first of: command line, environment (``ROOST_<NAME>``), config file
-(TOML, flat), default. Nothing heavy is imported, so ``roost --help`` is quick.
+metadata holds the range, its help is ``setting.<name>`` in the catalogues. :data:`SETTINGS` lists the same rows for the
+command line, which builds its ``--help`` from them. A value comes from the first of: command line, environment
+(``ROOST_<NAME>``), config file (TOML, flat), default. Nothing heavy is imported, so ``roost --help`` is quick.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.errors import RoostError
-from webapp.i18n import Phrase
+from webapp.i18n import Text, system_reason
 
 CONFIG_NAME = "roost.toml"
 MIB = 1 << 20
@@ -27,14 +27,13 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 def setting(
     default: Any,
-    help: str,
     at_least: float | None = None,
     at_most: float | None = None,
     choices: tuple[str, ...] = (),
     secret: bool = False,
 ) -> Any:
     """A row of the table; a callable default is called when a Settings is made."""
-    metadata = {"help": help, "at_least": at_least, "at_most": at_most, "choices": choices, "secret": secret}
+    metadata = {"at_least": at_least, "at_most": at_most, "choices": choices, "secret": secret}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata, repr=not secret)
@@ -46,7 +45,7 @@ def default_data_dir() -> Path:
         home = Path.home()
     except RuntimeError as exc:  # a container user without a home
         raise RoostError(
-            "settings_invalid", name="data_dir", value="", reason="this system names no home folder"
+            "settings_invalid", name="data_dir", value="", reason=Text("reason.settings.system_names_no_home_folder")
         ) from exc
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "Roost"
@@ -68,84 +67,58 @@ def default_models_dir(data_dir: Path) -> Path:
 class Settings:
     """All settings, read and in range when made by :func:`load_settings`."""
 
-    host: str = setting("127.0.0.1", "Address to listen on; 127.0.0.1 is this machine only.")
-    port: int = setting(8000, "Port to listen on; 0 takes any free one.", 0, 65535)
-    data_dir: Path = setting(default_data_dir, "Folder for the database, caches and roost.toml.")
-    models_dir: Path = setting(Path, "Folder with model files (default: ./models, else models in the data folder).")
-    extra_models_dirs: tuple[Path, ...] = setting(
-        (), "Further folders with model files, separated by commas; their models are named FOLDER:FILE."
-    )
-    lan: bool = setting(False, "Let other devices on the network in, with a token.")
-    token: str = setting("", "Token every request must carry; made up at each start when --lan has none.", secret=True)
-    allow_hosts: tuple[str, ...] = setting((), "Further host names Roost may be opened by (a proxy or tunnel).")
+    host: str = setting("127.0.0.1")
+    port: int = setting(8000, 0, 65535)
+    data_dir: Path = setting(default_data_dir)
+    models_dir: Path = setting(Path)
+    extra_models_dirs: tuple[Path, ...] = setting(())
+    lan: bool = setting(False)
+    token: str = setting("", secret=True)
+    allow_hosts: tuple[str, ...] = setting(())
     trusted_proxy: tuple[str, ...] = setting(
         (),
-        "Addresses of reverse proxies, separated by commas, whose X-Forwarded headers are believed; visitors then need"
-        " the token.",
     )
-    api_only: bool = setting(False, "Serve no pages but the API's own documents at /docs.")
-    open_browser: bool = setting(True, "Open the page in the browser when the server is ready.")
-    language: str = setting(
-        "auto", "Language for someone who has chosen none; auto follows the browser.", choices=("auto", "en", "zh")
-    )
-    model: str = setting("", "Model file or name to start with; empty means the bundled starter model.")
-    strategy: str = setting(
-        "auto", "How the model is run: auto, or a strategy such as 'native q8', 'cpu fp32' or 'cuda fp16'."
-    )
-    state: str = setting("", "State file every new chat begins with; empty means none.")
-    preset: str = setting("", "Preset made active at the start, by its name; empty keeps the one used last.")
-    max_prompt_tokens: int = setting(65536, "Longest prompt that is accepted, in tokens.", 1, 1 << 30)
-    max_tokens_limit: int = setting(102400, "Longest answer a request may ask for, in tokens.", 1, 1 << 30)
-    max_queue: int = setting(64, "Requests that may wait for a free place before new ones are refused.", 0, 100_000)
-    max_sequences: int = setting(32, "Answers written at the same time.", 1, 4096)
-    prefill_chunk: int = setting(
-        0, "Prompt tokens read per step between two tokens of running answers; 0 leaves it to the backend.", 0, 65536
-    )
-    state_cache_bytes: int = setting(256 * MIB, "Memory for remembered prompt beginnings; 0 turns it off.", 0, 1 << 50)
-    idle_unload_s: float = setting(0.0, "Seconds without a request before the model is unloaded; 0 means never.", 0)
-    swap_grace_s: float = setting(5.0, "Seconds running answers get to finish when another model is loaded.", 0)
-    load_timeout_s: float = setting(0.0, "Seconds a model may take to load; 0 means no limit.", 0)
-    load_anyway: bool = setting(False, "Load a model even if it seems to need more memory than is free.")
-    stall_limit_s: float = setting(
-        60.0, "Seconds the engine may give no sign of life before it is ended and loaded again; 0 means never.", 0
-    )
-    crash_tries: int = setting(3, "Crashes in a row before the model is no longer loaded by itself.", 1, 100)
-    threads: int = setting(0, "Processor threads for the model; 0 leaves the choice to the backend.", 0, 4096)
-    websocket_limit: int = setting(100, "Open pages (WebSockets) in all.", 1, 5000)
-    websockets_per_client: int = setting(32, "Open pages (WebSockets) from one address.", 1, 5000)
-    ws_send_timeout_s: float = setting(30.0, "Seconds a browser may take nothing before it is dropped.", 0.1, 3600)
-    connection_limit: int = setting(
-        512, "HTTP connections in all; fewer where the system allows fewer open files.", 8, 20_000
-    )
-    connections_per_client: int = setting(
-        128, "HTTP connections from one address; more from this machine where no token is needed.", 1, 20_000
-    )
-    http_threads: int = setting(80, "Threads for pages and streams of the API.", 4, 1000)
-    requests_per_s: float = setting(50.0, "Requests per second from one address, in the long run.", 0.001, 1e6)
-    request_burst: int = setting(200, "Requests one address may send at once.", 1, 1_000_000)
-    max_body_bytes: int = setting(64 * MIB, "Largest body of a request.", 1024, 1 << 40)
-    api_streams: int = setting(64, "API requests answered at the same time.", 1, 1000)
-    api_streams_per_client: int = setting(64, "API requests answered at the same time for one address.", 1, 1000)
-    api_max_body_bytes: int = setting(16 * MIB, "Largest body of an API request.", 1024, 1 << 40)
-    api_max_choices: int = setting(32, "Answers one API request may ask for (n times prompts).", 1, 1024)
-    api_strict_models: bool = setting(False, "Refuse API requests that name another model than the one loaded.")
-    api_switch_models: bool = setting(False, "Let an API request load the model it names.")
-    cors_origins: tuple[str, ...] = setting((), "Web pages (https://host:port) that may call the API; none by default.")
-    hub_url: str = setting(
-        "", "Address of a hub (as Hugging Face's) that models are downloaded from in place of the public ones."
-    )
-    tool_hosts: tuple[str, ...] = setting(
-        (), "Hosts that tools may ask over HTTP; a private address has to be named as such (127.0.0.1)."
-    )
-    mcp_stdio: bool = setting(
-        True, "Let MCP servers be programs that Roost runs on this machine; only the owner can add them."
-    )
-    log_level: str = setting(
-        "warning", "Least serious kind of message that is logged.", choices=("debug", "info", "warning", "error")
-    )
-    log_file_bytes: int = setting(
-        2 * MIB, "Largest size of roost.log in the data folder, and of three older ones; 0 writes none.", 0, 1 << 40
-    )
+    api_only: bool = setting(False)
+    open_browser: bool = setting(True)
+    language: str = setting("auto", choices=("auto", "en", "zh"))
+    model: str = setting("")
+    strategy: str = setting("auto")
+    state: str = setting("")
+    preset: str = setting("")
+    max_prompt_tokens: int = setting(65536, 1, 1 << 30)
+    max_tokens_limit: int = setting(102400, 1, 1 << 30)
+    max_queue: int = setting(64, 0, 100_000)
+    max_sequences: int = setting(32, 1, 4096)
+    prefill_chunk: int = setting(0, 0, 65536)
+    state_cache_bytes: int = setting(256 * MIB, 0, 1 << 50)
+    idle_unload_s: float = setting(0.0, 0)
+    swap_grace_s: float = setting(5.0, 0)
+    load_timeout_s: float = setting(0.0, 0)
+    load_anyway: bool = setting(False)
+    stall_limit_s: float = setting(60.0, 0)
+    crash_tries: int = setting(3, 1, 100)
+    threads: int = setting(0, 0, 4096)
+    websocket_limit: int = setting(100, 1, 5000)
+    websockets_per_client: int = setting(32, 1, 5000)
+    ws_send_timeout_s: float = setting(30.0, 0.1, 3600)
+    connection_limit: int = setting(512, 8, 20_000)
+    connections_per_client: int = setting(128, 1, 20_000)
+    http_threads: int = setting(80, 4, 1000)
+    requests_per_s: float = setting(50.0, 0.001, 1e6)
+    request_burst: int = setting(200, 1, 1_000_000)
+    max_body_bytes: int = setting(64 * MIB, 1024, 1 << 40)
+    api_streams: int = setting(64, 1, 1000)
+    api_streams_per_client: int = setting(64, 1, 1000)
+    api_max_body_bytes: int = setting(16 * MIB, 1024, 1 << 40)
+    api_max_choices: int = setting(32, 1, 1024)
+    api_strict_models: bool = setting(False)
+    api_switch_models: bool = setting(False)
+    cors_origins: tuple[str, ...] = setting(())
+    hub_url: str = setting("")
+    tool_hosts: tuple[str, ...] = setting(())
+    mcp_stdio: bool = setting(True)
+    log_level: str = setting("warning", choices=("debug", "info", "warning", "error"))
+    log_file_bytes: int = setting(2 * MIB, 0, 1 << 40)
 
     def __post_init__(self) -> None:
         if self.models_dir == Path():
@@ -168,7 +141,7 @@ def read_bool(value: Any) -> bool:
     words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if str(value).strip().lower() in words:
         return words[str(value).strip().lower()]
-    raise ValueError("it must be true or false")
+    raise ValueError(Text("reason.settings.must_be_true_or_false"))
 
 
 def read_int(value: Any) -> int:
@@ -179,7 +152,7 @@ def read_int(value: Any) -> int:
             return int(match[1]) << (10 * " kmg".index((match[2] or " ").lower()))
     elif isinstance(value, int) and not isinstance(value, bool):
         return value
-    raise ValueError("it must be a whole number")
+    raise ValueError(Text("reason.common.must_be_a_whole_number"))
 
 
 def read_float(value: Any) -> float:
@@ -188,26 +161,26 @@ def read_float(value: Any) -> float:
             return float(value)
         except ValueError:
             pass
-    raise ValueError("it must be a number")
+    raise ValueError(Text("reason.common.must_be_a_number"))
 
 
 def read_text(value: Any) -> str:
     if isinstance(value, str) and value.isprintable():
         return value
-    raise ValueError("it must be one line of text")
+    raise ValueError(Text("reason.common.must_be_one_line_of_text"))
 
 
 def read_path(value: Any) -> Path:
     if isinstance(value, (str, Path)) and str(value):
         return Path(value).expanduser().absolute()
-    raise ValueError("it must name a folder")
+    raise ValueError(Text("reason.settings.must_name_a_folder"))
 
 
 def read_list(value: Any) -> tuple[str, ...]:
     """A list, or text with commas between the items."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, (list, tuple)):
-        raise ValueError("it must be a list of names")
+        raise ValueError(Text("reason.settings.must_be_a_list_of_names"))
     return tuple(read_text(part).strip() for part in parts if part)
 
 
@@ -235,7 +208,6 @@ class Setting:
     name: str
     kind: str
     default: Any
-    help: str
     at_least: float | None = None
     at_most: float | None = None
     choices: tuple[str, ...] = ()
@@ -253,19 +225,19 @@ class Setting:
 
     def check(self, value: Any) -> None:
         if self.choices and value not in self.choices:
-            raise ValueError(Phrase("it must be one of {names}", names=", ".join(self.choices)))
+            raise ValueError(Text("reason.common.must_be_one_of", names=", ".join(self.choices)))
         # Written as "not >=" so that NaN is refused too.
         if self.at_least is not None and not value >= self.at_least:
-            raise ValueError(Phrase("it must be at least {least}", least=self.at_least))
+            raise ValueError(Text("reason.settings.must_be_at_least", least=self.at_least))
         if self.at_most is not None and not value <= self.at_most:
-            raise ValueError(Phrase("it must be at most {most}", most=self.at_most))
+            raise ValueError(Text("reason.settings.must_be_at_most", most=self.at_most))
         if self.secret and value and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{8,200}", value):
-            raise ValueError("it must be 8 to 200 letters, digits or ._~+/=-")
+            raise ValueError(Text("reason.settings.must_be_8_to_200_letters"))
 
 
-def reason_of(exc: ValueError) -> str:
-    """What was raised with; a Phrase stays one, which ``str`` would make plain text."""
-    return exc.args[0] if exc.args and isinstance(exc.args[0], Phrase) else str(exc)
+def reason_of(exc: ValueError) -> Text | str:
+    """What was raised with; a Text stays one, which ``str`` would make plain text."""
+    return exc.args[0] if exc.args and isinstance(exc.args[0], Text) else str(exc)
 
 
 # The two folders have None here: their default is found out when it is needed, not at import.
@@ -306,11 +278,11 @@ def _checked(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: SETTINGS[name].read(value) for name, value in values.items()}
 
 
-def _unknown(name: str) -> str:
+def _unknown(name: str) -> Text:
     close = difflib.get_close_matches(name.lower().replace("-", "_"), SETTINGS, n=1)
     if not close:
-        return "there is no such setting"
-    return Phrase("there is no such setting; did you mean {close}?", close=close[0])
+        return Text("reason.settings.no_such_setting")
+    return Text("reason.settings.no_such_setting_did_you_mean", close=close[0])
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -318,7 +290,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         return _checked(parse_toml(path.read_text(encoding="utf-8")))
     except OSError as exc:
-        raise RoostError("settings_invalid", name="config", value=str(path), reason=exc.strerror or str(exc)) from exc
+        raise RoostError("settings_invalid", name="config", value=str(path), reason=system_reason(exc)) from exc
     except ValueError as exc:  # TOMLDecodeError and UnicodeDecodeError both are
         raise RoostError("settings_invalid", name="config", value=str(path), reason=str(exc)) from exc
 

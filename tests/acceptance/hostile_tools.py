@@ -259,7 +259,7 @@ CASES = (
     Case("at 0x7f.1", address("http://0x7f.1:{port}/", "not among the allowed hosts")),
     Case("at an allowed name that leads inside", name_leading_inside),
     Case("redirected to a private address", address("http://127.0.0.1:{port}/redirect", "redirects are not followed")),
-    Case("with a password in its address", address("http://127.0.0.1:80@evil.example/", "no http or https address")),
+    Case("with a password in its address", address("http://127.0.0.1:80@evil.example/", "not an http")),
     Case("2,000 tools", with_tools([tool({}, f"t{n}") for n in range(2_000)], "tools")),
     Case("3 MB of tools", with_tools([{**tool({}, f"t{n}"), "x": "y" * 30_000} for n in range(100)], "tools")),
     Case("two tools of one name", with_tools([tool({}), tool({})], "tools[1].function.name")),

@@ -18,8 +18,6 @@ from tests.wording import text
 from webapp.cli import main
 from webapp.cli.parser import COMMANDS, columns_of, pad, wrap
 from webapp.i18n.terminal import VARIABLES, terminal_locale
-from webapp.i18n.translation import catalogue
-from webapp.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 CLI = ROOT / "webapp" / "cli"
@@ -100,11 +98,6 @@ def test_no_line_of_help_is_english_in_chinese(command, said, monkeypatch):
     assert code == 0 and max(map(columns_of, about)) <= 80
     assert not [line for line in about if line.endswith(".") or line.startswith(("options", "positional"))]
     assert is_chinese(shown) and "\ufffd" not in shown
-
-
-def test_every_setting_has_chinese_help():
-    texts = catalogue().texts["zh"]
-    assert [row.help for row in SETTINGS.values() if f"phrase.{row.help}" not in texts] == []
 
 
 @pytest.mark.parametrize(

@@ -286,8 +286,8 @@ def test_a_file_overwritten_in_place_is_noticed_and_left_as_it_is(path, tmp_path
     for use in (store.list, lambda: store.create("After")):
         with raises_code("database_gone") as gone:
             use()
-    assert gone.value.params["happened"].template == "was overwritten"
-    assert set(gone.value.params["saved"].values) == {"folder"}
+    assert gone.value.params["happened"].key == "reason.storage.was_overwritten"
+    assert set(gone.value.params["saved"].params) == {"folder"}
     database.close()
     assert path.read_bytes() == there_now
     if there_now:

@@ -235,14 +235,14 @@ def test_a_post_carries_the_rest_as_json(port: int) -> None:
         ("http://127.0.0.1:{port}/", [], "not among the allowed hosts"),
         ("http://localhost:{port}/", ["localhost"], "private address"),
         ("http://169.254.169.254/latest", ["example.org"], "not among the allowed hosts"),
-        ("file:///etc/passwd", ["127.0.0.1"], "no http"),
-        ("http://user:pass@127.0.0.1/", ["127.0.0.1"], "no http"),
+        ("file:///etc/passwd", ["127.0.0.1"], "not an http"),
+        ("http://user:pass@127.0.0.1/", ["127.0.0.1"], "not an http"),
         ("http://127.0.0.1:{port}/large", ["127.0.0.1"], "larger than"),
         ("http://127.0.0.1:{port}/elsewhere", ["127.0.0.1"], "sends to http://127.0.0.1/secret; redirects"),
         ("http://127.0.0.1:{port}/missing", ["127.0.0.1"], "answered 404: Not Found"),
         ("http://127.0.0.1:1/", ["127.0.0.1"], "127.0.0.1"),
-        ("http://[::bad", ["127.0.0.1"], "no address"),
-        ("http://127.0.0.1:99999/", ["127.0.0.1"], "no address"),
+        ("http://[::bad", ["127.0.0.1"], "not an address"),
+        ("http://127.0.0.1:99999/", ["127.0.0.1"], "not an address"),
     ],
 )
 def test_what_must_not_be_reached_is_refused_in_words(port: int, url: str, allowed: list[str], reason: str) -> None:
@@ -276,7 +276,7 @@ def test_patterns_of_names_are_matched_in_linear_time_too() -> None:
     """The jsonschema package would give `^(a+)+$` to Python's `re`: 2^40 steps for this name."""
     schema = {"patternProperties": {"^(a+)+$": {"type": "integer"}}, "additionalProperties": False}
     [problem] = problems_of(schema, {"a" * 40 + "b": 1})
-    assert "not in the schema" in problem.message
+    assert "not in the schema" in str(problem.message)
     assert problems_of(schema, {"aaa": 1}) == () and problems_of(schema, {"aaa": "x"})[0].path == "aaa"
     assert problems_of({**schema, "additionalProperties": {"type": "null"}}, {"b": 1})[0].path == "b"
 
@@ -285,7 +285,7 @@ def test_a_schema_that_multiplies_itself_is_given_up() -> None:
     levels = {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(30)}
     schema = {"$defs": {**levels, "a30": {"type": "string"}}, "properties": {"x": {"$ref": "#/$defs/a0"}}}
     [problem] = problems_of(schema, {"x": "text"})
-    assert "cannot be followed" in problem.message
+    assert "cannot be followed" in str(problem.message)
 
 
 def test_many_values_are_told_apart_in_linear_time() -> None:
@@ -297,7 +297,7 @@ def test_many_values_are_told_apart_in_linear_time() -> None:
 
 def test_a_megabyte_of_arguments_does_not_run() -> None:
     [problem] = problems_of({}, {"x": "y" * 1_000_000})
-    assert "1000009 characters" in problem.message
+    assert "1000009 characters" in str(problem.message)
 
 
 @pytest.mark.parametrize("reference", ["#/$defs/a", "#/$defs/nobody", "#/properties/x"])

@@ -7,7 +7,7 @@ from flask import Flask
 
 from tests.web.owner import install_guard
 from tests.wording import text
-from webapp.i18n import phrase
+from webapp.i18n import say
 from webapp.services.access import LINK_LIFETIME_S
 from webapp.settings import Settings
 from webapp.web import guard as guard_module
@@ -391,4 +391,4 @@ def test_htmx_is_told_to_load_the_whole_page(shared):
 def test_every_reason_has_chinese_words():
     for name in ("UNKNOWN_HOST", "OTHER_SITE", "NO_ORIGIN"):
         reason = getattr(guard_module, name)
-        assert phrase(reason, "zh") != reason
+        assert say(reason, "zh") != str(reason)

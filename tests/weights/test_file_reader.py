@@ -21,7 +21,7 @@ from tests.weights.hostile_files import HOSTILE
 from tests.weights.make_checkpoints import write_checkpoint, write_state, write_tensors
 from webapp.engine.state import ModelConfig
 from webapp.errors import FileMissing, FileReadingFailed, RoostError
-from webapp.i18n import phrase
+from webapp.i18n import say
 from webapp.weights import file_reader, reader_process
 from webapp.weights.convert.conversion import plan_for
 from webapp.weights.convert.options import ConversionOptions
@@ -118,7 +118,7 @@ def test_the_answers_are_those_of_the_readers(tmp_path, file):
 def test_the_reason_can_still_be_said_in_another_language(tmp_path, arrays):
     write_tensors(tmp_path / "m.pth", arrays)
     found, expected = FileReader().inspect(tmp_path / "m.pth"), inspect(tmp_path / "m.pth")
-    assert found == expected and phrase(found.reason, "zh") == phrase(expected.reason, "zh") != expected.reason
+    assert found == expected and say(found.reason, "zh") == say(expected.reason, "zh") != str(expected.reason)
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -167,21 +167,21 @@ def test_a_process_that_was_killed_is_started_again(process, file):
 
 
 @pytest.mark.parametrize(
-    "operation, template",
+    "operation, key",
     [
-        ("crash", "the process that read it ended ({how})"),
-        ("spin", "reading it took more than {limit} s of work"),
-        ("fill", "reading it took more than {limit} MB of memory"),
-        ("flood", "the process that read it ended ({how})"),
+        ("crash", "reason.weights.reader_ended"),
+        ("spin", "reason.weights.reading_took_too_long"),
+        ("fill", "reason.weights.reading_took_too_much_memory"),
+        ("flood", "reason.weights.reader_ended"),
     ],
 )
-def test_what_beats_the_readers_is_told_and_remembered(process, file, tmp_path, operation, template):
+def test_what_beats_the_readers_is_told_and_remembered(process, file, tmp_path, operation, key):
     memory = tmp_path / "memory.json"
     reader = FileReader(memory, process)
     for _ in range(2):
         with pytest.raises(FileReadingFailed) as caught:
             ask(reader, operation, file)
-        assert caught.value.params["reason"].template == template and caught.value.params["path"] == str(file)
+        assert caught.value.params["reason"].key == key and caught.value.params["path"] == str(file)
     with pytest.raises(FileReadingFailed):  # also after a restart, and for whatever is asked of the file
         FileReader(memory, process).inspect(file)
     assert FileReader(memory, process).inspect(file, again=True).kind == "model"
@@ -192,7 +192,7 @@ def test_a_standstill_is_not_remembered_across_restarts(process, file, tmp_path)
     reader = FileReader(tmp_path / "memory.json", process)
     with pytest.raises(FileReadingFailed) as caught:
         ask(reader, "sleep", file)
-    assert caught.value.params["reason"].template == "reading it came to a standstill for {limit} s"
+    assert caught.value.params["reason"].key == "reason.weights.reading_stood_still"
     with pytest.raises(FileReadingFailed):
         reader.inspect(file)
     assert FileReader(tmp_path / "memory.json", process).inspect(file).kind == "model"
@@ -250,7 +250,6 @@ def test_it_ends_with_the_process_that_asked(file, busy):
     """Killed without a word, also in the middle of a request, also while the request holds Python's lock."""
     code = f"""
 import sys, threading
-from webapp.i18n import phrase
 from webapp.weights import file_reader
 file_reader.BOOT = {BOOT!r}
 reader = file_reader.FileReader()

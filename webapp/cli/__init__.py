@@ -68,10 +68,10 @@ def prepare_streams() -> None:
 
 def tell_of(error: OSError) -> int:
     """A path that cannot be used, or an output that is full."""
-    from webapp.i18n import phrase
-    from webapp.i18n.terminal import t, terminal_locale
+    from webapp.i18n import system_reason
+    from webapp.i18n.terminal import t
 
-    reason = phrase(error.strerror, terminal_locale())
+    reason = system_reason(error)
     if error.filename is not None:
         print(f"roost: {t('cli.no_place', path=error.filename, reason=reason)}", file=sys.stderr)
     else:

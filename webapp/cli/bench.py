@@ -18,7 +18,7 @@ from webapp.cli import bench_tools
 from webapp.cli.options import add_model_options, settings_from
 from webapp.cli.parser import pad
 from webapp.errors import RequestError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.i18n.terminal import t
 from webapp.services.bench.llama_cpp import LlamaContestant
 from webapp.services.bench.speed import (
@@ -107,9 +107,9 @@ def rival(name: str, args: argparse.Namespace, most_sequences: int) -> Contestan
         return RoostContestant(name, settings_from(args, strategy=RWKV_STRATEGY), most_sequences)
     if name != LLAMA:
         names = ", ".join((RWKV, LLAMA))
-        raise RequestError(reason=Phrase("--against {name} is not one of {names}", name=repr(name), names=names))
+        raise RequestError(reason=Text("reason.cli.unknown_rival", name=repr(name), names=names))
     if not args.gguf or not os.path.exists(args.gguf):
-        raise RequestError(reason="--against llama.cpp needs --gguf, the same model as a GGUF file")
+        raise RequestError(reason=Text("reason.cli.needs_gguf"))
     return LlamaContestant(name, args.gguf, settings_from(args).threads, most_sequences)
 
 
@@ -117,7 +117,7 @@ def read_counts(flag: str, text: str) -> tuple[int, ...]:
     """``"1,8"`` to counts; raises RequestError unless all are 1 or more."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdigit() and int(part) > 0 for part in parts):
-        reason = Phrase("{flag} {text} is not a list of counts with commas between", flag=flag, text=repr(text))
+        reason = Text("reason.cli.not_a_list_of_counts", flag=flag, text=repr(text))
         raise RequestError(reason=reason)
     return tuple(map(int, parts))
 

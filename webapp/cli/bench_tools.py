@@ -14,7 +14,7 @@ from webapp.chat.tool_dialects import all_dialects
 from webapp.cli.options import add_model_options, settings_from
 from webapp.cli.parser import pad
 from webapp.errors import BenchRefused, RoostError, ToolInvalid
-from webapp.i18n import LOCALES, Phrase
+from webapp.i18n import LOCALES, Text
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.bench.tool_bench import MODES, BenchRequest, BenchRunner, ModeReport, document, made_cases, reports
@@ -108,10 +108,10 @@ def tools_in(path: str) -> tuple[dict[str, Any], ...]:
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as exc:
-        raise ToolInvalid(field="file", reason=Phrase("{path} is no JSON: {error}", path=path, error=str(exc))) from exc
+        raise ToolInvalid(field="file", reason=Text("reason.cli.file_is_not_json", path=path, error=str(exc))) from exc
     rows = value.get("tools", [value]) if isinstance(value, Mapping) else value
     if not isinstance(rows, list):
-        raise ToolInvalid(field="file", reason="it must be a tool or a list of tools")
+        raise ToolInvalid(field="file", reason=Text("reason.common.must_be_a_tool"))
     return tuple(from_openai(row).function for row in rows)
 
 
@@ -125,7 +125,7 @@ def cases_of(
     if kept.cases and not args.tools and args.seed is None:
         return "stored", kept.cases, []
     if args.per_tool < 1:
-        raise BenchRefused(reason="--per-tool is less than 1")
+        raise BenchRefused(reason=Text("reason.cli.per_tool_is_less_than_1"))
     made = made_cases(definitions, args.language, args.seed or 0, args.per_tool)
     return "made", made.cases, list(made.left_out)
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from webapp.cli.parser import pad
-from webapp.i18n import phrase
+from webapp.i18n import say
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.services.strategy import kernels as native
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{pad(t(f'cli.kernels.{key}'), 16)}{value}")
     for text in (found.availability.reason, found.availability.way_out):
         if text:
-            print(phrase(text, terminal_locale()))
+            print(say(text, terminal_locale()))
     return 0
 
 

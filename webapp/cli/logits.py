@@ -9,7 +9,7 @@ import numpy as np
 
 from webapp.cli.options import add_model_options, settings_from
 from webapp.errors import RequestError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 
@@ -44,5 +44,5 @@ def read_ids(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError as exc:
-        reason = Phrase("--tokens {text} is not a list of numbers with commas between", text=repr(text))
+        reason = Text("reason.cli.not_a_list_of_token_ids", text=repr(text))
         raise RequestError(reason=reason) from exc

@@ -10,7 +10,7 @@ from typing import Any
 
 from webapp.cli.options import add_settings, in_one_line, settings_from
 from webapp.errors import error_from_dict
-from webapp.i18n import phrase
+from webapp.i18n import say
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.library import ModelEntry
 from webapp.manager.manager import ModelManager
@@ -169,7 +169,7 @@ def summary(entry: ModelEntry) -> str:
         return in_one_line(entry.error) if entry.error else ""
     if found.config is None:
         kind = t(f"cli.kind.{found.kind}")
-        return f"{kind}: {phrase(found.reason, terminal_locale())}" if found.reason else kind
+        return f"{kind}: {say(found.reason, terminal_locale())}" if found.reason else kind
     config = found.config
     return t(
         "cli.models.summary",

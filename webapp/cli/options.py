@@ -8,7 +8,7 @@ from typing import Any
 
 from webapp.engine.sampling_params import PARAMETERS, SamplingParams
 from webapp.errors import RoostError, translate_error
-from webapp.i18n import phrase, sentences
+from webapp.i18n import sentences
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings, load_settings
 
@@ -29,7 +29,7 @@ def flag_of(name: str) -> str:
 
 def help_of(name: str) -> str:
     """What a setting is for."""
-    return str(phrase(SETTINGS[name].help, terminal_locale()))
+    return t(f"setting.{name}")
 
 
 def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> None:

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from webapp import __version__
-from webapp.i18n import phrase
-from webapp.i18n.terminal import t, terminal_locale
+from webapp.i18n.terminal import t
 
 
 class Formatter(argparse.HelpFormatter):
@@ -44,14 +43,39 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": Formatter, **options})
 
 
+ARGPARSE = {
+    "options": "options",
+    "%(prog)s: error: %(message)s\n": "error",
+    "ambiguous option: %(option)s could match %(matches)s": "ambiguous_option_could_match",
+    "argument %(argument_name)s: %(message)s": "argument",
+    "expected at least one argument": "expected_at_least_one_argument",
+    "expected one argument": "expected_one_argument",
+    "ignored explicit argument %r": "ignored_explicit_argument",
+    "invalid %(type)s value: %(value)r": "invalid_value",
+    "invalid choice: %(value)r (choose from %(choices)s)": "invalid_choice_choose_from",
+    "not allowed with argument %s": "not_allowed_with_argument",
+    "one of the arguments %s is required": "one_of_the_arguments_is_required",
+    "positional arguments": "positional_arguments",
+    "show this help message and exit": "show_this_help_message_and_exit",
+    "the following arguments are required: %s": "following_arguments_are_required",
+    "unrecognized arguments: %s": "unrecognized_arguments",
+    "usage: ": "usage",
+}
+"""Texts of argparse itself, and where they stand in the catalogues: ``cli.argparse.<name>``."""
+
+
 @contextlib.contextmanager
 def argparse_translated() -> Iterator[None]:
     """argparse asks gettext for each of its own texts, as ``argparse._``; inside, the catalogue is asked.
 
     A text that it does not know, such as one of a later Python, stays English.
     """
-    locale, gettext = terminal_locale(), argparse._  # type: ignore[attr-defined]
-    argparse._ = lambda text: phrase(text, locale)  # type: ignore[attr-defined]
+    gettext = argparse._  # type: ignore[attr-defined]
+
+    def translated(text: str) -> str:
+        return t(f"cli.argparse.{ARGPARSE[text]}") if text in ARGPARSE else text
+
+    argparse._ = translated  # type: ignore[attr-defined]
     try:
         yield
     finally:

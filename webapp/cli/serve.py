@@ -19,7 +19,7 @@ from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
 from webapp.errors import RoostError
-from webapp.i18n import phrase
+from webapp.i18n import Text, say
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings, default_models_dir
 from webapp.web.socket.limits import RateLimit
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     app = create_app(settings)
     log.keep(app.extensions["guard"].token)
     for notice in app.extensions["database"].notices:
-        print(phrase(notice, terminal_locale()))
+        print(say(notice, terminal_locale()))
     try:
         serve(app, settings, on_ready=lambda url: _open_page(settings, url), on_stop=app.extensions["close"])
     finally:
@@ -67,7 +67,7 @@ def check_folders(settings: Settings) -> None:
     for name, folder in named:
         if folder.is_file():
             raise RoostError(
-                "settings_invalid", name=name, value=str(folder), reason="it is a file; name the folder it is in"
+                "settings_invalid", name=name, value=str(folder), reason=Text("reason.cli.file_instead_of_folder")
             )
         if not folder.exists() and folder != default_models_dir(settings.data_dir):
             print(t("cli.serve.no_folder", path=folder), flush=True)

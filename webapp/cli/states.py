@@ -11,7 +11,7 @@ from typing import Any
 from webapp.cli.options import add_settings, settings_from
 from webapp.cli.parser import pad
 from webapp.errors import RoostError, WeightsError, translate_error
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.manager import ModelManager
 from webapp.services.states import StateEntry, StateLibrary
@@ -89,7 +89,7 @@ def _part(text: str) -> tuple[str, float]:
     try:
         return name, float(weight)
     except ValueError as exc:
-        raise WeightsError("blend_invalid", reason=Phrase("{text} is no NAME=WEIGHT", text=repr(text))) from exc
+        raise WeightsError("blend_invalid", reason=Text("reason.cli.is_not_name_and_weight", text=repr(text))) from exc
 
 
 def _line(entry: StateEntry) -> str:

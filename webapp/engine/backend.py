@@ -52,6 +52,7 @@ from webapp.engine.backend_options import (
 )
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import InvalidOption, StrategyError
+from webapp.i18n import Text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,14 +65,14 @@ if TYPE_CHECKING:
 class Availability:
     """Whether this machine can run a backend; if not, why, and the command or hardware that would change that.
 
-    Both texts are fixed English sentences or phrases (``webapp.errors.Phrase``), so that they can be translated.
+    Both texts are fixed English sentences or phrases (``webapp.errors.Text``), so that they can be translated.
     ``is_ready`` False: something has to be built first, by :meth:`Backend.prepare` or the first load; without
     ``is_available`` it cannot be, because a tool is missing or, ``has_failed``, because it was tried in vain.
     """
 
     is_available: bool
-    reason: str = ""
-    way_out: str = ""
+    reason: Text | str = ""
+    way_out: Text | str = ""
     is_ready: bool = True
     has_failed: bool = False
 

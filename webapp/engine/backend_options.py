@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from webapp.engine.engine_options import EngineOptions
 from webapp.errors import InvalidOption, StrategyError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 OptionValue = str | int | float | bool
 Options = Mapping[str, OptionValue]
@@ -51,13 +51,13 @@ class BackendOption:
         if self.kind == "choice":
             if isinstance(value, str) and value in self.choices:
                 return value
-            raise self._invalid(value, Phrase("one of {names}", names=", ".join(self.choices)))
+            raise self._invalid(value, Text("reason.engine.one_of", names=", ".join(self.choices)))
         if self.kind == "switch":
             if isinstance(value, bool):
                 return value
             if str(value).lower() in SWITCH_WORDS:
                 return SWITCH_WORDS[str(value).lower()]
-            raise self._invalid(value, "true or false")
+            raise self._invalid(value, Text("reason.engine.true_or_false"))
         if self.kind == "text":
             if isinstance(value, str):
                 return value
@@ -87,11 +87,11 @@ class BackendOption:
                 raise ValueError(value)
         except ValueError as exc:
             if self.kind == "whole":
-                raise self._invalid(value, Phrase("a whole number from {least} to {most}", **bounds)) from exc
-            raise self._invalid(value, Phrase("a number from {least} to {most}", **bounds)) from exc
+                raise self._invalid(value, Text("reason.engine.whole_number_between", **bounds)) from exc
+            raise self._invalid(value, Text("reason.engine.number_between", **bounds)) from exc
         return number
 
-    def _invalid(self, value: object, allowed: str) -> InvalidOption:
+    def _invalid(self, value: object, allowed: Text | str) -> InvalidOption:
         return InvalidOption(name=self.name, value=repr(value), allowed=allowed)
 
 
@@ -162,7 +162,9 @@ def read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any
         words = shlex.split(strategy)[1:]
     except ValueError as exc:  # an open quote
         raise StrategyError(
-            strategy=strategy, reason="a quote in it is not closed", way_out="Close the quote."
+            strategy=strategy,
+            reason=Text("reason.engine.quote_in_it_is_not_closed"),
+            way_out=Text("reason.engine.close_the_quote"),
         ) from exc
     for word in words:
         name, equals, value = word.partition("=")
@@ -171,8 +173,8 @@ def read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any
         if name not in names:
             raise StrategyError(
                 strategy=strategy,
-                reason=Phrase("{name} is not an option", name=word),
-                way_out=Phrase("Options: {names}", names=", ".join(names)),
+                reason=Text("reason.engine.is_not_an_option", name=word),
+                way_out=Text("reason.engine.options", names=", ".join(names)),
             )
         found[name] = value
     return found

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from webapp.errors import InvalidOption
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 MOST_THREADS = 4096
 MOST_PREFILL_CHUNK = 65536
@@ -36,11 +36,17 @@ class EngineOptions:
         _check_whole("prefill_chunk", self.prefill_chunk, MOST_PREFILL_CHUNK)
         seconds = self.idle_unload_s
         if seconds is not None and not (_is_number(seconds) and math.isfinite(seconds) and seconds >= 0):
-            raise InvalidOption(name="idle_unload_s", value=repr(seconds), allowed="a number of seconds, 0 or more")
+            raise InvalidOption(
+                name="idle_unload_s", value=repr(seconds), allowed=Text("reason.engine.number_of_seconds_0_or_more")
+            )
         if not isinstance(self.custom_cuda, bool):
-            raise InvalidOption(name="custom_cuda", value=repr(self.custom_cuda), allowed="true or false")
+            raise InvalidOption(
+                name="custom_cuda", value=repr(self.custom_cuda), allowed=Text("reason.engine.true_or_false")
+            )
         if not isinstance(self.tokenizer, str):
-            raise InvalidOption(name="tokenizer", value=repr(self.tokenizer), allowed="the name of a vocabulary")
+            raise InvalidOption(
+                name="tokenizer", value=repr(self.tokenizer), allowed=Text("reason.engine.name_of_a_vocabulary")
+            )
 
     def over(self, defaults: EngineOptions) -> EngineOptions:
         """These, and ``defaults`` where they leave it open."""
@@ -66,14 +72,18 @@ class EngineOptions:
         known = [field.name for field in fields(cls)]
         for name in data:
             if name not in known:
-                raise InvalidOption(name=name, value="given", allowed=Phrase("one of {names}", names=", ".join(known)))
+                raise InvalidOption(
+                    name=name,
+                    value=Text("reason.engine.given"),
+                    allowed=Text("reason.engine.one_of", names=", ".join(known)),
+                )
         return cls(**data)
 
 
 def _check_whole(name: str, value: object, most: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
         raise InvalidOption(
-            name=name, value=repr(value), allowed=Phrase("a whole number from {least} to {most}", least=0, most=most)
+            name=name, value=repr(value), allowed=Text("reason.engine.whole_number_between", least=0, most=most)
         )
 
 

@@ -39,6 +39,7 @@ from webapp.engine.scheduler import (
 )
 from webapp.engine.state import RecurrentState, StateCache
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RequestError, as_roost_error
+from webapp.i18n import Text
 
 log = logging.getLogger(__name__)
 
@@ -357,7 +358,7 @@ class LLMEngine:
             if token_id == NOT_FINITE:
                 raise ModelError("non_finite_logits", tokens=sequence.position)
             if token_id == NO_TOKEN:
-                raise RequestError(reason="bans, biases and constraints together leave no token to choose")
+                raise RequestError(reason=Text("reason.engine.no_token_is_left"))
             if params.logprobs is not None:
                 sequence.logprobs.append(_token_logprobs(sampled, line, params.logprobs))
             sequence.accept(token_id)

@@ -17,7 +17,7 @@ from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
 from webapp.engine.backend_options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, InvalidOption, RoostError, StrategyError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 AUTOMATIC = "auto"
 """The strategy that leaves it to Roost, as does an empty one: :func:`automatic_strategy`."""
@@ -63,8 +63,8 @@ COMING = tuple(
 """Ways to run a model that a later version brings; pages show them as such."""
 NOT_YET = Availability(
     False,
-    "this version of Roost cannot run models this way yet",
-    "It comes with a later version; until then CPU or CUDA runs the same models.",
+    Text("reason.engine.backend_comes_later"),
+    Text("reason.engine.wait_or_use_cpu"),
 )
 
 
@@ -108,8 +108,8 @@ def backend_for(strategy: str) -> BackendEntry:
             return entry
     raise StrategyError(
         strategy=strategy,
-        reason="no backend knows it",
-        way_out="Try `cpu fp32`, `cpu bf16` or, with an NVIDIA card, `cuda fp16`.",
+        reason=Text("reason.engine.no_backend_knows_it"),
+        way_out=Text("reason.engine.try_these_strategies"),
     )
 
 
@@ -131,7 +131,11 @@ def checked_options(backend: type[Backend], given: Mapping[str, object]) -> dict
     known = {option.name: option for option in backend.OPTIONS}
     for name in given:
         if name not in known:
-            raise InvalidOption(name=name, value="given", allowed=Phrase("one of {names}", names=", ".join(known)))
+            raise InvalidOption(
+                name=name,
+                value=Text("reason.engine.given"),
+                allowed=Text("reason.engine.one_of", names=", ".join(known)),
+            )
     return {name: option.checked(given.get(name, option.default)) for name, option in known.items()}
 
 
@@ -185,6 +189,8 @@ def automatic_strategy(model: ModelFile, free: Mapping[str, int]) -> str:
             least = sum(needed.values()), one.strategy
     if least is None:
         raise refusal or StrategyError(
-            strategy=AUTOMATIC, reason="no backend can run this model here", way_out="Choose another model."
+            strategy=AUTOMATIC,
+            reason=Text("reason.engine.no_backend_can_run_this_model"),
+            way_out=Text("reason.engine.choose_another_model"),
         )
     return least[1]

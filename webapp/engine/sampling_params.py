@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from webapp.errors import RequestError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 MOST_ALTERNATIVES = 20
 JS_SAFE_INTEGER = 2**53 - 1
@@ -105,10 +105,15 @@ class SamplingParams:
         if self.logprobs is not None:
             _check_range(_LOGPROBS, self.logprobs)
         if self.seed is not None and (not isinstance(self.seed, int) or isinstance(self.seed, bool)):
-            raise RequestError("sampling_invalid", name="seed", value=repr(self.seed), allowed="a whole number")
+            raise RequestError(
+                "sampling_invalid", name="seed", value=repr(self.seed), allowed=Text("reason.engine.whole_number")
+            )
         if any(not sequence for sequence in self.stop_token_sequences):
             raise RequestError(
-                "sampling_invalid", name="stop_token_sequences", value="an empty sequence", allowed="non-empty"
+                "sampling_invalid",
+                name="stop_token_sequences",
+                value=Text("reason.engine.empty_sequence"),
+                allowed=Text("reason.engine.non_empty"),
             )
 
     @property
@@ -132,8 +137,8 @@ class SamplingParams:
                 raise RequestError(
                     "sampling_invalid",
                     name=name,
-                    value="given",
-                    allowed=Phrase("one of {names}", names=", ".join(sorted(known))),
+                    value=Text("reason.engine.given"),
+                    allowed=Text("reason.engine.one_of", names=", ".join(sorted(known))),
                 )
         return cls(**{name: _read(name, value) for name, value in data.items()})
 
@@ -156,10 +161,16 @@ PARAMETERS: tuple[SamplingParameter, ...] = _rows()
 _BIAS = SamplingParameter("logit_bias", float, 0.0, -100, 100)
 _LOGPROBS = SamplingParameter("logprobs", int, None, 0, MOST_ALTERNATIVES)
 
-_FORMS: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "logit_bias": ("token ids with a number each", lambda value: {int(k): float(v) for k, v in value.items()}),
-    "stop_token_ids": ("a list of token ids", lambda value: tuple(map(int, value))),
-    "stop_token_sequences": ("a list of lists of token ids", lambda value: tuple(tuple(map(int, s)) for s in value)),
+_FORMS: dict[str, tuple[Text, Callable[[Any], Any]]] = {
+    "logit_bias": (
+        Text("reason.engine.token_ids_with_a_number_each"),
+        lambda value: {int(k): float(v) for k, v in value.items()},
+    ),
+    "stop_token_ids": (Text("reason.engine.list_of_token_ids"), lambda value: tuple(map(int, value))),
+    "stop_token_sequences": (
+        Text("reason.engine.list_of_lists_of_token_ids"),
+        lambda value: tuple(tuple(map(int, s)) for s in value),
+    ),
 }
 """What JSON has another form for, in words and as a reader."""
 
@@ -180,7 +191,7 @@ def _check_range(row: SamplingParameter, value: Any) -> None:
     if not ok or not math.isfinite(value) or not row.least <= value <= row.most:
         bounds = {"least": row.least, "most": row.most}
         if whole:
-            allowed = Phrase("a whole number from {least} to {most}", **bounds)
+            allowed = Text("reason.engine.whole_number_between", **bounds)
         else:
-            allowed = Phrase("a number from {least} to {most}", **bounds)
+            allowed = Text("reason.engine.number_between", **bounds)
         raise RequestError("sampling_invalid", name=row.name, value=repr(value), allowed=allowed)

@@ -27,6 +27,7 @@ from webapp.engine.sampling_batch import Adjustments, Constraint, ConstraintFact
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import RequestError
+from webapp.i18n import Text
 
 
 class StopMatcher:
@@ -267,7 +268,7 @@ class SequenceFactory:
 
     def _constraint(self, description: dict[str, object]) -> Constraint:
         if self._constraint_factory is None:
-            raise RequestError(reason="this engine has no constrained decoding")
+            raise RequestError(reason=Text("reason.engine.no_constrained_decoding"))
         return self._constraint_factory(description)
 
     def _snapshot_lengths(self, request: GenerationRequest) -> list[int]:

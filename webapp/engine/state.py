@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 if TYPE_CHECKING:  # numpy comes with the first state: the web process must start without it
     import numpy as np
@@ -84,10 +84,14 @@ class RecurrentState:
     def from_time_state(cls, config: ModelConfig, time_state: FloatArray) -> RecurrentState:
         """The zero state with ``time_state (n_layer, n_head, head_size, head_size)`` as its ``att_kv``."""
         state = cls.zeros(config)
-        expected = state.arrays["att_kv"].shape if config.major > 4 else "none (RWKV-4)"
+        expected = state.arrays["att_kv"].shape if config.major > 4 else Text("reason.engine.none_rwkv_4")
         if expected != time_state.shape:
             raise WeightsError(
-                "state_mismatch", path="", what="the shape", expected=str(expected), found=str(time_state.shape)
+                "state_mismatch",
+                path="",
+                what=Text("reason.engine.the_shape"),
+                expected=str(expected),
+                found=str(time_state.shape),
             )
         return cls(config.architecture, {**state.arrays, "att_kv": time_state.astype("float32", copy=True)})
 
@@ -113,7 +117,7 @@ class RecurrentState:
             raise WeightsError(
                 "state_mismatch",
                 path=path,
-                what="the architecture",
+                what=Text("reason.engine.the_architecture"),
                 expected=config.architecture,
                 found=self.architecture,
             )
@@ -122,7 +126,11 @@ class RecurrentState:
         expected = state_shapes(config)
         if set(expected) != set(self.arrays):
             raise WeightsError(
-                "state_mismatch", path=path, what="the arrays", expected=sorted(expected), found=sorted(self.arrays)
+                "state_mismatch",
+                path=path,
+                what=Text("reason.engine.the_arrays"),
+                expected=sorted(expected),
+                found=sorted(self.arrays),
             )
         for name, shape in expected.items():
             found = self.arrays[name]
@@ -130,13 +138,17 @@ class RecurrentState:
                 raise WeightsError(
                     "state_mismatch",
                     path=path,
-                    what=Phrase("the shape of {name}", name=name),
+                    what=Text("reason.engine.shape_of", name=name),
                     expected=shape,
                     found=found.shape,
                 )
             if not np.isfinite(found).all():
                 raise WeightsError(
-                    "state_mismatch", path=path, what=name, expected="finite numbers", found="NaN or infinity"
+                    "state_mismatch",
+                    path=path,
+                    what=name,
+                    expected=Text("reason.engine.finite_numbers"),
+                    found=Text("reason.common.nan_or_infinity"),
                 )
 
 

@@ -5,22 +5,21 @@
     locale_choice                    choose_locale(query, cookie, header, setting)
     terminal                         t(key, **params) in the language of the terminal; not for pages
 
-A page area has one file in each language; errors have ``errors.json``.
+A page area has one file in each language. Errors have ``errors.json``, the reasons inside them ``reasons.json``.
 """
 
 from webapp.i18n.locale_choice import DEFAULT_LOCALE, LOCALES, choose_locale
-from webapp.i18n.phrase import Phrase, phrase_from_dict
-from webapp.i18n.translation import Text, fill, phrase, sentences, translate
+from webapp.i18n.translation import Text, plain, say, sentences, system_reason, text_from_plain, translate
 
 __all__ = [
     "DEFAULT_LOCALE",
     "LOCALES",
-    "Phrase",
     "Text",
     "choose_locale",
-    "fill",
-    "phrase",
-    "phrase_from_dict",
+    "plain",
+    "say",
     "sentences",
+    "system_reason",
+    "text_from_plain",
     "translate",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from webapp.i18n.locale_choice import DEFAULT_LOCALE, LOCALES
-from webapp.i18n.phrase import Phrase, phrase_from_dict
 
 CATALOGUE_DIR = Path(__file__).parent / "catalogue"
 
@@ -51,8 +51,6 @@ def plain(value: Any) -> Any:
     """``value`` as JSON: a Text as its dict, what is no text or number as ``str`` gives it."""
     if isinstance(value, Text):
         return value.to_plain()
-    if isinstance(value, Phrase):
-        return value.to_dict()
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
@@ -60,8 +58,6 @@ def text_from_plain(value: Any) -> Any:
     """What :func:`plain` was given."""
     if isinstance(value, dict) and "text" in value:
         return Text(value["text"], **{name: text_from_plain(each) for name, each in value["params"].items()})
-    if isinstance(value, dict) and "template" in value:
-        return phrase_from_dict(value)
     return value
 
 
@@ -143,7 +139,13 @@ def say(value: Any, locale: str) -> Any:
     """A Text in ``locale``; anything else unchanged."""
     if isinstance(value, Text):
         return catalogue().translate(value.key, locale, value.params)
-    return phrase(value, locale) if isinstance(value, str) else value
+    return value
+
+
+def system_reason(error: OSError) -> Text | str:
+    """Why the system refused; its own words where the catalogues have none."""
+    key = f"system.{errno.errorcode.get(error.errno or 0, '').lower()}"
+    return Text(key) if catalogue().find(key, DEFAULT_LOCALE) else error.strerror or str(error)
 
 
 def sentences(message: str, hint: str) -> str:
@@ -154,17 +156,3 @@ def sentences(message: str, hint: str) -> str:
         return f"{message} {hint}".rstrip()
     is_chinese = any("\u4e00" <= char <= "\u9fff" for char in hint)
     return f"{message}。{hint}" if is_chinese else f"{message}. {hint}"
-
-
-def phrase(text: Any, locale: str) -> Any:
-    """A reason in ``locale``: a Phrase by its template, a fixed English sentence by itself, as far as ``phrases.json``
-    has them; anything else unchanged."""
-    if isinstance(text, Text):
-        return say(text, locale)
-    if isinstance(text, Phrase):
-        template = catalogue().find(f"phrase.{text.template}", locale)
-        values = {name: phrase(value, locale) for name, value in text.values.items()}
-        return fill(template or text.template, values)
-    if not isinstance(text, str):
-        return text
-    return catalogue().find(f"phrase.{text}", locale) or text

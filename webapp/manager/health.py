@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from webapp.engine.backend import RAM, Footprint
 from webapp.engine.registry import resolve_strategy
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.manager.target import Target
 
 if TYPE_CHECKING:
@@ -87,22 +87,22 @@ class StallWatch:
         limits = self._limits
         if limits.silent_s and self._silent_s >= limits.silent_s:
             return ModelError(
-                "engine_stalled", reason=Phrase("it did not answer for {seconds} s", seconds=f"{self._silent_s:.0f}")
+                "engine_stalled", reason=Text("reason.manager.did_not_answer", seconds=f"{self._silent_s:.0f}")
             )
         if limits.step_s and self._step_s >= limits.step_s:
             return ModelError(
                 "engine_stalled",
-                reason=Phrase("one step of it took more than {seconds} s", seconds=f"{limits.step_s:g}"),
+                reason=Text("reason.manager.step_took_too_long", seconds=f"{limits.step_s:g}"),
             )
         return None
 
 
 NATIVE_FAULTS = {
-    "SIGSEGV": "a memory fault in native code (SIGSEGV)",
-    "SIGBUS": "a memory fault in native code (SIGBUS); a model file that was cut or changed while loaded does this",
-    "SIGABRT": "native code gave up (SIGABRT)",
-    "SIGILL": "native code used an instruction this processor does not have (SIGILL)",
-    "SIGFPE": "an arithmetic fault in native code (SIGFPE)",
+    "SIGSEGV": Text("reason.manager.sigsegv"),
+    "SIGBUS": Text("reason.manager.sigbus"),
+    "SIGABRT": Text("reason.manager.sigabrt"),
+    "SIGILL": Text("reason.manager.sigill"),
+    "SIGFPE": Text("reason.manager.sigfpe"),
 }
 WINDOWS_FAULTS = {0xC0000005: "SIGSEGV", 0xC000001D: "SIGILL", 0xC0000409: "SIGABRT"}
 """NTSTATUS values that Windows gives as exit codes."""
@@ -135,11 +135,11 @@ class MemoryFacts:
     def is_low(self) -> bool:
         return self.available_bytes < LOW_SHARE * self.total_bytes
 
-    def sentence(self) -> Phrase:
+    def sentence(self) -> Text:
         sizes = (self.engine_bytes, self.total_bytes, self.available_bytes)
         engine, total, free = (f"{value / 1e9:.1f} GB" for value in sizes)
         told = {"engine": engine, "total": total, "free": free}
-        return Phrase("it held {engine} of {total} when last seen, with {free} free", **told)
+        return Text("reason.manager.memory_when_last_seen", **told)
 
 
 @dataclass(frozen=True)
@@ -166,19 +166,19 @@ def is_out_of_memory(text: str) -> bool:
     return OUT_OF_MEMORY.search(text) is not None
 
 
-def reason_text(exit_code: int | None, words: str, memory: MemoryFacts | None) -> str:
+def reason_text(exit_code: int | None, words: str, memory: MemoryFacts | None) -> Text | str:
     name = signal_name(exit_code)
     if name == "SIGKILL":
-        killed = "it was killed (SIGKILL)"
+        killed = Text("reason.manager.sigkill")
         if memory is not None and memory.is_low:
-            killed = "it was killed by the system, most likely because memory ran out"
-        return Phrase("{what}; {more}", what=killed, more=memory.sentence()) if memory else killed
+            killed = Text("reason.manager.killed_for_memory")
+        return Text("reason.manager.and_more", what=killed, more=memory.sentence()) if memory else killed
     if name in NATIVE_FAULTS:
         fault = NATIVE_FAULTS[name]
-        return Phrase("{what}; its last words: {words}", what=fault, words=words) if words else fault
+        return Text("reason.manager.last_words", what=fault, words=words) if words else fault
     if name:
-        return Phrase("it was ended by {signal}", signal=name)
-    return words or Phrase("it ended with exit code {code} and said nothing", code=str(exit_code))
+        return Text("reason.manager.ended_by_signal", signal=name)
+    return words or Text("reason.manager.ended_with_code", code=str(exit_code))
 
 
 def signal_name(exit_code: int | None) -> str:
@@ -234,9 +234,7 @@ def shortfall(target: Target, reclaimable_bytes: int) -> ModelError | None:
     if needed <= free:
         return None
     sizes = {"needed": f"{needed / 1e9:.1f} GB", "free": f"{free / 1e9:.1f} GB"}
-    return ModelError(
-        "model_does_not_fit", name=target.name, reason=Phrase("it needs about {needed}, and {free} is free", **sizes)
-    )
+    return ModelError("model_does_not_fit", name=target.name, reason=Text("reason.manager.needs_more_memory", **sizes))
 
 
 Shortfall = Callable[[Target, int], ModelError | None]
@@ -263,7 +261,9 @@ class FitCheck:
             return None
         if is_accepted is None or by_hand:
             return self._shortfall(target, reclaimable_bytes)
-        return ModelError("model_does_not_fit", name=target.name, reason="memory ran out when it was loaded last")
+        return ModelError(
+            "model_does_not_fit", name=target.name, reason=Text("reason.manager.memory_ran_out_when_it_was")
+        )
 
     def accept(self, target: Target) -> None:
         self._note(target, True)

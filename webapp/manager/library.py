@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from webapp.errors import FileMissing, FileReadingFailed, ModelNotFound, RoostError, as_roost_error
+from webapp.i18n import Text
 from webapp.manager.folders import (
     MODEL_ENDINGS,
     SEPARATOR,
@@ -212,7 +213,7 @@ def _printable(name: str) -> str:
 
 
 def _unreadable_name(file: ModelFile) -> RoostError:
-    return RoostError("library_error", name=file.name, reason="its name is not valid UTF-8")
+    return RoostError("library_error", name=file.name, reason=Text("reason.manager.name_is_not_valid_utf_8"))
 
 
 def stamp_of(path: Path) -> Stamp:

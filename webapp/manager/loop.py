@@ -32,6 +32,7 @@ from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_batch import ConstraintFactory
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RoostError, as_roost_error
+from webapp.i18n import Text
 from webapp.manager.health import is_out_of_memory
 from webapp.manager.messages import (
     Abort,
@@ -262,7 +263,7 @@ def load_error(exc: Exception, command: LoadModel) -> RoostError:
         return exc
     traceback.print_exc()
     if isinstance(exc, MemoryError) or is_out_of_memory(f"{type(exc).__name__}: {exc}"):
-        return OutOfMemory(reason=str(exc) or "the system refused more memory")
+        return OutOfMemory(reason=str(exc) or Text("reason.common.system_refused_more_memory"))
     return ModelError("load_failed", name=os.path.basename(command.path), reason=as_roost_error(exc).params["reason"])
 
 

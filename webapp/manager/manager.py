@@ -19,7 +19,7 @@ from webapp.engine.outputs import GenerationRequest, TokenLogprob
 from webapp.engine.sampling_params import MOST_ALTERNATIVES
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelError, QueueFull, RequestError, RoostError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.manager.automatic import AutomaticEngine
 from webapp.manager.handles import RequestHandle
 from webapp.manager.health import FitCheck, Shortfall, StallLimits, has_room_beside, resident_bytes, shortfall
@@ -171,7 +171,7 @@ class ModelManager:
     def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:
         """Until the load at hand is done; raises its error. ``no_model`` when there is nothing to wait for."""
         if not self._supervisor.wait_settled(timeout_s):
-            raise ModelError(reason="it is still being loaded")
+            raise ModelError(reason=Text("reason.manager.is_still_being_loaded"))
         if self._supervisor.is_closing:
             raise ModelError("shutting_down")
         if self._supervisor.error is not None:
@@ -356,7 +356,7 @@ def check_request(request: GenerationRequest, config: ModelConfig, settings: Set
     """Raises a RequestError, or ``state_mismatch`` for a state of its own that does not fit."""
     check_prompt(request.prompt_token_ids, config, settings)
     if request.params.max_tokens > settings.max_tokens_limit:
-        allowed = Phrase("at most {limit} here", limit=settings.max_tokens_limit)
+        allowed = Text("reason.manager.at_most", limit=settings.max_tokens_limit)
         raise RequestError("sampling_invalid", name="max_tokens", value=request.params.max_tokens, allowed=allowed)
     check_token_ids(tuple(request.params.logit_bias), config, param="logit_bias")
     _check_boundaries(request)
@@ -376,9 +376,7 @@ def check_logits_size(positions: int, config: ModelConfig) -> None:
     """A row of logits for each position goes through memory and pipe at once."""
     most = LOGITS_LIMIT_BYTES // (4 * config.vocab_size)
     if positions > most:
-        told = Phrase(
-            "it asks for logits at {count} positions, and at most {most} are given", count=positions, most=most
-        )
+        told = Text("reason.manager.too_many_positions", count=positions, most=most)
         raise RequestError(reason=told)
 
 
@@ -393,4 +391,4 @@ def check_token_ids(token_ids: Sequence[int], config: ModelConfig, **where: str)
 def _check_boundaries(request: GenerationRequest) -> None:
     limits = (0, *request.boundaries, len(request.prompt_token_ids))
     if any(second < first for first, second in pairwise(limits)):
-        raise RequestError(reason="its boundaries are not ascending positions within the prompt")
+        raise RequestError(reason=Text("reason.manager.bad_boundaries"))

@@ -16,7 +16,7 @@ import msgspec
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason, PrefillProgress, TokenOutput
 from webapp.errors import ModelError, RoostError, error_from_dict
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.manager.client import EngineClient, EngineStarter
 from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service, log_begin, log_end
 from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, StallWatch, crash_error, memory_facts, oom_kills
@@ -142,7 +142,7 @@ class EngineSession:
                 raise ModelError(
                     "load_failed",
                     name=self.target.name,
-                    reason=Phrase("it took longer than {seconds} s", seconds=f"{timeout_s:g}"),
+                    reason=Text("reason.manager.took_too_long", seconds=f"{timeout_s:g}"),
                 )
 
     def abandon(self, error: RoostError) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelError, OutOfMemory, QueueFull, RequestError, RoostError, as_roost_error
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.manager.handles import EngineSilent, LoadingEvent, RequestHandle
 from webapp.manager.health import FitCheck, StallLimits
 from webapp.manager.status import ModelStatus, describe
@@ -284,7 +284,7 @@ class Supervisor:
     def _check_room(self, request_id: str) -> None:
         is_waiting = any(handle.request_id == request_id for handle, _ in self._waiting)
         if is_waiting or any(session.has_request(request_id) for session in self._answering):
-            raise RequestError(reason=Phrase("a request {id} is running already", id=request_id))
+            raise RequestError(reason=Text("reason.manager.request_is_already_running", id=request_id))
         seats = self.session.seats if self.session else self._settings.max_sequences
         open_count = len(self._waiting) + (self.session.open_count if self.session else 0)
         if open_count >= seats + self._settings.max_queue:

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from webapp.errors import StorageError
-from webapp.i18n import Phrase
+from webapp.i18n import Text, system_reason
 
 LINK_LIFETIME_S = 3600.0
 KEY_NAME, LINKS_NAME, ADDRESSES_NAME = "owner.key", "links", "addresses"
@@ -43,7 +43,9 @@ class OwnerProof:
                 if _age_s(path) > LINK_LIFETIME_S:
                     path.unlink(missing_ok=True)
         except OSError as exc:
-            raise StorageError(reason=Phrase("{path}: {error}", path=exc.filename, error=exc.strerror)) from exc
+            raise StorageError(
+                reason=Text("reason.common.path_and_error", path=exc.filename, error=system_reason(exc))
+            ) from exc
 
     def is_key(self, text: str) -> bool:
         """Whether ``text`` is the owner's key."""
@@ -62,7 +64,9 @@ class OwnerProof:
             path = self._links / _name(secret, is_for_own_account)
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         except OSError as exc:
-            raise StorageError(reason=Phrase("{path}: {error}", path=exc.filename, error=exc.strerror)) from exc
+            raise StorageError(
+                reason=Text("reason.common.path_and_error", path=exc.filename, error=system_reason(exc))
+            ) from exc
         return secret
 
     def use(self, secret: str, is_own_account: bool) -> bool:

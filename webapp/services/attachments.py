@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from webapp.chat.messages import Message, ReadMode, Role, attached_files, display_name, fenced, with_files
 from webapp.errors import RequestError, RoostError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.attachments import Attachment, AttachmentStore, NewAttachment, Room
@@ -49,13 +49,13 @@ def decode_text(name: str, data: bytes) -> DecodedText:
     for mark, kind in KNOWN:
         if data.startswith(mark):
             raise RoostError(
-                "attachment_not_text", name=name, reason=Phrase("it is a file of the kind {kind}", kind=kind)
+                "attachment_not_text", name=name, reason=Text("reason.services.file_of_the_kind", kind=kind)
             )
     found = _with_mark(name, data) or _without_mark(data)
     if found is None:
-        raise RoostError("attachment_not_text", name=name, reason="its bytes are no text in UTF-8, UTF-16 or GB18030")
+        raise RoostError("attachment_not_text", name=name, reason=Text("reason.services.bytes_are_no_text_in_utf"))
     if _is_binary(found.text):
-        raise RoostError("attachment_not_text", name=name, reason="it is binary data")
+        raise RoostError("attachment_not_text", name=name, reason=Text("reason.services.is_binary_data"))
     return found
 
 
@@ -64,7 +64,7 @@ def _with_mark(name: str, data: bytes) -> DecodedText | None:
         if data.startswith(mark):
             text = _strict(data[len(mark) :], encoding)
             if text is None:
-                reason = Phrase("it says it is {encoding}, and is not", encoding=encoding)
+                reason = Text("reason.services.says_it_is_and_is_not", encoding=encoding)
                 raise RoostError("attachment_not_text", name=name, reason=reason)
             return DecodedText(text, encoding)
     return None

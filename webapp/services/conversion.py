@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.errors import ConversionError, error_from_dict
+from webapp.i18n import Text
 from webapp.manager.library import ModelLibrary
 from webapp.services.jobs import Job, Jobs, Running
 from webapp.services.library.placing import check_free, safe_name
@@ -94,8 +95,8 @@ class Conversions:
         target_path = folder / safe_name(wanted if wanted.lower().endswith(ending) else wanted + ending, (ending,))
         for path in (source, Path(lora) if lora else source):
             if target_path.exists() and target_path.samefile(path):
-                reason = "the new file would take the place of one it is made from"
-                way_out = "Choose another name."
+                reason = Text("reason.services.new_file_would_take_the_place")
+                way_out = Text("reason.common.choose_another_name")
                 raise ConversionError(
                     "conversion_refused", path=source.name, target=request.target, reason=reason, way_out=way_out
                 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from webapp.errors import FileMissing, FileReadingFailed, RequestError, RoostError, WeightsError, as_roost_error
+from webapp.i18n import Text
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, Stamp, find_file, stamp_of
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
@@ -170,7 +171,11 @@ class StateLibrary:
         check_name_free(self.folder / name)
         if require_model(self.manager.model_info()).major == 4:
             raise WeightsError(
-                "state_mismatch", path=name, what="the model's version", expected="RWKV 5, 6 or 7", found="RWKV 4"
+                "state_mismatch",
+                path=name,
+                what=Text("reason.services.models_version"),
+                expected=Text("reason.common.rwkv_5_6_or_7"),
+                found="RWKV 4",
             )
         token_ids = tuple(self.manager.tokenizer().encode(text.strip()))
         if not token_ids:

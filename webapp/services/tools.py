@@ -22,7 +22,7 @@ from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import all_dialects
 from webapp.chat.tool_grammars import ToolRules
 from webapp.errors import GrammarInvalid, McpError, McpServerNotFound, RoostError, ToolInvalid
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.mcp_servers import McpServerStore, StoredServer, ToolList
@@ -218,7 +218,7 @@ def sync(store: ToolStore, server: StoredServer, listing: Listing) -> ToolList:
     living = {tool.definition.mcp.name: tool for tool in store.of_server(server.id)}
     before |= living
     wanted: dict[str, ToolDefinition] = {}
-    refused: dict[str, str] = {}
+    refused: dict[str, Text | str] = {}
     for remote in listing.tools:
         try:
             if remote.name not in server.tools.hidden:
@@ -247,7 +247,7 @@ def definition_of(server: StoredServer, remote: RemoteTool, before: StoredTool |
         return replace(known, mcp=mcp)
     length = len(json.dumps(parameters))
     if length > MAX_SCHEMA_CHARS:
-        reason = Phrase("it has {found} characters; the limit is {limit}", found=length, limit=MAX_SCHEMA_CHARS)
+        reason = Text("reason.common.too_long", found=length, limit=MAX_SCHEMA_CHARS)
         raise ToolInvalid(field="parameters", reason=reason)
     return usable(
         replace(
@@ -313,10 +313,9 @@ def safe_name(text: str, fallback: str = "tool") -> str:
     return re.sub(r"[^a-zA-Z0-9_-]+", "_", text).strip("_")[:NAME_CHARS] or fallback
 
 
-def reason_of(error: ToolInvalid) -> str:
-    """A Phrase where the error has one."""
+def reason_of(error: ToolInvalid) -> Text | str:
     place, reason = str(error.params.get("field", "")), error.params.get("reason", "")
-    return reason if place in ("", "tools") else Phrase("{path}: {problem}", path=place, problem=reason)
+    return reason if place in ("", "tools") else Text("reason.common.place_and_problem", path=place, problem=reason)
 
 
 def usable(definition: ToolDefinition) -> ToolDefinition:

@@ -15,11 +15,27 @@ import time
 from pathlib import Path
 
 from webapp.errors import StorageError
+from webapp.i18n import Text, system_reason
 
 FOLDER = "backups"
 KEPT_COPIES = 5
 ROOM_MARGIN_BYTES = 16 << 20
 _PART = ".part"
+SAID_BY_SQLITE = {
+    "database or disk is full": "system.sqlite_full",
+    "database is locked": "system.sqlite_locked",
+    "attempt to write a readonly database": "system.sqlite_readonly",
+    "disk I/O error": "system.sqlite_io",
+    "unable to open database file": "system.sqlite_open",
+    "database disk image is malformed": "system.sqlite_malformed",
+    "file is not a database": "system.sqlite_not_a_database",
+}
+"""SQLite's words, and the same in the catalogues; Python gives its error codes from 3.11 on only."""
+
+
+def sqlite_reason(error: sqlite3.Error) -> Text | str:
+    key = SAID_BY_SQLITE.get(str(error))
+    return Text(key) if key else str(error)
 
 
 def folder_of(database: Path) -> Path:
@@ -61,7 +77,7 @@ def make_copy(source: sqlite3.Connection, database: Path, version: int) -> Path:
             raise
         _sync_folder(folder)
     except (OSError, sqlite3.Error) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
+        reason = system_reason(exc) if isinstance(exc, OSError) else sqlite_reason(exc)
         raise StorageError("backup_failed", folder=str(folder), reason=reason) from exc
     return target
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from webapp.errors import StorageError
-from webapp.i18n import Phrase, sentences
+from webapp.i18n import Text, sentences, system_reason
 from webapp.storage import backups, search
 from webapp.storage.database_file import Claim, OpenedFiles
 from webapp.storage.migrations import APPLICATION_ID, MIGRATIONS
@@ -45,7 +45,7 @@ class Database:
 
     def __init__(self, path: Path | str, trace: Callable[[str], None] | None = None) -> None:
         self.path = Path(path)
-        self.notices: list[Phrase] = []
+        self.notices: list[Text] = []
         self._trace = trace
         self._idle: list[sqlite3.Connection] = []
         self._lent = 0
@@ -234,15 +234,15 @@ class Database:
     def _notice(self, version: int, copy: Path | None) -> None:
         if copy is not None:
             backups.remove_oldest(self.path)
-            notice = Phrase("The database was updated. A copy of it as it was before is in {copy}.", copy=str(copy))
+            notice = Text("reason.storage.updated", copy=str(copy))
             self.notices.append(notice)
         elif version == 0 and (earlier := backups.copies_of(self.path)):
             values = {"path": str(self.path), "copy": str(earlier[-1])}
-            self.notices.append(Phrase("{path} is new and empty. An earlier one was copied to {copy}.", **values))
+            self.notices.append(Text("reason.storage.new_and_empty", **values))
         for notice in self.notices:
             log.info("%s", notice)
 
-    def _gone(self, path: str, happened: Phrase) -> StorageError:
+    def _gone(self, path: str, happened: Text) -> StorageError:
         """The error for a file that changed under the server, after a copy of what the open connections still see."""
         place = str(backups.folder_of(self.path))
         with self._write_lock:  # what is being written now gets into the copy
@@ -259,9 +259,9 @@ class Database:
             elif not self._files.is_readable:
                 self._files.drop_wal()
         if self._rescued is None:
-            saved = Phrase("What it held could not be copied; {folder} may have an older copy.", folder=place)
+            saved = Text("reason.storage.not_rescued", folder=place)
         else:
-            saved = Phrase("All that was stored is in {copy}.", copy=str(self._rescued))
+            saved = Text("reason.storage.rescued", copy=str(self._rescued))
         return StorageError("database_gone", path=path, happened=happened, saved=saved)
 
     @contextmanager
@@ -277,21 +277,26 @@ class Database:
             return self._gone(*changed)
         words, path = str(exc), str(self.path)
         if type(exc) is sqlite3.DatabaseError:  # not its subclasses: "malformed" and "not a database" only
-            return StorageError("database_broken", path=path, reason=words, folder=str(backups.folder_of(self.path)))
+            return StorageError(
+                "database_broken",
+                path=path,
+                reason=backups.sqlite_reason(exc),
+                folder=str(backups.folder_of(self.path)),
+            )
         if "locked" in words:
             return StorageError("database_locked", path=path, seconds=BUSY_TIMEOUT_S)
         if "disk is full" in words or ("disk I/O" in words and _free_bytes(self.path) < FULL_BELOW_BYTES):
             return StorageError("database_full", path=path)
         if "readonly" in words or ("unable to open" in words and not _is_writable(self.path)):
             return StorageError("database_read_only", path=path)
-        return StorageError(reason=words)
+        return StorageError(reason=backups.sqlite_reason(exc))
 
     def _refused(self, exc: OSError) -> StorageError:
         if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             return StorageError("database_read_only", path=str(self.path))
         if exc.errno == errno.ENOSPC:
             return StorageError("database_full", path=str(self.path))
-        return StorageError(reason=Phrase("{path}: {error}", path=exc.filename, error=exc.strerror))
+        return StorageError(reason=Text("reason.common.path_and_error", path=exc.filename, error=system_reason(exc)))
 
 
 def schema_version(connection: sqlite3.Connection, path: Path) -> int:
@@ -302,7 +307,9 @@ def schema_version(connection: sqlite3.Connection, path: Path) -> int:
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     folder = str(backups.folder_of(path))
     if owner != APPLICATION_ID and tables:
-        raise StorageError("database_broken", path=str(path), reason="it belongs to another program", folder=folder)
+        raise StorageError(
+            "database_broken", path=str(path), reason=Text("reason.storage.belongs_to_another_program"), folder=folder
+        )
     if version > len(MIGRATIONS):
         raise StorageError("database_too_new", path=str(path), found=version, known=len(MIGRATIONS), folder=folder)
     return version

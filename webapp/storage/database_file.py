@@ -15,7 +15,8 @@ import threading
 from pathlib import Path
 
 from webapp.errors import StorageError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
+from webapp.storage.backups import sqlite_reason
 
 
 class Claim:
@@ -34,7 +35,7 @@ class Claim:
         except sqlite3.Error as exc:
             if "locked" in str(exc):
                 raise StorageError("data_folder_in_use", path=str(database_path.parent)) from exc
-            raise StorageError(reason=str(exc)) from exc
+            raise StorageError(reason=sqlite_reason(exc)) from exc
 
     def release(self) -> None:
         """May be called again."""
@@ -82,22 +83,22 @@ class OpenedFiles:
         if descriptor is not None:
             os.close(descriptor)
 
-    def changed(self) -> tuple[str, Phrase] | None:
+    def changed(self) -> tuple[str, Text] | None:
         """The first file that is not what was opened, and what happened to it."""
         for path, opened in list(self._opened.items()):
             try:
                 now = os.stat(path)
             except (FileNotFoundError, NotADirectoryError):
-                return path, Phrase("was deleted or moved")
+                return path, Text("reason.storage.was_deleted_or_moved")
             except OSError:  # SQLite will meet it too, and says what it is
                 continue
             if os.name != "nt" and (now.st_ino, now.st_dev) != (opened.st_ino, opened.st_dev):
-                return path, Phrase("was replaced by another file")
+                return path, Text("reason.storage.was_replaced_by_another_file")
             is_touched = (now.st_mtime_ns, now.st_size) != (opened.st_mtime_ns, opened.st_size)
             if path == self._database and self._token and is_touched:
                 if not self._has_token():
                     self.is_readable = False
-                    return path, Phrase("was overwritten")
+                    return path, Text("reason.storage.was_overwritten")
                 self._opened[path] = now
         return None
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from webapp.errors import McpServerInvalid, McpServerNotFound
-from webapp.i18n import Phrase, phrase_from_dict
+from webapp.i18n import Text, plain, text_from_plain
 from webapp.storage.database import Database
 from webapp.storage.records import count_of, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked_server
@@ -25,7 +25,7 @@ class ToolList:
     be offered with the reason, ``hidden`` those a person does not want offered. ``left_out`` were too many."""
 
     names: tuple[str, ...] = ()
-    refused: tuple[tuple[str, str], ...] = ()
+    refused: tuple[tuple[str, Text | str], ...] = ()
     hidden: tuple[str, ...] = ()
     left_out: int = 0
 
@@ -71,7 +71,9 @@ class McpServerStore:
         with self.database.transaction() as connection:
             before = _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound()))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
-                raise McpServerInvalid(field="name", reason="it was changed elsewhere in the meantime")
+                raise McpServerInvalid(
+                    field="name", reason=Text("reason.storage.was_changed_elsewhere_in_the_meantime")
+                )
             _refuse_taken_server(connection, checked_server(config).name, server_id)
             updated_at = later_than(before.updated_at)
             update(connection, "mcp_servers", server_id, **_columns(config), updated_at=updated_at)
@@ -108,7 +110,7 @@ class McpServerStore:
 
 def _insert_server(connection: sqlite3.Connection, config: ServerConfig, is_on: bool) -> StoredServer:
     if count_of(connection, "mcp_servers") >= MOST_SERVERS:
-        raise McpServerInvalid(field="name", reason=Phrase("there are {limit} already", limit=MOST_SERVERS))
+        raise McpServerInvalid(field="name", reason=Text("reason.storage.too_many", limit=MOST_SERVERS))
     _refuse_taken_server(connection, config.name, "")
     made = StoredServer(uuid.uuid4().hex, config, is_on, ToolList(), time.time())
     columns = {"id": made.id, **_columns(config), "is_on": is_on, "updated_at": made.updated_at}
@@ -118,7 +120,7 @@ def _insert_server(connection: sqlite3.Connection, config: ServerConfig, is_on: 
 
 def _refuse_taken_server(connection: sqlite3.Connection, name: str, server_id: str) -> None:
     if is_name_taken(connection, "mcp_servers", name, server_id, ignores_case=True):
-        raise McpServerInvalid(field="name", reason=Phrase("there is a server {name} already", name=name))
+        raise McpServerInvalid(field="name", reason=Text("reason.storage.server_name_taken", name=name))
 
 
 def _columns(config: ServerConfig) -> dict[str, str]:
@@ -134,14 +136,11 @@ def _server(row: sqlite3.Row) -> StoredServer:
 
 
 def _tools_body(tools: ToolList) -> dict[str, Any]:
-    refused = [(name, reason.to_dict() if isinstance(reason, Phrase) else reason) for name, reason in tools.refused]
+    refused = [(name, plain(reason)) for name, reason in tools.refused]
     return {**asdict(tools), "refused": refused}
 
 
 def _tool_list(body: dict[str, Any]) -> ToolList:
-    refused = tuple(
-        (str(name), phrase_from_dict(reason) if isinstance(reason, dict) else str(reason))
-        for name, reason in body.get("refused", ())
-    )
+    refused = tuple((str(name), text_from_plain(reason)) for name, reason in body.get("refused", ()))
     names, hidden = tuple(body.get("names", ())), tuple(body.get("hidden", ()))
     return ToolList(names, refused, hidden, int(body.get("left_out", 0)))

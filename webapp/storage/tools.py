@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from webapp.errors import RoostError, ToolInvalid
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.storage.database import Database
 from webapp.storage.records import count_of, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, ToolDefinition, checked
@@ -75,7 +75,9 @@ class ToolStore:
         with self.database.transaction() as connection:
             before = _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found")))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
-                raise ToolInvalid(field="definition", reason="it was changed elsewhere in the meantime")
+                raise ToolInvalid(
+                    field="definition", reason=Text("reason.storage.was_changed_elsewhere_in_the_meantime")
+                )
             return self._write(connection, tool_id, checked(definition), later_than(before.updated_at))
 
     def delete(self, tool_id: str) -> None:
@@ -107,7 +109,7 @@ class ToolStore:
 
 def _insert_tool(connection: sqlite3.Connection, definition: ToolDefinition) -> StoredTool:
     if count_of(connection, "tools") >= MOST_TOOLS:
-        raise ToolInvalid(field="tools", reason=Phrase("there are {limit} already", limit=MOST_TOOLS))
+        raise ToolInvalid(field="tools", reason=Text("reason.storage.too_many", limit=MOST_TOOLS))
     _refuse_taken_tool(connection, definition.name, "")
     made = StoredTool(uuid.uuid4().hex, definition, time.time())
     body = to_json(asdict(definition))
@@ -117,7 +119,7 @@ def _insert_tool(connection: sqlite3.Connection, definition: ToolDefinition) -> 
 
 def _refuse_taken_tool(connection: sqlite3.Connection, name: str, tool_id: str) -> None:
     if is_name_taken(connection, "tools", name, tool_id):
-        raise ToolInvalid(field="name", reason=Phrase("there is a tool {name} already", name=name))
+        raise ToolInvalid(field="name", reason=Text("reason.storage.tool_name_taken", name=name))
 
 
 def _tool(row: sqlite3.Row) -> StoredTool:

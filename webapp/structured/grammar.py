@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from webapp.errors import GrammarInvalid
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 MAX_SOURCE_CHARS = 256 * 1024
 MAX_ENUM_VALUES = 2_000
@@ -41,13 +41,11 @@ def lark_source(description: Mapping[str, Any]) -> str:
     kind = description.get("kind")
     if kind not in KINDS:
         raise GrammarInvalid(
-            reason=Phrase("its kind is {found}, not one of {names}", found=repr(kind), names=", ".join(KINDS))
+            reason=Text("reason.structured.kind_is_not_one_of", found=repr(kind), names=", ".join(KINDS))
         )
     source = _SOURCES[kind](description)
     if len(source) > MAX_SOURCE_CHARS:
-        raise GrammarInvalid(
-            reason=Phrase("it has {found} characters; the limit is {limit}", found=len(source), limit=MAX_SOURCE_CHARS)
-        )
+        raise GrammarInvalid(reason=Text("reason.common.too_long", found=len(source), limit=MAX_SOURCE_CHARS))
     return source
 
 
@@ -63,13 +61,11 @@ def check_schema(schema: object) -> None:
     """Bounds on enum values and nesting; what JSON Schema itself means is llguidance's to judge."""
     for depth, node in _nodes(schema):
         if depth > MAX_DEPTH:
-            raise GrammarInvalid(reason=Phrase("the schema is nested more than {limit} levels deep", limit=MAX_DEPTH))
+            raise GrammarInvalid(reason=Text("reason.structured.schema_is_nested_more_than_levels", limit=MAX_DEPTH))
         values = node.get("enum")
         if isinstance(values, list) and len(values) > MAX_ENUM_VALUES:
             raise GrammarInvalid(
-                reason=Phrase(
-                    "an enum has {found} values; the limit is {limit}", found=len(values), limit=MAX_ENUM_VALUES
-                )
+                reason=Text("reason.structured.enum_has_values_the_limit", found=len(values), limit=MAX_ENUM_VALUES)
             )
 
 
@@ -106,7 +102,7 @@ def first_line(message: str) -> str:
 def _json_source(description: Mapping[str, Any]) -> str:
     schema = description.get("schema", {"type": "object"})
     if not isinstance(schema, (Mapping, bool)):
-        raise GrammarInvalid(reason="a JSON Schema is an object, true or false")
+        raise GrammarInvalid(reason=Text("reason.structured.json_schema_is_an_object_true"))
     return _started(description, "/[ \\n]?/ value", json_rule("value", schema, bool(description.get("lenient"))))
 
 
@@ -117,7 +113,7 @@ def _object_source(description: Mapping[str, Any]) -> str:
 def _regex_source(description: Mapping[str, Any]) -> str:
     pattern = description.get("pattern")
     if not isinstance(pattern, str) or not pattern:
-        raise GrammarInvalid(reason="a regex constraint has a pattern, which is text")
+        raise GrammarInvalid(reason=Text("reason.structured.regex_constraint_has_a_pattern"))
     escaped = _slashes_escaped(pattern).replace("\n", "\\n")
     return _started(description, "matched", f"matched: /{escaped}/\n")
 
@@ -125,7 +121,7 @@ def _regex_source(description: Mapping[str, Any]) -> str:
 def _lark_source(description: Mapping[str, Any]) -> str:
     source = description.get("grammar")
     if not isinstance(source, str) or not source.strip():
-        raise GrammarInvalid(reason="a Lark constraint has a grammar, which is text")
+        raise GrammarInvalid(reason=Text("reason.structured.lark_constraint_has_a_grammar"))
     return source
 
 

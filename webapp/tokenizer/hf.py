@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.errors import FileMissing, WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text, system_reason
 
 
 class HfTokenizer:
@@ -26,7 +26,7 @@ class HfTokenizer:
         self.last_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if self.last_id >= vocab_size:
             told = {"found": self.last_id, "limit": vocab_size - 1}
-            reason = Phrase("its ids go up to {found}, the model's vocabulary only to {limit}", **told)
+            reason = Text("reason.tokenizer.ids_beyond_the_vocabulary", **told)
             raise WeightsError("vocabulary_invalid", path=str(path), reason=reason)
         self.is_byte_level = _decodes_bytes(json.loads(text).get("decoder"))
         self._bytes_of = self._token_table()
@@ -84,9 +84,11 @@ def _read(path: Path) -> str:
     except FileNotFoundError as exc:
         raise FileMissing(path=str(path)) from exc
     except OSError as exc:
-        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
     except UnicodeDecodeError as exc:
-        raise WeightsError("vocabulary_invalid", path=str(path), reason="a tokenizer.json is UTF-8 text") from exc
+        raise WeightsError(
+            "vocabulary_invalid", path=str(path), reason=Text("reason.tokenizer.tokenizer_json_is_utf_8_text")
+        ) from exc
 
 
 def _build(path: Path, text: str) -> Any:
@@ -96,7 +98,7 @@ def _build(path: Path, text: str) -> Any:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as exc:  # the library raises nothing narrower
         raise WeightsError(
-            "vocabulary_invalid", path=str(path), reason=Phrase("it is no tokenizer.json ({error})", error=str(exc))
+            "vocabulary_invalid", path=str(path), reason=Text("reason.tokenizer.no_tokenizer_json", error=str(exc))
         ) from exc
 
 

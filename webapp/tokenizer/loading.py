@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from webapp.errors import FileMissing, WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.tokenizer import world
 from webapp.tokenizer.contract import Tokenizer
 from webapp.tokenizer.hf import HfTokenizer
@@ -72,7 +72,7 @@ def _named(override: str, vocab_size: int) -> Tokenizer:
         return _from_file(Path(override), vocab_size)
     if vocab_size != built_in[override]:
         told = {"name": repr(override), "found": built_in[override], "expected": vocab_size}
-        reason = Phrase("the tokenizer {name} has {found} tokens, this model {expected}", **told)
+        reason = Text("reason.tokenizer.another_number_of_tokens", **told)
         raise WeightsError("vocabulary_invalid", path=override, reason=reason)
     return _built_in(vocab_size, None)
 

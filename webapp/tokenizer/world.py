@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from webapp.errors import FileMissing, WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text, system_reason
 
 FILE_NAME = "rwkv_vocab_v20230424.txt"
 
@@ -32,9 +32,11 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
     except FileNotFoundError as exc:
         raise FileMissing(path=str(path)) from exc
     except OSError as exc:
-        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
     except UnicodeDecodeError as exc:
-        raise WeightsError("vocabulary_invalid", path=str(path), reason="a vocabulary is UTF-8 text") from exc
+        raise WeightsError(
+            "vocabulary_invalid", path=str(path), reason=Text("reason.tokenizer.vocabulary_is_utf_8_text")
+        ) from exc
     vocabulary = {}
     for number, line in enumerate(lines, 1):
         if line:
@@ -54,7 +56,9 @@ def _parse_line(path: Path, number: int, line: str) -> tuple[int, bytes]:
         return int(token_id), token
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as exc:
         raise WeightsError(
-            "vocabulary_invalid", path=str(path), reason=Phrase("line {line} is not `id literal length`", line=number)
+            "vocabulary_invalid",
+            path=str(path),
+            reason=Text("reason.tokenizer.line_is_not_id_literal_length", line=number),
         ) from exc
 
 
@@ -78,7 +82,7 @@ def _check_bytes(path: Path, vocabulary: dict[int, bytes]) -> None:
         raise WeightsError(
             "vocabulary_invalid",
             path=str(path),
-            reason=Phrase("it has no token for the single byte {byte}", byte=f"0x{missing:02x}"),
+            reason=Text("reason.tokenizer.no_token_for_the_single_byte", byte=f"0x{missing:02x}"),
         )
 
 
@@ -103,7 +107,7 @@ class WorldTokenizer:
         self.last_id = max(self._bytes_of)
         if self.last_id >= vocab_size:
             told = {"found": self.last_id, "limit": vocab_size - 1}
-            reason = Phrase("its ids go up to {found}, the model's vocabulary only to {limit}", **told)
+            reason = Text("reason.tokenizer.ids_beyond_the_vocabulary", **told)
             raise WeightsError("vocabulary_invalid", path=str(path), reason=reason)
         self._id_of = {token: token_id for token_id, token in self._bytes_of.items()}
         self._lengths = _lengths_by_prefix(self._id_of)

@@ -11,7 +11,7 @@ from enum import Enum
 from typing import Any, NoReturn
 
 from webapp.errors import ToolInvalid
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.tools.schema_check import check_parameters
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -88,15 +88,13 @@ class ToolDefinition:
 def checked(definition: ToolDefinition) -> ToolDefinition:
     """Returns the definition, or raises ToolInvalid with the field that is wrong."""
     if not NAME.fullmatch(definition.name):
-        raise ToolInvalid(field="name", reason="it has 1 to 64 letters, digits, _ and - (as OpenAI's format wants it)")
+        raise ToolInvalid(field="name", reason=Text("reason.tools.bad_tool_name"))
     if len(definition.description) > MAX_DESCRIPTION_CHARS:
         raise ToolInvalid(
-            field="description", reason=Phrase("it has more than {limit} characters", limit=MAX_DESCRIPTION_CHARS)
+            field="description", reason=Text("reason.tools.too_many_characters", limit=MAX_DESCRIPTION_CHARS)
         )
     if len(definition.fixed_value) > MAX_FIXED_CHARS:
-        raise ToolInvalid(
-            field="fixed_value", reason=Phrase("it has more than {limit} characters", limit=MAX_FIXED_CHARS)
-        )
+        raise ToolInvalid(field="fixed_value", reason=Text("reason.tools.too_many_characters", limit=MAX_FIXED_CHARS))
     check_parameters(definition.parameters)
     return definition
 
@@ -108,14 +106,14 @@ def from_openai(value: object) -> ToolDefinition:
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
         value = value["function"]
     if not isinstance(value, Mapping):
-        raise ToolInvalid(field="tool", reason="it must be an object with a name")
+        raise ToolInvalid(field="tool", reason=Text("reason.tools.must_be_an_object"))
     name, description = value.get("name"), value.get("description") or ""
     given = next((value[name] for name in PARAMETER_NAMES if value.get(name) is not None), None)
     parameters = dict(NO_PARAMETERS) if given in (None, {}) else given
     if not isinstance(name, str):
-        raise ToolInvalid(field="name", reason="it must be text")
+        raise ToolInvalid(field="name", reason=Text("reason.common.must_be_text"))
     if not isinstance(description, str):
-        raise ToolInvalid(field="description", reason="it must be text")
+        raise ToolInvalid(field="description", reason=Text("reason.common.must_be_text"))
     return checked(ToolDefinition(name, description, parameters))
 
 
@@ -129,11 +127,11 @@ def parse_json(text: str, field: str) -> Any:
         return strict_json(text)
     except json.JSONDecodeError as exc:
         where = {"line": exc.lineno, "column": exc.colno}
-        raise ToolInvalid(field=field, reason=Phrase("it is no JSON (line {line}, column {column})", **where)) from exc
+        raise ToolInvalid(field=field, reason=Text("reason.tools.is_not_json_at_line", **where)) from exc
     except NotInJson as exc:
-        raise ToolInvalid(field=field, reason=Phrase("JSON has no number {number}", number=str(exc)[:40])) from exc
+        raise ToolInvalid(field=field, reason=Text("reason.tools.json_has_no_number", number=str(exc)[:40])) from exc
     except (ValueError, RecursionError) as exc:  # a number of more digits than Python reads
-        raise ToolInvalid(field=field, reason="it is nested too deeply or has too long a number") from exc
+        raise ToolInvalid(field=field, reason=Text("reason.tools.json_too_deep")) from exc
 
 
 def strict_json(text: str) -> Any:

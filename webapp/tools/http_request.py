@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from webapp.errors import ToolFailed
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.tools.definition import HttpCall
 
 MAX_RESPONSE_BYTES = 256 * 1024
@@ -104,12 +104,12 @@ def request(
         raise ToolFailed(name=name, reason=_lost(address, exc)) from exc
 
 
-def _lost(address: Address, exc: Exception) -> Phrase:
+def _lost(address: Address, exc: Exception) -> Text:
     if isinstance(exc, TimeoutError):
-        return Phrase("{host} did not answer in time", host=address.host)
+        return Text("reason.tools.did_not_answer_in_time", host=address.host)
     if isinstance(exc, ConnectionRefusedError):
-        return Phrase("nothing answers at {host}, port {port}", host=address.host, port=address.port)
-    return Phrase("the connection to {host} failed ({error})", host=address.host, error=str(exc) or type(exc).__name__)
+        return Text("reason.tools.nothing_answers_at_port", host=address.host, port=address.port)
+    return Text("reason.tools.connection_failed", host=address.host, error=str(exc) or type(exc).__name__)
 
 
 def filled(
@@ -138,14 +138,12 @@ def _address(name: str, url: str, allowed_hosts: Collection[str]) -> Address:
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError as exc:
-        raise ToolFailed(name=name, reason=Phrase("{url} is no address", url=repr(url[:100]))) from exc
+        raise ToolFailed(name=name, reason=Text("reason.tools.is_not_an_address", url=repr(url[:100]))) from exc
     host = (parts.hostname or "").lower()
     if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
-        raise ToolFailed(name=name, reason=Phrase("{url} is no http or https address", url=repr(url[:100])))
+        raise ToolFailed(name=name, reason=Text("reason.tools.is_not_an_http_address", url=repr(url[:100])))
     if host not in {allowed.lower() for allowed in allowed_hosts}:
-        raise ToolFailed(
-            name=name, reason=Phrase("{host} is not among the allowed hosts (setting tool_hosts)", host=host)
-        )
+        raise ToolFailed(name=name, reason=Text("reason.tools.is_not_among_the_allowed_hosts", host=host))
     path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=WRITTEN_AS_IT_IS)
     return Address(parts.scheme, host, port, path, _public_ip(name, host, port))
 
@@ -155,12 +153,12 @@ def _public_ip(name: str, host: str, port: int) -> str:
     try:
         found = [str(row[4][0]) for row in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
     except OSError as exc:
-        raise ToolFailed(name=name, reason=Phrase("{host} cannot be found", host=host)) from exc
+        raise ToolFailed(name=name, reason=Text("reason.tools.cannot_be_found", host=host)) from exc
     for ip in found:
         if _is_literal(host) or is_public(ip.partition("%")[0]):
             return ip
     address = found[0] if found else "?"
-    raise ToolFailed(name=name, reason=Phrase("{host} leads to a private address ({ip})", host=host, ip=address))
+    raise ToolFailed(name=name, reason=Text("reason.tools.leads_to_a_private_address", host=host, ip=address))
 
 
 def is_public(ip: str) -> bool:
@@ -204,25 +202,25 @@ def _ask(name: str, address: Address, call: HttpCall, body: bytes | None) -> str
         text = _read(name, response)
     except (OSError, http.client.HTTPException) as exc:
         if deadline.is_over:
-            raise ToolFailed(name=name, reason="it took too long") from exc
+            raise ToolFailed(name=name, reason=Text("reason.tools.took_too_long")) from exc
         raise
     finally:
         deadline.cancel()
         connection.close()
     if deadline.is_over:  # cut off where the answer could as well have ended
-        raise ToolFailed(name=name, reason="it took too long")
+        raise ToolFailed(name=name, reason=Text("reason.tools.took_too_long"))
     if not 200 <= response.status < 300:
         raise ToolFailed(name=name, reason=_refusal(address, response, text))
     return text
 
 
-def _refusal(address: Address, response: http.client.HTTPResponse, text: str) -> Phrase:
+def _refusal(address: Address, response: http.client.HTTPResponse, text: str) -> Text:
     told: dict[str, Any] = {"host": address.host, "status": response.status}
     place = response.getheader("Location")
     if place and 300 <= response.status < 400:
         told["place"] = place[:200]
-        return Phrase("{host} answered {status} and sends to {place}; redirects are not followed", **told)
-    return Phrase("{host} answered {status}: {text}", **told, text=text.strip()[:200] or response.reason)
+        return Text("reason.tools.redirected", **told)
+    return Text("reason.tools.answered_with_status", **told, text=text.strip()[:200] or response.reason)
 
 
 def _headers(call: HttpCall, body: bytes | None) -> dict[str, str]:
@@ -239,7 +237,7 @@ def _read(name: str, response: http.client.HTTPResponse) -> str:
         size += len(part)
         if size > MAX_RESPONSE_BYTES:
             limit = MAX_RESPONSE_BYTES // 1024
-            raise ToolFailed(name=name, reason=Phrase("its answer is larger than {limit} KiB", limit=limit))
+            raise ToolFailed(name=name, reason=Text("reason.tools.answer_is_larger_than_kib", limit=limit))
     return _decoded(b"".join(parts), response.headers.get_content_charset("utf-8"))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.errors import ToolInvalid
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.tools.definition import parse_json, strict_json
 
 SCALARS = ("string", "number", "integer", "boolean")
@@ -70,9 +70,9 @@ def schema_of(rows: Iterable[ParameterRow], more: Mapping[str, Any] | None = Non
     for number, row in enumerate(rows):
         where = f"{path}{number}"
         if not row.name.strip():
-            raise ToolInvalid(field=f"{where}.name", reason="a parameter needs a name")
+            raise ToolInvalid(field=f"{where}.name", reason=Text("reason.tools.parameter_needs_a_name"))
         if row.name in names:
-            raise ToolInvalid(field=f"{where}.name", reason=Phrase("there are two parameters {name}", name=row.name))
+            raise ToolInvalid(field=f"{where}.name", reason=Text("reason.tools.two_parameters", name=row.name))
         names.add(row.name)
         properties[row.name] = _schema(row, where)
     schema: dict[str, Any] = {"type": "object", "properties": properties}
@@ -164,7 +164,7 @@ def _schema(row: ParameterRow, path: str) -> Any:
         schema["default"] = _default(row, path)
     more = parse_json(row.more, f"{path}.more") if row.more.strip() else {}
     if not isinstance(more, dict):
-        raise ToolInvalid(field=f"{path}.more", reason="it must be a JSON object of keywords")
+        raise ToolInvalid(field=f"{path}.more", reason=Text("reason.common.must_be_a_json_object"))
     return {**schema, **more}
 
 
@@ -172,9 +172,7 @@ def _enum(row: ParameterRow, kind: str, path: str) -> list[Any]:
     try:
         return [_read(line.strip(), kind) for line in row.enum.splitlines() if line.strip()]
     except ValueError as exc:
-        raise ToolInvalid(
-            field=f"{path}.enum", reason=Phrase("each line must be of the type {type}", type=kind)
-        ) from exc
+        raise ToolInvalid(field=f"{path}.enum", reason=Text("reason.tools.each_line_must_be", type=kind)) from exc
 
 
 def _default(row: ParameterRow, path: str) -> Any:
@@ -182,7 +180,7 @@ def _default(row: ParameterRow, path: str) -> Any:
         return _read(row.default.strip(), row.kind)
     except ValueError as exc:
         raise ToolInvalid(
-            field=f"{path}.default", reason=Phrase("it must be of the type {type}", type=row.kind)
+            field=f"{path}.default", reason=Text("reason.tools.must_be_of_the_type", type=row.kind)
         ) from exc
 
 

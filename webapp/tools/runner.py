@@ -9,7 +9,7 @@ from typing import Any
 
 from webapp.chat.messages import ToolCall
 from webapp.errors import ToolFailed
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.tools import http_request
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.builtin.attachment_search import Texts
@@ -28,7 +28,7 @@ class ToolResult:
     text: str
     is_error: bool = False
     problems: tuple[Problem, ...] = ()
-    reason: str = ""
+    reason: Text | str = ""
 
 
 IsStopped = Callable[[], bool]
@@ -45,7 +45,7 @@ def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
     """The call's arguments as the schema's types; raises ValueError when its text is no JSON object."""
     value = strict_json(call.arguments or "{}")
     if not isinstance(value, dict):
-        raise ValueError("the arguments are no JSON object")
+        raise ValueError(Text("reason.tools.arguments_are_no_json_object"))
     return coerced(value, definition.parameters)
 
 
@@ -54,7 +54,7 @@ def check_call(call: ToolCall, definition: ToolDefinition, matches: Matcher | No
     try:
         arguments = arguments_of(call, definition)
     except ValueError as exc:
-        return (Problem("", Phrase("the arguments are no JSON object: {error}", error=str(exc)[:250])),)
+        return (Problem("", Text("reason.tools.arguments_are_no_json_object_error", error=str(exc)[:250])),)
     return argument_problems(arguments, definition.parameters, matches)
 
 
@@ -72,7 +72,7 @@ def run_call(
     ``texts`` are the chat's attachments, for a built-in tool."""
     problems = check_call(call, definition, matches)
     if problems:
-        return error_result(Phrase("the arguments do not fit: {problems}", problems=_listed(problems)), problems)
+        return error_result(Text("reason.tools.arguments_do_not_fit", problems=_listed(problems)), problems)
     if definition.behaviour is Behaviour.ASK:
         return None
     if definition.behaviour is Behaviour.FIXED:
@@ -80,7 +80,7 @@ def run_call(
     if definition.behaviour is Behaviour.MCP:
         arguments = arguments_of(call, definition)
         if remote is None:
-            return error_result("no MCP server can be asked from here")
+            return error_result(Text("reason.tools.no_mcp_server_can_be_asked"))
         return remote(definition, arguments, is_stopped)
     try:
         return ToolResult(bounded(_answer(call, definition, allowed_hosts, texts)))
@@ -88,27 +88,26 @@ def run_call(
         return error_result(_reason(exc))
 
 
-def _reason(exc: Exception) -> str:
-    """A Phrase where the tool gave one."""
+def _reason(exc: Exception) -> Text | str:
     given = exc.params.get("reason") if isinstance(exc, ToolFailed) else next(iter(exc.args), None)
-    return given if isinstance(given, str) else str(exc)
+    return given if isinstance(given, (Text, str)) else str(exc)
 
 
-def error_result(reason: str, problems: tuple[Problem, ...] = ()) -> ToolResult:
+def error_result(reason: Text | str, problems: tuple[Problem, ...] = ()) -> ToolResult:
     """As JSON, so that a model can tell it from a value."""
-    return ToolResult(bounded(json.dumps({"error": reason}, ensure_ascii=False)), True, problems, reason)
+    return ToolResult(bounded(json.dumps({"error": str(reason)}, ensure_ascii=False)), True, problems, reason)
 
 
-def _listed(problems: tuple[Problem, ...]) -> str:
-    """As a Phrase where there is one, as there nearly always is."""
+def _listed(problems: tuple[Problem, ...]) -> Text | str:
+    """In the reader's language where there is one, as there nearly always is."""
     told = [_placed(problem) for problem in problems]
-    return told[0] if len(told) == 1 else "; ".join(told)
+    return told[0] if len(told) == 1 else "; ".join(map(str, told))
 
 
-def _placed(problem: Problem) -> str:
+def _placed(problem: Problem) -> Text | str:
     if not problem.path:
         return problem.message
-    return Phrase("{path}: {problem}", path=problem.path, problem=problem.message)
+    return Text("reason.common.place_and_problem", path=problem.path, problem=problem.message)
 
 
 def _usual(schema: object) -> Any:
@@ -128,7 +127,5 @@ def _answer(call: ToolCall, definition: ToolDefinition, allowed_hosts: Collectio
         return http_request.request(definition.name, definition.http, arguments, allowed_hosts, optional)
     builtin = BUILTINS.get(definition.builtin)
     if builtin is None:
-        raise ToolFailed(
-            name=definition.name, reason=Phrase("there is no built-in tool {name}", name=definition.builtin)
-        )
+        raise ToolFailed(name=definition.name, reason=Text("reason.tools.no_built_in_tool", name=definition.builtin))
     return json.dumps(builtin.run(arguments, texts), ensure_ascii=False)

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from webapp.errors import ToolInvalid
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 MAX_SCHEMA_CHARS = 100_000
 MAX_DEPTH = 32
@@ -35,16 +35,16 @@ class Problem:
     """``path`` leads to the value: `days`, `at.x`, `tags[2]`; "" is the whole."""
 
     path: str
-    message: str
+    message: Text | str
 
 
 def check_parameters(schema: object) -> None:
     """ToolInvalid (field `parameters`, or the path inside it) for what is no schema of an object, or is too much."""
     if not isinstance(schema, Mapping):
-        raise ToolInvalid(field="parameters", reason="it must be a JSON Schema object")
+        raise ToolInvalid(field="parameters", reason=Text("reason.tools.must_be_a_json_schema_object"))
     _check_size(schema)
     if schema.get("type", "object") != "object":
-        raise ToolInvalid(field="parameters", reason="its type must be object: arguments have names")
+        raise ToolInvalid(field="parameters", reason=Text("reason.tools.schema_type_must_be_object"))
     problem = _first_problem(json.dumps(schema, sort_keys=True))
     if problem is not None:
         field = f"parameters.{problem.path}" if problem.path else "parameters"
@@ -69,12 +69,10 @@ def schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
             shown = repr(reference[:100])
             yield Problem(
                 path,
-                Phrase(
-                    "{reference} is another document; only references inside the schema are followed", reference=shown
-                ),
+                Text("reason.tools.reference_to_another_document", reference=shown),
             )
         elif not _leads_somewhere(schema, reference):
-            yield Problem(path, Phrase("{reference} leads to itself, or to nothing", reference=repr(reference[:100])))
+            yield Problem(path, Text("reason.tools.reference_leads_nowhere", reference=repr(reference[:100])))
 
 
 def coerced(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,34 +89,34 @@ def argument_problems(
     """What is wrong with a call's arguments; () when they fit. Without ``matches`` patterns are not looked at."""
     length = len(json.dumps(arguments))
     if length > MAX_ARGUMENT_CHARS:
-        told = Phrase("it has {found} characters; the limit is {limit}", found=length, limit=MAX_ARGUMENT_CHARS)
+        told = Text("reason.common.too_long", found=length, limit=MAX_ARGUMENT_CHARS)
         return (Problem("", told),)
     validator = bounded_validator(schema, matches)
     try:
         errors = sorted(validator.iter_errors(dict(arguments)), key=lambda error: list(map(str, error.absolute_path)))
     except Exception as exc:  # an unresolvable reference; every name of its class is private to the package
-        return (Problem("", Phrase("the schema cannot be followed: {error}", error=str(exc)[:250])),)
+        return (Problem("", Text("reason.tools.schema_cannot_be_followed", error=str(exc)[:250])),)
     return tuple(Problem(_path(error.absolute_path), problem_text(error)) for error in errors[:MAX_PROBLEMS])
 
 
 def _check_size(schema: Mapping[str, Any]) -> None:
     for number, (depth, node) in enumerate(_nodes(schema)):
         if number >= MAX_NODES:
-            raise ToolInvalid(field="parameters", reason=Phrase("it has more than {limit} parts", limit=MAX_NODES))
+            raise ToolInvalid(field="parameters", reason=Text("reason.tools.too_many_parts", limit=MAX_NODES))
         if depth > MAX_DEPTH:
             raise ToolInvalid(
-                field="parameters", reason=Phrase("it is nested more than {limit} levels deep", limit=MAX_DEPTH)
+                field="parameters", reason=Text("reason.tools.is_nested_more_than_levels_deep", limit=MAX_DEPTH)
             )
         if isinstance(node.get("enum"), list) and len(node["enum"]) > MAX_ENUM_VALUES:
             raise ToolInvalid(
-                field="parameters", reason=Phrase("an enum has more than {limit} values", limit=MAX_ENUM_VALUES)
+                field="parameters", reason=Text("reason.tools.enum_has_more_than_values", limit=MAX_ENUM_VALUES)
             )
     try:
         length = len(json.dumps(schema))
     except (TypeError, ValueError) as exc:
-        raise ToolInvalid(field="parameters", reason=Phrase("it is no JSON ({error})", error=str(exc)[:200])) from exc
+        raise ToolInvalid(field="parameters", reason=Text("reason.tools.is_not_json", error=str(exc)[:200])) from exc
     if length > MAX_SCHEMA_CHARS:
-        told = Phrase("it has {found} characters; the limit is {limit}", found=length, limit=MAX_SCHEMA_CHARS)
+        told = Text("reason.common.too_long", found=length, limit=MAX_SCHEMA_CHARS)
         raise ToolInvalid(field="parameters", reason=told)
 
 
@@ -279,54 +277,54 @@ MAX_VALUE_CHARS = 80
 MAX_TEXT_CHARS = 300
 
 
-def problem_text(error: Any) -> str:
-    """A Phrase for the keywords people use, the package's sentence for any other (``error``: a ValidationError)."""
+def problem_text(error: Any) -> Text | str:
+    """A Text for the keywords people use, the package's sentence for any other (``error``: a ValidationError)."""
     words = WORDS.get(str(error.validator))
     return words(error.instance, error.validator_value) if words else str(error.message)[:MAX_TEXT_CHARS]
 
 
-def _type(value: Any, expected: Any) -> Phrase:
+def _type(value: Any, expected: Any) -> Text:
     names = expected if isinstance(expected, list) else [expected]
     wanted = ", ".join(repr(name) for name in names)[:MAX_TEXT_CHARS]
-    return Phrase("{value} is not of type {type}", value=_shown(value), type=wanted)
+    return Text("reason.tools.is_not_of_type", value=_shown(value), type=wanted)
 
 
-def _enum(value: Any, expected: Any) -> Phrase:
-    return Phrase("{value} is not one of {values}", value=_shown(value), values=repr(expected)[:MAX_TEXT_CHARS])
+def _enum(value: Any, expected: Any) -> Text:
+    return Text("reason.tools.is_not_one_of", value=_shown(value), values=repr(expected)[:MAX_TEXT_CHARS])
 
 
-def _required(value: Any, expected: Any) -> Phrase:
+def _required(value: Any, expected: Any) -> Text:
     """All names that are missing: the package makes an error of each, so the same words come several times."""
     missing = ", ".join(repr(name) for name in expected if name not in value)
-    return Phrase("missing: {names}", names=missing[:MAX_TEXT_CHARS])
+    return Text("reason.tools.names_are_missing", names=missing[:MAX_TEXT_CHARS])
 
 
-def _additional(value: Any, expected: Any) -> Phrase:
-    return Phrase("{value} has a property that is not in the schema", value=_shown(value))
+def _additional(value: Any, expected: Any) -> Text:
+    return Text("reason.tools.property_that_is_not", value=_shown(value))
 
 
-def _any_of(value: Any, expected: Any) -> Phrase:
-    return Phrase("{value} is not valid under any of the given schemas", value=_shown(value))
+def _any_of(value: Any, expected: Any) -> Text:
+    return Text("reason.tools.is_not_valid_under_any", value=_shown(value))
 
 
-def _least(value: Any, expected: Any) -> Phrase:
-    return Phrase("{value} is less than the minimum of {limit}", value=_shown(value), limit=str(expected))
+def _least(value: Any, expected: Any) -> Text:
+    return Text("reason.tools.is_less_than_the_minimum", value=_shown(value), limit=str(expected))
 
 
-def _most(value: Any, expected: Any) -> Phrase:
-    return Phrase("{value} is greater than the maximum of {limit}", value=_shown(value), limit=str(expected))
+def _most(value: Any, expected: Any) -> Text:
+    return Text("reason.tools.is_greater_than_the_maximum", value=_shown(value), limit=str(expected))
 
 
-def _short(value: Any, expected: Any) -> Phrase:
-    return Phrase("{value} is shorter than {limit}", value=_shown(value), limit=str(expected))
+def _short(value: Any, expected: Any) -> Text:
+    return Text("reason.tools.is_shorter_than", value=_shown(value), limit=str(expected))
 
 
-def _long(value: Any, expected: Any) -> Phrase:
-    return Phrase("{value} is longer than {limit}", value=_shown(value), limit=str(expected))
+def _long(value: Any, expected: Any) -> Text:
+    return Text("reason.tools.is_longer_than", value=_shown(value), limit=str(expected))
 
 
-def _pattern(value: Any, expected: Any) -> Phrase:
-    return Phrase("{value} does not match {pattern}", value=_shown(value), pattern=_shown(expected))
+def _pattern(value: Any, expected: Any) -> Text:
+    return Text("reason.tools.does_not_match", value=_shown(value), pattern=_shown(expected))
 
 
 def _shown(value: Any) -> str:
@@ -334,7 +332,7 @@ def _shown(value: Any) -> str:
     return text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…"
 
 
-WORDS: dict[str, Callable[[Any, Any], Phrase]] = {
+WORDS: dict[str, Callable[[Any, Any], Text]] = {
     "type": _type,
     "enum": _enum,
     "required": _required,

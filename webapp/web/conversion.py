@@ -14,6 +14,7 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ConversionError, RoostError
+from webapp.i18n import Text
 from webapp.manager.library import ModelLibrary
 from webapp.services.conversion import KIND, ConversionRequest, Conversions
 from webapp.services.jobs import DONE, Job
@@ -55,9 +56,13 @@ def _alpha(text: str, lora: str) -> float | None:
     except ValueError:
         alpha = math.nan
     if alpha is not None and not (math.isfinite(alpha) and 0 < alpha < 1e6):
-        reason = "the alpha is not a number above 0"
+        reason = Text("reason.web.alpha_is_not_a_number_above")
         raise ConversionError(
-            "conversion_refused", path=lora, target="a merged model", reason=reason, way_out="It is often 16 to 192."
+            "conversion_refused",
+            path=lora,
+            target=Text("reason.common.merged_model"),
+            reason=reason,
+            way_out=Text("reason.web.usual_alpha"),
         )
     return alpha
 

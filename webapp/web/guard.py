@@ -28,6 +28,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from webapp.errors import RoostError
+from webapp.i18n import Text
 from webapp.services.access import OwnerProof
 from webapp.settings import Settings
 from webapp.storage.sessions import Session, Sessions, digest
@@ -78,7 +79,7 @@ class Cors:
         self._origins = frozenset(origins)
         for origin in self._origins:
             if not ORIGIN.fullmatch(origin):
-                reason = "an origin is http(s)://host or http(s)://host:port, without a path"
+                reason = Text("reason.web.not_an_origin")
                 raise RoostError("settings_invalid", name="cors_origins", value=origin, reason=reason)
 
     def is_listed_page(self, asked: Request) -> bool:
@@ -115,9 +116,9 @@ HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 TOKEN_BYTES = 24
 
-UNKNOWN_HOST = "this address is not one Roost answers to"
-OTHER_SITE = "the request came from another site's page"
-NO_ORIGIN = "a page's socket must say where it comes from"
+UNKNOWN_HOST = Text("reason.web.unknown_host")
+OTHER_SITE = Text("reason.web.request_from_another_site")
+NO_ORIGIN = Text("reason.web.socket_without_origin")
 
 
 class Step(Enum):
@@ -271,7 +272,7 @@ class Guard:
         is_ours = name in self.hosts or (self.is_shared and is_address(name))
         return header if is_ours else None
 
-    def _foreign(self, asked: Request) -> str:
+    def _foreign(self, asked: Request) -> Text | str:
         """Why the sender is another site's page, or "". A page cannot change these headers."""
         origin = asked.headers.get("Origin")
         if self._cors.is_listed_page(asked):

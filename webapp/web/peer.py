@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.errors import RoostError
+from webapp.i18n import Text
 
 PEER = "roost.peer"
 """In the WSGI environ: the address the connection comes from, the proxy's where there is one."""
@@ -144,7 +145,7 @@ def _network(address: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(plain_address(address) if "/" not in address else address, strict=False)
     except ValueError as exc:
-        reason = "it must be an address or a network, such as 127.0.0.1 or 10.0.0.0/8"
+        reason = Text("reason.web.must_be_an_address_or_network")
         raise RoostError("settings_invalid", name="trusted_proxy", value=address, reason=reason) from exc
 
 

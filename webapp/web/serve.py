@@ -19,6 +19,7 @@ from urllib.parse import quote
 from flask import Flask
 
 from webapp.errors import RoostError
+from webapp.i18n import Text, system_reason
 from webapp.i18n.terminal import t
 from webapp.services.access import owner_link
 from webapp.settings import LOOPBACK_HOSTS, Settings
@@ -203,7 +204,7 @@ def refuse_taken_port(settings: Settings) -> None:
 
 
 def port_taken(settings: Settings) -> RoostError:
-    reason = "another program is listening there; choose another port with --port, or 0 for any free one"
+    reason = Text("reason.web.port_is_taken")
     return RoostError("settings_invalid", name="port", value=settings.port, reason=reason)
 
 
@@ -211,9 +212,9 @@ def bind_error(settings: Settings, exc: OSError) -> RoostError:
     if exc.errno == errno.EADDRINUSE:
         return port_taken(settings)
     if exc.errno == errno.EACCES:
-        reason = "the system does not allow it; ports from 1024 up are free to use"
+        reason = Text("reason.web.port_is_not_allowed")
         return RoostError("settings_invalid", name="port", value=settings.port, reason=reason)
-    return RoostError("settings_invalid", name="host", value=settings.host, reason=exc.strerror or str(exc))
+    return RoostError("settings_invalid", name="host", value=settings.host, reason=system_reason(exc))
 
 
 def serve(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from webapp.engine.state import ModelConfig
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.tensor_info import TensorInfo
 
 STATE_NAME = re.compile(r"blocks\.([0-9]{1,6})\.att\.time_state")
@@ -34,7 +34,7 @@ class Description:
     config: ModelConfig | None = None
     naming: str = "official"
     tokenizer: str | None = None
-    reason: str = ""
+    reason: Text | str = ""
 
 
 class _NotRwkv(Exception):
@@ -44,7 +44,7 @@ class _NotRwkv(Exception):
 def describe(tensors: Mapping[str, TensorInfo], is_converted: bool = False) -> Description:
     """``is_converted``: written by the rwkv package for one strategy, with its large matrices transposed."""
     if not tensors:
-        return Description("unknown", reason="it holds no tensors")
+        return Description("unknown", reason=Text("reason.weights.holds_no_tensors"))
     if all(STATE_NAME.fullmatch(name) for name in tensors):
         return Description("state")
     if any(LORA_NAME.search(name) for name in tensors):
@@ -100,7 +100,7 @@ class _Shapes:
         n_head, head_size = self._heads(architecture, n_att)
         if architecture != "4" and n_head * head_size != n_att:
             told = {"heads": n_head, "size": head_size, "width": n_att}
-            raise _NotRwkv(Phrase("{heads} heads of {size} do not make an attention {width} wide", **told))
+            raise _NotRwkv(Text("reason.weights.heads_do_not_fit", **told))
         return ModelConfig(
             architecture=architecture,
             n_layer=self._n_layer(),
@@ -155,7 +155,7 @@ class _Shapes:
         """First two sizes; a converted file keeps a third of 1."""
         shape = self._shape(name)
         if len(shape) < 2:
-            raise _NotRwkv(Phrase("{name} is not a matrix", name=name))
+            raise _NotRwkv(Text("reason.common.is_not_a_matrix", name=name))
         return shape[0], shape[1]
 
     def _shape(self, name: str) -> tuple[int, ...]:
@@ -163,10 +163,10 @@ class _Shapes:
         if info is None:
             raise _NotRwkv(self._why_missing(name))
         if not info.shape:
-            raise _NotRwkv(Phrase("{name} is a single number", name=name))
+            raise _NotRwkv(Text("reason.weights.is_a_single_number", name=name))
         return info.shape
 
-    def _why_missing(self, name: str) -> str:
+    def _why_missing(self, name: str) -> Text:
         if any(other.startswith(("rwkv.", "model.")) for other in self._tensors):
-            return "its tensors have the names of Hugging Face transformers, not RWKV's own"
-        return Phrase("the tensor {name} is missing", name=name)
+            return Text("reason.weights.tensors_have_the_names_of_hugging")
+        return Text("reason.weights.tensor_is_missing", name=name)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
 from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.tensor_info import FileContents, StoredTensor, TensorInfo
@@ -35,7 +35,7 @@ def open_checkpoint(path: str | Path, any_name: bool = False) -> Checkpoint:
     path = Path(path)
     contents = read_contents(path, any_name)
     if contents.format not in ("pth", "safetensors"):
-        reason = Phrase("the tensors of {format} cannot be read yet", format=FORMAT_NAMES[contents.format])
+        reason = Text("reason.weights.format_cannot_be_read_yet", format=FORMAT_NAMES[contents.format])
         raise WeightsError(path=str(path), reason=reason)
     return Checkpoint(path, contents)
 
@@ -76,7 +76,7 @@ class Checkpoint:
         stored = self._find(name)
         info = stored.info
         if info.dtype.startswith("float8"):
-            reason = Phrase("{name} is {type}, which numpy cannot hold", name=name, type=info.dtype)
+            reason = Text("reason.weights.numpy_cannot_hold", name=name, type=info.dtype)
             raise WeightsError(path=str(self.path), reason=reason)
         return self._view(stored, np.dtype("uint16" if info.dtype == "bfloat16" else info.dtype))
 
@@ -125,9 +125,7 @@ class Checkpoint:
         try:
             return self._stored[name]
         except KeyError:
-            raise WeightsError(
-                path=str(self.path), reason=Phrase("there is no tensor {name} in it", name=name)
-            ) from None
+            raise WeightsError(path=str(self.path), reason=Text("reason.weights.no_tensor_in_it", name=name)) from None
 
     def _bytes(self, stored: StoredTensor, access: int) -> memoryview:
         """From the tensor's first element to its last."""
@@ -135,14 +133,14 @@ class Checkpoint:
         span = stored.span_bytes
         numbers = (stored.offset, *stored.info.shape, *stored.strides)
         if len(stored.strides) != len(stored.info.shape) or min(numbers) < 0 or stored.offset + span > stored.end:
-            reason = Phrase("{name} reaches beyond its data", name=stored.info.name)
+            reason = Text("reason.weights.reaches_beyond_its_data", name=stored.info.name)
             raise WeightsError(path=str(self.path), reason=reason)
         if stored.end > len(mapped):
             told = {"name": stored.info.name, "end": stored.end, "found": len(mapped)}
             raise WeightsError(
                 "file_truncated",
                 path=str(self.path),
-                reason=Phrase("{name} ends at byte {end}, the file at {found}", **told),
+                reason=Text("reason.weights.ends_after_the_file", **told),
             )
         return memoryview(mapped)[stored.offset : stored.offset + span]
 

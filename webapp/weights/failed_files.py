@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from webapp.i18n import Phrase, phrase_from_dict
+from webapp.i18n import Text, plain, text_from_plain
 
 EDGE_BYTES = 1 << 16
 MOST_RECORDS = 200
@@ -35,11 +35,11 @@ class FailedFiles:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._records: dict[Mark, Phrase] = {}
-        self._passing: dict[Mark, Phrase] = {}
+        self._records: dict[Mark, Text] = {}
+        self._passing: dict[Mark, Text] = {}
         self._read_at: tuple[int, int] | None = None
 
-    def reason(self, path: Path) -> Phrase | None:
+    def reason(self, path: Path) -> Text | None:
         """Why the file failed before; None for one that never did, or has changed since."""
         with self._lock:
             self._refresh()
@@ -51,7 +51,7 @@ class FailedFiles:
             return None
         return known.get(_mark(path, found))
 
-    def add(self, path: Path, reason: Phrase, is_kept: bool = True) -> None:
+    def add(self, path: Path, reason: Text, is_kept: bool = True) -> None:
         """``is_kept``: across restarts, too."""
         found = _stat(path)
         if found is None:
@@ -90,14 +90,14 @@ class FailedFiles:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             for record in json.loads(self._path.read_text(encoding="utf-8"))[:MOST_RECORDS]:
                 mark = Mark(int(record["size"]), int(record["mtime_ns"]), str(record["digest"]))
-                self._records[mark] = phrase_from_dict(record["reason"])
+                self._records[mark] = text_from_plain(record["reason"])
 
     def _write(self) -> None:
         """A folder that cannot be written to costs the memory across restarts and nothing else."""
         if self._path is None or not self._path.parent.is_dir():
             return
         records: list[dict[str, Any]] = [
-            {**vars(mark), "reason": reason.to_dict()} for mark, reason in self._records.items()
+            {**vars(mark), "reason": plain(reason)} for mark, reason in self._records.items()
         ]
         part = self._path.with_name(f"{self._path.name}.{uuid.uuid4().hex}.part")
         with contextlib.suppress(OSError):

@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 
 from webapp.errors import FileMissing, WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text, system_reason
 from webapp.weights.ggml_header import read_ggmf, read_gguf
 from webapp.weights.pth_archive import read_pth, refuse_bare_pickle
 from webapp.weights.safetensors_header import read_safetensors
@@ -28,9 +28,9 @@ READERS = {
 }
 
 FORMAT_NAMES = {
-    "pth": "a PyTorch checkpoint",
+    "pth": Text("reason.weights.pytorch_checkpoint"),
     "safetensors": "safetensors",
-    "ggml-bin": "an rwkv.cpp model",
+    "ggml-bin": Text("reason.weights.rwkv_cpp_model"),
     "gguf": "GGUF",
 }
 
@@ -49,7 +49,7 @@ def read_contents(path: Path, any_name: bool = False) -> FileContents:
     try:
         contents = READERS[sniff(path)](path)
     except OSError as exc:
-        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
     if not any_name:
         _check_extension(path, contents.format)
     return contents
@@ -62,19 +62,19 @@ def check_readable(path: Path) -> None:
     except (FileNotFoundError, NotADirectoryError, ValueError) as exc:  # ValueError: a NUL in the name
         raise FileMissing(path=str(path)) from exc
     except OSError as exc:
-        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
     if stat.S_ISDIR(found.st_mode):
         raise WeightsError("file_is_directory", path=str(path))
     if not stat.S_ISREG(found.st_mode):
         raise WeightsError(
-            "file_unreadable", path=str(path), reason="it is not an ordinary file"
+            "file_unreadable", path=str(path), reason=Text("reason.weights.is_not_an_ordinary_file")
         )  # opening a pipe would hang
     if found.st_size == 0:
         raise WeightsError("file_empty", path=str(path))
     try:
         path.open("rb").close()
     except OSError as exc:
-        raise WeightsError("file_unreadable", path=str(path), reason=exc.strerror or str(exc)) from exc
+        raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
 
 
 def sniff(path: Path) -> str:
@@ -83,7 +83,7 @@ def sniff(path: Path) -> str:
         head = file.read(16)
     if len(head) < SMALLEST_FILE_BYTES:
         raise WeightsError(
-            "file_truncated", path=str(path), reason=Phrase("only {found} bytes are there", found=len(head))
+            "file_truncated", path=str(path), reason=Text("reason.weights.only_bytes_are_there", found=len(head))
         )
     if head.startswith(b"PK\x03\x04"):
         return "pth"
@@ -105,7 +105,7 @@ def _check_extension(path: Path, file_format: str) -> None:
         raise WeightsError(
             "wrong_extension",
             path=str(path),
-            extension=path.suffix or "without an extension",
+            extension=path.suffix or Text("reason.weights.without_an_extension"),
             found=FORMAT_NAMES[file_format],
             expected=allowed[0],
         )

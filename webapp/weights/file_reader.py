@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import FileReadingFailed, error_from_dict
-from webapp.i18n import Phrase, phrase_from_dict
+from webapp.i18n import Text, text_from_plain
 from webapp.weights.failed_files import FailedFiles
 from webapp.weights.inspection import Inspection
 from webapp.weights.state_sheet import StateSheet
@@ -71,7 +71,7 @@ class Limits:
 class ReadingStopped(Exception):
     """``reason`` for the file's error; ``is_lasting`` where another try would end alike."""
 
-    def __init__(self, reason: Phrase, is_lasting: bool) -> None:
+    def __init__(self, reason: Text, is_lasting: bool) -> None:
         super().__init__(reason)
         self.reason = reason
         self.is_lasting = is_lasting
@@ -164,7 +164,7 @@ class FileReader:
         """As :func:`webapp.weights.inspection.inspect`. ``again``: also a file that failed before."""
         answer: Any = tuple[Inspection, str | dict[str, Any]]
         found, reason = self._ask(answer, "inspect_file", path, (any_name,), Limits(), again)
-        told = phrase_from_dict(reason) if isinstance(reason, dict) else reason
+        told = text_from_plain(reason)
         return replace(found, path=str(path), reason=told, tensors=tuple(map(shared, found.tensors)))
 
     def state_sheet(self, path: str | Path, name: str = "", again: bool = False) -> StateSheet:
@@ -238,7 +238,7 @@ class FileReader:
                 self._failed.add(paths[0], exc.reason, exc.is_lasting)
             raise FileReadingFailed(path=shown or str(next(iter(paths), "")), reason=exc.reason) from None
         except OSError as exc:
-            reason = "the process that reads files does not start"
+            reason = Text("reason.weights.reader_does_not_start")
             raise FileReadingFailed(path=shown or str(next(iter(paths), "")), reason=reason) from exc
         if reply.outcome == "refused":
             told: dict[str, Any] = msgspec.msgpack.decode(reply.value)
@@ -354,12 +354,12 @@ class _Watch:
         limits = self._limits
         verdict = None
         if worked_s > limits.work_s:
-            told = Phrase("reading it took more than {limit} s of work", limit=round(limits.work_s, 1))
+            told = Text("reason.weights.reading_took_too_long", limit=round(limits.work_s, 1))
             verdict = ReadingStopped(told, is_lasting=True)
         elif rss_bytes > limits.memory_bytes:
             verdict = ReadingStopped(_too_much_memory(limits), is_lasting=True)
         elif wall_s > limits.wall_s:
-            told = Phrase("reading it came to a standstill for {limit} s", limit=round(limits.wall_s))
+            told = Text("reason.weights.reading_stood_still", limit=round(limits.wall_s))
             verdict = ReadingStopped(told, is_lasting=False)
         with self._deciding:
             if verdict is not None and not self._is_over.is_set():
@@ -373,13 +373,13 @@ def _work_s(process: Any) -> float:
     return float(times.user + times.system)
 
 
-def _too_much_memory(limits: Limits) -> Phrase:
-    return Phrase("reading it took more than {limit} MB of memory", limit=limits.memory_bytes >> 20)
+def _too_much_memory(limits: Limits) -> Text:
+    return Text("reason.weights.reading_took_too_much_memory", limit=limits.memory_bytes >> 20)
 
 
-def _ended_by(code: int | None) -> Phrase:
+def _ended_by(code: int | None) -> Text:
     how = f"code {code}"
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             how = signal.Signals(-code).name
-    return Phrase("the process that read it ended ({how})", how=how)
+    return Text("reason.weights.reader_ended", how=how)

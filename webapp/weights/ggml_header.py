@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.tensor_info import MOST_TENSORS, FileContents, kept_metadata
 
 # rwkv_file_format.inc of rwkv.cpp; types 4 to 6 were removed before version 100 of the file format.
@@ -36,10 +36,10 @@ def read_ggmf(path: Path) -> FileContents:
     with path.open("rb") as file:
         head = file.read(magic_and_sizes.size)
     if len(head) < magic_and_sizes.size:
-        raise WeightsError("file_truncated", path=str(path), reason="its header is not complete")
+        raise WeightsError("file_truncated", path=str(path), reason=Text("reason.weights.header_is_not_complete"))
     _, version, vocab_size, n_embd, n_layer, data_type = magic_and_sizes.unpack(head)
     if not all(0 < size <= MOST_SIZE for size in (vocab_size, n_embd, n_layer)):
-        raise WeightsError(path=str(path), reason="its sizes are no model's")
+        raise WeightsError(path=str(path), reason=Text("reason.weights.sizes_of_no_model"))
     metadata = {
         "file_version": str(version),
         "vocab_size": str(vocab_size),
@@ -66,11 +66,13 @@ class _Gguf:
     def contents(self) -> FileContents:
         _, version, tensor_count, key_count = struct.unpack("<4sIQQ", self._take(24))
         if version not in GGUF_VERSIONS:
-            raise self._damaged(Phrase("its version {found} of GGUF is unknown", found=version))
+            raise self._damaged(Text("reason.weights.version_of_gguf_is_unknown", found=version))
         if tensor_count > MOST_TENSORS or key_count > MOST_KEYS:
-            raise self._damaged(Phrase("it has more than {limit} tensors", limit=MOST_TENSORS))
+            raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
         if tensor_count * SMALLEST_TENSOR_BYTES + key_count * SMALLEST_KEY_BYTES > self._file_bytes:
-            raise WeightsError("file_truncated", path=str(self._path), reason="its header is not complete")
+            raise WeightsError(
+                "file_truncated", path=str(self._path), reason=Text("reason.weights.header_is_not_complete")
+            )
         texts = [self._key() for _ in range(key_count)] if version > 1 else []  # version 1 has 32-bit lengths
         found = [("file_version", str(version)), ("tensor_count", str(tensor_count))]
         return FileContents("gguf", {}, kept_metadata([*found, *((key, text) for key, text in texts if text)]))
@@ -94,7 +96,7 @@ class _Gguf:
             return
         self._strings_left -= count
         if self._strings_left < 0:
-            raise self._damaged("its lists are longer than any vocabulary")
+            raise self._damaged(Text("reason.weights.lists_are_longer_than_any_vocabulary"))
         for _ in range(count):
             self._skip(self._length(MOST_STRING_BYTES))
 
@@ -102,7 +104,7 @@ class _Gguf:
         try:
             return GGUF_SIZES[kind]
         except KeyError:
-            raise self._damaged(Phrase("it has a value of an unknown type, {code}", code=kind)) from None
+            raise self._damaged(Text("reason.weights.value_of_an_unknown_type", code=kind)) from None
 
     def _string(self, limit_bytes: int) -> str:
         return self._take(self._length(limit_bytes)).decode("utf-8", "replace")
@@ -110,19 +112,23 @@ class _Gguf:
     def _length(self, limit_bytes: int) -> int:
         (length,) = struct.unpack("<Q", self._take(8))
         if length > limit_bytes:
-            raise self._damaged("a text in it is out of all proportion")
+            raise self._damaged(Text("reason.weights.text_is_too_long"))
         return int(length)
 
     def _take(self, size: int) -> bytes:
         data = self._file.read(size)
         if len(data) < size:
-            raise WeightsError("file_truncated", path=str(self._path), reason="its header is not complete")
+            raise WeightsError(
+                "file_truncated", path=str(self._path), reason=Text("reason.weights.header_is_not_complete")
+            )
         return data
 
     def _skip(self, size: int) -> None:
         if self._file.tell() + size > self._file_bytes:
-            raise WeightsError("file_truncated", path=str(self._path), reason="its header is not complete")
+            raise WeightsError(
+                "file_truncated", path=str(self._path), reason=Text("reason.weights.header_is_not_complete")
+            )
         self._file.seek(size, 1)
 
-    def _damaged(self, reason: str) -> WeightsError:
+    def _damaged(self, reason: Text | str) -> WeightsError:
         return WeightsError(path=str(self._path), reason=reason)

@@ -11,7 +11,7 @@ from typing import Any
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.architecture import STATE_NAME, Description, describe, dominant_dtype, parameter_count
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
 from webapp.weights.tensor_info import FileContents, TensorInfo, shared
@@ -45,7 +45,7 @@ class Inspection:
     converted_version: str | None
     naming: str
     tokenizer: str | None
-    reason: str
+    reason: Any  # Text | str, which msgspec has no type for
     metadata: dict[str, str]
     tensors: tuple[TensorInfo, ...]
 
@@ -104,10 +104,14 @@ def inspect(path: str | Path, any_name: bool = False) -> Inspection:
 
 def _describe(contents: FileContents, infos: dict[str, TensorInfo], is_converted: bool) -> Description:
     if contents.format == "ggml-bin":
-        return Description("model", reason="no backend runs rwkv.cpp models yet")
+        return Description("model", reason=Text("reason.weights.no_backend_runs_rwkv_cpp_models"))
     if contents.format == "gguf":
         is_rwkv = contents.metadata.get("general.architecture", "").startswith("rwkv")
-        reason = "no backend runs GGUF models yet" if is_rwkv else "it is a GGUF file of another architecture"
+        reason = (
+            Text("reason.weights.no_backend_runs_gguf_models_yet")
+            if is_rwkv
+            else Text("reason.weights.gguf_file_of_another_architecture")
+        )
         return Description("model" if is_rwkv else "unknown", reason=reason)
     return describe(infos, is_converted)
 
@@ -117,14 +121,14 @@ def require_model(inspection: Inspection) -> ModelConfig:
     if inspection.config is not None:
         return inspection.config
     found, way_out = {
-        "state": ("a state file", "Choose a model, then load this file as its state."),
-        "lora": ("a LoRA", "Merge it into the model it was trained for, then load the result."),
-        "model": (FORMAT_NAMES[inspection.format], "Load the .pth or .safetensors file of the same model."),
+        "state": (Text("reason.weights.state_file"), Text("reason.weights.choose_a_model_then_load_this")),
+        "lora": (Text("reason.weights.lora"), Text("reason.weights.merge_it_into_the_model_it")),
+        "model": (FORMAT_NAMES[inspection.format], Text("reason.weights.load_the_pth_or_safetensors_file")),
     }.get(
         inspection.kind,
         (
-            Phrase("something else ({reason})", reason=inspection.reason),
-            "Choose an RWKV model in .pth or .safetensors.",
+            Text("reason.weights.something_else", reason=inspection.reason),
+            Text("reason.weights.choose_an_rwkv_model_in_pth"),
         ),
     )
     raise WeightsError("not_a_model", path=inspection.path, found=found, way_out=way_out)
@@ -142,10 +146,10 @@ def used_token_bitmap(inspection: Inspection) -> bytes | None:
         bitmap = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as exc:
         raise WeightsError(
-            path=inspection.path, reason=Phrase("its {name} is not base64", name=USED_TOKENS_KEY)
+            path=inspection.path, reason=Text("reason.weights.is_not_base64", name=USED_TOKENS_KEY)
         ) from exc
     if len(bitmap) != BITMAP_BYTES:
         told = {"name": USED_TOKENS_KEY, "found": len(bitmap), "expected": BITMAP_BYTES}
-        reason = Phrase("its {name} has {found} bytes instead of {expected}", **told)
+        reason = Text("reason.weights.has_bytes_instead_of", **told)
         raise WeightsError(path=inspection.path, reason=reason)
     return bitmap

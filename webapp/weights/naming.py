@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.architecture import describe
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.tensor_info import TensorInfo
@@ -79,9 +79,7 @@ class OfficialNames:
         try:
             return self._spellings[name]
         except KeyError:
-            raise WeightsError(
-                path=str(self.path), reason=Phrase("there is no tensor {name} in it", name=name)
-            ) from None
+            raise WeightsError(path=str(self.path), reason=Text("reason.weights.no_tensor_in_it", name=name)) from None
 
     def info(self, name: str) -> TensorInfo:
         spelling = self.spelling(name)
@@ -134,7 +132,9 @@ class OfficialNames:
         spellings = {name: web_rwkv_spelling(name, architecture) for name in official}
         for name, spelling in spellings.items():
             if spelling.is_turned and len(self._checkpoint.info(official[name]).shape) < 2:
-                raise WeightsError(path=str(self.path), reason=Phrase("{name} is not a matrix", name=official[name]))
+                raise WeightsError(
+                    path=str(self.path), reason=Text("reason.common.is_not_a_matrix", name=official[name])
+                )
         return {
             name: Spelling(official[name], spelling.is_turned, spelling.is_repeated)
             for name, spelling in spellings.items()

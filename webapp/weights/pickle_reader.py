@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.tensor_info import ITEM_BYTES, MOST_DIMENSIONS
 
 MOST_STEPS = 500_000
@@ -101,7 +101,7 @@ class Function:
 
 
 class _Damaged(Exception):
-    """``args[0]``: what is wrong, as a text or Phrase."""
+    """``args[0]``: what is wrong."""
 
 
 def read_pickle(path: Path, data: bytes, start: int = 0) -> tuple[Any, int]:
@@ -114,14 +114,14 @@ def read_pickle(path: Path, data: bytes, start: int = 0) -> tuple[Any, int]:
         return reader.read(), reader.position
     except _Program as exc:
         raise WeightsError(
-            "unsafe_pickle", path=str(path), reason=Phrase("it names {name}", name=exc.args[0])
+            "unsafe_pickle", path=str(path), reason=Text("reason.weights.it_names", name=exc.args[0])
         ) from None
     except _Damaged as exc:
         raise _damaged(path, exc.args[0]) from None
     except (struct.error, IndexError):  # an opcode's argument, or what it takes from the stack, is not there
-        raise _damaged(path, "it ends in the middle") from None
+        raise _damaged(path, Text("reason.weights.ends_in_the_middle")) from None
     except UnicodeDecodeError:
-        raise _damaged(path, "a text in it is not UTF-8") from None
+        raise _damaged(path, Text("reason.weights.text_in_it_is_not_utf")) from None
 
 
 class _Program(Exception):
@@ -148,15 +148,15 @@ class _Reader:
             try:
                 action = opcodes[opcode]
             except KeyError:
-                raise _Damaged(Phrase("it has an unknown instruction, {code}", code=opcode)) from None
+                raise _Damaged(Text("reason.weights.unknown_instruction", code=opcode)) from None
             action(self)
-        raise _Damaged(Phrase("it has more than {limit} instructions", limit=MOST_STEPS))
+        raise _Damaged(Text("reason.weights.too_many_instructions", limit=MOST_STEPS))
 
     def take(self, size: int) -> bytes:
         """The next ``size`` bytes."""
         begin, end = self.position, self.position + size
         if end > len(self.data):
-            raise _Damaged("it ends in the middle")
+            raise _Damaged(Text("reason.weights.ends_in_the_middle"))
         self.position = end
         return self.data[begin:end]
 
@@ -168,7 +168,7 @@ class _Reader:
     def line(self) -> str:
         end = self.data.find(b"\n", self.position, self.position + MOST_LINE_BYTES)
         if end < 0:
-            raise _Damaged("a line of it has no end")
+            raise _Damaged(Text("reason.weights.line_of_it_has_no_end"))
         raw = self.data[self.position : end]
         self.position = end + 1
         return raw.decode()
@@ -180,11 +180,11 @@ class _Reader:
         try:
             self.stack.append(self.memo[index])
         except KeyError:
-            raise _Damaged("it refers to what is not in it") from None
+            raise _Damaged(Text("reason.weights.refers_to_what_is_not")) from None
 
     def mark(self) -> None:
         if len(self.marks) >= MOST_MARKS:
-            raise _Damaged("it is nested deeper than any checkpoint")
+            raise _Damaged(Text("reason.weights.is_nested_deeper_than_any_checkpoint"))
         self.marks.append(self.stack)
         self.stack = []
 
@@ -194,8 +194,8 @@ class _Reader:
         return found
 
 
-def _damaged(path: Path, error: str) -> WeightsError:
-    return WeightsError(path=str(path), reason=Phrase("its table of contents is damaged ({error})", error=error))
+def _damaged(path: Path, error: Text | str) -> WeightsError:
+    return WeightsError(path=str(path), reason=Text("reason.weights.table_of_contents_is_damaged", error=error))
 
 
 # Classes and functions
@@ -215,33 +215,33 @@ def _call(function: Any, arguments: Any) -> Any:
     if isinstance(function, Inert):
         return function
     if not isinstance(function, Function) or type(arguments) is not tuple:
-        raise _Damaged("it calls what is no function")
+        raise _Damaged(Text("reason.weights.calls_what_is_no_function"))
     try:
         return function.call(*arguments)
     except TypeError:  # a wrong number of arguments
-        raise _Damaged(Phrase("{name} is called as torch never does", name=function.name)) from None
+        raise _Damaged(Text("reason.weights.is_called_as_torch_never_does", name=function.name)) from None
 
 
 def _build(target: Any, _state: Any) -> None:
     """What a class sets on a new object. A dict's attributes (``_metadata`` of torch's) are dropped."""
     if type(target) is not dict and not isinstance(target, Inert):
-        raise _Damaged("it changes a value after it was described")
+        raise _Damaged(Text("reason.weights.changes_a_value_after_it_was"))
 
 
 def _persistent(description: Any) -> Storage:
     """torch.serialization: ``("storage", type, key, location, numel)``, and one more value in old files."""
     if type(description) is not tuple or not 5 <= len(description) <= 6 or description[0] != "storage":
-        raise _Damaged("a storage is not described as torch does it")
+        raise _Damaged(Text("reason.weights.storage_is_not_described_as_torch"))
     _, kind, key, _location, numel, *_ = description
     if type(kind) is not DType or type(key) is not str or not STORAGE_KEY.fullmatch(key) or not _is_size(numel):
-        raise _Damaged("a storage is not described as torch does it")
+        raise _Damaged(Text("reason.weights.storage_is_not_described_as_torch"))
     return Storage(key, kind.name, numel)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PickledTensor:
     """``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``; shapes and strides in elements."""
     if type(storage) is not Storage:
-        raise _Damaged("a tensor is not built from a storage")
+        raise _Damaged(Text("reason.weights.tensor_is_not_built"))
     return _described(storage, storage.dtype, storage.numel, offset, shape, strides)
 
 
@@ -250,7 +250,7 @@ def _tensor_v3(
 ) -> Any:
     """``torch._utils._rebuild_tensor_v3``: the storage is bytes, and the tensor says of what type (float8, uint16)."""
     if type(storage) is not Storage or type(dtype) is not DType:
-        raise _Damaged("a tensor is not built from a storage")
+        raise _Damaged(Text("reason.weights.tensor_is_not_built"))
     if dtype.name not in ITEM_BYTES:
         return Inert(f"torch.{dtype.name}")
     numel = storage.numel * ITEM_BYTES[storage.dtype] // ITEM_BYTES[dtype.name]
@@ -260,16 +260,16 @@ def _tensor_v3(
 def _described(storage: Storage, dtype: str, numel: int, offset: Any, shape: Any, strides: Any) -> PickledTensor:
     """Only for a view that stays inside the ``numel`` elements of its storage."""
     if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
-        raise _Damaged("a tensor has impossible sizes")
+        raise _Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
     if len(shape) > MOST_DIMENSIONS or not all(map(_is_size, (offset, *shape, *strides))):
-        raise _Damaged("a tensor has impossible sizes")
+        raise _Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
     claimed = math.prod(shape)
     last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     # A stride of 0 could claim more elements than are stored; torch never saves weights so.
     if claimed and (last >= numel or claimed > numel):
-        raise _Damaged("a tensor reaches beyond its storage")
+        raise _Damaged(Text("reason.weights.tensor_reaches_beyond_its_storage"))
     if not claimed and math.prod(size or 1 for size in shape) > 2**40:
-        raise _Damaged("a tensor has impossible sizes")
+        raise _Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
     return PickledTensor(storage, dtype, offset, shape, strides)
 
 
@@ -280,7 +280,7 @@ def _is_size(number: Any) -> bool:
 def _subclass(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
     """``torch._tensor._rebuild_from_type_v2``: a tensor with attributes of its own."""
     if isinstance(function, Function) and function.call is _subclass:  # one inside the other, as deep as it likes
-        raise _Damaged("a tensor is not built from a storage")
+        raise _Damaged(Text("reason.weights.tensor_is_not_built"))
     return _call(function, arguments)
 
 
@@ -335,19 +335,19 @@ def _set_items(target: Any, items: list[Any]) -> None:
     if isinstance(target, Inert):
         return
     if type(target) is not dict or len(items) % 2:
-        raise _Damaged("a table in it has no keys")
+        raise _Damaged(Text("reason.weights.table_in_it_has_no_keys"))
     for key, value in zip(items[::2], items[1::2], strict=True):
         if type(key) is str:
             target[key] = value
         elif type(key) is not int or not -(2**63) <= key < 2**63:
-            raise _Damaged("a key in it is no text")
+            raise _Damaged(Text("reason.weights.key_in_it_is_no_text"))
 
 
 def _append(target: Any, items: Sequence[Any]) -> None:
     if type(target) is list:
         target.extend(items)
     elif not isinstance(target, Inert):
-        raise _Damaged("it adds to what is no list")
+        raise _Damaged(Text("reason.weights.adds_to_what_is_no_list"))
 
 
 def _text(reader: _Reader, size: int) -> None:
@@ -363,7 +363,7 @@ def _bytes(reader: _Reader, size: int) -> None:
 
 def _long(reader: _Reader, size: int) -> None:
     if not 0 <= size <= MOST_NUMBER_BYTES:
-        raise _Damaged("a number in it is too large")
+        raise _Damaged(Text("reason.weights.number_in_it_is_too_large"))
     reader.push(int.from_bytes(reader.take(size), "little", signed=True))
 
 
@@ -375,14 +375,14 @@ def _decimal(reader: _Reader) -> None:
     elif re.fullmatch(r"-?[0-9]{1,38}L?", line):
         reader.push(int(line.rstrip("L")))
     else:
-        raise _Damaged("a number in it is too large")
+        raise _Damaged(Text("reason.weights.number_in_it_is_too_large"))
 
 
 def _float(reader: _Reader) -> None:
     try:
         reader.push(float(reader.line()))
     except ValueError:
-        raise _Damaged("a number in it is not one") from None
+        raise _Damaged(Text("reason.weights.number_in_it_is_not_one")) from None
 
 
 def _quoted(reader: _Reader) -> None:
@@ -395,7 +395,7 @@ def _quoted(reader: _Reader) -> None:
 
 def _named(reader: _Reader, module: Any, name: Any) -> None:
     if type(module) is not str or type(name) is not str:
-        raise _Damaged("it names what is no text")
+        raise _Damaged(Text("reason.weights.names_what_is_no_text"))
     reader.push(_global(module, name))
 
 
@@ -464,7 +464,7 @@ def _new_table(reader: _Reader) -> None:
 def _tuple_of(count: int) -> Callable[[_Reader], None]:
     def action(reader: _Reader) -> None:
         if len(reader.stack) < count:
-            raise _Damaged("it ends in the middle")
+            raise _Damaged(Text("reason.weights.ends_in_the_middle"))
         reader.stack[-count:] = [tuple(reader.stack[-count:])]
 
     return action
@@ -601,5 +601,5 @@ _OPCODES: dict[int, Callable[[_Reader], None]] = {
 def _index(reader: _Reader) -> int:
     line = reader.line()
     if not re.fullmatch(r"[0-9]{1,10}", line):
-        raise _Damaged("it refers to what is not in it")
+        raise _Damaged(Text("reason.weights.refers_to_what_is_not"))
     return int(line)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.pickle_reader import Inert, PickledTensor, read_pickle
 from webapp.weights.tensor_info import (
     ITEM_BYTES,
@@ -50,11 +50,11 @@ class _Archive:
         found = self._table(read_pickle(self._path, data)[0])
         tensors = {name: value for name, value in _tensors_of(found).items() if isinstance(value, PickledTensor)}
         if len(tensors) > MOST_TENSORS:
-            raise self._damaged(Phrase("it has more than {limit} tensors", limit=MOST_TENSORS))
+            raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
         stored = {name: self._stored(name, tensor) for name, tensor in tensors.items()}
         self._zip.check_apart()
         if sum(tensor.info.nbytes for tensor in stored.values()) > MOST_TIMES_STORED * self._file_bytes:
-            raise self._damaged("its tensors share their data more often than any model's")
+            raise self._damaged(Text("reason.weights.data_is_shared_too_often"))
         texts = ((name, value) for name, value in found.items() if isinstance(value, (str, int, float)))
         return FileContents("pth", stored, kept_metadata(texts))
 
@@ -70,22 +70,22 @@ class _Archive:
 
     def _check_byte_order(self) -> None:
         if self._root + "byteorder" in self._zip.members and self._read_small("byteorder") != b"little":
-            raise self._damaged("it was written by a big-endian machine")
+            raise self._damaged(Text("reason.weights.was_written_by_a_big_endian"))
 
     def _table(self, found: Any) -> Mapping[str, Any]:
         if isinstance(found, Inert):
             raise WeightsError(
                 "not_a_model",
                 path=str(self._path),
-                found=Phrase("an object of a program ({name})", name=found.name),
-                way_out="Save its weights alone: torch.save(model.state_dict(), NEW_FILE).",
+                found=Text("reason.weights.object_of_a_program", name=found.name),
+                way_out=Text("reason.weights.save_its_weights_alone_torch_save"),
             )
         if type(found) is not dict:
-            raise self._damaged("it holds no table of tensors by name")
+            raise self._damaged(Text("reason.weights.holds_no_table_of_tensors_by"))
         for name, value in _tensors_of(found).items():
             if isinstance(value, Inert) and value.name.startswith(REBUILDS):
                 told = {"name": name, "kind": value.name[len(REBUILDS) :]}
-                raise self._damaged(Phrase("its tensor {name} is of a kind Roost does not read ({kind})", **told))
+                raise self._damaged(Text("reason.weights.unknown_tensor_kind", **told))
         return found
 
     def _stored(self, name: str, tensor: PickledTensor) -> StoredTensor:
@@ -102,18 +102,18 @@ class _Archive:
         member = self._zip.members.get(f"{self._root}data/{key}")
         if member is None:
             raise WeightsError(
-                "file_truncated", path=str(self._path), reason=Phrase("the data of {name} are missing", name=name)
+                "file_truncated", path=str(self._path), reason=Text("reason.weights.data_of_are_missing", name=name)
             )
         if member.size < needed_bytes:
             told = {"name": name, "expected": needed_bytes, "found": member.size}
             raise WeightsError(
                 "file_truncated",
                 path=str(self._path),
-                reason=Phrase("{name} needs {expected} bytes, {found} are there", **told),
+                reason=Text("reason.weights.data_is_cut_off", **told),
             )
         return self._zip.data_start(member)
 
-    def _damaged(self, reason: str) -> WeightsError:
+    def _damaged(self, reason: Text | str) -> WeightsError:
         return WeightsError(path=str(self._path), reason=reason)
 
 
@@ -132,5 +132,5 @@ def refuse_bare_pickle(path: Path) -> NoReturn:
     with path.open("rb") as file:
         first, _ = read_pickle(path, file.read(MAX_PICKLE_BYTES))
     if first != LEGACY_MAGIC:
-        raise WeightsError(path=str(path), reason="it is a pickle without tensors")
+        raise WeightsError(path=str(path), reason=Text("reason.weights.pickle_without_tensors"))
     raise WeightsError("legacy_pth", path=str(path))

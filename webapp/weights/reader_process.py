@@ -26,7 +26,7 @@ import msgspec
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import RoostError, WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text, plain
 from webapp.weights.child_process import Pipe, describe_process, framed, read_frame, take_over_streams, write_frame
 from webapp.weights.inspection import Inspection, inspect
 from webapp.weights.state_sheet import StateSheet, sheet_of
@@ -58,9 +58,9 @@ class Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 def inspect_file(path: bytes, any_name: bool) -> tuple[Inspection, str | dict[str, Any]]:
-    """The reason beside it: a Phrase as its dict, so that it can still be said in another language."""
+    """The reason beside it: a Text as its dict, so that it can still be said in another language."""
     found = inspect(os.fsdecode(path), any_name)
-    reason = found.reason.to_dict() if isinstance(found.reason, Phrase) else found.reason
+    reason = plain(found.reason)
     return replace(found, path=HERE, reason=""), reason
 
 
@@ -151,7 +151,7 @@ def _answer(request: Request) -> bytes:
         return _refusal(request, exc)
     except Exception as exc:
         traceback.print_exc()  # a fault of ours; the page says at least which file it was
-        error = WeightsError(path=HERE, reason=Phrase("its reader failed ({error})", error=type(exc).__name__))
+        error = WeightsError(path=HERE, reason=Text("reason.weights.reader_failed", error=type(exc).__name__))
         return _refusal(request, error)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.tensor_info import (
     MOST_DIMENSIONS,
     MOST_TENSORS,
@@ -56,9 +56,9 @@ def read_safetensors(path: Path) -> FileContents:
     header, data_start = _read_header(path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
-        raise _damaged(path, "its __metadata__ is not a table")
+        raise _damaged(path, Text("reason.weights.metadata_is_not_a_table"))
     if len(header) > MOST_TENSORS:
-        raise _damaged(path, Phrase("it has more than {limit} tensors", limit=MOST_TENSORS))
+        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
     file_bytes = path.stat().st_size
     tensors = {name: _entry(path, name, entry, data_start, file_bytes) for name, entry in header.items()}
     _check_apart(path, tensors.values())
@@ -70,22 +70,22 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER_BYTES:
             told = {"found": length, "limit": MAX_HEADER_BYTES}
-            raise _damaged(path, Phrase("its header claims {found} bytes; Roost reads up to {limit}", **told))
+            raise _damaged(path, Text("reason.weights.header_is_too_long", **told))
         raw = file.read(length)
     if len(raw) < length:
         raise WeightsError(
             "file_truncated",
             path=str(path),
-            reason=Phrase("the header needs {expected} bytes, {found} are there", expected=length, found=len(raw)),
+            reason=Text("reason.weights.header_is_cut_off", expected=length, found=len(raw)),
         )
     if sum(map(raw.count, (b",", b"{", b"["))) > MOST_VALUES:
-        raise _damaged(path, Phrase("it has more than {limit} tensors", limit=MOST_TENSORS))
+        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
     try:
         header = json.loads(raw, object_pairs_hook=_table, parse_int=_number, parse_constant=_constant)
     except (ValueError, RecursionError) as exc:
-        raise _damaged(path, "its header is not valid JSON") from exc
+        raise _damaged(path, Text("reason.weights.header_is_not_valid_json")) from exc
     if not isinstance(header, dict):
-        raise _damaged(path, "its header is not a table")
+        raise _damaged(path, Text("reason.weights.header_is_not_a_table"))
     return header, 8 + length
 
 
@@ -122,16 +122,14 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
         if math.prod(size or 1 for size in shape) >= 2**60:  # also where a zero makes nothing of it
             raise ValueError("sizes are out of all proportion")
     except (KeyError, TypeError, ValueError) as exc:
-        raise _damaged(path, Phrase("the header's entry for {name} makes no sense", name=name)) from exc
+        raise _damaged(path, Text("reason.weights.headers_entry_for_makes_no_sense", name=name)) from exc
     info = TensorInfo(name, shape, dtype)
     if end - begin != info.nbytes:
         told = {"name": name, "found": end - begin, "expected": info.nbytes}
-        raise _damaged(path, Phrase("{name} has {found} bytes where its shape needs {expected}", **told))
+        raise _damaged(path, Text("reason.weights.bytes_do_not_fit_the_shape", **told))
     if data_start + end > file_bytes:
         told = {"name": name, "end": data_start + end, "found": file_bytes}
-        raise WeightsError(
-            "file_truncated", path=str(path), reason=Phrase("{name} ends at byte {end}, the file at {found}", **told)
-        )
+        raise WeightsError("file_truncated", path=str(path), reason=Text("reason.weights.ends_after_the_file", **told))
     return StoredTensor(info, data_start + begin, contiguous_strides(shape), data_start + end)
 
 
@@ -141,9 +139,9 @@ def _check_apart(path: Path, tensors: Iterable[StoredTensor]) -> None:
     for tensor in sorted((tensor for tensor in tensors if tensor.info.numel), key=lambda tensor: tensor.offset):
         if tensor.offset < end:
             told = {"name": last, "other": tensor.info.name}
-            raise _damaged(path, Phrase("its tensors {name} and {other} overlap", **told))
+            raise _damaged(path, Text("reason.weights.tensors_and_overlap", **told))
         end, last = tensor.end, tensor.info.name
 
 
-def _damaged(path: Path, reason: str) -> WeightsError:
+def _damaged(path: Path, reason: Text | str) -> WeightsError:
     return WeightsError(path=str(path), reason=reason)

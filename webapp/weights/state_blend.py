@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase, Text
+from webapp.i18n import Text
 from webapp.weights.state_file import StateFile
 from webapp.weights.state_mismatch import mismatch
 
@@ -24,12 +24,10 @@ def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.nd
     no mean; ``state_mismatch`` for states of different sizes or architectures."""
     states = [state for state, _ in parts if state is not None]
     if not 2 <= len(parts) <= MOST_PARTS or not states:
-        raise WeightsError(
-            "blend_invalid", reason=Phrase("it takes 2 to {most} parts, one of them a state", most=MOST_PARTS)
-        )
+        raise WeightsError("blend_invalid", reason=Text("reason.weights.number_of_parts", most=MOST_PARTS))
     weights = [weight for _, weight in parts]
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
-        raise WeightsError("blend_invalid", reason="weights are numbers from 0 up, and not all of them 0")
+        raise WeightsError("blend_invalid", reason=Text("reason.common.weights_are_numbers_from_0_up"))
     architecture = _common_architecture(states)
     total = np.zeros(states[0].layers.shape, np.float64)
     for state, weight in parts:

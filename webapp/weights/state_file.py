@@ -59,7 +59,7 @@ def read_state_file(path: str | Path, config: ModelConfig) -> StateFile:
     path = Path(path)
     if config.major == 4:
         found = Text("states.mismatch.no_states_in_4")
-        raise mismatch(path, Text("states.mismatch.version"), "RWKV 5, 6 or 7", found)
+        raise mismatch(path, Text("states.mismatch.version"), Text("reason.common.rwkv_5_6_or_7"), found)
     with open_checkpoint(path) as checkpoint:
         _check_only_states(path, checkpoint)
         origin = origin_of(path, checkpoint.metadata)

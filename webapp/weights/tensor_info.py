@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 ITEM_BYTES = {
     "float64": 8,
@@ -105,12 +105,12 @@ class FileContents:
     metadata: Mapping[str, str]
 
 
-def name_problem(name: str) -> str:
+def name_problem(name: str) -> Text | str:
     """Why no tensor may be called so; "" when one may. Names are printed, kept, and sent as UTF-8."""
     if len(name) > MOST_NAME_CHARACTERS:
-        return Phrase("the name of a tensor has {found} characters", found=len(name))
+        return Text("reason.weights.tensor_name_is_too_long", found=len(name))
     if not name.isprintable():  # control characters, and halves of characters that no UTF-8 holds
-        return "the name of a tensor holds characters that cannot be printed"
+        return Text("reason.weights.tensor_name_is_not_printable")
     return ""
 
 

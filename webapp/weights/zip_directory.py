@@ -14,7 +14,7 @@ from io import FileIO
 from pathlib import Path
 
 from webapp.errors import WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.tensor_info import MOST_TENSORS
 
 MOST_MEMBERS = MOST_TENSORS + 100
@@ -54,22 +54,22 @@ class ZipDirectory:
         if member.name in self._starts:
             return self._starts[member.name]
         if not member.is_plain:
-            raise self._damaged(Phrase("its member {name} is compressed, which torch never does", name=member.name))
+            raise self._damaged(Text("reason.weights.member_is_compressed_which_torch_never", name=member.name))
         self._file.seek(member.header)
         header = self._file.read(LOCAL.size)
         if len(header) < LOCAL.size or not header.startswith(b"PK\x03\x04"):
-            raise self._cut_off(Phrase("the member {name} is not where it should be", name=member.name))
+            raise self._cut_off(Text("reason.weights.member_is_not_where_it_should", name=member.name))
         _, name_bytes, extra_bytes = LOCAL.unpack(header)
         start = member.header + LOCAL.size + int(name_bytes) + int(extra_bytes)
         if start + member.size > self._file_bytes:
-            raise self._cut_off(Phrase("the member {name} ends beyond the file", name=member.name))
+            raise self._cut_off(Text("reason.weights.member_ends_beyond_the_file", name=member.name))
         self._starts[member.name] = start
         return start
 
     def read(self, member: Member, limit_bytes: int) -> bytes:
         """The content of a small member."""
         if member.size > limit_bytes:
-            raise self._damaged(Phrase("its {name} has {found} bytes", name=member.name, found=member.size))
+            raise self._damaged(Text("reason.weights.member_has_bytes", name=member.name, found=member.size))
         self._file.seek(self.data_start(member))
         return self._file.read(member.size)
 
@@ -78,13 +78,13 @@ class ZipDirectory:
         end, last = 0, ""
         for start, name in sorted((start, name) for name, start in self._starts.items()):
             if start < end:
-                raise self._damaged(Phrase("its members {name} and {other} overlap", name=last, other=name))
+                raise self._damaged(Text("reason.weights.members_and_overlap", name=last, other=name))
             end, last = start + self.members[name].size, name
 
     def _read_members(self) -> dict[str, Member]:
         count, size, offset = self._place()
         if count > MOST_MEMBERS or size > MOST_DIRECTORY_BYTES:
-            raise self._damaged(Phrase("its zip directory has {found} entries", found=count))
+            raise self._damaged(Text("reason.weights.too_many_zip_entries", found=count))
         self._file.seek(offset)
         data = self._file.read(size)
         members: dict[str, Member] = {}
@@ -94,7 +94,7 @@ class ZipDirectory:
                 raise self._no_directory()
             member, position = self._member(data, position)
             if member.name in members:
-                raise self._damaged(Phrase("it has two members named {name}", name=member.name))
+                raise self._damaged(Text("reason.weights.two_members_named", name=member.name))
             members[member.name] = member
         return members
 
@@ -150,13 +150,13 @@ class ZipDirectory:
         is_plain = method == STORED and not flags & 1 and packed == size
         return Member(name, header, size, is_plain), after
 
-    def _cut_off(self, reason: str) -> WeightsError:
+    def _cut_off(self, reason: Text | str) -> WeightsError:
         return WeightsError("file_truncated", path=str(self._path), reason=reason)
 
     def _no_directory(self) -> WeightsError:
-        return self._cut_off("the zip directory at its end is missing or damaged")
+        return self._cut_off(Text("reason.weights.no_zip_directory"))
 
-    def _damaged(self, reason: str) -> WeightsError:
+    def _damaged(self, reason: Text | str) -> WeightsError:
         return WeightsError(path=str(self._path), reason=reason)
 
 

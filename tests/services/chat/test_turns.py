@@ -312,7 +312,7 @@ def test_an_answer_whose_database_is_deleted_fails_and_is_in_the_copy(turns_with
     go_on.set()
     failed = watch(live)[-1]
     assert failed.error["code"] == "database_gone"
-    copy = ChatStore(Database(Path(failed.error["params"]["saved"]["values"]["copy"])))
+    copy = ChatStore(Database(Path(failed.error["params"]["saved"]["params"]["copy"])))
     assert copy.recover() == 1
     assert [(stored.message.role, stored.status) for stored in copy.branch(chat.id)] == [
         (Role.USER, "complete"),

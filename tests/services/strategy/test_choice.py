@@ -13,7 +13,7 @@ from webapp.engine import registry
 from webapp.engine.backend import Availability
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError, translate_error
-from webapp.i18n import phrase, translate
+from webapp.i18n import say, translate
 from webapp.services.strategy import choice
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -180,7 +180,7 @@ def test_only_what_runs_here_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> N
         for text in (row.kind.label, row.kind.text):
             assert translate(text, "zh") != text
         if not row.availability.is_available:
-            assert phrase(row.availability.reason, "zh") != row.availability.reason
+            assert say(row.availability.reason, "zh") != str(row.availability.reason)
 
 
 @pytest.mark.parametrize("locale", ["en", "zh"])
@@ -215,8 +215,8 @@ def test_a_torch_without_gpu_support_says_the_command_that_changes_it(monkeypatc
     build = requirements.TorchBuild("2.13.0+cpu")
     monkeypatch.setattr(requirements, "read_torch_build", lambda: build)
     found = requirements.cuda_availability()
-    assert not found.is_available and "2.13.0+cpu" in phrase(found.reason, "zh")
-    assert "pip install" in found.way_out and "download.pytorch.org" in phrase(found.way_out, "zh")
+    assert not found.is_available and "2.13.0+cpu" in say(found.reason, "zh")
+    assert "pip install" in str(found.way_out) and "download.pytorch.org" in say(found.way_out, "zh")
 
 
 def test_a_card_and_its_torch_make_cuda_available(gpu: None) -> None:

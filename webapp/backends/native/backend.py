@@ -27,7 +27,7 @@ from webapp.engine.backend import (
 )
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import BackendUnavailable, ModelError, StrategyError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,13 +108,11 @@ class NativeBackend(Backend):
         if model.converted_strategy is not None:
             _refuse(
                 options,
-                Phrase(
-                    "the file was converted for `{strategy}` of the rwkv package", strategy=model.converted_strategy
-                ),
+                Text("reason.backends.file_was_converted", strategy=model.converted_strategy),
             )
         for tensor in model.tensors:
             if tensor.dtype not in READABLE:
-                _refuse(options, Phrase("its tensor {name} is {type}", name=tensor.name, type=tensor.dtype))
+                _refuse(options, Text("reason.common.tensor_has_type", name=tensor.name, type=tensor.dtype))
 
     @classmethod
     def footprint(cls, model: ModelFile, options: Options) -> Footprint:
@@ -208,9 +206,7 @@ class NativeBackend(Backend):
         line = self.step([Row(slot, [0])]).to_numpy([0])
         self.free_slot(slot)
         if not np.isfinite(line).all():
-            raise ModelError(
-                "load_failed", name=name, reason="its very first output is not a number; the weights are damaged"
-            )
+            raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_is_not_a_number"))
 
 
 class NativeLogits(Logits):
@@ -338,9 +334,9 @@ def _state_bytes(config: ModelConfig) -> int:
     return 4 * config.n_layer * (2 * width + attention)
 
 
-def _refuse(options: Options, reason: str) -> NoReturn:
+def _refuse(options: Options, reason: Text | str) -> NoReturn:
     raise StrategyError(
         strategy=f"native {options['format']}",
         reason=reason,
-        way_out="Choose the model's original .pth or .safetensors file, or the rwkv package (`cpu fp32`).",
+        way_out=Text("reason.backends.choose_the_original_file"),
     )

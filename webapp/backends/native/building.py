@@ -24,7 +24,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 SOURCES = Path(__file__).with_name("src")
 BUILT = Path(__file__).with_name("built")
@@ -44,7 +44,7 @@ CACHE_VARIABLE = "ROOST_NATIVE_CACHE"
 class NativeUnavailable(Exception):
     """No library could be had; says why and what would change that."""
 
-    def __init__(self, reason: str, way_out: str) -> None:
+    def __init__(self, reason: Text | str, way_out: Text | str) -> None:
         super().__init__(reason)
         self.reason, self.way_out = reason, way_out
 
@@ -161,7 +161,7 @@ def build(folder: Path | None = None, system: System = HERE) -> Path:
     target = folder / library_name(system)
     compiler = [*zig(), "-target", system.triple] if system.triple else find_compiler()
     if compiler is None:
-        raise NativeUnavailable("there is no C++ compiler", way_out())
+        raise NativeUnavailable(Text("reason.backends.no_cpp_compiler"), way_out())
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with _lock(folder / "build.lock"):
@@ -170,8 +170,8 @@ def build(folder: Path | None = None, system: System = HERE) -> Path:
                     shutil.rmtree(left, ignore_errors=True)
                 _compile(compiler, target, system)
     except OSError as exc:
-        reason = Phrase("{folder} cannot be written: {error}", folder=str(folder), error=str(exc))
-        raise NativeUnavailable(reason, "Set ROOST_NATIVE_CACHE to another folder.") from exc
+        reason = Text("reason.backends.cannot_be_written", folder=str(folder), error=str(exc))
+        raise NativeUnavailable(reason, Text("reason.backends.set_native_cache")) from exc
     return target
 
 
@@ -227,10 +227,10 @@ def _failure_file() -> Path:
     return cache_folder() / f"{library_name()}.{compiler}.failed"
 
 
-def failure() -> Phrase | None:
+def failure() -> Text | None:
     """What this compiler said when it failed; None when it was not tried."""
     file = _failure_file()
-    return Phrase("its library could not be built ({error})", error=_first_error(file)) if file.exists() else None
+    return Text("reason.backends.library_could_not_be_built", error=_first_error(file)) if file.exists() else None
 
 
 def _first_error(path: Path) -> str:
@@ -242,12 +242,12 @@ def _first_error(path: Path) -> str:
     return ""
 
 
-def way_out() -> str:
+def way_out() -> Text:
     if sys.platform == "darwin":
-        return "Run `xcode-select --install`, or `pip install ziglang`, and load again."
+        return Text("reason.backends.install_xcode_tools")
     if sys.platform == "win32":
-        return "Run `pip install ziglang` and load again."
-    return "Install g++ (Debian, Ubuntu: `apt install g++`), or run `pip install ziglang`, and load again."
+        return Text("reason.backends.install_ziglang")
+    return Text("reason.backends.install_gpp")
 
 
 _in_this_process = threading.Lock()

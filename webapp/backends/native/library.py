@@ -14,7 +14,7 @@ from pathlib import Path
 from webapp.backends.native import building
 from webapp.backends.native.building import NativeUnavailable
 from webapp.engine.backend import Availability
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 ABI = 2  # of src/api.cpp
 ISAS = {"avx512": 3, "avx2": 2, "portable": 0}
@@ -30,7 +30,7 @@ def availability() -> Availability:
     if failure is not None:
         return Availability(False, failure, building.way_out(), is_ready=False, has_failed=True)
     if building.find_compiler() is None:
-        reason = "its library is not built and there is no C++ compiler"
+        reason = Text("reason.backends.library_is_not_built_and_there")
         return Availability(False, reason, building.way_out(), is_ready=False)
     return Availability(True, is_ready=False)
 
@@ -54,11 +54,11 @@ def _opened(path: Path) -> ctypes.CDLL:
         library.roost_abi.restype = ctypes.c_int32
         found = library.roost_abi()
     except (OSError, AttributeError) as exc:
-        reason = Phrase("{file} cannot be loaded: {error}", file=path.name, error=str(exc))
+        reason = Text("reason.backends.cannot_be_loaded", file=path.name, error=str(exc))
         raise NativeUnavailable(reason, building.way_out()) from exc
     if found != ABI:
-        reason = Phrase("{file} belongs to another version of Roost", file=path.name)
-        raise NativeUnavailable(reason, Phrase("Delete {path}.", path=str(path)))
+        reason = Text("reason.backends.belongs_to_another_version_of_roost", file=path.name)
+        raise NativeUnavailable(reason, Text("reason.backends.delete", path=str(path)))
     _declare(library)
     return library
 
@@ -72,13 +72,13 @@ def choose_isa(wanted: str = "") -> str:
     reasons = []
     for name in [wanted] if wanted else ISAS:
         if name not in ISAS:
-            reason = Phrase("there is no instruction set {name}", name=name)
-            raise NativeUnavailable(reason, Phrase("Choose one of {names}.", names=", ".join(ISAS)))
+            reason = Text("reason.backends.no_instruction_set", name=name)
+            raise NativeUnavailable(reason, Text("reason.common.choose_one_of", names=", ".join(ISAS)))
         failed = library.roost_self_test(ISAS[name])
         if failed is None:
             return name
         reasons.append(f"{name}: {failed.decode()}")
-    raise NativeUnavailable("; ".join(reasons), "Leave the instruction set to Roost.")
+    raise NativeUnavailable("; ".join(reasons), Text("reason.backends.leave_the_instruction_set_to_roost"))
 
 
 # ---------------------------------------------------------------- the C interface (src/api.cpp)

@@ -16,7 +16,7 @@ from webapp.backends.native import library
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory, WeightsError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.naming import open_official
 
 if TYPE_CHECKING:
@@ -286,11 +286,11 @@ class NativeModel:
         if status >= 0:
             return status
         if status == NO_MEMORY:
-            raise OutOfMemory(reason="the native engine could not get memory")
+            raise OutOfMemory(reason=Text("reason.backends.native_engine_could_not_get_memory"))
         if status == NO_SLOT:
             raise KeyError("the slot is not in use, or named twice, or all are taken")
         reasons = {
-            NOT_FINITE: "NaN or infinity",
+            NOT_FINITE: Text("reason.common.nan_or_infinity"),
             BAD_TOKEN: "a token id outside the vocabulary",
             INCOMPLETE: "a tensor is missing",
             NO_SUCH_ISA: "this processor cannot run the instruction set",
@@ -323,7 +323,7 @@ class _Loader:
         self._read_initial_state()
         lib = self._model._library
         if lib.roost_ready(self._model._open) != 0:
-            raise WeightsError(path=str(self._source.path), reason="its low-rank matrices do not fit together")
+            raise WeightsError(path=str(self._source.path), reason=Text("reason.backends.low_rank_matrices_do_not_fit"))
         self._progress(LoadProgress(self._total_bytes, self._total_bytes, len(self._names), len(self._names)))
 
     def _read_layer(self, layer: int) -> None:
@@ -434,7 +434,7 @@ class _Loader:
     def _matrix(self, layer: int, role: int, name: str, bits: np.ndarray, first_row: int = 0, total: int = 0) -> None:
         self._report(name)
         if bits.ndim != 2:
-            self._refuse(Phrase("{name} is not a matrix", name=name))
+            self._refuse(Text("reason.common.is_not_a_matrix", name=name))
         rows, inputs = bits.shape
         dtype = DTYPES.get(self._source.info(name).dtype, DTYPES["float32"])
         strides = [stride // bits.itemsize for stride in bits.strides]
@@ -461,7 +461,7 @@ class _Loader:
             self._refuse(_misshapen(name))
         self._model._check(status)
 
-    def _refuse(self, reason: str) -> NoReturn:
+    def _refuse(self, reason: Text | str) -> NoReturn:
         raise WeightsError(path=str(self._source.path), reason=reason)
 
     def _report(self, name: str) -> None:
@@ -472,12 +472,12 @@ class _Loader:
         self._done_bytes += self._source.info(name).nbytes
 
 
-def _not_finite(name: str) -> Phrase:
-    return Phrase("{name} holds NaN or infinity", name=name)
+def _not_finite(name: str) -> Text:
+    return Text("reason.backends.holds_nan_or_infinity", name=name)
 
 
-def _misshapen(name: str) -> Phrase:
-    return Phrase("{name} has another shape than the model's sizes ask for", name=name)
+def _misshapen(name: str) -> Text:
+    return Text("reason.backends.shape_does_not_fit", name=name)
 
 
 def _address(array: NDArray[Any]) -> int:

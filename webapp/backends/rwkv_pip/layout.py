@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from webapp.backends.rwkv_pip.requirements import check_strategy
 from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy, parse_strategy, place_layers
 from webapp.errors import BackendUnavailable, ConversionError
+from webapp.i18n import Text
 from webapp.weights.convert.options import ConversionOptions
 from webapp.weights.convert.plan import Blocks, Plan, PlannedTensor
 from webapp.weights.convert.source import BLOCK_BYTES, Source, cast
@@ -51,8 +52,8 @@ MOST_TURN_BYTES = 4 * BLOCK_BYTES
 def plan(source: Source, options: ConversionOptions) -> Plan:
     """StrategyError for a strategy this model cannot take; the machine need not have its devices."""
     if not options.strategy:
-        way_out = "Name the strategy it shall run with, such as `cpu fp32`."
-        reason = "such a file is made for one strategy, and none was named"
+        way_out = Text("reason.backends.name_the_strategy")
+        reason = Text("reason.backends.no_strategy_named")
         raise ConversionError(
             "conversion_refused", path=source.path.name, target="fast", reason=reason, way_out=way_out
         )

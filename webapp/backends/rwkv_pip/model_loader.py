@@ -29,6 +29,7 @@ from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ConversionError, ModelError, WeightsError
+from webapp.i18n import Text
 from webapp.weights.checkpoint import Inspection, inspect, open_checkpoint
 from webapp.weights.convert.plan import PlannedTensor
 from webapp.weights.convert.source import Source
@@ -317,7 +318,7 @@ def _check_file(inspection: Inspection, strategy: str) -> None:
     converted = inspection.converted_strategy
     is_v7 = inspection.config is not None and inspection.config.major == 7
     if converted is not None and is_v7 and inspection.metadata.get(LAYOUT_KEY) != V7_LAYOUT:
-        reason = "it was converted by a program that cannot convert RWKV-7; convert the original with `roost convert`"
+        reason = Text("reason.backends.converted_by_another_program")
         raise WeightsError(path=inspection.path, reason=reason)
     if converted is not None and canonical_strategy(strategy) != canonical_strategy(converted):
         refuse(strategy, "converted_for", converted=converted)

@@ -29,7 +29,7 @@ from webapp.backends.rwkv_pip.strategy import (
 )
 from webapp.engine.backend import RAM, Availability, Footprint, ModelFile, TensorSize
 from webapp.engine.state import ModelConfig
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 NVIDIA_TRACES = ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # driver, WSL 2, AMD's ROCm
 
@@ -41,8 +41,8 @@ def package_availability() -> Availability:
     """Whether the packages are installed."""
     for package in ("torch", "rwkv"):
         if importlib.util.find_spec(package) is None:
-            reason = Phrase("the Python package {package} is not installed", package=package)
-            return Availability(False, reason, Phrase("Run `pip install {package}`.", package=package))
+            reason = Text("reason.backends.python_package_is_not_installed", package=package)
+            return Availability(False, reason, Text("reason.backends.run_pip_install", package=package))
     return AVAILABLE
 
 
@@ -52,16 +52,16 @@ def cuda_availability() -> Availability:
     if not found.is_available:
         return found
     if not has_gpu_driver():
-        reason = "no NVIDIA card with its driver was found (nor an AMD card with ROCm)"
-        return Availability(False, reason, "It needs such a card and its driver; until then CPU runs the same models.")
+        reason = Text("reason.backends.no_gpu")
+        return Availability(False, reason, Text("reason.backends.needs_a_gpu"))
     build = read_torch_build()
     if build is not None and not build.has_gpu_support:
-        reason = Phrase(
-            "a graphics driver is there, but the installed torch {version} was built without GPU support",
+        reason = Text(
+            "reason.backends.torch_without_gpu",
             version=build.version,
         )
         command = install_command(is_amd=_is_amd())
-        way_out = Phrase("Install a torch with GPU support, then start Roost again: `{command}`", command=command)
+        way_out = Text("reason.backends.install_torch_with_gpu", command=command)
         return Availability(False, reason, way_out)
     return AVAILABLE
 
@@ -72,13 +72,11 @@ def kernels_availability() -> Availability:
     if not found.is_available:
         return found
     if not has_nvcc():
-        reason = "the package builds its CUDA kernels when a model is loaded, and NVIDIA's compiler nvcc was not found"
-        return Availability(
-            False, reason, "Install the CUDA Toolkit and see that nvcc is on the PATH (or set CUDA_HOME)."
-        )
+        reason = Text("reason.backends.no_nvcc")
+        return Availability(False, reason, Text("reason.backends.install_cuda_toolkit"))
     if importlib.util.find_spec("ninja") is None:
-        reason = "the package builds its CUDA kernels when a model is loaded, and the tool ninja is not installed"
-        return Availability(False, reason, "Run `pip install ninja`.")
+        reason = Text("reason.backends.no_ninja")
+        return Availability(False, reason, Text("reason.backends.run_pip_install_ninja"))
     return AVAILABLE
 
 

@@ -22,6 +22,7 @@ from webapp.engine.backend import RAM, ModelSizes
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RequestError, RoostError
+from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import PromptModel, prepare, raw_prompt
@@ -210,7 +211,7 @@ def prompt_ids(manager: ModelManager, count: int) -> tuple[int, ...]:
 def _stats_of(answer: Generation) -> Mapping[str, Any]:
     found = answer.finish().stats
     if not found:
-        raise RequestError(reason="the engine gave no figures")
+        raise RequestError(reason=Text("reason.services.engine_gave_no_figures"))
     return found
 
 

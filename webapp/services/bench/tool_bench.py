@@ -248,7 +248,7 @@ class BenchRunner:
                 if self._stopped.wait(RETRY_S):
                     raise
 
-    def _check_same(self, service: Service, reason: str) -> None:
+    def _check_same(self, service: Service, reason: Text | str) -> None:
         with self._lock:
             self._service = self._service or service
             if reason == FinishReason.ABORT or service != self._service:

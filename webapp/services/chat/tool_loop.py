@@ -18,7 +18,7 @@ from typing import Any
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.errors import RoostError, ToolInvalid
-from webapp.i18n import Phrase, phrase_from_dict
+from webapp.i18n import Text, plain, text_from_plain
 from webapp.services.attachments import with_search
 from webapp.services.generation.request import dialect_of
 from webapp.storage.chats import ChatStore
@@ -34,7 +34,7 @@ from webapp.weights.inspection import Inspection
 MAX_ROUNDS = 8
 """Answers with calls in a row before a person has to say something."""
 CALLS = "calls"
-REFUSED = "the person did not allow this call"
+REFUSED = Text("reason.services.person_did_not_allow_this_call")
 STOPPED = "the person stopped this call"
 
 Key = tuple[str, str]
@@ -55,8 +55,8 @@ class CallState:
     is_error: bool = False
     by: str = ""
     """Who gave the result: "tool", "person", "refused", or "stopped" while it ran."""
-    reason: str = ""
-    """Why there is no better result, for a person; a Phrase where it can be said in their language."""
+    reason: Text | str = ""
+    """Why there is no better result, for a person; a Text where it can be said in their language."""
 
 
 class ToolLoop:
@@ -115,7 +115,7 @@ class ToolLoop:
                 self._record(
                     message_id,
                     state.call.id,
-                    error_result(Phrase("there is no tool {name}", name=state.call.name)),
+                    error_result(Text("reason.services.no_tool", name=state.call.name)),
                     "tool",
                 )
             elif (
@@ -135,7 +135,7 @@ class ToolLoop:
         """Runs a call that waits, with other ``arguments`` (JSON text) when they were edited; ToolInvalid when those
         do not fit. ``for_chat``: this tool is not asked about again in this chat."""
         if not self._running.claim((message_id, call_id)):
-            raise RoostError("chat_error", reason="this call is running already")
+            raise RoostError("chat_error", reason=Text("reason.services.call_is_running_already"))
         with self._running.given_back_on_error((message_id, call_id)):
             call, tool = self._approved(message_id, call_id, arguments, for_chat)
             self._start(lambda: self._run_approved(message_id, call, tool))
@@ -159,7 +159,7 @@ class ToolLoop:
         """The call as it is to run, kept so."""
         stored, state = self._open_call(message_id, call_id)
         if state.tool is None:
-            raise RoostError("chat_error", reason="this tool is not there any more")
+            raise RoostError("chat_error", reason=Text("reason.services.tool_is_not_there_any_more"))
         call = state.call if arguments is None else replace(state.call, arguments=arguments)
         if call != state.call:
             self._edit(stored, call, state.tool)
@@ -186,7 +186,7 @@ class ToolLoop:
         for state in self.calls(stored):
             if state.call.id == call_id and state.status != "done":
                 return stored, state
-        raise RoostError("chat_error", reason="this call has its result already")
+        raise RoostError("chat_error", reason=Text("reason.services.call_has_its_result_already"))
 
     def _edit(self, stored: StoredMessage, call: ToolCall, tool: StoredTool) -> None:
         """The sampled ids say something else now, so the message goes back as text."""
@@ -215,7 +215,7 @@ class ToolLoop:
             return run_call(call, definition, hosts, matches, self._remote, lambda: self._files(message_id), is_stopped)
         except Exception as exc:  # whatever a tool does, the chat goes on
             log.exception("the tool %s broke", definition.name)
-            return error_result(Phrase("the tool broke: {error}", error=type(exc).__name__))
+            return error_result(Text("reason.services.tool_broke", error=type(exc).__name__))
 
     def _record(self, message_id: str, call_id: str, result: ToolResult, by: str) -> None:
         """The first result of a call stands."""
@@ -332,7 +332,7 @@ def _state(call: ToolCall, offered: dict[str, StoredTool], message: Message) -> 
     known: dict[str, Any] | None = message.metadata.get(CALLS, {}).get(call.id)
     if known is not None:
         why = known.get("reason", "")
-        reason = phrase_from_dict(why) if isinstance(why, dict) else str(why)
+        reason = text_from_plain(why)
         return CallState(call, tool, "done", known["result"], known["is_error"], known["by"], reason)
     asks = tool is not None and tool.definition.behaviour is Behaviour.ASK
     return CallState(call, tool, "asking" if asks else "waiting")
@@ -340,7 +340,7 @@ def _state(call: ToolCall, offered: dict[str, StoredTool], message: Message) -> 
 
 def _recorded(result: ToolResult, by: str) -> dict[str, Any]:
     """As it is kept in the metadata of the message."""
-    reason = result.reason.to_dict() if isinstance(result.reason, Phrase) else result.reason
+    reason = plain(result.reason)
     return {"result": result.text, "is_error": result.is_error, "by": by, **({"reason": reason} if reason else {})}
 
 

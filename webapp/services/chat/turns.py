@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 from webapp.chat.messages import Message, Role, attached_files, attached_metadata, title_of
 from webapp.errors import ModelError, RequestError, RoostError
+from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
 from webapp.services.chat.tool_loop import ToolLoop, chosen_tools
@@ -98,7 +99,7 @@ class ChatTurns:
         _check_text(text)
         stored = self._store.message(message_id)
         if stored.message.role is not Role.USER:
-            raise RoostError("chat_error", reason="this is not a message of yours")
+            raise RoostError("chat_error", reason=Text("reason.services.is_not_a_message_of_yours"))
 
         def begin() -> LiveTurn:
             message = Message(Role.USER, text, metadata=attached_metadata(attached_files(stored.message)))

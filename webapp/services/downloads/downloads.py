@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from webapp.errors import DownloadError, WeightsError
+from webapp.i18n import Text
 from webapp.manager.library import ModelLibrary
 from webapp.services.downloads.catalogue import find
 from webapp.services.downloads.http import Http
@@ -55,13 +56,15 @@ class Downloads:
         if file and REPOSITORY.fullmatch(f"{owner}/{name}"):
             return self.of_repository(f"{owner}/{name}", HubFile(file, 0))
         raise DownloadError(
-            "download_link_invalid", name=wanted[:200], reason="there is no published model of that name"
+            "download_link_invalid", name=wanted[:200], reason=Text("reason.services.no_published_model_of_that_name")
         )
 
     def of_repository(self, repo: str, file: HubFile, hub: str = "", modelscope: str = "") -> Source:
         """``hub`` "" is the order of the person's choice; ``modelscope``: what the repository is called there."""
         if not REPOSITORY.fullmatch(repo) or ".." in file.path.split("/"):
-            raise DownloadError("download_link_invalid", name=repo[:200], reason="a repository is called OWNER/NAME")
+            raise DownloadError(
+                "download_link_invalid", name=repo[:200], reason=Text("reason.services.repository_is_called_owner_name")
+            )
         hubs = (self.hubs.hub(hub),) if hub else self.hubs.order()
         names = {"hf": repo, "modelscope": modelscope or repo}
         urls = tuple(one.file_url(names[one.kind], file.path) for one in hubs)

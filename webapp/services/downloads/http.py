@@ -18,6 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 from webapp import __version__
 from webapp.errors import DownloadError
+from webapp.i18n import Text
 from webapp.services.library.placing import size_text
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ class Http:
             self._check_redirect(origin, url)
         else:
             raise DownloadError(
-                "download_bad_redirect", host=urlsplit(origin).netloc, reason="it goes round in circles"
+                "download_bad_redirect",
+                host=urlsplit(origin).netloc,
+                reason=Text("reason.services.goes_round_in_circles"),
             )
         try:
             _check_status(response, host, name, start)
@@ -135,9 +138,9 @@ class Http:
         parts = urlsplit(url)
         is_plain_fine = parts.hostname in LOOPBACK or parts.netloc in self.plain_hosts
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise DownloadError("download_link_invalid", name=name, reason="it is no web address")
+            raise DownloadError("download_link_invalid", name=name, reason=Text("reason.services.no_web_address"))
         if parts.scheme == "http" and not is_plain_fine:
-            raise DownloadError("download_link_invalid", name=name, reason="it is not encrypted")
+            raise DownloadError("download_link_invalid", name=name, reason=Text("reason.services.is_not_encrypted"))
 
     def close(self) -> None:
         with self._lock:
@@ -152,7 +155,9 @@ class Http:
         except DownloadError as exc:
             raise DownloadError("download_bad_redirect", host=host, reason=exc.params["reason"]) from exc
         if urlsplit(url).hostname in LOOPBACK and urlsplit(origin).hostname not in LOOPBACK:
-            raise DownloadError("download_bad_redirect", host=host, reason="it leads to this machine")
+            raise DownloadError(
+                "download_bad_redirect", host=host, reason=Text("reason.services.leads_to_this_machine")
+            )
 
     def _made_client(self) -> httpx.Client:
         import httpx

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from webapp.errors import DownloadError, RoostError
+from webapp.i18n import Text
 from webapp.manager.library import MODEL_ENDINGS
 from webapp.services.downloads.http import Http
 from webapp.settings import Settings
@@ -86,7 +87,7 @@ class Hubs:
         for hub in self.all:
             if hub.name == name:
                 return hub
-        raise RoostError("settings_invalid", name="hub", value=name, reason="there is no such hub")
+        raise RoostError("settings_invalid", name="hub", value=name, reason=Text("reason.services.no_such_hub"))
 
     @property
     def choice(self) -> str:
@@ -113,7 +114,7 @@ class Hubs:
         self.hub(name)
         if token and not TOKEN.fullmatch(token):
             raise RoostError(
-                "settings_invalid", name="token", value="…", reason="it must be one word of visible characters"
+                "settings_invalid", name="token", value="…", reason=Text("reason.services.must_be_one_word_of_visible")
             )
         tokens = {key: value for key, value in self._kept().get("tokens", {}).items() if key != name}
         self._keep({**self._kept(), "tokens": {**tokens, name: token} if token else tokens})
@@ -132,7 +133,9 @@ class Hubs:
     def look(self, name: str, repo: str) -> tuple[HubFile, ...]:
         """What of a repository could be a model, asked of the hub now; the largest list it gives is 2,000 files."""
         if not REPOSITORY.fullmatch(repo):
-            raise DownloadError("download_link_invalid", name=repo[:200], reason="a repository is called OWNER/NAME")
+            raise DownloadError(
+                "download_link_invalid", name=repo[:200], reason=Text("reason.services.repository_is_called_owner_name")
+            )
         hub = self.hub(name)
         content = self._http.get(hub.listing_url(repo), LISTING_BYTES, repo)
         try:

@@ -17,6 +17,7 @@ from webapp.chat.prompts import PromptTemplate, RenderedPrompt, all_templates, r
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RoostError, error_from_dict
+from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import AnswerText, Generation
 from webapp.services.generation.request import (
@@ -130,7 +131,7 @@ class Completions:
             return raw_prompt(prompt.text, prompt.token_ids)
         if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
             raise RoostError(
-                "invalid_parameter", param="messages", reason="only a last message by the assistant can be continued"
+                "invalid_parameter", param="messages", reason=Text("reason.services.only_a_last_message_by")
             )
         names = [template.name for template in all_templates()]
         if prompt.template and prompt.template not in names:

@@ -34,6 +34,7 @@ from webapp.chat.tool_parser import ToolCallParser
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, SequenceStats, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError, error_from_dict
+from webapp.i18n import Text
 from webapp.manager.handles import EngineSilent, LoadingEvent, QueuePosition, RequestHandle, Service
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.request import PreparedPrompt, PromptModel, prepare
@@ -360,7 +361,9 @@ class Generation:
         found = {**asdict(stats), "tokens_per_s": stats.tokens_per_s} if stats is not None else {}
         if error is not None or reason is None or reason is FinishReason.ERROR:
             rest = self.text.finish(is_cut=True)
-            self.end = Failed(error or RoostError(reason="the engine gave no reason").to_dict(), found)
+            self.end = Failed(
+                error or RoostError(reason=Text("reason.services.engine_gave_no_reason")).to_dict(), found
+            )
             return [*rest, self.end]
         reason = FinishReason.STOP if self.text.is_stopped else reason
         rest = self.text.finish(is_cut=reason in (FinishReason.LENGTH, FinishReason.ABORT))

@@ -18,6 +18,7 @@ from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, d
 from webapp.chat.tool_grammars import ToolRules
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import GrammarInvalid, RoostError, ToolInvalid
+from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.tokenizer import Tokenizer
 from webapp.tools.definition import from_openai
@@ -349,5 +350,7 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
     schema = described.get("schema") if isinstance(described, Mapping) else None
     is_strict = isinstance(described, Mapping) and described.get("strict") is True
     if not isinstance(schema, (Mapping, bool)):
-        raise RoostError("invalid_parameter", param="response_format.json_schema.schema", reason="it is missing")
+        raise RoostError(
+            "invalid_parameter", param="response_format.json_schema.schema", reason=Text("reason.common.is_missing")
+        )
     return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}

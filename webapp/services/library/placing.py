@@ -14,6 +14,7 @@ from io import FileIO
 from pathlib import Path
 
 from webapp.errors import FileMissing, RoostError, WeightsError
+from webapp.i18n import Text, system_reason
 from webapp.manager.library import MODEL_ENDINGS, STATES
 from webapp.weights.file_format import EXTENSIONS, FORMAT_NAMES
 from webapp.weights.file_reader import FileReader
@@ -51,7 +52,7 @@ def whole_path(given: str) -> Path:
     except RuntimeError as exc:  # ~ of nobody
         raise FileMissing(path=given) from exc
     if not path.is_absolute():
-        raise RoostError("library_error", name=given, reason="its whole path is needed, from the root of the disk")
+        raise RoostError("library_error", name=given, reason=Text("reason.services.whole_path_is_needed"))
     return path
 
 
@@ -92,13 +93,13 @@ def writing(folder: Path, needed_bytes: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        reason = exc.strerror or str(exc)
+        reason = system_reason(exc)
         if exc.errno in FULL:
             raise RoostError("disk_full", free=size_text(free_bytes(folder)), needed=size_text(needed_bytes)) from exc
         if exc.errno in REFUSED:
             raise RoostError("folder_not_writable", folder=str(folder), reason=reason) from exc
         if exc.errno == errno.EXDEV:
-            reason = "it lies on another disk, behind a link"
+            reason = Text("reason.services.lies_on_another_disk_behind")
         raise RoostError("library_error", name=os.path.basename(str(exc.filename or folder)), reason=reason) from exc
 
 

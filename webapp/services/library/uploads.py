@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from webapp.errors import FileMissing, RoostError, UploadMissing, WeightsError
+from webapp.i18n import Text
 from webapp.manager.library import MODEL_ENDINGS, ModelLibrary
 from webapp.services.jobs import DONE, Job, Jobs, Running
 from webapp.services.library.placing import (
@@ -225,7 +226,7 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
     check_readable(source)
     source = Path(os.path.normpath(source))
     if library.folder_of(source) or library.folder_of(Path(os.path.realpath(source))):
-        raise RoostError("library_error", name=source.name, reason="it is in the library already")
+        raise RoostError("library_error", name=source.name, reason=Text("reason.services.is_in_the_library_already"))
     name = safe_name(source.name)
     models_dir = library.folders[0].path
     path = home_of(models_dir, name, look_into(library.reader, source, name))

@@ -21,6 +21,7 @@ from webapp.chat.tool_dialects import all_dialects
 from webapp.engine import sampling_params
 from webapp.engine.sampling_params import SamplingParameter, SamplingParams
 from webapp.errors import PresetError
+from webapp.i18n import Text
 from webapp.settings import Settings
 from webapp.storage.presets import Preset
 from webapp.storage.records import storable
@@ -170,7 +171,7 @@ def read_field(name: str, value: Any) -> Any:
         return _text(name, value or "", NOTE_CHARS)
     row = BY_NAME.get(name)
     if row is None:
-        raise invalid(name, value, "there is no such parameter")
+        raise invalid(name, value, Text("reason.services.no_such_parameter"))
     if value is None or (value == "" and row.kind in ("int", "float")):
         return None
     return READERS[row.kind](row, value)
@@ -208,7 +209,7 @@ def overrides(given: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, An
     return {name: value for name, value in given.items() if name not in base or value != base[name]}
 
 
-def invalid(name: str, value: Any, reason: str) -> PresetError:
+def invalid(name: str, value: Any, reason: Text | str) -> PresetError:
     shown = value if isinstance(value, (str, int, float)) else type(value).__name__
     return PresetError(
         "preset_invalid", name=name[:SHOWN_CHARS], value=storable(str(shown)[:SHOWN_CHARS]), reason=reason
@@ -220,17 +221,17 @@ def _name(value: Any) -> str:
     if not name:
         raise PresetError("preset_unnamed", name="name")
     if not name.isprintable():
-        raise invalid("name", value, "it must be text")
+        raise invalid("name", value, Text("reason.common.must_be_text"))
     return name
 
 
 def _text(name: str, value: Any, most: int) -> str:
     if not isinstance(value, str):
-        raise invalid(name, value, "it must be text")
+        raise invalid(name, value, Text("reason.common.must_be_text"))
     if len(value) > most:
         raise PresetError("preset_too_long", name=name, found=len(value), limit=most)
     if "\0" in value:
-        raise invalid(name, "NUL", "it must be text")
+        raise invalid(name, "NUL", Text("reason.common.must_be_text"))
     return storable(value.replace("\r\n", "\n"))
 
 
@@ -241,7 +242,7 @@ def _lines(row: Parameter, value: Any) -> str:
 def _line(row: Parameter, value: Any) -> str:
     text = _lines(row, value)
     if not text.isprintable():
-        raise invalid(row.name, text, "it must be one line of text")
+        raise invalid(row.name, text, Text("reason.common.must_be_one_line_of_text"))
     return text
 
 
@@ -250,7 +251,7 @@ def _file(row: Parameter, value: Any) -> str:
     none of the library's."""
     name = _line(row, value)
     if not is_library_name(name):
-        raise invalid(row.name, name, "it must be the name of a file in the models folder, not a path")
+        raise invalid(row.name, name, Text("reason.services.must_be_the_name"))
     return name
 
 
@@ -267,7 +268,7 @@ def _list(row: Parameter, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         items = [unescaped(line) for line in value.replace("\r\n", "\n").split("\n") if line]
     if not isinstance(items, (list, tuple)):
-        raise invalid(row.name, value, "it must be a list of texts")
+        raise invalid(row.name, value, Text("reason.services.must_be_a_list_of_texts"))
     if len(items) > row.most_items:
         raise PresetError("preset_too_long", name=row.name, found=len(items), limit=row.most_items)
     return tuple(dict.fromkeys(text for item in items if (text := _text(row.name, item, row.most_chars))))
@@ -279,7 +280,7 @@ def _number(row: Parameter, value: Any) -> float:
     except (ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise invalid(row.name, value, "it must be a number")
+        raise invalid(row.name, value, Text("reason.common.must_be_a_number"))
     if not row.least <= number <= row.most:
         raise PresetError(
             "preset_out_of_range", name=row.name, value=plain(number), least=plain(row.least), most=plain(row.most)
@@ -290,20 +291,20 @@ def _number(row: Parameter, value: Any) -> float:
 def _whole(row: Parameter, value: Any) -> int:
     number = _number(row, value)
     if number != int(number):
-        raise invalid(row.name, value, "it must be a whole number")
+        raise invalid(row.name, value, Text("reason.common.must_be_a_whole_number"))
     return int(number)
 
 
 def _switch(row: Parameter, value: Any) -> bool:
     found = value if isinstance(value, bool) else WORDS.get(str(value).lower())
     if found is None:
-        raise invalid(row.name, value, "it must be on or off")
+        raise invalid(row.name, value, Text("reason.services.must_be_on_or_off"))
     return found
 
 
 def _choice(row: Parameter, value: Any) -> str:
     if value not in row.choices:
-        raise invalid(row.name, value, "there is no such choice")
+        raise invalid(row.name, value, Text("reason.services.no_such_choice"))
     return str(value)
 
 

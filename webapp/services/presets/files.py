@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from webapp.engine.registry import backends
 from webapp.engine.sampling_params import PARAMETERS
 from webapp.errors import PresetError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.services.presets.fields import BY_NAME, NAME_CHARS, STRATEGY_CHARS, flat, put, read_fields
 from webapp.storage.presets import Preset
 
@@ -37,11 +37,11 @@ def read(text: str) -> list[Preset]:
     and the parameter that cannot be."""
     document = load_json(text)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise PresetError("preset_file_invalid", reason="it is not a file of presets")
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.is_not_a_file_of_presets"))
     if not isinstance(document.get("version"), int):
-        raise PresetError("preset_file_invalid", reason="it does not say which version it is")
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.does_not_say_which_version_it"))
     if document["version"] != VERSION:
-        raise PresetError("preset_file_invalid", reason="a newer Roost wrote it")
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.newer_roost_wrote_it"))
     return [preset_of(fields) for fields in listed(document.get("presets"))]
 
 
@@ -67,14 +67,14 @@ def raise_named(preset_name: str, field: str, problem: PresetError) -> NoReturn:
 
 def listed(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise PresetError("preset_file_invalid", reason="it holds no list of presets")
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.holds_no_list_of_presets"))
     if len(rows) > MOST_IN_FILE:
         raise PresetError(
             "preset_file_invalid",
-            reason=Phrase("it holds {found} presets; the limit is {limit}", found=len(rows), limit=MOST_IN_FILE),
+            reason=Text("reason.services.too_many_presets", found=len(rows), limit=MOST_IN_FILE),
         )
     if not rows:
-        raise PresetError("preset_file_invalid", reason="it holds no preset at all")
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.holds_no_preset_at_all"))
     return rows
 
 
@@ -83,12 +83,12 @@ def load_json(text: str) -> Any:
     if len(text) > FILE_CHARS:
         raise PresetError(
             "preset_file_invalid",
-            reason=Phrase("it has {found} characters; the limit is {limit}", found=len(text), limit=FILE_CHARS),
+            reason=Text("reason.common.too_long", found=len(text), limit=FILE_CHARS),
         )
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as exc:
-        raise PresetError("preset_file_invalid", reason="it is not valid JSON") from exc
+        raise PresetError("preset_file_invalid", reason=Text("reason.common.is_not_valid_json")) from exc
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -104,7 +104,7 @@ def read_runner_presets(text: str) -> list[Preset]:
         document = [document]
     rows = listed(document)
     if not any("apiParameters" in row or "modelParameters" in row for row in rows):
-        raise PresetError("preset_file_invalid", reason="it is not a file of presets")
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.is_not_a_file_of_presets"))
     return [preset_of(_fields(row, number)) for number, row in enumerate(rows, 1)]
 
 

@@ -20,7 +20,7 @@ from webapp.engine.engine_options import EngineOptions
 from webapp.engine.registry import backend_for, is_automatic
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import PresetNotFound, RoostError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE
 from webapp.services.presets import files
@@ -340,7 +340,7 @@ class Presets:
             return self.find(self._settings.preset)
         except PresetNotFound as exc:
             known = ", ".join(preset.name for preset in self.list()[:20])
-            reason = Phrase("there is no such preset; there are {known}", known=known)
+            reason = Text("reason.services.no_such_preset", known=known)
             raise RoostError("settings_invalid", name="preset", value=self._settings.preset, reason=reason) from exc
 
     def _import(self, presets: Sequence[Preset]) -> PresetList:

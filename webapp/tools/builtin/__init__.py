@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.tools.builtin import attachment_search, calculator
 from webapp.tools.builtin.attachment_search import Texts
 from webapp.tools.definition import Approval, Behaviour, ToolDefinition
@@ -41,7 +41,7 @@ def _zone(name: str) -> ZoneInfo:
     found = next((zone for zone in available_timezones() if zone.casefold() == wanted), None)
     if found is None:
         shown = repr(name[:MAX_NAME_CHARS])
-        raise ValueError(Phrase("there is no time zone {name}; use a name such as Europe/Paris", name=shown))
+        raise ValueError(Text("reason.tools.no_time_zone_use_a_name", name=shown))
     return ZoneInfo(found)
 
 
@@ -59,7 +59,7 @@ RANDOM_PARAMETERS = {
 def random_number(arguments: Mapping[str, Any]) -> dict[str, Any]:
     least, most = int(arguments["minimum"]), int(arguments["maximum"])
     if least > most:
-        raise ValueError("minimum is larger than maximum")
+        raise ValueError(Text("reason.tools.minimum_is_larger_than_maximum"))
     return {"number": least + secrets.randbelow(most - least + 1)}
 
 

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from webapp.i18n import Text
+
 NAME = "search_attachments"
 MOST_RESULTS = 10
 USUAL_RESULTS = 4
@@ -59,13 +61,13 @@ class Hit:
 def search_attachments(arguments: Mapping[str, Any], texts: Texts | None = None) -> dict[str, Any]:
     """Raises ValueError with a sentence for the model where there is nothing to search, or nothing to search for."""
     if texts is None:
-        raise ValueError("it searches the files of a chat, and this is none: attach text files in a chat")
+        raise ValueError(Text("reason.tools.searches_the_files_of_a_chat"))
     files = texts()
     if not files:
-        raise ValueError("no files are attached to this chat, so there is nothing to search")
+        raise ValueError(Text("reason.tools.no_files_are_attached_to_this"))
     wanted = terms(str(arguments["query"])[:MOST_QUERY_CHARS])
     if not wanted:
-        raise ValueError("the query has no words to look for")
+        raise ValueError(Text("reason.tools.query_has_no_words_to_look"))
     hits = ranked(files, wanted)
     return _answer(files, hits[: int(arguments.get("max_results", USUAL_RESULTS))])
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 PARAMETERS = {
     "type": "object",
@@ -69,20 +69,20 @@ def value_of(expression: str) -> Number:
     """Raises ValueError with a sentence for what is no arithmetic, too long or too large."""
     expression = _without_thousands(expression.strip())
     if len(expression) > MAX_CHARS:
-        raise ValueError(Phrase("the expression has more than {limit} characters", limit=MAX_CHARS))
+        raise ValueError(Text("reason.tools.expression_has_more_than_characters", limit=MAX_CHARS))
     try:
         tree = ast.parse(expression, mode="eval")
         if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
-            raise ValueError("the expression is too long")
+            raise ValueError(Text("reason.tools.expression_is_too_long"))
         result = _value(tree.body)
     except ZeroDivisionError as exc:
-        raise ValueError("division by zero") from exc
+        raise ValueError(Text("reason.tools.division_by_zero")) from exc
     except OverflowError as exc:
-        raise ValueError("the result is no finite number") from exc
+        raise ValueError(Text("reason.tools.result_is_no_finite_number")) from exc
     except (SyntaxError, TypeError, RecursionError, MemoryError) as exc:
-        raise ValueError(Phrase("{expression} is no arithmetic expression", expression=repr(expression))) from exc
+        raise ValueError(Text("reason.tools.no_arithmetic_expression", expression=repr(expression))) from exc
     if isinstance(result, float) and not math.isfinite(result):
-        raise ValueError("the result is no finite number")
+        raise ValueError(Text("reason.tools.result_is_no_finite_number"))
     return _bounded(result)
 
 
@@ -117,22 +117,22 @@ def _value(node: ast.expr) -> Number:
         return _bounded(BINARY[type(node.op)](_value(node.left), _value(node.right)))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
         return _bounded(FUNCTIONS[node.func.id](*map(_value, node.args)))
-    raise ValueError(Phrase("only numbers, + - * / // % ** ( ) and {names} are known", names=", ".join(FUNCTIONS)))
+    raise ValueError(Text("reason.tools.unknown_in_expression", names=", ".join(FUNCTIONS)))
 
 
 def _power(base: Number, exponent: Number) -> Number:
     is_whole = isinstance(base, int) and isinstance(exponent, int) and exponent > 0
     if is_whole and abs(base) > 1 and exponent * math.log10(abs(base)) > MAX_DIGITS:
-        raise ValueError(Phrase("the result has more than {limit} digits", limit=MAX_DIGITS))
+        raise ValueError(Text("reason.tools.result_has_more_than_digits", limit=MAX_DIGITS))
     result: Number = base**exponent
     if isinstance(result, complex):
-        raise ValueError("the result is no real number")
+        raise ValueError(Text("reason.tools.result_is_no_real_number"))
     return _bounded(result)
 
 
 def _bounded(value: Number) -> Number:
     if isinstance(value, int) and value.bit_length() > MAX_DIGITS * 4:
-        raise ValueError(Phrase("the result has more than {limit} digits", limit=MAX_DIGITS))
+        raise ValueError(Text("reason.tools.result_has_more_than_digits", limit=MAX_DIGITS))
     return value
 
 
@@ -194,11 +194,11 @@ def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if source in TO_KELVIN and target in FROM_KELVIN:
         result = FROM_KELVIN[target](TO_KELVIN[source](value))
     elif source in TO_KELVIN or target in TO_KELVIN or FACTORS[source][0] != FACTORS[target][0]:
-        raise ValueError(Phrase("{source} and {target} do not measure the same thing", source=source, target=target))
+        raise ValueError(Text("reason.tools.units_do_not_match", source=source, target=target))
     else:
         result = value * FACTORS[source][1] / FACTORS[target][1]
     if not math.isfinite(result):
-        raise ValueError("the result is no finite number")
+        raise ValueError(Text("reason.tools.result_is_no_finite_number"))
     return {"value": float(f"{result:.10g}"), "unit": target}
 
 
@@ -208,4 +208,4 @@ def unit(name: object) -> str:
     for candidate in (wanted, wanted.removesuffix("s"), OTHER_NAMES.get(wanted), OTHER_NAMES.get(wanted[:-1])):
         if candidate in FACTORS or candidate in TO_KELVIN:
             return str(candidate)
-    raise ValueError(Phrase("the unit {name} is not known", name=repr(str(name)[:40])))
+    raise ValueError(Text("reason.tools.unit_is_not_known", name=repr(str(name)[:40])))

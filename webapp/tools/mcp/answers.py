@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.errors import McpError, RoostError
+from webapp.i18n import Text
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind
 from webapp.tools.runner import ToolResult, bounded, error_result
 
-RUBBISH = "it writes something else than MCP to its standard output"
-OTHER_FORM = "what it sent has not the form it should have"
+RUBBISH = Text("reason.tools.writes_something_else_than_mcp")
+OTHER_FORM = Text("reason.tools.what_it_sent_has_not")
 WORDS_CHARS = 400
 
 
@@ -164,7 +165,11 @@ def described(text: str) -> str:
 def tool_result(result: Any) -> ToolResult:
     """From the SDK's CallToolResult; ``isError`` becomes an error result."""
     text = result_text(result)
-    return error_result(text or "the tool failed without a word") if result.is_error else ToolResult(bounded(text))
+    return (
+        error_result(text or Text("reason.tools.tool_failed_without_a_word"))
+        if result.is_error
+        else ToolResult(bounded(text))
+    )
 
 
 def result_text(result: Any) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from webapp.errors import McpError, ModelError, RoostError
+from webapp.i18n import Text
 from webapp.tools.mcp.answers import Listing
 from webapp.tools.mcp.connection import CLOSE_S, Connection, NotSent
 from webapp.tools.mcp.server_config import ServerConfig
@@ -82,7 +83,7 @@ class McpClient:
                     return found.result()
                 if is_stopped():
                     found.cancel()
-                    raise McpError(name=config.name, reason="the call was stopped") from None
+                    raise McpError(name=config.name, reason=Text("reason.tools.call_was_stopped")) from None
 
     def drop(self, server_id: str) -> None:
         """Ends the connection, and the program behind it; returns when that is done."""

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from webapp.errors import McpServerInvalid
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 NAME = re.compile(r"[^\s/\\<>\"'`](?:[^\n\r\t/\\<>\"'`]{0,38}[^\s/\\<>\"'`])?")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -68,11 +68,9 @@ class ServerConfig:
 def checked_server(config: ServerConfig) -> ServerConfig:
     """Returns the configuration, or raises McpServerInvalid with the field that is wrong."""
     if not NAME.fullmatch(config.name):
-        raise McpServerInvalid(
-            field="name", reason="it has 1 to 40 characters, without slashes, quotes and line breaks"
-        )
+        raise McpServerInvalid(field="name", reason=Text("reason.tools.bad_server_name"))
     if not LEAST_TIMEOUT_S <= config.timeout_s <= MOST_TIMEOUT_S:
-        raise McpServerInvalid(field="timeout_s", reason="it must be from 1 to 600 seconds")
+        raise McpServerInvalid(field="timeout_s", reason=Text("reason.common.must_be_from_1_to_600"))
     if config.kind is ServerKind.STDIO:
         _check_program(config)
     else:
@@ -83,13 +81,13 @@ def checked_server(config: ServerConfig) -> ServerConfig:
 def _check_program(config: ServerConfig) -> None:
     words = (config.command, *config.args)
     if not config.command.strip():
-        raise McpServerInvalid(field="command", reason="it is empty")
+        raise McpServerInvalid(field="command", reason=Text("reason.common.is_empty"))
     if len(config.args) > MAX_ARGUMENTS or sum(map(len, words)) > MAX_CHARS or any("\0" in word for word in words):
-        raise McpServerInvalid(field="command", reason="it is too long")
+        raise McpServerInvalid(field="command", reason=Text("reason.tools.is_too_long"))
     if len(config.env) > MAX_ENTRIES or sum(map(len, config.env.values())) > MAX_CHARS:
-        raise McpServerInvalid(field="env", reason="it is too long")
+        raise McpServerInvalid(field="env", reason=Text("reason.tools.is_too_long"))
     if not all(VARIABLE.fullmatch(name) for name in config.env) or "\0" in "".join(config.env.values()):
-        raise McpServerInvalid(field="env", reason="each line is a variable's name, = and its value")
+        raise McpServerInvalid(field="env", reason=Text("reason.common.each_line_is_a_variables_name"))
 
 
 def _check_address(config: ServerConfig) -> None:
@@ -99,14 +97,14 @@ def _check_address(config: ServerConfig) -> None:
     except ValueError:
         is_right = False
     if not is_right or len(config.url) > 2_000 or not config.url.isprintable() or " " in config.url:
-        raise McpServerInvalid(field="url", reason="it must be an http:// or https:// address")
+        raise McpServerInvalid(field="url", reason=Text("reason.tools.must_be_an_http_or_https"))
     if len(config.headers) > MAX_ENTRIES or sum(map(len, config.headers.values())) > MAX_CHARS:
-        raise McpServerInvalid(field="headers", reason="it is too long")
+        raise McpServerInvalid(field="headers", reason=Text("reason.tools.is_too_long"))
     for name, value in config.headers.items():
         if not HEADER.fullmatch(name) or not value.isascii() or not value.isprintable():
-            raise McpServerInvalid(field="headers", reason="each line is a name, a colon and a value")
+            raise McpServerInvalid(field="headers", reason=Text("reason.common.each_line_is_a_name"))
         if name.lower() in OWN_HEADERS:
-            raise McpServerInvalid(field="headers", reason="this header is the protocol's own")
+            raise McpServerInvalid(field="headers", reason=Text("reason.tools.header_is_the_protocols_own"))
 
 
 KEYS = ("mcpServers", "servers", "mcp_servers")
@@ -121,18 +119,18 @@ def read_servers(text: str) -> list[ServerConfig]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as exc:
-        raise _invalid(Phrase("it is no JSON: {error}", error=str(exc)[:200])) from exc
+        raise _invalid(Text("reason.tools.is_not_json_because", error=str(exc)[:200])) from exc
     found = next((value[key] for key in KEYS if isinstance(value, dict) and key in value), None)
     if not isinstance(found, dict) or not found:
-        raise _invalid(Phrase("it must look like {example}", example=EXAMPLE))
+        raise _invalid(Text("reason.tools.must_look_like", example=EXAMPLE))
     if len(found) > MAX_SERVERS:
-        raise _invalid(Phrase("it has more than {limit} servers", limit=MAX_SERVERS))
+        raise _invalid(Text("reason.tools.too_many_servers", limit=MAX_SERVERS))
     return [_server(name, entry) for name, entry in found.items()]
 
 
 def _server(name: str, entry: Any) -> ServerConfig:
     if not isinstance(entry, Mapping):
-        raise _invalid(_of(name, "it is not an object"))
+        raise _invalid(_of(name, Text("reason.common.is_not_an_object")))
     try:
         return checked_server(_with_address(name, entry) if _url(entry) else _with_program(name, entry))
     except McpServerInvalid as exc:
@@ -144,7 +142,7 @@ def _server(name: str, entry: Any) -> ServerConfig:
 def _with_program(name: str, entry: Mapping[str, Any]) -> ServerConfig:
     args = entry.get("args", [])
     if not isinstance(entry.get("command"), str) or not isinstance(args, list):
-        raise _invalid(_of(name, "it needs a command with a list of args, or a url"))
+        raise _invalid(_of(name, Text("reason.tools.needs_a_command_with_a_list")))
     words = tuple(_word(name, "args", word) for word in args)
     return ServerConfig(name, ServerKind.STDIO, entry["command"], words, env=_texts(name, "env", entry))
 
@@ -155,7 +153,7 @@ def _with_address(name: str, entry: Mapping[str, Any]) -> ServerConfig:
         raise _invalid(
             _of(
                 name,
-                Phrase("the transport {kind} is not supported; streamable HTTP and stdio are", kind=str(kind)[:40]),
+                Text("reason.tools.transport_is_not_supported_streamable_http", kind=str(kind)[:40]),
             )
         )
     return ServerConfig(name, ServerKind.HTTP, url=_url(entry), headers=_texts(name, "headers", entry))
@@ -168,7 +166,7 @@ def _url(entry: Mapping[str, Any]) -> str:
 def _texts(name: str, key: str, entry: Mapping[str, Any]) -> dict[str, str]:
     found = entry.get(key) or {}
     if not isinstance(found, Mapping):
-        raise _invalid(_of(f"{name}: {key}", "it must be an object of texts"))
+        raise _invalid(_of(f"{name}: {key}", Text("reason.tools.must_be_an_object_of_texts")))
     return {str(word): _word(name, key, value) for word, value in found.items()}
 
 
@@ -178,12 +176,12 @@ def _word(name: str, key: str, value: Any) -> str:
         return value
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
-    raise _invalid(_of(f"{name}: {key}", "it must hold texts"))
+    raise _invalid(_of(f"{name}: {key}", Text("reason.tools.must_hold_texts")))
 
 
-def _of(place: str, reason: str) -> Phrase:
-    return Phrase("{path}: {problem}", path=place[:80], problem=reason)
+def _of(place: str, reason: Text | str) -> Text:
+    return Text("reason.common.place_and_problem", path=place[:80], problem=reason)
 
 
-def _invalid(reason: str) -> McpServerInvalid:
+def _invalid(reason: Text | str) -> McpServerInvalid:
     return McpServerInvalid(field="json", reason=reason)

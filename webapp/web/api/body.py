@@ -14,6 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from webapp.engine.sampling_params import PARAMETERS, SamplingParameter
 from webapp.errors import RoostError
+from webapp.i18n import Text
 
 T = TypeVar("T")
 _decoders: dict[tuple[type, bool], msgspec.json.Decoder[Any]] = {}
@@ -34,7 +35,7 @@ def read_body(kind: type[T], *, is_strict: bool = True) -> T:
     except msgspec.ValidationError as exc:
         raise invalid(str(exc)) from exc
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
-        raise RoostError("body_invalid", reason=str(exc) or "it is nested too deeply") from exc
+        raise RoostError("body_invalid", reason=str(exc) or Text("reason.web.is_nested_too_deeply")) from exc
 
 
 def read_data(limit: int) -> bytes:
@@ -94,7 +95,7 @@ def invalid(text: str) -> RoostError:
     param = path.removeprefix("$").removeprefix(".")
     missing = MISSING.search(reason)
     if missing:
-        param, reason = f"{param}.{missing[1]}".lstrip("."), "it is missing"
+        param, reason = f"{param}.{missing[1]}".lstrip("."), Text("reason.common.is_missing")
     return RoostError("invalid_parameter", param=param or "body", reason=reason.replace("`", ""))
 
 

@@ -110,7 +110,7 @@ OPERATIONS = (
     ),
     Operation(
         "detokenize", "tokens", "POST", ("/v1/detokenize", "/detokenize"), "openai.models:detokenize",
-        "openai.models:DetokenizeRequest", "openai.answers:Text", example={"tokens": [33, 35]},
+        "openai.models:DetokenizeRequest", "openai.answers:PlainText", example={"tokens": [33, 35]},
     ),
     Operation(
         "messages", "anthropic", "POST", ("/v1/messages",), "anthropic:create",

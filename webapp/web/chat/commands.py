@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from webapp.chat.messages import title_of
 from webapp.errors import RoostError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.services.presets.fields import NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import LIST, ChatContext, chat_topic
@@ -85,18 +85,18 @@ def parse_frame(data: str | bytes | bytearray | None, limit_bytes: int = MAX_FRA
     try:
         values = json.loads(text, parse_constant=_no_constant)
     except RecursionError:
-        _refuse("it is nested too deeply")
+        _refuse(Text("reason.web.is_nested_too_deeply"))
     except ValueError as exc:
-        raise RoostError("bad_frame", reason="it is not valid JSON") from exc
+        raise RoostError("bad_frame", reason=Text("reason.common.is_not_valid_json")) from exc
     if not isinstance(values, dict):
-        _refuse("it is not an object")
+        _refuse(Text("reason.common.is_not_an_object"))
     _check_depth(values)
     return FrameFields(values)
 
 
 def _as_text(data: str | bytes | bytearray | None, limit_bytes: int) -> str:
     if data is None:
-        _refuse("it is not valid JSON")
+        _refuse(Text("reason.common.is_not_valid_json"))
     if len(data) > limit_bytes:
         raise RoostError("too_large", found=len(data), limit=limit_bytes)
     if isinstance(data, str):
@@ -104,7 +104,7 @@ def _as_text(data: str | bytes | bytearray | None, limit_bytes: int) -> str:
     try:
         return bytes(data).decode("utf-8")
     except UnicodeDecodeError as exc:
-        raise RoostError("bad_frame", reason="it is not valid UTF-8") from exc
+        raise RoostError("bad_frame", reason=Text("reason.web.is_not_valid_utf_8")) from exc
 
 
 def _check_depth(values: Any) -> None:
@@ -114,14 +114,14 @@ def _check_depth(values: Any) -> None:
         level = [item for items in inner for item in items if isinstance(item, (dict, list))]
         if not level:
             return
-    _refuse("it is nested too deeply")
+    _refuse(Text("reason.web.is_nested_too_deeply"))
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
-def _refuse(reason: str) -> NoReturn:
+def _refuse(reason: Text | str) -> NoReturn:
     raise RoostError("bad_frame", reason=reason)
 
 
@@ -159,7 +159,7 @@ class Command:
 def read_command(fields: FrameFields) -> Command:
     do, _, target = fields.text("do", 100).partition(":")
     if do not in COMMANDS:
-        raise RoostError("bad_frame", reason=Phrase("there is no command {name}", name=repr(do[:40])))
+        raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(do[:40])))
     return Command(do, target[:ID_CHARS], fields.text("chat", ID_CHARS, ""), fields)
 
 
@@ -195,7 +195,7 @@ class Commands:
     def send(self, command: Command) -> CommandResult:
         text = command.fields.text("text", TEXT_CHARS)
         if not text.strip():
-            raise RoostError("bad_frame", reason="it is empty")
+            raise RoostError("bad_frame", reason=Text("reason.common.is_empty"))
         if command.chat_id:
             self.page.turns.send(command.chat_id, text, self.client)
             return CommandResult(command.chat_id)
@@ -214,7 +214,7 @@ class Commands:
     def edit(self, command: Command) -> CommandResult:
         text = command.fields.text("text", TEXT_CHARS)
         if not text.strip():
-            raise RoostError("bad_frame", reason="it is empty")
+            raise RoostError("bad_frame", reason=Text("reason.common.is_empty"))
         return CommandResult(self.page.turns.edit(command.target, text, self.client).chat_id)
 
     def continue_answer(self, command: Command) -> CommandResult:

@@ -12,7 +12,7 @@ from webapp.chat.messages import ThinkMode
 from webapp.chat.prompts import PromptTemplate, all_templates, template
 from webapp.chat.tool_dialects import all_dialects
 from webapp.errors import ModelNotFound, RoostError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.manager.target import ZERO_STATE
 from webapp.services.chat.tool_loop import chosen_tools, is_known_to_call
 from webapp.services.chat.turn_writer import think_mode_of
@@ -83,9 +83,9 @@ def read_base(page: ChatContext, preset: Preset, fields: FrameFields) -> Mapping
     try:
         told = json.loads(fields.text("base", BASE_CHARS))
     except (ValueError, RecursionError) as exc:
-        raise RoostError("bad_frame", reason="base must be JSON") from exc
+        raise RoostError("bad_frame", reason=Text("reason.web.base_must_be_json")) from exc
     if not isinstance(told, dict):
-        raise RoostError("bad_frame", reason="base must be JSON")
+        raise RoostError("bad_frame", reason=Text("reason.web.base_must_be_json"))
     values, _ = read_fields({name: value for name, value in told.items() if name in known})
     return {**known, **values}
 
@@ -105,7 +105,7 @@ def _given(fields: FrameFields, row: Parameter) -> Any:
     value = fields.values.get(row.name, False)
     found = read_field(row.name, value)
     if found is None and not row.is_optional:
-        raise RoostError("bad_frame", reason=Phrase("{name} is missing", name=row.name))
+        raise RoostError("bad_frame", reason=Text("reason.web.field_is_missing", name=row.name))
     return found
 
 

@@ -14,6 +14,7 @@ from flask_sock import Sock
 from simple_websocket import ConnectionClosed
 
 from webapp.errors import RoostError, as_roost_error
+from webapp.i18n import Text
 from webapp.storage.records import Chat
 from webapp.web.chat.commands import ID_CHARS, Commands, FrameFields, address_of, parse_frame, read_command
 from webapp.web.chat.live import chat_context, this_app
@@ -88,7 +89,7 @@ class PageSocket:
     def _open(self, fields: FrameFields) -> None:
         rows = fields.values.get("shown", [])
         if not isinstance(rows, list) or len(rows) > MOST_SHOWN:
-            raise RoostError("bad_frame", reason="shown must be a list")
+            raise RoostError("bad_frame", reason=Text("reason.web.shown_must_be_a_list"))
         shown = [
             Shown(str(row[0])[:ID_CHARS], str(row[1])[:ID_CHARS])
             for row in rows

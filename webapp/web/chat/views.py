@@ -19,7 +19,7 @@ from markupsafe import Markup
 from webapp.chat.events import Waiting
 from webapp.chat.messages import AttachedFile, ReadMode, Role, attached_files
 from webapp.errors import STATUSES, WeightsError, error_from_dict
-from webapp.i18n import phrase
+from webapp.i18n import say
 from webapp.services.attachments import FILE_BYTES, WHOLE_TOKENS
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
@@ -354,7 +354,7 @@ def call_card(state: CallState, t: Translator, locale: str) -> Values:
         "said": t(f"chat.call.{said if state.status == 'done' else state.status}"),
         "result": as_pretty_json(state.result) if state.status == "done" else "",
         "is_error": state.is_error,
-        "reason": str(phrase(state.reason, locale)) if state.by == "tool" else "",
+        "reason": str(say(state.reason, locale)) if state.by == "tool" else "",
         "can_run": state.status == "waiting" and state.tool is not None,
         "asks_once": state.tool is not None and state.tool.definition.approval is Approval.ONCE,
     }

@@ -22,7 +22,7 @@ from jinja2.ext import Extension
 from markupsafe import Markup, escape
 
 from webapp.errors import RoostError, translate_error
-from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, phrase, sentences, translate
+from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, say, sentences, translate
 from webapp.i18n.locale_choice import LOCALE_COOKIE
 from webapp.manager.manager import ModelManager
 from webapp.manager.status import ModelStatus
@@ -253,7 +253,7 @@ class PageContext:
 
     def reason(self, error: RoostError) -> str:
         """Only what is wrong, to stand beside the field it is wrong with."""
-        return str(phrase(error.params.get("reason", ""), self.locale))
+        return str(say(error.params.get("reason", ""), self.locale))
 
     def error_toast(self, error: RoostError, name: str = "", id: str = "refused") -> Toast:
         return Toast(id, *self.explain(error, name), is_error=True, code=error.code)

@@ -18,7 +18,7 @@ from flask import current_app, url_for
 
 from webapp.engine.registry import is_automatic
 from webapp.errors import WeightsError, error_from_dict
-from webapp.i18n import phrase, sentences
+from webapp.i18n import say, sentences
 from webapp.manager.automatic import COMPILING
 from webapp.manager.library import ModelEntry, ModelFile, ModelLibrary
 from webapp.services.downloads.downloads import KIND as DOWNLOAD
@@ -217,7 +217,7 @@ def _text(page: PageContext, entry: ModelEntry, kind: str) -> str:
         return ""
     if kind in ("state", "lora"):
         return str(page.t(f"models.what_for.{kind}"))
-    return str(page.t("models.because", reason=phrase(found.reason, page.locale))) if found.reason else ""
+    return str(page.t("models.because", reason=say(found.reason, page.locale))) if found.reason else ""
 
 
 def _link(blueprint: str, path: str, name: str) -> str:

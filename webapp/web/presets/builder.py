@@ -13,7 +13,7 @@ from webapp.engine.backend import Availability
 from webapp.engine.backend_options import BY_STRATEGY, BackendOption, PlacedRun
 from webapp.engine.registry import build, is_automatic, kinds, read_builder
 from webapp.engine.state import ModelConfig
-from webapp.i18n import phrase, sentences
+from webapp.i18n import say, sentences
 from webapp.services.library.placing import size_text
 from webapp.services.presets.fields import STRATEGY_CHARS
 from webapp.services.strategy.choice import StrategyCheck, recommend, validate
@@ -119,7 +119,7 @@ def _cards(page: PageContext, chosen: str, automatic: str) -> list[Values]:
 
 def why_not(page: PageContext, found: Availability) -> str:
     """Why something does not work here, and what would change that; "" when it works."""
-    reason, way_out = (str(phrase(text, page.locale)) for text in (found.reason, found.way_out))
+    reason, way_out = (str(say(text, page.locale)) for text in (found.reason, found.way_out))
     return sentences(reason[:1].upper() + reason[1:], way_out)
 
 

@@ -8,7 +8,7 @@ from flask import Blueprint, Response, make_response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import PresetError, RoostError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.services.presets.fields import BY_NAME
 from webapp.services.presets.files import FILE_CHARS
 from webapp.services.presets.presets import SaveOutcome
@@ -179,7 +179,7 @@ def _perform(page: PageContext, command: str, target: str) -> str:
             made = presets.import_text(_imported_text())
             return url_for("presets.index", done="imported", count=len(made))
         case _:
-            raise RoostError("bad_frame", reason=Phrase("there is no command {name}", name=repr(command[:40])))
+            raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(command[:40])))
     return index
 
 
@@ -190,11 +190,11 @@ def _imported_text() -> str:
         return request.form.get("text", "")
     data = file.stream.read(4 * FILE_CHARS + 1)
     if len(data) > 4 * FILE_CHARS:
-        raise PresetError("preset_file_invalid", reason="it is too large")
+        raise PresetError("preset_file_invalid", reason=Text("reason.web.is_too_large"))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
-        raise PresetError("preset_file_invalid", reason="it is no text") from exc
+        raise PresetError("preset_file_invalid", reason=Text("reason.web.no_text")) from exc
 
 
 def _edit_url(preset: Preset) -> str:

@@ -20,7 +20,7 @@ from werkzeug.datastructures import MultiDict
 
 from webapp.chat.tool_dialects import compact_parameters
 from webapp.errors import McpError, McpServerInvalid, RoostError
-from webapp.i18n import phrase
+from webapp.i18n import Text, say
 from webapp.services.tools import McpServers
 from webapp.storage.mcp_servers import StoredServer
 from webapp.storage.tools import StoredTool
@@ -34,8 +34,8 @@ from webapp.web.roles import Role
 
 MOST_CHARS = 20_000
 FORMS = {
-    "env": "each line is a variable's name, = and its value",
-    "headers": "each line is a name, a colon and a value",
+    "env": Text("reason.common.each_line_is_a_variables_name"),
+    "headers": Text("reason.common.each_line_is_a_name"),
 }
 
 
@@ -98,7 +98,7 @@ def split_command(text: str) -> list[str]:
     try:
         words = shlex.split(text, posix=not is_windows)
     except ValueError as exc:
-        raise McpServerInvalid(field="command", reason="a quotation mark has no end") from exc
+        raise McpServerInvalid(field="command", reason=Text("reason.web.quotation_mark_has_no_end")) from exc
     return [word.strip('"') for word in words] if is_windows else words
 
 
@@ -114,7 +114,7 @@ def _lines(text: str, mark: str, field: str, kept: Mapping[str, str]) -> dict[st
         if not has_mark or not name:
             raise McpServerInvalid(field=field, reason=FORMS[field])
         if value == HIDDEN and name not in kept:
-            raise McpServerInvalid(field=field, reason="a hidden value has to be typed again here")
+            raise McpServerInvalid(field=field, reason=Text("reason.web.hidden_value_has_to_be_typed"))
         found[name] = kept[name] if value == HIDDEN else value
     return found
 
@@ -132,7 +132,7 @@ def _seconds(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise McpServerInvalid(field="timeout_s", reason="it must be from 1 to 600 seconds") from None
+        raise McpServerInvalid(field="timeout_s", reason=Text("reason.common.must_be_from_1_to_600")) from None
 
 
 Values = dict[str, Any]
@@ -260,7 +260,7 @@ def server_page(
     if server is not None:
         row, listed = server_row(page, server), server.tools
         found |= {"row": row, "is_waiting": row["phase"] == "connecting", "tools": _tool_lines(page, server)}
-        found["refused"] = [(name, phrase(reason, page.locale)) for name, reason in listed.refused]
+        found["refused"] = [(name, say(reason, page.locale)) for name, reason in listed.refused]
         found["left_out"] = t("mcp.left_out", count=listed.left_out) if listed.left_out else ""
     return found
 

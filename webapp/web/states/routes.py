@@ -10,6 +10,7 @@ from flask import Blueprint, Response, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import FileMissing, RoostError, WeightsError
+from webapp.i18n import Text
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page
@@ -129,7 +130,7 @@ def _parts() -> list[tuple[str, float]]:
         try:
             weight = float(text.strip().replace(",", ".") or 0)
         except ValueError as exc:
-            raise WeightsError("blend_invalid", reason="weights are numbers from 0 up, and not all of them 0") from exc
+            raise WeightsError("blend_invalid", reason=Text("reason.common.weights_are_numbers_from_0_up")) from exc
         if weight != 0:
             found.append((name[:NAME_CHARS], weight))
     return found

@@ -16,7 +16,7 @@ from typing import Any
 from werkzeug.datastructures import MultiDict
 
 from webapp.errors import ToolInvalid
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.tools.definition import Approval, Behaviour, HttpCall, ToolDefinition, from_openai, parse_json
 from webapp.tools.http_request import METHODS, marks
 from webapp.tools.parameter_rows import (
@@ -184,19 +184,19 @@ def _count(rows: Rows) -> int:
 def _more(draft: ToolDraft) -> dict[str, Any]:
     value = parse_json(draft.more, "more") if draft.more.strip() else {}
     if not isinstance(value, dict):
-        raise ToolInvalid(field="more", reason="it must be a JSON object of keywords")
+        raise ToolInvalid(field="more", reason=Text("reason.common.must_be_a_json_object"))
     return value
 
 
 def _http(draft: ToolDraft, parameters: Mapping[str, Any]) -> HttpCall:
     if not draft.url.strip().startswith(("http://", "https://")):
-        raise ToolInvalid(field="url", reason="it must begin with http:// or https://")
+        raise ToolInvalid(field="url", reason=Text("reason.web.must_begin_with_http_or_https"))
     known = parameters.get("properties")
     unknown = next((mark for mark in marks(draft.url) if not isinstance(known, Mapping) or mark not in known), None)
     if unknown is not None:
-        raise ToolInvalid(field="url", reason=Phrase("there is no parameter {name}", name=unknown))
+        raise ToolInvalid(field="url", reason=Text("reason.web.no_parameter", name=unknown))
     if draft.method not in METHODS:
-        raise ToolInvalid(field="method", reason=Phrase("it must be one of {names}", names=", ".join(METHODS)))
+        raise ToolInvalid(field="method", reason=Text("reason.common.must_be_one_of", names=", ".join(METHODS)))
     return HttpCall(draft.url.strip(), draft.method, _headers(draft.headers), _seconds(draft.timeout_s))
 
 
@@ -205,7 +205,7 @@ def _headers(text: str) -> dict[str, str]:
     for line in filter(str.strip, text.splitlines()):
         name, colon, value = line.partition(":")
         if not colon or not re.fullmatch(r"[A-Za-z0-9-]{1,64}", name.strip()) or not value.strip().isprintable():
-            raise ToolInvalid(field="headers", reason="each line is a name, a colon and a value")
+            raise ToolInvalid(field="headers", reason=Text("reason.common.each_line_is_a_name"))
         found[name.strip()] = value.strip()
     return found
 
@@ -216,7 +216,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.5 <= seconds <= 120:
-        raise ToolInvalid(field="timeout_s", reason="it must be from 0.5 to 120 seconds")
+        raise ToolInvalid(field="timeout_s", reason=Text("reason.web.must_be_from_0_5"))
     return seconds
 
 
@@ -232,7 +232,7 @@ def definitions_in(text: str) -> list[ToolDefinition]:
     value = parse_json(text, "JSON")
     rows = value.get("tools", value.get("functions", [value])) if isinstance(value, dict) else value
     if not isinstance(rows, list) or not rows:
-        raise ToolInvalid(field="JSON", reason="it must be a tool or a list of tools")
+        raise ToolInvalid(field="JSON", reason=Text("reason.common.must_be_a_tool"))
     return [_definition(row, f"tools[{number}]" if len(rows) > 1 else "") for number, row in enumerate(rows)]
 
 

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ToolInvalid
-from webapp.i18n import phrase
+from webapp.i18n import Text, say
 from webapp.services.tools import try_call
 from webapp.storage.tools import StoredTool
 from webapp.tools.builtin import BUILTINS
@@ -129,7 +129,7 @@ def try_out() -> Response:
 
 def _trial(page: PageContext, found: ToolResult) -> dict[str, Any]:
     """``result`` is what the model would read, ``reason`` why it is an error, in the reader's language."""
-    reason = str(phrase(found.reason, page.locale)) if found.is_error else ""
+    reason = str(say(found.reason, page.locale)) if found.is_error else ""
     return {"result": found.text or page.t("tools.try.empty"), "is_error": found.is_error, "reason": reason}
 
 
@@ -186,7 +186,7 @@ def _own(page: PageContext, tool_id: str) -> StoredTool:
     """Raises ToolInvalid for one an MCP server brought: that server's page decides about it."""
     stored = page.tools.get(tool_id)
     if stored.definition.behaviour is Behaviour.MCP:
-        raise ToolInvalid(field="name", reason="it comes from an MCP server, on whose page it is offered or not")
+        raise ToolInvalid(field="name", reason=Text("reason.web.tool_of_an_mcp_server"))
     return stored
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from webapp.errors import ConversionError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.convert.lora import MergedSource
 from webapp.weights.convert.new_file import new_file
 from webapp.weights.convert.options import ConversionOptions
@@ -70,8 +70,8 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
     made = MergedSource(path, target, options.lora, options.lora_alpha) if options.lora else Source(path, target)
     with made as source:
         if source.inspection.format not in formats_in:
-            way_out = Phrase("Choose a file in one of these formats: {formats}.", formats=", ".join(formats_in))
-            reason = Phrase("it is {format}", format=source.inspection.format)
+            way_out = Text("reason.weights.choose_a_file_in_one", formats=", ".join(formats_in))
+            reason = Text("reason.weights.is_in_format", format=source.inspection.format)
             raise ConversionError(
                 "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
             )
@@ -81,19 +81,23 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
 def _check_name(source: Source, path: Path, target: str, plan: Plan) -> None:
     endings = EXTENSIONS[plan.container]
     if path.suffix.lower() not in endings:
-        reason: str = Phrase("the new file would be named {name}", name=path.name)
-        way_out: str = Phrase("Give it a name that ends in {ending}.", ending=conversion_to(target).ending)
+        reason: Text | str = Text("reason.weights.new_file_would_be_named", name=path.name)
+        way_out: Text | str = Text("reason.weights.give_it_a_name_that_ends", ending=conversion_to(target).ending)
         raise ConversionError(
             "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
         )
     if not path.parent.is_dir():
-        way_out = "Make the folder first, or name one that is there."
-        reason = Phrase("there is no folder {folder}", folder=str(path.parent))
+        way_out = Text("reason.weights.make_the_folder_first_or_name")
+        reason = Text("reason.weights.no_folder", folder=str(path.parent))
         raise ConversionError(
             "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
         )
     if path.exists() and path.samefile(source.path):
-        reason = "the new file would take the place of the one it is made from"
+        reason = Text("reason.weights.new_file_would_take_the_place")
         raise ConversionError(
-            "conversion_refused", path=path.name, target=target, reason=reason, way_out="Choose another name."
+            "conversion_refused",
+            path=path.name,
+            target=target,
+            reason=reason,
+            way_out=Text("reason.common.choose_another_name"),
         )

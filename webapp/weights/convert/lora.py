@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from webapp.errors import ConversionError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.convert.source import BLOCK_BYTES, FLOATS, Source, check_finite
 
@@ -34,7 +34,11 @@ class LoraFile:
         self.replaced = [name for name in names if ".lora" not in name]
         if not self.pairs:
             self.close()
-            raise self._mismatch("its content", "pairs of lora_A and lora_B", "none")
+            raise self._mismatch(
+                Text("reason.weights.its_content"),
+                Text("reason.weights.pairs_of_lora_a_and_lora"),
+                Text("reason.weights.none"),
+            )
         self._alpha = self._checked_alpha(alpha)
 
     def check(self, source: Source) -> None:
@@ -44,10 +48,12 @@ class LoraFile:
         orphans = [n for n in self._checkpoint.names() if n.endswith(B) and f"{n[: -len(B)]}.weight" not in self.pairs]
         if orphans:
             raise self._mismatch(
-                orphans[0], Phrase("with {name} beside it", name=f"{orphans[0][: -len(B)]}{A}"), "alone"
+                orphans[0],
+                Text("reason.weights.with_beside_it", name=f"{orphans[0][: -len(B)]}{A}"),
+                Text("reason.weights.alone"),
             )
         for name in self.replaced:
-            expected = source.infos[name].shape if name in source.infos else "not there"
+            expected = source.infos[name].shape if name in source.infos else Text("reason.weights.not_there")
             if expected != self._checkpoint.info(name).shape:
                 raise self._mismatch(name, str(expected), str(self._checkpoint.info(name).shape))
 
@@ -69,31 +75,41 @@ class LoraFile:
 
     def _check_pair(self, name: str, prefix: str, source: Source) -> None:
         if name not in source.infos:
-            raise self._mismatch(name, "a matrix of the model", "no such tensor there")
+            raise self._mismatch(
+                name, Text("reason.weights.matrix_of_the_model"), Text("reason.weights.no_such_tensor_there")
+            )
         if prefix + B not in self._checkpoint.names():
-            raise self._mismatch(prefix + A, Phrase("with {name} beside it", name=f"{prefix}{B}"), "alone")
+            raise self._mismatch(
+                prefix + A, Text("reason.weights.with_beside_it", name=f"{prefix}{B}"), Text("reason.weights.alone")
+            )
         low, high = self._checkpoint.info(prefix + A), self._checkpoint.info(prefix + B)
         rank = low.shape[0] if low.shape else 0
         shape = source.infos[name].shape
         wanted = ((rank, *shape[1:]), (*shape[:1], rank))
         if not rank or len(shape) != 2 or (low.shape, high.shape) != wanted:
             both = f"{wanted[0]}, {wanted[1]}"
-            raise self._mismatch(Phrase("the LoRA of {name}", name=name), both, f"{low.shape}, {high.shape}")
+            raise self._mismatch(Text("reason.weights.lora_of", name=name), both, f"{low.shape}, {high.shape}")
         for info in (low, high):
             if info.dtype not in FLOATS:
-                raise self._mismatch(Phrase("the type of {name}", name=info.name), "floating point", info.dtype)
+                raise self._mismatch(
+                    Text("reason.weights.type_of", name=info.name), Text("reason.weights.floating_point"), info.dtype
+                )
 
     def _checked_alpha(self, alpha: float | None) -> float:
         if alpha is not None and math.isfinite(alpha) and alpha > 0:
             return alpha
         self.close()
-        reason = "the LoRA's alpha is not known, and its file does not hold it"
-        way_out = "Give the alpha it was trained with (`--lora-alpha`), a number above 0."
+        reason = Text("reason.weights.loras_alpha_is_not_known")
+        way_out = Text("reason.weights.give_the_alpha_it_was_trained")
         raise ConversionError(
-            "conversion_refused", path=self.path.name, target="a merged model", reason=reason, way_out=way_out
+            "conversion_refused",
+            path=self.path.name,
+            target=Text("reason.common.merged_model"),
+            reason=reason,
+            way_out=way_out,
         )
 
-    def _mismatch(self, what: str, expected: str, found: str) -> ConversionError:
+    def _mismatch(self, what: Text | str, expected: Text | str, found: Text | str) -> ConversionError:
         return ConversionError("lora_mismatch", path=self.path.name, what=what, expected=expected, found=found)
 
 

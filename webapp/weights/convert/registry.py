@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from webapp.errors import ConversionError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 
 if TYPE_CHECKING:
     from webapp.weights.convert.options import ConversionOptions
@@ -51,11 +51,11 @@ def conversion_to(target: str, path: str = "") -> Conversion:
         return CONVERSIONS[target]
     except KeyError:
         known = ", ".join(CONVERSIONS)
-        reason = "there is no such target"
+        reason = Text("reason.weights.no_such_target")
         raise ConversionError(
             "conversion_refused",
             path=path,
             target=target,
             reason=reason,
-            way_out=Phrase("Choose one of {names}.", names=known),
+            way_out=Text("reason.common.choose_one_of", names=known),
         ) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import ConversionError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.inspection import inspect, require_model
 from webapp.weights.naming import OfficialNames, is_web_rwkv
@@ -122,9 +122,7 @@ class Source:
         while done < count:
             read = self._file.readinto(view[done:])
             if not read:
-                reason = Phrase(
-                    "{path} ended before its tensors did; it changed while it was read", path=str(self.path)
-                )
+                reason = Text("reason.weights.ended_before_its_tensors_did_it", path=str(self.path))
                 raise ConversionError(reason=reason)
             done += read
         return data
@@ -137,9 +135,9 @@ def check_finite(block: torch.Tensor, name: str, became: str = "") -> None:
     if bool(torch.isfinite(block).all()):
         return
     if became:
-        reason = Phrase("the tensor {name} has values beyond what {type} can hold", name=name, type=became)
+        reason = Text("reason.weights.tensor_has_values_beyond_what_can", name=name, type=became)
     else:
-        reason = Phrase("the tensor {name} holds NaN or infinite values", name=name)
+        reason = Text("reason.weights.tensor_holds_nan_or_infinite_values", name=name)
     raise ConversionError(reason=reason)
 
 
@@ -159,26 +157,24 @@ def cast(block: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
 def _check_is_raw(source: Source, target: str) -> None:
     strategy = source.inspection.converted_strategy
     if strategy is not None:
-        reason = Phrase(
-            "it was converted for the strategy `{strategy}` already, which cannot be undone", strategy=strategy
-        )
+        reason = Text("reason.weights.was_converted_for_the_strategy_already", strategy=strategy)
         raise ConversionError(
             "conversion_refused",
             path=source.path.name,
             target=target,
             reason=reason,
-            way_out="Convert the file it was made from.",
+            way_out=Text("reason.weights.convert_the_file_it_was_made"),
         )
 
 
 def _check_floats(source: Source, target: str) -> None:
     for info in source.infos.values():
         if info.dtype not in FLOATS:
-            reason = Phrase("its tensor {name} is {type}", name=info.name, type=info.dtype)
+            reason = Text("reason.common.tensor_has_type", name=info.name, type=info.dtype)
             raise ConversionError(
                 "conversion_refused",
                 path=source.path.name,
                 target=target,
                 reason=reason,
-                way_out="Convert the file in full precision (fp16, bf16 or fp32).",
+                way_out=Text("reason.weights.convert_the_file_in_full_precision"),
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from webapp.errors import ConversionError
+from webapp.i18n import Text
 from webapp.weights.convert.options import ConversionOptions
 from webapp.weights.convert.plan import Plan, PlannedTensor
 from webapp.weights.convert.source import Source
@@ -10,9 +11,13 @@ from webapp.weights.convert.source import Source
 
 def plan(source: Source, options: ConversionOptions) -> Plan:
     if source.inspection.format == "pth" and not source.has_lora:
-        reason = "it is a .pth already"
+        reason = Text("reason.weights.pth_already")
         raise ConversionError(
-            "conversion_refused", path=source.path.name, target="pth", reason=reason, way_out="Use it as it is."
+            "conversion_refused",
+            path=source.path.name,
+            target="pth",
+            reason=reason,
+            way_out=Text("reason.weights.use_it_as_it_is"),
         )
     return Plan("pth", [_planned(source, name) for name in source.infos])
 

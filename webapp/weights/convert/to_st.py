@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from webapp.errors import ConversionError
+from webapp.i18n import Text
 from webapp.weights.convert.options import ConversionOptions
 from webapp.weights.convert.plan import Plan, PlannedTensor
 from webapp.weights.convert.source import Source, cast
@@ -21,9 +22,13 @@ DTYPE = "float16"  # web-rwkv takes nothing else
 def plan(source: Source, options: ConversionOptions) -> Plan:
     """``format: pt`` is what web-rwkv's own converters write; Roost's marks make the way back exact."""
     if source.is_web_rwkv and not source.has_lora:
-        reason = "it has web-rwkv's names already"
+        reason = Text("reason.weights.has_web_rwkvs_names_already")
         raise ConversionError(
-            "conversion_refused", path=source.path.name, target="st", reason=reason, way_out="Use it as it is."
+            "conversion_refused",
+            path=source.path.name,
+            target="st",
+            reason=reason,
+            way_out=Text("reason.weights.use_it_as_it_is"),
         )
     tensors = [_planned(source, name) for name in source.infos]
     marks = {"format": "pt", LAYOUT_KEY: WEB_RWKV, ARCHITECTURE_KEY: source.architecture}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from webapp.errors import ConversionError, RoostError
-from webapp.i18n import Phrase
+from webapp.i18n import Text
 from webapp.weights.convert.plan import Plan
 from webapp.weights.convert.progress import Meter
 from webapp.weights.convert.source import Source
@@ -40,9 +40,7 @@ def verify(path: Path, source: Source, plan: Plan, checksums: Mapping[str, int],
         wanted.n_embd,
         wanted.vocab_size,
     ):
-        raise _wrong(
-            Phrase("it reads as another model ({found} instead of {expected})", found=str(found), expected=str(wanted))
-        )
+        raise _wrong(Text("reason.weights.reads_as_another_model", found=str(found), expected=str(wanted)))
     _check_shapes(contents, plan)
     _check_bytes(path, contents, checksums, meter)
     if not plan.marks.get("_strategy"):
@@ -55,8 +53,8 @@ def _check_shapes(contents: FileContents, plan: Plan) -> None:
     if found != planned:
         odd = next(name for name in {**found, **planned} if found.get(name) != planned.get(name))
         raise _wrong(
-            Phrase(
-                "its tensor {name} is {found} instead of {expected}",
+            Text(
+                "reason.weights.tensor_is_instead_of",
                 name=odd,
                 found=str(found.get(odd)),
                 expected=str(planned.get(odd)),
@@ -72,14 +70,12 @@ def _check_bytes(path: Path, contents: FileContents, checksums: Mapping[str, int
             while left:
                 data = file.read(min(left, READ_BYTES))
                 if not data:
-                    raise _wrong(Phrase("it ends inside {name}", name=name))
+                    raise _wrong(Text("reason.weights.ends_inside", name=name))
                 meter.block(name, data)
                 left -= len(data)
             meter.tensor_done(name)
             if meter.checksums[name] != checksums.get(name):
-                raise _wrong(
-                    Phrase("{name} reads differently from what was written; the disk may be failing", name=name)
-                )
+                raise _wrong(Text("reason.weights.reads_differently_from_what_was_written", name=name))
 
 
 def compare_samples(path: Path, source: Source) -> None:
@@ -88,7 +84,7 @@ def compare_samples(path: Path, source: Source) -> None:
     rng = np.random.default_rng(0)
     with open_official(path, any_name=True) as result, open_official(source.path) as original:
         if set(result.names()) != set(source.infos):
-            raise _wrong("its tensors have other names than the model's")
+            raise _wrong(Text("reason.weights.tensors_have_other_names"))
         for name, info in source.infos.items():
             if name not in changed:
                 _compare(name, info, original.tensor(name), result.tensor(name), rng)
@@ -102,8 +98,8 @@ def _compare(
 ) -> None:
     if result.shape != original.shape:
         raise _wrong(
-            Phrase(
-                "{name} is {found} instead of {expected}",
+            Text(
+                "reason.weights.is_instead_of",
                 name=name,
                 found=str(tuple(result.shape)),
                 expected=str(info.shape),
@@ -115,8 +111,8 @@ def _compare(
         return
     picked = tuple([int(value) for value in axis] for axis in index)
     if not bool((original[picked].to(result.dtype) == result[picked]).all()):
-        raise _wrong(Phrase("values of {name} are not those of the model", name=name))
+        raise _wrong(Text("reason.weights.values_of_are_not_those", name=name))
 
 
-def _wrong(reason: str) -> ConversionError:
-    return ConversionError(reason=Phrase("the new file did not pass its check: {reason}", reason=reason))
+def _wrong(reason: Text | str) -> ConversionError:
+    return ConversionError(reason=Text("reason.weights.new_file_did_not_pass_its", reason=reason))

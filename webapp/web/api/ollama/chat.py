@@ -15,6 +15,7 @@ from msgspec import Meta
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError
+from webapp.i18n import Text
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Prompt, Structure, TextPrompt
 from webapp.web import roles
 from webapp.web.api.answering import (
@@ -110,10 +111,10 @@ def chat_request(asked: OllamaChat) -> AnswerRequest:
 
 def generate_request(asked: OllamaGenerate) -> AnswerRequest:
     for name, reason in (
-        ("suffix", "RWKV reads from left to right and cannot fill a gap"),
+        ("suffix", Text("reason.web.cannot_fill_a_gap")),
         ("template", "a preset decides the template; raw takes the prompt as it is"),
         ("context", "send the whole prompt; Roost remembers what it has read of it"),
-        ("images", "Roost's models read and write text"),
+        ("images", Text("reason.web.only_text")),
     ):
         if getattr(asked, name):
             raise RoostError("unsupported_parameter", param=name, reason=reason)
@@ -152,7 +153,7 @@ def think_mode_of(asked: OllamaRequest) -> ThinkMode | None:
 def message_of(message: OllamaMessage, place: int) -> Message:
     if message.images:
         raise RoostError(
-            "unsupported_parameter", param=f"messages[{place}].images", reason="Roost's models read and write text"
+            "unsupported_parameter", param=f"messages[{place}].images", reason=Text("reason.web.only_text")
         )
     calls = tuple(
         ToolCall("", call.function.name, msgspec.json.encode(call.function.arguments).decode())

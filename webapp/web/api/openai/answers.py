@@ -208,7 +208,7 @@ class Tokens(msgspec.Struct):
     pieces: list[str] | None = None
 
 
-class Text(msgspec.Struct):
+class PlainText(msgspec.Struct):
     """One text under the names vLLM and llama.cpp give it."""
 
     text: str

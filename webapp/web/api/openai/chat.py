@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, UnsetType
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError
+from webapp.i18n import Text
 from webapp.services.generation.generation import AnswerText
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.tokenizer import Tokenizer
@@ -176,12 +177,14 @@ def biases_of(biases: dict[str, float]) -> dict[int, float]:
     try:
         return {int(token_id): bias for token_id, bias in biases.items()}
     except ValueError as exc:
-        raise RoostError("invalid_parameter", param="logit_bias", reason="its names must be token ids") from exc
+        raise RoostError(
+            "invalid_parameter", param="logit_bias", reason=Text("reason.web.names_must_be_token_ids")
+        ) from exc
 
 
 def includes_usage(fields: SamplingFields) -> bool:
     if fields.stream_options is not None and not fields.stream:
-        raise RoostError("invalid_parameter", param="stream_options", reason="it is only for streams")
+        raise RoostError("invalid_parameter", param="stream_options", reason=Text("reason.web.is_only_for_streams"))
     return fields.stream_options is not None and bool(fields.stream_options.include_usage)
 
 
@@ -250,11 +253,15 @@ def structure_of(asked: ChatRequest) -> Structure:
 def check_supported(asked: ChatRequest) -> None:
     for name in ("functions", "function_call"):
         if getattr(asked, name):
-            raise RoostError("unsupported_parameter", param=name, reason="OpenAI has replaced it by tools")
+            raise RoostError(
+                "unsupported_parameter", param=name, reason=Text("reason.web.openai_has_replaced_it_by_tools")
+            )
     if asked.audio is not None or any(kind != "text" for kind in asked.modalities or ()):
-        raise RoostError("unsupported_parameter", param="modalities", reason="Roost's models read and write text")
+        raise RoostError("unsupported_parameter", param="modalities", reason=Text("reason.web.only_text"))
     if asked.web_search_options not in (UNSET, None):
-        raise RoostError("unsupported_parameter", param="web_search_options", reason="Roost does not search the web")
+        raise RoostError(
+            "unsupported_parameter", param="web_search_options", reason=Text("reason.web.roost_does_not_search_the_web")
+        )
 
 
 def check_results(messages: Sequence[ChatMessage]) -> None:
@@ -277,7 +284,7 @@ def logprobs_of(asked: ChatRequest) -> int | None:
     if asked.logprobs:
         return asked.top_logprobs or 0
     if asked.top_logprobs:
-        raise RoostError("invalid_parameter", param="top_logprobs", reason="it needs logprobs to be true")
+        raise RoostError("invalid_parameter", param="top_logprobs", reason=Text("reason.web.needs_logprobs_to_be_true"))
     return None
 
 
@@ -295,7 +302,7 @@ def assistant_message(message: AssistantMessage, place: str) -> Message:
     text = text_of(message.content or message.refusal or "", f"{place}.content")
     calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
     if not calls and message.content is None and message.refusal is None and not message.reasoning_content:
-        raise RoostError("invalid_parameter", param=f"{place}.content", reason="it is missing")
+        raise RoostError("invalid_parameter", param=f"{place}.content", reason=Text("reason.common.is_missing"))
     reasoning = message.reasoning_content or "" if message.prefix else ""
     return Message(Role.ASSISTANT, text, reasoning=reasoning, tool_calls=calls)
 

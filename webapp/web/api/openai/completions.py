@@ -11,6 +11,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
+from webapp.i18n import Text
 from webapp.services.generation.request import AnswerRequest, TextPrompt
 from webapp.web.api.answering import (
     Answering,
@@ -90,13 +91,11 @@ def create() -> Response:
 
 def check_supported(asked: CompletionRequest) -> None:
     if asked.suffix:
-        raise RoostError(
-            "unsupported_parameter", param="suffix", reason="RWKV reads from left to right and cannot fill a gap"
-        )
+        raise RoostError("unsupported_parameter", param="suffix", reason=Text("reason.web.cannot_fill_a_gap"))
     if asked.best_of is not None and asked.best_of != (asked.n or 1):
-        raise RoostError("unsupported_parameter", param="best_of", reason="Roost writes as many answers as it gives, n")
+        raise RoostError("unsupported_parameter", param="best_of", reason=Text("reason.web.best_of_is_n"))
     if asked.max_tokens == 0 and (not asked.echo or asked.stream):
-        raise RoostError("invalid_parameter", param="max_tokens", reason="0 is only for echo without stream")
+        raise RoostError("invalid_parameter", param="max_tokens", reason=Text("reason.web.zero_only_for_echo"))
 
 
 def prompts_of(given: str | list[Any] | None) -> tuple[TextPrompt, ...]:
@@ -106,9 +105,7 @@ def prompts_of(given: str | list[Any] | None) -> tuple[TextPrompt, ...]:
     if all(isinstance(item, int) for item in given):
         return (TextPrompt(token_ids=tuple(given)),)
     if any(isinstance(item, int) for item in given):
-        raise RoostError(
-            "invalid_parameter", param="prompt", reason="a list holds texts, or token ids, or lists of token ids"
-        )
+        raise RoostError("invalid_parameter", param="prompt", reason=Text("reason.web.mixed_list"))
     return tuple(text_prompt(item) if isinstance(item, str) else TextPrompt(token_ids=tuple(item)) for item in given)
 
 

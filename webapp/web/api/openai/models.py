@@ -17,6 +17,7 @@ from flask import Response, request
 from msgspec import Meta
 
 from webapp.errors import ModelNotFound, RequestError, RoostError
+from webapp.i18n import Text
 from webapp.services.generation.completions import embedding
 from webapp.services.generation.request import ChatPrompt
 from webapp.web.api.answering import (
@@ -38,7 +39,7 @@ from webapp.web.api.openai.answers import (
     EmbeddingUsage,
     Model,
     ModelList,
-    Text,
+    PlainText,
     Tokens,
     text_of,
 )
@@ -109,9 +110,7 @@ def inputs_of(given: str | list[Any]) -> Iterator[list[int]]:
         items = [items]
     for item in items:
         if isinstance(item, int):
-            raise RoostError(
-                "invalid_parameter", param="input", reason="a list holds texts, or token ids, or lists of token ids"
-            )
+            raise RoostError("invalid_parameter", param="input", reason=Text("reason.web.mixed_list"))
         yield the_manager().tokenizer().encode(item) if isinstance(item, str) else item
 
 
@@ -169,9 +168,7 @@ def tokenize() -> Response:
 def token_ids_of(asked: TokenizeRequest) -> list[int]:
     texts = [text for text in (asked.prompt, asked.content, asked.text) if text is not None]
     if len(texts) + (asked.messages is not None) != 1:
-        raise RoostError(
-            "invalid_parameter", param="prompt", reason="give exactly one of prompt, content, text and messages"
-        )
+        raise RoostError("invalid_parameter", param="prompt", reason=Text("reason.web.give_one_of_four"))
     if asked.messages is None:
         return the_manager().tokenizer().encode(texts[0])
     messages = tuple(message_of(message, f"messages[{place}]") for place, message in enumerate(asked.messages))
@@ -182,7 +179,7 @@ def detokenize() -> Response:
     asked = read_body(DetokenizeRequest)
     served_model(asked.model)
     text = decoded(asked.tokens)
-    return answer(Text(text, text, text))
+    return answer(PlainText(text, text, text))
 
 
 def decoded(token_ids: Sequence[int]) -> str:
