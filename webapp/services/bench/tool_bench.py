@@ -101,7 +101,7 @@ CLIENT = "tool bench"
 RETRY_S = 0.3
 
 Answer = dict[str, Any]
-"""What is kept of one case in one mode; :mod:`.report` reads it:
+"""What is kept of one case in one mode; :func:`reports` reads it:
 
 ``place`` of the case, ``mode``, ``prompt``, ``expected`` calls, ``sent`` (what the model read after the offer, which
 all have in common), ``raw`` (all it wrote), ``called``, ``sets_out`` (something began as a call does), ``score``,
