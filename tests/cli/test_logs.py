@@ -69,7 +69,7 @@ def test_the_same_warning_does_not_fill_it(kept, monkeypatch):
     read = kept()
     for number in range(1000):
         if number == 999:
-            monkeypatch.setattr("webapp.web.socket.limits.time.monotonic", lambda: 1e9)  # much later
+            monkeypatch.setattr("webapp.web.peer.time.monotonic", lambda: 1e9)  # much later
         log.warning("again %d", number)
     log.warning("another")
     lines = read().splitlines()

@@ -10,7 +10,7 @@ import pytest
 
 from tests.web.bridge_app import EVIL, RunningServer, open_descriptors, wait_for
 from tests.web.ws_client import BINARY, CLOSE, PING, PONG, TEXT, Refused, frame, handshake
-from webapp.web.socket.limits import Limits
+from webapp.web.socket.channel import Limits
 
 
 @pytest.fixture(params=[True, False], ids=["poll", "select"])

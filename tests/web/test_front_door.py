@@ -20,10 +20,10 @@ from tests.web.owner import install_guard
 from tests.web.ws_client import RawClient
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
-from webapp.web.peer import TrustedProxies
+from webapp.web.peer import TrustedProxies, address_key
 from webapp.web.serve import connection_limits, connections_of, make_server
-from webapp.web.socket import limits as limits_module
-from webapp.web.socket.limits import Limits, address_key
+from webapp.web.socket import server as server_module
+from webapp.web.socket.channel import Limits
 from webapp.web.socket.server import Listener
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -321,7 +321,7 @@ def test_a_refused_connection_is_told_why(open_door):
 
 
 def test_an_idle_connection_makes_room_for_one_of_the_same_address(open_door, monkeypatch):
-    monkeypatch.setattr(limits_module, "RECENT_S", 0)
+    monkeypatch.setattr(server_module, "RECENT_S", 0)
     door = open_door(connections_per_client=4)
     busy = half_header(door, 3)
     idle = door.client(door.head("GET /", BEARER))
@@ -333,7 +333,7 @@ def test_an_idle_connection_makes_room_for_one_of_the_same_address(open_door, mo
 
 @TWO_ADDRESSES
 def test_a_full_server_takes_a_place_from_who_has_most(open_door, monkeypatch):
-    monkeypatch.setattr(limits_module, "RECENT_S", 0)
+    monkeypatch.setattr(server_module, "RECENT_S", 0)
     door = open_door(connection_limit=8, connections_per_client=8)
     many = [door.client() for _ in range(6)]
     few = [door.client(address=OTHER) for _ in range(2)]
@@ -366,7 +366,12 @@ def test_what_a_client_is_counted_by(address, key):
 )  # fmt: skip
 def test_how_many_connections_a_client_may_have(settings, client, expected):
     settings = Settings(**settings)
-    assert connections_of(settings, Limits(400, 128), TrustedProxies(settings.trusted_proxy), client) == expected
+    assert (
+        connections_of(
+            not (settings.is_shared or settings.token), Limits(400, 128), TrustedProxies(settings.trusted_proxy), client
+        )
+        == expected
+    )
 
 
 @TWO_ADDRESSES

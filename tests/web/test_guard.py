@@ -12,7 +12,7 @@ from webapp.services.access import LINK_LIFETIME_S
 from webapp.settings import Settings
 from webapp.web import guard as guard_module
 from webapp.web.guard import current_role
-from webapp.web.socket.limits import RateLimit
+from webapp.web.peer import RateLimit
 
 HOME = "http://127.0.0.1:8000"
 SOCKET = {"Upgrade": "websocket", "Connection": "Upgrade"}
@@ -344,7 +344,7 @@ def test_an_ipv6_host_is_one_client_whatever_address_it_takes():
 def test_rate_limit_refills_and_forgets(monkeypatch):
     limit = RateLimit(per_second=1, burst=1, most_keys=10)
     now = [100.0]
-    monkeypatch.setattr("webapp.web.socket.limits.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("webapp.web.peer.time.monotonic", lambda: now[0])
     assert limit.allows("a") and not limit.allows("a")
     now[0] += 1
     assert limit.allows("a")

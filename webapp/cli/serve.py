@@ -22,7 +22,7 @@ from webapp.errors import RoostError
 from webapp.i18n import Text, say
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings, default_models_dir
-from webapp.web.socket.limits import RateLimit
+from webapp.web.peer import RateLimit
 
 FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state", "preset", "api_only")
 

@@ -1,4 +1,4 @@
-"""Who is at the other end of a connection: the client's address, past the proxies that ``trusted_proxy`` names.
+"""Who is at the other end of a connection, past the proxies that ``trusted_proxy`` names, and how often it may ask.
 
 Forwarding headers (``X-Forwarded-*`` or ``Forwarded``, RFC 7239) are believed only on a connection that comes from a
 trusted proxy. The client is then the rightmost address that is not a trusted proxy: everything left of it may have been
@@ -11,8 +11,10 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Iterable, Mapping, MutableMapping
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +182,42 @@ def _values(environ: Mapping[str, Any], name: str) -> list[str]:
 
 def _last(environ: Mapping[str, Any], name: str) -> str:
     return (_values(environ, name) or [""])[-1]
+
+
+def address_key(address: str) -> str:
+    """What one client is counted by: an IPv4 address, or an IPv6 network of 64 bits, as one host has all of those."""
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if not isinstance(found, IPv6Address):
+        return str(found)
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return str(found) if found.is_loopback else str(IPv6Address(int(found) >> 64 << 64))
+
+
+class RateLimit:
+    """Allows ``burst`` at once and ``per_second`` in the long run; bounded in the number of keys it remembers."""
+
+    def __init__(self, per_second: float, burst: float, most_keys: int = 4096) -> None:
+        self.per_second = per_second
+        self.burst = burst
+        self.most_keys = most_keys
+        self._levels: dict[str, tuple[float, float]] = {}  # key -> (level, when), least recently used first
+        self._lock = threading.Lock()
+
+    def allows(self, key: str) -> bool:
+        """Takes one from ``key``'s bucket; False when it is empty."""
+        now = time.monotonic()
+        with self._lock:
+            level, then = self._levels.pop(key, (self.burst, now))
+            level = min(self.burst, level + (now - then) * self.per_second)
+            is_allowed = level >= 1
+            self._levels[key] = (level - 1 if is_allowed else level, now)
+            if len(self._levels) > self.most_keys:
+                self._levels.pop(next(iter(self._levels)))
+        return is_allowed
+
+    def __len__(self) -> int:
+        return len(self._levels)

@@ -24,7 +24,7 @@ from webapp.i18n.terminal import t
 from webapp.services.access import owner_link
 from webapp.settings import LOOPBACK_HOSTS, Settings
 from webapp.web.peer import TrustedProxies, is_loopback
-from webapp.web.socket.limits import Limits
+from webapp.web.socket.channel import Limits
 from webapp.web.socket.server import BridgeServer
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,12 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
             app,
             websocket_options(settings),
             limits,
-            limit_of=functools.partial(connections_of, settings, limits, guard.proxies if guard else TrustedProxies()),
+            limit_of=functools.partial(
+                connections_of,
+                not (settings.is_shared or settings.token),
+                limits,
+                guard.proxies if guard else TrustedProxies(),
+            ),
             gate=guard.body_limit if guard else None,
             client_of=guard.proxies.client_address if guard else None,
             sockets=sockets,
@@ -180,13 +185,12 @@ def share_of_one(places: int) -> int:
     return places * 3 // 4
 
 
-def connections_of(settings: Settings, limits: Limits, proxies: TrustedProxies, client: str) -> int:
-    """Most HTTP connections of one client; more for programs on this machine where nobody else is let in, and for a
-    trusted proxy, which brings the connections of all its clients."""
+def connections_of(is_for_one: bool, limits: Limits, proxies: TrustedProxies, client: str) -> int:
+    """Most HTTP connections of one client; more for programs on this machine where the server is for one person, and
+    for a trusted proxy, which brings the connections of all its clients."""
     if proxies.is_trusted(client):
         return limits.connections
-    is_alone = not settings.is_shared and not settings.token and is_loopback(client)
-    return share_of_one(limits.connections) if is_alone else limits.per_address
+    return share_of_one(limits.connections) if is_for_one and is_loopback(client) else limits.per_address
 
 
 def refuse_taken_port(settings: Settings) -> None:

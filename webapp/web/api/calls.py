@@ -61,7 +61,7 @@ def install(app: Flask, settings: Settings) -> None:
 def call(op: Operation, **arguments: str) -> Response:
     """The view's answer, noted in a record that ends when the answer is closed."""
     client = request.remote_addr or ""
-    record = Record(f"{op.method} {op.path}", client, on_end=the_metrics().count, may_wait=op.generates)
+    record = Record(f"{op.method} {op.paths[0]}", client, on_end=the_metrics().count, may_wait=op.generates)
     g.api_record = record
     release: Callable[[], None] = lambda: None  # noqa: E731
     try:

@@ -7,6 +7,7 @@ no use before the first call. The words are in the catalogues: ``api.op.<key>.ti
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -28,6 +29,7 @@ ERRORS = {
 }
 
 
+@functools.cache
 def named(target: str) -> Any:
     """What "module:name" stands for in this package."""
     module, _, name = target.partition(":")

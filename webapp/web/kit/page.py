@@ -17,7 +17,18 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
-from flask import Flask, Response, current_app, g, has_request_context, make_response, render_template, request, url_for
+from flask import (
+    Flask,
+    Response,
+    after_this_request,
+    current_app,
+    g,
+    has_request_context,
+    make_response,
+    render_template,
+    request,
+    url_for,
+)
 from jinja2.ext import Extension
 from markupsafe import Markup, escape
 
@@ -50,7 +61,6 @@ def install(app: Flask, settings: Settings) -> None:
     app.jinja_env.filters["commands"] = commands
     app.jinja_env.filters["with_way_out"] = sentences
     app.jinja_env.add_extension(WithoutIndent)
-    app.after_request(_remember_locale)
 
 
 def commands(text: str) -> Markup:
@@ -84,19 +94,16 @@ def current_locale() -> str:
     if not has_request_context():
         return fixed if fixed in LOCALES else DEFAULT_LOCALE
     if "locale" not in g:
-        g.locale = choose_locale(
-            request.args.get("lang"),
-            request.cookies.get(LOCALE_COOKIE),
-            request.headers.get("Accept-Language"),
-            fixed,
-        )
+        chosen = request.args.get("lang")
+        cookie, accepted = request.cookies.get(LOCALE_COOKIE), request.headers.get("Accept-Language")
+        g.locale = choose_locale(chosen, cookie, accepted, fixed)
+        if chosen in LOCALES:
+            after_this_request(_remember_locale)
     return str(g.locale)
 
 
 def _remember_locale(response: Response) -> Response:
-    chosen = request.args.get("lang")
-    if chosen in LOCALES:
-        response.set_cookie(LOCALE_COOKIE, str(chosen), max_age=COOKIE_SECONDS, samesite="Lax", httponly=True)
+    response.set_cookie(LOCALE_COOKIE, g.locale, max_age=COOKIE_SECONDS, samesite="Lax", httponly=True)
     return response
 
 

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import socket
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from waitress.channel import HTTPChannel
@@ -23,7 +24,7 @@ from waitress.task import WSGITask
 from waitress.utilities import BadRequest, Error
 
 from webapp.errors import RoostError
-from webapp.web.socket.limits import Limits, address_key
+from webapp.web.peer import address_key
 from webapp.web.socket.pool import Connection
 
 REFUSAL_KEY = "roost.refusal"
@@ -31,6 +32,24 @@ REFUSAL_KEY = "roost.refusal"
 CHUNK_LINE_BYTES = 8 << 10
 TRAILER_BYTES = 32 << 10
 DISCARD_BYTES = 256 << 10
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Deadlines are answered with 408; a connection without a place with 503.
+
+    A body has ``body_grace_s`` and then as long as it takes at ``body_bytes_per_s`` (Apache's mod_reqtimeout gives 20
+    seconds and 500 bytes a second). After an answer that ends the connection early, what the client still sends is
+    thrown away for ``linger_s`` at most and until it is silent for ``linger_silence_s`` (nginx' lingering_close).
+    """
+
+    connections: int = 512
+    per_address: int = 128
+    header_s: float = 20.0
+    body_grace_s: float = 20.0
+    body_bytes_per_s: float = 1024.0
+    linger_s: float = 10.0
+    linger_silence_s: float = 2.0
 
 
 class ServiceUnavailable(Error):  # type: ignore[misc]

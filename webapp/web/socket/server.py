@@ -22,6 +22,7 @@ import select
 import socket
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -31,8 +32,8 @@ from waitress.adjustments import Adjustments
 from waitress.server import TcpWSGIServer
 from waitress.task import ThreadedTaskDispatcher
 
-from webapp.web.socket.channel import Channel
-from webapp.web.socket.limits import Limits, Places, RateLimit
+from webapp.web.peer import RateLimit, address_key
+from webapp.web.socket.channel import Channel, Limits
 from webapp.web.socket.pool import WebSocketPool
 from webapp.web.socket.websocket import WebSocket
 
@@ -49,6 +50,60 @@ REFUSED = (
     "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nConnection: close\r\n"
     "Content-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\n\r\n{reason}"
 )
+
+
+RECENT_S = 1.0
+"""A connection that was used this recently is not idle: its next request may be on the way."""
+
+
+class Places:
+    """The open HTTP connections by client; upgraded ones have a limit of their own. Used by the loop's thread only.
+
+    ``limit_of`` gives the most connections of one client (by :func:`address_key`).
+    """
+
+    def __init__(self, limit: int, limit_of: Callable[[str], int]) -> None:
+        self.limit = limit
+        self._limit_of = limit_of
+        self._channels: defaultdict[str, set[Any]] = defaultdict(set)
+
+    def add(self, channel: Any) -> None:
+        self._channels[channel.client].add(channel)
+
+    def discard(self, channel: Any) -> None:
+        held = self._channels[channel.client]
+        held.discard(channel)
+        if not held:
+            del self._channels[channel.client]
+
+    def __len__(self) -> int:
+        return sum(map(self._count, self._channels))
+
+    def refusal(self, address: str) -> str | None:
+        """Why ``address`` gets no further connection. An idle one of its own, or of the client that has most, makes
+        room where it can."""
+        client = address_key(address)
+        if self._count(client) >= self._limit_of(client) and not self._end_idlest(client):
+            return "too many connections from this address"
+        if len(self) >= self.limit and not self.make_room():
+            return "too many connections"
+        return None
+
+    def make_room(self) -> bool:
+        """Ends an idle connection of the client that has most of those that have one; False when all are in use."""
+        return any(map(self._end_idlest, sorted(self._channels, key=self._count, reverse=True)))
+
+    def _count(self, client: str) -> int:
+        return sum(not channel.will_close for channel in self._channels.get(client, ()))
+
+    def _end_idlest(self, client: str) -> bool:
+        """The channel is closed at the loop's next turn: now, its descriptor's number could be given to another."""
+        before = time.time() - RECENT_S  # last_activity is of this clock
+        idle = [channel for channel in self._channels.get(client, ()) if channel.is_idle_since(before)]
+        if not idle:
+            return False
+        min(idle, key=lambda channel: channel.last_activity).will_close = True
+        return True
 
 
 class Listener(TcpWSGIServer):  # type: ignore[misc]
