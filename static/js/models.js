@@ -5,7 +5,7 @@ const words = page.dataset;
 const sliceBytes = Number(words.slice);
 
 // What changed: asked often while something goes on, seldom otherwise, never in the background.
-const QUIET_MS = 2000;
+const QUIET_MS = 900; // with the second between two looks at the disk: a file that is dropped in is listed within two
 const BUSY_MS = 500;
 let timer;
 
