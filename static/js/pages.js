@@ -24,7 +24,11 @@ function showStrip(strip, html) {
   const fresh = new DOMParser().parseFromString(html, "text/html").querySelector("#strip");
   if (!fresh || fresh.isEqualNode(strip)) return;
   const parts = [...strip.children];
-  [...fresh.children].forEach((part, index) => part.isEqualNode(parts[index]) || parts[index].replaceWith(part));
+  for (const [index, part] of [...fresh.children].entries()) {
+    if (part.isEqualNode(parts[index])) continue;
+    parts[index].replaceWith(part);
+    window.htmx?.process(part);
+  }
   body.dispatchEvent(new CustomEvent("roost:status"));
 }
 

@@ -430,3 +430,13 @@ def test_a_certificate_nobody_trusts_is_refused(
 
     monkeypatch.setattr(httpx.Client, "send", refuse)
     assert code(fetched(downloads, "https://hub.example/x.pth")) == "download_untrusted"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"name": "a.pth"}', '{"name": "../../a.pth", "key": "k", "urls": ["https://h/a.pth"]}'],
+)
+def test_a_description_nobody_wrote_here_is_left_alone(content: str, settings: Settings, open_downloads: Any) -> None:
+    (settings.models_dir / transfer.PARTS).mkdir()
+    (settings.models_dir / transfer.PARTS / "x.json").write_text(content)
+    assert open_downloads().jobs.jobs(KIND) == []

@@ -21,7 +21,15 @@ from pathlib import Path
 from webapp.errors import DownloadError, RoostError
 from webapp.services.downloads.http import Answer, Http, interrupt
 from webapp.services.jobs import Running
-from webapp.services.library.placing import RESERVE_BYTES, check_free, free_bytes, size_text, write_all, writing
+from webapp.services.library.placing import (
+    RESERVE_BYTES,
+    check_free,
+    free_bytes,
+    safe_name,
+    size_text,
+    write_all,
+    writing,
+)
 
 PARTS = ".downloads"
 TRIES, PROGRESS_BYTES = 5, 1 << 20
@@ -105,9 +113,11 @@ def unfinished(models_dir: Path) -> list[Source]:
 
 
 def _read(path: Path) -> Source | None:
-    with contextlib.suppress(OSError, ValueError, TypeError):
+    """None for what this module did not write; a name that would lead elsewhere is never taken from a file."""
+    with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RoostError):
         found = json.loads(path.read_text(encoding="utf-8"))
-        return Source(**{**found, "urls": tuple(found["urls"])})
+        source = Source(**{**found, "urls": tuple(found["urls"])})
+        return source if source.urls and source.name == safe_name(source.name) else None
     return None
 
 
