@@ -177,7 +177,7 @@ def build(folder: Path | None = None, system: System = HERE) -> Path:
 
 def _compile(compiler: list[str], target: Path, system: System) -> None:
     flags = [flag for flag in FLAGS if flag != "-fPIC" or system.name != "win32"]
-    links = ["-static"] if system.name == "win32" else ["-lpthread"]
+    links = {"win32": ["-static", "-s"], "darwin": []}.get(system.name, ["-lpthread", "-s"])
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as name:
         scratch = Path(name)
         sources = sorted(SOURCES.glob("*.cpp"))
