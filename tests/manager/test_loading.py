@@ -13,7 +13,9 @@ from tests.manager.conftest import assert_failed, eventually, last_output, reque
 from webapp.backends.fake import FakeBackend
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelNotFound, StrategyError
+from webapp.manager import session
 from webapp.manager.handles import LoadingEvent
+from webapp.manager.session import load_command
 
 
 def test_nothing_starts_before_the_first_request(make_manager, starter):
@@ -31,6 +33,35 @@ def test_a_request_loads_the_model_and_is_answered(make_manager):
     assert bytes(token - 1 for token in output.token_ids) == b"hello"
     assert output.finish_reason is FinishReason.STOP
     assert manager.status().phase == "ready"
+
+
+def test_a_load_begun_ahead_serves_the_request_and_its_mistakes_are_told_there(make_manager, starter):
+    manager = make_manager()
+    manager.begin_loading()
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
+    assert len(starter.clients) == 1
+    nowhere = make_manager(model="none.safetensors")
+    nowhere.begin_loading()
+    with pytest.raises(ModelNotFound):
+        nowhere.submit(request())
+
+
+def test_a_state_chosen_before_the_engine_was_told_to_load_is_the_one_it_begins_with(make_manager, monkeypatch):
+    reading, may_read = threading.Event(), threading.Event()
+
+    def slow(target, settings):
+        reading.set()
+        assert may_read.wait(30)
+        return load_command(target, settings)
+
+    monkeypatch.setattr(session, "load_command", slow)
+    manager = make_manager()
+    manager.load()
+    assert reading.wait(30)
+    manager.apply_state("fits.safetensors")
+    may_read.set()
+    assert manager.wait_ready(30).state == "fits.safetensors"
+    assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
 
 
 def test_32_first_requests_at_once_load_once(make_manager, starter):

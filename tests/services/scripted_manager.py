@@ -67,6 +67,9 @@ class ScriptedManager:
         config = SimpleNamespace(architecture=architecture, vocab_size=65536)
         self._info = SimpleNamespace(config=config, path="/models/starter.pth", parameters=parameters)
 
+    def begin_loading(self):
+        """There is nothing to load."""
+
     def tokenizer(self):
         return self._tokenizer
 

@@ -7,6 +7,7 @@ command, and closed there.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -135,6 +136,11 @@ class ModelManager:
             if loaded is not None and loaded.automatic:
                 target = self._resolver.resolve(loaded.choice, loaded, may_drop_state=True, loaded=loaded)
                 self._supervisor.request_renewal(target)
+
+    def begin_loading(self) -> None:
+        """Begins to load the chosen model, for one who is about to :meth:`submit`; what is wrong is told there."""
+        with contextlib.suppress(RoostError):
+            self._supervisor.ensure_loading(self._chosen(for_loading=True))
 
     def load_anyway(self) -> None:
         """Starts loading what :meth:`load` or a request was refused last because it does not fit. From then on requests

@@ -79,7 +79,7 @@ class EngineSession:
         self.idle_since = time.monotonic()
         self._changed = changed
         self._on_change = on_change
-        self._is_ready = False
+        self._is_told = self._is_ready = False
         self._abandoned: RoostError | None = None
         self._handles: dict[str, RequestHandle] = {}
         self._waiting = 0
@@ -124,10 +124,15 @@ class EngineSession:
 
     # what the supervisor does
 
-    def start(self, start_engine: EngineStarter, command: LoadModel) -> None:
+    def start(self, start_engine: EngineStarter) -> None:
+        """Without a model yet: an engine process imports for a while before it reads its first command."""
         self._client = start_engine(self._receive, self._report_exit)
-        self._client.send(command)
         threading.Thread(target=self._watch, name="roost-engine-watch", daemon=True).start()
+
+    def load(self, command: Callable[[Start], LoadModel]) -> None:
+        with self._changed:
+            self._is_told = True
+            self._send(command(self.target.start))
 
     def wait_loaded(self, timeout_s: float | None) -> None:
         """Until the model is there; raises why it is not. The caller closes the session then."""
@@ -154,6 +159,8 @@ class EngineSession:
     def set_state(self, target: Target) -> None:
         """``target`` is the same model with another initial state."""
         self.target = target
+        if not self._is_told:  # its first command has to be the one that loads, and brings this state
+            return
         state = State.of(target.state) if target.state is not None else None
         self._send(SetInitialState(state, target.state_info.digest))
 

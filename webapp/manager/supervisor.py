@@ -359,15 +359,15 @@ class Supervisor:
         from webapp.manager.client import start_engine_process
         from webapp.manager.session import EngineSession, load_command
 
-        command = load_command(target, self._settings)
         with self.changed:
             if change.error is not None or change.target is None:
                 raise change.error or ModelError("model_unloaded")
             session = EngineSession(change.target, self.changed, self._session_changed, self._stall_limits)
-            session.start(self._start_engine or start_engine_process, command(change.target.start))
+            session.start(self._start_engine or start_engine_process)
             self.error, self._loading = None, session
             self._tell()
         try:
+            session.load(load_command(target, self._settings))
             session.wait_loaded(self._settings.load_timeout_s or None)
             self._put_in_place(session, change)
         except RoostError as exc:

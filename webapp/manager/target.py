@@ -268,9 +268,14 @@ def check_same_version(target: Target, before: Target) -> None:
     raise mismatch(Path(name), Text("states.mismatch.architecture"), f"RWKV-{target.config.major}", found)
 
 
+_reading = threading.Lock()
+
+
 def tokenizer_of(target: Target) -> Tokenizer:
-    """Of the target's vocabulary, or the vocabulary file beside the model; kept for the two used last."""
-    return _tokenizer(target.config.vocab_size, target.path, target.options.tokenizer)
+    """Of the target's vocabulary, or the vocabulary file beside the model; kept for the two used last, and read once
+    where two threads want it at a time."""
+    with _reading:
+        return _tokenizer(target.config.vocab_size, target.path, target.options.tokenizer)
 
 
 @lru_cache(maxsize=2)

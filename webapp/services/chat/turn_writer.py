@@ -199,6 +199,7 @@ class TurnWriter:
         self._live.finish(self._store_answer(generation.end))
 
     def _prompt(self) -> PreparedPrompt:
+        self._manager.begin_loading()  # while the vocabulary is read and the prompt made
         model = PromptModel.chosen(self._manager)
         chat = self._store.get(self._live.chat_id)
         self._offered(chat)
