@@ -2,8 +2,7 @@ import pytest
 
 from tests.errors import raises_code
 from tests.services.scripted_manager import ScriptedManager
-from webapp.services.presets.fields import default_sampling
-from webapp.services.presets.presets import Presets
+from webapp.services.presets.presets import Presets, default_sampling
 
 
 def test_chat_defaults_are_those_of_rwkv_runner(settings):

@@ -19,10 +19,9 @@ from webapp.chat.messages import ThinkMode
 from webapp.chat.prompts import all_templates
 from webapp.chat.tool_dialects import all_dialects
 from webapp.engine import sampling_params
-from webapp.engine.sampling_params import SamplingParameter, SamplingParams
+from webapp.engine.sampling_params import SamplingParameter
 from webapp.errors import PresetError
 from webapp.i18n import Text
-from webapp.settings import Settings
 from webapp.storage.presets import Preset
 from webapp.storage.records import storable
 
@@ -32,7 +31,6 @@ SHOWN_CHARS = 60
 WORDS = {"true": True, "on": True, "1": True, "yes": True, "false": False, "off": False, "0": False, "": False}
 CHAT_MAX_TOKENS = 2000
 """Room for an answer that thinks first; a person can stop it."""
-TINY_PARAMETERS = 100_000_000
 MODEL_NAME_CHARS = 500
 STRATEGY_CHARS = 4000
 TOOL_NAME_CHARS = 64
@@ -123,23 +121,6 @@ MODEL = (
 )
 PARAMETERS: tuple[Parameter, ...] = (*SAMPLING, *PROMPT, *MODEL)
 BY_NAME: dict[str, Parameter] = {row.name: row for row in PARAMETERS}
-
-
-def default_sampling(settings: Settings, parameters: int = 0) -> SamplingParams:
-    """The chat defaults of RWKV-Runner: temperature 1, top_p 0.3, presence 0, frequency 1, decay 0.996.
-
-    A model known to be tiny (``parameters``, 0 = unknown) gets a mild frequency penalty instead: it has learnt few ways
-    to say a thing, and the full penalty pushes it off every one of them.
-    """
-    is_tiny = 0 < parameters < TINY_PARAMETERS
-    return SamplingParams(
-        max_tokens=min(CHAT_MAX_TOKENS, settings.max_tokens_limit),
-        temperature=1.0,
-        top_p=0.3,
-        presence_penalty=0.0,
-        frequency_penalty=0.2 if is_tiny else 1.0,
-        penalty_decay=0.996,
-    )
 
 
 def read_fields(values: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, PresetError]]:

@@ -24,7 +24,7 @@ from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE
 from webapp.services.presets import files
-from webapp.services.presets.fields import BY_NAME, changed_names, checked_fields, default_sampling, put
+from webapp.services.presets.fields import BY_NAME, CHAT_MAX_TOKENS, changed_names, checked_fields, put
 from webapp.services.presets.files import read_runner_presets
 from webapp.settings import Settings
 from webapp.storage.database import Database
@@ -139,6 +139,26 @@ class SaveOutcome:
     preset: Preset
     applied: tuple[str, ...] = ()
     needs_reload: tuple[str, ...] = ()
+
+
+TINY_PARAMETERS = 100_000_000
+
+
+def default_sampling(settings: Settings, parameters: int = 0) -> SamplingParams:
+    """The chat defaults of RWKV-Runner: temperature 1, top_p 0.3, presence 0, frequency 1, decay 0.996.
+
+    A model known to be tiny (``parameters``, 0 = unknown) gets a mild frequency penalty instead: it has learnt few ways
+    to say a thing, and the full penalty pushes it off every one of them.
+    """
+    is_tiny = 0 < parameters < TINY_PARAMETERS
+    return SamplingParams(
+        max_tokens=min(CHAT_MAX_TOKENS, settings.max_tokens_limit),
+        temperature=1.0,
+        top_p=0.3,
+        presence_penalty=0.0,
+        frequency_penalty=0.2 if is_tiny else 1.0,
+        penalty_decay=0.996,
+    )
 
 
 class Presets:
