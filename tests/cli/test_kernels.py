@@ -6,6 +6,7 @@ import pytest
 
 from webapp.backends.native import building
 from webapp.cli import main
+from webapp.cli.kernels import make_ready
 
 
 @pytest.fixture
@@ -26,6 +27,18 @@ def test_without_a_compiler_it_says_so_and_what_would_change_it(bare_machine, ca
     assert "ziglang" in capsys.readouterr().out
     assert main(["kernels", "build"]) == 2
     assert "ziglang" in capsys.readouterr().err
+
+
+def test_what_measures_compiles_first_or_says_what_is_in_the_way(bare_machine, capsys):
+    make_ready()
+    assert "ziglang" in capsys.readouterr().err
+    compiler = bare_machine / "g++"
+    compiler.write_text("#!/bin/sh\necho 'x.cpp:1: error: no such thing' >&2; exit 1\n")
+    compiler.chmod(0o755)
+    for is_tried in (True, False):  # once
+        make_ready()
+        told = capsys.readouterr()
+        assert ("g++" in told.err.splitlines()[0]) is is_tried and "no such thing" in told.err and told.out == ""
 
 
 def test_a_compiler_that_failed_is_tried_again_when_asked_to(bare_machine, capsys):

@@ -15,8 +15,10 @@ from typing import Any
 
 from webapp import __version__
 from webapp.cli import bench_tools
+from webapp.cli.kernels import make_ready
 from webapp.cli.options import add_model_options, settings_from
 from webapp.cli.parser import pad
+from webapp.engine.registry import is_automatic
 from webapp.errors import RequestError
 from webapp.i18n import Text
 from webapp.i18n.terminal import t
@@ -65,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     counts = read_counts("--sequences", args.sequences)
     plan = Plan(counts, prefills, max(1, args.prompt_tokens), max(0, args.tokens), max(1, args.repeat))
     settings = settings_from(args)
+    if is_automatic(settings.strategy):
+        make_ready()
     most = max(counts)
     ours = RoostContestant(ROOST, settings, most)
     others = [rival(name.strip(), args, most) for name in args.against.split(",") if name.strip()]

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import sys
 import time
-from typing import Any
+from typing import Any, TextIO
 
 from webapp.cli.parser import pad
+from webapp.engine.backend import Availability
+from webapp.errors import BackendUnavailable
 from webapp.i18n import say
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.services.strategy import kernels as native
@@ -23,7 +27,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """BackendUnavailable when nothing can be built."""
     if args.action == "build":
-        build()
+        build(sys.stdout)
     found = native.kernels()
     rows = [
         ("library", found.path or t("cli.kernels.none")),
@@ -33,17 +37,31 @@ def run(args: argparse.Namespace) -> int:
     for key, value in rows:
         if value:
             print(f"{pad(t(f'cli.kernels.{key}'), 16)}{value}")
-    for text in (found.availability.reason, found.availability.way_out):
-        if text:
-            print(say(text, terminal_locale()))
+    tell_obstacle(found.availability, sys.stdout)
     return 0
 
 
-def build() -> None:
+def make_ready() -> None:
+    """For a command that measures: compiles the library first if it can be, else says on stderr what is in the way."""
+    found = native.kernels().availability
+    if found.is_available and not found.is_ready:
+        with contextlib.suppress(BackendUnavailable):
+            build(sys.stderr)
+        found = native.kernels().availability
+    tell_obstacle(found, sys.stderr)
+
+
+def tell_obstacle(found: Availability, to: TextIO) -> None:
+    for text in (found.reason, found.way_out):
+        if text:
+            print(say(text, terminal_locale()), file=to)
+
+
+def build(to: TextIO) -> None:
     if native.kernels().path:
         return
     started = time.monotonic()
     if native.compiler():
-        print(t("cli.kernels.compiling", compiler=native.compiler()), flush=True)
+        print(t("cli.kernels.compiling", compiler=native.compiler()), file=to, flush=True)
     native.build()
-    print(t("cli.kernels.compiled", seconds=f"{time.monotonic() - started:.0f}"))
+    print(t("cli.kernels.compiled", seconds=f"{time.monotonic() - started:.0f}"), file=to)
