@@ -66,7 +66,6 @@ Engine::Engine(const Config& config, const Kernels* kernels)
         scratch.head.assign((size_t)9 * HEAD_COLUMNS * std::max(head_, CHANNELS));
         scratch.row.assign((size_t)2 * width_);
         scratch.block.assign((size_t)PANEL * BLOCK_ROWS);
-        scratch.sparse.resize((size_t)hidden_in_.padded / 4 + 2);
     }
 }
 
@@ -164,6 +163,12 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
     if (first_row == 0) {
         const int format = layer < 0 ? config_.head_format : is_lora(role) ? config_.lora_format : config_.format;
         matrix.shape(format, per_channel ? attention_ : total_rows, from_channels ? attention_ : inputs);
+        if (layer >= 0 && role == FFN_VALUE && (format == Q8 || format == Q4)) {
+            matrix.make_wide(pool_.size());
+            for (Scratch& scratch : scratch_)
+                if (scratch.block.size() < (size_t)PANEL * matrix.block_tiles * TILE_ROWS)
+                    scratch.block.assign((size_t)PANEL * matrix.block_tiles * TILE_ROWS);
+        }
         matrix.data = arena_.get(matrix.bytes());
     }
     const int packed_rows = per_channel ? attention_ : rows;
@@ -195,7 +200,13 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
                     if (p.padded_inputs)
                         for (int i = 0; i < p.inputs; i++) to[e.padded_channel(i)] = values[i];
                 }
-                e.kernels_->pack(*p.matrix, p.first_tile + unit, wide);
+                if (!m.blocks) return e.kernels_->pack(*p.matrix, p.first_tile + unit, wide);
+                Matrix tile = m; // packed alone, then put into its block
+                std::unique_ptr<uint8_t, Free> packed((uint8_t*)allocate_aligned(m.tile_bytes));
+                tile.data = packed.get();
+                e.kernels_->pack(tile, 0, wide);
+                std::lock_guard<std::mutex> guard(e.placing_); // two tiles share bytes in 4 bits
+                e.kernels_->place_tile(packed.get(), *p.matrix, unit);
             });
         },
         this);

@@ -110,10 +110,6 @@ private:
     };
     struct Scratch {
         Floats head, row, block;
-        std::vector<SparseEntry> sparse;
-        int sparse_count = -1;
-        uint32_t sparse_phase = 0;
-        bool sparse_known = false;
     };
     struct Segment { // rows of one matrix applied to one activation
         enum Target { STORE, ADD, ADD_GATED, TO_PANEL };
@@ -159,7 +155,7 @@ private:
     void mix6(Thread& t, int layer);
     void product(Thread& t, int phase, const Segment* segments, int count, int save_ffn_of = -1);
     void product_block(const Segment& segment, int block, float* scratch);
-    bool sparse_block(Thread& t, const Segment& segment, int block);
+    void wide_product(Thread& t, int phase, const Segment& segment, int save_ffn_of);
     void head7(int layer, int head, int thread);
     void head5(int layer, int head, int thread);
     void channels4(int layer, int unit);
@@ -214,6 +210,7 @@ private:
         bool padded_rows, padded_inputs;
     } packing_{};
     std::atomic<int> packing_tiles_{0}, is_bad_{0};
+    std::mutex placing_;
 
     std::atomic<bool> profiles_{false};
     double work_[16] = {}, wait_[16] = {};

@@ -95,6 +95,53 @@ bool tiles_agree(const Kernels& kernels, const Kernels& portable, int format, Ra
     return true;
 }
 
+// Blocks of four tiles, inputs of which most are zero, with and without skipping them.
+bool wide_agree(const Kernels& kernels, const Kernels& portable, int format, Random& random) {
+    constexpr int INPUTS = 128, ROWS = 64;
+    Matrix tiles;
+    tiles.shape(format, ROWS, INPUTS);
+    Matrix wide = tiles;
+    wide.make_wide(1);
+    AlignedVector packed, blocks, rows, x;
+    packed.assign(tiles.bytes() / sizeof(float) + 16);
+    blocks.assign(wide.bytes() / sizeof(float) + 16);
+    tiles.data = (uint8_t*)packed.data(), wide.data = (uint8_t*)blocks.data();
+    rows.assign((size_t)TILE_ROWS * tiles.padded);
+    for (int t = 0; t < tiles.tiles; t++) {
+        for (size_t i = 0; i < rows.size(); i++) rows[i] = random.next();
+        portable.pack(tiles, t, rows.data());
+        kernels.place_tile(tiles.tile(t), wide, t);
+    }
+    for (int columns = 1; columns <= PANEL; columns++) {
+        AlignedVector memory, groups[3], results[3];
+        Activations a;
+        a.inputs = INPUTS, a.padded = tiles.padded, a.columns = columns;
+        memory.assign((size_t)PANEL * a.padded);
+        for (auto& part : groups) part.assign((size_t)PANEL * a.padded / GROUP);
+        a.bytes = (int8_t*)memory.data(), a.scale = groups[0].data(), a.scaled_sum = groups[1].data();
+        a.offset = (int32_t*)groups[2].data();
+        for (int c = 0; c < columns; c++) {
+            random.fill(x, INPUTS);
+            for (int i = 0; i < INPUTS; i++)
+                if (i / 8 % 3 || (i / 4 + c) % 2) x[(size_t)i] = 0.f;
+            kernels.put(a, c, 0, INPUTS, x.data());
+        }
+        for (auto& result : results) result.assign((size_t)columns * ROWS);
+        kernels.wide(wide, 0, a, 0, true, results[0].data());
+        kernels.wide(wide, 0, a, 0, false, results[1].data());
+        AlignedVector out;
+        out.assign((size_t)PANEL * TILE_ROWS);
+        for (int t = 0; t < tiles.tiles; t++) {
+            kernels.tile(tiles, t, a, 0, out.data());
+            for (int c = 0; c < columns; c++)
+                memcpy(&results[2][(size_t)c * ROWS + t * TILE_ROWS], &out[(size_t)c * TILE_ROWS], TILE_ROWS * sizeof(float));
+        }
+        for (int other : {0, 1})
+            if (memcmp(results[other].data(), results[2].data(), sizeof(float) * (size_t)columns * ROWS)) return false;
+    }
+    return true;
+}
+
 bool recurrences_agree(const Kernels& kernels, const Kernels& portable, Random& random) {
     constexpr int N = 64, TOKENS = 3;
     AlignedVector input[9];
@@ -154,6 +201,8 @@ const char* self_test(const Kernels& kernels) {
     Random random;
     for (int format = F32; format <= Q4; format++)
         if (!tiles_agree(kernels, portable, format, random)) return names[format];
+    for (const int format : {(int)Q8, (int)Q4})
+        if (!wide_agree(kernels, portable, format, random)) return "wide blocks";
     if (!recurrences_agree(kernels, portable, random)) return "recurrences";
     return "";
 }

@@ -215,7 +215,8 @@ void Engine::feed_forward(Thread& t, int layer) {
     product(t, FFN_UP, up, has_gate ? 2 : 1);
     const Segment down{&l.matrix[FFN_VALUE], &hidden_in_, has_gate ? Segment::ADD_GATED : Segment::ADD, x_.data(), width_,
                        nullptr, IDENTITY, ffn_r_.data()};
-    product(t, FFN_DOWN, &down, 1, layer); // and the shifted input, which nobody reads any more
+    if (down.matrix->blocks) wide_product(t, FFN_DOWN, down, layer); // and the shifted input, which nobody reads any more
+    else product(t, FFN_DOWN, &down, 1, layer);
 }
 
 // What a column's token shift looks back to: the column before, or the state.
@@ -309,7 +310,6 @@ void Engine::product(Thread& t, int name, const Segment* segments, int count, in
         if (unit == total) return save_shift(true, save_ffn_of);
         int s = count - 1;
         while (start[s] > unit) s--;
-        if (save_ffn_of >= 0 && sparse_block(t, segments[s], unit - start[s])) return;
         product_block(segments[s], unit - start[s], scratch_[(size_t)t.id].block.data());
     });
 }
@@ -341,26 +341,22 @@ void Engine::product_block(const Segment& segment, int block, float* scratch) {
     }
 }
 
-// One column whose inputs are mostly zeros (squared ReLU of a trained model): false where the dense product is better.
-bool Engine::sparse_block(Thread& t, const Segment& segment, int block) {
-    if (!use_sparse_ || segment.input->columns != 1) return false;
-    Scratch& scratch = scratch_[(size_t)t.id];
-    if (!scratch.sparse_known || scratch.sparse_phase != t.phase) {
-        scratch.sparse_count = kernels_->sparse_list(*segment.matrix, *segment.input, scratch.sparse.data() + 1);
-        scratch.sparse_phase = t.phase;
-        scratch.sparse_known = true;
-    }
-    if (scratch.sparse_count < 0) return false;
+// Products with a matrix of wide blocks, added to the residual; a unit is a block and a panel of columns.
+void Engine::wide_product(Thread& t, int name, const Segment& segment, int save_ffn_of) {
     const Matrix& m = *segment.matrix;
-    const int first = block * BLOCK_ROWS;
-    float out[TILE_ROWS];
-    for (int tile = first / TILE_ROWS; tile < std::min(m.tiles, (first + BLOCK_ROWS) / TILE_ROWS); tile++) {
-        kernels_->sparse_tile(m, tile, scratch.sparse.data() + 1, scratch.sparse_count, out);
-        const int row = tile * TILE_ROWS, rows = std::min(TILE_ROWS, m.rows - row);
-        if (segment.target == Segment::ADD) kernels_->add(segment.to + row, out, rows);
-        else kernels_->add_gated(segment.to + row, out, segment.gate + row, rows);
-    }
-    return true;
+    const int panels = (columns_.load(std::memory_order_relaxed) + PANEL - 1) / PANEL, total = m.blocks * panels;
+    phase(t, name, total + 1, [&](int unit) {
+        if (unit == total) return save_shift(true, save_ffn_of);
+        const int panel = unit / m.blocks, first = unit % m.blocks * m.block_tiles * TILE_ROWS;
+        const int width = m.block_tiles * TILE_ROWS, rows = std::min(width, m.rows - first);
+        float* out = scratch_[(size_t)t.id].block.data();
+        kernels_->wide(m, unit % m.blocks, *segment.input, panel, use_sparse_, out);
+        for (int c = 0; c < segment.input->width(panel); c++, out += width) {
+            const size_t at = (size_t)(panel * PANEL + c) * segment.stride + first;
+            if (segment.target == Segment::ADD) kernels_->add(segment.to + at, out, rows);
+            else kernels_->add_gated(segment.to + at, out, segment.gate + at, rows);
+        }
+    });
 }
 
 // Rows of one head for columns first .. first + count (first a multiple of 8): out[column][head_].

@@ -5,6 +5,7 @@
 // of weights serves up to 8 columns. Everything a tile needs lies in reading order, scales included: a second, short
 // stream of scales halves the bandwidth (15 against 33 GB/s on a Zen 4 core).
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -30,13 +31,33 @@ inline size_t group_offset(int format, int group) {
     return scale_offset(format, group & ~1) + 64 + (size_t)(group % 2) * group_bytes(format);
 }
 
+inline size_t wide_step_bytes(int format) { return format == Q8 ? 64 : 32; } // of four inputs and a tile
+
 struct Matrix {
     int format = F32, rows = 0, inputs = 0, padded = 0, tiles = 0;
     size_t tile_bytes = 0;
     uint8_t* data = nullptr;
 
+    // Wide blocks (Q8 and Q4) instead of tiles: [row scales, then row minima, not for Q8], then per group [scales of all
+    // rows, for Q4 then minima][for each four inputs the weights of all rows]. A vector of Q4 has a tile in its low
+    // nibbles and the next one in its high ones, so that four inputs can be skipped alone.
+    int block_tiles = 0, blocks = 0;
+    size_t block_bytes = 0;
+
     const uint8_t* tile(int index) const { return data + (size_t)index * tile_bytes; }
-    size_t bytes() const { return tile_bytes * (size_t)tiles; }
+    const uint8_t* block(int index) const { return data + (size_t)index * block_bytes; }
+    size_t block_header() const { return format == Q8 ? 0 : (size_t)block_tiles * 128; }
+    size_t block_group_bytes() const { return (size_t)block_tiles * (32 + wide_step_bytes(format) * (GROUP / 4)); }
+    size_t bytes() const { return blocks ? block_bytes * (size_t)blocks : tile_bytes * (size_t)tiles; }
+    // At least `wanted` blocks, unless that makes them narrow: the wider, the more is skipped at a time.
+    void make_wide(int wanted) {
+        constexpr int FEWEST = 8, MOST = 48;
+        const int most = std::max(FEWEST, std::min(MOST, (tiles + wanted - 1) / wanted));
+        blocks = (tiles + most - 1) / most;
+        block_tiles = (int)align_up((size_t)((tiles + blocks - 1) / blocks), 2);
+        blocks = (tiles + block_tiles - 1) / block_tiles;
+        block_bytes = block_header() + (size_t)(padded / GROUP) * block_group_bytes();
+    }
     void shape(int as_format, int n_rows, int n_inputs) {
         format = as_format;
         rows = n_rows;
@@ -64,16 +85,6 @@ struct Activations {
         return left < PANEL ? left : PANEL;
     }
     int panels() const { return (columns + PANEL - 1) / PANEL; }
-};
-
-// One 64-byte vector of weights whose inputs are not all zero, for a column that is mostly zeros: 4 inputs at 8 bits,
-// 8 at 4 bits. `next` is what the accumulator starts from after this entry's group.
-struct SparseEntry {
-    uint32_t weights, scales; // offsets in the tile
-    int32_t low, high;        // packed inputs k..k+3, and k+4..k+7 at 4 bits
-    float scale, scaled_sum;
-    int32_t next;
-    uint32_t ends_group; // 0xffffffff or 0
 };
 
 enum Function : int { IDENTITY = 0, TANH = 1, SIGMOID = 2, RELU_SQUARED = 3 };
@@ -115,8 +126,9 @@ struct Kernels {
     // `count` floats from element `start` on, `stride` apart; false when one is NaN or infinite
     bool (*widen)(int dtype, const void* from, int64_t start, int64_t stride, int count, float* out);
     void (*pack)(Matrix&, int tile, const float* rows); // rows[16][padded], zero padded
-    int (*sparse_list)(const Matrix&, const Activations&, SparseEntry* out); // entries, or -1: too many to be worth it
-    void (*sparse_tile)(const Matrix&, int tile, const SparseEntry*, int count, float* out);
+    // A block of a matrix with wide blocks: out[column * rows of a block + row]. `skips`: inputs that are zero.
+    void (*wide)(const Matrix&, int block, const Activations&, int panel, bool skips, float* out);
+    void (*place_tile)(const uint8_t* tile, Matrix&, int index); // into a block, which is zero at first
     bool (*scan)(const float* x, int count, float* largest); // the sampler's: largest value, whether all are finite
     bool (*exponentials)(const float* x, float largest, float factor, int count, float* out, double* total, float bound,
                          int32_t* positions, int* positions_found);
