@@ -132,6 +132,7 @@ def test_a_deleted_preset_comes_back_and_a_slider_moves_its_number(roost, visit)
     page.click(f"#menu-{mine.id} .menu-danger")
     page.click(".toast button:has-text('Undo')")
     page.click(f".row-title a[href='/presets/{mine.id}']")
+    page.wait_for_load_state()  # the scripts listen
     page.focus(".knob:has(#field-top_p) input[type=range]")
     page.keyboard.press("ArrowLeft")
     assert page.input_value("#field-top_p") == "0.89"
