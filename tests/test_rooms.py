@@ -132,9 +132,9 @@ def test_flask_stays_in_web_and_torch_below_the_top():
 
 
 READERS = {
-    "checkpoint", "convert.conversion", "convert.lora", "convert.source", "convert.verification",
+    "checkpoint", "convert.conversion", "convert.lora", "convert.source",
     "file_format.read_contents", "ggml_header", "inspection.inspect", "naming", "pickle_reader", "pth_archive",
-    "safetensors_header", "state_blend", "state_file", "state_layers", "zip_directory",
+    "safetensors_header", "state_file",
 }  # fmt: skip
 OWN_PROCESSES = {"weights", "backends", "training"}
 

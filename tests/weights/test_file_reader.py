@@ -24,7 +24,7 @@ from webapp.errors import FileMissing, FileReadingFailed, RoostError
 from webapp.i18n import say
 from webapp.weights import file_reader, reader_process
 from webapp.weights.convert.conversion import plan_for
-from webapp.weights.convert.options import ConversionOptions
+from webapp.weights.convert.plan import ConversionOptions
 from webapp.weights.file_reader import FileReader, Limits, ReaderProcess
 from webapp.weights.inspection import inspect
 from webapp.weights.state_file import merged_state, open_state, read_state_file
@@ -299,7 +299,7 @@ def test_a_plan_imports_no_torch(tmp_path, architecture):
     code = f"""
 import sys
 from webapp.weights.convert.conversion import plan_for
-from webapp.weights.convert.options import ConversionOptions
+from webapp.weights.convert.plan import ConversionOptions
 for target in ("st", "fast"):
     plan_for({str(tmp_path / "m.pth")!r}, target, ConversionOptions("cpu fp32"))
 print("torch" in sys.modules)

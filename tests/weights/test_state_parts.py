@@ -9,9 +9,8 @@ import pytest
 
 from tests.errors import raises_code
 from tests.weights.make_checkpoints import write_state
-from webapp.weights.state_blend import blend_states
-from webapp.weights.state_file import StateFile, open_state, state_digest
-from webapp.weights.state_origin import Origin, origin_of
+from webapp.weights.state_file import StateFile, blend_states, open_state, state_digest
+from webapp.weights.state_sheet import Origin, origin_of
 from webapp.weights.state_writer import write_state_file
 
 

@@ -18,10 +18,7 @@ from webapp.errors import RoostError, as_roost_error
 from webapp.i18n.terminal import t
 from webapp.manager.library import ModelLibrary
 from webapp.weights.convert.conversion import Converted, convert
-from webapp.weights.convert.names import default_name
-from webapp.weights.convert.options import ConversionOptions
-from webapp.weights.convert.progress import ConversionProgress
-from webapp.weights.convert.registry import CONVERSIONS
+from webapp.weights.convert.plan import CONVERSIONS, ConversionOptions, ConversionProgress, default_name
 
 CANCELLED = 130
 

@@ -18,7 +18,7 @@ from webapp.i18n import Text
 from webapp.manager.library import STATES, ModelLibrary, find_file
 from webapp.tokenizer import Tokenizer, load_tokenizer
 from webapp.weights.inspection import Inspection, require_model
-from webapp.weights.state_mismatch import mismatch
+from webapp.weights.state_sheet import mismatch
 
 ZERO_STATE = "-"
 """The name of the beginning without any state, also where one is merged in the model; no file has it."""

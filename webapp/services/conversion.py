@@ -21,10 +21,8 @@ from webapp.i18n import Text
 from webapp.manager.library import ModelLibrary
 from webapp.services.jobs import Job, Jobs, Running
 from webapp.services.library.placing import check_free, safe_name
-from webapp.weights.convert.names import default_name
-from webapp.weights.convert.new_file import check_target, remove_abandoned
-from webapp.weights.convert.options import ConversionOptions
-from webapp.weights.convert.registry import conversion_to
+from webapp.weights.convert.plan import ConversionOptions, conversion_to, default_name
+from webapp.weights.convert.writers import check_target, remove_abandoned
 
 KIND = "conversion"
 ROOT = Path(__file__).resolve().parents[2]

@@ -22,7 +22,7 @@ from webapp.services.library.placing import check_free, free_bytes, size_text
 from webapp.services.presets.presets import Presets
 from webapp.web.jobs import describes, job_list, jobs_of, without_folders
 from webapp.web.kit.page import Choice, PageContext, current_page, render_page, wants_fragment
-from webapp.weights.convert.registry import CONVERSIONS
+from webapp.weights.convert.plan import CONVERSIONS
 
 Values = dict[str, Any]
 STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp32i8", "cuda fp16", "cuda fp16i8", "cuda fp16i8 *20 -> cpu fp32")

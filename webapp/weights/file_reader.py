@@ -29,7 +29,7 @@ from webapp.weights.state_sheet import StateSheet
 from webapp.weights.tensor_info import shared
 
 if TYPE_CHECKING:
-    from webapp.weights.convert.options import ConversionOptions
+    from webapp.weights.convert.plan import ConversionOptions
     from webapp.weights.reader_process import Reply, Request
 
 MEMORY = "unreadable_files.json"

@@ -80,8 +80,7 @@ def read_state(path: bytes, config: dict[str, Any]) -> tuple[str, bytes]:
 
 def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> None:
     """``(path, name, weight)`` each, no path for no state; the blend is written to ``target``."""
-    from webapp.weights.state_blend import blend_states
-    from webapp.weights.state_file import open_state
+    from webapp.weights.state_file import blend_states, open_state
     from webapp.weights.state_writer import write_state_file
 
     states = [(open_state(os.fsdecode(path), name) if path else None, weight) for path, name, weight in parts]
@@ -101,7 +100,7 @@ def copy_out(path: bytes, target: bytes, note: str) -> None:
 def planned_bytes(path: bytes, target: str, options: dict[str, Any], lora: bytes) -> int:
     """Of the tensors a conversion would write; the conversion's refusals."""
     from webapp.weights.convert.conversion import plan_for
-    from webapp.weights.convert.options import ConversionOptions
+    from webapp.weights.convert.plan import ConversionOptions
 
     plan = plan_for(os.fsdecode(path), target, ConversionOptions(**options, lora=os.fsdecode(lora)))
     return plan.total_bytes

@@ -4,7 +4,7 @@ Orientation at Roost's boundary: ``layers[layer, head, value_index, key_index]``
 and of the rwkv package's v7 runtime. (Its v5 and v6 runtime holds the transpose; the backend turns it.)
 
 Limits. A state of v6 and one of v7 with equal sizes cannot be told apart by their tensors; what a file says about
-itself, or an official name, is believed (:mod:`.state_origin`). web-rwkv's own ``.st`` states are transposed in the
+itself, or an official name, is believed (:mod:`.state_sheet`). web-rwkv's own ``.st`` states are transposed in the
 last two indices under the same names, which cannot be told either: such a file is read as the official orientation, so
 convert from the original ``.pth`` instead.
 """
@@ -12,18 +12,86 @@ convert from the original ``.pth`` instead.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from webapp.engine.state import ModelConfig
+from webapp.errors import WeightsError
 from webapp.i18n import Text
 from webapp.weights.architecture import STATE_NAME, describe
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
-from webapp.weights.state_layers import read_layers
-from webapp.weights.state_mismatch import mismatch
-from webapp.weights.state_origin import Origin, origin_of
+from webapp.weights.state_sheet import Origin, mismatch, origin_of, tensor_name
+
+FLOATS = ("float32", "float16", "bfloat16", "float64")
+Sizes = tuple[int, int, int]
+"""``(n_layer, n_head, head_size)``"""
+MOST_BYTES = 1 << 30
+"""As float32. The largest released model's (14B: 61 layers of 64 heads of 64) has 64 MB."""
+
+
+def read_layers(path: Path, checkpoint: Checkpoint, sizes: Sizes | None = None) -> np.ndarray:
+    """Float32 ``(n_layer, n_head, head_size, head_size)``, read-only. Without ``sizes``, those of its first layer have
+    to hold for all. ``state_mismatch``. Tensors that are no state's are left alone."""
+    names = [name for name in checkpoint.names() if STATE_NAME.fullmatch(name)]
+    n_layer, n_head, head_size = sizes or _own_sizes(path, checkpoint, names)
+    _check_names(path, names, n_layer)
+    layers = np.stack([_layer(path, checkpoint, layer, (n_head, head_size, head_size)) for layer in range(n_layer)])
+    layers.flags.writeable = False
+    return layers
+
+
+def _own_sizes(path: Path, checkpoint: Checkpoint, names: list[str]) -> Sizes:
+    first = min(names, key=lambda name: int(name.split(".")[1]))
+    shape = checkpoint.info(first).shape
+    if len(shape) != 3 or shape[1] != shape[2] or 0 in shape:
+        expected = Text("states.mismatch.heads_by_square")
+        raise mismatch(path, _shape_of(first), expected, _sizes(shape))
+    needed = 4 * len(names) * shape[0] * shape[1] * shape[2]
+    if needed > MOST_BYTES:
+        raise mismatch(path, Text("states.mismatch.size"), f"{MOST_BYTES >> 20} MiB", f"{needed >> 20} MiB")
+    return len(names), shape[0], shape[1]
+
+
+def _check_names(path: Path, names: list[str], n_layer: int) -> None:
+    if len(names) != n_layer:
+        raise mismatch(path, Text("states.mismatch.layers"), n_layer, len(names))
+    wanted = {tensor_name(layer) for layer in range(n_layer)}
+    for layer in range(n_layer):
+        if tensor_name(layer) not in names:
+            odd = next(name for name in names if name not in wanted)
+            what = Text("states.mismatch.layer_name", layer=layer)
+            raise mismatch(path, what, tensor_name(layer), odd)
+
+
+def _layer(path: Path, checkpoint: Checkpoint, layer: int, expected: tuple[int, int, int]) -> np.ndarray:
+    name = tensor_name(layer)
+    info = checkpoint.info(name)
+    if info.shape != expected:
+        raise mismatch(path, _shape_of(name), _sizes(expected), _sizes(info.shape))
+    if info.dtype not in FLOATS:
+        what = Text("states.mismatch.type", tensor=name)
+        raise mismatch(path, what, Text("states.mismatch.floating"), info.dtype)
+    with np.errstate(over="ignore"):  # a float64 beyond float32 becomes infinite and is refused as such
+        values = checkpoint.array(name).astype(np.float32)
+    bad = int(values.size - np.isfinite(values).sum())
+    if bad:
+        what = Text("states.mismatch.values", tensor=name)
+        found = Text("states.mismatch.not_finite", places=bad)
+        raise mismatch(path, what, Text("states.mismatch.finite"), found)
+    return values
+
+
+def _shape_of(name: str) -> Text:
+    return Text("states.mismatch.shape", tensor=name)
+
+
+def _sizes(shape: tuple[int, ...]) -> str | Text:
+    return " x ".join(map(str, shape)) or Text("states.mismatch.single_number")
+
 
 CONTENT = Text("states.mismatch.content")
 ONLY_STATES = Text("states.mismatch.only_states")
@@ -124,3 +192,43 @@ def _check_origin(path: Path, origin: Origin, major: int) -> None:
         key = "made_for_by_name" if origin.told_by == "name" else "made_for"
         found = Text(f"states.mismatch.{key}", found_version=origin.architecture)
         raise mismatch(path, Text("states.mismatch.architecture"), f"RWKV-{major}", found)
+
+
+MOST_PARTS = 16
+
+
+def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.ndarray, str]:
+    """Layers of ``sum(weight * state) / sum(weight)``, and the architecture the parts agree on, "" if none says.
+
+    None stands for no state at all (zeros), which weakens the others. ``blend_invalid`` for weights or parts that make
+    no mean; ``state_mismatch`` for states of different sizes or architectures."""
+    states = [state for state, _ in parts if state is not None]
+    if not 2 <= len(parts) <= MOST_PARTS or not states:
+        raise WeightsError("blend_invalid", reason=Text("reason.weights.number_of_parts", most=MOST_PARTS))
+    weights = [weight for _, weight in parts]
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
+        raise WeightsError("blend_invalid", reason=Text("reason.common.weights_are_numbers_from_0_up"))
+    architecture = _common_architecture(states)
+    total = np.zeros(states[0].layers.shape, np.float64)
+    for state, weight in parts:
+        if state is not None:
+            total += state.layers * (weight / sum(weights))
+    return total.astype(np.float32), architecture
+
+
+def _common_architecture(states: Sequence[StateFile]) -> str:
+    first = states[0]
+    told = next((state.origin.architecture for state in states if state.origin.architecture), "")
+    for state in states:
+        if state.sizes != first.sizes:
+            what = Text("states.mismatch.sizes")
+            raise mismatch(Path(state.name), what, _text(first.sizes), _text(state.sizes))
+        found = state.origin.architecture
+        if found and found != told:
+            what = Text("states.mismatch.architecture")
+            raise mismatch(Path(state.name), what, f"RWKV-{told}", f"RWKV-{found}")
+    return told
+
+
+def _text(sizes: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, sizes))

@@ -1,14 +1,47 @@
-"""A state file in numbers: what a page shows of it, without its values."""
+"""What a page or a command is told of a state file, without reading it: its origin, its sheet, what does not fit."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from webapp.engine.state import ModelConfig
+from webapp.errors import WeightsError
+from webapp.i18n import Text
 
 if TYPE_CHECKING:
-    from webapp.weights.state_file import StateFile  # brings numpy
+    from webapp.weights.state_file import StateFile
+
+
+def mismatch(path: Path, what: Text, expected: object, found: object) -> WeightsError:
+    """What is no Text is a number or a name, the same in every language."""
+    told = {"what": what, "expected": expected, "found": found}
+    words = {name: value if isinstance(value, Text) else str(value) for name, value in told.items()}
+    return WeightsError("state_mismatch", path=path.name, **words)
+
+
+ARCHITECTURE_KEY = "roost.architecture"
+TAG = re.compile(r"(?i)(?<![a-z0-9])(?:rwkv[-_ ]?)?x0([4-7])\d(?!\d)|rwkv[-_ ]?v?([4-7])(?![0-9])")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """``architecture``: "5", "6", "7", or "" when it cannot be told. ``told_by``: ``metadata``, ``name`` or ``model``
+    (the state was merged in one); "" likewise."""
+
+    architecture: str = ""
+    told_by: str = ""
+
+
+def origin_of(path: Path, metadata: Mapping[str, str]) -> Origin:
+    stated = metadata.get(ARCHITECTURE_KEY, "")[:1]
+    if stated in ("5", "6", "7"):
+        return Origin(stated, "metadata")
+    tags = {match[1] or match[2] for match in TAG.finditer(path.stem)}
+    return Origin(tags.pop(), "name") if len(tags) == 1 else Origin()
 
 
 @dataclass(frozen=True)
@@ -46,3 +79,7 @@ def sheet_of(state: StateFile) -> StateSheet:
     n_layer, n_head, head_size = state.sizes
     norms = tuple(state.norms())
     return StateSheet(state.origin.architecture, state.origin.told_by, n_layer, n_head, head_size, norms, state.digest)
+
+
+def tensor_name(layer: int) -> str:
+    return f"blocks.{layer}.att.time_state"

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from webapp.weights.state_layers import tensor_name
-from webapp.weights.state_origin import ARCHITECTURE_KEY
+from webapp.weights.state_sheet import ARCHITECTURE_KEY, tensor_name
 
 
 def write_state_file(path: Path, layers: np.ndarray, architecture: str = "", note: str = "") -> None:

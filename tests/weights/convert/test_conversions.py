@@ -13,10 +13,9 @@ from tests.errors import raises_code
 from tests.weights.make_checkpoints import ARCHITECTURES, write_checkpoint, write_tensors
 from webapp.errors import ConversionError, StrategyError
 from webapp.weights.checkpoint import inspect, open_checkpoint
-from webapp.weights.convert import new_file, source
+from webapp.weights.convert import source, writers
 from webapp.weights.convert.conversion import convert, plan_for
-from webapp.weights.convert.options import ConversionOptions
-from webapp.weights.convert.progress import ConversionProgress
+from webapp.weights.convert.plan import ConversionOptions, ConversionProgress
 
 IDS = [1, 2, 3, 250, 7]
 
@@ -299,7 +298,7 @@ def test_a_cancelled_conversion_leaves_nothing(phase: str, after: int, tmp_path:
 
 
 def test_progress_rises_to_everything_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("webapp.weights.convert.progress.REPORT_EVERY_S", 0)
+    monkeypatch.setattr("webapp.weights.convert.plan.REPORT_EVERY_S", 0)
     write_checkpoint(tmp_path / "raw.pth", "6")
     seen: list[ConversionProgress] = []
     convert(tmp_path / "raw.pth", tmp_path / "model.st", "st", report=seen.append)
@@ -347,8 +346,8 @@ def test_a_name_that_cannot_be_is_refused(name: str, tmp_path: Path) -> None:
 def test_a_full_disk_is_said_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(tmp_path / "raw.pth", "6")
     usage = type("Usage", (), {"free": 20_000_000})
-    monkeypatch.setattr(new_file.shutil, "disk_usage", lambda folder: usage)
-    monkeypatch.setattr(new_file, "SPARE_BYTES", 20_000_000)
+    monkeypatch.setattr(writers.shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(writers, "SPARE_BYTES", 20_000_000)
     with raises_code("conversion_no_space", match="free"):
         convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
 

@@ -12,7 +12,7 @@ from tests.weights.make_checkpoints import write_checkpoint
 from webapp.manager.library import ModelLibrary
 from webapp.weights.checkpoint import inspect
 from webapp.weights.convert.conversion import convert
-from webapp.weights.convert.new_file import remove_abandoned
+from webapp.weights.convert.writers import remove_abandoned
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -24,8 +24,7 @@ from webapp.backends.rwkv_pip.requirements import check_strategy
 from webapp.backends.rwkv_pip.strategy import LayerPlacement, canonical_strategy, parse_strategy, place_layers
 from webapp.errors import BackendUnavailable, ConversionError
 from webapp.i18n import Text
-from webapp.weights.convert.options import ConversionOptions
-from webapp.weights.convert.plan import Blocks, Plan, PlannedTensor
+from webapp.weights.convert.plan import Blocks, ConversionOptions, Plan, PlannedTensor
 from webapp.weights.convert.source import BLOCK_BYTES, Source, cast
 from webapp.weights.int8_matrix import Int8Matrix, quantize
 from webapp.weights.tensor_info import ITEM_BYTES, TensorInfo, contiguous_strides

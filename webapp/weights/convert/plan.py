@@ -1,15 +1,96 @@
-"""What a conversion is going to write, known before the first byte of a tensor is read."""
+"""What a conversion is, before a byte of a tensor is read: targets, options, the plan of the new file, progress."""
 
 from __future__ import annotations
 
+import importlib
+import re
+import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal
 
+from webapp.errors import ConversionError
+from webapp.i18n import Text
 from webapp.weights.tensor_info import TensorInfo, contiguous_strides
 
 if TYPE_CHECKING:
     import torch
+
+    from webapp.weights.convert.source import Source
+
+    MakePlan = Callable[[Source, "ConversionOptions"], "Plan"]
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """``strategy``: the one a fast file is made for. ``lora``: a file merged in, ``lora_alpha`` the alpha of its
+    training (its effect is multiplied by alpha / rank)."""
+
+    strategy: str = ""
+    lora: str = ""
+    lora_alpha: float | None = None
+    overwrite: bool = False
+
+
+REPORT_EVERY_S = 0.1
+
+
+@dataclass(frozen=True)
+class ConversionProgress:
+    """``phase``: ``convert`` or ``verify``; each counts its own bytes and tensors of the result."""
+
+    phase: str
+    done_bytes: int
+    total_bytes: int
+    done_tensors: int
+    total_tensors: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+ReportProgress = Callable[[ConversionProgress], None]
+IsCancelled = Callable[[], bool]
+
+
+class Meter:
+    """Counts one phase; every block asks whether to go on (``conversion_cancelled``), a report goes out ten times a
+    second.
+
+    ``checksums``: CRC-32 of each tensor's bytes, by name, as they passed by.
+    """
+
+    def __init__(
+        self, phase: str, total_bytes: int, total_tensors: int, report: ReportProgress, is_cancelled: IsCancelled
+    ) -> None:
+        self.checksums: dict[str, int] = {}
+        self._progress = ConversionProgress(phase, 0, total_bytes, 0, total_tensors)
+        self._send = report
+        self._is_cancelled = is_cancelled
+        self._reported_at = time.monotonic()
+        report(self._progress)
+
+    def block(self, name: str, data: memoryview | bytes) -> None:
+        self.checksums[name] = zlib.crc32(data, self.checksums.get(name, 0))
+        self._progress = replace(self._progress, done_bytes=self._progress.done_bytes + len(data))
+        self.check()
+
+    def tensor_done(self, name: str) -> None:
+        self.checksums.setdefault(name, 0)
+        self._progress = replace(self._progress, done_tensors=self._progress.done_tensors + 1)
+        if self._progress.done_tensors == self._progress.total_tensors:
+            self._send(self._progress)
+
+    def check(self) -> None:
+        if self._is_cancelled():
+            raise ConversionError("conversion_cancelled")
+        now = time.monotonic()
+        if now - self._reported_at >= REPORT_EVERY_S:
+            self._reported_at = now
+            self._send(self._progress)
+
 
 Container = Literal["safetensors", "pth"]
 Blocks = Callable[[], Iterator["torch.Tensor"]]
@@ -40,3 +121,56 @@ class Plan:
     def total_bytes(self) -> int:
         """Of the tensors; headers add some 100 bytes a tensor."""
         return sum(tensor.info.nbytes for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """``planner``: module:function of a :data:`MakePlan`, imported at first use; ``ending``: of the new file's name.
+    ``needs_strategy``: the result runs with one strategy only, which has to be named."""
+
+    target: str
+    formats_in: tuple[str, ...]
+    ending: str
+    planner: str
+    needs_strategy: bool = False
+
+    def make_plan(self) -> MakePlan:
+        module, _, name = self.planner.partition(":")
+        found: MakePlan = getattr(importlib.import_module(module), name)
+        return found
+
+
+CONVERSIONS: dict[str, Conversion] = {
+    row.target: row
+    for row in (
+        Conversion("st", ("pth", "safetensors"), ".st", "webapp.weights.convert.targets:plan_st"),
+        Conversion("pth", ("safetensors", "pth"), ".pth", "webapp.weights.convert.targets:plan_pth"),
+        Conversion("fast", ("pth", "safetensors"), ".pth", "webapp.backends.rwkv_pip.layout:plan", True),
+    )
+}
+
+
+def conversion_to(target: str, path: str = "") -> Conversion:
+    """``conversion_refused`` for a target that is not there."""
+    try:
+        return CONVERSIONS[target]
+    except KeyError:
+        known = ", ".join(CONVERSIONS)
+        reason = Text("reason.weights.no_such_target")
+        raise ConversionError(
+            "conversion_refused",
+            path=path,
+            target=target,
+            reason=reason,
+            way_out=Text("reason.common.choose_one_of", names=known),
+        ) from None
+
+
+def default_name(source_name: str, target: str, options: ConversionOptions) -> str:
+    """``World-1B6.pth`` becomes ``World-1B6.st``, ``World-1B6.cpu-bf16.fast.pth`` or ``World-1B6.merged.pth``."""
+    conversion = conversion_to(target, source_name)
+    stem = PurePath(source_name).stem + (".merged" if options.lora else "")
+    if conversion.needs_strategy:
+        words = re.sub(r"[^a-z0-9]+", "-", options.strategy.lower()).strip("-")
+        stem += f".{words}.fast" if words else ".fast"
+    return stem + conversion.ending

@@ -1,0 +1,248 @@
+"""The new file of a conversion: safetensors or .pth, written as a whole under a name of its own, then put in place."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import pickle
+import secrets
+import shutil
+import struct
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from webapp.errors import ConversionError
+from webapp.weights.convert.plan import Meter, Plan, PlannedTensor
+from webapp.weights.safetensors_header import DTYPES
+from webapp.weights.tensor_info import TensorInfo
+
+if TYPE_CHECKING:
+    import torch
+
+
+def bytes_of(tensor: torch.Tensor) -> memoryview:
+    import torch
+
+    flat = tensor.detach().contiguous().view(-1)
+    raw = flat.view(torch.uint8).numpy()
+    return raw.data
+
+
+ENDING = ".converting"
+SPARE_BYTES = 16 * 2**20  # headers, and a little left for everybody else
+
+
+@contextlib.contextmanager
+def new_file(target: Path, needed_bytes: int, overwrite: bool) -> Iterator[tuple[BinaryIO, Path]]:
+    """The open file and its path for now. Leaving without an exception puts it in place; with one removes it."""
+    remove_abandoned(target.parent)
+    check_room(target, needed_bytes, overwrite)
+    path = target.with_name(f".{target.name}.{secrets.token_hex(4)}{ENDING}")
+    try:
+        with path.open("xb+") as file:
+            _hold(file)
+            yield file, path
+            file.flush()
+            os.fsync(file.fileno())
+        _put_in_place(path, target, overwrite)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def check_room(target: Path, needed_bytes: int, overwrite: bool) -> None:
+    """``conversion_target_exists``, or ``conversion_no_space``."""
+    check_target(target, overwrite)
+    free = shutil.disk_usage(target.parent).free
+    if needed_bytes + SPARE_BYTES > free:
+        raise ConversionError(
+            "conversion_no_space", path=target.name, needed=_gigabytes(needed_bytes), free=_gigabytes(free)
+        )
+
+
+def check_target(target: Path, overwrite: bool) -> None:
+    """``conversion_target_exists``."""
+    if target.exists() and not overwrite:
+        raise ConversionError("conversion_target_exists", path=target.name)
+
+
+def remove_abandoned(folder: Path) -> int:
+    """Deletes what killed conversions left in ``folder``; those still running hold theirs. How many there were."""
+    removed = 0
+    for path in folder.glob(f".*{ENDING}"):
+        if path.is_file() and not _is_held(path):
+            with contextlib.suppress(OSError):  # Windows: open elsewhere; anywhere: not ours
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _put_in_place(path: Path, target: Path, overwrite: bool) -> None:
+    check_target(target, overwrite)  # somebody may have made it while this one was written
+    os.replace(path, target)
+    with contextlib.suppress(OSError, AttributeError):  # Windows opens no folders
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _hold(file: BinaryIO) -> None:
+    """A lock that goes with the process, however that ends. Windows needs none: an open file cannot be deleted."""
+    with contextlib.suppress(ImportError, OSError):  # network disks without locks
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_held(path: Path) -> bool:
+    try:
+        import fcntl
+    except ImportError:
+        return False
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+HEADER_ALIGNMENT = 8  # of the first tensor; the reference implementation pads its header with spaces
+
+
+def write_safetensors(file: BinaryIO, plan: Plan, meter: Meter) -> None:
+    """Every tensor row after row, in the order of the plan."""
+    header = json.dumps(_header(plan), separators=(",", ":")).encode()
+    header += b" " * (-len(header) % HEADER_ALIGNMENT)
+    file.write(len(header).to_bytes(8, "little") + header)
+    for tensor in plan.tensors:
+        for block in tensor.blocks():
+            data = bytes_of(block)
+            file.write(data)
+            meter.block(tensor.info.name, data)
+        meter.tensor_done(tensor.info.name)
+
+
+def _header(plan: Plan) -> dict[str, Any]:
+    header: dict[str, Any] = {"__metadata__": {name: str(value) for name, value in plan.marks.items()}}
+    position = 0
+    for tensor in plan.tensors:
+        assert not tensor.strides, "safetensors knows no strides"
+        end = position + tensor.info.nbytes
+        header[tensor.info.name] = {
+            "dtype": CODES[tensor.info.dtype],
+            "shape": list(tensor.info.shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    return header
+
+
+ROOT = "archive"
+STORAGE_ALIGNMENT = 64  # of every storage, as torch's own writer keeps it, so that a map of the file serves as tensors
+LOCAL_HEADER_BYTES = 30
+ZIP64_EXTRA_BYTES = 20  # zipfile adds it by itself to the header of a large member
+PADDING_ID = b"FB"  # torch's id for the extra field that pads
+STORAGE_NAMES = {
+    "float64": "DoubleStorage",
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage",
+    "int32": "IntStorage",
+    "int16": "ShortStorage",
+    "int8": "CharStorage",
+    "uint8": "ByteStorage",
+    "bool": "BoolStorage",
+}
+
+
+def write_pth(file: BinaryIO, plan: Plan, meter: Meter) -> None:
+    """The dict of the plan's tensors and marks. ``file`` must be seekable: checksums are filled in afterwards."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        _write_small(archive, "data.pkl", pickled(plan))
+        _write_small(archive, "byteorder", b"little")
+        for key, tensor in enumerate(plan.tensors):
+            _write_tensor(archive, f"data/{key}", tensor, meter)
+        _write_small(archive, "version", b"3\n")
+
+
+def _write_tensor(archive: zipfile.ZipFile, name: str, tensor: PlannedTensor, meter: Meter) -> None:
+    with archive.open(_member(archive, name, tensor.info.nbytes), "w") as member:
+        for block in tensor.blocks():
+            data = bytes_of(block)
+            member.write(data)
+            meter.block(tensor.info.name, data)
+    meter.tensor_done(tensor.info.name)
+
+
+def _write_small(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
+    archive.writestr(_member(archive, name, len(data)), data)
+
+
+def _member(archive: zipfile.ZipFile, name: str, size_bytes: int) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(f"{ROOT}/{name}")
+    info.file_size = size_bytes
+    info.external_attr = 0o600 << 16
+    is_large = size_bytes * 1.05 > zipfile.ZIP64_LIMIT  # as ZipFile.open decides
+    assert archive.fp is not None
+    data_start = archive.fp.tell() + LOCAL_HEADER_BYTES + len(info.filename) + is_large * ZIP64_EXTRA_BYTES + 4
+    padding = -data_start % STORAGE_ALIGNMENT
+    info.extra = PADDING_ID + struct.pack("<H", padding) + b"Z" * padding
+    return info
+
+
+def pickled(plan: Plan) -> bytes:
+    """``data.pkl``: what torch.save makes of a dict of tensors."""
+    content: dict[str, Any] = {
+        tensor.info.name: _Tensor(_Storage(key, tensor.info), tensor) for key, tensor in enumerate(plan.tensors)
+    }
+    out = io.BytesIO()
+    _Pickler(out).dump(content | dict(plan.marks))
+    return out.getvalue()
+
+
+class _Storage:
+    def __init__(self, key: int, info: TensorInfo) -> None:
+        self.key = str(key)
+        self.info = info
+
+
+class _Tensor:
+    """Pickles as the call that torch makes a tensor with again."""
+
+    def __init__(self, storage: _Storage, planned: PlannedTensor) -> None:
+        self._storage = storage
+        self._planned = planned
+
+    def __reduce__(self) -> Any:
+        import torch
+
+        rebuild = torch._utils._rebuild_tensor_v2
+        shape, strides = self._planned.info.shape, self._planned.stored_strides()
+        return rebuild, (self._storage, 0, shape, strides, False, OrderedDict())
+
+
+class _Pickler(pickle.Pickler):
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, protocol=2)
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Storages are named, not pickled."""
+        if not isinstance(obj, _Storage):
+            return None
+        import torch
+
+        return ("storage", getattr(torch, STORAGE_NAMES[obj.info.dtype]), obj.key, "cpu", obj.info.numel)
