@@ -45,7 +45,7 @@ MAX_COLUMNS = 128
 """Tokens that pass the layers together: running answers and a step's share of the prompts."""
 SMALL_WIDTH = 512
 """Below this ``n_embd`` a token takes tens of microseconds a layer, and meeting at its phases eats what a second thread
-brings."""
+brings; and a guessed token costs nearly as much as a step."""
 
 FORMATS = ("q8", "q6", "q4", "bf16", "f16", "f32")
 QUANTISED = ("q8", "q6", "q4")
@@ -93,7 +93,7 @@ class NativeBackend(Backend):
 
     def __init__(self, config: ModelConfig, model: NativeModel, draft_tokens: int = DRAFT_TOKENS) -> None:
         self.config = config
-        self.draft_tokens = draft_tokens
+        self.draft_tokens = draft_tokens if config.n_embd >= SMALL_WIDTH else 0
         self._model = model
 
     @classmethod
