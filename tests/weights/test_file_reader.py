@@ -155,7 +155,7 @@ def test_a_mismatch_is_told_with_its_words(tmp_path):
     write_state(tmp_path / "s.pth", n_layer=3)
     with raises_code("state_mismatch") as caught:
         FileReader().read_state(tmp_path / "s.pth", ModelConfig("7", 2, 128, 128, 512, 2, 64, 256))
-    assert (caught.value.params["what_key"], caught.value.params["found"]) == ("states.mismatch.layers", "3")
+    assert (caught.value.params["what"].key, caught.value.params["found"]) == ("states.mismatch.layers", "3")
 
 
 def test_a_process_that_was_killed_is_started_again(process, file):

@@ -95,7 +95,8 @@ def invalid(text: str) -> RoostError:
     param = path.removeprefix("$").removeprefix(".")
     missing = MISSING.search(reason)
     if missing:
-        param, reason = f"{param}.{missing[1]}".lstrip("."), Text("reason.common.is_missing")
+        param = f"{param}.{missing[1]}".lstrip(".")
+        return RoostError("invalid_parameter", param=param, reason=Text("reason.common.is_missing"))
     return RoostError("invalid_parameter", param=param or "body", reason=reason.replace("`", ""))
 
 
