@@ -93,7 +93,7 @@ def test_an_answer_goes_on_only_when_every_call_has_its_result(house: House) -> 
     house.loop.give(message_id, "c2", "it rains")
     house.loop.refuse(message_id, "c0")
     assert [call_id for call_id, _ in house.rounds[0]] == ["c0", "c1", "c2"]
-    assert REFUSED in house.rounds[0][0][1] and house.rounds[0][2][1] == "it rains"
+    assert str(REFUSED) in house.rounds[0][0][1] and house.rounds[0][2][1] == "it rains"
 
 
 def test_a_call_approved_late_leaves_what_was_said_since_where_it_is(house: House) -> None:
