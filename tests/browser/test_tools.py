@@ -99,7 +99,7 @@ def test_a_call_that_is_refused_is_told_to_the_model(roost, visit, says):
     says("Then I cannot say.")
     page.click(f"{CARD} button[value^=refuse_call]")
     wait_answer(page, "Then I cannot say.")
-    assert REFUSED in last_result(roost).content
+    assert str(REFUSED) in last_result(roost).content
 
 
 def test_a_tool_may_ask_the_person(roost, visit, says):

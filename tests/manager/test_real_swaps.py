@@ -47,6 +47,7 @@ def make(real_models):
 )
 def test_architectures_swap_in_one_manager_and_the_memory_goes_back(make, has_room, order):
     manager = make(has_room)
+    manager.library.list()  # the process that reads files is there from now on
     children = psutil.Process().children(recursive=True)
     logits = {}
     for name in order:
@@ -58,7 +59,7 @@ def test_architectures_swap_in_one_manager_and_the_memory_goes_back(make, has_ro
         assert np.isfinite(found).all()
         np.testing.assert_array_equal(found, logits.setdefault(name, found))
     assert set(logits) == set(order) and not np.allclose(logits["v6"], logits["v7"])
-    assert manager.engine_memory_bytes() > 50_000_000
+    assert manager.engine_memory_bytes() > 20_000_000
     with pytest.raises(StrategyError):
         manager.load(strategy="cpu fp33")
     manager.unload()

@@ -64,7 +64,7 @@ def test_a_migration_leaves_a_copy_of_what_was_before_and_says_where(path, old_d
     (copy,) = backups.copies_of(path)
     assert content(copy) == before
     assert content(path) == (len(MIGRATIONS), before[1])
-    assert [notice.values for notice in database.notices] == [{"copy": str(copy)}]
+    assert [notice.params for notice in database.notices] == [{"copy": str(copy)}]
     assert f"-v{OLD}-" in copy.name
     assert sorted(os.listdir(copy.parent)) == [copy.name]
     if os.name != "nt":
@@ -237,7 +237,7 @@ def test_a_lost_file_is_noticed_and_all_that_was_stored_is_copied(path, lose):
         with raises_code("database_gone") as gone:
             use()
     (copy,) = backups.copies_of(path)
-    assert gone.value.params["saved"].values == {"copy": str(copy)}
+    assert gone.value.params["saved"].params == {"copy": str(copy)}
     assert [found.message.content for found in ChatStore(Database(copy)).branch(chat.id)] == ["Before the loss"]
 
 
@@ -366,7 +366,7 @@ def test_the_next_start_after_a_loss_names_the_copy(path):
     for leftover in path.parent.glob("roost.db-*"):
         leftover.unlink()
     (notice,) = Database(path).notices
-    assert notice.values == {"path": str(path), "copy": str(backups.copies_of(path)[0])}
+    assert notice.params == {"path": str(path), "copy": str(backups.copies_of(path)[0])}
 
 
 def test_the_watch_costs_three_calls_a_block(path, monkeypatch):

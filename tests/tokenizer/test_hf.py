@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.tokenizer.make_tokenizers import write_byte_level, write_word_level
+from tests.wording import pattern
 from webapp.errors import FileMissing, WeightsError
 from webapp.tokenizer.hf import HfTokenizer, byte_of_character
 
@@ -50,7 +51,7 @@ def test_word_lists_join_with_spaces(tmp_path):
 
 def test_files_that_are_no_tokenizer(tmp_path):
     (tmp_path / "t.json").write_text('{"not": "one"}')
-    with pytest.raises(WeightsError, match=r"no tokenizer\.json"):
+    with pytest.raises(WeightsError, match=pattern("reason.tokenizer.no_tokenizer_json")):
         HfTokenizer(tmp_path / "t.json", 100)
     with pytest.raises(FileMissing):
         HfTokenizer(tmp_path / "none.json", 100)

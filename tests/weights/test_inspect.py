@@ -148,7 +148,7 @@ def test_a_lora_file(tmp_path, names):
 def test_a_file_of_another_project_says_why(tmp_path):
     write_tensors(tmp_path / "x.safetensors", {"model.layers.0.self_attn.q_proj.weight": np.zeros((4, 4), np.float32)})
     found = inspect(tmp_path / "x.safetensors")
-    assert found.kind == "unknown" and "Hugging Face" in found.reason
+    assert found.kind == "unknown" and "Hugging Face" in str(found.reason)
     with raises_code("not_a_model") as caught:
         require_model(found)
     assert "Hugging Face" in caught.value.message and caught.value.hint.startswith("Choose an RWKV model")
@@ -158,7 +158,7 @@ def test_a_missing_layer_is_named(tmp_path):
     arrays = {name: a for name, a in make_tensors("7", n_layer=3).items() if not name.startswith("blocks.1.")}
     write_tensors(tmp_path / "m.pth", arrays)
     found = inspect(tmp_path / "m.pth")
-    assert found.kind == "unknown" and "blocks.1.att.key.weight" in found.reason
+    assert found.kind == "unknown" and "blocks.1.att.key.weight" in str(found.reason)
 
 
 def test_rwkv_cpp_header(tmp_path):

@@ -30,7 +30,7 @@ def empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_without_a_compiler_it_says_what_would_change_that(empty_machine: Path) -> None:
     found = library.availability()
-    assert not found.is_available and found.reason and "ziglang" in found.way_out
+    assert not found.is_available and found.reason and "ziglang" in str(found.way_out)
     with pytest.raises(library.NativeUnavailable):
         building.build()
 
@@ -41,9 +41,9 @@ def test_a_compiler_that_fails_is_remembered_until_there_is_another(empty_machin
     assert library.availability().is_available
     with pytest.raises(library.NativeUnavailable) as failed:
         building.build()
-    assert "no such thing" in failed.value.reason
+    assert "no such thing" in str(failed.value.reason)
     found = library.availability()
-    assert not found.is_available and "no such thing" in found.reason
+    assert not found.is_available and "no such thing" in str(found.reason)
     assert not building.is_built()
     _script(empty_machine / "c++", "exit 1")
     assert library.availability().is_available

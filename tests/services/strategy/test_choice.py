@@ -13,7 +13,7 @@ from webapp.engine import registry
 from webapp.engine.backend import Availability
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError, translate_error
-from webapp.i18n import say, translate
+from webapp.i18n import Text, say, translate
 from webapp.services.strategy import choice
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -170,8 +170,9 @@ def test_a_refusal_is_said_in_the_readers_language() -> None:
 
 
 def test_only_what_runs_here_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    no_compiler = Text("reason.backends.no_cpp_compiler")
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
-    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "there is no C++ compiler", "-"))
+    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, no_compiler, no_compiler))
     found = {row.kind.key: row for row in registry.kinds()}
     assert list(found) == ["cpu", "native", "cuda", "ggml", "webgpu", "webgpu_python", "custom"]
     assert [key for key, row in found.items() if row.availability.is_available] == ["cpu", "custom"]
