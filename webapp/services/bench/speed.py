@@ -24,6 +24,7 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
+from webapp.manager.session import banned_token_ids
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import PromptModel, prepare, raw_prompt
 from webapp.settings import Settings
@@ -164,7 +165,8 @@ class RoostContestant:
         self.manager.close()
 
     def describe(self) -> dict[str, Any]:
-        """Of the model that is loaded, and ``bytes_a_token``: what one written token reads of weights and state."""
+        """Of the model that is loaded, and ``bytes_a_token``: what one written token reads of weights and
+        state, None where that is not known."""
         status, info = self.manager.status(), self.manager.model_info()
         config = info.config.to_dict() if info.config else {}
         facts = {"parameters": info.parameters, "file_bytes": info.size_bytes, "dtype": info.dtype}
@@ -172,13 +174,15 @@ class RoostContestant:
         without = tuple(tensor for tensor in info.tensors if tensor.name != "emb.weight")
         need = backend.footprint(ModelSizes(info.config, without, info.converted_strategy), options)
         read = sum(need.weights.values()) + 2 * sum(need.state.values())
-        on_ram = set(need.weights) <= {RAM}
+        unused = banned_token_ids(None, info, info.config.vocab_size) if info.config else ()
+        # Nobody counts what a card reads, nor how much of the head stays unread where most tokens are never drawn.
+        is_known = set(need.weights) <= {RAM} and 2 * len(unused) < (info.config.vocab_size if info.config else 1)
         return {
             "name": status.model,
             "strategy": status.strategy,
             **config,
             **facts,
-            "bytes_a_token": read if on_ram else None,
+            "bytes_a_token": read if is_known else None,
         }
 
     def _answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
