@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from webapp.errors import FileMissing, WeightsError
-from webapp.i18n import Text, system_reason
+from webapp.errors import WeightsError
+from webapp.i18n import Text
+from webapp.tokenizer.world import read_vocabulary_text
 
 
 class HfTokenizer:
@@ -21,7 +22,7 @@ class HfTokenizer:
     def __init__(self, path: Path, vocab_size: int) -> None:
         self.name = path.name
         self.vocab_size = vocab_size
-        text = _read(path)
+        text = read_vocabulary_text(path)
         self._tokenizer = _build(path, text)
         self.last_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if self.last_id >= vocab_size:
@@ -76,19 +77,6 @@ def byte_of_character() -> dict[str, int]:
     table = {chr(byte): byte for byte in printable}
     others = (byte for byte in range(256) if byte not in printable)
     return table | {chr(256 + index): byte for index, byte in enumerate(others)}
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as exc:
-        raise FileMissing(path=str(path)) from exc
-    except OSError as exc:
-        raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
-    except UnicodeDecodeError as exc:
-        raise WeightsError(
-            "vocabulary_invalid", path=str(path), reason=Text("reason.tokenizer.tokenizer_json_is_utf_8_text")
-        ) from exc
 
 
 def _build(path: Path, text: str) -> Any:

@@ -27,23 +27,26 @@ def read_vocabulary(path: Path) -> dict[int, bytes]:
     """Token bytes by id, from a file of one token a line: ``id literal length``. ``literal`` is a Python str or bytes
     literal, ``length`` its size in UTF-8 bytes. Every single byte must be a token, so that any text can be encoded: ids
     1 to 256 in the official file, which has 1 to 65529."""
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError as exc:
-        raise FileMissing(path=str(path)) from exc
-    except OSError as exc:
-        raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
-    except UnicodeDecodeError as exc:
-        raise WeightsError(
-            "vocabulary_invalid", path=str(path), reason=Text("reason.tokenizer.vocabulary_is_utf_8_text")
-        ) from exc
     vocabulary = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_vocabulary_text(path).split("\n"), 1):
         if line:
             token_id, token = _parse_line(path, number, line)
             vocabulary[token_id] = token
     _check_bytes(path, vocabulary)
     return vocabulary
+
+
+def read_vocabulary_text(path: Path) -> str:
+    """Of a vocabulary in any form. Raises FileMissing or WeightsError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as exc:
+        raise FileMissing(path=str(path)) from exc
+    except OSError as exc:
+        raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
+    except UnicodeDecodeError as exc:
+        reason = Text("reason.tokenizer.vocabulary_is_utf_8_text")
+        raise WeightsError("vocabulary_invalid", path=str(path), reason=reason) from exc
 
 
 def _parse_line(path: Path, number: int, line: str) -> tuple[int, bytes]:
