@@ -2,10 +2,27 @@
 
 import time
 
+import psutil
 
-def wait_until(claim, timeout_s=60.0):
-    """Asks ``claim()`` until it is true; fails after ``timeout_s`` seconds."""
+PATIENCE_S = 60.0
+
+
+class WaitRanOut(Exception):
+    """A wait met its bound. No AssertionError: pytest tries such a test once more, and a wrong value never."""
+
+
+def wait_until(claim, what="it never came true", timeout_s=PATIENCE_S):
+    """Asks ``claim()`` until it is true; raises WaitRanOut with ``what`` after ``timeout_s`` seconds."""
     deadline = time.monotonic() + timeout_s
     while not claim():
-        assert time.monotonic() < deadline, "it never came true"
+        if time.monotonic() > deadline:
+            raise WaitRanOut(what)
         time.sleep(0.01)
+
+
+def is_gone(pid):
+    """The process has ended, though its parent may not have asked for its status yet."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -2,6 +2,8 @@
 
 import time
 
+from tests.waiting import WaitRanOut
+
 ANSWER = ".answer:last-child"
 SENT = "#messages .user"
 CARD = "#messages .call"
@@ -41,7 +43,8 @@ def until_true(page, claim, what="it did not come to that"):
     """For what the test itself sees; the page goes on meanwhile."""
     deadline = time.monotonic() + PATIENCE_S
     while not claim():
-        assert time.monotonic() < deadline, what
+        if time.monotonic() > deadline:
+            raise WaitRanOut(what)
         page.wait_for_timeout(30)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
+from tests.waiting import PATIENCE_S, WaitRanOut
 from tests.weights.make_checkpoints import make_tensors, make_time_state
 from webapp.backends.fake import FakeBackend
 from webapp.engine.backend import LoadProgress, Options, ProgressCallback
@@ -154,22 +155,14 @@ def assert_failed(handle: RequestHandle, code: str) -> TokenOutput:
     return output
 
 
-def wait_phase(manager: ModelManager, *phases: str, timeout_s: float = 30) -> ModelStatus:
-    deadline = time.monotonic() + timeout_s
+def wait_phase(manager: ModelManager, *phases: str) -> ModelStatus:
+    deadline = time.monotonic() + PATIENCE_S
     status = manager.status()
     while status.phase not in phases:
-        assert time.monotonic() < deadline, f"still {status}"
+        if time.monotonic() > deadline:
+            raise WaitRanOut(f"still {status}")
         status = manager.wait_change(status.revision, 1)
     return status
-
-
-def eventually(claim: Callable[[], bool], timeout_s: float = 30) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while not claim():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def roost_threads() -> list[str]:

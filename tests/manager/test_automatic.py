@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from tests.manager.conftest import last_output, request
+from tests.waiting import PATIENCE_S, WaitRanOut
 from webapp.backends.fake import FakeBackend
 from webapp.engine import registry
 from webapp.engine.backend import Availability, Suggestion
@@ -60,8 +61,9 @@ def wait_until(manager, is_so):
     status = manager.status()
     while not is_so(status):
         before = status.revision
-        status = manager.wait_change(before, 30)
-        assert status.revision > before, status
+        status = manager.wait_change(before, PATIENCE_S)
+        if status.revision == before:
+            raise WaitRanOut(str(status))
     return status
 
 

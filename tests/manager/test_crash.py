@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_token, last_output, request, wait_phase
+from tests.manager.conftest import ENDLESS, assert_failed, first_token, last_output, request, wait_phase
+from tests.waiting import wait_until
 from tests.wording import error_text
 from webapp.engine.outputs import FinishReason
 from webapp.errors import EngineCrashed, OutOfMemory
@@ -35,7 +36,7 @@ def test_a_broken_backend_is_a_crash_with_its_last_words(make_manager):
     assert last_output(handle).error["code"] == "internal_error"
     for _ in range(4):  # five failures in a row: the engine gives up
         last_output(manager.submit(request()))
-    assert eventually(lambda: manager.status().phase == "failed")
+    wait_until(lambda: manager.status().phase == "failed")
     assert "told to fail" in manager.status().error["message"]
 
 
@@ -43,7 +44,7 @@ def test_a_crash_loop_stops_and_a_load_by_hand_starts_anew(make_manager, starter
     manager = make_manager(crash_tries=3)
     for count in range(1, 4):
         handle = manager.submit(request())
-        assert eventually(lambda count=count: len(starter.clients) == count)
+        wait_until(lambda count=count: len(starter.clients) == count)
         starter.clients[-1].kill()
         assert_failed(handle, "engine_crashed")
         wait_phase(manager, "failed")

@@ -19,13 +19,13 @@ import pytest
 from tests.manager.conftest import (
     ENDLESS,
     assert_failed,
-    eventually,
     first_token,
     last_output,
     request,
     roost_threads,
     wait_phase,
 )
+from tests.waiting import is_gone, wait_until
 from webapp.engine.outputs import FinishReason
 from webapp.manager.client import start_engine_process
 
@@ -42,14 +42,6 @@ def make(make_manager):
     return make_one
 
 
-def is_gone(pid: int) -> bool:
-    """Also when it is a zombie somebody else has to reap."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def test_the_engine_is_another_process_and_unloading_ends_it(make):
     manager = make("fake script=hello")
     assert manager.engine_pid() is None and manager.engine_memory_bytes() == 0
@@ -61,7 +53,8 @@ def test_the_engine_is_another_process_and_unloading_ends_it(make):
     assert manager.logits([1, 2]).shape == (256,)
     manager.unload()
     wait_phase(manager, "empty")
-    assert eventually(lambda: is_gone(pid)) and manager.engine_pid() is None
+    wait_until(lambda: is_gone(pid))
+    assert manager.engine_pid() is None
 
 
 @posix
@@ -112,24 +105,24 @@ def test_ctrl_c_does_not_reach_the_engine(make):
 def test_a_load_stuck_in_native_code_is_killed(make):
     manager = make("fake load_ms=60000 load_steps=1")
     manager.load()
-    assert eventually(lambda: manager.status().total_tensors == 1)
+    wait_until(lambda: manager.status().total_tensors == 1)
     pid = manager.engine_pid()
     manager.cancel_load()
     wait_phase(manager, "empty")  # within half of the time the load would take
-    assert eventually(lambda: is_gone(pid))
+    wait_until(lambda: is_gone(pid))
 
 
 def test_closing_in_mid_load_and_in_mid_stream_leaves_nothing(make):
     for strategy in ("fake load_ms=60000 load_steps=1", ENDLESS):
         manager = make(strategy)
         handle = manager.submit(request(max_tokens=100_000))
-        assert eventually(lambda manager=manager: manager.engine_pid() is not None)
+        wait_until(lambda manager=manager: manager.engine_pid() is not None)
         pid = manager.engine_pid()
         started = time.monotonic()
         manager.close()
         assert time.monotonic() - started < 30 and is_gone(pid)
         assert_failed(handle, "shutting_down")
-    assert eventually(lambda: roost_threads() == [])
+    wait_until(lambda: roost_threads() == [])
 
 
 @linux
@@ -147,7 +140,7 @@ def test_an_engine_that_is_busy_loading_takes_any_number_of_commands(make):
     """More than any pipe holds: nobody who submits waits for the engine."""
     manager = make("fake load_ms=4000 load_steps=1", max_queue=64)
     manager.load()
-    assert eventually(lambda: manager.status().total_tensors == 1)
+    wait_until(lambda: manager.status().total_tensors == 1)
     handles = [manager.submit(request(*[5] * 30_000, max_tokens=1)) for _ in range(20)]
     assert manager.status().phase == "loading"
     for handle in handles[1:]:
@@ -161,7 +154,8 @@ def test_a_swap_ends_the_old_process(make):
     old = manager.engine_pid()
     manager.load("v6.safetensors")
     assert manager.wait_ready(30).model == "v6.safetensors"
-    assert manager.engine_pid() != old and eventually(lambda: is_gone(old))
+    assert manager.engine_pid() != old
+    wait_until(lambda: is_gone(old))
 
 
 @linux
@@ -185,7 +179,7 @@ def test_five_real_loads_leave_no_thread_descriptor_or_process(make):
     before = figures()
     for _ in range(5):
         once()
-    assert eventually(lambda: all(now <= then for now, then in zip(figures(), before, strict=True)))
+    wait_until(lambda: all(now <= then for now, then in zip(figures(), before, strict=True)))
 
 
 PARENT = """
@@ -227,7 +221,7 @@ def test_the_engine_dies_with_its_parent(tmp_path, models_dir, strategy, how):
         pid = int(parent.stdout.readline())
         assert not is_gone(pid)
         parent.send_signal(getattr(signal, how))
-        assert eventually(lambda: is_gone(pid), timeout_s=30)
+        wait_until(lambda: is_gone(pid))
     assert (tmp_path / "runs").read_text() == "run\n"
 
 
@@ -238,4 +232,5 @@ def test_a_parent_that_just_ends_takes_its_engine_along(tmp_path, models_dir):
     found = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60, check=True
     )
-    assert eventually(lambda: is_gone(int(found.stdout))) and found.stderr == ""
+    wait_until(lambda: is_gone(int(found.stdout)))
+    assert found.stderr == ""

@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.conftest import assert_failed, eventually, last_output, request, roost_threads, wait_phase
+from tests.manager.conftest import assert_failed, last_output, request, roost_threads, wait_phase
+from tests.waiting import wait_until
 from webapp.backends.fake import FakeBackend
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelNotFound, StrategyError
@@ -57,7 +58,7 @@ def test_a_state_chosen_before_the_engine_was_told_to_load_is_the_one_it_begins_
     monkeypatch.setattr(session, "load_command", slow)
     manager = make_manager()
     manager.load()
-    assert reading.wait(30)
+    wait_until(reading.is_set)
     manager.apply_state("fits.safetensors")
     may_read.set()
     assert manager.wait_ready(30).state == "fits.safetensors"
@@ -128,7 +129,7 @@ def test_a_cancelled_load_ends_its_requests_and_the_next_loads_again(make_manage
 def test_a_request_right_after_a_cancel_waits_for_a_load_of_its_own(make_manager, starter, held_loads):
     manager = make_manager()
     first = manager.submit(request())
-    assert eventually(lambda: len(starter.clients) == 1)
+    wait_until(lambda: len(starter.clients) == 1)
     manager.cancel_load()
     second = manager.submit(request())
     held_loads.end()
@@ -215,7 +216,7 @@ def test_closing_ends_everything_and_may_be_done_twice(make_manager):
     manager.close()
     assert_failed(handle, "shutting_down")
     assert time.monotonic() - started < 30
-    assert eventually(lambda: roost_threads() == [])
+    wait_until(lambda: roost_threads() == [])
     with raises_code("shutting_down"):
         manager.submit(request())
     with raises_code("shutting_down"):

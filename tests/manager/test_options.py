@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.conftest import eventually, last_output, request
+from tests.manager.conftest import last_output, request
+from tests.waiting import WaitRanOut, wait_until
 from webapp.engine.engine_options import EngineOptions
 from webapp.errors import InvalidOption, ModelNotFound, StrategyError
 from webapp.manager.messages import LoadModel
@@ -72,7 +73,7 @@ def test_a_new_idle_time_counts_without_a_reload(make_manager, starter):
     manager = make_manager()
     last_output(manager.submit(request()))
     manager.load(options=EngineOptions(idle_unload_s=0.2))
-    assert eventually(lambda: manager.status().phase == "empty")
+    wait_until(lambda: manager.status().phase == "empty")
     assert len(starter.clients) == 1
 
 
@@ -80,7 +81,8 @@ def test_an_idle_time_of_zero_overrides_the_settings(make_manager):
     manager = make_manager(idle_unload_s=0.2)
     manager.load(options=EngineOptions(idle_unload_s=0.0))
     manager.wait_ready(30)
-    assert not eventually(lambda: manager.status().phase == "empty", timeout_s=0.6)
+    with pytest.raises(WaitRanOut):
+        wait_until(lambda: manager.status().phase == "empty", timeout_s=0.6)
 
 
 def test_a_tokenizer_that_was_named_has_to_be_there_and_fit(make_manager, models_dir, tmp_path):

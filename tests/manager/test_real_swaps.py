@@ -7,7 +7,8 @@ import psutil
 import pytest
 from safetensors.numpy import save_file
 
-from tests.manager.conftest import eventually, last_output, request, wait_phase
+from tests.manager.conftest import last_output, request, wait_phase
+from tests.waiting import wait_until
 from tests.weights.make_checkpoints import make_tensors
 from webapp.engine.outputs import FinishReason
 from webapp.errors import StrategyError
@@ -64,4 +65,4 @@ def test_architectures_swap_in_one_manager_and_the_memory_goes_back(make, has_ro
         manager.load(strategy="cpu fp33")
     manager.unload()
     wait_phase(manager, "empty")
-    assert eventually(lambda: psutil.Process().children(recursive=True) == children)
+    wait_until(lambda: psutil.Process().children(recursive=True) == children)

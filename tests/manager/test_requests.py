@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.conftest import ENDLESS, eventually, first_token, last_output, request, roost_threads, wait_phase
+from tests.manager.conftest import ENDLESS, first_token, last_output, request, roost_threads, wait_phase
+from tests.waiting import wait_until
 from webapp.engine.outputs import FinishReason, GenerationRequest, PrefillProgress, TokenOutput
 from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
@@ -58,7 +59,7 @@ def test_more_than_seats_and_queue_are_refused(make_manager):
     handles = [manager.submit(request(max_tokens=10_000)) for _ in range(5)]
     with pytest.raises(QueueFull):
         manager.submit(request())
-    assert eventually(lambda: (manager.status().running, manager.status().waiting) == (2, 3))
+    wait_until(lambda: (manager.status().running, manager.status().waiting) == (2, 3))
     with pytest.raises(QueueFull):
         manager.submit(request())
     handles[0].abort()
@@ -72,7 +73,7 @@ def test_a_waiting_request_hears_its_place_in_the_queue(make_manager):
     manager = make_manager(f"{ENDLESS} slots=1")
     first, second, third = (manager.submit(request(max_tokens=10_000)) for _ in range(3))
     first_token(first)
-    assert eventually(lambda: QueuePosition(1) in [third.next_event(1)])
+    wait_until(lambda: QueuePosition(1) in [third.next_event(1)])
     for handle in (first, second):
         handle.abort()
     first_token(third)
@@ -98,7 +99,7 @@ def test_an_abort_works_in_the_queue_while_reading_and_while_writing(make_manage
     running.abort()
     assert last_output(running).finish_reason is FinishReason.ABORT
     reading = manager.submit(request(*[7] * 20_000))
-    assert eventually(lambda: isinstance(reading.next_event(1), PrefillProgress))
+    wait_until(lambda: isinstance(reading.next_event(1), PrefillProgress))
     reading.abort()
     output = last_output(reading)
     assert output.finish_reason is FinishReason.ABORT and output.token_ids == ()
@@ -111,7 +112,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up(make_manager):
     manager = make_manager("fake script=ab repeat=0")
     slow = manager.submit(request(max_tokens=3000))
     assert last_output(manager.submit(request(max_tokens=200))).finish_reason is FinishReason.LENGTH
-    assert eventually(lambda: slow.is_finished)
+    wait_until(lambda: slow.is_finished)
     assert len(last_output(slow).token_ids) == 3000
 
 
@@ -183,7 +184,7 @@ def test_50_loads_and_unloads_leave_no_thread_and_no_descriptor(make_manager):
     for _ in range(50):
         once()
     gc.collect()
-    assert eventually(lambda: descriptors() <= before[0] and len(threading.enumerate()) <= before[1])
+    wait_until(lambda: descriptors() <= before[0] and len(threading.enumerate()) <= before[1])
     assert roost_threads() == ["roost-model-manager"]
 
 
@@ -232,5 +233,5 @@ def test_asking_for_counters_keeps_no_idle_model_loaded(make_manager):
     for each in (stays, manager):
         assert each.counters() == {}
         last_output(each.submit(request()))
-    assert eventually(lambda: manager.counters() == {})
+    wait_until(lambda: manager.counters() == {})
     assert stays.counters()["finished_total"] == 1

@@ -12,12 +12,12 @@ from tests.errors import raises_code
 from tests.manager.conftest import (
     ENDLESS,
     assert_failed,
-    eventually,
     first_token,
     last_output,
     request,
     wait_phase,
 )
+from tests.waiting import wait_until
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason
 from webapp.manager.client import start_engine_process
@@ -119,14 +119,14 @@ def test_a_step_that_hangs_fails_its_answers_and_the_model_is_loaded_again(quick
 def test_an_engine_that_hung_is_loaded_again_without_being_asked(quick, starter):
     manager = quick("fake hang_on=99 hang_ms=1500")
     assert_failed(manager.submit(request(1, 99)), "engine_stalled")
-    assert eventually(lambda: len(starter.clients) == 2)
+    wait_until(lambda: len(starter.clients) == 2)
     assert wait_phase(manager, "ready").error is None
 
 
 def test_a_load_that_hangs_is_tried_again_a_few_times(quick, starter):
     manager = quick("fake load_ms=1500 load_steps=1", crash_tries=2)
     assert_failed(manager.submit(request()), "engine_stalled")
-    assert eventually(lambda: manager.status().phase == "failed")
+    wait_until(lambda: manager.status().phase == "failed")
     assert len(starter.clients) == 2
     with raises_code("crash_loop", match="2 times in a row; the last time: one step of it took"):
         manager.submit(request())
@@ -159,7 +159,7 @@ def test_a_stopped_engine_process_is_ended_and_the_next_message_works(make_manag
     if strategy == ENDLESS:
         first_token(handle)
     else:
-        assert eventually(lambda: manager.status().done_tensors > 0)
+        wait_until(lambda: manager.status().done_tensors > 0)
     stopped = manager.engine_pid()
     os.kill(stopped, signal.SIGSTOP)
     wait_silent(manager)

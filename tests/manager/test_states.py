@@ -7,7 +7,8 @@ import logging
 from dataclasses import replace
 
 from tests.errors import raises_code
-from tests.manager.conftest import assert_failed, eventually, first_token, last_output, request, wait_phase
+from tests.manager.conftest import assert_failed, first_token, last_output, request, wait_phase
+from tests.waiting import wait_until
 from webapp.backends.fake import fake_config
 from webapp.engine.state import RecurrentState
 from webapp.manager.messages import KeepState, Submit
@@ -136,7 +137,7 @@ def test_a_failed_swap_goes_back_to_the_former_state(make_manager):
     used = begins_with(manager)
     manager.load("wide.safetensors", "fake load_fail=no")
     assert_failed(manager.submit(request()), "load_failed")
-    assert eventually(lambda: manager.status().state == FITS)
+    wait_until(lambda: manager.status().state == FITS)
     assert begins_with(manager) == used
 
 

@@ -6,7 +6,8 @@ import contextlib
 import random
 import threading
 
-from tests.manager.conftest import CountingStarter, eventually, request, roost_threads
+from tests.manager.conftest import CountingStarter, request, roost_threads
+from tests.waiting import wait_until
 from webapp.engine.outputs import TokenOutput
 from webapp.errors import RoostError
 from webapp.manager.health import StallLimits
@@ -61,4 +62,4 @@ def test_whatever_happens_every_request_ends_once_and_nothing_is_left(make_manag
     assert len(handles) > 20 and len(starter.clients) > 3
     manager.close()
     assert all(handle.is_finished for handle in handles)
-    assert eventually(lambda: roost_threads() == [])
+    wait_until(lambda: roost_threads() == [])

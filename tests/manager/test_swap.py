@@ -7,7 +7,8 @@ import time
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.conftest import ENDLESS, assert_failed, eventually, first_token, last_output, request, wait_phase
+from tests.manager.conftest import ENDLESS, assert_failed, first_token, last_output, request, wait_phase
+from tests.waiting import wait_until
 from webapp.engine.outputs import FinishReason
 
 BOTH = pytest.mark.parametrize("has_room", [True, False], ids=["room for both", "one at a time"])
@@ -21,7 +22,7 @@ def test_a_swap_serves_the_new_model(make_manager, starter, has_room):
     status = manager.wait_ready(30)
     assert status.model == "v6.safetensors" and manager.model_info().config.architecture == "6"
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
-    assert eventually(lambda: [client.is_alive() for client in starter.clients] == [False, True])
+    wait_until(lambda: [client.is_alive() for client in starter.clients] == [False, True])
 
 
 @BOTH
@@ -44,7 +45,7 @@ def test_after_the_grace_they_are_told_that_the_model_changed(make_manager, star
     output = assert_failed(handle, "model_unloaded")
     assert output.stats.decoded_tokens > 0
     assert manager.wait_ready(30).model == "v6.safetensors"
-    assert eventually(lambda: [client.is_alive() for client in starter.clients] == [False, True])
+    wait_until(lambda: [client.is_alive() for client in starter.clients] == [False, True])
 
 
 def test_a_prompt_made_for_the_model_before_the_swap_is_refused(make_manager):
@@ -147,7 +148,7 @@ def test_unload_during_a_load_cancels_it(make_manager, starter):
     wait_phase(manager, "loading")
     manager.unload()
     wait_phase(manager, "empty")
-    assert eventually(lambda: not any(client.is_alive() for client in starter.clients))
+    wait_until(lambda: not any(client.is_alive() for client in starter.clients))
 
 
 def test_an_idle_model_is_unloaded_and_comes_back(make_manager, starter):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.errors import raises_code
+from tests.waiting import wait_until
 from webapp.errors import RoostError
 from webapp.services.jobs import CANCELLED, DONE, FAILED, PAUSED, RUNNING, WAITING, Jobs, Running
 
@@ -45,7 +46,7 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
 
 def started(jobs: Jobs, work: Steps, kind: str = "copy", **more: Any) -> str:
     job = jobs.start(kind, "a file", work, **more)
-    assert work.began.wait(30)
+    wait_until(work.began.is_set)
     return job.id
 
 
@@ -57,7 +58,7 @@ def test_one_of_a_kind_runs_and_another_kind_beside_it(jobs: Jobs) -> None:
     assert [job.status for job in jobs.jobs()] == [RUNNING, WAITING, RUNNING]
     assert [job.id for job in jobs.jobs("bake")] == [other_id]
     first.go.set()
-    assert second.began.wait(30)
+    wait_until(second.began.is_set)
     assert jobs.job(first_id).status == DONE and jobs.job(first_id).details == {"size": 3}
     assert jobs.job(second_id).status == RUNNING
 
@@ -90,13 +91,13 @@ def test_a_pause_goes_on_with_the_same_work_and_so_does_a_failure(jobs: Jobs) ->
     work.began.clear()
     work.result = RoostError("disk_full", free="1 MB", needed="2 MB")
     jobs.resume(job_id)
-    assert work.began.wait(30)
+    wait_until(work.began.is_set)
     work.go.set()
     assert jobs.wait(job_id, 30).status == FAILED
     work.began.clear()
     work.result = None
     jobs.resume(job_id)
-    assert work.began.wait(30)
+    wait_until(work.began.is_set)
     work.go.set()
     assert jobs.wait(job_id, 30).status == DONE and work.runs == 3
     jobs.resume(job_id)

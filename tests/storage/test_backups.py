@@ -13,6 +13,7 @@ from contextlib import closing
 import pytest
 
 from tests.errors import raises_code
+from tests.waiting import wait_until
 from webapp.chat.messages import Message, Role
 from webapp.errors import StorageError
 from webapp.storage import backups
@@ -347,7 +348,7 @@ def test_what_another_thread_is_writing_gets_into_the_copy(path):
 
     writer = threading.Thread(target=write)
     writer.start()
-    assert is_writing.wait(30)
+    wait_until(is_writing.is_set)
     path.unlink()
     threading.Timer(0.05, may_end.set).start()
     with raises_code("database_gone"):

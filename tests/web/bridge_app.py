@@ -11,6 +11,7 @@ import psutil
 from flask import Flask, Response, abort, request
 from flask_sock import Sock
 
+from tests.waiting import wait_until
 from tests.web.ws_client import RawClient, WebSocketClient, handshake
 from webapp.web.socket.server import BridgeServer
 
@@ -124,15 +125,6 @@ def open_descriptors():
     return process.num_handles() if psutil.WINDOWS else process.num_fds()
 
 
-def wait_for(condition, seconds=30.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.01)
-    return False
-
-
 class RunningServer:
     """The app above, served on a free port until :meth:`stop`."""
 
@@ -169,7 +161,8 @@ class RunningServer:
 
     def is_idle(self):
         pool = self.server.websockets
-        return wait_for(lambda: pool.count == 0 and not pool.live)
+        wait_until(lambda: pool.count == 0 and not pool.live, "connections are still open")
+        return True
 
     def stop(self):
         """Seconds it took."""
@@ -183,7 +176,6 @@ class RunningServer:
         """Stops if need be; nothing may be left behind."""
         if self.thread.is_alive():
             self.stop()
-        threads_left = wait_for(lambda: threading.active_count() <= self.threads_before)
-        assert threads_left, [thread.name for thread in threading.enumerate()]
+        wait_until(lambda: threading.active_count() <= self.threads_before, "threads are left")
         gc.collect()
-        assert wait_for(lambda: open_descriptors() <= self.descriptors_before)
+        wait_until(lambda: open_descriptors() <= self.descriptors_before, "descriptors are left")

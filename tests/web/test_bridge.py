@@ -8,7 +8,8 @@ import urllib.error
 
 import pytest
 
-from tests.web.bridge_app import EVIL, RunningServer, open_descriptors, wait_for
+from tests.waiting import wait_until
+from tests.web.bridge_app import EVIL, RunningServer, open_descriptors
 from tests.web.ws_client import BINARY, CLOSE, PING, PONG, TEXT, Refused, frame, handshake
 from webapp.web.socket.channel import Limits
 
@@ -96,7 +97,7 @@ def test_an_upgrade_needs_no_worker(server):
     held = [threading.Thread(target=server.get, args=("/held",)) for _ in range(4)]
     for thread in held:
         thread.start()
-    assert wait_for(lambda: len(server.events) == 4), "all workers are taken"
+    wait_until(lambda: len(server.events) == 4), "all workers are taken"
     client = server.connect("/echo")
     client.send("x")
     assert client.receive() == "x"
@@ -144,7 +145,8 @@ def test_a_client_that_falls_silent_is_dropped_by_pings(poll):
 
 def test_send_to_a_client_that_does_not_read_gives_up(server):
     client = server.raw("/flood")
-    assert wait_for(lambda: server.events) and server.events[0] == ("flood", "ConnectionClosed")
+    wait_until(lambda: server.events)
+    assert server.events[0] == ("flood", "ConnectionClosed")
     assert server.is_idle()
     client.abandon()
 
@@ -215,7 +217,7 @@ def test_a_place_over_the_limit_is_503_until_one_is_free():
         running.connect("/echo")
     assert caught.value.status == 503 and running.get() == b"hi"
     clients.pop().close()
-    assert wait_for(lambda: running.server.websockets.count == 2)
+    wait_until(lambda: running.server.websockets.count == 2)
     clients.append(running.connect("/echo"))
     clients[-1].send("q")
     assert clients[-1].receive() == "q"
@@ -313,5 +315,5 @@ def test_500_visits_in_mid_generation_leave_nothing(server):
     for number in range(500):
         cycle(server, number)
     assert server.is_idle()
-    assert wait_for(lambda: threading.active_count() <= threads)
-    assert wait_for(lambda: open_descriptors() <= descriptors)
+    wait_until(lambda: threading.active_count() <= threads)
+    wait_until(lambda: open_descriptors() <= descriptors)

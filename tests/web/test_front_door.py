@@ -15,7 +15,7 @@ import pytest
 from flask import Flask, request
 from waitress.buffers import TempfileBasedBuffer
 
-from tests.web.bridge_app import wait_for
+from tests.waiting import wait_until
 from tests.web.owner import install_guard
 from tests.web.ws_client import RawClient
 from webapp.settings import Settings
@@ -93,7 +93,8 @@ class Door:
             with contextlib.suppress(RuntimeError):
                 return len(self.server.places) == count
 
-        return wait_for(is_so)
+        wait_until(is_so)
+        return True
 
     def stop(self):
         self.server.stop()
@@ -305,10 +306,10 @@ def abandon(clients):
 def test_one_address_does_not_lock_out_another(open_door):
     door = open_door(connections_per_client=20)
     clients = half_header(door, 20)
-    assert wait_for(lambda: door.status() in (0, 503)), "its own place is taken"
+    wait_until(lambda: door.status() in (0, 503)), "its own place is taken"
     assert [door.status(OTHER) for _ in range(20)] == [200] * 20
     abandon(clients)
-    assert wait_for(lambda: door.status() == 200)
+    wait_until(lambda: door.status() == 200)
 
 
 def test_a_refused_connection_is_told_why(open_door):
@@ -326,7 +327,7 @@ def test_an_idle_connection_makes_room_for_one_of_the_same_address(open_door, mo
     busy = half_header(door, 3)
     idle = door.client(door.head("GET /", BEARER))
     assert idle.read_response()[0] == 200
-    assert wait_for(lambda: door.status() == 200)
+    wait_until(lambda: door.status() == 200)
     assert is_closed(idle)
     abandon([*busy, idle])
 

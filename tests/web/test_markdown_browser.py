@@ -2,11 +2,11 @@
 
 import shutil
 import threading
-import time
 
 import pytest
 from flask import Flask
 
+from tests.browser.acting import until_true
 from tests.web.hostile_markdown import HOSTILE
 from tests.web.owner import install_guard
 from webapp.resources import resource_dir
@@ -106,7 +106,4 @@ def test_the_same_page_without_our_pipeline_does_leak(visit):
     page, urls = visit(lambda text: text, "/empty")
     for text in HOSTILE:
         page.evaluate(INSERT, text)
-    deadline = time.monotonic() + 30
-    while not (any(url.endswith("/pwn") for url in urls) and page.evaluate("violations.length")):
-        assert time.monotonic() < deadline, urls
-        page.wait_for_timeout(50)
+    until_true(page, lambda: any(url.endswith("/pwn") for url in urls) and page.evaluate("violations.length"))

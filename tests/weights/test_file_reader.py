@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from tests.errors import raises_code
+from tests.waiting import is_gone, wait_until
 from tests.weights.hostile_files import HOSTILE
 from tests.weights.make_checkpoints import write_checkpoint, write_state, write_tensors
 from webapp.engine.state import ModelConfig
@@ -81,15 +82,8 @@ def ask(reader, operation, path, *arguments, limits=None, answer=int):
 
 def ended(pid):
     """Within a while; also for a child nobody has waited for."""
-    with_end = time.monotonic() + 20
-    while time.monotonic() < with_end:
-        try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
-        except psutil.NoSuchProcess:
-            return True
-        time.sleep(0.05)
-    return False
+    wait_until(lambda: is_gone(pid))
+    return True
 
 
 def test_the_answers_are_those_of_the_readers(tmp_path, file):

@@ -7,6 +7,7 @@ import pytest
 from tests.errors import raises_code
 from tests.services.bench.scripted import STARTER, TIME, WEATHER, BenchManager, call
 from tests.services.scripted_manager import HANG, end
+from tests.waiting import wait_until
 from webapp.errors import BenchRefused, EngineCrashed, ModelError, QueueFull, RequestError
 from webapp.manager.handles import Service
 from webapp.services.bench.tool_bench import NO_CALL, OTHER, BenchRequest, BenchRunner, document, reports, wrong_first
@@ -131,7 +132,7 @@ def test_a_stop_aborts_what_is_being_written_and_asks_no_more(world):
 
     thread = threading.Thread(target=runner.run, args=(keep,))
     thread.start()
-    assert going.wait(30)
+    wait_until(going.is_set)
     runner.stop()
     thread.join(30)
     assert not thread.is_alive() and runner.is_stopped

@@ -41,7 +41,7 @@ def bench_with(world, database):
 
 
 def ended(bench, run):
-    assert bench.wait(20)
+    wait_until(lambda: bench.wait(1))
     return bench.store.run(run.id)
 
 

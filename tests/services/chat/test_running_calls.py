@@ -9,6 +9,7 @@ import pytest
 
 from tests.errors import raises_code
 from tests.services.chat.test_tool_loop import House
+from tests.waiting import wait_until
 from webapp.errors import ToolInvalid
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.storage.records import ChatTools
@@ -63,7 +64,8 @@ def house(tmp_path, slow):
 def test_a_call_is_shown_to_run_and_runs_once(house, slow):
     message_id = house.answer(("far", {}))
     house.loop.approve(message_id, "c0")
-    assert slow.begun.wait(30) and house.statuses(message_id) == ["running"] and house.told
+    wait_until(slow.begun.is_set)
+    assert house.statuses(message_id) == ["running"] and house.told
     with raises_code("chat_error"):
         house.loop.approve(message_id, "c0")
     house.loop.advance(message_id)
@@ -76,10 +78,10 @@ def test_a_call_is_shown_to_run_and_runs_once(house, slow):
 def test_a_call_is_stopped_while_it_runs_and_the_answer_goes_on(house, slow):
     message_id = house.answer(("far", {}))
     house.loop.approve(message_id, "c0")
-    assert slow.begun.wait(30)
+    wait_until(slow.begun.is_set)
     house.loop.refuse(message_id, "c0")
     assert house.statuses(message_id) == ["done"] and "stopped" in house.rounds[0][0][1]
-    assert slow.was_stopped.wait(30), "who runs it is told"
+    wait_until(slow.was_stopped.is_set, "who runs it is told")
     slow.may_end.set()
     house.threads[0].join(30)
     (state,) = house.loop.calls(house.chats.message(message_id))
@@ -111,7 +113,8 @@ def test_what_runs_unasked_is_shown_to_run_too(house, slow):
     message_id = house.answer(("far", {}))
     thread = threading.Thread(target=house.loop.advance, args=(message_id,))
     thread.start()
-    assert slow.begun.wait(30) and house.statuses(message_id) == ["running"]
+    wait_until(slow.begun.is_set)
+    assert house.statuses(message_id) == ["running"]
     slow.may_end.set()
     thread.join(30)
     assert house.rounds == [[("c0", "late")]]

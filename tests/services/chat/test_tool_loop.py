@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.errors import raises_code
+from tests.waiting import wait_until
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.errors import ModelError, ToolInvalid
 from webapp.services.chat.tool_loop import MAX_ROUNDS, REFUSED, ToolLoop
@@ -182,7 +183,7 @@ def test_a_chat_whose_next_answer_takes_long_to_begin_holds_up_no_other(house):
     house.loop._go_on = go_on
     slow = threading.Thread(target=house.loop.refuse, args=(elsewhere, "c0"))
     slow.start()
-    assert begun.wait(30)
+    wait_until(begun.is_set)
     mine = house.answer(("weather", {"city": "Paris"}))
     quick = threading.Thread(target=house.loop.refuse, args=(mine, "c0"), daemon=True)
     quick.start()

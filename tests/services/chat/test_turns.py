@@ -8,6 +8,7 @@ import pytest
 from tests.errors import raises_code
 from tests.services.chat.watching import text_of, thought_of, watch
 from tests.services.scripted_manager import HANG, end
+from tests.waiting import PATIENCE_S, WaitRanOut
 from webapp.chat.events import ContentDelta, Failed, Finished, Waiting
 from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.engine.outputs import PrefillProgress
@@ -528,6 +529,7 @@ def wait_for_text(live, text):
     """Until the log has this much content."""
     seen, position = "", 0
     while seen != text:
-        events, position = live.events_after(position, 10)
-        assert events, f"only {seen!r} came"
+        events, position = live.events_after(position, PATIENCE_S)
+        if not events:
+            raise WaitRanOut(f"only {seen!r} came")
         seen += "".join(event.text for event in events if isinstance(event, ContentDelta))

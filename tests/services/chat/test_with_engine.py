@@ -3,6 +3,7 @@
 import pytest
 
 from tests.services.chat.watching import text_of, watch
+from tests.waiting import PATIENCE_S, WaitRanOut
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
@@ -87,8 +88,9 @@ def wait_for_length(live, length):
     """Until the log shows this many characters of content."""
     shown, position = 0, 0
     while shown < length:
-        events, position = live.events_after(position, 10)
-        assert events
+        events, position = live.events_after(position, PATIENCE_S)
+        if not events:
+            raise WaitRanOut(f"only {shown} characters came")
         shown += len(text_of(events))
 
 

@@ -1,14 +1,16 @@
 """Reading a live turn as a page does."""
 
+from tests.waiting import PATIENCE_S, WaitRanOut
 from webapp.chat.events import ContentDelta, Failed, Finished, ReasoningDelta
 
 
-def watch(live, position=0, timeout_s=10.0):
+def watch(live, position=0, timeout_s=PATIENCE_S):
     """All events until the end."""
     events = []
     while not (events and isinstance(events[-1], (Finished, Failed))):
         new, position = live.events_after(position, timeout_s)
-        assert new, f"nothing came for {timeout_s} s after {events}"
+        if not new:
+            raise WaitRanOut(f"nothing came for {timeout_s} s after {events}")
         events += new
     return events
 

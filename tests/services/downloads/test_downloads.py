@@ -276,7 +276,7 @@ def test_a_pause_a_restart_and_going_on(open_downloads: Any, settings: Settings,
     half, arrived, release = halfway(hub)
     hub.behaviours = [half]
     job = first.start(first.named(f"{REPO}/{FILE}"))
-    assert arrived.wait(30)
+    wait_until(arrived.is_set)
     wait_until(
         lambda: first.jobs.job(job.id).done or sum(p.stat().st_size for p in settings.models_dir.rglob("*.part"))
     )
@@ -297,7 +297,7 @@ def test_cancelled_leaves_nothing_whether_it_runs_waits_or_is_paused(
     hub.behaviours = [half, half]
     running = downloads.start(downloads.named(f"{REPO}/{FILE}"))
     waiting = downloads.start(downloads.named(f"{REPO}/sub/other.safetensors"))
-    assert arrived.wait(30)
+    wait_until(arrived.is_set)
     downloads.jobs.cancel(waiting.id)
     downloads.jobs.pause(running.id)
     assert downloads.jobs.wait(running.id, 30).status == "paused"
@@ -410,7 +410,7 @@ def test_two_processes_do_not_write_one_file(open_downloads: Any, settings: Sett
 
     hub.behaviours = [wait]
     job = first.start(first.named(f"{REPO}/{FILE}"))
-    assert arrived.wait(30)
+    wait_until(arrived.is_set)
     assert code(fetched(second)) == "download_elsewhere"
     release.set()
     assert first.jobs.wait(job.id, 30).status == "done"

@@ -12,6 +12,7 @@ import pytest
 
 from tests.errors import raises_code
 from tests.services.library.library_folder import can_link, good_bytes, torn_bytes, tree
+from tests.waiting import wait_until
 from webapp.errors import FileMissing, ModelNotFound
 from webapp.manager.library import ModelLibrary
 from webapp.manager.status import ModelStatus
@@ -219,7 +220,7 @@ def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
     monkeypatch.setattr(uploads, "write_all", slowly)
     before = tree(disk)
     started = files.start_import(str(disk / "away" / "new.safetensors"), "copy")
-    assert written.wait(30)
+    wait_until(written.is_set)
     files.jobs.cancel(started.id)
     cancelled.set()
     assert files.jobs.wait(started.id, 30).status == "cancelled" and tree(disk) == before

@@ -13,7 +13,7 @@ import pytest
 from tests.errors import raises_code
 from tests.tools.mcp.conftest import HttpServer, address, program, raw
 from tests.tools.mcp.server_words import AT_ONCE, HTML, NAMES
-from tests.waiting import wait_until
+from tests.waiting import is_gone, wait_until
 from webapp.errors import McpError
 from webapp.tools.mcp.answers import MAX_PAGES, MAX_TOOLS
 from webapp.tools.mcp.client import McpClient
@@ -37,6 +37,19 @@ def tiny(request, client, http_server):
 
     call.config, call.id = config, request.param
     return call
+
+
+def programs():
+    """The ids of the raw servers that run: other tests of this process may have children too."""
+    children = psutil.Process().children(recursive=True)
+    return {child.pid for child in children if not is_gone(child.pid) and "raw_server.py" in " ".join(words_of(child))}
+
+
+def words_of(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it ended just now
+        return []
 
 
 def test_all_pages_of_tools_are_listed(client, tiny):
@@ -115,8 +128,7 @@ def test_a_call_that_is_stopped_is_left_and_the_server_lives_on(client):
 
 def test_a_program_that_ends_between_calls_is_begun_again(client):
     config = raw("modern")
-    client.connect("modern", config)
-    psutil.Process().children()[-1].kill()
+    psutil.Process(int(client.call("modern", config, "pid", {}).text)).kill()
     wait_until(lambda: client.state("modern").phase == "failed")
     assert client.call("modern", config, "echo", {}).text == "modern"
 
@@ -149,7 +161,7 @@ def test_what_cannot_be_connected_says_why(client, config, error, words):
 def test_what_never_answers_is_given_up_and_ended():
     pytest.importorskip("mcp")
     impatient = McpClient(connect_timeout_s=2)
-    before = set(psutil.Process().children())
+    before = programs()
     ways = [("silent", "mcp_timed_out"), ("rubbish", "mcp_not_spoken"), ("deaf", "mcp_timed_out")]
     for way, _ in ways:
         impatient.start(way, raw(way))
@@ -157,7 +169,7 @@ def test_what_never_answers_is_given_up_and_ended():
         with raises_code(error):
             impatient.connect(way, raw(way))
             pytest.fail("it connected")
-    assert not set(psutil.Process().children()) - before
+    assert not programs() - before
     impatient.close()
 
 
@@ -206,10 +218,9 @@ def test_too_many_tools_are_counted_and_left_out(client):
 
 def test_another_config_is_another_connection(client):
     first, second = raw("modern"), raw("modern", env={"X": "1"})
-    client.connect("changed", first)
-    before = psutil.Process().children()[-1]
+    pid = int(client.call("changed", first, "pid", {}).text)
     client.connect("changed", second)
-    assert not before.is_running() or before.status() == psutil.STATUS_ZOMBIE
+    assert is_gone(pid)
     client.drop("changed")
 
 
@@ -226,15 +237,15 @@ def test_without_the_package_the_way_out_is_said(monkeypatch):
 
 def test_nothing_is_left_after_the_end():
     pytest.importorskip("mcp")
-    before = set(psutil.Process().children(recursive=True))
+    before, threads = programs(), set(threading.enumerate())
     client = McpClient()
     client.connect("one", raw("modern"))
     client.start("two", raw("silent"))
-    wait_until(lambda: len(set(psutil.Process().children(recursive=True)) - before) == 2)
+    wait_until(lambda: len(programs() - before) == 2)
     client.close()
     client.close()
-    assert not set(psutil.Process().children(recursive=True)) - before
-    assert not [thread for thread in threading.enumerate() if thread.name == "mcp"][1:]
+    assert not programs() - before
+    assert not [thread for thread in set(threading.enumerate()) - threads if thread.name.startswith("mcp")]
     with raises_code("shutting_down"):
         client.connect("one", raw("modern"))
 
@@ -245,13 +256,11 @@ def test_a_program_ends_with_a_roost_that_is_killed(tmp_path):
 
     pytest.importorskip("mcp")
     lines = (
-        "import os, psutil, signal",
+        "import os, signal",
         "from tests.tools.mcp.conftest import raw",
         "from webapp.tools.mcp.client import McpClient",
-        "McpClient().connect('one', raw('modern'))",
-        "print(psutil.Process().children()[0].pid, flush=True)",
+        "print(McpClient().call('one', raw('modern'), 'pid', {}).text, flush=True)",
         "os.kill(os.getpid(), signal.SIGKILL)",
     )
     found = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60)
-    pid = int(found.stdout)
-    wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: is_gone(int(found.stdout)))

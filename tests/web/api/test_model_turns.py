@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.errors import raises_code
+from tests.waiting import PATIENCE_S, wait_until
 from tests.web.api.api_server import ANSWER, MODEL
 from tests.web.chat.running_roost import models_dir
 from webapp.web.api.calls import ModelTurns
 
 CHAT = "/v1/chat/completions"
 OTHER = "二号 model's.safetensors"
-PATIENCE_S = 10
 
 
 def hello(model, **options):
@@ -81,9 +81,7 @@ def test_who_waits_longest_comes_next():
     for model in ("b", "a", "c"):  # "a" may not pass "b", though it is a's turn
         begun.append(threading.Thread(target=come, args=(model,), daemon=True))
         begun[-1].start()
-        end = time.monotonic() + PATIENCE_S
-        while len(turns._waiting) < len(begun) and time.monotonic() < end:
-            wait()
+        wait_until(lambda: len(turns._waiting) == len(begun))
     assert order == []
     turns.leave()
     for thread in begun:

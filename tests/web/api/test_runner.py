@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 
@@ -28,9 +27,7 @@ def test_a_model_is_switched_and_the_status_tells(serve):
     body["strategy"] = fake_strategy("A third.")
     assert server.post("/switch-model", body) == (200, "success") and say(server) == "A third."
     assert server.post("/switch-model", {"model": "", "strategy": ""}) == (200, "success")
-    end = time.monotonic() + 30
-    while server.get("/status")[1]["status"] != 0:
-        assert time.monotonic() < end
+    wait_until(lambda: server.get("/status")[1]["status"] == 0)
 
 
 def test_the_deployment_scripts_of_its_manual_go_on_working(serve):

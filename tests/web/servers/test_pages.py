@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from html import unescape
 from typing import Any
 
@@ -13,6 +12,7 @@ from safetensors.numpy import save_file
 
 from tests.lazy_import import Lazily
 from tests.tools.mcp.conftest import raw
+from tests.waiting import wait_until
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
 from tests.wording import error_text, pattern, says, text
@@ -46,11 +46,14 @@ class Browser:
         return answer.status_code, answer.headers.get("Location", ""), unescape(answer.get_data(as_text=True))
 
     def until_settled(self, server_id: str) -> str:
-        deadline = time.monotonic() + 20
-        while "every 1s" in (page := self.get(f"/tools/servers/{server_id}", HX_Request="true")[1]):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        return page
+        pages: list[str] = []
+
+        def is_settled() -> bool:
+            pages.append(self.get(f"/tools/servers/{server_id}", HX_Request="true")[1])
+            return "every 1s" not in pages[-1]
+
+        wait_until(is_settled)
+        return pages[-1]
 
 
 @pytest.fixture(scope="module")
