@@ -359,6 +359,12 @@ class Backend(ABC):
         when it cannot be done."""
         return
 
+    @classmethod
+    def warm_up(cls) -> None:
+        """In an engine process that has no model yet: brings in what a load takes whatever the model is, as far as it
+        is cheap to keep (tens of megabytes, no device). RoostError when it cannot be done."""
+        return
+
     # a loaded model
 
     @classmethod

@@ -22,12 +22,13 @@ from collections.abc import Callable
 from typing import IO, Protocol
 
 from webapp.manager.health import EngineExit
-from webapp.manager.messages import Command, Message, Shutdown, as_read, pack, read_message
+from webapp.manager.messages import Command, Message, Shutdown, WarmUp, as_read, pack, read_message
 from webapp.weights.child_process import write_frame
 
 LAST_WORDS_BYTES = 8192
 TERMINATE_GRACE_S = 1.0
 KILL_GRACE_S = 10.0
+AHEAD_KEPT_S = 600.0
 # Runs with exactly the module path of the web process. Not `-m`: that would put the working directory in front of it.
 # Not multiprocessing: its spawn runs the web process's main module again (wsgi.py makes an app) and leaves a resource
 # tracker process behind.
@@ -232,3 +233,85 @@ class ThreadEngineClient:
                 return
             self._has_ended = True
         self._on_exit(found)
+
+
+class EngineAhead:
+    """At most one engine that was started before anybody asked for one, so that the first answer does not wait for an
+    interpreter and its imports. It holds no model (45 MB with numpy and the native library), and ends by itself when
+    nobody took it for ``kept_s``. Safe to use from any thread.
+    """
+
+    def __init__(self, start: EngineStarter = start_engine_process, kept_s: float = AHEAD_KEPT_S) -> None:
+        self._start, self._kept_s = start, kept_s
+        self._lock = threading.Lock()
+        self._spare: _Spare | None = None
+        self._is_closed = False
+
+    def prepare(self, strategy: str) -> None:
+        """Starts one, and lets it bring in what the strategy takes, unless there is one."""
+        with self._lock:
+            if self._is_closed or self._spare is not None:
+                return
+            self._spare = spare = _Spare(self._start)
+            spare.client.send(WarmUp(strategy))
+            spare.timer = threading.Timer(self._kept_s, self._drop, [spare])
+            spare.timer.name, spare.timer.daemon = "roost-engine-ahead", True
+            spare.timer.start()
+
+    def take(self, on_message: OnMessage, on_exit: OnExit) -> EngineClient:
+        """The one started ahead, if it still lives, else a new one. An :data:`EngineStarter`."""
+        with self._lock:
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.timer.cancel()
+            if spare.client.is_alive() and spare.give_to(on_message, on_exit):
+                return spare.client
+            spare.client.close(0)
+        return self._start(on_message, on_exit)
+
+    def close(self) -> None:
+        """Ends the one that nobody took; none is started any more."""
+        with self._lock:
+            self._is_closed = True
+            spare = self._spare
+        if spare is not None:
+            self._drop(spare)
+
+    def _drop(self, spare: _Spare) -> None:
+        with self._lock:
+            if self._spare is not spare:
+                return
+            self._spare = None
+        spare.timer.cancel()
+        spare.client.close(TERMINATE_GRACE_S)
+
+
+class _Spare:
+    """An engine that speaks to nobody until it is given to one."""
+
+    timer: threading.Timer
+
+    def __init__(self, start: EngineStarter) -> None:
+        self._lock = threading.Lock()
+        self._has_ended = False
+        self._on_message: OnMessage | None = None
+        self._on_exit: OnExit | None = None
+        self.client = start(self._receive, self._exit)
+
+    def give_to(self, on_message: OnMessage, on_exit: OnExit) -> bool:
+        """False when it has ended."""
+        with self._lock:
+            self._on_message, self._on_exit = on_message, on_exit
+            return not self._has_ended
+
+    def _receive(self, message: Message) -> None:
+        if self._on_message is not None:
+            self._on_message(message)
+
+    def _exit(self, found: EngineExit) -> None:
+        with self._lock:
+            if self._has_ended or self._on_exit is None:
+                self._has_ended = True
+                return
+            self._has_ended, on_exit = True, self._on_exit
+        on_exit(found)

@@ -17,10 +17,10 @@ from webapp.engine.backend import RAM, Footprint
 from webapp.engine.registry import resolve_strategy
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory
 from webapp.i18n import Text
-from webapp.manager.target import Target
 
 if TYPE_CHECKING:
     from webapp.manager.messages import Heartbeat
+    from webapp.manager.target import Target
 
 
 WORKING_CPU_S = 0.01
@@ -237,7 +237,7 @@ def shortfall(target: Target, reclaimable_bytes: int) -> ModelError | None:
     return ModelError("model_does_not_fit", name=target.name, reason=Text("reason.manager.needs_more_memory", **sizes))
 
 
-Shortfall = Callable[[Target, int], ModelError | None]
+Shortfall = Callable[["Target", int], ModelError | None]
 _Key = tuple[str, tuple[int, int], tuple[str, ...]]
 
 

@@ -57,6 +57,7 @@ from webapp.manager.messages import (
     Shutdown,
     State,
     Submit,
+    WarmUp,
     pack,
     printable,
     read_command,
@@ -71,7 +72,7 @@ logger = logging.getLogger(__name__)
 
 
 class EngineLoop:
-    """Takes :class:`LoadModel` first, then serves until :class:`Shutdown`.
+    """Takes :class:`LoadModel` first, or a :class:`WarmUp` before it, then serves until :class:`Shutdown`.
 
     ``put`` may be called from any thread at any time and never blocks, so its caller can always go on reading:
     an engine that is busy or blocked on a full pipe of outputs still takes every command.
@@ -98,10 +99,16 @@ class EngineLoop:
 
     def run(self) -> None:
         """Returns after Shutdown or a failed load; raises what broke the engine itself."""
+        command = self._commands.get()
+        while isinstance(command, WarmUp):
+            self._warm_up(command)
+            command = self._commands.get()
+        if not isinstance(command, LoadModel):
+            return
         heart = threading.Thread(target=self._beat, name="roost-engine-heart", daemon=True)
         heart.start()
         try:
-            self._run()
+            self._run(command)
         finally:
             self._is_over.set()
             heart.join(self._beat_every_s)
@@ -113,10 +120,13 @@ class EngineLoop:
             except OSError:  # the web process is gone, which the thread that reads its commands sees too
                 return
 
-    def _run(self) -> None:
-        command = self._commands.get()
-        if not isinstance(command, LoadModel):
-            return
+    def _warm_up(self, command: WarmUp) -> None:
+        """What is wrong with the strategy is told when a model is loaded with it."""
+        with contextlib.suppress(RoostError):
+            backend, _ = resolve_strategy(command.strategy)
+            backend.warm_up()
+
+    def _run(self, command: LoadModel) -> None:
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             try:

@@ -78,6 +78,7 @@ class ModelManager:
         limits = stall_limits or StallLimits.of(settings.stall_limit_s)
         self._supervisor = Supervisor(settings, start_engine, has_room, self._board.publish, limits, fit)
         self._choosing = threading.Lock()
+        self._preparing = threading.Lock()
         self._close_at_exit = _closer(weakref.ref(self))
         atexit.register(self._close_at_exit)
 
@@ -141,6 +142,21 @@ class ModelManager:
         """Begins to load the chosen model, for one who is about to :meth:`submit`; what is wrong is told there."""
         with contextlib.suppress(RoostError):
             self._supervisor.ensure_loading(self._chosen(for_loading=True))
+
+    def prepare(self) -> None:
+        """For one who may :meth:`submit` soon, such as an open page: in the background, starts the engine's process
+        and reads the vocabulary, but loads no model. Nothing where a model is loaded or being loaded."""
+        if self._supervisor.is_idle and self._preparing.acquire(blocking=False):
+            threading.Thread(target=self._prepare, name="roost-prepare", daemon=True).start()
+
+    def _prepare(self) -> None:
+        try:
+            with contextlib.suppress(RoostError):
+                target = self._chosen(for_loading=True)
+                self._supervisor.prepare(target)
+                tokenizer_of(target)
+        finally:
+            self._preparing.release()
 
     def load_anyway(self) -> None:
         """Starts loading what :meth:`load` or a request was refused last because it does not fit. From then on requests

@@ -62,9 +62,15 @@ class State(Plain, frozen=True):
         return RecurrentState(self.architecture, {name: array.numpy() for name, array in self.arrays.items()})
 
 
+class WarmUp(Tagged, frozen=True):
+    """To an engine that waits for its model: brings in what any model takes that runs with this strategy."""
+
+    strategy: str
+
+
 class LoadModel(Tagged, frozen=True):
-    """The first command an engine gets, once. ``threads`` 0 leaves the choice to the backend; paths are as the file
-    system has them, which need not be text."""
+    """The first command an engine gets, but for WarmUp, and once. ``threads`` 0 leaves the choice to the backend; paths
+    are as the file system has them, which need not be text."""
 
     path_bytes: bytes
     config: ModelConfig
@@ -192,7 +198,8 @@ class Shutdown(Tagged, frozen=True):
 
 
 Command = (
-    LoadModel
+    WarmUp
+    | LoadModel
     | CancelLoad
     | Submit
     | Abort

@@ -23,7 +23,7 @@ from webapp.manager.target import Target
 from webapp.settings import Settings
 
 if TYPE_CHECKING:
-    from webapp.manager.client import EngineStarter
+    from webapp.manager.client import EngineAhead, EngineStarter
     from webapp.manager.session import EngineSession
 
 CLOSE_GRACE_S = 2.0
@@ -84,6 +84,7 @@ class Supervisor:
         self._crashes = 0
         self._last_crash = ""
         self._worker: threading.Thread | None = None
+        self._ahead: EngineAhead | None = None
 
     # what can be asked
 
@@ -192,6 +193,16 @@ class Supervisor:
             self._check_fit(target)
             self._request(Change(target))
 
+    def prepare(self, target: Target) -> None:
+        """Starts the process of the engine that will load ``target``, unless one serves, loads or is started; nothing
+        where engines have no process of their own. It holds no model yet, and ends when none is loaded for long."""
+        from webapp.manager.client import EngineAhead
+
+        with self.changed:
+            if self.is_idle and not self.is_closing and self._start_engine is None:
+                self._ahead = self._ahead or EngineAhead()
+                self._ahead.prepare(target.strategy)
+
     def set_goal(self, target: Target) -> None:
         """Chooses what the next load will load; what is loaded or being loaded gets its state at once."""
         with self.changed:
@@ -213,6 +224,8 @@ class Supervisor:
             self._fail_waiting(ModelError("shutting_down"))
         if self._worker is not None and self._worker is not threading.current_thread():
             self._worker.join()
+        if self._ahead is not None:
+            self._ahead.close()
 
     def _check_open(self) -> None:
         if self.is_closing:
@@ -363,7 +376,8 @@ class Supervisor:
             if change.error is not None or change.target is None:
                 raise change.error or ModelError("model_unloaded")
             session = EngineSession(change.target, self.changed, self._session_changed, self._stall_limits)
-            session.start(self._start_engine or start_engine_process)
+            ahead = self._ahead.take if self._ahead is not None else start_engine_process
+            session.start(self._start_engine or ahead)
             self.error, self._loading = None, session
             self._tell()
         try:

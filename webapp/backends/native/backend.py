@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -138,6 +139,14 @@ class NativeBackend(Backend):
             building.build_apart()
         except library.NativeUnavailable as exc:
             raise BackendUnavailable(backend="native", reason=exc.reason, way_out=exc.way_out) from exc
+
+    @classmethod
+    def warm_up(cls) -> None:
+        import webapp.backends.native.model  # noqa: F401
+
+        if building.is_built():
+            with contextlib.suppress(library.NativeUnavailable):
+                library.choose_isa()
 
     @classmethod
     def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:

@@ -37,7 +37,9 @@ def register(sock: Sock) -> None:
 def chat_socket(ws: Any) -> None:
     viewer = Viewer(this_app(), current_locale(), ws.send)
     guard, role, session = the_guard(), current_role(), g.get("session")
-    commands = Commands(chat_context(), client_address(), lambda: guard.role_now(role, session))
+    context = chat_context()
+    context.manager.prepare()
+    commands = Commands(context, client_address(), lambda: guard.role_now(role, session))
     page = PageSocket(viewer, commands, ws.close)
     shower = threading.Thread(target=copy_current_request_context(page.show), name="chat-viewer", daemon=True)
     shower.start()
