@@ -120,6 +120,20 @@ def held_loads(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldLoads]:
     held.end()
 
 
+@pytest.fixture
+def stuck_load(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A load that reports nothing and does not stop when it is told to, until the test is over."""
+    load, is_over = FakeBackend.load, threading.Event()
+
+    def stuck(*arguments: object) -> FakeBackend:
+        is_over.wait()
+        return load(*arguments)
+
+    monkeypatch.setattr(FakeBackend, "load", stuck)
+    yield
+    is_over.set()
+
+
 _numbers = iter(range(10**9))
 
 
@@ -165,7 +179,14 @@ def wait_phase(manager: ModelManager, *phases: str) -> ModelStatus:
     return status
 
 
-def roost_threads() -> list[str]:
-    """Without those of the process that reads files, which everything in a process shares and which stays warm."""
-    names = (thread.name for thread in threading.enumerate())
-    return sorted(name for name in names if name.startswith("roost-") and not name.startswith("roost-reader"))
+@pytest.fixture
+def roost_threads() -> Callable[[], list[str]]:
+    """roost_threads() -> the names of those begun in this test. Without those of the process that reads files, which
+    everything in a process shares and which stays warm."""
+    before = set(threading.enumerate())
+
+    def begun() -> list[str]:
+        names = (thread.name for thread in set(threading.enumerate()) - before)
+        return sorted(name for name in names if name.startswith("roost-") and not name.startswith("roost-reader"))
+
+    return begun

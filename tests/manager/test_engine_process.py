@@ -22,7 +22,6 @@ from tests.manager.conftest import (
     first_token,
     last_output,
     request,
-    roost_threads,
     wait_phase,
 )
 from tests.waiting import is_gone, wait_until
@@ -112,7 +111,7 @@ def test_a_load_stuck_in_native_code_is_killed(make):
     wait_until(lambda: is_gone(pid))
 
 
-def test_closing_in_mid_load_and_in_mid_stream_leaves_nothing(make):
+def test_closing_in_mid_load_and_in_mid_stream_leaves_nothing(roost_threads, make):
     for strategy in ("fake load_ms=60000 load_steps=1", ENDLESS):
         manager = make(strategy)
         handle = manager.submit(request(max_tokens=100_000))

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.conftest import assert_failed, last_output, request, roost_threads, wait_phase
-from tests.waiting import wait_until
+from tests.manager.conftest import assert_failed, last_output, request, wait_phase
+from tests.waiting import PATIENCE_S, wait_until
 from webapp.backends.fake import FakeBackend
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelNotFound, StrategyError
@@ -19,7 +19,7 @@ from webapp.manager.handles import LoadingEvent
 from webapp.manager.session import load_command
 
 
-def test_nothing_starts_before_the_first_request(make_manager, starter):
+def test_nothing_starts_before_the_first_request(roost_threads, make_manager, starter):
     manager = make_manager()
     assert manager.status().phase == "empty"
     assert manager.status().model == "v7.safetensors"
@@ -138,15 +138,14 @@ def test_a_request_right_after_a_cancel_waits_for_a_load_of_its_own(make_manager
     assert len(starter.clients) == 2
 
 
-def test_a_load_that_does_not_stop_is_given_up_after_two_seconds(make_manager):
-    manager = make_manager("fake load_ms=3000 load_steps=1")
+def test_a_load_that_does_not_stop_is_given_up_after_two_seconds(make_manager, starter, stuck_load):
+    manager = make_manager()
     manager.load()
-    wait_phase(manager, "loading")
-    time.sleep(0.1)
+    wait_until(lambda: starter.clients)
     started = time.monotonic()
     manager.cancel_load()
     with raises_code("load_cancelled"):
-        manager.wait_ready(30)
+        manager.wait_ready(PATIENCE_S)
     assert time.monotonic() - started > 1.5
 
 
@@ -208,7 +207,7 @@ def test_a_model_replaced_on_disk_is_looked_at_anew_before_it_is_loaded(make_man
     assert manager.model_info().config.architecture == "6"
 
 
-def test_closing_ends_everything_and_may_be_done_twice(make_manager):
+def test_closing_ends_everything_and_may_be_done_twice(roost_threads, make_manager):
     manager = make_manager("fake load_ms=60000 load_steps=600")
     handle = manager.submit(request())
     started = time.monotonic()
@@ -223,6 +222,6 @@ def test_closing_ends_everything_and_may_be_done_twice(make_manager):
         manager.load()
 
 
-def test_closing_a_manager_that_never_loaded_is_nothing(make_manager):
+def test_closing_a_manager_that_never_loaded_is_nothing(roost_threads, make_manager):
     make_manager().close()
     assert roost_threads() == []

@@ -94,7 +94,7 @@ def test_time_in_which_the_watcher_did_not_run_either_does_not_count():
     assert watch.silent_s == 6 and watch.error() is None
 
 
-QUICK = StallLimits(silent_s=0, step_s=0.3, notice_s=0.1, look_every_s=0.02)
+QUICK = StallLimits(silent_s=0, step_s=0.6, notice_s=0.1, look_every_s=0.02)
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def quick(make_manager):
 
 
 def test_a_step_that_hangs_fails_its_answers_and_the_model_is_loaded_again(quick, starter):
-    manager = quick("fake hang_on=200 hang_ms=1500 script=ab repeat=0 delay_ms=2")
+    manager = quick("fake hang_on=200 hang_ms=2500 script=ab repeat=0 delay_ms=2")
     good = manager.submit(request(max_tokens=100_000))
     first_token(good)
     bad = manager.submit(request(1, 200))
@@ -117,14 +117,14 @@ def test_a_step_that_hangs_fails_its_answers_and_the_model_is_loaded_again(quick
 
 
 def test_an_engine_that_hung_is_loaded_again_without_being_asked(quick, starter):
-    manager = quick("fake hang_on=99 hang_ms=1500")
+    manager = quick("fake hang_on=99 hang_ms=2500")
     assert_failed(manager.submit(request(1, 99)), "engine_stalled")
     wait_until(lambda: len(starter.clients) == 2)
     assert wait_phase(manager, "ready").error is None
 
 
 def test_a_load_that_hangs_is_tried_again_a_few_times(quick, starter):
-    manager = quick("fake load_ms=1500 load_steps=1", crash_tries=2)
+    manager = quick("fake load_ms=2500 load_steps=1", crash_tries=2)
     assert_failed(manager.submit(request()), "engine_stalled")
     wait_until(lambda: manager.status().phase == "failed")
     assert len(starter.clients) == 2

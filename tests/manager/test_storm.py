@@ -6,7 +6,7 @@ import contextlib
 import random
 import threading
 
-from tests.manager.conftest import CountingStarter, request, roost_threads
+from tests.manager.conftest import request
 from tests.waiting import wait_until
 from webapp.engine.outputs import TokenOutput
 from webapp.errors import RoostError
@@ -15,7 +15,7 @@ from webapp.manager.health import StallLimits
 SECONDS = 3.0
 
 
-def test_whatever_happens_every_request_ends_once_and_nothing_is_left(make_manager, starter: CountingStarter):
+def test_whatever_happens_every_request_ends_once_and_nothing_is_left(roost_threads, make_manager, starter):
     limits = StallLimits(silent_s=0, step_s=0.5, notice_s=0.1, look_every_s=0.02)
     manager = make_manager("fake delay_ms=1 hang_on=200 hang_ms=700", stall_limits=limits, crash_tries=100)
     is_over = threading.Event()

@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import pytest
 from flask import Flask
 
 from tests.errors import raises_code
+from tests.waiting import wait_until
 from tests.web.owner import install_guard
 from tests.wording import pattern, text
 from webapp.settings import Settings
@@ -179,7 +179,7 @@ def test_the_url_given_to_the_browser_is_an_owners_link(monkeypatch):
     install_guard(app, settings)
     urls = []
 
-    monkeypatch.setattr(serve_module.BridgeServer, "loop", lambda server: time.sleep(0.3))
+    monkeypatch.setattr(serve_module.BridgeServer, "loop", lambda server: wait_until(lambda: urls))
     serve(app, settings, on_ready=urls.append)
     secret = urls[0].partition("/open?secret=")[2]
     proof = app.extensions["guard"].proof
