@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,24 @@ def make_model(
     return load_model(path, format, isa, threads), weights
 
 
-def load_model(path: Path, format: str = "f32", isa: str = "", threads: int = 1) -> NativeModel:
+def load_model(
+    path: Path, format: str = "f32", isa: str = "", threads: int = 1, calibration: Sequence[Sequence[int]] = ()
+) -> NativeModel:
     config = inspect(path).config
     assert config is not None
     is_quantised = format.startswith("q")
     lora = "q8" if is_quantised else format
-    layout = Layout(format, format, lora, is_quantised, threads, library.choose_isa(isa), max_slots=12, max_columns=24)
+    layout = Layout(
+        format,
+        format,
+        lora,
+        is_quantised,
+        threads,
+        library.choose_isa(isa),
+        max_slots=12,
+        max_columns=24,
+        calibration=tuple(map(tuple, calibration)),
+    )
     return NativeModel.load(str(path), config, layout, lambda progress: None)
 
 

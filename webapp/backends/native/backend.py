@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from webapp.backends.native import building, library
+from webapp.backends.native import building, calibration, library
 from webapp.engine.backend import (
     RAM,
     Availability,
@@ -54,6 +54,7 @@ SUGGESTED = (("q8", 20), ("q6", 21), ("q4", 22))
 """Format and rank of what is suggested for a model: 8 bits wherever they fit, for a file in 16 or 32 bits too. They
 cost a divergence of 7e-4 (docs/native.md) and are read in half the time of 16 bits, which is what a token takes."""
 SAME = "same"
+FITTED = "fitted"
 READABLE = ("float32", "float16", "bfloat16", "float64")
 WANT = {"nothing": 0, "last": 1, "all": 2}
 
@@ -84,6 +85,7 @@ class NativeBackend(Backend):
         _choice("head", (SAME, *FORMATS)),
         _choice("lora", (SAME, *FORMATS)),
         _choice("embedding", (SAME, "file", "q8")),
+        _choice("scales", ("plain", FITTED)),
         _choice("isa", ("auto", *library.ISAS)),
         BackendOption("threads", "whole", 0, low=0, high=256),
         _number("draft", DRAFT_TOKENS, 63),
@@ -127,7 +129,7 @@ class NativeBackend(Backend):
         return Footprint(
             weights={RAM: weights},
             base={RAM: BASE_BYTES},
-            load_extra={RAM: READING_BYTES},
+            load_extra={RAM: READING_BYTES + (_calibration_bytes(config) if _is_fitted(formats, options) else 0)},
             run_extra={RAM: run},
             state={RAM: state},
             snapshot=state,
@@ -307,7 +309,19 @@ def _layout(config: ModelConfig, options: Options) -> Layout:
         isa=library.choose_isa("" if wanted == "auto" else wanted),
         max_slots=MAX_SLOTS + 1,
         max_columns=MAX_COLUMNS,
+        calibration=calibration.token_ids(config) if _is_fitted(formats, options) else (),
     )
+
+
+def _is_fitted(formats: Formats, options: Options) -> bool:
+    """8 bits gain nothing by it (docs/quantisation.md)."""
+    return formats.format in ("q4", "q6") and options["scales"] == FITTED
+
+
+def _calibration_bytes(config: ModelConfig) -> int:
+    """A layer in 8 bits, and the tokens between two layers."""
+    layer = config.n_embd * (6 * config.n_att + 3 * config.n_ffn) * 17 // 16
+    return layer + 8 * 4 * calibration.MOST_TOKENS * (config.n_embd + config.n_att)
 
 
 def _packed_bytes(name: str, shape: tuple[int, ...], nbytes: int, formats: Formats) -> int:

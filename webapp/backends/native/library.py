@@ -16,7 +16,7 @@ from webapp.backends.native.building import NativeUnavailable
 from webapp.engine.backend import Availability
 from webapp.i18n import Text
 
-ABI = 2  # of src/api.cpp
+ABI = 3  # of src/api.cpp
 ISAS = {"avx512": 3, "avx2": 2, "portable": 0}
 """Best first."""
 ISA_VARIABLE = "ROOST_NATIVE_ISA"
@@ -128,7 +128,9 @@ def _declare(library: ctypes.CDLL) -> None:
         "create": (number, [pointer, pointer]),
         "free": (None, [handle]),
         "isa_name": (ctypes.c_char_p, [handle]),
-        "set_matrix": (number, [handle, number, number, pointer, number, wide, wide, number, number, number, number]),
+        "set_matrix": (number, [handle, number, number, pointer, number, wide, wide, *[number] * 5]),
+        "begin_calibration": (number, [handle, number, pointer, pointer]),
+        "calibrate": (number, [handle, number]),
         "set_vector": (number, [handle, number, number, pointer, number]),
         "set_initial_state": (number, [handle, pointer]),
         "ready": (number, [handle]),

@@ -38,6 +38,7 @@ BAD_ARGUMENT, NOT_FINITE, NO_MEMORY, NO_SLOT, BAD_TOKEN, INCOMPLETE, NO_SUCH_ISA
 # Roles of src/engine.h, by the official names of tensors.
 (RECEPTANCE, KEY, VALUE, OUTPUT, GATE, FFN_KEY, FFN_VALUE, FFN_RECEPTANCE) = range(8)
 DECAY_DOWN, DECAY_UP, MIX_DOWN, MIX_UP = 8, 12, 16, 21
+HEAD, EMBEDDING = range(2)
 MATRICES = {
     "att.receptance.weight": RECEPTANCE,
     "att.key.weight": KEY,
@@ -85,6 +86,8 @@ class Layout:
     isa: str = "portable"
     max_slots: int = 65
     max_columns: int = 128
+    calibration: tuple[tuple[int, ...], ...] = ()
+    """Token ids on which scales are fitted, in pieces of at most ``max_columns``; without any they are plain."""
 
 
 class NativeModel:
@@ -126,7 +129,7 @@ class NativeModel:
         model = cls(config, layout)
         try:
             with open_official(path) as source:
-                _Loader(model, source, progress).read()
+                _Loader(model, source, progress, layout.calibration).read()
         except BaseException:
             model.close()
             raise
@@ -301,7 +304,14 @@ class NativeModel:
 class _Loader:
     """Hands a file's tensors to the library, as they lie in the file, without a copy wherever they can be read so."""
 
-    def __init__(self, model: NativeModel, source: Source, progress: ProgressCallback) -> None:
+    def __init__(
+        self,
+        model: NativeModel,
+        source: Source,
+        progress: ProgressCallback,
+        calibration: Sequence[Sequence[int]] = (),
+    ) -> None:
+        self._calibration = calibration
         self._model = model
         self._source = source
         self._progress = progress
@@ -312,25 +322,36 @@ class _Loader:
 
     def read(self) -> None:
         config = self._model.config
-        for layer in range(config.n_layer):
-            self._read_layer(layer)
+        lib = self._model._library
         for role, name in enumerate(GLOBAL_VECTORS):
             self._vector(-1, role, name, self._values(name))
-        for role, name in enumerate(("head.weight", "emb.weight")):
-            for start in range(0, config.vocab_size, PIECE_ROWS):
-                piece = self._bits(name)[start : start + PIECE_ROWS]
-                self._matrix(-1, role, name, piece, start, config.vocab_size)
+        self._read_rows(EMBEDDING, "emb.weight")
+        if self._calibration:
+            counts = np.array([len(piece) for piece in self._calibration], np.int32)
+            ids = np.array(list(chain.from_iterable(self._calibration)), np.int32)
+            status = lib.roost_begin_calibration(self._model._open, len(counts), *_pointers(counts, ids))
+            self._model._check(status)
+        for layer in range(config.n_layer):
+            self._read_layer(layer)
+        if self._calibration:
+            self._model._check(lib.roost_calibrate(self._model._open, config.n_layer))
+        self._read_rows(HEAD, "head.weight")
         self._read_initial_state()
-        lib = self._model._library
         if lib.roost_ready(self._model._open) != 0:
-            raise WeightsError(path=str(self._source.path), reason=Text("reason.backends.low_rank_matrices_do_not_fit"))
+            self._refuse(Text("reason.backends.low_rank_matrices_do_not_fit"))
         self._progress(LoadProgress(self._total_bytes, self._total_bytes, len(self._names), len(self._names)))
+
+    def _read_rows(self, role: int, name: str) -> None:
+        total = self._model.config.vocab_size
+        for start in range(0, total, PIECE_ROWS):
+            self._matrix(-1, role, name, self._bits(name)[start : start + PIECE_ROWS], start, total)
 
     def _read_layer(self, layer: int) -> None:
         prefix, config = f"blocks.{layer}.", self._model.config
         for name, role in self._matrices(layer):
             bits = self._bits(prefix + name)
-            self._matrix(layer, role, prefix + name, bits.T if name in TURNED else bits)
+            is_trial = bool(self._calibration) and name in MATRICES
+            self._matrix(layer, role, prefix + name, bits.T if name in TURNED else bits, is_trial=is_trial)
         for name, role in NORMS.items():
             if config.major > 4 or not name.startswith("att."):
                 self._vector(layer, role, prefix + name, self._values(prefix + name))
@@ -338,6 +359,12 @@ class _Loader:
             self._read_layer_v7(layer, prefix)
         else:
             self._read_layer_v4_to_v6(layer, prefix)
+        if self._calibration:
+            if self._model._library.roost_calibrate(self._model._open, layer) == BAD_ARGUMENT:
+                self._refuse(Text("reason.backends.low_rank_matrices_do_not_fit"))
+            for name, role in self._matrices(layer):
+                if name in MATRICES:
+                    self._matrix(layer, role, prefix + name, self._bits(prefix + name))
 
     def _matrices(self, layer: int) -> Iterator[tuple[str, int]]:
         config = self._model.config
@@ -431,7 +458,16 @@ class _Loader:
         values: NDArray[np.float32] = np.ascontiguousarray(self._source.array(name), np.float32).reshape(-1)
         return values
 
-    def _matrix(self, layer: int, role: int, name: str, bits: np.ndarray, first_row: int = 0, total: int = 0) -> None:
+    def _matrix(
+        self,
+        layer: int,
+        role: int,
+        name: str,
+        bits: np.ndarray,
+        first_row: int = 0,
+        total: int = 0,
+        is_trial: bool = False,
+    ) -> None:
         self._report(name)
         if bits.ndim != 2:
             self._refuse(Text("reason.common.is_not_a_matrix", name=name))
@@ -439,7 +475,17 @@ class _Loader:
         dtype = DTYPES.get(self._source.info(name).dtype, DTYPES["float32"])
         strides = [stride // bits.itemsize for stride in bits.strides]
         status = self._model._library.roost_set_matrix(
-            self._model._open, layer, role, bits.ctypes.data, dtype, *strides, rows, inputs, first_row, total or rows
+            self._model._open,
+            layer,
+            role,
+            bits.ctypes.data,
+            dtype,
+            *strides,
+            rows,
+            inputs,
+            first_row,
+            total or rows,
+            is_trial,
         )
         self._accept(status, name)
         self._held_bytes += bits.nbytes

@@ -15,7 +15,7 @@ using namespace roost;
 #endif
 
 namespace {
-constexpr int32_t ABI = 2; // webapp/backends/native/library.py asks for this
+constexpr int32_t ABI = 3; // webapp/backends/native/library.py asks for this
 
 struct Handle {
     Engine engine;
@@ -86,10 +86,18 @@ API void roost_free(Handle* h) { delete h; }
 API const char* roost_isa_name(Handle* h) { return h->engine.kernels().name; }
 
 API int32_t roost_set_matrix(Handle* h, int32_t layer, int32_t role, const void* data, int32_t dtype, int64_t row_stride,
-                             int64_t input_stride, int32_t rows, int32_t inputs, int32_t first_row, int32_t total_rows) {
+                             int64_t input_stride, int32_t rows, int32_t inputs, int32_t first_row, int32_t total_rows,
+                             int32_t is_trial) {
     return guarded([&] {
-        return h->engine.set_matrix(layer, role, {data, dtype, row_stride, input_stride}, rows, inputs, first_row, total_rows);
+        return h->engine.set_matrix(layer, role, {data, dtype, row_stride, input_stride}, rows, inputs, first_row, total_rows,
+                                    is_trial != 0);
     });
+}
+API int32_t roost_begin_calibration(Handle* h, int32_t sequences, const int32_t* counts, const int32_t* tokens) {
+    return guarded([&] { return h->engine.begin_calibration(sequences, counts, tokens); });
+}
+API int32_t roost_calibrate(Handle* h, int32_t layer) {
+    return guarded([&] { return h->engine.calibrate(layer); });
 }
 API int32_t roost_set_vector(Handle* h, int32_t layer, int32_t role, const float* values, int32_t count) {
     return guarded([&] { return h->engine.set_vector(layer, role, values, count); });

@@ -140,7 +140,8 @@ int Engine::padded_channel(int channel) const {
                : channel / config_.head_size * head_ + channel % config_.head_size;
 }
 
-int Engine::set_matrix(int layer, int role, const Source& source, int rows, int inputs, int first_row, int total_rows) {
+int Engine::set_matrix(int layer, int role, const Source& source, int rows, int inputs, int first_row, int total_rows,
+                       bool is_trial) {
     if (source.dtype < F32 || source.dtype > F16 || rows < 1 || inputs < 1 || !source.data) return BAD_ARGUMENT;
     if (layer < 0) {
         if (role != HEAD_MATRIX && role != EMBEDDING) return BAD_ARGUMENT;
@@ -153,7 +154,9 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
     } else {
         int wanted_rows, wanted_inputs;
         if (layer >= config_.layers || role < 0 || !expected_shape(role, &wanted_rows, &wanted_inputs)) return BAD_ARGUMENT;
-        if (!has_matrix(layer, role) || layers_[(size_t)layer].matrix[role].data) return BAD_ARGUMENT;
+        const bool was_tried = calibration_ && calibration_->trial[role];
+        if (!has_matrix(layer, role) || (layers_[(size_t)layer].matrix[role].data && !was_tried)) return BAD_ARGUMENT;
+        if (is_trial && (!calibration_ || is_lora(role) || was_tried)) return BAD_ARGUMENT;
         if ((wanted_rows && rows != wanted_rows) || (wanted_inputs && inputs != wanted_inputs)) return BAD_ARGUMENT;
         if (first_row != 0 || total_rows != rows || rows > 1 << 20 || inputs > 1 << 20) return BAD_ARGUMENT;
     }
@@ -161,18 +164,27 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
     const bool from_channels = layer >= 0 && role == OUTPUT;
     Matrix& matrix = layer < 0 ? head_matrix_ : layers_[(size_t)layer].matrix[role];
     if (first_row == 0) {
-        const int format = layer < 0 ? config_.head_format : is_lora(role) ? config_.lora_format : config_.format;
+        const int format = layer < 0        ? config_.head_format
+                         : is_trial         ? (int)Q8
+                         : is_lora(role)    ? config_.lora_format
+                                            : config_.format;
+        matrix = Matrix();
         matrix.shape(format, per_channel ? attention_ : total_rows, from_channels ? attention_ : inputs);
-        if (layer >= 0 && role == FFN_VALUE && (format == Q8 || format == Q4)) {
+        if (is_trial) {
+        } else if (layer >= 0 && role == FFN_VALUE && (format == Q8 || format == Q4)) {
             matrix.make_wide(pool_.size());
             for (Scratch& scratch : scratch_)
                 if (scratch.block.size() < (size_t)PANEL * matrix.block_tiles * TILE_ROWS)
                     scratch.block.assign((size_t)PANEL * matrix.block_tiles * TILE_ROWS);
         }
-        matrix.data = arena_.get(matrix.bytes());
+        if (is_trial) {
+            calibration_->trial[role].reset((uint8_t*)allocate_aligned(matrix.bytes()));
+            matrix.data = calibration_->trial[role].get();
+        } else matrix.data = arena_.get(matrix.bytes());
     }
     const int packed_rows = per_channel ? attention_ : rows;
-    packing_ = {&matrix, source, first_row / TILE_ROWS, rows, inputs, per_channel, from_channels};
+    packing_ = {&matrix, source, first_row / TILE_ROWS, rows, inputs, per_channel, from_channels,
+                is_trial ? nullptr : importance(layer, role)};
     packing_tiles_.store((packed_rows + TILE_ROWS - 1) / TILE_ROWS);
     is_bad_.store(0);
     pool_.run(
@@ -200,18 +212,129 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
                     if (p.padded_inputs)
                         for (int i = 0; i < p.inputs; i++) to[e.padded_channel(i)] = values[i];
                 }
-                if (!m.blocks) return e.kernels_->pack(*p.matrix, p.first_tile + unit, wide);
+                if (!m.blocks) return e.kernels_->pack(*p.matrix, p.first_tile + unit, wide, p.importance);
                 Matrix tile = m; // packed alone, then put into its block
                 std::unique_ptr<uint8_t, Free> packed((uint8_t*)allocate_aligned(m.tile_bytes));
                 tile.data = packed.get();
-                e.kernels_->pack(tile, 0, wide);
+                e.kernels_->pack(tile, 0, wide, p.importance);
                 std::lock_guard<std::mutex> guard(e.placing_); // two tiles share bytes in 4 bits
                 e.kernels_->place_tile(packed.get(), *p.matrix, unit);
             });
         },
         this);
     if (layer < 0) head_rows_ = first_row + rows;
+    else if (!is_trial && calibration_) calibration_->trial[role].reset();
     return is_bad_.load() ? NOT_FINITE : OK;
+}
+
+// ---------------------------------------------------------------- calibration
+int Engine::begin_calibration(int sequences, const int32_t* counts, const int32_t* tokens) {
+    if (sequences < 1 || embedding_rows_ != config_.vocab || global_[LN0_WEIGHT].empty() || global_[LN0_BIAS].empty())
+        return BAD_ARGUMENT;
+    auto made = std::make_unique<Calibration>();
+    size_t total = 0;
+    for (int i = 0; i < sequences; i++) {
+        if (counts[i] < 1 || counts[i] > config_.max_columns) return BAD_ARGUMENT;
+        total += (size_t)counts[i];
+    }
+    for (size_t i = 0; i < total; i++)
+        if (tokens[i] < 0 || tokens[i] >= config_.vocab) return BAD_TOKEN;
+    made->counts.assign(counts, counts + sequences);
+    made->tokens.assign(tokens, tokens + total);
+    made->x.assign(total * (size_t)width_);
+    made->v_first.assign(total * (size_t)attention_);
+    std::vector<float> row((size_t)width_);
+    for (size_t i = 0; i < total; i++) {
+        embed(tokens[i], row.data());
+        kernels_->layer_norm(row.data(), global_[LN0_WEIGHT].data(), global_[LN0_BIAS].data(), &made->x[i * (size_t)width_],
+                             config_.width, NORM_EPS);
+    }
+    calibration_ = std::move(made);
+    return OK;
+}
+
+int Engine::calibrate(int layer) {
+    if (!calibration_ || layer != calibration_->layer + 1 || layer > config_.layers) return BAD_ARGUMENT;
+    Calibration& c = *calibration_;
+    c.layer = layer;
+    if (layer == config_.layers) {
+        std::vector<float> normed((size_t)width_);
+        c.head_squares.assign(align_up((size_t)config_.width, PAD_INPUTS), 0.f);
+        for (size_t i = 0; i < c.tokens.size(); i++) {
+            kernels_->layer_norm(&c.x[i * (size_t)width_], global_[LN_OUT_WEIGHT].data(), global_[LN_OUT_BIAS].data(),
+                                 normed.data(), config_.width, NORM_EPS);
+            for (int k = 0; k < config_.width; k++) c.head_squares[(size_t)k] += normed[(size_t)k] * normed[(size_t)k];
+        }
+        return OK;
+    }
+    const Layer& l = layers_[(size_t)layer];
+    for (int role = 0; role < MATRIX_ROLES; role++) {
+        if (has_matrix(layer, role) && !l.matrix[role].data) return INCOMPLETE;
+        c.squares[role].assign(has_matrix(layer, role) ? (size_t)l.matrix[role].padded : 0, 0.f);
+    }
+    for (int role = 0; role < VECTOR_ROLES; role++)
+        if (has_vector(layer, role) && l.vector[role].empty()) return INCOMPLETE;
+    if (!low_ranks_fit(layer)) return BAD_ARGUMENT;
+    if (layer < 2) make_low_ranks(layer);
+    gathers_.store(true);
+    calibrated_layer_.store(layer);
+    size_t at = 0;
+    for (const int32_t count : c.counts) {
+        const int slot = new_slot();
+        if (slot < 0) return slot;
+        column_slot_.assign((size_t)count, slot);
+        is_first_.assign((size_t)count, 0), is_last_.assign((size_t)count, 0);
+        is_first_.front() = is_last_.back() = 1;
+        set_columns(count);
+        float *x = &c.x[at * (size_t)width_], *v_first = &c.v_first[at * (size_t)attention_];
+        memcpy(x_.data(), x, (size_t)count * width_ * sizeof(float));
+        memcpy(v_first_.data(), v_first, (size_t)count * attention_ * sizeof(float));
+        pool_.run(
+            [](void* engine, int thread, uint32_t number) {
+                Engine& e = *(Engine*)engine;
+                Thread t{thread, number};
+                const int which = e.calibrated_layer_.load(std::memory_order_relaxed);
+                e.attention(t, which);
+                e.feed_forward(t, which);
+            },
+            this);
+        memcpy(x, x_.data(), (size_t)count * width_ * sizeof(float));
+        memcpy(v_first, v_first_.data(), (size_t)count * attention_ * sizeof(float));
+        free_slot(slot);
+        at += (size_t)count;
+    }
+    gathers_.store(false);
+    return OK;
+}
+
+void Engine::gather(const Activations& in, std::vector<float>& sums) const {
+    for (int panel = 0; panel < in.panels(); panel++) {
+        const int width = in.width(panel);
+        const size_t base = (size_t)panel * PANEL * (size_t)in.padded, groups = base / GROUP;
+        for (int k = 0; k < in.padded; k++)
+            for (int c = 0; c < width; c++) {
+                const float x = in.bytes ? (float)in.bytes[base + (size_t)(k / 4 * width + c) * 4 + (size_t)(k % 4)] *
+                                               in.scale[groups + (size_t)(k / GROUP * width + c)]
+                                         : in.values[base + (size_t)(k * width + c)];
+                sums[(size_t)k] += x * x;
+            }
+    }
+}
+
+// The mean square of each input over the calibration's tokens, and a part of their mean: what the text has no use for,
+// another text may have. Null without a calibration.
+const float* Engine::importance(int layer, int role) {
+    if (!calibration_) return nullptr;
+    const std::vector<float>& squares = layer < 0 ? calibration_->head_squares : calibration_->squares[role];
+    if (squares.empty() || (layer >= 0 && (is_lora(role) || layer != calibration_->layer))) return nullptr;
+    double sum = 0;
+    for (const float value : squares) sum += value;
+    const float mean = (float)(sum / (double)squares.size());
+    if (!(mean > 0.f && std::isfinite(mean))) return nullptr;
+    constexpr float FLOOR = 0.25f;
+    calibration_->importance.resize(squares.size());
+    for (size_t i = 0; i < squares.size(); i++) calibration_->importance[i] = squares[i] / mean + FLOOR;
+    return calibration_->importance.data();
 }
 
 // A head of some rows, so that tokens which may not be drawn cost nothing: their packed rows, lane by lane.
@@ -320,28 +443,38 @@ int Engine::ready() {
             if (has_matrix(layer, role) && !l.matrix[role].data) return INCOMPLETE;
         for (int role = 0; role < VECTOR_ROLES; role++)
             if (has_vector(layer, role) && l.vector[role].empty()) return INCOMPLETE;
-        for (int down = DECAY_DOWN; down <= GATE_DOWN; down++)
-            if (has_matrix(layer, down) && l.matrix[down].rows != l.matrix[down + 4].inputs) return BAD_ARGUMENT;
-        for (int i = 0; i < 5; i++)
-            if (has_matrix(layer, MIX_DOWN) && l.matrix[MIX_DOWN + i].rows != l.matrix[MIX_UP + i].inputs)
-                return BAD_ARGUMENT;
-        for (int role = DECAY_DOWN; role < MATRIX_ROLES; role++) { // layers share the buffers of their low ranks
-            const int other = role == VALUE_DOWN || role == VALUE_UP ? 1 : 0;
-            if (has_matrix(layer, role) && l.matrix[role].rows != layers_[(size_t)other].matrix[role].rows)
-                return BAD_ARGUMENT;
-        }
+        if (!low_ranks_fit(layer)) return BAD_ARGUMENT;
     }
-    const bool low_bytes = is_quantised(config_.lora_format);
-    const Layer& first = layers_[0];
-    const auto room = [&](Activations& a, const Matrix& down) {
-        if (down.data) allocate(a, down.rows, config_.max_columns, low_bytes, !low_bytes);
-    };
-    room(decay_low_, first.matrix[DECAY_DOWN]);
-    room(rate_low_, first.matrix[RATE_DOWN]);
-    room(gate_low_, first.matrix[GATE_DOWN]);
-    if (config_.layers > 1) room(value_low_, layers_[1].matrix[VALUE_DOWN]);
-    for (int i = 0; i < 5; i++) room(mix_low_[i], first.matrix[MIX_DOWN + i]);
+    for (int layer = 0; layer < std::min(config_.layers, 2); layer++) make_low_ranks(layer);
+    calibration_.reset();
     return OK;
+}
+
+bool Engine::low_ranks_fit(int layer) const {
+    const Layer& l = layers_[(size_t)layer];
+    for (int down = DECAY_DOWN; down <= GATE_DOWN; down++)
+        if (has_matrix(layer, down) && l.matrix[down].rows != l.matrix[down + 4].inputs) return false;
+    for (int i = 0; i < 5; i++)
+        if (has_matrix(layer, MIX_DOWN) && l.matrix[MIX_DOWN + i].rows != l.matrix[MIX_UP + i].inputs) return false;
+    for (int role = DECAY_DOWN; role < MATRIX_ROLES; role++) { // layers share the buffers of their low ranks
+        const int other = role == VALUE_DOWN || role == VALUE_UP ? 1 : 0;
+        if (has_matrix(layer, role) && l.matrix[role].rows != layers_[(size_t)other].matrix[role].rows) return false;
+    }
+    return true;
+}
+
+// Room for what the low ranks make of the columns; the value's begins with the second layer.
+void Engine::make_low_ranks(int layer) {
+    const bool bytes = is_quantised(config_.lora_format);
+    const Layer& l = layers_[(size_t)layer];
+    const auto room = [&](Activations& a, const Matrix& down) {
+        if (down.data && !a.inputs) allocate(a, down.rows, config_.max_columns, bytes, !bytes);
+    };
+    room(decay_low_, l.matrix[DECAY_DOWN]);
+    room(rate_low_, l.matrix[RATE_DOWN]);
+    room(gate_low_, l.matrix[GATE_DOWN]);
+    room(value_low_, l.matrix[VALUE_DOWN]);
+    for (int i = 0; i < 5; i++) room(mix_low_[i], l.matrix[MIX_DOWN + i]);
 }
 
 size_t Engine::weight_bytes() const {

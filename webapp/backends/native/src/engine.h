@@ -60,6 +60,8 @@ struct Source {
     int64_t row_stride, input_stride;
 };
 
+constexpr float NORM_EPS = 1e-5f; // of the layer norms, in all of BlinkDL's code
+
 enum Want : int32_t { NOTHING = 0, LAST = 1, ALL = 2 };
 
 class Engine {
@@ -67,10 +69,18 @@ public:
     explicit Engine(const Config& config, const Kernels* kernels);
 
     // Loading. `first_row` > 0 continues a matrix that is given in pieces (multiples of 16 rows; head, embedding only).
-    int set_matrix(int layer, int role, const Source& source, int rows, int inputs, int first_row, int total_rows);
+    // `is_trial`: 8 bits for calibrate(), in memory that goes when the layer's matrix is set for good.
+    int set_matrix(int layer, int role, const Source& source, int rows, int inputs, int first_row, int total_rows,
+                   bool is_trial = false);
     int set_vector(int layer, int role, const float* values, int count);
     int set_initial_state(const float* matrices); // [layer][head][value][key], where a fresh slot starts
-    int ready();                                  // checks that everything is there
+    // What goes into the matrices on some text, so that scales of few bits are fitted to the inputs that matter. Begins
+    // with the embedding and the norms of layer -1 set, sequences of at most max_columns tokens; then layer after layer,
+    // set as trials, is run by calibrate(), which is told at the end for `layer` = layers, for the head. Matrices that
+    // are set after that are fitted.
+    int begin_calibration(int sequences, const int32_t* counts, const int32_t* tokens);
+    int calibrate(int layer);
+    int ready(); // checks that everything is there
 
     int new_slot();
     int free_slot(int slot);
@@ -138,6 +148,11 @@ private:
     bool has_vector(int layer, int role) const;
     bool expected_shape(int role, int* rows, int* inputs) const;
     int padded_channel(int channel) const;
+    bool low_ranks_fit(int layer) const;
+    void make_low_ranks(int layer);
+    void set_columns(int columns);
+    void gather(const Activations& input, std::vector<float>& sums) const;
+    const float* importance(int layer, int role);
     void allocate(Activations& a, int inputs, int columns, bool bytes, bool floats);
     int set_embedding(const Source& source, int rows, int first_row);
     void embed(int token, float* out) const;
@@ -202,12 +217,25 @@ private:
     std::vector<int> column_slot_, column_token_, selected_column_;
     std::vector<char> is_first_, is_last_;
 
+    struct Calibration {
+        std::vector<int32_t> counts, tokens;
+        Floats x, v_first;                       // of all tokens, between the layers
+        std::vector<float> squares[MATRIX_ROLES]; // of each input of a matrix, summed over the tokens
+        std::vector<float> head_squares, importance;
+        std::unique_ptr<uint8_t, Free> trial[MATRIX_ROLES];
+        int layer = -1; // whose squares they are
+    };
+    std::unique_ptr<Calibration> calibration_;
+    std::atomic<int> calibrated_layer_{0};
+    std::atomic<bool> gathers_{false};
+
     // The matrix that is being packed.
     struct Packing {
         Matrix* matrix;
         Source source;
         int first_tile, rows, inputs;
         bool padded_rows, padded_inputs;
+        const float* importance;
     } packing_{};
     std::atomic<int> packing_tiles_{0}, is_bad_{0};
     std::mutex placing_;

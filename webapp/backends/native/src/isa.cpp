@@ -68,7 +68,7 @@ bool tiles_agree(const Kernels& kernels, const Kernels& portable, int format, Ra
     rows.assign((size_t)ROWS * m.padded);
     for (int r = 0; r < ROWS; r++)
         for (int i = 0; i < INPUTS; i++) rows[(size_t)r * m.padded + i] = random.next();
-    portable.pack(m, 0, rows.data());
+    portable.pack(m, 0, rows.data(), nullptr);
     for (int columns = 1; columns <= PANEL; columns++) {
         AlignedVector results[2], memory[2], groups[2][3];
         for (int side = 0; side < 2; side++) {
@@ -109,7 +109,7 @@ bool wide_agree(const Kernels& kernels, const Kernels& portable, int format, Ran
     rows.assign((size_t)TILE_ROWS * tiles.padded);
     for (int t = 0; t < tiles.tiles; t++) {
         for (size_t i = 0; i < rows.size(); i++) rows[i] = random.next();
-        portable.pack(tiles, t, rows.data());
+        portable.pack(tiles, t, rows.data(), nullptr);
         kernels.place_tile(tiles.tile(t), wide, t);
     }
     for (int columns = 1; columns <= PANEL; columns++) {

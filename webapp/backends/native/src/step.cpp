@@ -9,7 +9,7 @@ namespace roost {
 namespace {
 // Names of phases in a profile.
 enum { EMBED, SHIFT, MIX, PROJECT, HEADS, OUT, FFN_SHIFT, FFN_UP, FFN_DOWN, LAST_NORM, LOGITS };
-constexpr float NORM_EPS = 1e-5f, GROUP_NORM_EPS = 64e-5f; // of all of BlinkDL's code
+constexpr float GROUP_NORM_EPS = 64e-5f; // as in all of BlinkDL's code
 } // namespace
 
 int Engine::step(int batch, const int32_t* slots, const int32_t* counts, const int32_t* tokens, const int32_t* want,
@@ -114,15 +114,19 @@ void Engine::compute_logits(const Matrix& head, float* out) {
 }
 
 void Engine::run_round() {
-    const int columns = (int)column_slot_.size(), selected = (int)selected_column_.size();
-    columns_.store(columns);
+    set_columns((int)column_slot_.size());
+    const int selected = (int)selected_column_.size();
     selected_.store(selected);
+    head_in_.columns = selected;
+    pool_.run([](void* engine, int thread, uint32_t phase) { ((Engine*)engine)->round({thread, phase}); }, this);
+}
+
+void Engine::set_columns(int columns) {
+    columns_.store(columns);
     for (Activations* a : {&r_in_, &w_in_, &k_in_, &v_in_, &a_in_, &g_in_, &x_in_, &decay_low_, &rate_low_, &value_low_,
                            &gate_low_, &out_in_, &ffn_in_, &ffn_r_in_, &hidden_in_})
         a->columns = columns;
     for (Activations& a : mix_low_) a.columns = columns;
-    head_in_.columns = selected;
-    pool_.run([](void* engine, int thread, uint32_t phase) { ((Engine*)engine)->round({thread, phase}); }, this);
 }
 
 template <class Unit> void Engine::phase(Thread& t, int name, int total, Unit&& unit) {
@@ -310,6 +314,10 @@ void Engine::product(Thread& t, int name, const Segment* segments, int count, in
         if (unit == total) return save_shift(true, save_ffn_of);
         int s = count - 1;
         while (start[s] > unit) s--;
+        if (unit == start[s] && gathers_.load(std::memory_order_relaxed)) {
+            const Layer& l = layers_[(size_t)calibrated_layer_.load(std::memory_order_relaxed)];
+            gather(*segments[s].input, calibration_->squares[segments[s].matrix - l.matrix]);
+        }
         product_block(segments[s], unit - start[s], scratch_[(size_t)t.id].block.data());
     });
 }

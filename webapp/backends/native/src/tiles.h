@@ -125,7 +125,8 @@ struct Kernels {
                     float eps);
     // `count` floats from element `start` on, `stride` apart; false when one is NaN or infinite
     bool (*widen)(int dtype, const void* from, int64_t start, int64_t stride, int count, float* out);
-    void (*pack)(Matrix&, int tile, const float* rows); // rows[16][padded], zero padded
+    // rows[16][padded], zero padded. `importance`: of each input, [padded], all above zero; null: all alike
+    void (*pack)(Matrix&, int tile, const float* rows, const float* importance);
     // A block of a matrix with wide blocks: out[column * rows of a block + row]. `skips`: inputs that are zero.
     void (*wide)(const Matrix&, int block, const Activations&, int panel, bool skips, float* out);
     void (*place_tile)(const uint8_t* tile, Matrix&, int index); // into a block, which is zero at first
