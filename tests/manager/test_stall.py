@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -153,14 +154,16 @@ def wait_silent(manager) -> None:
 @posix
 @pytest.mark.parametrize("strategy", [ENDLESS, "fake load_ms=60000 load_steps=600"], ids=["writing", "loading"])
 def test_a_stopped_engine_process_is_ended_and_the_next_message_works(make_manager, strategy):
-    limits = StallLimits(silent_s=3, step_s=600, notice_s=1, look_every_s=0.1)
-    manager = make_manager(strategy, start_engine=start_engine_process, stall_limits=limits)
+    patient = StallLimits(silent_s=600, step_s=600, notice_s=1, look_every_s=0.1)  # of a busy machine's starts
+    manager = make_manager(strategy, start_engine=start_engine_process, stall_limits=patient)
     handle = manager.submit(request(max_tokens=100_000))
     if strategy == ENDLESS:
         first_token(handle)
     else:
         wait_until(lambda: manager.status().done_tensors > 0)
     stopped = manager.engine_pid()
+    supervisor = manager._supervisor
+    (supervisor.session or supervisor._loading)._stall._limits = replace(patient, silent_s=3)
     os.kill(stopped, signal.SIGSTOP)
     wait_silent(manager)
     output = assert_failed(handle, "engine_stalled")

@@ -7,7 +7,7 @@ import random
 import threading
 
 from tests.manager.conftest import request
-from tests.waiting import wait_until
+from tests.waiting import PATIENCE_S, wait_until
 from webapp.engine.outputs import TokenOutput
 from webapp.errors import RoostError
 from webapp.manager.health import StallLimits
@@ -19,7 +19,6 @@ def test_whatever_happens_every_request_ends_once_and_nothing_is_left(roost_thre
     limits = StallLimits(silent_s=0, step_s=0.5, notice_s=0.1, look_every_s=0.02)
     manager = make_manager("fake delay_ms=1 hang_on=200 hang_ms=700", stall_limits=limits, crash_tries=100)
     is_over = threading.Event()
-    threading.Timer(SECONDS, is_over.set).start()
     handles, wrong = [], []
 
     def ask(seed: int) -> None:
@@ -56,10 +55,12 @@ def test_whatever_happens_every_request_ends_once_and_nothing_is_left(roost_thre
     threads += [threading.Thread(target=disturb, args=(seed,)) for seed in range(2)]
     for thread in threads:
         thread.start()
+    is_over.wait(SECONDS)
+    wait_until(lambda: len(handles) > 20 and len(starter.clients) > 3, "hardly anything happened")
+    is_over.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(PATIENCE_S)
     assert not any(thread.is_alive() for thread in threads) and wrong == []
-    assert len(handles) > 20 and len(starter.clients) > 3
     manager.close()
     assert all(handle.is_finished for handle in handles)
     wait_until(lambda: roost_threads() == [])

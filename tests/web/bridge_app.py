@@ -97,7 +97,8 @@ def make_app(events, may_end):
 
     @sock.route("/sleepy")
     def sleepy(ws):
-        time.sleep(0.5)
+        """Reads nothing for as long as the test wants it."""
+        may_end.wait(60)
         try:
             while True:
                 ws.receive()

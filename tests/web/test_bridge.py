@@ -184,6 +184,9 @@ def test_an_inbox_nobody_reads_is_bounded(server):
     with contextlib.suppress(OSError):
         for _ in range(500):
             client.send("m")
+    (connection,) = server.server.websockets.live
+    wait_until(lambda: connection.websocket and not connection.websocket.connected)
+    server.may_end.set()
     assert server.is_idle() and server.events[-1][0] == "sleepy"
     client.abandon()
 
