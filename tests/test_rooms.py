@@ -132,8 +132,8 @@ def test_flask_stays_in_web_and_torch_below_the_top():
 
 
 READERS = {
-    "checkpoint", "convert.conversion", "convert.lora", "convert.source",
-    "file_format.read_contents", "ggml_header", "inspection.inspect", "naming", "pickle_reader", "pth_archive",
+    "checkpoint", "convert.conversion", "convert.adapter", "convert.source",
+    "file_format.read_contents", "ggml_header", "inspection.inspect", "spelling", "pickle_reader", "pth_archive",
     "safetensors_header", "state_file",
 }  # fmt: skip
 OWN_PROCESSES = {"weights", "backends", "training"}

@@ -267,7 +267,6 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "state_mismatch": 400,
         "state_dropped": 400,
         "blend_invalid": 400,
-        "legacy_pth": 400,
         "vocabulary_invalid": 400,
         "tokenizer_missing": 400,
     },

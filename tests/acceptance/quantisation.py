@@ -37,9 +37,8 @@ from webapp.chat.tool_dialects import fenced_calls, json_offer
 from webapp.engine.registry import resolve_strategy
 from webapp.services.evaluation import PromptCase, ToolCase, evenly, held_out
 from webapp.tokenizer import Tokenizer, load_tokenizer
-from webapp.weights.checkpoint import inspect
+from webapp.weights.checkpoint import inspect, open_checkpoint
 from webapp.weights.inspection import used_token_bitmap
-from webapp.weights.naming import open_official
 
 BUNDLED = ROOT / "models" / "roost-starter-v7.safetensors"
 NATIVE = (
@@ -179,7 +178,7 @@ class LlamaFormats:
         return np.asarray(found, np.float32).reshape(values.shape)
 
     def write(self, model: Path, to: Path, name: str) -> None:
-        with open_official(model) as source:
+        with open_checkpoint(model) as source:
             arrays = {each: np.asarray(source.array(each), np.float32) for each in source.names()}
         for each in arrays:
             if each == "head.weight" or each.split(".", 2)[-1] in MATRICES:

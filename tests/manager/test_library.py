@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.weights.spellings import official, write_folder
 from webapp.errors import FileMissing, ModelNotFound, WeightsError
 from webapp.manager.library import ModelLibrary
 
@@ -35,6 +36,32 @@ def test_every_model_below_the_folder_is_listed_a_broken_one_with_its_error(libr
     assert found["m.safetensors"].inspection.config.architecture == "7"
     assert isinstance(found["sub/broken.pth"].error, WeightsError)
     assert found["sub/broken.pth"].size_bytes == 4
+
+
+def test_a_folder_of_hugging_face_is_one_model(library, folder):
+    model = write_folder(folder / "team" / "rwkv7-g1", official("7"))
+    found = {entry.name: entry for entry in library.list()}
+    assert [name for name in found if name.startswith("team")] == ["team/rwkv7-g1"]
+    entry = found["team/rwkv7-g1"]
+    assert (entry.inspection.kind, entry.size_bytes) == ("model", sum(path.stat().st_size for path in model.iterdir()))
+    assert library.find("team/rwkv7-g1") == entry.path and library.name_of(entry.path) == "team/rwkv7-g1"
+    assert [file.name for file in library.known_files() if "team" in file.name] == ["team/rwkv7-g1"]
+
+
+def test_a_folder_is_looked_into_again_when_a_file_of_it_changes(library, folder):
+    model = write_folder(folder / "rwkv7", official("7"))
+    whole = (model / "model-00002-of-00002.safetensors").read_bytes()
+    (model / "model-00002-of-00002.safetensors").unlink()
+    assert library.entry("rwkv7").error.code == "file_truncated"  # as while it is being copied here
+    (model / "model-00002-of-00002.safetensors").write_bytes(whole)
+    assert library.entry("rwkv7").inspection.kind == "model"
+
+
+def test_the_models_folder_itself_is_never_a_model(tmp_path):
+    write_folder(tmp_path / "models", official("7"), shards=1)
+    assert [file.name for file in ModelLibrary(tmp_path / "models", tmp_path).files()] == ["model.safetensors"]
+    with pytest.raises(ModelNotFound):
+        ModelLibrary(tmp_path / "models", tmp_path).find(".")
 
 
 def test_a_folder_that_is_not_there_lists_nothing(tmp_path):

@@ -19,6 +19,7 @@ from webapp.i18n.terminal import t
 from webapp.manager.library import ModelLibrary
 from webapp.weights.convert.conversion import Converted, convert
 from webapp.weights.convert.plan import CONVERSIONS, ConversionOptions, ConversionProgress, default_name
+from webapp.weights.model_folder import is_model_folder_at
 
 CANCELLED = 130
 
@@ -31,6 +32,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--strategy", default="", help=t("cli.convert.strategy"))
     parser.add_argument("--lora", default="", metavar="FILE", help=t("cli.convert.lora"))
     parser.add_argument("--lora-alpha", type=float, default=None, metavar="N", help=t("cli.convert.lora_alpha"))
+    parser.add_argument("--lora-init", default="", metavar="FILE", help=t("cli.convert.lora_init"))
+    parser.add_argument("--without-lora", action="store_true", help=t("cli.convert.without_lora"))
     parser.add_argument("--overwrite", action="store_true", help=t("cli.convert.overwrite"))
     parser.add_argument("--json", action="store_true", help=t("cli.convert.json"))
     parser.add_argument("--progress-json", action="store_true", help=t("cli.convert.progress_json"))
@@ -52,7 +55,9 @@ def make(args: argparse.Namespace, printer: Printer, cancelled: threading.Event)
     """The exit code; raises what the printer leaves to be said."""
     try:
         source = source_path(args)
-        options = ConversionOptions(args.strategy, args.lora, args.lora_alpha, args.overwrite)
+        options = ConversionOptions(
+            args.strategy, args.lora, args.lora_alpha, args.overwrite, args.lora_init, args.without_lora
+        )
         output = Path(args.output) if args.output else source.with_name(default_name(source.name, args.to, options))
         done = convert(source, output, args.to, options, printer.progress, cancelled.is_set)
     except Exception as exc:
@@ -67,7 +72,11 @@ def make(args: argparse.Namespace, printer: Printer, cancelled: threading.Event)
 def source_path(args: argparse.Namespace) -> Path:
     """The file as named, else the model of that name."""
     as_named = Path(args.source)
-    return as_named if as_named.is_file() else ModelLibrary(settings_from(args).models_dir).find(args.source)
+    return (
+        as_named
+        if as_named.is_file() or is_model_folder_at(as_named)
+        else ModelLibrary(settings_from(args).models_dir).find(args.source)
+    )
 
 
 @contextlib.contextmanager

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from webapp.weights.model_folder import is_model_folder, is_model_folder_at
+
 MODEL_ENDINGS = (".pth", ".safetensors", ".st", ".bin", ".gguf")
 STATES = "states"
 SEPARATOR = ":"
@@ -53,7 +55,8 @@ def _free_prefix(folder: Path, taken: set[str]) -> str:
 
 
 def walk_models(folder: Path, dates: dict[Path, int] | None = None) -> Iterator[Path]:
-    """Model files below ``folder``, but in hidden folders and ``states``.
+    """Model files below ``folder``, but in hidden folders and ``states``. A folder that is one model (see
+    :mod:`webapp.weights.model_folder`) is one of them, and nothing in it.
 
     Links to folders are followed, each real folder is read once: a link that leads back up ends there. ``dates`` gets
     every folder that was read, with its date (see :func:`folder_date`) before it was.
@@ -63,6 +66,10 @@ def walk_models(folder: Path, dates: dict[Path, int] | None = None) -> Iterator[
     if dates is not None:
         dates[folder] = folder_date(folder)
     for parent, subfolders, files in os.walk(folder, followlinks=True):
+        if is_model_folder(files) and Path(parent) != folder:
+            subfolders.clear()
+            yield Path(parent)
+            continue
         listed = sorted(sub for sub in subfolders if sub != STATES and not sub.startswith("."))
         subfolders[:] = [sub for sub in listed if is_new_folder(Path(parent, sub), seen)]
         if dates is not None:
@@ -97,12 +104,16 @@ def find_file(folder: Path, name: str, allow_outside: bool = False) -> Path | No
     """``name`` below ``folder``, or as it stands when that is allowed; links count as where they stand."""
     try:
         path = Path(os.path.normpath(folder.absolute() / name))
-        if path.is_relative_to(os.path.normpath(folder.absolute())) and path.is_file():
+        if path.is_relative_to(os.path.normpath(folder.absolute())) and _is_model(path) and path != folder:
             return path
         outside = Path(name).expanduser().absolute()
-        return outside if allow_outside and outside.is_file() else None
+        return outside if allow_outside and _is_model(outside) else None
     except (OSError, ValueError, RuntimeError):  # NUL bytes, names too long for the system, no home folder
         return None
+
+
+def _is_model(path: Path) -> bool:
+    return path.is_file() or is_model_folder_at(path)
 
 
 PACE_S = 0.9

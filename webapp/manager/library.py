@@ -22,16 +22,18 @@ from webapp.manager.folders import (
     walk_models,
 )
 from webapp.resources import STARTER_MODEL, resource_dir
+from webapp.weights import model_folder
 from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import Inspection
 
 __all__ = ["MODEL_ENDINGS", "STATES", "STATE_ENDINGS", "ModelEntry", "ModelFile", "ModelLibrary", "find_file"]
-STATE_ENDINGS = (".pth", ".safetensors", ".st", ".state")
+STATE_ENDINGS = (".pth", ".safetensors", ".st", ".state", ".npy")
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file by its name alone. ``name`` is relative, with forward slashes; ``folder:name`` in a further folder.
+    """A file, or a folder that is one model, by its name alone. ``name`` is relative, with forward slashes;
+    ``folder:name`` in a further folder.
 
     ``stamp`` is its date in nanoseconds and its size in bytes; zeros when it cannot be asked.
     """
@@ -218,8 +220,7 @@ def _unreadable_name(file: ModelFile) -> RoostError:
 
 def stamp_of(path: Path) -> Stamp:
     try:
-        found = path.stat()
-        return found.st_mtime_ns, found.st_size
+        return model_folder.stamp_of(path)
     except OSError:
         return 0, 0
 

@@ -18,6 +18,7 @@ from webapp.i18n import Text
 from webapp.manager.library import STATES, ModelLibrary, find_file
 from webapp.tokenizer import Tokenizer, load_tokenizer
 from webapp.weights.inspection import Inspection, require_model
+from webapp.weights.model_folder import stamp_of
 from webapp.weights.state_sheet import mismatch
 
 ZERO_STATE = "-"
@@ -252,10 +253,10 @@ class TargetResolver:
         path = self._library.find(name, allow_outside=name in self._trusted)
         inspection = self._library.inspect(path)
         try:
-            found = path.stat()
+            stamp = stamp_of(path)
         except OSError as exc:
             raise FileMissing(path=str(path)) from exc
-        return str(path), (found.st_mtime_ns, found.st_size), inspection, require_model(inspection)
+        return str(path), stamp, inspection, require_model(inspection)
 
 
 def check_same_version(target: Target, before: Target) -> None:

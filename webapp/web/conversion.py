@@ -149,7 +149,7 @@ def _describe_job(page: PageContext, job: Job) -> Values:
     actions = []
     if job.status == DONE:
         facts += [size_text(about["size_bytes"]), t("conversion.seconds", seconds=f"{about['seconds']:.0f}")]
-    if job.status == DONE and Path(about["path"]).is_file():
+    if job.status == DONE and Path(about["path"]).exists():
         load_url, preset_url = (url_for(f"conversion.{name}", job_id=job.id) for name in ("load", "preset"))
         actions = [
             {"url": load_url, "label": t("conversion.load"), "icon": "power", "is_main": True},

@@ -1,8 +1,7 @@
-"""What the tensors of a file make: an RWKV model of which version and size, a state, a LoRA, or something else.
+"""What the tensors of a file make: an RWKV model of which version and size, a state, an adapter, or something else.
 
-Versions are told apart as the ``rwkv`` package 0.8.32 does (model.py, ``RWKV.__init__``), and also in the naming of
-web-rwkv's ``.st`` files (RWKV-Runner's convert_safetensors.py), which renames ``time_faaaa`` to ``time_first`` and
-``time_maa`` to ``time_mix`` and transposes small matrices, none of which hold a size that is read here.
+Names and shapes are the official ones by now (:mod:`.spelling`). Versions are told apart as the ``rwkv`` package 0.8.32
+does (model.py, ``RWKV.__init__``).
 """
 
 from __future__ import annotations
@@ -14,25 +13,51 @@ from dataclasses import dataclass
 
 from webapp.engine.state import ModelConfig
 from webapp.i18n import Text
+from webapp.weights.spelling import STATE
 from webapp.weights.tensor_info import TensorInfo
 
-STATE_NAME = re.compile(r"blocks\.([0-9]{1,6})\.att\.time_state")
+STATE_NAME = STATE
 LAYER_NAME = re.compile(r"blocks\.([0-9]{1,6})\.")
-LORA_NAME = re.compile(r"lora[_.][AB01]\b")
+ADAPTERS = {
+    "lora": re.compile(r"\.lora_[AB]$"),
+    "pissa-init": re.compile(r"\.init_lora_[AB]$"),
+    "bone": re.compile(r"\.(bone|disha)$"),
+}
+"""What fine-tuning adds to a matrix, by the ends of names."""
+WHOLE_MODEL = "model"
+ADAPTER_NAMES = {
+    "lora": "reason.weights.lora",
+    "pissa-init": "reason.weights.adapter_pissa_init",
+    "bone": "reason.weights.adapter_bone",
+    WHOLE_MODEL: "reason.weights.model_and_adapter",
+}
+FULL_STATE_NAME = re.compile(r"blocks\.[0-9]{1,6}\.(att|ffn)\.x_prev")
+"""What the last token left for the next one's shift: beside ``time_state`` in a state saved by the rwkv package."""
 INT8_SCALES = ("_mx", "_rx", "_my", "_ry")
 
+# What makes a model one that no engine here runs, by a tensor only such a model has.
+UNSUPPORTED = (
+    (re.compile(r"blocks\.[0-9]+\.qkv\."), "reason.weights.is_rwkv_7b"),
+    (re.compile(r"blocks\.[0-9]+\.ffn\.s_emb\.weight"), "reason.weights.is_rwkv_7a"),
+    (re.compile(r"blocks\.[0-9]+\.ffn\.enn\.weight"), "reason.weights.is_rwkv_8"),
+)
+
 # Vocabulary sizes of the released models (RWKV-Runner chooses the tokenizer by them, too); 256 is bytes, for tests.
-TOKENIZERS = {65536: "world", 50277: "20b", 256: "byte", 128: "abc", 2176: "midi-piano", 20096: "midi"}
+# World has 65,529 tokens and no padding in some conversions.
+TOKENIZERS = {65536: "world", 65530: "world", 65529: "world", 50277: "20b", 256: "byte", 128: "abc"}
+TOKENIZERS |= {2176: "midi-piano", 20096: "midi"}
 MUSIC = ("abc", "midi-piano", "midi")
 
 
 @dataclass(frozen=True)
 class Description:
-    """``reason`` says why ``kind`` is ``unknown``; empty otherwise. ``config`` is None unless it is a model."""
+    """``reason`` says why ``kind`` is ``unknown``, or what is unusual about an adapter; empty otherwise. ``config`` is
+    None unless it is a model. ``adapter``: the key of :data:`ADAPTERS` of what is in it, or :data:`WHOLE_MODEL` where
+    the matrices it changes are there too."""
 
     kind: str
     config: ModelConfig | None = None
-    naming: str = "official"
+    adapter: str = ""
     tokenizer: str | None = None
     reason: Text | str = ""
 
@@ -45,18 +70,31 @@ def describe(tensors: Mapping[str, TensorInfo], is_converted: bool = False) -> D
     """``is_converted``: written by the rwkv package for one strategy, with its large matrices transposed."""
     if not tensors:
         return Description("unknown", reason=Text("reason.weights.holds_no_tensors"))
-    if all(STATE_NAME.fullmatch(name) for name in tensors):
+    if any(map(STATE_NAME.fullmatch, tensors)) and all(
+        STATE_NAME.fullmatch(name) or FULL_STATE_NAME.fullmatch(name) for name in tensors
+    ):
         return Description("state")
-    if any(LORA_NAME.search(name) for name in tensors):
-        return Description("lora")
+    adapter = next((kind for kind, ends in ADAPTERS.items() if any(map(ends.search, tensors))), "")
+    if adapter:
+        rest = without_adapters(tensors)
+        is_whole = describe(rest, is_converted).config is not None if rest else False
+        found = WHOLE_MODEL if is_whole else adapter
+        return Description("lora", adapter=found, reason=Text(ADAPTER_NAMES[found]))
+    if "emb.weight" not in tensors and any(map(STATE_NAME.fullmatch, tensors)):
+        stray = next(name for name in tensors if not STATE_NAME.fullmatch(name))
+        return Description("unknown", reason=Text("reason.weights.state_and_stray", name=stray))
     try:
         config = _Shapes(tensors, is_converted).config()
     except _NotRwkv as exc:
         return Description("unknown", reason=exc.args[0])
     tokenizer = tokenizer_for(config.vocab_size)
     kind = "music" if tokenizer in MUSIC else "model"
-    naming = "official" if is_converted else _naming(tensors, config)
-    return Description(kind, config, naming, tokenizer)
+    return Description(kind, config, tokenizer=tokenizer)
+
+
+def without_adapters(tensors: Mapping[str, TensorInfo]) -> dict[str, TensorInfo]:
+    """The tensors of the model, or those an adapter's training wrote whole."""
+    return {name: info for name, info in tensors.items() if not any(ends.search(name) for ends in ADAPTERS.values())}
 
 
 def tokenizer_for(vocab_size: int) -> str:
@@ -77,23 +115,22 @@ def parameter_count(tensors: Iterable[TensorInfo]) -> int:
     return sum(info.numel for info in tensors if not info.name.endswith(INT8_SCALES))
 
 
-def _naming(tensors: Mapping[str, TensorInfo], config: ModelConfig) -> str:
-    att = "blocks.0.att."
-    renamed = f"{att}time_first" in tensors if config.architecture in ("5.2", "6") else False
-    # v7 keeps its names; only the transpose tells. w1 is (n_embd, rank) in the official file.
-    w1 = tensors.get(f"{att}w1")
-    shape = w1.shape if config.architecture == "7" and w1 is not None else ()
-    transposed = len(shape) > 1 and shape[-1] == config.n_embd != shape[0]
-    return "web-rwkv" if renamed or transposed else "official"
-
-
 class _Shapes:
     def __init__(self, tensors: Mapping[str, TensorInfo], is_converted: bool) -> None:
         self._tensors = tensors
         self._is_converted = is_converted
 
     def config(self) -> ModelConfig:
+        for sign, key in UNSUPPORTED:
+            if any(map(sign.match, self._tensors)):
+                raise _NotRwkv(Text(key))
         vocab_size, n_embd = self._matrix("emb.weight")
+        if (
+            not self._is_converted
+            and "blocks.0.ln0.weight" not in self._tensors
+            and "blocks.0.ln1.weight" in self._tensors
+        ):
+            raise _NotRwkv(Text("reason.weights.first_norm_is_folded"))
         self._shape("head.weight")
         n_att = self._out_features("blocks.0.att.key.weight")
         architecture = self._architecture()
@@ -116,7 +153,7 @@ class _Shapes:
         att = "blocks.0.att."
         if f"{att}r_k" in self._tensors:
             return "7"
-        if f"{att}time_maa_x" in self._tensors or f"{att}time_mix_x" in self._tensors:
+        if f"{att}time_maa_x" in self._tensors:
             return "6"
         decay = self._shape(f"{att}time_decay")
         if f"{att}ln_x.weight" not in self._tensors:
@@ -133,8 +170,8 @@ class _Shapes:
         if architecture == "7":
             return self._matrix(f"{att}r_k")
         if architecture == "6":
-            first = f"{att}time_first" if f"{att}time_first" in self._tensors else f"{att}time_faaaa"
-            return self._matrix(first)
+            # The rwkv package's converted files call it as v5.0 did.
+            return self._matrix(f"{att}time_first" if f"{att}time_first" in self._tensors else f"{att}time_faaaa")
         if architecture == "5.2":
             return self._matrix(f"{att}time_decay")
         n_head = self._shape(f"{att}time_decay")[0]
@@ -143,8 +180,12 @@ class _Shapes:
     def _n_layer(self) -> int:
         layers = {int(match[1]) for match in map(LAYER_NAME.match, self._tensors) if match}
         for layer in range(max(layers) + 1):
-            self._shape(f"blocks.{layer}.att.key.weight")
-            self._shape(f"blocks.{layer}.ffn.value.weight")
+            needed = (f"blocks.{layer}.att.key.weight", f"blocks.{layer}.ffn.value.weight")
+            stray = next((name for name in self._tensors if name.startswith(f"blocks.{layer}.")), None)
+            if stray is not None and not any(name in self._tensors for name in needed):
+                raise _NotRwkv(Text("reason.weights.layer_is_nearly_empty", layer=layer, name=stray))
+            for name in needed:
+                self._shape(name)
         return max(layers) + 1
 
     def _out_features(self, name: str) -> int:
@@ -167,6 +208,10 @@ class _Shapes:
         return info.shape
 
     def _why_missing(self, name: str) -> Text:
-        if any(other.startswith(("rwkv.", "model.")) for other in self._tensors):
+        if name == "emb.weight" and any(map(FOREIGN.search, self._tensors)):
             return Text("reason.weights.tensors_have_the_names_of_hugging")
         return Text("reason.weights.tensor_is_missing", name=name)
+
+
+FOREIGN = re.compile(r"^(model|transformer|encoder|decoder)\.|layers\.[0-9]+\.|self_attn")
+"""Names of other models in Hugging Face's files."""

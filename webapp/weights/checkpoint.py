@@ -1,4 +1,5 @@
-"""A model file opened lazily: tensors by name out of a memory map, for .pth and .safetensors alike.
+"""A model opened lazily: tensors by their official names out of memory maps, whatever the format, the spelling and the
+number of files.
 
 Nothing is mapped or read before it is asked for. :meth:`Checkpoint.array` needs numpy only; :meth:`Checkpoint.tensor`
 imports torch. What a file is without opening it for reading is :func:`inspect`'s to say.
@@ -22,7 +23,8 @@ from webapp.errors import WeightsError
 from webapp.i18n import Text
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
 from webapp.weights.inspection import Inspection, inspect
-from webapp.weights.tensor_info import FileContents, StoredTensor, TensorInfo
+from webapp.weights.spelling import in_official_spelling
+from webapp.weights.tensor_info import ZEROS, FileContents, StoredTensor, TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -31,10 +33,11 @@ __all__ = ["Checkpoint", "Inspection", "inspect", "open_checkpoint"]
 
 
 def open_checkpoint(path: str | Path, any_name: bool = False) -> Checkpoint:
-    """Opens a .pth or .safetensors/.st of any kind (model, state, LoRA); the same errors as :func:`inspect`."""
+    """Opens a .pth, .safetensors/.st, .npy or a folder of any kind (model, state, LoRA); the same errors as
+    :func:`inspect`."""
     path = Path(path)
-    contents = read_contents(path, any_name)
-    if contents.format not in ("pth", "safetensors"):
+    contents = in_official_spelling(read_contents(path, any_name))
+    if contents.format not in ("pth", "safetensors", "npy"):
         reason = Text("reason.weights.format_cannot_be_read_yet", format=FORMAT_NAMES[contents.format])
         raise WeightsError(path=str(path), reason=reason)
     return Checkpoint(path, contents)
@@ -46,10 +49,17 @@ class Checkpoint:
     def __init__(self, path: Path, contents: FileContents) -> None:
         self.path = path
         self.format = contents.format
+        self.spelling = contents.spelling
         self.metadata: Mapping[str, str] = contents.metadata
+        self.paths = contents.files or (path,)
         self._stored = contents.tensors
-        self._file: BinaryIO | None = path.open("rb")
-        self._maps: dict[int, mmap.mmap] = {}
+        self._files: list[BinaryIO] = []
+        self._maps: dict[tuple[int, int], mmap.mmap] = {}
+        try:
+            self._files.extend(one.open("rb") for one in self.paths)
+        except OSError:
+            self.close()
+            raise
 
     def names(self) -> list[str]:
         return list(self._stored)
@@ -58,7 +68,7 @@ class Checkpoint:
         return self._find(name).info
 
     def stored(self, name: str) -> StoredTensor:
-        """Where a tensor's bytes lie in the file, for a reader that does not want them mapped."""
+        """Where a tensor's bytes lie in its file of :attr:`paths`, for a reader that does not want them mapped."""
         return self._find(name)
 
     def array(self, name: str) -> np.ndarray:
@@ -81,22 +91,24 @@ class Checkpoint:
         return self._view(stored, np.dtype("uint16" if info.dtype == "bfloat16" else info.dtype))
 
     def tensor(self, name: str) -> torch.Tensor:
-        """CPU tensor over the mapped file, dtype and strides as stored; writing to it changes no file."""
+        """CPU tensor over the mapped file, dtype and strides as stored; writing to it changes no file. One that is
+        turned in the file is a copy, row after row: other strides take other kernels, whose sums round differently."""
         import torch
 
         stored = self._find(name)
         info = stored.info
         dtype = getattr(torch, info.dtype)
-        if info.numel == 0:
-            return torch.empty(info.shape, dtype=dtype)
+        if info.numel == 0 or stored.file == ZEROS:
+            return torch.zeros(info.shape, dtype=dtype)
         # Copy-on-write: torch wants memory it could write to, the file must never change.
         flat = self._bytes(stored, mmap.ACCESS_COPY)
-        return torch.frombuffer(flat, dtype=dtype).as_strided(info.shape, stored.strides)
+        tensor = torch.frombuffer(flat, dtype=dtype).as_strided(info.shape, stored.strides)
+        return tensor.contiguous() if stored.is_turned else tensor
 
     def release(self) -> bool:
         """Lets go of the pages read so far, which count as this process's memory; they are read again when they are
         needed. False where the system cannot (Windows): there only :meth:`close` does it."""
-        if self._file is None or not hasattr(mmap, "MADV_DONTNEED"):
+        if not self._files or not hasattr(mmap, "MADV_DONTNEED"):
             return False
         for mapped in self._maps.values():
             mapped.madvise(mmap.MADV_DONTNEED)
@@ -104,10 +116,9 @@ class Checkpoint:
 
     def close(self) -> None:
         """Gives the file back; a memory map itself lives as long as the last array made from it."""
-        file, self._file = self._file, None
-        if file is None:
-            return
-        file.close()
+        files, self._files = self._files, []
+        for file in files:
+            file.close()
         for mapped in self._maps.values():
             with contextlib.suppress(BufferError):  # arrays still look into it; the last of them releases it
                 mapped.close()
@@ -129,7 +140,7 @@ class Checkpoint:
 
     def _bytes(self, stored: StoredTensor, access: int) -> memoryview:
         """From the tensor's first element to its last."""
-        mapped = self._mapped(access)
+        mapped = self._mapped(stored.file, access)
         span = stored.span_bytes
         numbers = (stored.offset, *stored.info.shape, *stored.strides)
         if len(stored.strides) != len(stored.info.shape) or min(numbers) < 0 or stored.offset + span > stored.end:
@@ -144,16 +155,16 @@ class Checkpoint:
             )
         return memoryview(mapped)[stored.offset : stored.offset + span]
 
-    def _mapped(self, access: int) -> mmap.mmap:
-        if self._file is None:
+    def _mapped(self, file: int, access: int) -> mmap.mmap:
+        if not self._files:
             raise ValueError("the checkpoint is closed")
-        if access not in self._maps:
-            self._maps[access] = mmap.mmap(self._file.fileno(), 0, access=access)
-        return self._maps[access]
+        if (file, access) not in self._maps:
+            self._maps[file, access] = mmap.mmap(self._files[file].fileno(), 0, access=access)
+        return self._maps[file, access]
 
     def _view(self, stored: StoredTensor, dtype: np.dtype) -> np.ndarray:
-        if stored.info.numel == 0:
-            return np.empty(stored.info.shape, dtype)
+        if stored.info.numel == 0 or stored.file == ZEROS:
+            return np.zeros(stored.info.shape, dtype)
         flat = np.frombuffer(self._bytes(stored, mmap.ACCESS_READ), dtype)
         strides = tuple(stride * dtype.itemsize for stride in stored.strides)
         return np.lib.stride_tricks.as_strided(flat, stored.info.shape, strides, writeable=False)

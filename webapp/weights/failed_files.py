@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.i18n import Text, plain, text_from_plain
+from webapp.weights.model_folder import is_model_folder_at, stamp_of
 
 EDGE_BYTES = 1 << 16
 MOST_RECORDS = 200
@@ -21,7 +22,8 @@ MOST_RECORDS = 200
 
 @dataclass(frozen=True)
 class Mark:
-    """What tells a file from others and from itself before a change. ``digest``: of its first and last 64 KiB."""
+    """What tells a file from others and from itself before a change. ``digest``: of its first and last 64 KiB; of a
+    folder only size and time count."""
 
     size: int
     mtime_ns: int
@@ -108,12 +110,15 @@ class FailedFiles:
 
 
 def _stat(path: Path) -> tuple[int, int] | None:
-    """Size and time of the last change of an ordinary file."""
+    """Size and time of the last change of an ordinary file, or of a model's folder."""
     try:
-        found = path.stat()
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or is_model_folder_at(path)):
+            return None
+        changed, size = stamp_of(path)
     except (OSError, ValueError):
         return None
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+    return size, changed
 
 
 def _mark(path: Path, found: tuple[int, int]) -> Mark:

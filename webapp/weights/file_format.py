@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 from webapp.errors import FileMissing, WeightsError
 from webapp.i18n import Text, system_reason
 from webapp.weights.ggml_header import read_ggmf, read_gguf
-from webapp.weights.pth_archive import read_pth, refuse_bare_pickle
+from webapp.weights.model_folder import is_model_folder_at, weight_files
+from webapp.weights.npy_state import read_npy
+from webapp.weights.pth_archive import read_legacy_pth, read_pth
 from webapp.weights.safetensors_header import read_safetensors
-from webapp.weights.tensor_info import FileContents
+from webapp.weights.tensor_info import MOST_TENSORS, FileContents, StoredTensor
 
 SMALLEST_FILE_BYTES = 10  # a safetensors file without tensors: 8 bytes of length and {}
 
@@ -24,7 +27,8 @@ READERS = {
     "safetensors": read_safetensors,
     "ggml-bin": read_ggmf,
     "gguf": read_gguf,
-    "pickle": refuse_bare_pickle,
+    "pickle": read_legacy_pth,
+    "npy": read_npy,
 }
 
 FORMAT_NAMES = {
@@ -32,6 +36,7 @@ FORMAT_NAMES = {
     "safetensors": "safetensors",
     "ggml-bin": Text("reason.weights.rwkv_cpp_model"),
     "gguf": "GGUF",
+    "npy": Text("reason.weights.numpy_array"),
 }
 
 # The first is the one to recommend. web-rwkv calls safetensors .st; state files of either format go by .state too.
@@ -40,11 +45,15 @@ EXTENSIONS = {
     "safetensors": (".safetensors", ".st", ".state"),
     "ggml-bin": (".bin",),
     "gguf": (".gguf",),
+    "npy": (".npy", ".state"),
 }
 
 
 def read_contents(path: Path, any_name: bool = False) -> FileContents:
-    """Table of contents of a file. ``any_name`` allows any extension (a download that is not renamed yet)."""
+    """Table of contents of a file, or of the files of a model's folder. ``any_name`` allows any extension (a download
+    that is not renamed yet)."""
+    if is_model_folder_at(path):
+        return _read_folder(path)
     check_readable(path)
     try:
         contents = READERS[sniff(path)](path)
@@ -53,6 +62,30 @@ def read_contents(path: Path, any_name: bool = False) -> FileContents:
     if not any_name:
         _check_extension(path, contents.format)
     return contents
+
+
+def _read_folder(folder: Path) -> FileContents:
+    """All its files as one, in the order of their names."""
+    try:
+        files = weight_files(folder)
+    except OSError as exc:
+        raise WeightsError("file_unreadable", path=str(folder), reason=system_reason(exc)) from exc
+    tensors: dict[str, StoredTensor] = {}
+    metadata: dict[str, str] = {}
+    contents = None
+    for number, file in enumerate(files):
+        contents = read_contents(file, any_name=True)
+        if contents.format not in ("safetensors", "pth"):
+            raise WeightsError(path=str(folder), reason=Text("reason.weights.part_holds_no_weights", name=file.name))
+        twice = next((name for name in contents.tensors if name in tensors), None)
+        if twice is not None:
+            raise WeightsError(path=str(folder), reason=Text("reason.weights.two_files_hold", name=twice))
+        tensors |= {name: replace(stored, file=number) for name, stored in contents.tensors.items()}
+        metadata |= {key: value for key, value in contents.metadata.items() if key != "_strategy"}
+        if len(tensors) > MOST_TENSORS:
+            raise WeightsError(path=str(folder), reason=Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
+    assert contents is not None  # an index names one file at least
+    return FileContents(contents.format, tensors, metadata, tuple(files), is_published_form=False)
 
 
 def check_readable(path: Path) -> None:
@@ -91,11 +124,13 @@ def sniff(path: Path) -> str:
         return "ggml-bin"
     if head.startswith(b"GGUF"):
         return "gguf"
-    if head[0] == 0x80 and head[1] in (2, 3, 4, 5):  # the PROTO opcode of a pickle
-        return "pickle"
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
     # An absurd length is left to the reader, which names it; 2**48 tells a length from text.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**48:
         return "safetensors"
+    if head[0] == 0x80 and head[1] in (2, 3, 4, 5):  # the PROTO opcode of a pickle, or a header of 640 bytes above
+        return "pickle"
     raise WeightsError("unknown_format", path=str(path))
 
 

@@ -25,6 +25,7 @@ from webapp.errors import FileReadingFailed, error_from_dict
 from webapp.i18n import Text, text_from_plain
 from webapp.weights.failed_files import FailedFiles
 from webapp.weights.inspection import Inspection
+from webapp.weights.model_folder import stamp_of
 from webapp.weights.state_sheet import StateSheet
 from webapp.weights.tensor_info import shared
 
@@ -256,7 +257,7 @@ def _size(paths: Sequence[str | Path]) -> int:
     found = 0
     for path in paths:
         with contextlib.suppress(OSError, ValueError):
-            found += os.stat(path).st_size
+            found += stamp_of(path)[1]
     return found
 
 

@@ -12,8 +12,18 @@ from typing import Any
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
 from webapp.i18n import Text
-from webapp.weights.architecture import STATE_NAME, Description, describe, dominant_dtype, parameter_count
+from webapp.weights.architecture import (
+    STATE_NAME,
+    WHOLE_MODEL,
+    Description,
+    describe,
+    dominant_dtype,
+    parameter_count,
+    without_adapters,
+)
 from webapp.weights.file_format import FORMAT_NAMES, read_contents
+from webapp.weights.model_folder import stamp_of
+from webapp.weights.spelling import in_official_spelling
 from webapp.weights.tensor_info import FileContents, TensorInfo, shared
 
 USED_TOKENS_KEY = "roost.used_token_bitmap"
@@ -23,12 +33,14 @@ BITMAP_BYTES = 65536 // 8
 
 @dataclass(frozen=True)
 class Inspection:
-    """One file. Sizes in bytes; ``dtype`` is the one most elements have.
+    """One file, or one folder. Sizes in bytes; ``dtype`` is the one most elements have.
 
-    ``format``: pth, safetensors, ggml-bin or gguf (no backend here runs the last two yet).
-    ``kind``: model, music, state, lora or unknown, and then ``reason`` says why.
+    ``format``: pth, safetensors, npy, ggml-bin or gguf (no backend here runs the last two yet).
+    ``kind``: model, music, state, lora or unknown; ``reason`` says why it is unknown, or what is unusual about it.
     ``config``: sizes, None unless kind is model or music (and for ggml-bin and gguf, whose tensors are not read).
-    ``naming``: official, or web-rwkv for a ``.st`` with that project's names and transposes.
+    ``naming``: official, or the name of the spelling its tensors are stored in (:mod:`.spelling`); ``tensors`` are
+    those of the official one, but for an unknown file.
+    ``adapter``: of a LoRA, which kind it is: lora, pissa-init, bone, or model (a whole model is beside it).
     ``converted_strategy``: the one strategy a file converted by the rwkv package can run, with that file's version.
     ``tokenizer``: a hint from the vocabulary's size: world, 20b, byte, abc, midi, midi-piano or custom.
     """
@@ -48,6 +60,8 @@ class Inspection:
     reason: Any  # Text | str, which msgspec has no type for
     metadata: dict[str, str]
     tensors: tuple[TensorInfo, ...]
+    adapter: str = ""
+    is_published_form: bool = True
 
     @property
     def trained_parameters(self) -> int:
@@ -58,10 +72,11 @@ class Inspection:
     @property
     def state_shape(self) -> tuple[int, int, int] | None:
         """``(n_layer, n_head, head_size)`` of a state file, by its first tensor; None for other files."""
-        if self.kind != "state" or len(self.tensors[0].shape) != 3:
+        shapes = [info.shape for info in self.tensors if STATE_NAME.fullmatch(info.name)]
+        if self.kind != "state" or len(shapes[0]) != 3:
             return None
-        n_head, head_size, _ = self.tensors[0].shape
-        return len(self.tensors), n_head, head_size
+        n_head, head_size, _ = shapes[0]
+        return len(shapes), n_head, head_size
 
     def to_dict(self, tensors: bool = True) -> dict[str, Any]:
         """Plain JSON; without the list of tensors if they are not wanted (a 7B model has over a thousand)."""
@@ -74,15 +89,21 @@ class Inspection:
         return out
 
 
-def inspect(path: str | Path, any_name: bool = False) -> Inspection:
+def inspect(path: str | Path, any_name: bool = False, without_adapter: bool = False) -> Inspection:
     """What ``path`` holds, without torch and without reading tensors; each way a file can be bad is its own error.
 
-    ``any_name`` lets a file have any extension (a download that is not renamed yet).
+    ``any_name`` lets a file have any extension (a download that is not renamed yet). ``without_adapter``: as if the
+    tensors of a LoRA that lie in a whole model were not there.
     """
-    contents = read_contents(Path(path), any_name)
+    raw = read_contents(Path(path), any_name)
+    contents = in_official_spelling(raw)
     infos = {name: stored.info for name, stored in contents.tensors.items()}
+    if without_adapter:
+        infos = without_adapters(infos)
     strategy = contents.metadata.get("_strategy") if contents.format == "pth" else None
     description = _describe(contents, infos, strategy is not None)
+    if description.kind == "unknown":  # shown as they are
+        infos = {name: stored.info for name, stored in raw.tensors.items()}
     return Inspection(
         path=str(path),
         format=contents.format,
@@ -90,15 +111,17 @@ def inspect(path: str | Path, any_name: bool = False) -> Inspection:
         config=description.config,
         parameters=parameter_count(infos.values()),
         dtype=dominant_dtype(infos.values()) or contents.metadata.get("data_type", ""),
-        size_bytes=Path(path).stat().st_size,
+        size_bytes=stamp_of(path)[1],
         has_time_state=any(STATE_NAME.fullmatch(name) for name in infos),
         converted_strategy=strategy,
         converted_version=contents.metadata.get("_version") if strategy is not None else None,
-        naming=description.naming,
+        naming=contents.spelling if description.kind != "unknown" else "official",
         tokenizer=description.tokenizer,
         reason=description.reason,
         metadata=dict(contents.metadata),
         tensors=tuple(map(shared, infos.values())),
+        adapter=description.adapter,
+        is_published_form=contents.is_published_form,
     )
 
 
@@ -116,13 +139,22 @@ def _describe(contents: FileContents, infos: dict[str, TensorInfo], is_converted
     return describe(infos, is_converted)
 
 
+ADAPTER_WAYS_OUT = {
+    "": "reason.weights.merge_it_into_the_model_it",
+    WHOLE_MODEL: "reason.weights.merge_or_drop_its_adapter",
+    "lora": "reason.weights.merge_it_into_the_model_it",
+    "bone": "reason.weights.merge_it_into_the_model_it",
+    "pissa-init": "reason.weights.merge_the_trained_file_with_it",
+}
+
+
 def require_model(inspection: Inspection) -> ModelConfig:
     """The sizes of a model that could be run; ``not_a_model``, with what to do instead, for any other file."""
     if inspection.config is not None:
         return inspection.config
     found, way_out = {
         "state": (Text("reason.weights.state_file"), Text("reason.weights.choose_a_model_then_load_this")),
-        "lora": (Text("reason.weights.lora"), Text("reason.weights.merge_it_into_the_model_it")),
+        "lora": (inspection.reason, Text(ADAPTER_WAYS_OUT[inspection.adapter])),
         "model": (FORMAT_NAMES[inspection.format], Text("reason.weights.load_the_pth_or_safetensors_file")),
     }.get(
         inspection.kind,

@@ -73,6 +73,10 @@ class Storage:
     dtype: str
     numel: int
 
+    @property
+    def nbytes(self) -> int:
+        return self.numel * ITEM_BYTES[self.dtype]
+
 
 @dataclass(frozen=True, slots=True)
 class PickledTensor:

@@ -1,20 +1,21 @@
-"""A .pth as torch writes it since version 1.6: a zip of ``data.pkl`` and one uncompressed member per storage.
+"""A .pth as torch writes it: since version 1.6 a zip of ``data.pkl`` and one uncompressed member per storage, before
+that pickles and storages one after the other.
 
-Read here without torch: the zip directory, the pickle and each member's local header, no tensor data.
+Read here without torch: the directory, the pickles and each storage's header, no tensor data.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from webapp.errors import WeightsError
 from webapp.i18n import Text
-from webapp.weights.pickle_reader import Inert, PickledTensor, read_pickle
+from webapp.weights.pickle_reader import Inert, PickledTensor, Storage, read_pickle
 from webapp.weights.tensor_info import (
     ITEM_BYTES,
     MOST_TENSORS,
@@ -81,6 +82,9 @@ class ZipDirectory:
             raise self._damaged(Text("reason.weights.member_has_bytes", name=member.name, found=member.size))
         self._file.seek(self.data_start(member))
         return self._file.read(member.size)
+
+    def read_if_there(self, name: str, limit_bytes: int) -> bytes:
+        return self.read(self.members[name], limit_bytes) if name in self.members else b""
 
     def check_apart(self) -> None:
         """That no two of the members asked for so far share a byte, as no program writes them."""
@@ -191,103 +195,156 @@ def read_pth(path: Path) -> FileContents:
     """Table of contents; raises ``file_truncated``, ``unsafe_pickle``, ``not_a_model``, ``unknown_format`` or
     WeightsError."""
     with path.open("rb", buffering=0) as file:  # 30 bytes of each member: a buffer would read 8 kB
-        return _Archive(path, file).contents()
+        zipped = ZipDirectory(path, file)
+        root = _find_root(path, zipped)
+        if zipped.read_if_there(root + "byteorder", MAX_PICKLE_BYTES) not in (b"", b"little"):
+            raise _damaged(path, Text("reason.weights.was_written_by_a_big_endian"))
+        found = read_pickle(path, zipped.read(zipped.members[root + "data.pkl"], MAX_PICKLE_BYTES))[0]
+
+        def start_of(name: str, storage: Storage) -> int:
+            member = zipped.members.get(f"{root}data/{storage.key}")
+            if member is None:
+                raise _cut_off(path, Text("reason.weights.data_of_are_missing", name=name))
+            if member.size < storage.nbytes:
+                told = {"name": name, "expected": storage.nbytes, "found": member.size}
+                raise _cut_off(path, Text("reason.weights.data_is_cut_off", **told))
+            return zipped.data_start(member)
+
+        contents = _contents(path, found, start_of)
+        zipped.check_apart()
+        return contents
 
 
-class _Archive:
-    def __init__(self, path: Path, file: FileIO) -> None:
-        self._path = path
-        self._file_bytes = path.stat().st_size
-        self._zip = ZipDirectory(path, file)
-        self._root = self._find_root()
+def read_legacy_pth(path: Path) -> FileContents:
+    """As torch wrote it before version 1.6 and on request still does: pickles of a magic number, a version, facts of
+    the machine, the content and the keys of its storages; then each storage's number of elements and its bytes."""
+    with path.open("rb") as file:
+        data = file.read(MAX_PICKLE_BYTES)
+        magic, position = read_pickle(path, data)
+        if magic != LEGACY_MAGIC:
+            raise _damaged(path, Text("reason.weights.pickle_without_tensors"))
+        parts = []
+        for _ in range(4):
+            part, position = read_pickle(path, data, position)
+            parts.append(part)
+        _version, machine, found, keys = parts
+        if type(machine) is dict and machine.get("little_endian") is False:
+            raise _damaged(path, Text("reason.weights.was_written_by_a_big_endian"))
+        if type(keys) is not list or len(keys) > MOST_TENSORS:
+            raise _damaged(path, Text("reason.weights.holds_no_table_of_tensors_by"))
+        storages = {tensor.storage.key: tensor.storage for tensor in _tensors_of(found).values() if _is_tensor(tensor)}
+        starts: dict[str, int] = {}
+        for key in keys:
+            file.seek(position)
+            size = file.read(8)
+            if len(size) < 8:
+                raise _cut_off(path, Text("reason.weights.ends_in_the_middle"))
+            count = int.from_bytes(size, "little")
+            storage = storages.get(key) if type(key) is str else None
+            if storage is None or count != storage.numel:
+                # What is not a tensor's own has a size nobody knows: nothing after it can be found.
+                raise _damaged(path, Text("reason.weights.holds_no_table_of_tensors_by"))
+            starts[key] = position + 8
+            position += 8 + storage.nbytes
+        if position > path.stat().st_size:
+            raise _cut_off(path, Text("reason.weights.ends_in_the_middle"))
 
-    def contents(self) -> FileContents:
-        data = self._read_small("data.pkl")
-        self._check_byte_order()
-        found = self._table(read_pickle(self._path, data)[0])
-        tensors = {name: value for name, value in _tensors_of(found).items() if isinstance(value, PickledTensor)}
-        if len(tensors) > MOST_TENSORS:
-            raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
-        stored = {name: self._stored(name, tensor) for name, tensor in tensors.items()}
-        self._zip.check_apart()
-        if sum(tensor.info.nbytes for tensor in stored.values()) > MOST_TIMES_STORED * self._file_bytes:
-            raise self._damaged(Text("reason.weights.data_is_shared_too_often"))
-        texts = ((name, value) for name, value in found.items() if isinstance(value, (str, int, float)))
-        return FileContents("pth", stored, kept_metadata(texts))
+        def start_of(name: str, storage: Storage) -> int:
+            if storage.key not in starts:
+                raise _cut_off(path, Text("reason.weights.data_of_are_missing", name=name))
+            return starts[storage.key]
 
-    def _find_root(self) -> str:
-        """The folder inside the zip: the name the file had when it was saved, or ``archive``."""
-        roots = [name[: -len("data.pkl")] for name in self._zip.members if name.endswith("/data.pkl")]
-        if len(roots) != 1:
-            raise WeightsError("unknown_format", path=str(self._path))
+        return replace(_contents(path, found, start_of), is_published_form=False)
+
+
+def _contents(path: Path, found: Any, start_of: Callable[[str, Storage], int]) -> FileContents:
+    """``start_of``: the byte of the file at which a storage begins, by a tensor that uses it."""
+    if isinstance(found, Inert):
+        raise WeightsError(
+            "not_a_model",
+            path=str(path),
+            found=Text("reason.weights.object_of_a_program", name=found.name),
+            way_out=Text("reason.weights.save_its_weights_alone_torch_save"),
+        )
+    table = _tensors_of(found)
+    tensors = {name: value for name, value in table.items() if _is_tensor(value)}
+    if type(found) is not dict and not tensors:
+        raise _damaged(path, Text("reason.weights.holds_no_table_of_tensors_by"))
+    for name, value in table.items():
+        if isinstance(value, Inert) and value.name.startswith(REBUILDS):
+            told = {"name": name, "kind": value.name[len(REBUILDS) :]}
+            raise _damaged(path, Text("reason.weights.unknown_tensor_kind", **told))
+    if len(tensors) > MOST_TENSORS:
+        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
+    stored = {name: _stored(path, name, tensor, start_of) for name, tensor in tensors.items()}
+    if sum(tensor.info.nbytes for tensor in stored.values()) > MOST_TIMES_STORED * path.stat().st_size:
+        raise _damaged(path, Text("reason.weights.data_is_shared_too_often"))
+    others = found.items() if type(found) is dict else ()
+    texts = ((name, value) for name, value in others if isinstance(value, (str, int, float)))
+    return FileContents("pth", stored, kept_metadata(texts), is_published_form=table is found)
+
+
+def _stored(path: Path, name: str, tensor: PickledTensor, start_of: Callable[[str, Storage], int]) -> StoredTensor:
+    problem = name_problem(name)
+    if problem:
+        raise _damaged(path, problem)
+    start = start_of(name, tensor.storage)
+    info = TensorInfo(name, tensor.shape, tensor.dtype)
+    offset = start + tensor.offset * ITEM_BYTES[tensor.dtype]
+    return StoredTensor(info, offset, tensor.strides, start + tensor.storage.nbytes)
+
+
+def _find_root(path: Path, zipped: ZipDirectory) -> str:
+    """The folder inside the zip: the name the file had when it was saved, or ``archive``."""
+    roots = [name[: -len("data.pkl")] for name in zipped.members if name.endswith("/data.pkl")]
+    if len(roots) == 1:
         return roots[0]
-
-    def _read_small(self, name: str) -> bytes:
-        return self._zip.read(self._zip.members[self._root + name], MAX_PICKLE_BYTES)
-
-    def _check_byte_order(self) -> None:
-        if self._root + "byteorder" in self._zip.members and self._read_small("byteorder") != b"little":
-            raise self._damaged(Text("reason.weights.was_written_by_a_big_endian"))
-
-    def _table(self, found: Any) -> Mapping[str, Any]:
-        if isinstance(found, Inert):
-            raise WeightsError(
-                "not_a_model",
-                path=str(self._path),
-                found=Text("reason.weights.object_of_a_program", name=found.name),
-                way_out=Text("reason.weights.save_its_weights_alone_torch_save"),
-            )
-        if type(found) is not dict:
-            raise self._damaged(Text("reason.weights.holds_no_table_of_tensors_by"))
-        for name, value in _tensors_of(found).items():
-            if isinstance(value, Inert) and value.name.startswith(REBUILDS):
-                told = {"name": name, "kind": value.name[len(REBUILDS) :]}
-                raise self._damaged(Text("reason.weights.unknown_tensor_kind", **told))
-        return found
-
-    def _stored(self, name: str, tensor: PickledTensor) -> StoredTensor:
-        problem = name_problem(name)
-        if problem:
-            raise self._damaged(problem)
-        needed_bytes = tensor.storage.numel * ITEM_BYTES[tensor.storage.dtype]
-        start = self._storage_start(name, tensor.storage.key, needed_bytes)
-        info = TensorInfo(name, tensor.shape, tensor.dtype)
-        offset = start + tensor.offset * ITEM_BYTES[tensor.dtype]
-        return StoredTensor(info, offset, tensor.strides, start + needed_bytes)
-
-    def _storage_start(self, name: str, key: str, needed_bytes: int) -> int:
-        member = self._zip.members.get(f"{self._root}data/{key}")
-        if member is None:
-            raise WeightsError(
-                "file_truncated", path=str(self._path), reason=Text("reason.weights.data_of_are_missing", name=name)
-            )
-        if member.size < needed_bytes:
-            told = {"name": name, "expected": needed_bytes, "found": member.size}
-            raise WeightsError(
-                "file_truncated",
-                path=str(self._path),
-                reason=Text("reason.weights.data_is_cut_off", **told),
-            )
-        return self._zip.data_start(member)
-
-    def _damaged(self, reason: Text | str) -> WeightsError:
-        return WeightsError(path=str(self._path), reason=reason)
+    inside = next((name for name in zipped.members if name.lower().endswith(PACKED)), None)
+    if inside is None:
+        raise WeightsError("unknown_format", path=str(path))
+    raise WeightsError(
+        "not_a_model",
+        path=str(path),
+        found=Text("reason.weights.archive_with_a_model_in_it", name=inside),
+        way_out=Text("reason.weights.unpack_it"),
+    )
 
 
-def _tensors_of(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The table itself, or the one table in it that holds tensors (trainers call it ``state_dict`` or ``model``)."""
-    if any(isinstance(value, PickledTensor) for value in found.values()):
-        return found
-    inner = [value for value in found.values() if type(value) is dict]
-    inner = [table for table in inner if any(isinstance(value, PickledTensor) for value in table.values())]
+PACKED = (".pth", ".pt", ".safetensors", ".st", ".gguf", ".bin")
+
+
+def _is_tensor(value: Any) -> bool:
+    return isinstance(value, PickledTensor)
+
+
+def _tensors_of(found: Any) -> Mapping[str, Any]:
+    """The table itself; the one table or list in it that holds tensors (trainers call it ``state_dict`` or ``model``,
+    and ``state``); or a list of tensors, named as the states they are."""
+    if type(found) in (list, tuple):
+        return _states_of(found)
+    if type(found) is not dict or any(map(_is_tensor, found.values())):
+        return found if type(found) is dict else {}
+    inner = [value for value in found.values() if type(value) is dict and any(map(_is_tensor, value.values()))]
+    inner = inner or [named for named in map(_states_of, found.values()) if named]
     return inner[0] if len(inner) == 1 else found
 
 
-def refuse_bare_pickle(path: Path) -> NoReturn:
-    """For a pickle that is not in a zip: ``unsafe_pickle`` when it wants to run code, else ``legacy_pth`` or
-    WeightsError."""
-    with path.open("rb") as file:
-        first, _ = read_pickle(path, file.read(MAX_PICKLE_BYTES))
-    if first != LEGACY_MAGIC:
-        raise WeightsError(path=str(path), reason=Text("reason.weights.pickle_without_tensors"))
-    raise WeightsError("legacy_pth", path=str(path))
+def _states_of(found: Any) -> dict[str, Any]:
+    """Of one tensor a layer, ``time_state``; of three, what the rwkv package keeps of RWKV-5 to 7 while it runs: what
+    the attention saw last, its matrices, and what the channel mix saw last. Empty for anything else."""
+    if type(found) not in (list, tuple) or not found or not all(map(_is_tensor, found)):
+        return {}
+    if all(len(tensor.shape) >= 3 for tensor in found):
+        return {f"blocks.{layer}.att.time_state": tensor for layer, tensor in enumerate(found)}
+    if len(found) % 3 or any(len(tensor.shape) != (3 if place % 3 == 1 else 1) for place, tensor in enumerate(found)):
+        return {}
+    names = ("att.x_prev", "att.time_state", "ffn.x_prev")
+    return {f"blocks.{place // 3}.{names[place % 3]}": tensor for place, tensor in enumerate(found)}
+
+
+def _cut_off(path: Path, reason: Text | str) -> WeightsError:
+    return WeightsError("file_truncated", path=str(path), reason=reason)
+
+
+def _damaged(path: Path, reason: Text | str) -> WeightsError:
+    return WeightsError(path=str(path), reason=reason)

@@ -160,9 +160,6 @@ def merged_state(path: str | Path) -> StateFile:
             raise mismatch(path, CONTENT, Text("states.mismatch.merged_model"), words)
         config = found.config
         layers = read_layers(path, checkpoint, (config.n_layer, config.n_head, config.head_size))
-    if found.naming == "web-rwkv":  # RWKV-Runner's convert_safetensors.py turns time_state, too
-        layers = np.ascontiguousarray(layers.swapaxes(-1, -2))
-        layers.flags.writeable = False
     return StateFile(path.stem, layers, state_digest(layers), Origin(str(config.major), "model"))
 
 

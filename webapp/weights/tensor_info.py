@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from webapp.i18n import Text
@@ -36,6 +37,8 @@ MOST_DIMENSIONS = 8
 MOST_NAME_CHARACTERS = 512
 MOST_VALUE_CHARACTERS = 1 << 16
 MOST_METADATA_CHARACTERS = 1 << 18
+ZEROS = -1
+"""In place of a file's number."""
 MOST_TIMES_STORED = 8
 """How often over the tensors of a .pth may use the bytes of the file: tied weights are stored once."""
 
@@ -75,13 +78,17 @@ def shared(info: TensorInfo) -> TensorInfo:
 class StoredTensor:
     """Where a tensor's elements are: the first one at byte ``offset`` of the file, ``strides`` counted in elements.
 
-    ``end`` is the byte after the run of elements it is a view of; none of its own lies beyond.
+    ``end`` is the byte after the run of elements it is a view of; none of its own lies beyond. ``file``: which of
+    several files; :data:`ZEROS` for a tensor of zeros that no file holds. ``is_turned``: a file of another spelling
+    has the transpose; a reader who computes with it wants a copy, row after row.
     """
 
     info: TensorInfo
     offset: int
     strides: tuple[int, ...]
     end: int
+    file: int = 0
+    is_turned: bool = False
 
     @property
     def is_contiguous(self) -> bool:
@@ -95,14 +102,24 @@ class StoredTensor:
         last = sum((size - 1) * stride for size, stride in zip(self.info.shape, self.strides, strict=True))
         return (last + 1) * ITEM_BYTES[self.info.dtype]
 
+    def viewed(self, name: str, shape: tuple[int, ...], strides: tuple[int, ...], turned: bool = False) -> StoredTensor:
+        """The same elements under another name, in another order."""
+        info = TensorInfo(name, shape, self.info.dtype)
+        return replace(self, info=info, strides=strides, is_turned=self.is_turned or turned)
+
 
 @dataclass(frozen=True)
 class FileContents:
-    """The table of contents of a file. ``metadata`` holds what is in it besides tensors, as text."""
+    """The table of contents of a model. ``metadata`` holds what is in it besides tensors, as text; ``files`` where its
+    tensors are, none for the one file that was read. ``spelling``: whose names and turns the file has;
+    ``is_published_form``: it is just as RWKV's author publishes them, and writing it as .pth would change nothing."""
 
     format: str
     tensors: Mapping[str, StoredTensor]
     metadata: Mapping[str, str]
+    files: tuple[Path, ...] = ()
+    spelling: str = "official"
+    is_published_form: bool = True
 
 
 def name_problem(name: str) -> Text | str:

@@ -13,6 +13,7 @@ import pytest
 from tests.errors import raises_code
 from tests.services.library.library_folder import can_link, good_bytes, torn_bytes, tree
 from tests.waiting import wait_until
+from tests.weights.spellings import official, write_folder
 from webapp.errors import FileMissing, ModelNotFound
 from webapp.manager.library import ModelLibrary
 from webapp.manager.status import ModelStatus
@@ -264,3 +265,22 @@ def test_the_list_has_another_number_after_every_action(files, manager):
         action()
         assert files.revision() not in seen
         seen.add(files.revision())
+
+
+def test_a_folder_is_deleted_brought_back_and_renamed_as_one(files, disk):
+    write_folder(disk / "models" / "hf", official("7"))
+    before = tree(disk)
+    trashed = files.delete("hf")
+    assert "hf" not in names(files) and trashed.size_bytes > 100_000
+    assert files.restore(trashed.id) == "hf" and tree(disk) == before
+    assert files.rename("hf", "rwkv7 g1.5") == "rwkv7 g1.5"
+    assert files.library.entry("rwkv7 g1.5").inspection.kind == "model"
+
+
+@pytest.mark.parametrize("mode", ["copy", "move", pytest.param("link", marks=can_link)])
+def test_a_folder_comes_in_as_one(files, disk, mode):
+    source = write_folder(disk / "away" / "hf", official("7"))
+    assert imported(files, source, mode).status == "done"
+    assert files.library.entry("hf").inspection.kind == "model"
+    assert source.exists() is (mode != "move")
+    assert (disk / "models" / "hf").is_symlink() is (mode == "link")

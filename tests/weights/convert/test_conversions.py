@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from tests.engine.driving import forward, load_backend
 from tests.errors import raises_code
@@ -65,23 +66,19 @@ def test_names_and_turns_are_those_of_web_rwkv(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "raw.pth", "6", dtype="float16", time_state=True)
     convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
     original = state_dict(tmp_path / "raw.pth")
-    with open_checkpoint(tmp_path / "model.st") as found:
-        assert torch.equal(found.tensor("blocks.0.att.time_first"), original["blocks.0.att.time_faaaa"])
-        for stored, official in (("time_mix_w1", "time_maa_w1"), ("time_mix_w2", "time_maa_w2")):
-            turned = original[f"blocks.1.att.{official}"].transpose(-1, -2)
-            assert torch.equal(found.tensor(f"blocks.1.att.{stored}"), turned)
-        for name in ("time_decay_w1", "time_decay_w2", "time_state"):
-            turned = original[f"blocks.1.att.{name}"].transpose(-1, -2)
-            assert torch.equal(found.tensor(f"blocks.1.att.{name}"), turned)
-        for name in ("att.key.weight", "ffn.value.weight"):
-            assert torch.equal(found.tensor(f"blocks.0.{name}"), original[f"blocks.0.{name}"])
-        assert not [name for name in found.names() if "maa" in name or "faaaa" in name]
-        assert {found.info(name).dtype for name in found.names()} == {"float16"}
+    found = load_file(tmp_path / "model.st")
+    assert torch.equal(found["blocks.0.att.time_first"], original["blocks.0.att.time_faaaa"])
+    for stored, official in (("time_mix_w1", "time_maa_w1"), ("time_mix_w2", "time_maa_w2")):
+        assert torch.equal(found[f"blocks.1.att.{stored}"], original[f"blocks.1.att.{official}"].transpose(-1, -2))
+    for name in ("time_decay_w1", "time_decay_w2", "time_state"):
+        assert torch.equal(found[f"blocks.1.att.{name}"], original[f"blocks.1.att.{name}"].transpose(-1, -2))
+    for name in ("att.key.weight", "ffn.value.weight"):
+        assert torch.equal(found[f"blocks.0.{name}"], original[f"blocks.0.{name}"])
+    assert not [name for name in found if "maa" in name or "faaaa" in name]
+    assert {tensor.dtype for tensor in found.values()} == {torch.float16}
 
 
 def test_the_reference_library_reads_what_was_written(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
     write_checkpoint(tmp_path / "raw.pth", "7")
     convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
     found, original = load_file(tmp_path / "model.st"), state_dict(tmp_path / "raw.pth")
@@ -373,17 +370,17 @@ def test_only_models_are_converted(tmp_path: Path) -> None:
 
 def test_a_result_that_reads_back_differently_gets_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that loses a byte, and a writer that mixes up two tensors of one shape."""
-    from webapp.weights.convert import conversion
+    from webapp.weights.convert import writers
 
     write_checkpoint(tmp_path / "raw.pth", "6")
-    honest = conversion.WRITERS["safetensors"]
+    honest = writers.WRITERS["safetensors"]
 
     def losing(file, plan, meter) -> None:
         honest(file, plan, meter)
         file.seek(-5000, 2)
         file.write(bytes(100))
 
-    monkeypatch.setitem(conversion.WRITERS, "safetensors", losing)
+    monkeypatch.setitem(writers.WRITERS, "safetensors", losing)
     with pytest.raises(ConversionError, match="reads differently"):
         convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
 
@@ -394,7 +391,7 @@ def test_a_result_that_reads_back_differently_gets_no_name(tmp_path: Path, monke
         object.__setattr__(key, "blocks", value.blocks)
         honest(file, plan, meter)
 
-    monkeypatch.setitem(conversion.WRITERS, "safetensors", mixing)
+    monkeypatch.setitem(writers.WRITERS, "safetensors", mixing)
     with pytest.raises(ConversionError, match=r"values of blocks\.0\.att\.key"):
         convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
     assert [path.name for path in tmp_path.iterdir()] == ["raw.pth"]

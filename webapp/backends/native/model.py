@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,7 @@ from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory, WeightsError
 from webapp.i18n import Text
-from webapp.weights.naming import open_official
-
-if TYPE_CHECKING:
-    from webapp.weights.checkpoint import Checkpoint
-    from webapp.weights.naming import OfficialNames
-
-    Source = Checkpoint | OfficialNames
+from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 
 FORMATS = {"f32": 0, "bf16": 1, "f16": 2, "q8": 3, "q6": 4, "q4": 5}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
@@ -128,7 +122,7 @@ class NativeModel:
         raises."""
         model = cls(config, layout)
         try:
-            with open_official(path) as source:
+            with open_checkpoint(path) as source:
                 _Loader(model, source, progress, layout.calibration).read()
         except BaseException:
             model.close()
@@ -307,7 +301,7 @@ class _Loader:
     def __init__(
         self,
         model: NativeModel,
-        source: Source,
+        source: Checkpoint,
         progress: ProgressCallback,
         calibration: Sequence[Sequence[int]] = (),
     ) -> None:

@@ -77,7 +77,7 @@ class ModelFiles:
         """In its own folder; the name it has now. ``file_name_unusable``, ``file_name_taken``, and as of
         :meth:`delete`."""
         path = self._changeable(name)
-        clean = safe_name(new_name, (path.suffix.lower(),))
+        clean = safe_name(new_name, ("",) if path.is_dir() else (path.suffix.lower(),))
         if clean == path.name:
             return self.library.name_of(path)
         target = path.with_name(clean)

@@ -28,14 +28,15 @@ RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 def safe_name(name: str, endings: tuple[str, ...] = MODEL_ENDINGS) -> str:
     """The last part of ``name``, without what some system does not allow in a file name.
 
-    Raises ``file_name_unusable`` when nothing is left, or it does not end as one of ``endings``.
+    Raises ``file_name_unusable`` when nothing is left, or it does not end as one of ``endings``; a folder may end as it
+    likes: ``("",)``.
     """
     last = unicodedata.normalize("NFC", name).replace("\\", "/").rpartition("/")[2]
     clean = FORBIDDEN.sub("_", last.encode("utf-8", "replace").decode()).strip(" .")
     clean = f"_{clean}" if RESERVED.fullmatch(clean) else clean
-    ending = next((ending for ending in endings if clean.lower().endswith(ending)), "")
-    stem = clean[: len(clean) - len(ending)].rstrip(" .")
-    if not ending or not stem.strip("_"):
+    ending = next((ending for ending in endings if clean.lower().endswith(ending)), None)
+    stem = clean[: len(clean) - len(ending or "")].rstrip(" .")
+    if ending is None or not stem.strip("_"):
         raise RoostError("file_name_unusable", name=name[:LONGEST_BYTES], endings=" ".join(endings))
     return _shortened(stem, LONGEST_BYTES - len(ending)) + clean[len(clean) - len(ending) :]
 
@@ -107,13 +108,14 @@ _placing = threading.Lock()
 
 
 def look_into(reader: FileReader, path: Path, name: str) -> Inspection:
-    """What a file that is to be called ``name`` holds; a WeightsError about ``name`` when it cannot be used."""
+    """What a file, or a model's folder, that is to be called ``name`` holds; a WeightsError about ``name`` when it
+    cannot be used."""
     try:
         found = reader.inspect(path, any_name=True)
     except WeightsError as exc:
         raise exc.with_params(path=name) from exc
     allowed = EXTENSIONS[found.format]
-    if Path(name).suffix.lower() not in allowed:
+    if Path(name).suffix.lower() not in allowed and not path.is_dir():
         raise WeightsError(
             "wrong_extension",
             path=name,
@@ -150,6 +152,7 @@ def write_all(file: FileIO, piece: bytes) -> None:
 
 
 def to_disk(part: Path) -> None:
-    """Past the system's buffers, so that a file never has its name before its bytes are safe."""
-    with writing(part.parent), part.open("rb+") as file:
-        os.fsync(file.fileno())
+    """Past the system's buffers, so that a file or folder never has its name before its bytes are safe."""
+    for path in part.iterdir() if part.is_dir() else (part,):
+        with writing(part.parent), path.open("rb+") as file:
+            os.fsync(file.fileno())

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from webapp.errors import FileMissing, RoostError
 from webapp.services.library.placing import writing
+from webapp.weights.model_folder import stamp_of
 
 TRASH = ".trash"
 ABOUT = "about.json"
@@ -98,6 +99,6 @@ class Trash:
 
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        return stamp_of(path)[1]
     except OSError as exc:
         raise FileMissing(path=path.name) from exc

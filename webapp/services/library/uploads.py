@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 import time
 import uuid
@@ -41,6 +42,7 @@ from webapp.services.library.placing import (
 )
 from webapp.weights.file_format import SMALLEST_FILE_BYTES, check_readable, sniff
 from webapp.weights.file_reader import FileReader
+from webapp.weights.model_folder import is_model_folder_at, stamp_of
 
 UPLOADS = ".uploads"
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
@@ -223,15 +225,17 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
     source = whole_path(source_path)
     if mode not in MODES:
         raise FileMissing(path=source_path)
-    check_readable(source)
+    is_folder = is_model_folder_at(source)
+    if not is_folder:
+        check_readable(source)
     source = Path(os.path.normpath(source))
     if library.folder_of(source) or library.folder_of(Path(os.path.realpath(source))):
         raise RoostError("library_error", name=source.name, reason=Text("reason.services.is_in_the_library_already"))
-    name = safe_name(source.name)
+    name = safe_name(source.name, ("",)) if is_folder else safe_name(source.name)
     models_dir = library.folders[0].path
     path = home_of(models_dir, name, look_into(library.reader, source, name))
     check_name_free(path)
-    size_bytes = source.stat().st_size
+    size_bytes = stamp_of(source)[1]
     details = {"name": name, "path": str(path), "mode": mode}
     if mode != "copy" and _at_once(_link if mode == "link" else _rename, source, path):
         return jobs.start(KIND, name, lambda running: None, details, total=size_bytes, status=DONE)
@@ -244,9 +248,9 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
             to_disk(part)
             take_place(part, path)
             if mode == "move":
-                source.unlink()
+                shutil.rmtree(source) if is_folder else source.unlink()
         finally:
-            part.unlink(missing_ok=True)
+            shutil.rmtree(part, ignore_errors=True) if part.is_dir() else part.unlink(missing_ok=True)
             with contextlib.suppress(OSError):
                 part.parent.rmdir()
             on_done()
@@ -268,18 +272,25 @@ def _at_once(action: Callable[[Path, Path], None], source: Path, path: Path) -> 
 
 
 def _copy(source_path: Path, part: Path, running: Running) -> None:
-    before = _stamp(source_path)
+    """Of a folder: the files in it, none of those in its folders."""
+    before = stamp_of(source_path)
     done = 0
     with writing(part.parent, before[1]):
         part.parent.mkdir(parents=True, exist_ok=True)
-        with source_path.open("rb") as source, part.open("xb", buffering=0) as target:
-            while piece := source.read(COPY_BYTES):
-                if running.wish:
-                    raise InterruptedError
-                write_all(target, piece)
-                done += len(piece)
-                running.report(done)
-    if _stamp(source_path) != before or done != before[1]:
+        pairs = [(source_path, part)]
+        if source_path.is_dir():
+            part.mkdir()
+            names = [path.name for path in source_path.iterdir() if path.is_file() and not path.name.startswith(".")]
+            pairs = [(source_path / name, part / name) for name in sorted(names)]
+        for one, other in pairs:
+            with one.open("rb") as source, other.open("xb", buffering=0) as target:
+                while piece := source.read(COPY_BYTES):
+                    if running.wish:
+                        raise InterruptedError
+                    write_all(target, piece)
+                    done += len(piece)
+                    running.report(done)
+    if stamp_of(source_path) != before or done != before[1]:
         raise RoostError("file_outdated", name=source_path.name)
     if running.wish:
         raise InterruptedError
@@ -288,7 +299,7 @@ def _copy(source_path: Path, part: Path, running: Running) -> None:
 def _link(source: Path, path: Path) -> None:
     """A symbolic link; where the system keeps those for administrators (Windows), a hard one."""
     try:
-        os.symlink(source, path)
+        os.symlink(source, path, target_is_directory=source.is_dir())
     except OSError as exc:
         if isinstance(exc, FileExistsError):
             raise
@@ -300,8 +311,3 @@ def _rename(source: Path, path: Path) -> None:
     os.rename(os.path.realpath(source), path)
     if source.is_symlink():
         source.unlink()
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_mtime_ns, found.st_size

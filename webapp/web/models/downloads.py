@@ -223,7 +223,7 @@ def _describe(page: PageContext, job: Job) -> Values:
     facts += [size_text(about["size_bytes"])]
     facts += [t("downloads.checked", digest=about["sha256"][:12]) if about["sha256"] else t("downloads.no_checksum")]
     url = url_for("models.downloads.use", job_id=job.id)
-    is_here = (page.manager.library.models_dir / about["model"]).is_file()
+    is_here = (page.manager.library.models_dir / about["model"]).exists()
     action = {"url": url, "label": t("downloads.use"), "icon": "power", "is_main": True}
     return {"facts": facts, "word": word, "actions": [action] if is_here else []}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +14,14 @@ import numpy as np
 
 from webapp.errors import ConversionError, RoostError
 from webapp.i18n import Text
-from webapp.weights.convert.lora import MergedSource
+from webapp.weights.checkpoint import open_checkpoint
+from webapp.weights.convert.adapter import MergedSource
 from webapp.weights.convert.plan import ConversionOptions, IsCancelled, Meter, Plan, ReportProgress, conversion_to
 from webapp.weights.convert.source import Source
-from webapp.weights.convert.writers import new_file, write_pth, write_safetensors
+from webapp.weights.convert.writers import new_container
 from webapp.weights.file_format import EXTENSIONS, read_contents
 from webapp.weights.inspection import inspect, require_model
-from webapp.weights.naming import open_official
+from webapp.weights.model_folder import stamp_of
 from webapp.weights.tensor_info import FileContents, TensorInfo
 
 if TYPE_CHECKING:
@@ -67,8 +69,10 @@ def _check_shapes(contents: FileContents, plan: Plan) -> None:
 
 
 def _check_bytes(path: Path, contents: FileContents, checksums: Mapping[str, int], meter: Meter) -> None:
-    with path.open("rb", buffering=0) as file:
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(one.open("rb", buffering=0)) for one in contents.files or (path,)]
         for name, stored in contents.tensors.items():
+            file = files[stored.file]
             file.seek(stored.offset)
             left = stored.info.nbytes
             while left:
@@ -86,7 +90,7 @@ def compare_samples(path: Path, source: Source) -> None:
     """Up to :data:`SAMPLES` values of each tensor, read as the loader will read them: names and turns are right."""
     changed = source.changed_names()
     rng = np.random.default_rng(0)
-    with open_official(path, any_name=True) as result, open_official(source.path) as original:
+    with open_checkpoint(path, any_name=True) as result, open_checkpoint(source.path) as original:
         if set(result.names()) != set(source.infos):
             raise _wrong(Text("reason.weights.tensors_have_other_names"))
         for name, info in source.infos.items():
@@ -122,9 +126,6 @@ def _wrong(reason: Text | str) -> ConversionError:
     return ConversionError(reason=Text("reason.weights.new_file_did_not_pass_its", reason=reason))
 
 
-WRITERS = {"safetensors": write_safetensors, "pth": write_pth}
-
-
 @dataclass(frozen=True)
 class Converted:
     """What came of it. ``written_bytes``: of its tensors."""
@@ -148,14 +149,14 @@ def convert(
     with open_source(source_path, target, options) as source:
         plan = conversion_to(target).make_plan()(source, options)
         _check_name(source, target_path, target, plan)
-        with new_file(target_path, plan.total_bytes, options.overwrite) as (file, path):
+        with new_container(target_path, plan, options.overwrite) as (write, path):
             meter = Meter("convert", plan.total_bytes, len(plan.tensors), report, is_cancelled)
-            WRITERS[plan.container](file, plan, meter)
-            file.flush()
+            write(meter)
+            source.check_effect()
             again = Meter("verify", plan.total_bytes, len(plan.tensors), report, is_cancelled)
             verify(path, source, plan, meter.checksums, again)
             again.check()
-    return Converted(target_path, target_path.stat().st_size, len(plan.tensors))
+    return Converted(target_path, stamp_of(target_path)[1], len(plan.tensors))
 
 
 def plan_for(source_path: str | Path, target: str, options: ConversionOptions) -> Plan:
@@ -166,9 +167,12 @@ def plan_for(source_path: str | Path, target: str, options: ConversionOptions) -
 
 @contextmanager
 def open_source(path: str | Path, target: str, options: ConversionOptions) -> Iterator[Source]:
-    """The model to read, with its LoRA merged where one is named."""
+    """The model to read, with its adapter merged where one is named."""
     formats_in = conversion_to(target, Path(path).name).formats_in
-    made = MergedSource(path, target, options.lora, options.lora_alpha) if options.lora else Source(path, target)
+    if options.lora:
+        made: Source = MergedSource(path, target, options.lora, options.lora_alpha, options.lora_init)
+    else:
+        made = Source(path, target, options.without_lora)
     with made as source:
         if source.inspection.format not in formats_in:
             way_out = Text("reason.weights.choose_a_file_in_one", formats=", ".join(formats_in))
@@ -180,8 +184,8 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
 
 
 def _check_name(source: Source, path: Path, target: str, plan: Plan) -> None:
-    endings = EXTENSIONS[plan.container]
-    if path.suffix.lower() not in endings:
+    endings = () if plan.container == "folder" else EXTENSIONS[plan.container]
+    if endings and path.suffix.lower() not in endings:
         reason: Text | str = Text("reason.weights.new_file_would_be_named", name=path.name)
         way_out: Text | str = Text("reason.weights.give_it_a_name_that_ends", ending=conversion_to(target).ending)
         raise ConversionError(

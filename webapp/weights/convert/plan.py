@@ -8,7 +8,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 from webapp.errors import ConversionError
@@ -25,13 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """``strategy``: the one a fast file is made for. ``lora``: a file merged in, ``lora_alpha`` the alpha of its
-    training (its effect is multiplied by alpha / rank)."""
+    """``strategy``: the one a fast file is made for. ``lora``: an adapter merged in, ``lora_alpha`` the alpha of its
+    training (its effect is multiplied by alpha / rank), ``lora_init`` the start of a PiSSA training. ``without_lora``:
+    a model that has an adapter's tensors beside its own is written without them."""
 
     strategy: str = ""
     lora: str = ""
     lora_alpha: float | None = None
     overwrite: bool = False
+    lora_init: str = ""
+    without_lora: bool = False
 
 
 REPORT_EVERY_S = 0.1
@@ -92,7 +95,7 @@ class Meter:
             self._send(self._progress)
 
 
-Container = Literal["safetensors", "pth"]
+Container = Literal["safetensors", "pth", "folder"]
 Blocks = Callable[[], Iterator["torch.Tensor"]]
 
 
@@ -111,11 +114,14 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """``marks`` go into the file beside the tensors (a safetensors header holds text only)."""
+    """``marks`` go into the file beside the tensors (a safetensors header holds text only). ``documents``: JSON files
+    of a folder, by name; ``copies``: files that come along into it as they are."""
 
     container: Container
     tensors: Sequence[PlannedTensor]
     marks: Mapping[str, str | int] = field(default_factory=dict)
+    documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    copies: Sequence[Path] = ()
 
     @property
     def total_bytes(self) -> int:
@@ -145,6 +151,7 @@ CONVERSIONS: dict[str, Conversion] = {
     for row in (
         Conversion("st", ("pth", "safetensors"), ".st", "webapp.weights.convert.targets:plan_st"),
         Conversion("pth", ("safetensors", "pth"), ".pth", "webapp.weights.convert.targets:plan_pth"),
+        Conversion("hf", ("pth", "safetensors"), "", "webapp.weights.convert.targets:plan_hf"),
         Conversion("fast", ("pth", "safetensors"), ".pth", "webapp.backends.rwkv_pip.layout:plan", True),
     )
 }
@@ -166,10 +173,18 @@ def conversion_to(target: str, path: str = "") -> Conversion:
         ) from None
 
 
+WEIGHT_ENDINGS = (".pth", ".pt", ".st", ".safetensors")
+
+
 def default_name(source_name: str, target: str, options: ConversionOptions) -> str:
-    """``World-1B6.pth`` becomes ``World-1B6.st``, ``World-1B6.cpu-bf16.fast.pth`` or ``World-1B6.merged.pth``."""
+    """``World-1B6.pth`` becomes ``World-1B6.st``, ``World-1B6.cpu-bf16.fast.pth`` or ``World-1B6.merged.pth``, and the
+    folder ``World-1B6-hf``."""
     conversion = conversion_to(target, source_name)
-    stem = PurePath(source_name).stem + (".merged" if options.lora else "")
+    name = PurePath(source_name)
+    stem = name.stem if name.suffix.lower() in WEIGHT_ENDINGS else name.name
+    stem += ".merged" if options.lora else ""
+    if target == "hf":
+        return f"{stem}-hf"
     if conversion.needs_strategy:
         words = re.sub(r"[^a-z0-9]+", "-", options.strategy.lower()).strip("-")
         stem += f".{words}.fast" if words else ".fast"

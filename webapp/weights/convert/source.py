@@ -6,16 +6,17 @@ The file is read, not mapped: pages of a map count as this process's memory, and
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import ConversionError
 from webapp.i18n import Text
-from webapp.weights.checkpoint import Checkpoint, open_checkpoint
+from webapp.weights.architecture import without_adapters
+from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.inspection import inspect, require_model
-from webapp.weights.naming import OfficialNames, is_web_rwkv
-from webapp.weights.tensor_info import ITEM_BYTES, StoredTensor, TensorInfo
+from webapp.weights.tensor_info import ITEM_BYTES, ZEROS, TensorInfo
 
 if TYPE_CHECKING:
     import torch
@@ -26,41 +27,31 @@ FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 class Source:
     """Use it in a ``with``. Raises what :func:`inspect` does, ``not_a_model``, ``conversion_refused`` for what is
-    converted."""
+    converted. ``without_adapter``: of a whole model that a LoRA's tensors lie beside, the model alone."""
 
-    def __init__(self, path: str | Path, target: str) -> None:
+    def __init__(self, path: str | Path, target: str, without_adapter: bool = False) -> None:
         self.path = Path(path)
-        self.inspection = inspect(self.path)
+        self.inspection = inspect(self.path, without_adapter=without_adapter)
         self.config: ModelConfig = require_model(self.inspection)
+        self.is_changed = without_adapter
+        """True where the tensors are not all of the file's, or not the same."""
         _check_is_raw(self, target)
         self._checkpoint = open_checkpoint(self.path)
-        raw = {name: self._checkpoint.info(name) for name in self._checkpoint.names()}
-        self._view: Checkpoint | OfficialNames = self._checkpoint
-        if is_web_rwkv(raw, self._checkpoint.metadata):
-            self._view = OfficialNames(self._checkpoint)
-        self.infos: dict[str, TensorInfo] = {name: self._view.info(name) for name in self._view.names()}
+        infos = {name: self._checkpoint.info(name) for name in self._checkpoint.names()}
+        self.infos: dict[str, TensorInfo] = without_adapters(infos) if without_adapter else infos
         _check_floats(self, target)
-        self._file = self.path.open("rb", buffering=0)
+        self._files = [path.open("rb", buffering=0) for path in self._checkpoint.paths]
 
     @property
     def architecture(self) -> str:
-        """As the official file has it; v5.1 in web-rwkv's spelling looks like 5.2 from outside."""
-        if isinstance(self._view, OfficialNames):
-            return self._view.metadata.get("roost.architecture", "") or self.config.architecture
         return self.config.architecture
-
-    @property
-    def is_web_rwkv(self) -> bool:
-        return isinstance(self._view, OfficialNames)
-
-    @property
-    def has_lora(self) -> bool:
-        """True where tensors differ from those of the file."""
-        return False
 
     def changed_names(self) -> set[str]:
         """Tensors that differ from those of the file."""
         return set()
+
+    def check_effect(self) -> None:
+        """``lora_mismatch`` when all was read and what should have changed it did not."""
 
     def blocks(self, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[torch.Tensor]:
         """Consecutive rows (of the first dimension); a vector comes whole. ConversionError on NaN and infinity."""
@@ -76,8 +67,9 @@ class Source:
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
     def close(self) -> None:
-        self._file.close()
-        self._view.close()
+        for file in self._files:
+            file.close()
+        self._checkpoint.close()
 
     def __enter__(self) -> Source:
         return self
@@ -86,9 +78,9 @@ class Source:
         self.close()
 
     def _raw_blocks(self, name: str, block_bytes: int) -> Iterator[torch.Tensor]:
-        stored = self._plainly_stored(name)
-        if stored is None:
-            yield self._view.tensor(name).contiguous().clone()
+        stored = self._checkpoint.stored(name)
+        if stored.file == ZEROS or not stored.is_contiguous or not stored.info.numel:
+            yield self._checkpoint.tensor(name).contiguous().clone()
             return
         import torch
 
@@ -99,28 +91,17 @@ class Source:
         dtype = getattr(torch, stored.info.dtype)
         for start in range(0, n_rows, step):
             count = min(step, n_rows - start)
-            data = self._read(stored.offset + start * row_bytes, count * row_bytes)
+            data = self._read(self._files[stored.file], stored.offset + start * row_bytes, count * row_bytes)
             block_shape = (count, *shape[1:]) if len(shape) > 1 else shape
             yield torch.frombuffer(data, dtype=dtype).view(block_shape)
 
-    def _plainly_stored(self, name: str) -> StoredTensor | None:
-        """Where a tensor's bytes lie if they lie row after row in the official orientation."""
-        stored_name = name
-        if isinstance(self._view, OfficialNames):
-            spelling = self._view.spelling(name)
-            if spelling.is_turned or spelling.is_repeated:
-                return None
-            stored_name = spelling.stored_name
-        stored = self._checkpoint.stored(stored_name)
-        return stored if stored.is_contiguous and stored.info.numel else None
-
-    def _read(self, offset: int, count: int) -> bytearray:
+    def _read(self, file: FileIO, offset: int, count: int) -> bytearray:
         data = bytearray(count)
         view = memoryview(data)
-        self._file.seek(offset)
+        file.seek(offset)
         done = 0
         while done < count:
-            read = self._file.readinto(view[done:])
+            read = file.readinto(view[done:])
             if not read:
                 reason = Text("reason.weights.ended_before_its_tensors_did_it", path=str(self.path))
                 raise ConversionError(reason=reason)

@@ -12,12 +12,15 @@ import shutil
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from webapp.errors import ConversionError
 from webapp.weights.convert.plan import Meter, Plan, PlannedTensor
+from webapp.weights.model_folder import INDEXES
 from webapp.weights.safetensors_header import DTYPES
 from webapp.weights.tensor_info import TensorInfo
 
@@ -34,25 +37,44 @@ def bytes_of(tensor: torch.Tensor) -> memoryview:
 
 
 ENDING = ".converting"
+LOCK = ".lock"
 SPARE_BYTES = 16 * 2**20  # headers, and a little left for everybody else
 
 
 @contextlib.contextmanager
-def new_file(target: Path, needed_bytes: int, overwrite: bool) -> Iterator[tuple[BinaryIO, Path]]:
-    """The open file and its path for now. Leaving without an exception puts it in place; with one removes it."""
+def new_container(target: Path, plan: Plan, overwrite: bool) -> Iterator[tuple[Callable[[Meter], None], Path]]:
+    """What writes it, and its path for now. Leaving without an exception puts it in place; with one removes it."""
     remove_abandoned(target.parent)
-    check_room(target, needed_bytes, overwrite)
+    check_room(target, plan.total_bytes, overwrite)
     path = target.with_name(f".{target.name}.{secrets.token_hex(4)}{ENDING}")
     try:
-        with path.open("xb+") as file:
-            _hold(file)
-            yield file, path
-            file.flush()
-            os.fsync(file.fileno())
+        if plan.container == "folder":
+            path.mkdir()
+            with (path / LOCK).open("xb") as lock:
+                _hold(lock)
+                yield partial(write_folder, path, plan), path
+            (path / LOCK).unlink()
+        else:
+            with path.open("xb+") as file:
+                _hold(file)
+                yield partial(_written, file, plan), path
+                os.fsync(file.fileno())
         _put_in_place(path, target, overwrite)
     except BaseException:
-        path.unlink(missing_ok=True)
+        _remove(path)
         raise
+
+
+def _written(file: BinaryIO, plan: Plan, meter: Meter) -> None:
+    WRITERS[plan.container](file, plan, meter)
+    file.flush()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_room(target: Path, needed_bytes: int, overwrite: bool) -> None:
@@ -75,16 +97,22 @@ def remove_abandoned(folder: Path) -> int:
     """Deletes what killed conversions left in ``folder``; those still running hold theirs. How many there were."""
     removed = 0
     for path in folder.glob(f".*{ENDING}"):
-        if path.is_file() and not _is_held(path):
+        if not _is_held(path / LOCK if path.is_dir() else path):
             with contextlib.suppress(OSError):  # Windows: open elsewhere; anywhere: not ours
-                path.unlink()
+                _remove(path)
                 removed += 1
     return removed
 
 
 def _put_in_place(path: Path, target: Path, overwrite: bool) -> None:
     check_target(target, overwrite)  # somebody may have made it while this one was written
-    os.replace(path, target)
+    if path.is_dir() and target.exists():  # no system replaces a folder that has something in it
+        old = target.with_name(f".{target.name}.{secrets.token_hex(4)}{ENDING}")
+        os.rename(target, old)
+        os.rename(path, target)
+        _remove(old)
+    else:
+        os.replace(path, target)
     with contextlib.suppress(OSError, AttributeError):  # Windows opens no folders
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -116,6 +144,37 @@ def _is_held(path: Path) -> bool:
 
 def _gigabytes(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+SHARD_BYTES = 5 * 10**9
+"""Of the files of a folder: what the hubs' programs cut at."""
+
+
+def write_folder(folder: Path, plan: Plan, meter: Meter) -> None:
+    """model.safetensors, or several with an index; then the documents."""
+    shards: list[list[PlannedTensor]] = [[]]
+    size = 0
+    for tensor in plan.tensors:
+        if shards[-1] and size + tensor.info.nbytes > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(tensor)
+        size += tensor.info.nbytes
+    weight_map: dict[str, str] = {}
+    for number, tensors in enumerate(shards, 1):
+        name = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        weight_map |= {tensor.info.name: name for tensor in tensors}
+        with (folder / name).open("xb") as file:
+            write_safetensors(file, replace(plan, tensors=tensors), meter)
+            file.flush()
+            os.fsync(file.fileno())
+    documents = dict(plan.documents)
+    if len(shards) > 1:
+        documents[INDEXES[0]] = {"metadata": {"total_size": plan.total_bytes}, "weight_map": weight_map}
+    for name, content in documents.items():
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    for path in plan.copies:
+        shutil.copyfile(path, folder / path.name)
 
 
 CODES = {dtype: code for code, dtype in DTYPES.items()}
@@ -246,3 +305,7 @@ class _Pickler(pickle.Pickler):
         import torch
 
         return ("storage", getattr(torch, STORAGE_NAMES[obj.info.dtype]), obj.key, "cpu", obj.info.numel)
+
+
+WRITERS = {"safetensors": write_safetensors, "pth": write_pth}
+"""Of the files a plan can ask for; a folder has several of the first."""

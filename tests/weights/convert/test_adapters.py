@@ -1,0 +1,203 @@
+"""Adapters merged into a model: what each kind computes, and every file whose merge would be wrong or empty."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.errors import raises_code
+from tests.weights.spellings import official
+from webapp.weights.checkpoint import inspect, open_checkpoint
+from webapp.weights.convert.conversion import convert
+from webapp.weights.convert.plan import ConversionOptions
+from webapp.weights.inspection import require_model
+
+KEY = "blocks.0.att.key"
+VALUE = "blocks.1.ffn.value"  # (128, 512)
+WIDTH, RANK = 128, 8
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> dict[str, torch.Tensor]:
+    tensors = official("7", torch.float32)
+    torch.save(tensors, tmp_path / "base.pth")
+    return tensors
+
+
+def pair(out: int = WIDTH, inner: int = WIDTH, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    make = torch.Generator().manual_seed(seed)
+    return torch.randn(RANK, inner, generator=make) * 0.1, torch.randn(out, RANK, generator=make) * 0.1
+
+
+def merged(folder: Path, source: str = "base.pth", **options: object) -> dict[str, torch.Tensor]:
+    given = ConversionOptions(overwrite=True, **options)  # type: ignore[arg-type]
+    convert(folder / source, folder / "merged.pth", "pth", given)
+    found: dict[str, torch.Tensor] = torch.load(folder / "merged.pth")
+    return found
+
+
+def assert_only(found: dict[str, torch.Tensor], model: dict[str, torch.Tensor], **changed: torch.Tensor) -> None:
+    wanted = {name.replace("__", "."): tensor for name, tensor in changed.items()}
+    assert set(found) == set(model)
+    for name, tensor in found.items():
+        assert torch.allclose(tensor, wanted.get(name, model[name]), atol=1e-6), name
+
+
+@pytest.mark.parametrize("extra", ["nothing", "its base", "every tensor"])
+def test_a_lora_whose_file_holds_the_base_too_is_merged(model: dict, extra: str, tmp_path: Path) -> None:
+    a, b = pair()
+    beside = {"nothing": {}, "its base": {f"{KEY}.weight": model[f"{KEY}.weight"].bfloat16()}, "every tensor": model}
+    torch.save({f"{KEY}.lora_A": a, f"{KEY}.lora_B": b, **beside[extra]}, tmp_path / "lora.pth")
+    found = merged(tmp_path, lora=str(tmp_path / "lora.pth"), lora_alpha=16)
+    change = model[f"{KEY}.weight"] + b @ a * 2
+    assert_only(found, model, **{f"{KEY}.weight": change})
+
+
+def test_a_base_of_another_model_is_refused(model: dict, tmp_path: Path) -> None:
+    a, b = pair()
+    torch.save({f"{KEY}.lora_A": a, f"{KEY}.lora_B": b, f"{KEY}.weight": -model[f"{KEY}.weight"]}, tmp_path / "l.pth")
+    with raises_code("lora_mismatch"):
+        merged(tmp_path, lora=str(tmp_path / "l.pth"), lora_alpha=16)
+    assert not (tmp_path / "merged.pth").exists()
+
+
+@pytest.mark.parametrize("form", ["zeros", "too small"])
+def test_a_merge_without_effect_is_refused(form: str, model: dict, tmp_path: Path) -> None:
+    a, b = pair()
+    torch.save({name: tensor.bfloat16() for name, tensor in model.items()}, tmp_path / "base.pth")
+    torch.save({f"{KEY}.lora_A": a, f"{KEY}.lora_B": b * (0 if form == "zeros" else 1e-12)}, tmp_path / "lora.pth")
+    with raises_code("lora_mismatch"):
+        merged(tmp_path, lora=str(tmp_path / "lora.pth"), lora_alpha=16)
+    assert not (tmp_path / "merged.pth").exists()
+
+
+def test_a_model_with_a_lora_left_in_it_is_named_and_both_ways_out_work(model: dict, tmp_path: Path) -> None:
+    a, b = pair()
+    torch.save(model | {f"{KEY}.lora_A": a, f"{KEY}.lora_B": b}, tmp_path / "both.pth")
+    found = inspect(tmp_path / "both.pth")
+    assert (found.kind, found.adapter, found.reason.key) == ("lora", "model", "reason.weights.model_and_adapter")
+    with raises_code("not_a_model") as caught:
+        require_model(found)
+    assert caught.value.params["way_out"].key == "reason.weights.merge_or_drop_its_adapter"
+    own = merged(tmp_path, "both.pth", lora=str(tmp_path / "both.pth"), lora_alpha=16)
+    assert_only(own, model, **{f"{KEY}.weight": model[f"{KEY}.weight"] + b @ a * 2})
+    assert_only(merged(tmp_path, "both.pth", without_lora=True), model)
+
+
+def test_peft_folders_bring_their_alpha(model: dict, tmp_path: Path) -> None:
+    a, b = pair()
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    stem = "base_model.model.rwkv.blocks.0.attention.key"
+    save_file({f"{stem}.lora_A.weight": a, f"{stem}.lora_B.weight": b}, folder / "adapter_model.safetensors")
+    for config, scale in (({"lora_alpha": 4}, 0.5), ({"lora_alpha": 4, "use_rslora": True}, 4 / RANK**0.5)):
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        for lora in (folder, folder / "adapter_model.safetensors"):
+            found = merged(tmp_path, lora=str(lora))
+            assert_only(found, model, **{f"{KEY}.weight": model[f"{KEY}.weight"] + b @ a * scale})
+    for config in ({"lora_alpha": 4, "use_dora": True}, {"lora_alpha": 4, "init_lora_weights": "pissa"}, {}):
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        with raises_code("conversion_refused"):
+            merged(tmp_path, lora=str(folder))
+
+
+def test_a_pissa_needs_the_file_it_began_with(model: dict, tmp_path: Path) -> None:
+    (a0, b0), (a, b) = pair(seed=1), pair()
+    torch.save({f"{KEY}.init_lora_A": a0, f"{KEY}.init_lora_B": b0}, tmp_path / "init.pth")
+    torch.save({f"{KEY}.lora_A": a, f"{KEY}.lora_B": b}, tmp_path / "trained.pth")
+    first = inspect(tmp_path / "init.pth")
+    assert (first.kind, first.adapter) == ("lora", "pissa-init")
+    with raises_code("lora_mismatch"):
+        merged(tmp_path, lora=str(tmp_path / "init.pth"), lora_alpha=1)
+    found = merged(tmp_path, lora=str(tmp_path / "trained.pth"), lora_init=str(tmp_path / "init.pth"))
+    assert_only(found, model, **{f"{KEY}.weight": model[f"{KEY}.weight"] - b0 @ a0 + b @ a})
+
+
+@pytest.mark.parametrize("ending", ["bone", "disha"])
+@pytest.mark.parametrize(("name", "rank"), [(KEY, 8), (VALUE, 8), (KEY, 48)])
+def test_disha_is_added_by_columns(ending: str, name: str, rank: int, model: dict, tmp_path: Path) -> None:
+    """As RWKV-PEFT's layer computes: the input's groups of ``rank`` are summed, then projected."""
+    disha = torch.randn(rank, WIDTH) * 0.1
+    torch.save({f"{name}.{ending}": disha}, tmp_path / "d.pth")
+    before = model[f"{name}.weight"]
+    found = merged(tmp_path, lora=str(tmp_path / "d.pth"))
+    x = torch.randn(3, before.shape[1])
+    padded = torch.nn.functional.pad(x, (0, -before.shape[1] % rank))
+    expected = x @ before.t() + padded.view(3, -1, rank).sum(1) @ disha
+    assert torch.allclose(x @ found[f"{name}.weight"].t(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [KEY, VALUE])
+def test_bone_multiplies_blocks(name: str, model: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As RWKV-PEFT's merge: every block of rank x rank of the matrix times its own, plus it."""
+    monkeypatch.setattr("webapp.weights.convert.source.BLOCK_BYTES", 4096)
+    before = model[f"{name}.weight"]
+    out, inner = before.shape
+    bone = torch.randn(inner // 16, 16, 16) * 0.05
+    torch.save({f"{name}.bone": bone}, tmp_path / "b.pth")
+    found = merged(tmp_path, lora=str(tmp_path / "b.pth"))
+    expected = before.clone()
+    for row in range(out // 16):
+        for column in range(inner // 16):
+            place = (slice(16 * row, 16 * row + 16), slice(16 * column, 16 * column + 16))
+            expected[place] += before[place] @ bone[column] + bone[column]
+    assert_only(found, model, **{f"{name}.weight": expected})
+
+
+@pytest.mark.parametrize("shape", [(8, 64), (200, 128), (4, 16, 16), (8, 16, 8)])
+def test_a_bone_of_another_size_is_refused(shape: tuple[int, ...], model: dict, tmp_path: Path) -> None:
+    torch.save({f"{KEY}.bone": torch.ones(shape)}, tmp_path / "b.pth")
+    with raises_code("lora_mismatch"):
+        merged(tmp_path, lora=str(tmp_path / "b.pth"))
+
+
+# The folder of Hugging Face
+
+
+@pytest.mark.parametrize("architecture", ["4", "5.1", "6", "7"])
+@pytest.mark.parametrize("shard_bytes", [10**9, 100_000])
+def test_to_a_folder_and_back_is_byte_equal(
+    architecture: str, shard_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.weights.convert.writers.SHARD_BYTES", shard_bytes)
+    tensors = official(architecture)
+    torch.save(tensors, tmp_path / "rwkv7-g1-0.1b-ctx8192.pth")
+    folder = tmp_path / "model"
+    done = convert(tmp_path / "rwkv7-g1-0.1b-ctx8192.pth", folder, "hf")
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["hidden_size"], config["num_hidden_layers"], config["context_length"]) == (128, 2, 8192)
+    assert (len(list(folder.glob("*.safetensors"))) > 1) is (shard_bytes == 100_000)
+    assert done.size_bytes == sum(path.stat().st_size for path in folder.iterdir())
+    found = inspect(folder)
+    assert (found.kind, found.naming) == ("model", "hf") and found.config.architecture == architecture
+    convert(folder, tmp_path / "back.pth", "pth")
+    back = torch.load(tmp_path / "back.pth")
+    assert list(back) == list(tensors)
+    for name, tensor in tensors.items():
+        assert torch.equal(back[name].view(torch.int16), tensor.view(torch.int16)), name
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.pth", "model", "rwkv7-g1-0.1b-ctx8192.pth"]
+
+
+def test_a_folder_in_the_way_stays_unless_told(tmp_path: Path) -> None:
+    torch.save(official("7"), tmp_path / "m.pth")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with raises_code("conversion_target_exists"):
+        convert(tmp_path / "m.pth", tmp_path / "out", "hf")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    convert(tmp_path / "m.pth", tmp_path / "out", "hf", ConversionOptions(overwrite=True))
+    assert inspect(tmp_path / "out").kind == "model"
+    with open_checkpoint(tmp_path / "out") as checkpoint:
+        assert checkpoint.spelling == "hf"
+
+
+def test_the_side_files_of_a_folder_come_along(tmp_path: Path) -> None:
+    torch.save(official("7"), tmp_path / "m.pth")
+    convert(tmp_path / "m.pth", tmp_path / "one", "hf")
+    (tmp_path / "one" / "chat_template.jinja").write_text("{{ messages }}")
+    convert(tmp_path / "one", tmp_path / "two", "hf")
+    assert (tmp_path / "two" / "chat_template.jinja").read_text() == "{{ messages }}"
