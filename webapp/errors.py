@@ -235,6 +235,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "trash_missing": 404,
         "file_outdated": 409,
         "job_not_found": 404,
+        "measurement_not_found": 404,
         "chat_error": 409,
         "turn_running": 409,
         "nothing_to_continue": 409,

@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 from typing import Any
 
-from webapp import __version__
 from webapp.cli import bench_tools
 from webapp.cli.kernels import make_ready
 from webapp.cli.options import add_model_options, settings_from
@@ -28,13 +26,7 @@ from webapp.services.bench.speed import (
     Plan,
     RoostContestant,
     Rounds,
-    compete,
-    default_threads,
-    document_of,
-    machine,
-    ratios,
-    read_bandwidth,
-    rss_mb,
+    bench_document,
 )
 
 ROOST, RWKV, LLAMA = "roost", "rwkv", "llama.cpp"
@@ -72,33 +64,7 @@ def run(args: argparse.Namespace) -> int:
     most = max(counts)
     ours = RoostContestant(ROOST, settings, most)
     others = [rival(name.strip(), args, most) for name in args.against.split(",") if name.strip()]
-    contestants: list[Contestant] = [ours, *others]
-    threads = settings.threads or default_threads()
-    try:
-        before = read_bandwidth(threads)
-        found = compete(contestants, plan, report_load)
-        bandwidth = [value for value in (before, read_bandwidth(threads)) if value]
-        model = ours.describe()
-        documents = {each.name: document_of(found[each.name], plan, each.memory()) for each in contestants}
-    finally:
-        for each in contestants:
-            each.close()
-    document = {
-        "roost": __version__,
-        "machine": machine(),
-        "model": model,
-        "engine_rss_mb": documents[ROOST]["memory"]["rss_mb"],
-        "engine_peak_mb": documents[ROOST]["memory"]["peak_mb"],
-        "host_rss_mb": rss_mb(os.getpid()),
-        "prompt_tokens": plan.prompt_tokens,
-        "tokens": plan.tokens,
-        "bandwidth": share_of_bandwidth(found[ROOST], model["bytes_a_token"], bandwidth, threads),
-        **documents[ROOST],
-        "against": [
-            {"name": each.name, **documents[each.name], "ratios": ratios(found[ROOST], found[each.name], plan)}
-            for each in others
-        ],
-    }
+    document = bench_document(ours, others, plan, report_load)
     for line in table(document):
         print(line, file=sys.stderr)
     print(json.dumps(document, ensure_ascii=False))
@@ -126,18 +92,6 @@ def read_counts(flag: str, text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def share_of_bandwidth(
-    rounds: Rounds, bytes_a_token: int | None, found: list[float], threads: int
-) -> dict[str, Any] | None:
-    """How much of what memory gives one answer alone reads. Above 1 where the weights stay in a cache."""
-    rates = rounds.rate("decode", 1)
-    if not found or not bytes_a_token or not rates:
-        return None
-    a_second = statistics.median(found)
-    share = round(statistics.median(rates) * bytes_a_token / a_second, 3)
-    return {"gb_per_s": round(a_second / 1e9, 1), "threads": threads, "share_of_one_answer": share}
-
-
 def report_load(what: str, contestant: Contestant, rounds: Rounds) -> None:
     if what == "loaded":
         print(t("cli.bench.loaded", name=contestant.name, seconds=f"{rounds.loaded['load_s']:.2f}"), file=sys.stderr)
@@ -150,7 +104,7 @@ def table(document: dict[str, Any]) -> list[str]:
     first = document["first_token"]
     lines = [t("cli.bench.first", cold=f"{first['cold_ms']:.0f}", warm=f"{first['warm_ms']:.0f}")]
     share = document["bandwidth"]
-    if share:
+    if share and share["share_of_one_answer"] is not None:
         per_cent = f"{100 * share['share_of_one_answer']:.0f}"
         lines.append(t("cli.bench.bandwidth", per_cent=per_cent, rate=share["gb_per_s"]))
     peaks = [f"{side.get('name', ROOST)} {side['memory']['peak_mb'] or '-'}" for side in sides]

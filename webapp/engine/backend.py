@@ -359,6 +359,10 @@ class Backend(ABC):
         when it cannot be done."""
         return
 
+    bandwidth_share: ClassVar[float | None] = None
+    """Of what main memory gives when it is read, the share that one answer of a model beyond the caches reads, where
+    that was measured and holds for all formats alike."""
+
     @classmethod
     def warm_up(cls) -> None:
         """In an engine process that has no model yet: brings in what a load takes whatever the model is, as far as it

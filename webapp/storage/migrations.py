@@ -157,6 +157,16 @@ _SESSIONS = (
     )""",
 )
 
+# Documents of the speed bench; ``machine`` tells what was measured elsewhere, should the folder move.
+_MEASUREMENTS = (
+    """CREATE TABLE measurements (
+        id TEXT PRIMARY KEY,
+        machine TEXT NOT NULL,
+        measured_at REAL NOT NULL,
+        body TEXT NOT NULL
+    )""",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -166,4 +176,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _ATTACHMENTS,
     _SERVER,
     _SESSIONS,
+    _MEASUREMENTS,
 )

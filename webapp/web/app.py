@@ -16,6 +16,7 @@ from webapp.errors import StorageError, as_roost_error
 from webapp.manager.manager import ModelManager
 from webapp.resources import resource_dir
 from webapp.services.access import OwnerProof
+from webapp.services.bench.measurements import Measurements
 from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.conversion import Conversions
@@ -28,7 +29,7 @@ from webapp.services.tools import McpServers
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions
-from webapp.web import conversion, docs, error_answers, jobs, sessions, status
+from webapp.web import conversion, docs, error_answers, jobs, measure, sessions, status
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat import socket as chat_socket
@@ -50,6 +51,7 @@ PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (jobs, "", ""),
     (states_routes, "nav.states", "layers"),
     (tools_routes, "nav.tools", "wrench"),
+    (measure, "nav.measure", "gauge"),
     (docs, "api.nav", "braces"),
     (status, "", ""),
     (sessions, "", ""),
@@ -107,7 +109,8 @@ def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None
     app.extensions.update(model_manager=manager, model_files=files, conversions=conversions, states=states)
     app.extensions.update(jobs=jobs, downloads=downloads)
     app.extensions.update(database=database, presets=presets, chat_turns=turns, mcp_servers=servers)
-    app.extensions.update(tool_bench=bench)
+    measurements = Measurements(manager, database, jobs, settings)
+    app.extensions.update(tool_bench=bench, measurements=measurements)
 
     def close() -> None:
         turns.close()

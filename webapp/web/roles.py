@@ -56,6 +56,8 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.LOCAL, "tools.bench", "do make import_"),
     **_rows(Role.GUEST, "tools.servers", "index new edit words"),
     **_rows(Role.OWNER, "tools.servers", "create save try_out connect switch set_tools delete do import_"),
+    **_rows(Role.GUEST, "measure", "index"),
+    **_rows(Role.LOCAL, "measure", "start delete"),
     **_rows(Role.GUEST, "docs", "index"),
     **_rows(Role.GUEST, "status", "show_strip show_menu"),
     **_rows(Role.LOCAL, "status", "load unload cancel"),

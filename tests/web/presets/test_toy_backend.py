@@ -3,7 +3,6 @@
 The class stands in this file and the row is added by the fixture; nothing else knows either.
 """
 
-import functools
 import json
 import re
 from html import unescape
@@ -117,7 +116,8 @@ def test_the_command_line_says_how_its_strategies_are_written(capsys, command):
 @pytest.fixture
 def bench(models, tmp_path, capsys, monkeypatch):
     """bench(strategy) -> (exit code, the document or None, what was said beside it); the engine runs in a thread."""
-    monkeypatch.setattr(speed, "ModelManager", functools.partial(ModelManager, start_engine=start_engine_in_thread))
+    in_thread = lambda settings, _, library: ModelManager(settings, start_engine_in_thread, library)  # noqa: E731
+    monkeypatch.setattr(speed, "ModelManager", in_thread)
 
     def run(strategy):
         where = ["--models", str(models), "--data", str(tmp_path), "-m", MODEL, "--strategy", strategy]

@@ -93,6 +93,7 @@ class NativeBackend(Backend):
     KINDS = (BackendKind("native", "preset_page.kind.native.label", "preset_page.kind.native.text", order=20),)
     max_slots = MAX_SLOTS
     prefill_tokens = PREFILL_TOKENS
+    bandwidth_share = 0.85
 
     def __init__(self, config: ModelConfig, model: NativeModel, draft_tokens: int = DRAFT_TOKENS) -> None:
         self.config = config

@@ -18,15 +18,16 @@ from typing import Any, Protocol
 
 import psutil
 
-from webapp.engine.backend import RAM, ModelSizes
-from webapp.engine.registry import resolve_strategy
+from webapp import __version__
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RequestError, RoostError
 from webapp.i18n import Text
+from webapp.manager.client import EngineStarter
+from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
-from webapp.manager.session import banned_token_ids
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import PromptModel, prepare, raw_prompt
+from webapp.services.strategy.speed import bytes_a_token
 from webapp.settings import Settings
 
 TEXT = "A heron stood on the line and watched the river go by. 一只苍鹭站在线上，看着河水流过。"
@@ -87,7 +88,8 @@ class Rounds:
 def compete(
     contestants: Sequence[Contestant], plan: Plan, report: Callable[[str, Contestant, Rounds], object]
 ) -> dict[str, Rounds]:
-    """By name. ``report`` hears ``loaded`` and ``round`` (after each round) for progress."""
+    """By name. ``report`` hears ``loaded``, ``measured`` (after each measurement) and ``round`` (after each round) for
+    progress; what it raises ends the bench."""
     found = {contestant.name: Rounds() for contestant in contestants}
     for contestant in contestants:
         rounds = found[contestant.name]
@@ -99,9 +101,15 @@ def compete(
         for kind, size in _measurements(plan):
             for contestant in order:
                 _measure(contestant, kind, size, plan, found[contestant.name])
+                report("measured", contestant, found[contestant.name])
         for contestant in contestants:
             report("round", contestant, found[contestant.name])
     return found
+
+
+def measurement_count(plan: Plan) -> int:
+    """How often ``measured`` is reported for each contestant."""
+    return plan.repeat * len(list(_measurements(plan)))
 
 
 def _measurements(plan: Plan) -> Iterator[tuple[str, int]]:
@@ -137,10 +145,19 @@ def _measure(contestant: Contestant, kind: str, size: int, plan: Plan, rounds: R
 class RoostContestant:
     """``settings`` choose model and strategy. Nothing is cached between prompts: a hit would not be reading."""
 
-    def __init__(self, name: str, settings: Settings, most_sequences: int = 1) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        most_sequences: int = 1,
+        library: ModelLibrary | None = None,
+        start_engine: EngineStarter | None = None,
+    ) -> None:
         self.name = name
         most = max(settings.max_sequences, most_sequences)
-        self.manager = ModelManager(replace(settings, state_cache_bytes=0, max_sequences=most, max_queue=most))
+        alone = replace(settings, state_cache_bytes=0, max_sequences=most, max_queue=most)
+        self.threads = settings.threads
+        self.manager = ModelManager(alone, start_engine, library)
 
     def load(self) -> dict[str, float]:
         started = time.monotonic()
@@ -170,20 +187,8 @@ class RoostContestant:
         status, info = self.manager.status(), self.manager.model_info()
         config = info.config.to_dict() if info.config else {}
         facts = {"parameters": info.parameters, "file_bytes": info.size_bytes, "dtype": info.dtype}
-        backend, options = resolve_strategy(status.strategy)
-        without = tuple(tensor for tensor in info.tensors if tensor.name != "emb.weight")
-        need = backend.footprint(ModelSizes(info.config, without, info.converted_strategy), options)
-        read = sum(need.weights.values()) + 2 * sum(need.state.values())
-        unused = banned_token_ids(None, info, info.config.vocab_size) if info.config else ()
-        # Nobody counts what a card reads, nor how much of the head stays unread where most tokens are never drawn.
-        is_known = set(need.weights) <= {RAM} and 2 * len(unused) < (info.config.vocab_size if info.config else 1)
-        return {
-            "name": status.model,
-            "strategy": status.strategy,
-            **config,
-            **facts,
-            "bytes_a_token": read if is_known else None,
-        }
+        read = bytes_a_token(info, status.strategy)
+        return {"name": status.model, "strategy": status.strategy, **config, **facts, "bytes_a_token": read}
 
     def _answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
         prompt = prompt_ids(self.manager, prompt_tokens)
@@ -220,6 +225,53 @@ def _stats_of(answer: Generation) -> Mapping[str, Any]:
 
 
 # ---------------------------------------------------------------- the document
+
+
+def bench_document(
+    ours: RoostContestant, others: Sequence[Contestant], plan: Plan, report: Callable[[str, Contestant, Rounds], object]
+) -> dict[str, Any]:
+    """Runs the whole bench, closes the contestants, and gives what was found as one JSON document."""
+    contestants: list[Contestant] = [ours, *others]
+    threads = ours.threads or default_threads()
+    try:
+        before = read_bandwidth(threads)
+        found = compete(contestants, plan, report)
+        bandwidth = [value for value in (before, read_bandwidth(threads)) if value]
+        model = ours.describe()
+        documents = {each.name: document_of(found[each.name], plan, each.memory()) for each in contestants}
+    finally:
+        for each in contestants:
+            each.close()
+    mine = documents[ours.name]
+    return {
+        "roost": __version__,
+        "machine": machine(),
+        "model": model,
+        "engine_rss_mb": mine["memory"]["rss_mb"],
+        "engine_peak_mb": mine["memory"]["peak_mb"],
+        "host_rss_mb": rss_mb(os.getpid()),
+        "prompt_tokens": plan.prompt_tokens,
+        "tokens": plan.tokens,
+        "bandwidth": share_of_bandwidth(found[ours.name], model["bytes_a_token"], bandwidth, threads),
+        **mine,
+        "against": [
+            {"name": each.name, **documents[each.name], "ratios": ratios(found[ours.name], found[each.name], plan)}
+            for each in others
+        ],
+    }
+
+
+def share_of_bandwidth(
+    rounds: Rounds, bytes_a_token: int | None, found: list[float], threads: int
+) -> dict[str, Any] | None:
+    """What memory gives, and how much of it one answer alone reads (None where that is not known). A share above 1 is
+    that of weights that stay in a cache."""
+    rates = rounds.rate("decode", 1)
+    if not found:
+        return None
+    a_second = statistics.median(found)
+    share = round(statistics.median(rates) * bytes_a_token / a_second, 3) if bytes_a_token and rates else None
+    return {"gb_per_s": round(a_second / 1e9, 1), "threads": threads, "share_of_one_answer": share}
 
 
 def document_of(rounds: Rounds, plan: Plan, memory: Mapping[str, float | None]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, say, sentences, 
 from webapp.i18n.locale_choice import LOCALE_COOKIE
 from webapp.manager.manager import ModelManager
 from webapp.manager.status import ModelStatus
+from webapp.services.bench.measurements import Measurements
 from webapp.services.strategy.hardware import Hardware, probe
 from webapp.settings import Settings
 from webapp.storage.tools import ToolStore
@@ -152,6 +153,11 @@ def parameters_text(found: Inspection, t: Callable[..., str]) -> str:
     return t("unit.parameters_trained" if found.trained_parameters < found.parameters else "unit.parameters", **words)
 
 
+def rate_text(value: float) -> str:
+    """Three figures say enough: 0.42, 8.3, 1,814."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def number_text(count: int) -> str:
     """191M, 1.53B: as models are named."""
     for limit, unit in ((999.5e6, "B"), (999.5e3, "M"), (999.5, "k")):
@@ -247,6 +253,17 @@ class PageContext:
     def engine_bytes(self) -> int:
         """What the model that is loaded now would give back first."""
         return self.manager.engine_memory_bytes()
+
+    def speed_here(self, found: Inspection | None, strategy: str) -> str:
+        """How fast one answer of that model would be on this machine, such as "31 tokens/s here (measured)"; "" while
+        nobody can tell."""
+        measurements: Measurements = self.service("measurements")
+        speed = measurements.speed(found, strategy) if found is not None else None
+        if speed is None:
+            return ""
+        if speed.is_measured:
+            return str(self.t("measure.here.measured", rate=rate_text(speed.tokens_per_s)))
+        return str(self.t("measure.here.estimated", rate=rate_text(float(f"{speed.tokens_per_s:.2g}"))))
 
     def explain(self, error: RoostError, name: str = "") -> tuple[str, str]:
         """(sentence, way out) in the reader's language; ``name`` replaces a path on this server's disk."""

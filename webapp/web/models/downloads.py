@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
 from webapp.manager.library import STATES
-from webapp.services.downloads.catalogue import FAMILIES, KnownModel, best, fitting, known_models
+from webapp.services.downloads.catalogue import FAMILIES, KnownModel, as_inspected, best, fitting, known_models
 from webapp.services.downloads.downloads import KIND, Downloads
 from webapp.services.downloads.hubs import AUTOMATIC, HubFile
 from webapp.services.jobs import DONE, Job
@@ -202,7 +202,10 @@ def _row(page: PageContext, model: KnownModel, is_here: bool, is_coming: bool, i
 def _fit_text(page: PageContext, model: KnownModel) -> str:
     found = fitting(model, page.hardware, page.engine_bytes)
     words = {"strategy": found.strategy, "needed": size_text(found.needed_bytes or model.size_bytes)}
-    return str(page.t("models.hint.runs" if found.is_fitting else "models.hint.too_large", **words))
+    if not found.is_fitting:
+        return str(page.t("models.hint.too_large", **words))
+    speed = page.speed_here(as_inspected(model), found.strategy)
+    return " · ".join(filter(None, [page.t("models.hint.runs", **words), speed]))
 
 
 def _names_here(page: PageContext) -> set[str]:

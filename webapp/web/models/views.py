@@ -27,7 +27,7 @@ from webapp.services.library.placing import free_bytes, size_text
 from webapp.services.library.uploads import KIND as IMPORT
 from webapp.services.library.uploads import MODES
 from webapp.services.strategy.choice import strategy_for
-from webapp.services.strategy.fit import CANNOT_RUN, FITS, Fit, estimate
+from webapp.services.strategy.fit import CANNOT_RUN, FITS, TIGHT, Fit, estimate
 from webapp.web.jobs import job_list, jobs_of
 from webapp.web.kit.page import Choice, PageContext, Toast, html_id, parameters_text
 from webapp.web.models.downloads import known_section
@@ -248,7 +248,8 @@ def fit_line(page: PageContext, found: Inspection, name: str, strategy: str = ""
             free=size_text(fit.free_bytes or 0),
             seats=f"{fit.seats_used:,}",
         )
-    return {"kind": FIT_KINDS[fit.verdict], "text": _with_way_out(page, fit, text)}
+    speed = page.speed_here(found, fit.strategy) if fit.verdict in (FITS, TIGHT) else ""
+    return {"kind": FIT_KINDS[fit.verdict], "text": _with_way_out(page, fit, text), "speed": speed}
 
 
 def _with_way_out(page: PageContext, fit: Fit, text: str) -> str:

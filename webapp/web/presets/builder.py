@@ -17,7 +17,7 @@ from webapp.i18n import say, sentences
 from webapp.services.library.placing import size_text
 from webapp.services.presets.fields import STRATEGY_CHARS
 from webapp.services.strategy.choice import StrategyCheck, recommend, validate
-from webapp.services.strategy.fit import CANNOT_RUN, DeviceFit, Fit, estimate
+from webapp.services.strategy.fit import CANNOT_RUN, FITS, TIGHT, DeviceFit, Fit, estimate
 from webapp.web.kit.page import Choice, PageContext
 from webapp.weights.inspection import Inspection
 
@@ -190,7 +190,8 @@ def _fit_note(page: PageContext, found: Inspection | None, strategy: str, check:
         state_cache_bytes=page.settings.state_cache_bytes,
         reclaimable_bytes=page.engine_bytes,
     )
-    detail = page.t("preset_page.fit.detail", state=size_text(fit.state_bytes_per_seat))
+    speed = page.speed_here(found, strategy) if fit.verdict in (FITS, TIGHT) else ""
+    detail = sentences(speed, page.t("preset_page.fit.detail", state=size_text(fit.state_bytes_per_seat)))
     others = [other for other in fit.alternatives if other.strategy != strategy]
     key = "preset_page.fit.switch"
     return {
