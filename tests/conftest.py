@@ -25,9 +25,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests in a browser and of processes wait a third of their time. Not more than
-    four, since many start processes of their own."""
-    return min(4, (os.cpu_count() or 1) + 1)
+    """Two more than there are cores: tests in a browser and of processes wait half of their time. Not more than four,
+    since many start processes of their own."""
+    return min(4, (os.cpu_count() or 1) + 2)
 
 
 def pytest_collection_finish() -> None:

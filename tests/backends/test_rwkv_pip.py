@@ -67,22 +67,24 @@ def test_fp16_halves_its_activations_every_six_layers(tmp_path: Path) -> None:
     assert max(found.chunks, found.single_tokens, found.continued) <= 0.05
 
 
-@pytest.mark.parametrize("architecture", ("6", "7"))
-def test_torchscript_computes_the_same(architecture: str, tmp_path: Path) -> None:
+def test_torchscript_computes_the_same(tmp_path: Path) -> None:
     """In a process of its own: torch decides at its import whether it compiles."""
     code = (
         "import sys, torch, numpy as np; from tests.engine.driving import forward, load_backend\n"
-        "backend = load_backend(sys.argv[1]); model = backend._model.model\n"
-        "assert ('_actual_script_module' in vars(model)) is (sys.argv[3] == '1')\n"
-        "np.save(sys.argv[2], forward(backend, [backend.new_slot()], [[1, 2, 3]]))"
+        "for model_path in sys.argv[2:]:\n"
+        "    backend = load_backend(model_path); model = backend._model.model\n"
+        "    assert ('_actual_script_module' in vars(model)) is (sys.argv[1] == '1')\n"
+        "    np.save(f'{model_path}.{sys.argv[1]}.npy', forward(backend, [backend.new_slot()], [[1, 2, 3]]))"
     )
-    write_checkpoint(tmp_path / "model.pth", architecture)
-    for switch in ("0", "1"):
-        arguments = [str(tmp_path / "model.pth"), str(tmp_path / f"{switch}.npy"), switch]
+    models = [str(tmp_path / f"{architecture}.pth") for architecture in "67"]
+    for path, architecture in zip(models, "67", strict=True):
+        write_checkpoint(path, architecture)
+    for switch in "01":
         environment = os.environ | {"RWKV_JIT_ON": switch, "PYTORCH_JIT": switch}
-        subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], env=environment, check=True)
-    plain, scripted = (np.load(tmp_path / f"{switch}.npy") for switch in "01")
-    assert np.abs(plain - scripted).max() <= 1e-4
+        subprocess.run([sys.executable, "-W", "ignore", "-c", code, switch, *models], env=environment, check=True)
+    for path in models:
+        plain, scripted = (np.load(f"{path}.{switch}.npy") for switch in "01")
+        assert np.abs(plain - scripted).max() <= 1e-4, path
 
 
 def test_a_prompt_longer_than_a_chunk_is_cut_inside(tmp_path: Path) -> None:
