@@ -35,13 +35,18 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(missing)
 
 
-@pytest.fixture(scope="package")
-def browser():
+def launched():
+    """A Chromium, until the generator goes on."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(scope="package")
+def browser():
+    yield from launched()
 
 
 @pytest.fixture(scope="package")

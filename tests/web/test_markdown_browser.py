@@ -1,12 +1,12 @@
 """Every hostile input on one page in a real browser, under our policy, with htmx looking for work: nothing happens."""
 
-import shutil
 import threading
 
 import pytest
 from flask import Flask
 
 from tests.browser.acting import until_true
+from tests.browser.conftest import CHROMIUM, launched
 from tests.web.hostile_markdown import HOSTILE
 from tests.web.owner import install_guard
 from webapp.resources import resource_dir
@@ -14,8 +14,6 @@ from webapp.settings import Settings
 from webapp.web.kit.markdown import render_markdown
 from webapp.web.serve import make_server
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 HTMX_CONFIG = '{"allowEval":false,"allowScriptTags":false,"includeIndicatorStyles":false,"selfRequestsOnly":true}'
 PAGE = f"""<!doctype html><meta charset="utf-8"><meta name="htmx-config" content='{HTMX_CONFIG}'>
 <script src="/pwn.js"></script><script src="/static/vendor/htmx.min.js"></script><body>"""
@@ -48,11 +46,7 @@ def make_app(render):
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
+    yield from launched()
 
 
 @pytest.fixture

@@ -119,8 +119,7 @@ class ModelManager:
         with self._choosing:
             before = self._supervisor.goal
             choice = before.choice if before else self._first_choice
-            given: dict[str, Any] = {"model": model, "strategy": strategy, "state": state, "options": options}
-            wanted = replace(choice, **{name: value for name, value in given.items() if value is not None})
+            wanted = choice.changed(model=model, strategy=strategy, state=state, options=options)
             may_drop_state = state is None and (before is not None or model is not None)
             loaded = self._supervisor.loaded_target
             self._supervisor.request_load(self._resolver.resolve(wanted, before, may_drop_state, loaded))
@@ -172,10 +171,10 @@ class ModelManager:
     ) -> None:
         """What the first request loads in place of the settings' choice; None keeps that. Loads and checks nothing, and
         changes nothing once something was chosen."""
-        given: dict[str, Any] = {"model": model, "strategy": strategy, "state": state, "options": options}
         with self._choosing:
-            kept = {name: value for name, value in given.items() if value is not None}
-            self._first_choice = replace(self._first_choice, **kept)
+            self._first_choice = self._first_choice.changed(
+                model=model, strategy=strategy, state=state, options=options
+            )
 
     def reload_reasons(
         self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None
@@ -186,8 +185,7 @@ class ModelManager:
         loaded = self._supervisor.loaded_target
         if loaded is None:
             return ()
-        given: dict[str, Any] = {"model": model, "strategy": strategy, "options": options}
-        wanted = replace(loaded.choice, **{name: value for name, value in given.items() if value is not None})
+        wanted = loaded.choice.changed(model=model, strategy=strategy, options=options)
         return self._resolver.resolve(replace(wanted, state=""), loaded=loaded).reload_differences(loaded)
 
     def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:

@@ -114,6 +114,10 @@ class Choice:
     state: str = ""
     options: EngineOptions = field(default_factory=EngineOptions)
 
+    def changed(self, **given: Any) -> Choice:
+        """None keeps what is chosen."""
+        return replace(self, **{name: value for name, value in given.items() if value is not None})
+
 
 @dataclass(frozen=True)
 class Target:

@@ -77,6 +77,12 @@ class Conversions:
         self._jobs = jobs
         self._lock = threading.Lock()
 
+    def strategies(self) -> tuple[str, ...]:
+        """Those a file of the target "fast" is usually made for."""
+        from webapp.backends.rwkv_pip.strategy import FAST_FILE_STRATEGIES
+
+        return FAST_FILE_STRATEGIES
+
     def check(self, request: ConversionRequest) -> ConversionPlan:
         """What it would write and where; a file in the way is only named. Reads headers only.
 

@@ -59,7 +59,7 @@ def json_rule(name: str, schema: Mapping[str, Any] | bool, is_lenient: bool = Fa
 
 def check_schema(schema: object) -> None:
     """Bounds on enum values and nesting; what JSON Schema itself means is llguidance's to judge."""
-    for depth, node in _nodes(schema):
+    for depth, node in schema_nodes(schema):
         if depth > MAX_DEPTH:
             raise GrammarInvalid(reason=Text("reason.structured.schema_is_nested_more_than_levels", limit=MAX_DEPTH))
         values = node.get("enum")
@@ -143,7 +143,7 @@ def _slashes_escaped(pattern: str) -> str:
     return "".join(escaped)
 
 
-def _nodes(schema: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def schema_nodes(schema: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Every object inside, with its depth; without recursion, so that depth itself cannot hurt."""
     waiting = [(0, schema)]
     while waiting:

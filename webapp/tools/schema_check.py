@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from webapp.errors import ToolInvalid
 from webapp.i18n import Text
+from webapp.structured.grammar import schema_nodes
 
 MAX_SCHEMA_CHARS = 100_000
 MAX_DEPTH = 32
@@ -100,7 +101,7 @@ def argument_problems(
 
 
 def _check_size(schema: Mapping[str, Any]) -> None:
-    for number, (depth, node) in enumerate(_nodes(schema)):
+    for number, (depth, node) in enumerate(schema_nodes(schema)):
         if number >= MAX_NODES:
             raise ToolInvalid(field="parameters", reason=Text("reason.tools.too_many_parts", limit=MAX_NODES))
         if depth > MAX_DEPTH:
@@ -120,19 +121,8 @@ def _check_size(schema: Mapping[str, Any]) -> None:
         raise ToolInvalid(field="parameters", reason=told)
 
 
-def _nodes(schema: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    waiting = [(0, schema)]
-    while waiting:
-        depth, node = waiting.pop()
-        if isinstance(node, Mapping):
-            yield depth, node
-            waiting += [(depth + 1, value) for value in node.values()]
-        elif isinstance(node, list):
-            waiting += [(depth + 1, value) for value in node]
-
-
 def _references(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for _, node in _nodes(schema):
+    for _, node in schema_nodes(schema):
         for key in ("$ref", "$dynamicRef"):
             if isinstance(node.get(key), str):
                 yield key, node[key]

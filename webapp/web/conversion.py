@@ -25,7 +25,6 @@ from webapp.web.kit.page import Choice, PageContext, current_page, render_page, 
 from webapp.weights.convert.plan import CONVERSIONS
 
 Values = dict[str, Any]
-STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp32i8", "cuda fp16", "cuda fp16i8", "cuda fp16i8 *20 -> cpu fp32")
 FIELDS = ("model", "strategy", "name", "lora", "lora_alpha")
 NAME_CHARS = 1000
 
@@ -33,6 +32,10 @@ NAME_CHARS = 1000
 def conversions_of(page: PageContext) -> Conversions:
     found: Conversions = page.service("conversions")
     return found
+
+
+def usual_strategy(page: PageContext) -> str:
+    return conversions_of(page).strategies()[1]
 
 
 def read_request(page: PageContext, form: Mapping[str, str]) -> ConversionRequest:
@@ -43,7 +46,7 @@ def read_request(page: PageContext, form: Mapping[str, str]) -> ConversionReques
         model=text["model"] or (models[0] if models else ""),
         target=target,
         name=text["name"],
-        strategy=text["strategy"] or STRATEGIES[1] if target == "fast" else "",
+        strategy=text["strategy"] or usual_strategy(page) if target == "fast" else "",
         lora=text["lora"],
         lora_alpha=_alpha(text["lora_alpha"], text["lora"]) if text["lora"] else None,
         overwrite=bool(text["overwrite"]),
@@ -94,7 +97,7 @@ def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostEr
         title, text = page.explain(without_folders(refusal))
         plan |= {"kind": "bad", "title": title, "text": text}
     given["model"] = given["model"] if given["model"] in models else ""
-    given["strategy"] = given["strategy"] or STRATEGIES[1]
+    given["strategy"] = given["strategy"] or usual_strategy(page)
     return {
         "page_title": t("conversion.title"),
         "commands_url": url_for("conversion.index"),
@@ -105,7 +108,7 @@ def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostEr
             {"value": name, "label": t(f"conversion.target.{name}.label"), "text": t(f"conversion.target.{name}.text")}
             for name in CONVERSIONS
         ],
-        "strategies": STRATEGIES,
+        "strategies": conversions_of(page).strategies(),
         "target": given["target"] if given["target"] in CONVERSIONS else "st",
         "overwrite": bool(form.get("overwrite")),
         "has_lora": bool(loras),

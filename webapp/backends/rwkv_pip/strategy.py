@@ -20,6 +20,8 @@ from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.i18n import Text
 
+FAST_FILE_STRATEGIES = ("cpu fp32", "cpu bf16", "cpu fp32i8", "cuda fp16", "cuda fp16i8", "cuda fp16i8 *20 -> cpu fp32")
+"""What people convert a file for. Any other may be written as well."""
 MAX_LENGTH = 500
 """Characters: some thirty parts."""
 PART = re.compile(
