@@ -1,4 +1,4 @@
-"""`roost kernels`: the native engine's library on this machine, and compiling it."""
+"""`roost kernels`: the native engine's library on this machine, compiling it, and the fast files it keeps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", help=t("cli.kernels.actions"))
     actions.add_parser("list", help=t("cli.kernels.list"))
     actions.add_parser("build", help=t("cli.kernels.build"))
+    actions.add_parser("clear", help=t("cli.kernels.clear"))
     return parser
 
 
@@ -28,11 +29,15 @@ def run(args: argparse.Namespace) -> int:
     """BackendUnavailable when nothing can be built."""
     if args.action == "build":
         build(sys.stdout)
+    if args.action == "clear":
+        print(t("cli.kernels.cleared", bytes=f"{native.clear_fast_files():,}"))
+        return 0
     found = native.kernels()
     rows = [
         ("library", found.path or t("cli.kernels.none")),
         ("isa", found.isa),
         ("compiler", found.compiler or t("cli.kernels.none")),
+        ("fast_files", t("cli.kernels.kept", **kept) if (kept := native.fast_files()) else ""),
     ]
     for key, value in rows:
         if value:

@@ -89,6 +89,13 @@ class NativeBackend(Backend):
         _choice("isa", ("auto", *library.ISAS)),
         BackendOption("threads", "whole", 0, low=0, high=256),
         _number("draft", DRAFT_TOKENS, 63),
+        BackendOption(
+            "fast_file",
+            "switch",
+            False,
+            label="backend.native.fast_file.label",
+            help="backend.native.fast_file.help",
+        ),
     )
     KINDS = (BackendKind("native", "preset_page.kind.native.label", "preset_page.kind.native.text", order=20),)
     max_slots = MAX_SLOTS
@@ -311,6 +318,7 @@ def _layout(config: ModelConfig, options: Options) -> Layout:
         max_slots=MAX_SLOTS + 1,
         max_columns=MAX_COLUMNS,
         calibration=calibration.token_ids(config) if _is_fitted(formats, options) else (),
+        has_fast_file=bool(options["fast_file"]),
     )
 
 

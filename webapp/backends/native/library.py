@@ -96,6 +96,12 @@ class Config(ctypes.Structure):
     ]
 
 
+class Part(ctypes.Structure):
+    """src/engine.h: Engine::Part."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_int64), ("offset", ctypes.c_int64)]
+
+
 class SamplingJob(ctypes.Structure):
     """src/sampler.h: SamplingJob."""
 
@@ -133,6 +139,8 @@ def _declare(library: ctypes.CDLL) -> None:
         "calibrate": (number, [handle, number]),
         "set_vector": (number, [handle, number, number, pointer, number]),
         "set_initial_state": (number, [handle, pointer]),
+        "parts": (number, [handle, pointer, number, pointer, number, pointer]),
+        "adopt": (number, [handle, pointer, wide]),
         "ready": (number, [handle]),
         "new_slot": (number, [handle]),
         "free_slot": (number, [handle, number]),

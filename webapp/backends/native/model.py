@@ -7,12 +7,13 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.native import library
+from webapp.backends.native import fast_file, library
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory, WeightsError
@@ -82,6 +83,8 @@ class Layout:
     max_columns: int = 128
     calibration: tuple[tuple[int, ...], ...] = ()
     """Token ids on which scales are fitted, in pieces of at most ``max_columns``; without any they are plain."""
+    has_fast_file: bool = False
+    """Whether its packed weights are kept on disk for the next load (:mod:`.fast_file`)."""
 
 
 class NativeModel:
@@ -91,6 +94,7 @@ class NativeModel:
         self.config = config
         self._library = library.load()
         self._handle = ctypes.c_void_p()
+        self._mapped: NDArray[np.uint8] | None = None
         given = library.Config(
             architecture=int(float(config.architecture) * 10),
             layers=config.n_layer,
@@ -120,20 +124,51 @@ class NativeModel:
     def load(cls, path: str, config: ModelConfig, layout: Layout, progress: ProgressCallback) -> NativeModel:
         """Raises WeightsError for a tensor that is missing, of another shape, or not finite; and what ``progress``
         raises."""
+        kept = fast_file.place(Path(path), layout) if layout.has_fast_file else None
+        found = cls._from_fast_file(kept, config, layout) if kept is not None else None
+        if found is not None:
+            progress(LoadProgress(found.arena_bytes, found.arena_bytes, 1, 1))
+            return found
         model = cls(config, layout)
         try:
             with open_checkpoint(path) as source:
                 _Loader(model, source, progress, layout.calibration).read()
+            if kept is not None:
+                model._write_fast_file(kept)
         except BaseException:
             model.close()
             raise
         return model
+
+    @classmethod
+    def _from_fast_file(cls, path: Path, config: ModelConfig, layout: Layout) -> NativeModel | None:
+        """None where there is none, or one the library does not take."""
+        mapped = fast_file.opened(path)
+        if mapped is None:
+            return None
+        model = cls(config, layout)
+        memory = np.frombuffer(mapped, np.uint8)
+        model._mapped = memory
+        lib = model._library
+        if lib.roost_adopt(model._open, memory.ctypes.data, memory.size) == 0 and lib.roost_ready(model._open) == 0:
+            return model
+        model.close()
+        return None
+
+    def _write_fast_file(self, path: Path) -> None:
+        counts = (ctypes.c_int32 * 2)()
+        self._check(self._library.roost_parts(self._open, None, 0, None, 0, counts))
+        directory, parts = (ctypes.c_int64 * counts[0])(), (library.Part * counts[1])()
+        self._check(self._library.roost_parts(self._open, directory, counts[0], parts, counts[1], counts))
+        pieces = [(part.data, part.bytes, part.offset) for part in parts]
+        fast_file.write(path, bytes(directory), pieces, directory[3])
 
     def close(self) -> None:
         """May be called again."""
         if self._handle:
             self._library.roost_free(self._handle)
             self._handle = ctypes.c_void_p()
+            self._mapped = None
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):

@@ -105,6 +105,23 @@ API int32_t roost_set_vector(Handle* h, int32_t layer, int32_t role, const float
 API int32_t roost_set_initial_state(Handle* h, const float* matrices) {
     return guarded([&] { return h->engine.set_initial_state(matrices); });
 }
+// How many words the directory has and how many parts there are; fills as much of both as there is room for.
+API int32_t roost_parts(Handle* h, int64_t* directory, int32_t words, Engine::Part* parts, int32_t count, int32_t* found) {
+    if (!h->is_ready) return INCOMPLETE;
+    return guarded([&] {
+        std::vector<int64_t> all;
+        std::vector<Engine::Part> pieces;
+        h->engine.parts(all, pieces);
+        found[0] = (int32_t)all.size(), found[1] = (int32_t)pieces.size();
+        if ((int32_t)all.size() <= words) std::copy(all.begin(), all.end(), directory);
+        if ((int32_t)pieces.size() <= count) std::copy(pieces.begin(), pieces.end(), parts);
+        return (int)OK;
+    });
+}
+API int32_t roost_adopt(Handle* h, const void* memory, int64_t bytes) {
+    if (h->is_ready) return BAD_ARGUMENT;
+    return guarded([&] { return h->engine.adopt((const uint8_t*)memory, bytes); });
+}
 API int32_t roost_ready(Handle* h) {
     return guarded([&] {
         const int status = h->engine.ready();

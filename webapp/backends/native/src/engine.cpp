@@ -160,7 +160,7 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
         if ((wanted_rows && rows != wanted_rows) || (wanted_inputs && inputs != wanted_inputs)) return BAD_ARGUMENT;
         if (first_row != 0 || total_rows != rows || rows > 1 << 20 || inputs > 1 << 20) return BAD_ARGUMENT;
     }
-    const bool per_channel = layer >= 0 && (role <= VALUE || role == GATE || (role >= DECAY_UP && role <= GATE_UP));
+    const bool per_channel = layer >= 0 && is_per_channel(role);
     const bool from_channels = layer >= 0 && role == OUTPUT;
     Matrix& matrix = layer < 0 ? head_matrix_ : layers_[(size_t)layer].matrix[role];
     if (first_row == 0) {
@@ -173,9 +173,7 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
         if (is_trial) {
         } else if (layer >= 0 && role == FFN_VALUE && (format == Q8 || format == Q4)) {
             matrix.make_wide(pool_.size());
-            for (Scratch& scratch : scratch_)
-                if (scratch.block.size() < (size_t)PANEL * matrix.block_tiles * TILE_ROWS)
-                    scratch.block.assign((size_t)PANEL * matrix.block_tiles * TILE_ROWS);
+            reserve_block(matrix);
         }
         if (is_trial) {
             calibration_->trial[role].reset((uint8_t*)allocate_aligned(matrix.bytes()));
@@ -337,6 +335,132 @@ const float* Engine::importance(int layer, int role) {
     return calibration_->importance.data();
 }
 
+// ---------------------------------------------------------------- a whole model in one piece
+namespace {
+constexpr int64_t MAGIC = 0x3154534146545352, LAYOUT = 1; // "RSTFAST1"; counted on when packed weights change
+
+int64_t checksum_of(const int64_t* words, int64_t count) { // FNV-1a over all but the fifth, which is the sum itself
+    uint64_t sum = 0xcbf29ce484222325ull;
+    for (int64_t i = 0; i < count; i++)
+        if (i != 4) sum = (sum ^ (uint64_t)words[i]) * 0x100000001b3ull;
+    return (int64_t)sum;
+}
+} // namespace
+
+// Walks over everything in one order. Words of the directory: magic, layout, number of words, bytes of all, checksum;
+// then of the embedding its dtype and offset; of a vector its length and offset; of a matrix format, rows, inputs, tiles of a block,
+// blocks, offset.
+void Engine::parts(std::vector<int64_t>& directory, std::vector<Part>& parts) const {
+    directory = {MAGIC, LAYOUT, 0, 0, 0};
+    int64_t at = 0;
+    const auto add = [&](const void* data, size_t bytes) {
+        parts.push_back({data, (int64_t)bytes, at});
+        directory.push_back(at);
+        at += (int64_t)align_up(bytes + 64, 64); // a vector's room behind each
+    };
+    const auto add_vector = [&](const float* values, size_t count) {
+        directory.push_back((int64_t)count);
+        add(values, count * sizeof(float));
+    };
+    const auto add_matrix = [&](const Matrix& m) {
+        directory.insert(directory.end(), {m.format, m.rows, m.inputs, m.block_tiles, m.blocks});
+        add(m.data, m.bytes());
+    };
+    directory.push_back(embedding_dtype_);
+    add(embedding_, embedding_bytes());
+    for (const auto& vector : global_) add_vector(vector.data(), vector.size());
+    add_vector(initial_state_.data(), initial_state_.size());
+    for (int layer = 0; layer < config_.layers; layer++) {
+        const Layer& l = layers_[(size_t)layer];
+        for (int role = 0; role < VECTOR_ROLES; role++)
+            if (has_vector(layer, role)) add_vector(l.vector[role].data(), l.vector[role].size());
+        for (int role = 0; role < MATRIX_ROLES; role++)
+            if (has_matrix(layer, role)) add_matrix(l.matrix[role]);
+    }
+    add_matrix(head_matrix_);
+    const int64_t start = (int64_t)align_up(directory.size() * sizeof(int64_t), 4096);
+    directory[2] = (int64_t)directory.size();
+    directory[3] = start + at;
+    directory[4] = checksum_of(directory.data(), (int64_t)directory.size());
+    for (Part& part : parts) part.offset += start;
+}
+
+// Believes nothing: what it takes over lies inside the memory and has the shapes of this model.
+int Engine::adopt(const uint8_t* memory, int64_t bytes) {
+    const int64_t* words = (const int64_t*)memory;
+    if (!memory || (uintptr_t)memory % 64 || bytes < 4096 || words[0] != MAGIC || words[1] != LAYOUT || words[3] != bytes)
+        return BAD_ARGUMENT;
+    const int64_t count = words[2], start = (int64_t)align_up((size_t)count * sizeof(int64_t), 4096);
+    if (count < 8 || count > bytes / 8 || start > bytes) return BAD_ARGUMENT;
+    if (checksum_of(words, count) != words[4]) return BAD_ARGUMENT;
+    int64_t next = 5;
+    bool is_sound = true;
+    const auto word = [&] { return next < count ? words[next++] : (is_sound = false, (int64_t)-1); };
+    const auto part = [&](size_t size) -> const uint8_t* {
+        const int64_t offset = word(), most = bytes - start - 64;
+        is_sound = is_sound && offset >= 0 && offset % 64 == 0 && (int64_t)size <= most && offset <= most - (int64_t)size;
+        return is_sound ? memory + start + offset : nullptr;
+    };
+    const auto vector = [&](size_t size, const auto& take) {
+        is_sound = word() == (int64_t)size && is_sound;
+        const float* values = (const float*)part(size * sizeof(float));
+        is_sound = is_sound && std::all_of(values, values + size, [](float value) { return std::isfinite(value); });
+        if (is_sound) take(values, size);
+    };
+    const auto matrix = [&](int layer, int role, Matrix& m) {
+        const int64_t format = word(), rows = word(), inputs = word(), block_tiles = word(), blocks = word();
+        is_sound = is_sound && rows >= 1 && rows <= 1 << 22 && inputs >= 1 && inputs <= 1 << 20 && format >= F32 && format <= Q4;
+        if (!is_sound) return;
+        m.shape((int)format, (int)rows, (int)inputs);
+        const bool is_wide = layer >= 0 && role == FFN_VALUE && (format == Q8 || format == Q4);
+        is_sound = fits(layer, role, m) && (blocks != 0) == is_wide;
+        if (is_wide) is_sound = is_sound && m.make_blocks(block_tiles, blocks);
+        m.data = const_cast<uint8_t*>(part(is_sound ? m.bytes() : 0));
+        if (is_sound && is_wide) reserve_block(m);
+    };
+    const int64_t dtype = word();
+    is_sound = is_sound && dtype >= F32 && dtype <= F16;
+    if (!is_sound) return BAD_ARGUMENT;
+    embedding_dtype_ = (int)dtype;
+    embedding_ = const_cast<uint8_t*>(part(embedding_bytes()));
+    for (auto& to : global_) vector((size_t)config_.width, [&](const float* x, size_t n) { to.assign(x, x + n); });
+    vector(state_floats_, [&](const float* x, size_t n) { memcpy(initial_state_.data(), x, n * sizeof(float)); });
+    for (int layer = 0; layer < config_.layers && is_sound; layer++) {
+        Layer& l = layers_[(size_t)layer];
+        for (int role = 0; role < VECTOR_ROLES; role++)
+            if (has_vector(layer, role))
+                vector(vector_room(role), [&](const float* x, size_t n) { l.vector[role].assign(x, x + n); });
+        for (int role = 0; role < MATRIX_ROLES; role++)
+            if (has_matrix(layer, role)) matrix(layer, role, l.matrix[role]);
+    }
+    matrix(-1, HEAD_MATRIX, head_matrix_);
+    if (!is_sound || next != count) return BAD_ARGUMENT;
+    head_rows_ = embedding_rows_ = config_.vocab;
+    adopted_bytes_ = (size_t)bytes;
+    return OK;
+}
+
+bool Engine::fits(int layer, int role, const Matrix& m) const {
+    if (layer < 0) return m.format == config_.head_format && m.rows == config_.vocab && m.inputs == config_.width;
+    int rows, inputs;
+    if (!expected_shape(role, &rows, &inputs)) return false;
+    if (is_per_channel(role)) rows = attention_;
+    if (role == OUTPUT) inputs = attention_;
+    return m.format == (is_lora(role) ? config_.lora_format : config_.format) && (!rows || m.rows == rows) &&
+           (!inputs || m.inputs == inputs);
+}
+
+void Engine::reserve_block(const Matrix& matrix) {
+    const size_t room = (size_t)PANEL * (size_t)matrix.block_tiles * TILE_ROWS;
+    for (Scratch& scratch : scratch_)
+        if (scratch.block.size() < room) scratch.block.assign(room);
+}
+
+size_t Engine::embedding_bytes() const {
+    const size_t width = (size_t)config_.width, item = embedding_dtype_ == F32 ? 4 : 2;
+    return (size_t)config_.vocab * (config_.embedding_q8 ? align_up(width + 4, 4) : width * item);
+}
+
 // A head of some rows, so that tokens which may not be drawn cost nothing: their packed rows, lane by lane.
 int Engine::set_usable(const int32_t* ids, int count) {
     if (count < 0 || count > config_.vocab || (count && !ids)) return BAD_ARGUMENT;
@@ -411,10 +535,10 @@ int Engine::set_vector(int layer, int role, const float* values, int count) {
         return OK;
     }
     if (layer >= config_.layers || role < 0 || role >= VECTOR_ROLES || !has_vector(layer, role)) return BAD_ARGUMENT;
-    const bool per_channel = role == LNX_WEIGHT || role == LNX_BIAS || role >= DECAY;
+    const bool per_channel = role_is_channels(role);
     if (count != (per_channel ? config_.attention : config_.width)) return BAD_ARGUMENT;
     std::vector<float>& to = layers_[(size_t)layer].vector[role];
-    to.assign((size_t)(per_channel ? attention_ : width_), 0.f);
+    to.assign(vector_room(role), 0.f);
     for (int i = 0; i < count; i++) to[(size_t)(per_channel ? padded_channel(i) : i)] = values[i];
     return OK;
 }

@@ -82,6 +82,15 @@ public:
     int calibrate(int layer);
     int ready(); // checks that everything is there
 
+    // A whole model as one piece of memory: `directory`, then parts, each at its offset, a multiple of 64. adopt() takes
+    // such a piece in place of all the setting above; it is only read, and has to outlive the engine.
+    struct Part {
+        const void* data;
+        int64_t bytes, offset;
+    };
+    void parts(std::vector<int64_t>& directory, std::vector<Part>& parts) const;
+    int adopt(const uint8_t* memory, int64_t bytes);
+
     int new_slot();
     int free_slot(int slot);
     int copy_slot(int from, int to);
@@ -107,7 +116,7 @@ public:
     const Kernels& kernels() const { return *kernels_; }
     Pool& pool() { return pool_; }
     size_t weight_bytes() const; // read for one token; without embedding and state
-    size_t arena_bytes() const { return arena_.bytes(); }
+    size_t arena_bytes() const { return arena_.bytes() + adopted_bytes_; }
     void profile(bool on, double* work, double* wait);
     double read_bandwidth(size_t bytes);
 
@@ -144,11 +153,17 @@ private:
     float* matrices(int slot) const { return slots_[(size_t)slot].state + (size_t)2 * config_.layers * width_; }
 
     bool is_lora(int role) const { return role >= DECAY_DOWN; }
+    static bool is_per_channel(int role) { return role <= VALUE || role == GATE || (role >= DECAY_UP && role <= GATE_UP); }
+    size_t vector_room(int role) const { return (size_t)(role_is_channels(role) ? attention_ : width_); }
+    static bool role_is_channels(int role) { return role == LNX_WEIGHT || role == LNX_BIAS || role >= DECAY; }
     bool has_matrix(int layer, int role) const;
     bool has_vector(int layer, int role) const;
     bool expected_shape(int role, int* rows, int* inputs) const;
     int padded_channel(int channel) const;
     bool low_ranks_fit(int layer) const;
+    bool fits(int layer, int role, const Matrix& matrix) const;
+    void reserve_block(const Matrix& matrix);
+    size_t embedding_bytes() const;
     void make_low_ranks(int layer);
     void set_columns(int columns);
     void gather(const Activations& input, std::vector<float>& sums) const;
@@ -188,7 +203,7 @@ private:
     const int width_;     // config.width padded to 16
     const int head_;      // head size padded to 32
     const int attention_; // channels of the attention, padded
-    size_t state_floats_;
+    size_t state_floats_, adopted_bytes_ = 0;
     Arena arena_, states_;
     std::vector<Layer> layers_;
     std::vector<float> global_[GLOBAL_VECTORS];

@@ -55,8 +55,15 @@ struct Matrix {
         const int most = std::max(FEWEST, std::min(MOST, (tiles + wanted - 1) / wanted));
         blocks = (tiles + most - 1) / most;
         block_tiles = (int)align_up((size_t)((tiles + blocks - 1) / blocks), 2);
-        blocks = (tiles + block_tiles - 1) / block_tiles;
+        make_blocks(block_tiles, (tiles + block_tiles - 1) / block_tiles);
+    }
+    // False when so many blocks of so many tiles are not what the rows fill.
+    bool make_blocks(int64_t of_tiles, int64_t count) {
+        if (of_tiles < 2 || of_tiles % 2 || of_tiles > 64 || count != (tiles + of_tiles - 1) / of_tiles) return false;
+        block_tiles = (int)of_tiles;
+        blocks = (int)count;
         block_bytes = block_header() + (size_t)(padded / GROUP) * block_group_bytes();
+        return true;
     }
     void shape(int as_format, int n_rows, int n_inputs) {
         format = as_format;
