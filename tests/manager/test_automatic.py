@@ -8,6 +8,7 @@ import pytest
 
 from tests.manager.conftest import last_output, request
 from tests.waiting import PATIENCE_S, WaitRanOut
+from tests.waiting import wait_until as wait_for
 from webapp.backends.fake import FakeBackend
 from webapp.engine import registry
 from webapp.engine.backend import Availability, Suggestion
@@ -85,6 +86,23 @@ def test_an_answer_that_runs_is_finished_by_the_engine_it_began_on(make_manager)
     Better.may_end.set()
     wait_until(manager, lambda status: status.strategy.startswith("better"))
     assert len(last_output(handle).token_ids) == 300
+
+
+def test_new_requests_are_answered_while_the_better_engine_loads(make_manager, starter, held_loads):
+    held_loads.end()
+    manager = make_manager("auto")
+    manager.load()
+    manager.wait_ready(20)
+    held_loads.hold()
+    Better.may_end.set()
+    wait_for(lambda: len(starter.clients) == 2)
+    assert len(last_output(manager.submit(request(max_tokens=5))).token_ids) == 5
+    status = manager.status()
+    assert (status.phase, status.running, status.error) == ("ready", 0, None)
+    held_loads.end()
+    manager.wait_ready(20)
+    wait_for(lambda: not starter.clients[0].is_alive())
+    assert starter.clients[1].is_alive() and manager.status().strategy.startswith("better")
 
 
 def test_what_is_loaded_by_name_is_left_alone(make_manager, starter):

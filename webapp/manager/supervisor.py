@@ -33,11 +33,13 @@ logger = logging.getLogger(__name__)
 @dataclass
 class Change:
     """``target`` None is an unload. A cancelled one carries the error it ends with, as soon as it can. A patient one
-    lets the answers of the old engine finish, however long they are."""
+    lets the answers of the old engine finish, however long they are; while it ``is_beside``, the old engine takes new
+    requests until the new one is in place."""
 
     target: Target | None
     error: RoostError | None = None
     is_patient: bool = False
+    is_beside: bool = False
 
 
 class Supervisor:
@@ -108,7 +110,8 @@ class Supervisor:
     @property
     def _is_serving(self) -> bool:
         """New requests go straight to ``session``."""
-        return self.session is not None and self._running is None and self._next is None
+        is_free = self._running is None or self._running.is_beside
+        return self.session is not None and is_free and self._next is None
 
     @property
     def _load_at_hand(self) -> Target | None:
@@ -124,7 +127,7 @@ class Supervisor:
     def _phase(self) -> str:
         """As of ModelStatus."""
         change = self._next or self._running
-        if change is not None:
+        if change is not None and not self._is_serving:
             return "loading" if change.target else "unloading"
         if self.session is not None:
             return "answering" if self.session.open_count else "ready"
@@ -164,7 +167,7 @@ class Supervisor:
     def request_renewal(self, target: Target) -> None:
         """Loads the same model in another way, unless anything else is going on. Costs no answer."""
         with self.changed:
-            is_free = self._is_serving and not self.is_closing
+            is_free = self._is_serving and self._running is None and not self.is_closing
             if is_free and self.session is not None and not self.session.target.is_same_engine(target):
                 self._request(Change(target, is_patient=True))
 
@@ -363,6 +366,9 @@ class Supervisor:
             if old is not None and not self._has_room(change.target):
                 self._retire(old, change)
                 old = None
+            with self.changed:
+                change.is_beside = change.is_patient and old is not None
+                self._tell()
             self._load(change, change.target)
         if old is not None:
             self._retire(old, change)
@@ -497,6 +503,8 @@ class Supervisor:
 
     def _tell(self) -> None:
         """Publishes the status and wakes every thread that waits for a change."""
-        held = len(self._waiting)
-        self._publish(describe(self._phase, self.goal, self.session, self._loading, held, self.error))
+        held, goal, loading = len(self._waiting), self.goal, self._loading
+        if self.session is not None and self._is_serving and self._running is not None:
+            goal, loading = self.session.target, None  # what loads beside it is told once it serves
+        self._publish(describe(self._phase, goal, self.session, loading, held, self.error))
         self.changed.notify_all()
