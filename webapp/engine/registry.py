@@ -47,6 +47,7 @@ class BackendEntry:
 REGISTRY: list[BackendEntry] = [
     BackendEntry("fake", "webapp.backends.fake:FakeBackend", is_for_tests=True),
     BackendEntry("native", "webapp.backends.native:NativeBackend"),
+    BackendEntry("webgpu", "webapp.backends.webgpu:WebgpuBackend", r"webgpu(_python)?\b"),
     BackendEntry("rwkv_pip", "webapp.backends.rwkv_pip:RwkvPipBackend", r"(cpu|cuda(:\d+)?|mps|dml) "),
 ]
 
@@ -58,7 +59,7 @@ def backends() -> list[type[Backend]]:
 
 COMING = tuple(
     BackendKind(key, f"preset_page.kind.{key}.label", f"preset_page.kind.{key}.text", order, versions=(), formats=())
-    for key, order in (("ggml", 40), ("webgpu", 50), ("webgpu_python", 60))
+    for key, order in (("ggml", 40),)
 )
 """Ways to run a model that a later version brings; pages show them as such."""
 NOT_YET = Availability(

@@ -210,7 +210,12 @@ def test_runners_configurations_are_read():
         ({"device": "CPU", "precision": "int8"}, "cpu fp32i8"),
         ({"device": "CUDA", "precision": "fp16", "storedLayers": 41, "maxStoredLayers": 41}, "cuda fp16"),
         ({"device": "Custom", "customStrategy": "cuda:0 fp16 *20 -> cuda:1 fp16"}, "cuda:0 fp16 *20 -> cuda:1 fp16"),
-        ({"device": "WebGPU (Python)", "precision": "nf4"}, ""),
+        ({"device": "WebGPU (Python)", "precision": "nf4"}, "webgpu_python fp16i4 layer26"),
+        (
+            {"device": "WebGPU (Python)", "precision": "int8", "quantizedLayers": 12, "tokenChunkSize": 64},
+            "webgpu_python fp16i8 layer12 chunk64",
+        ),
+        ({"device": "WebGPU", "precision": "int8", "quantizedLayers": 31}, "webgpu int8 layers=31"),
         ({"device": 5, "customStrategy": []}, ""),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 from webapp.backends.native.backend import NativeBackend
 from webapp.backends.rwkv_pip import requirements
 from webapp.backends.rwkv_pip.strategy import place_layers
+from webapp.backends.webgpu import WebgpuBackend
 from webapp.engine import registry
 from webapp.engine.backend import Availability
 from webapp.engine.state import ModelConfig
@@ -172,11 +173,12 @@ def test_a_refusal_is_said_in_the_readers_language() -> None:
 def test_only_what_runs_here_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     no_compiler = Text("reason.backends.no_cpp_compiler")
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
-    monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, no_compiler, no_compiler))
+    for backend in (NativeBackend, WebgpuBackend):
+        monkeypatch.setattr(backend, "availability", lambda: Availability(False, no_compiler, no_compiler))
     found = {row.kind.key: row for row in registry.kinds()}
     assert list(found) == ["cpu", "native", "cuda", "ggml", "webgpu", "webgpu_python", "custom"]
     assert [key for key, row in found.items() if row.availability.is_available] == ["cpu", "custom"]
-    assert [key for key, row in found.items() if row.backend is None] == ["ggml", "webgpu", "webgpu_python"]
+    assert [key for key, row in found.items() if row.backend is None] == ["ggml"]
     for row in found.values():
         for text in (row.kind.label, row.kind.text):
             assert translate(text, "zh") != text

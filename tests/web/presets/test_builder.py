@@ -120,7 +120,7 @@ def test_what_cannot_be_read_counts_as_not_given():
     assert read_choice({"build_kind": "warp", "build_gpu_layers": "many"}, None) == BuilderChoice()
     assert read_choice({"temperature": "1"}, None) is None
     given = read_choice({"build_kind": "webgpu", "build_precision": "fp16"}, None)
-    assert given.kind == "webgpu" and given.strategy_for("cpu fp32", None) == ""
+    assert given.kind == "webgpu" and given.strategy_for("cpu fp32", None) == "webgpu fp16"
 
 
 def test_the_fit_is_a_sentence_with_figures(browser):

@@ -1,0 +1,24 @@
+"""RWKV-4 to 7 on any graphics card, in WGSL through ``wgpu`` (wgpu-native: Vulkan, Metal, Direct3D 12).
+
+``device`` is all that touches wgpu-py, ``shaders`` the kernels, ``packing`` how weights are kept, ``loader`` reads a
+file into the plan that ``model`` runs, ``backend`` is the contract's view of it all. Nothing heavy is imported with
+this room.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from webapp.backends.webgpu.backend import WebgpuBackend
+
+__all__ = ["WebgpuBackend"]
+
+
+def __getattr__(name: str) -> Any:
+    """The backend at first use."""
+    if name not in __all__:
+        raise AttributeError(name)
+    from webapp.backends.webgpu import backend
+
+    return getattr(backend, name)

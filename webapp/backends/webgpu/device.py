@@ -1,0 +1,296 @@
+"""The only module that touches wgpu-py: which adapters there are, and one opened device.
+
+wgpu-py's names and limits have changed between minor releases, so it is pinned to one (the extra ``webgpu``). It is
+imported in engine processes, and in a child process that lists the adapters: a graphics driver that breaks must not
+take the web process with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from webapp.engine.backend import Availability
+from webapp.errors import BackendUnavailable, EngineCrashed, OutOfMemory, RoostError
+from webapp.i18n import Text
+
+PACKAGE = "wgpu"
+INSTALL = '"rwkv-roost[webgpu]"'
+CPU_VARIABLE = "ROOST_WEBGPU_CPU"
+"""1 counts adapters that are programs on the processor (lavapipe, SwiftShader, WARP): for tests, far slower than the
+native engine."""
+APIS = ("Vulkan", "Metal", "D3D12")
+"""Never OpenGL, which wgpu-native falls back to."""
+KINDS = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "cpu"}
+BEST = ("discrete", "integrated", "other", "cpu")
+LIST_TIMEOUT_S = 60
+LIMITS = ("max-storage-buffer-binding-size", "max-buffer-size")
+UNIFORM_SLICE = 256
+"""Bytes: the alignment every adapter takes."""
+BINDING = re.compile(r"@binding\((\d+)\) var<(uniform|storage, read_write|storage, read)>")
+LAYOUT = {"uniform": "uniform", "storage, read": "read-only-storage", "storage, read_write": "storage"}
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """``kind``: discrete, integrated, cpu or other. ``api``: of :data:`APIS`. ``binding_bytes``: the largest part of a
+    buffer a shader can see."""
+
+    name: str
+    kind: str
+    api: str
+    driver: str = ""
+    binding_bytes: int = 0
+
+
+def availability() -> Availability:
+    """Whether wgpu-py is installed and finds a graphics card."""
+    if sys.version_info < (3, 11) and importlib.util.find_spec(PACKAGE) is None:
+        version = ".".join(map(str, sys.version_info[:2]))
+        reason = Text("reason.webgpu.python_is_too_old", version=version)
+        return Availability(False, reason, Text("reason.webgpu.use_newer_python"))
+    if importlib.util.find_spec(PACKAGE) is None:
+        reason = Text("reason.backends.python_package_is_not_installed", package=PACKAGE)
+        return Availability(False, reason, Text("reason.backends.run_pip_install", package=INSTALL))
+    found = listed()
+    if isinstance(found, str):
+        return Availability(
+            False, Text("reason.webgpu.does_not_start", error=found), Text("reason.webgpu.update_driver")
+        )
+    if choices():
+        return Availability(True)
+    if found:
+        reason = Text("reason.webgpu.only_software", name=found[0].name)
+        return Availability(False, reason, Text("reason.webgpu.allow_software", variable=CPU_VARIABLE))
+    return Availability(False, Text("reason.webgpu.no_adapter"), Text("reason.webgpu.install_driver"))
+
+
+def choices() -> list[Adapter]:
+    """The adapters a model may run on, the best first."""
+    found = listed()
+    return [] if isinstance(found, str) else usable(found, os.environ.get(CPU_VARIABLE) == "1")
+
+
+def usable(found: Sequence[Adapter], with_cpu: bool) -> list[Adapter]:
+    """Those with an API of :data:`APIS`, each card once, graphics cards of their own first."""
+    kept = {adapter.name: adapter for adapter in reversed(found) if adapter.api in APIS}
+    rows = [adapter for adapter in found if kept.get(adapter.name) is adapter and (with_cpu or adapter.kind != "cpu")]
+    return sorted(rows, key=lambda adapter: BEST.index(adapter.kind))
+
+
+def choose(wanted: str, rows: Sequence[Adapter]) -> Adapter | None:
+    """The adapter whose name contains ``wanted``, in any case; the best where it is empty. None without one."""
+    return next((row for row in rows if wanted.lower() in row.name.lower()), None)
+
+
+@functools.cache
+def listed() -> tuple[Adapter, ...] | str:
+    """All adapters, as a child process finds them, once in the life of this one; or what it said when it failed."""
+    if sys.platform == "linux" and not _has_vulkan_driver():
+        return ()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", __name__],
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=LIST_TIMEOUT_S,
+            check=False,
+        )
+        if done.returncode == 0:
+            return tuple(Adapter(**row) for row in json.loads(done.stdout.splitlines()[-1]))
+        words = done.stderr.strip().splitlines()
+        return words[-1] if words else f"exit code {done.returncode}"
+    except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as exc:
+        return f"{type(exc).__name__}: {exc}"
+
+
+def _has_vulkan_driver() -> bool:
+    """Whether any driver announced itself where Vulkan's loader looks; saves the child process on a server without."""
+    if os.environ.get("VK_ICD_FILENAMES") or os.environ.get("VK_DRIVER_FILES"):
+        return True
+    folders = ["/etc", "/usr/share", "/usr/local/share", "/usr/local/etc", os.path.expanduser("~/.local/share")]
+    folders += filter(None, os.environ.get("XDG_DATA_DIRS", "").split(":"))
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if os.listdir(os.path.join(folder, "vulkan", "icd.d")):
+                return True
+    return False
+
+
+def _environment() -> dict[str, str]:
+    """Mesa wants a folder of the user's, and says so on the terminal where there is none."""
+    root = os.pathsep.join(filter(None, [_root(), os.environ.get("PYTHONPATH", "")]))
+    return {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ, "PYTHONPATH": root}
+
+
+def _root() -> str:
+    """Where the package ``webapp`` lies."""
+    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+
+def _wgpu() -> Any:
+    """wgpu-py, told to leave OpenGL alone."""
+    os.environ.setdefault("XDG_RUNTIME_DIR", tempfile.gettempdir())
+    import wgpu
+    from wgpu.backends.wgpu_native import extras
+
+    global _is_limited
+    if not _is_limited:
+        _is_limited = True
+        extras.set_instance_extras(backends=["Vulkan", "Metal", "DX12"])
+    return wgpu
+
+
+_is_limited = False
+
+
+def _enumerate() -> list[tuple[Adapter, Any]]:
+    found = []
+    for one in _wgpu().gpu.enumerate_adapters_sync():
+        info = one.info
+        row = Adapter(
+            name=str(info["device"]),
+            kind=KINDS.get(str(info["adapter_type"]), "other"),
+            api=str(info["backend_type"]),
+            driver=str(info["description"]),
+            binding_bytes=int(one.limits[LIMITS[0]]),
+        )
+        found.append((row, one))
+    return found
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """wgpu-py's errors as Roost's. What a device does after an error is not known, so that any but a lack of memory
+    ends the engine: it starts again and loads the model anew."""
+    try:
+        yield
+    except RoostError:
+        raise
+    except Exception as exc:
+        if isinstance(exc, MemoryError) or "memory" in type(exc).__name__.lower():
+            raise OutOfMemory(reason=Text("reason.webgpu.memory_ran_out")) from exc
+        if not type(exc).__module__.startswith(PACKAGE) and not isinstance(exc, RuntimeError):
+            raise
+        lines = str(exc).strip().splitlines() or [type(exc).__name__]
+        raise EngineCrashed(reason=Text("reason.webgpu.device_failed", error=lines[0])) from exc
+
+
+Place = tuple[Any, int, int]
+"""Of a buffer: it, the first byte, the number of bytes."""
+
+
+class Gpu:
+    """An opened device. Used from one thread, but pipelines are compiled in another."""
+
+    def __init__(self, wanted: str = "") -> None:
+        found = _enumerate()
+        allowed = usable([row for row, _ in found], os.environ.get(CPU_VARIABLE) == "1")
+        chosen = choose(wanted, allowed)
+        if chosen is None:
+            reason = Text("reason.webgpu.no_such_adapter", name=wanted) if wanted else Text("reason.webgpu.no_adapter")
+            names = ", ".join(row.name for row in allowed)
+            way_out = Text("reason.webgpu.adapters_are", names=names) if names else Text("reason.webgpu.install_driver")
+            raise BackendUnavailable(backend="webgpu", reason=reason, way_out=way_out)
+        self.adapter = chosen
+        opened = next(one for row, one in found if row is chosen)
+        with guarded():
+            self._device = opened.request_device_sync(required_limits={name: opened.limits[name] for name in LIMITS})
+        self.binding_bytes = int(opened.limits[LIMITS[0]])
+        self._usage = _wgpu().BufferUsage
+        self._pipelines: dict[str, Future[Any]] = {}
+        self._compiler = ThreadPoolExecutor(1, "webgpu-compile")
+        self.allocated_bytes = 0
+
+    def buffer(self, nbytes: int, is_uniform: bool = False) -> Any:
+        """Zeroed. OutOfMemory."""
+        size = max(16, -(-nbytes // 16) * 16)
+        usage = self._usage.UNIFORM if is_uniform else self._usage.STORAGE
+        with guarded():
+            made = self._device.create_buffer(size=size, usage=usage | self._usage.COPY_SRC | self._usage.COPY_DST)
+        self.allocated_bytes += size
+        return made
+
+    def write(self, buffer: Any, offset: int, data: Any) -> None:
+        """``data``: contiguous, a multiple of 4 bytes."""
+        self._device.queue.write_buffer(buffer, offset, data)
+
+    def read(self, buffer: Any, offset: int, nbytes: int) -> memoryview:
+        """Waits until all that was submitted is done."""
+        return memoryview(self._device.queue.read_buffer(buffer, offset, nbytes))
+
+    def wait(self, buffer: Any) -> None:
+        """Until all that was submitted is done (``on_submitted_work_done_sync`` raises TypeError in wgpu-py 0.32)."""
+        self.read(buffer, 0, 16)
+
+    def compile(self, code: str) -> Future[Any]:
+        """(pipeline, layout of its bindings), once for each code; compiled in the background."""
+        if code not in self._pipelines:
+            self._pipelines[code] = self._compiler.submit(self._compiled, code)
+        return self._pipelines[code]
+
+    def _compiled(self, code: str) -> tuple[Any, Any]:
+        entries = [
+            {"binding": int(number), "visibility": 4, "buffer": {"type": LAYOUT[kind]}}  # 4: compute
+            for number, kind in BINDING.findall(code)
+        ]
+        with guarded():
+            bound = self._device.create_bind_group_layout(entries=entries)
+            layout = self._device.create_pipeline_layout(bind_group_layouts=[bound])
+            module = self._device.create_shader_module(code=code)
+            stage = {"module": module, "entry_point": "main"}
+            return self._device.create_compute_pipeline(layout=layout, compute=stage), bound
+
+    def bind(self, code: str, places: Mapping[int, Any]) -> Any:
+        """The buffers (or :data:`Place`) of a kernel by binding; those the code does not name are left out. Waits for
+        its compilation."""
+        wanted = {int(number) for number, _ in BINDING.findall(code)}
+        entries = []
+        for number in sorted(wanted):
+            place = places[number]
+            buffer, offset, size = place if isinstance(place, tuple) else (place, 0, place.size)
+            entries.append({"binding": number, "resource": {"buffer": buffer, "offset": offset, "size": size}})
+        with guarded():
+            return self._device.create_bind_group(layout=self.compile(code).result()[1], entries=entries)
+
+    def submit(self, dispatches: Sequence[tuple[Any, Any, int, int]]) -> None:
+        """(pipeline, bind group, workgroups x, y), one after the other."""
+        encoder = self._device.create_command_encoder()
+        compute = encoder.begin_compute_pass()
+        for pipeline, group, x, y in dispatches:
+            compute.set_pipeline(pipeline)
+            compute.set_bind_group(0, group)
+            compute.dispatch_workgroups(x, y)
+        compute.end()
+        self._device.queue.submit([encoder.finish()])
+
+    def copy(self, copies: Sequence[tuple[Any, int, Any, int, int]]) -> None:
+        """(from, offset, to, offset, bytes)."""
+        encoder = self._device.create_command_encoder()
+        for each in copies:
+            encoder.copy_buffer_to_buffer(*each)
+        self._device.queue.submit([encoder.finish()])
+
+    def close(self) -> None:
+        """May be called again."""
+        self._compiler.shutdown(cancel_futures=True)
+        self._pipelines.clear()
+        device, self._device = self._device, None
+        if device is not None:
+            device.destroy()
+
+
+if __name__ == "__main__":
+    print(json.dumps([asdict(row) for row, _ in _enumerate()]))
