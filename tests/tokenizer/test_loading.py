@@ -72,3 +72,13 @@ def test_no_tokenizer_names_the_way_out(tmp_path, vocab_size, wanted):
     with raises_code("tokenizer_missing", match=rf"\({vocab_size} tokens\)") as caught:
         load_tokenizer(vocab_size, tmp_path / "m.pth")
     assert wanted in caught.value.hint
+
+
+@pytest.mark.parametrize("vocab_size", [65530, 65529])
+def test_the_world_vocabulary_serves_models_without_its_padding(vocab_size):
+    found = load_tokenizer(vocab_size)
+    assert (found.name, found.vocab_size) == ("world", vocab_size)
+    last = load_tokenizer(65536).decode([65529])
+    ids = found.encode(f"Hello {last}, 你好")
+    assert max(ids) < vocab_size and found.decode(ids) == f"Hello {last}, 你好"
+    assert load_tokenizer(vocab_size, override="world").vocab_size == vocab_size

@@ -16,9 +16,11 @@ from tests.errors import raises_code
 from tests.weights.spellings import SPELLINGS, VALUE_RESIDUAL, fla, official, prefixed, write_folder
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
+from webapp.manager.library import ModelLibrary
+from webapp.manager.target import StartReader
 from webapp.weights.checkpoint import inspect, open_checkpoint
 from webapp.weights.inspection import require_model
-from webapp.weights.state_file import open_state, read_state_file
+from webapp.weights.state_file import blend_states, open_state, read_state_file
 
 CASES = [(name, version) for name, (versions, *_) in SPELLINGS.items() for version in versions]
 IDS = [1, 2, 3, 200, 7]
@@ -254,6 +256,40 @@ def test_states_as_others_save_them(form: str, tmp_path: Path) -> None:
     found = read_state_file(path, CONFIG)
     assert np.array_equal(found.layers, torch.stack(layers).numpy())
     assert inspect(path).state_shape == open_state(path).sizes == (2, 2, 64)
+
+
+@pytest.mark.parametrize("architecture", ["6", "7"])
+def test_a_running_state_of_the_package_goes_on_where_it_stopped(architecture: str, tmp_path: Path) -> None:
+    """Its whole state, saved with torch as a list: the next token's logits are those of the chat that was left."""
+    torch.save(official(architecture, torch.float32), tmp_path / "m.pth")
+    backend = load_backend(tmp_path / "m.pth", "cpu fp32")
+    slot = backend.new_slot()
+    forward(backend, [slot], [IDS])
+    arrays = backend.read_state(slot).arrays
+    running = []
+    for layer in range(2):
+        matrices = arrays["att_kv"][layer]
+        turned = matrices.swapaxes(-1, -2).copy() if architecture == "6" else matrices  # as its code holds them
+        running += [arrays["att_x_prev"][layer], turned, arrays["ffn_x_prev"][layer]]
+    torch.save([torch.from_numpy(array) for array in running], tmp_path / "left.pth")
+
+    config = inspect(tmp_path / "m.pth").config
+    library = ModelLibrary(tmp_path, tmp_path)
+    start = StartReader(library, frozenset()).start("left.pth", config)
+    assert inspect(tmp_path / "left.pth").kind == "state"
+    assert start.info.digest == open_state(tmp_path / "left.pth").digest
+    fresh = backend.new_slot()
+    backend.write_state(fresh, start.state)
+    assert (forward(backend, [slot], [[9]]) == forward(backend, [fresh], [[9]])).all()
+    backend.close()
+    with raises_code("blend_invalid"):
+        blend_states([(open_state(tmp_path / "left.pth"), 1.0), (None, 1.0)])
+
+
+def test_a_running_state_of_another_width_is_refused(tmp_path: Path) -> None:
+    torch.save([torch.ones(64), torch.ones(2, 64, 64), torch.ones(128)] * 2, tmp_path / "s.pth")
+    with raises_code("state_mismatch"):
+        read_state_file(tmp_path / "s.pth", CONFIG)
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 2, 64, 32), (2, 2, 2, 64, 64)])

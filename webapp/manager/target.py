@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -83,8 +84,13 @@ class StartReader:
 
         digest, values = self._library.reader.read_state(path, config)
         sizes = (config.n_layer, config.n_head, config.head_size, config.head_size)
-        layers = np.frombuffer(values, np.float32).reshape(sizes)
-        return Start(StateInfo(self._name_of(path), digest), RecurrentState.from_time_state(config, layers))
+        found = np.frombuffer(values, np.float32)
+        count = math.prod(sizes)
+        state = RecurrentState.from_time_state(config, found[:count].reshape(sizes))
+        if len(found) > count:
+            attention, mix = found[count:].reshape(2, config.n_layer, config.n_embd)
+            state = replace(state, arrays={**state.arrays, "att_x_prev": attention, "ffn_x_prev": mix})
+        return Start(StateInfo(self._name_of(path), digest), state)
 
     def _name_of(self, path: Path) -> str:
         states = self._library.models_dir.absolute() / STATES

@@ -43,6 +43,8 @@ class ByteTokenizer:
 PILE_VOCAB_SIZE = 50277  # 20B_tokenizer.json of GPT-NeoX; the models' vocabulary may be padded
 PILE_FILE = "20B_tokenizer.json"
 LARGEST_PADDING = 256  # 6 in the World models
+WORLD_SIZES = (world.VOCAB_SIZE, 65530, 65529)
+"""The World vocabulary's ids end at 65529; models are padded to 65,536, others are not, or lack the last token."""
 SHARED_NAMES = ("tokenizer.json", PILE_FILE)
 
 
@@ -57,7 +59,7 @@ def load_tokenizer(
     ``override``: a vocabulary file, or ``world`` or ``byte``; nothing else is looked at. Otherwise, beside the model
     and then in ``folders``: ``<model>.vocab.txt`` and ``<model>.tokenizer.json`` (must fit, or WeightsError), then
     ``tokenizer.json``, ``20B_tokenizer.json`` and ``*_vocab*.txt`` as far as their size fits, since models may share
-    a folder. Then the built-in ones: World for 65,536, bytes for 256.
+    a folder. Then the built-in ones: World for 65,536 and what conversions without padding make of it, bytes for 256.
     """
     if override:
         return _named(str(override), vocab_size)
@@ -67,11 +69,11 @@ def load_tokenizer(
 
 
 def _named(override: str, vocab_size: int) -> Tokenizer:
-    built_in = {"world": world.VOCAB_SIZE, "byte": ByteTokenizer.vocab_size}
+    built_in = {"world": WORLD_SIZES, "byte": (ByteTokenizer.vocab_size,)}
     if override not in built_in:
         return _from_file(Path(override), vocab_size)
-    if vocab_size != built_in[override]:
-        told = {"name": repr(override), "found": built_in[override], "expected": vocab_size}
+    if vocab_size not in built_in[override]:
+        told = {"name": repr(override), "found": built_in[override][0], "expected": vocab_size}
         reason = Text("reason.tokenizer.another_number_of_tokens", **told)
         raise WeightsError("vocabulary_invalid", path=override, reason=reason)
     return _built_in(vocab_size, None)
@@ -112,8 +114,8 @@ def _from_file(path: Path, vocab_size: int) -> WorldTokenizer | HfTokenizer:
 
 
 def _built_in(vocab_size: int, model: Path | None) -> Tokenizer:
-    if vocab_size == world.VOCAB_SIZE:
-        return world_tokenizer()
+    if vocab_size in WORLD_SIZES:
+        return world_tokenizer(vocab_size)
     if vocab_size == ByteTokenizer.vocab_size:
         return ByteTokenizer()
     wanted = f"{model.stem if model else '<model>'}.vocab.txt or a tokenizer.json"

@@ -112,9 +112,12 @@ class WorldTokenizer:
 
     def __init__(self, path: Path | None = None, vocab_size: int = VOCAB_SIZE, name: str | None = None) -> None:
         self.vocab_size = vocab_size
+        is_official = path is None
         path = path or official_vocabulary_path()
         self.name = name or path.name
         self._bytes_of = read_vocabulary(path)
+        if is_official:  # a model converted without padding may lack the last token; others spell its text
+            self._bytes_of = {token_id: token for token_id, token in self._bytes_of.items() if token_id < vocab_size}
         self.last_id = max(self._bytes_of)
         if self.last_id >= vocab_size:
             told = {"found": self.last_id, "limit": vocab_size - 1}
@@ -165,10 +168,14 @@ class WorldTokenizer:
         return [token_id for token_id in range(self.vocab_size) if token_id not in self._bytes_of]
 
 
-@lru_cache(maxsize=1)
-def world_tokenizer() -> WorldTokenizer:
+def world_tokenizer(vocab_size: int = VOCAB_SIZE) -> WorldTokenizer:
     """The official vocabulary, read once in a process (0.1 s)."""
-    return WorldTokenizer(name="world")
+    return _world_tokenizer(vocab_size)
+
+
+@lru_cache(maxsize=1)
+def _world_tokenizer(vocab_size: int) -> WorldTokenizer:
+    return WorldTokenizer(vocab_size=vocab_size, name="world")
 
 
 def _lengths_by_prefix(tokens: Iterable[bytes]) -> dict[bytes, tuple[int, ...]]:

@@ -174,7 +174,7 @@ class FileReader:
 
     def read_state(self, path: str | Path, config: ModelConfig) -> tuple[str, bytes]:
         """Digest, and float32 ``(n_layer, n_head, head_size, head_size)`` in this machine's byte order, of a state for
-        this model; as of :func:`webapp.weights.state_file.read_state_file`."""
+        this model, with the shifts of a running one behind; as of :func:`webapp.weights.state_file.read_state_file`."""
         limits = _state_limits(path)
         values = config.n_layer * config.n_head * config.head_size**2
         limits = replace(limits, reply_bytes=REPLY_BYTES + min(4 * values, MOST_STATE_BYTES))

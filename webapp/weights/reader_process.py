@@ -71,11 +71,12 @@ def state_sheet(path: bytes, name: str) -> StateSheet:
 
 
 def read_state(path: bytes, config: dict[str, Any]) -> tuple[str, bytes]:
-    """Digest, and float32 ``(n_layer, n_head, head_size, head_size)`` in the byte order of this machine."""
+    """Digest, and float32 ``(n_layer, n_head, head_size, head_size)`` in the byte order of this machine; of a running
+    state ``(2, n_layer, n_embd)`` of its shifts behind it."""
     from webapp.weights.state_file import read_state_file
 
     found = read_state_file(os.fsdecode(path), ModelConfig(**config))
-    return found.digest, found.layers.tobytes()
+    return found.digest, found.layers.tobytes() + (b"" if found.shifts is None else found.shifts.tobytes())
 
 
 def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> None:

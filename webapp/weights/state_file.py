@@ -1,7 +1,8 @@
 """Trained initial states (``time_state``) from a file, checked before anything is applied.
 
 Orientation at Roost's boundary: ``layers[layer, head, value_index, key_index]``, which is that of state-tuning files
-and of the rwkv package's v7 runtime. (Its v5 and v6 runtime holds the transpose; the backend turns it.)
+and of the rwkv package's v7 runtime. (Its v5 and v6 runtime holds the transpose; the backend turns it.) A list of that
+package's running state, saved with torch, is read whole: a chat begins where that program stopped.
 
 Limits. A state of v6 and one of v7 with equal sizes cannot be told apart by their tensors; what a file says about
 itself, or an official name, is believed (:mod:`.state_sheet`). web-rwkv's own ``.st`` states are transposed in the
@@ -22,7 +23,7 @@ import numpy as np
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
 from webapp.i18n import Text
-from webapp.weights.architecture import STATE_NAME, describe
+from webapp.weights.architecture import FULL_STATE_NAME, STATE_NAME, describe
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
 from webapp.weights.state_sheet import Origin, mismatch, origin_of, tensor_name
 
@@ -42,6 +43,25 @@ def read_layers(path: Path, checkpoint: Checkpoint, sizes: Sizes | None = None) 
     layers = np.stack([_layer(path, checkpoint, layer, (n_head, head_size, head_size)) for layer in range(n_layer)])
     layers.flags.writeable = False
     return layers
+
+
+def read_shifts(path: Path, checkpoint: Checkpoint, n_layer: int, n_embd: int) -> np.ndarray | None:
+    """Float32 ``(2, n_layer, n_embd)`` of a running state, read-only; None for an initial one. ``state_mismatch``."""
+    names = checkpoint.names()
+    if not any(map(FULL_STATE_NAME.fullmatch, names)):
+        return None
+    rows = [f"blocks.{layer}.{part}.x_prev" for part in ("att", "ffn") for layer in range(n_layer)]
+    for name in rows:
+        found = checkpoint.info(name).shape
+        if found != (n_embd,):
+            raise mismatch(path, _shape_of(name), str(n_embd), _sizes(found))
+    shifts = np.stack([checkpoint.array(name).astype(np.float32) for name in rows]).reshape(2, n_layer, n_embd)
+    bad = int(shifts.size - np.isfinite(shifts).sum())
+    if bad:
+        what = Text("states.mismatch.values", tensor=rows[0])
+        raise mismatch(path, what, Text("states.mismatch.finite"), Text("states.mismatch.not_finite", places=bad))
+    shifts.flags.writeable = False
+    return shifts
 
 
 def _own_sizes(path: Path, checkpoint: Checkpoint, names: list[str]) -> Sizes:
@@ -101,13 +121,16 @@ ONLY_STATES = Text("states.mismatch.only_states")
 class StateFile:
     """``layers``: float32 ``(n_layer, n_head, head_size, head_size)``, read-only; ``digest``: SHA-256 of it, hex.
 
-    ``origin`` says for which architecture it was made, as far as that can be told.
+    ``origin`` says for which architecture it was made, as far as that can be told. ``shifts``: float32
+    ``(2, n_layer, n_embd)``, what attention and channel mix saw last, of a state the rwkv package had while it ran;
+    None for an initial state, where both are zero.
     """
 
     name: str
     layers: np.ndarray
     digest: str
     origin: Origin = field(default_factory=Origin)
+    shifts: np.ndarray | None = None
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -133,7 +156,12 @@ def read_state_file(path: str | Path, config: ModelConfig) -> StateFile:
         origin = origin_of(path, checkpoint.metadata)
         _check_origin(path, origin, config.major)
         layers = read_layers(path, checkpoint, (config.n_layer, config.n_head, config.head_size))
-    return StateFile(path.stem, layers, state_digest(layers), origin)
+        shifts = read_shifts(path, checkpoint, config.n_layer, config.n_embd)
+    digest = state_digest(layers, shifts)
+    if shifts is not None and config.major in (5, 6):  # the package's code of these holds the transpose
+        layers = np.ascontiguousarray(layers.swapaxes(-1, -2))
+        layers.flags.writeable = False
+    return StateFile(path.stem, layers, digest, origin, shifts)
 
 
 def open_state(path: str | Path, name: str = "") -> StateFile:
@@ -145,7 +173,10 @@ def open_state(path: str | Path, name: str = "") -> StateFile:
     with open_checkpoint(path, any_name=bool(name)) as checkpoint:
         _check_only_states(shown, checkpoint)
         layers = read_layers(shown, checkpoint)
-        return StateFile(shown.stem, layers, state_digest(layers), origin_of(shown, checkpoint.metadata))
+        n_layer, n_head, head_size, _ = layers.shape
+        shifts = read_shifts(shown, checkpoint, n_layer, n_head * head_size)
+        digest = state_digest(layers, shifts)
+        return StateFile(shown.stem, layers, digest, origin_of(shown, checkpoint.metadata), shifts)
 
 
 def merged_state(path: str | Path) -> StateFile:
@@ -163,10 +194,13 @@ def merged_state(path: str | Path) -> StateFile:
     return StateFile(path.stem, layers, state_digest(layers), Origin(str(config.major), "model"))
 
 
-def state_digest(layers: np.ndarray) -> str:
+def state_digest(layers: np.ndarray, shifts: np.ndarray | None = None) -> str:
     """SHA-256 (hex) over shape and float32 values: equal states have equal digests, whatever file they came from."""
     values = np.ascontiguousarray(layers, np.float32)
-    return hashlib.sha256(repr(values.shape).encode() + values.tobytes()).hexdigest()
+    found = hashlib.sha256(repr(values.shape).encode() + values.tobytes())
+    if shifts is not None:
+        found.update(shifts.tobytes())
+    return found.hexdigest()
 
 
 def _check_only_states(path: Path, checkpoint: Checkpoint) -> None:
@@ -202,6 +236,8 @@ def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.nd
     states = [state for state, _ in parts if state is not None]
     if not 2 <= len(parts) <= MOST_PARTS or not states:
         raise WeightsError("blend_invalid", reason=Text("reason.weights.number_of_parts", most=MOST_PARTS))
+    if any(state.shifts is not None for state in states):
+        raise WeightsError("blend_invalid", reason=Text("reason.weights.running_state_cannot_be_blended"))
     weights = [weight for _, weight in parts]
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
         raise WeightsError("blend_invalid", reason=Text("reason.common.weights_are_numbers_from_0_up"))
