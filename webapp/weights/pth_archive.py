@@ -188,6 +188,8 @@ def _wide_fields(extra: bytes) -> Iterator[int]:
 
 MAX_PICKLE_BYTES = 32 * 2**20  # a 7B model's is about 0.3 MB
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # torch.serialization.MAGIC_NUMBER, the first thing in an old file
+MOST_INNER_TABLES = 50
+"""A trainer's checkpoint has a handful: the weights, the optimizer's, the settings."""
 REBUILDS = "torch._utils._rebuild_"
 
 
@@ -324,8 +326,11 @@ def _tensors_of(found: Any) -> Mapping[str, Any]:
         return _states_of(found)
     if type(found) is not dict or any(map(_is_tensor, found.values())):
         return found if type(found) is dict else {}
-    inner = [value for value in found.values() if type(value) is dict and any(map(_is_tensor, value.values()))]
-    inner = inner or [named for named in map(_states_of, found.values()) if named]
+    tables = [value for value in found.values() if type(value) in (dict, list, tuple)]
+    if len(tables) > MOST_INNER_TABLES:  # a file can hold the same long one a hundred thousand times
+        return found
+    inner = [table for table in tables if type(table) is dict and any(map(_is_tensor, table.values()))]
+    inner = inner or [named for named in map(_states_of, tables) if named]
     return inner[0] if len(inner) == 1 else found
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from webapp.errors import DownloadError, WeightsError
 from webapp.i18n import Text
-from webapp.manager.library import ModelLibrary
+from webapp.manager.library import MODEL_ENDINGS, ModelLibrary
 from webapp.services.downloads.catalogue import find
 from webapp.services.downloads.http import Http
 from webapp.services.downloads.hubs import REPOSITORY, HubFile, Hubs
-from webapp.services.downloads.transfer import Part, Source, Transfer, unfinished
+from webapp.services.downloads.transfer import Part, ShareOfJob, Source, Transfer, unfinished
 from webapp.services.jobs import PAUSED, Job, Jobs, Running
 from webapp.services.library.placing import (
     check_free,
@@ -43,8 +44,9 @@ class Downloads:
             self._list(source, PAUSED)
 
     def named(self, wanted: str) -> Source:
-        """Of a published model's name, ``OWNER/REPOSITORY/FILE``, or an address. ``download_link_invalid`` for anything
-        else."""
+        """Of a published model's name, ``OWNER/REPOSITORY/FILE``, or an address. ``OWNER/REPOSITORY``, with a folder
+        behind it where it has several, is a whole model: which files belong to it the hub is asked now.
+        ``download_link_invalid`` for anything else."""
         model = find(wanted)
         if model is not None:
             size = model.size_bytes if model.size_is_exact else 0
@@ -53,7 +55,9 @@ class Downloads:
             return self._of_address(wanted)
         owner, _, rest = wanted.partition("/")
         name, _, file = rest.partition("/")
-        if file and REPOSITORY.fullmatch(f"{owner}/{name}"):
+        if REPOSITORY.fullmatch(f"{owner}/{name}"):
+            if not file.lower().endswith(MODEL_ENDINGS):
+                return self.of_folder(f"{owner}/{name}", file.strip("/"))
             return self.of_repository(f"{owner}/{name}", HubFile(file, 0))
         raise DownloadError(
             "download_link_invalid", name=wanted[:200], reason=Text("reason.services.no_published_model_of_that_name")
@@ -70,11 +74,32 @@ class Downloads:
         urls = tuple(one.file_url(names[one.kind], file.path) for one in hubs)
         return Source(safe_name(file.path), f"{repo}/{file.path}", urls, file.size_bytes, file.sha256)
 
+    def of_folder(self, repo: str, path: str, hub: str = "") -> Source:
+        """A model of several files, as the first hub that answers lists them. ``download_not_found``."""
+        hubs = (self.hubs.hub(hub),) if hub else self.hubs.order()
+        for number, one in enumerate(hubs, 1):
+            try:
+                found = self.hubs.folder(one.name, repo, path)
+                break
+            except DownloadError as exc:
+                if exc.code != "download_unreachable" or number == len(hubs):
+                    raise
+        name = safe_name((path or repo).rpartition("/")[2], ("",))
+        members = []
+        for file in found.members:
+            member = file.path.rpartition("/")[2]
+            if safe_name(member, ("",)) == member:
+                urls = tuple(one.file_url(repo, file.path) for one in hubs)
+                members.append(Source(member, f"{repo}/{file.path}", urls, file.size_bytes, file.sha256, folder=name))
+        key = f"{repo}/{path}".rstrip("/")
+        return Source(name, key, members[0].urls, found.size_bytes, members=tuple(members))
+
     def start(self, source: Source) -> Job:
         """At the end of the queue; one that is listed already goes on. ``file_name_taken``, ``disk_full``,
         ``download_link_invalid``."""
-        for url in source.urls:
-            self.http.check(url, source.name)
+        for one in (source, *source.members):
+            for url in one.urls:
+                self.http.check(url, one.name)
         check_name_free(self._models_dir / source.name)
         for job in self.jobs.jobs(KIND):
             if job.details["key"] == source.key and (not job.is_over or self.jobs.can_resume(job)):
@@ -116,6 +141,8 @@ class Downloads:
         part = Part(self._models_dir, source)
         running.note(f"from {urlsplit(source.urls[0]).netloc}")
         check_name_free(self._models_dir / source.name)
+        if source.members:
+            return self._fetch_folder(source, part, running)
         transfer = Transfer(source, part, self.http, running)
         transfer.fetch()
         running.report(part.size_bytes, phase="look")
@@ -131,3 +158,34 @@ class Downloads:
         size_bytes = path.stat().st_size
         running.report(size_bytes, total=size_bytes)
         return {"model": self._library.name_of(path), "size_bytes": size_bytes, "sha256": transfer.source.sha256}
+
+    def _fetch_folder(self, source: Source, part: Part, running: Running) -> dict[str, Any]:
+        """Each file as one of its own; they come together when all are whole, and get their name in one rename."""
+        part.describe(source)
+        before = 0
+        for member in source.members:
+            if not (part.path / member.name).is_file():
+                own = Part(self._models_dir, member)
+                running.note(member.name)
+                Transfer(member, own, self.http, ShareOfJob(running, before)).fetch()
+            before += member.size_bytes
+        running.report(before, phase="look")
+        with writing(part.folder):
+            part.path.mkdir(exist_ok=True)
+            for member in source.members:
+                own = Part(self._models_dir, member)
+                if own.path.is_file():
+                    os.replace(own.path, part.path / member.name)
+                own.discard()
+        try:
+            look_into(self._library.reader, part.path, source.name)
+        except WeightsError:
+            part.discard()
+            raise
+        path = self._models_dir / source.name
+        with writing(path.parent):
+            take_place(part.path, path)
+        part.discard()
+        self._library.watch.look_again()
+        running.report(before, total=before)
+        return {"model": self._library.name_of(path), "size_bytes": before, "sha256": ""}

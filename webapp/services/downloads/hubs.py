@@ -20,6 +20,7 @@ from webapp.i18n import Text
 from webapp.manager.library import MODEL_ENDINGS
 from webapp.services.downloads.http import Http
 from webapp.settings import Settings
+from webapp.weights.model_folder import is_model_folder
 
 AUTOMATIC = "automatic"
 CUSTOM = "custom"
@@ -64,11 +65,13 @@ MODELSCOPE = Hub("modelscope", "https://modelscope.cn", "modelscope")
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a repository that could be a model. ``sha256`` "" where the hub does not say."""
+    """A file of a repository that could be a model. ``sha256`` "" where the hub does not say. ``members``: of a folder
+    that is one, the files to fetch; its ``path`` is "" where that is the repository itself."""
 
     path: str
     size_bytes: int
     sha256: str = ""
+    members: tuple[HubFile, ...] = ()
 
 
 class Hubs:
@@ -131,7 +134,8 @@ class Hubs:
         return ""
 
     def look(self, name: str, repo: str) -> tuple[HubFile, ...]:
-        """What of a repository could be a model, asked of the hub now; the largest list it gives is 2,000 files."""
+        """What of a repository could be a model, asked of the hub now; the largest list it gives is 2,000 files. A
+        folder of Hugging Face's form stands first, in place of its parts."""
         if not REPOSITORY.fullmatch(repo):
             raise DownloadError(
                 "download_link_invalid", name=repo[:200], reason=Text("reason.services.repository_is_called_owner_name")
@@ -142,7 +146,18 @@ class Hubs:
             found = _modelscope_files(content) if hub.kind == "modelscope" else _hf_files(content)
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise DownloadError("download_not_a_file", host=hub.host, name=repo) from exc
-        return tuple(file for file in found if file.path.lower().endswith(MODEL_ENDINGS))[:MOST_FILES]
+        folders = _model_folders(found)
+        parts = {member.path for folder in folders for member in folder.members}
+        files = [file for file in found if file.path.lower().endswith(MODEL_ENDINGS) and file.path not in parts]
+        return (*folders, *files)[:MOST_FILES]
+
+    def folder(self, name: str, repo: str, path: str) -> HubFile:
+        """The folder at ``path`` of a repository, asked of the hub now; ``download_not_found`` where it is no model."""
+        found = next((file for file in self.look(name, repo) if file.members and file.path == path), None)
+        if found is None:
+            where = f"{repo}/{path}".rstrip("/")
+            raise DownloadError("download_not_found", host=self.hub(name).host, name=where)
+        return found
 
     def _kept(self) -> Mapping[str, Any]:
         with contextlib.suppress(OSError, ValueError):
@@ -155,6 +170,32 @@ class Hubs:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             json.dump(values, file)
         os.replace(part, self._path)
+
+
+MEMBER_ENDINGS = (".safetensors", ".json", ".jinja", ".txt", ".model")
+MOST_SIDE_BYTES = 64 << 20
+"""Of a tokenizer or a template."""
+
+
+def _model_folders(files: list[HubFile]) -> list[HubFile]:
+    folders: dict[str, list[HubFile]] = {}
+    for file in files:
+        folders.setdefault(file.path.rpartition("/")[0], []).append(file)
+    found = []
+    for path, inside in folders.items():
+        names = [file.path.rpartition("/")[2] for file in inside]
+        if not is_model_folder(names):
+            continue
+        is_pickled = not any(name.endswith(".safetensors") for name in names)
+        members = [
+            file
+            for name, file in sorted(zip(names, inside, strict=True), key=lambda pair: pair[0])
+            if (name.endswith(MEMBER_ENDINGS) or (is_pickled and name.startswith("pytorch_model")))
+            and not name.startswith((".", "adapter_"))
+            and (file.size_bytes <= MOST_SIDE_BYTES or name.endswith((".safetensors", ".bin")))
+        ]
+        found.append(HubFile(path, sum(file.size_bytes for file in members), members=tuple(members)))
+    return sorted(found, key=lambda folder: folder.path)
 
 
 def _hf_files(content: bytes) -> list[HubFile]:

@@ -11,12 +11,14 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from webapp.errors import DownloadError, RoostError
 from webapp.services.downloads.http import Answer, Http, interrupt
@@ -30,6 +32,7 @@ from webapp.services.library.placing import (
     write_all,
     writing,
 )
+from webapp.weights.model_folder import stamp_of
 
 PARTS = ".downloads"
 TRIES, PROGRESS_BYTES = 5, 1 << 20
@@ -48,7 +51,8 @@ PASSING = frozenset(
 @dataclass(frozen=True)
 class Source:
     """What to fetch. ``key`` says which file it is whichever mirror it comes from; ``urls``: the mirrors in order.
-    ``size_bytes`` 0, ``sha256`` and ``etag`` "" while they are not known."""
+    ``size_bytes`` 0, ``sha256`` and ``etag`` "" while they are not known. ``members``: the files of a folder, which
+    ``size_bytes`` counts; ``folder``: of a member, the name of that folder."""
 
     name: str
     key: str
@@ -56,22 +60,27 @@ class Source:
     size_bytes: int = 0
     sha256: str = ""
     etag: str = ""
+    members: tuple[Source, ...] = ()
+    folder: str = ""
 
 
 class Part:
-    """``<id>.part`` and ``<id>.json`` in the hidden folder of the models folder. One process at a time."""
+    """``<id>.part`` and ``<id>.json`` in the hidden folder of the models folder. One process at a time. Of a folder,
+    ``<id>.folder`` is where its members come together once each is whole."""
 
     def __init__(self, models_dir: Path, source: Source) -> None:
         self.folder = models_dir / PARTS
         part_id = hashlib.sha256(f"{source.name}\n{source.key}".encode()).hexdigest()[:32]
-        self.path = self.folder / f"{part_id}.part"
+        self._members = [Part(models_dir, member) for member in source.members]
+        self.path = self.folder / f"{part_id}.{'folder' if source.members else 'part'}"
         self._about = self.folder / f"{part_id}.json"
 
     @property
     def size_bytes(self) -> int:
         with contextlib.suppress(OSError):
-            return self.path.stat().st_size
-        return 0
+            size = stamp_of(self.path)[1]
+            return size + sum(part.size_bytes for part in self._members)
+        return sum(part.size_bytes for part in self._members)
 
     def source(self) -> Source | None:
         """As it was described; None where nothing is there."""
@@ -84,6 +93,10 @@ class Part:
         os.replace(part, self._about)
 
     def discard(self) -> None:
+        for part in self._members:
+            part.discard()
+        if self.path.is_dir():
+            shutil.rmtree(self.path, ignore_errors=True)
         for path in (self.path, self._about):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # the last one takes the folder with it
@@ -108,23 +121,61 @@ class Part:
 
 
 def unfinished(models_dir: Path) -> list[Source]:
-    """What earlier processes began here."""
-    return [found for path in sorted((models_dir / PARTS).glob("*.json")) if (found := _read(path))]
+    """What earlier processes began here; a folder stands for its files."""
+    found = [source for path in sorted((models_dir / PARTS).glob("*.json")) if (source := _read(path))]
+    return [source for source in found if not source.folder]
 
 
 def _read(path: Path) -> Source | None:
     """None for what this module did not write; a name that would lead elsewhere is never taken from a file."""
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RoostError):
         found = json.loads(path.read_text(encoding="utf-8"))
-        source = Source(**{**found, "urls": tuple(found["urls"])})
-        return source if source.urls and source.name == safe_name(source.name) else None
+        source = _source(found if isinstance(found, dict) else {})
+        return source if source.urls and all(map(_is_safe, (source, *source.members))) else None
     return None
+
+
+def _source(found: dict[str, Any]) -> Source:
+    members = tuple(_source(member) for member in found.get("members", ()))
+    return Source(**{**found, "urls": tuple(found["urls"]), "members": members})
+
+
+def _is_safe(source: Source) -> bool:
+    is_file = not (source.members or source.folder)
+    return source.name == (safe_name(source.name) if is_file else safe_name(source.name, ("",)))
+
+
+class ShareOfJob:
+    """A member's side of the job that fetches its folder: what it reports is added to ``before``, what is there
+    already."""
+
+    def __init__(self, running: Running, before: int) -> None:
+        self._running = running
+        self._before = before
+        self.note = running.note
+        self.on_stop = running.on_stop
+
+    @property
+    def wish(self) -> str:
+        return self._running.wish
+
+    @property
+    def done(self) -> int | None:
+        return self._running.done
+
+    @done.setter
+    def done(self, value: int) -> None:
+        self._running.done = self._before + value
+
+    def report(self, done: int, total: int | None = None, phase: str | None = None, **details: Any) -> None:
+        """``total`` is the member's; the job's stays."""
+        self._running.report(self._before + done, None, phase, **details)
 
 
 class Transfer:
     """One attempt of a job; made anew when the job goes on."""
 
-    def __init__(self, source: Source, part: Part, http: Http, running: Running) -> None:
+    def __init__(self, source: Source, part: Part, http: Http, running: Running | ShareOfJob) -> None:
         self.source = source
         self._part = part
         self._http = http
@@ -137,6 +188,7 @@ class Transfer:
         """Until the part is whole and right. Raises InterruptedError when the job is to stop."""
         known = self._part.source()
         if known is not None:
+            known = replace(known, folder=self.source.folder)
             is_same = not (self.source.sha256 and known.sha256) or self.source.sha256 == known.sha256
             if is_same:
                 self.source = replace(known, urls=self.source.urls, sha256=self.source.sha256 or known.sha256)

@@ -41,14 +41,20 @@ def downloads_of(page: PageContext) -> Downloads:
 
 @blueprint.post("")
 def start() -> Response | BaseResponse:
-    """``name`` of a published model, an address or OWNER/REPOSITORY/FILE; or ``repo`` and ``file`` of ``hub``."""
+    """``name`` of a published model, an address or OWNER/REPOSITORY/FILE; or ``repo`` and ``file`` of ``hub``, with
+    ``folder`` 1 where that is a model of several files, which the hub is asked for again."""
     page = current_page()
     form = {key: request.form.get(key, "")[:TEXT_CHARS].strip() for key in ("name", "hub", "repo", "file", "sha256")}
     try:
         downloads = downloads_of(page)
         if form["repo"]:
             file = HubFile(form["file"], _number(request.form.get("size", "")), form["sha256"])
-            source = downloads.of_repository(form["repo"], file, form["hub"])
+            is_folder = request.form.get("folder") == "1"
+            source = (
+                downloads.of_folder(form["repo"], form["file"], form["hub"])
+                if is_folder
+                else downloads.of_repository(form["repo"], file, form["hub"])
+            )
         else:
             source = downloads.named(form["name"])
         downloads.start(source)
@@ -134,10 +140,13 @@ def known_section(page: PageContext, form: Values | None = None) -> Values:
         "files": [
             {
                 "path": file.path,
+                "shown": file.path or form.get("repo", ""),
+                "is_folder": bool(file.members),
+                "facts": page.t("downloads.folder_facts", count=len(file.members)) if file.members else "",
                 "size": size_text(file.size_bytes),
                 "size_bytes": file.size_bytes,
                 "sha256": file.sha256,
-                "is_here": Path(file.path).name in _names_here(page),
+                "is_here": (file.path or form.get("repo", "")).rpartition("/")[2] in _names_here(page),
             }
             for file in form.get("files", ())
         ],
