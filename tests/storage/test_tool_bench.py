@@ -78,5 +78,7 @@ def test_answers_of_a_deleted_run_are_dropped_and_an_abandoned_run_is_told(bench
     gone, left = bench.begin_run({}), bench.begin_run({})
     bench.delete_run(gone.id)
     bench.add_answer(gone.id, {"place": 0})
+    assert bench.has_running()
     bench.end_abandoned({"code": "bench_interrupted"})
+    assert not bench.has_running()
     assert (bench.run(left.id).status, bench.run(left.id).error) == (FAILED, {"code": "bench_interrupted"})

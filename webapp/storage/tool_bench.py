@@ -132,6 +132,10 @@ class BenchStore:
             told = to_json(dict(error)) if error else None
             update(connection, "bench_runs", run_id, status=status, finished_at=time.time(), error=told)
 
+    def has_running(self) -> bool:
+        with self._database.connect() as connection:
+            return connection.execute("SELECT 1 FROM bench_runs WHERE status = ?", (RUNNING,)).fetchone() is not None
+
     def end_abandoned(self, error: Mapping[str, Any]) -> None:
         """Runs that a process before this one left running."""
         with self._database.transaction() as connection:

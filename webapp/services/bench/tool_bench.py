@@ -286,7 +286,8 @@ class ToolBench:
         self.jobs = jobs
         self._manager = manager
         self._at_once = at_once
-        self.store.end_abandoned(RoostError("bench_interrupted").to_dict())
+        if self.store.has_running():  # seldom, and the sentence takes both languages' catalogues
+            self.store.end_abandoned(RoostError("bench_interrupted").to_dict())
 
     @property
     def running(self) -> str:
