@@ -167,7 +167,9 @@ def run_program(arguments: list[str], running: Running) -> dict[str, Any]:
         if last.get("event") != "done" or code != 0:
             errors.seek(0)
             last_words = errors.read().decode("utf-8", "replace").strip()[-LAST_WORDS:]
-            raise ConversionError(reason=f"its process ended with code {code} {last_words}".strip())
+            raise ConversionError(
+                reason=Text("reason.services.its_process_ended_with", code=code, words=last_words or "—")
+            )
     return last
 
 

@@ -13,6 +13,7 @@ from flask_sock import Sock
 
 from webapp import __version__
 from webapp.errors import StorageError, as_roost_error
+from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.resources import resource_dir
 from webapp.services.access import OwnerProof
@@ -128,7 +129,9 @@ def database_path(settings: Settings) -> str:
     try:
         make_data_dir(settings.data_dir)
     except OSError as exc:
-        raise StorageError(reason=f"{settings.data_dir}: {exc.strerror}") from exc
+        raise StorageError(
+            reason=Text("reason.common.path_and_error", path=str(settings.data_dir), error=exc.strerror)
+        ) from exc
     return str(settings.data_dir / DATABASE_NAME)
 
 

@@ -136,7 +136,9 @@ class Completions:
         names = [template.name for template in all_templates()]
         if prompt.template and prompt.template not in names:
             raise RoostError(
-                "invalid_parameter", param="template", reason=f"{prompt.template!r} is none of {', '.join(names)}"
+                "invalid_parameter",
+                param="template",
+                reason=Text("reason.api.is_not_one_of", name=repr(prompt.template), names=", ".join(names)),
             )
         template = _named(template_of(model.info, prompt.template, preset.template), prompt.names)
         think_mode = ThinkMode(preset.think_mode or "none") if prompt.think_mode is None else prompt.think_mode

@@ -188,9 +188,13 @@ def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> Off
     if name is not None:
         definitions = tuple(definition for definition in definitions if definition["name"] == name)
         if not definitions:
-            raise RoostError("invalid_parameter", param="tool_choice", reason=f"{name!r} is none of the tools")
+            raise RoostError(
+                "invalid_parameter",
+                param="tool_choice",
+                reason=Text("reason.api.is_not_one_of_the_tools", name=repr(name)),
+            )
     if structure.tool_choice == "required" and not definitions:
-        raise RoostError("invalid_parameter", param="tool_choice", reason="there are no tools to choose from")
+        raise RoostError("invalid_parameter", param="tool_choice", reason=Text("reason.api.no_tools_to_choose_from"))
     return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained)
 
 
@@ -203,7 +207,7 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
             raise RoostError(
                 "unsupported_parameter",
                 param="response_format",
-                reason="an answer that may call tools has no other form",
+                reason=Text("reason.api.answers_allow_no_other_form"),
             )
         is_required = structure.tool_choice == "required" or chosen_name(structure) is not None
         if not structure.is_constrained:
@@ -271,16 +275,16 @@ def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str
 
 def _check_nothing_demanded(is_required: bool) -> None:
     if is_required:
-        raise RoostError(
-            "invalid_parameter", param="tool_choice", reason="a call can be demanded only with constrained decoding"
-        )
+        raise RoostError("invalid_parameter", param="tool_choice", reason=Text("reason.api.demand_needs_constraints"))
 
 
 def _dialect(structure: Structure, preferred: str, info: Inspection) -> ToolDialect:
     names = [dialect.name for dialect in all_dialects()]
     if structure.dialect and structure.dialect not in names:
         raise RoostError(
-            "invalid_parameter", param="tool_dialect", reason=f"{structure.dialect!r} is none of {', '.join(names)}"
+            "invalid_parameter",
+            param="tool_dialect",
+            reason=Text("reason.api.is_not_one_of", name=repr(structure.dialect), names=", ".join(names)),
         )
     return dialect_of(structure.dialect or preferred, info)
 
@@ -294,18 +298,26 @@ def chosen_name(structure: Structure) -> str | None:
     name = function.get("name") if isinstance(function, Mapping) else None
     if choice.get("type", "function") != "function" or not isinstance(name, str):
         raise RoostError(
-            "invalid_parameter", param="tool_choice", reason="it names a function as {type, function: {name}}"
+            "invalid_parameter",
+            param="tool_choice",
+            reason=Text("reason.api.names_a_function_as", form="{type, function: {name}}"),
         )
     return name
 
 
 def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], ...]:
     if len(tools) > MAX_TOOLS:
-        raise RoostError("invalid_parameter", param="tools", reason=f"there are {len(tools)}; the limit is {MAX_TOOLS}")
+        raise RoostError(
+            "invalid_parameter",
+            param="tools",
+            reason=Text("reason.api.there_are_too_many", found=len(tools), limit=MAX_TOOLS),
+        )
     length = _length(tools)
     if length > MAX_TOOLS_CHARS:
         raise RoostError(
-            "invalid_parameter", param="tools", reason=f"they have {length} characters; the limit is {MAX_TOOLS_CHARS}"
+            "invalid_parameter",
+            param="tools",
+            reason=Text("reason.common.too_long", found=length, limit=MAX_TOOLS_CHARS),
         )
     found: dict[str, dict[str, Any]] = {}
     for place, tool in enumerate(tools):
@@ -313,7 +325,9 @@ def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], 
         name = definition["name"]
         if name in found:
             raise RoostError(
-                "invalid_parameter", param=f"tools[{place}].function.name", reason=f"there is a tool {name!r} already"
+                "invalid_parameter",
+                param=f"tools[{place}].function.name",
+                reason=Text("reason.storage.tool_name_taken", name=repr(name)),
             )
         found[name] = definition
     return tuple(found.values())
@@ -323,7 +337,7 @@ def _length(tools: tuple[Mapping[str, Any], ...]) -> int:
     try:
         return len(json.dumps(tools, ensure_ascii=False))
     except RecursionError as exc:
-        raise RoostError("invalid_parameter", param="tools", reason="they are nested too deeply") from exc
+        raise RoostError("invalid_parameter", param="tools", reason=Text("reason.api.is_nested_too_deeply")) from exc
 
 
 def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,7 +358,7 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
         raise RoostError(
             "invalid_parameter",
             param="response_format.type",
-            reason=f"{kind!r} is not text, json_object or json_schema",
+            reason=Text("reason.api.is_not_one_of", name=repr(kind), names="text, json_object, json_schema"),
         )
     described = wanted.get("json_schema")
     schema = described.get("schema") if isinstance(described, Mapping) else None

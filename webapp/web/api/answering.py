@@ -23,7 +23,7 @@ from flask import Response, copy_current_request_context, current_app, g, reques
 
 from webapp.chat.events import AnswerEvent, Finished, Usage, Waiting
 from webapp.errors import ModelNotFound, RoostError, as_roost_error, translate_error
-from webapp.i18n import sentences
+from webapp.i18n import Text, sentences
 from webapp.manager.library import ModelEntry, ModelFile
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completion, Completions
@@ -63,7 +63,7 @@ def begin(wanted: AnswerRequest) -> Answering:
     asked, most = len(wanted.prompts) * wanted.choices, the_settings().api_max_choices
     if asked > most:
         raise RoostError(
-            "invalid_parameter", param="n", reason=f"{asked} answers are asked for at once; the limit is {most}"
+            "invalid_parameter", param="n", reason=Text("reason.api.too_many_answers_at_once", found=asked, limit=most)
         )
     is_gone = request.environ.get(DISCONNECTED, lambda: False)
     return Answering(

@@ -14,6 +14,7 @@ from msgspec import Meta
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta, Usage
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.errors import RoostError
+from webapp.i18n import Text
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.web.api.answering import (
     Answering,
@@ -222,7 +223,11 @@ def choice_of(choice: dict[str, Any]) -> Any:
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
     if kind not in CHOICES:
-        raise RoostError("invalid_parameter", param="tool_choice.type", reason="it is none of auto, any, tool and none")
+        raise RoostError(
+            "invalid_parameter",
+            param="tool_choice.type",
+            reason=Text("reason.common.must_be_one_of", names="auto, any, tool, none"),
+        )
     return CHOICES[kind]
 
 

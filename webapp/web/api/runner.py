@@ -15,6 +15,7 @@ from flask import Response, current_app
 
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError
+from webapp.i18n import Text
 from webapp.web.api.answering import answer, the_completions, the_manager
 from webapp.web.api.body import RunnerSampling, asked_sampling, read_body
 
@@ -112,6 +113,6 @@ def device_of(strategy: str) -> str:
 def leave() -> Response:
     stop: Any = current_app.extensions.get("stop")
     if stop is None:
-        raise ModelError(reason="this server was not started by roost serve and cannot be ended from here")
+        raise ModelError(reason=Text("reason.api.was_not_started_by_serve"))
     threading.Timer(EXIT_AFTER_S, stop).start()
     return answer(SUCCESS)

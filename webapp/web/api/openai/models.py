@@ -94,7 +94,9 @@ def embed() -> Response:
     inputs = list(inputs_of(asked.input))
     if len(inputs) > MOST_INPUTS:
         raise RoostError(
-            "invalid_parameter", param="input", reason=f"there are {len(inputs)} texts; the limit is {MOST_INPUTS}"
+            "invalid_parameter",
+            param="input",
+            reason=Text("reason.api.there_are_too_many", found=len(inputs), limit=MOST_INPUTS),
         )
     model = served_model(asked.model)
     check_dimensions(asked.dimensions)
@@ -118,7 +120,9 @@ def check_dimensions(dimensions: int | None) -> None:
     config = the_manager().model_info().config
     if dimensions is not None and config is not None and dimensions != config.n_embd:
         raise RoostError(
-            "unsupported_parameter", param="dimensions", reason=f"this model's vectors have {config.n_embd} numbers"
+            "unsupported_parameter",
+            param="dimensions",
+            reason=Text("reason.api.vectors_have_a_size", size=config.n_embd),
         )
 
 
