@@ -22,7 +22,7 @@ ARCHITECTURES = ("4", "5.0", "5.1", "5.2", "6", "7")
 CHUNKS = (16, 1, 23)
 """A prompt's chunks; 40 tokens in all."""
 
-STRATEGIES = {"native": "native f32", "rwkv_pip": "cpu fp32", "webgpu": "webgpu fp32"}
+STRATEGIES = {"native": "native f32", "ggml": "rwkv.cpp f32", "rwkv_pip": "cpu fp32", "webgpu": "webgpu fp32"}
 """Backend -> the strategy under which it computes in float32. A new backend adds its row."""
 
 NO_REFERENCE = ("fake",)

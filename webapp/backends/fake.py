@@ -133,6 +133,7 @@ class _Slot:
 class FakeBackend(Backend):
     """See the module for its options."""
 
+    FORMATS = ("pth", "safetensors", "ggml-bin", "gguf")
     OPTIONS = tuple(_declared(each.name, cast(OptionValue, each.default)) for each in fields(FakeOptions))
 
     def __init__(self, config: ModelConfig | None = None, options: FakeOptions | None = None) -> None:

@@ -105,8 +105,12 @@ class TensorSize(Protocol):
 class ModelFile(Protocol):
     """A model file as it was looked into, without its tensors: ``webapp.weights.inspection.Inspection``.
 
+    ``format``: pth, safetensors, ggml-bin or gguf; empty where it is not known.
     ``converted_strategy``: the one strategy a file converted beforehand can run, None for any other file.
     """
+
+    @property
+    def format(self) -> str: ...
 
     @property
     def config(self) -> ModelConfig | None: ...
@@ -123,6 +127,7 @@ class ModelSizes:
     config: ModelConfig | None
     tensors: Sequence[TensorSize] = ()
     converted_strategy: str | None = None
+    format: str = ""
 
 
 RAM = "ram"
@@ -256,6 +261,8 @@ class Backend(ABC):
     OPTIONS: ClassVar[tuple[BackendOption, ...]] = ()
     """What a person can choose. Pages, presets, command line and fit estimate draw them from here. An option called
     ``threads`` or ``custom_cuda`` takes the value of the engine option of that name."""
+    FORMATS: ClassVar[tuple[str, ...]] = ("pth", "safetensors")
+    """Of the files it runs, as ``ModelFile.format`` names them. Others are refused before ``check``."""
     KINDS: ClassVar[tuple[BackendKind, ...]] = ()
     """The ways to run a model that pages show of it; a backend without one is found by its strategy alone."""
 

@@ -47,6 +47,7 @@ class BackendEntry:
 REGISTRY: list[BackendEntry] = [
     BackendEntry("fake", "webapp.backends.fake:FakeBackend", is_for_tests=True),
     BackendEntry("native", "webapp.backends.native:NativeBackend"),
+    BackendEntry("ggml", "webapp.backends.ggml:GgmlBackend", r"(rwkv\.cpp|ggml) "),
     BackendEntry("webgpu", "webapp.backends.webgpu:WebgpuBackend", r"webgpu(_python)?\b"),
     BackendEntry("rwkv_pip", "webapp.backends.rwkv_pip:RwkvPipBackend", r"(cpu|cuda(:\d+)?|mps|dml) "),
 ]
@@ -57,35 +58,23 @@ def backends() -> list[type[Backend]]:
     return [entry.load_class() for entry in REGISTRY if not entry.is_for_tests]
 
 
-COMING = tuple(
-    BackendKind(key, f"preset_page.kind.{key}.label", f"preset_page.kind.{key}.text", order, versions=(), formats=())
-    for key, order in (("ggml", 40),)
-)
-"""Ways to run a model that a later version brings; pages show them as such."""
-NOT_YET = Availability(
-    False,
-    Text("reason.engine.backend_comes_later"),
-    Text("reason.engine.wait_or_use_cpu"),
-)
-
-
 @dataclass(frozen=True)
 class KindEntry:
-    """One kind of the strategy builder, and whether it works here. ``backend`` None: a later version brings it."""
+    """One kind of the strategy builder, and whether it works here."""
 
     kind: BackendKind
-    backend: type[Backend] | None
+    backend: type[Backend]
     availability: Availability
 
 
 def kinds() -> list[KindEntry]:
     """In the order of the pages."""
     found = [KindEntry(kind, cls, cls.availability_of(kind.key)) for cls in backends() for kind in cls.KINDS]
-    return sorted((*found, *(KindEntry(kind, None, NOT_YET) for kind in COMING)), key=lambda row: row.kind.order)
+    return sorted(found, key=lambda row: row.kind.order)
 
 
 def build(kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
-    """What the builder offers for a kind, and the strategy; nothing for one that comes later or does not exist."""
+    """What the builder offers for a kind, and the strategy; nothing for one that does not exist."""
     for backend in backends():
         if any(row.key == kind for row in backend.KINDS):
             return backend.builder(kind, given, config)
@@ -148,8 +137,20 @@ def runnable(model: ModelFile, strategy: str) -> tuple[type[Backend], Options]:
     if not found.is_available:
         name = backend_for(strategy).name
         raise BackendUnavailable(backend=name, reason=found.reason, way_out=found.way_out)
+    if model.format and model.format not in backend.FORMATS:
+        raise StrategyError(
+            strategy=strategy,
+            reason=Text("reason.engine.backend_does_not_read", format=model.format),
+            way_out=_way_out_of_format(model.format),
+        )
     backend.check(model, options)
     return backend, options
+
+
+def _way_out_of_format(format: str) -> Text:
+    """The backends that read a format, by their usage."""
+    words = [backend.usage().split(" ")[0] for backend in backends() if format in backend.FORMATS]
+    return Text("reason.common.choose_one_of", names=", ".join(f"`{word}`" for word in words))
 
 
 def suggestions(model: ModelFile) -> list[Suggestion]:

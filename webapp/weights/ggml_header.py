@@ -1,26 +1,69 @@
-"""The headers of rwkv.cpp's ``.bin`` and of ``.gguf``: enough to say what the file is, not to run it.
+"""The tables of contents of rwkv.cpp's ``.bin`` and of ``.gguf``: what a file is, and where its tensors lie.
 
-GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Its metadata are walked within the bounds below; the
-tensors are not.
+``.bin``: rwkv_file_format.inc of rwkv.cpp. Six 32-bit numbers (magic, version 100 or 101, vocabulary, width, layers,
+type), then records to the end: number of dimensions, length of the name, type, the dimensions (row length first), name,
+data. No padding. Version 100 has no quantised tensors.
+
+GGUF: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Its tensors are looked at where it says it is an RWKV
+model. Both are walked within the bounds below, and no number is trusted that the file's size contradicts.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 from typing import BinaryIO
 
 from webapp.errors import WeightsError
 from webapp.i18n import Text
-from webapp.weights.tensor_info import MOST_TENSORS, FileContents, kept_metadata
+from webapp.weights.tensor_info import (
+    BLOCKS,
+    ITEM_BYTES,
+    MOST_TENSORS,
+    FileContents,
+    StoredTensor,
+    TensorInfo,
+    contiguous_strides,
+    kept_metadata,
+    name_problem,
+)
 
 # rwkv_file_format.inc of rwkv.cpp; types 4 to 6 were removed before version 100 of the file format.
 GGMF_TYPES = {0: "FP32", 1: "FP16", 2: "Q4_0", 3: "Q4_1", 7: "Q5_0", 8: "Q5_1", 9: "Q8_0"}
+GGMF_DTYPES = {0: "float32", 1: "float16"} | {code: name.lower() for code, name in GGMF_TYPES.items() if code > 1}
+GGMF_VERSIONS = (100, 101)
+GGMF_HEADER = struct.Struct("<4s5I")
+GGMF_RECORD = struct.Struct("<3I")
+GGMF_DIMENSIONS = 3
 MOST_SIZE = 1 << 24  # of a vocabulary, a width or a number of layers
+MOST_ELEMENTS = 1 << 40  # of one tensor
 
 GGUF_VERSIONS = (1, 2, 3)
-GGUF_STRING, GGUF_ARRAY = 8, 9  # gguf_metadata_value_type
-GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+GGUF_STRING, GGUF_ARRAY, GGUF_BOOL = 8, 9, 7  # gguf_metadata_value_type
+GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+GGUF_DIMENSIONS = 4
+GGML_DTYPES = {
+    0: "float32",
+    1: "float16",
+    2: "q4_0",
+    3: "q4_1",
+    6: "q5_0",
+    7: "q5_1",
+    8: "q8_0",
+    10: "q2_k",
+    11: "q3_k",
+    12: "q4_k",
+    13: "q5_k",
+    14: "q6_k",
+    20: "iq4_nl",
+    23: "iq4_xs",
+    30: "bfloat16",
+}
+"""ggml_type of ggml.h -> dtype of :class:`TensorInfo`: those a model is kept in."""
+GGML_TYPES = {dtype: code for code, dtype in GGML_DTYPES.items()}
+DEFAULT_ALIGNMENT = 32
+MOST_ALIGNMENT = 1 << 16
 MOST_KEYS = 4096
 MOST_KEY_BYTES = 1024
 MOST_STRING_BYTES = 4 << 20
@@ -31,36 +74,107 @@ SMALLEST_TENSOR_BYTES = 24  # in the table: an empty name, no dimensions, type, 
 
 
 def read_ggmf(path: Path) -> FileContents:
-    """``metadata``: file_version, vocab_size, n_embd, n_layer, data_type. No tensors."""
-    magic_and_sizes = struct.Struct("<4s5i")
+    """``metadata``: file_version, vocab_size, n_embd, n_layer, data_type. Shapes as numpy has them: rows first."""
     with path.open("rb") as file:
-        head = file.read(magic_and_sizes.size)
-    if len(head) < magic_and_sizes.size:
-        raise WeightsError("file_truncated", path=str(path), reason=Text("reason.weights.header_is_not_complete"))
-    _, version, vocab_size, n_embd, n_layer, data_type = magic_and_sizes.unpack(head)
-    if not all(0 < size <= MOST_SIZE for size in (vocab_size, n_embd, n_layer)):
-        raise WeightsError(path=str(path), reason=Text("reason.weights.sizes_of_no_model"))
-    metadata = {
-        "file_version": str(version),
-        "vocab_size": str(vocab_size),
-        "n_embd": str(n_embd),
-        "n_layer": str(n_layer),
-        "data_type": GGMF_TYPES.get(data_type, f"unknown ({data_type})"),
-    }
-    return FileContents("ggml-bin", {}, metadata)
+        return _Ggmf(path, file).contents()
 
 
 def read_gguf(path: Path) -> FileContents:
-    """``metadata``: file_version, tensor_count, and every key whose value is a text (``general.architecture``)."""
+    """``metadata``: file_version, tensor_count, and every key whose value is a text or a number
+    (``general.architecture``, ``rwkv7.block_count``). Tensors of RWKV models only."""
     with path.open("rb") as file:
         return _Gguf(path, file).contents()
 
 
-class _Gguf:
+class _Header:
+    """Reads numbers and bytes, and never beyond the file."""
+
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self._path = path
         self._file = file
         self._file_bytes = path.stat().st_size
+        self._tensors: dict[str, StoredTensor] = {}
+
+    def _take(self, size: int) -> bytes:
+        data = self._file.read(size)
+        if len(data) < size:
+            raise self._truncated(Text("reason.weights.header_is_not_complete"))
+        return data
+
+    def _skip(self, size: int) -> None:
+        if self._file.tell() + size > self._file_bytes:
+            raise self._truncated(Text("reason.weights.header_is_not_complete"))
+        self._file.seek(size, 1)
+
+    def _tensor(self, name: bytes, dtype: str, dimensions: tuple[int, ...]) -> TensorInfo:
+        """``dimensions``: the row's length first, as ggml has them."""
+        try:
+            text = name.decode()
+        except UnicodeDecodeError:
+            raise self._damaged(Text("reason.weights.tensor_name_is_not_printable")) from None
+        problem = name_problem(text)
+        if problem:
+            raise self._damaged(problem)
+        if text in self._tensors:
+            raise self._damaged(Text("reason.weights.tensor_is_there_twice", name=text))
+        numel = math.prod(dimensions)
+        row = BLOCKS.get(dtype, (1, 0))[0]
+        if not dimensions or min(dimensions) < 1 or numel > MOST_ELEMENTS or dimensions[0] % row:
+            raise self._damaged(Text("reason.weights.sizes_of_no_tensor", name=text, sizes=str(dimensions)))
+        return TensorInfo(text, dimensions[::-1], dtype)
+
+    def _put(self, info: TensorInfo, offset: int) -> None:
+        end = offset + info.nbytes
+        if end > self._file_bytes:
+            told = {"name": info.name, "end": end, "found": self._file_bytes}
+            raise self._truncated(Text("reason.weights.ends_after_the_file", **told))
+        self._tensors[info.name] = StoredTensor(info, offset, contiguous_strides(info.shape), end)
+
+    def _truncated(self, reason: Text | str) -> WeightsError:
+        return WeightsError("file_truncated", path=str(self._path), reason=reason)
+
+    def _damaged(self, reason: Text | str) -> WeightsError:
+        return WeightsError(path=str(self._path), reason=reason)
+
+
+class _Ggmf(_Header):
+    def contents(self) -> FileContents:
+        _, version, vocab_size, n_embd, n_layer, data_type = GGMF_HEADER.unpack(self._take(GGMF_HEADER.size))
+        if not all(0 < size <= MOST_SIZE for size in (vocab_size, n_embd, n_layer)):
+            raise self._damaged(Text("reason.weights.sizes_of_no_model"))
+        if version not in GGMF_VERSIONS:
+            raise self._damaged(Text("reason.weights.version_of_rwkv_cpp_is_unknown", found=version))
+        while self._file.tell() < self._file_bytes:
+            self._record(version)
+        metadata = {
+            "file_version": str(version),
+            "vocab_size": str(vocab_size),
+            "n_embd": str(n_embd),
+            "n_layer": str(n_layer),
+            "data_type": GGMF_TYPES.get(data_type, f"unknown ({data_type})"),
+        }
+        return FileContents("ggml-bin", self._tensors, metadata)
+
+    def _record(self, version: int) -> None:
+        if len(self._tensors) == MOST_TENSORS:
+            raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
+        dimensions, name_bytes, data_type = GGMF_RECORD.unpack(self._take(GGMF_RECORD.size))
+        if not 1 <= dimensions <= GGMF_DIMENSIONS or name_bytes > MOST_KEY_BYTES:
+            raise self._damaged(Text("reason.weights.record_of_a_tensor_is_damaged", place=self._file.tell()))
+        sizes = struct.unpack(f"<{dimensions}I", self._take(4 * dimensions))
+        name = self._take(name_bytes)
+        dtype = GGMF_DTYPES.get(data_type)
+        if dtype is None or (version == GGMF_VERSIONS[0] and data_type > 1):
+            told = {"name": name.decode("utf-8", "replace"), "type": data_type}
+            raise self._damaged(Text("reason.weights.tensor_has_a_type_that_is_unknown", **told))
+        info = self._tensor(name, dtype, sizes)
+        self._put(info, self._file.tell())
+        self._file.seek(info.nbytes, 1)
+
+
+class _Gguf(_Header):
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        super().__init__(path, file)
         self._strings_left = MOST_STRINGS
 
     def contents(self) -> FileContents:
@@ -70,12 +184,35 @@ class _Gguf:
         if tensor_count > MOST_TENSORS or key_count > MOST_KEYS:
             raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
         if tensor_count * SMALLEST_TENSOR_BYTES + key_count * SMALLEST_KEY_BYTES > self._file_bytes:
-            raise WeightsError(
-                "file_truncated", path=str(self._path), reason=Text("reason.weights.header_is_not_complete")
-            )
+            raise self._truncated(Text("reason.weights.header_is_not_complete"))
         texts = [self._key() for _ in range(key_count)] if version > 1 else []  # version 1 has 32-bit lengths
         found = [("file_version", str(version)), ("tensor_count", str(tensor_count))]
-        return FileContents("gguf", {}, kept_metadata([*found, *((key, text) for key, text in texts if text)]))
+        metadata = kept_metadata([*found, *((key, text) for key, text in texts if text)])
+        if version > 1 and metadata.get("general.architecture", "").startswith(("rwkv", "arwkv")):
+            self._read_tensors(tensor_count, dict(texts).get("general.alignment", ""))
+        return FileContents("gguf", self._tensors, metadata)
+
+    def _read_tensors(self, count: int, alignment: str) -> None:
+        step = int(alignment) if alignment.isdigit() else DEFAULT_ALIGNMENT
+        if not 1 <= step <= MOST_ALIGNMENT or step & (step - 1):
+            raise self._damaged(Text("reason.weights.alignment_is_none", found=alignment))
+        found = []
+        for _ in range(count):
+            name = self._take(self._length(MOST_KEY_BYTES))
+            (dimensions,) = struct.unpack("<I", self._take(4))
+            if dimensions > GGUF_DIMENSIONS:
+                raise self._damaged(Text("reason.weights.record_of_a_tensor_is_damaged", place=self._file.tell()))
+            sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
+            data_type, offset = struct.unpack("<IQ", self._take(12))
+            if data_type not in GGML_DTYPES:
+                told = {"name": name.decode("utf-8", "replace"), "type": data_type}
+                raise self._damaged(Text("reason.weights.tensor_has_a_type_that_is_unknown", **told))
+            found.append((self._tensor(name, GGML_DTYPES[data_type], sizes), offset))
+        start = -(-self._file.tell() // step) * step
+        for info, offset in found:
+            if info.name in self._tensors:
+                raise self._damaged(Text("reason.weights.tensor_is_there_twice", name=info.name))
+            self._put(info, start + offset)
 
     def _key(self) -> tuple[str, str]:
         key = self._string(MOST_KEY_BYTES)
@@ -84,9 +221,9 @@ class _Gguf:
             return key, self._string(MOST_STRING_BYTES)
         if kind == GGUF_ARRAY:
             self._skip_array()
-        else:
-            self._skip(self._size(kind))
-        return key, ""
+            return key, ""
+        number = struct.unpack(f"<{self._number(kind)}", self._take(self._size(kind)))[0]
+        return key, str(number)
 
     def _skip_array(self) -> None:
         """Lists of lists are in the format and in no model."""
@@ -101,8 +238,11 @@ class _Gguf:
             self._skip(self._length(MOST_STRING_BYTES))
 
     def _size(self, kind: int) -> int:
+        return struct.calcsize(f"<{self._number(kind)}")
+
+    def _number(self, kind: int) -> str:
         try:
-            return GGUF_SIZES[kind]
+            return GGUF_NUMBERS[kind]
         except KeyError:
             raise self._damaged(Text("reason.weights.value_of_an_unknown_type", code=kind)) from None
 
@@ -115,20 +255,5 @@ class _Gguf:
             raise self._damaged(Text("reason.weights.text_is_too_long"))
         return int(length)
 
-    def _take(self, size: int) -> bytes:
-        data = self._file.read(size)
-        if len(data) < size:
-            raise WeightsError(
-                "file_truncated", path=str(self._path), reason=Text("reason.weights.header_is_not_complete")
-            )
-        return data
 
-    def _skip(self, size: int) -> None:
-        if self._file.tell() + size > self._file_bytes:
-            raise WeightsError(
-                "file_truncated", path=str(self._path), reason=Text("reason.weights.header_is_not_complete")
-            )
-        self._file.seek(size, 1)
-
-    def _damaged(self, reason: Text | str) -> WeightsError:
-        return WeightsError(path=str(self._path), reason=reason)
+assert ITEM_BYTES.keys() >= {dtype for dtype in GGML_DTYPES.values() if dtype not in BLOCKS}

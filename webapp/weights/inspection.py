@@ -12,6 +12,7 @@ from typing import Any
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
 from webapp.i18n import Text
+from webapp.weights import ggml_model
 from webapp.weights.architecture import (
     STATE_NAME,
     WHOLE_MODEL,
@@ -35,9 +36,9 @@ BITMAP_BYTES = 65536 // 8
 class Inspection:
     """One file, or one folder. Sizes in bytes; ``dtype`` is the one most elements have.
 
-    ``format``: pth, safetensors, npy, ggml-bin or gguf (no backend here runs the last two yet).
+    ``format``: pth, safetensors, npy, ggml-bin or gguf.
     ``kind``: model, music, state, lora or unknown; ``reason`` says why it is unknown, or what is unusual about it.
-    ``config``: sizes, None unless kind is model or music (and for ggml-bin and gguf, whose tensors are not read).
+    ``config``: sizes, None unless kind is model or music (and for a GGUF of another kind).
     ``naming``: official, or the name of the spelling its tensors are stored in (:mod:`.spelling`); ``tensors`` are
     those of the official one, but for an unknown file.
     ``adapter``: of a LoRA, which kind it is: lora, pissa-init, bone, or model (a whole model is beside it).
@@ -96,7 +97,7 @@ def inspect(path: str | Path, any_name: bool = False, without_adapter: bool = Fa
     tensors of a LoRA that lie in a whole model were not there.
     """
     raw = read_contents(Path(path), any_name)
-    contents = in_official_spelling(raw)
+    contents = raw if raw.format in ggml_model.FORMATS else in_official_spelling(raw)
     infos = {name: stored.info for name, stored in contents.tensors.items()}
     if without_adapter:
         infos = without_adapters(infos)
@@ -126,16 +127,8 @@ def inspect(path: str | Path, any_name: bool = False, without_adapter: bool = Fa
 
 
 def _describe(contents: FileContents, infos: dict[str, TensorInfo], is_converted: bool) -> Description:
-    if contents.format == "ggml-bin":
-        return Description("model", reason=Text("reason.weights.no_backend_runs_rwkv_cpp_models"))
-    if contents.format == "gguf":
-        is_rwkv = contents.metadata.get("general.architecture", "").startswith("rwkv")
-        reason = (
-            Text("reason.weights.no_backend_runs_gguf_models_yet")
-            if is_rwkv
-            else Text("reason.weights.gguf_file_of_another_architecture")
-        )
-        return Description("model" if is_rwkv else "unknown", reason=reason)
+    if contents.format in ggml_model.FORMATS:
+        return ggml_model.describe_ggml(contents)
     return describe(infos, is_converted)
 
 

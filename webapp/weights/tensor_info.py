@@ -31,6 +31,22 @@ ITEM_BYTES = {
 }
 """Bytes of one element, by torch's name of the dtype."""
 
+BLOCKS = {
+    "q4_0": (32, 18),
+    "q4_1": (32, 20),
+    "q5_0": (32, 22),
+    "q5_1": (32, 24),
+    "q8_0": (32, 34),
+    "q2_k": (256, 84),
+    "q3_k": (256, 110),
+    "q4_k": (256, 144),
+    "q5_k": (256, 176),
+    "q6_k": (256, 210),
+    "iq4_nl": (32, 18),
+    "iq4_xs": (256, 136),
+}
+"""ggml's quantised types: elements of a block, all of one row, and its bytes (ggml-common.h)."""
+
 MOST_TENSORS = 20_000
 """Of one file. A 14B model has some 1,600; a checkpoint with its optimizer's state three times as many."""
 MOST_DIMENSIONS = 8
@@ -45,7 +61,7 @@ MOST_TIMES_STORED = 8
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """One tensor of a file. ``dtype`` is torch's name without the ``torch.``."""
+    """One tensor of a file. ``dtype`` is torch's name without the ``torch.``, or one of :data:`BLOCKS`."""
 
     name: str
     shape: tuple[int, ...]
@@ -57,6 +73,9 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
+        if self.dtype in BLOCKS:
+            elements, size = BLOCKS[self.dtype]
+            return self.numel // elements * size
         return self.numel * ITEM_BYTES[self.dtype]
 
     def to_dict(self) -> dict[str, Any]:
@@ -97,8 +116,8 @@ class StoredTensor:
     @property
     def span_bytes(self) -> int:
         """From the first element to the end of the last; a view with strides may skip some between."""
-        if not self.info.numel:
-            return 0
+        if not self.info.numel or self.info.dtype in BLOCKS:
+            return self.info.nbytes
         last = sum((size - 1) * stride for size, stride in zip(self.info.shape, self.strides, strict=True))
         return (last + 1) * ITEM_BYTES[self.info.dtype]
 

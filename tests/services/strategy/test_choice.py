@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from webapp.backends.ggml.backend import GgmlBackend
 from webapp.backends.native.backend import NativeBackend
 from webapp.backends.rwkv_pip import requirements
 from webapp.backends.rwkv_pip.strategy import place_layers
@@ -99,9 +100,8 @@ def test_a_strategy_for_the_whole_model_is_read_before_a_model_is_chosen(strateg
     assert kind == strategy.split()[0] and registry.build(kind, values, None).strategy == strategy
 
 
-def test_a_kind_that_comes_later_has_no_strategy_and_a_value_that_is_none_counts_as_the_default() -> None:
-    assert registry.build("ggml", {"precision": "fp16"}, V6) == registry.build("warp", {}, V6)
-    assert registry.build("ggml", {}, V6).strategy == ""
+def test_a_kind_that_does_not_exist_has_no_strategy_and_a_value_that_is_none_counts_as_the_default() -> None:
+    assert registry.build("warp", {"precision": "fp16"}, V6).strategy == ""
     assert registry.build("cpu", {"precision": "int4", "gpu_layers": "many"}, V6).strategy == "cpu fp32"
 
 
@@ -173,12 +173,11 @@ def test_a_refusal_is_said_in_the_readers_language() -> None:
 def test_only_what_runs_here_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     no_compiler = Text("reason.backends.no_cpp_compiler")
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
-    for backend in (NativeBackend, WebgpuBackend):
+    for backend in (NativeBackend, GgmlBackend, WebgpuBackend):
         monkeypatch.setattr(backend, "availability", lambda: Availability(False, no_compiler, no_compiler))
     found = {row.kind.key: row for row in registry.kinds()}
     assert list(found) == ["cpu", "native", "cuda", "ggml", "webgpu", "webgpu_python", "custom"]
     assert [key for key, row in found.items() if row.availability.is_available] == ["cpu", "custom"]
-    assert [key for key, row in found.items() if row.backend is None] == ["ggml"]
     for row in found.values():
         for text in (row.kind.label, row.kind.text):
             assert translate(text, "zh") != text

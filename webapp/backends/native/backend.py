@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from webapp.backends.native import building, calibration, library
+from webapp.backends.processor import usable_cores
 from webapp.engine.backend import (
     RAM,
     Availability,
@@ -285,22 +285,7 @@ class Formats:
 
 def default_threads(config: ModelConfig) -> int:
     """The physical cores this process may use; one for a small model."""
-    if config.n_embd < SMALL_WIDTH:
-        return 1
-    import psutil
-
-    allowed = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return max(1, min(allowed, psutil.cpu_count(logical=False) or allowed, _quota() or allowed))
-
-
-def _quota() -> int | None:
-    """Whole processors a container may use (cgroup v2), None without a limit."""
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            limit, period = file.read().split()
-        return None if limit == "max" else max(1, int(limit) // int(period))
-    except (OSError, ValueError):
-        return None
+    return 1 if config.n_embd < SMALL_WIDTH else usable_cores()
 
 
 def _layout(config: ModelConfig, options: Options) -> Layout:

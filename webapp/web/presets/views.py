@@ -323,12 +323,9 @@ def _key(row: Values) -> tuple[str, str]:
 def _compared(page: PageContext, row: KindEntry, manual: Values) -> Values:
     """What the manual says of a kind, what Roost reads with it, and whether it runs on this machine."""
     t, kind = page.t, row.kind
-    here = t("preset_page.compare.later")
-    if row.backend is not None:
-        words = {"versions": ", ".join(kind.versions), "formats": " ".join(kind.formats)}
-        here = t("preset_page.compare.reads", **words)
-        if not row.availability.is_available:
-            here = f"{t('preset_page.compare.not_on_this')} {here}"
+    here = t("preset_page.compare.reads", versions=", ".join(kind.versions), formats=" ".join(kind.formats))
+    if not row.availability.is_available:
+        here = f"{t('preset_page.compare.not_on_this')} {here}"
     stars = manual.get("stars", 0)
     return {
         "label": t(kind.label),

@@ -1,0 +1,276 @@
+"""The contract's view of ggml: options, checks, the fit estimate, and a loaded model. Strategy ``rwkv.cpp``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+from webapp.backends.ggml import library
+from webapp.backends.processor import usable_cores
+from webapp.engine.backend import (
+    RAM,
+    Availability,
+    Backend,
+    BackendKind,
+    BackendOption,
+    Builder,
+    Footprint,
+    Logits,
+    ModelFile,
+    NumpyLogits,
+    Options,
+    ProgressCallback,
+    Row,
+    SavedState,
+    Suggestion,
+    TensorSize,
+)
+from webapp.engine.backend_options import plain_builder, usage
+from webapp.engine.state import ModelConfig, RecurrentState
+from webapp.errors import BackendUnavailable, ModelError, StrategyError
+from webapp.i18n import Text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from webapp.backends.ggml.model import GgmlModel
+
+WORD = "rwkv.cpp"
+"""First word of its strategies: what the manual and RWKV-Runner call this way to run a model."""
+MAX_SLOTS = 64
+PREFILL_TOKENS = 64
+"""At which a prompt's matrices are nearly as fast as ever (measured: 32 are 6 % slower, 128 no faster)."""
+AS_FILE = "auto"
+TYPES = {
+    AS_FILE: "q8_0",
+    "q8_0": "q8_0",
+    "q5_1": "q5_1",
+    "q5_0": "q5_0",
+    "q4_1": "q4_1",
+    "q4_0": "q4_0",
+    "q6_k": "q6_k",
+    "q5_k": "q5_k",
+    "q4_k": "q4_k",
+    "f16": "float16",
+    "f32": "float32",
+}
+"""Choice -> dtype of the matrices of a checkpoint. :data:`AS_FILE`: as a .bin or .gguf has them, else 8 bits."""
+READABLE = ("float32", "float16", "bfloat16", "float64")
+RUNNER_DEVICE = "CPU (rwkv.cpp)"
+RUNNER_PRECISIONS = {"fp16": "f16", "int8": "q5_1"}
+OWN_FILES = ("ggml-bin", "gguf")
+
+MIB = 2**20
+BASE_BYTES = 44 * MIB
+"""An engine process with numpy and ggml, before the first weight (Linux)."""
+READING_BYTES = {True: 24 * MIB, False: 176 * MIB}
+"""Beside the weights while they are read: of a .bin or .gguf nearly nothing, of a checkpoint rows in work."""
+GRAPHS = 3
+"""Shapes of steps that are met again and again, each with memory of its own."""
+SMALL_WIDTH = 256
+"""Below this ``n_embd`` a second thread costs more at the barriers than it brings."""
+
+
+class GgmlBackend(Backend):
+    """RWKV-4 to 7 from .bin and .gguf (6 and 7) as they are, and from .pth, .safetensors and .st."""
+
+    FORMATS = ("pth", "safetensors", *OWN_FILES)
+    OPTIONS = (
+        BackendOption(
+            "format",
+            "choice",
+            AS_FILE,
+            tuple(TYPES),
+            label="backend.ggml.format.label",
+            help="backend.ggml.format.help",
+        ),
+        BackendOption("threads", "whole", 0, low=0, high=256),
+    )
+    KINDS = (
+        BackendKind(
+            "ggml",
+            "preset_page.kind.ggml.label",
+            "preset_page.kind.ggml.text",
+            order=40,
+            formats=(".bin", ".gguf", ".pth", ".safetensors", ".st"),
+        ),
+    )
+    max_slots = MAX_SLOTS
+    prefill_tokens = PREFILL_TOKENS
+
+    def __init__(self, config: ModelConfig, model: GgmlModel) -> None:
+        self.config = config
+        self._model = model
+
+    @classmethod
+    def availability(cls) -> Availability:
+        return library.availability()
+
+    @classmethod
+    def check(cls, model: ModelFile, options: Options) -> None:
+        found = cls.availability()
+        if not found.is_available:
+            raise BackendUnavailable(backend=WORD, reason=found.reason, way_out=found.way_out)
+        if model.converted_strategy is not None:
+            _refuse(
+                options,
+                Text("reason.backends.file_was_converted", strategy=model.converted_strategy),
+                Text("reason.backends.choose_the_original_file"),
+            )
+        if model.format in OWN_FILES:
+            if options["format"] != AS_FILE:
+                _refuse(
+                    options,
+                    Text("reason.backends.file_keeps_its_types"),
+                    Text("reason.backends.use_strategy", strategy=WORD),
+                )
+            return
+        for tensor in model.tensors:
+            if tensor.dtype not in READABLE:
+                _refuse(
+                    options,
+                    Text("reason.common.tensor_has_type", name=tensor.name, type=tensor.dtype),
+                    Text("reason.backends.choose_the_original_file"),
+                )
+        if model.config is not None and model.config.n_att != model.config.n_embd:
+            _refuse(
+                options,
+                Text("reason.backends.attention_of_another_width"),
+                Text("reason.backends.use_strategy", strategy="cpu fp32"),
+            )
+
+    @classmethod
+    def footprint(cls, model: ModelFile, options: Options) -> Footprint:
+        config = model.config
+        assert config is not None, "check() comes first"
+        is_own = model.format in OWN_FILES
+        wanted = TYPES[str(options["format"])]
+        weights = sum(tensor.nbytes if is_own else _kept_bytes(tensor, wanted) for tensor in model.tensors)
+        state = config.state_bytes()
+        step = 4 * PREFILL_TOKENS * (16 * config.n_embd + 2 * config.n_ffn)
+        return Footprint(
+            weights={RAM: weights},
+            base={RAM: BASE_BYTES},
+            load_extra={RAM: READING_BYTES[is_own]},
+            run_extra={RAM: GRAPHS * step + 16 * 4 * config.vocab_size},
+            state={RAM: state},
+            snapshot=state,
+        )
+
+    @classmethod
+    def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
+        """``rwkv.cpp`` alone where nothing is chosen, for it is all that a .bin takes."""
+        found = plain_builder(cls.OPTIONS, WORD, given)
+        is_plain = found.values["format"] == AS_FILE
+        return Builder(found.options, found.values, WORD if is_plain else found.strategy, found.note)
+
+    @classmethod
+    def usage(cls) -> str:
+        return usage(cls.OPTIONS, WORD)
+
+    @classmethod
+    def runner_strategy(cls, parameters: Mapping[str, object]) -> str | None:
+        """RWKV-Runner makes a .bin of the precision chosen, unless the model is one already."""
+        if parameters.get("device") != RUNNER_DEVICE:
+            return None
+        is_own = str(parameters.get("modelName", "")).lower().endswith((".bin", ".gguf"))
+        word = RUNNER_PRECISIONS.get(str(parameters.get("precision", "")), "")
+        return WORD if is_own or not word else f"{WORD} {word}"
+
+    @classmethod
+    def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
+        """For the files nothing else runs."""
+        return [Suggestion(WORD, 0, "strategy.recommend.ggml_file")] if model.format in OWN_FILES else []
+
+    @classmethod
+    def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> GgmlBackend:
+        """Ends by running one token."""
+        from webapp.backends.ggml.model import GgmlModel
+
+        try:
+            ggml = library.load()
+        except library.GgmlUnavailable as exc:
+            raise BackendUnavailable(backend=WORD, reason=exc.reason, way_out=exc.way_out) from exc
+        threads = int(options["threads"]) or (1 if config.n_embd < SMALL_WIDTH else usable_cores())
+        wanted = TYPES[str(options["format"])]
+        model = GgmlModel.load(ggml, path, config, wanted, threads, MAX_SLOTS + 1, progress)
+        backend = cls(config, model)
+        try:
+            backend._try_one_token(os.path.basename(path))
+        except BaseException:
+            backend.close()
+            raise
+        return backend
+
+    def step(self, batch: Sequence[Row]) -> Logits:
+        return NumpyLogits(self._model.step(batch))
+
+    def new_slot(self) -> int:
+        return self._model.new_slot()
+
+    def free_slot(self, slot: int) -> None:
+        self._model.free_slot(slot)
+
+    def read_state(self, slot: int) -> RecurrentState:
+        return self._model.read_state(slot)
+
+    def write_state(self, slot: int, state: RecurrentState) -> None:
+        self._model.write_state(slot, state)
+
+    def fork(self, slot: int) -> int:
+        made = self._model.new_slot()
+        self._model.copy_slot(slot, made)
+        return made
+
+    def save(self, slot: int) -> SavedState:
+        return Saved(self._model.save(slot))
+
+    def restore(self, slot: int, saved: SavedState) -> None:
+        assert isinstance(saved, Saved)
+        self._model.restore(slot, saved.values)
+
+    def close(self) -> None:
+        self._model.close()
+
+    @property
+    def model(self) -> GgmlModel:
+        """For measurements: bytes of the weights, threads."""
+        return self._model
+
+    def _try_one_token(self, name: str) -> None:
+        import numpy as np
+
+        slot = self.new_slot()
+        line = self.step([Row(slot, [0])]).to_numpy([0])
+        self.free_slot(slot)
+        if not np.isfinite(line).all():
+            raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_is_not_a_number"))
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state in the model's own order."""
+
+    values: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
+
+
+def _kept_bytes(tensor: TensorSize, wanted: str) -> int:
+    """Of a checkpoint's tensor inside ggml."""
+    from webapp.backends.ggml.weights import piece_dtype
+    from webapp.weights.ggml_layout import Piece
+    from webapp.weights.tensor_info import TensorInfo
+
+    shape = tuple(size for size in tensor.shape if size != 1) or (1,)
+    piece = Piece(tensor.name, shape, (tensor.name,))
+    return TensorInfo(tensor.name, shape, piece_dtype(piece, wanted)).nbytes
+
+
+def _refuse(options: Options, reason: Text | str, way_out: Text | str) -> NoReturn:
+    raise StrategyError(strategy=f"{WORD} {options['format']}", reason=reason, way_out=way_out)

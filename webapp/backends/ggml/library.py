@@ -1,0 +1,308 @@
+"""ggml, from whichever installed package carries it, through ctypes.
+
+Tried in this order: the path in ``ROOST_GGML_LIBRARY`` (a library or a folder of them), llama-cpp-python (built on this
+machine, so the fastest), libggml-python (which comes with Roost), xllamacpp. Every function of :data:`SIGNATURES` must
+be there. They are built for a processor: what one was compiled for is compared with the processor before anything is
+computed, because an instruction that it does not have would end the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from ctypes import c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from webapp.engine.backend import Availability
+from webapp.i18n import Text
+
+PATH_VARIABLE = "ROOST_GGML_LIBRARY"
+PACKAGE = "libggml-python"
+PINNED = "libggml-python==0.20.2.post1"
+PACKAGES = (
+    ("llama_cpp", ("lib*",), ("ggml-base", "ggml-cpu")),
+    ("libggml", ("lib*", "bin"), ("ggml-base", "ggml-cpu")),
+    ("xllamacpp", (), ("xllamacpp",)),
+)
+"""Module, folders in it (or itself), libraries in them."""
+NEWEST_PYTHON = (3, 14)
+"""For which libggml-python has wheels."""
+
+Handle = c_void_p
+
+
+class InitParams(ctypes.Structure):
+    _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))
+
+
+P, I32, I64, F32, SIZE = c_void_p, c_int32, c_int64, c_float, c_size_t
+SIGNATURES: dict[str, tuple[Any, ...]] = {
+    "ggml_version": (c_char_p,),
+    "ggml_init": (P, InitParams),
+    "ggml_free": (None, P),
+    "ggml_tensor_overhead": (SIZE,),
+    "ggml_graph_overhead_custom": (SIZE, SIZE, c_bool),
+    "ggml_new_tensor_1d": (P, P, I32, I64),
+    "ggml_new_tensor_2d": (P, P, I32, I64, I64),
+    "ggml_new_tensor_3d": (P, P, I32, I64, I64, I64),
+    "ggml_new_graph_custom": (P, P, SIZE, c_bool),
+    "ggml_build_forward_expand": (None, P, P),
+    "ggml_graph_n_nodes": (I32, P),
+    "ggml_set_input": (None, P),
+    "ggml_set_output": (None, P),
+    "ggml_get_data": (P, P),
+    "ggml_nbytes": (SIZE, P),
+    "ggml_row_size": (SIZE, I32, I64),
+    "ggml_blck_size": (I64, I32),
+    "ggml_quantize_chunk": (SIZE, I32, P, P, I64, I64, I64, P),
+    "ggml_validate_row_data": (c_bool, I32, P, SIZE),
+    "ggml_backend_cpu_init": (P,),
+    "ggml_backend_cpu_set_n_threads": (None, P, I32),
+    "ggml_backend_cpu_buffer_type": (P,),
+    "ggml_backend_free": (None, P),
+    "ggml_backend_alloc_ctx_tensors_from_buft": (P, P, P),
+    "ggml_backend_buffer_free": (None, P),
+    "ggml_backend_tensor_set": (None, P, P, SIZE, SIZE),
+    "ggml_backend_cpu_buffer_from_ptr": (P, P, SIZE),
+    "ggml_backend_tensor_alloc": (I32, P, P, P),
+    "ggml_backend_graph_compute": (I32, P, P),
+    "ggml_backend_cpu_reg": (P,),
+    "ggml_backend_reg_get_proc_address": (P, P, c_char_p),
+    "ggml_backend_reg_dev_get": (P, P, SIZE),
+    "ggml_backend_buft_name": (c_char_p, P),
+    "ggml_gallocr_new": (P, P),
+    "ggml_gallocr_alloc_graph": (c_bool, P, P),
+    "ggml_gallocr_free": (None, P),
+    "ggml_gallocr_get_buffer_size": (SIZE, P, I32),
+    "ggml_get_rows": (P, P, P, P),
+    "ggml_set_rows": (P, P, P, P, P),
+    "ggml_norm": (P, P, P, F32),
+    "ggml_l2_norm": (P, P, P, F32),
+    "ggml_scale": (P, P, P, F32),
+    "ggml_concat": (P, P, P, P, I32),
+    "ggml_view_1d": (P, P, P, I64, SIZE),
+    "ggml_view_2d": (P, P, P, I64, I64, SIZE, SIZE),
+    "ggml_view_3d": (P, P, P, I64, I64, I64, SIZE, SIZE, SIZE),
+    "ggml_reshape_1d": (P, P, P, I64),
+    "ggml_reshape_2d": (P, P, P, I64, I64),
+    "ggml_reshape_3d": (P, P, P, I64, I64, I64),
+    "ggml_reshape_4d": (P, P, P, I64, I64, I64, I64),
+    "ggml_repeat_4d": (P, P, P, I64, I64, I64, I64),
+    "ggml_permute": (P, P, P, I32, I32, I32, I32),
+    "ggml_cpy": (P, P, P, P),
+    "ggml_rwkv_wkv6": (P,) + (P,) * 7,
+    "ggml_rwkv_wkv7": (P,) + (P,) * 8,
+    **{f"ggml_{name}": (P, P, P, P) for name in ("mul", "add", "sub", "div", "mul_mat")},
+    **{f"ggml_{name}": (P, P, P) for name in ("sigmoid", "tanh", "exp", "neg", "sqr", "relu", "silu", "cont")},
+    "ggml_sum_rows": (P, P, P),
+}
+"""Result, then arguments, as ggml.h, ggml-alloc.h, ggml-backend.h and ggml-cpu.h of ggml 0.20.2 declare them."""
+
+COMPILED_FOR = {
+    "ggml_cpu_has_avx": ("avx",),
+    "ggml_cpu_has_avx2": ("avx2",),
+    "ggml_cpu_has_fma": ("fma",),
+    "ggml_cpu_has_f16c": ("f16c",),
+    "ggml_cpu_has_bmi2": ("bmi2",),
+    "ggml_cpu_has_avx_vnni": ("avx_vnni",),
+    "ggml_cpu_has_avx512": ("avx512f",),
+    "ggml_cpu_has_avx512_vbmi": ("avx512vbmi", "avx512_vbmi"),
+    "ggml_cpu_has_avx512_vnni": ("avx512_vnni",),
+    "ggml_cpu_has_avx512_bf16": ("avx512_bf16",),
+    "ggml_cpu_has_amx_int8": ("amx_int8",),
+    "ggml_cpu_has_dotprod": ("asimddp",),
+    "ggml_cpu_has_matmul_int8": ("i8mm",),
+    "ggml_cpu_has_sve": ("sve",),
+}
+"""Answers fixed when ggml was compiled -> Linux's names of the same (/proc/cpuinfo)."""
+
+
+class GgmlUnavailable(Exception):
+    """``reason`` and ``way_out``: texts of the catalogues."""
+
+    def __init__(self, reason: Text | str, way_out: Text | str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.way_out = way_out
+
+
+class Ggml:
+    """The functions of :data:`SIGNATURES` without their prefix: ``ggml.mul_mat``. ``paths``: where they come from."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """GgmlUnavailable. Loaded by themselves: two copies of ggml in one process must not see each other."""
+        # A GGML_ASSERT ends the process; with this it does not look for a debugger first.
+        os.environ.setdefault("GGML_NO_BACKTRACE", "1")
+        self.paths = tuple(paths)
+        try:
+            self._libraries = [ctypes.CDLL(str(path)) for path in paths]
+        except OSError as exc:
+            reason = Text("reason.backends.cannot_be_loaded", file=paths[-1].name, error=str(exc))
+            raise GgmlUnavailable(reason, _install()) from exc
+        for name, (result, *arguments) in SIGNATURES.items():
+            function = self._find(name)
+            if function is None:
+                reason = Text("reason.backends.ggml_is_too_old", file=paths[-1].name, name=name)
+                raise GgmlUnavailable(reason, _install())
+            function.restype, function.argtypes = result, arguments
+            setattr(self, name.removeprefix("ggml_"), function)
+
+    def __getattr__(self, name: str) -> Any:
+        """Only for type checkers: every function was set as an attribute."""
+        raise AttributeError(name)
+
+    def has(self, name: str) -> bool:
+        """One of ``ggml_cpu_has_…``: whether this ggml was compiled to use it."""
+        function = self._find(name)
+        return function is not None and bool(function())
+
+    def _find(self, name: str) -> Any:
+        return next((getattr(each, name) for each in self._libraries if hasattr(each, name)), None)
+
+
+def availability() -> Availability:
+    """Whether a ggml is there and was made for this processor. Opens it (a millisecond), computes nothing."""
+    try:
+        load()
+    except GgmlUnavailable as exc:
+        return Availability(False, exc.reason, exc.way_out)
+    return Availability(True)
+
+
+def load() -> Ggml:
+    """The first that works. GgmlUnavailable: why the first that is there does not, or that there is none."""
+    found = _load(os.environ.get(PATH_VARIABLE, ""))
+    if isinstance(found, GgmlUnavailable):
+        raise found
+    return found
+
+
+@lru_cache(4)
+def _load(chosen: str) -> Ggml | GgmlUnavailable:
+    if chosen:
+        try:
+            return _opened(chosen_libraries(Path(chosen)))
+        except GgmlUnavailable as exc:
+            return exc
+    first: GgmlUnavailable | None = None
+    for paths in installed():
+        try:
+            return _opened(paths)
+        except GgmlUnavailable as exc:
+            first = first or exc
+    return first or _missing()
+
+
+def _opened(paths: Sequence[Path]) -> Ggml:
+    ggml = Ggml(paths)
+    missing = missing_instructions(ggml)
+    if missing:
+        told = {"file": paths[-1].name, "names": ", ".join(missing)}
+        raise GgmlUnavailable(Text("reason.backends.ggml_for_another_processor", **told), _install())
+    return ggml
+
+
+def chosen_libraries(path: Path) -> list[Path]:
+    """Of a path a person set. GgmlUnavailable when there is none."""
+    if path.is_file():
+        return [path]
+    found = _libraries(path, ("ggml-base", "ggml-cpu"))
+    if not found:
+        reason = Text("reason.backends.no_ggml_there", path=str(path))
+        raise GgmlUnavailable(reason, Text("reason.backends.set_ggml_path", name=PATH_VARIABLE))
+    return found
+
+
+def installed() -> list[list[Path]]:
+    """The libraries of each package that has some, best first. Imports none of them."""
+    found = []
+    for module, folders, names in PACKAGES:
+        try:
+            spec = importlib.util.find_spec(module)
+        except (ImportError, ValueError):
+            continue
+        places = list(spec.submodule_search_locations or ()) if spec is not None else []
+        for place in places:
+            for folder in [one for name in folders for one in sorted(Path(place).glob(name))] or [Path(place)]:
+                libraries = _libraries(folder, names)
+                if libraries:
+                    found.append(libraries)
+                    break
+    return found
+
+
+def _libraries(folder: Path, names: Sequence[str]) -> list[Path]:
+    """All of ``names`` in ``folder``, else none."""
+    found = []
+    for name in names:
+        patterns = (f"lib{name}.so", f"lib{name}.dylib", f"{name}.dll", f"lib{name}.dll", f"{name}*.so", f"{name}*.pyd")
+        paths = [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+        if not paths:
+            return []
+        found.append(paths[0])
+    return found
+
+
+def missing_instructions(ggml: Ggml, flags: frozenset[str] | None = None) -> list[str]:
+    """What the library was compiled for and the processor lacks. Nothing where the system does not tell (Windows tells
+    about AVX, AVX2 and AVX-512 only; macOS on Intel about these and the rest)."""
+    known = processor_flags() if flags is None else flags
+    if not known:
+        return []
+    can_tell = {"avx", "avx2", "avx512f"} if "only-avx" in known else None
+    return [
+        names[0]
+        for question, names in COMPILED_FOR.items()
+        if (can_tell is None or can_tell & set(names)) and not known & set(names) and ggml.has(question)
+    ]
+
+
+@lru_cache(1)
+def processor_flags() -> frozenset[str]:
+    """As Linux names them; empty where it cannot be known."""
+    if sys.platform == "linux":
+        try:
+            lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+        except OSError:
+            return frozenset()
+        found = next((line for line in lines if line.lower().startswith(("flags", "features"))), ":")
+        return frozenset(found.partition(":")[2].split())
+    if sys.platform == "win32" and platform.machine().lower() in ("amd64", "x86_64"):
+        present = ctypes.windll.kernel32.IsProcessorFeaturePresent  # type: ignore[attr-defined,unused-ignore]
+        return frozenset({name for number, name in ((39, "avx"), (40, "avx2"), (41, "avx512f")) if present(number)}) | {
+            "only-avx"
+        }
+    if sys.platform == "darwin" and platform.machine() == "x86_64":
+        return _mac_flags()
+    return frozenset()
+
+
+def _mac_flags() -> frozenset[str]:
+    library = ctypes.CDLL(None)
+    words: list[str] = []
+    for key in (b"machdep.cpu.features", b"machdep.cpu.leaf7_features"):
+        size = c_size_t(4096)
+        buffer = ctypes.create_string_buffer(size.value)
+        if library.sysctlbyname(key, buffer, ctypes.byref(size), None, c_size_t(0)) == 0:
+            words += buffer.value.decode("ascii", "replace").lower().split()
+    spelled = {"avx1.0": "avx", "avx512_vnni": "avx512_vnni", "avx512vbmi": "avx512vbmi"}
+    return frozenset(spelled.get(word, word) for word in words)
+
+
+def _missing() -> GgmlUnavailable:
+    reason = Text("reason.backends.python_package_is_not_installed", package=PACKAGE)
+    return GgmlUnavailable(reason, _install())
+
+
+def _install() -> Text:
+    """What to do about it: a newer Python and an Intel Mac have no wheel of libggml-python."""
+    is_intel_mac = sys.platform == "darwin" and platform.machine() == "x86_64"
+    if sys.version_info[:2] > NEWEST_PYTHON or is_intel_mac:
+        return Text("reason.backends.install_another_ggml", name=PATH_VARIABLE)
+    return Text("reason.backends.run_pip_install", package=PINNED)

@@ -1,0 +1,430 @@
+"""One model in ggml's memory and the states of its slots: loaded tensor by tensor, then run a ragged step at a time."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.backends.ggml.graph import (
+    BY_INDEX,
+    F32,
+    GROUP_NORM_EPS,
+    ITEM,
+    Graph,
+    Group,
+    Weights,
+    build,
+)
+from webapp.backends.ggml.library import Ggml, InitParams
+from webapp.backends.ggml.weights import WeightSource, WeightTensor
+from webapp.engine.backend import LoadProgress, ProgressCallback, Row, line_starts
+from webapp.engine.state import ModelConfig, RecurrentState
+from webapp.errors import EngineCrashed, OutOfMemory
+from webapp.i18n import Text
+from webapp.weights.ggml_header import GGML_TYPES
+
+Floats = NDArray[np.float32]
+
+UNROLLED_TOKENS = 16
+"""Of a row of RWKV-4 in one graph: its recurrence is written out token by token."""
+MOST_GRAPHS = 16
+MOST_GRAPH_BYTES = 256 * 2**20
+"""Built graphs are kept for the next step of the same shape, up to so many and so large together."""
+FIRST_SLOTS = 4
+REPACKED = ("q4_0", "q4_k")
+"""Types that ggml keeps in another order for AVX2, eight rows at a time, and multiplies faster so."""
+REPACKED_ROWS = 8
+REPACK = b"CPU_REPACK"
+STATE_PARTS = ("ffn_x_prev", "att_x_prev")
+V4_PARTS = ("att_aa", "att_bb", "att_pp")
+
+
+class GgmlModel:
+    """One model and its slots. One thread at a time."""
+
+    def __init__(self, ggml: Ggml, config: ModelConfig, threads: int, max_slots: int) -> None:
+        self.config = config
+        self.threads = threads
+        self._ggml = ggml
+        self._max_slots = max_slots
+        self._contexts: list[Any] = []
+        self._buffers: list[Any] = []
+        self._graphs: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
+        self._initial = RecurrentState.zeros(config)
+        self._weights = Weights({}, [])
+        self._states: list[list[Floats]] = []
+        self._state_context: Any = None
+        self._state_buffers: list[Any] = []
+        self._used: set[int] = set()
+        self._backend = ggml.backend_cpu_init()
+        if not self._backend:
+            raise _no_memory()
+        ggml.backend_cpu_set_n_threads(self._backend, threads)
+        self._buffer_type = ggml.backend_cpu_buffer_type()
+        self.weight_bytes = 0
+
+    @classmethod
+    def load(
+        cls,
+        ggml: Ggml,
+        path: str,
+        config: ModelConfig,
+        wanted: str,
+        threads: int,
+        max_slots: int,
+        progress: ProgressCallback,
+        group_norm_eps: float = GROUP_NORM_EPS,
+    ) -> GgmlModel:
+        """``wanted``: the dtype of a checkpoint's matrices; .bin and .gguf keep theirs. WeightsError, OutOfMemory, and
+        what ``progress`` raises."""
+        model = cls(ggml, config, threads, max_slots)
+        try:
+            with WeightSource(path, wanted, ggml) as source:
+                model._read(source, progress)
+            model._weights.group_norm_eps = group_norm_eps
+            model._grow(FIRST_SLOTS)
+        except BaseException:
+            model.close()
+            raise
+        return model
+
+    def close(self) -> None:
+        """May be called again."""
+        self._forget_graphs()
+        self._free_states()
+        for buffer in self._buffers:
+            self._ggml.backend_buffer_free(buffer)
+        for context in self._contexts:
+            self._ggml.free(context)
+        self._buffers, self._contexts = [], []
+        if self._backend:
+            self._ggml.backend_free(self._backend)
+            self._backend = None
+
+    def __del__(self) -> None:
+        if getattr(self, "_backend", None):
+            self.close()
+
+    # slots
+
+    def new_slot(self) -> int:
+        """OutOfMemory when all are taken."""
+        slot = next((number for number in range(self._max_slots) if number not in self._used), None)
+        if slot is None:
+            raise _no_memory()
+        if slot >= self._capacity:
+            self._grow(min(2 * self._capacity, self._max_slots))
+        self._used.add(slot)
+        self.write_state(slot, self._initial)
+        return slot
+
+    def free_slot(self, slot: int) -> None:
+        """KeyError when it is not in use."""
+        self._used.remove(slot)
+
+    def copy_slot(self, source: int, target: int) -> None:
+        self._check_slot(source)
+        for row in self._states:
+            for part in row:
+                part[target] = part[source]
+
+    def save(self, slot: int) -> Floats:
+        """The slot's state in this model's own order."""
+        self._check_slot(slot)
+        return np.concatenate([part[slot] for row in self._states for part in row])
+
+    def restore(self, slot: int, saved: Floats) -> None:
+        self._check_slot(slot)
+        start = 0
+        for row in self._states:
+            for part in row:
+                part[slot] = saved[start : start + part.shape[1]]
+                start += part.shape[1]
+
+    def read_state(self, slot: int) -> RecurrentState:
+        self._check_slot(slot)
+        arrays = {}
+        for number, name in enumerate(self._part_names):
+            stacked = np.stack([row[number][slot] for row in self._states])
+            stacked = stacked.reshape(self._initial.arrays[name].shape)
+            arrays[name] = np.ascontiguousarray(stacked.swapaxes(-1, -2)) if self._is_turned(name) else stacked
+        return RecurrentState(self.config.architecture, arrays)
+
+    def write_state(self, slot: int, state: RecurrentState) -> None:
+        self._check_slot(slot)
+        for number, name in enumerate(self._part_names):
+            turned = state.arrays[name].swapaxes(-1, -2) if self._is_turned(name) else state.arrays[name]
+            for layer, values in enumerate(turned):
+                self._states[layer][number][slot] = values.reshape(-1)
+
+    # running
+
+    def step(self, batch: Sequence[Row]) -> Floats:
+        """``(lines, vocab_size)``, valid until the next step. ValueError or KeyError for a token or slot that is none,
+        before anything is run; EngineCrashed where ggml failed amid the layers."""
+        self._check(batch)
+        starts = line_starts(batch)
+        if not self._is_unrolled(batch):
+            return self._run([(row.slot, row.token_ids, row.want) for row in batch])
+        kept = {row.slot: self.save(row.slot) for row in batch}
+        try:
+            return self._run_in_pieces(batch, starts)
+        except OutOfMemory:
+            for slot, saved in kept.items():
+                self.restore(slot, saved)
+            raise
+
+    def _run_in_pieces(self, batch: Sequence[Row], starts: list[int]) -> Floats:
+        """RWKV-4's long rows, so many tokens of each at a time."""
+        logits = np.empty((starts[-1], self.config.vocab_size), np.float32)
+        longest = max(len(row.token_ids) for row in batch)
+        for start in range(0, longest, UNROLLED_TOKENS):
+            pieces: list[tuple[int, Sequence[int], str]] = []
+            lines: list[int] = []
+            for row, line in zip(batch, starts, strict=False):
+                ids = row.token_ids[start : start + UNROLLED_TOKENS]
+                if ids:
+                    is_end = start + len(ids) == len(row.token_ids)
+                    want = row.want if row.want != "last" or is_end else "nothing"
+                    pieces.append((row.slot, ids, want))
+                    first = line + (start if want == "all" else 0)
+                    lines += range(first, first + (len(ids) if want == "all" else want == "last"))
+            logits[lines] = self._run(pieces)
+        return logits
+
+    def _is_unrolled(self, batch: Sequence[Row]) -> bool:
+        return self.config.major == 4 and any(len(row.token_ids) > UNROLLED_TOKENS for row in batch)
+
+    def _run(self, rows: Sequence[tuple[int, Sequence[int], str]]) -> Floats:
+        order = sorted(range(len(rows)), key=lambda i: (len(rows[i][1]), rows[i][0]))
+        groups: list[Group] = []
+        members: list[list[int]] = []
+        for i in order:
+            length = len(rows[i][1])
+            if not groups or groups[-1].tokens != length:
+                groups.append(Group(length, 0, rows[i][0]))
+                members.append([])
+            members[-1].append(i)
+            last = groups[-1]
+            is_next = last.first != BY_INDEX and rows[i][0] == last.first + last.rows
+            groups[-1] = Group(length, last.rows + 1, last.first if is_next else BY_INDEX)
+        graph, lines = self._graph(groups, members, rows)
+        status = self._ggml.backend_graph_compute(self._backend, graph.graph)
+        if status == -2:  # GGML_STATUS_ALLOC_FAILED: before the first operation
+            raise _no_memory()
+        if status:
+            raise EngineCrashed(reason=Text("reason.backends.ggml_failed", code=status))
+        if not lines:
+            return np.empty((0, self.config.vocab_size), np.float32)
+        size = len(lines) * self.config.vocab_size
+        made = (ctypes.c_float * size).from_address(self._ggml.get_data(graph.logits))
+        found = np.ctypeslib.as_array(made).reshape(len(lines), self.config.vocab_size)
+        return found if lines == sorted(lines) else found[np.argsort(lines)]
+
+    def _graph(
+        self, groups: list[Group], members: list[list[int]], rows: Sequence[tuple[int, Sequence[int], str]]
+    ) -> tuple[Graph, list[int]]:
+        """The graph of a step with its inputs filled. Also the number of each wanted line, in the graph's order."""
+        starts = line_starts([Row(slot, ids, want) for slot, ids, want in rows])  # type: ignore[arg-type]
+        token_ids: list[int] = []
+        places: list[int] = []
+        lines: list[int] = []
+        for group in members:
+            for i in group:
+                _, ids, want = rows[i]
+                if want == "all":
+                    places += range(len(token_ids), len(token_ids) + len(ids))
+                    lines += range(starts[i], starts[i] + len(ids))
+                elif want == "last":
+                    places.append(len(token_ids) + len(ids) - 1)
+                    lines.append(starts[i])
+                token_ids += ids
+        graph = self._built(tuple(groups), len(lines))
+        self._set(graph.token_ids, np.array(token_ids, np.int32))
+        for number, group_members in enumerate(members):
+            if graph.read_slots[number] is not None:
+                slots = [rows[i][0] for i in group_members]
+                self._set(graph.read_slots[number], np.array(slots, np.int32))
+                self._set(graph.write_slots[number], np.array(slots, np.int64))
+        if graph.line_ids is not None:
+            self._set(graph.line_ids, np.array(places, np.int32))
+        return graph, lines
+
+    def _built(self, groups: tuple[Group, ...], lines: int) -> Graph:
+        key = (groups, lines)
+        graph = self._graphs.pop(key, None)
+        if graph is None:
+            graph = build(self._ggml, self.config, self._weights, groups, lines)
+            try:
+                graph.allocate(self._buffer_type)
+            except BaseException:
+                graph.close()
+                raise
+            while self._graphs and (
+                len(self._graphs) >= MOST_GRAPHS
+                or graph.nbytes + sum(each.nbytes for each in self._graphs.values()) > MOST_GRAPH_BYTES
+            ):
+                self._graphs.popitem(last=False)[1].close()
+        self._graphs[key] = graph
+        return graph
+
+    def _set(self, tensor: Any, values: NDArray[Any]) -> None:
+        self._ggml.backend_tensor_set(tensor, values.ctypes.data, 0, values.nbytes)
+
+    def _check(self, batch: Sequence[Row]) -> None:
+        """A number out of range would end the process inside ggml."""
+        slots = [row.slot for row in batch]
+        if len(set(slots)) != len(slots) or not self._used.issuperset(slots):
+            raise KeyError("the slot is not in use, or named twice")
+        for row in batch:
+            if not len(row.token_ids) or not 0 <= min(row.token_ids) <= max(row.token_ids) < self.config.vocab_size:
+                raise ValueError("a token id outside the vocabulary")
+
+    def _check_slot(self, slot: int) -> None:
+        if slot not in self._used:
+            raise KeyError("the slot is not in use")
+
+    # loading
+
+    def _read(self, source: WeightSource, progress: ProgressCallback) -> None:
+        repack = self._repack_buffer_type()
+        plain = [tensor for tensor in source.tensors if not (repack and _is_repacked(tensor))]
+        packed = [tensor for tensor in source.tensors if repack and _is_repacked(tensor)]
+        self.weight_bytes = sum(tensor.nbytes for tensor in source.tensors)
+        done_bytes = done = 0
+        for tensors, buffer_type in ((plain, self._buffer_type), (packed, repack)):
+            if not tensors:
+                continue
+            self._declare(tensors, buffer_type)
+            for tensor in tensors:
+                progress(LoadProgress(done_bytes, self.weight_bytes, done, len(source.tensors)))
+                self._fill(tensor, is_packed=buffer_type is repack)
+                done_bytes, done = done_bytes + tensor.nbytes, done + 1
+        progress(LoadProgress(self.weight_bytes, self.weight_bytes, done, done))
+        self._weights.rescale_every = source.rescale_every
+        ranks = [tensor.dimensions[1] // 5 for tensor in source.tensors if tensor.name.endswith("att.time_maa_w1")]
+        self._weights.mix_rank = ranks[0] if ranks else 0
+        if source.initial_state is not None:
+            self._initial = RecurrentState.from_time_state(self.config, source.initial_state)
+
+    def _declare(self, tensors: list[WeightTensor], buffer_type: Any) -> None:
+        g = self._ggml
+        context = g.init(InitParams(g.tensor_overhead() * (len(tensors) + 8), None, True))
+        if not context:
+            raise _no_memory()
+        self._contexts.append(context)
+        make = {1: g.new_tensor_1d, 2: g.new_tensor_2d, 3: g.new_tensor_3d}
+        for tensor in tensors:
+            kind, dimensions = GGML_TYPES[tensor.dtype], tensor.dimensions
+            self._weights.tensors[tensor.name] = make[len(dimensions)](context, kind, *dimensions)
+        buffer = g.backend_alloc_ctx_tensors_from_buft(context, buffer_type)
+        if not buffer:
+            raise _no_memory()
+        self._buffers.append(buffer)
+
+    def _fill(self, tensor: WeightTensor, is_packed: bool) -> None:
+        to = self._weights.tensors[tensor.name]
+        assert is_packed or self._ggml.nbytes(to) == tensor.nbytes, tensor.name
+        if not is_packed:
+            tensor.fill(self._ggml.get_data(to))
+            return
+        data = np.empty(tensor.nbytes, np.uint8)
+        tensor.fill(data.ctypes.data)
+        self._ggml.backend_tensor_set(to, data.ctypes.data, 0, data.nbytes)
+
+    def _repack_buffer_type(self) -> Any:
+        """ggml's buffer type for weights in the order AVX2 wants, None without AVX2 or in a ggml that has none."""
+        g = self._ggml
+        if not g.has("ggml_cpu_has_avx2"):
+            return None
+        registry = g.backend_cpu_reg()
+        address = g.backend_reg_get_proc_address(registry, b"ggml_backend_dev_get_extra_bufts")
+        if not address:
+            return None
+        extra = ctypes.CFUNCTYPE(ctypes.POINTER(ctypes.c_void_p), ctypes.c_void_p)(address)
+        found = extra(g.backend_reg_dev_get(registry, 0))
+        place = 0
+        while found and found[place]:
+            if g.backend_buft_name(found[place]) == REPACK:
+                return found[place]
+            place += 1
+        return None
+
+    # memory of the states
+
+    @property
+    def _part_names(self) -> tuple[str, ...]:
+        return (*STATE_PARTS, *(V4_PARTS if self.config.major == 4 else ("att_kv",)))
+
+    def _is_turned(self, name: str) -> bool:
+        """ggml's operation for v5 and v6 has the key channel in rows; its v7 and every state file the value."""
+        return name == "att_kv" and self.config.major in (5, 6)
+
+    @property
+    def _capacity(self) -> int:
+        return len(self._states[0][0]) if self._states else 0
+
+    def _grow(self, slots: int) -> None:
+        """Room for so many slots; those in use keep their states. Graphs point into the old memory and go."""
+        sizes = [self._initial.arrays[name][0].size for name in self._part_names]
+        try:
+            grown = [[_aligned(slots, size) for size in sizes] for _ in range(self.config.n_layer)]
+        except MemoryError as exc:
+            raise _no_memory() from exc
+        for old, new in zip(self._states, grown, strict=False):
+            for source, target in zip(old, new, strict=True):
+                target[: len(source)] = source
+        self._forget_graphs()
+        self._free_states()
+        self._states = grown
+        g = self._ggml
+        self._state_context = g.init(InitParams(g.tensor_overhead() * (len(sizes) * len(grown) + 8), None, True))
+        if not self._state_context:
+            raise _no_memory()
+        self._weights.states = []
+        for row in grown:
+            tensors = []
+            for part in row:
+                tensor = g.new_tensor_2d(self._state_context, F32, part.shape[1], slots)
+                buffer = g.backend_cpu_buffer_from_ptr(part.ctypes.data, part.nbytes)
+                g.backend_tensor_alloc(buffer, tensor, part.ctypes.data)
+                self._state_buffers.append(buffer)
+                tensors.append(tensor)
+            self._weights.states.append(tensors)
+
+    def _forget_graphs(self) -> None:
+        while self._graphs:
+            self._graphs.popitem()[1].close()
+
+    def _free_states(self) -> None:
+        for buffer in self._state_buffers:
+            self._ggml.backend_buffer_free(buffer)
+        if self._state_context:
+            self._ggml.free(self._state_context)
+        self._state_buffers, self._state_context = [], None
+
+
+def _aligned(slots: int, size: int) -> Floats:
+    """Zeros ``(slots, size)`` at an address ggml takes (a multiple of 32)."""
+    raw = np.zeros(slots * size * ITEM + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + slots * size * ITEM].view(np.float32).reshape(slots, size)
+
+
+def _is_repacked(tensor: WeightTensor) -> bool:
+    """What ggml has a repacked order for; any other in that buffer would end the process."""
+    return (
+        tensor.dtype in REPACKED
+        and len(tensor.dimensions) == 2
+        and tensor.dimensions[1] % REPACKED_ROWS == 0
+        and tensor.name != "emb.weight"
+    )
+
+
+def _no_memory() -> OutOfMemory:
+    return OutOfMemory(reason=Text("reason.backends.ggml_could_not_get_memory"))

@@ -1,0 +1,169 @@
+"""From the official tensors of a model to those of rwkv.cpp, and back, one at a time.
+
+What rwkv.cpp's convert_pytorch_to_ggml.py changes: v7's six shifts become one tensor and its low-rank matrices are
+turned (so are v6's), v4's decay is stored as ``-exp(w)`` and v5's as ``exp(-exp(w))``, 5.0's bonus as its exponential.
+The file of a given type is the same bytes as theirs. RWKV 5.1, which rwkv.cpp does not know, becomes a 5.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.engine.state import ModelConfig
+from webapp.weights.tensor_info import BLOCKS, TensorInfo
+
+Floats = NDArray[np.float32]
+Exp = Callable[[Floats], Floats]
+
+SHIFTS_V7 = "rwkvag"
+TURNED_V7 = tuple(f"{x}{half}" for x in "wavg" for half in (1, 2))
+UNUSED = ("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2")
+KEPT_FLOAT32 = (".time_", ".k_k", ".k_a", ".r_k", ".x_rwkvag", ".x_k", ".w0", ".a0", ".v0")
+NEVER_QUANTISED = ("emb.weight", "head.weight", *(f"att.{x}" for x in (*TURNED_V7, "r_k")))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of the new file: its name, its shape (rows first), and the tensors of the old it is made of.
+
+    ``make`` gets them as float32 in the old shapes, and what to take exponentials with. None: rows stay as they are.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    sources: tuple[str, ...]
+    make: Callable[[Sequence[Floats], Exp], Floats] | None = None
+
+
+def ggml_pieces(infos: Mapping[str, TensorInfo], config: ModelConfig) -> Iterator[Piece]:
+    """rwkv.cpp's tensors of a model with official names, in the order of its file, as its converter writes them."""
+    for name, info in infos.items():
+        if name in UNUSED and config.major == 7:
+            continue
+        if config.major == 7 and ".att.x_" in name:
+            if name.endswith("x_r"):
+                yield _stacked(name.removesuffix("r"), config)
+            continue
+        yield _piece(name, info.shape, config)
+
+
+def _stacked(prefix: str, config: ModelConfig) -> Piece:
+    def make(parts: Sequence[Floats], exp: Exp) -> Floats:
+        return np.concatenate([part.reshape(1, 1, -1) for part in parts])
+
+    sources = tuple(prefix + letter for letter in SHIFTS_V7)
+    return Piece(f"{prefix}{SHIFTS_V7}", (6, 1, config.n_embd), sources, make)
+
+
+def _piece(name: str, shape: tuple[int, ...], config: ModelConfig) -> Piece:
+    last, major, heads = name.rpartition(".")[2], config.major, max(config.n_head, 1)
+    if ".time_" in name:
+        shape = tuple(size for size in shape if size != 1)
+    change: Callable[[Floats, Exp], Floats] | None = None
+    is_state = last == "time_state"
+    if major == 7 and last in TURNED_V7:
+        return Piece(name, shape[::-1], (name,), lambda parts, exp: parts[0].T)
+    if major == 6 and last in ("time_maa_w1", "time_decay_w1", "time_decay_w2"):
+        return Piece(name, shape[::-1], (name,), lambda parts, exp: parts[0].T)
+    if major == 6 and last == "time_maa_w2":
+        turned = (shape[0], shape[2], shape[1])
+        return Piece(name, turned, (name,), lambda parts, exp: parts[0].swapaxes(1, 2))
+    if major == 6 and last in ("time_decay", "time_faaaa"):
+        shape = (heads, config.head_size, 1)
+    elif major == 5 and last in ("time_decay", "time_first", "time_faaaa"):
+        is_wide = config.architecture != "5.0"
+        shape = (heads, config.head_size if is_wide else 1, 1)
+        change = _v5(last, config.head_size if config.architecture == "5.1" else 1)
+    elif major == 4 and last == "time_decay":
+        change = lambda values, exp: -exp(values)  # noqa: E731
+    if change is None and ".time_" not in name:
+        return Piece(name, shape, (name,))
+    wanted = change or (lambda values, exp: values)
+
+    def make(parts: Sequence[Floats], exp: Exp) -> Floats:
+        return wanted(parts[0] if is_state else parts[0].reshape(-1), exp).reshape(shape)
+
+    return Piece(name, shape, (name,), make)
+
+
+def _v5(last: str, repeats: int) -> Callable[[Floats, Exp], Floats]:
+    def change(values: Floats, exp: Exp) -> Floats:
+        if last == "time_decay":
+            values = exp(-exp(values))
+        elif last == "time_first":
+            values = exp(values)
+        return np.repeat(values, repeats) if repeats > 1 else values
+
+    return change
+
+
+def stored_dtype(piece: Piece, wanted: str) -> str:
+    """The dtype of a tensor in a file of the type ``wanted``: float32, float16 or one of the quantised."""
+    dimensions = len(piece.shape)
+    if wanted == "float32" or dimensions == 1:
+        return "float32"
+    if wanted in BLOCKS and dimensions == 2 and not piece.name.endswith(NEVER_QUANTISED):
+        return wanted
+    return "float32" if any(part in piece.name for part in KEPT_FLOAT32) else "float16"
+
+
+def passes_float16(piece: Piece) -> bool:
+    """Whether rwkv.cpp rounds the tensor to 16 bits before it is quantised, which it does from a file of FP16."""
+    return not any(part in piece.name for part in KEPT_FLOAT32)
+
+
+def official_pieces(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> Iterator[Piece]:
+    """The way back: official tensors of rwkv.cpp's. Quantised values stay what they are; decays are taken the logarithm
+    of in 64 bits."""
+    for name, shape in shapes.items():
+        if config.major == 7 and name.endswith(".x_rwkvag"):
+            for place, letter in enumerate(SHIFTS_V7):
+                yield Piece(name.replace("x_rwkvag", f"x_{letter}"), (1, 1, config.n_embd), (name,), _plane(place))
+        else:
+            yield _official(name, shape, config)
+
+
+def _plane(place: int) -> Callable[[Sequence[Floats], Exp], Floats]:
+    return lambda parts, exp: parts[0].reshape(6, 1, 1, -1)[place]
+
+
+def _official(name: str, shape: tuple[int, ...], config: ModelConfig) -> Piece:
+    last, major, row = name.rpartition(".")[2], config.major, (1, 1, config.n_embd)
+    heads = (config.n_head, config.head_size)
+    if (major == 7 and last in TURNED_V7) or (major == 6 and last in ("time_maa_w1", "time_decay_w1", "time_decay_w2")):
+        return Piece(name, shape[::-1], (name,), lambda parts, exp: parts[0].T)
+    if major == 6 and last == "time_maa_w2":
+        return Piece(name, (shape[0], shape[2], shape[1]), (name,), lambda parts, exp: parts[0].swapaxes(1, 2))
+    if last == "time_state":
+        return Piece(name, (*heads, config.head_size), (name,), _shaped((*heads, config.head_size)))
+    if last == "time_faaaa" or (major == 7 and last == "r_k"):
+        return Piece(name, heads, (name,), _shaped(heads))
+    if last in ("w0", "a0", "v0", "k_k", "k_a", "x_k") or last.startswith(("time_maa_", "time_mix_")):
+        return Piece(name, row, (name,), _shaped(row))
+    if last == "time_first" and major == 5:
+        return Piece(name, heads[:1], (name,), _shaped(heads[:1], np.log))
+    if last == "time_decay":
+        if major == 6:
+            return Piece(name, row, (name,), _shaped(row))
+        if major == 4:
+            return Piece(name, row[2:], (name,), _shaped(row[2:], lambda values: np.log(-values)))
+        size = heads if config.architecture == "5.2" else heads[:1]
+        return Piece(name, size, (name,), _shaped(size, lambda values: np.log(-np.log(values))))
+    return Piece(name, shape, (name,))
+
+
+Wide = NDArray[np.float64]
+
+
+def _shaped(
+    shape: tuple[int, ...], change: Callable[[Wide], Wide] | None = None
+) -> Callable[[Sequence[Floats], Exp], Floats]:
+    def make(parts: Sequence[Floats], exp: Exp) -> Floats:
+        values = parts[0].reshape(shape)
+        return values if change is None else change(values.astype(np.float64)).astype(np.float32)
+
+    return make
