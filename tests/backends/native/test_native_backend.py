@@ -190,3 +190,23 @@ def test_running_a_model_imports_no_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("vocab_size", (40, 300, 1024))
+def test_lines_of_a_step_in_rounds_are_drawn_from_as_others(vocab_size: int, tmp_path: Path) -> None:
+    """More tokens than pass the layers together; what the head noted of its lines is that of the right ones."""
+    backend = backend_with(tmp_path, "native q8 threads=2", vocab_size=vocab_size)
+    slots = [backend.new_slot(), backend.new_slot()]
+    fed = np.random.default_rng(0).integers(0, vocab_size, (2, 150)).tolist()
+    lines = [0, 77, 149, 150, 299]
+    params = [{"temperature": 0.0}, {"top_p": 0.6}, {"top_k": 3, "top_p": 1.0}, {"min_p": 0.2}, {"top_p": 1.0}]
+    sequences = [sequence(seed, **each, logit_bias={5: 1.5}) for seed, each in enumerate(params)]
+    batch = batch_of(vocab_size, *sequences, banned=[1])
+    rows = [Row(slot, ids, "all") for slot, ids in zip(slots, fed, strict=True)]
+    saved = [backend.save(slot) for slot in slots]
+    found = backend.step(rows).sample(lines, batch).token_ids.tolist()
+    for slot, state in zip(slots, saved, strict=True):
+        backend.restore(slot, state)
+    logits = backend.step(rows).to_numpy(lines)
+    assert found == [plain_sampler.sample(line, batch, i) for i, line in enumerate(logits)]
+    backend.close()

@@ -16,7 +16,7 @@ from webapp.backends.native.building import NativeUnavailable
 from webapp.engine.backend import Availability
 from webapp.i18n import Text
 
-ABI = 3  # of src/api.cpp
+ABI = 4  # of src/api.cpp
 ISAS = {"avx512": 3, "avx2": 2, "portable": 0}
 """Best first."""
 ISA_VARIABLE = "ROOST_NATIVE_ISA"
@@ -123,6 +123,7 @@ class SamplingJob(ctypes.Structure):
         ("only_usable", ctypes.c_int32),
         *((name, ctypes.c_void_p) for name in ("token_of", "place_of")),
         ("may_overwrite", ctypes.c_int32),
+        ("maxima", ctypes.c_void_p),
     ]
 
 

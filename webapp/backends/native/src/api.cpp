@@ -15,7 +15,7 @@ using namespace roost;
 #endif
 
 namespace {
-constexpr int32_t ABI = 3; // webapp/backends/native/library.py asks for this
+constexpr int32_t ABI = 4; // webapp/backends/native/library.py asks for this
 
 struct Handle {
     Engine engine;
@@ -160,6 +160,7 @@ API const float* roost_logits(Handle* h, int64_t* stride) {
     guarded([&] {
         *stride = h->engine.logits_stride();
         found = h->lines ? h->engine.logits() : nullptr;
+        h->engine.give_away();
         return (int)OK;
     });
     return found;
@@ -203,10 +204,12 @@ API int32_t roost_sample(Handle* h, const SamplingJob* given) {
             job.token_of = h->engine.usable_ids().data();
             job.place_of = h->engine.usable_rows().data();
             job.banned_count = 0;
+            job.maxima = h->engine.maxima(true);
         } else {
             job.logits = h->engine.logits();
             job.stride = h->engine.logits_stride();
             job.vocab = vocab;
+            job.maxima = h->engine.maxima(false);
         }
         h->sampler.sample(h->engine.kernels(), h->engine.pool(), job);
         return (int)OK;

@@ -106,6 +106,8 @@ public:
     int step(int batch, const int32_t* slots, const int32_t* counts, const int32_t* tokens, const int32_t* want, int* lines);
     const float* logits();
     int logits_stride() const { return logits_stride_; }
+    const float* maxima(bool of_usable) const; // of each block of each line; null once the logits were given away
+    void give_away() { has_maxima_ = false; }  // somebody else may write to them
     int set_usable(const int32_t* ids, int count); // the only tokens that may be drawn, ascending; 0: no such set
     const float* usable_logits();                  // null without a set, and after a step of several rounds
     int usable_stride() const { return head_stride(usable_head_); }
@@ -176,7 +178,8 @@ private:
     void run_round();
     static int head_stride(const Matrix& head) { return head.tiles * TILE_ROWS; } // a line is padded to whole tiles
     static void reserve(AlignedVector& lines, size_t count);
-    void compute_logits(const Matrix& head, float* out);
+    void compute_logits(const Matrix& head, float* out, float* maxima);
+    static int blocks_of(int count) { return (count + LOGIT_BLOCK - 1) / LOGIT_BLOCK; }
     void round(Thread thread);
     void attention(Thread& t, int layer);
     void feed_forward(Thread& t, int layer);
@@ -219,11 +222,11 @@ private:
     Activations r_in_, w_in_, k_in_, v_in_, a_in_, g_in_, x_in_, decay_low_, rate_low_, value_low_, gate_low_, mix_low_[5],
         out_in_, ffn_in_, ffn_r_in_, hidden_in_, head_in_;
     std::vector<std::unique_ptr<uint8_t, Free>> owned_;
-    Floats x_, normed_, r_, k_, v_, g_, v_first_, ffn_r_, last_, logits_, usable_logits_;
+    Floats x_, normed_, r_, k_, v_, g_, v_first_, ffn_r_, last_, logits_, usable_logits_, maxima_, usable_maxima_;
     int logits_stride_ = 0, lines_ = 0;
-    bool has_logits_ = false, has_usable_logits_ = false, is_one_round_ = false;
+    bool has_logits_ = false, has_usable_logits_ = false, has_maxima_ = false, is_one_round_ = false;
     const Matrix* logits_head_ = nullptr;
-    float* logits_out_ = nullptr;
+    float *logits_out_ = nullptr, *maxima_out_ = nullptr;
     std::atomic<int> logits_units_{0};
     std::vector<Scratch> scratch_;
 

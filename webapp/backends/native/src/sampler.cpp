@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <functional>
 #include <limits>
 
 namespace roost {
@@ -21,24 +22,13 @@ double uniform(uint64_t seed, uint64_t position) {
     return (double)(mix(mix(seed + GAMMA) + (position + 1) * GAMMA) >> 11) * 0x1p-53;
 }
 
-bool is_finite(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    return (bits & 0x7f800000) != 0x7f800000;
-}
-
-// exp with what `Kernels::exponentials` leaves at 0; the positions of those of at least `bound`, where one is given.
-int exact_exponentials(const Kernels& kernels, const float* x, float largest, float factor, int count, float* out,
-                       double* total, float bound = 2.f, int32_t* positions = nullptr) {
-    int found = 0;
-    if (!kernels.exponentials(x, largest, factor, count, out, total, bound, positions, &found)) return found;
-    double sum = 0;
-    for (int i = 0; i < count; i++) {
+// exp with what `Kernels::exponentials` leaves at 0.
+void exact_exponentials(const Kernels& kernels, const float* x, float largest, float factor, int count, float* out) {
+    double total;
+    int found;
+    if (!kernels.exponentials(x, largest, factor, count, out, &total, 2.f, nullptr, &found)) return;
+    for (int i = 0; i < count; i++)
         if (out[i] == 0.f) out[i] = std::exp((x[i] - largest) * factor);
-        sum += (double)out[i];
-    }
-    *total = sum;
-    return found;
 }
 } // namespace
 
@@ -49,6 +39,9 @@ Sampler::Sampler(int threads, int vocab) : scratch_((size_t)threads) {
         scratch.kept.resize((size_t)vocab + 16);
         scratch.powers.resize((size_t)vocab);
         scratch.candidates.reserve((size_t)vocab);
+        scratch.maxima.resize((size_t)vocab / LOGIT_BLOCK + 1);
+        scratch.has_weights.resize((size_t)vocab / LOGIT_BLOCK + 1);
+        scratch.sums.resize((size_t)vocab / LOGIT_BLOCK + 1);
     }
 }
 
@@ -69,18 +62,18 @@ void Sampler::run(void* sampler, int thread, uint32_t phase) {
 void Sampler::line(int i, Scratch& scratch) const {
     float* logits = const_cast<float*>(job_.logits) + (size_t)job_.lines[i] * (size_t)job_.stride;
     const int count = job_.vocab;
-    float largest, top, *row = logits;
-    bool is_finite = true;
-    if (job_.starts[i] == job_.starts[i + 1] && job_.banned_count == 0 && job_.mask_of[i] < 0) {
-        is_finite = kernels_->scan(logits, count, &largest);
-        top = largest;
-    } else if (job_.may_overwrite && job_.alternatives[i] < 0) { // nobody needs the line as it was
-        is_finite = adjust(i, row) && kernels_->scan(row, count, &top);
-    } else {
-        row = scratch.adjusted.data();
-        is_finite = kernels_->scan(logits, count, &largest);
-        memcpy(row, logits, (size_t)count * sizeof(float));
-        if (is_finite) adjust(i, row), kernels_->scan(row, count, &top);
+    float largest, top, *row = logits, *maxima = scratch.maxima.data();
+    if (job_.maxima) memcpy(maxima, job_.maxima + (size_t)job_.lines[i] * blocks(), (size_t)blocks() * sizeof(float));
+    else kernels_->maxima(logits, count, maxima);
+    const bool is_finite = kernels_->scan(maxima, blocks(), &largest);
+    top = largest;
+    if (is_finite && (job_.starts[i] != job_.starts[i + 1] || job_.banned_count || job_.mask_of[i] >= 0)) {
+        if (!job_.may_overwrite || job_.alternatives[i] >= 0) { // somebody needs the line as it was
+            row = scratch.adjusted.data();
+            memcpy(row, logits, (size_t)count * sizeof(float));
+        }
+        adjust(i, row, scratch);
+        kernels_->scan(maxima, blocks(), &top);
     }
     if (!is_finite || top <= LOWEST) {
         job_.token_ids[i] = is_finite ? SAMPLED_NO_TOKEN : SAMPLED_NOT_FINITE;
@@ -91,49 +84,97 @@ void Sampler::line(int i, Scratch& scratch) const {
     if (job_.alternatives[i] >= 0) report(i, logits, largest, scratch); // of lines of all tokens only
 }
 
-int32_t Sampler::best(const float* adjusted, float top, Scratch& scratch) const {
-    constexpr int BLOCK = 2048;
-    for (int start = 0;; start += BLOCK)
-        if (kernels_->at_least(adjusted + start, top, std::min(BLOCK, job_.vocab - start), scratch.kept.data()))
-            return start + scratch.kept[0];
+int32_t Sampler::best(const float* row, float top, const Scratch& scratch) const {
+    int block = 0;
+    while (scratch.maxima[(size_t)block] < top) block++;
+    int32_t place = block * LOGIT_BLOCK;
+    while (row[place] < top) place++;
+    return place;
 }
 
-// False when it met NaN or infinity in what it changed.
-bool Sampler::adjust(int i, float* row) const {
+// Penalties, bias, bans and the mask; the maxima of the blocks they change follow.
+void Sampler::adjust(int i, float* row, Scratch& scratch) const {
     const int count = job_.vocab;
-    bool was_finite = true;
-    const auto forbid = [&](int place) {
-        was_finite &= is_finite(row[place]);
-        row[place] = LOWEST;
-    };
+    std::vector<int32_t>& changed = scratch.changed;
+    changed.clear();
     for (int j = job_.starts[i]; j < job_.starts[i + 1]; j++) {
         const int place = job_.place_of ? job_.place_of[job_.ids[j]] : job_.ids[j];
         if (place < 0) continue;
-        was_finite &= is_finite(row[place]);
         row[place] = std::max(row[place] + job_.values[j], LOWEST);
+        changed.push_back(place / LOGIT_BLOCK);
     }
-    for (int j = 0; j < job_.banned_count; j++) forbid(job_.banned[j]);
-    if (job_.mask_of[i] < 0) return was_finite;
-    const uint32_t* mask = job_.masks + (size_t)job_.mask_of[i] * (size_t)job_.mask_words;
-    if (job_.token_of) {
-        for (int place = 0; place < count; place++) {
-            const int32_t id = job_.token_of[place];
-            if (!(mask[id / 32] >> (id % 32) & 1)) forbid(place);
+    for (int j = 0; j < job_.banned_count; j++) {
+        row[job_.banned[j]] = LOWEST;
+        changed.push_back(job_.banned[j] / LOGIT_BLOCK);
+    }
+    if (job_.mask_of[i] >= 0) {
+        const uint32_t* mask = job_.masks + (size_t)job_.mask_of[i] * (size_t)job_.mask_words;
+        if (job_.token_of) {
+            for (int place = 0; place < count; place++) {
+                const int32_t id = job_.token_of[place];
+                if (!(mask[id / 32] >> (id % 32) & 1)) row[place] = LOWEST;
+            }
+        } else {
+            for (int start = 0; start < count; start += 32) {
+                const uint32_t bits = mask[start / 32];
+                if (bits == 0xffffffffu) continue;
+                for (int j = 0; j < std::min(32, count - start); j++)
+                    if (!(bits >> j & 1)) row[start + j] = LOWEST;
+            }
         }
-        return was_finite;
     }
-    for (int start = 0; start < count; start += 32) {
-        const uint32_t bits = mask[start / 32];
-        if (bits == 0xffffffffu) continue;
-        for (int j = 0; j < std::min(32, count - start); j++)
-            if (!(bits >> j & 1)) forbid(start + j);
+    if (job_.mask_of[i] >= 0 || changed.size() > (size_t)blocks()) {
+        kernels_->maxima(row, count, scratch.maxima.data());
+        return;
     }
-    return was_finite;
+    std::sort(changed.begin(), changed.end());
+    int32_t last = -1;
+    for (const int32_t block : changed) {
+        if (block == last) continue;
+        last = block;
+        const int start = block * LOGIT_BLOCK;
+        kernels_->maxima(row + start, std::min(LOGIT_BLOCK, count - start), &scratch.maxima[(size_t)block]);
+    }
+}
+
+// The sum of exp((x - largest) * factor), that of each block in scratch.sums.
+double Sampler::total(const float* row, float largest, float factor, Scratch& scratch) const {
+    kernels_->block_sums(row, scratch.maxima.data(), largest, factor, job_.vocab, scratch.sums.data());
+    double sum = 0;
+    for (int block = 0; block < blocks(); block++) sum += (double)scratch.sums[(size_t)block];
+    return sum;
+}
+
+// The tokens of a weight of at least `bound`, ascending, in scratch.kept, and their weights in scratch.weights.
+int Sampler::at_least(const float* row, float largest, float bound, Scratch& scratch) const {
+    const float least = bound > 0.f ? largest + std::log(bound) - 0.01f : LOWEST;
+    int32_t* kept = scratch.kept.data();
+    int count = 0;
+    for (int block = 0; block < blocks(); block++) {
+        if (scratch.maxima[(size_t)block] < least) continue;
+        const int start = block * LOGIT_BLOCK, length = std::min(LOGIT_BLOCK, job_.vocab - start);
+        float* weights = &scratch.weights[(size_t)start];
+        if (!scratch.has_weights[(size_t)block]) exact_exponentials(*kernels_, row + start, largest, 1.f, length, weights);
+        scratch.has_weights[(size_t)block] = 1;
+        const int found = kernels_->at_least(weights, bound, length, kept + count);
+        for (int j = 0; j < found; j++) kept[count + j] += start;
+        count += found;
+    }
+    return count;
+}
+
+// At least the best `count` tokens, likewise: `count` blocks have one of at least the smallest of their maxima.
+int Sampler::best_few(const float* row, float largest, int count, Scratch& scratch) const {
+    if (count >= blocks()) return at_least(row, largest, 0.f, scratch);
+    std::vector<float>& best = scratch.sums;
+    std::copy(scratch.maxima.begin(), scratch.maxima.begin() + blocks(), best.begin());
+    std::nth_element(best.begin(), best.begin() + count - 1, best.begin() + blocks(), std::greater<float>());
+    return at_least(row, largest, std::exp(best[(size_t)count - 1] - largest) * 0.999f, scratch);
 }
 
 // The logit of the first token, best first, at which the sum of weights reaches top_p * total. `ids` are candidates:
 // tokens too rare for the cut to be among them are left out.
-float Sampler::top_p_cut(const float* adjusted, const float* weights, std::vector<int32_t>& ids, double wanted) const {
+float Sampler::top_p_cut(const float* row, const float* weights, std::vector<int32_t>& ids, double wanted) const {
     double sum = 0;
     if (ids.size() > 256) { // by eighths of powers of two first, so that only the cut's bucket is sorted
         constexpr int BUCKETS = 128 * 8, SHIFT = 20;
@@ -153,43 +194,42 @@ float Sampler::top_p_cut(const float* adjusted, const float* weights, std::vecto
         while (at > lowest && sum + sums[at] < wanted) sum += sums[at--];
         ids.erase(std::remove_if(ids.begin(), ids.end(), [&](int32_t id) { return bucket(id) != at; }), ids.end());
     }
-    std::sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return adjusted[a] > adjusted[b]; });
+    std::sort(ids.begin(), ids.end(), [&](int32_t a, int32_t b) { return row[a] > row[b]; });
     for (const int32_t id : ids) {
         sum += (double)weights[id];
-        if (sum >= wanted) return adjusted[id];
+        if (sum >= wanted) return row[id];
     }
-    return adjusted[ids.back()];
+    return row[ids.back()];
 }
 
 // The tokens that may be drawn, ascending, in scratch.kept; -1: all of them.
-int Sampler::keep(int i, const float* adjusted, float largest, Scratch& scratch) const {
+int Sampler::keep(int i, const float* row, float largest, Scratch& scratch) const {
     const int vocab = job_.vocab, top_k = job_.top_k[i];
     const float top_p = job_.top_p[i], min_p = job_.min_p[i];
     const bool cuts_k = top_k > 0 && top_k < vocab;
     if (top_p >= 1.f && !cuts_k && min_p <= 0.f) return -1;
-    float* weights = scratch.weights.data();
-    double total;
+    const float* weights = scratch.weights.data();
     int32_t* kept = scratch.kept.data();
-    constexpr float USUAL = 0x1p-4f; // what is kept is most often above this
-    int count = exact_exponentials(*kernels_, adjusted, largest, 1.f, vocab, weights, &total, USUAL, kept);
+    int count = 0;
+    std::fill(scratch.has_weights.begin(), scratch.has_weights.end(), (char)0);
     if (top_p < 1.f) {
+        const double all = total(row, largest, 1.f, scratch), wanted = (double)top_p * all;
         // Tokens rarer than (1 - top_p) / vocab sum to less than 1 - top_p all together: the cut is above them. Most
         // often it is far above, where there are few to look at.
-        const float floor = (float)(0.999 * total * (1.0 - (double)top_p) / vocab);
-        for (const float bound : {USUAL, 0x1p-8f, 0.f}) {
-            if (bound != USUAL || floor > USUAL) count = kernels_->at_least(weights, std::max(bound, floor), vocab, kept);
+        const float floor = (float)(0.999 * all * (1.0 - (double)top_p) / vocab);
+        for (const float bound : {0x1p-4f, 0x1p-8f, 0.f}) {
+            count = at_least(row, largest, std::max(bound, floor), scratch);
             double sum = 0;
             for (int j = 0; j < count; j++) sum += (double)weights[kept[j]];
-            if (bound <= floor || sum >= (double)top_p * total) break;
+            if (bound <= floor || sum >= wanted) break;
         }
         scratch.candidates.assign(kept, kept + count);
-        const float cut = top_p_cut(adjusted, weights, scratch.candidates, (double)top_p * total);
-        count = (int)(std::remove_if(kept, kept + count, [&](int32_t id) { return adjusted[id] < cut; }) - kept);
-    } else count = kernels_->at_least(weights, min_p, vocab, kept);
+        const float cut = top_p_cut(row, weights, scratch.candidates, wanted);
+        count = (int)(std::remove_if(kept, kept + count, [&](int32_t id) { return row[id] < cut; }) - kept);
+    } else if (min_p > 0.f) count = at_least(row, largest, min_p, scratch);
+    else count = best_few(row, largest, top_k, scratch);
     if (cuts_k && top_k < count) {
-        const auto is_better = [&](int32_t a, int32_t b) {
-            return adjusted[a] != adjusted[b] ? adjusted[a] > adjusted[b] : a < b;
-        };
+        const auto is_better = [&](int32_t a, int32_t b) { return row[a] != row[b] ? row[a] > row[b] : a < b; };
         std::nth_element(kept, kept + top_k, kept + count, is_better);
         std::sort(kept, kept + top_k);
         count = top_k;
@@ -197,16 +237,16 @@ int Sampler::keep(int i, const float* adjusted, float largest, Scratch& scratch)
     return (int)(std::remove_if(kept, kept + count, [&](int32_t id) { return weights[id] < min_p; }) - kept);
 }
 
-int32_t Sampler::draw(int i, const float* adjusted, float largest, Scratch& scratch) const {
+int32_t Sampler::draw(int i, const float* row, float largest, Scratch& scratch) const {
     const float temperature = job_.temperature[i];
     const double number = uniform(job_.seed[i], job_.position[i]);
-    const int count = keep(i, adjusted, largest, scratch);
-    if (count < 0) return draw_any(adjusted, largest, temperature, number, scratch);
+    const int count = keep(i, row, largest, scratch);
+    if (count < 0) return draw_any(row, largest, temperature, number, scratch);
     const int32_t* kept = scratch.kept.data();
     double* powers = scratch.powers.data();
     double sum = 0;
     for (int j = 0; j < count; j++)
-        sum += powers[j] = std::exp((double)(adjusted[kept[j]] - largest) / (double)temperature);
+        sum += powers[j] = std::exp((double)(row[kept[j]] - largest) / (double)temperature);
     double reached = 0;
     int last = 0; // the last token with a weight, should rounding leave the sum below
     for (int j = 0; j < count; j++) {
@@ -218,46 +258,40 @@ int32_t Sampler::draw(int i, const float* adjusted, float largest, Scratch& scra
 }
 
 // From the whole vocabulary: sums of blocks first, then the place in one.
-int32_t Sampler::draw_any(const float* adjusted, float largest, float temperature, double number, Scratch& scratch) const {
-    constexpr int BLOCK = 256;
-    const int vocab = job_.vocab, blocks = (vocab + BLOCK - 1) / BLOCK;
-    float* weights = scratch.weights.data();
-    double *sums = scratch.powers.data(), total = 0;
-    exact_exponentials(*kernels_, adjusted, largest, 1.f / temperature, vocab, weights, &total);
-    total = 0;
-    for (int b = 0; b < blocks; b++) {
-        const int start = b * BLOCK, end = std::min(vocab, start + BLOCK);
-        double part[4] = {};
-        int id = start;
-        for (; id + 4 <= end; id += 4)
-            for (int j = 0; j < 4; j++) part[j] += (double)weights[id + j];
-        for (; id < end; id++) part[0] += (double)weights[id];
-        total += sums[b] = (part[0] + part[1]) + (part[2] + part[3]);
-    }
-    const double at = number * total;
+int32_t Sampler::draw_any(const float* row, float largest, float temperature, double number, Scratch& scratch) const {
+    const float factor = 1.f / temperature;
+    const double at = number * total(row, largest, factor, scratch);
+    const float* sums = scratch.sums.data();
     double reached = 0;
-    int b = 0;
-    while (b + 1 < blocks && reached + sums[b] <= at) reached += sums[b++];
     int32_t last = -1;
-    for (int id = b * BLOCK; id < vocab; id++) {
-        reached += (double)weights[id];
-        if (weights[id] > 0.f) {
-            if (reached > at) return id;
-            last = id;
+    for (int block = 0; block < blocks(); block++) {
+        const bool is_end = reached + (double)sums[block] > at;
+        if (!is_end && (last >= 0 || block + 1 < blocks())) {
+            reached += (double)sums[block];
+            continue;
         }
+        const int start = block * LOGIT_BLOCK, length = std::min(LOGIT_BLOCK, job_.vocab - start);
+        float* weights = &scratch.weights[(size_t)start];
+        exact_exponentials(*kernels_, row + start, largest, factor, length, weights);
+        double inside = reached;
+        for (int j = 0; j < length; j++) {
+            inside += (double)weights[j];
+            if (weights[j] > 0.f) {
+                if (inside > at) return start + j;
+                last = start + j;
+            }
+        }
+        reached += (double)sums[block];
     }
-    for (int id = vocab - 1; last < 0; id--) // rounding led past the last token with a weight
-        if (weights[id] > 0.f) last = id;
-    return last;
+    if (last >= 0) return last; // rounding led past the last token with a weight
+    return best(row, largest, scratch);
 }
 
 // Logprobs of the model's own distribution: of the drawn token, and the best ones.
 void Sampler::report(int i, const float* logits, float largest, Scratch& scratch) const {
     const int vocab = job_.vocab, most = job_.most_alternatives, wanted = std::min(job_.alternatives[i], vocab);
-    float* weights = scratch.weights.data();
-    double total;
-    exact_exponentials(*kernels_, logits, largest, 1.f, vocab, weights, &total);
-    const double log_total = (double)largest + std::log(total);
+    kernels_->maxima(logits, vocab, scratch.maxima.data());
+    const double log_total = (double)largest + std::log(total(logits, largest, 1.f, scratch));
     const auto logprob = [&](int32_t id) { return (float)((double)logits[id] - log_total); };
     job_.logprobs[i] = logprob(job_.token_ids[i]);
     if (wanted <= 0) return;

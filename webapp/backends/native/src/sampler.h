@@ -34,6 +34,7 @@ struct SamplingJob {
     // Set by the engine. Lines of some tokens: their ids, and by token its place or -1; null for lines of all tokens.
     const int32_t *token_of, *place_of;
     int32_t may_overwrite; // no line is named twice
+    const float* maxima;   // of each LOGIT_BLOCK of each line, infinite where one is not finite; or null
 };
 
 constexpr int32_t SAMPLED_NOT_FINITE = -1, SAMPLED_NO_TOKEN = -2;
@@ -45,18 +46,23 @@ public:
 
 private:
     struct Scratch {
-        std::vector<float> adjusted, weights;
-        std::vector<int32_t> kept, candidates;
+        std::vector<float> adjusted, weights, maxima, sums;
+        std::vector<int32_t> kept, candidates, changed;
+        std::vector<char> has_weights; // by block
         std::vector<double> powers;
     };
     static void run(void* sampler, int thread, uint32_t phase);
     void line(int i, Scratch& scratch) const;
-    bool adjust(int i, float* row) const;
-    int32_t best(const float* adjusted, float top, Scratch& scratch) const;
-    int keep(int i, const float* adjusted, float largest, Scratch& scratch) const;
-    float top_p_cut(const float* adjusted, const float* weights, std::vector<int32_t>& ids, double wanted) const;
-    int32_t draw(int i, const float* adjusted, float largest, Scratch& scratch) const;
-    int32_t draw_any(const float* adjusted, float largest, float temperature, double number, Scratch& scratch) const;
+    void adjust(int i, float* row, Scratch& scratch) const;
+    int blocks() const { return (job_.vocab + LOGIT_BLOCK - 1) / LOGIT_BLOCK; }
+    int32_t best(const float* row, float top, const Scratch& scratch) const;
+    double total(const float* row, float largest, float factor, Scratch& scratch) const;
+    int at_least(const float* row, float largest, float bound, Scratch& scratch) const;
+    int best_few(const float* row, float largest, int count, Scratch& scratch) const;
+    int keep(int i, const float* row, float largest, Scratch& scratch) const;
+    float top_p_cut(const float* row, const float* weights, std::vector<int32_t>& ids, double wanted) const;
+    int32_t draw(int i, const float* row, float largest, Scratch& scratch) const;
+    int32_t draw_any(const float* row, float largest, float temperature, double number, Scratch& scratch) const;
     void report(int i, const float* logits, float largest, Scratch& scratch) const;
 
     std::vector<Scratch> scratch_;

@@ -31,10 +31,14 @@ int Engine::step(int batch, const int32_t* slots, const int32_t* counts, const i
     is_one_round_ = total <= (size_t)config_.max_columns;
     has_logits_ = !is_one_round_;
     has_usable_logits_ = false;
-    if (!is_one_round_) reserve(logits_, lines * (size_t)logits_stride_);
+    has_maxima_ = true;
+    if (!is_one_round_) {
+        reserve(logits_, lines * (size_t)logits_stride_);
+        reserve(maxima_, lines * (size_t)blocks_of(config_.vocab));
+    }
 
     std::vector<int> position((size_t)batch, 0);
-    float* next_line = logits_.data();
+    float *next_line = logits_.data(), *next_maxima = maxima_.data();
     for (int b = 0; b < batch;) { // rounds of at most max_columns tokens
         column_slot_.clear(), column_token_.clear(), is_first_.clear(), is_last_.clear(), selected_column_.clear();
         int left = config_.max_columns;
@@ -57,8 +61,9 @@ int Engine::step(int batch, const int32_t* slots, const int32_t* counts, const i
         }
         run_round();
         if (is_one_round_) break;
-        compute_logits(head_matrix_, next_line);
+        compute_logits(head_matrix_, next_line, next_maxima);
         next_line += selected_column_.size() * (size_t)logits_stride_;
+        next_maxima += selected_column_.size() * (size_t)blocks_of(config_.vocab);
     }
     *lines_made = lines_;
     return OK;
@@ -72,7 +77,8 @@ void Engine::reserve(AlignedVector& lines, size_t count) {
 const float* Engine::logits() {
     if (!has_logits_) {
         reserve(logits_, (size_t)lines_ * (size_t)logits_stride_);
-        compute_logits(head_matrix_, logits_.data());
+        reserve(maxima_, (size_t)lines_ * (size_t)blocks_of(config_.vocab));
+        compute_logits(head_matrix_, logits_.data(), maxima_.data());
         has_logits_ = true;
     }
     return logits_.data();
@@ -82,17 +88,24 @@ const float* Engine::usable_logits() {
     if (usable_ids_.empty() || !is_one_round_) return nullptr;
     if (!has_usable_logits_) {
         reserve(usable_logits_, (size_t)lines_ * (size_t)usable_stride());
-        compute_logits(usable_head_, usable_logits_.data());
+        reserve(usable_maxima_, (size_t)lines_ * (size_t)blocks_of(usable_head_.rows));
+        compute_logits(usable_head_, usable_logits_.data(), usable_maxima_.data());
         has_usable_logits_ = true;
     }
     return usable_logits_.data();
 }
 
-// The lines of the round that ran last, one after another.
-void Engine::compute_logits(const Matrix& head, float* out) {
-    constexpr int TILES = 4;
+const float* Engine::maxima(bool of_usable) const {
+    if (of_usable) return usable_maxima_.data(); // nobody else gets at these
+    return has_maxima_ ? maxima_.data() : nullptr;
+}
+
+// The lines of the round that ran last, one after another, and the largest of each block while it is at hand.
+void Engine::compute_logits(const Matrix& head, float* out, float* maxima) {
+    constexpr int TILES = LOGIT_BLOCK / TILE_ROWS;
     logits_head_ = &head;
     logits_out_ = out;
+    maxima_out_ = maxima;
     logits_units_.store(head_in_.columns ? (head.tiles + TILES - 1) / TILES : 0);
     pool_.run(
         [](void* engine, int thread, uint32_t number) {
@@ -100,14 +113,21 @@ void Engine::compute_logits(const Matrix& head, float* out) {
             Thread t{thread, number};
             e.phase(t, LOGITS, e.logits_units_.load(std::memory_order_relaxed), [&](int unit) {
                 const Matrix& m = *e.logits_head_;
+                const int start = unit * LOGIT_BLOCK, length = std::min(LOGIT_BLOCK, m.rows - start);
                 float values[PANEL * TILE_ROWS];
-                for (int panel = 0; panel < e.head_in_.panels(); panel++)
+                for (int panel = 0; panel < e.head_in_.panels(); panel++) {
                     for (int tile = unit * TILES; tile < std::min(m.tiles, (unit + 1) * TILES); tile++) {
                         e.kernels_->tile(m, tile, e.head_in_, panel, values);
                         for (int c = 0; c < e.head_in_.width(panel); c++)
                             memcpy(e.logits_out_ + (size_t)(panel * PANEL + c) * (size_t)head_stride(m) + (size_t)tile * TILE_ROWS,
                                    values + c * TILE_ROWS, TILE_ROWS * sizeof(float));
                     }
+                    for (int c = 0; c < e.head_in_.width(panel); c++) {
+                        const size_t line = (size_t)(panel * PANEL + c);
+                        e.kernels_->maxima(e.logits_out_ + line * (size_t)head_stride(m) + start, length,
+                                           e.maxima_out_ + line * (size_t)blocks_of(m.rows) + unit);
+                    }
+                }
             });
         },
         this);

@@ -16,6 +16,7 @@ enum Format : int32_t { F32 = 0, BF16 = 1, F16 = 2, Q8 = 3, Q6 = 4, Q4 = 5 };
 constexpr int TILE_ROWS = 16;
 constexpr int PANEL = 8;       // columns of an activation panel
 constexpr int GROUP = 32;      // inputs that share a scale; 64 doubles the KL divergence for 0.25 bits less
+constexpr int LOGIT_BLOCK = 64; // logits that share a maximum
 constexpr int PAD_INPUTS = 64; // inputs are padded to pairs of groups
 
 inline size_t align_up(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
@@ -138,6 +139,9 @@ struct Kernels {
     void (*wide)(const Matrix&, int block, const Activations&, int panel, bool skips, float* out);
     void (*place_tile)(const uint8_t* tile, Matrix&, int index); // into a block, which is zero at first
     bool (*scan)(const float* x, int count, float* largest); // the sampler's: largest value, whether all are finite
+    void (*maxima)(const float* x, int count, float* out); // of each LOGIT_BLOCK; infinite where one is not finite
+    // Sums of exp((x - largest) * factor) of each block; 0 where the maximum says that it is below e^-32 of the largest.
+    void (*block_sums)(const float* x, const float* maxima, float largest, float factor, int count, float* out);
     bool (*exponentials)(const float* x, float largest, float factor, int count, float* out, double* total, float bound,
                          int32_t* positions, int* positions_found);
     int (*at_least)(const float* x, float least, int count, int32_t* positions);
