@@ -200,7 +200,7 @@ class LLMEngine:
         return found
 
     def counters(self) -> dict[str, int]:
-        """Totals since the engine began, and what it holds now."""
+        """Totals since the engine began (tokens written: of answers that run, too), and what it holds now."""
         cache = self.state_cache
         now = {
             "running": len(self.scheduler.running),
@@ -212,7 +212,9 @@ class LLMEngine:
             "cache_limit_bytes": cache.limit_bytes,
             "cache_snapshots": len(cache),
         }
-        return now | {f"{name}_total": self._totals[name] for name in (*TOTALS, *DRAFT_TOTALS)}
+        totals = {f"{name}_total": self._totals[name] for name in (*TOTALS, *DRAFT_TOTALS)}
+        totals["decoded_tokens_total"] += sum(len(each.completion_token_ids) for each in self.scheduler.running)
+        return now | totals
 
     # a sequence's way
 

@@ -26,7 +26,7 @@ from webapp.services.chat.turns import ChatTurns
 from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
-from webapp.web.kit.page import PageContext, current_locale
+from webapp.web.kit.page import PageContext, Values, current_locale, render_fragment
 
 LIST = "list"
 STATUS = "status"
@@ -191,10 +191,12 @@ class LiveRendering:
 
 
 class LiveRenderings:
-    """The renderings of turns that go on; a finished one is dropped when the next is asked for."""
+    """What pages share: the renderings of turns that go on (a finished one is dropped when the next is asked for), and
+    the status strip."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._strips: dict[str, tuple[Values, str]] = {}  # by locale
         self._by_message: dict[str, tuple[LiveTurn, LiveRendering]] = {}
 
     def of(self, turn: LiveTurn) -> LiveRendering:
@@ -204,6 +206,15 @@ class LiveRenderings:
             if held is None or held[0] is not turn:
                 held = self._by_message[turn.message_id] = (turn, LiveRendering(turn))
             return held[1]
+
+    def strip(self, values: Values, locale: str) -> str:
+        """Drawn once for all pages: with many chats at once it changes at every beginning and end of an answer."""
+        with self._lock:
+            shown, html = self._strips.get(locale, ({}, ""))
+            if values != shown:
+                html = render_fragment("status/_strip.html", {"strip": values}, locale)
+                self._strips[locale] = (values, html)
+            return html
 
 
 # the chat's part of the page context

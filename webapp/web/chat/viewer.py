@@ -207,7 +207,7 @@ class Viewer:
         """Draws what there is news of. Whatever it reads for that is read at one moment."""
         self._is_paced = self._is_news(STATUS)  # a model that loads tells of every tensor
         if self._is_paced:
-            self.fragment("status/_strip.html", strip=status.strip(self.page.status, self.page.t))
+            self._send(self.page.renderings.strip(status.strip(self.page.status, self.page.t), self._locale))
             self._introduce_model()
         has_list, has_chat = self._is_news(LIST), bool(self.chat_id) and self._is_news(chat_topic(self.chat_id))
         has_panel = self._is_news(PRESETS) | self._runs_otherwise() | has_chat

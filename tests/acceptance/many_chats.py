@@ -1,0 +1,209 @@
+"""How many tokens a second `roost serve` brings to many readers at once, over the pages' socket and over the API.
+
+    python -m tests.acceptance.many_chats [--at-once 1,16,32,64] [--seconds 8] [--model FILE] [--strategy S]
+
+Each reader asks again as soon as its answer is complete, so reading prompts is part of it. ``share`` is of what
+`roost bench` writes with as many at once (measured before, on the same file). ``fairness``: tokens of the reader that
+got least over those of the one that got most. A page is asked for all the time by a process of its own. Prints a line
+a measurement and, as the last line, one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.acceptance.api_load import p99_ms
+from tests.acceptance.page_times import PageTimes
+from tests.acceptance.served_roost import QUIET, ROOT, STARTER, Page, ServedRoost
+
+QUESTIONS = [
+    "Tell me a long story about a heron.",
+    "Why do birds sing?",
+    "给我讲一个关于苍鹭的长故事。",
+    "Who are you?",
+]
+PAGES = ("/", "/models")
+MOST_TOKENS = 200
+SERVER = (
+    *("--max-sequences", "64", "--max-queue", "64", "--websocket-limit", "80", "--http-threads", "96"),
+    *("--api-streams", "70", "--api-streams-per-client", "70", "--connections-per-client", "200"),
+)
+
+
+class Reader(threading.Thread):
+    """Asks, reads, asks again. ``firsts``: seconds to each answer's first words; ``tokens`` of all its answers."""
+
+    def __init__(self, number: int, ask: Callable[[str, Reader], int]) -> None:
+        super().__init__(daemon=True)
+        self.number, self._ask = number, ask
+        self.firsts: list[float] = []
+        self.tokens = 0
+        self.is_over = threading.Event()
+        self.failure = ""
+
+    def run(self) -> None:
+        try:
+            turn = self.number
+            while not self.is_over.is_set():
+                self.tokens += self._ask(QUESTIONS[turn % len(QUESTIONS)], self)
+                turn += 1
+        except Exception as exc:
+            self.failure = f"{type(exc).__name__}: {exc}"
+
+
+def measure(roost: ServedRoost, way: str, at_once: int, seconds: float) -> dict[str, Any]:
+    readers = [
+        Reader(number, socket_reader(roost) if way == "websocket" else api_reader(roost)) for number in range(at_once)
+    ]
+    times = PageTimes(roost.host, *PAGES)
+    server, engine = psutil.Process(roost.process.pid), roost.engine()
+    cpu = [process.cpu_times() for process in (server, engine) if process]
+    written = written_tokens(roost)
+    started = time.monotonic()
+    for reader in readers:
+        reader.start()
+    time.sleep(seconds)
+    wall = time.monotonic() - started
+    written = written_tokens(roost) - written
+    after = [process.cpu_times() for process in (server, engine) if process]
+    for reader in readers:
+        reader.is_over.set()
+    for reader in readers:
+        reader.join(60)
+    pages = times.stop()
+    firsts = sorted(first for reader in readers for first in reader.firsts)
+    tokens = [reader.tokens for reader in readers]
+    used = [end.user + end.system - begin.user - begin.system for begin, end in zip(cpu, after, strict=True)]
+    return {
+        "way": way,
+        "at_once": at_once,
+        "tokens_per_s": round(written / wall, 1),
+        "fairness": round(min(tokens) / max(max(tokens), 1), 2),
+        "first_token_ms": [round(1000 * statistics.median(firsts)), p99_ms(firsts)] if firsts else None,
+        "page_p99_ms": {name: p99_ms(found) for name, found in pages.items()},
+        "cpu_share_server_engine": [round(value / wall, 2) for value in used],
+        "failed": [reader.failure for reader in readers if reader.failure][:3],
+        "load_average": round(psutil.getloadavg()[0], 1),
+    }
+
+
+def written_tokens(roost: ServedRoost) -> float:
+    """By all answers so far, those that go on included."""
+    for line in roost.get("/metrics").decode().splitlines():
+        if line.startswith("roost_engine_decoded_tokens_total"):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError("no such figure")
+
+
+def socket_reader(roost: ServedRoost) -> Callable[[str, Reader], int]:
+    """A page of its own for each answer's chat; what comes is read as a browser's script reads it."""
+
+    def ask(question: str, reader: Reader) -> int:
+        page = Page(roost)
+        begun = time.monotonic()
+        page.send(question, **{**QUIET, "max_tokens": str(MOST_TOKENS)})
+        is_first = True
+        while True:
+            data = page.socket.receive(timeout=60)
+            if data is None:
+                raise TimeoutError("nothing came for a minute")
+            if not isinstance(data, str) or not data.startswith("{"):
+                continue
+            frame = json.loads(data)
+            if frame["type"] == "chat":
+                page.chat_id = frame["id"]
+            if frame["type"] == "text" and is_first:
+                reader.firsts.append(time.monotonic() - begun)
+                is_first = False
+            if frame["type"] == "finished":
+                break
+        tokens = page.tokens()
+        page.close()
+        return tokens
+
+    return ask
+
+
+def api_reader(roost: ServedRoost) -> Callable[[str, Reader], int]:
+    def ask(question: str, reader: Reader) -> int:
+        asked = {
+            "prompt": f"User: {question}\n\nAssistant:", "max_tokens": MOST_TOKENS, "stream": True, "temperature": 0,
+            "frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {"0": -100},
+        }  # fmt: skip
+        connection = http.client.HTTPConnection(roost.host, timeout=60)
+        begun, tokens = time.monotonic(), 0
+        try:
+            connection.request("POST", "/v1/completions", json.dumps(asked), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != 200:
+                raise AssertionError(f"{response.status} {response.read()[:200]!r}")
+            for line in iter(response.readline, b""):
+                if not line.startswith(b"data: {"):
+                    continue
+                if not tokens:
+                    reader.firsts.append(time.monotonic() - begun)
+                tokens += 1  # an event holds one token or a few; for fairness the count of events will do
+                reader.tokens += 1
+        finally:
+            connection.close()
+        return 0
+
+    return ask
+
+
+def benched(model: Path, strategy: str, counts: list[int]) -> dict[int, float]:
+    command = [sys.executable, "-m", "webapp.cli", "bench", "--models", str(model.parent), "--model", model.name]
+    more = ["--sequences", ",".join(map(str, counts)), "--prefill", "", "--repeat", "3", "--strategy", strategy]
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run([*command, *more, "--data", folder], cwd=ROOT, capture_output=True, text=True, check=True)
+    runs = json.loads(done.stdout.splitlines()[-1])["runs"]
+    return {run["sequences"]: run["decode_tokens_per_s"] for run in runs}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--at-once", default="1,16,32,64")
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--model", type=Path, default=STARTER)
+    parser.add_argument("--strategy", default="auto")
+    args = parser.parse_args()
+    counts = [int(count) for count in args.at_once.split(",")]
+    bench = benched(args.model.absolute(), args.strategy, counts)
+    found = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ServedRoost(
+            Path(folder) / "data", "--models", str(args.model.absolute().parent), "--model", args.model.name,
+            "--strategy", args.strategy, *SERVER,
+        ) as roost,
+    ):  # fmt: skip
+        page = roost.page()
+        page.send("Hello", max_tokens="4", **QUIET)
+        page.frames(120)  # the model is loaded now
+        page.close()
+        for path in PAGES:
+            roost.get(path)  # the templates are compiled now
+        for at_once in counts:
+            for way in ("websocket", "sse"):
+                row = measure(roost, way, at_once, args.seconds)
+                row["share"] = round(row["tokens_per_s"] / bench[at_once], 2) if at_once in bench else None
+                found.append(row)
+                print(row, flush=True)
+    print(json.dumps({"model": args.model.name, "strategy": args.strategy, "bench": bench, "runs": found}))
+
+
+if __name__ == "__main__":
+    main()
