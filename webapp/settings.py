@@ -115,6 +115,8 @@ class Settings:
     api_switch_models: bool = setting(False)
     cors_origins: tuple[str, ...] = setting(())
     hub_url: str = setting("")
+    catalogue_url: str = setting("")
+    catalogue_sha256: str = setting("")
     tool_hosts: tuple[str, ...] = setting(())
     mcp_stdio: bool = setting(True)
     log_level: str = setting("warning", choices=("debug", "info", "warning", "error"))

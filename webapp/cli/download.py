@@ -24,21 +24,24 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("download", help=t("cli.download.about"))
     parser.add_argument("name", nargs="?", default="", help=t("cli.download.name"))
     parser.add_argument("--sha256", default="", help=t("cli.download.sha256"))
-    add_settings(parser, ("models_dir", "data_dir", "hub_url"))
+    parser.add_argument("--refresh", action="store_true", help=t("cli.download.refresh"))
+    add_settings(parser, ("models_dir", "data_dir", "hub_url", "catalogue_url", "catalogue_sha256"))
     parser.add_argument("--json", action="store_true", help=t("cli.option.json"))
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """Ctrl-C pauses: what has arrived is kept, and the same command goes on."""
-    if not args.name:
-        for model in known_models():
-            print(f"{model.file:<50} {size_text(model.size_bytes):>8}  {model.published}")
-        return 0
     settings = settings_from(args)
     jobs = Jobs()
     downloads = Downloads(ModelLibrary(settings.models_dir), jobs, settings)
     try:
+        if args.refresh:
+            downloads.refresh_catalogue()
+        if not args.name:
+            for model in known_models():
+                print(f"{model.file:<50} {size_text(model.size_bytes):>8}  {model.published}")
+            return 0
         source = downloads.named(args.name)
         job = downloads.start(replace(source, sha256=args.sha256.lower() or source.sha256))
         while not job.is_over:

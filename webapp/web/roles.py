@@ -40,7 +40,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.LOCAL, "models", "load unload cancel"),
     **_rows(Role.OWNER, "models", "do delete rename import_ discard_upload restore empty_trash"),
     **_rows(Role.OWNER, "models.uploads", "start write discard"),
-    **_rows(Role.OWNER, "models.downloads", "start look choose_hub use"),
+    **_rows(Role.OWNER, "models.downloads", "start look choose_hub use refresh"),
     **_rows(Role.GUEST, "conversion", "index"),
     **_rows(Role.LOCAL, "conversion", "plan load preset"),
     **_rows(Role.OWNER, "conversion", "start"),

@@ -21,7 +21,7 @@ from tests.waiting import wait_until
 from tests.weights.spellings import official, write_folder
 from webapp.errors import RoostError
 from webapp.manager.library import ModelLibrary
-from webapp.services.downloads import http, transfer
+from webapp.services.downloads import catalogue, http, transfer
 from webapp.services.downloads.downloads import KIND, Downloads
 from webapp.services.downloads.hubs import AUTOMATIC, HubFile
 from webapp.services.jobs import Job, Jobs
@@ -543,3 +543,88 @@ def test_a_folder_that_is_no_rwkv_model_keeps_nothing(
     hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
     assert code(fetched(downloads, f"RWKV/{FOLDER}")) == "file_truncated"
     assert list(settings.models_dir.iterdir()) == []
+
+
+# A newer list of published models
+
+
+def listed(**changes: Any) -> bytes:
+    row = {
+        "file": "rwkv7-g1z-9b-20270101-ctx99.pth",
+        "family": "g1",
+        "parameters": "9B",
+        "size_bytes": 18 * 10**9,
+        "size_is_exact": True,
+        "sha256": None,
+        "good_for": ["chat"],
+        "published": "2027-01-01",
+        "context": 99,
+        "licence": "Apache-2.0",
+        "repo": "BlinkDL/rwkv7-g1",
+        "architecture": "7",
+        "layers": 32,
+        "width": 4096,
+    }
+    return json.dumps([{**row, **changes}]).encode()
+
+
+@pytest.fixture
+def with_list(open_downloads: Any, hub: HubServer) -> Iterator[Any]:
+    """with_list(content, its checksum) -> Downloads of a server that names it."""
+
+    def open_one(content: bytes, sha256: str | None = None) -> Downloads:
+        hub.files["list.json"] = content
+        pinned = hashlib.sha256(content).hexdigest() if sha256 is None else sha256
+        url = f"{hub.url}/x/resolve/main/list.json"
+        found: Downloads = open_downloads(catalogue_url=url, catalogue_sha256=pinned)
+        return found
+
+    yield open_one
+    catalogue.use_newer(Path("none"), "")
+
+
+def test_a_newer_list_is_fetched_when_asked_and_kept(with_list: Any, open_downloads: Any, hub: HubServer) -> None:
+    shipped = catalogue.known_models()
+    downloads = with_list(listed())
+    assert catalogue.known_models() == shipped and hub.requests == []
+    downloads.refresh_catalogue()
+    assert [model.parameters for model in catalogue.known_models()] == ["9B"]
+    assert downloads.named("rwkv7-g1z-9b-20270101-ctx99").size_bytes == 18 * 10**9
+    hub.requests.clear()
+    with_list(listed())  # a restart
+    assert len(catalogue.known_models()) == 1 and hub.requests == []
+    open_downloads()  # the settings name it no more
+    assert catalogue.known_models() == shipped
+
+
+@pytest.mark.parametrize(
+    ("content", "sha256", "expected"),
+    [
+        (listed(), "0" * 64, "download_wrong_hash"),
+        (listed(), "", "download_link_invalid"),
+        (b"<html>", None, "download_not_a_file"),
+        (b"[]", None, "download_not_a_file"),
+        (listed(file="../../x.pth"), None, "download_not_a_file"),
+        (listed(file="a/../../x.pth"), None, "download_not_a_file"),
+        (listed(repo="x"), None, "download_not_a_file"),
+        (listed(width="4096"), None, "download_not_a_file"),
+        (listed(good_for=["nothing"]), None, "download_not_a_file"),
+        (listed(more=1), None, "download_not_a_file"),
+    ],
+)
+def test_a_list_that_is_not_the_one_is_not_taken(
+    with_list: Any, settings: Settings, content: bytes, sha256: str | None, expected: str
+) -> None:
+    shipped = catalogue.known_models()
+    downloads = with_list(content, sha256)
+    with raises_code(expected):
+        downloads.refresh_catalogue()
+    assert catalogue.known_models() == shipped and not (settings.data_dir / "catalogue.json").exists()
+
+
+def test_a_list_that_was_changed_on_the_disk_is_not_believed(with_list: Any, settings: Settings) -> None:
+    shipped = catalogue.known_models()
+    with_list(listed()).refresh_catalogue()
+    (settings.data_dir / "catalogue.json").write_bytes(listed(parameters="1B"))
+    with_list(listed())
+    assert catalogue.known_models() == shipped

@@ -2,18 +2,25 @@
 
 ``catalogue.json`` is data and nothing more: names, sizes, dates and checksums as their publisher and RWKV-Runner's
 manifest give them. A checksum nobody gave is null; a size nobody gave is that of the tensors, two bytes a weight.
+
+A newer list of the same form may take its place: fetched when a person asks, kept in the data folder, and believed only
+while its checksum is the one in the settings.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import json
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from webapp.engine.backend import RAM
-from webapp.engine.state import ModelConfig
+from webapp.engine.state import ARCHITECTURES, ModelConfig
+from webapp.services.downloads.hubs import REPOSITORY
 from webapp.services.strategy.choice import recommend
 from webapp.services.strategy.fit import FITS
 from webapp.services.strategy.hardware import Hardware
@@ -27,6 +34,8 @@ BEST_FAMILY = "g1"
 QUICK_BYTES = 5 * 10**9
 """A processor reads all weights for each token: 5 tokens/s, as fast as one reads, where memory gives 25 GB/s."""
 ROUND_BYTES = 256 << 20  # two looks at one machine find the same
+MOST_ROWS = 2000
+FILE = re.compile(r"[A-Za-z0-9][\w. /-]{0,150}\.(pth|safetensors|st)")
 PAGES = "https://huggingface.co/"
 
 
@@ -67,12 +76,63 @@ class Fitting:
     is_on_processor: bool = False
 
 
-@functools.cache
 def known_models() -> tuple[KnownModel, ...]:
     """In the order of the file: families as in FAMILIES, small before large."""
-    rows = json.loads(DATA.read_text(encoding="utf-8"))
-    return tuple(
-        KnownModel(**{**row, "good_for": tuple(row["good_for"]), "sha256": row["sha256"] or ""}) for row in rows
+    return _newer or _shipped()
+
+
+@functools.cache
+def _shipped() -> tuple[KnownModel, ...]:
+    return read_catalogue(DATA.read_bytes())
+
+
+_newer: tuple[KnownModel, ...] = ()
+
+
+def use_newer(path: Path, sha256: str) -> None:
+    """Takes the list at ``path`` where it is there and has this checksum, else the one that came with Roost."""
+    global _newer
+    _newer = ()
+    with contextlib.suppress(OSError, ValueError):
+        content = path.read_bytes()
+        if sha256 and hashlib.sha256(content).hexdigest() == sha256.lower():
+            _newer = read_catalogue(content)
+
+
+def read_catalogue(content: bytes) -> tuple[KnownModel, ...]:
+    """ValueError for anything but a list of whole rows: it may come from elsewhere, and its names become files'."""
+    rows = json.loads(content)
+    if not isinstance(rows, list) or not 0 < len(rows) <= MOST_ROWS:
+        raise ValueError("not a list of models")
+    try:
+        found = [
+            KnownModel(**{**row, "good_for": tuple(row["good_for"]), "sha256": row["sha256"] or ""}) for row in rows
+        ]
+    except (TypeError, KeyError) as exc:
+        raise ValueError("a row is not whole") from exc
+    wrong = next((model for model in found if not _is_whole(model)), None)
+    if wrong is not None:
+        raise ValueError(f"a row makes no sense: {str(wrong)[:200]}")
+    return tuple(sorted(found, key=lambda model: FAMILIES.index(model.family)))
+
+
+def _is_whole(model: KnownModel) -> bool:
+    texts = (model.file, model.family, model.parameters, model.sha256, model.published, model.licence, model.repo)
+    numbers = (model.size_bytes, model.context)
+    sizes = [size for size in (model.layers, model.width) if size is not None]
+    return (
+        all(type(text) is str and len(text) <= 200 for text in (*texts, model.architecture, model.modelscope))
+        and all(type(number) is int and 0 <= number < 2**50 for number in (*numbers, *sizes))
+        and type(model.size_is_exact) is bool
+        and FILE.fullmatch(model.file) is not None
+        and ".." not in model.file
+        and model.family in FAMILIES
+        and {*model.good_for} <= {*USES}
+        and re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,4})?B", model.parameters) is not None
+        and re.fullmatch(r"[0-9a-f]{64}|", model.sha256) is not None
+        and re.fullmatch(r"\d{4}-\d\d-\d\d", model.published) is not None
+        and all(REPOSITORY.fullmatch(repo) for repo in filter(None, (model.repo, model.modelscope or None)))
+        and model.architecture in ARCHITECTURES
     )
 
 

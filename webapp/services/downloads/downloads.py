@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import secrets
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from webapp.errors import DownloadError, WeightsError
 from webapp.i18n import Text
 from webapp.manager.library import MODEL_ENDINGS, ModelLibrary
-from webapp.services.downloads.catalogue import find
+from webapp.services.downloads.catalogue import find, read_catalogue, use_newer
 from webapp.services.downloads.http import Http
-from webapp.services.downloads.hubs import REPOSITORY, HubFile, Hubs
+from webapp.services.downloads.hubs import LISTING_BYTES, REPOSITORY, HubFile, Hubs
 from webapp.services.downloads.transfer import Part, ShareOfJob, Source, Transfer, unfinished
 from webapp.services.jobs import PAUSED, Job, Jobs, Running
 from webapp.services.library.placing import (
@@ -39,9 +42,43 @@ class Downloads:
         self.http = Http()
         self.hubs = Hubs(settings, self.http)
         self._library = library
+        self._settings = settings
         self._models_dir = library.folders[0].path
+        use_newer(self._newer_list, settings.catalogue_sha256)
         for source in unfinished(self._models_dir):
             self._list(source, PAUSED)
+
+    @property
+    def catalogue_host(self) -> str:
+        """Of the newer list of published models; "" where the settings name none, or not its checksum."""
+        found = self._settings
+        return urlsplit(found.catalogue_url).netloc if found.catalogue_sha256 else ""
+
+    def refresh_catalogue(self) -> None:
+        """Fetches that list now. ``download_wrong_hash`` unless it is the one the settings name, and then nothing of
+        it is kept; ``download_not_a_file`` for what is no such list."""
+        url, pinned = self._settings.catalogue_url, self._settings.catalogue_sha256.lower()
+        name = urlsplit(url).path.rpartition("/")[2] or url
+        if not self.catalogue_host:
+            raise DownloadError("download_link_invalid", name=name, reason=Text("reason.services.no_list_is_set"))
+        self.http.check(url, name)
+        content = self.http.get(url, LISTING_BYTES, name)
+        found = hashlib.sha256(content).hexdigest()
+        if found != pinned:
+            raise DownloadError("download_wrong_hash", name=name, found=found[:12], expected=pinned[:12])
+        try:
+            read_catalogue(content)
+        except ValueError as exc:
+            raise DownloadError("download_not_a_file", host=self.catalogue_host, name=name) from exc
+        part = self._newer_list.with_name(f".catalogue.{secrets.token_hex(4)}")
+        with writing(self._newer_list.parent):
+            part.write_bytes(content)
+            os.replace(part, self._newer_list)
+        use_newer(self._newer_list, pinned)
+
+    @property
+    def _newer_list(self) -> Path:
+        return self._settings.data_dir / "catalogue.json"
 
     def named(self, wanted: str) -> Source:
         """Of a published model's name, ``OWNER/REPOSITORY/FILE``, or an address. ``OWNER/REPOSITORY``, with a folder

@@ -89,6 +89,16 @@ def choose_hub() -> Response | BaseResponse:
     return redirect(url_for("models.index", _anchor="known"), 303)
 
 
+@blueprint.post("/catalogue")
+def refresh() -> Response | BaseResponse:
+    """Asks the host of the settings for its list of published models."""
+    try:
+        downloads_of(current_page()).refresh_catalogue()
+    except RoostError as exc:
+        return _refused(exc, {})
+    return redirect(url_for("models.index", _anchor="known"), 303)
+
+
 @blueprint.post("/<job_id>/use")
 def use(job_id: str) -> Response | BaseResponse:
     """Makes a preset of what has come, loads it, and goes to the chat; a state is shown on its page."""
@@ -132,6 +142,7 @@ def known_section(page: PageContext, form: Values | None = None) -> Values:
             *(Choice(hub.name, hub.host) for hub in hubs.all),
         ],
         "choice": hubs.choice,
+        "catalogue_host": downloads_of(page).catalogue_host,
         "with_token": [hub.host for hub in hubs.all if hubs.has_token(hub.name)],
         "repo": form.get("repo", ""),
         "address": form.get("address", ""),
