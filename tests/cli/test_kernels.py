@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from webapp.backends.native import building, fast_file
+from webapp.backends.native import building, packed_file
 from webapp.cli import main
 from webapp.cli.kernels import make_ready
 
@@ -58,11 +58,11 @@ def test_a_library_that_is_there_is_named(monkeypatch, tmp_path, capsys):
     assert str(library) in capsys.readouterr().out
 
 
-def test_fast_files_are_counted_and_cleared(tmp_path, monkeypatch, capsys):
+def test_packed_files_are_counted_and_cleared(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv(building.CACHE_VARIABLE, str(tmp_path))
-    folder = fast_file.folder()
+    folder = packed_file.folder()
     folder.mkdir()
-    (folder / f"a-b{fast_file.SUFFIX}").write_bytes(b"123456789")
+    (folder / f"a-b{packed_file.SUFFIX}").write_bytes(b"123456789")
     assert main(["kernels"]) == 0
     assert str(folder) in capsys.readouterr().out
     assert main(["kernels", "clear"]) == 0

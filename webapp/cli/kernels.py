@@ -1,4 +1,4 @@
-"""`roost kernels`: the native engine's library on this machine, compiling it, and the fast files it keeps."""
+"""`roost kernels`: the native engine's library on this machine, compiling it, and the packed files it keeps."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def run(args: argparse.Namespace) -> int:
     if args.action == "build":
         build(sys.stdout)
     if args.action == "clear":
-        print(t("cli.kernels.cleared", bytes=f"{native.clear_fast_files():,}"))
+        print(t("cli.kernels.cleared", bytes=f"{native.clear_packed_files():,}"))
         return 0
     found = native.kernels()
     rows = [
         ("library", found.path or t("cli.kernels.none")),
         ("isa", found.isa),
         ("compiler", found.compiler or t("cli.kernels.none")),
-        ("fast_files", t("cli.kernels.kept", **kept) if (kept := native.fast_files()) else ""),
+        ("packed_files", t("cli.kernels.kept", **kept) if (kept := native.packed_files()) else ""),
     ]
     for key, value in rows:
         if value:

@@ -39,7 +39,8 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(tmp_path: Path)
         "LD_PRELOAD": runtime,
         "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1",  # the interpreter's own leaks are not ours
     }
-    tests = [str(Path(__file__).with_name(name)) for name in ("test_native_model.py", "test_native_backend.py")]
+    names = ("model", "backend", "calibration", "packed_file")
+    tests = [str(Path(__file__).with_name(f"test_native_{name}.py")) for name in names]
     command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]

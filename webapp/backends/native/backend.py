@@ -90,11 +90,11 @@ class NativeBackend(Backend):
         BackendOption("threads", "whole", 0, low=0, high=256),
         _number("draft", DRAFT_TOKENS, 63),
         BackendOption(
-            "fast_file",
+            "packed_file",
             "switch",
             False,
-            label="backend.native.fast_file.label",
-            help="backend.native.fast_file.help",
+            label="backend.native.packed_file.label",
+            help="backend.native.packed_file.help",
         ),
     )
     KINDS = (BackendKind("native", "preset_page.kind.native.label", "preset_page.kind.native.text", order=20),)
@@ -303,7 +303,7 @@ def _layout(config: ModelConfig, options: Options) -> Layout:
         max_slots=MAX_SLOTS + 1,
         max_columns=MAX_COLUMNS,
         calibration=calibration.token_ids(config) if _is_fitted(formats, options) else (),
-        has_fast_file=bool(options["fast_file"]),
+        has_packed_file=bool(options["packed_file"]),
     )
 
 

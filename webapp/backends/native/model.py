@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.native import fast_file, library
+from webapp.backends.native import library, packed_file
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory, WeightsError
@@ -83,8 +83,8 @@ class Layout:
     max_columns: int = 128
     calibration: tuple[tuple[int, ...], ...] = ()
     """Token ids on which scales are fitted, in pieces of at most ``max_columns``; without any they are plain."""
-    has_fast_file: bool = False
-    """Whether its packed weights are kept on disk for the next load (:mod:`.fast_file`)."""
+    has_packed_file: bool = False
+    """Whether its packed weights are kept on disk for the next load (:mod:`.packed_file`)."""
 
 
 class NativeModel:
@@ -124,8 +124,8 @@ class NativeModel:
     def load(cls, path: str, config: ModelConfig, layout: Layout, progress: ProgressCallback) -> NativeModel:
         """Raises WeightsError for a tensor that is missing, of another shape, or not finite; and what ``progress``
         raises."""
-        kept = fast_file.place(Path(path), layout) if layout.has_fast_file else None
-        found = cls._from_fast_file(kept, config, layout) if kept is not None else None
+        kept = packed_file.place(Path(path), layout) if layout.has_packed_file else None
+        found = cls._from_packed_file(kept, config, layout) if kept is not None else None
         if found is not None:
             progress(LoadProgress(found.arena_bytes, found.arena_bytes, 1, 1))
             return found
@@ -134,16 +134,16 @@ class NativeModel:
             with open_checkpoint(path) as source:
                 _Loader(model, source, progress, layout.calibration).read()
             if kept is not None:
-                model._write_fast_file(kept)
+                model._write_packed_file(kept)
         except BaseException:
             model.close()
             raise
         return model
 
     @classmethod
-    def _from_fast_file(cls, path: Path, config: ModelConfig, layout: Layout) -> NativeModel | None:
+    def _from_packed_file(cls, path: Path, config: ModelConfig, layout: Layout) -> NativeModel | None:
         """None where there is none, or one the library does not take."""
-        mapped = fast_file.opened(path)
+        mapped = packed_file.opened(path)
         if mapped is None:
             return None
         model = cls(config, layout)
@@ -155,13 +155,13 @@ class NativeModel:
         model.close()
         return None
 
-    def _write_fast_file(self, path: Path) -> None:
+    def _write_packed_file(self, path: Path) -> None:
         counts = (ctypes.c_int32 * 2)()
         self._check(self._library.roost_parts(self._open, None, 0, None, 0, counts))
         directory, parts = (ctypes.c_int64 * counts[0])(), (library.Part * counts[1])()
         self._check(self._library.roost_parts(self._open, directory, counts[0], parts, counts[1], counts))
         pieces = [(part.data, part.bytes, part.offset) for part in parts]
-        fast_file.write(path, bytes(directory), pieces, directory[3])
+        packed_file.write(path, bytes(directory), pieces, directory[3])
 
     def close(self) -> None:
         """May be called again."""

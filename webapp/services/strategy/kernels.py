@@ -1,11 +1,11 @@
-"""The native engine's library on this machine: where it is, what it runs, and building it; and its fast files."""
+"""The native engine's library on this machine: where it is, what it runs, and building it; and its packed files."""
 
 from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
 
-from webapp.backends.native import building, fast_file, library
+from webapp.backends.native import building, library, packed_file
 from webapp.engine.backend import Availability
 from webapp.errors import BackendUnavailable
 
@@ -44,13 +44,13 @@ def build() -> None:
         raise BackendUnavailable(backend="native", reason=exc.reason, way_out=exc.way_out) from exc
 
 
-def fast_files() -> dict[str, str]:
+def packed_files() -> dict[str, str]:
     """How many there are, how many bytes and where; empty for none."""
-    found = fast_file.all_files()
+    found = packed_file.all_files()
     total = sum(each.size_bytes for each in found)
-    return {"count": str(len(found)), "bytes": f"{total:,}", "folder": str(fast_file.folder())} if found else {}
+    return {"count": str(len(found)), "bytes": f"{total:,}", "folder": str(packed_file.folder())} if found else {}
 
 
-def clear_fast_files() -> int:
+def clear_packed_files() -> int:
     """Deletes them; returns how many bytes they were. A model that is running goes on."""
-    return fast_file.clear()
+    return packed_file.clear()

@@ -11,7 +11,7 @@ import pytest
 
 from tests.backends.native.models import ALL, ARCHITECTURES, FORMATS
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.backends.native import building, fast_file, library
+from webapp.backends.native import building, library, packed_file
 from webapp.backends.native.model import Layout, NativeModel
 from webapp.weights.checkpoint import inspect
 
@@ -21,7 +21,7 @@ IDS = np.random.default_rng(3).integers(0, 256, 20).tolist()
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "fast"
-    monkeypatch.setattr(fast_file, "folder", lambda: folder)
+    monkeypatch.setattr(packed_file, "folder", lambda: folder)
     return folder
 
 
@@ -124,7 +124,7 @@ def test_a_disk_without_room_costs_the_file_not_the_model(
     tmp_path: Path, own_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(path := tmp_path / "m.safetensors", "7")
-    monkeypatch.setattr(fast_file, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(packed_file, "SPARE_BYTES", 1 << 60)
     assert not is_mapped(load(path))
     own_folder.rmdir()
     own_folder.write_text("in the way")
@@ -139,15 +139,15 @@ def test_all_together_are_bounded_and_the_longest_unused_goes(
         write_checkpoint(path, "7", seed=number)
     for path in paths[:2]:
         load(path).close()
-    first, second = fast_file.all_files()
+    first, second = packed_file.all_files()
     os.utime(second.path, (1, 1))
-    monkeypatch.setattr(fast_file, "MOST_BYTES", 5 * first.size_bytes // 2)
+    monkeypatch.setattr(packed_file, "MOST_BYTES", 5 * first.size_bytes // 2)
     load(paths[2]).close()
     assert is_mapped(load(paths[0])) and is_mapped(load(paths[2])) and not second.path.exists()
-    assert fast_file.clear() == 2 * first.size_bytes and fast_file.all_files() == []
+    assert packed_file.clear() == 2 * first.size_bytes and packed_file.all_files() == []
 
 
 def test_none_is_made_unasked(tmp_path: Path, own_folder: Path) -> None:
     write_checkpoint(path := tmp_path / "m.safetensors", "7")
-    load(path, has_fast_file=False).close()
+    load(path, has_packed_file=False).close()
     assert not own_folder.exists()

@@ -1,12 +1,13 @@
 """The packed weights of a model in a file of their own, which the next load maps: no reading, no packing, and processes
 that run the same model share it.
 
-A fast file is made only where the option ``fast_file`` asks for it: it takes as much of the disk as the packed weights
-take of memory. Its name says of which model file and layout it is, and holds a digest of the model file (size, date and
-samples of its bytes: reading 3 GB takes longer than packing saves), of the layout and of the library's sources. Another
-digest is another name, so nothing old is ever mapped; what an update or a changed model leaves behind goes when its
-follower is written. It is written under another name and renamed, so there is no half of one; the library believes none
-of its numbers (``Engine::adopt``). Instruction sets share it: packed weights are the same for all.
+It is made only where the option ``packed_file`` asks for it: it takes as much of the disk as the packed weights take of
+memory. (The fast files of ``roost convert`` are the ``rwkv`` package's.) Its name says of which file and layout it
+is, and holds a digest of the model file (size, date and samples of its bytes: reading 3 GB takes longer than packing
+saves), of the layout and of the library's sources. Another digest is another name, so nothing old is ever mapped; what
+an update or a changed model leaves behind goes when its follower is written. It is written under another name and
+renamed, so there is no half of one; the library checks every number of the directory (``Engine::adopt``). Instruction
+sets share it: packed weights are the same for all.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from webapp.backends.native import building
 if TYPE_CHECKING:
     from webapp.backends.native.model import Layout
 
-SUFFIX = ".fast"
+SUFFIX = ".packed"
 MOST_BYTES = 16 * 2**30
 """Of all together; the ones longest unused make room."""
 SPARE_BYTES = 2**30
@@ -37,20 +38,20 @@ SAMPLES, SAMPLE_BYTES = 64, 4096
 
 
 @dataclass(frozen=True)
-class FastFile:
+class PackedFile:
     path: Path
     size_bytes: int
 
 
 def folder() -> Path:
-    return building.cache_folder() / "fast"
+    return building.cache_folder() / "packed"
 
 
-def all_files() -> list[FastFile]:
+def all_files() -> list[PackedFile]:
     """The longest unused first."""
     with contextlib.suppress(OSError):
         found = [(entry.stat(), Path(entry.path)) for entry in os.scandir(folder()) if entry.name.endswith(SUFFIX)]
-        return [FastFile(path, stat.st_size) for stat, path in sorted(found, key=lambda row: row[0].st_mtime_ns)]
+        return [PackedFile(path, stat.st_size) for stat, path in sorted(found, key=lambda row: row[0].st_mtime_ns)]
     return []
 
 
@@ -60,7 +61,7 @@ def clear() -> int:
 
 
 def place(model: Path, layout: Layout) -> Path:
-    """Where the fast file of this model file and layout is or would be."""
+    """Where the packed file of this model file and layout is or would be."""
     about = repr((layout.format, layout.head, layout.lora, layout.embedding_q8, bool(layout.calibration)))
     whose = _digest(str(model.resolve()), about)
     return folder() / f"{whose}-{_digest(_identity(model), building.source_digest(), about, sys.byteorder)}{SUFFIX}"
