@@ -2,10 +2,16 @@
 
 import json
 import re
+import shutil
 import urllib.error
+import urllib.request
 
 import pytest
 
+from tests.waiting import wait_until
+from tests.web.chat.running_roost import RunningRoost, fake_strategy, models_dir
+from tests.weights.make_checkpoints import write_checkpoint
+from tests.weights.spellings import official, write_folder
 from tests.wording import error_text, pattern, says, text
 from webapp.chat.messages import Message, Role
 
@@ -19,6 +25,33 @@ def test_the_first_page_introduces_itself_and_offers_three_prompts(roost):
     page = roost.get("/")
     assert page.count('class="prompt"') == 3
     assert re.search(pattern("chat.welcome.intro_starter"), page) and says(page, "chat.welcome.own_link")
+
+
+@pytest.mark.parametrize("form", ["file", "folder"])
+def test_a_model_that_is_dropped_in_is_offered_on_the_first_page(tmp_path, form):
+    models = tmp_path / "models"
+    shutil.copytree(models_dir(), models)
+    roost = RunningRoost(tmp_path / "data", fake_strategy(), models_dir=models)
+
+    def own(seen=""):
+        with urllib.request.urlopen(roost.request(f"/own?seen={seen}", HX_Request="true")) as answer:
+            return answer.status, answer.read().decode()
+
+    try:
+        assert 'id="welcome-found" data-model=""' in roost.get("/") and own()[0] == 204
+        if form == "file":
+            write_checkpoint(models / "mine.pth", "7")
+        else:
+            write_folder(models / "mine", official("7"))
+        name = "mine.pth" if form == "file" else "mine"
+        wait_until(lambda: f'data-model="{name}"' in own()[1])
+        assert own(name)[0] == 204 and f'name="name" value="{name}"' in roost.get("/")
+        roost.post("/models/load", name=name)
+        wait_until(lambda: roost.app.extensions["model_manager"].status().model == name)
+        status, fragment = own(name)
+        assert status == 200 and "hx-get" not in fragment  # it is in use, and nothing is asked for any more
+    finally:
+        roost.stop()
 
 
 def test_the_page_speaks_chinese_when_asked(roost):

@@ -24,6 +24,7 @@ from webapp.web.chat.views import (
     chat_page,
     conversation,
     file_page,
+    own_model,
     search_results,
     title_of,
 )
@@ -77,6 +78,17 @@ def _undo_toast(page: ChatContext) -> tuple[Toast, ...]:
     if done not in UNDOABLE or not re.fullmatch(r"restore_(chat|message):\w{1,64}", undo):
         return ()
     return (Toast("done", page.t(f"chat.done.{done}"), undo=undo),)
+
+
+@blueprint.get("/own")
+def own() -> Response | BaseResponse:
+    """What the welcome asks every second: a model that came into the folders. 204 while it is the one ``seen``."""
+    found = own_model(chat_context())
+    if not wants_fragment():
+        return redirect("/", 303)
+    if found["is_followed"] and found["name"] == request.args.get("seen", ""):
+        return Response(status=204)
+    return render_page("chat/_own.html", {"own": found})
 
 
 @blueprint.get("/chats")

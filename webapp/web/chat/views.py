@@ -100,10 +100,30 @@ def welcome(page: ChatContext) -> Values:
         "title": t("chat.welcome.title"),
         "intro": t(f"chat.welcome.intro_{intro}", parameters=parameters, model=model),
         "offer": offer,
+        "own": own_model(page),
         "prompts": [
             {"title": t(f"chat.welcome.{number}.title"), "text": t(f"chat.welcome.{number}.text")} for number in PROMPTS
         ],
     }
+
+
+def own_model(page: ChatContext) -> Values:
+    """``chat/_own.html``: the newest model of the library while none but the starter is in use. Its page asks again
+    every second, so the folders are walked by their index and a file is looked into once."""
+    is_first = not page.model or page.status.model.startswith(STARTER_PREFIX)
+    if not is_first:
+        return {"is_followed": False, "name": "", "text": ""}
+    library = page.manager.library
+    files = [file for file in library.known_files() if not file.path.name.startswith(STARTER_PREFIX)]
+    for file in sorted(files, key=lambda file: file.stamp, reverse=True)[:MOST_LOOKED_INTO]:
+        found = library.look_into(file).inspection
+        if found is not None and found.config is not None:
+            words = {"name": file.name, "version": found.config.architecture, "size": size_text(file.size_bytes)}
+            return {"is_followed": True, "name": file.name, "text": page.t("chat.welcome.found", **words)}
+    return {"is_followed": True, "name": "", "text": ""}
+
+
+MOST_LOOKED_INTO = 8
 
 
 # the list and the search
