@@ -30,6 +30,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("output", metavar="OUT", nargs="?", help=t("cli.convert.output"))
     parser.add_argument("--to", required=True, choices=tuple(CONVERSIONS), help=t("cli.convert.to"))
     parser.add_argument("--strategy", default="", help=t("cli.convert.strategy"))
+    parser.add_argument("--type", default="", metavar="TYPE", help=t("cli.convert.type"))
     parser.add_argument("--lora", default="", metavar="FILE", help=t("cli.convert.lora"))
     parser.add_argument("--lora-alpha", type=float, default=None, metavar="N", help=t("cli.convert.lora_alpha"))
     parser.add_argument("--lora-init", default="", metavar="FILE", help=t("cli.convert.lora_init"))
@@ -56,7 +57,7 @@ def make(args: argparse.Namespace, printer: Printer, cancelled: threading.Event)
     try:
         source = source_path(args)
         options = ConversionOptions(
-            args.strategy, args.lora, args.lora_alpha, args.overwrite, args.lora_init, args.without_lora
+            args.strategy, args.lora, args.lora_alpha, args.overwrite, args.lora_init, args.without_lora, args.type
         )
         output = Path(args.output) if args.output else source.with_name(default_name(source.name, args.to, options))
         done = convert(source, output, args.to, options, printer.progress, cancelled.is_set)

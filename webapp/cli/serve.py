@@ -33,6 +33,9 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--no-browser", dest="open_browser", action="store_false", default=None, help=t("cli.serve.no_browser")
     )
+    parser.add_argument(
+        "--rwkv.cpp", dest="strategy", action="store_const", const="rwkv.cpp", help=t("cli.serve.rwkv_cpp")
+    )
     parser.add_argument("--config", metavar="FILE", help=t("cli.serve.config"))
     rest = parser.add_argument_group(t("cli.serve.further"))
     for name in SETTINGS:

@@ -41,6 +41,7 @@ class ConversionRequest:
     lora: str = ""
     lora_alpha: float | None = None
     overwrite: bool = False
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class ConversionPlan:
         out = ["convert", str(self.source_path.absolute()), str(self.target_path.absolute()), "--to", self.target]
         options = self.options
         out += [f"--strategy={options.strategy}"] if options.strategy else []
+        out += [f"--type={options.type}"] if options.type else []
         out += [f"--lora={options.lora}"] if options.lora else []
         out += [f"--lora-alpha={options.lora_alpha}"] if options.lora_alpha is not None else []
         out += ["--overwrite"] if options.overwrite else []
@@ -91,7 +93,9 @@ class Conversions:
         library = self._library
         source = library.find(request.model)
         lora = str(library.find(request.lora)) if request.lora else ""
-        options = ConversionOptions(request.strategy.strip(), lora, request.lora_alpha, request.overwrite)
+        options = ConversionOptions(
+            request.strategy.strip(), lora, request.lora_alpha, request.overwrite, type=request.type
+        )
         ending = conversion_to(request.target, source.name).ending
         wanted = request.name.strip() or default_name(source.name, request.target, options)
         is_beside = library.folder_of(source) and source.parent != library.bundled_dir

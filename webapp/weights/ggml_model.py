@@ -28,6 +28,8 @@ ARCHITECTURES = {"4.0": "4", "5.1": "5.0", "5.2": "5.2", "6.0": "6", "7.0": "7"}
 GGUF_ARCHITECTURES = {"rwkv6": "6", "rwkv7": "7"}
 RESCALE = "rwkv6.rescale_every_n_layers"
 
+MOST_LAYERS = 10_000
+
 Shape = tuple[int | str, ...]
 
 MATRICES: dict[str, Shape] = {
@@ -200,7 +202,7 @@ def _config(
 ) -> ModelConfig:
     if architecture != "4" and (heads < 1 or size < 1 or heads * size != width):
         raise _Refused(Text("reason.weights.heads_do_not_fit", heads=heads, size=size, width=width))
-    if min(layers, width, vocab_size) < 1:
+    if min(layers, width, vocab_size) < 1 or layers > MOST_LAYERS:
         raise _Refused(Text("reason.weights.sizes_of_no_model"))
     hidden = _find(tensors, "blocks.0.ffn.key.weight").shape[0]
     return ModelConfig(architecture, layers, width, width, hidden, heads, size, vocab_size)
@@ -216,6 +218,9 @@ def _number(contents: FileContents, key: str, default: int | None = None) -> int
 
 
 def _checked(tensors: Mapping[str, StoredTensor], config: ModelConfig) -> Iterator[GgmlTensor]:
+    beyond = next((name for name in tensors if name.startswith(f"blocks.{config.n_layer}.")), None)
+    if beyond is not None:
+        raise _Refused(Text("reason.weights.layer_beyond_the_last", name=beyond, layers=config.n_layer))
     sizes = {"D": config.n_embd, "F": config.n_ffn, "V": config.vocab_size}
     for name in ("emb.weight", "head.weight"):
         yield _matrix(name, _stored(tensors, name), ("V", "D"), sizes)

@@ -210,6 +210,9 @@ def test_runners_configurations_are_read():
         ({"device": "CPU", "precision": "int8"}, "cpu fp32i8"),
         ({"device": "CUDA", "precision": "fp16", "storedLayers": 41, "maxStoredLayers": 41}, "cuda fp16"),
         ({"device": "Custom", "customStrategy": "cuda:0 fp16 *20 -> cuda:1 fp16"}, "cuda:0 fp16 *20 -> cuda:1 fp16"),
+        ({"device": "CPU (rwkv.cpp)", "precision": "int8", "modelName": "World-1B6.pth"}, "rwkv.cpp q5_1"),
+        ({"device": "CPU (rwkv.cpp)", "precision": "fp16", "modelName": "World-1B6.pth"}, "rwkv.cpp f16"),
+        ({"device": "CPU (rwkv.cpp)", "precision": "int8", "modelName": "World-1B6-Q5_1.bin"}, "rwkv.cpp"),
         ({"device": "WebGPU (Python)", "precision": "nf4"}, "webgpu_python fp16i4 layer26"),
         (
             {"device": "WebGPU (Python)", "precision": "int8", "quantizedLayers": 12, "tokenChunkSize": 64},

@@ -14,8 +14,10 @@ import numpy as np
 
 from webapp.errors import ConversionError, RoostError
 from webapp.i18n import Text
+from webapp.weights import ggml_model
 from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.convert.adapter import MergedSource
+from webapp.weights.convert.ggml import GgmlSource
 from webapp.weights.convert.plan import ConversionOptions, IsCancelled, Meter, Plan, ReportProgress, conversion_to
 from webapp.weights.convert.source import Source
 from webapp.weights.convert.writers import new_container
@@ -49,7 +51,7 @@ def verify(path: Path, source: Source, plan: Plan, checksums: Mapping[str, int],
         raise _wrong(Text("reason.weights.reads_as_another_model", found=str(found), expected=str(wanted)))
     _check_shapes(contents, plan)
     _check_bytes(path, contents, checksums, meter)
-    if not plan.marks.get("_strategy"):
+    if not plan.marks.get("_strategy") and plan.container != "ggml-bin" and not isinstance(source, GgmlSource):
         compare_samples(path, source)
 
 
@@ -171,6 +173,8 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
     formats_in = conversion_to(target, Path(path).name).formats_in
     if options.lora:
         made: Source = MergedSource(path, target, options.lora, options.lora_alpha, options.lora_init)
+    elif (found := inspect(path)).format in ggml_model.FORMATS and found.config is not None:
+        made = GgmlSource(path, target)
     else:
         made = Source(path, target, options.without_lora)
     with made as source:

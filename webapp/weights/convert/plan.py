@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ConversionOptions:
     """``strategy``: the one a fast file is made for. ``lora``: an adapter merged in, ``lora_alpha`` the alpha of its
     training (its effect is multiplied by alpha / rank), ``lora_init`` the start of a PiSSA training. ``without_lora``:
-    a model that has an adapter's tensors beside its own is written without them."""
+    a model that has an adapter's tensors beside its own is written without them. ``type``: of a .bin's matrices."""
 
     strategy: str = ""
     lora: str = ""
@@ -35,6 +35,7 @@ class ConversionOptions:
     overwrite: bool = False
     lora_init: str = ""
     without_lora: bool = False
+    type: str = ""
 
 
 REPORT_EVERY_S = 0.1
@@ -95,7 +96,7 @@ class Meter:
             self._send(self._progress)
 
 
-Container = Literal["safetensors", "pth", "folder"]
+Container = Literal["safetensors", "pth", "folder", "ggml-bin"]
 Blocks = Callable[[], Iterator["torch.Tensor"]]
 
 
@@ -146,12 +147,18 @@ class Conversion:
         return found
 
 
+EVERY_MODEL = ("pth", "safetensors", "ggml-bin", "gguf")
+BIN_TYPES = {"q5_1": "q5_1", "q8_0": "q8_0", "q5_0": "q5_0", "q4_1": "q4_1", "q4_0": "q4_0"}
+BIN_TYPES |= {"f16": "float16", "f32": "float32"}
+"""As a person writes the type of a .bin -> its dtype. The first is the usual one, as in RWKV-Runner."""
+
 CONVERSIONS: dict[str, Conversion] = {
     row.target: row
     for row in (
-        Conversion("st", ("pth", "safetensors"), ".st", "webapp.weights.convert.targets:plan_st"),
-        Conversion("pth", ("safetensors", "pth"), ".pth", "webapp.weights.convert.targets:plan_pth"),
+        Conversion("st", EVERY_MODEL, ".st", "webapp.weights.convert.targets:plan_st"),
+        Conversion("pth", EVERY_MODEL, ".pth", "webapp.weights.convert.targets:plan_pth"),
         Conversion("hf", ("pth", "safetensors"), "", "webapp.weights.convert.targets:plan_hf"),
+        Conversion("bin", ("pth", "safetensors"), ".bin", "webapp.weights.convert.ggml:plan_bin"),
         Conversion("fast", ("pth", "safetensors"), ".pth", "webapp.backends.rwkv_pip.layout:plan", True),
     )
 }
@@ -173,16 +180,18 @@ def conversion_to(target: str, path: str = "") -> Conversion:
         ) from None
 
 
-WEIGHT_ENDINGS = (".pth", ".pt", ".st", ".safetensors")
+WEIGHT_ENDINGS = (".pth", ".pt", ".st", ".safetensors", ".bin", ".gguf")
 
 
 def default_name(source_name: str, target: str, options: ConversionOptions) -> str:
-    """``World-1B6.pth`` becomes ``World-1B6.st``, ``World-1B6.cpu-bf16.fast.pth`` or ``World-1B6.merged.pth``, and the
-    folder ``World-1B6-hf``."""
+    """``World-1B6.pth`` becomes ``World-1B6.st``, ``World-1B6.cpu-bf16.fast.pth`` or ``World-1B6.merged.pth``, the
+    .bin ``World-1B6-Q5_1.bin``, and the folder ``World-1B6-hf``."""
     conversion = conversion_to(target, source_name)
     name = PurePath(source_name)
     stem = name.stem if name.suffix.lower() in WEIGHT_ENDINGS else name.name
     stem += ".merged" if options.lora else ""
+    if target == "bin":
+        stem += f"-{(options.type or next(iter(BIN_TYPES))).upper()}"
     if target == "hf":
         return f"{stem}-hf"
     if conversion.needs_strategy:

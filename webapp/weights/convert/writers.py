@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from webapp.errors import ConversionError
 from webapp.weights.convert.plan import Meter, Plan, PlannedTensor
+from webapp.weights.ggml_header import GGMF_DTYPES, GGMF_HEADER, GGMF_RECORD, GGMF_VERSIONS
 from webapp.weights.model_folder import INDEXES
 from webapp.weights.safetensors_header import DTYPES
 from webapp.weights.tensor_info import TensorInfo
@@ -307,5 +308,21 @@ class _Pickler(pickle.Pickler):
         return ("storage", getattr(torch, STORAGE_NAMES[obj.info.dtype]), obj.key, "cpu", obj.info.numel)
 
 
-WRITERS = {"safetensors": write_safetensors, "pth": write_pth}
+def write_bin(file: BinaryIO, plan: Plan, meter: Meter) -> None:
+    """rwkv.cpp's format of version 101. The plan's blocks are the tensors' bytes, marks the numbers of its header."""
+    sizes = (int(plan.marks[name]) for name in ("n_vocab", "n_embed", "n_layer", "data_type"))
+    file.write(GGMF_HEADER.pack(b"fmgg", GGMF_VERSIONS[-1], *sizes))
+    codes = {dtype: code for code, dtype in GGMF_DTYPES.items()}
+    for tensor in plan.tensors:
+        name, shape = tensor.info.name.encode(), tensor.info.shape
+        file.write(GGMF_RECORD.pack(len(shape), len(name), codes[tensor.info.dtype]))
+        file.write(struct.pack(f"<{len(shape)}I", *reversed(shape)) + name)
+        for block in tensor.blocks():
+            data = bytes_of(block)
+            file.write(data)
+            meter.block(tensor.info.name, data)
+        meter.tensor_done(tensor.info.name)
+
+
+WRITERS = {"safetensors": write_safetensors, "pth": write_pth, "ggml-bin": write_bin}
 """Of the files a plan can ask for; a folder has several of the first."""
