@@ -239,6 +239,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "chat_error": 409,
         "turn_running": 409,
         "nothing_to_continue": 409,
+        "chat_template_failed": 422,
         "attachment_not_text": 422,
         "attachment_empty": 422,
         "attachment_too_large": 413,

@@ -23,8 +23,9 @@ import openai
 from tests.acceptance.served_roost import ROOT
 from tests.acceptance.tool_cases import Case, cases
 from tests.web.api.api_server import ApiServer
+from webapp.chat.formats import default_template
 from webapp.chat.messages import Message, Role
-from webapp.chat.prompts import default_template, render
+from webapp.chat.prompts import render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.client import start_engine_process

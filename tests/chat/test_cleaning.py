@@ -1,6 +1,6 @@
 import pytest
 
-from webapp.chat.prompts import cleaned
+from webapp.chat.formats import cleaned
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,6 @@
+from webapp.chat.formats import G1X, INSTRUCT, RAW, WORLD, all_templates, default_template
 from webapp.chat.messages import Message, Role, ThinkMode
-from webapp.chat.prompts import (
-    G1X,
-    INSTRUCT,
-    RAW,
-    SEPARATOR_INCLUDED,
-    WORLD,
-    PromptPiece,
-    all_templates,
-    default_template,
-    render,
-)
+from webapp.chat.prompts import SEPARATOR_INCLUDED, PromptPiece, render
 
 HELLO = Message(Role.USER, "Hello")
 MORE = Message(Role.USER, "More")
@@ -110,7 +101,9 @@ def test_the_default_template_follows_architecture_and_vocabulary():
     assert default_template("7", 65536).name == "g1x"
     assert default_template("6", 65536).name == "world"
     assert default_template("5.2", 65529).name == "world"
-    assert default_template("4", 50277, "RWKV-4-Raven-7B").name == "bob_alice"
+    assert default_template("7", 65536, "RWKV-x070-World-2.9B-v3-20250211-ctx4096.pth").name == "world"
+    assert default_template("4", 50277, "RWKV-4-Raven-7B").name == "raven"
+    assert default_template("4", 50277, "RWKV-4-Pile-7B").name == "bob_alice"
     assert default_template("4", 50277, "rwkv-4-pile-instruct-test").name == "instruct"
     assert default_template("4", 20096, "RWKV-4-MIDI").name == "raw"
     assert default_template("7", 256).name == "raw"

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from webapp.chat.events import ContentDelta, ReasoningDelta
-from webapp.chat.prompts import G1X
+from webapp.chat.formats import G1X
 from webapp.chat.stream_router import StreamRouter, held_length, joined
 
 STOPS = G1X.stop_strings

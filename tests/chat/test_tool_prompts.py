@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from webapp.chat.formats import G1X, WORLD
 from webapp.chat.messages import Message, Role, ToolCall
-from webapp.chat.prompts import G1X, WORLD, render
+from webapp.chat.prompts import render
 from webapp.chat.tool_dialects import G1X_COMPACT, G1X_JSON, HERMES, RUNNER_LEGACY, OfferedTools
 
 WEATHER = {

@@ -65,7 +65,7 @@ class ScriptedManager:
         self.handles = []
         self._tokenizer = tokenizer
         config = SimpleNamespace(architecture=architecture, vocab_size=65536)
-        self._info = SimpleNamespace(config=config, path="/models/starter.pth", parameters=parameters)
+        self._info = SimpleNamespace(config=config, path="/models/starter.pth", parameters=parameters, metadata={})
 
     def begin_loading(self):
         """There is nothing to load."""

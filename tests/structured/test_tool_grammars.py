@@ -102,8 +102,8 @@ def test_text_is_free_until_a_call_begins(
     source = dialect.grammar(ToolRules(TOOLS))
     plain = 'Hello! Use `f(x)` or ```python\nprint({"a": 1})\n``` 好。\n\n'
     assert written(constraints, tokenizer, source, 1, plain) == plain
-    opening = {"runner_legacy": "get_weather\n```python\ntool_call(", "hermes": "<tool_call>\n"}
-    begun = "One moment. \n" + opening.get(dialect.name, "```json\n")
+    begun = "One moment. \n" + dialect.syntax.opening.format(name="get_weather")
+    begun += "(" if dialect.syntax.is_keyword else ""
     content, calls = read(dialect, written(constraints, tokenizer, source, 2, begun))
     assert content.strip() == "One moment." and len(calls) >= 1
     for name, arguments in calls:

@@ -1,10 +1,4 @@
-"""The layouts in which each family of RWKV models was trained to see a conversation, and a conversation as the pieces
-of a prompt in one of them.
-
-**Templates** are data. Sources: BlinkDL/RWKV-LM ``RWKV-v7/RWKV7-G1x-templates.txt`` (g1x, and the cleaning of what
-people write); ChatRWKV ``v2/chat.py`` (world, bob_alice, question_answer, instruct). Stops are whole role markers with
-their colon: a paragraph that begins with A, Q or "User interfaces" is not one. Every generation ends at token 0
-besides; the caller puts it into the sampling parameters.
+"""A conversation as the pieces of a prompt in one of the formats of :mod:`webapp.chat.formats`.
 
 **Why pieces.** A recurrent state cannot be trimmed, so a snapshot is only of use to a prompt that begins with exactly
 its tokens. The state at the end of an answer has read *prompt + generated tokens*; the next prompt must be those very
@@ -24,139 +18,16 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
+from webapp.chat.formats import PromptTemplate
 from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.chat.stream_router import StreamRouter
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 
-WORLD_VOCAB_SIZE = 60_000
-"""Models with at least this many embedding rows use the World vocabulary (65,536, a few old ones 65,525 or 65,529)."""
-PILE_VOCAB_SIZES = range(50_000, 51_000)
-
-
-@dataclass(frozen=True)
-class PromptTemplate:
-    """One family's layout. A message is prefix, text, ``separator``; the prompt ends with ``assistant_prefix``.
-
-    ``assistant_space`` stands before the text of an answer already given: models begin theirs with a space.
-    ``openings`` follow the last ``assistant_prefix`` per think mode, ``think_suffixes`` the user's text.
-    ``user_prefix_after_system`` takes the place of ``user_prefix`` in a chat with a system prompt, where it is set.
-    """
-
-    name: str
-    user_prefix: str = "User: "
-    assistant_prefix: str = "Assistant:"
-    system_prefix: str = "System: "
-    tool_prefix: str = "User: Function output:\n"
-    user_prefix_after_system: str = ""
-    assistant_space: str = " "
-    separator: str = "\n\n"
-    stop_strings: tuple[str, ...] = ()
-    openings: Mapping[ThinkMode, str] = field(default_factory=dict)
-    think_suffixes: Mapping[ThinkMode, str] = field(default_factory=dict)
-    is_raw: bool = False
-    """Text goes in and comes out as it is: no cleaning, no stops, no think tags."""
-
-    @property
-    def think_modes(self) -> tuple[ThinkMode, ...]:
-        """What a person may choose; NONE always."""
-        return (ThinkMode.NONE, *self.openings)
-
-    def supported(self, mode: ThinkMode) -> ThinkMode:
-        return mode if mode in self.openings else ThinkMode.NONE
-
-
-def _stops(*names: str) -> tuple[str, ...]:
-    return tuple(f"\n\n{name}:" for name in names)
-
-
-G1X = PromptTemplate(
-    name="g1x",
-    stop_strings=_stops("User", "Assistant", "System"),
-    # without the last ">": the model was trained to write it, as one token with what follows
-    openings={
-        ThinkMode.FAST: " <think>\n</think",
-        ThinkMode.THINK: " <think",
-        ThinkMode.THINK_A_BIT: " <think",
-        ThinkMode.THINK_A_LOT: " <think",
-    },
-    think_suffixes={
-        ThinkMode.THINK: " (think)",
-        ThinkMode.THINK_A_BIT: " (think a bit)",
-        ThinkMode.THINK_A_LOT: " (think a lot)",
-    },
-)
-WORLD = PromptTemplate(name="world", stop_strings=_stops("User", "Assistant", "System"))
-BOB_ALICE = PromptTemplate(
-    name="bob_alice",
-    user_prefix="Bob: ",
-    assistant_prefix="Alice:",
-    system_prefix="",
-    tool_prefix="Bob: ",
-    stop_strings=_stops("Bob", "Alice"),
-)
-QUESTION_ANSWER = PromptTemplate(
-    name="question_answer",
-    user_prefix="Question: ",
-    assistant_prefix="Answer:",
-    system_prefix="",
-    tool_prefix="Question: ",
-    stop_strings=_stops("Question", "Answer"),
-)
-INSTRUCT = PromptTemplate(
-    name="instruct",
-    user_prefix="Instruction: ",
-    assistant_prefix="Response:",
-    system_prefix="Instruction: ",
-    tool_prefix="Input: ",
-    user_prefix_after_system="Input: ",
-    stop_strings=_stops("Instruction", "Input", "Response"),
-)
-RAW = PromptTemplate(
-    name="raw",
-    user_prefix="",
-    assistant_prefix="",
-    system_prefix="",
-    tool_prefix="",
-    assistant_space="",
-    separator="",
-    is_raw=True,
-)
-
-_TEMPLATES = {t.name: t for t in (G1X, WORLD, BOB_ALICE, QUESTION_ANSWER, INSTRUCT, RAW)}
-
-
-def all_templates() -> tuple[PromptTemplate, ...]:
-    """In the order to offer them."""
-    return tuple(_TEMPLATES.values())
-
-
-def template(name: str) -> PromptTemplate:
-    """KeyError for a name that is none of :func:`all_templates`."""
-    return _TEMPLATES[name]
-
-
-def default_template(architecture: str, vocab_size: int, model_name: str = "") -> PromptTemplate:
-    """What fits a model best, as far as it can be told. The name decides only among models of the Pile vocabulary."""
-    if vocab_size >= WORLD_VOCAB_SIZE:
-        return G1X if architecture.startswith("7") else WORLD
-    if vocab_size in PILE_VOCAB_SIZES:
-        return INSTRUCT if "instruct" in model_name.lower() else BOB_ALICE
-    return RAW
-
-
-def cleaned(text: str) -> str:
-    """``text`` for a user or system message: no blank lines, no outer whitespace. Blank lines separate messages in
-    every template, so this is also what keeps a pasted "\\n\\nAssistant:" from becoming a turn of its own."""
-    return re.sub(r"\n{2,}", "\n", text.replace("\r\n", "\n")).strip()
-
-
-# a conversation in one of them
-
 SEPARATOR_INCLUDED = "separator_included"
-"""Metadata of an answer whose ids already end with the blank line: World tokens such as "。\\n" reach into it."""
+"""Metadata of an answer whose ids already end with this separator: World tokens such as "。\\n" reach into it."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +53,8 @@ class RenderedPrompt:
     starts_in_reasoning: bool = False
     awaits_tag_end: bool = False
     is_raw: bool = False
+    separator: str = "\n\n"
+    """What ends a message in this format."""
     continued: PromptPiece | None = None
     tools: OfferedTools | None = None
     """What may be called in the answer; None where calls are not looked for."""
@@ -222,6 +95,8 @@ def render(
     offered = tools or OfferedTools(G1X_JSON)
     system, history = _with_offer(offered, system, messages[:-1] if continue_last else messages)
     has_system = bool(system) or any(message.role is Role.SYSTEM for message in history)
+    if not system and not has_system:
+        system = template.preamble
     pieces = _spoken(template, template.system_prefix, system) if system else []
     for index, message in enumerate(history):
         if message.role is Role.ASSISTANT:
@@ -265,7 +140,7 @@ def _prefix(template: PromptTemplate, role: Role, has_system: bool) -> str:
 
 def _spoken(template: PromptTemplate, prefix: str, text: str, suffix: str = "") -> list[PromptPiece]:
     """One message by somebody else than the model."""
-    body = text if template.is_raw else cleaned(text) + suffix
+    body = text if template.is_raw else template.written(text) + suffix
     return [PromptPiece(prefix + body + template.separator, is_boundary=True)]
 
 
@@ -278,8 +153,11 @@ def _results(
     following = list(itertools.takewhile(lambda message: message.role is Role.TOOL, history[index:]))
     calls = [call.id for call in history[index - 1].tool_calls] if index else []
     following.sort(key=lambda message: _place(message.tool_call_id, calls))
-    text = offered.dialect.results([message.content for message in following])
-    return _spoken(template, offered.dialect.result_prefix or template.tool_prefix, text)
+    results = [message.content for message in following]
+    prefix = offered.dialect.result_prefix or template.tool_prefix
+    if not offered.dialect.has_own_results:
+        return _spoken(template, prefix, offered.dialect.results(results))
+    return [piece for result in results for piece in _spoken(template, prefix, offered.dialect.results([result]))]
 
 
 def _place(call_id: str, calls: Sequence[str]) -> int:
@@ -292,7 +170,9 @@ def _answer(template: PromptTemplate, message: Message, offered: OfferedTools) -
     if not message.token_ids or message.reasoning:
         return _written_answer(template, _with_calls(message, offered))
     pieces = _generation_prompt(template, template.supported(message.think_mode))
-    has_separator = not template.separator or bool(message.metadata.get(SEPARATOR_INCLUDED))
+    included = message.metadata.get(SEPARATOR_INCLUDED)
+    included = "\n\n" if included is True else included  # as it was kept before formats had others
+    has_separator = not template.separator or included == template.separator
     pieces.append(PromptPiece(token_ids=message.token_ids, is_boundary=has_separator))
     return pieces if has_separator else [*pieces, PromptPiece(template.separator, is_boundary=True)]
 
@@ -308,6 +188,7 @@ def _written_answer(template: PromptTemplate, content: str) -> list[PromptPiece]
     body = content if template.is_raw else content.strip()
     if not body:
         return []
+    body = re.sub(template.marks, template.mark_written_as, body) if template.marks else body
     written = PromptPiece(template.assistant_space + body + template.separator, is_boundary=True)
     return [*_generation_prompt(template, ThinkMode.NONE), written]
 
@@ -325,6 +206,7 @@ def _opened(template: PromptTemplate, pieces: list[PromptPiece], mode: ThinkMode
         starts_in_reasoning=opening.endswith("<think"),
         awaits_tag_end=bool(opening),
         is_raw=template.is_raw,
+        separator=template.separator or "\n\n",
     )
 
 

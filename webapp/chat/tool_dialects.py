@@ -2,11 +2,16 @@
 back.
 
 A definition is OpenAI's `function` object: name, description, parameters (a JSON Schema of an object). Sources: the
-compact and JSON forms are those of RWKV7-G1x-templates.txt (BlinkDL/RWKV-LM), the legacy form is what RWKV-Runner
+compact and JSON forms are those of RWKV7-G1x-templates.txt (BlinkDL/RWKV-LM), function_calling is that of the chat
+template published with G1 models since 2026-07, the legacy form is what RWKV-Runner
 writes for Mobius models, the Hermes form that of NousResearch's function-calling models.
 
 Each dialect has a :class:`CallSyntax`, what opens a call and what its body says; :mod:`webapp.chat.tool_parser` runs it
 over a stream. Its grammar is in :mod:`webapp.chat.tool_grammars`.
+
+**Reading is wider than writing.** Models fall back on forms they have seen elsewhere: of ten first calls of a G1k 7.2B,
+five came in a wrapper nobody had asked for. So every dialect reads them all: JSON by itself at the beginning of a line,
+JSON in a fence, ``<tool_call>`` around one call, ``<tool_calls>`` around a list. Only calls of known tools are calls.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from webapp.chat import tool_grammars
@@ -37,6 +42,19 @@ HERMES_OUTRO = (
 )
 
 
+CALL_MARK = "**Tool Call:**"
+HEADED_OUTRO = "\n".join(
+    (
+        "To call one of these tools, write exactly this format:",
+        CALL_MARK,
+        "```json",
+        '{"name": "tool_name", "arguments": {"key": "value"}}',
+        "```",
+        "Do not invent tool call IDs or write tool outputs yourself.",
+    )
+)
+
+
 def compact_offer(definitions: Sequence[Definition]) -> str:
     lines = [_compact_line(definition) for definition in definitions]
     return "\n".join(["Tools:", *lines, RETURN_ONLY])
@@ -54,6 +72,19 @@ def legacy_offer(definitions: Sequence[Definition]) -> str:
 def hermes_offer(definitions: Sequence[Definition]) -> str:
     listed = [compact_json({"type": "function", "function": plain(definition)}) for definition in definitions]
     return "\n".join([HERMES_INTRO, *listed, HERMES_OUTRO])
+
+
+def headed_offer(definitions: Sequence[Definition]) -> str:
+    return "\n".join([*(line for definition in definitions for line in _headed_lines(plain(definition))), HEADED_OUTRO])
+
+
+def headed_calls(calls: Sequence[ToolCall]) -> str:
+    return "\n".join(f"{CALL_MARK}\n{_fenced_json(_call_object(call))}" for call in calls)
+
+
+def headed_results(results: Sequence[str]) -> str:
+    """Each is a message of its own there (``ToolDialect.has_own_results``)."""
+    return "\n".join(_fenced_json(_as_value(result)) for result in results)
 
 
 def fenced_calls(calls: Sequence[ToolCall]) -> str:
@@ -120,6 +151,15 @@ def _compact_line(definition: Definition) -> str:
     return f"{line}: {description}" if description else line
 
 
+def _headed_lines(shown: Mapping[str, Any]) -> list[str]:
+    described = [f"**Description:** {shown['description']}"] if shown["description"] else []
+    return [f"### `{shown['name']}`", *described, "**Parameters:**", _fenced_json(shown["parameters"])]
+
+
+def _fenced_json(value: object) -> str:
+    return f"```json\n{json.dumps(value, indent=2, ensure_ascii=False)}\n```"
+
+
 def _call_object(call: ToolCall) -> dict[str, Any]:
     return {"name": call.name, "arguments": _as_value(call.arguments or "{}")}
 
@@ -153,37 +193,57 @@ class ReadCall:
 @dataclass(frozen=True)
 class Opening:
     """``begin`` is where the text ends that is sure to be no call. ``body`` is where a call's body begins; None while
-    that cannot be told (more text must come) or where there is none (``begin`` is the end)."""
+    that cannot be told (more text must come) or where there is none (``begin`` is the end). ``closers`` may stand
+    behind the body, in any order; ``name`` is the tool's where it comes before the body."""
 
     begin: int
     body: int | None = None
     name: str = ""
+    closers: tuple[str, ...] = ()
+
+
+Find = Callable[[str, bool, bool], Opening]
 
 
 @dataclass(frozen=True)
 class CallSyntax:
-    """``find(text, is_start, is_end)`` gives the first opening; ``read(name, body)`` its calls, None when it holds
-    none; ``closer`` is what may stand behind the last body; ``repeats`` whether bodies may follow each other.
+    """``find(text, is_start, is_end)`` gives the first opening; ``repeats`` says whether bodies may follow each other.
 
     ``opening`` is how the dialect's grammar begins a call, with ``{name}`` where the name comes before the body;
     ``is_keyword`` whether arguments then stand in brackets as ``"key"= value``. Both are of use only where the grammar
     holds the model: what may be found is more.
     """
 
-    find: Callable[[str, bool, bool], Opening]
-    read: Callable[[str, str], list[ReadCall] | None]
-    closer: str
+    find: Find
     opening: str
     repeats: bool = True
     is_keyword: bool = False
 
 
+TAG_CLOSERS = ("</tool_call>", "</tool_calls>")
+FENCE_CLOSER = "```"
+
+
+def find_json(text: str, is_start: bool, is_end: bool) -> Opening:
+    """The first call in any of the four wrappers, with the heading before it that ``function_calling`` has."""
+    found = _first(text, (find_fence, find_tag, find_bare), is_start, is_end)
+    is_open = found.body is None and not is_end
+    mark = (MARK_BEGUN if is_open else MARK_BEFORE).search(text, 0, found.begin)
+    return replace(found, begin=mark.start()) if mark and (is_open or found.body is not None) else found
+
+
+def find_keyword(text: str, is_start: bool, is_end: bool) -> Opening:
+    """RWKV-Runner's form, or any that :func:`find_json` finds."""
+    return _first(text, (find_legacy, find_json), is_start, is_end)
+
+
+def _first(text: str, finders: Sequence[Find], is_start: bool, is_end: bool) -> Opening:
+    """The one that begins first; of two that begin together, the one that is sure."""
+    return min((find(text, is_start, is_end) for find in finders), key=lambda one: (one.begin, one.body is None))
+
+
 def find_fence(text: str, is_start: bool, is_end: bool) -> Opening:
-    """A fence of JSON anywhere, or JSON as the very first thing of the answer."""
-    if is_start:
-        body = len(text) - len(text.lstrip())
-        if text[body:].startswith(("{", "[")):
-            return Opening(0, body)
+    """A fence of JSON anywhere."""
     for match in re.finditer(r"`+", text):
         begin = max(match.start(), match.end() - 3)
         if match.end() - begin < 3 or match.end() == len(text):
@@ -192,21 +252,36 @@ def find_fence(text: str, is_start: bool, is_end: bool) -> Opening:
             continue
         found = FENCE.match(text, begin)
         if found and found[1]:
-            return Opening(begin, found.start(1))
-        if not is_end and _may_become_fence(text[begin:]):
+            return Opening(begin, found.start(1), closers=(FENCE_CLOSER,))
+        if not is_end and FENCE_BEGUN.fullmatch(text, begin):
             return Opening(begin)
     return Opening(len(text))
 
 
 def find_tag(text: str, is_start: bool, is_end: bool) -> Opening:
-    """``<tool_call>`` anywhere."""
-    for found in re.finditer(r"<tool_call>\s*", text):
-        following = text[found.end() : found.end() + 1]
-        if following in ("{", "["):
-            return Opening(found.start(), found.end())
-        if not following and not is_end:
+    """``<tool_call>`` or ``<tool_calls>`` anywhere, one in the other too, and a fence inside."""
+    for found in TAG.finditer(text):
+        closers = (*TAG_CLOSERS, *((FENCE_CLOSER,) if found[1] else ()))
+        if text[found.end() : found.end() + 1] in ("{", "["):
+            return Opening(found.start(), found.end(), closers=closers)
+        if not is_end and TAG_BEGUN.fullmatch(text, found.start()):
             return Opening(found.start())
-    return Opening(len(text) if is_end else len(text) - _partial_end(text, "<tool_call>"))
+    if is_end:
+        return Opening(len(text))
+    return Opening(len(text) - max(_partial_end(text, tag) for tag in ("<tool_call>", "<tool_calls>")))
+
+
+def find_bare(text: str, is_start: bool, is_end: bool) -> Opening:
+    """JSON as the very first thing of an answer; later at the beginning of a line, where it begins as a call does."""
+    if is_start:
+        body = len(text) - len(text.lstrip())
+        if text[body:].startswith(("{", "[")):
+            return Opening(0, body)
+    found = BARE.search(text)
+    if found:
+        return Opening(found.start(), found.start(1))
+    begun = None if is_end else BARE_BEGUN.search(text)
+    return Opening(begun.start() if begun else len(text))
 
 
 LEGACY = re.compile(r"(?<![\w.-])([\w.-]{1,64})\s{0,8}```[\w \t]{0,16}\n?\s{0,8}tool_call\s{0,8}(?=\()")
@@ -217,60 +292,73 @@ def find_legacy(text: str, is_start: bool, is_end: bool) -> Opening:
     """``name``, a fence, ``tool_call(``: RWKV-Runner's form. Any word may be the name, until what follows it tells."""
     found = LEGACY.search(text)
     if found:
-        return Opening(found.start(), found.end(), found[1])
+        return Opening(found.start(), found.end(), found[1], (FENCE_CLOSER,))
     begun = None if is_end else LEGACY_BEGUN.search(text)
     return Opening(begun.start() if begun else len(text))
 
 
-def read_json_calls(_name: str, body: str) -> list[ReadCall] | None:
-    """``{"name": …, "arguments": {…}}``, or a list of them; OpenAI's own wrapping is read too."""
+def read_calls(name: str, body: str) -> list[ReadCall] | None:
+    """What a body says, whatever the dialect; None where it is no call. In brackets it is
+    ``("key"= value, key=value)`` of the tool ``name``, else ``{"name": …, "arguments": {…}}`` or a list of them."""
+    if body.startswith("("):
+        try:
+            return [ReadCall(name, read_members(body))]
+        except ValueError:
+            return None
     value = read_value(body)
     calls = [_json_call(item) for item in (value if isinstance(value, list) else [value])]
     return [call for call in calls if call] if calls and all(calls) else None
 
 
-def read_keyword_call(name: str, body: str) -> list[ReadCall] | None:
-    """``("key"= value, key=value)`` with values as JSON or Python writes them."""
-    try:
-        return [ReadCall(name, read_members(body))]
-    except ValueError:
-        return None
+NAME_KEYS = ("name", "tool_name", "tool", "function")
+ARGUMENT_KEYS = ("arguments", "parameters", "args", "input")
+AROUND_CALL = {"type", "id", "index"}
 
 
 def _json_call(item: object) -> ReadCall | None:
+    """OpenAI's own wrapping is read too, and arguments that stand beside the name instead of inside theirs."""
     if not isinstance(item, dict):
         return None
     item = item["function"] if isinstance(item.get("function"), dict) else item
-    name, arguments = item.get("name"), item.get("arguments", item.get("parameters", {}))
+    name_key = next((key for key in NAME_KEYS if isinstance(item.get(key), str)), "")
+    name = item.get(name_key, "")
+    key = next((key for key in ARGUMENT_KEYS if key in item), None)
+    beside = {word: value for word, value in item.items() if word not in {name_key, *AROUND_CALL}}
+    arguments = beside if key is None else item[key]
     if isinstance(arguments, str):
-        arguments = read_value(arguments)
-    if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME_CHARS or not isinstance(arguments, dict):
+        arguments = read_value(arguments) if arguments.strip() else {}
+    if not 0 < len(name) <= MAX_NAME_CHARS or not isinstance(arguments, dict):
         return None
     return ReadCall(name, arguments)
 
 
-FENCE = re.compile(r"```(?:json|tool_call|tool_code)?[ \t]*\n?\s*([{\[])?")
+def _begun(word: str) -> str:
+    """A pattern of the beginnings of a word, the whole and the empty one too."""
+    return "".join(f"(?:{re.escape(character)}" for character in word) + ")?" * len(word)
 
 
-def _may_become_fence(text: str) -> bool:
-    return any(not text[len(head) :].strip() for head in _heads(text)) or bool(
-        re.fullmatch(r"```(j|js|jso|t|to|too|tool|tool_|tool_c|tool_ca|tool_cal|tool_co|tool_cod)?", text)
-    )
-
-
-def _heads(text: str) -> list[str]:
-    return [head for head in ("```json", "```tool_call", "```tool_code", "```") if text.startswith(head)]
+LANGUAGES = ("json", "tool_call", "tool_code")
+FENCE = re.compile(rf"```(?:{'|'.join(LANGUAGES)})?[ \t]*\n?\s*([{{\[])?")
+FENCE_BEGUN = re.compile(rf"```(?:(?:{'|'.join(LANGUAGES)})?\s*|{'|'.join(map(_begun, LANGUAGES))})")
+TAG = re.compile(r"<tool_calls?>\s*(?:<tool_call>\s*)?(```(?:json)?\s*)?")
+TAG_BEGUN = re.compile(
+    rf"<tool_calls?>\s*(?:<tool_call>\s*|{_begun('<tool_call>')})?(?:`{{0,2}}|```(?:json\s*|\s*|{_begun('json')}))"
+)
+CALL_KEYS = "name|function|type|id|tool_name|tool|arguments"
+BARE = re.compile(rf"(?:^|(?<=\*\*))[ \t]*(\[\s*\{{|\{{)(?=\s*[\"']?(?:{CALL_KEYS})[\"']?\s*:)", re.MULTILINE)
+BARE_BEGUN = re.compile(r"(?:^|(?<=\*\*))[ \t]*(?:\[\s*)?(?:\{\s*[\"']?[a-z_]{0,9}[\"']?\s*)?\Z", re.MULTILINE)
+MARK_BEFORE = re.compile(r"\*{0,2}Tool Call:?\*{0,2}:?\s*\Z")
+MARK_BEGUN = re.compile(rf"\*{{1,2}}(?:{_begun('Tool Call')}|Tool Call:?\*{{0,2}}:?\s*)\Z")
 
 
 def _partial_end(text: str, mark: str) -> int:
     return next((length for length in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:length])), 0)
 
 
-FENCED = CallSyntax(find_fence, read_json_calls, "```", "```json\n")
-TAGGED = CallSyntax(find_tag, read_json_calls, "</tool_call>", "<tool_call>\n")
-KEYWORD = CallSyntax(
-    find_legacy, read_keyword_call, "```", "{name}\n```python\ntool_call", repeats=False, is_keyword=True
-)
+FENCED = CallSyntax(find_json, "```json\n")
+TAGGED = CallSyntax(find_json, "<tool_call>\n")
+HEADED = CallSyntax(find_json, f"{CALL_MARK}\n```json\n")
+KEYWORD = CallSyntax(find_keyword, "{name}\n```python\ntool_call", repeats=False, is_keyword=True)
 
 
 @dataclass(frozen=True)
@@ -288,6 +376,8 @@ class ToolDialect:
     """Where a model that was not held back begins to make up the result."""
     max_calls: int = tool_grammars.MAX_PARALLEL
     """How many calls one answer can hold."""
+    has_own_results: bool = False
+    """Each result is a message of its own."""
 
 
 @dataclass(frozen=True)
@@ -315,6 +405,15 @@ _FENCED = (fenced_calls, plain_results, tool_grammars.fenced_grammar, FENCED)
 
 G1X_COMPACT = ToolDialect("g1x_compact", compact_offer, *_FENCED)
 G1X_JSON = ToolDialect("g1x_json", json_offer, *_FENCED)
+FUNCTION_CALLING = ToolDialect(
+    "function_calling",
+    headed_offer,
+    headed_calls,
+    headed_results,
+    tool_grammars.headed_grammar,
+    HEADED,
+    has_own_results=True,
+)
 RUNNER_LEGACY = ToolDialect(
     "runner_legacy",
     legacy_offer,
@@ -336,7 +435,7 @@ HERMES = ToolDialect(
     stop_strings=("<tool_response>",),
 )
 
-_DIALECTS = {dialect.name: dialect for dialect in (G1X_COMPACT, G1X_JSON, RUNNER_LEGACY, HERMES)}
+_DIALECTS = {dialect.name: dialect for dialect in (G1X_COMPACT, G1X_JSON, FUNCTION_CALLING, RUNNER_LEGACY, HERMES)}
 
 
 def all_dialects() -> tuple[ToolDialect, ...]:
@@ -349,6 +448,6 @@ def dialect(name: str) -> ToolDialect:
     return _DIALECTS[name]
 
 
-def default_dialect(model_name: str) -> ToolDialect:
-    """What a model's makers trained it on, as far as its file name tells; the G1x JSON form otherwise."""
-    return RUNNER_LEGACY if "mobius" in model_name.lower() else G1X_JSON
+def default_dialect(model_name: str, of_format: str = "g1x_json") -> ToolDialect:
+    """What a model's makers trained it on, as far as its file name tells; else the one that goes with its format."""
+    return RUNNER_LEGACY if "mobius" in model_name.lower() else dialect(of_format)

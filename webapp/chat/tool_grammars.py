@@ -18,6 +18,8 @@ Definition = Mapping[str, Any]
 MAX_PARALLEL = 8
 SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": True}
 """Lenient: a keyword llguidance cannot enforce is left to the check of the finished call."""
+LINED = {"whitespace_pattern": r"[ \n]{0,16}", "lenient": True}
+"""Indented JSON too, though never endless blank space."""
 THOUGHT = "thought[lazy]: /(.|\\n)*<\\/think>/"
 SCHEMA_LISTS = ("anyOf", "oneOf")
 SCHEMA_MAPS = ("properties", "patternProperties", "$defs", "definitions")
@@ -57,6 +59,17 @@ def hermes_grammar(rules: ToolRules) -> str:
     return _grammar(rules, [("<tool_call>\n", "calls")], lines)
 
 
+def headed_grammar(rules: ToolRules) -> str:
+    """``**Tool Call:**`` and a fence with one object; JSON as such models were trained to write it, over several lines
+    or on one."""
+    names, lines = _object_rules(rules.definitions, LINED)
+    opening = "**Tool Call:**\n```json\n"
+    lines.append("call: (" + " | ".join(names) + ') "\\n```"')
+    more = f' ("\\n" {json.dumps(opening)} call){{0,{rules.max_calls - 1}}}' if rules.max_calls > 1 else ""
+    lines.append(f"calls: call{more}")
+    return _grammar(rules, [(opening, "calls")], lines)
+
+
 def legacy_grammar(rules: ToolRules) -> str:
     """One call, as RWKV-Runner's models know it; each tool has an opening of its own, because its name comes first."""
     lines: list[str] = []
@@ -85,7 +98,9 @@ def _grammar(rules: ToolRules, openings: Sequence[tuple[str, str]], lines: list[
     return "\n".join([start, "answer: " + " | ".join(heads), *thought, *lines]) + "\n"
 
 
-def _object_rules(definitions: Sequence[Definition]) -> tuple[list[str], list[str]]:
+def _object_rules(
+    definitions: Sequence[Definition], spacing: Mapping[str, Any] = SPACING
+) -> tuple[list[str], list[str]]:
     names = [f"call_{index}" for index in range(len(definitions))]
     lines = []
     for name, definition in zip(names, definitions, strict=True):
@@ -98,7 +113,7 @@ def _object_rules(definitions: Sequence[Definition]) -> tuple[list[str], list[st
             "required": ["name", "arguments"],
             "additionalProperties": False,
         }
-        lines.append(f"{name}: %json {json.dumps(schema | {'x-guidance': SPACING})}")
+        lines.append(f"{name}: %json {json.dumps(schema | {'x-guidance': spacing})}")
     return names, lines
 
 

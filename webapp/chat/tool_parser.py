@@ -16,10 +16,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from enum import Enum
 
 from webapp.chat.events import CallDelta, ContentDelta
-from webapp.chat.tool_dialects import CallSyntax, Opening, ReadCall
+from webapp.chat.tool_dialects import CallSyntax, Opening, ReadCall, read_calls
 
 BRACKETS = {"{": "}", "[": "]", "(": ")"}
 OPENS_STRING = "([{,=:"
@@ -39,6 +40,11 @@ class BodyFollower:
         self._quote = ""
         self._is_escaped = False
         self._before = ""
+
+    @property
+    def missing(self) -> str:
+        """The brackets that would close it; "" where it ends inside a string, is closed or broken."""
+        return "" if self._quote or self.is_broken else "".join(reversed(self._closers))
 
     def feed(self, text: str) -> None:
         """Looks at nothing behind the end."""
@@ -118,7 +124,7 @@ class ArgumentText:
         return character
 
 
-JSON_HEAD = re.compile(r'(\[?)\{"name": ?("(?:[^"\\]|\\.)*"), ?"arguments": ?(?=\{)')
+JSON_HEAD = re.compile(r'(\[?)\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"arguments"\s*:\s*(?=\{)')
 NEXT_HEAD = re.compile(r', ?\{"name": ?("(?:[^"\\]|\\.)*"), ?"arguments": ?(?=\{)')
 UNFINISHED_HEAD = re.compile(r"\}(?:, ?(?:\{[^\[\]{}]*)?)?")
 """From the end of a call's arguments as far as a next call may have come before its own begin."""
@@ -175,6 +181,9 @@ class HeldBody:
 
     def _pass_on(self) -> bool:
         """From the end of a call's arguments to the next call, or to the end of the body."""
+        self._held = self._held.lstrip()
+        if not self._held:
+            return False
         if not self._is_list:
             self._end(int(self._held.startswith("}")))
         elif self._held.startswith("}]"):
@@ -251,7 +260,8 @@ class ToolCallParser:
         keep = len(text.rstrip()) if not is_end or self._opening.body is not None else len(text)
         if self._opening.body is not None:
             opened = self._held[self._opening.begin : self._opening.body]
-            self._is_exact = self._is_held and opened == self._syntax.opening.format(name=self._opening.name)
+            expected = self._syntax.opening.format(name=self._opening.name)
+            self._is_exact = self._is_held and opened.rstrip() == expected.rstrip()
         self._release(pieces, keep)
         if self._opening.body is None:
             return False
@@ -259,7 +269,7 @@ class ToolCallParser:
         return True
 
     def _follow(self, body: int) -> None:
-        self._opening = Opening(0, body, self._opening.name)
+        self._opening = replace(self._opening, begin=0, body=body)
         self._follower = BodyFollower()
         self._part = _Part.BODY
 
@@ -272,13 +282,29 @@ class ToolCallParser:
         if not is_whole and not self._follower.is_broken and not is_end:
             return False
         end = begin + self._follower.length
-        calls = self._syntax.read(self._opening.name, self._held[begin:end]) if is_whole else None
+        calls = read_calls(self._opening.name, self._held[begin:end]) if is_whole else None
+        if not is_whole and is_end:
+            calls, end = self._mended(begin)
         if not calls or not all(self._may_be_called(call.name) for call in calls):
             self._part = _Part.TEXT
             return self._give_up(pieces, end if is_whole else begin + 1, is_end)
         pieces += [self._made(call) for call in calls]
         self._called(self._held[end:])
         return True
+
+    def _mended(self, begin: int) -> tuple[list[ReadCall] | None, int]:
+        """(calls, where their body ends) of a body that lacks its last brackets, where its closer says that the model
+        thought it complete. Without one it may have been cut off, and half a value is worse than none."""
+        for closer in self._opening.closers:
+            end = self._held.find(closer, begin)
+            if end < 0:
+                continue
+            follower = BodyFollower()
+            follower.feed(self._held[begin:end])
+            if follower.missing:
+                body = self._held[begin:end].rstrip() + follower.missing
+                return read_calls(self._opening.name, body), end
+        return None, begin
 
     def _may_be_called(self, name: str) -> bool:
         return self._names is None or name in self._names
@@ -330,12 +356,14 @@ class ToolCallParser:
                 return True
             if not following and not is_end:
                 return False
-        if self._syntax.closer.startswith(rest) and rest != self._syntax.closer:
+        closers = self._opening.closers
+        if any(closer.startswith(rest) and closer != rest for closer in closers) or not rest:
             self._held = "" if is_end else self._held
             return False
-        if rest.startswith(self._syntax.closer):
-            rest = rest[len(self._syntax.closer) :]
-            self._held = rest
+        if closer := next((closer for closer in closers if rest.startswith(closer)), ""):
+            self._opening = replace(self._opening, closers=tuple(one for one in closers if one != closer))
+            self._held = rest[len(closer) :]
+            return bool(self._held)
         self._part = _Part.TEXT
         return bool(self._held)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from webapp.chat.messages import Message, Role
-from webapp.chat.prompts import default_template, render
+from webapp.chat.prompts import render
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools, compact_offer, json_offer
 from webapp.cli.options import add_model_options, settings_from
 from webapp.engine.outputs import FinishReason
@@ -29,7 +29,7 @@ from webapp.services.evaluation import (
     score_tools,
 )
 from webapp.services.generation.generation import Generation, generate
-from webapp.services.generation.request import call_constraint
+from webapp.services.generation.request import call_constraint, template_of
 from webapp.tools.bench import shares
 
 AT_ONCE = 8
@@ -106,8 +106,7 @@ class Evaluation:
 
     def __init__(self, manager: ModelManager) -> None:
         self.manager = manager
-        config = manager.model_info().config
-        self.template = default_template(config.architecture, config.vocab_size) if config else default_template("7", 0)
+        self.template = template_of(manager.model_info())
         self.transcripts: list[dict[str, Any]] = []
 
     def tools(self, part: str, cases: Sequence[ToolCase], form: str, is_constrained: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tests.errors import raises_code
 from tests.waiting import wait_until
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.errors import ModelError, ToolInvalid
+from webapp.i18n import Text
 from webapp.services.chat.tool_loop import MAX_ROUNDS, REFUSED, ToolLoop
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
@@ -145,11 +146,29 @@ def test_wrong_arguments_and_unknown_tools_are_told_to_the_model(house: House) -
 
 def test_rounds_end_by_themselves(house: House) -> None:
     parent = house.question
-    for _ in range(MAX_ROUNDS + 1):
-        parent = house.answer(("free", PARIS), parent=parent)
+    for number in range(MAX_ROUNDS + 1):
+        parent = house.answer(("free", {"city": f"Paris {'I' * number}"}), parent=parent)
         house.loop.advance(parent)
         parent = house.chats.branch(house.chat.id)[-1].id
     assert len(house.rounds) == MAX_ROUNDS
+
+
+def test_the_same_call_again_is_not_run_again_and_ends_the_rounds(house: House) -> None:
+    """Unless something came between, or the first was no success."""
+    runs: list[str] = []
+    real = house.loop._run
+    house.loop._run = lambda message_id, call, tool: (runs.append(call.name), real(message_id, call, tool))[1]
+    parent = house.question
+    for _ in range(5):
+        parent = house.answer(("free", PARIS), parent=parent)
+        house.loop.advance(parent)
+        parent = house.chats.branch(house.chat.id)[-1].id
+    assert runs == ["free"] and len(house.rounds) == 2
+    [(_, told)] = house.rounds[1]
+    assert told.endswith('{"temperature": "22"}') and str(Text("reason.services.same_call_again")) in told
+    later = house.chats.add_message(house.chat.id, parent, Message(Role.USER, "And now?")).id
+    house.loop.advance(house.answer(("free", PARIS), parent=later))
+    assert runs == ["free", "free"] and len(house.rounds) == 3
 
 
 def test_a_round_that_cannot_go_on_now_can_later(house: House) -> None:

@@ -1,5 +1,6 @@
+from webapp.chat.formats import G1X
 from webapp.chat.messages import Message, Role
-from webapp.chat.prompts import G1X, PromptPiece, RenderedPrompt, render
+from webapp.chat.prompts import PromptPiece, RenderedPrompt, render
 from webapp.services.generation.request import encode_prompt, stop_sequences
 
 CHAT = [

@@ -107,7 +107,7 @@ def test_anthropics_choices_are_kept(serve):
     assert kinds(type="auto") == ["tool_use", "tool_use"]
     assert kinds(type="any", disable_parallel_tool_use=True) == ["tool_use"]
     assert kinds(type="none") == ["text"]
-    assert "none of auto, any, tool and none" in kinds(type="always")
+    assert "one of auto, any, tool, none" in kinds(type="always")
     assert "tool_choice" in kinds(type="tool")
 
 

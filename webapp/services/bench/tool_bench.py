@@ -22,7 +22,7 @@ from webapp import __version__
 from webapp.chat.events import Finished
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import RenderedPrompt, render
-from webapp.chat.tool_dialects import OfferedTools
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import BenchRefused, ModelError, QueueFull, RequestError, RoostError, as_roost_error
@@ -30,7 +30,7 @@ from webapp.i18n import Text
 from webapp.manager.handles import Service
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import AnswerText, Generation
-from webapp.services.generation.request import PromptModel, call_constraint, dialect_of, prepare, template_of
+from webapp.services.generation.request import PromptModel, call_constraint, format_of, prepare
 from webapp.services.jobs import Jobs, Running
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
@@ -118,8 +118,8 @@ class BenchRunner:
         self._request = checked(request)
         self._at_once = at_once
         self._model = PromptModel.chosen(manager)
-        self._template = template_of(self._model.info)
-        self._offer = OfferedTools(dialect_of(request.dialect, self._model.info), request.definitions)
+        offered = OfferedTools(G1X_JSON, request.definitions)
+        self._template, self._offer = format_of(self._model.info, (), offered, request.dialect)
         self._constraint = call_constraint(self._rendered(request.askable[0]))
         check(self._constraint or {})
         self._tasks = deque((place, mode) for place in range(len(request.askable)) for mode in request.modes)

@@ -118,6 +118,9 @@ class ToolLoop:
                     error_result(Text("reason.services.no_tool", name=state.call.name)),
                     "tool",
                 )
+            elif state.status == "waiting" and (earlier := self._result_before(stored, state.call)) is not None:
+                note = Text("reason.services.same_call_again")
+                self._record(message_id, state.call.id, ToolResult(bounded(f"{note}\n{earlier}"), reason=note), "tool")
             elif (
                 state.status == "waiting"
                 and _may_run(chat, state.tool)
@@ -232,7 +235,7 @@ class ToolLoop:
             stored = self._store.message(message_id)
             states = self.calls(stored)
             is_open = not states or any(state.status != "done" for state in states)
-            is_too_long = not is_asked and self._rounds(message_id) > MAX_ROUNDS
+            is_too_long = not is_asked and (self._rounds(message_id) > MAX_ROUNDS or self._turns_in_circles(stored))
             if is_open or not self._is_last(stored) or is_too_long:
                 return
             results = [
@@ -247,6 +250,42 @@ class ToolLoop:
         """False where the chat has gone on from it, or another version is shown: an answer below this one would take
         the place of what the person sees and wrote."""
         return self._store.get(stored.chat_id).head_id == stored.id
+
+    def _result_before(self, stored: StoredMessage, call: ToolCall) -> str | None:
+        """What the same call came to in the answer just before this one; None where it was not made there, or failed.
+        A model that asks again for what it was told a moment ago gets it again, and nothing is run twice."""
+        before = self._answer_before(stored)
+        if before is None:
+            return None
+        known = before.message.metadata.get(CALLS, {})
+        for other in before.message.tool_calls:
+            result = known.get(other.id)
+            if result and not result["is_error"] and _same_call(other, call):
+                told: str = result["result"]
+                note = f"{Text('reason.services.same_call_again')}\n"
+                return told.removeprefix(note)
+        return None
+
+    def _turns_in_circles(self, stored: StoredMessage) -> bool:
+        """The answer, and the one before it, ask only for what the answer before had been told."""
+        for _ in range(2):
+            calls = stored.message.tool_calls
+            if not calls or any(self._result_before(stored, call) is None for call in calls):
+                return False
+            before = self._answer_before(stored)
+            if before is None:
+                return False
+            stored = before
+        return True
+
+    def _answer_before(self, stored: StoredMessage) -> StoredMessage | None:
+        """The one whose results this answer read."""
+        for other in reversed(self._store.path_to(stored.id)[:-1]):
+            if other.message.role is Role.USER:
+                return None
+            if other.message.role is Role.ASSISTANT:
+                return other
+        return None
 
     def _rounds(self, message_id: str) -> int:
         rounds = 0
@@ -336,6 +375,10 @@ def _state(call: ToolCall, offered: dict[str, StoredTool], message: Message) -> 
         return CallState(call, tool, "done", known["result"], known["is_error"], known["by"], reason)
     asks = tool is not None and tool.definition.behaviour is Behaviour.ASK
     return CallState(call, tool, "asking" if asks else "waiting")
+
+
+def _same_call(one: ToolCall, other: ToolCall) -> bool:
+    return one.name == other.name and as_pretty_json(one.arguments) == as_pretty_json(other.arguments)
 
 
 def _recorded(result: ToolResult, by: str) -> dict[str, Any]:

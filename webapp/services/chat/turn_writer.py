@@ -12,14 +12,22 @@ from typing import Any
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ThinkMode
-from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt, render
+from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt
 from webapp.errors import as_roost_error
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import is_searchable, with_texts
 from webapp.services.chat.tool_loop import chosen_tools, offered_tools
 from webapp.services.generation.generation import POLL_S, Generation
-from webapp.services.generation.request import PreparedPrompt, PromptModel, call_constraint, prepare, template_of
+from webapp.services.generation.request import (
+    PreparedPrompt,
+    PromptModel,
+    call_constraint,
+    format_of,
+    prepare,
+    render_in,
+)
 from webapp.services.presets.presets import Presets
+from webapp.services.presets.samplings import mode_of
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
@@ -204,11 +212,9 @@ class TurnWriter:
         chat = self._store.get(self._live.chat_id)
         self._offered(chat)
         preset = self._presets.of_chat(chat)
-        if not self._continues:
-            template = template_of(model.info, chat.template, preset.template)
-            self._message = replace(self._message, think_mode=template.supported(think_mode_of(chat, preset)))
         rendered, is_free = self._rendered(chat, preset, model)
-        params = self._presets.sampling(preset, chat.sampling, model.info.parameters)
+        mode = mode_of(think_mode_of(chat, preset), rendered.tools is not None)
+        params = self._presets.sampling(preset, chat.sampling, model.info, mode)
         prompt = prepare(model, rendered, params, state=self._presets.start_state(chat))
         self._note(prompt, preset.name)
         if is_free:
@@ -225,14 +231,15 @@ class TurnWriter:
         messages = with_texts(messages, chat.id, AttachmentStore(database))
         tool_store = ToolStore(database)
         chosen = chosen_tools(chat, preset, tool_store)
-        rendered = render(
-            template_of(model.info, chat.template, preset.template),
-            messages,
-            chat.system_prompt or preset.system_prompt,
-            think_mode_of(chat, preset),
-            self._continues,
-            offered_tools(chosen, tool_store, model.info, has_searchable),
-        )
+        offered = offered_tools(chosen, tool_store, model.info, has_searchable)
+        has_calls = any(message.tool_calls for message in messages)
+        names = (chat.template, preset.template)
+        template, offered = format_of(model.info, names, offered, chosen.dialect, has_calls)
+        think_mode = think_mode_of(chat, preset)
+        if not self._continues:
+            self._message = replace(self._message, think_mode=template.supported(think_mode))
+        system = chat.system_prompt or preset.system_prompt
+        rendered = render_in(template, messages, system, think_mode, self._continues, offered)
         return replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop)), chosen.is_free
 
     def _note(self, prompt: PreparedPrompt, preset: str) -> None:
@@ -274,7 +281,7 @@ class TurnWriter:
         metadata = {**self._message.metadata, "tokenizer": text.tokenizer_name}
         metadata.pop(SEPARATOR_INCLUDED, None)
         if has_separator:
-            metadata[SEPARATOR_INCLUDED] = True
+            metadata[SEPARATOR_INCLUDED] = self._generation.prompt.rendered.separator
         return replace(
             self._message,
             content=text.content,

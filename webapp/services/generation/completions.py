@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from webapp.chat.events import AnswerEvent, Failed, Finished
+from webapp.chat.formats import ALIASES, FLOWER, PromptTemplate, fill_prompt, fills_gaps, format_names
 from webapp.chat.messages import Role, ThinkMode
-from webapp.chat.prompts import PromptTemplate, RenderedPrompt, all_templates, render
-from webapp.chat.tool_dialects import OfferedTools
+from webapp.chat.prompts import RenderedPrompt
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
@@ -27,14 +27,19 @@ from webapp.services.generation.request import (
     Prompt,
     PromptModel,
     Structure,
+    TextPrompt,
     constraint_of,
+    format_of,
     offered_by,
     prepare,
     raw_prompt,
+    render_in,
     template_of,
 )
 from webapp.services.presets.presets import Presets
+from webapp.services.presets.samplings import mode_of
 from webapp.tokenizer import Tokenizer
+from webapp.weights.companions import model_name
 from webapp.weights.inspection import Inspection
 
 if TYPE_CHECKING:
@@ -86,11 +91,12 @@ class Completions:
     def start(self, order: AnswerRequest) -> Completion:
         """Queues the first choice of every prompt. Raises what is wrong with the order, and what submit raises."""
         model = PromptModel.chosen(self._manager)
-        params = self._sampling(order.sampling, model.info.parameters)
         stops = self._presets.active().stop if order.stop is None else order.stop
         choices: list[list[Generation]] = []
         for asked in order.prompts:
             rendered = self._rendered(asked, order.structure, model)
+            mode = mode_of(self._think_mode(asked), rendered.tools is not None)
+            params = self._sampling(order.sampling, model.info, mode)
             constraint = constraint_of(order.structure, rendered)
             prompt = _sharing(prepare(model, rendered, params, constraint, order.state))
             choices.append(
@@ -115,11 +121,11 @@ class Completions:
         """The one of conversations that name none."""
         return template_of(info, self._presets.active().template)
 
-    def _sampling(self, asked: Mapping[str, Any], parameters: int) -> SamplingParams:
+    def _sampling(self, asked: Mapping[str, Any], info: Inspection, mode: str) -> SamplingParams:
         """``sampling_invalid`` for a value that cannot be. The limit on max_tokens is the manager's to refuse."""
         given = {**self.overrides, **asked}
         kept = {name: value for name, value in given.items() if name != "max_tokens"}
-        params = self._presets.sampling(self._presets.active(), kept, parameters)
+        params = self._presets.sampling(self._presets.active(), kept, info, mode)
         if "max_tokens" not in given:
             return params
         return SamplingParams.from_dict(params.to_dict() | {"max_tokens": given["max_tokens"]})
@@ -128,22 +134,36 @@ class Completions:
         """``invalid_parameter`` for a template that does not exist, or a conversation that cannot be continued."""
         preset = self._presets.active()
         if not isinstance(prompt, ChatPrompt):
-            return raw_prompt(prompt.text, prompt.token_ids)
+            return raw_prompt(_with_gap(prompt, model.info), prompt.token_ids, model.info)
         if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
             raise RoostError(
                 "invalid_parameter", param="messages", reason=Text("reason.services.only_a_last_message_by")
             )
-        names = [template.name for template in all_templates()]
-        if prompt.template and prompt.template not in names:
+        names = format_names()
+        if prompt.template and prompt.template not in (*names, *ALIASES):
             raise RoostError(
                 "invalid_parameter",
                 param="template",
                 reason=Text("reason.api.is_not_one_of", name=repr(prompt.template), names=", ".join(names)),
             )
-        template = _named(template_of(model.info, prompt.template, preset.template), prompt.names)
-        think_mode = ThinkMode(preset.think_mode or "none") if prompt.think_mode is None else prompt.think_mode
-        tools: OfferedTools = offered_by(structure, model.info, preset.tool_dialect)
-        return render(template, prompt.messages, "", think_mode, prompt.continue_last, tools)
+        tools = offered_by(structure, model.info, preset.tool_dialect)
+        template, tools = format_of(
+            model.info,
+            (prompt.template, preset.template),
+            tools,
+            structure.dialect or preset.tool_dialect,
+            has_calls=any(message.tool_calls for message in prompt.messages),
+        )
+        template = _named(template, prompt.names)
+        return render_in(template, prompt.messages, "", self._think_mode(prompt), prompt.continue_last, tools)
+
+    def _think_mode(self, prompt: Prompt) -> ThinkMode:
+        """What is asked for, before the format has its say; a text as it is asks for none."""
+        if not isinstance(prompt, ChatPrompt):
+            return ThinkMode.NONE
+        if prompt.think_mode is not None:
+            return prompt.think_mode
+        return ThinkMode(self._presets.active().think_mode or "none")
 
 
 class Completion:
@@ -212,6 +232,15 @@ class Completion:
         return True
 
 
+def _with_gap(prompt: TextPrompt, info: Inspection) -> str:
+    """``unsupported_parameter`` where a gap is to be filled and the model was not trained to."""
+    if not prompt.suffix:
+        return prompt.text
+    if not fills_gaps(model_name(info)) or prompt.token_ids:
+        raise RoostError("unsupported_parameter", param="suffix", reason=Text("reason.web.cannot_fill_a_gap"))
+    return fill_prompt(prompt.text, prompt.suffix)
+
+
 def _sharing(prompt: PreparedPrompt) -> PreparedPrompt:
     """The state one token before the end is where n answers to one prompt, or the same prompt again, can begin."""
     encoded, last = prompt.encoded, len(prompt.token_ids) - 1
@@ -228,9 +257,9 @@ def _numbered(prompt: PreparedPrompt, number: int) -> PreparedPrompt:
 
 
 def _named(template: PromptTemplate, names: Iterable[str]) -> PromptTemplate:
-    """With other words for user, assistant and system, stops included."""
+    """With other words for user, assistant and system, stops included, where the format has such words."""
     user, assistant, system = names
-    if not (user or assistant or system) or template.is_raw:
+    if not (user or assistant or system) or not template.user_prefix.endswith(": ") or template.jinja:
         return template
     user_word = user or template.user_prefix.strip().rstrip(":")
     assistant_word = assistant or template.assistant_prefix.strip().rstrip(":")
@@ -240,5 +269,5 @@ def _named(template: PromptTemplate, names: Iterable[str]) -> PromptTemplate:
         user_prefix=f"{user_word}: ",
         assistant_prefix=f"{assistant_word}:",
         system_prefix=f"{words[2]}: " if words[2] else "",
-        stop_strings=tuple(f"\n\n{word}:" for word in words if word),
+        stop_strings=(*(f"\n\n{word}:" for word in words if word), *(s for s in template.stop_strings if s == FLOWER)),
     )

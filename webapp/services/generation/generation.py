@@ -40,8 +40,6 @@ from webapp.manager.manager import ModelManager
 from webapp.services.generation.request import PreparedPrompt, PromptModel, prepare
 from webapp.tokenizer import StreamDecoder, Tokenizer
 
-SEPARATOR = "\n\n"
-
 
 class AnswerText:
     """One answer while it is written: token ids in, events out, and at the end the ids worth keeping. ``content``,
@@ -72,6 +70,7 @@ class AnswerText:
         self._tokenizer = tokenizer
         self._decoder = StreamDecoder(tokenizer)
         self._router = router or rendered.router()
+        self._separator = rendered.separator
         self._parser = _parser_of(rendered, streams_calls)
         self._stops = StopFilter(stops := tuple(stops))
         self._has_stops = bool(stops)
@@ -132,16 +131,17 @@ class AnswerText:
         return joined(self._events(self._router.feed(rest) + self._router.finish(), is_end=True))
 
     def kept_token_ids(self) -> tuple[tuple[int, ...], bool]:
-        """The ids without the template's stop, and whether they already end with the blank line after a message.
+        """The ids without the format's stop, and whether they already end with what separates messages in it.
 
         They are the sampled ids up to a token's end; only where a stop begins inside a token is the rest re-encoded.
         """
         if self._router.stopped_by is None:
-            return tuple(self.token_ids), "".join(self._raw).endswith(SEPARATOR)
+            return tuple(self.token_ids), "".join(self._raw).endswith(self._separator)
         end = self._router.released_chars
-        if self._router.stopped_by.startswith(SEPARATOR):
-            count = self._tokens_until(end + len(SEPARATOR))
-            if self._end_of(count) == end + len(SEPARATOR):
+        if self._router.stopped_by.startswith(self._separator):
+            behind = end + len(self._separator)
+            count = self._tokens_until(behind)
+            if self._end_of(count) == behind:
                 return tuple(self.token_ids[:count]), True
         count = self._tokens_until(end)
         begun = "".join(self._raw)[self._end_of(count) : end]

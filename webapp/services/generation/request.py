@@ -7,13 +7,25 @@ The APIs translate into these requests; :mod:`.completions` carries them out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
+from webapp.chat.formats import (
+    ALIASES,
+    FUNCTION_CALLING,
+    OWN,
+    RAW,
+    PromptTemplate,
+    default_template,
+    format_names,
+    own_template,
+    template,
+    with_family_stops,
+)
 from webapp.chat.messages import Message, ThinkMode
-from webapp.chat.prompts import PromptPiece, PromptTemplate, RenderedPrompt, all_templates, default_template
+from webapp.chat.own_template import render_own
+from webapp.chat.prompts import PromptPiece, RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
 from webapp.chat.tool_grammars import ToolRules
 from webapp.engine.sampling_params import SamplingParams
@@ -22,6 +34,7 @@ from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.tokenizer import Tokenizer
 from webapp.tools.definition import from_openai
+from webapp.weights.companions import chat_template, model_name
 from webapp.weights.inspection import Inspection, require_model
 
 
@@ -46,6 +59,8 @@ class TextPrompt:
 
     text: str = ""
     token_ids: tuple[int, ...] = ()
+    suffix: str = ""
+    """What follows the answer: a model that can fills the gap between the two texts."""
 
 
 Prompt = ChatPrompt | TextPrompt
@@ -137,19 +152,50 @@ def prepare(
     return PreparedPrompt(model, rendered, encode_prompt(rendered, model.tokenizer), params, constraint, state)
 
 
-def raw_prompt(text: str, token_ids: tuple[int, ...] = ()) -> RenderedPrompt:
-    """Text, or token ids, as they are: no template, no cleaning, no stops, no tags."""
-    return RenderedPrompt((PromptPiece(text, token_ids),), is_raw=True)
+def raw_prompt(text: str, token_ids: tuple[int, ...] = (), info: Inspection | None = None) -> RenderedPrompt:
+    """Text, or token ids, as they are: no format, no cleaning, no tags, and only the stops of the model's family."""
+    stops = with_family_stops(RAW, model_name(info)).stop_strings if info is not None else ()
+    return RenderedPrompt((PromptPiece(text, token_ids),), stops, is_raw=True)
 
 
-def template_of(info: Inspection, *names: str) -> PromptTemplate:
-    """The first of these templates that exists, else the one that fits the model."""
-    known = {template.name: template for template in all_templates()}
-    for name in names:
-        if name in known:
-            return known[name]
+def template_of(info: Inspection, *names: str, has_tools: bool = False) -> PromptTemplate:
+    """The first of these formats that exists for the model, else the one that fits it best, which may be another where
+    tools are offered. It stops where models of its family do."""
+    name, brought = model_name(info), chat_template(info)
+    for wanted in names:
+        if wanted == OWN and brought:
+            return with_family_stops(own_template(brought), name)
+        if wanted in (*format_names(), *ALIASES) and wanted != OWN:
+            return with_family_stops(template(wanted), name)
     config = require_model(info)
-    return default_template(config.architecture, config.vocab_size, Path(info.path).name)
+    fitting = default_template(config.architecture, config.vocab_size, name, brought, has_tools)
+    return with_family_stops(fitting, name)
+
+
+def format_of(
+    info: Inspection, names: Sequence[str], offered: OfferedTools, dialect: str = "", has_calls: bool = False
+) -> tuple[PromptTemplate, OfferedTools]:
+    """The format of a prompt that offers these tools, and the tools in the dialect that goes with it.
+
+    ``names`` are formats as for :func:`template_of`, ``dialect`` the one asked for, "" for none. ``has_calls``: calls
+    stand in the history.
+    """
+    follows = dialect in ("", FUNCTION_CALLING.dialect)
+    chosen = template_of(info, *names, has_tools=follows and (bool(offered.definitions) or has_calls))
+    return chosen, replace(offered, dialect=dialect_of(dialect, info, chosen))
+
+
+def render_in(
+    template: PromptTemplate,
+    messages: Sequence[Message],
+    system: str = "",
+    think_mode: ThinkMode = ThinkMode.NONE,
+    continue_last: bool = False,
+    tools: OfferedTools | None = None,
+) -> RenderedPrompt:
+    """:func:`webapp.chat.prompts.render`, also in a format that the model brings along."""
+    write = render_own if template.jinja else render
+    return write(template, messages, system, think_mode, continue_last, tools)
 
 
 def encode_prompt(rendered: RenderedPrompt, tokenizer: Tokenizer) -> EncodedPrompt:
@@ -228,10 +274,13 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
     return form
 
 
-def dialect_of(name: str, info: Inspection) -> ToolDialect:
-    """By its name; for "" or an unknown name the one that fits the model."""
+def dialect_of(name: str, info: Inspection, template: PromptTemplate | None = None) -> ToolDialect:
+    """By its name; for "" or an unknown name the one that goes with the model and with the format (None: the format
+    that fits the model)."""
     known = {dialect.name: dialect for dialect in all_dialects()}
-    return known.get(name) or default_dialect(Path(info.path).name)
+    if name in known:
+        return known[name]
+    return default_dialect(model_name(info), (template or template_of(info, has_tools=True)).dialect)
 
 
 def call_constraint(

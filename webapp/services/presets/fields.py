@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from webapp.chat.formats import format_names
 from webapp.chat.messages import ThinkMode
-from webapp.chat.prompts import all_templates
 from webapp.chat.tool_dialects import all_dialects
 from webapp.engine import sampling_params
 from webapp.engine.sampling_params import SamplingParameter
@@ -104,7 +104,7 @@ SAMPLING = tuple(_sampling(row) for row in sampling_params.PARAMETERS)
 PROMPT = (
     Parameter("system_prompt", "text", "prompt", "preset", "", most_chars=20_000),
     Parameter("stop", "list", "prompt", "preset", (), most_chars=200, most_items=16),
-    Parameter("template", "choice", "prompt", "preset", "", choices=("", *(row.name for row in all_templates()))),
+    Parameter("template", "choice", "prompt", "preset", "", choices=("", *format_names())),
     Parameter("think_mode", "choice", "prompt", "preset", "none", choices=tuple(mode.value for mode in ThinkMode)),
     Parameter("tools", "list", "prompt", "preset", (), most_chars=TOOL_NAME_CHARS, most_items=MOST_TOOLS),
     Parameter("tool_dialect", "choice", "prompt", "preset", "", choices=("", *(row.name for row in all_dialects()))),

@@ -26,10 +26,12 @@ from webapp.manager.target import ZERO_STATE
 from webapp.services.presets import files
 from webapp.services.presets.fields import BY_NAME, CHAT_MAX_TOKENS, changed_names, checked_fields, put
 from webapp.services.presets.files import read_runner_presets
+from webapp.services.presets.samplings import PLAIN, published_sampling
 from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.presets import Preset, PresetStore
 from webapp.storage.records import Chat
+from webapp.weights.inspection import Inspection
 
 
 class PresetLoading:
@@ -141,24 +143,10 @@ class SaveOutcome:
     needs_reload: tuple[str, ...] = ()
 
 
-TINY_PARAMETERS = 100_000_000
-
-
-def default_sampling(settings: Settings, parameters: int = 0) -> SamplingParams:
-    """The chat defaults of RWKV-Runner: temperature 1, top_p 0.3, presence 0, frequency 1, decay 0.996.
-
-    A model known to be tiny (``parameters``, 0 = unknown) gets a mild frequency penalty instead: it has learnt few ways
-    to say a thing, and the full penalty pushes it off every one of them.
-    """
-    is_tiny = 0 < parameters < TINY_PARAMETERS
-    return SamplingParams(
-        max_tokens=min(CHAT_MAX_TOKENS, settings.max_tokens_limit),
-        temperature=1.0,
-        top_p=0.3,
-        presence_penalty=0.0,
-        frequency_penalty=0.2 if is_tiny else 1.0,
-        penalty_decay=0.996,
-    )
+def default_sampling(settings: Settings, info: Inspection | None = None, mode: str = PLAIN) -> SamplingParams:
+    """How the makers of the model sample it (:mod:`.samplings`), with room for an answer in a chat."""
+    values = published_sampling(info, mode).values
+    return SamplingParams(max_tokens=min(CHAT_MAX_TOKENS, settings.max_tokens_limit), **values)
 
 
 class Presets:
@@ -210,13 +198,15 @@ class Presets:
         """The chat's own choice while it exists, else the active preset."""
         return self._known(chat.preset_id) or self.active()
 
-    def default_sampling(self, parameters: int = 0) -> SamplingParams:
-        return default_sampling(self._settings, parameters)
+    def default_sampling(self, info: Inspection | None = None, mode: str = PLAIN) -> SamplingParams:
+        return default_sampling(self._settings, info, mode)
 
-    def sampling(self, preset: Preset, overrides: Mapping[str, Any], parameters: int = 0) -> SamplingParams:
-        """Defaults, then the preset's, then ``overrides``; ``sampling_invalid`` for a value or name that cannot be. An
-        answer is no longer than the setting allows."""
-        given = {**self.default_sampling(parameters).to_dict(), **preset.sampling, **overrides}
+    def sampling(
+        self, preset: Preset, overrides: Mapping[str, Any], info: Inspection | None = None, mode: str = PLAIN
+    ) -> SamplingParams:
+        """The model's defaults in this mode, then the preset's, then ``overrides``; ``sampling_invalid`` for a value or
+        name that cannot be. An answer is no longer than the setting allows."""
+        given = {**self.default_sampling(info, mode).to_dict(), **preset.sampling, **overrides}
         params = SamplingParams.from_dict(given)
         limit = self._settings.max_tokens_limit
         return replace(params, max_tokens=limit) if params.max_tokens > limit else params

@@ -18,14 +18,16 @@ from flask import Flask, current_app
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import RoostError
 from webapp.manager.library import STATE_ENDINGS, STATES
 from webapp.services.attachments import Attachments
-from webapp.services.chat.turn_writer import LiveTurn
+from webapp.services.chat.tool_loop import chosen_tools
+from webapp.services.chat.turn_writer import LiveTurn, think_mode_of
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.presets.presets import Presets
+from webapp.services.presets.samplings import Sampling, mode_of, published_sampling
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
+from webapp.storage.records import Chat
 from webapp.web.kit.page import PageContext, Values, current_locale, render_fragment
 
 LIST = "list"
@@ -249,13 +251,16 @@ class ChatContext(PageContext):
         turn = self.turns.live(chat_id) if chat_id else None
         return turn if turn is not None and not turn.is_finished else None
 
-    def base_sampling(self, preset: Preset) -> SamplingParams:
+    def base_sampling(self, preset: Preset, chat: Chat) -> SamplingParams:
         """What the preset and the chosen model make of it, before a chat's own overrides."""
-        try:
-            parameters = self.manager.model_info().parameters
-        except RoostError:
-            parameters = 0
-        return self.presets.sampling(preset, {}, parameters)
+        return self.presets.sampling(preset, {}, self.model, self._mode(preset, chat))
+
+    def published(self, preset: Preset, chat: Chat) -> Sampling:
+        """What the makers of the chosen model say of it."""
+        return published_sampling(self.model, self._mode(preset, chat))
+
+    def _mode(self, preset: Preset, chat: Chat) -> str:
+        return mode_of(think_mode_of(chat, preset), chosen_tools(chat, preset, self.tools).is_on)
 
     def state_names(self) -> list[str]:
         """Files in the states folder, unread."""

@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from webapp.chat.formats import OWN, PromptTemplate, all_templates, format_names, template
 from webapp.chat.messages import ThinkMode
-from webapp.chat.prompts import PromptTemplate, all_templates, template
-from webapp.chat.tool_dialects import all_dialects
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools, all_dialects
 from webapp.errors import ModelNotFound, RoostError
 from webapp.i18n import Text
 from webapp.manager.target import ZERO_STATE
 from webapp.services.chat.tool_loop import chosen_tools, is_known_to_call
 from webapp.services.chat.turn_writer import think_mode_of
-from webapp.services.generation.request import template_of
+from webapp.services.generation.request import format_of
 from webapp.services.presets.fields import (
     MODEL_NAME_CHARS,
     SAMPLING,
@@ -32,7 +32,8 @@ from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import ChatContext
 from webapp.web.kit.page import Choice, Translator, Values
-from webapp.web.presets.form import labels, shown_name, shown_note
+from webapp.web.presets.form import labels, origin_of, shown_name, shown_note
+from webapp.weights.companions import chat_template
 
 if TYPE_CHECKING:  # commands takes the panel's form
     from webapp.web.chat.commands import FrameFields
@@ -49,7 +50,7 @@ PLACEHOLDER_CHARS = 300
 NO_OFFER: Values = {"is_shown": False}
 MODES = tuple(mode.value for mode in ThinkMode)
 DIALECTS = ("", *(row.name for row in all_dialects()))
-TEMPLATES = ("", *(row.name for row in all_templates()))
+TEMPLATES = ("", *format_names())
 
 
 def chat_with(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
@@ -59,7 +60,7 @@ def chat_with(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
     ``base`` is what the page showed as the preset's values: only what differs from those becomes an override, so that a
     page that was drawn before the preset changed does not freeze the old values.
     """
-    base = read_base(page, page.presets.of_chat(chat), fields)
+    base = read_base(page, chat, fields)
     if "system_prompt" in fields:
         chat = replace(chat, system_prompt=fields.text("system_prompt", SYSTEM_PROMPT_CHARS).strip())
     if "think_mode" in fields:
@@ -75,9 +76,9 @@ def chat_with(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
     return _with_preset(page, _with_state(page, chat, fields), fields)
 
 
-def read_base(page: ChatContext, preset: Preset, fields: FrameFields) -> Mapping[str, Any]:
+def read_base(page: ChatContext, chat: Chat, fields: FrameFields) -> Mapping[str, Any]:
     """Typed values by name: as the form says, else as the preset has them now."""
-    known = preset_values(page, preset)
+    known = preset_values(page, chat)
     if "base" not in fields:
         return known
     try:
@@ -90,9 +91,10 @@ def read_base(page: ChatContext, preset: Preset, fields: FrameFields) -> Mapping
     return {**known, **values}
 
 
-def preset_values(page: ChatContext, preset: Preset) -> dict[str, Any]:
-    """What a chat with this preset answers with where it sets nothing itself."""
-    params = page.base_sampling(preset)
+def preset_values(page: ChatContext, chat: Chat) -> dict[str, Any]:
+    """What a chat answers with where it sets nothing itself."""
+    preset = page.presets.of_chat(chat)
+    params = page.base_sampling(preset, chat)
     return {**{row.name: getattr(params, row.name) for row in SAMPLING}, "think_mode": preset.think_mode}
 
 
@@ -185,8 +187,10 @@ def options(page: ChatContext, chat: Chat) -> Values:
     """``chat/_options.html``. ``base`` are the preset's values as JSON, which the form sends back; ``fingerprint``
     changes when the panel would look different. Without ``states`` there is nothing to choose from."""
     t, preset = page.t, page.presets.of_chat(chat)
-    base = preset_values(page, preset)
-    knobs = [_knob(row, t, base, chat) for row in SAMPLING]
+    base = preset_values(page, chat)
+    set_here = {*preset.sampling}
+    origins = {name: key for name, key in page.published(preset, chat).origins.items() if name not in set_here}
+    knobs = [_knob(row, t, base, chat, origins) for row in SAMPLING]
     more = [knob for row, knob in zip(SAMPLING, knobs, strict=True) if not row.is_common]
     names = _names_set_by(preset, t)
     found = {
@@ -230,7 +234,7 @@ def _names_set_by(preset: Preset, t: Translator) -> str:
     return labels([*names, *(["think_mode"] if preset.think_mode != ThinkMode.NONE.value else [])], t)
 
 
-def _knob(row: Parameter, t: Translator, base: dict[str, Any], chat: Chat) -> Values:
+def _knob(row: Parameter, t: Translator, base: dict[str, Any], chat: Chat, origins: Mapping[str, str]) -> Values:
     """One sampling parameter. ``kind``: slider (with a number beside it), number (which may be empty) or switch.
     ``default`` is the preset's value, which one click on the dot puts back; one beyond the slider widens it."""
     value, default = _written(chat.sampling.get(row.name, base[row.name])), _written(base[row.name])
@@ -239,7 +243,7 @@ def _knob(row: Parameter, t: Translator, base: dict[str, Any], chat: Chat) -> Va
         "name": row.name,
         "kind": "switch" if row.kind == "bool" else "slider" if row.has_slider else "number",
         "label": t(row.label_key),
-        "help": t(row.help_key),
+        "help": " ".join(text for text in (t(row.help_key), origin_of(t, row, origins)) if text),
         "value": value,
         "default": default,
         "is_changed": value != default,
@@ -267,16 +271,22 @@ def _choices(rows: Iterable[tuple[str, str]], chosen: str) -> list[Choice]:
 def _templates(page: ChatContext, chat: Chat) -> list[Choice]:
     t, auto = page.t, _chat_template(page, replace(chat, template=""))
     follow = t("chat.options.template_from_preset", name=t(f"chat.template.{auto.name}"))
-    rows = [("", follow), *((row.name, t(f"chat.template.{row.name}")) for row in all_templates())]
+    names = [row.name for row in all_templates()]
+    if chat.template == OWN or (page.model is not None and chat_template(page.model)):
+        names.append(OWN)
+    rows = [("", follow), *((name, t(f"chat.template.{name}")) for name in names)]
     return _choices(rows, chat.template)
 
 
 def _chat_template(page: ChatContext, chat: Chat) -> PromptTemplate:
     """The one its next answer uses (G1x while no model can be read)."""
     preset = page.presets.of_chat(chat)
+    chosen = chosen_tools(chat, preset, page.tools)
+    offered = OfferedTools(G1X_JSON, ({"name": "any"},) if chosen.is_on else ())
     if page.model is None:
-        return template(chat.template or preset.template or "g1x")
-    return template_of(page.model, chat.template, preset.template)
+        names = [name for name in (chat.template, preset.template) if name and name != OWN]
+        return template(names[0] if names else "g1x")
+    return format_of(page.model, (chat.template, preset.template), offered, chosen.dialect)[0]
 
 
 def _states(page: ChatContext, chat: Chat, preset: Preset) -> list[Choice]:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from webapp.chat.messages import ThinkMode
 from webapp.errors import PresetNameTaken, RoostError, WeightsError
 from webapp.services.presets.fields import BY_NAME, PARAMETERS, SAMPLING, Parameter, escaped, flat, plain, read_fields
 from webapp.services.presets.presets import Presets, SaveOutcome, is_as_shipped_name
+from webapp.services.presets.samplings import mode_of
 from webapp.services.strategy.choice import validate
 from webapp.storage.presets import Preset
 from webapp.web.kit.page import Choice, FormField, PageContext
@@ -18,6 +20,8 @@ from webapp.weights.inspection import Inspection
 
 Words = Callable[..., str]
 FIRST_FIELDS = ("name", "note")
+MODE_FIELDS = {"think_mode", "tools"}
+"""Fields on which the defaults of others depend."""
 SHOWN_CHARS = 40
 MOST_FACTS = 3
 DEFAULTS_CHARS = 2000
@@ -62,10 +66,23 @@ def model_file(page: PageContext, model: str) -> Inspection | None:
         return None
 
 
-def default_sampling(page: PageContext, model: str) -> Mapping[str, Any]:
+def mode_in(preset: Preset, raw: Mapping[str, str]) -> str:
+    """Which of the makers' values count (:mod:`webapp.services.presets.samplings`), as the form has it now."""
+    think_mode = raw.get("think_mode", preset.think_mode)
+    is_known = think_mode in {mode.value for mode in ThinkMode}
+    tools = raw["tools"].strip() if "tools" in raw else preset.tools
+    return mode_of(think_mode if is_known else ThinkMode.NONE, bool(tools))
+
+
+def default_sampling(page: PageContext, model: str, mode: str) -> Mapping[str, Any]:
     """Sampling where the preset says nothing, for the model it would run."""
-    found = model_file(page, model)
-    return presets_of(page).default_sampling(found.parameters if found else 0).to_dict()
+    return presets_of(page).default_sampling(model_file(page, model), mode).to_dict()
+
+
+def origin_of(t: Words, row: Parameter, origins: Mapping[str, str]) -> str:
+    """Where a default comes from, as a sentence; "" for a parameter of which the model's makers say nothing."""
+    origin = origins.get(row.name)
+    return t("presets.origin.line", origin=t(f"presets.origin.{origin}")) if origin else ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,7 @@ class Draft:
 def read_form(page: PageContext, preset: Preset, form: Mapping[str, str]) -> Draft:
     """Only of fields that are there: a part of the form changes a part of the preset."""
     model = str(form.get("model", preset.model))
-    now = default_sampling(page, model)
+    now = default_sampling(page, model, mode_in(preset, {name: _text(form, name) for name in MODE_FIELDS & {*form}}))
     then = _defaults_sent(form, now)
     known = (*FIRST_FIELDS, *(row.name for row in PARAMETERS if row.name != "strategy"))
     raw = {name: _text(form, name) for name in known if name in form}
@@ -197,8 +214,16 @@ class Control(FormField):
 class Controls:
     """One preset's controls: what is saved, and what a person wrote over it."""
 
-    def __init__(self, page: PageContext, preset: Preset, defaults: Mapping[str, Any], draft: Draft) -> None:
+    def __init__(
+        self,
+        page: PageContext,
+        preset: Preset,
+        defaults: Mapping[str, Any],
+        draft: Draft,
+        origins: Mapping[str, str] | None = None,
+    ) -> None:
         self._page = page
+        self._origins = origins or {}
         self._stored = flat(preset)
         self._defaults = defaults
         self._draft = draft
@@ -207,13 +232,14 @@ class Controls:
         """``control`` in place of the usual one of its kind."""
         t = self._page.t
         default, value = written(row, default_of(row, self._defaults)), self.value(row)
+        origin = origin_of(t, row, self._origins)
         if not control and row.kind in ("int", "float"):
             control = "number" if row.is_optional or not row.has_slider else "knob"
         return Control(
             name=row.name,
             control=control or CONTROLS[row.kind],
             label=t(row.label_key),
-            help=f"{t(row.help_key)} {more_help}".rstrip(),
+            help=" ".join(text for text in (t(row.help_key), more_help, origin) if text),
             value=value,
             default=default,
             shown_default=shown_value(t, row, default, choices),

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from flask import url_for
 
+from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.engine.registry import KindEntry, kinds, read_builder
 from webapp.errors import RoostError, error_from_dict
 from webapp.manager.target import ZERO_STATE
 from webapp.resources import STARTER_MODEL
+from webapp.services.generation.request import format_of
 from webapp.services.library.placing import size_text
 from webapp.services.presets.fields import BY_NAME, NAME_CHARS, NOTE_CHARS, PARAMETERS, PROMPT, SAMPLING, Parameter
+from webapp.services.presets.samplings import published_sampling
 from webapp.services.states import StateEntry, StateLibrary
 from webapp.services.strategy.comparison import comparison
 from webapp.storage.presets import Preset
@@ -28,6 +31,7 @@ from webapp.web.presets.form import (
     facts,
     is_same,
     labels,
+    mode_in,
     model_file,
     presets_of,
     shown_name,
@@ -116,8 +120,9 @@ def edit_page(page: PageContext, preset: Preset, draft: Draft | None = None, sav
     model = draft.raw.get("model", preset.model)
     found, presets = model_file(page, model), presets_of(page)
     config = found.config if found else None
-    defaults = default_sampling(page, model)
-    controls = Controls(page, preset, defaults, draft)
+    mode = mode_in(preset, draft.raw)
+    defaults = default_sampling(page, model, mode)
+    controls = Controls(page, preset, defaults, draft, published_sampling(found, mode).origins)
     automatic = presets.loading.resolved_strategy(model) or page.status.strategy
     panel = builder_panel(page, draft.choice or choice_of(preset.strategy, config), found, automatic)
     panel["error"] = panel["error"] or controls.error("strategy")
@@ -134,7 +139,7 @@ def edit_page(page: PageContext, preset: Preset, draft: Draft | None = None, sav
         "note_field": controls.first("note", row["note"], NOTE_CHARS),
         "sampling": [controls.of(one) for one in SAMPLING if one.is_common],
         "more_sampling": [controls.of(one) for one in SAMPLING if not one.is_common],
-        "prompt": [_prompt_field(page, controls, one) for one in PROMPT],
+        "prompt": [_prompt_field(page, controls, one, _fitting(controls, found)) for one in PROMPT],
         "model": controls.of(BY_NAME["model"], _model_choices(page, model)),
         "state": controls.of(BY_NAME["state"], state_choices(page, found, state)),
         "options": [_option(page, controls, one) for one in OPTIONS],
@@ -148,7 +153,8 @@ def edit_page(page: PageContext, preset: Preset, draft: Draft | None = None, sav
     }
 
 
-def _prompt_field(page: PageContext, controls: Controls, row: Parameter) -> Control:
+def _prompt_field(page: PageContext, controls: Controls, row: Parameter, fits: Mapping[str, str]) -> Control:
+    """``fits``: what a choice left open comes to, by field."""
     if row.name == "tools":
         known = [tool.definition.name for tool in page.tools.list()]
         missing = [name for name in controls.value(row).split("\n") if name and name not in known]
@@ -158,9 +164,22 @@ def _prompt_field(page: PageContext, controls: Controls, row: Parameter) -> Cont
     if row.kind != "choice":
         return controls.of(row)
     keys = {"template": "chat.template", "think_mode": "chat.think", "tool_dialect": "tools.dialect"}
+    names = {value: page.t(f"{keys[row.name]}.{value}") for value in row.choices if value}
     auto = page.t("presets.choice.template.auto")
-    words = [(value, page.t(f"{keys[row.name]}.{value}") if value else auto) for value in row.choices]
-    return controls.of(row, tuple(Choice(*one) for one in words))
+    if fitting := fits.get(row.name):
+        auto = page.t("presets.choice.template.auto_is", name=names[fitting])
+    return controls.of(row, tuple(Choice(value, names.get(value, auto)) for value in row.choices))
+
+
+def _fitting(controls: Controls, model: Inspection | None) -> dict[str, str]:
+    """What "fits the model" comes to, by field; {} while no model can be read."""
+    if model is None or model.config is None:
+        return {}
+    offered = OfferedTools(G1X_JSON, ({"name": "any"},) if controls.value(BY_NAME["tools"]) else ())
+    dialect = controls.value(BY_NAME["tool_dialect"])
+    fitting, _ = format_of(model, (), offered, dialect)
+    _, tools = format_of(model, (controls.value(BY_NAME["template"]),), offered)
+    return {"template": fitting.name, "tool_dialect": tools.dialect.name}
 
 
 def _option(page: PageContext, controls: Controls, row: Parameter) -> Control:

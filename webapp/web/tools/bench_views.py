@@ -34,6 +34,7 @@ from webapp.services.bench.tool_bench import (
 )
 from webapp.services.chat.tool_loop import is_known_to_call
 from webapp.services.jobs import Job
+from webapp.services.presets.samplings import TOOLS
 from webapp.storage.tool_bench import DONE, STOPPED, StoredCase, StoredRun
 from webapp.tools.bench import (
     FIGURES,
@@ -82,8 +83,8 @@ class Bench:
         modes = (mode,) if mode in MODES else MODES
         params = GREEDY
         if sampling == AS_CHATS:
-            presets, parameters = self.page.service("presets"), self.page.manager.model_info().parameters
-            params = presets.sampling(presets.active(), {"max_tokens": MAX_TOKENS}, parameters)
+            presets, info = self.page.service("presets"), self.page.manager.model_info()
+            params = presets.sampling(presets.active(), {"max_tokens": MAX_TOKENS}, info, TOOLS)
         return BenchRequest(functions, self.cases(), modes, dialect, params)
 
     def knows_to_call(self) -> bool:

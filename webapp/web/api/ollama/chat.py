@@ -111,15 +111,14 @@ def chat_request(asked: OllamaChat) -> AnswerRequest:
 
 def generate_request(asked: OllamaGenerate) -> AnswerRequest:
     for name, reason in (
-        ("suffix", Text("reason.web.cannot_fill_a_gap")),
         ("template", "a preset decides the template; raw takes the prompt as it is"),
         ("context", "send the whole prompt; Roost remembers what it has read of it"),
         ("images", Text("reason.web.only_text")),
     ):
         if getattr(asked, name):
             raise RoostError("unsupported_parameter", param=name, reason=reason)
-    if asked.raw:
-        return answer_request(asked, TextPrompt(asked.prompt or ""))
+    if asked.raw or asked.suffix:
+        return answer_request(asked, TextPrompt(asked.prompt or "", suffix=asked.suffix or ""))
     system = [Message(Role.SYSTEM, asked.system)] if asked.system else []
     messages = (*system, Message(Role.USER, asked.prompt or ""))
     return answer_request(asked, ChatPrompt(messages, think_mode_of(asked)))

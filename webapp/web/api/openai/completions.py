@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from flask import Response
@@ -50,7 +50,7 @@ class CompletionRequest(SamplingFields, kw_only=True):
     echo: Annotated[bool, Meta(description="The prompt before the answer.")] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20, description="How many alternatives a token.")] | None = None
     best_of: Annotated[int, Meta(ge=1, description="Refused unless it equals n.")] | None = None
-    suffix: Annotated[str, Meta(description="Refused: RWKV reads from left to right.")] | None = None
+    suffix: Annotated[str, Meta(description="What follows the answer: G1 models from c on fill the gap.")] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def create() -> Response:
     has_usage = includes_usage(asked)
     check_supported(asked)
     model = served_model(asked.model)
-    prompts = prompts_of(asked.prompt)
+    prompts = tuple(replace(prompt, suffix=asked.suffix or "") for prompt in prompts_of(asked.prompt))
     echo = Echo(
         texts=tuple(shown(prompt) if asked.echo else "" for prompt in prompts),
         logprobs=tuple(scored(prompt, asked) for prompt in prompts),
@@ -90,8 +90,6 @@ def create() -> Response:
 
 
 def check_supported(asked: CompletionRequest) -> None:
-    if asked.suffix:
-        raise RoostError("unsupported_parameter", param="suffix", reason=Text("reason.web.cannot_fill_a_gap"))
     if asked.best_of is not None and asked.best_of != (asked.n or 1):
         raise RoostError("unsupported_parameter", param="best_of", reason=Text("reason.web.best_of_is_n"))
     if asked.max_tokens == 0 and (not asked.echo or asked.stream):

@@ -1,0 +1,70 @@
+"""A chat template that a model brings along: what it writes, and what hostile ones come to."""
+
+import pytest
+
+from tests.errors import raises_code
+from webapp.chat.formats import own_template
+from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+from webapp.chat.own_template import render_own
+from webapp.chat.tool_dialects import FUNCTION_CALLING, OfferedTools
+
+CHAT = (
+    "{% for message in messages %}{{ message.role|capitalize }}: {{ message.content }}\n\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% if enable_thinking %} <think{% endif %}{% endif %}"
+)
+ASKED = [Message(Role.USER, "你好"), Message(Role.ASSISTANT, "Hello!"), Message(Role.USER, "Who are you?")]
+
+
+def test_it_writes_the_prompt_and_tells_what_stops_the_answer():
+    rendered = render_own(own_template(CHAT), ASKED, system="Be brief.", think_mode=ThinkMode.THINK)
+    assert rendered.text == (
+        "System: Be brief.\n\nUser: 你好\n\nAssistant: Hello!\n\nUser: Who are you?\n\nAssistant: <think"
+    )
+    assert rendered.starts_in_reasoning and rendered.awaits_tag_end
+    assert rendered.stop_strings[0] == "\n\nUser:"
+
+
+def test_tools_and_their_results_reach_it():
+    source = (
+        "{% for tool in tools %}{{ tool.function.name }}{{ tool|tojson }}{% endfor %}{% for m in messages %}"
+        "{% for call in m.tool_calls or [] %}{{ call.function.arguments.city }};{% endfor %}"
+        "{% if m.role == 'tool' %}{{ m.rwkv_json_content.t }}{% endif %}{% endfor %}"
+    )
+    call = ToolCall("1", "weather", '{"city": "北京"}')
+    messages = [Message(Role.ASSISTANT, "", tool_calls=(call,)), Message(Role.TOOL, '{"t": 21}', tool_call_id="1")]
+    rendered = render_own(own_template(source), messages, tools=OfferedTools(FUNCTION_CALLING, ({"name": "weather"},)))
+    assert rendered.text == 'weather{"type": "function", "function": {"name": "weather"}}北京;21'
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ cycler.__init__.__globals__.os.popen('id').read() }}",
+        "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}",
+        "{% set x = namespace(s='x' * 9999999) %}{% for i in range(9) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s }}",
+        "{% for i in range(99999) %}{{ 'x' * 1000 }}{% endfor %}",
+        "{{ 'x' * 10 ** 12 }}",
+        "{% for message in messages %}{{ messages.append(message) }}{% endfor %}",
+        "{{ raise_exception('only even turns') }}",
+        "{% include '/etc/passwd' %}",
+        "{{ unclosed",
+        "x" * 300_000,
+    ],
+    ids=[
+        "inside",
+        "import",
+        "endless",
+        "doubling",
+        "long",
+        "huge",
+        "changing",
+        "refusing",
+        "include",
+        "broken",
+        "large",
+    ],
+)
+def test_a_hostile_template_is_a_typed_error_and_nothing_else(source):
+    with raises_code("chat_template_failed"):
+        render_own(own_template(source), ASKED)

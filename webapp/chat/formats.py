@@ -1,0 +1,284 @@
+"""The formats in which each family of RWKV models was trained to see a conversation: one table, and which row fits a
+model.
+
+A format says where each message begins and ends, how thinking is opened, what stops an answer and which tool dialect
+goes with it. Sources: BlinkDL/RWKV-LM ``RWKV-v7/RWKV7-G1x-templates.txt`` (g1x, and the cleaning of what people write);
+the chat template published with the G1 models since 2026-07 (bot, function_calling); ChatRWKV ``v2/chat.py`` (world,
+bob_alice, question_answer, instruct) and the demo page of the Raven models (raven). Stops are whole role markers: a
+paragraph that begins with A, Q or "User interfaces" is not one. Every generation ends at token 0 besides; the caller
+puts it into the sampling parameters.
+
+Models since G1h were trained on ``bot`` too, whatever format they are asked in: they may end a message with a flower
+and go on as the next speaker, so the flower stops them under every format (:func:`with_family_stops`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from webapp.chat.messages import ThinkMode
+
+WORLD_VOCAB_SIZE = 60_000
+"""Models with at least this many embedding rows use the World vocabulary (65,536, a few old ones 65,525 or 65,529)."""
+PILE_VOCAB_SIZES = range(50_000, 51_000)
+FLOWER = "✿"
+"""Ends every message of the format ``bot``; token 10060 of the World vocabulary."""
+FIRST_FLOWER_LETTER = "h"
+"""Of G1: the first release that was trained on ``bot``, and its date."""
+FIRST_FLOWER_DATE = 20260710
+FIRST_FILL_LETTER = "c"
+"""Of G1: the first release that fills a gap (:func:`fill_prompt`)."""
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """One row. A message is prefix, text, ``separator``; the prompt ends with ``assistant_prefix``.
+
+    ``assistant_space`` stands before the text of an answer already given: models begin theirs with a space.
+    ``openings`` follow the last ``assistant_prefix`` per think mode, ``think_suffixes`` the user's text.
+    ``user_prefix_after_system`` takes the place of ``user_prefix`` in a chat with a system prompt, where it is set;
+    ``preamble`` stands in place of a system prompt where there is none. ``marks`` is a pattern of what would begin a
+    turn inside somebody's text, ``mark_written_as`` what is written for it. ``dialect`` names the tool dialect.
+    """
+
+    name: str
+    user_prefix: str = "User: "
+    assistant_prefix: str = "Assistant:"
+    system_prefix: str = "System: "
+    tool_prefix: str = "User: Function output:\n"
+    user_prefix_after_system: str = ""
+    preamble: str = ""
+    assistant_space: str = " "
+    separator: str = "\n\n"
+    stop_strings: tuple[str, ...] = ()
+    openings: Mapping[ThinkMode, str] = field(default_factory=dict)
+    think_suffixes: Mapping[ThinkMode, str] = field(default_factory=dict)
+    dialect: str = "g1x_json"
+    marks: str = ""
+    mark_written_as: str = ""
+    is_raw: bool = False
+    """Text goes in and comes out as it is: no cleaning, no stops, no think tags."""
+    jinja: str = ""
+    """The source of a chat template that a model brings along; it then writes the whole prompt
+    (:mod:`webapp.chat.own_template`)."""
+
+    @property
+    def think_modes(self) -> tuple[ThinkMode, ...]:
+        """What a person may choose; NONE always."""
+        return (ThinkMode.NONE, *self.openings)
+
+    def supported(self, mode: ThinkMode) -> ThinkMode:
+        """The mode itself, or the nearest the format knows."""
+        if mode in self.openings:
+            return mode
+        is_thinking = mode in (ThinkMode.THINK, ThinkMode.THINK_A_BIT, ThinkMode.THINK_A_LOT)
+        return ThinkMode.THINK if is_thinking and ThinkMode.THINK in self.openings else ThinkMode.NONE
+
+    def written(self, text: str) -> str:
+        """Somebody's text as it may stand in a prompt: without what would begin a turn of its own."""
+        if self.is_raw:
+            return text
+        clean = cleaned(text)
+        return re.sub(self.marks, self.mark_written_as, clean) if self.marks else clean
+
+
+def _stops(*names: str) -> tuple[str, ...]:
+    return tuple(f"\n\n{name}:" for name in names)
+
+
+G1X = PromptTemplate(
+    name="g1x",
+    stop_strings=_stops("User", "Assistant", "System"),
+    # without the last ">": the model was trained to write it, as one token with what follows
+    openings={
+        ThinkMode.FAST: " <think>\n</think",
+        ThinkMode.THINK: " <think",
+        ThinkMode.THINK_A_BIT: " <think",
+        ThinkMode.THINK_A_LOT: " <think",
+    },
+    think_suffixes={
+        ThinkMode.THINK: " (think)",
+        ThinkMode.THINK_A_BIT: " (think a bit)",
+        ThinkMode.THINK_A_LOT: " (think a lot)",
+    },
+)
+BOT = PromptTemplate(
+    name="bot",
+    user_prefix=f"User{FLOWER}",
+    assistant_prefix=f"Bot{FLOWER}",
+    system_prefix=f"System{FLOWER}",
+    tool_prefix=f"User{FLOWER}Function output:\n",
+    assistant_space="",
+    separator=f"{FLOWER}\n",
+    stop_strings=(FLOWER,),
+    openings={ThinkMode.FAST: "<think></think", ThinkMode.THINK: "<think"},
+    marks=FLOWER,
+    mark_written_as="❀",
+)
+FUNCTION_CALLING = PromptTemplate(
+    name="function_calling",
+    user_prefix="### User\n",
+    assistant_prefix="### Assistant\n",
+    system_prefix="### System\n",
+    tool_prefix="### Tool Output\n",
+    assistant_space="",
+    separator="\n",
+    stop_strings=("\n### User\n", "\n### Tool Output\n", "\n### System\n", "\n### Assistant\n"),
+    openings={ThinkMode.FAST: "<think></think", ThinkMode.THINK: "<think"},
+    dialect="function_calling",
+    marks=r"(?m)^###(?= (?:System|User|Assistant|Tool Output)\s*$)",
+    mark_written_as="####",
+)
+WORLD = PromptTemplate(name="world", stop_strings=_stops("User", "Assistant", "System"))
+RAVEN = PromptTemplate(
+    name="raven",
+    user_prefix="# Instruction:\n",
+    assistant_prefix="# Response:\n",
+    system_prefix="",
+    tool_prefix="# Input:\n",
+    preamble="Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.",
+    assistant_space="",
+    stop_strings=("\n\n# Instruction:", "\n\n# Input:", "\n\n# Response:"),
+)
+BOB_ALICE = PromptTemplate(
+    name="bob_alice",
+    user_prefix="Bob: ",
+    assistant_prefix="Alice:",
+    system_prefix="",
+    tool_prefix="Bob: ",
+    stop_strings=_stops("Bob", "Alice"),
+)
+QUESTION_ANSWER = PromptTemplate(
+    name="question_answer",
+    user_prefix="Question: ",
+    assistant_prefix="Answer:",
+    system_prefix="",
+    tool_prefix="Question: ",
+    stop_strings=_stops("Question", "Answer"),
+)
+INSTRUCT = PromptTemplate(
+    name="instruct",
+    user_prefix="Instruction: ",
+    assistant_prefix="Response:",
+    system_prefix="Instruction: ",
+    tool_prefix="Input: ",
+    user_prefix_after_system="Input: ",
+    stop_strings=_stops("Instruction", "Input", "Response"),
+)
+RAW = PromptTemplate(
+    name="raw",
+    user_prefix="",
+    assistant_prefix="",
+    system_prefix="",
+    tool_prefix="",
+    assistant_space="",
+    separator="",
+    is_raw=True,
+)
+
+OWN = "own"
+"""The name of the format that a model brings along, whatever it is; none of the table."""
+
+_TEMPLATES = {
+    row.name: row for row in (G1X, BOT, FUNCTION_CALLING, WORLD, RAVEN, BOB_ALICE, QUESTION_ANSWER, INSTRUCT, RAW)
+}
+ALIASES = {"assistant": "g1x", "flower": "bot", "instruction": "instruct"}
+"""Other names by which a program may ask for a format."""
+
+
+def all_templates() -> tuple[PromptTemplate, ...]:
+    """In the order to offer them."""
+    return tuple(_TEMPLATES.values())
+
+
+def format_names() -> tuple[str, ...]:
+    """What may be chosen by name: the table, and what a model brings along."""
+    return (*_TEMPLATES, OWN)
+
+
+def own_template(source: str) -> PromptTemplate:
+    """The format that a model brings along as a chat template in Jinja."""
+    return PromptTemplate(OWN, jinja=source, openings={ThinkMode.FAST: "", ThinkMode.THINK: ""})
+
+
+def template(name: str) -> PromptTemplate:
+    """KeyError for a name that is none of :func:`all_templates`, nor of :data:`ALIASES`."""
+    return _TEMPLATES[ALIASES.get(name, name)]
+
+
+MARKS_OF_TEMPLATES = ((f"Bot{FLOWER}", BOT), ("### Assistant", FUNCTION_CALLING), ("Assistant:", G1X))
+
+
+def default_template(
+    architecture: str, vocab_size: int, model_name: str = "", chat_template: str = "", has_tools: bool = False
+) -> PromptTemplate:
+    """What fits a model best, as far as it can be told from its vocabulary, its name and the chat template beside it.
+
+    Since G1h the published template asks in ``function_calling`` where tools are offered and else, unless told
+    otherwise, as ``Assistant:``. A chat template that writes one format only decides for that one.
+    """
+    name = model_name.lower()
+    if vocab_size in PILE_VOCAB_SIZES:
+        return RAVEN if "raven" in name else INSTRUCT if "instruct" in name else BOB_ALICE
+    if vocab_size < WORLD_VOCAB_SIZE:
+        return RAW
+    written = [row for mark, row in MARKS_OF_TEMPLATES if mark in chat_template]
+    if len(written) == 1:
+        return written[0]
+    if has_tools and (FUNCTION_CALLING in written or writes_flowers(model_name)):
+        return FUNCTION_CALLING
+    if architecture.startswith("7") and not re.search(r"x0\d0-world", name):
+        return G1X
+    return WORLD
+
+
+def g1_letter(model_name: str) -> str:
+    """Of a G1 model: "h" of ``rwkv7-g1h-2.9b-20260710-ctx10240``; "" of the first release, which has none, and of any
+    other model (:func:`is_g1` tells them apart)."""
+    found = G1_NAME.search(model_name)
+    return found[1].lower() if found else ""
+
+
+def is_g1(model_name: str) -> bool:
+    return G1_NAME.search(model_name) is not None
+
+
+def writes_flowers(model_name: str) -> bool:
+    """True for models trained on the format ``bot``: G1 from h on, by the letter or, without one, by the date. A name
+    that tells neither is taken for older."""
+    if not re.search(r"rwkv-?7", model_name, re.IGNORECASE):
+        return False
+    if letter := g1_letter(model_name):
+        return letter >= FIRST_FLOWER_LETTER
+    found = re.search(r"(?<!\d)(20\d{6})(?!\d)", model_name)
+    return found is not None and int(found[1]) >= FIRST_FLOWER_DATE
+
+
+def with_family_stops(template: PromptTemplate, model_name: str) -> PromptTemplate:
+    """With the flower among its stops where the model was trained to end with it."""
+    if FLOWER in template.stop_strings or not writes_flowers(model_name):
+        return template
+    return replace(template, stop_strings=(*template.stop_strings, FLOWER))
+
+
+def fills_gaps(model_name: str) -> bool:
+    """True for models trained to write what is missing between two texts: G1 from c on."""
+    return g1_letter(model_name) >= FIRST_FILL_LETTER or writes_flowers(model_name)
+
+
+def fill_prompt(before: str, behind: str) -> str:
+    """What such a model is asked with; its answer is the text between."""
+    mark = FLOWER
+    return f"{mark}prefix{mark}{mark}suffix{mark}{behind}{mark}middle{mark}{before}"
+
+
+G1_NAME = re.compile(r"(?<![a-z0-9])g1([a-z]?)(?![a-z0-9])", re.IGNORECASE)
+
+
+def cleaned(text: str) -> str:
+    """``text`` for a user or system message: no blank lines, no outer whitespace. Blank lines separate messages in
+    most formats, so this is also what keeps a pasted "\\n\\nAssistant:" from becoming a turn of its own."""
+    return re.sub(r"\n{2,}", "\n", text.replace("\r\n", "\n")).strip()

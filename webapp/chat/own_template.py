@@ -1,0 +1,132 @@
+"""A chat template that a model brings along, as a prompt.
+
+It is a program in Jinja by a stranger. It runs only where a person chose it, in Jinja's immutable sandbox, and in a
+process of its own that is bounded in time, memory and output (:mod:`webapp.chat.template_process`): one that loops,
+asks for the inside of Python or writes without end is ``chat_template_failed``, and nothing else comes of it.
+
+What stops an answer is asked of the template too: whatever it writes between an answer and the next question.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from webapp.chat.formats import PromptTemplate
+from webapp.chat.messages import Message, Role, ThinkMode
+from webapp.chat.prompts import PromptPiece, RenderedPrompt
+from webapp.chat.tool_dialects import OfferedTools
+from webapp.errors import RoostError
+from webapp.i18n import Text
+
+MOST_SOURCE_CHARS = 200_000
+MOST_CONTEXT_CHARS = 8_000_000
+WALL_S = 10.0
+OPEN_TAGS = ("<think", "</think")
+ANSWER, QUESTION = "an answer", "a question"
+
+
+def render_own(
+    template: PromptTemplate,
+    messages: Sequence[Message],
+    system: str = "",
+    think_mode: ThinkMode = ThinkMode.NONE,
+    continue_last: bool = False,
+    tools: OfferedTools | None = None,
+) -> RenderedPrompt:
+    """As :func:`webapp.chat.prompts.render`, but the whole prompt is one piece of text. ``chat_template_failed`` for a
+    template that cannot be run."""
+    history = messages[:-1] if continue_last else messages
+    context = {
+        "messages": [*([{"role": "system", "content": system}] if system else []), *map(_as_dict, history)],
+        "add_generation_prompt": True,
+        "enable_thinking": think_mode not in (ThinkMode.NONE, ThinkMode.FAST),
+        "rwkv_generation_prompt": "think" if think_mode not in (ThinkMode.NONE, ThinkMode.FAST) else "fake_think",
+        "bos_token": "",
+        "eos_token": "",
+    }
+    definitions = tools.definitions if tools else ()
+    if definitions:
+        context["tools"] = [{"type": "function", "function": dict(definition)} for definition in definitions]
+    text = run_template(template.jinja, json.dumps(context, ensure_ascii=False))
+    opened = next((tag for tag in OPEN_TAGS if text.endswith(tag)), "")
+    rendered = RenderedPrompt(
+        pieces=(PromptPiece(text),),
+        stop_strings=(*_stops(template.jinja), *template.stop_strings),
+        starts_in_reasoning=opened == "<think" or text.endswith("<think>"),
+        awaits_tag_end=bool(opened),
+        tools=tools if definitions else None,
+    )
+    return _continued(rendered, messages[-1]) if continue_last else rendered
+
+
+def _continued(rendered: RenderedPrompt, message: Message) -> RenderedPrompt:
+    beginning = PromptPiece(message.content if not message.token_ids else "", message.token_ids)
+    if not beginning.text and not beginning.token_ids:
+        return rendered
+    return replace(rendered, pieces=(*rendered.pieces, beginning), continued=beginning)
+
+
+def _as_dict(message: Message) -> dict[str, Any]:
+    """In the words templates know. ``rwkv_json_content`` is what the one published with G1 models reads."""
+    found: dict[str, Any] = {"role": message.role.value, "content": message.content}
+    if message.tool_calls:
+        found["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _value(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    if message.reasoning:
+        found["reasoning_content"] = message.reasoning
+    if message.role is Role.TOOL:
+        found |= {"tool_call_id": message.tool_call_id, "rwkv_json_content": _value(message.content)}
+    return found
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+@functools.lru_cache(maxsize=16)
+def _stops(source: str) -> tuple[str, ...]:
+    """What the template writes between an answer and the question behind it, without outer blanks that the model may
+    write otherwise; nothing where a template refuses such a conversation."""
+    messages = [("user", "Hello."), ("assistant", ANSWER), ("user", QUESTION)]
+    context = {"messages": [{"role": role, "content": text} for role, text in messages], "add_generation_prompt": True}
+    context |= {"bos_token": "", "eos_token": ""}
+    with contextlib.suppress(RoostError):
+        text = run_template(source, json.dumps(context))
+        between = text.partition(ANSWER)[2].partition(QUESTION)[0].rstrip(" ")
+        return (between,) if between.strip() else ()
+    return ()
+
+
+@functools.lru_cache(maxsize=64)
+def run_template(source: str, context: str) -> str:
+    """``context`` is JSON. The same again costs nothing; ``chat_template_failed`` says why it could not be run."""
+    if len(source) > MOST_SOURCE_CHARS or len(context) > MOST_CONTEXT_CHARS:
+        raise RoostError("chat_template_failed", reason=Text("reason.chat.template_too_large"))
+    asked = json.dumps({"source": source, "context": context}).encode()
+    command = [sys.executable, "-m", "webapp.chat.template_process"]
+    try:
+        done = subprocess.run(command, input=asked, capture_output=True, timeout=WALL_S, check=False)
+    except subprocess.TimeoutExpired as exc:
+        raise RoostError("chat_template_failed", reason=Text("reason.chat.template_too_slow", seconds=WALL_S)) from exc
+    try:
+        answer = json.loads(done.stdout)
+        problem = answer.get("problem", "")
+        if not problem:
+            return str(answer["text"])
+    except (ValueError, KeyError, AttributeError) as exc:  # the process was ended, by its own bounds or the system's
+        raise RoostError("chat_template_failed", reason=Text("reason.chat.template_too_large")) from exc
+    if problem == "size":
+        raise RoostError("chat_template_failed", reason=Text("reason.chat.template_too_large"))
+    raise RoostError("chat_template_failed", reason=problem)

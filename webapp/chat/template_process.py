@@ -1,0 +1,76 @@
+"""The process that runs one chat template of a stranger: JSON on standard input, JSON on standard output, then its end.
+
+Jinja's immutable sandbox keeps the template from Python's insides; the bounds of this process keep it from the machine:
+memory and seconds of the processor where the system can bound them, and the length of what it writes. The process that
+asks ends it in time in any case (:func:`webapp.chat.own_template.run_template`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import sys
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MOST_BYTES = 512 << 20
+MOST_CPU_S = 2
+MOST_TEXT_CHARS = 4_000_000
+MOST_PROBLEM_CHARS = 300
+
+
+def rendered(source: str, context: dict[str, Any]) -> str:
+    """MemoryError for more text than :data:`MOST_TEXT_CHARS`, TemplateError for what Jinja refuses."""
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = to_json
+    environment.globals |= {"raise_exception": refuse, "strftime_now": now}
+    pieces: list[str] = []
+    length = 0
+    for piece in environment.from_string(source).generate(**context):
+        length += len(piece)
+        if length > MOST_TEXT_CHARS:
+            raise MemoryError
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def to_json(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_more: Any) -> str:
+    """As published templates expect it: for a model, not for a page."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def refuse(message: object) -> NoReturn:
+    raise TemplateError(str(message))
+
+
+def now(form: str) -> str:
+    return datetime.datetime.now().strftime(form[:100])
+
+
+def bound() -> None:
+    """Where the system can: not on Windows, and only the processor's time on macOS."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (MOST_CPU_S, MOST_CPU_S + 1))
+        resource.setrlimit(resource.RLIMIT_AS, (MOST_BYTES, MOST_BYTES))
+
+
+def main() -> None:
+    asked = json.loads(sys.stdin.buffer.read())
+    bound()
+    try:
+        answer = {"text": rendered(asked["source"], json.loads(asked["context"]))}
+    except MemoryError:
+        answer = {"problem": "size"}
+    except Exception as exc:  # whatever the template does is its own fault
+        answer = {"problem": f"{type(exc).__name__}: {exc}"[:MOST_PROBLEM_CHARS]}
+    sys.stdout.buffer.write(json.dumps(answer).encode())
+
+
+if __name__ == "__main__":
+    main()
