@@ -1,6 +1,7 @@
 """The page without its socket: everything is readable, every command is a form."""
 
 import json
+import os
 import re
 import shutil
 import urllib.error
@@ -31,6 +32,7 @@ def test_the_first_page_introduces_itself_and_offers_three_prompts(roost):
 def test_a_model_that_is_dropped_in_is_offered_on_the_first_page(tmp_path, form):
     models = tmp_path / "models"
     shutil.copytree(models_dir(), models)
+    (models / "broken.pth").write_bytes(b"no model")
     roost = RunningRoost(tmp_path / "data", fake_strategy(), models_dir=models)
 
     def own(seen=""):
@@ -41,6 +43,7 @@ def test_a_model_that_is_dropped_in_is_offered_on_the_first_page(tmp_path, form)
         assert 'id="welcome-found" data-model=""' in roost.get("/") and own()[0] == 204
         if form == "file":
             write_checkpoint(models / "mine.pth", "7")
+            os.utime(models / "mine.pth", (1, 1))  # as a copy that keeps its date
         else:
             write_folder(models / "mine", official("7"))
         name = "mine.pth" if form == "file" else "mine"

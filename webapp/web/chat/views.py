@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import blake2s
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
@@ -115,7 +116,7 @@ def own_model(page: ChatContext) -> Values:
         return {"is_followed": False, "name": "", "text": ""}
     library = page.manager.library
     files = [file for file in library.known_files() if not file.path.name.startswith(STARTER_PREFIX)]
-    for file in sorted(files, key=lambda file: file.stamp, reverse=True)[:MOST_LOOKED_INTO]:
+    for file in sorted(files, key=lambda file: _came_at(file.path), reverse=True)[:MOST_LOOKED_INTO]:
         found = library.look_into(file).inspection
         if found is not None and found.config is not None:
             words = {"name": file.name, "version": found.config.architecture, "size": size_text(file.size_bytes)}
@@ -124,6 +125,14 @@ def own_model(page: ChatContext) -> Values:
 
 
 MOST_LOOKED_INTO = 8
+
+
+def _came_at(path: Path) -> int:
+    """When it was put there, in ns: a copy or a move keeps the date of its content, which may be years old."""
+    try:
+        return path.stat().st_ctime_ns
+    except OSError:
+        return 0
 
 
 # the list and the search
