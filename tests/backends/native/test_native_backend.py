@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.weights.checkpoint import inspect
+from webapp.weights.inspection import USED_TOKENS_KEY
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -142,6 +145,19 @@ def test_the_footprint_is_what_the_library_takes(architecture: str, format: str,
     assert told.weights["ram"] == pytest.approx(backend.model.arena_bytes, rel=0.03)
     assert told.state["ram"] == backend.model.state_bytes == told.snapshot
     backend.close()
+
+
+@pytest.mark.parametrize(("used", "rows"), [(200, 208), (2048, 2048), (2049, 0)])
+def test_the_head_of_the_tokens_that_are_drawn_is_counted(used: int, rows: int, tmp_path: Path) -> None:
+    write_checkpoint(path := tmp_path / "model.safetensors", "7", n_embd=256, vocab_size=4096)
+    bitmap = np.packbits(np.arange(8 * 8192) < used, bitorder="little").tobytes()
+    found = inspect(path)
+    known = dataclasses.replace(found, metadata={USED_TOKENS_KEY: base64.b64encode(bitmap).decode()})
+    damaged = dataclasses.replace(found, metadata={USED_TOKENS_KEY: "?"})
+    cls, options = resolve_strategy("native q8")
+    plain, told, other = (cls.footprint(one, options).run_extra["ram"] for one in (found, known, damaged))
+    assert rows * 256 <= told - plain < 1.2 * rows * 256 + 1
+    assert other == plain
 
 
 def test_options_are_read_from_words() -> None:

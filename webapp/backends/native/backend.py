@@ -27,8 +27,9 @@ from webapp.engine.backend import (
     Suggestion,
 )
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import BackendUnavailable, ModelError, StrategyError
+from webapp.errors import BackendUnavailable, ModelError, StrategyError, WeightsError
 from webapp.i18n import Text
+from webapp.weights.inspection import Inspection, used_token_bitmap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,7 +139,7 @@ class NativeBackend(Backend):
             weights={RAM: weights},
             base={RAM: BASE_BYTES},
             load_extra={RAM: READING_BYTES + (_calibration_bytes(config) if _is_fitted(formats, options) else 0)},
-            run_extra={RAM: run},
+            run_extra={RAM: run + _second_head_bytes(model, formats)},
             state={RAM: state},
             snapshot=state,
         )
@@ -334,6 +335,18 @@ def _packed_bytes(name: str, shape: tuple[int, ...], nbytes: int, formats: Forma
     if len(shape) == 2 and LAYER.match(name) and name.endswith(".weight"):
         return _tile_bytes(formats.format, *shape)
     return 4 * numel
+
+
+def _second_head_bytes(model: ModelFile, formats: Formats) -> int:
+    """Of the head of those tokens alone that are ever drawn, where a file says that they are half or less."""
+    if not isinstance(model, Inspection) or model.config is None:
+        return 0
+    try:
+        bitmap = used_token_bitmap(model) or b""
+    except WeightsError:  # told by the load
+        return 0
+    usable = int.from_bytes(bitmap, "little").bit_count()
+    return _tile_bytes(formats.head, usable, model.config.n_embd) if usable <= model.config.vocab_size // 2 else 0
 
 
 def _tile_bytes(format: str, rows: int, inputs: int) -> int:
