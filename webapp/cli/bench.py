@@ -31,6 +31,7 @@ from webapp.services.bench.speed import (
 
 ROOST, RWKV, LLAMA = "roost", "rwkv", "llama.cpp"
 RWKV_STRATEGY = "cpu fp32"
+MOST_BUSY = 64
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -47,6 +48,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--sequences", default=sequences, help=t("cli.bench.sequences"))
     parser.add_argument("--prefill", default=prefill, help=t("cli.bench.prefill"))
     parser.add_argument("--repeat", type=int, default=plan.repeat, help=t("cli.bench.repeat"))
+    parser.add_argument("--busy", metavar="N", type=int, default=plan.busy, help=t("cli.bench.busy"))
     parser.add_argument("--against", metavar="NAMES", default="", help=t("cli.bench.against"))
     parser.add_argument("--gguf", metavar="FILE", default="", help=t("cli.bench.gguf"))
     parser.set_defaults(run=run)
@@ -57,7 +59,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     prefills = read_counts("--prefill", args.prefill) if args.prefill.strip() else ()
     counts = read_counts("--sequences", args.sequences)
-    plan = Plan(counts, prefills, max(1, args.prompt_tokens), max(0, args.tokens), max(1, args.repeat))
+    least = {"prompt_tokens": max(1, args.prompt_tokens), "tokens": max(0, args.tokens), "repeat": max(1, args.repeat)}
+    plan = Plan(counts, prefills, **least, busy=min(max(0, args.busy), MOST_BUSY))
     settings = settings_from(args)
     if is_automatic(settings.strategy):
         make_ready()
@@ -124,6 +127,11 @@ def table(document: dict[str, Any]) -> list[str]:
                 match = (r["ratio"] for r in side["ratios"] if (r["what"], r["size"]) == (what, size))
                 cells.append(pad(f"{ratio:.2f}" if (ratio := next(match, None)) else "-", 8))
         lines.append("".join(cells).rstrip())
+    for side in sides if document.get("busy") else ():
+        told = [(t(f"cli.bench.row.{row['what']}", size=row["size"]), row["per_cent"]) for row in side["busy"]["lost"]]
+        lost = (f"{words} {per_cent:.0f} %" for words, per_cent in told)
+        name, count = side.get("name", ROOST), side["busy"]["processes"]
+        lines.append(t("cli.bench.lost", name=name, count=count, rows=", ".join(lost)))
     return lines
 
 

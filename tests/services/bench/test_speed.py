@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import psutil
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.cli import main
-from webapp.services.bench.speed import FEWEST_TOKENS, Plan, compete, document_of, ratios
+from webapp.services.bench.speed import FEWEST_TOKENS, Plan, Rounds, compete, document_of, losses, ratios
 
 FAKE = "fake vocab=256"
 
@@ -81,6 +82,24 @@ def test_the_command_ends_in_one_document(bench):
     assert [row["sequences"] for row in found["runs"]] == [1, 3] and found["prefill"][0]["tokens"] == 64
     assert found["model"]["strategy"] == FAKE and found["first_token"]["cold_ms"] > found["first_token"]["warm_ms"]
     assert found["against"] == [] and found["left_out"] == []
+
+
+def test_beside_busy_processes_the_loss_is_told_and_they_end(bench):
+    code, out, err = bench(
+        "--sequences", "1", "--prefill", "64", "--tokens", "4", "--repeat", "1", "--busy", "1"
+    )  # fmt: skip
+    found = json.loads(out.splitlines()[-1])["busy"]
+    assert code == 0 and found["processes"] == 1, err
+    assert [(row["what"], row["size"]) for row in found["lost"]] == [("decode", 1), ("prefill", 64)]
+    assert not [child for child in psutil.Process().children() if "while True" in " ".join(child.cmdline())]
+
+
+def test_losses_are_of_medians():
+    plan = Plan(sequences=(1,), prefills=())
+    alone, beside = Rounds(), Rounds()
+    for rounds, speeds in ((alone, (100, 90, 400)), (beside, (75, 80, 10))):
+        rounds.figures["decode", 1] = [{"tokens_per_s": speed} for speed in speeds]
+    assert losses(alone, beside, plan) == [{"what": "decode", "size": 1, "per_cent": 25.0}]
 
 
 def test_a_rival_that_is_unknown_or_has_no_file_is_refused(bench):

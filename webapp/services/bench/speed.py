@@ -7,9 +7,12 @@ in every round, so that a machine whose speed drifts treats them alike; a ratio 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +54,8 @@ class Plan:
     prompt_tokens: int = 16
     tokens: int = 0
     repeat: int = 3
+    busy: int = 0
+    """Other processes that keep a core busy in a second pass; 0 for no second pass."""
 
 
 class Contestant(Protocol):
@@ -96,6 +101,16 @@ def compete(
         rounds.loaded = contestant.load()
         contestant.decode(1, FIRST_PROMPT_TOKENS, WARM_UP_TOKENS)
         report("loaded", contestant, rounds)
+    return run_rounds(contestants, plan, found, report)
+
+
+def run_rounds(
+    contestants: Sequence[Contestant],
+    plan: Plan,
+    found: dict[str, Rounds],
+    report: Callable[[str, Contestant, Rounds], object],
+) -> dict[str, Rounds]:
+    """Of contestants that are loaded; fills and returns ``found``."""
     for number in range(plan.repeat):
         order = contestants if number % 2 == 0 else contestants[::-1]
         for kind, size in _measurements(plan):
@@ -230,18 +245,26 @@ def _stats_of(answer: Generation) -> Mapping[str, Any]:
 def bench_document(
     ours: RoostContestant, others: Sequence[Contestant], plan: Plan, report: Callable[[str, Contestant, Rounds], object]
 ) -> dict[str, Any]:
-    """Runs the whole bench, closes the contestants, and gives what was found as one JSON document."""
+    """Runs the whole bench, closes the contestants, and gives what was found as one JSON document. ``busy`` in it: what
+    of each speed is lost beside :attr:`Plan.busy` other processes, in per cent."""
     contestants: list[Contestant] = [ours, *others]
     threads = ours.threads or default_threads()
     try:
         before = read_bandwidth(threads)
         found = compete(contestants, plan, report)
         bandwidth = [value for value in (before, read_bandwidth(threads)) if value]
+        beside: dict[str, Rounds] = {}
+        if plan.busy:
+            with busy_processes(plan.busy):
+                beside = {name: Rounds(tokens=dict(one.tokens)) for name, one in found.items()}
+                run_rounds(contestants, plan, beside, report)
         model = ours.describe()
         documents = {each.name: document_of(found[each.name], plan, each.memory()) for each in contestants}
     finally:
         for each in contestants:
             each.close()
+        for name, rounds in beside.items():
+            documents[name]["busy"] = {"processes": plan.busy, "lost": losses(found[name], rounds, plan)}
     mine = documents[ours.name]
     return {
         "roost": __version__,
@@ -325,6 +348,31 @@ def ratios(ours: Rounds, theirs: Rounds, plan: Plan) -> list[dict[str, Any]]:
             spread = [round(values[0], 3), round(values[-1], 3)]
             found.append({"what": kind, "size": size, "ratio": round(statistics.median(values), 3), "spread": spread})
     return found
+
+
+def losses(alone: Rounds, beside: Rounds, plan: Plan) -> list[dict[str, Any]]:
+    """How many per cent slower than alone, of medians; negative where it was faster."""
+    found = []
+    for kind, size in _measurements(plan):
+        before, now = ([], []) if kind == "first" else (alone.rate(kind, size), beside.rate(kind, size))
+        if before and now:
+            lost = 100 * (1 - statistics.median(now) / statistics.median(before))
+            found.append({"what": kind, "size": size, "per_cent": round(lost, 1)})
+    return found
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """``count`` processes that do nothing but keep a core busy, until the end."""
+    spin = "while True: pass"
+    running = [subprocess.Popen([sys.executable, "-c", spin], stdin=subprocess.DEVNULL) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for one in running:
+            one.kill()
+        for one in running:
+            one.wait()
 
 
 def read_bandwidth(threads: int) -> float | None:
