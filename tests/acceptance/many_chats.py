@@ -58,7 +58,8 @@ class Reader(threading.Thread):
         try:
             turn = self.number
             while not self.is_over.is_set():
-                self.tokens += self._ask(QUESTIONS[turn % len(QUESTIONS)], self)
+                tokens = self._ask(QUESTIONS[turn % len(QUESTIONS)], self)
+                self.tokens += tokens  # after the call, which may have counted some itself
                 turn += 1
         except Exception as exc:
             self.failure = f"{type(exc).__name__}: {exc}"
