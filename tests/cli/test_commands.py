@@ -17,7 +17,8 @@ import pytest
 from tests.weights.make_checkpoints import write_checkpoint
 from tests.wording import error_text
 from webapp.chat.events import ContentDelta, Finished, Waiting
-from webapp.cli import chat, main, with_default_command
+from webapp.cli import chat, main, serve, with_default_command
+from webapp.cli.parser import Parser
 from webapp.cli.serve import check_folders
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.settings import Settings
@@ -42,6 +43,13 @@ def test_no_command_means_serve():
     assert with_default_command(["--port", "1"]) == ["serve", "--port", "1"]
     assert with_default_command([]) == ["serve"]
     assert with_default_command(["run", "-p", "x"]) == ["run", "-p", "x"]
+
+
+def test_serve_takes_runners_flag_for_a_strategy():
+    for flags, strategy in ((["--webgpu"], "webgpu"), (["--strategy", "webgpu nf4"], "webgpu nf4"), ([], None)):
+        parser = Parser()
+        serve.add_parser(parser.add_subparsers())
+        assert parser.parse_args(["serve", *flags]).strategy == strategy
 
 
 def test_serve_says_that_a_folder_of_models_is_missing(models, tmp_path, capsys):

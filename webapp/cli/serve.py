@@ -26,6 +26,9 @@ from webapp.web.peer import RateLimit
 
 FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state", "preset", "api_only")
 
+SHORT_STRATEGIES = ("webgpu",)
+"""Those that RWKV-Runner's backend-python has a flag for."""
+
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("serve", help=t("cli.serve.about"))
@@ -36,6 +39,10 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--rwkv.cpp", dest="strategy", action="store_const", const="rwkv.cpp", help=t("cli.serve.rwkv_cpp")
     )
+    for name in SHORT_STRATEGIES:
+        parser.add_argument(
+            f"--{name}", dest="strategy", action="store_const", const=name, help=t("cli.serve.short", strategy=name)
+        )
     parser.add_argument("--config", metavar="FILE", help=t("cli.serve.config"))
     rest = parser.add_argument_group(t("cli.serve.further"))
     for name in SETTINGS:

@@ -1,5 +1,7 @@
 """The contract's view of the WebGPU engine: options, checks, the fit estimate, and a loaded model.
 
+It is suggested for no model: WebGPU does not tell how much memory a card has free, so whoever has one chooses it.
+
 Two kinds of one engine: ``webgpu fp16|int8|nf4 [layers=N] …``, and ``webgpu_python`` with the strategy strings of
 RWKV-Runner's WebGPU (Python): ``webgpu_python fp16|fp16i8|fp16i4 [layerN] [chunkN]``.
 """
@@ -26,7 +28,6 @@ from webapp.engine.backend import (
     PlacedRun,
     ProgressCallback,
     Row,
-    Suggestion,
 )
 from webapp.engine.backend_options import plain_builder, read_words, usage
 from webapp.engine.state import ModelConfig, RecurrentState
@@ -54,7 +55,6 @@ RUNNER_LAYERS = {"fp16": ALL_LAYERS, "int8": 31, "nf4": 26}
 """What RWKV-Runner's backend-python quantises where the strategy names no number (rwkv_pip/webgpu/model.py)."""
 RUNNER_WORD = re.compile(r"(layer|chunk)(\d{1,4})", re.ASCII)
 RUNNER_DEVICES = {"WebGPU": NAME, "WebGPU (Python)": PYTHON}
-SUGGESTED = (("fp16", 15), ("int8", 16), ("nf4", 17))
 READABLE = ("float32", "float16", "bfloat16", "float64")
 LOW_RANK = re.compile(r"\.att\.(time_maa_w[12]|time_decay_w[12]|[wavg][12])$")
 MIB = 2**20
@@ -227,13 +227,6 @@ class WebgpuBackend(Backend):
             state={RAM: 0},
             snapshot=state,
         )
-
-    @classmethod
-    def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
-        """After CUDA, before the processor."""
-        if model.converted_strategy is not None:
-            return []
-        return [Suggestion(f"{NAME} {name}", rank, f"strategy.recommend.webgpu_{name}") for name, rank in SUGGESTED]
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> WebgpuBackend:
