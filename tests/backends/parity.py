@@ -22,8 +22,18 @@ ARCHITECTURES = ("4", "5.0", "5.1", "5.2", "6", "7")
 CHUNKS = (16, 1, 23)
 """A prompt's chunks; 40 tokens in all."""
 
-STRATEGIES = {"native": "native f32", "ggml": "rwkv.cpp f32", "rwkv_pip": "cpu fp32", "webgpu": "webgpu fp32"}
+STRATEGIES = {
+    "native": "native f32",
+    "ggml": "rwkv.cpp f32",
+    "torch": "torch cpu f32",
+    "rwkv_pip": "cpu fp32",
+    "webgpu": "webgpu fp32",
+}
 """Backend -> the strategy under which it computes in float32. A new backend adds its row."""
+
+ROUNDING = {"torch": 1e-5}
+"""Backend -> how far logits may be from those of a run alone: torch multiplies by another kernel, which sums in another
+order, where more rows travel together. The others give the same bits."""
 
 NO_REFERENCE = ("fake",)
 

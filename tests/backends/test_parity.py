@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.parity import ARCHITECTURES, STRATEGIES, entries, make_pair, measure
+from tests.backends.parity import ARCHITECTURES, ROUNDING, STRATEGIES, difference, entries, make_pair, measure
 from tests.engine.driving import forward
 from webapp.engine.registry import BackendEntry
 
@@ -70,7 +70,7 @@ def test_slots_do_not_see_each_other(entry: BackendEntry, architecture: str, tmp
     found.append(forward(backend, [a], [[4, 5, 6]])[0])
 
     for one, other in zip(found, expected, strict=True):
-        assert (one == other).all()
+        assert difference(one, other) <= ROUNDING.get(entry.name, 0.0)
     assert kept.digest() == digest, "a state that was read changes with its slot"
     assert (forward(backend, [backend.new_slot()], [[1, 2]])[0] == expected[0]).all(), "a fresh slot is not fresh"
 

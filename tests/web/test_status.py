@@ -48,7 +48,7 @@ def test_what_keeps_a_better_engine_away_is_said_where_the_engine_was_chosen_by_
     try:
         for locale in ("en", "zh"):
             shown = roost.get(f"/models?lang={locale}")
-            assert f'data-engine-note="{note}"' in shown and f'data-code="{note}"' in shown and "cpu fp32" in shown
+            assert f'data-engine-note="{note}"' in shown and f'data-code="{note}"' in shown and "torch cpu q8" in shown
             assert "status.engine" not in shown and "models.engine" not in shown
         roost.app.extensions["model_manager"].choose(strategy="cpu fp32")
         shown = roost.get("/models")

@@ -387,7 +387,8 @@ class Backend(ABC):
     @abstractmethod
     def step(self, batch: Sequence[Row]) -> Logits:
         """Feeds every row to its slot, at once: prompts' chunks and single tokens travel together, a slot in at most
-        one row. What a row computes must not depend on the other rows (batched equals single).
+        one row. What a row computes must not depend on the other rows (batched equals single), except for rounding
+        where the products of a library below round by the number of rows.
 
         An exception leaves every slot of the batch in the state it had before, so that the engine can try the rows one
         by one: OutOfMemory where memory is the reason. A backend that cannot promise it raises EngineCrashed.

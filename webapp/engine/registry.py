@@ -49,6 +49,7 @@ REGISTRY: list[BackendEntry] = [
     BackendEntry("native", "webapp.backends.native:NativeBackend"),
     BackendEntry("ggml", "webapp.backends.ggml:GgmlBackend", r"(rwkv\.cpp|ggml) "),
     BackendEntry("webgpu", "webapp.backends.webgpu:WebgpuBackend", r"webgpu(_python)?\b"),
+    BackendEntry("torch", "webapp.backends.pytorch:TorchBackend"),
     BackendEntry("rwkv_pip", "webapp.backends.rwkv_pip:RwkvPipBackend", r"(cpu|cuda(:\d+)?|mps|dml) "),
 ]
 

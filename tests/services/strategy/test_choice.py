@@ -176,8 +176,8 @@ def test_only_what_runs_here_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> N
     for backend in (NativeBackend, GgmlBackend, WebgpuBackend):
         monkeypatch.setattr(backend, "availability", lambda: Availability(False, no_compiler, no_compiler))
     found = {row.kind.key: row for row in registry.kinds()}
-    assert list(found) == ["cpu", "native", "cuda", "ggml", "webgpu", "webgpu_python", "custom"]
-    assert [key for key, row in found.items() if row.availability.is_available] == ["cpu", "custom"]
+    assert list(found) == ["cpu", "native", "torch", "cuda", "ggml", "webgpu", "webgpu_python", "custom"]
+    assert [key for key, row in found.items() if row.availability.is_available] == ["cpu", "torch", "custom"]
     for row in found.values():
         for text in (row.kind.label, row.kind.text):
             assert translate(text, "zh") != text

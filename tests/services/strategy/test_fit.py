@@ -13,6 +13,7 @@ from tests.services.strategy.engine_memory import measure
 from tests.weights.make_big_checkpoint import drawn_tensors, write_big_checkpoint
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from webapp.backends.native.backend import NativeBackend
+from webapp.backends.pytorch import TorchBackend
 from webapp.backends.rwkv_pip import model_loader, requirements
 from webapp.backends.rwkv_pip.requirements import footprint
 from webapp.engine.backend import RAM, Availability
@@ -48,9 +49,10 @@ def big(architecture: str, n_layer: int = 24, n_embd: int = 2048) -> Inspection:
 
 
 @pytest.fixture(autouse=True)
-def native(monkeypatch: pytest.MonkeyPatch) -> None:
+def own_engines(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not to be had, whatever compilers are here."""
     monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler", is_ready=False))
+    monkeypatch.setattr(TorchBackend, "availability", lambda: Availability(False, "no torch"))
 
 
 @pytest.fixture
@@ -215,6 +217,22 @@ def test_the_native_engine_is_recommended_in_as_many_bits_as_fit(
     monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(True))
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
     advice = choice.recommend(machine(free_gb), big(architecture))
+    assert advice.strategy == strategy and advice.fit is not None and advice.fit.verdict == "fits"
+    for locale in ("en", "zh"):
+        assert strategy in translate(advice.reason, locale, **advice.params)
+
+
+@pytest.mark.parametrize(
+    ("free_gb", "vram", "strategy"),
+    [(32, (), "torch cpu q8"), (3.0, (), "torch cpu q8"), (2.4, (), "torch cpu q4"), (32, (8.0,), "cuda fp16")],
+)
+def test_the_torch_engine_comes_before_the_package_on_a_processor(
+    free_gb: float, vram: tuple[float, ...], strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TorchBackend, "availability", lambda: Availability(True))
+    monkeypatch.setattr(requirements, "has_gpu_driver", lambda: bool(vram))
+    monkeypatch.setattr(requirements, "read_torch_build", lambda: requirements.TorchBuild("2.6.0", cuda="12.4"))
+    advice = choice.recommend(machine(free_gb, *vram), big("7"))
     assert advice.strategy == strategy and advice.fit is not None and advice.fit.verdict == "fits"
     for locale in ("en", "zh"):
         assert strategy in translate(advice.reason, locale, **advice.params)

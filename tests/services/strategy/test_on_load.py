@@ -7,6 +7,7 @@ import pytest
 from tests.services.strategy.test_fit import big, machine
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends.native.backend import NativeBackend
+from webapp.backends.pytorch import TorchBackend
 from webapp.engine.backend import Availability
 from webapp.manager.library import ModelLibrary
 from webapp.services.strategy.choice import strategy_for, strategy_on_load
@@ -15,8 +16,9 @@ INT8 = "cpu fp32i8 -> cpu fp32 *1"
 
 
 @pytest.fixture(autouse=True)
-def no_native_engine(monkeypatch):
+def no_engine_of_our_own(monkeypatch):
     monkeypatch.setattr(NativeBackend, "availability", lambda: Availability(False, "no compiler", is_ready=False))
+    monkeypatch.setattr(TorchBackend, "availability", lambda: Availability(False, "no torch"))
 
 
 def test_the_strategy_in_use_stays_as_long_as_the_model_can_be_run_with_it():

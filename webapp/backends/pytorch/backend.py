@@ -1,0 +1,333 @@
+"""The contract's view of the torch engine: options, checks, the fit estimate, and a loaded model."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from webapp.backends.pytorch import strategy
+from webapp.backends.pytorch.strategy import Place
+from webapp.backends.rwkv_pip import requirements
+from webapp.backends.rwkv_pip.backend import loading, running, set_threads
+from webapp.engine.backend import (
+    BY_STRATEGY,
+    RAM,
+    Availability,
+    Backend,
+    BackendKind,
+    BackendOption,
+    Builder,
+    Footprint,
+    Logits,
+    ModelFile,
+    Options,
+    PlacedRun,
+    ProgressCallback,
+    Row,
+    SavedState,
+    Suggestion,
+)
+from webapp.engine.state import ModelConfig, RecurrentState
+from webapp.errors import ModelError, StrategyError
+from webapp.i18n import Text
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from webapp.backends.pytorch.model import States, TorchModel
+
+MAX_SLOTS = 64
+MAX_SLOTS_ON_CARD = 256
+PREFILL_TOKENS = 64
+PREFILL_TOKENS_ON_CARD = 1024
+READABLE = ("float32", "float16", "bfloat16", "float64")
+CHUNK_BYTES = 16 * 64 * 4
+"""RWKV-5 and 6, of a channel of a prompt's token: what it sees of the others of its chunk."""
+PIECES_BYTES = 128 * 2**20
+"""Of a matrix in work while it is read, beside the tensor it comes from."""
+BITS = {"f32": 32, "bf16": 16, "f16": 16, "q8": 8, "q4": 5}
+SUGGESTED = (("torch cuda f16", 12), ("torch cpu q8", 48), ("torch cpu q4", 49))
+"""Strategy and rank. On a card behind the rwkv package, because none was at hand to run this on; on a processor behind
+the native engine and before the package, which writes half as fast alone and a seventh as fast for 32."""
+
+
+class TorchBackend(Backend):
+    """RWKV-4 to 7 from .pth, .safetensors and .st, on processors and NVIDIA cards."""
+
+    OPTIONS = (
+        BackendOption(BY_STRATEGY, "text", strategy.canonical(strategy.NAME)),
+        BackendOption("threads", "whole", 0, low=0, high=256),
+    )
+    KINDS = (BackendKind("torch", "preset_page.kind.torch.label", "preset_page.kind.torch.text", order=25),)
+    max_slots = MAX_SLOTS
+    prefill_tokens = PREFILL_TOKENS
+
+    def __init__(self, config: ModelConfig, model: TorchModel) -> None:
+        from webapp.backends.pytorch.graphs import DecodeGraphs, are_wanted
+        from webapp.backends.pytorch.sampling import Head
+
+        self.config = config
+        self._model: TorchModel | None = model
+        self._head = Head(model)
+        self._free = [0]  # of the states there is room for, the lowest last
+        self._used: set[int] = set()
+        if all(device != "cpu" for device in model.devices):
+            self.max_slots, self.prefill_tokens = MAX_SLOTS_ON_CARD, PREFILL_TOKENS_ON_CARD
+        self._graphs = DecodeGraphs(model, self.new_slot()) if are_wanted(model.devices) else None
+
+    @classmethod
+    def availability(cls) -> Availability:
+        if importlib.util.find_spec("torch") is None:
+            reason = Text("reason.backends.python_package_is_not_installed", package="torch")
+            return Availability(False, reason, Text("reason.backends.run_pip_install", package="torch"))
+        return Availability(True)
+
+    @classmethod
+    def options_from(cls, text: str) -> dict[str, Any]:
+        return {BY_STRATEGY: strategy.canonical(text)}
+
+    @classmethod
+    def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
+        """A device and a format for all layers."""
+        options = tuple(
+            BackendOption(
+                name,
+                "choice",
+                choices[0],
+                choices,
+                label=f"backend.torch.{name}.label",
+                help=f"backend.torch.{name}.help",
+            )
+            for name, choices in (("device", ("cpu", "cuda")), ("format", strategy.FORMATS))
+        )
+        values = {option.name: option.nearest(given.get(option.name, option.default)) for option in options}
+        return Builder(options, values, f"{strategy.NAME} {values['device']} {values['format']}")
+
+    @classmethod
+    def read_builder(cls, text: str, config: ModelConfig | None) -> tuple[str, Options] | None:
+        try:
+            parts = strategy.parse(text)
+        except StrategyError:
+            return None
+        if len(parts) > 1 or parts[0].layers is not None or parts[0].device not in ("cpu", "cuda"):
+            return None
+        return cls.KINDS[0].key, {"device": parts[0].device, "format": parts[0].format}
+
+    @classmethod
+    def placement(cls, options: Options, config: ModelConfig) -> Sequence[PlacedRun]:
+        return strategy.runs(str(options[BY_STRATEGY]), config.n_layer)
+
+    @classmethod
+    def usage(cls) -> str:
+        return f"{strategy.NAME} cpu|cuda[:N] {'|'.join(strategy.FORMATS)} [*LAYERS] [-> ...]"
+
+    @classmethod
+    def check(cls, model: ModelFile, options: Options) -> None:
+        text = str(options[BY_STRATEGY])
+        if model.converted_strategy is not None:
+            _refuse(text, Text("reason.backends.file_was_converted", strategy=model.converted_strategy))
+        for tensor in model.tensors:
+            if tensor.dtype not in READABLE:
+                _refuse(text, Text("reason.common.tensor_has_type", name=tensor.name, type=tensor.dtype))
+        assert model.config is not None, "what is no model is refused before"
+        strategy.place(text, model.config.n_layer)
+        for part in strategy.parse(text):
+            requirements.check_device(part.device)
+
+    @classmethod
+    def footprint(cls, model: ModelFile, options: Options) -> Footprint:
+        config = model.config
+        assert config is not None, "check() comes first"
+        places = strategy.place(str(options[BY_STRATEGY]), config.n_layer)
+        weights, state, run, largest = Counter({RAM: 0}), Counter[str](), Counter({RAM: 32 * config.vocab_size}), 0
+        for tensor in model.tensors:
+            device, size = _kept_bytes(tensor.name, tensor.shape, tensor.nbytes, tensor.numel, places)
+            weights[device] += size
+            largest = max(largest, tensor.nbytes)
+        for layer in places[:-1]:
+            state[_device(layer)] += config.state_bytes() // config.n_layer
+        for device in {_device(layer) for layer in places}:
+            wide = 16 * config.n_embd + 8 * config.n_att + 3 * config.n_ffn
+            wide += CHUNK_BYTES * config.n_att // 64 if config.major in (5, 6) else 0
+            run[device] += 4 * wide * (PREFILL_TOKENS if RAM in state else PREFILL_TOKENS_ON_CARD) + 2 * state[device]
+        cards = sorted(weights.keys() - {RAM})
+        host = requirements.BASE_BYTES + (requirements.CUDA_HOST_BYTES if cards else 0)
+        return Footprint(
+            weights=dict(weights),
+            base={RAM: host} | dict.fromkeys(cards, requirements.CUDA_DEVICE_BYTES),
+            load_extra={RAM: largest + PIECES_BYTES},
+            run_extra=dict(run),
+            state=dict(state),
+            snapshot=config.state_bytes(),
+        )
+
+    @classmethod
+    def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
+        return [Suggestion(text, rank, f"strategy.recommend.{text.replace(' ', '_')}") for text, rank in SUGGESTED]
+
+    @classmethod
+    def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> TorchBackend:
+        """Ends by running one token."""
+        places = strategy.place(str(options[BY_STRATEGY]), config.n_layer)
+        requirements.check_torch_devices({place.device for place in places})
+        set_threads(int(options["threads"]), config)
+        with loading(path):
+            from webapp.backends.pytorch.model import load_model
+
+            with working():
+                backend = cls(config, load_model(path, config, places, progress))
+            try:
+                backend._try_one_token(os.path.basename(path))
+            except BaseException:
+                backend.close()
+                raise
+        return backend
+
+    def step(self, batch: Sequence[Row]) -> Logits:
+        from webapp.backends.pytorch.sampling import TorchLogits
+
+        model = self._open
+        self._check(batch)
+        with working():
+            step = model.plan(batch)
+            replayed = self._graphs.run(step) if self._graphs is not None else None
+            hidden = model.run(step) if replayed is None else replayed
+        return TorchLogits(self._head, hidden)
+
+    def new_slot(self) -> int:
+        states = self._open.states
+        with working():
+            if not self._free:
+                self._make_room(states)
+            states.put(self._free[-1])
+        self._used.add(slot := self._free.pop())
+        return slot
+
+    def free_slot(self, slot: int) -> None:
+        self._used.remove(slot)
+        self._free = sorted({*self._free, slot}, reverse=True)  # the lowest first: they lie side by side
+
+    def read_state(self, slot: int) -> RecurrentState:
+        with working():
+            return self._open.states.value(self._checked(slot))
+
+    def write_state(self, slot: int, state: RecurrentState) -> None:
+        with working():
+            self._open.states.put(self._checked(slot), self._open.states.from_value(state))
+
+    def fork(self, slot: int) -> int:
+        self._checked(slot)
+        made = self.new_slot()
+        with working():
+            self._open.states.put(made, self._open.states.take(slot))
+        return made
+
+    def save(self, slot: int) -> SavedState:
+        with working():
+            return Saved(self._open.states.take(self._checked(slot)))
+
+    def restore(self, slot: int, saved: SavedState) -> None:
+        assert isinstance(saved, Saved)
+        with working():
+            self._open.states.put(self._checked(slot), saved.parts)
+
+    def close(self) -> None:
+        model, self._model, self._graphs = self._model, None, None
+        if model is not None:
+            self._used, self._free = set(), []
+            del self._head
+            if any(device != "cpu" for device in model.devices):
+                import torch
+
+                del model
+                torch.cuda.empty_cache()
+
+    @property
+    def weight_bytes(self) -> int:
+        return self._open.weight_bytes
+
+    def _make_room(self, states: States) -> None:
+        """More than ``max_slots``: the engine's own slot, and that of the graphs."""
+        most = self.max_slots + 2
+        if states.capacity == most:
+            raise KeyError("all slots are taken")
+        before = states.capacity
+        states.grow(min(2 * before, most))
+        self._free = list(range(before, states.capacity))[::-1]
+
+    @property
+    def _open(self) -> TorchModel:
+        if self._model is None:
+            raise ValueError("the backend is closed")
+        return self._model
+
+    def _checked(self, slot: int) -> int:
+        if slot not in self._used:
+            raise KeyError(slot)
+        return slot
+
+    def _check(self, batch: Sequence[Row]) -> None:
+        """Before anything is changed: ValueError for tokens, KeyError for slots."""
+        slots = [row.slot for row in batch]
+        if len(set(slots)) < len(slots) or not self._used.issuperset(slots):
+            raise KeyError("the slot is not in use, or named twice")
+        for row in batch:
+            if not row.token_ids:
+                raise ValueError("no token to feed")
+            if min(row.token_ids) < 0 or max(row.token_ids) >= self.config.vocab_size:
+                raise ValueError("a token id outside the vocabulary")
+
+    def _try_one_token(self, name: str) -> None:
+        slot = self.new_slot()
+        is_finite = self.step([Row(slot, [0])]).is_finite(0)
+        self.free_slot(slot)
+        if not is_finite:
+            raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_is_not_a_number"))
+
+
+@contextlib.contextmanager
+def working() -> Iterator[None]:
+    """Without gradients; running out of memory is an OutOfMemory."""
+    import torch
+
+    with running(), torch.inference_mode():
+        yield
+
+
+class Saved:
+    """A state where it was, by kind and layer."""
+
+    def __init__(self, parts: list[list[Tensor]]) -> None:
+        self.parts = parts
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for part in self.parts for tensor in part)
+
+
+def _kept_bytes(name: str, shape: tuple[int, ...], nbytes: int, numel: int, places: Sequence[Place]) -> tuple[str, int]:
+    """Device and bytes of a tensor once it is loaded."""
+    layer = int(name.split(".")[1]) if name.startswith("blocks.") else len(places) - 1 if name != "emb.weight" else 0
+    place = places[min(layer, len(places) - 1)]
+    device = _device(place)
+    if name.endswith(".time_state"):
+        return device, 0
+    if name == "emb.weight":
+        return device, min(nbytes, numel * (4 if place.format == "f32" else 2))
+    if len(shape) == 2 and name.endswith(".weight"):
+        bits = 8 if name == "head.weight" and place.format == "q4" else BITS[place.format]
+        return device, numel * bits // 8 + 2 * shape[0]
+    is_low_rank = name.endswith(("1", "2")) and max(shape) < numel
+    return device, numel * (4 if place.format == "f32" or not is_low_rank else 2)
+
+
+def _device(place: Place) -> str:
+    return RAM if place.device == "cpu" else place.device
+
+
+def _refuse(text: str, reason: Text) -> None:
+    raise StrategyError(strategy=text, reason=reason, way_out=Text("reason.backends.choose_the_original_file"))

@@ -1,0 +1,601 @@
+"""A model in torch: read from a file tensor by tensor, then run, a step of all sequences at once.
+
+The tokens of all rows lie one after the other, ``(M, n_embd)``, and pass every matrix together; the recurrence alone
+tells the sequences apart (:mod:`recurrence`). Activations are float32 everywhere; what a matrix is kept in is its own
+affair (:mod:`linear`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+from torch import Tensor
+from torch.nn.functional import group_norm, layer_norm, normalize
+
+from webapp.backends.pytorch import recurrence
+from webapp.backends.pytorch.linear import Matrix, make_matrix
+from webapp.engine.backend import LoadProgress, ProgressCallback, Row
+from webapp.engine.state import ModelConfig, RecurrentState
+from webapp.errors import WeightsError
+from webapp.i18n import Text
+from webapp.weights.checkpoint import Checkpoint, open_checkpoint
+
+if TYPE_CHECKING:
+    from webapp.backends.pytorch.strategy import Place
+
+GROUP_NORM_EPS = 64e-5
+HALVING_LAYERS = 6
+"""In float16 what layers write is divided by 2 after each so many, as in the rwkv package, and multiplied again."""
+LOW_RANK_FORMAT = {"q8": "bf16", "q4": "bf16"}
+"""Low-rank matrices are small; quantising them gains nothing."""
+HEAD_FORMAT = {"q4": "q8"}
+"""The head costs most of what 4 bits lose."""
+HELD_BYTES = 64 * 2**20
+"""Pages of the file that may count as this process's memory while it is read."""
+
+
+class Step:
+    """Where the tokens of a batch lie: single tokens first, then the prompts, one after the other.
+
+    ``rows`` are the batch's rows in this order. Index tensors are on every device the layers use.
+    """
+
+    def __init__(self, batch: Sequence[Row], devices: Sequence[str]) -> None:
+        order = sorted(range(len(batch)), key=lambda i: (len(batch[i].token_ids) > 1, batch[i].slot))
+        self.rows = [batch[i] for i in order]
+        self.singles = sum(len(row.token_ids) == 1 for row in self.rows)
+        lengths = [len(row.token_ids) for row in self.rows]
+        starts = [sum(lengths[:i]) for i in range(len(lengths) + 1)]
+        self.token_ids = torch.tensor([token for row in self.rows for token in row.token_ids], dtype=torch.long)
+        self.lengths = lengths[self.singles :]
+        self.is_plain = self.singles == len(self.rows)
+        wanted: list[int] = []
+        for i in sorted(range(len(order)), key=order.__getitem__):
+            if self.rows[i].want != "nothing":
+                wanted += range(starts[i] if self.rows[i].want == "all" else starts[i + 1] - 1, starts[i + 1])
+        self.lines = len(wanted)
+        slots = [row.slot for row in self.rows]
+        is_run = slots == list(range(slots[0], slots[0] + len(slots)))
+        self.run = slice(slots[0], slots[0] + len(slots)) if is_run else None
+        """Where the slots lie side by side their states are used as they are, without a copy."""
+        self._index = {
+            "slots": slots,
+            "ends": [end - 1 for end in starts[1:]],
+            "wanted": wanted,
+            "lengths": self.lengths,
+            "places": self._places(starts),
+            # of each token the one before it, in [what the slots kept, the tokens]
+            "before": [
+                i if place == 0 else len(slots) + starts[i] + place - 1
+                for i, length in enumerate(lengths)
+                for place in range(length)
+            ],
+        }
+        self._tensors = {
+            device: {k: torch.tensor(v, dtype=torch.long, device=device) for k, v in self._index.items()}
+            for device in devices
+        }
+
+    def _places(self, starts: list[int]) -> list[int]:
+        """``(prompts, longest)`` flat: where each prompt's tokens lie, behind its end any token."""
+        longest = max(self.lengths, default=0)
+        return [
+            starts[self.singles + i] + min(place, length - 1)
+            for i, length in enumerate(self.lengths)
+            for place in range(longest)
+        ]
+
+    def index(self, name: str, device: str) -> Tensor:
+        return self._tensors[device][name]
+
+
+class States:
+    """The states of all slots, a tensor a kind and layer: ``att`` and ``ffn (slots, n_embd)``, and ``past (slots, H, N,
+    N)`` or ``(slots, 3, n_att)``."""
+
+    def __init__(self, config: ModelConfig, devices: Sequence[str], initial: RecurrentState) -> None:
+        self.config = config
+        self._devices = devices
+        self.capacity = 0
+        self.att: list[Tensor] = []
+        self.ffn: list[Tensor] = []
+        self.past: list[Tensor] = []
+        self._initial = self.from_value(initial)
+        self.grow(1)
+
+    def grow(self, capacity: int) -> None:
+        """Raises what torch raises when memory is out; nothing is changed then."""
+        made = []
+        for kind, initial in zip((self.att, self.ffn, self.past), self._initial, strict=True):
+            tensors = []
+            for layer, device in enumerate(self._devices):
+                tensor = torch.empty((capacity, *initial[layer].shape), device=device)
+                if kind:
+                    tensor[: self.capacity] = kind[layer]
+                tensors.append(tensor)
+            made.append(tensors)
+        self.att, self.ffn, self.past = made
+        self.capacity = capacity
+
+    def put(self, slot: int, parts: Sequence[Sequence[Tensor]] | None = None) -> None:
+        """The parts of :meth:`take` or :meth:`from_value`, or the state a sequence starts in."""
+        for kind, part in zip((self.att, self.ffn, self.past), parts or self._initial, strict=True):
+            for layer, tensor in enumerate(kind):
+                tensor[slot].copy_(part[layer])
+
+    def take(self, slot: int) -> list[list[Tensor]]:
+        return [[tensor[slot].clone() for tensor in kind] for kind in (self.att, self.ffn, self.past)]
+
+    def from_value(self, state: RecurrentState) -> list[list[Tensor]]:
+        arrays = {name: torch.from_numpy(array.copy()) for name, array in state.arrays.items()}
+        if self.config.major == 4:
+            past = torch.stack([arrays["att_aa"], arrays["att_bb"], arrays["att_pp"]], 1)
+        else:
+            past = arrays["att_kv"]
+        parts = (arrays["att_x_prev"], arrays["ffn_x_prev"], past)
+        return [[part[layer].to(device) for layer, device in enumerate(self._devices)] for part in parts]
+
+    def value(self, slot: int) -> RecurrentState:
+        att, ffn, past = (
+            torch.stack([tensor[slot].cpu() for tensor in kind]).numpy() for kind in (self.att, self.ffn, self.past)
+        )
+        arrays = {"att_x_prev": att, "ffn_x_prev": ffn}
+        if self.config.major == 4:
+            arrays |= {name: past[:, i].copy() for i, name in enumerate(("att_aa", "att_bb", "att_pp"))}
+        else:
+            arrays["att_kv"] = past
+        return RecurrentState(self.config.architecture, arrays)
+
+
+@dataclass
+class Attention:
+    """Of one layer. What a version does not have is absent; vectors are flat, float32."""
+
+    receptance: Matrix
+    key: Matrix
+    value: Matrix
+    output: Matrix
+    mix: Tensor
+    """``(mixes, 1, n_embd)``: how much of the token before to take, in the version's own order."""
+    gate: Matrix | None = None
+    norm: tuple[Tensor, Tensor] | None = None
+    decay: Tensor | None = None
+    bonus: Tensor | None = None
+    down: dict[str, Matrix] | None = None
+    up: dict[str, Matrix] | None = None
+    vectors: dict[str, Tensor] | None = None
+
+
+@dataclass
+class Layer:
+    device: str
+    norm1: tuple[Tensor, Tensor]
+    norm2: tuple[Tensor, Tensor]
+    attention: Attention
+    ffn_mix: Tensor
+    ffn_key: Matrix
+    ffn_value: Matrix
+    ffn_receptance: Matrix | None
+
+
+class TorchModel:
+    """One model and its states. One thread at a time, in ``torch.inference_mode``."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        embedding: Tensor,
+        norm0: tuple[Tensor, Tensor],
+        layers: list[Layer],
+        norm_out: tuple[Tensor, Tensor],
+        head: Matrix,
+        initial: RecurrentState,
+    ) -> None:
+        self.config = config
+        self.head = head
+        self.head_device = str(norm_out[0].device)
+        self.devices = [layer.device for layer in layers]
+        self._embedding, self._norm0, self._norm_out = embedding, norm0, norm_out
+        self._layers = layers
+        self.states = States(config, self.devices, initial)
+        self._attend = {4: self._attend_v4, 5: self._attend_v5, 6: self._attend_v6, 7: self._attend_v7}[config.major]
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of everything read from the file."""
+        layers = sum(_bytes_of(layer) for layer in self._layers)
+        return layers + _bytes_of((self._embedding, self._norm0, self._norm_out, self.head))
+
+    def plan(self, batch: Sequence[Row]) -> Step:
+        return Step(batch, sorted({*self.devices, self.head_device}))
+
+    def run(self, step: Step) -> Tensor:
+        """Feeds a step to its slots: ``(lines, n_embd)`` for :attr:`head`. An error leaves every state as it was."""
+        hidden, after = self.forward(step.token_ids, step)
+        self.commit(step, after)
+        return hidden
+
+    def forward(self, token_ids: Tensor, step: Step) -> tuple[Tensor, list[tuple[Tensor, Tensor, Tensor]]]:
+        """As :meth:`run`, but the states after it are returned, by layer."""
+        x = self._embedding[token_ids.to(self._embedding.device)].float()
+        x = _norm(x.to(self.devices[0]), self._norm0)
+        first: list[Tensor] = []
+        after = []
+        for i, layer in enumerate(self._layers):
+            if x.device != layer.norm1[0].device:
+                x = x.to(layer.device)
+                first = [value.to(layer.device) for value in first]
+            normed = _norm(x, layer.norm1)
+            before, att = self._shifted(normed, self.states.att[i], step, layer.device)
+            past = self._kept(self.states.past[i], step, layer.device)
+            out, past = self._attend(layer, normed, before, past, step, first)
+            x = x + out
+            normed = _norm(x, layer.norm2)
+            before, ffn = self._shifted(normed, self.states.ffn[i], step, layer.device)
+            x = x + self._feed_forward(layer, normed, before)
+            after.append((att, ffn, past))
+        x = x.to(self.head_device)
+        return _norm(x[step.index("wanted", self.head_device)], self._norm_out), after
+
+    def commit(self, step: Step, after: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+        for i, parts in enumerate(after):
+            for kind, part in zip((self.states.att, self.states.ffn, self.states.past), parts, strict=True):
+                if step.run is not None:
+                    kind[i][step.run] = part
+                else:
+                    kind[i].index_copy_(0, step.index("slots", self.devices[i]), part)
+
+    def _kept(self, kind: Tensor, step: Step, device: str) -> Tensor:
+        return kind[step.run] if step.run is not None else kind[step.index("slots", device)]
+
+    def _shifted(self, x: Tensor, kind: Tensor, step: Step, device: str) -> tuple[Tensor, Tensor]:
+        """The token before each, and what the slots keep after the step."""
+        kept = self._kept(kind, step, device)
+        if step.is_plain:
+            return kept, x
+        return torch.cat([kept, x])[step.index("before", device)], x[step.index("ends", device)]
+
+    def _attend_v4(
+        self, layer: Layer, x: Tensor, before: Tensor, past: Tensor, step: Step, first: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        w = layer.attention
+        xr, xk, xv = torch.lerp(x, before, w.mix)
+        r, k, v = torch.sigmoid(w.receptance(xr)), w.key(xk), w.value(xv)
+        assert w.decay is not None and w.bonus is not None
+        means, after = [], []
+        if singles := step.singles:
+            mean, new = recurrence.mean_token(k[:singles], v[:singles], w.decay, w.bonus, past[:singles])
+            means, after = [mean], [new]
+        if step.lengths:
+            places = step.index("places", layer.device)
+            shape = (len(step.lengths), -1, self.config.n_att)
+            lengths = step.index("lengths", layer.device)
+            mean, new = recurrence.mean_chunks(
+                k[places].view(shape), v[places].view(shape), w.decay, w.bonus, past[singles:], lengths
+            )
+            means += [mean[i, :length] for i, length in enumerate(step.lengths)]
+            after.append(new)
+        return w.output(r * _joined(means)), _joined(after)
+
+    def _attend_v5(
+        self, layer: Layer, x: Tensor, before: Tensor, past: Tensor, step: Step, first: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        w = layer.attention
+        mixed = torch.lerp(x, before, w.mix)
+        r, k, v = w.receptance(mixed[0]), w.key(mixed[1]), w.value(mixed[2])
+        assert w.decay is not None
+        decay = w.decay.expand(len(x), -1)
+        out, after = self._linear_attention(layer, r, k, v, decay, past, step)
+        if w.gate is not None:
+            out = out * torch.nn.functional.silu(w.gate(mixed[3]))
+        return w.output(out), after
+
+    def _attend_v6(
+        self, layer: Layer, x: Tensor, before: Tensor, past: Tensor, step: Step, first: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        w = layer.attention
+        assert w.down is not None and w.up is not None and w.gate is not None and w.decay is not None
+        difference = before - x
+        low = torch.tanh(w.down["mix"](torch.addcmul(x, difference, w.mix[0]))).chunk(5, -1)
+        shift = torch.stack([w.up[name](part) for name, part in zip("wkvrg", low, strict=True)])
+        xw, xk, xv, xr, xg = torch.addcmul(x, difference, w.mix[1:] + shift)
+        log_log_decay = w.decay + w.up["decay"](torch.tanh(w.down["decay"](xw)))
+        r, k, v, gate = w.receptance(xr), w.key(xk), w.value(xv), w.gate(xg)
+        out, after = self._linear_attention(layer, r, k, v, -torch.exp(log_log_decay), past, step)
+        return w.output(out * torch.nn.functional.silu(gate)), after
+
+    def _linear_attention(
+        self, layer: Layer, r: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, past: Tensor, step: Step
+    ) -> tuple[Tensor, Tensor]:
+        bonus = layer.attention.bonus
+        assert bonus is not None and layer.attention.norm is not None
+        outs, after = [], []
+        if singles := step.singles:
+            now = [self._heads(part[:singles]) for part in (r, k, v, log_decay)]
+            out, new = recurrence.linear_token(now, bonus, past[:singles])
+            outs, after = [out.flatten(1)], [new]
+        if step.lengths:
+            r, k, v, log_decay = (self._prompts(part, step, layer.device) for part in (r, k, v, log_decay))
+            is_token = self._is_token(step, layer.device)
+            if is_token is not None:
+                k, log_decay = k * is_token, log_decay * is_token
+            out, new = recurrence.linear_chunks((r, k, v, log_decay), bonus, past[singles:])
+            outs += self._flat_prompts(out, step)
+            after.append(new)
+        out = group_norm(_joined(outs), self.config.n_head, *layer.attention.norm, GROUP_NORM_EPS)
+        return out, _joined(after)
+
+    def _attend_v7(
+        self, layer: Layer, x: Tensor, before: Tensor, past: Tensor, step: Step, first: list[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        w = layer.attention
+        assert w.down is not None and w.up is not None and w.vectors is not None and w.norm is not None
+        down, up, vectors = w.down, w.up, w.vectors
+        xr, xw, xk, xv, xa, xg = torch.addcmul(x, before - x, w.mix)
+        r, k, v = w.receptance(xr), w.key(xk), w.value(xv)
+        a = torch.sigmoid(vectors["a0"] + up["a"](down["a"](xa)))
+        gate = up["g"](torch.sigmoid(down["g"](xg)))
+        log_decay = -math.exp(-0.5) * torch.sigmoid(vectors["w0"] + up["w"](torch.tanh(down["w"](xw))))
+        removal = normalize(self._heads(k * vectors["k_k"]), dim=-1).flatten(1)
+        k = torch.addcmul(k, k * (a - 1), vectors["k_a"])
+        if first:
+            v = torch.lerp(v, first[0], torch.sigmoid(vectors["v0"] + up["v"](down["v"](xv))))
+        else:
+            first.append(v)
+        outs, after = [], []
+        parts = (r, k, v, log_decay, -removal, removal * a)
+        if singles := step.singles:
+            out, new = recurrence.delta_token([self._heads(part[:singles]) for part in parts], past[:singles])
+            outs, after = [out.flatten(1)], [new]
+        if step.lengths:
+            heads = [self._prompts(part, step, layer.device) for part in parts]
+            is_token = self._is_token(step, layer.device)
+            if is_token is not None:
+                heads[1], heads[3], heads[4] = (heads[i] * is_token for i in (1, 3, 4))
+            out, new = recurrence.delta_chunks(heads, past[singles:])
+            outs += self._flat_prompts(out, step)
+            after.append(new)
+        out = group_norm(_joined(outs), self.config.n_head, *w.norm, GROUP_NORM_EPS)
+        now = self._heads(r * k * vectors["r_k"]).sum(-1, keepdim=True) * self._heads(v)
+        return w.output((out + now.flatten(1)) * gate), _joined(after)
+
+    def _feed_forward(self, layer: Layer, x: Tensor, before: Tensor) -> Tensor:
+        if layer.ffn_receptance is None:
+            hidden = layer.ffn_key(torch.lerp(x, before, layer.ffn_mix[0]))
+            return layer.ffn_value(torch.relu(hidden).square())
+        xk, xr = torch.lerp(x, before, layer.ffn_mix)
+        hidden = torch.relu(layer.ffn_key(xk)).square()
+        return torch.sigmoid(layer.ffn_receptance(xr)) * layer.ffn_value(hidden)
+
+    def _heads(self, part: Tensor) -> Tensor:
+        return part.unflatten(-1, (self.config.n_head, self.config.head_size))
+
+    def _prompts(self, part: Tensor, step: Step, device: str) -> Tensor:
+        """``(M, n_att)`` to ``(prompts, H, T, N)``."""
+        if len(step.lengths) == 1:
+            return self._heads(part[step.singles :]).unsqueeze(0).transpose(1, 2)
+        padded = part[step.index("places", device)].unflatten(0, (len(step.lengths), -1))
+        return self._heads(padded).transpose(1, 2)
+
+    def _is_token(self, step: Step, device: str) -> Tensor | None:
+        """1 for a prompt's token, 0 behind its end, ``(prompts, 1, T, 1)``; None where all are equally long."""
+        longest = max(step.lengths)
+        if min(step.lengths) == longest:
+            return None
+        lengths = step.index("lengths", device)
+        found = torch.arange(longest, device=device) < lengths[:, None]
+        return found.view(len(lengths), 1, longest, 1).float()
+
+    def _flat_prompts(self, out: Tensor, step: Step) -> list[Tensor]:
+        flat = out.transpose(1, 2).flatten(2)
+        return [flat[i, :length] for i, length in enumerate(step.lengths)]
+
+
+def _norm(x: Tensor, norm: tuple[Tensor, Tensor]) -> Tensor:
+    return layer_norm(x, (x.shape[-1],), *norm)
+
+
+def _bytes_of(part: object) -> int:
+    if isinstance(part, (Tensor, Matrix)):
+        return part.nbytes
+    if isinstance(part, (list, tuple)):
+        return sum(map(_bytes_of, part))
+    return sum(map(_bytes_of, part.values() if isinstance(part, dict) else getattr(part, "__dict__", {}).values()))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def load_model(path: str, config: ModelConfig, places: Sequence[Place], progress: ProgressCallback) -> TorchModel:
+    """Raises WeightsError for a tensor that is missing, of another shape, or not finite; and what ``progress``
+    raises. ``places``: of each layer and the head."""
+    with open_checkpoint(path) as source:
+        return _Loader(config, places, source, progress).read()
+
+
+class _Loader:
+    def __init__(
+        self,
+        config: ModelConfig,
+        places: Sequence[Place],
+        source: Checkpoint,
+        progress: ProgressCallback,
+    ) -> None:
+        self._config, self._places, self._source, self._progress = config, places, source, progress
+        self._sizes = {name: source.info(name).nbytes for name in source.names()}
+        self._done: set[str] = set()
+        self._done_bytes = self._held_bytes = 0
+
+    def read(self) -> TorchModel:
+        config, head = self._config, self._places[-1]
+        embedding = self._tensor("emb.weight", (config.vocab_size, config.n_embd))
+        dtype = torch.float16 if embedding.dtype == torch.float16 else torch.bfloat16
+        if embedding.dtype in (torch.float32, torch.float64):
+            dtype = torch.float32 if self._places[0].format == "f32" else torch.bfloat16
+        model = TorchModel(
+            config,
+            embedding.to(dtype, copy=True).to(self._places[0].device),
+            self._norm("blocks.0.ln0", 0),
+            [self._layer(layer) for layer in range(config.n_layer)],
+            self._norm("ln_out", config.n_layer),
+            self._matrix("head.weight", config.n_layer, config.vocab_size, config.n_embd, HEAD_FORMAT.get(head.format)),
+            self._initial_state(),
+        )
+        total = sum(self._sizes.values())
+        self._progress(LoadProgress(total, total, len(self._sizes), len(self._sizes)))
+        return model
+
+    def _layer(self, layer: int) -> Layer:
+        config, block = self._config, f"blocks.{layer}."
+        width, hidden = config.n_embd, config.n_ffn
+        ffn = f"{block}ffn."
+        letters = {7: ["x_k"], 6: ["time_maa_k", "time_maa_r"]}.get(config.major, ["time_mix_k", "time_mix_r"])
+        return Layer(
+            self._places[layer].device,
+            self._norm(f"{block}ln1", layer),
+            self._norm(f"{block}ln2", layer),
+            self._attention(layer, f"{block}att."),
+            self._mix(ffn, letters, layer),
+            self._matrix(f"{ffn}key.weight", layer, hidden, width),
+            self._matrix(f"{ffn}value.weight", layer, width, hidden, factor=self._factor(layer)),
+            None if config.major == 7 else self._matrix(f"{ffn}receptance.weight", layer, width, width),
+        )
+
+    def _attention(self, layer: int, att: str) -> Attention:
+        config = self._config
+        width, inner = config.n_embd, config.n_att
+        made = Attention(
+            self._matrix(f"{att}receptance.weight", layer, inner, width),
+            self._matrix(f"{att}key.weight", layer, inner, width),
+            self._matrix(f"{att}value.weight", layer, inner, width),
+            self._matrix(f"{att}output.weight", layer, width, inner, factor=self._factor(layer)),
+            self._mix(att, self._mix_names(), layer),
+        )
+        if config.architecture in ("5.1", "5.2", "6"):
+            made.gate = self._matrix(f"{att}gate.weight", layer, inner, width)
+        if config.major > 4:
+            made.norm = self._norm(f"{att}ln_x", layer, inner)
+        if config.major == 7:
+            self._read_v7(made, layer, att)
+            return made
+        decay = self._vector(f"{att}time_decay", layer).double()
+        bonus = self._vector(f"{att}{'time_first' if config.architecture in ('4', '5.0') else 'time_faaaa'}", layer)
+        if config.major == 4:
+            made.decay, made.bonus = -torch.exp(decay).float(), bonus
+            return made
+        bonus = torch.exp(bonus) if config.architecture == "5.0" else bonus
+        made.bonus = self._by_channel(bonus, f"{att}time_faaaa").view(config.n_head, config.head_size)
+        if config.major == 5:
+            made.decay = self._by_channel(-torch.exp(decay).float(), f"{att}time_decay")
+            return made
+        made.decay = decay.float()
+        self._read_low_rank(made, layer, att, {"decay": ("time_decay_w1", "time_decay_w2")})
+        down, up = self._tensor(f"{att}time_maa_w1"), self._tensor(f"{att}time_maa_w2")
+        rank = down.shape[-1] // 5
+        if down.dim() != 2 or len(down) != width or up.shape != (5, rank, width) or down.shape[-1] != 5 * rank:
+            self._misshapen(f"{att}time_maa_w2")
+        assert made.down is not None and made.up is not None
+        made.down["mix"] = self._made(down.t(), layer, low_rank=True)
+        made.up |= {name: self._made(up[i].t(), layer, low_rank=True) for i, name in enumerate("wkvrg")}
+        return made
+
+    def _read_v7(self, made: Attention, layer: int, att: str) -> None:
+        letters = "wavg" if layer else "wag"
+        self._read_low_rank(made, layer, att, {letter: (f"{letter}1", f"{letter}2") for letter in letters})
+        names = ("w0", "a0", "k_k", "k_a", "r_k", *(("v0",) if layer else ()))
+        made.vectors = {name: self._vector(f"{att}{name}", layer, self._config.n_att) for name in names}
+
+    def _read_low_rank(self, made: Attention, layer: int, att: str, pairs: dict[str, tuple[str, str]]) -> None:
+        """Files keep them as (inputs, rows)."""
+        made.down, made.up = {}, {}
+        for name, (first, second) in pairs.items():
+            down, up = self._tensor(att + first), self._tensor(att + second)
+            if down.dim() != 2 or up.dim() != 2 or down.shape[1] != len(up) or len(down) != self._config.n_embd:
+                self._misshapen(att + second)
+            if up.shape[1] != self._config.n_att:
+                self._misshapen(att + second)
+            made.down[name], made.up[name] = (self._made(part.t(), layer, low_rank=True) for part in (down, up))
+
+    def _mix_names(self) -> list[str]:
+        """In the order the attention takes them apart."""
+        if self._config.major == 7:
+            return [f"x_{letter}" for letter in "rwkvag"]
+        if self._config.major == 6:
+            return [f"time_maa_{letter}" for letter in "xwkvrg"]
+        return [f"time_mix_{letter}" for letter in ("rkvg" if self._config.architecture in ("5.1", "5.2") else "rkv")]
+
+    def _mix(self, prefix: str, names: list[str], layer: int) -> Tensor:
+        """How much of the token before; RWKV-4 and 5 say how much of the present one."""
+        vectors = [self._vector(prefix + name, layer, self._config.n_embd) for name in names]
+        mixes = torch.stack(vectors).unsqueeze(1)
+        return mixes if self._config.major > 5 else 1 - mixes
+
+    def _by_channel(self, vector: Tensor, name: str) -> Tensor:
+        """RWKV-5 up to 5.1 has one number a head."""
+        if vector.numel() == self._config.n_head:
+            vector = vector.repeat_interleave(self._config.head_size)
+        if vector.numel() != self._config.n_att:
+            self._misshapen(name)
+        return vector
+
+    def _norm(self, name: str, layer: int, size: int = 0) -> tuple[Tensor, Tensor]:
+        size = size or self._config.n_embd
+        return self._vector(f"{name}.weight", layer, size), self._vector(f"{name}.bias", layer, size)
+
+    def _vector(self, name: str, layer: int, size: int = 0) -> Tensor:
+        vector = self._tensor(name).float().flatten()
+        if size and vector.numel() != size:
+            self._misshapen(name)
+        return vector.to(self._places[layer].device, copy=True)
+
+    def _matrix(
+        self, name: str, layer: int, rows: int, inputs: int, format: str | None = None, factor: float = 1.0
+    ) -> Matrix:
+        return self._made(self._tensor(name, (rows, inputs)), layer, format, factor)
+
+    def _made(
+        self, weight: Tensor, layer: int, format: str | None = None, factor: float = 1.0, low_rank: bool = False
+    ) -> Matrix:
+        place = self._places[layer]
+        chosen = format or place.format
+        return make_matrix(weight, LOW_RANK_FORMAT.get(chosen, chosen) if low_rank else chosen, place.device, factor)
+
+    def _factor(self, layer: int) -> float:
+        return 2.0 ** (layer // HALVING_LAYERS) if self._places[layer].format == "f16" else 1.0
+
+    def _initial_state(self) -> RecurrentState:
+        config = self._config
+        names = [f"blocks.{layer}.att.time_state" for layer in range(config.n_layer)]
+        if config.major == 4 or not self._sizes.keys() >= set(names):
+            return RecurrentState.zeros(config)
+        return RecurrentState.from_time_state(
+            config, torch.stack([self._tensor(name).float() for name in names]).numpy()
+        )
+
+    def _tensor(self, name: str, shape: tuple[int, ...] | None = None) -> Tensor:
+        """A view into the file. Counted, its shape and values checked."""
+        if name in self._sizes and name not in self._done:
+            self._progress(LoadProgress(self._done_bytes, sum(self._sizes.values()), len(self._done), len(self._sizes)))
+            self._done.add(name)
+            self._done_bytes += self._sizes[name]
+        tensor = self._source.tensor(name)
+        if shape is not None and tensor.shape != shape:
+            self._misshapen(name)
+        if not all(torch.isfinite(piece).all() for piece in tensor.split(4096)):
+            self._refuse(Text("reason.backends.holds_nan_or_infinity", name=name))
+        self._held_bytes += tensor.nbytes
+        if self._held_bytes >= HELD_BYTES:
+            self._source.release()
+            self._held_bytes = 0
+        return tensor
+
+    def _misshapen(self, name: str) -> NoReturn:
+        self._refuse(Text("reason.backends.shape_does_not_fit", name=name))
+
+    def _refuse(self, reason: Text) -> NoReturn:
+        raise WeightsError(path=str(self._source.path), reason=reason)
