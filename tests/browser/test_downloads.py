@@ -27,7 +27,7 @@ def hub(tmp_path, monkeypatch):
     }
     (tmp_path / "catalogue.json").write_text(json.dumps([row]))
     monkeypatch.setattr(catalogue, "DATA", tmp_path / "catalogue.json")
-    catalogue.known_models.cache_clear()
+    catalogue._shipped.cache_clear()
     hub = HubServer({NAME: content})
     hub.rest = threading.Event()
 
@@ -42,7 +42,7 @@ def hub(tmp_path, monkeypatch):
     hub.rest.set()
     hub.close()
     monkeypatch.undo()
-    catalogue.known_models.cache_clear()
+    catalogue._shipped.cache_clear()
 
 
 @pytest.fixture
