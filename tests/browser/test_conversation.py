@@ -144,7 +144,7 @@ def test_an_answer_is_announced_once_at_its_end(roost, visit):
 def test_a_restart_of_the_server_loses_nothing(start, visit):
     roost = start(fake_strategy())
     page = visit(roost.url)
-    page.expected += ["WebSocket", "ERR_CONNECTION", "Failed to load", "[object Event]"]
+    page.expected += ["WebSocket", "ERR_CONNECTION", "Failed to load", "[object Event]", "htmx:"]
     ask(page)
     page.fill("#prompt", "half a though")
     roost.settings = roost.settings.__class__(**{**vars(roost.settings), "port": roost.port})

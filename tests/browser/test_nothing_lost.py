@@ -24,7 +24,7 @@ def test_the_tab_bears_the_chats_name(roost, visit):
 def test_enter_without_a_connection_keeps_the_page_and_the_text(start, visit):
     roost = start(fake_strategy())
     page = visit(roost.url)
-    page.expected += ["WebSocket", "ERR_CONNECTION", "Failed to load", "[object Event]"]
+    page.expected += ["WebSocket", "ERR_CONNECTION", "Failed to load", "[object Event]", "htmx:"]
     wait_ready(page)
     roost.stop()
     page.wait_for_selector("#lost:visible")

@@ -263,8 +263,8 @@ def bench_document(
     finally:
         for each in contestants:
             each.close()
-        for name, rounds in beside.items():
-            documents[name]["busy"] = {"processes": plan.busy, "lost": losses(found[name], rounds, plan)}
+    for name, rounds in beside.items():
+        documents[name]["busy"] = {"processes": plan.busy, "lost": losses(found[name], rounds, plan)}
     mine = documents[ours.name]
     return {
         "roost": __version__,
