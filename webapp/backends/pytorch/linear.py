@@ -22,7 +22,7 @@ SHRINKS = (1.0, 0.93, 0.86, 0.79)
 PIECE_WEIGHTS = 2**21
 """Widened at once: 8 MB in float32."""
 FEW_ROWS = {"16": 4, "8": 24}
-"""Up to so many rows a processor multiplies faster without widening. From one short run on AVX2: a guide, no optimum."""
+"""Up to so many rows a processor multiplies faster without widening. From one short run on AVX2: a guide."""
 
 
 class Matrix(ABC):
