@@ -51,7 +51,7 @@ from webapp.engine.backend_options import (
     PlacedRun as PlacedRun,
 )
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import InvalidOption, StrategyError
+from webapp.errors import InvalidOption, ModelError, StrategyError
 from webapp.i18n import Text
 
 if TYPE_CHECKING:
@@ -432,6 +432,19 @@ class Backend(ABC):
     def set_option(self, name: str, value: OptionValue) -> None:
         """Changes an option that needs no reload, between two steps."""
         raise NotImplementedError(name)
+
+    def try_one_token(self, name: str) -> None:
+        """Runs a token on a model that was just loaded. One that fails, or whose logits are not finite (ModelError with
+        ``name``), is closed."""
+        try:
+            slot = self.new_slot()
+            is_finite = self.step([Row(slot, [0])]).is_finite(0)
+            self.free_slot(slot)
+            if not is_finite:
+                raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_is_not_a_number"))
+        except BaseException:
+            self.close()
+            raise
 
     @abstractmethod
     def close(self) -> None:

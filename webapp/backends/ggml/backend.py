@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from webapp.backends.ggml import library
 from webapp.backends.processor import usable_cores
+from webapp.backends.slots import Saved, SlotBackend
 from webapp.engine.backend import (
     RAM,
     Availability,
-    Backend,
     BackendKind,
     BackendOption,
     Builder,
@@ -28,14 +27,11 @@ from webapp.engine.backend import (
     TensorSize,
 )
 from webapp.engine.backend_options import plain_builder, usage
-from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import BackendUnavailable, ModelError, StrategyError
+from webapp.engine.state import ModelConfig
+from webapp.errors import BackendUnavailable, StrategyError
 from webapp.i18n import Text
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from webapp.backends.ggml.model import GgmlModel
 
 WORD = "rwkv.cpp"
@@ -74,7 +70,7 @@ SMALL_WIDTH = 256
 """Below this ``n_embd`` a second thread costs more at the barriers than it brings."""
 
 
-class GgmlBackend(Backend):
+class GgmlBackend(SlotBackend):
     """RWKV-4 to 7 from .bin and .gguf (6 and 7) as they are, and from .pth, .safetensors and .st."""
 
     FORMATS = ("pth", "safetensors", *OWN_FILES)
@@ -100,6 +96,8 @@ class GgmlBackend(Backend):
     )
     max_slots = MAX_SLOTS
     prefill_tokens = PREFILL_TOKENS
+
+    _model: GgmlModel
 
     def __init__(self, config: ModelConfig, model: GgmlModel) -> None:
         self.config = config
@@ -198,32 +196,11 @@ class GgmlBackend(Backend):
         wanted = TYPES[str(options["format"])]
         model = GgmlModel.load(ggml, path, config, wanted, threads, MAX_SLOTS + 1, progress)
         backend = cls(config, model)
-        try:
-            backend._try_one_token(os.path.basename(path))
-        except BaseException:
-            backend.close()
-            raise
+        backend.try_one_token(os.path.basename(path))
         return backend
 
     def step(self, batch: Sequence[Row]) -> Logits:
         return NumpyLogits(self._model.step(batch))
-
-    def new_slot(self) -> int:
-        return self._model.new_slot()
-
-    def free_slot(self, slot: int) -> None:
-        self._model.free_slot(slot)
-
-    def read_state(self, slot: int) -> RecurrentState:
-        return self._model.read_state(slot)
-
-    def write_state(self, slot: int, state: RecurrentState) -> None:
-        self._model.write_state(slot, state)
-
-    def fork(self, slot: int) -> int:
-        made = self._model.new_slot()
-        self._model.copy_slot(slot, made)
-        return made
 
     def save(self, slot: int) -> SavedState:
         return Saved(self._model.save(slot))
@@ -232,33 +209,10 @@ class GgmlBackend(Backend):
         assert isinstance(saved, Saved)
         self._model.restore(slot, saved.values)
 
-    def close(self) -> None:
-        self._model.close()
-
     @property
     def model(self) -> GgmlModel:
         """For measurements: bytes of the weights, threads."""
         return self._model
-
-    def _try_one_token(self, name: str) -> None:
-        import numpy as np
-
-        slot = self.new_slot()
-        line = self.step([Row(slot, [0])]).to_numpy([0])
-        self.free_slot(slot)
-        if not np.isfinite(line).all():
-            raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_is_not_a_number"))
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A state in the model's own order."""
-
-    values: NDArray[np.float32]
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes
 
 
 def _kept_bytes(tensor: TensorSize, wanted: str) -> int:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NoReturn
 
 from webapp.backends.native import building, calibration, library
 from webapp.backends.processor import usable_cores
+from webapp.backends.slots import Saved, SlotBackend
 from webapp.engine.backend import (
     RAM,
     Availability,
-    Backend,
     BackendKind,
     BackendOption,
     Footprint,
@@ -26,8 +26,8 @@ from webapp.engine.backend import (
     SavedState,
     Suggestion,
 )
-from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import BackendUnavailable, ModelError, StrategyError, WeightsError
+from webapp.engine.state import ModelConfig
+from webapp.errors import BackendUnavailable, StrategyError, WeightsError
 from webapp.i18n import Text
 from webapp.weights.inspection import Inspection, used_token_bitmap
 
@@ -78,7 +78,7 @@ def _number(name: str, default: int, most: int) -> BackendOption:
     return BackendOption(name, "whole", default, low=0, high=most, label=f"{words}.label", help=f"{words}.help")
 
 
-class NativeBackend(Backend):
+class NativeBackend(SlotBackend):
     """RWKV-4 to 7 from .pth, .safetensors and .st."""
 
     OPTIONS = (
@@ -102,6 +102,8 @@ class NativeBackend(Backend):
     max_slots = MAX_SLOTS
     prefill_tokens = PREFILL_TOKENS
     bandwidth_share = 0.85
+
+    _model: NativeModel
 
     def __init__(self, config: ModelConfig, model: NativeModel, draft_tokens: int = DRAFT_TOKENS) -> None:
         self.config = config
@@ -174,11 +176,7 @@ class NativeBackend(Backend):
         except library.NativeUnavailable as exc:
             raise BackendUnavailable(backend="native", reason=exc.reason, way_out=exc.way_out) from exc
         backend = cls(config, NativeModel.load(path, config, layout, progress), int(options["draft"]))
-        try:
-            backend._try_one_token(os.path.basename(path))
-        except BaseException:
-            backend.close()
-            raise
+        backend.try_one_token(os.path.basename(path))
         return backend
 
     def step(self, batch: Sequence[Row]) -> Logits:
@@ -187,23 +185,6 @@ class NativeBackend(Backend):
         )
         return NativeLogits(self._model, lines)
 
-    def new_slot(self) -> int:
-        return self._model.new_slot()
-
-    def free_slot(self, slot: int) -> None:
-        self._model.free_slot(slot)
-
-    def read_state(self, slot: int) -> RecurrentState:
-        return self._model.read_state(slot)
-
-    def write_state(self, slot: int, state: RecurrentState) -> None:
-        self._model.write_state(slot, state)
-
-    def fork(self, slot: int) -> int:
-        made = self._model.new_slot()
-        self._model.copy_slot(slot, made)
-        return made
-
     def save(self, slot: int) -> SavedState:
         return Saved(self._model.save(slot))
 
@@ -211,22 +192,10 @@ class NativeBackend(Backend):
         assert isinstance(saved, Saved)
         self._model.restore(slot, saved.values)
 
-    def close(self) -> None:
-        self._model.close()
-
     @property
     def model(self) -> NativeModel:
         """For measurements: instruction set, bytes read a token, bandwidth."""
         return self._model
-
-    def _try_one_token(self, name: str) -> None:
-        import numpy as np
-
-        slot = self.new_slot()
-        line = self.step([Row(slot, [0])]).to_numpy([0])
-        self.free_slot(slot)
-        if not np.isfinite(line).all():
-            raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_is_not_a_number"))
 
 
 class NativeLogits(Logits):
@@ -250,17 +219,6 @@ class NativeLogits(Logits):
         from webapp.engine.sampling_batch import Sampled
 
         return Sampled(*self._model.sample(np.asarray(lines, np.int32), batch))
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A state in the library's own layout."""
-
-    values: NDArray[np.float32]
-
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from webapp.engine.backend import (
     Suggestion,
 )
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import ModelError, StrategyError
+from webapp.errors import StrategyError
 from webapp.i18n import Text
 
 if TYPE_CHECKING:
@@ -180,11 +180,7 @@ class TorchBackend(Backend):
 
             with working():
                 backend = cls(config, load_model(path, config, places, progress))
-            try:
-                backend._try_one_token(os.path.basename(path))
-            except BaseException:
-                backend.close()
-                raise
+            backend.try_one_token(os.path.basename(path))
         return backend
 
     def step(self, batch: Sequence[Row]) -> Logits:
@@ -280,13 +276,6 @@ class TorchBackend(Backend):
                 raise ValueError("no token to feed")
             if min(row.token_ids) < 0 or max(row.token_ids) >= self.config.vocab_size:
                 raise ValueError("a token id outside the vocabulary")
-
-    def _try_one_token(self, name: str) -> None:
-        slot = self.new_slot()
-        is_finite = self.step([Row(slot, [0])]).is_finite(0)
-        self.free_slot(slot)
-        if not is_finite:
-            raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_is_not_a_number"))
 
 
 @contextlib.contextmanager

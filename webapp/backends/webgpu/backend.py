@@ -13,11 +13,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from webapp.backends.slots import SlotBackend
 from webapp.backends.webgpu import device
 from webapp.engine.backend import (
     RAM,
     Availability,
-    Backend,
     BackendKind,
     BackendOption,
     Builder,
@@ -30,8 +30,8 @@ from webapp.engine.backend import (
     Row,
 )
 from webapp.engine.backend_options import plain_builder, read_words, usage
-from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import BackendUnavailable, InvalidOption, ModelError, StrategyError
+from webapp.engine.state import ModelConfig
+from webapp.errors import BackendUnavailable, InvalidOption, StrategyError
 from webapp.i18n import Text
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _option(name: str, kind: Any, default: Any, **more: Any) -> BackendOption:
     return BackendOption(name, kind, default, label=f"{words}.label", help=f"{words}.help", **more)
 
 
-class WebgpuBackend(Backend):
+class WebgpuBackend(SlotBackend):
     """RWKV-4 to 7 from .pth, .safetensors and .st."""
 
     OPTIONS = (
@@ -84,6 +84,8 @@ class WebgpuBackend(Backend):
         BackendKind(NAME, f"preset_page.kind.{NAME}.label", f"preset_page.kind.{NAME}.text", order=50),
         BackendKind(PYTHON, f"preset_page.kind.{PYTHON}.label", f"preset_page.kind.{PYTHON}.text", order=60),
     )
+
+    _model: WebgpuModel
 
     def __init__(self, config: ModelConfig, model: WebgpuModel, slots: int) -> None:
         self.config = config
@@ -237,49 +239,16 @@ class WebgpuBackend(Backend):
         # One more for probes.
         layout = Layout(str(options["format"]), int(options["layers"]), int(options["chunk"]), slots + 1)
         backend = cls(config, WebgpuModel.load(path, config, layout, str(options["adapter"]), progress), slots)
-        try:
-            backend._try_one_token(os.path.basename(path))
-        except BaseException:
-            backend.close()
-            raise
+        backend.try_one_token(os.path.basename(path))
         return backend
 
     def step(self, batch: Sequence[Row]) -> Logits:
         return WebgpuLogits(self._model, *self._model.run(batch))
 
-    def new_slot(self) -> int:
-        return self._model.new_slot()
-
-    def free_slot(self, slot: int) -> None:
-        self._model.free_slot(slot)
-
-    def read_state(self, slot: int) -> RecurrentState:
-        return self._model.read_state(slot)
-
-    def write_state(self, slot: int, state: RecurrentState) -> None:
-        self._model.write_state(slot, state)
-
-    def fork(self, slot: int) -> int:
-        made = self._model.new_slot()
-        self._model.copy_slot(slot, made)
-        return made
-
-    def close(self) -> None:
-        self._model.close()
-
     @property
     def model(self) -> WebgpuModel:
         """For measurements: adapter, bytes on the card."""
         return self._model
-
-    def _try_one_token(self, name: str) -> None:
-        import numpy as np
-
-        slot = self.new_slot()
-        line = self.step([Row(slot, [0])]).to_numpy([0])
-        self.free_slot(slot)
-        if not np.isfinite(line).all():
-            raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_is_not_a_number"))
 
 
 class WebgpuLogits(Logits):

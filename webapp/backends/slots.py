@@ -1,0 +1,66 @@
+"""A backend whose loaded model keeps the slots itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from webapp.engine.backend import Backend
+from webapp.engine.state import RecurrentState
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class SlotModel(Protocol):
+    """What each does is said by the method of :class:`Backend` of that name."""
+
+    def new_slot(self) -> int: ...
+
+    def free_slot(self, slot: int) -> None: ...
+
+    def copy_slot(self, source: int, target: int) -> None: ...
+
+    def read_state(self, slot: int) -> RecurrentState: ...
+
+    def write_state(self, slot: int, state: RecurrentState) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class SlotBackend(Backend):
+    """Everything about slots, passed on to ``_model``."""
+
+    _model: SlotModel
+
+    def new_slot(self) -> int:
+        return self._model.new_slot()
+
+    def free_slot(self, slot: int) -> None:
+        self._model.free_slot(slot)
+
+    def read_state(self, slot: int) -> RecurrentState:
+        return self._model.read_state(slot)
+
+    def write_state(self, slot: int, state: RecurrentState) -> None:
+        self._model.write_state(slot, state)
+
+    def fork(self, slot: int) -> int:
+        made = self._model.new_slot()
+        self._model.copy_slot(slot, made)
+        return made
+
+    def close(self) -> None:
+        self._model.close()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A state in the model's own order."""
+
+    values: NDArray[np.float32]
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes
