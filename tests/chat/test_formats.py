@@ -41,6 +41,8 @@ OFFICIAL = "{{ 'Bot✿' }}{{ 'Assistant: ' }}{{ '### Assistant' }}"
         ("rwkv7-g1d-0.4b-20260210-ctx8192.pth", "", True, "g1x"),
         ("roost-starter-v7.safetensors", "", True, "g1x"),
         ("RWKV-x070-World-2.9B-v3-20250211-ctx4096.pth", "", False, "world"),
+        ("RWKV-x070-World-2.9B-v3-20250211-ctx4096.gguf", "{{ 'Assistant: ' }}", False, "world"),
+        ("rwkv7-g1k-2.9b-20260930-ctx25600.gguf", "{{ 'Assistant: ' }}", True, "function_calling"),
     ],
 )
 def test_the_format_follows_name_date_and_chat_template(name, chat_template, has_tools, expected):

@@ -100,6 +100,7 @@ def test_raw_has_neither_stops_nor_roles():
 def test_the_default_template_follows_architecture_and_vocabulary():
     assert default_template("7", 65536).name == "g1x"
     assert default_template("6", 65536).name == "world"
+    assert default_template("6", 65536, "", "{{ 'Assistant: ' }}").name == "world"
     assert default_template("5.2", 65529).name == "world"
     assert default_template("7", 65536, "RWKV-x070-World-2.9B-v3-20250211-ctx4096.pth").name == "world"
     assert default_template("4", 50277, "RWKV-4-Raven-7B").name == "raven"

@@ -56,7 +56,7 @@ def test_one_that_waits_is_cancelled_and_one_that_runs(conversions: Conversions,
     [
         (ConversionRequest("none.pth", "st"), "model_not_found"),
         (ConversionRequest("../../etc/passwd", "st"), "model_not_found"),
-        (ConversionRequest("raw.pth", "gguf"), "conversion_refused"),
+        (ConversionRequest("raw.pth", "onnx"), "conversion_refused"),
         (ConversionRequest("raw.pth", "fast"), "conversion_refused"),
         (ConversionRequest("raw.pth", "fast", strategy="cpu fp32i8 *99"), "strategy_invalid"),
         (ConversionRequest("raw.pth", "st", lora="raw.pth", lora_alpha=1), "lora_mismatch"),

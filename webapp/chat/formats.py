@@ -218,7 +218,8 @@ def default_template(
     """What fits a model best, as far as it can be told from its vocabulary, its name and the chat template beside it.
 
     Since G1h the published template asks in ``function_calling`` where tools are offered and else, unless told
-    otherwise, as ``Assistant:``. A chat template that writes one format only decides for that one.
+    otherwise, as ``Assistant:``. A chat template that writes one format only decides for that one; but ``Assistant:``
+    stands in the general template of every GGUF file, so it decides nothing.
     """
     name = model_name.lower()
     if vocab_size in PILE_VOCAB_SIZES:
@@ -226,7 +227,7 @@ def default_template(
     if vocab_size < WORLD_VOCAB_SIZE:
         return RAW
     written = [row for mark, row in MARKS_OF_TEMPLATES if mark in chat_template]
-    if len(written) == 1:
+    if len(written) == 1 and written[0] is not G1X:
         return written[0]
     if has_tools and (FUNCTION_CALLING in written or writes_flowers(model_name)):
         return FUNCTION_CALLING

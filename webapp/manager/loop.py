@@ -63,8 +63,9 @@ from webapp.manager.messages import (
     read_command,
 )
 from webapp.structured.grammar_constraint import GrammarConstraints
-from webapp.tokenizer import Tokenizer, load_tokenizer
+from webapp.tokenizer import Tokenizer
 from webapp.weights.child_process import describe_process, take_over_streams, write_frame
+from webapp.weights.companions import tokenizer_of
 
 PROGRESS_EVERY_S = 0.05
 BEAT_EVERY_S = 1.0
@@ -249,7 +250,7 @@ def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFac
 
 
 def tokenizer_for(command: LoadModel) -> Tokenizer:
-    return load_tokenizer(command.config.vocab_size, model_path=command.path, override=command.tokenizer or None)
+    return tokenizer_of(command.config.vocab_size, command.path, command.tokenizer or None)
 
 
 def make_probe(engine: LLMEngine, command: ComputeLogits | ReadState | ScoreTokens) -> Probe:

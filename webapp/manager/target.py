@@ -17,7 +17,8 @@ from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import FileMissing, RoostError, WeightsError
 from webapp.i18n import Text
 from webapp.manager.library import STATES, ModelLibrary, find_file
-from webapp.tokenizer import Tokenizer, load_tokenizer
+from webapp.tokenizer import Tokenizer
+from webapp.weights import companions
 from webapp.weights.inspection import Inspection, require_model
 from webapp.weights.model_folder import stamp_of
 from webapp.weights.state_sheet import mismatch
@@ -291,7 +292,7 @@ def tokenizer_of(target: Target) -> Tokenizer:
 
 @lru_cache(maxsize=2)
 def _tokenizer(vocab_size: int, path: str, override: str) -> Tokenizer:
-    return load_tokenizer(vocab_size, model_path=path, override=override)
+    return companions.tokenizer_of(vocab_size, path, override)
 
 
 def tokenizer_or_none(target: Target) -> Tokenizer | None:

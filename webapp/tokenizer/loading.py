@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from webapp.errors import FileMissing, WeightsError
@@ -53,11 +53,13 @@ def load_tokenizer(
     model_path: str | Path | None = None,
     override: str | Path | None = None,
     folders: Sequence[str | Path] = (),
+    in_model: Callable[[], Mapping[int, bytes] | None] = lambda: None,
 ) -> Tokenizer:
     """The tokenizer for a model with ``vocab_size`` logits.
 
     ``override``: a vocabulary file, or ``world`` or ``byte``; nothing else is looked at. Otherwise, beside the model
-    and then in ``folders``: ``<model>.vocab.txt`` and ``<model>.tokenizer.json`` (must fit, or WeightsError), then
+    and then in ``folders``: ``<model>.vocab.txt`` and ``<model>.tokenizer.json`` (must fit, or WeightsError), then what
+    ``in_model`` finds in the model's own file (token bytes by id; must fit), then
     ``tokenizer.json``, ``20B_tokenizer.json`` and ``*_vocab*.txt`` as far as their size fits, since models may share
     a folder. Then the built-in ones: World for 65,536 and what conversions without padding make of it, bytes for 256.
     """
@@ -65,7 +67,21 @@ def load_tokenizer(
         return _named(str(override), vocab_size)
     model = Path(model_path) if model_path else None
     places = [*([model.parent] if model else []), *map(Path, folders)]
-    return _own_file(model, places, vocab_size) or _shared_file(places, vocab_size) or _built_in(vocab_size, model)
+    return (
+        _own_file(model, places, vocab_size)
+        or _in_model(in_model(), model, vocab_size)
+        or _shared_file(places, vocab_size)
+        or _built_in(vocab_size, model)
+    )
+
+
+def _in_model(vocabulary: Mapping[int, bytes] | None, model: Path | None, vocab_size: int) -> Tokenizer | None:
+    """The built-in World vocabulary where it is the same, which then is in memory once."""
+    if vocabulary is None or model is None:
+        return None
+    if vocab_size in WORLD_SIZES and world_tokenizer(vocab_size).vocabulary == vocabulary:
+        return world_tokenizer(vocab_size)
+    return WorldTokenizer(model, vocab_size, vocabulary=vocabulary)
 
 
 def _named(override: str, vocab_size: int) -> Tokenizer:

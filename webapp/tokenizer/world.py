@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def _token(literal: str) -> bytes:
     raise ValueError("neither str nor bytes")
 
 
-def _check_bytes(path: Path, vocabulary: dict[int, bytes]) -> None:
+def _check_bytes(path: Path, vocabulary: Mapping[int, bytes]) -> None:
     singles = {token for token in vocabulary.values() if len(token) == 1}
     if len(singles) < 256:
         missing = next(byte for byte in range(256) if bytes([byte]) not in singles)
@@ -110,12 +110,21 @@ class WorldTokenizer:
 
     is_byte_level = True
 
-    def __init__(self, path: Path | None = None, vocab_size: int = VOCAB_SIZE, name: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        vocab_size: int = VOCAB_SIZE,
+        name: str | None = None,
+        vocabulary: Mapping[int, bytes] | None = None,
+    ) -> None:
+        """``vocabulary``: token bytes by id, as they stand in the file at ``path``, where somebody else reads that."""
         self.vocab_size = vocab_size
         is_official = path is None
         path = path or official_vocabulary_path()
         self.name = name or path.name
-        self._bytes_of = read_vocabulary(path)
+        if vocabulary is not None:
+            _check_bytes(path, vocabulary)
+        self._bytes_of = read_vocabulary(path) if vocabulary is None else dict(vocabulary)
         if is_official:  # a model converted without padding may lack the last token; others spell its text
             self._bytes_of = {token_id: token for token_id, token in self._bytes_of.items() if token_id < vocab_size}
         self.last_id = max(self._bytes_of)
@@ -126,6 +135,11 @@ class WorldTokenizer:
         self._id_of = {token: token_id for token_id, token in self._bytes_of.items()}
         self._lengths = _lengths_by_prefix(self._id_of)
         self._single = [self._id_of[bytes([byte])] for byte in range(256)]
+
+    @property
+    def vocabulary(self) -> Mapping[int, bytes]:
+        """Token bytes by id."""
+        return self._bytes_of
 
     def encode(self, text: str) -> list[int]:
         return self.encode_bytes(text.encode("utf-8", "surrogatepass"))

@@ -22,11 +22,12 @@ from webapp.services.library.placing import check_free, free_bytes, size_text
 from webapp.services.presets.presets import Presets
 from webapp.web.jobs import describes, job_list, jobs_of, without_folders
 from webapp.web.kit.page import Choice, PageContext, current_page, render_page, wants_fragment
-from webapp.weights.convert.plan import BIN_TYPES, CONVERSIONS
+from webapp.weights.convert.plan import BIN_TYPES, CONVERSIONS, GGUF_TYPES
 
 Values = dict[str, Any]
-FIELDS = ("model", "strategy", "type", "name", "lora", "lora_alpha")
+FIELDS = ("model", "strategy", "type", "gguf_type", "name", "lora", "lora_alpha")
 NAME_CHARS = 1000
+TYPE_FIELDS = {"bin": "type", "gguf": "gguf_type"}
 
 
 def conversions_of(page: PageContext) -> Conversions:
@@ -50,7 +51,7 @@ def read_request(page: PageContext, form: Mapping[str, str]) -> ConversionReques
         lora=text["lora"],
         lora_alpha=_alpha(text["lora_alpha"], text["lora"]) if text["lora"] else None,
         overwrite=bool(text["overwrite"]),
-        type=text["type"] if target == "bin" else "",
+        type=form.get(TYPE_FIELDS.get(target, ""), "")[:NAME_CHARS].strip(),
     )
 
 
@@ -111,6 +112,7 @@ def conversion_page(page: PageContext, form: Mapping[str, str], refusal: RoostEr
         ],
         "strategies": conversions_of(page).strategies(),
         "types": [Choice(name, name.upper()) for name in BIN_TYPES],
+        "gguf_types": [Choice(name, name.upper()) for name in GGUF_TYPES],
         "target": given["target"] if given["target"] in CONVERSIONS else "st",
         "overwrite": bool(form.get("overwrite")),
         "has_lora": bool(loras),

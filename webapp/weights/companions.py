@@ -1,4 +1,5 @@
-"""What a publisher puts beside the weights for those who run them: a chat template, sampling defaults, a name.
+"""What a publisher puts beside the weights for those who run them: a vocabulary, a chat template, sampling defaults, a
+name.
 
 A Hugging Face folder has them as files, a GGUF file among its metadata. All of it comes from strangers: it is read with
 bounds, and what makes no sense counts as not there.
@@ -12,6 +13,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from webapp.tokenizer import Tokenizer, load_tokenizer
+from webapp.weights.ggml_header import read_gguf_vocabulary
 from webapp.weights.inspection import Inspection
 
 TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
@@ -30,6 +33,15 @@ def model_name(info: Inspection) -> str:
     told = [info.metadata.get(key, "")[:MOST_NAME_CHARS] for key in NAMES]
     folder = [path.parent.name] if path.name.startswith(("model.", "model-", "pytorch_model")) else []
     return " ".join(text for text in (path.name, *folder, *told) if text)
+
+
+def tokenizer_of(vocab_size: int, path: str | Path, override: str | None = None) -> Tokenizer:
+    """As :func:`load_tokenizer`, and from a GGUF file the vocabulary in it."""
+
+    def in_model() -> dict[int, bytes] | None:
+        return read_gguf_vocabulary(Path(path)) if str(path).lower().endswith(".gguf") else None
+
+    return load_tokenizer(vocab_size, path, override, in_model=in_model)
 
 
 def chat_template(info: Inspection) -> str:

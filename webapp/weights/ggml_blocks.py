@@ -16,8 +16,8 @@ from webapp.weights.tensor_info import BLOCKS
 
 Bytes = NDArray[Any]  # uint8; numpy's types widen it at every shift
 Floats = NDArray[np.float32]
-WRITABLE = ("float32", "float16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
-READABLE = (*WRITABLE, "bfloat16", "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
+WRITABLE = ("float32", "float16", "bfloat16", "q4_0", "q4_1", "q5_0", "q5_1", "q8_0")
+READABLE = (*WRITABLE, "q2_k", "q3_k", "q4_k", "q5_k", "q6_k")
 
 
 def quantize(values: Floats, dtype: str) -> Bytes:
@@ -27,6 +27,10 @@ def quantize(values: Floats, dtype: str) -> Bytes:
         return values.reshape(-1).view(np.uint8)
     if dtype == "float16":
         return values.astype(np.float16).reshape(-1).view(np.uint8)
+    if dtype == "bfloat16":
+        bits = values.view(np.uint32)
+        bits = bits + (np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1)))  # to the nearest, to even at a tie
+        return (bits >> np.uint32(16)).astype(np.uint16).reshape(-1).view(np.uint8)
     blocks = values.reshape(-1, BLOCKS[dtype][0])
     with np.errstate(divide="ignore", invalid="ignore"):
         return QUANTIZERS[dtype](blocks).reshape(-1)

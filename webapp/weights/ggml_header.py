@@ -11,9 +11,10 @@ model. Both are walked within the bounds below, and no number is trusted that th
 from __future__ import annotations
 
 import math
+import re
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from webapp.errors import WeightsError
 from webapp.i18n import Text
@@ -40,7 +41,8 @@ MOST_SIZE = 1 << 24  # of a vocabulary, a width or a number of layers
 MOST_ELEMENTS = 1 << 40  # of one tensor
 
 GGUF_VERSIONS = (1, 2, 3)
-GGUF_STRING, GGUF_ARRAY, GGUF_BOOL = 8, 9, 7  # gguf_metadata_value_type
+GGUF_STRING, GGUF_ARRAY, GGUF_UINT32, GGUF_INT32, GGUF_FLOAT32 = 8, 9, 4, 5, 6  # gguf_metadata_value_type
+VOCABULARY_LISTS = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type")
 GGUF_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 GGUF_DIMENSIONS = 4
 GGML_DTYPES = {
@@ -62,6 +64,7 @@ GGML_DTYPES = {
 }
 """ggml_type of ggml.h -> dtype of :class:`TensorInfo`: those a model is kept in."""
 GGML_TYPES = {dtype: code for code, dtype in GGML_DTYPES.items()}
+GGUF_TOKEN_TYPES = {"normal": 1, "control": 3, "user-defined": 4, "unused": 5}  # llama_token_type of llama.h
 DEFAULT_ALIGNMENT = 32
 MOST_ALIGNMENT = 1 << 16
 MOST_KEYS = 4096
@@ -84,6 +87,16 @@ def read_gguf(path: Path) -> FileContents:
     (``general.architecture``, ``rwkv7.block_count``). Tensors of RWKV models only."""
     with path.open("rb") as file:
         return _Gguf(path, file).contents()
+
+
+def read_gguf_vocabulary(path: Path) -> dict[int, bytes] | None:
+    """Token bytes by id of a GGUF that brings a vocabulary of RWKV's own kind along; None for every other file, and
+    for what is not as long as its own list of types. WeightsError for a header that cannot be read."""
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            return None
+        file.seek(0)
+        return _Gguf(path, file).vocabulary()
 
 
 class _Header:
@@ -176,8 +189,12 @@ class _Gguf(_Header):
     def __init__(self, path: Path, file: BinaryIO) -> None:
         super().__init__(path, file)
         self._strings_left = MOST_STRINGS
+        self._lists: dict[str, Any] = {}
+        """Those of :data:`VOCABULARY_LISTS`, filled where they are wanted."""
+        self._wanted: tuple[str, ...] = ()
 
-    def contents(self) -> FileContents:
+    def _counts(self) -> tuple[int, int, int]:
+        """Version, tensors, keys."""
         _, version, tensor_count, key_count = struct.unpack("<4sIQQ", self._take(24))
         if version not in GGUF_VERSIONS:
             raise self._damaged(Text("reason.weights.version_of_gguf_is_unknown", found=version))
@@ -185,12 +202,29 @@ class _Gguf(_Header):
             raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
         if tensor_count * SMALLEST_TENSOR_BYTES + key_count * SMALLEST_KEY_BYTES > self._file_bytes:
             raise self._truncated(Text("reason.weights.header_is_not_complete"))
+        return version, tensor_count, key_count
+
+    def contents(self) -> FileContents:
+        version, tensor_count, key_count = self._counts()
         texts = [self._key() for _ in range(key_count)] if version > 1 else []  # version 1 has 32-bit lengths
         found = [("file_version", str(version)), ("tensor_count", str(tensor_count))]
         metadata = kept_metadata([*found, *((key, text) for key, text in texts if text)])
         if version > 1 and metadata.get("general.architecture", "").startswith(("rwkv", "arwkv")):
             self._read_tensors(tensor_count, dict(texts).get("general.alignment", ""))
         return FileContents("gguf", self._tensors, metadata)
+
+    def vocabulary(self) -> dict[int, bytes] | None:
+        version, _, key_count = self._counts()
+        self._wanted = VOCABULARY_LISTS
+        texts = dict(self._key() for _ in range(key_count)) if version > 1 else {}
+        tokens, types = (self._lists.get(name, []) for name in VOCABULARY_LISTS)
+        if texts.get("tokenizer.ggml.model") != "rwkv" or not isinstance(tokens, list) or not tokens:
+            return None
+        if len(types) not in (0, len(tokens)):
+            return None
+        kinds = types or [GGUF_TOKEN_TYPES["control"], *[GGUF_TOKEN_TYPES["normal"]] * (len(tokens) - 1)]
+        written = (GGUF_TOKEN_TYPES["normal"], GGUF_TOKEN_TYPES["user-defined"])
+        return {number: _unescaped(token) for number, token in enumerate(tokens) if kinds[number] in written and token}
 
     def _read_tensors(self, count: int, alignment: str) -> None:
         step = int(alignment) if alignment.isdigit() else DEFAULT_ALIGNMENT
@@ -220,20 +254,28 @@ class _Gguf(_Header):
         if kind == GGUF_STRING:
             return key, self._string(MOST_STRING_BYTES)
         if kind == GGUF_ARRAY:
-            self._skip_array()
+            self._array(key if key in self._wanted else "")
             return key, ""
         number = struct.unpack(f"<{self._number(kind)}", self._take(self._size(kind)))[0]
         return key, str(number)
 
-    def _skip_array(self) -> None:
-        """Lists of lists are in the format and in no model."""
+    def _array(self, wanted: str) -> None:
+        """Kept under the name ``wanted``, or passed over where that is empty. Lists of lists are in the format and in
+        no model."""
         kind, count = struct.unpack("<IQ", self._take(12))
         if kind != GGUF_STRING:
-            self._skip(self._size(kind) * count)
+            size = self._size(kind) * count
+            if wanted and count <= MOST_STRINGS:
+                self._lists[wanted] = struct.unpack(f"<{count}{self._number(kind)}", self._take(size))
+            else:
+                self._skip(size)
             return
         self._strings_left -= count
         if self._strings_left < 0:
             raise self._damaged(Text("reason.weights.lists_are_longer_than_any_vocabulary"))
+        if wanted:
+            self._lists[wanted] = [self._take(self._length(MOST_KEY_BYTES)) for _ in range(count)]
+            return
         for _ in range(count):
             self._skip(self._length(MOST_STRING_BYTES))
 
@@ -254,6 +296,19 @@ class _Gguf(_Header):
         if length > limit_bytes:
             raise self._damaged(Text("reason.weights.text_is_too_long"))
         return int(length)
+
+
+ESCAPES = re.compile(rb"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
+PLAIN_ESCAPES = {b"t": b"\t", b"n": b"\n", b"r": b"\r"}
+
+
+def _unescaped(token: bytes) -> bytes:
+    """As llama.cpp reads a token of RWKV (llama_unescape_rwkv_token of llama-vocab.cpp)."""
+
+    def replaced(found: re.Match[bytes]) -> bytes:
+        return bytes.fromhex(found[1].decode()) if found[1] else PLAIN_ESCAPES.get(found[2], found[2])
+
+    return ESCAPES.sub(replaced, token) if b"\\" in token else token
 
 
 assert ITEM_BYTES.keys() >= {dtype for dtype in GGML_DTYPES.values() if dtype not in BLOCKS}

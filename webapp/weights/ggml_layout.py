@@ -1,19 +1,31 @@
-"""From the official tensors of a model to those of rwkv.cpp, and back, one at a time.
+"""From the official tensors of a model to those of rwkv.cpp and of llama.cpp, and back, one at a time.
 
 What rwkv.cpp's convert_pytorch_to_ggml.py changes: v7's six shifts become one tensor and its low-rank matrices are
 turned (so are v6's), v4's decay is stored as ``-exp(w)`` and v5's as ``exp(-exp(w))``, 5.0's bonus as its exponential.
 The file of a given type is the same bytes as theirs. RWKV 5.1, which rwkv.cpp does not know, becomes a 5.2.
+
+llama.cpp's tensors are rwkv.cpp's under other names (:data:`.ggml_model.GGUF_NAMES`), v6's five shifts in one, and with
+three in v7's first layer that its loader wants and nothing reads (convert_hf_to_gguf.py: Rwkv6Model, Rwkv7Model).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from webapp.engine.state import ModelConfig
+from webapp.weights.ggml_model import (
+    FUSED_ORDER_V6,
+    FUSED_V6,
+    GGUF_LAYER_NAMES,
+    GGUF_NAMES,
+    GGUF_V6_NAMES,
+    GGUF_V7_NAMES,
+)
 from webapp.weights.tensor_info import BLOCKS, TensorInfo
 
 Floats = NDArray[np.float32]
@@ -114,6 +126,61 @@ def stored_dtype(piece: Piece, wanted: str) -> str:
 def passes_float16(piece: Piece) -> bool:
     """Whether rwkv.cpp rounds the tensor to 16 bits before it is quantised, which it does from a file of FP16."""
     return not any(part in piece.name for part in KEPT_FLOAT32)
+
+
+GGUF_BACK = {name: gguf for gguf, name in GGUF_NAMES.items()}
+GGUF_FLOAT32 = ("time_mix_lerp", "channel_mix_lerp", "time_mix_first", "time_mix_decay.weight")
+GGUF_LOW_RANK = tuple(f"time_mix_{x}{half}.weight" for x in ("decay_w", *"wavg") for half in (1, 2))
+
+
+def gguf_pieces(infos: Mapping[str, TensorInfo], config: ModelConfig) -> Iterator[Piece]:
+    """llama.cpp's tensors of an RWKV-6 or 7 with official names and no start state."""
+    named = GGUF_LAYER_NAMES | (GGUF_V6_NAMES if config.major == 6 else GGUF_V7_NAMES)
+    back = {name: gguf for gguf, name in named.items()}
+    for piece in ggml_pieces(infos, config):
+        if piece.name in GGUF_BACK:
+            yield replace(piece, name=GGUF_BACK[piece.name])
+            continue
+        _, layer, last = piece.name.split(".", 2)
+        if config.major == 6 and last[:-1] == "att.time_maa_" and last[-1] in FUSED_ORDER_V6:
+            if last[-1] == FUSED_ORDER_V6[0]:
+                yield _fused_v6(layer, config)
+            continue
+        made = replace(piece, name=f"blk.{layer}.{back[last]}", shape=_gguf_shape(last, piece.shape, config))
+        yield made
+        if config.major == 7 and layer == "0" and last in ("att.a0", "att.a1", "att.a2"):
+            yield replace(made, name=made.name.replace("time_mix_a", "time_mix_v"))
+
+
+def _fused_v6(layer: str, config: ModelConfig) -> Piece:
+    def make(parts: Sequence[Floats], exp: Exp) -> Floats:
+        return np.stack([part.reshape(-1) for part in parts])
+
+    sources = tuple(f"blocks.{layer}.att.time_maa_{letter}" for letter in FUSED_ORDER_V6)
+    return Piece(f"blk.{layer}.{FUSED_V6}", (len(sources), 1, 1, config.n_embd), sources, make)
+
+
+def _gguf_shape(last: str, shape: tuple[int, ...], config: ModelConfig) -> tuple[int, ...]:
+    """The same elements in the same order."""
+    if last == "att.x_rwkvag":
+        return (6, 1, 1, config.n_embd)
+    if last == "att.time_faaaa":
+        return (config.n_head, config.head_size)
+    if last in ("att.r_k", "att.time_decay") or math.prod(shape) == shape[-1]:
+        return (math.prod(shape),)
+    return shape
+
+
+def gguf_dtype(piece: Piece, wanted: str) -> str:
+    """The dtype of a tensor of :func:`gguf_pieces` in a file of the type ``wanted``. In a quantised one the low-rank
+    matrices keep 16 bits, embedding and head 8."""
+    if wanted == "float32" or len(piece.shape) == 1 or any(part in piece.name for part in GGUF_FLOAT32):
+        return "float32"
+    if wanted not in BLOCKS:
+        return wanted
+    if piece.name.endswith(GGUF_LOW_RANK):
+        return "float16"
+    return "q8_0" if piece.name in ("token_embd.weight", "output.weight") else wanted
 
 
 def official_pieces(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> Iterator[Piece]:

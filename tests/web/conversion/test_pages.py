@@ -105,7 +105,7 @@ def test_a_name_that_is_taken_asks_first(browser: Browser) -> None:
     "form",
     [
         {"model": "../../etc/passwd", "target": "st"},
-        {"model": "raw.pth", "target": "gguf"},
+        {"model": "raw.pth", "target": "onnx"},
         {"model": "raw.pth", "target": "fast", "strategy": "cpu fp32 *999999999999"},
         {"model": "raw.pth", "target": "fast", "strategy": "x" * 5000},
         {"model": "raw.pth", "target": "st", "name": "///"},

@@ -357,7 +357,7 @@ def test_what_there_is_no_need_to_convert_is_said(tmp_path: Path) -> None:
     with raises_code("conversion_refused", match="already"):
         convert(tmp_path / "model.st", tmp_path / "again.st", "st")
     with raises_code("conversion_refused", match="target"):
-        convert(tmp_path / "raw.pth", tmp_path / "model.gguf", "gguf")
+        convert(tmp_path / "raw.pth", tmp_path / "model.onnx", "onnx")
 
 
 def test_only_models_are_converted(tmp_path: Path) -> None:

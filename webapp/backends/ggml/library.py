@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import logging
 import os
 import platform
 import sys
@@ -21,6 +22,8 @@ from typing import Any
 
 from webapp.engine.backend import Availability
 from webapp.i18n import Text
+
+log = logging.getLogger(__name__)
 
 PATH_VARIABLE = "ROOST_GGML_LIBRARY"
 PACKAGE = "libggml-python"
@@ -44,6 +47,7 @@ class InitParams(ctypes.Structure):
 P, I32, I64, F32, SIZE = c_void_p, c_int32, c_int64, c_float, c_size_t
 SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_version": (c_char_p,),
+    "ggml_log_set": (None, P, P),
     "ggml_init": (P, InitParams),
     "ggml_free": (None, P),
     "ggml_tensor_overhead": (SIZE,),
@@ -122,6 +126,14 @@ COMPILED_FOR = {
 }
 """Answers fixed when ggml was compiled -> Linux's names of the same (/proc/cpuinfo)."""
 
+LOG_LEVELS = {3: logging.WARNING, 4: logging.ERROR}
+"""ggml_log_level of ggml.h. Its information is a line a tensor."""
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, c_char_p, c_void_p)
+def _log(level: int, text: bytes | None, _: object) -> None:
+    log.log(LOG_LEVELS.get(level, logging.DEBUG), "%s", (text or b"").decode("utf-8", "replace").rstrip())
+
 
 class GgmlUnavailable(Exception):
     """``reason`` and ``way_out``: texts of the catalogues."""
@@ -152,6 +164,7 @@ class Ggml:
                 raise GgmlUnavailable(reason, _install())
             function.restype, function.argtypes = result, arguments
             setattr(self, name.removeprefix("ggml_"), function)
+        self.log_set(ctypes.cast(_log, c_void_p), None)
 
     def __getattr__(self, name: str) -> Any:
         """Only for type checkers: every function was set as an attribute."""

@@ -51,7 +51,8 @@ def verify(path: Path, source: Source, plan: Plan, checksums: Mapping[str, int],
         raise _wrong(Text("reason.weights.reads_as_another_model", found=str(found), expected=str(wanted)))
     _check_shapes(contents, plan)
     _check_bytes(path, contents, checksums, meter)
-    if not plan.marks.get("_strategy") and plan.container != "ggml-bin" and not isinstance(source, GgmlSource):
+    of_ggml = plan.container in ggml_model.FORMATS or isinstance(source, GgmlSource)
+    if not plan.marks.get("_strategy") and not of_ggml:
         compare_samples(path, source)
 
 

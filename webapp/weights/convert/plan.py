@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class ConversionOptions:
     """``strategy``: the one a fast file is made for. ``lora``: an adapter merged in, ``lora_alpha`` the alpha of its
     training (its effect is multiplied by alpha / rank), ``lora_init`` the start of a PiSSA training. ``without_lora``:
-    a model that has an adapter's tensors beside its own is written without them. ``type``: of a .bin's matrices."""
+    a model that has an adapter's tensors beside its own is written without them. ``type``: of the matrices of a .bin or
+    .gguf."""
 
     strategy: str = ""
     lora: str = ""
@@ -96,7 +97,7 @@ class Meter:
             self._send(self._progress)
 
 
-Container = Literal["safetensors", "pth", "folder", "ggml-bin"]
+Container = Literal["safetensors", "pth", "folder", "ggml-bin", "gguf"]
 Blocks = Callable[[], Iterator["torch.Tensor"]]
 
 
@@ -115,12 +116,12 @@ class PlannedTensor:
 
 @dataclass(frozen=True)
 class Plan:
-    """``marks`` go into the file beside the tensors (a safetensors header holds text only). ``documents``: JSON files
-    of a folder, by name; ``copies``: files that come along into it as they are."""
+    """``marks`` go into the file beside the tensors (a safetensors header holds text, a GGUF numbers and lists too).
+    ``documents``: JSON files of a folder, by name; ``copies``: files that come along into it as they are."""
 
     container: Container
     tensors: Sequence[PlannedTensor]
-    marks: Mapping[str, str | int] = field(default_factory=dict)
+    marks: Mapping[str, Any] = field(default_factory=dict)
     documents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     copies: Sequence[Path] = ()
 
@@ -133,24 +134,41 @@ class Plan:
 @dataclass(frozen=True)
 class Conversion:
     """``planner``: module:function of a :data:`MakePlan`, imported at first use; ``ending``: of the new file's name.
-    ``needs_strategy``: the result runs with one strategy only, which has to be named."""
+    ``needs_strategy``: the result runs with one strategy only, which has to be named. ``types``: of its matrices, as a
+    person writes them -> dtype, the usual one first; empty where there is no choice."""
 
     target: str
     formats_in: tuple[str, ...]
     ending: str
     planner: str
     needs_strategy: bool = False
+    types: Mapping[str, str] = field(default_factory=dict)
 
     def make_plan(self) -> MakePlan:
         module, _, name = self.planner.partition(":")
         found: MakePlan = getattr(importlib.import_module(module), name)
         return found
 
+    def dtype(self, options: ConversionOptions, path: str) -> str:
+        """Of the matrices. ``conversion_refused`` for a type that is none of :attr:`types`."""
+        word = options.type or next(iter(self.types))
+        if word not in self.types:
+            raise ConversionError(
+                "conversion_refused",
+                path=path,
+                target=self.target,
+                reason=Text("reason.weights.no_such_type", name=word),
+                way_out=Text("reason.common.choose_one_of", names=", ".join(self.types)),
+            )
+        return self.types[word]
+
 
 EVERY_MODEL = ("pth", "safetensors", "ggml-bin", "gguf")
 BIN_TYPES = {"q5_1": "q5_1", "q8_0": "q8_0", "q5_0": "q5_0", "q4_1": "q4_1", "q4_0": "q4_0"}
 BIN_TYPES |= {"f16": "float16", "f32": "float32"}
-"""As a person writes the type of a .bin -> its dtype. The first is the usual one, as in RWKV-Runner."""
+"""The first is the usual one, as in RWKV-Runner."""
+GGUF_TYPES = {name: BIN_TYPES[name] for name in ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "f16")}
+GGUF_TYPES |= {"bf16": "bfloat16", "f32": "float32"}
 
 CONVERSIONS: dict[str, Conversion] = {
     row.target: row
@@ -158,7 +176,8 @@ CONVERSIONS: dict[str, Conversion] = {
         Conversion("st", EVERY_MODEL, ".st", "webapp.weights.convert.targets:plan_st"),
         Conversion("pth", EVERY_MODEL, ".pth", "webapp.weights.convert.targets:plan_pth"),
         Conversion("hf", ("pth", "safetensors"), "", "webapp.weights.convert.targets:plan_hf"),
-        Conversion("bin", ("pth", "safetensors"), ".bin", "webapp.weights.convert.ggml:plan_bin"),
+        Conversion("bin", ("pth", "safetensors"), ".bin", "webapp.weights.convert.ggml:plan_bin", types=BIN_TYPES),
+        Conversion("gguf", EVERY_MODEL, ".gguf", "webapp.weights.convert.ggml:plan_gguf", types=GGUF_TYPES),
         Conversion("fast", ("pth", "safetensors"), ".pth", "webapp.backends.rwkv_pip.layout:plan", True),
     )
 }
@@ -190,8 +209,8 @@ def default_name(source_name: str, target: str, options: ConversionOptions) -> s
     name = PurePath(source_name)
     stem = name.stem if name.suffix.lower() in WEIGHT_ENDINGS else name.name
     stem += ".merged" if options.lora else ""
-    if target == "bin":
-        stem += f"-{(options.type or next(iter(BIN_TYPES))).upper()}"
+    if conversion.types:
+        stem += f"-{(options.type or next(iter(conversion.types))).upper()}"
     if target == "hf":
         return f"{stem}-hf"
     if conversion.needs_strategy:

@@ -1,4 +1,4 @@
-"""The new file of a conversion: safetensors or .pth, written as a whole under a name of its own, then put in place."""
+"""The new file of a conversion in any format, written as a whole under a name of its own, then put in place."""
 
 from __future__ import annotations
 
@@ -20,7 +20,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from webapp.errors import ConversionError
 from webapp.weights.convert.plan import Meter, Plan, PlannedTensor
-from webapp.weights.ggml_header import GGMF_DTYPES, GGMF_HEADER, GGMF_RECORD, GGMF_VERSIONS
+from webapp.weights.ggml_header import (
+    DEFAULT_ALIGNMENT,
+    GGMF_DTYPES,
+    GGMF_HEADER,
+    GGMF_RECORD,
+    GGMF_VERSIONS,
+    GGML_TYPES,
+    GGUF_ARRAY,
+    GGUF_FLOAT32,
+    GGUF_INT32,
+    GGUF_STRING,
+    GGUF_UINT32,
+    GGUF_VERSIONS,
+)
 from webapp.weights.model_folder import INDEXES
 from webapp.weights.safetensors_header import DTYPES
 from webapp.weights.tensor_info import TensorInfo
@@ -324,5 +337,43 @@ def write_bin(file: BinaryIO, plan: Plan, meter: Meter) -> None:
         meter.tensor_done(tensor.info.name)
 
 
-WRITERS = {"safetensors": write_safetensors, "pth": write_pth, "ggml-bin": write_bin}
+def write_gguf(file: BinaryIO, plan: Plan, meter: Meter) -> None:
+    """GGUF, version 3. The plan's blocks are the tensors' bytes; its marks become keys in their order."""
+    file.write(struct.pack("<4sIQQ", b"GGUF", GGUF_VERSIONS[-1], len(plan.tensors), len(plan.marks)))
+    for key, value in plan.marks.items():
+        file.write(_gguf_text(key.encode()) + _gguf_value(value))
+    position = 0
+    for tensor in plan.tensors:
+        name, shape = tensor.info.name.encode(), tensor.info.shape
+        place = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        file.write(_gguf_text(name) + place + struct.pack("<IQ", GGML_TYPES[tensor.info.dtype], position))
+        position += tensor.info.nbytes + -tensor.info.nbytes % DEFAULT_ALIGNMENT
+    file.write(bytes(-file.tell() % DEFAULT_ALIGNMENT))
+    for tensor in plan.tensors:
+        for block in tensor.blocks():
+            data = bytes_of(block)
+            file.write(data)
+            meter.block(tensor.info.name, data)
+        file.write(bytes(-tensor.info.nbytes % DEFAULT_ALIGNMENT))
+        meter.tensor_done(tensor.info.name)
+
+
+def _gguf_text(text: bytes) -> bytes:
+    return struct.pack("<Q", len(text)) + text
+
+
+def _gguf_value(value: Any) -> bytes:
+    """A text, a number, or a list of bytes or whole numbers, with its type in front."""
+    if isinstance(value, str):
+        return struct.pack("<I", GGUF_STRING) + _gguf_text(value.encode("utf-8", "replace"))
+    if isinstance(value, float):
+        return struct.pack("<If", GGUF_FLOAT32, value)
+    if isinstance(value, int):
+        return struct.pack("<II", GGUF_UINT32, value)
+    is_text = isinstance(value[0], bytes)
+    head = struct.pack("<IIQ", GGUF_ARRAY, GGUF_STRING if is_text else GGUF_INT32, len(value))
+    return head + (b"".join(map(_gguf_text, value)) if is_text else struct.pack(f"<{len(value)}i", *value))
+
+
+WRITERS = {"safetensors": write_safetensors, "pth": write_pth, "ggml-bin": write_bin, "gguf": write_gguf}
 """Of the files a plan can ask for; a folder has several of the first."""
