@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from webapp.backends.native import building, packed_file
+from webapp.backends import packed_file
+from webapp.backends.native import building
 from webapp.cli import main
 from webapp.cli.kernels import make_ready
 

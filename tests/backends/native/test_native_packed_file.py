@@ -11,7 +11,8 @@ import pytest
 
 from tests.backends.native.models import ALL, ARCHITECTURES, FORMATS
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.backends.native import building, library, packed_file
+from webapp.backends import packed_file
+from webapp.backends.native import building, library
 from webapp.backends.native.model import Layout, NativeModel
 from webapp.weights.checkpoint import inspect
 

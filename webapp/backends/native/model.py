@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.native import library, packed_file
+from webapp.backends import packed_file
+from webapp.backends.native import building, library
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory, WeightsError
@@ -84,7 +85,7 @@ class Layout:
     calibration: tuple[tuple[int, ...], ...] = ()
     """Token ids on which scales are fitted, in pieces of at most ``max_columns``; without any they are plain."""
     has_packed_file: bool = False
-    """Whether its packed weights are kept on disk for the next load (:mod:`.packed_file`)."""
+    """Whether its packed weights are kept on disk for the next load (:mod:`webapp.backends.packed_file`)."""
 
 
 class NativeModel:
@@ -124,7 +125,7 @@ class NativeModel:
     def load(cls, path: str, config: ModelConfig, layout: Layout, progress: ProgressCallback) -> NativeModel:
         """Raises WeightsError for a tensor that is missing, of another shape, or not finite; and what ``progress``
         raises."""
-        kept = packed_file.place(Path(path), layout) if layout.has_packed_file else None
+        kept = _packed_place(Path(path), layout) if layout.has_packed_file else None
         found = cls._from_packed_file(kept, config, layout) if kept is not None else None
         if found is not None:
             progress(LoadProgress(found.arena_bytes, found.arena_bytes, 1, 1))
@@ -160,8 +161,11 @@ class NativeModel:
         self._check(self._library.roost_parts(self._open, None, 0, None, 0, counts))
         directory, parts = (ctypes.c_int64 * counts[0])(), (library.Part * counts[1])()
         self._check(self._library.roost_parts(self._open, directory, counts[0], parts, counts[1], counts))
-        pieces = [(part.data, part.bytes, part.offset) for part in parts]
-        packed_file.write(path, bytes(directory), pieces, directory[3])
+        writer = packed_file.Writer(path, directory[3])
+        writer.put(0, bytes(directory))
+        for part in parts:
+            writer.put(part.offset, (ctypes.c_char * part.bytes).from_address(part.data) if part.bytes else b"")
+        writer.finish()
 
     def close(self) -> None:
         """May be called again."""
@@ -545,6 +549,12 @@ class _Loader:
         self._progress(LoadProgress(self._done_bytes, self._total_bytes, len(self._done), len(self._names)))
         self._done.add(name)
         self._done_bytes += self._source.info(name).nbytes
+
+
+def _packed_place(model: Path, layout: Layout) -> Path:
+    """Instruction sets share it: packed weights are the same for all."""
+    about = (layout.format, layout.head, layout.lora, layout.embedding_q8, bool(layout.calibration))
+    return packed_file.place(model, repr(about), building.source_digest())
 
 
 def _not_finite(name: str) -> Text:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 
-from webapp.backends.native import building, library, packed_file
+from webapp.backends import packed_file
+from webapp.backends.native import building, library
 from webapp.engine.backend import Availability
 from webapp.errors import BackendUnavailable
 

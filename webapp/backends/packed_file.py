@@ -1,19 +1,17 @@
-"""The packed weights of a model in a file of their own, which the next load maps: no reading, no packing, and processes
-that run the same model share it.
+"""Packed weights of a model in a file of their own, which the next load maps: no reading, no packing, and processes
+that run the same model share it. Those of the native engine are whole models, made where the option ``packed_file``
+asks for them; those of WebGPU hold the quantised matrices. (The fast files of ``roost convert`` are for the ``rwkv``
+package.)
 
-It is made only where the option ``packed_file`` asks for it: it takes as much of the disk as the packed weights take of
-memory. (The fast files of ``roost convert`` are the ``rwkv`` package's.) Its name says of which file and layout it
-is, and holds a digest of the model file (size, date and samples of its bytes: reading 3 GB takes longer than packing
-saves), of the layout and of the library's sources. Another digest is another name, so nothing old is ever mapped; what
-an update or a changed model leaves behind goes when its follower is written. It is written under another name and
-renamed, so there is no half of one; the library checks every number of the directory (``Engine::adopt``). Instruction
-sets share it: packed weights are the same for all.
+The name says of which file and layout it is, and holds a digest of the model file (size, date and samples of its bytes:
+reading 3 GB takes longer than packing saves), of the layout and of what packs. Another digest is another name, so
+nothing old is ever mapped; what an update or a changed model leaves behind goes when its follower is written. It is
+written under another name and renamed, so there is no half of one. Whoever maps one checks what is in it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import mmap
 import os
@@ -22,12 +20,9 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from webapp.backends.native import building
-
-if TYPE_CHECKING:
-    from webapp.backends.native.model import Layout
 
 SUFFIX = ".packed"
 MOST_BYTES = 16 * 2**30
@@ -60,11 +55,11 @@ def clear() -> int:
     return sum(each.size_bytes for each in all_files() if _delete(each.path))
 
 
-def place(model: Path, layout: Layout) -> Path:
-    """Where the packed file of this model file and layout is or would be."""
-    about = repr((layout.format, layout.head, layout.lora, layout.embedding_q8, bool(layout.calibration)))
+def place(model: Path, about: str, packer: str) -> Path:
+    """Where the packed file of this model file is or would be. ``about``: the layout; ``packer``: a digest or version
+    of what packs."""
     whose = _digest(str(model.resolve()), about)
-    return folder() / f"{whose}-{_digest(_identity(model), building.source_digest(), about, sys.byteorder)}{SUFFIX}"
+    return folder() / f"{whose}-{_digest(_identity(model), packer, about, sys.byteorder)}{SUFFIX}"
 
 
 def opened(path: Path) -> mmap.mmap | None:
@@ -80,30 +75,54 @@ def opened(path: Path) -> mmap.mmap | None:
     return mapped
 
 
-def write(path: Path, directory: bytes, parts: list[tuple[int, int, int]], size: int) -> bool:
-    """``parts``: address, length and offset. False where the disk has no room for it or cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _make_room(path, size)
-        if shutil.disk_usage(path.parent).free < size + SPARE_BYTES or size > MOST_BYTES:
+class Writer:
+    """Writes one of ``size`` bytes in any order. Where the disk has no room or cannot be written, :meth:`finish` is
+    False and nothing is left."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self._path, self._size = path, size
+        self._file: Any = None
+        self._name = Path()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_room(path, size)
+            if shutil.disk_usage(path.parent).free >= size + SPARE_BYTES and size <= MOST_BYTES:
+                number, name = tempfile.mkstemp(prefix=path.stem, suffix=".part", dir=path.parent)
+                self._file, self._name = os.fdopen(number, "wb"), Path(name)
+        except OSError:
+            return
+
+    def put(self, offset: int, data: Any) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.seek(offset)
+            self._file.write(data)
+        except OSError:
+            self.abandon()
+
+    def finish(self) -> bool:
+        if self._file is None:
             return False
-        number, name = tempfile.mkstemp(prefix=path.stem, suffix=".part", dir=path.parent)
-    except OSError:
-        return False
-    try:
-        with open(number, "wb") as file:
-            file.write(directory)
-            for address, length, offset in parts:
-                file.seek(offset)
-                file.write((ctypes.c_char * length).from_address(address) if length else b"")
-            file.truncate(size)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
-    except OSError:
-        _delete(Path(name))
-        return False
-    return True
+        try:
+            self._file.truncate(self._size)
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self._name, self._path)
+        except OSError:
+            self.abandon()
+            return False
+        self._file = None
+        return True
+
+    def abandon(self) -> None:
+        """May be called at any time."""
+        file, self._file = self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):
+                file.close()
+            _delete(self._name)
 
 
 def _make_room(path: Path, size: int) -> None:
