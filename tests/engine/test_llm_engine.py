@@ -4,6 +4,7 @@ import pytest
 from tests.engine.driving import GREEDY, engine, forward, request, run
 from tests.errors import raises_code
 from webapp.backends.fake import fake_config
+from webapp.engine.backend import NumpyLogits
 from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.outputs import FinishReason, QueueReport
 from webapp.engine.state import RecurrentState
@@ -269,6 +270,20 @@ def test_a_backend_that_only_fails_is_given_up():
     made = engine("fail_at=1")
     with pytest.raises(EngineCrashed, match="told to fail"):
         run(made, *(request(f"r{n}") for n in range(8)))
+
+
+@pytest.mark.parametrize("broken", ["new_slot", "write_state", "step"])
+def test_a_backend_that_broke_ends_the_engine_wherever_it_is_noticed(broken, monkeypatch):
+    def breaks(*args):
+        raise EngineCrashed(reason="the card is gone")
+
+    made = engine()
+    if broken == "step":  # while a token is drawn of what it returned
+        monkeypatch.setattr(NumpyLogits, "sample", breaks)
+    else:
+        monkeypatch.setattr(made.backend, broken, breaks)
+    with pytest.raises(EngineCrashed, match="the card is gone"):
+        run(made, request())
 
 
 def test_bad_requests_between_good_ones_never_add_up_to_a_broken_backend():

@@ -397,6 +397,9 @@ class LLMEngine:
         )
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
+        """Where the backend itself broke, no sequence can go on, nor start."""
+        if isinstance(error, EngineCrashed):
+            raise error
         self._finish(sequence, FinishReason.ERROR, error=error)
 
     def _snapshot_end(self, sequence: Sequence) -> None:
