@@ -5,7 +5,19 @@ import pytest
 
 from tests.errors import raises_code
 from tests.reference import plain_sampler
-from webapp.engine.sampler import kept_distribution, largest, log_probabilities, sample_batch, uniforms
+from webapp.engine.sampler import (
+    Candidates,
+    draw_among,
+    draw_line,
+    find_rest,
+    find_share,
+    keeps_all,
+    kept_distribution,
+    largest,
+    log_probabilities,
+    sample_batch,
+    uniforms,
+)
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, Adjustments, BatchMaker, SequenceSampling
 from webapp.engine.sampling_params import SamplingParams
 
@@ -275,3 +287,32 @@ def test_the_largest_come_best_first_and_of_equals_the_lowest_id_first():
 def test_a_seed_that_is_no_whole_number_is_refused(seed):
     with raises_code("sampling_invalid", match="seed"):
         SamplingParams(seed=seed)
+
+
+# among candidates
+
+
+@pytest.mark.parametrize("kind", ["flat", "peaked", "few_values", "equal"])
+def test_candidates_draw_what_the_line_draws_or_say_that_they_cannot(kind):
+    vocab_size, decided, asked = 16384, 0, 0
+    logits = kinds_of_logits(vocab_size)[kind].astype(np.float32)
+    sequences = [sequence(seed, **params) for seed in range(3) for params in PARAMS]
+    batch = batch_of(vocab_size, *sequences, banned=[1, 5])
+    for line in range(len(batch)):
+        row = plain_sampler.adjusted(logits, batch, line)
+        uniform = plain_sampler.uniform(int(batch.seed[line]), int(batch.position[line]))
+        expected = plain_sampler.sample(logits, batch, line)
+        assert draw_line(row.copy(), batch, line, uniform) == expected
+        weights = np.exp(row - row.max(), dtype=np.float64)
+        for bound in (np.sort(row)[-100], np.float32(-np.inf)):
+            ids = np.flatnonzero((row >= bound) & (row > -np.inf))
+            found = Candidates(ids, row[ids], bound, row.max(), float(weights.sum()))
+            drawn = draw_among(found, vocab_size, batch, line, uniform)
+            is_all = bound == -np.inf
+            assert drawn == expected if is_all else drawn in (expected, None)
+            asked, decided = asked + (not is_all), decided + (drawn is not None and not is_all)
+        if keeps_all(batch, line, vocab_size):
+            blocks = weights.reshape(-1, 64)
+            block, rest = find_share((blocks ** (1 / float(batch.temperature[line]))).sum(-1), uniform)
+            assert 64 * block + find_rest(blocks[block] ** (1 / float(batch.temperature[line])), rest) == expected
+    assert decided > asked / 2

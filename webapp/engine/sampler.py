@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,17 @@ SAMPLE_EVERY = 16
 SLACK = 1e-3
 """Below a bound on logits that was computed with rounding."""
 GOLDEN, MIX_1, MIX_2 = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+class Candidates(NamedTuple):
+    """The tokens of an adjusted line with a logit of at least ``bound`` (minus infinity: all that may be drawn),
+    ``ids`` ascending. Of the whole line: its largest logit, and the sum of exp(logit - peak)."""
+
+    ids: IdArray
+    values: FloatArray
+    bound: np.float32
+    peak: np.float32
+    total: float
 
 
 def uniforms(seed: NDArray[np.uint64], position: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -120,6 +131,51 @@ def _adjust(row: FloatArray, batch: SamplingBatch, line: int, best: int) -> int:
     return best if is_unchanged else int(row.argmax())
 
 
+def keeps_all(batch: SamplingBatch, line: int, vocab_size: int) -> bool:
+    """Whether the line draws among all tokens."""
+    is_cut = batch.top_p[line] < 1 or 0 < batch.top_k[line] < vocab_size or batch.min_p[line] > 0
+    return bool(batch.temperature[line] > 0 and not is_cut)
+
+
+def draw_line(row: FloatArray, batch: SamplingBatch, line: int, uniform: float) -> int:
+    """Of an adjusted line, minus infinity where a token may not be drawn."""
+    return _draw(row, int(row.argmax()), batch, line, uniform, np.empty_like(row))
+
+
+def draw_among(found: Candidates, vocab_size: int, batch: SamplingBatch, line: int, uniform: float) -> int | None:
+    """What :func:`draw_line` draws; None where it depends on tokens that are no candidates."""
+    ids, values, bound, peak, total = found
+    if batch.temperature[line] == 0:
+        return int(ids[values.argmax()])
+    top_p, top_k, min_p = float(batch.top_p[line]), int(batch.top_k[line]), float(batch.min_p[line])
+    top_k = 0 if top_k >= vocab_size else top_k
+    is_all = bound == -np.inf
+    is_by_weight = min_p > 0 and float(bound) <= float(peak) + math.log(min_p) - SLACK
+    kept = _cut_among(ids, values, peak, top_p, total, top_k)
+    if kept is None:
+        if not (is_all or is_by_weight):
+            return None
+    else:
+        values = values[np.isin(ids, kept, assume_unique=True)] if len(kept) < len(ids) else values
+        ids = kept
+    if min_p:
+        is_kept = np.exp(values - peak) >= np.float32(min_p)
+        ids, values = ids[is_kept], values[is_kept]
+    return int(ids[_drawn(values - peak, batch.temperature[line], uniform)])
+
+
+def find_share(weights: NDArray[np.float64], share: float) -> tuple[int, float]:
+    """Which of ``weights`` the share of their sum falls into, and how far."""
+    sums = weights.cumsum()
+    target = share * float(sums[-1])
+    place = _search(sums, target, "right")
+    return place, target - (float(sums[place - 1]) if place else 0.0)
+
+
+def find_rest(weights: NDArray[np.float64], rest: float) -> int:
+    return _search(weights.cumsum(), rest, "right")
+
+
 def _draw(row: FloatArray, best: int, batch: SamplingBatch, line: int, uniform: float, scratch: FloatArray) -> int:
     peak = row[best]
     if peak == -np.inf:
@@ -131,10 +187,15 @@ def _draw(row: FloatArray, best: int, batch: SamplingBatch, line: int, uniform: 
     if ids is not None and len(ids) == 1:
         return int(ids[0])
     powers = np.subtract(row, peak, out=scratch) if ids is None else row[ids] - peak
-    if temperature != 1:
-        powers *= np.float32(1) / temperature
-    place = _place(np.exp(powers, out=powers), uniform, "right")
+    place = _drawn(powers, temperature, uniform)
     return place if ids is None else int(ids[place])
+
+
+def _drawn(below: FloatArray, temperature: np.float32, uniform: float) -> int:
+    """The place of the drawn one among logits from which the peak was taken; they are overwritten."""
+    if temperature != 1:
+        below *= np.float32(1) / temperature
+    return _place(np.exp(below, out=below), uniform, "right")
 
 
 def _place(weights: FloatArray, share: float, side: Literal["left", "right"], total: float = 0.0) -> int:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from webapp.backends.webgpu.model import WebgpuModel
+    from webapp.engine.sampling_batch import Sampled, SamplingBatch
     from webapp.engine.state import FloatArray
 
 NAME, PYTHON = "webgpu", "webgpu_python"
@@ -252,7 +253,7 @@ class WebgpuBackend(SlotBackend):
 
 
 class WebgpuLogits(Logits):
-    """Lines on the GPU, read when they are asked for; more than a chunk's were read already."""
+    """Lines on the GPU, drawn from there and read when they are asked for; more than a chunk's were read already."""
 
     def __init__(self, model: WebgpuModel, lines: int, values: FloatArray | None) -> None:
         self._model, self._lines, self._values = model, lines, values
@@ -270,6 +271,16 @@ class WebgpuLogits(Logits):
         first, last = min(lines), max(lines)
         found = self._model.read_lines(first, last - first + 1)
         return found if len(lines) == len(found) and lines[0] == first else found[[line - first for line in lines]]
+
+    def sample(self, lines: Sequence[int], batch: SamplingBatch) -> Sampled:
+        if self._values is not None:
+            return super().sample(lines, batch)
+        return self._model.sampler.sample(lines, batch)
+
+    def is_finite(self, line: int) -> bool:
+        if self._values is not None:
+            return super().is_finite(line)
+        return self._model.sampler.is_finite(line)
 
 
 def _bits(name: str, shape: tuple[int, ...], options: Options) -> float:

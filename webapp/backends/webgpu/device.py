@@ -212,7 +212,8 @@ class Gpu:
         self._usage = _wgpu().BufferUsage
         self._pipelines: dict[str, Future[Any]] = {}
         self._compiler = ThreadPoolExecutor(1, "webgpu-compile")
-        self.allocated_bytes = 0
+        self.allocated_bytes = self.read_bytes = 0
+        """Of all buffers; read back so far."""
 
     def buffer(self, nbytes: int, is_uniform: bool = False) -> Any:
         """Zeroed. OutOfMemory."""
@@ -229,6 +230,7 @@ class Gpu:
 
     def read(self, buffer: Any, offset: int, nbytes: int) -> memoryview:
         """Waits until all that was submitted is done."""
+        self.read_bytes += nbytes
         return memoryview(self._device.queue.read_buffer(buffer, offset, nbytes))
 
     def wait(self, buffer: Any) -> None:

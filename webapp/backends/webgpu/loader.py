@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.webgpu import packing, shaders
+from webapp.backends.webgpu import packing, sampling, shaders
 from webapp.backends.webgpu.device import UNIFORM_SLICE, guarded
 from webapp.backends.webgpu.model import Dispatch, Pass, Product, WebgpuModel, padded
+from webapp.backends.webgpu.sampling import GpuSampler
 from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import RecurrentState
 from webapp.errors import OutOfMemory, WeightsError
@@ -68,6 +69,9 @@ class Loader:
                 self._read_layer(layer)
             self._read_head()
             self._read_initial_state()
+            self._model.sampler = GpuSampler(
+                self._gpu, self._config.vocab_size, self._model.head_parts, self._layout.slots
+            )
             with guarded():
                 self._gpu.wait(self._model.x)
         self._model.weight_bytes += self._model.embedding.nbytes
@@ -81,7 +85,7 @@ class Loader:
             for count in shaders.TOKENS_AT_ONCE:
                 self._gpu.compile(shaders.matvec(kind, count))
             self._gpu.compile(shaders.matmul_tile(kind))
-        for code in (shaders.NORM, shaders.SHIFT, shaders.KEEP, self._attention_code()):
+        for code in (shaders.NORM, shaders.SHIFT, shaders.KEEP, self._attention_code(), *sampling.KERNELS):
             self._gpu.compile(code)
         if config.major == 6:
             self._gpu.compile(shaders.SHIFT_6)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from webapp.backends.webgpu import packing, shaders
 from webapp.backends.webgpu.device import Gpu, guarded
+from webapp.backends.webgpu.sampling import GpuSampler
 from webapp.engine.backend import ProgressCallback, Row, line_starts
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory
@@ -106,6 +107,8 @@ class WebgpuModel:
         self.head: list[Product] = []
         self.head_parts: list[tuple[Any, int, int]] = []
         """(buffer of logits, first token id, tokens in it)."""
+        self.sampler: GpuSampler
+        """The loader's last."""
         self.weight_bytes = 0
         self._free = list(range(layout.slots - 1, -1, -1))
         self._blank = layout.slots
