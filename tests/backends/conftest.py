@@ -1,9 +1,29 @@
+import functools
+import importlib.util
+
 import pytest
 
+from webapp.backends.webgpu import device
 from webapp.backends.webgpu.device import CPU_VARIABLE
 
 
 @pytest.fixture(autouse=True)
 def software_graphics_adapters(monkeypatch):
-    """A machine without a graphics card runs WebGPU's shaders on lavapipe, where that is installed."""
+    """A machine without a graphics card runs WebGPU's shaders on lavapipe, where that is installed; all tests of a
+    process on one device, for its pipelines take longer to compile than a tiny model to run."""
     monkeypatch.setenv(CPU_VARIABLE, "1")
+    if importlib.util.find_spec(device.PACKAGE) is not None:
+        from webapp.backends.webgpu import model
+
+        monkeypatch.setattr(model, "Gpu", shared_gpu)
+
+
+def shared_gpu(wanted=""):
+    return _opened()
+
+
+@functools.cache
+def _opened():
+    gpu = device.Gpu()
+    gpu.close = lambda: None
+    return gpu

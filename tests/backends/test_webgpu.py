@@ -4,24 +4,33 @@
 from __future__ import annotations
 
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.backends.conftest import shared_gpu
 from tests.backends.parity import difference, entries, load_or_skip, make_pair, measure
 from tests.engine.driving import forward
+from tests.engine.test_sampler import PARAMS, batch_of, kinds_of_logits, sequence
+from tests.reference import plain_sampler
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import make_tensors, write_checkpoint, write_tensors
-from webapp.backends.webgpu import WebgpuBackend, device, packing
+from webapp.backends import packed_file
+from webapp.backends.webgpu import WebgpuBackend, device, model, packing
 from webapp.backends.webgpu.device import Adapter
+from webapp.backends.webgpu.model import Layout
+from webapp.backends.webgpu.sampling import GpuSampler
 from webapp.backends.webgpu.shaders import NF4
+from webapp.backends.webgpu.weights import Weights
 from webapp.engine import registry
 from webapp.engine.backend import Row
 from webapp.engine.registry import resolve_strategy
+from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, EngineCrashed, StrategyError, WeightsError
-from webapp.weights.checkpoint import inspect
+from webapp.weights.checkpoint import inspect, open_checkpoint
 
 TOLERANCE = 1e-4
 """On logits of standard deviation 1; the kernels sum in float32."""
@@ -70,6 +79,98 @@ def test_what_fp16_cannot_hold_is_not_made_infinite() -> None:
     for kind in ("fp16", "int8", "nf4"):
         with pytest.raises(packing.TooLarge):
             packing.pack(kind, np.full((4, 32), 1e5, np.float32))
+
+
+# packed files
+
+
+class Memory:
+    """As much of a Gpu as reading needs."""
+
+    def buffer(self, nbytes: int, is_uniform: bool = False) -> bytearray:
+        return bytearray(nbytes)
+
+    def write(self, buffer: bytearray, offset: int, data: bytes) -> None:
+        buffer[offset : offset + len(data)] = data
+
+    def wait(self, buffer: bytearray) -> None:
+        pass
+
+
+def sent(path: Path, format: str = "nf4", layers: int = 1) -> tuple[dict[str, bytes], list[str], bool]:
+    """The bytes of the quantised matrices of a file, sent in two parts; the load's steps; whether they were kept."""
+    steps: list[str] = []
+    layout = Layout(format, layers, has_packed_file=True)
+    found, is_kept = {}, False
+    with (
+        open_checkpoint(path) as source,
+        Weights(source, layout, Memory(), lambda now: steps.append(now.step)) as weights,
+    ):
+        for name in (n for n in source.names() if layout.kind(*layer_of(n)) == format and source.info(n).numel > 200):
+            height, inputs = weights.shape(name)
+            is_kept = weights.is_kept(name)
+            values = None if is_kept else weights.array(name)
+            size, scale_size = packing.packed_bytes(format, height * inputs)
+            buffer, scales, at, scale_at = bytearray(size), bytearray(scale_size), 0, 0
+            for rows in (range(64), range(64, height)):
+                weights.send(format, name, rows, inputs, values, (buffer, at), (scales, scale_at))
+                part = packing.packed_bytes(format, len(rows) * inputs)
+                at, scale_at = at + part[0], scale_at + part[1]
+            found[name] = bytes(buffer + scales)
+        weights.finish()
+    return found, steps, is_kept
+
+
+def layer_of(name: str) -> tuple[int, str]:
+    return (int(name.split(".")[1]) if name.startswith("blocks.") else -1), name
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(packed_file, "folder", lambda: tmp_path / "packed")
+    return tmp_path / "packed"
+
+
+@pytest.mark.parametrize("format", ["int8", "nf4"])
+def test_what_was_quantised_once_is_not_quantised_again(format: str, tmp_path: Path, packed: Path) -> None:
+    weights = write_checkpoint(path := tmp_path / "m.st", "7", n_layer=2, dtype="float16")
+    first, steps, is_kept = sent(path, format)
+    assert first and not is_kept and "quantising" in steps
+    again, steps, is_kept = sent(path, format)
+    assert again == first and is_kept and "quantising" not in steps
+    name = "blocks.0.ffn.key.weight"
+    assert first[name] == b"".join(packing.pack(format, weights[name]))
+    assert sent(path, format, layers=2)[2] is False and len(list(packed.iterdir())) == 2
+
+
+def test_a_damaged_packed_file_is_not_believed_and_made_anew(tmp_path: Path, packed: Path) -> None:
+    write_checkpoint(path := tmp_path / "m.st", "5.2", n_layer=1, n_embd=64, dtype="float16")
+    expected = sent(path)[0]
+    [kept] = packed.iterdir()
+    whole = kept.read_bytes()
+    places = [*range(0, len(whole), len(whole) // 7), len(whole) - 1, len(whole) - 30, len(whole) - 60]
+    damaged = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in places]
+    for wrong in (*damaged, b"", whole[:-1], whole[:100], whole + b"\0", whole[1:]):
+        kept.write_bytes(wrong)
+        found, _, is_kept = sent(path)
+        assert found == expected and not is_kept and kept.read_bytes() == whole
+    assert sent(path)[2]
+
+
+def test_a_load_that_fails_keeps_nothing(tmp_path: Path, packed: Path) -> None:
+    weights = write_checkpoint(path := tmp_path / "m.st", "7", n_layer=1, dtype="float32")
+    weights["blocks.0.ffn.value.weight"][5, 5] = 1e6  # beyond fp16
+    write_tensors(path, weights)
+    with pytest.raises(WeightsError):
+        sent(path)
+    assert list(packed.iterdir()) == []
+
+
+def test_other_packing_takes_another_version() -> None:
+    """Packed files hold what is packed here: where this changes, packing.VERSION has to."""
+    rows = (np.arange(4096) * 2531 % 4096 - 2048).astype(np.float32).reshape(32, 128) / 2048
+    parts = b"".join(part for kind in packing.BLOCK for part in packing.pack(kind, rows))
+    assert (packing.VERSION, zlib.crc32(parts)) == (1, 3213204543)
 
 
 # strategies
@@ -186,6 +287,77 @@ def test_a_driver_that_ends_the_child_does_not_end_this_process(monkeypatch: pyt
         device.listed.cache_clear()
 
 
+# drawing where the logits are
+
+
+def sampler_or_skip(logits: np.ndarray, cut: int, lines: int = 40) -> GpuSampler:
+    """Of logits that lie on the card in two parts, cut before a token id that is a multiple of 4."""
+    found = WebgpuBackend.availability()
+    if not found.is_available:
+        pytest.skip(f"{found.reason}; {found.way_out}")
+    gpu = shared_gpu()
+    parts = []
+    for start, end in ((0, cut), (cut, logits.shape[1])):
+        padding = -(end - start) % 4
+        part = gpu.buffer(4 * len(logits) * (end - start + padding))
+        gpu.write(part, 0, np.ascontiguousarray(np.pad(logits[:, start:end], ((0, 0), (0, padding)))))
+        parts.append((part, start, end - start))
+    return GpuSampler(gpu, logits.shape[1], parts, lines)
+
+
+@pytest.mark.parametrize("vocab_size", [127, 5021, 20095, 65536])
+def test_the_card_draws_what_the_definition_draws(vocab_size: int) -> None:
+    logits = np.stack(list(kinds_of_logits(vocab_size).values())).astype(np.float32)
+    rng = np.random.default_rng(1)
+    bias = {int(t): float(rng.normal()) for t in rng.choice(vocab_size, 5, replace=False)}
+    wanted = [{**params, **more} for params in PARAMS for more in ({}, {"frequency_penalty": 0.7, "logit_bias": bias})]
+    sequences, masks = [sequence(seed, **params) for seed, params in enumerate(wanted)], {}
+    for number, each in enumerate(sequences):
+        for token_id in rng.integers(0, vocab_size, 30).tolist():
+            each.accept(token_id)
+        if number % 3 == 0:
+            masks[number] = np.frombuffer(rng.bytes(-(-vocab_size // 32) * 4), np.uint32)
+    batch = batch_of(vocab_size, *sequences, banned=[1, 5], masks=masks)
+    sampler = sampler_or_skip(logits, 100, lines=7)  # several looks a batch
+    for line, row in enumerate(logits):
+        expected = [plain_sampler.sample(row, batch, i) for i in range(len(batch))]
+        assert sampler.sample([line] * len(batch), batch).token_ids.tolist() == expected
+
+
+def test_what_is_not_finite_and_what_has_no_token_left_costs_the_others_nothing() -> None:
+    logits = np.zeros((4, 400), np.float32)
+    logits[1, 7], logits[2, 399], logits[3, 301] = np.nan, -np.inf, 9
+    sampler = sampler_or_skip(logits, 300)
+    nothing = np.zeros(13, np.uint32)
+    batch = batch_of(400, *(sequence(temperature=0) for _ in range(4)), masks={0: nothing})
+    assert sampler.sample(range(4), batch).token_ids.tolist() == [NO_TOKEN, NOT_FINITE, NOT_FINITE, 301]
+    assert [sampler.is_finite(line) for line in range(4)] == [True, False, False, True]
+
+
+@pytest.mark.parametrize("vocab_size", [300, 20095])
+def test_logprobs_are_of_the_logits_as_they_were(vocab_size: int) -> None:
+    line = kinds_of_logits(vocab_size)["few_values"].astype(np.float32)
+    batch = batch_of(
+        vocab_size, sequence(logit_bias={2: 100.0}, logprobs=20), sequence(), sequence(logprobs=1, top_k=9)
+    )
+    sampled = sampler_or_skip(line[None], 100).sample([0, 0, 0], batch)
+    expected, best = plain_sampler.logprobs(line), np.lexsort((np.arange(vocab_size), -line))
+    assert sampled.token_ids[0] == 2 and sampled.best_ids[0].tolist() == best[:20].tolist()
+    assert sampled.best_ids[2, 0] == best[0]
+    np.testing.assert_allclose(sampled.best_logprobs[0], expected[best[:20]], atol=1e-5)
+    np.testing.assert_allclose(sampled.logprobs[[0, 2]], expected[sampled.token_ids[[0, 2]]], atol=1e-5)
+
+
+def test_a_usual_draw_reads_a_hundredth_of_the_logits() -> None:
+    line = kinds_of_logits(65536)["peaked"].astype(np.float32)
+    sampler = sampler_or_skip(line[None], 100)
+    for params, most in (({"top_p": 0.5}, 2100), ({"temperature": 0.0}, 2100), ({}, 8000)):
+        before = sampler.gpu.read_bytes
+        sampler.sample([0], batch_of(65536, sequence(**params)))
+        assert sampler.gpu.read_bytes - before <= most
+    assert not sampler.lines_read
+
+
 # on an adapter
 
 
@@ -199,6 +371,15 @@ def test_quantised_layers_compute_what_their_unpacked_weights_do(kind: str, arch
         if name.startswith(("blocks.0.", "blocks.1.")) and name.endswith(".weight") and values.ndim == 2:
             weights[name] = packing.unpack(kind, *packing.pack(kind, values)).reshape(values.shape)
     assert measure(backend, NumpyRwkv(backend.config, weights)).largest() <= TOLERANCE
+    backend.close()
+
+
+@pytest.mark.parametrize(("architecture", "vocab_size"), [("4", 20095), ("5.2", 127)])
+def test_models_of_music_run(architecture: str, vocab_size: int, tmp_path: Path) -> None:
+    """Those of RWKV-Runner: MIDI and ABC."""
+    options = {"n_layer": 1, "vocab_size": vocab_size, "dtype": "float16"}
+    backend, reference = make_pair(ENTRY, tmp_path, architecture, "webgpu_python fp16", "model.st", **options)
+    assert measure(backend, reference).largest() <= TOLERANCE
     backend.close()
 
 
@@ -217,19 +398,10 @@ def test_heads_of_another_size(tmp_path: Path) -> None:
 
 
 def test_matrices_are_split_where_one_binding_cannot_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from webapp.backends.webgpu.model import WebgpuModel
-
-    made = []
-    init = WebgpuModel.__init__
-
-    def limited(model, config, layout, gpu):
-        gpu.binding_bytes = 1 << 16
-        init(model, config, layout, gpu)
-        made.append(model)
-
-    monkeypatch.setattr(WebgpuModel, "__init__", limited)
+    if WebgpuBackend.availability().is_available:
+        monkeypatch.setattr(shared_gpu(), "binding_bytes", 1 << 16)
     backend, reference = make_pair(ENTRY, tmp_path, "7", "webgpu fp32", n_layer=1, vocab_size=1000)
-    assert len(made[0].head_parts) > 2
+    assert len(backend.model.head_parts) > 2
     assert measure(backend, reference).largest() <= TOLERANCE
     backend.close()
 
@@ -284,7 +456,8 @@ def test_a_bad_row_changes_no_slot(tmp_path: Path) -> None:
     backend.close()
 
 
-def test_a_lost_device_ends_the_engine_with_a_reason(tmp_path: Path) -> None:
+def test_a_lost_device_ends_the_engine_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "Gpu", device.Gpu)
     backend, _ = make_pair(ENTRY, tmp_path, "7", "webgpu fp32", n_layer=1)
     slot = backend.new_slot()
     backend.model.gpu._device.destroy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import urllib.request
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,19 @@ from webapp.manager import health, nvidia
 from webapp.manager.status import ModelStatus
 from webapp.web.chat.views import waiting_text
 from webapp.web.status import strip
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_a_load_says_what_it_is_at(locale):
+    def t(key, **values):
+        return translate(key, locale, **values)
+
+    loading = ModelStatus(phase="loading", done_bytes=30, total_bytes=100)
+    compiling = replace(loading, step="compiling", step_done=7, step_total=21)
+    plain, quantising, counted = (strip(each, t) for each in (loading, replace(loading, step="quantising"), compiling))
+    assert plain["percent"] == quantising["percent"] == 30
+    assert len({plain["word"], quantising["word"], counted["word"]}) == 3
+    assert "30" in quantising["word"] and "7" in counted["word"] and "21" in counted["word"]
 
 
 @pytest.mark.parametrize("locale", ["en", "zh"])

@@ -79,12 +79,19 @@ class Availability:
 
 @dataclass(frozen=True)
 class LoadProgress:
-    """How far a load has come. ``done_bytes`` of ``total_bytes``, ``done_tensors`` of ``total_tensors``."""
+    """How far a load has come. ``done_bytes`` of ``total_bytes``, ``done_tensors`` of ``total_tensors``.
+
+    ``step``: what takes the time now where it is not reading, ``quantising`` or ``compiling``; of the latter
+    ``step_done`` pipelines of ``step_total``.
+    """
 
     done_bytes: int
     total_bytes: int
     done_tensors: int
     total_tensors: int
+    step: str = ""
+    step_done: int = 0
+    step_total: int = 0
 
 
 class TensorSize(Protocol):

@@ -27,6 +27,7 @@ class ModelStatus:
     for so many seconds the engine, or the one that loads, has given no sign of life; 0 while all is well.
     ``chosen_strategy`` is ``auto`` where ``strategy`` is what that came to; ``engine_note`` then says why it did not
     come to a faster one, or "" (see ``services.strategy.automatic``).
+    ``step``, ``step_done``, ``step_total``: as of LoadProgress, while it loads.
     """
 
     revision: int = 0
@@ -41,6 +42,9 @@ class ModelStatus:
     total_bytes: int = 0
     done_tensors: int = 0
     total_tensors: int = 0
+    step: str = ""
+    step_done: int = 0
+    step_total: int = 0
     error: dict[str, Any] | None = None
     notice: dict[str, Any] | None = None
     running: int = 0

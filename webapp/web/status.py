@@ -114,7 +114,7 @@ def strip(status: ModelStatus, t: Translator) -> Values:
     if status.silent_s:
         word = t("status.silent", seconds=status.silent_s)
     elif percent is not None:
-        word = t("status.loading_percent", percent=percent)
+        word = loading_word(status, t)
     else:
         word = t(PHASE_WORDS.get(status.phase, "chat.status.not_loaded"))
     seats = ""
@@ -134,6 +134,13 @@ def strip(status: ModelStatus, t: Translator) -> Values:
         "engine_note": note,
         "engine_word": t(f"status.engine_{note}") if note else "",
     }
+
+
+def loading_word(status: ModelStatus, t: Translator) -> str:
+    """What a load is at, with how far it has come."""
+    if status.step:
+        return t(f"status.{status.step}", percent=load_percent(status), done=status.step_done, total=status.step_total)
+    return t("status.loading_percent", percent=load_percent(status))
 
 
 def load_percent(status: ModelStatus) -> int | None:

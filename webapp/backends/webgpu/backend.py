@@ -80,6 +80,7 @@ class WebgpuBackend(SlotBackend):
         _option("chunk", "whole", CHUNK, low=16, high=256),
         _option("slots", "whole", SLOTS, low=1, high=64),
         _option("adapter", "text", ""),
+        _option("kept_file", "switch", True),
     )
     KINDS = (
         BackendKind(NAME, f"preset_page.kind.{NAME}.label", f"preset_page.kind.{NAME}.text", order=50),
@@ -134,7 +135,7 @@ class WebgpuBackend(SlotBackend):
             shown.append(_option("layers", "whole", most, high=most))
         shown.append(rows["chunk"] if kind == NAME else _option("chunk", "whole", RUNNER_CHUNK, low=16, high=256))
         if kind == NAME:
-            shown += [rows["slots"], rows["adapter"]]
+            shown += [rows["slots"], rows["adapter"], *([rows["kept_file"]] if format in QUANTISED else [])]
             return plain_builder(shown, kind, given)
         values = {option.name: option.nearest(given.get(option.name, option.default)) for option in shown}
         spelled = next(word for word, name in RUNNER_FORMATS.items() if name == format)
@@ -238,7 +239,13 @@ class WebgpuBackend(SlotBackend):
 
         slots = int(options["slots"])
         # One more for probes.
-        layout = Layout(str(options["format"]), int(options["layers"]), int(options["chunk"]), slots + 1)
+        layout = Layout(
+            str(options["format"]),
+            int(options["layers"]),
+            int(options["chunk"]),
+            slots + 1,
+            has_packed_file=bool(options["kept_file"]),
+        )
         backend = cls(config, WebgpuModel.load(path, config, layout, str(options["adapter"]), progress), slots)
         backend.try_one_token(os.path.basename(path))
         return backend

@@ -243,6 +243,10 @@ class Gpu:
             self._pipelines[code] = self._compiler.submit(self._compiled, code)
         return self._pipelines[code]
 
+    def compiled(self) -> tuple[int, int]:
+        """How many of the pipelines asked for so far are ready, and of how many."""
+        return sum(each.done() for each in self._pipelines.values()), len(self._pipelines)
+
     def _compiled(self, code: str) -> tuple[Any, Any]:
         entries = [
             {"binding": int(number), "visibility": 4, "buffer": {"type": LAYOUT[kind]}}  # 4: compute

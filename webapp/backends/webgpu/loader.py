@@ -1,12 +1,11 @@
-"""Reads a model file into the plan of a :class:`~webapp.backends.webgpu.model.WebgpuModel`: which kernels run on which
-buffers, with every tensor checked, packed and sent to the GPU on the way."""
+"""Makes the plan of a :class:`~webapp.backends.webgpu.model.WebgpuModel`: which kernels run on which buffers, layer by
+layer, with the weights sent on the way."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from concurrent.futures import wait
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +14,10 @@ from webapp.backends.webgpu import packing, sampling, shaders
 from webapp.backends.webgpu.device import UNIFORM_SLICE, guarded
 from webapp.backends.webgpu.model import Dispatch, Pass, Product, WebgpuModel, padded
 from webapp.backends.webgpu.sampling import GpuSampler
-from webapp.engine.backend import LoadProgress, ProgressCallback
+from webapp.backends.webgpu.weights import Weights, misshapen
+from webapp.engine.backend import ProgressCallback
 from webapp.engine.state import RecurrentState
-from webapp.errors import OutOfMemory, WeightsError
+from webapp.errors import OutOfMemory
 from webapp.i18n import Text
 
 if TYPE_CHECKING:
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float32]
 
 MOST_SEGMENTS = 7
-PIECE_ROWS = 2048
-"""Of a matrix, packed and sent at a time; a multiple of 32."""
-UNFENCED_BYTES = 64 << 20
-"""Sent to the GPU before the next wait, which lets the staging memory go."""
+COMPILING_S = 0.2
+"""Between two reports of how many pipelines are compiled."""
 
 
 class Matrix(NamedTuple):
@@ -42,45 +40,58 @@ class Matrix(NamedTuple):
     activation: str = "none"
     bits: np.ndarray | None = None
     """``(rows, inputs)`` in place of the tensor of that name as it is."""
+    rows: range | None = None
+    """Of them; None is all."""
+
+
+class Part(NamedTuple):
+    """Rows of a matrix that fit one binding. ``values``: the whole matrix; None where it is kept packed."""
+
+    matrix: Matrix
+    values: np.ndarray | None
+    rows: range
+    inputs: int
+
+    def packed_bytes(self, kind: str) -> tuple[int, int]:
+        return packing.packed_bytes(kind, padded(len(self.rows)) * padded(self.inputs))
 
 
 class Loader:
-    """Reads a file's tensors into a model's plan."""
+    """Makes a model's plan of a file's tensors."""
 
     def __init__(self, model: WebgpuModel, source: Checkpoint, progress: ProgressCallback) -> None:
-        self._model, self._gpu, self._source, self._progress = model, model.gpu, source, progress
+        self._model, self._gpu = model, model.gpu
         self._config, self._layout = model.config, model.layout
-        self._names = set(source.names())
-        self._total_bytes = sum(source.info(name).nbytes for name in self._names)
-        self._done: set[str] = set()
-        self._done_bytes = self._unfenced_bytes = 0
+        self._weights = Weights(source, model.layout, model.gpu, progress)
         self._mid: Any = None
+        self._deep: Any = None
         self._uniforms = self._gpu.buffer(UNIFORM_SLICE * (24 * self._config.n_layer + 64), is_uniform=True)
         self._uniform_count = 0
 
     def read(self) -> None:
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1), "webgpu-pack") as self._pool:
-            self._compile_ahead()
+        model = self._model
+        self._compile_ahead()
+        with self._weights as weights:
             self._read_embedding()
             ranks = self._low_ranks()
-            self._mid = self._gpu.buffer(4 * self._model.chunk * (4 * self._config.n_att + ranks))
-            self._deep = self._gpu.buffer(4 * self._model.chunk * (self._model.hidden + self._config.n_embd))
+            self._mid = self._gpu.buffer(4 * model.chunk * (4 * self._config.n_att + ranks))
+            self._deep = self._gpu.buffer(4 * model.chunk * (model.hidden + self._config.n_embd))
             for layer in range(self._config.n_layer):
                 self._read_layer(layer)
             self._read_head()
             self._read_initial_state()
-            self._model.sampler = GpuSampler(
-                self._gpu, self._config.vocab_size, self._model.head_parts, self._layout.slots
-            )
+            for code in sampling.KERNELS:
+                self._pipeline(code)
+            model.sampler = GpuSampler(self._gpu, self._config.vocab_size, model.head_parts, self._layout.slots)
             with guarded():
-                self._gpu.wait(self._model.x)
-        self._model.weight_bytes += self._model.embedding.nbytes
-        self._progress(LoadProgress(self._total_bytes, self._total_bytes, len(self._names), len(self._names)))
+                self._gpu.wait(model.x)
+            model.weight_bytes = weights.sent_bytes + model.embedding.nbytes
+            weights.finish()
 
     def _compile_ahead(self) -> None:
         """While the file is read."""
         config = self._config
-        kinds = {self._kind(0, "blocks.0.att.output.weight"), self._kind(-1, "head.weight")}
+        kinds = {self._weights.kind(0, "blocks.0.att.output.weight"), self._weights.kind(-1, "head.weight")}
         for kind in sorted(kinds):
             for count in shaders.TOKENS_AT_ONCE:
                 self._gpu.compile(shaders.matvec(kind, count))
@@ -103,20 +114,24 @@ class Loader:
             att = f"blocks.{layer}.att."
             if self._config.major == 7:
                 names = [f"{att}{letter}1" for letter in ("wavg" if layer else "wag")]
-                most = max(most, sum(padded(self._shape(name)[1]) for name in names))
+                most = max(most, sum(padded(self._weights.shape(name)[1]) for name in names))
             elif self._config.major == 6:
-                shift, decay = self._shape(f"{att}time_maa_w1")[1], self._shape(f"{att}time_decay_w1")[1]
+                shift, decay = (
+                    self._weights.shape(f"{att}time_maa_w1")[1],
+                    self._weights.shape(f"{att}time_decay_w1")[1],
+                )
                 most = max(most, 5 * padded(shift // 5), padded(decay))
         return most
 
     def _read_embedding(self) -> None:
         """In 16 bits, as the file has it where it can."""
         config, name = self._config, "emb.weight"
-        bits = self._bits(name, (config.vocab_size, config.n_embd))
+        bits = self._weights.array(name, (config.vocab_size, config.n_embd))
         if bits.dtype == np.float64:
             bits = bits.astype(np.float32)
         self._model.embedding = np.array(bits)
-        norm = [self._vector(f"blocks.0.ln0.{part}", config.n_embd) for part in ("weight", "bias")]
+        self._weights.count(name)
+        norm = [self._weights.vector(f"blocks.0.ln0.{part}", config.n_embd) for part in ("weight", "bias")]
         self._model.embedding_norm = norm[0], norm[1]
 
     def _read_layer(self, layer: int) -> None:
@@ -172,10 +187,13 @@ class Loader:
         for index, letter in enumerate("wagv"):
             if letter == "v" and not layer:
                 continue
-            down, up = self._low_rank(f"{att}{letter}1", width), self._low_rank(f"{att}{letter}2", None, wide)
+            down, up = (
+                self._weights.low_rank(f"{att}{letter}1", width),
+                self._weights.low_rank(f"{att}{letter}2", None, wide),
+            )
             rank = padded(down.shape[0])
             if up.shape[1] != down.shape[0]:
-                self._refuse(Text("reason.backends.low_rank_matrices_do_not_fit"))
+                self._weights.refuse(Text("reason.backends.low_rank_matrices_do_not_fit"))
             middle = (at, rank)
             into.append(Matrix(f"{att}{letter}1", places[letter], middle, activations.get(letter, "none"), down))
             out.append(Matrix(f"{att}{letter}2", middle, (index * chunk * wide, wide), bits=up))
@@ -183,17 +201,17 @@ class Loader:
         self._product(layer, into, model.shifted, self._mid, "set")
         self._product(layer, out, self._mid, model.low, "set")
         names = ["w0", "a0", "v0" if layer else "", "k_k", "k_a", "r_k", "ln_x.weight", "ln_x.bias"]
-        vectors = [self._vector(att + name, wide) if name else np.zeros(wide, np.float32) for name in names]
+        vectors = [self._weights.vector(att + name, wide) if name else np.zeros(wide, np.float32) for name in names]
         self._attention(layer, vectors, (config.n_head, int(layer == 0), 0, 0))
 
     def _attention_6(self, layer: int, att: str) -> None:
         model, config = self._model, self._config
         width, wide, chunk = config.n_embd, config.n_att, model.chunk
         plane = chunk * width
-        down, up = self._bits(f"{att}time_maa_w1"), self._bits(f"{att}time_maa_w2")
+        down, up = self._weights.array(f"{att}time_maa_w1"), self._weights.array(f"{att}time_maa_w2")
         rank = down.shape[-1] // 5
         if down.shape != (width, 5 * rank) or up.shape != (5, rank, width):
-            self._refuse(_misshapen(f"{att}time_maa_w2"))
+            self._weights.refuse(misshapen(f"{att}time_maa_w2"))
         self._shift([f"{att}time_maa_x"], model.states[layer], 0, model.attention_x, with_difference=True)
         # The difference goes behind the planes that will hold the five shifts.
         middle = 4 * chunk * wide
@@ -211,16 +229,19 @@ class Loader:
             for i in range(5)
         ]
         self._product(layer, ups, self._mid, model.low, "set")
-        mixes = np.concatenate([self._vector(f"{att}time_maa_{letter}", width) for letter in "wkvrg"])
+        mixes = np.concatenate([self._weights.vector(f"{att}time_maa_{letter}", width) for letter in "wkvrg"])
         self._dispatch(
             shaders.SHIFT_6,
             [(width // 4, plane // 4, plane // 4, 0)],
-            {2: self._upload(mixes), 3: model.attention_x, 4: model.low, 5: model.shifted},
+            {2: self._weights.upload(mixes), 3: model.attention_x, 4: model.low, 5: model.shifted},
             lambda now: (-(-width // 256), now.tokens),
         )
-        decay_down, decay_up = self._low_rank(f"{att}time_decay_w1", width), self._low_rank(f"{att}time_decay_w2")
+        decay_down, decay_up = (
+            self._weights.low_rank(f"{att}time_decay_w1", width),
+            self._weights.low_rank(f"{att}time_decay_w2"),
+        )
         if decay_up.shape != (wide, decay_down.shape[0]):
-            self._refuse(_misshapen(f"{att}time_decay_w2"))
+            self._weights.refuse(misshapen(f"{att}time_decay_w2"))
         stride = padded(decay_down.shape[0])
         places = {"w": 0, "k": 1, "v": 2, "r": 3, "g": 4}
         into = self._four(att, {letter: (place * plane, width) for letter, place in places.items()}, True)
@@ -228,7 +249,9 @@ class Loader:
         self._product(layer, into, model.shifted, self._mid, "set")
         out = Matrix(f"{att}time_decay_w2", (middle, stride), (0, wide), bits=decay_up)
         self._product(layer, [out], self._mid, model.low, "set")
-        vectors = [self._vector(att + name, wide) for name in ("time_decay", "time_faaaa", "ln_x.weight", "ln_x.bias")]
+        vectors = [
+            self._weights.vector(att + name, wide) for name in ("time_decay", "time_faaaa", "ln_x.weight", "ln_x.bias")
+        ]
         self._attention(layer, vectors, (config.n_head, 1, 1, 0))
 
     def _attention_4_5(self, layer: int, att: str) -> None:
@@ -240,7 +263,7 @@ class Loader:
         places = {letter: (mixes.index(letter) * model.chunk * width, width) for letter in mixes}
         self._product(layer, self._four(att, places, has_gate), model.shifted, self._mid, "set")
         first = "time_first" if config.architecture in ("4", "5.0") else "time_faaaa"
-        decay, bonus = (self._vector(att + name).astype(np.float64) for name in ("time_decay", first))
+        decay, bonus = (self._weights.vector(att + name).astype(np.float64) for name in ("time_decay", first))
         if config.major == 4:
             decay = -np.exp(decay)
         else:
@@ -249,10 +272,10 @@ class Loader:
         vectors = []
         for name, values in (("time_decay", decay), (first, bonus)):
             if values.size not in (config.n_head, wide):
-                self._refuse(_misshapen(att + name))
+                self._weights.refuse(misshapen(att + name))
             vectors.append(np.repeat(values, wide // values.size).astype(np.float32))
         if config.major == 5:
-            vectors += [self._vector(f"{att}ln_x.{part}", wide) for part in ("weight", "bias")]
+            vectors += [self._weights.vector(f"{att}ln_x.{part}", wide) for part in ("weight", "bias")]
         self._attention(layer, vectors, (config.n_head, 0, int(has_gate), 0))
 
     def _four(self, att: str, places: dict[str, tuple[int, int]], has_gate: bool) -> list[Matrix]:
@@ -273,7 +296,7 @@ class Loader:
             slot, heads = slot // 4, heads // 4
         across = -(-wide // 64) if config.major == 4 else config.n_head
         places = {
-            2: model.sequences, 3: self._upload(np.concatenate(vectors)), 4: self._mid,
+            2: model.sequences, 3: self._weights.upload(np.concatenate(vectors)), 4: self._mid,
             5: model.low, 6: model.states[layer], 7: model.y,
         }  # fmt: skip
         params = [(wide, plane, slot, heads), flags]
@@ -282,30 +305,30 @@ class Loader:
     def _read_head(self) -> None:
         model, config = self._model, self._config
         width = config.n_embd
-        norm = np.concatenate([self._vector(f"ln_out.{part}", width) for part in ("weight", "bias")])
+        norm = np.concatenate([self._weights.vector(f"ln_out.{part}", width) for part in ("weight", "bias")])
         self._dispatch(
             shaders.NORM,
             [(width // 4, 1, 0, 0)],
-            {2: self._upload(norm), 3: model.line, 4: model.x, 5: model.last},
+            {2: self._weights.upload(norm), 3: model.line, 4: model.x, 5: model.last},
             lambda now: (now.lines, 1),
         )
-        bits = self._bits("head.weight", (config.vocab_size, width))
-        kind = self._kind(-1, "head.weight")
+        bits = self._weights.array("head.weight", (config.vocab_size, width))
+        kind = self._weights.kind(-1, "head.weight")
         # Both the weights and the logits they make have to fit a binding.
         rows = min(self._most_rows(kind, width), model.binding_bytes // (4 * model.chunk) // 32 * 32)
         for start in range(0, config.vocab_size, rows):
-            part = bits[start : start + rows]
+            part = range(start, min(start + rows, config.vocab_size))
             logits = self._gpu.buffer(4 * model.chunk * padded(len(part)))
             model.head_parts.append((logits, start, len(part)))
-            matrix = Matrix("head.weight", (0, width), (0, padded(len(part))), bits=part)
+            matrix = Matrix("head.weight", (0, width), (0, padded(len(part))), bits=bits, rows=part)
             self._product(-1, [matrix], model.last, logits, "set", plan=model.head)
 
     def _read_initial_state(self) -> None:
         config = self._config
         names = [f"blocks.{layer}.att.time_state" for layer in range(config.n_layer)]
         state = RecurrentState.zeros(config)
-        if config.major > 4 and self._names.issuperset(names):
-            matrices = np.stack([packing.widened(self._bits(name)) for name in names])
+        if config.major > 4 and self._weights.names.issuperset(names):
+            matrices = np.stack([packing.widened(self._weights.array(name)) for name in names])
             state = RecurrentState.from_time_state(config, matrices)
         self._model.set_blank(state)
 
@@ -313,21 +336,21 @@ class Loader:
 
     def _norm(self, name: str, x: Any, y: Any) -> None:
         width = self._config.n_embd
-        values = np.concatenate([self._vector(f"{name}.{part}", width) for part in ("weight", "bias")])
-        places = {2: self._upload(values), 3: self._model.line, 4: x, 5: y}
+        values = np.concatenate([self._weights.vector(f"{name}.{part}", width) for part in ("weight", "bias")])
+        places = {2: self._weights.upload(values), 3: self._model.line, 4: x, 5: y}
         self._dispatch(shaders.NORM, [(width // 4, 0, 0, 0)], places, lambda now: (now.tokens, 1))
 
     def _shift(self, names: Sequence[str], state: Any, offset4: int, x: Any, with_difference: bool = False) -> None:
         """RWKV-4 and 5 say how much of the present token to take, 6 and 7 how much of the one before."""
         model, width = self._model, self._config.n_embd
-        mixes = [self._vector(name, width) for name in names]
+        mixes = [self._weights.vector(name, width) for name in names]
         if self._config.major < 6:
             mixes = [1 - mix for mix in mixes]
         plane4 = model.chunk * width // 4
         self._dispatch(
             shaders.SHIFT,
             [(width // 4, len(names), plane4, int(with_difference)), (model.slot_floats // 4, offset4, 0, 0)],
-            {2: model.tags, 3: self._upload(np.concatenate(mixes)), 4: state, 5: x, 6: model.shifted},
+            {2: model.tags, 3: self._weights.upload(np.concatenate(mixes)), 4: state, 5: x, 6: model.shifted},
             lambda now: (-(-width // 256), now.tokens),
         )
 
@@ -342,22 +365,29 @@ class Loader:
         plan: list[Any] | None = None,
     ) -> None:
         """Matrices kept alike share a dispatch as far as their weights fit one binding."""
-        groups: dict[str, list[tuple[Matrix, np.ndarray]]] = {}
+        groups: dict[str, list[Part]] = {}
         for matrix in matrices:
-            kind = self._kind(layer, matrix.name)
-            bits = self._bits(matrix.name) if matrix.bits is None else matrix.bits
-            self._check_shape(layer, matrix, bits)
-            if kind == "fp16" and bits.dtype == np.uint16:
-                kind = "bf16"
-            rows = self._most_rows(kind, bits.shape[1])
-            for start in range(0, len(bits), rows):
-                part = matrix._replace(y=(matrix.y[0] + start, matrix.y[1]))
-                groups.setdefault(kind, []).append((part, bits[start : start + rows]))
+            name = matrix.name
+            kind = self._weights.kind(layer, name)
+            values = matrix.bits
+            if values is None:
+                shape = self._weights.shape(name)
+                self._check_shape(layer, name, shape)
+                values = None if self._weights.is_kept(name) else self._weights.array(name)
+            else:
+                shape = values.shape[0], values.shape[1]
+                kind = "bf16" if kind == "fp16" and values.dtype == np.uint16 else kind
+            most = self._most_rows(kind, shape[1])
+            wanted = matrix.rows or range(shape[0])
+            for start in range(wanted.start, wanted.stop, most):
+                rows = range(start, min(start + most, wanted.stop))
+                part = matrix._replace(y=(matrix.y[0] + start - wanted.start, matrix.y[1]))
+                groups.setdefault(kind, []).append(Part(part, values, rows, shape[1]))
         for kind, parts in groups.items():
-            held: list[tuple[Matrix, np.ndarray]] = []
+            held: list[Part] = []
             size = 0
             for one in parts:
-                needed = packing.packed_bytes(kind, padded(len(one[1])) * padded(one[1].shape[1]))[0]
+                needed = one.packed_bytes(kind)[0]
                 if held and (size + needed > self._model.binding_bytes or len(held) == MOST_SEGMENTS):
                     self._add_product(kind, held, x, y, epilogue, multiplied, plan)
                     held, size = [], 0
@@ -368,26 +398,26 @@ class Loader:
     def _add_product(
         self,
         kind: str,
-        parts: Sequence[tuple[Matrix, np.ndarray]],
+        parts: Sequence[Part],
         x: Any,
         y: Any,
         epilogue: str,
         multiplied: tuple[Any, int] | None,
         plan: list[Any] | None,
     ) -> None:
-        counts = [packing.packed_bytes(kind, padded(len(bits)) * padded(bits.shape[1])) for _, bits in parts]
+        counts = [part.packed_bytes(kind) for part in parts]
         values = self._gpu.buffer(sum(count for count, _ in counts))
         scales = self._gpu.buffer(max(16, sum(count for _, count in counts)))
-        self._model.weight_bytes += sum(map(sum, counts))
+        self._weights.sent_bytes += sum(map(sum, counts))
         lines = plan is not None
         params = [(len(parts), shaders.EPILOGUES[epilogue], int(lines), multiplied[1] // 4 if multiplied else 0)]
         group = tiles = products = value_at = scale_at = 0
-        for (matrix, bits), (value_bytes, scale_bytes) in zip(parts, counts, strict=True):
-            rows4, inputs = -(-len(bits) // 4), padded(bits.shape[1])
+        for (matrix, held, rows, columns), (value_bytes, scale_bytes) in zip(parts, counts, strict=True):
+            rows4, inputs = -(-len(rows) // 4), padded(columns)
             base = value_at * 8 // packing.BITS[kind] // 4
             params.append((group, base, inputs // 4, shaders.ACTIVATIONS[matrix.activation]))
             params.append((matrix.x[0] // 4, matrix.x[1] // 4, matrix.y[0] // 4, matrix.y[1] // 4))
-            self._send(kind, matrix.name, bits, values, value_at, scales, scale_at)
+            self._weights.send(kind, matrix.name, rows, columns, held, (values, value_at), (scales, scale_at))
             value_at, scale_at = value_at + value_bytes, scale_at + scale_bytes
             group, tiles, products = group + rows4, tiles + -(-rows4 // 8), products + 4 * rows4 * inputs
         params.append((group, 0, 0, 0))
@@ -397,9 +427,7 @@ class Loader:
         codes = {count: shaders.matvec(kind, count) for count in shaders.TOKENS_AT_ONCE}
         if not lines:
             codes[0] = shaders.matmul_tile(kind)
-        variants = {
-            count: (self._gpu.compile(code).result()[0], self._gpu.bind(code, places)) for count, code in codes.items()
-        }
+        variants = {count: (self._pipeline(code), self._gpu.bind(code, places)) for count, code in codes.items()}
         target = self._model.plan if plan is None else plan
         target.append(Product(variants, group, tiles, products))
 
@@ -410,8 +438,15 @@ class Loader:
         places: dict[int, Any],
         grid: Callable[[Pass], tuple[int, int]],
     ) -> None:
+        pipeline = self._pipeline(code)
         group = self._gpu.bind(code, {0: self._model.run_uniform, 1: self._uniform(params), **places})
-        self._model.plan.append(Dispatch(self._gpu.compile(code).result()[0], group, grid))
+        self._model.plan.append(Dispatch(pipeline, group, grid))
+
+    def _pipeline(self, code: str) -> Any:
+        compiled = self._gpu.compile(code)
+        while wait([compiled], COMPILING_S).not_done:
+            self._weights.report("compiling", *self._gpu.compiled())
+        return compiled.result()[0]
 
     def _uniform(self, params: Sequence[tuple[int, int, int, int]]) -> Any:
         values = np.zeros((UNIFORM_SLICE // 16, 4), np.uint32)
@@ -423,8 +458,6 @@ class Loader:
         self._gpu.write(self._uniforms, offset, values)
         return self._uniforms, offset, UNIFORM_SLICE
 
-    # reading
-
     def _most_rows(self, kind: str, inputs: int) -> int:
         """That fit one binding, a multiple of 32."""
         one = packing.packed_bytes(kind, 32 * padded(inputs))[0]
@@ -433,61 +466,9 @@ class Loader:
             raise OutOfMemory(reason=Text("reason.webgpu.binding_too_small"))
         return rows
 
-    def _send(
-        self, kind: str, name: str, bits: np.ndarray, values: Any, value_at: int, scales: Any, scale_at: int
-    ) -> None:
-        """Packs piece by piece, in threads."""
-        padding = padded(bits.shape[1]) - bits.shape[1]
-        last = -len(bits) % 4
-
-        def packed(start: int) -> tuple[bytes, bytes]:
-            piece = bits[start : start + PIECE_ROWS]
-            below = last if start + PIECE_ROWS >= len(bits) else 0
-            if padding or below:
-                piece = np.pad(piece, ((0, below), (0, padding)))
-            return packing.pack(kind, piece)
-
-        try:
-            for value, scale in self._pool.map(packed, range(0, len(bits), PIECE_ROWS)):
-                self._report(name)
-                with guarded():
-                    self._gpu.write(values, value_at, value)
-                    if scale:
-                        self._gpu.write(scales, scale_at, scale)
-                    self._unfenced_bytes += len(value)
-                    if self._unfenced_bytes > UNFENCED_BYTES:
-                        self._gpu.wait(values)
-                        self._source.release()
-                        self._unfenced_bytes = 0
-                value_at, scale_at = value_at + len(value), scale_at + len(scale)
-        except packing.TooLarge:
-            self._refuse(Text("reason.webgpu.beyond_fp16", name=name))
-
-    def _upload(self, values: FloatArray) -> Any:
-        buffer = self._gpu.buffer(values.nbytes)
-        self._model.weight_bytes += values.nbytes
-        with guarded():
-            self._gpu.write(buffer, 0, np.ascontiguousarray(values, np.float32))
-        return buffer
-
-    def _kind(self, layer: int, name: str) -> str:
-        """bfloat16 stays as it is where 16 bits are asked for: fp16 holds fewer of its values."""
-        kind = self._layout.kind(layer, name)
-        if kind == "fp16" and name in self._names and self._source.info(name).dtype == "bfloat16":
-            return "bf16"
-        return kind
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        shape = self._source.info(name).shape
-        if len(shape) != 2:
-            self._refuse(Text("reason.common.is_not_a_matrix", name=name))
-        return shape
-
-    def _check_shape(self, layer: int, matrix: Matrix, bits: np.ndarray) -> None:
+    def _check_shape(self, layer: int, name: str, shape: tuple[int, ...]) -> None:
         """Against the sizes of the model, for the matrices of layers (the others were checked)."""
-        if bits.ndim != 2:
-            self._refuse(Text("reason.common.is_not_a_matrix", name=matrix.name))
-        config, part = self._config, matrix.name.partition(f"blocks.{layer}.")[2]
+        config, part = self._config, name.partition(f"blocks.{layer}.")[2]
         width, wide, hidden = config.n_embd, config.n_att, config.n_ffn
         expected = {
             "att.output.weight": (width, wide),
@@ -495,46 +476,6 @@ class Loader:
             "ffn.value.weight": (width, hidden),
             "ffn.receptance.weight": (width, width),
         }
-        expected |= {f"att.{name}.weight": (wide, width) for name in ("receptance", "key", "value", "gate")}
-        if part in expected and bits.shape != expected[part]:
-            self._refuse(_misshapen(matrix.name))
-
-    def _low_rank(self, name: str, inputs: int | None = None, rows: int | None = None) -> np.ndarray:
-        """``(rows, inputs)``; files keep it turned."""
-        bits = self._bits(name)
-        if bits.ndim != 2 or inputs not in (None, bits.shape[0]) or rows not in (None, bits.shape[1]):
-            self._refuse(_misshapen(name))
-        return bits.T
-
-    def _vector(self, name: str, size: int | None = None) -> FloatArray:
-        """Flat float32."""
-        values = packing.widened(self._bits(name)).reshape(-1)
-        if size is not None and values.size != size:
-            self._refuse(_misshapen(name))
-        return values
-
-    def _bits(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
-        """As the file has it, bfloat16 in uint16; float32 of what is neither that nor a 16- or 32-bit float. Refuses
-        NaN and infinity."""
-        bits = self._source.bits(name)
-        if self._source.info(name).dtype not in ("float32", "float16", "bfloat16"):
-            bits = bits.astype(np.float32)
-        if shape is not None and bits.shape != shape:
-            self._refuse(_misshapen(name))
-        if not packing.is_finite(bits):
-            self._refuse(Text("reason.backends.holds_nan_or_infinity", name=name))
-        self._report(name)
-        return bits
-
-    def _refuse(self, reason: Text | str) -> NoReturn:
-        raise WeightsError(path=str(self._source.path), reason=reason)
-
-    def _report(self, name: str) -> None:
-        self._progress(LoadProgress(self._done_bytes, self._total_bytes, len(self._done), len(self._names)))
-        if name not in self._done and name in self._names:
-            self._done.add(name)
-            self._done_bytes += self._source.info(name).nbytes
-
-
-def _misshapen(name: str) -> Text:
-    return Text("reason.backends.shape_does_not_fit", name=name)
+        expected |= {f"att.{each}.weight": (wide, width) for each in ("receptance", "key", "value", "gate")}
+        if part in expected and shape != expected[part]:
+            self._weights.refuse(misshapen(name))

@@ -41,6 +41,8 @@ class Layout:
     quantised_layers: int = 10_000
     chunk: int = 64
     slots: int = 9
+    has_packed_file: bool = False
+    """Whether quantised matrices are kept on disk for the next load (:mod:`webapp.backends.packed_file`)."""
     binding_bytes: int = 0
     """A lower limit than the adapter's, for tests; 0 is none."""
 

@@ -11,10 +11,13 @@ from webapp.backends.webgpu.shaders import NF4
 
 BITS = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "nf4": 4}
 BLOCK = {"int8": 128, "nf4": 64}
+SCALE_BYTES = {"int8": 4, "nf4": 2}
 """Neighbours that share a scale: int8 a minimum and a maximum, NF4 its largest absolute value, all in fp16."""
 ALIGNED = 128
 """Elements: a matrix starts at a multiple, so that no block holds parts of two."""
 FP16_MAX = 65504.0
+VERSION = 1
+"""Of what :func:`pack` makes of quantised weights: packed files of another are not used."""
 
 
 class TooLarge(ValueError):
@@ -24,7 +27,7 @@ class TooLarge(ValueError):
 def packed_bytes(kind: str, numel: int) -> tuple[int, int]:
     """Of values and scales."""
     padded = -(-numel // ALIGNED) * ALIGNED
-    scales = {"int8": 4 * padded // 128, "nf4": 2 * padded // 64}.get(kind, 0)
+    scales = padded // BLOCK[kind] * SCALE_BYTES[kind] if kind in BLOCK else 0
     return padded * BITS[kind] // 8, scales
 
 

@@ -31,6 +31,7 @@ from webapp.services.strategy.fit import CANNOT_RUN, FITS, TIGHT, Fit, estimate
 from webapp.web.jobs import job_list, jobs_of
 from webapp.web.kit.page import Choice, PageContext, Toast, html_id, parameters_text
 from webapp.web.models.downloads import known_section
+from webapp.web.status import loading_word
 from webapp.weights.inspection import Inspection
 
 Values = dict[str, Any]
@@ -296,6 +297,7 @@ def load_progress(page: PageContext) -> Values | None:
     if status.phase == "loading":
         share = 100 * status.done_bytes // status.total_bytes if status.total_bytes else 0
         shown = _of(page, status.done_bytes, status.total_bytes) if status.total_bytes else ""
+        shown = loading_word(status, page.t) if status.step else shown
         title = page.t("models.loading", name=status.model)
         return {"phase": "loading", "title": title, "shown": shown, "share": share}
     if status.phase == "unloading":

@@ -1,0 +1,320 @@
+"""The tensors of a model file on their way to the GPU: checked, packed piece by piece in threads, sent, with progress.
+
+Quantised matrices are packed once: a packed file (:mod:`webapp.backends.packed_file`) keeps them for the next load. It
+holds, for each matrix in the order of their names, its values and its scales; then, as JSON, name, kind, rows, inputs
+and digests of each; then :data:`FOOTER`. A load believes none of it before all digests were compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.backends import packed_file
+from webapp.backends.webgpu import packing
+from webapp.backends.webgpu.device import Gpu, guarded
+from webapp.engine.backend import LoadProgress, ProgressCallback
+from webapp.errors import WeightsError
+from webapp.i18n import Text
+
+if TYPE_CHECKING:
+    from webapp.backends.webgpu.model import Layout
+    from webapp.weights.checkpoint import Checkpoint
+
+FloatArray = NDArray[np.float32]
+
+PIECE_ROWS = 2048
+"""Of a matrix, packed and sent at a time; a multiple of 32."""
+UNFENCED_BYTES = 64 << 20
+"""Sent to the GPU before the next wait, which lets the staging memory go."""
+FOOTER = struct.Struct("<Q16s8s")
+"""Bytes of the JSON, its digest, MAGIC."""
+MAGIC = b"ROOSTWGP"
+IN_LAYER = re.compile(r"blocks\.(\d+)\..*\.weight")
+
+
+class Weights:
+    """Used in a ``with``: its end keeps the packed file of a load that came to its end."""
+
+    def __init__(self, source: Checkpoint, layout: Layout, gpu: Gpu, progress: ProgressCallback) -> None:
+        self.names = set(source.names())
+        self.sent_bytes = 0
+        """Of the model's weights on the GPU."""
+        self._source, self._layout, self._gpu, self._progress = source, layout, gpu, progress
+        self._left = {name: source.info(name).nbytes for name in self.names}
+        self._total_bytes = self._left_bytes = sum(self._left.values())
+        self._unfenced_bytes = 0
+        self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "webgpu-pack")
+        self._kept: KeptMatrices | None = None
+
+    def __enter__(self) -> Weights:
+        rows = [
+            (name, self._layout.kind(int(layer[1]), name), *self.shape(name))
+            for name in sorted(self.names)
+            if (layer := IN_LAYER.fullmatch(name)) and len(self._source.info(name).shape) == 2
+        ]
+        rows = [row for row in rows if row[1] in packing.BLOCK]
+        if rows and self._layout.has_packed_file:
+            about = repr(("webgpu", self._layout.format, self._layout.quantised_layers))
+            place = packed_file.place(self._source.path, about, str(packing.VERSION))
+            self._kept = KeptMatrices(place, rows)
+            self._kept.open(self._pool)
+        return self
+
+    def __exit__(self, kind: object, value: object, trace: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+        if self._kept is not None:
+            self._kept.close(is_whole=kind is None)
+
+    def report(self, step: str = "", done: int = 0, total: int = 0) -> None:
+        """``step``, ``done`` and ``total``: as of LoadProgress."""
+        done_bytes, tensors = self._total_bytes - self._left_bytes, len(self.names)
+        self._progress(
+            LoadProgress(done_bytes, self._total_bytes, tensors - len(self._left), tensors, step, done, total)
+        )
+
+    def finish(self) -> None:
+        self._left, self._left_bytes = {}, 0
+        self.report()
+
+    def refuse(self, reason: Text | str) -> NoReturn:
+        raise WeightsError(path=str(self._source.path), reason=reason)
+
+    # read
+
+    def kind(self, layer: int, name: str) -> str:
+        """bfloat16 stays as it is where 16 bits are asked for: fp16 holds fewer of its values."""
+        kind = self._layout.kind(layer, name)
+        if kind == "fp16" and name in self.names and self._source.info(name).dtype == "bfloat16":
+            return "bf16"
+        return kind
+
+    def shape(self, name: str) -> tuple[int, int]:
+        """Of a matrix."""
+        shape = self._source.info(name).shape
+        if len(shape) != 2:
+            self.refuse(Text("reason.common.is_not_a_matrix", name=name))
+        return shape[0], shape[1]
+
+    def is_kept(self, name: str) -> bool:
+        """Whether it is packed already: its values need not be read."""
+        return self._kept is not None and self._kept.is_open and name in self._kept.places
+
+    def array(self, name: str, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """As the file has it, bfloat16 in uint16; float32 of what is neither that nor a 16- or 32-bit float. Refuses
+        NaN and infinity."""
+        values = self._source.bits(name)
+        if self._source.info(name).dtype not in ("float32", "float16", "bfloat16"):
+            values = values.astype(np.float32)
+        if shape is not None and values.shape != shape:
+            self.refuse(misshapen(name))
+        if not packing.is_finite(values):
+            self.refuse(Text("reason.backends.holds_nan_or_infinity", name=name))
+        return values
+
+    def vector(self, name: str, size: int | None = None) -> FloatArray:
+        """Flat float32."""
+        values = packing.widened(self.array(name)).reshape(-1)
+        if size is not None and values.size != size:
+            self.refuse(misshapen(name))
+        self.count(name)
+        return values
+
+    def low_rank(self, name: str, inputs: int | None = None, rows: int | None = None) -> np.ndarray:
+        """``(rows, inputs)``; files keep it turned."""
+        values = self.array(name)
+        if values.ndim != 2 or inputs not in (None, values.shape[0]) or rows not in (None, values.shape[1]):
+            self.refuse(misshapen(name))
+        return values.T
+
+    def count(self, name: str, share: float = 1, step: str = "") -> None:
+        """So much of the tensor is done with."""
+        if name in self._left:
+            now = min(self._left[name], math.ceil(share * self._source.info(name).nbytes))
+            self._left_bytes -= now
+            self._left[name] -= now
+            if not self._left[name]:
+                del self._left[name]
+        self.report(step)
+
+    # sent
+
+    def upload(self, values: FloatArray) -> Any:
+        buffer = self._gpu.buffer(values.nbytes)
+        self.sent_bytes += values.nbytes
+        with guarded():
+            self._gpu.write(buffer, 0, np.ascontiguousarray(values, np.float32))
+        return buffer
+
+    def send(
+        self,
+        kind: str,
+        name: str,
+        rows: range,
+        inputs: int,
+        values: np.ndarray | None,
+        to: tuple[Any, int],
+        scales_to: tuple[Any, int],
+    ) -> None:
+        """Rows of a matrix to a buffer, from the byte on that is named with it. ``values``: the whole matrix; None
+        where it is kept."""
+        (buffer, at), (scales, scale_at) = to, scales_to
+        is_packing = kind in packing.BLOCK and values is not None
+        whole = len(rows) if values is None else len(values)
+        starts = range(rows.start, rows.stop, PIECE_ROWS)
+        try:
+            for start, (value, scale) in zip(starts, self._pieces(kind, name, rows, inputs, values), strict=True):
+                with guarded():
+                    self._gpu.write(buffer, at, value)
+                    if len(scale):
+                        self._gpu.write(scales, scale_at, scale)
+                    self._unfenced_bytes += len(value)
+                    if self._unfenced_bytes > UNFENCED_BYTES:
+                        self._gpu.wait(buffer)
+                        self._source.release()
+                        self._unfenced_bytes = 0
+                at, scale_at = at + len(value), scale_at + len(scale)
+                if is_packing and self._kept is not None:
+                    self._kept.put(name, value, scale)
+                piece = min(PIECE_ROWS, rows.stop - start)
+                self.count(name, piece / whole, "quantising" if is_packing else "")
+        except packing.TooLarge:
+            self.refuse(Text("reason.webgpu.beyond_fp16", name=name))
+
+    def _pieces(
+        self, kind: str, name: str, rows: range, inputs: int, values: np.ndarray | None
+    ) -> Iterator[tuple[Any, Any]]:
+        padding = -inputs % 4
+
+        def packed(start: int) -> tuple[bytes, bytes]:
+            assert values is not None
+            piece = values[start : min(start + PIECE_ROWS, rows.stop)]
+            below = -len(piece) % 4
+            if padding or below:
+                piece = np.pad(piece, ((0, below), (0, padding)))
+            return packing.pack(kind, piece)
+
+        starts = range(rows.start, rows.stop, PIECE_ROWS)
+        if values is not None:
+            yield from self._pool.map(packed, starts)
+            return
+        assert self._kept is not None
+        for start in starts:
+            yield self._kept.piece(name, start, min(start + PIECE_ROWS, rows.stop))
+
+
+class KeptPlace(NamedTuple):
+    """Of a matrix in a packed file."""
+
+    kind: str
+    rows: int
+    inputs: int
+    value_at: int
+    value_bytes: int
+    scale_at: int
+    scale_bytes: int
+
+
+class KeptMatrices:
+    """A packed file that is read, where there is a whole one, or written. ``rows``: name, kind, rows, inputs."""
+
+    def __init__(self, path: Path, rows: Sequence[tuple[str, str, int, int]]) -> None:
+        self.places: dict[str, KeptPlace] = {}
+        self.is_open = False
+        self._path = path
+        self._rows: list[list[Any]] = [list(row) for row in rows]
+        self._mapped: Any = None
+        self._writer: packed_file.Writer | None = None
+        self._written: dict[str, list[Any]] = {}
+        at = 0
+        for name, kind, height, inputs in rows:
+            sizes = packing.packed_bytes(kind, -(-height // 4) * 4 * (-(-inputs // 4) * 4))
+            self.places[name] = KeptPlace(kind, height, inputs, at, sizes[0], at + sizes[0], sizes[1])
+            at += sum(sizes)
+        self._data_bytes = at
+
+    def open(self, pool: ThreadPoolExecutor) -> None:
+        """Maps the file where it holds what was asked for, unharmed; begins a new one where it does not."""
+        self._mapped = packed_file.opened(self._path)
+        if self._mapped is not None and self._is_whole(pool):
+            self.is_open = True
+            return
+        self._mapped = None
+        size = self._data_bytes + len(self._directory([("0" * 32, "0" * 32)] * len(self._rows)))
+        self._writer = packed_file.Writer(self._path, size)
+
+    def piece(self, name: str, first: int, last: int) -> tuple[memoryview, memoryview]:
+        """Of rows ``first`` to ``last``, multiples of 32 or the last."""
+        place = self.places[name]
+        parts = []
+        for at, size, unit in (
+            (place.value_at, place.value_bytes, 8 // packing.BITS[place.kind]),
+            (place.scale_at, place.scale_bytes, packing.BLOCK[place.kind] // packing.SCALE_BYTES[place.kind]),
+        ):
+            width = -(-place.inputs // 4) * 4
+            start, end = (row * width // unit for row in (first, last))
+            parts.append(memoryview(self._mapped)[at + start : at + (size if last == place.rows else end)])
+        return parts[0], parts[1]
+
+    def put(self, name: str, values: bytes, scales: bytes) -> None:
+        """The next rows."""
+        if self._writer is None:
+            return
+        place = self.places[name]
+        digests = self._written.setdefault(name, [place.value_at, place.scale_at, _hasher(), _hasher()])
+        for index, part in enumerate((values, scales)):
+            self._writer.put(digests[index], part)
+            digests[index] += len(part)
+            digests[2 + index].update(part)
+
+    def close(self, is_whole: bool) -> None:
+        """Of a load that failed nothing is kept."""
+        self._mapped = None
+        if self._writer is not None:
+            if is_whole and self._written.keys() == self.places.keys():
+                digests = [tuple(part.hexdigest() for part in self._written[row[0]][2:]) for row in self._rows]
+                self._writer.put(self._data_bytes, self._directory(digests))
+                self._writer.finish()
+            self._writer.abandon()
+
+    def _directory(self, digests: Sequence[tuple[str, ...]]) -> bytes:
+        text = json.dumps([[*row, *each] for row, each in zip(self._rows, digests, strict=True)]).encode()
+        return text + FOOTER.pack(len(text), _hasher(text).digest(), MAGIC)
+
+    def _is_whole(self, pool: ThreadPoolExecutor) -> bool:
+        view = memoryview(self._mapped)
+        if len(view) < self._data_bytes + FOOTER.size:
+            return False
+        length, digest, magic = FOOTER.unpack(view[-FOOTER.size :])
+        text = bytes(view[self._data_bytes : -FOOTER.size])
+        if magic != MAGIC or length != len(text) or _hasher(text).digest() != digest:
+            return False
+        found = json.loads(text)
+        if [row[:4] for row in found] != self._rows:
+            return False
+
+        def is_unharmed(row: list[Any]) -> bool:
+            place = self.places[row[0]]
+            parts = ((place.value_at, place.value_bytes), (place.scale_at, place.scale_bytes))
+            return [_hasher(view[at : at + size]).hexdigest() for at, size in parts] == row[4:]
+
+        return all(pool.map(is_unharmed, found))
+
+
+def misshapen(name: str) -> Text:
+    return Text("reason.backends.shape_does_not_fit", name=name)
+
+
+def _hasher(data: Any = b"") -> Any:
+    return hashlib.blake2b(data, digest_size=16)
