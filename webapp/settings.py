@@ -91,6 +91,7 @@ class Settings:
     max_sequences: int = setting(32, 1, 4096)
     prefill_chunk: int = setting(0, 0, 65536)
     state_cache_bytes: int = setting(256 * MIB, 0, 1 << 50)
+    snapshot_limit_bytes: int = setting(4096 * MIB, 0, 1 << 50)
     idle_unload_s: float = setting(0.0, 0)
     swap_grace_s: float = setting(5.0, 0)
     load_timeout_s: float = setting(0.0, 0)
@@ -127,6 +128,11 @@ class Settings:
             object.__setattr__(self, "models_dir", default_models_dir(self.data_dir))
         if self.host.startswith("[") and self.host.endswith("]"):  # an IPv6 address as it stands in a URL
             object.__setattr__(self, "host", self.host[1:-1])
+
+    @property
+    def snapshot_dir(self) -> Path:
+        """Where the states of chats last, of all models."""
+        return self.data_dir / "snapshots"
 
     @property
     def is_shared(self) -> bool:

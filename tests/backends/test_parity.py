@@ -7,13 +7,18 @@ up, as the tests of the reference make sure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.backends.parity import ARCHITECTURES, ROUNDING, STRATEGIES, difference, entries, make_pair, measure
-from tests.engine.driving import forward
+from tests.engine.driving import Answer, forward, request, run
+from tests.waiting import PATIENCE_S
+from webapp.engine.llm_engine import LLMEngine
 from webapp.engine.registry import BackendEntry
+from webapp.engine.snapshot_store import SnapshotFolder, SnapshotStore
 
 TOLERANCE = 2e-3
 FILES = {"bfloat16": "model.pth", "float16": "model.st", "float32": "model.safetensors"}
@@ -85,3 +90,33 @@ def test_a_state_merged_in_the_model_is_where_a_fresh_slot_starts(
     start = backend.read_state(backend.new_slot()).arrays["att_kv"]
     assert (start == reference.initial_state().arrays["att_kv"]).all()
     assert start.any()
+
+
+@pytest.mark.parametrize("architecture", ("4", "7"))
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_a_b_a_over_restarts_reads_nothing_again_and_writes_the_same(
+    entry: BackendEntry, architecture: str, tmp_path: Path
+) -> None:
+    backend, _ = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name])
+
+    def answer(prompt: Sequence[int], max_tokens: int, begun: int = 0) -> Answer:
+        """By an engine of its own, which has nothing but the folder."""
+        folder = SnapshotFolder(tmp_path / "snapshots", 1 << 26, backend.config)
+        engine = LLMEngine(backend, snapshots=SnapshotStore(1 << 24, folder, entry.name))
+        asked = request("a", prompt, boundaries=(40,), logprobs=3, temperature=1.0, max_tokens=max_tokens)
+        found = run(engine, replace(asked, begun=begun, is_kept=True))["a"]
+        assert folder.wait_written(PATIENCE_S)
+        engine.snapshots.close()
+        return found
+
+    a, b = [5, 6, 7, 8, 9, 10] * 12, [5, 6, 7] * 20
+    first, between, again = answer(a, 12), answer(b, 12), answer(a, 12)
+    assert between.stats.cached_tokens == 0 and between.token_ids != first.token_ids
+    assert (again.token_ids, again.stats.prefilled_tokens) == (first.token_ids, 0)
+    assert again.logprobs[1:] == first.logprobs[1:], "going on from a snapshot differs from never having stopped"
+
+    stopped = answer(a, 5)
+    rest = answer([*a, *stopped.token_ids], 7, begun=5)
+    assert rest.stats.prefilled_tokens == 1, "the last token written was not read before"
+    assert stopped.token_ids + rest.token_ids == first.token_ids
+    assert rest.logprobs == first.logprobs[5:]

@@ -83,9 +83,9 @@ def test_no_answer_changes(seed):
         ours, theirs = found[each.request_id], expected[each.request_id]
         assert (ours.token_ids, ours.finish_reason) == (theirs.token_ids, theirs.finish_reason)
         assert ours.logprobs == theirs.logprobs and ours.stats.decoded_tokens == theirs.stats.decoded_tokens
-    assert drafting.state_cache._states.keys() == plain.state_cache._states.keys()
-    for key, state in plain.state_cache._states.items():
-        assert drafting.state_cache._states[key].digest() == state.digest()
+    assert drafting.snapshots._kept.keys() == plain.snapshots._kept.keys()
+    for key, snapshot in plain.snapshots._kept.items():
+        assert drafting.snapshots._kept[key].state.digest() == snapshot.state.digest()
     assert not drafting.backend.used_slots
 
 

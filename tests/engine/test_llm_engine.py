@@ -232,7 +232,7 @@ def test_nan_is_found_in_the_middle_of_a_prompt_and_no_snapshot_of_it_is_kept():
     made = engine("nan_on=99", prefill_chunk=16)
     answer = run(made, request(prompt=[99, *range(1, 60)], boundaries=(10, 20)))["a"]
     assert answer.error["code"] == "non_finite_logits" and answer.stats.prefilled_tokens == 10
-    assert len(made.state_cache) == 0
+    assert len(made.snapshots) == 0
 
 
 def test_a_prompt_that_breaks_the_backend_ends_alone():
@@ -479,7 +479,7 @@ def test_a_prompt_takes_no_more_snapshots_than_the_cache_holds():
     made.add_request(request(prompt=range(1, 101), boundaries=range(5, 100, 5)))
     assert made.scheduler.waiting[0].snapshot_lengths == [85, 90, 95]
     run(made)
-    assert made.state_cache.used_bytes <= room
+    assert made.snapshots.used_bytes <= room
     assert run(made, request("b", prompt=range(1, 101)))["b"].stats.cached_tokens >= 90
 
 
@@ -498,7 +498,7 @@ def test_memory_running_out_for_a_snapshot_costs_the_snapshots_not_the_answer():
 
     made.backend.read_state = refuse
     assert run(made, request(prompt=(5, 6)))["a"].finish_reason is FinishReason.LENGTH
-    assert len(made.state_cache) == 0
+    assert len(made.snapshots) == 0
 
 
 def test_any_other_failure_of_a_snapshot_costs_that_snapshot():
@@ -508,7 +508,7 @@ def test_any_other_failure_of_a_snapshot_costs_that_snapshot():
     made.backend.read_state = lambda slot: 1 / 0
     assert run(made, request("b", (5, 6, 7), boundaries=(2,)))["b"].finish_reason is FinishReason.LENGTH
     made.backend.read_state = read_state
-    assert len(made.state_cache) == 1
+    assert len(made.snapshots) == 1
     assert run(made, request("c", (5, 6, 7)))["c"].finish_reason is FinishReason.LENGTH
 
 

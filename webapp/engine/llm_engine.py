@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.engine.backend import Backend, Logits, Row, line_starts
+from webapp.engine.backend import Backend, Logits, NumpyLogits, Row, line_starts
 from webapp.engine.outputs import (
     FinishReason,
     GenerationRequest,
@@ -37,7 +37,8 @@ from webapp.engine.scheduler import (
     Start,
     TokenIds,
 )
-from webapp.engine.state import RecurrentState, StateCache
+from webapp.engine.snapshot_store import Snapshot, SnapshotStore
+from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RequestError, as_roost_error
 from webapp.i18n import Text
 
@@ -52,6 +53,10 @@ DRAFT_TOTALS = ("drafted_tokens", "draft_hits")
 """Tokens guessed, and how many of them came true."""
 MOST_DRAFTING = 4
 """With more answers in a step the processor has enough to do without guesses."""
+SNAPSHOT_EVERY = 256
+"""Tokens of a long answer between two snapshots."""
+WORTH_LASTING = 512
+"""So many tokens are worth a file, whoever has them read."""
 FAILURES_IN_A_ROW = 5
 """So many steps failing with none succeeding between them mean a broken backend, not a bad request."""
 
@@ -70,7 +75,7 @@ class Piece:
 class LLMEngine:
     """``banned_token_ids`` are never sampled (ids the tokenizer does not assign); ``penalty_exempt_token_ids`` are
     never counted by penalties. ``max_sequences`` is bounded by the backend's slots, ``prefill_chunk`` 0 is what the
-    backend likes. Not thread-safe."""
+    backend likes. ``snapshots`` is a store in place of one in memory alone. Not thread-safe."""
 
     def __init__(
         self,
@@ -79,6 +84,7 @@ class LLMEngine:
         max_sequences: int = 32,
         prefill_chunk: int = 0,
         state_cache_bytes: int = DEFAULT_STATE_CACHE_BYTES,
+        snapshots: SnapshotStore | None = None,
         banned_token_ids: Iterable[int] = (),
         penalty_exempt_token_ids: Iterable[int] = (),
         constraint_factory: ConstraintFactory | None = None,
@@ -88,9 +94,9 @@ class LLMEngine:
         self.config = backend.config
         self.max_sequences = min(max_sequences, backend.max_slots)
         self.scheduler = Scheduler(self.max_sequences, prefill_chunk or backend.prefill_tokens)
-        self.state_cache = StateCache(state_cache_bytes)
+        self.snapshots = SnapshotStore(state_cache_bytes) if snapshots is None else snapshots
         self._batches = BatchMaker(self.config.vocab_size, banned_token_ids)
-        max_snapshots = state_cache_bytes // self.config.state_bytes()
+        max_snapshots = self.snapshots.limit_bytes // self.config.state_bytes()
         self._factory = SequenceFactory(self.config, penalty_exempt_token_ids, constraint_factory, max_snapshots)
         self._clock = clock
         self._fresh = self._read_fresh_start()
@@ -142,6 +148,8 @@ class LLMEngine:
         self._totals["steps"] += 1
         for sequence in self.scheduler.admit():
             self._start(sequence)
+            if sequence.first_logits is not None:
+                self._draw_first(sequence)
         self._report_queue()
         plan = self.scheduler.plan()
         drafting = self.backend.draft_tokens if len(plan.decoding) <= MOST_DRAFTING else 0
@@ -201,7 +209,7 @@ class LLMEngine:
 
     def counters(self) -> dict[str, int]:
         """Totals since the engine began (tokens written: of answers that run, too), and what it holds now."""
-        cache = self.state_cache
+        cache, folder = self.snapshots, self.snapshots.folder
         now = {
             "running": len(self.scheduler.running),
             "waiting": len(self.scheduler.waiting),
@@ -211,6 +219,10 @@ class LLMEngine:
             "cache_bytes": cache.used_bytes,
             "cache_limit_bytes": cache.limit_bytes,
             "cache_snapshots": len(cache),
+            "snapshot_files": len(folder) if folder else 0,
+            "snapshot_file_bytes": folder.used_bytes if folder else 0,
+            "snapshot_file_hits": cache.folder_hits,
+            "snapshot_files_damaged": folder.damaged if folder else 0,
         }
         totals = {f"{name}_total": self._totals[name] for name in (*TOTALS, *DRAFT_TOTALS)}
         totals["decoded_tokens_total"] += sum(len(each.completion_token_ids) for each in self.scheduler.running)
@@ -222,15 +234,24 @@ class LLMEngine:
         sequence.admitted_at = self._clock()
         try:
             sequence.slot = self.backend.new_slot()
-            found = self.state_cache.longest_prefix(
-                sequence.initial_state_digest, sequence.prompt_token_ids, limit=sequence.prompt_length - 1
-            )
-            length, state = found or (0, sequence.initial_state.copy())
-            self.backend.write_state(sequence.slot, state)
+            found = self.snapshots.longest_prefix(sequence.initial_state_digest, sequence.prompt_token_ids)
+            length, snapshot = found or (0, Snapshot(sequence.initial_state))
+            self.backend.write_state(sequence.slot, snapshot.state.copy())
         except Exception as exc:
             self._fail(sequence, exc)
         else:
             sequence.position = sequence.cached_tokens = length
+            if length == sequence.prompt_length:
+                sequence.first_logits = snapshot.logits
+
+    def _draw_first(self, sequence: Sequence) -> None:
+        """Of a prompt that was read before, from the logits kept with its state."""
+        assert sequence.first_logits is not None
+        logits, sequence.first_logits = NumpyLogits(sequence.first_logits[None].copy()), None
+        self.scheduler.start_decoding(sequence)
+        self._sample([sequence], logits, [0])
+        if sequence.releasable and sequence.status is SequenceStatus.DECODING:
+            self._tell(sequence)
 
     def _decoding_piece(self, sequence: Sequence, drafting: int) -> Piece:
         pending = tuple(sequence.pending_token_ids)
@@ -284,6 +305,7 @@ class LLMEngine:
         for piece in pieces:
             if piece.sequence.releasable and piece.sequence.status is SequenceStatus.DECODING:
                 self._tell(piece.sequence)
+            self._snapshot_on_the_way(piece.sequence)
 
     def _holds(self, piece: Piece, held: int) -> bool:
         """After a token was drawn: whether it is the next guess. At the end of a draft, puts the state back before it
@@ -325,6 +347,8 @@ class LLMEngine:
         if sequence.position < sequence.prompt_length:
             return False
         self.scheduler.start_decoding(sequence)
+        if sequence.request.is_kept and self.snapshots.limit_bytes and logits.is_finite(line):
+            self._snapshot(sequence, logits.to_numpy([line])[0].copy())
         return True
 
     def _sample(self, sequences: list[Sequence], logits: Logits, lines: list[int]) -> None:
@@ -408,7 +432,7 @@ class LLMEngine:
         try:
             self._put_back(sequence)
             late = tuple(sequence.pending_token_ids[:-1]) if sequence.status is SequenceStatus.DECODING else ()
-            if late and self.state_cache.limit_bytes:
+            if late and self.snapshots.limit_bytes:
                 self.backend.step([Row(_slot(sequence), late, "nothing")])
                 sequence.position += len(late)
         except Exception:
@@ -416,16 +440,27 @@ class LLMEngine:
         else:
             self._snapshot(sequence)
 
-    def _snapshot(self, sequence: Sequence) -> None:
-        """Keeps the slot's state under the tokens that made it. A failure costs the snapshot, not the answer; where
-        memory is the reason, all snapshots go."""
+    def _snapshot_on_the_way(self, sequence: Sequence) -> None:
+        """Of a long answer, so that little is read again where the engine ends before it does."""
+        written = sequence.position - sequence.prompt_length
+        is_due = sequence.request.is_kept and written >= sequence.snapshot_after + SNAPSHOT_EVERY
+        if is_due and sequence.status is SequenceStatus.DECODING and sequence.before_draft is None:
+            sequence.snapshot_after = written
+            self._snapshot(sequence)
+
+    def _snapshot(self, sequence: Sequence, logits: FloatArray | None = None) -> None:
+        """Keeps the slot's state under the tokens that made it, and ``logits (vocab_size,)`` after them if given. A
+        failure costs the snapshot, not the answer; where memory is the reason, all snapshots in memory go."""
         token_ids, digest = sequence.consumed_token_ids, sequence.initial_state_digest
-        if self.state_cache.limit_bytes < self.config.state_bytes() or self.state_cache.contains(digest, token_ids):
+        is_useless = self.snapshots.limit_bytes < self.config.state_bytes()
+        if is_useless or self.snapshots.contains(digest, token_ids, logits is not None):
             return
+        is_lasting = sequence.request.is_kept or len(token_ids) >= WORTH_LASTING
         try:
-            self.state_cache.put(digest, token_ids, self.backend.read_state(_slot(sequence)))
+            snapshot = Snapshot(self.backend.read_state(_slot(sequence)), logits)
+            self.snapshots.put(digest, token_ids, snapshot, is_lasting)
         except (MemoryError, OutOfMemory):
-            self.state_cache.clear()
+            self.snapshots.clear()
         except Exception:
             log.warning("a snapshot after %d tokens could not be kept", len(token_ids), exc_info=True)
 

@@ -25,6 +25,9 @@ class GenerationRequest:
     ``boundaries`` are prompt prefix lengths worth a snapshot (message ends, ascending). ``client`` is who asked, for
     fairness between clients. ``initial_state`` overrides the engine's own initial state for this sequence;
     ``initial_state_digest`` does so by name: one the engine was told to keep, or "" for the model's own beginning.
+    ``begun`` of the last prompt tokens are the beginning of the answer itself: they count as drawn, for penalties and
+    for the next draw. ``is_kept``: an answer people come back to; its snapshots last, and one is taken of the whole
+    prompt with its logits.
     ``constraint`` is left for structured decoding: a plain description the engine process turns into a processor.
     """
 
@@ -36,6 +39,8 @@ class GenerationRequest:
     initial_state: RecurrentState | None = None
     constraint: dict[str, Any] | None = None
     initial_state_digest: str | None = None
+    begun: int = 0
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from webapp.engine.backend import SavedState
 from webapp.engine.drafts import Drafter
 from webapp.engine.outputs import GenerationRequest, SequenceStats, TokenLogprob
@@ -28,6 +31,9 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import RequestError
 from webapp.i18n import Text
+
+BLOCKS_EVERY = 1024
+"""Prompt tokens between two snapshots where no message ends."""
 
 
 class StopMatcher:
@@ -114,6 +120,10 @@ class Sequence:
     """Made when it is first asked for a guess."""
     before_draft: tuple[int, SavedState] | None = None
     """While the state has consumed guesses not yet known to be right: position and state without them."""
+    first_logits: NDArray[np.float32] | None = None
+    """From its admission to the first draw: those after the whole prompt, where they were kept with its state."""
+    snapshot_after: int = 0
+    """How many written tokens the last snapshot of the answer has consumed."""
     _drafter_fed: int = 0
     _sure: int = 0
     _taken: int = 0
@@ -262,9 +272,15 @@ class SequenceFactory:
             raise RequestError("token_out_of_range", found=token_id, vocab_size=self._config.vocab_size)
 
     def _sampling(self, request: GenerationRequest, seed: int) -> SequenceSampling:
-        adjustments = Adjustments(request.params, self._penalty_exempt, request.prompt_token_ids)
+        start = len(request.prompt_token_ids) - request.begun
+        before, begun = request.prompt_token_ids[:start], request.prompt_token_ids[start:]
+        adjustments = Adjustments(request.params, self._penalty_exempt, before)
+        for token_id in begun:
+            adjustments.accept(token_id)
         constraint = None if request.constraint is None else self._constraint(request.constraint)
-        return SequenceSampling(request.params, seed, adjustments, constraint)
+        sampling = SequenceSampling(request.params, seed, adjustments, constraint)
+        sampling.position = len(begun)
+        return sampling
 
     def _constraint(self, description: dict[str, object]) -> Constraint:
         if self._constraint_factory is None:
@@ -272,8 +288,12 @@ class SequenceFactory:
         return self._constraint_factory(description)
 
     def _snapshot_lengths(self, request: GenerationRequest) -> list[int]:
-        """The boundaries inside the prompt; of too many the last, which are asked for most."""
-        inside = sorted({b for b in request.boundaries if 0 < b <= len(request.prompt_token_ids)})
+        """The boundaries inside the prompt, and others at regular places of a long one, where prompts that differ after
+        them meet; of too many the last, which are asked for most."""
+        length = len(request.prompt_token_ids)
+        inside = sorted(
+            {*(b for b in request.boundaries if 0 < b <= length), *range(BLOCKS_EVERY, length, BLOCKS_EVERY)}
+        )
         return inside[max(0, len(inside) - self._max_snapshots) :]
 
 

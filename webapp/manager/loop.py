@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import hashlib
 import io
 import logging
 import os
@@ -23,6 +24,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from webapp.engine.backend import Backend, LoadProgress
 from webapp.engine.llm_engine import LLMEngine
@@ -30,6 +32,7 @@ from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats
 from webapp.engine.probe import Probe
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_batch import ConstraintFactory
+from webapp.engine.snapshot_store import SnapshotFolder, SnapshotStore
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RoostError, as_roost_error
 from webapp.i18n import Text
@@ -69,6 +72,7 @@ from webapp.weights.companions import tokenizer_of
 
 PROGRESS_EVERY_S = 0.05
 BEAT_EVERY_S = 1.0
+PIECES, PIECE_BYTES = 64, 1 << 16
 logger = logging.getLogger(__name__)
 
 
@@ -136,6 +140,7 @@ class EngineLoop:
                 constraints = GrammarConstraints(lambda: tokenizer_for(command))
                 stack.callback(constraints.close)
                 engine = make_engine(backend, command, constraints)
+                stack.callback(engine.snapshots.close)
             except Exception as exc:
                 self._fail_load(exc, command)
                 return
@@ -235,11 +240,18 @@ class EngineLoop:
 
 
 def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFactory) -> LLMEngine:
+    limit_bytes = command.snapshot_limit_bytes
+    folder = command.snapshot_folder if limit_bytes else None
+    snapshots = SnapshotStore(
+        command.state_cache_bytes,
+        SnapshotFolder(folder, limit_bytes, backend.config) if folder else None,
+        model_identity(Path(command.path), command.strategy, command.custom_cuda) if folder else "",
+    )
     engine = LLMEngine(
         backend,
         max_sequences=command.max_sequences,
         prefill_chunk=command.prefill_chunk,
-        state_cache_bytes=command.state_cache_bytes,
+        snapshots=snapshots,
         banned_token_ids=command.banned_token_ids,
         penalty_exempt_token_ids=command.penalty_exempt_token_ids,
         constraint_factory=constraints,
@@ -247,6 +259,25 @@ def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFac
     if command.initial_state is not None:
         engine.set_initial_state(command.initial_state.value(), command.initial_state_digest)
     return engine
+
+
+def model_identity(path: Path, strategy: str, custom_cuda: bool) -> str:
+    """What the numbers of a loaded model come from, as far as a state depends on it: 32 hex digits. Of its files name,
+    size, time of last change and :data:`PIECES` pieces count: 15 GB would take ten seconds to hash, and whatever
+    changes a model changes its time or bytes all over it. A path that is no file counts as its name."""
+    found = hashlib.blake2b(f"{strategy.split()}{custom_cuda}".encode(), digest_size=16)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    for file in files:
+        found.update(file.name.encode("utf-8", "surrogateescape"))
+        if not file.is_file():
+            continue
+        stat = file.stat()
+        found.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        with file.open("rb", buffering=0) as content:
+            for piece in range(PIECES):
+                content.seek(piece * stat.st_size // PIECES)
+                found.update(content.read(PIECE_BYTES))
+    return found.hexdigest()
 
 
 def tokenizer_for(command: LoadModel) -> Tokenizer:

@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -86,6 +87,9 @@ class LoadModel(Tagged, frozen=True):
     initial_state_digest: str = ""
     tokenizer_bytes: bytes = b""
     """A vocabulary file or name in place of the model's own; read only for constrained answers."""
+    snapshot_folder_bytes: bytes = b""
+    """Where snapshots last; "" for nowhere."""
+    snapshot_limit_bytes: int = 0
 
     @property
     def path(self) -> str:
@@ -94,6 +98,10 @@ class LoadModel(Tagged, frozen=True):
     @property
     def tokenizer(self) -> str:
         return os.fsdecode(self.tokenizer_bytes)
+
+    @property
+    def snapshot_folder(self) -> Path | None:
+        return Path(os.fsdecode(self.snapshot_folder_bytes)) if self.snapshot_folder_bytes else None
 
 
 class CancelLoad(Tagged, frozen=True):
@@ -111,6 +119,8 @@ class Submit(Tagged, frozen=True):
     constraint_json: str
     """As JSON text, because a schema may hold numbers of any size."""
     initial_state_digest: str | None
+    begun: int = 0
+    is_kept: bool = False
 
     @classmethod
     def of(cls, request: GenerationRequest, initial_state_digest: str | None) -> Submit:
@@ -122,6 +132,8 @@ class Submit(Tagged, frozen=True):
             request.client,
             json.dumps(request.constraint),
             initial_state_digest,
+            request.begun,
+            request.is_kept,
         )
 
     def request(self) -> GenerationRequest:
@@ -133,6 +145,8 @@ class Submit(Tagged, frozen=True):
             self.client,
             constraint=json.loads(self.constraint_json),
             initial_state_digest=self.initial_state_digest,
+            begun=self.begun,
+            is_kept=self.is_kept,
         )
 
 

@@ -377,6 +377,8 @@ def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadMo
         tokenizer_bytes=os.fsencode(target.options.tokenizer),
         banned_token_ids=banned_token_ids(tokenizer, target.inspection, target.config.vocab_size),
         penalty_exempt_token_ids=penalty_exempt_token_ids(tokenizer) if tokenizer else (),
+        snapshot_folder_bytes=os.fsencode(settings.snapshot_dir),
+        snapshot_limit_bytes=settings.snapshot_limit_bytes,
     )
 
     def starting_from(start: Start) -> LoadModel:

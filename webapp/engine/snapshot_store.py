@@ -1,0 +1,567 @@
+"""Snapshots: states found again by the tokens that made them, in memory up to a budget and in a folder up to a quota.
+
+A recurrent state cannot be cut back, so a prompt can only go on from a snapshot taken exactly at one of its prefixes. A
+snapshot is known by everything that made it: the model and the options that change its numbers (``identity``), the
+digest of the initial state, and the tokens, as a chain of hashes with a link every :data:`BLOCK` tokens. Keys are
+BLAKE2b, so no prompt can find another's state.
+
+What sampling needs besides the state is either inside (the logits, where an answer begins at the snapshot's end) or
+follows from the request: seed, draws so far, penalties and grammar all come from the tokens written before.
+
+A file is written behind the answer by a thread, newest first: to a ``.part``, synced, then renamed, so that a name
+never stands for half a snapshot. It is a safetensors file whose header names what it is of and the digest of all its
+bytes; every array is in the narrowest of F32, F16 and BF16 that holds it exactly. What is read is checked against the
+sizes of the model before a byte is believed. A file that is missing or damaged costs reading the tokens again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import threading
+import time
+from array import array
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from webapp.engine.state import ModelConfig, RecurrentState, state_shapes
+from webapp.errors import WeightsError
+
+if TYPE_CHECKING:  # the web process asks for the folder's size and must start without numpy
+    import numpy as np
+    from numpy.typing import NDArray
+
+    FloatArray = NDArray[np.float32]
+
+BLOCK = 64
+ENDING, PART_ENDING = ".snapshot", ".part"
+LOGITS = "logits"
+HEADER_BYTES, MOST_HEADER_BYTES = 1 << 10, 1 << 14
+"""What one of a model's snapshots has at most, and what is read of one that says it has more."""
+MOST_UNWRITTEN_BYTES = 256 << 20
+"""What waits to be written beyond this is forgotten, the oldest first: a disk that cannot keep up costs snapshots."""
+SPARE_BYTES = 1 << 30
+"""A disk with less left gets no more snapshots."""
+FULL = 0.95
+"""How full the folder is after room was made: looking through it takes a moment."""
+STALE_PART_S = 600.0
+CLOSE_S = 2.0
+_KEY_BYTES = 200
+_DIGEST_HEX = 64
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Never written to. ``logits (vocab_size,)`` are those after its last token, where an answer begins there."""
+
+    state: RecurrentState
+    logits: FloatArray | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.state.nbytes + (0 if self.logits is None else self.logits.nbytes)
+
+
+class Key(NamedTuple):
+    """Of a prefix of ``length`` tokens: the chain over its whole blocks, and the hash of the rest."""
+
+    block: bytes
+    length: int
+    tail: bytes
+
+
+class SnapshotStore:
+    """Called by the engine's thread alone. Least recently used snapshots leave memory once all of them exceed
+    ``limit_bytes``; 0 keeps none, in no place. ``folder`` None keeps them in memory only."""
+
+    def __init__(self, limit_bytes: int, folder: SnapshotFolder | None = None, identity: str = "") -> None:
+        self.limit_bytes = limit_bytes
+        self.folder = folder if limit_bytes else None
+        self.used_bytes = 0
+        self.hits = 0
+        self.misses = 0
+        self.folder_hits = 0
+        self._identity = identity
+        self._kept: OrderedDict[Key, Snapshot] = OrderedDict()
+        self._by_block: defaultdict[bytes, set[Key]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def longest_prefix(self, digest: str, token_ids: Sequence[int]) -> tuple[int, Snapshot] | None:
+        """The snapshot of the longest prefix an answer can go on from, and that prefix's length: all of the tokens
+        where the snapshot has its logits, else fewer. ``digest`` is of the initial state."""
+        ids = array("I", token_ids)
+        chain = list(self._chain(digest, ids))
+        for number in range(len(chain) - 1, -1, -1):
+            block = chain[number]
+            for key in sorted(self._keys_of(block), key=lambda key: key.length, reverse=True):
+                if key.length > len(ids) or key.tail != _tail(block, ids[number * BLOCK : key.length]):
+                    continue
+                snapshot = self._get(key, needs_logits=key.length == len(ids))
+                if snapshot is not None:
+                    self.hits += 1
+                    return key.length, snapshot
+        self.misses += 1
+        return None
+
+    def contains(self, digest: str, token_ids: Sequence[int], with_logits: bool = False) -> bool:
+        """In memory. One without logits does not do where they are asked for."""
+        found = self._kept.get(self._key(digest, token_ids))
+        return found is not None and (found.logits is not None or not with_logits)
+
+    def put(self, digest: str, token_ids: Sequence[int], snapshot: Snapshot, is_lasting: bool = False) -> None:
+        """Keeps it as the newest, and in the folder where it ``is_lasting``; one that alone exceeds the limit is not
+        kept. The snapshot is the store's from now on."""
+        size = snapshot.nbytes + _KEY_BYTES
+        if size > self.limit_bytes:
+            return
+        key = self._key(digest, token_ids)
+        self._forget(key)
+        self._kept[key] = snapshot
+        self._by_block[key.block].add(key)
+        self.used_bytes += size
+        if is_lasting and self.folder is not None:
+            self.folder.put(key, snapshot)
+        while self.used_bytes > self.limit_bytes:
+            self._forget(next(iter(self._kept)))
+
+    def clear(self) -> None:
+        """Memory, not the folder."""
+        self._kept.clear()
+        self._by_block.clear()
+        self.used_bytes = 0
+
+    def close(self) -> None:
+        """Writes what is unwritten, as far as that takes no longer than :data:`CLOSE_S`."""
+        if self.folder is not None:
+            self.folder.close()
+
+    def _get(self, key: Key, needs_logits: bool) -> Snapshot | None:
+        found = self._kept.get(key)
+        if found is not None and (found.logits is not None or not needs_logits):
+            self._kept.move_to_end(key)
+            if self.folder is not None:
+                self.folder.touch(key)
+            return found
+        found = self.folder.read(key, needs_logits) if self.folder is not None else None
+        if found is not None:
+            self.folder_hits += 1
+            self._forget(key)
+            self._kept[key] = found
+            self._by_block[key.block].add(key)
+            self.used_bytes += found.nbytes + _KEY_BYTES
+            while self.used_bytes > self.limit_bytes and len(self._kept) > 1:
+                self._forget(next(iter(self._kept)))
+        return found
+
+    def _keys_of(self, block: bytes) -> set[Key]:
+        in_memory = self._by_block.get(block, set())
+        return in_memory if self.folder is None else in_memory | self.folder.keys_of(block)
+
+    def _forget(self, key: Key) -> None:
+        snapshot = self._kept.pop(key, None)
+        if snapshot is None:
+            return
+        self.used_bytes -= snapshot.nbytes + _KEY_BYTES
+        self._by_block[key.block].discard(key)
+        if not self._by_block[key.block]:
+            del self._by_block[key.block]
+
+    def _chain(self, digest: str, ids: array[int]) -> Iterator[bytes]:
+        """The hash after no block, after one, and so on."""
+        block = hashlib.blake2b(f"{self._identity}\0{digest}".encode(), digest_size=16).digest()
+        yield block
+        for start in range(0, len(ids) - BLOCK + 1, BLOCK):
+            block = hashlib.blake2b(block + ids[start : start + BLOCK].tobytes(), digest_size=16).digest()
+            yield block
+
+    def _key(self, digest: str, token_ids: Sequence[int]) -> Key:
+        ids = array("I", token_ids)
+        block = list(self._chain(digest, ids))[-1]
+        return Key(block, len(ids), _tail(block, ids[len(ids) - len(ids) % BLOCK :]))
+
+
+def _tail(block: bytes, ids: array[int]) -> bytes:
+    return hashlib.blake2b(ids.tobytes(), digest_size=16, key=block).digest()
+
+
+class SnapshotFolder:
+    """Snapshots of every model, in files of one folder that several engines may share. Least recently used ones leave
+    once all exceed ``limit_bytes``.
+
+    ``config`` is of the model whose snapshots are read. Reading and writing never raise: the log says what failed.
+    """
+
+    def __init__(self, path: Path, limit_bytes: int, config: ModelConfig) -> None:
+        self.path = path
+        self.limit_bytes = limit_bytes
+        self.damaged = 0
+        self.used_bytes = 0
+        self._config = config
+        self._sizes: OrderedDict[Key, int] = OrderedDict()
+        """Least recently used first."""
+        self._with_logits: set[Key] = set()
+        self._by_block: defaultdict[bytes, set[Key]] = defaultdict(set)
+        self._changed = threading.Condition()
+        self._unwritten: list[tuple[Key, Snapshot]] = []
+        self._unwritten_bytes = 0
+        self._thread: threading.Thread | None = None
+        self._is_writing = self._is_closed = False
+        try:
+            self._find()
+        except OSError as exc:
+            log.warning("the folder of snapshots cannot be read: %s", exc)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def keys_of(self, block: bytes) -> set[Key]:
+        with self._changed:
+            return set(self._by_block.get(block, ()))
+
+    def touch(self, key: Key) -> None:
+        """It was used, though not read from here."""
+        with self._changed:
+            if key not in self._sizes:
+                return
+            self._sizes.move_to_end(key)
+        with contextlib.suppress(OSError):
+            os.utime(self._file(key))
+
+    def put(self, key: Key, snapshot: Snapshot) -> None:
+        """Has it written soon."""
+        with self._changed:
+            if self._is_closed or (key in self._sizes and (snapshot.logits is None or key in self._with_logits)):
+                return
+            self._unwritten.append((key, snapshot))
+            self._unwritten_bytes += snapshot.nbytes
+            while self._unwritten_bytes > MOST_UNWRITTEN_BYTES and len(self._unwritten) > 1:
+                self._unwritten_bytes -= self._unwritten.pop(0)[1].nbytes
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._write_all, name="roost-snapshots", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def read(self, key: Key, needs_logits: bool) -> Snapshot | None:
+        """None for one that is not there, is damaged (and then goes), or has no logits where they are needed."""
+        with self._changed:
+            if key not in self._sizes or (needs_logits and key not in self._with_logits):
+                return None
+        path = self._file(key)
+        try:
+            found = read_snapshot(path, self._config)
+        except FileNotFoundError:  # cleared, or made room for another model's
+            self._drop(key)
+            return None
+        except (OSError, DamagedSnapshot) as exc:
+            log.warning("%s is damaged and goes; its %d tokens are read again: %s", path.name, key.length, exc)
+            self.damaged += 1
+            self._drop(key)
+            with contextlib.suppress(OSError):
+                path.unlink()
+            return None
+        self.touch(key)
+        return found
+
+    def wait_written(self, timeout_s: float) -> bool:
+        """Until nothing is left to be written."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._unwritten or self._is_writing), timeout_s)
+
+    def close(self) -> None:
+        self.wait_written(CLOSE_S)
+        with self._changed:
+            self._is_closed = True
+            self._unwritten.clear()
+            self._changed.notify_all()
+
+    def _name(self, key: Key) -> str:
+        return name_of(key, key in self._with_logits)
+
+    def _file(self, key: Key) -> Path:
+        return self.path / (self._name(key) + ENDING)
+
+    def _find(self) -> None:
+        """What is there already, in the order of its last use."""
+        found: list[tuple[int, Key, bool, int]] = []
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+            for entry in entries:
+                named = key_of(entry.name)
+                with contextlib.suppress(FileNotFoundError):
+                    stat = entry.stat(follow_symlinks=False)
+                    if named is not None:
+                        found.append((stat.st_mtime_ns, *named, stat.st_size))
+                    elif entry.name.endswith(PART_ENDING) and stat.st_mtime < time.time() - STALE_PART_S:
+                        os.unlink(entry.path)
+        with self._changed:
+            for _, key, has_logits, size in sorted(found):
+                if not (key in self._with_logits and not has_logits):
+                    self._add(key, size, has_logits)
+
+    def _add(self, key: Key, size: int, has_logits: bool) -> None:
+        self._forget(key)
+        self._sizes[key] = size
+        self.used_bytes += size
+        self._by_block[key.block].add(key)
+        if has_logits:
+            self._with_logits.add(key)
+
+    def _forget(self, key: Key) -> None:
+        self.used_bytes -= self._sizes.pop(key, 0)
+        self._with_logits.discard(key)
+        if key in self._by_block.get(key.block, ()):
+            self._by_block[key.block].discard(key)
+            if not self._by_block[key.block]:
+                del self._by_block[key.block]
+
+    def _drop(self, key: Key) -> None:
+        with self._changed:
+            self._forget(key)
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._unwritten) or self._is_closed)
+                if self._is_closed:
+                    return
+                key, snapshot = self._unwritten.pop()
+                self._unwritten_bytes -= snapshot.nbytes
+                self._is_writing = True
+            try:
+                self._write(key, snapshot)
+            except Exception as exc:  # a full disk, a folder taken away: the answer needs neither
+                log.warning("a snapshot of %d tokens could not be written: %s", key.length, exc)
+            finally:
+                del snapshot
+                with self._changed:
+                    self._is_writing = False
+                    self._changed.notify_all()
+
+    def _write(self, key: Key, snapshot: Snapshot) -> None:
+        if snapshot.nbytes + HEADER_BYTES > self.limit_bytes:
+            return
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_room(snapshot.nbytes + HEADER_BYTES)
+        if shutil.disk_usage(self.path).free < SPARE_BYTES + snapshot.nbytes:
+            raise OSError(f"the disk has less than {SPARE_BYTES >> 20} MiB left")
+        has_logits = snapshot.logits is not None
+        size = write_snapshot(self.path / (name_of(key, has_logits) + ENDING), snapshot)
+        with self._changed:
+            self._add(key, size, has_logits)
+        if has_logits:  # instead of one without
+            (self.path / (name_of(key, False) + ENDING)).unlink(missing_ok=True)
+
+    def _make_room(self, size: int) -> None:
+        """Looks at the folder anew: another engine may have written to it, and the page may have cleared it."""
+        with self._changed:
+            if self.used_bytes + size <= self.limit_bytes:
+                return
+        for name in _oldest_beyond(self.path, int(FULL * self.limit_bytes) - size):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.path / name)
+            if named := key_of(name):
+                self._drop(named[0])
+        used = folder_use(self.path)[1]
+        with self._changed:
+            self.used_bytes = used
+
+
+def _oldest_beyond(path: Path, limit_bytes: int) -> list[str]:
+    """Names of the files that have to go for the others to stay within the limit."""
+    files = []
+    with os.scandir(path) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                if entry.name.endswith(ENDING):
+                    stat = entry.stat(follow_symlinks=False)
+                    files.append((stat.st_mtime_ns, entry.name, stat.st_size))
+    beyond = sum(size for _, _, size in files) - limit_bytes
+    names = []
+    for _, name, size in sorted(files):
+        if beyond <= 0:
+            break
+        names.append(name)
+        beyond -= size
+    return names
+
+
+def folder_use(path: Path) -> tuple[int, int]:
+    """How many snapshots the folder has, and their bytes."""
+    count = size = 0
+    with contextlib.suppress(OSError), os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.endswith(ENDING):
+                with contextlib.suppress(FileNotFoundError):
+                    size += entry.stat(follow_symlinks=False).st_size
+                    count += 1
+    return count, size
+
+
+def clear_folder(path: Path) -> int:
+    """Deletes every snapshot, also under an engine that uses them; how many went."""
+    count = 0
+    with contextlib.suppress(FileNotFoundError), os.scandir(path) as entries:
+        for entry in entries:
+            if entry.name.endswith((ENDING, PART_ENDING)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+                    count += entry.name.endswith(ENDING)
+    return count
+
+
+# one file
+
+
+class DamagedSnapshot(Exception):
+    """The file is not what its name says."""
+
+
+def name_of(key: Key, has_logits: bool) -> str:
+    return f"{key.block.hex()}-{key.length}-{key.tail.hex()}" + (f"-{LOGITS}" if has_logits else "")
+
+
+def key_of(file_name: str) -> tuple[Key, bool] | None:
+    """And whether it has logits; None for any other file."""
+    match = re.fullmatch(
+        rf"([0-9a-f]{{32}})-([0-9]{{1,12}})-([0-9a-f]{{32}})(-{LOGITS})?{re.escape(ENDING)}", file_name
+    )
+    if match is None:
+        return None
+    return Key(bytes.fromhex(match[1]), int(match[2]), bytes.fromhex(match[3])), match[4] is not None
+
+
+def write_snapshot(path: Path, snapshot: Snapshot) -> int:
+    """Its bytes on disk; it says itself what its name says. Raises OSError and leaves nothing half done under the
+    name."""
+    arrays: dict[str, FloatArray] = dict(snapshot.state.arrays)
+    if snapshot.logits is not None:
+        arrays[LOGITS] = snapshot.logits
+    table: dict[str, Any] = {}
+    pieces: list[memoryview] = []
+    end = 0
+    for array_name, values in arrays.items():
+        dtype, stored = _narrowest(values)
+        table[array_name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [end, end + stored.nbytes]}
+        pieces.append(stored.data.cast("B"))
+        end += stored.nbytes
+    about = {"format": "roost-snapshot-1", "of": path.stem, "architecture": snapshot.state.architecture}
+    blank = "0" * _DIGEST_HEX
+    header = json.dumps({"__metadata__": {**about, "digest": blank}, **table}).encode()
+    header += b" " * (-len(header) % 8)
+    front = len(header).to_bytes(8, "little") + header
+    digest = hashlib.blake2b(front, digest_size=_DIGEST_HEX // 2)
+    for piece in pieces:
+        digest.update(piece)
+    front = front.replace(blank.encode(), digest.hexdigest().encode(), 1)
+    part = path.with_name(f"{path.stem}.{os.getpid()}-{threading.get_ident()}{PART_ENDING}")
+    try:
+        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0) as file:
+            for piece in (memoryview(front), *pieces):
+                while piece:
+                    piece = piece[file.write(piece) :]
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    return len(front) + end
+
+
+def read_snapshot(path: Path, config: ModelConfig) -> Snapshot:
+    """OSError, or DamagedSnapshot for anything but a whole snapshot of the file's name and this model. Allocates no
+    more than the file has, and reads nothing that is larger than a snapshot can be."""
+    import numpy as np
+
+    expected = state_shapes(config)
+    if path.stem.endswith(LOGITS):
+        expected[LOGITS] = (config.vocab_size,)
+    most = MOST_HEADER_BYTES + 8 + 4 * sum(_count(shape) for shape in expected.values())
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        if not 8 < size <= most:
+            raise DamagedSnapshot(f"{size} bytes")
+        content = bytearray(size)
+        if file.readinto(content) != size:
+            raise DamagedSnapshot("it is cut off")
+    header_size = int.from_bytes(content[:8], "little")
+    if header_size > min(MOST_HEADER_BYTES, size - 8):
+        raise DamagedSnapshot("its header is cut off")
+    try:
+        header = json.loads(bytes(content[8 : 8 + header_size]))
+        about = header.pop("__metadata__")
+        digest = str(about.pop("digest"))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
+        raise DamagedSnapshot("its header makes no sense") from exc
+    place = content.find(digest.encode("ascii", "replace"), 8, 8 + header_size)
+    if len(digest) != _DIGEST_HEX or place < 0:
+        raise DamagedSnapshot("its header makes no sense")
+    content[place : place + _DIGEST_HEX] = b"0" * _DIGEST_HEX
+    if hashlib.blake2b(content, digest_size=_DIGEST_HEX // 2).hexdigest() != digest:
+        raise DamagedSnapshot("its bytes are not those that were written")
+    if about != {"format": "roost-snapshot-1", "of": path.stem, "architecture": config.architecture}:
+        raise DamagedSnapshot("it is of something else")
+    if header.keys() != expected.keys():
+        raise DamagedSnapshot("it has other arrays")
+    arrays: dict[str, FloatArray] = {}
+    end = 0
+    for array_name, entry in header.items():
+        shape = expected[array_name]
+        if not isinstance(entry, dict):
+            raise DamagedSnapshot(f"{array_name} has no size")
+        width = {"F32": 4, "F16": 2, "BF16": 2}.get(str(entry.get("dtype")), 0)
+        begin, end = end, end + width * _count(shape)
+        if not width or entry.get("shape") != list(shape) or entry.get("data_offsets") != [begin, end]:
+            raise DamagedSnapshot(f"{array_name} has another size")
+        if 8 + header_size + end > size:
+            raise DamagedSnapshot("it is cut off")
+        data = memoryview(content)[8 + header_size + begin : 8 + header_size + end]
+        arrays[array_name] = _widened(entry["dtype"], np.frombuffer(data, np.uint8)).reshape(shape)
+    if 8 + header_size + end != size:
+        raise DamagedSnapshot("it has more bytes than arrays")
+    logits = arrays.pop(LOGITS, None)
+    state = RecurrentState(config.architecture, arrays)
+    try:
+        state.check(config)
+    except WeightsError as exc:
+        raise DamagedSnapshot(str(exc)) from exc
+    return Snapshot(state, logits)
+
+
+def _narrowest(values: FloatArray) -> tuple[str, NDArray[Any]]:
+    """The format that holds the values exactly in the fewest bytes, little-endian."""
+    import numpy as np
+
+    whole = np.ascontiguousarray(values, "<f4")
+    bits = whole.view("<u4")
+    if not (bits & np.uint32(0xFFFF)).any():
+        return "BF16", (bits >> np.uint32(16)).astype("<u2")
+    with np.errstate(over="ignore"):
+        half = whole.astype("<f2")
+    return ("F16", half) if np.array_equal(half.astype("<f4"), whole) else ("F32", whole)
+
+
+def _widened(dtype: str, data: NDArray[np.uint8]) -> FloatArray:
+    import numpy as np
+
+    if dtype == "BF16":
+        data = (data.view("<u2").astype("<u4") << np.uint32(16)).view(np.uint8)
+    found: FloatArray = data.view("<f2" if dtype == "F16" else "<f4").astype(np.float32, copy=False)
+    return found
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
