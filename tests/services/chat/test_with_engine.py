@@ -61,12 +61,63 @@ def test_a_stop_only_the_text_shows_costs_reading_that_one_answer_again(turns_of
     assert second["prefilled_tokens"] <= len(new)
 
 
-def test_regenerate_reads_only_the_generation_prompt(turns_of, store, world):
+def test_regenerate_reads_nothing(turns_of, store):
     turns = turns_of("fake script=' Hi.'")
     live = turns.send(store.create().id, "Hello, this is a somewhat longer question")
     watch(live)
     again = watch(turns.regenerate(live.message_id))[-1]
-    assert again.stats["prefilled_tokens"] == len(world.encode("Assistant:"))
+    assert (again.stats["prefilled_tokens"], again.stats["read_again"]) == (0, 0)
+
+
+def restarted(turns_of, turns, strategy):
+    turns.close()
+    turns._manager.close()
+    return turns_of(strategy)
+
+
+def test_after_a_restart_every_way_to_go_on_reads_nothing_again(turns_of, store):
+    strategy = "fake script=' Hi there.'"
+    turns = turns_of(strategy)
+    chat = store.create()
+    first = turns.send(chat.id, "A first question of some length")
+    watch(first)
+    second = turns.send(chat.id, "And a second one")
+    watch(second)
+    for go_on, most in (
+        (lambda turns: turns.regenerate(second.message_id), 0),
+        (lambda turns: turns.edit(second.user_message_id, "Another second one"), 20),
+        (lambda turns: turns.regenerate(first.message_id), 0),
+        (lambda turns: turns.send(chat.id, "And a third"), 20),
+    ):
+        turns = restarted(turns_of, turns, strategy)
+        stats = watch(go_on(turns))[-1].stats
+        assert stats["read_again"] == 0 and stats["prefilled_tokens"] <= most
+
+
+def test_after_another_model_and_back_nothing_is_read_again(turns_of, store):
+    a, b = "fake script=' Hi there.'", "fake script=' Good day.'"
+    turns = turns_of(a)
+    live = turns.send(store.create().id, "A question of some length")
+    watch(live)
+    turns._manager.load(strategy=b)
+    other = watch(turns.regenerate(live.message_id))
+    assert text_of(other) == "Good day." and other[-1].stats["read_again"] > 0  # another model's state is of no use
+    turns._manager.load(strategy=a)
+    back = watch(turns.regenerate(live.message_id))
+    assert text_of(back) == "Hi there." and back[-1].stats["prefilled_tokens"] == 0
+
+
+def test_lost_snapshots_are_read_again_and_counted(turns_of, store, tmp_path):
+    strategy = "fake script=' Hi there.'"
+    turns = turns_of(strategy)
+    live = turns.send(store.create().id, "A question of some length")
+    prompt_tokens = watch(live)[-1].stats["prompt_tokens"]
+    turns.close()
+    turns._manager.close()
+    for file in (tmp_path / "snapshots").iterdir():
+        file.write_bytes(file.read_bytes()[:-1])
+    again = watch(turns_of(strategy).regenerate(live.message_id))[-1].stats
+    assert again["read_again"] == prompt_tokens == again["prefilled_tokens"]
 
 
 def test_stop_ends_an_endless_answer_and_continue_reads_almost_nothing(turns_of, store):

@@ -31,7 +31,7 @@ from webapp.services.presets.samplings import mode_of
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
-from webapp.storage.records import Chat
+from webapp.storage.records import Chat, StoredMessage
 from webapp.storage.tools import ToolStore
 from webapp.tokenizer import Tokenizer
 
@@ -160,6 +160,7 @@ class TurnWriter:
         self._generation: Generation | None = None
         self._journal = Journal(store, live.message_id)
         self._stats: dict[str, Any] = {}
+        self._known_tokens = 0
         self._model = ""
         self._started_at = time.monotonic()
 
@@ -190,9 +191,11 @@ class TurnWriter:
 
     def _write(self) -> None:
         with self._store.database.connect():
-            self._message = self._store.message(self._live.message_id).message
-            prompt = self._prompt()
-        generation = self._generation = Generation(self._manager, prompt, self._client)
+            stored = self._store.message(self._live.message_id)
+            self._message = stored.message
+            prompt = self._prompt(stored)
+            self._known_tokens = self._known_before(stored, len(prompt.token_ids))
+        generation = self._generation = Generation(self._manager, prompt, self._client, is_kept=True)
         if self._continues:
             self._replay(generation)
         self._live.on_stop(generation.stop)
@@ -206,7 +209,7 @@ class TurnWriter:
         self._live.emit(event for event in events if event is not generation.end)
         self._live.finish(self._store_answer(generation.end))
 
-    def _prompt(self) -> PreparedPrompt:
+    def _prompt(self, stored: StoredMessage) -> PreparedPrompt:
         self._manager.begin_loading()  # while the vocabulary is read and the prompt made
         model = PromptModel.chosen(self._manager)
         chat = self._store.get(self._live.chat_id)
@@ -215,12 +218,25 @@ class TurnWriter:
         rendered, is_free = self._rendered(chat, preset, model)
         mode = mode_of(think_mode_of(chat, preset), rendered.tools is not None)
         params = self._presets.sampling(preset, chat.sampling, model.info, mode)
+        if self._continues and params.seed is None:  # as if it had never been stopped
+            params = replace(params, seed=stored.stats.get("seed"))
         prompt = prepare(model, rendered, params, state=self._presets.start_state(chat))
         self._note(prompt, preset.name)
         if is_free:
             return prompt
         begun = model.tokenizer.decode(prompt.encoded.beginning) if self._continues else ""
         return replace(prompt, constraint=call_constraint(rendered, consumed=begun))
+
+    def _known_before(self, stored: StoredMessage, prompt_tokens: int) -> int:
+        """How many tokens of its prompt an earlier turn had been through, read or written."""
+        if self._continues:
+            return prompt_tokens - 1  # the last token written was never read
+        if stored.previous_version_id and self._store.message(stored.previous_version_id).stats.get("decoded_tokens"):
+            return prompt_tokens
+        for before in reversed(self._store.path_to(stored.id)[:-1]):
+            if before.stats.get("decoded_tokens"):
+                return int(before.stats.get("prompt_tokens", 0)) + int(before.stats["decoded_tokens"]) - 1
+        return 0
 
     def _rendered(self, chat: Chat, preset: Preset, model: PromptModel) -> tuple[RenderedPrompt, bool]:
         """The prompt, and whether calls in its answer are left unconstrained."""
@@ -261,6 +277,9 @@ class TurnWriter:
     def _store_answer(self, end: Finished | Failed) -> Finished | Failed:
         """The same with all figures."""
         self._stats |= {**end.stats, "total_s": time.monotonic() - self._started_at}
+        if end.stats:
+            known = min(self._known_tokens, end.stats.get("prompt_tokens", 0))
+            self._stats["read_again"] = max(0, known - end.stats.get("cached_tokens", 0))
         self._model = self._model or (self._manager.status().model if end.stats else "")
         error = end.error if isinstance(end, Failed) else None
         reason = "error" if isinstance(end, Failed) else end.finish_reason

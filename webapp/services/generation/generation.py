@@ -251,11 +251,16 @@ class Generation:
     """Read in one thread; :meth:`stop` may come from any thread, at any time, more than once.
 
     An engine's sequence is never left to write for nobody: ``stop`` before, during or after ``start`` ends it. ``text``
-    replaces the way the answer is read.
+    replaces the way the answer is read; ``is_kept`` as in ``GenerationRequest``.
     """
 
     def __init__(
-        self, manager: ModelManager, prompt: PreparedPrompt, client: str = "", text: AnswerText | None = None
+        self,
+        manager: ModelManager,
+        prompt: PreparedPrompt,
+        client: str = "",
+        text: AnswerText | None = None,
+        is_kept: bool = False,
     ) -> None:
         self.prompt = prompt
         self.text = text or AnswerText(prompt.rendered, prompt.model.tokenizer)
@@ -263,7 +268,8 @@ class Generation:
         """The last event; None until it was read."""
         self._manager = manager
         self._client = client
-        self._begun_tokens = 0
+        self._is_kept = is_kept
+        self._begun_tokens = self._begun = 0
         self._lock = threading.Lock()
         self._handle: RequestHandle | None = None
         self._stopped_at: float | None = None
@@ -287,6 +293,7 @@ class Generation:
         """Reads the beginning of an answer that goes on: its events. It does not count as written."""
         events: list[AnswerEvent] = [*self.text.feed(token_ids)]
         self._begun_tokens = len(self.text.token_ids)
+        self._begun = len(token_ids)
         return events
 
     def start(self, listener: Callable[[], None] | None = None) -> None:
@@ -301,6 +308,8 @@ class Generation:
             self.prompt.encoded.boundaries,
             self._client,
             constraint=self.prompt.constraint,
+            begun=self._begun,
+            is_kept=self._is_kept,
         )
         handle = self._manager.submit(request, self.prompt.model.info, self.prompt.state)
         with self._lock:

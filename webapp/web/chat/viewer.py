@@ -38,7 +38,6 @@ from webapp.web.chat.views import (
     fingerprint,
     message_view,
     message_views,
-    tokens_known_before,
     waiting_text,
     welcome,
 )
@@ -122,7 +121,6 @@ class Viewer:
         self._panel = ""  # fingerprint of what the page shows
         self._panel_inputs: object = None  # what its contents follow from
         self._panel_preset = ""
-        self._known_tokens: dict[str, int] = {}
         self._thinking: Values | None = None
         self._offer: Values | None = None
         self._attached: Values | None = None
@@ -310,9 +308,6 @@ class Viewer:
         turn = self.page.turns.live(self.chat_id)
         if turn is not None and turn.message_id in appended_ids:  # it may be over already: its end is still to be told
             self._open_ids.add(turn.message_id)
-        self._known_tokens = {
-            row.id: tokens_known_before(branch, place) for place, row in enumerate(branch) if row.id in self._open_ids
-        }
         if self._following is not None and self._following.turn.message_id in appended_ids:
             self._stop_following()  # it was drawn again: follow it from the start
 
@@ -375,7 +370,7 @@ class Viewer:
         except RoostError:  # deleted
             self.frame(type="finished", message=message_id)
             return
-        view = message_view(self.page, stored, self._known_tokens.pop(message_id, 0))
+        view = message_view(self.page, stored)
         if message_id not in {row.id for row in self._shown}:  # another version is shown by now
             self.frame(type="finished", message=message_id)
             return

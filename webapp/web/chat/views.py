@@ -218,20 +218,11 @@ def conversation(
 
 
 def message_views(page: ChatContext, branch: Sequence[StoredMessage], wanted: Sequence[int]) -> list[Values]:
-    return [message_view(page, branch[i], tokens_known_before(branch, i)) for i in wanted]
+    return [message_view(page, branch[i]) for i in wanted]
 
 
-def tokens_known_before(branch: Sequence[StoredMessage], index: int) -> int:
-    """How many tokens of this branch an earlier turn had read or written when ``branch[index]`` was asked for."""
-    for stored in reversed(branch[:index]):
-        if stored.stats.get("decoded_tokens"):
-            read_and_written = int(stored.stats.get("prompt_tokens", 0)) + int(stored.stats["decoded_tokens"])
-            return read_and_written - 1  # the last token written was never read
-    return 0
-
-
-def message_view(page: ChatContext, stored: StoredMessage, known_tokens: int = 0) -> Values:
-    """The values of ``template``. ``known_tokens``: how many of its prompt's tokens an earlier turn had been through.
+def message_view(page: ChatContext, stored: StoredMessage) -> Values:
+    """The values of ``template``.
 
     ``fingerprint`` changes when the fragment would look different, streamed text left aside: the page sends it back
     after a reconnect, so that only what differs is drawn again.
@@ -248,8 +239,8 @@ def message_view(page: ChatContext, stored: StoredMessage, known_tokens: int = 0
         if turn.failure is None:
             return view | _live_values(page, turn)
         # The end could not be stored either (a full disk): without this the page would say nothing at all.
-        return view | _answer_values(page, replace(stored, status="failed", error=turn.failure), 0)
-    view |= _answer_values(page, stored, known_tokens)
+        return view | _answer_values(page, replace(stored, status="failed", error=turn.failure))
+    view |= _answer_values(page, stored)
     if not stored.message.tool_calls or stored.status == "streaming":
         return view
     cards = [call_card(state, page.t, page.locale) for state in page.turns.tools.calls(stored)]
@@ -307,7 +298,7 @@ def waiting_text(waiting: Waiting | None, t: Translator) -> str:
     return t("chat.waiting.reading", done=waiting.done, total=waiting.total)
 
 
-def _answer_values(page: ChatContext, stored: StoredMessage, known_tokens: int) -> Values:
+def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
     """Of an answer that is complete, stopped or failed. ``stats`` are the grey figures below it."""
     message, t = stored.message, page.t
     was_cut, was_stopped = stored.finish_reason == "length", stored.status == "stopped"
@@ -316,7 +307,7 @@ def _answer_values(page: ChatContext, stored: StoredMessage, known_tokens: int) 
         "reasoning_html": _rendered(message.reasoning),
         "has_reasoning": bool(message.reasoning.strip()),
         "versions": _versions(stored),
-        "stats": _figures(stored.stats, t, known_tokens),
+        "stats": _figures(stored.stats, t),
         "note": t("chat.message.was_cut") if was_cut else t("chat.message.stopped") if was_stopped else "",
         "failure": _failure(page, stored),
         "can_continue": can_continue(stored) and bool(message.content or message.reasoning),
@@ -337,7 +328,7 @@ def _versions(stored: StoredMessage) -> Values | None:
     return {"number": stored.version, "count": stored.version_count, **ids}
 
 
-def _figures(stats: dict[str, Any], t: Translator, known_tokens: int) -> list[str]:
+def _figures(stats: dict[str, Any], t: Translator) -> list[str]:
     """Tokens, tokens/s, seconds, how much of the chat had to be read again."""
     tokens = stats.get("decoded_tokens")
     if not tokens:
@@ -347,8 +338,9 @@ def _figures(stats: dict[str, Any], t: Translator, known_tokens: int) -> list[st
         found.append(t("chat.stats.speed", rate=_rounded(stats["tokens_per_s"])))
     if stats.get("total_s"):
         found.append(t("chat.stats.seconds", seconds=_rounded(stats["total_s"])))
-    again = max(0, min(known_tokens, stats.get("prompt_tokens", 0)) - stats.get("cached_tokens", 0))
-    return [*found, t("chat.stats.read_again", count=again)]
+    if "read_again" in stats:
+        found.append(t("chat.stats.read_again", count=stats["read_again"]))
+    return found
 
 
 def _rounded(value: float) -> str:
