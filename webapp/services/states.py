@@ -1,4 +1,5 @@
-"""The library of states, ``models/states``: what is in a file, which models it fits, and every change of the files."""
+"""The library of states, ``models/states``: what is in a file, which models it fits, and every change of the files; and
+the states of chats that the engine keeps by itself (:mod:`webapp.engine.snapshot_store`)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from webapp.engine.snapshot_store import clear_folder, folder_use
 from webapp.errors import FileMissing, FileReadingFailed, RequestError, RoostError, WeightsError, as_roost_error
 from webapp.i18n import Text
 from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, Stamp, find_file, stamp_of
@@ -28,6 +30,7 @@ from webapp.services.library.placing import (
     writing,
 )
 from webapp.services.library.trash import Trash, Trashed
+from webapp.settings import Settings
 from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import require_model
 from webapp.weights.state_sheet import StateSheet
@@ -264,6 +267,16 @@ def _fitting(sheet: StateSheet, models: Sequence[ModelEntry]) -> tuple[str, ...]
 
 def _with_ending(name: str, ending: str) -> str:
     return name if name.lower().endswith(ending.lower()) else f"{name.strip()}{ending}"
+
+
+def snapshot_use(settings: Settings) -> tuple[int, int]:
+    """How many snapshots of chats are on disk, and their bytes."""
+    return folder_use(settings.snapshot_dir)
+
+
+def clear_snapshots(settings: Settings) -> int:
+    """How many went. Chats are read again when they go on, but for those a running engine has in memory."""
+    return clear_folder(settings.snapshot_dir)
 
 
 class StateSheets:

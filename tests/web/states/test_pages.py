@@ -189,3 +189,16 @@ def test_another_site_can_do_nothing(browser):
     for path in ("use", "delete", "upload", "import", "blend", "make", "copy-out", "rename", "do"):
         answer = browser.client.post(f"/states/{path}", base_url="http://127.0.0.1", headers=headers, data=form)
         assert answer.status_code == 403
+
+
+def test_kept_states_of_chats_are_shown_and_cleared(browser, tmp_path):
+    assert 'id="chats"' in browser.get("/states") and "/states/clear-chats" not in browser.get("/states")
+    folder = tmp_path / "snapshots"
+    folder.mkdir(exist_ok=True)
+    for number in range(3):
+        (folder / f"{number}.snapshot").write_bytes(bytes(1000))
+    page = browser.get("/states")
+    assert 'data-count="3"' in page and "/states/clear-chats" in page
+    page = browser.post("/states/clear-chats")
+    assert says(page, "states.said.cleared", name="3") and 'data-count="0"' in page and not list(folder.iterdir())
+    assert text("states.chats.title", "zh") in browser.get("/states?lang=zh")

@@ -13,6 +13,7 @@ from webapp.errors import FileMissing, RoostError, WeightsError
 from webapp.i18n import Text
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
+from webapp.services.states import clear_snapshots
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page
 from webapp.web.states.views import details_page, library, states_page
 
@@ -21,7 +22,7 @@ NAME_CHARS = 1000
 TEXT_CHARS = 500_000
 FORM_BYTES = 4 << 20
 UNDO = re.compile(r"restore:([0-9a-f]{32})")
-SAID = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "added", "blended", "copied")
+SAID = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "added", "blended", "copied", "cleared")
 
 
 @blueprint.get("")
@@ -63,6 +64,12 @@ def use() -> BaseResponse | Response:
         return _said({"": own, ZERO_STATE: "used_none"}.get(name, "used"), name, back=True)
 
     return _act(use_it)
+
+
+@blueprint.post("/clear-chats")
+def clear_chats() -> BaseResponse | Response:
+    """Deletes the states of chats on disk; the chats stay and are read again."""
+    return _act(lambda page: _said("cleared", str(clear_snapshots(page.settings))))
 
 
 @blueprint.post("/delete")

@@ -13,7 +13,7 @@ from webapp.errors import RoostError
 from webapp.manager.target import ZERO_STATE
 from webapp.services.jobs import DONE, Job
 from webapp.services.library.placing import size_text
-from webapp.services.states import MAKING, StateEntry, StateLibrary
+from webapp.services.states import MAKING, StateEntry, StateLibrary, snapshot_use
 from webapp.web.jobs import describes, job_list
 from webapp.web.kit.page import PageContext, Toast, html_id
 
@@ -47,6 +47,7 @@ def states_page(
         ],
         "parts": _blend_parts(page, entries),
         "jobs": job_list(page, MAKING),
+        "chats": chats_on_disk(page),
         "folder": str(states.folder),
         "model": page.status.model,
         "can_make": _can_make(page),
@@ -73,6 +74,19 @@ def details_page(
         "error_hint": hint,
         "warning": page.t("states.unknown_version") if entry.has_unknown_version else "",
         "rename_error": rename_error,
+    }
+
+
+def chats_on_disk(page: PageContext) -> Values:
+    """``states/_chats.html``: what the states of chats take of the room they may have. ``share`` in percent."""
+    count, used = snapshot_use(page.settings)
+    limit = page.settings.snapshot_limit_bytes
+    key = "states.chats.of" if limit else "states.chats.off"
+    return {
+        "count": count,
+        "shown": page.t(key, used=size_text(used), limit=size_text(limit), count=count),
+        "share": min(100, round(100 * used / limit)) if limit else 0,
+        "folder": str(page.settings.snapshot_dir),
     }
 
 
