@@ -427,11 +427,23 @@ def test_regenerate_reads_only_what_follows_the_last_message():
     assert second.token_ids == first.token_ids
 
 
-def test_a_snapshot_of_the_whole_prompt_is_not_enough_to_answer_from():
+def test_a_snapshot_of_the_whole_prompt_has_its_logits_and_answers_without_a_step():
     made = engine()
-    ask = request(prompt=range(1, 31), boundaries=(20, 30), **GREEDY)
-    first, second = run(made, ask)["a"], run(made, ask)["a"]
-    assert second.token_ids == first.token_ids and second.stats.prefilled_tokens == 10
+    ask = request(prompt=range(1, 31), boundaries=(20, 30), max_tokens=1)
+    first = run(made, ask)["a"]
+    made.backend.step_sizes.clear()
+    second = run(made, ask)["a"]
+    assert second.token_ids == first.token_ids and second.stats.prefilled_tokens == 0
+    assert not made.backend.step_sizes
+
+
+def test_many_answers_to_one_prompt_read_it_once():
+    made = engine("slots=8")
+    asks = [request(str(number), range(1, 201), boundaries=(200,), seed=number) for number in range(32)]
+    answers = {**run(made, asks[0]), **run(made, *asks[1:])}
+    assert sum(answers[ask.request_id].stats.prefilled_tokens for ask in asks) == 200
+    alone = run(engine(state_cache_bytes=0), asks[7])["7"]
+    assert answers["7"].token_ids == alone.token_ids != answers["8"].token_ids
 
 
 @pytest.mark.parametrize("options, unread", [("script=hello", 0), ("", 1)])

@@ -56,7 +56,7 @@ MOST_DRAFTING = 4
 SNAPSHOT_EVERY = 256
 """Tokens of a long answer between two snapshots."""
 WORTH_LASTING = 512
-"""So many tokens are worth a file, whoever has them read."""
+"""So many tokens read at a time are worth a file, whoever has them read."""
 FAILURES_IN_A_ROW = 5
 """So many steps failing with none succeeding between them mean a broken backend, not a bad request."""
 
@@ -340,15 +340,14 @@ class LLMEngine:
             if not logits.is_finite(line):
                 self._fail(sequence, ModelError("non_finite_logits", tokens=sequence.position))
                 return False
-            self._snapshot(sequence)
+            is_whole = sequence.position == sequence.prompt_length
+            self._snapshot(sequence, logits.to_numpy([line])[0].copy() if is_whole else None)
         if sequence.prompt_length - sequence.cached_tokens > self.scheduler.prefill_chunk:
             request_id = sequence.request.request_id
             self._events.append(PrefillProgress(request_id, sequence.position, sequence.prompt_length))
         if sequence.position < sequence.prompt_length:
             return False
         self.scheduler.start_decoding(sequence)
-        if sequence.request.is_kept and self.snapshots.limit_bytes and logits.is_finite(line):
-            self._snapshot(sequence, logits.to_numpy([line])[0].copy())
         return True
 
     def _sample(self, sequences: list[Sequence], logits: Logits, lines: list[int]) -> None:
@@ -455,7 +454,7 @@ class LLMEngine:
         is_useless = self.snapshots.limit_bytes < self.config.state_bytes()
         if is_useless or self.snapshots.contains(digest, token_ids, logits is not None):
             return
-        is_lasting = sequence.request.is_kept or len(token_ids) >= WORTH_LASTING
+        is_lasting = sequence.request.is_kept or len(token_ids) - sequence.cached_tokens >= WORTH_LASTING
         try:
             snapshot = Snapshot(self.backend.read_state(_slot(sequence)), logits)
             self.snapshots.put(digest, token_ids, snapshot, is_lasting)

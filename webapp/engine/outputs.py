@@ -22,12 +22,12 @@ class FinishReason(str, Enum):
 class GenerationRequest:
     """One sequence to run.
 
-    ``boundaries`` are prompt prefix lengths worth a snapshot (message ends, ascending). ``client`` is who asked, for
-    fairness between clients. ``initial_state`` overrides the engine's own initial state for this sequence;
-    ``initial_state_digest`` does so by name: one the engine was told to keep, or "" for the model's own beginning.
-    ``begun`` of the last prompt tokens are the beginning of the answer itself: they count as drawn, for penalties and
-    for the next draw. ``is_kept``: an answer people come back to; its snapshots last, and one is taken of the whole
-    prompt with its logits.
+    ``boundaries`` are prompt prefix lengths worth a snapshot (message ends, ascending); that of the whole prompt has
+    its logits, so that it answers again without reading. ``client`` is who asked, for fairness between clients.
+    ``initial_state`` overrides the engine's own initial state for this sequence; ``initial_state_digest`` does so by
+    name: one the engine was told to keep, or "" for the model's own beginning. ``begun`` of the last prompt tokens are
+    the beginning of the answer itself: they count as drawn, for penalties and the next draw. ``is_kept``: people come
+    back to the answer; its snapshots last, and the whole prompt is a boundary.
     ``constraint`` is left for structured decoding: a plain description the engine process turns into a processor.
     """
 

@@ -291,9 +291,8 @@ class SequenceFactory:
         """The boundaries inside the prompt, and others at regular places of a long one, where prompts that differ after
         them meet; of too many the last, which are asked for most."""
         length = len(request.prompt_token_ids)
-        inside = sorted(
-            {*(b for b in request.boundaries if 0 < b <= length), *range(BLOCKS_EVERY, length, BLOCKS_EVERY)}
-        )
+        boundaries = (*request.boundaries, length) if request.is_kept else request.boundaries
+        inside = sorted({*(b for b in boundaries if 0 < b <= length), *range(BLOCKS_EVERY, length, BLOCKS_EVERY)})
         return inside[max(0, len(inside) - self._max_snapshots) :]
 
 

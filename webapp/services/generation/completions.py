@@ -242,12 +242,9 @@ def _with_gap(prompt: TextPrompt, info: Inspection) -> str:
 
 
 def _sharing(prompt: PreparedPrompt) -> PreparedPrompt:
-    """The state one token before the end is where n answers to one prompt, or the same prompt again, can begin."""
-    encoded, last = prompt.encoded, len(prompt.token_ids) - 1
-    if last <= 0:
-        return prompt
-    boundaries = tuple(sorted({*encoded.boundaries, last}))
-    return replace(prompt, encoded=replace(encoded, boundaries=boundaries))
+    """The end is where n answers to one prompt, or to the same prompt again, begin."""
+    boundaries = tuple(sorted({*prompt.encoded.boundaries, len(prompt.token_ids)}))
+    return replace(prompt, encoded=replace(prompt.encoded, boundaries=boundaries))
 
 
 def _numbered(prompt: PreparedPrompt, number: int) -> PreparedPrompt:
