@@ -339,6 +339,22 @@ def test_a_long_answer_whose_engine_dies_is_read_again_from_its_last_snapshot(tm
     assert stats.cached_tokens >= 256
 
 
+def test_the_ends_of_all_chats_outlast_the_middles(tmp_path):
+    run(one := lasting_engine(tmp_path / "one"), kept())
+    closed(one)
+    size = folder_use(tmp_path / "one")[1] // 2  # of the prompt and of the answer
+    made = engine(snapshots=lasting(tmp_path, limit_bytes=16 * size, memory=4000))
+    chats = {first: [first, 2, 3] for first in range(1, 5)}
+    for name in (1, 2, 3, *[4] * 12):
+        chats[name] += run(made, kept(str(name), chats[name], seed=name))[str(name)].token_ids
+        assert made.snapshots.folder.wait_written(PATIENCE_S)
+    closed(made)
+    assert folder_use(tmp_path)[1] <= 16 * size
+    for name, tokens in chats.items():
+        stats = run(lasting_engine(tmp_path), request(str(name), [*tokens, 99]))[str(name)].stats
+        assert stats.prefilled_tokens <= 2
+
+
 def test_a_prompt_of_a_program_lasts_when_it_is_long(tmp_path):
     made = lasting_engine(tmp_path)
     run(made, request("short", range(1, 101), boundaries=(50,)))

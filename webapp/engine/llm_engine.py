@@ -406,6 +406,9 @@ class LLMEngine:
         """Ends it, keeps its state unless that broke, gives the slot back and sends what was held back."""
         if error is None and sequence.position:
             self._snapshot_end(sequence)
+            if sequence.request.is_kept:
+                keep = (sequence.prompt_length, sequence.position)
+                self.snapshots.retire(sequence.initial_state_digest, sequence.consumed_token_ids, keep)
         self.scheduler.remove(sequence)
         if sequence.slot is not None:
             self.backend.free_slot(sequence.slot)

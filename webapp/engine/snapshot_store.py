@@ -27,7 +27,7 @@ import threading
 import time
 from array import array
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -53,6 +53,7 @@ SPARE_BYTES = 1 << 30
 FULL = 0.95
 """How full the folder is after room was made: looking through it takes a moment."""
 STALE_PART_S = 600.0
+RETIRED_S = 30 * 86_400.0
 CLOSE_S = 2.0
 _KEY_BYTES = 200
 _DIGEST_HEX = 64
@@ -136,6 +137,17 @@ class SnapshotStore:
         while self.used_bytes > self.limit_bytes:
             self._forget(next(iter(self._kept)))
 
+    def retire(self, digest: str, token_ids: Sequence[int], keep: Collection[int]) -> None:
+        """Snapshots of prefixes of these tokens leave the folder before others, but not those of the lengths to
+        ``keep``: a chat goes on from its end more often than from its middle."""
+        if self.folder is None:
+            return
+        ids = array("I", token_ids)
+        for number, block in enumerate(self._chain(digest, ids)):
+            for key in self.folder.keys_of(block):
+                if key.length not in keep and key.tail == _tail(block, ids[number * BLOCK : key.length]):
+                    self.folder.retire(key)
+
     def clear(self) -> None:
         """Memory, not the folder."""
         self._kept.clear()
@@ -197,8 +209,8 @@ def _tail(block: bytes, ids: array[int]) -> bytes:
 
 
 class SnapshotFolder:
-    """Snapshots of every model, in files of one folder that several engines may share. Least recently used ones leave
-    once all exceed ``limit_bytes``.
+    """Snapshots of every model, in files of one folder that several engines may share. Those leave whose time of last
+    use, which is the file's, lies furthest back, once all exceed ``limit_bytes``.
 
     ``config`` is of the model whose snapshots are read. Reading and writing never raise: the log says what failed.
     """
@@ -209,8 +221,8 @@ class SnapshotFolder:
         self.damaged = 0
         self.used_bytes = 0
         self._config = config
-        self._sizes: OrderedDict[Key, int] = OrderedDict()
-        """Least recently used first."""
+        self._sizes: dict[Key, int] = {}
+        self._retired: set[Key] = set()
         self._with_logits: set[Key] = set()
         self._by_block: defaultdict[bytes, set[Key]] = defaultdict(set)
         self._changed = threading.Condition()
@@ -235,9 +247,20 @@ class SnapshotFolder:
         with self._changed:
             if key not in self._sizes:
                 return
-            self._sizes.move_to_end(key)
+            self._retired.discard(key)
         with contextlib.suppress(OSError):
             os.utime(self._file(key))
+
+    def retire(self, key: Key) -> None:
+        """It counts as unused for so much longer."""
+        with self._changed:
+            if key in self._retired or key not in self._sizes:
+                return
+            self._retired.add(key)
+        with contextlib.suppress(OSError):
+            then = self._file(key).stat().st_mtime
+            if then > time.time() - RETIRED_S:
+                os.utime(self._file(key), (then - RETIRED_S, then - RETIRED_S))
 
     def put(self, key: Key, snapshot: Snapshot) -> None:
         """Has it written soon."""
@@ -320,6 +343,7 @@ class SnapshotFolder:
     def _forget(self, key: Key) -> None:
         self.used_bytes -= self._sizes.pop(key, 0)
         self._with_logits.discard(key)
+        self._retired.discard(key)
         if key in self._by_block.get(key.block, ()):
             self._by_block[key.block].discard(key)
             if not self._by_block[key.block]:
