@@ -254,8 +254,12 @@ ENGINE_TEXTS = {
     "cache_bytes": "Memory of remembered states",
     "cache_limit_bytes": "Most memory remembered states may take",
     "cache_snapshots": "Remembered states",
+    "snapshot_files": "States kept on disk",
+    "snapshot_file_bytes": "Disk space of states kept on disk",
+    "snapshot_file_hits": "Prompts that began at a state from disk",
+    "snapshot_files_damaged": "States on disk that were damaged and read again",
 }
-GROWING = ("cache_hits", "cache_misses")
+GROWING = ("cache_hits", "cache_misses", "snapshot_file_hits", "snapshot_files_damaged")
 
 
 def the_metrics() -> Metrics:
