@@ -2,8 +2,8 @@
 
 Python's unpickler imports and calls what a file names, hashes whatever a file uses as a key, and lets a file change an
 object after it was built. Here the opcodes of a state dict are known and nothing else is. Values are None, numbers,
-texts, tuples, lists, dicts with text keys, and the records below, which cannot be changed. A class or function that is
-not part of a tensor becomes :class:`Inert`: nothing is imported or called, and its content is dropped.
+texts, tuples, lists, dicts with text keys, and the records of :mod:`.torch_values`, which cannot be changed. A class or
+function that is not part of a tensor becomes :class:`Inert`: nothing is imported or called, and its content is dropped.
 
 Bounds: every number below. They are far above what a checkpoint of any released model has, and keep the worst file
 under a second and some tens of megabytes. Opcodes: Lib/pickletools.py of CPython.
@@ -11,17 +11,15 @@ under a second and some tens of megabytes. Opcodes: Lib/pickletools.py of CPytho
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from webapp.errors import WeightsError
 from webapp.i18n import Text
-from webapp.weights.tensor_info import ITEM_BYTES, MOST_DIMENSIONS
+from webapp.weights.torch_values import Damaged, Inert, NamesProgram, build, call, named, storage_of
 
 MOST_STEPS = 500_000
 """Opcodes. A checkpoint takes about 40 a tensor; a 14B model has some 1,600 tensors."""
@@ -31,105 +29,26 @@ MOST_TEXT_BYTES = 1 << 20
 MOST_NUMBER_BYTES = 16
 MOST_LINE_BYTES = 4096
 STOP = ord(".")
-STORAGE_KEY = re.compile(r"[0-9A-Za-z_.-]{1,64}")
-
-# Names whose only use in a file is to do something when it is opened. The list chooses words, not safety: a name that
-# is missing here is dropped like any other.
-PROGRAM_MODULES = frozenset((
-    "_pickle", "asyncio.subprocess", "bdb", "cloudpickle", "code", "codeop", "commands", "ctypes", "dill",
-    "ftplib", "importlib", "marshal", "nt", "ntpath", "os", "pdb", "pickle", "pip",
-    "pkgutil", "popen2", "posix", "posixpath", "pty", "pydoc", "requests", "runpy", "shutil",
-    "smtplib", "socket", "subprocess", "sys", "timeit", "urllib.request", "webbrowser", "winreg", "zipimport",
-))  # fmt: skip
-PROGRAM_NAMES = frozenset(
-    f"{module}.{name}"
-    for module in ("builtins", "__builtin__")
-    for name in ("__import__", "breakpoint", "compile", "eval", "exec", "execfile", "exit", "input", "open", "quit")
-) | {
-    "functools.partial",
-    "numpy.load",
-    "numpy.testing._private.utils.runstring",
-    "operator.attrgetter",
-    "operator.methodcaller",
-    "torch.load",
-    "torch.serialization.load",
-    "types.CodeType",
-    "types.FunctionType",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class DType:
-    """``torch.float16`` and the like, or a storage class; ``name`` is torch's. ``UntypedStorage`` holds bytes."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Storage:
-    """A run of ``numel`` elements; ``key`` names the zip member ``data/<key>``."""
-
-    key: str
-    dtype: str
-    numel: int
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel * ITEM_BYTES[self.dtype]
-
-
-@dataclass(frozen=True, slots=True)
-class PickledTensor:
-    """A view into a storage; ``offset`` and ``strides`` in elements of ``dtype``, checked to lie inside it."""
-
-    storage: Storage
-    dtype: str
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Inert:
-    """Stands for an object of a class Roost does not know, or for what such a function would return."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Function:
-    """Something a tensor is built with, by the name it has in the file."""
-
-    name: str
-    call: Callable[..., Any]
-
-
-class _Damaged(Exception):
-    """``args[0]``: what is wrong."""
 
 
 def read_pickle(path: Path, data: bytes, start: int = 0) -> tuple[Any, int]:
     """The object that begins at byte ``start`` with tensors as descriptions, and the byte after it.
 
-    ``unsafe_pickle`` when it names a program (:data:`PROGRAM_MODULES`); WeightsError when it is damaged, or larger or
-    deeper than any checkpoint."""
+    ``unsafe_pickle`` when it names a program (``torch_values.PROGRAM_MODULES``); WeightsError when it is damaged, or
+    larger or deeper than any checkpoint."""
     reader = _Reader(data, start)
     try:
         return reader.read(), reader.position
-    except _Program as exc:
+    except NamesProgram as exc:
         raise WeightsError(
             "unsafe_pickle", path=str(path), reason=Text("reason.weights.it_names", name=exc.args[0])
         ) from None
-    except _Damaged as exc:
+    except Damaged as exc:
         raise _damaged(path, exc.args[0]) from None
     except (struct.error, IndexError):  # an opcode's argument, or what it takes from the stack, is not there
         raise _damaged(path, Text("reason.weights.ends_in_the_middle")) from None
     except UnicodeDecodeError:
         raise _damaged(path, Text("reason.weights.text_in_it_is_not_utf")) from None
-
-
-class _Program(Exception):
-    """``args[0]``: the name."""
 
 
 class _Reader:
@@ -152,15 +71,15 @@ class _Reader:
             try:
                 action = opcodes[opcode]
             except KeyError:
-                raise _Damaged(Text("reason.weights.unknown_instruction", code=opcode)) from None
+                raise Damaged(Text("reason.weights.unknown_instruction", code=opcode)) from None
             action(self)
-        raise _Damaged(Text("reason.weights.too_many_instructions", limit=MOST_STEPS))
+        raise Damaged(Text("reason.weights.too_many_instructions", limit=MOST_STEPS))
 
     def take(self, size: int) -> bytes:
         """The next ``size`` bytes."""
         begin, end = self.position, self.position + size
         if end > len(self.data):
-            raise _Damaged(Text("reason.weights.ends_in_the_middle"))
+            raise Damaged(Text("reason.weights.ends_in_the_middle"))
         self.position = end
         return self.data[begin:end]
 
@@ -172,7 +91,7 @@ class _Reader:
     def line(self) -> str:
         end = self.data.find(b"\n", self.position, self.position + MOST_LINE_BYTES)
         if end < 0:
-            raise _Damaged(Text("reason.weights.line_of_it_has_no_end"))
+            raise Damaged(Text("reason.weights.line_of_it_has_no_end"))
         raw = self.data[self.position : end]
         self.position = end + 1
         return raw.decode()
@@ -184,11 +103,11 @@ class _Reader:
         try:
             self.stack.append(self.memo[index])
         except KeyError:
-            raise _Damaged(Text("reason.weights.refers_to_what_is_not")) from None
+            raise Damaged(Text("reason.weights.refers_to_what_is_not")) from None
 
     def mark(self) -> None:
         if len(self.marks) >= MOST_MARKS:
-            raise _Damaged(Text("reason.weights.is_nested_deeper_than_any_checkpoint"))
+            raise Damaged(Text("reason.weights.is_nested_deeper_than_any_checkpoint"))
         self.marks.append(self.stack)
         self.stack = []
 
@@ -202,134 +121,6 @@ def _damaged(path: Path, error: Text | str) -> WeightsError:
     return WeightsError(path=str(path), reason=Text("reason.weights.table_of_contents_is_damaged", error=error))
 
 
-# Classes and functions
-
-
-def _global(module: str, name: str) -> Any:
-    found = _KNOWN.get((module, name))
-    if found is not None:
-        return found
-    whole = f"{module}.{name}"[:200]
-    if module in PROGRAM_MODULES or whole in PROGRAM_NAMES:
-        raise _Program(whole)
-    return Inert(whole)
-
-
-def _call(function: Any, arguments: Any) -> Any:
-    if isinstance(function, Inert):
-        return function
-    if not isinstance(function, Function) or type(arguments) is not tuple:
-        raise _Damaged(Text("reason.weights.calls_what_is_no_function"))
-    try:
-        return function.call(*arguments)
-    except TypeError:  # a wrong number of arguments
-        raise _Damaged(Text("reason.weights.is_called_as_torch_never_does", name=function.name)) from None
-
-
-def _build(target: Any, _state: Any) -> None:
-    """What a class sets on a new object. A dict's attributes (``_metadata`` of torch's) are dropped."""
-    if type(target) is not dict and not isinstance(target, Inert):
-        raise _Damaged(Text("reason.weights.changes_a_value_after_it_was"))
-
-
-def _persistent(description: Any) -> Storage:
-    """torch.serialization: ``("storage", type, key, location, numel)``, and one more value in old files."""
-    if type(description) is not tuple or not 5 <= len(description) <= 6 or description[0] != "storage":
-        raise _Damaged(Text("reason.weights.storage_is_not_described_as_torch"))
-    _, kind, key, _location, numel, *_ = description
-    if type(kind) is not DType or type(key) is not str or not STORAGE_KEY.fullmatch(key) or not _is_size(numel):
-        raise _Damaged(Text("reason.weights.storage_is_not_described_as_torch"))
-    return Storage(key, kind.name, numel)
-
-
-def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PickledTensor:
-    """``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``; shapes and strides in elements."""
-    if type(storage) is not Storage:
-        raise _Damaged(Text("reason.weights.tensor_is_not_built"))
-    return _described(storage, storage.dtype, storage.numel, offset, shape, strides)
-
-
-def _tensor_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
-) -> Any:
-    """``torch._utils._rebuild_tensor_v3``: the storage is bytes, and the tensor says of what type (float8, uint16)."""
-    if type(storage) is not Storage or type(dtype) is not DType:
-        raise _Damaged(Text("reason.weights.tensor_is_not_built"))
-    if dtype.name not in ITEM_BYTES:
-        return Inert(f"torch.{dtype.name}")
-    numel = storage.numel * ITEM_BYTES[storage.dtype] // ITEM_BYTES[dtype.name]
-    return _described(storage, dtype.name, numel, offset, shape, strides)
-
-
-def _described(storage: Storage, dtype: str, numel: int, offset: Any, shape: Any, strides: Any) -> PickledTensor:
-    """Only for a view that stays inside the ``numel`` elements of its storage."""
-    if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
-        raise _Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
-    if len(shape) > MOST_DIMENSIONS or not all(map(_is_size, (offset, *shape, *strides))):
-        raise _Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
-    claimed = math.prod(shape)
-    last = offset + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-    # A stride of 0 could claim more elements than are stored; torch never saves weights so.
-    if claimed and (last >= numel or claimed > numel):
-        raise _Damaged(Text("reason.weights.tensor_reaches_beyond_its_storage"))
-    if not claimed and math.prod(size or 1 for size in shape) > 2**40:
-        raise _Damaged(Text("reason.weights.tensor_has_impossible_sizes"))
-    return PickledTensor(storage, dtype, offset, shape, strides)
-
-
-def _is_size(number: Any) -> bool:
-    return type(number) is int and 0 <= number < 2**63
-
-
-def _subclass(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
-    """``torch._tensor._rebuild_from_type_v2``: a tensor with attributes of its own."""
-    if isinstance(function, Function) and function.call is _subclass:  # one inside the other, as deep as it likes
-        raise _Damaged(Text("reason.weights.tensor_is_not_built"))
-    return _call(function, arguments)
-
-
-def _ordered(*items: Any) -> Any:
-    return Inert("collections.OrderedDict") if items else {}
-
-
-def _size(sizes: Any = ()) -> Any:
-    """``torch.Size``. No function here may walk a list: a file can pass the same long one a hundred thousand times."""
-    return sizes if type(sizes) is tuple else Inert("torch.Size")
-
-
-_STORAGES = {
-    "DoubleStorage": "float64",
-    "FloatStorage": "float32",
-    "HalfStorage": "float16",
-    "BFloat16Storage": "bfloat16",
-    "LongStorage": "int64",
-    "IntStorage": "int32",
-    "ShortStorage": "int16",
-    "CharStorage": "int8",
-    "ByteStorage": "uint8",
-    "BoolStorage": "bool",
-}
-_DTYPES = (*ITEM_BYTES, "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e8m0fnu", "float4_e2m1fn_x2", "complex64")
-_FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("collections", "OrderedDict"): _ordered,
-    ("collections", "defaultdict"): lambda *_: {},
-    ("torch", "Size"): _size,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v3"): _tensor_v3,
-    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
-    ("torch._utils", "_rebuild_parameter_with_state"): lambda tensor, *_: tensor,
-    ("torch._tensor", "_rebuild_from_type_v2"): _subclass,
-}
-_KNOWN: dict[tuple[str, str], Any] = {
-    **{names: Function(".".join(names), call) for names, call in _FUNCTIONS.items()},
-    **{("torch", name): DType(dtype) for name, dtype in _STORAGES.items()},
-    **{("torch", name): DType(name) for name in _DTYPES},
-    ("torch.storage", "UntypedStorage"): DType("uint8"),
-    ("torch", "UntypedStorage"): DType("uint8"),
-}
-
-
 # Opcodes
 
 
@@ -339,19 +130,19 @@ def _set_items(target: Any, items: list[Any]) -> None:
     if isinstance(target, Inert):
         return
     if type(target) is not dict or len(items) % 2:
-        raise _Damaged(Text("reason.weights.table_in_it_has_no_keys"))
+        raise Damaged(Text("reason.weights.table_in_it_has_no_keys"))
     for key, value in zip(items[::2], items[1::2], strict=True):
         if type(key) is str:
             target[key] = value
         elif type(key) is not int or not -(2**63) <= key < 2**63:
-            raise _Damaged(Text("reason.weights.key_in_it_is_no_text"))
+            raise Damaged(Text("reason.weights.key_in_it_is_no_text"))
 
 
 def _append(target: Any, items: Sequence[Any]) -> None:
     if type(target) is list:
         target.extend(items)
     elif not isinstance(target, Inert):
-        raise _Damaged(Text("reason.weights.adds_to_what_is_no_list"))
+        raise Damaged(Text("reason.weights.adds_to_what_is_no_list"))
 
 
 def _text(reader: _Reader, size: int) -> None:
@@ -367,7 +158,7 @@ def _bytes(reader: _Reader, size: int) -> None:
 
 def _long(reader: _Reader, size: int) -> None:
     if not 0 <= size <= MOST_NUMBER_BYTES:
-        raise _Damaged(Text("reason.weights.number_in_it_is_too_large"))
+        raise Damaged(Text("reason.weights.number_in_it_is_too_large"))
     reader.push(int.from_bytes(reader.take(size), "little", signed=True))
 
 
@@ -379,14 +170,14 @@ def _decimal(reader: _Reader) -> None:
     elif re.fullmatch(r"-?[0-9]{1,38}L?", line):
         reader.push(int(line.rstrip("L")))
     else:
-        raise _Damaged(Text("reason.weights.number_in_it_is_too_large"))
+        raise Damaged(Text("reason.weights.number_in_it_is_too_large"))
 
 
 def _float(reader: _Reader) -> None:
     try:
         reader.push(float(reader.line()))
     except ValueError:
-        raise _Damaged(Text("reason.weights.number_in_it_is_not_one")) from None
+        raise Damaged(Text("reason.weights.number_in_it_is_not_one")) from None
 
 
 def _quoted(reader: _Reader) -> None:
@@ -399,8 +190,8 @@ def _quoted(reader: _Reader) -> None:
 
 def _named(reader: _Reader, module: Any, name: Any) -> None:
     if type(module) is not str or type(name) is not str:
-        raise _Damaged(Text("reason.weights.names_what_is_no_text"))
-    reader.push(_global(module, name))
+        raise Damaged(Text("reason.weights.names_what_is_no_text"))
+    reader.push(named(module, name))
 
 
 def _stack_global(reader: _Reader) -> None:
@@ -410,23 +201,23 @@ def _stack_global(reader: _Reader) -> None:
 
 def _inst(reader: _Reader) -> None:
     module, name = reader.line(), reader.line()
-    reader.push(_call(_global(module, name), tuple(reader.items())))
+    reader.push(call(named(module, name), tuple(reader.items())))
 
 
 def _obj(reader: _Reader) -> None:
     function, *arguments = reader.items() or [None]
-    reader.push(_call(function, tuple(arguments)))
+    reader.push(call(function, tuple(arguments)))
 
 
 def _reduce(reader: _Reader) -> None:
     arguments, function = reader.stack.pop(), reader.stack.pop()
-    reader.push(_call(function, arguments))
+    reader.push(call(function, arguments))
 
 
 def _new_object(reader: _Reader) -> None:
     """NEWOBJ: an unknown class's new object, or an empty known one."""
     arguments, function = reader.stack.pop(), reader.stack.pop()
-    reader.push(_call(function, arguments))
+    reader.push(call(function, arguments))
 
 
 def _new_object_ex(reader: _Reader) -> None:
@@ -436,7 +227,7 @@ def _new_object_ex(reader: _Reader) -> None:
 
 def _build_top(reader: _Reader) -> None:
     state = reader.stack.pop()
-    _build(reader.stack[-1], state)
+    build(reader.stack[-1], state)
 
 
 def _set_one(reader: _Reader) -> None:
@@ -468,7 +259,7 @@ def _new_table(reader: _Reader) -> None:
 def _tuple_of(count: int) -> Callable[[_Reader], None]:
     def action(reader: _Reader) -> None:
         if len(reader.stack) < count:
-            raise _Damaged(Text("reason.weights.ends_in_the_middle"))
+            raise Damaged(Text("reason.weights.ends_in_the_middle"))
         reader.stack[-count:] = [tuple(reader.stack[-count:])]
 
     return action
@@ -597,7 +388,7 @@ _OPCODES: dict[int, Callable[[_Reader], None]] = {
         "\x81": _new_object,
         "\x92": _new_object_ex,
         "b": _build_top,
-        "Q": lambda reader: reader.push(_persistent(reader.stack.pop())),
+        "Q": lambda reader: reader.push(storage_of(reader.stack.pop())),
     }.items()
 }
 
@@ -605,5 +396,5 @@ _OPCODES: dict[int, Callable[[_Reader], None]] = {
 def _index(reader: _Reader) -> int:
     line = reader.line()
     if not re.fullmatch(r"[0-9]{1,10}", line):
-        raise _Damaged(Text("reason.weights.refers_to_what_is_not"))
+        raise Damaged(Text("reason.weights.refers_to_what_is_not"))
     return int(line)

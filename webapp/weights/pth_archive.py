@@ -15,7 +15,7 @@ from typing import Any
 
 from webapp.errors import WeightsError
 from webapp.i18n import Text
-from webapp.weights.pickle_reader import Inert, PickledTensor, Storage, read_pickle
+from webapp.weights.pickle_reader import read_pickle
 from webapp.weights.tensor_info import (
     ITEM_BYTES,
     MOST_TENSORS,
@@ -26,6 +26,7 @@ from webapp.weights.tensor_info import (
     kept_metadata,
     name_problem,
 )
+from webapp.weights.torch_values import Inert, PickledTensor, Storage
 
 MOST_MEMBERS = MOST_TENSORS + 100
 MOST_DIRECTORY_BYTES = 16 << 20
