@@ -134,7 +134,7 @@ def test_flask_stays_in_web_and_torch_below_the_top():
 
 
 READERS = {
-    "checkpoint", "convert.conversion", "convert.adapter", "convert.source",
+    "adapter", "checkpoint", "convert.conversion", "convert.source",
     "file_format.read_contents", "ggml_header", "inspection.inspect", "spelling", "pickle_reader", "pth_archive",
     "safetensors_header", "state_file",
 }  # fmt: skip

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from tests.errors import raises_code
 from tests.manager.conftest import last_output, request
 from tests.waiting import WaitRanOut, wait_until
-from webapp.engine.engine_options import EngineOptions
+from webapp.backends.fake import FakeBackend
+from webapp.engine.engine_options import ADAPTER, EngineOptions
 from webapp.errors import InvalidOption, ModelNotFound, StrategyError
 from webapp.manager.messages import LoadModel
 
@@ -105,6 +108,50 @@ def test_a_tokenizer_that_was_named_has_to_be_there_and_fit(make_manager, models
     assert manager.reload_reasons(options=EngineOptions()) == ("tokenizer",)
 
 
+def write_lora(path, width: int = 64, seed: int = 0):
+    make = np.random.default_rng(seed)
+    a, b = make.normal(size=(4, width)), make.normal(size=(width, 4))
+    save_file({"blocks.0.att.key.lora_A": a.astype("f4"), "blocks.0.att.key.lora_B": b.astype("f4")}, str(path))
+
+
+def test_an_adapter_goes_with_its_model_and_is_left_out_by_choosing_none(
+    make_manager, models_dir, tmp_path, monkeypatch
+):
+    for name in ("v7", "v6", "wide"):
+        shutil.copy(models_dir / f"{name}.safetensors", tmp_path)
+    write_lora(tmp_path / "lora.safetensors")
+    loads = commands_of(monkeypatch)
+    manager = make_manager(models_dir=tmp_path)
+    with_it = EngineOptions(adapter_file="lora.safetensors", adapter_alpha=8.0)
+    manager.load(options=with_it)
+    assert manager.wait_ready(30).adapter == "lora.safetensors"
+    assert loads[-1].adapter["adapter_file"] == str(tmp_path / "lora.safetensors")
+    assert loads[-1].adapter["adapter_alpha"] == 8.0
+    manager.load()  # nothing is loaded again
+    assert len(loads) == 1 and manager.reload_reasons(options=EngineOptions()) == ("adapter_file", "adapter_alpha")
+    for wrong, code in ((("lora.safetensors", 0.0), "conversion_refused"), (("gone.pth", 8.0), "model_not_found")):
+        with raises_code(code):
+            manager.load(options=EngineOptions().with_adapter(*wrong))
+    with raises_code("lora_mismatch"):
+        manager.load("wide.safetensors", options=with_it)
+    assert manager.status().adapter == "lora.safetensors"
+    write_lora(tmp_path / "lora.safetensors", seed=1)
+    assert manager.reload_reasons() == ("adapter_file",)
+    manager.load("wide.safetensors")  # another model takes no adapter over
+    assert manager.wait_ready(30).adapter == ""
+    manager.load("v7.safetensors", options=with_it)
+    manager.load(options=EngineOptions())
+    assert manager.wait_ready(30).adapter == "" and loads[-1].adapter["adapter_file"] == ""
+
+
+def test_an_engine_without_adapters_refuses_one(make_manager, models_dir, tmp_path, monkeypatch):
+    shutil.copy(models_dir / "v7.safetensors", tmp_path)
+    write_lora(tmp_path / "lora.safetensors")
+    monkeypatch.setattr(FakeBackend, "OPTIONS", FakeBackend.OPTIONS[: -len(ADAPTER)])
+    with pytest.raises(StrategyError):
+        make_manager(models_dir=tmp_path).load(options=EngineOptions().with_adapter("lora.safetensors", 8.0))
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -117,6 +164,9 @@ def test_a_tokenizer_that_was_named_has_to_be_there_and_fit(make_manager, models
         {"idle_unload_s": "soon"},
         {"custom_cuda": 1},
         {"tokenizer": None},
+        {"adapter_file": None},
+        {"adapter_alpha": -1},
+        {"adapter_alpha": "much"},
         {"colour": "blue"},
     ],
 )

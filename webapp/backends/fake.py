@@ -43,6 +43,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from webapp.engine.backend import (
+    ADAPTER_OPTIONS,
     Availability,
     Backend,
     BackendOption,
@@ -56,6 +57,7 @@ from webapp.engine.backend import (
     Row,
     line_starts,
 )
+from webapp.engine.engine_options import ADAPTER
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelError, StrategyError
@@ -103,7 +105,8 @@ class FakeOptions:
 
     @classmethod
     def of(cls, options: Options) -> FakeOptions:
-        return cls(**cast(dict[str, Any], options))
+        """It has no weights that an adapter could change."""
+        return cls(**{name: cast(Any, value) for name, value in options.items() if name not in ADAPTER})
 
     def script_token_ids(self) -> list[int]:
         words = self.script.split(",")
@@ -134,7 +137,10 @@ class FakeBackend(Backend):
     """See the module for its options."""
 
     FORMATS = ("pth", "safetensors", "ggml-bin", "gguf")
-    OPTIONS = tuple(_declared(each.name, cast(OptionValue, each.default)) for each in fields(FakeOptions))
+    OPTIONS = (
+        *(_declared(each.name, cast(OptionValue, each.default)) for each in fields(FakeOptions)),
+        *ADAPTER_OPTIONS,
+    )
 
     def __init__(self, config: ModelConfig | None = None, options: FakeOptions | None = None) -> None:
         self.options = options or FakeOptions()

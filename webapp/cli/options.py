@@ -13,7 +13,8 @@ from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings, load_settings
 
 FLAGS = {"data_dir": "--data", "models_dir": "--models"}
-MODEL_OPTIONS = ("strategy", "state", "threads", "models_dir", "data_dir", "load_anyway")
+ADAPTER_OPTIONS = ("adapter", "adapter_alpha", "adapter_start")
+MODEL_OPTIONS = ("strategy", *ADAPTER_OPTIONS, "state", "threads", "models_dir", "data_dir", "load_anyway")
 SAMPLING_OPTIONS = {row.name: row.kind for row in PARAMETERS if row.kind is not bool}
 
 

@@ -24,7 +24,8 @@ from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings, default_models_dir
 from webapp.web.peer import RateLimit
 
-FIRST = ("host", "port", "data_dir", "models_dir", "lan", "token", "model", "strategy", "state", "preset", "api_only")
+PLACES = ("host", "port", "data_dir", "models_dir", "lan", "token")
+FIRST = (*PLACES, "model", "strategy", "adapter", "state", "preset", "api_only")
 
 SHORT_STRATEGIES = ("webgpu",)
 """Those that RWKV-Runner's backend-python has a flag for."""

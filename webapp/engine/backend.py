@@ -24,6 +24,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
 from webapp.engine.backend_options import (
+    ADAPTER_OPTIONS as ADAPTER_OPTIONS,
+)
+from webapp.engine.backend_options import (
     BY_STRATEGY as BY_STRATEGY,
 )
 from webapp.engine.backend_options import (
@@ -267,7 +270,8 @@ class Backend(ABC):
 
     OPTIONS: ClassVar[tuple[BackendOption, ...]] = ()
     """What a person can choose. Pages, presets, command line and fit estimate draw them from here. An option called
-    ``threads`` or ``custom_cuda`` takes the value of the engine option of that name."""
+    ``threads`` or ``custom_cuda`` takes the value of the engine option of that name; one that has
+    :data:`ADAPTER_OPTIONS` loads adapters."""
     FORMATS: ClassVar[tuple[str, ...]] = ("pth", "safetensors")
     """Of the files it runs, as ``ModelFile.format`` names them. Others are refused before ``check``."""
     KINDS: ClassVar[tuple[BackendKind, ...]] = ()

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from webapp.engine.engine_options import EngineOptions
+from webapp.engine.engine_options import ADAPTER, MOST_ALPHA, EngineOptions
 from webapp.errors import InvalidOption, StrategyError
 from webapp.i18n import Text
 
@@ -95,6 +95,15 @@ class BackendOption:
         return InvalidOption(name=self.name, value=repr(value), allowed=allowed)
 
 
+ADAPTER_OPTIONS = (
+    BackendOption("adapter_file", "text", ""),
+    BackendOption("adapter_alpha", "number", 0.0, low=0, high=MOST_ALPHA),
+    BackendOption("adapter_start", "text", ""),
+)
+"""Of a backend that merges an adapter while it loads (``webapp.weights.adapter``). Its files are whole paths, which no
+strategy spells: they are found in the library first."""
+
+
 @dataclass(frozen=True)
 class BackendKind:
     """A way to run a model as pages show it: a card of the strategy builder, a row of the comparison.
@@ -156,7 +165,7 @@ def plain_builder(options: Sequence[BackendOption], kind: str, given: Mapping[st
 def read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any]:
     """The words after the first: ``name=value``, quoted as in a shell. A word alone is the value of the first choice
     that has it. StrategyError."""
-    names = [option.name for option in options]
+    names = [option.name for option in options if option.name not in ADAPTER]
     found: dict[str, Any] = {}
     try:
         words = shlex.split(strategy)[1:]

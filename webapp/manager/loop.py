@@ -23,7 +23,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from webapp.engine.backend import Backend, LoadProgress
@@ -69,6 +69,7 @@ from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import Tokenizer
 from webapp.weights.child_process import describe_process, take_over_streams, write_frame
 from webapp.weights.companions import tokenizer_of
+from webapp.weights.model_folder import PEFT_CONFIG
 
 PROGRESS_EVERY_S = 0.05
 BEAT_EVERY_S = 1.0
@@ -151,7 +152,8 @@ class EngineLoop:
         self._send(LoadFailed(printable(load_error(exc, command).to_dict())))
 
     def _load_backend(self, command: LoadModel) -> Backend:
-        backend, options = resolve_strategy(command.strategy, threads=command.threads, custom_cuda=command.custom_cuda)
+        given = {"threads": command.threads, "custom_cuda": command.custom_cuda, **command.adapter}
+        backend, options = resolve_strategy(command.strategy, **given)
         return backend.load(command.path, command.config, options, self._report)
 
     def _report(self, progress: LoadProgress) -> None:
@@ -245,7 +247,7 @@ def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFac
     snapshots = SnapshotStore(
         command.state_cache_bytes,
         SnapshotFolder(folder, limit_bytes, backend.config) if folder else None,
-        model_identity(Path(command.path), command.strategy, command.custom_cuda) if folder else "",
+        model_identity(Path(command.path), command.strategy, command.custom_cuda, command.adapter) if folder else "",
     )
     engine = LLMEngine(
         backend,
@@ -261,12 +263,17 @@ def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFac
     return engine
 
 
-def model_identity(path: Path, strategy: str, custom_cuda: bool) -> str:
-    """What the numbers of a loaded model come from, as far as a state depends on it: 32 hex digits. Of its files name,
-    size, time of last change and :data:`PIECES` pieces count: 15 GB would take ten seconds to hash, and whatever
-    changes a model changes its time or bytes all over it. A path that is no file counts as its name."""
+def model_identity(path: Path, strategy: str, custom_cuda: bool, adapter: Mapping[str, object] | None = None) -> str:
+    """What the numbers of a loaded model come from, as far as a state depends on it: 32 hex digits. Of its files, and
+    of its adapter's (options as of ``LoadModel.adapter``), name, size, time of last change and :data:`PIECES` pieces
+    count: 15 GB would take ten seconds to hash, and whatever changes a model changes its time or bytes all over it. A
+    path that is no file counts as its name."""
     found = hashlib.blake2b(f"{strategy.split()}{custom_cuda}".encode(), digest_size=16)
     files = sorted(path.iterdir()) if path.is_dir() else [path]
+    if adapter and adapter["adapter_file"]:
+        found.update(repr(sorted(adapter.items())).encode("utf-8", "surrogateescape"))
+        merged, start = Path(str(adapter["adapter_file"])), str(adapter["adapter_start"])
+        files += [merged, merged.with_name(PEFT_CONFIG), *([Path(start)] if start else [])]
     for file in files:
         found.update(file.name.encode("utf-8", "surrogateescape"))
         if not file.is_file():

@@ -70,10 +70,14 @@ class ModelManager:
         defaults = EngineOptions(settings.threads, settings.prefill_chunk, settings.idle_unload_s)
         self._board = StatusBoard()
         self._automatic = AutomaticEngine(self._board.set_note, self._renew)
-        self._resolver = TargetResolver(
-            self.library, self._resolve_automatic, (settings.model, settings.state), defaults
+        trusted = (settings.model, settings.state, settings.adapter, settings.adapter_start)
+        self._resolver = TargetResolver(self.library, self._resolve_automatic, trusted, defaults)
+        adapter = EngineOptions(
+            adapter_file=settings.adapter,
+            adapter_alpha=settings.adapter_alpha,
+            adapter_start=settings.adapter_start,
         )
-        self._first_choice = Choice(settings.model, settings.strategy, settings.state)
+        self._first_choice = Choice(settings.model, settings.strategy, settings.state, adapter)
         fit = FitCheck((lambda target, reclaimable: None) if settings.load_anyway else shortfall)
         limits = stall_limits or StallLimits.of(settings.stall_limit_s)
         self._supervisor = Supervisor(settings, start_engine, has_room, self._board.publish, limits, fit)
@@ -115,10 +119,13 @@ class ModelManager:
 
         What can be told before loading is raised at once and changes nothing: ModelNotFound, WeightsError,
         StrategyError, BackendUnavailable, ``model_does_not_fit`` (see :meth:`load_anyway`). A state given here has to
-        fit; one in use before that does not fit the new model is dropped, and ``status().notice`` says why."""
+        fit; one in use before that does not fit the new model is dropped, and ``status().notice`` says why. An adapter
+        goes with the model it was chosen for, unless ``options`` bring one."""
         with self._choosing:
             before = self._supervisor.goal
             choice = before.choice if before else self._first_choice
+            if options is None and model is not None and model != choice.model:
+                options = choice.options.with_adapter("")
             wanted = choice.changed(model=model, strategy=strategy, state=state, options=options)
             may_drop_state = state is None and (before is not None or model is not None)
             loaded = self._supervisor.loaded_target
@@ -175,6 +182,11 @@ class ModelManager:
             self._first_choice = self._first_choice.changed(
                 model=model, strategy=strategy, state=state, options=options
             )
+
+    def options(self) -> EngineOptions:
+        """Those of what is chosen, as they were given."""
+        goal = self._supervisor.goal
+        return goal.choice.options if goal is not None else self._first_choice.options
 
     def reload_reasons(
         self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None

@@ -90,6 +90,9 @@ class LoadModel(Tagged, frozen=True):
     snapshot_folder_bytes: bytes = b""
     """Where snapshots last; "" for nowhere."""
     snapshot_limit_bytes: int = 0
+    adapter_bytes: bytes = b""
+    adapter_alpha: float = 0.0
+    adapter_start_bytes: bytes = b""
 
     @property
     def path(self) -> str:
@@ -102,6 +105,12 @@ class LoadModel(Tagged, frozen=True):
     @property
     def snapshot_folder(self) -> Path | None:
         return Path(os.fsdecode(self.snapshot_folder_bytes)) if self.snapshot_folder_bytes else None
+
+    @property
+    def adapter(self) -> dict[str, object]:
+        """The engine options of an adapter."""
+        file, start = os.fsdecode(self.adapter_bytes), os.fsdecode(self.adapter_start_bytes)
+        return {"adapter_file": file, "adapter_alpha": self.adapter_alpha, "adapter_start": start}
 
 
 class CancelLoad(Tagged, frozen=True):

@@ -20,7 +20,8 @@ PHASES = ("empty", "loading", "ready", "answering", "failed", "unloading")
 class ModelStatus:
     """One moment. ``revision`` grows by one with every change.
 
-    ``model``, ``model_path``, ``strategy`` and ``state`` say what is loaded or being loaded, else what is chosen.
+    ``model``, ``model_path``, ``strategy``, ``adapter`` (a file's name) and ``state`` say what is loaded or being
+    loaded, else what is chosen.
     ``error`` (a RoostError's dict) is what the last load or the engine ended with; it may stand beside phase ``ready``
     when another model was to replace the one that stays. ``notice`` says why a state was dropped. ``engine_bytes`` is
     the resident memory of the engine process when this was written; it alone makes no new revision. ``silent_s``:
@@ -36,6 +37,7 @@ class ModelStatus:
     model_path: str = ""
     strategy: str = ""
     chosen_strategy: str = ""
+    adapter: str = ""
     state: str = ""
     state_digest: str = ""
     done_bytes: int = 0
@@ -90,6 +92,7 @@ def described_target(target: Target) -> dict[str, Any]:
         "model_path": target.path,
         "strategy": target.strategy,
         "chosen_strategy": target.choice.strategy,
+        "adapter": target.adapter,
         "state": target.state_info.name,
         "state_digest": target.state_info.digest,
         "notice": target.notice,

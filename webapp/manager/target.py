@@ -11,10 +11,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from webapp.engine.backend import Backend
 from webapp.engine.engine_options import EngineOptions
 from webapp.engine.registry import AUTOMATIC, is_automatic, resolve_strategy, runnable
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import FileMissing, RoostError, WeightsError
+from webapp.errors import FileMissing, RoostError, StrategyError, WeightsError
 from webapp.i18n import Text
 from webapp.manager.library import STATES, ModelLibrary, find_file
 from webapp.tokenizer import Tokenizer
@@ -130,8 +131,9 @@ class Choice:
 class Target:
     """Everything needed to load, already checked. ``stamp`` tells a file from its replacement of the same name.
 
-    ``options`` are the choice's over the settings', with the tokenizer's file found. ``notice`` says why a state that
-    was in use before is not any more. ``automatic`` is what the choice's ``auto`` came to, else "".
+    ``options`` are the choice's over the settings', with the files of tokenizer and adapter found. ``notice`` says why
+    a state that was in use before is not any more. ``automatic`` is what the choice's ``auto`` came to, else "".
+    ``adapter_stamps`` tell the adapter's files from their replacements.
     """
 
     choice: Choice
@@ -143,6 +145,7 @@ class Target:
     start: Start = field(default_factory=Start)
     notice: dict[str, Any] | None = field(default=None, compare=False)
     automatic: str = ""
+    adapter_stamps: tuple[tuple[int, int], ...] = ()
 
     @property
     def strategy(self) -> str:
@@ -152,6 +155,11 @@ class Target:
     @property
     def name(self) -> str:
         return Path(self.path).name
+
+    @property
+    def adapter(self) -> str:
+        """The name of the adapter's file; "" without one."""
+        return Path(self.options.adapter_file).name
 
     @property
     def state_info(self) -> StateInfo:
@@ -171,7 +179,10 @@ class Target:
         is_same_file = (self.path, self.stamp) == (other.path, other.stamp)
         is_same_strategy = self.strategy.split() == other.strategy.split()
         names = [name for name, same in (("model", is_same_file), ("strategy", is_same_strategy)) if not same]
-        return (*names, *self.options.reload_differences(other.options))
+        names += self.options.reload_differences(other.options)
+        if self.adapter_stamps != other.adapter_stamps and "adapter_file" not in names:
+            names.append("adapter_file")
+        return tuple(names)
 
     def is_same_model(self, other: Target) -> bool:
         """True when a prompt encoded for one means the same to the other."""
@@ -203,6 +214,8 @@ class TargetResolver:
         self._defaults = defaults or EngineOptions()
         self._automatic = automatic
         self._starts = StartReader(library, self._trusted)
+        self._fitting: tuple[object, ...] = ()
+        """The model and adapter that were found to fit last: asked for again at every page."""
 
     def resolve(
         self,
@@ -225,7 +238,9 @@ class TargetResolver:
             is_loaded = loaded is not None and (loaded.path, loaded.stamp) == (path, stamp)
             in_use = loaded.automatic if loaded is not None and is_loaded else ""
             target = replace(target, automatic=self._automatic(inspection, in_use))
-        runnable(inspection, target.strategy)
+        backend, _ = runnable(inspection, target.strategy)
+        if target.options.adapter_file:
+            target = self._with_adapter(target, backend)
         if target.options.tokenizer:
             tokenizer_of(target)  # one that was named has to fit; none at all is fine
         if before is not None and before.state_info.name and target.is_same_start(before):
@@ -250,8 +265,12 @@ class TargetResolver:
         return self._starts.start(name, target.config)
 
     def effective(self, options: EngineOptions) -> EngineOptions:
-        """Over the settings' options, with the vocabulary's file found; FileMissing when there is none."""
+        """Over the settings' options, with the files of vocabulary and adapter found; FileMissing or ModelNotFound when
+        there is none."""
         found = options.over(self._defaults)
+        if found.adapter_file:
+            file, start = (self._adapter_path(one) for one in (found.adapter_file, found.adapter_start))
+            found = found.with_adapter(file, found.adapter_alpha, start)
         name = found.tokenizer
         if not name or name in BUILT_IN_TOKENIZERS:
             return found
@@ -259,6 +278,29 @@ class TargetResolver:
         if path is None:
             raise FileMissing(path=name)
         return replace(found, tokenizer=str(path))
+
+    def _adapter_path(self, name: str) -> str:
+        return str(self._library.find(name, allow_outside=name in self._trusted)) if name else ""
+
+    def _with_adapter(self, target: Target, backend: type[Backend]) -> Target:
+        """``lora_mismatch``, ``conversion_refused`` or StrategyError when it cannot be merged while this is loaded."""
+        options = target.options
+        if all(option.name != "adapter_file" for option in backend.OPTIONS):
+            raise StrategyError(
+                strategy=target.strategy,
+                reason=Text("reason.manager.loads_no_adapters"),
+                way_out=Text("reason.manager.merge_it_by_conversion"),
+            )
+        given = (options.adapter_file, options.adapter_alpha, options.adapter_start)
+        try:
+            stamps = tuple(stamp_of(path) for path in (options.adapter_file, options.adapter_start) if path)
+        except OSError as exc:
+            raise FileMissing(path=Path(options.adapter_file).name) from exc
+        fitting = (target.path, target.stamp, given, stamps)
+        if fitting != self._fitting:
+            self._library.reader.check_adapter(Path(target.path), *given)
+            self._fitting = fitting
+        return replace(target, adapter_stamps=stamps)
 
     def _look_into(self, name: str) -> tuple[str, tuple[int, int], Inspection, ModelConfig]:
         path = self._library.find(name, allow_outside=name in self._trusted)

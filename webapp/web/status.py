@@ -125,6 +125,7 @@ def strip(status: ModelStatus, t: Translator) -> Values:
     return {
         "model": status.model or t("status.no_model"),
         "strategy": status.strategy if status.model else "",
+        "adapter": status.adapter,
         "state": status.state,
         "light": "waiting" if status.silent_s else LIGHTS.get(status.phase, "off"),
         "word": word,

@@ -40,6 +40,8 @@ UNSUPPORTED = (
     (re.compile(r"blocks\.[0-9]+\.qkv\."), "reason.weights.is_rwkv_7b"),
     (re.compile(r"blocks\.[0-9]+\.ffn\.s_emb\.weight"), "reason.weights.is_rwkv_7a"),
     (re.compile(r"blocks\.[0-9]+\.ffn\.enn\.weight"), "reason.weights.is_rwkv_8"),
+    # flash-linear-attention's RWKV-6 (fla/layers/rwkv6.py) is no renaming of the official one; no file of it is known.
+    (re.compile(r"blocks\.[0-9]+\.att\.(x_bias|bonus)$"), "reason.weights.is_rwkv_6_of_fla"),
 )
 
 # Vocabulary sizes of the released models (RWKV-Runner chooses the tokenizer by them, too); 256 is bytes, for tests.

@@ -52,6 +52,8 @@ class Checkpoint:
         self.spelling = contents.spelling
         self.metadata: Mapping[str, str] = contents.metadata
         self.paths = contents.files or (path,)
+        self.merged = ""
+        """What an adapter changed, for whoever keeps a copy of the numbers; "" for the file as it is."""
         self._stored = contents.tensors
         self._files: list[BinaryIO] = []
         self._maps: dict[tuple[int, int], mmap.mmap] = {}

@@ -192,6 +192,12 @@ class FileReader:
         """Writes the state merged in a model file to ``target``; as of ``merged_state``."""
         self._ask(type(None), "copy_out", path, (_sent(target), note), _state_limits(path))
 
+    def check_adapter(self, path: str | Path, adapter: str, alpha: float, start: str) -> None:
+        """Whether an adapter fits a model, by their headers; ``alpha`` 0 where the file says it. Errors as of
+        :func:`webapp.weights.adapter.check_adapter`."""
+        given = (_sent(adapter), alpha, _sent(start) if start else b"")
+        self._ask(type(None), "adapter_fits", path, given, Limits())
+
     def planned_bytes(self, path: str | Path, target: str, options: ConversionOptions) -> int:
         """Bytes of the tensors a conversion would write; as of :func:`webapp.weights.convert.conversion.plan_for`."""
         given = {name: value for name, value in asdict(options).items() if name != "lora"}

@@ -21,6 +21,8 @@ WHOLE = ("model.safetensors", "pytorch_model.bin")
 CONFIG = "config.json"
 CHAT_TEMPLATE = "chat_template.jinja"
 GENERATION = "generation_config.json"
+PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+"""Of an adapter that Hugging Face's peft saved: a folder of its own, and no model."""
 MOST_JSON_BYTES = 8 << 20
 """An index of 20,000 tensors has 2 MB."""
 MOST_SHARDS = 500

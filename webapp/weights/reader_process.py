@@ -107,8 +107,17 @@ def planned_bytes(path: bytes, target: str, options: dict[str, Any], lora: bytes
     return plan.total_bytes
 
 
+def adapter_fits(path: bytes, adapter: bytes, alpha: float, start: bytes) -> None:
+    """Refused where it does not; 0 for an alpha, no path for a start that is not given."""
+    from webapp.weights.adapter import AdapterChoice, check_adapter
+
+    choice = AdapterChoice(os.fsdecode(adapter), alpha or None, os.fsdecode(start))
+    check_adapter(os.fsdecode(path), choice)
+
+
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    made.__name__: made for made in (inspect_file, state_sheet, read_state, blend, copy_out, planned_bytes)
+    made.__name__: made
+    for made in (inspect_file, state_sheet, read_state, blend, copy_out, planned_bytes, adapter_fits)
 }
 
 

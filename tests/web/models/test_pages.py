@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.library.library_folder import good_bytes, tree
+from tests.weights.make_checkpoints import write_tensors
 from tests.wording import error_text, is_refused, pattern, says, text
 from webapp.errors import translate_error
 from webapp.services.strategy.hardware import probe
@@ -160,6 +161,25 @@ def test_a_loaded_model_is_shown_kept_and_unloaded(browser):
     assert browser.post("/models/delete", name="good.safetensors")[0] == 409
     browser.act("/models/unload")
     assert browser.manager.wait_change(-1, 0).phase in ("unloading", "empty")
+
+
+def test_a_model_is_loaded_with_an_adapter_from_either_page_and_without_it_again(browser):
+    import numpy as np
+
+    halves = {"blocks.0.att.key.lora_A": (4, 64), "blocks.0.att.key.lora_B": (64, 4)}
+    write_tensors(browser.folder / "lora.safetensors", {name: np.ones(shape, "f4") for name, shape in halves.items()})
+    for name, other in (("good", "lora"), ("lora", "good")):
+        page = browser.get(f"/models/{name}.safetensors")[1]
+        assert 'action="/models/load"' in page and f'<option value="{other}.safetensors"' in page
+    given = {"name": "good.safetensors", "adapter_file": "lora.safetensors"}
+    assert is_refused(browser.act("/models/load", **given)[1], "conversion_refused")  # no alpha is known
+    browser.act("/models/load", **given, adapter_alpha="8")
+    assert browser.manager.wait_ready(20).adapter == "lora.safetensors"
+    assert says(browser.get("/models")[1], "models.adapter.fact", name="lora.safetensors")
+    assert is_refused(browser.act("/models/load", **given, adapter_alpha="lots")[1], "preset_invalid")
+    assert is_refused(browser.act("/models/load", name="good.safetensors", adapter_file="../x")[1], "preset_invalid")
+    browser.act("/models/load", name="good.safetensors")
+    assert browser.manager.wait_ready(20).adapter == ""
 
 
 def test_a_model_is_not_deleted_while_it_loads_and_loading_can_be_cancelled(open_browser):

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from tests.errors import raises_code
 from tests.weights.spellings import official
+from webapp.weights.adapter import AdapterChoice, check_adapter, open_model
 from webapp.weights.checkpoint import inspect, open_checkpoint
 from webapp.weights.convert.conversion import convert
 from webapp.weights.convert.plan import ConversionOptions
@@ -134,7 +135,7 @@ def test_disha_is_added_by_columns(ending: str, name: str, rank: int, model: dic
 @pytest.mark.parametrize("name", [KEY, VALUE])
 def test_bone_multiplies_blocks(name: str, model: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As RWKV-PEFT's merge: every block of rank x rank of the matrix times its own, plus it."""
-    monkeypatch.setattr("webapp.weights.convert.source.BLOCK_BYTES", 4096)
+    monkeypatch.setattr("webapp.weights.adapter.BLOCK_BYTES", 4096)
     before = model[f"{name}.weight"]
     out, inner = before.shape
     bone = torch.randn(inner // 16, 16, 16) * 0.05
@@ -153,6 +154,73 @@ def test_a_bone_of_another_size_is_refused(shape: tuple[int, ...], model: dict, 
     torch.save({f"{KEY}.bone": torch.ones(shape)}, tmp_path / "b.pth")
     with raises_code("lora_mismatch"):
         merged(tmp_path, lora=str(tmp_path / "b.pth"))
+
+
+# In memory
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@pytest.mark.parametrize("kind", ["lora", "pissa", "disha", "bone"])
+def test_a_model_read_with_its_adapter_is_the_merged_file(kind: str, dtype: str, tmp_path: Path) -> None:
+    tensors = official("7", getattr(torch, dtype))
+    torch.save(tensors, tmp_path / "base.pth")
+    (a, b), (a0, b0), alpha, start = pair(512, WIDTH), pair(512, WIDTH, 1), 16.0, ""
+    name = "blocks.1.ffn.key"
+    adapter = {
+        "lora": {f"{name}.lora_A": a, f"{name}.lora_B": b, "emb.weight": tensors["emb.weight"] * 2},
+        "pissa": {f"{name}.lora_A": a, f"{name}.lora_B": b},
+        "disha": {f"{name}.disha": torch.randn(RANK, 512)},
+        "bone": {f"{name}.bone": torch.randn(WIDTH // 16, 16, 16)},
+    }[kind]
+    torch.save(adapter, tmp_path / "adapter.pth")
+    if kind == "pissa":
+        start = str(tmp_path / "start.pth")
+        torch.save({f"{name}.init_lora_A": a0, f"{name}.init_lora_B": b0}, start)
+    expected = merged(tmp_path, lora=str(tmp_path / "adapter.pth"), lora_alpha=alpha, lora_init=start)
+    choice = AdapterChoice(str(tmp_path / "adapter.pth"), alpha, start)
+    check_adapter(tmp_path / "base.pth", choice)
+    with open_model(tmp_path / "base.pth", choice) as model:
+        for tensor in expected:
+            assert torch.equal(model.tensor(tensor), expected[tensor]), tensor
+            assert (model.array(tensor) == expected[tensor].float().numpy()).all(), tensor
+    assert not torch.equal(expected[f"{name}.weight"], tensors[f"{name}.weight"])
+
+
+@pytest.mark.parametrize(
+    ("what", "code"),
+    [
+        ("a matrix that is not there", "lora_mismatch"),
+        ("another width", "lora_mismatch"),
+        ("half a pair", "lora_mismatch"),
+        ("no adapter", "lora_mismatch"),
+        ("no alpha", "conversion_refused"),
+        ("packed weights", "conversion_refused"),
+        ("no model", "not_a_model"),
+        ("nothing there", "file_not_found"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_before_a_load(
+    what: str, code: str, model: dict, tmp_path: Path
+) -> None:
+    a, b = pair()
+    names = {"a matrix that is not there": "blocks.7.att.key"}
+    stem = names.get(what, KEY)
+    tensors = {f"{stem}.lora_A": a, f"{stem}.lora_B": b}
+    if what == "another width":
+        tensors[f"{stem}.lora_A"] = torch.ones(RANK, 64)
+    if what == "half a pair":
+        del tensors[f"{stem}.lora_B"]
+    if what == "no adapter":
+        tensors = {"blocks.0.att.time_state": torch.zeros(2, 64, 64)}
+    torch.save(tensors, tmp_path / "lora.pth")
+    base = tmp_path / "base.pth"
+    if what == "packed weights":
+        convert(base, base := tmp_path / "packed.bin", "bin")
+    if what == "no model":
+        base = tmp_path / "lora.pth"
+    choice = AdapterChoice(str(tmp_path / ("gone.pth" if what == "nothing there" else "lora.pth")))
+    with raises_code(code):
+        check_adapter(base, AdapterChoice(choice.path, None if what == "no alpha" else 16.0))
 
 
 # The folder of Hugging Face

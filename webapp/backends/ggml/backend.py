@@ -10,6 +10,7 @@ from webapp.backends.ggml import library
 from webapp.backends.processor import usable_cores
 from webapp.backends.slots import Saved, SlotBackend
 from webapp.engine.backend import (
+    ADAPTER_OPTIONS,
     RAM,
     Availability,
     BackendKind,
@@ -84,6 +85,7 @@ class GgmlBackend(SlotBackend):
             help="backend.ggml.format.help",
         ),
         BackendOption("threads", "whole", 0, low=0, high=256),
+        *ADAPTER_OPTIONS,
     )
     KINDS = (
         BackendKind(
@@ -187,6 +189,7 @@ class GgmlBackend(SlotBackend):
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> GgmlBackend:
         """Ends by running one token."""
         from webapp.backends.ggml.model import GgmlModel
+        from webapp.weights.adapter import AdapterChoice
 
         try:
             ggml = library.load()
@@ -194,7 +197,8 @@ class GgmlBackend(SlotBackend):
             raise BackendUnavailable(backend=WORD, reason=exc.reason, way_out=exc.way_out) from exc
         threads = int(options["threads"]) or (1 if config.n_embd < SMALL_WIDTH else usable_cores())
         wanted = TYPES[str(options["format"])]
-        model = GgmlModel.load(ggml, path, config, wanted, threads, MAX_SLOTS + 1, progress)
+        adapter = AdapterChoice.of(options)
+        model = GgmlModel.load(ggml, path, config, wanted, threads, MAX_SLOTS + 1, progress, adapter=adapter)
         backend = cls(config, model)
         backend.try_one_token(os.path.basename(path))
         return backend

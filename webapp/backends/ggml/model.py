@@ -26,6 +26,7 @@ from webapp.engine.backend import LoadProgress, ProgressCallback, Row, line_star
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import EngineCrashed, OutOfMemory
 from webapp.i18n import Text
+from webapp.weights.adapter import AdapterChoice
 from webapp.weights.ggml_header import GGML_TYPES
 
 Floats = NDArray[np.float32]
@@ -79,12 +80,13 @@ class GgmlModel:
         max_slots: int,
         progress: ProgressCallback,
         group_norm_eps: float = GROUP_NORM_EPS,
+        adapter: AdapterChoice | None = None,
     ) -> GgmlModel:
         """``wanted``: the dtype of a checkpoint's matrices; .bin and .gguf keep theirs. WeightsError, OutOfMemory, and
         what ``progress`` raises."""
         model = cls(ggml, config, threads, max_slots)
         try:
-            with WeightSource(path, wanted, ggml) as source:
+            with WeightSource(path, wanted, ggml, adapter) as source:
                 model._read(source, progress)
             model._weights.group_norm_eps = group_norm_eps
             model._grow(FIRST_SLOTS)

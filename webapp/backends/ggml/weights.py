@@ -7,6 +7,7 @@ made as ``roost convert`` would make a ``.bin`` of the type asked for, tensor by
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,8 +22,8 @@ from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
 from webapp.i18n import Text
 from webapp.weights import ggml_blocks
+from webapp.weights.adapter import AdapterChoice, open_model
 from webapp.weights.architecture import STATE_NAME
-from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.ggml_header import GGML_TYPES
 from webapp.weights.ggml_layout import Piece, ggml_pieces, passes_float16, stored_dtype
 from webapp.weights.ggml_model import FORMATS, GgmlTensor, matrix_names, read_model
@@ -58,7 +59,7 @@ class WeightTensor:
 class WeightSource:
     """The tensors of one file for ggml. Use it in a ``with``."""
 
-    def __init__(self, path: str | Path, wanted: str, ggml: Ggml) -> None:
+    def __init__(self, path: str | Path, wanted: str, ggml: Ggml, adapter: AdapterChoice | None = None) -> None:
         """``wanted``: a dtype for files that are neither .bin nor .gguf. Raises WeightsError."""
         self.path = Path(path)
         self.rescale_every = 0
@@ -71,23 +72,20 @@ class WeightSource:
                 tensors = list(self._from_ggml())
             else:
                 assert inspection.config is not None, "check() comes first"
-                tensors = list(self._from_official(inspection.config, wanted))
+                tensors = list(self._from_official(inspection.config, wanted, adapter))
         except BaseException:
-            self.close()
+            self._stack.__exit__(*sys.exc_info())
             raise
         states = {tensor.name: tensor for tensor in tensors if STATE_NAME.fullmatch(tensor.name)}
         self.tensors = [tensor for tensor in tensors if tensor.name not in states]
         if states:
             self.initial_state = self._read_states(states)
 
-    def close(self) -> None:
-        self._stack.close()
-
     def __enter__(self) -> WeightSource:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.__exit__(*raised)
 
     def refuse(self, reason: Text | str) -> WeightsError:
         return WeightsError(path=str(self.path), reason=reason)
@@ -129,9 +127,9 @@ class WeightSource:
 
     # .pth, .safetensors, .st
 
-    def _from_official(self, config: ModelConfig, wanted: str) -> Iterator[WeightTensor]:
+    def _from_official(self, config: ModelConfig, wanted: str, adapter: AdapterChoice | None) -> Iterator[WeightTensor]:
         self.config = config
-        self._checkpoint = self._stack.enter_context(open_checkpoint(self.path))
+        self._checkpoint = self._stack.enter_context(open_model(self.path, adapter))
         self._held_bytes = 0
         infos = {name: self._checkpoint.info(name) for name in self._checkpoint.names()}
         pieces = list(ggml_pieces(infos, config))

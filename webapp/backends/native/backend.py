@@ -13,6 +13,7 @@ from webapp.backends.native import building, calibration, library
 from webapp.backends.processor import usable_cores
 from webapp.backends.slots import Saved, SlotBackend
 from webapp.engine.backend import (
+    ADAPTER_OPTIONS,
     RAM,
     Availability,
     BackendKind,
@@ -97,6 +98,7 @@ class NativeBackend(SlotBackend):
             label="backend.native.packed_file.label",
             help="backend.native.packed_file.help",
         ),
+        *ADAPTER_OPTIONS,
     )
     KINDS = (BackendKind("native", "preset_page.kind.native.label", "preset_page.kind.native.text", order=20),)
     max_slots = MAX_SLOTS
@@ -249,6 +251,7 @@ def default_threads(config: ModelConfig) -> int:
 
 def _layout(config: ModelConfig, options: Options) -> Layout:
     from webapp.backends.native.model import Layout
+    from webapp.weights.adapter import AdapterChoice
 
     formats = Formats.of(options)
     wanted = str(options["isa"])
@@ -263,6 +266,7 @@ def _layout(config: ModelConfig, options: Options) -> Layout:
         max_columns=MAX_COLUMNS,
         calibration=calibration.token_ids(config) if _is_fitted(formats, options) else (),
         has_packed_file=bool(options["packed_file"]),
+        adapter=AdapterChoice.of(options),
     )
 
 

@@ -19,7 +19,8 @@ from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory, WeightsError
 from webapp.i18n import Text
-from webapp.weights.checkpoint import Checkpoint, open_checkpoint
+from webapp.weights.adapter import AdapterChoice, open_model
+from webapp.weights.checkpoint import Checkpoint
 
 FORMATS = {"f32": 0, "bf16": 1, "f16": 2, "q8": 3, "q6": 4, "q4": 5}
 DTYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
@@ -86,6 +87,8 @@ class Layout:
     """Token ids on which scales are fitted, in pieces of at most ``max_columns``; without any they are plain."""
     has_packed_file: bool = False
     """Whether its packed weights are kept on disk for the next load (:mod:`webapp.backends.packed_file`)."""
+    adapter: AdapterChoice | None = None
+    """Merged in before the weights are packed."""
 
 
 class NativeModel:
@@ -132,7 +135,7 @@ class NativeModel:
             return found
         model = cls(config, layout)
         try:
-            with open_checkpoint(path) as source:
+            with open_model(path, layout.adapter) as source:
                 _Loader(model, source, progress, layout.calibration).read()
             if kept is not None:
                 model._write_packed_file(kept)
@@ -480,7 +483,7 @@ class _Loader:
             self._refuse(_not_finite(names[0]))
 
     def _bits(self, name: str) -> np.ndarray:
-        """A view into the file in a dtype the library reads, or a float32 copy of any other."""
+        """A view into the file (or what an adapter made of it) in a dtype the library reads, or a float32 copy."""
         bits = self._source.bits(name)
         if self._source.info(name).dtype not in DTYPES:
             bits = bits.astype(np.float32)
@@ -553,8 +556,9 @@ class _Loader:
 
 def _packed_place(model: Path, layout: Layout) -> Path:
     """Instruction sets share it: packed weights are the same for all."""
-    about = (layout.format, layout.head, layout.lora, layout.embedding_q8, bool(layout.calibration))
-    return packed_file.place(model, repr(about), building.source_digest())
+    about = (layout.format, layout.head, layout.lora, layout.embedding_q8, bool(layout.calibration), layout.adapter)
+    stamps = repr(layout.adapter.stamps()) if layout.adapter is not None else ""
+    return packed_file.place(model, repr(about), building.source_digest() + stamps)
 
 
 def _not_finite(name: str) -> Text:

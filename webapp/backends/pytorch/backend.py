@@ -14,6 +14,7 @@ from webapp.backends.pytorch.strategy import Place
 from webapp.backends.rwkv_pip import requirements
 from webapp.backends.rwkv_pip.backend import loading, running, set_threads
 from webapp.engine.backend import (
+    ADAPTER_OPTIONS,
     BY_STRATEGY,
     RAM,
     Availability,
@@ -61,6 +62,7 @@ class TorchBackend(Backend):
     OPTIONS = (
         BackendOption(BY_STRATEGY, "text", strategy.canonical(strategy.NAME)),
         BackendOption("threads", "whole", 0, low=0, high=256),
+        *ADAPTER_OPTIONS,
     )
     KINDS = (BackendKind("torch", "preset_page.kind.torch.label", "preset_page.kind.torch.text", order=25),)
     max_slots = MAX_SLOTS
@@ -177,9 +179,10 @@ class TorchBackend(Backend):
         set_threads(int(options["threads"]), config)
         with loading(path):
             from webapp.backends.pytorch.model import load_model
+            from webapp.weights.adapter import AdapterChoice
 
             with working():
-                backend = cls(config, load_model(path, config, places, progress))
+                backend = cls(config, load_model(path, config, places, progress, AdapterChoice.of(options)))
             backend.try_one_token(os.path.basename(path))
         return backend
 

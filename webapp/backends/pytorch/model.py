@@ -22,7 +22,8 @@ from webapp.engine.backend import LoadProgress, ProgressCallback, Row
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import WeightsError
 from webapp.i18n import Text
-from webapp.weights.checkpoint import Checkpoint, open_checkpoint
+from webapp.weights.adapter import AdapterChoice, open_model
+from webapp.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
     from webapp.backends.pytorch.strategy import Place
@@ -411,10 +412,16 @@ def _joined(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
-def load_model(path: str, config: ModelConfig, places: Sequence[Place], progress: ProgressCallback) -> TorchModel:
+def load_model(
+    path: str,
+    config: ModelConfig,
+    places: Sequence[Place],
+    progress: ProgressCallback,
+    adapter: AdapterChoice | None = None,
+) -> TorchModel:
     """Raises WeightsError for a tensor that is missing, of another shape, or not finite; and what ``progress``
     raises. ``places``: of each layer and the head."""
-    with open_checkpoint(path) as source:
+    with open_model(path, adapter) as source:
         return _Loader(config, places, source, progress).read()
 
 

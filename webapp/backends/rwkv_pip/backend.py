@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from webapp.backends.rwkv_pip import requirements, strategy
 from webapp.engine.backend import (
+    ADAPTER_OPTIONS,
     BY_STRATEGY,
     Availability,
     Backend,
@@ -85,6 +86,7 @@ class RwkvPipBackend(Backend):
         BackendOption(BY_STRATEGY, "text", "cpu fp32"),
         BackendOption("threads", "whole", 0, low=0, high=4096),
         BackendOption("custom_cuda", "switch", False),
+        *ADAPTER_OPTIONS,
     )
     KINDS = strategy.KINDS
     max_slots = MAX_SLOTS
@@ -166,6 +168,7 @@ class RwkvPipBackend(Backend):
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> RwkvPipBackend:
         """Ends by running one token, so that a file with a tensor missing fails here and not in the first answer."""
         from webapp.backends.rwkv_pip import model_loader
+        from webapp.weights.adapter import AdapterChoice
 
         text = str(options[BY_STRATEGY])
         cls.check(ModelSizes(config), options)
@@ -174,7 +177,7 @@ class RwkvPipBackend(Backend):
         if options["custom_cuda"]:
             os.environ["RWKV_CUDA_ON"] = "1"
         with loading(path):
-            backend = cls(config, model_loader.load_model(path, config, text, progress))
+            backend = cls(config, model_loader.load_model(path, config, text, progress, AdapterChoice.of(options)))
             try:
                 backend._try_one_token(path)
             except BaseException:

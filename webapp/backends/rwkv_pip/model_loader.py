@@ -30,6 +30,7 @@ from webapp.engine.backend import LoadProgress, ProgressCallback
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ConversionError, ModelError, WeightsError
 from webapp.i18n import Text
+from webapp.weights.adapter import AdapterChoice
 from webapp.weights.checkpoint import Inspection, inspect, open_checkpoint
 from webapp.weights.convert.plan import PlannedTensor
 from webapp.weights.convert.source import Source
@@ -82,7 +83,13 @@ class LoadedModel:
             torch.cuda.empty_cache()
 
 
-def load_model(path: str, config: ModelConfig, strategy: str, progress: ProgressCallback) -> LoadedModel:
+def load_model(
+    path: str,
+    config: ModelConfig,
+    strategy: str,
+    progress: ProgressCallback,
+    adapter: AdapterChoice | None = None,
+) -> LoadedModel:
     """Raises what ``progress`` raises, WeightsError, ``load_failed``, StrategyError, BackendUnavailable, and all the
     package may."""
     inspection = inspect(path)
@@ -90,14 +97,14 @@ def load_model(path: str, config: ModelConfig, strategy: str, progress: Progress
     requirements.check_torch_devices({part.device for part in parse_strategy(strategy)})
     switches = switches_for(config, strategy, is_music=inspection.kind == "music")
     has_kernels = switches["RWKV_CUDA_ON"] == "1"
-    if has_kernels and (inspection.format != "pth" or not path.endswith(".pth")):
+    if has_kernels and (inspection.format != "pth" or not path.endswith(".pth") or adapter is not None):
         refuse(strategy, "kernels_need_pth")
     module = import_package(switches)
     placements = requirements.placements(config, strategy)
     if all(place.device == "cpu" for place in placements) and switches["RWKV_JIT_ON"] != "1":
         module.__dict__["mm8_one"] = module.__dict__["mm8_seq"] = int8_product
     is_converted = inspection.converted_strategy is not None
-    reading = _Converted(path, config, progress) if is_converted else _Reading(path, strategy, progress)
+    reading = _Converted(path, config, progress) if is_converted else _Reading(path, strategy, progress, adapter)
     with contextlib.closing(reading) as source:
         initial_state = _initial_state(source, config)
         if has_kernels:
@@ -108,6 +115,7 @@ def load_model(path: str, config: ModelConfig, strategy: str, progress: Progress
         else:
             model = _older_model(module, config, placements, source)
         source.report_done()
+        source.check_effect()
     if config.major == 7:
         places = [(module.DEVICE, module.DTYPE)] * config.n_layer
     else:
@@ -154,9 +162,11 @@ def import_package(switches: dict[str, str]) -> ModuleType:
 class _Reading(Source):
     """A raw model, read in small pieces and counted. Raises what ``progress`` raises."""
 
-    def __init__(self, path: str, strategy: str, progress: ProgressCallback) -> None:
+    def __init__(
+        self, path: str, strategy: str, progress: ProgressCallback, adapter: AdapterChoice | None = None
+    ) -> None:
         with _load_errors(path):
-            super().__init__(path, "fast")
+            super().__init__(path, "fast", adapter=adapter)
         self._strategy = strategy
         self._counter = _Counter({name: info.nbytes for name, info in self.infos.items()}, progress)
         self.report_done = self._counter.report_done
@@ -189,6 +199,9 @@ class _Converted:
 
     def close(self) -> None:
         self._checkpoint.close()
+
+    def check_effect(self) -> None:
+        """No adapter is merged into a fast file."""
 
     def rescale_layer(self) -> int:
         return int(self._checkpoint.metadata.get("_rescale_layer", 0))

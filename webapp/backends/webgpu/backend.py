@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from webapp.backends.slots import SlotBackend
 from webapp.backends.webgpu import device
 from webapp.engine.backend import (
+    ADAPTER_OPTIONS,
     RAM,
     Availability,
     BackendKind,
@@ -81,6 +82,7 @@ class WebgpuBackend(SlotBackend):
         _option("slots", "whole", SLOTS, low=1, high=64),
         _option("adapter", "text", ""),
         _option("kept_file", "switch", True),
+        *ADAPTER_OPTIONS,
     )
     KINDS = (
         BackendKind(NAME, f"preset_page.kind.{NAME}.label", f"preset_page.kind.{NAME}.text", order=50),
@@ -236,6 +238,7 @@ class WebgpuBackend(SlotBackend):
     def load(cls, path: str, config: ModelConfig, options: Options, progress: ProgressCallback) -> WebgpuBackend:
         """Ends by running one token."""
         from webapp.backends.webgpu.model import Layout, WebgpuModel
+        from webapp.weights.adapter import AdapterChoice
 
         slots = int(options["slots"])
         # One more for probes.
@@ -246,7 +249,8 @@ class WebgpuBackend(SlotBackend):
             slots + 1,
             has_packed_file=bool(options["kept_file"]),
         )
-        backend = cls(config, WebgpuModel.load(path, config, layout, str(options["adapter"]), progress), slots)
+        card, merged = str(options["adapter"]), AdapterChoice.of(options)
+        backend = cls(config, WebgpuModel.load(path, config, layout, card, progress, merged), slots)
         backend.try_one_token(os.path.basename(path))
         return backend
 

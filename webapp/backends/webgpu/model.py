@@ -20,7 +20,7 @@ from webapp.engine.backend import ProgressCallback, Row, line_starts
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import OutOfMemory
 from webapp.i18n import Text
-from webapp.weights.checkpoint import open_checkpoint
+from webapp.weights.adapter import AdapterChoice, open_model
 
 FloatArray = NDArray[np.float32]
 
@@ -119,16 +119,22 @@ class WebgpuModel:
 
     @classmethod
     def load(
-        cls, path: str, config: ModelConfig, layout: Layout, adapter: str, progress: ProgressCallback
+        cls,
+        path: str,
+        config: ModelConfig,
+        layout: Layout,
+        adapter: str,
+        progress: ProgressCallback,
+        merged: AdapterChoice | None = None,
     ) -> WebgpuModel:
-        """Raises WeightsError for a tensor that is missing, of another shape, or not finite; OutOfMemory;
-        BackendUnavailable; and what ``progress`` raises."""
+        """``adapter``: the graphics card; ``merged``: an adapter of the model. Raises WeightsError for a tensor that is
+        missing, of another shape, or not finite; OutOfMemory; BackendUnavailable; and what ``progress`` raises."""
         from webapp.backends.webgpu.loader import Loader
 
         gpu = Gpu(adapter)
         try:
             model = cls(config, layout, gpu)
-            with open_checkpoint(path) as source:
+            with open_model(path, merged) as source:
                 Loader(model, source, progress).read()
             return model
         except BaseException:

@@ -66,7 +66,7 @@ class Weights:
         ]
         rows = [row for row in rows if row[1] in packing.BLOCK]
         if rows and self._layout.has_packed_file:
-            about = repr(("webgpu", self._layout.format, self._layout.quantised_layers))
+            about = repr(("webgpu", self._layout.format, self._layout.quantised_layers, self._source.merged))
             place = packed_file.place(self._source.path, about, str(packing.VERSION))
             self._kept = KeptMatrices(place, rows)
             self._kept.open(self._pool)

@@ -265,6 +265,8 @@ class TurnWriter:
         sampling = {k: v for k, v in prompt.params.to_dict().items() if not k.startswith("stop_") and v != {}}
         state = status.state if prompt.state is None else prompt.state
         self._stats = {"strategy": status.strategy, "state": state, "sampling": sampling, "preset": preset}
+        if status.adapter:
+            self._stats["adapter"] = status.adapter
 
     def _replay(self, generation: Generation) -> None:
         """Puts text and log where the answer broke off; what they hold back is written again with what follows."""

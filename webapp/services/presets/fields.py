@@ -19,6 +19,7 @@ from webapp.chat.formats import format_names
 from webapp.chat.messages import ThinkMode
 from webapp.chat.tool_dialects import all_dialects
 from webapp.engine import sampling_params
+from webapp.engine.engine_options import MOST_ALPHA
 from webapp.engine.sampling_params import SamplingParameter
 from webapp.errors import PresetError
 from webapp.i18n import Text
@@ -116,6 +117,9 @@ MODEL = (
     Parameter("prefill_chunk", "int", "model", "options", 0, 0, 65_536, 16, 0, 256, needs_reload=True),
     Parameter("state", "file", "model", "preset", "", most_chars=MODEL_NAME_CHARS),
     Parameter("tokenizer", "file", "model", "options", "", most_chars=MODEL_NAME_CHARS, needs_reload=True),
+    Parameter("adapter_file", "file", "model", "options", "", most_chars=MODEL_NAME_CHARS, needs_reload=True),
+    Parameter("adapter_alpha", "float", "model", "options", 0.0, 0, MOST_ALPHA, 1, 0, 128, needs_reload=True),
+    Parameter("adapter_start", "file", "model", "options", "", most_chars=MODEL_NAME_CHARS, needs_reload=True),
     Parameter("threads", "int", "model", "options", 0, 0, 4096, 1, 0, 64, needs_reload=True),
     Parameter("idle_unload_s", "float", "model", "options", None, 0, 1e9, 60, 0, 3600, is_optional=True),
 )

@@ -11,8 +11,9 @@ from flask import url_for
 from webapp.manager.library import ModelEntry
 from webapp.services.library.placing import size_text
 from webapp.services.strategy.choice import recommend
-from webapp.web.kit.page import PageContext, Toast
-from webapp.web.models.views import Values, dtype_text, fit_line, is_loadable, model_row
+from webapp.web.kit.page import Choice, PageContext, Toast
+from webapp.web.models.views import Values, dtype_text, fit_line, is_loadable, library_of, model_row
+from webapp.weights.architecture import WHOLE_MODEL
 from webapp.weights.inspection import USED_TOKENS_KEY, Inspection
 from webapp.weights.tensor_info import ITEM_BYTES, TensorInfo
 
@@ -40,7 +41,34 @@ def details_page(
         "tensor_count": page.t("models.details.tensor_count", count=len(found.tensors)) if found else "",
         "metadata": _metadata(found) if found else [],
         "rename_error": rename_error,
+        "adapter": _adapter_form(page, entry) if found is not None else None,
     }
+
+
+def _adapter_form(page: PageContext, entry: ModelEntry) -> Values | None:
+    """To load a model with an adapter: on the page of either. None where there is no other half to choose."""
+    found = entry.inspection
+    assert found is not None
+    is_adapter = found.kind == "lora"
+    if not is_adapter and not (is_loadable(found) and found.format in ("pth", "safetensors")):
+        return None
+    if found.adapter in ("pissa-init", WHOLE_MODEL):
+        return None
+    choices, starts = [], []
+    for other in library_of(page).list():
+        looked = other.inspection
+        if looked is None:
+            continue
+        if looked.adapter == "pissa-init":
+            starts.append(Choice(other.name, other.name))
+        elif (is_adapter and is_loadable(looked)) or (not is_adapter and looked.adapter not in ("", WHOLE_MODEL)):
+            choices.append(Choice(other.name, other.name))
+    own, chosen = ("adapter_file", "name") if is_adapter else ("name", "adapter_file")
+    label = page.t("models.adapter.model" if is_adapter else "models.adapter.file")
+    none = [Choice("", page.t("models.adapter.none"))]
+    found_starts = [*none, *starts] if starts else []
+    shown = {"own": own, "chosen": chosen, "label": label, "choices": choices, "starts": found_starts}
+    return {**shown, "name": entry.name} if choices else None
 
 
 def _facts(page: PageContext, entry: ModelEntry) -> list[Values]:

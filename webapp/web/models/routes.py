@@ -3,6 +3,7 @@ without, the browser is sent back to a page that says so."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,8 +13,10 @@ from urllib.parse import urlencode, urlsplit
 from flask import Blueprint, Response, jsonify, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
+from webapp.engine.engine_options import EngineOptions
 from webapp.errors import ModelNotFound, RoostError, WeightsError
-from webapp.services.library.uploads import Upload
+from webapp.services.library.uploads import Parts, Upload
+from webapp.services.presets.fields import checked_fields
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import job_list, strip_jobs
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
@@ -109,7 +112,7 @@ def do() -> Response | BaseResponse:
 @blueprint.post("/load")
 def load() -> Response | BaseResponse:
     """Without a strategy, with the one in use where the file can be run with it; with ``anyway`` the one that was
-    refused because it does not fit."""
+    refused because it does not fit. Without an adapter, with none."""
     given = request.form.get("strategy", "")[:NAME_CHARS]
 
     def act(page: PageContext) -> None:
@@ -117,9 +120,18 @@ def load() -> Response | BaseResponse:
             page.manager.load_anyway()
             return
         strategy = given or strategy_on_load(library_of(page), _name(), page.status.chosen_strategy)
-        page.manager.load(model=_name(), strategy=strategy)
+        page.manager.load(model=_name(), strategy=strategy, options=_with_adapter(page))
 
     return _act("", act)
+
+
+def _with_adapter(page: PageContext) -> EngineOptions:
+    """The options in use with the adapter of the form."""
+    given = {name: request.form.get(name, "")[:NAME_CHARS] for name in ("adapter_file", "adapter_alpha")}
+    checked = checked_fields({**given, "adapter_start": request.form.get("adapter_start", "")[:NAME_CHARS]})
+    return page.manager.options().with_adapter(
+        checked["adapter_file"], checked["adapter_alpha"] or 0.0, checked["adapter_start"]
+    )
 
 
 @blueprint.post("/unload")
@@ -243,13 +255,17 @@ DIGITS = 18
 
 @uploads.post("", endpoint="start")
 def start_upload() -> tuple[Response, int] | Response:
-    """``name``, ``size`` in bytes and ``stamp``, the file's date: one that stopped halfway is found again by them."""
+    """``name``, ``size`` in bytes and ``stamp``, the file's date: one that stopped halfway is found again by them. Of a
+    folder ``parts``, a JSON list of its files' names and sizes, in the order their bytes will come."""
     page = current_page()
-    name = request.form.get("name", "")[:NAME_CHARS]
+    name, stamp = request.form.get("name", "")[:NAME_CHARS], request.form.get("stamp", "")[:64]
     size = _number(request.form.get("size", ""))
-    return _upload_answer(
-        page, lambda: _upload_facts(files_of(page).uploads.start(name, size, request.form.get("stamp", "")[:64]))
-    )
+
+    def start() -> dict[str, Any]:
+        parts = _parts(request.form.get("parts", ""), name)
+        return _upload_facts(files_of(page).uploads.start(name, size, stamp, parts))
+
+    return _upload_answer(page, start)
 
 
 @uploads.put("/<upload_id>", endpoint="write")
@@ -288,6 +304,18 @@ def _upload_answer(page: PageContext, action: Any) -> tuple[Response, int] | Res
         message, hint = page.explain(exc)
         told = {"code": exc.code, "message": message, "hint": hint, "offset": exc.params.get("expected")}
         return jsonify(error=told), exc.status
+
+
+def _parts(text: str, name: str) -> Parts:
+    """``file_name_unusable`` for what is no list of names and sizes."""
+    try:
+        found = json.loads(text) if text else []
+        parts = tuple((part, size) for part, size in found)
+        if not all(isinstance(part, str) and type(size) is int and size < 10**DIGITS for part, size in parts):
+            raise ValueError(text)
+    except (ValueError, TypeError, RecursionError):
+        raise RoostError("file_name_unusable", name=name, endings="") from None
+    return parts
 
 
 def _number(text: str) -> int:

@@ -206,6 +206,8 @@ def _facts(page: PageContext, entry: ModelEntry) -> list[str]:
         parts.append(page.t("models.only_strategy", strategy=found.converted_strategy))
     if found.has_time_state and found.kind != "state":
         parts.append(page.t("models.own_state"))
+    if page.status.adapter and _phase_of(page, entry):
+        parts.append(page.t("models.adapter.fact", name=page.status.adapter))
     return parts
 
 

@@ -186,6 +186,8 @@ def _option(page: PageContext, controls: Controls, row: Parameter) -> Control:
     """A backend's option of this name may need more than this machine has: then its help says what."""
     if row.name == "tokenizer":
         return controls.of(row, _tokenizer_choices(page, controls.value(row)))
+    if row.name in ("adapter_file", "adapter_start"):
+        return controls.of(row, _adapter_choices(page, row.name, controls.value(row)))
     missing = ""
     for backend in {entry.backend for entry in kinds() if entry.backend}:
         if any(option.name == row.name for option in backend.OPTIONS):
@@ -251,6 +253,16 @@ def _model_choices(page: PageContext, chosen: str) -> tuple[Choice, ...]:
         if entry.inspection is not None and entry.inspection.kind in ("model", "music"):
             label = page.t("preset_page.model.starter") if entry.name == STARTER_MODEL else entry.name
             found.append(Choice(entry.name, f"{label} · {size_text(entry.size_bytes)}"))
+    return _with_chosen(page, found, chosen)
+
+
+def _adapter_choices(page: PageContext, field: str, chosen: str) -> tuple[Choice, ...]:
+    """The file a PiSSA training began with is only that, and no adapter."""
+    found = [Choice("", page.t("models.adapter.none"))]
+    for entry in page.manager.library.list():
+        kind = entry.inspection.adapter if entry.inspection is not None else ""
+        if kind and (kind == "pissa-init") == (field == "adapter_start"):
+            found.append(Choice(entry.name, f"{entry.name} · {size_text(entry.size_bytes)}"))
     return _with_chosen(page, found, chosen)
 
 

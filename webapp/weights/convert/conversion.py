@@ -15,8 +15,8 @@ import numpy as np
 from webapp.errors import ConversionError, RoostError
 from webapp.i18n import Text
 from webapp.weights import ggml_model
+from webapp.weights.adapter import AdapterChoice
 from webapp.weights.checkpoint import open_checkpoint
-from webapp.weights.convert.adapter import MergedSource
 from webapp.weights.convert.ggml import GgmlSource
 from webapp.weights.convert.plan import ConversionOptions, IsCancelled, Meter, Plan, ReportProgress, conversion_to
 from webapp.weights.convert.source import Source
@@ -173,7 +173,8 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
     """The model to read, with its adapter merged where one is named."""
     formats_in = conversion_to(target, Path(path).name).formats_in
     if options.lora:
-        made: Source = MergedSource(path, target, options.lora, options.lora_alpha, options.lora_init)
+        adapter = AdapterChoice(options.lora, options.lora_alpha, options.lora_init)
+        made: Source = Source(path, target, adapter=adapter)
     elif (found := inspect(path)).format in ggml_model.FORMATS and found.config is not None:
         made = GgmlSource(path, target)
     else:

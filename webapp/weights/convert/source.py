@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from webapp.engine.state import ModelConfig
 from webapp.errors import ConversionError
 from webapp.i18n import Text
-from webapp.weights.architecture import without_adapters
+from webapp.weights.adapter import BLOCK_BYTES, FLOATS, Adapter, AdapterChoice
+from webapp.weights.architecture import WHOLE_MODEL, without_adapters
 from webapp.weights.checkpoint import open_checkpoint
 from webapp.weights.inspection import inspect, require_model
 from webapp.weights.tensor_info import ITEM_BYTES, ZEROS, TensorInfo
@@ -21,26 +22,41 @@ from webapp.weights.tensor_info import ITEM_BYTES, ZEROS, TensorInfo
 if TYPE_CHECKING:
     import torch
 
-BLOCK_BYTES = 32 * 2**20
-FLOATS = ("float16", "bfloat16", "float32", "float64")
-
 
 class Source:
     """Use it in a ``with``. Raises what :func:`inspect` does, ``not_a_model``, ``conversion_refused`` for what is
-    converted. ``without_adapter``: of a whole model that a LoRA's tensors lie beside, the model alone."""
+    converted, and the errors of :class:`Adapter`.
 
-    def __init__(self, path: str | Path, target: str, without_adapter: bool = False) -> None:
+    ``adapter``: the model reads as if that had been trained into it; each tensor keeps its precision.
+    ``without_adapter``: of a whole model that a LoRA's tensors lie beside, the model alone."""
+
+    _adapter: Adapter | None = None
+    _has_effect = False
+
+    def __init__(
+        self, path: str | Path, target: str, without_adapter: bool = False, adapter: AdapterChoice | None = None
+    ) -> None:
         self.path = Path(path)
+        if adapter is not None and self.path.resolve() == Path(adapter.path).resolve():
+            without_adapter = inspect(self.path).adapter == WHOLE_MODEL
         self.inspection = inspect(self.path, without_adapter=without_adapter)
         self.config: ModelConfig = require_model(self.inspection)
-        self.is_changed = without_adapter
+        self.is_changed = without_adapter or adapter is not None
         """True where the tensors are not all of the file's, or not the same."""
         _check_is_raw(self, target)
+        self._files: list[FileIO] = []
         self._checkpoint = open_checkpoint(self.path)
         infos = {name: self._checkpoint.info(name) for name in self._checkpoint.names()}
         self.infos: dict[str, TensorInfo] = without_adapters(infos) if without_adapter else infos
-        _check_floats(self, target)
-        self._files = [path.open("rb", buffering=0) for path in self._checkpoint.paths]
+        try:
+            _check_floats(self, target)
+            if adapter is not None:
+                self._adapter = Adapter(adapter)
+                self._adapter.check(self.infos)
+            self._files.extend(path.open("rb", buffering=0) for path in self._checkpoint.paths)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def architecture(self) -> str:
@@ -48,10 +64,12 @@ class Source:
 
     def changed_names(self) -> set[str]:
         """Tensors that differ from those of the file."""
-        return set()
+        return {*self._adapter.changed, *self._adapter.replaced} if self._adapter is not None else set()
 
     def check_effect(self) -> None:
-        """``lora_mismatch`` when all was read and what should have changed it did not."""
+        """``lora_mismatch`` when all was read and the adapter did not make one value another."""
+        if self._adapter is not None:
+            self._adapter.check_effect(self._has_effect)
 
     def blocks(self, name: str, block_bytes: int = BLOCK_BYTES) -> Iterator[torch.Tensor]:
         """Consecutive rows (of the first dimension); a vector comes whole. ConversionError on NaN and infinity."""
@@ -67,6 +85,8 @@ class Source:
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
 
     def close(self) -> None:
+        if self._adapter is not None:
+            self._adapter.close()
         for file in self._files:
             file.close()
         self._checkpoint.close()
@@ -78,6 +98,29 @@ class Source:
         self.close()
 
     def _raw_blocks(self, name: str, block_bytes: int) -> Iterator[torch.Tensor]:
+        """Without a look for NaN in what the file has."""
+        adapter = self._adapter
+        if adapter is None or not (name in adapter.changed or name in adapter.replaced):
+            yield from self._file_blocks(name, block_bytes)
+            return
+        import torch
+
+        start, info = 0, self.infos[name]
+        own = torch.from_numpy(adapter.array(name).copy()) if name in adapter.replaced else None
+        if own is None:
+            block_bytes = adapter.block_rows(info) * (info.nbytes // max(info.shape[0], 1))
+        for block in self._file_blocks(name, block_bytes):
+            if own is not None:
+                changed = own[start : start + len(block)] if own.dim() > 1 else own
+            else:
+                changed = torch.from_numpy(adapter.apply(name, start, block.float().numpy()))
+            start += len(block)
+            merged = changed.to(block.dtype)
+            check_finite(merged, name)
+            self._has_effect = self._has_effect or not torch.equal(block, merged)
+            yield merged
+
+    def _file_blocks(self, name: str, block_bytes: int) -> Iterator[torch.Tensor]:
         stored = self._checkpoint.stored(name)
         if stored.file == ZEROS or not stored.is_contiguous or not stored.info.numel:
             yield self._checkpoint.tensor(name).contiguous().clone()

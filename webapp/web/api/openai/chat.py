@@ -414,7 +414,7 @@ class Chunks(StreamWriter):
 def heading(prefix: str, model: str) -> dict[str, Any]:
     """The fields of :class:`~.answers.Heading`."""
     status = the_manager().status()
-    made_of = f"{status.model_path}\n{status.strategy}\n{status.state}"
+    made_of = f"{status.model_path}\n{status.strategy}\n{status.adapter}\n{status.state}"
     return {
         "id": f"{prefix}-{uuid.uuid4().hex}",
         "created": int(time.time()),
