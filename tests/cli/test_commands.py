@@ -151,6 +151,21 @@ def test_chat_answers_in_the_terminal(places, monkeypatch, capsys):
     assert capsys.readouterr().out.count("hello") == 2
 
 
+def test_the_flower_ends_an_answer_of_a_g1h_in_run_and_in_chat(places, models, monkeypatch, capsys):
+    script = ",".join(map(str, "blue.✿\nUser✿And the sea?".encode()))
+    strategy = ["--strategy", f"fake vocab=256 script={script}"]
+    for name, ends in (("rwkv7-g1h-0.1b-20260710-ctx10240", True), ("rwkv7-g1g-0.1b-20260523-ctx8192", False)):
+        path = models / f"{name}.safetensors"
+        write_checkpoint(path, "7", n_layer=1, n_embd=64, vocab_size=256)
+        assert main(["run", "-m", path.name, "-p", "The sky is", "--json", *strategy, *places]) == 0
+        text = json.loads(capsys.readouterr().out)["text"]
+        assert (text == "blue.") is ends and ("And the sea?" in text) is not ends
+        lines = iter(["The sky?", "/quit"])
+        monkeypatch.setattr("builtins.input", lambda prompt, lines=lines: next(lines))
+        assert main(["chat", "-m", path.name, *strategy, *places]) == 0
+        assert ("And the sea?" in capsys.readouterr().out) is not ends
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_the_loading_line_is_gone_before_the_answer_and_never_in_a_log(is_terminal, capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: is_terminal)

@@ -9,10 +9,11 @@ in it can end the fence or look like the blank line and the role that begin a tu
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any
 
@@ -60,6 +61,46 @@ class Message:
     token_ids: tuple[int, ...] = ()
     think_mode: ThinkMode = ThinkMode.NONE
     metadata: dict[str, Any] = field(default_factory=dict)
+
+
+MOST_REPEATS = 2
+"""Rounds in a row that asked only for what the round before had been told."""
+
+
+def call_key(call: ToolCall) -> tuple[str, str]:
+    """The same for two calls of one tool with the same arguments, however they are written."""
+    try:
+        return call.name, json.dumps(json.loads(call.arguments), sort_keys=True)
+    except (ValueError, RecursionError):
+        return call.name, call.arguments
+
+
+def repeats_noted(messages: Sequence[Message], note: str) -> tuple[tuple[Message, ...], bool]:
+    """A conversation that comes whole from a program: where a call repeats one of the round before and brought the same
+    result, ``note`` stands above it. True where that went on for :data:`MOST_REPEATS` rounds: the model goes round in
+    circles, and only an answer without calls gets it out.
+    """
+    noted, before, rounds = list(messages), dict[tuple[str, str], str](), 0
+    for index, message in enumerate(messages):
+        if message.role in (Role.USER, Role.ASSISTANT) and not message.tool_calls:
+            before, rounds = {}, 0
+        if not message.tool_calls:
+            continue
+        results = {}
+        for place in range(index + 1, len(messages)):
+            if messages[place].role is not Role.TOOL:
+                break
+            results[messages[place].tool_call_id] = place
+        told, repeated = {}, 0
+        for call in message.tool_calls:
+            if call.id in results:
+                key, place = call_key(call), results[call.id]
+                told[key] = messages[place].content
+                if before.get(key) == told[key]:
+                    noted[place] = replace(messages[place], content=f"{note}\n{told[key]}")
+                    repeated += 1
+        before, rounds = told, rounds + 1 if repeated == len(message.tool_calls) else 0
+    return tuple(noted), rounds >= MOST_REPEATS
 
 
 TITLE_CHARS = 40

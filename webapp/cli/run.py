@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
     manager = ModelManager(settings)
     try:
-        generation = Generation(manager, prepare(PromptModel.chosen(manager), raw_prompt(prompt), params))
+        model = PromptModel.chosen(manager)
+        generation = Generation(manager, prepare(model, raw_prompt(prompt, info=model.info), params))
         generation.start()
         for event in generation.events():
             if isinstance(event, ContentDelta) and not args.json:
@@ -49,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
             "finish_reason": end.finish_reason,
             "model": status.model,
             "strategy": status.strategy,
+            "adapter": status.adapter,
             "stats": dict(end.stats),
         }
         print(json.dumps(document, ensure_ascii=False))

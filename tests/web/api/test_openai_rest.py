@@ -10,6 +10,8 @@ import pytest
 
 from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER, MODEL, ApiServer
+from tests.weights.make_checkpoints import write_checkpoint
+from webapp.chat.formats import fill_prompt
 from webapp.tokenizer import load_tokenizer
 
 openai = Lazily("openai")
@@ -97,6 +99,46 @@ def test_what_cannot_be_is_refused(client, options, param):
     with pytest.raises(openai.BadRequestError) as error:
         complete(client, **options)
     assert error.value.param == param
+
+
+BEFORE, BEHIND = "def f(x):\n    return ", "\n\nprint(f(1))"
+
+
+@pytest.fixture
+def fill(serve, tmp_path):
+    """fill(model's name, what it writes) -> server; the file is the tiny one."""
+
+    def start(name, writes):
+        write_checkpoint(tmp_path / name, "7", n_layer=1, n_embd=64, vocab_size=65536)
+        return serve(writes, models_dir=tmp_path, model=name)
+
+    return start
+
+
+def test_a_gap_is_filled_from_both_sides_and_ends_at_the_flower(fill):
+    server = fill("rwkv7-g1h-0.1b-20260710-ctx10240.safetensors", "x + 1✿\nUser✿And then?")
+    client, asked = server.openai(), len(load_tokenizer(65536).encode(fill_prompt(BEFORE, BEHIND)))
+    for stream in (False, True):
+        found = complete(client, BEFORE, suffix=BEHIND, stream=stream)
+        choices = [chunk.choices[0] for chunk in found] if stream else found.choices
+        assert ("".join(choice.text for choice in choices), choices[-1].finish_reason) == ("x + 1", "stop")
+        assert stream or found.usage.prompt_tokens == asked
+    status, told = server.post(
+        "/api/generate", {"model": "any", "prompt": BEFORE, "suffix": BEHIND, "stream": False, "raw": True}
+    )
+    assert (status, told["response"], told["prompt_eval_count"]) == (200, "x + 1", asked)
+    assert complete(client, BEFORE, suffix="").usage.prompt_tokens < asked
+    both = complete(client, [BEFORE, "a"], suffix=BEHIND)
+    assert [choice.text for choice in both.choices] == ["x + 1", "x + 1"]
+    with pytest.raises(openai.BadRequestError) as error:  # ids cannot be put around a gap
+        complete(client, [33, 44], suffix=BEHIND)
+    assert error.value.param == "suffix"
+
+
+def test_a_gap_is_refused_by_a_model_that_was_not_trained_to_fill_one(fill):
+    with pytest.raises(openai.BadRequestError) as error:
+        complete(fill("rwkv7-g1b-0.1b-20250822-ctx4096.safetensors", "x").openai(), BEFORE, suffix=BEHIND)
+    assert (error.value.code, error.value.param) == ("unsupported_parameter", "suffix")
 
 
 def test_a_token_id_beyond_the_vocabulary_is_refused(client):

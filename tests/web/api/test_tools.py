@@ -85,6 +85,31 @@ def test_tools_that_are_not_to_be_used_are_not_offered(server, client):
     assert found.choices[0].message.content == ANSWER and found.usage.prompt_tokens == without.usage.prompt_tokens
 
 
+def rounds(count):
+    """A question and ``count`` calls of the same with the same result."""
+    messages = [{"role": "user", "content": "Weather?"}]
+    for number in range(count):
+        call = {"id": f"c{number}", "type": "function"}
+        call["function"] = {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+        messages += [{"role": "assistant", "content": None, "tool_calls": [call]}]
+        messages += [{"role": "tool", "tool_call_id": call["id"], "content": "rain"}]
+    return messages
+
+
+def test_a_model_that_goes_round_in_circles_is_offered_no_call_unless_one_is_demanded(serve):
+    client = serve(strategy=spoken(PARIS)).openai()
+    for count, choice, is_call in ((1, "auto", True), (2, "auto", True), (3, "auto", False), (3, "required", True)):
+        found = client.chat.completions.create(
+            model="any", messages=rounds(count), tools=[WEATHER], tool_choice=choice, temperature=0
+        ).choices[0]
+        assert (found.finish_reason == "tool_calls") is is_call, (count, choice)
+    sizes = [
+        client.chat.completions.create(model="any", messages=rounds(n), max_tokens=1).usage.prompt_tokens
+        for n in (1, 2, 3)
+    ]
+    assert sizes[2] - sizes[1] == sizes[1] - sizes[0]
+
+
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_time"}}])
 def test_a_call_can_be_demanded_of_a_model_that_says_anything(serve, choice):
     """Without a script the fake model's tokens are noise: only the constraint makes a call of them."""

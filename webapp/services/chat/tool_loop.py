@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from webapp.chat.messages import Message, Role, ToolCall
+from webapp.chat.messages import Message, Role, ToolCall, call_key
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.errors import RoostError, ToolInvalid
 from webapp.i18n import Text, plain, text_from_plain
@@ -260,7 +260,7 @@ class ToolLoop:
         known = before.message.metadata.get(CALLS, {})
         for other in before.message.tool_calls:
             result = known.get(other.id)
-            if result and not result["is_error"] and _same_call(other, call):
+            if result and not result["is_error"] and call_key(other) == call_key(call):
                 told: str = result["result"]
                 note = f"{Text('reason.services.same_call_again')}\n"
                 return told.removeprefix(note)
@@ -375,10 +375,6 @@ def _state(call: ToolCall, offered: dict[str, StoredTool], message: Message) -> 
         return CallState(call, tool, "done", known["result"], known["is_error"], known["by"], reason)
     asks = tool is not None and tool.definition.behaviour is Behaviour.ASK
     return CallState(call, tool, "asking" if asks else "waiting")
-
-
-def _same_call(one: ToolCall, other: ToolCall) -> bool:
-    return one.name == other.name and as_pretty_json(one.arguments) == as_pretty_json(other.arguments)
 
 
 def _recorded(result: ToolResult, by: str) -> dict[str, Any]:

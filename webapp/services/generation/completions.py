@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from webapp.chat.events import AnswerEvent, Failed, Finished
 from webapp.chat.formats import ALIASES, FLOWER, PromptTemplate, fill_prompt, fills_gaps, format_names
-from webapp.chat.messages import Role, ThinkMode
+from webapp.chat.messages import Role, ThinkMode, repeats_noted
 from webapp.chat.prompts import RenderedPrompt
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RoostError, error_from_dict
@@ -146,6 +146,9 @@ class Completions:
                 param="template",
                 reason=Text("reason.api.is_not_one_of", name=repr(prompt.template), names=", ".join(names)),
             )
+        messages, is_going_round = repeats_noted(prompt.messages, str(Text("reason.services.same_result_again")))
+        if is_going_round and structure.tool_choice in (None, "auto"):
+            structure = replace(structure, tool_choice="none")
         tools = offered_by(structure, model.info, preset.tool_dialect)
         template, tools = format_of(
             model.info,
@@ -155,7 +158,7 @@ class Completions:
             has_calls=any(message.tool_calls for message in prompt.messages),
         )
         template = _named(template, prompt.names)
-        return render_in(template, prompt.messages, "", self._think_mode(prompt), prompt.continue_last, tools)
+        return render_in(template, messages, "", self._think_mode(prompt), prompt.continue_last, tools)
 
     def _think_mode(self, prompt: Prompt) -> ThinkMode:
         """What is asked for, before the format has its say; a text as it is asks for none."""
