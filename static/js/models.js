@@ -53,6 +53,55 @@ document.getElementById("models-files").addEventListener("change", (event) => {
   event.target.value = "";
 });
 
+// A folder: as one model where its files make one, else the model files in it and below, one by one.
+const folderInput = document.getElementById("models-folder");
+document.getElementById("choose-folder").addEventListener("click", () => folderInput.click());
+folderInput.addEventListener("change", () => {
+  const folders = new Map();
+  for (const file of folderInput.files) {
+    const path = file.webkitRelativePath.split("/").slice(0, -1).join("/");
+    if (path.includes("/.")) continue;
+    folders.set(path, [...(folders.get(path) ?? []), file]);
+  }
+  for (const [path, files] of folders) enqueueFolder(path.split("/").at(-1), files);
+  folderInput.value = "";
+});
+
+const ENDINGS = [".pth", ".safetensors", ".st", ".bin", ".gguf"];
+
+// As webapp/weights/model_folder.py says what a folder is; the server judges anew.
+function isModelFolder(names) {
+  if (names.has("adapter_config.json") && names.has("adapter_model.safetensors")) return true;
+  if (names.has("model.safetensors.index.json") || names.has("pytorch_model.bin.index.json")) return true;
+  return names.has("config.json") && [...names].some((name) => /\.safetensors$|^pytorch_model\.bin$/.test(name));
+}
+
+function enqueueFolder(name, files) {
+  const shown = files.filter((file) => !file.name.startsWith("."));
+  shown.sort((one, other) => one.size - other.size || (one.name < other.name ? -1 : 1));
+  if (!isModelFolder(new Set(shown.map((file) => file.name)))) {
+    for (const file of shown) if (ENDINGS.some((ending) => file.name.toLowerCase().endsWith(ending))) enqueue(file);
+    return;
+  }
+  const parts = shown.map((file) => [file.name, file.size]);
+  const lastModified = Math.max(...shown.map((file) => file.lastModified));
+  const whole = new Blob(shown); // reads nothing before a slice of it is sent
+  enqueue({ name, size: whole.size, lastModified, parts, slice: (start, end) => whole.slice(start, end) });
+}
+
+async function enqueueEntry(entry) {
+  if (!entry.isDirectory) return enqueue(await new Promise((done, fail) => entry.file(done, fail)));
+  const reader = entry.createReader();
+  const inside = [];
+  // A browser hands out a hundred at a time.
+  for (let some = [null]; some.length; inside.push(...some)) {
+    some = await new Promise((done, fail) => reader.readEntries(done, fail));
+  }
+  const files = inside.filter((one) => one.isFile);
+  enqueueFolder(entry.name, await Promise.all(files.map((one) => new Promise((done, fail) => one.file(done, fail)))));
+  for (const folder of inside.filter((one) => one.isDirectory && !one.name.startsWith("."))) await enqueueEntry(folder);
+}
+
 function enqueue(file) {
   const row = template.content.firstElementChild.cloneNode(true);
   const upload = { file, row, id: "", isCancelled: false, abort: null };
@@ -80,6 +129,7 @@ async function send(upload) {
     form.set("name", file.name);
     form.set("size", file.size);
     form.set("stamp", file.lastModified);
+    if (file.parts) form.set("parts", JSON.stringify(file.parts));
     let state = await patiently(upload, () => fetch("/models/uploads", { method: "POST", body: form }));
     upload.id = state.id;
     own.add(state.id);
@@ -191,8 +241,18 @@ window.addEventListener("beforeunload", (event) => {
 document.addEventListener("dragover", (event) => {
   if (event.dataTransfer?.types.includes("Files")) event.preventDefault();
 });
-document.addEventListener("drop", (event) => {
-  if (event.defaultPrevented || event.target.closest?.(".drop")) return;
-  event.preventDefault();
-  for (const file of event.dataTransfer?.files ?? []) enqueue(file);
-});
+// Before the box takes it: its file input would make a folder an empty file.
+document.addEventListener(
+  "drop",
+  (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    event.stopPropagation();
+    document.querySelector(".drop.is-over")?.classList.remove("is-over");
+    // Entries are there for the moment of the event alone.
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    if (entries.length) for (const entry of entries) enqueueEntry(entry).catch(() => {});
+    else for (const file of event.dataTransfer.files) enqueue(file);
+  },
+  true,
+);

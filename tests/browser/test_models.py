@@ -62,6 +62,18 @@ def test_what_is_refused_says_why_and_what_is_cancelled_leaves_nothing(roost, vi
     assert sorted(path.name for path in roost.folder.iterdir()) == ["here.safetensors"]
 
 
+def test_a_folder_comes_up_as_one_model_chosen_or_dropped(roost, visit, tmp_path):
+    folder = tmp_path / "RWKV7-tiny"
+    (folder / ".cache").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(good_bytes())
+    (folder / ".cache" / "junk.safetensors").write_bytes(b"x")
+    page = visit(f"{roost.url}/models")
+    page.set_input_files("#models-folder", str(folder))
+    row(page, "RWKV7-tiny").get_by_role("button", name="Load RWKV7-tiny").wait_for()
+    assert sorted(path.name for path in (roost.folder / "RWKV7-tiny").iterdir()) == ["config.json", "model.safetensors"]
+
+
 def test_the_page_follows_the_folder_and_the_model(roost, visit):
     page = visit(f"{roost.url}/models")
     (roost.folder / "copied.safetensors").write_bytes(good_bytes())

@@ -8,11 +8,14 @@ import os
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from tests.errors import raises_code
 from tests.services.library.library_folder import good_bytes, torn_bytes, tree
 from webapp.errors import UploadMissing
+from webapp.manager.library import ModelLibrary
 from webapp.services.library import placing, uploads
 from webapp.services.library.uploads import Upload, Uploads
 
@@ -62,6 +65,75 @@ def test_a_slice_at_the_wrong_place_is_told_the_right_one(into):
             into.write(upload.id, offset, io.BytesIO(b"x"))
         assert refused.value.params["expected"] == 50
     assert into.get(upload.id).done_bytes == 50
+
+
+def folder_parts() -> tuple[tuple[tuple[str, int], ...], bytes]:
+    files = {"config.json": b"{}", "notes.txt": b"", "model.safetensors": good_bytes(), "tokenizer.json": b"{}\n"}
+    return tuple((name, len(content)) for name, content in files.items()), b"".join(files.values())
+
+
+def test_a_folder_comes_as_one_model_also_after_a_restart(into, folder):
+    parts, content = folder_parts()
+    upload = into.start("RWKV7-0.1B", 0, "date", parts)
+    into.write(upload.id, 0, io.BytesIO(content[:5000]))
+    assert tree(folder / ".uploads" / f"{upload.id}.part") == sorted(name for name, _ in parts)
+    again = Uploads(folder).start("RWKV7-0.1B", 0, "date", parts)
+    assert (again.id, again.done_bytes, again.size_bytes) == (upload.id, 5000, len(content))
+    assert into.start("RWKV7-0.1B", 0, "date", parts[:3]).id != again.id
+    send(into, again, content, 3000)
+    assert into.finish(again.id) == folder / "RWKV7-0.1B"
+    assert {name: (folder / "RWKV7-0.1B" / name).stat().st_size for name, _ in parts} == dict(parts)
+    assert (folder / "RWKV7-0.1B" / "model.safetensors").read_bytes() == good_bytes()
+    assert ModelLibrary(folder).files()[-1].name == "RWKV7-0.1B"
+
+
+def test_a_folder_that_breaks_off_or_is_torn_leaves_nothing(into, folder):
+    parts, content = folder_parts()
+    upload = into.start("m", 0, "", parts)
+    send(into, upload, content[:900])
+    assert [one.id for one in into.pending()] == [upload.id]
+    into.discard(upload.id)
+    torn = tuple((name, size // 2 if size > 100 else size) for name, size in parts)
+    upload = into.start("m", 0, "", torn)
+    send(into, upload, b"{}" + torn_bytes() + b"{}\n")
+    with raises_code("file_truncated"):
+        into.finish(upload.id)
+    assert tree(folder) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "a/b", "a\\b", "/etc/x", "..", ".", "", ".git", "con", "x\0", "CONFIG.JSON", "a:b", " x", "x."]
+)
+def test_hostile_names_in_a_folder_are_refused(name, into, folder):
+    parts, _ = folder_parts()
+    with raises_code("file_name_unusable"):
+        into.start("m", 0, "", (*parts, (name, 5)))
+    assert tree(folder) == []
+
+
+def test_a_folder_that_is_no_model_or_is_too_much_is_refused(into, folder):
+    parts, _ = folder_parts()
+    for wrong, code in (
+        ((("x.pth", 5),), "file_is_directory"),
+        ((*parts, ("x", -5)), "file_name_unusable"),
+        ((*parts, *((f"{n}.txt", 1) for n in range(600))), "file_name_unusable"),
+        ((*parts, ("x", 10**17)), "disk_full"),
+    ):
+        with raises_code(code):
+            into.start("m", 0, "", wrong)
+    with raises_code("file_name_unusable"):
+        into.start("..", 0, "", parts)
+    assert tree(folder) == []
+
+
+def test_a_folder_of_an_adapter_comes_too(into, folder):
+    lora = save({"blocks.0.att.key.lora_A": np.ones((4, 64), "f4"), "blocks.0.att.key.lora_B": np.ones((64, 4), "f4")})
+    parts = (("adapter_config.json", 2), ("adapter_model.safetensors", len(lora)))
+    upload = into.start("tuned", 0, "", parts)
+    send(into, upload, b"{}" + lora)
+    assert into.finish(upload.id) == folder / "tuned"
+    (found,) = ModelLibrary(folder, bundled_dir=folder).list()
+    assert found.name == "tuned/adapter_model.safetensors" and found.inspection.kind == "lora"
 
 
 def test_more_than_was_announced_leaves_nothing(into, folder):

@@ -46,8 +46,8 @@ class Browser:
         answer = self.client.post(url, base_url="http://127.0.0.1", headers=HTMX, data=form)
         return answer.status_code, answer.get_data(as_text=True)
 
-    def upload(self, name: str, size: int, stamp: str = "1") -> Any:
-        form = {"name": name, "size": str(size), "stamp": stamp}
+    def upload(self, name: str, size: int, stamp: str = "1", parts: str = "") -> Any:
+        form = {"name": name, "size": str(size), "stamp": stamp, "parts": parts}
         return self.client.post("/models/uploads", base_url="http://127.0.0.1", headers=OWN, data=form)
 
     def slice(self, upload_id: str, offset: object, content: bytes) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from tests.services.library.library_folder import good_bytes, torn_bytes, tree
 from tests.wording import says
 
@@ -15,6 +17,18 @@ def test_a_file_in_slices(browser):
     assert (browser.folder / "up.safetensors").read_bytes() == content
     assert state["name"] == "up.safetensors" and "up.safetensors is here." in state["text"]
     assert "up.safetensors" in browser.get("/models")[1]
+
+
+def test_a_folder_in_slices(browser):
+    content = b"{}" + good_bytes()
+    parts = json.dumps([["config.json", 2], ["model.safetensors", len(good_bytes())]])
+    state = browser.upload("tiny", len(content), parts=parts).json
+    while not state.get("is_done"):
+        state = browser.slice(state["id"], state["offset"], content[state["offset"] :][:9000]).json
+    assert state["name"] == "tiny" and tree(browser.folder / "tiny") == ["config.json", "model.safetensors"]
+    for wrong in ("[", "5", '["a"]', '[["a"]]', '[["a", "5"]]', '[["config.json", true]]', "[" * 9999, '[["../x", 2]]'):
+        assert browser.upload("other", 5, parts=wrong).json["error"]["code"] == "file_name_unusable", wrong
+    assert not any(path.startswith(".uploads") for path in tree(browser.folder))
 
 
 def test_a_slice_sent_again_is_told_where_to_go_on(browser):

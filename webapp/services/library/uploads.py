@@ -2,8 +2,9 @@
 
 The server buffers every request's body before Roost sees it, so a model of 10 GB in one body would be written twice
 and need the temporary folder to hold all of it. Slices of a few MiB need neither, make progress visible, and an upload
-that was cut off goes on where it stopped when the same file is chosen again, within a day. An import copies, links or
-moves, with progress and a way to stop.
+that was cut off goes on where it stopped when the same file is chosen again, within a day. A folder that is one model
+comes as one upload: its files one after the other, by the names and sizes announced at the start. An import copies,
+links or moves, with progress and a way to stop.
 """
 
 from __future__ import annotations
@@ -42,13 +43,19 @@ from webapp.services.library.placing import (
 )
 from webapp.weights.file_format import SMALLEST_FILE_BYTES, check_readable, sniff
 from webapp.weights.file_reader import FileReader
-from webapp.weights.model_folder import is_model_folder_at, stamp_of
+from webapp.weights.model_folder import PEFT_CONFIG, PEFT_WEIGHTS, is_model_folder, is_model_folder_at, stamp_of
 
 UPLOADS = ".uploads"
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 KEPT_S = 86400.0
+MOST_PARTS = 600
+SHOWN_CHARS = 200
 ID = re.compile(r"[0-9a-f]{32}")
 _NO_MODEL = ("unknown_format", "file_truncated")
+
+
+Parts = tuple[tuple[str, int], ...]
+"""Names and sizes in bytes of the files of a folder; none for an upload that is one file."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Upload:
     size_bytes: int
     done_bytes: int
     touched_at: float
+    parts: Parts = ()
 
 
 class Uploads:
@@ -75,24 +83,31 @@ class Uploads:
         self._locks: dict[str, threading.Lock] = {}
         self._locks_lock = threading.Lock()
 
-    def start(self, name: str, size_bytes: int, stamp: str = "") -> Upload:
-        """Begins, or goes on with what is there of the same file (name, size and ``stamp``, its date).
+    def start(self, name: str, size_bytes: int, stamp: str = "", parts: Parts = ()) -> Upload:
+        """Begins, or goes on with what is there of the same file or folder (name, size, ``parts`` and ``stamp``, its
+        date).
 
-        ``file_name_unusable``, ``file_name_taken``, ``file_empty``, ``disk_full``.
+        ``file_name_unusable``, ``file_name_taken``, ``file_empty``, ``file_is_directory`` for a folder that is no
+        model, ``disk_full``.
         """
-        clean = safe_name(name, self._endings)
+        clean = safe_name(name, ("",) if parts else self._endings)
+        check_parts(clean, parts)
+        if parts:
+            size_bytes = sum(size for _, size in parts)
         if size_bytes <= 0:
             raise WeightsError("file_empty", path=clean)
         check_name_free(self.models_dir / clean)
-        upload_id = hashlib.sha256(f"{clean}\n{size_bytes}\n{stamp}".encode()).hexdigest()[:32]
+        about = json.dumps({"name": clean, "size_bytes": size_bytes, "parts": parts}, ensure_ascii=False)
+        upload_id = hashlib.sha256(f"{about}\n{stamp}".encode()).hexdigest()[:32]
         with self._locked(upload_id):
-            part = self._part(upload_id)
-            check_free(self.models_dir, size_bytes - (part.stat().st_size if part.is_file() else 0))
+            there = [path.stat().st_size for path, _ in self._files(upload_id, parts, size_bytes) if path.is_file()]
+            check_free(self.models_dir, size_bytes - sum(there))
             with writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-                about = json.dumps({"name": clean, "size_bytes": size_bytes}, ensure_ascii=False)
                 self._about(upload_id).write_text(about, encoding="utf-8")
-                part.open("ab").close()
+                for path, _ in self._files(upload_id, parts, size_bytes):
+                    path.parent.mkdir(exist_ok=True)
+                    path.open("ab").close()
         return self.get(upload_id)
 
     def get(self, upload_id: str) -> Upload:
@@ -101,8 +116,10 @@ class Uploads:
             if not ID.fullmatch(upload_id):
                 raise ValueError(upload_id)
             about = json.loads(self._about(upload_id).read_text(encoding="utf-8"))
-            found = self._part(upload_id).stat()
-            return Upload(upload_id, about["name"], int(about["size_bytes"]), found.st_size, found.st_mtime)
+            size_bytes, parts = int(about["size_bytes"]), tuple((name, size) for name, size in about.get("parts", ()))
+            found = [path.stat() for path, _ in self._files(upload_id, parts, size_bytes)]
+            done, touched_at = sum(one.st_size for one in found), max(one.st_mtime for one in found)
+            return Upload(upload_id, about["name"], size_bytes, done, touched_at, parts)
         except (OSError, ValueError, KeyError) as exc:
             raise UploadMissing(name=upload_id[:32]) from exc
 
@@ -127,7 +144,7 @@ class Uploads:
             return self.get(upload_id)
 
     def finish(self, upload_id: str) -> Path:
-        """The file in its place, once all of it is there and it is one Roost reads.
+        """The file or folder in its place, once all of it is there and it is one Roost reads.
 
         Raises WeightsError when it is not, and it is gone; ``file_name_taken`` keeps it.
         """
@@ -137,7 +154,11 @@ class Uploads:
                 raise RoostError("upload_offset", name=upload.name, expected=upload.done_bytes, found=upload.size_bytes)
             part = self._part(upload_id)
             try:
-                path = home_of(self.models_dir, upload.name, look_into(self._reader, part, upload.name))
+                path = self.models_dir / upload.name
+                if PEFT_WEIGHTS in dict(upload.parts):
+                    look_into(self._reader, part / PEFT_WEIGHTS, f"{upload.name}/{PEFT_WEIGHTS}")
+                else:
+                    path = home_of(self.models_dir, upload.name, look_into(self._reader, part, upload.name))
             except WeightsError:
                 self._remove(upload_id)
                 raise
@@ -165,23 +186,26 @@ class Uploads:
         return tuple(found)
 
     def _append(self, upload: Upload, slice_: IO[bytes]) -> None:
-        left = upload.size_bytes - upload.done_bytes
-        # Unbuffered: a disk that is full says so at the write, and closing the file has nothing left to say.
-        with writing(self.folder, left), self._part(upload.id).open("rb+", buffering=0) as file:
-            file.seek(upload.done_bytes)
+        done = upload.done_bytes
+        files = self._files(upload.id, upload.parts, upload.size_bytes)
+        with writing(self.folder, upload.size_bytes - done):
             try:
                 while piece := slice_.read(PIECE_BYTES):
-                    left -= len(piece)
-                    if left < 0:
+                    if done + len(piece) > upload.size_bytes:
                         raise RoostError("upload_refused", name=upload.name, size=size_text(upload.size_bytes))
-                    write_all(file, piece)
+                    _write_at(files, done, piece)
+                    done += len(piece)
             except OSError:
                 with contextlib.suppress(OSError):
-                    file.truncate(upload.done_bytes)
+                    for path, begin, size in _placed(files):
+                        os.truncate(path, min(max(upload.done_bytes - begin, 0), size))
                 raise
 
     def _check_beginning(self, upload_id: str, before: Upload) -> None:
+        """Of a folder its names have told what it is."""
         part = self._part(upload_id)
+        if before.parts:
+            return
         if before.done_bytes >= SMALLEST_FILE_BYTES or part.stat().st_size < SMALLEST_FILE_BYTES:
             return
         try:
@@ -192,13 +216,22 @@ class Uploads:
             raise
 
     def _remove(self, upload_id: str) -> None:
-        for path in (self._part(upload_id), self._about(upload_id)):
-            path.unlink(missing_ok=True)
+        part = self._part(upload_id)
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        for path in (part, self._about(upload_id)):
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
         with contextlib.suppress(OSError):  # the last one takes the folder with it
             self.folder.rmdir()
 
     def _part(self, upload_id: str) -> Path:
         return self.folder / f"{upload_id}.part"
+
+    def _files(self, upload_id: str, parts: Parts, size_bytes: int) -> list[tuple[Path, int]]:
+        """Where its bytes go, in order, and how many."""
+        part = self._part(upload_id)
+        return [(part / name, size) for name, size in parts] or [(part, size_bytes)]
 
     def _about(self, upload_id: str) -> Path:
         return self.folder / f"{upload_id}.json"
@@ -209,6 +242,38 @@ class Uploads:
             lock = self._locks.setdefault(upload_id, threading.Lock())
         with lock:
             yield
+
+
+def check_parts(folder: str, parts: Parts) -> None:
+    """The names come from a stranger's page: each has to be that of a file in the folder itself, on every system.
+    ``file_name_unusable``; ``file_is_directory`` where they are no model and no adapter."""
+    names = [name for name, _ in parts]
+    for name, size in parts:
+        if name.startswith(".") or name != safe_name(name, ("",)) or size < 0:
+            raise RoostError("file_name_unusable", name=name[:SHOWN_CHARS], endings="")
+    if len({name.casefold() for name in names}) != len(names) or len(names) > MOST_PARTS:
+        raise RoostError("file_name_unusable", name=folder, endings="")
+    if parts and not (is_model_folder(names) or {PEFT_CONFIG, PEFT_WEIGHTS} <= set(names)):
+        raise WeightsError("file_is_directory", path=folder)
+
+
+def _placed(files: list[tuple[Path, int]]) -> Iterator[tuple[Path, int, int]]:
+    """Each file, the byte of all that it begins at, and its size."""
+    begin = 0
+    for path, size in files:
+        yield path, begin, size
+        begin += size
+
+
+def _write_at(files: list[tuple[Path, int]], position: int, piece: bytes) -> None:
+    """``piece`` at byte ``position`` of all files together."""
+    for path, begin, size in _placed(files):
+        first, last = max(position, begin), min(position + len(piece), begin + size)
+        if first < last:
+            # Unbuffered: a disk that is full says so at the write, and closing the file has nothing left to say.
+            with path.open("rb+", buffering=0) as file:
+                file.seek(first - begin)
+                write_all(file, piece[first - position : last - position])
 
 
 KIND = "import"
