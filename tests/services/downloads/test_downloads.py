@@ -7,94 +7,25 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.errors import raises_code
+from tests.services.downloads.conftest import FILE, HALF, REPO, code, cut, fetched, gone_on
 from tests.services.downloads.hub_server import HubServer, answer, disconnect
 from tests.services.library.library_folder import good_bytes, tree
 from tests.waiting import wait_until
-from tests.weights.spellings import official, write_folder
 from webapp.errors import RoostError
-from webapp.manager.library import ModelLibrary
-from webapp.services.downloads import catalogue, http, transfer
+from webapp.services.downloads import http, transfer
 from webapp.services.downloads.downloads import KIND, Downloads
 from webapp.services.downloads.hubs import AUTOMATIC, HubFile
-from webapp.services.jobs import Job, Jobs
 from webapp.services.library import placing
 from webapp.settings import Settings
-
-REPO, FILE = "someone/models", "tiny.safetensors"
-HALF = 40_000
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "FIRST_WAIT_S", 0.0)
-    monkeypatch.setattr(transfer, "TRIES", 3)
-    monkeypatch.setattr(transfer, "PROGRESS_BYTES", 1)
-
-
-@pytest.fixture
-def hub() -> Iterator[HubServer]:
-    hub = HubServer({FILE: good_bytes(), "sub/other.safetensors": good_bytes(), "README.md": b"# hello"})
-    yield hub
-    hub.close()
-
-
-@pytest.fixture
-def settings(tmp_path: Path, hub: HubServer) -> Settings:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "models").mkdir()
-    return Settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models", hub_url=hub.url)
-
-
-@pytest.fixture
-def open_downloads(settings: Settings) -> Iterator[Any]:
-    """open_downloads() -> Downloads, as a process that starts."""
-    made: list[Downloads] = []
-
-    def open_one(**changes: Any) -> Downloads:
-        library = ModelLibrary(settings.models_dir, settings.data_dir / "none")
-        made.append(Downloads(library, Jobs(), replace(settings, **changes)))
-        return made[-1]
-
-    yield open_one
-    for downloads in made:
-        downloads.jobs.close()
-        downloads.close()
-
-
-@pytest.fixture
-def downloads(open_downloads: Any) -> Downloads:
-    found: Downloads = open_downloads()
-    return found
-
-
-def fetched(downloads: Downloads, wanted: str = f"{REPO}/{FILE}", **known: Any) -> Job:
-    source = replace(downloads.named(wanted), **known)
-    return downloads.jobs.wait(downloads.start(source).id, 30)
-
-
-def gone_on(downloads: Downloads, job: Job) -> Job:
-    downloads.jobs.resume(job.id)
-    return downloads.jobs.wait(job.id, 30)
-
-
-def code(job: Job) -> str:
-    return job.error.code if job.error else job.status
 
 
 def is_whole(settings: Settings) -> bool:
     return tree(settings.models_dir) == [FILE] and (settings.models_dir / FILE).read_bytes() == good_bytes()
-
-
-def cut(hub: HubServer, size: int = HALF) -> Any:
-    return lambda handler: hub.send(handler, cut=size)
 
 
 def test_a_file_arrives_is_checked_and_can_be_loaded(downloads: Downloads, settings: Settings, hub: HubServer) -> None:
@@ -441,190 +372,3 @@ def test_a_description_nobody_wrote_here_is_left_alone(content: str, settings: S
     (settings.models_dir / transfer.PARTS).mkdir()
     (settings.models_dir / transfer.PARTS / "x.json").write_text(content)
     assert open_downloads().jobs.jobs(KIND) == []
-
-
-# A folder of Hugging Face's form
-
-FOLDER = "RWKV7-G1"
-
-
-@pytest.fixture
-def folder_files(tmp_path: Path, hub: HubServer) -> dict[str, bytes]:
-    """Of a repository that is one model, with things beside it that do not belong to it."""
-    made = write_folder(tmp_path / "made", official("7"), tokenizer={"a": 1}, generation_config={"top_p": 0.3})
-    files = {path.name: path.read_bytes() for path in made.iterdir()}
-    hub.files = {**files, "README.md": b"#", "modeling_rwkv.py": b"import os", "old/x.pth": b"no"}
-    return files
-
-
-def test_a_repository_that_is_a_model_arrives_as_one_folder(
-    downloads: Downloads, settings: Settings, hub: HubServer, folder_files: dict[str, bytes]
-) -> None:
-    job = fetched(downloads, f"RWKV/{FOLDER}")
-    assert (code(job), job.details["model"]) == ("done", FOLDER)
-    assert tree(settings.models_dir) == [f"{FOLDER}/{name}" for name in sorted(folder_files)]
-    assert {path.name: path.read_bytes() for path in (settings.models_dir / FOLDER).iterdir()} == folder_files
-    assert (job.done, job.total) == (sum(map(len, folder_files.values())),) * 2
-    assert downloads._library.entry(FOLDER).inspection.kind == "model"
-    with raises_code("file_name_taken"):
-        downloads.start(downloads.named(f"RWKV/{FOLDER}"))
-
-
-def test_a_folder_of_a_repository_of_several(
-    downloads: Downloads, settings: Settings, hub: HubServer, folder_files: dict[str, bytes]
-) -> None:
-    hub.files = {f"0.1b/{name}": content for name, content in folder_files.items()}
-    [found] = downloads.hubs.look("custom", "rwkv-rs/g1-st")
-    assert (found.path, len(found.members)) == ("0.1b", len(folder_files))
-    assert code(fetched(downloads, "rwkv-rs/g1-st/0.1b")) == "done"
-    assert sorted(path.name for path in (settings.models_dir / "0.1b").iterdir()) == sorted(folder_files)
-    with raises_code("download_not_found"):
-        downloads.named("rwkv-rs/g1-st/9b")
-
-
-def test_a_folder_goes_on_after_a_restart_with_what_is_missing_alone(
-    open_downloads: Any, settings: Settings, hub: HubServer, folder_files: dict[str, bytes]
-) -> None:
-    first = open_downloads()
-    names = sorted(folder_files)
-    second_shard = names.index("model-00002-of-00002.safetensors")
-    source = first.named(f"RWKV/{FOLDER}")
-    hub.requests.clear()
-    send = lambda handler: hub.send(handler)  # noqa: E731
-    hub.behaviours = [send] * second_shard + [cut(hub, 1000)] + [answer(404)]
-    assert code(first.jobs.wait(first.start(source).id, 30)) == "download_not_found"
-    assert [path.name for path in settings.models_dir.iterdir()] == [".downloads"]
-    assert first._library.files() == []
-    first.jobs.close()
-    first.close()
-
-    hub.requests.clear()
-    again = open_downloads()
-    [job] = again.jobs.jobs(KIND)
-    assert (job.status, job.title, job.total) == ("paused", FOLDER, sum(map(len, folder_files.values())))
-    assert job.done == sum(len(folder_files[name]) for name in names[:second_shard]) + 1000
-    assert code(gone_on(again, job)) == "done"
-    asked = [path.rpartition("/")[2] for path, _ in hub.requests]
-    assert asked == names[second_shard:] and hub.requests[0][1]["range"] == "bytes=1000-"
-    assert {path.name: path.read_bytes() for path in (settings.models_dir / FOLDER).iterdir()} == folder_files
-    assert [path.name for path in settings.models_dir.iterdir()] == [FOLDER]
-
-
-def test_a_folder_with_a_wrong_file_is_not_in_the_library(
-    downloads: Downloads, settings: Settings, hub: HubServer, folder_files: dict[str, bytes]
-) -> None:
-    source = downloads.named(f"RWKV/{FOLDER}")
-    whole = hub.files["model-00002-of-00002.safetensors"]
-    hub.files["model-00002-of-00002.safetensors"] = bytes(len(whole))
-    hub.tells_sha256 = False
-    job = downloads.jobs.wait(downloads.start(source).id, 30)
-    assert code(job) == "download_wrong_hash"
-    assert [path.name for path in settings.models_dir.iterdir()] == [".downloads"]
-    hub.files["model-00002-of-00002.safetensors"] = whole
-    assert code(gone_on(downloads, job)) == "done"
-    assert downloads._library.entry(FOLDER).inspection.kind == "model"
-
-
-def test_a_folder_that_is_given_up_leaves_nothing(
-    downloads: Downloads, settings: Settings, hub: HubServer, folder_files: dict[str, bytes]
-) -> None:
-    source = downloads.named(f"RWKV/{FOLDER}")
-    hub.behaviours = [lambda handler: hub.send(handler), answer(404)]
-    job = downloads.jobs.wait(downloads.start(source).id, 30)
-    assert code(job) == "download_not_found"
-    downloads.jobs.remove(job.id)
-    assert list(settings.models_dir.iterdir()) == []
-
-
-def test_a_folder_that_is_no_rwkv_model_keeps_nothing(
-    downloads: Downloads, settings: Settings, hub: HubServer, folder_files: dict[str, bytes]
-) -> None:
-    index = {"weight_map": {"a": "missing.safetensors"}}
-    hub.files["model.safetensors.index.json"] = json.dumps(index).encode()
-    assert code(fetched(downloads, f"RWKV/{FOLDER}")) == "file_truncated"
-    assert list(settings.models_dir.iterdir()) == []
-
-
-# A newer list of published models
-
-
-def listed(**changes: Any) -> bytes:
-    row = {
-        "file": "rwkv7-g1z-9b-20270101-ctx99.pth",
-        "family": "g1",
-        "parameters": "9B",
-        "size_bytes": 18 * 10**9,
-        "size_is_exact": True,
-        "sha256": None,
-        "good_for": ["chat"],
-        "published": "2027-01-01",
-        "context": 99,
-        "licence": "Apache-2.0",
-        "repo": "BlinkDL/rwkv7-g1",
-        "architecture": "7",
-        "layers": 32,
-        "width": 4096,
-    }
-    return json.dumps([{**row, **changes}]).encode()
-
-
-@pytest.fixture
-def with_list(open_downloads: Any, hub: HubServer) -> Iterator[Any]:
-    """with_list(content, its checksum) -> Downloads of a server that names it."""
-
-    def open_one(content: bytes, sha256: str | None = None) -> Downloads:
-        hub.files["list.json"] = content
-        pinned = hashlib.sha256(content).hexdigest() if sha256 is None else sha256
-        url = f"{hub.url}/x/resolve/main/list.json"
-        found: Downloads = open_downloads(catalogue_url=url, catalogue_sha256=pinned)
-        return found
-
-    yield open_one
-    catalogue.use_newer(Path("none"), "")
-
-
-def test_a_newer_list_is_fetched_when_asked_and_kept(with_list: Any, open_downloads: Any, hub: HubServer) -> None:
-    shipped = catalogue.known_models()
-    downloads = with_list(listed())
-    assert catalogue.known_models() == shipped and hub.requests == []
-    downloads.refresh_catalogue()
-    assert [model.parameters for model in catalogue.known_models()] == ["9B"]
-    assert downloads.named("rwkv7-g1z-9b-20270101-ctx99").size_bytes == 18 * 10**9
-    hub.requests.clear()
-    with_list(listed())  # a restart
-    assert len(catalogue.known_models()) == 1 and hub.requests == []
-    open_downloads()  # the settings name it no more
-    assert catalogue.known_models() == shipped
-
-
-@pytest.mark.parametrize(
-    ("content", "sha256", "expected"),
-    [
-        (listed(), "0" * 64, "download_wrong_hash"),
-        (listed(), "", "download_link_invalid"),
-        (b"<html>", None, "download_not_a_file"),
-        (b"[]", None, "download_not_a_file"),
-        (listed(file="../../x.pth"), None, "download_not_a_file"),
-        (listed(file="a/../../x.pth"), None, "download_not_a_file"),
-        (listed(repo="x"), None, "download_not_a_file"),
-        (listed(width="4096"), None, "download_not_a_file"),
-        (listed(good_for=["nothing"]), None, "download_not_a_file"),
-        (listed(more=1), None, "download_not_a_file"),
-    ],
-)
-def test_a_list_that_is_not_the_one_is_not_taken(
-    with_list: Any, settings: Settings, content: bytes, sha256: str | None, expected: str
-) -> None:
-    shipped = catalogue.known_models()
-    downloads = with_list(content, sha256)
-    with raises_code(expected):
-        downloads.refresh_catalogue()
-    assert catalogue.known_models() == shipped and not (settings.data_dir / "catalogue.json").exists()
-
-
-def test_a_list_that_was_changed_on_the_disk_is_not_believed(with_list: Any, settings: Settings) -> None:
-    shipped = catalogue.known_models()
-    with_list(listed()).refresh_catalogue()
-    (settings.data_dir / "catalogue.json").write_bytes(listed(parameters="1B"))
-    with_list(listed())
-    assert catalogue.known_models() == shipped

@@ -36,14 +36,17 @@ QUICK_BYTES = 5 * 10**9
 ROUND_BYTES = 256 << 20  # two looks at one machine find the same
 MOST_ROWS = 2000
 FILE = re.compile(r"[A-Za-z0-9][\w. /-]{0,150}\.(pth|safetensors|st)")
+FOLDER = re.compile(r"[A-Za-z0-9][\w./-]{0,150}")
 PAGES = "https://huggingface.co/"
 
 
 @dataclass(frozen=True)
 class KnownModel:
-    """``file`` is its path in ``repo``, ``parameters`` as its publisher says it ("1.5B"), ``size_bytes`` of the 16-bit
-    file, to the byte or of its tensors alone; ``context`` the tokens it was trained on at once; ``published`` an ISO
-    date; ``sha256`` "" where it is not known. ``modelscope``: the same repository there, "" for none."""
+    """``file`` is its path in ``repo``; of a folder in Hugging Face's form (``is_folder``) the folder's, or the
+    repository's own name where that is the folder. ``parameters`` as its publisher says it ("1.5B"), ``size_bytes`` of
+    the 16-bit file or all files together, to the byte or of the tensors alone; ``context`` the tokens it was trained on
+    at once; ``published`` an ISO date; ``sha256`` "" where it is not known. ``modelscope``: the same repository there,
+    "" for none."""
 
     file: str
     family: str
@@ -60,6 +63,16 @@ class KnownModel:
     layers: int | None
     width: int | None
     modelscope: str = ""
+    is_folder: bool = False
+
+    @property
+    def folder(self) -> str:
+        """Where in ``repo`` the folder is, "" for the repository itself."""
+        return "" if self.file == self.repo.rpartition("/")[2] else self.file
+
+    def is_twin_of(self, other: KnownModel) -> bool:
+        """Whether both are the same weights, as a file and as a folder."""
+        return (self.family, self.parameters, self.published) == (other.family, other.parameters, other.published)
 
     @property
     def page(self) -> str:
@@ -124,7 +137,8 @@ def _is_whole(model: KnownModel) -> bool:
         all(type(text) is str and len(text) <= 200 for text in (*texts, model.architecture, model.modelscope))
         and all(type(number) is int and 0 <= number < 2**50 for number in (*numbers, *sizes))
         and type(model.size_is_exact) is bool
-        and FILE.fullmatch(model.file) is not None
+        and type(model.is_folder) is bool
+        and (FOLDER if model.is_folder else FILE).fullmatch(model.file) is not None
         and ".." not in model.file
         and model.family in FAMILIES
         and {*model.good_for} <= {*USES}
@@ -162,10 +176,11 @@ def _fitting(model: KnownModel, hardware: Hardware) -> Fitting:
 
 
 def best(hardware: Hardware, reclaimable_bytes: int = 0) -> KnownModel | None:
-    """The largest current chat model that fits with room to spare and is quick enough; of two of a size the newer."""
+    """The largest current chat model that fits with room to spare and is quick enough; of two of a size the newer, and
+    the file, whose checksum may be known, before the folder."""
     for model in sorted(
         (model for model in known_models() if model.family == BEST_FAMILY),
-        key=lambda model: (float(model.parameters.removesuffix("B")), model.published),
+        key=lambda model: (float(model.parameters.removesuffix("B")), model.published, not model.is_folder),
         reverse=True,
     ):
         found = fitting(model, hardware, reclaimable_bytes)
@@ -196,7 +211,7 @@ def as_inspected(model: KnownModel) -> Inspection:
         tensors += [TensorInfo(f"blocks.{layer}.att.rest", (rest // layers,), "bfloat16") for layer in range(layers)]
     return Inspection(
         path=model.file,
-        format="pth",
+        format="safetensors" if model.is_folder else "pth",
         kind="music" if model.family == "music" else "model",
         config=config,
         parameters=model.size_bytes // 2,

@@ -85,6 +85,8 @@ class Downloads:
         behind it where it has several, is a whole model: which files belong to it the hub is asked now.
         ``download_link_invalid`` for anything else."""
         model = find(wanted)
+        if model is not None and model.is_folder:
+            return self.of_folder(model.repo, model.folder)
         if model is not None:
             size = model.size_bytes if model.size_is_exact else 0
             return self.of_repository(model.repo, HubFile(model.file, size, model.sha256), modelscope=model.modelscope)

@@ -166,9 +166,10 @@ def known_section(page: PageContext, form: Values | None = None) -> Values:
 
 
 def best_offer(page: PageContext) -> Values | None:
-    """The best published model for this machine, with its size and time; None where none fits or it is here."""
-    model = best(page.hardware, page.engine_bytes)
-    if model is None or model.file in _names_here(page):
+    """The best published model for this machine, with its size and time; None where none fits or it is here, as a file
+    or as a folder."""
+    model, here = best(page.hardware, page.engine_bytes), _names_here(page)
+    if model is None or any(_file_name(one) in here for one in known_models() if one.is_twin_of(model)):
         return None
     speed, found = ASSUMED_BYTES_PER_S, fitting(model, page.hardware, page.engine_bytes)
     return {
@@ -179,7 +180,7 @@ def best_offer(page: PageContext) -> Values | None:
         "speed": size_text(speed),
         "host": urlsplit(downloads_of(page).hubs.order()[0].url).netloc,
         "fit": page.t("downloads.best.fit", strategy=found.strategy, needed=size_text(found.needed_bytes)),
-        "is_coming": any(job.details.get("name") == model.file for job in _unfinished(page)),
+        "is_coming": any(job.details.get("name") == _file_name(model) for job in _unfinished(page)),
     }
 
 
@@ -190,11 +191,18 @@ def _families(page: PageContext) -> list[Values]:
     found = []
     for family in FAMILIES:
         models = sorted((one for one in known_models() if one.family == family), key=lambda one: one != chosen)
-        rows = [_row(page, model, model.file in here, model.file in coming, model == chosen) for model in models]
+        rows = [
+            _row(page, model, _file_name(model) in here, _file_name(model) in coming, model == chosen)
+            for model in models
+        ]
         found.append(
             {"title": page.t(f"models.family.{family}"), "text": page.t(f"models.about.{family}"), "rows": rows}
         )
     return found
+
+
+def _file_name(model: KnownModel) -> str:
+    return model.file.rpartition("/")[2]
 
 
 def _row(page: PageContext, model: KnownModel, is_here: bool, is_coming: bool, is_best: bool) -> Values:
@@ -207,7 +215,7 @@ def _row(page: PageContext, model: KnownModel, is_here: bool, is_coming: bool, i
             size_text(model.size_bytes),
             model.published,
             licence,
-            *([] if model.sha256 else [t("downloads.no_checksum")]),
+            *([t("downloads.folder")] if model.is_folder else [] if model.sha256 else [t("downloads.no_checksum")]),
         ],
         "uses": [t(f"models.good_for.{use}") for use in model.good_for],
         "hint": "" if model.family == "states" else _fit_text(page, model),

@@ -1,0 +1,120 @@
+"""Calls as the bundled model writes them when nothing holds it: many prompts, dialects, seeds and temperatures.
+
+    python -m tests.acceptance.record_calls --count 600 > calls.jsonl
+
+A JSON line for each different shape: what was asked, and the text exactly as it was sampled. Rows of
+``tests/chat/recorded_calls.json`` were chosen from these by hand, and their readings written by hand.
+
+Earlier rounds in the prompt are written in one of the wrappers that models use on their own initiative, which is how
+the model comes to write one that its dialect does not ask for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import re
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from models.starter.data.heldout import tool_cases
+from tests.acceptance.served_roost import ROOT
+from webapp.chat.messages import Message, Role, ThinkMode
+from webapp.chat.tool_dialects import OfferedTools, all_dialects
+from webapp.engine.sampling_params import SamplingParams
+from webapp.manager.manager import ModelManager
+from webapp.services.evaluation import ToolCase
+from webapp.services.generation.generation import generate
+from webapp.services.generation.request import PromptModel, render_in, template_of
+from webapp.settings import Settings
+
+AT_ONCE = 8
+WRAPPERS = {
+    "": "",
+    "bare": "{call}",
+    "fenced": "```json\n{call}\n```",
+    "tool_call": "<tool_call>\n{call}\n</tool_call>",
+    "tool_calls": "<tool_calls>[{call}]</tool_calls>",
+    "string": "{string}",
+}
+TEMPERATURES = (0.6, 1.0, 1.3, 1.6)
+
+
+def messages_of(case: ToolCase, wrapper: str, rng: random.Random) -> list[Message]:
+    """The request, below one or two rounds whose calls stand in the wrapper."""
+    messages = [Message(Role(one["role"]), one["content"]) for one in case.messages]
+    form = WRAPPERS[wrapper]
+    if not form:
+        return messages
+    rounds: list[Message] = []
+    for number in range(rng.randint(1, 2)):
+        tool = rng.choice(case.tools)
+        properties = tool["parameters"].get("properties", {})
+        arguments = {name: rng.choice(("Oslo", "5", "red")) for name in list(properties)[:2]}
+        call = json.dumps({"name": tool["name"], "arguments": arguments}, ensure_ascii=False)
+        string = json.dumps({"name": tool["name"], "arguments": json.dumps(arguments)}, ensure_ascii=False)
+        rounds += [
+            Message(Role.USER, f"{rng.choice(('First', 'Now', 'Please'))}: {tool['name']} {number + 1}"),
+            Message(Role.ASSISTANT, form.format(call=call, string=string)),
+        ]
+    return [*rounds, *messages]
+
+
+def shape_of(text: str) -> str:
+    """The text without what a call is about, to tell shapes apart."""
+    bare = re.sub(r'"(?:[^"\\]|\\.)*"(?=\s*:)', "K", text)
+    return re.sub(r"\s+", " ", re.sub(r'"(?:[^"\\\n]|\\.)*"|[\d.-]+|\w+', "V", bare))
+
+
+def record(count: int, seed: int) -> list[dict[str, Any]]:
+    rng = random.Random(f"recorded calls {seed}")
+    cases = tool_cases(240, seed=seed)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(data_dir=Path(folder), models_dir=ROOT / "models", strategy="native q8")
+        manager = ModelManager(settings)
+        model = PromptModel.chosen(manager)
+
+        def one(number: int) -> dict[str, Any]:
+            own = random.Random(f"{seed} {number}")
+            case, dialect = own.choice(cases), own.choice(all_dialects())
+            wrapper, heat = own.choice(list(WRAPPERS)), own.choice(TEMPERATURES)
+            offered = OfferedTools(dialect, tuple(case.tools))
+            template = template_of(model.info, own.choice(("g1x", "bot", "function_calling")))
+            messages = messages_of(case, wrapper, own)
+            rendered = render_in(template, messages, "", ThinkMode.NONE, False, offered)
+            most = own.choice((24, 120, 120, 120))
+            params = SamplingParams(temperature=heat, top_p=own.choice((0.5, 0.9, 1.0)), max_tokens=most, seed=number)
+            made = generate(manager, rendered, params)
+            text = model.tokenizer.decode(made.text.token_ids)
+            return {
+                "dialect": dialect.name,
+                "format": template.name,
+                "before": wrapper,
+                "temperature": heat,
+                "is_cut": len(made.text.token_ids) >= most,
+                "names": [tool["name"] for tool in case.tools],
+                "text": text,
+            }
+
+        try:
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                made = list(pool.map(one, rng.sample(range(10**6), count)))
+        finally:
+            manager.close()
+    return list({shape_of(row["text"]): row for row in made}.values())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    for row in record(args.count, args.seed):
+        print(json.dumps(row, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
