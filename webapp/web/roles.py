@@ -48,7 +48,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.OWNER, "jobs", "act"),
     **_rows(Role.GUEST, "states", "index details file"),
     **_rows(Role.LOCAL, "states", "use"),
-    **_rows(Role.OWNER, "states", "do delete rename upload import_ blend copy_out make"),
+    **_rows(Role.OWNER, "states", "do delete rename upload import_ blend copy_out make clear_chats"),
     **_rows(Role.GUEST, "tools", "index new edit form show_preview export"),
     **_rows(Role.OWNER, "tools", "create save try_out delete do add_builtin import_"),
     **_rows(Role.GUEST, "tools.bench", "index show_run show_progress export_run edit_case export_cases"),
