@@ -43,7 +43,7 @@ class Head:
         """The tokens that are left, where they are half of all or less."""
         if banned is not self._banned:
             size = self._model.config.vocab_size
-            ids = np.setdiff1d(np.arange(size, dtype=np.int32), banned)
+            ids = np.delete(np.arange(size, dtype=np.int32), banned)
             is_worth_it = 0 < len(ids) <= size // 2
             self._usable = Usable(ids, size) if is_worth_it else None
             self._part = (
