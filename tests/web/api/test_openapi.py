@@ -15,6 +15,8 @@ from webapp.web.api.operations import OPERATIONS
 FUZZED = (
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/responses",
+    "/v1/responses/input_tokens",
     "/v1/embeddings",
     "/v1/models",
     "/v1/models/{name}",

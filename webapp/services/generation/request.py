@@ -229,17 +229,17 @@ MAX_TOOLS_CHARS = 512 * 1024
 
 def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> OfferedTools:
     """In this dialect ("": the model's own), which writes the calls of the past even where nothing is offered."""
-    definitions = () if structure.tool_choice == "none" else _definitions(structure.tools)
-    name = chosen_name(structure)
-    if name is not None:
-        definitions = tuple(definition for definition in definitions if definition["name"] == name)
-        if not definitions:
+    choice = read_choice(structure.tool_choice)
+    definitions = () if choice.names == frozenset() else _definitions(structure.tools)
+    if choice.names:
+        definitions = tuple(definition for definition in definitions if definition["name"] in choice.names)
+        for name in sorted(choice.names - {definition["name"] for definition in definitions}):
             raise RoostError(
                 "invalid_parameter",
                 param="tool_choice",
                 reason=Text("reason.api.is_not_one_of_the_tools", name=repr(name)),
             )
-    if structure.tool_choice == "required" and not definitions:
+    if choice.is_required and not definitions:
         raise RoostError("invalid_parameter", param="tool_choice", reason=Text("reason.api.no_tools_to_choose_from"))
     return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained)
 
@@ -255,7 +255,7 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
                 param="response_format",
                 reason=Text("reason.api.answers_allow_no_other_form"),
             )
-        is_required = structure.tool_choice == "required" or chosen_name(structure) is not None
+        is_required = read_choice(structure.tool_choice).is_required
         if not structure.is_constrained:
             _check_nothing_demanded(is_required)
             return None
@@ -338,14 +338,33 @@ def _dialect(structure: Structure, preferred: str, info: Inspection) -> ToolDial
     return dialect_of(structure.dialect or preferred, info)
 
 
-def chosen_name(structure: Structure) -> str | None:
-    """Of ``tool_choice`` naming one function, in OpenAI's form."""
-    choice = structure.tool_choice
+@dataclass(frozen=True)
+class ToolChoice:
+    """Only tools of these ``names`` may be called (None: any). ``is_required``: one of them has to be."""
+
+    names: frozenset[str] | None = None
+    is_required: bool = False
+
+
+def read_choice(choice: Any) -> ToolChoice:
+    """Of ``tool_choice`` in OpenAI's words. Responses have a function's name, and what is allowed, one level higher
+    than chat completions; both are read."""
     if not isinstance(choice, Mapping):
-        return None
-    function = choice.get("function")
-    name = function.get("name") if isinstance(function, Mapping) else None
-    if choice.get("type", "function") != "function" or not isinstance(name, str):
+        return ToolChoice(frozenset() if choice == "none" else None, choice == "required")
+    if choice.get("type") == "allowed_tools":
+        inner = choice.get("allowed_tools")
+        allowed = inner if isinstance(inner, Mapping) else choice
+        listed = allowed.get("tools")
+        names = frozenset(map(_name_in_choice, listed if isinstance(listed, list) else ()))
+        return ToolChoice(names, allowed.get("mode") == "required")
+    return ToolChoice(frozenset({_name_in_choice(choice)}), is_required=True)
+
+
+def _name_in_choice(choice: Any) -> str:
+    given = choice if isinstance(choice, Mapping) else {}
+    function = given.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else given.get("name")
+    if given.get("type", "function") != "function" or not isinstance(name, str):
         raise RoostError(
             "invalid_parameter",
             param="tool_choice",
@@ -370,6 +389,8 @@ def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], 
         )
     found: dict[str, dict[str, Any]] = {}
     for place, tool in enumerate(tools):
+        if not _is_function(tool):
+            continue
         definition = _definition(place, tool)
         name = definition["name"]
         if name in found:
@@ -379,7 +400,19 @@ def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], 
                 reason=Text("reason.storage.tool_name_taken", name=repr(name)),
             )
         found[name] = definition
+    if tools and not found:
+        raise RoostError(
+            "unsupported_parameter",
+            param="tools[0].type",
+            reason=Text("reason.api.only_functions", found=repr(str(tools[0].get("type"))[:80])),
+        )
     return tuple(found.values())
+
+
+def _is_function(tool: Mapping[str, Any]) -> bool:
+    """False for the tools that OpenAI's own server runs (web_search, file_search …), and for free text (custom):
+    nobody could carry them out, and a program that sends them offers functions beside them."""
+    return "function" in tool or tool.get("type") in (None, "function")
 
 
 def _length(tools: tuple[Mapping[str, Any], ...]) -> int:

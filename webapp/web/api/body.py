@@ -140,6 +140,9 @@ def stops_of(stop: str | list[str] | None) -> tuple[str, ...] | None:
     return (stop,) if isinstance(stop, str) else tuple(stop)
 
 
+TEXT_PARTS = ("text", "input_text", "output_text", "refusal")
+
+
 def text_of(content: Any, place: str) -> str:
     """The text of all parts of a message's content, joined by line ends. Images, sounds and files are refused; parts
     that are no content (calls, earlier thinking) are left out."""
@@ -148,9 +151,9 @@ def text_of(content: Any, place: str) -> str:
     texts = []
     for number, part in enumerate(content):
         kind = part.__struct_config__.tag
-        if kind in ("text", "refusal"):
-            texts.append(getattr(part, kind))
-        elif kind not in ("thinking", "redacted_thinking", "tool_use"):
+        if kind in TEXT_PARTS:
+            texts.append(part.refusal if kind == "refusal" else part.text)
+        elif kind not in ("thinking", "redacted_thinking", "reasoning_text", "tool_use"):
             reason = f"Roost's models read text, not {kind}"
             raise RoostError("unsupported_parameter", param=f"{place}[{number}]", reason=reason)
     return "\n".join(texts)

@@ -94,6 +94,16 @@ OPERATIONS = (
         {"model": ANY_MODEL, "messages": HELLO, "max_tokens": 200, "stream": True}, generates=True,
     ),
     Operation(
+        "responses", "openai", "POST", ("/v1/responses", "/responses"), "openai.responses:create",
+        "openai.responses:ResponseRequest", "openai.responses:ResponseObject", SSE,
+        example={"model": ANY_MODEL, "input": "Why do birds sit on wires?", "max_output_tokens": 200}, generates=True,
+    ),
+    Operation(
+        "input_tokens", "openai", "POST", ("/v1/responses/input_tokens", "/responses/input_tokens"),
+        "openai.responses:count_tokens", "openai.responses:InputRequest", "openai.responses:InputTokens",
+        example={"model": ANY_MODEL, "input": "Why do birds sit on wires?"},
+    ),
+    Operation(
         "completions", "openai", "POST", ("/v1/completions", "/completions"), "openai.completions:create",
         "openai.completions:CompletionRequest", "openai.answers:TextCompletion", SSE, "openai.answers:TextCompletion",
         {"model": ANY_MODEL, "prompt": "Once upon a time", "max_tokens": 60, "temperature": 1}, generates=True,

@@ -130,7 +130,7 @@ class ToolMessage(msgspec.Struct, tag_field="role", tag="tool"):
 
 
 ChatMessage = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
-Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 EFFORTS = {
     "none": ThinkMode.NONE,
     "minimal": ThinkMode.FAST,
@@ -138,6 +138,7 @@ EFFORTS = {
     "medium": ThinkMode.THINK,
     "high": ThinkMode.THINK_A_LOT,
     "xhigh": ThinkMode.THINK_A_LOT,
+    "max": ThinkMode.THINK_A_LOT,
 }
 MaxTokens = Annotated[int, Meta(ge=1, le=102_400)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]

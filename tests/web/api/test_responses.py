@@ -1,0 +1,263 @@
+"""The contract of responses, with the official client."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.lazy_import import Lazily
+from tests.web.api.api_server import ANSWER, MODEL
+from tests.web.api.test_tools import BOTH, PARIS, TIME, WEATHER, spoken
+
+openai = Lazily("openai")
+
+RESPONSES = "/v1/responses"
+FLAT = [{"type": "function", **tool["function"]} for tool in (WEATHER, TIME)]
+THOUGHT = ">\nThe user greets.\n</think>\nHello!"
+HELLO = [{"role": "user", "content": "Hello"}]
+
+
+def ask(client, given="Hello", **options):
+    return client.responses.create(model="gpt-4o", input=given, **options)
+
+
+def whole_of(events):
+    """What the events of a stream add up to, by their deltas alone: kind, text or arguments of each item."""
+    items = []
+    for event in events:
+        if event["type"] == "response.output_item.added":
+            items.append([event["item"]["type"], event["item"].get("name", ""), ""])
+        elif event["type"].endswith(".delta"):
+            items[event["output_index"]][2] += event["delta"]
+    return items
+
+
+def items_of(response):
+    found = []
+    for item in response["output"]:
+        text = item["arguments"] if item["type"] == "function_call" else item["content"][0]["text"]
+        found.append([item["type"], item.get("name", ""), text])
+    return found
+
+
+def streamed(server, body):
+    """Its events: each is the answer's next, ends say what came before them, and the last has it all."""
+    events = server.events(RESPONSES, {**body, "stream": True})
+    assert events.pop() == "[DONE]"
+    assert [event["sequence_number"] for event in events] == list(range(len(events)))
+    assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
+    final = events[-1]["response"]
+    assert whole_of(events) == items_of(final)
+    done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+    assert done == final["output"] and len({item["id"] for item in done}) == len(done)
+    for event in events:
+        if event["type"].endswith((".delta", "_text.done", "arguments.done", ".part.added", ".part.done")):
+            assert event["item_id"] == done[event["output_index"]]["id"]
+    return events
+
+
+def test_an_answer_has_every_field(client):
+    found = ask(
+        client, instructions="Be kind.", metadata={"a": "b"}, store=True, include=["reasoning.encrypted_content"]
+    )
+    assert found.id.startswith("resp_") and (found.object, found.status, found.model) == (
+        "response",
+        "completed",
+        MODEL,
+    )
+    [item] = found.output
+    assert item.id.startswith("msg_") and (item.type, item.role, item.status) == ("message", "assistant", "completed")
+    assert found.output_text == ANSWER and item.content[0].annotations == []
+    usage = found.usage
+    assert usage.total_tokens == usage.input_tokens + usage.output_tokens
+    assert usage.output_tokens == len(ANSWER.encode()) + 1
+    assert (found.instructions, found.metadata, found.store) == ("Be kind.", {"a": "b"}, False)
+    assert found.temperature is not None and found.top_p is not None and found.error is None
+
+
+def test_a_length_limit_is_said(server, client):
+    found = ask(client, max_output_tokens=5)
+    assert (found.status, found.incomplete_details.reason) == ("incomplete", "max_output_tokens")
+    assert (found.output_text, found.output[0].status, found.usage.output_tokens) == ("Birds", "incomplete", 5)
+    events = streamed(server, {"input": "Hello", "max_output_tokens": 5})
+    assert events[-1]["type"] == "response.incomplete"
+
+
+def test_the_events_of_an_answer_come_in_their_order(serve):
+    server = serve(THOUGHT)
+    body = {"input": "Hello", "reasoning": {"effort": "high"}}
+    events = streamed(server, body)
+    kinds = [event["type"].removeprefix("response.") for event in events]
+    once = [kind for place, kind in enumerate(kinds) if not place or kinds[place - 1] != kind]
+    assert once == [
+        "created", "in_progress",
+        "output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.done",
+        "content_part.done", "output_item.done",
+        "output_item.added", "content_part.added", "output_text.delta", "output_text.done",
+        "content_part.done", "output_item.done",
+        "completed",
+    ]  # fmt: skip
+    assert items_of(events[-1]["response"]) == [["reasoning", "", "The user greets."], ["message", "", "Hello!"]]
+    status, whole = server.post(RESPONSES, body)
+    assert status == 200 and items_of(whole) == items_of(events[-1]["response"])
+    assert whole["usage"]["output_tokens_details"]["reasoning_tokens"] > 15
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        (PARIS, [["get_weather", {"city": "Paris"}]]),
+        (BOTH, [["get_weather", {"city": "Oslo 🐦 ```"}], ["get_time", {}]]),
+    ],
+)
+def test_calls_are_items_whole_and_streamed(serve, script, expected):
+    server = serve(strategy=spoken(script))
+    found = ask(server.openai(), tools=FLAT)
+    assert [[item.name, json.loads(item.arguments)] for item in found.output] == expected
+    assert all(item.id.startswith("fc_") and item.call_id.startswith("call_") for item in found.output)
+    assert [tool.name for tool in found.tools] == ["get_weather", "get_time"] and found.status == "completed"
+    events = streamed(server, {"input": "Hello", "tools": FLAT})
+    assert [[name, json.loads(text)] for _, name, text in whole_of(events)] == expected
+
+
+def test_the_clients_own_accumulation_reads_the_stream(serve):
+    client = serve(strategy=spoken(f"Let me see.\n{PARIS}")).openai()
+    with client.responses.stream(model="m", input="Weather?", tools=FLAT) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert kinds.count("response.function_call_arguments.delta") > 3 and kinds[-1] == "response.completed"
+    assert [item.type for item in final.output] == ["message", "function_call"]
+    assert final.output_text == "Let me see."
+
+
+def test_a_turn_goes_on_with_the_items_of_the_one_before(serve):
+    """As agents do: what came is sent back, with results; every item stands where chat completions have it."""
+    server = serve(strategy=spoken(f"Let me see.\n{BOTH}"))
+    client = server.openai()
+    first = ask(client, HELLO, tools=FLAT)
+    calls = [item for item in first.output if item.type == "function_call"]
+    results = [{"type": "function_call_output", "call_id": call.call_id, "output": "21"} for call in calls]
+    given = [*HELLO, *(item.to_dict() for item in first.output), *results]
+    counted = client.responses.input_tokens.count(model="m", input=given, tools=FLAT).input_tokens
+    replayed = {
+        "role": "assistant",
+        "content": first.output_text,
+        "tool_calls": [
+            {"id": call.call_id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in calls
+        ],
+    }
+    answered = [{"role": "tool", "tool_call_id": call.call_id, "content": "21"} for call in calls]
+    chat = client.chat.completions.create(
+        model="m", messages=[*HELLO, replayed, *answered], tools=[WEATHER, TIME], max_tokens=1
+    )
+    assert counted == ask(client, given, tools=FLAT, max_output_tokens=1).usage.input_tokens
+    assert counted == chat.usage.prompt_tokens
+
+
+def test_earlier_thinking_is_not_read_again(server):
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "Hm"}]}
+    said = {"type": "message", "id": "msg_1", "role": "assistant", "status": "completed",
+            "content": [{"type": "output_text", "text": "Hi.", "annotations": []}]}  # fmt: skip
+    bodies = [{"input": [*HELLO, *items, *HELLO]} for items in ([thought, said], [said])]
+    counts = [server.post(f"{RESPONSES}/input_tokens", body)[1]["input_tokens"] for body in bodies]
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"get_time", "get_weather"}),
+        ({"type": "function", "name": "get_time"}, {"get_time"}),
+        (
+            {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "get_time"}]},
+            {"get_time"},
+        ),
+    ],
+)
+def test_a_call_can_be_demanded_of_a_model_that_says_anything(serve, choice, names):
+    client = serve(strategy="fake slots=8").openai()
+    found = ask(client, tools=FLAT[1:] if choice == "required" else FLAT, tool_choice=choice, parallel_tool_calls=False)
+    [call] = found.output
+    assert call.type == "function_call" and call.name in names
+
+
+def test_allowed_tools_leave_the_others_out(server, client):
+    allowed = {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "get_time"}]}
+    found = ask(client, tools=FLAT, tool_choice=allowed)
+    assert [tool.name for tool in found.tools] == ["get_time"]
+    assert found.usage.input_tokens == ask(client, tools=FLAT[1:]).usage.input_tokens
+    chat = {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "auto", "tools": [{"type": "function", "function": {"name": "get_time"}}]},
+    }
+    body = {"messages": HELLO, "tools": [WEATHER, TIME], "tool_choice": chat}
+    status, answer = server.post("/v1/chat/completions", body)
+    assert status == 200 and answer["usage"]["prompt_tokens"] == found.usage.input_tokens
+
+
+def test_a_tool_that_is_no_function_is_left_out(client):
+    found = ask(client, tools=[{"type": "web_search"}, *FLAT])
+    assert [tool.name for tool in found.tools] == ["get_weather", "get_time"]
+    with pytest.raises(openai.BadRequestError) as error:
+        ask(client, tools=[{"type": "web_search"}])
+    assert (error.value.code, error.value.param) == ("unsupported_parameter", "tools[0].type")
+
+
+def test_the_answer_has_the_form_that_was_asked_for(serve):
+    schema = {"type": "object", "properties": {"big": {"type": "boolean"}}, "required": ["big"],
+              "additionalProperties": False}  # fmt: skip
+    form = {"type": "json_schema", "name": "size", "schema": schema, "strict": True}
+    found = ask(serve(strategy="fake slots=8").openai(), text={"format": form})
+    assert json.loads(found.output_text)["big"] in (True, False) and found.text.format.name == "size"
+
+
+def test_logprobs_belong_to_the_text(server, client):
+    options = {"include": ["message.output_text.logprobs"], "top_logprobs": 2, "max_output_tokens": 5}
+    [part] = ask(client, **options).output[0].content
+    assert [one.token for one in part.logprobs] == list("Birds")
+    assert all(len(one.top_logprobs) == 2 for one in part.logprobs)
+    events = streamed(server, {"input": "Hello", **options})
+    told = [one for event in events if event["type"].endswith("text.delta") for one in event["logprobs"]]
+    assert told == events[-1]["response"]["output"][0]["content"][0]["logprobs"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "param"),
+    [
+        ({"input": ""}, "invalid_parameter", "input"),
+        ({"input": []}, "invalid_parameter", "input"),
+        ({"input": None}, "invalid_parameter", "input"),
+        ({"input": [{"type": "poem"}]}, "invalid_parameter", "input[0].type"),
+        ({"input": [{"role": "user"}]}, "invalid_parameter", "input[0].content"),
+        ({"input": [{"type": "function_call", "name": "f"}]}, "invalid_parameter", "input[0].call_id"),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "1"}]}, "invalid_parameter",
+         "input[0].call_id"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
+         "unsupported_parameter", "input[0].content[0]"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "unsupported_parameter", "input[0]"),
+        ({"previous_response_id": "resp_1"}, "unsupported_parameter", "previous_response_id"),
+        ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
+        ({"background": True}, "unsupported_parameter", "background"),
+        ({"prompt": {"id": "p"}}, "unsupported_parameter", "prompt"),
+        ({"max_output_tokens": 0}, "invalid_parameter", "max_output_tokens"),
+        ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "invalid_parameter",
+         "response_format.json_schema.schema"),
+        ({"tools": FLAT, "tool_choice": {"type": "function", "name": "nobody"}}, "invalid_parameter", "tool_choice"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_is_wrong_is_named(server, changes, code, param):
+    status, found = server.post(RESPONSES, {"input": "Hello", **changes})
+    assert (status, found["error"]["code"], found["error"]["param"]) == (400, code, param)
+
+
+def test_a_generation_that_breaks_is_an_error_and_a_failed_response(serve):
+    server = serve(options={"fail_at": 30})
+    assert server.post(RESPONSES, {"input": "Hello"})[0] == 500
+    error, failed = server.events(RESPONSES, {"input": "Hello", "stream": True})[-2:]
+    assert (error["type"], error["code"]) == ("error", "internal_error")
+    assert (failed["type"], failed["response"]["status"]) == ("response.failed", "failed")
+    assert failed["response"]["error"]["code"] == "server_error"
+    assert failed["sequence_number"] == error["sequence_number"] + 1
