@@ -361,6 +361,23 @@ HEADED = CallSyntax(find_json, f"{CALL_MARK}\n```json\n")
 KEYWORD = CallSyntax(find_keyword, "{name}\n```python\ntool_call", repeats=False, is_keyword=True)
 
 
+def only_opening(syntax: CallSyntax) -> CallSyntax:
+    """What finds calls by the dialect's own opening alone. Its line end cannot stand in JSON, so nothing inside of a
+    JSON answer is taken for one."""
+    if syntax.is_keyword:
+        return replace(syntax, find=find_legacy)
+
+    def find(text: str, is_start: bool, is_end: bool) -> Opening:
+        begin = text.find(syntax.opening)
+        if begin < 0:
+            return Opening(len(text) - (0 if is_end else _partial_end(text, syntax.opening)))
+        found = syntax.find(text[begin:], False, is_end)
+        body = None if found.body is None else begin + found.body
+        return replace(found, begin=begin + found.begin, body=body)
+
+    return replace(syntax, find=find)
+
+
 @dataclass(frozen=True)
 class ToolDialect:
     """``result_prefix`` stands before the results in the prompt; "" leaves it to the prompt template."""
@@ -390,6 +407,12 @@ class OfferedTools:
     dialect: ToolDialect
     definitions: tuple[Definition, ...] = ()
     is_held: bool = False
+    has_form: bool = False
+    """An answer that is no call has a form, which may itself be JSON."""
+
+    @property
+    def syntax(self) -> CallSyntax:
+        return only_opening(self.dialect.syntax) if self.has_form else self.dialect.syntax
 
     @property
     def names(self) -> tuple[str, ...]:

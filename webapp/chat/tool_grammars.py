@@ -1,8 +1,8 @@
 """The Lark grammar (in llguidance's dialect) of the answers that tools allow, for each way of writing a call.
 
 Text stays free until a call begins; from there on only a call of a known tool with arguments of its schema can follow,
-and after the last call only the end. ``lazy`` rules end at the first place they can, so a call's opening is never part
-of the free text.
+and after the last call only the end. Where the answer has to have a form, it is calls or the form from its beginning.
+``lazy`` rules end at the first place they can, so a call's opening is never part of the free text.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ PLAIN_VALUES = ("enum", "const", "default", "examples")
 
 @dataclass(frozen=True)
 class ToolRules:
-    """What may be called. ``is_required``: the answer has to be a call. ``max_calls``: in one answer.
+    """What may be called. ``is_required``: the answer has to be a call. ``max_calls``: in one answer. ``form``: Lark
+    rules from a rule `form`, of what the answer has to be where it is no call; "" is any text.
 
     ``thinking``: the prompt left a thought open; ``tag_end``: only the ">" of its closing tag.
     """
@@ -40,6 +41,7 @@ class ToolRules:
     max_calls: int = MAX_PARALLEL
     thinking: bool = False
     tag_end: bool = False
+    form: str = ""
 
 
 def fenced_grammar(rules: ToolRules) -> str:
@@ -83,14 +85,18 @@ def legacy_grammar(rules: ToolRules) -> str:
 
 def _grammar(rules: ToolRules, openings: Sequence[tuple[str, str]], lines: list[str]) -> str:
     """``openings``: what begins a call, and the rule of what follows it."""
+    tag_end = "/>?/ " if rules.tag_end else ""
     heads = []
     for index, (opening, rest) in enumerate(openings):
-        if rules.is_required:
-            heads.append(f"{'/>?/ ' if rules.tag_end else ''}/[ \\n]?/ {json.dumps(opening)} {rest}")
+        if rules.is_required or rules.form:
+            heads.append(f"{tag_end}/[ \\n]?/ {json.dumps(opening)} {rest}")
         else:
             lines.append(f"head_{index}[lazy]: /(.|\\n)*{_as_regex(opening)}/")
             heads.append(f"head_{index} {rest}")
-    if not rules.is_required:
+    if rules.form and not rules.is_required:
+        heads.append(f"{tag_end}form")
+        lines.append(rules.form)
+    elif not rules.is_required:
         heads.append("text")
         lines += ["text: TEXT", "TEXT: /(.|\\n)*/"]
     start = "start: thought answer" if rules.thinking else "start: answer"

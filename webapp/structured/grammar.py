@@ -43,7 +43,7 @@ def lark_source(description: Mapping[str, Any]) -> str:
         raise GrammarInvalid(
             reason=Text("reason.structured.kind_is_not_one_of", found=repr(kind), names=", ".join(KINDS))
         )
-    source = _SOURCES[kind](description)
+    source = _given_source(description) if kind == "lark" else _started(description)
     if len(source) > MAX_SOURCE_CHARS:
         raise GrammarInvalid(reason=Text("reason.common.too_long", found=len(source), limit=MAX_SOURCE_CHARS))
     return source
@@ -99,36 +99,44 @@ def first_line(message: str) -> str:
     return said[:300].rstrip(".")
 
 
-def _json_source(description: Mapping[str, Any]) -> str:
+def form_rules(description: Mapping[str, Any]) -> str:
+    """The same as rules of a larger grammar, from their rule `form`. Not for the kind "lark"."""
+    start, rules = _RULES[description["kind"]](description)
+    return f"form: {start}\n{rules}"
+
+
+def _json_rules(description: Mapping[str, Any]) -> tuple[str, str]:
+    """(what the answer is, the rules that takes)."""
     schema = description.get("schema", {"type": "object"})
     if not isinstance(schema, (Mapping, bool)):
         raise GrammarInvalid(reason=Text("reason.structured.json_schema_is_an_object_true"))
-    return _started(description, "/[ \\n]?/ value", json_rule("value", schema, bool(description.get("lenient"))))
+    return "/[ \\n]?/ value", json_rule("value", schema, bool(description.get("lenient")))
 
 
-def _object_source(description: Mapping[str, Any]) -> str:
-    return _started(description, "/[ \\n]?/ value", json_rule("value", {"type": "object"}))
+def _object_rules(description: Mapping[str, Any]) -> tuple[str, str]:
+    return "/[ \\n]?/ value", json_rule("value", {"type": "object"})
 
 
-def _regex_source(description: Mapping[str, Any]) -> str:
+def _regex_rules(description: Mapping[str, Any]) -> tuple[str, str]:
     pattern = description.get("pattern")
     if not isinstance(pattern, str) or not pattern:
         raise GrammarInvalid(reason=Text("reason.structured.regex_constraint_has_a_pattern"))
     escaped = _slashes_escaped(pattern).replace("\n", "\\n")
-    return _started(description, "matched", f"matched: /{escaped}/\n")
+    return "matched", f"matched: /{escaped}/\n"
 
 
-def _lark_source(description: Mapping[str, Any]) -> str:
+_RULES = {"json_schema": _json_rules, "json_object": _object_rules, "regex": _regex_rules}
+
+
+def _given_source(description: Mapping[str, Any]) -> str:
     source = description.get("grammar")
     if not isinstance(source, str) or not source.strip():
         raise GrammarInvalid(reason=Text("reason.structured.lark_constraint_has_a_grammar"))
     return source
 
 
-_SOURCES = {"json_schema": _json_source, "json_object": _object_source, "regex": _regex_source, "lark": _lark_source}
-
-
-def _started(description: Mapping[str, Any], start: str, rules: str) -> str:
+def _started(description: Mapping[str, Any]) -> str:
+    start, rules = _RULES[description["kind"]](description)
     if description.get("thinking"):
         return f"start: thought {start}\n{THOUGHT}{rules}"
     return f"start: {'/>?/ ' if description.get('tag_end') else ''}{start}\n{rules}"

@@ -9,6 +9,8 @@ import pytest
 from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER
 from tests.web.api.test_openai_chat import HELLO, ask
+from webapp.chat.messages import ToolCall
+from webapp.chat.tool_dialects import all_dialects
 from webapp.tokenizer import load_tokenizer
 
 openai = Lazily("openai")
@@ -143,6 +145,69 @@ def test_an_answer_has_the_form_that_was_asked_for(serve, effort):
         assert added_up(ask(client, stream=True, **options))[0] == found.message.content
 
 
+CALL_LIKE = {
+    "type": "object",
+    "properties": {"name": {"const": "get_weather"}, "arguments": {"type": "object"}},
+    "required": ["name", "arguments"],
+}
+CITY = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Paris"]}}, "required": ["city"]}
+
+
+def form_of(schema):
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+def test_an_answer_is_a_call_or_has_the_form(serve, dialect):
+    """A form is JSON too, and may even read like a call: only what begins as calls do is one."""
+    call = dialect.calls([ToolCall("", "get_weather", '{"city": "Paris"}')])
+    said = '{"name":"get_weather","arguments":{"city":"Paris"}}'
+    options = {"tools": [WEATHER], "response_format": form_of(CALL_LIKE), "extra_body": {"tool_dialect": dialect.name}}
+    for script, content, count in ((call, None, 1), (said, said, 0)):
+        client = serve(strategy=spoken(script)).openai()
+        [choice] = ask(client, **options).choices
+        assert (choice.message.content, len(choice.message.tool_calls or ())) == (content, count)
+        chunks = list(ask(client, stream=True, **options))
+        streamed, calls, reason = added_up(chunks)
+        assert (streamed or None, len(calls), reason) == (content, count, choice.finish_reason)
+        assert sum(bool(chunk.choices[0].delta.content) for chunk in chunks) > 3 or count
+
+
+@pytest.mark.parametrize(("choice", "kinds"), [("auto", {"form", "call"}), ("none", {"form"}), ("required", {"call"})])
+def test_a_model_that_says_anything_keeps_to_call_or_form(serve, choice, kinds):
+    client = serve(strategy="fake slots=8").openai()
+    found = set()
+    for seed in range(12):
+        options = {"tools": [TIME], "tool_choice": choice, "response_format": form_of(CITY), "seed": seed}
+        message = ask(client, temperature=2, top_p=1, **options).choices[0].message
+        if message.tool_calls:
+            assert message.content is None and message.tool_calls[0].function.name == "get_time"
+        else:
+            assert json.loads(message.content)["city"] in ("Oslo", "Paris")
+        found.add("call" if message.tool_calls else "form")
+    assert found <= kinds and (choice == "auto" or found == kinds)
+
+
+def test_calls_and_forms_go_together_in_every_api(serve):
+    said = '{"city":"Oslo"}'
+    server = serve(strategy=spoken(said))
+    function = WEATHER["function"]
+    flat = {"type": "function", **function}
+    tool = {"name": function["name"], "input_schema": function["parameters"]}
+    _, found = server.post(
+        "/v1/responses",
+        {"input": "Hi", "tools": [flat], "text": {"format": {"type": "json_schema", "name": "x", "schema": CITY}}},
+    )
+    assert found["output"][0]["content"][0]["text"] == said
+    form = {"format": {"type": "json_schema", "schema": CITY}}
+    _, found = server.post(
+        "/v1/messages", {"messages": HELLO, "max_tokens": 99, "tools": [tool], "output_config": form}
+    )
+    assert found["content"][0]["text"] == said
+    _, found = server.post("/api/chat", {"messages": HELLO, "tools": [WEATHER], "format": CITY, "stream": False})
+    assert found["message"]["content"] == said
+
+
 def test_any_object_will_do(serve):
     client = serve('{"a": [1, 2]}').openai()
     assert ask(client, response_format={"type": "json_object"}).choices[0].message.content == '{"a": [1, 2]}'
@@ -155,7 +220,11 @@ def test_any_object_will_do(serve):
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "tool_choice"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "has space"}}]}, "tools[0]"),
-        ({"tools": [WEATHER], "response_format": {"type": "json_object"}}, "response_format"),
+        (
+            {"tools": [WEATHER], "response_format": {"type": "json_object"}, "extra_body": {"tool_decoding": "free"}},
+            "response_format",
+        ),
+        ({"tools": [WEATHER], "response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
     ],

@@ -236,7 +236,7 @@ def _parser_of(rendered: RenderedPrompt, streams_calls: bool) -> ToolCallParser 
     tools = rendered.tools
     if tools is None:
         return None
-    return ToolCallParser(tools.dialect.syntax, tools.names, new_call_id, is_held=streams_calls and tools.is_held)
+    return ToolCallParser(tools.syntax, tools.names, new_call_id, is_held=streams_calls and tools.is_held)
 
 
 # the answer of the engine

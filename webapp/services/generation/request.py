@@ -241,7 +241,8 @@ def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> Off
             )
     if choice.is_required and not definitions:
         raise RoostError("invalid_parameter", param="tool_choice", reason=Text("reason.api.no_tools_to_choose_from"))
-    return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained)
+    has_form = not choice.is_required and _form(structure.response_format) is not None
+    return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained, has_form)
 
 
 def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, Any] | None:
@@ -249,20 +250,15 @@ def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, A
     consumed = rendered.continued.text if rendered.continued else ""
     form = _form(structure.response_format)
     if rendered.tools is not None:
-        if form is not None:
-            raise RoostError(
-                "unsupported_parameter",
-                param="response_format",
-                reason=Text("reason.api.answers_allow_no_other_form"),
-            )
         is_required = read_choice(structure.tool_choice).is_required
         if not structure.is_constrained:
-            _check_nothing_demanded(is_required)
+            _check_nothing_demanded(is_required, form)
             return None
         most = None if structure.is_parallel else 1
-        form = call_constraint(rendered, is_required=is_required, max_calls=most, consumed=consumed)
-        check_tools(form, rendered.tools)
-        return form
+        form = None if is_required else form
+        found = call_constraint(rendered, is_required=is_required, max_calls=most, consumed=consumed, form=form)
+        check_tools(found, rendered.tools)
+        return found
     if form is not None:
         thinking = rendered.starts_in_reasoning
         tag_end = rendered.awaits_tag_end and not thinking
@@ -284,17 +280,34 @@ def dialect_of(name: str, info: Inspection, template: PromptTemplate | None = No
 
 
 def call_constraint(
-    rendered: RenderedPrompt, *, is_required: bool = False, max_calls: int | None = None, consumed: str = ""
+    rendered: RenderedPrompt,
+    *,
+    is_required: bool = False,
+    max_calls: int | None = None,
+    consumed: str = "",
+    form: Mapping[str, Any] | None = None,
 ) -> dict[str, Any] | None:
-    """For ``GenerationRequest.constraint``: free text until a call begins, then a call of an offered tool. None where
-    nothing is offered. ``consumed`` is the answer's text so far."""
+    """For ``GenerationRequest.constraint``: free text until a call begins, then a call of an offered tool; with
+    ``form``, a description as in :mod:`webapp.structured.grammar`, calls or that form. None where nothing is offered.
+    ``consumed`` is the answer's text so far."""
     tools = rendered.tools
     if tools is None:
         return None
     most = tools.dialect.max_calls if max_calls is None else min(max_calls, tools.dialect.max_calls)
     thinking = rendered.starts_in_reasoning
-    rules = ToolRules(tools.definitions, is_required, most, thinking, rendered.awaits_tag_end and not thinking)
+    tag_end = rendered.awaits_tag_end and not thinking
+    rules = ToolRules(tools.definitions, is_required, most, thinking, tag_end, form_of_answer(form))
     return {"kind": "lark", "grammar": tools.dialect.grammar(rules), "consumed": consumed}
+
+
+def form_of_answer(form: Mapping[str, Any] | None) -> str:
+    """As rules for :class:`ToolRules`; GrammarInvalid for a form that cannot be used, whatever the tools are."""
+    if form is None:
+        return ""
+    from webapp.structured.grammar import check, form_rules
+
+    check(form)
+    return form_rules(form)
 
 
 def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
@@ -322,7 +335,10 @@ def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str
         raise RoostError("invalid_parameter", param=param, reason=exc.params["reason"]) from exc
 
 
-def _check_nothing_demanded(is_required: bool) -> None:
+def _check_nothing_demanded(is_required: bool, form: Mapping[str, Any] | None) -> None:
+    if form is not None:
+        reason = Text("reason.api.demand_needs_constraints")
+        raise RoostError("invalid_parameter", param="response_format", reason=reason)
     if is_required:
         raise RoostError("invalid_parameter", param="tool_choice", reason=Text("reason.api.demand_needs_constraints"))
 
