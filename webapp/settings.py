@@ -90,7 +90,7 @@ class Settings:
     preset: str = setting("")
     max_prompt_tokens: int = setting(65536, 1, 1 << 30)
     max_tokens_limit: int = setting(102400, 1, 1 << 30)
-    max_queue: int = setting(64, 0, 100_000)
+    max_queue: int = setting(512, 0, 100_000)
     max_sequences: int = setting(32, 1, 4096)
     prefill_chunk: int = setting(0, 0, 65536)
     state_cache_bytes: int = setting(256 * MIB, 0, 1 << 50)

@@ -5,6 +5,7 @@ import time
 import pytest
 from flask import Flask
 
+from tests.errors import raises_code
 from tests.web.owner import install_guard
 from tests.wording import text
 from webapp.i18n import say
@@ -329,9 +330,69 @@ def test_a_token_can_be_asked_for_on_one_machine():
 
 def test_rate_limit_by_address():
     app = make_app(requests_per_s=0.001, request_burst=3)
-    assert [ask(app).status_code for _ in range(4)] == [200, 200, 200, 429]
-    assert ask(app, address="127.0.0.2").status_code == 200
-    assert ask(app).headers["Retry-After"] == "1"
+    assert [ask(app, address="192.0.2.9").status_code for _ in range(4)] == [200, 200, 200, 429]
+    assert ask(app, address="192.0.2.8").status_code == 200
+    assert ask(app, address="192.0.2.9").headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("headers", "host", "is_limited"),
+    [
+        ({}, "127.0.0.1:8000", False),
+        ({"X-Forwarded-For": "192.0.2.9"}, "127.0.0.1:8000", True),
+        ({"Via": "1.1 proxy"}, "localhost:8000", True),
+        ({}, "my.example", True),
+    ],
+)
+def test_a_program_on_this_machine_may_ask_as_often_as_it_likes(headers, host, is_limited):
+    """Unless something shows that a proxy stands between."""
+    app = make_app(requests_per_s=0.001, request_burst=3, allow_hosts=("my.example",))
+    codes = {ask(app, headers=headers, host=host).status_code for _ in range(10)}
+    assert codes == ({200, 429} if is_limited else {200})
+
+
+@pytest.mark.parametrize(
+    ("entry", "origin", "is_let_in"),
+    [
+        ("https://page.example", "https://page.example", True),
+        ("https://page.example", "https://page.example:444", False),
+        ("https://page.example", "https://page.example.evil", False),
+        ("http://localhost:*", "http://localhost:5173", True),
+        ("http://localhost:*", "http://localhost.evil.example:1", False),
+        ("http://localhost:*", "https://localhost:5173", False),
+        ("app://obsidian.md", "app://obsidian.md", True),
+        ("app://obsidian.md", "app://other", False),
+        ("http://[::1]:*", "http://[::1]:3000", True),
+        ("apps", "app://obsidian.md", True),
+        ("apps", "vscode-webview://0abc", True),
+        ("apps", "https://evil.example", False),
+        ("extensions", "chrome-extension://abcdefgh", True),
+        ("extensions", "null", False),
+    ],
+)
+def test_which_pages_a_list_lets_in(entry, origin, is_let_in):
+    app = make_app(cors_origins=(entry,))
+    headers = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    answer = ask(app, "/v1/models", headers, "OPTIONS")
+    assert (answer.status_code == 204) == is_let_in
+    assert answer.headers.get("Access-Control-Allow-Origin") == (origin if is_let_in else None)
+
+
+@pytest.mark.parametrize(
+    "entry", ["*", "https://*", "http://*:80", "page.example", "https://page.example/path", "app://"]
+)
+def test_an_entry_that_lets_in_too_much_or_nothing_is_refused(entry):
+    with raises_code("settings_invalid"):
+        make_app(cors_origins=(entry,))
+
+
+def test_every_page_may_be_let_in_where_a_token_is_asked_for():
+    app = make_app(cors_origins=("*",), token=TOKEN)
+    page = {"Origin": "https://any.example", "Sec-Fetch-Site": "cross-site"}
+    assert ask(app, "/v1/models", page).status_code == 401
+    answer = ask(app, "/v1/models", {**page, "Authorization": f"Bearer {TOKEN}"})
+    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://any.example")
+    assert ask(app, "/do", {**page, "Authorization": f"Bearer {TOKEN}"}, "POST").status_code == 403
 
 
 def test_an_ipv6_host_is_one_client_whatever_address_it_takes():

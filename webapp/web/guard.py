@@ -1,6 +1,6 @@
 """Who may ask: one check before every request, WebSocket handshakes and static files included; no path is exempt.
 
-    rate       so many requests a second from one address
+    rate       so many requests a second from one address; none for what comes straight from this machine
     Host       only names this server answers to (a page that rebinds its DNS name has its own Host)
     Origin     exactly our own on unsafe methods and sockets; Sec-Fetch-Site where the browser sends it
     role       what the request proves (:mod:`.roles`): a session's cookie, the token or the owner's key as Bearer or
@@ -66,25 +66,42 @@ def add_security_headers(response: Response, host: str | None) -> Response:
     return response
 
 
-ORIGIN = re.compile(r"https?://[^/\s*]+")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[^/\s*:\[\]]+|\*)(:(\d+|\*))?")
+ORIGIN_PRESETS = {
+    "apps": (
+        "app://*", "tauri://localhost", "http://tauri.localhost", "https://tauri.localhost", "capacitor://localhost",
+        "ionic://localhost", "vscode-webview://*", "vscode-file://vscode-app",
+    ),
+    "extensions": ("chrome-extension://*", "moz-extension://*", "safari-web-extension://*"),
+}  # fmt: skip
+"""Names for the origins of desktop apps (Electron's own scheme, Tauri, Capacitor, VS Code) and of browser extensions,
+whose host is another one on every machine."""
 HEADERS = "authorization, content-type, x-api-key, anthropic-version, anthropic-dangerous-direct-browser-access"
 
 
 class Cors:
-    """``settings_invalid`` for an entry that is no exact origin; there is no wildcard. Cookies are never allowed along:
-    a listed page shows the token, where one is needed."""
+    """Of entries ``scheme://host[:port]``, ``http://localhost:*`` (any port), ``app://*`` (any host, not of the web),
+    names of :data:`ORIGIN_PRESETS`, and ``*`` where a token is asked for (``has_token``); ``settings_invalid`` for any
+    other. Cookies are never allowed along: a listed page shows the token, where one is needed."""
 
-    def __init__(self, origins: Iterable[str]) -> None:
-        self._origins = frozenset(origins)
-        for origin in self._origins:
-            if not ORIGIN.fullmatch(origin):
-                reason = Text("reason.web.not_an_origin")
+    def __init__(self, origins: Iterable[str], has_token: bool = False) -> None:
+        listed = [one for origin in origins for one in ORIGIN_PRESETS.get(origin, (origin,))]
+        for origin in listed:
+            is_any_site = origin.startswith(("http://*", "https://*"))
+            is_good = has_token if origin == "*" else ORIGIN.fullmatch(origin) and not is_any_site
+            if not is_good:
+                reason = Text("reason.web.any_page_needs_a_token" if origin == "*" else "reason.web.not_an_origin")
                 raise RoostError("settings_invalid", name="cors_origins", value=origin, reason=reason)
+        patterns = (re.escape(origin).replace(r"\*", ".*" if origin == "*" else "[^/:]+") for origin in listed)
+        self._allowed = re.compile("|".join(patterns)) if listed else None
 
     def is_listed_page(self, asked: Request) -> bool:
         """The request comes from such a page and goes to an API, not to a page or a socket."""
         is_socket = "Upgrade" in asked.headers
-        return asked.headers.get("Origin") in self._origins and is_api_path(asked.path) and not is_socket
+        origin = asked.headers.get("Origin")
+        if self._allowed is None or origin is None or is_socket or not is_api_path(asked.path):
+            return False
+        return self._allowed.fullmatch(origin) is not None
 
     def is_preflight(self, asked: Request) -> bool:
         is_asking = "Access-Control-Request-Method" in asked.headers
@@ -97,16 +114,16 @@ class Cors:
         response.headers["Access-Control-Allow-Headers"] = (
             asked if re.fullmatch(r"[\w\-, ]{1,2000}", asked) else HEADERS
         )
-        response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE"
         response.headers["Access-Control-Max-Age"] = "600"
         return response
 
     def add_headers(self, response: Response) -> Response:
-        if self._origins and is_api_path(request.path):
+        if self._allowed and is_api_path(request.path):
             response.vary.add("Origin")
         if self.is_listed_page(request):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-            response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+            response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-Id, Request-Id"
         return response
 
 
@@ -158,7 +175,7 @@ class Guard:
         self.proof = proof
         self.proxies = TrustedProxies(settings.trusted_proxy)
         self._app = app
-        self._cors = Cors(settings.cors_origins)
+        self._cors = Cors(settings.cors_origins, bool(self.token))
         self._rate = RateLimit(settings.requests_per_s, settings.request_burst)
         self._guesses = RateLimit(0.1, 10)
         app.extensions["guard"] = self
@@ -229,7 +246,8 @@ class Guard:
 
     def check(self) -> Response | None:
         """The answer of the guard itself, or None when the request may go on with ``g.role`` and ``g.session``."""
-        if not self._rate.allows(address_key(client_address())):
+        # one program on this machine is no attacker: it may count the tokens of a whole corpus
+        if not is_near(request) and not self._rate.allows(address_key(client_address())):
             return answer_error(RoostError("too_many_requests"))
         decision = self._decide(request, request.endpoint)
         g.role, g.session = decision.role, decision.session

@@ -23,9 +23,10 @@ from webapp.i18n import Text, system_reason
 from webapp.i18n.terminal import t
 from webapp.services.access import owner_link
 from webapp.settings import LOOPBACK_HOSTS, Settings
+from webapp.web.api.operations import GENERATING_PATHS
 from webapp.web.peer import TrustedProxies, is_loopback
 from webapp.web.socket.channel import Limits
-from webapp.web.socket.server import BridgeServer
+from webapp.web.socket.server import BridgeServer, Line
 
 log = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 32 << 10
@@ -70,12 +71,21 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
             ),
             gate=guard.body_limit if guard else None,
             client_of=guard.proxies.client_address if guard else None,
+            line=program_line(app, settings),
             sockets=sockets,
             **http_options(settings),
         )
     except BaseException:
         close_all(sockets)
         raise
+
+
+def program_line(app: Flask, settings: Settings) -> Line | None:
+    """For requests that generate: as many at once as the API answers, as many waiting as the model's queue holds."""
+    limit = app.extensions.get("api_limit")
+    if limit is None:
+        return None
+    return Line(lambda path: path.rstrip("/") in GENERATING_PATHS, limit.limit, settings.max_queue)
 
 
 def bound_sockets(host: str, port: int) -> list[socket.socket]:

@@ -125,10 +125,12 @@ def test_the_place_of_one_client_is_bounded_and_pages_are_still_served(serve):
 
 
 def test_the_places_of_all_leave_threads_for_pages(serve):
-    server = serve(options=ENDLESS, http_threads=6)
+    server = serve(options=ENDLESS, http_threads=6, max_queue=1)
     held = [RawClient(server, body(stream=True, max_tokens=100_000)) for _ in range(2)]
     for client in held:
         client.read_some()
+    held.append(RawClient(server, body(stream=True)))
+    wait_until(lambda: len(server.server.line) == 1)
     refused = RawClient(server, body())
     text = refused.read_some().decode()
     while "server_busy" not in text and (more := refused.read_some()):  # the head may come before the body
@@ -138,6 +140,20 @@ def test_the_places_of_all_leave_threads_for_pages(serve):
     for client in (*held, refused):
         client.vanish()
     wait_until(lambda: is_free(server))
+
+
+def test_more_than_there_are_places_for_wait_without_a_thread(serve):
+    """Also those whose clients leave, and pages are answered meanwhile."""
+    server = serve(options={**ENDLESS, "repeat": 1}, http_threads=6)
+    gone = [RawClient(server, body()) for _ in range(2)]
+    with ThreadPoolExecutor(24) as pool:
+        asked = [pool.submit(server.post, CHAT, body(max_tokens=20)) for _ in range(24)]
+        wait_until(lambda: len(server.server.line) > 8)
+        for client in gone:
+            client.vanish()
+        assert server.get("/health")[0] == 200
+        assert {one.result()[0] for one in asked} == {200}
+    wait_until(lambda: is_free(server) and not len(server.server.line))
 
 
 def test_a_full_queue_is_said(serve):

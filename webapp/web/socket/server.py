@@ -7,11 +7,11 @@ the raw socket. :mod:`webapp.web.socket.channel` takes an upgraded connection ou
     server.run()
 
 This package touches what waitress does not document (pinned to >=3.0.1,<4): HTTPChannel.received, readable, writable,
-handle_*, add_channel, del_channel, request, requests, requests_lock, total_outbufs_len, last_activity, will_close,
-close_when_flushed; HTTPRequestParser.received, empty, body_rcv and what it reads from a header; ChunkedReceiver's
-control_line and trailer; WSGITask.get_environment; TcpWSGIServer's channel_class, handle_accept, readable and trigger;
-ThreadedTaskDispatcher; wasyncore.loop. ``tests/web/test_bridge.py`` and ``tests/web/test_front_door.py`` fail loudly if
-one of them changes.
+handle_*, add_channel, del_channel, service, cancel, request, requests, requests_lock, total_outbufs_len,
+last_activity, will_close, close_when_flushed; HTTPRequestParser.received, empty, path, body_rcv and what it reads from
+a header; ChunkedReceiver's control_line and trailer; WSGITask.get_environment; TcpWSGIServer's channel_class,
+handle_accept, add_task, readable and trigger; ThreadedTaskDispatcher; wasyncore.loop. ``tests/web/test_bridge.py`` and
+``tests/web/test_front_door.py`` fail loudly if one of them changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import select
 import socket
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +106,69 @@ class Places:
         return True
 
 
+class Line:
+    """Where requests that take long wait for one of ``places``, without a thread: threads are for what is answered, and
+    for pages. Used by the loop's thread and by waitress' workers.
+
+    ``takes_long`` tells by a path. Who has fewest being answered is next; when ``limit`` wait, the app gets the next
+    one at once, to refuse it.
+    """
+
+    def __init__(self, takes_long: Callable[[str], bool], places: int, limit: int) -> None:
+        self.start: Callable[[Any], None] = lambda task: None
+        """Hands a task to a worker."""
+        self._takes_long = takes_long
+        self._places = places
+        self._limit = limit
+        self._open: Counter[str] = Counter()
+        self._waiting: list[Any] = []
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, channel: Any) -> None:
+        """``channel`` has a request, which is to be answered now or later."""
+        if not self._takes_long(getattr(channel.requests[0], "path", "")):  # a header that never ended has none
+            return self.start(channel)
+        with self._lock:
+            if self._open.total() >= self._places:
+                if len(self._waiting) < self._limit:
+                    return self._waiting.append(channel)
+                return self.start(channel)
+            self._open[channel.client] += 1
+        self.start(_Turn(channel, self))
+
+    def leave(self, client: str) -> None:
+        with self._lock:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+            if not self._waiting:
+                return
+            following = min(self._waiting, key=lambda channel: self._open[channel.client])
+            self._waiting.remove(following)
+            self._open[following.client] += 1
+        self.start(_Turn(following, self))
+
+
+class _Turn:
+    """A request that has its place, as a task for waitress."""
+
+    def __init__(self, channel: Any, line: Line) -> None:
+        self._channel = channel
+        self._line = line
+
+    def service(self) -> None:
+        try:
+            self._channel.service()  # nothing but the end, where the client has left meanwhile
+        finally:
+            self._line.leave(self._channel.client)
+
+    def cancel(self) -> None:
+        self._channel.cancel()
+
+
 class Listener(TcpWSGIServer):  # type: ignore[misc]
     """Accepts connections that have a place, and pauses while the system has no descriptor for another."""
 
@@ -118,6 +181,9 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         self.limits = door.limits
         self._accept_again = 0.0
         super().__init__(app, **options)
+
+    def add_task(self, channel: Any) -> None:
+        self.door.line.add(channel)
 
     def readable(self) -> bool:
         is_open = bool(super().readable())  # also closes connections that were idle for too long
@@ -170,6 +236,7 @@ class BridgeServer:
         limit_of: Callable[[str], int] | None = None,
         gate: Gate | None = None,
         client_of: Callable[[dict[str, Any]], str] | None = None,
+        line: Line | None = None,
         **adjustments: Any,
     ) -> None:
         """``adjustments`` are waitress' own: ``sockets`` that are bound already, or ``host`` and ``port``, which are
@@ -181,6 +248,7 @@ class BridgeServer:
         self.limits = limits = limits or Limits()
         self.gate = gate or (lambda environ: ANY_SIZE)
         self.client_of = client_of or (lambda environ: str(environ.get("REMOTE_ADDR", "")))
+        self.line = Line(lambda path: False, 0, 0) if line is None else line
         self.websockets = WebSocketPool(**(websockets or {}))
         # Without a lookahead a vanished client goes unnoticed; select() dies on descriptors >= 1024.
         adjustments = {"channel_request_lookahead": 1, "asyncore_use_poll": True, **adjustments}
@@ -193,6 +261,7 @@ class BridgeServer:
         self._complaints = RateLimit(COMPLAINTS_PER_S, 1)
         self._map: dict[int, Any] = {}
         self._workers = ThreadedTaskDispatcher()
+        self.line.start = self._workers.add_task
         self._listeners = self._listen(app)
         self._workers.set_thread_count(self._adjustments.threads)
         self._left: list[Any] = []
