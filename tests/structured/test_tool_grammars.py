@@ -10,10 +10,10 @@ import pytest
 
 from tests.structured.test_grammar_constraint import random_answer
 from webapp.chat.events import CallDelta, ContentDelta
-from webapp.chat.tool_dialects import ToolDialect, all_dialects
-from webapp.chat.tool_grammars import ToolRules
+from webapp.chat.tool_dialects import CallSyntax, ToolDialect, all_dialects, only_opening
+from webapp.chat.tool_grammars import ToolRules, held
 from webapp.chat.tool_parser import ToolCallParser
-from webapp.structured.grammar import check
+from webapp.structured.grammar import check, form_rules
 from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer.world import WorldTokenizer
 
@@ -48,9 +48,9 @@ def written(constraints: GrammarConstraints, tokenizer: WorldTokenizer, source: 
     return begun + random_answer(constraints, tokenizer, description, seed, most=400)
 
 
-def read(dialect: ToolDialect, text: str) -> tuple[str, list[tuple[str, dict]]]:
+def read(dialect: ToolDialect, text: str, syntax: CallSyntax | None = None) -> tuple[str, list[tuple[str, dict]]]:
     ids = itertools.count()
-    parser = ToolCallParser(dialect.syntax, [tool["name"] for tool in TOOLS], lambda: str(next(ids)))
+    parser = ToolCallParser(syntax or dialect.syntax, [tool["name"] for tool in TOOLS], lambda: str(next(ids)))
     pieces = parser.feed(text) + parser.finish()
     content = "".join(piece.text for piece in pieces if isinstance(piece, ContentDelta))
     calls = [piece for piece in pieces if isinstance(piece, CallDelta)]
@@ -108,6 +108,49 @@ def test_text_is_free_until_a_call_begins(
     assert content.strip() == "One moment." and len(calls) >= 1
     for name, arguments in calls:
         assert_valid(name, arguments)
+
+
+CALL_LIKE = {"properties": {"name": {"const": "get_weather"}, "arguments": {"const": {"city": "Rome"}}}}
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+def test_beside_a_form_an_answer_is_calls_or_the_form(
+    dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+) -> None:
+    """Even a form that reads like a call of a tool that is offered."""
+    schema = held({"type": "object", **CALL_LIKE, "required": ["name", "arguments"]})
+    form = form_rules({"kind": "json_schema", "schema": schema})
+    source = dialect.grammar(ToolRules(TOOLS, max_calls=2, form=form))
+    check({"kind": "lark", "grammar": source})
+    forms, called = 0, 0
+    for seed in range(12):
+        content, calls = read(dialect, written(constraints, tokenizer, source, seed), only_opening(dialect.syntax))
+        if calls:
+            assert content.strip() == ""
+            for name, arguments in calls:
+                assert_valid(name, arguments)
+        else:
+            jsonschema.validate(json.loads(content), schema)
+        forms, called = forms + (not calls), called + bool(calls)
+    assert forms and called
+
+
+NUMBERS = {"type": "object", "properties": {"n": {"type": "integer"}, "x": {"type": "number"}}, "required": ["n", "x"]}
+
+
+def test_numbers_end(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> None:
+    """Whatever a model likes to write: at most 16 digits, 9 behind the point, and no exponent."""
+    description = {"kind": "json_schema", "schema": held(NUMBERS)}
+    for digits in ("1" * 16, "-" + "9" * 16):
+        begun = f'{{"n": {digits}'
+        assert random_answer(constraints, tokenizer, {**description, "consumed": begun}, 1).startswith(",")
+    begun = '{"n": 1, "x": 0.' + "3" * 9
+    assert random_answer(constraints, tokenizer, {**description, "consumed": begun}, 1) == "}"
+
+
+@pytest.mark.parametrize("bounds", [{"minimum": 10**18}, {"maximum": 10**20}, {"enum": [10**17]}])
+def test_a_schema_may_ask_for_larger_numbers_itself(bounds: dict) -> None:
+    assert held({"type": "integer", **bounds}) == {"type": "integer", **bounds}
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)

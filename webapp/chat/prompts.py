@@ -56,6 +56,8 @@ class RenderedPrompt:
     separator: str = "\n\n"
     """What ends a message in this format."""
     continued: PromptPiece | None = None
+    is_in_thought: bool = False
+    """``continued`` ends inside a thought that was given as one, so more of it comes first."""
     tools: OfferedTools | None = None
     """What may be called in the answer; None where calls are not looked for."""
 
@@ -70,10 +72,11 @@ class RenderedPrompt:
         )
 
     def router_of_rest(self) -> StreamRouter:
-        """For what follows ``continued`` without ``continued`` itself: content as it is, or more of an open thought."""
+        """For what follows ``continued`` without ``continued`` itself: more of an open thought, or content as it is,
+        also where a program wrote "<think>" into the content and wants to read the tags itself."""
         if self.continued is None:
             return self.router()
-        if "<think>" in self.continued.text and "</think>" not in self.continued.text:
+        if self.is_in_thought:
             return StreamRouter(self.stop_strings, starts_in_reasoning=True)
         return StreamRouter(self.stop_strings, is_raw=True)
 
@@ -218,7 +221,9 @@ def _continued(template: PromptTemplate, pieces: list[PromptPiece], message: Mes
     rendered = _opened(template, pieces, mode)
     if not beginning.text and not beginning.token_ids:
         return rendered
-    return replace(rendered, pieces=(*rendered.pieces, beginning), continued=beginning)
+    is_in_thought = bool(message.reasoning) and not message.content
+    pieces = [*rendered.pieces, beginning]
+    return replace(rendered, pieces=tuple(pieces), continued=beginning, is_in_thought=is_in_thought)
 
 
 def _text_so_far(template: PromptTemplate, message: Message) -> str:

@@ -179,7 +179,7 @@ def _as_value(text: str) -> Any:
         return text
 
 
-MAX_NAME_CHARS = 64
+MAX_NAME_CHARS = 256
 
 
 @dataclass(frozen=True)
@@ -284,8 +284,10 @@ def find_bare(text: str, is_start: bool, is_end: bool) -> Opening:
     return Opening(begun.start() if begun else len(text))
 
 
-LEGACY = re.compile(r"(?<![\w.-])([\w.-]{1,64})\s{0,8}```[\w \t]{0,16}\n?\s{0,8}tool_call\s{0,8}(?=\()")
-LEGACY_BEGUN = re.compile(r"(?<![\w.-])[\w.-]+(\s{0,8}(`{1,3}([\w \t]{0,16}(\n?\s{0,8}[tool_ca]{0,9}\s{0,8})?)?)?)?\Z")
+LEGACY = re.compile(r"(?<![\w./:@-])([\w./:@-]{1,256})\s{0,8}```[\w \t]{0,16}\n?\s{0,8}tool_call\s{0,8}(?=\()")
+LEGACY_BEGUN = re.compile(
+    r"(?<![\w./:@-])[\w./:@-]+(\s{0,8}(`{1,3}([\w \t]{0,16}(\n?\s{0,8}[tool_ca]{0,9}\s{0,8})?)?)?)?\Z"
+)
 
 
 def find_legacy(text: str, is_start: bool, is_end: bool) -> Opening:

@@ -139,35 +139,59 @@ def _keyword_rules(tool: int, schema: Mapping[str, Any]) -> list[str]:
     return [*lines, f'first_{tool}_{len(properties)}: ""', f'more_{tool}_{len(properties)}: ""']
 
 
+LOWER, UPPER = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+SAFE_DIGITS = 10**16 - 1
+LEAST_STEP = 1e-9
+"""A number of more digits is none that JSON's readers agree on, and a small model may write digits for ever."""
+
+
 def _arguments(definition: Definition) -> dict[str, Any]:
     """The schema of a call's arguments, which are an object even where it does not say so. One that says nothing of its
     content is what programs write for a tool without arguments."""
     given = definition.get("parameters")
     if isinstance(given, Mapping) and given.keys() <= SILENT:
         given = {**given, "properties": {}}
-    return {"type": "object", **_closed(given)}
+    return {"type": "object", **held(given)}
 
 
-def _closed(schema: object) -> dict[str, Any]:
-    """Objects that list their properties and do not speak of others have no others: a model must not invent any."""
+def held(schema: object) -> dict[str, Any]:
+    """As a model is held to it, of a call's arguments and of an answer's form. Objects that list their properties and
+    do not speak of others have no others: a model must not invent any. Numbers have at most 16 digits before the point
+    and 9 behind it, and no exponent."""
     if not isinstance(schema, Mapping):
         return {"type": "object", "properties": {}, "additionalProperties": False}
-    closed = dict(schema)
+    found = dict(schema)
     for key in SCHEMA_MAPS:
-        if isinstance(closed.get(key), Mapping):
-            closed[key] = {name: _closed_part(part) for name, part in closed[key].items()}
+        if isinstance(found.get(key), Mapping):
+            found[key] = {name: _held_part(part) for name, part in found[key].items()}
     for key in SCHEMA_LISTS:
-        if isinstance(closed.get(key), list):
-            closed[key] = [_closed_part(part) for part in closed[key]]
-    if isinstance(closed.get("items"), Mapping):
-        closed["items"] = _closed(closed["items"])
-    if "properties" in closed and "allOf" not in closed:
-        closed.setdefault("additionalProperties", False)
-    return closed
+        if isinstance(found.get(key), list):
+            found[key] = [_held_part(part) for part in found[key]]
+    if isinstance(found.get("items"), Mapping):
+        found["items"] = held(found["items"])
+    if "properties" in found and "allOf" not in found:
+        found.setdefault("additionalProperties", False)
+    kinds = found.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    if found.keys() & {"enum", "const"}:
+        return found
+    if "number" in kinds and "multipleOf" not in found:
+        found["multipleOf"] = LEAST_STEP
+    return _bounded(found) if "number" in kinds or "integer" in kinds else found
 
 
-def _closed_part(part: object) -> object:
-    return _closed(part) if isinstance(part, Mapping) else part
+def _bounded(schema: dict[str, Any]) -> dict[str, Any]:
+    """As it is where it names larger numbers itself."""
+    given = [schema[key] for key in (*LOWER, *UPPER) if key in schema]
+    if not all(isinstance(bound, (int, float)) and abs(bound) <= SAFE_DIGITS for bound in given):
+        return schema
+    least = {} if schema.keys() & set(LOWER) else {"minimum": -SAFE_DIGITS}
+    most = {} if schema.keys() & set(UPPER) else {"maximum": SAFE_DIGITS}
+    return {**schema, **least, **most}
+
+
+def _held_part(part: object) -> object:
+    return held(part) if isinstance(part, Mapping) else part
 
 
 def _value(part: object, schema: Mapping[str, Any]) -> dict[str, Any]:

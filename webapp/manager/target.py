@@ -146,6 +146,7 @@ class Target:
     notice: dict[str, Any] | None = field(default=None, compare=False)
     automatic: str = ""
     adapter_stamps: tuple[tuple[int, int], ...] = ()
+    library_name: str = field(default="", compare=False)
 
     @property
     def strategy(self) -> str:
@@ -154,7 +155,8 @@ class Target:
 
     @property
     def name(self) -> str:
-        return Path(self.path).name
+        """As the library prints it: with the folder below the models folder, so that no two files have one name."""
+        return self.library_name or Path(self.path).name
 
     @property
     def adapter(self) -> str:
@@ -233,7 +235,8 @@ class TargetResolver:
         if not is_automatic(choice.strategy):
             resolve_strategy(choice.strategy)  # what is wrong with it is told before what is wrong with the file
         path, stamp, inspection, config = self._look_into(choice.model)
-        target = Target(choice, path, stamp, inspection, config, self.effective(choice.options))
+        name = self._library.name_of(Path(path))
+        target = Target(choice, path, stamp, inspection, config, self.effective(choice.options), library_name=name)
         if is_automatic(choice.strategy):
             is_loaded = loaded is not None and (loaded.path, loaded.stamp) == (path, stamp)
             in_use = loaded.automatic if loaded is not None and is_loaded else ""

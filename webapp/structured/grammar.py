@@ -6,6 +6,8 @@ A description is a plain dict, because it crosses the engine pipe and comes from
                                                  or format llguidance cannot hold to is left out instead of refused
     {"kind": "json_object"}                      any JSON object
     {"kind": "regex", "pattern": "..."}          the whole answer matches
+    {"kind": "choice", "choice": ["...", ...]}   one of these texts
+    {"kind": "grammar", "grammar": "..."}        GBNF, as llama.cpp has it, or Lark; without a thought before it
     {"kind": "lark", "grammar": "..."}           llguidance's dialect of Lark, from its rule `start`
 
 ``"thinking": true`` says the prompt left a thought open: free text up to ``</think>`` comes first; ``"tag_end": true``
@@ -27,7 +29,7 @@ from webapp.i18n import Text
 MAX_SOURCE_CHARS = 256 * 1024
 MAX_ENUM_VALUES = 2_000
 MAX_DEPTH = 64
-KINDS = ("json_schema", "json_object", "regex", "lark")
+KINDS = ("json_schema", "json_object", "regex", "choice", "grammar", "lark")
 JSON_SPACING = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 """At most one space after a comma or colon: a small model that drifts into blank space would never come out of it."""
 
@@ -43,7 +45,7 @@ def lark_source(description: Mapping[str, Any]) -> str:
         raise GrammarInvalid(
             reason=Text("reason.structured.kind_is_not_one_of", found=repr(kind), names=", ".join(KINDS))
         )
-    source = _given_source(description) if kind == "lark" else _started(description)
+    source = _given_source(description) if kind in ("lark", "grammar") else _started(description)
     if len(source) > MAX_SOURCE_CHARS:
         raise GrammarInvalid(reason=Text("reason.common.too_long", found=len(source), limit=MAX_SOURCE_CHARS))
     return source
@@ -100,7 +102,9 @@ def first_line(message: str) -> str:
 
 
 def form_rules(description: Mapping[str, Any]) -> str:
-    """The same as rules of a larger grammar, from their rule `form`. Not for the kind "lark"."""
+    """The same as rules of a larger grammar, from their rule `form`; GrammarInvalid for a grammar of its own."""
+    if description["kind"] not in _RULES:
+        raise GrammarInvalid(reason=Text("reason.structured.grammar_stands_alone"))
     start, rules = _RULES[description["kind"]](description)
     return f"form: {start}\n{rules}"
 
@@ -125,14 +129,28 @@ def _regex_rules(description: Mapping[str, Any]) -> tuple[str, str]:
     return "matched", f"matched: /{escaped}/\n"
 
 
-_RULES = {"json_schema": _json_rules, "json_object": _object_rules, "regex": _regex_rules}
+def _choice_rules(description: Mapping[str, Any]) -> tuple[str, str]:
+    choices = description.get("choice")
+    if not isinstance(choices, list) or not choices or not all(isinstance(one, str) and one for one in choices):
+        raise GrammarInvalid(reason=Text("reason.structured.choice_is_a_list_of_texts"))
+    return "chosen", "chosen: " + " | ".join(json.dumps(one, ensure_ascii=False) for one in choices) + "\n"
+
+
+_RULES = {"json_schema": _json_rules, "json_object": _object_rules, "regex": _regex_rules, "choice": _choice_rules}
 
 
 def _given_source(description: Mapping[str, Any]) -> str:
     source = description.get("grammar")
     if not isinstance(source, str) or not source.strip():
         raise GrammarInvalid(reason=Text("reason.structured.lark_constraint_has_a_grammar"))
-    return source
+    if description["kind"] == "lark":
+        return source
+    from llguidance.gbnf_to_lark import any_to_lark
+
+    try:
+        return str(any_to_lark(source))
+    except Exception as exc:  # its parser raises what it happens to
+        raise GrammarInvalid(reason=str(exc)[:300]) from exc
 
 
 def _started(description: Mapping[str, Any]) -> str:

@@ -39,6 +39,16 @@ def matches(pattern: str, text: str) -> bool:
     return int(matcher.try_consume_tokens(written)) == len(written) and bool(matcher.is_accepting())
 
 
+@lru_cache(1024)
+def is_pattern(pattern: str) -> bool:
+    """Whether an answer can be held to it: no look-around, no back-references, nothing too large."""
+    from llguidance import LLMatcher
+
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps({"type": "string", "pattern": pattern}))
+    is_error, _ = LLMatcher.validate_grammar_with_warnings(grammar, limits=parser_limits())
+    return not is_error
+
+
 @lru_cache(maxsize=1)
 def _vocabulary() -> Any:
     from llguidance import LLTokenizer, TokenizerWrapper

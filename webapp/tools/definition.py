@@ -12,9 +12,12 @@ from typing import Any, NoReturn
 
 from webapp.errors import ToolInvalid
 from webapp.i18n import Text
+from webapp.tools.loose_schema import loosened
 from webapp.tools.schema_check import check_parameters
 
 NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+PROGRAMS_NAME = re.compile(r"[\w./:@-]{1,256}", re.ASCII)
+"""Wider: MCP servers and agents join theirs with dots and slashes."""
 MAX_DESCRIPTION_CHARS = 16_000
 """Some agents describe a tool with pages of advice."""
 MAX_FIXED_CHARS = 100_000
@@ -85,9 +88,9 @@ class ToolDefinition:
         return {"type": "function", "function": self.function}
 
 
-def checked(definition: ToolDefinition) -> ToolDefinition:
+def checked(definition: ToolDefinition, name: re.Pattern[str] = NAME) -> ToolDefinition:
     """Returns the definition, or raises ToolInvalid with the field that is wrong."""
-    if not NAME.fullmatch(definition.name):
+    if not name.fullmatch(definition.name):
         raise ToolInvalid(field="name", reason=Text("reason.tools.bad_tool_name"))
     if len(definition.description) > MAX_DESCRIPTION_CHARS:
         raise ToolInvalid(
@@ -99,22 +102,24 @@ def checked(definition: ToolDefinition) -> ToolDefinition:
     return definition
 
 
-def from_openai(value: object) -> ToolDefinition:
+def from_openai(value: object, *, is_loose: bool = False) -> ToolDefinition:
     """One entry of an OpenAI `tools` array, or a bare function object as RWKV-Runner's box wants it; ToolInvalid.
 
-    Other products name the parameters otherwise (:data:`PARAMETER_NAMES`); a tool must not lose them."""
+    Other products name the parameters otherwise (:data:`PARAMETER_NAMES`); a tool must not lose them. ``is_loose``: a
+    program sends it for one request, so what its parameters say that nobody can hold a model to is left out."""
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
         value = value["function"]
     if not isinstance(value, Mapping):
         raise ToolInvalid(field="tool", reason=Text("reason.tools.must_be_an_object"))
     name, description = value.get("name"), value.get("description") or ""
     given = next((value[name] for name in PARAMETER_NAMES if value.get(name) is not None), None)
-    parameters = dict(NO_PARAMETERS) if given in (None, {}) else given
+    parameters = dict(NO_PARAMETERS) if given in (None, {}) else loosened(given) if is_loose else given
+    description = description if isinstance(description, str) or not is_loose else ""
     if not isinstance(name, str):
         raise ToolInvalid(field="name", reason=Text("reason.common.must_be_text"))
     if not isinstance(description, str):
         raise ToolInvalid(field="description", reason=Text("reason.common.must_be_text"))
-    return checked(ToolDefinition(name, description, parameters))
+    return checked(ToolDefinition(name, description, parameters), PROGRAMS_NAME if is_loose else NAME)
 
 
 class NotInJson(ValueError):

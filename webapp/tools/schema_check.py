@@ -72,7 +72,7 @@ def schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
                 path,
                 Text("reason.tools.reference_to_another_document", reference=shown),
             )
-        elif not _leads_somewhere(schema, reference):
+        elif not leads_somewhere(schema, reference):
             yield Problem(path, Text("reason.tools.reference_leads_nowhere", reference=repr(reference[:100])))
 
 
@@ -128,7 +128,7 @@ def _references(schema: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield key, node[key]
 
 
-def _leads_somewhere(schema: Mapping[str, Any], reference: str) -> bool:
+def leads_somewhere(schema: Mapping[str, Any], reference: str) -> bool:
     """False for a chain of references that forms a loop or leads nowhere."""
     seen: set[str] = set()
     while reference not in seen and reference.startswith("#"):

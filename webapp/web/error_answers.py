@@ -7,7 +7,9 @@ way back; the guard's refusals and our own faults get a small page that needs no
 
 from __future__ import annotations
 
-from flask import Flask, Response, jsonify, make_response, request
+import uuid
+
+from flask import Flask, Response, g, jsonify, make_response, request
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
@@ -18,6 +20,7 @@ from webapp.web.api.operations import error_body, is_api_path
 from webapp.web.kit.page import commands, current_locale, render_page, wants_fragment
 
 RETRY_AFTER_S = {429: "1", 503: "2"}
+WRONG_ADDRESS = (404, 405, 413)
 PAGE = Markup(
     '<!doctype html><html lang="{locale}"><head><meta charset="utf-8"><title>{title} · Roost</title>'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -31,8 +34,8 @@ def answer_error(error: RoostError, status: int | None = None) -> Response:
     """The answer to a request that failed with ``error``; ``status`` where it differs from the error's own."""
     status = status or error.status
     message, hint = translate_error(error, current_locale())
-    if wants_json():
-        response = jsonify(error_body(request.path, error, sentences(message, hint), status))
+    if wants_json(status):
+        response = jsonify(error_body(request.path, error, sentences(message, hint), status, request_id()))
         response.status_code = status
     else:
         response = notice_page(translate("page.error", current_locale()), message, hint, status)
@@ -42,12 +45,34 @@ def answer_error(error: RoostError, status: int | None = None) -> Response:
     return response
 
 
-def wants_json() -> bool:
-    """True for the APIs' paths, for a body of JSON, and for a client that asks for JSON and not for HTML."""
+def request_id() -> str:
+    """Of the request that is answered: its answer and the API's log carry it, so that the two can be found together."""
+    if "request_id" not in g:
+        g.request_id = f"req_{uuid.uuid4().hex}"
+    found: str = g.request_id
+    return found
+
+
+def wants_json(status: int = 0) -> bool:
+    """True for the APIs' paths, for a body of JSON, and for a client that asks for JSON and not for HTML. What answers
+    a wrong address (``status``) is also JSON for a program that takes anything (curl, and every HTTP library)."""
     if is_api_path(request.path) or request.is_json:
         return True
     accept = request.accept_mimetypes
+    if status in WRONG_ADDRESS and not is_browser():
+        return True
     return "application/json" in accept.values() and not accept.accept_html
+
+
+def takes_anything() -> bool:
+    """A program that names no type, as curl and most HTTP libraries do with ``*/*``."""
+    return "*/*" in request.accept_mimetypes.values() and not is_browser()
+
+
+def is_browser() -> bool:
+    """A browser says for a page that it wants HTML, and for what a page's script asks where it stands."""
+    asks_html = "text/html" in request.accept_mimetypes.values()
+    return asks_html or wants_fragment() or "Sec-Fetch-Mode" in request.headers
 
 
 def notice_page(title: str, message: str, hint: str, status: int) -> Response:
@@ -106,4 +131,4 @@ def _page(title: str, error: RoostError, status: int) -> Response:
 def is_for_a_person(status: int) -> bool:
     """False for programs, parts of pages, and faults that the shell might have again."""
     is_part = wants_fragment() or request.path.startswith(("/static/", "/ws/"))
-    return status < 500 and not wants_json() and not is_part
+    return status < 500 and not wants_json(status) and not is_part

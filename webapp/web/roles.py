@@ -65,7 +65,12 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.OWNER, "sessions", "invite end end_others"),
     "api unknown": Role.GUEST,
 }
-API_ROLES: dict[str, Role] = {"/switch-model": Role.LOCAL, "/update-config": Role.LOCAL, "/exit": Role.OWNER}
+API_ROLES: dict[str, Role] = {
+    "/switch-model": Role.LOCAL,
+    "/update-config": Role.LOCAL,
+    "/exit": Role.OWNER,
+    **_rows(Role.OWNER, "", "/api/pull /api/delete /api/create /api/copy"),
+}
 """By address; every other address for programs asks, and is for a GUEST."""
 
 COMMAND_ROLES: dict[str, Role] = {

@@ -31,6 +31,8 @@ def test_an_answer(client):
     assert found.id.startswith("msg_") and (found.type, found.role, found.model) == ("message", "assistant", MODEL)
     assert [(block.type, block.text) for block in found.content] == [("text", ANSWER)]
     assert (found.stop_reason, found.stop_sequence) == ("end_turn", None)
+    assert found.content[0].citations == [] and {"stop_details", "container"} <= found.to_dict().keys()
+    assert found.usage.cache_creation.ephemeral_5m_input_tokens == 0 and found.usage.service_tier == "standard"
     assert found.usage.output_tokens == len(ANSWER.encode()) + 1
 
 
@@ -117,6 +119,12 @@ def test_an_answer_fits_the_form_that_is_asked_for(client):
     assert json.loads(found.content[0].text)["ok"] in (True, False)
     with client.messages.stream(model="m", max_tokens=200, messages=HELLO, output_config=form) as stream:
         assert "ok" in json.loads(stream.get_final_message().content[0].text)
+
+
+def test_models_are_listed_in_its_words(client):
+    [model] = client.models.list()
+    assert (model.type, model.id) == ("model", MODEL) and model.created_at.year > 2000
+    assert client.models.retrieve(MODEL).display_name == MODEL
 
 
 def test_the_token_is_its_api_key(serve):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import socket
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -22,7 +24,8 @@ CHAT = "/v1/chat/completions"
 
 def refused(server, body, path=CHAT):
     status, found = server.post(path, body)
-    assert set(found) == {"error"} and set(found["error"]) == {"message", "type", "code", "param"}, found
+    keys = set(found["error"]) - {"n_prompt_tokens", "n_ctx"}  # of a prompt that is too long
+    assert set(found) == {"error"} and keys == {"message", "type", "code", "param"}, found
     return status, found["error"]["code"], found["error"]["param"]
 
 
@@ -43,10 +46,9 @@ def refused(server, body, path=CHAT):
         ({"temperature": "hot"}, "temperature"),
         ({"top_p": 1.5}, "top_p"),
         ({"max_tokens": 0}, "max_tokens"),
-        ({"max_completion_tokens": -1}, "max_completion_tokens"),
+        ({"max_completion_tokens": -2}, "max_completion_tokens"),
         ({"n": 0}, "n"),
         ({"n": 33}, "n"),
-        ({"stop": ""}, "stop"),
         ({"stop": ["a"] * 65}, "stop"),
         ({"logit_bias": {"1": 101}}, "logit_bias[...]"),
         ({"logit_bias": {"word": 1}}, "logit_bias"),
@@ -71,6 +73,9 @@ def test_a_wrong_value_is_named(server, changes, param):
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
          "messages[0].content[0]"),
         ({"functions": [{"name": "f"}]}, "functions"),
+        ({"ignore_eos": True}, "ignore_eos"),
+        ({"min_tokens": 5}, "min_tokens"),
+        ({"structured_outputs": {"structural_tag": {}}}, "structured_outputs.structural_tag"),
         ({"modalities": ["text", "audio"]}, "modalities"),
     ],
 )  # fmt: skip
@@ -120,7 +125,24 @@ def test_limits_on_prompt_and_answer(serve):
     server = serve(max_prompt_tokens=50, max_tokens_limit=100)
     long = [{"role": "user", "content": "word " * 60}]
     assert refused(server, {"messages": long})[:2] == (400, "context_length_exceeded")
-    assert refused(server, {"messages": HELLO, "max_tokens": 101}) == (400, "sampling_invalid", "max_tokens")
+    error = server.post(CHAT, {"messages": long})[1]["error"]
+    found, limit = error["n_prompt_tokens"], error["n_ctx"]
+    assert found > limit == 50
+    words = f"maximum context length is {limit} tokens. However, your messages resulted in {found} tokens"
+    assert (
+        words in error["message"]
+        and words in server.post(CHAT, {"messages": long}, Accept_Language="zh")[1]["error"]["message"]
+    )
+    error = server.post("/v1/messages", {"messages": long, "max_tokens": 5})[1]["error"]
+    assert error["message"].startswith(f"prompt is too long: {found} tokens > {limit} maximum")
+    counts = {
+        limit: server.post(CHAT, {"messages": HELLO, "max_tokens": limit})[1]["usage"] for limit in (9, -1, 10**9)
+    }
+    assert [counts[limit]["completion_tokens"] for limit in counts] == [
+        9,
+        len(ANSWER.encode()) + 1,
+        len(ANSWER.encode()) + 1,
+    ]
 
 
 def test_errors_are_the_clients_own_exceptions(server, client):
@@ -136,10 +158,71 @@ def test_errors_are_the_clients_own_exceptions(server, client):
 def test_an_address_nobody_has(server):
     status, found = server.get("/v1/nothing")
     assert (status, found["error"]["code"]) == (404, "unknown_url")
-    status, found = server.get(CHAT)
-    assert status in (404, 405) and "error" in found
-    status, found = server.post("/api/pull", {"model": "m"})
-    assert status == 404 and "POST /api/pull" in found["error"]
+    status, found = server.post("/api/nothing", {"model": "m"})
+    assert status == 404 and "POST /api/nothing" in found["error"]
+
+
+def answer_of(server, method, path, **headers):
+    """(status, headers, JSON or None)."""
+    asked = urllib.request.Request(server.url + path, method=method, headers=headers)
+    try:
+        with urllib.request.urlopen(asked) as got:
+            return got.status, got.headers, as_json(got.read())
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.code, exc.headers, as_json(exc.read())
+
+
+def as_json(data):
+    try:
+        return json.loads(data)
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", CHAT, "POST"), ("GET", "/v1/messages", "POST"), ("POST", "/v1/models/m", "GET"),
+     ("GET", "/api/chat", "POST"), ("GET", "/api/delete", "DELETE"), ("GET", "/embeddings", "POST")],
+)  # fmt: skip
+def test_a_wrong_method_is_told_the_right_one(server, method, path, allowed):
+    status, headers, found = answer_of(server, method, path)
+    assert status == 405 and allowed in headers["Allow"].split(", ") and "error" in found
+
+
+@pytest.mark.parametrize(
+    ("accept", "is_json"),
+    [("*/*", True), ("application/json", True), ("text/html,application/xhtml+xml,*/*;q=0.8", False)],
+)
+def test_a_program_gets_json_for_an_address_nobody_has(server, accept, is_json):
+    for path in ("/nothing/at/all", "/v2/chat"):
+        status, _, found = answer_of(server, "GET", path, Accept=accept)
+        assert (status, found is not None) == (404, is_json)
+
+
+def test_a_program_that_takes_anything_gets_the_list_of_models(server):
+    for path, key in (("/models", "data"), (f"/models/{MODEL}", "id"), ("/v1/models/rwkv", "id")):
+        status, _, found = answer_of(server, "GET", path, Accept="*/*")
+        assert status == 200 and (found[key] == MODEL or found[key][0]["id"] == MODEL)
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/messages", "/v1/models", "/api/tags", "/v1/nothing"])
+def test_every_answer_names_its_request(server, path):
+    method = "POST" if path in (CHAT, "/v1/messages") else "GET"
+    first, second = (answer_of(server, method, path)[1] for _ in range(2))
+    assert first["X-Request-Id"] == first["Request-Id"] and first["Request-Id"].startswith("req_")
+    assert first["Request-Id"] != second["Request-Id"]
+
+
+def test_anthropics_error_and_the_log_name_the_request(server, caplog):
+    with caplog.at_level("INFO", "roost.api"):
+        _, headers, found = answer_of(server, "POST", "/v1/messages")
+        wait_until(lambda: headers["Request-Id"] in caplog.text)
+    assert found["request_id"] == headers["Request-Id"]
+
+
+def test_without_a_name_strict_names_ask_for_one(serve):
+    assert refused(serve(api_strict_models=True), {"messages": HELLO}) == (400, "invalid_parameter", "model")
 
 
 @pytest.mark.parametrize(
@@ -216,7 +299,6 @@ def test_only_programs_and_our_own_pages_may_ask(server, headers, status):
 def test_a_listed_page_may_ask_without_the_cookie(serve):
     page = "https://page.example"
     server = serve(cors_origins=(page,), token=TOKEN)
-    import urllib.request
 
     def ask(path, method="POST", **headers):
         data = json.dumps({"messages": HELLO}).encode() if method == "POST" else None

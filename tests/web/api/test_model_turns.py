@@ -104,3 +104,19 @@ def test_who_gives_up_waiting_lets_the_others_in():
     turns.leave()
     turns.leave()
     turns.enter_at_once("b")
+
+
+def test_a_model_is_known_by_the_name_the_library_prints(serve, tmp_path):
+    """In a folder below the models folder, and beside another of the same base name."""
+    folder = tmp_path / "models"
+    for name in ("r1", "r2"):
+        (folder / name).mkdir(parents=True)
+        shutil.copy(models_dir() / MODEL, folder / name / MODEL)
+    server = serve(models_dir=folder, model=f"r2/{MODEL}", api_switch_models=True)
+    for asked in (f"r2/{MODEL}", f"r2/{MODEL}".removesuffix(".safetensors"), "gpt-4o", MODEL):
+        status, found = server.post(CHAT, hello(asked, max_tokens=1))
+        assert (status, found["model"]) == (200, f"r2/{MODEL}"), asked
+    assert server.get(f"/v1/models/r2/{MODEL}")[1]["id"] == f"r2/{MODEL}"
+    assert server.post(CHAT, hello(f"r1/{MODEL}", max_tokens=1))[1]["model"] == f"r1/{MODEL}"
+    loaded = [model["id"] for model in server.get("/v1/models")[1]["data"] if model["loaded"]]
+    assert loaded == [f"r1/{MODEL}"]

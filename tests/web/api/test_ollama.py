@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 
 import pytest
 
 from tests.lazy_import import Lazily
+from tests.services.downloads.hub_server import HubServer
+from tests.services.library.library_folder import good_bytes
 from tests.waiting import wait_until
 from tests.web.api.api_server import ANSWER, MODEL
+from tests.web.api.test_tools import BOTH, TIME, WEATHER, spoken
+from tests.web.chat.running_roost import models_dir
 from webapp import __version__
 
 ollama = Lazily("ollama")
@@ -34,8 +39,6 @@ def test_a_stream_adds_up_to_the_answer(client):
 
 
 def test_streaming_is_what_happens_when_nothing_is_said(server):
-    import urllib.request
-
     body = b'{"model": "m", "messages": [{"role": "user", "content": "Hello"}]}'  # as `curl -d` sends it
     with urllib.request.urlopen(urllib.request.Request(server.url + "/api/chat", body)) as answer:
         assert answer.headers["Content-Type"] == "application/x-ndjson" and len(answer.read().splitlines()) > 10
@@ -106,7 +109,64 @@ def test_what_is_here(client, server):
     client.generate(model="m", prompt="")  # loads
     client.chat(model="m", messages=HELLO)
     assert [running.model for running in client.ps().models] == [MODEL]
-    assert server.get("/api/version")[1] == {"version": __version__}
+    version = server.get("/api/version")[1]
+    assert version["roost"] == __version__ and tuple(map(int, version["version"].split("."))) >= (0, 6, 4)
+    assert found.modelinfo["general.basename"] == "roost-starter-v7"
+
+
+def test_the_older_embeddings_are_the_same(client):
+    [vector] = client.embed(model="m", input="a bird").embeddings
+    assert client.embeddings(model="m", prompt="a bird").embedding == vector
+
+
+def test_calls_of_an_answer_are_numbered(serve):
+    server = serve(strategy=spoken(BOTH))
+    asked = {"messages": HELLO, "tools": [WEATHER, TIME]}
+    whole = server.post("/api/chat", {**asked, "stream": False})[1]["message"]["tool_calls"]
+    lines = lines_of(server, "/api/chat", asked)
+    streamed = [call for line in lines for call in line["message"].get("tool_calls", ())]
+    for calls in (whole, streamed):
+        assert [(call["function"]["index"], call["function"]["name"]) for call in calls] == [
+            (0, "get_weather"),
+            (1, "get_time"),
+        ]
+
+
+def lines_of(server, path, asked, **headers):
+    data = json.dumps(asked).encode()
+    with urllib.request.urlopen(urllib.request.Request(server.url + path, data, headers)) as answer:
+        return [json.loads(line) for line in answer.read().splitlines()]
+
+
+def owner_of(server):
+    return {"Authorization": f"Bearer {(server.settings.data_dir / 'owner.key').read_text().strip()}"}
+
+
+def test_the_owner_pulls_and_deletes(serve, tmp_path):
+    hub = HubServer({"tiny.safetensors": good_bytes()})
+    (tmp_path / "models").mkdir()
+    server = serve(hub_url=hub.url, models_dir=tmp_path / "models", model=str(models_dir() / MODEL))
+    key, wanted = owner_of(server), {"model": "someone/models/tiny.safetensors"}
+    try:
+        assert server.post("/api/pull", wanted)[0] == server.post("/api/create", wanted)[0] == 403
+        assert lines_of(server, "/api/pull", wanted, **key)[-1] == {"status": "success"}
+        pulled = tmp_path / "models" / "tiny.safetensors"
+        assert pulled.read_bytes() == good_bytes()
+        wait_until(lambda: lines_of(server, "/api/pull", {"model": "tiny"}, **key) == [{"status": "success"}])
+        deleted = urllib.request.Request(
+            f"{server.url}/api/delete",
+            b'{"model": "tiny"}',
+            {**key, "Content-Type": "application/json"},
+            method="DELETE",
+        )
+        with urllib.request.urlopen(deleted) as answer:
+            assert answer.status == 200 and not pulled.exists()
+        for path in ("/api/pull", "/api/create", "/api/copy"):
+            assert server.post(path, {"model": "nobody has it", "stream": False}, **key)[0] == 400
+        missing = {"model": "someone/models/none.safetensors"}
+        assert "error" in lines_of(server, "/api/pull", missing, **key)[-1]
+    finally:
+        hub.close()
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ def test_an_answer_has_every_field(client):
     [choice] = found.choices
     assert (choice.index, choice.finish_reason) == (0, "stop")
     assert (choice.message.role, choice.message.content) == ("assistant", ANSWER)
+    written = choice.message.to_dict()
+    assert (written["refusal"], written["annotations"]) == (None, [])
     usage = found.usage
     assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
     assert usage.completion_tokens == len(ANSWER.encode()) + 1  # and the end of the text
@@ -196,6 +198,21 @@ def test_an_answer_may_be_begun_by_the_client(serve):
     assert finished.usage.prompt_tokens > found.usage.prompt_tokens
 
 
+@pytest.mark.parametrize(
+    ("begun", "content", "thought"),
+    [
+        ({"content": "<think>"}, "\nHm.\n</think>\nYes.", None),
+        ({"content": "", "reasoning_content": "Well"}, "Yes.", "Hm."),
+    ],
+)
+def test_who_opens_a_thought_in_the_content_reads_it_there(serve, begun, content, thought):
+    """RWKV-Runner's page begins with the tag and looks for its end; DeepSeek's way names the thought."""
+    message = {"role": "assistant", "prefix": True, **begun}
+    [choice] = ask(serve("\nHm.\n</think>\nYes.").openai(), [*HELLO, message]).choices
+    found = (choice.message.content, getattr(choice.message, "reasoning_content", None))
+    assert found == (content, thought)
+
+
 def test_thinking_is_split_off(serve):
     server = serve(">\nThe user greets.\n</think>\nHello!")
     found = ask(server.openai(), reasoning_effort="high")
@@ -298,6 +315,71 @@ def test_a_whole_number_may_be_written_with_a_point(server):
     assert status == 200 and [choice["message"]["content"] for choice in found["choices"]] == ["Birds"] * 2
     status, found = server.post("/v1/chat/completions", asked.replace(b"5.0", b"5.5"))
     assert (status, found["error"]["param"]) == (400, "max_tokens")
+
+
+def test_values_written_as_text_are_read(server):
+    """Forms and templates know only text."""
+    asked = {"messages": HELLO, "max_tokens": "5", "temperature": "0.5", "stream": "false", "n": "2"}
+    status, found = server.post("/v1/chat/completions", asked)
+    assert status == 200 and [choice["message"]["content"] for choice in found["choices"]] == ["Birds"] * 2
+
+
+def test_an_empty_stop_is_none(client):
+    for stop in ("", [], [""], ["", "sit"]):
+        assert ask(client, stop=stop).choices[0].message.content == (ANSWER if "sit" not in stop else "Birds 🐦 ")
+
+
+@pytest.mark.parametrize(
+    ("call", "result"),
+    [
+        ({"id": None}, {"tool_call_id": "c"}),
+        ({}, {}),
+        ({"id": "c", "type": None}, {"tool_call_id": None}),
+    ],
+)
+def test_histories_are_read_as_clients_replay_them(server, call, result):
+    """Null and missing ids, arguments as an object, null contents: the same prompt as the plain form."""
+
+    def count(call, result, arguments, content, empty):
+        messages = [
+            {"role": "system", "content": empty},
+            *HELLO,
+            {"role": "assistant", "content": empty,
+             "tool_calls": [{"type": "function", "function": {"name": "f", "arguments": arguments}, **call}]},
+            {"role": "tool", "content": content, **result},
+        ]  # fmt: skip
+        status, found = server.post("/v1/chat/completions", {"messages": messages, "max_tokens": 1})
+        return found["usage"]["prompt_tokens"] if status == 200 else found["error"]["param"]
+
+    plain = count({"id": "c"}, {"tool_call_id": "c"}, '{"a":1}', '{"b":2}', "")
+    odd = count(call, result, {"a": 1}, {"b": 2}, None)
+    assert odd == (plain if call.get("id") or not result else "messages[3].tool_call_id")
+
+
+def test_results_without_ids_belong_to_the_calls_in_their_order(server):
+    calls = [{"id": f"c{n}", "function": {"name": f"f{n}", "arguments": None}} for n in (1, 2)]
+    told = [{"role": "tool", "content": f"result {n}"} for n in (1, 2)]
+    messages = [*HELLO, {"role": "assistant", "tool_calls": calls}, *told]
+    assert server.post("/v1/chat/completions", {"messages": messages})[0] == 200
+    status, found = server.post("/v1/chat/completions", {"messages": [*messages, told[0]]})
+    assert (status, found["error"]["param"]) == (400, "messages[4].tool_call_id")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"reasoning_effort": "none"}, "none"), ({"chat_template_kwargs": {"enable_thinking": False}}, "none"),
+        ({"chat_template_kwargs": {"thinking": True}}, "medium"), ({"thinking_budget_tokens": 0}, "none"),
+        ({"thinking_budget_tokens": 500}, "low"), ({"thinking_budget_tokens": 8000}, "high"),
+    ],
+)  # fmt: skip
+def test_thinking_is_asked_for_in_every_word(server, options, expected):
+    def count(**asked):
+        return server.post("/v1/chat/completions", {"messages": HELLO, "max_tokens": 1, **asked})[1]["usage"][
+            "prompt_tokens"
+        ]
+
+    assert count(**options) == count(reasoning_effort=expected)
 
 
 def test_fields_nobody_knows_are_ignored(client):

@@ -27,6 +27,8 @@ FUZZED = (
     "/api/chat",
     "/api/generate",
     "/api/embed",
+    "/api/embeddings",
+    "/api/pull",
     "/api/tags",
     "/api/ps",
     "/api/show",

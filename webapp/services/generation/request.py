@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 from webapp.chat.formats import (
@@ -27,7 +28,7 @@ from webapp.chat.messages import Message, ThinkMode
 from webapp.chat.own_template import render_own
 from webapp.chat.prompts import PromptPiece, RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
-from webapp.chat.tool_grammars import ToolRules
+from webapp.chat.tool_grammars import ToolRules, held
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import GrammarInvalid, RoostError, ToolInvalid
 from webapp.i18n import Text
@@ -439,10 +440,28 @@ def _length(tools: tuple[Mapping[str, Any], ...]) -> int:
 
 
 def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool that is not ``strict`` is never refused for its parameters: what cannot be held to is left out."""
+    described = tool.get("function")
+    is_strict = (described if isinstance(described, Mapping) else tool).get("strict") is True
     try:
-        return from_openai(tool).function
+        found = from_openai(tool, is_loose=not is_strict).function
+        if not is_strict and not _can_be_held(json.dumps(found["parameters"])):
+            found["parameters"] = {"type": "object"}
+        return found
     except ToolInvalid as exc:
         raise RoostError("invalid_parameter", param=f"tools[{place}]", reason=exc.message.rstrip(".")) from exc
+
+
+@lru_cache(512)
+def _can_be_held(parameters: str) -> bool:
+    """Kept, because programs send the same tools with every request."""
+    from webapp.structured.grammar import check
+
+    try:
+        check({"kind": "json_schema", "schema": json.loads(parameters), "lenient": True})
+    except GrammarInvalid:
+        return False
+    return True
 
 
 def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -450,19 +469,27 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
     kind = (wanted or {}).get("type", "text")
     if wanted is None or kind == "text":
         return None
-    if kind == "json_object":
+    if kind == "json_object" and wanted.get("schema") is None:
         return {"kind": "json_object"}
-    if kind != "json_schema":
+    if kind == "regex":
+        return {"kind": "regex", "pattern": wanted.get("regex")}
+    if kind in ("choice", "grammar"):
+        return {"kind": kind, kind: wanted.get(kind)}
+    if kind not in ("json_object", "json_schema"):
+        names = "text, json_object, json_schema, regex, choice, grammar"
         raise RoostError(
             "invalid_parameter",
             param="response_format.type",
-            reason=Text("reason.api.is_not_one_of", name=repr(kind), names="text, json_object, json_schema"),
+            reason=Text("reason.api.is_not_one_of", name=repr(kind), names=names),
         )
     described = wanted.get("json_schema")
-    schema = described.get("schema") if isinstance(described, Mapping) else None
-    is_strict = isinstance(described, Mapping) and described.get("strict") is True
+    # llama.cpp and Together have the schema beside the type
+    described = described if isinstance(described, Mapping) else wanted
+    schema = described.get("schema")
+    is_strict = described.get("strict") is True
     if not isinstance(schema, (Mapping, bool)):
         raise RoostError(
             "invalid_parameter", param="response_format.json_schema.schema", reason=Text("reason.common.is_missing")
         )
+    schema = held(schema) if isinstance(schema, Mapping) else schema
     return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}

@@ -48,7 +48,7 @@ class PresetLoading:
         if model is None and strategy is None and not preset.options:
             return ()
         status = self._manager.status()
-        is_other_model = bool(model) and file_name(preset.model) != file_name(status.model_path or status.model)
+        is_other_model = bool(model) and not self._is_model(preset.model, status.model_path or status.model)
         if status.phase in ("empty", "failed"):
             return ("model",) if is_other_model else ()
         try:
@@ -56,6 +56,13 @@ class PresetLoading:
         except RoostError:  # it cannot be loaded at all, which :meth:`problem` says
             given = (("model", is_other_model), ("strategy", bool(strategy) and strategy != status.strategy))
             return tuple(name for name, is_other in given if is_other)
+
+    def _is_model(self, name: str, path: str) -> bool:
+        """Whether the file at ``path`` is the one of this name; by its last part where the library finds none."""
+        try:
+            return str(self._manager.library.find(name)) == path
+        except RoostError:
+            return file_name(name) == file_name(path)
 
     def problem(self, preset: Preset) -> RoostError | None:
         """Why its model cannot be loaded here and now, as far as that can be told from names; None: it can."""

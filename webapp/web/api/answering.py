@@ -33,6 +33,7 @@ from webapp.services.strategy.choice import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.calls import ClientGone, ModelTurns, Record
 from webapp.web.api.operations import error_body
+from webapp.web.error_answers import request_id
 from webapp.web.kit.page import current_locale
 
 POLL_S = 0.05
@@ -103,6 +104,8 @@ class Answering:
             self.record.finish_reasons.append(event.finish_reason)
         elif not isinstance(event, Waiting):
             self.record.note_token()
+        elif event.phase == "loading":
+            self.record.note_loading()
 
 
 def whole_answers(answering: Answering) -> list[tuple[AnswerText, Finished]]:
@@ -180,7 +183,7 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
     @copy_current_request_context  # the request is over when an error is written
     def error_event(error: RoostError) -> bytes:
         text = sentences(*translate_error(error, current_locale()))
-        return writer.error(error_body(request.path, error, text, error.status))
+        return writer.error(error_body(request.path, error, text, error.status, request_id()))
 
     def body() -> Iterator[bytes]:
         try:
@@ -226,7 +229,7 @@ def served_model(asked: str | None) -> str:
     manager, settings = the_manager(), the_settings()
     served = manager.status().model
     if asked is None and settings.api_strict_models:
-        raise ModelNotFound(name="without a name", param="model")
+        raise RoostError("invalid_parameter", param="model", reason=Text("reason.common.is_missing"))
     if asked and not is_name_of(asked, served):
         served = other_model(manager, settings, asked, served)
     if settings.api_switch_models and served:
@@ -271,7 +274,8 @@ def known_name(manager: ModelManager, asked: str) -> str | None:
     """The library's model of this name. Reads no folder unless one changed."""
 
     def name_in(files: list[ModelFile]) -> str | None:
-        return next((file.name for file in files if is_name_of(asked, file.name)), None)
+        named = (file.name for file in files if is_name_of(asked, file.name))
+        return next((file.name for file in files if file.name == asked), None) or next(named, None)
 
     return name_in(manager.library.known_files(lambda files: name_in(files) is not None))
 

@@ -28,14 +28,26 @@ from webapp.web.api.answering import (
     the_completions,
     whole_answers,
 )
-from webapp.web.api.body import MAX_STOPS, Stop, asked_sampling, read_body, sampling_struct, text_of
+from webapp.web.api.body import (
+    MAX_STOPS,
+    Stop,
+    asked_sampling,
+    budget_mode,
+    most_tokens,
+    read_body,
+    sampling_struct,
+    stops_of,
+    text_of,
+)
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
 class TextOut(msgspec.Struct, tag_field="type", tag="text"):
+    """``citations`` is a list although nothing is cited: there are clients that read no null."""
+
     text: str
-    citations: None = None
+    citations: list[Any] = []
 
 
 class ThinkingOut(msgspec.Struct, tag_field="type", tag="thinking"):
@@ -49,6 +61,12 @@ class ToolUseOut(msgspec.Struct, tag_field="type", tag="tool_use"):
     id: str
     name: str
     input: dict[str, Any]
+    caller: dict[str, str] = msgspec.field(default_factory=lambda: {"type": "direct"})
+
+
+class CacheCreation(msgspec.Struct):
+    ephemeral_5m_input_tokens: int = 0
+    ephemeral_1h_input_tokens: int = 0
 
 
 class MessageUsage(msgspec.Struct, kw_only=True):
@@ -58,6 +76,9 @@ class MessageUsage(msgspec.Struct, kw_only=True):
     output_tokens: int
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
+    cache_creation: CacheCreation = msgspec.field(default_factory=CacheCreation)
+    server_tool_use: None = None
+    service_tier: str = "standard"
 
 
 class MessageAnswer(msgspec.Struct, kw_only=True):
@@ -69,6 +90,8 @@ class MessageAnswer(msgspec.Struct, kw_only=True):
     stop_reason: StopReason | None
     stop_sequence: str | None
     usage: MessageUsage
+    stop_details: None = None
+    container: None = None
 
 
 class TokenCount(msgspec.Struct):
@@ -83,6 +106,7 @@ class AnthropicErrorObject(msgspec.Struct):
 class AnthropicError(msgspec.Struct):
     type: Literal["error"]
     error: AnthropicErrorObject
+    request_id: str | None = None
 
 
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
@@ -174,7 +198,7 @@ else:
 class MessageRequest(AnthropicSampling, kw_only=True):
     """A conversation to answer. A last message by the assistant is the beginning of the answer."""
 
-    max_tokens: Annotated[int, Meta(ge=1, le=102_400)]
+    max_tokens: Annotated[int, Meta(ge=1)]
     stop_sequences: Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     metadata: Any = None
@@ -184,8 +208,8 @@ class MessageRequest(AnthropicSampling, kw_only=True):
 def answer_request(asked: MessageRequest) -> AnswerRequest:
     return AnswerRequest(
         prompts=(prompt_of(asked),),
-        sampling={"max_tokens": asked.max_tokens, **asked_sampling(asked, "anthropic")},
-        stop=None if asked.stop_sequences is None else tuple(asked.stop_sequences),
+        sampling={"max_tokens": most_tokens(asked.max_tokens), **asked_sampling(asked, "anthropic")},
+        stop=stops_of(asked.stop_sequences),
         state=asked.state,
         structure=structure_of(asked),
         streams_calls=True,
@@ -252,13 +276,11 @@ def check_results(found: list[Message], before: list[Message], place: str) -> No
 
 
 def think_mode_of(thinking: Thinking | None) -> ThinkMode | None:
-    """A budget under 1,024 tokens, Anthropic's least, is a short thought; from 4,096 on it is a long one."""
     if thinking is None:
         return None
     if thinking.type == "disabled":
         return ThinkMode.NONE
-    budget = thinking.budget_tokens or 2048
-    return ThinkMode.THINK_A_BIT if budget < 1024 else ThinkMode.THINK_A_LOT if budget >= 4096 else ThinkMode.THINK
+    return budget_mode(thinking.budget_tokens or 2048)
 
 
 def messages_of(message: InMessage, place: str) -> list[Message]:

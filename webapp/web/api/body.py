@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
@@ -12,6 +13,7 @@ from flask import current_app, request
 from msgspec import Meta
 from werkzeug.exceptions import RequestEntityTooLarge
 
+from webapp.chat.messages import ThinkMode
 from webapp.engine.sampling_params import PARAMETERS, SamplingParameter
 from webapp.errors import RoostError
 from webapp.i18n import Text
@@ -47,13 +49,18 @@ def read_data(limit: int) -> bytes:
 
 
 def decoded(kind: type[T], data: bytes, is_strict: bool) -> T:
-    """5.0 is taken where an integer is asked for: JSON Schema calls it one, and not every language has integers."""
+    """5.0 is taken where an integer is asked for: JSON Schema calls it one, and not every language has integers. "5"
+    and "true" are taken where a number or a truth value is: forms and templates write all values as text."""
     try:
         return decoder_of(kind, is_strict).decode(data)
     except msgspec.ValidationError as exc:
-        if "got `float`" not in str(exc):
+        if "got `float`" in str(exc):
+            return msgspec.convert(with_integers(msgspec.json.decode(data)), kind)
+        if "got `str`" not in str(exc) or not is_strict:
             raise
-        return msgspec.convert(with_integers(msgspec.json.decode(data)), kind)
+        with suppress(msgspec.ValidationError):
+            return decoder_of(kind, is_strict=False).decode(data)
+        raise
 
 
 def with_integers(value: Any) -> Any:
@@ -103,7 +110,7 @@ def invalid(text: str) -> RoostError:
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1000
 
-Stop = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_CHARS)]
+Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
 
 
 def sampling_struct(name: str, api: str, base: type[msgspec.Struct] = msgspec.Struct) -> type[msgspec.Struct]:
@@ -135,9 +142,26 @@ def asked_sampling(body: Any, api: str) -> dict[str, Any]:
 
 
 def stops_of(stop: str | list[str] | None) -> tuple[str, ...] | None:
+    """Without empty ones, which some programs send for none."""
     if stop is None:
         return None
-    return (stop,) if isinstance(stop, str) else tuple(stop)
+    return tuple(one for one in ([stop] if isinstance(stop, str) else stop) if one)
+
+
+def most_tokens(value: int | None, name: str = "max_tokens") -> int | None:
+    """The limit of an answer as a program sets it: -1 is as much as the server lets, and so is more than that."""
+    if value == 0:
+        raise RoostError("invalid_parameter", param=name, reason=Text("reason.settings.must_be_at_least", least=1))
+    limit: int = current_app.extensions["settings"].max_tokens_limit
+    return None if value is None else limit if value < 0 else min(value, limit)
+
+
+def budget_mode(tokens: int) -> ThinkMode:
+    """Of a budget of thinking. Under 1,024 tokens, Anthropic's least, it is a short thought, from 4,096 on a long
+    one."""
+    if tokens == 0:
+        return ThinkMode.NONE
+    return ThinkMode.THINK_A_BIT if tokens < 1024 else ThinkMode.THINK_A_LOT if tokens >= 4096 else ThinkMode.THINK
 
 
 TEXT_PARTS = ("text", "input_text", "output_text", "refusal")

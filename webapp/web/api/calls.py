@@ -22,8 +22,8 @@ from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
-from webapp.web.api.operations import OPERATIONS, Operation, named
-from webapp.web.error_answers import answer_error, wants_json
+from webapp.web.api.operations import OPERATIONS, Operation, is_api_path, methods_of, named
+from webapp.web.error_answers import answer_error, request_id, takes_anything, wants_json
 from webapp.web.socket.channel import REFUSAL_KEY
 
 log = logging.getLogger("roost.api")
@@ -56,12 +56,15 @@ def install(app: Flask, settings: Settings) -> None:
     app.add_url_rule("/v1/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
     app.add_url_rule("/api/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
     app.before_request(answer_models)
+    app.after_request(name_request)
 
 
 def call(op: Operation, **arguments: str) -> Response:
     """The view's answer, noted in a record that ends when the answer is closed."""
     client = request.remote_addr or ""
-    record = Record(f"{op.method} {op.paths[0]}", client, on_end=the_metrics().count, may_wait=op.generates)
+    record = Record(
+        f"{op.method} {op.paths[0]}", client, id=request_id(), on_end=the_metrics().count, may_wait=op.generates
+    )
     g.api_record = record
     release: Callable[[], None] = lambda: None  # noqa: E731
     try:
@@ -87,16 +90,27 @@ def call(op: Operation, **arguments: str) -> Response:
     return response
 
 
+def name_request(response: Response) -> Response:
+    """Under OpenAI's header and Anthropic's."""
+    if is_api_path(request.path):
+        response.headers["X-Request-Id"] = response.headers["Request-Id"] = request_id()
+    return response
+
+
 def unknown(path: str) -> Response:
     """No page has an address below /v1 or /api, so the answer is always JSON."""
+    if methods := methods_of(request.path):
+        response = answer_error(RoostError("wrong_method", method=request.method, path=request.path))
+        response.headers["Allow"] = ", ".join(methods)
+        return response
     return answer_error(RoostError("unknown_url", method=request.method, path=request.path))
 
 
 def answer_models() -> Response | None:
-    """``GET /models`` is a page for people; a program that asks for JSON gets OpenAI's list (base_url without /v1)."""
+    """``GET /models`` is a page for people; a program gets OpenAI's list (base_url without /v1)."""
     path = request.path
     is_list = path == "/models" or path.startswith("/models/")
-    if request.method != "GET" or not is_list or not wants_json():
+    if request.method != "GET" or not is_list or not (wants_json() or takes_anything()):
         return None
     name = path.removeprefix("/models").strip("/")
     operation = {op.key: op for op in OPERATIONS}
@@ -110,6 +124,7 @@ class Record:
 
     route: str
     client: str
+    id: str = ""
     model: str = ""
     status: int = 0
     is_stream: bool = False
@@ -120,6 +135,8 @@ class Record:
     error: str = ""
     is_gone: bool = False
     first_token_s: float | None = None
+    loading_s: float = 0.0
+    """How long the model was loaded for it."""
     seconds: float = 0.0
     on_end: Callable[[Record], None] | None = None
     may_wait: bool = True
@@ -131,6 +148,9 @@ class Record:
     def note_token(self) -> None:
         if self.first_token_s is None:
             self.first_token_s = time.monotonic() - self._began_at
+
+    def note_loading(self) -> None:
+        self.loading_s = time.monotonic() - self._began_at
 
     def end(self) -> None:
         """Once; later calls do nothing."""
@@ -146,6 +166,7 @@ class Record:
 
     def __str__(self) -> str:
         shown = {
+            "id": self.id,
             "route": self.route,
             "client": self.client,
             "model": self.model,

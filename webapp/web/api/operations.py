@@ -150,6 +150,23 @@ OPERATIONS = (
         "ollama.models:OllamaEmbed", "ollama.models:EmbedAnswer",
         example={"model": ANY_MODEL, "input": BIRD_AND_BOAT}, generates=True,
     ),
+    Operation(
+        "ollama_embeddings", "ollama", "POST", ("/api/embeddings",), "ollama.models:embed_one",
+        "ollama.models:OllamaEmbedding", "ollama.models:EmbeddingAnswer",
+        example={"model": ANY_MODEL, "prompt": BIRD_AND_BOAT[0]}, generates=True,
+    ),
+    Operation(
+        "ollama_pull", "ollama", "POST", ("/api/pull",), "ollama.models:pull",
+        "ollama.models:ModelRequest", "ollama.models:Progress", LINES, "ollama.models:Progress", {"model": ANY_MODEL},
+    ),
+    Operation(
+        "ollama_delete", "ollama", "DELETE", ("/api/delete",), "ollama.models:delete",
+        "ollama.models:ModelRequest", "ollama.models:Progress",
+    ),
+    Operation(
+        "ollama_making", "ollama", "POST", ("/api/create", "/api/copy"), "ollama.models:refuse_making",
+        is_documented=False,
+    ),
     Operation("ollama_tags", "ollama", "GET", ("/api/tags",), "ollama.models:tags", answer="ollama.models:Tags"),
     Operation(
         "ollama_ps", "ollama", "GET", ("/api/ps",), "ollama.models:running", answer="ollama.models:RunningModels"
@@ -180,6 +197,7 @@ OPERATIONS = (
     Operation("openapi", "server", "GET", ("/openapi.json",), "openapi:show", is_documented=False),
 )
 # fmt: on
+GENERATING_PATHS = frozenset(path for op in OPERATIONS if op.generates for path in op.paths)
 DOCUMENTED = tuple(op for op in OPERATIONS if op.is_documented)
 RUNNER_PATHS = frozenset(path for op in OPERATIONS if op.group == "runner" for path in op.paths)
 NOT_ONLY_FOR_PROGRAMS = {"/health", "/metrics"}
@@ -192,6 +210,17 @@ ROOT_PATHS = (
 def is_api_path(path: str) -> bool:
     """Whether the address is for programs; errors then have the form of :func:`dialect_of`."""
     return f"{path}/".startswith(PREFIXES) or path.rstrip("/") in ROOT_PATHS
+
+
+@functools.cache
+def methods_of(path: str) -> tuple[str, ...]:
+    """Those an address for programs takes; () where there is none."""
+    plain = path.rstrip("/")
+    return tuple(
+        op.method
+        for op in OPERATIONS
+        if any(plain == known or ("{" in known and plain.startswith(known.partition("{")[0])) for known in op.paths)
+    )
 
 
 def dialect_of(path: str) -> str:
@@ -209,12 +238,22 @@ OPENAI_CODES = {"prompt_too_long": "context_length_exceeded"}
 """Codes that clients check under OpenAI's own name."""
 
 
-def error_body(path: str, error: RoostError, message: str, status: int) -> dict[str, Any]:
+TOO_LONG = {
+    "openai": "This model's maximum context length is {limit} tokens. "
+    "However, your messages resulted in {found} tokens.",
+    "anthropic": "prompt is too long: {found} tokens > {limit} maximum.",
+}
+"""Agents look for these very words before they shorten a conversation."""
+
+
+def error_body(path: str, error: RoostError, message: str, status: int, request_id: str = "") -> dict[str, Any]:
     """``message`` is the sentence with its way out, in the reader's language: many clients show nothing else."""
     dialect = dialect_of(path)
+    if error.code == "prompt_too_long" and dialect in TOO_LONG:
+        message = f"{TOO_LONG[dialect].format(**error.params)} {message}"
     if dialect == "anthropic":
         kind = ANTHROPIC_TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": message}}
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id or None}
     if dialect == "ollama":
         return {"error": message}
     if dialect == "runner":
@@ -223,10 +262,14 @@ def error_body(path: str, error: RoostError, message: str, status: int) -> dict[
 
 
 def openai_error(error: RoostError, message: str, status: int) -> dict[str, Any]:
-    """``{"message", "type", "code", "param"}``; ``code`` is stable, ``param`` the dotted path of what is wrong."""
+    """``{"message", "type", "code", "param"}``; ``code`` is stable, ``param`` the dotted path of what is wrong. A
+    prompt that is too long is told with llama.cpp's two counts beside."""
     kind = OPENAI_TYPES.get(status) or ("server_error" if status >= 500 else "invalid_request_error")
     code = OPENAI_CODES.get(error.code, error.code)
-    return {"message": message, "type": kind, "code": code, "param": param_of(error)}
+    found = {"message": message, "type": kind, "code": code, "param": param_of(error)}
+    if error.code == "prompt_too_long":
+        found |= {"n_prompt_tokens": error.params["found"], "n_ctx": error.params["limit"]}
+    return found
 
 
 def param_of(error: RoostError) -> str | None:

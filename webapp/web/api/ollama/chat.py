@@ -33,7 +33,7 @@ from webapp.web.api.answering import (
     the_manager,
     whole_answers,
 )
-from webapp.web.api.body import MAX_STOPS, OllamaSampling, Stop, asked_sampling, read_body
+from webapp.web.api.body import MAX_STOPS, OllamaSampling, Stop, asked_sampling, read_body, stops_of
 from webapp.web.guard import require
 
 THINK_MODES = {
@@ -42,6 +42,7 @@ THINK_MODES = {
     "low": ThinkMode.THINK_A_BIT,
     "medium": ThinkMode.THINK,
     "high": ThinkMode.THINK_A_LOT,
+    "max": ThinkMode.THINK_A_LOT,
 }
 
 
@@ -52,6 +53,7 @@ class OllamaCall(msgspec.Struct):
 
 class OllamaToolCall(msgspec.Struct):
     function: OllamaCall
+    id: str | None = None
 
 
 class OllamaMessage(msgspec.Struct, kw_only=True):
@@ -63,6 +65,7 @@ class OllamaMessage(msgspec.Struct, kw_only=True):
     images: list[Any] | None = None
     tool_calls: list[OllamaToolCall] | None = None
     tool_name: str | None = None
+    tool_call_id: str | None = None
 
 
 class Options(OllamaSampling, kw_only=True):
@@ -79,7 +82,7 @@ class OllamaRequest(msgspec.Struct, kw_only=True):
     model: str | None = None
     stream: bool | None = None
     options: Options | None = None
-    think: bool | Literal["low", "medium", "high"] | None = None
+    think: bool | Literal["low", "medium", "high", "max"] | None = None
     format: Literal["", "json"] | dict[str, Any] | None = None
     keep_alive: Any = None
     state: Annotated[str, Meta(max_length=500)] | None = None
@@ -126,11 +129,10 @@ def generate_request(asked: OllamaGenerate) -> AnswerRequest:
 
 def answer_request(asked: OllamaRequest, prompt: Prompt, tools: tuple[dict[str, Any], ...] = ()) -> AnswerRequest:
     options = asked.options or Options()
-    stop = (options.stop,) if isinstance(options.stop, str) else options.stop
     return AnswerRequest(
         prompts=(prompt,),
         sampling=asked_sampling(options, "ollama"),
-        stop=None if stop is None else tuple(stop),
+        stop=stops_of(options.stop),
         state=asked.state,
         structure=Structure(tools, None, format_of(asked.format)),
     )
@@ -155,18 +157,28 @@ def message_of(message: OllamaMessage, place: int) -> Message:
             "unsupported_parameter", param=f"messages[{place}].images", reason=Text("reason.web.only_text")
         )
     calls = tuple(
-        ToolCall("", call.function.name, msgspec.json.encode(call.function.arguments).decode())
+        ToolCall(call.id or "", call.function.name, msgspec.json.encode(call.function.arguments).decode())
         for call in message.tool_calls or ()
     )
-    return Message(Role(message.role), message.content or "", tool_calls=calls, name=message.tool_name or "")
+    return Message(
+        Role(message.role),
+        message.content or "",
+        tool_calls=calls,
+        tool_call_id=message.tool_call_id or "",
+        name=message.tool_name or "",
+    )
 
 
 class CalledTool(msgspec.Struct):
+    """``index``: its place among the calls of the answer."""
+
+    index: int
     name: str
     arguments: dict[str, Any]
 
 
 class OllamaCallOut(msgspec.Struct):
+    id: str
     function: CalledTool
 
 
@@ -268,6 +280,7 @@ class Lines(StreamWriter):
         self._model = model
         self._make = make
         self._began_at = time.monotonic()
+        self._calls = 0
 
     def write(self, _: int, event: AnswerEvent) -> Iterator[bytes]:
         if isinstance(event, ReasoningDelta):
@@ -276,7 +289,8 @@ class Lines(StreamWriter):
             yield json_line(self.line(event.text, "", (), done=False))
         elif isinstance(event, CallDelta):  # whole: Ollama's requests do not ask for pieces
             call = ToolCall(event.call_id, event.name, event.arguments)
-            yield json_line(self.line("", "", (call,), done=False))
+            yield json_line(self.line("", "", (call,), first_call=self._calls, done=False))
+            self._calls += 1
         elif isinstance(event, Finished):
             yield json_line(self.line("", "", (), **self.figures(event)))
 
@@ -293,6 +307,7 @@ class Lines(StreamWriter):
             "done": True,
             "done_reason": "length" if end.finish_reason == "length" else "stop",
             "total_duration": nanoseconds(total),
+            "load_duration": nanoseconds(self._record.loading_s),
             "prompt_eval_count": end.usage.prompt,
             "prompt_eval_duration": nanoseconds(reading),
             "eval_count": end.usage.completion,
@@ -309,8 +324,12 @@ def chat() -> Response:
     return respond(asked, asked.messages, chat_request, chat_line)
 
 
-def chat_line(content: str, thinking: str, calls: Sequence[ToolCall], **fields: Any) -> ChatLine:
-    called = [OllamaCallOut(CalledTool(call.name, read_arguments(call.arguments))) for call in calls]
+def chat_line(content: str, thinking: str, calls: Sequence[ToolCall], first_call: int = 0, **fields: Any) -> ChatLine:
+    """``first_call``: the place of the first of ``calls`` among those of the answer."""
+    called = [
+        OllamaCallOut(call.id, CalledTool(place, call.name, read_arguments(call.arguments)))
+        for place, call in enumerate(calls, first_call)
+    ]
     text = OllamaText(role="assistant", content=content, thinking=thinking, tool_calls=called)
     return ChatLine(message=text, **fields)
 

@@ -1,23 +1,32 @@
-"""``/api/tags``, ``/api/ps``, ``/api/show`` and ``/api/version``: the library in Ollama's form."""
+"""``/api/tags``, ``/api/ps``, ``/api/show``, ``/api/version``, ``/api/pull``, ``/api/delete`` and the embeddings: the
+library in Ollama's form."""
 
 from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-from flask import Response
+from flask import Response, current_app
 from msgspec import Meta
 
 from webapp import __version__
-from webapp.errors import ModelNotFound
+from webapp.errors import DownloadError, ModelNotFound, RoostError, translate_error
+from webapp.i18n import Text, sentences
+from webapp.services.downloads.downloads import Downloads
+from webapp.services.jobs import DONE, PAUSED, Job, Jobs
+from webapp.services.library.model_files import ModelFiles
 from webapp.web.api.answering import (
+    JSON_LINES,
     ServedEntry,
     answer,
     is_name_of,
+    json_line,
+    known_name,
     served_model,
     served_models,
     the_completions,
@@ -28,6 +37,7 @@ from webapp.web.api.answering import (
 from webapp.web.api.body import read_body
 from webapp.web.api.ollama.chat import nanoseconds, timestamp
 from webapp.web.api.openai.models import MOST_INPUTS, check_dimensions, vectors
+from webapp.web.kit.page import current_locale
 from webapp.weights.inspection import Inspection
 
 NEVER = "9999-12-31T23:59:59Z"
@@ -84,8 +94,16 @@ class EmbedAnswer(msgspec.Struct):
     prompt_eval_count: int
 
 
+OLLAMA_LEVEL = "0.11.0"
+"""The version of Ollama whose API this is, thinking levels included: clients refuse an older one (Copilot in VS Code
+asks for 0.6.4), and would take Roost's own number for one."""
+
+
 class VersionAnswer(msgspec.Struct):
+    """``roost`` is Roost's own version."""
+
     version: str
+    roost: str
 
 
 class ShowRequest(msgspec.Struct, kw_only=True):
@@ -116,7 +134,7 @@ def show() -> Response:
 
 
 def version() -> Response:
-    return answer(VersionAnswer(__version__))
+    return answer(VersionAnswer(OLLAMA_LEVEL, __version__))
 
 
 def tag_fields(served: ServedEntry) -> dict[str, Any]:
@@ -186,12 +204,121 @@ def info_of(found: Inspection) -> dict[str, Any]:
         family = f"rwkv{config.architecture}"
         known |= {
             "general.architecture": family,
+            "general.basename": Path(found.path).stem,
             f"{family}.block_count": config.n_layer,
             f"{family}.embedding_length": config.n_embd,
             f"{family}.vocab_size": config.vocab_size,
             f"{family}.context_length": the_settings().max_prompt_tokens,  # the model itself has no such limit
         }
     return known
+
+
+class OllamaEmbedding(msgspec.Struct, kw_only=True):
+    """The older form: one text, one vector."""
+
+    model: str | None = None
+    prompt: str | None = ""
+
+
+class EmbeddingAnswer(msgspec.Struct):
+    """``embedding`` is empty without a text."""
+
+    embedding: list[float]
+
+
+def embed_one() -> Response:
+    asked = read_body(OllamaEmbedding)
+    served_model(asked.model)
+    if not asked.prompt:
+        the_manager().load()
+        return answer(EmbeddingAnswer([]))
+    token_ids = the_manager().tokenizer().encode(asked.prompt)
+    the_record().prompt_tokens = len(token_ids)
+    [vector] = vectors([token_ids])
+    return answer(EmbeddingAnswer(vector))
+
+
+class ModelRequest(msgspec.Struct, kw_only=True):
+    """``name`` is the older word for ``model``."""
+
+    model: str | None = None
+    name: str | None = None
+    stream: bool | None = None
+
+    @property
+    def wanted(self) -> str:
+        """``model_not_found`` without a name."""
+        found = self.model or self.name
+        if not found:
+            raise ModelNotFound(name="without a name", param="model")
+        return found
+
+
+class Progress(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """``total`` and ``completed`` are bytes."""
+
+    status: str
+    digest: str = ""
+    total: int = 0
+    completed: int = 0
+
+
+SUCCESS = Progress(status="success")
+PULL_EVERY_S = 0.5
+
+
+def pull() -> Response:
+    """Downloads a published model, ``OWNER/REPOSITORY/FILE`` or an address. It goes on without the client, as the page
+    Models shows; a pull of the same name follows it again."""
+    asked = read_body(ModelRequest)
+    if known_name(the_manager(), asked.wanted) is not None:
+        return told(iter([SUCCESS]), asked)
+    downloads: Downloads = current_app.extensions["downloads"]
+    job = downloads.start(downloads.named(asked.wanted))
+    return told(progress(downloads.jobs, job), asked)
+
+
+def progress(jobs: Jobs, job: Job) -> Iterator[Progress]:
+    """Until the job is over; raises what it failed with."""
+    while True:
+        job = jobs.wait(job.id, PULL_EVERY_S)
+        if job.is_over or job.status == PAUSED:
+            break
+        yield Progress(status=f"pulling {job.title}", digest=job.title, total=job.total, completed=job.done)
+    if job.status != DONE:
+        raise job.error or DownloadError("download_interrupted", name=job.title, host="")
+    yield SUCCESS
+
+
+def told(lines: Iterator[Progress], asked: ModelRequest) -> Response:
+    """As lines, or the last of them; Ollama streams unless it is told not to."""
+    if asked.stream is False:
+        return answer(list(lines)[-1])
+    locale = current_locale()
+
+    def body() -> Iterator[bytes]:
+        try:
+            yield from map(json_line, lines)
+        except RoostError as exc:
+            yield json_line({"error": sentences(*translate_error(exc, locale))})
+
+    return Response(body(), content_type=JSON_LINES)
+
+
+def delete() -> Response:
+    """To the trash of the models folder, from where the page Models brings it back."""
+    asked = read_body(ModelRequest)
+    name = known_name(the_manager(), asked.wanted)
+    if name is None:
+        raise ModelNotFound(name=asked.wanted, param="model")
+    files: ModelFiles = current_app.extensions["model_files"]
+    files.delete(name)
+    return answer(SUCCESS)
+
+
+def refuse_making() -> Response:
+    """A model file is made by conversion here, and a name of its own for a choice of options is a preset."""
+    raise RoostError("unsupported_parameter", param="model", reason=Text("reason.api.models_are_made_elsewhere"))
 
 
 class OllamaEmbed(msgspec.Struct, kw_only=True):

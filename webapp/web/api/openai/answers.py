@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -78,11 +78,14 @@ class ToolCallDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class ChatAnswer(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """``refusal`` and ``annotations`` are always empty, and always there: clients require them."""
+
     role: Literal["assistant"]
     content: str | None
+    refusal: None
+    annotations: list[Any]
     reasoning_content: str | None = None
     tool_calls: list[ToolCallOut] | None = None
-    refusal: None = None
 
 
 class ChatChoice(msgspec.Struct, kw_only=True):
@@ -152,12 +155,14 @@ class TextCompletion(Heading, kw_only=True, omit_defaults=True):
 
 
 class ErrorObject(msgspec.Struct):
-    """``code`` is stable; ``param`` is the path of what is wrong."""
+    """``code`` is stable; ``param`` is the path of what is wrong. The two counts come where a prompt is too long."""
 
     message: str
     type: str
     code: str | None
     param: str | None
+    n_prompt_tokens: int | msgspec.UnsetType = msgspec.UNSET
+    n_ctx: int | msgspec.UnsetType = msgspec.UNSET
 
 
 class ErrorAnswer(msgspec.Struct):
@@ -185,13 +190,16 @@ class EmbeddingList(msgspec.Struct):
 
 
 class Model(msgspec.Struct, kw_only=True):
-    """``created`` is the date of the file."""
+    """``created`` is the date of the file. ``context_length`` is the most tokens a prompt may have here (vLLM's name
+    beside it); the model itself has no such limit."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     loaded: bool
+    context_length: int
+    max_model_len: int
     architecture: str | None = None
     parameters: int | None = None
 

@@ -33,7 +33,17 @@ from webapp.web.api.answering import (
     the_manager,
     whole_answers,
 )
-from webapp.web.api.body import MAX_STOPS, OpenAiSampling, Stop, asked_sampling, read_body, stops_of, text_of
+from webapp.web.api.body import (
+    MAX_STOPS,
+    OpenAiSampling,
+    Stop,
+    asked_sampling,
+    budget_mode,
+    most_tokens,
+    read_body,
+    stops_of,
+    text_of,
+)
 from webapp.web.api.openai.answers import (
     CalledFunction,
     ChatAnswer,
@@ -83,39 +93,39 @@ Content = str | list[Part]
 
 
 class FunctionCall(msgspec.Struct):
-    """``arguments`` is JSON text."""
+    """``arguments`` is JSON text; some programs replay it as the object it stands for."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
-    arguments: str
+    name: Annotated[str, Meta(min_length=1, max_length=256)]
+    arguments: str | dict[str, Any] | None = None
 
 
 class ToolCallIn(msgspec.Struct, kw_only=True):
-    id: str
+    id: str | None = None
     function: FunctionCall
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = "function"
 
 
 class SystemMessage(msgspec.Struct, tag_field="role", tag="system"):
-    content: Content
+    content: Content | None
     name: str | None = None
 
 
 class DeveloperMessage(msgspec.Struct, tag_field="role", tag="developer"):
     """The same as system."""
 
-    content: Content
+    content: Content | None
     name: str | None = None
 
 
 class UserMessage(msgspec.Struct, tag_field="role", tag="user"):
-    content: Content
+    content: Content | None
     name: str | None = None
 
 
 class AssistantMessage(msgspec.Struct, tag_field="role", tag="assistant"):
     """``prefix`` on the last message: the answer begins with its content, and only what follows comes back."""
 
-    content: Content | None = None
+    content: Content | UnsetType | None = UNSET
     reasoning_content: str | None = None
     tool_calls: list[ToolCallIn] | None = None
     refusal: str | None = None
@@ -124,8 +134,10 @@ class AssistantMessage(msgspec.Struct, tag_field="role", tag="assistant"):
 
 
 class ToolMessage(msgspec.Struct, tag_field="role", tag="tool"):
-    content: Content
-    tool_call_id: str
+    """Without a ``tool_call_id`` it answers the first call before it that has no result yet."""
+
+    content: Content | dict[str, Any] | None
+    tool_call_id: str | None = None
     name: str | None = None
 
 
@@ -140,7 +152,7 @@ EFFORTS = {
     "xhigh": ThinkMode.THINK_A_LOT,
     "max": ThinkMode.THINK_A_LOT,
 }
-MaxTokens = Annotated[int, Meta(ge=1, le=102_400)]
+MaxTokens = Annotated[int, Meta(ge=-1)]
 Name = Annotated[str, Meta(min_length=1, max_length=64)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 
@@ -162,6 +174,72 @@ class SamplingFields(OpenAiSampling, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     state: Annotated[str, Meta(max_length=500, description='A state file; "" is none.')] | None = None
+
+
+class FormFields(SamplingFields, kw_only=True):
+    """The answer's form as llama.cpp and vLLM ask for it, and what Roost cannot do of theirs."""
+
+    grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    structured_outputs: Annotated[dict[str, Any], Meta(description="vLLM's json, regex, choice or grammar.")] | None = (
+        None
+    )
+    n_predict: MaxTokens | None = None
+    ignore_eos: bool | None = None
+    min_tokens: int | None = None
+
+
+VLLM_FORMS = ("json", "regex", "choice", "grammar")
+
+
+def form_of(fields: FormFields, response_format: dict[str, Any] | None = None) -> dict[str, Any] | None:
+    """The one form that is asked for, as a ``response_format``; ``invalid_parameter`` for two."""
+    inner = fields.structured_outputs or {}
+    for name in inner:
+        if inner[name] is not None and name not in VLLM_FORMS:
+            raise RoostError(
+                "unsupported_parameter", param=f"structured_outputs.{name}", reason=Text("reason.web.no_such_form")
+            )
+    found: dict[str, dict[str, Any]] = {}
+    if response_format is not None and response_format.get("type", "text") != "text":
+        found["response_format"] = response_format
+    for name, given in (
+        ("json_schema", fields.json_schema),
+        ("guided_json", fields.guided_json),
+        ("json", inner.get("json")),
+    ):
+        if given is not None:
+            found[name] = {"type": "json_schema", "json_schema": {"schema": schema_in(given, name)}}
+    for kind, names in (("regex", "guided_regex"), ("choice", "guided_choice"), ("grammar", "guided_grammar")):
+        for name, given in ((names, getattr(fields, names)), (kind, inner.get(kind))):
+            if given is not None:
+                found[name] = {"type": kind, kind: given}
+    if fields.grammar:
+        found["grammar"] = {"type": "grammar", "grammar": fields.grammar}
+    if len(found) > 1:
+        raise RoostError("invalid_parameter", param=list(found)[-1], reason=Text("reason.web.only_one_form"))
+    return next(iter(found.values()), None)
+
+
+def schema_in(given: Any, name: str) -> Any:
+    """vLLM's clients send a schema as JSON text, too."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return msgspec.json.decode(given)
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise RoostError("invalid_parameter", param=name, reason=str(exc)) from exc
+
+
+def check_obeyed(fields: FormFields) -> None:
+    """Refuses what would change the answer and cannot be done."""
+    for name in ("ignore_eos", "min_tokens"):
+        if getattr(fields, name):
+            raise RoostError("unsupported_parameter", param=name, reason=Text("reason.web.model_ends_its_answers"))
 
 
 def sampling_of(fields: SamplingFields, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
@@ -189,15 +267,17 @@ def includes_usage(fields: SamplingFields) -> bool:
     return fields.stream_options is not None and bool(fields.stream_options.include_usage)
 
 
-class ChatRequest(SamplingFields, kw_only=True):
+class ChatRequest(FormFields, kw_only=True):
     """A conversation to answer."""
 
     messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=4096)]
     max_tokens: MaxTokens | None = None
-    max_completion_tokens: Annotated[int, Meta(ge=1, le=102_400, description="The same as max_tokens.")] | None = None
+    max_completion_tokens: Annotated[int, Meta(ge=-1, description="The same as max_tokens.")] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     reasoning_effort: Annotated[Effort, Meta(description="How long to think, where the model can.")] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    thinking_budget_tokens: Annotated[int, Meta(ge=-1)] | None = None
     template: Annotated[str, Meta(max_length=64, description="A prompt template of Roost's.")] | None = None
     user_name: Name | None = None
     assistant_name: Name | None = None
@@ -220,11 +300,11 @@ class ChatRequest(SamplingFields, kw_only=True):
 def answer_request(asked: ChatRequest) -> AnswerRequest:
     """Raises ``invalid_parameter`` or ``unsupported_parameter`` for what the types alone cannot tell."""
     check_supported(asked)
-    check_results(asked.messages)
+    check_obeyed(asked)
     last = asked.messages[-1]
     prompt = ChatPrompt(
-        messages=tuple(message_of(message, f"messages[{place}]") for place, message in enumerate(asked.messages)),
-        think_mode=EFFORTS[asked.reasoning_effort] if asked.reasoning_effort else None,
+        messages=messages_of(asked.messages),
+        think_mode=think_mode_of(asked),
         continue_last=isinstance(last, AssistantMessage) and bool(last.prefix),
         template=asked.template or "",
         names=(asked.user_name or "", asked.assistant_name or "", asked.system_name or ""),
@@ -240,11 +320,22 @@ def answer_request(asked: ChatRequest) -> AnswerRequest:
     )
 
 
+def think_mode_of(asked: ChatRequest) -> ThinkMode | None:
+    """OpenAI's effort, llama.cpp's budget, or the template's switch that vLLM and llama.cpp pass on."""
+    if asked.reasoning_effort:
+        return EFFORTS[asked.reasoning_effort]
+    if asked.thinking_budget_tokens is not None and asked.thinking_budget_tokens >= 0:
+        return budget_mode(asked.thinking_budget_tokens)
+    switches = asked.chat_template_kwargs or {}
+    is_on = switches.get("enable_thinking", switches.get("thinking"))
+    return None if not isinstance(is_on, bool) else ThinkMode.THINK if is_on else ThinkMode.NONE
+
+
 def structure_of(asked: ChatRequest) -> Structure:
     return Structure(
         tools=tuple(asked.tools or ()),
         tool_choice=asked.tool_choice,
-        response_format=asked.response_format,
+        response_format=form_of(asked, asked.response_format),
         is_parallel=asked.parallel_tool_calls is not False,
         is_constrained=asked.tool_decoding != "free",
         dialect=asked.tool_dialect or "",
@@ -265,19 +356,46 @@ def check_supported(asked: ChatRequest) -> None:
         )
 
 
-def check_results(messages: Sequence[ChatMessage]) -> None:
-    """A tool message answers a call before it, by its id."""
+def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:
+    """A tool message answers a call before it, by its id; calls and results without one belong together in order."""
+    found: list[Message] = []
     called: set[str] = set()
-    for place, message in enumerate(messages):
+    open_calls: list[str] = []
+    for number, message in enumerate(messages):
+        place = f"messages[{number}]"
         if isinstance(message, AssistantMessage):
-            called.update(call.id for call in message.tool_calls or ())
-        elif isinstance(message, ToolMessage) and message.tool_call_id not in called:
-            reason = f"no call before it has the id {message.tool_call_id[:80]!r}"
-            raise RoostError("invalid_parameter", param=f"messages[{place}].tool_call_id", reason=reason)
+            found.append(assistant_message(message, place))
+            open_calls = [call.id for call in found[-1].tool_calls]
+            called.update(open_calls)
+        elif isinstance(message, ToolMessage):
+            call_id = message.tool_call_id or next(iter(open_calls), "")
+            if call_id not in called:
+                reason = (
+                    f"no call before it has the id {call_id[:80]!r}" if call_id else Text("reason.common.is_missing")
+                )
+                raise RoostError("invalid_parameter", param=f"{place}.tool_call_id", reason=reason)
+            if call_id in open_calls:
+                open_calls.remove(call_id)
+            text = content_text(message.content, f"{place}.content")
+            found.append(Message(Role.TOOL, text, tool_call_id=call_id, name=message.name or ""))
+        else:
+            role = Role.USER if isinstance(message, UserMessage) else Role.SYSTEM
+            found.append(Message(role, content_text(message.content, f"{place}.content"), name=message.name or ""))
+    return tuple(found)
+
+
+def content_text(content: Any, place: str) -> str:
+    """Null is nothing, an object its JSON."""
+    if isinstance(content, dict):
+        return msgspec.json.encode(content).decode()
+    return text_of(content or "", place)
 
 
 def max_tokens_of(asked: ChatRequest) -> int | None:
-    return asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    for name in ("max_completion_tokens", "max_tokens", "n_predict"):
+        if (value := getattr(asked, name)) is not None:
+            return most_tokens(value, name)
+    return None
 
 
 def logprobs_of(asked: ChatRequest) -> int | None:
@@ -289,23 +407,21 @@ def logprobs_of(asked: ChatRequest) -> int | None:
     return None
 
 
-def message_of(message: ChatMessage, place: str) -> Message:
-    if isinstance(message, AssistantMessage):
-        return assistant_message(message, place)
-    text = text_of(message.content, f"{place}.content")
-    name = message.name or ""
-    if isinstance(message, ToolMessage):
-        return Message(Role.TOOL, text, tool_call_id=message.tool_call_id, name=name)
-    return Message(Role.USER if isinstance(message, UserMessage) else Role.SYSTEM, text, name=name)
-
-
 def assistant_message(message: AssistantMessage, place: str) -> Message:
-    text = text_of(message.content or message.refusal or "", f"{place}.content")
-    calls = tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ())
-    if not calls and message.content is None and message.refusal is None and not message.reasoning_content:
+    content = None if message.content is UNSET else message.content
+    text = text_of(content or message.refusal or "", f"{place}.content")
+    calls = tuple(
+        ToolCall(call.id or f"{place}.{number}", call.function.name, arguments_text(call.function.arguments))
+        for number, call in enumerate(message.tool_calls or ())
+    )
+    if not calls and message.content is UNSET and message.refusal is None and not message.reasoning_content:
         raise RoostError("invalid_parameter", param=f"{place}.content", reason=Text("reason.common.is_missing"))
     reasoning = message.reasoning_content or "" if message.prefix else ""
     return Message(Role.ASSISTANT, text, reasoning=reasoning, tool_calls=calls)
+
+
+def arguments_text(arguments: str | dict[str, Any] | None) -> str:
+    return msgspec.json.encode(arguments).decode() if isinstance(arguments, dict) else arguments or "{}"
 
 
 DONE = b"data: [DONE]\n\n"
@@ -342,6 +458,8 @@ def chat_choice(number: int, text: AnswerText, end: Finished, tokenizer: Tokeniz
         message=ChatAnswer(
             role="assistant",
             content=None if calls and not text.content else text.content,
+            refusal=None,
+            annotations=[],
             reasoning_content=text.reasoning or None,
             tool_calls=calls or None,
         ),

@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, UnsetType
 from webapp.chat.events import AnswerEvent, ContentDelta, Finished
 from webapp.errors import RoostError
 from webapp.i18n import Text
-from webapp.services.generation.request import AnswerRequest, TextPrompt
+from webapp.services.generation.request import AnswerRequest, Structure, TextPrompt
 from webapp.web.api.answering import (
     Answering,
     StreamWriter,
@@ -25,7 +25,7 @@ from webapp.web.api.answering import (
     the_manager,
     whole_answers,
 )
-from webapp.web.api.body import read_body, stops_of
+from webapp.web.api.body import most_tokens, read_body, stops_of
 from webapp.web.api.openai.answers import (
     TextChoice,
     TextCompletion,
@@ -35,18 +35,27 @@ from webapp.web.api.openai.answers import (
     prompt_logprobs,
     text_logprobs,
 )
-from webapp.web.api.openai.chat import DONE, SamplingFields, heading, includes_usage, sampling_of, usage_of
+from webapp.web.api.openai.chat import (
+    DONE,
+    FormFields,
+    check_obeyed,
+    form_of,
+    heading,
+    includes_usage,
+    sampling_of,
+    usage_of,
+)
 from webapp.web.api.openai.models import decoded
 
 TokenId = Annotated[int, Meta(ge=0)]
 PromptItem = str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
 
 
-class CompletionRequest(SamplingFields, kw_only=True):
+class CompletionRequest(FormFields, kw_only=True):
     """``prompt``: a text, several, token ids, or several lists of them; null is the beginning of a text."""
 
     prompt: str | Annotated[list[PromptItem], Meta(min_length=1)] | None
-    max_tokens: Annotated[int, Meta(ge=0, le=102_400, description="0 only with echo.")] | None = None
+    max_tokens: Annotated[int, Meta(ge=-1, description="0 only with echo.")] | None = None
     echo: Annotated[bool, Meta(description="The prompt before the answer.")] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20, description="How many alternatives a token.")] | None = None
     best_of: Annotated[int, Meta(ge=1, description="Refused unless it equals n.")] | None = None
@@ -72,6 +81,7 @@ def create() -> Response:
     asked = read_body(CompletionRequest)
     has_usage = includes_usage(asked)
     check_supported(asked)
+    check_obeyed(asked)
     model = served_model(asked.model)
     prompts = tuple(replace(prompt, suffix=asked.suffix or "") for prompt in prompts_of(asked.prompt))
     echo = Echo(
@@ -132,11 +142,16 @@ def scored(prompt: TextPrompt, asked: CompletionRequest) -> TextLogprobs | None:
 def answer_request(asked: CompletionRequest, prompts: tuple[TextPrompt, ...]) -> AnswerRequest:
     return AnswerRequest(
         prompts=prompts,
-        sampling=sampling_of(asked, asked.max_tokens, asked.logprobs),
+        sampling=sampling_of(asked, most_tokens(limit_of(asked)), asked.logprobs),
         stop=stops_of(asked.stop),
         choices=asked.n or 1,
         state=asked.state,
+        structure=Structure(response_format=form_of(asked)),
     )
+
+
+def limit_of(asked: CompletionRequest) -> int | None:
+    return asked.n_predict if asked.max_tokens is None else asked.max_tokens
 
 
 def only_prompts(head: dict[str, Any], echo: Echo, prompts: tuple[TextPrompt, ...]) -> TextCompletion:

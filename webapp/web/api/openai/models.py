@@ -10,6 +10,7 @@ import base64
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from datetime import datetime, timezone
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -31,6 +32,7 @@ from webapp.web.api.answering import (
     the_completions,
     the_manager,
     the_record,
+    the_settings,
 )
 from webapp.web.api.body import read_body
 from webapp.web.api.openai.answers import (
@@ -43,18 +45,41 @@ from webapp.web.api.openai.answers import (
     Tokens,
     text_of,
 )
-from webapp.web.api.openai.chat import ChatMessage, message_of
+from webapp.web.api.openai.chat import ChatMessage, messages_of
+from webapp.web.api.operations import ANY_MODEL
 
 
 def index() -> Response:
-    return answer(ModelList("list", [model_of(entry) for entry in served_models()]))
+    """In Anthropic's form for its clients, which name the version of their API with every request."""
+    served = [model_of(entry) for entry in served_models()]
+    if is_anthropics():
+        return answer(anthropic_list(served))
+    return answer(ModelList("list", served))
 
 
 def show(name: str) -> Response:
     for served in served_models():
         if is_name_of(name, served.name):
-            return answer(model_of(served))
+            found = model_of(served)
+            return answer(anthropic_model(found) if is_anthropics() else found)
+    if name == ANY_MODEL and (served_now := [one for one in served_models() if one.is_loaded] or served_models()):
+        return answer(model_of(served_now[0]))  # as RWKV-Runner answers, whose programs know the model by no other name
     raise ModelNotFound(name=name, param="model")
+
+
+def is_anthropics() -> bool:
+    return "anthropic-version" in request.headers
+
+
+def anthropic_list(models: Sequence[Model]) -> dict[str, Any]:
+    found = [anthropic_model(model) for model in models]
+    ends: list[str | None] = [model.id for model in models] or [None]
+    return {"data": found, "has_more": False, "first_id": ends[0], "last_id": ends[-1]}
+
+
+def anthropic_model(model: Model) -> dict[str, Any]:
+    created = datetime.fromtimestamp(model.created, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {"type": "model", "id": model.id, "display_name": model.id, "created_at": created}
 
 
 def model_of(served: ServedEntry) -> Model:
@@ -69,6 +94,8 @@ def model_of(served: ServedEntry) -> Model:
         created=created,
         owned_by="roost",
         loaded=served.is_loaded,
+        context_length=the_settings().max_prompt_tokens,
+        max_model_len=the_settings().max_prompt_tokens,
         architecture=f"rwkv-{found.config.architecture}" if found and found.config else None,
         parameters=found.parameters if found else None,
     )
@@ -175,8 +202,7 @@ def token_ids_of(asked: TokenizeRequest) -> list[int]:
         raise RoostError("invalid_parameter", param="prompt", reason=Text("reason.web.give_one_of_four"))
     if asked.messages is None:
         return the_manager().tokenizer().encode(texts[0])
-    messages = tuple(message_of(message, f"messages[{place}]") for place, message in enumerate(asked.messages))
-    return list(the_completions().prompt_token_ids(ChatPrompt(messages)))
+    return list(the_completions().prompt_token_ids(ChatPrompt(messages_of(asked.messages))))
 
 
 def detokenize() -> Response:

@@ -34,9 +34,9 @@ from webapp.web.api.answering import (
     stream,
     the_completions,
 )
-from webapp.web.api.body import asked_sampling, read_body, sampling_struct, text_of
+from webapp.web.api.body import asked_sampling, most_tokens, read_body, sampling_struct, text_of
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
-from webapp.web.api.openai.chat import DONE, EFFORTS, Effort, MaxTokens
+from webapp.web.api.openai.chat import DONE, EFFORTS, Effort, MaxTokens, arguments_text, content_text
 
 
 class InputText(msgspec.Struct, tag_field="type", tag="input_text"):
@@ -86,8 +86,8 @@ class InputItem(msgspec.Struct, kw_only=True):
     content: Content | None = None
     call_id: str | None = None
     name: str | None = None
-    arguments: str | None = None
-    output: Content | None = None
+    arguments: str | dict[str, Any] | None = None
+    output: Content | dict[str, Any] | None = None
 
 
 class ReasoningAsked(msgspec.Struct, kw_only=True):
@@ -150,7 +150,8 @@ def answer_request(asked: ResponseRequest) -> AnswerRequest:
         raise RoostError("unsupported_parameter", param="background", reason=Text("reason.web.nothing_is_stored"))
     if asked.prompt is not None:
         raise RoostError("unsupported_parameter", param="prompt", reason=Text("reason.web.nothing_is_stored"))
-    given = {"max_tokens": asked.max_output_tokens, "logprobs": logprobs_of(asked)}
+    most = most_tokens(asked.max_output_tokens, "max_output_tokens")
+    given = {"max_tokens": most, "logprobs": logprobs_of(asked)}
     return AnswerRequest(
         prompts=(prompt_of(asked),),
         sampling={**asked_sampling(asked, "openai"), **{name: n for name, n in given.items() if n is not None}},
@@ -203,7 +204,7 @@ def messages_of(items: list[InputItem]) -> list[Message]:
         if item.type == "message":
             messages.append(message_of(item, place))
         elif item.type == "function_call":
-            call = ToolCall(needed(item, "call_id", place), needed(item, "name", place), item.arguments or "{}")
+            call = ToolCall(needed(item, "call_id", place), needed(item, "name", place), arguments_text(item.arguments))
             called.add(call.id)
             before = messages.pop() if messages and messages[-1].role is Role.ASSISTANT else None
             calls = (*before.tool_calls, call) if before else (call,)
@@ -230,7 +231,7 @@ def result_of(item: InputItem, called: set[str], place: str) -> Message:
     if call_id not in called:
         reason = f"no call before it has the id {call_id[:80]!r}"
         raise RoostError("invalid_parameter", param=f"{place}.call_id", reason=reason)
-    return Message(Role.TOOL, text_of(needed(item, "output", place), f"{place}.output"), tool_call_id=call_id)
+    return Message(Role.TOOL, content_text(needed(item, "output", place), f"{place}.output"), tool_call_id=call_id)
 
 
 def needed(item: InputItem, name: str, place: str) -> Any:
