@@ -84,7 +84,7 @@ class Supervisor:
         self._last_good: Target | None = None
         self._refused: Target | None = None
         self._crashes = 0
-        self._last_crash = ""
+        self._last_crash: Text | str = ""
         self._worker: threading.Thread | None = None
         self._ahead: EngineAhead | None = None
 
@@ -498,7 +498,8 @@ class Supervisor:
     def _count_crash(self, session: EngineSession) -> None:
         with self.changed:
             self._crashes += 1
-            self._last_crash = str(session.error.params.get("reason", session.error) if session.error else "?")
+            error = session.error
+            self._last_crash = error.params.get("reason", str(error)) if error else "?"
         logger.error("the engine ended: %s\n%s", session.error, session.last_exit.last_words)
 
     def _tell(self) -> None:
