@@ -1,18 +1,49 @@
-"""What a test expects of an error: its code."""
+"""What a test expects of an error: its code, and the keys and values of what it tells."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
 from webapp.errors import RoostError
+from webapp.i18n import Text
+
+
+def told_in(found: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All that stands in an error, in a Text or in what either crosses a pipe as, however deep: ``("key", key)`` for
+    each Text, ``(name, value)`` for each value."""
+    if isinstance(found, ValueError):  # made of a Text, where a tool fails
+        (found,) = found.args
+    found = found.params if isinstance(found, RoostError) else found
+    found = found.to_plain() if isinstance(found, Text) else found
+    if not isinstance(found, dict):
+        yield name, found
+    elif found.keys() == {"text", "params"}:
+        yield "key", found["text"]
+        yield from told_in(found["params"])
+    else:
+        for name, value in found.items():
+            yield from told_in(value, name)
+
+
+def tells(found: Any, /, **told: Any) -> bool:
+    """Whether all of ``told`` is in it: ``key`` is that of a Text, the other names are those of values."""
+    held = list(told_in(found))
+    return all(each in held for each in told.items())
+
+
+def keys_in(found: Any) -> list[str]:
+    """The catalogue's keys of all Texts in it, outermost first."""
+    return [value for name, value in told_in(found) if name == "key"]
 
 
 @contextmanager
-def raises_code(*codes: str, match: str | None = None) -> Iterator[pytest.ExceptionInfo[RoostError]]:
-    """Like ``pytest.raises``, for a RoostError with one of ``codes``."""
+def raises_code(*codes: str, match: str | None = None, **told: Any) -> Iterator[pytest.ExceptionInfo[RoostError]]:
+    """Like ``pytest.raises``, for a RoostError with one of ``codes`` that :func:`tells` what is ``told``."""
     with pytest.raises(RoostError, match=match) as caught:
         yield caught
     assert caught.value.code in codes
+    assert tells(caught.value, **told), list(told_in(caught.value))

@@ -116,7 +116,12 @@ def _value(node: ast.expr) -> Number:
     if isinstance(node, ast.BinOp) and type(node.op) in BINARY:
         return _bounded(BINARY[type(node.op)](_value(node.left), _value(node.right)))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS:
-        return _bounded(FUNCTIONS[node.func.id](*map(_value, node.args)))
+        values = [_value(argument) for argument in node.args]
+        try:
+            result = FUNCTIONS[node.func.id](*values)
+        except ValueError as exc:  # as for sqrt(-1)
+            raise ValueError(Text("reason.tools.result_is_no_real_number")) from exc
+        return _bounded(result)
     raise ValueError(Text("reason.tools.unknown_in_expression", names=", ".join(FUNCTIONS)))
 
 
