@@ -47,7 +47,7 @@ class Drawn:
             left -= chunk.numel()
 
 
-class _DrawingMaker(make_checkpoints._Maker):
+class _DrawingMaker(make_checkpoints.Maker):
     """Says what would be drawn. The names of what it returns are those of numpy arrays for nobody but the dict."""
 
     def normal(self, name: str, shape: tuple[int, ...], scale: float) -> Any:

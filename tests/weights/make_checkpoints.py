@@ -73,7 +73,7 @@ def write_state(
 
 def make_time_state(n_layer: int, n_head: int, head_size: int, seed: int = 0) -> Arrays:
     """float32 ``(n_head, head_size, head_size)`` per layer, of the size a trained state has (about 0.1)."""
-    make = _Maker(seed)
+    make = Maker(seed)
     return {
         name: make.normal(name, (n_head, head_size, head_size), 0.1)
         for name in (f"blocks.{i}.att.time_state" for i in range(n_layer))
@@ -87,14 +87,14 @@ def make_tensors(
     head_size: int = 64,
     vocab_size: int = 256,
     seed: int = 0,
-    maker: _Maker | None = None,
+    maker: Maker | None = None,
 ) -> Arrays:
     """Every tensor of a model, float32, official names. ``maker`` draws them in place of the usual one."""
     if architecture not in ARCHITECTURES:
         raise ValueError(f"unknown architecture {architecture!r}")
     if n_embd % head_size:
         raise ValueError("n_embd must be a multiple of head_size")
-    make = maker or _Maker(seed)
+    make = maker or Maker(seed)
     out: Arrays = {
         "emb.weight": make.normal("emb.weight", (vocab_size, n_embd), 1.0),
         "blocks.0.ln0.weight": make.norm_weight("blocks.0.ln0.weight", n_embd),
@@ -113,7 +113,7 @@ def make_tensors(
     return out
 
 
-class _Maker:
+class Maker:
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
@@ -134,7 +134,7 @@ class _Maker:
         return self.normal(name, (n_out, n_in), 1 / math.sqrt(n_in))
 
 
-def _attention(out: Arrays, make: _Maker, architecture: str, att: str, width: int, head_size: int) -> None:
+def _attention(out: Arrays, make: Maker, architecture: str, att: str, width: int, head_size: int) -> None:
     for name in ("key", "value", "receptance", "output"):
         out[f"{att}{name}.weight"] = make.matrix(f"{att}{name}.weight", width, width)
     if architecture in ("5.1", "5.2", "6"):
@@ -152,7 +152,7 @@ def _attention(out: Arrays, make: _Maker, architecture: str, att: str, width: in
 
 
 def _attention_v4_v5(
-    out: Arrays, make: _Maker, architecture: str, att: str, width: int, n_head: int, head_size: int
+    out: Arrays, make: Maker, architecture: str, att: str, width: int, n_head: int, head_size: int
 ) -> None:
     for letter in "kvrg" if architecture in ("5.1", "5.2") else "kvr":
         out[f"{att}time_mix_{letter}"] = make.uniform(f"{att}time_mix_{letter}", (1, 1, width), 0, 1)
@@ -163,7 +163,7 @@ def _attention_v4_v5(
     out[att + bonus] = make.uniform(att + bonus, shape, -1, 1)
 
 
-def _attention_v6(out: Arrays, make: _Maker, att: str, width: int, n_head: int, head_size: int) -> None:
+def _attention_v6(out: Arrays, make: Maker, att: str, width: int, n_head: int, head_size: int) -> None:
     for letter in "xwkvrg":
         out[f"{att}time_maa_{letter}"] = make.uniform(f"{att}time_maa_{letter}", (1, 1, width), 0, 1)
     shapes = {
@@ -178,7 +178,7 @@ def _attention_v6(out: Arrays, make: _Maker, att: str, width: int, n_head: int, 
     out[f"{att}time_faaaa"] = make.uniform(f"{att}time_faaaa", (n_head, head_size), -1, 1)
 
 
-def _attention_v7(out: Arrays, make: _Maker, att: str, width: int, n_head: int, head_size: int) -> None:
+def _attention_v7(out: Arrays, make: Maker, att: str, width: int, n_head: int, head_size: int) -> None:
     for letter in "rwkvag":
         out[f"{att}x_{letter}"] = make.uniform(f"{att}x_{letter}", (1, 1, width), 0, 1)
     for letter in "wavg":
@@ -189,7 +189,7 @@ def _attention_v7(out: Arrays, make: _Maker, att: str, width: int, n_head: int, 
     out[f"{att}r_k"] = make.normal(f"{att}r_k", (n_head, head_size), 0.1)
 
 
-def _ffn(out: Arrays, make: _Maker, architecture: str, ffn: str, width: int) -> None:
+def _ffn(out: Arrays, make: Maker, architecture: str, ffn: str, width: int) -> None:
     n_ffn = 4 * width if architecture in ("4", "7") else int(width * 3.5) // 32 * 32
     out[f"{ffn}key.weight"] = make.matrix(f"{ffn}key.weight", n_ffn, width)
     out[f"{ffn}value.weight"] = make.matrix(f"{ffn}value.weight", width, n_ffn)
