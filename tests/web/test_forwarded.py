@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import wait_until
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 
 TOKEN = "a-token-for-tests"
@@ -179,32 +178,28 @@ http {{
 """
 
 
-def free_port():
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 @pytest.fixture
 def nginx(tmp_path):
-    """nginx(port of a Roost) -> (port with nginx's defaults, port with forwarded headers)."""
+    """nginx(port of a Roost) -> (port with nginx's defaults, port with forwarded headers).
+
+    nginx gets both sockets listening, as a new version of it gets them from the old one: no other test can be given
+    one of the ports meanwhile, and who connects early waits."""
     if NGINX is None:
         pytest.skip("needs nginx on the PATH")
     running = []
 
     def begin(roost):
-        plain, told = free_port(), free_port()
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        plain, told = (sock.getsockname()[1] for sock in sockets)
         folder = tmp_path / "nginx"
         folder.mkdir()
         (folder / "nginx.conf").write_text(NGINX_CONF.format(plain=plain, told=told, roost=roost))
         command = [NGINX, "-p", str(folder), "-c", "nginx.conf", "-e", "error.log"]
-        running.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-
-        def answers():
-            with socket.socket() as sock:
-                return sock.connect_ex(("127.0.0.1", told)) == 0
-
-        wait_until(answers)
+        numbers = [sock.fileno() for sock in sockets]
+        environment = {**os.environ, "NGINX": "".join(f"{number};" for number in numbers)}
+        running.append(subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment, pass_fds=numbers))
+        for sock in sockets:
+            sock.close()
         return plain, told
 
     yield begin

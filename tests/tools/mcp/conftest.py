@@ -1,4 +1,5 @@
 import http.server
+import socket
 import subprocess
 import sys
 import threading
@@ -26,26 +27,29 @@ def address(url, name="far", **fields):
 
 
 class HttpServer:
-    """The tiny server at an address of its own; can be stopped and begun again at the same port."""
+    """The tiny server at an address of its own; can be stopped and begun again there.
 
-    def __init__(self, *words):
-        self._words = words
-        self.port = 0
+    The socket is ours and stays open, so that nothing else is given its port while no server runs."""
+
+    def __init__(self):
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}/mcp"
         self.start()
 
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.port}/mcp"
-
     def start(self):
-        command = [sys.executable, str(FOLDER / "server.py"), "http", str(self.port), *self._words]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self.port = int(self._process.stdout.readline())
+        number = self._listening.fileno()
+        command = [sys.executable, str(FOLDER / "server.py"), "http", str(number)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, pass_fds=[number])
+        self._process.stdout.readline()  # it has imported all it needs
 
     def stop(self):
         self._process.kill()
         self._process.wait()
         self._process.stdout.close()
+
+    def close(self):
+        self.stop()
+        self._listening.close()
 
 
 class Answers(http.server.BaseHTTPRequestHandler):

@@ -1,6 +1,6 @@
-"""A real MCP server for tests, made with the official SDK: ``python server.py [http] [MODE]``.
+"""A real MCP server for tests, made with the official SDK: ``python server.py [http SOCKET] [MODE]``.
 
-``stdio`` by default. ``http`` listens on a free port and prints it as the first line. The tools are those of
+``stdio`` by default. ``http`` answers at a socket that it got open and listening, by its number. The tools are those of
 :data:`TOOLS`, five a page; calls named for what a hostile or clumsy server may do do that.
 """
 
@@ -101,13 +101,9 @@ def http() -> None:
 
     import uvicorn
 
-    listening = socket.socket()
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    port = next((int(word) for word in sys.argv if word.isdigit()), 0)
-    listening.bind(("127.0.0.1", port))
-    listening.listen()
-    print(listening.getsockname()[1], flush=True)
-    app = make().streamable_http_app(json_response="json" in sys.argv)
+    listening = socket.socket(fileno=int(sys.argv[2]))
+    app = make().streamable_http_app()
+    print("ready", flush=True)
     uvicorn.Server(uvicorn.Config(app, log_level="critical")).run([listening])
 
 

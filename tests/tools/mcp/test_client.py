@@ -24,7 +24,7 @@ from webapp.tools.runner import MAX_RESULT_CHARS
 def http_server():
     server = HttpServer()
     yield server
-    server.stop()
+    server.close()
 
 
 @pytest.fixture(params=["stdio", "http"])
