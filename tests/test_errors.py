@@ -3,10 +3,10 @@
 import ast
 import json
 import pickle
-from pathlib import Path
 
 import pytest
 
+from tests.sources import MODULES, ROOT, nodes_of
 from webapp import errors
 from webapp.errors import (
     ROWS,
@@ -20,17 +20,15 @@ from webapp.errors import (
 )
 from webapp.i18n import Text
 
-WEBAPP = Path(__file__).resolve().parents[1] / "webapp"
 KINDS = {name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, RoostError)}
-PLACES = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(WEBAPP.rglob("*.py"))]
 
 
 def test_an_error_is_raised_as_the_class_of_its_row():
-    for path, tree in PLACES:
-        for node in ast.walk(tree):
+    for path in MODULES:
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in KINDS and node.args:
                 kind, code = KINDS[node.func.id], node.args[0]
-                place = f"{path.relative_to(WEBAPP)}:{node.lineno}"
+                place = f"{path.relative_to(ROOT)}:{node.lineno}"
                 if isinstance(code, ast.Constant):
                     assert code.value in ROWS, f"{place}: {code.value} is no code"
                     assert ROWS[code.value].kind is kind, f"{place}: {code.value} is raised as {kind.__name__}"
@@ -39,9 +37,9 @@ def test_an_error_is_raised_as_the_class_of_its_row():
 def test_every_row_is_used():
     written = {
         node.value
-        for path, tree in PLACES
+        for path in MODULES
         if path.name != "errors.py"
-        for node in ast.walk(tree)
+        for node in nodes_of(path)
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     of_classes = {kind.code for kind in KINDS.values()}
@@ -50,8 +48,8 @@ def test_every_row_is_used():
 
 def test_a_class_stands_only_where_something_catches_it():
     caught: set[str] = set()
-    for _, tree in PLACES:
-        for node in ast.walk(tree):
+    for path in MODULES:
+        for node in nodes_of(path):
             if isinstance(node, ast.ExceptHandler) and node.type:
                 caught |= {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)}
             elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) in (

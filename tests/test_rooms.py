@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.sources import MODULES, ROOT, nodes_of, tree_of
+
 CONTRACTS = {"sampling_params", "state", "backend", "backend_options", "registry", "outputs"}
 CONTRACTS |= {"engine_options", "sampling_batch", "sampler"}
 HEAVY = {"torch", "rwkv", "safetensors"}
 IN_TORCH = {f"backends/pytorch/{name}.py" for name in ("graphs", "linear", "model", "recurrence", "sampling")}
 """Imported late as a whole, by the backend that they are the model of."""
-MODULES = sorted((ROOT / "webapp").rglob("*.py"))
 
 
 @functools.cache
@@ -33,15 +33,9 @@ def room_of(module: Path) -> str:
 
 
 @functools.cache
-def tree_of(module: Path) -> ast.Module:
-    return ast.parse(module.read_text(encoding="utf-8"))
-
-
-@functools.cache
 def imports(module: Path, top_only: bool = False) -> frozenset[str]:
     """Dotted names a module imports; ``from a.b import c`` counts as ``a.b.c``."""
-    tree = tree_of(module)
-    nodes = top_level(tree.body) if top_only else list(ast.walk(tree))
+    nodes = top_level(tree_of(module).body) if top_only else nodes_of(module)
     found: set[str] = set()
     for node in nodes:
         if isinstance(node, ast.Import):

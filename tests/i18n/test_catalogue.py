@@ -3,16 +3,17 @@
 import argparse
 import ast
 import errno
+import functools
 import inspect
 import json
 import os
 import pickle
 import re
 import string
-from pathlib import Path
 
 import pytest
 
+from tests.sources import MODULES, ROOT, nodes_of
 from webapp.cli.parser import ARGPARSE
 from webapp.errors import ROWS, RequestError, RoostError, WeightsError, error_from_dict, translate_error
 from webapp.i18n import LOCALES, Text, plain, say, system_reason, text_from_plain, translate
@@ -21,13 +22,14 @@ from webapp.settings import SETTINGS
 from webapp.storage.backups import SAID_BY_SQLITE
 from webapp.storage.database import Database
 
-ROOT = Path(__file__).resolve().parents[2]
 KEY = re.compile(r"[a-z_0-9]+(?:\.[a-z_0-9]+)+")
 QUOTED = re.compile(r"""["']([\w.]+)(?=["'])""")
 ASKED = re.compile(r"""\bt\(\s*["']([a-z_0-9]+(?:\.[a-z_0-9]+)+)["']""")
-MODULES = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted((ROOT / "webapp").rglob("*.py"))]
-TEMPLATES = [(path, path.read_text(encoding="utf-8")) for path in sorted((ROOT / "templates").rglob("*.html"))]
-SCRIPTS = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "static").rglob("*.js"))]
+
+
+@functools.cache
+def texts_of(folder, ending):
+    return {path: path.read_text(encoding="utf-8") for path in sorted((ROOT / folder).rglob(f"*{ending}"))}
 
 
 def placeholders(text):
@@ -36,10 +38,10 @@ def placeholders(text):
 
 def asked_for():
     """(place, key) of each key that is written out in a call of ``t`` or Text."""
-    for path, text in TEMPLATES:
+    for path, text in texts_of("templates", ".html").items():
         yield from ((path.relative_to(ROOT).as_posix(), key) for key in ASKED.findall(text))
-    for path, tree in MODULES:
-        for node in ast.walk(tree):
+    for path in MODULES:
+        for node in nodes_of(path):
             if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
                 name, key = getattr(node.func, "id", getattr(node.func, "attr", "")), node.args[0].value
                 if name in ("t", "Text", "translate") and isinstance(key, str) and KEY.fullmatch(key):
@@ -49,8 +51,8 @@ def asked_for():
 def written():
     """Keys and patterns of keys that stand anywhere in the code, the templates and the scripts."""
     keys, patterns = set(), set()
-    for _, tree in MODULES:
-        for node in ast.walk(tree):
+    for path in MODULES:
+        for node in nodes_of(path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 keys.add(node.value)
             elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "done_toast":
@@ -61,7 +63,7 @@ def written():
                     filter(None, parts)
                 ):
                     patterns.add("".join(r"[\w.]+" if part is None else re.escape(part) for part in parts))
-    for text in [text for _, text in TEMPLATES] + SCRIPTS:
+    for text in [*texts_of("templates", ".html").values(), *texts_of("static", ".js").values()]:
         keys |= set(QUOTED.findall(text))
     patterns |= {re.escape(key) + r"[\w.]+" for key in keys if key.endswith(".") and KEY.fullmatch(key + "x")}
     return keys, re.compile("|".join(sorted(patterns)))
