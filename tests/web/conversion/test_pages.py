@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.services.test_conversion import without_program  # noqa: F401
 from tests.waiting import wait_until
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
@@ -21,7 +22,7 @@ from webapp.web.app import create_app
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+def browser(tmp_path: Path, without_program: None) -> Iterator[Browser]:  # noqa: F811
     models = tmp_path / "models"
     models.mkdir()
     write_checkpoint(models / "raw.pth", "7", n_layer=1, n_embd=64)
@@ -34,7 +35,7 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
 
 def finish(browser: Browser) -> None:
     jobs = browser.app.extensions["jobs"]
-    wait_until(lambda: all(job.is_over for job in jobs.jobs()), timeout_s=240)  # a program that imports torch
+    wait_until(lambda: all(job.is_over for job in jobs.jobs()))
 
 
 def lora(path: Path) -> None:
