@@ -69,19 +69,20 @@ def held_bytes(loaded: model_loader.LoadedModel) -> int:
     return total
 
 
+RUNS = [
+    *((architecture, "cpu fp32") for architecture in ("4", "5.0", "5.1", "5.2", "6", "7")),
+    *((architecture, "cpu fp32i8") for architecture in ("4", "5.0", "5.1", "5.2", "6")),
+    *((architecture, "cpu bf16") for architecture in ("4", "5.2", "6", "7")),
+    ("7", "cpu fp16"),
+    ("6", "cpu fp16i8 -> cpu fp32 *1"),
+    ("6", "cpu fp32 *1 -> cpu bf16i8 *1 -> cpu fp32"),
+]
+FILES = [(file, dtype) for file in ("model.pth", "model.safetensors") for dtype in ("bfloat16", "float32")]
+
+
 @pytest.mark.parametrize(
-    ("architecture", "strategy"),
-    [
-        *((architecture, "cpu fp32") for architecture in ("4", "5.0", "5.1", "5.2", "6", "7")),
-        *((architecture, "cpu fp32i8") for architecture in ("4", "5.0", "5.1", "5.2", "6")),
-        *((architecture, "cpu bf16") for architecture in ("4", "5.2", "6", "7")),
-        ("7", "cpu fp16"),
-        ("6", "cpu fp16i8 -> cpu fp32 *1"),
-        ("6", "cpu fp32 *1 -> cpu bf16i8 *1 -> cpu fp32"),
-    ],
+    ("architecture", "strategy", "file", "dtype"), [(*run, *FILES[n % 4]) for n, run in enumerate(RUNS)]
 )
-@pytest.mark.parametrize("file", ["model.pth", "model.safetensors"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_weights_are_estimated_to_the_byte(
     architecture: str, strategy: str, file: str, dtype: str, tmp_path: Path
 ) -> None:
