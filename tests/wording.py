@@ -32,10 +32,10 @@ def is_refused(page: str, code: str) -> bool:
     return f'data-code="{code}"' in page
 
 
-def pattern(key: str, **params: Any) -> str:
+def pattern(key: str, locale: str = "en", **params: Any) -> str:
     """A regular expression of that text: a value that is not given is a group of its name."""
     held = {
-        name: f"\0{name}\0" for name in re.findall(r"{(\w+)", catalogue().find(key, "en") or "") if name not in params
+        name: f"\0{name}\0" for name in re.findall(r"{(\w+)", catalogue().find(key, locale) or "") if name not in params
     }
-    words = re.escape(text(key, **{**held, **params}))
+    words = re.escape(text(key, locale, **{**held, **params}))
     return re.sub(r"\\?\0(\w+)\\?\0", r"(?P<\1>.+?)", words)

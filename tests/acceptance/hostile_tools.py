@@ -8,6 +8,7 @@ Prints a table as Markdown; `test_hostile_tools.py` runs the same cases. After e
 from __future__ import annotations
 
 import json
+import re
 import socket
 import tempfile
 import time
@@ -29,6 +30,7 @@ from tests.acceptance.hostile_pages import (
     waiting_call,
 )
 from tests.acceptance.hostile_site import BIG, Site
+from tests.wording import pattern, says
 from webapp.tools.runner import MAX_RESULT_CHARS
 
 BOUND_S = 10.0
@@ -102,21 +104,26 @@ def nested(depth: int) -> dict[str, Any]:
     return found
 
 
-def checked(parameters: dict[str, Any], arguments: Any, words: str) -> Callable[[Site], Told]:
+def says_one(said: str, key: str) -> bool:
+    """Whether it says that text of the catalogue, whatever its values."""
+    return re.search(pattern(key), said) is not None
+
+
+def checked(parameters: dict[str, Any], arguments: Any, key: str) -> Callable[[Site], Told]:
     """A call of a tool of this chat's, tried from its form: Roost's own check of the arguments."""
 
     def run(site: Site) -> Told:
         said = site.check_arguments(parameters, json.dumps(arguments))
-        assert words in said, said
+        assert says_one(said, key), said
         return f"refused: {said}"
 
     return run
 
 
-def address(url: str, words: str) -> Callable[[Site], Told]:
+def address(url: str, key: str) -> Callable[[Site], Told]:
     def run(site: Site) -> Told:
         said = site.call_address(url.format(port=site.bad_port))
-        assert words in said and "secret of this machine" not in said, said
+        assert says_one(said, f"reason.tools.{key}") and "secret of this machine" not in said, said
         return f"refused: {said}"
 
     return run
@@ -131,7 +138,7 @@ def name_leading_inside(site: Site) -> Told:
         return rows if host == "inside.example" else resolve(host, *given, **named)
 
     with patch("socket.getaddrinfo", resolved):
-        return address("http://inside.example/", "private address")(site)
+        return address("http://inside.example/", "leads_to_a_private_address")(site)
 
 
 def with_tools(tools: Any, param: str, **more: Any) -> Callable[[Site], Told]:
@@ -173,9 +180,9 @@ def other_apis(site: Site) -> Told:
     hello = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
     asked = {**hello, "tools": [{"name": "f", "input_schema": loop}]}
     status, anthropic = site.post("/v1/messages", asked)
-    assert status == 400 and "leads to itself" in anthropic["error"]["message"], anthropic
+    assert status == 400 and says_one(anthropic["error"]["message"], "reason.tools.reference_leads_nowhere"), anthropic
     status, ollama = site.post("/api/chat", {**hello, "tools": [tool({}, f"t{n}") for n in range(2_000)]})
-    assert status == 400 and "limit is 128" in ollama["error"], ollama
+    assert status == 400 and says(ollama["error"], "reason.api.there_are_too_many", found=2_000, limit=128), ollama
     return f"refused: {ollama['error']}"
 
 
@@ -200,7 +207,7 @@ def typed_result(length: int) -> Callable[[Site], Told]:
 
 def long_fixed_value(site: Site) -> Told:
     status, page = site.form("/tools", name="f", behaviour="fixed", fixed_value="x" * 150_000, approval="never")
-    assert status == 422 and "more than 100000 characters" in page
+    assert status == 422 and says(page, "reason.tools.too_many_characters", limit=100_000)
     return "refused: it has more than 100000 characters"
 
 
@@ -218,7 +225,8 @@ CASES = (
     Case("a reference to nothing", refused_tool(schema(x={"$ref": "#/$defs/nobody"}))),
     Case("a reference to another document", refused_tool(schema(x={"$ref": "https://evil.example/s.json"}))),
     Case("30 levels of two references each (2^30 steps)", called(multiplying(), plain=schema(x={"type": "string"}))),
-    Case("the same, in the check of arguments", checked(multiplying(), {"x": "text"}, "cannot be followed")),
+    Case("the same, in the check of arguments", checked(
+        multiplying(), {"x": "text"}, "reason.tools.schema_cannot_be_followed")),
     Case("10,000 enum values", refused_tool(schema(x={"enum": MANY}))),
     Case("10,000 enum values in response_format", lambda site: refused(site.ask(
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": MANY}}}), None)),
@@ -228,10 +236,10 @@ CASES = (
     Case("the pattern ^(a+)+$ in a grammar", called(schema(x={"type": "string", "pattern": "^(a+)+$"}))),
     Case("the pattern (x+x+)+y in a grammar", called(schema(x={"type": "string", "pattern": "(x+x+)+y"}))),
     Case("the pattern ^(a+)+$ in the check of arguments", checked(
-        schema(x={"type": "string", "pattern": "^(a+)+$"}), {"x": "a" * 40 + "b"}, "does not match")),
+        schema(x={"type": "string", "pattern": "^(a+)+$"}), {"x": "a" * 40 + "b"}, "reason.tools.does_not_match")),
     Case("the same pattern for names", checked(
         {"type": "object", "patternProperties": {"^(a+)+$": {}}, "additionalProperties": False},
-        {"a" * 40 + "b": 1}, "not in the schema")),
+        {"a" * 40 + "b": 1}, "reason.tools.property_that_is_not")),
     Case("the pattern ((a{1000}){1000}){1000}", lambda site: refused(
         site.ask(tools=[tool(schema(x={"type": "string", "pattern": "^((a{1000}){1000}){1000}$"}))],
                  tool_choice="required"), None)),
@@ -241,7 +249,7 @@ CASES = (
     Case("a body nested 100,000 levels deep", lambda site: refused(
         site.post("/v1/chat/completions", b'{"tools":[' + b'{"a":' * 100_000), None)),
     Case("a result of 5 MB in a tool message", with_messages([call_message("{}"), result_message("x" * BIG)], None)),
-    Case("a result of 5 MB from an HTTP tool", address("http://127.0.0.1:{port}/big", "larger than 256 KiB")),
+    Case("a result of 5 MB from an HTTP tool", address("http://127.0.0.1:{port}/big", "answer_is_larger_than_kib")),
     Case("a result of 5 MB typed in a chat", typed_result(BIG)),
     Case("a result of 150 KB typed in a chat", typed_result(150_000)),
     Case("a fixed result that is too long", long_fixed_value),
@@ -250,16 +258,16 @@ CASES = (
     Case("HTML from an MCP server", html_from_servers),
     Case("HTML in the tool bench's cases and transcripts", html_in_the_bench),
     Case("HTML in names", html_in_names),
-    Case("an HTTP tool at 127.0.0.1 by name", address("http://localhost:{port}/", "private address")),
-    Case("at 10.0.0.1", address("http://10.0.0.1/", "not among the allowed hosts")),
-    Case("at 169.254.169.254", address("http://169.254.169.254/latest/meta-data", "not among the allowed hosts")),
-    Case("at ::1", address("http://[::1]:{port}/", "not among the allowed hosts")),
-    Case("at ::ffff:127.0.0.1", address("http://[::ffff:127.0.0.1]:{port}/", "not among the allowed hosts")),
-    Case("at 2130706433", address("http://2130706433:{port}/", "not among the allowed hosts")),
-    Case("at 0x7f.1", address("http://0x7f.1:{port}/", "not among the allowed hosts")),
+    Case("an HTTP tool at 127.0.0.1 by name", address("http://localhost:{port}/", "leads_to_a_private_address")),
+    Case("at 10.0.0.1", address("http://10.0.0.1/", "is_not_among_the_allowed_hosts")),
+    Case("at 169.254.169.254", address("http://169.254.169.254/latest/meta-data", "is_not_among_the_allowed_hosts")),
+    Case("at ::1", address("http://[::1]:{port}/", "is_not_among_the_allowed_hosts")),
+    Case("at ::ffff:127.0.0.1", address("http://[::ffff:127.0.0.1]:{port}/", "is_not_among_the_allowed_hosts")),
+    Case("at 2130706433", address("http://2130706433:{port}/", "is_not_among_the_allowed_hosts")),
+    Case("at 0x7f.1", address("http://0x7f.1:{port}/", "is_not_among_the_allowed_hosts")),
     Case("at an allowed name that leads inside", name_leading_inside),
-    Case("redirected to a private address", address("http://127.0.0.1:{port}/redirect", "redirects are not followed")),
-    Case("with a password in its address", address("http://127.0.0.1:80@evil.example/", "not an http")),
+    Case("redirected to a private address", address("http://127.0.0.1:{port}/redirect", "redirected")),
+    Case("with a password in its address", address("http://127.0.0.1:80@evil.example/", "is_not_an_http_address")),
     Case("2,000 tools", with_tools([tool({}, f"t{n}") for n in range(2_000)], "tools")),
     Case("3 MB of tools", with_tools([{**tool({}, f"t{n}"), "x": "y" * 30_000} for n in range(100)], "tools")),
     Case("two tools of one name", with_tools([tool({}), tool({})], "tools[1].function.name")),
@@ -270,7 +278,7 @@ CASES = (
     Case("a result of no call", with_messages([result_message("r", "nobody")], "messages[1].tool_call_id")),
     Case("arguments of 1 MB in a history", with_messages(
         [call_message(json.dumps({"x": "y" * 1_000_000})), result_message("r")], None)),
-    Case("arguments of 210 KB to be run", checked(schema(x={}), {"x": "y" * 210_000}, "characters; the limit is")),
+    Case("arguments of 210 KB to be run", checked(schema(x={}), {"x": "y" * 210_000}, "reason.common.too_long")),
     Case("arguments nested 100,000 deep in a history", odd_history("[" * 100_000)),
     Case("arguments that are no JSON in a history", odd_history('{"x": <|end|>')),
     Case("the same over Anthropic's and Ollama's APIs", other_apis),

@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
+from tests.errors import raises_code, tells
 from webapp.backends.rwkv_pip import requirements
 from webapp.backends.rwkv_pip.strategy import canonical_strategy, parse_strategy, place_layers
 from webapp.engine.backend import ModelSizes
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.state import ModelConfig
-from webapp.errors import BackendUnavailable, StrategyError
 
 V6 = ModelConfig("6", 32, 2560, 2560, 8960, 40, 64, 65536)
 V7 = ModelConfig("7", 32, 2560, 2560, 10240, 40, 64, 65536)
@@ -65,48 +65,48 @@ def test_case_and_spaces_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "said"),
+    ("strategy", "problem", "told"),
     [
-        ("", "is empty"),
-        ("cpu", "device precision"),
-        ("cpu int8", "device precision"),
-        ("cpu fp32 -> ", "is empty"),
-        ("gpu fp16", "device precision"),
-        ("cpu fp64", "device precision"),
-        ("cpu fp32 20", "device precision"),
-        ("cpu fp32 *-1", "device precision"),
-        ("cuda fp16i4", "no i4"),
-        ("cuda fp16i3", "no i3"),
-        ("cpu fp32 *0 -> cpu bf16", "holds no layer"),
-        ("cpu fp32 *2+", "streamed"),
-        ("cuda fp16 *2+ -> cuda:1 fp16 *2+", "one part"),
-        ("cpu fp32 *34", "places 34 layers"),
-        ("cpu fp32 *999999999999", "layers"),
-        ("cpu fp32 *33 -> cpu bf16", "no layer is left"),
-        ("cuda fp16 *4+ -> cpu fp32", "no layer is left"),
+        ("", "part_empty", {}),
+        ("cpu", "not_a_part", {}),
+        ("cpu int8", "not_a_part", {}),
+        ("cpu fp32 -> ", "part_empty", {}),
+        ("gpu fp16", "not_a_part", {}),
+        ("cpu fp64", "not_a_part", {}),
+        ("cpu fp32 20", "not_a_part", {}),
+        ("cpu fp32 *-1", "not_a_part", {}),
+        ("cuda fp16i4", "no_such_int", {"int": "i4"}),
+        ("cuda fp16i3", "no_such_int", {"int": "i3"}),
+        ("cpu fp32 *0 -> cpu bf16", "no_layer", {}),
+        ("cpu fp32 *2+", "cpu_streams", {}),
+        ("cuda fp16 *2+ -> cuda:1 fp16 *2+", "two_streams", {}),
+        ("cpu fp32 *34", "too_many_layers", {"placed": 34}),
+        ("cpu fp32 *999999999999", "too_many_layers", {}),
+        ("cpu fp32 *33 -> cpu bf16", "none_left", {}),
+        ("cuda fp16 *4+ -> cpu fp32", "none_left", {}),
     ],
 )
-def test_a_strategy_that_cannot_be_is_refused_with_a_way_out(strategy: str, said: str) -> None:
-    with pytest.raises(StrategyError) as caught:
+def test_a_strategy_that_cannot_be_is_refused_with_a_way_out(
+    strategy: str, problem: str, told: dict[str, object]
+) -> None:
+    with raises_code("strategy_invalid", key=f"strategy.problem.{problem}.reason", **told) as caught:
         place_layers(strategy, 32)
-    assert said in caught.value.message
-    assert caught.value.hint
+    assert tells(caught.value, key=f"strategy.problem.{problem}.way_out") and caught.value.hint
 
 
 @pytest.mark.parametrize(
-    ("strategy", "said"),
+    ("strategy", "problem"),
     [
-        ("cpu fp32i8", "int8"),
-        ("cpu fp32 *10 -> cpu bf16", "split"),
-        ("cpu fp32 *33", "single layers"),
-        ("cuda fp16 *10+", "stream"),
-        ("mps fp32", "mps"),
+        ("cpu fp32i8", "v7_int8"),
+        ("cpu fp32 *10 -> cpu bf16", "v7_split"),
+        ("cpu fp32 *33", "v7_layers"),
+        ("cuda fp16 *10+", "v7_stream"),
+        ("mps fp32", "v7_device"),
     ],
 )
-def test_what_the_package_cannot_do_for_rwkv_7_is_refused_before_loading(strategy: str, said: str) -> None:
-    with pytest.raises(StrategyError) as caught:
+def test_what_the_package_cannot_do_for_rwkv_7_is_refused_before_loading(strategy: str, problem: str) -> None:
+    with raises_code("strategy_invalid", key=f"strategy.problem.{problem}.reason") as caught:
         check(V7, strategy)
-    assert said in caught.value.message
     assert "`" in caught.value.hint, "the way out names a strategy"
 
 
@@ -124,20 +124,20 @@ def test_int8_and_splits_are_fine_up_to_rwkv_6() -> None:
 @pytest.mark.parametrize("strategy", ["cuda fp16", "dml fp32"])
 def test_a_device_that_is_not_there_is_said_to_be_missing(strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "has_gpu_driver", lambda: False)
-    with pytest.raises(BackendUnavailable) as caught:
+    with raises_code("backend_unavailable") as caught:
         check(V6, strategy)
-    assert "cpu fp32" in caught.value.hint
+    assert "`cpu fp32`" in caught.value.hint
 
 
 def test_torch_has_the_last_word_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BackendUnavailable, match="finds no GPU"):
+    with raises_code("backend_unavailable", key="strategy.problem.no_gpu_found.reason"):
         requirements.check_torch_devices({"cpu", "cuda"})
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(BackendUnavailable, match="counted from 0"):
+    with raises_code("backend_unavailable", key="strategy.problem.gpu_index.reason", count=1):
         requirements.check_torch_devices({"cuda:1"})
 
 

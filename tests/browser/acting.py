@@ -1,7 +1,9 @@
 """What a person does on the chat page, in a line each."""
 
+import re
 import time
 
+from tests import wording
 from tests.waiting import WaitRanOut
 
 ANSWER = ".answer:last-child"
@@ -88,7 +90,17 @@ def answer_text(page):
     return page.inner_text(f"{ANSWER} > .prose")
 
 
-def act(page, selector, name):
-    """Presses the button ``name`` of a message, which shows on hover."""
+def act(page, selector, button):
+    """Presses a button of a message, which shows on hover: ``[data-edit]``, or what its value begins with."""
     page.hover(selector)
-    page.click(f"{selector} [aria-label='{name}']")
+    page.click(f"{selector} .actions {button}")
+
+
+def told(page, selector, key, locale="en", **params):
+    """Waits until the page says that text of the catalogue there, whatever values of it are not given."""
+    words = wording.pattern(key, locale, **params)
+    until_true(page, lambda: any(re.search(words, found) for found in page.locator(selector).all_inner_texts()), key)
+
+
+def undo(page):
+    page.click(".toast [name=do]")

@@ -1,6 +1,6 @@
 """Text files in a chat, as a person attaches them."""
 
-from tests.browser.acting import send, until, wait_done, wait_ready
+from tests.browser.acting import send, told, until, wait_done, wait_ready
 
 DROP = """([selector, name, text]) => {
     const transfer = new DataTransfer();
@@ -40,7 +40,7 @@ def test_files_wait_above_the_message_through_a_reload_and_go_with_it(roost, vis
 
     page.fill("#prompt", " ")
     page.press("#prompt", "Enter")
-    page.wait_for_selector("#attaching:has-text('what you want to know')")
+    told(page, "#attaching", "chat.files.words")
     page.fill("#prompt", "half a question")
     assert page.is_hidden("#attaching") and page.locator(".user").count() == 0
 
@@ -51,7 +51,7 @@ def test_files_wait_above_the_message_through_a_reload_and_go_with_it(roost, vis
     assert page.locator("#attached .file-reading.is-whole").count() == 2
     page.click("#attached .file >> nth=1 >> .file-reading")
     until(page, "document.querySelectorAll('#attached .is-whole').length === 3")
-    page.click("[aria-label='Remove pasted.txt']")
+    page.click("#attached .file >> nth=2 >> [value^=remove_attachment]")
     until(page, "document.querySelectorAll('#attached .file').length === 2")
 
     send(page, "What is it?")

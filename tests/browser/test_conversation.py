@@ -2,7 +2,7 @@
 
 import re
 
-from tests.browser.acting import ANSWER, act, answer_text, ask, send, wait_done, wait_ready, wait_streaming
+from tests.browser.acting import ANSWER, act, answer_text, ask, send, told, undo, wait_done, wait_ready, wait_streaming
 from tests.web.chat.running_roost import fake_strategy
 from tests.wording import pattern, text
 
@@ -49,8 +49,8 @@ def test_stop_keeps_the_text_and_continue_goes_on(start, visit, pace):
     wait_done(page)
     pace.token_s = 0
     kept = answer_text(page)
-    assert "Stopped" in page.inner_text(".stats") and "That is all" not in kept
-    page.click("button:has-text('Continue')")
+    assert text("chat.message.stopped") in page.inner_text(".stats") and "That is all" not in kept
+    page.click("[value^=continue]")
     wait_streaming(page, "That is all")
     wait_done(page)
     assert answer_text(page).startswith(kept[:20]) and page.locator(".answer").count() == 1
@@ -59,7 +59,7 @@ def test_stop_keeps_the_text_and_continue_goes_on(start, visit, pace):
 def test_versions_are_made_by_regenerate_and_walked_with_the_arrow_keys(roost, visit):
     page = visit(roost.url)
     ask(page)
-    act(page, ANSWER, "Answer again")
+    act(page, ANSWER, "[value^=regenerate]")
     page.wait_for_selector(".versions-count:has-text('2/2')")
     page.focus(f"{ANSWER} [data-versions] button")
     page.keyboard.press("ArrowLeft")
@@ -72,16 +72,16 @@ def test_versions_are_made_by_regenerate_and_walked_with_the_arrow_keys(roost, v
 def test_an_edit_makes_a_branch_and_the_old_one_stays(roost, visit):
     page = visit(roost.url)
     ask(page, "The first question")
-    act(page, ".user", "Edit")
+    act(page, ".user", "[data-edit]")
     page.fill(".edit textarea", "Another question")
     page.keyboard.press("Escape")
     assert page.inner_text(".bubble") == "The first question"
-    act(page, ".user", "Edit")
+    act(page, ".user", "[data-edit]")
     assert page.input_value(".edit textarea") == "Another question"
     page.keyboard.press("Enter")
     page.wait_for_selector(".bubble:has-text('Another question')")
     wait_done(page)
-    page.click(".user [aria-label='Previous version']")
+    page.click(".user [data-versions] button >> nth=0")
     page.wait_for_selector(".bubble:has-text('The first question')")
     assert page.locator(".answer").count() == 1
 
@@ -89,10 +89,10 @@ def test_an_edit_makes_a_branch_and_the_old_one_stays(roost, visit):
 def test_a_deleted_message_comes_back_with_undo(roost, visit):
     page = visit(roost.url)
     ask(page)
-    act(page, ".user", "Delete from here on")
+    act(page, ".user", "[value^=delete_message]")
     page.wait_for_selector(".message", state="detached")
     page.wait_for_selector(".welcome")
-    page.click(".toast >> text=Undo")
+    undo(page)
     page.wait_for_selector(ANSWER)
     page.wait_for_selector(".toast", state="detached")
     assert page.locator(".message").count() == 2
@@ -127,8 +127,8 @@ def test_a_failed_answer_has_a_button_that_tries_again(start, visit):
     page = visit(start("fake fail_at=40").url)
     wait_ready(page)
     send(page, "Why?")
-    page.wait_for_selector(".failure:has-text('kept')")
-    page.click(".failure button:has-text('Try again')")
+    told(page, ".failure", "chat.message.safe")
+    page.click(".failure [name=do]")
     page.wait_for_selector(".versions-count:has-text('2/2')")
 
 
@@ -138,7 +138,7 @@ def test_an_answer_is_announced_once_at_its_end(roost, visit):
         .observe(announcer, {childList: true}); }""")
     ask(page)
     said = page.evaluate("said")
-    assert len(said) == 1 and said[0].startswith("Answer: Birds perch")
+    assert len(said) == 1 and said[0].startswith(text("chat.message.announce", text="Birds perch"))
 
 
 def test_a_restart_of_the_server_loses_nothing(start, visit):

@@ -5,6 +5,7 @@ import re
 import pytest
 
 from tests.browser.acting import until_there
+from tests.wording import text
 
 MOST_BYTES = 150_000
 """With everything it loads, as it travels."""
@@ -62,14 +63,16 @@ def test_an_empty_chat_is_read_from_its_top(roost, visit):
 def test_a_switch_says_which_of_the_two_it_is(roost, visit, pages):
     page = visit(roost.url + next(path for path in pages if re.match("/presets/[0-9a-f]{32}", path)))
     words = page.locator(".switch:has([type=checkbox][name=custom_cuda])")
-    assert words.inner_text().strip() == "Off" and not page.is_checked("[type=checkbox][name=custom_cuda]")
+    assert words.inner_text().strip() == text("controls.off") and not page.is_checked(
+        "[type=checkbox][name=custom_cuda]"
+    )
     words.click()
-    assert words.inner_text().strip() == "On" and page.is_checked("[type=checkbox][name=custom_cuda]")
+    assert words.inner_text().strip() == text("controls.on") and page.is_checked("[type=checkbox][name=custom_cuda]")
 
 
 def test_a_file_input_speaks_the_pages_language_and_names_the_file(roost, visit):
     page = visit(f"{roost.url}/tools?lang=zh")
-    assert "选择文件" in page.inner_text(".drop")
+    assert text("controls.choose_file", "zh") in page.inner_text(".drop")
     page.set_input_files(".drop input", {"name": "mine.json", "mimeType": "application/json", "buffer": b"[]"})
     assert "mine.json" in page.inner_text(".drop")
 
@@ -86,6 +89,6 @@ def test_what_is_typed_while_the_form_is_drawn_anew_is_kept(roost, visit):
     page.unroute("**/tools/form")
     page.wait_for_selector("[name='0:item_kind']")
     assert page.input_value("[name='0:description']") == "typed meanwhile"
-    page.click("[aria-label*='location'][value='down:0']")
+    page.click("[value='down:0']")
     page.wait_for_selector("[name='1:item_kind']")
     assert page.input_value("[name='1:description']") == "typed meanwhile"

@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from tests.browser.acting import ask, open_model_menu, wait_ready
+from tests.browser.acting import ask, open_model_menu, told, undo, wait_ready
 from tests.wording import text
 from webapp.chat.messages import Message, Role
 
@@ -20,7 +20,7 @@ def test_a_chat_is_renamed_in_place(roost, visit):
     ask(page)
     page.hover(".chat-item.is-current")
     page.click(".chat-item.is-current .dots")
-    page.click("#chat-menu >> text=Rename")
+    page.click("#chat-menu [data-menu-do=rename]")
     page.keyboard.type("Birds on wires")
     page.keyboard.press("Enter")
     page.wait_for_selector("#chat-title h1:has-text('Birds on wires')")
@@ -33,11 +33,11 @@ def test_a_deleted_chat_comes_back_with_undo(roost, visit):
     address = page.url
     page.hover(".chat-item.is-current")
     page.click(".chat-item.is-current .dots")
-    page.click("#chat-menu >> text=Delete")
+    page.click("#chat-menu [data-menu-do=delete]")
     page.wait_for_url(roost.url + "/?*")
     assert page.locator(f"[href='{urlsplit(address).path}']").count() == 0
     wait_ready(page)
-    page.click(".toast >> text=Undo")
+    undo(page)
     page.wait_for_url(address)
     assert page.locator(".message").count() == 2
 
@@ -48,7 +48,7 @@ def test_exports_download(roost, visit):
     page.hover(".chat-item.is-current")
     page.click(".chat-item.is-current .dots")
     with page.expect_download() as download:
-        page.click("text=Export as Markdown")
+        page.click("[data-menu-export=md]")
     assert download.value.suggested_filename == "Birds.md"
 
 
@@ -56,13 +56,13 @@ def test_sliders_are_kept_for_the_chat_and_one_click_puts_them_back(roost, visit
     page = visit(roost.url)
     ask(page)
     page.fill("#knob-temperature", "0.7")
-    page.wait_for_selector("#saved:has-text('Saved')")
+    told(page, "#saved", "chat.options.saved")
     page.reload()
     assert page.input_value("#knob-temperature") == "0.7"
     assert page.input_value(".knob >> nth=0 >> input[type=range]") == "0.7"
     wait_ready(page)
     page.click(".knob >> nth=0 >> [data-reset]")
-    page.wait_for_selector("#saved:has-text('Saved')")
+    told(page, "#saved", "chat.options.saved")
     page.reload()
     assert page.input_value("#knob-temperature") == "1" and page.locator(".is-changed").count() == 0
     assert not page.is_visible(".knob-wrong >> nth=0")
@@ -103,9 +103,9 @@ def test_the_language_is_switched_and_kept(roost, visit):
     page.click("[popovertarget=appearance-menu]")
     page.click("text=中文")
     page.wait_for_selector("html[lang=zh-Hans]")
-    assert "重读 0 个 token" in page.inner_text(".stats")
+    assert text("chat.stats.read_again.other", "zh", count=0) in page.inner_text(".stats")
     page.reload()
-    assert page.get_attribute("#prompt", "placeholder") == "输入消息"
+    assert page.get_attribute("#prompt", "placeholder") == text("chat.composer.placeholder", "zh")
 
 
 def test_nothing_sticks_out(roost, visit):
@@ -144,7 +144,7 @@ def test_a_phone_has_drawers_and_a_bottom_bar(roost, visit):
     assert not page.is_visible("#chats") and not page.is_visible("#panel")
     rail = page.locator(".rail").bounding_box()
     assert rail["y"] > 700 and rail["width"] == 390
-    assert page.is_visible(".user [aria-label=Edit]")
+    assert page.is_visible(".user [data-edit]")
     page.tap("[data-drawer-toggle=chats]")
     page.wait_for_selector(".chat-link")
     page.mouse.click(380, 400)
@@ -163,7 +163,7 @@ def test_the_model_menu_loads_and_unloads(roost, visit):
     page.keyboard.press("Escape")
     page.wait_for_selector("#model-menu", state="hidden")
     open_model_menu(page)
-    page.click("#model-menu >> text=Unload")
+    page.click("#model-menu [action='/status/unload'] button")
     page.wait_for_selector(".strip .light-off")
 
 

@@ -6,20 +6,11 @@ import shutil
 
 import pytest
 
-from tests.browser.acting import ask, until, until_there
+from tests.browser.acting import ask, told, undo, until, until_there
 from tests.web.chat.running_roost import RunningRoost, fake_strategy, models_dir
 from tests.weights.make_checkpoints import write_state
+from tests.wording import text
 from webapp.backends.fake import FakeBackend
-
-WORDS = {
-    "en": {
-        "use": "Use this preset",
-        "reload": "Save and reload",
-        "at_once": "applies at once",
-        "late": "needs a reload",
-    },
-    "zh": {"use": "启用这个预设", "reload": "保存并重新加载", "at_once": "立即生效", "late": "需要重新加载模型"},
-}
 
 
 @pytest.fixture
@@ -62,7 +53,6 @@ def loads(monkeypatch):
 
 @pytest.mark.parametrize("locale", ["en", "zh"])
 def test_a_preset_from_a_template_holds_for_the_very_next_answer(roost, visit, used, loads, locale):
-    words = WORDS[locale]
     creative = roost.app.extensions["presets"].find("creative")
     page = visit(f"{roost.url}/?lang={locale}")
     ask(page)
@@ -73,12 +63,12 @@ def test_a_preset_from_a_template_holds_for_the_very_next_answer(roost, visit, u
     page.check(f"input[value='{creative.id}']")
     page.fill("#new-name", "Evenings")
     page.click("[value=create]")
-    page.click(f"#in-use button:has-text('{words['use']}')")
+    page.click("#in-use [value^=use]")
     page.wait_for_selector("#in-use.note-good")
 
     page.fill("#field-temperature", "0.35")
     page.select_option("#field-state", "poet.safetensors")
-    page.wait_for_selector(f"#save-text:has-text('{words['at_once']}')")
+    told(page, "#save-text", "preset_page.bar.at_once", locale)
     assert not page.is_visible("#save-and-use") and page.is_visible(".is-changed #field-temperature")
     page.click(".save-bar [value=save]")
     page.wait_for_selector("#strip:has-text('poet.safetensors')")
@@ -93,8 +83,9 @@ def test_a_preset_from_a_template_holds_for_the_very_next_answer(roost, visit, u
     page.check("#build-custom")
     page.wait_for_selector("#field-strategy:not([readonly])")
     page.fill("#field-strategy", fake_strategy("Otherwise."))
-    page.wait_for_selector(f"#save-text.is-waiting:has-text('{words['late']}')")
-    page.click(f".save-bar >> text={words['reload']}")
+    told(page, "#save-text.is-waiting", "preset_page.bar.reload", locale)
+    assert page.inner_text("#save-and-use").strip() == text("preset_page.bar.save_and_reload", locale)
+    page.click("#save-and-use")
     page.wait_for_selector("#in-use.note-good")
     page.goto(roost.url)
     ask(page, "And at last?")
@@ -130,7 +121,7 @@ def test_a_deleted_preset_comes_back_and_a_slider_moves_its_number(roost, visit)
     page = visit(f"{roost.url}/presets")
     page.click(f"[popovertarget=menu-{mine.id}]")
     page.click(f"#menu-{mine.id} .menu-danger")
-    page.click(".toast button:has-text('Undo')")
+    undo(page)
     page.click(f".row-title a[href='/presets/{mine.id}']")
     page.wait_for_load_state()  # the scripts listen
     page.focus(".knob:has(#field-top_p) input[type=range]")

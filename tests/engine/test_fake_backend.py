@@ -106,9 +106,9 @@ def test_loading_reports_progress_and_can_be_cancelled():
 
 
 def test_it_refuses_and_fails_with_typed_errors():
-    with pytest.raises(StrategyError, match="because"):
+    with raises_code("strategy_invalid", reason="because"):
         FakeBackend.check(ModelSizes(fake_config()), options_of("refuse=because"))
-    with raises_code("load_failed", match="why not"):
+    with raises_code("load_failed", reason="why not"):
         load('load_fail="why not"')
     with pytest.raises(StrategyError, match="slotz"):
         options_of("slotz=3")

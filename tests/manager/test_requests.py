@@ -45,10 +45,10 @@ def test_an_id_in_use_is_refused(make_manager):
     manager = make_manager(ENDLESS)
     first = request(max_tokens=10_000)
     handle = manager.submit(first)
-    with pytest.raises(RequestError, match="already running"):
+    with raises_code("request_invalid", key="reason.manager.request_is_already_running"):
         manager.submit(first)
     first_token(handle)
-    with pytest.raises(RequestError, match="already running"):
+    with raises_code("request_invalid", key="reason.manager.request_is_already_running"):
         manager.submit(first)
     handle.abort()
     assert last_output(handle).finish_reason is FinishReason.ABORT
@@ -204,7 +204,7 @@ def test_logits_everywhere_are_refused_beyond_what_memory_should_hold(make_manag
     manager = make_manager()
     monkeypatch.setattr("webapp.manager.manager.LOGITS_LIMIT_BYTES", 4 * 256 * 10)
     assert manager.logits([1] * 10, every_position=True).shape == (10, 256)
-    with pytest.raises(RequestError, match="11 positions"):
+    with raises_code("request_invalid", key="reason.manager.too_many_positions", count=11):
         manager.logits([1] * 11, every_position=True)
     assert manager.logits([1] * 11).shape == (256,)
 

@@ -95,7 +95,7 @@ def test_a_swap_drops_a_state_that_does_not_fit_and_says_so(make_manager):
     manager.load("wide.safetensors")
     status = manager.wait_ready(30)
     assert status.state == "" and status.notice["code"] == "state_dropped"
-    assert "begin without the state fits.safetensors" in status.notice["message"]
+    assert status.notice["params"]["path"] == "fits.safetensors"
     manager.apply_state("")
     assert manager.status().notice is None
 

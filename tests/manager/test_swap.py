@@ -85,7 +85,7 @@ def test_a_failed_swap_keeps_what_is_still_there(make_manager):
     handle = manager.submit(request(max_tokens=100_000))
     first_token(handle)
     manager.load("v6.safetensors", "fake load_fail=broken")
-    with raises_code("load_failed", match="broken"):
+    with raises_code("load_failed", reason="broken"):
         manager.wait_ready(30)
     status = manager.status()
     assert (status.phase, status.model, status.error["code"]) == ("answering", "v7.safetensors", "load_failed")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.errors import raises_code
 from tests.tokenizer.make_tokenizers import write_byte_level, write_word_level
-from tests.wording import pattern
-from webapp.errors import FileMissing, WeightsError
+from webapp.errors import FileMissing
 from webapp.tokenizer.hf import HfTokenizer, byte_of_character
 
 TEXTS = ["the cat", "你好，世界 🙂", "\n\n    x\t\x00\x7fé", "a\u2028b", ""]
@@ -51,10 +51,10 @@ def test_word_lists_join_with_spaces(tmp_path):
 
 def test_files_that_are_no_tokenizer(tmp_path):
     (tmp_path / "t.json").write_text('{"not": "one"}')
-    with pytest.raises(WeightsError, match=pattern("reason.tokenizer.no_tokenizer_json")):
+    with raises_code("vocabulary_invalid", key="reason.tokenizer.no_tokenizer_json"):
         HfTokenizer(tmp_path / "t.json", 100)
     with pytest.raises(FileMissing):
         HfTokenizer(tmp_path / "none.json", 100)
     write_byte_level(tmp_path / "t.json")
-    with pytest.raises(WeightsError, match="ids go up to"):
+    with raises_code("vocabulary_invalid", key="reason.tokenizer.ids_beyond_the_vocabulary"):
         HfTokenizer(tmp_path / "t.json", 100)

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from webapp.errors import FileMissing, WeightsError
+from tests.errors import raises_code
+from webapp.errors import FileMissing
 from webapp.tokenizer.world import WorldTokenizer, official_vocabulary_path, world_tokenizer
 
 SAMPLES = [
@@ -100,26 +101,26 @@ def test_a_vocabulary_of_ones_own(tmp_path):
     assert own.encode("é") == [300]
     assert (own.name, own.last_id) == ("v.txt", 300)
     assert own.unassigned_ids()[:2] == [258, 259]
-    with pytest.raises(WeightsError, match="up to 300"):
+    with raises_code("vocabulary_invalid", key="reason.tokenizer.ids_beyond_the_vocabulary", found=300):
         WorldTokenizer(tmp_path / "v.txt", 300)
 
 
 @pytest.mark.parametrize(
-    "text, reason",
+    "text, told",
     [
-        ("1 'a' 2", "line 1"),
-        ("1 'a'", "line 1"),
-        ("x 'a' 1", "line 1"),
-        ("1 __import__('os') 1", "line 1"),
-        ("1 'a' + 'b' 2", "line 1"),
-        ("1 3 1", "line 1"),
-        ("1 '' 0", "line 1"),
-        ("1 'a' 1", "0x00"),
+        ("1 'a' 2", {"line": 1}),
+        ("1 'a'", {"line": 1}),
+        ("x 'a' 1", {"line": 1}),
+        ("1 __import__('os') 1", {"line": 1}),
+        ("1 'a' + 'b' 2", {"line": 1}),
+        ("1 3 1", {"line": 1}),
+        ("1 '' 0", {"line": 1}),
+        ("1 'a' 1", {"byte": "0x00"}),
     ],
 )
-def test_bad_vocabularies_say_where(tmp_path, text, reason):
+def test_bad_vocabularies_say_where(tmp_path, text, told):
     (tmp_path / "v.txt").write_text(text)
-    with pytest.raises(WeightsError, match=reason):
+    with raises_code("vocabulary_invalid", **told):
         WorldTokenizer(tmp_path / "v.txt")
 
 
@@ -127,7 +128,7 @@ def test_missing_and_binary_vocabularies(tmp_path):
     with pytest.raises(FileMissing):
         WorldTokenizer(tmp_path / "none.txt")
     (tmp_path / "v.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(WeightsError, match="UTF-8"):
+    with raises_code("vocabulary_invalid", key="reason.tokenizer.vocabulary_is_utf_8_text"):
         WorldTokenizer(tmp_path / "v.txt")
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.errors import keys_in
 from webapp.chat.messages import ToolCall
 from webapp.tools.builtin import BUILTINS
 from webapp.tools.builtin.attachment_search import (
@@ -117,12 +118,12 @@ def call(arguments, texts=None):
 
 def test_outside_a_chat_it_says_why_there_is_nothing_to_search():
     result = call({"query": "heron"})
-    assert result.is_error and "attach text files in a chat" in str(result.reason)
+    assert result.is_error and keys_in(result.reason) == ["reason.tools.searches_the_files_of_a_chat"]
 
 
 def test_a_chat_without_files_says_so():
     result = call({"query": "heron"}, lambda: [])
-    assert result.is_error and "no files are attached" in str(result.reason)
+    assert result.is_error and keys_in(result.reason) == ["reason.tools.no_files_are_attached_to_this"]
 
 
 @pytest.mark.parametrize("arguments", [{}, {"query": "a", "max_results": 0}, {"query": "a", "max_results": 99}])
@@ -134,7 +135,8 @@ def test_arguments_that_do_not_fit_are_told_before_anything_is_read(arguments):
 
 
 def test_a_query_without_words_is_told():
-    assert "no words" in str(call({"query": "?!"}, lambda: [NamedText("a", "b")]).reason)
+    result = call({"query": "?!"}, lambda: [NamedText("a", "b")])
+    assert keys_in(result.reason) == ["reason.tools.query_has_no_words_to_look"]
 
 
 def test_other_tools_run_as_ever_in_a_chat():

@@ -8,7 +8,6 @@ import torch
 
 from tests.errors import raises_code
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.errors import WeightsError
 from webapp.weights.checkpoint import open_checkpoint
 
 
@@ -74,10 +73,13 @@ def test_arrays_outlive_the_checkpoint(tmp_path):
 
 def test_unknown_names_and_unreadable_formats(tmp_path):
     write_checkpoint(tmp_path / "m.pth", "7")
-    with open_checkpoint(tmp_path / "m.pth") as checkpoint, pytest.raises(WeightsError, match=r"no tensor x\.y"):
+    with (
+        open_checkpoint(tmp_path / "m.pth") as checkpoint,
+        raises_code("file_error", key="reason.weights.no_tensor_in_it", name="x.y"),
+    ):
         checkpoint.array("x.y")
     (tmp_path / "m.bin").write_bytes(b"fmgg" + (1).to_bytes(4, "little") * 5 + bytes(40))
-    with pytest.raises(WeightsError, match=r"rwkv\.cpp"):
+    with raises_code("file_error", key="reason.weights.version_of_rwkv_cpp_is_unknown", found=1):
         open_checkpoint(tmp_path / "m.bin")
     (tmp_path / "m.txt").write_text("only some text, no model")
     with raises_code("unknown_format"):

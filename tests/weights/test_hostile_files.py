@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.errors import raises_code
+from tests.errors import keys_in, raises_code
 from tests.weights.hostile_files import HOSTILE, ODD, pth, table, tensor, text
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.errors import WeightsError
@@ -116,9 +116,10 @@ def test_types_without_a_storage_class_are_read_alike_from_both_formats(tmp_path
 
 def test_a_whole_program_object_is_named_with_a_way_out(tmp_path):
     torch.save(torch.nn.Linear(2, 2), tmp_path / "m.pth")
-    with raises_code("not_a_model") as caught:
+    told = {"key": "reason.weights.object_of_a_program", "name": "torch.nn.modules.linear.Linear"}
+    with raises_code("not_a_model", **told) as caught:
         inspect(tmp_path / "m.pth")
-    assert "state_dict" in caught.value.hint and "torch.nn.modules.linear.Linear" in caught.value.message
+    assert keys_in(caught.value.params["way_out"]) == ["reason.weights.save_its_weights_alone_torch_save"]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.errors import raises_code
+from tests.errors import keys_in, raises_code
 from tests.weights.make_checkpoints import ARCHITECTURES, make_tensors, write_checkpoint, write_state, write_tensors
-from webapp.errors import WeightsError
 from webapp.weights.checkpoint import inspect
 from webapp.weights.inspection import USED_TOKENS_KEY, require_model, used_token_bitmap
 
@@ -131,7 +130,7 @@ def test_a_state_file(tmp_path):
     write_state(tmp_path / "s.pth", n_layer=3)
     found = inspect(tmp_path / "s.pth")
     assert (found.kind, found.config, found.state_shape) == ("state", None, (3, 2, 64))
-    with raises_code("not_a_model", match="a state file"):
+    with raises_code("not_a_model", key="reason.weights.state_file"):
         require_model(found)
 
 
@@ -141,17 +140,17 @@ def test_a_lora_file(tmp_path, names):
     write_tensors(tmp_path / "l.pth", arrays)
     found = inspect(tmp_path / "l.pth")
     assert (found.kind, found.config) == ("lora", None)
-    with raises_code("not_a_model", match="a LoRA"):
+    with raises_code("not_a_model", key="reason.weights.lora"):
         require_model(found)
 
 
 def test_a_file_of_another_project_says_why(tmp_path):
     write_tensors(tmp_path / "x.safetensors", {"model.layers.0.self_attn.q_proj.weight": np.zeros((4, 4), np.float32)})
     found = inspect(tmp_path / "x.safetensors")
-    assert found.kind == "unknown" and "Hugging Face" in str(found.reason)
-    with raises_code("not_a_model") as caught:
+    assert found.kind == "unknown" and keys_in(found.reason) == ["reason.weights.tensors_have_the_names_of_hugging"]
+    with raises_code("not_a_model", key="reason.weights.tensors_have_the_names_of_hugging") as caught:
         require_model(found)
-    assert "Hugging Face" in caught.value.message and caught.value.hint.startswith("Choose an RWKV model")
+    assert keys_in(caught.value.params["way_out"]) == ["reason.weights.choose_an_rwkv_model_in_pth"]
 
 
 def test_a_missing_layer_is_named(tmp_path):
@@ -199,7 +198,7 @@ def test_used_token_bitmap_from_the_metadata(tmp_path):
 @pytest.mark.parametrize("text", ["@@@", base64.b64encode(b"short").decode()])
 def test_a_damaged_bitmap_is_said(tmp_path, text):
     write_tensors(tmp_path / "m.st", make_tensors("7"), metadata={USED_TOKENS_KEY: text})
-    with pytest.raises(WeightsError, match="bitmap"):
+    with raises_code("file_error", name=USED_TOKENS_KEY):
         used_token_bitmap(inspect(tmp_path / "m.st"))
 
 

@@ -81,9 +81,9 @@ def test_weights_that_make_no_mean_are_refused(tmp_path, weights):
 
 def test_states_that_do_not_go_together_are_refused(tmp_path):
     one = made(tmp_path, 1, architecture="7")
-    with raises_code("state_mismatch", match="2 x 4 x 8"):
+    with raises_code("state_mismatch", key="states.mismatch.sizes", found="2 x 4 x 8"):
         blend_states([(one, 1.0), (made(tmp_path, 2, n_head=4), 1.0)])
-    with raises_code("state_mismatch", match="RWKV-6"):
+    with raises_code("state_mismatch", key="states.mismatch.architecture", found="RWKV-6"):
         blend_states([(one, 1.0), (made(tmp_path, 3, architecture="6"), 1.0)])
     for parts in ([(one, 1.0)], [(None, 1.0), (None, 1.0)], [(one, 1.0)] * 17):
         with raises_code("blend_invalid"):

@@ -196,7 +196,7 @@ def test_an_active_preset_whose_model_is_gone_does_not_stop_a_start(open_house):
 
 def test_a_start_can_name_the_preset(open_house):
     assert open_house(preset="precise").presets.active().shipped_key == "precise"
-    with raises_code("settings_invalid", match="there is no such preset"):
+    with raises_code("settings_invalid", key="reason.services.no_such_preset"):
         open_house(preset="nowhere")
 
 

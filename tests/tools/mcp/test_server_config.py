@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.errors import raises_code
 from webapp.errors import McpServerInvalid
 from webapp.tools.mcp.answers import remote_tool, says
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked_server, read_servers
@@ -74,30 +75,32 @@ def test_the_json_of_other_programs_is_read():
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "told"),
     [
-        ("[", "not JSON"),
-        ("[" * 100_000, "not JSON"),
-        ("[]", "must look like"),
-        ('{"mcpServers": {}}', "must look like"),
-        ('{"mcpServers": {"a": 3}}', "a: it is not an object"),
-        ('{"mcpServers": {"a": {"args": []}}}', "needs a command"),
-        ('{"mcpServers": {"a": {"command": "x", "args": "y"}}}', "needs a command"),
-        ('{"mcpServers": {"a": {"command": "x", "args": [{}]}}}', "a: args: it must hold texts"),
+        ("[", {"key": "reason.tools.is_not_json_because"}),
+        ("[" * 100_000, {"key": "reason.tools.is_not_json_because"}),
+        ("[]", {"key": "reason.tools.must_look_like"}),
+        ('{"mcpServers": {}}', {"key": "reason.tools.must_look_like"}),
+        ('{"mcpServers": {"a": 3}}', {"path": "a", "key": "reason.common.is_not_an_object"}),
+        ('{"mcpServers": {"a": {"args": []}}}', {"key": "reason.tools.needs_a_command_with_a_list"}),
+        ('{"mcpServers": {"a": {"command": "x", "args": "y"}}}', {"key": "reason.tools.needs_a_command_with_a_list"}),
+        (
+            '{"mcpServers": {"a": {"command": "x", "args": [{}]}}}',
+            {"path": "a: args", "key": "reason.tools.must_hold_texts"},
+        ),
         ('{"mcpServers": {"a": {"command": "x", "env": []}}}', None),
-        ('{"mcpServers": {"a": {"command": "x", "env": [1]}}}', "a: env: it must be an object of texts"),
-        ('{"mcpServers": {"a": {"type": "sse", "url": "http://a/"}}}', "sse is not supported"),
-        ('{"mcpServers": {"a/b": {"command": "x"}}}', "a/b: name"),
-        ('{"mcpServers": {"a": {"url": "ftp://x"}}}', "a: url"),
+        ('{"mcpServers": {"a": {"command": "x", "env": [1]}}}', {"path": "a: env"}),
+        ('{"mcpServers": {"a": {"type": "sse", "url": "http://a/"}}}', {"kind": "sse"}),
+        ('{"mcpServers": {"a/b": {"command": "x"}}}', {"path": "a/b: name"}),
+        ('{"mcpServers": {"a": {"url": "ftp://x"}}}', {"path": "a: url"}),
     ],
 )
-def test_wrong_json_is_refused_with_the_servers_name(text, words):
-    if words is None:
+def test_wrong_json_is_refused_with_the_servers_name(text, told):
+    if told is None:
         assert read_servers(text)[0].env == {}
         return
-    with pytest.raises(McpServerInvalid) as caught:
+    with raises_code("mcp_server_invalid", field="json", **told):
         read_servers(text)
-    assert caught.value.params["field"] == "json" and words in str(caught.value.params["reason"])
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 
 from tests.web.api.test_openai_chat import HELLO, ask
 from tests.web.api.test_tools import BOTH, PARIS, TIME, WEATHER, added_up, spoken
+from tests.wording import says
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import all_dialects
 from webapp.web.api.answering import completed, read_arguments
@@ -107,7 +108,7 @@ def test_anthropics_choices_are_kept(serve):
     assert kinds(type="auto") == ["tool_use", "tool_use"]
     assert kinds(type="any", disable_parallel_tool_use=True) == ["tool_use"]
     assert kinds(type="none") == ["text"]
-    assert "one of auto, any, tool, none" in kinds(type="always")
+    assert says(kinds(type="always"), "reason.common.must_be_one_of", names="auto, any, tool, none")
     assert "tool_choice" in kinds(type="tool")
 
 

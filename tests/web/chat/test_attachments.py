@@ -3,6 +3,7 @@
 import re
 import urllib.error
 import urllib.request
+from html import escape
 
 import pytest
 
@@ -108,19 +109,19 @@ def test_the_page_of_a_file_shows_it_escaped_and_gives_it_back(roost):
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "status", "said"),
+    ("name", "data", "status", "code"),
     [
-        ("x.txt", b"\x00\x01" * 50, 422, "not a text file"),
-        ("x.pdf", b"%PDF-1.4 text", 422, "PDF"),
-        ("x.txt", b"  ", 422, "no text"),
-        ("<img src=x>.txt", bytes(9), 422, "&lt;img"),
-        ("big.txt", b"a" * (FILE_BYTES + 1), 413, "larger than 2 MB"),
+        ("x.txt", b"\x00\x01" * 50, 422, "attachment_not_text"),
+        ("x.pdf", b"%PDF-1.4 text", 422, "attachment_not_text"),
+        ("x.txt", b"  ", 422, "attachment_empty"),
+        ("<img src=x>.txt", bytes(9), 422, "attachment_not_text"),
+        ("big.txt", b"a" * (FILE_BYTES + 1), 413, "attachment_too_large"),
     ],
 )
-def test_what_cannot_be_attached_begins_no_chat(roost, name, data, status, said):
-    found, headers, html = attach(roost, "", name, data)
-    assert (found, headers["Roost-Chat"]) == (status, "") and "toast-error" in html and said in html
-    assert "<img" not in html
+def test_what_cannot_be_attached_begins_no_chat(roost, name, data, status, code):
+    found, headers, page = attach(roost, "", name, data)
+    assert (found, headers["Roost-Chat"]) == (status, "") and is_refused(page, code)
+    assert escape(name) in page and "<img" not in page
 
 
 def test_fifty_megabytes_are_refused_before_they_are_read(roost):
@@ -169,7 +170,7 @@ def test_every_page_of_the_chat_shows_what_waits(roost):
     page.until(lambda frame: isinstance(frame, str) and 'id="attached"' in frame and "a.txt" in frame)
     file = pending(roost, chat_id)[0]
     page.send(do=f"toggle_attachment:{file.id}", chat=chat_id)
-    page.until(lambda frame: isinstance(frame, str) and "Searched only" in frame)
+    page.until(lambda frame: isinstance(frame, str) and says(frame, "chat.files.searched"))
     page.send(do="send", chat=chat_id, text="Now")
     page.until(lambda frame: isinstance(frame, str) and 'id="attached"' in frame and "a.txt" not in frame)
 
@@ -179,4 +180,4 @@ def test_the_tools_page_offers_the_search_and_a_trial_says_why_it_finds_nothing(
     fields = {"name": "search_attachments", "behaviour": "builtin", "builtin": "search_attachments"}
     row = {"row.0.name": "query", "row.0.kind": "string", "row.0.path": "query"}
     _, page = roost.post("/tools/try", arguments='{"query": "heron"}', **fields, **row)
-    assert "attach text files in a chat" in page
+    assert says(page, "reason.tools.searches_the_files_of_a_chat")

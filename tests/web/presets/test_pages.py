@@ -18,11 +18,14 @@ def name_of(page, preset_id):
 def test_the_list_shows_own_and_shipped_ones_and_marks_the_active(browser):
     mine = browser.presets.create("Mine & yours", {"temperature": 1.5})
     status, page = browser.get("/presets")
-    assert status == 200 and name_of(page, mine.id) == "Mine &amp; yours" and "Temperature 1.5" in page
+    assert (
+        status == 200
+        and name_of(page, mine.id) == "Mine &amp; yours"
+        and f"{text('sampling.temperature.label')} 1.5" in page
+    )
     assert all(preset.id in page for preset in browser.presets.list())
-    active = browser.presets.active()
-    row = page[page.index(f'href="/presets/{active.id}"') :]
-    assert "Active" in row[: row.index("</p>")] and page.count("badge-accent") == 1
+    marked = re.findall(r'<li class="row is-current">.*?href="/presets/(\w+)"', page, re.DOTALL)
+    assert marked == [browser.presets.active().id] and page.count("badge-accent") == 1
 
 
 def test_shipped_presets_speak_the_readers_language(browser):
@@ -89,7 +92,7 @@ def test_what_differs_from_the_default_has_a_dot(browser):
     page = browser.get(f"/presets/{mine.id}")[1]
     changed = re.findall(r'form-row[^"]*is-changed[^>]*>.*?for="field-(\w+)"', page, re.DOTALL)
     assert changed == ["temperature"]
-    assert re.search(r'data-reset="1" aria-label="Back to the default: 1"', page)
+    assert f'data-reset="1" aria-label="{text("controls.reset", value=1)}"' in page
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,8 @@ def test_states_that_do_not_fit_cannot_be_chosen(browser):
 def test_a_model_that_is_not_here_stays_what_the_preset_names(browser):
     coding = browser.presets.find("coding")
     page = browser.get(f"/presets/{coding.id}")[1]
-    assert re.search(rf'<option value="{coding.model}" selected>{coding.model} \(not here\)', page)
+    shown = text("preset_page.not_here", name=coding.model)
+    assert f'<option value="{coding.model}" selected>{shown}' in page
     browser.save(coding.id, temperature="0.2", model=coding.model)
     assert browser.presets.get(coding.id).model == coding.model
 
@@ -236,7 +240,7 @@ def test_export_and_import_bring_the_same_preset(browser):
     text = answer.get_data(as_text=True)
     assert json.loads(text)["presets"][0]["name"] == "诗人"
     _, where, _ = browser.post("/presets/do", do="import", text=text)
-    assert "1 preset imported" in browser.get(where)[1]
+    assert says(browser.get(where)[1], "preset_page.done.imported", count=1)
     copy = browser.presets.find("诗人 (2)")
     assert (copy.sampling, copy.stop, copy.note) == (mine.sampling, mine.stop, mine.note)
 

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import make_tensors
 from tests.wording import says
+from webapp.i18n import Text, translate
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
@@ -149,7 +150,10 @@ def test_a_tool_is_tried_before_it_is_saved(browser: Browser) -> None:
     answer = browser.client.post(
         "/tools/try?lang=zh", base_url=BASE, headers={"Origin": BASE}, data={**WEATHER, "arguments": "{}"}
     )
-    assert "参数不符合要求：缺少" in unescape(answer.get_data(as_text=True))
+    missing = Text("reason.tools.names_are_missing", names="'city'")
+    assert translate("reason.tools.arguments_do_not_fit", "zh", problems=missing) in unescape(
+        answer.get_data(as_text=True)
+    )
     _, _, page = browser.post(
         "/tools/try?lang=en", htmx=True, **{**WEATHER, "fixed_value": ""}, arguments='{"city": "x"}'
     )
@@ -227,7 +231,7 @@ def test_two_people_editing_one_tool_overwrite_nothing(browser: Browser) -> None
     seen = repr(tool.updated_at)
     assert browser.post(f"/tools/{tool.id}", **{**WEATHER, "description": "first", "updated_at": seen})[0] == 303
     status, _, page = browser.post(f"/tools/{tool.id}", **{**WEATHER, "description": "second", "updated_at": seen})
-    assert status == 422 and "changed elsewhere" in page and "second" in page
+    assert status == 422 and says(page, "reason.storage.was_changed_elsewhere_in_the_meantime") and "second" in page
     assert browser.tools.get(tool.id).definition.description == "first"
 
 

@@ -188,12 +188,11 @@ def test_a_fast_file_can_be_made_for_a_card_this_machine_lacks(tmp_path: Path) -
 
 
 def test_a_v7_file_from_another_converter_is_refused_with_the_reason(tmp_path: Path) -> None:
-    from webapp.errors import WeightsError
 
     write_checkpoint(tmp_path / "raw.pth", "7")
     convert(tmp_path / "raw.pth", tmp_path / "fast.pth", "fast", ConversionOptions(strategy="cpu fp32"))
     torch.save({k: v for k, v in state_dict(tmp_path / "fast.pth").items() if k != "_roost_layout"}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="cannot convert RWKV-7"):
+    with raises_code("load_failed", "file_error", key="reason.backends.converted_by_another_program"):
         logits(tmp_path / "x.pth")
 
 
@@ -233,21 +232,26 @@ def test_a_lora_is_merged(target: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "match"),
+    ("changes", "told"),
     [
-        ({"blocks.0.att.key.lora_A": np.zeros((4, 64), np.float32)}, "blocks.0.att.key"),
-        ({"blocks.0.att.key.lora_B": np.zeros((128, 8), np.float32)}, "blocks.0.att.key"),
-        ({"blocks.9.att.key.lora_A": np.zeros((4, 128), np.float32)}, "blocks.9"),
-        ({"blocks.0.att.value.lora_B": np.zeros((128, 4), np.float32)}, "alone"),
-        ({"blocks.1.ln1.weight": np.zeros(64, np.float32)}, "blocks.1.ln1.weight"),
-        ({"blocks.0.att.key.lora_A": np.full((4, 128), np.nan, np.float32)}, "NaN"),
+        ({"blocks.0.att.key.lora_A": np.zeros((4, 64), np.float32)}, {"name": "blocks.0.att.key.weight"}),
+        ({"blocks.0.att.key.lora_B": np.zeros((128, 8), np.float32)}, {"name": "blocks.0.att.key.weight"}),
+        ({"blocks.9.att.key.lora_A": np.zeros((4, 128), np.float32)}, {"what": "blocks.9.att.key.weight"}),
+        ({"blocks.0.att.value.lora_B": np.zeros((128, 4), np.float32)}, {"key": "reason.weights.alone"}),
+        ({"blocks.1.ln1.weight": np.zeros(64, np.float32)}, {"what": "blocks.1.ln1.weight"}),
+        (
+            {"blocks.0.att.key.lora_A": np.full((4, 128), np.nan, np.float32)},
+            {"key": "reason.weights.tensor_holds_nan_or_infinite_values"},
+        ),
     ],
 )
-def test_a_lora_of_another_model_is_refused(changes: dict[str, np.ndarray], match: str, tmp_path: Path) -> None:
+def test_a_lora_of_another_model_is_refused(
+    changes: dict[str, np.ndarray], told: dict[str, str], tmp_path: Path
+) -> None:
     write_checkpoint(tmp_path / "raw.pth", "7")
     lora_of(tmp_path / "lora.pth", **changes)
     options = ConversionOptions(lora=str(tmp_path / "lora.pth"), lora_alpha=8)
-    with pytest.raises(ConversionError, match=match):
+    with raises_code("lora_mismatch", "conversion_failed", **told):
         convert(tmp_path / "raw.pth", tmp_path / "merged.pth", "pth", options)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lora.pth", "raw.pth"]
 
@@ -257,7 +261,7 @@ def test_a_lora_without_its_alpha_is_not_guessed(alpha: float | None, tmp_path: 
     write_checkpoint(tmp_path / "raw.pth", "7")
     lora_of(tmp_path / "lora.pth")
     options = ConversionOptions(lora=str(tmp_path / "lora.pth"), lora_alpha=alpha)
-    with raises_code("conversion_refused", match="alpha"):
+    with raises_code("conversion_refused", key="reason.weights.loras_alpha_is_not_known"):
         convert(tmp_path / "raw.pth", tmp_path / "merged.pth", "pth", options)
 
 
@@ -328,7 +332,7 @@ def test_the_source_is_never_its_own_target(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "raw.pth", "6")
     before = (tmp_path / "raw.pth").read_bytes()
     options = ConversionOptions(strategy="cpu fp32", overwrite=True)
-    with raises_code("conversion_refused", match="take the place"):
+    with raises_code("conversion_refused", key="reason.weights.new_file_would_take_the_place"):
         convert(tmp_path / "raw.pth", tmp_path / "raw.pth", "fast", options)
     assert (tmp_path / "raw.pth").read_bytes() == before
 
@@ -345,18 +349,18 @@ def test_a_full_disk_is_said_before_it_begins(tmp_path: Path, monkeypatch: pytes
     usage = type("Usage", (), {"free": 20_000_000})
     monkeypatch.setattr(writers.shutil, "disk_usage", lambda folder: usage)
     monkeypatch.setattr(writers, "SPARE_BYTES", 20_000_000)
-    with raises_code("conversion_no_space", match="free"):
+    with raises_code("conversion_no_space"):
         convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
 
 
 def test_what_there_is_no_need_to_convert_is_said(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "raw.pth", "6")
     convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
-    with raises_code("conversion_refused", match="already"):
+    with raises_code("conversion_refused", key="reason.weights.pth_already"):
         convert(tmp_path / "raw.pth", tmp_path / "again.pth", "pth")
-    with raises_code("conversion_refused", match="already"):
+    with raises_code("conversion_refused", key="reason.weights.has_web_rwkvs_names_already"):
         convert(tmp_path / "model.st", tmp_path / "again.st", "st")
-    with raises_code("conversion_refused", match="target"):
+    with raises_code("conversion_refused", key="reason.weights.no_such_target"):
         convert(tmp_path / "raw.pth", tmp_path / "model.onnx", "onnx")
 
 
@@ -381,7 +385,7 @@ def test_a_result_that_reads_back_differently_gets_no_name(tmp_path: Path, monke
         file.write(bytes(100))
 
     monkeypatch.setitem(writers.WRITERS, "safetensors", losing)
-    with pytest.raises(ConversionError, match="reads differently"):
+    with raises_code("conversion_failed", key="reason.weights.reads_differently_from_what_was_written"):
         convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
 
     def mixing(file, plan, meter) -> None:
@@ -392,6 +396,6 @@ def test_a_result_that_reads_back_differently_gets_no_name(tmp_path: Path, monke
         honest(file, plan, meter)
 
     monkeypatch.setitem(writers.WRITERS, "safetensors", mixing)
-    with pytest.raises(ConversionError, match=r"values of blocks\.0\.att\.key"):
+    with raises_code("conversion_failed", key="reason.weights.values_of_are_not_those", name="blocks.0.att.key.weight"):
         convert(tmp_path / "raw.pth", tmp_path / "model.st", "st")
     assert [path.name for path in tmp_path.iterdir()] == ["raw.pth"]
