@@ -19,11 +19,13 @@ from flask import Flask
 
 from tests.errors import raises_code
 from tests.waiting import wait_until
-from tests.web.owner import install_guard
+from tests.web.owner import install_guard, owner_client
 from tests.wording import pattern, text
+from webapp.services.downloads import catalogue
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
-from webapp.web.serve import announce, bind_error, local_url, make_server, serve, url_of
+from webapp.web.app import create_app
+from webapp.web.serve import announce, bind_error, local_url, make_server, prepare_pages, serve, url_of
 
 ROOT = Path(__file__).resolve().parents[2]
 POSIX_SIGNALS = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -57,6 +59,23 @@ def test_it_serves_on_a_free_port_and_stops():
     server.stop()
     thread.join(30)
     assert not thread.is_alive()
+
+
+def test_the_pages_are_prepared_so_that_the_first_look_compiles_nothing(tmp_path, monkeypatch):
+    settings = Settings(data_dir=tmp_path / "data", models_dir=tmp_path / "models")
+    app = create_app(settings)
+    try:
+        parts = ("base", "pages", "_", "models", "jobs", "status")
+        names = [name for name in app.jinja_env.list_templates() if name.startswith(parts)]
+        monkeypatch.setattr(app.jinja_env, "list_templates", lambda: names)
+        prepare_pages(app, settings)
+        fits = catalogue._fitting.cache_info()
+        monkeypatch.setattr(app.jinja_env, "compile", lambda *_, **__: pytest.fail("a template was compiled"))
+        assert owner_client(app).get("/models", base_url="http://127.0.0.1").status_code == 200
+        assert catalogue._fitting.cache_info().misses == fits.misses and fits.misses >= 20
+        prepare_pages(Flask("bare"), settings)  # an app without a model
+    finally:
+        app.extensions["close"]()
 
 
 def test_a_taken_port_is_an_error_with_the_way_out():

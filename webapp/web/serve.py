@@ -21,7 +21,10 @@ from flask import Flask
 from webapp.errors import RoostError
 from webapp.i18n import Text, system_reason
 from webapp.i18n.terminal import t
+from webapp.manager.manager import ModelManager
 from webapp.services.access import owner_link
+from webapp.services.downloads.catalogue import fitting, known_models
+from webapp.services.strategy.hardware import probe
 from webapp.settings import LOOPBACK_HOSTS, Settings
 from webapp.web.api.operations import GENERATING_PATHS
 from webapp.web.peer import TrustedProxies, is_loopback
@@ -42,6 +45,10 @@ FAMILIES = {"localhost": ("127.0.0.1", "::1"), "::": ("::", "0.0.0.0")}
 socket does not answer IPv4 everywhere."""
 PORT_TRIES = 5
 ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+PREPARE_AFTER_S = 3.0
+"""The page that the browser opens at once, and a first message, are not to wait for that."""
+FIRST_TEMPLATES = ("base", "chat/", "status/", "models/")
+"""Of the page that the browser opens first, and of the largest one."""
 INTERRUPTED = 130  # the exit status of a shell's program ended by Ctrl-C
 
 
@@ -244,18 +251,39 @@ def serve(
     """
     server = make_server(app, settings)
     app.extensions["stop"] = server.stop
+    preparing = threading.Timer(PREPARE_AFTER_S, prepare_pages, (app, settings))
+    preparing.daemon = True
     with stopping_on_signals():
         try:
             # All of it, as a signal may come at any moment from here on.
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 tell(app, settings, server.addresses[0][1], on_ready)
+                preparing.start()
                 server.loop()
         finally:
+            preparing.cancel()
             if guard := app.extensions.get("guard"):
                 guard.proof.forget_addresses()
             if on_stop:
                 on_stop()
             server.close()
+
+
+def prepare_pages(app: Flask, settings: Settings) -> None:
+    """What the first look at each page would wait for: its templates are compiled (some 8 ms each), the file reader's
+    process is started, and what each published model would need here is worked out."""
+    manager: ModelManager | None = app.extensions.get("model_manager")
+    if manager is None or settings.api_only:
+        return
+    try:
+        for name in sorted(app.jinja_env.list_templates(), key=lambda name: not name.startswith(FIRST_TEMPLATES)):
+            app.jinja_env.get_template(name)
+        manager.status()
+        hardware = probe(manager.library.models_dir)
+        for model in known_models():
+            fitting(model, hardware, manager.engine_memory_bytes())
+    except Exception:  # the page that needs it says what is wrong
+        log.exception("the pages could not be prepared")
 
 
 def tell(app: Flask, settings: Settings, port: int, on_ready: Callable[[str], None] | None) -> None:
