@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
@@ -21,6 +22,7 @@ from webapp.weights.checkpoint import inspect
 ARCHITECTURES = ("4", "5.0", "5.1", "5.2", "6", "7")
 CHUNKS = (16, 1, 23)
 """A prompt's chunks; 40 tokens in all."""
+SHORT = (10, 1, 9)
 
 STRATEGIES = {
     "native": "native f32",
@@ -55,6 +57,14 @@ def entries() -> list[BackendEntry]:
     return [entry for entry in REGISTRY if entry.name not in NO_REFERENCE]
 
 
+def _marked(entry: BackendEntry) -> ParameterSet:
+    """Shaders on a processor take too long for every run of the tests; ``test_webgpu`` has a short part that is."""
+    return pytest.param(entry, id=entry.name, marks=[pytest.mark.graphics] if entry.name == "webgpu" else [])
+
+
+every_backend = pytest.mark.parametrize("entry", [_marked(entry) for entry in entries()])
+
+
 def load_or_skip(entry: BackendEntry, path: Path, strategy: str) -> Backend:
     """Skips, with the backend's own words, what this machine or this backend cannot run."""
     backend_class = entry.load_class()
@@ -68,12 +78,12 @@ def load_or_skip(entry: BackendEntry, path: Path, strategy: str) -> Backend:
     return load_backend(path, strategy)
 
 
-def measure(backend: Backend, reference: NumpyRwkv, seed: int = 0) -> Differences:
-    ids = np.random.default_rng(seed).integers(0, reference.config.vocab_size, sum(CHUNKS)).tolist()
+def measure(backend: Backend, reference: NumpyRwkv, seed: int = 0, lengths: Sequence[int] = CHUNKS) -> Differences:
+    ids = np.random.default_rng(seed).integers(0, reference.config.vocab_size, sum(lengths)).tolist()
     expected, expected_state = reference.forward(ids)
     slot = backend.new_slot()
     chunks, position = 0.0, 0
-    for length in CHUNKS:
+    for length in lengths:
         logits = forward(backend, [slot], [ids[position : position + length]])[0]
         position += length
         chunks = max(chunks, difference(logits, expected[position - 1]))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.parity import ARCHITECTURES, ROUNDING, STRATEGIES, difference, entries, make_pair, measure
+from tests.backends.parity import ARCHITECTURES, ROUNDING, STRATEGIES, difference, every_backend, make_pair, measure
 from tests.engine.driving import Answer, forward, request, run
 from tests.waiting import PATIENCE_S
 from webapp.engine.llm_engine import LLMEngine
@@ -27,7 +27,7 @@ CASES += [("4", "float32"), ("5.1", "float16"), ("6", "float32"), ("7", "float16
 
 
 @pytest.mark.parametrize(("architecture", "dtype"), CASES)
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+@every_backend
 def test_a_backend_computes_what_the_reference_computes(
     entry: BackendEntry, architecture: str, dtype: str, tmp_path: Path, record_property
 ) -> None:
@@ -43,7 +43,7 @@ def test_a_backend_computes_what_the_reference_computes(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+@every_backend
 def test_a_state_survives_reading_and_writing_bit_for_bit(
     entry: BackendEntry, architecture: str, tmp_path: Path
 ) -> None:
@@ -58,7 +58,7 @@ def test_a_state_survives_reading_and_writing_bit_for_bit(
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+@every_backend
 def test_slots_do_not_see_each_other(entry: BackendEntry, architecture: str, tmp_path: Path) -> None:
     backend, _ = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name])
     alone = backend.new_slot()
@@ -81,7 +81,7 @@ def test_slots_do_not_see_each_other(entry: BackendEntry, architecture: str, tmp
 
 
 @pytest.mark.parametrize("architecture", ("5.0", "5.2", "6", "7"))
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+@every_backend
 def test_a_state_merged_in_the_model_is_where_a_fresh_slot_starts(
     entry: BackendEntry, architecture: str, tmp_path: Path
 ) -> None:
@@ -93,7 +93,7 @@ def test_a_state_merged_in_the_model_is_where_a_fresh_slot_starts(
 
 
 @pytest.mark.parametrize("architecture", ("4", "7"))
-@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+@every_backend
 def test_a_b_a_over_restarts_reads_nothing_again_and_writes_the_same(
     entry: BackendEntry, architecture: str, tmp_path: Path
 ) -> None:

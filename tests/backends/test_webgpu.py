@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from tests.backends.conftest import shared_gpu
-from tests.backends.parity import difference, entries, load_or_skip, make_pair, measure
+from tests.backends.parity import SHORT, difference, entries, load_or_skip, make_pair, measure
 from tests.engine.driving import forward
 from tests.engine.test_sampler import PARAMS, batch_of, kinds_of_logits, sequence
 from tests.reference import plain_sampler
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import make_tensors, write_checkpoint, write_tensors
 from webapp.backends import packed_file
-from webapp.backends.webgpu import WebgpuBackend, device, model, packing
+from webapp.backends.webgpu import WebgpuBackend, device, packing
 from webapp.backends.webgpu.device import Adapter
 from webapp.backends.webgpu.model import Layout
 from webapp.backends.webgpu.sampling import GpuSampler
@@ -290,6 +290,13 @@ def test_a_driver_that_ends_the_child_does_not_end_this_process(monkeypatch: pyt
 # drawing where the logits are
 
 
+def own_gpu_or_skip() -> device.Gpu:
+    found = WebgpuBackend.availability()
+    if not found.is_available:
+        pytest.skip(f"{found.reason}; {found.way_out}")
+    return device.Gpu()
+
+
 def sampler_or_skip(logits: np.ndarray, cut: int, lines: int = 40) -> GpuSampler:
     """Of logits that lie on the card in two parts, cut before a token id that is a multiple of 4."""
     found = WebgpuBackend.availability()
@@ -305,7 +312,7 @@ def sampler_or_skip(logits: np.ndarray, cut: int, lines: int = 40) -> GpuSampler
     return GpuSampler(gpu, logits.shape[1], parts, lines)
 
 
-@pytest.mark.parametrize("vocab_size", [127, 5021, 20095, 65536])
+@pytest.mark.parametrize("vocab_size", [127, *(pytest.param(n, marks=pytest.mark.graphics) for n in (5021, 65536))])
 def test_the_card_draws_what_the_definition_draws(vocab_size: int) -> None:
     logits = np.stack(list(kinds_of_logits(vocab_size).values())).astype(np.float32)
     rng = np.random.default_rng(1)
@@ -361,8 +368,16 @@ def test_a_usual_draw_reads_a_hundredth_of_the_logits() -> None:
 # on an adapter
 
 
+def test_a_model_of_the_newest_version_computes_what_the_reference_does(tmp_path: Path) -> None:
+    """The others, and every format: ``-m graphics``."""
+    backend, reference = make_pair(ENTRY, tmp_path, "7", "webgpu fp16")
+    assert measure(backend, reference, lengths=SHORT).largest() <= TOLERANCE
+    backend.close()
+
+
+@pytest.mark.graphics
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-@pytest.mark.parametrize("architecture", ["7", "6"])
+@pytest.mark.parametrize("architecture", ["4", "5.0", "5.2", "6", "7"])
 def test_quantised_layers_compute_what_their_unpacked_weights_do(kind: str, architecture: str, tmp_path: Path) -> None:
     path = tmp_path / "model.st"
     weights = write_checkpoint(path, architecture, n_layer=3, dtype="float16")
@@ -370,45 +385,50 @@ def test_quantised_layers_compute_what_their_unpacked_weights_do(kind: str, arch
     for name, values in weights.items():
         if name.startswith(("blocks.0.", "blocks.1.")) and name.endswith(".weight") and values.ndim == 2:
             weights[name] = packing.unpack(kind, *packing.pack(kind, values)).reshape(values.shape)
-    assert measure(backend, NumpyRwkv(backend.config, weights)).largest() <= TOLERANCE
+    assert measure(backend, NumpyRwkv(backend.config, weights), lengths=SHORT).largest() <= TOLERANCE
     backend.close()
 
 
+@pytest.mark.graphics
 @pytest.mark.parametrize(("architecture", "vocab_size"), [("4", 20095), ("5.2", 127)])
 def test_models_of_music_run(architecture: str, vocab_size: int, tmp_path: Path) -> None:
     """Those of RWKV-Runner: MIDI and ABC."""
     options = {"n_layer": 1, "vocab_size": vocab_size, "dtype": "float16"}
     backend, reference = make_pair(ENTRY, tmp_path, architecture, "webgpu_python fp16", "model.st", **options)
-    assert measure(backend, reference).largest() <= TOLERANCE
+    assert measure(backend, reference, lengths=SHORT).largest() <= TOLERANCE
     backend.close()
 
 
+@pytest.mark.graphics
 @pytest.mark.parametrize("n_embd", [256, 768])
 def test_widths_that_are_no_multiple_of_512(n_embd: int, tmp_path: Path) -> None:
     backend, reference = make_pair(ENTRY, tmp_path, "7", "webgpu fp32", n_layer=1, n_embd=n_embd, vocab_size=1023)
-    assert measure(backend, reference).largest() <= TOLERANCE
+    assert measure(backend, reference, lengths=SHORT).largest() <= TOLERANCE
     backend.close()
 
 
+@pytest.mark.graphics
 def test_heads_of_another_size(tmp_path: Path) -> None:
     for architecture in ("6", "7"):
         backend, reference = make_pair(ENTRY, tmp_path, architecture, "webgpu fp32", n_layer=1, head_size=32)
-        assert measure(backend, reference).largest() <= TOLERANCE
+        assert measure(backend, reference, lengths=SHORT).largest() <= TOLERANCE
         backend.close()
 
 
+@pytest.mark.graphics
 def test_matrices_are_split_where_one_binding_cannot_hold_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if WebgpuBackend.availability().is_available:
         monkeypatch.setattr(shared_gpu(), "binding_bytes", 1 << 16)
     backend, reference = make_pair(ENTRY, tmp_path, "7", "webgpu fp32", n_layer=1, vocab_size=1000)
     assert len(backend.model.head_parts) > 2
-    assert measure(backend, reference).largest() <= TOLERANCE
+    assert measure(backend, reference, lengths=SHORT).largest() <= TOLERANCE
     backend.close()
 
 
+@pytest.mark.graphics
 def test_a_row_computes_the_same_alone_and_among_others(tmp_path: Path) -> None:
     """Bit for bit, whatever passes the others make: more tokens than fit one, and more lines than the GPU keeps."""
-    backend, _ = make_pair(ENTRY, tmp_path, "7", "webgpu fp32 chunk=16")
+    backend, _ = make_pair(ENTRY, tmp_path, "7", "webgpu fp16 chunk=16")
     rng = np.random.default_rng(3)
     prompts = [rng.integers(0, 256, length).tolist() for length in (1, 40, 3, 9, 1, 8, 17)]
     wants = ["last", "all", "all", "last", "nothing", "last", "last"]
@@ -427,6 +447,7 @@ def test_a_row_computes_the_same_alone_and_among_others(tmp_path: Path) -> None:
     backend.close()
 
 
+@pytest.mark.graphics
 @pytest.mark.parametrize("architecture", ["4", "6", "7"])
 def test_a_state_goes_on_on_another_backend(architecture: str, tmp_path: Path) -> None:
     backend, reference = make_pair(ENTRY, tmp_path, architecture, "webgpu fp32")
@@ -446,7 +467,7 @@ def test_a_state_goes_on_on_another_backend(architecture: str, tmp_path: Path) -
 
 
 def test_a_bad_row_changes_no_slot(tmp_path: Path) -> None:
-    backend, _ = make_pair(ENTRY, tmp_path, "7", "webgpu fp32", n_layer=1)
+    backend, _ = make_pair(ENTRY, tmp_path, "7", "webgpu fp16", n_layer=1)
     slot = backend.new_slot()
     before = backend.read_state(slot).digest()
     for rows in ([Row(slot, [1]), Row(slot, [2])], [Row(slot, [])], [Row(slot, [256])], [Row(slot, [1]), Row(99, [1])]):
@@ -456,16 +477,16 @@ def test_a_bad_row_changes_no_slot(tmp_path: Path) -> None:
     backend.close()
 
 
-def test_a_lost_device_ends_the_engine_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model, "Gpu", device.Gpu)
-    backend, _ = make_pair(ENTRY, tmp_path, "7", "webgpu fp32", n_layer=1)
-    slot = backend.new_slot()
-    backend.model.gpu._device.destroy()
-    with pytest.raises(EngineCrashed) as raised:
-        forward(backend, [slot], [[1]])
+def test_a_lost_device_ends_the_engine_with_a_reason() -> None:
+    gpu = own_gpu_or_skip()
+    buffer = gpu.buffer(64)
+    gpu._device.destroy()
+    with pytest.raises(EngineCrashed) as raised, device.guarded():
+        gpu.read(buffer, 0, 16)
     assert raised.value.params["reason"].key == "reason.webgpu.device_failed"
 
 
+@pytest.mark.graphics
 @pytest.mark.parametrize("architecture", ["5.2", "7"])
 def test_a_wrong_file_is_refused_with_the_tensor_that_is_wrong(architecture: str, tmp_path: Path) -> None:
     """Each tensor of a model with a NaN at its end, missing, or of twice its rows, in turn."""
