@@ -76,6 +76,18 @@ def test_tokens_nobody_reads_are_joined_and_none_is_lost():
     assert sum(len(event.logprobs) for event in events) == 10_000
 
 
+def test_tokens_are_gathered_after_the_first_and_the_end_does_not_wait():
+    handle = RequestHandle(request(), lambda handle: None)
+    for token_id in range(3):
+        handle.put(TokenOutput(handle.request_id, (token_id,)))
+    assert handle.next_event(0, gather_s=60).token_ids == (0, 1, 2)  # nobody is kept waiting for the first
+    handle.put(TokenOutput(handle.request_id, (3,)))
+    handle.put(TokenOutput(handle.request_id, (4,), FinishReason.LENGTH))
+    end = handle.next_event(60, gather_s=60)
+    assert end.token_ids == (3, 4) and end.finish_reason is FinishReason.LENGTH
+    assert handle.next_event(60, gather_s=60) is None
+
+
 def test_memory_running_out_while_the_fresh_state_is_read_is_a_failed_load(monkeypatch):
     def refuse(backend, slot):
         raise MemoryError("no room")

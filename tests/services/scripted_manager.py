@@ -37,7 +37,7 @@ class ScriptedHandle:
     def abort(self):
         self.is_aborted.set()
 
-    def next_event(self, timeout_s):
+    def next_event(self, timeout_s, gather_s=0.0):
         step = self._steps[0]
         if step is HANG:
             threading.Event().wait(min(timeout_s, 0.01))

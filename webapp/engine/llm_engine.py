@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,8 +61,7 @@ FAILURES_IN_A_ROW = 5
 """So many steps failing with none succeeding between them mean a broken backend, not a bad request."""
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """One row of a step and the sequence it belongs to. ``end``: how many tokens the state has consumed afterwards.
     ``draft``: the last tokens of the row, which are guesses."""
 
@@ -492,6 +491,9 @@ class LLMEngine:
         return self._kept_starts[digest]
 
     def _report_queue(self) -> None:
+        last, is_waiting = self._last_report, bool(self.scheduler.waiting)
+        if not (is_waiting or last.waiting) and last.running == len(self.scheduler.running):
+            return
         order = self.scheduler.waiting_order()
         waiting = {sequence.request.request_id: ahead for ahead, sequence in enumerate(order)}
         report = QueueReport(len(self.scheduler.running), waiting)

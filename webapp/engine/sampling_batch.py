@@ -154,6 +154,10 @@ class Adjustments:
         """Token id -> faded count of every token seen."""
         return {token_id: float(self._counts[row]) for token_id, row in self._rows.items() if token_id in self._seen}
 
+    @property
+    def has_any(self) -> bool:
+        return bool(self._rows)
+
     def current(self) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         """Token ids, each once, and what is added to their logits. Views, valid until the next token."""
         size = len(self._rows)
@@ -220,27 +224,39 @@ class BatchMaker:
         """``masks``: by line, of the sequences that have a constraint."""
         if self._members != members:
             self._members, self._fixed = list(members), _fixed_arrays(members)
-        adjusted = [member.adjustments.current() for member in members]
-        is_one = len(adjusted) == 1
-        values = adjusted[0][1] if is_one else np.concatenate([values for _, values in adjusted])
         mask_of, rows = self._fixed["mask_of"], self._no_masks
         if masks:
             mask_of, rows = mask_of.copy(), np.stack(list(masks.values()))
             mask_of[list(masks)] = range(len(masks))
         return SamplingBatch(
             position=np.array([member.position for member in members], np.uint64),
-            starts=np.array([0, *accumulate(len(ids) for ids, _ in adjusted)], np.int32),
-            ids=adjusted[0][0] if is_one else np.concatenate([ids for ids, _ in adjusted]),
-            values=values.astype(np.float32),
             banned=self.banned,
             masks=rows,
-            **{**self._fixed, "mask_of": mask_of},
+            **{**self._fixed, "mask_of": mask_of, **_adjusted(members)},
         )
 
 
+def _adjusted(members: Sequence[SequenceSampling]) -> dict[str, NDArray[Any]]:
+    """What is added to the lines; {} where nothing is."""
+    if not any(member.adjustments.has_any for member in members):
+        return {}
+    adjusted = [member.adjustments.current() for member in members]
+    is_one = len(adjusted) == 1
+    values = adjusted[0][1] if is_one else np.concatenate([values for _, values in adjusted])
+    return {
+        "starts": np.array([0, *accumulate(len(ids) for ids, _ in adjusted)], np.int32),
+        "ids": adjusted[0][0] if is_one else np.concatenate([ids for ids, _ in adjusted]),
+        "values": values.astype(np.float32),
+    }
+
+
 def _fixed_arrays(members: Sequence[SequenceSampling]) -> dict[str, NDArray[Any]]:
+    """What stays while the same sequences run; nothing is added to their logits."""
     params = [member.params for member in members]
     return {
+        "starts": np.zeros(len(members) + 1, np.int32),
+        "ids": np.zeros(0, np.int32),
+        "values": np.zeros(0, np.float32),
         "temperature": np.array([0.0 if p.is_greedy else p.temperature for p in params], np.float32),
         "top_p": np.array([p.top_p for p in params], np.float32),
         "top_k": np.array([p.top_k for p in params], np.int32),

@@ -68,6 +68,8 @@ class StopMatcher:
 
     def _partial(self) -> int:
         """Length of the longest end of what is held that begins a stop sequence."""
+        if not self._sequences:
+            return 0
         for length in range(len(self._held), 0, -1):
             tail = tuple(self._held[-length:])
             if any(sequence[:length] == tail for sequence in self._sequences):

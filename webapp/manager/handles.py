@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -80,6 +81,8 @@ class RequestHandle:
         self._events: deque[HandleEvent] = deque()
         self._changed = threading.Condition()
         self._is_ended = False
+        self._ended = threading.Event()
+        self._gave_tokens_at = -math.inf
         self._decoded = 0
         self._listener: Callable[[], None] | None = None
 
@@ -97,11 +100,26 @@ class RequestHandle:
         self._listener = listener
         listener()
 
-    def next_event(self, timeout_s: float) -> HandleEvent | None:
-        """The next one, None when none came in time or after the last."""
+    def next_event(self, timeout_s: float, gather_s: float = 0.0) -> HandleEvent | None:
+        """The next one, None when none came in time or after the last. With ``gather_s``, tokens come no more often
+        than that, as one output with all that were written meanwhile: a reader that is woken for each token costs more
+        than the token."""
+        rest_s = self._gave_tokens_at + gather_s - time.monotonic()
+        if rest_s > 0:
+            self._ended.wait(min(rest_s, timeout_s))
         with self._changed:
             self._changed.wait_for(lambda: bool(self._events) or self._is_ended, timeout_s)
-            return self._events.popleft() if self._events else None
+            if not self._events:
+                return None
+            event = self._events.popleft()
+            if not gather_s or not isinstance(event, TokenOutput):
+                return event
+            outputs = [event]
+            while self._events and isinstance(following := self._events[0], TokenOutput):
+                outputs.append(following)
+                self._events.popleft()
+            self._gave_tokens_at = time.monotonic()
+            return outputs[0] if len(outputs) == 1 else _as_one(outputs)
 
     def events(self, timeout_s: float | None = None) -> Iterator[HandleEvent]:
         """Every event until the last; TimeoutError when nothing came for ``timeout_s``."""
@@ -128,6 +146,8 @@ class RequestHandle:
             if len(self._events) > MOST_EVENTS:
                 self._events = deque(_joined(self._events))
             self._changed.notify_all()
+        if self._is_ended:
+            self._ended.set()
         if self._listener is not None:
             self._listener()
 
@@ -152,9 +172,13 @@ def _joined(events: Iterable[HandleEvent]) -> Iterator[HandleEvent]:
         else:
             yield event
     if outputs:
-        token_ids = tuple(chain.from_iterable(output.token_ids for output in outputs))
-        logprobs = tuple(chain.from_iterable(output.logprobs for output in outputs))
-        yield replace(outputs[-1], token_ids=token_ids, logprobs=logprobs)
+        yield _as_one(outputs)
+
+
+def _as_one(outputs: list[TokenOutput]) -> TokenOutput:
+    token_ids = tuple(chain.from_iterable(output.token_ids for output in outputs))
+    logprobs = tuple(chain.from_iterable(output.logprobs for output in outputs))
+    return replace(outputs[-1], token_ids=token_ids, logprobs=logprobs)
 
 
 def log_begin(handle: RequestHandle) -> None:

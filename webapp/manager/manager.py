@@ -192,13 +192,14 @@ class ModelManager:
         self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None
     ) -> tuple[str, ...]:
         """What of this (None: as chosen) the engine that is loaded, or being loaded, would have to be loaded again
-        for: ``model``, ``strategy``, or names of options. () when it would not, and when nothing is loaded. Errors as
-        of :meth:`load`."""
+        for: ``model``, ``strategy``, or names of options. () when it would not, and when nothing is loaded. What
+        ``auto`` came to for that file counts as chosen. Errors as of :meth:`load`."""
         loaded = self._supervisor.loaded_target
         if loaded is None:
             return ()
         wanted = loaded.choice.changed(model=model, strategy=strategy, options=options)
-        return self._resolver.resolve(replace(wanted, state=""), loaded=loaded).reload_differences(loaded)
+        target = self._resolver.resolve(replace(wanted, state=""), loaded=loaded, keeps_automatic=True)
+        return target.reload_differences(loaded)
 
     def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:
         """Until the load at hand is done; raises its error. ``no_model`` when there is nothing to wait for."""

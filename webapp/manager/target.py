@@ -225,9 +225,11 @@ class TargetResolver:
         before: Target | None = None,
         may_drop_state: bool = False,
         loaded: Target | None = None,
+        keeps_automatic: bool = False,
     ) -> Target:
         """``before`` is what was chosen until now: its state is taken over unread when model and state are the same.
-        ``loaded`` is what an engine holds or is about to.
+        ``loaded`` is what an engine holds or is about to; with ``keeps_automatic``, ``auto`` is what it came to for
+        that file, and memory and backends are not looked at again.
 
         A state that does not fit is an error, or dropped with a notice when it ``may_drop_state``; so is one that may
         have been made for the version of the model before.
@@ -240,7 +242,8 @@ class TargetResolver:
         if is_automatic(choice.strategy):
             is_loaded = loaded is not None and (loaded.path, loaded.stamp) == (path, stamp)
             in_use = loaded.automatic if loaded is not None and is_loaded else ""
-            target = replace(target, automatic=self._automatic(inspection, in_use))
+            kept = in_use if keeps_automatic else ""
+            target = replace(target, automatic=kept or self._automatic(inspection, in_use))
         backend, _ = runnable(inspection, target.strategy)
         if target.options.adapter_file:
             target = self._with_adapter(target, backend)

@@ -26,7 +26,7 @@ class Endless(ScriptedManager):
     def submit(self, request, made_for=None, state=None):
         handle = super().submit(request, made_for, state)
         pause, letters = threading.Event(), iter(range(10**9))
-        def next_event(timeout_s):
+        def next_event(timeout_s, gather_s):
             pause.wait(0.004)
             return TokenOutput("", (66 + next(letters) % 20,))
         handle.next_event = next_event

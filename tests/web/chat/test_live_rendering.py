@@ -1,6 +1,8 @@
+import pytest
+
 from webapp.chat.events import ContentDelta, Finished, ReasoningDelta, Waiting
 from webapp.services.chat.turn_writer import LiveTurn
-from webapp.web.chat.live import INTERVAL_S, LiveRendering, LiveRenderings
+from webapp.web.chat.live import INTERVAL_S, MOST_OF_A_CORE, LiveRendering, LiveRenderings
 
 
 class Clock:
@@ -70,6 +72,29 @@ def test_text_is_rendered_at_most_once_an_interval():
     first = rendering.advance().revision
     turn.emit([ContentDelta("b")])
     assert rendering.advance().revision == first
+
+
+def test_the_first_words_and_the_end_do_not_wait_for_the_interval():
+    turn = LiveTurn("chat", "question", "answer")
+    rendering = LiveRendering(turn, clock=lambda: 1.0)
+    turn.emit([Waiting("reading", 1, 2)])
+    assert rendering.advance().waiting is not None
+    turn.emit([ContentDelta("First")])
+    assert rendering.advance().waiting is None and "First" in rendering.since("content", 0).tail
+    turn.emit([ContentDelta(" and last")])
+    assert rendering.advance().has_more
+    turn.finish(Finished("stop"))
+    assert rendering.advance().is_over and "First and last" in rendering.since("content", 0).final
+
+
+def test_pages_wait_longer_where_drawing_them_all_would_take_too_much():
+    renderings = LiveRenderings()
+    for _ in range(100):
+        assert renderings.interval_s(0.01) == INTERVAL_S
+    renderings.count_follower(60)
+    assert renderings.interval_s(0.01) == pytest.approx(60 * 0.01 / MOST_OF_A_CORE, rel=0.01)
+    renderings.count_follower(-60)
+    assert renderings.interval_s(0.01) == INTERVAL_S
 
 
 def test_all_viewers_share_one_rendering_and_a_continued_answer_has_its_own():

@@ -210,7 +210,8 @@ def test_a_message_costs_few_readings_of_the_database_and_draws_no_panel(start, 
     page.close()
     assert len(branches) == 1 and not panels
     assert not [frame for frame in frames if isinstance(frame, str) and 'id="options"' in frame]
-    journal = roost.turns.live(chat_id).event_count // 32 + 1  # while it was written
+    written = len(roost.store.message(roost.turns.live(chat_id).message_id).message.token_ids)
+    journal = min(roost.turns.live(chat_id).event_count, written // 32) + 1  # while it was written
     assert len(statements) <= 10 + journal
 
 
@@ -248,3 +249,21 @@ def test_an_answer_that_is_over_before_the_page_looks_is_told_to_be_finished(sta
 def page_chat(roost):
     """The chat used last."""
     return roost.store.list()[0].id
+
+
+def test_other_readers_change_the_list_now_and_then_and_the_page_itself_at_once(start, monkeypatch):
+    monkeypatch.setattr(viewer, "LIST_INTERVAL_S", 60.0)
+    roost = start(fake_strategy("Yes."))
+    chat_id = roost.answered()
+    page = roost.socket()
+    page.open(chat_id)
+    page.until(is_list)
+    roost.answered("Elsewhere")
+    page.send(do="rename_chat", chat=chat_id, title="Named here")
+    frames = page.until(is_list)
+    assert len([frame for frame in frames if is_list(frame)]) == 1 and "Named here" in frames[-1]
+    page.close()
+
+
+def is_list(frame):
+    return isinstance(frame, str) and 'id="chat-list"' in frame

@@ -39,6 +39,9 @@ JOURNAL_S = 0.25
 JOURNAL_TOKENS = 32
 """What is written is stored when the oldest unstored token is so old, or when there are so many: whichever is first."""
 
+GATHER_S = 0.02
+"""Tokens written in this time are taken together; pages are drawn ten times a second at most."""
+
 log = logging.getLogger(__name__)
 
 
@@ -195,7 +198,7 @@ class TurnWriter:
             self._message = stored.message
             prompt = self._prompt(stored)
             self._known_tokens = self._known_before(stored, len(prompt.token_ids))
-        generation = self._generation = Generation(self._manager, prompt, self._client, is_kept=True)
+        generation = self._generation = Generation(self._manager, prompt, self._client, is_kept=True, gather_s=GATHER_S)
         if self._continues:
             self._replay(generation)
         self._live.on_stop(generation.stop)

@@ -135,8 +135,8 @@ class ChatTurns:
     def live(self, chat_id: str) -> LiveTurn | None:
         """The turn being written, or one that ended less than :data:`FINISHED_KEPT_S` ago."""
         with self._lock:
-            self._forget_finished()
-            return self._turns.get(chat_id)
+            turn = self._turns.get(chat_id)
+            return None if turn is None or self._is_forgotten(turn) else turn
 
     def close(self) -> None:
         """Ends every turn, keeps what is written, and waits for that. Later turns raise ``shutting_down``."""
@@ -232,10 +232,13 @@ class ChatTurns:
                 self._beginning.discard(chat_id)
 
     def _forget_finished(self) -> None:
-        horizon = time.monotonic() - FINISHED_KEPT_S
         for chat_id, live in list(self._turns.items()):
-            if live.finished_at is not None and live.finished_at < horizon:
+            if self._is_forgotten(live):
                 del self._turns[chat_id]
+
+    @staticmethod
+    def _is_forgotten(live: LiveTurn) -> bool:
+        return live.finished_at is not None and live.finished_at < time.monotonic() - FINISHED_KEPT_S
 
 
 def in_a_thread(work: Callable[[], None]) -> None:

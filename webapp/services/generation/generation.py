@@ -251,7 +251,8 @@ class Generation:
     """Read in one thread; :meth:`stop` may come from any thread, at any time, more than once.
 
     An engine's sequence is never left to write for nobody: ``stop`` before, during or after ``start`` ends it. ``text``
-    replaces the way the answer is read; ``is_kept`` as in ``GenerationRequest``.
+    replaces the way the answer is read; ``is_kept`` as in ``GenerationRequest``, ``gather_s`` as of
+    :meth:`RequestHandle.next_event`.
     """
 
     def __init__(
@@ -261,6 +262,7 @@ class Generation:
         client: str = "",
         text: AnswerText | None = None,
         is_kept: bool = False,
+        gather_s: float = 0.0,
     ) -> None:
         self.prompt = prompt
         self.text = text or AnswerText(prompt.rendered, prompt.model.tokenizer)
@@ -270,6 +272,7 @@ class Generation:
         self._client = client
         self._is_kept = is_kept
         self._begun_tokens = self._begun = 0
+        self._gather_s = gather_s
         self._lock = threading.Lock()
         self._handle: RequestHandle | None = None
         self._stopped_at: float | None = None
@@ -351,7 +354,7 @@ class Generation:
             if left <= 0 or self._handle is None:
                 return self._ended(FinishReason.ABORT, None, None)
             timeout_s = min(timeout_s, left)
-        event = self._handle.next_event(timeout_s) if self._handle is not None else None
+        event = self._handle.next_event(timeout_s, self._gather_s) if self._handle is not None else None
         if isinstance(event, TokenOutput):
             return self._taken(event)
         return None if event is None else self._waiting(event)

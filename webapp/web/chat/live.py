@@ -1,6 +1,6 @@
 """What goes on in the chats, for every open page: the news that wakes them, and each answer being written as HTML.
 
-An answer is rendered once and at most ten times a second, however many pages look on. A finished Markdown block is
+An answer is rendered once and about ten times a second at most, however many pages look on. A finished block is
 rendered once and never again; only the open tail is. There is no thread here: the viewer that comes first after the
 interval does the work for all.
 """
@@ -35,6 +35,8 @@ STATUS = "status"
 PRESETS = "presets"
 MOST_TOPICS = 1000
 INTERVAL_S = 0.1
+MOST_OF_A_CORE = 0.3
+"""What drawing answers for all open pages may take, so that the answers themselves go on."""
 
 
 def chat_topic(chat_id: str) -> str:
@@ -145,9 +147,11 @@ class LiveRendering:
         self.channels = {"reasoning": Channel(), "content": Channel()}
 
     def advance(self) -> LiveView:
-        """Takes in what was written since, if the interval is over, and says where things stand."""
+        """Takes in what was written since, if the interval is over, and says where things stand. The first words and
+        the end do not wait for it."""
         with self._lock:
-            if self._end is None and self._clock() - self._rendered_at >= INTERVAL_S:
+            is_due = self._clock() - self._rendered_at >= INTERVAL_S or self._turn.is_finished
+            if self._end is None and (is_due or not any(channel.has_text for channel in self.channels.values())):
                 events, self._position = self._turn.events_after(self._position, 0.0)
                 if events:
                     self._take_in(events)
@@ -198,6 +202,8 @@ class LiveRenderings:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._followers = 0
+        self._cost_s = 0.0
         self._strips: dict[str, tuple[Values, str]] = {}  # by locale
         self._by_message: dict[str, tuple[LiveTurn, LiveRendering]] = {}
 
@@ -208,6 +214,18 @@ class LiveRenderings:
             if held is None or held[0] is not turn:
                 held = self._by_message[turn.message_id] = (turn, LiveRendering(turn))
             return held[1]
+
+    def count_follower(self, by: int) -> None:
+        """Of the pages that follow an answer now."""
+        with self._lock:
+            self._followers += by
+
+    def interval_s(self, cost_s: float) -> float:
+        """How long a page waits that took ``cost_s`` of processor time to bring up to date: INTERVAL_S, longer where
+        all pages together would take more than :data:`MOST_OF_A_CORE`."""
+        with self._lock:
+            self._cost_s += (cost_s - self._cost_s) / 8
+            return max(INTERVAL_S, self._cost_s * self._followers / MOST_OF_A_CORE)
 
     def strip(self, values: Values, locale: str) -> str:
         """Drawn once for all pages: with many chats at once it changes at every beginning and end of an answer."""

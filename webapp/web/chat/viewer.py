@@ -7,6 +7,7 @@ what it shows when it opens or comes back; from then on the viewer keeps its own
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,6 @@ from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.records import Chat, StoredMessage
 from webapp.web import status
 from webapp.web.chat.live import (
-    INTERVAL_S,
     LIST,
     PRESETS,
     STATUS,
@@ -44,6 +44,8 @@ from webapp.web.chat.views import (
 from webapp.web.kit.page import Toast, Values, render_fragment
 
 IDLE_WAIT_S = 15.0
+LIST_INTERVAL_S = 1.0
+"""Other readers' answers change the list of chats at every beginning and end."""
 ANNOUNCED_CHARS = 2000
 
 
@@ -94,6 +96,8 @@ class Following:
         self.turn = turn
         self.rendering = rendering
         self.revision = -1
+        self.has_text = False
+        self.progress: tuple[bool, str] | None = None
         self.sent = {"reasoning": -1, "content": -1}  # -1: the page's text is replaced by all there is
 
 
@@ -113,6 +117,8 @@ class Viewer:
         self.chat_id = ""
         self.is_closed = False
         self._wake = threading.Event()
+        self._hurry = threading.Event()
+        self._list_drawn_at = -math.inf
         self._is_open = False
         self._is_paced = False
         self._told_answering: str | None = None  # nothing yet
@@ -147,13 +153,14 @@ class Viewer:
             self._seen = dict.fromkeys((LIST, STATUS, PRESETS, chat_topic(chat_id)), -1)
             if has_list:
                 self._seen[LIST] = self.page.news.number(LIST)
-        self._wake.set()
+        self._come_at_once()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nothing is sent by :meth:`run` meanwhile."""
+        """Nothing is sent by :meth:`run` meanwhile, and what was done is shown at once."""
         with self._lock:
             yield
+        self._come_at_once()
 
     def take_panel(self, chat: Chat) -> None:
         """What the page's own panel just sent. It is drawn again only where another preset changes all of it."""
@@ -168,24 +175,37 @@ class Viewer:
 
     def close(self) -> None:
         self.is_closed = True
+        self._come_at_once()
+
+    def _come_at_once(self) -> None:
+        self._list_drawn_at = -math.inf
         self._wake.set()
+        self._hurry.set()
 
     def run(self) -> None:
         """Wakes for news and for what is written of the answer it follows; for that, and for the status of a model, at
-        most every INTERVAL_S."""
+        most every INTERVAL_S, but for an answer's first words and its end, and for what the page itself did."""
         self.page.news.listen(self._wake.set)
         try:
             while not self.is_closed:
                 self._wake.clear()
+                self._hurry.clear()
+                began_at = time.thread_time()
                 with self._lock:
                     has_more = self._is_open and self._bring_up_to_date()
                 if self._is_paced:
-                    time.sleep(INTERVAL_S)
+                    self._hurry.wait(self.page.renderings.interval_s(time.thread_time() - began_at))
                 if not has_more:
-                    self._wake.wait(IDLE_WAIT_S)
+                    list_in_s = self._list_in_s
+                    self._wake.wait(list_in_s if list_in_s > 0 else IDLE_WAIT_S)
         finally:
             self.page.news.forget(self._wake.set)
             self._stop_following()
+
+    @property
+    def _list_in_s(self) -> float:
+        """Until the list may be drawn again."""
+        return self._list_drawn_at + LIST_INTERVAL_S - time.monotonic()
 
     def _bring_up_to_date(self) -> bool:
         """True where more is there to be drawn in a moment."""
@@ -207,7 +227,8 @@ class Viewer:
         if self._is_paced:
             self._send(self.page.renderings.strip(status.strip(self.page.status, self.page.t), self._locale))
             self._introduce_model()
-        has_list, has_chat = self._is_news(LIST), bool(self.chat_id) and self._is_news(chat_topic(self.chat_id))
+        has_list = self._list_in_s <= 0 and self._is_news(LIST)
+        has_chat = bool(self.chat_id) and self._is_news(chat_topic(self.chat_id))
         has_panel = self._is_news(PRESETS) | self._runs_otherwise() | has_chat
         if not (has_list or has_panel):
             return
@@ -216,6 +237,7 @@ class Viewer:
         try:
             with self.page.store.database.connect():
                 if has_list:
+                    self._list_drawn_at = time.monotonic()
                     self.fragment("chat/_list.html", chats=chat_list(self.page, self.chat_id))
                 if has_chat:
                     self._show_branch()
@@ -331,7 +353,8 @@ class Viewer:
                 self._show_branch()
             self._stop_following()
             self._following = Following(turn, self.page.renderings.of(turn))
-            turn.listen(self._wake.set)
+            self.page.renderings.count_follower(1)
+            turn.listen(self._hear)
         if self._following is None:
             return False
         view = self._following.rendering.advance()
@@ -348,8 +371,16 @@ class Viewer:
 
     def _stop_following(self) -> None:
         if self._following is not None:
-            self._following.turn.forget(self._wake.set)
+            self._following.turn.forget(self._hear)
+            self.page.renderings.count_follower(-1)
         self._following = None
+
+    def _hear(self) -> None:
+        """Of every event of the answer, in its writer's thread."""
+        self._wake.set()
+        following = self._following
+        if following is not None and (not following.has_text or following.turn.is_finished):
+            self._hurry.set()
 
     def _send_text(self, following: Following, view: LiveView) -> None:
         name = following.turn.message_id
@@ -359,12 +390,16 @@ class Viewer:
             if news.final or news.tail or news.count:
                 self.frame(type="text", message=name, channel=channel, reset=sent < 0, final=news.final, tail=news.tail)
                 following.sent[channel] = news.count
+                following.has_text = True
         waiting = waiting_text(view.waiting, self.page.t) if view.waiting else ""
-        self.frame(type="progress", message=name, thinking=view.is_thinking, waiting=waiting)
+        if following.progress != (view.is_thinking, waiting):
+            following.progress = view.is_thinking, waiting
+            self.frame(type="progress", message=name, thinking=view.is_thinking, waiting=waiting)
 
     def _finish(self, message_id: str) -> None:
         """The text is there already: only the foot is drawn again, so that a selection and an open fold stay. An answer
         that calls tools gets its cards now, so it is drawn whole."""
+        self._list_drawn_at = -math.inf  # where the answer's light goes out
         try:
             stored = self.page.store.message(message_id)
         except RoostError:  # deleted
