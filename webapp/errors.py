@@ -220,6 +220,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "unsupported_parameter": 400,
         "model_not_served": 404,
         "unknown_url": 404,
+        "answer_not_found": 404,
         "wrong_method": 405,
         "too_many_streams": 429,
         "server_busy": 503,

@@ -6,9 +6,13 @@ import json
 
 import pytest
 
+from tests.errors import raises_code
 from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER, MODEL
 from tests.web.api.test_tools import BOTH, PARIS, TIME, WEATHER, spoken
+from webapp.chat.messages import Message, Role
+from webapp.web.api.openai.response_types import MessageItem, ResponseObject
+from webapp.web.api.openai.responses import KeptAnswers
 
 openai = Lazily("openai")
 
@@ -72,7 +76,7 @@ def test_an_answer_has_every_field(client):
     usage = found.usage
     assert usage.total_tokens == usage.input_tokens + usage.output_tokens
     assert usage.output_tokens == len(ANSWER.encode()) + 1
-    assert (found.instructions, found.metadata, found.store) == ("Be kind.", {"a": "b"}, False)
+    assert (found.instructions, found.metadata, found.store) == ("Be kind.", {"a": "b"}, True)
     assert found.temperature is not None and found.top_p is not None and found.error is None
 
 
@@ -236,8 +240,7 @@ def test_logprobs_belong_to_the_text(server, client):
          "input[0].call_id"),
         ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
          "unsupported_parameter", "input[0].content[0]"),
-        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "unsupported_parameter", "input[0]"),
-        ({"previous_response_id": "resp_1"}, "unsupported_parameter", "previous_response_id"),
+        ({"input": [{"type": "item_reference"}]}, "invalid_parameter", "input[0].id"),
         ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
         ({"background": True}, "unsupported_parameter", "background"),
         ({"prompt": {"id": "p"}}, "unsupported_parameter", "prompt"),
@@ -251,6 +254,77 @@ def test_logprobs_belong_to_the_text(server, client):
 def test_what_is_wrong_is_named(server, changes, code, param):
     status, found = server.post(RESPONSES, {"input": "Hello", **changes})
     assert (status, found["error"]["code"], found["error"]["param"]) == (400, code, param)
+
+
+def test_an_answer_goes_on_by_its_id_and_only_what_is_new_is_read(serve):
+    """By the ids it was sampled as: the snapshot at its end fits, so no turn reads an earlier one again."""
+    server = serve("Yes.", options={"repeat": 1})
+    client, last, read = server.openai(), None, []
+    for turn in range(6):
+        before = server.manager.counters().get("prefilled_tokens_total", 0)
+        last = ask(client, f"Question {turn}", previous_response_id=last and last.id)
+        read.append(server.manager.counters()["prefilled_tokens_total"] - before)
+    assert last.usage.input_tokens > 60 > 20 > max(read[1:])
+    assert last.usage.input_tokens_details.cached_tokens > last.usage.input_tokens - 20
+
+
+def test_instructions_count_for_one_answer(client):
+    first = ask(client, "Hello", instructions="Be kind. " * 20)
+    counted = [
+        client.responses.input_tokens.count(model="m", input="And?", previous_response_id=first.id, **more).input_tokens
+        for more in ({}, {"instructions": "Be kind. " * 20})
+    ]
+    assert counted[1] > counted[0] + 40
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_items_are_referred_to_by_their_ids(serve, is_stream):
+    """As Vercel's library does from the second turn on."""
+    server = serve(strategy=spoken(f"Let me see.\n{PARIS}"))
+    body = {"input": "Weather?", "tools": FLAT}
+    first = streamed(server, body)[-1]["response"] if is_stream else server.post(RESPONSES, body)[1]
+    call = first["output"][1]
+    result = {"type": "function_call_output", "call_id": call["call_id"], "output": "21"}
+    question = {"role": "user", "content": "Weather?"}
+    references = [{"type": "item_reference", "id": item["id"]} for item in first["output"]]
+    counts = [
+        server.post(f"{RESPONSES}/input_tokens", {"input": [question, *items, result], "tools": FLAT})[1]
+        for items in (first["output"], references)
+    ]
+    assert counts[0] == counts[1] and counts[0]["input_tokens"] > 40
+    assert server.get(f"{RESPONSES}/{first['id']}")[1] == first
+
+
+def test_an_answer_that_is_not_kept_is_named(server, client):
+    unkept = ask(client, store=False)
+    assert unkept.store is False
+    forgotten = ask(client)
+    client.responses.delete(forgotten.id)
+    for gone in (unkept, forgotten):
+        with pytest.raises(openai.NotFoundError) as error:
+            ask(client, previous_response_id=gone.id)
+        assert (error.value.code, error.value.param) == ("answer_not_found", "previous_response_id")
+        assert server.get(f"{RESPONSES}/{gone.id}")[0] == 404
+        reference = {"input": [*HELLO, {"type": "item_reference", "id": gone.output[0].id}]}
+        status, found = server.post(RESPONSES, reference)
+        assert (status, found["error"]["param"]) == (404, "input[1].id")
+
+
+def test_the_oldest_answers_make_room():
+    kept = KeptAnswers(most_chars=10_000)
+    params = dict.fromkeys(("temperature", "top_p", "presence_penalty", "frequency_penalty"), 0.0)
+    for number in range(50):
+        item = MessageItem(id=f"msg_{number}")
+        response = ResponseObject(
+            id=f"resp_{number}", created_at=0, instructions=None, max_output_tokens=None, model="m", output=[item],
+            parallel_tool_calls=True, previous_response_id=None, prompt_cache_key=None, reasoning={}, store=True,
+            safety_identifier=None, text={}, tool_choice="auto", tools=[], top_logprobs=0, metadata={}, **params,
+        )  # fmt: skip
+        kept.keep(response, (Message(Role.USER, "x" * 1500),))
+    assert kept.response("resp_49").output[0].id == "msg_49"
+    for missing in (lambda: kept.response("resp_0"), lambda: kept.item("msg_0", "input[0]")):
+        with raises_code("answer_not_found"):
+            missing()
 
 
 def test_a_generation_that_breaks_is_an_error_and_a_failed_response(serve):

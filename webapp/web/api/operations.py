@@ -95,13 +95,21 @@ OPERATIONS = (
     ),
     Operation(
         "responses", "openai", "POST", ("/v1/responses", "/responses"), "openai.responses:create",
-        "openai.responses:ResponseRequest", "openai.responses:ResponseObject", SSE,
+        "openai.response_types:ResponseRequest", "openai.response_types:ResponseObject", SSE,
         example={"model": ANY_MODEL, "input": "Why do birds sit on wires?", "max_output_tokens": 200}, generates=True,
     ),
     Operation(
         "input_tokens", "openai", "POST", ("/v1/responses/input_tokens", "/responses/input_tokens"),
-        "openai.responses:count_tokens", "openai.responses:InputRequest", "openai.responses:InputTokens",
+        "openai.responses:count_tokens", "openai.response_types:InputRequest", "openai.response_types:InputTokens",
         example={"model": ANY_MODEL, "input": "Why do birds sit on wires?"},
+    ),
+    Operation(
+        "response", "openai", "GET", ("/v1/responses/{name}",), "openai.responses:show",
+        answer="openai.response_types:ResponseObject",
+    ),
+    Operation(
+        "response_delete", "openai", "DELETE", ("/v1/responses/{name}",), "openai.responses:delete",
+        answer="openai.response_types:Deleted",
     ),
     Operation(
         "completions", "openai", "POST", ("/v1/completions", "/completions"), "openai.completions:create",

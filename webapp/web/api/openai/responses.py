@@ -1,27 +1,30 @@
 """OpenAI's Responses: ``POST /v1/responses`` and ``/v1/responses/input_tokens``.
 
 An answer is a list of items: thinking, a message, calls. A stream tells of each from its first piece to its end, and
-the whole answer is made of the same events. Nothing is stored: a request brings the whole conversation along, the
-answer says ``store: false``, and what needs a stored answer (``previous_response_id``, ``conversation``, an
-``item_reference``) is refused.
+the whole answer is made of the same events. Unless ``store`` is false, the latest answers are kept in memory
+(:class:`KeptAnswers`): ``previous_response_id`` goes on from one with the very tokens it was sampled as, so that only
+what is new is read, and an ``item_reference`` stands for one of its items. They end with the server.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
-from flask import Response
-from msgspec import Meta
+from flask import Response, current_app
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ToolCall
+from webapp.chat.prompts import SEPARATOR_INCLUDED
 from webapp.errors import RoostError
 from webapp.i18n import Text
+from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import (
@@ -33,111 +36,31 @@ from webapp.web.api.answering import (
     served_model,
     stream,
     the_completions,
+    the_manager,
 )
-from webapp.web.api.body import asked_sampling, most_tokens, read_body, sampling_struct, text_of
+from webapp.web.api.body import asked_sampling, most_tokens, read_body, text_of
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
-from webapp.web.api.openai.chat import DONE, EFFORTS, Effort, MaxTokens, arguments_text, content_text
-
-
-class InputText(msgspec.Struct, tag_field="type", tag="input_text"):
-    text: str
-
-
-class OutputTextIn(msgspec.Struct, tag_field="type", tag="output_text"):
-    """Of an earlier answer."""
-
-    text: str
-
-
-class PlainTextIn(msgspec.Struct, tag_field="type", tag="text"):
-    text: str
-
-
-class RefusalIn(msgspec.Struct, tag_field="type", tag="refusal"):
-    refusal: str
-
-
-class ReasoningText(msgspec.Struct, tag_field="type", tag="reasoning_text"):
-    text: str
-
-
-class InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
-    """Refused: Roost's models read text."""
-
-
-class InputFile(msgspec.Struct, tag_field="type", tag="input_file"):
-    """Refused."""
-
-
-class InputAudio(msgspec.Struct, tag_field="type", tag="input_audio"):
-    """Refused."""
-
-
-Part = InputText | OutputTextIn | PlainTextIn | RefusalIn | ReasoningText | InputImage | InputFile | InputAudio
-Content = str | list[Part]
-
-
-class InputItem(msgspec.Struct, kw_only=True):
-    """A message (``role``, ``content``), a call (``call_id``, ``name``, ``arguments``), its result (``call_id``,
-    ``output``), or earlier thinking, which is not read again."""
-
-    type: str = "message"
-    role: Literal["user", "assistant", "system", "developer"] | None = None
-    content: Content | None = None
-    call_id: str | None = None
-    name: str | None = None
-    arguments: str | dict[str, Any] | None = None
-    output: Content | dict[str, Any] | None = None
-
-
-class ReasoningAsked(msgspec.Struct, kw_only=True):
-    effort: Effort | None = None
-    summary: str | None = None
-
-
-class TextAsked(msgspec.Struct, kw_only=True):
-    """``format``: text, json_object, or json_schema with name and schema."""
-
-    format: dict[str, Any] | None = None
-    verbosity: str | None = None
-
-
-class InputRequest(msgspec.Struct, kw_only=True):
-    """A conversation whose tokens are to be counted. ``input``: a text, or items."""
-
-    input: str | list[InputItem]
-    model: str | None = None
-    instructions: str | None = None
-    tools: list[dict[str, Any]] | None = None
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
-    parallel_tool_calls: bool | None = None
-    reasoning: ReasoningAsked | None = None
-    text: TextAsked | None = None
-    previous_response_id: str | None = None
-    conversation: Any = None
-
-
-if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
-    SampledInput = InputRequest
-else:
-    SampledInput = sampling_struct("SampledInput", "openai", InputRequest)
-
-
-class ResponseRequest(SampledInput, kw_only=True):
-    """A conversation to answer. ``include``: message.output_text.logprobs; anything else in it is passed over."""
-
-    max_output_tokens: MaxTokens | None = None
-    stream: bool | None = None
-    include: list[str] | None = None
-    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    background: bool | None = None
-    prompt: Annotated[Any, Meta(description="Refused: a prompt kept at OpenAI.")] = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    state: Annotated[str, Meta(max_length=500, description='A state file; "" is none.')] | None = None
-
+from webapp.web.api.openai.chat import DONE, EFFORTS, arguments_text, content_text
+from webapp.web.api.openai.response_types import (
+    CallItem,
+    Deleted,
+    IncompleteDetails,
+    InputDetails,
+    InputItem,
+    InputRequest,
+    InputTokens,
+    MessageItem,
+    OutputDetails,
+    OutputItem,
+    OutputText,
+    ReasoningItem,
+    ReasoningText,
+    ResponseFailure,
+    ResponseObject,
+    ResponseRequest,
+    ResponseUsage,
+    Status,
+)
 
 LOGPROBS = "message.output_text.logprobs"
 PASSED_OVER = ("reasoning", "compaction", "additional_tools")
@@ -181,38 +104,46 @@ def structure_of(asked: InputRequest) -> Structure:
 
 
 def prompt_of(asked: InputRequest) -> ChatPrompt:
-    for name in ("previous_response_id", "conversation"):
-        if getattr(asked, name) is not None:
-            raise RoostError("unsupported_parameter", param=name, reason=Text("reason.web.nothing_is_stored"))
-    messages = [Message(Role.SYSTEM, asked.instructions)] if asked.instructions else []
-    if asked.input and isinstance(asked.input, str):
-        messages.append(Message(Role.USER, asked.input))
-    elif not isinstance(asked.input, str):
-        messages += messages_of(asked.input)
-    if not any(message.role is not Role.SYSTEM for message in messages):
-        raise RoostError("invalid_parameter", param="input", reason=Text("reason.common.is_empty"))
+    if asked.conversation is not None:
+        raise RoostError("unsupported_parameter", param="conversation", reason=Text("reason.web.nothing_is_stored"))
+    instructions = [Message(Role.SYSTEM, asked.instructions)] if asked.instructions else []
     effort = asked.reasoning.effort if asked.reasoning else None
-    return ChatPrompt(tuple(messages), EFFORTS[effort] if effort else None)
+    return ChatPrompt((*instructions, *conversation_of(asked)), EFFORTS[effort] if effort else None)
 
 
-def messages_of(items: list[InputItem]) -> list[Message]:
-    """Calls belong to the assistant's message they follow; without one they are a message of their own."""
-    messages: list[Message] = []
-    called: set[str] = set()
+def conversation_of(asked: InputRequest) -> list[Message]:
+    """Without the instructions, which count for one answer."""
+    before: list[Message] = []
+    if asked.previous_response_id is not None:
+        before = kept_answers().messages(asked.previous_response_id, the_manager().tokenizer().name)
+    if isinstance(asked.input, str):
+        messages = [*before, Message(Role.USER, asked.input)] if asked.input else before
+    else:
+        messages = messages_of(asked.input, before)
+    if len(messages) == len(before) or all(message.role is Role.SYSTEM for message in messages):
+        raise RoostError("invalid_parameter", param="input", reason=Text("reason.common.is_empty"))
+    return messages
+
+
+def messages_of(items: list[InputItem], before: list[Message]) -> list[Message]:
+    """``before`` and the items. Calls belong to the assistant's message they follow; without one they are a message of
+    their own."""
+    messages = list(before)
+    called = {call.id for message in before for call in message.tool_calls}
     for number, item in enumerate(items):
         place = f"input[{number}]"
+        if item.type == "item_reference":
+            item = kept_answers().item(needed(item, "id", place), place)
         if item.type == "message":
             messages.append(message_of(item, place))
         elif item.type == "function_call":
             call = ToolCall(needed(item, "call_id", place), needed(item, "name", place), arguments_text(item.arguments))
             called.add(call.id)
-            before = messages.pop() if messages and messages[-1].role is Role.ASSISTANT else None
-            calls = (*before.tool_calls, call) if before else (call,)
-            messages.append(Message(Role.ASSISTANT, before.content if before else "", tool_calls=calls))
+            said = messages.pop() if len(messages) > len(before) and messages[-1].role is Role.ASSISTANT else None
+            calls = (*said.tool_calls, call) if said else (call,)
+            messages.append(Message(Role.ASSISTANT, said.content if said else "", tool_calls=calls))
         elif item.type == "function_call_output":
             messages.append(result_of(item, called, place))
-        elif item.type == "item_reference":
-            raise RoostError("unsupported_parameter", param=place, reason=Text("reason.web.nothing_is_stored"))
         elif item.type not in PASSED_OVER:
             names = "message, function_call, function_call_output, reasoning"
             reason = Text("reason.api.is_not_one_of", name=repr(item.type[:80]), names=names)
@@ -242,110 +173,74 @@ def needed(item: InputItem, name: str, place: str) -> Any:
     return value
 
 
-Status = Literal["in_progress", "completed", "incomplete", "failed"]
+class KeptAnswers:
+    """The latest answers, with the conversations they end; in memory, so that nobody's words lie on the disk. Used by
+    every thread. An id is as good as a secret: nobody could guess one."""
+
+    def __init__(self, most_chars: int = 32 << 20) -> None:
+        self._most_chars = most_chars
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, tuple[ResponseObject, tuple[Message, ...], int]] = OrderedDict()
+        self._items: dict[str, OutputItem] = {}
+        self._chars = 0
+
+    def keep(self, response: ResponseObject, messages: tuple[Message, ...]) -> None:
+        """``messages`` is the conversation with the answer. What an answer before it holds already is held once, and
+        still counted: each may be the last to hold it."""
+        new = sum(len(message.content) + 8 * len(message.token_ids) + 500 for message in messages)
+        with self._lock:
+            self._kept[response.id] = (response, messages, new)
+            self._items.update((item.id, item) for item in response.output)
+            self._chars += new
+            while self._chars > self._most_chars and len(self._kept) > 1:
+                self._forget(next(iter(self._kept)))
+
+    def response(self, response_id: str) -> ResponseObject:
+        """``answer_not_found`` for one that was never kept, or is no longer; so do the other methods."""
+        with self._lock:
+            return self._found(response_id, None)[0]
+
+    def messages(self, response_id: str, tokenizer: str) -> list[Message]:
+        """Sampled ids mean nothing to another vocabulary, and are left out then."""
+        with self._lock:
+            messages = self._found(response_id, "previous_response_id")[1]
+        return [
+            message if message.metadata.get("tokenizer") == tokenizer else replace(message, token_ids=())
+            for message in messages
+        ]
+
+    def item(self, item_id: str, place: str) -> InputItem:
+        with self._lock:
+            found = self._items.get(item_id)
+        if found is None:
+            raise RoostError("answer_not_found", id=item_id[:80], param=f"{place}.id")
+        if isinstance(found, CallItem):
+            return InputItem(type="function_call", call_id=found.call_id, name=found.name, arguments=found.arguments)
+        if isinstance(found, ReasoningItem):
+            return InputItem(type="reasoning")
+        return InputItem(role="assistant", content=found.content[0].text)
+
+    def forget(self, response_id: str) -> None:
+        with self._lock:
+            self._found(response_id, None)
+            self._forget(response_id)
+
+    def _found(self, response_id: str, param: str | None) -> tuple[ResponseObject, tuple[Message, ...], int]:
+        if response_id not in self._kept:
+            raise RoostError("answer_not_found", id=response_id[:80], param=param)
+        self._kept.move_to_end(response_id)
+        return self._kept[response_id]
+
+    def _forget(self, response_id: str) -> None:
+        response, _, chars = self._kept.pop(response_id)
+        self._chars -= chars
+        for item in response.output:
+            self._items.pop(item.id, None)
 
 
-class OutputText(msgspec.Struct, tag_field="type", tag="output_text", kw_only=True):
-    text: str
-    annotations: list[Any] = []
-    logprobs: list[TokenLogprobs] = []
-
-
-class MessageItem(msgspec.Struct, tag_field="type", tag="message", kw_only=True):
-    id: str
-    status: Status = "in_progress"
-    role: Literal["assistant"] = "assistant"
-    content: list[OutputText] = []
-
-
-class ReasoningItem(msgspec.Struct, tag_field="type", tag="reasoning", kw_only=True):
-    """The thought itself is ``content``; nobody sums it up."""
-
-    id: str
-    status: Status = "in_progress"
-    summary: list[Any] = []
-    content: list[ReasoningText] = []
-    encrypted_content: None = None
-
-
-class CallItem(msgspec.Struct, tag_field="type", tag="function_call", kw_only=True):
-    """``arguments`` is JSON text."""
-
-    id: str
-    status: Status = "in_progress"
-    call_id: str
-    name: str
-    arguments: str = ""
-
-
-OutputItem = MessageItem | ReasoningItem | CallItem
-
-
-class InputDetails(msgspec.Struct):
-    cached_tokens: int = 0
-    cache_write_tokens: int = 0
-
-
-class OutputDetails(msgspec.Struct):
-    reasoning_tokens: int = 0
-
-
-class ResponseUsage(msgspec.Struct):
-    input_tokens: int
-    input_tokens_details: InputDetails
-    output_tokens: int
-    output_tokens_details: OutputDetails
-    total_tokens: int
-
-
-class ResponseFailure(msgspec.Struct):
-    code: str
-    message: str
-
-
-class IncompleteDetails(msgspec.Struct):
-    reason: Literal["max_output_tokens"]
-
-
-class ResponseObject(msgspec.Struct, kw_only=True):
-    """``temperature`` and the other figures are those the answer was made with."""
-
-    id: str
-    object: Literal["response"] = "response"
-    created_at: int
-    completed_at: int | None = None
-    status: Status = "in_progress"
-    background: bool = False
-    error: ResponseFailure | None = None
-    incomplete_details: IncompleteDetails | None = None
-    instructions: str | None
-    max_output_tokens: int | None
-    max_tool_calls: None = None
-    model: str
-    output: list[OutputItem] = []
-    parallel_tool_calls: bool
-    previous_response_id: None = None
-    prompt_cache_key: str | None
-    reasoning: dict[str, Any]
-    safety_identifier: str | None
-    service_tier: str = "default"
-    store: bool = False
-    temperature: float
-    presence_penalty: float
-    frequency_penalty: float
-    text: dict[str, Any]
-    tool_choice: Any
-    tools: list[dict[str, Any]]
-    top_logprobs: int
-    top_p: float
-    truncation: str = "disabled"
-    usage: ResponseUsage | None = None
-    metadata: dict[str, Any]
-
-
-class InputTokens(msgspec.Struct):
-    input_tokens: int
-    object: Literal["response.input_tokens"] = "response.input_tokens"
+def kept_answers() -> KeptAnswers:
+    found: KeptAnswers = current_app.extensions.setdefault("kept_answers", KeptAnswers())
+    return found
 
 
 def new_id(prefix: str) -> str:
@@ -360,12 +255,50 @@ def create() -> Response:
     response = begun(asked, model, answering)
     has_logprobs = "logprobs" in wanted.sampling
     output = Output(response.output, answering.completion.tokenizer if has_logprobs else None)
+    kept = kept_answers()
+
+    def keep() -> None:
+        if response.store:
+            [asked_for] = wanted.prompts
+            assert isinstance(asked_for, ChatPrompt)
+            begun_with = asked_for.messages[bool(asked.instructions) :]
+            said = answer_message(answering.completion.answers[0])
+            kept.keep(response, (*begun_with, said))
+
     if asked.stream:
-        return stream(answering, ResponseEvents(response, output))
+        return stream(answering, ResponseEvents(response, output, keep))
     for told in answering.events():
         for _ in output.take(told[1]) if told else ():
             pass
-    return answer(ended(response, output.end))
+    ended(response, output.end)
+    keep()
+    return answer(response)
+
+
+def show(name: str) -> Response:
+    return answer(kept_answers().response(name))
+
+
+def delete(name: str) -> Response:
+    kept_answers().forget(name)
+    return answer(Deleted(name))
+
+
+def answer_message(generation: Generation) -> Message:
+    """The answer as it goes on: by the ids it was sampled as, unless it was thought about."""
+    text, rendered = generation.text, generation.prompt.rendered
+    token_ids, has_separator = text.kept_token_ids()
+    is_plain = not (rendered.awaits_tag_end or rendered.starts_in_reasoning or text.reasoning)
+    return Message(
+        Role.ASSISTANT,
+        text.content,
+        tool_calls=text.tool_calls,
+        token_ids=token_ids if is_plain else (),
+        metadata={
+            "tokenizer": text.tokenizer_name,
+            **({SEPARATOR_INCLUDED: rendered.separator} if has_separator else {}),
+        },
+    )
 
 
 def count_tokens() -> Response:
@@ -388,6 +321,8 @@ def begun(asked: ResponseRequest, model: str, answering: Answering) -> ResponseO
         model=model,
         output=[],
         parallel_tool_calls=asked.parallel_tool_calls is not False,
+        previous_response_id=asked.previous_response_id,
+        store=asked.store is not False,
         prompt_cache_key=asked.prompt_cache_key,
         reasoning={"effort": asked.reasoning.effort if asked.reasoning else None, "summary": None},
         safety_identifier=asked.safety_identifier,
@@ -500,6 +435,7 @@ class ResponseEvents(StreamWriter):
 
     response: ResponseObject
     output: Output
+    keep: Callable[[], None]
     sequence_number: int = 0
 
     def begin(self) -> Iterator[bytes]:
@@ -512,6 +448,7 @@ class ResponseEvents(StreamWriter):
 
     def end(self) -> Iterator[bytes]:
         response = ended(self.response, self.output.end)
+        self.keep()
         yield self._told({"type": f"response.{response.status}", "response": response})
         yield DONE
 

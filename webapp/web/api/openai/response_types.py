@@ -1,0 +1,225 @@
+"""The types of OpenAI's Responses: what a request may hold, and what an answer does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from webapp.web.api.body import sampling_struct
+from webapp.web.api.openai.answers import TokenLogprobs
+from webapp.web.api.openai.chat import Effort, MaxTokens
+
+
+class InputText(msgspec.Struct, tag_field="type", tag="input_text"):
+    text: str
+
+
+class OutputTextIn(msgspec.Struct, tag_field="type", tag="output_text"):
+    """Of an earlier answer."""
+
+    text: str
+
+
+class PlainTextIn(msgspec.Struct, tag_field="type", tag="text"):
+    text: str
+
+
+class RefusalIn(msgspec.Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+class ReasoningText(msgspec.Struct, tag_field="type", tag="reasoning_text"):
+    text: str
+
+
+class InputImage(msgspec.Struct, tag_field="type", tag="input_image"):
+    """Refused: Roost's models read text."""
+
+
+class InputFile(msgspec.Struct, tag_field="type", tag="input_file"):
+    """Refused."""
+
+
+class InputAudio(msgspec.Struct, tag_field="type", tag="input_audio"):
+    """Refused."""
+
+
+Part = InputText | OutputTextIn | PlainTextIn | RefusalIn | ReasoningText | InputImage | InputFile | InputAudio
+Content = str | list[Part]
+
+
+class InputItem(msgspec.Struct, kw_only=True):
+    """A message (``role``, ``content``), a call (``call_id``, ``name``, ``arguments``), its result (``call_id``,
+    ``output``), earlier thinking, which is not read again, or an ``item_reference`` (``id``)."""
+
+    type: str = "message"
+    id: str | None = None
+    role: Literal["user", "assistant", "system", "developer"] | None = None
+    content: Content | None = None
+    call_id: str | None = None
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+    output: Content | dict[str, Any] | None = None
+
+
+class ReasoningAsked(msgspec.Struct, kw_only=True):
+    effort: Effort | None = None
+    summary: str | None = None
+
+
+class TextAsked(msgspec.Struct, kw_only=True):
+    """``format``: text, json_object, or json_schema with name and schema."""
+
+    format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class InputRequest(msgspec.Struct, kw_only=True):
+    """A conversation whose tokens are to be counted. ``input``: a text, or items."""
+
+    input: str | list[InputItem]
+    model: str | None = None
+    instructions: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    reasoning: ReasoningAsked | None = None
+    text: TextAsked | None = None
+    previous_response_id: str | None = None
+    conversation: Any = None
+
+
+if TYPE_CHECKING:  # a type checker knows no base class that is made at run time
+    SampledInput = InputRequest
+else:
+    SampledInput = sampling_struct("SampledInput", "openai", InputRequest)
+
+
+class ResponseRequest(SampledInput, kw_only=True):
+    """A conversation to answer. ``include``: message.output_text.logprobs; anything else in it is passed over."""
+
+    max_output_tokens: MaxTokens | None = None
+    stream: bool | None = None
+    include: list[str] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    background: bool | None = None
+    prompt: Annotated[Any, Meta(description="Refused: a prompt kept at OpenAI.")] = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    state: Annotated[str, Meta(max_length=500, description='A state file; "" is none.')] | None = None
+
+
+Status = Literal["in_progress", "completed", "incomplete", "failed"]
+
+
+class OutputText(msgspec.Struct, tag_field="type", tag="output_text", kw_only=True):
+    text: str
+    annotations: list[Any] = []
+    logprobs: list[TokenLogprobs] = []
+
+
+class MessageItem(msgspec.Struct, tag_field="type", tag="message", kw_only=True):
+    id: str
+    status: Status = "in_progress"
+    role: Literal["assistant"] = "assistant"
+    content: list[OutputText] = []
+
+
+class ReasoningItem(msgspec.Struct, tag_field="type", tag="reasoning", kw_only=True):
+    """The thought itself is ``content``; nobody sums it up."""
+
+    id: str
+    status: Status = "in_progress"
+    summary: list[Any] = []
+    content: list[ReasoningText] = []
+    encrypted_content: None = None
+
+
+class CallItem(msgspec.Struct, tag_field="type", tag="function_call", kw_only=True):
+    """``arguments`` is JSON text."""
+
+    id: str
+    status: Status = "in_progress"
+    call_id: str
+    name: str
+    arguments: str = ""
+
+
+OutputItem = MessageItem | ReasoningItem | CallItem
+
+
+class InputDetails(msgspec.Struct):
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+
+
+class OutputDetails(msgspec.Struct):
+    reasoning_tokens: int = 0
+
+
+class ResponseUsage(msgspec.Struct):
+    input_tokens: int
+    input_tokens_details: InputDetails
+    output_tokens: int
+    output_tokens_details: OutputDetails
+    total_tokens: int
+
+
+class ResponseFailure(msgspec.Struct):
+    code: str
+    message: str
+
+
+class IncompleteDetails(msgspec.Struct):
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseObject(msgspec.Struct, kw_only=True):
+    """``temperature`` and the other figures are those the answer was made with."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    completed_at: int | None = None
+    status: Status = "in_progress"
+    background: bool = False
+    error: ResponseFailure | None = None
+    incomplete_details: IncompleteDetails | None = None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: None = None
+    model: str
+    output: list[OutputItem] = []
+    parallel_tool_calls: bool
+    previous_response_id: str | None
+    prompt_cache_key: str | None
+    reasoning: dict[str, Any]
+    safety_identifier: str | None
+    service_tier: str = "default"
+    store: bool
+    temperature: float
+    presence_penalty: float
+    frequency_penalty: float
+    text: dict[str, Any]
+    tool_choice: Any
+    tools: list[dict[str, Any]]
+    top_logprobs: int
+    top_p: float
+    truncation: str = "disabled"
+    usage: ResponseUsage | None = None
+    metadata: dict[str, Any]
+
+
+class Deleted(msgspec.Struct):
+    id: str
+    object: Literal["response"] = "response"
+    deleted: bool = True
+
+
+class InputTokens(msgspec.Struct):
+    input_tokens: int
+    object: Literal["response.input_tokens"] = "response.input_tokens"
