@@ -42,7 +42,7 @@ def table_of_types(word: str) -> None:
     for architecture in ARCHITECTURES:
         figures = []
         for name in types:
-            found = differences(entry, architecture, f"{word} {name}", n_embd=WIDTH)
+            found = differences(entry, architecture, f"{word} {name} threads=1", n_embd=WIDTH)
             figures.append(f"{max(found.chunks, found.single_tokens, found.continued):.1e}")
         print(f"| {architecture} | {' | '.join(figures)} |")
 

@@ -29,7 +29,7 @@ def needs_ggml() -> None:
         pytest.skip(f"ggml: {found.reason}; {found.way_out}")
 
 
-def loaded(folder: Path, architecture: str, strategy: str = "rwkv.cpp f32", **options: object) -> GgmlBackend:
+def loaded(folder: Path, architecture: str, strategy: str = "rwkv.cpp f32 threads=1", **options: object) -> GgmlBackend:
     path = folder / "m.pth"
     if not path.exists():
         write_checkpoint(path, architecture, **options)
@@ -130,7 +130,7 @@ def test_what_would_end_the_process_is_refused_and_changes_nothing(tmp_path: Pat
 def test_a_checkpoint_is_kept_in_any_type(type_name: str, tmp_path: Path) -> None:
     """Random weights exaggerate the error: 0.001 of a logit in f16, up to about one in 4 bits."""
     exact = loaded(tmp_path, "7", n_embd=256, n_layer=2)
-    backend = loaded(tmp_path, "7", f"rwkv.cpp {type_name}")
+    backend = loaded(tmp_path, "7", f"rwkv.cpp {type_name} threads=1")
     ids = [5, 9, 200, 31]
     found = [forward(each, [each.new_slot()], [ids]) for each in (exact, backend)]
     bits = {"f": 16, "q": int(type_name[1])}[type_name[0]]
@@ -233,3 +233,43 @@ def test_its_strategies_are_read() -> None:
     assert GgmlBackend.builder("ggml", {}, None).strategy == "rwkv.cpp"
     assert GgmlBackend.builder("ggml", {"format": "q4_k"}, None).strategy == "rwkv.cpp q4_k"
     assert GgmlBackend.read_builder("rwkv.cpp q4_k", None) == ("ggml", {"format": "q4_k"})
+
+
+def test_layers_on_a_graphics_card_need_a_ggml_that_has_one(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "m.pth", "7")
+    _, options = resolve_strategy("rwkv.cpp q8_0 gpu_layers=1")
+    model, has_gpu = inspect(tmp_path / "m.pth"), library.load().has_gpu_backend()
+    if has_gpu:
+        GgmlBackend.check(model, options)
+    else:
+        with pytest.raises(RoostError) as caught:
+            GgmlBackend.check(model, options)
+        assert caught.value.params["reason"].key == "reason.backends.ggml_without_gpu"
+    sizes = [GgmlBackend.footprint(model, {**options, "gpu_layers": count}).weights for count in (0, 1, 999)]
+    assert sizes[0].keys() == {"ram"} and len({sum(each.values()) for each in sizes}) == 1
+    assert 0 < sizes[1]["gpu"] < sizes[2]["gpu"] and sizes[2]["ram"] > 0  # the embedding stays
+    assert GgmlBackend.builder("ggml", {"gpu_layers": 3}, None).strategy == "rwkv.cpp gpu_layers=3"
+
+
+@pytest.mark.parametrize("architecture", ("6", "7"))
+@pytest.mark.parametrize("gpu_layers", (1, 999))
+def test_layers_on_a_graphics_card_give_the_same_answers(architecture: str, gpu_layers: int, tmp_path: Path) -> None:
+    """Vulkan multiplies several tokens at a time with 16-bit numbers."""
+    if not library.load().has_gpu_backend() or library.load().gpu() is None:
+        pytest.skip(f"no ggml with a GPU backend and a card for it: set {library.PATH_VARIABLE}")
+    backends = [
+        loaded(tmp_path, architecture, f"rwkv.cpp f32 threads=1{more}") for more in ("", f" gpu_layers={gpu_layers}")
+    ]
+    slots = [[backend.new_slot() for _ in range(6)] for backend in backends]  # memory of the states grows once
+    rows = []
+    for backend, (first, second, *_) in zip(backends, slots, strict=True):
+        forward(backend, [second], [[9]])
+        forward(backend, [first, second], [[3, 80, 7, 200], [11]])
+        backend.restore(second, backend.save(first))
+        forked = backend.fork(second)
+        rows.append(forward(backend, [first, second, forked], [[5], [5], [5]]))
+    assert difference(*rows) < 5e-3 and (np.abs(rows[1] - rows[1][0]).max() < 1e-5)
+    states = [backend.read_state(row[0]) for backend, row in zip(backends, slots, strict=True)]
+    assert max(difference(states[1].arrays[name], states[0].arrays[name]) for name in states[0].arrays) < 1e-2
+    for backend in backends:
+        backend.close()

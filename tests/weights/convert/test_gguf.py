@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -233,3 +234,60 @@ def test_llama_cpp_loads_it_and_gives_the_logits(architecture: str, type_name: s
     expected = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
     print(f"\nllama.cpp, RWKV-{architecture} {type_name}: {difference(found, expected):.1e}")
     assert difference(found, expected) < {"f32": 1e-4, "bf16": 0.05}.get(type_name, 0.2)
+
+
+def wrong_files(data: bytes) -> dict[str, bytes]:
+    """Ways a .gguf of RWKV-7 in Q5_1 can be wrong."""
+    contents_end = data.index(b"tokenizer.chat_template")
+    found = {f"torn-{part}": data[: len(data) * part // 10] for part in range(1, 10)}
+    found |= {"torn-by-1": data[:-33], "header-only": data[:24], "half-a-header": data[:15], "no-lists": data[:3000]}
+
+    def patched(place: int, fresh: bytes) -> bytes:
+        return data[:place] + fresh + data[place + len(fresh) :]
+
+    found |= {"version-9": patched(4, struct.pack("<I", 9)), "tensors": patched(8, struct.pack("<Q", 2**40))}
+    found |= {"keys": patched(16, struct.pack("<Q", 2**40)), "fewer-keys": patched(16, struct.pack("<Q", 3))}
+    for key, value in (("block_count", 3), ("block_count", 10**6), ("embedding_length", 96), ("wkv.head_size", 0)):
+        place = data.index(f"rwkv7.{key}".encode()) + len(f"rwkv7.{key}") + 4
+        found[f"{key}-{value}"] = patched(place, struct.pack("<I", value))
+    for name in (
+        b"blk.1.time_mix_w2.weight",
+        b"blk.1.channel_mix_key.weight",
+        b"token_embd.weight",
+        b"output_norm.bias",
+    ):
+        place = data.index(name, contents_end)
+        word = name.decode()
+        found[f"renamed-{word}"] = patched(place, b"x" * len(name))
+        after = place + len(name)
+        (dimensions,) = struct.unpack_from("<I", data, after)
+        sizes = struct.unpack_from(f"<{dimensions}Q", data, after + 4)
+        found[f"size-{word}"] = patched(after + 4, struct.pack("<Q", sizes[0] * 2))
+        found[f"type-{word}"] = patched(after + 4 + 8 * dimensions, struct.pack("<I", 99))
+        found[f"beyond-{word}"] = patched(after + 8 + 8 * dimensions, struct.pack("<Q", 2**50))
+        if dimensions == 2:
+            found[f"swapped-{word}"] = patched(after + 4, struct.pack("<2Q", *reversed(sizes)))
+    found["llama"] = data.replace(b"rwkv7", b"llama", 1)
+    found["arwkv7"] = data.replace(struct.pack("<Q", 5) + b"rwkv7", struct.pack("<Q", 6) + b"arwkv7", 1)
+    return found
+
+
+def test_no_wrong_gguf_ends_the_process(tmp_path: Path) -> None:
+    needs_ggml()
+    path, _ = make_gguf(tmp_path, "7", "q5_1")
+    data, stored = path.read_bytes(), read_contents(path).tensors
+    files = wrong_files(data)
+    for name, fresh in (("blk.1.channel_mix_key.weight", b"\x00\x7e"), ("output_norm.weight", b"\x00\x00\xc0\x7f")):
+        start = stored[name].offset
+        files[f"nan-{name}"] = data[:start] + fresh + data[start + len(fresh) :]
+    assert len(files) >= 40
+    for name, wrong in files.items():
+        (tmp_path / "w.gguf").write_bytes(wrong)
+        with pytest.raises(RoostError) as caught:
+            print(name)  # should none be raised
+            found = inspect(tmp_path / "w.gguf")
+            if found.config is None:
+                assert found.kind in ("unknown", "model") and found.reason
+                raise RoostError("not_a_model", path="", found="", way_out="")
+            load_backend(tmp_path / "w.gguf", "rwkv.cpp").close()
+        assert caught.value.code in ("file_error", "file_truncated", "not_a_model", "unknown_format"), name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from webapp.backends.ggml import library
@@ -65,6 +66,10 @@ BASE_BYTES = 44 * MIB
 """An engine process with numpy and ggml, before the first weight (Linux)."""
 READING_BYTES = {True: 24 * MIB, False: 176 * MIB}
 """Beside the weights while they are read: of a .bin or .gguf nearly nothing, of a checkpoint rows in work."""
+DEVICE = "gpu"
+"""Of the fit estimate: the card ggml takes, whose memory nobody is asked for."""
+MOST_GPU_LAYERS = 999
+"""Or any number above the model's: all."""
 GRAPHS = 3
 """Shapes of steps that are met again and again, each with memory of its own."""
 SMALL_WIDTH = 256
@@ -85,6 +90,15 @@ class GgmlBackend(SlotBackend):
             help="backend.ggml.format.help",
         ),
         BackendOption("threads", "whole", 0, low=0, high=256),
+        BackendOption(
+            "gpu_layers",
+            "whole",
+            0,
+            low=0,
+            high=MOST_GPU_LAYERS,
+            label="backend.ggml.gpu_layers.label",
+            help="backend.ggml.gpu_layers.help",
+        ),
         *ADAPTER_OPTIONS,
     )
     KINDS = (
@@ -114,6 +128,12 @@ class GgmlBackend(SlotBackend):
         found = cls.availability()
         if not found.is_available:
             raise BackendUnavailable(backend=WORD, reason=found.reason, way_out=found.way_out)
+        if options["gpu_layers"] and not library.load().has_gpu_backend():
+            _refuse(
+                options,
+                Text("reason.backends.ggml_without_gpu", file=library.load().paths[-1].name),
+                Text("reason.backends.set_ggml_with_gpu", name=library.PATH_VARIABLE),
+            )
         if model.converted_strategy is not None:
             _refuse(
                 options,
@@ -148,11 +168,18 @@ class GgmlBackend(SlotBackend):
         assert config is not None, "check() comes first"
         is_own = model.format in OWN_FILES
         wanted = TYPES[str(options["format"])]
-        weights = sum(tensor.nbytes if is_own else _kept_bytes(tensor, wanted) for tensor in model.tensors)
+        from webapp.backends.ggml.weights import is_on_gpu
+
+        weights = {RAM: 0}
+        first_on_gpu = config.n_layer - min(int(options["gpu_layers"]), config.n_layer)
+        for tensor in model.tensors:
+            device = DEVICE if is_on_gpu(tensor.name, first_on_gpu, config.n_layer) else RAM
+            kept = tensor.nbytes if is_own else _kept_bytes(tensor, wanted)
+            weights[device] = weights.get(device, 0) + kept
         state = config.state_bytes()
         step = 4 * PREFILL_TOKENS * (16 * config.n_embd + 2 * config.n_ffn)
         return Footprint(
-            weights={RAM: weights},
+            weights=weights,
             base={RAM: BASE_BYTES},
             load_extra={RAM: READING_BYTES[is_own]},
             run_extra={RAM: GRAPHS * step + 16 * 4 * config.vocab_size},
@@ -164,8 +191,8 @@ class GgmlBackend(SlotBackend):
     def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:
         """``rwkv.cpp`` alone where nothing is chosen, for it is all that a .bin takes."""
         found = plain_builder(cls.OPTIONS, WORD, given)
-        is_plain = found.values["format"] == AS_FILE
-        return Builder(found.options, found.values, WORD if is_plain else found.strategy, found.note)
+        strategy = found.strategy.replace(f"{WORD} {AS_FILE}", WORD)
+        return Builder(found.options, found.values, strategy, found.note)
 
     @classmethod
     def usage(cls) -> str:
@@ -197,8 +224,9 @@ class GgmlBackend(SlotBackend):
             raise BackendUnavailable(backend=WORD, reason=exc.reason, way_out=exc.way_out) from exc
         threads = int(options["threads"]) or (1 if config.n_embd < SMALL_WIDTH else usable_cores())
         wanted = TYPES[str(options["format"])]
-        adapter = AdapterChoice.of(options)
-        model = GgmlModel.load(ggml, path, config, wanted, threads, MAX_SLOTS + 1, progress, adapter=adapter)
+        adapter, gpu_layers = AdapterChoice.of(options), int(options["gpu_layers"])
+        load = partial(GgmlModel.load, ggml, path, config, wanted, threads, MAX_SLOTS + 1, progress)
+        model = load(adapter=adapter, gpu_layers=gpu_layers)
         backend = cls(config, model)
         backend.try_one_token(os.path.basename(path))
         return backend

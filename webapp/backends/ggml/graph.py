@@ -9,6 +9,7 @@ D: width, N: head size, H: heads, T: tokens of a row, S: rows of a group; "all":
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,6 +67,7 @@ class Graph:
         self.context = context
         self.graph = graph
         self.allocator: Tensor = None
+        self.scheduler: Tensor = None
         self.token_ids: Tensor = None
         self.line_ids: Tensor = None
         self.read_slots: list[Tensor] = []
@@ -80,12 +82,29 @@ class Graph:
             raise OutOfMemory(reason=Text("reason.backends.ggml_could_not_get_memory"))
         self.nbytes = self._ggml.gallocr_get_buffer_size(self.allocator, 0)
 
+    def schedule(self, backends: Sequence[Tensor]) -> None:
+        """In place of :meth:`allocate` where weights lie with several backends, the processor's last. OutOfMemory."""
+        ggml, places = self._ggml, (ctypes.c_void_p * len(backends))(*backends)
+        size = ggml.graph_size(self.graph)
+        self.scheduler = ggml.backend_sched_new(places, None, len(backends), size, False, False)
+        if not self.scheduler or not ggml.backend_sched_alloc_graph(self.scheduler, self.graph):
+            raise OutOfMemory(reason=Text("reason.backends.ggml_could_not_get_memory"))
+        self.nbytes = sum(ggml.backend_sched_get_buffer_size(self.scheduler, each) for each in backends)
+
+    def compute(self, backend: Tensor) -> int:
+        """ggml's status. ``backend`` where the graph was not scheduled."""
+        if self.scheduler:
+            return int(self._ggml.backend_sched_graph_compute(self.scheduler, self.graph))
+        return int(self._ggml.backend_graph_compute(backend, self.graph))
+
     def close(self) -> None:
         if self.allocator:
             self._ggml.gallocr_free(self.allocator)
+        if self.scheduler:
+            self._ggml.backend_sched_free(self.scheduler)
         if self.context:
             self._ggml.free(self.context)
-        self.allocator = self.context = None
+        self.allocator = self.scheduler = self.context = None
 
 
 def build(ggml: Ggml, config: ModelConfig, weights: Weights, groups: Sequence[Group], lines: int) -> Graph:

@@ -16,6 +16,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from ctypes import c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_new_graph_custom": (P, P, SIZE, c_bool),
     "ggml_build_forward_expand": (None, P, P),
     "ggml_graph_n_nodes": (I32, P),
+    "ggml_graph_size": (I32, P),
     "ggml_set_input": (None, P),
     "ggml_set_output": (None, P),
     "ggml_get_data": (P, P),
@@ -73,12 +75,22 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_backend_alloc_ctx_tensors_from_buft": (P, P, P),
     "ggml_backend_buffer_free": (None, P),
     "ggml_backend_tensor_set": (None, P, P, SIZE, SIZE),
+    "ggml_backend_tensor_get": (None, P, P, SIZE, SIZE),
     "ggml_backend_cpu_buffer_from_ptr": (P, P, SIZE),
     "ggml_backend_tensor_alloc": (I32, P, P, P),
     "ggml_backend_graph_compute": (I32, P, P),
     "ggml_backend_cpu_reg": (P,),
     "ggml_backend_reg_get_proc_address": (P, P, c_char_p),
     "ggml_backend_reg_dev_get": (P, P, SIZE),
+    "ggml_backend_reg_dev_count": (SIZE, P),
+    "ggml_backend_dev_init": (P, P, c_char_p),
+    "ggml_backend_dev_buffer_type": (P, P),
+    "ggml_backend_dev_description": (c_char_p, P),
+    "ggml_backend_sched_new": (P, P, P, I32, SIZE, c_bool, c_bool),
+    "ggml_backend_sched_free": (None, P),
+    "ggml_backend_sched_alloc_graph": (c_bool, P, P),
+    "ggml_backend_sched_graph_compute": (I32, P, P),
+    "ggml_backend_sched_get_buffer_size": (SIZE, P, P),
     "ggml_backend_buft_name": (c_char_p, P),
     "ggml_gallocr_new": (P, P),
     "ggml_gallocr_alloc_graph": (c_bool, P, P),
@@ -135,6 +147,23 @@ def _log(level: int, text: bytes | None, _: object) -> None:
     log.log(LOG_LEVELS.get(level, logging.DEBUG), "%s", (text or b"").decode("utf-8", "replace").rstrip())
 
 
+GPU_LIBRARIES = {
+    "ggml-cuda": "ggml_backend_cuda_reg",
+    "ggml-hip": "ggml_backend_cuda_reg",
+    "ggml-metal": "ggml_backend_metal_reg",
+    "ggml-vulkan": "ggml_backend_vk_reg",
+}
+"""Beside the other libraries, or inside one of them -> what gives the backend. The first with a device is taken."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """``device``: a ggml_backend_dev_t; ``description``: what its driver calls it."""
+
+    device: int
+    description: str
+
+
 class GgmlUnavailable(Exception):
     """``reason`` and ``way_out``: texts of the catalogues."""
 
@@ -174,6 +203,37 @@ class Ggml:
         """One of ``ggml_cpu_has_…``: whether this ggml was compiled to use it."""
         function = self._find(name)
         return function is not None and bool(function())
+
+    def has_gpu_backend(self) -> bool:
+        """Whether it was built for graphics cards at all. Starts no driver."""
+        return any(self._find(start) or self._beside(name) for name, start in GPU_LIBRARIES.items())
+
+    def gpu(self) -> Gpu | None:
+        """The first graphics card ggml can use. Starts its driver."""
+        for name, start in GPU_LIBRARIES.items():
+            registry = self._gpu_registry(name, start)
+            if registry and self.backend_reg_dev_count(registry):
+                device = self.backend_reg_dev_get(registry, 0)
+                return Gpu(device, (self.backend_dev_description(device) or b"").decode("utf-8", "replace"))
+        return None
+
+    def _gpu_registry(self, name: str, start: str) -> int | None:
+        function, path = self._find(start), self._beside(name)
+        if function is None and path is not None:
+            try:
+                self._libraries.append(ctypes.CDLL(str(path)))
+            except OSError as exc:
+                log.warning("%s: %s", path.name, exc)
+                return None
+            function = self._find(start)
+        if function is None:
+            return None
+        function.restype = P
+        found: int | None = function()
+        return found
+
+    def _beside(self, name: str) -> Path | None:
+        return next(iter(_libraries(self.paths[-1].parent, (name,))), None)
 
     def _find(self, name: str) -> Any:
         return next((getattr(each, name) for each in self._libraries if hasattr(each, name)), None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from webapp.backends.ggml.graph import (
     build,
 )
 from webapp.backends.ggml.library import Ggml, InitParams
-from webapp.backends.ggml.weights import WeightSource, WeightTensor
+from webapp.backends.ggml.weights import WeightSource, WeightTensor, is_on_gpu
 from webapp.engine.backend import LoadProgress, ProgressCallback, Row, line_starts
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import EngineCrashed, OutOfMemory
+from webapp.errors import BackendUnavailable, EngineCrashed, OutOfMemory
 from webapp.i18n import Text
 from webapp.weights.adapter import AdapterChoice
 from webapp.weights.ggml_header import GGML_TYPES
@@ -48,8 +49,11 @@ V4_PARTS = ("att_aa", "att_bb", "att_pp")
 class GgmlModel:
     """One model and its slots. One thread at a time."""
 
-    def __init__(self, ggml: Ggml, config: ModelConfig, threads: int, max_slots: int) -> None:
+    def __init__(self, ggml: Ggml, config: ModelConfig, threads: int, max_slots: int, gpu_layers: int = 0) -> None:
+        """``gpu_layers``: so many of the last layers, and the head with them, on a graphics card. BackendUnavailable
+        where ggml finds none."""
         self.config = config
+        self.first_gpu_layer = config.n_layer - min(gpu_layers, config.n_layer)
         self.threads = threads
         self._ggml = ggml
         self._max_slots = max_slots
@@ -58,7 +62,7 @@ class GgmlModel:
         self._graphs: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
         self._initial = RecurrentState.zeros(config)
         self._weights = Weights({}, [])
-        self._states: list[list[Floats]] = []
+        self._states: list[list[Floats | GpuPart]] = []
         self._state_context: Any = None
         self._state_buffers: list[Any] = []
         self._used: set[int] = set()
@@ -68,6 +72,25 @@ class GgmlModel:
         ggml.backend_cpu_set_n_threads(self._backend, threads)
         self._buffer_type = ggml.backend_cpu_buffer_type()
         self.weight_bytes = 0
+        self.gpu_weight_bytes = 0
+        self.gpu_name = ""
+        self._gpu: Any = None
+        if gpu_layers:
+            self._start_gpu()
+
+    def _start_gpu(self) -> None:
+        found = self._ggml.gpu()
+        if found is None:
+            raise BackendUnavailable(
+                backend="rwkv.cpp",
+                reason=Text("reason.backends.ggml_found_no_gpu"),
+                way_out=Text("reason.backends.leave_gpu_layers_out"),
+            )
+        self.gpu_name = found.description
+        self._gpu = self._ggml.backend_dev_init(found.device, None)
+        if not self._gpu:
+            raise _no_memory()
+        self._gpu_buffer_type = self._ggml.backend_dev_buffer_type(found.device)
 
     @classmethod
     def load(
@@ -81,10 +104,11 @@ class GgmlModel:
         progress: ProgressCallback,
         group_norm_eps: float = GROUP_NORM_EPS,
         adapter: AdapterChoice | None = None,
+        gpu_layers: int = 0,
     ) -> GgmlModel:
         """``wanted``: the dtype of a checkpoint's matrices; .bin and .gguf keep theirs. WeightsError, OutOfMemory, and
         what ``progress`` raises."""
-        model = cls(ggml, config, threads, max_slots)
+        model = cls(ggml, config, threads, max_slots, gpu_layers)
         try:
             with WeightSource(path, wanted, ggml, adapter) as source:
                 model._read(source, progress)
@@ -104,6 +128,9 @@ class GgmlModel:
         for context in self._contexts:
             self._ggml.free(context)
         self._buffers, self._contexts = [], []
+        if self._gpu:
+            self._ggml.backend_free(self._gpu)
+            self._gpu = None
         if self._backend:
             self._ggml.backend_free(self._backend)
             self._backend = None
@@ -216,7 +243,7 @@ class GgmlModel:
             is_next = last.first != BY_INDEX and rows[i][0] == last.first + last.rows
             groups[-1] = Group(length, last.rows + 1, last.first if is_next else BY_INDEX)
         graph, lines = self._graph(groups, members, rows)
-        status = self._ggml.backend_graph_compute(self._backend, graph.graph)
+        status = graph.compute(self._backend)
         if status == -2:  # GGML_STATUS_ALLOC_FAILED: before the first operation
             raise _no_memory()
         if status:
@@ -224,9 +251,13 @@ class GgmlModel:
         if not lines:
             return np.empty((0, self.config.vocab_size), np.float32)
         size = len(lines) * self.config.vocab_size
-        made = (ctypes.c_float * size).from_address(self._ggml.get_data(graph.logits))
-        found = np.ctypeslib.as_array(made).reshape(len(lines), self.config.vocab_size)
-        return found if lines == sorted(lines) else found[np.argsort(lines)]
+        if graph.scheduler:
+            found = np.empty(size, np.float32)
+            self._ggml.backend_tensor_get(graph.logits, found.ctypes.data, 0, found.nbytes)
+        else:
+            found = np.ctypeslib.as_array((ctypes.c_float * size).from_address(self._ggml.get_data(graph.logits)))
+        logits = found.reshape(len(lines), self.config.vocab_size)
+        return logits if lines == sorted(lines) else logits[np.argsort(lines)]
 
     def _graph(
         self, groups: list[Group], members: list[list[int]], rows: Sequence[tuple[int, Sequence[int], str]]
@@ -263,7 +294,10 @@ class GgmlModel:
         if graph is None:
             graph = build(self._ggml, self.config, self._weights, groups, lines)
             try:
-                graph.allocate(self._buffer_type)
+                if self._gpu:
+                    graph.schedule([self._gpu, self._backend])
+                else:
+                    graph.allocate(self._buffer_type)
             except BaseException:
                 graph.close()
                 raise
@@ -295,17 +329,22 @@ class GgmlModel:
 
     def _read(self, source: WeightSource, progress: ProgressCallback) -> None:
         repack = self._repack_buffer_type()
-        plain = [tensor for tensor in source.tensors if not (repack and _is_repacked(tensor))]
-        packed = [tensor for tensor in source.tensors if repack and _is_repacked(tensor)]
+        first, layers = self.first_gpu_layer, self.config.n_layer
+        on_gpu = [tensor for tensor in source.tensors if is_on_gpu(tensor.name, first, layers)]
+        others = [tensor for tensor in source.tensors if not is_on_gpu(tensor.name, first, layers)]
+        plain = [tensor for tensor in others if not (repack and _is_repacked(tensor))]
+        packed = [tensor for tensor in others if repack and _is_repacked(tensor)]
+        self.gpu_weight_bytes = sum(tensor.nbytes for tensor in on_gpu)
         self.weight_bytes = sum(tensor.nbytes for tensor in source.tensors)
         done_bytes = done = 0
-        for tensors, buffer_type in ((plain, self._buffer_type), (packed, repack)):
+        places = [(plain, self._buffer_type), (packed, repack), (on_gpu, self._gpu and self._gpu_buffer_type)]
+        for tensors, buffer_type in places:
             if not tensors:
                 continue
             self._declare(tensors, buffer_type)
             for tensor in tensors:
                 progress(LoadProgress(done_bytes, self.weight_bytes, done, len(source.tensors)))
-                self._fill(tensor, is_packed=buffer_type is repack)
+                self._fill(tensor, is_plain=tensors is plain)
                 done_bytes, done = done_bytes + tensor.nbytes, done + 1
         progress(LoadProgress(self.weight_bytes, self.weight_bytes, done, done))
         self._weights.rescale_every = source.rescale_every
@@ -329,10 +368,10 @@ class GgmlModel:
             raise _no_memory()
         self._buffers.append(buffer)
 
-    def _fill(self, tensor: WeightTensor, is_packed: bool) -> None:
+    def _fill(self, tensor: WeightTensor, is_plain: bool) -> None:
         to = self._weights.tensors[tensor.name]
-        assert is_packed or self._ggml.nbytes(to) == tensor.nbytes, tensor.name
-        if not is_packed:
+        assert not is_plain or self._ggml.nbytes(to) == tensor.nbytes, tensor.name
+        if is_plain:
             tensor.fill(self._ggml.get_data(to))
             return
         data = np.empty(tensor.nbytes, np.uint8)
@@ -374,25 +413,38 @@ class GgmlModel:
     def _grow(self, slots: int) -> None:
         """Room for so many slots; those in use keep their states. Graphs point into the old memory and go."""
         sizes = [self._initial.arrays[name][0].size for name in self._part_names]
+        g, is_on_gpu = self._ggml, [self._gpu and layer >= self.first_gpu_layer for layer in range(self.config.n_layer)]
+        context = g.init(InitParams(g.tensor_overhead() * (len(sizes) * len(is_on_gpu) + 8), None, True))
+        if not context:
+            raise _no_memory()
+        buffers = []
+        grown: list[list[Floats | GpuPart]] = []
         try:
-            grown = [[_aligned(slots, size) for size in sizes] for _ in range(self.config.n_layer)]
+            for on_gpu in is_on_gpu:
+                make: Callable[[int, int], Floats | GpuPart] = partial(GpuPart, g, context) if on_gpu else _aligned
+                grown.append([make(slots, size) for size in sizes])
+            if any(is_on_gpu):
+                buffers.append(g.backend_alloc_ctx_tensors_from_buft(context, self._gpu_buffer_type))
+                if not buffers[0]:
+                    raise MemoryError
         except MemoryError as exc:
+            g.free(context)
             raise _no_memory() from exc
         for old, new in zip(self._states, grown, strict=False):
             for source, target in zip(old, new, strict=True):
-                target[: len(source)] = source
+                for slot in range(len(source)):
+                    target[slot] = source[slot]
         self._forget_graphs()
         self._free_states()
-        self._states = grown
-        g = self._ggml
-        self._state_context = g.init(InitParams(g.tensor_overhead() * (len(sizes) * len(grown) + 8), None, True))
-        if not self._state_context:
-            raise _no_memory()
+        self._states, self._state_context, self._state_buffers = grown, context, buffers
         self._weights.states = []
         for row in grown:
             tensors = []
             for part in row:
-                tensor = g.new_tensor_2d(self._state_context, F32, part.shape[1], slots)
+                if isinstance(part, GpuPart):
+                    tensors.append(part.tensor)
+                    continue
+                tensor = g.new_tensor_2d(context, F32, part.shape[1], slots)
                 buffer = g.backend_cpu_buffer_from_ptr(part.ctypes.data, part.nbytes)
                 g.backend_tensor_alloc(buffer, tensor, part.ctypes.data)
                 self._state_buffers.append(buffer)
@@ -409,6 +461,29 @@ class GgmlModel:
         if self._state_context:
             self._ggml.free(self._state_context)
         self._state_buffers, self._state_context = [], None
+
+
+class GpuPart:
+    """One part of one layer's states on a graphics card, ``(slots, size)``: a slot is read and written as an array's
+    row is."""
+
+    def __init__(self, ggml: Ggml, context: Any, slots: int, size: int) -> None:
+        """Declared in ``context``, which gets its memory afterwards."""
+        self.tensor = ggml.new_tensor_2d(context, F32, size, slots)
+        self.shape = (slots, size)
+        self._ggml = ggml
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, slot: int) -> Floats:
+        values = np.empty(self.shape[1], np.float32)
+        self._ggml.backend_tensor_get(self.tensor, values.ctypes.data, slot * values.nbytes, values.nbytes)
+        return values
+
+    def __setitem__(self, slot: int, values: Floats) -> None:
+        kept = np.ascontiguousarray(values, np.float32)
+        self._ggml.backend_tensor_set(self.tensor, kept.ctypes.data, slot * kept.nbytes, kept.nbytes)
 
 
 def _aligned(slots: int, size: int) -> Floats:

@@ -256,3 +256,13 @@ def _widened(bits: np.ndarray, dtype: str) -> Floats:
     wide = bits.astype(np.uint32)
     wide <<= np.uint32(16)
     return wide.view(np.float32)
+
+
+def is_on_gpu(name: str, first_layer: int, layers: int) -> bool:
+    """Whether a tensor, in rwkv.cpp's names or llama.cpp's, goes to the graphics card where the layers from
+    ``first_layer`` on do: the head goes with them, the embedding stays."""
+    if first_layer >= layers or name.startswith(("emb.", "token_embd", "blocks.0.ln0.")):
+        return False
+    kind, _, rest = name.partition(".")
+    layer = rest.partition(".")[0]
+    return int(layer) >= first_layer if kind in ("blocks", "blk") and layer.isdigit() else True
