@@ -8,10 +8,11 @@ BLAKE2b, so no prompt can find another's state.
 What sampling needs besides the state is either inside (the logits, where an answer begins at the snapshot's end) or
 follows from the request: seed, draws so far, penalties and grammar all come from the tokens written before.
 
-A file is written behind the answer by a thread, newest first: to a ``.part``, synced, then renamed, so that a name
-never stands for half a snapshot. It is a safetensors file whose header names what it is of and the digest of all its
-bytes; every array is in the narrowest of F32, F16 and BF16 that holds it exactly. What is read is checked against the
-sizes of the model before a byte is believed. A file that is missing or damaged costs reading the tokens again.
+A file is written behind the answer by a thread, newest first: to a ``.part``, synced unless many wait, then renamed, so
+that a name never stands for half a snapshot. It is a safetensors file whose header names what it is of and the digest
+of all its bytes; every array is in the narrowest of F32, F16 and BF16 that holds it exactly. What is read is
+checked against the sizes of the model before a byte is believed. A file that is missing or damaged costs reading the
+tokens again.
 """
 
 from __future__ import annotations
@@ -46,8 +47,10 @@ ENDING, PART_ENDING = ".snapshot", ".part"
 LOGITS = "logits"
 HEADER_BYTES, MOST_HEADER_BYTES = 1 << 10, 1 << 14
 """What one of a model's snapshots has at most, and what is read of one that says it has more."""
-MOST_UNWRITTEN_BYTES = 256 << 20
+MOST_UNWRITTEN_BYTES = 128 << 20
 """What waits to be written beyond this is forgotten, the oldest first: a disk that cannot keep up costs snapshots."""
+MOST_SYNCED = 4
+"""Where more wait, none is synced: 1,000 chats at a time wait for a disk that syncs 30 files a second."""
 SPARE_BYTES = 1 << 30
 """A disk with less left gets no more snapshots."""
 FULL = 0.95
@@ -362,8 +365,9 @@ class SnapshotFolder:
                 key, snapshot = self._unwritten.pop()
                 self._unwritten_bytes -= snapshot.nbytes
                 self._is_writing = True
+                is_synced = len(self._unwritten) < MOST_SYNCED
             try:
-                self._write(key, snapshot)
+                self._write(key, snapshot, is_synced)
             except Exception as exc:  # a full disk, a folder taken away: the answer needs neither
                 log.warning("a snapshot of %d tokens could not be written: %s", key.length, exc)
             finally:
@@ -372,7 +376,7 @@ class SnapshotFolder:
                     self._is_writing = False
                     self._changed.notify_all()
 
-    def _write(self, key: Key, snapshot: Snapshot) -> None:
+    def _write(self, key: Key, snapshot: Snapshot, is_synced: bool) -> None:
         if snapshot.nbytes + HEADER_BYTES > self.limit_bytes:
             return
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -380,7 +384,7 @@ class SnapshotFolder:
         if shutil.disk_usage(self.path).free < SPARE_BYTES + snapshot.nbytes:
             raise OSError(f"the disk has less than {SPARE_BYTES >> 20} MiB left")
         has_logits = snapshot.logits is not None
-        size = write_snapshot(self.path / (name_of(key, has_logits) + ENDING), snapshot)
+        size = write_snapshot(self.path / (name_of(key, has_logits) + ENDING), snapshot, is_synced)
         with self._changed:
             self._add(key, size, has_logits)
         if has_logits:  # instead of one without
@@ -465,9 +469,9 @@ def key_of(file_name: str) -> tuple[Key, bool] | None:
     return Key(bytes.fromhex(match[1]), int(match[2]), bytes.fromhex(match[3])), match[4] is not None
 
 
-def write_snapshot(path: Path, snapshot: Snapshot) -> int:
-    """Its bytes on disk; it says itself what its name says. Raises OSError and leaves nothing half done under the
-    name."""
+def write_snapshot(path: Path, snapshot: Snapshot, is_synced: bool = True) -> int:
+    """Its bytes on disk; it says itself what its name says. Raises OSError and leaves nothing half done under the name.
+    One that is not synced may be torn where the machine loses its power, and then its digest tells."""
     arrays: dict[str, FloatArray] = dict(snapshot.state.arrays)
     if snapshot.logits is not None:
         arrays[LOGITS] = snapshot.logits
@@ -494,7 +498,8 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> int:
             for piece in (memoryview(front), *pieces):
                 while piece:
                     piece = piece[file.write(piece) :]
-            os.fsync(file.fileno())
+            if is_synced:
+                os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
         part.unlink(missing_ok=True)

@@ -1,0 +1,312 @@
+"""What a chat reads again, and how long its next answer takes to begin: warm, after a restart, after another model.
+
+    python -m tests.acceptance.never_read_twice [--parked 1000] [--long-tokens 26000] [--walks 0] [--strategy S]
+
+The turns are those of the page, over an engine process of its own, which a restart ends; times are from the request to
+the first words of the answer, on a model that is loaded. `full` is the same answer with nothing kept: all is read.
+``--walks N``: N random sequences of edits, branches, undone messages, stops and restarts, each answer compared with one
+written from the start (on the fake backend). Prints a line a measurement and, as the last line, one JSON document.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.acceptance.served_roost import STARTER
+from tests.engine.test_snapshot_store import walk
+from tests.weights.make_checkpoints import write_checkpoint
+from webapp.chat.events import ContentDelta, ReasoningDelta
+from webapp.chat.messages import ThinkMode
+from webapp.engine.snapshot_store import folder_use
+from webapp.manager.manager import ModelManager
+from webapp.services.chat.turn_writer import LiveTurn
+from webapp.services.chat.turns import ChatTurns
+from webapp.services.generation.completions import Completions
+from webapp.services.generation.request import AnswerRequest, TextPrompt
+from webapp.services.presets.presets import Presets
+from webapp.settings import Settings
+from webapp.storage.chats import ChatStore
+from webapp.storage.database import Database
+
+WORDS = ("heron", "river", "stone", "light", "morning", "water", "boat", "bridge", "garden", "winter", "song", "letter")
+OTHER = "other.safetensors"
+PATIENCE_S = 300.0
+
+
+class Roost:
+    """The services of a server over one data folder, without its sockets."""
+
+    def __init__(self, folder: Path, strategy: str) -> None:
+        self.settings = Settings(
+            data_dir=folder / "data", models_dir=folder / "models", model=STARTER.name, strategy=strategy
+        )
+        self.strategy = strategy
+        self._open()
+
+    def _open(self) -> None:
+        self.manager = ModelManager(self.settings)
+        self.database = Database(self.settings.data_dir / "roost.db")
+        self.presets = Presets(self.manager, self.database, self.settings)
+        self.turns = ChatTurns(self.manager, self.database, self.settings, self.presets)
+        self.store = ChatStore(self.database)
+        self.load(STARTER.name, self.strategy)
+
+    def load(self, model: str, strategy: str) -> None:
+        self.manager.load(model=model, strategy=strategy)
+        status = self.manager.wait_ready(PATIENCE_S)
+        assert status.phase == "ready" and status.model == model, status
+
+    def close(self) -> None:
+        self.turns.close()
+        self.manager.close()
+        self.database.close()
+
+    def restart(self) -> None:
+        self.close()
+        self._open()
+
+    def swap_and_back(self) -> None:
+        self.load(OTHER, "auto")
+        self.load(STARTER.name, self.strategy)
+
+    def forget(self) -> None:
+        """A restart without anything kept."""
+        self.close()
+        shutil.rmtree(self.settings.snapshot_dir, ignore_errors=True)
+        self._open()
+
+    def engine_rss(self) -> int:
+        children = psutil.Process().children(recursive=True)
+        return max((child.memory_info().rss for child in children), default=0)
+
+    def chat(self, max_tokens: int) -> str:
+        sampling = {"max_tokens": max_tokens, "temperature": 1.0, "seed": 1}
+        return self.store.create(sampling=sampling, think_mode=ThinkMode.NONE).id
+
+
+def timed(begin: Callable[[], LiveTurn]) -> dict[str, Any]:
+    """The answer's figures, with ``first_ms``."""
+    begun, position, first_ms = time.perf_counter(), 0, 0.0
+    live = begin()
+    while not live.is_finished or live.event_count > position:
+        events, position = live.events_after(position, 1.0)
+        if not first_ms and any(isinstance(event, (ContentDelta, ReasoningDelta)) for event in events):
+            first_ms = 1000 * (time.perf_counter() - begun)
+        last = events[-1] if events else None
+    assert live.failure is None, live.failure
+    stats = last.stats
+    return {
+        "first_ms": round(first_ms, 1),
+        "prompt": stats["prompt_tokens"],
+        "read": stats["prefilled_tokens"],
+        "again": stats["read_again"],
+        "message_id": live.message_id,
+    }
+
+
+def text_of(words: int, rng: random.Random) -> str:
+    return " ".join(rng.choices(WORDS, k=words)).capitalize() + "."
+
+
+def shown(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    found = {key: value for key, value in found.items() if key != "message_id"}
+    print(name, found, flush=True)
+    return found
+
+
+def eighty_messages(roost: Roost) -> dict[str, Any]:
+    rng = random.Random(1)
+    chat_id = roost.chat(max_tokens=60)
+    for _ in range(40):
+        last = timed(lambda: roost.turns.send(chat_id, text_of(150, rng)))
+    branch = roost.store.branch(chat_id)
+    assert len(branch) == 80
+    report: dict[str, Any] = {"messages": 80, "prompt_tokens": last["prompt"]}
+    tip, middle = branch[-1].id, branch[40].id
+    ways: dict[str, Callable[[], LiveTurn]] = {
+        "regenerate": lambda: roost.turns.regenerate(tip),
+        "edit message 41": lambda: roost.turns.edit(middle, text_of(20, rng)),
+        "branch at message 20": lambda: roost.turns.regenerate(branch[19].id),
+        "undo": lambda: _undo(roost, chat_id, tip, rng),
+    }
+
+    def measure(before: Callable[[], None]) -> dict[str, Any]:
+        found = {}
+        for name, way in ways.items():
+            before()
+            found[name] = shown(name, timed(way))
+        return found
+
+    for name, before in (
+        ("full", roost.forget),
+        ("warm", lambda: None),
+        ("restart", roost.restart),
+        ("swap and back", roost.swap_and_back),
+    ):
+        print(f"-- {name}", flush=True)
+        if name == "warm":  # what full reading has thrown away
+            timed(lambda: roost.turns.regenerate(tip))
+            for place in (19, 41):
+                timed(partial(roost.turns.regenerate, branch[place].id))
+            timed(lambda: _undo(roost, chat_id, tip, rng))
+        report[name] = measure(before)
+    return report
+
+
+def _undo(roost: Roost, chat_id: str, tip: str, rng: random.Random) -> LiveTurn:
+    """Takes the last exchange of the chat back and asks something else."""
+    question = roost.store.message(tip).parent_id
+    assert question is not None
+    roost.store.select_version(tip)
+    roost.store.delete_message(question)
+    live = roost.turns.send(chat_id, text_of(20, rng))
+    roost.store.restore_message(question)
+    return live
+
+
+def long_chat(roost: Roost, tokens: int) -> dict[str, Any]:
+    rng = random.Random(2)
+    chat_id = roost.chat(max_tokens=40)
+    words = tokens * 9 // 10
+    first = timed(lambda: roost.turns.send(chat_id, text_of(words, rng)))
+    report = {"full": shown("long chat, read whole", first)}
+    roost.restart()
+    again = timed(lambda: roost.turns.regenerate(first["message_id"]))
+    report["regenerate after a restart"] = shown("regenerate after a restart", again)
+    roost.restart()
+    report["go on after a restart"] = shown(
+        "go on after a restart", timed(lambda: roost.turns.send(chat_id, "And then?"))
+    )
+    return report
+
+
+def parked_chats(roost: Roost, count: int) -> dict[str, Any]:
+    rng = random.Random(3)
+    texts = [text_of(60, rng) for _ in range(count)]
+    before = folder_use(roost.settings.snapshot_dir)
+    ids: list[str] = []
+    lock = threading.Lock()
+
+    def park() -> None:
+        while True:
+            with lock:
+                if not texts:
+                    return
+                text = texts.pop()
+            chat_id = roost.chat(max_tokens=16)
+            timed(partial(roost.turns.send, chat_id, text))
+            with lock:
+                ids.append(chat_id)
+
+    workers = [threading.Thread(target=park) for _ in range(8)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    roost.restart()
+    files, used = (after - then for after, then in zip(folder_use(roost.settings.snapshot_dir), before, strict=True))
+    report = {
+        "chats": count,
+        "files_a_chat": round(files / count, 2),
+        "disk_bytes_a_chat": used // count,
+        "web_rss_mb": psutil.Process().memory_info().rss >> 20,
+        "engine_rss_mb": roost.engine_rss() >> 20,
+    }
+    firsts, again = [], 0
+    for chat_id in rng.sample(ids, min(200, count)):
+        found = timed(partial(roost.turns.send, chat_id, "And then?"))
+        firsts.append(found["first_ms"])
+        again += found["again"]
+    firsts.sort()
+    report |= {
+        "opened": len(firsts),
+        "read_again": again,
+        "p50_ms": statistics.median(firsts),
+        "p99_ms": firsts[int(0.99 * (len(firsts) - 1))],
+        "engine_rss_after_mb": roost.engine_rss() >> 20,
+    }
+    return shown("parked chats", report)
+
+
+def many_answers(roost: Roost, answers: int, tokens: int) -> dict[str, Any]:
+    rng = random.Random(4)
+    prompt = TextPrompt(token_ids=tuple(rng.choices(range(300, 2000), k=tokens)))
+    completions = Completions(roost.manager, roost.presets)
+
+    def run(choices: int) -> tuple[int, float, int]:
+        before, begun = roost.manager.counters(), time.perf_counter()
+        order = AnswerRequest((prompt,), {"max_tokens": 64, "temperature": 1.0}, choices=choices)
+        for _ in completions.start(order).events(1.0):
+            pass
+        after = roost.manager.counters()
+        read = after["prefilled_tokens_total"] - before["prefilled_tokens_total"]
+        return read, time.perf_counter() - begun, after["decoded_tokens_total"] - before["decoded_tokens_total"]
+
+    rss = roost.engine_rss()
+    read, seconds, written = run(answers)
+    alone = run(1)
+    return shown(
+        "answers side by side",
+        {
+            "answers": answers,
+            "prompt_tokens": tokens,
+            "read": read,
+            "tokens_per_s": round(written / seconds),
+            "alone_tokens_per_s": round(alone[2] / alone[1]),
+            "engine_grew_mb": (roost.engine_rss() - rss) >> 20,
+        },
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parked", type=int, default=1000)
+    parser.add_argument("--long-tokens", type=int, default=26000)
+    parser.add_argument("--walks", type=int, default=0)
+    parser.add_argument("--strategy", default="auto")
+    args = parser.parse_args()
+    report: dict[str, Any] = {"strategy": args.strategy}
+    folder = Path(tempfile.mkdtemp(prefix="roost-twice-"))
+    try:
+        if args.walks:
+            answers, read, asked = walk(folder / "walks", args.walks, seed=11)
+            report["walks"] = shown(
+                "walks", {"sequences": args.walks, "answers": answers, "read": read, "asked": asked}
+            )
+        (folder / "models").mkdir()
+        (folder / "data").mkdir()
+        shutil.copy(STARTER, folder / "models" / STARTER.name)
+        write_checkpoint(folder / "models" / OTHER, "7", n_layer=2, n_embd=128, vocab_size=65536)
+        roost = Roost(folder, args.strategy)
+        try:
+            report["strategy"] = roost.manager.status().strategy
+            report["state_bytes"] = roost.manager.model_info().config.state_bytes()  # type: ignore[union-attr]
+            report["eighty messages"] = eighty_messages(roost)
+            report["side by side"] = many_answers(roost, 32, 2000)
+            if args.long_tokens:
+                report["long chat"] = long_chat(roost, args.long_tokens)
+            if args.parked:
+                report["parked"] = parked_chats(roost, args.parked)
+        finally:
+            roost.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    report["load_average"] = round(psutil.getloadavg()[0], 1)
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()
