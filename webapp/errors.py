@@ -444,5 +444,5 @@ def as_roost_error(exc: BaseException) -> RoostError:
     if isinstance(exc, RoostError):
         return exc
     if isinstance(exc, MemoryError):
-        return OutOfMemory(reason=str(exc) or Text("reason.common.system_refused_more_memory"))
+        return OutOfMemory(reason=str(exc) or Text("reason.common.out_of_memory"))
     return RoostError(reason=f"{type(exc).__name__}: {exc}")

@@ -45,7 +45,7 @@ def default_data_dir() -> Path:
         home = Path.home()
     except RuntimeError as exc:  # a container user without a home
         raise RoostError(
-            "settings_invalid", name="data_dir", value="", reason=Text("reason.settings.system_names_no_home_folder")
+            "settings_invalid", name="data_dir", value="", reason=Text("reason.settings.no_home_folder")
         ) from exc
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or home / "AppData" / "Local") / "Roost"
@@ -243,7 +243,7 @@ class Setting:
         if self.at_most is not None and not value <= self.at_most:
             raise ValueError(Text("reason.settings.must_be_at_most", most=self.at_most))
         if self.secret and value and not re.fullmatch(r"[A-Za-z0-9._~+/=-]{8,200}", value):
-            raise ValueError(Text("reason.settings.must_be_8_to_200_letters"))
+            raise ValueError(Text("reason.settings.token_form"))
 
 
 def reason_of(exc: ValueError) -> Text | str:

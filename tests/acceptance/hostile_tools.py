@@ -138,7 +138,7 @@ def name_leading_inside(site: Site) -> Told:
         return rows if host == "inside.example" else resolve(host, *given, **named)
 
     with patch("socket.getaddrinfo", resolved):
-        return address("http://inside.example/", "leads_to_a_private_address")(site)
+        return address("http://inside.example/", "private_address")(site)
 
 
 def with_tools(tools: Any, param: str, **more: Any) -> Callable[[Site], Told]:
@@ -180,7 +180,7 @@ def other_apis(site: Site) -> Told:
     hello = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
     asked = {**hello, "tools": [{"name": "f", "input_schema": loop}]}
     status, anthropic = site.post("/v1/messages", asked)
-    assert status == 400 and says_one(anthropic["error"]["message"], "reason.tools.reference_leads_nowhere"), anthropic
+    assert status == 400 and says_one(anthropic["error"]["message"], "reason.tools.broken_reference"), anthropic
     status, ollama = site.post("/api/chat", {**hello, "tools": [tool({}, f"t{n}") for n in range(2_000)]})
     assert status == 400 and says(ollama["error"], "reason.api.there_are_too_many", found=2_000, limit=128), ollama
     return f"refused: {ollama['error']}"
@@ -239,7 +239,7 @@ CASES = (
         schema(x={"type": "string", "pattern": "^(a+)+$"}), {"x": "a" * 40 + "b"}, "reason.tools.does_not_match")),
     Case("the same pattern for names", checked(
         {"type": "object", "patternProperties": {"^(a+)+$": {}}, "additionalProperties": False},
-        {"a" * 40 + "b": 1}, "reason.tools.property_that_is_not")),
+        {"a" * 40 + "b": 1}, "reason.tools.unknown_property")),
     Case("the pattern ((a{1000}){1000}){1000}", lambda site: refused(
         site.ask(tools=[tool(schema(x={"type": "string", "pattern": "^((a{1000}){1000}){1000}$"}))],
                  tool_choice="required"), None)),
@@ -249,7 +249,7 @@ CASES = (
     Case("a body nested 100,000 levels deep", lambda site: refused(
         site.post("/v1/chat/completions", b'{"tools":[' + b'{"a":' * 100_000), None)),
     Case("a result of 5 MB in a tool message", with_messages([call_message("{}"), result_message("x" * BIG)], None)),
-    Case("a result of 5 MB from an HTTP tool", address("http://127.0.0.1:{port}/big", "answer_is_larger_than_kib")),
+    Case("a result of 5 MB from an HTTP tool", address("http://127.0.0.1:{port}/big", "answer_too_large")),
     Case("a result of 5 MB typed in a chat", typed_result(BIG)),
     Case("a result of 150 KB typed in a chat", typed_result(150_000)),
     Case("a fixed result that is too long", long_fixed_value),
@@ -258,13 +258,13 @@ CASES = (
     Case("HTML from an MCP server", html_from_servers),
     Case("HTML in the tool bench's cases and transcripts", html_in_the_bench),
     Case("HTML in names", html_in_names),
-    Case("an HTTP tool at 127.0.0.1 by name", address("http://localhost:{port}/", "leads_to_a_private_address")),
-    Case("at 10.0.0.1", address("http://10.0.0.1/", "is_not_among_the_allowed_hosts")),
-    Case("at 169.254.169.254", address("http://169.254.169.254/latest/meta-data", "is_not_among_the_allowed_hosts")),
-    Case("at ::1", address("http://[::1]:{port}/", "is_not_among_the_allowed_hosts")),
-    Case("at ::ffff:127.0.0.1", address("http://[::ffff:127.0.0.1]:{port}/", "is_not_among_the_allowed_hosts")),
-    Case("at 2130706433", address("http://2130706433:{port}/", "is_not_among_the_allowed_hosts")),
-    Case("at 0x7f.1", address("http://0x7f.1:{port}/", "is_not_among_the_allowed_hosts")),
+    Case("an HTTP tool at 127.0.0.1 by name", address("http://localhost:{port}/", "private_address")),
+    Case("at 10.0.0.1", address("http://10.0.0.1/", "host_not_allowed")),
+    Case("at 169.254.169.254", address("http://169.254.169.254/latest/meta-data", "host_not_allowed")),
+    Case("at ::1", address("http://[::1]:{port}/", "host_not_allowed")),
+    Case("at ::ffff:127.0.0.1", address("http://[::ffff:127.0.0.1]:{port}/", "host_not_allowed")),
+    Case("at 2130706433", address("http://2130706433:{port}/", "host_not_allowed")),
+    Case("at 0x7f.1", address("http://0x7f.1:{port}/", "host_not_allowed")),
     Case("at an allowed name that leads inside", name_leading_inside),
     Case("redirected to a private address", address("http://127.0.0.1:{port}/redirect", "redirected")),
     Case("with a password in its address", address("http://127.0.0.1:80@evil.example/", "is_not_an_http_address")),

@@ -191,7 +191,7 @@ def test_without_a_ggml_the_way_out_is_a_command(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(library, "installed", lambda: [])
     library._load.cache_clear()
     found = GgmlBackend.availability()
-    assert not found.is_available and found.reason.key == "reason.backends.python_package_is_not_installed"
+    assert not found.is_available and found.reason.key == "reason.backends.package_not_installed"
     assert library.PINNED in str(found.way_out)
     monkeypatch.setattr(sys, "version_info", (3, 99, 0))
     library._load.cache_clear()
@@ -211,7 +211,7 @@ def test_a_ggml_made_for_another_processor_is_never_run(monkeypatch: pytest.Monk
         pytest.skip("this ggml was compiled for any processor")
     library._load.cache_clear()
     found = GgmlBackend.availability()
-    assert found.reason.key == "reason.backends.ggml_for_another_processor"
+    assert found.reason.key == "reason.backends.ggml_other_processor"
     library._load.cache_clear()
 
 

@@ -261,7 +261,7 @@ def test_what_is_said_of_a_machine(found: object, reason: str, monkeypatch: pyte
 def test_a_missing_package_and_an_old_python_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "version_info", (3, 12, 0))
-    assert WebgpuBackend.availability().reason.key == "reason.backends.python_package_is_not_installed"
+    assert WebgpuBackend.availability().reason.key == "reason.backends.package_not_installed"
     monkeypatch.setattr(sys, "version_info", (3, 10, 9))
     assert WebgpuBackend.availability().reason.key == "reason.webgpu.python_is_too_old"
 

@@ -81,7 +81,7 @@ def test_a_load_that_ran_out_of_memory_is_not_tried_by_every_later_request(make_
     monkeypatch.setattr(FakeBackend, "load", run_out)
     assert_failed(manager.submit(request()), "out_of_memory")
     for _ in range(3):
-        with raises_code("model_does_not_fit", key="reason.manager.memory_ran_out_when_it_was"):
+        with raises_code("model_does_not_fit", key="reason.manager.memory_ran_out_before"):
             manager.submit(request())
     assert len(starter.clients) == 1
     manager.load()  # by hand, and by the estimate it fits: tried again

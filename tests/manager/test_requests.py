@@ -45,10 +45,10 @@ def test_an_id_in_use_is_refused(make_manager):
     manager = make_manager(ENDLESS)
     first = request(max_tokens=10_000)
     handle = manager.submit(first)
-    with raises_code("request_invalid", key="reason.manager.request_is_already_running"):
+    with raises_code("request_invalid", key="reason.manager.request_running"):
         manager.submit(first)
     first_token(handle)
-    with raises_code("request_invalid", key="reason.manager.request_is_already_running"):
+    with raises_code("request_invalid", key="reason.manager.request_running"):
         manager.submit(first)
     handle.abort()
     assert last_output(handle).finish_reason is FinishReason.ABORT

@@ -56,5 +56,5 @@ def test_files_that_are_no_tokenizer(tmp_path):
     with pytest.raises(FileMissing):
         HfTokenizer(tmp_path / "none.json", 100)
     write_byte_level(tmp_path / "t.json")
-    with raises_code("vocabulary_invalid", key="reason.tokenizer.ids_beyond_the_vocabulary"):
+    with raises_code("vocabulary_invalid", key="reason.tokenizer.ids_beyond_vocabulary"):
         HfTokenizer(tmp_path / "t.json", 100)

@@ -50,7 +50,7 @@ def test_other_folders_are_looked_at_too(tmp_path):
 
 def test_an_own_file_that_does_not_fit_is_refused(tmp_path):
     write_world(tmp_path / "poet.vocab.txt", 999)
-    with raises_code("vocabulary_invalid", key="reason.tokenizer.ids_beyond_the_vocabulary", found=999):
+    with raises_code("vocabulary_invalid", key="reason.tokenizer.ids_beyond_vocabulary", found=999):
         load_tokenizer(500, tmp_path / "poet.pth")
 
 
@@ -59,7 +59,7 @@ def test_override(tmp_path):
     assert load_tokenizer(512, tmp_path / "m.pth", tmp_path / "mine.txt").name == "mine.txt"
     assert load_tokenizer(65536, override="world").name == "world"
     assert load_tokenizer(256, override="byte").name == "byte"
-    with raises_code("vocabulary_invalid", key="reason.tokenizer.another_number_of_tokens", found=65536, expected=300):
+    with raises_code("vocabulary_invalid", key="reason.tokenizer.token_count_differs", found=65536, expected=300):
         load_tokenizer(300, override="world")
     with pytest.raises(FileMissing):
         load_tokenizer(65536, override=tmp_path / "none.txt")

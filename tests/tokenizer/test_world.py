@@ -101,7 +101,7 @@ def test_a_vocabulary_of_ones_own(tmp_path):
     assert own.encode("é") == [300]
     assert (own.name, own.last_id) == ("v.txt", 300)
     assert own.unassigned_ids()[:2] == [258, 259]
-    with raises_code("vocabulary_invalid", key="reason.tokenizer.ids_beyond_the_vocabulary", found=300):
+    with raises_code("vocabulary_invalid", key="reason.tokenizer.ids_beyond_vocabulary", found=300):
         WorldTokenizer(tmp_path / "v.txt", 300)
 
 
@@ -128,7 +128,7 @@ def test_missing_and_binary_vocabularies(tmp_path):
     with pytest.raises(FileMissing):
         WorldTokenizer(tmp_path / "none.txt")
     (tmp_path / "v.txt").write_bytes(b"\xff\xfe\x00")
-    with raises_code("vocabulary_invalid", key="reason.tokenizer.vocabulary_is_utf_8_text"):
+    with raises_code("vocabulary_invalid", key="reason.tokenizer.not_utf_8"):
         WorldTokenizer(tmp_path / "v.txt")
 
 

@@ -118,12 +118,12 @@ def call(arguments, texts=None):
 
 def test_outside_a_chat_it_says_why_there_is_nothing_to_search():
     result = call({"query": "heron"})
-    assert result.is_error and keys_in(result.reason) == ["reason.tools.searches_the_files_of_a_chat"]
+    assert result.is_error and keys_in(result.reason) == ["reason.tools.only_in_a_chat"]
 
 
 def test_a_chat_without_files_says_so():
     result = call({"query": "heron"}, lambda: [])
-    assert result.is_error and keys_in(result.reason) == ["reason.tools.no_files_are_attached_to_this"]
+    assert result.is_error and keys_in(result.reason) == ["reason.tools.no_attached_files"]
 
 
 @pytest.mark.parametrize("arguments", [{}, {"query": "a", "max_results": 0}, {"query": "a", "max_results": 99}])
@@ -136,7 +136,7 @@ def test_arguments_that_do_not_fit_are_told_before_anything_is_read(arguments):
 
 def test_a_query_without_words_is_told():
     result = call({"query": "?!"}, lambda: [NamedText("a", "b")])
-    assert keys_in(result.reason) == ["reason.tools.query_has_no_words_to_look"]
+    assert keys_in(result.reason) == ["reason.tools.query_without_words"]
 
 
 def test_other_tools_run_as_ever_in_a_chat():

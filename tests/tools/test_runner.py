@@ -223,7 +223,7 @@ def test_numbers_that_are_none_of_json_do_not_run(arguments: str) -> None:
     made = ToolCall("call_1", WEATHER.name, arguments)
     result = run_call(made, replace(WEATHER, behaviour=Behaviour.FIXED, fixed_value="22"))
     assert result is not None and result.is_error
-    assert "reason.tools.arguments_are_no_json_object_error" in keys_in(result.reason)
+    assert "reason.tools.arguments_not_an_object_error" in keys_in(result.reason)
 
 
 def test_a_post_carries_the_rest_as_json(port: int) -> None:
@@ -234,15 +234,15 @@ def test_a_post_carries_the_rest_as_json(port: int) -> None:
 @pytest.mark.parametrize(
     ("url", "allowed", "key", "told"),
     [
-        ("http://127.0.0.1:{port}/", [], "is_not_among_the_allowed_hosts", {"host": "127.0.0.1"}),
-        ("http://localhost:{port}/", ["localhost"], "leads_to_a_private_address", {}),
-        ("http://169.254.169.254/latest", ["example.org"], "is_not_among_the_allowed_hosts", {}),
+        ("http://127.0.0.1:{port}/", [], "host_not_allowed", {"host": "127.0.0.1"}),
+        ("http://localhost:{port}/", ["localhost"], "private_address", {}),
+        ("http://169.254.169.254/latest", ["example.org"], "host_not_allowed", {}),
         ("file:///etc/passwd", ["127.0.0.1"], "is_not_an_http_address", {}),
         ("http://user:pass@127.0.0.1/", ["127.0.0.1"], "is_not_an_http_address", {}),
-        ("http://127.0.0.1:{port}/large", ["127.0.0.1"], "answer_is_larger_than_kib", {}),
+        ("http://127.0.0.1:{port}/large", ["127.0.0.1"], "answer_too_large", {}),
         ("http://127.0.0.1:{port}/elsewhere", ["127.0.0.1"], "redirected", {"place": "http://127.0.0.1/secret"}),
         ("http://127.0.0.1:{port}/missing", ["127.0.0.1"], "answered_with_status", {"status": 404}),
-        ("http://127.0.0.1:1/", ["127.0.0.1"], "nothing_answers_at_port", {"host": "127.0.0.1", "port": 1}),
+        ("http://127.0.0.1:1/", ["127.0.0.1"], "nothing_listens", {"host": "127.0.0.1", "port": 1}),
         ("http://[::bad", ["127.0.0.1"], "is_not_an_address", {}),
         ("http://127.0.0.1:99999/", ["127.0.0.1"], "is_not_an_address", {}),
     ],
@@ -258,7 +258,7 @@ def test_a_name_that_leads_inside_is_refused_at_whatever_it_resolves_to(monkeypa
     rows = [(2, 1, 6, "", ("10.0.0.7", 80))]
     monkeypatch.setattr(http_request.socket, "getaddrinfo", lambda *args, **kwargs: rows)
     result = run_call(call({"city": "Paris"}), asking("http://intranet.example/"), ["intranet.example"])
-    assert result is not None and tells(result.reason, key="reason.tools.leads_to_a_private_address", ip="10.0.0.7")
+    assert result is not None and tells(result.reason, key="reason.tools.private_address", ip="10.0.0.7")
 
 
 @pytest.mark.parametrize("ip", ["64:ff9b:1::a00:1", "::ffff:192.168.0.1", "::a00:7", "fe80::1%eth0", "192.0.0.8"])
@@ -267,7 +267,7 @@ def test_a_name_that_resolves_inside_is_refused_however_the_address_is_written(m
     rows = [(family, socket.SOCK_STREAM, 6, "", (ip, 80))]
     monkeypatch.setattr(http_request.socket, "getaddrinfo", lambda *args, **kwargs: rows)
     result = run_call(call({"city": "Paris"}), asking("http://intranet.example/"), ["intranet.example"])
-    assert result is not None and tells(result.reason, key="reason.tools.leads_to_a_private_address", ip=ip)
+    assert result is not None and tells(result.reason, key="reason.tools.private_address", ip=ip)
 
 
 def problems_of(schema: dict, arguments: dict) -> tuple:
@@ -280,7 +280,7 @@ def test_patterns_of_names_are_matched_in_linear_time_too() -> None:
     """The jsonschema package would give `^(a+)+$` to Python's `re`: 2^40 steps for this name."""
     schema = {"patternProperties": {"^(a+)+$": {"type": "integer"}}, "additionalProperties": False}
     [problem] = problems_of(schema, {"a" * 40 + "b": 1})
-    assert keys_in(problem.message) == ["reason.tools.property_that_is_not"]
+    assert keys_in(problem.message) == ["reason.tools.unknown_property"]
     assert problems_of(schema, {"aaa": 1}) == () and problems_of(schema, {"aaa": "x"})[0].path == "aaa"
     assert problems_of({**schema, "additionalProperties": {"type": "null"}}, {"b": 1})[0].path == "b"
 
@@ -308,7 +308,7 @@ def test_a_megabyte_of_arguments_does_not_run() -> None:
 def test_a_reference_to_nothing_but_itself_is_refused(reference: str) -> None:
     loop = {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}
     schema = {"type": "object", "$defs": loop, "properties": {"x": {"$ref": reference}}}
-    with raises_code("tool_invalid", key="reason.tools.reference_leads_nowhere"):
+    with raises_code("tool_invalid", key="reason.tools.broken_reference"):
         checked(ToolDefinition("f", parameters=schema))
     checked(ToolDefinition("f", parameters={"type": "object", "properties": {"again": {"$ref": "#"}}}))
 

@@ -110,7 +110,7 @@ def test_a_storage_cut_short_inside_a_whole_zip(tmp_path):
     with raises_code("file_truncated", key="reason.weights.data_of_are_missing"):
         inspect(tmp_path / "gone.pth")
     write_zip(tmp_path / "packed.pth", pickled, [("data/0", bytes(256))], zipfile.ZIP_DEFLATED)
-    with raises_code("file_error", key="reason.weights.member_is_compressed_which_torch_never"):
+    with raises_code("file_error", key="reason.weights.member_compressed"):
         inspect(tmp_path / "packed.pth")
 
 
@@ -184,7 +184,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, in_zip, protocol):
 )
 def test_damaged_pickles(tmp_path, pickled):
     write_zip(tmp_path / "m.pth", pickled)
-    with raises_code("file_error", key="reason.weights.table_of_contents_is_damaged"):
+    with raises_code("file_error", key="reason.weights.damaged_directory"):
         inspect(tmp_path / "m.pth")
 
 
@@ -197,7 +197,7 @@ def test_tensors_that_reach_beyond_their_storage(tmp_path, shape, strides, offse
     sizes = b"".join(b"(" + b"".join(pickle_int(n) for n in numbers) + b"t" for numbers in (shape, strides))
     tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + pickle_int(offset) + sizes + b"\x89}tR"
     write_zip(tmp_path / "m.pth", b"\x80\x02}X\x01\0\0\0a" + tensor + b"s.", [("data/0", bytes(32))])
-    with raises_code("file_error", key="reason.weights.table_of_contents_is_damaged"):
+    with raises_code("file_error", key="reason.weights.damaged_directory"):
         inspect(tmp_path / "m.pth")
 
 
@@ -235,10 +235,10 @@ def test_unknown_content(tmp_path):
     [
         (b'{"a": ', "header_is_not_valid_json"),
         (b"{" + b"[" * 100_000, "header_is_not_valid_json"),
-        ({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, "headers_entry_for_makes_no_sense"),
-        ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "headers_entry_for_makes_no_sense"),
-        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, "bytes_do_not_fit_the_shape"),
-        ({"a": 3}, "headers_entry_for_makes_no_sense"),
+        ({"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, "bad_header_entry"),
+        ({"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, "bad_header_entry"),
+        ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, "byte_count_differs"),
+        ({"a": 3}, "bad_header_entry"),
         ({"__metadata__": 3}, "metadata_is_not_a_table"),
     ],
 )

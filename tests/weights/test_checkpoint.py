@@ -79,7 +79,7 @@ def test_unknown_names_and_unreadable_formats(tmp_path):
     ):
         checkpoint.array("x.y")
     (tmp_path / "m.bin").write_bytes(b"fmgg" + (1).to_bytes(4, "little") * 5 + bytes(40))
-    with raises_code("file_error", key="reason.weights.version_of_rwkv_cpp_is_unknown", found=1):
+    with raises_code("file_error", key="reason.weights.unknown_rwkv_cpp_version", found=1):
         open_checkpoint(tmp_path / "m.bin")
     (tmp_path / "m.txt").write_text("only some text, no model")
     with raises_code("unknown_format"):

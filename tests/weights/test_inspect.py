@@ -147,10 +147,10 @@ def test_a_lora_file(tmp_path, names):
 def test_a_file_of_another_project_says_why(tmp_path):
     write_tensors(tmp_path / "x.safetensors", {"model.layers.0.self_attn.q_proj.weight": np.zeros((4, 4), np.float32)})
     found = inspect(tmp_path / "x.safetensors")
-    assert found.kind == "unknown" and keys_in(found.reason) == ["reason.weights.tensors_have_the_names_of_hugging"]
-    with raises_code("not_a_model", key="reason.weights.tensors_have_the_names_of_hugging") as caught:
+    assert found.kind == "unknown" and keys_in(found.reason) == ["reason.weights.hugging_face_names"]
+    with raises_code("not_a_model", key="reason.weights.hugging_face_names") as caught:
         require_model(found)
-    assert keys_in(caught.value.params["way_out"]) == ["reason.weights.choose_an_rwkv_model_in_pth"]
+    assert keys_in(caught.value.params["way_out"]) == ["reason.weights.choose_rwkv_model"]
 
 
 def test_a_missing_layer_is_named(tmp_path):

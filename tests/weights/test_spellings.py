@@ -157,7 +157,7 @@ def test_a_model_of_another_kind_is_named(stray: str, key: str, tmp_path: Path) 
 def test_a_folded_first_norm_is_named(tmp_path: Path) -> None:
     tensors = {name: tensor for name, tensor in official("7").items() if ".ln0." not in name}
     path = write(tmp_path, prefixed("rwkv7.", "head.")(tensors), "folder")
-    assert inspect(path).reason.key == "reason.weights.first_norm_is_folded"
+    assert inspect(path).reason.key == "reason.weights.folded_norm"
 
 
 @pytest.mark.parametrize(("vocab_size", "tokenizer"), [(65530, "world"), (65529, "world")])

@@ -111,7 +111,7 @@ def tools_in(path: str) -> tuple[dict[str, Any], ...]:
         raise ToolInvalid(field="file", reason=Text("reason.cli.file_is_not_json", path=path, error=str(exc))) from exc
     rows = value.get("tools", [value]) if isinstance(value, Mapping) else value
     if not isinstance(rows, list):
-        raise ToolInvalid(field="file", reason=Text("reason.common.must_be_a_tool"))
+        raise ToolInvalid(field="file", reason=Text("reason.common.not_a_tool"))
     return tuple(from_openai(row).function for row in rows)
 
 

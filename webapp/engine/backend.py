@@ -452,7 +452,7 @@ class Backend(ABC):
             is_finite = self.step([Row(slot, [0])]).is_finite(0)
             self.free_slot(slot)
             if not is_finite:
-                raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_is_not_a_number"))
+                raise ModelError("load_failed", name=name, reason=Text("reason.backends.first_output_not_finite"))
         except BaseException:
             self.close()
             raise

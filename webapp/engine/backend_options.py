@@ -172,7 +172,7 @@ def read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any
     except ValueError as exc:  # an open quote
         raise StrategyError(
             strategy=strategy,
-            reason=Text("reason.engine.quote_in_it_is_not_closed"),
+            reason=Text("reason.engine.open_quote"),
             way_out=Text("reason.engine.close_the_quote"),
         ) from exc
     for word in words:
@@ -182,7 +182,7 @@ def read_words(options: Sequence[BackendOption], strategy: str) -> dict[str, Any
         if name not in names:
             raise StrategyError(
                 strategy=strategy,
-                reason=Text("reason.engine.is_not_an_option", name=word),
+                reason=Text("reason.engine.unknown_option", name=word),
                 way_out=Text("reason.engine.options", names=", ".join(names)),
             )
         found[name] = value

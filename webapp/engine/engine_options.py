@@ -43,9 +43,7 @@ class EngineOptions:
         _check_whole("prefill_chunk", self.prefill_chunk, MOST_PREFILL_CHUNK)
         seconds = self.idle_unload_s
         if seconds is not None and not (_is_number(seconds) and math.isfinite(seconds) and seconds >= 0):
-            raise InvalidOption(
-                name="idle_unload_s", value=repr(seconds), allowed=Text("reason.engine.number_of_seconds_0_or_more")
-            )
+            raise InvalidOption(name="idle_unload_s", value=repr(seconds), allowed=Text("reason.engine.seconds"))
         if not isinstance(self.custom_cuda, bool):
             raise InvalidOption(
                 name="custom_cuda", value=repr(self.custom_cuda), allowed=Text("reason.engine.true_or_false")

@@ -193,7 +193,7 @@ def automatic_strategy(model: ModelFile, free: Mapping[str, int]) -> str:
     if least is None:
         raise refusal or StrategyError(
             strategy=AUTOMATIC,
-            reason=Text("reason.engine.no_backend_can_run_this_model"),
+            reason=Text("reason.engine.no_backend_runs_it"),
             way_out=Text("reason.engine.choose_another_model"),
         )
     return least[1]

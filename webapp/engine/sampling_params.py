@@ -163,12 +163,12 @@ _LOGPROBS = SamplingParameter("logprobs", int, None, 0, MOST_ALTERNATIVES)
 
 _FORMS: dict[str, tuple[Text, Callable[[Any], Any]]] = {
     "logit_bias": (
-        Text("reason.engine.token_ids_with_a_number_each"),
+        Text("reason.engine.token_id_numbers"),
         lambda value: {int(k): float(v) for k, v in value.items()},
     ),
-    "stop_token_ids": (Text("reason.engine.list_of_token_ids"), lambda value: tuple(map(int, value))),
+    "stop_token_ids": (Text("reason.engine.token_id_list"), lambda value: tuple(map(int, value))),
     "stop_token_sequences": (
-        Text("reason.engine.list_of_lists_of_token_ids"),
+        Text("reason.engine.token_id_lists"),
         lambda value: tuple(tuple(map(int, s)) for s in value),
     ),
 }

@@ -261,9 +261,7 @@ class FitCheck:
             return None
         if is_accepted is None or by_hand:
             return self._shortfall(target, reclaimable_bytes)
-        return ModelError(
-            "model_does_not_fit", name=target.name, reason=Text("reason.manager.memory_ran_out_when_it_was")
-        )
+        return ModelError("model_does_not_fit", name=target.name, reason=Text("reason.manager.memory_ran_out_before"))
 
     def accept(self, target: Target) -> None:
         self._note(target, True)

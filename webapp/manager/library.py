@@ -215,7 +215,7 @@ def _printable(name: str) -> str:
 
 
 def _unreadable_name(file: ModelFile) -> RoostError:
-    return RoostError("library_error", name=file.name, reason=Text("reason.manager.name_is_not_valid_utf_8"))
+    return RoostError("library_error", name=file.name, reason=Text("reason.manager.name_not_utf_8"))
 
 
 def stamp_of(path: Path) -> Stamp:

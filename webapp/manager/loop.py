@@ -312,7 +312,7 @@ def load_error(exc: Exception, command: LoadModel) -> RoostError:
         return exc
     traceback.print_exc()
     if isinstance(exc, MemoryError) or is_out_of_memory(f"{type(exc).__name__}: {exc}"):
-        return OutOfMemory(reason=str(exc) or Text("reason.common.system_refused_more_memory"))
+        return OutOfMemory(reason=str(exc) or Text("reason.common.out_of_memory"))
     return ModelError("load_failed", name=os.path.basename(command.path), reason=as_roost_error(exc).params["reason"])
 
 

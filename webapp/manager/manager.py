@@ -204,7 +204,7 @@ class ModelManager:
     def wait_ready(self, timeout_s: float | None = None) -> ModelStatus:
         """Until the load at hand is done; raises its error. ``no_model`` when there is nothing to wait for."""
         if not self._supervisor.wait_settled(timeout_s):
-            raise ModelError(reason=Text("reason.manager.is_still_being_loaded"))
+            raise ModelError(reason=Text("reason.manager.still_loading"))
         if self._supervisor.is_closing:
             raise ModelError("shutting_down")
         if self._supervisor.error is not None:

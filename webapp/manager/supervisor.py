@@ -300,7 +300,7 @@ class Supervisor:
     def _check_room(self, request_id: str) -> None:
         is_waiting = any(handle.request_id == request_id for handle, _ in self._waiting)
         if is_waiting or any(session.has_request(request_id) for session in self._answering):
-            raise RequestError(reason=Text("reason.manager.request_is_already_running", id=request_id))
+            raise RequestError(reason=Text("reason.manager.request_running", id=request_id))
         seats = self.session.seats if self.session else self._settings.max_sequences
         open_count = len(self._waiting) + (self.session.open_count if self.session else 0)
         if open_count >= seats + self._settings.max_queue:

@@ -48,12 +48,10 @@ def decode_text(name: str, data: bytes) -> DecodedText:
     """Raises ``attachment_not_text`` if it is no text; ``name`` is only used in the message."""
     for mark, kind in KNOWN:
         if data.startswith(mark):
-            raise RoostError(
-                "attachment_not_text", name=name, reason=Text("reason.services.file_of_the_kind", kind=kind)
-            )
+            raise RoostError("attachment_not_text", name=name, reason=Text("reason.services.file_kind", kind=kind))
     found = _with_mark(name, data) or _without_mark(data)
     if found is None:
-        raise RoostError("attachment_not_text", name=name, reason=Text("reason.services.bytes_are_no_text_in_utf"))
+        raise RoostError("attachment_not_text", name=name, reason=Text("reason.services.unknown_encoding"))
     if _is_binary(found.text):
         raise RoostError("attachment_not_text", name=name, reason=Text("reason.services.is_binary_data"))
     return found
@@ -64,7 +62,7 @@ def _with_mark(name: str, data: bytes) -> DecodedText | None:
         if data.startswith(mark):
             text = _strict(data[len(mark) :], encoding)
             if text is None:
-                reason = Text("reason.services.says_it_is_and_is_not", encoding=encoding)
+                reason = Text("reason.services.wrong_encoding", encoding=encoding)
                 raise RoostError("attachment_not_text", name=name, reason=reason)
             return DecodedText(text, encoding)
     return None

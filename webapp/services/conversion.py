@@ -103,7 +103,7 @@ class Conversions:
         target_path = folder / safe_name(wanted if wanted.lower().endswith(ending) else wanted + ending, (ending,))
         for path in (source, Path(lora) if lora else source):
             if target_path.exists() and target_path.samefile(path):
-                reason = Text("reason.services.new_file_would_take_the_place")
+                reason = Text("reason.services.output_is_input")
                 way_out = Text("reason.common.choose_another_name")
                 raise ConversionError(
                     "conversion_refused", path=source.name, target=request.target, reason=reason, way_out=way_out
@@ -171,9 +171,7 @@ def run_program(arguments: list[str], running: Running) -> dict[str, Any]:
         if last.get("event") != "done" or code != 0:
             errors.seek(0)
             last_words = errors.read().decode("utf-8", "replace").strip()[-LAST_WORDS:]
-            raise ConversionError(
-                reason=Text("reason.services.its_process_ended_with", code=code, words=last_words or "—")
-            )
+            raise ConversionError(reason=Text("reason.services.process_ended", code=code, words=last_words or "—"))
     return last
 
 

@@ -71,9 +71,7 @@ class McpServerStore:
         with self.database.transaction() as connection:
             before = _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound()))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
-                raise McpServerInvalid(
-                    field="name", reason=Text("reason.storage.was_changed_elsewhere_in_the_meantime")
-                )
+                raise McpServerInvalid(field="name", reason=Text("reason.storage.changed_elsewhere"))
             _refuse_taken_server(connection, checked_server(config).name, server_id)
             updated_at = later_than(before.updated_at)
             update(connection, "mcp_servers", server_id, **_columns(config), updated_at=updated_at)

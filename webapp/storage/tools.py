@@ -75,9 +75,7 @@ class ToolStore:
         with self.database.transaction() as connection:
             before = _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found")))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
-                raise ToolInvalid(
-                    field="definition", reason=Text("reason.storage.was_changed_elsewhere_in_the_meantime")
-                )
+                raise ToolInvalid(field="definition", reason=Text("reason.storage.changed_elsewhere"))
             return self._write(connection, tool_id, checked(definition), later_than(before.updated_at))
 
     def delete(self, tool_id: str) -> None:

@@ -42,9 +42,7 @@ def lark_source(description: Mapping[str, Any]) -> str:
     """The grammar as Lark text. GrammarInvalid for what is no description or beyond the bounds."""
     kind = description.get("kind")
     if kind not in KINDS:
-        raise GrammarInvalid(
-            reason=Text("reason.structured.kind_is_not_one_of", found=repr(kind), names=", ".join(KINDS))
-        )
+        raise GrammarInvalid(reason=Text("reason.structured.unknown_kind", found=repr(kind), names=", ".join(KINDS)))
     source = _given_source(description) if kind in ("lark", "grammar") else _started(description)
     if len(source) > MAX_SOURCE_CHARS:
         raise GrammarInvalid(reason=Text("reason.common.too_long", found=len(source), limit=MAX_SOURCE_CHARS))
@@ -63,11 +61,11 @@ def check_schema(schema: object) -> None:
     """Bounds on enum values and nesting; what JSON Schema itself means is llguidance's to judge."""
     for depth, node in schema_nodes(schema):
         if depth > MAX_DEPTH:
-            raise GrammarInvalid(reason=Text("reason.structured.schema_is_nested_more_than_levels", limit=MAX_DEPTH))
+            raise GrammarInvalid(reason=Text("reason.structured.schema_too_deep", limit=MAX_DEPTH))
         values = node.get("enum")
         if isinstance(values, list) and len(values) > MAX_ENUM_VALUES:
             raise GrammarInvalid(
-                reason=Text("reason.structured.enum_has_values_the_limit", found=len(values), limit=MAX_ENUM_VALUES)
+                reason=Text("reason.structured.enum_too_long", found=len(values), limit=MAX_ENUM_VALUES)
             )
 
 
@@ -113,7 +111,7 @@ def _json_rules(description: Mapping[str, Any]) -> tuple[str, str]:
     """(what the answer is, the rules that takes)."""
     schema = description.get("schema", {"type": "object"})
     if not isinstance(schema, (Mapping, bool)):
-        raise GrammarInvalid(reason=Text("reason.structured.json_schema_is_an_object_true"))
+        raise GrammarInvalid(reason=Text("reason.structured.not_a_schema"))
     return "/[ \\n]?/ value", json_rule("value", schema, bool(description.get("lenient")))
 
 
@@ -124,7 +122,7 @@ def _object_rules(description: Mapping[str, Any]) -> tuple[str, str]:
 def _regex_rules(description: Mapping[str, Any]) -> tuple[str, str]:
     pattern = description.get("pattern")
     if not isinstance(pattern, str) or not pattern:
-        raise GrammarInvalid(reason=Text("reason.structured.regex_constraint_has_a_pattern"))
+        raise GrammarInvalid(reason=Text("reason.structured.regex_without_pattern"))
     escaped = _slashes_escaped(pattern).replace("\n", "\\n")
     return "matched", f"matched: /{escaped}/\n"
 
@@ -142,7 +140,7 @@ _RULES = {"json_schema": _json_rules, "json_object": _object_rules, "regex": _re
 def _given_source(description: Mapping[str, Any]) -> str:
     source = description.get("grammar")
     if not isinstance(source, str) or not source.strip():
-        raise GrammarInvalid(reason=Text("reason.structured.lark_constraint_has_a_grammar"))
+        raise GrammarInvalid(reason=Text("reason.structured.lark_without_grammar"))
     if description["kind"] == "lark":
         return source
     from llguidance.gbnf_to_lark import any_to_lark

@@ -27,7 +27,7 @@ class HfTokenizer:
         self.last_id = max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
         if self.last_id >= vocab_size:
             told = {"found": self.last_id, "limit": vocab_size - 1}
-            reason = Text("reason.tokenizer.ids_beyond_the_vocabulary", **told)
+            reason = Text("reason.tokenizer.ids_beyond_vocabulary", **told)
             raise WeightsError("vocabulary_invalid", path=str(path), reason=reason)
         self.is_byte_level = _decodes_bytes(json.loads(text).get("decoder"))
         self._bytes_of = self._token_table()

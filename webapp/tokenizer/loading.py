@@ -90,7 +90,7 @@ def _named(override: str, vocab_size: int) -> Tokenizer:
         return _from_file(Path(override), vocab_size)
     if vocab_size not in built_in[override]:
         told = {"name": repr(override), "found": built_in[override][0], "expected": vocab_size}
-        reason = Text("reason.tokenizer.another_number_of_tokens", **told)
+        reason = Text("reason.tokenizer.token_count_differs", **told)
         raise WeightsError("vocabulary_invalid", path=override, reason=reason)
     return _built_in(vocab_size, None)
 

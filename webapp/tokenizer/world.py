@@ -53,7 +53,7 @@ def read_vocabulary_text(path: Path) -> str:
     except OSError as exc:
         raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
     except UnicodeDecodeError as exc:
-        reason = Text("reason.tokenizer.vocabulary_is_utf_8_text")
+        reason = Text("reason.tokenizer.not_utf_8")
         raise WeightsError("vocabulary_invalid", path=str(path), reason=reason) from exc
 
 
@@ -69,7 +69,7 @@ def _parse_line(path: Path, text: str, line: str) -> tuple[int, bytes]:
         raise WeightsError(
             "vocabulary_invalid",
             path=str(path),
-            reason=Text("reason.tokenizer.line_is_not_id_literal_length", line=text.split("\n").index(line) + 1),
+            reason=Text("reason.tokenizer.bad_line", line=text.split("\n").index(line) + 1),
         ) from exc
 
 
@@ -93,7 +93,7 @@ def _check_bytes(path: Path, vocabulary: Mapping[int, bytes]) -> None:
         raise WeightsError(
             "vocabulary_invalid",
             path=str(path),
-            reason=Text("reason.tokenizer.no_token_for_the_single_byte", byte=f"0x{missing:02x}"),
+            reason=Text("reason.tokenizer.byte_without_token", byte=f"0x{missing:02x}"),
         )
 
 
@@ -130,7 +130,7 @@ class WorldTokenizer:
         self.last_id = max(self._bytes_of)
         if self.last_id >= vocab_size:
             told = {"found": self.last_id, "limit": vocab_size - 1}
-            reason = Text("reason.tokenizer.ids_beyond_the_vocabulary", **told)
+            reason = Text("reason.tokenizer.ids_beyond_vocabulary", **told)
             raise WeightsError("vocabulary_invalid", path=str(path), reason=reason)
         self._id_of = {token: token_id for token_id, token in self._bytes_of.items()}
         self._lengths = _lengths_by_prefix(self._id_of)

@@ -110,7 +110,7 @@ def from_openai(value: object, *, is_loose: bool = False) -> ToolDefinition:
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
         value = value["function"]
     if not isinstance(value, Mapping):
-        raise ToolInvalid(field="tool", reason=Text("reason.tools.must_be_an_object"))
+        raise ToolInvalid(field="tool", reason=Text("reason.tools.not_a_named_object"))
     name, description = value.get("name"), value.get("description") or ""
     given = next((value[name] for name in PARAMETER_NAMES if value.get(name) is not None), None)
     parameters = dict(NO_PARAMETERS) if given in (None, {}) else loosened(given) if is_loose else given

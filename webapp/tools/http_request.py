@@ -108,7 +108,7 @@ def _lost(address: Address, exc: Exception) -> Text:
     if isinstance(exc, TimeoutError):
         return Text("reason.tools.did_not_answer_in_time", host=address.host)
     if isinstance(exc, ConnectionRefusedError):
-        return Text("reason.tools.nothing_answers_at_port", host=address.host, port=address.port)
+        return Text("reason.tools.nothing_listens", host=address.host, port=address.port)
     return Text("reason.tools.connection_failed", host=address.host, error=str(exc) or type(exc).__name__)
 
 
@@ -143,7 +143,7 @@ def _address(name: str, url: str, allowed_hosts: Collection[str]) -> Address:
     if parts.scheme not in ("http", "https") or not host or parts.username or parts.password:
         raise ToolFailed(name=name, reason=Text("reason.tools.is_not_an_http_address", url=repr(url[:100])))
     if host not in {allowed.lower() for allowed in allowed_hosts}:
-        raise ToolFailed(name=name, reason=Text("reason.tools.is_not_among_the_allowed_hosts", host=host))
+        raise ToolFailed(name=name, reason=Text("reason.tools.host_not_allowed", host=host))
     path = quote((parts.path or "/") + (f"?{parts.query}" if parts.query else ""), safe=WRITTEN_AS_IT_IS)
     return Address(parts.scheme, host, port, path, _public_ip(name, host, port))
 
@@ -158,7 +158,7 @@ def _public_ip(name: str, host: str, port: int) -> str:
         if _is_literal(host) or is_public(ip.partition("%")[0]):
             return ip
     address = found[0] if found else "?"
-    raise ToolFailed(name=name, reason=Text("reason.tools.leads_to_a_private_address", host=host, ip=address))
+    raise ToolFailed(name=name, reason=Text("reason.tools.private_address", host=host, ip=address))
 
 
 def is_public(ip: str) -> bool:
@@ -237,7 +237,7 @@ def _read(name: str, response: http.client.HTTPResponse) -> str:
         size += len(part)
         if size > MAX_RESPONSE_BYTES:
             limit = MAX_RESPONSE_BYTES // 1024
-            raise ToolFailed(name=name, reason=Text("reason.tools.answer_is_larger_than_kib", limit=limit))
+            raise ToolFailed(name=name, reason=Text("reason.tools.answer_too_large", limit=limit))
     return _decoded(b"".join(parts), response.headers.get_content_charset("utf-8"))
 
 

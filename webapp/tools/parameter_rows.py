@@ -179,9 +179,7 @@ def _default(row: ParameterRow, path: str) -> Any:
     try:
         return _read(row.default.strip(), row.kind)
     except ValueError as exc:
-        raise ToolInvalid(
-            field=f"{path}.default", reason=Text("reason.tools.must_be_of_the_type", type=row.kind)
-        ) from exc
+        raise ToolInvalid(field=f"{path}.default", reason=Text("reason.tools.wrong_type", type=row.kind)) from exc
 
 
 def _read(text: str, kind: str) -> Any:

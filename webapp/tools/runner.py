@@ -45,7 +45,7 @@ def arguments_of(call: ToolCall, definition: ToolDefinition) -> dict[str, Any]:
     """The call's arguments as the schema's types; raises ValueError when its text is no JSON object."""
     value = strict_json(call.arguments or "{}")
     if not isinstance(value, dict):
-        raise ValueError(Text("reason.tools.arguments_are_no_json_object"))
+        raise ValueError(Text("reason.tools.arguments_not_an_object"))
     return coerced(value, definition.parameters)
 
 
@@ -54,7 +54,7 @@ def check_call(call: ToolCall, definition: ToolDefinition, matches: Matcher | No
     try:
         arguments = arguments_of(call, definition)
     except ValueError as exc:
-        return (Problem("", Text("reason.tools.arguments_are_no_json_object_error", error=str(exc)[:250])),)
+        return (Problem("", Text("reason.tools.arguments_not_an_object_error", error=str(exc)[:250])),)
     return argument_problems(arguments, definition.parameters, matches)
 
 
@@ -80,7 +80,7 @@ def run_call(
     if definition.behaviour is Behaviour.MCP:
         arguments = arguments_of(call, definition)
         if remote is None:
-            return error_result(Text("reason.tools.no_mcp_server_can_be_asked"))
+            return error_result(Text("reason.tools.no_mcp_here"))
         return remote(definition, arguments, is_stopped)
     try:
         return ToolResult(bounded(_answer(call, definition, allowed_hosts, texts)))

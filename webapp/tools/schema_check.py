@@ -42,7 +42,7 @@ class Problem:
 def check_parameters(schema: object) -> None:
     """ToolInvalid (field `parameters`, or the path inside it) for what is no schema of an object, or is too much."""
     if not isinstance(schema, Mapping):
-        raise ToolInvalid(field="parameters", reason=Text("reason.tools.must_be_a_json_schema_object"))
+        raise ToolInvalid(field="parameters", reason=Text("reason.tools.not_a_schema"))
     _check_size(schema)
     if schema.get("type", "object") != "object":
         raise ToolInvalid(field="parameters", reason=Text("reason.tools.schema_type_must_be_object"))
@@ -70,10 +70,10 @@ def schema_problems(schema: Mapping[str, Any]) -> Iterator[Problem]:
             shown = repr(reference[:100])
             yield Problem(
                 path,
-                Text("reason.tools.reference_to_another_document", reference=shown),
+                Text("reason.tools.foreign_reference", reference=shown),
             )
         elif not leads_somewhere(schema, reference):
-            yield Problem(path, Text("reason.tools.reference_leads_nowhere", reference=repr(reference[:100])))
+            yield Problem(path, Text("reason.tools.broken_reference", reference=repr(reference[:100])))
 
 
 def coerced(arguments: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,13 +105,9 @@ def _check_size(schema: Mapping[str, Any]) -> None:
         if number >= MAX_NODES:
             raise ToolInvalid(field="parameters", reason=Text("reason.tools.too_many_parts", limit=MAX_NODES))
         if depth > MAX_DEPTH:
-            raise ToolInvalid(
-                field="parameters", reason=Text("reason.tools.is_nested_more_than_levels_deep", limit=MAX_DEPTH)
-            )
+            raise ToolInvalid(field="parameters", reason=Text("reason.tools.too_deep", limit=MAX_DEPTH))
         if isinstance(node.get("enum"), list) and len(node["enum"]) > MAX_ENUM_VALUES:
-            raise ToolInvalid(
-                field="parameters", reason=Text("reason.tools.enum_has_more_than_values", limit=MAX_ENUM_VALUES)
-            )
+            raise ToolInvalid(field="parameters", reason=Text("reason.tools.enum_too_long", limit=MAX_ENUM_VALUES))
     try:
         length = len(json.dumps(schema))
     except (TypeError, ValueError) as exc:
@@ -290,19 +286,19 @@ def _required(value: Any, expected: Any) -> Text:
 
 
 def _additional(value: Any, expected: Any) -> Text:
-    return Text("reason.tools.property_that_is_not", value=_shown(value))
+    return Text("reason.tools.unknown_property", value=_shown(value))
 
 
 def _any_of(value: Any, expected: Any) -> Text:
-    return Text("reason.tools.is_not_valid_under_any", value=_shown(value))
+    return Text("reason.tools.fits_no_schema", value=_shown(value))
 
 
 def _least(value: Any, expected: Any) -> Text:
-    return Text("reason.tools.is_less_than_the_minimum", value=_shown(value), limit=str(expected))
+    return Text("reason.tools.below_minimum", value=_shown(value), limit=str(expected))
 
 
 def _most(value: Any, expected: Any) -> Text:
-    return Text("reason.tools.is_greater_than_the_maximum", value=_shown(value), limit=str(expected))
+    return Text("reason.tools.above_maximum", value=_shown(value), limit=str(expected))
 
 
 def _short(value: Any, expected: Any) -> Text:

@@ -61,7 +61,7 @@ def _alpha(text: str, lora: str) -> float | None:
     except ValueError:
         alpha = math.nan
     if alpha is not None and not (math.isfinite(alpha) and 0 < alpha < 1e6):
-        reason = Text("reason.web.alpha_is_not_a_number_above")
+        reason = Text("reason.web.alpha_not_positive")
         raise ConversionError(
             "conversion_refused",
             path=lora,

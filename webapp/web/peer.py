@@ -147,7 +147,7 @@ def _network(address: str) -> IPv4Network | IPv6Network:
     try:
         return ip_network(plain_address(address) if "/" not in address else address, strict=False)
     except ValueError as exc:
-        reason = Text("reason.web.must_be_an_address_or_network")
+        reason = Text("reason.web.not_an_address")
         raise RoostError("settings_invalid", name="trusted_proxy", value=address, reason=reason) from exc
 
 

@@ -84,7 +84,7 @@ class Adapter:
             if not self.changed:
                 raise self._mismatch(
                     Text("reason.weights.its_content"),
-                    Text("reason.weights.pairs_of_lora_a_and_lora"),
+                    Text("reason.weights.lora_pairs"),
                     self._what_it_is(),
                 )
             config = folder / PEFT_CONFIG
@@ -181,9 +181,7 @@ class Adapter:
             return
         for present, other in ((stem + A, stem + B), (stem + B, stem + A)):
             if other not in self._names:
-                raise self._mismatch(
-                    present, Text("reason.weights.with_beside_it", name=other), Text("reason.weights.alone")
-                )
+                raise self._mismatch(present, Text("reason.weights.beside", name=other), Text("reason.weights.alone"))
         pairs = [(self._checkpoint, stem + A, stem + B)]
         if self._first is not None:
             pairs.append((self._first, stem + FIRST_A, stem + FIRST_B))
@@ -224,9 +222,7 @@ class Adapter:
             return 1.0, False
         if isinstance(given, (int, float)) and math.isfinite(given) and given > 0:
             return float(given), bool(config.get("use_rslora"))
-        raise self._refused(
-            Text("reason.weights.loras_alpha_is_not_known"), Text("reason.weights.give_the_alpha_it_was_trained")
-        )
+        raise self._refused(Text("reason.weights.alpha_unknown"), Text("reason.weights.give_alpha"))
 
     def _what_it_is(self) -> Text:
         """Of a file that changes nothing by itself: the start of a PiSSA, a model, a state."""
@@ -247,7 +243,7 @@ class Adapter:
 def check_values(found: NDArray[np.generic], name: str) -> None:
     """ConversionError when a value is NaN or infinite."""
     if not np.isfinite(found).all():
-        raise ConversionError(reason=Text("reason.weights.tensor_holds_nan_or_infinite_values", name=name))
+        raise ConversionError(reason=Text("reason.weights.values_not_finite", name=name))
 
 
 def _ending(name: str) -> str:
@@ -287,7 +283,7 @@ def check_adapter(path: str | Path, choice: AdapterChoice) -> None:
                 path=adapter.path.name,
                 target=Text("reason.common.merged_model"),
                 reason=reason,
-                way_out=Text("reason.weights.convert_the_file_in_full_precision"),
+                way_out=Text("reason.weights.convert_full_precision"),
             )
         adapter.check({info.name: info for info in found.tensors})
     finally:

@@ -132,7 +132,7 @@ class _Shapes:
             and "blocks.0.ln0.weight" not in self._tensors
             and "blocks.0.ln1.weight" in self._tensors
         ):
-            raise _NotRwkv(Text("reason.weights.first_norm_is_folded"))
+            raise _NotRwkv(Text("reason.weights.folded_norm"))
         self._shape("head.weight")
         n_att = self._out_features("blocks.0.att.key.weight")
         architecture = self._architecture()
@@ -211,7 +211,7 @@ class _Shapes:
 
     def _why_missing(self, name: str) -> Text:
         if name == "emb.weight" and any(map(FOREIGN.search, self._tensors)):
-            return Text("reason.weights.tensors_have_the_names_of_hugging")
+            return Text("reason.weights.hugging_face_names")
         return Text("reason.weights.tensor_is_missing", name=name)
 
 

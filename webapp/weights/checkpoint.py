@@ -38,7 +38,7 @@ def open_checkpoint(path: str | Path, any_name: bool = False) -> Checkpoint:
     path = Path(path)
     contents = in_official_spelling(read_contents(path, any_name))
     if contents.format not in ("pth", "safetensors", "npy"):
-        reason = Text("reason.weights.format_cannot_be_read_yet", format=FORMAT_NAMES[contents.format])
+        reason = Text("reason.weights.format_not_read", format=FORMAT_NAMES[contents.format])
         raise WeightsError(path=str(path), reason=reason)
     return Checkpoint(path, contents)
 

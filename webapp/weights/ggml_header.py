@@ -156,7 +156,7 @@ class _Ggmf(_Header):
         if not all(0 < size <= MOST_SIZE for size in (vocab_size, n_embd, n_layer)):
             raise self._damaged(Text("reason.weights.sizes_of_no_model"))
         if version not in GGMF_VERSIONS:
-            raise self._damaged(Text("reason.weights.version_of_rwkv_cpp_is_unknown", found=version))
+            raise self._damaged(Text("reason.weights.unknown_rwkv_cpp_version", found=version))
         while self._file.tell() < self._file_bytes:
             self._record(version)
         metadata = {
@@ -173,13 +173,13 @@ class _Ggmf(_Header):
             raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
         dimensions, name_bytes, data_type = GGMF_RECORD.unpack(self._take(GGMF_RECORD.size))
         if not 1 <= dimensions <= GGMF_DIMENSIONS or name_bytes > MOST_KEY_BYTES:
-            raise self._damaged(Text("reason.weights.record_of_a_tensor_is_damaged", place=self._file.tell()))
+            raise self._damaged(Text("reason.weights.damaged_record", place=self._file.tell()))
         sizes = struct.unpack(f"<{dimensions}I", self._take(4 * dimensions))
         name = self._take(name_bytes)
         dtype = GGMF_DTYPES.get(data_type)
         if dtype is None or (version == GGMF_VERSIONS[0] and data_type > 1):
             told = {"name": name.decode("utf-8", "replace"), "type": data_type}
-            raise self._damaged(Text("reason.weights.tensor_has_a_type_that_is_unknown", **told))
+            raise self._damaged(Text("reason.weights.unknown_tensor_type", **told))
         info = self._tensor(name, dtype, sizes)
         self._put(info, self._file.tell())
         self._file.seek(info.nbytes, 1)
@@ -197,7 +197,7 @@ class _Gguf(_Header):
         """Version, tensors, keys."""
         _, version, tensor_count, key_count = struct.unpack("<4sIQQ", self._take(24))
         if version not in GGUF_VERSIONS:
-            raise self._damaged(Text("reason.weights.version_of_gguf_is_unknown", found=version))
+            raise self._damaged(Text("reason.weights.unknown_gguf_version", found=version))
         if tensor_count > MOST_TENSORS or key_count > MOST_KEYS:
             raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
         if tensor_count * SMALLEST_TENSOR_BYTES + key_count * SMALLEST_KEY_BYTES > self._file_bytes:
@@ -229,18 +229,18 @@ class _Gguf(_Header):
     def _read_tensors(self, count: int, alignment: str) -> None:
         step = int(alignment) if alignment.isdigit() else DEFAULT_ALIGNMENT
         if not 1 <= step <= MOST_ALIGNMENT or step & (step - 1):
-            raise self._damaged(Text("reason.weights.alignment_is_none", found=alignment))
+            raise self._damaged(Text("reason.weights.bad_alignment", found=alignment))
         found = []
         for _ in range(count):
             name = self._take(self._length(MOST_KEY_BYTES))
             (dimensions,) = struct.unpack("<I", self._take(4))
             if dimensions > GGUF_DIMENSIONS:
-                raise self._damaged(Text("reason.weights.record_of_a_tensor_is_damaged", place=self._file.tell()))
+                raise self._damaged(Text("reason.weights.damaged_record", place=self._file.tell()))
             sizes = struct.unpack(f"<{dimensions}Q", self._take(8 * dimensions))
             data_type, offset = struct.unpack("<IQ", self._take(12))
             if data_type not in GGML_DTYPES:
                 told = {"name": name.decode("utf-8", "replace"), "type": data_type}
-                raise self._damaged(Text("reason.weights.tensor_has_a_type_that_is_unknown", **told))
+                raise self._damaged(Text("reason.weights.unknown_tensor_type", **told))
             found.append((self._tensor(name, GGML_DTYPES[data_type], sizes), offset))
         start = -(-self._file.tell() // step) * step
         for info, offset in found:
@@ -272,7 +272,7 @@ class _Gguf(_Header):
             return
         self._strings_left -= count
         if self._strings_left < 0:
-            raise self._damaged(Text("reason.weights.lists_are_longer_than_any_vocabulary"))
+            raise self._damaged(Text("reason.weights.list_too_long"))
         if wanted:
             self._lists[wanted] = [self._take(self._length(MOST_KEY_BYTES)) for _ in range(count)]
             return

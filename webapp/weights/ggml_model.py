@@ -136,9 +136,9 @@ def describe_ggml(contents: FileContents) -> Description:
     architecture = contents.metadata.get("general.architecture", "")
     if contents.format == "gguf" and architecture not in GGUF_ARCHITECTURES:
         is_rwkv = "rwkv" in architecture
-        reason = Text("reason.weights.gguf_file_of_another_architecture")
+        reason = Text("reason.weights.gguf_other_architecture")
         if is_rwkv:
-            reason = Text("reason.weights.gguf_of_an_architecture_not_run", name=architecture)
+            reason = Text("reason.weights.gguf_architecture_not_run", name=architecture)
         return Description("model" if is_rwkv else "unknown", reason=reason)
     try:
         config = model_of(Path(), contents).config
@@ -173,7 +173,7 @@ def _bin_config(contents: FileContents) -> ModelConfig:
     if version != "4.0":
         shape = _find(tensors, att + {"7.0": "r_k", "6.0": "time_faaaa"}.get(version, "time_decay")).shape
         if len(shape) < 2:
-            raise _Refused(Text("reason.weights.heads_are_not_told"))
+            raise _Refused(Text("reason.weights.heads_missing"))
         heads = shape[0]
         size = width // heads if version == "5.1" else shape[1]
     return _config(ARCHITECTURES[version], tensors, layers, width, heads, size, vocab_size)
@@ -182,7 +182,7 @@ def _bin_config(contents: FileContents) -> ModelConfig:
 def _gguf_config(contents: FileContents) -> ModelConfig:
     prefix = contents.metadata.get("general.architecture", "")
     if prefix not in GGUF_ARCHITECTURES:
-        raise _Refused(Text("reason.weights.gguf_of_an_architecture_not_run", name=prefix))
+        raise _Refused(Text("reason.weights.gguf_architecture_not_run", name=prefix))
     told = ("embedding_length", "block_count", "wkv.head_size")
     width, layers, size = (_number(contents, f"{prefix}.{name}") for name in told)
     vocab_size = (*_find(contents.tensors, "token_embd.weight").shape, 0)[0]

@@ -133,11 +133,11 @@ def _describe(contents: FileContents, infos: dict[str, TensorInfo], is_converted
 
 
 ADAPTER_WAYS_OUT = {
-    "": "reason.weights.merge_it_into_the_model_it",
+    "": "reason.weights.merge_first",
     WHOLE_MODEL: "reason.weights.merge_or_drop_its_adapter",
-    "lora": "reason.weights.merge_it_into_the_model_it",
-    "bone": "reason.weights.merge_it_into_the_model_it",
-    "pissa-init": "reason.weights.merge_the_trained_file_with_it",
+    "lora": "reason.weights.merge_first",
+    "bone": "reason.weights.merge_first",
+    "pissa-init": "reason.weights.merge_trained_file",
 }
 
 
@@ -146,14 +146,14 @@ def require_model(inspection: Inspection) -> ModelConfig:
     if inspection.config is not None:
         return inspection.config
     found, way_out = {
-        "state": (Text("reason.weights.state_file"), Text("reason.weights.choose_a_model_then_load_this")),
+        "state": (Text("reason.weights.state_file"), Text("reason.weights.load_as_state")),
         "lora": (inspection.reason, Text(ADAPTER_WAYS_OUT[inspection.adapter])),
-        "model": (FORMAT_NAMES[inspection.format], Text("reason.weights.load_the_pth_or_safetensors_file")),
+        "model": (FORMAT_NAMES[inspection.format], Text("reason.weights.load_torch_file")),
     }.get(
         inspection.kind,
         (
             Text("reason.weights.something_else", reason=inspection.reason),
-            Text("reason.weights.choose_an_rwkv_model_in_pth"),
+            Text("reason.weights.choose_rwkv_model"),
         ),
     )
     raise WeightsError("not_a_model", path=inspection.path, found=found, way_out=way_out)
@@ -175,6 +175,6 @@ def used_token_bitmap(inspection: Inspection) -> bytes | None:
         ) from exc
     if len(bitmap) != BITMAP_BYTES:
         told = {"name": USED_TOKENS_KEY, "found": len(bitmap), "expected": BITMAP_BYTES}
-        reason = Text("reason.weights.has_bytes_instead_of", **told)
+        reason = Text("reason.weights.size_differs", **told)
         raise WeightsError(path=inspection.path, reason=reason)
     return bitmap

@@ -30,7 +30,7 @@ def read_npy(path: Path) -> FileContents:
     if len(sizes) == 5 and 1 in sizes[:2]:  # a batch of one
         sizes.remove(1)
     if header is None or len(sizes) != 4 or sizes[2] != sizes[3] or not 0 < sizes[0] <= 1000 or 0 in sizes:
-        raise WeightsError(path=str(path), reason=Text("reason.weights.array_is_no_state"))
+        raise WeightsError(path=str(path), reason=Text("reason.weights.array_not_a_state"))
     layers, *rest = sizes
     info = TensorInfo("", tuple(rest), DTYPES[header[1]])
     end = start + layers * info.nbytes

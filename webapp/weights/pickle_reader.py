@@ -103,11 +103,11 @@ class _Reader:
         try:
             self.stack.append(self.memo[index])
         except KeyError:
-            raise Damaged(Text("reason.weights.refers_to_what_is_not")) from None
+            raise Damaged(Text("reason.weights.broken_reference")) from None
 
     def mark(self) -> None:
         if len(self.marks) >= MOST_MARKS:
-            raise Damaged(Text("reason.weights.is_nested_deeper_than_any_checkpoint"))
+            raise Damaged(Text("reason.weights.nested_too_deep"))
         self.marks.append(self.stack)
         self.stack = []
 
@@ -118,7 +118,7 @@ class _Reader:
 
 
 def _damaged(path: Path, error: Text | str) -> WeightsError:
-    return WeightsError(path=str(path), reason=Text("reason.weights.table_of_contents_is_damaged", error=error))
+    return WeightsError(path=str(path), reason=Text("reason.weights.damaged_directory", error=error))
 
 
 # Opcodes
@@ -142,7 +142,7 @@ def _append(target: Any, items: Sequence[Any]) -> None:
     if type(target) is list:
         target.extend(items)
     elif not isinstance(target, Inert):
-        raise Damaged(Text("reason.weights.adds_to_what_is_no_list"))
+        raise Damaged(Text("reason.weights.append_to_no_list"))
 
 
 def _text(reader: _Reader, size: int) -> None:
@@ -158,7 +158,7 @@ def _bytes(reader: _Reader, size: int) -> None:
 
 def _long(reader: _Reader, size: int) -> None:
     if not 0 <= size <= MOST_NUMBER_BYTES:
-        raise Damaged(Text("reason.weights.number_in_it_is_too_large"))
+        raise Damaged(Text("reason.weights.number_too_large"))
     reader.push(int.from_bytes(reader.take(size), "little", signed=True))
 
 
@@ -170,14 +170,14 @@ def _decimal(reader: _Reader) -> None:
     elif re.fullmatch(r"-?[0-9]{1,38}L?", line):
         reader.push(int(line.rstrip("L")))
     else:
-        raise Damaged(Text("reason.weights.number_in_it_is_too_large"))
+        raise Damaged(Text("reason.weights.number_too_large"))
 
 
 def _float(reader: _Reader) -> None:
     try:
         reader.push(float(reader.line()))
     except ValueError:
-        raise Damaged(Text("reason.weights.number_in_it_is_not_one")) from None
+        raise Damaged(Text("reason.weights.bad_number")) from None
 
 
 def _quoted(reader: _Reader) -> None:
@@ -190,7 +190,7 @@ def _quoted(reader: _Reader) -> None:
 
 def _named(reader: _Reader, module: Any, name: Any) -> None:
     if type(module) is not str or type(name) is not str:
-        raise Damaged(Text("reason.weights.names_what_is_no_text"))
+        raise Damaged(Text("reason.weights.name_not_text"))
     reader.push(named(module, name))
 
 
@@ -396,5 +396,5 @@ _OPCODES: dict[int, Callable[[_Reader], None]] = {
 def _index(reader: _Reader) -> int:
     line = reader.line()
     if not re.fullmatch(r"[0-9]{1,10}", line):
-        raise Damaged(Text("reason.weights.refers_to_what_is_not"))
+        raise Damaged(Text("reason.weights.broken_reference"))
     return int(line)

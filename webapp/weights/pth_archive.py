@@ -65,11 +65,11 @@ class ZipDirectory:
         if member.name in self._starts:
             return self._starts[member.name]
         if not member.is_plain:
-            raise self._damaged(Text("reason.weights.member_is_compressed_which_torch_never", name=member.name))
+            raise self._damaged(Text("reason.weights.member_compressed", name=member.name))
         self._file.seek(member.header)
         header = self._file.read(LOCAL.size)
         if len(header) < LOCAL.size or not header.startswith(b"PK\x03\x04"):
-            raise self._cut_off(Text("reason.weights.member_is_not_where_it_should", name=member.name))
+            raise self._cut_off(Text("reason.weights.member_misplaced", name=member.name))
         _, name_bytes, extra_bytes = LOCAL.unpack(header)
         start = member.header + LOCAL.size + int(name_bytes) + int(extra_bytes)
         if start + member.size > self._file_bytes:
@@ -92,7 +92,7 @@ class ZipDirectory:
         end, last = 0, ""
         for start, name in sorted((start, name) for name, start in self._starts.items()):
             if start < end:
-                raise self._damaged(Text("reason.weights.members_and_overlap", name=last, other=name))
+                raise self._damaged(Text("reason.weights.members_overlap", name=last, other=name))
             end, last = start + self.members[name].size, name
 
     def _read_members(self) -> dict[str, Member]:
@@ -201,7 +201,7 @@ def read_pth(path: Path) -> FileContents:
         zipped = ZipDirectory(path, file)
         root = _find_root(path, zipped)
         if zipped.read_if_there(root + "byteorder", MAX_PICKLE_BYTES) not in (b"", b"little"):
-            raise _damaged(path, Text("reason.weights.was_written_by_a_big_endian"))
+            raise _damaged(path, Text("reason.weights.big_endian"))
         found = read_pickle(path, zipped.read(zipped.members[root + "data.pkl"], MAX_PICKLE_BYTES))[0]
 
         def start_of(name: str, storage: Storage) -> int:
@@ -232,9 +232,9 @@ def read_legacy_pth(path: Path) -> FileContents:
             parts.append(part)
         _version, machine, found, keys = parts
         if type(machine) is dict and machine.get("little_endian") is False:
-            raise _damaged(path, Text("reason.weights.was_written_by_a_big_endian"))
+            raise _damaged(path, Text("reason.weights.big_endian"))
         if type(keys) is not list or len(keys) > MOST_TENSORS:
-            raise _damaged(path, Text("reason.weights.holds_no_table_of_tensors_by"))
+            raise _damaged(path, Text("reason.weights.no_tensor_table"))
         storages = {tensor.storage.key: tensor.storage for tensor in _tensors_of(found).values() if _is_tensor(tensor)}
         starts: dict[str, int] = {}
         for key in keys:
@@ -246,7 +246,7 @@ def read_legacy_pth(path: Path) -> FileContents:
             storage = storages.get(key) if type(key) is str else None
             if storage is None or count != storage.numel:
                 # What is not a tensor's own has a size nobody knows: nothing after it can be found.
-                raise _damaged(path, Text("reason.weights.holds_no_table_of_tensors_by"))
+                raise _damaged(path, Text("reason.weights.no_tensor_table"))
             starts[key] = position + 8
             position += 8 + storage.nbytes
         if position > path.stat().st_size:
@@ -267,12 +267,12 @@ def _contents(path: Path, found: Any, start_of: Callable[[str, Storage], int]) -
             "not_a_model",
             path=str(path),
             found=Text("reason.weights.object_of_a_program", name=found.name),
-            way_out=Text("reason.weights.save_its_weights_alone_torch_save"),
+            way_out=Text("reason.weights.save_weights_alone"),
         )
     table = _tensors_of(found)
     tensors = {name: value for name, value in table.items() if _is_tensor(value)}
     if type(found) is not dict and not tensors:
-        raise _damaged(path, Text("reason.weights.holds_no_table_of_tensors_by"))
+        raise _damaged(path, Text("reason.weights.no_tensor_table"))
     for name, value in table.items():
         if isinstance(value, Inert) and value.name.startswith(REBUILDS):
             told = {"name": name, "kind": value.name[len(REBUILDS) :]}
@@ -281,7 +281,7 @@ def _contents(path: Path, found: Any, start_of: Callable[[str, Storage], int]) -
         raise _damaged(path, Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
     stored = {name: _stored(path, name, tensor, start_of) for name, tensor in tensors.items()}
     if sum(tensor.info.nbytes for tensor in stored.values()) > MOST_TIMES_STORED * path.stat().st_size:
-        raise _damaged(path, Text("reason.weights.data_is_shared_too_often"))
+        raise _damaged(path, Text("reason.weights.data_shared_too_often"))
     others = found.items() if type(found) is dict else ()
     texts = ((name, value) for name, value in others if isinstance(value, (str, int, float)))
     return FileContents("pth", stored, kept_metadata(texts), is_published_form=table is found)
@@ -308,7 +308,7 @@ def _find_root(path: Path, zipped: ZipDirectory) -> str:
     raise WeightsError(
         "not_a_model",
         path=str(path),
-        found=Text("reason.weights.archive_with_a_model_in_it", name=inside),
+        found=Text("reason.weights.archived_model", name=inside),
         way_out=Text("reason.weights.unpack_it"),
     )
 

@@ -122,11 +122,11 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
         if math.prod(size or 1 for size in shape) >= 2**60:  # also where a zero makes nothing of it
             raise ValueError("sizes are out of all proportion")
     except (KeyError, TypeError, ValueError) as exc:
-        raise _damaged(path, Text("reason.weights.headers_entry_for_makes_no_sense", name=name)) from exc
+        raise _damaged(path, Text("reason.weights.bad_header_entry", name=name)) from exc
     info = TensorInfo(name, shape, dtype)
     if end - begin != info.nbytes:
         told = {"name": name, "found": end - begin, "expected": info.nbytes}
-        raise _damaged(path, Text("reason.weights.bytes_do_not_fit_the_shape", **told))
+        raise _damaged(path, Text("reason.weights.byte_count_differs", **told))
     if data_start + end > file_bytes:
         told = {"name": name, "end": data_start + end, "found": file_bytes}
         raise WeightsError("file_truncated", path=str(path), reason=Text("reason.weights.ends_after_the_file", **told))
@@ -139,7 +139,7 @@ def _check_apart(path: Path, tensors: Iterable[StoredTensor]) -> None:
     for tensor in sorted((tensor for tensor in tensors if tensor.info.numel), key=lambda tensor: tensor.offset):
         if tensor.offset < end:
             told = {"name": last, "other": tensor.info.name}
-            raise _damaged(path, Text("reason.weights.tensors_and_overlap", **told))
+            raise _damaged(path, Text("reason.weights.tensors_overlap", **told))
         end, last = tensor.end, tensor.info.name
 
 

@@ -237,10 +237,10 @@ def blend_states(parts: Sequence[tuple[StateFile | None, float]]) -> tuple[np.nd
     if not 2 <= len(parts) <= MOST_PARTS or not states:
         raise WeightsError("blend_invalid", reason=Text("reason.weights.number_of_parts", most=MOST_PARTS))
     if any(state.shifts is not None for state in states):
-        raise WeightsError("blend_invalid", reason=Text("reason.weights.running_state_cannot_be_blended"))
+        raise WeightsError("blend_invalid", reason=Text("reason.weights.running_state"))
     weights = [weight for _, weight in parts]
     if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not 0 < sum(weights) < math.inf:
-        raise WeightsError("blend_invalid", reason=Text("reason.common.weights_are_numbers_from_0_up"))
+        raise WeightsError("blend_invalid", reason=Text("reason.common.weights_not_negative"))
     architecture = _common_architecture(states)
     total = np.zeros(states[0].layers.shape, np.float64)
     for state, weight in parts:

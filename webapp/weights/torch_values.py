@@ -113,33 +113,33 @@ def call(function: Any, arguments: Any) -> Any:
     if isinstance(function, Inert):
         return function
     if not isinstance(function, Function) or type(arguments) is not tuple:
-        raise Damaged(Text("reason.weights.calls_what_is_no_function"))
+        raise Damaged(Text("reason.weights.calls_no_function"))
     try:
         return function.call(*arguments)
     except TypeError:  # a wrong number of arguments
-        raise Damaged(Text("reason.weights.is_called_as_torch_never_does", name=function.name)) from None
+        raise Damaged(Text("reason.weights.unusual_call", name=function.name)) from None
 
 
 def build(target: Any, _state: Any) -> None:
     """What a class sets on a new object. A dict's attributes (``_metadata`` of torch's) are dropped."""
     if type(target) is not dict and not isinstance(target, Inert):
-        raise Damaged(Text("reason.weights.changes_a_value_after_it_was"))
+        raise Damaged(Text("reason.weights.changes_described_value"))
 
 
 def storage_of(description: Any) -> Storage:
     """torch.serialization: ``("storage", type, key, location, numel)``, and one more value in old files."""
     if type(description) is not tuple or not 5 <= len(description) <= 6 or description[0] != "storage":
-        raise Damaged(Text("reason.weights.storage_is_not_described_as_torch"))
+        raise Damaged(Text("reason.weights.bad_storage"))
     _, kind, key, _location, numel, *_ = description
     if type(kind) is not DType or type(key) is not str or not STORAGE_KEY.fullmatch(key) or not _is_size(numel):
-        raise Damaged(Text("reason.weights.storage_is_not_described_as_torch"))
+        raise Damaged(Text("reason.weights.bad_storage"))
     return Storage(key, kind.name, numel)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> PickledTensor:
     """``torch._utils._rebuild_tensor`` and ``_rebuild_tensor_v2``; shapes and strides in elements."""
     if type(storage) is not Storage:
-        raise Damaged(Text("reason.weights.tensor_is_not_built"))
+        raise Damaged(Text("reason.weights.tensor_without_storage"))
     return _described(storage, storage.dtype, storage.numel, offset, shape, strides)
 
 
@@ -148,7 +148,7 @@ def _tensor_v3(
 ) -> Any:
     """``torch._utils._rebuild_tensor_v3``: the storage is bytes, and the tensor says of what type (float8, uint16)."""
     if type(storage) is not Storage or type(dtype) is not DType:
-        raise Damaged(Text("reason.weights.tensor_is_not_built"))
+        raise Damaged(Text("reason.weights.tensor_without_storage"))
     if dtype.name not in ITEM_BYTES:
         return Inert(f"torch.{dtype.name}")
     numel = storage.numel * ITEM_BYTES[storage.dtype] // ITEM_BYTES[dtype.name]
@@ -178,7 +178,7 @@ def _is_size(number: Any) -> bool:
 def _subclass(function: Any, _type: Any, arguments: Any, *_: Any) -> Any:
     """``torch._tensor._rebuild_from_type_v2``: a tensor with attributes of its own."""
     if isinstance(function, Function) and function.call is _subclass:  # one inside the other, as deep as it likes
-        raise Damaged(Text("reason.weights.tensor_is_not_built"))
+        raise Damaged(Text("reason.weights.tensor_without_storage"))
     return call(function, arguments)
 
 

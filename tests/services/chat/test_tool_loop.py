@@ -165,7 +165,7 @@ def test_the_same_call_again_is_not_run_again_and_ends_the_rounds(house: House) 
         parent = house.chats.branch(house.chat.id)[-1].id
     assert runs == ["free"] and len(house.rounds) == 2
     [(_, told)] = house.rounds[1]
-    assert told.endswith('{"temperature": "22"}') and str(Text("reason.services.same_call_again")) in told
+    assert told.endswith('{"temperature": "22"}') and str(Text("reason.services.repeated_call")) in told
     later = house.chats.add_message(house.chat.id, parent, Message(Role.USER, "And now?")).id
     house.loop.advance(house.answer(("free", PARIS), parent=later))
     assert runs == ["free", "free"] and len(house.rounds) == 3

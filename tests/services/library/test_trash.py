@@ -85,7 +85,7 @@ def test_a_file_on_another_disk_stays_where_it_is(trash, tmp_path, monkeypatch):
         raise OSError(errno.EXDEV, "Invalid cross-device link")
 
     monkeypatch.setattr(os, "rename", refuse)
-    with raises_code("library_error", key="reason.services.lies_on_another_disk_behind"):
+    with raises_code("library_error", key="reason.services.on_another_disk"):
         trash.put(tmp_path / "sub" / "a.pth")
     assert tree(tmp_path) == ["sub/a.pth"] and trash.list() == ()
 

@@ -118,7 +118,7 @@ def test_a_path_on_this_machine_is_copied(states, tmp_path):
         with pytest.raises(FileMissing):
             states.import_path(wrong)
     for wrong in ("there.pth", ""):
-        with raises_code("library_error", key="reason.services.whole_path_is_needed"):
+        with raises_code("library_error", key="reason.services.path_not_absolute"):
             states.import_path(wrong)
     write_checkpoint(tmp_path / "model.pth", "7", **SIZES)
     with raises_code("state_mismatch"):

@@ -82,8 +82,8 @@ def test_the_json_of_other_programs_is_read():
         ("[]", {"key": "reason.tools.must_look_like"}),
         ('{"mcpServers": {}}', {"key": "reason.tools.must_look_like"}),
         ('{"mcpServers": {"a": 3}}', {"path": "a", "key": "reason.common.is_not_an_object"}),
-        ('{"mcpServers": {"a": {"args": []}}}', {"key": "reason.tools.needs_a_command_with_a_list"}),
-        ('{"mcpServers": {"a": {"command": "x", "args": "y"}}}', {"key": "reason.tools.needs_a_command_with_a_list"}),
+        ('{"mcpServers": {"a": {"args": []}}}', {"key": "reason.tools.command_or_url_missing"}),
+        ('{"mcpServers": {"a": {"command": "x", "args": "y"}}}', {"key": "reason.tools.command_or_url_missing"}),
         (
             '{"mcpServers": {"a": {"command": "x", "args": [{}]}}}',
             {"path": "a: args", "key": "reason.tools.must_hold_texts"},

@@ -180,4 +180,4 @@ def test_the_tools_page_offers_the_search_and_a_trial_says_why_it_finds_nothing(
     fields = {"name": "search_attachments", "behaviour": "builtin", "builtin": "search_attachments"}
     row = {"row.0.name": "query", "row.0.kind": "string", "row.0.path": "query"}
     _, page = roost.post("/tools/try", arguments='{"query": "heron"}', **fields, **row)
-    assert says(page, "reason.tools.searches_the_files_of_a_chat")
+    assert says(page, "reason.tools.only_in_a_chat")

@@ -122,7 +122,7 @@ def test_secrets_go_in_and_never_come_out(browser: Browser) -> None:
     assert browser.post(f"/tools/servers/{server_id}", **form)[0] == 303
     assert browser.servers.store.get(server_id).config.env == {"API_KEY": SECRET, "NEW": "3"}
     status, _, page = browser.post(f"/tools/servers/{server_id}", **form_of(env="NEVER=••••••••"))
-    assert status == 422 and says(page, "reason.web.hidden_value_has_to_be_typed")
+    assert status == 422 and says(page, "reason.web.hidden_value_missing")
 
 
 def test_a_key_is_not_sent_to_another_address(browser: Browser) -> None:
@@ -133,7 +133,7 @@ def test_a_key_is_not_sent_to_another_address(browser: Browser) -> None:
     status, _, page = browser.post(where, **form, url="http://evil.example/mcp")
     assert status == 422 and SECRET not in page
     status, _, page = browser.post("/tools/servers/try", server_id=server.id, **form, url="http://127.0.0.1:10/mcp")
-    assert says(page, "reason.web.hidden_value_has_to_be_typed")
+    assert says(page, "reason.web.hidden_value_missing")
     assert browser.post(where, **form, url="http://127.0.0.1:9/other?x=1")[0] == 303
     assert browser.servers.store.get(server.id).config.headers == {"X-Key": SECRET}
 

@@ -231,7 +231,7 @@ def test_two_people_editing_one_tool_overwrite_nothing(browser: Browser) -> None
     seen = repr(tool.updated_at)
     assert browser.post(f"/tools/{tool.id}", **{**WEATHER, "description": "first", "updated_at": seen})[0] == 303
     status, _, page = browser.post(f"/tools/{tool.id}", **{**WEATHER, "description": "second", "updated_at": seen})
-    assert status == 422 and says(page, "reason.storage.was_changed_elsewhere_in_the_meantime") and "second" in page
+    assert status == 422 and says(page, "reason.storage.changed_elsewhere") and "second" in page
     assert browser.tools.get(tool.id).definition.description == "first"
 
 

@@ -183,7 +183,7 @@ def test_what_no_gguf_holds_is_refused_with_another_way(tmp_path: Path) -> None:
         ("five.pth", "", "version_is_not_run_by_llama_cpp"),
         ("state.pth", "", "gguf_has_no_place_for_a_state"),
         ("ranks.pth", "", "ranks_differ_between_layers"),
-        ("large.pth", "q8_0", "tensor_has_values_beyond_what_can"),
+        ("large.pth", "q8_0", "values_out_of_range"),
         ("hf/m.pth", "", "vocabulary_is_not_of_the_world_kind"),
         ("four.pth", "q9", "no_such_type"),
     ):

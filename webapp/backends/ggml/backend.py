@@ -158,7 +158,7 @@ class GgmlBackend(SlotBackend):
         if model.config is not None and model.config.n_att != model.config.n_embd:
             _refuse(
                 options,
-                Text("reason.backends.attention_of_another_width"),
+                Text("reason.backends.attention_width"),
                 Text("reason.backends.use_strategy", strategy="cpu fp32"),
             )
 

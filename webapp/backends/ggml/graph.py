@@ -79,7 +79,7 @@ class Graph:
         """OutOfMemory."""
         self.allocator = self._ggml.gallocr_new(buffer_type)
         if not self.allocator or not self._ggml.gallocr_alloc_graph(self.allocator, self.graph):
-            raise OutOfMemory(reason=Text("reason.backends.ggml_could_not_get_memory"))
+            raise OutOfMemory(reason=Text("reason.backends.ggml_out_of_memory"))
         self.nbytes = self._ggml.gallocr_get_buffer_size(self.allocator, 0)
 
     def schedule(self, backends: Sequence[Tensor]) -> None:
@@ -88,7 +88,7 @@ class Graph:
         size = ggml.graph_size(self.graph)
         self.scheduler = ggml.backend_sched_new(places, None, len(backends), size, False, False)
         if not self.scheduler or not ggml.backend_sched_alloc_graph(self.scheduler, self.graph):
-            raise OutOfMemory(reason=Text("reason.backends.ggml_could_not_get_memory"))
+            raise OutOfMemory(reason=Text("reason.backends.ggml_out_of_memory"))
         self.nbytes = sum(ggml.backend_sched_get_buffer_size(self.scheduler, each) for each in backends)
 
     def compute(self, backend: Tensor) -> int:
@@ -125,7 +125,7 @@ class _Builder:
         size = ggml.tensor_overhead() * nodes + ggml.graph_overhead_custom(nodes, False)
         self.c = ggml.init(InitParams(size, None, True))
         if not self.c:
-            raise OutOfMemory(reason=Text("reason.backends.ggml_could_not_get_memory"))
+            raise OutOfMemory(reason=Text("reason.backends.ggml_out_of_memory"))
         self.out = Graph(ggml, self.c, ggml.new_graph_custom(self.c, nodes, False))
         self.value_of_first_layer: Tensor = None
 

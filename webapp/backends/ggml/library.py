@@ -277,7 +277,7 @@ def _opened(paths: Sequence[Path]) -> Ggml:
     missing = missing_instructions(ggml)
     if missing:
         told = {"file": paths[-1].name, "names": ", ".join(missing)}
-        raise GgmlUnavailable(Text("reason.backends.ggml_for_another_processor", **told), _install())
+        raise GgmlUnavailable(Text("reason.backends.ggml_other_processor", **told), _install())
     return ggml
 
 
@@ -369,7 +369,7 @@ def _mac_flags() -> frozenset[str]:
 
 
 def _missing() -> GgmlUnavailable:
-    reason = Text("reason.backends.python_package_is_not_installed", package=PACKAGE)
+    reason = Text("reason.backends.package_not_installed", package=PACKAGE)
     return GgmlUnavailable(reason, _install())
 
 

@@ -504,4 +504,4 @@ def _is_repacked(tensor: WeightTensor) -> bool:
 
 
 def _no_memory() -> OutOfMemory:
-    return OutOfMemory(reason=Text("reason.backends.ggml_could_not_get_memory"))
+    return OutOfMemory(reason=Text("reason.backends.ggml_out_of_memory"))

@@ -114,7 +114,7 @@ class WeightSource:
                     raise self.refuse(Text("reason.weights.ends_inside", name=tensor.name))
                 done += read
             if not self._ggml.validate_row_data(GGML_TYPES[tensor.info.dtype], address, tensor.nbytes):
-                raise self.refuse(Text("reason.backends.holds_nan_or_infinity", name=tensor.name))
+                raise self.refuse(Text("reason.backends.not_finite", name=tensor.name))
 
         return fill
 
@@ -146,7 +146,7 @@ class WeightSource:
         row = piece.shape[-1]
         if row % BLOCKS.get(dtype, (1, 0))[0]:
             told = {"name": piece.name, "size": row, "type": dtype}
-            raise self.refuse(Text("reason.backends.rows_do_not_fit_blocks", **told))
+            raise self.refuse(Text("reason.backends.row_size_not_blocks", **told))
 
         def fill(address: int) -> None:
             done = 0
@@ -218,7 +218,7 @@ class WeightSource:
 
     def _check_finite(self, values: Floats, name: str) -> None:
         if not np.isfinite(values).all():
-            raise self.refuse(Text("reason.backends.holds_nan_or_infinity", name=name))
+            raise self.refuse(Text("reason.backends.not_finite", name=name))
 
     def _read_states(self, states: dict[str, WeightTensor]) -> Floats | None:
         """``(n_layer, n_head, head_size, head_size)``; None unless every layer has one."""

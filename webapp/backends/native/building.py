@@ -230,7 +230,7 @@ def _failure_file() -> Path:
 def failure() -> Text | None:
     """What this compiler said when it failed; None when it was not tried."""
     file = _failure_file()
-    return Text("reason.backends.library_could_not_be_built", error=_first_error(file)) if file.exists() else None
+    return Text("reason.backends.build_failed", error=_first_error(file)) if file.exists() else None
 
 
 def _first_error(path: Path) -> str:

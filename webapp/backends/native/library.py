@@ -30,7 +30,7 @@ def availability() -> Availability:
     if failure is not None:
         return Availability(False, failure, building.way_out(), is_ready=False, has_failed=True)
     if building.find_compiler() is None:
-        reason = Text("reason.backends.library_is_not_built_and_there")
+        reason = Text("reason.backends.no_library_no_compiler")
         return Availability(False, reason, building.way_out(), is_ready=False)
     return Availability(True, is_ready=False)
 
@@ -57,7 +57,7 @@ def _opened(path: Path) -> ctypes.CDLL:
         reason = Text("reason.backends.cannot_be_loaded", file=path.name, error=str(exc))
         raise NativeUnavailable(reason, building.way_out()) from exc
     if found != ABI:
-        reason = Text("reason.backends.belongs_to_another_version_of_roost", file=path.name)
+        reason = Text("reason.backends.other_roost_version", file=path.name)
         raise NativeUnavailable(reason, Text("reason.backends.delete", path=str(path)))
     _declare(library)
     return library
@@ -78,7 +78,7 @@ def choose_isa(wanted: str = "") -> str:
         if failed is None:
             return name
         reasons.append(f"{name}: {failed.decode()}")
-    raise NativeUnavailable("; ".join(reasons), Text("reason.backends.leave_the_instruction_set_to_roost"))
+    raise NativeUnavailable("; ".join(reasons), Text("reason.backends.let_roost_choose_isa"))
 
 
 # ---------------------------------------------------------------- the C interface (src/api.cpp)

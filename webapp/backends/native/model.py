@@ -325,7 +325,7 @@ class NativeModel:
         if status >= 0:
             return status
         if status == NO_MEMORY:
-            raise OutOfMemory(reason=Text("reason.backends.native_engine_could_not_get_memory"))
+            raise OutOfMemory(reason=Text("reason.backends.native_out_of_memory"))
         if status == NO_SLOT:
             raise KeyError("the slot is not in use, or named twice, or all are taken")
         reasons = {
@@ -374,7 +374,7 @@ class _Loader:
         self._read_rows(HEAD, "head.weight")
         self._read_initial_state()
         if lib.roost_ready(self._model._open) != 0:
-            self._refuse(Text("reason.backends.low_rank_matrices_do_not_fit"))
+            self._refuse(Text("reason.backends.low_rank_mismatch"))
         self._progress(LoadProgress(self._total_bytes, self._total_bytes, len(self._names), len(self._names)))
 
     def _read_rows(self, role: int, name: str) -> None:
@@ -397,7 +397,7 @@ class _Loader:
             self._read_layer_v4_to_v6(layer, prefix)
         if self._calibration:
             if self._model._library.roost_calibrate(self._model._open, layer) == BAD_ARGUMENT:
-                self._refuse(Text("reason.backends.low_rank_matrices_do_not_fit"))
+                self._refuse(Text("reason.backends.low_rank_mismatch"))
             for name, role in self._matrices(layer):
                 if name in MATRICES:
                     self._matrix(layer, role, prefix + name, self._bits(prefix + name))
@@ -562,7 +562,7 @@ def _packed_place(model: Path, layout: Layout) -> Path:
 
 
 def _not_finite(name: str) -> Text:
-    return Text("reason.backends.holds_nan_or_infinity", name=name)
+    return Text("reason.backends.not_finite", name=name)
 
 
 def _misshapen(name: str) -> Text:

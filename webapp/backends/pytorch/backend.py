@@ -84,7 +84,7 @@ class TorchBackend(Backend):
     @classmethod
     def availability(cls) -> Availability:
         if importlib.util.find_spec("torch") is None:
-            reason = Text("reason.backends.python_package_is_not_installed", package="torch")
+            reason = Text("reason.backends.package_not_installed", package="torch")
             return Availability(False, reason, Text("reason.backends.run_pip_install", package="torch"))
         return Availability(True)
 

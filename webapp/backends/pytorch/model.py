@@ -594,7 +594,7 @@ class _Loader:
         if shape is not None and tensor.shape != shape:
             self._misshapen(name)
         if not all(torch.isfinite(piece).all() for piece in tensor.split(4096)):
-            self._refuse(Text("reason.backends.holds_nan_or_infinity", name=name))
+            self._refuse(Text("reason.backends.not_finite", name=name))
         self._held_bytes += tensor.nbytes
         if self._held_bytes >= HELD_BYTES:
             self._source.release()

@@ -103,7 +103,7 @@ def _part(strategy: str, text: str) -> Part:
     if format not in FORMATS:
         raise StrategyError(
             strategy=strategy,
-            reason=Text("reason.engine.is_not_an_option", name=format),
+            reason=Text("reason.engine.unknown_option", name=format),
             way_out=Text("reason.common.choose_one_of", names=", ".join(FORMATS)),
         )
     part = Part(device, format, None if found["count"] is None else int(found["count"]))

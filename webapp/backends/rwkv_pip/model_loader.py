@@ -331,7 +331,7 @@ def _check_file(inspection: Inspection, strategy: str) -> None:
     converted = inspection.converted_strategy
     is_v7 = inspection.config is not None and inspection.config.major == 7
     if converted is not None and is_v7 and inspection.metadata.get(LAYOUT_KEY) != V7_LAYOUT:
-        reason = Text("reason.backends.converted_by_another_program")
+        reason = Text("reason.backends.converted_elsewhere")
         raise WeightsError(path=inspection.path, reason=reason)
     if converted is not None and canonical_strategy(strategy) != canonical_strategy(converted):
         refuse(strategy, "converted_for", converted=converted)

@@ -41,7 +41,7 @@ def package_availability() -> Availability:
     """Whether the packages are installed."""
     for package in ("torch", "rwkv"):
         if importlib.util.find_spec(package) is None:
-            reason = Text("reason.backends.python_package_is_not_installed", package=package)
+            reason = Text("reason.backends.package_not_installed", package=package)
             return Availability(False, reason, Text("reason.backends.run_pip_install", package=package))
     return AVAILABLE
 

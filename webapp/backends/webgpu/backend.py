@@ -116,7 +116,7 @@ class WebgpuBackend(SlotBackend):
             else:
                 raise StrategyError(
                     strategy=strategy,
-                    reason=Text("reason.engine.is_not_an_option", name=word),
+                    reason=Text("reason.engine.unknown_option", name=word),
                     way_out=Text("reason.engine.options", names="fp16, fp16i8, fp16i4, layerN, chunkN"),
                 )
         format = found.setdefault("format", "fp16")

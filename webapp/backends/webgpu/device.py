@@ -61,7 +61,7 @@ def availability() -> Availability:
         reason = Text("reason.webgpu.python_is_too_old", version=version)
         return Availability(False, reason, Text("reason.webgpu.use_newer_python"))
     if importlib.util.find_spec(PACKAGE) is None:
-        reason = Text("reason.backends.python_package_is_not_installed", package=PACKAGE)
+        reason = Text("reason.backends.package_not_installed", package=PACKAGE)
         return Availability(False, reason, Text("reason.backends.run_pip_install", package=INSTALL))
     found = listed()
     if isinstance(found, str):

@@ -193,7 +193,7 @@ class Loader:
             )
             rank = padded(down.shape[0])
             if up.shape[1] != down.shape[0]:
-                self._weights.refuse(Text("reason.backends.low_rank_matrices_do_not_fit"))
+                self._weights.refuse(Text("reason.backends.low_rank_mismatch"))
             middle = (at, rank)
             into.append(Matrix(f"{att}{letter}1", places[letter], middle, activations.get(letter, "none"), down))
             out.append(Matrix(f"{att}{letter}2", middle, (index * chunk * wide, wide), bits=up))

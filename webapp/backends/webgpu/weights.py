@@ -120,7 +120,7 @@ class Weights:
         if shape is not None and values.shape != shape:
             self.refuse(misshapen(name))
         if not packing.is_finite(values):
-            self.refuse(Text("reason.backends.holds_nan_or_infinity", name=name))
+            self.refuse(Text("reason.backends.not_finite", name=name))
         return values
 
     def vector(self, name: str, size: int | None = None) -> FloatArray:

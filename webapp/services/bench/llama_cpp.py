@@ -26,7 +26,7 @@ class LlamaContestant:
 
     def load(self) -> dict[str, float]:
         if importlib.util.find_spec(PACKAGE) is None:
-            raise RequestError(reason=Text("reason.services.llama_cpp_is_measured_through", package=PACKAGE))
+            raise RequestError(reason=Text("reason.services.llama_cpp_package_missing", package=PACKAGE))
         started = time.monotonic()
         command = [sys.executable, "-c", BOOT, *self._setup, *sys.path]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -65,6 +65,6 @@ class LlamaContestant:
         assert self._process is not None and self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RequestError(reason=Text("reason.services.llama_cpp_ended_with", code=str(self._process.wait())))
+            raise RequestError(reason=Text("reason.services.llama_cpp_failed", code=str(self._process.wait())))
         found: dict[str, float] = json.loads(line)
         return found

@@ -34,7 +34,7 @@ from webapp.weights.inspection import Inspection
 MAX_ROUNDS = 8
 """Answers with calls in a row before a person has to say something."""
 CALLS = "calls"
-REFUSED = Text("reason.services.person_did_not_allow_this_call")
+REFUSED = Text("reason.services.call_refused")
 STOPPED = "the person stopped this call"
 
 Key = tuple[str, str]
@@ -119,7 +119,7 @@ class ToolLoop:
                     "tool",
                 )
             elif state.status == "waiting" and (earlier := self._result_before(stored, state.call)) is not None:
-                note = Text("reason.services.same_call_again")
+                note = Text("reason.services.repeated_call")
                 self._record(message_id, state.call.id, ToolResult(bounded(f"{note}\n{earlier}"), reason=note), "tool")
             elif (
                 state.status == "waiting"
@@ -138,7 +138,7 @@ class ToolLoop:
         """Runs a call that waits, with other ``arguments`` (JSON text) when they were edited; ToolInvalid when those
         do not fit. ``for_chat``: this tool is not asked about again in this chat."""
         if not self._running.claim((message_id, call_id)):
-            raise RoostError("chat_error", reason=Text("reason.services.call_is_running_already"))
+            raise RoostError("chat_error", reason=Text("reason.services.call_running"))
         with self._running.given_back_on_error((message_id, call_id)):
             call, tool = self._approved(message_id, call_id, arguments, for_chat)
             self._start(lambda: self._run_approved(message_id, call, tool))
@@ -162,7 +162,7 @@ class ToolLoop:
         """The call as it is to run, kept so."""
         stored, state = self._open_call(message_id, call_id)
         if state.tool is None:
-            raise RoostError("chat_error", reason=Text("reason.services.tool_is_not_there_any_more"))
+            raise RoostError("chat_error", reason=Text("reason.services.tool_is_gone"))
         call = state.call if arguments is None else replace(state.call, arguments=arguments)
         if call != state.call:
             self._edit(stored, call, state.tool)
@@ -189,7 +189,7 @@ class ToolLoop:
         for state in self.calls(stored):
             if state.call.id == call_id and state.status != "done":
                 return stored, state
-        raise RoostError("chat_error", reason=Text("reason.services.call_has_its_result_already"))
+        raise RoostError("chat_error", reason=Text("reason.services.call_has_result"))
 
     def _edit(self, stored: StoredMessage, call: ToolCall, tool: StoredTool) -> None:
         """The sampled ids say something else now, so the message goes back as text."""
@@ -262,7 +262,7 @@ class ToolLoop:
             result = known.get(other.id)
             if result and not result["is_error"] and call_key(other) == call_key(call):
                 told: str = result["result"]
-                note = f"{Text('reason.services.same_call_again')}\n"
+                note = f"{Text('reason.services.repeated_call')}\n"
                 return told.removeprefix(note)
         return None
 

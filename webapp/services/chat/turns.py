@@ -99,7 +99,7 @@ class ChatTurns:
         _check_text(text)
         stored = self._store.message(message_id)
         if stored.message.role is not Role.USER:
-            raise RoostError("chat_error", reason=Text("reason.services.is_not_a_message_of_yours"))
+            raise RoostError("chat_error", reason=Text("reason.services.not_your_message"))
 
         def begin() -> LiveTurn:
             message = Message(Role.USER, text, metadata=attached_metadata(attached_files(stored.message)))

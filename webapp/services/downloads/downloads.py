@@ -99,14 +99,14 @@ class Downloads:
                 return self.of_folder(f"{owner}/{name}", file.strip("/"))
             return self.of_repository(f"{owner}/{name}", HubFile(file, 0))
         raise DownloadError(
-            "download_link_invalid", name=wanted[:200], reason=Text("reason.services.no_published_model_of_that_name")
+            "download_link_invalid", name=wanted[:200], reason=Text("reason.services.no_published_model")
         )
 
     def of_repository(self, repo: str, file: HubFile, hub: str = "", modelscope: str = "") -> Source:
         """``hub`` "" is the order of the person's choice; ``modelscope``: what the repository is called there."""
         if not REPOSITORY.fullmatch(repo) or ".." in file.path.split("/"):
             raise DownloadError(
-                "download_link_invalid", name=repo[:200], reason=Text("reason.services.repository_is_called_owner_name")
+                "download_link_invalid", name=repo[:200], reason=Text("reason.services.repository_form")
             )
         hubs = (self.hubs.hub(hub),) if hub else self.hubs.order()
         names = {"hf": repo, "modelscope": modelscope or repo}

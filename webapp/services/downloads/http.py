@@ -101,7 +101,7 @@ class Http:
             raise DownloadError(
                 "download_bad_redirect",
                 host=urlsplit(origin).netloc,
-                reason=Text("reason.services.goes_round_in_circles"),
+                reason=Text("reason.services.link_loop"),
             )
         try:
             _check_status(response, host, name, start)

@@ -116,9 +116,7 @@ class Hubs:
         """ "" forgets it. SettingsError for what can be none."""
         self.hub(name)
         if token and not TOKEN.fullmatch(token):
-            raise RoostError(
-                "settings_invalid", name="token", value="…", reason=Text("reason.services.must_be_one_word_of_visible")
-            )
+            raise RoostError("settings_invalid", name="token", value="…", reason=Text("reason.services.not_one_word"))
         tokens = {key: value for key, value in self._kept().get("tokens", {}).items() if key != name}
         self._keep({**self._kept(), "tokens": {**tokens, name: token} if token else tokens})
 
@@ -138,7 +136,7 @@ class Hubs:
         folder of Hugging Face's form stands first, in place of its parts."""
         if not REPOSITORY.fullmatch(repo):
             raise DownloadError(
-                "download_link_invalid", name=repo[:200], reason=Text("reason.services.repository_is_called_owner_name")
+                "download_link_invalid", name=repo[:200], reason=Text("reason.services.repository_form")
             )
         hub = self.hub(name)
         content = self._http.get(hub.listing_url(repo), LISTING_BYTES, repo)

@@ -136,9 +136,7 @@ class Completions:
         if not isinstance(prompt, ChatPrompt):
             return raw_prompt(_with_gap(prompt, model.info), prompt.token_ids, model.info)
         if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
-            raise RoostError(
-                "invalid_parameter", param="messages", reason=Text("reason.services.only_a_last_message_by")
-            )
+            raise RoostError("invalid_parameter", param="messages", reason=Text("reason.services.not_the_last_answer"))
         names = format_names()
         if prompt.template and prompt.template not in (*names, *ALIASES):
             raise RoostError(

@@ -53,7 +53,7 @@ def whole_path(given: str) -> Path:
     except RuntimeError as exc:  # ~ of nobody
         raise FileMissing(path=given) from exc
     if not path.is_absolute():
-        raise RoostError("library_error", name=given, reason=Text("reason.services.whole_path_is_needed"))
+        raise RoostError("library_error", name=given, reason=Text("reason.services.path_not_absolute"))
     return path
 
 
@@ -100,7 +100,7 @@ def writing(folder: Path, needed_bytes: int = 0) -> Iterator[None]:
         if exc.errno in REFUSED:
             raise RoostError("folder_not_writable", folder=str(folder), reason=reason) from exc
         if exc.errno == errno.EXDEV:
-            reason = Text("reason.services.lies_on_another_disk_behind")
+            reason = Text("reason.services.on_another_disk")
         raise RoostError("library_error", name=os.path.basename(str(exc.filename or folder)), reason=reason) from exc
 
 

@@ -295,7 +295,7 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
         check_readable(source)
     source = Path(os.path.normpath(source))
     if library.folder_of(source) or library.folder_of(Path(os.path.realpath(source))):
-        raise RoostError("library_error", name=source.name, reason=Text("reason.services.is_in_the_library_already"))
+        raise RoostError("library_error", name=source.name, reason=Text("reason.services.in_library_already"))
     name = safe_name(source.name, ("",)) if is_folder else safe_name(source.name)
     models_dir = library.folders[0].path
     path = home_of(models_dir, name, look_into(library.reader, source, name))

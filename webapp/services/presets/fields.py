@@ -236,7 +236,7 @@ def _file(row: Parameter, value: Any) -> str:
     none of the library's."""
     name = _line(row, value)
     if not is_library_name(name):
-        raise invalid(row.name, name, Text("reason.services.must_be_the_name"))
+        raise invalid(row.name, name, Text("reason.services.not_a_library_name"))
     return name
 
 
@@ -253,7 +253,7 @@ def _list(row: Parameter, value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         items = [unescaped(line) for line in value.replace("\r\n", "\n").split("\n") if line]
     if not isinstance(items, (list, tuple)):
-        raise invalid(row.name, value, Text("reason.services.must_be_a_list_of_texts"))
+        raise invalid(row.name, value, Text("reason.services.not_a_text_list"))
     if len(items) > row.most_items:
         raise PresetError("preset_too_long", name=row.name, found=len(items), limit=row.most_items)
     return tuple(dict.fromkeys(text for item in items if (text := _text(row.name, item, row.most_chars))))

@@ -37,9 +37,9 @@ def read(text: str) -> list[Preset]:
     and the parameter that cannot be."""
     document = load_json(text)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise PresetError("preset_file_invalid", reason=Text("reason.services.is_not_a_file_of_presets"))
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.not_a_preset_file"))
     if not isinstance(document.get("version"), int):
-        raise PresetError("preset_file_invalid", reason=Text("reason.services.does_not_say_which_version_it"))
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.version_missing"))
     if document["version"] != VERSION:
         raise PresetError("preset_file_invalid", reason=Text("reason.services.newer_roost_wrote_it"))
     return [preset_of(fields) for fields in listed(document.get("presets"))]
@@ -67,14 +67,14 @@ def raise_named(preset_name: str, field: str, problem: PresetError) -> NoReturn:
 
 def listed(rows: Any) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise PresetError("preset_file_invalid", reason=Text("reason.services.holds_no_list_of_presets"))
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.no_preset_list"))
     if len(rows) > MOST_IN_FILE:
         raise PresetError(
             "preset_file_invalid",
             reason=Text("reason.services.too_many_presets", found=len(rows), limit=MOST_IN_FILE),
         )
     if not rows:
-        raise PresetError("preset_file_invalid", reason=Text("reason.services.holds_no_preset_at_all"))
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.no_presets"))
     return rows
 
 
@@ -104,7 +104,7 @@ def read_runner_presets(text: str) -> list[Preset]:
         document = [document]
     rows = listed(document)
     if not any("apiParameters" in row or "modelParameters" in row for row in rows):
-        raise PresetError("preset_file_invalid", reason=Text("reason.services.is_not_a_file_of_presets"))
+        raise PresetError("preset_file_invalid", reason=Text("reason.services.not_a_preset_file"))
     return [preset_of(_fields(row, number)) for number, row in enumerate(rows, 1)]
 
 

@@ -41,7 +41,7 @@ def _zone(name: str) -> ZoneInfo:
     found = next((zone for zone in available_timezones() if zone.casefold() == wanted), None)
     if found is None:
         shown = repr(name[:MAX_NAME_CHARS])
-        raise ValueError(Text("reason.tools.no_time_zone_use_a_name", name=shown))
+        raise ValueError(Text("reason.tools.unknown_time_zone", name=shown))
     return ZoneInfo(found)
 
 
@@ -59,7 +59,7 @@ RANDOM_PARAMETERS = {
 def random_number(arguments: Mapping[str, Any]) -> dict[str, Any]:
     least, most = int(arguments["minimum"]), int(arguments["maximum"])
     if least > most:
-        raise ValueError(Text("reason.tools.minimum_is_larger_than_maximum"))
+        raise ValueError(Text("reason.tools.minimum_above_maximum"))
     return {"number": least + secrets.randbelow(most - least + 1)}
 
 

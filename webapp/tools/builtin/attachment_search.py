@@ -61,13 +61,13 @@ class Hit:
 def search_attachments(arguments: Mapping[str, Any], texts: Texts | None = None) -> dict[str, Any]:
     """Raises ValueError with a sentence for the model where there is nothing to search, or nothing to search for."""
     if texts is None:
-        raise ValueError(Text("reason.tools.searches_the_files_of_a_chat"))
+        raise ValueError(Text("reason.tools.only_in_a_chat"))
     files = texts()
     if not files:
-        raise ValueError(Text("reason.tools.no_files_are_attached_to_this"))
+        raise ValueError(Text("reason.tools.no_attached_files"))
     wanted = terms(str(arguments["query"])[:MOST_QUERY_CHARS])
     if not wanted:
-        raise ValueError(Text("reason.tools.query_has_no_words_to_look"))
+        raise ValueError(Text("reason.tools.query_without_words"))
     hits = ranked(files, wanted)
     return _answer(files, hits[: int(arguments.get("max_results", USUAL_RESULTS))])
 

@@ -69,20 +69,20 @@ def value_of(expression: str) -> Number:
     """Raises ValueError with a sentence for what is no arithmetic, too long or too large."""
     expression = _without_thousands(expression.strip())
     if len(expression) > MAX_CHARS:
-        raise ValueError(Text("reason.tools.expression_has_more_than_characters", limit=MAX_CHARS))
+        raise ValueError(Text("reason.tools.expression_too_long", limit=MAX_CHARS))
     try:
         tree = ast.parse(expression, mode="eval")
         if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
-            raise ValueError(Text("reason.tools.expression_is_too_long"))
+            raise ValueError(Text("reason.tools.expression_too_large"))
         result = _value(tree.body)
     except ZeroDivisionError as exc:
         raise ValueError(Text("reason.tools.division_by_zero")) from exc
     except OverflowError as exc:
-        raise ValueError(Text("reason.tools.result_is_no_finite_number")) from exc
+        raise ValueError(Text("reason.tools.result_not_finite")) from exc
     except (SyntaxError, TypeError, RecursionError, MemoryError) as exc:
         raise ValueError(Text("reason.tools.no_arithmetic_expression", expression=repr(expression))) from exc
     if isinstance(result, float) and not math.isfinite(result):
-        raise ValueError(Text("reason.tools.result_is_no_finite_number"))
+        raise ValueError(Text("reason.tools.result_not_finite"))
     return _bounded(result)
 
 
@@ -120,7 +120,7 @@ def _value(node: ast.expr) -> Number:
         try:
             result = FUNCTIONS[node.func.id](*values)
         except ValueError as exc:  # as for sqrt(-1)
-            raise ValueError(Text("reason.tools.result_is_no_real_number")) from exc
+            raise ValueError(Text("reason.tools.result_not_real")) from exc
         return _bounded(result)
     raise ValueError(Text("reason.tools.unknown_in_expression", names=", ".join(FUNCTIONS)))
 
@@ -128,16 +128,16 @@ def _value(node: ast.expr) -> Number:
 def _power(base: Number, exponent: Number) -> Number:
     is_whole = isinstance(base, int) and isinstance(exponent, int) and exponent > 0
     if is_whole and abs(base) > 1 and exponent * math.log10(abs(base)) > MAX_DIGITS:
-        raise ValueError(Text("reason.tools.result_has_more_than_digits", limit=MAX_DIGITS))
+        raise ValueError(Text("reason.tools.result_too_long", limit=MAX_DIGITS))
     result: Number = base**exponent
     if isinstance(result, complex):
-        raise ValueError(Text("reason.tools.result_is_no_real_number"))
+        raise ValueError(Text("reason.tools.result_not_real"))
     return _bounded(result)
 
 
 def _bounded(value: Number) -> Number:
     if isinstance(value, int) and value.bit_length() > MAX_DIGITS * 4:
-        raise ValueError(Text("reason.tools.result_has_more_than_digits", limit=MAX_DIGITS))
+        raise ValueError(Text("reason.tools.result_too_long", limit=MAX_DIGITS))
     return value
 
 
@@ -199,11 +199,11 @@ def convert(arguments: Mapping[str, Any]) -> dict[str, Any]:
     if source in TO_KELVIN and target in FROM_KELVIN:
         result = FROM_KELVIN[target](TO_KELVIN[source](value))
     elif source in TO_KELVIN or target in TO_KELVIN or FACTORS[source][0] != FACTORS[target][0]:
-        raise ValueError(Text("reason.tools.units_do_not_match", source=source, target=target))
+        raise ValueError(Text("reason.tools.unit_mismatch", source=source, target=target))
     else:
         result = value * FACTORS[source][1] / FACTORS[target][1]
     if not math.isfinite(result):
-        raise ValueError(Text("reason.tools.result_is_no_finite_number"))
+        raise ValueError(Text("reason.tools.result_not_finite"))
     return {"value": float(f"{result:.10g}"), "unit": target}
 
 

@@ -12,8 +12,8 @@ from webapp.i18n import Text
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind
 from webapp.tools.runner import ToolResult, bounded, error_result
 
-RUBBISH = Text("reason.tools.writes_something_else_than_mcp")
-OTHER_FORM = Text("reason.tools.what_it_sent_has_not")
+RUBBISH = Text("reason.tools.output_not_mcp")
+OTHER_FORM = Text("reason.tools.unexpected_form")
 WORDS_CHARS = 400
 
 
@@ -166,7 +166,7 @@ def tool_result(result: Any) -> ToolResult:
     """From the SDK's CallToolResult; ``isError`` becomes an error result."""
     text = result_text(result)
     return (
-        error_result(text or Text("reason.tools.tool_failed_without_a_word"))
+        error_result(text or Text("reason.tools.tool_failed_silently"))
         if result.is_error
         else ToolResult(bounded(text))
     )

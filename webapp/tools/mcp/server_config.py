@@ -87,7 +87,7 @@ def _check_program(config: ServerConfig) -> None:
     if len(config.env) > MAX_ENTRIES or sum(map(len, config.env.values())) > MAX_CHARS:
         raise McpServerInvalid(field="env", reason=Text("reason.tools.is_too_long"))
     if not all(VARIABLE.fullmatch(name) for name in config.env) or "\0" in "".join(config.env.values()):
-        raise McpServerInvalid(field="env", reason=Text("reason.common.each_line_is_a_variables_name"))
+        raise McpServerInvalid(field="env", reason=Text("reason.common.variable_line_form"))
 
 
 def _check_address(config: ServerConfig) -> None:
@@ -97,14 +97,14 @@ def _check_address(config: ServerConfig) -> None:
     except ValueError:
         is_right = False
     if not is_right or len(config.url) > 2_000 or not config.url.isprintable() or " " in config.url:
-        raise McpServerInvalid(field="url", reason=Text("reason.tools.must_be_an_http_or_https"))
+        raise McpServerInvalid(field="url", reason=Text("reason.tools.not_http_url"))
     if len(config.headers) > MAX_ENTRIES or sum(map(len, config.headers.values())) > MAX_CHARS:
         raise McpServerInvalid(field="headers", reason=Text("reason.tools.is_too_long"))
     for name, value in config.headers.items():
         if not HEADER.fullmatch(name) or not value.isascii() or not value.isprintable():
-            raise McpServerInvalid(field="headers", reason=Text("reason.common.each_line_is_a_name"))
+            raise McpServerInvalid(field="headers", reason=Text("reason.common.header_line_form"))
         if name.lower() in OWN_HEADERS:
-            raise McpServerInvalid(field="headers", reason=Text("reason.tools.header_is_the_protocols_own"))
+            raise McpServerInvalid(field="headers", reason=Text("reason.tools.reserved_header"))
 
 
 KEYS = ("mcpServers", "servers", "mcp_servers")
@@ -142,7 +142,7 @@ def _server(name: str, entry: Any) -> ServerConfig:
 def _with_program(name: str, entry: Mapping[str, Any]) -> ServerConfig:
     args = entry.get("args", [])
     if not isinstance(entry.get("command"), str) or not isinstance(args, list):
-        raise _invalid(_of(name, Text("reason.tools.needs_a_command_with_a_list")))
+        raise _invalid(_of(name, Text("reason.tools.command_or_url_missing")))
     words = tuple(_word(name, "args", word) for word in args)
     return ServerConfig(name, ServerKind.STDIO, entry["command"], words, env=_texts(name, "env", entry))
 
@@ -153,7 +153,7 @@ def _with_address(name: str, entry: Mapping[str, Any]) -> ServerConfig:
         raise _invalid(
             _of(
                 name,
-                Text("reason.tools.transport_is_not_supported_streamable_http", kind=str(kind)[:40]),
+                Text("reason.tools.unknown_transport", kind=str(kind)[:40]),
             )
         )
     return ServerConfig(name, ServerKind.HTTP, url=_url(entry), headers=_texts(name, "headers", entry))
@@ -166,7 +166,7 @@ def _url(entry: Mapping[str, Any]) -> str:
 def _texts(name: str, key: str, entry: Mapping[str, Any]) -> dict[str, str]:
     found = entry.get(key) or {}
     if not isinstance(found, Mapping):
-        raise _invalid(_of(f"{name}: {key}", Text("reason.tools.must_be_an_object_of_texts")))
+        raise _invalid(_of(f"{name}: {key}", Text("reason.tools.not_a_text_object")))
     return {str(word): _word(name, key, value) for word, value in found.items()}
 
 

@@ -91,7 +91,7 @@ class PageSocket:
     def _open(self, fields: FrameFields) -> None:
         rows = fields.values.get("shown", [])
         if not isinstance(rows, list) or len(rows) > MOST_SHOWN:
-            raise RoostError("bad_frame", reason=Text("reason.web.shown_must_be_a_list"))
+            raise RoostError("bad_frame", reason=Text("reason.web.shown_not_a_list"))
         shown = [
             Shown(str(row[0])[:ID_CHARS], str(row[1])[:ID_CHARS])
             for row in rows

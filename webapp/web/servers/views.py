@@ -34,8 +34,8 @@ from webapp.web.roles import Role
 
 MOST_CHARS = 20_000
 FORMS = {
-    "env": Text("reason.common.each_line_is_a_variables_name"),
-    "headers": Text("reason.common.each_line_is_a_name"),
+    "env": Text("reason.common.variable_line_form"),
+    "headers": Text("reason.common.header_line_form"),
 }
 
 
@@ -98,7 +98,7 @@ def split_command(text: str) -> list[str]:
     try:
         words = shlex.split(text, posix=not is_windows)
     except ValueError as exc:
-        raise McpServerInvalid(field="command", reason=Text("reason.web.quotation_mark_has_no_end")) from exc
+        raise McpServerInvalid(field="command", reason=Text("reason.web.open_quote")) from exc
     return [word.strip('"') for word in words] if is_windows else words
 
 
@@ -114,7 +114,7 @@ def _lines(text: str, mark: str, field: str, kept: Mapping[str, str]) -> dict[st
         if not has_mark or not name:
             raise McpServerInvalid(field=field, reason=FORMS[field])
         if value == HIDDEN and name not in kept:
-            raise McpServerInvalid(field=field, reason=Text("reason.web.hidden_value_has_to_be_typed"))
+            raise McpServerInvalid(field=field, reason=Text("reason.web.hidden_value_missing"))
         found[name] = kept[name] if value == HIDDEN else value
     return found
 

@@ -137,7 +137,7 @@ def _parts() -> list[tuple[str, float]]:
         try:
             weight = float(text.strip().replace(",", ".") or 0)
         except ValueError as exc:
-            raise WeightsError("blend_invalid", reason=Text("reason.common.weights_are_numbers_from_0_up")) from exc
+            raise WeightsError("blend_invalid", reason=Text("reason.common.weights_not_negative")) from exc
         if weight != 0:
             found.append((name[:NAME_CHARS], weight))
     return found

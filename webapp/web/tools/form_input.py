@@ -190,7 +190,7 @@ def _more(draft: ToolDraft) -> dict[str, Any]:
 
 def _http(draft: ToolDraft, parameters: Mapping[str, Any]) -> HttpCall:
     if not draft.url.strip().startswith(("http://", "https://")):
-        raise ToolInvalid(field="url", reason=Text("reason.web.must_begin_with_http_or_https"))
+        raise ToolInvalid(field="url", reason=Text("reason.web.not_http_url"))
     known = parameters.get("properties")
     unknown = next((mark for mark in marks(draft.url) if not isinstance(known, Mapping) or mark not in known), None)
     if unknown is not None:
@@ -205,7 +205,7 @@ def _headers(text: str) -> dict[str, str]:
     for line in filter(str.strip, text.splitlines()):
         name, colon, value = line.partition(":")
         if not colon or not re.fullmatch(r"[A-Za-z0-9-]{1,64}", name.strip()) or not value.strip().isprintable():
-            raise ToolInvalid(field="headers", reason=Text("reason.common.each_line_is_a_name"))
+            raise ToolInvalid(field="headers", reason=Text("reason.common.header_line_form"))
         found[name.strip()] = value.strip()
     return found
 
@@ -216,7 +216,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0.5 <= seconds <= 120:
-        raise ToolInvalid(field="timeout_s", reason=Text("reason.web.must_be_from_0_5"))
+        raise ToolInvalid(field="timeout_s", reason=Text("reason.web.timeout_out_of_range"))
     return seconds
 
 
@@ -232,7 +232,7 @@ def definitions_in(text: str) -> list[ToolDefinition]:
     value = parse_json(text, "JSON")
     rows = value.get("tools", value.get("functions", [value])) if isinstance(value, dict) else value
     if not isinstance(rows, list) or not rows:
-        raise ToolInvalid(field="JSON", reason=Text("reason.common.must_be_a_tool"))
+        raise ToolInvalid(field="JSON", reason=Text("reason.common.not_a_tool"))
     return [_definition(row, f"tools[{number}]" if len(rows) > 1 else "") for number, row in enumerate(rows)]
 
 

@@ -63,7 +63,7 @@ def _check_shapes(contents: FileContents, plan: Plan) -> None:
         odd = next(name for name in {**found, **planned} if found.get(name) != planned.get(name))
         raise _wrong(
             Text(
-                "reason.weights.tensor_is_instead_of",
+                "reason.weights.tensor_differs",
                 name=odd,
                 found=str(found.get(odd)),
                 expected=str(planned.get(odd)),
@@ -86,7 +86,7 @@ def _check_bytes(path: Path, contents: FileContents, checksums: Mapping[str, int
                 left -= len(data)
             meter.tensor_done(name)
             if meter.checksums[name] != checksums.get(name):
-                raise _wrong(Text("reason.weights.reads_differently_from_what_was_written", name=name))
+                raise _wrong(Text("reason.weights.written_wrong", name=name))
 
 
 def compare_samples(path: Path, source: Source) -> None:
@@ -110,7 +110,7 @@ def _compare(
     if result.shape != original.shape:
         raise _wrong(
             Text(
-                "reason.weights.is_instead_of",
+                "reason.weights.differs",
                 name=name,
                 found=str(tuple(result.shape)),
                 expected=str(info.shape),
@@ -122,11 +122,11 @@ def _compare(
         return
     picked = tuple([int(value) for value in axis] for axis in index)
     if not bool((original[picked].to(result.dtype) == result[picked]).all()):
-        raise _wrong(Text("reason.weights.values_of_are_not_those", name=name))
+        raise _wrong(Text("reason.weights.values_differ", name=name))
 
 
 def _wrong(reason: Text | str) -> ConversionError:
-    return ConversionError(reason=Text("reason.weights.new_file_did_not_pass_its", reason=reason))
+    return ConversionError(reason=Text("reason.weights.check_failed", reason=reason))
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
         made = Source(path, target, options.without_lora)
     with made as source:
         if source.inspection.format not in formats_in:
-            way_out = Text("reason.weights.choose_a_file_in_one", formats=", ".join(formats_in))
+            way_out = Text("reason.weights.choose_other_format", formats=", ".join(formats_in))
             reason = Text("reason.weights.is_in_format", format=source.inspection.format)
             raise ConversionError(
                 "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
@@ -193,18 +193,18 @@ def _check_name(source: Source, path: Path, target: str, plan: Plan) -> None:
     endings = () if plan.container == "folder" else EXTENSIONS[plan.container]
     if endings and path.suffix.lower() not in endings:
         reason: Text | str = Text("reason.weights.new_file_would_be_named", name=path.name)
-        way_out: Text | str = Text("reason.weights.give_it_a_name_that_ends", ending=conversion_to(target).ending)
+        way_out: Text | str = Text("reason.weights.name_ending", ending=conversion_to(target).ending)
         raise ConversionError(
             "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
         )
     if not path.parent.is_dir():
-        way_out = Text("reason.weights.make_the_folder_first_or_name")
+        way_out = Text("reason.weights.make_folder_first")
         reason = Text("reason.weights.no_folder", folder=str(path.parent))
         raise ConversionError(
             "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
         )
     if path.exists() and path.samefile(source.path):
-        reason = Text("reason.weights.new_file_would_take_the_place")
+        reason = Text("reason.weights.output_is_input")
         raise ConversionError(
             "conversion_refused",
             path=path.name,

@@ -58,7 +58,7 @@ def _planned(source: Source, target: str, piece: Piece, dtype: str, rounded: boo
     """``rounded``: to 16 bits before it is quantised."""
     if piece.shape[-1] % BLOCKS.get(dtype, (1, 0))[0]:
         told = {"name": piece.name, "size": piece.shape[-1], "type": dtype}
-        reason = Text("reason.backends.rows_do_not_fit_blocks", **told)
+        reason = Text("reason.backends.row_size_not_blocks", **told)
         raise _refused(source, target, reason, Text("reason.common.choose_one_of", names="f16, f32"))
     info = TensorInfo(piece.name, piece.shape, dtype)
     return PlannedTensor(info, partial(_blocks, source, piece, dtype, rounded))
@@ -79,7 +79,7 @@ def _blocks(source: Source, piece: Piece, dtype: str, rounded: bool) -> Iterator
                 half = values.astype(np.float16)
             if not np.isfinite(half).all():
                 told = {"name": piece.name, "type": "float16"}
-                raise ConversionError(reason=Text("reason.weights.tensor_has_values_beyond_what_can", **told))
+                raise ConversionError(reason=Text("reason.weights.values_out_of_range", **told))
             values = half.astype(np.float32) if rounded else values
         yield torch.from_numpy(ggml_blocks.quantize(values, dtype))
 
@@ -136,7 +136,7 @@ def plan_gguf(source: Source, options: ConversionOptions) -> Plan:
         reason = Text("reason.weights.version_is_not_run_by_llama_cpp", version=config.architecture)
         raise _refused(source, "gguf", reason, Text("reason.weights.convert_to_another", target="bin"))
     if config.n_att != config.n_embd:
-        reason = Text("reason.backends.attention_of_another_width")
+        reason = Text("reason.backends.attention_width")
         raise _refused(source, "gguf", reason, Text("reason.weights.convert_to_another", target="st"))
     if any(name.endswith(".time_state") for name in source.infos):
         reason = Text("reason.weights.gguf_has_no_place_for_a_state")
@@ -234,7 +234,7 @@ class GgmlSource(Source):
         self._model = read_model(self.path)
         self.config = self._model.config
         self.is_changed = False
-        way_out = Text("reason.weights.convert_the_file_it_was_made")
+        way_out = Text("reason.weights.convert_original")
         if self._model.rescale_every:
             raise _refused(self, target, Text("reason.weights.weights_were_divided"), way_out)
         unreadable = [one for one in self._model.tensors.values() if one.info.dtype not in ggml_blocks.READABLE]

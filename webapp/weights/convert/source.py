@@ -146,7 +146,7 @@ class Source:
         while done < count:
             read = file.readinto(view[done:])
             if not read:
-                reason = Text("reason.weights.ended_before_its_tensors_did_it", path=str(self.path))
+                reason = Text("reason.weights.changed_while_read", path=str(self.path))
                 raise ConversionError(reason=reason)
             done += read
         return data
@@ -159,9 +159,9 @@ def check_finite(block: torch.Tensor, name: str, became: str = "") -> None:
     if bool(torch.isfinite(block).all()):
         return
     if became:
-        reason = Text("reason.weights.tensor_has_values_beyond_what_can", name=name, type=became)
+        reason = Text("reason.weights.values_out_of_range", name=name, type=became)
     else:
-        reason = Text("reason.weights.tensor_holds_nan_or_infinite_values", name=name)
+        reason = Text("reason.weights.values_not_finite", name=name)
     raise ConversionError(reason=reason)
 
 
@@ -181,13 +181,13 @@ def cast(block: torch.Tensor, dtype: str, name: str) -> torch.Tensor:
 def _check_is_raw(source: Source, target: str) -> None:
     strategy = source.inspection.converted_strategy
     if strategy is not None:
-        reason = Text("reason.weights.was_converted_for_the_strategy_already", strategy=strategy)
+        reason = Text("reason.weights.converted_already", strategy=strategy)
         raise ConversionError(
             "conversion_refused",
             path=source.path.name,
             target=target,
             reason=reason,
-            way_out=Text("reason.weights.convert_the_file_it_was_made"),
+            way_out=Text("reason.weights.convert_original"),
         )
 
 
@@ -200,5 +200,5 @@ def _check_floats(source: Source, target: str) -> None:
                 path=source.path.name,
                 target=target,
                 reason=reason,
-                way_out=Text("reason.weights.convert_the_file_in_full_precision"),
+                way_out=Text("reason.weights.convert_full_precision"),
             )

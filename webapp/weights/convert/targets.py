@@ -45,7 +45,7 @@ DTYPE = "float16"  # web-rwkv takes nothing else
 def plan_st(source: Source, options: ConversionOptions) -> Plan:
     """``format: pt`` is what web-rwkv's own converters write; Roost's marks make the way back exact."""
     if source.inspection.naming == WEB_RWKV and not source.is_changed:
-        reason = Text("reason.weights.has_web_rwkvs_names_already")
+        reason = Text("reason.weights.has_web_rwkv_names")
         raise ConversionError(
             "conversion_refused",
             path=source.path.name,

@@ -257,7 +257,7 @@ def biases_of(biases: dict[str, float]) -> dict[int, float]:
         return {int(token_id): bias for token_id, bias in biases.items()}
     except ValueError as exc:
         raise RoostError(
-            "invalid_parameter", param="logit_bias", reason=Text("reason.web.names_must_be_token_ids")
+            "invalid_parameter", param="logit_bias", reason=Text("reason.web.names_not_token_ids")
         ) from exc
 
 
@@ -345,15 +345,11 @@ def structure_of(asked: ChatRequest) -> Structure:
 def check_supported(asked: ChatRequest) -> None:
     for name in ("functions", "function_call"):
         if getattr(asked, name):
-            raise RoostError(
-                "unsupported_parameter", param=name, reason=Text("reason.web.openai_has_replaced_it_by_tools")
-            )
+            raise RoostError("unsupported_parameter", param=name, reason=Text("reason.web.replaced_by_tools"))
     if asked.audio is not None or any(kind != "text" for kind in asked.modalities or ()):
         raise RoostError("unsupported_parameter", param="modalities", reason=Text("reason.web.only_text"))
     if asked.web_search_options not in (UNSET, None):
-        raise RoostError(
-            "unsupported_parameter", param="web_search_options", reason=Text("reason.web.roost_does_not_search_the_web")
-        )
+        raise RoostError("unsupported_parameter", param="web_search_options", reason=Text("reason.web.no_web_search"))
 
 
 def messages_of(messages: Sequence[ChatMessage]) -> tuple[Message, ...]:

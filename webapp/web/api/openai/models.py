@@ -199,7 +199,7 @@ def tokenize() -> Response:
 def token_ids_of(asked: TokenizeRequest) -> list[int]:
     texts = [text for text in (asked.prompt, asked.content, asked.text) if text is not None]
     if len(texts) + (asked.messages is not None) != 1:
-        raise RoostError("invalid_parameter", param="prompt", reason=Text("reason.web.give_one_of_four"))
+        raise RoostError("invalid_parameter", param="prompt", reason=Text("reason.web.not_exactly_one_source"))
     if asked.messages is None:
         return the_manager().tokenizer().encode(texts[0])
     return list(the_completions().prompt_token_ids(ChatPrompt(messages_of(asked.messages))))
