@@ -2,7 +2,7 @@
 
 import pytest
 
-from webapp.i18n.locale_choice import accepted_languages, choose_locale
+from webapp.i18n.translation import accepted_languages, choose_locale
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from webapp.structured.pattern_match import matches
+from webapp.structured.grammar import matches
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from tests.errors import raises_code
 from webapp.errors import BenchCaseInvalid
-from webapp.structured.pattern_match import matches
+from webapp.structured.grammar import matches
 from webapp.tools.bench import (
     BenchCase,
     ExpectedCall,

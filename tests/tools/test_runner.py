@@ -271,7 +271,7 @@ def test_a_name_that_resolves_inside_is_refused_however_the_address_is_written(m
 
 
 def problems_of(schema: dict, arguments: dict) -> tuple:
-    from webapp.structured.pattern_match import matches
+    from webapp.structured.grammar import matches
 
     return check_call(call(arguments), ToolDefinition("f", parameters={"type": "object", **schema}), matches)
 

@@ -5,7 +5,7 @@ import gzip
 import pytest
 from flask import Flask
 
-from webapp.web.packed_static import PackedStatic
+from webapp.web.app import PackedStatic
 
 CSS = "a { color: red }\n" * 100
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from webapp.cli.options import add_settings, settings_from
 from webapp.errors import RoostError
+from webapp.i18n import size_text
 from webapp.i18n.terminal import t
 from webapp.manager.library import ModelLibrary
 from webapp.services.downloads.catalogue import known_models
 from webapp.services.downloads.downloads import Downloads
 from webapp.services.jobs import DONE, RUNNING, Job, Jobs
-from webapp.services.library.placing import size_text
 
 REPORT_S = 0.5
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from webapp.cli.options import add_settings, in_one_line, settings_from
 from webapp.errors import error_from_dict
-from webapp.i18n import say
+from webapp.i18n import say, size_text
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.library import ModelEntry
 from webapp.manager.manager import ModelManager
 from webapp.services.downloads.catalogue import known_models
 from webapp.services.library.model_files import ModelFiles
-from webapp.services.library.placing import size_text
 from webapp.services.library.uploads import MODES
 
 NAME_COLUMNS = 44

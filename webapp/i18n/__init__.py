@@ -1,15 +1,25 @@
 """Every text a person reads, in English and Chinese, and which of the two a reader gets. It imports no other room.
 
     catalogue/<locale>/<area>.json   nested keys, "{name}" for parameters; all files of a locale are merged
-    translation                      Text (a key with its values), translate(key, locale, **params)
-    locale_choice                    choose_locale(query, cookie, header, setting)
+    translation                      choose_locale, Text (a key with its values), translate(key, locale, **params)
     terminal                         t(key, **params) in the language of the terminal; not for pages
 
 A page area has one file in each language. Errors have ``errors.json``, the reasons inside them ``reasons.json``.
 """
 
-from webapp.i18n.locale_choice import DEFAULT_LOCALE, LOCALES, choose_locale
-from webapp.i18n.translation import Text, plain, say, sentences, system_reason, text_from_plain, translate
+from webapp.i18n.translation import (
+    DEFAULT_LOCALE,
+    LOCALES,
+    Text,
+    choose_locale,
+    plain,
+    say,
+    sentences,
+    size_text,
+    system_reason,
+    text_from_plain,
+    translate,
+)
 
 __all__ = [
     "DEFAULT_LOCALE",
@@ -19,6 +29,7 @@ __all__ = [
     "plain",
     "say",
     "sentences",
+    "size_text",
     "system_reason",
     "text_from_plain",
     "translate",

@@ -7,8 +7,7 @@ import os
 import sys
 from typing import Any
 
-from webapp.i18n.locale_choice import DEFAULT_LOCALE
-from webapp.i18n.translation import translate
+from webapp.i18n.translation import DEFAULT_LOCALE, translate
 
 VARIABLES = ("ROOST_LANG", "LC_ALL", "LC_MESSAGES", "LANG")
 CHINESE = ("zh", "chinese")  # zh_CN.UTF-8; Windows says "Chinese (Simplified)_China"

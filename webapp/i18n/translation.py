@@ -1,4 +1,4 @@
-"""Keys to sentences, from the JSON catalogues."""
+"""Which language a reader gets, and keys to sentences in it, from the JSON catalogues."""
 
 from __future__ import annotations
 
@@ -9,9 +9,49 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from webapp.i18n.locale_choice import DEFAULT_LOCALE, LOCALES
-
 CATALOGUE_DIR = Path(__file__).parent / "catalogue"
+LOCALES = {"en": "English", "zh": "中文"}
+"""In the order of the switch on the page: code and the language's own name."""
+DEFAULT_LOCALE = "en"
+LOCALE_COOKIE = "roost_lang"
+
+
+def choose_locale(
+    query: str | None = None,
+    cookie: str | None = None,
+    accept_language: str | None = None,
+    setting: str = "auto",
+) -> str:
+    """The first of: ``?lang=``, the reader's earlier choice, a fixed setting, the browser's wish, English."""
+    for wanted in (query, cookie, setting):
+        if wanted in LOCALES:
+            return str(wanted)
+    for tag in accepted_languages(accept_language or ""):
+        locale = tag.partition("-")[0]
+        if locale in LOCALES:
+            return locale
+    return DEFAULT_LOCALE
+
+
+def accepted_languages(header: str) -> list[str]:
+    """The tags of an Accept-Language header (RFC 9110, 12.5.4), most wanted first; unreadable parts are left out."""
+    found: list[tuple[float, str]] = []
+    for part in header[:1000].split(","):
+        tag, _, parameter = part.strip().lower().partition(";")
+        weight = _weight(parameter)
+        if tag and weight > 0:
+            found.append((weight, tag.strip()))
+    return [tag for _, tag in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _weight(parameter: str) -> float:
+    name, _, value = parameter.strip().partition("=")
+    if not name:
+        return 1.0
+    try:
+        return float(value) if name.strip() == "q" else 0.0
+    except ValueError:
+        return 0.0
 
 
 class Text:
@@ -156,3 +196,14 @@ def sentences(message: str, hint: str) -> str:
         return f"{message} {hint}".rstrip()
     is_chinese = any("\u4e00" <= char <= "\u9fff" for char in hint)
     return f"{message}。{hint}" if is_chinese else f"{message}. {hint}"
+
+
+def size_text(size_bytes: float) -> str:
+    """Such as "5.9 GB": thousands, as disks and download pages count; the same in every language."""
+    if size_bytes < 1000:
+        return f"{size_bytes:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size_bytes /= 1000
+        if size_bytes < 999.5:
+            return f"{size_bytes:.3g} {unit}" if size_bytes < 100 else f"{size_bytes:.0f} {unit}"
+    return f"{size_bytes / 1000:.3g} TB"

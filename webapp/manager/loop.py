@@ -68,7 +68,7 @@ from webapp.manager.messages import (
 from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import Tokenizer
 from webapp.weights.child_process import describe_process, take_over_streams, write_frame
-from webapp.weights.companions import tokenizer_of
+from webapp.weights.inspection import tokenizer_of
 from webapp.weights.model_folder import PEFT_CONFIG
 
 PROGRESS_EVERY_S = 0.05

@@ -19,7 +19,7 @@ from webapp.errors import FileMissing, RoostError, StrategyError, WeightsError
 from webapp.i18n import Text
 from webapp.manager.library import STATES, ModelLibrary, find_file
 from webapp.tokenizer import Tokenizer
-from webapp.weights import companions
+from webapp.weights import inspection as inspections
 from webapp.weights.inspection import Inspection, require_model
 from webapp.weights.model_folder import stamp_of
 from webapp.weights.state_sheet import mismatch
@@ -340,7 +340,7 @@ def tokenizer_of(target: Target) -> Tokenizer:
 
 @lru_cache(maxsize=2)
 def _tokenizer(vocab_size: int, path: str, override: str) -> Tokenizer:
-    return companions.tokenizer_of(vocab_size, path, override)
+    return inspections.tokenizer_of(vocab_size, path, override)
 
 
 def tokenizer_or_none(target: Target) -> Tokenizer | None:

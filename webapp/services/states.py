@@ -19,6 +19,8 @@ from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
 from webapp.services.jobs import Job, Jobs, Running
 from webapp.services.library.placing import (
+    Trash,
+    Trashed,
     check_free,
     check_name_free,
     look_into,
@@ -29,7 +31,6 @@ from webapp.services.library.placing import (
     write_all,
     writing,
 )
-from webapp.services.library.trash import Trash, Trashed
 from webapp.settings import Settings
 from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import require_model

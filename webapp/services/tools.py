@@ -27,8 +27,7 @@ from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.mcp_servers import McpServerStore, StoredServer, ToolList
 from webapp.storage.tools import StoredTool, ToolStore
-from webapp.structured.grammar import check
-from webapp.structured.pattern_match import matches
+from webapp.structured.grammar import check, matches
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition, checked
 from webapp.tools.mcp.answers import Listing, RemoteTool
 from webapp.tools.mcp.client import McpClient, ServerState

@@ -1,16 +1,18 @@
-"""Conversations and their messages in the database, for pages, API and command line."""
+"""Conversations and their messages in the database, and a chat as a document to keep: for pages, API, command line."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
 from typing import Any
 
-from webapp.chat.messages import Message, ThinkMode, attached_files
+from webapp.chat.messages import AttachedFile, Message, Role, ThinkMode, attached_files, fence
 from webapp.errors import ChatNotFound, StorageError
-from webapp.storage import attachments, export, records, search
+from webapp.storage import attachments, records, search
 from webapp.storage.database import Database
 from webapp.storage.records import (
     Chat,
@@ -266,9 +268,7 @@ class ChatStore:
     def export_markdown(self, chat_id: str) -> str:
         with self.database.connect() as connection:
             files = attachments.documents(connection, chat_id)
-        return export.markdown(
-            self.get(chat_id), self.branch(chat_id), {str(row["id"]): str(row["text"]) for row in files}
-        )
+        return markdown(self.get(chat_id), self.branch(chat_id), {str(row["id"]): str(row["text"]) for row in files})
 
     def export_json(self, chat_id: str) -> dict[str, Any]:
         with self.database.connect() as connection:
@@ -278,7 +278,7 @@ class ChatStore:
             ).fetchall()
             messages = [records.with_journal(connection, stored_message_from_row(row)) for row in rows]
             files = attachments.documents(connection, chat_id)
-        return export.document(chat, messages, files)
+        return document(chat, messages, files)
 
     def _change(self, chat_id: str, **columns: Any) -> None:
         with self.database.transaction() as connection:
@@ -298,3 +298,76 @@ class ChatStore:
     def _index(self, connection: sqlite3.Connection, seq: int, content: str) -> None:
         if self.database.has_search_index:
             search.index_message(connection, seq, content)
+
+
+FORMAT = "roost-chat"
+FORMAT_VERSION = 1
+
+
+def markdown(chat: Chat, branch: list[StoredMessage], texts: Mapping[str, str] | None = None) -> str:
+    """The shown branch. Thinking goes into a quotation above its answer; files below their message, by ``texts``; calls
+    and their results as they were written."""
+    parts = [f"# {_one_line(chat.title) or 'Chat'}"]
+    if chat.system_prompt:
+        parts += ["## System", chat.system_prompt.strip()]
+    for stored in branch:
+        is_result = stored.message.role is Role.TOOL
+        name = f": {_one_line(stored.message.name)}" if is_result and stored.message.name else ""
+        parts.append(f"## {stored.message.role.value.capitalize()}{name}")
+        if stored.message.reasoning:
+            parts.append(_quoted(stored.message.reasoning))
+        content = stored.message.content.strip()
+        parts.append(_fenced(content) if is_result else content)
+        parts += [f"### {call.name}\n\n{_fenced(call.arguments, 'json')}" for call in stored.message.tool_calls]
+        parts += [_file(file, (texts or {}).get(file.id, "")) for file in attached_files(stored.message)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def document(chat: Chat, messages: list[StoredMessage], files: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """Every branch and version, JSON-able: parents before children, so that an import can go through once. Messages
+    name their files by id in their metadata."""
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "chat": {**asdict(chat), "think_mode": chat.think_mode.value if chat.think_mode else ""},
+        "messages": [_message_document(stored) for stored in messages],
+        "attachments": [dict(file) for file in files],
+    }
+
+
+def _message_document(stored: StoredMessage) -> dict[str, Any]:
+    message = asdict(stored.message)
+    message["role"] = stored.message.role.value
+    message["think_mode"] = stored.message.think_mode.value
+    message["tool_calls"] = list(message["tool_calls"])
+    message["token_ids"] = list(message["token_ids"])
+    when = datetime.fromtimestamp(stored.created_at, timezone.utc).isoformat(timespec="seconds")
+    return {
+        "id": stored.id,
+        "parent_id": stored.parent_id,
+        "created_at": stored.created_at,
+        "created": when,
+        "status": stored.status,
+        "finish_reason": stored.finish_reason,
+        "model": stored.model,
+        "stats": stored.stats,
+        "error": stored.error,
+        **message,
+    }
+
+
+def _file(file: AttachedFile, text: str) -> str:
+    return f"### {file.name}\n\n{_fenced(text)}"
+
+
+def _fenced(text: str, language: str = "") -> str:
+    ticks = fence(text)
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _quoted(text: str) -> str:
+    return "\n".join(f"> {line}".rstrip() for line in text.strip().split("\n"))

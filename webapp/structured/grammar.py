@@ -1,4 +1,5 @@
-"""From the description of a constraint to the Lark text llguidance compiles, with bounds on what may be asked.
+"""From the description of a constraint to the Lark text llguidance compiles, with bounds on what may be asked; and
+whether a pattern occurs in a text.
 
 A description is a plain dict, because it crosses the engine pipe and comes from requests:
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from webapp.errors import GrammarInvalid
@@ -177,3 +179,52 @@ def schema_nodes(schema: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
             waiting += [(depth + 1, value) for value in node.values()]
         elif isinstance(node, list):
             waiting += [(depth + 1, value) for value in node]
+
+
+END_OF_TEXT = 256
+
+
+class _Bytes:
+    """A vocabulary of the 256 bytes, for `llguidance.TokenizerWrapper`."""
+
+    eos_token_id = END_OF_TEXT
+    bos_token_id = None
+    special_token_ids = (END_OF_TEXT,)
+    tokens = (*(bytes([byte]) for byte in range(256)), b"\xff<end>")
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
+
+
+@lru_cache(1024)
+def is_pattern(pattern: str) -> bool:
+    """Whether an answer can be held to it: no look-around, no back-references, nothing too large."""
+    from llguidance import LLMatcher
+
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps({"type": "string", "pattern": pattern}))
+    is_error, _ = LLMatcher.validate_grammar_with_warnings(grammar, limits=parser_limits())
+    return not is_error
+
+
+def matches(pattern: str, text: str) -> bool:
+    """As JSON Schema's ``pattern``: anywhere in the text. True for a pattern that cannot be compiled (look-around):
+    what cannot be judged is not held against a value.
+
+    In time linear in the text, whatever the pattern: people and models choose both. Python's `re` takes exponential
+    time for patterns such as ``(a+)+$``; llguidance's automata never look back.
+    """
+    from llguidance import LLMatcher
+
+    grammar = LLMatcher.grammar_from_json_schema(json.dumps({"type": "string", "pattern": pattern}))
+    matcher = LLMatcher(_vocabulary(), grammar, log_level=0, limits=parser_limits())
+    if matcher.is_error():
+        return True
+    written = list(json.dumps(text, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+    return int(matcher.try_consume_tokens(written)) == len(written) and bool(matcher.is_accepting())
+
+
+@lru_cache(maxsize=1)
+def _vocabulary() -> Any:
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(_Bytes()))

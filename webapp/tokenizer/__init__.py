@@ -3,7 +3,6 @@
 :func:`load_tokenizer` chooses one for a model; :class:`StreamDecoder` turns ids into text while they come.
 """
 
-from webapp.tokenizer.contract import StreamDecoder, Tokenizer
-from webapp.tokenizer.loading import load_tokenizer
+from webapp.tokenizer.loading import StreamDecoder, Tokenizer, load_tokenizer
 
 __all__ = ["StreamDecoder", "Tokenizer", "load_tokenizer"]

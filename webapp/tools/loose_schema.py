@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from webapp.structured.pattern_match import is_pattern
+from webapp.structured.grammar import is_pattern
 from webapp.tools.schema_check import MAX_DEPTH, MAX_ENUM_VALUES, MAX_NODES, leads_somewhere
 
 TYPES = {name: name for name in ("string", "number", "integer", "boolean", "object", "array", "null")}

@@ -3,8 +3,7 @@ several times faster on a CPU. Nothing of the server imports it. The recipe of t
 it, is `models/starter` of a checkout and no part of the package.
 
 model           the network, with the official parameter names; plain or fused operations are chosen by device
-operations      the five operations the network is made of: `PlainOperations` in torch, `KernelOperations` in C++
-chunked         the recurrence in chunks of matrices, where no kernels are
+operations      the five operations the network is made of: `PlainOperations`, `ChunkedOperations` (in chunks of
+                matrices) and `KernelOperations` (C++)
 kernels         the C++ kernels (`kernels.cpp`), compiled at first use
-initialization  initial values of every parameter
 """

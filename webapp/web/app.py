@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import logging
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
-from flask import Flask, Response, jsonify
-from flask_sock import Sock
+from flask import Flask, Response, jsonify, request
 
 from webapp import __version__
 from webapp.errors import StorageError, as_roost_error
@@ -33,11 +36,9 @@ from webapp.storage.sessions import Sessions
 from webapp.web import conversion, docs, error_answers, jobs, measure, sessions, status
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
-from webapp.web.chat import socket as chat_socket
 from webapp.web.guard import Guard
 from webapp.web.kit import page
 from webapp.web.models import routes as model_routes
-from webapp.web.packed_static import PackedStatic
 from webapp.web.presets import routes as preset_routes
 from webapp.web.states import routes as states_routes
 from webapp.web.tools import routes as tools_routes
@@ -86,7 +87,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.add_url_rule("/health", view_func=health)
     api_calls.install(app, settings)
     if not settings.api_only:
-        chat_socket.register(Sock(app))
+        app.add_url_rule("/ws/chat", "chat_socket", open_chat_socket, websocket=True)
     return app
 
 
@@ -145,6 +146,12 @@ def make_data_dir(folder: Path) -> None:
             folder.chmod(0o700)
 
 
+def open_chat_socket() -> Any:
+    from webapp.web.chat.socket import answer_handshake  # brings asyncio with flask-sock, which a start does without
+
+    return answer_handshake()
+
+
 def health() -> Response:
     """Answers as soon as pages are served, whether or not a model is loaded."""
     return jsonify(status="ok", version=__version__)
@@ -154,3 +161,64 @@ def answer_unexpected(exc: Exception) -> Response:
     """A fault of ours: logged with its trace by Flask, shown as an error like any other."""
     original = getattr(exc, "original_exception", None) or exc
     return error_answers.answer_error(as_roost_error(original))
+
+
+PACKED_TYPES = ("text/", "application/javascript", "application/json", "image/svg+xml")
+SMALLEST_BYTES = 500
+MOST_FILES = 200
+
+
+class PackedStatic:
+    """Flask's own static view, its text packed (gzip) once per version of a file: a page with all it loads is small.
+
+    Only files everyone may have: a page that carries something secret next to something a stranger can choose would
+    give the secret away by its packed length (BREACH).
+    """
+
+    def __init__(self, app: Flask) -> None:
+        self._view: Callable[..., Any] = app.view_functions["static"]
+        self._packed: dict[str, tuple[str, bytes]] = {}
+        self._lock = threading.Lock()
+        app.view_functions["static"] = self.send
+
+    def send(self, **values: Any) -> Response:
+        response: Response = self._view(**values)
+        if not (response.mimetype or "").startswith(PACKED_TYPES):
+            return response
+        response.vary.add("Accept-Encoding")
+        if response.status_code != 200 or "Range" in request.headers or not accepts_gzip():
+            return response
+        return self._pack(response)
+
+    def _pack(self, response: Response) -> Response:
+        etag = response.get_etag()[0] or ""
+        packed = self._known(request.path, etag)
+        if packed is None:
+            response.direct_passthrough = False
+            packed = self._keep(request.path, etag, response.get_data())
+        if packed:
+            response.close()  # the file, which need not be read any more
+            response.direct_passthrough = False
+            response.set_data(packed)
+            response.headers["Content-Encoding"] = "gzip"
+            response.set_etag(f"{etag}.gz")
+        response.make_conditional(request)
+        return response
+
+    def _known(self, path: str, etag: str) -> bytes | None:
+        with self._lock:
+            version, packed = self._packed.get(path, ("", None))
+        return packed if version == etag else None
+
+    def _keep(self, path: str, etag: str, data: bytes) -> bytes:
+        """b"" for what is not worth packing."""
+        packed = gzip.compress(data, mtime=0) if len(data) >= SMALLEST_BYTES else b""
+        with self._lock:
+            if len(self._packed) >= MOST_FILES:
+                self._packed.clear()
+            self._packed[path] = (etag, packed)
+        return packed
+
+
+def accepts_gzip() -> bool:
+    return request.accept_encodings.quality("gzip") > 0

@@ -14,11 +14,11 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ConversionError, RoostError
-from webapp.i18n import Text
+from webapp.i18n import Text, size_text
 from webapp.manager.library import ModelLibrary
 from webapp.services.conversion import KIND, ConversionRequest, Conversions
 from webapp.services.jobs import DONE, Job
-from webapp.services.library.placing import check_free, free_bytes, size_text
+from webapp.services.library.placing import check_free, free_bytes
 from webapp.services.presets.presets import Presets
 from webapp.web.jobs import describes, job_list, jobs_of, without_folders
 from webapp.web.kit.page import Choice, PageContext, current_page, render_page, wants_fragment

@@ -35,9 +35,17 @@ from webapp.storage.sessions import Session, Sessions, digest
 from webapp.web import login
 from webapp.web.api.operations import is_api_path
 from webapp.web.error_answers import STYLE_PATH, answer_error, wants_json
-from webapp.web.peer import PEER, RateLimit, TrustedProxies, address_key, is_direct, is_loopback, is_of_own_account
+from webapp.web.peer import (
+    PEER,
+    REFUSAL_KEY,
+    RateLimit,
+    TrustedProxies,
+    address_key,
+    is_direct,
+    is_loopback,
+    is_of_own_account,
+)
 from webapp.web.roles import Role, least_role, role_without_proof
-from webapp.web.socket.channel import REFUSAL_KEY
 
 # Nothing from another host, no inline script or style, no eval. `ws:` is named because not every browser counts it
 # under 'self'.

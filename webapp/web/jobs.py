@@ -13,8 +13,8 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
+from webapp.i18n import size_text
 from webapp.services.jobs import PAUSED, RUNNING, WAITING, Job, Jobs
-from webapp.services.library.placing import size_text
 from webapp.web.kit.page import PageContext, current_page, render_page, wants_fragment
 from webapp.web.login import local_path
 

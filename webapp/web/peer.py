@@ -23,6 +23,8 @@ from webapp.i18n import Text
 
 PEER = "roost.peer"
 """In the WSGI environ: the address the connection comes from, the proxy's where there is one."""
+REFUSAL_KEY = "roost.refusal"
+"""In the environ of a request whose body was refused: the RoostError to answer. There is no body to read."""
 FORWARDING = {
     "HTTP_FORWARDED", "HTTP_VIA", "HTTP_X_REAL_IP", "HTTP_X_CLIENT_IP", "HTTP_CLIENT_IP", "HTTP_X_CLUSTER_CLIENT_IP",
     "HTTP_TRUE_CLIENT_IP", "HTTP_CF_CONNECTING_IP", "HTTP_FLY_CLIENT_IP", "HTTP_X_ORIGINAL_HOST", "HTTP_X_ORIGINAL_URL",

@@ -12,10 +12,9 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.engine.registry import is_automatic
 from webapp.errors import RoostError, error_from_dict
-from webapp.i18n import LOCALES
+from webapp.i18n import LOCALES, size_text
 from webapp.manager.library import ModelEntry
 from webapp.manager.status import ModelStatus
-from webapp.services.library.placing import size_text
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs

@@ -11,7 +11,7 @@ import pytest
 from tests.errors import raises_code
 from tests.services.library.library_folder import can_link, tree
 from webapp.errors import FileMissing
-from webapp.services.library.trash import Trash
+from webapp.services.library.placing import Trash
 
 
 @pytest.fixture

@@ -22,12 +22,11 @@ from tests.weights.make_checkpoints import Arrays, write_checkpoint, write_tenso
 from webapp.errors import RoostError
 from webapp.tokenizer import load_tokenizer
 from webapp.weights.checkpoint import open_checkpoint
-from webapp.weights.companions import chat_template, tokenizer_of
 from webapp.weights.convert.conversion import convert
 from webapp.weights.convert.ggml import CHAT_TEMPLATE
 from webapp.weights.convert.plan import GGUF_TYPES, ConversionOptions
 from webapp.weights.file_format import read_contents
-from webapp.weights.inspection import inspect
+from webapp.weights.inspection import chat_template, inspect, tokenizer_of
 
 D, V, RANK, DECAY_RANK, HEADS, SIZE = 64, 300, 32, 64, 2, 32
 HIDDEN = {"6": 224, "7": 256}

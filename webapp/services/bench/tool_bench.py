@@ -34,8 +34,7 @@ from webapp.services.generation.request import PromptModel, call_constraint, for
 from webapp.services.jobs import Jobs, Running
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun
-from webapp.structured.grammar import check
-from webapp.structured.pattern_match import matches
+from webapp.structured.grammar import check, matches
 from webapp.tools.bench import (
     FIGURES,
     MAX_CASES,

@@ -25,7 +25,7 @@ from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools, StoredMessage
 from webapp.storage.tools import StoredTool, ToolStore
-from webapp.structured.pattern_match import matches
+from webapp.structured.grammar import matches
 from webapp.tools.builtin.attachment_search import NamedText
 from webapp.tools.definition import Approval, Behaviour
 from webapp.tools.runner import Remote, ToolResult, bounded, check_call, error_result, run_call

@@ -18,8 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 from webapp import __version__
 from webapp.errors import DownloadError
-from webapp.i18n import Text
-from webapp.services.library.placing import size_text
+from webapp.i18n import Text, size_text
 
 if TYPE_CHECKING:
     import httpx

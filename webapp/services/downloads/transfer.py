@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from webapp.errors import DownloadError, RoostError
+from webapp.i18n import size_text
 from webapp.services.downloads.http import Answer, Http, interrupt
 from webapp.services.jobs import Running
 from webapp.services.library.placing import (
@@ -28,7 +29,6 @@ from webapp.services.library.placing import (
     check_free,
     free_bytes,
     safe_name,
-    size_text,
     write_all,
     writing,
 )

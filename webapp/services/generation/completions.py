@@ -39,8 +39,7 @@ from webapp.services.generation.request import (
 from webapp.services.presets.presets import Presets
 from webapp.services.presets.samplings import mode_of
 from webapp.tokenizer import Tokenizer
-from webapp.weights.companions import model_name
-from webapp.weights.inspection import Inspection
+from webapp.weights.inspection import Inspection, model_name
 
 if TYPE_CHECKING:
     from webapp.engine.state import RecurrentState

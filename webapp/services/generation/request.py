@@ -35,8 +35,7 @@ from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.tokenizer import Tokenizer
 from webapp.tools.definition import from_openai
-from webapp.weights.companions import chat_template, model_name
-from webapp.weights.inspection import Inspection, require_model
+from webapp.weights.inspection import Inspection, chat_template, model_name, require_model
 
 
 @dataclass(frozen=True)

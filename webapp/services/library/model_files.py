@@ -9,8 +9,7 @@ from pathlib import Path
 from webapp.errors import FileMissing, ModelNotFound, RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.jobs import Job, Jobs
-from webapp.services.library.placing import safe_name, take_place
-from webapp.services.library.trash import Trash, Trashed
+from webapp.services.library.placing import Trash, Trashed, safe_name, take_place
 from webapp.services.library.uploads import Upload, Uploads, start_import
 
 HOLDS_A_MODEL = ("loading", "ready", "answering", "unloading")

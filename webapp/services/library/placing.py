@@ -1,24 +1,31 @@
-"""How a file comes into the library: its name, room on the disk, a look into it, and its place in one rename."""
+"""How a file comes into the library and out of it: its name, room on the disk, a look into it, its place in one rename,
+and the trash beside the files.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import re
 import shutil
 import threading
+import time
 import unicodedata
+import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
 from webapp.errors import FileMissing, RoostError, WeightsError
-from webapp.i18n import Text, system_reason
+from webapp.i18n import Text, size_text, system_reason
 from webapp.manager.library import MODEL_ENDINGS, STATES
 from webapp.weights.file_format import EXTENSIONS, FORMAT_NAMES
 from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import Inspection
+from webapp.weights.model_folder import stamp_of
 
 LONGEST_BYTES = 200  # most file systems take 255; room for " (2)" and ".part"
 FORBIDDEN = re.compile(r'[\x00-\x1f\x7f<>:"|?*\u200b-\u200f\u2028-\u202e\u2066-\u2069]')
@@ -60,17 +67,6 @@ def whole_path(given: str) -> Path:
 RESERVE_BYTES = 64 << 20  # left for the database and the system
 FULL = (errno.ENOSPC, errno.EDQUOT) if hasattr(errno, "EDQUOT") else (errno.ENOSPC,)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
-
-
-def size_text(size_bytes: float) -> str:
-    """Such as "5.9 GB": thousands, as disks and download pages count; the same in every language."""
-    if size_bytes < 1000:
-        return f"{size_bytes:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        size_bytes /= 1000
-        if size_bytes < 999.5:
-            return f"{size_bytes:.3g} {unit}" if size_bytes < 100 else f"{size_bytes:.0f} {unit}"
-    return f"{size_bytes / 1000:.3g} TB"
 
 
 def free_bytes(folder: Path) -> int:
@@ -156,3 +152,89 @@ def to_disk(part: Path) -> None:
     for path in part.iterdir() if part.is_dir() else (part,):
         with writing(part.parent), path.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+TRASH = ".trash"
+ABOUT = "about.json"
+CONTENT = "content"
+ID = re.compile(r"[0-9a-f]{32}")
+
+
+@dataclass(frozen=True)
+class Trashed:
+    """``name`` is where it was, relative to the trash's folder with forward slashes; ``deleted_at`` in Unix seconds."""
+
+    id: str
+    name: str
+    size_bytes: int
+    deleted_at: float
+
+
+class Trash:
+    """Of the files below ``folder``: deleted ones that can come back. Putting a file there is one rename on its own
+    disk, however large it is; nothing is copied. Nothing is kept in memory, so two processes may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(os.path.abspath(folder))
+        self._trash = self.folder / TRASH
+
+    def put(self, path: Path) -> Trashed:
+        """Raises FileMissing when it is gone already: two requests may delete it at the same time, and the second gets
+        this error."""
+        name = path.relative_to(self.folder).as_posix()
+        size = path.lstat().st_size if path.is_symlink() else _size(path)
+        item = Trashed(uuid.uuid4().hex, name, size, time.time())
+        place = self._trash / item.id
+        with writing(self.folder):
+            place.mkdir(parents=True)
+            (place / ABOUT).write_text(json.dumps(vars(item), ensure_ascii=False), encoding="utf-8")
+            try:
+                os.rename(path, place / CONTENT)
+            except OSError as exc:
+                shutil.rmtree(place, ignore_errors=True)
+                if isinstance(exc, FileNotFoundError):
+                    raise FileMissing(path=name) from exc
+                raise
+        return item
+
+    def list(self) -> tuple[Trashed, ...]:
+        """The last deleted first. Damaged entries are left out, and removed when the trash is emptied."""
+        found = [self._read(place) for place in self._trash.iterdir()] if self._trash.is_dir() else []
+        return tuple(sorted((item for item in found if item), key=lambda item: -item.deleted_at))
+
+    def restore(self, item_id: str) -> Path:
+        """Back to where it was; ``trash_missing``, or ``file_name_taken`` when another file stands there now."""
+        item = self._read(self._trash / item_id) if ID.fullmatch(item_id) else None
+        if item is None:
+            raise RoostError("trash_missing", name=item_id)
+        path = self.folder / item.name
+        if os.path.lexists(path):
+            raise RoostError("file_name_taken", name=item.name)
+        with writing(self.folder):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(self._trash / item_id / CONTENT, path)
+            shutil.rmtree(self._trash / item_id, ignore_errors=True)
+        return path
+
+    def empty(self) -> int:
+        """Deletes for good; the bytes that were in it."""
+        freed = sum(item.size_bytes for item in self.list())
+        with writing(self.folder), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(self._trash)
+        return freed
+
+    def _read(self, place: Path) -> Trashed | None:
+        try:
+            about = json.loads((place / ABOUT).read_text(encoding="utf-8"))
+            item = Trashed(place.name, str(about["name"]), int(about["size_bytes"]), float(about["deleted_at"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        is_inside = Path(os.path.normpath(self.folder / item.name)).is_relative_to(self.folder)
+        return item if is_inside and os.path.lexists(place / CONTENT) else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return stamp_of(path)[1]
+    except OSError as exc:
+        raise FileMissing(path=path.name) from exc

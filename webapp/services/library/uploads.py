@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 from webapp.errors import FileMissing, RoostError, UploadMissing, WeightsError
-from webapp.i18n import Text
+from webapp.i18n import Text, size_text
 from webapp.manager.library import MODEL_ENDINGS, ModelLibrary
 from webapp.services.jobs import DONE, Job, Jobs, Running
 from webapp.services.library.placing import (
@@ -34,7 +34,6 @@ from webapp.services.library.placing import (
     home_of,
     look_into,
     safe_name,
-    size_text,
     take_place,
     to_disk,
     whole_path,

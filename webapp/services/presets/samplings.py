@@ -15,8 +15,7 @@ from webapp.chat.formats import writes_flowers
 from webapp.chat.messages import ThinkMode
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RequestError
-from webapp.weights.companions import generation_config, model_name
-from webapp.weights.inspection import Inspection
+from webapp.weights.inspection import Inspection, generation_config, model_name
 
 PLAIN, THINK, TOOLS = "plain", "think", "tools"
 MODES = (PLAIN, THINK, TOOLS)

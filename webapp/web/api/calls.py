@@ -24,7 +24,7 @@ from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
 from webapp.web.api.operations import OPERATIONS, Operation, is_api_path, methods_of, named
 from webapp.web.error_answers import answer_error, request_id, takes_anything, wants_json
-from webapp.web.socket.channel import REFUSAL_KEY
+from webapp.web.peer import REFUSAL_KEY
 
 log = logging.getLogger("roost.api")
 CLIENT_GONE = 499

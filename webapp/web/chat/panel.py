@@ -33,7 +33,7 @@ from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import ChatContext
 from webapp.web.kit.page import Choice, Translator, Values
 from webapp.web.presets.form import labels, origin_of, shown_name, shown_note
-from webapp.weights.companions import chat_template
+from webapp.weights.inspection import chat_template
 
 if TYPE_CHECKING:  # commands takes the panel's form
     from webapp.web.chat.commands import FrameFields

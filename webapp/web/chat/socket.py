@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import logging
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from flask import copy_current_request_context, g
@@ -30,8 +32,17 @@ GOING_AWAY = 1001
 _toast_numbers = itertools.count(1)
 
 
-def register(sock: Sock) -> None:
-    sock.route("/ws/chat")(chat_socket)
+def answer_handshake() -> Any:
+    """The view of ``/ws/chat``."""
+    return _view()()
+
+
+@functools.cache
+def _view() -> Callable[[], Any]:
+    """flask-sock's, taken from it as it would add it to the application: that is closed to new addresses by now."""
+    made: list[Callable[[], Any]] = []
+    Sock().route("/ws/chat", bp=SimpleNamespace(route=lambda *_, **__: made.append))(chat_socket)
+    return made[0]
 
 
 def chat_socket(ws: Any) -> None:

@@ -20,12 +20,11 @@ from markupsafe import Markup
 from webapp.chat.events import Waiting
 from webapp.chat.messages import AttachedFile, ReadMode, Role, attached_files
 from webapp.errors import STATUSES, WeightsError, error_from_dict
-from webapp.i18n import say
+from webapp.i18n import say, size_text
 from webapp.services.attachments import FILE_BYTES, WHOLE_TOKENS
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import can_continue
-from webapp.services.library.placing import size_text
 from webapp.storage.attachments import Attachment
 from webapp.storage.records import Chat, ChatSummary, SearchHit, StoredMessage
 from webapp.tools.definition import Approval

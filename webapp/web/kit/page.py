@@ -34,7 +34,7 @@ from markupsafe import Markup, escape
 
 from webapp.errors import RoostError, translate_error
 from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, say, sentences, translate
-from webapp.i18n.locale_choice import LOCALE_COOKIE
+from webapp.i18n.translation import LOCALE_COOKIE
 from webapp.manager.manager import ModelManager
 from webapp.manager.status import ModelStatus
 from webapp.services.bench.measurements import Measurements

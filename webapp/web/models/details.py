@@ -8,8 +8,8 @@ from datetime import datetime
 
 from flask import url_for
 
+from webapp.i18n import size_text
 from webapp.manager.library import ModelEntry
-from webapp.services.library.placing import size_text
 from webapp.services.strategy.choice import recommend
 from webapp.web.kit.page import Choice, PageContext, Toast
 from webapp.web.models.views import Values, dtype_text, fit_line, is_loadable, library_of, model_row

@@ -13,12 +13,12 @@ from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
+from webapp.i18n import size_text
 from webapp.manager.library import STATES
 from webapp.services.downloads.catalogue import FAMILIES, KnownModel, as_inspected, best, fitting, known_models
 from webapp.services.downloads.downloads import KIND, Downloads
 from webapp.services.downloads.hubs import AUTOMATIC, HubFile
 from webapp.services.jobs import DONE, Job
-from webapp.services.library.placing import size_text
 from webapp.services.presets.presets import Presets
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import describes, jobs_of, time_text

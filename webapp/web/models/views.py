@@ -18,12 +18,12 @@ from flask import current_app, url_for
 
 from webapp.engine.registry import is_automatic
 from webapp.errors import WeightsError, error_from_dict
-from webapp.i18n import say, sentences
+from webapp.i18n import say, sentences, size_text
 from webapp.manager.automatic import COMPILING
 from webapp.manager.library import ModelEntry, ModelFile, ModelLibrary
 from webapp.services.downloads.downloads import KIND as DOWNLOAD
 from webapp.services.library.model_files import HOLDS_A_MODEL, ModelFiles
-from webapp.services.library.placing import free_bytes, size_text
+from webapp.services.library.placing import free_bytes
 from webapp.services.library.uploads import KIND as IMPORT
 from webapp.services.library.uploads import MODES
 from webapp.services.strategy.choice import strategy_for

@@ -13,8 +13,7 @@ from webapp.engine.backend import Availability
 from webapp.engine.backend_options import BY_STRATEGY, BackendOption, PlacedRun
 from webapp.engine.registry import build, is_automatic, kinds, read_builder
 from webapp.engine.state import ModelConfig
-from webapp.i18n import say, sentences
-from webapp.services.library.placing import size_text
+from webapp.i18n import say, sentences, size_text
 from webapp.services.presets.fields import STRATEGY_CHARS
 from webapp.services.strategy.choice import StrategyCheck, recommend, validate
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, TIGHT, DeviceFit, Fit, estimate

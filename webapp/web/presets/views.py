@@ -11,10 +11,10 @@ from flask import url_for
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
 from webapp.engine.registry import KindEntry, kinds, read_builder
 from webapp.errors import RoostError, error_from_dict
+from webapp.i18n import size_text
 from webapp.manager.target import ZERO_STATE
 from webapp.resources import STARTER_MODEL
 from webapp.services.generation.request import format_of
-from webapp.services.library.placing import size_text
 from webapp.services.presets.fields import BY_NAME, NAME_CHARS, NOTE_CHARS, PARAMETERS, PROMPT, SAMPLING, Parameter
 from webapp.services.presets.samplings import published_sampling
 from webapp.services.states import StateEntry, StateLibrary

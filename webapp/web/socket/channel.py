@@ -5,7 +5,7 @@
 - After an early answer the rest of the input is thrown away before the socket is closed. Were it closed at once, the
   system would send a reset, and the client would lose the answer.
 - A request with ``Upgrade: websocket`` never reaches waitress' workers: its channel leaves the loop, and its socket
-  goes to a thread of its own (:mod:`webapp.web.socket.pool`), which calls the WSGI app as usual.
+  goes to a thread of its own (:mod:`webapp.web.socket.websocket`), which calls the WSGI app as usual.
 """
 
 from __future__ import annotations
@@ -24,11 +24,9 @@ from waitress.task import WSGITask
 from waitress.utilities import BadRequest, Error
 
 from webapp.errors import RoostError
-from webapp.web.peer import address_key
-from webapp.web.socket.pool import Connection
+from webapp.web.peer import REFUSAL_KEY, address_key
+from webapp.web.socket.websocket import Connection
 
-REFUSAL_KEY = "roost.refusal"
-"""In the environ of a request whose body was refused: the RoostError to answer. There is no body to read."""
 CHUNK_LINE_BYTES = 8 << 10
 TRAILER_BYTES = 32 << 10
 DISCARD_BYTES = 256 << 10

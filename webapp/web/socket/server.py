@@ -34,8 +34,7 @@ from waitress.task import ThreadedTaskDispatcher
 
 from webapp.web.peer import RateLimit, address_key
 from webapp.web.socket.channel import Channel, Limits
-from webapp.web.socket.pool import WebSocketPool
-from webapp.web.socket.websocket import WebSocket
+from webapp.web.socket.websocket import WebSocket, WebSocketPool
 
 log = logging.getLogger(__name__)
 Gate = Callable[[dict[str, Any]], int]

@@ -10,9 +10,9 @@ from typing import Any
 from flask import url_for
 
 from webapp.errors import RoostError
+from webapp.i18n import size_text
 from webapp.manager.target import ZERO_STATE
 from webapp.services.jobs import DONE, Job
-from webapp.services.library.placing import size_text
 from webapp.services.states import MAKING, StateEntry, StateLibrary, snapshot_use
 from webapp.web.jobs import describes, job_list
 from webapp.web.kit.page import PageContext, Toast, html_id

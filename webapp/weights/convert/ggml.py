@@ -17,7 +17,6 @@ from webapp.tokenizer import Tokenizer
 from webapp.tokenizer.loading import ByteTokenizer
 from webapp.tokenizer.world import WorldTokenizer
 from webapp.weights import ggml_blocks
-from webapp.weights.companions import chat_template, tokenizer_of
 from webapp.weights.convert.plan import ConversionOptions, Plan, PlannedTensor, conversion_to
 from webapp.weights.convert.source import BLOCK_BYTES, Source
 from webapp.weights.convert.targets import kept_marks
@@ -33,7 +32,7 @@ from webapp.weights.ggml_layout import (
     stored_dtype,
 )
 from webapp.weights.ggml_model import GGUF_ARCHITECTURES, read_model
-from webapp.weights.inspection import inspect
+from webapp.weights.inspection import chat_template, inspect, tokenizer_of
 from webapp.weights.tensor_info import BLOCKS, TensorInfo
 
 if TYPE_CHECKING:
