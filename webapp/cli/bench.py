@@ -16,7 +16,7 @@ from webapp.cli import bench_tools
 from webapp.cli.kernels import make_ready
 from webapp.cli.options import add_model_options, settings_from
 from webapp.cli.parser import pad
-from webapp.engine.registry import is_automatic
+from webapp.engine.registry import backend_names, is_automatic, usual_strategy
 from webapp.errors import RequestError
 from webapp.i18n import Text
 from webapp.i18n.terminal import t
@@ -29,8 +29,7 @@ from webapp.services.bench.speed import (
     bench_document,
 )
 
-ROOST, RWKV, LLAMA = "roost", "rwkv", "llama.cpp"
-RWKV_STRATEGY = "cpu fp32"
+ROOST, LLAMA = "roost", "llama.cpp"
 MOST_BUSY = 64
 
 
@@ -75,15 +74,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def rival(name: str, args: argparse.Namespace, most_sequences: int) -> Contestant:
-    """What ``--against`` names: the rwkv package on the same file, or llama.cpp on ``--gguf``."""
-    if name == RWKV:
-        return RoostContestant(name, settings_from(args, strategy=RWKV_STRATEGY), most_sequences)
+    """What ``--against`` names: another backend on the same file (rwkv: the package), or llama.cpp on ``--gguf``."""
+    known = rivals()
+    if name in known:
+        return RoostContestant(name, settings_from(args, strategy=usual_strategy(known[name])), most_sequences)
     if name != LLAMA:
-        names = ", ".join((RWKV, LLAMA))
+        names = ", ".join((*known, LLAMA))
         raise RequestError(reason=Text("reason.cli.unknown_rival", name=repr(name), names=names))
     if not args.gguf or not os.path.exists(args.gguf):
         raise RequestError(reason=Text("reason.cli.needs_gguf"))
     return LlamaContestant(name, args.gguf, settings_from(args).threads, most_sequences)
+
+
+def rivals() -> dict[str, str]:
+    """Backends as ``--against`` names them, and their names in the registry."""
+    return {"rwkv" if name == "rwkv_pip" else name: name for name in backend_names()}
 
 
 def read_counts(flag: str, text: str) -> tuple[int, ...]:

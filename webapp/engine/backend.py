@@ -366,6 +366,11 @@ class Backend(ABC):
         return None
 
     @classmethod
+    def device_of(cls, options: Options) -> str:
+        """What computes with these options, for people and programs: CPU, CUDA, WebGPU."""
+        return "CPU"
+
+    @classmethod
     def suggestions(cls, model: ModelFile) -> Sequence[Suggestion]:
         """The strategies worth trying for a model whose file nobody chose one for; none by default. They need not all
         run on this machine: what ``check`` refuses or does not fit is passed over."""

@@ -59,6 +59,17 @@ def backends() -> list[type[Backend]]:
     return [entry.load_class() for entry in REGISTRY if not entry.is_for_tests]
 
 
+def backend_names() -> list[str]:
+    """Of the same, as their rows have them."""
+    return [entry.name for entry in REGISTRY if not entry.is_for_tests]
+
+
+def usual_strategy(name: str) -> str:
+    """With which the backend of that row runs a model where nothing is chosen. KeyError."""
+    backend = {entry.name: entry for entry in REGISTRY}[name].load_class()
+    return next((str(row.default) for row in backend.OPTIONS if row.name == BY_STRATEGY), name)
+
+
 @dataclass(frozen=True)
 class KindEntry:
     """One kind of the strategy builder, and whether it works here."""

@@ -128,6 +128,10 @@ class TorchBackend(Backend):
         return f"{strategy.NAME} cpu|cuda[:N] {'|'.join(strategy.FORMATS)} [*LAYERS] [-> ...]"
 
     @classmethod
+    def device_of(cls, options: Options) -> str:
+        return "CUDA" if "cuda" in str(options[BY_STRATEGY]) else "CPU"
+
+    @classmethod
     def check(cls, model: ModelFile, options: Options) -> None:
         text = str(options[BY_STRATEGY])
         if model.converted_strategy is not None:

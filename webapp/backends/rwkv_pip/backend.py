@@ -138,6 +138,10 @@ class RwkvPipBackend(Backend):
         return strategy.runner_strategy(parameters)
 
     @classmethod
+    def device_of(cls, options: Options) -> str:
+        return strategy.device_of(str(options[BY_STRATEGY]))
+
+    @classmethod
     def check(cls, model: ModelFile, options: Options) -> None:
         text, converted = str(options[BY_STRATEGY]), model.converted_strategy
         assert model.config is not None, "what is no model is refused before"

@@ -265,6 +265,12 @@ def runner_strategy(parameters: Mapping[str, object]) -> str | None:
     return f"{written} *{stored}+" if 0 < stored < most else written
 
 
+def device_of(strategy: str) -> str:
+    """CUDA where a layer is on a card, else the first device."""
+    kinds = [part.device.partition(":")[0].upper() for part in parse_strategy(strategy)]
+    return "CUDA" if "CUDA" in kinds else kinds[0]
+
+
 def _count(value: object) -> int:
     return min(value, 1000) if isinstance(value, int) and value > 0 else 0
 

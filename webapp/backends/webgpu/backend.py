@@ -189,6 +189,10 @@ class WebgpuBackend(SlotBackend):
         return [*runs, PlacedRun(DEVICE, rest, False, count, config.n_layer - count, True)]
 
     @classmethod
+    def device_of(cls, options: Options) -> str:
+        return "WebGPU"
+
+    @classmethod
     def check(cls, model: ModelFile, options: Options) -> None:
         found = cls.availability()
         if not found.is_available:

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 from flask import Response, current_app
 
+from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import ModelError
+from webapp.errors import ModelError, StrategyError
 from webapp.i18n import Text
 from webapp.web.api.answering import answer, the_completions, the_manager
 from webapp.web.api.body import RunnerSampling, asked_sampling, read_body
@@ -107,7 +108,12 @@ def status() -> Response:
 
 
 def device_of(strategy: str) -> str:
-    return "CUDA" if "cuda" in strategy else "CPU"
+    """CPU also where nothing is chosen yet, or what cannot be run."""
+    try:
+        backend, options = resolve_strategy(strategy)
+    except StrategyError:
+        return "CPU"
+    return backend.device_of(options)
 
 
 def leave() -> Response:
