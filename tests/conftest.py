@@ -5,6 +5,7 @@ import os
 import sys
 from types import CodeType
 
+import pytest
 from flask import Flask
 from jinja2 import BytecodeCache
 from jinja2.bccache import Bucket
@@ -35,6 +36,13 @@ def pytest_collection_finish() -> None:
     every load of a model and every test that counts what is left makes several."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def backends_are_asked_again() -> None:
+    """A test may have put other backends, packages or drivers in place; what the last one was told is forgotten."""
+    if hardware := sys.modules.get("webapp.services.strategy.hardware"):
+        hardware.forget_answers()
 
 
 class CompiledOnce(BytecodeCache):

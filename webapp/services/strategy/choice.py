@@ -1,18 +1,22 @@
-"""Choosing how a model is run: a strategy checked while it is being written, and the one that suits this machine."""
+"""Choosing how a model is run: a strategy checked while it is being written, the one that suits this machine, and the
+tables that help to choose."""
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from webapp.engine.backend import ModelSizes
 from webapp.engine.backend_options import BY_STRATEGY, PlacedRun
-from webapp.engine.registry import is_automatic, resolve_strategy, runnable, suggestions
+from webapp.engine.registry import KindEntry, is_automatic, kinds, resolve_strategy, runnable
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, RoostError
 from webapp.manager.library import ModelLibrary
 from webapp.services.strategy import fit as fits
-from webapp.services.strategy.hardware import Hardware, probe
+from webapp.services.strategy.hardware import Hardware, kept, probe
 from webapp.weights.inspection import Inspection
 
 
@@ -33,6 +37,13 @@ class StrategyCheck:
     remarks: tuple[str, ...] = ()
 
 
+@kept
+def kinds_here() -> list[KindEntry]:
+    """The kinds of the strategy builder, in the order of the pages, and whether each works here."""
+    return kinds()
+
+
+@kept
 def validate(strategy: str, config: ModelConfig | None = None) -> StrategyCheck:
     """Loads nothing, raises nothing. Without ``config`` only the writing is checked, not layers or versions."""
     text = strategy.strip()
@@ -46,9 +57,9 @@ def validate(strategy: str, config: ModelConfig | None = None) -> StrategyCheck:
             runs = tuple(backend.placement(options, config))
             runnable(ModelSizes(config), strategy)
     except BackendUnavailable as exc:
-        return StrategyCheck(False, text, exc, is_elsewhere=True, runs=runs)
+        return StrategyCheck(False, text, exc.with_traceback(None), is_elsewhere=True, runs=runs)
     except RoostError as exc:
-        return StrategyCheck(False, text, exc)
+        return StrategyCheck(False, text, exc.with_traceback(None))
     return StrategyCheck(True, text, runs=runs, remarks=tuple(backend.remarks(options)))
 
 
@@ -67,7 +78,7 @@ def recommend(hardware: Hardware, inspection: Inspection, reclaimable_bytes: int
     """The first of the backends' suggestions that fits with room to spare; else one that fits at all; else the
     smallest, which says so."""
     tried = []
-    for one in suggestions(inspection):
+    for one in fits.suggested(inspection):
         fit = fits.estimate(
             inspection, one.strategy, hardware, reclaimable_bytes=reclaimable_bytes, with_alternatives=False
         )
@@ -118,3 +129,24 @@ def strategy_for(found: Inspection, in_use: str, hardware: Hardware) -> str:
     if fits.estimate(found, in_use, hardware, with_alternatives=False).verdict != fits.CANNOT_RUN:
         return in_use
     return recommend(hardware, found).strategy or in_use
+
+
+@functools.lru_cache(maxsize=1)
+def comparison() -> dict[str, Any]:
+    """The tables of RWKV-Runner's manual, and what was measured with Roost: ``sizes``, ``memory``, ``kinds``,
+    ``measured``. Read once.
+
+    ``comparison.json`` is the manual. ``sizes`` are the columns of ``memory`` (figures of an i7-10870H with an RTX 3080
+    Laptop, 16 GB, and 32 GB RAM). A row has ``kind``, ``precision``, ``place`` (ram or vram) and ``cells``; a cell
+    ``gb`` (absent: not advised), and where not all layers are quantised ``layers``, ``all_layers`` and ``all_gb``.
+    ``kinds``: file format, kinds of model and stars for speed, out of five.
+
+    ``measured.json`` is a list, filled only with figures that a command gave: ``{"kind", "precision", "size",
+    "parameters", "architecture", "peak_gb", "tokens_per_s" or null, "machine", "date", "command"}``; ``size`` is the
+    column of the manual it belongs to.
+    """
+    manual, measured = (
+        json.loads(Path(__file__).with_name(name).read_text(encoding="utf-8"))
+        for name in ("comparison.json", "measured.json")
+    )
+    return {**manual, "measured": measured}

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from webapp.engine.backend import RAM, Footprint
+from webapp.engine.backend import RAM, Footprint, Suggestion
 from webapp.engine.registry import runnable, suggestions
 from webapp.errors import RoostError
-from webapp.services.strategy.hardware import Hardware
+from webapp.services.strategy.hardware import Hardware, kept
 from webapp.weights.inspection import Inspection, require_model
 
 FITS, TIGHT, DOES_NOT_FIT, CANNOT_RUN = "fits", "tight", "does_not_fit", "cannot_run"
@@ -116,7 +116,7 @@ def estimate(
     fit = _one(inspection, strategy, hardware, demand)
     if not with_alternatives or fit.verdict == FITS:
         return fit
-    found = [_one(inspection, other.strategy, hardware, demand) for other in suggestions(inspection)]
+    found = [_one(inspection, other.strategy, hardware, demand) for other in suggested(inspection)]
     found = [other for other in found if other.tightest and other.strategy.split() != strategy.split()]
     found.sort(key=lambda other: (FITS, TIGHT, DOES_NOT_FIT).index(other.verdict))
     return replace(fit, alternatives=tuple(_alternative(other) for other in found[:MOST_ALTERNATIVES]))
@@ -128,15 +128,13 @@ def _alternative(fit: Fit) -> Alternative:
 
 
 def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Demand) -> Fit:
-    try:
-        require_model(inspection)
-        backend, options = runnable(inspection, strategy)
-    except RoostError as exc:
-        return Fit(strategy, CANNOT_RUN, error=exc, text_key="strategy.fit.cannot_run")
-    footprint = backend.footprint(inspection, options)
+    found = _footprint(inspection, strategy)
+    if isinstance(found, RoostError):
+        return Fit(strategy, CANNOT_RUN, error=found, text_key="strategy.fit.cannot_run")
+    footprint, most_slots = found
     devices = tuple(_device(name, footprint, hardware, demand) for name in footprint.devices)
     seats = _seats(devices, footprint, demand)
-    limit = min(demand.max_sequences, getattr(backend, "max_slots", demand.max_sequences))
+    limit = min(demand.max_sequences, most_slots or demand.max_sequences)
     fit = Fit(
         strategy,
         _verdict(devices),
@@ -147,6 +145,23 @@ def _one(inspection: Inspection, strategy: str, hardware: Hardware, demand: Dema
         limit if seats is None else min(seats, limit),
     )
     return _with_words(fit)
+
+
+@kept
+def suggested(inspection: Inspection) -> list[Suggestion]:
+    """What the backends of this machine suggest, the best first."""
+    return suggestions(inspection)
+
+
+@kept
+def _footprint(inspection: Inspection, strategy: str) -> tuple[Footprint, int] | RoostError:
+    """And how many sequences the backend runs at once, 0 where it does not say before a load."""
+    try:
+        require_model(inspection)
+        backend, options = runnable(inspection, strategy)
+    except RoostError as exc:
+        return exc.with_traceback(None)
+    return backend.footprint(inspection, options), getattr(backend, "max_slots", 0)
 
 
 def _device(name: str, footprint: Footprint, hardware: Hardware, demand: Demand) -> DeviceFit:

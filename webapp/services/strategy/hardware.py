@@ -1,6 +1,7 @@
 """What this machine has and what of it is free: processor, memory, NVIDIA cards, disk. Imports no torch.
 
-A page asks for this at each visit, so nothing here may make it wait: figures are kept for a moment.
+A page asks for this at each visit, so nothing here may make it wait: figures are kept for a moment, and so is what the
+backends said about this machine and a model (:func:`kept`).
 """
 
 from __future__ import annotations
@@ -10,15 +11,50 @@ import platform
 import shutil
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+from webapp.engine.state import ModelConfig
 from webapp.manager.health import available_bytes
 from webapp.manager.nvidia import GPUS, Gpu
 
-__all__ = ["Gpu", "Hardware", "Probe", "probe"]
+__all__ = ["Gpu", "Hardware", "Probe", "forget_answers", "kept", "probe"]
 
 KEPT_S = 2.0
+ANSWERS_KEPT_S = 10.0
+MOST_ANSWERS = 1000
+Answered = TypeVar("Answered", bound=Callable[..., Any])
+
+
+def kept(ask: Answered) -> Answered:
+    """``ask``, which asks backends, at most once in :data:`ANSWERS_KEPT_S` about the same things: they look into files
+    for packages, drivers and compilers, and go through every tensor of a model. For pages; a load asks them itself.
+
+    Texts and sizes of models are the same when they are equal, any other argument when it is the very same object.
+    """
+
+    @functools.wraps(ask)
+    def answer(*about: Any) -> Any:
+        key = (ask, *(one if one is None or isinstance(one, (str, ModelConfig)) else id(one) for one in about))
+        found = _answers.get(key)
+        if found is None or time.monotonic() - found[0] > ANSWERS_KEPT_S:
+            if len(_answers) >= MOST_ANSWERS:
+                forget_answers()
+            found = _answers[key] = (time.monotonic(), ask(*about), about)
+        return found[1]
+
+    return answer  # type: ignore[return-value]
+
+
+def forget_answers() -> None:
+    """What was asked with :func:`kept` is asked again."""
+    _answers.clear()
+
+
+_answers: dict[Any, tuple[float, Any, Any]] = {}
+"""When, what, and the arguments: an ``id`` is another object's only after they are gone."""
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from webapp.engine.backend import Availability
-from webapp.engine.backend_options import BY_STRATEGY, BackendOption, PlacedRun
-from webapp.engine.registry import build, is_automatic, kinds, read_builder
+from webapp.engine.backend_options import BY_STRATEGY, BackendOption, Builder, PlacedRun
+from webapp.engine.registry import build, is_automatic, read_builder
 from webapp.engine.state import ModelConfig
 from webapp.i18n import say, sentences, size_text
 from webapp.services.presets.fields import STRATEGY_CHARS
-from webapp.services.strategy.choice import StrategyCheck, recommend, validate
+from webapp.services.strategy.choice import StrategyCheck, kinds_here, recommend, validate
 from webapp.services.strategy.fit import CANNOT_RUN, FITS, TIGHT, DeviceFit, Fit, estimate
+from webapp.services.strategy.hardware import kept
 from webapp.web.kit.page import Choice, PageContext
 from webapp.weights.inspection import Inspection
 
@@ -30,7 +31,7 @@ FULL_PERCENT = 90
 
 @dataclass(frozen=True)
 class BuilderChoice:
-    """A kind of :func:`webapp.engine.registry.kinds`, or ``auto``; ``given`` are the values of its fields by name, and
+    """A kind of :func:`kinds_here`, or ``auto``; ``given`` are the values of its fields by name, and
     the strategy as it is written by hand."""
 
     kind: str = AUTO
@@ -45,9 +46,15 @@ class BuilderChoice:
         return before if is_same else built.strategy
 
 
+@kept
 def choice_of(strategy: str, config: ModelConfig | None) -> BuilderChoice:
     """What the builder shows for a preset's strategy."""
     return BuilderChoice() if is_automatic(strategy) else BuilderChoice(*read_builder(strategy, config))
+
+
+@kept
+def _built(choice: BuilderChoice, config: ModelConfig | None) -> Builder:
+    return build(choice.kind, choice.given, config)
 
 
 def read_choice(form: Mapping[str, str], config: ModelConfig | None) -> BuilderChoice | None:
@@ -63,17 +70,17 @@ def read_choice(form: Mapping[str, str], config: ModelConfig | None) -> BuilderC
         if name.startswith(PREFIX):  # a switch sends "0" from a hidden field and, when it is on, "1" after it
             values = form.getlist(name) if hasattr(form, "getlist") else [form[name]]
             given[name.removeprefix(PREFIX)] = str(values[-1])[:VALUE_CHARS]
-    return BuilderChoice(kind, given) if kind in {row.kind.key for row in kinds()} else BuilderChoice()
+    return BuilderChoice(kind, given) if kind in {row.kind.key for row in kinds_here()} else BuilderChoice()
 
 
 def builder_panel(page: PageContext, choice: BuilderChoice, found: Inspection | None, automatic: str) -> Values:
     """``presets/_builder.html``. ``found`` is the model's file, None while it is not known; ``automatic`` what a preset
     without a strategy runs with."""
     t, config = page.t, found.config if found else None
-    built = build(choice.kind, choice.given, config)
+    built = _built(choice, config)
     strategy = automatic if choice.kind == AUTO else built.strategy
     check = validate(strategy, config) if strategy else None
-    is_by_hand = any(row.kind.key == choice.kind and row.kind.is_text for row in kinds())
+    is_by_hand = any(row.kind.key == choice.kind and row.kind.is_text for row in kinds_here())
     advised = recommend(page.hardware, found, page.engine_bytes) if found and config else None
     message, hint = page.explain(check.error) if check and check.error else ("", "")
     is_other = advised is not None and advised.strategy not in ("", strategy)
@@ -111,7 +118,7 @@ def _cards(page: PageContext, chosen: str, automatic: str) -> list[Values]:
             "is_available": row.availability.is_available,
             "reason": why_not(page, row.availability),
         }
-        for row in kinds()
+        for row in kinds_here()
     ]
     return [{**first, "is_available": True, "reason": ""}, *cards]
 

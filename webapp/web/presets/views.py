@@ -9,7 +9,8 @@ from typing import Any
 from flask import url_for
 
 from webapp.chat.tool_dialects import G1X_JSON, OfferedTools
-from webapp.engine.registry import KindEntry, kinds, read_builder
+from webapp.engine.backend import Availability
+from webapp.engine.registry import KindEntry
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import size_text
 from webapp.manager.target import ZERO_STATE
@@ -18,7 +19,8 @@ from webapp.services.generation.request import format_of
 from webapp.services.presets.fields import BY_NAME, NAME_CHARS, NOTE_CHARS, PARAMETERS, PROMPT, SAMPLING, Parameter
 from webapp.services.presets.samplings import published_sampling
 from webapp.services.states import StateEntry, StateLibrary
-from webapp.services.strategy.comparison import comparison
+from webapp.services.strategy.choice import comparison, kinds_here
+from webapp.services.strategy.hardware import kept
 from webapp.storage.presets import Preset
 from webapp.web.kit.page import Choice, PageContext, Toast
 from webapp.web.presets.builder import builder_panel, choice_of, machine_facts, why_not
@@ -85,10 +87,10 @@ def _every_page(title: str, toasts: Sequence[Toast] = ()) -> Values:
 def _rows(page: PageContext, presets: Sequence[Preset]) -> list[Values]:
     """``trouble`` says why a preset cannot run here now, "" when nothing is known against it."""
     active_id, t = presets_of(page).active().id, page.t
-    unavailable = {row.kind.key: row.kind.label for row in kinds() if not row.availability.is_available}
+    unavailable = {row.kind.key: row.kind.label for row in kinds_here() if not row.availability.is_available}
 
     def trouble(preset: Preset) -> str:
-        kind = read_builder(preset.strategy, None)[0] if preset.strategy and unavailable else ""
+        kind = choice_of(preset.strategy, None).kind if preset.strategy and unavailable else ""
         if kind in unavailable:
             return t("preset_page.trouble.kind", kind=t(unavailable[kind]))  # type: ignore[no-any-return]
         try:
@@ -188,13 +190,17 @@ def _option(page: PageContext, controls: Controls, row: Parameter) -> Control:
         return controls.of(row, _tokenizer_choices(page, controls.value(row)))
     if row.name in ("adapter_file", "adapter_start"):
         return controls.of(row, _adapter_choices(page, row.name, controls.value(row)))
-    missing = ""
-    for backend in {entry.backend for entry in kinds() if entry.backend}:
-        if any(option.name == row.name for option in backend.OPTIONS):
-            found = backend.availability_of(row.name)
-            if row.kind == "bool" and not found.is_available:
-                missing = page.t("preset_page.kernel", reason=why_not(page, found))
-    return controls.of(row, more_help=missing)
+    found = _availability_of_switch(row.name) if row.kind == "bool" else None
+    help = page.t("preset_page.kernel", reason=why_not(page, found)) if found and not found.is_available else ""
+    return controls.of(row, more_help=help)
+
+
+@kept
+def _availability_of_switch(name: str) -> Availability | None:
+    """Of the first backend that has an option of this name."""
+    backends = dict.fromkeys(entry.backend for entry in kinds_here())
+    found = (backend.availability_of(name) for backend in backends if any(row.name == name for row in backend.OPTIONS))
+    return next(found, None)
 
 
 def _differences(page: PageContext, controls: Controls, preset: Preset, draft: Draft) -> Iterator[Values]:
@@ -301,7 +307,7 @@ def _tokenizer_choices(page: PageContext, chosen: str) -> tuple[Choice, ...]:
 
 def compare_page(page: PageContext) -> Values:
     """The tables of RWKV-Runner's manual beside what runs here and what was measured with Roost."""
-    t, data, found = page.t, comparison(), kinds()
+    t, data, found = page.t, comparison(), kinds_here()
     labels_of = {row.kind.key: t(row.kind.label) for row in found}
     measured = data["measured"]
 
