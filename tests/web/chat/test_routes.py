@@ -35,12 +35,14 @@ def test_a_model_that_is_dropped_in_is_offered_on_the_first_page(tmp_path, form)
     (models / "broken.pth").write_bytes(b"no model")
     roost = RunningRoost(tmp_path / "data", fake_strategy(), models_dir=models)
 
-    def own(seen=""):
-        with urllib.request.urlopen(roost.request(f"/own?seen={seen}", HX_Request="true")) as answer:
+    def own(known="seen="):
+        with urllib.request.urlopen(roost.request(f"/own?{known}", HX_Request="true")) as answer:
             return answer.status, answer.read().decode()
 
     try:
-        assert 'id="welcome-found" data-model=""' in roost.get("/") and own()[0] == 204
+        page = roost.get("/")
+        assert 'id="welcome-found" data-model=""' in page and "every 2s" in page, "it may still be on its way"
+        assert own("seen=&coming=1")[0] == 204 and own()[0] == 200
         if form == "file":
             write_checkpoint(models / "mine.pth", "7")
             os.utime(models / "mine.pth", (1, 1))  # as a copy that keeps its date
@@ -48,10 +50,12 @@ def test_a_model_that_is_dropped_in_is_offered_on_the_first_page(tmp_path, form)
             write_folder(models / "mine", official("7"))
         name = "mine.pth" if form == "file" else "mine"
         wait_until(lambda: f'data-model="{name}"' in own()[1])
-        assert own(name)[0] == 204 and f'name="name" value="{name}"' in roost.get("/")
+        page = roost.get("/")
+        assert own(f"seen={name}")[0] == 204 and f'name="name" value="{name}"' in page
+        assert "every 2s" not in page, "nothing is on its way"
         roost.post("/models/load", name=name)
         wait_until(lambda: roost.app.extensions["model_manager"].status().model == name)
-        status, fragment = own(name)
+        status, fragment = own(f"seen={name}")
         assert status == 200 and "hx-get" not in fragment  # it is in use, and nothing is asked for any more
     finally:
         roost.stop()

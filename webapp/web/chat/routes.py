@@ -82,11 +82,13 @@ def _undo_toast(page: ChatContext) -> tuple[Toast, ...]:
 
 @blueprint.get("/own")
 def own() -> Response | BaseResponse:
-    """What the welcome asks every second: a model that came into the folders. 204 while it is the one ``seen``."""
+    """What the welcome asks for: a model that came into the folders. 204 while nothing is new to one who has ``seen``
+    it and knows whether more is ``coming``."""
     found = own_model(chat_context())
     if not wants_fragment():
         return redirect("/", 303)
-    if found["is_followed"] and found["name"] == request.args.get("seen", ""):
+    known = (request.args.get("seen", ""), "coming" in request.args)
+    if found["is_followed"] and (found["name"], found["is_coming"]) == known:
         return Response(status=204)
     return render_page("chat/_own.html", {"own": found})
 

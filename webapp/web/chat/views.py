@@ -30,6 +30,7 @@ from webapp.storage.records import Chat, ChatSummary, SearchHit, StoredMessage
 from webapp.tools.definition import Approval
 from webapp.web.chat.live import ChatContext
 from webapp.web.chat.panel import NEW_CHAT, load_offer, options, thinking, tool_switch
+from webapp.web.jobs import strip_jobs
 from webapp.web.kit.page import Toast, Translator, Values, parameters_text
 from webapp.web.models.downloads import best_offer
 from webapp.web.presets.form import shown_name
@@ -108,22 +109,31 @@ def welcome(page: ChatContext) -> Values:
 
 
 def own_model(page: ChatContext) -> Values:
-    """``chat/_own.html``: the newest model of the library while none but the starter is in use. Its page asks again
-    every second, so the folders are walked by their index and a file is looked into once."""
+    """``chat/_own.html``: the newest model of the library while none but the starter is in use.
+
+    Its page asks again when a person comes back to it, and every two seconds while something ``is_coming``: a job runs,
+    or the newest file cannot be read yet. The folders are walked by their index, and a file is looked into once.
+    """
     is_first = not page.model or page.status.model.startswith(STARTER_PREFIX)
+    shown = {"is_followed": is_first, "is_coming": False, "name": "", "text": ""}
     if not is_first:
-        return {"is_followed": False, "name": "", "text": ""}
+        return shown
     library = page.manager.library
     files = [file for file in library.known_files() if not file.path.name.startswith(STARTER_PREFIX)]
-    for file in sorted(files, key=lambda file: _came_at(file.path), reverse=True)[:MOST_LOOKED_INTO]:
+    files = sorted(files, key=lambda file: _came_at(file.path), reverse=True)[:MOST_LOOKED_INTO]
+    for file in files:
         found = library.look_into(file).inspection
         if found is not None and found.config is not None:
             words = {"name": file.name, "version": found.config.architecture, "size": size_text(file.size_bytes)}
-            return {"is_followed": True, "name": file.name, "text": page.t("chat.welcome.found", **words)}
-    return {"is_followed": True, "name": "", "text": ""}
+            shown |= {"name": file.name, "text": page.t("chat.welcome.found", **words)}
+            break
+    is_copied = bool(files) and shown["name"] != files[0].name and time.time_ns() - _came_at(files[0].path) < COMING_NS
+    return {**shown, "is_coming": is_copied or strip_jobs(page)["is_busy"]}
 
 
 MOST_LOOKED_INTO = 8
+COMING_NS = 60 * 10**9
+"""After its last change a file that cannot be read is no longer taken for one that is being copied."""
 
 
 def _came_at(path: Path) -> int:
