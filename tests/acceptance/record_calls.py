@@ -2,11 +2,11 @@
 
     python -m tests.acceptance.record_calls --count 600 > calls.jsonl
 
-A JSON line for each different shape: what was asked, and the text exactly as it was sampled. Rows of
-``tests/chat/recorded_calls.json`` were chosen from these by hand, and their readings written by hand.
+A JSON line for each different shape: what was asked, and the text exactly as it was sampled. The rows of
+``tests/chat/recorded_calls.json`` were chosen from these, and their readings checked by hand.
 
-Earlier rounds in the prompt are written in one of the wrappers that models use on their own initiative, which is how
-the model comes to write one that its dialect does not ask for.
+By itself the bundled model opens its calls with a fence or in Runner's form only. So for some prompts the first words
+of its answer are given: the opening of another wrapper, or of a call without one. All that follows is the model's.
 """
 
 from __future__ import annotations
@@ -26,41 +26,23 @@ from webapp.chat.messages import Message, Role, ThinkMode
 from webapp.chat.tool_dialects import OfferedTools, all_dialects
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.manager import ModelManager
-from webapp.services.evaluation import ToolCase
 from webapp.services.generation.generation import generate
 from webapp.services.generation.request import PromptModel, render_in, template_of
 from webapp.settings import Settings
 
 AT_ONCE = 8
-WRAPPERS = {
-    "": "",
-    "bare": "{call}",
-    "fenced": "```json\n{call}\n```",
-    "tool_call": "<tool_call>\n{call}\n</tool_call>",
-    "tool_calls": "<tool_calls>[{call}]</tool_calls>",
-    "string": "{string}",
-}
+OPENINGS = (
+    "",
+    "",
+    '{"name":"',
+    '[{"name":"',
+    '<tool_call>\n{"name":"',
+    '<tool_call>{"name":"',
+    '<tool_calls>[{"name":"',
+    '<tool_calls>\n<tool_call>\n{"name":"',
+    'I will look.\n{"name":"',
+)
 TEMPERATURES = (0.6, 1.0, 1.3, 1.6)
-
-
-def messages_of(case: ToolCase, wrapper: str, rng: random.Random) -> list[Message]:
-    """The request, below one or two rounds whose calls stand in the wrapper."""
-    messages = [Message(Role(one["role"]), one["content"]) for one in case.messages]
-    form = WRAPPERS[wrapper]
-    if not form:
-        return messages
-    rounds: list[Message] = []
-    for number in range(rng.randint(1, 2)):
-        tool = rng.choice(case.tools)
-        properties = tool["parameters"].get("properties", {})
-        arguments = {name: rng.choice(("Oslo", "5", "red")) for name in list(properties)[:2]}
-        call = json.dumps({"name": tool["name"], "arguments": arguments}, ensure_ascii=False)
-        string = json.dumps({"name": tool["name"], "arguments": json.dumps(arguments)}, ensure_ascii=False)
-        rounds += [
-            Message(Role.USER, f"{rng.choice(('First', 'Now', 'Please'))}: {tool['name']} {number + 1}"),
-            Message(Role.ASSISTANT, form.format(call=call, string=string)),
-        ]
-    return [*rounds, *messages]
 
 
 def shape_of(text: str) -> str:
@@ -80,19 +62,20 @@ def record(count: int, seed: int) -> list[dict[str, Any]]:
         def one(number: int) -> dict[str, Any]:
             own = random.Random(f"{seed} {number}")
             case, dialect = own.choice(cases), own.choice(all_dialects())
-            wrapper, heat = own.choice(list(WRAPPERS)), own.choice(TEMPERATURES)
+            opening, heat = own.choice(OPENINGS), own.choice(TEMPERATURES)
             offered = OfferedTools(dialect, tuple(case.tools))
-            template = template_of(model.info, own.choice(("g1x", "bot", "function_calling")))
-            messages = messages_of(case, wrapper, own)
-            rendered = render_in(template, messages, "", ThinkMode.NONE, False, offered)
+            template = template_of(model.info, own.choice(("g1x", "g1x", "g1x", "function_calling")))
+            messages = [Message(Role(one["role"]), one["content"]) for one in case.messages]
+            messages += [Message(Role.ASSISTANT, opening)] if opening else []
+            rendered = render_in(template, messages, "", ThinkMode.NONE, bool(opening), offered)
             most = own.choice((24, 120, 120, 120))
             params = SamplingParams(temperature=heat, top_p=own.choice((0.5, 0.9, 1.0)), max_tokens=most, seed=number)
             made = generate(manager, rendered, params)
-            text = model.tokenizer.decode(made.text.token_ids)
+            text = opening + model.tokenizer.decode(made.text.token_ids)
             return {
                 "dialect": dialect.name,
                 "format": template.name,
-                "before": wrapper,
+                "opening": opening,
                 "temperature": heat,
                 "is_cut": len(made.text.token_ids) >= most,
                 "names": [tool["name"] for tool in case.tools],

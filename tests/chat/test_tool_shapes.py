@@ -1,4 +1,6 @@
-"""Calls as models write them when nobody holds them: four wrappers, each with ten kinds of damage (tool_shapes.json).
+"""Calls as models write them when nobody holds them: four wrappers, each with ten kinds of damage. Those of
+tool_shapes.json are written by hand; those of recorded_calls.json the bundled model wrote, at temperatures of 0.6 to
+1.6 (tests/acceptance/record_calls.py). It never opens a tag or a bare call by itself: those first words were given.
 
 Each is read as the call that was meant, or stays text to the last character; never something in between.
 """
@@ -7,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,12 +18,15 @@ from webapp.chat.events import CallDelta, ContentDelta
 from webapp.chat.tool_dialects import ToolDialect, all_dialects
 from webapp.chat.tool_parser import ToolCallParser
 
+RECORDED = json.loads(Path(__file__).with_name("recorded_calls.json").read_text(encoding="utf-8"))
 SHAPES = json.loads(Path(__file__).with_name("tool_shapes.json").read_text(encoding="utf-8"))
 
 
-def read(dialect: ToolDialect, pieces: list[str], is_held: bool = False) -> tuple[str, list]:
+def read(
+    dialect: ToolDialect, pieces: list[str], is_held: bool = False, names: Sequence[str] = ("get_weather",)
+) -> tuple[str, list]:
     ids = itertools.count()
-    parser = ToolCallParser(dialect.syntax, ["get_weather"], lambda: str(next(ids)), is_held=is_held)
+    parser = ToolCallParser(dialect.syntax, names, lambda: str(next(ids)), is_held=is_held)
     events = [event for piece in pieces for event in parser.feed(piece)] + parser.finish()
     content = "".join(event.text for event in events if isinstance(event, ContentDelta))
     calls: dict[str, list[str]] = {}
@@ -31,9 +37,20 @@ def read(dialect: ToolDialect, pieces: list[str], is_held: bool = False) -> tupl
     return content.strip(), found
 
 
-def test_there_are_forty_shapes_of_four_wrappers():
-    counted = {wrapper: sum(row["wrapper"] == wrapper for row in SHAPES) for wrapper in {r["wrapper"] for r in SHAPES}}
+@pytest.mark.parametrize("rows", [SHAPES, RECORDED], ids=["by hand", "recorded"])
+def test_there_are_forty_shapes_of_four_wrappers(rows: list[dict]):
+    counted = {wrapper: sum(row["wrapper"] == wrapper for row in rows) for wrapper in {r["wrapper"] for r in rows}}
     assert counted == {"bare": 10, "fenced": 10, "tool_call": 10, "tool_calls": 10}
+    assert len({(row["wrapper"], row["damage"]) for row in rows}) == 40
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
+@pytest.mark.parametrize("shape", RECORDED, ids=lambda row: f"{row['wrapper']}: {row['damage']}")
+def test_a_recorded_shape_is_the_call_that_was_meant_or_text(shape: dict, dialect: ToolDialect):
+    expected = (shape["rest"], shape["calls"])
+    assert read(dialect, [shape["text"]], names=shape["names"]) == expected
+    assert read(dialect, list(shape["text"]), names=shape["names"]) == expected
+    assert expected[1] or expected[0] == shape["text"].strip()
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
@@ -61,6 +78,19 @@ def test_a_shape_is_the_call_that_was_meant_or_text(shape: dict, dialect: ToolDi
 def test_what_only_resembles_a_call_stays_text(text: str):
     for dialect in all_dialects():
         assert read(dialect, list(text)) == (text.strip(), [])
+
+
+def test_what_stands_behind_a_call_is_kept_where_it_says_something():
+    call = '{"name": "get_weather", "arguments": {"city": "Oslo"}}'
+    for behind, rest in (
+        ("\n```", ""),
+        ("]\n```\n</tool_call>\n", ""),
+        ("\n```\nThere.", "```\nThere."),
+        ("\n```python\nprint(1)\n```", "```python\nprint(1)\n```"),
+        (" There.", "There."),
+    ):
+        for dialect in all_dialects():
+            assert read(dialect, list(call + behind)) == (rest, [["get_weather", {"city": "Oslo"}]]), behind
 
 
 def test_several_calls_in_the_wrappers_that_hold_several():

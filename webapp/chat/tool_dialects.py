@@ -222,6 +222,7 @@ class CallSyntax:
 
 TAG_CLOSERS = ("</tool_call>", "</tool_calls>")
 FENCE_CLOSER = "```"
+CLOSERS = (FENCE_CLOSER, *TAG_CLOSERS)
 
 
 def find_json(text: str, is_start: bool, is_end: bool) -> Opening:

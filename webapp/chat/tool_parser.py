@@ -20,7 +20,7 @@ from dataclasses import replace
 from enum import Enum
 
 from webapp.chat.events import CallDelta, ContentDelta
-from webapp.chat.tool_dialects import CallSyntax, Opening, ReadCall, read_calls
+from webapp.chat.tool_dialects import CLOSERS, CallSyntax, Opening, ReadCall, read_calls
 
 BRACKETS = {"{": "}", "[": "]", "(": ")"}
 OPENS_STRING = "([{,=:"
@@ -36,6 +36,8 @@ class BodyFollower:
         self.is_closed = False
         self.is_broken = False
         """The brackets do not match."""
+        self.elements_length = 0
+        """Of a list: characters up to the end of its last whole object; 0 while there is none."""
         self._closers: list[str] = []
         self._quote = ""
         self._is_escaped = False
@@ -68,6 +70,8 @@ class BodyFollower:
         elif character in BRACKETS.values():
             self.is_broken = not self._closers or self._closers.pop() != character
             self.is_closed = not self.is_broken and not self._closers
+            if character == "}" and self._closers == ["]"]:
+                self.elements_length = self.length
 
 
 class ArgumentText:
@@ -201,6 +205,11 @@ class HeldBody:
         self.is_over, self.rest = True, self._held[taken:]
 
 
+STRAYS = re.compile(r"(?:[\s\]}]|```|</tool_calls?>)*")
+"""What may be left behind a call at the end of an answer: brackets too many, and closers of wrappers that were never
+opened. Nobody wants to read it."""
+STRAYS_BEGUN = re.compile(STRAYS.pattern + r"(?:`{1,2}|</?[tol_cas]{0,10})?")
+
 Piece = ContentDelta | CallDelta
 
 
@@ -293,9 +302,10 @@ class ToolCallParser:
         return True
 
     def _mended(self, begin: int) -> tuple[list[ReadCall] | None, int]:
-        """(calls, where their body ends) of a body that lacks its last brackets, where its closer says that the model
-        thought it complete. Without one it may have been cut off, and half a value is worse than none."""
-        for closer in self._opening.closers:
+        """(calls, where their body ends) of a body that lacks its last brackets, where a closer, be it another
+        wrapper's, says that the model thought it complete. Without one it may have been cut off, and half a value is
+        worse than none; of a list the calls that are whole count, and one that is not is nobody's to read."""
+        for closer in (*self._opening.closers, *CLOSERS):
             end = self._held.find(closer, begin)
             if end < 0:
                 continue
@@ -304,6 +314,8 @@ class ToolCallParser:
             if follower.missing:
                 body = self._held[begin:end].rstrip() + follower.missing
                 return read_calls(self._opening.name, body), end
+        if length := self._follower.elements_length:
+            return read_calls(self._opening.name, self._held[begin : begin + length] + "]"), len(self._held)
         return None, begin
 
     def _may_be_called(self, name: str) -> bool:
@@ -364,6 +376,9 @@ class ToolCallParser:
             self._opening = replace(self._opening, closers=tuple(one for one in closers if one != closer))
             self._held = rest[len(closer) :]
             return bool(self._held)
+        if STRAYS.fullmatch(rest) or (not is_end and STRAYS_BEGUN.fullmatch(rest)):
+            self._held = "" if is_end else self._held
+            return False
         self._part = _Part.TEXT
         return bool(self._held)
 
