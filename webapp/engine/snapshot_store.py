@@ -50,7 +50,7 @@ HEADER_BYTES, MOST_HEADER_BYTES = 1 << 10, 1 << 14
 MOST_UNWRITTEN_BYTES = 128 << 20
 """What waits to be written beyond this is forgotten, the oldest first: a disk that cannot keep up costs snapshots."""
 MOST_SYNCED = 4
-"""Where more wait, none is synced: 1,000 chats at a time wait for a disk that syncs 30 files a second."""
+"""Where more wait, none is synced: the sync takes 14 of the 17 ms in which a file of 668 kB is written."""
 SPARE_BYTES = 1 << 30
 """A disk with less left gets no more snapshots."""
 FULL = 0.95
@@ -494,7 +494,8 @@ def write_snapshot(path: Path, snapshot: Snapshot, is_synced: bool = True) -> in
     front = front.replace(blank.encode(), digest.hexdigest().encode(), 1)
     part = path.with_name(f"{path.stem}.{os.getpid()}-{threading.get_ident()}{PART_ENDING}")
     try:
-        with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb", buffering=0) as file:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows would change line ends
+        with open(os.open(part, flags, 0o600), "wb", buffering=0) as file:
             for piece in (memoryview(front), *pieces):
                 while piece:
                     piece = piece[file.write(piece) :]
