@@ -1,8 +1,11 @@
 """What every test can count on."""
 
+import contextlib
 import gc
+import importlib
 import os
 import sys
+from pathlib import Path
 from types import CodeType
 
 import pytest
@@ -29,6 +32,18 @@ def pytest_xdist_auto_num_workers() -> int:
     """Two more than there are cores: tests in a browser and of processes wait half of their time. Not more than four,
     since many start processes of their own."""
     return min(4, (os.cpu_count() or 1) + 2)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """All workers begin with the same modules, and in a fresh checkout each would rewrite the assertions of all of them
+    (9 s of its processor). So each imports a share of its own first, and finds the others' shares done."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None or session.config.args != session.config.getini("testpaths"):
+        return
+    number, folder = int(worker["workerid"][2:]), Path(__file__).parent
+    for path in sorted(folder.rglob("test_*.py"))[number :: worker["workercount"]]:
+        with contextlib.suppress(Exception, pytest.skip.Exception):  # collecting it will tell
+            importlib.import_module(".".join(path.relative_to(folder.parent).with_suffix("").parts))
 
 
 def pytest_collection_finish() -> None:
