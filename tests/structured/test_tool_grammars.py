@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+from collections.abc import Callable
 
 import jsonschema
 import pytest
@@ -48,6 +50,19 @@ def written(constraints: GrammarConstraints, tokenizer: WorldTokenizer, source: 
     return begun + random_answer(constraints, tokenizer, description, seed, most=400)
 
 
+@pytest.fixture(scope="module")
+def required(constraints: GrammarConstraints, tokenizer: WorldTokenizer) -> Callable[[ToolDialect], list[str]]:
+    """required(dialect) -> twenty answers that had to be one to three calls; written once for all tests."""
+
+    @functools.cache
+    def texts(dialect: ToolDialect) -> list[str]:
+        source = dialect.grammar(ToolRules(TOOLS, is_required=True, max_calls=3))
+        check({"kind": "lark", "grammar": source})
+        return [written(constraints, tokenizer, source, seed) for seed in range(20)]
+
+    return texts
+
+
 def read(dialect: ToolDialect, text: str, syntax: CallSyntax | None = None) -> tuple[str, list[tuple[str, dict]]]:
     ids = itertools.count()
     parser = ToolCallParser(syntax or dialect.syntax, [tool["name"] for tool in TOOLS], lambda: str(next(ids)))
@@ -71,13 +86,11 @@ def assert_valid(name: str, arguments: dict) -> None:
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
 def test_a_required_call_is_a_valid_call_and_nothing_else(
-    dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+    dialect: ToolDialect, required: Callable[[ToolDialect], list[str]]
 ) -> None:
-    source = dialect.grammar(ToolRules(TOOLS, is_required=True, max_calls=3))
-    check({"kind": "lark", "grammar": source})
     names = set()
-    for seed in range(20):
-        content, calls = read(dialect, written(constraints, tokenizer, source, seed))
+    for text in required(dialect):
+        content, calls = read(dialect, text)
         assert content.strip() == "" and 1 <= len(calls) <= 3
         for name, arguments in calls:
             assert_valid(name, arguments)
@@ -203,13 +216,11 @@ def test_references_are_to_the_parameters_own_beginning(
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda row: row.name)
 def test_pieces_of_what_a_grammar_lets_through_join_to_the_whole(
-    dialect: ToolDialect, constraints: GrammarConstraints, tokenizer: WorldTokenizer
+    dialect: ToolDialect, required: Callable[[ToolDialect], list[str]]
 ) -> None:
     """The form the grammar allows is the form whose arguments can be passed on as they are written."""
-    source = dialect.grammar(ToolRules(TOOLS, is_required=True, max_calls=3))
     names = [tool["name"] for tool in TOOLS]
-    for seed in range(20):
-        text = written(constraints, tokenizer, source, seed)
+    for text in required(dialect):
         parser = ToolCallParser(dialect.syntax, names, lambda: "id", is_held=True)
         pieces = [piece for character in text for piece in parser.feed(character)] + parser.finish()
         calls = [piece for piece in pieces if isinstance(piece, CallDelta)]
