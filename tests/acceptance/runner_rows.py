@@ -15,8 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.web.api.api_server import ApiServer
+from webapp.backends.fake import FakeBackend
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import ToolDialect, all_dialects, dialect
 from webapp.tokenizer import load_tokenizer
@@ -130,18 +132,31 @@ def tools_of(found: Row) -> list[dict[str, Any]]:
     ]
 
 
-def force(server: ApiServer, text: str) -> None:
-    """From now on the fake model says this, in the tokenizer's own tokens, which a grammar expects."""
-    tokens = ",".join(map(str, load_tokenizer(65536).encode(f" {text}")))
-    server.manager.load(strategy=f"fake slots=4 script={tokens}")
-    server.manager.wait_ready()
+class ForcedServer(ApiServer):
+    """Its fake model says what it is told to, in the tokenizer's own tokens, which a grammar expects. The model stays
+    loaded: loading one for each text took most of the time, for the grammars of all tools were made anew."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._script: list[int] = []
+        token = lambda backend, position: self._script[position] if position < len(self._script) else 0  # noqa: E731
+        self._patch = patch.object(FakeBackend, "_script_token", token)
+        self._patch.start()
+        super().__init__(data_dir, "fake slots=4 script=x", state_cache_bytes=0)
+
+    def force(self, text: str) -> None:
+        self._script = load_tokenizer(65536).encode(f" {text}")
+
+    def stop(self) -> None:
+        super().stop()
+        self._patch.stop()
 
 
-def outcome(server: ApiServer, found: Row, name: str, is_free: bool) -> Outcome:
-    force(server, careless(found, name) if is_free else exact(found, dialect(name)))
+def outcome(server: ForcedServer, found: Row, name: str, is_free: bool) -> Outcome:
+    server.force(careless(found, name) if is_free else exact(found, dialect(name)))
     asked = {
         "messages": [{"role": "user", "content": "What's the weather like?"}], "tools": tools_of(found),
-        "max_tokens": 300, "tool_dialect": name, "tool_decoding": "free" if is_free else "constrained",
+        "max_tokens": 300, "temperature": 0,
+        "tool_dialect": name, "tool_decoding": "free" if is_free else "constrained",
     }  # fmt: skip
     status, answer = server.post("/v1/chat/completions", asked)
     assert status == 200, answer
@@ -174,14 +189,14 @@ def is_right(found: Row, name: str, is_free: bool, made: Outcome) -> bool:
     return made.is_same and (made.text.strip(), made.calls, made.reason) == (found.text, calls, reason)
 
 
-def cell(server: ApiServer, found: Row, name: str) -> str:
+def cell(server: ForcedServer, found: Row, name: str) -> str:
     """How the row goes in this dialect: "free / constrained"."""
     rights = [is_right(found, name, is_free, outcome(server, found, name, is_free)) for is_free in (True, False)]
     note = ", first only" if found.expected(name, False) != found.calls else ""
     return " / ".join("OK" if right else "WRONG" for right in rights) + note
 
 
-def table(server: ApiServer) -> str:
+def table(server: ForcedServer) -> str:
     names = [how.name for how in all_dialects()]
     heads = ["case", "Runner, whole", "Runner, streamed", *names]
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
@@ -193,7 +208,7 @@ def table(server: ApiServer) -> str:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        server = ApiServer(Path(folder), "fake")
+        server = ForcedServer(Path(folder))
         try:
             made = table(server)
         finally:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from tests.acceptance.runner_rows import ROWS, Row, is_right, outcome
-from tests.web.api.api_server import ApiServer
+from tests.acceptance.runner_rows import ROWS, ForcedServer, Row, is_right, outcome
 from webapp.chat.tool_dialects import all_dialects
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory):
-    server = ApiServer(tmp_path_factory.mktemp("rows"), "fake")
+    server = ForcedServer(tmp_path_factory.mktemp("rows"))
     yield server
     server.stop()
 
@@ -19,7 +18,7 @@ def server(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("is_free", [True, False], ids=["free", "constrained"])
 @pytest.mark.parametrize("dialect", [found.name for found in all_dialects()])
 @pytest.mark.parametrize("row", ROWS, ids=lambda found: found.title)
-def test_a_row_is_right(server: ApiServer, row: Row, dialect: str, is_free: bool):
+def test_a_row_is_right(server: ForcedServer, row: Row, dialect: str, is_free: bool):
     made = outcome(server, row, dialect, is_free)
     assert is_right(row, dialect, is_free, made), made
 
