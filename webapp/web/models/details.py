@@ -20,6 +20,7 @@ from webapp.weights.tensor_info import ITEM_BYTES, TensorInfo
 BLOCK = re.compile(r"(?:.*\.)?(?:blocks|layers|blk|h)\.(\d+)\.")
 MOST_ROWS = 2000
 VALUE_CHARS = 500
+MOST_LOOKED_INTO = 100
 
 
 def details_page(
@@ -46,29 +47,32 @@ def details_page(
 
 
 def _adapter_form(page: PageContext, entry: ModelEntry) -> Values | None:
-    """To load a model with an adapter: on the page of either. None where there is no other half to choose."""
+    """To load a model with an adapter: on the page of either. None where there is no other half to choose among the
+    first :data:`MOST_LOOKED_INTO` files. Presets choose among all."""
     found = entry.inspection
     assert found is not None
     is_adapter = found.kind == "lora"
-    if not is_adapter and not (is_loadable(found) and found.format in ("pth", "safetensors")):
+    is_model = is_loadable(found) and found.format in ("pth", "safetensors")
+    if not (is_adapter or is_model) or found.adapter in ("pissa-init", WHOLE_MODEL):
         return None
-    if found.adapter in ("pissa-init", WHOLE_MODEL):
+    library = library_of(page)
+    others = [(file.name, library.look_into(file).inspection) for file in library.files()[:MOST_LOOKED_INTO]]
+    starts = [Choice(name, name) for name, other in others if other is not None and other.adapter == "pissa-init"]
+    if is_adapter:
+        names = [name for name, other in others if is_loadable(other)]
+    else:
+        names = [name for name, other in others if other is not None and other.adapter in ("lora", "bone")]
+    if not names:
         return None
-    choices, starts = [], []
-    for other in library_of(page).list():
-        looked = other.inspection
-        if looked is None:
-            continue
-        if looked.adapter == "pissa-init":
-            starts.append(Choice(other.name, other.name))
-        elif (is_adapter and is_loadable(looked)) or (not is_adapter and looked.adapter not in ("", WHOLE_MODEL)):
-            choices.append(Choice(other.name, other.name))
     own, chosen = ("adapter_file", "name") if is_adapter else ("name", "adapter_file")
-    label = page.t("models.adapter.model" if is_adapter else "models.adapter.file")
-    none = [Choice("", page.t("models.adapter.none"))]
-    found_starts = [*none, *starts] if starts else []
-    shown = {"own": own, "chosen": chosen, "label": label, "choices": choices, "starts": found_starts}
-    return {**shown, "name": entry.name} if choices else None
+    return {
+        "own": own,
+        "name": entry.name,
+        "chosen": chosen,
+        "label": page.t("models.adapter.model" if is_adapter else "models.adapter.file"),
+        "choices": [Choice(name, name) for name in names],
+        "starts": [Choice("", page.t("models.adapter.none")), *starts] if starts else [],
+    }
 
 
 def _facts(page: PageContext, entry: ModelEntry) -> list[Values]:
