@@ -7,9 +7,7 @@ way back; the guard's refusals and our own faults get a small page that needs no
 
 from __future__ import annotations
 
-import uuid
-
-from flask import Flask, Response, g, jsonify, make_response, request
+from flask import Flask, Response, jsonify, make_response, request
 from markupsafe import Markup
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response as BaseResponse
@@ -35,7 +33,7 @@ def answer_error(error: RoostError, status: int | None = None) -> Response:
     status = status or error.status
     message, hint = translate_error(error, current_locale())
     if wants_json(status):
-        response = jsonify(error_body(request.path, error, sentences(message, hint), status, request_id()))
+        response = jsonify(error_body(request.path, error, sentences(message, hint), status))
         response.status_code = status
     else:
         response = notice_page(translate("page.error", current_locale()), message, hint, status)
@@ -43,14 +41,6 @@ def answer_error(error: RoostError, status: int | None = None) -> Response:
     if status in RETRY_AFTER_S:
         response.headers["Retry-After"] = RETRY_AFTER_S[status]
     return response
-
-
-def request_id() -> str:
-    """Of the request that is answered: its answer and the API's log carry it, so that the two can be found together."""
-    if "request_id" not in g:
-        g.request_id = f"req_{uuid.uuid4().hex}"
-    found: str = g.request_id
-    return found
 
 
 def wants_json(status: int = 0) -> bool:

@@ -26,10 +26,11 @@ from webapp.services.access import owner_link
 from webapp.services.downloads.catalogue import fitting, known_models
 from webapp.services.strategy.hardware import probe
 from webapp.settings import LOOPBACK_HOSTS, Settings
-from webapp.web.api.operations import GENERATING_PATHS
+from webapp.web.api.calls import Line
+from webapp.web.api.operations import takes_long
 from webapp.web.peer import TrustedProxies, is_loopback
 from webapp.web.socket.channel import Limits
-from webapp.web.socket.server import BridgeServer, Line
+from webapp.web.socket.server import BridgeServer
 
 log = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 32 << 10
@@ -92,7 +93,7 @@ def program_line(app: Flask, settings: Settings) -> Line | None:
     limit = app.extensions.get("api_limit")
     if limit is None:
         return None
-    return Line(lambda path: path.rstrip("/") in GENERATING_PATHS, limit.limit, settings.max_queue)
+    return Line(takes_long, limit.limit, settings.max_queue)
 
 
 def bound_sockets(host: str, port: int) -> list[socket.socket]:

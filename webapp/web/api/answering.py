@@ -33,7 +33,6 @@ from webapp.services.strategy.choice import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.calls import ClientGone, ModelTurns, Record
 from webapp.web.api.operations import error_body
-from webapp.web.error_answers import request_id
 from webapp.web.kit.page import current_locale
 
 POLL_S = 0.05
@@ -183,7 +182,7 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
     @copy_current_request_context  # the request is over when an error is written
     def error_event(error: RoostError) -> bytes:
         text = sentences(*translate_error(error, current_locale()))
-        return writer.error(error_body(request.path, error, text, error.status, request_id()))
+        return writer.error(error_body(request.path, error, text, error.status))
 
     def body() -> Iterator[bytes]:
         try:

@@ -22,8 +22,8 @@ from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
-from webapp.web.api.operations import OPERATIONS, Operation, is_api_path, methods_of, named
-from webapp.web.error_answers import answer_error, request_id, takes_anything, wants_json
+from webapp.web.api.operations import OPERATIONS, Operation, is_api_path, methods_of, named, request_id
+from webapp.web.error_answers import answer_error, takes_anything, wants_json
 from webapp.web.peer import REFUSAL_KEY
 
 log = logging.getLogger("roost.api")
@@ -220,6 +220,69 @@ class RequestLimit:
                     del self._open[client]
 
         return leave
+
+
+class Line:
+    """Where requests that take long wait for one of ``places``, without a thread: threads are for what is answered, and
+    for pages. Used by the loop's thread and by waitress' workers.
+
+    ``takes_long`` tells by a path. Who has fewest being answered is next; when ``limit`` wait, the app gets the next
+    one at once, to refuse it.
+    """
+
+    def __init__(self, takes_long: Callable[[str], bool], places: int, limit: int) -> None:
+        self.start: Callable[[Any], None] = lambda task: None
+        """Hands a task to a worker."""
+        self._takes_long = takes_long
+        self._places = places
+        self._limit = limit
+        self._open: Counter[str] = Counter()
+        self._waiting: list[Any] = []
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, channel: Any) -> None:
+        """``channel`` has a request, which is to be answered now or later."""
+        if not self._takes_long(getattr(channel.requests[0], "path", "")):  # a header that never ended has none
+            return self.start(channel)
+        with self._lock:
+            if self._open.total() >= self._places:
+                if len(self._waiting) < self._limit:
+                    return self._waiting.append(channel)
+                return self.start(channel)
+            self._open[channel.client] += 1
+        self.start(_Turn(channel, self))
+
+    def leave(self, client: str) -> None:
+        with self._lock:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+            if not self._waiting:
+                return
+            following = min(self._waiting, key=lambda channel: self._open[channel.client])
+            self._waiting.remove(following)
+            self._open[following.client] += 1
+        self.start(_Turn(following, self))
+
+
+class _Turn:
+    """A request that has its place, as a task for waitress."""
+
+    def __init__(self, channel: Any, line: Line) -> None:
+        self._channel = channel
+        self._line = line
+
+    def service(self) -> None:
+        try:
+            self._channel.service()  # nothing but the end, where the client has left meanwhile
+        finally:
+            self._line.leave(self._channel.client)
+
+    def cancel(self) -> None:
+        self._channel.cancel()
 
 
 class ModelTurns:

@@ -8,9 +8,12 @@ no use before the first call. The words are in the catalogues: ``api.op.<key>.ti
 from __future__ import annotations
 
 import functools
+import uuid
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+
+from flask import g
 
 from webapp.errors import RoostError
 
@@ -215,6 +218,11 @@ ROOT_PATHS = (
 """Without a prefix: the base_url in RWKV-Runner's manual has no /v1."""
 
 
+def takes_long(path: str) -> bool:
+    """Whether a request there lets the model write, or read a text."""
+    return path.rstrip("/") in GENERATING_PATHS
+
+
 def is_api_path(path: str) -> bool:
     """Whether the address is for programs; errors then have the form of :func:`dialect_of`."""
     return f"{path}/".startswith(PREFIXES) or path.rstrip("/") in ROOT_PATHS
@@ -254,14 +262,22 @@ TOO_LONG = {
 """Agents look for these very words before they shorten a conversation."""
 
 
-def error_body(path: str, error: RoostError, message: str, status: int, request_id: str = "") -> dict[str, Any]:
+def request_id() -> str:
+    """Of the request that is answered: its answer and the API's log carry it, so that the two can be found together."""
+    if "request_id" not in g:
+        g.request_id = f"req_{uuid.uuid4().hex}"
+    found: str = g.request_id
+    return found
+
+
+def error_body(path: str, error: RoostError, message: str, status: int) -> dict[str, Any]:
     """``message`` is the sentence with its way out, in the reader's language: many clients show nothing else."""
     dialect = dialect_of(path)
     if error.code == "prompt_too_long" and dialect in TOO_LONG:
         message = f"{TOO_LONG[dialect].format(**error.params)} {message}"
     if dialect == "anthropic":
         kind = ANTHROPIC_TYPES.get(status) or ("api_error" if status >= 500 else "invalid_request_error")
-        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id or None}
+        return {"type": "error", "error": {"type": kind, "message": message}, "request_id": request_id()}
     if dialect == "ollama":
         return {"error": message}
     if dialect == "runner":

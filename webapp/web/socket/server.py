@@ -22,7 +22,7 @@ import select
 import socket
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -105,69 +105,6 @@ class Places:
         return True
 
 
-class Line:
-    """Where requests that take long wait for one of ``places``, without a thread: threads are for what is answered, and
-    for pages. Used by the loop's thread and by waitress' workers.
-
-    ``takes_long`` tells by a path. Who has fewest being answered is next; when ``limit`` wait, the app gets the next
-    one at once, to refuse it.
-    """
-
-    def __init__(self, takes_long: Callable[[str], bool], places: int, limit: int) -> None:
-        self.start: Callable[[Any], None] = lambda task: None
-        """Hands a task to a worker."""
-        self._takes_long = takes_long
-        self._places = places
-        self._limit = limit
-        self._open: Counter[str] = Counter()
-        self._waiting: list[Any] = []
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, channel: Any) -> None:
-        """``channel`` has a request, which is to be answered now or later."""
-        if not self._takes_long(getattr(channel.requests[0], "path", "")):  # a header that never ended has none
-            return self.start(channel)
-        with self._lock:
-            if self._open.total() >= self._places:
-                if len(self._waiting) < self._limit:
-                    return self._waiting.append(channel)
-                return self.start(channel)
-            self._open[channel.client] += 1
-        self.start(_Turn(channel, self))
-
-    def leave(self, client: str) -> None:
-        with self._lock:
-            self._open[client] -= 1
-            if not self._open[client]:
-                del self._open[client]
-            if not self._waiting:
-                return
-            following = min(self._waiting, key=lambda channel: self._open[channel.client])
-            self._waiting.remove(following)
-            self._open[following.client] += 1
-        self.start(_Turn(following, self))
-
-
-class _Turn:
-    """A request that has its place, as a task for waitress."""
-
-    def __init__(self, channel: Any, line: Line) -> None:
-        self._channel = channel
-        self._line = line
-
-    def service(self) -> None:
-        try:
-            self._channel.service()  # nothing but the end, where the client has left meanwhile
-        finally:
-            self._line.leave(self._channel.client)
-
-    def cancel(self) -> None:
-        self._channel.cancel()
-
-
 class Listener(TcpWSGIServer):  # type: ignore[misc]
     """Accepts connections that have a place, and pauses while the system has no descriptor for another."""
 
@@ -180,9 +117,8 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
         self.limits = door.limits
         self._accept_again = 0.0
         super().__init__(app, **options)
-
-    def add_task(self, channel: Any) -> None:
-        self.door.line.add(channel)
+        if door.line is not None:
+            self.add_task = door.line.add
 
     def readable(self) -> bool:
         is_open = bool(super().readable())  # also closes connections that were idle for too long
@@ -235,19 +171,20 @@ class BridgeServer:
         limit_of: Callable[[str], int] | None = None,
         gate: Gate | None = None,
         client_of: Callable[[dict[str, Any]], str] | None = None,
-        line: Line | None = None,
+        line: Any = None,
         **adjustments: Any,
     ) -> None:
         """``adjustments`` are waitress' own: ``sockets`` that are bound already, or ``host`` and ``port``, which are
         bound at once. ``websockets`` are arguments of :class:`WebSocketPool`; ``limit_of`` gives the most connections
         of a client where that is not ``limits.per_address``, ``client_of`` the address that a request's WebSocket
-        counts for where that is not its peer's (a trusted proxy's client)."""
+        counts for where that is not its peer's (a trusted proxy's client). ``line``, if any, has ``add(channel)``,
+        which is called for every request instead of a worker's queue, and gets ``start(task)`` for that queue."""
         # flask-sock calls this module-level name; a subclass of Sock would have to copy its route().
         flask_sock.Server = WebSocket
         self.limits = limits = limits or Limits()
         self.gate = gate or (lambda environ: ANY_SIZE)
         self.client_of = client_of or (lambda environ: str(environ.get("REMOTE_ADDR", "")))
-        self.line = Line(lambda path: False, 0, 0) if line is None else line
+        self.line = line
         self.websockets = WebSocketPool(**(websockets or {}))
         # Without a lookahead a vanished client goes unnoticed; select() dies on descriptors >= 1024.
         adjustments = {"channel_request_lookahead": 1, "asyncore_use_poll": True, **adjustments}
@@ -260,7 +197,8 @@ class BridgeServer:
         self._complaints = RateLimit(COMPLAINTS_PER_S, 1)
         self._map: dict[int, Any] = {}
         self._workers = ThreadedTaskDispatcher()
-        self.line.start = self._workers.add_task
+        if line is not None:
+            line.start = self._workers.add_task
         self._listeners = self._listen(app)
         self._workers.set_thread_count(self._adjustments.threads)
         self._left: list[Any] = []
