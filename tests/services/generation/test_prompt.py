@@ -1,7 +1,7 @@
 from webapp.chat.formats import G1X
 from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import PromptPiece, RenderedPrompt, render
-from webapp.services.generation.request import encode_prompt, stop_sequences
+from webapp.services.generation.request import EncodedTexts, encode_prompt, stop_sequences
 
 CHAT = [
     Message(Role.USER, "你好。"),
@@ -33,3 +33,26 @@ def test_ids_are_taken_as_they_are(world):
 
 def test_stops_are_spelled_as_the_vocabulary_does(world):
     assert stop_sequences(("\n\nUser:", "\n\nAssistant:"), world) == ((261, 24281, 59), (261, 5585, 41693, 59))
+
+
+class CountingTokenizer:
+    def __init__(self, world):
+        self.world, self.texts = world, []
+
+    def encode(self, text):
+        self.texts.append(text)
+        return self.world.encode(text)
+
+
+def test_a_text_is_encoded_once_for_each_vocabulary_and_few_are_kept(world):
+    tokenizer, other = CountingTokenizer(world), CountingTokenizer(world)
+    texts = EncodedTexts(most_tokens=40)
+    for _ in range(2):
+        assert list(texts.token_ids("a heron stands", tokenizer)) == world.encode("a heron stands")
+    texts.token_ids("a heron stands", other)
+    assert (tokenizer.texts, other.texts) == (["a heron stands"], ["a heron stands"])
+    for number in range(30):
+        texts.token_ids(f"{number} more herons came", tokenizer)
+    texts.token_ids("29 more herons came", tokenizer)
+    texts.token_ids("a heron stands", tokenizer)
+    assert tokenizer.texts.count("29 more herons came") == 1 and tokenizer.texts.count("a heron stands") == 2
