@@ -65,6 +65,8 @@ def test_a_lora_from_the_models_page_is_chosen_as_such(browser: Browser) -> None
 def test_the_plan_follows_the_form(browser: Browser) -> None:
     status, part = browser.part("/convert/plan?model=raw.pth&target=st")
     assert status == 200 and re.search(pattern("conversion.plan", name="raw.st"), part) and "<html" not in part
+    of_gguf = browser.part("/convert/plan?model=raw.pth&target=gguf&type=q5_1&gguf_type=q4_0")[1]
+    assert re.search(pattern("conversion.plan", name="raw-Q4_0.gguf"), of_gguf)
     assert "note-bad" in browser.part("/convert/plan?model=raw.pth&target=fast&strategy=cpu+fp33")[1]
     (browser.folder / "raw.st").write_bytes(b"mine")
     taken = browser.part("/convert/plan?model=raw.pth&target=st")[1]
