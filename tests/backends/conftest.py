@@ -3,8 +3,15 @@ import importlib.util
 
 import pytest
 
+from webapp.backends import packed_file
 from webapp.backends.webgpu import device
 from webapp.backends.webgpu.device import CPU_VARIABLE
+
+
+@pytest.fixture(autouse=True)
+def own_packed_files(tmp_path, monkeypatch):
+    """Not the user's."""
+    monkeypatch.setattr(packed_file, "folder", lambda: tmp_path / "packed")
 
 
 @pytest.fixture(autouse=True)

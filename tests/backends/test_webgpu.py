@@ -19,6 +19,7 @@ from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import make_tensors, write_checkpoint, write_tensors
 from webapp.backends import packed_file
 from webapp.backends.webgpu import WebgpuBackend, device, packing
+from webapp.backends.webgpu.backend import DEVICE
 from webapp.backends.webgpu.device import Adapter
 from webapp.backends.webgpu.model import Layout
 from webapp.backends.webgpu.sampling import GpuSampler
@@ -397,6 +398,21 @@ def test_models_of_music_run(architecture: str, vocab_size: int, tmp_path: Path)
     backend, reference = make_pair(ENTRY, tmp_path, architecture, "webgpu_python fp16", "model.st", **options)
     assert measure(backend, reference, lengths=SHORT).largest() <= TOLERANCE
     backend.close()
+
+
+@pytest.mark.graphics
+@pytest.mark.parametrize(
+    ("architecture", "strategy"), [("4", "webgpu int8"), ("6", "webgpu nf4"), ("7", "webgpu fp16")]
+)
+def test_the_estimate_covers_what_is_allocated(architecture: str, strategy: str, tmp_path: Path) -> None:
+    path, options = tmp_path / "model.st", resolve_strategy(strategy)[1]
+    write_checkpoint(path, architecture, n_embd=256, vocab_size=8192, dtype="float16")
+    expected = WebgpuBackend.footprint(inspect(path), options)
+    backend = load_or_skip(ENTRY, path, strategy + " kept_file=off")
+    before = backend.model.gpu.allocated_bytes
+    load_or_skip(ENTRY, path, strategy + " kept_file=off")
+    allocated = backend.model.gpu.allocated_bytes - before
+    assert allocated <= expected.weights[DEVICE] + expected.run_extra[DEVICE] <= 1.1 * allocated
 
 
 @pytest.mark.graphics

@@ -228,7 +228,8 @@ class WebgpuBackend(SlotBackend):
                 weights += int(tensor.numel * _bits(tensor.name, tensor.shape, options) / 8)
         state, chunk, slots = config.state_bytes(), int(options["chunk"]), int(options["slots"])
         wide = 15 * config.n_embd + 10 * config.n_att + config.n_ffn + 1024
-        run = 4 * chunk * (wide + config.vocab_size) + state * (slots + 3)
+        drawing = 5 * (slots + 1) * config.vocab_size  # a copy of each line, masks, sums of blocks
+        run = 4 * chunk * (wide + config.vocab_size) + state * (slots + 3) + drawing
         return Footprint(
             weights={RAM: embedding, DEVICE: weights},
             base={RAM: BASE_BYTES},
