@@ -18,8 +18,7 @@ from webapp.chat.messages import Message, Role
 from webapp.errors import StorageError
 from webapp.storage import backups
 from webapp.storage.chats import ChatStore
-from webapp.storage.database import Database
-from webapp.storage.database_file import Claim
+from webapp.storage.database import Claim, Database
 from webapp.storage.migrations import MIGRATIONS
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="Windows does not let an open file be deleted")

@@ -6,12 +6,12 @@ import pytest
 
 from tests.errors import raises_code
 from webapp.errors import StorageError
-from webapp.storage.database_file import Claim
+from webapp.storage.database import Claim
 
 HOLDER = """
 import sys
 from pathlib import Path
-from webapp.storage.database_file import Claim
+from webapp.storage.database import Claim
 claim = Claim(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()

@@ -1,7 +1,7 @@
 import pytest
 
 from webapp.chat.messages import Message, Role
-from webapp.storage.search import excerpt_of
+from webapp.storage.chats import excerpt_of
 
 
 @pytest.fixture(params=["with the index", "without it"])

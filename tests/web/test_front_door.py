@@ -21,8 +21,8 @@ from tests.web.owner import install_guard
 from tests.web.ws_client import RawClient
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
-from webapp.web.peer import TrustedProxies, address_key
-from webapp.web.serve import connection_limits, connections_of, make_server
+from webapp.web.peer import TrustedProxies, address_key, connections_of
+from webapp.web.serve import connection_limits, make_server
 from webapp.web.socket import server as server_module
 from webapp.web.socket.channel import Limits
 from webapp.web.socket.server import Listener

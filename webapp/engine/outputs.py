@@ -68,10 +68,6 @@ class SequenceStats:
     initial_state_digest: str = ""
     seed: int = 0
 
-    @property
-    def tokens_per_s(self) -> float:
-        return (self.decoded_tokens - 1) / self.decode_s if self.decode_s > 0 and self.decoded_tokens > 1 else 0.0
-
 
 @dataclass(frozen=True)
 class TokenOutput:

@@ -198,6 +198,8 @@ class ModelManager:
         if loaded is None:
             return ()
         wanted = loaded.choice.changed(model=model, strategy=strategy, options=options)
+        if self._resolver.is_same(wanted, loaded):
+            return ()
         target = self._resolver.resolve(replace(wanted, state=""), loaded=loaded, keeps_automatic=True)
         return target.reload_differences(loaded)
 

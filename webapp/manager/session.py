@@ -19,7 +19,7 @@ from webapp.errors import ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
 from webapp.manager.client import EngineClient, EngineStarter
 from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service, log_begin, log_end
-from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, StallWatch, crash_error, memory_facts, oom_kills
+from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, crash_error, memory_facts, oom_kills
 from webapp.manager.messages import (
     Abort,
     CancelLoad,
@@ -405,3 +405,59 @@ def banned_token_ids(tokenizer: Tokenizer | None, inspection: Inspection, vocab_
     if bitmap is not None:
         banned |= {id for id in range(vocab_size) if id // 8 < len(bitmap) and not bitmap[id // 8] >> (id % 8) & 1}
     return tuple(sorted(banned - {0}))
+
+
+WORKING_CPU_S = 0.01
+"""Processor time between two beats, a second apart, by which a step that does not end counts as work. The beat itself
+takes 0.1 ms."""
+
+
+class StallWatch:
+    """Counts seconds since the last sign of life. Not thread-safe.
+
+    A sign of life is any message, and a heartbeat if the loop advanced or is idle, if the process used its processor,
+    or if a model is being loaded (a load may wait for a disk or a compiler). A heartbeat alone is none: its thread also
+    runs beside a deadlock.
+
+    Only the watcher's own looks count, each for at most two intervals. So a suspended laptop, a paused machine or a web
+    process that got no processor does not make an engine look hung, whether or not the system's clock went on.
+    """
+
+    def __init__(self, limits: StallLimits) -> None:
+        self._limits = limits
+        self._silent_s = 0.0
+        self._step_s = 0.0
+        self._beat: Heartbeat | None = None
+
+    def hear(self, beat: Heartbeat | None, is_loading: bool) -> None:
+        """None is any other message."""
+        before, self._beat = self._beat, beat or self._beat
+        if beat is None or before is None or beat.is_idle or beat.progress != before.progress:
+            self._silent_s = self._step_s = 0.0
+        elif is_loading or beat.cpu_s - before.cpu_s >= WORKING_CPU_S:
+            self._silent_s = 0.0
+
+    def look(self, elapsed_s: float) -> None:
+        """``elapsed_s`` since the last look."""
+        counted_s = min(elapsed_s, 2 * self._limits.look_every_s)
+        self._silent_s += counted_s
+        self._step_s += counted_s
+
+    @property
+    def silent_s(self) -> int:
+        """Whole seconds; 0 while that is too short to be mentioned."""
+        return int(self._silent_s) if self._silent_s >= self._limits.notice_s else 0
+
+    def error(self) -> ModelError | None:
+        """Why the engine has to be ended; None while it does not."""
+        limits = self._limits
+        if limits.silent_s and self._silent_s >= limits.silent_s:
+            return ModelError(
+                "engine_stalled", reason=Text("reason.manager.did_not_answer", seconds=f"{self._silent_s:.0f}")
+            )
+        if limits.step_s and self._step_s >= limits.step_s:
+            return ModelError(
+                "engine_stalled",
+                reason=Text("reason.manager.step_took_too_long", seconds=f"{limits.step_s:g}"),
+            )
+        return None

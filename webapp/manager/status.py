@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from webapp.engine.registry import AUTOMATIC
 from webapp.errors import RoostError
 from webapp.manager.target import Target
 
@@ -71,9 +72,12 @@ def describe(
     counts: dict[str, Any] = {}
     if session is not None:
         waiting = session.waiting_count
-        counts = {"running": session.open_count - waiting, "seats": session.seats, "engine_bytes": session.engine_bytes}
+        counts = {"running": session.open_count - waiting, "seats": session.seats}
         held += waiting
-    silent_s = max((each.silent_s for each in (session, loading) if each), default=0)
+    engines = [each for each in (session, loading) if each is not None]
+    if engines:
+        counts["engine_bytes"] = engines[0].engine_bytes
+    silent_s = max((each.silent_s for each in engines), default=0)
     return ModelStatus(
         phase=phase,
         error=error.to_dict() if error else None,
@@ -91,7 +95,7 @@ def described_target(target: Target) -> dict[str, Any]:
         "model": target.name,
         "model_path": target.path,
         "strategy": target.strategy,
-        "chosen_strategy": target.choice.strategy,
+        "chosen_strategy": AUTOMATIC if target.automatic else target.choice.strategy,
         "adapter": target.adapter,
         "state": target.state_info.name,
         "state_digest": target.state_info.digest,

@@ -261,6 +261,14 @@ class TargetResolver:
             notice = WeightsError("state_dropped", **exc.params) if exc.code == "state_mismatch" else exc
             return replace(self.with_state(target, ""), notice=notice.to_dict())
 
+    def is_same(self, choice: Choice, loaded: Target) -> bool:
+        """Whether the names alone show that it comes to what is loaded, but for the state; cheap, for pages."""
+        before = loaded.choice
+        if (choice.strategy, choice.options) != (before.strategy, before.options):
+            return False
+        path = self._library.find(choice.model, allow_outside=choice.model in self._trusted)
+        return str(path) == loaded.path and stamp_of(path) == loaded.stamp
+
     def with_state(self, target: Target, name: str) -> Target:
         """``state_mismatch``, or another WeightsError, when the file cannot be this model's beginning."""
         choice = replace(target.choice, state=name)

@@ -205,10 +205,6 @@ def with_texts(messages: Sequence[Message], chat_id: str, store: AttachmentStore
     ]
 
 
-def is_searchable(message: Message) -> bool:
-    return any(file.mode is ReadMode.SEARCH for file in attached_files(message))
-
-
 def texts_before(path: Iterable[StoredMessage], store: AttachmentStore) -> list[NamedText]:
     """Of all files on a branch, those read whole too, each once, in the order they came."""
     rows = list(path)

@@ -1,7 +1,14 @@
-"""Conversations and their messages in the database, and a chat as a document to keep: for pages, API, command line."""
+"""Conversations and their messages in the database, a chat as a document to keep, and finding text in messages
+and titles: for pages, API and command line.
+
+Messages have a trigram index (SQLite's FTS5), which finds parts of words and works for Chinese. Where a search word has
+fewer than three characters, or this SQLite has no trigram index, plain LIKE does the work. A query is words, all of
+which must occur; it is never read as search syntax.
+"""
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 import uuid
@@ -12,7 +19,7 @@ from typing import Any
 
 from webapp.chat.messages import AttachedFile, Message, Role, ThinkMode, attached_files, fence
 from webapp.errors import ChatNotFound, StorageError
-from webapp.storage import attachments, records, search
+from webapp.storage import attachments, records
 from webapp.storage.database import Database
 from webapp.storage.records import (
     Chat,
@@ -79,11 +86,11 @@ class ChatStore:
 
     def get(self, chat_id: str) -> Chat:
         with self.database.connect() as connection:
-            return chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound()))
+            return chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound))
 
     def list(self, query: str = "", limit: int = 50, offset: int = 0) -> Summaries:
         """Last used first. With a query: the chats whose title or whose messages contain it."""
-        condition, values = search.matching_chats(query, self.database.has_search_index)
+        condition, values = matching_chats(query, self.database.has_search_index)
         with self.database.connect() as connection:
             rows = connection.execute(
                 f"""SELECT c.id, c.title, c.created_at, c.updated_at, coalesce(substr(h.content, 1, 160), '') AS snippet
@@ -96,8 +103,8 @@ class ChatStore:
     def search(self, query: str, limit: int = 50) -> Hits:
         """Titles first, then messages, newest first; messages of branches that are not shown are found too."""
         with self.database.connect() as connection:
-            hits = search.search_titles(connection, query, limit)
-            return hits + search.search_messages(connection, query, limit, self.database.has_search_index)
+            hits = search_titles(connection, query, limit)
+            return hits + search_messages(connection, query, limit, self.database.has_search_index)
 
     def rename(self, chat_id: str, title: str) -> None:
         self._change(chat_id, title=storable(" ".join(title.split())))
@@ -155,7 +162,7 @@ class ChatStore:
     def branch(self, chat_id: str) -> Messages:
         """The shown branch, root first. A streaming message comes with what it has so far."""
         with self.database.connect() as connection:
-            head_id = row_of(connection, "chats", chat_id, ChatNotFound())["head_id"]
+            head_id = row_of(connection, "chats", chat_id, ChatNotFound)["head_id"]
             return records.path_to(connection, head_id) if head_id is not None else []
 
     def path_to(self, message_id: str) -> Messages:
@@ -175,7 +182,7 @@ class ChatStore:
         pending no more."""
         now, message_id = time.time(), uuid.uuid4().hex
         with self.database.transaction() as connection:
-            row_of(connection, "chats", chat_id, ChatNotFound())
+            row_of(connection, "chats", chat_id, ChatNotFound)
             if parent_id is not None and records.living_row(connection, parent_id)["chat_id"] != chat_id:
                 raise StorageError("message_not_found")
             columns = message_columns(message) | {
@@ -272,7 +279,7 @@ class ChatStore:
 
     def export_json(self, chat_id: str) -> dict[str, Any]:
         with self.database.connect() as connection:
-            chat = chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound()))
+            chat = chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound))
             rows = connection.execute(
                 "SELECT * FROM messages WHERE chat_id = ? AND deleted_at IS NULL ORDER BY seq", (chat_id,)
             ).fetchall()
@@ -282,7 +289,7 @@ class ChatStore:
 
     def _change(self, chat_id: str, **columns: Any) -> None:
         with self.database.transaction() as connection:
-            row_of(connection, "chats", chat_id, ChatNotFound())
+            row_of(connection, "chats", chat_id, ChatNotFound)
             if columns:
                 update(connection, "chats", chat_id, **columns)
 
@@ -297,7 +304,7 @@ class ChatStore:
 
     def _index(self, connection: sqlite3.Connection, seq: int, content: str) -> None:
         if self.database.has_search_index:
-            search.index_message(connection, seq, content)
+            index_message(connection, seq, content)
 
 
 FORMAT = "roost-chat"
@@ -371,3 +378,90 @@ def _one_line(text: str) -> str:
 
 def _quoted(text: str) -> str:
     return "\n".join(f"> {line}".rstrip() for line in text.strip().split("\n"))
+
+
+EXCERPT_CHARS = 160
+_BEFORE_CHARS = 40
+
+_COLUMNS = """SELECT m.id AS message_id, m.content, m.role, m.created_at, c.id AS chat_id, c.title
+    FROM messages m JOIN chats c ON c.id = m.chat_id"""
+_ALIVE = "m.deleted_at IS NULL AND c.deleted_at IS NULL"
+
+
+def index_message(connection: sqlite3.Connection, seq: int, content: str) -> None:
+    connection.execute("DELETE FROM message_search WHERE rowid = ?", (seq,))
+    connection.execute("INSERT INTO message_search (rowid, content) VALUES (?, ?)", (seq, content))
+
+
+def words_of(query: str) -> list[str]:
+    return storable(query).replace("\0", " ").split()[:16]
+
+
+def search_messages(connection: sqlite3.Connection, query: str, limit: int, has_index: bool) -> list[SearchHit]:
+    """Newest first. Messages in deleted branches and deleted chats are not found."""
+    words = words_of(query)
+    if not words:
+        return []
+    if has_index and all(len(word) >= 3 for word in words):
+        condition, values = _match_condition(words)
+    else:
+        condition, values = _like_condition("m.content", words)
+    sql = f"{_COLUMNS} WHERE {_ALIVE} AND {condition} ORDER BY m.seq DESC LIMIT ?"
+    rows = connection.execute(sql, (*values, limit)).fetchall()
+    return [_message_hit(row, words) for row in rows]
+
+
+def search_titles(connection: sqlite3.Connection, query: str, limit: int) -> list[SearchHit]:
+    words = words_of(query)
+    if not words:
+        return []
+    condition, values = _like_condition("title", words)
+    sql = f"SELECT * FROM chats WHERE deleted_at IS NULL AND {condition} ORDER BY updated_at DESC LIMIT ?"
+    hits = []
+    for row in connection.execute(sql, (*values, limit)):
+        excerpt, positions = excerpt_of(row["title"], words)
+        hits.append(SearchHit(row["id"], row["title"], "", excerpt, positions, "", row["created_at"]))
+    return hits
+
+
+def matching_chats(query: str, has_index: bool) -> tuple[str, list[str]]:
+    """A condition over ``chats c`` and its values: title or any message has all the words; true for no words."""
+    words = words_of(query)
+    if not words:
+        return "1", []
+    title_condition, title_values = _like_condition("c.title", words)
+    if has_index and all(len(word) >= 3 for word in words):
+        condition, values = _match_condition(words)
+    else:
+        condition, values = _like_condition("m.content", words)
+    inner = f"SELECT m.chat_id FROM messages m WHERE m.deleted_at IS NULL AND {condition}"
+    return f"({title_condition} OR c.id IN ({inner}))", title_values + values
+
+
+def excerpt_of(text: str, words: list[str]) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """About :data:`EXCERPT_CHARS` characters around the first match, and where the matches lie in them."""
+    pattern = re.compile("|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)), re.IGNORECASE)
+    first = pattern.search(text)
+    start = max(0, (first.start() if first else 0) - _BEFORE_CHARS)
+    end = max(start + EXCERPT_CHARS, first.end() if first else 0)
+    head, tail = "…" if start else "", "…" if end < len(text) else ""
+    excerpt = head + re.sub(r"\s", " ", text[start:end]) + tail
+    return excerpt, tuple(match.span() for match in pattern.finditer(excerpt))
+
+
+def _message_hit(row: sqlite3.Row, words: list[str]) -> SearchHit:
+    excerpt, positions = excerpt_of(row["content"], words)
+    return SearchHit(
+        row["chat_id"], row["title"], row["message_id"], excerpt, positions, row["role"], row["created_at"]
+    )
+
+
+def _match_condition(words: list[str]) -> tuple[str, list[str]]:
+    quoted = " AND ".join('"' + word.replace('"', '""') + '"' for word in words)
+    return "m.seq IN (SELECT rowid FROM message_search WHERE message_search MATCH ?)", [quoted]
+
+
+def _like_condition(column: str, words: list[str]) -> tuple[str, list[str]]:
+    escaped = [re.sub(r"([\\%_])", r"\\\1", word) for word in words]
+    condition = " AND ".join(f"{column} LIKE ? ESCAPE '\\'" for _ in words)
+    return f"({condition})", [f"%{word}%" for word in escaped]

@@ -59,7 +59,7 @@ class McpServerStore:
 
     def get(self, server_id: str) -> StoredServer:
         with self.database.connect() as connection:
-            return _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound()))
+            return _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound))
 
     def create_all(self, configs: Sequence[ServerConfig], is_on: bool) -> StoredServers:
         """Creates all or none. Raises McpServerInvalid for a bad configuration, a taken name, or too many servers."""
@@ -69,7 +69,7 @@ class McpServerStore:
     def update(self, server_id: str, config: ServerConfig, expected_updated_at: float | None = None) -> StoredServer:
         """Raises McpServerInvalid also when it was saved since ``expected_updated_at``."""
         with self.database.transaction() as connection:
-            before = _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound()))
+            before = _server(row_of(connection, "mcp_servers", server_id, McpServerNotFound))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
                 raise McpServerInvalid(field="name", reason=Text("reason.storage.changed_elsewhere"))
             _refuse_taken_server(connection, checked_server(config).name, server_id)
@@ -79,7 +79,7 @@ class McpServerStore:
 
     def switch(self, server_id: str, is_on: bool) -> None:
         with self.database.transaction() as connection:
-            row_of(connection, "mcp_servers", server_id, McpServerNotFound())
+            row_of(connection, "mcp_servers", server_id, McpServerNotFound)
             update(connection, "mcp_servers", server_id, is_on=is_on)
 
     def set_tools(self, server_id: str, tools: ToolList) -> None:
@@ -89,13 +89,13 @@ class McpServerStore:
     def delete(self, server_id: str) -> None:
         """Hides it until :meth:`restore`."""
         with self.database.transaction() as connection:
-            row_of(connection, "mcp_servers", server_id, McpServerNotFound())
+            row_of(connection, "mcp_servers", server_id, McpServerNotFound)
             update(connection, "mcp_servers", server_id, deleted_at=time.time())
 
     def restore(self, server_id: str) -> StoredServer:
         """Raises McpServerInvalid when another has its name now."""
         with self.database.transaction() as connection:
-            row = row_of(connection, "mcp_servers", server_id, McpServerNotFound(), with_deleted=True)
+            row = row_of(connection, "mcp_servers", server_id, McpServerNotFound, with_deleted=True)
             _refuse_taken_server(connection, row["name"], server_id)
             update(connection, "mcp_servers", server_id, deleted_at=None)
             return _server(row)

@@ -11,6 +11,7 @@ killed process loses at most the step it was writing. Finishing a message replac
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import sqlite3
@@ -18,7 +19,7 @@ import sys
 import time
 from array import array
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -55,15 +56,15 @@ def row_of(
     connection: sqlite3.Connection,
     table: str,
     row_id: str,
-    missing: RoostError,
+    missing: Callable[[], RoostError],
     with_deleted: bool = False,
 ) -> sqlite3.Row:
-    """Raises ``missing`` for an unknown id, and for a deleted row unless ``with_deleted``."""
+    """Raises what ``missing`` makes for an unknown id, and for a deleted row unless ``with_deleted``."""
     condition = "" if with_deleted else " AND deleted_at IS NULL"
     query = f"SELECT * FROM {table} WHERE id = ?{condition}"
     row: sqlite3.Row | None = connection.execute(query, (row_id,)).fetchone()
     if row is None:
-        raise missing
+        raise missing()
     return row
 
 
@@ -322,8 +323,11 @@ def newest_leaf(connection: sqlite3.Connection, message_id: str) -> str:
     return str(row["id"])
 
 
+MESSAGE_NOT_FOUND = functools.partial(StorageError, "message_not_found")
+
+
 def living_row(connection: sqlite3.Connection, message_id: str) -> sqlite3.Row:
-    return row_of(connection, "messages", message_id, StorageError("message_not_found"))
+    return row_of(connection, "messages", message_id, MESSAGE_NOT_FOUND)
 
 
 def show(connection: sqlite3.Connection, chat_id: str, head_id: str | None) -> None:

@@ -1,7 +1,7 @@
 """Sessions of browsers, stored by the hash of their cookie.
 
 All of them are in memory too, because every request asks; only one server at a time writes a database
-(:mod:`.database_file`).
+(:class:`.database.Claim`).
 """
 
 from __future__ import annotations
@@ -71,9 +71,6 @@ class Sessions:
         session = self._known.get(digest(session_id)) if session_id else None
         return session if session and time.time() - session.used_at < UNUSED_S else None
 
-    def is_alive(self, key: str) -> bool:
-        return key in self._known
-
     def list(self) -> list[Session]:
         """Those used last first."""
         with self._lock:
@@ -103,10 +100,14 @@ class Sessions:
 
     @contextmanager
     def watched(self, key: str, tell: Callable[[], object]) -> Iterator[None]:
-        """Inside the block ``tell`` is called, in another thread, when the session ends. "" watches nothing."""
+        """Inside the block ``tell`` is called, in another thread, when the session ends; at once when it has ended
+        already. "" watches nothing."""
         with self._lock:
+            is_over = bool(key) and key not in self._known
             if key:
                 self._watchers.setdefault(key, []).append(tell)
+        if is_over:
+            tell()
         try:
             yield
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 import time
@@ -16,6 +17,7 @@ from webapp.storage.database import Database
 from webapp.storage.records import count_of, insert, row_of, to_json, update
 from webapp.tools.bench import MAX_CASES, BenchCase, case_from_dict, case_to_dict
 
+NOT_FOUND = functools.partial(RoostError, "bench_not_found")
 KEPT_RUNS = 20
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 
@@ -60,7 +62,7 @@ class BenchStore:
 
     def case(self, case_id: str) -> StoredCase:
         with self._database.connect() as connection:
-            return _case(row_of(connection, "bench_cases", case_id, RoostError("bench_not_found")))
+            return _case(row_of(connection, "bench_cases", case_id, NOT_FOUND))
 
     def add_cases(self, cases: Sequence[BenchCase], replaces_generated: bool = False) -> list[StoredCase]:
         """Adds all or none; ``replaces_generated`` first removes the generated ones. Raises BenchRefused when they
@@ -76,19 +78,19 @@ class BenchStore:
     def change_case(self, case_id: str, case: BenchCase) -> None:
         """A case that a person has changed no longer counts as generated."""
         with self._database.transaction() as connection:
-            row_of(connection, "bench_cases", case_id, RoostError("bench_not_found"))
+            row_of(connection, "bench_cases", case_id, NOT_FOUND)
             update(connection, "bench_cases", case_id, **_columns(case))
 
     def delete_case(self, case_id: str) -> None:
         """Hides it until :meth:`restore_case`, or until cases are added."""
         with self._database.transaction() as connection:
-            row_of(connection, "bench_cases", case_id, RoostError("bench_not_found"))
+            row_of(connection, "bench_cases", case_id, NOT_FOUND)
             update(connection, "bench_cases", case_id, deleted_at=time.time())
 
     def restore_case(self, case_id: str) -> None:
         with self._database.transaction() as connection:
             if not update(connection, "bench_cases", case_id, deleted_at=None):
-                raise RoostError("bench_not_found")
+                raise NOT_FOUND()
 
     def delete_cases(self) -> float:
         """Hides all; returns the moment that :meth:`restore_cases` takes."""
@@ -151,7 +153,7 @@ class BenchStore:
         with self._database.connect() as connection:
             row = connection.execute(f"{RUNS} WHERE id = ?", (run_id,)).fetchone()
         if row is None:
-            raise RoostError("bench_not_found")
+            raise NOT_FOUND()
         return _run(row)
 
     def answers(self, run_id: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
 import time
@@ -16,6 +17,7 @@ from webapp.storage.database import Database
 from webapp.storage.records import count_of, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, ToolDefinition, checked
 
+NOT_FOUND = functools.partial(RoostError, "tool_not_found")
 MOST_TOOLS = 200
 
 
@@ -46,7 +48,7 @@ class ToolStore:
 
     def get(self, tool_id: str) -> StoredTool:
         with self.database.connect() as connection:
-            return _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found")))
+            return _tool(row_of(connection, "tools", tool_id, NOT_FOUND))
 
     def by_ids(self, tool_ids: Sequence[str]) -> StoredTools:
         """In the given order, without those that are gone."""
@@ -73,7 +75,7 @@ class ToolStore:
     def update(self, tool_id: str, definition: ToolDefinition, expected_updated_at: float | None = None) -> StoredTool:
         """Raises ToolInvalid also when it was saved since ``expected_updated_at``."""
         with self.database.transaction() as connection:
-            before = _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found")))
+            before = _tool(row_of(connection, "tools", tool_id, NOT_FOUND))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
                 raise ToolInvalid(field="definition", reason=Text("reason.storage.changed_elsewhere"))
             return self._write(connection, tool_id, checked(definition), later_than(before.updated_at))
@@ -81,7 +83,7 @@ class ToolStore:
     def delete(self, tool_id: str) -> None:
         """Hides it until :meth:`restore`."""
         with self.database.transaction() as connection:
-            row_of(connection, "tools", tool_id, RoostError("tool_not_found"))
+            row_of(connection, "tools", tool_id, NOT_FOUND)
             update(connection, "tools", tool_id, deleted_at=time.time())
 
     def put_back(self, tool_id: str, definition: ToolDefinition) -> StoredTool:
@@ -92,7 +94,7 @@ class ToolStore:
     def restore(self, tool_id: str) -> StoredTool:
         """Raises ToolInvalid when another has its name now."""
         with self.database.transaction() as connection:
-            tool = _tool(row_of(connection, "tools", tool_id, RoostError("tool_not_found"), with_deleted=True))
+            tool = _tool(row_of(connection, "tools", tool_id, NOT_FOUND, with_deleted=True))
             return self._write(connection, tool_id, tool.definition, tool.updated_at)
 
     def _write(

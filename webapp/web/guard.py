@@ -278,11 +278,6 @@ class Guard:
             return self._login()
         return self._refuse(decision)
 
-    def role_now(self, role: Role, session: Session | None) -> Role:
-        """``role`` as long as the session that proved it has not been ended."""
-        is_over = session is not None and not self.sessions.is_alive(session.key)
-        return Role.STRANGER if is_over else role
-
     def _host(self, asked: Request) -> str | None:
         """The Host header when it is one of ours.
 

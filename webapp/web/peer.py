@@ -16,10 +16,13 @@ import time
 from collections.abc import Iterable, Mapping, MutableMapping
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
+
+if TYPE_CHECKING:
+    from webapp.web.socket.channel import Limits
 
 PEER = "roost.peer"
 """In the WSGI environ: the address the connection comes from, the proxy's where there is one."""
@@ -223,3 +226,16 @@ class RateLimit:
 
     def __len__(self) -> int:
         return len(self._levels)
+
+
+def share_of_one(places: int) -> int:
+    """What no client gets more than, so that others find a place."""
+    return places * 3 // 4
+
+
+def connections_of(is_for_one: bool, limits: Limits, proxies: TrustedProxies, client: str) -> int:
+    """Most HTTP connections of one client; more for programs on this machine where the server is for one person, and
+    for a trusted proxy, which brings the connections of all its clients."""
+    if proxies.is_trusted(client):
+        return limits.connections
+    return share_of_one(limits.connections) if is_for_one and is_loopback(client) else limits.per_address

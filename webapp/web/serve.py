@@ -28,7 +28,7 @@ from webapp.services.strategy.hardware import probe
 from webapp.settings import LOOPBACK_HOSTS, Settings
 from webapp.web.api.calls import Line
 from webapp.web.api.operations import takes_long
-from webapp.web.peer import TrustedProxies, is_loopback
+from webapp.web.peer import TrustedProxies, connections_of, share_of_one
 from webapp.web.socket.channel import Limits
 from webapp.web.socket.server import BridgeServer
 
@@ -196,19 +196,6 @@ def connection_limits(settings: Settings, descriptors: int) -> Limits:
     kept = DESCRIPTORS_KEPT + threads * DATABASE_DESCRIPTORS + settings.websocket_limit
     most = max(LEAST_CONNECTIONS, min(settings.connection_limit, (descriptors - kept) // 2))
     return Limits(most, min(settings.connections_per_client, share_of_one(most)))
-
-
-def share_of_one(places: int) -> int:
-    """What no client gets more than, so that others find a place."""
-    return places * 3 // 4
-
-
-def connections_of(is_for_one: bool, limits: Limits, proxies: TrustedProxies, client: str) -> int:
-    """Most HTTP connections of one client; more for programs on this machine where the server is for one person, and
-    for a trusted proxy, which brings the connections of all its clients."""
-    if proxies.is_trusted(client):
-        return limits.connections
-    return share_of_one(limits.connections) if is_for_one and is_loopback(client) else limits.per_address
 
 
 def refuse_taken_port(settings: Settings) -> None:

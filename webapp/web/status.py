@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urlsplit
 from flask import Blueprint, Response, current_app, has_request_context, redirect, request
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.engine.registry import is_automatic
+from webapp.engine.registry import AUTOMATIC
 from webapp.errors import RoostError, error_from_dict
 from webapp.i18n import LOCALES, size_text
 from webapp.manager.library import ModelEntry
@@ -120,7 +120,7 @@ def strip(status: ModelStatus, t: Translator) -> Values:
     if status.phase == "answering":
         seats = t("chat.status.seats", running=status.running, seats=status.seats)
         seats += t("chat.status.waiting", count=status.waiting) if status.waiting else ""
-    note = status.engine_note if status.model and is_automatic(status.chosen_strategy) else ""
+    note = status.engine_note if status.model and status.chosen_strategy == AUTOMATIC else ""
     return {
         "model": status.model or t("status.no_model"),
         "strategy": status.strategy if status.model else "",

@@ -6,8 +6,16 @@ import pytest
 from tests.errors import raises_code
 from tests.services.scripted_manager import ScriptedManager
 from webapp.engine.state import ModelConfig
-from webapp.services.presets.presets import Presets, default_sampling
-from webapp.services.presets.samplings import MODES, PLAIN, THINK, TOOLS, mode_of, published_sampling
+from webapp.services.presets.presets import (
+    MODES,
+    PLAIN,
+    THINK,
+    TOOLS,
+    Presets,
+    default_sampling,
+    mode_of,
+    published_sampling,
+)
 from webapp.weights.inspection import Inspection
 
 

@@ -16,20 +16,15 @@ from functools import partial
 from typing import Any
 
 from webapp.chat.messages import Message, Role, ToolCall, call_key
-from webapp.chat.tool_dialects import OfferedTools
 from webapp.errors import RoostError, ToolInvalid
 from webapp.i18n import Text, plain, text_from_plain
-from webapp.services.attachments import with_search
-from webapp.services.generation.request import dialect_of
 from webapp.storage.chats import ChatStore
-from webapp.storage.presets import Preset
-from webapp.storage.records import Chat, ChatTools, StoredMessage
-from webapp.storage.tools import StoredTool, ToolStore
+from webapp.storage.records import Chat, StoredMessage
+from webapp.storage.tools import StoredTool
 from webapp.structured.grammar import matches
 from webapp.tools.builtin.attachment_search import NamedText
 from webapp.tools.definition import Approval, Behaviour
 from webapp.tools.runner import Remote, ToolResult, bounded, check_call, error_result, run_call
-from webapp.weights.inspection import Inspection
 
 MAX_ROUNDS = 8
 """Answers with calls in a row before a person has to say something."""
@@ -402,24 +397,3 @@ KNOWN_CALLERS = ("roost-starter", "rwkv7-g1", "rwkv7a-g1", "rwkv7b-g1", "mobius"
 def is_known_to_call(model_name: str) -> bool:
     """True for families trained on function calling; any other may talk about a call instead of making one."""
     return any(family in model_name.lower() for family in KNOWN_CALLERS)
-
-
-def chosen_tools(chat: Chat, preset: Preset, store: ToolStore) -> ChatTools:
-    """What the chat chose itself, else its preset's tools, all allowed to be offered; approvals are the chat's."""
-    own = chat.tools
-    if own.is_own:
-        return replace(own, dialect=own.dialect or preset.tool_dialect)
-    ids = tuple(tool.id for tool in store.list() if tool.definition.name in preset.tools)
-    return replace(own, is_on=bool(ids), tool_ids=ids, dialect=preset.tool_dialect)
-
-
-def offered_tools(
-    chosen: ChatTools, store: ToolStore, info: Inspection, has_searchable_files: bool = False
-) -> OfferedTools:
-    """Without definitions where the chat's tools are off or gone: its dialect still writes the calls of the past.
-
-    Files that can only be searched bring their tool along, also where the chat's tools are off."""
-    tools = store.by_ids(chosen.tool_ids) if chosen.is_on else []
-    tools = with_search(tools, store) if has_searchable_files else tools
-    definitions = tuple(tool.definition.function for tool in tools)
-    return OfferedTools(dialect_of(chosen.dialect, info), definitions, is_held=not chosen.is_free)

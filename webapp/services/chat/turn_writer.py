@@ -11,29 +11,30 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta
-from webapp.chat.messages import Message, Role, ThinkMode
+from webapp.chat.messages import Message, ReadMode, Role, ThinkMode, attached_files
 from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt
+from webapp.chat.tool_dialects import OfferedTools
 from webapp.errors import as_roost_error
 from webapp.manager.manager import ModelManager
-from webapp.services.attachments import is_searchable, with_texts
-from webapp.services.chat.tool_loop import chosen_tools, offered_tools
+from webapp.services.attachments import with_search, with_texts
 from webapp.services.generation.generation import POLL_S, Generation
 from webapp.services.generation.request import (
     PreparedPrompt,
     PromptModel,
     call_constraint,
+    dialect_of,
     format_of,
     prepare,
     render_in,
 )
-from webapp.services.presets.presets import Presets
-from webapp.services.presets.samplings import mode_of
+from webapp.services.presets.presets import Presets, mode_of
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
-from webapp.storage.records import Chat, StoredMessage
+from webapp.storage.records import Chat, ChatTools, StoredMessage
 from webapp.storage.tools import ToolStore
 from webapp.tokenizer import Tokenizer
+from webapp.weights.inspection import Inspection
 
 JOURNAL_S = 0.25
 JOURNAL_TOKENS = 32
@@ -246,8 +247,9 @@ class TurnWriter:
         database = self._store.database
         path = [stored.message for stored in self._store.path_to(self._live.message_id)]
         messages = [_readable(message, model.tokenizer) for message in (path if self._continues else path[:-1])]
-        has_searchable = any(is_searchable(message) for message in messages)
-        messages = with_texts(messages, chat.id, AttachmentStore(database))
+        files = [file for message in messages for file in attached_files(message)]
+        has_searchable = any(file.mode is ReadMode.SEARCH for file in files)
+        messages = with_texts(messages, chat.id, AttachmentStore(database)) if files else messages
         tool_store = ToolStore(database)
         chosen = chosen_tools(chat, preset, tool_store)
         offered = offered_tools(chosen, tool_store, model.info, has_searchable)
@@ -350,6 +352,27 @@ class Journal:
 def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:
     """The chat's own choice, else its preset's."""
     return chat.think_mode if chat.think_mode is not None else ThinkMode(preset.think_mode)
+
+
+def chosen_tools(chat: Chat, preset: Preset, store: ToolStore) -> ChatTools:
+    """What the chat chose itself, else its preset's tools, all allowed to be offered; approvals are the chat's."""
+    own = chat.tools
+    if own.is_own:
+        return replace(own, dialect=own.dialect or preset.tool_dialect)
+    ids = tuple(tool.id for tool in store.list() if tool.definition.name in preset.tools) if preset.tools else ()
+    return replace(own, is_on=bool(ids), tool_ids=ids, dialect=preset.tool_dialect)
+
+
+def offered_tools(
+    chosen: ChatTools, store: ToolStore, info: Inspection, has_searchable_files: bool = False
+) -> OfferedTools:
+    """Without definitions where the chat's tools are off or gone: its dialect still writes the calls of the past.
+
+    Files that can only be searched bring their tool along, also where the chat's tools are off."""
+    tools = store.by_ids(chosen.tool_ids) if chosen.is_on else []
+    tools = with_search(tools, store) if has_searchable_files else tools
+    definitions = tuple(tool.definition.function for tool in tools)
+    return OfferedTools(dialect_of(chosen.dialect, info), definitions, is_held=not chosen.is_free)
 
 
 def _readable(message: Message, tokenizer: Tokenizer) -> Message:

@@ -17,15 +17,14 @@ from webapp.errors import ModelError, RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
-from webapp.services.chat.tool_loop import ToolLoop, chosen_tools
-from webapp.services.chat.turn_writer import LiveTurn, TurnWriter
+from webapp.services.chat.tool_loop import ToolLoop
+from webapp.services.chat.turn_writer import LiveTurn, TurnWriter, chosen_tools
 from webapp.services.presets.presets import Presets
 from webapp.services.tools import McpServers
 from webapp.settings import Settings
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
-from webapp.storage.database import Database
-from webapp.storage.database_file import Claim
+from webapp.storage.database import Claim, Database
 from webapp.storage.records import Chat, StoredMessage
 from webapp.storage.tools import StoredTool, ToolStore
 from webapp.tools.builtin.attachment_search import NamedText

@@ -36,8 +36,7 @@ from webapp.services.generation.request import (
     render_in,
     template_of,
 )
-from webapp.services.presets.presets import Presets
-from webapp.services.presets.samplings import mode_of
+from webapp.services.presets.presets import Presets, mode_of
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, model_name
 

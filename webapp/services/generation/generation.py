@@ -370,7 +370,7 @@ class Generation:
     def _ended(
         self, reason: FinishReason | None, stats: SequenceStats | None, error: dict[str, Any] | None
     ) -> list[AnswerEvent]:
-        found = {**asdict(stats), "tokens_per_s": stats.tokens_per_s} if stats is not None else {}
+        found = {**asdict(stats), "tokens_per_s": tokens_per_s(stats)} if stats is not None else {}
         if error is not None or reason is None or reason is FinishReason.ERROR:
             rest = self.text.finish(is_cut=True)
             self.end = Failed(
@@ -419,3 +419,8 @@ def generate(
     generation.start()
     generation.finish()
     return generation
+
+
+def tokens_per_s(stats: SequenceStats) -> float:
+    """After the first token; 0 for an answer of one."""
+    return (stats.decoded_tokens - 1) / stats.decode_s if stats.decode_s > 0 and stats.decoded_tokens > 1 else 0.0

@@ -20,11 +20,9 @@ from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, Reas
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.library import STATE_ENDINGS, STATES
 from webapp.services.attachments import Attachments
-from webapp.services.chat.tool_loop import chosen_tools
-from webapp.services.chat.turn_writer import LiveTurn, think_mode_of
+from webapp.services.chat.turn_writer import LiveTurn, chosen_tools, think_mode_of
 from webapp.services.chat.turns import ChatTurns
-from webapp.services.presets.presets import Presets
-from webapp.services.presets.samplings import Sampling, mode_of, published_sampling
+from webapp.services.presets.presets import Presets, Sampling, mode_of, published_sampling
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat

@@ -14,8 +14,8 @@ from webapp.chat.tool_dialects import G1X_JSON, OfferedTools, all_dialects
 from webapp.errors import ModelNotFound, RoostError
 from webapp.i18n import Text
 from webapp.manager.target import ZERO_STATE
-from webapp.services.chat.tool_loop import chosen_tools, is_known_to_call
-from webapp.services.chat.turn_writer import think_mode_of
+from webapp.services.chat.tool_loop import is_known_to_call
+from webapp.services.chat.turn_writer import chosen_tools, think_mode_of
 from webapp.services.generation.request import format_of
 from webapp.services.presets.fields import (
     MODEL_NAME_CHARS,

@@ -24,6 +24,7 @@ from webapp.web.chat.panel import NEW_CHAT, chat_with
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.guard import client_address, current_role, the_guard
 from webapp.web.kit.page import Toast, current_locale
+from webapp.web.roles import Role
 
 log = logging.getLogger(__name__)
 MOST_SHOWN = 10_000
@@ -47,15 +48,21 @@ def _view() -> Callable[[], Any]:
 
 def chat_socket(ws: Any) -> None:
     viewer = Viewer(this_app(), current_locale(), ws.send)
-    guard, role, session = the_guard(), current_role(), g.get("session")
+    role, session = current_role(), g.get("session")
     context = chat_context()
     context.manager.prepare()
-    commands = Commands(context, client_address(), lambda: guard.role_now(role, session))
+    is_over = threading.Event()  # the session that proved the role has been ended
+    commands = Commands(context, client_address(), lambda: Role.STRANGER if is_over.is_set() else role)
     page = PageSocket(viewer, commands, ws.close)
     shower = threading.Thread(target=copy_current_request_context(page.show), name="chat-viewer", daemon=True)
     shower.start()
+
+    def end() -> None:
+        is_over.set()
+        ws.close(GOING_AWAY)
+
     try:
-        with guard.sessions.watched(session.key if session else "", lambda: ws.close(GOING_AWAY)):
+        with the_guard().sessions.watched(session.key if session else "", end):
             while True:
                 page.take(ws.receive())
     finally:

@@ -312,7 +312,9 @@ class Viewer:
         except RoostError:
             return
         running = self.page.turns.tools.running
-        prints = [fingerprint(row, running(row.id), row is branch[-1]) for row in branch]
+        prints = [
+            fingerprint(row, running(row.id) if row.message.tool_calls else (), row is branch[-1]) for row in branch
+        ]
         wanted = [self._as_followed(Shown(row.id, seen)) for row, seen in zip(branch, prints, strict=True)]
         steps = difference(self._shown, wanted)
         html = [f'<div id="m-{name}" hx-swap-oob="delete"></div>' for name in steps.removed]

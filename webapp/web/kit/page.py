@@ -252,7 +252,7 @@ class PageContext:
     @cached_property
     def engine_bytes(self) -> int:
         """What the model that is loaded now would give back first."""
-        return self.manager.engine_memory_bytes()
+        return self.status.engine_bytes
 
     def speed_here(self, found: Inspection | None, strategy: str) -> str:
         """How fast one answer of that model would be on this machine, such as "31 tokens/s here (measured)"; "" while

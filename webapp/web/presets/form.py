@@ -10,8 +10,7 @@ from typing import Any
 from webapp.chat.messages import ThinkMode
 from webapp.errors import PresetNameTaken, RoostError, WeightsError
 from webapp.services.presets.fields import BY_NAME, PARAMETERS, SAMPLING, Parameter, escaped, flat, plain, read_fields
-from webapp.services.presets.presets import Presets, SaveOutcome, is_as_shipped_name
-from webapp.services.presets.samplings import mode_of
+from webapp.services.presets.presets import Presets, SaveOutcome, is_as_shipped_name, mode_of
 from webapp.services.strategy.choice import validate
 from webapp.storage.presets import Preset
 from webapp.web.kit.page import Choice, FormField, PageContext
@@ -67,7 +66,7 @@ def model_file(page: PageContext, model: str) -> Inspection | None:
 
 
 def mode_in(preset: Preset, raw: Mapping[str, str]) -> str:
-    """Which of the makers' values count (:mod:`webapp.services.presets.samplings`), as the form has it now."""
+    """Which of the makers' values count (:mod:`webapp.services.presets.presets`), as the form has it now."""
     think_mode = raw.get("think_mode", preset.think_mode)
     is_known = think_mode in {mode.value for mode in ThinkMode}
     tools = raw["tools"].strip() if "tools" in raw else preset.tools

@@ -17,7 +17,7 @@ from webapp.manager.target import ZERO_STATE
 from webapp.resources import STARTER_MODEL
 from webapp.services.generation.request import format_of
 from webapp.services.presets.fields import BY_NAME, NAME_CHARS, NOTE_CHARS, PARAMETERS, PROMPT, SAMPLING, Parameter
-from webapp.services.presets.samplings import published_sampling
+from webapp.services.presets.presets import published_sampling
 from webapp.services.states import StateEntry, StateLibrary
 from webapp.services.strategy.choice import comparison, kinds_here
 from webapp.services.strategy.hardware import kept
@@ -175,13 +175,16 @@ def _prompt_field(page: PageContext, controls: Controls, row: Parameter, fits: M
 
 def _fitting(controls: Controls, model: Inspection | None) -> dict[str, str]:
     """What "fits the model" comes to, by field; {} while no model can be read."""
-    if model is None or model.config is None:
-        return {}
-    offered = OfferedTools(G1X_JSON, ({"name": "any"},) if controls.value(BY_NAME["tools"]) else ())
-    dialect = controls.value(BY_NAME["tool_dialect"])
+    names = ("template", "tool_dialect", "tools")
+    return _formats_for(model, *(controls.value(BY_NAME[name]) for name in names)) if model and model.config else {}
+
+
+@kept
+def _formats_for(model: Inspection, template: str, dialect: str, tools: str) -> dict[str, str]:
+    offered = OfferedTools(G1X_JSON, ({"name": "any"},) if tools else ())
     fitting, _ = format_of(model, (), offered, dialect)
-    _, tools = format_of(model, (controls.value(BY_NAME["template"]),), offered)
-    return {"template": fitting.name, "tool_dialect": tools.dialect.name}
+    _, found = format_of(model, (template,), offered)
+    return {"template": fitting.name, "tool_dialect": found.dialect.name}
 
 
 def _option(page: PageContext, controls: Controls, row: Parameter) -> Control:
