@@ -216,11 +216,9 @@ class NativeLogits(Logits):
         return found if is_all else found[list(lines)]
 
     def sample(self, lines: Sequence[int], batch: SamplingBatch) -> Sampled:
-        import numpy as np
-
         from webapp.engine.sampling_batch import Sampled
 
-        return Sampled(*self._model.sample(np.asarray(lines, np.int32), batch))
+        return Sampled(*self._model.sample(lines, batch))
 
 
 @dataclass(frozen=True)

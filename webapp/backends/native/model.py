@@ -67,8 +67,11 @@ SHIFTS_V6 = "wkvrg"
 UNUSED = ("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2")
 
 
-KEPT_ARRAYS = ("temperature", "top_p", "top_k", "min_p", "seed", "alternatives")
-"""Of a SamplingBatch: one and the same object while the same sequences are drawn from."""
+BATCH_ARRAYS = (
+    *("temperature", "top_p", "top_k", "min_p", "seed", "position", "starts", "ids", "values", "banned"),
+    *("mask_of", "masks", "alternatives"),
+)
+"""Of a SamplingBatch; most are one and the same object while the same sequences are drawn from."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ class NativeModel:
         self._banned: NDArray[np.int32] | None = None
         self._job = library.SamplingJob()
         self._kept: dict[str, NDArray[Any]] = {}
+        self._lines: list[int] = []
         self._has_usable = False
 
     @classmethod
@@ -264,15 +268,26 @@ class NativeModel:
         whole = np.ctypeslib.as_array((ctypes.c_float * (lines * stride.value)).from_address(address))
         return whole.reshape(lines, stride.value)[:, : self.config.vocab_size]
 
-    def sample(self, lines: NDArray[np.int32], batch: Any) -> tuple[Any, Any, Any, Any]:
+    def sample(self, lines: Sequence[int], batch: Any) -> tuple[Any, Any, Any, Any]:
         """For a ``SamplingBatch``: token ids, and the three arrays of logprobs or None."""
-        count, job = len(lines), self._job
+        count, job, kept = len(lines), self._job, self._kept
         self._use_only(batch.banned)
-        if batch.temperature is not self._kept.get("temperature"):  # the same sequences as in the step before: the same
-            self._kept = {name: getattr(batch, name) for name in KEPT_ARRAYS}
-            job.most_alternatives = int(batch.alternatives.max(initial=-1))
-            for name, kept in self._kept.items():
-                setattr(job, name, _address(kept))
+        if lines != self._lines:
+            self._lines = [*lines]
+            kept["lines"] = np.array(lines, np.int32)
+            job.lines, job.count = _address(kept["lines"]), count
+        for name in BATCH_ARRAYS:
+            array = getattr(batch, name)
+            if array is kept.get(name):
+                continue
+            kept[name] = array
+            setattr(job, name, _address(array))
+            if name == "alternatives":
+                job.most_alternatives = int(array.max(initial=-1))
+            elif name == "masks":
+                job.mask_words = array.shape[1] if array.ndim == 2 else 0
+            elif name == "banned":
+                job.banned_count = len(array)
         most = job.most_alternatives
         token_ids = np.empty(count, np.int32)
         reports: tuple[Any, ...] = (None, None, None)
@@ -282,12 +297,7 @@ class NativeModel:
                 np.zeros((count, most), np.int32),
                 np.zeros((count, most), np.float32),
             )
-        job.count, job.banned_count, job.only_usable = count, len(batch.banned), self._has_usable
-        job.mask_words = batch.masks.shape[1] if batch.masks.ndim == 2 else 0
-        job.lines, job.token_ids = _address(lines), _address(token_ids)
-        job.position, job.starts = _address(batch.position), _address(batch.starts)
-        job.ids, job.values, job.banned = _address(batch.ids), _address(batch.values), _address(batch.banned)
-        job.mask_of, job.masks = _address(batch.mask_of), _address(batch.masks)
+        job.only_usable, job.token_ids = self._has_usable, _address(token_ids)
         job.logprobs, job.best_ids, job.best_logprobs = (None if each is None else _address(each) for each in reports)
         self._check(self._library.roost_sample(self._open, ctypes.byref(job)))
         return (token_ids, *reports)

@@ -38,6 +38,8 @@ Sampler::Sampler(int threads, int vocab) : scratch_((size_t)threads) {
         scratch.weights.resize((size_t)vocab);
         scratch.kept.resize((size_t)vocab + 16);
         scratch.powers.resize((size_t)vocab);
+        scratch.some_logits.resize((size_t)vocab);
+        scratch.some_weights.resize((size_t)vocab);
         scratch.candidates.reserve((size_t)vocab);
         scratch.maxima.resize((size_t)vocab / LOGIT_BLOCK + 1);
         scratch.has_weights.resize((size_t)vocab / LOGIT_BLOCK + 1);
@@ -202,31 +204,105 @@ float Sampler::top_p_cut(const float* row, const float* weights, std::vector<int
     return row[ids.back()];
 }
 
-// The tokens that may be drawn, ascending, in scratch.kept; -1: all of them.
+// Whether a quarter of the blocks and more hold a token of a weight of at least `bound`: then all are looked at in
+// vectors, and nothing is listed.
+bool Sampler::are_many(float largest, float bound, const Scratch& scratch) const {
+    const float least = bound > 0.f ? largest + std::log(bound) : LOWEST;
+    int count = 0;
+    for (int block = 0; block < blocks(); block++) count += scratch.maxima[(size_t)block] >= least;
+    return count * 4 > blocks();
+}
+
+// As top_p_cut, with the weights of all tokens in scratch.weights and `all` their sum; `share` is top_p. Bounds of the
+// cut come from every sixteenth block; what lies between them is packed and halved until it is one logit.
+float Sampler::cut_of_many(const float* row, float largest, double share, double all, Scratch& scratch) const {
+    constexpr int SAMPLED_BLOCKS = 64, STEPS = 6, SAMPLE_STEPS = 10;
+    constexpr double MARGIN = 0.025;
+    const int vocab = job_.vocab;
+    const float* weights = scratch.weights.data();
+    float *xs = scratch.some_logits.data(), *ws = scratch.some_weights.data();
+    const float lowest = std::max(LOWEST, largest + (float)std::log(0.999 * all * (1.0 - share) / vocab) - 0.01f);
+    const float highest = std::nextafter(largest, -LOWEST);
+    // `low` and `high` close in on the cut: the weight of logits from `low` on is at least `wanted`, from `high` on less.
+    const auto halve = [&](const float* x, const float* w, int count, double wanted, float& low, float& high, int steps) {
+        for (; steps > 0; steps--) {
+            const float middle = (float)(((double)low + (double)high) / 2);
+            if (middle <= low || middle >= high) return;
+            (kernels_->weight_from(x, w, count, middle) >= wanted ? low : high) = middle;
+        }
+    };
+    float low = lowest, high = highest;
+    const int step = std::max(1, blocks() / SAMPLED_BLOCKS);
+    if (step > 1) {
+        int count = 0;
+        for (int block = 0; block * LOGIT_BLOCK + LOGIT_BLOCK <= vocab; block += step, count += LOGIT_BLOCK) {
+            memcpy(xs + count, row + block * LOGIT_BLOCK, LOGIT_BLOCK * sizeof(float));
+            memcpy(ws + count, weights + block * LOGIT_BLOCK, LOGIT_BLOCK * sizeof(float));
+        }
+        const double sum = kernels_->weight_from(xs, ws, count, LOWEST);
+        float above = highest, below = lowest;
+        halve(xs, ws, count, (share + MARGIN) * sum, low, above, SAMPLE_STEPS);
+        halve(xs, ws, count, (share - MARGIN) * sum, below, high, SAMPLE_STEPS);
+    }
+    double wanted = share * all, more;
+    int count = kernels_->between(row, weights, vocab, low, high, xs, ws, &more);
+    if (more >= wanted || more + kernels_->weight_from(xs, ws, count, low) < wanted) { // the sample was no good
+        low = lowest, high = highest;
+        count = kernels_->between(row, weights, vocab, low, high, xs, ws, &more);
+    }
+    for (;;) {
+        wanted -= more;
+        const float before_low = low, before_high = high;
+        halve(xs, ws, count, wanted, low, high, STEPS);
+        if (low == before_low && high == before_high) return low;
+        count = kernels_->between(xs, ws, count, low, high, xs, ws, &more);
+    }
+}
+
+// The tokens that may be drawn, ascending, in scratch.kept; ALL of them; or MANY: those of at least scratch.cut and
+// min_p, with all weights in scratch.weights.
 int Sampler::keep(int i, const float* row, float largest, Scratch& scratch) const {
     const int vocab = job_.vocab, top_k = job_.top_k[i];
     const float top_p = job_.top_p[i], min_p = job_.min_p[i];
     const bool cuts_k = top_k > 0 && top_k < vocab;
-    if (top_p >= 1.f && !cuts_k && min_p <= 0.f) return -1;
+    if (top_p >= 1.f && !cuts_k && min_p <= 0.f) return ALL;
     const float* weights = scratch.weights.data();
     int32_t* kept = scratch.kept.data();
     int count = 0;
     std::fill(scratch.has_weights.begin(), scratch.has_weights.end(), (char)0);
-    if (top_p < 1.f) {
+    const auto keep_many = [&] {
+        double all;
+        int found;
+        kernels_->exponentials(row, largest, 1.f, vocab, scratch.weights.data(), &all, 2.f, nullptr, &found);
+        scratch.cut = top_p < 1.f ? cut_of_many(row, largest, (double)top_p, all, scratch) : LOWEST;
+        if (!cuts_k) return MANY;
+        std::fill(scratch.has_weights.begin(), scratch.has_weights.end(), (char)1);
+        const int best = best_few(row, largest, top_k, scratch);
+        return (int)(std::remove_if(kept, kept + best, [&](int32_t id) { return row[id] < scratch.cut; }) - kept);
+    };
+    if (top_p < 1.f && are_many(largest, 0x1p-8f, scratch)) {
+        if ((count = keep_many()) == MANY) return MANY;
+    } else if (top_p < 1.f) {
         const double all = total(row, largest, 1.f, scratch), wanted = (double)top_p * all;
         // Tokens rarer than (1 - top_p) / vocab sum to less than 1 - top_p all together: the cut is above them. Most
         // often it is far above, where there are few to look at.
         const float floor = (float)(0.999 * all * (1.0 - (double)top_p) / vocab);
+        bool is_listed = false;
         for (const float bound : {0x1p-4f, 0x1p-8f, 0.f}) {
+            if (are_many(largest, std::max(bound, floor), scratch)) break;
             count = at_least(row, largest, std::max(bound, floor), scratch);
             double sum = 0;
             for (int j = 0; j < count; j++) sum += (double)weights[kept[j]];
-            if (bound <= floor || sum >= wanted) break;
+            is_listed = bound <= floor || sum >= wanted;
+            if (is_listed) break;
         }
-        scratch.candidates.assign(kept, kept + count);
-        const float cut = top_p_cut(row, weights, scratch.candidates, wanted);
-        count = (int)(std::remove_if(kept, kept + count, [&](int32_t id) { return row[id] < cut; }) - kept);
-    } else if (min_p > 0.f) count = at_least(row, largest, min_p, scratch);
+        if (is_listed) {
+            scratch.candidates.assign(kept, kept + count);
+            const float cut = top_p_cut(row, weights, scratch.candidates, wanted);
+            count = (int)(std::remove_if(kept, kept + count, [&](int32_t id) { return row[id] < cut; }) - kept);
+        } else if ((count = keep_many()) == MANY) return MANY;
+    } else if (min_p > 0.f && !cuts_k && are_many(largest, min_p, scratch)) return keep_many();
+    else if (min_p > 0.f) count = at_least(row, largest, min_p, scratch);
     else count = best_few(row, largest, top_k, scratch);
     if (cuts_k && top_k < count) {
         const auto is_better = [&](int32_t a, int32_t b) { return row[a] != row[b] ? row[a] > row[b] : a < b; };
@@ -241,7 +317,12 @@ int32_t Sampler::draw(int i, const float* row, float largest, Scratch& scratch) 
     const float temperature = job_.temperature[i];
     const double number = uniform(job_.seed[i], job_.position[i]);
     const int count = keep(i, row, largest, scratch);
-    if (count < 0) return draw_any(row, largest, temperature, number, scratch);
+    if (count == ALL) return draw_any(row, largest, temperature, number, scratch);
+    if (count == MANY) {
+        float *weights = scratch.weights.data(), *sums = scratch.sums.data();
+        kernels_->reweigh(row, weights, scratch.cut, job_.min_p[i], largest, 1.f / temperature, job_.vocab, sums);
+        return pick(sums, number, [&](int block) { return weights + block * LOGIT_BLOCK; });
+    }
     const int32_t* kept = scratch.kept.data();
     double* powers = scratch.powers.data();
     double sum = 0;
@@ -257,34 +338,46 @@ int32_t Sampler::draw(int i, const float* row, float largest, Scratch& scratch) 
     return kept[last];
 }
 
-// From the whole vocabulary: sums of blocks first, then the place in one.
-int32_t Sampler::draw_any(const float* row, float largest, float temperature, double number, Scratch& scratch) const {
-    const float factor = 1.f / temperature;
-    const double at = number * total(row, largest, factor, scratch);
-    const float* sums = scratch.sums.data();
-    double reached = 0;
-    int32_t last = -1;
-    for (int block = 0; block < blocks(); block++) {
-        const bool is_end = reached + (double)sums[block] > at;
-        if (!is_end && (last >= 0 || block + 1 < blocks())) {
-            reached += (double)sums[block];
-            continue;
-        }
-        const int start = block * LOGIT_BLOCK, length = std::min(LOGIT_BLOCK, job_.vocab - start);
-        float* weights = &scratch.weights[(size_t)start];
-        exact_exponentials(*kernels_, row + start, largest, factor, length, weights);
+// The place that `number` of the way through the sums of the blocks leads to; `weights_of(block)` are those of its tokens.
+template <class Weights> int32_t Sampler::pick(const float* sums, double number, Weights&& weights_of) const {
+    double all = 0, reached = 0;
+    for (int block = 0; block < blocks(); block++) all += (double)sums[block];
+    const double at = number * all;
+    int last_block = 0;
+    const auto place_in = [&](int block, double above) { // the first token at which the sum is above; -1 for none
+        const float* weights = weights_of(block);
         double inside = reached;
-        for (int j = 0; j < length; j++) {
+        int32_t last = -1;
+        for (int j = 0; j < std::min(LOGIT_BLOCK, job_.vocab - block * LOGIT_BLOCK); j++) {
+            if (!(weights[j] > 0.f)) continue;
             inside += (double)weights[j];
-            if (weights[j] > 0.f) {
-                if (inside > at) return start + j;
-                last = start + j;
-            }
+            last = block * LOGIT_BLOCK + j;
+            if (inside > above) return last;
+        }
+        return above < std::numeric_limits<double>::infinity() ? -1 : last;
+    };
+    for (int block = 0; block < blocks(); block++) {
+        if (!(sums[block] > 0.f)) continue;
+        last_block = block;
+        if (reached + (double)sums[block] > at) {
+            const int32_t place = place_in(block, at);
+            if (place >= 0) return place;
         }
         reached += (double)sums[block];
     }
-    if (last >= 0) return last; // rounding led past the last token with a weight
-    return best(row, largest, scratch);
+    return place_in(last_block, std::numeric_limits<double>::infinity()); // rounding led past the last token
+}
+
+// From the whole vocabulary: sums of blocks first, then the place in one.
+int32_t Sampler::draw_any(const float* row, float largest, float temperature, double number, Scratch& scratch) const {
+    const float factor = 1.f / temperature;
+    total(row, largest, factor, scratch);
+    return pick(scratch.sums.data(), number, [&](int block) {
+        const int start = block * LOGIT_BLOCK;
+        float* weights = &scratch.weights[(size_t)start];
+        exact_exponentials(*kernels_, row + start, largest, factor, std::min(LOGIT_BLOCK, job_.vocab - start), weights);
+        return weights;
+    });
 }
 
 // Logprobs of the model's own distribution: of the drawn token, and the best ones.

@@ -46,11 +46,13 @@ public:
 
 private:
     struct Scratch {
-        std::vector<float> adjusted, weights, maxima, sums;
+        std::vector<float> adjusted, weights, maxima, sums, some_logits, some_weights;
         std::vector<int32_t> kept, candidates, changed;
         std::vector<char> has_weights; // by block
         std::vector<double> powers;
+        float cut = 0; // of top_p, where keep() says MANY
     };
+    static constexpr int ALL = -1, MANY = -2; // of keep()
     static void run(void* sampler, int thread, uint32_t phase);
     void line(int i, Scratch& scratch) const;
     void adjust(int i, float* row, Scratch& scratch) const;
@@ -60,8 +62,11 @@ private:
     int at_least(const float* row, float largest, float bound, Scratch& scratch) const;
     int best_few(const float* row, float largest, int count, Scratch& scratch) const;
     int keep(int i, const float* row, float largest, Scratch& scratch) const;
+    bool are_many(float largest, float bound, const Scratch& scratch) const;
+    float cut_of_many(const float* row, float largest, double share, double all, Scratch& scratch) const;
     float top_p_cut(const float* row, const float* weights, std::vector<int32_t>& ids, double wanted) const;
     int32_t draw(int i, const float* row, float largest, Scratch& scratch) const;
+    template <class Weights> int32_t pick(const float* sums, double number, Weights&& weights_of) const;
     int32_t draw_any(const float* row, float largest, float temperature, double number, Scratch& scratch) const;
     void report(int i, const float* logits, float largest, Scratch& scratch) const;
 

@@ -145,6 +145,15 @@ struct Kernels {
     bool (*exponentials)(const float* x, float largest, float factor, int count, float* out, double* total, float bound,
                          int32_t* positions, int* positions_found);
     int (*at_least)(const float* x, float least, int count, int32_t* positions);
+    double (*weight_from)(const float* x, const float* weights, int count, float least); // of x of at least that
+    // Packs x in [low, high) and their weights into `xs` and `ws`, which may be the same memory; how many. *above: the
+    // weight of larger ones.
+    int (*between)(const float* x, const float* weights, int count, float low, float high, float* xs, float* ws,
+                   double* above);
+    // Weights become exp((x - largest) * factor) where they are at least `least` and x is at least `cut`, else 0; sums of
+    // each block.
+    void (*reweigh)(const float* x, float* weights, float cut, float least, float largest, float factor, int count,
+                    float* sums);
     long (*read)(const uint8_t* from, size_t bytes); // reads only: for measuring bandwidth
 };
 
