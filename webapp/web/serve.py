@@ -27,7 +27,7 @@ from webapp.services.downloads.catalogue import fitting, known_models
 from webapp.services.strategy.hardware import probe
 from webapp.settings import LOOPBACK_HOSTS, Settings
 from webapp.web.api.calls import Line
-from webapp.web.api.operations import takes_long
+from webapp.web.api.operations import GENERATING_PATHS
 from webapp.web.peer import TrustedProxies, connections_of, share_of_one
 from webapp.web.socket.channel import Limits
 from webapp.web.socket.server import BridgeServer
@@ -93,7 +93,7 @@ def program_line(app: Flask, settings: Settings) -> Line | None:
     limit = app.extensions.get("api_limit")
     if limit is None:
         return None
-    return Line(takes_long, limit.limit, settings.max_queue)
+    return Line(GENERATING_PATHS, limit.limit, settings.max_queue)
 
 
 def bound_sockets(host: str, port: int) -> list[socket.socket]:

@@ -142,7 +142,9 @@ class Completions:
                 param="template",
                 reason=Text("reason.api.is_not_one_of", name=repr(prompt.template), names=", ".join(names)),
             )
-        messages, is_going_round = repeats_noted(prompt.messages, str(Text("reason.services.same_result_again")))
+        messages, is_going_round = prompt.messages, False
+        if any(message.tool_calls for message in messages):
+            messages, is_going_round = repeats_noted(messages, str(Text("reason.services.same_result_again")))
         if is_going_round and structure.tool_choice in (None, "auto"):
             structure = replace(structure, tool_choice="none")
         tools = offered_by(structure, model.info, preset.tool_dialect)

@@ -11,8 +11,9 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
-from webapp.web.api.operations import OPERATIONS, Operation, is_api_path, methods_of, named, request_id
+from webapp.web.api.operations import OPERATIONS, Operation, methods_of, named, request_id
 from webapp.web.error_answers import answer_error, takes_anything, wants_json
 from webapp.web.peer import REFUSAL_KEY
 
@@ -61,9 +62,9 @@ def install(app: Flask, settings: Settings) -> None:
 
 def call(op: Operation, **arguments: str) -> Response:
     """The view's answer, noted in a record that ends when the answer is closed."""
-    client = request.remote_addr or ""
+    client, g.request_id = request.remote_addr or "", f"req_{uuid.uuid4().hex}"
     record = Record(
-        f"{op.method} {op.paths[0]}", client, id=request_id(), on_end=the_metrics().count, may_wait=op.generates
+        f"{op.method} {op.paths[0]}", client, id=g.request_id, on_end=the_metrics().count, may_wait=op.generates
     )
     g.api_record = record
     release: Callable[[], None] = lambda: None  # noqa: E731
@@ -92,8 +93,8 @@ def call(op: Operation, **arguments: str) -> Response:
 
 def name_request(response: Response) -> Response:
     """Under OpenAI's header and Anthropic's."""
-    if is_api_path(request.path):
-        response.headers["X-Request-Id"] = response.headers["Request-Id"] = request_id()
+    if (request.endpoint or "").startswith("api "):
+        response.headers["X-Request-Id"] = response.headers["Request-Id"] = g.get("request_id") or request_id()
     return response
 
 
@@ -226,14 +227,14 @@ class Line:
     """Where requests that take long wait for one of ``places``, without a thread: threads are for what is answered, and
     for pages. Used by the loop's thread and by waitress' workers.
 
-    ``takes_long`` tells by a path. Who has fewest being answered is next; when ``limit`` wait, the app gets the next
-    one at once, to refuse it.
+    ``paths`` are the addresses of such requests. Who has fewest being answered is next; when ``limit`` wait, the app
+    gets the next one at once, to refuse it.
     """
 
-    def __init__(self, takes_long: Callable[[str], bool], places: int, limit: int) -> None:
+    def __init__(self, paths: Collection[str], places: int, limit: int) -> None:
         self.start: Callable[[Any], None] = lambda task: None
         """Hands a task to a worker."""
-        self._takes_long = takes_long
+        self._paths = paths
         self._places = places
         self._limit = limit
         self._open: Counter[str] = Counter()
@@ -245,7 +246,8 @@ class Line:
 
     def add(self, channel: Any) -> None:
         """``channel`` has a request, which is to be answered now or later."""
-        if not self._takes_long(getattr(channel.requests[0], "path", "")):  # a header that never ended has none
+        path = getattr(channel.requests[0], "path", "")  # a header that never ended has none
+        if path.rstrip("/") not in self._paths:
             return self.start(channel)
         with self._lock:
             if self._open.total() >= self._places:

@@ -218,11 +218,6 @@ ROOT_PATHS = (
 """Without a prefix: the base_url in RWKV-Runner's manual has no /v1."""
 
 
-def takes_long(path: str) -> bool:
-    """Whether a request there lets the model write, or read a text."""
-    return path.rstrip("/") in GENERATING_PATHS
-
-
 def is_api_path(path: str) -> bool:
     """Whether the address is for programs; errors then have the form of :func:`dialect_of`."""
     return f"{path}/".startswith(PREFIXES) or path.rstrip("/") in ROOT_PATHS
