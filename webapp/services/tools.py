@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from webapp.chat.messages import ToolCall
 from webapp.chat.tool_dialects import all_dialects
@@ -30,12 +30,14 @@ from webapp.storage.tools import StoredTool, ToolStore
 from webapp.structured.grammar import check, matches
 from webapp.tools.definition import Approval, Behaviour, McpTool, ToolDefinition, checked
 from webapp.tools.mcp.answers import Listing, RemoteTool
-from webapp.tools.mcp.client import McpClient, ServerState
-from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked_server, read_servers
+from webapp.tools.mcp.server_config import ServerConfig, ServerKind, ServerState, checked_server, read_servers
 from webapp.tools.runner import IsStopped, ToolResult, error_result, never, run_call
 
 DELETED_KEPT_S = 86_400.0
 """A removed server can be brought back for a day; then the next start removes it with its secrets."""
+
+if TYPE_CHECKING:
+    from webapp.tools.mcp.client import McpClient
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +51,9 @@ class McpServers:
         self.store = McpServerStore(database)
         self._tools = ToolStore(database)
         self._settings = settings
-        self._client = client or McpClient()
-        self._client.on_tools = self._listed
+        self._made, self._making = client, threading.Lock()
+        if client is not None:
+            client.on_tools = self._listed
         self._lock = threading.Lock()
         self.store.purge(time.time() - DELETED_KEPT_S)
 
@@ -172,9 +175,20 @@ class McpServers:
         except RoostError as exc:
             return error_result(exc.message)
 
+    @property
+    def _client(self) -> McpClient:
+        """Made when it is needed: it brings asyncio, which a start does without."""
+        from webapp.tools.mcp.client import McpClient
+
+        with self._making:
+            if self._made is None:
+                self._made = McpClient(self._listed)
+            return self._made
+
     def close(self) -> None:
         """Ends every connection and program."""
-        self._client.close()
+        if self._made is not None:
+            self._made.close()
 
     def _set_tool(self, tool: StoredTool, approval: Approval | None, is_hidden: bool) -> None:
         if approval is not None and approval is not tool.definition.approval:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import logging
 import os
@@ -13,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
+from werkzeug.routing import Rule
 
 from webapp import __version__
 from webapp.errors import StorageError, as_roost_error
@@ -71,6 +73,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
         template_folder=str(resource_dir("templates")),
         static_folder=str(resource_dir("static")),
     )
+    app.url_rule_class = LateRule
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.extensions["settings"] = settings
@@ -89,6 +92,15 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     if not settings.api_only:
         app.add_url_rule("/ws/chat", "chat_socket", open_chat_socket, websocket=True)
     return app
+
+
+class LateRule(Rule):
+    """An address whose two functions that build URLs are compiled when one is built: for all of them it took a fifth of
+    a start."""
+
+    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
+        compile_now = functools.cache(super()._compile_builder)
+        return lambda *given: compile_now(append_unknown)(*given)
 
 
 def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None:

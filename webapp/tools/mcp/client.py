@@ -8,14 +8,13 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from webapp.errors import McpError, ModelError, RoostError
+from webapp.errors import McpError, ModelError
 from webapp.i18n import Text
 from webapp.tools.mcp.answers import Listing
 from webapp.tools.mcp.connection import CLOSE_S, Connection, NotSent
-from webapp.tools.mcp.server_config import ServerConfig
+from webapp.tools.mcp.server_config import ServerConfig, ServerState
 from webapp.tools.runner import IsStopped, ToolResult, never
 
 CONNECT_TIMEOUT_S = 60.0
@@ -24,16 +23,6 @@ CONNECT_TIMEOUT_S = 60.0
 STOP_CHECK_S = 0.2
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ServerState:
-    """``phase``: "idle" (connects at its first call), "connecting", "connected", "failed" (with its ``error``).
-    ``server`` is what it calls itself."""
-
-    phase: str = "idle"
-    error: RoostError | None = None
-    server: str = ""
 
 
 class McpClient:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from webapp.errors import McpServerInvalid
+from webapp.errors import McpServerInvalid, RoostError
 from webapp.i18n import Text
 
 NAME = re.compile(r"[^\s/\\<>\"'`](?:[^\n\r\t/\\<>\"'`]{0,38}[^\s/\\<>\"'`])?")
@@ -185,3 +185,13 @@ def _of(place: str, reason: Text | str) -> Text:
 
 def _invalid(reason: Text | str) -> McpServerInvalid:
     return McpServerInvalid(field="json", reason=reason)
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """``phase``: "idle" (connects at its first call), "connecting", "connected", "failed" (with its ``error``).
+    ``server`` is what it calls itself."""
+
+    phase: str = "idle"
+    error: RoostError | None = None
+    server: str = ""

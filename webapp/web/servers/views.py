@@ -26,8 +26,14 @@ from webapp.storage.mcp_servers import StoredServer
 from webapp.storage.tools import StoredTool
 from webapp.tools.definition import Approval
 from webapp.tools.mcp.answers import Listing
-from webapp.tools.mcp.client import ServerState
-from webapp.tools.mcp.server_config import DEFAULT_TIMEOUT_S, HIDDEN, ServerConfig, ServerKind, checked_server
+from webapp.tools.mcp.server_config import (
+    DEFAULT_TIMEOUT_S,
+    HIDDEN,
+    ServerConfig,
+    ServerKind,
+    ServerState,
+    checked_server,
+)
 from webapp.web.guard import current_role
 from webapp.web.kit.page import Choice, FormField, PageContext, Toast
 from webapp.web.roles import Role
