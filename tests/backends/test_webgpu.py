@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import zlib
 from pathlib import Path
@@ -165,6 +166,19 @@ def test_a_load_that_fails_keeps_nothing(tmp_path: Path, packed: Path) -> None:
     with pytest.raises(WeightsError):
         sent(path)
     assert list(packed.iterdir()) == []
+
+
+def test_what_a_killed_load_left_goes_with_the_next_file(tmp_path: Path, packed: Path) -> None:
+    packed.mkdir()
+    old, young = packed / "a.part", packed / "b.part"
+    for left in (old, young):
+        left.write_bytes(bytes(10))
+    os.utime(old, (1, 1))
+    write_checkpoint(path := tmp_path / "m.st", "7", n_layer=1, n_embd=64, dtype="float16")
+    sent(path)
+    assert not old.exists() and young.exists(), "another process may be writing it"
+    [kept] = packed_file.all_files()
+    assert packed_file.clear() == kept.size_bytes + 10 and not list(packed.iterdir())
 
 
 def test_other_packing_takes_another_version() -> None:

@@ -18,13 +18,16 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from webapp.backends.native import building
 
-SUFFIX = ".packed"
+SUFFIX, PART = ".packed", ".part"
+PART_LIFE_S = 3600
+"""Without a change, after which one that is not whole was left by a load that was killed."""
 MOST_BYTES = 16 * 2**30
 """Of all together; the ones longest unused make room."""
 SPARE_BYTES = 2**30
@@ -44,15 +47,20 @@ def folder() -> Path:
 
 def all_files() -> list[PackedFile]:
     """The longest unused first."""
+    return _named(SUFFIX)
+
+
+def _named(suffix: str) -> list[PackedFile]:
     with contextlib.suppress(OSError):
-        found = [(entry.stat(), Path(entry.path)) for entry in os.scandir(folder()) if entry.name.endswith(SUFFIX)]
+        found = [(entry.stat(), Path(entry.path)) for entry in os.scandir(folder()) if entry.name.endswith(suffix)]
         return [PackedFile(path, stat.st_size) for stat, path in sorted(found, key=lambda row: row[0].st_mtime_ns)]
     return []
 
 
 def clear() -> int:
-    """Deletes all; returns how many bytes that were. A model that is running keeps what it has mapped."""
-    return sum(each.size_bytes for each in all_files() if _delete(each.path))
+    """Deletes all, and what a load that was killed left; returns how many bytes that were. A model that is running
+    keeps what it has mapped."""
+    return sum(each.size_bytes for each in (*all_files(), *_named(PART)) if _delete(each.path))
 
 
 def place(model: Path, about: str, packer: str) -> Path:
@@ -87,7 +95,7 @@ class Writer:
             path.parent.mkdir(parents=True, exist_ok=True)
             _make_room(path, size)
             if shutil.disk_usage(path.parent).free >= size + SPARE_BYTES and size <= MOST_BYTES:
-                number, name = tempfile.mkstemp(prefix=path.stem, suffix=".part", dir=path.parent)
+                number, name = tempfile.mkstemp(prefix=path.stem, suffix=PART, dir=path.parent)
                 self._file, self._name = os.fdopen(number, "wb"), Path(name)
         except OSError:
             return
@@ -126,7 +134,11 @@ class Writer:
 
 
 def _make_room(path: Path, size: int) -> None:
-    """Deletes older ones of the same model file and layout, and what is beyond the bound."""
+    """Deletes older ones of the same model file and layout, what is beyond the bound, and what was left unfinished."""
+    for part in _named(PART):
+        with contextlib.suppress(OSError):
+            if time.time() - part.path.stat().st_mtime > PART_LIFE_S:
+                part.path.unlink()
     whose = path.name.split("-")[0]
     kept = [each for each in all_files() if not (each.path.name.split("-")[0] == whose and _delete(each.path))]
     excess = sum(each.size_bytes for each in kept) + size - MOST_BYTES
