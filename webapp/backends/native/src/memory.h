@@ -90,7 +90,12 @@ public:
     }
 
 private:
-    static constexpr size_t SLACK = 64, CHUNK = (size_t)16 << 20, HUGE_PAGE = (size_t)2 << 20;
+    static constexpr size_t SLACK = 64, HUGE_PAGE = (size_t)2 << 20;
+#if defined(__linux__)
+    static constexpr size_t CHUNK = (size_t)64 << 20; // what is not touched takes no memory, but for the last huge page
+#else
+    static constexpr size_t CHUNK = (size_t)16 << 20;
+#endif
 
     void grow(size_t bytes) {
         const size_t capacity = align_up(std::max(bytes, CHUNK), HUGE_PAGE);
