@@ -100,7 +100,7 @@ class LateRule(Rule):
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
         compile_now = functools.cache(super()._compile_builder)
-        return lambda *given: compile_now(append_unknown)(*given)
+        return lambda *given, **values: compile_now(append_unknown)(*given, **values)
 
 
 def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None:
