@@ -64,6 +64,7 @@ def test_thinking_is_a_block_of_its_own(serve):
     found = ask(client, thinking=thinking)
     assert [block.type for block in found.content] == ["thinking", "text"]
     assert (found.content[0].thinking, found.content[1].text) == ("The user greets.", "Hello!")
+    assert found.usage.output_tokens > found.usage.output_tokens_details.thinking_tokens > 15
     with client.messages.stream(model="m", max_tokens=200, messages=HELLO, thinking=thinking) as stream:
         streamed = stream.get_final_message()
     assert [block.type for block in streamed.content] == ["thinking", "text"]

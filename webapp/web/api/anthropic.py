@@ -69,6 +69,10 @@ class CacheCreation(msgspec.Struct):
     ephemeral_1h_input_tokens: int = 0
 
 
+class ThinkingTokens(msgspec.Struct):
+    thinking_tokens: int = 0
+
+
 class MessageUsage(msgspec.Struct, kw_only=True):
     """``input_tokens`` are those that were read; those a remembered state held already stand beside."""
 
@@ -77,8 +81,10 @@ class MessageUsage(msgspec.Struct, kw_only=True):
     cache_read_input_tokens: int = 0
     cache_creation_input_tokens: int = 0
     cache_creation: CacheCreation = msgspec.field(default_factory=CacheCreation)
+    output_tokens_details: ThinkingTokens = msgspec.field(default_factory=ThinkingTokens)
     server_tool_use: None = None
     service_tier: str = "standard"
+    inference_geo: None = None
 
 
 class MessageAnswer(msgspec.Struct, kw_only=True):
@@ -353,6 +359,7 @@ def usage_of(usage: Usage) -> MessageUsage:
         input_tokens=usage.prompt - usage.cached,
         output_tokens=usage.completion,
         cache_read_input_tokens=usage.cached,
+        output_tokens_details=ThinkingTokens(usage.reasoning),
     )
 
 
