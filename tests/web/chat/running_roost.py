@@ -53,6 +53,10 @@ def fake_strategy(answer: str = ANSWER, **options: object) -> str:
     return " ".join(["fake", f"script={ids}", *(f"{name}={value}" for name, value in options.items())])
 
 
+PAGE = {"Accept": "text/html"}
+"""As a browser asks for a page; a program that names no type gets a wrong address told in JSON."""
+
+
 class RunningRoost:
     """``url`` is its address, ``owner`` the cookie (name, value) of the owner's session, which every request here has.
     :meth:`restart` keeps the port and the data."""
@@ -96,7 +100,7 @@ class RunningRoost:
         self.app.extensions["close"]()
 
     def request(self, path: str, body: bytes | None = None, **headers: str) -> urllib.request.Request:
-        given = {name.replace("_", "-"): value for name, value in {"Cookie": self.cookie, **headers}.items()}
+        given = {name.replace("_", "-"): value for name, value in {"Cookie": self.cookie, **PAGE, **headers}.items()}
         return urllib.request.Request(self.url + path, body, given)
 
     def get(self, path: str, **headers: str) -> str:

@@ -40,7 +40,7 @@ class Browser:
         return manager
 
     def get(self, path: str, **headers: str) -> tuple[int, str]:
-        answer = self.client.get(path, base_url=BASE, headers=headers)
+        answer = self.client.get(path, base_url=BASE, headers={"Accept": "text/html", **headers})
         return answer.status_code, answer.get_data(as_text=True)
 
     def part(self, path: str, **query: str) -> str:
