@@ -64,6 +64,33 @@ def refused_tool(parameters: Any, param: str = "tools[0]") -> Callable[[Site], T
     return lambda site: refused(site.ask(tools=[tool(parameters)], tool_choice="required"), param)
 
 
+def loosened(parameters: Any, param: str = "tools[0]", name: str = "f") -> Callable[[Site], Told]:
+    """What no grammar takes is left free, and the answer ends; a tool that says ``strict`` is refused for it."""
+
+    def run(site: Site) -> Told:
+        status, answer = site.ask(tools=[tool(parameters, name)], tool_choice="required")
+        assert status == 200 and answer["choices"][0]["finish_reason"] in ("tool_calls", "length"), (status, answer)
+        strict = tool(parameters, name)
+        strict["function"]["strict"] = True
+        return "bounded: left free; strict is " + refused(site.ask(tools=[strict], tool_choice="required"), param)
+
+    return run
+
+
+def named(name: str) -> Callable[[Site], Told]:
+    """A name that no API documents, but that does no harm: it is called by it."""
+
+    def run(site: Site) -> Told:
+        status, answer = site.ask(tools=[tool({}, name)], tool_choice="required", parallel_tool_calls=False)
+        [choice] = answer["choices"]
+        assert status == 200 and choice["finish_reason"] in ("tool_calls", "length"), (status, answer)
+        calls = choice["message"].get("tool_calls") or []
+        assert {call["function"]["name"] for call in calls} <= {name}, calls
+        return f"works: {len(calls)} calls of {name[:20]}"
+
+    return run
+
+
 def called(parameters: Any, written: str = "", plain: Any = None) -> Callable[[Site], Told]:
     """A model that says anything is held to the schema, and what it calls fits. ``plain`` is a schema that means the
     same and can be checked by anyone."""
@@ -180,6 +207,9 @@ def other_apis(site: Site) -> Told:
     hello = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "Hello"}]}
     asked = {**hello, "tools": [{"name": "f", "input_schema": loop}]}
     status, anthropic = site.post("/v1/messages", asked)
+    assert status == 200 and anthropic["stop_reason"] in ("tool_use", "max_tokens"), anthropic
+    asked["tools"][0]["strict"] = True
+    status, anthropic = site.post("/v1/messages", asked)
     assert status == 400 and says_one(anthropic["error"]["message"], "reason.tools.broken_reference"), anthropic
     status, ollama = site.post("/api/chat", {**hello, "tools": [tool({}, f"t{n}") for n in range(2_000)]})
     assert status == 400 and says(ollama["error"], "reason.api.there_are_too_many", found=2_000, limit=128), ollama
@@ -215,24 +245,25 @@ LOOP = {"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, **sch
 TREE = {"type": "object", "properties": {"value": {"type": "integer"}, "next": {"$ref": "#"}}, "required": ["value"]}
 TREE_CALL = '{"name":"f","arguments":{"value":1,"next":{"value":2,"next":{"value":3}}}}'
 MANY = [f"value {number}" for number in range(10_000)]
-EVIL_NAMES = ("two words", "", "x" * 65, "näme", '"};DROP', "<b>", "a\nb", "../../etc", "a.b")
+EVIL_NAMES = ("two words", "", "x" * 257, "näme", '"};DROP', "<b>", "a\nb")
+ODD_NAMES = ("x" * 65, "../../etc", "a.b")
 PARAMETERS = "tools[0].function.parameters"
 
 CASES = (
     Case("a schema that refers to itself", called(TREE, TREE_CALL)),
     Case("a schema only an endless text fits", endless),
-    Case("references in a circle", refused_tool(LOOP)),
-    Case("a reference to nothing", refused_tool(schema(x={"$ref": "#/$defs/nobody"}))),
-    Case("a reference to another document", refused_tool(schema(x={"$ref": "https://evil.example/s.json"}))),
+    Case("references in a circle", loosened(LOOP)),
+    Case("a reference to nothing", loosened(schema(x={"$ref": "#/$defs/nobody"}))),
+    Case("a reference to another document", loosened(schema(x={"$ref": "https://evil.example/s.json"}))),
     Case("30 levels of two references each (2^30 steps)", called(multiplying(), plain=schema(x={"type": "string"}))),
     Case("the same, in the check of arguments", checked(
         multiplying(), {"x": "text"}, "reason.tools.schema_cannot_be_followed")),
-    Case("10,000 enum values", refused_tool(schema(x={"enum": MANY}))),
+    Case("10,000 enum values", loosened(schema(x={"enum": MANY}))),
     Case("10,000 enum values in response_format", lambda site: refused(site.ask(
         response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": MANY}}}), None)),
-    Case("an enum of the wrong type", refused_tool(schema(x={"type": "integer", "enum": ["a", "b"]}), PARAMETERS)),
-    Case("an enum that is no list", refused_tool(schema(x={"enum": "abc"}))),
-    Case("an empty enum", refused_tool(schema(x={"enum": []}), PARAMETERS)),
+    Case("an enum of the wrong type", loosened(schema(x={"type": "integer", "enum": ["a", "b"]}), PARAMETERS)),
+    Case("an enum that is no list", loosened(schema(x={"enum": "abc"}))),
+    Case("an empty enum", loosened(schema(x={"enum": []}), PARAMETERS)),
     Case("the pattern ^(a+)+$ in a grammar", called(schema(x={"type": "string", "pattern": "^(a+)+$"}))),
     Case("the pattern (x+x+)+y in a grammar", called(schema(x={"type": "string", "pattern": "(x+x+)+y"}))),
     Case("the pattern ^(a+)+$ in the check of arguments", checked(
@@ -243,7 +274,7 @@ CASES = (
     Case("the pattern ((a{1000}){1000}){1000}", lambda site: refused(
         site.ask(tools=[tool(schema(x={"type": "string", "pattern": "^((a{1000}){1000}){1000}$"}))],
                  tool_choice="required"), None)),
-    Case("a pattern that looks ahead", refused_tool(schema(x={"type": "string", "pattern": "(?=a)b"}), PARAMETERS)),
+    Case("a pattern that looks ahead", loosened(schema(x={"type": "string", "pattern": "(?=a)b"}), PARAMETERS)),
     Case("a schema of 200 levels", refused_tool(nested(200))),
     Case("a schema of 5,000 parameters", refused_tool(schema(**{f"p{n}": {} for n in range(5_000)}))),
     Case("a body nested 100,000 levels deep", lambda site: refused(
@@ -272,6 +303,7 @@ CASES = (
     Case("3 MB of tools", with_tools([{**tool({}, f"t{n}"), "x": "y" * 30_000} for n in range(100)], "tools")),
     Case("two tools of one name", with_tools([tool({}), tool({})], "tools[1].function.name")),
     *(Case(f"the tool name {name[:20]!r}", with_tools([tool({}, name)], "tools[0]")) for name in EVIL_NAMES),
+    *(Case(f"the odd tool name {name[:20]!r}", named(name)) for name in ODD_NAMES),
     Case("a tool that is text", with_tools(["f"], "tools[0]")),
     Case("tool_choice names an unknown tool", with_tools(
         [tool({})], "tool_choice", tool_choice={"type": "function", "function": {"name": "nobody"}})),

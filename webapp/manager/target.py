@@ -267,7 +267,11 @@ class TargetResolver:
         if (choice.strategy, choice.options) != (before.strategy, before.options):
             return False
         path = self._library.find(choice.model, allow_outside=choice.model in self._trusted)
-        return str(path) == loaded.path and stamp_of(path) == loaded.stamp
+        try:
+            stamps = _adapter_stamps(loaded.options)
+        except OSError:  # it is gone; resolving says so
+            return False
+        return (str(path), stamp_of(path), stamps) == (loaded.path, loaded.stamp, loaded.adapter_stamps)
 
     def with_state(self, target: Target, name: str) -> Target:
         """``state_mismatch``, or another WeightsError, when the file cannot be this model's beginning."""
@@ -307,7 +311,7 @@ class TargetResolver:
             )
         given = (options.adapter_file, options.adapter_alpha, options.adapter_start)
         try:
-            stamps = tuple(stamp_of(path) for path in (options.adapter_file, options.adapter_start) if path)
+            stamps = _adapter_stamps(options)
         except OSError as exc:
             raise FileMissing(path=Path(options.adapter_file).name) from exc
         fitting = (target.path, target.stamp, given, stamps)
@@ -324,6 +328,11 @@ class TargetResolver:
         except OSError as exc:
             raise FileMissing(path=str(path)) from exc
         return str(path), stamp, inspection, require_model(inspection)
+
+
+def _adapter_stamps(options: EngineOptions) -> tuple[tuple[int, int], ...]:
+    """OSError when a file of the adapter is gone."""
+    return tuple(stamp_of(path) for path in (options.adapter_file, options.adapter_start) if path)
 
 
 def check_same_version(target: Target, before: Target) -> None:

@@ -236,8 +236,8 @@ def function_of(tool: dict[str, Any], place: str) -> dict[str, Any]:
     if tool.get("type") not in (None, "custom"):
         reason = "this tool is Anthropic's own; name, description and input_schema make one Roost can offer"
         raise RoostError("unsupported_parameter", param=f"{place}.type", reason=reason)
-    parameters = tool.get("input_schema", {})
-    described = {"name": tool.get("name"), "description": tool.get("description", ""), "parameters": parameters}
+    names = {"name": "name", "description": "description", "parameters": "input_schema", "strict": "strict"}
+    described = {name: tool[theirs] for name, theirs in names.items() if tool.get(theirs) is not None}
     return {"type": "function", "function": described}
 
 
