@@ -134,6 +134,21 @@ PARAMS = [
 ]
 
 
+def many_lines(vocab_size, seed=1):
+    """Every kind of parameter, with and without penalties, bans and masks."""
+    rng = np.random.default_rng(seed)
+    sequences, masks = [], {}
+    for seed, params in enumerate(PARAMS):
+        for more in ({}, {"presence_penalty": 0.4, "frequency_penalty": 0.7, "logit_bias": {3: 2.5, 6: -100.0}}):
+            sequences.append(each := sequence(seed, **params, **more))
+            for token_id in rng.integers(0, vocab_size, 30).tolist():
+                each.accept(token_id)
+                each.position += 1
+            if len(sequences) % 3 == 0:
+                masks[len(sequences) - 1] = np.frombuffer(rng.bytes(-(-vocab_size // 32) * 4), np.uint32)
+    return batch_of(vocab_size, *sequences, banned=[1, 5], masks=masks)
+
+
 def kinds_of_logits(vocab_size):
     rng = np.random.default_rng(vocab_size)
     flat = rng.normal(0, 2, vocab_size)

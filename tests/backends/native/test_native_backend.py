@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tests.engine.driving import load_backend
-from tests.engine.test_sampler import PARAMS, batch_of, kinds_of_logits, sequence
+from tests.engine.test_sampler import batch_of, kinds_of_logits, many_lines, sequence
 from tests.reference import plain_sampler
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends.native import NativeBackend, library
@@ -48,18 +48,8 @@ def test_the_library_draws_what_the_definition_draws(vocab_size: int, isa: str, 
     if library.load().roost_self_test(library.ISAS[isa]) is not None:
         pytest.skip(f"{isa}: this processor cannot run it")
     backend = backend_with(tmp_path, f"native f32 isa={isa} threads=2", vocab_size=vocab_size, n_layer=1, n_embd=64)
-    rng = np.random.default_rng(1)
-    for kind, logits in kinds_of_logits(vocab_size).items():
-        sequences, masks = [], {}
-        for seed, params in enumerate(PARAMS):
-            for more in ({}, {"presence_penalty": 0.4, "frequency_penalty": 0.7, "logit_bias": {3: 2.5, 6: -100.0}}):
-                sequences.append(each := sequence(seed, **params, **more))
-                for token_id in rng.integers(0, vocab_size, 30).tolist():
-                    each.accept(token_id)
-                    each.position += 1
-                if len(sequences) % 3 == 0:
-                    masks[len(sequences) - 1] = np.frombuffer(rng.bytes(-(-vocab_size // 32) * 4), np.uint32)
-        batch = batch_of(vocab_size, *sequences, banned=[1, 5], masks=masks)
+    for seed, (kind, logits) in enumerate(kinds_of_logits(vocab_size).items()):
+        batch = many_lines(vocab_size, seed)
         line = logits.astype(np.float32)
         found = lines_of(backend, line[None]).sample([0] * len(batch), batch).token_ids.tolist()
         expected = [plain_sampler.sample(line, batch, i) for i in range(len(batch))]

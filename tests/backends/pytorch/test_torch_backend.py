@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.engine.driving import load_backend
-from tests.engine.test_sampler import PARAMS, batch_of, kinds_of_logits, sequence
+from tests.engine.test_sampler import batch_of, kinds_of_logits, many_lines, sequence
 from tests.reference import plain_sampler
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends.pytorch import TorchBackend, strategy
@@ -18,7 +18,7 @@ from webapp.backends.pytorch.sampling import draw
 from webapp.backends.rwkv_pip import requirements
 from webapp.engine.backend import Row
 from webapp.engine.registry import build, read_builder, resolve_strategy
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, SamplingBatch
+from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, StrategyError
 from webapp.weights.checkpoint import inspect
@@ -31,21 +31,6 @@ def backend_with(folder: Path, text: str = "torch cpu f32", **made: object) -> T
     backend = load_backend(path, text)
     assert isinstance(backend, TorchBackend)
     return backend
-
-
-def many_lines(vocab_size: int, seed: int = 1) -> SamplingBatch:
-    """Every kind of parameter, with and without penalties, bans and masks."""
-    rng = np.random.default_rng(seed)
-    sequences, masks = [], {}
-    for seed, params in enumerate(PARAMS):
-        for more in ({}, {"presence_penalty": 0.4, "frequency_penalty": 0.7, "logit_bias": {3: 2.5, 6: -100.0}}):
-            sequences.append(each := sequence(seed, **params, **more))
-            for token_id in rng.integers(0, vocab_size, 30).tolist():
-                each.accept(token_id)
-                each.position += 1
-            if len(sequences) % 3 == 0:
-                masks[len(sequences) - 1] = np.frombuffer(rng.bytes(-(-vocab_size // 32) * 4), np.uint32)
-    return batch_of(vocab_size, *sequences, banned=[1, 5], masks=masks)
 
 
 @pytest.mark.parametrize("vocab_size", (7, 300, 5021))
