@@ -102,7 +102,7 @@ def test_a_b_a_over_restarts_reads_nothing_again_and_writes_the_same(
     def answer(prompt: Sequence[int], max_tokens: int, begun: int = 0) -> Answer:
         """By an engine of its own, which has nothing but the folder."""
         folder = SnapshotFolder(tmp_path / "snapshots", 1 << 26, backend.config)
-        engine = LLMEngine(backend, snapshots=SnapshotStore(1 << 24, folder, entry.name))
+        engine = LLMEngine(backend, snapshots=SnapshotStore(1 << 24, folder, entry.name), checks_states=True)
         asked = request("a", prompt, boundaries=(40,), logprobs=3, temperature=1.0, max_tokens=max_tokens)
         found = run(engine, replace(asked, begun=begun, is_kept=True))["a"]
         assert folder.wait_written(PATIENCE_S)
@@ -113,6 +113,7 @@ def test_a_b_a_over_restarts_reads_nothing_again_and_writes_the_same(
     first, between, again = answer(a, 12), answer(b, 12), answer(a, 12)
     assert between.stats.cached_tokens == 0 and between.token_ids != first.token_ids
     assert (again.token_ids, again.stats.prefilled_tokens) == (first.token_ids, 0)
+    assert again.stats.end_digest == first.stats.end_digest != between.stats.end_digest
     assert again.logprobs[1:] == first.logprobs[1:], "going on from a snapshot differs from never having stopped"
 
     stopped = answer(a, 5)
@@ -120,3 +121,21 @@ def test_a_b_a_over_restarts_reads_nothing_again_and_writes_the_same(
     assert rest.stats.prefilled_tokens == 1, "the last token written was not read before"
     assert stopped.token_ids + rest.token_ids == first.token_ids
     assert rest.logprobs == first.logprobs[5:]
+
+
+@pytest.mark.parametrize("architecture", ("4", "7"))
+@every_backend
+def test_a_b_a_in_one_slot_leaves_nothing_of_one_answer_in_the_next(
+    entry: BackendEntry, architecture: str, tmp_path: Path
+) -> None:
+    """Nothing is remembered, so that each answer is made of its prompt alone, in the slot the one before it had."""
+    backend, _ = make_pair(entry, tmp_path, architecture, STRATEGIES[entry.name])
+    engine = LLMEngine(backend, max_sequences=1, state_cache_bytes=0, checks_states=True)
+    a, b = [5, 6, 7, 8, 9, 10] * 4, [200, 5, 6] * 5
+    asked = (request(name, ids, temperature=1.0, logprobs=2) for name, ids in (("a", a), ("b", b), ("a2", a)))
+    first, between, again = (run(engine, each)[each.request_id] for each in asked)
+    assert (again.token_ids, again.logprobs) == (first.token_ids, first.logprobs)
+    assert between.token_ids != first.token_ids
+    digests = [(answer.stats.start_digest, answer.stats.end_digest) for answer in (first, between, again)]
+    assert digests[0] == digests[2] and digests[1][0] == digests[0][0] and digests[1][1] != digests[0][1]
+    assert (engine.counters()["slots_used"], engine.counters()["state_leaks"]) == (0, 0)

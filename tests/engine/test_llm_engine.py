@@ -524,6 +524,52 @@ def test_any_other_failure_of_a_snapshot_costs_that_snapshot():
     assert run(made, request("c", (5, 6, 7)))["c"].finish_reason is FinishReason.LENGTH
 
 
+# the leak guard
+
+
+def test_the_digests_of_a_request_are_those_of_the_same_request_before_another():
+    made = engine(state_cache_bytes=0, checks_states=True)
+    first, between, again = (run(made, request(prompt=ids))["a"].stats for ids in ((1, 2, 3), (7, 8), (1, 2, 3)))
+    assert first.start_digest == between.start_digest == RecurrentState.zeros(fake_config()).digest()
+    assert (again.start_digest, again.end_digest) == (first.start_digest, first.end_digest)
+    assert between.end_digest != first.end_digest
+    assert made.counters()["state_leaks"] == 0
+
+
+def test_a_request_has_no_digests_unless_states_are_checked():
+    stats = run(engine(), request())["a"].stats
+    assert (stats.start_digest, stats.end_digest) == ("", "")
+
+
+def test_a_slot_that_keeps_the_state_of_another_is_counted_and_gives_no_answer():
+    made = engine(state_cache_bytes=0, checks_states=True)
+    run(made, request())
+    write_state = made.backend.write_state
+    made.backend.write_state = lambda slot, state: write_state(slot, flavoured(3.0))
+    found = run(made, request("b"))["b"]
+    assert (found.finish_reason, found.error["code"], found.token_ids) == (FinishReason.ERROR, "model_error", [])
+    assert made.counters()["state_leaks"] == 1 and made.backend.used_slots == 0
+
+
+def test_a_slot_given_out_twice_ends_the_engine():
+    made = engine()
+    run(made, request(), steps=1)
+    made.backend.new_slot = lambda: 0
+    with pytest.raises(EngineCrashed):
+        run(made, request("b"))
+    assert made.counters()["state_leaks"] == 1
+
+
+def test_the_states_alive_are_those_of_answers_of_files_in_use_and_those_remembered():
+    made = engine()
+    made.keep_state("d", flavoured(1.0))
+    run(made, request(), request("b", (7, 8)), steps=2)
+    found = made.counters()
+    assert found["slots_used"] == 2 and found["states_alive"] == 2 + 1 + found["cache_snapshots"]
+    run(made)
+    assert made.counters()["slots_used"] == 0
+
+
 # diagnosis
 
 

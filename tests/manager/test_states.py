@@ -230,6 +230,17 @@ def test_the_log_proves_what_each_request_was_run_with(make_manager, caplog):
     assert ends["finish_reason"] == "length" and ends["decoded_tokens"] == 5
 
 
+def test_at_debug_the_log_has_the_digests_of_the_states_a_b_a(make_manager, caplog):
+    caplog.set_level(logging.DEBUG, "webapp.requests")
+    manager = make_manager(log_level="debug", state_cache_bytes=0)
+    for prompt in ((1, 2), (7, 8, 9), (1, 2)):
+        last_output(manager.submit(request(*prompt)))
+    logged = (json.loads(record.getMessage()) for record in caplog.records)
+    first, between, again = ((line["start_state"], line["end_state"]) for line in logged if line["event"] == "ends")
+    assert first == again and first[0] == between[0] and first[1] != between[1]
+    assert manager.counters()["state_leaks"] == 0
+
+
 def test_requests_that_wait_for_the_load_keep_their_state(make_manager):
     manager = make_manager("fake load_ms=300")
     handles = [manager.submit(request(), state=state) for state in (FITS, "", FITS)]

@@ -7,6 +7,7 @@ its error: a step that fails is tried again row by row, and the rows that fail a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -57,6 +58,8 @@ SNAPSHOT_EVERY = 256
 """Tokens of a long answer between two snapshots."""
 WORTH_LASTING = 512
 """So many tokens read at a time are worth a file, whoever has them read."""
+ROUNDED = 0.01
+"""How much of the largest value another may be off in a state that was read back: bfloat16 rounds by 0.004 of it."""
 FAILURES_IN_A_ROW = 5
 """So many steps failing with none succeeding between them mean a broken backend, not a bad request."""
 
@@ -74,7 +77,12 @@ class Piece(NamedTuple):
 class LLMEngine:
     """``banned_token_ids`` are never sampled (ids the tokenizer does not assign); ``penalty_exempt_token_ids`` are
     never counted by penalties. ``max_sequences`` is bounded by the backend's slots, ``prefill_chunk`` 0 is what the
-    backend likes. ``snapshots`` is a store in place of one in memory alone. Not thread-safe."""
+    backend likes. ``snapshots`` is a store in place of one in memory alone. Not thread-safe.
+
+    **Leak guard.** Two sequences cannot write one state: a slot is one sequence's from its admission to its end. After
+    each end the slots taken are compared with those of the sequences that run; with ``checks_states`` the state a slot
+    begins with is read back too, and the statistics have the digests of the states at the beginning and at the end.
+    ``state_leaks`` of :meth:`counters` counts what does not agree."""
 
     def __init__(
         self,
@@ -87,6 +95,7 @@ class LLMEngine:
         banned_token_ids: Iterable[int] = (),
         penalty_exempt_token_ids: Iterable[int] = (),
         constraint_factory: ConstraintFactory | None = None,
+        checks_states: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backend = backend
@@ -105,6 +114,9 @@ class LLMEngine:
         self._last_report = QueueReport(0)
         self._failures_in_a_row = 0
         self._totals: Counter[str] = Counter()
+        self._checks_states = checks_states
+        self._slots: set[int] = set()
+        self._state_leaks = 0
 
     # requests
 
@@ -213,6 +225,9 @@ class LLMEngine:
             "running": len(self.scheduler.running),
             "waiting": len(self.scheduler.waiting),
             "max_sequences": self.max_sequences,
+            "slots_used": len(self._slots),
+            "states_alive": len(self._slots) + len(self._kept_starts) + len(cache),
+            "state_leaks": self._state_leaks,
             "cache_hits": cache.hits,
             "cache_misses": cache.misses,
             "cache_bytes": cache.used_bytes,
@@ -232,10 +247,12 @@ class LLMEngine:
     def _start(self, sequence: Sequence) -> None:
         sequence.admitted_at = self._clock()
         try:
-            sequence.slot = self.backend.new_slot()
+            sequence.slot = self._take_slot()
             found = self.snapshots.longest_prefix(sequence.initial_state_digest, sequence.prompt_token_ids)
             length, snapshot = found or (0, Snapshot(sequence.initial_state))
             self.backend.write_state(sequence.slot, snapshot.state.copy())
+            if self._checks_states:
+                self._check_start(sequence, snapshot.state)
         except Exception as exc:
             self._fail(sequence, exc)
         else:
@@ -408,10 +425,14 @@ class LLMEngine:
             if sequence.request.is_kept:
                 keep = (sequence.prompt_length, sequence.position)
                 self.snapshots.retire(sequence.initial_state_digest, sequence.consumed_token_ids, keep)
+        if self._checks_states and error is None and sequence.slot is not None:
+            with contextlib.suppress(Exception):  # what is wrong with the backend the next step says
+                sequence.end_digest = self.backend.read_state(sequence.slot).digest()
         self.scheduler.remove(sequence)
         if sequence.slot is not None:
-            self.backend.free_slot(sequence.slot)
+            self._give_back(sequence.slot)
             sequence.slot = None
+        self._check_slots()
         sequence.release_held_back()
         token_ids, logprobs = sequence.take()
         stats = sequence.stats(self._clock())
@@ -464,6 +485,41 @@ class LLMEngine:
             self.snapshots.clear()
         except Exception:
             log.warning("a snapshot after %d tokens could not be kept", len(token_ids), exc_info=True)
+
+    # the leak guard
+
+    def _take_slot(self) -> int:
+        slot = self.backend.new_slot()
+        if slot in self._slots:
+            self._leaked(f"slot {slot} was given out twice")
+            raise EngineCrashed(reason=f"slot {slot} was given out twice")
+        self._slots.add(slot)
+        return slot
+
+    def _give_back(self, slot: int) -> None:
+        self._slots.discard(slot)
+        self.backend.free_slot(slot)
+
+    def _check_slots(self) -> None:
+        """Slots that no running sequence has are given back, and counted."""
+        for slot in self._slots - {sequence.slot for sequence in self.scheduler.running}:
+            self._leaked(f"slot {slot} was held by nobody")
+            self._give_back(slot)
+
+    def _check_start(self, sequence: Sequence, wanted: RecurrentState) -> None:
+        """What the slot holds now against what was written to it; a backend that keeps states in half precision may
+        round. Raises ModelError where they differ: an answer must not go on from another's state."""
+        found = self.backend.read_state(_slot(sequence))
+        sequence.start_digest = found.digest()
+        for name, values in wanted.arrays.items():
+            most = float(np.abs(values).max(initial=0.0))
+            if not float(np.abs(found.arrays[name] - values).max(initial=0.0)) <= ROUNDED * most:
+                self._leaked(f"slot {sequence.slot} does not hold the state that was written to it")
+                raise ModelError(reason=Text("reason.engine.state_leaked"))
+
+    def _leaked(self, what: str) -> None:
+        self._state_leaks += 1
+        log.error("state leak: %s", what)
 
     # smaller parts
 

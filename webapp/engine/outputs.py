@@ -55,7 +55,8 @@ class SequenceStats:
     """Counters of one sequence. ``cached`` tokens came from a snapshot, ``prefilled`` were read, ``decoded`` sampled.
 
     Seconds: ``queued_s`` until a slot was free, ``prefill_s`` from then to the first token, ``decode_s`` from the first
-    token to the end.
+    token to the end. ``start_digest`` and ``end_digest`` are of the slot's state after admission and at the end, ""
+    unless the engine checks states.
     """
 
     prompt_tokens: int = 0
@@ -67,6 +68,8 @@ class SequenceStats:
     decode_s: float = 0.0
     initial_state_digest: str = ""
     seed: int = 0
+    start_digest: str = ""
+    end_digest: str = ""
 
 
 @dataclass(frozen=True)

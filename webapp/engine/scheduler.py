@@ -126,6 +126,9 @@ class Sequence:
     """From its admission to the first draw: those after the whole prompt, where they were kept with its state."""
     snapshot_after: int = 0
     """How many written tokens the last snapshot of the answer has consumed."""
+    start_digest: str = ""
+    end_digest: str = ""
+    """Of the slot's state after admission and at the end, where the engine checks states."""
     _drafter_fed: int = 0
     _sure: int = 0
     _taken: int = 0
@@ -209,6 +212,8 @@ class Sequence:
             decode_s=now - first_token_at,
             initial_state_digest=self.initial_state_digest,
             seed=self.seed,
+            start_digest=self.start_digest,
+            end_digest=self.end_digest,
         )
 
 

@@ -200,6 +200,8 @@ def log_end(output: TokenOutput, service: Service) -> None:
         found = {"state": service.state.name, "digest": stats.initial_state_digest, "seed": stats.seed}
         counts = {"prompt_tokens": stats.prompt_tokens, "decoded_tokens": stats.decoded_tokens}
         error = {"error": output.error["code"]} if output.error else {}
+        if stats.start_digest:  # the log is at debug
+            found |= {"start_state": stats.start_digest, "end_state": stats.end_digest}
         _log("ends", output.request_id, {"finish_reason": reason, **found, **counts, **error})
 
 

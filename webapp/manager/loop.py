@@ -257,6 +257,7 @@ def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFac
         banned_token_ids=command.banned_token_ids,
         penalty_exempt_token_ids=command.penalty_exempt_token_ids,
         constraint_factory=constraints,
+        checks_states=command.checks_states,
     )
     if command.initial_state is not None:
         engine.set_initial_state(command.initial_state.value(), command.initial_state_digest)

@@ -93,6 +93,7 @@ class LoadModel(Tagged, frozen=True):
     adapter_bytes: bytes = b""
     adapter_alpha: float = 0.0
     adapter_start_bytes: bytes = b""
+    checks_states: bool = False
 
     @property
     def path(self) -> str:

@@ -382,6 +382,7 @@ def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadMo
         penalty_exempt_token_ids=penalty_exempt_token_ids(tokenizer) if tokenizer else (),
         snapshot_folder_bytes=os.fsencode(settings.snapshot_dir),
         snapshot_limit_bytes=settings.snapshot_limit_bytes,
+        checks_states=settings.log_level == "debug",
     )
 
     def starting_from(start: Start) -> LoadModel:

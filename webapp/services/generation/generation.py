@@ -370,7 +370,9 @@ class Generation:
     def _ended(
         self, reason: FinishReason | None, stats: SequenceStats | None, error: dict[str, Any] | None
     ) -> list[AnswerEvent]:
-        found = {**asdict(stats), "tokens_per_s": tokens_per_s(stats)} if stats is not None else {}
+        figures = asdict(stats) if stats is not None else {}  # without the digests that only a check of states has
+        found = {name: value for name, value in figures.items() if value != ""}
+        found |= {"tokens_per_s": tokens_per_s(stats)} if stats is not None else {}
         if error is not None or reason is None or reason is FinishReason.ERROR:
             rest = self.text.finish(is_cut=True)
             self.end = Failed(

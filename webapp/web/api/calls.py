@@ -335,6 +335,9 @@ ENGINE_TEXTS = {
     "running": "Sequences that hold a slot",
     "waiting": "Sequences that wait for a slot",
     "max_sequences": "Slots",
+    "slots_used": "States that answers are being written with",
+    "states_alive": "States in memory: of answers, of files in use, remembered ones",
+    "state_leaks": "States that were with nobody, or not those that were written (leak guard; must stay 0)",
     "cache_hits": "Prompts that began at a remembered state",
     "cache_misses": "Prompts that began at the start",
     "cache_bytes": "Memory of remembered states",
@@ -345,7 +348,7 @@ ENGINE_TEXTS = {
     "snapshot_file_hits": "Prompts that began at a state from disk",
     "snapshot_files_damaged": "States on disk that were damaged and read again",
 }
-GROWING = ("cache_hits", "cache_misses", "snapshot_file_hits", "snapshot_files_damaged")
+GROWING = ("state_leaks", "cache_hits", "cache_misses", "snapshot_file_hits", "snapshot_files_damaged")
 
 
 def the_metrics() -> Metrics:
