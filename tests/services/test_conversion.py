@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.errors import raises_code
+from tests.waiting import PATIENCE_S
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.cli import convert
 from webapp.cli.parser import parse
@@ -132,11 +133,18 @@ def test_a_file_in_the_way_is_named_and_stays(conversions: Conversions, tmp_path
     assert (tmp_path / "raw.st").read_bytes() == b"mine"
 
 
-@pytest.mark.usefixtures("without_program")
-def test_two_jobs_never_write_one_file(conversions: Conversions) -> None:
+def test_two_jobs_never_write_one_file(conversions: Conversions, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+
+    def run(arguments: list[str], running: Running) -> dict[str, float]:
+        may_end.wait(PATIENCE_S)
+        return run_here(arguments, running)
+
+    monkeypatch.setattr(conversion, "run_program", run)
     conversions.start(ConversionRequest("raw.pth", "st"))
     with raises_code("conversion_target_exists"):
         conversions.start(ConversionRequest("raw.pth", "st", overwrite=True))
+    may_end.set()
 
 
 def test_a_program_that_fails_is_told_and_cleared_away(

@@ -91,6 +91,18 @@ def test_a_transaction_inside_a_reading_block_is_a_bug(database, store):
     assert store.create("the connection is sound again").id
 
 
+def test_a_block_sees_one_moment_and_the_newest_block_inside_it_what_came_since(database, store):
+    with database.connect():
+        assert store.list() == []  # SQLite takes the moment of the first read
+        elsewhere = threading.Thread(target=store.create, args=("since",))
+        elsewhere.start()
+        elsewhere.join()
+        with database.newest():
+            assert [chat.title for chat in store.list()] == ["since"]
+        assert store.list() == []
+    assert [chat.title for chat in store.list()] == ["since"]
+
+
 def test_many_threads_open_no_more_connections_than_are_kept(database, store):
     store.create()
     threads = [threading.Thread(target=store.list) for _ in range(50)]

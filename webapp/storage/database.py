@@ -65,6 +65,17 @@ class Database:
             yield connection
 
     @contextmanager
+    def newest(self) -> Iterator[sqlite3.Connection]:
+        """Like :meth:`connect`, but inside a block too everything that is committed by now is seen. For what is kept
+        in memory: a block that began earlier would keep, for all, what was there then."""
+        outer = getattr(self._local, "connection", None), getattr(self._local, "is_writer", False)
+        try:
+            with self._begin("BEGIN") as connection:
+                yield connection
+        finally:
+            self._local.connection, self._local.is_writer = outer
+
+    @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """A connection to write with: all of the block or, after an exception, nothing. Nests within one thread."""
         with self._lend(is_writer=True) as connection:

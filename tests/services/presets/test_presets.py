@@ -2,6 +2,7 @@
 
 import json
 import logging
+import threading
 
 import pytest
 import torch
@@ -82,6 +83,19 @@ def open_house(tmp_path, models):
 def logged(caplog):
     rows = [json.loads(record.getMessage()) for record in caplog.records if record.name == "webapp.requests"]
     return [row for row in rows if row["event"] == "begins"]
+
+
+def test_a_page_drawn_as_of_an_earlier_moment_does_not_hide_a_new_preset(open_house):
+    """The page's thread reads in one block of the database, and what presets there are is kept for all."""
+    house = open_house()
+    with house.database.connect():
+        house.store.list()
+        made = []
+        elsewhere = threading.Thread(target=lambda: made.append(house.presets.create("Bold")))
+        elsewhere.start()
+        elsewhere.join()
+        house.presets.list()
+    assert house.presets.get(made[0].id).name == "Bold"
 
 
 def test_the_starter_is_the_preset_until_one_is_chosen_and_general_for_another_model(open_house):

@@ -332,7 +332,8 @@ class Presets:
         while something changed bears the version before it, and is read again."""
         version, kept = self._version, self._kept
         if kept is None or kept[0] != version:
-            kept = self._kept = (version, self.store.list(), self.store.active_id())
+            with self._database.newest():
+                kept = self._kept = (version, self.store.list(), self.store.active_id())
         return kept
 
     def _tell(self) -> None:
