@@ -173,7 +173,7 @@ def test_the_page_works_without_scripts(roost, visit):
     page.click("#send")
     page.wait_for_url("**/chat/*")
     chat_id = page.url.rpartition("/")[2]
-    assert roost.turns.live(chat_id).wait_finished(20)
+    assert roost.turns.live(chat_id).wait_finished(60)
     page.reload()
     assert "Both feet" in page.inner_text(".answer")
 

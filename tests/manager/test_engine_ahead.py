@@ -33,11 +33,11 @@ def test_who_takes_it_gets_the_one_that_runs_and_its_messages(starter, load):
     client = ahead.take(messages.put, exits.put)
     assert client is starter.clients[0]
     client.send(load)
-    while not isinstance(message := messages.get(timeout=20), Loaded):
+    while not isinstance(message := messages.get(timeout=60), Loaded):
         pass
     assert message.seats == 2
     client.close(2)
-    assert exits.get(timeout=20).exit_code == 0
+    assert exits.get(timeout=60).exit_code == 0
     assert ahead.take(messages.put, exits.put) is starter.clients[1]
     starter.clients[1].close(2)
 
@@ -51,7 +51,7 @@ def test_it_warms_up_what_the_strategy_takes_and_bad_ones_do_no_harm(starter, lo
         messages = Queue()
         client = ahead.take(messages.put, lambda found: None)
         client.send(load)
-        while not isinstance(messages.get(timeout=20), Loaded):
+        while not isinstance(messages.get(timeout=60), Loaded):
             pass
         client.close(2)
     assert warmed.get_nowait() is FakeBackend and warmed.empty()

@@ -320,7 +320,7 @@ def test_a_server_that_sends_a_byte_now_and_then_is_cut_off_in_time(port: int) -
     )
     began = time.monotonic()
     result = run_call(call({"city": "Paris"}), definition, ["127.0.0.1"])
-    assert result is not None and time.monotonic() - began < 5
+    assert result is not None and time.monotonic() - began < 9
     assert keys_in(result.reason) == ["reason.tools.took_too_long"]
 
 

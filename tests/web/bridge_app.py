@@ -157,7 +157,7 @@ class RunningServer:
         return client
 
     def get(self, path="/"):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
             return response.read()
 
     def is_idle(self):

@@ -83,7 +83,7 @@ def test_a_searched_file_brings_its_tool_and_the_answer_uses_it(turns_with, stor
     told = watch(turns.send(chat.id, "What is the capital of Norland?"))
     assert Waiting("calling") in told, "nothing is shown of a call, and it may take its time"
     wait_until(lambda: len(manager.requests) == 2)
-    assert turns.live(chat.id).wait_finished(5)
+    assert turns.live(chat.id).wait_finished(60)
     asked, answered = prompts(manager, world)
     assert '"search_attachments"' in asked and "File: atlas.txt (not shown" in asked and "boats" not in asked
     assert manager.requests[0].constraint["kind"] == "lark"

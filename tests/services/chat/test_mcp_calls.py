@@ -43,7 +43,7 @@ def answered(world, database, settings, servers, store, chat):
     manager = ScriptedManager(world, CALL, "It said modern.")
     turns = ChatTurns(manager, database, settings, servers=servers)
     try:
-        assert turns.send(chat.id, "Call it.").wait_finished(10)
+        assert turns.send(chat.id, "Call it.").wait_finished(60)
         asking = store.branch(chat.id)[-1]
         wait_until(lambda: turns.tools.calls(asking) and turns.tools.calls(asking)[0].tool)
         (state,) = turns.tools.calls(asking)

@@ -72,7 +72,7 @@ def test_a_close_while_a_later_answer_is_being_submitted_ends_that_one_too(start
         assert number == 2
         closer = threading.Thread(target=completion.close)
         closer.start()
-        closer.join(10)
+        closer.join(60)
 
     manager.before_return = close_from_another_thread
     read(completion)

@@ -56,7 +56,7 @@ class House:
     def ask(self, **chat):
         chat = self.store.create(**chat)
         turn = self.turns.send(chat.id, "Hello")
-        assert turn.wait_finished(20)
+        assert turn.wait_finished(60)
         return self.store.message(turn.message_id)
 
     def close(self):

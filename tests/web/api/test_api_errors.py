@@ -106,7 +106,7 @@ def test_a_body_that_is_too_large_is_counted_as_such(serve, caplog, is_split):
     head += "Content-Type: application/json\r\nContent-Length: 3000\r\n\r\n"
     with (
         caplog.at_level("INFO", "roost.api"),
-        socket.create_connection(("127.0.0.1", server.server.addresses[0][1]), timeout=20) as client,
+        socket.create_connection(("127.0.0.1", server.server.addresses[0][1]), timeout=60) as client,
     ):
         client.sendall(head.encode() + (b"" if is_split else b"x" * 3000))
         assert client.recv(100).startswith(b"HTTP/1.1 413")

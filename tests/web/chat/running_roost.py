@@ -137,7 +137,7 @@ class RunningRoost:
         """A chat whose answer is complete; its id."""
         chat_id = chat_id or self.store.create(title=text).id
         turn = self.turns.send(chat_id, text)
-        assert turn.wait_finished(20)
+        assert turn.wait_finished(60)
         return chat_id
 
 
@@ -146,7 +146,7 @@ class PageClient:
 
     def __init__(self, roost: RunningRoost) -> None:
         head = f"Origin: {roost.url}\r\nCookie: {roost.cookie}\r\n"
-        self.client = WebSocketClient(roost.port, "/ws/chat", extra=head, timeout=20)
+        self.client = WebSocketClient(roost.port, "/ws/chat", extra=head, timeout=60)
 
     def send(self, **fields: object) -> None:
         self.client.send(json.dumps(fields))

@@ -61,7 +61,7 @@ def test_a_sent_file_is_shown_with_its_message_and_read_by_the_model(roost):
     chat_id = attach(roost, "", "a.txt", b"heron")[1]["Roost-Chat"]
     file = pending(roost, chat_id)[0]
     roost.post("/chat/do", do="send", chat=chat_id, text="What?")
-    assert roost.turns.live(chat_id).wait_finished(20)
+    assert roost.turns.live(chat_id).wait_finished(60)
     page = roost.get(f"/chat/{chat_id}")
     assert page.count("a.txt</a>") == 1 and f"/chat/{chat_id}/files/{file.id}" in page
     assert f"remove_attachment:{file.id}" not in page and pending(roost, chat_id) == []
@@ -72,7 +72,7 @@ def test_without_scripts_files_go_with_the_form(roost):
     files = [("one.txt", b"one"), ("", b""), ("two.txt", "二".encode("gbk") * 40)]
     status, _, page = post(roost, "/chat/do", files, do="send", chat="", text="Both?")
     chat_id = re.search(r'data-chat="(\w+)"', page)[1]
-    assert status == 200 and roost.turns.live(chat_id).wait_finished(20)
+    assert status == 200 and roost.turns.live(chat_id).wait_finished(60)
     names = [file.name for file in attached_files(roost.store.branch(chat_id)[0].message)]
     assert names == ["one.txt", "two.txt"]
 

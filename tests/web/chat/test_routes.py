@@ -76,7 +76,7 @@ def test_the_rail_has_no_dead_links(roost):
 def test_a_message_sent_by_form_makes_a_chat_that_is_answered(roost):
     address, page = roost.post("/chat/do", do="send", chat="", text="Why?", temperature="0.5", system_prompt="Be kind.")
     chat_id = re.fullmatch(r"/chat/(\w+)", address)[1]
-    assert roost.turns.live(chat_id).wait_finished(20)
+    assert roost.turns.live(chat_id).wait_finished(60)
     page = roost.get(address)
     assert "<strong>no current</strong>" in page and "Why?" in page
     chat = roost.store.get(chat_id)
@@ -124,7 +124,7 @@ def test_versions_of_an_answer_can_be_walked(roost):
     chat_id = roost.answered()
     answer = roost.store.branch(chat_id)[-1]
     roost.post("/chat/do", do=f"regenerate:{answer.id}", chat=chat_id)
-    assert roost.turns.live(chat_id).wait_finished(20)
+    assert roost.turns.live(chat_id).wait_finished(60)
     page = roost.get(f"/chat/{chat_id}")
     assert "2/2" in page
     _, page = roost.post("/chat/do", do=command("select", page), chat=chat_id)
@@ -161,7 +161,7 @@ def test_a_hit_in_a_tools_result_leads_to_its_place(roost):
 def test_a_hit_in_a_version_that_is_not_shown_offers_to_show_it(roost):
     chat_id = roost.answered()
     question = roost.store.branch(chat_id)[0]
-    roost.turns.edit(question.id, "Another question").wait_finished(20)
+    roost.turns.edit(question.id, "Another question").wait_finished(60)
     page = roost.get(f"/chat/{chat_id}?at={question.id}")
     assert says(page, "chat.message.other_version") and f"select:{question.id}" in page
 
