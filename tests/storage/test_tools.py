@@ -82,3 +82,18 @@ def test_a_chat_kept_before_presets_had_tools_chose_its_own() -> None:
     assert chat_tools_from_json('{"is_on": true, "tool_ids": ["a"]}').is_own
     assert not chat_tools_from_json('{"is_on": false, "tool_ids": []}').is_own
     assert not chat_tools_from_json('{"is_own": false, "is_on": true, "tool_ids": ["a"]}').is_own
+
+
+def test_every_change_gives_another_revision(store):
+    seen = [store.revision]
+    made = store.create(ToolDefinition("clock", ""))
+    for change in (
+        lambda: None,
+        lambda: store.update(made.id, ToolDefinition("watch", "")),
+        lambda: store.delete(made.id),
+        lambda: ToolStore(store.database).restore(made.id),
+    ):
+        change()
+        seen.append(store.revision)
+    store.list()
+    assert len(set(seen)) == 5 and store.revision == seen[-1]

@@ -46,6 +46,8 @@ class Database:
     def __init__(self, path: Path | str, trace: Callable[[str], None] | None = None) -> None:
         self.path = Path(path)
         self.notices: list[Text] = []
+        self.revisions: dict[str, int] = {}
+        """Table -> a number that is another after every change, for tables whose store says so."""
         self._trace = trace
         self._idle: list[sqlite3.Connection] = []
         self._lent = 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,6 +21,7 @@ from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, Tool
 
 NOT_FOUND = functools.partial(RoostError, "tool_not_found")
 MOST_TOOLS = 200
+_revisions = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,17 @@ class ToolStore:
 
     def __init__(self, database: Database) -> None:
         self.database = database
+
+    @property
+    def revision(self) -> int:
+        """Another one after every change made by this process."""
+        return self.database.revisions.get("tools", 0)
+
+    @contextmanager
+    def _changing(self) -> Iterator[sqlite3.Connection]:
+        with self.database.transaction() as connection:
+            yield connection
+        self.database.revisions["tools"] = next(_revisions)
 
     def list(self) -> StoredTools:
         """By name."""
@@ -64,17 +78,17 @@ class ToolStore:
 
     def create(self, definition: ToolDefinition) -> StoredTool:
         """Raises ToolInvalid for a bad definition, a taken name, or too many tools."""
-        with self.database.transaction() as connection:
+        with self._changing() as connection:
             return _insert_tool(connection, checked(definition))
 
     def create_all(self, definitions: Sequence[ToolDefinition]) -> StoredTools:
         """All or none."""
-        with self.database.transaction() as connection:
+        with self._changing() as connection:
             return [_insert_tool(connection, checked(definition)) for definition in definitions]
 
     def update(self, tool_id: str, definition: ToolDefinition, expected_updated_at: float | None = None) -> StoredTool:
         """Raises ToolInvalid also when it was saved since ``expected_updated_at``."""
-        with self.database.transaction() as connection:
+        with self._changing() as connection:
             before = _tool(row_of(connection, "tools", tool_id, NOT_FOUND))
             if expected_updated_at is not None and before.updated_at != expected_updated_at:
                 raise ToolInvalid(field="definition", reason=Text("reason.storage.changed_elsewhere"))
@@ -82,18 +96,18 @@ class ToolStore:
 
     def delete(self, tool_id: str) -> None:
         """Hides it until :meth:`restore`."""
-        with self.database.transaction() as connection:
+        with self._changing() as connection:
             row_of(connection, "tools", tool_id, NOT_FOUND)
             update(connection, "tools", tool_id, deleted_at=time.time())
 
     def put_back(self, tool_id: str, definition: ToolDefinition) -> StoredTool:
         """Brings a deleted tool back as something else; raises ToolInvalid when the name is taken."""
-        with self.database.transaction() as connection:
+        with self._changing() as connection:
             return self._write(connection, tool_id, checked(definition), time.time())
 
     def restore(self, tool_id: str) -> StoredTool:
         """Raises ToolInvalid when another has its name now."""
-        with self.database.transaction() as connection:
+        with self._changing() as connection:
             tool = _tool(row_of(connection, "tools", tool_id, NOT_FOUND, with_deleted=True))
             return self._write(connection, tool_id, tool.definition, tool.updated_at)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import gzip
 import logging
 import os
@@ -38,6 +37,7 @@ from webapp.storage.sessions import Sessions
 from webapp.web import conversion, docs, error_answers, jobs, measure, sessions, status
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
+from webapp.web.chat.commands import answer_handshake
 from webapp.web.guard import Guard
 from webapp.web.kit import page
 from webapp.web.models import routes as model_routes
@@ -90,7 +90,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.add_url_rule("/health", view_func=health)
     api_calls.install(app, settings)
     if not settings.api_only:
-        app.add_url_rule("/ws/chat", "chat_socket", open_chat_socket, websocket=True)
+        app.add_url_rule("/ws/chat", "chat_socket", answer_handshake, websocket=True)
     return app
 
 
@@ -99,8 +99,15 @@ class LateRule(Rule):
     a start."""
 
     def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
-        compile_now = functools.cache(super()._compile_builder)
-        return lambda *given, **values: compile_now(append_unknown)(*given, **values)
+        name, compile_now = "_build_unknown" if append_unknown else "_build", super()._compile_builder
+
+        def build(rule: Rule, *given: Any, **values: Any) -> tuple[str, str]:
+            built = compile_now(append_unknown).__get__(rule, None)
+            setattr(rule, name, built)  # from now on
+            found: tuple[str, str] = built(*given, **values)
+            return found
+
+        return build
 
 
 def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None:
@@ -156,12 +163,6 @@ def make_data_dir(folder: Path) -> None:
     if os.name == "posix" and is_ours and folder.stat().st_mode & 0o077:
         with contextlib.suppress(OSError):
             folder.chmod(0o700)
-
-
-def open_chat_socket() -> Any:
-    from webapp.web.chat.socket import answer_handshake  # brings asyncio with flask-sock, which a start does without
-
-    return answer_handshake()
 
 
 def health() -> Response:

@@ -14,7 +14,7 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError, translate_error
 from webapp.i18n import sentences, translate
-from webapp.web.api.operations import error_body, is_api_path
+from webapp.web.api.operations import error_body, is_api_path, name_request
 from webapp.web.kit.page import commands, current_locale, render_page, wants_fragment
 
 RETRY_AFTER_S = {429: "1", 503: "2"}
@@ -38,6 +38,8 @@ def answer_error(error: RoostError, status: int | None = None) -> Response:
     else:
         response = notice_page(translate("page.error", current_locale()), message, hint, status)
     response.headers["Cache-Control"] = "no-store"
+    if is_api_path(request.path):
+        name_request(response)
     if status in RETRY_AFTER_S:
         response.headers["Retry-After"] = RETRY_AFTER_S[status]
     return response

@@ -26,11 +26,10 @@ from webapp.services.access import owner_link
 from webapp.services.downloads.catalogue import fitting, known_models
 from webapp.services.strategy.hardware import probe
 from webapp.settings import LOOPBACK_HOSTS, Settings
-from webapp.web.api.calls import Line
 from webapp.web.api.operations import GENERATING_PATHS
 from webapp.web.peer import TrustedProxies, connections_of, share_of_one
 from webapp.web.socket.channel import Limits
-from webapp.web.socket.server import BridgeServer
+from webapp.web.socket.server import BridgeServer, Line
 
 log = logging.getLogger(__name__)
 MAX_HEADER_BYTES = 32 << 10

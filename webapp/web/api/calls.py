@@ -13,17 +13,17 @@ import threading
 import time
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
-from flask import Flask, Response, current_app, g, request
+from flask import Flask, Response, abort, current_app, g, request
 
 from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
-from webapp.web.api.operations import OPERATIONS, Operation, methods_of, named, request_id
+from webapp.web.api.operations import OPERATIONS, Operation, methods_of, name_request, named
 from webapp.web.error_answers import answer_error, takes_anything, wants_json
 from webapp.web.peer import REFUSAL_KEY
 
@@ -56,8 +56,24 @@ def install(app: Flask, settings: Settings) -> None:
     app.add_url_rule("/v1", "api unknown", unknown, defaults={"path": ""}, methods=ANY_METHOD, strict_slashes=False)
     app.add_url_rule("/v1/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
     app.add_url_rule("/api/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
-    app.before_request(answer_models)
-    app.after_request(name_request)
+    operation = {op.key: op for op in OPERATIONS}
+    for path, page, key in MODEL_PAGES:
+        if page not in app.view_functions:  # a server without pages
+            page = f"api GET {path}"
+            app.add_url_rule(path, page, no_page)
+        app.view_functions[page] = functools.partial(answer_models, operation[key], app.view_functions[page])
+
+
+MODEL_PAGES = (("/models", "models.index", "models"), ("/models/<path:name>", "models.details", "model"))
+"""Addresses that are a page for people and OpenAI's list for programs: some are told a base_url without /v1."""
+
+
+def answer_models(op: Operation, page: Callable[..., Any], **arguments: str) -> Any:
+    return call(op, **arguments) if wants_json() or takes_anything() else page(**arguments)
+
+
+def no_page(**_: str) -> NoReturn:
+    abort(404)
 
 
 def call(op: Operation, **arguments: str) -> Response:
@@ -86,15 +102,9 @@ def call(op: Operation, **arguments: str) -> Response:
         record.end()
         raise
     record.status = response.status_code
+    name_request(response)
     response.call_on_close(release)
     response.call_on_close(record.end)
-    return response
-
-
-def name_request(response: Response) -> Response:
-    """Under OpenAI's header and Anthropic's."""
-    if (request.endpoint or "").startswith("api "):
-        response.headers["X-Request-Id"] = response.headers["Request-Id"] = g.get("request_id") or request_id()
     return response
 
 
@@ -105,17 +115,6 @@ def unknown(path: str) -> Response:
         response.headers["Allow"] = ", ".join(methods)
         return response
     return answer_error(RoostError("unknown_url", method=request.method, path=request.path))
-
-
-def answer_models() -> Response | None:
-    """``GET /models`` is a page for people; a program gets OpenAI's list (base_url without /v1)."""
-    path = request.path
-    is_list = path == "/models" or path.startswith("/models/")
-    if request.method != "GET" or not is_list or not (wants_json() or takes_anything()):
-        return None
-    name = path.removeprefix("/models").strip("/")
-    operation = {op.key: op for op in OPERATIONS}
-    return call(operation["model"], name=name) if name else call(operation["models"])
 
 
 @dataclass
@@ -221,70 +220,6 @@ class RequestLimit:
                     del self._open[client]
 
         return leave
-
-
-class Line:
-    """Where requests that take long wait for one of ``places``, without a thread: threads are for what is answered, and
-    for pages. Used by the loop's thread and by waitress' workers.
-
-    ``paths`` are the addresses of such requests. Who has fewest being answered is next; when ``limit`` wait, the app
-    gets the next one at once, to refuse it.
-    """
-
-    def __init__(self, paths: Collection[str], places: int, limit: int) -> None:
-        self.start: Callable[[Any], None] = lambda task: None
-        """Hands a task to a worker."""
-        self._paths = paths
-        self._places = places
-        self._limit = limit
-        self._open: Counter[str] = Counter()
-        self._waiting: list[Any] = []
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def add(self, channel: Any) -> None:
-        """``channel`` has a request, which is to be answered now or later."""
-        path = getattr(channel.requests[0], "path", "")  # a header that never ended has none
-        if path.rstrip("/") not in self._paths:
-            return self.start(channel)
-        with self._lock:
-            if self._open.total() >= self._places:
-                if len(self._waiting) < self._limit:
-                    return self._waiting.append(channel)
-                return self.start(channel)
-            self._open[channel.client] += 1
-        self.start(_Turn(channel, self))
-
-    def leave(self, client: str) -> None:
-        with self._lock:
-            self._open[client] -= 1
-            if not self._open[client]:
-                del self._open[client]
-            if not self._waiting:
-                return
-            following = min(self._waiting, key=lambda channel: self._open[channel.client])
-            self._waiting.remove(following)
-            self._open[following.client] += 1
-        self.start(_Turn(following, self))
-
-
-class _Turn:
-    """A request that has its place, as a task for waitress."""
-
-    def __init__(self, channel: Any, line: Line) -> None:
-        self._channel = channel
-        self._line = line
-
-    def service(self) -> None:
-        try:
-            self._channel.service()  # nothing but the end, where the client has left meanwhile
-        finally:
-            self._line.leave(self._channel.client)
-
-    def cancel(self) -> None:
-        self._channel.cancel()
 
 
 class ModelTurns:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
-from flask import g
+from flask import Response, g
 
 from webapp.errors import RoostError
 
@@ -263,6 +263,11 @@ def request_id() -> str:
         g.request_id = f"req_{uuid.uuid4().hex}"
     found: str = g.request_id
     return found
+
+
+def name_request(response: Response) -> None:
+    """The answer carries its :func:`request_id` under OpenAI's header and Anthropic's."""
+    response.headers["X-Request-Id"] = response.headers["Request-Id"] = request_id()
 
 
 def error_body(path: str, error: RoostError, message: str, status: int) -> dict[str, Any]:

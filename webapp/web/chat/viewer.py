@@ -279,7 +279,7 @@ class Viewer:
             replace(chat, head_id=None, updated_at=0.0),
             self.page.news.number(PRESETS),
             self._runs,
-            self.page.tools.list(),
+            self.page.tools.revision,
             self.page.state_names(),
         )
         if inputs != self._panel_inputs or self._offer != NO_OFFER:

@@ -22,8 +22,8 @@ import select
 import socket
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection
 from typing import Any
 
 import flask_sock
@@ -103,6 +103,70 @@ class Places:
             return False
         min(idle, key=lambda channel: channel.last_activity).will_close = True
         return True
+
+
+class Line:
+    """Where requests that take long wait for one of ``places``, without a thread: threads are for what is answered, and
+    for pages. Used by the loop's thread and by waitress' workers.
+
+    ``paths`` are the addresses of such requests. Who has fewest being answered is next; when ``limit`` wait, the app
+    gets the next one at once, to refuse it.
+    """
+
+    def __init__(self, paths: Collection[str], places: int, limit: int) -> None:
+        self.start: Callable[[Any], None] = lambda task: None
+        """Hands a task to a worker."""
+        self._paths = paths
+        self._places = places
+        self._limit = limit
+        self._open: Counter[str] = Counter()
+        self._waiting: list[Any] = []
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, channel: Any) -> None:
+        """``channel`` has a request, which is to be answered now or later."""
+        path = getattr(channel.requests[0], "path", "")  # a header that never ended has none
+        if path.rstrip("/") not in self._paths:
+            return self.start(channel)
+        with self._lock:
+            if self._open.total() >= self._places:
+                if len(self._waiting) < self._limit:
+                    return self._waiting.append(channel)
+                return self.start(channel)
+            self._open[channel.client] += 1
+        self.start(_Turn(channel, self))
+
+    def leave(self, client: str) -> None:
+        with self._lock:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+            if not self._waiting:
+                return
+            following = min(self._waiting, key=lambda channel: self._open[channel.client])
+            self._waiting.remove(following)
+            self._open[following.client] += 1
+        self.start(_Turn(following, self))
+
+
+class _Turn:
+    """A request that has its place, as a task for waitress."""
+
+    def __init__(self, channel: Any, line: Line) -> None:
+        self._channel = channel
+        self._line = line
+
+    def service(self) -> None:
+        try:
+            self._channel.service()  # nothing but the end, where the client has left meanwhile
+        finally:
+            self._line.leave(self._channel.client)
+
+    def cancel(self) -> None:
+        self._channel.cancel()
 
 
 class Listener(TcpWSGIServer):  # type: ignore[misc]
