@@ -14,8 +14,10 @@ export function shownMessages() {
 
 // Their label is made by CSS; a screen reader gets a name of its own.
 function nameButtons(root) {
-  for (const button of root.querySelectorAll(".code-copy:not([aria-label])")) {
-    button.setAttribute("aria-label", document.body.dataset.tCopy);
+  for (const button of root.querySelectorAll(":is(.code-copy, .code-preview):not([aria-label])")) {
+    const isCopy = button.matches(".code-copy");
+    button.setAttribute("aria-label", isCopy ? document.body.dataset.tCopy : document.body.dataset.tPreview);
+    if (!isCopy) button.setAttribute("aria-expanded", "false");
   }
 }
 
@@ -110,6 +112,12 @@ export function startMessages() {
   on("finished", finish);
   new MutationObserver(markLast).observe(list, { childList: true });
   markLast();
+  document.body.style.setProperty("--preview", JSON.stringify(document.body.dataset.tPreview));
+  document.body.style.setProperty("--preview-close", JSON.stringify(document.body.dataset.tPreviewClose));
+  list.addEventListener("click", async (event) => {
+    const shows = event.target.closest(".code-preview, [data-preview]");
+    if (shows) (await import("./preview.js")).togglePreview(shows);
+  });
   list.addEventListener("click", (event) => {
     const message = event.target.closest(".message");
     const isVersion = Boolean(event.target.closest("[data-versions]"));

@@ -52,7 +52,7 @@ from webapp.web.roles import Role, least_role, role_without_proof
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; font-src 'self'; "
     "connect-src 'self' {sockets}; manifest-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
-    "object-src 'none'"
+    "frame-src 'self'; object-src 'none'"
 )
 FIXED_HEADERS = {
     "X-Content-Type-Options": "nosniff",

@@ -32,7 +32,7 @@ def _rows(role: Role, blueprint: str, names: str) -> dict[str, Role]:
 ENDPOINTS: dict[str, Role] = {
     **_rows(Role.STRANGER, "", "health"),
     **_rows(Role.GUEST, "", "static chat_socket"),
-    **_rows(Role.GUEST, "chat", "index chat chats older export own do"),
+    **_rows(Role.GUEST, "chat", "index chat chats older export own do preview"),
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),
     **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_in_use"),
     **_rows(Role.LOCAL, "presets", "submit do"),

@@ -107,6 +107,27 @@ def chats() -> Response | BaseResponse:
     return render_page("chat/_list.html", {"chats": chat_list(page, current, count)})
 
 
+PREVIEW = """<!doctype html><title>-</title><script>
+const show = (event) => { document.open(); document.write(event.data); document.close(); };
+addEventListener("message", show, { once: true });
+parent.postMessage("ready", "*");
+</script>"""
+PREVIEW_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:; media-src data: blob:; form-action 'none'; base-uri 'none'; "
+    "frame-ancestors 'self'"
+)
+"""An origin of its own and no network. The page's own ``frame-src`` keeps the frame from going to another address."""
+
+
+@blueprint.get("/preview")
+def preview() -> Response:
+    """The empty frame that ``static/js/preview.js`` has show HTML or SVG from an answer. Not ``srcdoc``, which would
+    inherit the page's policy: no style and no script of a model's page would work."""
+    headers = {"Content-Security-Policy": PREVIEW_POLICY, "X-Frame-Options": "SAMEORIGIN"}
+    return make_response(PREVIEW, {**headers, "X-DNS-Prefetch-Control": "off", "Cache-Control": "max-age=3600"})
+
+
 @blueprint.get("/chat/<chat_id>/older")
 def older(chat_id: str) -> Response | BaseResponse:
     if not wants_fragment():

@@ -6,6 +6,7 @@ Texts that people wrote are plain ``str`` (the template escapes them); ``Markup`
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -36,6 +37,8 @@ from webapp.web.models.downloads import best_offer
 from webapp.web.presets.form import shown_name
 
 SHOWN_MESSAGES = 40
+PAGE_OR_DRAWING = re.compile(r"\s*<(!doctype html|html|svg)\b", re.IGNORECASE)
+"""An answer that is one, without a fence around it."""
 PROMPTS = ("first", "second", "third")
 STARTER_PREFIX = "roost-starter"
 PAGE = 20
@@ -319,6 +322,7 @@ def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
         "stats": _figures(stored.stats, t),
         "note": t("chat.message.was_cut") if was_cut else t("chat.message.stopped") if was_stopped else "",
         "failure": _failure(page, stored),
+        "can_preview": PAGE_OR_DRAWING.match(message.content) is not None,
         "can_continue": can_continue(stored) and bool(message.content or message.reasoning),
     }
 

@@ -32,20 +32,24 @@ from pygments.util import ClassNotFound
 
 MAX_HIGHLIGHTED = 20_000  # characters: about 30 ms of pygments; longer code is shown plain
 LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,30}")
+PREVIEWED = ("html", "svg", "xhtml")
+PREVIEW = '<button type="button" class="code-preview"></button>'
+"""Opens what a block draws in a frame of its own (``static/js/preview.js``)."""
 FORMATTER = HtmlFormatter(nowrap=True)  # class names, no style attributes
 
 
 def render_code(code: str, info: str, copy_label: str, highlight_limit: int | None = None) -> str:
     """``info`` is what follows the opening fence; its first word is the language if it looks like one.
 
-    The head is made of phrasing elements, because it stands inside ``pre``; a listener on the page answers clicks on
-    ``.code-copy`` with the text of the ``code`` beside it.
+    The head is made of phrasing elements, because it stands inside ``pre``; listeners on the page answer clicks on
+    ``.code-copy`` and ``.code-preview`` with the text of the ``code`` beside them.
     """
     found = LANGUAGE.match(info.strip())
     language = found[0] if found else ""
     css_class = f' class="language-{language}"' if language else ""
     return (
         f'<pre><span class="code-head"><span class="code-language">{language}</span>'
+        f"{PREVIEW if language.lower() in PREVIEWED else ''}"
         f'<button type="button" class="code-copy">{escape(copy_label)}</button></span>'
         f"<code{css_class}>{highlighted(code, language, highlight_limit or MAX_HIGHLIGHTED)}</code></pre>\n"
     )
@@ -211,7 +215,7 @@ ALLOWED_VALUES = {
     ("a", "title"): re.compile(r".*", re.DOTALL),
     ("a", "target"): re.compile(r"_blank"),
     ("button", "type"): re.compile(r"button"),
-    ("button", "class"): re.compile(r"code-copy"),
+    ("button", "class"): re.compile(r"code-copy|code-preview"),
     ("code", "class"): re.compile(r"language-[A-Za-z0-9+#._-]{1,30}"),
     ("li", "class"): re.compile(r"task"),
     ("ol", "start"): re.compile(r"\d{1,9}"),
