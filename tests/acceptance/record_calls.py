@@ -23,11 +23,12 @@ from typing import Any
 from models.starter.data.heldout import tool_cases
 from tests.acceptance.served_roost import ROOT
 from webapp.chat.messages import Message, Role, ThinkMode
+from webapp.chat.prompts import render
 from webapp.chat.tool_dialects import OfferedTools, all_dialects
 from webapp.engine.sampling_params import SamplingParams
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import generate
-from webapp.services.generation.request import PromptModel, render_in, template_of
+from webapp.services.generation.request import PromptModel, template_of
 from webapp.settings import Settings
 
 AT_ONCE = 8
@@ -67,7 +68,7 @@ def record(count: int, seed: int) -> list[dict[str, Any]]:
             template = template_of(model.info, own.choice(("g1x", "g1x", "g1x", "function_calling")))
             messages = [Message(Role(one["role"]), one["content"]) for one in case.messages]
             messages += [Message(Role.ASSISTANT, opening)] if opening else []
-            rendered = render_in(template, messages, "", ThinkMode.NONE, bool(opening), offered)
+            rendered = render(template, messages, "", ThinkMode.NONE, bool(opening), offered)
             most = own.choice((24, 120, 120, 120))
             params = SamplingParams(temperature=heat, top_p=own.choice((0.5, 0.9, 1.0)), max_tokens=most, seed=number)
             made = generate(manager, rendered, params)

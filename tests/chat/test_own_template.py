@@ -5,7 +5,7 @@ import pytest
 from tests.errors import raises_code
 from webapp.chat.formats import own_template
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
-from webapp.chat.own_template import render_own
+from webapp.chat.prompts import render
 from webapp.chat.tool_dialects import FUNCTION_CALLING, OfferedTools
 
 CHAT = (
@@ -16,7 +16,7 @@ ASKED = [Message(Role.USER, "你好"), Message(Role.ASSISTANT, "Hello!"), Messag
 
 
 def test_it_writes_the_prompt_and_tells_what_stops_the_answer():
-    rendered = render_own(own_template(CHAT), ASKED, system="Be brief.", think_mode=ThinkMode.THINK)
+    rendered = render(own_template(CHAT), ASKED, system="Be brief.", think_mode=ThinkMode.THINK)
     assert rendered.text == (
         "System: Be brief.\n\nUser: 你好\n\nAssistant: Hello!\n\nUser: Who are you?\n\nAssistant: <think"
     )
@@ -32,7 +32,7 @@ def test_tools_and_their_results_reach_it():
     )
     call = ToolCall("1", "weather", '{"city": "北京"}')
     messages = [Message(Role.ASSISTANT, "", tool_calls=(call,)), Message(Role.TOOL, '{"t": 21}', tool_call_id="1")]
-    rendered = render_own(own_template(source), messages, tools=OfferedTools(FUNCTION_CALLING, ({"name": "weather"},)))
+    rendered = render(own_template(source), messages, tools=OfferedTools(FUNCTION_CALLING, ({"name": "weather"},)))
     assert rendered.text == 'weather{"type": "function", "function": {"name": "weather"}}北京;21'
 
 
@@ -67,4 +67,4 @@ def test_tools_and_their_results_reach_it():
 )
 def test_a_hostile_template_is_a_typed_error_and_nothing_else(source):
     with raises_code("chat_template_failed"):
-        render_own(own_template(source), ASKED)
+        render(own_template(source), ASKED)

@@ -35,13 +35,12 @@ ANSWER, QUESTION = "an answer", "a question"
 def render_own(
     template: PromptTemplate,
     messages: Sequence[Message],
-    system: str = "",
-    think_mode: ThinkMode = ThinkMode.NONE,
-    continue_last: bool = False,
-    tools: OfferedTools | None = None,
+    system: str,
+    think_mode: ThinkMode,
+    continue_last: bool,
+    tools: OfferedTools | None,
 ) -> RenderedPrompt:
-    """As :func:`webapp.chat.prompts.render`, but the whole prompt is one piece of text. ``chat_template_failed`` for a
-    template that cannot be run."""
+    """:func:`webapp.chat.prompts.render` for a template that is a program of its own: one piece of text."""
     history = messages[:-1] if continue_last else messages
     context = {
         "messages": [*([{"role": "system", "content": system}] if system else []), *map(_as_dict, history)],

@@ -92,8 +92,13 @@ def render(
     """The prompt for the next answer, or with ``continue_last`` for the rest of the last (assistant) message.
 
     A think mode the template does not know counts as NONE. Answers without text are left out. ``tools`` are offered in
-    ``system``, or else in the first message where that is a system message.
+    ``system``, or else in the first message where that is a system message. A format that the model brings along makes
+    one piece of it all; ``chat_template_failed`` where that cannot be run.
     """
+    if template.jinja:
+        from webapp.chat.own_template import render_own
+
+        return render_own(template, messages, system, think_mode, continue_last, tools)
     assert not continue_last or (messages and messages[-1].role is Role.ASSISTANT), "only an answer can go on"
     offered = tools or OfferedTools(G1X_JSON)
     system, history = _with_offer(offered, system, messages[:-1] if continue_last else messages)

@@ -12,7 +12,7 @@ from typing import Any
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta
 from webapp.chat.messages import Message, ReadMode, Role, ThinkMode, attached_files
-from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt
+from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.errors import as_roost_error
 from webapp.manager.manager import ModelManager
@@ -25,7 +25,6 @@ from webapp.services.generation.request import (
     dialect_of,
     format_of,
     prepare,
-    render_in,
 )
 from webapp.services.presets.presets import Presets, mode_of
 from webapp.storage.attachments import AttachmentStore
@@ -260,7 +259,7 @@ class TurnWriter:
         if not self._continues:
             self._message = replace(self._message, think_mode=template.supported(think_mode))
         system = chat.system_prompt or preset.system_prompt
-        rendered = render_in(template, messages, system, think_mode, self._continues, offered)
+        rendered = render(template, messages, system, think_mode, self._continues, offered)
         return replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop)), chosen.is_free
 
     def _note(self, prompt: PreparedPrompt, preset: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from webapp.chat.events import AnswerEvent, Failed, Finished
 from webapp.chat.formats import ALIASES, FLOWER, PromptTemplate, fill_prompt, fills_gaps, format_names
 from webapp.chat.messages import Role, ThinkMode, repeats_noted
-from webapp.chat.prompts import RenderedPrompt
+from webapp.chat.prompts import RenderedPrompt, render
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
@@ -33,7 +33,6 @@ from webapp.services.generation.request import (
     offered_by,
     prepare,
     raw_prompt,
-    render_in,
     template_of,
 )
 from webapp.services.presets.presets import Presets, mode_of
@@ -156,7 +155,7 @@ class Completions:
             has_calls=any(message.tool_calls for message in prompt.messages),
         )
         template = _named(template, prompt.names)
-        return render_in(template, messages, "", self._think_mode(prompt), prompt.continue_last, tools)
+        return render(template, messages, "", self._think_mode(prompt), prompt.continue_last, tools)
 
     def _think_mode(self, prompt: Prompt) -> ThinkMode:
         """What is asked for, before the format has its say; a text as it is asks for none."""

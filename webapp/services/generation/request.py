@@ -29,8 +29,7 @@ from webapp.chat.formats import (
     with_family_stops,
 )
 from webapp.chat.messages import Message, ThinkMode
-from webapp.chat.own_template import render_own
-from webapp.chat.prompts import PromptPiece, RenderedPrompt, render
+from webapp.chat.prompts import PromptPiece, RenderedPrompt
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
 from webapp.chat.tool_grammars import ToolRules, held
 from webapp.engine.sampling_params import SamplingParams
@@ -187,19 +186,6 @@ def format_of(
     follows = dialect in ("", FUNCTION_CALLING.dialect)
     chosen = template_of(info, *names, has_tools=follows and (bool(offered.definitions) or has_calls))
     return chosen, replace(offered, dialect=dialect_of(dialect, info, chosen))
-
-
-def render_in(
-    template: PromptTemplate,
-    messages: Sequence[Message],
-    system: str = "",
-    think_mode: ThinkMode = ThinkMode.NONE,
-    continue_last: bool = False,
-    tools: OfferedTools | None = None,
-) -> RenderedPrompt:
-    """:func:`webapp.chat.prompts.render`, also in a format that the model brings along."""
-    write = render_own if template.jinja else render
-    return write(template, messages, system, think_mode, continue_last, tools)
 
 
 MOST_KEPT_TOKENS = 1 << 20
