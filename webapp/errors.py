@@ -81,6 +81,11 @@ class ConversionError(RoostError):
 
     code = "conversion_failed"
 
+    @classmethod
+    def refused(cls, path: str, target: str | Text, reason: str | Text, way_out: str | Text) -> ConversionError:
+        """``conversion_refused``: found out before anything is read."""
+        return cls("conversion_refused", path=path, target=target, reason=reason, way_out=way_out)
+
 
 class DownloadError(RoostError):
     """A file that could not be fetched from a hub; nothing half-written is in the library."""

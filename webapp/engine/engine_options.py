@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -90,15 +91,16 @@ class EngineOptions:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> EngineOptions:
         """From :meth:`to_dict`'s form or any subset of it; InvalidOption for an unknown name."""
-        known = [field.name for field in fields(cls)]
-        for name in data:
-            if name not in known:
-                raise InvalidOption(
-                    name=name,
-                    value=Text("reason.engine.given"),
-                    allowed=Text("reason.engine.one_of", names=", ".join(known)),
-                )
+        check_names(data, [field.name for field in fields(cls)])
         return cls(**data)
+
+
+def check_names(given: Iterable[str], known: Collection[str]) -> None:
+    """InvalidOption for a name that is not ``known``."""
+    for name in given:
+        if name not in known:
+            allowed = Text("reason.engine.one_of", names=", ".join(known))
+            raise InvalidOption(name=name, value=Text("reason.engine.given"), allowed=allowed)
 
 
 def _check_whole(name: str, value: object, most: int) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
 from webapp.engine.backend_options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
+from webapp.engine.engine_options import check_names
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, InvalidOption, RoostError, StrategyError
 from webapp.i18n import Text
@@ -46,11 +47,11 @@ class BackendEntry:
 
 REGISTRY: list[BackendEntry] = [
     BackendEntry("fake", "webapp.backends.fake:FakeBackend", is_for_tests=True),
-    BackendEntry("native", "webapp.backends.native:NativeBackend"),
-    BackendEntry("ggml", "webapp.backends.ggml:GgmlBackend", r"(rwkv\.cpp|ggml) "),
-    BackendEntry("webgpu", "webapp.backends.webgpu:WebgpuBackend", r"webgpu(_python)?\b"),
-    BackendEntry("torch", "webapp.backends.pytorch:TorchBackend"),
-    BackendEntry("rwkv_pip", "webapp.backends.rwkv_pip:RwkvPipBackend", r"(cpu|cuda(:\d+)?|mps|dml) "),
+    BackendEntry("native", "webapp.backends.native.backend:NativeBackend"),
+    BackendEntry("ggml", "webapp.backends.ggml.backend:GgmlBackend", r"(rwkv\.cpp|ggml) "),
+    BackendEntry("webgpu", "webapp.backends.webgpu.backend:WebgpuBackend", r"webgpu(_python)?\b"),
+    BackendEntry("torch", "webapp.backends.pytorch.backend:TorchBackend"),
+    BackendEntry("rwkv_pip", "webapp.backends.rwkv_pip.backend:RwkvPipBackend", r"(cpu|cuda(:\d+)?|mps|dml) "),
 ]
 
 
@@ -131,13 +132,7 @@ def checked_options(backend: type[Backend], given: Mapping[str, object]) -> dict
     """Every option the backend declares, by name: ``given`` or the default. InvalidOption for a value out of range or
     a name that is not declared."""
     known = {option.name: option for option in backend.OPTIONS}
-    for name in given:
-        if name not in known:
-            raise InvalidOption(
-                name=name,
-                value=Text("reason.engine.given"),
-                allowed=Text("reason.engine.one_of", names=", ".join(known)),
-            )
+    check_names(given, known)
     return {name: option.checked(given.get(name, option.default)) for name, option in known.items()}
 
 

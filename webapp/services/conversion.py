@@ -105,9 +105,7 @@ class Conversions:
             if target_path.exists() and target_path.samefile(path):
                 reason = Text("reason.services.output_is_input")
                 way_out = Text("reason.common.choose_another_name")
-                raise ConversionError(
-                    "conversion_refused", path=source.name, target=request.target, reason=reason, way_out=way_out
-                )
+                raise ConversionError.refused(source.name, request.target, reason, way_out)
         planned_bytes = library.reader.planned_bytes(source, request.target, options)
         return ConversionPlan(request.target, source, target_path, library.name_of(target_path), planned_bytes, options)
 

@@ -61,14 +61,8 @@ def _alpha(text: str, lora: str) -> float | None:
     except ValueError:
         alpha = math.nan
     if alpha is not None and not (math.isfinite(alpha) and 0 < alpha < 1e6):
-        reason = Text("reason.web.alpha_not_positive")
-        raise ConversionError(
-            "conversion_refused",
-            path=lora,
-            target=Text("reason.common.merged_model"),
-            reason=reason,
-            way_out=Text("reason.web.usual_alpha"),
-        )
+        target, reason = Text("reason.common.merged_model"), Text("reason.web.alpha_not_positive")
+        raise ConversionError.refused(lora, target, reason, Text("reason.web.usual_alpha"))
     return alpha
 
 

@@ -214,15 +214,15 @@ class Adapter:
     def _scale(self, config: dict[str, object], alpha: float | None, is_pissa: bool) -> tuple[float, bool]:
         """Alpha, and whether it is divided by the root of the rank (rank-stabilized LoRA)."""
         if config.get("use_dora") or any("lora_magnitude_vector" in name for name in self._names):
-            raise self._refused(Text("reason.weights.is_a_dora"), Text("reason.weights.merge_it_with_peft"))
+            raise self.refused(Text("reason.weights.is_a_dora"), Text("reason.weights.merge_it_with_peft"))
         if str(config.get("init_lora_weights", "")).lower().startswith(("pissa", "olora", "corda")) and not is_pissa:
-            raise self._refused(Text("reason.weights.is_a_pissa_of_peft"), Text("reason.weights.merge_it_with_peft"))
+            raise self.refused(Text("reason.weights.is_a_pissa_of_peft"), Text("reason.weights.merge_it_with_peft"))
         given = config.get("lora_alpha") if alpha is None else alpha
         if is_pissa or all(self._bone(stem) for stem in self.changed.values()):
             return 1.0, False
         if isinstance(given, (int, float)) and math.isfinite(given) and given > 0:
             return float(given), bool(config.get("use_rslora"))
-        raise self._refused(Text("reason.weights.alpha_unknown"), Text("reason.weights.give_alpha"))
+        raise self.refused(Text("reason.weights.alpha_unknown"), Text("reason.weights.give_alpha"))
 
     def _what_it_is(self) -> Text:
         """Of a file that changes nothing by itself: the start of a PiSSA, a model, a state."""
@@ -232,9 +232,9 @@ class Adapter:
             return found.reason
         return Text(f"states.mismatch.kind_{found.kind}") if found.kind == "model" else Text("reason.weights.none")
 
-    def _refused(self, reason: Text, way_out: Text) -> ConversionError:
+    def refused(self, reason: Text, way_out: Text) -> ConversionError:
         target = Text("reason.common.merged_model")
-        return ConversionError("conversion_refused", path=self.path.name, target=target, reason=reason, way_out=way_out)
+        return ConversionError.refused(self.path.name, target, reason, way_out)
 
     def _mismatch(self, what: Text | str, expected: Text | str, found: Text | str) -> ConversionError:
         return ConversionError("lora_mismatch", path=self.path.name, what=what, expected=expected, found=found)
@@ -278,13 +278,7 @@ def check_adapter(path: str | Path, choice: AdapterChoice) -> None:
     try:
         if found.converted_strategy is not None or odd is not None or found.format not in ("pth", "safetensors"):
             reason = Text("reason.weights.is_already_packed")
-            raise ConversionError(
-                "conversion_refused",
-                path=adapter.path.name,
-                target=Text("reason.common.merged_model"),
-                reason=reason,
-                way_out=Text("reason.weights.convert_full_precision"),
-            )
+            raise adapter.refused(reason, Text("reason.weights.convert_full_precision"))
         adapter.check({info.name: info for info in found.tensors})
     finally:
         adapter.close()

@@ -53,9 +53,7 @@ def plan(source: Source, options: ConversionOptions) -> Plan:
     if not options.strategy:
         way_out = Text("reason.backends.name_the_strategy")
         reason = Text("reason.backends.no_strategy_named")
-        raise ConversionError(
-            "conversion_refused", path=source.path.name, target="fast", reason=reason, way_out=way_out
-        )
+        raise ConversionError.refused(source.path.name, "fast", reason, way_out)
     strategy = canonical_strategy(options.strategy)
     with contextlib.suppress(BackendUnavailable):  # it may be meant for another machine
         check_strategy(source.config, strategy)

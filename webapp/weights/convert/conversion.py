@@ -183,9 +183,7 @@ def open_source(path: str | Path, target: str, options: ConversionOptions) -> It
         if source.inspection.format not in formats_in:
             way_out = Text("reason.weights.choose_other_format", formats=", ".join(formats_in))
             reason = Text("reason.weights.is_in_format", format=source.inspection.format)
-            raise ConversionError(
-                "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
-            )
+            raise ConversionError.refused(source.path.name, target, reason, way_out)
         yield source
 
 
@@ -194,21 +192,11 @@ def _check_name(source: Source, path: Path, target: str, plan: Plan) -> None:
     if endings and path.suffix.lower() not in endings:
         reason: Text | str = Text("reason.weights.new_file_would_be_named", name=path.name)
         way_out: Text | str = Text("reason.weights.name_ending", ending=conversion_to(target).ending)
-        raise ConversionError(
-            "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
-        )
+        raise ConversionError.refused(source.path.name, target, reason, way_out)
     if not path.parent.is_dir():
         way_out = Text("reason.weights.make_folder_first")
         reason = Text("reason.weights.no_folder", folder=str(path.parent))
-        raise ConversionError(
-            "conversion_refused", path=source.path.name, target=target, reason=reason, way_out=way_out
-        )
+        raise ConversionError.refused(source.path.name, target, reason, way_out)
     if path.exists() and path.samefile(source.path):
         reason = Text("reason.weights.output_is_input")
-        raise ConversionError(
-            "conversion_refused",
-            path=path.name,
-            target=target,
-            reason=reason,
-            way_out=Text("reason.common.choose_another_name"),
-        )
+        raise ConversionError.refused(path.name, target, reason, Text("reason.common.choose_another_name"))

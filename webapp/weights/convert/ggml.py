@@ -64,8 +64,7 @@ def _planned(source: Source, target: str, piece: Piece, dtype: str, rounded: boo
 
 
 def _refused(source: Source, target: str, reason: Text, way_out: Text) -> ConversionError:
-    told = {"path": source.path.name, "target": target, "reason": reason, "way_out": way_out}
-    return ConversionError("conversion_refused", **told)
+    return ConversionError.refused(source.path.name, target, reason, way_out)
 
 
 def _blocks(source: Source, piece: Piece, dtype: str, rounded: bool) -> Iterator[torch.Tensor]:

@@ -153,13 +153,8 @@ class Conversion:
         """Of the matrices. ``conversion_refused`` for a type that is none of :attr:`types`."""
         word = options.type or next(iter(self.types))
         if word not in self.types:
-            raise ConversionError(
-                "conversion_refused",
-                path=path,
-                target=self.target,
-                reason=Text("reason.weights.no_such_type", name=word),
-                way_out=Text("reason.common.choose_one_of", names=", ".join(self.types)),
-            )
+            way_out = Text("reason.common.choose_one_of", names=", ".join(self.types))
+            raise ConversionError.refused(path, self.target, Text("reason.weights.no_such_type", name=word), way_out)
         return self.types[word]
 
 
@@ -188,15 +183,8 @@ def conversion_to(target: str, path: str = "") -> Conversion:
     try:
         return CONVERSIONS[target]
     except KeyError:
-        known = ", ".join(CONVERSIONS)
-        reason = Text("reason.weights.no_such_target")
-        raise ConversionError(
-            "conversion_refused",
-            path=path,
-            target=target,
-            reason=reason,
-            way_out=Text("reason.common.choose_one_of", names=known),
-        ) from None
+        way_out = Text("reason.common.choose_one_of", names=", ".join(CONVERSIONS))
+        raise ConversionError.refused(path, target, Text("reason.weights.no_such_target"), way_out) from None
 
 
 WEIGHT_ENDINGS = (".pth", ".pt", ".st", ".safetensors", ".bin", ".gguf")

@@ -182,23 +182,12 @@ def _check_is_raw(source: Source, target: str) -> None:
     strategy = source.inspection.converted_strategy
     if strategy is not None:
         reason = Text("reason.weights.converted_already", strategy=strategy)
-        raise ConversionError(
-            "conversion_refused",
-            path=source.path.name,
-            target=target,
-            reason=reason,
-            way_out=Text("reason.weights.convert_original"),
-        )
+        raise ConversionError.refused(source.path.name, target, reason, Text("reason.weights.convert_original"))
 
 
 def _check_floats(source: Source, target: str) -> None:
     for info in source.infos.values():
         if info.dtype not in FLOATS:
             reason = Text("reason.common.tensor_has_type", name=info.name, type=info.dtype)
-            raise ConversionError(
-                "conversion_refused",
-                path=source.path.name,
-                target=target,
-                reason=reason,
-                way_out=Text("reason.weights.convert_full_precision"),
-            )
+            way_out = Text("reason.weights.convert_full_precision")
+            raise ConversionError.refused(source.path.name, target, reason, way_out)

@@ -25,13 +25,7 @@ if TYPE_CHECKING:
 def plan_pth(source: Source, options: ConversionOptions) -> Plan:
     if source.inspection.format == "pth" and source.inspection.is_published_form and not source.is_changed:
         reason = Text("reason.weights.pth_already")
-        raise ConversionError(
-            "conversion_refused",
-            path=source.path.name,
-            target="pth",
-            reason=reason,
-            way_out=Text("reason.weights.use_it_as_it_is"),
-        )
+        raise ConversionError.refused(source.path.name, "pth", reason, Text("reason.weights.use_it_as_it_is"))
     return Plan("pth", [_planned_pth(source, name) for name in source.infos])
 
 
@@ -46,13 +40,7 @@ def plan_st(source: Source, options: ConversionOptions) -> Plan:
     """``format: pt`` is what web-rwkv's own converters write; Roost's marks make the way back exact."""
     if source.inspection.naming == WEB_RWKV and not source.is_changed:
         reason = Text("reason.weights.has_web_rwkv_names")
-        raise ConversionError(
-            "conversion_refused",
-            path=source.path.name,
-            target="st",
-            reason=reason,
-            way_out=Text("reason.weights.use_it_as_it_is"),
-        )
+        raise ConversionError.refused(source.path.name, "st", reason, Text("reason.weights.use_it_as_it_is"))
     tensors = [_planned_st(source, name) for name in source.infos]
     marks = {"format": "pt", LAYOUT_KEY: WEB_RWKV, ARCHITECTURE_KEY: source.config.architecture}
     return Plan("safetensors", tensors, marks | kept_marks(source))
