@@ -29,7 +29,7 @@ import numpy as np
 
 from tests.acceptance.served_roost import ROOT
 from tests.weights.make_checkpoints import write_tensors
-from webapp.backends.native import NativeBackend
+from webapp.backends.native.backend import NativeBackend
 from webapp.backends.native.model import MATRICES, NativeModel
 from webapp.chat.messages import Message, Role, ToolCall
 from webapp.chat.prompts import default_template, render

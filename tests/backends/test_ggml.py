@@ -12,7 +12,8 @@ from tests.backends.parity import ARCHITECTURES, difference
 from tests.backends.test_rwkvcpp_models import FOLDER, MODELS, PROMPT
 from tests.engine.driving import forward, load_backend
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.backends.ggml import GgmlBackend, library
+from webapp.backends.ggml import library
+from webapp.backends.ggml.backend import GgmlBackend
 from webapp.backends.ggml.model import GgmlModel
 from webapp.engine.backend import Row
 from webapp.engine.registry import resolve_strategy

@@ -19,8 +19,8 @@ from tests.reference import plain_sampler
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import make_tensors, write_checkpoint, write_tensors
 from webapp.backends import packed_file
-from webapp.backends.webgpu import WebgpuBackend, device, packing
-from webapp.backends.webgpu.backend import DEVICE
+from webapp.backends.webgpu import device, packing
+from webapp.backends.webgpu.backend import DEVICE, WebgpuBackend
 from webapp.backends.webgpu.device import Adapter
 from webapp.backends.webgpu.model import Layout
 from webapp.backends.webgpu.sampling import GpuSampler

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from webapp.engine.backend import Backend
+from webapp.engine.backend import Backend, SavedState
 from webapp.engine.state import RecurrentState
 
 if TYPE_CHECKING:
@@ -53,6 +53,27 @@ class SlotBackend(Backend):
 
     def close(self) -> None:
         self._model.close()
+
+
+class FlatModel(SlotModel, Protocol):
+    """Keeps a state as one run of numbers, in its own order."""
+
+    def save(self, slot: int) -> NDArray[np.float32]: ...
+
+    def restore(self, slot: int, saved: NDArray[np.float32]) -> None: ...
+
+
+class FlatBackend(SlotBackend):
+    """Of a :class:`FlatModel`: states are saved and restored without being turned."""
+
+    _model: FlatModel
+
+    def save(self, slot: int) -> SavedState:
+        return Saved(self._model.save(slot))
+
+    def restore(self, slot: int, saved: SavedState) -> None:
+        assert isinstance(saved, Saved)
+        self._model.restore(slot, saved.values)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from tests.engine.driving import load_backend
 from tests.engine.test_sampler import batch_of, kinds_of_logits, many_lines, sequence
 from tests.reference import plain_sampler
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.backends.native import NativeBackend, library
-from webapp.backends.native.backend import default_threads
+from webapp.backends.native import library
+from webapp.backends.native.backend import NativeBackend, default_threads
 from webapp.engine.backend import Logits, Row
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE

@@ -13,7 +13,8 @@ from tests.engine.driving import load_backend
 from tests.engine.test_sampler import batch_of, kinds_of_logits, many_lines, sequence
 from tests.reference import plain_sampler
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.backends.pytorch import TorchBackend, strategy
+from webapp.backends.pytorch import strategy
+from webapp.backends.pytorch.backend import TorchBackend
 from webapp.backends.pytorch.sampling import draw
 from webapp.backends.rwkv_pip import requirements
 from webapp.engine.backend import Row

@@ -14,7 +14,8 @@ from tests.backends.parity import ARCHITECTURES, difference, state_difference
 from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import Arrays, write_checkpoint, write_tensors
-from webapp.backends.pytorch import TorchBackend, linear, recurrence
+from webapp.backends.pytorch import linear, recurrence
+from webapp.backends.pytorch.backend import TorchBackend
 from webapp.backends.pytorch.graphs import DecodeGraphs
 from webapp.backends.pytorch.model import load_model
 from webapp.backends.pytorch.strategy import FORMATS, Place

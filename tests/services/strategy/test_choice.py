@@ -10,7 +10,7 @@ from webapp.backends.ggml.backend import GgmlBackend
 from webapp.backends.native.backend import NativeBackend
 from webapp.backends.rwkv_pip import requirements
 from webapp.backends.rwkv_pip.strategy import place_layers
-from webapp.backends.webgpu import WebgpuBackend
+from webapp.backends.webgpu.backend import WebgpuBackend
 from webapp.engine import registry
 from webapp.engine.backend import Availability
 from webapp.engine.state import ModelConfig

@@ -13,7 +13,7 @@ from tests.services.strategy.engine_memory import measure
 from tests.weights.make_big_checkpoint import drawn_tensors, write_big_checkpoint
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from webapp.backends.native.backend import NativeBackend
-from webapp.backends.pytorch import TorchBackend
+from webapp.backends.pytorch.backend import TorchBackend
 from webapp.backends.rwkv_pip import model_loader, requirements
 from webapp.backends.rwkv_pip.requirements import footprint
 from webapp.engine.backend import RAM, Availability

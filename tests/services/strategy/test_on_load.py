@@ -7,7 +7,7 @@ import pytest
 from tests.services.strategy.test_fit import big, machine
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends.native.backend import NativeBackend
-from webapp.backends.pytorch import TorchBackend
+from webapp.backends.pytorch.backend import TorchBackend
 from webapp.engine.backend import Availability
 from webapp.manager.library import ModelLibrary
 from webapp.services.strategy.choice import strategy_for, strategy_on_load

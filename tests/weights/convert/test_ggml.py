@@ -14,7 +14,7 @@ from tests.backends.test_rwkvcpp_models import FOLDER
 from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.backends.ggml import GgmlBackend
+from webapp.backends.ggml.backend import GgmlBackend
 from webapp.engine.registry import runnable
 from webapp.errors import RoostError
 from webapp.weights import ggml_model

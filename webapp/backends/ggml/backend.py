@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from webapp.backends.ggml import library
 from webapp.backends.processor import usable_cores
-from webapp.backends.slots import Saved, SlotBackend
+from webapp.backends.slots import FlatBackend
 from webapp.engine.backend import (
     ADAPTER_OPTIONS,
     RAM,
@@ -24,7 +24,6 @@ from webapp.engine.backend import (
     Options,
     ProgressCallback,
     Row,
-    SavedState,
     Suggestion,
     TensorSize,
 )
@@ -76,7 +75,7 @@ SMALL_WIDTH = 256
 """Below this ``n_embd`` a second thread costs more at the barriers than it brings."""
 
 
-class GgmlBackend(SlotBackend):
+class GgmlBackend(FlatBackend):
     """RWKV-4 to 7 from .bin and .gguf (6 and 7) as they are, and from .pth, .safetensors and .st."""
 
     FORMATS = ("pth", "safetensors", *OWN_FILES)
@@ -233,13 +232,6 @@ class GgmlBackend(SlotBackend):
 
     def step(self, batch: Sequence[Row]) -> Logits:
         return NumpyLogits(self._model.step(batch))
-
-    def save(self, slot: int) -> SavedState:
-        return Saved(self._model.save(slot))
-
-    def restore(self, slot: int, saved: SavedState) -> None:
-        assert isinstance(saved, Saved)
-        self._model.restore(slot, saved.values)
 
     @property
     def model(self) -> GgmlModel:

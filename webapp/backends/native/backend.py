@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from webapp.backends.native import building, calibration, library
 from webapp.backends.processor import usable_cores
-from webapp.backends.slots import Saved, SlotBackend
+from webapp.backends.slots import FlatBackend
 from webapp.engine.backend import (
     ADAPTER_OPTIONS,
     RAM,
@@ -24,7 +24,6 @@ from webapp.engine.backend import (
     Options,
     ProgressCallback,
     Row,
-    SavedState,
     Suggestion,
 )
 from webapp.engine.state import ModelConfig
@@ -79,7 +78,7 @@ def _number(name: str, default: int, most: int) -> BackendOption:
     return BackendOption(name, "whole", default, low=0, high=most, label=f"{words}.label", help=f"{words}.help")
 
 
-class NativeBackend(SlotBackend):
+class NativeBackend(FlatBackend):
     """RWKV-4 to 7 from .pth, .safetensors and .st."""
 
     OPTIONS = (
@@ -186,13 +185,6 @@ class NativeBackend(SlotBackend):
             [row.slot for row in batch], [row.token_ids for row in batch], [WANT[row.want] for row in batch]
         )
         return NativeLogits(self._model, lines)
-
-    def save(self, slot: int) -> SavedState:
-        return Saved(self._model.save(slot))
-
-    def restore(self, slot: int, saved: SavedState) -> None:
-        assert isinstance(saved, Saved)
-        self._model.restore(slot, saved.values)
 
     @property
     def model(self) -> NativeModel:

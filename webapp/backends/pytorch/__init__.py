@@ -4,7 +4,3 @@
 step of all sequences together, ``recurrence`` is what differs between one token and a chunk of them, ``sampling`` draws
 tokens where the logits are. ``backend`` is the contract's view of it all. torch is imported with the first load.
 """
-
-from webapp.backends.pytorch.backend import TorchBackend
-
-__all__ = ["TorchBackend"]

@@ -4,7 +4,3 @@ The package has two classes behind switches in the environment and reads whole .
 objects from any file, tensor by tensor, as ``layout`` describes them; ``strategy`` has the words, ``requirements`` says
 beforehand what can run and what it takes. Nothing heavy is imported with this room.
 """
-
-from webapp.backends.rwkv_pip.backend import RwkvPipBackend
-
-__all__ = ["RwkvPipBackend"]

@@ -4,21 +4,3 @@
 file into the plan that ``model`` runs, ``backend`` is the contract's view of it all. Nothing heavy is imported with
 this room.
 """
-
-from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from webapp.backends.webgpu.backend import WebgpuBackend
-
-__all__ = ["WebgpuBackend"]
-
-
-def __getattr__(name: str) -> Any:
-    """The backend at first use."""
-    if name not in __all__:
-        raise AttributeError(name)
-    from webapp.backends.webgpu import backend
-
-    return getattr(backend, name)
