@@ -22,6 +22,7 @@ from webapp.i18n import Text, system_reason
 
 CONFIG_NAME = "roost.toml"
 MIB = 1 << 20
+DATABASE_NAME = "roost.db"
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -131,6 +132,11 @@ class Settings:
             object.__setattr__(self, "models_dir", default_models_dir(self.data_dir))
         if self.host.startswith("[") and self.host.endswith("]"):  # an IPv6 address as it stands in a URL
             object.__setattr__(self, "host", self.host[1:-1])
+
+    @property
+    def database_path(self) -> Path:
+        """Chats, presets and all else that is kept."""
+        return self.data_dir / DATABASE_NAME
 
     @property
     def snapshot_dir(self) -> Path:

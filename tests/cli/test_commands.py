@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shlex
@@ -15,13 +16,15 @@ import numpy as np
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
-from tests.wording import error_text
+from tests.wording import error_text, text
 from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.cli import chat, main, serve, with_default_command
 from webapp.cli.parser import Parser
 from webapp.cli.serve import check_folders
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.settings import Settings
+from webapp.storage.chats import ChatStore
+from webapp.storage.database import Claim, Database
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAYS_HELLO = "fake vocab=256 script=104,101,108,108,111"
@@ -149,6 +152,91 @@ def test_chat_answers_in_the_terminal(places, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", lambda prompt: next(lines))
     assert main(["chat", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, *places]) == 0
     assert capsys.readouterr().out.count("hello") == 2
+
+
+def talk(monkeypatch, *lines):
+    said = iter(lines)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(said))
+
+
+def test_a_chat_of_the_terminal_goes_on_later(places, tmp_path, monkeypatch, capsys):
+    chat_command = ["chat", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, *places]
+    for question in ("About birds", "About ships"):
+        talk(monkeypatch, question, "/quit")
+        assert main([*chat_command, "--temperature", "0.5"]) == 0
+    talk(monkeypatch, "/quit")
+    assert main([*chat_command]) == 0, "a chat in which nothing was said is none"
+    capsys.readouterr()
+    assert main(["chat", "--list", *places]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert ["ships" in listed[0], "birds" in listed[1], len(listed)] == [True, True, 2]
+    for wanted in (["--resume", "BIRDS"], ["--resume", listed[1].split()[0]], ["--resume"]):
+        talk(monkeypatch, "And more", "/quit")
+        assert main([*chat_command, *wanted]) == 0
+        shown = capsys.readouterr()
+        assert "(About birds)" in shown.err and shown.out == "hello\n"
+    database = Database(tmp_path / "roost.db")
+    store = ChatStore(database)
+    birds = next(chat for chat in store.list() if "birds" in chat.title)
+    assert len(store.branch(birds.id)) == 8 and store.get(birds.id).sampling == {"temperature": 0.5}
+    assert not store.get(birds.id).tools.is_on
+    database.close()
+
+
+def test_a_chat_that_is_not_there_cannot_go_on(places, capsys):
+    assert main(["chat", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, *places, "--resume", "whales"]) == 2
+    assert "roost: " in capsys.readouterr().err
+
+
+def test_a_temporary_chat_leaves_nothing_nor_does_one_beside_a_server(places, tmp_path, monkeypatch, capsys):
+    chat_command = ["chat", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, *places]
+    talk(monkeypatch, "Secret", "/quit")
+    assert main([*chat_command, "--temporary"]) == 0
+    assert not (tmp_path / "roost.db").exists() and "hello" in capsys.readouterr().out
+    database = Database(tmp_path / "roost.db")
+    claim = Claim(database.path)
+    talk(monkeypatch, "Secret", "/quit")
+    assert main(chat_command) == 0
+    shown = capsys.readouterr()
+    assert shown.out == "hello\n" and text("cli.chat.not_kept") in shown.err
+    assert main([*chat_command, "--resume"]) == 2
+    assert ChatStore(database).list() == []
+    claim.release()
+    database.close()
+
+
+def test_run_reads_a_pipe_without_a_prompt(places, monkeypatch, capsys):
+    command = ["run", "-m", "tiny.safetensors", "--strategy", SAYS_HELLO, "--max-tokens", "5", "--json", *places]
+    for prompt in ([], ["-p", "-"]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("Once"))
+        assert main([*command, *prompt]) == 0
+        assert json.loads(capsys.readouterr().out)["prompt"] == "Once"
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main(command) == 2
+    assert error_text("prompt_empty")[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("roost st", "states"),
+        ("roost chat --tempo", "--temporary"),
+        ("roost run -m ti", "tiny.safetensors"),
+        ("roost completion pow", "powershell"),
+    ],
+)
+def test_a_shell_is_told_how_a_line_goes_on(line, offered, models, tmp_path):
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "ROOST_MODELS_DIR": str(models)}
+    asked |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}
+    done = subprocess.run([sys.executable, "-m", "webapp.cli"], cwd=ROOT, env={**os.environ, **asked}, timeout=60)
+    assert offered in answer.read_text().split() and done.returncode == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_each_shell_has_its_lines(shell, capsys):
+    assert main(["completion", shell]) == 0
+    assert "_ARGCOMPLETE" in capsys.readouterr().out
 
 
 def test_the_flower_ends_an_answer_of_a_g1h_in_run_and_in_chat(places, models, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import ast
 import io
 import json
 import locale
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_the_help_is_in_both_languages(said):
     assert code == 0 and english.startswith("usage: roost ") and text("cli.chat.about") in english
     code, chinese, _ = said("zh", "--help")
     assert code == 0 and chinese.startswith("用法: roost ") and text("cli.chat.about", "zh") in chinese
-    about = {name: [line for line in chinese.splitlines() if line.startswith(f"    {name} ")] for name in COMMANDS}
+    about = {name: re.findall(rf"^    {name}\s+(.+)$", chinese, re.MULTILINE) for name in COMMANDS}
     assert all(len(lines) == 1 and is_chinese(lines[0]) for lines in about.values()), about
 
 
@@ -119,7 +120,7 @@ def test_a_mistake_and_its_way_out_are_said_in_chinese(arguments, told, said, tm
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["run"], "缺少必需的参数：-p/--prompt"),
+        (["completion"], "缺少必需的参数：shell"),
         (["inspect", "a", "--banana"], "无法识别的参数：--banana"),
         (["banana"], "没有 'banana' 这个选项（可选："),
         (["run", "-p", "x", "--top-k", "x"], "参数 --top-k：'x' 不是有效的 int 值"),

@@ -27,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit code."""
     try:
         prepare_streams()
+        if argv is None and "_ARGCOMPLETE" in os.environ:  # a shell asks, at Tab
+            from webapp.cli.completion import answer_the_shell
+
+            answer_the_shell()
         return run_command(with_default_command(sys.argv[1:] if argv is None else argv))
     except KeyboardInterrupt:
         return 130

@@ -27,7 +27,6 @@ from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import from_openai
 
 BOTH = "both"
-DATABASE_NAME = "roost.db"
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 def kept_in(settings: Settings) -> Kept:
     """Makes no database where there is none."""
-    path = settings.data_dir / DATABASE_NAME
+    path = settings.database_path
     if not path.exists():
         return Kept()
     database = Database(path)

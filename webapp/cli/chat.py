@@ -1,62 +1,143 @@
-"""`roost chat`: talk to a model in the terminal. Nothing is kept afterwards."""
+"""`roost chat`: talk to a model in the terminal. Chats are kept in the data folder, where the page has them too."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import tempfile
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from webapp.chat.events import ContentDelta, Failed, Finished, ReasoningDelta, Waiting
-from webapp.cli.options import SAMPLING_OPTIONS, add_model_options, add_sampling_options, in_one_line, settings_from
+from webapp.chat.messages import Role
+from webapp.cli.options import (
+    SAMPLING_OPTIONS,
+    add_model_options,
+    add_sampling_options,
+    in_one_line,
+    in_terminal,
+    settings_from,
+)
 from webapp.cli.parser import columns_of
-from webapp.errors import RoostError, error_from_dict
+from webapp.errors import ChatNotFound, RoostError, StorageError, error_from_dict
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import ChatTurns
+from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
+from webapp.storage.records import Chat, ChatTools
 
 STOP_WAIT_S = 6.0
+LISTED, MOST_SEARCHED = 50, 100_000
+ID_CHARS = 8
+SHOWN_MESSAGES = 4
+"""Of a chat that goes on, so that a person sees where it stood."""
+NEW_CHAT = Chat("", tools=ChatTools(is_own=True))
+"""Without tools: nobody could approve a call."""
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("chat", help=t("cli.chat.about"))
     add_model_options(parser)
     add_sampling_options(parser)
-    parser.add_argument("--system", default="", help=t("cli.chat.system"))
+    parser.add_argument("--system", help=t("cli.chat.system"))
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--resume", nargs="?", const="", metavar="CHAT", help=t("cli.chat.resume"))
+    which.add_argument("--list", action="store_true", help=t("cli.chat.list"))
+    which.add_argument("--temporary", action="store_true", help=t("cli.chat.temporary"))
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
+    if args.list:
+        return _list(settings)
     sampling = {name: getattr(args, name) for name in SAMPLING_OPTIONS if getattr(args, name) is not None}
-    manager = ModelManager(settings)
-    with tempfile.TemporaryDirectory(prefix="roost-chat-") as folder:
-        database = Database(Path(folder) / "chat.db")
-        turns = ChatTurns(manager, database, settings)
-        try:
-            manager.model_info()  # a wrong model name ends here, not at the first message
-            _converse(turns, ChatStore(database), args.system, sampling)
-        finally:
-            turns.close()
-            manager.close()
-            database.close()
+    with contextlib.ExitStack() as closing:
+        manager = ModelManager(settings)
+        closing.callback(manager.close)
+        turns, chats = _turns(manager, settings, closing, args)
+        manager.model_info()  # a wrong model name ends here, not at the first message
+        new = replace(NEW_CHAT, system_prompt=args.system or "", sampling=sampling)
+        chat = new
+        if args.resume is not None:
+            chat = _chosen(chats, args.resume)
+            chats.set_options(chat.id, sampling={**chat.sampling, **sampling})
+            if args.system is not None:
+                chats.set_system_prompt(chat.id, args.system)
+        _converse(turns, chats, chat, new)
     return 0
 
 
-def _converse(turns: ChatTurns, chats: ChatStore, system: str, sampling: dict[str, Any]) -> None:
-    chat = chats.create(system_prompt=system, sampling=sampling)
+def _turns(
+    manager: ModelManager, settings: Settings, closing: contextlib.ExitStack, args: argparse.Namespace
+) -> tuple[ChatTurns, ChatStore]:
+    """Over the chats of the data folder, or over none while another program has those. ``data_folder_in_use`` where one
+    of them was to be resumed."""
+    if not args.temporary:
+        try:
+            return _open(manager, settings, closing, settings.database_path)
+        except StorageError as error:
+            if error.code != "data_folder_in_use" or args.resume is not None:
+                raise
+        print(t("cli.chat.not_kept"), file=sys.stderr)
+    folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="roost-chat-"))
+    return _open(manager, settings, closing, Path(folder) / "chat.db")
+
+
+def _open(
+    manager: ModelManager, settings: Settings, closing: contextlib.ExitStack, path: Path
+) -> tuple[ChatTurns, ChatStore]:
+    database = Database(path)
+    closing.callback(database.close)
+    turns = ChatTurns(manager, database, settings)
+    closing.callback(turns.close)
+    return turns, ChatStore(database)
+
+
+def _list(settings: Settings) -> int:
+    """The chats of the data folder, last used first."""
+    database = Database(settings.database_path)
+    try:
+        for chat in ChatStore(database).list(limit=LISTED):
+            used = time.strftime("%Y-%m-%d %H:%M", time.localtime(chat.updated_at))
+            print(f"{chat.id[:ID_CHARS]}  {used}  {in_terminal(chat.title)}")
+    finally:
+        database.close()
+    return 0
+
+
+def _chosen(chats: ChatStore, wanted: str) -> Chat:
+    """The chat used last whose id begins with ``wanted`` or whose title has it; "" is any. ChatNotFound."""
+    words = wanted.casefold()
+    for chat in chats.list(limit=MOST_SEARCHED):
+        if chat.id.startswith(words) or words in chat.title.casefold():
+            return chats.get(chat.id)
+    raise ChatNotFound()
+
+
+def _converse(turns: ChatTurns, chats: ChatStore, chat: Chat, new: Chat) -> None:
+    """Goes on with ``chat``; after `/new` with one like ``new``. One without an id begins with its first message."""
     print(t("cli.chat.help"), file=sys.stderr)
+    if chat.id:
+        print(t("cli.chat.resumed", title=in_terminal(chat.title)), file=sys.stderr)
+        for row in chats.branch(chat.id)[-SHOWN_MESSAGES:]:
+            who = "> " if row.message.role is Role.USER else ""
+            print(f"{who}{row.message.content.strip()}\n", file=sys.stderr)
     while (text := _read_line()) is not None:
         if text in ("/quit", "/exit"):
             return
         if text == "/new":
-            chat = chats.create(system_prompt=system, sampling=sampling)
+            chat = new
             print(t("cli.chat.new"), file=sys.stderr)
         elif text:
+            if not chat.id:
+                chat = chats.create(system_prompt=new.system_prompt, sampling=new.sampling, tools=new.tools)
             _answer(turns, chat.id, text)
 
 

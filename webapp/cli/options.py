@@ -19,8 +19,12 @@ SAMPLING_OPTIONS = {row.name: row.kind for row in PARAMETERS if row.kind is not 
 
 
 def in_one_line(error: RoostError) -> str:
-    """Sentence and way out; a name in it that would steer the terminal is spelled out."""
-    line = " ".join(sentences(*translate_error(error, terminal_locale())).split())
+    """Sentence and way out."""
+    return in_terminal(" ".join(sentences(*translate_error(error, terminal_locale())).split()))
+
+
+def in_terminal(line: str) -> str:
+    """With every character that would steer the terminal spelled out."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
@@ -43,8 +47,17 @@ def add_settings(parser: argparse.ArgumentParser, names: tuple[str, ...]) -> Non
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-m", "--model", dest="model", default=None, help=help_of("model"))
+    model = parser.add_argument("-m", "--model", dest="model", default=None, help=help_of("model"))
+    model.completer = model_names  # type: ignore[attr-defined]  # argcomplete's
     add_settings(parser, MODEL_OPTIONS)
+
+
+def model_names(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """For a shell that completes ``--model``; by name alone, no file is opened."""
+    from webapp.manager.library import ModelLibrary
+
+    settings = settings_from(parsed_args)
+    return [file.name for file in ModelLibrary(settings.models_dir, extra_dirs=settings.extra_models_dirs).files()]
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:

@@ -121,6 +121,7 @@ COMMANDS = {
     "bench": "bench",
     "kernels": "kernels",
     "eval": "evaluate",
+    "completion": "completion",
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from webapp.chat.events import ContentDelta
 from webapp.cli.options import add_model_options, add_sampling_options, sampling_from, settings_from
+from webapp.errors import RoostError
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import Generation
@@ -18,17 +19,30 @@ from webapp.services.presets.presets import default_sampling
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("run", help=t("cli.run.about"))
-    parser.add_argument("-p", "--prompt", required=True, help=t("cli.run.prompt"))
+    parser.add_argument("-p", "--prompt", help=t("cli.run.prompt"))
     add_model_options(parser)
     add_sampling_options(parser)
     parser.add_argument("--json", action="store_true", help=t("cli.run.json"))
     return parser
 
 
+def prompt_of(given: str | None) -> str:
+    """``given``, or all of the standard input; at a terminal that is what a person types until Ctrl-D. ``prompt_empty``
+    where it brings nothing."""
+    if given is not None and given != "-":
+        return given
+    if sys.stdin.isatty():
+        print(t("cli.run.type"), file=sys.stderr)
+    text = sys.stdin.read()
+    if not text:
+        raise RoostError("prompt_empty")
+    return text
+
+
 def run(args: argparse.Namespace) -> int:
     settings = settings_from(args)
     params = sampling_from(args, default_sampling(settings))
-    prompt = sys.stdin.read() if args.prompt == "-" else args.prompt
+    prompt = prompt_of(args.prompt)
     manager = ModelManager(settings)
     try:
         model = PromptModel.chosen(manager)

@@ -31,7 +31,7 @@ from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.presets import Presets
 from webapp.services.states import StateLibrary
 from webapp.services.tools import McpServers
-from webapp.settings import Settings
+from webapp.settings import DATABASE_NAME, Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions
 from webapp.web import conversion, docs, error_answers, jobs, measure, sessions, status
@@ -46,7 +46,6 @@ from webapp.web.states import routes as states_routes
 from webapp.web.tools import routes as tools_routes
 
 log = logging.getLogger(__name__)
-DATABASE_NAME = "roost.db"
 PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (chat_routes, "nav.chat", "message-square"),
     (preset_routes, "nav.presets", "sliders-horizontal"),
@@ -152,7 +151,7 @@ def database_path(settings: Settings) -> str:
         raise StorageError(
             reason=Text("reason.common.path_and_error", path=str(settings.data_dir), error=exc.strerror)
         ) from exc
-    return str(settings.data_dir / DATABASE_NAME)
+    return str(settings.database_path)
 
 
 def make_data_dir(folder: Path) -> None:
