@@ -7,6 +7,8 @@ import urllib.error
 import pytest
 
 from tests.wording import pattern, text
+from webapp.web.chat import panel
+from webapp.web.chat.panel import options
 
 
 @pytest.fixture
@@ -116,6 +118,32 @@ def test_choosing_a_preset_draws_the_panel_anew_and_moving_a_slider_does_not(roo
     drawn = next(f for f in page.until_type("accepted") if isinstance(f, str) and 'id="options"' in f)
     assert 'value="0.5"' in drawn and knob(drawn, "temperature")[2] == "1.5"
     page.close()
+
+
+def test_the_first_message_of_a_chat_draws_no_panel(roost):
+    """The page shows it already; all that is new is which chat its form belongs to, which the page writes itself."""
+    shown = re.search(r'data-fingerprint="(\w+)"', roost.get("/"))[1]
+    page = roost.socket()
+    page.send(do="open", chat="", shown=[], panel=shown)
+    page.send(do="send", chat="", text="Hello")
+    frames = page.until_type("finished")
+    page.close()
+    assert any(isinstance(frame, dict) and frame["type"] == "chat" for frame in frames)
+    assert not any(isinstance(frame, str) and 'id="options"' in frame for frame in frames)
+
+
+def test_one_panel_is_made_for_all_chats_that_answer_alike(roost, monkeypatch):
+    made = []
+    monkeypatch.setattr(panel, "options", lambda page, chat: (made.append(chat.id), options(page, chat))[1])
+    system_prompt = "Made once: alpha."
+    chats = [roost.store.create(title=title, system_prompt=system_prompt) for title in "abc"]
+    pages = [roost.get(f"/chat/{chat.id}") for chat in chats]
+    assert made == [chats[0].id] and all(system_prompt in page for page in pages)
+    form = r'<input type="hidden" name="chat" value="(\w+)" form="options">'
+    assert [re.search(form, page)[1] for page in pages] == [chat.id for chat in chats]
+    roost.store.set_system_prompt(chats[1].id, "Another.")
+    assert "Another." in roost.get(f"/chat/{chats[1].id}") and len(made) == 2
+    assert roost.get(f"/chat/{chats[0].id}?lang=zh") and len(made) == 3  # in each language
 
 
 def test_an_open_page_hears_of_a_preset_saved_elsewhere(roost, preset):

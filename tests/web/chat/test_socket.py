@@ -197,11 +197,11 @@ def test_a_message_costs_few_readings_of_the_database_and_draws_no_panel(start, 
     page.until_type("answering")
     statements, branches, panels = [], [], []
     database = roost.app.extensions["database"]
-    begin, branch, panel = database._begin, ChatStore.branch, viewer.options
+    begin, branch, panel = database._begin, ChatStore.branch, viewer.load_offer
 
     monkeypatch.setattr(database, "_begin", lambda statement: (statements.append(statement), begin(statement))[1])
     monkeypatch.setattr(ChatStore, "branch", lambda store, name: (branches.append(name), branch(store, name))[1])
-    monkeypatch.setattr(viewer, "options", lambda *given: (panels.append(given), panel(*given))[1])
+    monkeypatch.setattr(viewer, "load_offer", lambda *given: (panels.append(given), panel(*given))[1])
     page.send(do="send", chat=chat_id, text="Why?")
     frames = page.until_type("finished")
     lists = [frame for frame in frames if isinstance(frame, str) and 'id="chat-list"' in frame]

@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Flask, current_app
 
@@ -33,6 +34,7 @@ STATUS = "status"
 PRESETS = "presets"
 MOST_TOPICS = 1000
 INTERVAL_S = 0.1
+MOST_SHARED = 16
 MOST_OF_A_CORE = 0.3
 """What drawing answers for all open pages may take, so that the answers themselves go on."""
 
@@ -194,11 +196,29 @@ class LiveRendering:
         )
 
 
-class LiveRenderings:
-    """What pages share: the renderings of turns that go on (a finished one is dropped when the next is asked for), and
-    the status strip."""
+class Shared:
+    """The few things made last, each under all that it follows from, which only has to be comparable. Safe from any
+    thread."""
 
     def __init__(self) -> None:
+        self._made: list[tuple[Any, Any]] = []  # newest first
+
+    def of(self, follows_from: Any, make: Callable[[], Any]) -> Any:
+        """What was made under the same, or what ``make`` gives."""
+        for known, found in self._made:
+            if known == follows_from:
+                return found
+        made = make()
+        self._made = [(follows_from, made), *self._made[: MOST_SHARED - 1]]
+        return made
+
+
+class LiveRenderings:
+    """What pages share: the renderings of turns that go on (a finished one is dropped when the next is asked for), the
+    status strip and the panels."""
+
+    def __init__(self) -> None:
+        self.panels = Shared()
         self._lock = threading.Lock()
         self._followers = 0
         self._cost_s = 0.0
@@ -261,6 +281,12 @@ class ChatContext(PageContext):
         self.files: Attachments = self.service("attachments")
         self.news: ChatNews = self.service("chat_news")
         self.renderings: LiveRenderings = self.service("live_renderings")
+
+    @property
+    def what_runs(self) -> tuple[str, str, bool]:
+        """It decides what a preset means; the counts of a status do not."""
+        now = self.status
+        return now.model_path, now.strategy, now.phase in ("loading", "unloading")
 
     def answering(self, chat_id: str) -> LiveTurn | None:
         """The turn being written in this chat now."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from webapp.chat.formats import OWN, PromptTemplate, all_templates, format_names, template
@@ -30,8 +31,8 @@ from webapp.services.presets.fields import (
 from webapp.services.presets.presets import file_name
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools
-from webapp.web.chat.live import ChatContext
-from webapp.web.kit.page import Choice, Translator, Values
+from webapp.web.chat.live import PRESETS, ChatContext
+from webapp.web.kit.page import Choice, Translator, Values, render_fragment
 from webapp.web.presets.form import labels, origin_of, shown_name, shown_note
 from webapp.weights.inspection import chat_template
 
@@ -183,9 +184,38 @@ def as_preset(page: ChatContext, chat: Chat, name: str) -> Preset:
 # to the page
 
 
+class Panel:
+    """What a chat's panel shows in one language. ``html`` is drawn when it is first asked for, by a request."""
+
+    def __init__(self, page: ChatContext, chat: Chat) -> None:
+        self.options, self.thinking = options(page, chat), thinking(page, chat)
+        self.fingerprint: str = self.options["fingerprint"]
+        self._locale = page.locale
+
+    @cached_property
+    def html(self) -> str:
+        return render_fragment("chat/_options.html", {"options": self.options}, self._locale)
+
+
+def panel_of(page: ChatContext, chat: Chat) -> Panel:
+    """The same object for every page and chat for which what it follows from is equal: made once, drawn once."""
+    follows_from = (
+        page.locale,
+        replace(chat, id="", title="", head_id=None, created_at=0.0, updated_at=0.0),
+        page.news.number(PRESETS),
+        page.what_runs,
+        page.model,
+        page.tools.revision,
+        page.state_names(),
+    )
+    found: Panel = page.renderings.panels.of(follows_from, lambda: Panel(page, chat))
+    return found
+
+
 def options(page: ChatContext, chat: Chat) -> Values:
-    """``chat/_options.html``. ``base`` are the preset's values as JSON, which the form sends back; ``fingerprint``
-    changes when the panel would look different. Without ``states`` there is nothing to choose from."""
+    """``chat/_options.html``, alike for all chats that answer alike: the page says which chat it is. ``base`` are the
+    preset's values as JSON, which the form sends back; ``fingerprint`` changes when the panel would look different.
+    Without ``states`` there is nothing to choose from."""
     t, preset = page.t, page.presets.of_chat(chat)
     base = preset_values(page, chat)
     set_here = {*preset.sampling}
@@ -194,7 +224,6 @@ def options(page: ChatContext, chat: Chat) -> Values:
     more = [knob for row, knob in zip(SAMPLING, knobs, strict=True) if not row.is_common]
     names = _names_set_by(preset, t)
     found = {
-        "chat_id": chat.id,
         "base": json.dumps({name: _written(value) for name, value in base.items()}),
         "presets": _preset_groups(page, chat),
         "preset_note": shown_note(preset, t),

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
@@ -30,7 +30,7 @@ from webapp.web.chat.live import (
     LiveView,
     chat_topic,
 )
-from webapp.web.chat.panel import NEW_CHAT, NO_OFFER, load_offer, options, thinking
+from webapp.web.chat.panel import NEW_CHAT, NO_OFFER, Panel, load_offer, panel_of
 from webapp.web.chat.views import (
     attached,
     chat_list,
@@ -125,12 +125,13 @@ class Viewer:
         self._model = self.page.status.model  # that the first page's words are about
         self._draft = NEW_CHAT
         self._panel = ""  # fingerprint of what the page shows
-        self._panel_inputs: object = None  # what its contents follow from
+        self._shown_panel: Panel | None = None
         self._panel_preset = ""
         self._thinking: Values | None = None
         self._offer: Values | None = None
         self._attached: Values | None = None
         self._runs: object = None
+        self._title: Values | None = None
 
     def open(
         self,
@@ -145,7 +146,7 @@ class Viewer:
         says while the chat has not begun."""
         with self._lock:
             self._is_open = True
-            self._draft, self._offer, self._attached, self._panel_inputs = draft, None, None, None
+            self._draft, self._title, self._shown_panel, self._offer, self._attached = draft, None, None, None, None
             self._panel = self._panel if panel is None else panel
             self._stop_following()
             self.chat_id, self._shown = chat_id, list(shown)
@@ -169,9 +170,9 @@ class Viewer:
             if not chat.id:
                 self._draft = chat
             if chat.preset_id == self._panel_preset:
-                self._panel = options(self.page, chat)["fingerprint"]
+                self._panel = panel_of(self.page, chat).fingerprint
             self._show_panel(chat)
-            self.fragment("chat/_title.html", head=chat_title(self.page, chat))
+            self._show_title(chat)
 
     def close(self) -> None:
         self.is_closed = True
@@ -250,9 +251,7 @@ class Viewer:
             self._show_attached()
 
     def _runs_otherwise(self) -> bool:
-        """What runs decides what a preset means; the counts of a status do not."""
-        now = self.page.status
-        before, self._runs = self._runs, (now.model_path, now.strategy, now.phase in ("loading", "unloading"))
+        before, self._runs = self._runs, self.page.what_runs
         return before != self._runs
 
     def _introduce_model(self) -> None:
@@ -275,17 +274,8 @@ class Viewer:
         except ChatNotFound:
             self.frame(type="gone")
             return False
-        inputs = (
-            replace(chat, head_id=None, updated_at=0.0),
-            self.page.news.number(PRESETS),
-            self._runs,
-            self.page.tools.revision,
-            self.page.state_names(),
-        )
-        if inputs != self._panel_inputs or self._offer != NO_OFFER:
-            self._panel_inputs = inputs
-            self.fragment("chat/_title.html", head=chat_title(self.page, chat))
-            self._show_panel(chat)
+        self._show_title(chat)
+        self._show_panel(chat)
         had_files = self._attached is None or bool(self._attached["files"])
         return had_files or bool(self.chat_id and self.page.files.store.pending(self.chat_id))
 
@@ -295,16 +285,25 @@ class Viewer:
             self.fragment("chat/_attached.html", attached=found)
         self._attached = found
 
+    def _show_title(self, chat: Chat) -> None:
+        title = chat_title(self.page, chat)
+        if title != self._title:
+            self.fragment("chat/_title.html", head=title)
+        self._title = title
+
     def _show_panel(self, chat: Chat) -> None:
-        panel, thinks, offer = options(self.page, chat), thinking(self.page, chat), load_offer(self.page, chat)
-        if panel["fingerprint"] != self._panel:
-            self.fragment("chat/_options.html", options=panel)
-        if thinks != self._thinking:
-            self.fragment("chat/_thinking.html", thinking=thinks)
+        panel = panel_of(self.page, chat)
+        if panel is self._shown_panel and self._offer == NO_OFFER:
+            return
+        offer = load_offer(self.page, chat)
+        if panel.fingerprint != self._panel:
+            self._send(panel.html)
+        if panel.thinking != self._thinking:
+            self.fragment("chat/_thinking.html", thinking=panel.thinking)
         if offer != self._offer:
             self.fragment("chat/_load_offer.html", offer=offer)
-        self._panel, self._panel_preset = panel["fingerprint"], chat.preset_id
-        self._thinking, self._offer = thinks, offer
+        self._shown_panel, self._panel, self._panel_preset = panel, panel.fingerprint, chat.preset_id
+        self._thinking, self._offer = panel.thinking, offer
 
     def _show_branch(self) -> None:
         try:

@@ -30,7 +30,7 @@ from webapp.storage.attachments import Attachment
 from webapp.storage.records import Chat, ChatSummary, SearchHit, StoredMessage
 from webapp.tools.definition import Approval
 from webapp.web.chat.live import ChatContext
-from webapp.web.chat.panel import NEW_CHAT, load_offer, options, thinking, tool_switch
+from webapp.web.chat.panel import NEW_CHAT, load_offer, panel_of, tool_switch
 from webapp.web.jobs import strip_jobs
 from webapp.web.kit.page import Toast, Translator, Values, parameters_text
 from webapp.web.models.downloads import best_offer
@@ -59,7 +59,7 @@ def chat_page(
     ``elsewhere`` the command that shows the version it lies in, when that is not shown; ``text`` stands in the
     composer."""
     branch = page.store.branch(chat.id) if chat.id else []
-    head = chat_title(page, chat)
+    head, panel = chat_title(page, chat), panel_of(page, chat)
     return {
         "chat_id": chat.id,
         "page_title": f"{head['title']} · {page.t('app.name')}",
@@ -70,13 +70,13 @@ def chat_page(
         "composer": {
             "chat_id": chat.id,
             "is_answering": page.answering(chat.id) is not None,
-            "thinking": thinking(page, chat),
+            "thinking": panel.thinking,
             "tools": tool_switch(page, chat),
             "attached": attached(page, chat.id),
             "text": text,
             "file_bytes": FILE_BYTES,
         },
-        "options": options(page, chat),
+        "options": Markup(panel.html),
         "offer": load_offer(page, chat),
         "elsewhere": f"select:{at}" if at and at not in {row.id for row in branch} else "",
         "toasts": toasts,
