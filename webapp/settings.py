@@ -96,6 +96,7 @@ class Settings:
     prefill_chunk: int = setting(0, 0, 65536)
     state_cache_bytes: int = setting(256 * MIB, 0, 1 << 50)
     snapshot_limit_bytes: int = setting(4096 * MIB, 0, 1 << 50)
+    response_days: float = setting(30.0, 0, 36_500)
     idle_unload_s: float = setting(0.0, 0)
     swap_grace_s: float = setting(5.0, 0)
     load_timeout_s: float = setting(0.0, 0)

@@ -1,6 +1,6 @@
 """What a chat reads again, and how long its next answer takes to begin: warm, after a restart, after another model.
 
-    python -m tests.acceptance.never_read_twice [--parked 1000] [--long-tokens 26000] [--walks 0] [--strategy S]
+    python -m tests.acceptance.never_read_twice [--parked 1000] [--long-tokens 26000] [--walks 0] [--only-responses]
 
 The turns are those of the page, over an engine process of its own, which a restart ends; times are from the request to
 the first words of the answer, on a model that is loaded. `full` is the same answer with nothing kept: all is read.
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from flask import Flask
 
 from tests.acceptance.served_roost import STARTER
 from tests.engine.test_snapshot_store import walk
@@ -40,6 +41,8 @@ from webapp.services.presets.presets import Presets
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
+from webapp.web import error_answers
+from webapp.web.api.calls import install
 
 WORDS = ("heron", "river", "stone", "light", "morning", "water", "boat", "bridge", "garden", "winter", "song", "letter")
 OTHER = "other.safetensors"
@@ -271,12 +274,41 @@ def many_answers(roost: Roost, answers: int, tokens: int) -> dict[str, Any]:
     )
 
 
+def fifty_responses(roost: Roost, turns: int = 50) -> dict[str, Any]:
+    """A conversation of ``/v1/responses`` by ``previous_response_id``, with a restart in its middle."""
+    rng, last, read, asked = random.Random(5), None, [], []
+    for turn in range(turns):
+        if turn == turns // 2:
+            roost.restart()
+        app = create_app_over(roost)
+        before = roost.manager.counters()["prefilled_tokens_total"]
+        body = {"input": text_of(20, rng), "previous_response_id": last, "max_output_tokens": 40, "seed": turn}
+        answer = app.test_client().post("/v1/responses", json=body).get_json()
+        last = answer["id"]
+        read.append(roost.manager.counters()["prefilled_tokens_total"] - before)
+        asked.append(answer["usage"]["input_tokens"])
+    report = {"turns": turns, "prompt_tokens": asked, "read": read, "restart_before_turn": turns // 2 + 1}
+    return shown("responses", report)
+
+
+def create_app_over(roost: Roost) -> Flask:
+    """The API over the manager and database that are open."""
+    app = Flask("webapp")
+    app.extensions.update(
+        settings=roost.settings, database=roost.database, model_manager=roost.manager, presets=roost.presets
+    )
+    install(app, roost.settings)
+    error_answers.install(app)
+    return app
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parked", type=int, default=1000)
     parser.add_argument("--long-tokens", type=int, default=26000)
     parser.add_argument("--walks", type=int, default=0)
     parser.add_argument("--strategy", default="auto")
+    parser.add_argument("--only-responses", action="store_true", help="the fifty turns of /v1/responses alone")
     args = parser.parse_args()
     report: dict[str, Any] = {"strategy": args.strategy}
     folder = Path(tempfile.mkdtemp(prefix="roost-twice-"))
@@ -294,12 +326,14 @@ def main() -> None:
         try:
             report["strategy"] = roost.manager.status().strategy
             report["state_bytes"] = roost.manager.model_info().config.state_bytes()  # type: ignore[union-attr]
-            report["eighty messages"] = eighty_messages(roost)
-            report["side by side"] = many_answers(roost, 32, 2000)
-            if args.long_tokens:
-                report["long chat"] = long_chat(roost, args.long_tokens)
-            if args.parked:
-                report["parked"] = parked_chats(roost, args.parked)
+            report["responses"] = fifty_responses(roost)
+            if not args.only_responses:
+                report["eighty messages"] = eighty_messages(roost)
+                report["side by side"] = many_answers(roost, 32, 2000)
+                if args.long_tokens:
+                    report["long chat"] = long_chat(roost, args.long_tokens)
+                if args.parked:
+                    report["parked"] = parked_chats(roost, args.parked)
         finally:
             roost.close()
     finally:

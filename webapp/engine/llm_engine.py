@@ -37,6 +37,7 @@ from webapp.engine.scheduler import (
     SequenceStatus,
     Start,
     TokenIds,
+    keyed_digest,
 )
 from webapp.engine.snapshot_store import Snapshot, SnapshotStore
 from webapp.engine.state import RecurrentState
@@ -148,6 +149,24 @@ class LLMEngine:
         """Sequences that started from it are untouched."""
         self._kept_starts.pop(digest, None)
 
+    # snapshots that leave and come; ``digest`` and ``origin`` are those of the requests they are of
+
+    def snapshot(self, token_ids: TokenIds, digest: str | None = None, origin: str = "") -> tuple[int, Snapshot] | None:
+        """That of the longest prefix of these tokens, and its length. Not to be written to."""
+        return self.snapshots.longest_prefix(keyed_digest(self._start_of(digest).digest, origin), token_ids)
+
+    def put_snapshot(self, token_ids: TokenIds, snapshot: Snapshot, digest: str | None, origin: str) -> str:
+        """As if these tokens had been read, for requests with this ``origin`` alone; its name. ``state_mismatch`` or
+        ``token_out_of_range`` keeps nothing."""
+        self._factory.check_token_ids(token_ids)
+        snapshot.state.check(self.config)
+        logits = snapshot.logits
+        if logits is not None and (logits.shape != (self.config.vocab_size,) or not np.isfinite(logits).all()):
+            snapshot = Snapshot(snapshot.state)
+        key = keyed_digest(self._start_of(digest).digest, origin)
+        self.snapshots.put(key, token_ids, snapshot, is_lasting=True)
+        return self.snapshots.name(key, token_ids)
+
     def has_work(self) -> bool:
         return bool(self.scheduler.running or self.scheduler.waiting or self._events)
 
@@ -248,8 +267,12 @@ class LLMEngine:
         sequence.admitted_at = self._clock()
         try:
             sequence.slot = self._take_slot()
-            found = self.snapshots.longest_prefix(sequence.initial_state_digest, sequence.prompt_token_ids)
+            found = self.snapshots.longest_prefix(sequence.snapshot_digest, sequence.prompt_token_ids)
             length, snapshot = found or (0, Snapshot(sequence.initial_state))
+            if length and sequence.request.is_kept:
+                sequence.snapshots += self.snapshots.prefixes(
+                    sequence.snapshot_digest, sequence.prompt_token_ids[:length]
+                )
             self.backend.write_state(sequence.slot, snapshot.state.copy())
             if self._checks_states:
                 self._check_start(sequence, snapshot.state)
@@ -424,7 +447,7 @@ class LLMEngine:
             self._snapshot_end(sequence)
             if sequence.request.is_kept:
                 keep = (sequence.prompt_length, sequence.position)
-                self.snapshots.retire(sequence.initial_state_digest, sequence.consumed_token_ids, keep)
+                self.snapshots.retire(sequence.snapshot_digest, sequence.consumed_token_ids, keep)
         if self._checks_states and error is None and sequence.slot is not None:
             with contextlib.suppress(Exception):  # what is wrong with the backend the next step says
                 sequence.end_digest = self.backend.read_state(sequence.slot).digest()
@@ -473,9 +496,13 @@ class LLMEngine:
     def _snapshot(self, sequence: Sequence, logits: FloatArray | None = None) -> None:
         """Keeps the slot's state under the tokens that made it, and ``logits (vocab_size,)`` after them if given. A
         failure costs the snapshot, not the answer; where memory is the reason, all snapshots in memory go."""
-        token_ids, digest = sequence.consumed_token_ids, sequence.initial_state_digest
+        token_ids, digest = sequence.consumed_token_ids, sequence.snapshot_digest
         is_useless = self.snapshots.limit_bytes < self.config.state_bytes()
-        if is_useless or self.snapshots.contains(digest, token_ids, logits is not None):
+        if is_useless:
+            return
+        if sequence.request.is_kept:
+            sequence.snapshots.append(self.snapshots.name(digest, token_ids))
+        if self.snapshots.contains(digest, token_ids, logits is not None):
             return
         is_lasting = sequence.request.is_kept or len(token_ids) - sequence.cached_tokens >= WORTH_LASTING
         try:

@@ -27,7 +27,8 @@ class GenerationRequest:
     ``initial_state`` overrides the engine's own initial state for this sequence; ``initial_state_digest`` does so by
     name: one the engine was told to keep, or "" for the model's own beginning. ``begun`` of the last prompt tokens are
     the beginning of the answer itself: they count as drawn, for penalties and the next draw. ``is_kept``: people come
-    back to the answer; its snapshots last, and the whole prompt is a boundary.
+    back to the answer; its snapshots last, and the whole prompt is a boundary. ``origin`` parts its snapshots from
+    those of all requests with another: a state that came from outside is found by its own chat alone.
     ``constraint`` is left for structured decoding: a plain description the engine process turns into a processor.
     """
 
@@ -41,6 +42,7 @@ class GenerationRequest:
     initial_state_digest: str | None = None
     begun: int = 0
     is_kept: bool = False
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class SequenceStats:
     seed: int = 0
     start_digest: str = ""
     end_digest: str = ""
+    snapshots: tuple[str, ...] = ()
+    """Names of those it went on from or left behind, of a request that is kept."""
 
 
 @dataclass(frozen=True)

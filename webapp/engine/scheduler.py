@@ -124,6 +124,8 @@ class Sequence:
     """While the state has consumed guesses not yet known to be right: position and state without them."""
     first_logits: NDArray[np.float32] | None = None
     """From its admission to the first draw: those after the whole prompt, where they were kept with its state."""
+    snapshots: list[str] = field(default_factory=list)
+    """Names of those it began with or left, in this order."""
     snapshot_after: int = 0
     """How many written tokens the last snapshot of the answer has consumed."""
     start_digest: str = ""
@@ -143,6 +145,11 @@ class Sequence:
     @property
     def prompt_token_ids(self) -> tuple[int, ...]:
         return self.request.prompt_token_ids
+
+    @property
+    def snapshot_digest(self) -> str:
+        """What its snapshots are kept under, with their tokens."""
+        return keyed_digest(self.initial_state_digest, self.request.origin)
 
     @property
     def prompt_length(self) -> int:
@@ -214,7 +221,12 @@ class Sequence:
             seed=self.seed,
             start_digest=self.start_digest,
             end_digest=self.end_digest,
+            snapshots=tuple(self.snapshots),
         )
+
+
+def keyed_digest(digest: str, origin: str) -> str:
+    return f"{digest}\0{origin}" if origin else digest
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ SPARE_BYTES = 1 << 30
 FULL = 0.95
 """How full the folder is after room was made: looking through it takes a moment."""
 STALE_PART_S = 600.0
+MOST_PREFIXES = 64
 RETIRED_S = 30 * 86_400.0
 CLOSE_S = 2.0
 _KEY_BYTES = 200
@@ -119,10 +120,22 @@ class SnapshotStore:
         self.misses += 1
         return None
 
+    def prefixes(self, digest: str, token_ids: Sequence[int]) -> list[str]:
+        """Names of the :data:`MOST_PREFIXES` longest snapshots of prefixes of these tokens."""
+        ids, found = array("I", token_ids), list[str]()
+        for number, block in enumerate(self._chain(digest, ids)):
+            keys = sorted(self._keys_of(block), key=lambda key: key.length)
+            found += [name_of(key, False) for key in keys if key.tail == _tail(block, ids[number * BLOCK : key.length])]
+        return found[-MOST_PREFIXES:]
+
     def contains(self, digest: str, token_ids: Sequence[int], with_logits: bool = False) -> bool:
         """In memory. One without logits does not do where they are asked for."""
         found = self._kept.get(self._key(digest, token_ids))
         return found is not None and (found.logits is not None or not with_logits)
+
+    def name(self, digest: str, token_ids: Sequence[int]) -> str:
+        """What a snapshot of these tokens is called: the name of its file but for ``-logits`` and the ending."""
+        return name_of(self._key(digest, token_ids), False)
 
     def put(self, digest: str, token_ids: Sequence[int], snapshot: Snapshot, is_lasting: bool = False) -> None:
         """Keeps it as the newest, and in the folder where it ``is_lasting``; one that alone exceeds the limit is not
@@ -150,6 +163,14 @@ class SnapshotStore:
             for key in self.folder.keys_of(block):
                 if key.length not in keep and key.tail == _tail(block, ids[number * BLOCK : key.length]):
                     self.folder.retire(key)
+
+    def forget(self, names: Collection[str]) -> None:
+        """Those of these names (:meth:`name`), from memory and folder."""
+        for name in names:
+            if (named := key_of(name + ENDING)) is not None:
+                self._forget(named[0])
+                if self.folder is not None:
+                    self.folder.remove(named[0])
 
     def clear(self) -> None:
         """Memory, not the folder."""
@@ -232,7 +253,8 @@ class SnapshotFolder:
         self._unwritten: list[tuple[Key, Snapshot]] = []
         self._unwritten_bytes = 0
         self._thread: threading.Thread | None = None
-        self._is_writing = self._is_closed = False
+        self._writing: Key | None = None
+        self._is_closed = False
         try:
             self._find()
         except OSError as exc:
@@ -279,6 +301,15 @@ class SnapshotFolder:
                 self._thread.start()
             self._changed.notify_all()
 
+    def remove(self, key: Key) -> None:
+        """It goes, also one that waits to be written."""
+        with self._changed:
+            self._unwritten_bytes -= sum(snapshot.nbytes for waiting, snapshot in self._unwritten if waiting == key)
+            self._unwritten = [pair for pair in self._unwritten if pair[0] != key]
+            self._changed.wait_for(lambda: self._writing != key, CLOSE_S)
+            self._forget(key)
+        delete_snapshots(self.path, [name_of(key, False)])
+
     def read(self, key: Key, needs_logits: bool) -> Snapshot | None:
         """None for one that is not there, is damaged (and then goes), or has no logits where they are needed."""
         with self._changed:
@@ -303,7 +334,7 @@ class SnapshotFolder:
     def wait_written(self, timeout_s: float) -> bool:
         """Until nothing is left to be written."""
         with self._changed:
-            return self._changed.wait_for(lambda: not (self._unwritten or self._is_writing), timeout_s)
+            return self._changed.wait_for(lambda: not (self._unwritten or self._writing), timeout_s)
 
     def close(self) -> None:
         self.wait_written(CLOSE_S)
@@ -364,7 +395,7 @@ class SnapshotFolder:
                     return
                 key, snapshot = self._unwritten.pop()
                 self._unwritten_bytes -= snapshot.nbytes
-                self._is_writing = True
+                self._writing = key
                 is_synced = len(self._unwritten) < MOST_SYNCED
             try:
                 self._write(key, snapshot, is_synced)
@@ -373,7 +404,7 @@ class SnapshotFolder:
             finally:
                 del snapshot
                 with self._changed:
-                    self._is_writing = False
+                    self._writing = None
                     self._changed.notify_all()
 
     def _write(self, key: Key, snapshot: Snapshot, is_synced: bool) -> None:
@@ -446,6 +477,15 @@ def clear_folder(path: Path) -> int:
                     os.unlink(entry.path)
                     count += entry.name.endswith(ENDING)
     return count
+
+
+def delete_snapshots(path: Path, names: Collection[str]) -> None:
+    """Those of these names (:meth:`SnapshotStore.name`), also under an engine that uses them."""
+    for name in names:
+        if (named := key_of(name + ENDING)) is not None:
+            for has_logits in (False, True):
+                with contextlib.suppress(OSError):
+                    os.unlink(path / (name_of(named[0], has_logits) + ENDING))
 
 
 # one file

@@ -32,7 +32,7 @@ from webapp.engine.outputs import FinishReason, GenerationRequest, SequenceStats
 from webapp.engine.probe import Probe
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_batch import ConstraintFactory
-from webapp.engine.snapshot_store import SnapshotFolder, SnapshotStore
+from webapp.engine.snapshot_store import Snapshot, SnapshotFolder, SnapshotStore
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RoostError, as_roost_error
 from webapp.i18n import Text
@@ -43,6 +43,7 @@ from webapp.manager.messages import (
     CancelLoad,
     Command,
     ComputeLogits,
+    ForgetSnapshots,
     ForgetState,
     Heartbeat,
     KeepState,
@@ -52,6 +53,7 @@ from webapp.manager.messages import (
     LoadModel,
     Message,
     Outputs,
+    PutSnapshot,
     ReadCounters,
     ReadState,
     Reply,
@@ -60,6 +62,7 @@ from webapp.manager.messages import (
     Shutdown,
     State,
     Submit,
+    TakeSnapshot,
     WarmUp,
     pack,
     printable,
@@ -206,6 +209,11 @@ class EngineLoop:
             engine.keep_state(command.digest, command.state.value())
         elif isinstance(command, ForgetState):
             engine.forget_state(command.digest)
+        elif isinstance(command, (TakeSnapshot, PutSnapshot)):
+            with self._answering_errors(command.call_id):
+                self._send(snapshot_reply(engine, command))
+        elif isinstance(command, ForgetSnapshots):
+            engine.snapshots.forget(command.names)
         elif isinstance(command, ReadCounters):
             self._send(Reply(command.call_id, counters=engine.counters()))
         elif isinstance(command, (ComputeLogits, ReadState, ScoreTokens)):
@@ -305,6 +313,21 @@ def reply_of(call_id: int, probe: Probe) -> Reply:
     if isinstance(found, RecurrentState):
         return Reply(call_id, state=State.of(found))
     return Reply(call_id, scores=found) if isinstance(found, tuple) else Reply(call_id, logits=Array.of(found))
+
+
+def snapshot_reply(engine: LLMEngine, command: TakeSnapshot | PutSnapshot) -> Reply:
+    if isinstance(command, PutSnapshot):
+        logits = command.logits.numpy() if command.logits is not None else None
+        snapshot = Snapshot(command.state.value(), logits)
+        return Reply(
+            command.call_id, name=engine.put_snapshot(command.token_ids, snapshot, command.digest, command.origin)
+        )
+    found = engine.snapshot(command.token_ids, command.digest, command.origin)
+    if found is None:
+        return Reply(command.call_id)
+    length, snapshot = found
+    kept = Array.of(snapshot.logits) if snapshot.logits is not None else None
+    return Reply(command.call_id, logits=kept, state=State.of(snapshot.state), length=length)
 
 
 def load_error(exc: Exception, command: LoadModel) -> RoostError:

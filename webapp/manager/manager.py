@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from webapp.engine.outputs import GenerationRequest, TokenLogprob
 from webapp.engine.sampling_params import MOST_ALTERNATIVES
+from webapp.engine.snapshot_store import Snapshot, delete_snapshots
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelError, QueueFull, RequestError, RoostError
 from webapp.i18n import Text
@@ -30,6 +31,7 @@ from webapp.manager.supervisor import Supervisor
 from webapp.manager.target import (
     Choice,
     EngineOptions,
+    Start,
     StateInfo,
     Target,
     TargetResolver,
@@ -248,11 +250,11 @@ class ModelManager:
         return self._chosen().inspection
 
     def submit(
-        self, request: GenerationRequest, made_for: Inspection | None = None, state: str | None = None
+        self, request: GenerationRequest, made_for: Inspection | None = None, state: str | Start | None = None
     ) -> RequestHandle:
         """Queues the request and loads the chosen model when none is loaded. Returns at once.
 
-        ``state`` is this request's alone, a name as of :meth:`apply_state`; None is the one in use.
+        ``state`` is this request's alone, a name as of :meth:`apply_state` or a value; None is the one in use.
 
         Raises at once what is wrong with the request, its state or the choice of model, QueueFull, ``crash_loop``,
         ``model_does_not_fit`` or ``shutting_down``, and ``model_unloaded`` when the model its prompt was ``made_for``
@@ -262,7 +264,7 @@ class ModelManager:
             if made_for is not None and made_for.path != target.path:
                 raise ModelError("model_unloaded")
             check_request(request, self._config_of(target), self._settings)
-            start = None if state is None else self._resolver.start(target, state)
+            start = self._start(target, state)
             handle = RequestHandle(request, self._supervisor.abort, start)
             if self._supervisor.admit(handle, target):
                 return handle
@@ -309,6 +311,42 @@ class ModelManager:
         assert reply.scores is not None
         return reply.scores
 
+    # snapshots that leave the engine and come from elsewhere; ``state`` and ``origin`` as of the requests they are of
+
+    def snapshot(
+        self, token_ids: Sequence[int], state: str | Start | None = None, origin: str = ""
+    ) -> tuple[int, Snapshot] | None:
+        """That of the longest prefix of the tokens, and the prefix's length; None where nothing is kept."""
+        from webapp.manager.messages import TakeSnapshot
+
+        ids = tuple(token_ids)
+        reply = self._read(ids, state, lambda call_id, digest: TakeSnapshot(call_id, ids, digest, origin))
+        if reply.state is None:
+            return None
+        return reply.length, Snapshot(reply.state.value(), reply.logits.numpy() if reply.logits else None)
+
+    def put_snapshot(
+        self, token_ids: Sequence[int], snapshot: Snapshot, state: str | Start | None = None, origin: str = ""
+    ) -> str:
+        """As if these tokens had been read, for requests of this ``origin`` alone; its name. Raises what is wrong with
+        it: ``state_mismatch``, ``token_out_of_range``."""
+        from webapp.manager.messages import Array, PutSnapshot, State
+
+        ids, value = tuple(token_ids), State.of(snapshot.state)
+        logits = Array.of(snapshot.logits) if snapshot.logits is not None else None
+        return self._read(
+            ids, state, lambda call_id, digest: PutSnapshot(call_id, ids, value, logits, digest, origin)
+        ).name
+
+    def forget_snapshots(self, names: Sequence[str]) -> None:
+        """Those of these names, in memory and on disk; of other models too. Loads nothing."""
+        from webapp.manager.messages import ForgetSnapshots
+
+        session = self._supervisor.session
+        if session is not None and names:
+            session.tell(ForgetSnapshots(tuple(names)))
+        delete_snapshots(self._settings.snapshot_dir, names)
+
     def counters(self, timeout_s: float = 2.0) -> dict[str, int]:
         """Of the engine that serves (LLMEngine.counters); {} when there is none or it does not answer in time. Asking
         does not keep an idle model loaded."""
@@ -323,10 +361,12 @@ class ModelManager:
         except (FutureTimeoutError, RoostError):
             return {}
 
-    def _read(self, ids: tuple[int, ...], state: str | None, make_command: Callable[[int, str | None], Any]) -> Reply:
+    def _read(
+        self, ids: tuple[int, ...], state: str | Start | None, make_command: Callable[[int, str | None], Any]
+    ) -> Reply:
         target = self._chosen(for_loading=True)
         check_prompt(ids, self._config_of(target), self._settings)
-        start = None if state is None else self._resolver.start(target, state)
+        start = self._start(target, state)
         self._supervisor.ensure_loading(target)
         self._supervisor.wait_settled(None)
         session = self._supervisor.session
@@ -361,6 +401,10 @@ class ModelManager:
         if for_loading and self._supervisor.is_idle:
             return self._resolver.resolve(goal.choice, goal, may_drop_state=True)
         return goal
+
+    def _start(self, target: Target, state: str | Start | None) -> Start | None:
+        """Raises what is wrong with a state by name; a value has been checked."""
+        return self._resolver.start(target, state) if isinstance(state, str) else state
 
     def _config_of(self, target: Target) -> ModelConfig:
         """The backend's own once it is loaded."""

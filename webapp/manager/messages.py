@@ -131,6 +131,7 @@ class Submit(Tagged, frozen=True):
     initial_state_digest: str | None
     begun: int = 0
     is_kept: bool = False
+    origin: str = ""
 
     @classmethod
     def of(cls, request: GenerationRequest, initial_state_digest: str | None) -> Submit:
@@ -144,6 +145,7 @@ class Submit(Tagged, frozen=True):
             initial_state_digest,
             request.begun,
             request.is_kept,
+            request.origin,
         )
 
     def request(self) -> GenerationRequest:
@@ -157,6 +159,7 @@ class Submit(Tagged, frozen=True):
             initial_state_digest=self.initial_state_digest,
             begun=self.begun,
             is_kept=self.is_kept,
+            origin=self.origin,
         )
 
 
@@ -211,6 +214,31 @@ class ScoreTokens(Tagged, frozen=True):
     digest: str | None = None
 
 
+class TakeSnapshot(Tagged, frozen=True):
+    """Answered by a Reply with the ``state`` after the ``length`` first tokens, 0 for none, and ``logits`` where they
+    were kept."""
+
+    call_id: int
+    token_ids: tuple[int, ...]
+    digest: str | None = None
+    origin: str = ""
+
+
+class PutSnapshot(Tagged, frozen=True):
+    """The state after these tokens, for requests of this ``origin``. Answered by a Reply with its ``name``."""
+
+    call_id: int
+    token_ids: tuple[int, ...]
+    state: State
+    logits: Array | None = None
+    digest: str | None = None
+    origin: str = ""
+
+
+class ForgetSnapshots(Tagged, frozen=True):
+    names: tuple[str, ...]
+
+
 class ReadCounters(Tagged, frozen=True):
     """Answered by a Reply with the engine's ``counters``."""
 
@@ -233,6 +261,9 @@ Command = (
     | ComputeLogits
     | ReadState
     | ScoreTokens
+    | TakeSnapshot
+    | PutSnapshot
+    | ForgetSnapshots
     | ReadCounters
     | Shutdown
 )
@@ -287,6 +318,8 @@ class Reply(Tagged, frozen=True):
     scores: tuple[tuple[TokenLogprob, ...], ...] | None = None
     counters: dict[str, int] | None = None
     error: dict[str, Any] | None = None
+    length: int = 0
+    name: str = ""
 
 
 class Heartbeat(Tagged, frozen=True):

@@ -216,6 +216,12 @@ class EngineSession:
             self._send(make_command(call_id, digest))
         return future
 
+    def tell(self, command: Command) -> None:
+        """Sends what is not answered."""
+        with self._changed:
+            if self.error is None:
+                self._send(command)
+
     def _send(self, command: Command) -> None:
         if self._client is not None:
             self._client.send(command)

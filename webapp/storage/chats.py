@@ -32,6 +32,7 @@ from webapp.storage.records import (
     chat_tools_to_json,
     insert,
     message_columns,
+    message_to_dict,
     row_of,
     storable,
     stored_message_from_row,
@@ -42,6 +43,7 @@ from webapp.storage.records import (
 Summaries = list[ChatSummary]
 Messages = list[StoredMessage]
 Hits = list[SearchHit]
+Names = list[str]
 
 
 class ChatStore:
@@ -136,9 +138,11 @@ class ChatStore:
     def set_tools(self, chat_id: str, tools: ChatTools) -> None:
         self._change(chat_id, tools=chat_tools_to_json(tools))
 
-    def delete(self, chat_id: str) -> None:
-        """Hides the chat until :meth:`restore` or :meth:`purge_deleted`."""
-        self._change(chat_id, deleted_at=time.time())
+    def delete(self, chat_id: str) -> Names:
+        """Hides the chat until :meth:`restore` or :meth:`purge_deleted`; names of the snapshots nobody needs then."""
+        with self.database.transaction() as connection:
+            self._change(chat_id, deleted_at=time.time())
+            return records.release_snapshots(connection, chat_id)
 
     def restore(self, chat_id: str) -> None:
         with self.database.transaction() as connection:
@@ -223,8 +227,12 @@ class ChatStore:
         stats: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
         model: str = "",
-    ) -> None:
-        """Replaces the steps by the whole message. Works on a deleted one too: undo brings back all of it."""
+        snapshots: Iterable[str] = (),
+    ) -> Names:
+        """Replaces the steps by the whole message. Works on a deleted one too: undo brings back all of it.
+
+        ``snapshots`` are names of those the answer went on from or left; of a chat that was deleted meanwhile, those
+        that nobody needs come back."""
         columns = message_columns(message) | {
             "status": status,
             "finish_reason": finish_reason,
@@ -233,7 +241,10 @@ class ChatStore:
             "model": model,
         }
         with self.database.transaction() as connection:
-            self._finish(connection, message_id, columns)
+            chat_id = self._finish(connection, message_id, columns)
+            records.note_snapshots(connection, chat_id, snapshots)
+            found = connection.execute("SELECT deleted_at FROM chats WHERE id = ?", (chat_id,)).fetchone()
+            return [] if found["deleted_at"] is None else records.release_snapshots(connection, chat_id)
 
     def change_message(self, message_id: str, message: Message) -> None:
         """Another text, calls or metadata for a message that is not being written; its place and status stay."""
@@ -293,7 +304,8 @@ class ChatStore:
             if columns:
                 update(connection, "chats", chat_id, **columns)
 
-    def _finish(self, connection: sqlite3.Connection, message_id: str, columns: dict[str, Any]) -> None:
+    def _finish(self, connection: sqlite3.Connection, message_id: str, columns: dict[str, Any]) -> str:
+        """The id of its chat."""
         row = connection.execute("SELECT seq, chat_id FROM messages WHERE id = ?", (message_id,)).fetchone()
         if row is None:
             raise StorageError("message_not_found")
@@ -301,6 +313,7 @@ class ChatStore:
         records.clear_journal(connection, message_id)
         self._index(connection, row["seq"], columns["content"])
         update(connection, "chats", row["chat_id"], updated_at=time.time())
+        return str(row["chat_id"])
 
     def _index(self, connection: sqlite3.Connection, seq: int, content: str) -> None:
         if self.database.has_search_index:
@@ -343,11 +356,6 @@ def document(chat: Chat, messages: list[StoredMessage], files: Sequence[Mapping[
 
 
 def _message_document(stored: StoredMessage) -> dict[str, Any]:
-    message = asdict(stored.message)
-    message["role"] = stored.message.role.value
-    message["think_mode"] = stored.message.think_mode.value
-    message["tool_calls"] = list(message["tool_calls"])
-    message["token_ids"] = list(message["token_ids"])
     when = datetime.fromtimestamp(stored.created_at, timezone.utc).isoformat(timespec="seconds")
     return {
         "id": stored.id,
@@ -359,7 +367,7 @@ def _message_document(stored: StoredMessage) -> dict[str, Any]:
         "model": stored.model,
         "stats": stored.stats,
         "error": stored.error,
-        **message,
+        **message_to_dict(stored.message),
     }
 
 

@@ -167,6 +167,39 @@ _MEASUREMENTS = (
     )""",
 )
 
+_KEPT_STATES = (
+    # An answer of /v1/responses with what was new in its conversation; the rest is that of the answers before it.
+    """CREATE TABLE responses (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        previous_id TEXT,
+        created_at REAL NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        is_deleted INTEGER NOT NULL DEFAULT 0,
+        body TEXT NOT NULL,
+        input TEXT NOT NULL,
+        messages TEXT NOT NULL
+    )""",
+    "CREATE INDEX responses_by_previous ON responses (previous_id)",
+    "CREATE INDEX responses_by_time ON responses (created_at, size_bytes)",
+    "CREATE INDEX responses_deleted ON responses (is_deleted) WHERE is_deleted",
+    """CREATE TABLE response_items (
+        id TEXT PRIMARY KEY,
+        response_seq INTEGER NOT NULL REFERENCES responses (seq) ON DELETE CASCADE,
+        body TEXT NOT NULL
+    ) WITHOUT ROWID""",
+    "CREATE INDEX response_items_by_response ON response_items (response_seq)",
+    # Which chats and answers go on from a snapshot on disk: it goes with the last of them.
+    """CREATE TABLE snapshot_uses (
+        name TEXT NOT NULL,
+        owner TEXT NOT NULL,
+        PRIMARY KEY (name, owner)
+    ) WITHOUT ROWID""",
+    "CREATE INDEX snapshot_uses_by_owner ON snapshot_uses (owner)",
+    # What parts a chat's snapshots from others' where its state came with a file; "" for a chat that began here.
+    "ALTER TABLE chats ADD COLUMN origin TEXT NOT NULL DEFAULT ''",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -177,4 +210,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _SERVER,
     _SESSIONS,
     _MEASUREMENTS,
+    _KEPT_STATES,
 )

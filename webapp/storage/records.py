@@ -122,6 +122,7 @@ class Chat:
     ``preset_id`` "" follows the active preset. What a chat does not set itself comes from its preset: ``system_prompt``
     and ``template`` "", ``think_mode`` and ``state`` None. ``sampling`` holds overrides by the names of
     ``SamplingParams``. ``head_id`` is the last message of the branch that is shown; None while there is none.
+    ``origin`` as in ``GenerationRequest``.
     """
 
     id: str
@@ -136,6 +137,7 @@ class Chat:
     preset_id: str = ""
     state: str | None = None
     tools: ChatTools = field(default_factory=ChatTools)
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,47 @@ def message_columns(message: Message) -> dict[str, Any]:
     }
 
 
+def message_to_dict(message: Message) -> dict[str, Any]:
+    """All JSON; :func:`message_from_dict` reads it back."""
+    return {
+        **asdict(message),
+        "role": message.role.value,
+        "think_mode": message.think_mode.value,
+        "tool_calls": [asdict(call) for call in message.tool_calls],
+        "token_ids": list(message.token_ids),
+    }
+
+
+def message_from_dict(values: Mapping[str, Any]) -> Message:
+    return Message(
+        **{
+            **values,
+            "role": Role(values["role"]),
+            "think_mode": ThinkMode(values["think_mode"]),
+            "tool_calls": tuple(ToolCall(**call) for call in values["tool_calls"]),
+            "token_ids": tuple(values["token_ids"]),
+        }
+    )
+
+
+def note_snapshots(connection: sqlite3.Connection, owner: str, names: Iterable[str]) -> None:
+    """A chat's or an answer's: they stay until the last of those that use them is deleted."""
+    connection.executemany(
+        "INSERT OR IGNORE INTO snapshot_uses (name, owner) VALUES (?, ?)", ((name, owner) for name in names)
+    )
+
+
+def release_snapshots(connection: sqlite3.Connection, owner: str) -> list[str]:
+    """Names of those that nobody else uses: they can go."""
+    rows = connection.execute(
+        """SELECT name FROM snapshot_uses u WHERE owner = ?
+           AND NOT EXISTS (SELECT 1 FROM snapshot_uses o WHERE o.name = u.name AND o.owner <> u.owner)""",
+        (owner,),
+    ).fetchall()
+    connection.execute("DELETE FROM snapshot_uses WHERE owner = ?", (owner,))
+    return [str(row["name"]) for row in rows]
+
+
 def message_from_row(row: sqlite3.Row) -> Message:
     return Message(
         role=Role(row["role"]),
@@ -234,7 +277,7 @@ def stored_message_from_row(row: sqlite3.Row) -> StoredMessage:
     )
 
 
-CHAT_COLUMNS = ("id", "title", "system_prompt", "template", "created_at", "updated_at", "preset_id", "state")
+CHAT_COLUMNS = ("id", "title", "system_prompt", "template", "created_at", "updated_at", "preset_id", "state", "origin")
 """Those that hold a field of :class:`Chat` as it is."""
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.services.chat.watching import text_of, watch
-from tests.waiting import PATIENCE_S, WaitRanOut
+from tests.waiting import PATIENCE_S, WaitRanOut, wait_until
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
@@ -159,3 +159,43 @@ def test_eight_chats_at_once_get_their_own_answers(turns_of, store):
     turns = turns_of("fake script=' Hi there.' slots=4 delay_ms=1")
     lives = [turns.send(store.create().id, f"Hello {index}") for index in range(8)]
     assert [text_of(watch(live)) for live in lives] == ["Hi there."] * 8
+
+
+def snapshots_of(turns):
+    """Names of the files, once all are written."""
+    folder = turns._manager._settings.snapshot_dir
+    wait_until(lambda: turns._manager.counters()["snapshot_files"] == len(list(folder.glob("*.snapshot"))) > 0)
+    return {path.name for path in folder.glob("*.snapshot")}
+
+
+def test_a_deleted_chat_takes_its_snapshots_along_but_not_those_of_another(turns_of, store):
+    turns = turns_of("fake script=' Hi there.'")
+    ids = [store.create().id for _ in range(2)]
+    for chat_id in ids:
+        watch(turns.send(chat_id, "The same beginning"))
+    shared = snapshots_of(turns)
+    watch(turns.send(ids[0], "Only here"))
+    wait_until(lambda: len(snapshots_of(turns)) >= len(shared) + 2)
+    turns.delete(ids[0])
+    wait_until(lambda: snapshots_of(turns) == shared)
+    assert watch(turns.send(ids[1], "More"))[-1].stats["read_again"] == 0
+    store.restore(ids[0])
+    assert watch(turns.send(ids[0], "And"))[-1].stats["read_again"] > 0
+
+
+def test_what_a_stopped_answer_leaves_in_a_deleted_chat_goes_too(turns_of, store):
+    turns = turns_of("fake script=' la' repeat=0 delay_ms=1")
+    chats = [store.create().id for _ in range(2)]
+    watch_stopped(turns, turns.send(chats[0], "Hum"))
+    kept = snapshots_of(turns)
+    live = turns.send(chats[1], "Sing")
+    wait_for_length(live, 3)
+    turns.delete(chats[1])
+    assert live.wait_finished(PATIENCE_S)
+    wait_until(lambda: snapshots_of(turns) == kept)
+
+
+def watch_stopped(turns, live):
+    wait_for_length(live, 3)
+    turns.stop(live.chat_id)
+    watch(live)

@@ -6,13 +6,10 @@ import json
 
 import pytest
 
-from tests.errors import raises_code
 from tests.lazy_import import Lazily
-from tests.web.api.api_server import ANSWER, MODEL
+from tests.web.api.api_server import ANSWER, MODEL, ApiServer
 from tests.web.api.test_tools import BOTH, PARIS, TIME, WEATHER, spoken
-from webapp.chat.messages import Message, Role
-from webapp.web.api.openai.response_types import MessageItem, ResponseObject
-from webapp.web.api.openai.responses import KeptAnswers
+from tests.web.chat.running_roost import fake_strategy
 
 openai = Lazily("openai")
 
@@ -310,21 +307,38 @@ def test_an_answer_that_is_not_kept_is_named(server, client):
         assert (status, found["error"]["param"]) == (404, "input[1].id")
 
 
-def test_the_oldest_answers_make_room():
-    kept = KeptAnswers(most_chars=10_000)
-    params = dict.fromkeys(("temperature", "top_p", "presence_penalty", "frequency_penalty"), 0.0)
-    for number in range(50):
-        item = MessageItem(id=f"msg_{number}")
-        response = ResponseObject(
-            id=f"resp_{number}", created_at=0, instructions=None, max_output_tokens=None, model="m", output=[item],
-            parallel_tool_calls=True, previous_response_id=None, prompt_cache_key=None, reasoning={}, store=True,
-            safety_identifier=None, text={}, tool_choice="auto", tools=[], top_logprobs=0, metadata={}, **params,
-        )  # fmt: skip
-        kept.keep(response, (Message(Role.USER, "x" * 1500),))
-    assert kept.response("resp_49").output[0].id == "msg_49"
-    for missing in (lambda: kept.response("resp_0"), lambda: kept.item("msg_0", "input[0]")):
-        with raises_code("answer_not_found"):
-            missing()
+def test_a_conversation_goes_on_after_a_restart_and_reads_only_what_is_new(serve, tmp_path):
+    strategy, places = fake_strategy("Yes.", slots=16, repeat=1), {"data_dir": tmp_path / "same"}
+    first = ApiServer(strategy=strategy, **places)
+    try:
+        last = ask(first.openai(), "A first question that is somewhat longer " * 3)
+        last = ask(first.openai(), "And?", previous_response_id=last.id)
+    finally:
+        first.stop()
+    second = ApiServer(strategy=strategy, **places)
+    try:
+        client = second.openai()
+        assert client.responses.retrieve(last.id) == last
+        found = ask(client, "Then?", previous_response_id=last.id)
+        assert second.manager.counters()["prefilled_tokens_total"] < 20 < found.usage.input_tokens
+        items = client.responses.input_items.list(found.id, order="asc", limit=4)
+        assert [(item.type, item.role) for item in items.data] == 2 * [("message", "user"), ("message", "assistant")]
+        assert next(item.content[0].text for item in client.responses.input_items.list(found.id)) == "Then?"
+        assert len({item.id for item in client.responses.input_items.list(found.id, limit=2)}) == 5
+    finally:
+        second.stop()
+
+
+@pytest.mark.parametrize("query", ["order=up", "limit=0", "limit=200", "limit=x"])
+def test_a_list_of_input_items_is_asked_for_as_at_openai(server, client, query):
+    found = ask(client)
+    status, told = server.get(f"{RESPONSES}/{found.id}/input_items?{query}")
+    assert (status, told["error"]["code"], told["error"]["param"]) == (400, "invalid_parameter", query.split("=")[0])
+
+
+def test_nothing_is_kept_where_the_setting_says_so(serve):
+    found = ask(serve(response_days=0).openai())
+    assert found.store is False and found.output_text == ANSWER
 
 
 def test_a_generation_that_breaks_is_an_error_and_a_failed_response(serve):

@@ -164,6 +164,7 @@ class TurnWriter:
         self._journal = Journal(store, live.message_id)
         self._stats: dict[str, Any] = {}
         self._known_tokens = 0
+        self._origin = ""
         self._model = ""
         self._started_at = time.monotonic()
 
@@ -198,7 +199,9 @@ class TurnWriter:
             self._message = stored.message
             prompt = self._prompt(stored)
             self._known_tokens = self._known_before(stored, len(prompt.token_ids))
-        generation = self._generation = Generation(self._manager, prompt, self._client, is_kept=True, gather_s=GATHER_S)
+        generation = self._generation = Generation(
+            self._manager, prompt, self._client, is_kept=True, gather_s=GATHER_S, origin=self._origin
+        )
         if self._continues:
             self._replay(generation)
         self._live.on_stop(generation.stop)
@@ -216,6 +219,7 @@ class TurnWriter:
         self._manager.begin_loading()  # while the vocabulary is read and the prompt made
         model = PromptModel.chosen(self._manager)
         chat = self._store.get(self._live.chat_id)
+        self._origin = chat.origin
         self._offered(chat)
         preset = self._presets.of_chat(chat)
         rendered, is_free = self._rendered(chat, preset, model)
@@ -292,9 +296,12 @@ class TurnWriter:
         status = "failed" if error is not None else "complete"
         if reason == "abort":
             status = "interrupted" if self._live.is_closing else "stopped"
-        self._store.finish_message(
-            self._live.message_id, self._written(), status, reason, self._stats, error, self._model
+        snapshots = self._stats.pop("snapshots", ())
+        unneeded = self._store.finish_message(
+            self._live.message_id, self._written(), status, reason, self._stats, error, self._model, snapshots
         )
+        if unneeded:
+            self._manager.forget_snapshots(unneeded)
         return replace(end, stats=self._stats)
 
     def _written(self) -> Message:

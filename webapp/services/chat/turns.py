@@ -131,6 +131,12 @@ class ChatTurns:
         if live is not None and not live.is_finished:
             live.stop()
 
+    def delete(self, chat_id: str) -> None:
+        """Hides the chat; its states go at once, but for those that others go on from. Brought back, it is read
+        again."""
+        self.stop(chat_id)
+        self._manager.forget_snapshots(self._store.delete(chat_id))
+
     def live(self, chat_id: str) -> LiveTurn | None:
         """The turn being written, or one that ended less than :data:`FINISHED_KEPT_S` ago."""
         with self._lock:

@@ -103,6 +103,7 @@ class Completions:
                         _numbered(prompt, number),
                         order.client,
                         AnswerText(rendered, model.tokenizer, stops, order.streams_calls, rendered.router_of_rest()),
+                        order.is_kept,
                     )
                     for number in range(order.choices)
                 ]

@@ -251,7 +251,7 @@ class Generation:
     """Read in one thread; :meth:`stop` may come from any thread, at any time, more than once.
 
     An engine's sequence is never left to write for nobody: ``stop`` before, during or after ``start`` ends it. ``text``
-    replaces the way the answer is read; ``is_kept`` as in ``GenerationRequest``, ``gather_s`` as of
+    replaces the way the answer is read; ``is_kept`` and ``origin`` as in ``GenerationRequest``, ``gather_s`` as of
     :meth:`RequestHandle.next_event`.
     """
 
@@ -263,6 +263,7 @@ class Generation:
         text: AnswerText | None = None,
         is_kept: bool = False,
         gather_s: float = 0.0,
+        origin: str = "",
     ) -> None:
         self.prompt = prompt
         self.text = text or AnswerText(prompt.rendered, prompt.model.tokenizer)
@@ -271,6 +272,7 @@ class Generation:
         self._manager = manager
         self._client = client
         self._is_kept = is_kept
+        self._origin = origin
         self._begun_tokens = self._begun = 0
         self._gather_s = gather_s
         self._lock = threading.Lock()
@@ -313,6 +315,7 @@ class Generation:
             constraint=self.prompt.constraint,
             begun=self._begun,
             is_kept=self._is_kept,
+            origin=self._origin,
         )
         handle = self._manager.submit(request, self.prompt.model.info, self.prompt.state)
         with self._lock:

@@ -90,7 +90,7 @@ class AnswerRequest:
 
     ``stop`` None is the preset's; a stop ends the content, thinking does not count. ``state`` as in
     :meth:`ModelManager.submit`. ``client`` is who asks, for fairness. ``streams_calls``: the caller can
-    use pieces of a call, and with a call the limit of tokens has cut off.
+    use pieces of a call, and with a call the limit of tokens has cut off. ``is_kept``: it is gone on from later.
     """
 
     prompts: tuple[Prompt, ...]
@@ -101,6 +101,7 @@ class AnswerRequest:
     client: str = ""
     structure: Structure = Structure()
     streams_calls: bool = False
+    is_kept: bool = False
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,10 @@ OPERATIONS = (
         answer="openai.response_types:ResponseObject",
     ),
     Operation(
+        "response_input", "openai", "GET", ("/v1/responses/{name}/input_items",), "openai.responses:list_input",
+        answer="openai.response_types:ItemList",
+    ),
+    Operation(
         "response_delete", "openai", "DELETE", ("/v1/responses/{name}",), "openai.responses:delete",
         answer="openai.response_types:Deleted",
     ),

@@ -302,8 +302,7 @@ class Commands:
         return CommandResult(command.chat_id)
 
     def delete_chat(self, command: Command) -> CommandResult:
-        self.page.turns.stop(command.target)
-        self.page.store.delete(command.target)
+        self.page.turns.delete(command.target)
         shown = "" if command.chat_id == command.target else command.chat_id
         return CommandResult(
             shown, changed_id=command.target, done="chat.done.chat_deleted", undo=f"restore_chat:{command.target}"

@@ -220,6 +220,16 @@ class Deleted(msgspec.Struct):
     deleted: bool = True
 
 
+class ItemList(msgspec.Struct):
+    """What an answer was given to: the items of its input and of the answers before it."""
+
+    data: list[dict[str, Any]]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+    object: Literal["list"] = "list"
+
+
 class InputTokens(msgspec.Struct):
     input_tokens: int
     object: Literal["response.input_tokens"] = "response.input_tokens"

@@ -1,23 +1,22 @@
-"""OpenAI's Responses: ``POST /v1/responses`` and ``/v1/responses/input_tokens``.
+"""OpenAI's Responses: ``POST /v1/responses``, what is kept of them, and ``/v1/responses/input_tokens``.
 
 An answer is a list of items: thinking, a message, calls. A stream tells of each from its first piece to its end, and
-the whole answer is made of the same events. Unless ``store`` is false, the latest answers are kept in memory
-(:class:`KeptAnswers`): ``previous_response_id`` goes on from one with the very tokens it was sampled as, so that only
-what is new is read, and an ``item_reference`` stands for one of its items. They end with the server.
+the whole answer is made of the same events. Unless ``store`` is false, answers are kept in the database for
+``response_days`` (:class:`ResponseStore`): ``previous_response_id`` goes on from one with the very tokens it was
+sampled as, so that only what is new is read, also after a restart, and an ``item_reference`` stands for one of its
+items.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
-from flask import Response, current_app
+from flask import Response, current_app, request
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ToolCall
@@ -26,6 +25,8 @@ from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.generation.generation import Generation
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, Structure
+from webapp.storage.database import Database
+from webapp.storage.responses import ResponseStore
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import (
     Answering,
@@ -37,6 +38,7 @@ from webapp.web.api.answering import (
     stream,
     the_completions,
     the_manager,
+    the_settings,
 )
 from webapp.web.api.body import asked_sampling, most_tokens, read_body, text_of
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
@@ -49,6 +51,7 @@ from webapp.web.api.openai.response_types import (
     InputItem,
     InputRequest,
     InputTokens,
+    ItemList,
     MessageItem,
     OutputDetails,
     OutputItem,
@@ -81,7 +84,17 @@ def answer_request(asked: ResponseRequest) -> AnswerRequest:
         state=asked.state,
         structure=structure_of(asked),
         streams_calls=True,
+        is_kept=is_stored(asked),
     )
+
+
+def is_stored(asked: ResponseRequest) -> bool:
+    return asked.store is not False and the_settings().response_days > 0
+
+
+def before_count(asked: ResponseRequest, store: ResponseStore) -> int:
+    """Messages of the conversation that the request goes on from."""
+    return len(store.messages(asked.previous_response_id)) if asked.previous_response_id else 0
 
 
 def logprobs_of(asked: ResponseRequest) -> int | None:
@@ -115,7 +128,7 @@ def conversation_of(asked: InputRequest) -> list[Message]:
     """Without the instructions, which count for one answer."""
     before: list[Message] = []
     if asked.previous_response_id is not None:
-        before = kept_answers().messages(asked.previous_response_id, the_manager().tokenizer().name)
+        before = conversation_before(asked.previous_response_id, the_manager().tokenizer().name)
     if isinstance(asked.input, str):
         messages = [*before, Message(Role.USER, asked.input)] if asked.input else before
     else:
@@ -133,7 +146,7 @@ def messages_of(items: list[InputItem], before: list[Message]) -> list[Message]:
     for number, item in enumerate(items):
         place = f"input[{number}]"
         if item.type == "item_reference":
-            item = kept_answers().item(needed(item, "id", place), place)
+            item = referred_item(needed(item, "id", place), place)
         if item.type == "message":
             messages.append(message_of(item, place))
         elif item.type == "function_call":
@@ -173,74 +186,49 @@ def needed(item: InputItem, name: str, place: str) -> Any:
     return value
 
 
-class KeptAnswers:
-    """The latest answers, with the conversations they end; in memory, so that nobody's words lie on the disk. Used by
-    every thread. An id is as good as a secret: nobody could guess one."""
-
-    def __init__(self, most_chars: int = 32 << 20) -> None:
-        self._most_chars = most_chars
-        self._lock = threading.Lock()
-        self._kept: OrderedDict[str, tuple[ResponseObject, tuple[Message, ...], int]] = OrderedDict()
-        self._items: dict[str, OutputItem] = {}
-        self._chars = 0
-
-    def keep(self, response: ResponseObject, messages: tuple[Message, ...]) -> None:
-        """``messages`` is the conversation with the answer. What an answer before it holds already is held once, and
-        still counted: each may be the last to hold it."""
-        new = sum(len(message.content) + 8 * len(message.token_ids) + 500 for message in messages)
-        with self._lock:
-            self._kept[response.id] = (response, messages, new)
-            self._items.update((item.id, item) for item in response.output)
-            self._chars += new
-            while self._chars > self._most_chars and len(self._kept) > 1:
-                self._forget(next(iter(self._kept)))
-
-    def response(self, response_id: str) -> ResponseObject:
-        """``answer_not_found`` for one that was never kept, or is no longer; so do the other methods."""
-        with self._lock:
-            return self._found(response_id, None)[0]
-
-    def messages(self, response_id: str, tokenizer: str) -> list[Message]:
-        """Sampled ids mean nothing to another vocabulary, and are left out then."""
-        with self._lock:
-            messages = self._found(response_id, "previous_response_id")[1]
-        return [
-            message if message.metadata.get("tokenizer") == tokenizer else replace(message, token_ids=())
-            for message in messages
-        ]
-
-    def item(self, item_id: str, place: str) -> InputItem:
-        with self._lock:
-            found = self._items.get(item_id)
-        if found is None:
-            raise RoostError("answer_not_found", id=item_id[:80], param=f"{place}.id")
-        if isinstance(found, CallItem):
-            return InputItem(type="function_call", call_id=found.call_id, name=found.name, arguments=found.arguments)
-        if isinstance(found, ReasoningItem):
-            return InputItem(type="reasoning")
-        return InputItem(role="assistant", content=found.content[0].text)
-
-    def forget(self, response_id: str) -> None:
-        with self._lock:
-            self._found(response_id, None)
-            self._forget(response_id)
-
-    def _found(self, response_id: str, param: str | None) -> tuple[ResponseObject, tuple[Message, ...], int]:
-        if response_id not in self._kept:
-            raise RoostError("answer_not_found", id=response_id[:80], param=param)
-        self._kept.move_to_end(response_id)
-        return self._kept[response_id]
-
-    def _forget(self, response_id: str) -> None:
-        response, _, chars = self._kept.pop(response_id)
-        self._chars -= chars
-        for item in response.output:
-            self._items.pop(item.id, None)
+def kept_answers() -> ResponseStore:
+    database: Database = current_app.extensions["database"]
+    return ResponseStore(database, the_settings().response_days)
 
 
-def kept_answers() -> KeptAnswers:
-    found: KeptAnswers = current_app.extensions.setdefault("kept_answers", KeptAnswers())
-    return found
+def conversation_before(response_id: str, tokenizer: str) -> list[Message]:
+    """Up to that answer and with it. Sampled ids mean nothing to another vocabulary, and are left out then."""
+    return [
+        message if message.metadata.get("tokenizer") == tokenizer else replace(message, token_ids=())
+        for message in kept_answers().messages(response_id, "previous_response_id")
+    ]
+
+
+def referred_item(item_id: str, place: str) -> InputItem:
+    """An item of an earlier answer, as if it had been given once more."""
+    found = kept_answers().item(item_id, f"{place}.id")
+    if found["type"] == "function_call":
+        names = ("id", "call_id", "name", "arguments")
+        return InputItem(type="function_call", **{name: found[name] for name in names})
+    if found["type"] == "reasoning":
+        return InputItem(type="reasoning", id=item_id)
+    return InputItem(role="assistant", id=item_id, content=found["content"][0]["text"])
+
+
+def input_items(asked: InputRequest) -> list[dict[str, Any]]:
+    """The request's own input, as ``GET input_items`` shows it: every item with its id, every text as a part."""
+    if isinstance(asked.input, str):
+        given = [InputItem(role="user", content=asked.input)] if asked.input else []
+    else:
+        given = asked.input
+    items = []
+    for number, item in enumerate(given):
+        if item.type == "item_reference" and item.id is not None:
+            item = referred_item(item.id, f"input[{number}]")
+        found = {name: value for name, value in msgspec.to_builtins(item).items() if value is not None}
+        if isinstance(found.get("content"), str):
+            kind = "output_text" if item.role == "assistant" else "input_text"
+            found["content"] = [{"type": kind, "text": found["content"]}]
+            if item.role == "assistant":
+                found["content"][0]["annotations"] = []
+        prefix = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}.get(item.type, "msg")
+        items.append({"status": "completed", **found, "id": item.id or new_id(prefix)})
+    return items
 
 
 def new_id(prefix: str) -> str:
@@ -255,15 +243,18 @@ def create() -> Response:
     response = begun(asked, model, answering)
     has_logprobs = "logprobs" in wanted.sampling
     output = Output(response.output, answering.completion.tokenizer if has_logprobs else None)
-    kept = kept_answers()
+    given = input_items(asked) if response.store else []
+    manager, store = the_manager(), kept_answers()
+    [asked_for] = wanted.prompts
+    assert isinstance(asked_for, ChatPrompt)
+    new = asked_for.messages[bool(asked.instructions) + before_count(asked, store) :]
 
     def keep() -> None:
         if response.store:
-            [asked_for] = wanted.prompts
-            assert isinstance(asked_for, ChatPrompt)
-            begun_with = asked_for.messages[bool(asked.instructions) :]
-            said = answer_message(answering.completion.answers[0])
-            kept.keep(response, (*begun_with, said))
+            generation = answering.completion.answers[0]
+            snapshots = output.end.stats.get("snapshots", ())
+            body = msgspec.to_builtins(response)
+            manager.forget_snapshots(store.keep(body, given, (*new, answer_message(generation)), snapshots))
 
     if asked.stream:
         return stream(answering, ResponseEvents(response, output, keep))
@@ -276,12 +267,36 @@ def create() -> Response:
 
 
 def show(name: str) -> Response:
-    return answer(kept_answers().response(name))
+    return answer(kept_answers().body(name))
 
 
 def delete(name: str) -> Response:
-    kept_answers().forget(name)
+    the_manager().forget_snapshots(kept_answers().delete(name))
     return answer(Deleted(name))
+
+
+MOST_ITEMS = 100
+
+
+def list_input(name: str) -> Response:
+    """``order`` (desc unless asked for), ``limit`` and ``after``, the id of an item, as at OpenAI."""
+    items = kept_answers().items(name)
+    order, limit = request.args.get("order", "desc"), request.args.get("limit", "20")
+    if order not in ("asc", "desc"):
+        reason = Text("reason.api.is_not_one_of", name=repr(order[:80]), names="asc, desc")
+        raise RoostError("invalid_parameter", param="order", reason=reason)
+    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_ITEMS:
+        reason = Text("reason.engine.whole_number_between", least=1, most=MOST_ITEMS)
+        raise RoostError("invalid_parameter", param="limit", reason=reason)
+    items = items if order == "asc" else items[::-1]
+    if after := request.args.get("after"):
+        ids = [item["id"] for item in items]
+        if after not in ids:
+            raise RoostError("answer_not_found", id=after[:80], param="after")
+        items = items[ids.index(after) + 1 :]
+    page = items[: int(limit)]
+    ids = [item["id"] for item in page]
+    return answer(ItemList(page, ids[0] if ids else None, ids[-1] if ids else None, len(items) > len(page)))
 
 
 def answer_message(generation: Generation) -> Message:
@@ -322,7 +337,7 @@ def begun(asked: ResponseRequest, model: str, answering: Answering) -> ResponseO
         output=[],
         parallel_tool_calls=asked.parallel_tool_calls is not False,
         previous_response_id=asked.previous_response_id,
-        store=asked.store is not False,
+        store=is_stored(asked),
         prompt_cache_key=asked.prompt_cache_key,
         reasoning={"effort": asked.reasoning.effort if asked.reasoning else None, "summary": None},
         safety_identifier=asked.safety_identifier,
