@@ -6,6 +6,7 @@ import time
 import pytest
 
 from tests.web.hostile_markdown import HOSTILE
+from webapp.web.kit.formulas import ATTRIBUTES, TAGS
 from webapp.web.kit.markdown import BLOCK_TAGS, INLINE_TAGS, MAX_INLINE_US, estimated_us, render_markdown, render_plain
 
 COPY = '<button type="button" class="code-copy">Copy</button>'
@@ -27,6 +28,19 @@ def rendered(text):
         ("[x](https://a.b/c 't')", f'<p><a href="https://a.b/c" title="t" {REL}>x</a></p>'),
         ("<b>x</b>", "<p>&lt;b&gt;x&lt;/b&gt;</p>"),
         ("![a *b*](http://x.y/z.png)", '<p><span class="image">🖼 a *b*</span></p>'),
+        ("**中文：**后面", "<p><strong>中文：</strong>后面</p>"),
+        ("前**“引号”**文字", "<p>前<strong>“引号”</strong>文字</p>"),
+        ("__中文：__后面 ~~删。~~后", "<p><strong>中文：</strong>后面 <s>删。</s>后</p>"),
+        ("a **b**c **d.**e", "<p>a <strong>b</strong>c **d.**e</p>"),
+        ("2*3*4 = 24", "<p>2*3*4 = 24</p>"),
+        ("H~2~O x^2^ 10^-3^", "<p>H<sub>2</sub>O x<sup>2</sup> 10<sup>-3</sup></p>"),
+        ("5~10 和 20~30，~5~", "<p>5~10 和 20~30，~5~</p>"),
+        ("H<sub>2</sub>O<br>a<BR/>b", "<p>H<sub>2</sub>O<br>\na<br>\nb</p>"),
+        ("<sub onclick=x>a</sub>", "<p>&lt;sub onclick=x&gt;a&lt;/sub&gt;</p>"),
+        (
+            "a[^1] [^abc]\n\n[^1]: *b*\nc",
+            '<p>a<sup>1</sup> [^abc]</p>\n<p class="footnote"><sup>1</sup> <em>b</em><br>\nc</p>',
+        ),
         ("", ""),
     ],
 )
@@ -87,16 +101,18 @@ def test_a_link_inside_a_link_text_stays_one_link():
 class Checker(html.parser.HTMLParser):
     """Collects every element and attribute that is not on the list, independently of the sanitiser."""
 
-    allowed = frozenset(("href", "title", "target", "rel", "class", "start", "type"))
+    allowed = frozenset(("href", "title", "target", "rel", "class", "start", "type", "tabindex"))
 
     def __init__(self):
         super().__init__()
         self.bad = []
 
     def handle_starttag(self, tag, attrs):
-        if tag not in BLOCK_TAGS | INLINE_TAGS:
+        if tag not in BLOCK_TAGS | INLINE_TAGS | TAGS:
             self.bad.append(tag)
         for name, value in attrs:
+            if tag in TAGS and name in ATTRIBUTES[tag]:
+                continue
             is_bad_link = name == "href" and not (value or "").lower().startswith(("http://", "https://", "mailto:"))
             if name not in self.allowed or is_bad_link or (name == "type" and value != "button"):
                 self.bad.append((tag, name, value))
@@ -128,6 +144,11 @@ COSTLY = {
     "wide table": "|" + "a|" * 3000 + "\n|" + "-|" * 3000 + "\n" + "|a\n" * 3000, "lines": "a\n" * (N // 2),
     "links": "[a](b)" * (N // 6), "addresses": "https://a.b/c " * (N // 14), "tildes": "~~a" * (N // 3),
     "definitions": "".join(f"[a{number}]: b\n" for number in range(5000)), "million lines": "\n" * 1_000_000,
+    "dollars": "$" * N, "formulas": "$x_1$ " * (N // 6), "open formulas": "$$\n" * (N // 3),
+    "parentheses": "\\(" * (N // 2),
+    "open blocks": "\\[ a\n" * (N // 5), "footnotes": "[^1]: a\n" * (N // 8), "marks": "[^1]" * (N // 4),
+    "scripts": "a^2^" * (N // 4),
+    "breaks": "<br>" * (N // 4), "环": "**中：**" * (N // 6), "fences": "$$\n\n" * (N // 4),
     "million": "a b\n\n" * 250_000,
 }  # fmt: skip
 

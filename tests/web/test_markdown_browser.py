@@ -22,7 +22,8 @@ document.addEventListener("securitypolicyviolation", event => violations.push(ev
 # Everything a reader could do, except following a link to another site, which is the reader's own decision.
 PROVOKE = """() => { for (const element of document.body.querySelectorAll("*")) {
   for (const type of ["mouseover", "focus", "keydown"]) element.dispatchEvent(new Event(type, {bubbles: true}));
-  if (!(element.tagName === "A" && /^(https?|mailto):/.test(element.href))) element.click();
+  if (element.tagName === "A" && /^(https?|mailto):/.test(element.href)) continue;
+  element.dispatchEvent(new MouseEvent("click", {bubbles: true, cancelable: true}));
 } }"""
 INSERT = """html => { const box = document.createElement("div"); document.body.append(box); box.innerHTML = html;
   htmx.process(box); }"""

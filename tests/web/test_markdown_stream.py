@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from tests.web.markdown_texts import TEXTS
 from webapp.web.kit import markdown
 from webapp.web.kit.markdown import MarkdownStream, render_markdown
 
@@ -76,6 +77,22 @@ def test_however_it_is_cut_the_joined_html_is_that_of_the_whole(seed):
 
 def test_character_by_character():
     assert streamed(TEXT, range(1, len(TEXT))) == render_markdown(TEXT)
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=range(len(TEXTS)))
+@pytest.mark.parametrize("step", [1, 2, 7])
+def test_texts_as_models_write_them_end_in_the_same_html(text, step):
+    stream = MarkdownStream()
+    html = streamed(text, range(step, len(text), step), stream)
+    assert stream.uses_references or html == render_markdown(text)
+
+
+def test_a_formula_that_is_open_leaves_what_is_above_it_open():
+    stream = MarkdownStream()
+    stream.feed("text\n$$\nx\n")
+    assert stream.update().final == ""
+    stream.feed("$$\nmore\n")
+    assert stream.update().final.startswith("<p>text</p>")
 
 
 def test_what_is_shown_at_any_moment_is_all_of_the_text():

@@ -3,6 +3,7 @@ import pytest
 from webapp.chat.events import ContentDelta, Finished, ReasoningDelta, Waiting
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.web.chat.live import INTERVAL_S, MOST_OF_A_CORE, LiveRendering, LiveRenderings
+from webapp.web.kit.markdown import render_markdown
 
 
 class Clock:
@@ -28,6 +29,19 @@ def test_finished_blocks_come_once_and_the_open_one_as_tail():
     rendering.advance()
     later = rendering.since("content", seen.count)
     assert "One." not in later.final and "Two" in later.final and "Three" in later.tail
+
+
+def test_a_link_defined_after_its_use_replaces_what_was_shown():
+    turn, rendering = rendering_of(ContentDelta("See [this].\n\nMore.\n\nEnd"))
+    rendering.advance()
+    seen = rendering.since("content", 0)
+    assert "[this]" in seen.final and not seen.replaces
+    turn.emit([ContentDelta(".\n\n[this]: https://a.b\n")])
+    turn.finish(Finished("stop"))
+    rendering.advance()
+    later = rendering.since("content", seen.count)
+    assert later.replaces and later.final == render_markdown("See [this].\n\nMore.\n\nEnd.\n\n[this]: https://a.b\n")
+    assert not rendering.since("content", later.count).replaces
 
 
 def test_a_page_that_comes_late_gets_everything():

@@ -83,21 +83,25 @@ class ChatNews:
 
 
 class Channel:
-    """Content or thinking: the HTML of its finished blocks, in order, and of the one still open."""
+    """Content or thinking: the HTML of its finished blocks, in order, and of the one still open. The finished blocks
+    before ``start`` have been replaced by what follows."""
 
     def __init__(self, text: str = "") -> None:
         from webapp.web.kit.markdown import MarkdownStream  # a tenth of a second that no start needs
 
         self._stream = MarkdownStream(copy_label="")
         self.finals: list[str] = []
+        self.start = 0
         self.tail = ""
         self.has_text = False
+        self._texts: list[str] = []
         self._is_dirty = False
         self.feed(text)
 
     def feed(self, text: str) -> None:
         if text:
             self._stream.feed(text)
+            self._texts.append(text)
             self.has_text = self._is_dirty = True
 
     def render(self, is_last: bool) -> None:
@@ -107,15 +111,28 @@ class Channel:
         self._is_dirty = False
         if final:
             self.finals.append(final)
+        if is_last and self._stream.uses_references:
+            self._render_whole()
+
+    def _render_whole(self) -> None:
+        """A link may be defined after its use, so only now does the whole text say where it leads."""
+        from webapp.web.kit.markdown import render_markdown
+
+        whole = render_markdown("".join(self._texts), copy_label="")
+        if whole != "".join(self.finals[self.start :]):
+            self.start = len(self.finals)
+            self.finals.append(whole)
 
 
 @dataclass(frozen=True)
 class ChannelView:
-    """What a page that has seen ``seen`` finished blocks needs: the ones after them, and the tail."""
+    """What a page that has seen ``seen`` finished blocks needs: the ones after them, and the tail. ``replaces``: all
+    that it has seen gives way to them."""
 
     final: str
     tail: str
     count: int
+    replaces: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,7 +178,8 @@ class LiveRendering:
     def since(self, channel: str, seen: int) -> ChannelView:
         with self._lock:
             found = self.channels[channel]
-            return ChannelView("".join(found.finals[seen:]), found.tail, len(found.finals))
+            finals = found.finals[max(seen, found.start) :]
+            return ChannelView("".join(finals), found.tail, len(found.finals), seen < found.start)
 
     def _take_in(self, events: list[AnswerEvent]) -> None:
         for event in events:

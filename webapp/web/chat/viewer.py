@@ -389,7 +389,8 @@ class Viewer:
             sent = following.sent[channel]
             news = following.rendering.since(channel, max(sent, 0))
             if news.final or news.tail or news.count:
-                self.frame(type="text", message=name, channel=channel, reset=sent < 0, final=news.final, tail=news.tail)
+                reset = sent < 0 or news.replaces
+                self.frame(type="text", message=name, channel=channel, reset=reset, final=news.final, tail=news.tail)
                 following.sent[channel] = news.count
                 following.has_text = True
         waiting = waiting_text(view.waiting, self.page.t) if view.waiting else ""

@@ -7,8 +7,8 @@ would not do, since it does not stop htmx attributes. The browser test of the ho
 
 Different from CommonMark: no images (they would tell another host what was said), links that open in a new tab,
 addresses without brackets as links, task lists, alignment as classes (a strict policy refuses style attributes), code
-blocks with a head; and limits on what a paragraph or table may cost, as a model or a document can emit a hundred
-thousand brackets.
+blocks with a head, formulas (:mod:`.formulas`), emphasis in Chinese, footnotes (:mod:`.markdown_rules`); and limits on
+what a paragraph or table may cost, as a model or a document can emit a hundred thousand brackets.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexer import Lexer
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
+
+from webapp.web.kit import formulas, markdown_rules
 
 MAX_HIGHLIGHTED = 20_000  # characters: about 30 ms of pygments; longer code is shown plain
 LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,30}")
@@ -80,13 +82,16 @@ def estimated_us(text: str) -> int:
     """About what parsing and rendering ``text`` costs, in microseconds.
 
     Measured on 2 cores at 2 GHz with markdown-it-py 4.3: brackets 30-60 us each (every one looks for its partner),
-    a table's cell 40, other marks about 12, a line 30, a character 2 (pygments and the sanitiser).
+    a table's cell 40, half a formula 60, other marks about 12, a line 30, a character 2 (pygments and the sanitiser).
     """
     marks = sum(text.count(mark) for mark in "*_~`<&\\]!")
-    return 2 * len(text) + 50 * text.count("[") + 40 * text.count("|") + 12 * marks + 30 * text.count("\n")
+    heavy = 50 * text.count("[") + 40 * text.count("|") + 60 * text.count("$")
+    return 2 * len(text) + heavy + 12 * marks + 30 * text.count("\n")
 
 
 def install_rules(md: MarkdownIt) -> None:
+    formulas.install(md)
+    markdown_rules.install(md)
     md.core.ruler.at("inline", parse_inline_within_limit(md))
     md.core.ruler.push("bare_links", link_bare_addresses)
     md.core.ruler.push("links", open_links_in_new_tab)
@@ -109,7 +114,7 @@ def parse_inline_within_limit(md: MarkdownIt) -> Callable[[StateCore], None]:
                 token.children = [Token("text", "", 0, content=token.content)]
             else:
                 token.children = token.children or []
-                md.inline.parse(token.content, md, state.env, token.children)
+                markdown_rules.parse_inline(md, token.content, state.env, token.children)
 
     return parse_inline
 
@@ -201,13 +206,15 @@ def render_image(self: Any, tokens: list[Token], index: int, options: Any, env: 
 COPY_LABEL = "Copy"
 MAX_RENDER_US = 3_000_000  # beyond it (about a million characters) a text is shown as it is
 BLOCK_TAGS = set("p hr h1 h2 h3 h4 h5 h6 pre blockquote ul ol li table thead tbody tr th td".split())  # noqa: SIM905
-INLINE_TAGS = {"a", "br", "strong", "em", "s", "code", "span", "button"}
+INLINE_TAGS = {"a", "br", "strong", "em", "s", "code", "span", "button", "sub", "sup", "kbd", "mark"}
 LINK_REL = "noopener noreferrer nofollow"
 ATTRIBUTES = {
     "a": {"href", "title", "target"},
     "button": {"type", "class"},
     "ol": {"start"},
-    **{tag: {"class"} for tag in ("code", "span", "li", "th", "td")},
+    "span": {"class", "tabindex"},
+    **{tag: {"class"} for tag in ("code", "p", "li", "th", "td")},
+    **formulas.ATTRIBUTES,
 }
 ALLOWED_VALUES = {
     ("a", "href"): re.compile(r"(?:https?://|mailto:)[^\s]+", re.IGNORECASE),  # no relative links into our own pages
@@ -216,22 +223,25 @@ ALLOWED_VALUES = {
     ("a", "target"): re.compile(r"_blank"),
     ("button", "type"): re.compile(r"button"),
     ("button", "class"): re.compile(r"code-copy|code-preview"),
-    ("code", "class"): re.compile(r"language-[A-Za-z0-9+#._-]{1,30}"),
+    ("code", "class"): re.compile(r"language-[A-Za-z0-9+#._-]{1,30}|formula-source"),
+    ("p", "class"): re.compile(r"footnote"),
+    ("math", "data-tex"): re.compile(r".*", re.DOTALL),
     ("li", "class"): re.compile(r"task"),
     ("ol", "start"): re.compile(r"\d{1,9}"),
-    ("span", "class"): re.compile(r"code-head|code-language|image|[a-z][a-z0-9]{0,2}(?: [a-z][a-z0-9]{0,2})?"),
+    ("span", "class"): re.compile(r"code-head|code-language|image|formula|[a-z][a-z0-9]{0,2}(?: [a-z][a-z0-9]{0,2})?"),
+    ("span", "tabindex"): re.compile(r"0"),
     ("td", "class"): re.compile(r"ta-(?:left|center|right)"),
     ("th", "class"): re.compile(r"ta-(?:left|center|right)"),
 }
 
 
 def keep_attribute(tag: str, name: str, value: str) -> str | None:
-    pattern = ALLOWED_VALUES.get((tag, name))
+    pattern = ALLOWED_VALUES.get((tag, name)) or (formulas.VALUE if tag in formulas.TAGS else None)
     return value if pattern and pattern.fullmatch(value) else None
 
 
 CLEANER = nh3.Cleaner(
-    tags=BLOCK_TAGS | INLINE_TAGS,
+    tags=BLOCK_TAGS | INLINE_TAGS | formulas.TAGS,
     attributes=ATTRIBUTES,
     attribute_filter=keep_attribute,
     url_schemes={"http", "https", "mailto"},
@@ -287,8 +297,8 @@ class MarkdownStream:
         final, tail = stream.finish()     # the rest; tail is empty
 
     An update costs about the same however long the text is. The joined finals are what rendering the whole would give,
-    with one exception: a reference link (``[text][name]``) defined after its use. Then ``uses_references`` is true, and
-    the page renders the whole once at its end.
+    with one exception: a reference link (``[text][name]``) defined in another block. Then ``uses_references`` is true,
+    and the whole has to be rendered once at its end.
     """
 
     def __init__(self, copy_label: str = COPY_LABEL) -> None:
@@ -364,11 +374,14 @@ def settled(tokens: list[Token], complete_lines: int) -> tuple[int, int]:
     """(index, line) of the last block that begins with a complete line: all before it can no longer change.
 
     A block that begins in the line being written does not count: ``2`` after a list is a paragraph until ``. b`` makes
-    it the list's next item.
+    it the list's next item. Nor does a formula whose last line is being written: it may yet be part of a paragraph.
     """
     index, line = 0, 0
     for position, token in enumerate(tokens):
-        if token.level == 0 and token.nesting >= 0 and token.map and token.map[0] < complete_lines:
+        if token.level > 0 or token.nesting < 0 or not token.map or token.map[0] >= complete_lines:
+            continue
+        is_open = token.type == "formula_block" and token.map[1] > complete_lines
+        if not is_open and token.type != "formula_pending":
             index, line = position, token.map[0]
     return index, line
 
