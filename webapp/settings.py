@@ -107,7 +107,7 @@ class Settings:
     websocket_limit: int = setting(100, 1, 5000)
     websockets_per_client: int = setting(32, 1, 5000)
     ws_send_timeout_s: float = setting(30.0, 0.1, 3600)
-    connection_limit: int = setting(512, 8, 20_000)
+    connection_limit: int = setting(1024, 8, 20_000)
     connections_per_client: int = setting(128, 1, 20_000)
     http_threads: int = setting(80, 4, 1000)
     requests_per_s: float = setting(50.0, 0.001, 1e6)

@@ -384,7 +384,7 @@ def test_a_trusted_proxy_has_the_connections_of_many(open_door):
     abandon(clients)
 
 
-@pytest.mark.parametrize("descriptors, most, per_address", [(8192, 512, 128), (1024, 160, 120), (256, 16, 12)])
+@pytest.mark.parametrize("descriptors, most, per_address", [(8192, 1024, 128), (1024, 160, 120), (256, 16, 12)])
 def test_places_follow_the_limit_of_descriptors(descriptors, most, per_address):
     assert connection_limits(Settings(), descriptors) == Limits(most, per_address)
 

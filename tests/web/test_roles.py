@@ -23,7 +23,8 @@ LOCAL_CHANGES = {
     "conversion.preset", "states.use", "tools.bench.start", "tools.bench.stop",
     "tools.bench.delete_run", "tools.bench.add_case", "tools.bench.change_case", "tools.bench.delete_case",
     "tools.bench.clear_cases", "tools.bench.do", "tools.bench.make", "tools.bench.import_",
-    "api POST /switch-model", "api POST /update-config",
+    "api POST /switch-model", "api POST /update-config", "api POST /reset-state", "api POST /enable-state-cache",
+    "api POST /disable-state-cache",
 }  # fmt: skip
 OWNER_READS = {"conversion.plan"}
 """For this machine too: it opens the files it is asked about."""

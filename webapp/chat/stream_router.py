@@ -26,6 +26,8 @@ class StopFilter:
 
     def __init__(self, stop_strings: Iterable[str]) -> None:
         self.stopped_by: str | None = None
+        self.is_asleep = False
+        """Stops pass like any text, while it is set."""
         self.released_chars = 0
         """How much was passed on; after a stop, where in the raw text it begins."""
         self._stops = tuple(stop for stop in stop_strings if stop)
@@ -41,6 +43,8 @@ class StopFilter:
         if self.stopped_by is not None or not text:
             return ""
         self._held += text
+        if self.is_asleep:
+            return self._release(len(self._held))
         begin = self._stop_begin()
         if begin is not None:
             return self._release(begin)
@@ -100,6 +104,9 @@ class StreamRouter:
     def stopped_by(self) -> str | None:
         """The stop string that ended the text; None while there was none."""
         return self._stops.stopped_by
+
+    def ignore_stops(self, is_ignoring: bool) -> None:
+        self._stops.is_asleep = is_ignoring
 
     @property
     def released_chars(self) -> int:

@@ -28,7 +28,7 @@ from webapp.engine.outputs import (
     TokenOutput,
 )
 from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe
-from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, BatchMaker, ConstraintFactory, Sampled, Words
+from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, BatchMaker, ConstraintFactory, Sampled, Words, without
 from webapp.engine.scheduler import (
     PrefillPiece,
     Scheduler,
@@ -395,13 +395,15 @@ class LLMEngine:
         masks: dict[int, Words] = {}
         ready_lines: list[int] = []
         for sequence, line in zip(sequences, lines, strict=True):
-            constraint = sequence.sampling.constraint
+            constraint, usable = sequence.sampling.constraint, self._batches.usable
             if constraint is not None:
                 try:
-                    masks[len(ready)] = constraint.mask(self._batches.usable)
+                    masks[len(ready)] = constraint.mask(usable)
                 except Exception as exc:  # its own sequence's fault alone
                     self._fail(sequence, exc)
                     continue
+            if sequence.must_go_on:
+                masks[len(ready)] = without(masks.get(len(ready), usable), sequence.stop_matcher.endings(), usable)
             ready.append(sequence)
             ready_lines.append(line)
         if not ready:

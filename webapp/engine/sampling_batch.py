@@ -236,6 +236,15 @@ class BatchMaker:
         )
 
 
+def without(words: Words, token_ids: Iterable[int], usable: Words) -> Words:
+    """The same without these tokens; as it is where none that is usable would be left."""
+    left = words.copy()
+    for token_id in token_ids:
+        if token_id < 32 * len(left):
+            left[token_id // 32] &= ~np.uint32(1 << token_id % 32)
+    return left if (left & usable).any() else words
+
+
 def _adjusted(members: Sequence[SequenceSampling]) -> dict[str, NDArray[Any]]:
     """What is added to the lines; {} where nothing is."""
     if not any(member.adjustments.has_any for member in members):

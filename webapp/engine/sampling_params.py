@@ -93,6 +93,10 @@ class SamplingParams:
     logit_bias: dict[int, float] = field(default_factory=dict)
     stop_token_ids: tuple[int, ...] = (0,)
     stop_token_sequences: tuple[tuple[int, ...], ...] = ()
+    min_tokens: int = 0
+    """Before so many tokens nothing ends the answer but a grammar that is complete."""
+    ignore_eos: bool = False
+    """Nothing does before ``max_tokens``."""
     logprobs: int | None = None
     """How many alternatives to report per token (0 to 20); None reports nothing."""
 
@@ -102,6 +106,7 @@ class SamplingParams:
                 _check_range(row, getattr(self, row.name))
         for bias in self.logit_bias.values():
             _check_range(_BIAS, bias)
+        _check_range(_MIN_TOKENS, self.min_tokens)
         if self.logprobs is not None:
             _check_range(_LOGPROBS, self.logprobs)
         if self.seed is not None and (not isinstance(self.seed, int) or isinstance(self.seed, bool)):
@@ -119,6 +124,10 @@ class SamplingParams:
     @property
     def is_greedy(self) -> bool:
         return self.temperature == 0 or self.top_p == 0 or self.top_k == 1
+
+    @property
+    def least_tokens(self) -> int:
+        return self.max_tokens if self.ignore_eos else self.min_tokens
 
     @property
     def has_penalty(self) -> bool:
@@ -159,6 +168,7 @@ def _row(name: str, kind: type, default: Any, least: float, most: float, apis: s
 PARAMETERS: tuple[SamplingParameter, ...] = _rows()
 """The table, in the order forms show it."""
 _BIAS = SamplingParameter("logit_bias", float, 0.0, -100, 100)
+_MIN_TOKENS = SamplingParameter("min_tokens", int, 0, 0, 102_400)
 _LOGPROBS = SamplingParameter("logprobs", int, None, 0, MOST_ALTERNATIVES)
 
 _FORMS: dict[str, tuple[Text, Callable[[Any], Any]]] = {

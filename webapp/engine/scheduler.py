@@ -59,6 +59,12 @@ class StopMatcher:
             return self._release(keep=stop)
         return self._release(keep=self._partial())
 
+    def endings(self) -> set[int]:
+        """Each token that would end the answer if it came next."""
+        lengths = {sequence: len(sequence) - 1 for sequence in self._sequences}
+        begun = (s for s, length in lengths.items() if s[:-1] == tuple(self._held[len(self._held) - length :]))
+        return {*self._stop_token_ids, *(sequence[-1] for sequence in begun)}
+
     def _completed(self) -> int:
         """Length of the stop that ends here; 0 when none does."""
         for sequence in self._sequences:
@@ -159,6 +165,10 @@ class Sequence:
     def pending_token_ids(self) -> list[int]:
         """What the state is to consume next: while decoding the last token; several after a guess that was wrong."""
         return self.completion_token_ids[self.position - self.prompt_length :]
+
+    @property
+    def must_go_on(self) -> bool:
+        return len(self.completion_token_ids) < self.params.least_tokens
 
     def draft(self, most: int) -> tuple[int, ...]:
         """Guesses at the next tokens; none where each token depends on more than the ones before it."""

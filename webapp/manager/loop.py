@@ -41,6 +41,7 @@ from webapp.manager.messages import (
     Abort,
     Array,
     CancelLoad,
+    ClearSnapshots,
     Command,
     ComputeLogits,
     ForgetSnapshots,
@@ -214,6 +215,8 @@ class EngineLoop:
                 self._send(snapshot_reply(engine, command))
         elif isinstance(command, ForgetSnapshots):
             engine.snapshots.forget(command.names)
+        elif isinstance(command, ClearSnapshots):
+            engine.snapshots.clear()
         elif isinstance(command, ReadCounters):
             self._send(Reply(command.call_id, counters=engine.counters()))
         elif isinstance(command, (ComputeLogits, ReadState, ScoreTokens)):

@@ -347,6 +347,13 @@ class ModelManager:
             session.tell(ForgetSnapshots(tuple(names)))
         delete_snapshots(self._settings.snapshot_dir, names)
 
+    def clear_snapshots(self) -> None:
+        """Forgets what the engine has read, as far as it is kept in memory: later prompts are read anew."""
+        from webapp.manager.messages import ClearSnapshots
+
+        if (session := self._supervisor.session) is not None:
+            session.tell(ClearSnapshots())
+
     def counters(self, timeout_s: float = 2.0) -> dict[str, int]:
         """Of the engine that serves (LLMEngine.counters); {} when there is none or it does not answer in time. Asking
         does not keep an idle model loaded."""

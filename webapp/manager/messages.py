@@ -239,6 +239,10 @@ class ForgetSnapshots(Tagged, frozen=True):
     names: tuple[str, ...]
 
 
+class ClearSnapshots(Tagged, frozen=True):
+    """Those in memory go; what is on disk stays."""
+
+
 class ReadCounters(Tagged, frozen=True):
     """Answered by a Reply with the engine's ``counters``."""
 
@@ -264,6 +268,7 @@ Command = (
     | TakeSnapshot
     | PutSnapshot
     | ForgetSnapshots
+    | ClearSnapshots
     | ReadCounters
     | Shutdown
 )

@@ -68,6 +68,7 @@ ENDPOINTS: dict[str, Role] = {
 API_ROLES: dict[str, Role] = {
     "/switch-model": Role.LOCAL,
     "/update-config": Role.LOCAL,
+    **_rows(Role.LOCAL, "", "/reset-state /enable-state-cache /disable-state-cache"),
     "/exit": Role.OWNER,
     **_rows(Role.OWNER, "", "/api/pull /api/delete /api/create /api/copy"),
 }

@@ -32,6 +32,11 @@ FUZZED = (
     "/api/ps",
     "/api/show",
     "/api/version",
+    "/completion",
+    "/infill",
+    "/apply-template",
+    "/props",
+    "/slots",
     "/update-config",
     "/status",
     "/health",
@@ -44,8 +49,8 @@ EXAMPLES = int(os.environ.get("ROOST_FUZZ_EXAMPLES", "10"))
 def test_every_route_is_in_the_document(server):
     found = server.get("/openapi.json")[1]
     documented = {(method.upper(), path) for path, item in found["paths"].items() for method in item}
-    only_refuses = ("POST", "/api/create")
-    assert documented == {(op.method, op.path) for op in OPERATIONS} - {("GET", "/openapi.json"), only_refuses}
+    hidden = {("GET", "/openapi.json"), ("POST", "/api/create"), ("GET", "/dashboard/billing/credit_grants")}
+    assert documented == {(op.method, op.path) for op in OPERATIONS} - hidden
 
 
 def test_every_sampling_parameter_is_described_where_an_api_takes_it(server):

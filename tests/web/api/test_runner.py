@@ -77,6 +77,47 @@ def test_a_state_may_be_named_by_the_path_runner_has_for_it(serve, monkeypatch):
     assert used == ["poet.pth", "poet.pth", "poet.pth", "states/poet.pth", "poet.pth", ""]
 
 
+@pytest.mark.parametrize("path", ["/reset-state", "/enable-state-cache", "/disable-state-cache"])
+def test_what_was_read_can_be_forgotten(serve, path):
+    server = serve()
+    long = {"messages": [{"role": "user", "content": "Hello " * 20}], "max_tokens": 1}
+
+    def cached():
+        usage = server.post("/v1/chat/completions", long)[1]["usage"]
+        return usage["prompt_tokens_details"]["cached_tokens"]
+
+    assert cached() == 0 and cached() > 0
+    assert server.post(path, b"") == (200, "success")
+    assert cached() == 0 and cached() > 0
+
+
+def posted_file(server, name, data, query=""):
+    body = (
+        f'--xx\r\nContent-Disposition: form-data; name="file_data"; filename="{name}"\r\n\r\n'.encode()
+        + data
+        + b"\r\n--xx--\r\n"
+    )
+    return server.post(f"/file-to-text{query}", body, Content_Type="multipart/form-data; boundary=xx")
+
+
+def test_a_text_file_becomes_a_page(server):
+    found = posted_file(server, "notes.txt", "鸟 sits".encode("utf-16"), "?file_name=notes.txt&file_encoding=utf-8")
+    page = {"page_content": "鸟 sits", "metadata": {"source": "notes.txt"}, "type": "Document"}
+    assert found == (200, {"pages": [page]})
+    for name, data in (("a.pdf", b"%PDF-1.4"), ("a.txt", b"\0\1\2"), ("a.txt", b"%PDF-1.4")):
+        status, found = posted_file(server, name, data)
+        assert status == 422 and "detail" in found, (name, status, found)
+    assert server.post("/file-to-text", b"")[0] == 400
+
+
+def test_there_is_nothing_to_pay_and_somebody_is_there(server):
+    assert server.get("/dashboard/billing/credit_grants")[1]["total_available"] == 10000
+    assert server.get("/", Accept="*/*") == (200, {"Hello": "World!"})
+    assert "<html" in server.get("/", Accept="text/html")[1]
+    body = {"input": "a", "model": "text-embedding-ada-002"}
+    assert len(server.post("/v1/engines/text-embedding-ada-002/embeddings", body)[1]["data"]) == 1
+
+
 def test_exit_ends_the_server(serve):
     server = serve()
     key = {"Authorization": f"Bearer {(server.settings.data_dir / 'owner.key').read_text().strip()}"}

@@ -35,7 +35,7 @@ from webapp.services.generation.request import (
     raw_prompt,
     template_of,
 )
-from webapp.services.presets.presets import Presets, mode_of
+from webapp.services.presets.presets import PLAIN, Presets, mode_of
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, model_name
 
@@ -102,7 +102,9 @@ class Completions:
                         self._manager,
                         _numbered(prompt, number),
                         order.client,
-                        AnswerText(rendered, model.tokenizer, stops, order.streams_calls, rendered.router_of_rest()),
+                        AnswerText(
+                            rendered, model.tokenizer, stops, order.streams_calls, rendered.router_of_rest(), params
+                        ),
                         order.is_kept,
                     )
                     for number in range(order.choices)
@@ -114,6 +116,10 @@ class Completions:
         """What an answer to this prompt would read."""
         model = PromptModel.chosen(self._manager)
         return prepare(model, self._rendered(prompt, structure, model), SamplingParams()).token_ids
+
+    def default_sampling(self) -> SamplingParams:
+        """Of a text as it is, where a request asks for nothing."""
+        return self._sampling({}, self._manager.model_info(), PLAIN)
 
     def template(self, info: Inspection) -> PromptTemplate:
         """The one of conversations that name none."""

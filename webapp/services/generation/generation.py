@@ -51,7 +51,8 @@ class AnswerText:
 
     ``stops`` are the request's own; ``stopped_by`` is the one that came. Calls are looked for where the prompt offers
     tools; their text is not content. ``streams_calls``: arguments come as they are written, where a grammar constrains
-    the answer. ``router`` replaces the prompt's own.
+    the answer. ``router`` replaces the prompt's own. ``params``: how long nothing ends it (``min_tokens``,
+    ``ignore_eos``; the latter not for ``stops``).
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class AnswerText:
         stops: Iterable[str] = (),
         streams_calls: bool = False,
         router: StreamRouter | None = None,
+        params: SamplingParams | None = None,
     ) -> None:
+        self._params = params if params is not None and params.least_tokens else None
         self.token_ids: list[int] = []
         """Those of a stop too, those after it not."""
         self.tokens: list[AnswerToken] = []
@@ -157,6 +160,10 @@ class AnswerText:
         return self._ends[count - 1] if count else 0
 
     def _feed_one(self, token_id: int, logprobs: tuple[Any, ...]) -> list[TextEvent]:
+        if self._params is not None:
+            is_early = len(self.token_ids) < self._params.min_tokens
+            self._stops.is_asleep = is_early
+            self._router.ignore_stops(is_early or self._params.ignore_eos)
         was_thinking = self._router.is_thinking
         text, begin = self._decoder.feed((token_id,)), self._end_of(len(self._ends))
         self.token_ids.append(token_id)

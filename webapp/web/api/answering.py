@@ -156,6 +156,10 @@ class StreamWriter:
     comment = b": waiting\n\n"
     """Written during a long silence; empty for none."""
 
+    def is_begun_by(self, event: AnswerEvent) -> bool:
+        """Whether the stream begins with it, and with it the answer's status."""
+        return not isinstance(event, Waiting)
+
     def begin(self) -> Iterator[bytes]:
         yield from ()
 
@@ -175,7 +179,7 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
     events = answering.events()
     deadline, first = time.monotonic() + HEADERS_AFTER_S, None
     for event in events:  # raises what breaks before anything is written
-        if (event is not None and not isinstance(event[1], Waiting)) or time.monotonic() > deadline:
+        if (event is not None and writer.is_begun_by(event[1])) or time.monotonic() > deadline:
             first = event
             break
 

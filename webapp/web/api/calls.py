@@ -56,19 +56,25 @@ def install(app: Flask, settings: Settings) -> None:
     app.add_url_rule("/v1", "api unknown", unknown, defaults={"path": ""}, methods=ANY_METHOD, strict_slashes=False)
     app.add_url_rule("/v1/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
     app.add_url_rule("/api/<path:path>", "api unknown", unknown, methods=ANY_METHOD)
-    operation = {op.key: op for op in OPERATIONS}
-    for path, page, key in MODEL_PAGES:
+    operation = {"greeting": GREETING, **{op.key: op for op in OPERATIONS}}
+    for path, page, key in SHARED_PAGES:
         if page not in app.view_functions:  # a server without pages
             page = f"api GET {path}"
             app.add_url_rule(path, page, no_page)
-        app.view_functions[page] = functools.partial(answer_models, operation[key], app.view_functions[page])
+        app.view_functions[page] = functools.partial(answer_program, operation[key], app.view_functions[page])
 
 
-MODEL_PAGES = (("/models", "models.index", "models"), ("/models/<path:name>", "models.details", "model"))
-"""Addresses that are a page for people and OpenAI's list for programs: some are told a base_url without /v1."""
+GREETING = Operation("greeting", "runner", "GET", ("/",), "runner:greet")
+SHARED_PAGES = (
+    ("/", "chat.index", "greeting"),
+    ("/models", "models.index", "models"),
+    ("/models/<path:name>", "models.details", "model"),
+)
+"""Addresses that are a page for people; programs get RWKV-Runner's greeting and OpenAI's list, for some are told a
+base_url without /v1."""
 
 
-def answer_models(op: Operation, page: Callable[..., Any], **arguments: str) -> Any:
+def answer_program(op: Operation, page: Callable[..., Any], **arguments: str) -> Any:
     return call(op, **arguments) if wants_json() or takes_anything() else page(**arguments)
 
 

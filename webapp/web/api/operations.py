@@ -21,7 +21,7 @@ ROOM = "webapp.web.api"
 SSE = "text/event-stream"
 LINES = "application/x-ndjson"
 ANY_MODEL = "rwkv"
-GROUPS = ("openai", "tokens", "anthropic", "ollama", "runner", "server")
+GROUPS = ("openai", "tokens", "anthropic", "ollama", "llama_cpp", "runner", "server")
 HELLO = [{"role": "user", "content": "Why do birds sit on wires?"}]
 BIRD_AND_BOAT = ["a bird on a wire", "a boat on the river"]
 PREFIXES = ("/v1/", "/api/")
@@ -124,7 +124,12 @@ OPERATIONS = (
         {"model": ANY_MODEL, "prompt": "Once upon a time", "max_tokens": 60, "temperature": 1}, generates=True,
     ),
     Operation(
-        "embeddings", "openai", "POST", ("/v1/embeddings", "/embeddings"), "openai.models:embed",
+        "embeddings", "openai", "POST",
+        (
+            "/v1/embeddings", "/embeddings",
+            "/v1/engines/text-embedding-ada-002/embeddings", "/engines/text-embedding-ada-002/embeddings",
+        ),
+        "openai.models:embed",
         "openai.models:EmbeddingRequest", "openai.answers:EmbeddingList",
         example={"model": ANY_MODEL, "input": BIRD_AND_BOAT}, generates=True,
     ),
@@ -195,6 +200,22 @@ OPERATIONS = (
         answer="ollama.models:VersionAnswer",
     ),
     Operation(
+        "llama_completion", "llama_cpp", "POST", ("/completion",), "llama_cpp:complete",
+        "llama_cpp:LlamaCompletion", "llama_cpp:LlamaAnswers", SSE, "llama_cpp:LlamaPiece",
+        {"prompt": "Once upon a time", "n_predict": 60, "stream": True}, generates=True,
+    ),
+    Operation(
+        "llama_infill", "llama_cpp", "POST", ("/infill",), "llama_cpp:infill",
+        "llama_cpp:LlamaInfill", "llama_cpp:LlamaAnswer", SSE, "llama_cpp:LlamaPiece",
+        {"input_prefix": "def add(a, b):\n", "input_suffix": "\n", "n_predict": 60}, generates=True,
+    ),
+    Operation(
+        "llama_template", "llama_cpp", "POST", ("/apply-template",), "llama_cpp:apply_template",
+        "openai.chat:ChatRequest", "llama_cpp:PromptText", example={"messages": HELLO},
+    ),
+    Operation("llama_props", "llama_cpp", "GET", ("/props",), "llama_cpp:props", answer="llama_cpp:Props"),
+    Operation("llama_slots", "llama_cpp", "GET", ("/slots",), "llama_cpp:slots", answer="llama_cpp:Slots"),
+    Operation(
         "switch_model", "runner", "POST", ("/switch-model",), "runner:switch_model",
         "runner:SwitchModel", "str",
         example={"model": "models/RWKV-x070-World-0.1B.pth", "strategy": "cpu fp32"},
@@ -205,6 +226,15 @@ OPERATIONS = (
     ),
     Operation(
         "runner_status", "runner", "GET", ("/status",), "runner:status", answer="runner:RunnerStatus"
+    ),
+    Operation(
+        "reset_state", "runner", "POST", ("/reset-state", "/enable-state-cache", "/disable-state-cache"),
+        "runner:reset_states", answer="str",
+    ),
+    Operation("file_to_text", "runner", "POST", ("/file-to-text",), "runner:file_to_text", answer="runner:Pages"),
+    Operation(
+        "credit_grants", "runner", "GET", ("/dashboard/billing/credit_grants",), "runner:credit_grants",
+        is_documented=False,
     ),
     Operation("exit", "runner", "POST", ("/exit",), "runner:leave", answer="str"),
     Operation("health", "server", "GET", ("/health",), "", answer="dict"),

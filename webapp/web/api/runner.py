@@ -1,4 +1,5 @@
-"""``/switch-model``, ``/update-config``, ``/status``, ``/exit``: the bodies and answers of RWKV-Runner.
+"""``/switch-model``, ``/update-config``, ``/status``, ``/exit``, ``/file-to-text``, the state cache and the credit: the
+bodies and answers of RWKV-Runner.
 
 They change the model for everyone, or end the server; :mod:`webapp.web.roles` says who may. Runner took "true" for
 true, and the deployment scripts its manual points to send that.
@@ -11,18 +12,20 @@ import threading
 from typing import Any
 
 import msgspec
-from flask import Response, current_app
+from flask import Response, current_app, request
 
 from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import ModelError, StrategyError
+from webapp.errors import ModelError, RoostError, StrategyError
 from webapp.i18n import Text
-from webapp.web.api.answering import answer, the_completions, the_manager
+from webapp.services.attachments import decode_text
+from webapp.web.api.answering import answer, the_completions, the_manager, the_settings
 from webapp.web.api.body import RunnerSampling, asked_sampling, read_body
 
 SUCCESS = "success"
 OFFLINE, LOADING, WORKING = 0, 2, 3
 STATUS = {"loading": LOADING, "unloading": LOADING, "ready": WORKING, "answering": WORKING}
+CREDIT = 10_000
 EXIT_AFTER_S = 0.2
 """So that the answer is out before the server ends."""
 
@@ -49,6 +52,10 @@ class RunnerStatus(msgspec.Struct):
     status: int
     pid: int
     device_name: str
+
+
+class Pages(msgspec.Struct):
+    pages: list[dict[str, Any]]
 
 
 class RunnerError(msgspec.Struct):
@@ -114,6 +121,51 @@ def device_of(strategy: str) -> str:
     except StrategyError:
         return "CPU"
     return backend.device_of(options)
+
+
+def reset_states() -> Response:
+    """``/reset-state``, and for Roost no other than it ``/enable-`` and ``/disable-state-cache``: Runner empties its
+    cache at each. Ours has a limit of its own, and fills again."""
+    the_manager().clear_snapshots()
+    return answer(SUCCESS)
+
+
+def file_to_text() -> Response:
+    """The text of a ``.txt`` as one page, in langchain's form; ``file_encoding`` is told by the bytes where it is not
+    named. A PDF is refused: its text takes a program of its own."""
+    request.max_content_length = the_settings().api_max_body_bytes
+    given = request.files.get("file_data")
+    if given is None:
+        raise RoostError("invalid_parameter", param="file_data", reason=Text("reason.common.is_missing"))
+    name = given.filename or request.args.get("file_name", "")
+    if os.path.splitext(name)[1].lower() != ".txt":
+        raise RoostError("attachment_not_text", name=name, reason=Text("reason.api.only_text_files"))
+    page = {"page_content": decode_text(name, given.read()).text, "metadata": {"source": name}, "type": "Document"}
+    return answer(Pages([page]))
+
+
+def credit_grants() -> Response:
+    """Clients of OpenAI's older API ask for it before they show anything; there is nothing to pay."""
+    grant = {
+        "object": "credit_grant",
+        "grant_amount": CREDIT,
+        "used_amount": 0,
+        "effective_at": 1672531200,
+        "expires_at": 33229440000,
+    }
+    return answer(
+        {
+            "object": "credit_summary",
+            "total_granted": CREDIT,
+            "total_used": 0,
+            "total_available": CREDIT,
+            "grants": {"object": "list", "data": [grant]},
+        }
+    )
+
+
+def greet() -> Response:
+    return answer({"Hello": "World!"})
 
 
 def leave() -> Response:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
 
-from webapp.chat.events import AnswerToken
+from webapp.chat.events import AnswerEvent, AnswerToken, Finished, Waiting
 from webapp.engine.outputs import TokenLogprob
 from webapp.tokenizer import StreamDecoder, Tokenizer
 
@@ -28,6 +29,30 @@ class Usage(msgspec.Struct):
     total_tokens: int
     prompt_tokens_details: PromptDetails
     completion_tokens_details: CompletionDetails
+
+
+class Timings(msgspec.Struct):
+    """llama.cpp's, in milliseconds. ``prompt_n`` were read, ``cache_n`` more were remembered; writing counts from the
+    first token."""
+
+    cache_n: int
+    prompt_n: int
+    prompt_ms: float
+    prompt_per_token_ms: float
+    prompt_per_second: float
+    predicted_n: int
+    predicted_ms: float
+    predicted_per_token_ms: float
+    predicted_per_second: float
+
+
+class ReadingProgress(msgspec.Struct):
+    """Of the reading of a prompt, as llama.cpp tells it; what is ``processed`` includes what was remembered."""
+
+    total: int
+    cache: int
+    processed: int
+    time_ms: int
 
 
 class TopLogprob(msgspec.Struct):
@@ -105,10 +130,11 @@ class Heading(msgspec.Struct, kw_only=True, omit_defaults=True):
     system_fingerprint: str
 
 
-class ChatCompletion(Heading, kw_only=True):
+class ChatCompletion(Heading, kw_only=True, omit_defaults=True):
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
     usage: Usage
+    timings: Timings | None = None
 
 
 class ChatDelta(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -129,6 +155,8 @@ class ChatChunk(Heading, kw_only=True, omit_defaults=True):
     object: Literal["chat.completion.chunk"]
     choices: list[ChunkChoice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    timings: Timings | None = None
+    prompt_progress: ReadingProgress | None = None
 
 
 class TextLogprobs(msgspec.Struct):
@@ -209,8 +237,17 @@ class ModelList(msgspec.Struct):
     data: list[Model]
 
 
+class TokenPiece(msgspec.Struct):
+    """``piece``: its text, or its bytes where they are part of a character only."""
+
+    id: int
+    piece: str | list[int]
+
+
 class Tokens(msgspec.Struct):
-    tokens: list[int]
+    """With pieces, texts that came as ``content`` give ``tokens`` as llama.cpp has them."""
+
+    tokens: list[int | TokenPiece]
     count: int
     model: str
     pieces: list[str] | None = None
@@ -222,6 +259,30 @@ class PlainText(msgspec.Struct):
     text: str
     prompt: str
     content: str
+
+
+def timings_of(end: Finished) -> Timings:
+    """Zeros where the engine gave no figures."""
+    found = end.stats or {"prefill_s": 0.0, "decode_s": 0.0, "tokens_per_s": 0.0}
+    read, read_s, speed = end.usage.prompt - end.usage.cached, found["prefill_s"], found["tokens_per_s"]
+    return Timings(
+        cache_n=end.usage.cached,
+        prompt_n=read,
+        prompt_ms=1000 * read_s,
+        prompt_per_token_ms=1000 * read_s / read if read else 0.0,
+        prompt_per_second=read / read_s if read_s else 0.0,
+        predicted_n=end.usage.completion,
+        predicted_ms=1000 * found["decode_s"],
+        predicted_per_token_ms=1000 / speed if speed else 0.0,
+        predicted_per_second=speed,
+    )
+
+
+def progress_of(event: AnswerEvent, began_at: float) -> ReadingProgress | None:
+    """``began_at``: in seconds of :func:`time.monotonic`. None for what is no reading."""
+    if not isinstance(event, Waiting) or event.phase != "reading":
+        return None
+    return ReadingProgress(event.total, 0, event.done, round(1000 * (time.monotonic() - began_at)))
 
 
 def chat_logprobs(tokens: Iterable[AnswerToken], tokenizer: Tokenizer) -> ChoiceLogprobs:
@@ -247,6 +308,14 @@ def text_of(token_id: int, tokenizer: Tokenizer) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+
+
+def piece_of(token_id: int, tokenizer: Tokenizer) -> TokenPiece:
+    data = tokenizer.token_bytes(token_id)
+    try:
+        return TokenPiece(token_id, text_of(token_id, tokenizer) if data is None else data.decode())
+    except UnicodeDecodeError:
+        return TokenPiece(token_id, list(data or b""))
 
 
 def text_logprobs(tokens: Iterable[AnswerToken], tokenizer: Tokenizer, start: int = 0) -> TextLogprobs:

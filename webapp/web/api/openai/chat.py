@@ -59,6 +59,8 @@ from webapp.web.api.openai.answers import (
     ToolCallOut,
     Usage,
     chat_logprobs,
+    progress_of,
+    timings_of,
 )
 
 
@@ -190,7 +192,7 @@ class FormFields(SamplingFields, kw_only=True):
     )
     n_predict: MaxTokens | None = None
     ignore_eos: bool | None = None
-    min_tokens: int | None = None
+    min_tokens: Annotated[int, Meta(ge=0, le=102_400)] | None = None
 
 
 VLLM_FORMS = ("json", "regex", "choice", "grammar")
@@ -235,16 +237,10 @@ def schema_in(given: Any, name: str) -> Any:
         raise RoostError("invalid_parameter", param=name, reason=str(exc)) from exc
 
 
-def check_obeyed(fields: FormFields) -> None:
-    """Refuses what would change the answer and cannot be done."""
-    for name in ("ignore_eos", "min_tokens"):
-        if getattr(fields, name):
-            raise RoostError("unsupported_parameter", param=name, reason=Text("reason.web.model_ends_its_answers"))
-
-
-def sampling_of(fields: SamplingFields, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
+def sampling_of(fields: FormFields, max_tokens: int | None, logprobs: int | None) -> dict[str, Any]:
     """Names of SamplingParams, only what was asked for."""
     given = {**asked_sampling(fields, "openai"), "max_tokens": max_tokens, "logprobs": logprobs}
+    given |= {"min_tokens": fields.min_tokens, "ignore_eos": fields.ignore_eos}
     if fields.logit_bias:
         given["logit_bias"] = biases_of(fields.logit_bias)
     if fields.stop_token_ids is not None:
@@ -278,6 +274,7 @@ class ChatRequest(FormFields, kw_only=True):
     reasoning_effort: Annotated[Effort, Meta(description="How long to think, where the model can.")] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     thinking_budget_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    return_progress: bool | None = None
     template: Annotated[str, Meta(max_length=64, description="A prompt template of Roost's.")] | None = None
     user_name: Name | None = None
     assistant_name: Name | None = None
@@ -300,7 +297,6 @@ class ChatRequest(FormFields, kw_only=True):
 def answer_request(asked: ChatRequest) -> AnswerRequest:
     """Raises ``invalid_parameter`` or ``unsupported_parameter`` for what the types alone cannot tell."""
     check_supported(asked)
-    check_obeyed(asked)
     last = asked.messages[-1]
     prompt = ChatPrompt(
         messages=messages_of(asked.messages),
@@ -431,7 +427,8 @@ def create() -> Response:
     answering = begin(wanted)
     head = heading("chatcmpl", model)
     if asked.stream:
-        return stream(answering, Chunks(head, answering, wanted.choices, has_usage, bool(asked.logprobs)))
+        has_logprobs, has_progress = bool(asked.logprobs), bool(asked.return_progress)
+        return stream(answering, Chunks(head, answering, wanted.choices, has_usage, has_logprobs, has_progress))
     answers, counted = whole_answers(answering), UsageSum(answering.completion.prompt_tokens)
     for _, end in answers:
         counted.add(end.usage)
@@ -442,6 +439,7 @@ def create() -> Response:
             object="chat.completion",
             choices=[chat_choice(number, text, end, tokenizer) for number, (text, end) in enumerate(answers)],
             usage=usage_of(counted),
+            timings=timings_of(answers[0][1]) if len(answers) == 1 else None,
         )
     )
 
@@ -473,12 +471,17 @@ class Chunks(StreamWriter):
     choices: int
     has_usage: bool
     has_logprobs: bool
+    has_progress: bool = False
+    began_at: float = field(default_factory=time.monotonic)
     counted: UsageSum = field(init=False)
     calls: Counter[int] = field(default_factory=Counter)
     """How many calls each choice has made so far."""
 
     def __post_init__(self) -> None:
         self.counted = UsageSum(self.answering.completion.prompt_tokens)
+
+    def is_begun_by(self, event: AnswerEvent) -> bool:
+        return super().is_begun_by(event) or (self.has_progress and progress_of(event, 0) is not None)
 
     def begin(self) -> Iterator[bytes]:
         for number in range(self.choices):
@@ -495,8 +498,10 @@ class Chunks(StreamWriter):
                 yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(tool_calls=[delta])))
         elif isinstance(event, Finished):
             self.counted.add(event.usage)
-            reason = event.finish_reason
-            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(), finish_reason=reason))  # type: ignore[arg-type]
+            choice = ChunkChoice(index=number, delta=ChatDelta(), finish_reason=event.finish_reason)  # type: ignore[arg-type]
+            yield self._chunk(choice, timings=timings_of(event) if self.choices == 1 else None)
+        elif self.has_progress and (read := progress_of(event, self.began_at)):
+            yield self._chunk(ChunkChoice(index=number, delta=ChatDelta()), prompt_progress=read)
 
     def end(self) -> Iterator[bytes]:
         if self.has_usage:
@@ -512,18 +517,11 @@ class Chunks(StreamWriter):
             more = FunctionDelta(arguments=piece.arguments)
             yield ToolCallDelta(index=self.calls[number] - 1, function=more)
 
-    def _chunk(self, choice: ChunkChoice) -> bytes:
-        return self._event([choice], None if self.has_usage else UNSET)
+    def _chunk(self, choice: ChunkChoice, **more: Any) -> bytes:
+        return self._event([choice], None if self.has_usage else UNSET, **more)
 
-    def _event(self, choices: list[ChunkChoice], usage: Usage | UnsetType | None) -> bytes:
-        return data_event(
-            ChatChunk(
-                **self.head,
-                object="chat.completion.chunk",
-                choices=choices,
-                usage=usage,
-            )
-        )
+    def _event(self, choices: list[ChunkChoice], usage: Usage | UnsetType | None, **more: Any) -> bytes:
+        return data_event(ChatChunk(**self.head, object="chat.completion.chunk", choices=choices, usage=usage, **more))
 
 
 def heading(prefix: str, model: str) -> dict[str, Any]:

@@ -38,7 +38,6 @@ from webapp.web.api.openai.answers import (
 from webapp.web.api.openai.chat import (
     DONE,
     FormFields,
-    check_obeyed,
     form_of,
     heading,
     includes_usage,
@@ -81,7 +80,6 @@ def create() -> Response:
     asked = read_body(CompletionRequest)
     has_usage = includes_usage(asked)
     check_supported(asked)
-    check_obeyed(asked)
     model = served_model(asked.model)
     prompts = tuple(replace(prompt, suffix=asked.suffix or "") for prompt in prompts_of(asked.prompt))
     echo = Echo(
@@ -92,7 +90,7 @@ def create() -> Response:
     head = heading("cmpl", model)
     if asked.max_tokens == 0:
         return answer(only_prompts(head, echo, prompts))
-    answering = begin(answer_request(asked, prompts))
+    answering = begin(answer_request(asked, prompts, most_tokens(limit_of(asked)), asked.logprobs))
     chunks = TextChunks(head, answering, echo, has_usage, asked.logprobs is not None)
     if asked.stream:
         return stream(answering, chunks)
@@ -139,10 +137,12 @@ def scored(prompt: TextPrompt, asked: CompletionRequest) -> TextLogprobs | None:
     return prompt_logprobs(token_ids, found, manager.tokenizer())
 
 
-def answer_request(asked: CompletionRequest, prompts: tuple[TextPrompt, ...]) -> AnswerRequest:
+def answer_request(
+    asked: FormFields, prompts: tuple[TextPrompt, ...], max_tokens: int | None, logprobs: int | None
+) -> AnswerRequest:
     return AnswerRequest(
         prompts=prompts,
-        sampling=sampling_of(asked, most_tokens(limit_of(asked)), asked.logprobs),
+        sampling=sampling_of(asked, max_tokens, logprobs),
         stop=stops_of(asked.stop),
         choices=asked.n or 1,
         state=asked.state,

@@ -43,6 +43,7 @@ from webapp.web.api.openai.answers import (
     ModelList,
     PlainText,
     Tokens,
+    piece_of,
     text_of,
 )
 from webapp.web.api.openai.chat import ChatMessage, messages_of
@@ -192,8 +193,10 @@ def tokenize() -> Response:
     model = served_model(asked.model)
     tokenizer = the_manager().tokenizer()
     token_ids = token_ids_of(asked)
+    if asked.with_pieces and asked.content is not None:
+        return answer(Tokens([piece_of(token_id, tokenizer) for token_id in token_ids], len(token_ids), model))
     pieces = [text_of(token_id, tokenizer) for token_id in token_ids] if asked.with_pieces else None
-    return answer(Tokens(token_ids, len(token_ids), model, pieces))
+    return answer(Tokens([*token_ids], len(token_ids), model, pieces))
 
 
 def token_ids_of(asked: TokenizeRequest) -> list[int]:
