@@ -1,9 +1,15 @@
-"""How many threads a backend may compute with on this machine."""
+"""How many threads a backend may compute with on this machine, and how many are worth it now."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
+from collections.abc import Callable
+
+WATCHED_S = 0.25
+IDLE_S = 2.0
+"""Without a step for so long, what the processors did meanwhile says nothing about the steps."""
 
 
 def usable_cores() -> int:
@@ -22,3 +28,58 @@ def _quota() -> int | None:
         return None if limit == "max" else max(1, int(limit) // int(period))
     except (OSError, ValueError):
         return None
+
+
+class FreeThreads:
+    """How many of ``most`` threads the next step is worth, for a library whose threads spin while they wait for one
+    another: where another program takes one's processor, the others burn theirs, and two threads are several times
+    slower than one.
+
+    :meth:`begin` before each step: as many as other programs left processors free in the last quarter of a second of
+    steps, at first all. :meth:`end` after it.
+    """
+
+    def __init__(
+        self,
+        most: int,
+        busy: Callable[[], tuple[float, int]] | None = None,
+        own: Callable[[], float] = time.process_time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``busy``: seconds that all processors this process may use have worked, for whomever, and how many they
+        are; ``own``: those of this process."""
+        self.most = most
+        self._busy, self._own, self._clock = busy or busy_seconds, own, clock
+        self._count = most
+        self._ended = float("-inf")
+        self._watched: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    def begin(self) -> int:
+        if self.most == 1:
+            return 1
+        moment = self._clock()
+        since, busy_before, own_before = self._watched
+        was_idle = moment - self._ended > IDLE_S
+        if was_idle or moment - since >= WATCHED_S:
+            (busy, processors), own = self._busy(), self._own()
+            if not was_idle:
+                others = (busy - busy_before - (own - own_before)) / (moment - since)
+                self._count = max(1, min(self.most, round(processors - others)))
+            self._watched = (moment, busy, own)
+        return self._count
+
+    def end(self) -> None:
+        self._ended = self._clock()
+
+
+def busy_seconds() -> tuple[float, int]:
+    """Of :class:`FreeThreads`. In steps of 10 ms or so."""
+    import psutil
+
+    rows = psutil.cpu_times(percpu=True)
+    if sys.platform == "linux":
+        allowed = os.sched_getaffinity(0)
+        rows = [row for number, row in enumerate(rows) if number in allowed]
+    counted_twice = ("guest", "guest_nice")  # in user and nice, too
+    other = sum(row.idle + sum(getattr(row, name, 0.0) for name in ("iowait", *counted_twice)) for row in rows)
+    return sum(sum(row) for row in rows) - other, len(rows)

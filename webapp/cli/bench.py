@@ -18,8 +18,8 @@ from webapp.cli.options import add_model_options, settings_from
 from webapp.cli.parser import pad
 from webapp.engine.registry import backend_names, is_automatic, usual_strategy
 from webapp.errors import RequestError
-from webapp.i18n import Text
-from webapp.i18n.terminal import t
+from webapp.i18n import Text, say, text_from_plain
+from webapp.i18n.terminal import t, terminal_locale
 from webapp.services.bench.llama_cpp import LlamaContestant
 from webapp.services.bench.speed import (
     Contestant,
@@ -111,6 +111,7 @@ def table(document: dict[str, Any]) -> list[str]:
     sides = [document, *others]
     first = document["first_token"]
     lines = [t("cli.bench.first", cold=f"{first['cold_ms']:.0f}", warm=f"{first['warm_ms']:.0f}")]
+    lines += [say(text_from_plain(remark), terminal_locale()) for remark in document["model"]["remarks"]]
     share = document["bandwidth"]
     if share and share["share_of_one_answer"] is not None:
         per_cent = f"{100 * share['share_of_one_answer']:.0f}"

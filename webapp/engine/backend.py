@@ -351,8 +351,8 @@ class Backend(ABC):
         return ()
 
     @classmethod
-    def remarks(cls, options: Options) -> Sequence[str]:
-        """What could be better about these options, though they work: catalogue keys or texts."""
+    def remarks(cls, options: Options) -> Sequence[Text]:
+        """What could be better about these options, though they work, and what a person may want to know of them."""
         return ()
 
     @classmethod

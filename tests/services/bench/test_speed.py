@@ -8,7 +8,10 @@ import psutil
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint
+from tests.wording import says
+from webapp.backends.fake import FakeBackend
 from webapp.cli import main
+from webapp.i18n import Text
 from webapp.services.bench.speed import FEWEST_TOKENS, Plan, Rounds, compete, document_of, losses, ratios
 
 FAKE = "fake vocab=256"
@@ -82,6 +85,14 @@ def test_the_command_ends_in_one_document(bench):
     assert [row["sequences"] for row in found["runs"]] == [1, 3] and found["prefill"][0]["tokens"] == 64
     assert found["model"]["strategy"] == FAKE and found["first_token"]["cold_ms"] > found["first_token"]["warm_ms"]
     assert found["against"] == [] and found["left_out"] == []
+
+
+def test_what_a_backend_says_of_itself_is_in_table_and_document(bench, monkeypatch):
+    remark = Text("strategy.advice.ggml_runs_on", source="libggml-python", version="0.20.2")
+    monkeypatch.setattr(FakeBackend, "remarks", lambda options: [remark])
+    code, out, err = bench("--sequences", "1", "--prefill", "", "--tokens", "4", "--repeat", "1")
+    assert code == 0 and says(err, remark.key, **remark.params)
+    assert json.loads(out.splitlines()[-1])["model"]["remarks"] == [remark.to_plain()]
 
 
 def test_beside_busy_processes_the_loss_is_told_and_they_end(bench):

@@ -271,6 +271,6 @@ def test_the_command_installs_a_torch_the_project_takes() -> None:
     [("cpu fp16", "cpu_fp16"), ("cpu bf16", "cpu_bf16"), ("cpu fp32i8", "int8_head"), ("cpu fp32", "")],
 )
 def test_a_strategy_that_could_be_better_gets_a_remark(strategy: str, advice: str) -> None:
-    keys = choice.validate(strategy, V6).remarks
-    assert keys == ((f"strategy.advice.{advice}",) if advice else ())
+    keys = [remark.key for remark in choice.validate(strategy, V6).remarks]
+    assert keys == ([f"strategy.advice.{advice}"] if advice else [])
     assert all(translate(key, "zh") != key for key in keys)

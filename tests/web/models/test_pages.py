@@ -17,6 +17,8 @@ from webapp.errors import translate_error
 from webapp.services.strategy.hardware import probe
 from webapp.web.kit import page as page_kit
 from webapp.web.models.views import PAGE
+from webapp.weights.convert.conversion import convert
+from webapp.weights.convert.plan import ConversionOptions
 
 
 def rows(page: str) -> list[str]:
@@ -81,6 +83,17 @@ def test_details_name_every_tensor_block_by_block(browser):
     found = browser.manager.library.entry("good.safetensors").inspection
     assert {tensor.name for tensor in found.tensors} == set(re.findall(r'<td class="mono">([^<]*)</td>', shown))
     assert "<html" in browser.get(urls[0])[1] and "<html" not in browser.part(urls[0])[1]
+
+
+def test_details_say_which_library_would_run_a_file_of_ggml(browser):
+    made = ConversionOptions(type="f16")
+    convert(browser.folder / "good.safetensors", browser.folder / "good.bin", "bin", made)
+    for locale in ("en", "zh"):
+        page = browser.get(f"/models/good.bin?lang={locale}")[1]
+        assert re.search(pattern("strategy.advice.ggml_runs_on", locale), page)
+        assert not re.search(
+            pattern("strategy.advice.ggml_runs_on", locale), browser.get("/models/good.safetensors")[1]
+        )
 
 
 def test_a_file_that_cannot_be_read_has_details_too(browser):

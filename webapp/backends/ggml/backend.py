@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from webapp.backends.ggml import library
-from webapp.backends.processor import usable_cores
+from webapp.backends.processor import FreeThreads, usable_cores
 from webapp.backends.slots import FlatBackend
 from webapp.engine.backend import (
     ADAPTER_OPTIONS,
@@ -55,6 +55,7 @@ TYPES = {
     "f32": "float32",
 }
 """Choice -> dtype of the matrices of a checkpoint. :data:`AS_FILE`: as a .bin or .gguf has them, else 8 bits."""
+GAIN_BY_FAST_KERNELS = (AS_FILE, "q8_0")
 READABLE = ("float32", "float16", "bfloat16", "float64")
 RUNNER_DEVICE = "CPU (rwkv.cpp)"
 RUNNER_PRECISIONS = {"fp16": "f16", "int8": "q5_1"}
@@ -162,6 +163,20 @@ class GgmlBackend(FlatBackend):
             )
 
     @classmethod
+    def remarks(cls, options: Options) -> Sequence[Text]:
+        """Which ggml runs it, and what would be faster."""
+        try:
+            ggml = library.load()
+        except library.GgmlUnavailable:
+            return ()
+        told = {"source": ggml.source, "version": (ggml.version() or b"").decode("ascii", "replace")}
+        found = [Text("strategy.advice.ggml_runs_on", **told)]
+        is_measured = options["format"] in GAIN_BY_FAST_KERNELS and ggml.has("ggml_cpu_has_avx2")
+        if is_measured and not ggml.has(library.FAST_KERNELS):
+            found.append(Text("strategy.advice.ggml_fast_kernels", source=ggml.source, package=library.FASTER))
+        return found
+
+    @classmethod
     def footprint(cls, model: ModelFile, options: Options) -> Footprint:
         config = model.config
         assert config is not None, "check() comes first"
@@ -221,7 +236,8 @@ class GgmlBackend(FlatBackend):
             ggml = library.load()
         except library.GgmlUnavailable as exc:
             raise BackendUnavailable(backend=WORD, reason=exc.reason, way_out=exc.way_out) from exc
-        threads = int(options["threads"]) or (1 if config.n_embd < SMALL_WIDTH else usable_cores())
+        given, most = int(options["threads"]), 1 if config.n_embd < SMALL_WIDTH else usable_cores()
+        threads = given or FreeThreads(most)
         wanted = TYPES[str(options["format"])]
         adapter, gpu_layers = AdapterChoice.of(options), int(options["gpu_layers"])
         load = partial(GgmlModel.load, ggml, path, config, wanted, threads, MAX_SLOTS + 1, progress)

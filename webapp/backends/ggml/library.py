@@ -1,9 +1,10 @@
 """ggml, from whichever installed package carries it, through ctypes.
 
-Tried in this order: the path in ``ROOST_GGML_LIBRARY`` (a library or a folder of them), llama-cpp-python (built on this
-machine, so the fastest), libggml-python (which comes with Roost), xllamacpp. Every function of :data:`SIGNATURES` must
-be there. They are built for a processor: what one was compiled for is compared with the processor before anything is
-computed, because an instruction that it does not have would end the process.
+The path in ``ROOST_GGML_LIBRARY`` (a library or a folder of them) is taken and nothing else. Without one the first of
+llama-cpp-python (built on this machine), libggml-python (which comes with Roost) and xllamacpp that was built with
+:data:`FAST_KERNELS`, else the first that works. Every function of :data:`SIGNATURES` must be there. They are built for
+a processor: what one was compiled for is compared with the processor before anything is computed, because an
+instruction that it does not have would end the process.
 """
 
 from __future__ import annotations
@@ -29,12 +30,16 @@ log = logging.getLogger(__name__)
 PATH_VARIABLE = "ROOST_GGML_LIBRARY"
 PACKAGE = "libggml-python"
 PINNED = "libggml-python==0.20.2.post1"
+FASTER = '"rwkv-roost[ggml]"'
+"""To install: xllamacpp, whose ggml has :data:`FAST_KERNELS`."""
 PACKAGES = (
-    ("llama_cpp", ("lib*",), ("ggml-base", "ggml-cpu")),
-    ("libggml", ("lib*", "bin"), ("ggml-base", "ggml-cpu")),
-    ("xllamacpp", (), ("xllamacpp",)),
+    ("llama-cpp-python", "llama_cpp", ("lib*",), ("ggml-base", "ggml-cpu")),
+    (PACKAGE, "libggml", ("lib*", "bin"), ("ggml-base", "ggml-cpu")),
+    ("xllamacpp", "xllamacpp", (), ("xllamacpp",)),
 )
-"""Module, folders in it (or itself), libraries in them."""
+"""Package, module, folders in it (or itself), libraries in them."""
+FAST_KERNELS = "ggml_cpu_has_llamafile"
+"""llamafile's: several tokens at once go through Q8_0 faster (docs/backends.md); no other type gains."""
 NEWEST_PYTHON = (3, 14)
 """For which libggml-python has wheels."""
 
@@ -174,13 +179,15 @@ class GgmlUnavailable(Exception):
 
 
 class Ggml:
-    """The functions of :data:`SIGNATURES` without their prefix: ``ggml.mul_mat``. ``paths``: where they come from."""
+    """The functions of :data:`SIGNATURES` without their prefix: ``ggml.mul_mat``. ``paths``: where they come from;
+    ``source``: the package, or the path a person set."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], source: str = "") -> None:
         """GgmlUnavailable. Loaded by themselves: two copies of ggml in one process must not see each other."""
         # A GGML_ASSERT ends the process; with this it does not look for a debugger first.
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
         self.paths = tuple(paths)
+        self.source = source or str(paths[-1])
         try:
             self._libraries = [ctypes.CDLL(str(path)) for path in paths]
         except OSError as exc:
@@ -200,7 +207,7 @@ class Ggml:
         raise AttributeError(name)
 
     def has(self, name: str) -> bool:
-        """One of ``ggml_cpu_has_…``: whether this ggml was compiled to use it."""
+        """One of ``ggml_cpu_has_…``: whether this ggml was compiled to use it. False for an unknown name."""
         function = self._find(name)
         return function is not None and bool(function())
 
@@ -249,7 +256,7 @@ def availability() -> Availability:
 
 
 def load() -> Ggml:
-    """The first that works. GgmlUnavailable: why the first that is there does not, or that there is none."""
+    """The one to use. GgmlUnavailable: why the first that is there does not work, or that there is none."""
     found = _load(os.environ.get(PATH_VARIABLE, ""))
     if isinstance(found, GgmlUnavailable):
         raise found
@@ -260,20 +267,25 @@ def load() -> Ggml:
 def _load(chosen: str) -> Ggml | GgmlUnavailable:
     if chosen:
         try:
-            return _opened(chosen_libraries(Path(chosen)))
+            return _opened(chosen_libraries(Path(chosen)), chosen)
         except GgmlUnavailable as exc:
             return exc
-    first: GgmlUnavailable | None = None
-    for paths in installed():
+    usable: Ggml | None = None
+    refusal: GgmlUnavailable | None = None
+    for package, paths in installed():
         try:
-            return _opened(paths)
+            ggml = _opened(paths, package)
         except GgmlUnavailable as exc:
-            first = first or exc
-    return first or _missing()
+            refusal = refusal or exc
+            continue
+        if ggml.has(FAST_KERNELS):
+            return ggml
+        usable = usable or ggml
+    return usable or refusal or _missing()
 
 
-def _opened(paths: Sequence[Path]) -> Ggml:
-    ggml = Ggml(paths)
+def _opened(paths: Sequence[Path], source: str) -> Ggml:
+    ggml = Ggml(paths, source)
     missing = missing_instructions(ggml)
     if missing:
         told = {"file": paths[-1].name, "names": ", ".join(missing)}
@@ -292,10 +304,10 @@ def chosen_libraries(path: Path) -> list[Path]:
     return found
 
 
-def installed() -> list[list[Path]]:
-    """The libraries of each package that has some, best first. Imports none of them."""
+def installed() -> list[tuple[str, list[Path]]]:
+    """Each package that has some, with its libraries, in the order of :data:`PACKAGES`. Imports none of them."""
     found = []
-    for module, folders, names in PACKAGES:
+    for package, module, folders, names in PACKAGES:
         try:
             spec = importlib.util.find_spec(module)
         except (ImportError, ValueError):
@@ -305,7 +317,7 @@ def installed() -> list[list[Path]]:
             for folder in [one for name in folders for one in sorted(Path(place).glob(name))] or [Path(place)]:
                 libraries = _libraries(folder, names)
                 if libraries:
-                    found.append(libraries)
+                    found.append((package, libraries))
                     break
     return found
 
@@ -377,5 +389,5 @@ def _install() -> Text:
     """What to do about it: a newer Python and an Intel Mac have no wheel of libggml-python."""
     is_intel_mac = sys.platform == "darwin" and platform.machine() == "x86_64"
     if sys.version_info[:2] > NEWEST_PYTHON or is_intel_mac:
-        return Text("reason.backends.install_another_ggml", name=PATH_VARIABLE)
+        return Text("reason.backends.install_another_ggml", package=FASTER, name=PATH_VARIABLE)
     return Text("reason.backends.run_pip_install", package=PINNED)

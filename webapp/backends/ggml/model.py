@@ -23,6 +23,7 @@ from webapp.backends.ggml.graph import (
 )
 from webapp.backends.ggml.library import Ggml, InitParams
 from webapp.backends.ggml.weights import WeightSource, WeightTensor, is_on_gpu
+from webapp.backends.processor import FreeThreads
 from webapp.engine.backend import LoadProgress, ProgressCallback, Row, line_starts
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import BackendUnavailable, EngineCrashed, OutOfMemory
@@ -49,12 +50,15 @@ V4_PARTS = ("att_aa", "att_bb", "att_pp")
 class GgmlModel:
     """One model and its slots. One thread at a time."""
 
-    def __init__(self, ggml: Ggml, config: ModelConfig, threads: int, max_slots: int, gpu_layers: int = 0) -> None:
+    def __init__(
+        self, ggml: Ggml, config: ModelConfig, threads: FreeThreads | int, max_slots: int, gpu_layers: int = 0
+    ) -> None:
         """``gpu_layers``: so many of the last layers, and the head with them, on a graphics card. BackendUnavailable
         where ggml finds none."""
         self.config = config
         self.first_gpu_layer = config.n_layer - min(gpu_layers, config.n_layer)
-        self.threads = threads
+        self._free_threads = threads if isinstance(threads, FreeThreads) else None
+        self.threads = threads.most if isinstance(threads, FreeThreads) else threads
         self._ggml = ggml
         self._max_slots = max_slots
         self._contexts: list[Any] = []
@@ -69,7 +73,7 @@ class GgmlModel:
         self._backend = ggml.backend_cpu_init()
         if not self._backend:
             raise _no_memory()
-        ggml.backend_cpu_set_n_threads(self._backend, threads)
+        ggml.backend_cpu_set_n_threads(self._backend, self.threads)
         self._buffer_type = ggml.backend_cpu_buffer_type()
         self.weight_bytes = 0
         self.gpu_weight_bytes = 0
@@ -99,7 +103,7 @@ class GgmlModel:
         path: str,
         config: ModelConfig,
         wanted: str,
-        threads: int,
+        threads: FreeThreads | int,
         max_slots: int,
         progress: ProgressCallback,
         group_norm_eps: float = GROUP_NORM_EPS,
@@ -243,7 +247,11 @@ class GgmlModel:
             is_next = last.first != BY_INDEX and rows[i][0] == last.first + last.rows
             groups[-1] = Group(length, last.rows + 1, last.first if is_next else BY_INDEX)
         graph, lines = self._graph(groups, members, rows)
+        if self._free_threads is not None:
+            self._ggml.backend_cpu_set_n_threads(self._backend, self._free_threads.begin())
         status = graph.compute(self._backend)
+        if self._free_threads is not None:
+            self._free_threads.end()
         if status == -2:  # GGML_STATUS_ALLOC_FAILED: before the first operation
             raise _no_memory()
         if status:

@@ -34,6 +34,7 @@ from webapp.engine.backend import (
 )
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import ModelError, OutOfMemory, RoostError
+from webapp.i18n import Text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -126,7 +127,7 @@ class RwkvPipBackend(Backend):
         return tuple(strategy.runs(str(options[BY_STRATEGY]), config.n_layer))
 
     @classmethod
-    def remarks(cls, options: Options) -> Sequence[str]:
+    def remarks(cls, options: Options) -> Sequence[Text]:
         return tuple(strategy.remarks(str(options[BY_STRATEGY])))
 
     @classmethod

@@ -135,16 +135,16 @@ def runs(strategy: str, n_layer: int) -> Iterator[PlacedRun]:
         first += count
 
 
-def remarks(strategy: str) -> Iterator[str]:
-    """Catalogue keys of what could be better about a strategy that works."""
+def remarks(strategy: str) -> Iterator[Text]:
+    """What could be better about a strategy that works."""
     parts = parse_strategy(strategy)
     for dtype in ("fp16", "bf16"):
         if any(part.device == "cpu" and part.dtype == dtype and not part.is_int8 for part in parts):
-            yield f"strategy.advice.cpu_{dtype}"
+            yield Text(f"strategy.advice.cpu_{dtype}")
     if parts[-1].is_int8:
-        yield "strategy.advice.int8_head"
+        yield Text("strategy.advice.int8_head")
     if any(part.streams for part in parts):
-        yield "strategy.advice.streams"
+        yield Text("strategy.advice.streams")
 
 
 WORDS = "preset_page.kind"

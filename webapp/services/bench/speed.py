@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import psutil
 
 from webapp import __version__
+from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RequestError, RoostError
 from webapp.i18n import Text
@@ -197,13 +198,15 @@ class RoostContestant:
         self.manager.close()
 
     def describe(self) -> dict[str, Any]:
-        """Of the model that is loaded, and ``bytes_a_token``: what one written token reads of weights and
-        state, None where that is not known."""
+        """Of the model that is loaded, ``remarks`` of its backend (plain Texts), and ``bytes_a_token``: what one
+        written token reads of weights and state, None where that is not known."""
         status, info = self.manager.status(), self.manager.model_info()
         config = info.config.to_dict() if info.config else {}
         facts = {"parameters": info.parameters, "file_bytes": info.size_bytes, "dtype": info.dtype}
         read = bytes_a_token(info, status.strategy)
-        return {"name": status.model, "strategy": status.strategy, **config, **facts, "bytes_a_token": read}
+        backend, options = resolve_strategy(status.strategy)
+        told = {"remarks": [remark.to_plain() for remark in backend.remarks(options)], "bytes_a_token": read}
+        return {"name": status.model, "strategy": status.strategy, **config, **facts, **told}
 
     def _answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
         prompt = prompt_ids(self.manager, prompt_tokens)

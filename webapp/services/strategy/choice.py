@@ -14,6 +14,7 @@ from webapp.engine.backend_options import BY_STRATEGY, PlacedRun
 from webapp.engine.registry import KindEntry, is_automatic, kinds, resolve_strategy, runnable
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, RoostError
+from webapp.i18n import Text
 from webapp.manager.library import ModelLibrary
 from webapp.services.strategy import fit as fits
 from webapp.services.strategy.hardware import Hardware, kept, probe
@@ -25,8 +26,7 @@ class StrategyCheck:
     """``is_valid``: the model can run so here. ``error`` says why not, ``is_elsewhere`` that another machine could.
 
     ``strategy`` is the canonical form (as given when it cannot be read). ``runs`` is empty without a model, when it
-    cannot be placed, and for a backend that keeps all layers alike. ``remarks``: catalogue keys or texts about a
-    strategy that works but could be better.
+    cannot be placed, and for a backend that keeps all layers alike. ``remarks``: of ``Backend.remarks``.
     """
 
     is_valid: bool
@@ -34,7 +34,7 @@ class StrategyCheck:
     error: RoostError | None = None
     is_elsewhere: bool = False
     runs: tuple[PlacedRun, ...] = ()
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[Text, ...] = ()
 
 
 @kept

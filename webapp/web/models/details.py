@@ -8,9 +8,9 @@ from datetime import datetime
 
 from flask import url_for
 
-from webapp.i18n import size_text
+from webapp.i18n import say, size_text
 from webapp.manager.library import ModelEntry
-from webapp.services.strategy.choice import recommend
+from webapp.services.strategy.choice import recommend, validate
 from webapp.web.kit.page import Choice, PageContext, Toast
 from webapp.web.models.views import Values, dtype_text, fit_line, is_loadable, library_of, model_row
 from webapp.weights.architecture import WHOLE_MODEL
@@ -38,6 +38,7 @@ def details_page(
         "facts": _facts(page, entry),
         "fit": fit_line(page, found, entry.name, strategy) if found is not None and is_loadable(found) else None,
         "strategy": strategy,
+        "remarks": [say(one, page.locale) for one in validate(strategy).remarks] if strategy else [],
         "groups": _groups(page, entry.name, found.tensors) if found else [],
         "tensor_count": page.t("models.details.tensor_count", count=len(found.tensors)) if found else "",
         "metadata": _metadata(found) if found else [],

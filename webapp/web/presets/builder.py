@@ -95,7 +95,7 @@ def builder_panel(page: PageContext, choice: BuilderChoice, found: Inspection | 
         "error": message,
         "hint": hint,
         "runs": [_run(page, run) for run in check.runs] if check and len(check.runs) > 1 else [],
-        "advice": [t(remark) for remark in check.remarks] if check else [],
+        "advice": [say(remark, page.locale) for remark in check.remarks] if check else [],
         "recommended": _switch(page, "preset_page.builder.take", advised.strategy) if advised and is_other else None,
         "reason": t(advised.reason, **_sizes(advised.params)) if advised else "",
         "fit": _fit_note(page, found, strategy, check),
