@@ -20,7 +20,7 @@ from models.starter.data.mixture import Mixture
 from models.starter.loop import Trainer
 from models.starter.workers import Workers, start_workers
 from webapp.tokenizer.world import world_tokenizer
-from webapp.training import kernels
+from webapp.training import operations
 
 CHANGEABLE = ("batch", "learning_rate")
 
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     processes = options.processes or (1 if torch.cuda.is_available() else os.cpu_count() or 1)
     if not torch.cuda.is_available():
-        kernels.compiled_kernels()  # built once here, loaded by every process
+        operations.compiled_kernels()  # built once here, loaded by every process
     if processes == 1:
         train(Workers(), options)
     else:
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(workers: Workers, options: argparse.Namespace) -> None:
     """The run as one of its processes."""
-    kernels.keep_freed_memory()
+    operations.keep_freed_memory()
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     given = {field.name: getattr(options, field.name) for field in fields(RunConfig)}

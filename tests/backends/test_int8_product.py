@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from webapp.backends.rwkv_pip import model_loader
-from webapp.weights.int8_matrix import quantize
+from webapp.backends.rwkv_pip.layout import quantize
 
 
 def int8_matrix(n_in: int, n_out: int, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:

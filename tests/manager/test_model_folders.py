@@ -10,8 +10,7 @@ import pytest
 
 from webapp.errors import ModelNotFound, RoostError
 from webapp.manager import library as library_module
-from webapp.manager.folders import FolderIndex, FolderWatch, model_folders, walk_models
-from webapp.manager.library import ModelLibrary
+from webapp.manager.library import FolderIndex, FolderWatch, ModelLibrary, model_folders, walk_models
 from webapp.weights.file_reader import FileReader
 
 can_link = pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")

@@ -7,7 +7,7 @@ import pytest
 from tests.errors import raises_code
 from tests.tokenizer.make_tokenizers import write_byte_level, write_word_level
 from webapp.errors import FileMissing
-from webapp.tokenizer.hf import HfTokenizer, byte_of_character
+from webapp.tokenizer.loading import HfTokenizer, byte_of_character
 
 TEXTS = ["the cat", "你好，世界 🙂", "\n\n    x\t\x00\x7fé", "a\u2028b", ""]
 

@@ -8,8 +8,7 @@ import pytest
 
 from tests.tokenizer.make_tokenizers import write_byte_fallback, write_byte_level, write_word_level
 from webapp.tokenizer import StreamDecoder, load_tokenizer
-from webapp.tokenizer.hf import HfTokenizer
-from webapp.tokenizer.loading import ByteTokenizer
+from webapp.tokenizer.loading import ByteTokenizer, HfTokenizer
 
 TEXT = "Hi 你好 🙂👩‍👩‍👧 é\u0301 \ufffd end"
 

@@ -6,7 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from webapp.training import kernels  # noqa: E402
+from webapp.training import operations as module  # noqa: E402
 from webapp.training.model import Rwkv7  # noqa: E402
 from webapp.training.operations import (  # noqa: E402
     ChunkedOperations,
@@ -64,7 +64,7 @@ def assert_close_gradients(fast, exact) -> None:
 
 @pytest.mark.checks  # the compiler reads torch's headers for half a minute
 def test_kernels_have_the_gradients_of_the_plain_definition_in_float64():
-    if kernels.compiled_kernels() is None:
+    if module.compiled_kernels() is None:
         pytest.skip("needs a C++ compiler and ninja")
     assert_close_gradients(*both_gradients(KernelOperations(), 37))  # not a multiple of the 16 steps between snapshots
 
@@ -105,7 +105,7 @@ def test_products_in_bf16_keep_master_weights_and_come_close():
 
 
 def test_a_machine_without_a_compiler_trains_in_chunks(monkeypatch):
-    monkeypatch.setattr(kernels, "compiled_kernels", lambda: None)
+    monkeypatch.setattr(module, "compiled_kernels", lambda: None)
     operations = operations_for(torch.device("cpu"))
     assert isinstance(operations, ChunkedOperations) and not operations.bf16
 

@@ -10,8 +10,7 @@ import pytest
 from tests.errors import raises_code
 from tests.weights.make_checkpoints import write_state
 from webapp.weights.state_file import StateFile, blend_states, open_state, state_digest
-from webapp.weights.state_sheet import Origin, origin_of
-from webapp.weights.state_writer import write_state_file
+from webapp.weights.state_sheet import Origin, origin_of, write_state_file
 
 
 @pytest.mark.parametrize(

@@ -227,7 +227,7 @@ class StateLibrary:
         return path.relative_to(self.folder).as_posix() if path.is_relative_to(self.folder) else path.name
 
     def _write(self, new_name: str, layers: object, architecture: str, note: str) -> str:
-        from webapp.weights.state_writer import write_state_file
+        from webapp.weights.state_sheet import write_state_file
 
         return self._made(
             new_name,

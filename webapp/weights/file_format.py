@@ -15,9 +15,9 @@ from webapp.errors import FileMissing, WeightsError
 from webapp.i18n import Text, system_reason
 from webapp.weights.ggml_header import read_ggmf, read_gguf
 from webapp.weights.model_folder import is_model_folder_at, weight_files
-from webapp.weights.npy_state import read_npy
 from webapp.weights.pth_archive import read_legacy_pth, read_pth
 from webapp.weights.safetensors_header import read_safetensors
+from webapp.weights.state_sheet import read_npy
 from webapp.weights.tensor_info import MOST_TENSORS, FileContents, StoredTensor
 
 SMALLEST_FILE_BYTES = 10  # a safetensors file without tensors: 8 bytes of length and {}

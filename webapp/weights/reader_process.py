@@ -82,7 +82,7 @@ def read_state(path: bytes, config: dict[str, Any]) -> tuple[str, bytes]:
 def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> None:
     """``(path, name, weight)`` each, no path for no state; the blend is written to ``target``."""
     from webapp.weights.state_file import blend_states, open_state
-    from webapp.weights.state_writer import write_state_file
+    from webapp.weights.state_sheet import write_state_file
 
     states = [(open_state(os.fsdecode(path), name) if path else None, weight) for path, name, weight in parts]
     layers, architecture = blend_states(states)
@@ -92,7 +92,7 @@ def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> No
 def copy_out(path: bytes, target: bytes, note: str) -> None:
     """The state merged in a model file, written to ``target``."""
     from webapp.weights.state_file import merged_state
-    from webapp.weights.state_writer import write_state_file
+    from webapp.weights.state_sheet import write_state_file
 
     found = merged_state(os.fsdecode(path))
     write_state_file(Path(os.fsdecode(target)), found.layers, found.origin.architecture, note)

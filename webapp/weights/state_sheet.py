@@ -1,8 +1,12 @@
-"""What a page or a command is told of a state file, without reading it: its origin, its sheet, what does not fit."""
+"""The small files that hold one state: what is told of one without reading it, numpy's form of it, and writing one."""
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
 import re
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +15,11 @@ from typing import TYPE_CHECKING
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
 from webapp.i18n import Text
+from webapp.weights.tensor_info import FileContents, StoredTensor, TensorInfo, contiguous_strides
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from webapp.weights.state_file import StateFile
 
 
@@ -83,3 +90,75 @@ def sheet_of(state: StateFile) -> StateSheet:
 
 def tensor_name(layer: int) -> str:
     return f"blocks.{layer}.att.time_state"
+
+
+DTYPES = {"f2": "float16", "f4": "float32", "f8": "float64"}
+HEADER = re.compile(r"\{'descr': '<(f[248])', 'fortran_order': False, 'shape': \(([0-9, ]{0,100})\), ?\}\s*")
+MOST_HEADER_BYTES = 4096
+
+
+def read_npy(path: Path) -> FileContents:
+    """Table of contents of a state saved with numpy: one array of all layers, (n_layer, n_head, head_size, head_size),
+    read as ``time_state``. WeightsError for any other array, ``file_truncated`` for half of one.
+
+    Format: numpy.lib.format, version 1 to 3: a magic number, a length, a Python literal of fixed form, then the values.
+    The literal is matched, never evaluated.
+    """
+    with path.open("rb") as file:
+        major = file.read(8)[6:7]
+        length = int.from_bytes(file.read(2 if major == b"\x01" else 4), "little")
+        header = HEADER.fullmatch(file.read(min(length, MOST_HEADER_BYTES)).decode("latin-1"))
+        start = file.tell()
+    sizes = [int(size) for size in re.findall("[0-9]{1,9}", header[2])] if header else []
+    if len(sizes) == 5 and 1 in sizes[:2]:  # a batch of one
+        sizes.remove(1)
+    if header is None or len(sizes) != 4 or sizes[2] != sizes[3] or not 0 < sizes[0] <= 1000 or 0 in sizes:
+        raise WeightsError(path=str(path), reason=Text("reason.weights.array_not_a_state"))
+    layers, *rest = sizes
+    info = TensorInfo("", tuple(rest), DTYPES[header[1]])
+    end = start + layers * info.nbytes
+    found = path.stat().st_size
+    if end > found:
+        told = {"name": "array", "end": end, "found": found}
+        raise WeightsError("file_truncated", path=str(path), reason=Text("reason.weights.ends_after_the_file", **told))
+    strides = contiguous_strides(info.shape)
+    tensors = {}
+    for layer in range(layers):
+        offset = start + layer * math.prod(rest) * info.nbytes // info.numel
+        name = f"blocks.{layer}.att.time_state"
+        tensors[name] = StoredTensor(TensorInfo(name, info.shape, info.dtype), offset, strides, offset + info.nbytes)
+    return FileContents("npy", tensors, {}, is_published_form=False)
+
+
+def write_state_file(path: Path, layers: np.ndarray, architecture: str = "", note: str = "") -> None:
+    """All of it or nothing, as state tuning names and turns it, in float32. ``layers (n_layer, n_head, head_size,
+    head_size)``. FileExistsError when ``path`` is there already; OSError.
+
+    ``note`` says how it was made, for who looks into the file.
+    """
+    import numpy as np
+    from safetensors.numpy import save
+
+    tensors = {tensor_name(n): np.ascontiguousarray(layer, np.float32) for n, layer in enumerate(layers)}
+    known = {ARCHITECTURE_KEY: architecture, "roost.note": note}
+    data = save(tensors, {key: value for key, value in known.items() if value})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        part.write_bytes(data)
+        _move_to_free_name(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def _move_to_free_name(part: Path, path: Path) -> None:
+    """A link fails where the name is taken, and a rename would not; some systems have no links."""
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        os.replace(part, path)

@@ -9,8 +9,7 @@ import pytest
 
 from tests.backends.native.models import ALL, ARCHITECTURES, load_model
 from tests.weights.make_checkpoints import make_tensors, write_checkpoint, write_tensors
-from webapp.backends.native import calibration
-from webapp.backends.native.backend import MAX_COLUMNS
+from webapp.backends.native.backend import MAX_COLUMNS, MOST_TOKENS, calibration_ids
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
 from webapp.tokenizer.world import world_tokenizer
@@ -55,12 +54,12 @@ def test_a_file_that_is_refused_is_refused_while_it_is_fitted(broken: str, tmp_p
 def test_the_shipped_ids_are_those_of_the_shipped_text() -> None:
     config = ModelConfig("7", 1, 64, 64, 64, 1, 64, 65_536)
     tokenizer = world_tokenizer()
-    pieces = calibration.token_ids(config)
+    pieces = calibration_ids(config)
     for piece in pieces:
         assert tuple(tokenizer.encode(tokenizer.decode(piece))) == piece
-        assert len(piece) <= calibration.MOST_TOKENS <= MAX_COLUMNS
+        assert len(piece) <= MOST_TOKENS <= MAX_COLUMNS
     assert 400 < sum(map(len, pieces)) < 1000
-    assert calibration.token_ids(ModelConfig("4", 1, 64, 64, 64, 0, 0, 50_277)) == ()
+    assert calibration_ids(ModelConfig("4", 1, 64, 64, 64, 0, 0, 50_277)) == ()
 
 
 def _logits(path: Path, format: str, pieces: list[list[int]], ids: list[int], threads: int = 1) -> np.ndarray:

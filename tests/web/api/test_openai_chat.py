@@ -9,7 +9,7 @@ import pytest
 from tests.lazy_import import Lazily
 from tests.web.api.api_server import ANSWER, MODEL
 from webapp.manager import library
-from webapp.manager.folders import walk_models
+from webapp.manager.library import walk_models
 
 openai = Lazily("openai")
 

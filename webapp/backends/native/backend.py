@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from webapp.backends.native import building, calibration, library
+from webapp.backends.native import building, library
 from webapp.backends.processor import usable_cores
 from webapp.backends.slots import FlatBackend
 from webapp.engine.backend import (
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 
     from webapp.backends.native.model import Layout, NativeModel
     from webapp.engine.sampling_batch import Sampled, SamplingBatch
+
 
 MAX_SLOTS = 64
 PREFILL_TOKENS = 64
@@ -254,7 +257,7 @@ def _layout(config: ModelConfig, options: Options) -> Layout:
         isa=library.choose_isa("" if wanted == "auto" else wanted),
         max_slots=MAX_SLOTS + 1,
         max_columns=MAX_COLUMNS,
-        calibration=calibration.token_ids(config) if _is_fitted(formats, options) else (),
+        calibration=calibration_ids(config) if _is_fitted(formats, options) else (),
         has_packed_file=bool(options["packed_file"]),
         adapter=AdapterChoice.of(options),
     )
@@ -268,7 +271,7 @@ def _is_fitted(formats: Formats, options: Options) -> bool:
 def _calibration_bytes(config: ModelConfig) -> int:
     """A layer in 8 bits, and the tokens between two layers."""
     layer = config.n_embd * (6 * config.n_att + 3 * config.n_ffn) * 17 // 16
-    return layer + 8 * 4 * calibration.MOST_TOKENS * (config.n_embd + config.n_att)
+    return layer + 8 * 4 * MOST_TOKENS * (config.n_embd + config.n_att)
 
 
 def _packed_bytes(name: str, shape: tuple[int, ...], nbytes: int, formats: Formats) -> int:
@@ -322,3 +325,19 @@ def _refuse(options: Options, reason: Text | str) -> NoReturn:
         reason=reason,
         way_out=Text("reason.backends.choose_the_original_file"),
     )
+
+
+PIECES = Path(__file__).with_name("calibration.json")
+WORLD_VOCABULARY = range(65_525, 65_537)
+"""Sizes that models of the World vocabulary have."""
+MOST_TOKENS = 72
+"""Of a piece."""
+
+
+def calibration_ids(config: ModelConfig) -> tuple[tuple[int, ...], ...]:
+    """Ids of each piece of the text that scales of 4 and 6 bits are fitted on (``Engine::calibrate``, src/engine.h): a
+    few pieces of English, Chinese, code, tables and function calls, with their ids in the World vocabulary, for a
+    backend has no tokenizer. None for a vocabulary that is not World's."""
+    if config.vocab_size not in WORLD_VOCABULARY:
+        return ()
+    return tuple(tuple(piece["ids"]) for piece in json.loads(PIECES.read_text(encoding="utf-8")))
