@@ -28,16 +28,19 @@ class ReasoningDelta:
 @dataclass(frozen=True)
 class AnswerToken:
     """A token of the content. ``logprobs`` are ``TokenLogprob``: the token itself, then the best alternatives.
-    ``offset``: where its text begins in the text the model wrote."""
+    ``offset``: where its text begins in the text the model wrote. ``cut``: so many bytes at its beginning and its end
+    are not part of the content (the space an answer begins with, a stop)."""
 
     token_id: int
     logprobs: tuple[Any, ...]
     offset: int
+    cut: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
 class ContentDelta:
-    """More of the answer. ``tokens`` only where logprobs were asked for; the text may be empty then."""
+    """More of the answer. ``tokens`` only where logprobs were asked for: those that are shown as a whole. All pieces'
+    join to the content; the text may be empty for them."""
 
     text: str
     tokens: tuple[AnswerToken, ...] = ()

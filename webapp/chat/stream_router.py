@@ -99,6 +99,7 @@ class StreamRouter:
         self._after_tag = start
         self._may_open = not starts_in_reasoning and not awaits_tag_end
         self._section = _Section.CONTENT if is_raw else _Section.TAG_END if awaits_tag_end else start
+        self._content_begin = 0 if is_raw else None
 
     @property
     def stopped_by(self) -> str | None:
@@ -117,6 +118,11 @@ class StreamRouter:
     def held_chars(self) -> int:
         """How much of the end of the raw text has come out as no delta yet, and may never."""
         return self._stops.held_chars + len(self._held)
+
+    @property
+    def content_begin(self) -> int | None:
+        """Where in the raw text the content begins; None before it does."""
+        return self._content_begin
 
     @property
     def is_thinking(self) -> bool:
@@ -167,6 +173,8 @@ class StreamRouter:
             return False
         self._held = _without_leading_blank(self._held, len(self._held) - len(body))
         self._section = _Section.REASONING if is_thinking else _Section.CONTENT
+        if not is_thinking:
+            self._content_begin = self._stops.released_chars - len(self._held)
         return True
 
     def _pass_reasoning(self, deltas: list[Delta], is_end: bool) -> bool:

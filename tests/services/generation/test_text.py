@@ -1,7 +1,12 @@
+import random
+
 import pytest
 
+from webapp.chat.events import ContentDelta
 from webapp.chat.prompts import RenderedPrompt
+from webapp.engine.outputs import TokenLogprob
 from webapp.services.generation.generation import AnswerText
+from webapp.web.api.openai.answers import chat_logprobs
 
 
 def answer(world, text_or_ids, *stops):
@@ -69,3 +74,44 @@ def test_tokens_after_a_stop_are_not_taken(world):
     made = answer(world, "a END b", " END")
     assert made.feed(world.encode("more")) == []
     assert made.content == "a"
+
+
+PIECES = ("a", " b", "好", "🐦", "\n\n", " ", "\n", "END", "EN", "User:", "<think>", "</think>", "é", "\t", "x y")
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_tokens_with_logprobs_join_to_the_content(world, seed):
+    """Whatever is dropped at the edges, held back or cut by a stop, and however its characters are cut into tokens."""
+    rng = random.Random(seed)
+    text = "".join(rng.choices(PIECES, k=rng.randrange(1, 14)))
+    ids = [byte + 1 for byte in text.encode()] if rng.random() < 0.5 else world.encode(text)
+    rendered = RenderedPrompt((), ("\n\nUser:",), is_raw=rng.random() < 0.3)
+    made = AnswerText(rendered, world, ("END",) if rng.random() < 0.5 else ())
+    shown, tokens, place = "", [], 0
+    while place < len(ids):
+        size = rng.randrange(1, 4)
+        for event in made.feed(
+            ids[place : place + size], [((TokenLogprob(one, -1.0)),) for one in ids[place : place + size]]
+        ):
+            if isinstance(event, ContentDelta):
+                shown, tokens = shown + event.text, tokens + list(event.tokens)
+        assert joined(tokens, world) == shown.encode()[: len(joined(tokens, world))], "no token before its text"
+        place += size
+    for event in made.finish(is_cut=False):
+        if isinstance(event, ContentDelta):
+            shown, tokens = shown + event.text, tokens + list(event.tokens)
+    assert shown == made.content and tokens == made.tokens
+    assert joined(tokens, world) == made.content.encode()
+
+
+def joined(tokens, tokenizer):
+    return b"".join(bytes(one.bytes) for one in chat_logprobs(tokens, tokenizer).content)
+
+
+def test_alternatives_that_are_the_token_itself_are_cut_like_it(world):
+    [own] = world.encode(" hello")
+    made = AnswerText(RenderedPrompt(()), world)
+    made.feed([own], [(TokenLogprob(own, -0.1), TokenLogprob(own, -0.1), TokenLogprob(34, -3.0))])
+    made.finish(is_cut=False)
+    [found] = chat_logprobs(made.tokens, world).content
+    assert [found.token, *(other.token for other in found.top_logprobs)] == ["hello", "hello", "!"]

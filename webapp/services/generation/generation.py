@@ -12,7 +12,7 @@ import uuid
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from webapp.chat.events import (
@@ -80,9 +80,12 @@ class AnswerText:
         self._raw: list[str] = []
         self._ends: list[int] = []  # per token: characters of raw text that are certain once it is read
         self._content: list[str] = []
+        self._content_bytes = 0
+        self._content_at: int | None = None  # its first byte in what the model wrote
+        self._written_bytes = 0
         self._reasoning: list[str] = []
         self._calls: dict[str, tuple[str, list[str]]] = {}  # by id: name and pieces of the arguments
-        self._pending: deque[tuple[AnswerToken, int]] = deque()  # with the end of their text
+        self._pending: deque[tuple[AnswerToken, int, int]] = deque()  # with the place of their bytes
 
     @property
     def tokenizer_name(self) -> str:
@@ -170,7 +173,8 @@ class AnswerText:
         self._raw.append(text)
         self._ends.append(begin + len(text))
         if logprobs:
-            self._pending.append((AnswerToken(token_id, logprobs, begin), begin + len(text)))
+            first, self._written_bytes = self._written_bytes, self._written_bytes + self._size_of(token_id)
+            self._pending.append((AnswerToken(token_id, logprobs, begin), first, self._written_bytes))
         deltas = self._router.feed(text)
         if self._router.is_thinking or (was_thinking and not any(isinstance(d, ContentDelta) for d in deltas)):
             self.thought += 1
@@ -187,10 +191,11 @@ class AnswerText:
         events = [event for piece in pieces if (event := self._before_stop(piece)) is not None]
         if is_end and (held := self._stops.flush()):
             events.append(ContentDelta(held))
-        if self._pending and (tokens := self._released(is_end)):
-            events.append(ContentDelta("", tokens))
         for event in events:
             self._add(event)
+        if self._pending and (tokens := self._released(is_end)):
+            self.tokens += tokens
+            events.append(ContentDelta("", tokens))
         return events
 
     def _before_stop(self, piece: TextEvent) -> TextEvent | None:
@@ -201,18 +206,32 @@ class AnswerText:
         return None if isinstance(piece, CallDelta) and self.stopped_by is not None else piece
 
     def _released(self, is_end: bool) -> tuple[AnswerToken, ...]:
-        """Tokens of which something is sure to be shown; at the end, all that no stop has taken away."""
-        held = self._router.held_chars + self._stops.held_chars
-        sure = self._end_of(len(self._ends)) - (0 if is_end and not self.is_stopped else held)
+        """Tokens that are shown as a whole; at the end also what is shown of one.
+
+        The content is one piece of the raw text, from where the router saw it begin: no call stands before any of it
+        where a grammar holds the answer.
+        """
+        place = self._router.content_begin
+        if place is None:
+            return ()
+        if self._content_at is None:
+            self._content_at = len("".join(self._raw)[:place].encode())
+        begin, shown = self._content_at, self._content_at + self._content_bytes
         released = []
-        while self._pending and (self._pending[0][0].offset < sure or self._pending[0][1] <= sure):
-            released.append(self._pending.popleft()[0])
+        while self._pending and (is_end or self._pending[0][2] <= shown):
+            token, first, end = self._pending.popleft()
+            if first < shown and end > begin:
+                cut = (max(0, begin - first), max(0, end - shown))
+                released.append(replace(token, cut=cut) if any(cut) else token)
         return tuple(released)
+
+    def _size_of(self, token_id: int) -> int:
+        return len(self._tokenizer.token_bytes(token_id) or self._tokenizer.decode([token_id]).encode())
 
     def _add(self, event: TextEvent) -> None:
         if isinstance(event, ContentDelta):
             self._content.append(event.text)
-            self.tokens += event.tokens
+            self._content_bytes += len(event.text.encode())
         elif isinstance(event, ReasoningDelta):
             self._reasoning.append(event.text)
         else:

@@ -290,18 +290,28 @@ def chat_logprobs(tokens: Iterable[AnswerToken], tokenizer: Tokenizer) -> Choice
 
 
 def _described(token: AnswerToken, tokenizer: Tokenizer) -> TokenLogprobs:
-    own, *others = (_named(found.token_id, found.logprob, tokenizer) for found in token.logprobs)
+    """The token as far as it is part of the content, so that all of them join to it; also among the alternatives."""
+    own, *others = (
+        _named(found.token_id, found.logprob, tokenizer, token.cut if found.token_id == token.token_id else (0, 0))
+        for found in token.logprobs
+    )
     return TokenLogprobs(own.token, own.logprob, own.bytes, others)
 
 
-def _named(token_id: int, logprob: float, tokenizer: Tokenizer) -> TopLogprob:
+def _named(token_id: int, logprob: float, tokenizer: Tokenizer, cut: tuple[int, int]) -> TopLogprob:
+    data = bytes_of(token_id, tokenizer, cut)
+    return TopLogprob(text_of(token_id, tokenizer, cut), logprob, None if data is None else list(data))
+
+
+def bytes_of(token_id: int, tokenizer: Tokenizer, cut: tuple[int, int] = (0, 0)) -> bytes | None:
+    """``cut`` as of :class:`AnswerToken`."""
     data = tokenizer.token_bytes(token_id)
-    return TopLogprob(text_of(token_id, tokenizer), logprob, None if data is None else list(data))
+    return None if data is None else data[cut[0] : len(data) - cut[1]]
 
 
-def text_of(token_id: int, tokenizer: Tokenizer) -> str:
+def text_of(token_id: int, tokenizer: Tokenizer, cut: tuple[int, int] = (0, 0)) -> str:
     """A token that is part of a character only is shown by its bytes, as OpenAI does; the end of a text by name."""
-    data = tokenizer.token_bytes(token_id)
+    data = bytes_of(token_id, tokenizer, cut)
     if data is None:
         return "<|endoftext|>" if token_id == 0 else tokenizer.decode([token_id])
     try:
@@ -322,7 +332,7 @@ def text_logprobs(tokens: Iterable[AnswerToken], tokenizer: Tokenizer, start: in
     """``start``: how much text stands before the answer (the prompt, where it is echoed)."""
     found = TextLogprobs([], [], [], [])
     for token in tokens:
-        _add(found, token.logprobs, start + token.offset, tokenizer)
+        _add(found, token.logprobs, start + token.offset, tokenizer, token.cut)
     return found
 
 
@@ -338,9 +348,15 @@ def prompt_logprobs(
     return found
 
 
-def _add(found: TextLogprobs, logprobs: tuple[TokenLogprob, ...], offset: int, tokenizer: Tokenizer) -> None:
+def _add(
+    found: TextLogprobs,
+    logprobs: tuple[TokenLogprob, ...],
+    offset: int,
+    tokenizer: Tokenizer,
+    cut: tuple[int, int] = (0, 0),
+) -> None:
     own, *others = logprobs
-    found.tokens.append(text_of(own.token_id, tokenizer))
+    found.tokens.append(text_of(own.token_id, tokenizer, cut))
     found.token_logprobs.append(own.logprob)
     found.top_logprobs.append({text_of(other.token_id, tokenizer): other.logprob for other in others})
     found.text_offset.append(offset)
