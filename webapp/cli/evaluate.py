@@ -29,7 +29,8 @@ from webapp.services.evaluation import (
     score_tools,
 )
 from webapp.services.generation.generation import Generation, generate
-from webapp.services.generation.request import call_constraint, template_of
+from webapp.services.generation.request import template_of
+from webapp.services.generation.structure import call_constraint
 from webapp.tools.bench import shares
 
 AT_ONCE = 8

@@ -30,7 +30,8 @@ from webapp.i18n import Text
 from webapp.manager.handles import Service
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import AnswerText, Generation
-from webapp.services.generation.request import PromptModel, call_constraint, format_of, prepare
+from webapp.services.generation.request import PromptModel, format_of, prepare
+from webapp.services.generation.structure import call_constraint
 from webapp.services.jobs import Jobs, Running
 from webapp.storage.database import Database
 from webapp.storage.tool_bench import DONE, FAILED, STOPPED, BenchStore, StoredRun

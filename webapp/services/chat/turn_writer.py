@@ -21,11 +21,11 @@ from webapp.services.generation.generation import POLL_S, Generation
 from webapp.services.generation.request import (
     PreparedPrompt,
     PromptModel,
-    call_constraint,
     dialect_of,
     format_of,
     prepare,
 )
+from webapp.services.generation.structure import call_constraint
 from webapp.services.presets.presets import Presets, mode_of
 from webapp.storage.attachments import AttachmentStore
 from webapp.storage.chats import ChatStore
@@ -229,7 +229,7 @@ class TurnWriter:
             params = replace(params, seed=stored.stats.get("seed"))
         prompt = prepare(model, rendered, params, state=self._presets.start_state(chat))
         self._note(prompt, preset.name)
-        if is_free:
+        if is_free or rendered.tools is None:
             return prompt
         begun = model.tokenizer.decode(prompt.encoded.beginning) if self._continues else ""
         return replace(prompt, constraint=call_constraint(rendered, consumed=begun))

@@ -15,6 +15,7 @@ from webapp.chat.events import AnswerEvent, Failed, Finished
 from webapp.chat.formats import ALIASES, FLOWER, PromptTemplate, fill_prompt, fills_gaps, format_names
 from webapp.chat.messages import Role, ThinkMode, repeats_noted
 from webapp.chat.prompts import RenderedPrompt, render
+from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
@@ -28,13 +29,13 @@ from webapp.services.generation.request import (
     PromptModel,
     Structure,
     TextPrompt,
-    constraint_of,
+    dialect_of,
     format_of,
-    offered_by,
     prepare,
     raw_prompt,
     template_of,
 )
+from webapp.services.generation.structure import constraint_of, offered_by
 from webapp.services.presets.presets import PLAIN, Presets, mode_of
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, model_name
@@ -94,7 +95,7 @@ class Completions:
             rendered = self._rendered(asked, order.structure, model)
             mode = mode_of(self._think_mode(asked), rendered.tools is not None)
             params = self._sampling(order.sampling, model.info, mode)
-            constraint = constraint_of(order.structure, rendered)
+            constraint = None if order.structure == Structure() else constraint_of(order.structure, rendered)
             prompt = _sharing(prepare(model, rendered, params, constraint, order.state))
             choices.append(
                 [
@@ -153,7 +154,10 @@ class Completions:
             messages, is_going_round = repeats_noted(messages, str(Text("reason.services.same_result_again")))
         if is_going_round and structure.tool_choice in (None, "auto"):
             structure = replace(structure, tool_choice="none")
-        tools = offered_by(structure, model.info, preset.tool_dialect)
+        if structure == Structure():  # nothing is asked of the answer
+            tools = OfferedTools(dialect_of(preset.tool_dialect, model.info))
+        else:
+            tools = offered_by(structure, model.info, preset.tool_dialect)
         template, tools = format_of(
             model.info,
             (prompt.template, preset.template),

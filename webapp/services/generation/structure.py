@@ -1,0 +1,281 @@
+"""What an answer has to look like: the tools it may call and the form it is held to, as OpenAI's requests say them,
+read into what the prompt offers and the constraint the engine keeps to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from webapp.chat.prompts import RenderedPrompt
+from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects
+from webapp.chat.tool_grammars import ToolRules, held
+from webapp.errors import GrammarInvalid, RoostError, ToolInvalid
+from webapp.i18n import Text
+from webapp.services.generation.request import Structure, dialect_of
+from webapp.tools.definition import from_openai
+from webapp.weights.inspection import Inspection
+
+MAX_TOOLS = 128
+MAX_TOOLS_CHARS = 512 * 1024
+"""Of all tools together; each has its own limit beside it."""
+
+
+def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> OfferedTools:
+    """In this dialect ("": the model's own), which writes the calls of the past even where nothing is offered."""
+    choice = read_choice(structure.tool_choice)
+    definitions = () if choice.names == frozenset() else _definitions(structure.tools)
+    if choice.names:
+        definitions = tuple(definition for definition in definitions if definition["name"] in choice.names)
+        for name in sorted(choice.names - {definition["name"] for definition in definitions}):
+            raise RoostError(
+                "invalid_parameter",
+                param="tool_choice",
+                reason=Text("reason.api.is_not_one_of_the_tools", name=repr(name)),
+            )
+    if choice.is_required and not definitions:
+        raise RoostError("invalid_parameter", param="tool_choice", reason=Text("reason.api.no_tools_to_choose_from"))
+    has_form = not choice.is_required and _form(structure.response_format) is not None
+    return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained, has_form)
+
+
+def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, Any] | None:
+    """None for free text. GrammarInvalid for a schema that cannot be used, before anything is queued."""
+    consumed = rendered.continued.text if rendered.continued else ""
+    form = _form(structure.response_format)
+    if rendered.tools is not None:
+        is_required = read_choice(structure.tool_choice).is_required
+        if not structure.is_constrained:
+            _check_nothing_demanded(is_required, form)
+            return None
+        most = None if structure.is_parallel else 1
+        form = None if is_required else form
+        found = call_constraint(rendered, is_required=is_required, max_calls=most, consumed=consumed, form=form)
+        check_tools(found, rendered.tools)
+        return found
+    if form is not None:
+        thinking = rendered.starts_in_reasoning
+        tag_end = rendered.awaits_tag_end and not thinking
+        form |= {"thinking": thinking, "tag_end": tag_end, "consumed": consumed}
+    if form is not None:
+        from webapp.structured.grammar import check
+
+        check(form)
+    return form
+
+
+def call_constraint(
+    rendered: RenderedPrompt,
+    *,
+    is_required: bool = False,
+    max_calls: int | None = None,
+    consumed: str = "",
+    form: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
+    """For ``GenerationRequest.constraint``: free text until a call begins, then a call of an offered tool; with
+    ``form``, a description as in :mod:`webapp.structured.grammar`, calls or that form. None where nothing is offered.
+    ``consumed`` is the answer's text so far."""
+    tools = rendered.tools
+    if tools is None:
+        return None
+    most = tools.dialect.max_calls if max_calls is None else min(max_calls, tools.dialect.max_calls)
+    thinking = rendered.starts_in_reasoning
+    tag_end = rendered.awaits_tag_end and not thinking
+    rules = ToolRules(tools.definitions, is_required, most, thinking, tag_end, form_of_answer(form))
+    return {"kind": "lark", "grammar": tools.dialect.grammar(rules), "consumed": consumed}
+
+
+def form_of_answer(form: Mapping[str, Any] | None) -> str:
+    """As rules for :class:`ToolRules`; GrammarInvalid for a form that cannot be used, whatever the tools are."""
+    if form is None:
+        return ""
+    from webapp.structured.grammar import check, form_rules
+
+    check(form)
+    return form_rules(form)
+
+
+def check_tools(form: dict[str, Any] | None, tools: OfferedTools) -> None:
+    """``invalid_parameter`` naming the tool whose schema cannot be held to; GrammarInvalid where that is none by
+    itself."""
+    from webapp.structured.grammar import check
+
+    try:
+        check(form or {})
+    except GrammarInvalid:
+        for place, definition in enumerate(tools.definitions):
+            _check_alone(definition, tools.dialect, f"tools[{place}].function.parameters")
+        raise
+
+
+def _check_alone(definition: Mapping[str, Any], dialect: ToolDialect, param: str) -> None:
+    """The parameters by themselves first: what is said of them there names the parameter."""
+    from webapp.structured.grammar import check
+
+    grammar = dialect.grammar(ToolRules((definition,), is_required=True))
+    try:
+        check({"kind": "json_schema", "schema": definition["parameters"], "lenient": True})
+        check({"kind": "lark", "grammar": grammar})
+    except GrammarInvalid as exc:
+        raise RoostError("invalid_parameter", param=param, reason=exc.params["reason"]) from exc
+
+
+def _check_nothing_demanded(is_required: bool, form: Mapping[str, Any] | None) -> None:
+    if form is not None:
+        reason = Text("reason.api.demand_needs_constraints")
+        raise RoostError("invalid_parameter", param="response_format", reason=reason)
+    if is_required:
+        raise RoostError("invalid_parameter", param="tool_choice", reason=Text("reason.api.demand_needs_constraints"))
+
+
+def _dialect(structure: Structure, preferred: str, info: Inspection) -> ToolDialect:
+    names = [dialect.name for dialect in all_dialects()]
+    if structure.dialect and structure.dialect not in names:
+        raise RoostError(
+            "invalid_parameter",
+            param="tool_dialect",
+            reason=Text("reason.api.is_not_one_of", name=repr(structure.dialect), names=", ".join(names)),
+        )
+    return dialect_of(structure.dialect or preferred, info)
+
+
+@dataclass(frozen=True)
+class ToolChoice:
+    """Only tools of these ``names`` may be called (None: any). ``is_required``: one of them has to be."""
+
+    names: frozenset[str] | None = None
+    is_required: bool = False
+
+
+def read_choice(choice: Any) -> ToolChoice:
+    """Of ``tool_choice`` in OpenAI's words. Responses have a function's name, and what is allowed, one level higher
+    than chat completions; both are read."""
+    if not isinstance(choice, Mapping):
+        return ToolChoice(frozenset() if choice == "none" else None, choice == "required")
+    if choice.get("type") == "allowed_tools":
+        inner = choice.get("allowed_tools")
+        allowed = inner if isinstance(inner, Mapping) else choice
+        listed = allowed.get("tools")
+        names = frozenset(map(_name_in_choice, listed if isinstance(listed, list) else ()))
+        return ToolChoice(names, allowed.get("mode") == "required")
+    return ToolChoice(frozenset({_name_in_choice(choice)}), is_required=True)
+
+
+def _name_in_choice(choice: Any) -> str:
+    given = choice if isinstance(choice, Mapping) else {}
+    function = given.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else given.get("name")
+    if given.get("type", "function") != "function" or not isinstance(name, str):
+        raise RoostError(
+            "invalid_parameter",
+            param="tool_choice",
+            reason=Text("reason.api.names_a_function_as", form="{type, function: {name}}"),
+        )
+    return name
+
+
+def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], ...]:
+    if len(tools) > MAX_TOOLS:
+        raise RoostError(
+            "invalid_parameter",
+            param="tools",
+            reason=Text("reason.api.there_are_too_many", found=len(tools), limit=MAX_TOOLS),
+        )
+    length = _length(tools)
+    if length > MAX_TOOLS_CHARS:
+        raise RoostError(
+            "invalid_parameter",
+            param="tools",
+            reason=Text("reason.common.too_long", found=length, limit=MAX_TOOLS_CHARS),
+        )
+    found: dict[str, dict[str, Any]] = {}
+    for place, tool in enumerate(tools):
+        if not _is_function(tool):
+            continue
+        definition = _definition(place, tool)
+        name = definition["name"]
+        if name in found:
+            raise RoostError(
+                "invalid_parameter",
+                param=f"tools[{place}].function.name",
+                reason=Text("reason.storage.tool_name_taken", name=repr(name)),
+            )
+        found[name] = definition
+    if tools and not found:
+        raise RoostError(
+            "unsupported_parameter",
+            param="tools[0].type",
+            reason=Text("reason.api.only_functions", found=repr(str(tools[0].get("type"))[:80])),
+        )
+    return tuple(found.values())
+
+
+def _is_function(tool: Mapping[str, Any]) -> bool:
+    """False for the tools that OpenAI's own server runs (web_search, file_search …), and for free text (custom):
+    nobody could carry them out, and a program that sends them offers functions beside them."""
+    return "function" in tool or tool.get("type") in (None, "function")
+
+
+def _length(tools: tuple[Mapping[str, Any], ...]) -> int:
+    try:
+        return len(json.dumps(tools, ensure_ascii=False))
+    except RecursionError as exc:
+        raise RoostError("invalid_parameter", param="tools", reason=Text("reason.api.is_nested_too_deeply")) from exc
+
+
+def _definition(place: int, tool: Mapping[str, Any]) -> dict[str, Any]:
+    """A tool that is not ``strict`` is never refused for its parameters: what cannot be held to is left out."""
+    described = tool.get("function")
+    is_strict = (described if isinstance(described, Mapping) else tool).get("strict") is True
+    try:
+        found = from_openai(tool, is_loose=not is_strict).function
+        if not is_strict and not _can_be_held(json.dumps(found["parameters"])):
+            found["parameters"] = {"type": "object"}
+        return found
+    except ToolInvalid as exc:
+        raise RoostError("invalid_parameter", param=f"tools[{place}]", reason=exc.message.rstrip(".")) from exc
+
+
+@lru_cache(512)
+def _can_be_held(parameters: str) -> bool:
+    """Kept, because programs send the same tools with every request."""
+    from webapp.structured.grammar import check
+
+    try:
+        check({"kind": "json_schema", "schema": json.loads(parameters), "lenient": True})
+    except GrammarInvalid:
+        return False
+    return True
+
+
+def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """``strict`` refuses a schema with anything that cannot be held to; without it that is left out, as at OpenAI."""
+    kind = (wanted or {}).get("type", "text")
+    if wanted is None or kind == "text":
+        return None
+    if kind == "json_object" and wanted.get("schema") is None:
+        return {"kind": "json_object"}
+    if kind == "regex":
+        return {"kind": "regex", "pattern": wanted.get("regex")}
+    if kind in ("choice", "grammar"):
+        return {"kind": kind, kind: wanted.get(kind)}
+    if kind not in ("json_object", "json_schema"):
+        names = "text, json_object, json_schema, regex, choice, grammar"
+        raise RoostError(
+            "invalid_parameter",
+            param="response_format.type",
+            reason=Text("reason.api.is_not_one_of", name=repr(kind), names=names),
+        )
+    described = wanted.get("json_schema")
+    # llama.cpp and Together have the schema beside the type
+    described = described if isinstance(described, Mapping) else wanted
+    schema = described.get("schema")
+    is_strict = described.get("strict") is True
+    if not isinstance(schema, (Mapping, bool)):
+        raise RoostError(
+            "invalid_parameter", param="response_format.json_schema.schema", reason=Text("reason.common.is_missing")
+        )
+    schema = held(schema) if isinstance(schema, Mapping) else schema
+    return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}
