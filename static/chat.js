@@ -151,7 +151,7 @@ addEventListener("pagehide", saveOptions);
 if (new URLSearchParams(location.search).has("done")) history.replaceState({}, "", location.pathname);
 
 // A draft that arrived, but whose arrival this page never heard of.
-const sent = [...document.querySelectorAll(".bubble")].at(-1)?.textContent.trim();
+const sent = [...document.querySelectorAll(".user [data-source]")].at(-1)?.value.trim();
 for (const key of [draftKey(), "new"]) if (sent && draft(key).trim() === sent) forget(key);
 
 prompt.value = prompt.value || draft(draftKey());

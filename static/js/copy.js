@@ -28,7 +28,7 @@ export function copyBySelection(text) {
   return done;
 }
 
-function sourceOf(message) {
+export function sourceOf(message) {
   const source = message.querySelector("[data-source]");
   return source ? source.value ?? source.textContent : "";
 }

@@ -1,5 +1,7 @@
 // The reading column: streamed text, the end of an answer, editing a message.
 
+import { equip, startBlocks } from "./blocks.js";
+import { sourceOf } from "./copy.js";
 import { draft, forget, grow, isComposing, keep } from "./drafts.js";
 import { on } from "./live.js";
 
@@ -19,6 +21,7 @@ function nameButtons(root) {
     button.setAttribute("aria-label", isCopy ? document.body.dataset.tCopy : document.body.dataset.tPreview);
     if (!isCopy) button.setAttribute("aria-expanded", "false");
   }
+  equip(root);
 }
 
 function markLast() {
@@ -46,7 +49,7 @@ function showText(frame) {
   if (frame.reset) final.innerHTML = frame.final;
   else if (frame.final) final.insertAdjacentHTML("beforeend", frame.final);
   final.nextElementSibling.innerHTML = frame.tail;
-  nameButtons(final.parentElement);
+  nameButtons(final.closest(".message"));
 }
 
 function showProgress(frame) {
@@ -78,7 +81,7 @@ function edit(message) {
   const form = document.getElementById("edit-template").content.firstElementChild.cloneNode(true);
   const area = form.elements.text;
   form.querySelector("button[name=do]").value = `edit:${id}`;
-  area.value = draft(`edit.${id}`) || bubble.textContent;
+  area.value = draft(`edit.${id}`) || sourceOf(message);
   keep(area, `edit.${id}`);
   bubble.hidden = true;
   bubble.after(form);
@@ -112,6 +115,7 @@ export function startMessages() {
   on("finished", finish);
   new MutationObserver(markLast).observe(list, { childList: true });
   markLast();
+  startBlocks();
   document.body.style.setProperty("--preview", JSON.stringify(document.body.dataset.tPreview));
   document.body.style.setProperty("--preview-close", JSON.stringify(document.body.dataset.tPreviewClose));
   list.addEventListener("click", async (event) => {

@@ -1,5 +1,9 @@
-// What HTML or SVG in an answer draws, on demand: in a frame of an origin of its own, which reaches neither this page nor
-// a network. The frame is an empty page with a policy of its own (/preview) that is told what to show.
+// What HTML, SVG or a Mermaid diagram in an answer draws, on demand: in a frame of an origin of its own, which reaches
+// neither this page nor a network. The frame is an empty page with a policy of its own (/preview) that is told what to show.
+
+import { sourceOf } from "./copy.js";
+
+let mermaid; // the library's text: 2.5 MB, asked for with the first diagram
 
 export function togglePreview(button) {
   const block = button.closest("pre") ?? button.closest(".answer").querySelector("[data-channel=content]").parentElement;
@@ -11,12 +15,34 @@ export function togglePreview(button) {
   frame.title = document.body.dataset.tPreviewFrame;
   frame.setAttribute("sandbox", "allow-scripts");
   frame.src = "/preview";
-  const text = block.matches("pre") ? block.querySelector("code").textContent : button.closest(".answer").querySelector("[data-source]").value;
-  const show = (event) => {
+  const code = block.matches("pre") && block.querySelector("code");
+  const text = code ? code.textContent : sourceOf(button.closest(".answer"));
+  const page = code && code.matches(".language-mermaid") ? diagramPage(text) : text;
+  const show = async (event) => {
     if (event.source !== frame.contentWindow || event.data !== "ready") return;
     removeEventListener("message", show);
-    frame.contentWindow.postMessage(text, "*");
+    frame.contentWindow?.postMessage(await page, "*");
   };
   addEventListener("message", show);
   return block.after(frame);
+}
+
+async function diagramPage(text) {
+  mermaid ??= fetch("/static/vendor/mermaid.tiny.js").then((answer) => (answer.ok ? answer.text() : Promise.reject(answer)));
+  const failed = document.body.dataset.tPreviewFailed;
+  const asText = (value) => JSON.stringify(value).replaceAll("<", "\\u003c");
+  try {
+    const library = (await mermaid).replaceAll("</script", "<\\/script");
+    return `<!doctype html><meta charset="utf-8"><style>body { margin: 12px; font: 15px/1.5 sans-serif } svg { max-width: 100%; height: auto } pre { white-space: pre-wrap }</style>
+<div id="drawn"></div><script>${library}</script><script>
+mermaid.initialize({ startOnLoad: false, securityLevel: "strict", suppressErrorRendering: true });
+mermaid.render("diagram", ${asText(text)}).then(({ svg }) => { drawn.innerHTML = svg; }, (error) => {
+  const told = document.createElement("pre");
+  told.textContent = ${asText(failed)} + "\\n\\n" + (error?.message ?? error);
+  drawn.append(told);
+});</script>`;
+  } catch {
+    mermaid = undefined;
+    return `<!doctype html><meta charset="utf-8"><p>${failed}</p>`;
+  }
 }

@@ -242,6 +242,7 @@ def message_view(page: ChatContext, stored: StoredMessage) -> Values:
     view: Values = {"id": stored.id, "fingerprint": fingerprint(stored), "text": stored.message.content}
     if stored.message.role is Role.USER:
         files = [_file_chip(file, stored.chat_id, page.t) for file in attached_files(stored.message)]
+        view["html"] = _as_written(stored.message.content)
         return {**view, "template": "chat/_user_message.html", "versions": _versions(stored), "files": files}
     if stored.message.role is Role.TOOL:  # shown with the call it answers
         return {**view, "template": "chat/_tool_message.html"}
@@ -332,6 +333,17 @@ def _rendered(text: str) -> Markup:
     from webapp.web.kit.markdown import render_markdown  # a tenth of a second that no start needs
 
     return Markup(render_markdown(text, copy_label="")) if text.strip() else Markup()
+
+
+SHAPED = re.compile(
+    r"^ {0,3}(?:```|~~~|[-*+] |\d{1,3}[.)] |> |\|.*\|)|`[^`\n]+`|\*\*\S|~~\S|\$\S|\\[(\[]|https?://|\]\(", re.MULTILINE
+)
+
+
+def _as_written(text: str) -> Markup:
+    """A person's message as HTML where it has code, lists, formulas or the like; empty where it is words alone, which
+    are shown as they were typed, with every space."""
+    return _rendered(text) if SHAPED.search(text) else Markup()
 
 
 def _versions(stored: StoredMessage) -> Values | None:

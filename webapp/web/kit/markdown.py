@@ -34,7 +34,7 @@ from webapp.web.kit import formulas, markdown_rules
 
 MAX_HIGHLIGHTED = 20_000  # characters: about 30 ms of pygments; longer code is shown plain
 LANGUAGE = re.compile(r"[A-Za-z0-9+#._-]{1,30}")
-PREVIEWED = ("html", "svg", "xhtml")
+PREVIEWED = ("html", "svg", "xhtml", "mermaid")
 PREVIEW = '<button type="button" class="code-preview"></button>'
 """Opens what a block draws in a frame of its own (``static/js/preview.js``)."""
 FORMATTER = HtmlFormatter(nowrap=True)  # class names, no style attributes
