@@ -47,3 +47,16 @@ def test_blend_makes_a_new_one(places, capsys):
     assert "both.safetensors" in capsys.readouterr().out
     for wrong in ("a.pth", "a.pth=much", "gone.pth=1"):
         assert main(["states", "blend", "a.pth=1", wrong, "--name", "c", *places]) == 2
+
+
+def test_bake_reads_a_document_into_a_state_and_again_by_its_name(places, tmp_path, capsys):
+    (tmp_path / "cats.md").write_text("The cat is called Tom.")
+    command = ["states", "bake", "--model", "tiny.pth", "--strategy", "fake", *places]
+    assert main([*command, str(tmp_path / "cats.md")]) == 0
+    assert re.search(r"cats\.safetensors\n  Document cats\.md; \d+ tokens, read by tiny\.pth", capsys.readouterr().out)
+    assert main([*command, str(tmp_path / "cats.md"), "--as", "prompt", "--name", "kind"]) == 0
+    assert main([*command, "cats.safetensors"]) == 0
+    capsys.readouterr()
+    assert main([*command, str(tmp_path / "cats.md")]) == 2
+    assert re.search(error_text("file_name_taken", name="cats.safetensors"), capsys.readouterr().err)
+    assert main([*command, "nowhere.md"]) == 2

@@ -7,7 +7,7 @@ from collections import deque
 from types import SimpleNamespace
 
 from webapp.engine.outputs import FinishReason, SequenceStats, TokenOutput
-from webapp.errors import ModelError
+from webapp.errors import FileMissing, ModelError
 from webapp.manager.status import ModelStatus
 
 STATS = SequenceStats(prompt_tokens=3, prefilled_tokens=3, decoded_tokens=5, decode_s=2.0, seed=42)
@@ -64,8 +64,13 @@ class ScriptedManager:
         self.states = []
         self.handles = []
         self._tokenizer = tokenizer
+        self.library = SimpleNamespace(find_state=self._no_state)
         config = SimpleNamespace(architecture=architecture, vocab_size=65536)
         self._info = SimpleNamespace(config=config, path="/models/starter.pth", parameters=parameters, metadata={})
+
+    @staticmethod
+    def _no_state(name):
+        raise FileMissing("state_not_found", path=name)
 
     def begin_loading(self):
         """There is nothing to load."""

@@ -39,10 +39,13 @@ def render_own(
     think_mode: ThinkMode,
     continue_last: bool,
     tools: OfferedTools | None,
+    prefix: str,
 ) -> RenderedPrompt:
-    """:func:`webapp.chat.prompts.render` for a template that is a program of its own: one piece of text."""
+    """:func:`webapp.chat.prompts.render` for a template that is a program of its own: one piece of text, or two with
+    ``prefix``, which then stands before the rest of the system prompt."""
     history = messages[:-1] if continue_last else messages
-    context = {
+    system = "\n".join(text for text in (prefix, system) if text)
+    context: dict[str, Any] = {
         "messages": [*([{"role": "system", "content": system}] if system else []), *map(_as_dict, history)],
         "add_generation_prompt": True,
         "enable_thinking": think_mode not in (ThinkMode.NONE, ThinkMode.FAST),
@@ -56,13 +59,26 @@ def render_own(
     text = run_template(template.jinja, json.dumps(context, ensure_ascii=False))
     opened = next((tag for tag in OPEN_TAGS if text.endswith(tag)), "")
     rendered = RenderedPrompt(
-        pieces=(PromptPiece(text),),
+        pieces=_pieces(template.jinja, context, text, prefix),
         stop_strings=(*_stops(template.jinja), *template.stop_strings),
         starts_in_reasoning=opened == "<think" or text.endswith("<think>"),
         awaits_tag_end=bool(opened),
         tools=tools if definitions else None,
     )
     return _continued(rendered, messages[-1]) if continue_last else rendered
+
+
+def _pieces(source: str, context: dict[str, Any], text: str, prefix: str) -> tuple[PromptPiece, ...]:
+    """What the template writes for the prefix alone is a piece of its own, where the prompt begins with it."""
+    if prefix:
+        alone = {**context, "messages": [{"role": "system", "content": prefix}], "add_generation_prompt": False}
+        head = run_template(source, json.dumps({**alone, "tools": None}, ensure_ascii=False))
+        head = text[: len(head)] if text.startswith(head) else ""
+        if head:
+            return tuple(
+                piece for piece in (PromptPiece(head, is_boundary=True), PromptPiece(text[len(head) :])) if piece.text
+            )
+    return (PromptPiece(text),)
 
 
 def _continued(rendered: RenderedPrompt, message: Message) -> RenderedPrompt:

@@ -88,8 +88,10 @@ def render(
     think_mode: ThinkMode = ThinkMode.NONE,
     continue_last: bool = False,
     tools: OfferedTools | None = None,
+    prefix: str = "",
 ) -> RenderedPrompt:
     """The prompt for the next answer, or with ``continue_last`` for the rest of the last (assistant) message.
+    ``prefix`` is a system message of its own before everything else.
 
     A think mode the template does not know counts as NONE. Answers without text are left out. ``tools`` are offered in
     ``system``, or else in the first message where that is a system message. A format that the model brings along makes
@@ -98,14 +100,15 @@ def render(
     if template.jinja:
         from webapp.chat.own_template import render_own
 
-        return render_own(template, messages, system, think_mode, continue_last, tools)
+        return render_own(template, messages, system, think_mode, continue_last, tools, prefix)
     assert not continue_last or (messages and messages[-1].role is Role.ASSISTANT), "only an answer can go on"
     offered = tools or OfferedTools(G1X_JSON)
     system, history = _with_offer(offered, system, messages[:-1] if continue_last else messages)
-    has_system = bool(system) or any(message.role is Role.SYSTEM for message in history)
+    has_system = bool(prefix or system) or any(message.role is Role.SYSTEM for message in history)
     if not system and not has_system:
         system = template.preamble
-    pieces = _spoken(template, template.system_prefix, system) if system else []
+    spoken = [_spoken(template, template.system_prefix, text) for text in (prefix, system) if text]
+    pieces = [piece for message in spoken for piece in message]
     for index, message in enumerate(history):
         if message.role is Role.ASSISTANT:
             pieces += _answer(template, message, offered)

@@ -1,33 +1,40 @@
-"""`roost states`: what is in the library of states, what is in a file, and the blend of several."""
+"""`roost states`: what is in the library of states and in a file, the blend of several, documents as states."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from webapp.cli.options import add_settings, settings_from
+from webapp.cli.options import add_model_options, add_settings, settings_from
 from webapp.cli.parser import pad
-from webapp.errors import RoostError, WeightsError, translate_error
+from webapp.errors import FileMissing, RoostError, WeightsError, translate_error
 from webapp.i18n import Text
 from webapp.i18n.terminal import t, terminal_locale
 from webapp.manager.manager import ModelManager
+from webapp.services.generation.prefixes import DOCUMENT_BYTES, Prefixes, Source, document, read_document
 from webapp.services.states import StateEntry, StateLibrary
-from webapp.weights.state_sheet import StateSheet
+from webapp.weights.state_sheet import DOCUMENT, PROMPT, StateSheet
 
 BARS = " ▁▂▃▄▅▆▇█"
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = subparsers.add_parser("states", help=t("cli.states.about"))
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|inspect|blend")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|inspect|blend|bake")
     listing = actions.add_parser("list", help=t("cli.states.list"))
     looking = actions.add_parser("inspect", help=t("cli.states.inspect"))
     blend = actions.add_parser("blend", help=t("cli.states.blend"))
+    bake = actions.add_parser("bake", help=t("cli.states.bake"))
     for action in (listing, looking, blend):
         add_settings(action, ("models_dir", "data_dir"))
+    add_model_options(bake)
+    bake.add_argument("document", help=t("cli.states.document"))
+    bake.add_argument("--as", dest="kind", choices=(DOCUMENT, PROMPT), default=DOCUMENT, help=t("cli.states.kind"))
+    bake.add_argument("--name", default="", help=t("cli.states.name"))
     for action in (listing, looking):
         action.add_argument("--json", action="store_true", help=t("cli.option.json"))
     looking.add_argument("file", help=t("cli.states.file"))
@@ -75,7 +82,27 @@ def blend_states(states: StateLibrary, args: argparse.Namespace) -> int:
     return 0
 
 
-ACTIONS = {"list": list_states, "inspect": inspect_state, "blend": blend_states}
+def bake_state(states: StateLibrary, args: argparse.Namespace) -> int:
+    """A document, or the name of one that is there already, which is read again by the model of this call."""
+    prefixes, path = Prefixes(states), Path(args.document)
+    if args.document in states.names():
+        job = prefixes.bake_again(args.document)
+    else:
+        if not path.is_file():
+            raise FileMissing(path=args.document)
+        with path.open("rb") as file:
+            text = read_document(states, path.name, file.read(DOCUMENT_BYTES + 1))
+        source = Source(PROMPT, path.stem, text.strip()) if args.kind == PROMPT else document(path.name, text)
+        job = prefixes.bake(source, args.name or path.stem)
+    ended = states.jobs.wait(job.id, None)
+    if ended.error is not None:
+        raise ended.error
+    entry = states.entry(ended.details["name"])
+    print(f"{entry.path}\n  {_line(entry)}")
+    return 0
+
+
+ACTIONS = {"list": list_states, "inspect": inspect_state, "blend": blend_states, "bake": bake_state}
 
 
 def bars(norms: tuple[float, ...]) -> str:
@@ -95,6 +122,13 @@ def _part(text: str) -> tuple[str, float]:
 def _line(entry: StateEntry) -> str:
     if entry.sheet is None:
         return translate_error(entry.error, terminal_locale())[0] if isinstance(entry.error, RoostError) else "?"
+    prefix = entry.sheet.prefix
+    if prefix is not None:
+        made = time.strftime("%Y-%m-%d %H:%M", time.localtime(prefix.made_at))
+        kind = t(f"states.prefix.{prefix.kind}")
+        return t(
+            "cli.states.prefix", kind=kind, title=prefix.title, tokens=prefix.tokens, model=prefix.model, made=made
+        )
     if not entry.fits:
         return t("cli.states.fits_none", sizes=_sizes(entry.sheet))
     return t("cli.states.fits", sizes=_sizes(entry.sheet), names=t("cli.states.comma").join(entry.fits))

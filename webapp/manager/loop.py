@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import hashlib
 import io
 import logging
 import os
@@ -23,7 +22,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from webapp.engine.backend import Backend, LoadProgress
@@ -73,11 +72,10 @@ from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import Tokenizer
 from webapp.weights.child_process import describe_process, take_over_streams, write_frame
 from webapp.weights.inspection import tokenizer_of
-from webapp.weights.model_folder import PEFT_CONFIG
+from webapp.weights.model_folder import model_identity
 
 PROGRESS_EVERY_S = 0.05
 BEAT_EVERY_S = 1.0
-PIECES, PIECE_BYTES = 64, 1 << 16
 logger = logging.getLogger(__name__)
 
 
@@ -273,30 +271,6 @@ def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFac
     if command.initial_state is not None:
         engine.set_initial_state(command.initial_state.value(), command.initial_state_digest)
     return engine
-
-
-def model_identity(path: Path, strategy: str, custom_cuda: bool, adapter: Mapping[str, object] | None = None) -> str:
-    """What the numbers of a loaded model come from, as far as a state depends on it: 32 hex digits. Of its files, and
-    of its adapter's (options as of ``LoadModel.adapter``), name, size, time of last change and :data:`PIECES` pieces
-    count: 15 GB would take ten seconds to hash, and whatever changes a model changes its time or bytes all over it. A
-    path that is no file counts as its name."""
-    found = hashlib.blake2b(f"{strategy.split()}{custom_cuda}".encode(), digest_size=16)
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    if adapter and adapter["adapter_file"]:
-        found.update(repr(sorted(adapter.items())).encode("utf-8", "surrogateescape"))
-        merged, start = Path(str(adapter["adapter_file"])), str(adapter["adapter_start"])
-        files += [merged, merged.with_name(PEFT_CONFIG), *([Path(start)] if start else [])]
-    for file in files:
-        found.update(file.name.encode("utf-8", "surrogateescape"))
-        if not file.is_file():
-            continue
-        stat = file.stat()
-        found.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
-        with file.open("rb", buffering=0) as content:
-            for piece in range(PIECES):
-                content.seek(piece * stat.st_size // PIECES)
-                found.update(content.read(PIECE_BYTES))
-    return found.hexdigest()
 
 
 def tokenizer_for(command: LoadModel) -> Tokenizer:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from webapp.engine.outputs import GenerationRequest, TokenLogprob
@@ -41,6 +42,7 @@ from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
 from webapp.weights.file_reader import MEMORY, FileReader
 from webapp.weights.inspection import Inspection
+from webapp.weights.model_folder import model_identity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,6 +85,7 @@ class ModelManager:
         fit = FitCheck((lambda target, reclaimable: None) if settings.load_anyway else shortfall)
         limits = stall_limits or StallLimits.of(settings.stall_limit_s)
         self._supervisor = Supervisor(settings, start_engine, has_room, self._board.publish, limits, fit)
+        self._identity: tuple[object, str] = (None, "")
         self._choosing = threading.Lock()
         self._preparing = threading.Lock()
         self._close_at_exit = _closer(weakref.ref(self))
@@ -248,6 +251,23 @@ class ModelManager:
     def model_info(self) -> Inspection:
         """What the chosen model's file holds."""
         return self._chosen().inspection
+
+    def model_identity(self) -> str:
+        """32 hex digits of the chosen model's files and its adapter's: equal where states mean the same, but for the
+        rounding of the strategy."""
+        target = self._chosen()
+        key = (target.path, target.stamp, target.adapter_stamps, target.options.adapter_alpha)
+        known, found = self._identity
+        if known != key:
+            options = target.options
+            adapter = {name: getattr(options, name) for name in ("adapter_file", "adapter_alpha", "adapter_start")}
+            found = model_identity(Path(target.path), "", False, adapter)
+            self._identity = key, found
+        return found
+
+    def check_prompt(self, token_ids: Sequence[int]) -> None:
+        """What :meth:`read_state` would refuse: ``prompt_empty``, ``prompt_too_long``, ``token_out_of_range``."""
+        check_prompt(token_ids, self._config_of(self._chosen()), self._settings)
 
     def submit(
         self, request: GenerationRequest, made_for: Inspection | None = None, state: str | Start | None = None

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from webapp.engine.snapshot_store import clear_folder, folder_use
 from webapp.errors import FileMissing, FileReadingFailed, RequestError, RoostError, WeightsError, as_roost_error
@@ -35,6 +35,9 @@ from webapp.settings import Settings
 from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import require_model
 from webapp.weights.state_sheet import StateSheet
+
+if TYPE_CHECKING:
+    from webapp.engine.state import RecurrentState
 
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 NEW_ENDING = ".safetensors"
@@ -171,16 +174,9 @@ class StateLibrary:
         starts from it goes on as after a new beginning, with the text in mind. What is wrong with name, model or text
         is raised at once: ``file_name_taken``, ``state_mismatch``, ``prompt_empty``, ``prompt_too_long``, …
         """
-        name = self._new_name(new_name)
-        check_name_free(self.folder / name)
+        name = self.free_name(new_name)
         if require_model(self.manager.model_info()).major == 4:
-            raise WeightsError(
-                "state_mismatch",
-                path=name,
-                what=Text("reason.services.models_version"),
-                expected=Text("reason.common.rwkv_5_6_or_7"),
-                found="RWKV 4",
-            )
+            raise self.no_states_in_4(name)
         token_ids = tuple(self.manager.tokenizer().encode(text.strip()))
         if not token_ids:
             raise RequestError("prompt_empty")
@@ -196,6 +192,49 @@ class StateLibrary:
             return {"name": self._write(name, state.arrays["att_kv"], state.architecture[0], note)}
 
         return self.jobs.start(MAKING, name, read, about, unit="")
+
+    def free_name(self, new_name: str) -> str:
+        """As a new file would be called; ``file_name_taken``, ``file_name_unusable``."""
+        name = self._new_name(new_name)
+        check_name_free(self.folder / name)
+        return name
+
+    def read_text(self, data: bytes, kind: str, name: str) -> str:
+        """Of a document, ``pdf`` or ``html``; errors as of :meth:`FileReader.document_text`."""
+        part = self._part()
+        try:
+            with writing(self.folder):
+                part.parent.mkdir(parents=True, exist_ok=True)
+                part.write_bytes(data)
+            return self._reader.document_text(part, kind, name)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def write_running(
+        self, name: str, state: RecurrentState, note: str, about: Mapping[str, str], is_new: bool = True
+    ) -> None:
+        """A whole state (RWKV-5 to 7) as a file, with ``about`` in its metadata; in place of the one there unless it
+        ``is_new``."""
+        import numpy as np
+
+        from webapp.weights.state_sheet import write_state_file
+
+        shifts = np.stack([state.arrays["att_x_prev"], state.arrays["ffn_x_prev"]])
+        self._made(
+            name,
+            lambda part: write_state_file(part, state.arrays["att_kv"], state.architecture[0], note, shifts, about),
+            replaces=not is_new,
+        )
+
+    @staticmethod
+    def no_states_in_4(name: str) -> WeightsError:
+        return WeightsError(
+            "state_mismatch",
+            path=name,
+            what=Text("reason.services.models_version"),
+            expected=Text("reason.common.rwkv_5_6_or_7"),
+            found="RWKV 4",
+        )
 
     # smaller parts
 
@@ -234,27 +273,30 @@ class StateLibrary:
             lambda part: write_state_file(part, layers, architecture, note),  # type: ignore[arg-type]
         )
 
-    def _made(self, new_name: str, write: Callable[[Path], None]) -> str:
-        """A new file that ``write`` makes at the path it is given."""
-        clean = self._new_name(new_name)
-        check_name_free(self.folder / clean)
+    def _made(self, new_name: str, write: Callable[[Path], None], replaces: bool = False) -> str:
+        """A new file that ``write`` makes at the path it is given, or one in place of that of the whole name."""
+        clean = new_name if replaces else self.free_name(new_name)
         part = self._part()
         try:
             with writing(self.folder):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 write(part)
-            return self._place(part, clean)
+            return self._place(part, clean, replaces)
         finally:
             part.unlink(missing_ok=True)
 
     def _new_name(self, name: str) -> str:
         return safe_name(_with_ending(name, NEW_ENDING), (NEW_ENDING,))
 
-    def _place(self, part: Path, name: str) -> str:
+    def _place(self, part: Path, name: str, replaces: bool = False) -> str:
         look_into(self._reader, part, name)
         self._reader.state_sheet(part, name)
         to_disk(part)
-        take_place(part, self.folder / name)
+        if replaces:
+            with writing(self.folder):
+                os.replace(part, self.folder / name)
+        else:
+            take_place(part, self.folder / name)
         return name
 
     def _part(self) -> Path:

@@ -26,6 +26,7 @@ from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.conversion import Conversions
 from webapp.services.downloads.downloads import Downloads
+from webapp.services.generation.prefixes import Prefixes
 from webapp.services.jobs import Jobs
 from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.presets import Presets
@@ -127,6 +128,7 @@ def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None
     states = StateLibrary(manager, jobs)
     bench = ToolBench(manager, database, jobs)
     app.extensions.update(model_manager=manager, model_files=files, conversions=conversions, states=states)
+    app.extensions.update(prefixes=Prefixes(states))
     app.extensions.update(jobs=jobs, downloads=downloads)
     app.extensions.update(database=database, presets=presets, chat_turns=turns, mcp_servers=servers)
     measurements = Measurements(manager, database, jobs, settings)

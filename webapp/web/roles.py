@@ -49,6 +49,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.GUEST, "states", "index details file"),
     **_rows(Role.LOCAL, "states", "use"),
     **_rows(Role.OWNER, "states", "do delete rename upload import_ blend copy_out make clear_chats"),
+    **_rows(Role.OWNER, "states", "bake bake_preset bake_again"),
     **_rows(Role.GUEST, "tools", "index new edit form show_preview export"),
     **_rows(Role.OWNER, "tools", "create save try_out delete do add_builtin import_"),
     **_rows(Role.GUEST, "tools.bench", "index show_run show_progress export_run edit_case export_cases"),

@@ -26,7 +26,7 @@ from webapp.i18n import Text, text_from_plain
 from webapp.weights.failed_files import FailedFiles
 from webapp.weights.inspection import Inspection
 from webapp.weights.model_folder import stamp_of
-from webapp.weights.state_sheet import StateSheet
+from webapp.weights.state_sheet import PrefixSheet, StateSheet
 from webapp.weights.tensor_info import shared
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ WAITING_FACTOR = 5
 MEMORY_BYTES = 512 << 20
 MOST_STATE_BYTES = 1 << 30
 REPLY_BYTES = 16 << 20
+DOCUMENT_WORK_S, DOCUMENT_MEMORY_BYTES, DOCUMENT_REPLY_BYTES = 20.0, 512 << 20, 16 << 20
 START_S = 20.0
 WATCH_S = 0.05
 CLOSE_S = 0.5
@@ -179,6 +180,19 @@ class FileReader:
         values = config.n_layer * config.n_head * config.head_size**2
         limits = replace(limits, reply_bytes=REPLY_BYTES + min(4 * values, MOST_STATE_BYTES))
         return self._ask(tuple[str, bytes], "read_state", path, (asdict(config),), limits)  # type: ignore[arg-type]
+
+    def prefix_source(self, path: str | Path) -> tuple[PrefixSheet, dict[str, Any]] | None:
+        """Of a state file into which the beginning of a conversation was read: what it says of that, and what it was
+        made of; None for any other state."""
+        answer: Any = tuple[PrefixSheet, dict[str, Any]] | None
+        found: tuple[PrefixSheet, dict[str, Any]] | None = self._ask(answer, "prefix_source", path, (), Limits())
+        return found
+
+    def document_text(self, path: Path, kind: str, name: str) -> str:
+        """The text of a document, ``pdf`` or ``html``, that a person brought as ``name``; nothing is remembered of a
+        file that failed. ``document_unreadable`` and FileReadingFailed say why there is none."""
+        limits = Limits(DOCUMENT_WORK_S, DOCUMENT_MEMORY_BYTES, DOCUMENT_REPLY_BYTES)
+        return self._call(str, "document_text", (), (_sent(path), kind), limits, name)
 
     def blend(self, parts: Sequence[tuple[Path | None, str, float]], target: Path, note: str) -> None:
         """Writes the weighted mean of states, ``(path, name, weight)`` each, to ``target``; as of ``blend_states``."""

@@ -7,9 +7,10 @@ the other JSON files are read with bounds, since they come from strangers as the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MOST_JSON_BYTES = 8 << 20
 """An index of 20,000 tensors has 2 MB."""
 MOST_SHARDS = 500
+PIECES, PIECE_BYTES = 64, 1 << 16
 
 
 def is_model_folder(names: Collection[str]) -> bool:
@@ -113,3 +115,27 @@ def _single(names: Collection[str]) -> str | None:
     """The one safetensors file of a folder, whatever it is called; None of several."""
     found = [name for name in names if name.endswith(".safetensors") and not name.startswith(("adapter_", "."))]
     return found[0] if len(found) == 1 else None
+
+
+def model_identity(path: Path, strategy: str, custom_cuda: bool, adapter: Mapping[str, object] | None = None) -> str:
+    """What the numbers of a loaded model come from, as far as a state depends on it: 32 hex digits. Of its files, and
+    of its adapter's (options as of ``LoadModel.adapter``), name, size, time of last change and :data:`PIECES` pieces
+    count: 15 GB would take ten seconds to hash, and whatever changes a model changes its time or bytes all over it. A
+    path that is no file counts as its name."""
+    found = hashlib.blake2b(f"{strategy.split()}{custom_cuda}".encode(), digest_size=16)
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    if adapter and adapter["adapter_file"]:
+        found.update(repr(sorted(adapter.items())).encode("utf-8", "surrogateescape"))
+        merged, start = Path(str(adapter["adapter_file"])), str(adapter["adapter_start"])
+        files += [merged, merged.with_name(PEFT_CONFIG), *([Path(start)] if start else [])]
+    for file in files:
+        found.update(file.name.encode("utf-8", "surrogateescape"))
+        if not file.is_file():
+            continue
+        stat = file.stat()
+        found.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        with file.open("rb", buffering=0) as content:
+            for piece in range(PIECES):
+                content.seek(piece * stat.st_size // PIECES)
+                found.update(content.read(PIECE_BYTES))
+    return found.hexdigest()

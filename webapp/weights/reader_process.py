@@ -29,7 +29,7 @@ from webapp.errors import RoostError, WeightsError
 from webapp.i18n import Text, plain
 from webapp.weights.child_process import Pipe, describe_process, framed, read_frame, take_over_streams, write_frame
 from webapp.weights.inspection import Inspection, inspect
-from webapp.weights.state_sheet import StateSheet, sheet_of
+from webapp.weights.state_sheet import PrefixSheet, StateSheet, prefix_of, sheet_of, source_of
 
 NAME = "roost-reader"
 GRACE_S = 5.0
@@ -79,6 +79,22 @@ def read_state(path: bytes, config: dict[str, Any]) -> tuple[str, bytes]:
     return found.digest, found.layers.tobytes() + (b"" if found.shifts is None else found.shifts.tobytes())
 
 
+def prefix_source(path: bytes) -> tuple[PrefixSheet, dict[str, Any]] | None:
+    """What a state file says of the beginning of a conversation in it, and what that was made of; no tensor is read."""
+    from webapp.weights.checkpoint import open_checkpoint
+
+    with open_checkpoint(os.fsdecode(path)) as checkpoint:
+        sheet, source = prefix_of(checkpoint.metadata), source_of(checkpoint.metadata)
+    return None if sheet is None or source is None else (sheet, source)
+
+
+def document_text(path: bytes, kind: str) -> str:
+    """The text of a PDF or an HTML file (UTF-8)."""
+    from webapp.weights.document_text import html_text, pdf_text
+
+    return pdf_text(Path(os.fsdecode(path))) if kind == "pdf" else html_text(Path(os.fsdecode(path)))
+
+
 def blend(parts: list[tuple[bytes, str, float]], target: bytes, note: str) -> None:
     """``(path, name, weight)`` each, no path for no state; the blend is written to ``target``."""
     from webapp.weights.state_file import blend_states, open_state
@@ -117,7 +133,17 @@ def adapter_fits(path: bytes, adapter: bytes, alpha: float, start: bytes) -> Non
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
     made.__name__: made
-    for made in (inspect_file, state_sheet, read_state, blend, copy_out, planned_bytes, adapter_fits)
+    for made in (
+        inspect_file,
+        state_sheet,
+        read_state,
+        prefix_source,
+        document_text,
+        blend,
+        copy_out,
+        planned_bytes,
+        adapter_fits,
+    )
 }
 
 

@@ -25,7 +25,7 @@ from webapp.errors import WeightsError
 from webapp.i18n import Text
 from webapp.weights.architecture import FULL_STATE_NAME, STATE_NAME, describe
 from webapp.weights.checkpoint import Checkpoint, open_checkpoint
-from webapp.weights.state_sheet import Origin, mismatch, origin_of, tensor_name
+from webapp.weights.state_sheet import Origin, PrefixSheet, mismatch, origin_of, prefix_of, tensor_name
 
 FLOATS = ("float32", "float16", "bfloat16", "float64")
 Sizes = tuple[int, int, int]
@@ -131,6 +131,7 @@ class StateFile:
     digest: str
     origin: Origin = field(default_factory=Origin)
     shifts: np.ndarray | None = None
+    prefix: PrefixSheet | None = None
 
     @property
     def sizes(self) -> tuple[int, int, int]:
@@ -176,7 +177,8 @@ def open_state(path: str | Path, name: str = "") -> StateFile:
         n_layer, n_head, head_size, _ = layers.shape
         shifts = read_shifts(shown, checkpoint, n_layer, n_head * head_size)
         digest = state_digest(layers, shifts)
-        return StateFile(shown.stem, layers, digest, origin_of(shown, checkpoint.metadata), shifts)
+        metadata = checkpoint.metadata
+        return StateFile(shown.stem, layers, digest, origin_of(shown, metadata), shifts, prefix_of(metadata))
 
 
 def merged_state(path: str | Path) -> StateFile:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import re
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from webapp.engine.state import ModelConfig
 from webapp.errors import WeightsError
@@ -51,12 +52,71 @@ def origin_of(path: Path, metadata: Mapping[str, str]) -> Origin:
     return Origin(tags.pop(), "name") if len(tags) == 1 else Origin()
 
 
+PREFIX_KEY, SOURCE_KEY = "roost.prefix", "roost.source"
+PROMPT, TOOLS, DOCUMENT = "prompt", "tools", "document"
+MOST_SOURCE_CHARS = 200_000
+SOURCE_PIECE_CHARS = 60_000
+TITLE_CHARS = 200
+
+
+@dataclass(frozen=True)
+class PrefixSheet:
+    """What a state file says of the beginning of a conversation that was read into it, whole, by a model.
+
+    ``kind``: prompt, tools or document. ``tokens``: how many were read; ``ids``: digest of their ids. ``model`` and
+    ``strategy`` read them; ``made_for`` is that model's identity (:func:`webapp.weights.model_folder.model_identity`).
+    ``made_at``: seconds since 1970.
+    """
+
+    kind: str
+    title: str
+    tokens: int
+    ids: str
+    model: str
+    strategy: str
+    made_for: str
+    made_at: int
+
+
+def prefix_metadata(sheet: PrefixSheet, source: Mapping[str, Any]) -> dict[str, str]:
+    """For a state file. ``source`` is what the beginning was made of, to make it again for another model."""
+    text = json.dumps(source, ensure_ascii=False)
+    pieces = [text[start : start + SOURCE_PIECE_CHARS] for start in range(0, len(text), SOURCE_PIECE_CHARS)]
+    return {PREFIX_KEY: json.dumps(asdict(sheet)), **{f"{SOURCE_KEY}.{n}": piece for n, piece in enumerate(pieces)}}
+
+
+def prefix_of(metadata: Mapping[str, str]) -> PrefixSheet | None:
+    """None where the file says nothing of one, or nothing that makes sense."""
+    try:
+        told = json.loads(metadata.get(PREFIX_KEY, ""))
+        texts = {
+            name: str(told[name])[:TITLE_CHARS] for name in ("kind", "title", "ids", "model", "strategy", "made_for")
+        }
+        found = PrefixSheet(**texts, tokens=int(told["tokens"]), made_at=int(told["made_at"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return None
+    is_sane = found.kind in (PROMPT, TOOLS, DOCUMENT) and 0 < found.tokens < 1 << 31 and 0 <= found.made_at < 1 << 40
+    return found if is_sane else None
+
+
+def source_of(metadata: Mapping[str, str]) -> dict[str, Any] | None:
+    """What :func:`prefix_metadata` was given."""
+    pieces: list[str] = []
+    while (piece := metadata.get(f"{SOURCE_KEY}.{len(pieces)}")) is not None:
+        pieces.append(piece)
+    try:
+        found = json.loads("".join(pieces))
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 @dataclass(frozen=True)
 class StateSheet:
     """``architecture``: "5", "6", "7", or "" when it cannot be told; ``told_by``: metadata, name, model or "".
 
     ``norms``: Euclidean length of each layer. ``digest``: SHA-256 over sizes and values, the one requests are logged
-    with.
+    with. ``prefix``: of a file into which the beginning of a conversation was read.
     """
 
     architecture: str
@@ -66,6 +126,7 @@ class StateSheet:
     head_size: int
     norms: tuple[float, ...]
     digest: str
+    prefix: PrefixSheet | None = None
 
     @property
     def n_embd(self) -> int:
@@ -85,7 +146,10 @@ class StateSheet:
 def sheet_of(state: StateFile) -> StateSheet:
     n_layer, n_head, head_size = state.sizes
     norms = tuple(state.norms())
-    return StateSheet(state.origin.architecture, state.origin.told_by, n_layer, n_head, head_size, norms, state.digest)
+    origin = state.origin
+    return StateSheet(
+        origin.architecture, origin.told_by, n_layer, n_head, head_size, norms, state.digest, state.prefix
+    )
 
 
 def tensor_name(layer: int) -> str:
@@ -130,17 +194,30 @@ def read_npy(path: Path) -> FileContents:
     return FileContents("npy", tensors, {}, is_published_form=False)
 
 
-def write_state_file(path: Path, layers: np.ndarray, architecture: str = "", note: str = "") -> None:
+def write_state_file(
+    path: Path,
+    layers: np.ndarray,
+    architecture: str = "",
+    note: str = "",
+    shifts: np.ndarray | None = None,
+    about: Mapping[str, str] | None = None,
+) -> None:
     """All of it or nothing, as state tuning names and turns it, in float32. ``layers (n_layer, n_head, head_size,
     head_size)``. FileExistsError when ``path`` is there already; OSError.
 
-    ``note`` says how it was made, for who looks into the file.
+    ``note`` says how it was made, for who looks into the file; ``about`` is further metadata. With ``shifts
+    (2, n_layer, n_embd)``, what attention and channel mix saw last, it is a running state as the rwkv package saves
+    it, which turns the matrices of RWKV-5 and 6.
     """
     import numpy as np
     from safetensors.numpy import save
 
+    if shifts is not None and architecture[:1] in ("5", "6"):
+        layers = layers.swapaxes(-1, -2)
     tensors = {tensor_name(n): np.ascontiguousarray(layer, np.float32) for n, layer in enumerate(layers)}
-    known = {ARCHITECTURE_KEY: architecture, "roost.note": note}
+    for mix, rows in zip(("att", "ffn"), () if shifts is None else shifts, strict=False):
+        tensors |= {f"blocks.{n}.{mix}.x_prev": np.ascontiguousarray(row, np.float32) for n, row in enumerate(rows)}
+    known = {ARCHITECTURE_KEY: architecture, "roost.note": note, **(about or {})}
     data = save(tensors, {key: value for key, value in known.items() if value})
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{uuid.uuid4().hex}.part")

@@ -186,7 +186,20 @@ def test_a_name_is_never_markup(browser):
 
 def test_another_site_can_do_nothing(browser):
     headers, form = {"Origin": "http://evil.example"}, {"name": "poet.pth"}
-    for path in ("use", "delete", "upload", "import", "blend", "make", "copy-out", "rename", "do"):
+    for path in (
+        "use",
+        "delete",
+        "upload",
+        "import",
+        "blend",
+        "make",
+        "copy-out",
+        "rename",
+        "do",
+        "bake",
+        "bake-preset",
+        "bake-again",
+    ):
         answer = browser.client.post(f"/states/{path}", base_url="http://127.0.0.1", headers=headers, data=form)
         assert answer.status_code == 403
 
@@ -202,3 +215,79 @@ def test_kept_states_of_chats_are_shown_and_cleared(browser, tmp_path):
     page = browser.post("/states/clear-chats")
     assert says(page, "states.said.cleared", name="3") and 'data-count="0"' in page and not list(folder.iterdir())
     assert text("states.chats.title", "zh") in browser.get("/states?lang=zh")
+
+
+# prefixes
+
+
+def bakes(browser, path="/states/bake", **form) -> str:
+    """The list once what was asked for is read."""
+    browser.post(path, **form)
+    jobs = browser.client.application.extensions["jobs"]
+    jobs.wait(jobs.jobs("state")[0].id, 20)
+    assert jobs.jobs("state")[0].status == "done", jobs.jobs("state")[0].error
+    return browser.get("/states")
+
+
+def row_of(page: str, name: str) -> str:
+    return page[page.index(f'id="state-{name}') :].split("</li>")[0]
+
+
+def test_a_dropped_document_becomes_a_state_that_a_chat_starts_from(browser):
+    html = b"<html><body><h1>Cats</h1><p>The cat is called Tom.</p><script>no()</script>"
+    page = bakes(browser, kind="document", file=(io.BytesIO(html), "folder/cats.html"))
+    assert "/states/cats.safetensors" in page and says(page, "states.prefix.document") and "seven.pth" in page
+    chat = re.search(r'href="(/\?state=cats.safetensors)"', page)
+    assert chat and re.search(r'<option value="cats.safetensors" selected>', browser.get(chat[1]))
+    source = browser.client.application.extensions["states"].library.reader.prefix_source(
+        browser.states / "cats.safetensors"
+    )
+    assert source[1]["system"] == "File: cats.html\n```\nCats\nThe cat is called Tom.\n```"
+    assert text("states.prefix.document", "zh") in browser.get("/states/cats.safetensors?lang=zh")
+
+
+def test_a_pasted_system_prompt_is_read_as_it_stands(browser):
+    page = bakes(browser, kind="prompt", text=" You are kind. ", name="kind")
+    assert says(page, "states.prefix.prompt") and "kind.safetensors" in page
+
+
+def test_a_presets_prompt_and_tools_are_read(browser):
+    presets = browser.client.application.extensions["presets"]
+    preset = presets.create("Kind one", {"system_prompt": "You are kind."})
+    assert "Kind one" in browser.get("/states")
+    page = bakes(browser, "/states/bake-preset", preset=preset.id)
+    assert "Kind one.safetensors" in page and says(page, "states.prefix.prompt")
+    browser.post("/states/bake-preset", expected=404, preset="nobody")
+
+
+def test_another_model_says_that_it_is_stale_and_one_click_reads_it_again(browser):
+    bakes(browser, kind="document", text="Tom sleeps.", name="tom")
+    browser.manager.load("own.pth")
+    browser.manager.wait_ready(20)
+    page = browser.get("/states")
+    assert says(page, "states.prefix.stale", made_by="seven.pth", model="own.pth")
+    assert says(page, "states.prefix.again", model="own.pth")
+    page = bakes(browser, "/states/bake-again", name="tom.safetensors")
+    assert not says(page, "states.prefix.stale", made_by="seven.pth", model="own.pth")
+    assert says(page, "states.prefix.by", model="own.pth")
+    browser.post("/states/bake-again", expected=404, name="poet.pth")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "code"),
+    [
+        ("a.docx", b"PK\3\4 office", "attachment_not_text"),
+        ("a.bin", bytes(range(256)), "attachment_not_text"),
+        ("a.txt", b" \n ", "attachment_empty"),
+        ("a.html", b"<script>x</script>", "document_unreadable"),
+        ("a.pdf", b"%PDF-1.7\nnothing", "document_unreadable"),
+        ("a.txt", b"x " * 150_000, "document_too_long"),
+        ("a.txt", b"x" * 2_000_001, "attachment_too_large"),
+    ],
+)
+def test_a_document_that_cannot_be_read_says_why_and_leaves_nothing(browser, name, data, code):
+    before = sorted(browser.states.iterdir())
+    form = {"kind": "document", "file": (io.BytesIO(data), name)}
+    answer = browser.client.post("/states/bake", base_url="http://127.0.0.1", headers=OWN, data=form)
+    assert 400 <= answer.status_code < 500 and is_refused(answer.get_data(as_text=True), code)
+    assert sorted(browser.states.iterdir()) == before

@@ -18,6 +18,7 @@ from webapp.errors import as_roost_error
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import with_search, with_texts
 from webapp.services.generation.generation import POLL_S, Generation
+from webapp.services.generation.prefixes import Prefix, find_prefix, starting_from
 from webapp.services.generation.request import (
     PreparedPrompt,
     PromptModel,
@@ -198,7 +199,7 @@ class TurnWriter:
             stored = self._store.message(self._live.message_id)
             self._message = stored.message
             prompt = self._prompt(stored)
-            self._known_tokens = self._known_before(stored, len(prompt.token_ids))
+            self._known_tokens = self._known_before(stored, prompt.prompt_tokens)
         generation = self._generation = Generation(
             self._manager, prompt, self._client, is_kept=True, gather_s=GATHER_S, origin=self._origin
         )
@@ -222,13 +223,15 @@ class TurnWriter:
         self._origin = chat.origin
         self._offered(chat)
         preset = self._presets.of_chat(chat)
-        rendered, is_free = self._rendered(chat, preset, model)
+        state = self._presets.start_state(chat)
+        prefix = find_prefix(self._manager, state)
+        rendered, is_free = self._rendered(chat, preset, model, prefix)
         mode = mode_of(think_mode_of(chat, preset), rendered.tools is not None)
         params = self._presets.sampling(preset, chat.sampling, model.info, mode)
         if self._continues and params.seed is None:  # as if it had never been stopped
             params = replace(params, seed=stored.stats.get("seed"))
-        prompt = prepare(model, rendered, params, state=self._presets.start_state(chat))
-        self._note(prompt, preset.name)
+        prompt = starting_from(prepare(model, rendered, params, state=state), prefix, self._manager)
+        self._note(prompt, preset.name, prefix)
         if is_free or rendered.tools is None:
             return prompt
         begun = model.tokenizer.decode(prompt.encoded.beginning) if self._continues else ""
@@ -245,7 +248,9 @@ class TurnWriter:
                 return int(before.stats.get("prompt_tokens", 0)) + int(before.stats["decoded_tokens"]) - 1
         return 0
 
-    def _rendered(self, chat: Chat, preset: Preset, model: PromptModel) -> tuple[RenderedPrompt, bool]:
+    def _rendered(
+        self, chat: Chat, preset: Preset, model: PromptModel, prefix: Prefix | None
+    ) -> tuple[RenderedPrompt, bool]:
         """The prompt, and whether calls in its answer are left unconstrained."""
         database = self._store.database
         path = [stored.message for stored in self._store.path_to(self._live.message_id)]
@@ -263,16 +268,21 @@ class TurnWriter:
         if not self._continues:
             self._message = replace(self._message, think_mode=template.supported(think_mode))
         system = chat.system_prompt or preset.system_prompt
-        rendered = render(template, messages, system, think_mode, self._continues, offered)
+        spoken = prefix.source.spoken if prefix is not None else ""
+        if prefix is not None:
+            system, _ = prefix.rest(system, messages)
+        rendered = render(template, messages, system, think_mode, self._continues, offered, spoken)
         return replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop)), chosen.is_free
 
-    def _note(self, prompt: PreparedPrompt, preset: str) -> None:
+    def _note(self, prompt: PreparedPrompt, preset: str, prefix: Prefix | None) -> None:
         """For the message's figures: how the answer is made."""
         status = self._manager.status()
         self._model = status.model
         sampling = {k: v for k, v in prompt.params.to_dict().items() if not k.startswith("stop_") and v != {}}
         state = status.state if prompt.state is None else prompt.state
         self._stats = {"strategy": status.strategy, "state": state, "sampling": sampling, "preset": preset}
+        if prefix is not None:
+            self._stats |= {"state": prefix.name, "prefix_tokens": prompt.prefix_tokens}
         if status.adapter:
             self._stats["adapter"] = status.adapter
 

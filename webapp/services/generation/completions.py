@@ -17,10 +17,11 @@ from webapp.chat.messages import Role, ThinkMode, repeats_noted
 from webapp.chat.prompts import RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import ModelError, RoostError, error_from_dict
+from webapp.errors import FileMissing, ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import AnswerText, Generation
+from webapp.services.generation.prefixes import Prefix, find_prefix, starting_from, written
 from webapp.services.generation.request import (
     AnswerRequest,
     ChatPrompt,
@@ -37,6 +38,7 @@ from webapp.services.generation.request import (
 )
 from webapp.services.generation.structure import constraint_of, offered_by
 from webapp.services.presets.presets import PLAIN, Presets, mode_of
+from webapp.services.states import NEW_ENDING
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, model_name
 
@@ -91,12 +93,16 @@ class Completions:
         model = PromptModel.chosen(self._manager)
         stops = self._presets.active().stop if order.stop is None else order.stop
         choices: list[list[Generation]] = []
+        order = replace(order, state=self._state_of(order))
+        prefix = find_prefix(self._manager, order.state)
         for asked in order.prompts:
-            rendered = self._rendered(asked, order.structure, model)
+            rendered = self._rendered(asked, order.structure, model, prefix)
             mode = mode_of(self._think_mode(asked), rendered.tools is not None)
             params = self._sampling(order.sampling, model.info, mode)
-            constraint = None if order.structure == Structure() else constraint_of(order.structure, rendered)
-            prompt = _sharing(prepare(model, rendered, params, constraint, order.state))
+            is_free = order.structure == Structure() and rendered.tools is None
+            constraint = None if is_free else constraint_of(order.structure, rendered)
+            prepared = prepare(model, rendered, params, constraint, order.state)
+            prompt = _sharing(starting_from(prepared, prefix, self._manager))
             choices.append(
                 [
                     Generation(
@@ -112,6 +118,18 @@ class Completions:
                 ]
             )
         return Completion(choices)
+
+    def _state_of(self, order: AnswerRequest) -> str | None:
+        """``state_not_found`` for a prefix that is none; its name may stand without its ending."""
+        if order.prefix_id is None:
+            return order.state
+        if order.state is not None:
+            raise RoostError("invalid_parameter", param="prefix_id", reason=Text("reason.api.state_or_prefix"))
+        names = (order.prefix_id, order.prefix_id + NEW_ENDING)
+        found = next((name for name in names if find_prefix(self._manager, name) is not None), None)
+        if found is None:
+            raise FileMissing("state_not_found", path=order.prefix_id)
+        return found
 
     def prompt_token_ids(self, prompt: Prompt, structure: Structure = NO_STRUCTURE) -> tuple[int, ...]:
         """What an answer to this prompt would read."""
@@ -135,11 +153,15 @@ class Completions:
             return params
         return SamplingParams.from_dict(params.to_dict() | {"max_tokens": given["max_tokens"]})
 
-    def _rendered(self, prompt: Prompt, structure: Structure, model: PromptModel) -> RenderedPrompt:
+    def _rendered(
+        self, prompt: Prompt, structure: Structure, model: PromptModel, prefix: Prefix | None = None
+    ) -> RenderedPrompt:
         """``invalid_parameter`` for a template that does not exist, or a conversation that cannot be continued."""
         preset = self._presets.active()
         if not isinstance(prompt, ChatPrompt):
-            return raw_prompt(_with_gap(prompt, model.info), prompt.token_ids, model.info)
+            raw = raw_prompt(_with_gap(prompt, model.info), prompt.token_ids, model.info)
+            before = written(prefix.source, model, preset.template).pieces if prefix else ()
+            return replace(raw, pieces=(*before, *raw.pieces))
         if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
             raise RoostError("invalid_parameter", param="messages", reason=Text("reason.services.not_the_last_answer"))
         names = format_names()
@@ -158,6 +180,11 @@ class Completions:
             tools = OfferedTools(dialect_of(preset.tool_dialect, model.info))
         else:
             tools = offered_by(structure, model.info, preset.tool_dialect)
+        system, spoken = "", ""
+        if prefix is not None:
+            tools, spoken = prefix.offered(tools, structure), prefix.source.spoken
+            system, rest = prefix.rest("", messages)
+            messages = tuple(rest)
         template, tools = format_of(
             model.info,
             (prompt.template, preset.template),
@@ -166,7 +193,7 @@ class Completions:
             has_calls=any(message.tool_calls for message in prompt.messages),
         )
         template = _named(template, prompt.names)
-        return render(template, messages, "", self._think_mode(prompt), prompt.continue_last, tools)
+        return render(template, messages, system, self._think_mode(prompt), prompt.continue_last, tools, spoken)
 
     def _think_mode(self, prompt: Prompt) -> ThinkMode:
         """What is asked for, before the format has its say; a text as it is asks for none."""
@@ -198,7 +225,7 @@ class Completion:
 
     @property
     def prompt_tokens(self) -> int:
-        return sum(len(prompt.token_ids) for prompt in self.prompts)
+        return sum(prompt.prompt_tokens for prompt in self.prompts)
 
     def events(self, poll_s: float) -> Iterator[tuple[int, AnswerEvent] | None]:
         """(number of the answer, event) until every answer is finished; None after ``poll_s`` without news. Raises what

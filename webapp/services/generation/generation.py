@@ -401,7 +401,10 @@ class Generation:
     ) -> list[AnswerEvent]:
         figures = asdict(stats) if stats is not None else {}  # without the digests that only a check of states has
         found = {name: value for name, value in figures.items() if value != ""}
-        found |= {"tokens_per_s": tokens_per_s(stats)} if stats is not None else {}
+        if stats is not None:
+            found |= {"tokens_per_s": tokens_per_s(stats)}
+            for name in ("prompt_tokens", "cached_tokens"):
+                found[name] += self.prompt.prefix_tokens
         if error is not None or reason is None or reason is FinishReason.ERROR:
             rest = self.text.finish(is_cut=True)
             self.end = Failed(
@@ -418,7 +421,8 @@ class Generation:
     def _usage(self, stats: SequenceStats | None) -> Usage:
         is_counted = stats is not None and not self.text.is_stopped
         written = stats.decoded_tokens if stats and is_counted else len(self.text.token_ids) - self._begun_tokens
-        return Usage(len(self.prompt.token_ids), written, stats.cached_tokens if stats else 0, self.text.thought)
+        cached = self.prompt.prefix_tokens + stats.cached_tokens if stats else 0
+        return Usage(self.prompt.prompt_tokens, written, cached, self.text.thought)
 
     def _waiting(self, event: object) -> list[AnswerEvent]:
         if self.is_stopping:

@@ -83,8 +83,9 @@ class AnswerRequest:
     """``choices`` answers to each of ``prompts``. ``sampling`` holds only what was asked for: names of SamplingParams.
 
     ``stop`` None is the preset's; a stop ends the content, thinking does not count. ``state`` as in
-    :meth:`ModelManager.submit`. ``client`` is who asks, for fairness. ``streams_calls``: the caller can
-    use pieces of a call, and with a call the limit of tokens has cut off. ``is_kept``: it is gone on from later.
+    :meth:`ModelManager.submit`; ``prefix_id`` names one that has a prefix in it, in its place. ``client`` is who asks,
+    for fairness. ``streams_calls``: the caller can use pieces of a call, and with a call the limit of tokens has cut
+    off. ``is_kept``: it is gone on from later.
     """
 
     prompts: tuple[Prompt, ...]
@@ -92,6 +93,7 @@ class AnswerRequest:
     stop: tuple[str, ...] | None = None
     choices: int = 1
     state: str | None = None
+    prefix_id: str | None = None
     client: str = ""
     structure: Structure = Structure()
     streams_calls: bool = False
@@ -124,7 +126,8 @@ class EncodedPrompt:
 @dataclass(frozen=True)
 class PreparedPrompt:
     """All the engine needs for an answer. ``params`` end at the template's stops too; ``constraint`` is as in
-    ``GenerationRequest``, ``state`` as in :meth:`ModelManager.submit`."""
+    ``GenerationRequest``, ``state`` as in :meth:`ModelManager.submit`. ``prefix_tokens`` of the prompt are in the state
+    already and not in ``encoded``."""
 
     model: PromptModel
     rendered: RenderedPrompt
@@ -132,10 +135,16 @@ class PreparedPrompt:
     params: SamplingParams
     constraint: dict[str, Any] | None = None
     state: str | None = None
+    prefix_tokens: int = 0
 
     @property
     def token_ids(self) -> tuple[int, ...]:
+        """What the engine is given."""
         return self.encoded.token_ids
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.prefix_tokens + len(self.encoded.token_ids)
 
 
 def prepare(

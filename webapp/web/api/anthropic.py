@@ -209,6 +209,7 @@ class MessageRequest(AnthropicSampling, kw_only=True):
     stream: bool | None = None
     metadata: Any = None
     state: Annotated[str, Meta(max_length=500)] | None = None
+    prefix_id: Annotated[str, Meta(max_length=500)] | None = None
 
 
 def answer_request(asked: MessageRequest) -> AnswerRequest:
@@ -217,6 +218,7 @@ def answer_request(asked: MessageRequest) -> AnswerRequest:
         sampling={"max_tokens": most_tokens(asked.max_tokens), **asked_sampling(asked, "anthropic")},
         stop=stops_of(asked.stop_sequences),
         state=asked.state,
+        prefix_id=asked.prefix_id,
         structure=structure_of(asked),
         streams_calls=True,
     )

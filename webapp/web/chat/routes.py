@@ -66,10 +66,11 @@ def _show(
 
 
 def _new_chat(page: ChatContext) -> Chat:
-    """With the preset the address names, if there is one."""
-    preset_id = request.args.get("preset", "")[:ID_CHARS]
+    """With the preset and the state file the address names, if there are such."""
+    preset_id, state = request.args.get("preset", "")[:ID_CHARS], request.args.get("state", "")[:NAME_BYTES]
     is_known = bool(preset_id) and any(preset.id == preset_id for preset in page.presets.list())
-    return replace(NEW_CHAT, preset_id=preset_id) if is_known else NEW_CHAT
+    chat = replace(NEW_CHAT, preset_id=preset_id) if is_known else NEW_CHAT
+    return replace(chat, state=state) if state in page.state_names() else chat
 
 
 def _undo_toast(page: ChatContext) -> tuple[Toast, ...]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from flask import Blueprint, Response, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
-from webapp.errors import FileMissing, RoostError, WeightsError
+from webapp.chat.messages import display_name
+from webapp.errors import FileMissing, RequestError, RoostError, WeightsError
 from webapp.i18n import Text
 from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
+from webapp.services.generation.prefixes import DOCUMENT_BYTES, Source, document, read_document, source_of_preset
 from webapp.services.states import clear_snapshots
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page
-from webapp.web.states.views import details_page, library, states_page
+from webapp.web.presets.form import shown_name
+from webapp.web.states.views import details_page, library, prefixes, states_page
+from webapp.weights.state_sheet import PROMPT
 
 blueprint = Blueprint("states", __name__, url_prefix="/states")
 NAME_CHARS = 1000
@@ -128,6 +133,54 @@ def make() -> BaseResponse | Response:
     except RoostError as exc:
         return _refuse("make", exc, {"text": text, "make_name": name})
     return redirect(url_for("states.index"), 303)
+
+
+@blueprint.post("/bake")
+def bake() -> BaseResponse | Response:
+    """A ``file``, or else ``text``, as a ``kind``: document or prompt. Without a name it has the file's."""
+    request.max_form_memory_size = FORM_BYTES
+    form = request.form
+    text, name, kind = form.get("text", "")[:TEXT_CHARS], form.get("name", "")[:NAME_CHARS].strip(), form.get("kind")
+    given = request.files.get("file")
+    title = display_name(given.filename) if given is not None and given.filename else ""
+    states = library(current_page())
+    try:
+        if given is not None and title:
+            text = read_document(states, given.filename or "", given.stream.read(DOCUMENT_BYTES + 1))
+        name = name or Path(title).stem
+        source = Source(PROMPT, name, text.strip()) if kind == PROMPT else document(title or name, text)
+        if not text.strip():
+            raise RequestError("prompt_empty")
+        prefixes(current_page()).bake(source, name)
+    except RoostError as exc:
+        return _refuse("bake", exc, {"bake_text": "" if title else text, "bake_name": name, "bake_kind": kind or ""})
+    return redirect(url_for("states.index"), 303)
+
+
+@blueprint.post("/bake-preset")
+def bake_preset() -> BaseResponse | Response:
+    """System prompt and tools of the preset ``preset``."""
+    name = request.form.get("name", "")[:NAME_CHARS].strip()
+    page = current_page()
+    try:
+        preset = page.service("presets").get(request.form.get("preset", "")[:NAME_CHARS])
+        title = shown_name(preset, page.t)
+        source = source_of_preset(preset, page.tools.list(), title)
+        prefixes(page).bake(source, name or title)
+    except RoostError as exc:
+        return _refuse("bake-preset", exc, {"preset_name": name})
+    return redirect(url_for("states.index"), 303)
+
+
+@blueprint.post("/bake-again")
+def bake_again() -> BaseResponse | Response:
+    """``name`` for the model that is chosen now."""
+
+    def start(page: PageContext) -> str:
+        prefixes(page).bake_again(_name())
+        return url_for("states.index")
+
+    return _act(start)
 
 
 def _parts() -> list[tuple[str, float]]:

@@ -12,10 +12,13 @@ from flask import url_for
 from webapp.errors import RoostError
 from webapp.i18n import size_text
 from webapp.manager.target import ZERO_STATE
+from webapp.services.generation.prefixes import Prefixes
 from webapp.services.jobs import DONE, Job
 from webapp.services.states import MAKING, StateEntry, StateLibrary, snapshot_use
 from webapp.web.jobs import describes, job_list
 from webapp.web.kit.page import PageContext, Toast, html_id
+from webapp.web.presets.form import shown_name
+from webapp.weights.state_sheet import DOCUMENT, PROMPT, PrefixSheet
 
 Values = dict[str, Any]
 MOST_NAMED = 3
@@ -53,6 +56,8 @@ def states_page(
         "can_make": _can_make(page),
         "refusal": refusal,
         "typed": typed or {},
+        "bake_kinds": [{"value": kind, "label": page.t(f"states.bake.as_{kind}")} for kind in (DOCUMENT, PROMPT)],
+        "presets": bakeable_presets(page),
     }
 
 
@@ -95,6 +100,34 @@ def library(page: PageContext) -> StateLibrary:
     return found
 
 
+def prefixes(page: PageContext) -> Prefixes:
+    found: Prefixes = page.service("prefixes")
+    return found
+
+
+def bakeable_presets(page: PageContext) -> list[Values]:
+    """Those with a system prompt or tools, to be chosen from."""
+    rows = page.service("presets").list()
+    return [{"value": row.id, "label": shown_name(row, page.t)} for row in rows if row.system_prompt or row.tools]
+
+
+def prefix_part(page: PageContext, sheet: PrefixSheet | None) -> Values | None:
+    """What was read into a state, and whether by the chosen model."""
+    if sheet is None:
+        return None
+    is_stale, model = prefixes(page).is_stale(sheet), page.status.model
+    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(sheet.made_at))
+    words = {"kind": page.t(f"states.prefix.{sheet.kind}"), "title": sheet.title, "model": sheet.model}
+    return {
+        "title": page.t("states.prefix.titled" if sheet.title else "states.prefix.untitled", **words),
+        "facts": [page.t("states.prefix.tokens", count=sheet.tokens), page.t("states.prefix.by", **words), made],
+        "is_stale": is_stale,
+        "stale": page.t("states.prefix.stale", made_by=sheet.model, model=model) if is_stale else "",
+        "again": page.t("states.prefix.again", model=model) if is_stale and _can_make(page) else "",
+        "help": page.t(f"states.prefix.help_{sheet.kind}"),
+    }
+
+
 def in_use(page: PageContext) -> Values:
     """What new answers begin with. ``others``: (name, label) of what can stand in place of a file."""
     name, has_own = page.status.state, page.model is not None and page.model.has_time_state
@@ -121,6 +154,7 @@ def in_use(page: PageContext) -> Values:
 def state_row(page: PageContext, entry: StateEntry) -> Values:
     """``why_not`` says why the chosen model cannot use the state, "" if it can."""
     sheet, is_used = entry.sheet, entry.name == page.status.state
+    prefix = prefix_part(page, sheet.prefix if sheet else None)
     why_not = "" if is_used or entry.error else _why_not(page, entry)
     return {
         "name": entry.name,
@@ -133,7 +167,9 @@ def state_row(page: PageContext, entry: StateEntry) -> Values:
         "facts": _facts(page, entry),
         "is_used": is_used,
         "can_use": sheet is not None and not is_used and not why_not,
-        "why_not": why_not,
+        "why_not": "" if prefix and prefix["again"] else why_not,
+        "prefix": prefix,
+        "chat_url": url_for("chat.index", state=entry.name) if sheet is not None and not why_not else "",
         "chart": norm_chart(page, sheet.norms) if sheet else None,
     }
 
@@ -181,6 +217,9 @@ def _badges(page: PageContext, entry: StateEntry, is_used: bool) -> list[Values]
     found = [{"text": page.t("states.badge.in_use"), "kind": "accent"}] if is_used else []
     if entry.error is not None:
         found.append({"text": page.t("states.badge.unusable"), "kind": "red"})
+    elif entry.sheet is not None and entry.sheet.prefix is not None:
+        found.append({"text": page.t(f"states.prefix.{entry.sheet.prefix.kind}"), "kind": ""})
+        found.append({"text": f"RWKV-{entry.sheet.architecture}", "kind": ""})
     elif entry.has_unknown_version:
         found.append({"text": page.t("states.badge.unknown"), "kind": "amber"})
     else:
@@ -202,6 +241,9 @@ def _facts(page: PageContext, entry: StateEntry) -> list[str]:
     size = size_text(entry.size_bytes)
     if entry.sheet is None:
         return [size]
+    prefix = prefix_part(page, entry.sheet.prefix)
+    if prefix:
+        return [*prefix["facts"], size]
     layers = page.t("states.fact.layers", count=entry.sheet.n_layer)
     return [layers, page.t("states.fact.width", width=entry.sheet.n_embd), size]
 

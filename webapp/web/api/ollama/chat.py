@@ -86,6 +86,7 @@ class OllamaRequest(msgspec.Struct, kw_only=True):
     format: Literal["", "json"] | dict[str, Any] | None = None
     keep_alive: Any = None
     state: Annotated[str, Meta(max_length=500)] | None = None
+    prefix_id: Annotated[str, Meta(max_length=500)] | None = None
 
 
 class OllamaChat(OllamaRequest, kw_only=True):
@@ -134,6 +135,7 @@ def answer_request(asked: OllamaRequest, prompt: Prompt, tools: tuple[dict[str, 
         sampling=asked_sampling(options, "ollama"),
         stop=stops_of(options.stop),
         state=asked.state,
+        prefix_id=asked.prefix_id,
         structure=Structure(tools, None, format_of(asked.format)),
     )
 

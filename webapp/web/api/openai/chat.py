@@ -176,6 +176,10 @@ class SamplingFields(OpenAiSampling, kw_only=True):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     state: Annotated[str, Meta(max_length=500, description='A state file; "" is none.')] | None = None
+    prefix_id: (
+        Annotated[str, Meta(max_length=500, description="A prefix made on the States page, in place of `state`.")]
+        | None
+    ) = None
 
 
 class FormFields(SamplingFields, kw_only=True):
@@ -311,6 +315,7 @@ def answer_request(asked: ChatRequest) -> AnswerRequest:
         stop=stops_of(asked.stop),
         choices=asked.n or 1,
         state=asked.state,
+        prefix_id=asked.prefix_id,
         structure=structure_of(asked),
         streams_calls=True,
     )

@@ -146,6 +146,7 @@ def answer_request(
         stop=stops_of(asked.stop),
         choices=asked.n or 1,
         state=asked.state,
+        prefix_id=asked.prefix_id,
         structure=Structure(response_format=form_of(asked)),
     )
 

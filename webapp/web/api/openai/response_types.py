@@ -111,6 +111,10 @@ class ResponseRequest(SampledInput, kw_only=True):
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     state: Annotated[str, Meta(max_length=500, description='A state file; "" is none.')] | None = None
+    prefix_id: (
+        Annotated[str, Meta(max_length=500, description="A prefix made on the States page, in place of `state`.")]
+        | None
+    ) = None
 
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]

@@ -82,6 +82,7 @@ def answer_request(asked: ResponseRequest) -> AnswerRequest:
         prompts=(prompt_of(asked),),
         sampling={**asked_sampling(asked, "openai"), **{name: n for name, n in given.items() if n is not None}},
         state=asked.state,
+        prefix_id=asked.prefix_id,
         structure=structure_of(asked),
         streams_calls=True,
         is_kept=is_stored(asked),

@@ -1,0 +1,136 @@
+"""Documents become text in the reader's process: what a reader sees, or why there is none; hostile ones are bounded."""
+
+from __future__ import annotations
+
+import importlib.util
+import zlib
+
+import pytest
+
+from tests.errors import raises_code
+from webapp.weights import document_text, file_reader
+from webapp.weights.file_reader import FileReader
+
+needs_pypdf = pytest.mark.skipif(importlib.util.find_spec("pypdf") is None, reason="pip install pypdf")
+FONT = b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return FileReader()
+
+
+def pdf(*objects: bytes, root: int = 1) -> bytes:
+    """A PDF of these objects, numbered from 1."""
+    out, places = b"%PDF-1.7\n", []
+    for number, content in enumerate(objects, 1):
+        places.append(len(out))
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, content)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    head = b"xref\n0 %d\n0000000000 65535 f \n" % (len(objects) + 1)
+    trailer = b"trailer << /Size %d /Root %d 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (len(objects) + 1, root, len(out))
+    return out + head + table + trailer
+
+
+def stream(content: bytes, extra: bytes = b"") -> bytes:
+    return b"<< /Length %d %s >>\nstream\n%s\nendstream" % (len(content), extra, content)
+
+
+def pages(*contents: bytes, count: int | None = None) -> bytes:
+    """A page for each content."""
+    kids = b" ".join(b"%d 0 R" % (4 + 2 * n) for n in range(len(contents)))
+    objects = [b"<< /Type /Catalog /Pages 2 0 R >>"]
+    objects.append(b"<< /Type /Pages /Kids [%s] /Count %d >>" % (kids, len(contents) if count is None else count))
+    objects.append(FONT)
+    for n, content in enumerate(contents):
+        page = b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 200] /Resources << /Font << /F 3 0 R >> >>"
+        objects += [page + b" /Contents %d 0 R >>" % (5 + 2 * n), content]
+    return pdf(*objects)
+
+
+def says(text: str) -> bytes:
+    return stream(b"BT /F 12 Tf 10 100 Td (%s) Tj ET" % text.encode())
+
+
+def text_of(reader, folder, data: bytes | str, kind: str) -> str:
+    path = folder / "given"
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return reader.document_text(path, kind, f"document.{kind}")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("<p>One <b>bold</b> word.</p><p>Two</p>", "One bold word.\nTwo"),
+        ("<html><head><title>T</title><body>Seen<script>alert('x')</script><style>p{}</style>", "Seen"),
+        ("<head><meta charset=utf-8><p>The head was never closed", "The head was never closed"),
+        ("a &amp; b &lt;c&gt; &#21488;<br/>next", "a & b <c> 台\nnext"),
+        ("<table><tr><td>1<td>2</table><ul><li>x<li>y", "1\n2\nx\ny"),
+        ("<svg><text>drawn</text></svg>said", "said"),
+        ("<p" * 20_000 + ">deep", "deep"),
+        ("<div>" * 50_000 + "deep", "deep"),
+        ("</p>" * 50_000 + "end", "end"),
+    ],
+)
+def test_html_is_what_a_reader_sees(reader, tmp_path, source, expected):
+    assert text_of(reader, tmp_path, source, "html").endswith(expected)
+
+
+@pytest.mark.parametrize("source", ["", "<script>x</script>", "<!-- only this -->"])
+def test_html_without_text_is_refused(reader, tmp_path, source):
+    with raises_code("document_unreadable"):
+        text_of(reader, tmp_path, source, "html")
+
+
+@needs_pypdf
+def test_a_pdf_is_read_page_by_page(reader, tmp_path):
+    assert (
+        text_of(reader, tmp_path, pages(says("First page."), says("Second page.")), "pdf")
+        == "First page.\n\nSecond page."
+    )
+
+
+LOOP = pdf(
+    b"<< /Type /Catalog /Pages 2 0 R >>",
+    b"<< /Type /Pages /Kids [2 0 R 2 0 R] /Count 2 >>",
+)
+SELF = stream(b"/X Do", b"/Type /XObject /Subtype /Form /Resources << /XObject << /X 5 0 R >> >>")
+HOSTILE = {
+    "empty": b"%PDF-1.7\n",
+    "noise": b"%PDF-1.7\n" + bytes(range(256)) * 40,
+    "cut off": pages(says("text"))[:200],
+    "pages that hold themselves": LOOP,
+    "a form that draws itself": pages(SELF),
+    "scanned": pages(stream(b"q Q")),
+    "deep brackets": pages(stream(b"[" * 200_000)),
+    "deep objects": pdf(b"<<" * 5_000 + b">>" * 5_000),
+    "an endless root": pdf(b"<< /Type /Catalog /Pages 1 0 R >>"),
+    "a stream that grows": pages(stream(zlib.compress(b"\0" * (1 << 28)), b"/Filter /FlateDecode")),
+    "a chain of filters": pages(
+        stream(zlib.compress(zlib.compress(b"\0" * (1 << 26))), b"/Filter [/FlateDecode /FlateDecode]")
+    ),
+    "wrong sizes": pages(b"<< /Length 999999999999 >>\nstream\nx\nendstream"),
+    "a lie about pages": pages(says("")[:10], count=1 << 31),
+}
+
+
+@needs_pypdf
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_pdf_is_an_error_in_bounded_time_and_the_next_one_is_read(reader, tmp_path, data):
+    with raises_code("document_unreadable", "file_reading_failed"):
+        text_of(reader, tmp_path, data, "pdf")
+    assert text_of(reader, tmp_path, pages(says("fine")), "pdf") == "fine"
+
+
+@needs_pypdf
+def test_a_document_that_takes_too_long_is_ended(reader, tmp_path, monkeypatch):
+    monkeypatch.setattr(file_reader, "DOCUMENT_WORK_S", 0.2)
+    words = b"".join(b"(word) Tj " for _ in range(400_000))
+    with raises_code("file_reading_failed"):
+        text_of(reader, tmp_path, pages(stream(b"BT /F 12 Tf " + words + b"ET")), "pdf")
+
+
+@needs_pypdf
+def test_more_pages_than_are_read_are_refused(reader, tmp_path):
+    with raises_code("document_unreadable"):
+        text_of(reader, tmp_path, pages(*[says("x")] * (document_text.MOST_PAGES + 1)), "pdf")

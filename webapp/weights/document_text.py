@@ -1,0 +1,102 @@
+"""The text of a document that a person brings: PDF by pypdf, HTML by Python's own parser.
+
+Only the reader process (:mod:`.reader_process`) calls this: a file made to take time or memory ends there.
+"""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+from webapp.errors import WeightsError
+from webapp.i18n import Text
+
+MOST_PAGES = 500
+MOST_CHARS = 2_000_000
+"""Many times what a state can be made of."""
+UNSEEN = frozenset(("script", "style", "template", "noscript", "svg", "math", "head", "iframe", "object"))
+BLOCKS = re.compile(
+    "address|article|aside|blockquote|br|d[dlt]|div|figcaption|footer|form|h[1-6r]|header|li|main|nav|ol|p|pre|section|"
+    "table|t[dhr]|ul"
+)
+
+
+def pdf_text(path: Path) -> str:
+    """Page by page. ``document_unreadable`` for what is damaged, locked, too long or has no text (scanned pages)."""
+    try:
+        from pypdf import PdfReader
+        from pypdf.errors import PdfReadError, PyPdfError
+    except ImportError as exc:
+        raise _unreadable(path, Text("reason.weights.pypdf_missing")) from exc
+    try:
+        reader = PdfReader(path)
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise _unreadable(path, Text("reason.weights.pdf_is_locked"))
+        count = len(reader.pages)
+        if count > MOST_PAGES:
+            raise _unreadable(path, Text("reason.weights.too_many_pages", found=count, limit=MOST_PAGES))
+        pages: list[str] = []
+        length = 0
+        for page in reader.pages:
+            pages.append(page.extract_text())
+            length += len(pages[-1])
+            if length > MOST_CHARS:
+                raise _unreadable(path, Text("reason.weights.too_much_text", limit=MOST_CHARS))
+    except WeightsError:
+        raise
+    except MemoryError:
+        raise
+    except (PdfReadError, PyPdfError) as exc:
+        raise _unreadable(path, Text("reason.weights.pdf_is_damaged", error=str(exc)[:200])) from exc
+    except Exception as exc:  # a parser of strangers' files meets what its authors did not think of
+        raise _unreadable(path, Text("reason.weights.pdf_is_damaged", error=type(exc).__name__)) from exc
+    text = "\n\n".join(page.strip() for page in pages if page.strip())
+    if not text:
+        raise _unreadable(path, Text("reason.weights.pdf_has_no_text", pages=count))
+    return text
+
+
+def html_text(path: Path) -> str:
+    """What a reader sees, a line a paragraph; the file is UTF-8."""
+    parser = _Seen()
+    parser.feed(path.read_text(encoding="utf-8", errors="replace"))
+    parser.close()
+    lines = (" ".join(line.split()) for line in "".join(parser.found).split("\n"))
+    text = re.sub(r"\n{2,}", "\n", "\n".join(lines)).strip()
+    if not text:
+        raise _unreadable(path, Text("reason.weights.html_has_no_text"))
+    return text
+
+
+class _Seen(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.found: list[str] = []
+        self._unseen: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if self._unseen == ["head"] and (BLOCKS.fullmatch(tag) or tag == "body"):
+            self._unseen.clear()  # the end of a head may be left out
+        if tag in UNSEEN:
+            self._unseen.append(tag)
+        elif BLOCKS.fullmatch(tag):
+            self.found.append("\n")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if BLOCKS.fullmatch(tag):
+            self.found.append("\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self._unseen:
+            del self._unseen[self._unseen.index(tag) :]
+        elif BLOCKS.fullmatch(tag):
+            self.found.append("\n")
+
+    def handle_data(self, data: str) -> None:
+        if not self._unseen:
+            self.found.append(data)
+
+
+def _unreadable(path: Path, reason: Text) -> WeightsError:
+    return WeightsError("document_unreadable", path=str(path), reason=reason)
