@@ -1,4 +1,4 @@
-// The list of chats: its menu, renaming in place, drawers on narrow screens.
+// The list of chats: its menu, renaming and moving in place, drawers on narrow screens.
 
 import { isComposing } from "./drafts.js";
 import { isOpen, send } from "./live.js";
@@ -16,7 +16,12 @@ function openMenu(button) {
   const id = link ? link.pathname.split("/").pop() : document.body.dataset.chat;
   place = link ? `.chat-link[href="/chat/${id}"]` : "#chat-title h1";
   menu.dataset.chat = id;
-  menu.querySelector("[data-menu-do=delete]").value = `delete_chat:${id}`;
+  for (const item of menu.querySelectorAll("[name=do]")) item.value = `${item.dataset.menuDo}:${id}`;
+  const row = document.querySelector(`.chat-link[href="/chat/${id}"]`)?.parentElement;
+  const isPinned = row?.dataset.pinned !== undefined;
+  menu.querySelector("[data-menu-do=pin_chat]").hidden = isPinned;
+  menu.querySelector("[data-menu-do=unpin_chat]").hidden = !isPinned;
+  menu.dataset.folder = row?.dataset.folder ?? "";
   for (const link of menu.querySelectorAll("[data-menu-export]")) link.href = `/chat/${id}/export.${link.dataset.menuExport}`;
   menu.showPopover();
   const spot = button.getBoundingClientRect();
@@ -30,11 +35,36 @@ function openMenu(button) {
 
 // Renaming in place, in the list or in the head
 function rename(link, id) {
-  const form = document.getElementById("rename-template").content.firstElementChild.cloneNode(true);
+  const form = copyOf("rename-template", id);
+  const before = link.textContent.trim();
+  ask(form, form.elements.title, link, before, (title) => {
+    if (!title) return;
+    link.textContent = title;
+    if (isOpen()) send({ do: "rename_chat", chat: id, title });
+    else form.submit();
+  });
+}
+
+// The folder of a chat, typed in its place; none is none.
+function move(link, id, before) {
+  const form = copyOf("move-template", id);
+  form.elements.do.value = `move_chat:${id}`;
+  form.elements.chat.value = document.body.dataset.chat;
+  ask(form, form.elements.folder, link, before, (folder) => {
+    if (isOpen()) send({ do: `move_chat:${id}`, chat: document.body.dataset.chat, folder });
+    else document.body.append(form), form.submit();
+  });
+}
+
+function copyOf(name, id) {
+  const form = document.getElementById(name).content.firstElementChild.cloneNode(true);
   form.elements.chat.value = id;
-  const field = form.elements.title;
-  field.value = link.textContent.trim();
-  const before = field.value;
+  return form;
+}
+
+// A form in the place of a name until it is sent or left.
+function ask(form, field, link, before, keep) {
+  field.value = before;
   link.hidden = true;
   link.after(form);
   field.select();
@@ -42,13 +72,10 @@ function rename(link, id) {
   const end = (isKept) => {
     if (isDone) return;
     isDone = true;
-    const title = field.value.trim();
+    const text = field.value.trim();
     link.hidden = false;
     form.remove();
-    if (!isKept || !title || title === before) return;
-    link.textContent = title;
-    if (isOpen()) send({ do: "rename_chat", chat: id, title });
-    else form.submit();
+    if (isKept && text !== before) keep(text);
   };
   const focusAfter = () => (link.matches("a") ? link : document.getElementById("prompt")).focus();
   form.addEventListener("submit", (event) => {
@@ -140,6 +167,9 @@ export function startChats() {
     else if (event.target.closest("[data-menu-do=rename]")) {
       menu.hidePopover();
       rename(document.querySelector(place), menu.dataset.chat);
+    } else if (event.target.closest("[data-menu-do=folder]")) {
+      menu.hidePopover();
+      move(document.querySelector(place), menu.dataset.chat, menu.dataset.folder);
     } else if (event.target.closest("#chat-menu")) menu.hidePopover();
     else if (event.target.closest("[data-panel-toggle]")) togglePanel();
     else if (drawer) setDrawer(frame.dataset.drawer === drawer.dataset.drawerToggle ? "" : drawer.dataset.drawerToggle);

@@ -50,6 +50,12 @@ document.addEventListener("toggle", (event) => {
   menu.querySelector("a, button")?.focus();
 }, true);
 
+// One tick for all of a list.
+document.addEventListener("change", (event) => {
+  if (!event.target.matches("[data-tick-all]")) return;
+  for (const tick of event.target.form.querySelectorAll("[name=chat]")) tick.checked = event.target.checked;
+});
+
 // data-dialog="ID" opens a <dialog>; data-close closes the one it stands in.
 document.addEventListener("click", (event) => {
   const opener = event.target.closest("[data-dialog]");

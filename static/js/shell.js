@@ -6,6 +6,9 @@ export function remember(name, value) {
   document.cookie = `${name}=${value}; path=/; max-age=${YEAR}; samesite=lax`;
 }
 
+// The server tells today from yesterday by this calendar.
+remember("roost_zone", Intl.DateTimeFormat().resolvedOptions().timeZone);
+
 // Theme
 document.addEventListener("click", (event) => {
   const choice = event.target.closest("[data-theme-choice]");

@@ -33,13 +33,54 @@ def test_a_deleted_chat_comes_back_with_undo(roost, visit):
     address = page.url
     page.hover(".chat-item.is-current")
     page.click(".chat-item.is-current .dots")
-    page.click("#chat-menu [data-menu-do=delete]")
+    page.click("#chat-menu [data-menu-do=delete_chat]")
     page.wait_for_url(roost.url + "/?*")
     assert page.locator(f"[href='{urlsplit(address).path}']").count() == 0
     wait_ready(page)
     undo(page)
     page.wait_for_url(address)
     assert page.locator(".message").count() == 2
+
+
+def choose(page, item):
+    page.hover(".chat-item.is-current")
+    page.click(".chat-item.is-current .dots")
+    page.click(f"#chat-menu [data-menu-do={item}]")
+
+
+def test_a_chat_is_pinned_moved_and_archived_from_its_menu(roost, visit):
+    chat_id = roost.answered("Oystercatcher")
+    page = visit(f"{roost.url}/chat/{chat_id}")
+    wait_ready(page)
+    choose(page, "pin_chat")
+    page.wait_for_selector(".is-current[data-pinned]")
+    choose(page, "unpin_chat")
+    page.wait_for_selector(".is-current:not([data-pinned])")
+    choose(page, "folder")
+    page.keyboard.type("Waders")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".is-current[data-folder=Waders]")
+    choose(page, "folder")
+    assert page.input_value(".chat-rename .field") == "Waders"
+    page.keyboard.press("Escape")
+    choose(page, "archive_chat")
+    page.wait_for_selector(".chat-item.is-current", state="detached")
+    undo(page)
+    page.wait_for_selector(".is-current[data-folder=Waders]")
+
+
+def test_chats_are_ticked_and_deleted_together_and_come_back(roost, visit):
+    for number in range(3):
+        roost.store.create(title=f"Knot {number}")
+    page = visit(f"{roost.url}/chats/all?q=knot")
+    page.check("[data-tick-all]")
+    assert page.locator("[name=chat]:checked").count() == 3
+    page.click("[value=delete]")
+    page.wait_for_selector(".empty")
+    undo(page)
+    page.wait_for_url("**said=restore*")
+    page.goto(f"{roost.url}/chats/all?q=knot")
+    assert page.locator("[name=chat]").count() == 3
 
 
 def test_exports_download(roost, visit):

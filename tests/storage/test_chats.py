@@ -317,3 +317,31 @@ def test_after_kill_9_every_token_reported_written_is_there(store, database):
         writer.kill()
     assert store.recover() == 1
     assert store.message(answer.id).message.token_ids[:50] == tuple(reported)
+
+
+def test_chats_have_places_and_an_archive(store):
+    first, second, third, fourth = (store.create(title=title) for title in ("first", "second", "third", "fourth"))
+    store.place([first.id], is_pinned=True)
+    store.place([second.id, third.id], folder="  Work \n notes ")
+    assert {row.id for row in store.placed()} == {first.id, second.id, third.id}
+    assert [row.id for row in store.loose(10)] == [fourth.id] and store.folders() == ["Work notes"]
+    assert {row.id for row in store.list(folder="Work notes")} == {second.id, third.id}
+    assert [row.id for row in store.list("third", folder="Work notes")] == [third.id]
+    store.place([third.id, fourth.id], is_archived=True)
+    assert [row.id for row in store.loose(10)] == [] and len(store.list()) == 2
+    assert {(row.id, row.folder) for row in store.list(is_archived=True)} == {(third.id, "Work notes"), (fourth.id, "")}
+    store.place([second.id, third.id], folder="")
+    store.place([fourth.id], is_archived=False)
+    assert store.folders() == [] and {row.id for row in store.loose(10)} == {second.id, fourth.id}
+
+
+def test_many_chats_go_and_come_back_together_or_not_at_all(store):
+    gone, kept, before = (store.create(title=title) for title in ("gone", "kept", "before"))
+    store.delete(before.id)
+    with raises_code("chat_not_found"):
+        store.delete_all([gone.id, "nowhere"])
+    assert len(store.list()) == 2, "none of them where one is not there"
+    moment, _ = store.delete_all([gone.id, kept.id])
+    assert store.list() == []
+    store.restore_all(moment)
+    assert {row.id for row in store.list()} == {gone.id, kept.id}, "and not what was deleted before"

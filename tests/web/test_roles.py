@@ -18,8 +18,8 @@ GUEST_CHANGES = {"chat.do", "chat.attachments.attach", "sessions.leave"}
 GUEST_QUESTIONS = {"tools.form", "tools.show_preview", "tools.servers.words"}
 """Posted, because a form is too long for an address; they keep nothing."""
 LOCAL_CHANGES = {
-    "presets.submit", "presets.do", "models.load", "models.unload", "models.cancel", "status.load", "status.unload",
-    "status.cancel", "measure.start", "measure.delete", "conversion.load",
+    "chat.do_all", "presets.submit", "presets.do", "models.load", "models.unload", "models.cancel", "status.load",
+    "status.unload", "status.cancel", "measure.start", "measure.delete", "conversion.load",
     "conversion.preset", "states.use", "tools.bench.start", "tools.bench.stop",
     "tools.bench.delete_run", "tools.bench.add_case", "tools.bench.change_case", "tools.bench.delete_case",
     "tools.bench.clear_cases", "tools.bench.do", "tools.bench.make", "tools.bench.import_",

@@ -44,6 +44,8 @@ Summaries = list[ChatSummary]
 Messages = list[StoredMessage]
 Hits = list[SearchHit]
 Names = list[str]
+MOST_PLACED = 1000
+_LOOSE = "(c.is_pinned = 0 AND c.folder = '')"
 
 
 class ChatStore:
@@ -90,17 +92,64 @@ class ChatStore:
         with self.database.connect() as connection:
             return chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound))
 
-    def list(self, query: str = "", limit: int = 50, offset: int = 0) -> Summaries:
-        """Last used first. With a query: the chats whose title or whose messages contain it."""
-        condition, values = matching_chats(query, self.database.has_search_index)
+    def list(
+        self, query: str = "", limit: int = 50, offset: int = 0, folder: str | None = None, is_archived: bool = False
+    ) -> Summaries:
+        """Last used first. With a query: the chats whose title or whose messages contain it; with a ``folder``, those
+        in it; those in the archive, or those that are not."""
+        matching, values = matching_chats(query, self.database.has_search_index)
+        where = [matching, "c.is_archived = ?", *(["c.folder = ?"] if folder is not None else [])]
+        return self._list(where, (*values, is_archived, *([folder] if folder is not None else [])), limit, offset)
+
+    def placed(self) -> Summaries:
+        """Those that are pinned or in a folder, and not in the archive; last used first."""
+        return self._list([f"NOT {_LOOSE}", "c.is_archived = 0"], (), MOST_PLACED)
+
+    def loose(self, limit: int) -> Summaries:
+        """All others; last used first."""
+        return self._list([_LOOSE, "c.is_archived = 0"], (), limit)
+
+    def _list(self, where: Iterable[str], values: Sequence[Any], limit: int, offset: int = 0) -> Summaries:
         with self.database.connect() as connection:
             rows = connection.execute(
-                f"""SELECT c.id, c.title, c.created_at, c.updated_at, coalesce(substr(h.content, 1, 160), '') AS snippet
+                f"""SELECT c.id, c.title, c.created_at, c.updated_at, c.is_pinned, c.is_archived, c.folder,
+                           coalesce(substr(h.content, 1, 160), '') AS snippet
                     FROM chats c LEFT JOIN messages h ON h.id = c.head_id
-                    WHERE c.deleted_at IS NULL AND {condition} ORDER BY c.updated_at DESC LIMIT ? OFFSET ?""",
+                    WHERE c.deleted_at IS NULL AND {" AND ".join(where)} ORDER BY c.updated_at DESC LIMIT ? OFFSET ?""",
                 (*values, limit, offset),
             ).fetchall()
         return [ChatSummary(**dict(row)) for row in rows]
+
+    def folders(self) -> Names:
+        """In their order, ignoring case."""
+        named = "deleted_at IS NULL AND folder <> ''"
+        query = f"SELECT DISTINCT folder FROM chats WHERE {named} ORDER BY folder COLLATE NOCASE"
+        with self.database.connect() as connection:
+            return [str(row["folder"]) for row in connection.execute(query)]
+
+    def place(
+        self,
+        chat_ids: Iterable[str],
+        is_pinned: bool | None = None,
+        is_archived: bool | None = None,
+        folder: str | None = None,
+    ) -> None:
+        """Where these stand in the list; what is None stays. ``folder`` "" is none."""
+        name = storable(" ".join(folder.split())) if folder is not None else None
+        changes = {"is_pinned": is_pinned, "is_archived": is_archived, "folder": name}
+        self._change_all(chat_ids, **{name: value for name, value in changes.items() if value is not None})
+
+    def delete_all(self, chat_ids: Iterable[str]) -> tuple[float, Names]:
+        """Like :meth:`delete`, all or none; and the moment by which :meth:`restore_all` knows them."""
+        now = time.time()
+        with self.database.transaction() as connection:
+            chats = list(chat_ids)
+            self._change_all(chats, deleted_at=now)
+            return now, [name for chat_id in chats for name in records.release_snapshots(connection, chat_id)]
+
+    def restore_all(self, deleted_at: float) -> None:
+        with self.database.transaction() as connection:
+            connection.execute("UPDATE chats SET deleted_at = NULL WHERE deleted_at = ?", (deleted_at,))
 
     def search(self, query: str, limit: int = 50) -> Hits:
         """Titles first, then messages, newest first; messages of branches that are not shown are found too."""
@@ -303,6 +352,12 @@ class ChatStore:
             row_of(connection, "chats", chat_id, ChatNotFound)
             if columns:
                 update(connection, "chats", chat_id, **columns)
+
+    def _change_all(self, chat_ids: Iterable[str], **columns: Any) -> None:
+        """All or, where one is not there, none."""
+        with self.database.transaction():
+            for chat_id in chat_ids:
+                self._change(chat_id, **columns)
 
     def _finish(self, connection: sqlite3.Connection, message_id: str, columns: dict[str, Any]) -> str:
         """The id of its chat."""

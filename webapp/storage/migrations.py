@@ -200,6 +200,13 @@ _KEPT_STATES = (
     "ALTER TABLE chats ADD COLUMN origin TEXT NOT NULL DEFAULT ''",
 )
 
+# Where a chat stands in the list.
+_PLACES = (
+    "ALTER TABLE chats ADD COLUMN is_pinned INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE chats ADD COLUMN is_archived INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE chats ADD COLUMN folder TEXT NOT NULL DEFAULT ''",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -211,4 +218,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _SESSIONS,
     _MEASUREMENTS,
     _KEPT_STATES,
+    _PLACES,
 )

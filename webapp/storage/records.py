@@ -92,13 +92,17 @@ def later_than(moment: float) -> float:
 
 @dataclass(frozen=True)
 class ChatSummary:
-    """A line of the chat list. ``snippet`` is the beginning of the last shown message. Times are Unix seconds."""
+    """A line of the chat list. ``snippet`` is the beginning of the last shown message. Times are Unix seconds;
+    ``folder`` "" is none."""
 
     id: str
     title: str
     created_at: float
     updated_at: float
     snippet: str = ""
+    is_pinned: bool = False
+    is_archived: bool = False
+    folder: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,19 @@
-from datetime import datetime, timedelta
+import html
+import io
+import json
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+import zipfile
+from datetime import datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
+
+import pytest
 
 from tests.wording import says
 from webapp.storage.records import ChatSummary
-from webapp.web.chat.views import HITS, by_age, excerpt_parts
+from webapp.web.chat.views import HITS, IN_FOLDER, ROWS, by_age, excerpt_parts
 
 
 def test_chats_are_grouped_by_the_calendar_not_by_hours():
@@ -11,6 +22,78 @@ def test_chats_are_grouped_by_the_calendar_not_by_hours():
     rows = [ChatSummary(str(i), "", 0, when.timestamp()) for i, when in enumerate(times)]
     found = {age: [row.id for row in group] for age, group in by_age(rows, now.timestamp()).items()}
     assert found == {"today": ["0"], "yesterday": ["1"], "earlier": ["2"]}
+
+
+def test_chats_are_grouped_by_the_calendar_of_the_browser(roost):
+    now = datetime(2026, 3, 1, 0, 30, tzinfo=timezone.utc).timestamp()
+    row = ChatSummary("1", "", 0, now - 3600)
+    ages = {name: by_age([row], now, ZoneInfo(name)) for name in ("UTC", "Asia/Tokyo")}
+    assert ages["UTC"]["yesterday"] and ages["Asia/Tokyo"]["today"]
+    for zone in ("Asia/Tokyo", "../../etc/passwd", "Nowhere/Land", "%00"):
+        assert 'id="chat-list"' in roost.get("/", Cookie=f"{roost.cookie}; roost_zone={zone}")
+
+
+def test_pinned_chats_and_folders_stand_first_in_the_list(roost):
+    chats = [roost.store.create(title=f"Placed {number}") for number in range(IN_FOLDER + 3)]
+    roost.post("/chat/do", do=f"pin_chat:{chats[0].id}")
+    for chat in chats[1:]:
+        roost.post("/chat/do", do=f"move_chat:{chat.id}", folder="<b>Work</b>")
+    page = roost.get("/")
+    order = [page.index(f"Placed {number}<") for number in (0, IN_FOLDER + 2)]
+    assert order == sorted(order) and "<b>Work" not in page and "&lt;b&gt;Work" in page
+    assert "Placed 1<" not in page and says(page, "chat.list.in_folder", count=2)
+    assert "Placed 1<" in roost.get(f"/chat/{chats[1].id}"), "the chat that is shown is always there"
+    for chat in chats:
+        roost.store.delete(chat.id)
+
+
+def test_an_archived_chat_leaves_the_list_and_comes_back(roost):
+    chat = roost.store.create(title="Herring gull")
+    _, page = roost.post("/chat/do", do=f"archive_chat:{chat.id}", chat=chat.id)
+    undo = f"unarchive_chat:{chat.id}"
+    assert undo in page and f'href="/chat/{chat.id}"' not in roost.get("/")
+    assert "Herring gull" in roost.get("/chats/all?archived=1") and "Herring gull" not in roost.get("/chats/all")
+    roost.post("/chat/do", do=undo)
+    assert f'href="/chat/{chat.id}"' in roost.get("/")
+
+
+def test_many_chats_are_moved_kept_and_deleted_at_once(roost):
+    chats = [roost.store.create(title=f"Wagtail {number}/x") for number in range(3)]
+    ticked = [("chat", chat.id) for chat in chats[:2]]
+
+    def do(*fields, **shown):
+        body = urllib.parse.urlencode([*ticked, *fields, *((f"shown_{k}", v) for k, v in shown.items())]).encode()
+        with urllib.request.urlopen(roost.request("/chats/all/do", body, Origin=roost.url)) as answer:
+            return answer.url, answer.read()
+
+    address, page = do(("do", "move"), ("folder", "Birds"), q="wagtail")
+    assert "q=wagtail" in address and page.decode().count("Birds</span>") == 2
+    assert roost.get("/chats/all?folder=Birds").count('name="chat"') == 2
+    _, packed = do(("do", "export"))
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        names = archive.namelist()
+        assert sorted(names) == ["Wagtail 0x.json", "Wagtail 0x.md", "Wagtail 1x.json", "Wagtail 1x.md"]
+        assert json.loads(archive.read("Wagtail 1x.json"))["chat"]["title"] == "Wagtail 1/x"
+    _, page = do(("do", "delete"))
+    undo = re.search(r'value="(restore:[\d.e]+)"', page.decode())[1]
+    assert "Wagtail 0" not in roost.get("/chats/all") and "Wagtail 2" in roost.get("/chats/all")
+    roost.post("/chats/all/do", do=undo)
+    assert roost.get("/chats/all?q=wagtail").count('name="chat"') == 3
+    assert says(roost.post("/chats/all/do", do="delete")[1], "chat.all.done.none")
+    for wrong in ("banana", "restore:x", ""):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            roost.post("/chats/all/do", do=wrong)
+        assert refused.value.code == 400
+
+
+def test_all_chats_are_shown_by_the_hundred(roost):
+    for number in range(ROWS + 1):
+        roost.store.create(title=f"Dunlin {number}")
+    first = roost.get("/chats/all?q=dunlin")
+    following = html.unescape(re.search(r'href="([^"]+)" rel="next"', first)[1])
+    assert first.count('name="chat"') == ROWS and roost.get(following).count('name="chat"') == 1
+    for odd in ("first=-5", "first=x", "first=99999999999999999999"):
+        assert roost.get(f"/chats/all?{odd}")
 
 
 def test_an_excerpt_is_cut_at_its_matches():

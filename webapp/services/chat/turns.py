@@ -137,6 +137,14 @@ class ChatTurns:
         self.stop(chat_id)
         self._manager.forget_snapshots(self._store.delete(chat_id))
 
+    def delete_all(self, chat_ids: Sequence[str]) -> float:
+        """The same with many, all or none; the moment by which ``ChatStore.restore_all`` knows them."""
+        for chat_id in chat_ids:
+            self.stop(chat_id)
+        moment, snapshots = self._store.delete_all(chat_ids)
+        self._manager.forget_snapshots(snapshots)
+        return moment
+
     def live(self, chat_id: str) -> LiveTurn | None:
         """The turn being written, or one that ended less than :data:`FINISHED_KEPT_S` ago."""
         with self._lock:

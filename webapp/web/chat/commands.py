@@ -140,6 +140,7 @@ def _refuse(reason: Text | str) -> NoReturn:
 
 ID_CHARS = 64
 TITLE_CHARS = 200
+FOLDER_CHARS = 60
 TEXT_CHARS = 200_000
 ARGUMENT_CHARS = 100_000
 
@@ -312,6 +313,26 @@ class Commands:
         self.page.store.restore(command.target)
         return CommandResult(command.target)
 
+    def pin_chat(self, command: Command) -> CommandResult:
+        return self._placed(command, is_pinned=True)
+
+    def unpin_chat(self, command: Command) -> CommandResult:
+        return self._placed(command, is_pinned=False)
+
+    def move_chat(self, command: Command) -> CommandResult:
+        return self._placed(command, folder=command.fields.text("folder", FOLDER_CHARS))
+
+    def archive_chat(self, command: Command) -> CommandResult:
+        undo = f"unarchive_chat:{command.target}"
+        return replace(self._placed(command, is_archived=True), done="chat.done.chat_archived", undo=undo)
+
+    def unarchive_chat(self, command: Command) -> CommandResult:
+        return self._placed(command, is_archived=False)
+
+    def _placed(self, command: Command, **place: Any) -> CommandResult:
+        self.page.store.place([command.target], **place)
+        return CommandResult(command.chat_id, changed_id=command.target)
+
     def options(self, command: Command) -> CommandResult:
         return self._changed(chat_with(self.page, self._chat(command), command.fields))
 
@@ -373,6 +394,11 @@ COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
     "rename_chat": Commands.rename_chat,
     "delete_chat": Commands.delete_chat,
     "restore_chat": Commands.restore_chat,
+    "pin_chat": Commands.pin_chat,
+    "unpin_chat": Commands.unpin_chat,
+    "move_chat": Commands.move_chat,
+    "archive_chat": Commands.archive_chat,
+    "unarchive_chat": Commands.unarchive_chat,
     "options": Commands.options,
     "save_preset": Commands.save_preset,
     "load_preset": Commands.load_preset,

@@ -5,20 +5,24 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tempfile
+import zipfile
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, BinaryIO, cast
 
-from flask import Blueprint, Flask, Response, make_response, redirect, request, url_for
+from flask import Blueprint, Flask, Response, make_response, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
+from webapp.i18n import Text
 from webapp.services.attachments import FILE_BYTES, ROOM
 from webapp.storage.records import Chat
-from webapp.web.chat.commands import ID_CHARS, Command, Commands, FrameFields, address_of, read_command
-from webapp.web.chat.live import ChatContext, chat_context, install
+from webapp.web.chat.commands import FOLDER_CHARS, ID_CHARS, Command, Commands, FrameFields, address_of, read_command
+from webapp.web.chat.live import LIST, ChatContext, chat_context, chat_topic, install
 from webapp.web.chat.panel import NEW_CHAT
 from webapp.web.chat.views import (
     PAGE,
+    all_chats,
     attached,
     chat_list,
     chat_page,
@@ -34,7 +38,11 @@ from webapp.web.kit.page import Toast, file_name_options, render_page, wants_fra
 blueprint = Blueprint("chat", __name__)
 attachments = Blueprint("attachments", __name__)
 blueprint.record_once(lambda state: install(cast(Flask, state.app)))
-UNDOABLE = ("message_deleted", "chat_deleted")
+UNDOABLE = ("message_deleted", "chat_deleted", "chat_archived")
+ALL_DONE = ("archive", "unarchive", "delete", "move", "restore", "none")
+MOST_LISTED = 1_000_000
+SPOOLED_BYTES = 8 << 20
+UNDO = re.compile(r"(restore_chat|restore_message|unarchive_chat):\w{1,64}")
 QUERY_CHARS = 200
 FORM_BYTES = 2 << 20
 """Of a form's fields without its files: a long message in a script of three bytes a character."""
@@ -76,7 +84,7 @@ def _new_chat(page: ChatContext) -> Chat:
 def _undo_toast(page: ChatContext) -> tuple[Toast, ...]:
     """After a command that was posted: what was done, with the button that takes it back."""
     done, undo = request.args.get("done", ""), request.args.get("undo", "")
-    if done not in UNDOABLE or not re.fullmatch(r"restore_(chat|message):\w{1,64}", undo):
+    if done not in UNDOABLE or not UNDO.fullmatch(undo):
         return ()
     return (Toast("done", page.t(f"chat.done.{done}"), undo=undo),)
 
@@ -106,6 +114,71 @@ def chats() -> Response | BaseResponse:
     current = request.headers.get("HX-Current-URL", "").rpartition("/chat/")[2].partition("?")[0]
     count = request.args.get("count", PAGE, type=int)
     return render_page("chat/_list.html", {"chats": chat_list(page, current, count)})
+
+
+@blueprint.get("/chats/all")
+def all_() -> Response:
+    """Every chat, to find, move, keep or delete many at once."""
+    page, args = chat_context(), request.args
+    folder = args["folder"][:FOLDER_CHARS] if args.get("folder") else None
+    first = min(max(args.get("first", 0, type=int), 0), MOST_LISTED)
+    toasts = page.done_toast("chat.all.done", ALL_DONE, args.get("undo", "")[:ID_CHARS])
+    values = all_chats(page, args.get("q", "")[:QUERY_CHARS], folder, "archived" in args, first, toasts)
+    return render_page("chat/all.html", values)
+
+
+@blueprint.post("/chats/all/do")
+def do_all() -> Response | BaseResponse:
+    """One thing with every ``chat`` that is ticked. ``export`` answers with them, zipped."""
+    page, form = chat_context(), request.form
+    do, _, moment = form.get("do", "").partition(":")
+    chat_ids = [chat_id[:ID_CHARS] for chat_id in form.getlist("chat")]
+    undo = None
+    if do == "export" and chat_ids:
+        return _zipped(page, chat_ids)
+    if do == "restore":
+        page.store.restore_all(_moment(moment))
+    elif do == "delete":
+        undo = f"restore:{page.turns.delete_all(chat_ids)!r}"
+    elif do in ("archive", "unarchive"):
+        page.store.place(chat_ids, is_archived=do == "archive")
+    elif do == "move":
+        page.store.place(chat_ids, folder=form.get("folder", "")[:FOLDER_CHARS])
+    elif do != "export":
+        raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(do[:40])))
+    page.news.publish(LIST, *map(chat_topic, chat_ids))
+    said = do if chat_ids or do == "restore" else "none"
+    shown: dict[str, Any] = {
+        name: form.get(f"shown_{name}", "")[:QUERY_CHARS] or None for name in ("q", "folder", "archived")
+    }
+    return redirect(url_for("chat.all_", **shown, said=said, undo=undo if chat_ids else None), 303)
+
+
+def _moment(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as exc:
+        raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(text[:40]))) from exc
+
+
+def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
+    """Each as Markdown and as JSON."""
+    out = tempfile.SpooledTemporaryFile(SPOOLED_BYTES)  # noqa: SIM115  # the answer closes it
+    names: set[str] = set()
+    with zipfile.ZipFile(cast(BinaryIO, out), "w", zipfile.ZIP_DEFLATED) as archive:
+        for chat_id in chat_ids:
+            name = _file_stem(title_of(page.store.get(chat_id).title, page.t))
+            while name.casefold() in names:
+                name += "_"
+            names.add(name.casefold())
+            archive.writestr(f"{name}.md", page.store.export_markdown(chat_id))
+            archive.writestr(f"{name}.json", json.dumps(page.store.export_json(chat_id), ensure_ascii=False))
+    out.seek(0)
+    return send_file(cast(BinaryIO, out), "application/zip", as_attachment=True, download_name="chats.zip", max_age=0)
+
+
+def _file_stem(title: str) -> str:
+    return re.sub(r"[^\w\- ]", "", title).strip() or "chat"
 
 
 PREVIEW = """<!doctype html><title>-</title><script>
@@ -149,8 +222,7 @@ def export(chat_id: str, kind: str) -> Response:
     else:
         raise ChatNotFound()
     response = make_response(body, {"Content-Type": mimetype, "Cache-Control": "no-store"})
-    title = title_of(page.store.get(chat_id).title, page.t)
-    name = re.sub(r"[^\w\- ]", "", title).strip() or "chat"
+    name = _file_stem(title_of(page.store.get(chat_id).title, page.t))
     response.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.{kind}"))
     return response
 

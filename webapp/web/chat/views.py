@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from hashlib import blake2s
 from pathlib import Path
@@ -32,7 +32,7 @@ from webapp.tools.definition import Approval
 from webapp.web.chat.live import ChatContext
 from webapp.web.chat.panel import NEW_CHAT, load_offer, panel_of, tool_switch
 from webapp.web.jobs import strip_jobs
-from webapp.web.kit.page import Toast, Translator, Values, parameters_text
+from webapp.web.kit.page import Toast, Translator, Values, browser_zone, parameters_text
 from webapp.web.models.downloads import best_offer
 from webapp.web.presets.form import shown_name
 
@@ -43,6 +43,10 @@ PROMPTS = ("first", "second", "third")
 STARTER_PREFIX = "roost-starter"
 PAGE = 20
 MOST = 2000
+IN_FOLDER = 5
+"""Chats of a folder that the list shows."""
+ROWS = 100
+"""Of the page of all chats."""
 HITS = 40
 NEEDS_MODEL = {"model_not_found", "no_model", "load_failed", "crash_loop", "out_of_memory", "model_does_not_fit"}
 NEEDS_MODEL |= {"strategy_invalid", "file_not_found", "state_not_found", "file_reading_failed", *STATUSES[WeightsError]}
@@ -151,25 +155,68 @@ def _came_at(path: Path) -> int:
 
 
 def chat_list(page: ChatContext, current_id: str = "", count: int = PAGE) -> Values:
-    """``chat/_list.html``: the ``count`` chats last used, grouped by day. ``more`` is how many to ask for next, 0 when
-    these are all; ``longer_count`` how many were asked for, 0 for the usual number."""
+    """``chat/_list.html``: what is pinned, the folders, and the ``count`` other chats last used, grouped by day.
+    ``more`` is how many to ask for next, 0 when these are all; ``longer_count`` how many were asked for, 0 for the
+    usual number."""
     count = min(max(count, PAGE), MOST)
-    found = page.store.list(limit=count + 1)
-    groups = [
-        {"label": page.t(f"chat.list.{age}"), "rows": [_list_row(page, row, current_id) for row in rows]}
-        for age, rows in by_age(found[:count], time.time()).items()
-        if rows
-    ]
+    placed, found = page.store.placed(), page.store.loose(count + 1)
+    folders: dict[str, list[ChatSummary]] = {}
+    for row in placed:
+        if not row.is_pinned:
+            folders.setdefault(row.folder, []).append(row)
+    ages = by_age(found[:count], time.time(), browser_zone())
+    parts = [(page.t("chat.list.pinned"), "", [row for row in placed if row.is_pinned])]
+    parts += [(name, name, folders[name]) for name in sorted(folders, key=str.casefold)]
+    parts += [(page.t(f"chat.list.{age}"), "", rows) for age, rows in ages.items()]
+    groups = [_group(page, current_id, *part) for part in parts if part[2]]
     more = count + PAGE if len(found) > count else 0
-    return {"groups": groups, "more": more, "longer_count": count if count > PAGE else 0}
+    folder_names = sorted({row.folder for row in placed} - {""}, key=str.casefold)
+    return {"groups": groups, "more": more, "longer_count": count if count > PAGE else 0, "folders": folder_names}
 
 
-def by_age(rows: Iterable[ChatSummary], now: float) -> dict[str, list[ChatSummary]]:
-    """Today, yesterday and earlier, by the server's calendar; order within each is kept."""
-    today = datetime.fromtimestamp(now).date()
+def _group(page: ChatContext, current_id: str, label: str, folder: str, rows: Sequence[ChatSummary]) -> Values:
+    """Of a folder the chats last used, and the one that is shown; ``more`` says how many others it has."""
+    last = [row for place, row in enumerate(rows) if not folder or place < IN_FOLDER or row.id == current_id]
+    shown = [_list_row(page, row, current_id) for row in last]
+    return {"label": label, "folder": folder, "rows": shown, "more": len(rows) - len(last)}
+
+
+def all_chats(
+    page: ChatContext, query: str, folder: str | None, is_archived: bool, first: int, toasts: tuple[Toast, ...]
+) -> Values:
+    """``chat/all.html``: every chat, ``ROWS`` from ``first`` on; those of a ``folder``, of the archive, with a word."""
+    rows, zone = page.store.list(query, ROWS + 1, first, folder, is_archived), browser_zone()
+    return {
+        "page_title": page.t("chat.all.title"),
+        "commands_url": "/chats/all/do",
+        "toasts": toasts,
+        "rows": [
+            {
+                "id": row.id,
+                "title": title_of(row.title or row.snippet[:60], page.t),
+                "folder": row.folder,
+                "is_pinned": row.is_pinned,
+                "used_iso": datetime.fromtimestamp(row.updated_at, timezone.utc).isoformat(timespec="seconds"),
+                "used": datetime.fromtimestamp(row.updated_at, zone).strftime("%Y-%m-%d %H:%M"),
+                "snippet": row.snippet,
+            }
+            for row in rows[:ROWS]
+        ],
+        "query": query,
+        "folder": folder,
+        "is_archived": is_archived,
+        "folders": page.store.folders(),
+        "previous": max(0, first - ROWS) if first else None,
+        "next": first + ROWS if len(rows) > ROWS else None,
+    }
+
+
+def by_age(rows: Iterable[ChatSummary], now: float, zone: tzinfo | None = None) -> dict[str, list[ChatSummary]]:
+    """Today, yesterday and earlier, by the calendar of ``zone`` (None: the server's); order within each is kept."""
+    today = datetime.fromtimestamp(now, zone).date()
     found: dict[str, list[ChatSummary]] = {"today": [], "yesterday": [], "earlier": []}
     for row in rows:
-        day = datetime.fromtimestamp(row.updated_at).date()
+        day = datetime.fromtimestamp(row.updated_at, zone).date()
         age = "today" if day >= today else "yesterday" if day == today - timedelta(days=1) else "earlier"
         found[age].append(row)
     return found
@@ -179,6 +226,8 @@ def _list_row(page: ChatContext, row: ChatSummary, current_id: str) -> Values:
     return {
         "id": row.id,
         "title": title_of(row.title or row.snippet[:60], page.t),
+        "folder": row.folder,
+        "is_pinned": row.is_pinned,
         "is_current": row.id == current_id,
         "is_answering": page.answering(row.id) is not None,
     }

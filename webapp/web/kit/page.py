@@ -13,6 +13,7 @@ import itertools
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from datetime import tzinfo
 from functools import cached_property
 from typing import Any
 from urllib.parse import quote
@@ -44,6 +45,7 @@ from webapp.storage.tools import ToolStore
 from webapp.weights.inspection import Inspection
 
 COOKIE_SECONDS = 365 * 86400
+ZONE_COOKIE = "roost_zone"
 INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -106,6 +108,17 @@ def current_locale() -> str:
 def _remember_locale(response: Response) -> Response:
     response.set_cookie(LOCALE_COOKIE, g.locale, max_age=COOKIE_SECONDS, samesite="Lax", httponly=True)
     return response
+
+
+def browser_zone() -> tzinfo | None:
+    """Of the reader's browser, as ``static/js/shell.js`` tells it; None where it does not, or none of that name is."""
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a start does without
+
+    name = request.cookies.get(ZONE_COOKIE, "") if has_request_context() else ""
+    try:
+        return ZoneInfo(name) if name else None
+    except (ValueError, OSError, ZoneInfoNotFoundError):  # a stranger may have written it
+        return None
 
 
 def wants_fragment() -> bool:
