@@ -137,3 +137,29 @@ def test_a_state_that_was_forgotten_cannot_be_named_and_whoever_began_with_it_go
 
 def replaced(asked, digest):
     return replace(asked, initial_state_digest=digest)
+
+
+def test_states_of_many_short_texts_are_read_in_one_step_and_are_the_same():
+    made, alone = engine("slots=8", prefill_chunk=16), engine()
+    texts = [list(range(1, 2 + number)) for number in range(6)]
+    probes = [made.state_probe(text, names=("ffn_x_prev",)) for text in texts]
+    counted = []
+    while waiting := [probe for probe in probes if not probe.is_done]:
+        together = made.together(waiting)
+        counted.append(len(together))
+        made.advance(*together)
+    assert counted == [5, 1], "as many as tokens go into a chunk"
+    for probe, text in zip(probes, texts, strict=True):
+        found = probe.result()
+        whole, _ = finish(alone, alone.state_probe(text))
+        assert list(found.arrays) == ["ffn_x_prev"]
+        assert np.array_equal(found.arrays["ffn_x_prev"], whole.arrays["ffn_x_prev"])
+
+
+def test_only_free_slots_are_used_and_other_probes_wait_their_turn():
+    made = engine("slots=4", max_sequences=4)
+    run(made, request("a", **GREEDY, max_tokens=20), request("b", **GREEDY, max_tokens=20), steps=2)
+    states, scores = [made.state_probe([number + 1]) for number in range(4)], made.score_probe([1, 2, 3])
+    assert made.together(states) == states[:2]
+    assert made.together([scores, *states]) == [scores]
+    assert made.together([states[0], scores, states[1]]) == states[:1]

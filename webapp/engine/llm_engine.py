@@ -8,6 +8,7 @@ its error: a step that fails is tried again row by row, and the rows that fail a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from collections import Counter
@@ -27,7 +28,7 @@ from webapp.engine.outputs import (
     TokenLogprob,
     TokenOutput,
 )
-from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe
+from webapp.engine.probe import LogitsProbe, Probe, ScoreProbe, StateProbe, advance
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE, BatchMaker, ConstraintFactory, Sampled, Words, without
 from webapp.engine.scheduler import (
     PrefillPiece,
@@ -198,31 +199,49 @@ class LLMEngine:
         self._factory.check_token_ids(token_ids)
         return LogitsProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk, every_position)
 
-    def state_probe(self, token_ids: TokenIds, digest: str | None = None) -> Probe:
-        """The state after the last token."""
+    def state_probe(self, token_ids: TokenIds, digest: str | None = None, names: tuple[str, ...] = ()) -> Probe:
+        """The state after the last token; of its arrays only ``names``, where there are any."""
         self._factory.check_token_ids(token_ids)
-        return StateProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk)
+        return StateProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk, names)
 
     def score_probe(self, token_ids: TokenIds, alternatives: int = 0, digest: str | None = None) -> Probe:
         """How likely each token but the first was, and the best ``alternatives`` in its place."""
         self._factory.check_token_ids(token_ids)
         return ScoreProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk, alternatives)
 
-    def advance(self, probe: Probe) -> None:
-        """One chunk, in a slot that no sequence has. Where the backend has a single slot and a sequence runs in it, its
-        state is saved and restored; if that fails the sequence ends with the error, and the probe has its chunk."""
+    def together(self, probes: Iterable[Probe]) -> list[Probe]:
+        """The first of them and those after it that may be advanced with it: states of short texts, as many as slots
+        are free and tokens go into a chunk."""
+        waiting = iter(probes)
+        found, tokens = [next(waiting)], 0
+        if not isinstance(found[0], StateProbe):
+            return found
+        for probe in itertools.islice(waiting, max(0, self.max_sequences - len(self.scheduler.running) - 1)):
+            tokens += len(probe.chunk)
+            if not isinstance(probe, StateProbe) or len(found[0].chunk) + tokens > self.scheduler.prefill_chunk:
+                break
+            found.append(probe)
+        return found
+
+    def advance(self, *probes: Probe) -> None:
+        """One chunk of each in one step, in slots that no sequence has. Where the backend has a single slot and a
+        sequence runs in it, its state is saved and restored; if that fails the sequence ends with the error, and the
+        probe has its chunk."""
         if self.backend.max_slots > 1 or not self.scheduler.running:
-            slot = self.backend.new_slot()
+            slots: list[int] = []
             try:
-                probe.advance(self.backend, slot)
+                slots.extend(self.backend.new_slot() for _ in probes)
+                advance(self.backend, probes, slots)
             finally:
-                self.backend.free_slot(slot)
+                for slot in slots:
+                    self.backend.free_slot(slot)
             return
+        [probe] = probes
         sequence = self.scheduler.running[0]
         slot = _slot(sequence)
         saved = self.backend.save(slot)
         try:
-            probe.advance(self.backend, slot)
+            advance(self.backend, [probe], [slot])
         finally:
             try:
                 self.backend.restore(slot, saved)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.engine.backend import Backend, Row, Want
+from webapp.engine.backend import Backend, Row, Want, line_starts
 from webapp.engine.outputs import TokenLogprob
 from webapp.engine.sampler import log_probabilities
 from webapp.engine.scheduler import TokenIds
@@ -19,7 +21,7 @@ FloatArray = NDArray[np.float32]
 
 
 class Probe:
-    """Reads ``token_ids`` from ``state``, ``chunk`` tokens at an :meth:`advance`, so that running answers can go on in
+    """Reads ``token_ids`` from ``state``, ``chunk`` tokens at an :func:`advance`, so that running answers can go on in
     between. It holds no slot from one to the next."""
 
     want: Want = "last"
@@ -27,7 +29,8 @@ class Probe:
     """Whether the state after the last token is asked for."""
 
     def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int) -> None:
-        self.state = state.copy()
+        self.state = state
+        """Never written to: it may be everyone's beginning."""
         self._chunks = deque(token_ids[start : start + chunk] for start in range(0, len(token_ids), chunk))
         self._read = 0
 
@@ -35,23 +38,35 @@ class Probe:
     def is_done(self) -> bool:
         return not self._chunks
 
-    def advance(self, backend: Backend, slot: int) -> None:
-        """Reads a chunk in ``slot``, whatever is in it."""
-        chunk = self._chunks.popleft()
-        backend.write_state(slot, self.state)
-        logits = backend.step([Row(slot, chunk, self.want)])
-        rows = logits.to_numpy(range(len(logits)))
+    @property
+    def chunk(self) -> TokenIds:
+        """What is read next; nothing once it is done."""
+        return self._chunks[0] if self._chunks else ()
+
+    def took(self, backend: Backend, slot: int, rows: Iterable[FloatArray]) -> None:
+        """The chunk was read in ``slot``, with these logits."""
+        count = len(self._chunks.popleft())
         if self._chunks or self.needs_state:
             self.state = backend.read_state(slot)
         for row in rows:
             self.take(row)
-        self._read += len(chunk)
+        self._read += count
 
     def take(self, row: FloatArray) -> None:
         """Logits ``(vocab_size,)``, once for each line wanted; valid during the call."""
 
     def result(self) -> Any:
         """Once it is done."""
+
+
+def advance(backend: Backend, probes: Sequence[Probe], slots: Sequence[int]) -> None:
+    """Reads a chunk of each in its slot, whatever is in it, in one step of the backend."""
+    for probe, slot in zip(probes, slots, strict=True):
+        backend.write_state(slot, probe.state.copy())
+    batch = [Row(slot, probe.chunk, probe.want) for probe, slot in zip(probes, slots, strict=True)]
+    logits, starts = backend.step(batch), line_starts(batch)
+    for probe, slot, start, end in zip(probes, slots, starts, starts[1:], strict=False):
+        probe.took(backend, slot, logits.to_numpy(range(start, end)))
 
 
 class LogitsProbe(Probe):
@@ -72,10 +87,14 @@ class LogitsProbe(Probe):
 
 
 class StateProbe(Probe):
-    """The state after the last token; ``non_finite_logits`` when it, or what the model says on the way, is not
-    finite."""
+    """The state after the last token, or of its arrays those of these ``names``; ``non_finite_logits`` when it, or what
+    the model says on the way, is not finite."""
 
     needs_state = True
+
+    def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int, names: tuple[str, ...] = ()) -> None:
+        super().__init__(state, token_ids, chunk)
+        self._names = names
 
     def take(self, row: FloatArray) -> None:
         _check_finite(self._read, row)
@@ -83,7 +102,9 @@ class StateProbe(Probe):
     def result(self) -> RecurrentState:
         if not all(np.isfinite(array).all() for array in self.state.arrays.values()):
             raise ModelError("non_finite_logits", tokens=self._read)
-        return self.state
+        if not self._names:
+            return self.state
+        return replace(self.state, arrays={name: self.state.arrays[name] for name in self._names})
 
 
 class ScoreProbe(Probe):

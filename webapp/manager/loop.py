@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import io
+import itertools
 import logging
 import os
 import queue
@@ -181,7 +182,7 @@ class EngineLoop:
                 if outputs:
                     self._send(Outputs.of(outputs))
             if self._probes:
-                self._advance(engine, *self._probes[0])
+                self._advance(engine)
 
     def _take(self, wait: bool) -> Iterator[Command]:
         """All commands that are there; waits for one when there is nothing else to do."""
@@ -229,16 +230,34 @@ class EngineLoop:
             output = TokenOutput(request.request_id, finish_reason=FinishReason.ERROR, stats=stats, error=exc.to_dict())
             self._send(Outputs.of([output]))
 
-    def _advance(self, engine: LLMEngine, call_id: int, probe: Probe) -> None:
-        is_over = True
+    def _advance(self, engine: LLMEngine) -> None:
+        """A chunk of the oldest probe and of those that can be read with it; where that fails, of the oldest alone."""
+        count = len(engine.together(probe for _, probe in self._probes))
+        if count > 1:
+            try:
+                engine.advance(*(probe for _, probe in itertools.islice(self._probes, count)))
+            except EngineCrashed:
+                raise
+            except Exception:
+                logger.debug("%d texts could not be read together", count, exc_info=True)
+            else:
+                batch = [self._probes.popleft() for _ in range(count)]
+                unfinished = [(call_id, probe) for call_id, probe in batch if not self._told(call_id, probe)]
+                self._probes.extendleft(reversed(unfinished))
+                return
+        call_id, probe = self._probes.popleft()
         with self._answering_errors(call_id):
             if not probe.is_done:
                 engine.advance(probe)
-            is_over = probe.is_done
-            if is_over:
+            if not self._told(call_id, probe):
+                self._probes.appendleft((call_id, probe))
+
+    def _told(self, call_id: int, probe: Probe) -> bool:
+        """Answers the call if the probe is done."""
+        if probe.is_done:
+            with self._answering_errors(call_id):
                 self._send(reply_of(call_id, probe))
-        if is_over:
-            self._probes.popleft()
+        return probe.is_done
 
     @contextlib.contextmanager
     def _answering_errors(self, call_id: int) -> Iterator[None]:
@@ -282,7 +301,7 @@ def make_probe(engine: LLMEngine, command: ComputeLogits | ReadState | ScoreToke
         return engine.logits_probe(command.token_ids, command.every_position, command.digest)
     if isinstance(command, ScoreTokens):
         return engine.score_probe(command.token_ids, command.alternatives, command.digest)
-    return engine.state_probe(command.token_ids, command.digest)
+    return engine.state_probe(command.token_ids, command.digest, command.names)
 
 
 def reply_of(call_id: int, probe: Probe) -> Reply:

@@ -10,7 +10,9 @@ import atexit
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from itertools import pairwise
@@ -310,9 +312,21 @@ class ModelManager:
         from webapp.manager.messages import ReadState
 
         ids = tuple(int(token_id) for token_id in token_ids)
-        reply = self._read(ids, state, lambda call_id, digest: ReadState(call_id, ids, digest))
-        assert reply.state is not None
-        return reply.state.value()
+        return _state_of(self._ask(ids, state, lambda call_id, digest: ReadState(call_id, ids, digest)))
+
+    def read_states(self, texts: Iterable[Sequence[int]], names: tuple[str, ...] = ()) -> Iterator[RecurrentState]:
+        """After each text, in order, from the state in use; of their arrays only ``names``, where there are any. The
+        engine reads many of them in one step."""
+        from webapp.manager.messages import ReadState
+
+        asked: deque[Future[Reply]] = deque()
+        for text in texts:
+            ids = tuple(text)
+            while asked and (len(asked) >= TEXTS_AHEAD or self._is_crowded()):
+                yield _state_of(asked.popleft())
+            asked.append(self._ask(ids, None, lambda call_id, digest, ids=ids: ReadState(call_id, ids, digest, names)))
+        while asked:
+            yield _state_of(asked.popleft())
 
     def score_tokens(
         self, token_ids: Sequence[int], alternatives: int = 0, state: str | None = None
@@ -388,9 +402,17 @@ class ModelManager:
         except (FutureTimeoutError, RoostError):
             return {}
 
+    def _is_crowded(self) -> bool:
+        """So many texts are being read that those who ask for many have to leave room for others."""
+        session = self._supervisor.session
+        return session is not None and session.call_count * 2 > self._settings.max_queue
+
     def _read(
         self, ids: tuple[int, ...], state: str | Start | None, make_command: Callable[[int, str | None], Any]
     ) -> Reply:
+        return self._ask(ids, state, make_command).result()
+
+    def _ask(self, ids: tuple[int, ...], state: str | Start | None, make_command: Callable[..., Any]) -> Future[Reply]:
         target = self._chosen(for_loading=True)
         check_prompt(ids, self._config_of(target), self._settings)
         start = self._start(target, state)
@@ -403,7 +425,7 @@ class ModelManager:
             raise ModelError("model_unloaded")
         if session.call_count >= self._settings.max_queue + 1:
             raise QueueFull(waiting=session.call_count)
-        return session.call(make_command, start).result()
+        return session.call(make_command, start)
 
     def engine_pid(self) -> int | None:
         """None when no engine runs, or it runs in this process."""
@@ -456,6 +478,14 @@ def _closer(manager: weakref.ref[ModelManager]) -> Callable[[], None]:
 
 
 LOGITS_LIMIT_BYTES = 1 << 30
+TEXTS_AHEAD = 64
+"""Of one request: how many of its texts wait in the engine, so that it can read them together."""
+
+
+def _state_of(asked: Future[Reply]) -> RecurrentState:
+    reply = asked.result()
+    assert reply.state is not None
+    return reply.state.value()
 
 
 def check_request(request: GenerationRequest, config: ModelConfig, settings: Settings) -> None:

@@ -198,11 +198,12 @@ class ComputeLogits(Tagged, frozen=True):
 
 
 class ReadState(Tagged, frozen=True):
-    """Answered by a Reply with the ``state`` after the last token."""
+    """Answered by a Reply with the ``state`` after the last token; of its arrays only ``names``, if there are any."""
 
     call_id: int
     token_ids: tuple[int, ...]
     digest: str | None = None
+    names: tuple[str, ...] = ()
 
 
 class ScoreTokens(Tagged, frozen=True):

@@ -182,6 +182,15 @@ def test_token_ids_embed_as_their_text(real):
     assert real.embeddings.create(model="any", input=[ids, ids]).data[1].embedding == by_text
 
 
+def test_many_texts_are_the_same_vectors_as_each_alone(server):
+    texts = [f"text number {number}" * (number % 4) for number in range(1, 70)]
+    texts = [text for text in texts if text]
+    together = [row["embedding"] for row in server.post("/v1/embeddings", {"input": texts})[1]["data"]]
+    for place in (0, 17, len(texts) - 1):
+        alone = server.post("/v1/embeddings", {"input": texts[place]})[1]["data"][0]["embedding"]
+        assert together[place] == pytest.approx(alone, abs=1e-5)
+
+
 def test_ollamas_embeddings_are_the_same_vectors(real):
     ollama = pytest.importorskip("ollama", reason="the ollama client is not installed")
     client = ollama.Client(host=str(real.base_url).removesuffix("/v1/"))

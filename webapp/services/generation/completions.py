@@ -47,14 +47,15 @@ if TYPE_CHECKING:
 
 
 END_OF_TEXT = 0
+EMBEDDED = "ffn_x_prev"
 
 
 class StateReader(Protocol):
-    def read_state(self, token_ids: Sequence[int], state: str | None = None) -> RecurrentState: ...
+    def read_states(self, texts: Iterable[Sequence[int]], names: tuple[str, ...] = ()) -> Iterator[RecurrentState]: ...
 
 
-def embedding(manager: StateReader, token_ids: Sequence[int]) -> list[float]:
-    """A text as one vector: ``n_embd`` numbers of length 1. Raises what reading raises: ``prompt_too_long``,
+def embeddings(manager: StateReader, texts: Iterable[Sequence[int]]) -> Iterator[list[float]]:
+    """Each text as one vector: ``n_embd`` numbers of length 1. Raises what reading raises: ``prompt_too_long``,
     ``token_out_of_range``, a failed load.
 
     It is ``ffn_x_prev`` of the last layer in the state after the text and the token that ends a text: the normalised
@@ -62,8 +63,8 @@ def embedding(manager: StateReader, token_ids: Sequence[int]) -> list[float]:
     entries is taken away, then it is scaled to length 1, so that a dot product is a cosine. The models were not trained
     to make embeddings: near means alike in wording and topic, no more.
     """
-    state = manager.read_state([*token_ids, END_OF_TEXT])
-    return normalised(state.arrays["ffn_x_prev"][-1])
+    for state in manager.read_states(([*text, END_OF_TEXT] for text in texts), (EMBEDDED,)):
+        yield normalised(state.arrays[EMBEDDED][-1])
 
 
 def normalised(row: Any) -> list[float]:

@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from webapp.errors import ModelNotFound, RequestError, RoostError
 from webapp.i18n import Text
-from webapp.services.generation.completions import embedding
+from webapp.services.generation.completions import embeddings
 from webapp.services.generation.request import ChatPrompt
 from webapp.web.api.answering import (
     DISCONNECTED,
@@ -155,12 +155,12 @@ def check_dimensions(dimensions: int | None) -> None:
 
 
 def vectors(inputs: list[list[int]]) -> Iterator[list[float]]:
-    """One after the other, as long as the client is there."""
+    """As long as the client is there."""
     is_gone = request.environ.get(DISCONNECTED, lambda: False)
-    for token_ids in inputs:
+    for vector in embeddings(the_manager(), inputs):
         if is_gone():
             raise ClientGone
-        yield embedding(the_manager(), token_ids)
+        yield vector
 
 
 def encoded(vector: list[float], asked: EmbeddingRequest) -> list[float] | str:
