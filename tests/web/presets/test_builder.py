@@ -1,10 +1,13 @@
 """The strategy builder: what can be chosen here, the string that results, what is wrong with one written by hand."""
 
 import re
+import sys
 
 import pytest
 
 from tests.web.presets.posted_form import form_of
+from tests.wording import text
+from webapp.backends.webgpu import device
 from webapp.engine.registry import kinds
 from webapp.resources import STARTER_MODEL
 from webapp.web.presets.builder import BuilderChoice, read_choice
@@ -141,3 +144,16 @@ def test_the_states_that_can_be_chosen_follow_the_model_of_the_form(browser):
     assert 'id="field-state" name="state" hx-swap-oob="true"' in part
     assert 'value="poet.safetensors" selected>poet.safetensors (does not fit this model)' in part
     assert "hx-swap-oob" not in build(browser)
+
+
+@pytest.mark.parametrize("locale", ["en", "zh"])
+def test_under_python_3_10_the_cards_of_webgpu_say_which_python_it_takes(browser, monkeypatch, locale):
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    part = browser.part("/presets/builder", model="six.safetensors", build_kind="auto", lang=locale)
+    said = text("reason.webgpu.python_is_too_old", locale, version="3.10")
+    for kind in ("webgpu", "webgpu_python"):
+        card = part[part.index(f'id="build-{kind}"') :]
+        card = card[: card.index("</label>")]
+        assert "disabled" in card.partition(">")[0] and "choice-why" in card
+        assert said[1:] in card and text("reason.webgpu.use_newer_python", locale) in card
