@@ -112,7 +112,7 @@ def backend_for(strategy: str) -> BackendEntry:
     raise StrategyError(
         strategy=strategy,
         reason=Text("reason.engine.no_backend_knows_it"),
-        way_out=Text("reason.engine.try_these_strategies"),
+        way_out=Text("reason.engine.try_these_strategies", names=", ".join(map(usual_strategy, backend_names()))),
     )
 
 

@@ -15,6 +15,7 @@ from webapp.cli import main
 from webapp.engine import registry
 from webapp.engine.backend import RAM, Availability, BackendKind, BackendOption, Footprint, Suggestion
 from webapp.engine.registry import BackendEntry
+from webapp.errors import StrategyError
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.bench import speed
@@ -142,3 +143,12 @@ def test_one_that_is_not_available_says_why_everywhere(browser, bench, monkeypat
     assert choice.validate("toy red", browser.manager.library.entry(MODEL).inspection.config).is_elsewhere
     code, _, said = bench("toy red")
     assert code != 0 and "the box is empty" in said and "Buy batteries." in said
+
+
+def test_a_strategy_nobody_knows_is_told_the_ways_there_are(toy):
+    with pytest.raises(StrategyError) as caught:
+        registry.backend_for("nonsense")
+    named = str(caught.value.params["way_out"].params["names"]).split(", ")
+    assert "toy" in named and len(named) == len(registry.backends())
+    for strategy in named:
+        registry.resolve_strategy(strategy)

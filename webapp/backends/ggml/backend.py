@@ -159,7 +159,7 @@ class GgmlBackend(FlatBackend):
             _refuse(
                 options,
                 Text("reason.backends.attention_width"),
-                Text("reason.backends.use_strategy", strategy="cpu fp32"),
+                Text("reason.backends.use_strategy", strategy="auto"),
             )
 
     @classmethod

@@ -218,7 +218,7 @@ OPERATIONS = (
     Operation(
         "switch_model", "runner", "POST", ("/switch-model",), "runner:switch_model",
         "runner:SwitchModel", "str",
-        example={"model": "models/RWKV-x070-World-0.1B.pth", "strategy": "cpu fp32"},
+        example={"model": "models/RWKV-x070-World-0.1B.pth", "strategy": "auto"},
     ),
     Operation(
         "update_config", "runner", "POST", ("/update-config",), "runner:update_config",

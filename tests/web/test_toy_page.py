@@ -1,0 +1,53 @@
+"""A new page is a blueprint, a template, a row of PAGES, a row of the roles and its words: nothing else knows it."""
+
+import types
+
+import pytest
+from flask import Blueprint
+from jinja2 import ChoiceLoader, DictLoader
+
+from webapp.i18n import translation
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
+from webapp.settings import Settings
+from webapp.web import app as app_module
+from webapp.web.kit.page import current_page, render_page
+from webapp.web.roles import ENDPOINTS, Role
+
+BASE = "http://127.0.0.1"
+TEMPLATE = '{% extends "pages.html" %}{% block page %}<h1 data-toys>{{ page_title }}</h1>{% endblock %}'
+
+
+@pytest.fixture
+def client(monkeypatch, tmp_path):
+    blueprint = Blueprint("toys", __name__, url_prefix="/toys")
+    blueprint.get("")(index)
+    toys = types.SimpleNamespace(blueprint=blueprint)
+    monkeypatch.setattr(app_module, "PAGES", (*app_module.PAGES, (toys, "toys.title", "boxes")))
+    monkeypatch.setitem(ENDPOINTS, "toys.index", Role.GUEST)
+    for locale, word in (("en", "Toys"), ("zh", "玩具")):
+        monkeypatch.setitem(translation.catalogue().texts[locale], "toys.title", word)
+    settings = Settings(data_dir=tmp_path, models_dir=tmp_path, strategy="fake")
+    app = app_module.create_app(settings, ModelManager(settings, start_engine_in_thread))
+    app.jinja_env.loader = ChoiceLoader([app.jinja_env.loader, DictLoader({"toys/page.html": TEMPLATE})])
+    yield app.test_client()
+    app.extensions["close"]()
+
+
+def index():
+    return render_page("toys/page.html", {"page_title": current_page().t("toys.title")})
+
+
+def test_a_new_page_stands_in_the_shell_and_in_every_rail(client):
+    for locale, word in (("en", "Toys"), ("zh", "玩具")):
+        page = client.get(f"/toys?lang={locale}", base_url=BASE).get_data(as_text=True)
+        assert f"<h1 data-toys>{word}</h1>" in page
+        for path in ("/", "/presets"):
+            shown = client.get(f"{path}?lang={locale}", base_url=BASE).get_data(as_text=True)
+            assert 'href="/toys"' in shown and word in shown
+
+
+def test_without_a_row_of_the_roles_it_is_the_owners(client, monkeypatch):
+    assert client.get("/toys", base_url=BASE).status_code == 200
+    monkeypatch.delitem(ENDPOINTS, "toys.index")
+    assert client.get("/toys", base_url=BASE).status_code == 403
