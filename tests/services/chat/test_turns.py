@@ -295,6 +295,7 @@ def test_an_answer_that_cannot_be_stored_is_not_written_on(turns_with, store, mo
 
     turns, manager = turns_with([" One", threading.Event()])
     monkeypatch.setattr(ChatStore, "append_tokens", full_disk)
+    monkeypatch.setattr(turn_writer, "POLL_S", 0.01)
     failed = watch(turns.send(store.create().id, "Go"))[-1]
     assert failed.error["code"] == "storage_error"
     assert manager.handles[0].is_aborted.is_set()
@@ -386,13 +387,15 @@ def test_what_a_viewer_sees_is_stored_a_moment_later_though_nothing_more_comes(t
     gate.set()
 
 
-def test_an_answer_is_stored_while_it_is_written_in_few_transactions(turns_with, store, monkeypatch):
-    stored = []
-    monkeypatch.setattr(ChatStore, "append_tokens", lambda store, message_id, *written: stored.append(written))
-    monkeypatch.setattr(turn_writer, "JOURNAL_S", 60.0)
-    turns, _ = turns_with([[33] * 100])
-    watch(turns.send(store.create().id, "Go"))
-    assert [len(token_ids) for _, _, token_ids in stored] == [32, 32, 32]
+def test_an_answer_is_stored_while_it_is_written_after_so_many_tokens(turns_with, store, journal_writes, monkeypatch):
+    monkeypatch.setattr(turn_writer, "JOURNAL_S", 600.0)
+    gate = threading.Event()
+    turns, _ = turns_with([[33] * 40, gate])
+    chat = store.create()
+    turns.send(chat.id, "Go")
+    assert journal_writes.wait(PATIENCE_S)
+    assert len(store.branch(chat.id)[-1].message.token_ids) >= turn_writer.JOURNAL_TOKENS == 32
+    gate.set()
 
 
 def test_a_short_answer_is_stored_once(turns_with, store, journal_writes, monkeypatch):

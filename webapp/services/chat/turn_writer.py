@@ -149,6 +149,7 @@ class TurnWriter:
         store: ChatStore,
         presets: Presets,
         live: LiveTurn,
+        journal: Journal,
         client: str,
         continues: bool,
         offered: Callable[[Chat], object] = lambda chat: None,
@@ -162,7 +163,8 @@ class TurnWriter:
         self._offered = offered
         self._message = Message(Role.ASSISTANT, "")
         self._generation: Generation | None = None
-        self._journal = Journal(store, live.message_id)
+        self._journal = journal
+        self._journaled_tokens = 0
         self._stats: dict[str, Any] = {}
         self._known_tokens = 0
         self._origin = ""
@@ -208,10 +210,12 @@ class TurnWriter:
         self._live.on_stop(generation.stop)
         generation.start()
         while True:
-            events = generation.read(min(POLL_S, self._journal.due_in_s)) or []
+            events = generation.read(POLL_S) or []
             if generation.end is not None:
                 break
-            self._journal.add(events, generation.text.token_ids)
+            new = generation.text.token_ids[self._journaled_tokens :]
+            self._journaled_tokens += len(new)
+            self._journal.add(self._live.message_id, events, new)
             self._live.emit(events)
         self._live.emit(event for event in events if event is not generation.end)
         self._live.finish(self._store_answer(generation.end))
@@ -292,7 +296,7 @@ class TurnWriter:
         if not self._message.token_ids:  # known as text alone: its ids hold the opening too
             self._message = replace(self._message, think_mode=ThinkMode.NONE)
         self._store.reopen_message(self._live.message_id, self._written())
-        self._journal.stored_tokens = len(generation.text.token_ids)
+        self._journaled_tokens = len(generation.text.token_ids)
 
     def _store_answer(self, end: Finished | Failed) -> Finished | Failed:
         """The same with all figures."""
@@ -306,6 +310,7 @@ class TurnWriter:
         status = "failed" if error is not None else "complete"
         if reason == "abort":
             status = "interrupted" if self._live.is_closing else "stopped"
+        self._journal.end(self._live.message_id)
         snapshots = self._stats.pop("snapshots", ())
         unneeded = self._store.finish_message(
             self._live.message_id, self._written(), status, reason, self._stats, error, self._model, snapshots
@@ -334,35 +339,89 @@ class TurnWriter:
         )
 
 
+class Unstored:
+    """What was written of one answer and is not stored."""
+
+    def __init__(self) -> None:
+        self.content: list[str] = []
+        self.reasoning: list[str] = []
+        self.token_ids: list[int] = []
+
+
 class Journal:
-    """Stores an answer while it is written, in few transactions: the death of the process loses what was written in
-    the last :data:`JOURNAL_S`, and never what was stored before."""
+    """Stores the answers of all chats while they are written: one thread, in one transaction what came since the last.
+    The death of the process loses what was written in the last :data:`JOURNAL_S`, and never what was stored before.
 
-    def __init__(self, store: ChatStore, message_id: str) -> None:
-        self.stored_tokens = 0
+    With a transaction an answer, those of 16 chats stood in line for the database most of the time.
+    """
+
+    def __init__(self, store: ChatStore) -> None:
         self._store = store
-        self._message_id = message_id
-        self._content: list[str] = []
-        self._reasoning: list[str] = []
-        self._oldest_at: float | None = None
+        self._changed = threading.Condition()
+        self._unstored: dict[str, Unstored] = {}  # by message
+        self._failures: dict[str, Exception] = {}
+        self._due_at = float("inf")
+        self._is_closed = False
+        self._storing = threading.Lock()
+        self._thread: threading.Thread | None = None
 
-    @property
-    def due_in_s(self) -> float:
-        """Until what was added has to be stored; endless while there is nothing."""
-        return float("inf") if self._oldest_at is None else max(0.0, self._oldest_at + JOURNAL_S - time.monotonic())
+    def add(self, message_id: str, events: Sequence[AnswerEvent], token_ids: Sequence[int]) -> None:
+        """What was written since; returns at once. Raises why something of this answer could not be stored."""
+        with self._changed:
+            if failure := self._failures.pop(message_id, None):
+                raise failure
+            if not events and not token_ids:
+                return
+            found = self._unstored.setdefault(message_id, Unstored())
+            found.content += [event.text for event in events if isinstance(event, ContentDelta)]
+            found.reasoning += [event.text for event in events if isinstance(event, ReasoningDelta)]
+            found.token_ids += token_ids
+            wait_s = 0.0 if len(found.token_ids) >= JOURNAL_TOKENS else JOURNAL_S
+            if time.monotonic() + wait_s < self._due_at:
+                self._due_at = time.monotonic() + wait_s
+                self._changed.notify()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="chat journal", daemon=True)
+                self._thread.start()
 
-    def add(self, events: Sequence[AnswerEvent], token_ids: Sequence[int]) -> None:
-        """``token_ids`` are all of the answer; stores them when it is time."""
-        self._content += [event.text for event in events if isinstance(event, ContentDelta)]
-        self._reasoning += [event.text for event in events if isinstance(event, ReasoningDelta)]
-        new = len(token_ids) - self.stored_tokens
-        if new and self._oldest_at is None:
-            self._oldest_at = time.monotonic()
-        if new >= JOURNAL_TOKENS or self.due_in_s <= 0:
-            content, reasoning = "".join(self._content), "".join(self._reasoning)
-            self._store.append_tokens(self._message_id, content, reasoning, token_ids[self.stored_tokens :])
-            self.stored_tokens = len(token_ids)
-            self._content, self._reasoning, self._oldest_at = [], [], None
+    def end(self, message_id: str) -> None:
+        """Nothing of this answer is stored from now on: the whole of it is going to be."""
+        with self._storing, self._changed:
+            self._unstored.pop(message_id, None)
+            self._failures.pop(message_id, None)
+
+    def close(self) -> None:
+        """Stores what is left."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while (left_s := self._due_at - time.monotonic()) > 0 and not self._is_closed:
+                    self._changed.wait(None if left_s == float("inf") else left_s)
+                is_last = self._is_closed
+            self._store_all()
+            if is_last:
+                return
+
+    def _store_all(self) -> None:
+        with self._storing:
+            with self._changed:
+                taken, self._unstored, self._due_at = self._unstored, {}, float("inf")
+            if not taken:
+                return
+            try:
+                with self._store.database.transaction():
+                    for message_id, found in taken.items():
+                        content, reasoning = "".join(found.content), "".join(found.reasoning)
+                        self._store.append_tokens(message_id, content, reasoning, found.token_ids)
+            except Exception as exc:  # a full disk, say: told to the turns, which end
+                with self._changed:
+                    self._failures |= dict.fromkeys(taken, exc)
 
 
 def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:

@@ -18,7 +18,7 @@ from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
 from webapp.services.chat.tool_loop import ToolLoop
-from webapp.services.chat.turn_writer import LiveTurn, TurnWriter, chosen_tools
+from webapp.services.chat.turn_writer import Journal, LiveTurn, TurnWriter, chosen_tools
 from webapp.services.presets.presets import Presets
 from webapp.services.tools import McpServers
 from webapp.settings import Settings
@@ -62,6 +62,7 @@ class ChatTurns:
             self._store, self._offered, self._go_on, settings.tool_hosts, self._tell, remote, self._texts, in_a_thread
         )
         """What becomes of an answer's calls."""
+        self._journal = Journal(self._store)
         self._turns: dict[str, LiveTurn] = {}
         self._clients: dict[str, str] = {}  # who asked last, for the answers that follow calls
         self._listeners: list[Callable[[str, bool], None]] = []
@@ -161,6 +162,7 @@ class ChatTurns:
         deadline = time.monotonic() + CLOSE_WAIT_S
         for live in turns:
             live.wait_finished(max(0.0, deadline - time.monotonic()))
+        self._journal.close()
         self._claim.release()
 
     def _new_answer(self, chat_id: str, parent_id: str | None) -> LiveTurn:
@@ -179,7 +181,8 @@ class ChatTurns:
                 self._clients[chat_id] = client
                 if len(self._clients) > MOST_CLIENTS:
                     del self._clients[next(iter(self._clients))]
-            writer = TurnWriter(self._manager, self._store, self._presets, live, client, continues, self._warm)
+            parts = (self._manager, self._store, self._presets, live, self._journal)
+            writer = TurnWriter(*parts, client, continues, self._warm)
             try:
                 name = f"turn {live.message_id[:8]}"
                 threading.Thread(target=self._write, args=(writer, live), name=name, daemon=True).start()
