@@ -16,6 +16,7 @@ from webapp.errors import ChatNotFound, EngineCrashed, QueueFull, RoostError, St
 from webapp.manager.handles import LoadingEvent, QueuePosition
 from webapp.services.chat import turn_writer
 from webapp.services.chat import turns as chat_turns
+from webapp.services.chat.turn_writer import Journal
 from webapp.services.generation import generation
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
@@ -24,14 +25,20 @@ from webapp.storage.database import Database
 @pytest.fixture
 def journal_writes(monkeypatch):
     """Set when something of an answer that is being written was stored."""
-    written = threading.Event()
-    append = ChatStore.append_tokens
+    written, steps = threading.Event(), []
+    append, store_all = ChatStore.append_tokens, Journal._store_all
 
     def noted(*args):
         append(*args)
-        written.set()
+        steps.append(args)
+
+    def stored(journal):
+        store_all(journal)
+        if steps:  # and committed
+            written.set()
 
     monkeypatch.setattr(ChatStore, "append_tokens", noted)
+    monkeypatch.setattr(Journal, "_store_all", stored)
     return written
 
 
