@@ -246,6 +246,8 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "chat_error": 409,
         "turn_running": 409,
         "nothing_to_continue": 409,
+        "answer_without_tokens": 409,
+        "answer_of_another_model": 409,
         "chat_template_failed": 422,
         "attachment_not_text": 422,
         "attachment_empty": 422,

@@ -54,6 +54,19 @@ def test_one_token_has_nothing_to_be_scored_after():
     assert finish(made, made.score_probe([7])) == ((), 0)
 
 
+def test_scores_from_a_place_on_begin_at_the_nearest_snapshot_and_leave_one_to_go_on_from():
+    whole, _ = finish(engine(), engine().score_probe(range(1, 30), 3))
+    made = engine(prefill_chunk=8)
+    run(made, request(prompt=range(1, 11), **GREEDY, max_tokens=1, boundaries=(10,)))
+    scores, steps = finish(made, made.score_probe(range(1, 30), 3, None, 17))
+    assert (scores, steps) == (whole[16:], 1 + 2)  # 7 tokens from the snapshot, then 11 scored ones
+    again, steps = finish(made, made.score_probe(range(1, 19), 3, None, 17))
+    assert (again, steps) == (whole[16:17], 0)
+    rest = run(made, request("b", prompt=range(1, 18), **GREEDY, max_tokens=4))["b"]
+    assert rest.stats.cached_tokens == 17
+    assert rest.token_ids == run(engine(), request(prompt=range(1, 18), **GREEDY, max_tokens=4))["a"].token_ids
+
+
 def test_scores_do_not_depend_on_the_chunks_they_were_read_in():
     scores = [finish(made, made.score_probe(range(1, 20), 1)) for made in (engine(), engine(prefill_chunk=4))]
     assert scores[0][0] == scores[1][0] and [steps for _, steps in scores] == [1, 5]

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -204,10 +205,19 @@ class LLMEngine:
         self._factory.check_token_ids(token_ids)
         return StateProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk, names)
 
-    def score_probe(self, token_ids: TokenIds, alternatives: int = 0, digest: str | None = None) -> Probe:
-        """How likely each token but the first was, and the best ``alternatives`` in its place."""
+    def score_probe(
+        self, token_ids: TokenIds, alternatives: int = 0, digest: str | None = None, first: int = 1
+    ) -> Probe:
+        """How likely each token from ``first`` on was, and the best ``alternatives`` in its place. Beyond 1 reading
+        begins at the nearest snapshot, and what an answer needs to go on from there is kept."""
         self._factory.check_token_ids(token_ids)
-        return ScoreProbe(self._start_of(digest).state, token_ids, self.scheduler.prefill_chunk, alternatives)
+        start, chunk = self._start_of(digest), self.scheduler.prefill_chunk
+        if first == 1:
+            return ScoreProbe(Snapshot(start.state), token_ids, chunk, alternatives)
+        before = tuple(token_ids[:first])
+        read, snapshot = self.snapshots.longest_prefix(start.digest, before) or (0, Snapshot(start.state))
+        keep = partial(self.snapshots.put, start.digest, before) if read < first else None
+        return ScoreProbe(snapshot, token_ids, chunk, alternatives, first, read, keep)
 
     def together(self, probes: Iterable[Probe]) -> list[Probe]:
         """The first of them and those after it that may be advanced with it: states of short texts, as many as slots

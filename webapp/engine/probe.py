@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from webapp.engine.backend import Backend, Row, Want, line_starts
 from webapp.engine.outputs import TokenLogprob
 from webapp.engine.sampler import log_probabilities
 from webapp.engine.scheduler import TokenIds
+from webapp.engine.snapshot_store import Snapshot
 from webapp.engine.state import RecurrentState
 from webapp.errors import ModelError
 
@@ -31,7 +32,7 @@ class Probe:
     def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int) -> None:
         self.state = state
         """Never written to: it may be everyone's beginning."""
-        self._chunks = deque(token_ids[start : start + chunk] for start in range(0, len(token_ids), chunk))
+        self._chunks = deque(_cut(token_ids, chunk))
         self._read = 0
 
     @property
@@ -73,8 +74,8 @@ class LogitsProbe(Probe):
     """Raw logits after the last token ``(vocab_size,)``, or after each ``(len(token_ids), vocab_size)``."""
 
     def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int, every_position: bool) -> None:
-        super().__init__(state, token_ids, chunk)
         self.want = "all" if every_position else "last"
+        super().__init__(state, token_ids, chunk)
         self._rows: list[FloatArray] = []
 
     def take(self, row: FloatArray) -> None:
@@ -108,26 +109,67 @@ class StateProbe(Probe):
 
 
 class ScoreProbe(Probe):
-    """For each token but the first: its logprob after those before it, then the best ``alternatives``."""
+    """For each token from ``first`` (at least 1) on: its logprob after those before it, then the best ``alternatives``.
+
+    ``before`` has read so many of the first ``first`` tokens, and has logits where that is all of them. ``keep`` gets
+    the state after those tokens, with its logits, if it is read on the way.
+    """
 
     want: Want = "all"
 
-    def __init__(self, state: RecurrentState, token_ids: TokenIds, chunk: int, alternatives: int) -> None:
-        super().__init__(state, token_ids[:-1], chunk)
+    def __init__(
+        self,
+        before: Snapshot,
+        token_ids: TokenIds,
+        chunk: int,
+        alternatives: int,
+        first: int = 1,
+        read: int = 0,
+        keep: Callable[[Snapshot], object] | None = None,
+    ) -> None:
+        super().__init__(before.state, (), chunk)
         self._token_ids = token_ids
         self._alternatives = alternatives
+        self._first, self._read, self._keep = first, read, keep
         self._scores: list[tuple[TokenLogprob, ...]] = []
+        self.needs_state = keep is not None
+        if read == first:
+            assert before.logits is not None
+            self.take(before.logits)
+        # the logits after the first ``first`` tokens are those of the last of them
+        scored = first if keep is not None or read == first else first - 1
+        unscored = _cut(token_ids[read:scored], chunk)
+        wants: list[Want] = ["nothing"] * len(unscored)
+        if unscored and scored == first:
+            wants[-1] = "last"
+        self._chunks.extend(unscored)
+        self._chunks.extend(_cut(token_ids[scored:-1], chunk))
+        self._wants = deque(wants)
+        self.want = self._wants.popleft() if self._wants else "all"
+
+    def took(self, backend: Backend, slot: int, rows: Iterable[FloatArray]) -> None:
+        has_passed = self._read >= self._first
+        super().took(backend, slot, rows)
+        self.want = self._wants.popleft() if self._wants else "all"
+        if self._keep is not None and self._read == self._first and not has_passed:
+            self._keep(Snapshot(self.state, self._row_after_first))
 
     def take(self, row: FloatArray) -> None:
-        position = len(self._scores) + 1
+        position = self._first + len(self._scores)
         _check_finite(position, row)
         token_id = self._token_ids[position]
         logprob, ids, logprobs = log_probabilities(row, token_id, self._alternatives)
         best = zip(ids.tolist(), logprobs.tolist(), strict=True)
         self._scores.append((TokenLogprob(token_id, logprob), *(TokenLogprob(*each) for each in best)))
+        if len(self._scores) == 1:
+            self._row_after_first = row.copy()
 
     def result(self) -> tuple[tuple[TokenLogprob, ...], ...]:
         return tuple(self._scores)
+
+
+def _cut(token_ids: TokenIds, size: int) -> list[TokenIds]:
+    return [token_ids[start : start + size] for start in range(0, len(token_ids), size)]
 
 
 def _check_finite(read: int, logits: FloatArray) -> None:

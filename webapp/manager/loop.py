@@ -300,7 +300,7 @@ def make_probe(engine: LLMEngine, command: ComputeLogits | ReadState | ScoreToke
     if isinstance(command, ComputeLogits):
         return engine.logits_probe(command.token_ids, command.every_position, command.digest)
     if isinstance(command, ScoreTokens):
-        return engine.score_probe(command.token_ids, command.alternatives, command.digest)
+        return engine.score_probe(command.token_ids, command.alternatives, command.digest, command.first)
     return engine.state_probe(command.token_ids, command.digest, command.names)
 
 

@@ -329,11 +329,16 @@ class ModelManager:
             yield _state_of(asked.popleft())
 
     def score_tokens(
-        self, token_ids: Sequence[int], alternatives: int = 0, state: str | None = None
+        self,
+        token_ids: Sequence[int],
+        alternatives: int = 0,
+        state: str | None = None,
+        first: int = 1,
+        made_for: Inspection | None = None,
     ) -> tuple[tuple[TokenLogprob, ...], ...]:
-        """For each token but the first: itself with its logprob after those before it, then the best
-        ``alternatives`` (0 to 20), as in ``TokenOutput.logprobs``. A text alone in the model reads about as slowly as
-        it would be written: one token a step."""
+        """For each token from ``first`` (1 to one less than there are) on: itself with its logprob after those before
+        it, then the best ``alternatives`` (0 to 20), as in ``TokenOutput.logprobs``. Beyond 1 the tokens before are
+        read from the nearest snapshot on. ``made_for`` as in :meth:`submit`."""
         from webapp.manager.messages import ScoreTokens
 
         ids = tuple(int(token_id) for token_id in token_ids)
@@ -341,7 +346,9 @@ class ModelManager:
             raise RequestError(
                 "sampling_invalid", name="logprobs", value=alternatives, allowed=f"from 0 to {MOST_ALTERNATIVES}"
             )
-        reply = self._read(ids, state, lambda call_id, digest: ScoreTokens(call_id, ids, alternatives, digest))
+        reply = self._read(
+            ids, state, lambda call_id, digest: ScoreTokens(call_id, ids, alternatives, digest, first), made_for
+        )
         assert reply.scores is not None
         return reply.scores
 
@@ -408,12 +415,24 @@ class ModelManager:
         return session is not None and session.call_count * 2 > self._settings.max_queue
 
     def _read(
-        self, ids: tuple[int, ...], state: str | Start | None, make_command: Callable[[int, str | None], Any]
+        self,
+        ids: tuple[int, ...],
+        state: str | Start | None,
+        make_command: Callable[[int, str | None], Any],
+        made_for: Inspection | None = None,
     ) -> Reply:
-        return self._ask(ids, state, make_command).result()
+        return self._ask(ids, state, make_command, made_for).result()
 
-    def _ask(self, ids: tuple[int, ...], state: str | Start | None, make_command: Callable[..., Any]) -> Future[Reply]:
+    def _ask(
+        self,
+        ids: tuple[int, ...],
+        state: str | Start | None,
+        make_command: Callable[..., Any],
+        made_for: Inspection | None = None,
+    ) -> Future[Reply]:
         target = self._chosen(for_loading=True)
+        if made_for is not None and made_for.path != target.path:
+            raise ModelError("model_unloaded")
         check_prompt(ids, self._config_of(target), self._settings)
         start = self._start(target, state)
         self._supervisor.ensure_loading(target)

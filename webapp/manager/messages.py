@@ -207,12 +207,13 @@ class ReadState(Tagged, frozen=True):
 
 
 class ScoreTokens(Tagged, frozen=True):
-    """Answered by a Reply with ``scores``: the logprobs for each token but the first."""
+    """Answered by a Reply with ``scores``: the logprobs for each token from ``first`` on."""
 
     call_id: int
     token_ids: tuple[int, ...]
     alternatives: int = 0
     digest: str | None = None
+    first: int = 1
 
 
 class TakeSnapshot(Tagged, frozen=True):

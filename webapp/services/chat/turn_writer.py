@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta
+from webapp.chat.formats import PromptTemplate
 from webapp.chat.messages import Message, ReadMode, Role, ThinkMode, attached_files
 from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools
@@ -229,7 +230,10 @@ class TurnWriter:
         preset = self._presets.of_chat(chat)
         state = self._presets.start_state(chat)
         prefix = find_prefix(self._manager, state)
-        rendered, is_free = self._rendered(chat, preset, model, prefix)
+        path = self._store.path_to(stored.id)
+        rendered, template, is_free = rendered_chat(self._store, chat, preset, model, path, self._continues, prefix)
+        if not self._continues:
+            self._message = replace(self._message, think_mode=template.supported(think_mode_of(chat, preset)))
         mode = mode_of(think_mode_of(chat, preset), rendered.tools is not None)
         params = self._presets.sampling(preset, chat.sampling, model.info, mode)
         if self._continues and params.seed is None:  # as if it had never been stopped
@@ -251,32 +255,6 @@ class TurnWriter:
             if before.stats.get("decoded_tokens"):
                 return int(before.stats.get("prompt_tokens", 0)) + int(before.stats["decoded_tokens"]) - 1
         return 0
-
-    def _rendered(
-        self, chat: Chat, preset: Preset, model: PromptModel, prefix: Prefix | None
-    ) -> tuple[RenderedPrompt, bool]:
-        """The prompt, and whether calls in its answer are left unconstrained."""
-        database = self._store.database
-        path = [stored.message for stored in self._store.path_to(self._live.message_id)]
-        messages = [_readable(message, model.tokenizer) for message in (path if self._continues else path[:-1])]
-        files = [file for message in messages for file in attached_files(message)]
-        has_searchable = any(file.mode is ReadMode.SEARCH for file in files)
-        messages = with_texts(messages, chat.id, AttachmentStore(database)) if files else messages
-        tool_store = ToolStore(database)
-        chosen = chosen_tools(chat, preset, tool_store)
-        offered = offered_tools(chosen, tool_store, model.info, has_searchable)
-        has_calls = any(message.tool_calls for message in messages)
-        names = (chat.template, preset.template)
-        template, offered = format_of(model.info, names, offered, chosen.dialect, has_calls)
-        think_mode = think_mode_of(chat, preset)
-        if not self._continues:
-            self._message = replace(self._message, think_mode=template.supported(think_mode))
-        system = chat.system_prompt or preset.system_prompt
-        spoken = prefix.source.spoken if prefix is not None else ""
-        if prefix is not None:
-            system, _ = prefix.rest(system, messages)
-        rendered = render(template, messages, system, think_mode, self._continues, offered, spoken)
-        return replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop)), chosen.is_free
 
     def _note(self, prompt: PreparedPrompt, preset: str, prefix: Prefix | None) -> None:
         """For the message's figures: how the answer is made."""
@@ -422,6 +400,35 @@ class Journal:
             except Exception as exc:  # a full disk, say: told to the turns, which end
                 with self._changed:
                     self._failures |= dict.fromkeys(taken, exc)
+
+
+def rendered_chat(
+    store: ChatStore,
+    chat: Chat,
+    preset: Preset,
+    model: PromptModel,
+    path: Sequence[StoredMessage],
+    continues: bool,
+    prefix: Prefix | None,
+) -> tuple[RenderedPrompt, PromptTemplate, bool]:
+    """The prompt for the answer that ends ``path``, with what is written of it if it ``continues``; the format; and
+    whether calls in the answer are left unconstrained."""
+    messages = [_readable(stored.message, model.tokenizer) for stored in (path if continues else path[:-1])]
+    files = [file for message in messages for file in attached_files(message)]
+    has_searchable = any(file.mode is ReadMode.SEARCH for file in files)
+    messages = with_texts(messages, chat.id, AttachmentStore(store.database)) if files else messages
+    tool_store = ToolStore(store.database)
+    chosen = chosen_tools(chat, preset, tool_store)
+    offered = offered_tools(chosen, tool_store, model.info, has_searchable)
+    has_calls = any(message.tool_calls for message in messages)
+    names = (chat.template, preset.template)
+    template, offered = format_of(model.info, names, offered, chosen.dialect, has_calls)
+    system = chat.system_prompt or preset.system_prompt
+    spoken = prefix.source.spoken if prefix is not None else ""
+    if prefix is not None:
+        system, _ = prefix.rest(system, messages)
+    rendered = render(template, messages, system, think_mode_of(chat, preset), continues, offered, spoken)
+    return replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop)), template, chosen.is_free
 
 
 def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:

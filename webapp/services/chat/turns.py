@@ -17,6 +17,7 @@ from webapp.errors import ModelError, RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
+from webapp.services.chat.answer_tokens import END_OF_TEXT, check_position, model_of_answer
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.services.chat.turn_writer import Journal, LiveTurn, TurnWriter, chosen_tools
 from webapp.services.presets.presets import Presets
@@ -120,6 +121,24 @@ class ChatTurns:
             return LiveTurn(chat_id, stored.parent_id or "", message_id)
 
         return self._begin(chat_id, begin, client, continues=True)
+
+    def fork(self, message_id: str, position: int, token_id: int, client: str = "") -> LiveTurn:
+        """A new version that has the answer's first ``position`` tokens and ``token_id``, and goes on from there.
+        ``answer_without_tokens`` or ``answer_of_another_model`` where that cannot be."""
+        stored = self._store.message(message_id)
+        model = model_of_answer(self._manager, stored)
+        ids = stored.message.token_ids[: check_position(stored, position)]
+        if model.tokenizer.token_bytes(token_id) is None or token_id == END_OF_TEXT:
+            raise RequestError("token_out_of_range", found=token_id, vocab_size=model.tokenizer.vocab_size)
+        metadata = {"tokenizer": model.tokenizer.name, "forked": {"from": message_id, "position": position}}
+        mode = stored.message.think_mode
+        begun = Message(Role.ASSISTANT, "", token_ids=(*ids, token_id), think_mode=mode, metadata=metadata)
+
+        def begin() -> LiveTurn:
+            made = self._store.add_message(stored.chat_id, stored.parent_id, begun, status="streaming")
+            return LiveTurn(stored.chat_id, stored.parent_id or "", made.id)
+
+        return self._begin(stored.chat_id, begin, client, continues=True)
 
     def listen(self, listener: Callable[[str, bool], None]) -> None:
         """Called with a chat's id when something happens in it that nobody asked for just now: an answer has ended

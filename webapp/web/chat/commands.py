@@ -14,6 +14,7 @@ import itertools
 import json
 import logging
 import math
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -225,6 +226,13 @@ class Commands:
     def regenerate(self, command: Command) -> CommandResult:
         return CommandResult(self.page.turns.regenerate(command.target, self.client).chat_id)
 
+    def fork(self, command: Command) -> CommandResult:
+        """The target is ``MESSAGE:PLACE:TOKEN``."""
+        message_id, *numbers = command.target.split(":")
+        if len(numbers) != 2 or not all(re.fullmatch(r"\d{1,9}", number) for number in numbers):
+            raise RoostError("bad_frame", reason=Text("reason.web.no_token_named"))
+        return CommandResult(self.page.turns.fork(message_id, int(numbers[0]), int(numbers[1]), self.client).chat_id)
+
     def edit(self, command: Command) -> CommandResult:
         text = command.fields.text("text", TEXT_CHARS)
         if not text.strip():
@@ -380,6 +388,7 @@ COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
     "send": Commands.send,
     "stop": Commands.stop,
     "regenerate": Commands.regenerate,
+    "fork": Commands.fork,
     "edit": Commands.edit,
     "continue": Commands.continue_answer,
     "approve_call": Commands.approve_call,

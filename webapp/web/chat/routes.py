@@ -23,6 +23,7 @@ from webapp.web.chat.panel import NEW_CHAT
 from webapp.web.chat.views import (
     PAGE,
     all_chats,
+    alternatives_view,
     attached,
     chat_list,
     chat_page,
@@ -31,6 +32,7 @@ from webapp.web.chat.views import (
     own_model,
     search_results,
     title_of,
+    token_page,
 )
 from webapp.web.guard import client_address, current_role
 from webapp.web.kit.page import Toast, file_name_options, render_page, wants_fragment
@@ -179,6 +181,20 @@ def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
 
 def _file_stem(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title).strip() or "chat"
+
+
+@blueprint.get("/chat/tokens/<message_id>")
+def tokens(message_id: str) -> Response:
+    """An answer's tokens ``from`` one on; ``at`` one of them, what could have stood there; ``off`` puts them away."""
+    page, at = chat_context(), request.args.get("at", type=int)
+    if "off" in request.args:
+        return render_page("chat/_tokens.html", {"id": message_id, "is_shown": False})
+    if at is not None and wants_fragment():
+        return render_page("chat/_alternatives.html", {"found": alternatives_view(page, message_id, at)})
+    values = token_page(page, message_id, request.args.get("from", 0, type=int))
+    if at is not None:
+        values["found"] = alternatives_view(page, message_id, at)
+    return render_page("chat/tokens.html", values, "chat/_tokens.html")
 
 
 PREVIEW = """<!doctype html><title>-</title><script>

@@ -20,9 +20,10 @@ from markupsafe import Markup
 
 from webapp.chat.events import Waiting
 from webapp.chat.messages import AttachedFile, ReadMode, Role, attached_files
-from webapp.errors import STATUSES, WeightsError, error_from_dict
+from webapp.errors import STATUSES, RoostError, WeightsError, error_from_dict
 from webapp.i18n import say, size_text
 from webapp.services.attachments import FILE_BYTES, WHOLE_TOKENS
+from webapp.services.chat.answer_tokens import END_OF_TEXT, WINDOW, AnswerToken, AnswerTokens
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import can_continue
@@ -372,6 +373,7 @@ def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
         "stats": _figures(stored.stats, t),
         "note": t("chat.message.was_cut") if was_cut else t("chat.message.stopped") if was_stopped else "",
         "failure": _failure(page, stored),
+        "has_tokens": bool(message.token_ids),
         "can_preview": PAGE_OR_DRAWING.match(message.content) is not None,
         "can_continue": can_continue(stored) and bool(message.content or message.reasoning),
     }
@@ -452,6 +454,85 @@ def call_card(state: CallState, t: Translator, locale: str) -> Values:
         "reason": str(say(state.reason, locale)) if state.by == "tool" else "",
         "can_run": state.status == "waiting" and state.tool is not None,
         "asks_once": state.tool is not None and state.tool.definition.approval is Approval.ONCE,
+    }
+
+
+# the tokens of an answer
+
+CLASSES = (0.9, 0.5, 0.2, 0.05)
+"""A token is drawn in a stronger colour with each of these that its probability is below."""
+
+
+def token_page(page: ChatContext, message_id: str, start: int = 0) -> Values:
+    """``chat/tokens.html``, and its part ``chat/_tokens.html``: an answer's tokens by how likely each was, from
+    ``start`` on. ``failure``: why they cannot be shown."""
+    stored = page.store.message(message_id)
+    view: Values = {
+        "page_title": page.t("chat.tokens.label"),
+        "commands_url": "/chat/do",
+        "back_url": f"/chat/{stored.chat_id}",
+        "id": message_id,
+        "is_shown": True,
+        "needs_model": False,
+    }
+    try:
+        found = AnswerTokens(page.manager, page.store, page.presets).window(message_id, start)
+    except RoostError as exc:
+        message, hint = page.explain(exc)
+        needs_model = exc.code in NEEDS_MODEL | {"answer_of_another_model"}
+        return {**view, "failure": {"message": message, "hint": hint, "needs_model": needs_model}}
+    end = found.start + len(found.tokens)
+    return view | {
+        "tokens": [_token(token, place) for place, token in enumerate(found.tokens, found.start)],
+        "start": found.start,
+        "end": end,
+        "total": found.total,
+        "before": max(0, found.start - WINDOW),
+        "is_end": end >= found.total,
+        "levels": len(CLASSES),
+    }
+
+
+def _token(token: AnswerToken, place: int) -> Values:
+    """``lines``: how many lines end with it; its own text shows them as signs."""
+    text = token.text.replace("\n", "⏎")
+    level = sum(token.probability < bound for bound in CLASSES)
+    return {
+        "place": place,
+        "text": text or "·",
+        "lines": token.text.count("\n"),
+        "level": level,
+        "chance": chance_text(token.probability),
+    }
+
+
+def chance_text(probability: float) -> str:
+    if probability < 0.0005:
+        return "< 0.1 %"
+    return f"{100 * probability:.{0 if probability >= 0.0995 else 1}f} %"
+
+
+def alternatives_view(page: ChatContext, message_id: str, place: int) -> Values:
+    """``chat/_alternatives.html``: what could have stood there, the likeliest first; what stood there among it."""
+    view: Values = {"id": message_id, "place": place}
+    try:
+        own, best = AnswerTokens(page.manager, page.store, page.presets).alternatives(message_id, place)
+    except RoostError as exc:
+        message, hint = page.explain(exc)
+        return {**view, "failure": {"message": message, "hint": hint}}
+    is_listed = own is None or any(token.token_id == own.token_id for token in best)
+    rows = best if own is None or is_listed else (*best, own)
+    return view | {
+        "rows": [
+            {
+                **_token(token, place),
+                "percent": round(100 * token.probability),
+                "do": f"fork:{message_id}:{place}:{token.token_id}",
+                "is_own": own is not None and token.token_id == own.token_id,
+                "is_end": token.token_id == END_OF_TEXT,
+            }
+            for token in rows
+        ]
     }
 
 

@@ -1,0 +1,115 @@
+"""The tokens of a stored answer: how likely the model found each, and what else could have stood in its place.
+
+An answer keeps the ids it was sampled as, so nothing is guessed: the model reads the prompt and these ids once more,
+from the nearest snapshot on, and says its probabilities (temperature 1, before penalties and grammar). The state
+before a token that was looked at is kept: an answer that goes on from there reads nothing again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from webapp.chat.messages import Role
+from webapp.engine.outputs import TokenLogprob
+from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import RoostError
+from webapp.manager.manager import ModelManager
+from webapp.services.chat.turn_writer import rendered_chat
+from webapp.services.generation.prefixes import find_prefix, starting_from
+from webapp.services.generation.request import PromptModel, prepare
+from webapp.services.presets.presets import Presets
+from webapp.storage.chats import ChatStore
+from webapp.storage.records import StoredMessage
+from webapp.tokenizer import Tokenizer
+
+WINDOW = 256
+"""Tokens scored at a time. A long answer has a snapshot as often."""
+MOST_ALTERNATIVES = 8
+END_OF_TEXT = 0
+
+
+@dataclass(frozen=True)
+class AnswerToken:
+    """``text``: U+FFFD stands for bytes that are no whole character by themselves. ``probability`` is from 0 to 1."""
+
+    token_id: int
+    text: str
+    probability: float
+
+    @classmethod
+    def of(cls, found: TokenLogprob, tokenizer: Tokenizer) -> AnswerToken:
+        data = tokenizer.token_bytes(found.token_id) or b""
+        return cls(found.token_id, data.decode("utf-8", "replace"), math.exp(found.logprob))
+
+
+@dataclass(frozen=True)
+class TokenWindow:
+    """The tokens of an answer from ``start`` on, of ``total``."""
+
+    start: int
+    total: int
+    tokens: tuple[AnswerToken, ...]
+
+
+class AnswerTokens:
+    """Everything raises ``answer_without_tokens`` or ``answer_of_another_model`` where the answer's tokens are not
+    known or mean nothing to the model in use, and what reading raises."""
+
+    def __init__(self, manager: ModelManager, store: ChatStore, presets: Presets) -> None:
+        self._manager = manager
+        self._store = store
+        self._presets = presets
+
+    def window(self, message_id: str, start: int = 0) -> TokenWindow:
+        stored, model = self._readable(message_id)
+        ids = stored.message.token_ids
+        start = max(0, min(start, len(ids) - 1))
+        found = self._scores(stored, model, ids[start : start + WINDOW], start, 0)
+        return TokenWindow(start, len(ids), tuple(AnswerToken.of(scores[0], model.tokenizer) for scores in found))
+
+    def alternatives(self, message_id: str, position: int) -> tuple[AnswerToken | None, tuple[AnswerToken, ...]]:
+        """The token at ``position``, None behind the last, where the answer ended; and the likeliest ones there."""
+        stored, model = self._readable(message_id)
+        ids = stored.message.token_ids
+        place = check_position(stored, position)
+        token_ids = ids[place : place + 1] or (END_OF_TEXT,)
+        own, *best = self._scores(stored, model, token_ids, place, MOST_ALTERNATIVES)[0]
+        here = AnswerToken.of(own, model.tokenizer) if place < len(ids) else None
+        return here, tuple(AnswerToken.of(each, model.tokenizer) for each in best)
+
+    def _readable(self, message_id: str) -> tuple[StoredMessage, PromptModel]:
+        stored = self._store.message(message_id)
+        return stored, model_of_answer(self._manager, stored)
+
+    def _scores(
+        self, stored: StoredMessage, model: PromptModel, token_ids: Sequence[int], start: int, alternatives: int
+    ) -> tuple[tuple[TokenLogprob, ...], ...]:
+        chat = self._store.get(stored.chat_id)
+        preset = self._presets.of_chat(chat)
+        path = self._store.path_to(stored.id)
+        state = self._presets.start_state(chat)
+        prefix = find_prefix(self._manager, state)
+        rendered, _, _ = rendered_chat(self._store, chat, preset, model, path, True, prefix)
+        prompt = starting_from(prepare(model, rendered, SamplingParams(), state=state), prefix, self._manager)
+        first = len(prompt.token_ids) - len(prompt.encoded.beginning) + start
+        ids = (*prompt.token_ids[:first], *token_ids)
+        return self._manager.score_tokens(ids, alternatives, prompt.state, first, model.info)
+
+
+def check_position(stored: StoredMessage, position: int) -> int:
+    """``answer_without_tokens`` for one that is not in the answer, nor right behind it."""
+    if not 0 <= position <= len(stored.message.token_ids):
+        raise RoostError("answer_without_tokens")
+    return position
+
+
+def model_of_answer(manager: ModelManager, stored: StoredMessage) -> PromptModel:
+    """The model in use, if it is the one that wrote the answer and the answer's tokens are known."""
+    if stored.message.role is not Role.ASSISTANT or stored.status == "streaming" or not stored.message.token_ids:
+        raise RoostError("answer_without_tokens")
+    loaded, model = manager.status().model, PromptModel.chosen(manager)
+    if loaded != stored.model or stored.message.metadata.get("tokenizer") != model.tokenizer.name:
+        raise RoostError("answer_of_another_model", model=stored.model, loaded=loaded)
+    return model
