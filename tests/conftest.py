@@ -60,6 +60,40 @@ def backends_are_asked_again() -> None:
         hardware.forget_answers()
 
 
+@pytest.fixture
+def database(tmp_path: Path):
+    from webapp.storage.database import Database
+
+    database = Database(tmp_path / "roost.db")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def store(database):
+    """The chats of ``database``."""
+    from webapp.storage.chats import ChatStore
+
+    return ChatStore(database)
+
+
+@pytest.fixture
+def start(tmp_path: Path):
+    """start(strategy) -> RunningRoost of its own; stopped afterwards."""
+    from tests.web.chat.running_roost import RunningRoost
+
+    started = []
+
+    def start(strategy):
+        started.append(RunningRoost(tmp_path / "data", strategy))
+        return started[-1]
+
+    yield start
+    for roost in started:
+        if roost.is_running:
+            roost.stop()
+
+
 class CompiledOnce(BytecodeCache):
     """Keeps the code of a template, by name and source: apps are made by the hundred, and each would compile anew."""
 

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.browser.acting import PATIENCE_S
-from tests.web.chat.conftest import start  # noqa: F401
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.backends.fake import FakeBackend
 from webapp.tokenizer import load_tokenizer

@@ -1,7 +1,6 @@
 import pytest
 
 from tests.services.scripted_manager import ScriptedManager
-from tests.storage.conftest import database, store  # noqa: F401
 from webapp.services.chat.turns import ChatTurns
 from webapp.settings import Settings
 from webapp.tokenizer import load_tokenizer
@@ -18,7 +17,7 @@ def settings(tmp_path):
 
 
 @pytest.fixture
-def turns_with(world, database, settings):  # noqa: F811
+def turns_with(world, database, settings):
     """A function: scripts -> (ChatTurns, its manager). Everything is closed afterwards."""
     made = []
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.services.test_conversion import without_program  # noqa: F401
+from tests.services.test_conversion import run_here
 from tests.waiting import wait_until
 from tests.web.models.conftest import Browser
 from tests.web.owner import owner_client
@@ -17,12 +17,14 @@ from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from tests.wording import pattern, says
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
+from webapp.services import conversion
 from webapp.settings import Settings
 from webapp.web.app import create_app
 
 
 @pytest.fixture
-def browser(tmp_path: Path, without_program: None) -> Iterator[Browser]:  # noqa: F811
+def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
+    monkeypatch.setattr(conversion, "run_program", run_here)
     models = tmp_path / "models"
     models.mkdir()
     write_checkpoint(models / "raw.pth", "7", n_layer=1, n_embd=64)
