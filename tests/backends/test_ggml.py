@@ -14,6 +14,7 @@ from tests.engine.driving import forward, load_backend
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.backends.ggml import library
 from webapp.backends.ggml.backend import GgmlBackend
+from webapp.backends.ggml.library import Ggml
 from webapp.backends.ggml.model import GgmlModel
 from webapp.engine.backend import Row
 from webapp.engine.registry import resolve_strategy
@@ -313,6 +314,27 @@ def test_layers_on_a_graphics_card_need_a_ggml_that_has_one(tmp_path: Path) -> N
     assert sizes[0].keys() == {"ram"} and len({sum(each.values()) for each in sizes}) == 1
     assert 0 < sizes[1]["gpu"] < sizes[2]["gpu"] and sizes[2]["ram"] > 0  # the embedding stays
     assert GgmlBackend.builder("ggml", {"gpu_layers": 3}, None).strategy == "rwkv.cpp gpu_layers=3"
+
+
+def test_layers_that_a_graphics_card_cannot_hold_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_checkpoint(tmp_path / "m.pth", "7")
+    model, (_, options) = inspect(tmp_path / "m.pth"), resolve_strategy("rwkv.cpp f32 gpu_layers=99")
+    monkeypatch.setattr(Ggml, "has_gpu_backend", lambda self: True)
+    for size, device in ((2**40, None), (2**10, "gpu"), (0, None)):
+        monkeypatch.setattr(library, "gpu_bytes", lambda size=size: size)
+        footprint = GgmlBackend.footprint(model, options)
+        assert footprint.capacity == ({"gpu": size} if size else {}) and footprint.too_large_for() == device
+    assert GgmlBackend.footprint(model, {**options, "gpu_layers": 0}).capacity == {}
+
+
+def test_a_ggml_whose_driver_fails_tells_no_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = library.load()
+    if not found.has_gpu_backend():
+        assert library.gpu_bytes() == 0
+    library._gpu_bytes.cache_clear()
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    assert library.gpu_bytes() == 0
+    library._gpu_bytes.cache_clear()
 
 
 @pytest.mark.parametrize("architecture", ("6", "7"))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,10 @@ from webapp.engine.registry import resolve_strategy
 from webapp.engine.sampling_batch import NO_TOKEN, NOT_FINITE
 from webapp.engine.state import ModelConfig
 from webapp.errors import BackendUnavailable, EngineCrashed, StrategyError, WeightsError
+from webapp.manager.health import shortfall
+from webapp.manager.target import Choice, Target
+from webapp.services.strategy.fit import estimate
+from webapp.services.strategy.hardware import probe
 from webapp.weights.checkpoint import inspect, open_checkpoint
 
 TOLERANCE = 1e-4
@@ -292,6 +297,42 @@ def test_a_card_that_is_not_there_is_refused_with_those_that_are(
     assert CHIP.name in str(raised.value.params["way_out"])
 
 
+@pytest.mark.parametrize(
+    ("card", "devices", "verdict"),
+    [
+        (Adapter("Arc A770", "discrete", "Vulkan", memory_bytes=2**34), {"ram", DEVICE}, "tight"),
+        (Adapter("Arc A310", "discrete", "Vulkan", memory_bytes=2**20), {"ram", DEVICE}, "does_not_fit"),
+        (CARD, {"ram", DEVICE}, "tight"),
+        (CHIP, {"ram"}, "fits"),
+        (SOFTWARE, {"ram"}, "fits"),
+    ],
+)
+def test_a_model_that_a_card_cannot_hold_is_told_before_it_is_loaded(
+    card: Adapter, devices: set[str], verdict: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """How much of a card is free nobody tells, so that the best that is said is that it may fit."""
+    write_checkpoint(tmp_path / "model.st", "7", n_layer=1, dtype="float16")
+    monkeypatch.setattr(device.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(device, "listed", lambda: (card,))
+    found = inspect(tmp_path / "model.st")
+    machine = replace(probe(), ram_available=2**36, ram_total=2**37, gpus=())
+    fit = estimate(found, "webgpu fp16", machine, with_alternatives=False)
+    assert {each.device for each in fit.devices} == devices and fit.verdict == verdict
+    target = Target(Choice("model.st", "webgpu fp16"), found.path, (0, 0), found, found.config)
+    refusal = shortfall(target, 2**36)
+    assert (refusal is not None) == (verdict == "does_not_fit")
+    if refusal is not None:
+        assert refusal.code == "model_does_not_fit" and refusal.hint
+        assert refusal.params["reason"].key == "reason.manager.card_is_too_small"
+
+
+def test_a_card_that_is_here_says_how_much_memory_it_has() -> None:
+    found = WebgpuBackend.availability()
+    if not found.is_available or device.choices()[0].api != "Vulkan":
+        pytest.skip(f"no card with Vulkan: {found.reason}")
+    assert device.choices()[0].memory_bytes > 2**26
+
+
 def test_a_driver_that_ends_the_child_does_not_end_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "_has_vulkan_driver", lambda: True)
     monkeypatch.setattr(device.sys, "executable", "/bin/false")
@@ -418,7 +459,10 @@ def test_models_of_music_run(architecture: str, vocab_size: int, tmp_path: Path)
 @pytest.mark.parametrize(
     ("architecture", "strategy"), [("4", "webgpu int8"), ("6", "webgpu nf4"), ("7", "webgpu fp16")]
 )
-def test_the_estimate_covers_what_is_allocated(architecture: str, strategy: str, tmp_path: Path) -> None:
+def test_the_estimate_covers_what_is_allocated(
+    architecture: str, strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Adapter, "uses_main_memory", False)  # so that it is counted by itself
     path, options = tmp_path / "model.st", resolve_strategy(strategy)[1]
     write_checkpoint(path, architecture, n_embd=256, vocab_size=8192, dtype="float16")
     expected = WebgpuBackend.footprint(inspect(path), options)

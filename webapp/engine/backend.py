@@ -149,7 +149,8 @@ class Footprint:
 
     ``weights`` stay as long as the model is loaded. ``base`` is what the process has before a weight is there.
     ``load_extra`` and ``run_extra`` are needed beside both, at the worst moment of the load and while it answers.
-    ``state`` is one running sequence, ``snapshot`` one remembered state (always in main memory).
+    ``state`` is one running sequence, ``snapshot`` one remembered state (always in main memory). ``capacity``: all the
+    memory of a device that only its backend can ask.
     """
 
     weights: Mapping[str, int]
@@ -158,6 +159,7 @@ class Footprint:
     run_extra: Mapping[str, int] = field(default_factory=dict)
     state: Mapping[str, int] = field(default_factory=dict)
     snapshot: int = 0
+    capacity: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def devices(self) -> tuple[str, ...]:
@@ -171,6 +173,10 @@ class Footprint:
     def peak_bytes(self, device: str) -> int:
         """The most there will be: while one answer is written, or during the load."""
         return max(self.running_bytes(device), self._kept_bytes(device) + self.load_extra.get(device, 0))
+
+    def too_large_for(self) -> str | None:
+        """The device of ``capacity`` that would not hold the model even if nothing else were there."""
+        return next((name for name, size in self.capacity.items() if self.peak_bytes(name) > size), None)
 
     def _kept_bytes(self, device: str) -> int:
         return self.base.get(device, 0) + self.weights.get(device, 0)

@@ -172,12 +172,18 @@ def _footprint(target: Target) -> Footprint:
 
 
 def shortfall(target: Target, reclaimable_bytes: int) -> ModelError | None:
-    """Why the model does not fit into main memory now; ``reclaimable_bytes`` are given back before it is loaded."""
-    needed, free = needed_bytes(target), available_bytes() + reclaimable_bytes
+    """Why the model does not fit into main memory now, of which ``reclaimable_bytes`` are given back before it is
+    loaded, or never into its graphics card."""
+    footprint = _footprint(target)
+    needed, free = footprint.peak_bytes(RAM), available_bytes() + reclaimable_bytes
+    key = "reason.manager.needs_more_memory"
     if needed <= free:
-        return None
+        card = footprint.too_large_for()
+        if card is None:
+            return None
+        needed, free, key = footprint.peak_bytes(card), footprint.capacity[card], "reason.manager.card_is_too_small"
     sizes = {"needed": f"{needed / 1e9:.1f} GB", "free": f"{free / 1e9:.1f} GB"}
-    return ModelError("model_does_not_fit", name=target.name, reason=Text("reason.manager.needs_more_memory", **sizes))
+    return ModelError("model_does_not_fit", name=target.name, reason=Text(key, **sizes))
 
 
 Shortfall = Callable[["Target", int], ModelError | None]

@@ -67,7 +67,7 @@ BASE_BYTES = 44 * MIB
 READING_BYTES = {True: 24 * MIB, False: 176 * MIB}
 """Beside the weights while they are read: of a .bin or .gguf nearly nothing, of a checkpoint rows in work."""
 DEVICE = "gpu"
-"""Of the fit estimate: the card ggml takes, whose memory nobody is asked for."""
+"""Of the fit estimate: the card ggml takes."""
 MOST_GPU_LAYERS = 999
 """Or any number above the model's: all."""
 GRAPHS = 3
@@ -199,7 +199,16 @@ class GgmlBackend(FlatBackend):
             run_extra={RAM: GRAPHS * step + 16 * 4 * config.vocab_size},
             state={RAM: state},
             snapshot=state,
+            capacity=cls._capacity() if options["gpu_layers"] else {},
         )
+
+    @classmethod
+    def _capacity(cls) -> dict[str, int]:
+        try:
+            size = library.gpu_bytes() if library.load().has_gpu_backend() else 0
+        except library.GgmlUnavailable:
+            size = 0
+        return {DEVICE: size} if size else {}
 
     @classmethod
     def builder(cls, kind: str, given: Mapping[str, object], config: ModelConfig | None) -> Builder:

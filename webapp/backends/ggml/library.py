@@ -22,6 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from webapp.backends.driver_process import DriverFailed, printed_by
 from webapp.engine.backend import Availability
 from webapp.i18n import Text
 
@@ -91,6 +92,7 @@ SIGNATURES: dict[str, tuple[Any, ...]] = {
     "ggml_backend_dev_init": (P, P, c_char_p),
     "ggml_backend_dev_buffer_type": (P, P),
     "ggml_backend_dev_description": (c_char_p, P),
+    "ggml_backend_dev_memory": (None, P, P, P),
     "ggml_backend_sched_new": (P, P, P, I32, SIZE, c_bool, c_bool),
     "ggml_backend_sched_free": (None, P),
     "ggml_backend_sched_alloc_graph": (c_bool, P, P),
@@ -163,10 +165,12 @@ GPU_LIBRARIES = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """``device``: a ggml_backend_dev_t; ``description``: what its driver calls it."""
+    """``device``: a ggml_backend_dev_t; ``description``: what its driver calls it; ``memory_bytes``: all it has, 0
+    where it does not tell."""
 
     device: int
     description: str
+    memory_bytes: int
 
 
 class GgmlUnavailable(Exception):
@@ -220,8 +224,10 @@ class Ggml:
         for name, start in GPU_LIBRARIES.items():
             registry = self._gpu_registry(name, start)
             if registry and self.backend_reg_dev_count(registry):
-                device = self.backend_reg_dev_get(registry, 0)
-                return Gpu(device, (self.backend_dev_description(device) or b"").decode("utf-8", "replace"))
+                device, free, total = self.backend_reg_dev_get(registry, 0), c_size_t(), c_size_t()
+                self.backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+                name = (self.backend_dev_description(device) or b"").decode("utf-8", "replace")
+                return Gpu(device, name, total.value)
         return None
 
     def _gpu_registry(self, name: str, start: str) -> int | None:
@@ -282,6 +288,21 @@ def _load(chosen: str) -> Ggml | GgmlUnavailable:
             return ggml
         usable = usable or ggml
     return usable or refusal or _missing()
+
+
+def gpu_bytes() -> int:
+    """All memory of the graphics card that :meth:`Ggml.gpu` would take, 0 without one or where it does not tell. Its
+    driver runs in a process of its own, once for each ggml."""
+    return _gpu_bytes(load().paths)
+
+
+@lru_cache(4)
+def _gpu_bytes(paths: tuple[Path, ...]) -> int:
+    try:
+        return int(printed_by(__name__))
+    except (DriverFailed, TypeError, ValueError) as exc:
+        log.warning("%s: %s", paths[-1].name, exc)
+        return 0
 
 
 def _opened(paths: Sequence[Path], source: str) -> Ggml:
@@ -391,3 +412,8 @@ def _install() -> Text:
     if sys.version_info[:2] > NEWEST_PYTHON or is_intel_mac:
         return Text("reason.backends.install_another_ggml", package=FASTER, name=PATH_VARIABLE)
     return Text("reason.backends.run_pip_install", package=PINNED)
+
+
+if __name__ == "__main__":
+    found = load().gpu()
+    print(found.memory_bytes if found is not None else 0)

@@ -1,6 +1,6 @@
 """The contract's view of the WebGPU engine: options, checks, the fit estimate, and a loaded model.
 
-It is suggested for no model: WebGPU does not tell how much memory a card has free, so whoever has one chooses it.
+It is suggested for no model: nobody tells how much memory a card has free, so whoever has one chooses it.
 
 Two kinds of one engine: ``webgpu fp16|int8|nf4 [layers=N] …``, and ``webgpu_python`` with the strategy strings of
 RWKV-Runner's WebGPU (Python): ``webgpu_python fp16|fp16i8|fp16i4 [layerN] [chunkN]``.
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 NAME, PYTHON = "webgpu", "webgpu_python"
 DEVICE = "webgpu"
-"""Of the fit estimate: the memory of whichever graphics card is used, whose size WebGPU does not tell."""
+"""Of the fit estimate: the memory of a graphics card that has its own. Others use main memory."""
 FORMATS = ("fp16", "int8", "nf4", "fp32")
 QUANTISED = ("int8", "nf4")
 BITS = {"fp32": 32, "fp16": 16, "int8": 8.25, "nf4": 4.25}
@@ -230,13 +230,17 @@ class WebgpuBackend(SlotBackend):
         wide = 15 * config.n_embd + 10 * config.n_att + config.n_ffn + 1024
         drawing = 5 * (slots + 1) * config.vocab_size  # a copy of each line, masks, sums of blocks
         run = 4 * chunk * (wide + config.vocab_size) + state * (slots + 3) + drawing
+        card = device.choose(str(options["adapter"]), device.choices())
+        rest = {"base": {RAM: BASE_BYTES}, "load_extra": {RAM: READING_BYTES}, "state": {RAM: 0}}
+        if card is not None and card.uses_main_memory:
+            all_run = {RAM: 8 * config.vocab_size + run}
+            return Footprint(weights={RAM: embedding + weights}, run_extra=all_run, snapshot=state, **rest)
         return Footprint(
             weights={RAM: embedding, DEVICE: weights},
-            base={RAM: BASE_BYTES},
-            load_extra={RAM: READING_BYTES},
             run_extra={RAM: 8 * config.vocab_size, DEVICE: run},
-            state={RAM: 0},
             snapshot=state,
+            capacity={DEVICE: card.memory_bytes} if card is not None and card.memory_bytes else {},
+            **rest,
         )
 
     @classmethod

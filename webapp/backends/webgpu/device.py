@@ -8,12 +8,13 @@ take the web process with it.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib.util
 import json
 import os
 import re
-import subprocess
+import struct
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from webapp.backends.driver_process import DriverFailed, printed_by
 from webapp.engine.backend import Availability
 from webapp.errors import BackendUnavailable, EngineCrashed, OutOfMemory, RoostError
 from webapp.i18n import Text
@@ -34,7 +36,6 @@ APIS = ("Vulkan", "Metal", "D3D12")
 """Never OpenGL, which wgpu-native falls back to."""
 KINDS = {"DiscreteGPU": "discrete", "IntegratedGPU": "integrated", "CPU": "cpu"}
 BEST = ("discrete", "integrated", "other", "cpu")
-LIST_TIMEOUT_S = 60
 LIMITS = ("max-storage-buffer-binding-size", "max-buffer-size")
 UNIFORM_SLICE = 256
 """Bytes: the alignment every adapter takes."""
@@ -45,13 +46,18 @@ LAYOUT = {"uniform": "uniform", "storage, read": "read-only-storage", "storage, 
 @dataclass(frozen=True)
 class Adapter:
     """``kind``: discrete, integrated, cpu or other. ``api``: of :data:`APIS`. ``binding_bytes``: the largest part of a
-    buffer a shader can see."""
+    buffer a shader can see. ``memory_bytes``: of the card, 0 where nobody tells."""
 
     name: str
     kind: str
     api: str
     driver: str = ""
     binding_bytes: int = 0
+    memory_bytes: int = 0
+
+    @property
+    def uses_main_memory(self) -> bool:
+        return self.kind in ("integrated", "cpu")
 
 
 def availability() -> Availability:
@@ -100,20 +106,9 @@ def listed() -> tuple[Adapter, ...] | str:
     if sys.platform == "linux" and not _has_vulkan_driver():
         return ()
     try:
-        done = subprocess.run(
-            [sys.executable, "-m", __name__],
-            env=_environment(),
-            capture_output=True,
-            text=True,
-            timeout=LIST_TIMEOUT_S,
-            check=False,
-        )
-        if done.returncode == 0:
-            return tuple(Adapter(**row) for row in json.loads(done.stdout.splitlines()[-1]))
-        words = done.stderr.strip().splitlines()
-        return words[-1] if words else f"exit code {done.returncode}"
-    except (OSError, subprocess.SubprocessError, ValueError, IndexError, TypeError) as exc:
-        return f"{type(exc).__name__}: {exc}"
+        return tuple(Adapter(**row) for row in printed_by(__name__))
+    except (DriverFailed, TypeError) as exc:
+        return str(exc)
 
 
 def _has_vulkan_driver() -> bool:
@@ -129,15 +124,33 @@ def _has_vulkan_driver() -> bool:
     return False
 
 
-def _environment() -> dict[str, str]:
-    """Mesa wants a folder of the user's, and says so on the terminal where there is none."""
-    root = os.pathsep.join(filter(None, [_root(), os.environ.get("PYTHONPATH", "")]))
-    return {"XDG_RUNTIME_DIR": tempfile.gettempdir(), **os.environ, "PYTHONPATH": root}
+def _vulkan_memory() -> dict[str, int]:
+    """Bytes of each card's own memory, by its name, from Vulkan: WebGPU does not tell. Empty without Vulkan's loader.
 
-
-def _root() -> str:
-    """Where the package ``webapp`` lies."""
-    return os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    The structs are those of vulkan_core.h, read at their offsets: VkInstanceCreateInfo is empty but for its type (1); a
+    VkPhysicalDeviceProperties has its name at 20, a VkPhysicalDeviceMemoryProperties the number of heaps at 260 and
+    from 264 on 16 bytes a heap, its size and its flags (1: the device's own).
+    """
+    try:
+        vulkan = ctypes.CDLL("vulkan-1.dll" if sys.platform == "win32" else "libvulkan.so.1")
+    except OSError:
+        return {}
+    instance, count, found = ctypes.c_void_p(), ctypes.c_uint32(), {}
+    if vulkan.vkCreateInstance(struct.pack("I60x", 1), None, ctypes.byref(instance)):
+        return {}
+    vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), None)
+    devices = (ctypes.c_void_p * count.value)()
+    vulkan.vkEnumeratePhysicalDevices(instance, ctypes.byref(count), devices)
+    for device in devices[: count.value]:
+        about, memory = ctypes.create_string_buffer(1024), ctypes.create_string_buffer(1024)
+        vulkan.vkGetPhysicalDeviceProperties(ctypes.c_void_p(device), about)
+        vulkan.vkGetPhysicalDeviceMemoryProperties(ctypes.c_void_p(device), memory)
+        (heaps,) = struct.unpack_from("I", memory, 260)
+        sizes = (struct.unpack_from("QI", memory, 264 + 16 * heap) for heap in range(heaps))
+        name = ctypes.string_at(ctypes.byref(about, 20)).decode("utf-8", "replace")
+        found[name] = sum(size for size, flags in sizes if flags & 1)
+    vulkan.vkDestroyInstance(instance, None)
+    return found
 
 
 def _wgpu() -> Any:
@@ -157,7 +170,7 @@ _is_limited = False
 
 
 def _enumerate() -> list[tuple[Adapter, Any]]:
-    found = []
+    found, memory = [], _vulkan_memory()
     for one in _wgpu().gpu.enumerate_adapters_sync():
         info = one.info
         row = Adapter(
@@ -166,6 +179,7 @@ def _enumerate() -> list[tuple[Adapter, Any]]:
             api=str(info["backend_type"]),
             driver=str(info["description"]),
             binding_bytes=int(one.limits[LIMITS[0]]),
+            memory_bytes=memory.get(str(info["device"]), 0),
         )
         found.append((row, one))
     return found

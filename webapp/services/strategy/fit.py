@@ -25,7 +25,8 @@ CACHE_BYTES = 256 * 2**20
 @dataclass(frozen=True)
 class DeviceFit:
     """One device, ``ram`` or ``cuda:0``. ``needed_bytes``: with one answer being written. ``peak_bytes``: the most
-    there will be, also during the load. ``free_bytes``, ``total_bytes`` are None for a device that cannot be asked."""
+    there will be, also during the load. ``free_bytes``, ``total_bytes`` are None for a device that cannot be asked; of
+    one that tells only how large it is, and is too small, all counts as free."""
 
     device: str
     weights_bytes: int
@@ -168,6 +169,9 @@ def _device(name: str, footprint: Footprint, hardware: Hardware, demand: Demand)
     weights, state = footprint.weights.get(name, 0), footprint.state.get(name, 0)
     workspace = footprint.base.get(name, 0) + footprint.run_extra.get(name, 0)
     free, total = _memory(name, hardware)
+    if total is None:
+        total = footprint.capacity.get(name)
+        free = total if name == footprint.too_large_for() else None
     if name == RAM and free is not None:
         free += demand.reclaimable_bytes
     needed, peak = footprint.running_bytes(name), footprint.peak_bytes(name)
