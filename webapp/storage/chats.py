@@ -13,7 +13,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -231,28 +231,22 @@ class ChatStore:
     def add_message(
         self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete", model: str = ""
     ) -> StoredMessage:
-        """Puts it below ``parent_id`` (None: a new root) and shows the branch that ends with it. The files it names are
-        pending no more."""
+        """Puts it below ``parent_id`` (None: a new root) and shows the branch that ends with it; told without its other
+        versions. The files it names are pending no more."""
         now, message_id = time.time(), uuid.uuid4().hex
+        place = {"id": message_id, "chat_id": chat_id, "parent_id": parent_id, "status": status, "model": model}
+        columns = message_columns(message) | place | {"created_at": now}
         with self.database.transaction() as connection:
-            row_of(connection, "chats", chat_id, ChatNotFound)
+            self._change(chat_id, head_id=message_id, updated_at=now)
             if parent_id is not None and records.living_row(connection, parent_id)["chat_id"] != chat_id:
                 raise StorageError("message_not_found")
-            columns = message_columns(message) | {
-                "id": message_id,
-                "chat_id": chat_id,
-                "parent_id": parent_id,
-                "status": status,
-                "model": model,
-                "created_at": now,
-            }
             seq = insert(connection, "messages", columns)
-            attachments.mark_sent(connection, chat_id, attached_files(message))
+            if files := attached_files(message):
+                attachments.mark_sent(connection, chat_id, files)
             if status != "streaming":
                 self._index(connection, seq, columns["content"])
-            update(connection, "chats", chat_id, head_id=message_id, updated_at=now)
-            stored = stored_message_from_row(records.living_row(connection, message_id))
-            return records.with_versions(connection, [stored])[0]
+        written = replace(message, content=columns["content"], reasoning=columns["reasoning"], name=columns["name"])
+        return StoredMessage(message_id, chat_id, parent_id, written, status, model=model, created_at=now)
 
     def append_tokens(self, message_id: str, text: str, reasoning: str, token_ids: Iterable[int]) -> None:
         """One step of a streaming message; cheap, and safe from then on."""
@@ -348,10 +342,12 @@ class ChatStore:
         return document(chat, messages, files)
 
     def _change(self, chat_id: str, **columns: Any) -> None:
+        """Raises ChatNotFound, for one that is deleted too."""
+        assignments = ", ".join(f"{name} = ?" for name in columns) or "id = id"
+        statement = f"UPDATE chats SET {assignments} WHERE id = ? AND deleted_at IS NULL"
         with self.database.transaction() as connection:
-            row_of(connection, "chats", chat_id, ChatNotFound)
-            if columns:
-                update(connection, "chats", chat_id, **columns)
+            if not connection.execute(statement, (*columns.values(), chat_id)).rowcount:
+                raise ChatNotFound()
 
     def _change_all(self, chat_ids: Iterable[str], **columns: Any) -> None:
         """All or, where one is not there, none."""
@@ -452,8 +448,7 @@ _ALIVE = "m.deleted_at IS NULL AND c.deleted_at IS NULL"
 
 
 def index_message(connection: sqlite3.Connection, seq: int, content: str) -> None:
-    connection.execute("DELETE FROM message_search WHERE rowid = ?", (seq,))
-    connection.execute("INSERT INTO message_search (rowid, content) VALUES (?, ?)", (seq, content))
+    connection.execute("INSERT OR REPLACE INTO message_search (rowid, content) VALUES (?, ?)", (seq, content))
 
 
 def words_of(query: str) -> list[str]:
