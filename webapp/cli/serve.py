@@ -7,6 +7,7 @@ wherever in a record it stands, and no client can fill the log by causing the sa
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import logging.handlers
 import os
@@ -53,8 +54,13 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    from webapp.web.app import create_app
-    from webapp.web.serve import serve
+    gc.disable()  # as wsgi.py does
+    try:
+        from webapp.web.app import create_app
+        from webapp.web.serve import serve
+    finally:
+        gc.enable()
+    gc.freeze()
 
     settings = settings_from(args)
     check_folders(settings)
