@@ -244,6 +244,8 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "job_not_found": 404,
         "measurement_not_found": 404,
         "chat_error": 409,
+        "chat_import_invalid": 422,
+        "chat_file_invalid": 422,
         "turn_running": 409,
         "nothing_to_continue": 409,
         "answer_without_tokens": 409,

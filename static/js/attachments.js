@@ -1,4 +1,5 @@
 // Text files for the next message: chosen, dropped or pasted. One after another, so that a new chat begins only once.
+// Chats that come as files: chosen in the list, dropped on it, or told by their ending.
 
 import { optionFields } from "./options.js";
 
@@ -57,6 +58,36 @@ function take(files) {
   for (const file of files) queue = queue.then(() => upload(file));
 }
 
+const list = document.getElementById("chats");
+const chooser = document.querySelector("#import input");
+// A .json may be an attachment, too: it is a chat where it is dropped on the list.
+const isChat = (file, at) => /\.(rwkvchat|jsonl|zip)$|conversations.*\.json$/i.test(file.name) || (/\.json$/i.test(file.name) && list.contains(at));
+
+async function bring(files) {
+  const form = new FormData();
+  for (const file of files) form.append("file", file);
+  say("", "");
+  note.hidden = false;
+  note.textContent = chooser.dataset.busy;
+  try {
+    const answer = await fetch("/chat/import", { method: "POST", headers: { "HX-Request": "true" }, body: form });
+    if (answer.headers.has("Roost-Chat")) return location.assign(answer.headers.get("Roost-Chat"));
+    const parts = new DOMParser().parseFromString(await answer.text(), "text/html");
+    document.getElementById("toasts").append(...parts.querySelectorAll(".toast"));
+    note.hidden = true;
+  } catch {
+    note.classList.add("is-failed");
+    note.textContent = chooser.dataset.failed;
+  }
+}
+
+function startImport() {
+  chooser.addEventListener("change", () => {
+    bring([...chooser.files]);
+    chooser.value = "";
+  });
+}
+
 // Folders have no content to read; the browser says so only when asked.
 function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.());
@@ -68,6 +99,7 @@ function startDropping() {
   const over = (change) => {
     depth = Math.max(0, change);
     place.classList.toggle("is-over", depth > 0);
+    list.classList.toggle("is-over", depth > 0);
   };
   // anywhere on the page: a browser would leave it to show a file that was dropped beside
   for (const name of ["dragenter", "dragover", "dragleave", "drop"]) {
@@ -78,7 +110,10 @@ function startDropping() {
       else if (name === "dragleave") over(depth - 1);
       else if (name === "drop") {
         over(0);
-        take(dropped(event.dataTransfer));
+        const files = dropped(event.dataTransfer);
+        const chats = files.filter((file) => isChat(file, event.target));
+        if (chats.length) bring(chats);
+        take(files.filter((file) => !chats.includes(file)));
       }
     });
   }
@@ -100,4 +135,5 @@ export function startAttachments(begin) {
     take(files);
   });
   startDropping();
+  startImport();
 }

@@ -14,7 +14,6 @@ from tests.waiting import PATIENCE_S
 from webapp.backends.fake import fake_config
 from webapp.engine.snapshot_store import (
     BLOCK,
-    DamagedSnapshot,
     Snapshot,
     SnapshotFolder,
     SnapshotStore,
@@ -24,6 +23,7 @@ from webapp.engine.snapshot_store import (
     write_snapshot,
 )
 from webapp.engine.state import ARCHITECTURES, RecurrentState
+from webapp.engine.tensor_file import DamagedFile
 
 NAME = f"{'ab' * 16}-7-{'cd' * 16}"
 
@@ -241,7 +241,7 @@ def test_a_torn_or_hostile_file_is_refused_goes_and_the_rest_is_found(tmp_path, 
 def test_a_state_that_is_not_finite_is_refused(tmp_path):
     path = tmp_path / f"{NAME}.snapshot"
     write_snapshot(path, snapshot(np.inf))
-    with pytest.raises(DamagedSnapshot):
+    with pytest.raises(DamagedFile):
         read_snapshot(path, fake_config())
 
 
@@ -249,7 +249,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / f"{NAME}.snapshot"
     with path.open("wb") as file:
         file.truncate(1 << 40)  # sparse
-    with pytest.raises(DamagedSnapshot):
+    with pytest.raises(DamagedFile):
         read_snapshot(path, fake_config())
 
 

@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         new = replace(NEW_CHAT, system_prompt=args.system or "", sampling=sampling)
         chat = new
         if args.resume is not None:
-            chat = _chosen(chats, args.resume)
+            chat = chosen_chat(chats, args.resume)
             chats.set_options(chat.id, sampling={**chat.sampling, **sampling})
             if args.system is not None:
                 chats.set_system_prompt(chat.id, args.system)
@@ -112,7 +112,7 @@ def _list(settings: Settings) -> int:
     return 0
 
 
-def _chosen(chats: ChatStore, wanted: str) -> Chat:
+def chosen_chat(chats: ChatStore, wanted: str) -> Chat:
     """The chat used last whose id begins with ``wanted`` or whose title has it; "" is any. ChatNotFound."""
     words = wanted.casefold()
     for chat in chats.list(limit=MOST_SEARCHED):

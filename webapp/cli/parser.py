@@ -121,6 +121,8 @@ COMMANDS = {
     "bench": "bench",
     "kernels": "kernels",
     "eval": "evaluate",
+    "import": "import_",
+    "export": "export",
     "completion": "completion",
 }
 

@@ -155,7 +155,8 @@ class LLMEngine:
 
     def snapshot(self, token_ids: TokenIds, digest: str | None = None, origin: str = "") -> tuple[int, Snapshot] | None:
         """That of the longest prefix of these tokens, and its length. Not to be written to."""
-        return self.snapshots.longest_prefix(keyed_digest(self._start_of(digest).digest, origin), token_ids)
+        key = keyed_digest(self._start_of(digest).digest, origin)
+        return self.snapshots.longest_prefix(key, token_ids, is_for_answer=False)
 
     def put_snapshot(self, token_ids: TokenIds, snapshot: Snapshot, digest: str | None, origin: str) -> str:
         """As if these tokens had been read, for requests with this ``origin`` alone; its name. ``state_mismatch`` or

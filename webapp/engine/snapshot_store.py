@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -31,9 +31,10 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from webapp.engine.state import ModelConfig, RecurrentState, state_shapes
+from webapp.engine.tensor_file import DamagedFile, narrowest, packed, unpacked, widened
 from webapp.errors import WeightsError
 
 if TYPE_CHECKING:  # the web process asks for the folder's size and must start without numpy
@@ -60,7 +61,6 @@ MOST_PREFIXES = 64
 RETIRED_S = 30 * 86_400.0
 CLOSE_S = 2.0
 _KEY_BYTES = 200
-_DIGEST_HEX = 64
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +103,12 @@ class SnapshotStore:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def longest_prefix(self, digest: str, token_ids: Sequence[int]) -> tuple[int, Snapshot] | None:
+    def longest_prefix(
+        self, digest: str, token_ids: Sequence[int], is_for_answer: bool = True
+    ) -> tuple[int, Snapshot] | None:
         """The snapshot of the longest prefix an answer can go on from, and that prefix's length: all of the tokens
-        where the snapshot has its logits, else fewer. ``digest`` is of the initial state."""
+        where the snapshot has its logits, or it is not ``is_for_answer`` at once, else fewer. ``digest`` is of the
+        initial state."""
         ids = array("I", token_ids)
         chain = list(self._chain(digest, ids))
         for number in range(len(chain) - 1, -1, -1):
@@ -113,7 +116,7 @@ class SnapshotStore:
             for key in sorted(self._keys_of(block), key=lambda key: key.length, reverse=True):
                 if key.length > len(ids) or key.tail != _tail(block, ids[number * BLOCK : key.length]):
                     continue
-                snapshot = self._get(key, needs_logits=key.length == len(ids))
+                snapshot = self._get(key, needs_logits=is_for_answer and key.length == len(ids))
                 if snapshot is not None:
                     self.hits += 1
                     return key.length, snapshot
@@ -321,7 +324,7 @@ class SnapshotFolder:
         except FileNotFoundError:  # cleared, or made room for another model's
             self._drop(key)
             return None
-        except (OSError, DamagedSnapshot) as exc:
+        except (OSError, DamagedFile) as exc:
             log.warning("%s is damaged and goes; its %d tokens are read again: %s", path.name, key.length, exc)
             self.damaged += 1
             self._drop(key)
@@ -491,10 +494,6 @@ def delete_snapshots(path: Path, names: Collection[str]) -> None:
 # one file
 
 
-class DamagedSnapshot(Exception):
-    """The file is not what its name says."""
-
-
 def name_of(key: Key, has_logits: bool) -> str:
     return f"{key.block.hex()}-{key.length}-{key.tail.hex()}" + (f"-{LOGITS}" if has_logits else "")
 
@@ -515,28 +514,14 @@ def write_snapshot(path: Path, snapshot: Snapshot, is_synced: bool = True) -> in
     arrays: dict[str, FloatArray] = dict(snapshot.state.arrays)
     if snapshot.logits is not None:
         arrays[LOGITS] = snapshot.logits
-    table: dict[str, Any] = {}
-    pieces: list[memoryview] = []
-    end = 0
-    for array_name, values in arrays.items():
-        dtype, stored = _narrowest(values)
-        table[array_name] = {"dtype": dtype, "shape": list(values.shape), "data_offsets": [end, end + stored.nbytes]}
-        pieces.append(stored.data.cast("B"))
-        end += stored.nbytes
     about = {"format": "roost-snapshot-1", "of": path.stem, "architecture": snapshot.state.architecture}
-    blank = "0" * _DIGEST_HEX
-    header = json.dumps({"__metadata__": {**about, "digest": blank}, **table}).encode()
-    header += b" " * (-len(header) % 8)
-    front = len(header).to_bytes(8, "little") + header
-    digest = hashlib.blake2b(front, digest_size=_DIGEST_HEX // 2)
-    for piece in pieces:
-        digest.update(piece)
-    front = front.replace(blank.encode(), digest.hexdigest().encode(), 1)
+    pieces = packed(about, {name: narrowest(values) for name, values in arrays.items()})
+    size = sum(piece.nbytes for piece in pieces)
     part = path.with_name(f"{path.stem}.{os.getpid()}-{threading.get_ident()}{PART_ENDING}")
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)  # Windows would change line ends
         with open(os.open(part, flags, 0o600), "wb", buffering=0) as file:
-            for piece in (memoryview(front), *pieces):
+            for piece in pieces:
                 while piece:
                     piece = piece[file.write(piece) :]
             if is_synced:
@@ -545,93 +530,36 @@ def write_snapshot(path: Path, snapshot: Snapshot, is_synced: bool = True) -> in
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    return len(front) + end
+    return size
 
 
 def read_snapshot(path: Path, config: ModelConfig) -> Snapshot:
-    """OSError, or DamagedSnapshot for anything but a whole snapshot of the file's name and this model. Allocates no
+    """OSError, or DamagedFile for anything but a whole snapshot of the file's name and this model. Allocates no
     more than the file has, and reads nothing that is larger than a snapshot can be."""
-    import numpy as np
-
     expected = state_shapes(config)
     if path.stem.endswith(LOGITS):
         expected[LOGITS] = (config.vocab_size,)
-    most = MOST_HEADER_BYTES + 8 + 4 * sum(_count(shape) for shape in expected.values())
+    most = MOST_HEADER_BYTES + 8 + 4 * sum(math.prod(shape) for shape in expected.values())
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         if not 8 < size <= most:
-            raise DamagedSnapshot(f"{size} bytes")
+            raise DamagedFile(f"{size} bytes")
         content = bytearray(size)
         if file.readinto(content) != size:
-            raise DamagedSnapshot("it is cut off")
-    header_size = int.from_bytes(content[:8], "little")
-    if header_size > min(MOST_HEADER_BYTES, size - 8):
-        raise DamagedSnapshot("its header is cut off")
-    try:
-        header = json.loads(bytes(content[8 : 8 + header_size]))
-        about = header.pop("__metadata__")
-        digest = str(about.pop("digest"))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as exc:
-        raise DamagedSnapshot("its header makes no sense") from exc
-    place = content.find(digest.encode("ascii", "replace"), 8, 8 + header_size)
-    if len(digest) != _DIGEST_HEX or place < 0:
-        raise DamagedSnapshot("its header makes no sense")
-    content[place : place + _DIGEST_HEX] = b"0" * _DIGEST_HEX
-    if hashlib.blake2b(content, digest_size=_DIGEST_HEX // 2).hexdigest() != digest:
-        raise DamagedSnapshot("its bytes are not those that were written")
+            raise DamagedFile("it is cut off")
+    about, tensors = unpacked(content, MOST_HEADER_BYTES)
     if about != {"format": "roost-snapshot-1", "of": path.stem, "architecture": config.architecture}:
-        raise DamagedSnapshot("it is of something else")
-    if header.keys() != expected.keys():
-        raise DamagedSnapshot("it has other arrays")
-    arrays: dict[str, FloatArray] = {}
-    end = 0
-    for array_name, entry in header.items():
-        shape = expected[array_name]
-        if not isinstance(entry, dict):
-            raise DamagedSnapshot(f"{array_name} has no size")
-        width = {"F32": 4, "F16": 2, "BF16": 2}.get(str(entry.get("dtype")), 0)
-        begin, end = end, end + width * _count(shape)
-        if not width or entry.get("shape") != list(shape) or entry.get("data_offsets") != [begin, end]:
-            raise DamagedSnapshot(f"{array_name} has another size")
-        if 8 + header_size + end > size:
-            raise DamagedSnapshot("it is cut off")
-        data = memoryview(content)[8 + header_size + begin : 8 + header_size + end]
-        arrays[array_name] = _widened(entry["dtype"], np.frombuffer(data, np.uint8)).reshape(shape)
-    if 8 + header_size + end != size:
-        raise DamagedSnapshot("it has more bytes than arrays")
+        raise DamagedFile("it is of something else")
+    if tensors.keys() != expected.keys():
+        raise DamagedFile("it has other arrays")
+    for name, stored in tensors.items():
+        if stored.shape != expected[name]:
+            raise DamagedFile(f"{name} has another size")
+    arrays = {name: widened(stored) for name, stored in tensors.items()}
     logits = arrays.pop(LOGITS, None)
     state = RecurrentState(config.architecture, arrays)
     try:
         state.check(config)
     except WeightsError as exc:
-        raise DamagedSnapshot(str(exc)) from exc
+        raise DamagedFile(str(exc)) from exc
     return Snapshot(state, logits)
-
-
-def _narrowest(values: FloatArray) -> tuple[str, NDArray[Any]]:
-    """The format that holds the values exactly in the fewest bytes, little-endian."""
-    import numpy as np
-
-    whole = np.ascontiguousarray(values, "<f4")
-    bits = whole.view("<u4")
-    if not (bits & np.uint32(0xFFFF)).any():
-        return "BF16", (bits >> np.uint32(16)).astype("<u2")
-    with np.errstate(over="ignore"):
-        half = whole.astype("<f2")
-    return ("F16", half) if np.array_equal(half.astype("<f4"), whole) else ("F32", whole)
-
-
-def _widened(dtype: str, data: NDArray[np.uint8]) -> FloatArray:
-    import numpy as np
-
-    if dtype == "BF16":
-        data = (data.view("<u2").astype("<u4") << np.uint32(16)).view(np.uint8)
-    found: FloatArray = data.view("<f2" if dtype == "F16" else "<f4").astype(np.float32, copy=False)
-    return found
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

@@ -228,6 +228,30 @@ class ChatStore:
             stored = stored_message_from_row(records.living_row(connection, message_id))
             return records.with_versions(connection, [records.with_journal(connection, stored)])[0]
 
+    def add_chat(self, chat: Chat, messages: Sequence[StoredMessage], files: Sequence[Mapping[str, Any]] = ()) -> None:
+        """A whole chat at once, with ids that are free; parents stand before their children."""
+        with self.database.transaction() as connection:
+            insert(connection, "chats", chat_columns(chat) | {"head_id": chat.head_id})
+            for stored in messages:
+                columns = message_columns(stored.message) | {
+                    "id": stored.id,
+                    "chat_id": chat.id,
+                    "parent_id": stored.parent_id,
+                    "status": stored.status,
+                    "finish_reason": stored.finish_reason,
+                    "stats": to_json(stored.stats),
+                    "model": storable(stored.model),
+                    "created_at": stored.created_at or chat.created_at,
+                }
+                self._index(connection, insert(connection, "messages", columns), columns["content"])
+            for file in files:
+                texts = {"name": storable(file["name"]), "text": storable(file["text"])}
+                insert(connection, "attachments", {**file, **texts, "chat_id": chat.id, "is_pending": 0})
+
+    def note_snapshots(self, chat_id: str, names: Iterable[str]) -> None:
+        with self.database.transaction() as connection:
+            records.note_snapshots(connection, chat_id, names)
+
     def add_message(
         self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete", model: str = ""
     ) -> StoredMessage:

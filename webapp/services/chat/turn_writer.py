@@ -15,6 +15,7 @@ from webapp.chat.formats import PromptTemplate
 from webapp.chat.messages import Message, ReadMode, Role, ThinkMode, attached_files
 from webapp.chat.prompts import SEPARATOR_INCLUDED, RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools
+from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import as_roost_error
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import with_search, with_texts
@@ -429,6 +430,24 @@ def rendered_chat(
         system, _ = prefix.rest(system, messages)
     rendered = render(template, messages, system, think_mode_of(chat, preset), continues, offered, spoken)
     return replace(rendered, stop_strings=(*rendered.stop_strings, *preset.stop)), template, chosen.is_free
+
+
+def prompt_of_path(
+    manager: ModelManager,
+    presets: Presets,
+    store: ChatStore,
+    chat: Chat,
+    model: PromptModel,
+    path: Sequence[StoredMessage],
+    continues: bool,
+    params: SamplingParams,
+) -> tuple[PreparedPrompt, bool]:
+    """Of the answer that ends ``path``, as :func:`rendered_chat` renders it, for who lets it be read or written once
+    more; and whether its calls are left unconstrained."""
+    preset, state = presets.of_chat(chat), presets.start_state(chat)
+    prefix = find_prefix(manager, state)
+    rendered, _, is_free = rendered_chat(store, chat, preset, model, path, continues, prefix)
+    return starting_from(prepare(model, rendered, params, state=state), prefix, manager), is_free
 
 
 def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from webapp.chat.messages import Message, Role, attached_files, attached_metadata, title_of
+from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
 from webapp.services.chat.answer_tokens import END_OF_TEXT, check_position, model_of_answer
 from webapp.services.chat.tool_loop import ToolLoop
-from webapp.services.chat.turn_writer import Journal, LiveTurn, TurnWriter, chosen_tools
+from webapp.services.chat.turn_writer import Journal, LiveTurn, TurnWriter, chosen_tools, prompt_of_path
+from webapp.services.generation.generation import Generation
+from webapp.services.generation.request import PromptModel
 from webapp.services.presets.presets import Presets
 from webapp.services.tools import McpServers
 from webapp.settings import Settings
@@ -150,6 +153,33 @@ class ChatTurns:
         live = self.live(chat_id)
         if live is not None and not live.is_finished:
             live.stop()
+
+    def read(self, chat_id: str, client: str = "") -> threading.Thread:
+        """Has the shown branch read in the background, so that its next answer begins at once; the thread that waits
+        for it. ``turn_running`` while an answer is written."""
+        with self._place_for(chat_id):
+            chat = self._store.get(chat_id)
+        thread = threading.Thread(target=self._read, args=(chat, client), name=f"reading {chat_id[:8]}", daemon=True)
+        thread.start()
+        return thread
+
+    def _read(self, chat: Chat, client: str) -> None:
+        """One token is drawn and dropped: a prompt is read for an answer."""
+        try:
+            path = self._store.branch(chat.id)
+            model = PromptModel.chosen(self._manager)
+            is_answered = bool(path) and path[-1].message.role is Role.ASSISTANT
+            ends = path if is_answered else [*path, path[-1]]  # the last stands for the answer that is to come
+            prompt, _ = prompt_of_path(
+                self._manager, self._presets, self._store, chat, model, ends, is_answered, SamplingParams(max_tokens=1)
+            )
+            generation = Generation(self._manager, prompt, client, is_kept=True, origin=chat.origin)
+            generation.start()
+            stats = generation.finish().stats
+            self._store.note_snapshots(chat.id, stats.get("snapshots", ()))
+        except RoostError as exc:
+            log.warning("a chat could not be read: %s", exc)
+        self._tell(chat.id)
 
     def delete(self, chat_id: str) -> None:
         """Hides the chat; its states go at once, but for those that others go on from. Brought back, it is read

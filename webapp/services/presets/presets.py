@@ -426,7 +426,7 @@ class Presets:
         """Presets of a file of ours or of RWKV-Runner, all or none. ``preset_file_invalid``, ``preset_invalid``,
         ``too_many_presets``."""
         read = files.read if files.is_ours(text) else read_runner_presets
-        return self._import(read(text))
+        return self.add(read(text))
 
     def begin(self) -> None:
         """At the start of a server: the preset named by the settings becomes the active one, and the first request
@@ -452,7 +452,8 @@ class Presets:
             reason = Text("reason.services.no_such_preset", known=known)
             raise RoostError("settings_invalid", name="preset", value=self._settings.preset, reason=reason) from exc
 
-    def _import(self, presets: Sequence[Preset]) -> PresetList:
+    def add(self, presets: Sequence[Preset]) -> PresetList:
+        """New ones, under free names."""
         made = self.store.create_all(presets)
         self._tell()
         return made

@@ -317,6 +317,11 @@ class Commands:
             shown, changed_id=command.target, done="chat.done.chat_deleted", undo=f"restore_chat:{command.target}"
         )
 
+    def read_chat(self, command: Command) -> CommandResult:
+        """What came from elsewhere is read now, so that its next answer begins at once."""
+        self.page.turns.read(command.target, self.client)
+        return CommandResult(command.target)
+
     def restore_chat(self, command: Command) -> CommandResult:
         self.page.store.restore(command.target)
         return CommandResult(command.target)
@@ -408,6 +413,7 @@ COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
     "move_chat": Commands.move_chat,
     "archive_chat": Commands.archive_chat,
     "unarchive_chat": Commands.unarchive_chat,
+    "read_chat": Commands.read_chat,
     "options": Commands.options,
     "save_preset": Commands.save_preset,
     "load_preset": Commands.load_preset,

@@ -7,8 +7,10 @@ import json
 import re
 import tempfile
 import zipfile
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
+from urllib.parse import urlencode
 
 from flask import Blueprint, Flask, Response, make_response, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
@@ -16,6 +18,8 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import ChatNotFound, RoostError
 from webapp.i18n import Text
 from webapp.services.attachments import FILE_BYTES, ROOM
+from webapp.services.chat.chat_file import ChatFiles
+from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
 from webapp.storage.records import Chat
 from webapp.web.chat.commands import FOLDER_CHARS, ID_CHARS, Command, Commands, FrameFields, address_of, read_command
 from webapp.web.chat.live import LIST, ChatContext, chat_context, chat_topic, install
@@ -72,7 +76,8 @@ def _show(
 ) -> Response:
     shown = page.store.get(chat_id) if chat_id else _new_chat(page)
     at = request.args.get("at", "")[:ID_CHARS]
-    return render_page("chat/page.html", chat_page(page, shown, at, (*_undo_toast(page), *toasts), text), status=status)
+    toasts = (*_undo_toast(page), *_import_toast(page, chat_id), *toasts)
+    return render_page("chat/page.html", chat_page(page, shown, at, toasts, text), status=status)
 
 
 def _new_chat(page: ChatContext) -> Chat:
@@ -230,7 +235,10 @@ def older(chat_id: str) -> Response | BaseResponse:
 @blueprint.get("/chat/<chat_id>/export.<kind>")
 def export(chat_id: str, kind: str) -> Response:
     page = chat_context()
-    if kind == "md":
+    body: Any
+    if kind == "rwkvchat":
+        body, mimetype = b"".join(chat_files(page).save(chat_id)), "application/octet-stream"
+    elif kind == "md":
         body, mimetype = page.store.export_markdown(chat_id), "text/markdown; charset=utf-8"
     elif kind == "json":
         body = json.dumps(page.store.export_json(chat_id), ensure_ascii=False, indent=1)
@@ -241,6 +249,66 @@ def export(chat_id: str, kind: str) -> Response:
     name = _file_stem(title_of(page.store.get(chat_id).title, page.t))
     response.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.{kind}"))
     return response
+
+
+def chat_files(page: ChatContext) -> ChatFiles:
+    return ChatFiles(page.manager, page.store, page.presets)
+
+
+@blueprint.post("/chat/import")
+def import_() -> Response | BaseResponse:
+    """``file``, once or more often: chats of Roost and of other programs. Leads to the first of them; where one cannot
+    be read, those before it are there."""
+    request.max_content_length = chat_context().settings.max_body_bytes
+    page, opened = chat_context(), []
+    try:
+        for upload in request.files.getlist("file"):
+            if upload.filename:
+                opened.append(chat_files(page).open(upload.filename[:NAME_BYTES], upload.stream.read()))
+        if not opened:
+            raise RoostError("chat_import_invalid", name="", reason=Text("reason.services.no_conversation"))
+    except RoostError as exc:
+        toast = page.error_toast(exc, id=f"i{next(_toast_numbers)}")
+        status = exc.status if exc.status < 500 else 422
+        if wants_fragment():
+            return render_page("chat/page.html", {"toast": toast}, "_toast.html", status=status)
+        return _show(page, toasts=(toast,), status=status)
+    page.news.publish(LIST)
+    chat_ids = [chat_id for each in opened for chat_id in each.chat_ids]
+    left_out: Counter[str] = sum((each.left_out for each in opened), Counter())
+    states = "kept" if any(each.states for each in opened) else ""
+    if not states and any(each.has_states for each in opened):
+        states = "lost"
+    told = {
+        "chats": len(chat_ids),
+        "messages": sum(each.messages for each in opened),
+        "left": ",".join(f"{kind}:{count}" for kind, count in sorted(left_out.items())),
+        "states": states,
+    }
+    address = f"/chat/{chat_ids[0]}?{urlencode({name: value for name, value in told.items() if value})}"
+    if wants_fragment():
+        return make_response("", {CHAT_HEADER: address})
+    return redirect(address, 303)
+
+
+def _import_toast(page: ChatContext, chat_id: str) -> tuple[Toast, ...]:
+    """After an import: what came, what was left out, and the way on where the states were another model's."""
+    chats, messages = (request.args.get(name, 0, type=int) for name in ("chats", "messages"))
+    if not (chat_id and 0 < chats <= MOST_CHATS and 0 < messages <= MOST_MESSAGES):
+        return ()
+    parts = [page.t("chat.import.came", count=chats, messages=messages)]
+    pairs = re.findall(r"([a-z_]{1,20}):([0-9]{1,6})(?:,|$)", request.args.get("left", "")[:QUERY_CHARS])
+    kinds = [page.t(f"chat.import.left_out.{kind}", count=int(n)) for kind, n in pairs if kind in LEFT_OUT]
+    hint = page.t("chat.import.left", kinds=page.t("chat.import.comma").join(kinds)) if kinds else ""
+    states = request.args.get("states")
+    if states == "kept":
+        parts.append(page.t("chat.import.goes_on"))
+    if states == "lost":
+        model = next((row.model for row in reversed(page.store.branch(chat_id)) if row.model), "?")
+        parts.append(page.t("chat.import.other_model", model=model))
+        label = page.t("chat.import.read_now")
+        return (Toast("imported", " ".join(parts), hint, undo=f"read_chat:{chat_id}", label=label),)
+    return (Toast("imported", " ".join(parts), hint),)
 
 
 @blueprint.post("/chat/do")

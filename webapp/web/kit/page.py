@@ -188,7 +188,8 @@ Translator = Callable[..., str]
 
 @dataclass(frozen=True)
 class Toast:
-    """``_toast.html``. ``undo`` is the command that takes the action back, "" for none; ``code`` that of the error."""
+    """``_toast.html``. ``undo`` is the command that takes the action back, or another that ``label`` names, "" for
+    none; ``code`` that of the error."""
 
     id: str
     text: str
@@ -196,6 +197,7 @@ class Toast:
     undo: str = ""
     is_error: bool = False
     code: str = ""
+    label: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""Chats that come and go as files, as a person meets them."""
+
+import json
+
+from tests.browser.acting import send, until, wait_done, wait_ready
+from tests.services.chat.test_imports import CHATGPT
+from tests.wording import text
+
+DROP = """([selector, name, bytes]) => {
+    const transfer = new DataTransfer();
+    transfer.items.add(new File([new Uint8Array(bytes)], name));
+    for (const type of ["dragenter", "drop"]) document.querySelector(selector).dispatchEvent(
+        new DragEvent(type, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+}"""
+
+
+def saved(page):
+    """The file that the chat's menu saves."""
+    page.click("#chat-title .head-menu, .chat-item.is-current .dots")
+    with page.expect_download() as download:
+        page.click("[data-menu-export=rwkvchat]")
+    assert download.value.suggested_filename.endswith(".rwkvchat")
+    return download.value.path().read_bytes()
+
+
+def test_a_saved_chat_is_dropped_on_the_page_and_goes_on_with_nothing_read_again(own_roost, says, visit):
+    says(" Herons stand still.")
+    page = visit(own_roost.url)
+    wait_ready(page)
+    send(page, "What do herons do all day long?")
+    wait_done(page)
+    content, before = saved(page), page.url
+    page.evaluate(DROP, ["#reading", "herons.rwkvchat", list(content)])
+    page.wait_for_selector("#toast-imported")
+    assert page.url.split("?")[0] != before.split("?")[0]
+    wait_ready(page)
+    assert page.locator(".answer > .prose").inner_text().strip() == "Herons stand still."
+    send(page, "And at night?")
+    wait_done(page)
+    assert page.locator(".answer:last-child .stats").inner_text().endswith(text("chat.stats.read_again", count=0))
+
+
+def test_an_export_of_chatgpt_is_chosen_in_the_list_and_says_what_it_left_out(own_roost, visit):
+    page = visit(own_roost.url)
+    page.expected += ["status of 422"]
+    wait_ready(page)
+    broken = {"name": "conversations.json", "mimeType": "application/json", "buffer": b'[{"mapping": '}
+    page.set_input_files("#import input", broken)
+    page.wait_for_selector("[data-code=chat_import_invalid]")
+    content = json.dumps([CHATGPT, {**CHATGPT, "title": "Second"}]).encode()
+    page.set_input_files("#import input", {**broken, "buffer": content})
+    page.wait_for_selector("#toast-imported .toast-hint")
+    until(page, "document.querySelectorAll('.chat-item').length === 2")
+    assert page.locator(".user").count() == 1 and page.locator("[data-versions]").count() == 1

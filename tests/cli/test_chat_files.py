@@ -1,0 +1,44 @@
+"""`roost export` and `roost import` as a person at a terminal meets them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.services.chat.test_imports import CHATGPT
+from webapp.cli import main
+from webapp.storage.chats import ChatStore
+from webapp.storage.database import Database
+
+
+@pytest.fixture
+def places(tmp_path):
+    return ["--data", str(tmp_path / "data"), "--models", str(tmp_path / "models")]
+
+
+def test_chats_come_in_and_go_out_again(places, tmp_path, capsys):
+    (tmp_path / "conversations.json").write_text(json.dumps([CHATGPT]))
+    assert main(["import", str(tmp_path / "conversations.json"), *places]) == 0
+    told = capsys.readouterr().out
+    assert "Birds" in told and "1 picture" in told
+    for name in ("birds.rwkvchat", "birds.json", "birds.md"):
+        assert main(["export", "birds", str(tmp_path / name), *places]) == 0
+        assert name in capsys.readouterr().out
+    assert (tmp_path / "birds.md").read_text(encoding="utf-8").startswith("# Birds")
+    for name in ("birds.rwkvchat", "birds.json"):
+        assert main(["import", str(tmp_path / name), *places]) == 0
+    database = Database(tmp_path / "data" / "roost.db")
+    store = ChatStore(database)
+    texts = [[stored.message.content for stored in store.branch(row.id)] for row in store.list()]
+    assert len(texts) == 3 and texts[0] == texts[1] == texts[2]
+    database.close()
+
+
+def test_a_file_that_is_none_is_named_and_the_others_come(places, tmp_path, capsys):
+    (tmp_path / "good.txt").write_text("User: Hi\n\nAssistant: Hello")
+    (tmp_path / "torn.rwkvchat").write_bytes(b"1234567")
+    names = [str(tmp_path / name) for name in ("torn.rwkvchat", "gone.json", "good.txt")]
+    assert main(["import", *names, *places]) == 2
+    found = capsys.readouterr()
+    assert "torn.rwkvchat" in found.err and "gone.json" in found.err and "Hi" in found.out

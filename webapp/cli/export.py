@@ -1,0 +1,47 @@
+"""`roost export`: a chat as a file to keep, or to go on from elsewhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from webapp.cli.chat import chosen_chat
+from webapp.cli.import_ import chat_files
+from webapp.cli.options import add_settings
+from webapp.i18n import size_text
+from webapp.i18n.terminal import t
+from webapp.services.chat.chat_file import ENDING
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("export", help=t("cli.export.about"))
+    parser.add_argument("chat", help=t("cli.export.chat"))
+    parser.add_argument("file", nargs="?", default="", help=t("cli.export.file"))
+    add_settings(parser, ("data_dir", "models_dir", "model", "strategy"))
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """By the file's ending: .md and .json for reading, anything else is a chat file."""
+    with chat_files(args) as (files, store):
+        chat = chosen_chat(store, args.chat)
+        name = args.file or (re.sub(r"[^\w\- ]", "", chat.title).strip() or "chat") + ENDING
+        ending = Path(name).suffix.lower()
+        if ending == ".md":
+            pieces = [memoryview(store.export_markdown(chat.id).encode("utf-8", "replace"))]
+        elif ending == ".json":
+            text = json.dumps(store.export_json(chat.id), ensure_ascii=False, indent=1)
+            pieces = [memoryview(text.encode("utf-8", "replace"))]
+        else:
+            pieces = files.save(chat.id)
+        if name == "-":
+            sys.stdout.buffer.writelines(pieces)
+            return 0
+        with open(name, "wb") as file:
+            file.writelines(pieces)
+        print(t("cli.export.saved", file=name, size=size_text(sum(piece.nbytes for piece in pieces))))
+    return 0

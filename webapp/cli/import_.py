@@ -1,0 +1,78 @@
+"""`roost import`: chats out of files, of Roost and of other programs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from webapp.cli.options import add_settings, in_one_line, in_terminal, settings_from
+from webapp.errors import FileMissing, RoostError
+from webapp.i18n import system_reason
+from webapp.i18n.terminal import t
+from webapp.manager.manager import ModelManager
+from webapp.services.chat.chat_file import ChatFiles
+from webapp.services.chat.imports import MOST_BYTES
+from webapp.services.presets.presets import Presets
+from webapp.storage.chats import ChatStore
+from webapp.storage.database import Database
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("import", help=t("cli.import.about"))
+    parser.add_argument("files", nargs="+", metavar="FILE", help=t("cli.import.files"))
+    add_settings(parser, ("data_dir", "models_dir", "model", "strategy"))
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Each file by itself; 2 where one of them could not be read."""
+    code = 0
+    with chat_files(args) as (files, store):
+        for name in args.files:
+            try:
+                opened = files.open(Path(name).name, read_file(name))
+            except RoostError as exc:
+                print(f"roost: {in_one_line(exc)}", file=sys.stderr)
+                code = 2
+                continue
+            for chat_id in opened.chat_ids[:20]:
+                print(f"{chat_id}  {in_terminal(store.get(chat_id).title) or t('chat.list.untitled')}")
+            print(t("chat.import.came", count=len(opened.chat_ids), messages=opened.messages))
+            if opened.left_out:
+                kinds = (t(f"chat.import.left_out.{kind}", count=n) for kind, n in sorted(opened.left_out.items()))
+                print(t("chat.import.left", kinds=", ".join(kinds)))
+            if opened.states:
+                print(t("chat.import.goes_on"))
+            elif opened.has_states:
+                print(t("chat.import.other_model", model=in_terminal(opened.made_by)))
+    return code
+
+
+def read_file(name: str) -> bytes:
+    """Not more of it than can be read; FileMissing."""
+    try:
+        with open(name, "rb") as file:
+            return file.read(MOST_BYTES + 1)
+    except FileNotFoundError as exc:
+        raise FileMissing(path=name) from exc
+    except OSError as exc:
+        raise RoostError("chat_import_invalid", name=name, reason=system_reason(exc)) from exc
+
+
+@contextlib.contextmanager
+def chat_files(args: argparse.Namespace) -> Iterator[tuple[ChatFiles, ChatStore]]:
+    """Over the data folder, also beside a server that runs on it. A server finds states that were written beside it
+    after its engine's next start."""
+    settings = settings_from(args)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    manager, database = ModelManager(settings), Database(settings.database_path)
+    try:
+        store = ChatStore(database)
+        yield ChatFiles(manager, store, Presets(manager, database, settings), may_choose=True), store
+    finally:
+        manager.close()
+        database.close()

@@ -1,0 +1,329 @@
+"""A conversation as a file, ``.rwkvchat``: what was said, with every branch, and the states its branches end in.
+
+A safetensors file (:mod:`webapp.engine.tensor_file`) of two kinds of tensors:
+
+    document        U8, UTF-8 JSON: the chat as ``export.json`` has it, its preset, tools, model and the ``tips``
+    tip.N.tokens    U32: the tokens that made the state of the N-th tip, from the beginning of the chat
+    tip.N.<array>   the state after them, each array in the narrowest format that holds it; ``tip.N.logits`` too
+
+Opened with the same weights (the digest of the model's file says so) it goes on with nothing read again, on another
+machine and by another backend too. The states are found by this chat alone (``origin``): whoever made the file can
+mislead nobody else. With other weights the transcript is there and is read again.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from array import array
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from webapp.chat.messages import Role
+from webapp.engine.sampling_params import SamplingParams
+from webapp.engine.snapshot_store import Snapshot
+from webapp.engine.state import ModelConfig, RecurrentState, state_shapes
+from webapp.engine.tensor_file import DamagedFile, Stored, narrowest, packed, unpacked, widened
+from webapp.errors import PresetError, RoostError
+from webapp.i18n import Text
+from webapp.manager.manager import ModelManager
+from webapp.services.chat.imports import MOST_BYTES, ImportedChat, of_document, read_chats, with_new_ids
+from webapp.services.chat.turn_writer import prompt_of_path
+from webapp.services.generation.request import PreparedPrompt, PromptModel
+from webapp.services.presets.fields import flat
+from webapp.services.presets.files import preset_of
+from webapp.services.presets.presets import Presets
+from webapp.storage.chats import ChatStore
+from webapp.storage.records import Chat, ChatTools, StoredMessage
+from webapp.storage.tools import ToolStore
+from webapp.weights.inspection import require_model
+from webapp.weights.model_folder import content_digest, stamp_of
+
+ENDING = ".rwkvchat"
+FORMAT = "rwkvchat-1"
+MOST_TIPS = 16
+"""Ends of branches whose states go along, the newest first."""
+MOST_HEADER_BYTES = 1 << 20
+PROMPT_FIELDS = ("sampling", "stop", "template", "think_mode", "system_prompt", "tool_dialect", "tools")
+"""What of a preset decides how a chat is read and answered."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """``chat_ids`` of what came in, in the file's order. ``states`` of its branches go on with nothing read again.
+    ``made_by`` names the model a chat file was made with where that is not the one in use: it will be read again."""
+
+    chat_ids: tuple[str, ...]
+    messages: int
+    left_out: Counter[str] = field(default_factory=Counter)
+    states: int = 0
+    made_by: str = ""
+    has_states: bool = False
+
+
+@dataclass(frozen=True)
+class Tip:
+    """The state after ``token_ids``, on the way to message ``message_id``."""
+
+    message_id: str
+    token_ids: Sequence[int]
+    snapshot: Snapshot
+
+
+class ChatFiles:
+    """Cheap to make; every method either succeeds or raises a RoostError and changes nothing. ``may_choose``: the model
+    is chosen by the chat, where nobody else uses the manager."""
+
+    def __init__(self, manager: ModelManager, store: ChatStore, presets: Presets, may_choose: bool = False) -> None:
+        self._manager = manager
+        self._may_choose = may_choose
+        self._store = store
+        self._presets = presets
+        self._tools = ToolStore(store.database)
+
+    # out
+
+    def save(self, chat_id: str) -> list[memoryview]:
+        """The file in pieces. Its states are those that are kept, of the model in use where that answered last; a
+        branch without one is read when it goes on."""
+        chat = self._store.get(chat_id)
+        preset = self._presets.of_chat(chat)
+        document = self._store.export_json(chat_id)
+        document["preset"] = {name: value for name, value in flat(preset).items() if not _is_local(name)}
+        tools = self._tools.by_ids(chat.tools.tool_ids) if chat.tools.is_own else self._tools.list()
+        tools = tools if chat.tools.is_own else [tool for tool in tools if tool.definition.name in preset.tools]
+        document["tools"] = [tool.definition.function for tool in tools]
+        tips, model = self._tips(chat, document["messages"])
+        document["model"] = model
+        document["tips"] = [{"message_id": tip.message_id, "tokens": len(tip.token_ids)} for tip in tips]
+        text = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        tensors = {"document": Stored("U8", (len(text),), memoryview(text))}
+        for number, tip in enumerate(tips):
+            ids = array("I", tip.token_ids)
+            tensors[f"tip.{number}.tokens"] = Stored("U32", (len(ids),), memoryview(ids).cast("B"))
+            for name, values in tip.snapshot.state.arrays.items():
+                tensors[f"tip.{number}.{name}"] = narrowest(values)
+            if tip.snapshot.logits is not None:
+                tensors[f"tip.{number}.logits"] = narrowest(tip.snapshot.logits)
+        return packed({"format": FORMAT}, tensors)
+
+    def _tips(self, chat: Chat, rows: Sequence[Mapping[str, Any]]) -> tuple[list[Tip], dict[str, Any]]:
+        made_by = [row["model"] for row in rows if row["model"]]
+        try:
+            if self._may_choose and made_by:
+                self._manager.choose(model=made_by[-1])
+            model = PromptModel.chosen(self._manager)
+            about = model_sheet(self._manager)
+        except RoostError:  # no model that could be asked: the transcript alone
+            return [], {}
+        parents = {row["parent_id"] for row in rows}
+        leaves = [row["id"] for row in rows if row["id"] not in parents and row["status"] != "streaming"]
+        if self._manager.status().model not in made_by:
+            return [], about
+        tips: list[Tip] = []
+        shown = [leaf for leaf in leaves if leaf == chat.head_id]
+        for leaf in (*shown, *reversed([leaf for leaf in leaves if leaf != chat.head_id])):
+            if len(tips) == MOST_TIPS:
+                break
+            prompt = self._prompt(chat, model, self._store.path_to(leaf))
+            found = (
+                None if prompt.prefix_tokens else self._manager.snapshot(prompt.token_ids, prompt.state, chat.origin)
+            )
+            if found is not None:
+                tips.append(Tip(leaf, prompt.token_ids[: found[0]], found[1]))
+        return tips, about
+
+    def _prompt(self, chat: Chat, model: PromptModel, path: list[StoredMessage]) -> PreparedPrompt:
+        """What the next answer below this path begins with."""
+        is_answered = path[-1].message.role is Role.ASSISTANT
+        ends = path if is_answered else [*path, path[-1]]
+        prompt, _ = prompt_of_path(
+            self._manager, self._presets, self._store, chat, model, ends, is_answered, SamplingParams()
+        )
+        return prompt
+
+    # in
+
+    def open(self, name: str, data: bytes) -> Opened:
+        """A chat file, or whatever :func:`.imports.read_chats` knows. ``chat_file_invalid`` or
+        ``chat_import_invalid`` says why it cannot be read."""
+        if name.lower().endswith(ENDING) or _is_tensor_file(data):
+            return self._open_own(name, data)
+        found = read_chats(name, data)
+        with self._store.database.transaction():
+            ids = [self._add(chat).id for chat in found]
+        left_out: Counter[str] = sum((chat.left_out for chat in found), Counter())
+        return Opened(tuple(ids), sum(len(chat.messages) for chat in found), left_out)
+
+    def _open_own(self, name: str, data: bytes) -> Opened:
+        document, tensors = read_chat_file(name, data)
+        imported = of_document(name, document)
+        if not imported.messages:
+            raise RoostError("chat_file_invalid", name=name, reason=Text("reason.services.no_conversation"))
+        tips = read_tips(name, document, tensors, {stored.id for stored in imported.messages})
+        origin = uuid.uuid4().hex if tips else ""
+        preset_id = self._preset_id(imported, document.get("preset"))
+        chat = self._add(imported, preset_id, origin)
+        made = Opened((chat.id,), len(imported.messages), imported.left_out, has_states=bool(tips))
+        if not tips:
+            return made
+        model = document.get("model")
+        about = model if isinstance(model, dict) else {}
+        made_by = str(about.get("name", ""))[:200] or "?"
+        try:
+            if self._may_choose:
+                self._choose(about.get("digest"))
+            if about.get("digest") != model_sheet(self._manager)["digest"]:
+                return replace(made, made_by=made_by)
+            config = require_model(self._manager.model_info())
+            snapshots = [snapshot_of(arrays, config) for _, arrays in tips]
+            names = [
+                self._manager.put_snapshot(ids, snapshot, self._presets.start_state(chat), origin)
+                for (ids, _), snapshot in zip(tips, snapshots, strict=True)
+            ]
+        except (RoostError, DamagedFile):  # no model, one that does not load, or a state that is none
+            return replace(made, made_by=made_by)
+        self._store.note_snapshots(chat.id, names)
+        return replace(made, states=len(names))
+
+    def _choose(self, digest: Any) -> None:
+        """The model of the library that has these bytes, where there is one."""
+        for entry in self._manager.library.list():
+            if entry.inspection is not None and _digest(str(entry.path), stamp_of(entry.path)) == digest:
+                self._manager.load(model=entry.name)
+                return
+
+    def _add(self, imported: ImportedChat, preset_id: str = "", origin: str = "") -> Chat:
+        by_name = {tool.definition.name: tool.id for tool in self._tools.list()}
+        tool_ids = tuple(by_name[name] for name in imported.tool_names if name in by_name)
+        imported.left_out["tool"] += sum(name not in by_name for name in imported.tool_names)
+        if imported.state and imported.state != "-" and not self._has_state(imported.state):
+            imported.left_out["state_file"] += 1
+            imported.state = ""
+        tools = ChatTools(
+            bool(imported.tool_names), imported.is_tools_on and bool(tool_ids), tool_ids, imported.dialect
+        )
+        messages, ids = with_new_ids(imported)
+        chat = Chat(
+            id=uuid.uuid4().hex,
+            title=imported.title,
+            system_prompt=imported.system_prompt,
+            template=imported.template,
+            think_mode=imported.think_mode,
+            sampling=imported.sampling,
+            created_at=imported.created_at,
+            updated_at=imported.updated_at,
+            head_id=ids[imported.head] if imported.head is not None else None,
+            preset_id=preset_id,
+            state=imported.state,
+            tools=tools,
+            origin=origin,
+        )
+        self._store.add_chat(chat, messages, imported.files)
+        imported.left_out = +imported.left_out
+        return chat
+
+    def _has_state(self, name: str) -> bool:
+        try:
+            self._manager.library.find_state(name)
+        except RoostError:
+            return False
+        return True
+
+    def _preset_id(self, imported: ImportedChat, fields: Any) -> str:
+        """A preset that reads and answers like the one of the file; made where there is none. "" for none at all."""
+        if not isinstance(fields, dict):
+            return ""
+        try:
+            wanted = preset_of({name: value for name, value in fields.items() if not _is_local(str(name))})
+        except (PresetError, TypeError, ValueError):
+            imported.left_out["preset"] += 1
+            return ""
+        for known in self._presets.list():
+            if all(getattr(known, name) == getattr(wanted, name) for name in PROMPT_FIELDS):
+                return known.id
+        return self._presets.add([wanted])[0].id
+
+
+def _is_local(name: str) -> bool:
+    """Fields of a preset that mean something on its own machine alone."""
+    from webapp.services.presets.fields import BY_NAME
+
+    row = BY_NAME.get(name)
+    return name in ("model", "strategy", "state") or (row is not None and row.place == "options")
+
+
+def _is_tensor_file(data: bytes) -> bool:
+    length = int.from_bytes(data[:8], "little")
+    return len(data) > 9 and 2 <= length <= MOST_HEADER_BYTES and data[8:9] == b"{"
+
+
+def model_sheet(manager: ModelManager) -> dict[str, Any]:
+    """The model in use, as a chat file names it. Raises what :meth:`ModelManager.model_info` does."""
+    info = manager.model_info()
+    digest = _digest(str(info.path), stamp_of(info.path))
+    options = manager.options()
+    if options.adapter_file:
+        adapter = manager.library.find(options.adapter_file)
+        digest += f"+{_digest(str(adapter), stamp_of(adapter))}*{options.adapter_alpha}"
+    return {"name": manager.status().model, "digest": digest, "architecture": require_model(info).architecture}
+
+
+@lru_cache(32)
+def _digest(path: str, stamp: tuple[int, int]) -> str:
+    return content_digest(Path(path))
+
+
+def read_chat_file(name: str, data: bytes) -> tuple[dict[str, Any], dict[str, Stored]]:
+    """The document and the other tensors. ``chat_file_invalid`` for a file that is torn or no chat."""
+    if len(data) > MOST_BYTES:
+        raise RoostError("too_large", found=len(data), limit=MOST_BYTES)
+    try:
+        about, tensors = unpacked(bytearray(data), MOST_HEADER_BYTES)
+        if about != {"format": FORMAT}:
+            raise DamagedFile("it is of another kind")
+        told = tensors.pop("document", None)
+        if told is None or told.dtype != "U8":
+            raise DamagedFile("it has no document")
+        document = json.loads(bytes(told.data).decode("utf-8"))
+        if not isinstance(document, dict):
+            raise DamagedFile("its document is no object")
+    except (DamagedFile, ValueError, RecursionError) as exc:
+        raise RoostError("chat_file_invalid", name=name[-200:], reason=str(exc)) from exc
+    return document, tensors
+
+
+def read_tips(
+    name: str, document: Mapping[str, Any], tensors: Mapping[str, Stored], message_ids: set[str]
+) -> list[tuple[tuple[int, ...], dict[str, Stored]]]:
+    """Tokens and arrays of each state. ``chat_file_invalid`` where tensors and document do not agree."""
+    rows = document.get("tips", [])
+    if not isinstance(rows, list) or len(rows) > MOST_TIPS:
+        raise RoostError("chat_file_invalid", name=name[-200:], reason="its tips make no sense")
+    left, found = dict(tensors), []
+    for number, row in enumerate(rows):
+        prefix = f"tip.{number}."
+        mine = {key.removeprefix(prefix): left.pop(key) for key in list(left) if key.startswith(prefix)}
+        tokens = mine.pop("tokens", None)
+        is_good = isinstance(row, dict) and row.get("message_id") in message_ids and tokens is not None
+        if not is_good or tokens is None or tokens.dtype != "U32" or tokens.shape != (row.get("tokens"),):
+            raise RoostError("chat_file_invalid", name=name[-200:], reason=f"tip {number} makes no sense")
+        ids = array("I", bytes(tokens.data))
+        found.append((tuple(ids), mine))
+    if left:
+        raise RoostError("chat_file_invalid", name=name[-200:], reason="it has tensors nobody knows")
+    return found
+
+
+def snapshot_of(arrays: Mapping[str, Stored], config: ModelConfig) -> Snapshot:
+    """DamagedFile unless these are the arrays of a state of this model: their sizes first, then their values."""
+    expected = {**state_shapes(config), **({"logits": (config.vocab_size,)} if "logits" in arrays else {})}
+    if {name: stored.shape for name, stored in arrays.items()} != expected:
+        raise DamagedFile("its states are of another model")
+    values = {name: widened(stored) for name, stored in arrays.items()}
+    logits = values.pop("logits", None)
+    return Snapshot(RecurrentState(config.architecture, values), logits)
