@@ -46,6 +46,14 @@ def test_two_rounds_of_nothing_else_are_a_circle() -> None:
     assert not repeats_noted([*ASKED, *rounds[:2], *ASKED, *rounds[2:]], NOTE)[1]
 
 
+def test_where_a_form_is_waited_for_results_that_bring_nothing_new_are_one() -> None:
+    rounds = [message for number in range(4) for message in round_of(number, arguments=f'{{"city": "{number}"}}')]
+    assert repeats_noted([*ASKED, *rounds], NOTE, has_form=True)[1]
+    assert not repeats_noted([*ASKED, *rounds], NOTE)[1]
+    assert not repeats_noted([*ASKED, *rounds[:6]], NOTE, has_form=True)[1]
+    assert not repeats_noted([*ASKED, *rounds, *round_of(9, result="sun")], NOTE, has_form=True)[1]
+
+
 def test_what_came_otherwise_stays_as_it_was() -> None:
     lone = [*ASKED, Message(Role.TOOL, "x", tool_call_id="gone"), *round_of(1)[:1], *round_of(2)]
     assert repeats_noted(lone, NOTE) == (tuple(lone), False)

@@ -75,15 +75,16 @@ def call_key(call: ToolCall) -> tuple[str, str]:
         return call.name, call.arguments
 
 
-def repeats_noted(messages: Sequence[Message], note: str) -> tuple[tuple[Message, ...], bool]:
+def repeats_noted(messages: Sequence[Message], note: str, has_form: bool = False) -> tuple[tuple[Message, ...], bool]:
     """A conversation that comes whole from a program: where a call repeats one of the round before and brought the same
     result, ``note`` stands above it. True where that went on for :data:`MOST_REPEATS` rounds: the model goes round in
-    circles, and only an answer without calls gets it out.
+    circles, and only an answer without calls gets it out. ``has_form``: an answer in a form is waited for, and a small
+    model calls with other arguments for ever; there one round more that brings nothing new, whatever was asked, counts.
     """
-    noted, before, rounds = list(messages), dict[tuple[str, str], str](), 0
+    noted, before, rounds, idle = list(messages), dict[tuple[str, str], str](), 0, 0
     for index, message in enumerate(messages):
         if message.role in (Role.USER, Role.ASSISTANT) and not message.tool_calls:
-            before, rounds = {}, 0
+            before, rounds, idle = {}, 0, 0
         if not message.tool_calls:
             continue
         results = {}
@@ -99,8 +100,9 @@ def repeats_noted(messages: Sequence[Message], note: str) -> tuple[tuple[Message
                 if before.get(key) == told[key]:
                     noted[place] = replace(messages[place], content=f"{note}\n{told[key]}")
                     repeated += 1
+        idle = idle + 1 if told and set(told.values()) <= set(before.values()) else 0
         before, rounds = told, rounds + 1 if repeated == len(message.tool_calls) else 0
-    return tuple(noted), rounds >= MOST_REPEATS
+    return tuple(noted), rounds >= MOST_REPEATS or (has_form and idle > MOST_REPEATS)
 
 
 TITLE_CHARS = 40

@@ -33,7 +33,7 @@ from webapp.services.access import OwnerProof
 from webapp.settings import Settings
 from webapp.storage.sessions import Session, Sessions, digest
 from webapp.web import login
-from webapp.web.api.operations import is_api_path
+from webapp.web.api.operations import TOOLS_LEFT_OUT, is_api_path
 from webapp.web.error_answers import STYLE_PATH, answer_error, wants_json
 from webapp.web.peer import (
     PEER,
@@ -131,7 +131,9 @@ class Cors:
             response.vary.add("Origin")
         if self.is_listed_page(request):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
-            response.headers["Access-Control-Expose-Headers"] = "Retry-After, X-Request-Id, Request-Id"
+            response.headers["Access-Control-Expose-Headers"] = (
+                f"Retry-After, X-Request-Id, Request-Id, {TOOLS_LEFT_OUT}"
+            )
         return response
 
 

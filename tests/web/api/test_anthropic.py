@@ -92,6 +92,12 @@ def test_results_of_tools_are_read(client):
     assert ask(client, messages).content[0].text == ANSWER
 
 
+def test_anthropics_own_tools_are_left_out_and_named(client):
+    own = [{"type": "web_search_20250305", "name": "web_search"}, {"type": "bash_20250124", "name": "bash"}]
+    told = client.messages.with_raw_response.create(model="any", max_tokens=3, messages=HELLO, tools=own)
+    assert told.headers["x-roost-tools-left-out"] == "web_search_20250305, bash_20250124"
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -100,8 +106,8 @@ def test_results_of_tools_are_read(client):
         {"extra_body": {"temperature": 9}},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {"type": "url", "url": "x"}}]}]},
         {"tools": [{"name": "no name", "input_schema": {"type": "object"}}]},
-        {"tools": [{"type": "web_search_20250305", "name": "web_search"}]},
-        {"tools": [{"type": "bash_20250124", "name": "bash"}]},
+        {"tools": [{"type": "web_search_20250305", "name": "web_search"}], "tool_choice": {"type": "any"}},
+        {"tools": [{"type": "bash_20250124", "name": "bash"}], "tool_choice": {"type": "tool", "name": "bash"}},
         {"output_config": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}},
     ],
     ids=str,

@@ -201,9 +201,21 @@ def test_allowed_tools_leave_the_others_out(server, client):
 def test_a_tool_that_is_no_function_is_left_out(client):
     found = ask(client, tools=[{"type": "web_search"}, *FLAT])
     assert [tool.name for tool in found.tools] == ["get_weather", "get_time"]
-    with pytest.raises(openai.BadRequestError) as error:
-        ask(client, tools=[{"type": "web_search"}])
-    assert (error.value.code, error.value.param) == ("unsupported_parameter", "tools[0].type")
+    told = client.responses.with_raw_response.create(
+        model="any",
+        input="Hello",
+        tools=[{"type": "web_search"}, {"type": "code_interpreter", "container": {"type": "auto"}}],
+    )
+    assert told.headers["x-roost-tools-left-out"] == "web_search, code_interpreter"
+    for choice in ("required", {"type": "web_search"}):
+        with pytest.raises(openai.BadRequestError) as error:
+            ask(client, tools=[{"type": "web_search"}], tool_choice=choice)
+        assert error.value.param == "tool_choice"
+
+
+@pytest.mark.parametrize("path", ["/v1/responses/compact", "/v1/responses/resp_1", "/v1/conversations"])
+def test_an_address_that_openai_has_and_roost_has_not_is_not_found(server, path):
+    assert server.post(path, {})[0] == (405 if "resp_" in path else 404)
 
 
 def test_the_answer_has_the_form_that_was_asked_for(serve):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from webapp.chat.events import AnswerEvent, Failed, Finished
 from webapp.chat.formats import ALIASES, FLOWER, PromptTemplate, fill_prompt, fills_gaps, format_names
-from webapp.chat.messages import Role, ThinkMode, repeats_noted
+from webapp.chat.messages import Message, Role, ThinkMode, repeats_noted
 from webapp.chat.prompts import RenderedPrompt, render
 from webapp.chat.tool_dialects import OfferedTools
 from webapp.engine.sampling_params import SamplingParams
@@ -36,7 +36,7 @@ from webapp.services.generation.request import (
     raw_prompt,
     template_of,
 )
-from webapp.services.generation.structure import constraint_of, offered_by
+from webapp.services.generation.structure import constraint_of, form_told, offered_by
 from webapp.services.presets.presets import PLAIN, Presets, mode_of
 from webapp.services.states import NEW_ENDING
 from webapp.tokenizer import Tokenizer
@@ -174,18 +174,23 @@ class Completions:
             )
         messages, is_going_round = prompt.messages, False
         if any(message.tool_calls for message in messages):
-            messages, is_going_round = repeats_noted(messages, str(Text("reason.services.same_result_again")))
+            note, has_form = str(Text("reason.services.same_result_again")), structure.response_format is not None
+            messages, is_going_round = repeats_noted(messages, note, has_form)
         if is_going_round and structure.tool_choice in (None, "auto"):
             structure = replace(structure, tool_choice="none")
+        told = ""
         if structure == Structure():  # nothing is asked of the answer
             tools = OfferedTools(dialect_of(preset.tool_dialect, model.info))
         else:
             tools = offered_by(structure, model.info, preset.tool_dialect)
+            told = form_told(messages, structure, bool(tools.definitions))
         system, spoken = "", ""
         if prefix is not None:
             tools, spoken = prefix.offered(tools, structure), prefix.source.spoken
             system, rest = prefix.rest("", messages)
             messages = tuple(rest)
+        if told:
+            messages = _with_system(messages, told)
         template, tools = format_of(
             model.info,
             (prompt.template, preset.template),
@@ -278,6 +283,13 @@ def _with_gap(prompt: TextPrompt, info: Inspection) -> str:
     if not fills_gaps(model_name(info)) or prompt.token_ids:
         raise RoostError("unsupported_parameter", param="suffix", reason=Text("reason.web.cannot_fill_a_gap"))
     return fill_prompt(prompt.text, prompt.suffix)
+
+
+def _with_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...]:
+    """With this below the system prompt that begins them, or as one."""
+    if not messages or messages[0].role is not Role.SYSTEM:
+        return (Message(Role.SYSTEM, text), *messages)
+    return (replace(messages[0], content=f"{messages[0].content}\n{text}"), *messages[1:])
 
 
 def _sharing(prompt: PreparedPrompt) -> PreparedPrompt:

@@ -4,13 +4,15 @@ read into what the prompt offers and the constraint the engine keeps to."""
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from webapp.chat.messages import Message, Role
 from webapp.chat.prompts import RenderedPrompt
-from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects
+from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, compact_json
 from webapp.chat.tool_grammars import ToolRules, held
 from webapp.errors import GrammarInvalid, RoostError, ToolInvalid
 from webapp.i18n import Text
@@ -36,9 +38,38 @@ def offered_by(structure: Structure, info: Inspection, dialect: str = "") -> Off
                 reason=Text("reason.api.is_not_one_of_the_tools", name=repr(name)),
             )
     if choice.is_required and not definitions:
-        raise RoostError("invalid_parameter", param="tool_choice", reason=Text("reason.api.no_tools_to_choose_from"))
+        others = ", ".join(left_out(structure.tools))
+        missing = Text("reason.api.no_tools_to_choose_from")
+        reason = Text("reason.api.only_functions", found=others) if others else missing
+        raise RoostError("invalid_parameter", param="tool_choice", reason=reason)
     has_form = not choice.is_required and _form(structure.response_format) is not None
     return OfferedTools(_dialect(structure, dialect, info), definitions, structure.is_constrained, has_form)
+
+
+MOST_TOLD_CHARS = 8_000
+FORM_TOLD = "Answer in JSON that fits this schema:"
+FORM_TOLD_BESIDE_TOOLS = "When you call no tool, answer in JSON that fits this schema:"
+
+
+def form_told(messages: Sequence[Message], structure: Structure, has_tools: bool) -> str:
+    """What the prompt says of the answer's form: a grammar alone makes JSON that fits, of values that a model which was
+    not told what they stand for can only guess.
+
+    "" where a message speaks of JSON and names each property, where a call is demanded in place of the form, and where
+    the schema is longer than :data:`MOST_TOLD_CHARS`.
+    """
+    form = _form(structure.response_format)
+    if form is None or form["kind"] != "json_schema" or read_choice(structure.tool_choice).is_required:
+        return ""
+    schema = _described(structure.response_format or {}).get("schema")
+    told = f"{FORM_TOLD_BESIDE_TOOLS if has_tools else FORM_TOLD} {compact_json(schema)}"
+    said = (message.content for message in messages if message.role in (Role.SYSTEM, Role.USER))
+    return "" if len(told) > MOST_TOLD_CHARS or any(_tells(text, schema) for text in said) else told
+
+
+def _tells(text: str, schema: Any) -> bool:
+    names = schema.get("properties") if isinstance(schema, Mapping) else None
+    return "json" in text.lower() and all(name in text for name in names or ())
 
 
 def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, Any] | None:
@@ -192,7 +223,7 @@ def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], 
         )
     found: dict[str, dict[str, Any]] = {}
     for place, tool in enumerate(tools):
-        if not _is_function(tool):
+        if not is_function(tool):
             continue
         definition = _definition(place, tool)
         name = definition["name"]
@@ -203,19 +234,22 @@ def _definitions(tools: tuple[Mapping[str, Any], ...]) -> tuple[dict[str, Any], 
                 reason=Text("reason.storage.tool_name_taken", name=repr(name)),
             )
         found[name] = definition
-    if tools and not found:
-        raise RoostError(
-            "unsupported_parameter",
-            param="tools[0].type",
-            reason=Text("reason.api.only_functions", found=repr(str(tools[0].get("type"))[:80])),
-        )
     return tuple(found.values())
 
 
-def _is_function(tool: Mapping[str, Any]) -> bool:
-    """False for the tools that OpenAI's own server runs (web_search, file_search …), and for free text (custom):
-    nobody could carry them out, and a program that sends them offers functions beside them."""
+def is_function(tool: Mapping[str, Any]) -> bool:
+    """False for the tools that OpenAI's or Anthropic's own server runs (web_search, file_search …), those that their
+    models know without a schema (bash_20250124), and for free text (custom): nobody could carry them out here, and most
+    programs that send them offer functions beside them."""
     return "function" in tool or tool.get("type") in (None, "function")
+
+
+def left_out(tools: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The types of those that are not offered, each once, as a header can bear them."""
+    types = (
+        re.sub(r"[^\w.:-]", "", str(tool.get("type")), flags=re.ASCII)[:80] for tool in tools if not is_function(tool)
+    )
+    return list(dict.fromkeys(types))
 
 
 def _length(tools: tuple[Mapping[str, Any], ...]) -> int:
@@ -268,9 +302,7 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
             param="response_format.type",
             reason=Text("reason.api.is_not_one_of", name=repr(kind), names=names),
         )
-    described = wanted.get("json_schema")
-    # llama.cpp and Together have the schema beside the type
-    described = described if isinstance(described, Mapping) else wanted
+    described = _described(wanted)
     schema = described.get("schema")
     is_strict = described.get("strict") is True
     if not isinstance(schema, (Mapping, bool)):
@@ -279,3 +311,9 @@ def _form(wanted: Mapping[str, Any] | None) -> dict[str, Any] | None:
         )
     schema = held(schema) if isinstance(schema, Mapping) else schema
     return {"kind": "json_schema", "schema": schema, "lenient": not is_strict}
+
+
+def _described(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where the schema stands: llama.cpp and Together have it beside the type."""
+    found = wanted.get("json_schema")
+    return found if isinstance(found, Mapping) else wanted

@@ -29,6 +29,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completion, Completions
 from webapp.services.generation.generation import AnswerText
 from webapp.services.generation.request import AnswerRequest
+from webapp.services.generation.structure import left_out
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.calls import ClientGone, ModelTurns, Record
@@ -66,6 +67,7 @@ def begin(wanted: AnswerRequest) -> Answering:
             "invalid_parameter", param="n", reason=Text("reason.api.too_many_answers_at_once", found=asked, limit=most)
         )
     is_gone = request.environ.get(DISCONNECTED, lambda: False)
+    g.tools_left_out = left_out(wanted.structure.tools)
     return Answering(
         the_completions().start(replace(wanted, client=f"api {request.remote_addr or ''}")), is_gone, the_record()
     )

@@ -226,18 +226,16 @@ def answer_request(asked: MessageRequest) -> AnswerRequest:
 
 def structure_of(asked: CountRequest) -> Structure:
     """Anthropic's tools and output format in OpenAI's form."""
-    tools = tuple(function_of(tool, f"tools[{place}]") for place, tool in enumerate(asked.tools or ()))
+    tools = tuple(map(function_of, asked.tools or ()))
     choice = asked.tool_choice or {"type": "auto"}
     is_parallel = choice.get("disable_parallel_tool_use") is not True
     return Structure(tools, choice_of(choice), form_of(asked.output_config), is_parallel)
 
 
-def function_of(tool: dict[str, Any], place: str) -> dict[str, Any]:
-    """Only tools of the client's own: Anthropic's (bash_20250124, web_search_20250305 …) come without a schema, and
-    some would have to run on the server."""
+def function_of(tool: dict[str, Any]) -> dict[str, Any]:
+    """Tools of the client's own; Anthropic's (bash_20250124, web_search_20250305 …) stay what they are."""
     if tool.get("type") not in (None, "custom"):
-        reason = "this tool is Anthropic's own; name, description and input_schema make one Roost can offer"
-        raise RoostError("unsupported_parameter", param=f"{place}.type", reason=reason)
+        return {"type": tool["type"]}
     names = {"name": "name", "description": "description", "parameters": "input_schema", "strict": "strict"}
     described = {name: tool[theirs] for name, theirs in names.items() if tool.get(theirs) is not None}
     return {"type": "function", "function": described}

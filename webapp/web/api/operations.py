@@ -261,11 +261,15 @@ def is_api_path(path: str) -> bool:
 def methods_of(path: str) -> tuple[str, ...]:
     """Those an address for programs takes; () where there is none."""
     plain = path.rstrip("/")
-    return tuple(
-        op.method
-        for op in OPERATIONS
-        if any(plain == known or ("{" in known and plain.startswith(known.partition("{")[0])) for known in op.paths)
-    )
+    return tuple(op.method for op in OPERATIONS if any(_is_at(plain, known) for known in op.paths))
+
+
+def _is_at(path: str, known: str) -> bool:
+    """OpenAI has addresses below /v1/responses that are no answer's: a program that tries one must read 404."""
+    begin, brace, _ = known.partition("{")
+    rest = path.removeprefix(begin)
+    is_named = bool(brace) and path.startswith(begin) and (rest.startswith("resp_") or "responses" not in begin)
+    return path == known or (is_named and bool(rest))
 
 
 def dialect_of(path: str) -> str:
@@ -299,9 +303,14 @@ def request_id() -> str:
     return found
 
 
+TOOLS_LEFT_OUT = "X-Roost-Tools-Left-Out"
+
+
 def name_request(response: Response) -> None:
     """The answer carries its :func:`request_id` under OpenAI's header and Anthropic's."""
     response.headers["X-Request-Id"] = response.headers["Request-Id"] = request_id()
+    if names := g.get("tools_left_out"):
+        response.headers[TOOLS_LEFT_OUT] = ", ".join(names)
 
 
 def error_body(path: str, error: RoostError, message: str, status: int) -> dict[str, Any]:
