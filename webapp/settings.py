@@ -63,6 +63,15 @@ def default_models_dir(data_dir: Path) -> Path:
     return data_dir / "models"
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where values came from: ``of`` says for each that is no default "flag", "environment" or "file"; ``path`` is the
+    file, there or not."""
+
+    path: Path
+    of: Mapping[str, str]
+
+
 # ruff: noqa: RUF009 (setting() returns a dataclass field)
 @dataclass(frozen=True)
 class Settings:
@@ -127,6 +136,9 @@ class Settings:
     mcp_stdio: bool = setting(True)
     log_level: str = setting("warning", choices=("debug", "info", "warning", "error"))
     log_file_bytes: int = setting(2 * MIB, 0, 1 << 40)
+
+    origin: Origin | None = field(default=None, compare=False, repr=False)
+    """No setting itself; None where no file and no environment was asked."""
 
     def __post_init__(self) -> None:
         if self.models_dir == Path():
@@ -262,6 +274,7 @@ def reason_of(exc: ValueError) -> Text | str:
 SETTINGS: dict[str, Setting] = {
     row.name: Setting(row.name, str(row.type), None if row.default is MISSING else row.default, **row.metadata)
     for row in fields(Settings)
+    if row.name != "origin"
 }
 
 
@@ -276,11 +289,46 @@ def load_settings(
     """
     environ = os.environ if environ is None else environ
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    chosen = {**_from_environment(environ), **_checked(given)}
+    environment = _from_environment(environ)
+    chosen = {**environment, **_checked(given)}
     path = config_path or environ.get("ROOST_CONFIG")
     found = Path(path) if path else (chosen.get("data_dir") or default_data_dir()) / CONFIG_NAME
     from_file = read_config(found) if path or found.is_file() else {}
-    return Settings(**{**from_file, **chosen})
+    of = {
+        **dict.fromkeys(from_file, "file"),
+        **dict.fromkeys(environment, "environment"),
+        **dict.fromkeys(given, "flag"),
+    }
+    return Settings(**{**from_file, **chosen}, origin=Origin(found, of))
+
+
+def change_config(path: Path, name: str, value: str | None) -> None:
+    """Writes one value into the TOML file at ``path``, or takes it out (None); all else in the file stays as it is. It
+    holds from the next start. ``settings_invalid`` for a value that cannot be, or a file that is none."""
+    import tomlkit  # keeps comments and order
+
+    read = None if value is None else SETTINGS[name].read(value)
+    if path.exists():
+        read_config(path)  # says what is wrong with it
+        document = tomlkit.parse(path.read_text(encoding="utf-8"))
+    else:
+        document = tomlkit.document()
+    if read is None:
+        document.pop(name, None)
+    else:
+        document[name] = [str(part) for part in read] if isinstance(read, tuple) else _plain(read)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    written = path.with_name(path.name + ".new")
+    try:
+        with open(os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as out:
+            out.write(tomlkit.dumps(document))  # for its owner alone: the token may stand in it
+        written.replace(path)
+    except OSError as exc:
+        raise RoostError("settings_invalid", name="config", value=str(path), reason=system_reason(exc)) from exc
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

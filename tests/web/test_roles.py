@@ -26,8 +26,8 @@ LOCAL_CHANGES = {
     "api POST /switch-model", "api POST /update-config", "api POST /reset-state", "api POST /enable-state-cache",
     "api POST /disable-state-cache",
 }  # fmt: skip
-OWNER_READS = {"conversion.plan"}
-"""For this machine too: it opens the files it is asked about."""
+OWNER_READS = {"conversion.plan", "settings.index"}
+"""For this machine too: the one opens the files it is asked about, the other names folders and addresses."""
 
 
 @pytest.fixture(scope="module", params=["shared", "single"])

@@ -36,6 +36,7 @@ from webapp.settings import DATABASE_NAME, Settings
 from webapp.storage.database import Database
 from webapp.storage.sessions import Sessions
 from webapp.web import conversion, docs, error_answers, jobs, measure, sessions, status
+from webapp.web import settings as settings_page
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
 from webapp.web.chat.commands import answer_handshake
@@ -59,6 +60,7 @@ PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (docs, "api.nav", "braces"),
     (status, "", ""),
     (sessions, "", ""),
+    (settings_page, "", ""),
 )
 """Each page's module with its ``blueprint``; for those in the rail, the key of the word there and the icon."""
 

@@ -63,6 +63,8 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.GUEST, "docs", "index"),
     **_rows(Role.GUEST, "status", "show_strip show_menu"),
     **_rows(Role.LOCAL, "status", "load unload cancel"),
+    **_rows(Role.LOCAL, "settings", "index"),
+    **_rows(Role.OWNER, "settings", "save"),
     **_rows(Role.GUEST, "sessions", "index leave"),
     **_rows(Role.OWNER, "sessions", "invite end end_others"),
     "api unknown": Role.GUEST,

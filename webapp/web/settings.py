@@ -1,0 +1,175 @@
+"""``/settings``: what this browser and this server are set to, where each value comes from, and what is kept on disk.
+
+A value of the server is written into ``roost.toml`` and holds from the next start.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.errors import RoostError
+from webapp.i18n import size_text
+from webapp.services.states import snapshot_use
+from webapp.settings import SETTINGS, Settings, change_config, parse_toml
+from webapp.web.guard import current_role, the_guard
+from webapp.web.kit.page import PageContext, Values, current_page, render_page
+from webapp.web.roles import Role
+
+blueprint = Blueprint("settings", __name__, url_prefix="/settings")
+VALUE_CHARS = 4000
+GROUPS = {
+    "network": """host port lan token allow_hosts trusted_proxy api_only cors_origins open_browser language""",
+    "model": """model strategy adapter adapter_alpha adapter_start state preset threads load_anyway""",
+    "files": """data_dir models_dir extra_models_dirs snapshot_limit_bytes response_days log_file_bytes log_level
+        hub_url catalogue_url catalogue_sha256""",
+    "tools": """tool_hosts mcp_stdio""",
+    "answers": """max_prompt_tokens max_tokens_limit max_sequences max_queue prefill_chunk state_cache_bytes
+        api_max_choices api_strict_models api_switch_models""",
+    "engine": """idle_unload_s swap_grace_s load_timeout_s stall_limit_s crash_tries""",
+    "limits": """websocket_limit websockets_per_client ws_send_timeout_s connection_limit connections_per_client
+        http_threads requests_per_s request_burst max_body_bytes api_max_body_bytes api_streams
+        api_streams_per_client""",
+}
+"""All of ``SETTINGS``, as the page has them."""
+FIXED = ("data_dir",)
+"""The file that would say so lies in there."""
+
+
+@blueprint.get("")
+def index() -> Response:
+    page = current_page()
+    return render_page(
+        "settings/page.html", settings_page(page, page.done_toast("settings_page.said", ("saved", "taken_out")))
+    )
+
+
+@blueprint.post("/<name>")
+def save(name: str) -> Response | BaseResponse:
+    """``value`` as a person types it; ``do=default`` takes it out of the file."""
+    page = current_page()
+    origin = page.settings.origin
+    try:
+        if origin is None or name not in SETTINGS or name in FIXED:
+            raise RoostError("settings_invalid", name=name, value="", reason=page.t("reason.settings.no_such_setting"))
+        is_default = request.form.get("do") == "default"
+        change_config(origin.path, name, None if is_default else request.form.get("value", "")[:VALUE_CHARS])
+    except RoostError as exc:
+        return render_page("settings/page.html", settings_page(page, refused=(name, exc)), status=422)
+    return redirect(
+        url_for("settings.index", said="taken_out" if is_default else "saved", about=name, _anchor=name), 303
+    )
+
+
+def settings_page(page: PageContext, toasts: Any = (), refused: tuple[str, RoostError] | None = None) -> Values:
+    settings, t = page.settings, page.t
+    waiting = _waiting(settings)
+    return {
+        "page_title": t("settings_page.title"),
+        "commands_url": "",
+        "toasts": toasts,
+        "storage": _storage(page),
+        "path": str(settings.origin.path) if settings.origin else "",
+        "waits": bool(waiting),
+        "can_change": current_role() is Role.OWNER and settings.origin is not None,
+        "groups": [
+            {
+                "title": t(f"settings_page.group.{group}"),
+                "name": group,
+                "rows": [_row(page, name, waiting, refused) for name in names.split()],
+            }
+            for group, names in GROUPS.items()
+        ],
+    }
+
+
+def _row(page: PageContext, name: str, waiting: Values, refused: tuple[str, RoostError] | None) -> Values:
+    """``source`` is "default", "file", "environment" or "flag"; ``next`` what holds from the next start, None for the
+    same."""
+    row, settings, t = SETTINGS[name], page.settings, page.t
+    source = settings.origin.of.get(name, "default") if settings.origin else "default"
+    value = getattr(settings, name)
+    is_refused = refused is not None and refused[0] == name
+    return {
+        "name": name,
+        "help": t(f"setting.{name}"),
+        "kind": row.kind,
+        "choices": ("true", "false") if row.kind == "bool" else row.choices,
+        "is_secret": row.secret,
+        "value": "" if row.secret else written(waiting.get(name, value)),
+        "shown": t("settings_page.set" if value else "settings_page.not_set") if row.secret else _shown(name, value),
+        "next": _shown(name, waiting[name]) if name in waiting and not row.secret else None,
+        "source": source,
+        "source_text": t(f"settings_page.source.{source}"),
+        "is_changed": source != "default",
+        "can_change": name not in FIXED and source in ("default", "file"),
+        "error": page.sentences(refused[1]) if is_refused and refused else "",
+        "typed": request.form.get("value", "")[:VALUE_CHARS] if is_refused and not row.secret else None,
+    }
+
+
+def written(value: Any) -> str:
+    """As a form and ``roost.toml`` have it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(str(part) for part in value) if isinstance(value, tuple) else str(value)
+
+
+def _shown(name: str, value: Any) -> str:
+    return size_text(value) if name.endswith("_bytes") and value else written(value) or "—"
+
+
+def _waiting(settings: Settings) -> Values:
+    """Values of the file that another start would bring."""
+    if settings.origin is None or not settings.origin.path.is_file():
+        return {}
+    try:
+        found = parse_toml(settings.origin.path.read_text(encoding="utf-8"))
+        values = {name: SETTINGS[name].read(value) for name, value in found.items() if name in SETTINGS}
+    except (OSError, ValueError, RoostError):
+        return {}
+    taken = {
+        name: SETTINGS[name].default for name, of in settings.origin.of.items() if of == "file" and name not in values
+    }
+    free = {
+        name: value for name, value in {**values, **taken}.items() if settings.origin.of.get(name, "file") == "file"
+    }
+    return {name: value for name, value in free.items() if value != getattr(settings, name)}
+
+
+def _storage(page: PageContext) -> list[Values]:
+    """What is on disk, and the page that clears it."""
+    settings, t = page.settings, page.t
+    database = sum(
+        path.stat().st_size for path in settings.data_dir.glob(f"{settings.database_path.name}*") if path.is_file()
+    )
+    count, used = snapshot_use(settings)
+    models = sum(file.stamp[1] for file in page.manager.library.known_files())
+    return [
+        {
+            "name": "chats",
+            "text": t("settings_page.storage.chats"),
+            "size": size_text(database),
+            "url": url_for("chat.all_"),
+        },
+        {
+            "name": "states",
+            "text": t("settings_page.storage.states", count=count),
+            "size": size_text(used),
+            "url": url_for("states.index", _anchor="chats"),
+        },
+        {
+            "name": "models",
+            "text": t("settings_page.storage.models"),
+            "size": size_text(models),
+            "url": url_for("models.index"),
+        },
+        {
+            "name": "sessions",
+            "text": t("settings_page.storage.sessions"),
+            "size": str(len(the_guard().sessions.list())),
+            "url": url_for("sessions.index"),
+        },
+    ]
