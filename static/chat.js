@@ -27,7 +27,7 @@ function setAnswering(message) {
 
 function becomeChat(frame) {
   document.body.dataset.chat = frame.id;
-  for (const field of document.querySelectorAll("#commands [name=chat], #composer [name=chat], #panel [name=chat][form=options], #save-preset [name=chat]")) {
+  for (const field of document.querySelectorAll("#commands [name=chat], #composer [name=chat], #panel [name=chat][form=options], #save-preset [name=chat], #chat-state [name=chat]")) {
     field.value = frame.id;
   }
   history.pushState({}, "", frame.url);

@@ -246,6 +246,10 @@ class ModelManager:
         be. Changes nothing."""
         return self._resolver.start(self._chosen(), name).info
 
+    def state_named(self, name: str) -> RecurrentState | None:
+        """What the chosen model begins with by that name, as of :meth:`apply_state`; None for its own beginning."""
+        return self._resolver.start(self._chosen(), name).state
+
     def tokenizer(self) -> Tokenizer:
         """Of the chosen model. Reads its header; loads no weights."""
         return tokenizer_of(self._chosen())

@@ -38,10 +38,12 @@ from webapp.weights.state_sheet import StateSheet
 
 if TYPE_CHECKING:
     from webapp.engine.state import RecurrentState
+    from webapp.weights.state_measures import StateMeasures
 
 PIECE_BYTES = 1 << 16  # pieces of a megabyte left each server thread 5 MB of unused heap
 NEW_ENDING = ".safetensors"
 MAKING = "state"
+KEPT_MEASURES = 8
 MOST_TOKENS = 16384
 Parts = Sequence[tuple[str, float]]
 
@@ -77,6 +79,7 @@ class StateLibrary:
         self._reader = self.library.reader
         self._sheets = StateSheets(self._reader)
         self._trash = Trash(self.library.models_dir)
+        self._measures: dict[tuple[tuple[Path, Stamp], ...], StateMeasures] = {}
 
     # what is there
 
@@ -86,6 +89,18 @@ class StateLibrary:
         paths = sorted(self._files(), key=lambda path: self._name_of(path).lower())
         self._sheets.forget_others(set(paths))
         return tuple(self._entry(path, models) for path in paths)
+
+    def measures(self, name: str, other: str = "") -> StateMeasures:
+        """How strong a state is in each layer and head, and how far the ``other`` is from it. ``state_not_found``,
+        ``state_mismatch``; the last ones asked for are kept."""
+        paths = [self._find(each) for each in (name, other) if each]
+        key = tuple((path, stamp_of(path)) for path in paths)
+        found = self._measures.get(key)
+        if found is None:
+            found = self._measures[key] = self._reader.state_measures(*paths)
+            while len(self._measures) > KEPT_MEASURES:
+                self._measures.pop(next(iter(self._measures)), None)
+        return found
 
     def names(self) -> tuple[str, ...]:
         """Of the files alone; none is opened."""

@@ -32,6 +32,7 @@ from webapp.weights.tensor_info import shared
 if TYPE_CHECKING:
     from webapp.weights.convert.plan import ConversionOptions
     from webapp.weights.reader_process import Reply, Request
+    from webapp.weights.state_measures import StateMeasures
 
 MEMORY = "unreadable_files.json"
 """In the data folder."""
@@ -187,6 +188,16 @@ class FileReader:
         answer: Any = tuple[PrefixSheet, dict[str, Any]] | None
         found: tuple[PrefixSheet, dict[str, Any]] | None = self._ask(answer, "prefix_source", path, (), Limits())
         return found
+
+    def state_measures(self, path: Path, other: Path | None = None) -> StateMeasures:
+        """Of a state file, and how far another is from it; ``state_mismatch`` for two that cannot be compared."""
+        from webapp.weights.state_measures import StateMeasures
+
+        paths = [path, *([other] if other else [])]
+        given = (_sent(path), _sent(other) if other else b"")
+        for one in paths:
+            self._check(one)
+        return self._call(StateMeasures, "state_measures", paths, given, _state_limits(*paths), path.name)
 
     def document_text(self, path: Path, kind: str, name: str) -> str:
         """The text of a document, ``pdf`` or ``html``, that a person brought as ``name``; nothing is remembered of a

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -29,6 +29,9 @@ from webapp.errors import RoostError, WeightsError
 from webapp.i18n import Text, plain
 from webapp.weights.child_process import Pipe, describe_process, framed, read_frame, take_over_streams, write_frame
 from webapp.weights.inspection import Inspection, inspect
+
+if TYPE_CHECKING:
+    from webapp.weights.state_measures import StateMeasures
 from webapp.weights.state_sheet import PrefixSheet, StateSheet, prefix_of, sheet_of, source_of
 
 NAME = "roost-reader"
@@ -88,6 +91,15 @@ def prefix_source(path: bytes) -> tuple[PrefixSheet, dict[str, Any]] | None:
     return None if sheet is None or source is None else (sheet, source)
 
 
+def state_measures(path: bytes, other: bytes) -> StateMeasures:
+    """Of a state file, against another unless that is no path."""
+    from webapp.weights.state_file import oriented_states
+    from webapp.weights.state_measures import measure
+
+    first, *second = oriented_states([os.fsdecode(one) for one in (path, other) if one])
+    return measure({"att_kv": first}, {"att_kv": second[0]} if second else None)
+
+
 def document_text(path: bytes, kind: str) -> str:
     """The text of a PDF or an HTML file (UTF-8)."""
     from webapp.weights.document_text import html_text, pdf_text
@@ -138,6 +150,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
         state_sheet,
         read_state,
         prefix_source,
+        state_measures,
         document_text,
         blend,
         copy_out,

@@ -227,6 +227,16 @@ def _check_origin(path: Path, origin: Origin, major: int) -> None:
         raise mismatch(path, Text("states.mismatch.architecture"), f"RWKV-{major}", found)
 
 
+def oriented_states(paths: Sequence[str]) -> list[np.ndarray]:
+    """Layers of each, all in the official orientation as far as a file says what it is; ``state_mismatch`` for states
+    of different sizes or architectures."""
+    states = [open_state(path) for path in paths]
+    _common_architecture(states)
+    is_turned = [state.shifts is not None and state.origin.architecture in ("5", "6") for state in states]
+    pairs = zip(states, is_turned, strict=True)
+    return [state.layers.swapaxes(-1, -2) if turned else state.layers for state, turned in pairs]
+
+
 MOST_PARTS = 16
 
 

@@ -14,6 +14,7 @@ from webapp.chat.messages import Message, Role
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.library import ModelLibrary
 from webapp.manager.manager import ModelManager
+from webapp.services.chat.chat_state import state_of_chat
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.generation.completions import Completions
 from webapp.services.generation.prefixes import (
@@ -272,3 +273,46 @@ def test_a_prompt_that_does_not_begin_with_it_is_read_whole(house):
     prefix = find_prefix(house.manager, name)
     prompt = house.answer(asks("Hi"), state="").prompt
     assert starting_from(prompt, prefix, house.manager) == replace(prompt, state="")
+
+
+# what a chat's state is
+
+
+def test_the_state_of_a_chat_is_that_after_its_last_answer_and_nothing_is_read_for_it(house):
+    chat = house.store.create()
+    assert state_of_chat(house.manager, house.store, house.presets, chat.id) is None
+    house.turn(chat.id, "What is he called?")
+    stats = house.turn(chat.id, "And now?")
+    read = house.manager.counters()["prefilled_tokens_total"]
+    found = state_of_chat(house.manager, house.store, house.presets, chat.id)
+    assert found.tokens == stats["prompt_tokens"] + stats["decoded_tokens"] - 1
+    assert found.before_tokens == stats["prompt_tokens"] and found.total >= found.tokens
+    assert found.state.digest() != found.before.digest()
+    assert house.manager.counters()["prefilled_tokens_total"] == read
+
+
+def test_what_was_read_into_a_prefix_counts_as_absorbed(house):
+    name = house.bake(NOTES, "notes")
+    chat = house.store.create(state=name)
+    stats = house.turn(chat.id, "What is he called?")
+    found = state_of_chat(house.manager, house.store, house.presets, chat.id)
+    assert found.tokens == stats["prompt_tokens"] + stats["decoded_tokens"] - 1
+
+
+def test_with_another_model_there_is_no_state_of_the_chat_before_it_answers(house):
+    chat = house.store.create()
+    house.turn(chat.id, "What is he called?")
+    house.load("other.pth")
+    assert state_of_chat(house.manager, house.store, house.presets, chat.id) is None
+
+
+def test_two_files_are_held_against_each_other(house):
+    first, second = house.bake(NOTES, "one"), house.bake(document("b.md", "Another text."), "two")
+    alone, both = house.states.measures(first), house.states.measures(first, second)
+    assert both.norms == alone.norms and both.difference >= 0
+    house.load("six.pth")
+    third = house.bake(NOTES, "six")
+    with raises_code("state_mismatch"):
+        house.states.measures(first, third)
+    with raises_code("state_not_found"):
+        house.states.measures(first, "gone.pth")

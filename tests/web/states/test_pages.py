@@ -8,13 +8,17 @@ import re
 import pytest
 
 from tests.manager.conftest import last_output, request
+from tests.waiting import PATIENCE_S
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint, write_state
 from tests.wording import is_refused, says, text
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
+from webapp.services.downloads.catalogue import trained_context
 from webapp.settings import Settings
 from webapp.web.app import create_app
+from webapp.web.kit.page import current_page
+from webapp.web.states.state_view import context_note, heat_map
 
 OWN = {"Origin": "http://127.0.0.1"}
 SIZES = {"n_layer": 2, "n_embd": 64, "head_size": 32, "vocab_size": 65536}
@@ -291,3 +295,67 @@ def test_a_document_that_cannot_be_read_says_why_and_leaves_nothing(browser, nam
     answer = browser.client.post("/states/bake", base_url="http://127.0.0.1", headers=OWN, data=form)
     assert 400 <= answer.status_code < 500 and is_refused(answer.get_data(as_text=True), code)
     assert sorted(browser.states.iterdir()) == before
+
+
+# the look inside
+
+
+def test_a_files_page_draws_each_layer_and_head_and_holds_another_against_it(browser):
+    write_state(browser.states / "prose.pth", 2, 2, 32, seed=5)
+    page = browser.get("/states/poet.pth")
+    assert page.count('<svg class="heat"') == 1 and 'viewBox="0 0 2 2"' in page and 'data-layers="2"' in page
+    page = browser.get("/states/poet.pth?with=prose.pth")
+    assert page.count('<svg class="heat"') == 2 and says(page, "states.view.apart", name="prose.pth")
+    assert says(page, "states.view.cosine") and '<option value="prose.pth" selected>' in page
+    page = browser.get("/states/poet.pth?with=wide.pth")
+    assert page.count('<svg class="heat"') == 1 and "4 x 32" in page
+    assert "<img" not in browser.get(f"/states/poet.pth?with={EVIL}")
+
+
+def test_a_chats_page_says_what_is_absorbed_and_what_the_last_answer_changed(browser):
+    app = browser.client.application
+    chat = app.extensions["chat_store"].create(title="Cats & <b>dogs</b>")
+    path = f"/states/of-chat?chat={chat.id}"
+    page = browser.get(path)
+    assert says(page, "states.view.not_loaded") and 'action="/states/of-chat"' in page
+    live = app.extensions["chat_turns"].send(chat.id, "Hello, who are you?")
+    assert live.wait_finished(PATIENCE_S)
+    stats = app.extensions["chat_store"].message(live.message_id).stats
+    page = browser.get(path)
+    tokens = stats["prompt_tokens"] + stats["decoded_tokens"] - 1
+    assert says(page, "states.view.changed", first=stats["prompt_tokens"] + 1, last=tokens)
+    assert page.count('<svg class="heat"') == 2 and says(page, "states.view.trained_unknown", model="seven.pth")
+    assert "<b>dogs" not in page and "style=" not in page
+    page = browser.get(f"{path}&with=poet.pth")
+    assert says(page, "states.view.apart", name="poet.pth")
+    assert "2 x 32 x 32" in browser.get(f"{path}&with=wide.pth")
+    assert text("states.view.strength", "zh") in browser.get(f"{path}&lang=zh")
+    answer = browser.client.get("/states/of-chat?chat=nobody", base_url="http://127.0.0.1")
+    assert answer.status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens", "key"),
+    [
+        ("rwkv7-g1d-0.1b-20260129-ctx8192.pth", 8192, "states.view.within"),
+        ("rwkv7-g1d-0.1b-20260129-ctx8192.pth", 8193, "states.view.beyond"),
+        ("mine-ctx4096.pth", 5000, "states.view.beyond"),
+        ("roost-starter-v7.safetensors", 513, "states.view.beyond"),
+        ("mine.pth", 5000, "states.view.trained_unknown"),
+    ],
+)
+def test_beyond_what_the_model_was_trained_on_the_page_says_so(browser, model, tokens, key):
+    with browser.client.application.test_request_context(base_url="http://127.0.0.1"):
+        note = context_note(current_page(), model, tokens)
+    words = {"tokens": tokens, "trained": trained_context(model), "model": model}
+    assert text(key, "en", **words) in (note["title"], note["text"])
+    assert (note["kind"] == "warn") == (key == "states.view.beyond")
+
+
+def test_the_largest_states_picture_stays_small(browser):
+    import random
+
+    values = [[random.Random(layer).random() for _ in range(64)] for layer in range(61)]
+    with browser.client.application.test_request_context(base_url="http://127.0.0.1"):
+        drawn = heat_map(current_page(), values, "")
+    assert sum(len(path) for _, path in drawn["paths"]) < 40_000

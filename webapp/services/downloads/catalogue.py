@@ -226,3 +226,19 @@ def as_inspected(model: KnownModel) -> Inspection:
         metadata={},
         tensors=tuple(tensors),
     )
+
+
+STARTER, STARTER_CONTEXT = "roost-starter-v7", 512
+"""The starter model and the tokens it was trained on at once (docs/starter-model.md)."""
+NAMED_CONTEXT = re.compile(r"(?i)(?<![a-z])ctx(\d{3,7})(?!\d)")
+
+
+def trained_context(name: str) -> int | None:
+    """The tokens a model was trained on at once, by its file's name: as the list of published models has it, else as
+    the name says (``…-ctx8192``); None where neither tells."""
+    base = name.rpartition("/")[2]
+    known = next((model.context for model in known_models() if model.file.rpartition("/")[2] == base), 0)
+    if known or base.startswith(STARTER):
+        return known or STARTER_CONTEXT
+    found = NAMED_CONTEXT.search(base)
+    return int(found[1]) if found else None

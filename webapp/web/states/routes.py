@@ -19,11 +19,13 @@ from webapp.services.generation.prefixes import DOCUMENT_BYTES, Source, document
 from webapp.services.states import clear_snapshots
 from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page
 from webapp.web.presets.form import shown_name
+from webapp.web.states.state_view import chat_state_page, file_view
 from webapp.web.states.views import details_page, library, prefixes, states_page
 from webapp.weights.state_sheet import PROMPT
 
 blueprint = Blueprint("states", __name__, url_prefix="/states")
 NAME_CHARS = 1000
+ID_CHARS = 64
 TEXT_CHARS = 500_000
 FORM_BYTES = 4 << 20
 UNDO = re.compile(r"restore:([0-9a-f]{32})")
@@ -39,7 +41,26 @@ def index() -> Response:
 @blueprint.get("/<path:name>")
 def details(name: str) -> Response:
     page = current_page()
-    return render_page("states/details.html", details_page(page, library(page).entry(name), _said_toast(page)))
+    entry = library(page).entry(name)
+    view = file_view(page, entry, request.args.get("with", "")[:NAME_CHARS])
+    return render_page("states/details.html", {**details_page(page, entry, _said_toast(page)), "view": view})
+
+
+@blueprint.get("/of-chat")
+def of_chat() -> BaseResponse | Response:
+    """The state of the ``chat``, against the state ``with``."""
+    chat_id = request.args.get("chat", "")[:ID_CHARS]
+    if not chat_id:
+        return redirect("/", 303)
+    page = current_page()
+    return render_page("states/chat.html", chat_state_page(page, chat_id, request.args.get("with", "")[:NAME_CHARS]))
+
+
+@blueprint.post("/of-chat")
+def load_for_chat() -> BaseResponse:
+    """Loads the chosen model, so that there is a state to look at."""
+    current_page().manager.begin_loading()
+    return redirect(url_for("states.of_chat", chat=request.form.get("chat", "")[:ID_CHARS]), 303)
 
 
 @blueprint.get("/file")
