@@ -190,10 +190,14 @@ class ModelManager:
                 model=model, strategy=strategy, state=state, options=options
             )
 
+    def choice(self) -> Choice:
+        """What is chosen, as it was given: :meth:`load` takes its parts again."""
+        goal = self._supervisor.goal
+        return goal.choice if goal is not None else self._first_choice
+
     def options(self) -> EngineOptions:
         """Those of what is chosen, as they were given."""
-        goal = self._supervisor.goal
-        return goal.choice.options if goal is not None else self._first_choice.options
+        return self.choice().options
 
     def reload_reasons(
         self, model: str | None = None, strategy: str | None = None, options: EngineOptions | None = None

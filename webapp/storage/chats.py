@@ -252,6 +252,18 @@ class ChatStore:
         with self.database.transaction() as connection:
             records.note_snapshots(connection, chat_id, names)
 
+    def versions(self, message_id: str) -> Messages:
+        """This message and those it is a version of, in the order they were made, with what is written so far."""
+        with self.database.connect() as connection:
+            row = records.living_row(connection, message_id)
+            rows = connection.execute(
+                """SELECT * FROM messages WHERE chat_id = ? AND parent_id IS ? AND role = ? AND deleted_at IS NULL
+                   ORDER BY seq""",
+                (row["chat_id"], row["parent_id"], row["role"]),
+            ).fetchall()
+            found = [records.with_journal(connection, stored_message_from_row(row)) for row in rows]
+            return records.with_versions(connection, found)
+
     def add_message(
         self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete", model: str = ""
     ) -> StoredMessage:

@@ -16,9 +16,9 @@ from webapp.engine.outputs import TokenLogprob
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
-from webapp.services.chat.turn_writer import rendered_chat
-from webapp.services.generation.prefixes import find_prefix, starting_from
-from webapp.services.generation.request import PromptModel, prepare
+from webapp.services.chat.side_by_side import as_asked
+from webapp.services.chat.turn_writer import prompt_of_path
+from webapp.services.generation.request import PromptModel
 from webapp.services.presets.presets import Presets
 from webapp.storage.chats import ChatStore
 from webapp.storage.records import StoredMessage
@@ -86,13 +86,11 @@ class AnswerTokens:
     def _scores(
         self, stored: StoredMessage, model: PromptModel, token_ids: Sequence[int], start: int, alternatives: int
     ) -> tuple[tuple[TokenLogprob, ...], ...]:
-        chat = self._store.get(stored.chat_id)
-        preset = self._presets.of_chat(chat)
+        chat = as_asked(self._store.get(stored.chat_id), stored.message)
         path = self._store.path_to(stored.id)
-        state = self._presets.start_state(chat)
-        prefix = find_prefix(self._manager, state)
-        rendered, _, _ = rendered_chat(self._store, chat, preset, model, path, True, prefix)
-        prompt = starting_from(prepare(model, rendered, SamplingParams(), state=state), prefix, self._manager)
+        prompt, _ = prompt_of_path(
+            self._manager, self._presets, self._store, chat, model, path, continues=True, params=SamplingParams()
+        )
         first = len(prompt.token_ids) - len(prompt.encoded.beginning) + start
         ids = (*prompt.token_ids[:first], *token_ids)
         return self._manager.score_tokens(ids, alternatives, prompt.state, first, model.info)

@@ -19,6 +19,7 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import as_roost_error
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import with_search, with_texts
+from webapp.services.chat.side_by_side import Beside, as_asked
 from webapp.services.generation.generation import POLL_S, Generation
 from webapp.services.generation.prefixes import Prefix, find_prefix, starting_from
 from webapp.services.generation.request import (
@@ -225,7 +226,7 @@ class TurnWriter:
     def _prompt(self, stored: StoredMessage) -> PreparedPrompt:
         self._manager.begin_loading()  # while the vocabulary is read and the prompt made
         model = PromptModel.chosen(self._manager)
-        chat = self._store.get(self._live.chat_id)
+        chat = as_asked(self._store.get(self._live.chat_id), stored.message)
         self._origin = chat.origin
         self._offered(chat)
         preset = self._presets.of_chat(chat)
@@ -239,6 +240,8 @@ class TurnWriter:
         params = self._presets.sampling(preset, chat.sampling, model.info, mode)
         if self._continues and params.seed is None:  # as if it had never been stopped
             params = replace(params, seed=stored.stats.get("seed"))
+        elif params.seed is not None and (beside := Beside.of(stored.message)) is not None:
+            params = replace(params, seed=params.seed + beside.place)
         prompt = starting_from(prepare(model, rendered, params, state=state), prefix, self._manager)
         self._note(prompt, preset.name, prefix)
         if is_free or rendered.tools is None:

@@ -9,9 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from types import MappingProxyType
+from typing import Any
 
+from webapp.chat.events import Failed, Finished, Waiting
 from webapp.chat.messages import Message, Role, attached_files, attached_metadata, title_of
 from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import ModelError, RequestError, RoostError
@@ -19,9 +23,10 @@ from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
 from webapp.services.chat.answer_tokens import END_OF_TEXT, check_position, model_of_answer
+from webapp.services.chat.side_by_side import Beside, SideBySide, Variant, beside_each_other, needed_model
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.services.chat.turn_writer import Journal, LiveTurn, TurnWriter, chosen_tools, prompt_of_path
-from webapp.services.generation.generation import Generation
+from webapp.services.generation.generation import POLL_S, Generation
 from webapp.services.generation.request import PromptModel
 from webapp.services.presets.presets import Presets
 from webapp.services.tools import McpServers
@@ -67,7 +72,8 @@ class ChatTurns:
         )
         """What becomes of an answer's calls."""
         self._journal = Journal(self._store)
-        self._turns: dict[str, LiveTurn] = {}
+        self.beside = SideBySide(self._store)
+        self._turns: dict[str, list[LiveTurn]] = {}
         self._clients: dict[str, str] = {}  # who asked last, for the answers that follow calls
         self._listeners: list[Callable[[str, bool], None]] = []
         self._beginning: set[str] = set()
@@ -76,19 +82,20 @@ class ChatTurns:
         self._store.recover()
         self._store.purge_deleted(time.time() - DELETED_KEPT_S)
 
-    def send(self, chat_id: str, text: str, client: str = "") -> LiveTurn:
-        """Stores the message below the shown branch, with the chat's pending files, and starts the answer.
-        ``prompt_empty`` for blank text."""
+    def send(self, chat_id: str, text: str, client: str = "", count: int = 1) -> LiveTurn:
+        """Stores the message below the shown branch, with the chat's pending files, and starts the answer, or ``count``
+        side by side. ``prompt_empty`` for blank text."""
         _check_text(text)
+        places = beside_each_other([Variant()] * count) if count != 1 else [{}]
 
-        def begin() -> LiveTurn:
+        def begin() -> list[LiveTurn]:
             chat = self._store.get(chat_id)
             files = [file.as_attached for file in self._files.pending(chat_id)]
             message = Message(Role.USER, text, metadata=attached_metadata(files))
             question = self._store.add_message(chat_id, chat.head_id, message)
             if not chat.title:
                 self._store.rename(chat_id, title_of(text))
-            return self._new_answer(chat_id, question.id)
+            return [self._new_answer(chat_id, question.id, metadata) for metadata in places]
 
         return self._begin(chat_id, begin, client)
 
@@ -96,7 +103,24 @@ class ChatTurns:
         """A new version beside this answer, or one more answer to this question."""
         stored = self._store.message(message_id)
         parent_id = stored.parent_id if stored.message.role is Role.ASSISTANT else stored.id
-        return self._begin(stored.chat_id, lambda: self._new_answer(stored.chat_id, parent_id), client)
+        return self._begin(stored.chat_id, lambda: [self._new_answer(stored.chat_id, parent_id)], client)
+
+    def several(self, message_id: str, variants: Sequence[Variant], client: str = "") -> LiveTurn:
+        """Answers side by side to this question, or to the one of this answer: all from one reading where none of them
+        needs another model, else in turn, and what was in use before is loaded again then."""
+        stored = self._store.message(message_id)
+        parent_id = stored.parent_id if stored.message.role is Role.ASSISTANT else stored.id
+        places = beside_each_other(variants)
+        if parent_id is None:
+            raise RoostError("message_not_found")
+        for variant in variants:
+            needed_model(self._manager, self._presets, variant)  # a preset that is gone is told now
+        in_turn = any(variant.kind in ("preset", "model") for variant in variants)
+
+        def begin() -> list[LiveTurn]:
+            return [self._new_answer(stored.chat_id, parent_id, metadata) for metadata in places]
+
+        return self._begin(stored.chat_id, begin, client, in_turn=in_turn)
 
     def edit(self, message_id: str, text: str, client: str = "") -> LiveTurn:
         """A new version of a person's message, with the files of the old one, and the answer to it."""
@@ -105,10 +129,10 @@ class ChatTurns:
         if stored.message.role is not Role.USER:
             raise RoostError("chat_error", reason=Text("reason.services.not_your_message"))
 
-        def begin() -> LiveTurn:
+        def begin() -> list[LiveTurn]:
             message = Message(Role.USER, text, metadata=attached_metadata(attached_files(stored.message)))
             question = self._store.add_message(stored.chat_id, stored.parent_id, message)
-            return self._new_answer(stored.chat_id, question.id)
+            return [self._new_answer(stored.chat_id, question.id)]
 
         return self._begin(stored.chat_id, begin, client)
 
@@ -116,12 +140,12 @@ class ChatTurns:
         """Goes on with an answer that was cut short. ``nothing_to_continue`` for one that ended by itself."""
         chat_id = self._store.message(message_id).chat_id
 
-        def begin() -> LiveTurn:
+        def begin() -> list[LiveTurn]:
             stored = self._store.message(message_id)
             if not can_continue(stored):
                 raise RoostError("nothing_to_continue")
             self._store.reopen_message(message_id, stored.message)
-            return LiveTurn(chat_id, stored.parent_id or "", message_id)
+            return [LiveTurn(chat_id, stored.parent_id or "", message_id)]
 
         return self._begin(chat_id, begin, client, continues=True)
 
@@ -137,9 +161,9 @@ class ChatTurns:
         mode = stored.message.think_mode
         begun = Message(Role.ASSISTANT, "", token_ids=(*ids, token_id), think_mode=mode, metadata=metadata)
 
-        def begin() -> LiveTurn:
+        def begin() -> list[LiveTurn]:
             made = self._store.add_message(stored.chat_id, stored.parent_id, begun, status="streaming")
-            return LiveTurn(stored.chat_id, stored.parent_id or "", made.id)
+            return [LiveTurn(stored.chat_id, stored.parent_id or "", made.id)]
 
         return self._begin(stored.chat_id, begin, client, continues=True)
 
@@ -149,10 +173,29 @@ class ChatTurns:
         self._listeners.append(listener)
 
     def stop(self, chat_id: str) -> None:
-        """Asks the chat's answer to end; what is written stays. Nothing happens where none is being written."""
-        live = self.live(chat_id)
-        if live is not None and not live.is_finished:
-            live.stop()
+        """Asks the chat's answers to end; what is written stays. Nothing happens where none is being written."""
+        for live in self.answers(chat_id):
+            if not live.is_finished:
+                live.stop()
+
+    def stop_answer(self, message_id: str) -> None:
+        """The same with one of those side by side."""
+        chat_id = self._store.message(message_id).chat_id
+        for live in self.answers(chat_id):
+            if live.message_id == message_id and not live.is_finished:
+                live.stop()
+
+    def decide(self, message_id: str, keep: Sequence[str]) -> list[str]:
+        """:meth:`SideBySide.decide`; what is discarded is written no further, and calls in an answer kept alone may
+        run."""
+        stored = self._store.message(message_id)
+        discarded = self.beside.decide(message_id, keep)
+        for live in self.answers(stored.chat_id):
+            if live.message_id in discarded and not live.is_finished:
+                live.stop()
+        if len(keep) == 1 and self._store.message(keep[0]).status == "complete":
+            in_a_thread(lambda: self._advance(keep[0]))
+        return discarded
 
     def read(self, chat_id: str, client: str = "") -> threading.Thread:
         """Has the shown branch read in the background, so that its next answer begins at once; the thread that waits
@@ -195,17 +238,22 @@ class ChatTurns:
         self._manager.forget_snapshots(snapshots)
         return moment
 
-    def live(self, chat_id: str) -> LiveTurn | None:
-        """The turn being written, or one that ended less than :data:`FINISHED_KEPT_S` ago."""
+    def answers(self, chat_id: str) -> list[LiveTurn]:
+        """Those being written, and those that ended less than :data:`FINISHED_KEPT_S` ago together with them."""
         with self._lock:
-            turn = self._turns.get(chat_id)
-            return None if turn is None or self._is_forgotten(turn) else turn
+            turns = self._turns.get(chat_id, [])
+            return [] if self._are_forgotten(turns) else list(turns)
+
+    def live(self, chat_id: str) -> LiveTurn | None:
+        """The first of them that is being written, else the first."""
+        turns = self.answers(chat_id)
+        return next((turn for turn in turns if not turn.is_finished), turns[0] if turns else None)
 
     def close(self) -> None:
         """Ends every turn, keeps what is written, and waits for that. Later turns raise ``shutting_down``."""
         with self._lock:
             self._is_closed = True
-            turns = list(self._turns.values())
+            turns = [live for turns in self._turns.values() for live in turns]
         for live in turns:
             live.stop(is_closing=True)
         deadline = time.monotonic() + CLOSE_WAIT_S
@@ -214,38 +262,92 @@ class ChatTurns:
         self._journal.close()
         self._claim.release()
 
-    def _new_answer(self, chat_id: str, parent_id: str | None) -> LiveTurn:
-        answer = self._store.add_message(chat_id, parent_id, Message(Role.ASSISTANT, ""), status="streaming")
+    def _new_answer(
+        self, chat_id: str, parent_id: str | None, metadata: Mapping[str, Any] = MappingProxyType({})
+    ) -> LiveTurn:
+        message = Message(Role.ASSISTANT, "", metadata=dict(metadata))
+        answer = self._store.add_message(chat_id, parent_id, message, status="streaming")
         return LiveTurn(chat_id, parent_id or "", answer.id)
 
-    def _begin(self, chat_id: str, begin: Callable[[], LiveTurn], client: str, continues: bool = False) -> LiveTurn:
+    def _begin(
+        self,
+        chat_id: str,
+        begin: Callable[[], list[LiveTurn]],
+        client: str,
+        continues: bool = False,
+        in_turn: bool = False,
+    ) -> LiveTurn:
         with self._place_for(chat_id):
             with self._store.database.transaction():
-                live = begin()
+                lives = begin()
+                if len(lives) > 1:
+                    self._store.select_version(lives[0].message_id)
             with self._lock:
-                self._turns[chat_id] = live
+                self._turns[chat_id] = lives
                 if self._is_closed:
-                    live.stop(is_closing=True)
+                    for live in lives:
+                        live.stop(is_closing=True)
                 self._clients.pop(chat_id, None)
                 self._clients[chat_id] = client
                 if len(self._clients) > MOST_CLIENTS:
                     del self._clients[next(iter(self._clients))]
-            parts = (self._manager, self._store, self._presets, live, self._journal)
-            writer = TurnWriter(*parts, client, continues, self._warm)
-            try:
-                name = f"turn {live.message_id[:8]}"
-                threading.Thread(target=self._write, args=(writer, live), name=name, daemon=True).start()
-            except RuntimeError as exc:  # the system has no thread left
-                writer.fail(exc)
-            return live
+            parts = (self._manager, self._store, self._presets)
+            writers = [TurnWriter(*parts, live, self._journal, client, continues, self._warm) for live in lives]
+            if in_turn:
+                works = [(lambda: self._write_in_turn(writers, lives), lives)]
+            else:
+                works = [
+                    (partial(self._write, writer, live, lives[:place]), [live])
+                    for place, (writer, live) in enumerate(zip(writers, lives, strict=True))
+                ]
+            for work, written in works:
+                try:
+                    name = f"turn {written[0].message_id[:8]}"
+                    threading.Thread(target=work, name=name, daemon=True).start()
+                except RuntimeError as exc:  # the system has no thread left
+                    for writer, live in zip(writers, lives, strict=True):
+                        if live in written:
+                            writer.fail(exc)
+            return lives[0]
 
-    def _write(self, writer: TurnWriter, live: LiveTurn) -> None:
-        """The turn's thread: the answer, then the calls in it that may run unasked."""
+    def _write(self, writer: TurnWriter, live: LiveTurn, before: Sequence[LiveTurn] = ()) -> None:
+        """The turn's thread: the answer, then the calls in it that may run unasked. Answers side by side begin when the
+        first of them writes: by then its reading of the prompt is theirs too."""
+        for earlier in before:
+            if _wait_for_words(earlier, live):
+                break
         writer.run()
         self._tell(live.chat_id, has_ended=True)
+        if writer.has_calls and len(self.answers(live.chat_id)) == 1:
+            self._advance(live.message_id)
+
+    def _write_in_turn(self, writers: Sequence[TurnWriter], lives: Sequence[LiveTurn]) -> None:
+        """Answers that may need other models, those that need none first; then what was in use before."""
+        before, is_other = self._manager.choice(), False
+        for writer, live in sorted(zip(writers, lives, strict=True), key=lambda each: self._needs(each[1]) is not None):
+            try:
+                needed = None if live.is_stopping else self._needs(live)
+                if needed is not None:
+                    self._manager.load(**needed)
+                    is_other = True
+                writer.run()
+            except Exception as exc:  # such a model cannot be loaded
+                writer.fail(exc)
+            self._tell(live.chat_id, has_ended=True)
+        if is_other and not self._is_closed:
+            try:
+                self._manager.load(before.model, before.strategy, before.state, before.options)
+            except RoostError as exc:
+                log.warning("what was loaded before a comparison could not be loaded again: %s", exc)
+
+    def _needs(self, live: LiveTurn) -> dict[str, Any] | None:
+        """What has to be loaded for an answer beside others, if anything."""
+        beside = Beside.of(self._store.message(live.message_id).message)
+        return needed_model(self._manager, self._presets, beside.variant) if beside is not None else None
+
+    def _advance(self, message_id: str) -> None:
         try:
-            if writer.has_calls:
-                self.tools.advance(live.message_id)
+            self.tools.advance(message_id)
         except RoostError as exc:  # deleted meanwhile, or the server ends
             log.info("the calls of an answer were left: %s", exc)
 
@@ -266,11 +368,11 @@ class ChatTurns:
         """The next answer of a round of calls, below their results."""
         chat_id = self._store.message(message_id).chat_id
 
-        def begin() -> LiveTurn:
+        def begin() -> list[LiveTurn]:
             parent_id = message_id
             for result in results:
                 parent_id = self._store.add_message(chat_id, parent_id, result).id
-            return self._new_answer(chat_id, parent_id)
+            return [self._new_answer(chat_id, parent_id)]
 
         self._begin(chat_id, begin, self._clients.get(chat_id, ""))
         self._tell(chat_id)
@@ -286,8 +388,8 @@ class ChatTurns:
             if self._is_closed:
                 raise ModelError("shutting_down")
             self._forget_finished()
-            current = self._turns.get(chat_id)
-            if chat_id in self._beginning or (current is not None and not current.is_finished):
+            current = self._turns.get(chat_id, ())
+            if chat_id in self._beginning or not all(live.is_finished for live in current):
                 raise RoostError("turn_running")
             self._beginning.add(chat_id)
         try:
@@ -297,13 +399,14 @@ class ChatTurns:
                 self._beginning.discard(chat_id)
 
     def _forget_finished(self) -> None:
-        for chat_id, live in list(self._turns.items()):
-            if self._is_forgotten(live):
+        for chat_id, turns in list(self._turns.items()):
+            if self._are_forgotten(turns):
                 del self._turns[chat_id]
 
     @staticmethod
-    def _is_forgotten(live: LiveTurn) -> bool:
-        return live.finished_at is not None and live.finished_at < time.monotonic() - FINISHED_KEPT_S
+    def _are_forgotten(turns: Sequence[LiveTurn]) -> bool:
+        long_ago = time.monotonic() - FINISHED_KEPT_S
+        return all(live.finished_at is not None and live.finished_at < long_ago for live in turns)
 
 
 def in_a_thread(work: Callable[[], None]) -> None:
@@ -320,3 +423,16 @@ def can_continue(stored: StoredMessage) -> bool:
 def _check_text(text: str) -> None:
     if not text.strip():
         raise RequestError("prompt_empty")
+
+
+def _wait_for_words(earlier: LiveTurn, live: LiveTurn) -> bool:
+    """Until an answer has begun to be written, or will not be (then False). What it waits for, ``live`` waits for."""
+    position = 0
+    while not live.is_stopping:
+        events, position = earlier.events_after(position, POLL_S)
+        if any(not isinstance(event, (Waiting, Finished, Failed)) for event in events):
+            return True
+        live.emit(event for event in events if isinstance(event, Waiting))
+        if earlier.is_finished and not events:
+            return False
+    return True

@@ -1,0 +1,154 @@
+"""Answers side by side: several to one question, of which a person keeps some.
+
+They are versions of each other like any others, so a reload, a restart and every page find them. What they have in
+common stands in the metadata of each (:data:`BESIDE`); what was decided about them stands in the question's
+(:data:`DECIDED`), because an answer that is being written is its writer's alone.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from webapp.chat.messages import Message
+from webapp.errors import RoostError
+from webapp.i18n import Text
+from webapp.manager.manager import ModelManager
+from webapp.services.presets.presets import Presets
+from webapp.storage.chats import ChatStore
+from webapp.storage.records import Chat, ChatTools, StoredMessage
+
+BESIDE, DECIDED, VOTES = "beside", "decided", "votes"
+FEWEST_ANSWERS, MOST_ANSWERS = 2, 32
+VARIANTS = ("preset", "model", "state")
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What an answer is asked of in place of what its chat says. ``kind``: "" for nothing else, or one of
+    :data:`VARIANTS`; ``value``: a preset's id, a model's name, a state file's ("" for none). ``label`` is its name."""
+
+    kind: str = ""
+    value: str = ""
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """``place`` counts from 0; a seed that is given is another one at each place."""
+
+    group: str
+    place: int
+    variant: Variant = Variant()
+
+    @classmethod
+    def of(cls, message: Message) -> Beside | None:
+        found = message.metadata.get(BESIDE)
+        return None if found is None else cls(found["group"], found["place"], Variant(**found["variant"]))
+
+
+def beside_each_other(variants: Sequence[Variant]) -> list[dict[str, Any]]:
+    """The metadata of so many answers. ``chat_error`` for too few or too many."""
+    if not FEWEST_ANSWERS <= len(variants) <= MOST_ANSWERS:
+        reason = Text("reason.services.answers_beside", least=FEWEST_ANSWERS, most=MOST_ANSWERS)
+        raise RoostError("chat_error", reason=reason)
+    group = uuid.uuid4().hex
+    return [{BESIDE: asdict(Beside(group, place, variant))} for place, variant in enumerate(variants)]
+
+
+def as_asked(chat: Chat, message: Message) -> Chat:
+    """The chat as this answer's variant wants it. A preset counts whole: nothing the chat set itself stays."""
+    beside = Beside.of(message)
+    variant = beside.variant if beside is not None else Variant()
+    if variant.kind == "preset":
+        bare = Chat(chat.id, tools=ChatTools(approved=chat.tools.approved), origin=chat.origin)
+        return replace(bare, preset_id=variant.value)
+    return replace(chat, state=variant.value) if variant.kind == "state" else chat
+
+
+def needed_model(manager: ModelManager, presets: Presets, variant: Variant) -> dict[str, Any] | None:
+    """What ``ModelManager.load`` has to be given for it; None where what is in use will do. PresetNotFound."""
+    if variant.kind == "model" and manager.status().model != variant.value:
+        return {"model": variant.value, "strategy": presets.loading.usual_strategy(variant.value)}
+    if variant.kind != "preset":
+        return None
+    preset = presets.get(variant.value)
+    return presets.loading.choice(preset) if presets.differences(preset) else None
+
+
+class SideBySide:
+    """What is decided about answers beside each other. Raises ``message_not_found``, and ``chat_error`` where an answer
+    stands beside no other."""
+
+    def __init__(self, store: ChatStore) -> None:
+        self._store = store
+
+    def undecided(self, stored: StoredMessage) -> list[StoredMessage]:
+        """All of the group this answer belongs to, in order, with what is written so far; [] where there is none, or
+        a person has chosen."""
+        beside = Beside.of(stored.message)
+        if beside is None or stored.parent_id is None:
+            return []
+        if beside.group in self._store.message(stored.parent_id).message.metadata.get(DECIDED, {}):
+            return []
+        return self.group(stored, beside)
+
+    def group(self, stored: StoredMessage, beside: Beside) -> list[StoredMessage]:
+        rows = self._store.versions(stored.id)
+        found = [(Beside.of(row.message), row) for row in rows]
+        return [row for other, row in found if other is not None and other.group == beside.group]
+
+    def vote(self, message_id: str) -> StoredMessage:
+        """For this one, in place of any other of its group; once more takes it back."""
+        stored, beside, question = self._place(message_id)
+        votes = dict(question.message.metadata.get(VOTES, {}))
+        if votes.get(beside.group) == message_id:
+            del votes[beside.group]
+        else:
+            votes[beside.group] = message_id
+        self._note(question, VOTES, votes)
+        return stored
+
+    def voted(self, stored: StoredMessage, beside: Beside) -> str:
+        """The id of the answer that has the vote; "" for none."""
+        question = self._store.message(stored.parent_id or "")
+        return str(question.message.metadata.get(VOTES, {}).get(beside.group, ""))
+
+    def decide(self, message_id: str, keep: Sequence[str]) -> list[str]:
+        """Keeps these of the group of ``message_id`` and deletes the others, whose ids come back."""
+        with self._store.database.transaction():
+            stored, beside, question = self._place(message_id)
+            members = [row.id for row in self.group(stored, beside)]
+            kept = [name for name in members if name in keep]
+            discarded = [name for name in members if name not in keep]
+            decided = {**question.message.metadata.get(DECIDED, {}), beside.group: {"discarded": discarded}}
+            self._note(question, DECIDED, decided)
+            for name in discarded:
+                self._store.delete_message(name)
+            if kept:
+                self._store.select_version(kept[0])
+            return discarded
+
+    def undo(self, question_id: str, group: str) -> None:
+        """What was discarded is back, and nothing is decided."""
+        with self._store.database.transaction():
+            question = self._store.message(question_id)
+            decided = dict(question.message.metadata.get(DECIDED, {}))
+            discarded = decided.pop(group, {}).get("discarded", ())
+            self._note(question, DECIDED, decided)
+            for name in discarded:
+                self._store.restore_message(name)
+
+    def _place(self, message_id: str) -> tuple[StoredMessage, Beside, StoredMessage]:
+        """The answer, its place, and the question."""
+        stored = self._store.message(message_id)
+        beside = Beside.of(stored.message)
+        if beside is None or stored.parent_id is None:
+            raise RoostError("chat_error", reason=Text("reason.services.not_beside"))
+        return stored, beside, self._store.message(stored.parent_id)
+
+    def _note(self, question: StoredMessage, name: str, value: dict[str, Any]) -> None:
+        metadata = {**question.message.metadata, name: value}
+        self._store.change_message(question.id, replace(question.message, metadata=metadata))
