@@ -51,7 +51,7 @@ class StopFilter:
         return self._release(len(self._held) - held_length(self._held, self._stops))
 
     def flush(self) -> str:
-        """What is held back at the end, when no stop came of it."""
+        """What is held back at the end, when it did not become a stop."""
         return "" if self.stopped_by is not None else self._release(len(self._held))
 
     def _stop_begin(self) -> int | None:

@@ -60,7 +60,7 @@ MOST_DRAFTING = 4
 SNAPSHOT_EVERY = 256
 """Tokens of a long answer between two snapshots."""
 WORTH_LASTING = 512
-"""So many tokens read at a time are worth a file, whoever has them read."""
+"""So many tokens read at a time are worth a file, whatever they are read for."""
 ROUNDED = 0.01
 """How much of the largest value another may be off in a state that was read back: bfloat16 rounds by 0.004 of it."""
 FAILURES_IN_A_ROW = 5

@@ -1,4 +1,4 @@
-"""The words of the terminal: in the language of whoever sits there."""
+"""The words of the terminal: in the language of the person who uses it."""
 
 from __future__ import annotations
 

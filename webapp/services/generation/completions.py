@@ -89,47 +89,47 @@ class Completions:
         self._manager = manager
         self._presets = presets
 
-    def start(self, order: AnswerRequest) -> Completion:
-        """Queues the first choice of every prompt. Raises what is wrong with the order, and what submit raises."""
+    def start(self, request: AnswerRequest) -> Completion:
+        """Queues the first choice of every prompt. Raises what is wrong with the request, and what submit raises."""
         model = PromptModel.chosen(self._manager)
-        stops = self._presets.active().stop if order.stop is None else order.stop
+        stops = self._presets.active().stop if request.stop is None else request.stop
         choices: list[list[Generation]] = []
-        order = replace(order, state=self._state_of(order))
-        prefix = find_prefix(self._manager, order.state)
-        for asked in order.prompts:
-            rendered = self._rendered(asked, order.structure, model, prefix)
+        request = replace(request, state=self._state_of(request))
+        prefix = find_prefix(self._manager, request.state)
+        for asked in request.prompts:
+            rendered = self._rendered(asked, request.structure, model, prefix)
             mode = mode_of(self._think_mode(asked), rendered.tools is not None)
-            params = self._sampling(order.sampling, model.info, mode)
-            is_free = order.structure == Structure() and rendered.tools is None
-            constraint = None if is_free else constraint_of(order.structure, rendered)
-            prepared = prepare(model, rendered, params, constraint, order.state)
+            params = self._sampling(request.sampling, model.info, mode)
+            is_free = request.structure == Structure() and rendered.tools is None
+            constraint = None if is_free else constraint_of(request.structure, rendered)
+            prepared = prepare(model, rendered, params, constraint, request.state)
             prompt = _sharing(starting_from(prepared, prefix, self._manager))
             choices.append(
                 [
                     Generation(
                         self._manager,
                         _numbered(prompt, number),
-                        order.client,
+                        request.client,
                         AnswerText(
-                            rendered, model.tokenizer, stops, order.streams_calls, rendered.router_of_rest(), params
+                            rendered, model.tokenizer, stops, request.streams_calls, rendered.router_of_rest(), params
                         ),
-                        order.is_kept,
+                        request.is_kept,
                     )
-                    for number in range(order.choices)
+                    for number in range(request.choices)
                 ]
             )
         return Completion(choices)
 
-    def _state_of(self, order: AnswerRequest) -> str | None:
+    def _state_of(self, request: AnswerRequest) -> str | None:
         """``state_not_found`` for a prefix that is none; its name may stand without its ending."""
-        if order.prefix_id is None:
-            return order.state
-        if order.state is not None:
+        if request.prefix_id is None:
+            return request.state
+        if request.state is not None:
             raise RoostError("invalid_parameter", param="prefix_id", reason=Text("reason.api.state_or_prefix"))
-        names = (order.prefix_id, order.prefix_id + NEW_ENDING)
+        names = (request.prefix_id, request.prefix_id + NEW_ENDING)
         found = next((name for name in names if find_prefix(self._manager, name) is not None), None)
         if found is None:
-            raise FileMissing("state_not_found", path=order.prefix_id)
+            raise FileMissing("state_not_found", path=request.prefix_id)
         return found
 
     def prompt_token_ids(self, prompt: Prompt, structure: Structure = NO_STRUCTURE) -> tuple[int, ...]:

@@ -131,7 +131,7 @@ def _wrong(reason: Text | str) -> ConversionError:
 
 @dataclass(frozen=True)
 class Converted:
-    """What came of it. ``written_bytes``: of its tensors."""
+    """The result. ``written_bytes``: of its tensors."""
 
     path: Path
     size_bytes: int

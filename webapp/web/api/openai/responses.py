@@ -67,7 +67,7 @@ from webapp.web.api.openai.response_types import (
 
 LOGPROBS = "message.output_text.logprobs"
 PASSED_OVER = ("reasoning", "compaction", "additional_tools")
-"""Items that hold nothing a model should read: of earlier thinking only what came of it counts."""
+"""Items that hold nothing a model should read: of earlier thinking only the answer counts."""
 
 
 def answer_request(asked: ResponseRequest) -> AnswerRequest:
