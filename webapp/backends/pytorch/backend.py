@@ -182,7 +182,7 @@ class TorchBackend(Backend):
         requirements.check_torch_devices({place.device for place in places})
         set_threads(int(options["threads"]), config)
         with loading(path):
-            from webapp.backends.pytorch.model import load_model
+            from webapp.backends.pytorch.loader import load_model
             from webapp.weights.adapter import AdapterChoice
 
             with working():
