@@ -192,6 +192,7 @@ def test_the_models_of_rwkv_cpps_own_tests_give_its_logits(name: str) -> None:
 
 
 def test_without_a_ggml_the_way_out_is_a_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(library.PATH_VARIABLE, raising=False)
     monkeypatch.setattr(library, "installed", lambda: [])
     library._load.cache_clear()
     found = GgmlBackend.availability()

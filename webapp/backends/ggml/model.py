@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,14 @@ from numpy.typing import NDArray
 
 from webapp.backends.ggml.graph import (
     BY_INDEX,
-    F32,
     GROUP_NORM_EPS,
-    ITEM,
     Graph,
     Group,
     Weights,
     build,
 )
 from webapp.backends.ggml.library import Ggml, InitParams
+from webapp.backends.ggml.states import States
 from webapp.backends.ggml.weights import WeightSource, WeightTensor, is_on_gpu
 from webapp.backends.processor import FreeThreads
 from webapp.engine.backend import LoadProgress, ProgressCallback, Row, line_starts
@@ -43,8 +41,6 @@ REPACKED = ("q4_0", "q4_k")
 """Types that ggml keeps in another order for AVX2, eight rows at a time, and multiplies faster so."""
 REPACKED_ROWS = 8
 REPACK = b"CPU_REPACK"
-STATE_PARTS = ("ffn_x_prev", "att_x_prev")
-V4_PARTS = ("att_aa", "att_bb", "att_pp")
 
 
 class GgmlModel:
@@ -66,21 +62,21 @@ class GgmlModel:
         self._graphs: OrderedDict[tuple[Any, ...], Graph] = OrderedDict()
         self._initial = RecurrentState.zeros(config)
         self._weights = Weights({}, [])
-        self._states: list[list[Floats | GpuPart]] = []
-        self._state_context: Any = None
-        self._state_buffers: list[Any] = []
         self._used: set[int] = set()
-        self._backend = ggml.backend_cpu_init()
-        if not self._backend:
-            raise _no_memory()
-        ggml.backend_cpu_set_n_threads(self._backend, self.threads)
+        self._backend: Any = None
         self._buffer_type = ggml.backend_cpu_buffer_type()
         self.weight_bytes = 0
         self.gpu_weight_bytes = 0
         self.gpu_name = ""
         self._gpu: Any = None
+        self._gpu_buffer_type: Any = None
         if gpu_layers:
             self._start_gpu()
+        self._states = States(ggml, config, self._gpu_buffer_type, self.first_gpu_layer)
+        self._backend = ggml.backend_cpu_init()
+        if not self._backend:
+            raise _no_memory()
+        ggml.backend_cpu_set_n_threads(self._backend, self.threads)
 
     def _start_gpu(self) -> None:
         found = self._ggml.gpu()
@@ -126,7 +122,7 @@ class GgmlModel:
     def close(self) -> None:
         """May be called again."""
         self._forget_graphs()
-        self._free_states()
+        self._states.close()
         for buffer in self._buffers:
             self._ggml.backend_buffer_free(buffer)
         for context in self._contexts:
@@ -140,7 +136,7 @@ class GgmlModel:
             self._backend = None
 
     def __del__(self) -> None:
-        if getattr(self, "_backend", None):
+        if hasattr(self, "_states"):
             self.close()
 
     # slots
@@ -150,11 +146,20 @@ class GgmlModel:
         slot = next((number for number in range(self._max_slots) if number not in self._used), None)
         if slot is None:
             raise _no_memory()
-        if slot >= self._capacity:
-            self._grow(min(2 * self._capacity, self._max_slots))
+        if slot >= self._states.capacity:
+            self._grow(min(2 * self._states.capacity, self._max_slots))
         self._used.add(slot)
         self.write_state(slot, self._initial)
         return slot
+
+    def _grow(self, slots: int) -> None:
+        """OutOfMemory."""
+        self._forget_graphs()
+        try:
+            self._states.grow(slots)
+        except MemoryError as exc:
+            raise _no_memory() from exc
+        self._weights.states = self._states.tensors
 
     def free_slot(self, slot: int) -> None:
         """KeyError when it is not in use."""
@@ -162,38 +167,24 @@ class GgmlModel:
 
     def copy_slot(self, source: int, target: int) -> None:
         self._check_slot(source)
-        for row in self._states:
-            for part in row:
-                part[target] = part[source]
+        self._states.copy(source, target)
 
     def save(self, slot: int) -> Floats:
         """The slot's state in this model's own order."""
         self._check_slot(slot)
-        return np.concatenate([part[slot] for row in self._states for part in row])
+        return self._states.save(slot)
 
     def restore(self, slot: int, saved: Floats) -> None:
         self._check_slot(slot)
-        start = 0
-        for row in self._states:
-            for part in row:
-                part[slot] = saved[start : start + part.shape[1]]
-                start += part.shape[1]
+        self._states.restore(slot, saved)
 
     def read_state(self, slot: int) -> RecurrentState:
         self._check_slot(slot)
-        arrays = {}
-        for number, name in enumerate(self._part_names):
-            stacked = np.stack([row[number][slot] for row in self._states])
-            stacked = stacked.reshape(self._initial.arrays[name].shape)
-            arrays[name] = np.ascontiguousarray(stacked.swapaxes(-1, -2)) if self._is_turned(name) else stacked
-        return RecurrentState(self.config.architecture, arrays)
+        return self._states.read(slot)
 
     def write_state(self, slot: int, state: RecurrentState) -> None:
         self._check_slot(slot)
-        for number, name in enumerate(self._part_names):
-            turned = state.arrays[name].swapaxes(-1, -2) if self._is_turned(name) else state.arrays[name]
-            for layer, values in enumerate(turned):
-                self._states[layer][number][slot] = values.reshape(-1)
+        self._states.write(slot, state)
 
     # running
 
@@ -345,7 +336,7 @@ class GgmlModel:
         self.gpu_weight_bytes = sum(tensor.nbytes for tensor in on_gpu)
         self.weight_bytes = sum(tensor.nbytes for tensor in source.tensors)
         done_bytes = done = 0
-        places = [(plain, self._buffer_type), (packed, repack), (on_gpu, self._gpu and self._gpu_buffer_type)]
+        places = [(plain, self._buffer_type), (packed, repack), (on_gpu, self._gpu_buffer_type)]
         for tensors, buffer_type in places:
             if not tensors:
                 continue
@@ -404,101 +395,9 @@ class GgmlModel:
             place += 1
         return None
 
-    # memory of the states
-
-    @property
-    def _part_names(self) -> tuple[str, ...]:
-        return (*STATE_PARTS, *(V4_PARTS if self.config.major == 4 else ("att_kv",)))
-
-    def _is_turned(self, name: str) -> bool:
-        """ggml's operation for v5 and v6 has the key channel in rows; its v7 and every state file the value."""
-        return name == "att_kv" and self.config.major in (5, 6)
-
-    @property
-    def _capacity(self) -> int:
-        return len(self._states[0][0]) if self._states else 0
-
-    def _grow(self, slots: int) -> None:
-        """Room for so many slots; those in use keep their states. Graphs point into the old memory and go."""
-        sizes = [self._initial.arrays[name][0].size for name in self._part_names]
-        g, is_on_gpu = self._ggml, [self._gpu and layer >= self.first_gpu_layer for layer in range(self.config.n_layer)]
-        context = g.init(InitParams(g.tensor_overhead() * (len(sizes) * len(is_on_gpu) + 8), None, True))
-        if not context:
-            raise _no_memory()
-        buffers = []
-        grown: list[list[Floats | GpuPart]] = []
-        try:
-            for on_gpu in is_on_gpu:
-                make: Callable[[int, int], Floats | GpuPart] = partial(GpuPart, g, context) if on_gpu else _aligned
-                grown.append([make(slots, size) for size in sizes])
-            if any(is_on_gpu):
-                buffers.append(g.backend_alloc_ctx_tensors_from_buft(context, self._gpu_buffer_type))
-                if not buffers[0]:
-                    raise MemoryError
-        except MemoryError as exc:
-            g.free(context)
-            raise _no_memory() from exc
-        for old, new in zip(self._states, grown, strict=False):
-            for source, target in zip(old, new, strict=True):
-                for slot in range(len(source)):
-                    target[slot] = source[slot]
-        self._forget_graphs()
-        self._free_states()
-        self._states, self._state_context, self._state_buffers = grown, context, buffers
-        self._weights.states = []
-        for row in grown:
-            tensors = []
-            for part in row:
-                if isinstance(part, GpuPart):
-                    tensors.append(part.tensor)
-                    continue
-                tensor = g.new_tensor_2d(context, F32, part.shape[1], slots)
-                buffer = g.backend_cpu_buffer_from_ptr(part.ctypes.data, part.nbytes)
-                g.backend_tensor_alloc(buffer, tensor, part.ctypes.data)
-                self._state_buffers.append(buffer)
-                tensors.append(tensor)
-            self._weights.states.append(tensors)
-
     def _forget_graphs(self) -> None:
         while self._graphs:
             self._graphs.popitem()[1].close()
-
-    def _free_states(self) -> None:
-        for buffer in self._state_buffers:
-            self._ggml.backend_buffer_free(buffer)
-        if self._state_context:
-            self._ggml.free(self._state_context)
-        self._state_buffers, self._state_context = [], None
-
-
-class GpuPart:
-    """One part of one layer's states on a graphics card, ``(slots, size)``: a slot is read and written as an array's
-    row is."""
-
-    def __init__(self, ggml: Ggml, context: Any, slots: int, size: int) -> None:
-        """Declared in ``context``, which gets its memory afterwards."""
-        self.tensor = ggml.new_tensor_2d(context, F32, size, slots)
-        self.shape = (slots, size)
-        self._ggml = ggml
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, slot: int) -> Floats:
-        values = np.empty(self.shape[1], np.float32)
-        self._ggml.backend_tensor_get(self.tensor, values.ctypes.data, slot * values.nbytes, values.nbytes)
-        return values
-
-    def __setitem__(self, slot: int, values: Floats) -> None:
-        kept = np.ascontiguousarray(values, np.float32)
-        self._ggml.backend_tensor_set(self.tensor, kept.ctypes.data, slot * kept.nbytes, kept.nbytes)
-
-
-def _aligned(slots: int, size: int) -> Floats:
-    """Zeros ``(slots, size)`` at an address ggml takes (a multiple of 32)."""
-    raw = np.zeros(slots * size * ITEM + 64, np.uint8)
-    start = -raw.ctypes.data % 64
-    return raw[start : start + slots * size * ITEM].view(np.float32).reshape(slots, size)
 
 
 def _is_repacked(tensor: WeightTensor) -> bool:
