@@ -261,6 +261,8 @@ def test_a_presets_prompt_and_tools_are_read(browser):
     assert "Kind one" in browser.get("/states")
     page = bakes(browser, "/states/bake-preset", preset=preset.id)
     assert "Kind one.safetensors" in page and says(page, "states.prefix.prompt")
+    chat = re.search(r'href="(/\?state=Kind[^"]+)"', page)
+    assert chat and f"preset={preset.id}" in chat[1]
     browser.post("/states/bake-preset", expected=404, preset="nobody")
 
 

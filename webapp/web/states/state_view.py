@@ -82,9 +82,11 @@ def file_view(page: PageContext, entry: StateEntry, other: str) -> Values | None
     except RoostError as exc:
         error, other = page.sentences(exc), ""
         found = states.measures(entry.name)
-    prefix = entry.sheet.prefix
+    prefix, view = entry.sheet.prefix, measured(page, found, page.t("states.view.apart", name=other))
+    tokens = page.t("states.view.tokens_unknown") if prefix is None else str(prefix.tokens)
     return {
-        **measured(page, found, page.t("states.view.apart", name=other)),
+        **view,
+        "pairs": [(page.t("states.view.tokens"), tokens), *view["pairs"]],
         "context": context_note(page, prefix.model, prefix.tokens) if prefix else None,
         "others": _others(page, entry.name),
         "other": other,

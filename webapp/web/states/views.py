@@ -119,6 +119,7 @@ def prefix_part(page: PageContext, sheet: PrefixSheet | None) -> Values | None:
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(sheet.made_at))
     words = {"kind": page.t(f"states.prefix.{sheet.kind}"), "title": sheet.title, "model": sheet.model}
     return {
+        "name": sheet.title,
         "title": page.t("states.prefix.titled" if sheet.title else "states.prefix.untitled", **words),
         "facts": [page.t("states.prefix.tokens", count=sheet.tokens), page.t("states.prefix.by", **words), made],
         "is_stale": is_stale,
@@ -169,7 +170,7 @@ def state_row(page: PageContext, entry: StateEntry) -> Values:
         "can_use": sheet is not None and not is_used and not why_not,
         "why_not": "" if prefix and prefix["again"] else why_not,
         "prefix": prefix,
-        "chat_url": url_for("chat.index", state=entry.name) if sheet is not None and not why_not else "",
+        "chat_url": _chat_url(page, entry) if sheet is not None and not why_not else "",
         "chart": norm_chart(page, sheet.norms) if sheet else None,
     }
 
@@ -265,6 +266,14 @@ def _facts_of_file(page: PageContext, entry: StateEntry) -> list[tuple[str, str]
         *of_file,
         (t("states.about.digest"), sheet.digest),
     ]
+
+
+def _chat_url(page: PageContext, entry: StateEntry) -> str:
+    """Of a new chat that starts from it; with the preset whose prompt and tools were read, where that still is."""
+    sheet = entry.sheet.prefix if entry.sheet else None
+    presets = page.service("presets").list() if sheet is not None and sheet.kind != DOCUMENT else ()
+    found = next((row.id for row in presets if sheet is not None and shown_name(row, page.t) == sheet.title), None)
+    return url_for("chat.index", state=entry.name, preset=found)
 
 
 def _why_not(page: PageContext, entry: StateEntry) -> str:
