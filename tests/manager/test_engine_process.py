@@ -57,6 +57,14 @@ def test_the_engine_is_another_process_and_unloading_ends_it(make):
     assert manager.engine_pid() is None
 
 
+def answering(make):
+    """A manager, and a request that is being answered."""
+    manager = make(ENDLESS)
+    handle = manager.submit(request(max_tokens=100_000))
+    first_token(handle)
+    return manager, handle
+
+
 @posix
 def test_kill_9_in_mid_stream_fails_every_stream_and_the_next_request_works(make):
     manager = make(ENDLESS)
@@ -76,9 +84,7 @@ def test_kill_9_in_mid_stream_fails_every_stream_and_the_next_request_works(make
 
 @posix
 def test_a_fault_in_native_code_is_named(make):
-    manager = make(ENDLESS)
-    handle = manager.submit(request(max_tokens=100_000))
-    first_token(handle)
+    manager, handle = answering(make)
     os.kill(manager.engine_pid(), signal.SIGSEGV)
     assert tells(assert_failed(handle, "engine_crashed").error["params"], key="reason.manager.sigsegv")
 
@@ -94,9 +100,7 @@ def test_an_engine_that_dies_while_loading_is_a_crash(make):
 
 @posix
 def test_ctrl_c_does_not_reach_the_engine(make):
-    manager = make(ENDLESS)
-    handle = manager.submit(request(max_tokens=100_000))
-    first_token(handle)
+    manager, handle = answering(make)
     os.kill(manager.engine_pid(), signal.SIGINT)
     for _ in range(20):
         assert first_token(handle).error is None

@@ -54,7 +54,7 @@ from webapp.engine.backend_options import (
     PlacedRun as PlacedRun,
 )
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import InvalidOption, ModelError, StrategyError
+from webapp.errors import BackendUnavailable, InvalidOption, ModelError, StrategyError
 from webapp.i18n import Text
 
 if TYPE_CHECKING:
@@ -78,6 +78,11 @@ class Availability:
     way_out: Text | str = ""
     is_ready: bool = True
     has_failed: bool = False
+
+    def require(self, backend: str) -> None:
+        """Raises BackendUnavailable with the name of that backend, where it cannot run."""
+        if not self.is_available:
+            raise BackendUnavailable(backend=backend, reason=self.reason, way_out=self.way_out)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from webapp.engine.backend import Availability, Backend, ModelFile, Suggestion
 from webapp.engine.backend_options import BY_STRATEGY, BackendKind, Builder, Options, OptionValue
 from webapp.engine.engine_options import check_names
 from webapp.engine.state import ModelConfig
-from webapp.errors import BackendUnavailable, InvalidOption, RoostError, StrategyError
+from webapp.errors import InvalidOption, RoostError, StrategyError
 from webapp.i18n import Text
 
 AUTOMATIC = "auto"
@@ -140,10 +140,7 @@ def runnable(model: ModelFile, strategy: str) -> tuple[type[Backend], Options]:
     """The strategy's backend and options, when this machine can run the model so. Raises StrategyError,
     BackendUnavailable or WeightsError. Whether there is memory enough is another question."""
     backend, options = resolve_strategy(strategy)
-    found = backend.availability()
-    if not found.is_available:
-        name = backend_for(strategy).name
-        raise BackendUnavailable(backend=name, reason=found.reason, way_out=found.way_out)
+    backend.availability().require(backend_for(strategy).name)
     if model.format and model.format not in backend.FORMATS:
         raise StrategyError(
             strategy=strategy,

@@ -70,20 +70,13 @@ class ChatStore:
         state: str | None = None,
         tools: ChatTools | None = None,
     ) -> Chat:
-        now = time.time()
-        chat = Chat(
-            id=uuid.uuid4().hex,
-            title=storable(title),
-            system_prompt=storable(system_prompt),
-            template=template,
-            think_mode=think_mode,
-            sampling=sampling or {},
-            created_at=now,
-            updated_at=now,
-            preset_id=preset_id,
-            state=state,
-            tools=tools or ChatTools(),
-        )
+        chat = Chat("", title, system_prompt, template, think_mode, sampling or {}, preset_id=preset_id, state=state)
+        return self.begin(replace(chat, tools=tools or ChatTools()))
+
+    def begin(self, chat: Chat) -> Chat:
+        """A new chat set up like ``chat``, with an id of its own."""
+        now, title, prompt = time.time(), storable(chat.title), storable(chat.system_prompt)
+        chat = replace(chat, id=uuid.uuid4().hex, title=title, system_prompt=prompt, created_at=now, updated_at=now)
         with self.database.transaction() as connection:
             insert(connection, "chats", chat_columns(chat))
         return chat

@@ -125,9 +125,7 @@ class GgmlBackend(FlatBackend):
 
     @classmethod
     def check(cls, model: ModelFile, options: Options) -> None:
-        found = cls.availability()
-        if not found.is_available:
-            raise BackendUnavailable(backend=WORD, reason=found.reason, way_out=found.way_out)
+        cls.availability().require(WORD)
         if options["gpu_layers"] and not library.load().has_gpu_backend():
             _refuse(
                 options,

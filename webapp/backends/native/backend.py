@@ -120,9 +120,7 @@ class NativeBackend(FlatBackend):
 
     @classmethod
     def check(cls, model: ModelFile, options: Options) -> None:
-        found = cls.availability()
-        if not found.is_available:
-            raise BackendUnavailable(backend="native", reason=found.reason, way_out=found.way_out)
+        cls.availability().require("native")
         if model.converted_strategy is not None:
             _refuse(
                 options,

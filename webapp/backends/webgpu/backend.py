@@ -32,7 +32,7 @@ from webapp.engine.backend import (
 )
 from webapp.engine.backend_options import plain_builder, read_words, usage
 from webapp.engine.state import ModelConfig
-from webapp.errors import BackendUnavailable, InvalidOption, StrategyError
+from webapp.errors import InvalidOption, StrategyError
 from webapp.i18n import Text
 
 if TYPE_CHECKING:
@@ -194,9 +194,7 @@ class WebgpuBackend(SlotBackend):
 
     @classmethod
     def check(cls, model: ModelFile, options: Options) -> None:
-        found = cls.availability()
-        if not found.is_available:
-            raise BackendUnavailable(backend=NAME, reason=found.reason, way_out=found.way_out)
+        cls.availability().require(NAME)
         wanted = str(options["adapter"])
         if device.choose(wanted, device.choices()) is None:
             names = ", ".join(row.name for row in device.choices())

@@ -376,17 +376,7 @@ class Commands:
     def _new_chat(self, command: Command, title: str) -> str:
         """With what the panel says at that moment: the form's fields travel along with the first message."""
         chat = chat_with(self.page, NEW_CHAT, command.fields)
-        made = self.page.store.create(
-            title=title,
-            system_prompt=chat.system_prompt,
-            template=chat.template,
-            think_mode=chat.think_mode,
-            sampling=chat.sampling,
-            preset_id=chat.preset_id,
-            state=chat.state,
-            tools=chat.tools,
-        )
-        return made.id
+        return self.page.store.begin(replace(chat, title=title)).id
 
 
 COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
