@@ -60,7 +60,7 @@ export function startCopying() {
     if (!button || button.dataset.said) return;
     const text = button.matches(".code-copy")
       ? button.closest("pre").querySelector("code").textContent
-      : sourceOf(button.closest(".message"));
+      : sourceOf(button.closest(".answer, .message"));
     say(button, await copyText(text));
   });
 }

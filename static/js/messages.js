@@ -69,7 +69,7 @@ function finish(frame) {
   node.classList.remove("is-streaming", "is-thinking");
   node.removeAttribute("aria-busy");
   node.querySelector(".waiting").textContent = "";
-  if (frame.fingerprint) node.dataset.fingerprint = frame.fingerprint;
+  if (frame.fingerprint) node.closest(".message").dataset.fingerprint = frame.fingerprint;
   if (frame.announce) document.getElementById("announcer").textContent = frame.announce;
 }
 

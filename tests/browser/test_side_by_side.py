@@ -1,6 +1,6 @@
 """Other answers than the one given: from a token of it on, several from one reading, of two presets."""
 
-from tests.browser.acting import ANSWER, ask, until_true, wait_done
+from tests.browser.acting import ANSWER, ask, send, until_true, wait_done, wait_ready
 
 
 def test_a_token_shows_what_else_could_have_stood_there_and_a_version_goes_on_from_it(own_roost, visit, says):
@@ -39,3 +39,70 @@ def test_the_tokens_are_put_away_again_and_stand_in_a_page_of_their_own_without_
     plain.click(".alternative:not(.is-own) .token:not(:disabled) >> nth=0")
     plain.wait_for_selector(".messages")
     until_true(page, lambda: page.locator(f"{ANSWER} .versions-count:has-text('2/2')").count())
+
+
+def together(page, count=3, text="Why can birds sit on wires?"):
+    """A question to several answers, which stand in their grid."""
+    wait_ready(page)
+    page.select_option("#composer [name=answers]", str(count))
+    send(page, text)
+    page.wait_for_selector(f".cards .card:nth-child({count})")
+
+
+def test_several_answers_stream_in_a_grid_and_survive_a_reload_and_a_cut_socket(own_roost, visit, says, pace):
+    says(" Birds perch on wires. " * 12)
+    page = visit(own_roost.url, viewport={"width": 390, "height": 844})
+    page.expected += ["WebSocket", "ERR_"]
+    pace.token_s = 0.05
+    together(page)
+    for number in (1, 2, 3):
+        page.wait_for_selector(f".card:nth-child({number}) > .prose:has-text('Birds perch')")
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    sockets = []
+    page.route_web_socket("**/ws/chat", lambda socket: sockets.append((socket, socket.connect_to_server())))
+    page.reload()
+    page.wait_for_selector(".card:nth-child(3).is-streaming > .prose:has-text('Birds perch')")
+    wait_ready(page)
+    sockets[-1][0].close(code=1012)
+    until_true(page, lambda: len(sockets) == 2)
+    wait_ready(page)
+    page.click(".card:nth-child(2) [value^=stop_answer]")
+    page.wait_for_selector(".card:nth-child(2):not(.is-streaming) .stats-note")
+    assert page.locator(".card.is-streaming").count() == 2
+    page.click(".stop")
+    page.wait_for_selector("#composer:not([data-answering])")
+    page.wait_for_selector(".card .stats-note >> nth=2")
+
+
+def test_ticked_answers_become_versions_and_the_others_come_back_by_undo(own_roost, visit, says):
+    says(" Birds perch on wires.")
+    page = visit(own_roost.url)
+    together(page, 4)
+    page.wait_for_selector(".card:nth-child(4) .stats > :last-child")
+    page.wait_for_selector("#composer:not([data-answering])")
+    page.check(".card:nth-child(2) .card-tick input")
+    page.check(".card:nth-child(3) .card-tick input")
+    page.click("[value^=keep_ticked]")
+    page.wait_for_selector(f"{ANSWER} .versions-count:has-text('1/2')")
+    page.click(".toast [value^=restore_beside]")
+    page.wait_for_selector(".cards .card:nth-child(4)")
+    page.click(".card:nth-child(4) [value^='vote:']")
+    page.wait_for_selector(".card:nth-child(4) [aria-pressed=true]")
+    page.click(".card:nth-child(4) [value^='keep:']")
+    page.wait_for_selector(f"{ANSWER} > .prose:has-text('Birds perch')")
+    assert page.locator(".card").count() == 0 and page.locator(".versions").count() == 0
+
+
+def test_two_presets_answer_one_question_beside_each_other(own_roost, visit, says):
+    says(" Birds perch on wires.")
+    own_roost.app.extensions["presets"].create("Brief", {"max_tokens": 3})
+    page = visit(own_roost.url)
+    ask(page)
+    page.click(f"{ANSWER} .actions [href^='/chat/several/']")
+    page.select_option(".several [name=second]", label="Brief")
+    page.click(".several [value^='compare:']")
+    page.wait_for_selector(".card:nth-child(2) .stats-note")
+    assert page.inner_text(".card:nth-child(2) .card-head").strip() == "Brief"
+    assert len(page.inner_text(".card:nth-child(1) > .prose")) > len(page.inner_text(".card:nth-child(2) > .prose"))
+    page.click(".card:nth-child(2) [value^='keep:']")
+    page.wait_for_selector(f"{ANSWER} .versions-count:has-text('2/2')")

@@ -32,7 +32,7 @@ def _rows(role: Role, blueprint: str, names: str) -> dict[str, Role]:
 ENDPOINTS: dict[str, Role] = {
     **_rows(Role.STRANGER, "", "health"),
     **_rows(Role.GUEST, "", "static chat_socket"),
-    **_rows(Role.GUEST, "chat", "index chat chats all_ older export own do import_ preview tokens"),
+    **_rows(Role.GUEST, "chat", "index chat chats all_ older export own do import_ preview tokens several"),
     **_rows(Role.LOCAL, "chat", "do_all"),
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),
     **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_in_use"),
@@ -80,6 +80,7 @@ API_ROLES: dict[str, Role] = {
 
 COMMAND_ROLES: dict[str, Role] = {
     **_rows(Role.GUEST, "", "send stop regenerate fork edit continue refuse_call give_result resume_calls"),
+    **_rows(Role.GUEST, "", "several compare stop_answer vote keep keep_ticked keep_all keep_none restore_beside"),
     **_rows(Role.GUEST, "", "toggle_attachment remove_attachment select rename_chat options read_chat"),
     **_rows(Role.LOCAL, "", "approve_call delete_message restore_message delete_chat restore_chat"),
     **_rows(Role.LOCAL, "", "pin_chat unpin_chat move_chat archive_chat unarchive_chat"),

@@ -71,7 +71,7 @@ def test_what_is_kept_is_a_version_what_is_discarded_is_gone_until_it_is_taken_b
     assert discarded == [ids[0], ids[2]]
     assert [row.id for row in store.versions(ids[1])] == [ids[1], ids[3]]
     assert store.get(chat.id).head_id == ids[1] and turns.beside.undecided(store.message(ids[1])) == []
-    turns.beside.undo(question, Beside.of(head.message).group)
+    assert turns.beside.undo(question) == chat.id
     assert [row.id for row in turns.beside.undecided(store.message(ids[1]))] == ids
     turns.decide(ids[0], [])
     assert [row.id for row in store.branch(chat.id)] == [question]

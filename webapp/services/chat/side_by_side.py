@@ -131,15 +131,16 @@ class SideBySide:
                 self._store.select_version(kept[0])
             return discarded
 
-    def undo(self, question_id: str, group: str) -> None:
-        """What was discarded is back, and nothing is decided."""
+    def undo(self, question_id: str) -> str:
+        """What was discarded last of the answers to this question is back, and undecided; the id of the chat."""
         with self._store.database.transaction():
             question = self._store.message(question_id)
             decided = dict(question.message.metadata.get(DECIDED, {}))
-            discarded = decided.pop(group, {}).get("discarded", ())
+            _, last = decided.popitem() if decided else ("", {"discarded": ()})
             self._note(question, DECIDED, decided)
-            for name in discarded:
+            for name in last["discarded"]:
                 self._store.restore_message(name)
+            return question.chat_id
 
     def _place(self, message_id: str) -> tuple[StoredMessage, Beside, StoredMessage]:
         """The answer, its place, and the question."""

@@ -26,7 +26,8 @@ from flask import copy_current_request_context, g
 from webapp.chat.messages import title_of
 from webapp.errors import RoostError, as_roost_error
 from webapp.i18n import Text
-from webapp.services.presets.fields import NAME_CHARS
+from webapp.services.chat.side_by_side import FEWEST_ANSWERS, MOST_ANSWERS, VARIANTS, Variant
+from webapp.services.presets.fields import MODEL_NAME_CHARS, NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import LIST, ChatContext, chat_context, chat_topic, this_app
 from webapp.web.chat.panel import NEW_CHAT, as_preset, chat_with, save_options
@@ -211,11 +212,12 @@ class Commands:
         text = command.fields.text("text", TEXT_CHARS)
         if not text.strip():
             raise RoostError("bad_frame", reason=Text("reason.common.is_empty"))
+        count = _count(command, 1)
         if command.chat_id:
-            self.page.turns.send(command.chat_id, text, self.client)
+            self.page.turns.send(command.chat_id, text, self.client, count)
             return CommandResult(command.chat_id)
         chat_id = self._new_chat(command, title_of(text))
-        self.page.turns.send(chat_id, text, self.client)
+        self.page.turns.send(chat_id, text, self.client, count)
         return CommandResult(chat_id, is_new_chat=True)
 
     def stop(self, command: Command) -> CommandResult:
@@ -225,6 +227,54 @@ class Commands:
 
     def regenerate(self, command: Command) -> CommandResult:
         return CommandResult(self.page.turns.regenerate(command.target, self.client).chat_id)
+
+    # answers side by side
+
+    def several(self, command: Command) -> CommandResult:
+        variants = [Variant()] * _count(command, FEWEST_ANSWERS)
+        return CommandResult(self.page.turns.several(command.target, variants, self.client).chat_id)
+
+    def compare(self, command: Command) -> CommandResult:
+        """Of the presets, models or states that the fields ``first`` and ``second`` name as ``kind:value``."""
+        variants = [self._variant(command.fields.text(name, MODEL_NAME_CHARS)) for name in ("first", "second")]
+        if any(variant.kind != "state" for variant in variants) and self.role() < Role.LOCAL:
+            raise RoostError("owner_only")  # models are swapped
+        return CommandResult(self.page.turns.several(command.target, variants, self.client).chat_id)
+
+    def _variant(self, told: str) -> Variant:
+        kind, _, value = told.partition(":")
+        if kind not in VARIANTS:
+            raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(told[:40])))
+        if kind == "preset":
+            return Variant(kind, value, self.page.presets.get(value).name)
+        if kind == "state" and value:
+            self.page.manager.check_state(value)
+        return Variant(kind, value, value or self.page.t("chat.several.no_state"))
+
+    def stop_answer(self, command: Command) -> CommandResult:
+        self.page.turns.stop_answer(command.target)
+        return CommandResult(self.page.store.message(command.target).chat_id)
+
+    def vote(self, command: Command) -> CommandResult:
+        return CommandResult(self.page.turns.beside.vote(command.target).chat_id)
+
+    def keep(self, command: Command) -> CommandResult:
+        """Of answers side by side only the target (``keep``), those that are ticked (fields ``keep:ID``), or all."""
+        stored = self.page.store.message(command.target)
+        members = [row.id for row in self.page.turns.beside.undecided(stored)]
+        kept = {"keep": [stored.id], "keep_all": members, "keep_none": []}.get(command.do)
+        if kept is None:
+            kept = [name for name in members if f"keep:{name}" in command.fields]
+            if not kept:
+                raise RoostError("bad_frame", reason=Text("reason.web.none_ticked"))
+        gone = self.page.turns.decide(stored.id, kept)
+        if not gone:
+            return CommandResult(stored.chat_id)
+        undo = f"restore_beside:{stored.parent_id}"
+        return CommandResult(stored.chat_id, done="chat.done.answers_discarded", undo=undo)
+
+    def restore_beside(self, command: Command) -> CommandResult:
+        return CommandResult(self.page.turns.beside.undo(command.target))
 
     def fork(self, command: Command) -> CommandResult:
         """The target is ``MESSAGE:PLACE:TOKEN``."""
@@ -379,11 +429,24 @@ class Commands:
         return self.page.store.begin(replace(chat, title=title)).id
 
 
+def _count(command: Command, least: int) -> int:
+    return int(command.fields.number("answers", least, MOST_ANSWERS, least))
+
+
 COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
     "send": Commands.send,
     "stop": Commands.stop,
     "regenerate": Commands.regenerate,
     "fork": Commands.fork,
+    "several": Commands.several,
+    "compare": Commands.compare,
+    "stop_answer": Commands.stop_answer,
+    "vote": Commands.vote,
+    "keep": Commands.keep,
+    "keep_ticked": Commands.keep,
+    "keep_all": Commands.keep,
+    "keep_none": Commands.keep,
+    "restore_beside": Commands.restore_beside,
     "edit": Commands.edit,
     "continue": Commands.continue_answer,
     "approve_call": Commands.approve_call,

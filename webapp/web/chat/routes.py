@@ -35,6 +35,7 @@ from webapp.web.chat.views import (
     file_page,
     own_model,
     search_results,
+    several_page,
     title_of,
     token_page,
 )
@@ -44,11 +45,11 @@ from webapp.web.kit.page import Toast, file_name_options, render_page, wants_fra
 blueprint = Blueprint("chat", __name__)
 attachments = Blueprint("attachments", __name__)
 blueprint.record_once(lambda state: install(cast(Flask, state.app)))
-UNDOABLE = ("message_deleted", "chat_deleted", "chat_archived")
+UNDOABLE = ("message_deleted", "answers_discarded", "chat_deleted", "chat_archived")
 ALL_DONE = ("archive", "unarchive", "delete", "move", "restore", "none")
 MOST_LISTED = 1_000_000
 SPOOLED_BYTES = 8 << 20
-UNDO = re.compile(r"(restore_chat|restore_message|unarchive_chat):\w{1,64}")
+UNDO = re.compile(r"(restore_chat|restore_message|restore_beside|unarchive_chat):\w{1,64}")
 QUERY_CHARS = 200
 FORM_BYTES = 2 << 20
 """Of a form's fields without its files: a long message in a script of three bytes a character."""
@@ -186,6 +187,14 @@ def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
 
 def _file_stem(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title).strip() or "chat"
+
+
+@blueprint.get("/chat/several/<message_id>")
+def several(message_id: str) -> Response:
+    """Ways to ask the question of this answer again; ``off`` puts them away."""
+    if "off" in request.args:
+        return render_page("chat/_several.html", {"id": message_id, "is_shown": False})
+    return render_page("chat/several.html", several_page(chat_context(), message_id), "chat/_several.html")
 
 
 @blueprint.get("/chat/tokens/<message_id>")

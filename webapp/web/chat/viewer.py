@@ -36,6 +36,8 @@ from webapp.web.chat.views import (
     chat_list,
     chat_title,
     fingerprint,
+    group_print,
+    is_same_group,
     message_view,
     message_views,
     waiting_text,
@@ -110,7 +112,9 @@ class Viewer:
         self._send_now = send
         self._unsent: list[str] | None = None  # while the database is read
         self._lock = threading.RLock()
-        self._following: Following | None = None
+        self._followings: dict[str, Following] = {}  # by message
+        self._group = ""  # answers side by side that the page shows: the id of their frame, and theirs
+        self._cards: set[str] = set()
         self._shown: list[Shown] = []
         self._open_ids: set[str] = set()  # answers the page shows as being written
         self._seen: dict[str, int] = {}
@@ -148,7 +152,8 @@ class Viewer:
             self._is_open = True
             self._draft, self._title, self._shown_panel, self._offer, self._attached = draft, None, None, None, None
             self._panel = self._panel if panel is None else panel
-            self._stop_following()
+            self._stop_following_all()
+            self._group, self._cards = "", set()
             self.chat_id, self._shown = chat_id, list(shown)
             self._told_answering = None
             self._seen = dict.fromkeys((LIST, STATUS, PRESETS, chat_topic(chat_id)), -1)
@@ -201,7 +206,7 @@ class Viewer:
                     self._wake.wait(list_in_s if list_in_s > 0 else IDLE_WAIT_S)
         finally:
             self.page.news.forget(self._wake.set)
-            self._stop_following()
+            self._stop_following_all()
 
     @property
     def _list_in_s(self) -> float:
@@ -213,8 +218,8 @@ class Viewer:
         self.page = ChatContext(self._app, self._locale)
         self._refresh()
         has_more = self._follow()
-        self._is_paced = self._is_paced or self._following is not None
-        answering = self._following.turn.message_id if self._following else ""
+        self._is_paced = self._is_paced or bool(self._followings)
+        answering = next(iter(self._followings), "")
         if answering != self._told_answering:
             self._told_answering = answering
             self.frame(type="answering", message=answering)
@@ -314,7 +319,11 @@ class Viewer:
         prints = [
             fingerprint(row, running(row.id) if row.message.tool_calls else (), row is branch[-1]) for row in branch
         ]
-        wanted = [self._as_followed(Shown(row.id, seen)) for row, seen in zip(branch, prints, strict=True)]
+        shown = [Shown(row.id, seen) for row, seen in zip(branch, prints, strict=True)]
+        members = self.page.turns.beside.undecided(branch[-1]) if branch else []
+        if members:
+            shown[-1] = Shown(*group_print(self.page, members))
+        wanted = [self._as_followed(row) for row in shown]
         steps = difference(self._shown, wanted)
         html = [f'<div id="m-{name}" hx-swap-oob="delete"></div>' for name in steps.removed]
         html += self._messages(branch, steps.replaced)
@@ -326,19 +335,25 @@ class Viewer:
         if not branch and self._shown:
             self.fragment("chat/_welcome.html", welcome=welcome(self.page))
         self._shown = wanted[first_common(self._shown, wanted) :]
-        appended_ids = {branch[place].id for place in steps.appended}
-        self._open_ids = {row.id for row in branch if row.status == "streaming"}
-        turn = self.page.turns.live(self.chat_id)
-        if turn is not None and turn.message_id in appended_ids:  # it may be over already: its end is still to be told
-            self._open_ids.add(turn.message_id)
-        if self._following is not None and self._following.turn.message_id in appended_ids:
-            self._stop_following()  # it was drawn again: follow it from the start
+        self._group, self._cards = shown[-1].id if members else "", {row.id for row in members}
+        drawn = {branch[place].id for place in steps.appended}
+        if members and len(branch) - 1 in (*steps.appended, *steps.replaced):
+            drawn |= self._cards
+        self._open_ids = {row.id for row in (*branch, *members) if row.status == "streaming"}
+        for turn in self.page.turns.answers(self.chat_id):
+            if turn.message_id in drawn:  # it may be over already: its end is still to be told
+                self._open_ids.add(turn.message_id)
+        for message_id in drawn & self._followings.keys():
+            self._stop_following(message_id)  # it was drawn again: follow it from the start
 
     def _as_followed(self, wanted: Shown) -> Shown:
-        """The answer being followed counts as unchanged: its end is :meth:`_finish`'s to draw."""
-        if self._following is None or self._following.turn.message_id != wanted.id:
+        """An answer being followed counts as unchanged: its end is :meth:`_finish`'s to draw. So do answers side by
+        side, while they are the same."""
+        if not self._followings.keys() & {wanted.id, *(self._cards if wanted.id == self._group else ())}:
             return wanted
-        return next((row for row in self._shown if row.id == wanted.id), wanted)
+        before = next((row for row in self._shown if row.id == wanted.id), wanted)
+        is_same = wanted.id != self._group or is_same_group(before.fingerprint, wanted.fingerprint)
+        return before if is_same else wanted
 
     def _messages(self, branch: Sequence[StoredMessage], indices: Sequence[int]) -> list[str]:
         return [render_message(view) for view in message_views(self.page, branch, indices)]
@@ -346,41 +361,52 @@ class Viewer:
     # the answer being written
 
     def _follow(self) -> bool:
-        """Sends what was written since; True where there is more than the rendering has taken in."""
-        turn = self.page.turns.live(self.chat_id) if self.chat_id else None
-        is_new = turn is not None and (self._following is None or self._following.turn is not turn)
-        if turn is not None and is_new and (not turn.is_finished or turn.message_id in self._open_ids):
-            if turn.message_id not in {row.id for row in self._shown}:
-                self._show_branch()
-            self._stop_following()
-            self._following = Following(turn, self.page.renderings.of(turn))
-            self.page.renderings.count_follower(1)
+        """Sends what was written since; True where there is more than the renderings have taken in."""
+        turns = self.page.turns.answers(self.chat_id) if self.chat_id else []
+        new = [turn for turn in turns if not turn.is_finished or turn.message_id in self._open_ids]
+        new = [turn for turn in new if not self._is_followed(turn)]
+        if any(turn.message_id not in self._cards | {row.id for row in self._shown} for turn in new):
+            self._show_branch()
+        for turn in new:
+            self._stop_following(turn.message_id)
+            if not self._followings:
+                self.page.renderings.count_follower(1)
+            self._followings[turn.message_id] = Following(turn, self.page.renderings.of(turn))
             turn.listen(self._hear)
-        if self._following is None:
-            return False
-        view = self._following.rendering.advance()
-        if view.revision != self._following.revision:
-            self._following.revision = view.revision
-            self._send_text(self._following, view)
-        if not (view.is_over and self._following.turn.is_finished):
-            return view.has_more
-        message_id = self._following.turn.message_id
-        self._stop_following()
-        self._open_ids.discard(message_id)
-        self._finish(message_id)
-        return False
+        has_more = False
+        for message_id, following in list(self._followings.items()):
+            view = following.rendering.advance()
+            if view.revision != following.revision:
+                following.revision = view.revision
+                self._send_text(following, view)
+            if view.is_over and following.turn.is_finished:
+                self._stop_following(message_id)
+                self._open_ids.discard(message_id)
+                self._finish(message_id)
+            else:
+                has_more = has_more or view.has_more
+        return has_more
 
-    def _stop_following(self) -> None:
-        if self._following is not None:
-            self._following.turn.forget(self._hear)
-            self.page.renderings.count_follower(-1)
-        self._following = None
+    def _is_followed(self, turn: LiveTurn) -> bool:
+        found = self._followings.get(turn.message_id)
+        return found is not None and found.turn is turn
+
+    def _stop_following(self, message_id: str) -> None:
+        following = self._followings.pop(message_id, None)
+        if following is not None:
+            following.turn.forget(self._hear)
+            if not self._followings:
+                self.page.renderings.count_follower(-1)
+
+    def _stop_following_all(self) -> None:
+        for message_id in list(self._followings):
+            self._stop_following(message_id)
 
     def _hear(self) -> None:
-        """Of every event of the answer, in its writer's thread."""
+        """Of every event of an answer, in its writer's thread. One that begins or ends alone is shown at once."""
         self._wake.set()
-        following = self._following
-        if following is not None and (not following.has_text or following.turn.is_finished):
+        followings = list(self._followings.values())
+        if not any(each.has_text for each in followings) or (len(followings) == 1 and followings[0].turn.is_finished):
             self._hurry.set()
 
     def _send_text(self, following: Following, view: LiveView) -> None:
@@ -407,19 +433,22 @@ class Viewer:
         except RoostError:  # deleted
             self.frame(type="finished", message=message_id)
             return
-        view = message_view(self.page, stored)
-        if message_id not in {row.id for row in self._shown}:  # another version is shown by now
+        is_card = message_id in self._cards
+        view = message_view(self.page, stored, is_card)
+        members = self.page.turns.beside.undecided(stored) if is_card else []
+        shown = Shown(*group_print(self.page, members)) if members else Shown(message_id, view["fingerprint"])
+        if shown.id not in {row.id for row in self._shown}:  # another version is shown by now
             self.frame(type="finished", message=message_id)
             return
         if view.get("calls"):
             self._send(render_message(view))
         else:
             self.fragment("chat/_answer_foot.html", message=view)
-        self._shown = [Shown(row.id, view["fingerprint"]) if row.id == message_id else row for row in self._shown]
+        self._shown = [shown if row.id == shown.id else row for row in self._shown]
         self.frame(
             type="finished",
             message=message_id,
-            fingerprint=view["fingerprint"],
+            fingerprint=shown.fingerprint,
             announce=self.page.t("chat.message.announce", text=view["text"][:ANNOUNCED_CHARS]),
         )
 

@@ -24,6 +24,7 @@ from webapp.errors import STATUSES, RoostError, WeightsError, error_from_dict
 from webapp.i18n import say, size_text
 from webapp.services.attachments import FILE_BYTES, WHOLE_TOKENS
 from webapp.services.chat.answer_tokens import END_OF_TEXT, WINDOW, AnswerToken, AnswerTokens
+from webapp.services.chat.side_by_side import Beside
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import can_continue
@@ -40,6 +41,7 @@ from webapp.web.presets.form import shown_name
 SHOWN_MESSAGES = 40
 PAGE_OR_DRAWING = re.compile(r"\s*<(!doctype html|html|svg)\b", re.IGNORECASE)
 """An answer that is one, without a fence around it."""
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 PROMPTS = ("first", "second", "third")
 STARTER_PREFIX = "roost-starter"
 PAGE = 20
@@ -80,6 +82,7 @@ def chat_page(
             "attached": attached(page, chat.id),
             "text": text,
             "file_bytes": FILE_BYTES,
+            "counts": COUNTS,
         },
         "options": Markup(panel.html),
         "offer": load_offer(page, chat),
@@ -283,8 +286,9 @@ def message_views(page: ChatContext, branch: Sequence[StoredMessage], wanted: Se
     return [message_view(page, branch[i]) for i in wanted]
 
 
-def message_view(page: ChatContext, stored: StoredMessage) -> Values:
-    """The values of ``template``.
+def message_view(page: ChatContext, stored: StoredMessage, is_card: bool = False) -> Values:
+    """The values of ``template``. ``is_card``: one of several answers side by side; without it, the last answer of a
+    branch that is one of several stands for all of them.
 
     ``fingerprint`` changes when the fragment would look different, streamed text left aside: the page sends it back
     after a reconnect, so that only what differs is drawn again.
@@ -296,9 +300,16 @@ def message_view(page: ChatContext, stored: StoredMessage) -> Values:
         return {**view, "template": "chat/_user_message.html", "versions": _versions(stored), "files": files}
     if stored.message.role is Role.TOOL:  # shown with the call it answers
         return {**view, "template": "chat/_tool_message.html"}
-    view["template"] = "chat/_answer.html"
-    turn = page.turns.live(stored.chat_id) if stored.status == "streaming" else None
-    if turn is not None and turn.message_id == stored.id:
+    if Beside.of(stored.message) is not None and not is_card and page.store.get(stored.chat_id).head_id == stored.id:
+        members = page.turns.beside.undecided(stored)
+        if members:
+            return group_view(page, members)
+    view |= {"template": "chat/_answer.html", "is_card": is_card}
+    if is_card:
+        view |= _card_values(stored) | {"template": "chat/_card.html"}
+    turns = page.turns.answers(stored.chat_id) if stored.status == "streaming" else []
+    turn = next((turn for turn in turns if turn.message_id == stored.id), None)
+    if turn is not None:
         if turn.failure is None:
             return view | _live_values(page, turn)
         # The end could not be stored either (a full disk): without this the page would say nothing at all.
@@ -307,12 +318,76 @@ def message_view(page: ChatContext, stored: StoredMessage) -> Values:
     if not stored.message.tool_calls or stored.status == "streaming":
         return view
     cards = [call_card(state, page.t, page.locale) for state in page.turns.tools.calls(stored)]
-    is_last = page.store.get(stored.chat_id).head_id == stored.id
+    is_last = page.store.get(stored.chat_id).head_id == stored.id and not is_card
     are_done = all(card["status"] == "done" for card in cards)
     return view | {
         "calls": cards,
         "can_resume": are_done and is_last and page.answering(stored.chat_id) is None,  # and nobody went on from there
         "fingerprint": fingerprint(stored, page.turns.tools.running(stored.id), is_last),
+    }
+
+
+def _card_values(stored: StoredMessage) -> Values:
+    beside = Beside.of(stored.message)
+    assert beside is not None
+    return {"number": beside.place + 1, "label": beside.variant.label, "group": beside.group}
+
+
+def group_view(page: ChatContext, members: Sequence[StoredMessage]) -> Values:
+    """``chat/_beside.html``: answers side by side, of which a person keeps some."""
+    first = members[0]
+    beside = Beside.of(first.message)
+    assert beside is not None
+    name, seen = group_print(page, members)
+    voted = page.turns.beside.voted(first, beside)
+    cards = [message_view(page, row, is_card=True) | {"is_voted": row.id == voted} for row in members]
+    return {
+        "id": name,
+        "fingerprint": seen,
+        "template": "chat/_beside.html",
+        "text": "",
+        "group": beside.group,
+        "first_id": first.id,
+        "chat_id": first.chat_id,
+        "cards": cards,
+    }
+
+
+def group_print(page: ChatContext, members: Sequence[StoredMessage]) -> tuple[str, str]:
+    """The id of their frame; and its fingerprint: what it consists of, a dot, and how far each is."""
+    beside = Beside.of(members[0].message)
+    assert beside is not None
+    made_of = ([row.id for row in members], page.turns.beside.voted(members[0], beside))
+    states = [(row.status, row.finish_reason, row.stats) for row in members]
+    prints = (blake2s(repr(part).encode("utf-8", "replace"), digest_size=6).hexdigest() for part in (made_of, states))
+    return f"g{beside.group}", ".".join(prints)
+
+
+def is_same_group(before: str, now: str) -> bool:
+    """By their fingerprints: the same answers, however far they are."""
+    return before.partition(".")[0] == now.partition(".")[0]
+
+
+def several_page(page: ChatContext, message_id: str) -> Values:
+    """``chat/several.html`` and its part ``chat/_several.html``: ask the question of an answer again, of several."""
+    stored = page.store.message(message_id)
+    t, model = page.t, page.status.model
+    presets = [(f"preset:{preset.id}", shown_name(preset, t)) for preset in page.presets.list()]
+    models = [(f"model:{file.name}", file.name) for file in page.manager.library.known_files()]
+    states = [("state:", t("chat.several.no_state")), *((f"state:{name}", name) for name in page.state_names())]
+    groups = [(t("chat.several.presets"), presets), (t("chat.several.models"), models)]
+    groups += [(t("chat.several.states"), states)] if len(states) > 1 else []
+    return {
+        "page_title": t("chat.several.label"),
+        "commands_url": "/chat/do",
+        "back_url": f"/chat/{stored.chat_id}",
+        "id": message_id,
+        "chat_id": stored.chat_id,
+        "is_shown": True,
+        "counts": COUNTS[1:],
+        "groups": groups,
+        "first": f"preset:{page.presets.of_chat(page.store.get(stored.chat_id)).id}",
+        "model": model,
     }
 
 
