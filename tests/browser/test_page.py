@@ -63,6 +63,11 @@ def test_a_chat_is_pinned_moved_and_archived_from_its_menu(roost, visit):
     choose(page, "folder")
     assert page.input_value(".chat-rename .field") == "Waders"
     page.keyboard.press("Escape")
+    choose(page, "duplicate_chat")
+    page.wait_for_url(lambda url: chat_id not in url)
+    assert page.locator(".message").count() == 2
+    page.goto(f"{roost.url}/chat/{chat_id}")
+    wait_ready(page)
     choose(page, "archive_chat")
     page.wait_for_selector(".chat-item.is-current", state="detached")
     undo(page)

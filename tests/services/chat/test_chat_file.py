@@ -90,6 +90,23 @@ def test_a_chat_goes_on_elsewhere_with_nothing_read_again(machine):
     assert here.say(again.chat_ids[0], "And a fourth").stats["read_again"] == 0
 
 
+def test_a_duplicate_goes_on_from_the_same_states_and_leaves_the_first_alone(machine):
+    here = machine("here")
+    chat = here.store.create(title="Birds", system_prompt="Be kind.", sampling={"temperature": 0.5})
+    here.store.place([chat.id], folder="Work")
+    for text in ("Hello, a first question", "And a second"):
+        here.say(chat.id, text)
+    before = [row.id for row in here.store.branch(chat.id)]
+    copy = here.files.duplicate(chat.id, "Birds again")
+    assert (copy.title, copy.system_prompt, copy.sampling) == ("Birds again", "Be kind.", {"temperature": 0.5})
+    texts = [[row.message for row in here.store.branch(each)] for each in (chat.id, copy.id)]
+    assert texts[0] == texts[1] and not {row.id for row in here.store.branch(copy.id)} & set(before)
+    assert here.say(copy.id, "A third").stats["read_again"] == 0
+    assert [row.id for row in here.store.branch(chat.id)] == before
+    empty = here.files.duplicate(here.store.create(title="None").id, "Nothing")
+    assert here.store.branch(empty.id) == []
+
+
 def test_every_branch_comes_along_with_its_state(machine):
     here, there = machine("here"), machine("there")
     chat = here.store.create()

@@ -14,6 +14,7 @@ mislead nobody else. With other weights the transcript is there and is read agai
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from array import array
 from collections import Counter
@@ -158,6 +159,17 @@ class ChatFiles:
             ids = [self._add(chat).id for chat in found]
         left_out: Counter[str] = sum((chat.left_out for chat in found), Counter())
         return Opened(tuple(ids), sum(len(chat.messages) for chat in found), left_out)
+
+    def duplicate(self, chat_id: str, title: str) -> Chat:
+        """With every branch and file; it goes on from the same states."""
+        chat = self._store.get(chat_id)
+        imported = of_document(chat.title, self._store.export_json(chat_id))
+        messages, ids = with_new_ids(imported)
+        now = time.time()
+        head_id = ids[chat.head_id] if chat.head_id is not None else None
+        made = replace(chat, id=uuid.uuid4().hex, title=title, created_at=now, updated_at=now, head_id=head_id)
+        self._store.add_chat(made, messages, imported.files)
+        return made
 
     def _open_own(self, name: str, data: bytes) -> Opened:
         document, tensors = read_chat_file(name, data)

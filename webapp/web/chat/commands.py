@@ -26,6 +26,7 @@ from flask import copy_current_request_context, g
 from webapp.chat.messages import title_of
 from webapp.errors import RoostError, as_roost_error
 from webapp.i18n import Text
+from webapp.services.chat.chat_file import ChatFiles
 from webapp.services.chat.side_by_side import FEWEST_ANSWERS, MOST_ANSWERS, VARIANTS, Variant
 from webapp.services.presets.fields import MODEL_NAME_CHARS, NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
@@ -376,6 +377,12 @@ class Commands:
         self.page.store.restore(command.target)
         return CommandResult(command.target)
 
+    def duplicate_chat(self, command: Command) -> CommandResult:
+        page = self.page
+        title = page.t("chat.list.copy_of", title=page.store.get(command.target).title)[:TITLE_CHARS]
+        made = ChatFiles(page.manager, page.store, page.presets).duplicate(command.target, title)
+        return CommandResult(made.id, is_new_chat=True)
+
     def pin_chat(self, command: Command) -> CommandResult:
         return self._placed(command, is_pinned=True)
 
@@ -461,6 +468,7 @@ COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
     "rename_chat": Commands.rename_chat,
     "delete_chat": Commands.delete_chat,
     "restore_chat": Commands.restore_chat,
+    "duplicate_chat": Commands.duplicate_chat,
     "pin_chat": Commands.pin_chat,
     "unpin_chat": Commands.unpin_chat,
     "move_chat": Commands.move_chat,
