@@ -20,7 +20,7 @@ GUEST_QUESTIONS = {"tools.form", "tools.show_preview", "tools.servers.words"}
 LOCAL_CHANGES = {
     "chat.do_all", "presets.submit", "presets.do", "models.load", "models.unload", "models.cancel", "status.load",
     "status.unload", "status.cancel", "measure.start", "measure.delete", "conversion.load",
-    "conversion.preset", "states.use", "tools.bench.start", "tools.bench.stop",
+    "conversion.preset", "states.use", "states.load_for_chat", "tools.bench.start", "tools.bench.stop",
     "tools.bench.delete_run", "tools.bench.add_case", "tools.bench.change_case", "tools.bench.delete_case",
     "tools.bench.clear_cases", "tools.bench.do", "tools.bench.make", "tools.bench.import_",
     "api POST /switch-model", "api POST /update-config", "api POST /reset-state", "api POST /enable-state-cache",
