@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.weights.make_checkpoints import write_checkpoint, write_state
-from tests.wording import error_text
+from tests.wording import error_text, pattern
 from webapp.cli import main
 
 
@@ -38,6 +38,10 @@ def test_inspect_takes_a_name_or_a_path(places, tmp_path, capsys):
         assert (found["n_layer"], found["n_head"], found["head_size"]) == (2, 2, 16) and len(found["digest"]) == 64
     assert main(["states", "inspect", "a.pth", *places]) == 0
     assert "██" in capsys.readouterr().out
+    assert main(["states", "inspect", "a.pth", "--with", "b.pth", *places]) == 0
+    assert re.search(pattern("cli.states.apart", name="b.pth"), capsys.readouterr().out)
+    assert main(["states", "inspect", "a.pth", "--with", "a.pth", "--json", *places]) == 0
+    assert json.loads(capsys.readouterr().out)["with"]["cosine"] == pytest.approx(1.0)
     assert main(["states", "inspect", "gone.pth", *places]) == 2
     assert re.search(error_text("file_not_found", path=r".*gone\.pth"), capsys.readouterr().err)
 

@@ -38,6 +38,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     for action in (listing, looking):
         action.add_argument("--json", action="store_true", help=t("cli.option.json"))
     looking.add_argument("file", help=t("cli.states.file"))
+    looking.add_argument("--with", dest="other", metavar="NAME", default="", help=t("cli.states.other"))
     blend.add_argument("parts", nargs="+", metavar="NAME=WEIGHT", help=t("cli.states.parts"))
     blend.add_argument("--name", required=True, help=t("cli.states.name"))
     return parser
@@ -68,11 +69,22 @@ def inspect_state(states: StateLibrary, args: argparse.Namespace) -> int:
     is_known = args.file in states.names()
     path = states.entry(args.file).path if is_known else Path(args.file)
     sheet = states.library.reader.state_sheet(path, again=True)
+    other = states.entry(args.other).path if args.other else None
+    apart = states.library.reader.state_measures(path, other) if other else None
     if args.json:
-        print(json.dumps({"file": str(path), **asdict(sheet)}, ensure_ascii=False))
+        found = {
+            "file": str(path),
+            **asdict(sheet),
+            **({"with": {"name": args.other, **asdict(apart)}} if apart else {}),
+        }
+        print(json.dumps(found, ensure_ascii=False))
         return 0
     digest, norms = pad(t("cli.states.digest"), 6), pad(t("cli.states.norms"), 6)
     print(f"{path}\n  {_sizes(sheet)}\n  {digest} {sheet.digest}\n  {norms} {bars(sheet.norms)}  {_range(sheet)}")
+    if apart is not None:
+        share = apart.difference / apart.norm if apart.norm else 0.0
+        told = {"name": args.other, "difference": f"{apart.difference:.3g}", "share": f"{share:.1%}"}
+        print(f"  {t('cli.states.apart', **told, cosine='-' if apart.cosine is None else f'{apart.cosine:.4f}')}")
     return 0
 
 

@@ -188,6 +188,15 @@ def test_with_another_model_the_text_is_read_and_the_file_says_so(house):
     assert house.answer(asks("What is the cat called?"), state=name).end.usage.cached == sheet.tokens
 
 
+def test_a_chat_says_that_another_model_has_read_the_document_again_once(house):
+    name = house.bake(NOTES, "notes")
+    tokens = house.states.entry(name).sheet.prefix.tokens
+    house.load("other.pth")
+    first, second = (house.turn(house.store.create(state=name).id, "What is he called?") for _ in range(2))
+    assert (first["prefix_tokens"], first["read_again"]) == (0, tokens)
+    assert (second["prefix_tokens"], second["read_again"]) == (0, 0)
+
+
 def test_a_model_of_another_size_reads_the_text_too(house):
     name = house.bake(NOTES, "notes")
     house.load("six.pth")

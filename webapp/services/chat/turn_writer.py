@@ -170,6 +170,8 @@ class TurnWriter:
         self._journaled_tokens = 0
         self._stats: dict[str, Any] = {}
         self._known_tokens = 0
+        self._prefix_tokens = 0
+        """What was read into a prefix before, whether its state can be used now or the text is read again."""
         self._origin = ""
         self._model = ""
         self._started_at = time.monotonic()
@@ -204,7 +206,8 @@ class TurnWriter:
             stored = self._store.message(self._live.message_id)
             self._message = stored.message
             prompt = self._prompt(stored)
-            self._known_tokens = self._known_before(stored, prompt.prompt_tokens)
+            known = max(self._known_before(stored, prompt.prompt_tokens), self._prefix_tokens)
+            self._known_tokens = min(known, prompt.prompt_tokens)
         generation = self._generation = Generation(
             self._manager, prompt, self._client, is_kept=True, gather_s=GATHER_S, origin=self._origin
         )
@@ -232,6 +235,7 @@ class TurnWriter:
         preset = self._presets.of_chat(chat)
         state = self._presets.start_state(chat)
         prefix = find_prefix(self._manager, state)
+        self._prefix_tokens = prefix.sheet.tokens if prefix is not None and prefix.source.spoken else 0
         path = self._store.path_to(stored.id)
         rendered, template, is_free = rendered_chat(self._store, chat, preset, model, path, self._continues, prefix)
         if not self._continues:

@@ -12,6 +12,7 @@ from flask import url_for
 from webapp.errors import RoostError
 from webapp.i18n import size_text
 from webapp.manager.target import ZERO_STATE
+from webapp.services.downloads.catalogue import trained_context
 from webapp.services.generation.prefixes import Prefixes
 from webapp.services.jobs import DONE, Job
 from webapp.services.states import MAKING, StateEntry, StateLibrary, snapshot_use
@@ -118,7 +119,10 @@ def prefix_part(page: PageContext, sheet: PrefixSheet | None) -> Values | None:
     is_stale, model = prefixes(page).is_stale(sheet), page.status.model
     made = time.strftime("%Y-%m-%d %H:%M", time.localtime(sheet.made_at))
     words = {"kind": page.t(f"states.prefix.{sheet.kind}"), "title": sheet.title, "model": sheet.model}
+    trained = trained_context(sheet.model)
+    told = {"tokens": sheet.tokens, "trained": trained, "model": sheet.model}
     return {
+        "beyond": page.t("states.view.beyond", **told) if trained is not None and sheet.tokens > trained else "",
         "name": sheet.title,
         "title": page.t("states.prefix.titled" if sheet.title else "states.prefix.untitled", **words),
         "facts": [page.t("states.prefix.tokens", count=sheet.tokens), page.t("states.prefix.by", **words), made],
