@@ -209,9 +209,11 @@ class RoostContestant:
         return {"name": status.model, "strategy": status.strategy, **config, **facts, **told}
 
     def _answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
-        prompt = prompt_ids(self.manager, prompt_tokens)
-        ready = prepare(PromptModel.chosen(self.manager), raw_prompt("", prompt), replace(GREEDY, max_tokens=tokens))
-        answers = [Generation(self.manager, ready, client=str(number)) for number in range(sequences)]
+        model, params = PromptModel.chosen(self.manager), replace(GREEDY, max_tokens=tokens)
+        answers = []
+        for number in range(sequences):  # each its own: equal rows share their zeros, which are not read
+            ready = prepare(model, raw_prompt("", prompt_ids(self.manager, prompt_tokens, number)), params)
+            answers.append(Generation(self.manager, ready, client=str(number)))
         started = time.monotonic()
         for answer in answers:
             answer.start()
@@ -229,9 +231,9 @@ class RoostContestant:
         }
 
 
-def prompt_ids(manager: ModelManager, count: int) -> tuple[int, ...]:
-    """So many tokens of English and Chinese."""
-    ids = manager.tokenizer().encode(TEXT)
+def prompt_ids(manager: ModelManager, count: int, number: int = 0) -> tuple[int, ...]:
+    """So many tokens of English and Chinese; another text for each ``number``."""
+    ids = [*manager.tokenizer().encode(f"{number} ") * (number > 0), *manager.tokenizer().encode(TEXT)]
     return tuple((ids * (count // len(ids) + 1))[:count])
 
 
