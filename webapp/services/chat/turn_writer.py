@@ -257,6 +257,8 @@ class TurnWriter:
         """How many tokens of its prompt an earlier turn had been through, read or written."""
         if self._continues:
             return prompt_tokens - 1  # the last token written was never read
+        if (beside := Beside.of(stored.message)) is not None and beside.variant.kind:
+            return 0  # of another prompt, model or state
         if stored.previous_version_id and self._store.message(stored.previous_version_id).stats.get("decoded_tokens"):
             return prompt_tokens
         for before in reversed(self._store.path_to(stored.id)[:-1]):

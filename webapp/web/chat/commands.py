@@ -35,6 +35,7 @@ from webapp.web.chat.panel import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.guard import client_address, current_role, the_guard
 from webapp.web.kit.page import Toast, current_locale
+from webapp.web.presets.form import shown_name
 from webapp.web.roles import COMMAND_ROLES, Role
 
 log = logging.getLogger(__name__)
@@ -247,7 +248,7 @@ class Commands:
         if kind not in VARIANTS:
             raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(told[:40])))
         if kind == "preset":
-            return Variant(kind, value, self.page.presets.get(value).name)
+            return Variant(kind, value, shown_name(self.page.presets.get(value), self.page.t))
         if kind == "state" and value:
             self.page.manager.check_state(value)
         return Variant(kind, value, value or self.page.t("chat.several.no_state"))
