@@ -19,7 +19,7 @@ from webapp.engine.registry import runnable
 from webapp.errors import RoostError
 from webapp.weights import ggml_model
 from webapp.weights.convert.conversion import convert
-from webapp.weights.convert.plan import BIN_TYPES, ConversionOptions
+from webapp.weights.convert.plan import BIN_TYPES, ConversionOptions, conversion_to
 from webapp.weights.file_format import read_contents
 from webapp.weights.ggml_blocks import quantize
 from webapp.weights.inspection import inspect
@@ -110,6 +110,11 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path) -> None:
             convert(tmp_path / "m.pth", tmp_path / "m.bin", "bin", options)
         assert caught.value.code == "conversion_refused"
     assert not list(tmp_path.glob("*.bin"))
+
+
+@pytest.mark.parametrize(("spelled", "dtype"), [("Q5_1", "q5_1"), ("FP16", "float16"), ("fp32", "float32")])
+def test_types_are_spelled_as_in_the_manual_too(spelled: str, dtype: str) -> None:
+    assert conversion_to("bin").dtype(ConversionOptions(type=spelled), "m.pth") == dtype
 
 
 def test_another_backend_refuses_it_and_names_the_one_that_reads_it(tmp_path: Path) -> None:

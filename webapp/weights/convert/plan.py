@@ -150,12 +150,14 @@ class Conversion:
         return found
 
     def dtype(self, options: ConversionOptions, path: str) -> str:
-        """Of the matrices. ``conversion_refused`` for a type that is none of :attr:`types`."""
+        """Of the matrices, as RWKV-Runner and llama.cpp spell it too (Q5_1, FP16). ``conversion_refused`` for a type
+        that is none of :attr:`types`."""
         word = options.type or next(iter(self.types))
-        if word not in self.types:
+        known = word.lower().replace("fp", "f")
+        if known not in self.types:
             way_out = Text("reason.common.choose_one_of", names=", ".join(self.types))
             raise ConversionError.refused(path, self.target, Text("reason.weights.no_such_type", name=word), way_out)
-        return self.types[word]
+        return self.types[known]
 
 
 EVERY_MODEL = ("pth", "safetensors", "ggml-bin", "gguf")
