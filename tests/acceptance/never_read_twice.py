@@ -1,11 +1,15 @@
 """What a chat reads again, and how long its next answer takes to begin: warm, after a restart, after another model.
 
     python -m tests.acceptance.never_read_twice [--parked 1000] [--long-tokens 26000] [--walks 0] [--only-responses]
+    python -m tests.acceptance.never_read_twice --model FILE --only-messages
+    python -m tests.acceptance.never_read_twice --soak 10
 
 The turns are those of the page, over an engine process of its own, which a restart ends; times are from the request to
 the first words of the answer, on a model that is loaded. `full` is the same answer with nothing kept: all is read.
 ``--walks N``: N random sequences of edits, branches, undone messages, stops and restarts, each answer compared with one
-written from the start (on the fake backend). Prints a line a measurement and, as the last line, one JSON document.
+written from the start (on the fake backend). ``--soak N``: for N minutes 50 chats are asked and answered anew at once,
+with room for the states of a few on disk; memory and disk every ten seconds. Prints a line a measurement and, as the
+last line, one JSON document.
 """
 
 from __future__ import annotations
@@ -52,9 +56,9 @@ PATIENCE_S = 300.0
 class Roost:
     """The services of a server over one data folder, without its sockets."""
 
-    def __init__(self, folder: Path, strategy: str) -> None:
+    def __init__(self, folder: Path, strategy: str, model: str = STARTER.name, **settings: Any) -> None:
         self.settings = Settings(
-            data_dir=folder / "data", models_dir=folder / "models", model=STARTER.name, strategy=strategy
+            data_dir=folder / "data", models_dir=folder / "models", model=model, strategy=strategy, **settings
         )
         self.strategy = strategy
         self._open()
@@ -65,7 +69,7 @@ class Roost:
         self.presets = Presets(self.manager, self.database, self.settings)
         self.turns = ChatTurns(self.manager, self.database, self.settings, self.presets)
         self.store = ChatStore(self.database)
-        self.load(STARTER.name, self.strategy)
+        self.load(self.settings.model, self.strategy)
 
     def load(self, model: str, strategy: str) -> None:
         self.manager.load(model=model, strategy=strategy)
@@ -83,7 +87,7 @@ class Roost:
 
     def swap_and_back(self) -> None:
         self.load(OTHER, "auto")
-        self.load(STARTER.name, self.strategy)
+        self.load(self.settings.model, self.strategy)
 
     def forget(self) -> None:
         """A restart without anything kept."""
@@ -291,6 +295,58 @@ def fifty_responses(roost: Roost, turns: int = 50) -> dict[str, Any]:
     return shown("responses", report)
 
 
+SOAK_QUOTA_BYTES = 64 << 20
+SOAK_CHATS = 50
+
+
+def soak(roost: Roost, minutes: float) -> dict[str, Any]:
+    """Many chats at once for a long time: what grows."""
+    end = time.monotonic() + 60 * minutes
+    answers, faults, lock = 0, [], threading.Lock()
+
+    def talk(number: int) -> None:
+        nonlocal answers
+        rng = random.Random(number)
+        while time.monotonic() < end:
+            chat_id, last = roost.chat(max_tokens=40), ""
+            for _ in range(rng.randint(2, 12)):
+                if time.monotonic() >= end:
+                    return
+                begin = partial(roost.turns.send, chat_id, text_of(rng.randint(5, 80), rng))
+                if last and rng.random() < 0.3:
+                    begin = partial(roost.turns.regenerate, last)
+                try:
+                    last = timed(begin)["message_id"]
+                except Exception as exc:  # counted; the soak goes on
+                    faults.append(repr(exc))
+                with lock:
+                    answers += 1
+
+    workers = [threading.Thread(target=talk, args=(number,)) for number in range(SOAK_CHATS)]
+    for worker in workers:
+        worker.start()
+    curve = []
+    while any(worker.is_alive() for worker in workers):
+        files, used = folder_use(roost.settings.snapshot_dir)
+        web = psutil.Process().memory_info().rss
+        curve.append(
+            {"engine_mb": roost.engine_rss() >> 20, "web_mb": web >> 20, "files": files, "disk_mb": used / 2**20}
+        )
+        time.sleep(10)
+    return shown(
+        "soak",
+        {
+            "minutes": minutes,
+            "chats_at_once": SOAK_CHATS,
+            "answers": answers,
+            "faults": faults[:5],
+            "quota_mb": SOAK_QUOTA_BYTES >> 20,
+            "most_disk_mb": round(max(row["disk_mb"] for row in curve), 1),
+            "curve": [[row["engine_mb"], row["web_mb"], round(row["disk_mb"], 1)] for row in curve],
+        },
+    )
+
+
 def create_app_over(roost: Roost) -> Flask:
     """The API over the manager and database that are open."""
     app = Flask("webapp")
@@ -308,6 +364,9 @@ def main() -> None:
     parser.add_argument("--long-tokens", type=int, default=26000)
     parser.add_argument("--walks", type=int, default=0)
     parser.add_argument("--strategy", default="auto")
+    parser.add_argument("--model", type=Path, default=STARTER, help="another model than the starter")
+    parser.add_argument("--only-messages", action="store_true", help="the chat of eighty messages alone")
+    parser.add_argument("--soak", type=float, default=0.0, metavar="MINUTES", help="the soak alone")
     parser.add_argument("--only-responses", action="store_true", help="the fifty turns of /v1/responses alone")
     args = parser.parse_args()
     report: dict[str, Any] = {"strategy": args.strategy}
@@ -320,14 +379,22 @@ def main() -> None:
             )
         (folder / "models").mkdir()
         (folder / "data").mkdir()
-        shutil.copy(STARTER, folder / "models" / STARTER.name)
+        model = folder / "models" / args.model.name
+        model.symlink_to(args.model.absolute())
         write_checkpoint(folder / "models" / OTHER, "7", n_layer=2, n_embd=128, vocab_size=65536)
-        roost = Roost(folder, args.strategy)
+        quota = {"snapshot_limit_bytes": SOAK_QUOTA_BYTES} if args.soak else {}
+        roost = Roost(folder, args.strategy, model.name, **quota)
         try:
             report["strategy"] = roost.manager.status().strategy
             report["state_bytes"] = roost.manager.model_info().config.state_bytes()  # type: ignore[union-attr]
-            report["responses"] = fifty_responses(roost)
-            if not args.only_responses:
+            if args.soak:
+                report["soak"] = soak(roost, args.soak)
+            elif args.only_messages:
+                report["eighty messages"] = eighty_messages(roost)
+            elif args.only_responses:
+                report["responses"] = fifty_responses(roost)
+            else:
+                report["responses"] = fifty_responses(roost)
                 report["eighty messages"] = eighty_messages(roost)
                 report["side by side"] = many_answers(roost, 32, 2000)
                 if args.long_tokens:
