@@ -20,6 +20,7 @@ from webapp.structured.grammar import first_line, lark_source, parser_limits
 from webapp.tokenizer import Tokenizer
 
 END_OF_TEXT = 0
+CLOSE_TAG = "</think>"
 
 
 class TokenTable:
@@ -75,10 +76,14 @@ class GrammarConstraints:
 
     def __call__(self, description: Mapping[str, Any]) -> Constraint:
         """GrammarInvalid at once for a description that is none; for a grammar that does not compile, at its first
-        token."""
-        source = lark_source(description)
+        token. ``{"kind": "thought", "tokens": n, "then": description or None}`` holds a thought to so many tokens."""
+        is_thought = description.get("kind") == "thought"
+        source = "" if is_thought else lark_source(description)
         if self._vocabulary is None:  # submitted before any grammar, so no grammar waits for one that cannot begin
             self._vocabulary = self._threads.submit(self._load_vocabulary)
+        if is_thought:
+            then = description.get("then")
+            return ThoughtBudget(int(description["tokens"]), self._vocabulary, self(then) if then else None)
         return GrammarConstraint(source, self._vocabulary, self._threads, str(description.get("consumed", "")))
 
     def close(self) -> None:
@@ -88,6 +93,43 @@ class GrammarConstraints:
     def _load_vocabulary(self) -> Vocabulary:
         tokenizer = self._load_tokenizer()
         return Vocabulary(tokenizer, llguidance_tokenizer(tokenizer))
+
+
+class ThoughtBudget:
+    """Of a sequence that begins inside a thought: after ``tokens`` tokens, the end of the thought is the only way on.
+    ``then`` holds the whole answer, thought included; None is nothing."""
+
+    def __init__(self, tokens: int, vocabulary: Future[Vocabulary], then: Constraint | None) -> None:
+        self._left = tokens
+        self._vocabulary = vocabulary
+        self._then = then
+        self._is_over = False
+        self._tail = b""
+        self._closing: list[int] = []
+
+    def mask(self, usable: Words) -> Words:
+        allowed = usable if self._then is None else self._then.mask(usable)
+        if self._is_over or self._left > 0:
+            return allowed
+        if not self._closing:
+            self._closing = self._vocabulary.result().tokenizer.encode(f"\n{CLOSE_TAG}\n")
+        only = np.zeros_like(usable)
+        only[self._closing[0] // 32] = 1 << self._closing[0] % 32
+        return only
+
+    def accept(self, token_id: int) -> None:
+        if self._then is not None:
+            self._then.accept(token_id)
+        if self._is_over:
+            return
+        if self._closing:
+            self._closing.pop(0)
+            self._is_over = not self._closing
+            return
+        self._left -= 1
+        written = self._vocabulary.result().tokenizer.token_bytes(token_id) or b""
+        self._tail = (self._tail + written)[-2 * MAX_TOKEN_BYTES :]
+        self._is_over = CLOSE_TAG.encode() in self._tail
 
 
 class GrammarConstraint:

@@ -165,6 +165,29 @@ def test_until_then_no_stop_counts_and_after_it_every_one(serve):
     assert said(ignore_eos=True, stop="END") == "Yes\n\nUser: no. Then "
 
 
+@pytest.mark.parametrize("extra", [{}, {"response_format": {"type": "json_object"}}])
+def test_a_thought_is_closed_where_its_budget_ends(serve, extra):
+    server = serve(">\nI think and I think and I think of this and that.\n</think>\n{}")
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "reasoning_effort": "high", "max_tokens": 120, **extra}
+
+    def thought(**more):
+        choice = server.post("/v1/chat/completions", {**asked, **more})[1]["choices"][0]["message"]
+        return choice.get("reasoning_content", ""), choice["content"]
+
+    assert thought()[0] == "I think and I think and I think of this and that."
+    reasoning, content = thought(thinking_budget_tokens=9)
+    assert reasoning == "I think" and content, "the script knows of no end and goes on"
+    assert thought(thinking_budget_tokens=0, reasoning_effort=None)[0] == ""
+    assert thought(thinking_budget_tokens=500) == thought()
+
+
+def test_anthropics_budget_is_one_too(serve):
+    server = serve(">\n" + "think " * 300 + "\n</think>\nYes.")
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2000}
+    found = server.post("/v1/messages", {**asked, "thinking": {"type": "enabled", "budget_tokens": 1024}})[1]["content"]
+    assert found[0]["type"] == "thinking" and 900 < len(found[0]["thinking"]) < 1024
+
+
 def test_a_form_that_is_complete_ends_all_the_same(serve):
     server = serve("true", strategy=fake_strategy("true"))
     asked = {"prompt": "x", "json_schema": {"type": "boolean"}, "ignore_eos": True, "n_predict": 50}

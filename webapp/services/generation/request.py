@@ -74,6 +74,8 @@ class Structure:
     """Several calls in one answer may be made."""
     is_constrained: bool = True
     """A grammar holds the answer: its calls are of known tools and fit their schemas."""
+    thinking_tokens: int | None = None
+    """How long a thought may be; it is closed there."""
     dialect: str = ""
     """Of :func:`webapp.chat.tool_dialects.all_dialects`; "" is the preset's, or what fits the model."""
 

@@ -74,6 +74,13 @@ def _tells(text: str, schema: Any) -> bool:
 
 def constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, Any] | None:
     """None for free text. GrammarInvalid for a schema that cannot be used, before anything is queued."""
+    found = _constraint_of(structure, rendered)
+    if structure.thinking_tokens is None or not rendered.starts_in_reasoning:
+        return found
+    return {"kind": "thought", "tokens": structure.thinking_tokens, "then": found}
+
+
+def _constraint_of(structure: Structure, rendered: RenderedPrompt) -> dict[str, Any] | None:
     consumed = rendered.continued.text if rendered.continued else ""
     form = _form(structure.response_format)
     if rendered.tools is not None:

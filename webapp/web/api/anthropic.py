@@ -229,7 +229,9 @@ def structure_of(asked: CountRequest) -> Structure:
     tools = tuple(map(function_of, asked.tools or ()))
     choice = asked.tool_choice or {"type": "auto"}
     is_parallel = choice.get("disable_parallel_tool_use") is not True
-    return Structure(tools, choice_of(choice), form_of(asked.output_config), is_parallel)
+    budget = asked.thinking.budget_tokens if asked.thinking and asked.thinking.type == "enabled" else None
+    form = form_of(asked.output_config)
+    return Structure(tools, choice_of(choice), form, is_parallel, thinking_tokens=budget)
 
 
 def function_of(tool: dict[str, Any]) -> dict[str, Any]:

@@ -339,6 +339,7 @@ def structure_of(asked: ChatRequest) -> Structure:
         response_format=form_of(asked, asked.response_format),
         is_parallel=asked.parallel_tool_calls is not False,
         is_constrained=asked.tool_decoding != "free",
+        thinking_tokens=asked.thinking_budget_tokens if (asked.thinking_budget_tokens or -1) > 0 else None,
         dialect=asked.tool_dialect or "",
     )
 
