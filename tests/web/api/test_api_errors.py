@@ -73,8 +73,6 @@ def test_a_wrong_value_is_named(server, changes, param):
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
          "messages[0].content[0]"),
         ({"functions": [{"name": "f"}]}, "functions"),
-        ({"ignore_eos": True}, "ignore_eos"),
-        ({"min_tokens": 5}, "min_tokens"),
         ({"structured_outputs": {"structural_tag": {}}}, "structured_outputs.structural_tag"),
         ({"modalities": ["text", "audio"]}, "modalities"),
     ],
