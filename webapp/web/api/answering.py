@@ -67,7 +67,7 @@ def begin(wanted: AnswerRequest) -> Answering:
             "invalid_parameter", param="n", reason=Text("reason.api.too_many_answers_at_once", found=asked, limit=most)
         )
     is_gone = request.environ.get(DISCONNECTED, lambda: False)
-    g.tools_left_out = left_out(wanted.structure.tools)
+    g.tools_left_out = left_out(wanted.structure.tools) if wanted.structure.tools else []
     return Answering(
         the_completions().start(replace(wanted, client=f"api {request.remote_addr or ''}")), is_gone, the_record()
     )

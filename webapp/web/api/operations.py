@@ -307,7 +307,7 @@ TOOLS_LEFT_OUT = "X-Roost-Tools-Left-Out"
 
 
 def name_request(response: Response) -> None:
-    """The answer carries its :func:`request_id` under OpenAI's header and Anthropic's."""
+    """A refusal carries its :func:`request_id` under OpenAI's header and Anthropic's, as every answer does."""
     response.headers["X-Request-Id"] = response.headers["Request-Id"] = request_id()
     if names := g.get("tools_left_out"):
         response.headers[TOOLS_LEFT_OUT] = ", ".join(names)
