@@ -14,6 +14,7 @@ const prompt = document.getElementById("prompt");
 const chatId = () => document.body.dataset.chat;
 const draftKey = () => chatId() || "new";
 let isSending = false;
+let unsure = ""; // sent, but the connection broke before the server said that it has it
 let shownPath = location.pathname;
 let isLeaving = false; // this page deletes its own chat: the server says where to go
 let answering = composer.hasAttribute("data-answering") ? "?" : "";
@@ -69,6 +70,7 @@ async function sendMessage(fields) {
   const options = chatId() ? {} : optionFields();
   const wasTaken = await send({ ...options, ...fields });
   isSending = false;
+  unsure = wasTaken ? "" : fields.text;
   if (!wasTaken) return;
   if (wasTyped) {
     forget(key);
@@ -77,6 +79,18 @@ async function sendMessage(fields) {
   }
   toEnd();
   focusPrompt();
+}
+
+// A connection that is back shows whether the message had arrived.
+function clearArrived() {
+  const last = [...document.querySelectorAll(".user [data-source]")].at(-1)?.value;
+  if (!unsure || last?.trim() !== unsure.trim()) return;
+  for (const key of [draftKey(), "new"]) if (draft(key).trim() === unsure.trim()) forget(key);
+  if (prompt.value.trim() === unsure.trim()) {
+    prompt.value = "";
+    prompt.dispatchEvent(new Event("input"));
+  }
+  unsure = "";
 }
 
 // What was written while the message was on its way.
@@ -130,7 +144,10 @@ function escape(event) {
 }
 
 // The answer being written
-on("answering", (frame) => setAnswering(frame.message));
+on("answering", (frame) => {
+  setAnswering(frame.message);
+  clearArrived();
+});
 on("chat", becomeChat);
 on("go", (frame) => location.assign(frame.url));
 on("gone", () => isLeaving || location.assign("/"));

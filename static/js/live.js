@@ -1,5 +1,9 @@
 // The socket, over htmx' ws extension (which also reconnects): frames that begin with "{" are ours, all else is HTML.
 
+import { giveUp, isPolling, startTransport } from "./transport.js";
+
+const CONFIRM_MS = 3000;
+const GIVE_UP_MS = 9000;
 let wrapper = null;
 let isFresh = true;
 let number = 0;
@@ -19,11 +23,28 @@ export function wasOpen() {
 }
 
 // Sends a command; the promise tells whether the server took it. What is not answered is not lost: the caller keeps it.
+// After three seconds without an answer the page says so; later it takes the connection for broken.
 export function send(fields) {
   const sentAs = `c${++number}`;
   const answer = new Promise((resolve) => waitingFor.set(sentAs, resolve));
   wrapper.sendImmediately(JSON.stringify({ ...fields, sent_as: sentAs }));
-  return answer;
+  const unsure = setTimeout(() => tell("unsure"), CONFIRM_MS);
+  const broken = setTimeout(giveUp, GIVE_UP_MS);
+  return answer.finally(() => {
+    clearTimeout(unsure);
+    clearTimeout(broken);
+    if (!waitingFor.size && told === "unsure") tell("");
+  });
+}
+
+// One line above the page: "lost", "unsure", or the server's own words; "" for nothing.
+let told = "";
+
+function tell(key, words = "") {
+  const lost = document.getElementById("lost");
+  told = key;
+  lost.hidden = !key;
+  if (key) lost.querySelector("span").textContent = words || lost.dataset[key];
 }
 
 // The page shows something else now than when the socket opened.
@@ -45,12 +66,13 @@ const delayAfter = (tries) => Math.min(500 * 2 ** tries, LONGEST_DELAY_MS) * (0.
 
 export function startLive(shown) {
   htmx.config.wsReconnectDelay = delayAfter;
-  const lost = document.getElementById("lost");
+  startTransport("/chat/poll", (refusal) => refusal && tell("refused", refusal));
   let notice;
   document.body.addEventListener("htmx:wsOpen", (event) => {
     wrapper = event.detail.socketWrapper;
     clearTimeout(notice);
-    lost.hidden = true;
+    tell("");
+    document.getElementById("polling").hidden = !isPolling();
     document.body.classList.add("is-live");
     wrapper.sendImmediately(JSON.stringify({ do: "open", fresh: isFresh, ...shown() }));
     isFresh = false;
@@ -61,9 +83,9 @@ export function startLive(shown) {
     for (const resolve of waitingFor.values()) resolve(false);
     waitingFor.clear();
     clearTimeout(notice);
-    notice = setTimeout(() => (lost.hidden = wrapper !== null), 1500);
+    notice = setTimeout(() => wrapper === null && told !== "refused" && tell("lost"), 1500);
   });
-  lost.querySelector("button").addEventListener("click", () => location.reload());
+  document.querySelector("#lost button").addEventListener("click", () => location.reload());
   document.body.addEventListener("htmx:wsBeforeMessage", (event) => {
     if (event.detail.message[0] !== "{") return;
     event.preventDefault();

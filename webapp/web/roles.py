@@ -33,6 +33,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.STRANGER, "", "health"),
     **_rows(Role.GUEST, "", "static chat_socket"),
     **_rows(Role.GUEST, "chat", "index chat chats all_ older export own do import_ preview tokens several"),
+    **_rows(Role.GUEST, "chat", "poll"),
     **_rows(Role.LOCAL, "chat", "do_all"),
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),
     **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_in_use"),

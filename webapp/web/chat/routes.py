@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlencode
 
-from flask import Blueprint, Flask, Response, make_response, redirect, request, send_file, url_for
+from flask import Blueprint, Flask, Response, jsonify, make_response, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
@@ -21,9 +21,20 @@ from webapp.services.attachments import FILE_BYTES, ROOM
 from webapp.services.chat.chat_file import ChatFiles
 from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
 from webapp.storage.records import Chat
-from webapp.web.chat.commands import FOLDER_CHARS, ID_CHARS, Command, Commands, FrameFields, address_of, read_command
+from webapp.web.chat.commands import (
+    FOLDER_CHARS,
+    ID_CHARS,
+    MAX_FRAME_BYTES,
+    Command,
+    Commands,
+    FrameFields,
+    address_of,
+    parse_frame,
+    read_command,
+)
 from webapp.web.chat.live import LIST, ChatContext, chat_context, chat_topic, install
 from webapp.web.chat.panel import NEW_CHAT
+from webapp.web.chat.polling import PolledPages
 from webapp.web.chat.views import (
     PAGE,
     all_chats,
@@ -45,6 +56,7 @@ from webapp.web.kit.page import Toast, file_name_options, render_page, wants_fra
 blueprint = Blueprint("chat", __name__)
 attachments = Blueprint("attachments", __name__)
 blueprint.record_once(lambda state: install(cast(Flask, state.app)))
+blueprint.record_once(lambda state: cast(Flask, state.app).extensions.update(polled_pages=PolledPages()))
 UNDOABLE = ("message_deleted", "answers_discarded", "chat_deleted", "chat_archived")
 ALL_DONE = ("archive", "unarchive", "delete", "move", "restore", "none")
 MOST_LISTED = 1_000_000
@@ -336,6 +348,14 @@ def do() -> Response | BaseResponse:
         status = exc.status if exc.status < 500 else 422
         return _show(chat_context(), shown, (page.error_toast(exc),), status, request.form.get("text", ""))
     return redirect(address_of(result), 303)
+
+
+@blueprint.post("/chat/poll")
+def poll() -> Response:
+    """The page's socket, where no WebSocket gets through."""
+    request.max_content_length = MAX_FRAME_BYTES
+    pages: PolledPages = chat_context().service("polled_pages")
+    return jsonify(pages.answer(parse_frame(request.get_data())))
 
 
 def _exists(page: ChatContext, chat_id: str) -> bool:

@@ -1,0 +1,67 @@
+"""Where no WebSocket gets through, the chat goes on over requests, and back again."""
+
+from tests.browser.acting import ANSWER, ask, send, until, wait_done, wait_ready, wait_streaming
+from tests.wording import text
+
+# As behind a proxy that passes no Upgrade on: every handshake fails while `blocked` is set.
+BLOCKED = """const Real = WebSocket;
+window.blocked = true;
+window.WebSocket = function (url) {
+  if (!window.blocked) return (window.last = new Real(url));
+  const failed = new EventTarget();
+  failed.readyState = 3;
+  failed.close = () => 0;
+  setTimeout(() => {
+    const event = new CloseEvent("close", { code: 1006 });
+    failed.dispatchEvent(event);
+    failed.onclose?.(event);
+  });
+  return failed;
+};"""
+
+
+def opened(visit, roost):
+    page = visit(roost.url)
+    page.add_init_script(BLOCKED)
+    page.expected += ["htmx:wsError", "WebSocket", "ERR_", "404"]
+    page.reload()
+    wait_ready(page)
+    return page
+
+
+def test_the_chat_works_over_requests_and_says_so_and_goes_back(roost, visit):
+    page = opened(visit, roost)
+    page.wait_for_selector("#polling:not([hidden])")
+    assert text("connection.polling") in page.inner_text("#polling")
+    ask(page)
+    page.reload()
+    wait_ready(page)
+    assert page.locator(".message").count() == 2
+    page.evaluate("window.blocked = false")
+    page.wait_for_selector("#polling", state="hidden")
+    until(page, "window.last.readyState === 1")
+    send(page, "And now?")
+    page.wait_for_selector(".message >> nth=3")
+    wait_done(page)
+
+
+def test_an_answer_is_stopped_over_requests(roost, visit, pace):
+    page = opened(visit, roost)
+    pace.token_s = 0.1
+    send(page, "Why?")
+    wait_streaming(page)
+    page.keyboard.press("Escape")
+    wait_done(page)
+    assert text("chat.message.stopped") in page.inner_text(f"{ANSWER} .stats")
+
+
+def test_a_send_that_is_not_confirmed_says_so_within_seconds(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    page.route_web_socket("**/ws/chat", lambda socket: None)  # opens, and says nothing
+    page.expected += ["htmx:wsError", "WebSocket"]
+    page.reload()
+    wait_ready(page)
+    send(page, "Do you hear me?")
+    page.wait_for_selector(f"#lost:has-text('{text('connection.unsure')}')")
+    assert page.input_value("#prompt") == "Do you hear me?"
