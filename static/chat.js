@@ -1,5 +1,6 @@
 // The chat page, put together. Every form also posts without this script; with it they travel over the socket.
 
+import { at } from "./js/base.js";
 import { askForWords, attached, startAttachments } from "./js/attachments.js";
 import { closeDrawer, openChats, startChats } from "./js/chats.js";
 import { startCopying } from "./js/copy.js";
@@ -31,15 +32,15 @@ function becomeChat(frame) {
   for (const field of document.querySelectorAll("#commands [name=chat], #composer [name=chat], #panel [name=chat][form=options], #save-preset [name=chat], #chat-state [name=chat]")) {
     field.value = frame.id;
   }
-  history.pushState({}, "", frame.url);
-  shownPath = frame.url;
+  shownPath = at(`/chat/${frame.id}`);
+  history.pushState({}, "", shownPath);
 }
 
 // A file was attached to a chat that had not begun; what is typed stays its draft.
 function beginWithFile(id) {
   const typed = prompt.value;
   forget(draftKey());
-  becomeChat({ id, url: `/chat/${id}` });
+  becomeChat({ id });
   prompt.value = typed;
   prompt.dispatchEvent(new Event("input"));
   reopen(shownNow());
@@ -149,8 +150,8 @@ on("answering", (frame) => {
   clearArrived();
 });
 on("chat", becomeChat);
-on("go", (frame) => location.assign(frame.url));
-on("gone", () => isLeaving || location.assign("/"));
+on("go", (frame) => location.assign(at(frame.url)));
+on("gone", () => isLeaving || location.assign(at("/")));
 startMessages();
 
 // Not for a jump within the page, such as the skip link's.

@@ -85,9 +85,8 @@ class Settings:
     lan: bool = setting(False)
     token: str = setting("", secret=True)
     allow_hosts: tuple[str, ...] = setting(())
-    trusted_proxy: tuple[str, ...] = setting(
-        (),
-    )
+    trusted_proxy: tuple[str, ...] = setting(())
+    base_path: str = setting("")
     api_only: bool = setting(False)
     open_browser: bool = setting(True)
     language: str = setting("auto", choices=("auto", "en", "zh"))

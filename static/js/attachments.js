@@ -1,6 +1,7 @@
 // Text files for the next message: chosen, dropped or pasted. One after another, so that a new chat begins only once.
 // Chats that come as files: chosen in the list, dropped on it, or told by their ending.
 
+import { at } from "./base.js";
 import { optionFields } from "./options.js";
 
 const input = document.getElementById("attach");
@@ -38,7 +39,7 @@ function body(file) {
 async function upload(file) {
   say("busy", file.name);
   try {
-    const answer = await fetch("/chat/attach", { method: "POST", headers: { "HX-Request": "true" }, body: body(file) });
+    const answer = await fetch(at("/chat/attach"), { method: "POST", headers: { "HX-Request": "true" }, body: body(file) });
     if (!answer.headers.has("Roost-Chat")) throw new Error(answer.statusText);
     show(await answer.text(), answer.headers.get("Roost-Chat"));
     say("");

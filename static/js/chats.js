@@ -1,5 +1,6 @@
 // The list of chats: its menu, renaming and moving in place, drawers on narrow screens.
 
+import { at } from "./base.js";
 import { isComposing } from "./drafts.js";
 import { isOpen, send } from "./live.js";
 import { remember } from "./shell.js";
@@ -14,15 +15,15 @@ function openMenu(button) {
   opener = button;
   const link = button.parentElement.querySelector(".chat-link");
   const id = link ? link.pathname.split("/").pop() : document.body.dataset.chat;
-  place = link ? `.chat-link[href="/chat/${id}"]` : "#chat-title h1";
+  place = link ? `.chat-link[href="${at(`/chat/${id}`)}"]` : "#chat-title h1";
   menu.dataset.chat = id;
   for (const item of menu.querySelectorAll("[name=do]")) item.value = `${item.dataset.menuDo}:${id}`;
-  const row = document.querySelector(`.chat-link[href="/chat/${id}"]`)?.parentElement;
+  const row = document.querySelector(`.chat-link[href="${at(`/chat/${id}`)}"]`)?.parentElement;
   const isPinned = row?.dataset.pinned !== undefined;
   menu.querySelector("[data-menu-do=pin_chat]").hidden = isPinned;
   menu.querySelector("[data-menu-do=unpin_chat]").hidden = !isPinned;
   menu.dataset.folder = row?.dataset.folder ?? "";
-  for (const link of menu.querySelectorAll("[data-menu-export]")) link.href = `/chat/${id}/export.${link.dataset.menuExport}`;
+  for (const link of menu.querySelectorAll("[data-menu-export]")) link.href = at(`/chat/${id}/export.${link.dataset.menuExport}`);
   menu.showPopover();
   const spot = button.getBoundingClientRect();
   const size = menu.getBoundingClientRect();
@@ -101,7 +102,7 @@ function keepList(event) {
   const refocus = () => focused && document.querySelector(`#chat-list ${focused}`)?.focus({ preventScroll: true });
   if (!list.dataset.count) return setTimeout(refocus);
   event.detail.shouldSwap = false;
-  const source = `/chats?count=${list.dataset.count}`;
+  const source = at(`/chats?count=${list.dataset.count}`);
   return htmx.ajax("GET", source, { target: "#chat-list", swap: "outerHTML" }).then(refocus);
 }
 

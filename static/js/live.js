@@ -1,5 +1,6 @@
 // The socket, over htmx' ws extension (which also reconnects): frames that begin with "{" are ours, all else is HTML.
 
+import { at } from "./base.js";
 import { giveUp, isPolling, startTransport } from "./transport.js";
 
 const CONFIRM_MS = 3000;
@@ -66,7 +67,7 @@ const delayAfter = (tries) => Math.min(500 * 2 ** tries, LONGEST_DELAY_MS) * (0.
 
 export function startLive(shown) {
   htmx.config.wsReconnectDelay = delayAfter;
-  startTransport("/chat/poll", (refusal) => refusal && tell("refused", refusal));
+  startTransport(at("/chat/poll"), (refusal) => refusal && tell("refused", refusal));
   let notice;
   document.body.addEventListener("htmx:wsOpen", (event) => {
     wrapper = event.detail.socketWrapper;

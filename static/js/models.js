@@ -1,5 +1,7 @@
 // The models page: files on their way up, and what changed on disk or in the engine while the page is open.
 
+import { at } from "./base.js";
+
 const page = document.getElementById("models-page");
 const words = page.dataset;
 const sliceBytes = Number(words.slice);
@@ -18,7 +20,7 @@ async function look() {
   const known = new URLSearchParams({ list: revision("models-list"), activity: revision("models-activity") });
   // Nothing is replaced under an open menu or dialog, nor while a button is held down.
   const isHeld = document.hidden || document.querySelector(".row-menu:popover-open, dialog[open], #models-page :active");
-  if (!isHeld) await htmx.ajax("GET", `/models/news?${known}`, { source: page, swap: "none" }).catch(() => {});
+  if (!isHeld) await htmx.ajax("GET", at(`/models/news?${known}`), { source: page, swap: "none" }).catch(() => {});
   const isBusy = document.querySelector("#models-activity[data-busy]");
   clearTimeout(timer);
   timer = setTimeout(look, isBusy ? BUSY_MS : QUIET_MS);
@@ -130,7 +132,7 @@ async function send(upload) {
     form.set("size", file.size);
     form.set("stamp", file.lastModified);
     if (file.parts) form.set("parts", JSON.stringify(file.parts));
-    let state = await patiently(upload, () => fetch("/models/uploads", { method: "POST", body: form }));
+    let state = await patiently(upload, () => fetch(at("/models/uploads"), { method: "POST", body: form }));
     upload.id = state.id;
     own.add(state.id);
     while (!state.is_done) {
@@ -148,7 +150,7 @@ function sendSlice(upload, offset) {
   const slice = upload.file.slice(offset, offset + sliceBytes);
   if (offset + slice.size >= upload.file.size) say(upload, words.tChecking);
   upload.abort = new AbortController();
-  const url = `/models/uploads/${upload.id}?offset=${offset}`;
+  const url = at(`/models/uploads/${upload.id}?offset=${offset}`);
   const headers = { "Content-Type": "application/octet-stream" };
   return fetch(url, { method: "PUT", body: slice, headers, signal: upload.abort.signal });
 }
@@ -181,7 +183,7 @@ function cancel(upload) {
 }
 
 async function discard(id) {
-  await fetch(`/models/uploads/${id}`, { method: "DELETE" }).catch(() => {});
+  await fetch(at(`/models/uploads/${id}`), { method: "DELETE" }).catch(() => {});
   own.delete(id);
 }
 

@@ -1,5 +1,6 @@
 // What the pages beside the chat do: the status strip stays true, menus and dialogs open, files can be dropped.
 
+import { at } from "./base.js";
 import { copyText, say } from "./copy.js";
 
 const QUIET_MS = 3000;
@@ -13,7 +14,7 @@ async function refreshStrip() {
   clearTimeout(timer);
   const strip = document.getElementById("strip");
   try {
-    const answer = document.hidden ? null : await fetch("/status/strip", { headers: { "HX-Request": "true" } });
+    const answer = document.hidden ? null : await fetch(at("/status/strip"), { headers: { "HX-Request": "true" } });
     if (answer?.ok) showStrip(strip, await answer.text());
   } catch { /* the server is away: ask again later */ }
   const isBusy = strip.querySelector(".light-waiting, .light-answering");

@@ -1,6 +1,7 @@
 // What HTML, SVG or a Mermaid diagram in an answer draws, on demand: in a frame of an origin of its own, which reaches
 // neither this page nor a network. The frame is an empty page with a policy of its own (/preview) that is told what to show.
 
+import { at } from "./base.js";
 import { sourceOf } from "./copy.js";
 
 let mermaid; // the library's text: 2.5 MB, asked for with the first diagram
@@ -14,7 +15,7 @@ export function togglePreview(button) {
   frame.className = "preview";
   frame.title = document.body.dataset.tPreviewFrame;
   frame.setAttribute("sandbox", "allow-scripts");
-  frame.src = "/preview";
+  frame.src = at("/preview");
   const code = block.matches("pre") && block.querySelector("code");
   const text = code ? code.textContent : sourceOf(button.closest(".answer"));
   const page = code && code.matches(".language-mermaid") ? diagramPage(text) : text;
@@ -28,7 +29,7 @@ export function togglePreview(button) {
 }
 
 async function diagramPage(text) {
-  mermaid ??= fetch("/static/vendor/mermaid.tiny.js").then((answer) => (answer.ok ? answer.text() : Promise.reject(answer)));
+  mermaid ??= fetch(at("/static/vendor/mermaid.tiny.js")).then((answer) => (answer.ok ? answer.text() : Promise.reject(answer)));
   const failed = document.body.dataset.tPreviewFailed;
   const asText = (value) => JSON.stringify(value).replaceAll("<", "\\u003c");
   try {

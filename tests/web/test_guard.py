@@ -453,3 +453,21 @@ def test_every_reason_has_chinese_words():
     for name in ("UNKNOWN_HOST", "OTHER_SITE", "NO_ORIGIN"):
         reason = getattr(guard_module, name)
         assert say(reason, "zh") != str(reason)
+
+
+@pytest.mark.parametrize(
+    "origin, site, reason",
+    [
+        ("http://chat.example", "same-origin", "proxy_changes_host"),
+        ("http://127.0.0.1:80", "same-origin", "proxy_changes_host"),
+        ("http://192.168.1.5", "", "proxy_changes_host"),
+        ("https://127.0.0.1:8000", "same-origin", "proxy_hides_https"),
+        ("http://evil.example", "cross-site", "request_from_another_site"),
+        ("null", "same-origin", "request_from_another_site"),
+    ],
+)
+def test_a_proxy_that_changes_the_host_is_named_and_refused(local, origin, site, reason):
+    headers = {"Origin": origin, **({"Sec-Fetch-Site": site} if site else {})}
+    answer = ask(local, "/switch-model", method="POST", headers=headers)
+    words = text(f"reason.web.{reason}", host="127.0.0.1:8000", origin=origin.partition("://")[2])
+    assert answer.status_code == 403 and words in str(answer.json)

@@ -27,7 +27,7 @@ YOUR_TOKEN = "YOUR_TOKEN"
 
 @blueprint.get("/docs")
 def index() -> Response:
-    return render_page("docs/page.html", docs_page(current_page(), request.host_url.rstrip("/")))
+    return render_page("docs/page.html", docs_page(current_page(), request.url_root.rstrip("/")))
 
 
 def docs_page(page: PageContext, address: str) -> Values:

@@ -15,7 +15,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import RoostError, translate_error
 from webapp.i18n import sentences, translate
 from webapp.web.api.operations import error_body, is_api_path, name_request
-from webapp.web.kit.page import commands, current_locale, render_page, wants_fragment
+from webapp.web.kit.page import at_base, commands, current_locale, render_page, wants_fragment
 
 RETRY_AFTER_S = {429: "1", 503: "2"}
 WRONG_ADDRESS = (404, 405, 413)
@@ -73,7 +73,9 @@ def notice_page(title: str, message: str, hint: str, status: int) -> Response:
 
 def plain_page(title: str, body: str, status: int) -> Response:
     """A page that needs no template and no static file, so it can be shown to someone who may not see those."""
-    return make_response(PAGE.format(locale=current_locale(), title=title, style=STYLE_PATH, body=body), status)
+    return make_response(
+        PAGE.format(locale=current_locale(), title=title, style=at_base(STYLE_PATH), body=body), status
+    )
 
 
 MISSING = (404, 405)

@@ -183,7 +183,7 @@ class Guard:
         self.named_hosts = {name.lower() for name in settings.allow_hosts}
         self.sessions = sessions
         self.proof = proof
-        self.proxies = TrustedProxies(settings.trusted_proxy)
+        self.proxies = TrustedProxies(settings.trusted_proxy, settings.base_path)
         self._app = app
         self._cors = Cors(settings.cors_origins, bool(self.token))
         self._rate = RateLimit(settings.requests_per_s, settings.request_burst)
@@ -301,7 +301,7 @@ class Guard:
             return ""
         is_checked = is_handshake(asked) or asked.method not in SAFE_METHODS
         if origin is not None and is_checked and origin not in self._own_origins(asked):
-            return OTHER_SITE
+            return changed_by_proxy(asked, origin) or OTHER_SITE
         site = asked.headers.get("Sec-Fetch-Site")
         if site not in (None, "same-origin", "none") and not is_followed_link(asked):
             return OTHER_SITE
@@ -412,6 +412,19 @@ def client_address() -> str:
 def cookie_name(asked: Request) -> str:
     """With the port in it: cookies ignore ports, so two servers on one machine would overwrite each other's."""
     return f"roost_session_{asked.environ.get('SERVER_PORT', '')}"
+
+
+def changed_by_proxy(asked: Request, origin: str) -> Text | None:
+    """Where the browser itself says that the page is this site's, a proxy between them has changed what the site is
+    called: what to change in its configuration. It is refused all the same, as programs can say anything."""
+    # over plain http to a name on the network browsers do not say it, but a loopback host was then put in by a proxy
+    site, is_put_in = asked.headers.get("Sec-Fetch-Site"), asked.host.rpartition(":")[0] in LOOPBACK_NAMES
+    if not ORIGIN.fullmatch(origin) or not (site == "same-origin" or (site is None and is_put_in)):
+        return None
+    scheme, _, host = origin.partition("://")
+    if host != asked.host:
+        return Text("reason.web.proxy_changes_host", host=asked.host, origin=host)
+    return Text("reason.web.proxy_hides_https") if scheme == "https" else None
 
 
 def is_handshake(asked: Request) -> bool:

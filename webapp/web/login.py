@@ -10,7 +10,7 @@ from markupsafe import Markup
 from webapp.i18n import translate
 from webapp.services.access import LINK_PATH
 from webapp.web.error_answers import plain_page
-from webapp.web.kit.page import current_locale
+from webapp.web.kit.page import at_base, current_locale
 
 LOGIN_PATH = "/login"
 OWNER_PATH = f"/{LINK_PATH}"
@@ -19,7 +19,8 @@ COOKIE_SECONDS = 365 * 86400
 """The session itself ends earlier, when it is not used (:data:`webapp.storage.sessions.UNUSED_S`)."""
 MAX_FORM_BYTES = 4096
 FORM = Markup(
-    '<h1>{title}</h1><p>{intro}</p><form method="post" action="/login"><input type="hidden" name="next" value="{next}">'
+    '<h1>{title}</h1><p>{intro}</p><form method="post" action="{action}">'
+    '<input type="hidden" name="next" value="{next}">'
     '<label for="token">{label}</label><input id="token" name="token" type="password" autocomplete="current-password"'
     ' required autofocus><p class="wrong" role="alert">{wrong}</p><button>{submit}</button></form>'
 )
@@ -44,7 +45,7 @@ def login_form(status: int = 401, wrong: bool = False) -> Response:
     locale = current_locale()
     words = {key: translate(f"login.{key}", locale) for key in ("title", "intro", "submit", "wrong")}
     words["wrong"] = words["wrong"] if wrong else ""
-    body = FORM.format(**words, label=translate("login.token", locale), next=wanted_page())
+    body = FORM.format(**words, action=at_base(LOGIN_PATH), label=translate("login.token", locale), next=wanted_page())
     response = plain_page(words["title"], body, status)
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -96,6 +97,6 @@ def goodbye(cookie: str, page: str) -> Response:
 
 
 def to_page(page: str) -> Response:
-    response = make_response(redirect(request.script_root + page, 303))
+    response = make_response(redirect(at_base(page), 303))
     response.headers["Cache-Control"] = "no-store"
     return response

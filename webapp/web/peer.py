@@ -38,10 +38,15 @@ HOST = re.compile(r"[A-Za-z0-9.\[\]:_-]{1,255}")
 
 
 class TrustedProxies:
-    """Addresses and networks (CIDR). ``settings_invalid`` for an entry that is neither."""
+    """Addresses and networks (CIDR). ``settings_invalid`` for an entry that is neither, and for a ``base_path`` that is
+    no path: browsers see Roost below it, whether or not the proxy cuts it off."""
 
-    def __init__(self, addresses: Iterable[str] = ()) -> None:
+    def __init__(self, addresses: Iterable[str] = (), base_path: str = "") -> None:
         self._networks = tuple(_network(address) for address in addresses)
+        self._base = base_path.rstrip("/")
+        if self._base and not PREFIX.fullmatch(self._base):
+            reason = Text("reason.web.not_a_path")
+            raise RoostError("settings_invalid", name="base_path", value=base_path, reason=reason)
 
     def is_trusted(self, address: str) -> bool:
         try:
@@ -56,6 +61,8 @@ class TrustedProxies:
         if PEER in environ:
             return
         peer = environ[PEER] = environ.get("REMOTE_ADDR") or ""
+        if self._base:
+            _set_base(environ, self._base)
         if not self.is_trusted(peer):
             return
         hops = _forwarded_hops(environ)
@@ -68,7 +75,7 @@ class TrustedProxies:
         if HOST.fullmatch(said.get("host", "")):
             environ["HTTP_HOST"] = said["host"]
         if PREFIX.fullmatch(_last(environ, "HTTP_X_FORWARDED_PREFIX")):
-            environ["SCRIPT_NAME"] = _last(environ, "HTTP_X_FORWARDED_PREFIX")
+            _set_base(environ, _last(environ, "HTTP_X_FORWARDED_PREFIX"))
 
     def client_address(self, environ: Mapping[str, Any]) -> str:
         """Whose limits a request counts against."""
@@ -82,6 +89,13 @@ class TrustedProxies:
             if not self.is_trusted(hops[index].get("for", "")):
                 return index
         return 0
+
+
+def _set_base(environ: MutableMapping[str, Any], base: str) -> None:
+    environ["SCRIPT_NAME"] = base
+    path = environ.get("PATH_INFO", "")
+    if path == base or path.startswith(base + "/"):
+        environ["PATH_INFO"] = path[len(base) :] or "/"
 
 
 def is_direct(environ: Mapping[str, Any]) -> bool:

@@ -29,7 +29,7 @@ REFUSALS = {
 
 def show() -> Response:
     model = the_manager().status().model
-    return answer(document(translator(current_locale()), request.host_url.rstrip("/"), model))
+    return answer(document(translator(current_locale()), request.url_root.rstrip("/"), model))
 
 
 def document(t: Callable[..., str], server: str, model: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from webapp.services.presets.presets import Presets, Sampling, mode_of, publishe
 from webapp.storage.chats import ChatStore
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
-from webapp.web.kit.page import PageContext, Values, current_locale, render_fragment
+from webapp.web.kit.page import PageContext, Values, base, current_locale, render_fragment
 
 LIST = "list"
 STATUS = "status"
@@ -240,7 +240,7 @@ class LiveRenderings:
         self._lock = threading.Lock()
         self._followers = 0
         self._cost_s = 0.0
-        self._strips: dict[str, tuple[Values, str]] = {}  # by locale
+        self._strips: dict[str, tuple[Values, str]] = {}  # by locale and base
         self._by_message: dict[str, tuple[LiveTurn, LiveRendering]] = {}
 
     def of(self, turn: LiveTurn) -> LiveRendering:
@@ -266,10 +266,11 @@ class LiveRenderings:
     def strip(self, values: Values, locale: str) -> str:
         """Drawn once for all pages: with many chats at once it changes at every beginning and end of an answer."""
         with self._lock:
-            shown, html = self._strips.get(locale, ({}, ""))
+            kind = locale + base()
+            shown, html = self._strips.get(kind, ({}, ""))
             if values != shown:
                 html = render_fragment("status/_strip.html", {"strip": values}, locale)
-                self._strips[locale] = (values, html)
+                self._strips[kind] = (values, html)
             return html
 
 

@@ -50,11 +50,37 @@ INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 SURROGATES = re.compile("[\ud800-\udfff]")
 
 
-class WithoutIndent(Extension):
-    """Templates are indented for their readers; the spaces need not travel (a tenth of a page)."""
+LINK = r'((?:href|src|action|formaction|hx-get|hx-post|hx-put|hx-delete|ws-connect)=")'
+OWN_LINK = re.compile(LINK + "/(?!/)")
+MADE_LINK = re.compile(LINK + r"\{\{ (?!url_for\()(.+?) \}\}")
+
+
+class AsSent(Extension):
+    """Templates are indented for their readers; the spaces need not travel (a tenth of a page). Their links say
+    ``/models`` where a proxy may show all of Roost below a path: they get it (:func:`base`) as a template is read."""
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
-        return INDENT.sub("", source)
+        source = OWN_LINK.sub(r"\1{{ base() }}/", INDENT.sub("", source))
+        return MADE_LINK.sub(r"\1{{ (\2)|at_base }}", source)
+
+
+def base() -> str:
+    """The path below which this request's browser sees Roost, such as "/roost"; "" for none."""
+    return request.script_root if has_request_context() else ""
+
+
+def at_base(url: Any) -> Any:
+    """``url`` as the browser needs it: a path of ours below :func:`base`, unless it is there already."""
+    prefix, text = base(), str(url)
+    is_ours = text.startswith("/") and not text.startswith("//")
+    return prefix + text if prefix and is_ours and not (text + "/").startswith(prefix + "/") else url
+
+
+def lead_to_base(response: Response) -> Response:
+    """A redirection of ours, below :func:`base`."""
+    if "Location" in response.headers:
+        response.headers["Location"] = str(at_base(response.headers["Location"]))
+    return response
 
 
 def install(app: Flask, settings: Settings) -> None:
@@ -63,7 +89,10 @@ def install(app: Flask, settings: Settings) -> None:
     app.context_processor(template_words)
     app.jinja_env.filters["commands"] = commands
     app.jinja_env.filters["with_way_out"] = sentences
-    app.jinja_env.add_extension(WithoutIndent)
+    app.jinja_env.add_extension(AsSent)
+    app.jinja_env.globals["base"] = base
+    app.jinja_env.filters["at_base"] = at_base
+    app.after_request(lead_to_base)
 
 
 def commands(text: str) -> Markup:
