@@ -127,11 +127,11 @@ document.addEventListener("keydown", (event) => {
   if (isComposing(event) || event.defaultPrevented) return;
   const isTyping = event.target.closest("input:not([type=range]), textarea, select");
   const isSlash = event.key === "/" && !isTyping && !event.ctrlKey && !event.metaKey && !event.altKey;
-  if (isSlash || (event.key === "k" && (event.ctrlKey || event.metaKey))) {
+  if (isSlash) {
     event.preventDefault();
     openChats();
     document.getElementById("search").focus();
-  } else if (event.key === "Escape" && !document.querySelector(":popover-open")) escape(event);
+  } else if (event.key === "Escape" && !document.querySelector(":popover-open, dialog[open]")) escape(event);
 });
 
 function escape(event) {

@@ -71,7 +71,7 @@ async function bring(files) {
   note.hidden = false;
   note.textContent = chooser.dataset.busy;
   try {
-    const answer = await fetch("/chat/import", { method: "POST", headers: { "HX-Request": "true" }, body: form });
+    const answer = await fetch(at("/chat/import"), { method: "POST", headers: { "HX-Request": "true" }, body: form });
     if (answer.headers.has("Roost-Chat")) return location.assign(answer.headers.get("Roost-Chat"));
     const parts = new DOMParser().parseFromString(await answer.text(), "text/html");
     document.getElementById("toasts").append(...parts.querySelectorAll(".toast"));

@@ -1,5 +1,7 @@
 // What every page does: theme, menus, toasts.
 
+import { at } from "./base.js";
+
 const YEAR = 365 * 86400;
 
 export function remember(name, value) {
@@ -50,6 +52,21 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+// Ctrl+K: the palette of commands. ?: the keys.
+document.addEventListener("keydown", async (event) => {
+  if (event.isComposing || event.keyCode === 229 || event.defaultPrevented) return;
+  const isPalette = event.key === "k" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
+  const isTyping = event.target.closest?.("input:not([type=range], [type=checkbox]), textarea, select");
+  if (!isPalette && (event.key !== "?" || isTyping || event.ctrlKey || event.metaKey || event.altKey)) return;
+  event.preventDefault();
+  const palette = await import("./palette.js");
+  await (isPalette ? palette.showPalette() : palette.showKeys());
+});
+document.addEventListener("click", async (event) => {
+  if (event.target.closest("[data-show-keys]")) (await import("./palette.js")).showKeys();
+  else if (event.target.closest("[data-show-palette]")) (await import("./palette.js")).showPalette();
+});
+
 // Toasts leave by themselves, but not while someone points at them or has the focus in them.
 const TOAST_MS = 10_000;
 const toasts = document.getElementById("toasts");
@@ -76,3 +93,6 @@ new MutationObserver((changes) => {
 toasts.addEventListener("click", (event) => {
   if (event.target.closest("[data-dismiss]")) event.target.closest(".toast").remove();
 });
+
+// Only where the browser has it: an address of this machine, or https. It shows a page while the server is away.
+if (window.isSecureContext) navigator.serviceWorker?.register(at("/sw.js")).catch(() => {});

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import logging
+import mimetypes
 import os
 import threading
 from collections.abc import Callable
@@ -48,6 +49,7 @@ from webapp.web.states import routes as states_routes
 from webapp.web.tools import routes as tools_routes
 
 log = logging.getLogger(__name__)
+mimetypes.add_type("application/manifest+json", ".webmanifest")
 PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (chat_routes, "nav.chat", "message-square"),
     (preset_routes, "nav.presets", "sliders-horizontal"),

@@ -29,7 +29,7 @@ from webapp.web.kit.page import (
     wants_fragment,
 )
 from webapp.web.login import local_path
-from webapp.web.roles import most_needed
+from webapp.web.roles import least_role, most_needed
 
 blueprint = Blueprint("status", __name__, url_prefix="/status")
 NAME_CHARS = 500
@@ -237,6 +237,70 @@ def unload() -> Response | BaseResponse:
 def cancel() -> Response | BaseResponse:
     current_page().manager.cancel_load()
     return _done()
+
+
+# the palette of commands
+
+THEME_ICONS = {"": "monitor", "light": "sun", "dark": "moon"}
+CHAT_ROWS = (
+    ("stop", "#composer[data-answering] .stop", "square", "Esc"),
+    ("search", "#search", "search", "/"),
+    ("write", "#prompt", "pencil", ""),
+    ("attach", "#attach", "paperclip", ""),
+    ("panel", ".chat-head [data-panel-toggle]", "sliders-horizontal", ""),
+    ("copy", "#messages .answer:last-child [data-copy]", "copy", ""),
+    ("again", "#messages .answer:last-child [value^=regenerate]", "refresh-cw", ""),
+)
+KEYS = (
+    (("Ctrl", "K"), "palette"),
+    (("?",), "keys"),
+    (("/",), "search"),
+    (("Enter",), "send"),
+    (("Shift", "Enter"), "line"),
+    (("Esc",), "stop"),
+    (("←", "→"), "versions"),
+    (("↑", "↓"), "menu"),
+    (("Tab",), "next"),
+)
+
+
+def palette(page: PageContext) -> Values:
+    """``status/_palette.html``. A row has a ``url`` to go to, a ``model`` to load, or a selector of what to ``press``;
+    the page leaves out what it does not have."""
+    t, words = page.t, shell(page)
+    chat = [
+        {"label": t(f"palette.do.{name}"), "press": press, "icon": icon, "key": key}
+        for name, press, icon, key in CHAT_ROWS
+    ]
+    pages = [{"label": row["label"], "url": row["url"], "icon": row["icon"]} for row in words["rail"]]
+    models = [
+        {"label": row["name"], "model": row["name"], "icon": "cpu"}
+        for row in menu(page)["models"]
+        if row["is_usable"] and not row["is_loaded"] and current_role() >= least_role("status.load")
+    ]
+    looks = [
+        {"label": t(f"theme.{theme or 'auto'}"), "press": f'[data-theme-choice="{theme}"]', "icon": icon}
+        for theme, icon in THEME_ICONS.items()
+    ]
+    looks += [
+        {"label": row["name"], "press": f'[data-language][lang="{row["code"]}"]', "icon": "globe"}
+        for row in words["languages"]
+        if not row["is_current"]
+    ]
+    more = [
+        {"label": t("settings_page.title"), "url": "/settings", "icon": "settings"},
+        {"label": t("sessions.title"), "url": "/sessions", "icon": "monitor"},
+        {"label": t("jobs.title"), "url": "/jobs", "icon": "list-checks"},
+        {"label": t("keys.title"), "press": "#keys", "icon": "info", "key": "?"},
+    ]
+    new = {"label": t("chat.list.new"), "url": "/", "icon": "square-pen"}
+    groups = (("chat", [new, *chat]), ("pages", [*pages, *more]), ("models", models), ("looks", looks))
+    return {"groups": groups, "key_rows": KEYS}
+
+
+@blueprint.get("/palette")
+def show_palette() -> Response:
+    return render_page("status/_palette.html", {"palette": palette(current_page())})
 
 
 def _done() -> Response | BaseResponse:

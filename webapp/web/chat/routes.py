@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, BinaryIO, cast
 from urllib.parse import urlencode
 
-from flask import Blueprint, Flask, Response, jsonify, make_response, redirect, request, send_file, url_for
+from flask import Blueprint, Flask, Response, current_app, jsonify, make_response, redirect, request, send_file, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import ChatNotFound, RoostError
@@ -50,8 +50,9 @@ from webapp.web.chat.views import (
     title_of,
     token_page,
 )
+from webapp.web.error_answers import notice_page
 from webapp.web.guard import client_address, current_role
-from webapp.web.kit.page import Toast, file_name_options, render_page, wants_fragment
+from webapp.web.kit.page import Toast, current_locale, file_name_options, render_page, translator, wants_fragment
 
 blueprint = Blueprint("chat", __name__)
 attachments = Blueprint("attachments", __name__)
@@ -242,6 +243,21 @@ def preview() -> Response:
     inherit the page's policy: no style and no script of a model's page would work."""
     headers = {"Content-Security-Policy": PREVIEW_POLICY, "X-Frame-Options": "SAMEORIGIN"}
     return make_response(PREVIEW, {**headers, "X-DNS-Prefetch-Control": "off", "Cache-Control": "max-age=3600"})
+
+
+@blueprint.get("/sw.js")
+def service_worker() -> Response:
+    """At the root, as it may only act for what lies below its address."""
+    response = current_app.send_static_file("js/sw.js")
+    response.headers["Cache-Control"] = "no-cache"
+    return response
+
+
+@blueprint.get("/offline")
+def offline() -> Response:
+    """What the browser keeps, to show it while the server is away."""
+    t = translator(current_locale())
+    return notice_page(t("offline.title"), t("offline.text"), t("offline.hint"), 200)
 
 
 @blueprint.get("/chat/<chat_id>/older")

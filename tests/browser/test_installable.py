@@ -1,0 +1,27 @@
+"""Roost as an app of the browser: its manifest, and a page of its own while the server is away."""
+
+import json
+
+from tests.browser.acting import until_true, wait_ready
+from tests.wording import text
+
+
+def test_the_manifest_names_the_app_and_icons_that_are_there(roost, visit):
+    page = visit(roost.url)
+    manifest = json.loads(roost.get(page.get_attribute("link[rel=manifest]", "href")))
+    assert manifest["start_url"] == manifest["scope"] == "../" and manifest["display"] == "standalone"
+    for icon in manifest["icons"]:
+        answer = page.request.get(f"{roost.url}/static/{icon['src']}")
+        assert answer.ok and answer.headers["content-type"].startswith(icon["type"])
+
+
+def test_while_the_server_is_away_a_reload_shows_our_own_page(own_roost, visit):
+    page = visit(own_roost.url)
+    wait_ready(page)
+    page.evaluate("navigator.serviceWorker.ready.then(() => 1)")
+    until_true(page, lambda: page.evaluate("caches.match('/offline').then(Boolean)"))
+    until_true(page, lambda: page.evaluate("Boolean(navigator.serviceWorker.controller)"))
+    page.expected += ["ERR_", "htmx:wsError", "WebSocket", "Failed to"]
+    own_roost.stop()
+    page.reload()
+    page.wait_for_selector(f"h1:has-text('{text('offline.title')}')")

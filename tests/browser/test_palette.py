@@ -1,0 +1,106 @@
+"""The palette of commands (Ctrl+K) and the help on keys (?), on every page."""
+
+import pytest
+
+from tests.browser.acting import ANSWER, ask, send, until_true, wait_done, wait_ready, wait_streaming
+from tests.wording import text
+
+FIELD = "#palette-field"
+CHOSEN = "#palette [aria-selected=true]"
+
+
+def opened(page):
+    page.keyboard.press("Control+k")
+    page.wait_for_selector(f"{FIELD}:focus")
+
+
+def test_a_page_is_opened_by_a_few_letters(roost, visit):
+    page = visit(f"{roost.url}/presets")
+    opened(page)
+    page.keyboard.type(text("nav.tools")[:4])
+    page.wait_for_selector(f"{CHOSEN}:has-text('{text('nav.tools')}')")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/tools")
+
+
+def test_arrows_choose_escape_closes_and_nothing_is_loaded_before(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    assert page.locator("#palette").count() == 0
+    opened(page)
+    first = page.inner_text(CHOSEN)
+    page.keyboard.press("ArrowDown")
+    second = page.inner_text(CHOSEN)
+    page.keyboard.press("ArrowUp")
+    assert page.inner_text(CHOSEN) == first != second
+    page.keyboard.press("ArrowUp")
+    assert page.inner_text(CHOSEN) not in (first, second)
+    page.fill(FIELD, "nothing is called this")
+    page.wait_for_selector("#palette-none:not([hidden])")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#palette", state="hidden")
+
+
+def test_chats_are_found_by_their_words(roost, visit):
+    page = visit(roost.url)
+    ask(page, "What does a platypus eat?")
+    chat = page.url
+    page.goto(f"{roost.url}/models")
+    opened(page)
+    page.keyboard.type("platypus")
+    page.wait_for_selector("#palette-found .palette-row")
+    page.wait_for_selector(f"{CHOSEN}:has-text('platypus')")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{chat}**")
+
+
+def test_commands_are_those_the_page_can_do(roost, visit, pace):
+    page = visit(roost.url)
+    wait_ready(page)
+    stop = text("palette.do.stop")
+    opened(page)
+    assert not page.is_visible(f".palette-row:has-text('{stop}')")
+    page.keyboard.press("Escape")
+    pace.token_s = 0.1
+    send(page, "Why?")
+    wait_streaming(page)
+    opened(page)
+    page.click(f".palette-row:has-text('{stop}')")
+    wait_done(page)
+    assert text("chat.message.stopped") in page.inner_text(f"{ANSWER} .stats")
+
+
+def test_escape_in_the_palette_does_not_stop_an_answer(roost, visit, pace):
+    page = visit(roost.url)
+    wait_ready(page)
+    pace.token_s = 0.1
+    send(page, "Why?")
+    wait_streaming(page)
+    opened(page)
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#palette", state="hidden")
+    assert page.locator("#composer[data-answering]").count() == 1
+
+
+def test_the_look_is_changed(roost, visit):
+    page = visit(f"{roost.url}/models")
+    opened(page)
+    page.keyboard.type(text("theme.dark"))
+    page.keyboard.press("Enter")
+    until_true(page, lambda: page.get_attribute("html", "data-theme") == "dark")
+
+
+@pytest.mark.parametrize("path", ["/", "/models"])
+def test_a_question_mark_shows_the_keys_but_not_while_typing(roost, visit, path):
+    page = visit(roost.url + path)
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("?")
+    page.wait_for_selector("#keys[open]")
+    assert text("keys.palette") in page.inner_text("#keys")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#keys", state="hidden")
+    if path == "/":
+        page.focus("#prompt")
+        page.keyboard.press("?")
+        assert page.input_value("#prompt") == "?" and page.is_hidden("#keys")
