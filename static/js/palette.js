@@ -75,6 +75,8 @@ async function search() {
     for (const name of ["press", "model"]) delete row.dataset[name];
     Object.assign(row.dataset, { found: "1", url: hit.getAttribute("href") });
     row.querySelector("kbd")?.remove();
+    const icon = row.querySelector("use");
+    icon.setAttribute("href", icon.getAttribute("href").replace(/#.*/, "#message-square"));
     row.querySelector("span").textContent = hit.querySelector(".hit-title").textContent;
     const excerpt = hit.querySelector(".hit-excerpt");
     if (excerpt) {

@@ -14,7 +14,7 @@ from webapp.web.roles import API_ROLES, COMMAND_ROLES, ENDPOINTS, Role, least_ro
 
 TOKEN = "a-token-for-tests"
 SAFE = {"GET", "HEAD", "OPTIONS"}
-GUEST_CHANGES = {"chat.do", "chat.import_", "chat.attachments.attach", "sessions.leave"}
+GUEST_CHANGES = {"chat.do", "chat.poll", "chat.import_", "chat.attachments.attach", "sessions.leave"}
 GUEST_QUESTIONS = {"tools.form", "tools.show_preview", "tools.servers.words"}
 """Posted, because a form is too long for an address; they keep nothing."""
 LOCAL_CHANGES = {
