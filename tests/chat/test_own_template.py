@@ -5,7 +5,7 @@ import pytest
 from tests.errors import raises_code
 from webapp.chat.formats import own_template
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
-from webapp.chat.prompts import render
+from webapp.chat.prompts import PromptPiece, render
 from webapp.chat.tool_dialects import FUNCTION_CALLING, OfferedTools
 
 CHAT = (
@@ -22,6 +22,21 @@ def test_it_writes_the_prompt_and_tells_what_stops_the_answer():
     )
     assert rendered.starts_in_reasoning and rendered.awaits_tag_end
     assert rendered.stop_strings[0] == "\n\nUser:"
+
+
+def test_a_prefix_is_a_piece_of_its_own_where_the_prompt_begins_with_it():
+    template = own_template(CHAT)
+    alone = render(template, [], prefix="Notes.").pieces[0]
+    assert alone == PromptPiece("System: Notes.\n\n", is_boundary=True)
+    rendered = render(template, ASKED, prefix="Notes.")
+    assert rendered.pieces[0] == alone and rendered.text.endswith("Who are you?\n\nAssistant:")
+    both = render(template, ASKED, system="Be brief.", prefix="Notes.")  # templates know one
+    assert both.text.startswith("System: Notes.\nBe brief.") and len(both.pieces) == 1
+    refuses = own_template("{% if messages|length < 2 %}{{ raise_exception('alone') }}{% endif %}" + CHAT)
+    assert len(render(refuses, ASKED, prefix="Notes.").pieces) == 1
+    tools = OfferedTools(FUNCTION_CALLING, ({"name": "weather"},))
+    offering = own_template("{% for tool in tools %}{{ tool.function.name }}{% endfor %}" + CHAT)
+    assert render(offering, ASKED, tools=tools, prefix="Notes.").text.startswith("weatherSystem: Notes.")
 
 
 def test_tools_and_their_results_reach_it():

@@ -19,6 +19,16 @@ def test_an_answer_goes_back_as_the_ids_it_was_sampled_as():
     )
 
 
+def test_a_prefix_comes_before_everything_and_counts_as_a_system_prompt():
+    prefix = PromptPiece("System: Notes.\n\n", is_boundary=True)
+    for more in ({}, {"system": "Be brief."}, {"think_mode": ThinkMode.THINK}):
+        assert render(G1X, [HELLO, SAMPLED, MORE], prefix="Notes.", **more).pieces[0] == prefix
+    assert render(G1X, [], prefix="Notes.").pieces[0] == prefix
+    assert render(INSTRUCT, [HELLO], prefix="Notes.").text == "Instruction: Notes.\n\nInput: Hello\n\nResponse:"
+    with_system = render(G1X, [Message(Role.SYSTEM, "Be brief."), HELLO], prefix="Notes.").text
+    assert with_system == "System: Notes.\n\nSystem: Be brief.\n\nUser: Hello\n\nAssistant:"
+
+
 def test_ids_that_end_with_the_blank_line_get_no_second_one():
     sampled = Message(Role.ASSISTANT, "好。", token_ids=(1, 2), metadata={SEPARATOR_INCLUDED: True})
     pieces = render(G1X, [HELLO, sampled, MORE]).pieces

@@ -69,15 +69,16 @@ def render_own(
 
 
 def _pieces(source: str, context: dict[str, Any], text: str, prefix: str) -> tuple[PromptPiece, ...]:
-    """What the template writes for the prefix alone is a piece of its own, where the prompt begins with it."""
+    """What the template writes for the prefix alone is a piece of its own, where the prompt begins with it; nothing of
+    the kind where it refuses a conversation of a system message."""
     if prefix:
-        alone = {**context, "messages": [{"role": "system", "content": prefix}], "add_generation_prompt": False}
-        head = run_template(source, json.dumps({**alone, "tools": None}, ensure_ascii=False))
-        head = text[: len(head)] if text.startswith(head) else ""
-        if head:
-            return tuple(
-                piece for piece in (PromptPiece(head, is_boundary=True), PromptPiece(text[len(head) :])) if piece.text
-            )
+        alone = {name: value for name, value in context.items() if name != "tools"}
+        alone |= {"messages": [{"role": "system", "content": prefix}], "add_generation_prompt": False}
+        with contextlib.suppress(RoostError):
+            head = run_template(source, json.dumps(alone, ensure_ascii=False))
+            if head and text.startswith(head):
+                rest = PromptPiece(text[len(head) :])
+                return (PromptPiece(head, is_boundary=True), *([rest] if rest.text else []))
     return (PromptPiece(text),)
 
 
