@@ -246,6 +246,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "chat_error": 409,
         "chat_import_invalid": 422,
         "chat_file_invalid": 422,
+        "cannot_replay": 409,
         "turn_running": 409,
         "nothing_to_continue": 409,
         "answer_without_tokens": 409,

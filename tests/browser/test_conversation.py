@@ -2,7 +2,19 @@
 
 import re
 
-from tests.browser.acting import ANSWER, act, answer_text, ask, send, told, undo, wait_done, wait_ready, wait_streaming
+from tests.browser.acting import (
+    ANSWER,
+    act,
+    answer_text,
+    ask,
+    send,
+    told,
+    undo,
+    until_true,
+    wait_done,
+    wait_ready,
+    wait_streaming,
+)
 from tests.web.chat.running_roost import fake_strategy
 from tests.wording import pattern, text
 
@@ -156,3 +168,15 @@ def test_a_restart_of_the_server_loses_nothing(start, visit):
     send(page, "half a thought")
     page.wait_for_selector(".user >> nth=1")
     wait_done(page)
+
+
+def test_a_replay_says_under_the_answer_whether_it_is_the_same(own_roost, says, visit):
+    says(" Herons stand still.")
+    page = visit(own_roost.url)
+    wait_ready(page)
+    send(page, "What do herons do?")
+    wait_done(page)
+    page.hover(ANSWER)
+    page.click(f"{ANSWER} [name=do][value^='replay:']")
+    words = pattern("chat.stats.replay_equal")
+    until_true(page, lambda: re.search(words, page.locator(f"{ANSWER} .stats").inner_text()))

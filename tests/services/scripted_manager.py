@@ -78,6 +78,9 @@ class ScriptedManager:
     def tokenizer(self):
         return self._tokenizer
 
+    def model_digest(self):
+        return "scripted"
+
     def model_info(self):
         return self._info
 

@@ -23,7 +23,7 @@ from webapp.engine.outputs import GenerationRequest, TokenLogprob
 from webapp.engine.sampling_params import MOST_ALTERNATIVES
 from webapp.engine.snapshot_store import Snapshot, delete_snapshots
 from webapp.engine.state import ModelConfig, RecurrentState
-from webapp.errors import ModelError, QueueFull, RequestError, RoostError
+from webapp.errors import FileMissing, ModelError, QueueFull, RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.automatic import AutomaticEngine
 from webapp.manager.handles import RequestHandle
@@ -44,7 +44,7 @@ from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
 from webapp.weights.file_reader import MEMORY, FileReader
 from webapp.weights.inspection import Inspection
-from webapp.weights.model_folder import model_identity
+from webapp.weights.model_folder import content_digest, model_identity, stamp_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -278,6 +278,20 @@ class ModelManager:
     def check_prompt(self, token_ids: Sequence[int]) -> None:
         """What :meth:`read_state` would refuse: ``prompt_empty``, ``prompt_too_long``, ``token_out_of_range``."""
         check_prompt(token_ids, self._config_of(self._chosen()), self._settings)
+
+    def model_digest(self) -> str:
+        """Of the chosen model's bytes, and its adapter's: the same for a copy of another name on another machine.
+        Errors as of :meth:`model_info`; FileMissing for a file that has gone meanwhile."""
+        target = self._chosen()
+        options = target.options
+        try:
+            digest = content_digest(target.path, target.stamp)
+            if options.adapter_file:
+                adapter = content_digest(options.adapter_file, stamp_of(options.adapter_file))
+                digest += f"+{adapter}*{options.adapter_alpha:g}"
+        except OSError as exc:
+            raise FileMissing(path=target.path) from exc
+        return digest
 
     def submit(
         self, request: GenerationRequest, made_for: Inspection | None = None, state: str | Start | None = None

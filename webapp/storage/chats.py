@@ -8,6 +8,7 @@ which must occur; it is never read as search syntax.
 
 from __future__ import annotations
 
+import json
 import re
 import sqlite3
 import time
@@ -317,6 +318,12 @@ class ChatStore:
             records.note_snapshots(connection, chat_id, snapshots)
             found = connection.execute("SELECT deleted_at FROM chats WHERE id = ?", (chat_id,)).fetchone()
             return [] if found["deleted_at"] is None else records.release_snapshots(connection, chat_id)
+
+    def set_stats(self, message_id: str, **stats: Any) -> None:
+        """More figures of an answer that is written."""
+        with self.database.transaction() as connection:
+            known = json.loads(records.living_row(connection, message_id)["stats"])
+            update(connection, "messages", message_id, stats=to_json({**known, **stats}))
 
     def change_message(self, message_id: str, message: Message) -> None:
         """Another text, calls or metadata for a message that is not being written; its place and status stay."""

@@ -83,6 +83,7 @@ COMMAND_ROLES: dict[str, Role] = {
     **_rows(Role.GUEST, "", "send stop regenerate fork edit continue refuse_call give_result resume_calls"),
     **_rows(Role.GUEST, "", "several compare stop_answer vote keep keep_ticked keep_all keep_none restore_beside"),
     **_rows(Role.GUEST, "", "toggle_attachment remove_attachment select rename_chat duplicate_chat options read_chat"),
+    **_rows(Role.GUEST, "", "replay"),
     **_rows(Role.LOCAL, "", "approve_call delete_message restore_message delete_chat restore_chat"),
     **_rows(Role.LOCAL, "", "pin_chat unpin_chat move_chat archive_chat unarchive_chat"),
     **_rows(Role.LOCAL, "", "save_preset load_preset"),

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,13 @@ def stamp_of(path: str | Path) -> tuple[int, int]:
     return found.st_mtime_ns, found.st_size
 
 
-def content_digest(path: Path) -> str:
+@lru_cache(32)
+def content_digest(name: str, stamp: tuple[int, int]) -> str:
     """Of a model's bytes wherever they lie: 32 hex digits over sizes and :data:`PIECES` pieces of each file of weights,
-    4 MB of it. 15 GB would take ten seconds; whatever changes a model changes its bytes all over. OSError."""
+    4 MB of it. 15 GB would take ten seconds; whatever changes a model changes its bytes all over. OSError.
+
+    Asked once for each ``stamp`` (:func:`stamp_of`)."""
+    path = Path(name)
     found = hashlib.blake2b(digest_size=16)
     files = sorted(file for file in path.iterdir() if file.suffix in WEIGHTS) if path.is_dir() else [path]
     for file in files:

@@ -161,11 +161,12 @@ def test_eight_chats_at_once_get_their_own_answers(turns_of, store):
     assert [text_of(watch(live)) for live in lives] == ["Hi there."] * 8
 
 
-def snapshots_of(turns):
-    """Names of the files, once all are written."""
-    folder = turns._manager._settings.snapshot_dir
-    wait_until(lambda: turns._manager.counters()["snapshot_files"] == len(list(folder.glob("*.snapshot"))) > 0)
-    return {path.name for path in folder.glob("*.snapshot")}
+def are_those_in_use(turns, store):
+    """The folder holds the snapshots that some chat uses, and no other."""
+    with store.database.connect() as connection:
+        used = {row["name"] for row in connection.execute("SELECT DISTINCT name FROM snapshot_uses")}
+    files = turns._manager._settings.snapshot_dir.glob("*.snapshot")
+    return used == {path.stem.removesuffix("-logits") for path in files} and len(used)
 
 
 def test_a_deleted_chat_takes_its_snapshots_along_but_not_those_of_another(turns_of, store):
@@ -173,11 +174,10 @@ def test_a_deleted_chat_takes_its_snapshots_along_but_not_those_of_another(turns
     ids = [store.create().id for _ in range(2)]
     for chat_id in ids:
         watch(turns.send(chat_id, "The same beginning"))
-    shared = snapshots_of(turns)
     watch(turns.send(ids[0], "Only here"))
-    wait_until(lambda: len(snapshots_of(turns)) >= len(shared) + 2)
+    wait_until(lambda: are_those_in_use(turns, store) >= 4)
     turns.delete(ids[0])
-    wait_until(lambda: snapshots_of(turns) == shared)
+    wait_until(lambda: 2 <= are_those_in_use(turns, store) < 4)
     assert watch(turns.send(ids[1], "More"))[-1].stats["read_again"] == 0
     store.restore(ids[0])
     assert watch(turns.send(ids[0], "And"))[-1].stats["read_again"] > 0
@@ -185,17 +185,16 @@ def test_a_deleted_chat_takes_its_snapshots_along_but_not_those_of_another(turns
 
 def test_what_a_stopped_answer_leaves_in_a_deleted_chat_goes_too(turns_of, store):
     turns = turns_of("fake script=' la' repeat=0 delay_ms=1")
-    chats = [store.create().id for _ in range(2)]
-    watch_stopped(turns, turns.send(chats[0], "Hum"))
-    kept = snapshots_of(turns)
-    live = turns.send(chats[1], "Sing")
+    first, second = (store.create().id for _ in range(2))
+    live = turns.send(first, "Hum")
     wait_for_length(live, 3)
-    turns.delete(chats[1])
-    assert live.wait_finished(PATIENCE_S)
-    wait_until(lambda: snapshots_of(turns) == kept)
-
-
-def watch_stopped(turns, live):
-    wait_for_length(live, 3)
-    turns.stop(live.chat_id)
+    turns.stop(first)
     watch(live)
+    live = turns.send(second, "Sing")
+    wait_for_length(live, 3)
+    turns.delete(second)
+    assert live.wait_finished(PATIENCE_S)
+    wait_until(lambda: are_those_in_use(turns, store))
+    with store.database.connect() as connection:
+        owners = {row["owner"] for row in connection.execute("SELECT owner FROM snapshot_uses")}
+    assert owners == {first}

@@ -20,8 +20,6 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from webapp.chat.messages import Role
@@ -205,7 +203,7 @@ class ChatFiles:
     def _choose(self, digest: Any) -> None:
         """The model of the library that has these bytes, where there is one."""
         for entry in self._manager.library.list():
-            if entry.inspection is not None and _digest(str(entry.path), stamp_of(entry.path)) == digest:
+            if entry.inspection is not None and content_digest(str(entry.path), stamp_of(entry.path)) == digest:
                 self._manager.load(model=entry.name)
                 return
 
@@ -277,17 +275,8 @@ def _is_tensor_file(data: bytes) -> bool:
 def model_sheet(manager: ModelManager) -> dict[str, Any]:
     """The model in use, as a chat file names it. Raises what :meth:`ModelManager.model_info` does."""
     info = manager.model_info()
-    digest = _digest(str(info.path), stamp_of(info.path))
-    options = manager.options()
-    if options.adapter_file:
-        adapter = manager.library.find(options.adapter_file)
-        digest += f"+{_digest(str(adapter), stamp_of(adapter))}*{options.adapter_alpha}"
-    return {"name": manager.status().model, "digest": digest, "architecture": require_model(info).architecture}
-
-
-@lru_cache(32)
-def _digest(path: str, stamp: tuple[int, int]) -> str:
-    return content_digest(Path(path))
+    about = {"name": manager.status().model, "digest": manager.model_digest()}
+    return {**about, "architecture": require_model(info).architecture}
 
 
 def read_chat_file(name: str, data: bytes) -> tuple[dict[str, Any], dict[str, Stored]]:

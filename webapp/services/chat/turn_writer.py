@@ -3,9 +3,11 @@ it that any number of viewers follow."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -275,6 +277,9 @@ class TurnWriter:
         self._stats = {"strategy": status.strategy, "state": state, "sampling": sampling, "preset": preset}
         if prefix is not None:
             self._stats |= {"state": prefix.name, "prefix_tokens": prompt.prefix_tokens}
+        begun = len(prompt.encoded.beginning)  # of an answer that goes on: its own tokens are no prompt
+        self._stats["prompt_digest"] = prompt_digest(prompt.token_ids[: len(prompt.token_ids) - begun])
+        self._stats["model_digest"] = self._manager.model_digest()
         if status.adapter:
             self._stats["adapter"] = status.adapter
 
@@ -457,6 +462,11 @@ def prompt_of_path(
     prefix = find_prefix(manager, state)
     rendered, _, is_free = rendered_chat(store, chat, preset, model, path, continues, prefix)
     return starting_from(prepare(model, rendered, params, state=state), prefix, manager), is_free
+
+
+def prompt_digest(token_ids: Sequence[int]) -> str:
+    """32 hex digits."""
+    return hashlib.blake2b(array("I", token_ids).tobytes(), digest_size=16).hexdigest()
 
 
 def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:

@@ -23,6 +23,7 @@ from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
 from webapp.services.chat.answer_tokens import END_OF_TEXT, check_position, model_of_answer
+from webapp.services.chat.replay import Replays
 from webapp.services.chat.side_by_side import Beside, SideBySide, Variant, beside_each_other, needed_model
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.services.chat.turn_writer import Journal, LiveTurn, TurnWriter, chosen_tools, prompt_of_path
@@ -74,6 +75,9 @@ class ChatTurns:
         self._journal = Journal(self._store)
         self.beside = SideBySide(self._store)
         self._turns: dict[str, list[LiveTurn]] = {}
+        self.replays = Replays(manager, self._store, self._presets, self._tell)
+        """Whether stored answers come out once more."""
+        self._turns: dict[str, LiveTurn] = {}
         self._clients: dict[str, str] = {}  # who asked last, for the answers that follow calls
         self._listeners: list[Callable[[str, bool], None]] = []
         self._beginning: set[str] = set()

@@ -291,6 +291,11 @@ class Commands:
             raise RoostError("bad_frame", reason=Text("reason.common.is_empty"))
         return CommandResult(self.page.turns.edit(command.target, text, self.client).chat_id)
 
+    def replay(self, command: Command) -> CommandResult:
+        chat_id = self.page.store.message(command.target).chat_id
+        self.page.turns.replays.start(command.target, self.client)
+        return CommandResult(chat_id, done="chat.done.replaying")
+
     def continue_answer(self, command: Command) -> CommandResult:
         return CommandResult(self.page.turns.continue_answer(command.target, self.client).chat_id)
 
@@ -457,6 +462,7 @@ COMMANDS: dict[str, Callable[[Commands, Command], CommandResult]] = {
     "restore_beside": Commands.restore_beside,
     "edit": Commands.edit,
     "continue": Commands.continue_answer,
+    "replay": Commands.replay,
     "approve_call": Commands.approve_call,
     "refuse_call": Commands.refuse_call,
     "give_result": Commands.give_result,

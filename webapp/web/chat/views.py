@@ -491,6 +491,8 @@ def _figures(stats: dict[str, Any], t: Translator) -> list[str]:
         found.append(t("chat.stats.seconds", seconds=_rounded(stats["total_s"])))
     if "read_again" in stats:
         found.append(t("chat.stats.read_again", count=stats["read_again"]))
+    if replay := stats.get("replay"):
+        found.append(replay_words(replay, t))
     return found
 
 
@@ -512,6 +514,18 @@ def _failure(page: ChatContext, stored: StoredMessage) -> Values | None:
         return None
     key = "chat.message.empty" if is_empty else "chat.message.interrupted"
     return {"message": t(key), "hint": t(f"{key}_hint"), "retry": retry, "is_mild": True}
+
+
+def replay_words(replay: dict[str, Any], t: Translator) -> str:
+    """How a replay of the answer went."""
+    if "error" in replay:
+        return t("chat.stats.replay_failed")
+    place = replay["differs_at"]
+    return (
+        t("chat.stats.replay_equal", count=replay["tokens"])
+        if place is None
+        else t("chat.stats.replay_other", place=place)
+    )
 
 
 def call_card(state: CallState, t: Translator, locale: str) -> Values:
