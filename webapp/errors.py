@@ -247,6 +247,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "chat_import_invalid": 422,
         "chat_file_invalid": 422,
         "cannot_replay": 409,
+        "state_id_not_found": 404,
         "turn_running": 409,
         "nothing_to_continue": 409,
         "answer_without_tokens": 409,

@@ -207,6 +207,25 @@ _PLACES = (
     "ALTER TABLE chats ADD COLUMN folder TEXT NOT NULL DEFAULT ''",
 )
 
+_STATE_HANDLES = (
+    """CREATE TABLE state_handles (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        parent_id TEXT,
+        session TEXT NOT NULL,
+        state TEXT NOT NULL,
+        origin TEXT NOT NULL,
+        model TEXT NOT NULL,
+        tokenizer TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        used_at REAL NOT NULL,
+        size_bytes INTEGER NOT NULL,
+        token_ids BLOB NOT NULL
+    )""",
+    "CREATE INDEX state_handles_by_session ON state_handles (session, seq)",
+    "CREATE INDEX state_handles_by_use ON state_handles (used_at, size_bytes)",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -219,4 +238,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _MEASUREMENTS,
     _KEPT_STATES,
     _PLACES,
+    _STATE_HANDLES,
 )

@@ -71,6 +71,7 @@ ENDPOINTS: dict[str, Role] = {
     "api unknown": Role.GUEST,
 }
 API_ROLES: dict[str, Role] = {
+    **_rows(Role.LOCAL, "", "/v1/states /state/status /state/delete"),
     "/switch-model": Role.LOCAL,
     "/update-config": Role.LOCAL,
     **_rows(Role.LOCAL, "", "/reset-state /enable-state-cache /disable-state-cache"),

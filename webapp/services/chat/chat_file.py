@@ -20,7 +20,7 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from webapp.chat.messages import Role
 from webapp.engine.sampling_params import SamplingParams
@@ -328,3 +328,48 @@ def snapshot_of(arrays: Mapping[str, Stored], config: ModelConfig) -> Snapshot:
     values = {name: widened(stored) for name, stored in arrays.items()}
     logits = values.pop("logits", None)
     return Snapshot(RecurrentState(config.architecture, values), logits)
+
+
+# one state, for programs
+
+STATE_FORMAT = "rwkvstate-1"
+
+
+def pack_state(about: Mapping[str, str], token_ids: Sequence[int], length: int, snapshot: Snapshot) -> bytes:
+    """A state file for :func:`unpack_state`: the state after the first ``length`` of its tokens."""
+    ids = array("I", token_ids)
+    tensors = {"tokens": Stored("U32", (len(ids),), memoryview(ids).cast("B"))}
+    tensors |= {name: narrowest(values) for name, values in snapshot.state.arrays.items()}
+    if snapshot.logits is not None:
+        tensors["logits"] = narrowest(snapshot.logits)
+    return b"".join(packed({**about, "format": STATE_FORMAT, "length": str(length)}, tensors))
+
+
+class StateArrays(NamedTuple):
+    arrays: Mapping[str, Stored]
+
+    def snapshot(self, config: ModelConfig) -> Snapshot:
+        """``invalid_parameter`` where they are those of another model."""
+        try:
+            return snapshot_of(self.arrays, config)
+        except DamagedFile as exc:
+            raise RoostError("invalid_parameter", param="file", reason=str(exc)) from exc
+
+
+def unpack_state(data: bytes) -> tuple[dict[str, str], tuple[int, ...], StateArrays, int]:
+    """What is said about it, its tokens, its arrays, and how many of the tokens those have read. ``invalid_parameter``
+    for what is torn or no such file."""
+    try:
+        about, tensors = unpacked(bytearray(data), MOST_HEADER_BYTES)
+        tokens = tensors.pop("tokens", None)
+        if about.get("format") != STATE_FORMAT or tokens is None:
+            raise DamagedFile("it is of another kind")
+        if tokens.dtype != "U32" or len(tokens.shape) != 1 or not tokens.shape[0]:
+            raise DamagedFile("it has no tokens")
+        told = about.get("length", "")
+        length = int(told) if told.isascii() and told.isdecimal() and len(told) < 12 else 0
+        if not 0 < length <= tokens.shape[0]:
+            raise DamagedFile("it has no length")
+    except DamagedFile as exc:
+        raise RoostError("invalid_parameter", param="file", reason=str(exc)) from exc
+    return about, tuple(array("I", bytes(tokens.data))), StateArrays(tensors), length

@@ -204,7 +204,10 @@ def _left(chat: ImportedChat, kind: str, name: str = "") -> str:
 def _add(
     chat: ImportedChat, key: str, parent: str | None, message: Message, created_at: float = 0.0, model: str = ""
 ) -> None:
-    stored = StoredMessage(key, "", parent, message, created_at=created_at, model=_text(model, SHORT_CHARS))
+    reason = "stop" if message.role is Role.ASSISTANT else ""
+    stored = StoredMessage(
+        key, "", parent, message, finish_reason=reason, created_at=created_at, model=_text(model, SHORT_CHARS)
+    )
     chat.messages.append(stored)
     chat.head = key
 

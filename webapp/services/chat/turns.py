@@ -77,7 +77,6 @@ class ChatTurns:
         self._turns: dict[str, list[LiveTurn]] = {}
         self.replays = Replays(manager, self._store, self._presets, self._tell)
         """Whether stored answers come out once more."""
-        self._turns: dict[str, LiveTurn] = {}
         self._clients: dict[str, str] = {}  # who asked last, for the answers that follow calls
         self._listeners: list[Callable[[str, bool], None]] = []
         self._beginning: set[str] = set()

@@ -95,7 +95,7 @@ class Completions:
         stops = self._presets.active().stop if request.stop is None else request.stop
         choices: list[list[Generation]] = []
         request = replace(request, state=self._state_of(request))
-        prefix = find_prefix(self._manager, request.state)
+        prefix = None if request.before else find_prefix(self._manager, request.state)
         for asked in request.prompts:
             rendered = self._rendered(asked, request.structure, model, prefix)
             mode = mode_of(self._think_mode(asked), rendered.tools is not None)
@@ -103,6 +103,7 @@ class Completions:
             is_free = request.structure == Structure() and rendered.tools is None
             constraint = None if is_free else constraint_of(request.structure, rendered)
             prepared = prepare(model, rendered, params, constraint, request.state)
+            prepared = _after(request.before, prepared) if request.before else prepared
             prompt = _sharing(starting_from(prepared, prefix, self._manager))
             choices.append(
                 [
@@ -114,6 +115,7 @@ class Completions:
                             rendered, model.tokenizer, stops, request.streams_calls, rendered.router_of_rest(), params
                         ),
                         request.is_kept,
+                        origin=request.origin,
                     )
                     for number in range(request.choices)
                 ]
@@ -290,6 +292,13 @@ def _with_system(messages: tuple[Message, ...], text: str) -> tuple[Message, ...
     if not messages or messages[0].role is not Role.SYSTEM:
         return (Message(Role.SYSTEM, text), *messages)
     return (replace(messages[0], content=f"{messages[0].content}\n{text}"), *messages[1:])
+
+
+def _after(before: tuple[int, ...], prompt: PreparedPrompt) -> PreparedPrompt:
+    """The prompt behind tokens that were read before."""
+    encoded = prompt.encoded
+    boundaries = (len(before), *(len(before) + boundary for boundary in encoded.boundaries))
+    return replace(prompt, encoded=replace(encoded, token_ids=(*before, *encoded.token_ids), boundaries=boundaries))
 
 
 def _sharing(prompt: PreparedPrompt) -> PreparedPrompt:

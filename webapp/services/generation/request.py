@@ -87,7 +87,8 @@ class AnswerRequest:
     ``stop`` None is the preset's; a stop ends the content, thinking does not count. ``state`` as in
     :meth:`ModelManager.submit`; ``prefix_id`` names one that has a prefix in it, in its place. ``client`` is who asks,
     for fairness. ``streams_calls``: the caller can use pieces of a call, and with a call the limit of tokens has cut
-    off. ``is_kept``: it is gone on from later.
+    off. ``is_kept``: it is gone on from later. ``before``: tokens that the prompt follows, from ``state`` on, as they
+    are; ``origin`` as in ``GenerationRequest``.
     """
 
     prompts: tuple[Prompt, ...]
@@ -100,6 +101,8 @@ class AnswerRequest:
     structure: Structure = Structure()
     streams_calls: bool = False
     is_kept: bool = False
+    before: tuple[int, ...] = ()
+    origin: str = ""
 
 
 @dataclass(frozen=True)

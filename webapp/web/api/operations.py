@@ -21,7 +21,7 @@ ROOM = "webapp.web.api"
 SSE = "text/event-stream"
 LINES = "application/x-ndjson"
 ANY_MODEL = "rwkv"
-GROUPS = ("openai", "tokens", "anthropic", "ollama", "llama_cpp", "runner", "server")
+GROUPS = ("openai", "tokens", "states", "anthropic", "ollama", "llama_cpp", "runner", "server")
 HELLO = [{"role": "user", "content": "Why do birds sit on wires?"}]
 BIRD_AND_BOAT = ["a bird on a wire", "a boat on the river"]
 PREFIXES = ("/v1/", "/api/")
@@ -143,6 +143,36 @@ OPERATIONS = (
     Operation(
         "detokenize", "tokens", "POST", ("/v1/detokenize", "/detokenize"), "openai.models:detokenize",
         "openai.models:DetokenizeRequest", "openai.answers:PlainText", example={"tokens": [33, 35]},
+    ),
+    Operation("states", "states", "GET", ("/v1/states",), "states:index", answer="states:StateList"),
+    Operation("state_upload", "states", "POST", ("/v1/states",), "states:upload", answer="states:StateObject"),
+    Operation("state", "states", "GET", ("/v1/states/{name}",), "states:show", answer="states:StateObject"),
+    Operation("state_content", "states", "GET", ("/v1/states/{name}/content",), "states:content"),
+    Operation(
+        "state_fork", "states", "POST", ("/v1/states/{name}/fork",), "states:fork",
+        "states:ForkRequest", "states:StateList", example={"n": 2},
+    ),
+    Operation(
+        "state_rollback", "states", "POST", ("/v1/states/{name}/rollback",), "states:rollback",
+        "states:RollbackRequest", "states:StateObject", example={"turns": 1},
+    ),
+    Operation(
+        "state_delete", "states", "DELETE", ("/v1/states/{name}",), "states:delete", answer="states:StateDeleted"
+    ),
+    Operation(
+        "session_chat", "states", "POST", ("/state/chat/completions",), "states:say",
+        "states:LightningRequest", "states:LightningAnswer", SSE,
+        example={"session_id": "one", "contents": ["User: Why do birds sit on wires?\n\nAssistant:"]}, generates=True,
+    ),
+    Operation(
+        "session_branch", "states", "POST", ("/multi_state/chat/completions",), "states:branch",
+        "states:LightningRequest", "states:LightningAnswer", SSE,
+        example={"session_id": "one", "dialogue_idx": 0, "contents": ["User: Hello\n\nAssistant:"]}, generates=True,
+    ),
+    Operation("session_status", "states", "POST", ("/state/status",), "states:status"),
+    Operation(
+        "session_delete", "states", "POST", ("/state/delete",), "states:drop", "states:SessionRequest",
+        example={"session_id": "one"},
     ),
     Operation(
         "messages", "anthropic", "POST", ("/v1/messages",), "anthropic:create",

@@ -118,6 +118,7 @@ class ChatChoice(msgspec.Struct, kw_only=True):
     message: ChatAnswer
     logprobs: ChoiceLogprobs | None
     finish_reason: FinishReason
+    state_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Heading(msgspec.Struct, kw_only=True, omit_defaults=True):
@@ -149,6 +150,7 @@ class ChunkChoice(msgspec.Struct, kw_only=True):
     delta: ChatDelta
     logprobs: ChoiceLogprobs | None = None
     finish_reason: FinishReason | None = None
+    state_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChunk(Heading, kw_only=True, omit_defaults=True):
@@ -174,6 +176,7 @@ class TextChoice(msgspec.Struct, kw_only=True):
     text: str
     logprobs: TextLogprobs | None = None
     finish_reason: FinishReason | None = None
+    state_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class TextCompletion(Heading, kw_only=True, omit_defaults=True):

@@ -6,7 +6,7 @@ import hashlib
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -62,6 +62,7 @@ from webapp.web.api.openai.answers import (
     progress_of,
     timings_of,
 )
+from webapp.web.api.states import Keeper, going_on
 
 
 class TextPart(msgspec.Struct, tag_field="type", tag="text"):
@@ -180,6 +181,8 @@ class SamplingFields(OpenAiSampling, kw_only=True):
         Annotated[str, Meta(max_length=500, description="A prefix made on the States page, in place of `state`.")]
         | None
     ) = None
+    state_id: Annotated[str, Meta(max_length=200, description="A state of /v1/states to go on from.")] | None = None
+    return_state: Annotated[bool, Meta(description="Each answer comes with the state_id after it.")] | None = None
 
 
 class FormFields(SamplingFields, kw_only=True):
@@ -430,11 +433,14 @@ def create() -> Response:
     has_usage = includes_usage(asked)
     wanted = answer_request(asked)
     model = served_model(asked.model)
+    wanted = going_on(wanted, asked.state_id, asked.return_state)
     answering = begin(wanted)
     head = heading("chatcmpl", model)
+    keep = state_keeper(answering, wanted, asked)
     if asked.stream:
         has_logprobs, has_progress = bool(asked.logprobs), bool(asked.return_progress)
-        return stream(answering, Chunks(head, answering, wanted.choices, has_usage, has_logprobs, has_progress))
+        chunks = Chunks(head, answering, wanted.choices, has_usage, has_logprobs, has_progress, keep=keep)
+        return stream(answering, chunks)
     answers, counted = whole_answers(answering), UsageSum(answering.completion.prompt_tokens)
     for _, end in answers:
         counted.add(end.usage)
@@ -443,11 +449,25 @@ def create() -> Response:
         ChatCompletion(
             **head,
             object="chat.completion",
-            choices=[chat_choice(number, text, end, tokenizer) for number, (text, end) in enumerate(answers)],
+            choices=[
+                msgspec.structs.replace(chat_choice(number, text, end, tokenizer), state_id=keep(number))
+                for number, (text, end) in enumerate(answers)
+            ],
             usage=usage_of(counted),
             timings=timings_of(answers[0][1]) if len(answers) == 1 else None,
         )
     )
+
+
+def state_keeper(answering: Answering, wanted: AnswerRequest, asked: SamplingFields) -> StateKeeper:
+    """Gives the id of the state after the answer of that number; UNSET where none is asked for."""
+    if not asked.return_state:
+        return lambda number: UNSET
+    keeper = Keeper()
+    return lambda number: keeper.keep(answering.completion.answers[number], wanted, asked.state_id)
+
+
+StateKeeper = Callable[[int], str | UnsetType]
 
 
 def chat_choice(number: int, text: AnswerText, end: Finished, tokenizer: Tokenizer | None) -> ChatChoice:
@@ -479,6 +499,7 @@ class Chunks(StreamWriter):
     has_logprobs: bool
     has_progress: bool = False
     began_at: float = field(default_factory=time.monotonic)
+    keep: StateKeeper = lambda number: UNSET
     counted: UsageSum = field(init=False)
     calls: Counter[int] = field(default_factory=Counter)
     """How many calls each choice has made so far."""
@@ -504,7 +525,12 @@ class Chunks(StreamWriter):
                 yield self._chunk(ChunkChoice(index=number, delta=ChatDelta(tool_calls=[delta])))
         elif isinstance(event, Finished):
             self.counted.add(event.usage)
-            choice = ChunkChoice(index=number, delta=ChatDelta(), finish_reason=event.finish_reason)  # type: ignore[arg-type]
+            choice = ChunkChoice(
+                index=number,
+                delta=ChatDelta(),
+                finish_reason=event.finish_reason,  # type: ignore[arg-type]
+                state_id=self.keep(number),
+            )
             yield self._chunk(choice, timings=timings_of(event) if self.choices == 1 else None)
         elif self.has_progress and (read := progress_of(event, self.began_at)):
             yield self._chunk(ChunkChoice(index=number, delta=ChatDelta()), prompt_progress=read)

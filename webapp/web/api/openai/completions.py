@@ -38,13 +38,16 @@ from webapp.web.api.openai.answers import (
 from webapp.web.api.openai.chat import (
     DONE,
     FormFields,
+    StateKeeper,
     form_of,
     heading,
     includes_usage,
     sampling_of,
+    state_keeper,
     usage_of,
 )
 from webapp.web.api.openai.models import decoded
+from webapp.web.api.states import going_on
 
 TokenId = Annotated[int, Meta(ge=0)]
 PromptItem = str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]
@@ -90,8 +93,11 @@ def create() -> Response:
     head = heading("cmpl", model)
     if asked.max_tokens == 0:
         return answer(only_prompts(head, echo, prompts))
-    answering = begin(answer_request(asked, prompts, most_tokens(limit_of(asked)), asked.logprobs))
-    chunks = TextChunks(head, answering, echo, has_usage, asked.logprobs is not None)
+    wanted = answer_request(asked, prompts, most_tokens(limit_of(asked)), asked.logprobs)
+    wanted = going_on(wanted, asked.state_id, asked.return_state)
+    answering = begin(wanted)
+    keep = state_keeper(answering, wanted, asked)
+    chunks = TextChunks(head, answering, echo, has_usage, asked.logprobs is not None, keep=keep)
     if asked.stream:
         return stream(answering, chunks)
     return answer(whole(chunks))
@@ -183,6 +189,7 @@ def whole(chunks: TextChunks) -> TextCompletion:
                 text=chunks.echo.before(number) + text.content,
                 logprobs=joined(chunks.echo.logprobs_before(number), chunks.logprobs(number, text.tokens)),
                 finish_reason=end.finish_reason,  # type: ignore[arg-type]
+                state_id=chunks.keep(number),
             )
         )
     return completion_of(chunks.head, choices, usage_of(chunks.counted))
@@ -198,6 +205,7 @@ class TextChunks(StreamWriter):
     has_usage: bool
     has_logprobs: bool
     counted: UsageSum = field(init=False)
+    keep: StateKeeper = lambda number: UNSET
 
     def __post_init__(self) -> None:
         self.counted = UsageSum(self.answering.completion.prompt_tokens)
@@ -214,7 +222,14 @@ class TextChunks(StreamWriter):
             yield self._chunk(TextChoice(index=number, text=event.text, logprobs=found))
         elif isinstance(event, Finished):
             self.counted.add(event.usage)
-            yield self._chunk(TextChoice(index=number, text="", finish_reason=event.finish_reason))  # type: ignore[arg-type]
+            yield self._chunk(
+                TextChoice(
+                    index=number,
+                    text="",
+                    finish_reason=event.finish_reason,  # type: ignore[arg-type]
+                    state_id=self.keep(number),
+                )
+            )
 
     def end(self) -> Iterator[bytes]:
         if self.has_usage:

@@ -1,0 +1,123 @@
+"""States by their ids, for programs: which tokens made each, and from where. The state itself is a snapshot that the
+engine finds by these; one that is gone is read again. A row is never changed: an answer, a fork and a step back make a
+new one."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from webapp.errors import RoostError
+from webapp.storage.database import Database
+from webapp.storage.records import insert, note_snapshots, pack_token_ids, release_snapshots, unpack_token_ids
+
+MOST_BYTES = 256 << 20
+"""Of all tokens together: 64 million of them."""
+
+
+@dataclass(frozen=True)
+class StateHandle:
+    """``state`` is where its tokens begin, a name as of ``ModelManager.submit``; ``origin`` as in
+    ``GenerationRequest``. ``session`` is the name a program gave the conversation, "" for none."""
+
+    id: str
+    token_ids: tuple[int, ...]
+    state: str = ""
+    origin: str = ""
+    model: str = ""
+    tokenizer: str = ""
+    parent_id: str | None = None
+    session: str = ""
+    created_at: float = 0.0
+
+
+class StateHandles:
+    """Cheap to make, safe from any thread; every method is one transaction. An id is as good as a secret. Those that
+    were not used for ``days`` go, and the oldest where all take more than :data:`MOST_BYTES`."""
+
+    def __init__(self, database: Database, days: float, most_bytes: int = MOST_BYTES) -> None:
+        self._database = database
+        self._kept_s = days * 86_400
+        self._most_bytes = most_bytes
+
+    def add(self, handle: StateHandle, snapshots: tuple[str, ...] = ()) -> tuple[StateHandle, list[str]]:
+        """Under an id of its own; and the names of snapshots that nobody needs any more."""
+        made = StateHandle(**{**handle.__dict__, "id": f"st_{uuid.uuid4().hex}", "created_at": time.time()})
+        tokens = pack_token_ids(made.token_ids)
+        row = {**made.__dict__, "token_ids": tokens, "used_at": made.created_at, "size_bytes": len(tokens) + 500}
+        with self._database.transaction() as connection:
+            insert(connection, "state_handles", row)
+            note_snapshots(connection, made.id, snapshots)
+            return made, self._make_room(connection)
+
+    def get(self, handle_id: str, param: str | None = None) -> StateHandle:
+        """Counts as a use. ``state_id_not_found``."""
+        with self._database.transaction() as connection:
+            row = connection.execute("SELECT * FROM state_handles WHERE id = ?", (handle_id,)).fetchone()
+            if row is None or row["used_at"] < time.time() - self._kept_s:
+                raise RoostError("state_id_not_found", id=handle_id[:80], param=param)
+            connection.execute("UPDATE state_handles SET used_at = ? WHERE id = ?", (time.time(), handle_id))
+        return _from_row(row)
+
+    def of_session(self, session: str) -> StateHandle | None:
+        """The newest of a conversation."""
+        query = "SELECT * FROM state_handles WHERE session = ? ORDER BY seq DESC LIMIT 1"
+        with self._database.connect() as connection:
+            row = connection.execute(query, (session,)).fetchone()
+        return None if row is None else _from_row(row)
+
+    def sessions(self, prefix: str = "") -> list[tuple[str, float]]:
+        """Names that begin with ``prefix``, with the time of the newest state of each."""
+        query = """SELECT session, max(created_at) AS at FROM state_handles
+                   WHERE session <> '' AND substr(session, 1, ?) = ? GROUP BY session ORDER BY at DESC"""
+        with self._database.connect() as connection:
+            rows = connection.execute(query, (len(prefix), prefix)).fetchall()
+        return [(row["session"], row["at"]) for row in rows]
+
+    def newest(self, limit: int, after: str = "") -> tuple[list[StateHandle], bool]:
+        """The newest first, those older than ``after``; and whether there are more."""
+        query = """SELECT * FROM state_handles
+                   WHERE seq < coalesce((SELECT seq FROM state_handles WHERE id = ?), 1 << 62)
+                   ORDER BY seq DESC LIMIT ?"""
+        with self._database.connect() as connection:
+            rows = connection.execute(query, (after, limit + 1)).fetchall()
+        return [_from_row(row) for row in rows[:limit]], len(rows) > limit
+
+    def delete(self, handle_id: str) -> tuple[str, ...]:
+        """Names of the snapshots nobody needs any more. ``state_id_not_found``."""
+        with self._database.transaction() as connection:
+            if connection.execute("SELECT 1 FROM state_handles WHERE id = ?", (handle_id,)).fetchone() is None:
+                raise RoostError("state_id_not_found", id=handle_id[:80], param=None)
+            return tuple(self._remove(connection, handle_id))
+
+    def delete_session(self, session: str, is_prefix: bool = False) -> tuple[int, tuple[str, ...]]:
+        """How many states went, and names as above; ``is_prefix``: of the conversations "session:…", too."""
+        query = "SELECT id FROM state_handles WHERE session = ? OR (? AND substr(session, 1, ?) = ?)"
+        with self._database.transaction() as connection:
+            values = (session, is_prefix, len(session) + 1, f"{session}:")
+            ids = [row["id"] for row in connection.execute(query, values).fetchall()]
+            return len(ids), tuple(name for one in ids for name in self._remove(connection, one))
+
+    def _remove(self, connection: Any, handle_id: str) -> list[str]:
+        connection.execute("DELETE FROM state_handles WHERE id = ?", (handle_id,))
+        return release_snapshots(connection, handle_id)
+
+    def _make_room(self, connection: Any) -> list[str]:
+        query = "SELECT id FROM state_handles WHERE used_at < ?"
+        gone = [row["id"] for row in connection.execute(query, (time.time() - self._kept_s,)).fetchall()]
+        used = connection.execute("SELECT coalesce(sum(size_bytes), 0) AS used FROM state_handles").fetchone()["used"]
+        if used > self._most_bytes:
+            rows = connection.execute("SELECT id, size_bytes FROM state_handles ORDER BY used_at, seq").fetchall()
+            for row in rows[:-1]:
+                if used <= self._most_bytes:
+                    break
+                gone.append(row["id"])
+                used -= row["size_bytes"]
+        return [name for one in gone for name in self._remove(connection, one)]
+
+
+def _from_row(row: Any) -> StateHandle:
+    names = ("id", "state", "origin", "model", "tokenizer", "parent_id", "session", "created_at")
+    return StateHandle(token_ids=unpack_token_ids(row["token_ids"]), **{name: row[name] for name in names})
