@@ -134,6 +134,12 @@ def test_layers_are_shared_out() -> None:
             strategy.place(text, 24)
 
 
+def test_a_strategy_on_a_card_says_that_it_was_never_measured_there():
+    for text, is_told in (("torch cuda f16", True), ("torch cuda f16 *1 -> cpu q8", True), ("torch cpu q8", False)):
+        cls, options = resolve_strategy(text)
+        assert [remark.key for remark in cls.remarks(options)] == ["strategy.advice.torch_unmeasured"] * is_told
+
+
 def test_the_builder_writes_and_reads_device_and_format() -> None:
     for device in ("cpu", "cuda"):
         for format in strategy.FORMATS:

@@ -35,6 +35,8 @@ COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-w")
 """Never -ffast-math, and no multiply-adds of the compiler's own: see src/kernels.inc."""
 BUILD_TIMEOUT_S = 600
+"""Of one command for this system. One for another has no limit: zig's first link for a system compiles libc++ for it,
+136 s of processor time."""
 
 
 LIBRARY_VARIABLE = "ROOST_NATIVE_LIBRARY"  # a library built by hand: sanitizers, another compiler
@@ -177,7 +179,6 @@ def build(folder: Path | None = None, system: System = HERE) -> Path:
 
 def _compile(compiler: list[str], target: Path, system: System) -> None:
     flags = [flag for flag in FLAGS if flag != "-fPIC" or system.name != "win32"]
-    links = {"win32": ["-static", "-s"], "darwin": []}.get(system.name, ["-lpthread", "-s"])
     with tempfile.TemporaryDirectory(prefix="build-", dir=target.parent) as name:
         scratch = Path(name)
         sources = sorted(SOURCES.glob("*.cpp"))
@@ -186,10 +187,12 @@ def _compile(compiler: list[str], target: Path, system: System) -> None:
             [*compiler, *flags, "-c", str(source), "-o", str(made)]
             for source, made in zip(sources, objects, strict=True)
         ]
+        timeout_s = None if system.triple else BUILD_TIMEOUT_S
         with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            failures = [found for found in pool.map(_run, commands) if found]
+            failures = [found for found in pool.map(lambda command: _run(command, timeout_s), commands) if found]
         made = scratch / target.name
-        failed = "\n".join(failures) or _run([*compiler, "-shared", *map(str, objects), *links, "-o", str(made)])
+        link = [*compiler, "-shared", *map(str, objects), *link_flags(compiler, system), "-o", str(made)]
+        failed = "\n".join(failures) or _run(link, timeout_s)
         failed = failed or ("" if system.triple else _try_out(made))
         if failed and system.triple:
             raise NativeUnavailable(failed[-2000:], "See what the compiler says.")
@@ -202,10 +205,17 @@ def _compile(compiler: list[str], target: Path, system: System) -> None:
         _failure_file().unlink()
 
 
-def _run(command: list[str]) -> str:
+def link_flags(compiler: list[str], system: System) -> list[str]:
+    """On Windows GCC's own libraries go into the DLL; zig's always do, and with ``-static`` it makes an archive."""
+    if system.name == "win32":
+        return ["-s"] if "ziglang" in compiler else ["-static", "-s"]
+    return [] if system.name == "darwin" else ["-lpthread", "-s"]
+
+
+def _run(command: list[str], timeout_s: float | None = BUILD_TIMEOUT_S) -> str:
     """Empty, or what went wrong."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=BUILD_TIMEOUT_S)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s)
     except (OSError, subprocess.TimeoutExpired) as exc:
         return str(exc)
     return "" if done.returncode == 0 else done.stderr.strip() or f"{command[0]} ended with {done.returncode}"

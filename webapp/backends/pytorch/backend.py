@@ -124,6 +124,11 @@ class TorchBackend(Backend):
         return strategy.runs(str(options[BY_STRATEGY]), config.n_layer)
 
     @classmethod
+    def remarks(cls, options: Options) -> Sequence[Text]:
+        is_on_card = any(part.device != "cpu" for part in strategy.parse(str(options[BY_STRATEGY])))
+        return (Text("strategy.advice.torch_unmeasured"),) if is_on_card else ()
+
+    @classmethod
     def usage(cls) -> str:
         return f"{strategy.NAME} cpu|cuda[:N] {'|'.join(strategy.FORMATS)} [*LAYERS] [-> ...]"
 
