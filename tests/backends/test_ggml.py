@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -218,6 +219,26 @@ def test_a_ggml_made_for_another_processor_is_never_run(monkeypatch: pytest.Monk
     found = GgmlBackend.availability()
     assert found.reason.key == "reason.backends.ggml_other_processor"
     library._load.cache_clear()
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_threads_of_openmp_wait_awake_for_a_moment_unless_a_person_said_how_long(
+    own: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """libgomp reads the variable while it is loaded; torch's, which comes later, is to find what was there before."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if own:
+        monkeypatch.setenv("GOMP_SPINCOUNT", own)
+    paths, seen, open_library = library.load().paths, [], library.ctypes.CDLL
+
+    def opened(path: str) -> object:
+        seen.append(os.environ.get("GOMP_SPINCOUNT"))
+        return open_library(path)
+
+    monkeypatch.setattr(library.ctypes, "CDLL", opened)
+    Ggml(paths)
+    assert seen == [own or library.SPINS] * len(paths)
+    assert os.environ.get("GOMP_SPINCOUNT") == own
 
 
 def test_a_path_that_was_set_is_taken_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,13 +9,14 @@ instruction that it does not have would end the process.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import logging
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import c_bool, c_char_p, c_float, c_int32, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from functools import lru_cache
@@ -41,6 +42,10 @@ PACKAGES = (
 """Package, module, folders in it (or itself), libraries in them."""
 FAST_KERNELS = "ggml_cpu_has_llamafile"
 """llamafile's: several tokens at once go through Q8_0 faster (docs/backends.md); no other type gains."""
+SPINS = "10000"
+"""Rounds for which the threads of a ggml built with OpenMP (GCC's) wait awake for one another, a few tenths of a
+millisecond, before they sleep. An engine process has none, for torch's sake: with that a token takes three times as
+long, since there are a thousand such waits in it."""
 NEWEST_PYTHON = (3, 14)
 """For which libggml-python has wheels."""
 
@@ -193,7 +198,8 @@ class Ggml:
         self.paths = tuple(paths)
         self.source = source or str(paths[-1])
         try:
-            self._libraries = [ctypes.CDLL(str(path)) for path in paths]
+            with _environment("GOMP_SPINCOUNT", SPINS):  # libgomp reads it when it is loaded
+                self._libraries = [ctypes.CDLL(str(path)) for path in paths]
         except OSError as exc:
             reason = Text("reason.backends.cannot_be_loaded", file=paths[-1].name, error=str(exc))
             raise GgmlUnavailable(reason, _install()) from exc
@@ -250,6 +256,19 @@ class Ggml:
 
     def _find(self, name: str) -> Any:
         return next((getattr(each, name) for each in self._libraries if hasattr(each, name)), None)
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Sets a variable that a person did not set, for a moment."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def availability() -> Availability:
