@@ -113,6 +113,10 @@ def test_states_and_presets_are_compared_with_everything_a_preset_says(turns_of,
     assert (own.stats["decoded_tokens"], own.stats["seed"]) == (3, 1)
     assert (other.stats["decoded_tokens"], other.stats["seed"], other.stats["preset"]) == (5, 8, "Pirate")
     assert other.stats["prompt_tokens"] != own.stats["prompt_tokens"]
+    turns.decide(other.id, [other.id])
+    fork = turns.fork(other.id, 2, 77)
+    assert watch(fork)[-1].stats["prompt_tokens"] == other.stats["prompt_tokens"] + 3  # its preset's, not the chat's
+    assert turns.beside.undecided(store.message(fork.message_id)) == []
     with raises_code("preset_not_found"):
         turns.several(first.message_id, [Variant(), Variant("preset", "gone")])
     for wrong in ([Variant()], [Variant()] * 33):

@@ -86,14 +86,15 @@ class SideBySide:
         self._store = store
 
     def undecided(self, stored: StoredMessage) -> list[StoredMessage]:
-        """All of the group this answer belongs to, in order, with what is written so far; [] where there is none, or
-        a person has chosen."""
+        """All of the group this answer belongs to, in order, with what is written so far; [] where there is none, only
+        one of it is left, or a person has chosen."""
         beside = Beside.of(stored.message)
         if beside is None or stored.parent_id is None:
             return []
         if beside.group in self._store.message(stored.parent_id).message.metadata.get(DECIDED, {}):
             return []
-        return self.group(stored, beside)
+        found = self.group(stored, beside)
+        return found if len(found) >= FEWEST_ANSWERS else []
 
     def group(self, stored: StoredMessage, beside: Beside) -> list[StoredMessage]:
         rows = self._store.versions(stored.id)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +26,7 @@ from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
 from webapp.services.chat.answer_tokens import END_OF_TEXT, check_position, model_of_answer
 from webapp.services.chat.replay import Replays
-from webapp.services.chat.side_by_side import Beside, SideBySide, Variant, beside_each_other, needed_model
+from webapp.services.chat.side_by_side import BESIDE, Beside, SideBySide, Variant, beside_each_other, needed_model
 from webapp.services.chat.tool_loop import ToolLoop
 from webapp.services.chat.turn_writer import Journal, LiveTurn, TurnWriter, chosen_tools, prompt_of_path
 from webapp.services.generation.generation import POLL_S, Generation
@@ -160,7 +162,13 @@ class ChatTurns:
         ids = stored.message.token_ids[: check_position(stored, position)]
         if model.tokenizer.token_bytes(token_id) is None or token_id == END_OF_TEXT:
             raise RequestError("token_out_of_range", found=token_id, vocab_size=model.tokenizer.vocab_size)
-        metadata = {"tokenizer": model.tokenizer.name, "forked": {"from": message_id, "position": position}}
+        metadata: dict[str, Any] = {
+            "tokenizer": model.tokenizer.name,
+            "forked": {"from": message_id, "position": position},
+        }
+        beside = Beside.of(stored.message)
+        if beside is not None and beside.variant.kind:  # what it was asked of, it goes on with
+            metadata[BESIDE] = asdict(replace(beside, group=uuid.uuid4().hex))
         mode = stored.message.think_mode
         begun = Message(Role.ASSISTANT, "", token_ids=(*ids, token_id), think_mode=mode, metadata=metadata)
 
