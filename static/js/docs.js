@@ -1,6 +1,8 @@
 // The page at /docs: example tabs, copying, and "Try it", which sends the request as written and shows what comes.
 import { copyBySelection } from "./copy.js";
 
+const words = document.getElementById("docs-contents").dataset;
+
 async function copy(button) {
   const text = document.getElementById(button.dataset.docsCopy).textContent;
   try {
@@ -64,7 +66,7 @@ async function send(form) {
     try {
       JSON.parse(body.value);
     } catch (error) {
-      show(answer, answer.dataset.notJson.replace("%", error.message), true);
+      show(answer, words.notJson.replace("%", error.message), true);
       return;
     }
   }
@@ -72,7 +74,7 @@ async function send(form) {
   const controller = new AbortController();
   stop.onclick = () => controller.abort();
   stop.hidden = false;
-  show(answer, answer.dataset.waiting, false);
+  show(answer, words.waiting, false);
   const began = performance.now();
   try {
     const headers = { "Content-Type": "application/json" };
@@ -82,7 +84,7 @@ async function send(form) {
     figure(figures, `${response.status} ${response.statusText}`);
     figure(figures, `${((performance.now() - began) / 1000).toFixed(2)} s`);
   } catch (error) {
-    if (error.name !== "AbortError") show(answer, answer.dataset.failed, true);
+    if (error.name !== "AbortError") show(answer, words.failed, true);
   } finally {
     stop.hidden = true;
   }

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, abort, request
 
 from webapp.web.api.operations import DOCUMENTED, GROUPS, Operation
 from webapp.web.kit.page import PageContext, Translator, Values, current_page, render_page
@@ -28,6 +28,18 @@ YOUR_TOKEN = "YOUR_TOKEN"
 @blueprint.get("/docs")
 def index() -> Response:
     return render_page("docs/page.html", docs_page(current_page(), request.url_root.rstrip("/")))
+
+
+@blueprint.get("/docs/fields/<key>")
+def fields(key: str) -> Response:
+    """Those of one operation's body; the page asks for them when its part is opened."""
+    page = current_page()
+    row = next((row for row in DOCUMENTED if row.key == key and row.body), None)
+    if row is None:
+        abort(404)
+    shown = {**operation(page.t, row, page.status.model), "fields": field_rows(page.t, row.body_type)}
+    values = {"page_title": shown["title"], "operation": shown}
+    return render_page("docs/fields.html", values, "docs/_fields.html")
 
 
 def docs_page(page: PageContext, address: str) -> Values:
@@ -69,7 +81,7 @@ def operation(t: Translator, row: Operation, model: str) -> Values:
         "path": row.path,
         "title": t(f"api.op.{row.key}.title"),
         "text": t(f"api.op.{row.key}.text"),
-        "fields": field_rows(t, row.body_type) if row.body else [],
+        "has_fields": bool(row.body),
         "body": json.dumps(example, ensure_ascii=False, indent=2) if example else "",
         "is_risky": row.key in RISKY,
         "can_try": "{" not in row.path,

@@ -61,7 +61,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.OWNER, "tools.servers", "create save try_out connect switch set_tools delete do import_"),
     **_rows(Role.GUEST, "measure", "index"),
     **_rows(Role.LOCAL, "measure", "start delete"),
-    **_rows(Role.GUEST, "docs", "index"),
+    **_rows(Role.GUEST, "docs", "index fields"),
     **_rows(Role.GUEST, "status", "show_strip show_menu show_palette"),
     **_rows(Role.LOCAL, "status", "load unload cancel"),
     **_rows(Role.LOCAL, "settings", "index"),
