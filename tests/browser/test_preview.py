@@ -50,6 +50,7 @@ def elsewhere():
 
 def frame_of(page):
     page.wait_for_selector(".preview")
+    until_true(page, lambda: any(frame.url.endswith("/preview") for frame in page.frames))
     return next(frame for frame in page.frames if frame.url.endswith("/preview"))
 
 

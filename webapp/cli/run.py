@@ -9,7 +9,7 @@ from typing import Any
 
 from webapp.chat.events import ContentDelta
 from webapp.cli.options import add_model_options, add_sampling_options, sampling_from, settings_from
-from webapp.errors import RoostError
+from webapp.errors import RequestError
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.generation import Generation
@@ -35,7 +35,7 @@ def prompt_of(given: str | None) -> str:
         print(t("cli.run.type"), file=sys.stderr)
     text = sys.stdin.read()
     if not text:
-        raise RoostError("prompt_empty")
+        raise RequestError("prompt_empty")
     return text
 
 
