@@ -24,6 +24,10 @@ function openMenu(button) {
   menu.querySelector("[data-menu-do=unpin_chat]").hidden = !isPinned;
   menu.dataset.folder = row?.dataset.folder ?? "";
   for (const link of menu.querySelectorAll("[data-menu-export]")) link.href = at(`/chat/${id}/export.${link.dataset.menuExport}`);
+  for (const link of menu.querySelectorAll("[data-menu-aside]")) {
+    link.href = at(`/chat/${id}/aside/${link.dataset.menuAside}`);
+    link.hidden = id !== document.body.dataset.chat;
+  }
   menu.showPopover();
   const spot = button.getBoundingClientRect();
   const size = menu.getBoundingClientRect();
@@ -93,6 +97,16 @@ function ask(form, field, link, before, keep) {
       focusAfter();
     }
   });
+}
+
+// What the model says beside the chat; it takes a moment.
+async function showAside(address) {
+  const place = document.getElementById("aside");
+  place.hidden = false;
+  place.setAttribute("aria-busy", "true");
+  place.scrollIntoView({ block: "nearest" });
+  await htmx.ajax("GET", address, { target: "#aside", swap: "outerHTML" });
+  document.getElementById("aside").scrollIntoView({ block: "nearest" });
 }
 
 // News of the list: one that was made longer is asked for at its length, and what has the focus keeps it.
@@ -171,6 +185,10 @@ export function startChats() {
     } else if (event.target.closest("[data-menu-do=folder]")) {
       menu.hidePopover();
       move(document.querySelector(place), menu.dataset.chat, menu.dataset.folder);
+    } else if (event.target.closest("[data-menu-aside]")) {
+      event.preventDefault();
+      menu.hidePopover();
+      showAside(event.target.closest("a").href);
     } else if (event.target.closest("#chat-menu")) menu.hidePopover();
     else if (event.target.closest("[data-panel-toggle]")) togglePanel();
     else if (drawer) setDrawer(frame.dataset.drawer === drawer.dataset.drawerToggle ? "" : drawer.dataset.drawerToggle);

@@ -32,7 +32,7 @@ def _rows(role: Role, blueprint: str, names: str) -> dict[str, Role]:
 ENDPOINTS: dict[str, Role] = {
     **_rows(Role.STRANGER, "", "health"),
     **_rows(Role.GUEST, "", "static chat_socket"),
-    **_rows(Role.GUEST, "chat", "index chat chats all_ older export own do import_ preview tokens several"),
+    **_rows(Role.GUEST, "chat", "index chat chats all_ aside older export own do import_ preview tokens several"),
     **_rows(Role.GUEST, "chat", "poll service_worker offline"),
     **_rows(Role.LOCAL, "chat", "do_all"),
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),

@@ -2,11 +2,13 @@
 
 import pytest
 
+from tests.errors import raises_code
 from tests.services.chat.watching import text_of, watch
 from tests.waiting import PATIENCE_S, WaitRanOut, wait_until
 from tests.weights.make_checkpoints import write_checkpoint
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
+from webapp.services.chat.asides import ask_aside
 from webapp.services.chat.turns import ChatTurns
 from webapp.settings import Settings
 
@@ -49,6 +51,33 @@ def test_the_second_turn_reads_only_what_is_new(turns_of, store, world, rest):
     second = watch(turns.send(chat.id, "More"))[-1].stats
     new = world.encode("\n\n") + world.encode("User: More\n\n") + world.encode("Assistant:")
     assert second["prefilled_tokens"] <= len(new) + 1  # the last token sampled was never fed
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "lines"),
+    [
+        ("title", " **“Birds on wires”**\nand more", ["Birds on wires"]),
+        ("questions", " 1. Why wires?\n\n- How many?\n3) When?\n4. Who?", ["Why wires?", "How many?", "When?"]),
+        ("summary", " We spoke of birds.\nThey sit.", ["We spoke of birds.\nThey sit."]),
+    ],
+)
+def test_what_is_asked_beside_a_chat_reads_the_question_alone_and_leaves_no_trace(
+    kind, said, lines, turns_of, store, world
+):
+    turns = turns_of(spelled(world, said))
+    chat = store.create(title="As it was")
+    watch(turns.send(chat.id, "A long beginning: " + "birds on wires, " * 200))
+    before = [row.id for row in store.branch(chat.id)]
+    found, read = ask_aside(turns._manager, turns._presets, store, chat.id, kind, "Now something else.")
+    assert found == lines and read < 20
+    assert [row.id for row in store.branch(chat.id)] == before and store.get(chat.id).title == "As it was"
+    assert watch(turns.send(chat.id, "On"))[-1].stats["read_again"] == 0
+
+
+def test_nothing_is_asked_beside_a_chat_without_messages(turns_of, store):
+    with raises_code("prompt_empty"):
+        turns = turns_of("fake")
+        ask_aside(turns._manager, turns._presets, store, store.create().id, "title", "A title?")
 
 
 def test_a_stop_only_the_text_shows_costs_reading_that_one_answer_again(turns_of, store, world):

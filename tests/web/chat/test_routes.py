@@ -234,3 +234,20 @@ def test_a_page_is_light(roost):
     for i in range(30):
         roost.store.create(title=f"A chat about {i} birds")
     assert roost.weight(f"/chat/{roost.answered()}") < 150 * 1024
+
+
+def test_what_the_model_says_beside_a_chat_is_offered_and_changes_nothing(roost):
+    chat_id = roost.answered("Birds on wires")
+    title = roost.get(f"/chat/{chat_id}/aside/title", **{"HX-Request": "true"})
+    assert 'value="rename_chat"' in title and "<html" not in title and 'name="title"' in title
+    questions = roost.get(f"/chat/{chat_id}/aside/questions")
+    assert questions.count('value="send"') == 3 and "<html" in questions
+    assert "no current" in roost.get(f"/chat/{chat_id}/aside/summary")
+    assert " hidden>" in roost.get(f"/chat/{chat_id}/aside/summary?off=1", **{"HX-Request": "true"})
+    assert len(roost.store.branch(chat_id)) == 2
+    for wrong in (f"/chat/{chat_id}/aside/banana", "/chat/nowhere/aside/title"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            roost.get(wrong)
+        assert refused.value.code == 404
+    empty = roost.store.create().id
+    assert 'role="alert"' in roost.get(f"/chat/{empty}/aside/title")

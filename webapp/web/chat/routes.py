@@ -18,6 +18,7 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import ChatNotFound, RoostError
 from webapp.i18n import Text
 from webapp.services.attachments import FILE_BYTES, ROOM
+from webapp.services.chat.asides import MAX_TOKENS, ask_aside
 from webapp.services.chat.chat_file import ChatFiles
 from webapp.services.chat.imports import LEFT_OUT, MOST_CHATS, MOST_MESSAGES
 from webapp.storage.records import Chat
@@ -52,7 +53,15 @@ from webapp.web.chat.views import (
 )
 from webapp.web.error_answers import notice_page
 from webapp.web.guard import client_address, current_role
-from webapp.web.kit.page import Toast, current_locale, file_name_options, render_page, translator, wants_fragment
+from webapp.web.kit.page import (
+    Toast,
+    Values,
+    current_locale,
+    file_name_options,
+    render_page,
+    translator,
+    wants_fragment,
+)
 
 blueprint = Blueprint("chat", __name__)
 attachments = Blueprint("attachments", __name__)
@@ -258,6 +267,28 @@ def offline() -> Response:
     """What the browser keeps, to show it while the server is away."""
     t = translator(current_locale())
     return notice_page(t("offline.title"), t("offline.text"), t("offline.hint"), 200)
+
+
+@blueprint.get("/chat/<chat_id>/aside/<kind>")
+def aside(chat_id: str, kind: str) -> Response:
+    """What the model says of the chat beside it: ``title``, ``questions`` or ``summary``. ``?off=1`` is the empty
+    place."""
+    page = chat_context()
+    if kind not in MAX_TOKENS:
+        raise ChatNotFound()
+    values: Values = {"id": chat_id, "kind": kind, "is_shown": "off" not in request.args}
+    if values["is_shown"]:
+        question = page.t(f"chat.aside.ask.{kind}")
+        try:
+            values["lines"], values["read"] = ask_aside(
+                page.manager, page.presets, page.store, chat_id, kind, question, client_address()
+            )
+        except ChatNotFound:
+            raise
+        except RoostError as exc:
+            values["failure"] = page.sentences(exc)
+    shown = {"aside": values, "page_title": page.t("chat.aside.label"), "commands_url": "/chat/do"}
+    return render_page("chat/aside.html", shown, "chat/_aside.html")
 
 
 @blueprint.get("/chat/<chat_id>/older")
