@@ -20,7 +20,7 @@ from typing import Any
 from webapp.chat.events import Failed, Finished, Waiting
 from webapp.chat.messages import Message, Role, attached_files, attached_metadata, title_of
 from webapp.engine.sampling_params import SamplingParams
-from webapp.errors import ModelError, RequestError, RoostError
+from webapp.errors import ModelError, RequestError, RoostError, StorageError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import texts_before, with_search
@@ -117,7 +117,7 @@ class ChatTurns:
         parent_id = stored.parent_id if stored.message.role is Role.ASSISTANT else stored.id
         places = beside_each_other(variants)
         if parent_id is None:
-            raise RoostError("message_not_found")
+            raise StorageError("message_not_found")
         for variant in variants:
             needed_model(self._manager, self._presets, variant)  # a preset that is gone is told now
         in_turn = any(variant.kind in ("preset", "model") for variant in variants)

@@ -23,7 +23,7 @@ from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
-from webapp.web.api.operations import OPERATIONS, Operation, methods_of, named
+from webapp.web.api.operations import OPERATIONS, Operation, methods_of, name_request, named
 from webapp.web.error_answers import answer_error, takes_anything, wants_json
 from webapp.web.peer import REFUSAL_KEY
 
@@ -108,7 +108,7 @@ def call(op: Operation, **arguments: str) -> Response:
         record.end()
         raise
     record.status = response.status_code
-    response.headers["X-Request-Id"] = response.headers["Request-Id"] = record.id
+    name_request(response)
     response.call_on_close(release)
     response.call_on_close(record.end)
     return response

@@ -337,7 +337,8 @@ TOOLS_LEFT_OUT = "X-Roost-Tools-Left-Out"
 
 
 def name_request(response: Response) -> None:
-    """A refusal carries its :func:`request_id` under OpenAI's header and Anthropic's, as every answer does."""
+    """Every answer, a refusal too, carries its :func:`request_id` under OpenAI's header and Anthropic's; and the types
+    of tools that were not offered."""
     response.headers["X-Request-Id"] = response.headers["Request-Id"] = request_id()
     if names := g.get("tools_left_out"):
         response.headers[TOOLS_LEFT_OUT] = ", ".join(names)

@@ -387,7 +387,7 @@ class Commands:
         page = self.page
         title = page.t("chat.list.copy_of", title=page.store.get(command.target).title)[:TITLE_CHARS]
         made = ChatFiles(page.manager, page.store, page.presets).duplicate(command.target, title)
-        return CommandResult(made.id, is_new_chat=True)
+        return CommandResult(made.id)
 
     def pin_chat(self, command: Command) -> CommandResult:
         return self._placed(command, is_pinned=True)
@@ -604,7 +604,7 @@ class PageSocket:
         if result.is_new_chat:
             self.viewer.frame(type="chat", id=result.chat_id, url=f"/chat/{result.chat_id}")
             self.viewer.open(result.chat_id, [])
-        elif command.do in ("delete_chat", "restore_chat") and result.chat_id != self.viewer.chat_id:
+        elif command.do in ("delete_chat", "restore_chat", "duplicate_chat") and result.chat_id != self.viewer.chat_id:
             self.viewer.frame(type="go", url=address_of(result))
         elif result.done:
             text = self.viewer.page.t(result.done, **result.done_with)
