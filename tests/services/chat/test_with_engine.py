@@ -10,6 +10,7 @@ from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.asides import ask_aside
 from webapp.services.chat.turns import ChatTurns
+from webapp.services.generation import generation
 from webapp.settings import Settings
 
 
@@ -212,7 +213,8 @@ def test_a_deleted_chat_takes_its_snapshots_along_but_not_those_of_another(turns
     assert watch(turns.send(ids[0], "And"))[-1].stats["read_again"] > 0
 
 
-def test_what_a_stopped_answer_leaves_in_a_deleted_chat_goes_too(turns_of, store):
+def test_what_a_stopped_answer_leaves_in_a_deleted_chat_goes_too(turns_of, store, monkeypatch):
+    monkeypatch.setattr(generation, "ABORT_GRACE_S", PATIENCE_S)  # an end the engine did not tell of names no snapshots
     turns = turns_of("fake script=' la' repeat=0 delay_ms=1")
     first, second = (store.create().id for _ in range(2))
     live = turns.send(first, "Hum")
