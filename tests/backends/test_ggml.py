@@ -68,7 +68,7 @@ def test_a_ragged_step_gives_each_row_what_it_gets_alone(architecture: str, tmp_
     logits = backend.step(batch)
     assert len(logits) == len(expected)
     # llamafile's kernels take several tokens at once, and add up in another order.
-    most = 1e-5 if library.load().has(library.FAST_KERNELS) else 0
+    most = 1e-5 if library.load().has("ggml_cpu_has_llamafile") else 0
     assert difference(logits.to_numpy(range(len(logits))), np.stack(expected)) <= most
     for row in batch:
         assert most or backend.read_state(row.slot).digest() == histories[row.slot, "after"]
@@ -266,23 +266,15 @@ class Library:
 
 
 @pytest.mark.parametrize(
-    ("there", "taken"),
-    [
-        (["own", "plain", "fast"], "fast"),
-        (["own", "plain"], "own"),
-        (["plain", "own"], "plain"),
-        (["fast", "faster"], "fast"),
-        (["foreign", "plain"], "plain"),
-        (["plain", "foreign-fast"], "plain"),
-    ],
+    ("there", "taken"), [(["own", "other"], "own"), (["foreign", "own"], "own"), (["own", "foreign"], "own")]
 )
-def test_of_the_installed_one_with_fast_kernels_is_taken_else_the_first(
+def test_the_first_installed_one_that_works_is_taken(
     there: list[str], taken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def opened(paths: list[Path], source: str) -> Library:
         if source.startswith("foreign"):
             raise library.GgmlUnavailable("reason", "way out")
-        return Library(source, *([library.FAST_KERNELS] if source.startswith("fast") else []))
+        return Library(source)
 
     monkeypatch.setattr(library, "_opened", opened)
     monkeypatch.setattr(library, "installed", lambda: [(name, [Path(name)]) for name in there])
@@ -294,23 +286,10 @@ def test_of_the_installed_one_with_fast_kernels_is_taken_else_the_first(
     library._load.cache_clear()
 
 
-@pytest.mark.parametrize(
-    ("words", "format", "is_faster_told"),
-    [
-        (("ggml_cpu_has_avx2",), "q8_0", True),
-        (("ggml_cpu_has_avx2",), "auto", True),
-        (("ggml_cpu_has_avx2",), "q4_k", False),
-        (("ggml_cpu_has_avx2", library.FAST_KERNELS), "q8_0", False),
-        ((), "q8_0", False),
-    ],
-)
-def test_which_ggml_runs_is_told_and_what_would_be_faster(
-    words: tuple[str, ...], format: str, is_faster_told: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(library, "load", lambda: Library("libggml-python", *words))
-    found = GgmlBackend.remarks({"format": format})
-    assert found[0].params == {"source": "libggml-python", "version": "0.20.2"}
-    assert [remark.key for remark in found[1:]] == ["strategy.advice.ggml_fast_kernels"] * is_faster_told
+def test_which_ggml_runs_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "load", lambda: Library("libggml-python"))
+    (found,) = GgmlBackend.remarks({"format": "q8_0"})
+    assert found.params == {"source": "libggml-python", "version": "0.20.2"}
 
 
 def test_its_strategies_are_read() -> None:

@@ -55,7 +55,6 @@ TYPES = {
     "f32": "float32",
 }
 """Choice -> dtype of the matrices of a checkpoint. :data:`AS_FILE`: as a .bin or .gguf has them, else 8 bits."""
-GAIN_BY_FAST_KERNELS = (AS_FILE, "q8_0")
 READABLE = ("float32", "float16", "bfloat16", "float64")
 RUNNER_DEVICE = "CPU (rwkv.cpp)"
 RUNNER_PRECISIONS = {"fp16": "f16", "int8": "q5_1"}
@@ -162,17 +161,13 @@ class GgmlBackend(FlatBackend):
 
     @classmethod
     def remarks(cls, options: Options) -> Sequence[Text]:
-        """Which ggml runs it, and what would be faster."""
+        """Which ggml runs it."""
         try:
             ggml = library.load()
         except library.GgmlUnavailable:
             return ()
         told = {"source": ggml.source, "version": (ggml.version() or b"").decode("ascii", "replace")}
-        found = [Text("strategy.advice.ggml_runs_on", **told)]
-        is_measured = options["format"] in GAIN_BY_FAST_KERNELS and ggml.has("ggml_cpu_has_avx2")
-        if is_measured and not ggml.has(library.FAST_KERNELS):
-            found.append(Text("strategy.advice.ggml_fast_kernels", source=ggml.source, package=library.FASTER))
-        return found
+        return (Text("strategy.advice.ggml_runs_on", **told),)
 
     @classmethod
     def footprint(cls, model: ModelFile, options: Options) -> Footprint:

@@ -1,10 +1,9 @@
 """ggml, from whichever installed package carries it, through ctypes.
 
-The path in ``ROOST_GGML_LIBRARY`` (a library or a folder of them) is taken and nothing else. Without one the first of
-llama-cpp-python (built on this machine), libggml-python (which comes with Roost) and xllamacpp that was built with
-:data:`FAST_KERNELS`, else the first that works. Every function of :data:`SIGNATURES` must be there. They are built for
-a processor: what one was compiled for is compared with the processor before anything is computed, because an
-instruction that it does not have would end the process.
+The path in ``ROOST_GGML_LIBRARY`` (a library or a folder of them) is taken and nothing else. Without one the first that
+works of llama-cpp-python (built on this machine), libggml-python (which comes with Roost) and xllamacpp. Every function
+of :data:`SIGNATURES` must be there. They are built for a processor: what one was compiled for is compared with the
+processor before anything is computed, because an instruction that it does not have would end the process.
 """
 
 from __future__ import annotations
@@ -32,16 +31,12 @@ log = logging.getLogger(__name__)
 PATH_VARIABLE = "ROOST_GGML_LIBRARY"
 PACKAGE = "libggml-python"
 PINNED = "libggml-python==0.20.2.post1"
-FASTER = '"rwkv-roost[ggml]"'
-"""To install: xllamacpp, whose ggml has :data:`FAST_KERNELS`."""
 PACKAGES = (
     ("llama-cpp-python", "llama_cpp", ("lib*",), ("ggml-base", "ggml-cpu")),
     (PACKAGE, "libggml", ("lib*", "bin"), ("ggml-base", "ggml-cpu")),
     ("xllamacpp", "xllamacpp", (), ("xllamacpp",)),
 )
 """Package, module, folders in it (or itself), libraries in them."""
-FAST_KERNELS = "ggml_cpu_has_llamafile"
-"""llamafile's: several tokens at once go through Q8_0 faster (docs/backends.md); no other type gains."""
 SPINS = "10000"
 """Rounds for which the threads of a ggml built with OpenMP (GCC's) wait awake for one another, a few tenths of a
 millisecond, before they sleep. An engine process has none, for torch's sake: with that a token takes three times as
@@ -295,18 +290,13 @@ def _load(chosen: str) -> Ggml | GgmlUnavailable:
             return _opened(chosen_libraries(Path(chosen)), chosen)
         except GgmlUnavailable as exc:
             return exc
-    usable: Ggml | None = None
     refusal: GgmlUnavailable | None = None
     for package, paths in installed():
         try:
-            ggml = _opened(paths, package)
+            return _opened(paths, package)
         except GgmlUnavailable as exc:
             refusal = refusal or exc
-            continue
-        if ggml.has(FAST_KERNELS):
-            return ggml
-        usable = usable or ggml
-    return usable or refusal or _missing()
+    return refusal or _missing()
 
 
 def gpu_bytes() -> int:
@@ -429,7 +419,7 @@ def _install() -> Text:
     """What to do about it: a newer Python and an Intel Mac have no wheel of libggml-python."""
     is_intel_mac = sys.platform == "darwin" and platform.machine() == "x86_64"
     if sys.version_info[:2] > NEWEST_PYTHON or is_intel_mac:
-        return Text("reason.backends.install_another_ggml", package=FASTER, name=PATH_VARIABLE)
+        return Text("reason.backends.install_another_ggml", package="xllamacpp", name=PATH_VARIABLE)
     return Text("reason.backends.run_pip_install", package=PINNED)
 
 
