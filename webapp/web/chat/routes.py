@@ -216,7 +216,7 @@ def several(message_id: str) -> Response:
     """Ways to ask the question of this answer again; ``off`` puts them away."""
     if "off" in request.args:
         return render_page("chat/_several.html", {"id": message_id, "is_shown": False})
-    return render_page("chat/several.html", several_page(chat_context(), message_id), "chat/_several.html")
+    return _part("chat/_several.html", several_page(chat_context(), message_id))
 
 
 @blueprint.get("/chat/tokens/<message_id>")
@@ -230,7 +230,7 @@ def tokens(message_id: str) -> Response:
     values = token_page(page, message_id, request.args.get("from", 0, type=int))
     if at is not None:
         values["found"] = alternatives_view(page, message_id, at)
-    return render_page("chat/tokens.html", values, "chat/_tokens.html")
+    return _part("chat/_tokens.html", values)
 
 
 PREVIEW = """<!doctype html><title>-</title><script>
@@ -287,8 +287,13 @@ def aside(chat_id: str, kind: str) -> Response:
             raise
         except RoostError as exc:
             values["failure"] = page.sentences(exc)
-    shown = {"aside": values, "page_title": page.t("chat.aside.label"), "commands_url": "/chat/do"}
-    return render_page("chat/aside.html", shown, "chat/_aside.html")
+    shown = {"aside": values, "page_title": page.t("chat.aside.label"), "back_url": f"/chat/{chat_id}"}
+    return _part("chat/_aside.html", {**shown, "commands_url": "/chat/do"})
+
+
+def _part(name: str, values: Values) -> Response:
+    """A part that the page of a chat shows in its place, or a page of its own without scripts."""
+    return render_page("chat/part.html", {**values, "part": name}, name)
 
 
 @blueprint.get("/chat/<chat_id>/older")
