@@ -15,7 +15,7 @@ from webapp.i18n import size_text
 from webapp.services.states import snapshot_use
 from webapp.settings import SETTINGS, Settings, change_config, parse_toml
 from webapp.web.guard import current_role, the_guard
-from webapp.web.kit.page import PageContext, Values, current_page, render_page
+from webapp.web.kit.page import PageContext, Toast, Values, current_page, render_page
 from webapp.web.roles import Role
 
 blueprint = Blueprint("settings", __name__, url_prefix="/settings")
@@ -64,7 +64,9 @@ def save(name: str) -> Response | BaseResponse:
     )
 
 
-def settings_page(page: PageContext, toasts: Any = (), refused: tuple[str, RoostError] | None = None) -> Values:
+def settings_page(
+    page: PageContext, toasts: tuple[Toast, ...] = (), refused: tuple[str, RoostError] | None = None
+) -> Values:
     settings, t = page.settings, page.t
     waiting = _waiting(settings)
     return {
