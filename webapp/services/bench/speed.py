@@ -139,13 +139,13 @@ def _measure(contestant: Contestant, kind: str, size: int, plan: Plan, rounds: R
         return
     if kind == "decode":
         if size not in rounds.tokens:
-            warm_up = contestant.decode(size, plan.prompt_tokens, WARM_UP_TOKENS)
+            warm_up = _writing(contestant, size, plan, WARM_UP_TOKENS)
             a_second = warm_up["tokens_per_s"] / size
             rounds.tokens[size] = plan.tokens or int(min(MOST_TOKENS, max(FEWEST_TOKENS, RUN_S * a_second)))
             if not plan.tokens and rounds.tokens[size] > MOST_RUN_S * a_second:
                 rounds.left_out.add((kind, size))
                 return
-        run = contestant.decode(size, plan.prompt_tokens, rounds.tokens[size])
+        run = _writing(contestant, size, plan, rounds.tokens[size])
     else:
         done = [(length, rates) for (what, length), rates in rounds.figures.items() if what == "prefill" and rates]
         if kind == "prefill" and done and size > MOST_RUN_S * done[-1][1][0]["tokens_per_s"]:
@@ -153,6 +153,17 @@ def _measure(contestant: Contestant, kind: str, size: int, plan: Plan, rounds: R
             return
         run = contestant.prefill(size)
     rounds.figures[kind, size].append(run)
+
+
+def _writing(contestant: Contestant, size: int, plan: Plan, tokens: int) -> dict[str, float]:
+    """The figures of :meth:`Contestant.decode`. Of several answers the first writes while the prompts of the others are
+    still read; so what the same answers take for one token is taken off."""
+    run = contestant.decode(size, plan.prompt_tokens, tokens)
+    if size > 1:
+        begun = contestant.decode(size, plan.prompt_tokens, 1)
+        if (writing_s := run["wall_s"] - begun["wall_s"]) > 0:
+            run["tokens_per_s"] = size * (tokens - 1) / writing_s
+    return run
 
 
 # ---------------------------------------------------------------- Roost itself, by strategy
