@@ -259,6 +259,8 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "attachments_full": 409,
         "attachment_sent": 409,
         "attachment_not_found": 404,
+        "music_unreadable": 422,
+        "music_too_long": 413,
         "web_error": 400,
         "bad_frame": 400,
         "not_allowed": 403,

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from webapp.errors import FileMissing, WeightsError
 from webapp.i18n import Text
 from webapp.tokenizer import world
+from webapp.tokenizer.music import ABC_SIZE, MIDI_VOCABULARIES, AbcTokenizer, MidiTokenizer
 from webapp.tokenizer.world import WorldTokenizer, read_vocabulary_text, world_tokenizer
 
 
@@ -63,7 +64,8 @@ def load_tokenizer(
     and then in ``folders``: ``<model>.vocab.txt`` and ``<model>.tokenizer.json`` (must fit, or WeightsError), then what
     ``in_model`` finds in the model's own file (token bytes by id; must fit), then
     ``tokenizer.json``, ``20B_tokenizer.json`` and ``*_vocab*.txt`` as far as their size fits, since models may share
-    a folder. Then the built-in ones: World for 65,536 and what conversions without padding make of it, bytes for 256.
+    a folder. Then the built-in ones: World for 65,536 and what conversions without padding make of it, bytes for 256,
+    and those of the music models.
     """
     if override:
         return _named(str(override), vocab_size)
@@ -136,6 +138,10 @@ def _built_in(vocab_size: int, model: Path | None) -> Tokenizer:
         return world_tokenizer(vocab_size)
     if vocab_size == ByteTokenizer.vocab_size:
         return ByteTokenizer()
+    if vocab_size == ABC_SIZE:
+        return AbcTokenizer()
+    if vocab_size in MIDI_VOCABULARIES:
+        return MidiTokenizer(MIDI_VOCABULARIES[vocab_size])
     wanted = f"{model.stem if model else '<model>'}.vocab.txt or a tokenizer.json"
     if 0 <= vocab_size - PILE_VOCAB_SIZE <= LARGEST_PADDING:
         wanted = f"{PILE_FILE} (it comes with GPT-NeoX 20B and the Raven and Pile models of RWKV-4)"

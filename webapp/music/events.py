@@ -1,0 +1,285 @@
+"""The words of the MIDI models (``<start> pi:3c:a t50 pi:3c:0 <end>``) as events and as notes, both ways.
+
+An :class:`Event` is one word that sounds, with the step of 8 ms it stands at; a :class:`Note` has a beginning and a
+length in seconds, for whatever shows or plays it. :class:`NoteDecoder` makes notes of text while it comes. Text in the
+order in which a piece of events writes it comes back equal: within a step by instrument, then by pitch, waits as long
+as they go (briansemrau/MIDI-LLM-tokenizer, ``sort_token_data`` and ``delta_to_wait_ids``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from webapp.errors import RoostError
+from webapp.i18n import Text
+from webapp.tokenizer.music import MARKS, MIDI, STEP_S, WAITS, MidiVocabulary
+
+MOST_SECONDS = 3600
+MOST_NOTES = 100_000
+MOST_CHARS = 4 << 20
+"""Of a text that is read as music."""
+HELD_S = 5.0
+"""A note that nothing ends sounds so long (``decode_end_held_note_delay`` in the author's vocab_config.json)."""
+LAST_HELD_S = 3.0
+"""And no longer than that beyond the end of the text."""
+
+
+class Event(NamedTuple):
+    """``loudness`` 0 ends the note; the instrument is its number in the vocabulary."""
+
+    step: int
+    instrument: int
+    pitch: int
+    loudness: int
+
+
+@dataclass(frozen=True)
+class Note:
+    """``pitch`` and ``velocity`` as in MIDI (60 is middle C; velocity 1 to 127). ``instrument`` is a name of
+    :data:`webapp.music.midi_file.PROGRAMS`; ``track`` numbers the voices of the piece."""
+
+    start_s: float
+    duration_s: float
+    pitch: int
+    velocity: int
+    instrument: str
+    track: int
+
+
+@dataclass(frozen=True)
+class NoteChange:
+    """Note ``number`` of a piece as it is known now: one that ``is_sounding`` goes on, with its length so far. The last
+    change of a number is final."""
+
+    number: int
+    note: Note
+    is_sounding: bool
+
+
+def unreadable(kind: str, reason: Text) -> RoostError:
+    """``kind``: midi, text, abc or notes."""
+    return RoostError("music_unreadable", kind=Text(f"reason.music.kind.{kind}"), reason=reason)
+
+
+def too_long(unit: str, limit: int) -> RoostError:
+    """``unit``: seconds, notes, bytes or characters."""
+    return RoostError("music_too_long", limit=limit, unit=Text(f"reason.music.unit.{unit}"))
+
+
+def check_step(step: float) -> None:
+    if step * STEP_S > MOST_SECONDS:
+        raise too_long("seconds", MOST_SECONDS)
+
+
+# text
+
+
+def read_text(text: str, vocabulary: MidiVocabulary = MIDI) -> list[Event]:
+    """All events of one piece. ``music_unreadable`` names the first word that is none; a mark after the first event
+    ends the piece. ``music_too_long`` beyond an hour or 100,000 events of notes."""
+    if len(text) > MOST_CHARS:
+        raise too_long("characters", MOST_CHARS)
+    events: list[Event] = []
+    step = 0
+    for number, word in enumerate(text.lower().split(), 1):
+        token_id = vocabulary.ids.get(word)
+        if token_id is None:
+            raise unreadable("text", Text("reason.music.no_word", word=word[:40], number=number))
+        if token_id < len(MARKS) and events:
+            break
+        step += vocabulary.steps_of(token_id)
+        check_step(step)
+        note = vocabulary.note_of(token_id)
+        if note is not None:
+            events.append(Event(step, *note))
+            if len(events) > 2 * MOST_NOTES:
+                raise too_long("notes", MOST_NOTES)
+    return events
+
+
+def write_text(events: Iterable[Event], vocabulary: MidiVocabulary = MIDI, is_marked: bool = True) -> str:
+    """Without the silence before the first event. ``is_marked``: between ``<start>`` and ``<end>``; a model's prompt
+    has neither."""
+    ordered = sorted(events, key=lambda event: event[:3])
+    words = ["<start>"] if is_marked else []
+    now = ordered[0].step if ordered else 0
+    for step, instrument, pitch, loudness in ordered:
+        words += _waits(step - now)
+        now = step
+        words.append(vocabulary.words[vocabulary.note_id(instrument, pitch, loudness)])
+    return " ".join([*words, "<end>"] if is_marked else words)
+
+
+def normalised(events: Iterable[Event]) -> list[Event]:
+    """In the order of their text, with an end for every note: one that begins again ends there, one that nothing ends
+    after :data:`HELD_S`, or :data:`LAST_HELD_S` beyond the last event. Ends of notes that are over are left out; notes
+    that begin twice at once, as two channels of a file play them, stay two."""
+    found: list[Event] = []
+    sounding: dict[tuple[int, int], list[int]] = {}
+    last = 0
+    for event in sorted(events, key=lambda event: event[:3]):
+        last = event.step
+        begun = sounding.setdefault((event.instrument, event.pitch), [])
+        if event.loudness and begun and begun[0] < event.step:
+            found += [event._replace(loudness=0)] * len(begun)
+            begun.clear()
+        if event.loudness:
+            begun.append(event.step)
+        elif not begun:
+            continue
+        else:
+            begun.pop()
+        found.append(event)
+    for (instrument, pitch), begun in sounding.items():
+        for step in begun:
+            end = min(step + round(HELD_S / STEP_S), last + round(LAST_HELD_S / STEP_S))
+            found.append(Event(end, instrument, pitch, 0))
+    return sorted(found, key=lambda event: event[:3])
+
+
+def _waits(steps: int) -> Iterator[str]:
+    while steps > 0:
+        yield f"t{min(steps, WAITS)}"
+        steps -= WAITS
+
+
+def seconds_of(events: Iterable[Event]) -> float:
+    return max((event.step for event in events), default=0) * STEP_S
+
+
+# notes
+
+
+def notes_of(events: Iterable[Event], vocabulary: MidiVocabulary = MIDI) -> list[Note]:
+    """In order of their beginnings. A note that begins again ends there."""
+    decoder = NoteDecoder(vocabulary)
+    for event in sorted(events, key=lambda event: event.step):
+        decoder.take(event)
+    decoder.finish()
+    return decoder.notes
+
+
+def events_of(notes: Iterable[Note], vocabulary: MidiVocabulary = MIDI) -> list[Event]:
+    """``music_unreadable`` for a note that cannot be: an unknown instrument, a pitch or velocity out of range, a time
+    below 0 or that is no number. Of notes of the same pitch that overlap, the earlier ends where the later begins."""
+    places: dict[tuple[int, int], dict[int, tuple[int, int]]] = {}
+    count = 0
+    for count, note in enumerate(notes, 1):
+        if count > MOST_NOTES:
+            raise too_long("notes", MOST_NOTES)
+        instrument, start, end = _checked(note, vocabulary)
+        starts = places.setdefault((instrument, note.pitch), {})
+        loudness, known_end = starts.get(start, (0, 0))
+        starts[start] = (max(loudness, vocabulary.loudness_of(note.velocity)), max(end, known_end))
+    events = []
+    for (instrument, pitch), starts in places.items():
+        ordered = sorted(starts)
+        for start, following in zip(ordered, [*ordered[1:], None], strict=True):
+            loudness, end = starts[start]
+            events.append(Event(start, instrument, pitch, loudness))
+            events.append(Event(end if following is None else min(end, following), instrument, pitch, 0))
+    return sorted(events, key=lambda event: (*event[:3], event.loudness > 0))
+
+
+def _checked(note: Note, vocabulary: MidiVocabulary) -> tuple[int, int, int]:
+    """Instrument and the steps of beginning and end, which is at least one later."""
+    if note.instrument not in vocabulary.instruments:
+        reason = Text("reason.music.no_instrument", name=str(note.instrument)[:40])
+        raise unreadable("notes", reason)
+    is_in_range = 0 <= note.pitch < 128 and 0 < note.velocity < 128
+    if not is_in_range or not (note.start_s >= 0 and note.duration_s >= 0):  # NaN is neither
+        raise unreadable("notes", Text("reason.music.note_out_of_range"))
+    check_step((note.start_s + note.duration_s) / STEP_S)
+    start, end = round(note.start_s / STEP_S), round((note.start_s + note.duration_s) / STEP_S)
+    return vocabulary.instruments.index(note.instrument), start, max(start + 1, end)
+
+
+NOTE_WORD = re.compile(r"[a-z]+:[0-9a-f]{1,2}:[0-9a-f]")
+"""Whole as soon as it is there: a loudness is one digit."""
+
+
+class NoteDecoder:
+    """Notes out of the text of a MIDI model while it comes. What is no word is skipped and counted: a model's text is
+    not to end over one. A note that nothing ends lasts :data:`HELD_S`; if its end comes later all the same, the note is
+    told again with that length."""
+
+    def __init__(self, vocabulary: MidiVocabulary = MIDI) -> None:
+        self.notes: list[Note] = []
+        """By number. Those that still sound have their length so far."""
+        self.skipped = 0
+        self._vocabulary = vocabulary
+        self._step = 0
+        self._rest = ""
+        self._sounding: dict[tuple[int, int], int] = {}
+        self._overdue: dict[tuple[int, int], int] = {}
+
+    @property
+    def time_s(self) -> float:
+        return self._step * STEP_S
+
+    def feed(self, text: str) -> list[NoteChange]:
+        """Pieces may end anywhere. ``music_too_long`` beyond an hour or 100,000 notes."""
+        *words, self._rest = re.split(r"\s+", self._rest + text.lower())
+        if NOTE_WORD.fullmatch(self._rest):
+            words.append(self._rest)
+            self._rest = ""
+        if len(self._rest) > 40:
+            self._rest, self.skipped = "", self.skipped + 1
+        return [change for word in words if word for change in self._word(word)]
+
+    def finish(self) -> list[NoteChange]:
+        """At the end of the text: what still sounds gets its length."""
+        changes = self.feed(" ")
+        for number in self._sounding.values():
+            length = min(HELD_S, self.time_s - self.notes[number].start_s + LAST_HELD_S)
+            changes.append(self._changed(number, length))
+        self._sounding.clear()
+        return changes
+
+    def take(self, event: Event) -> list[NoteChange]:
+        """The same for events, in order of their steps."""
+        return [*self._wait(event.step - self._step), *self._play(*event[1:])]
+
+    def _word(self, word: str) -> list[NoteChange]:
+        token_id = self._vocabulary.ids.get(word)
+        if token_id is None:
+            self.skipped += 1
+            return []
+        if steps := self._vocabulary.steps_of(token_id):
+            return self._wait(steps)
+        note = self._vocabulary.note_of(token_id)
+        return [] if note is None else self._play(*note)
+
+    def _wait(self, steps: int) -> list[NoteChange]:
+        self._step += steps
+        check_step(self._step)
+        late = self.time_s - HELD_S
+        overdue = {key: number for key, number in self._sounding.items() if self.notes[number].start_s < late}
+        for key in overdue:
+            del self._sounding[key]
+        self._overdue.update(overdue)
+        return [self._changed(number, HELD_S) for number in overdue.values()]
+
+    def _play(self, instrument: int, pitch: int, loudness: int) -> list[NoteChange]:
+        key = (instrument, pitch)
+        begun = self._sounding.get(key)
+        if begun is not None and loudness and self.notes[begun].start_s == self.time_s:
+            return []  # two channels of a file play the same note
+        number = self._sounding.pop(key, self._overdue.pop(key, None) if not loudness else None)
+        changes = [] if number is None else [self._changed(number, self.time_s - self.notes[number].start_s)]
+        if loudness:
+            self._overdue.pop(key, None)
+            if len(self.notes) == MOST_NOTES:
+                raise too_long("notes", MOST_NOTES)
+            name, velocity = self._vocabulary.instruments[instrument], self._vocabulary.velocities[loudness]
+            self._sounding[key] = len(self.notes)
+            self.notes.append(Note(self.time_s, 0.0, pitch, velocity, name, instrument))
+            changes.append(NoteChange(len(self.notes) - 1, self.notes[-1], True))
+        return changes
+
+    def _changed(self, number: int, length_s: float) -> NoteChange:
+        self.notes[number] = replace(self.notes[number], duration_s=round(length_s, 6))
+        return NoteChange(number, self.notes[number], False)
