@@ -13,6 +13,7 @@ from flask.testing import FlaskClient
 from webapp.services.access import OwnerProof
 from webapp.settings import Settings
 from webapp.storage.database import Database
+from webapp.storage.people import People
 from webapp.storage.sessions import Sessions
 from webapp.web.guard import Guard
 
@@ -23,7 +24,8 @@ def install_guard(app: Flask, settings: Settings) -> Guard:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     proof = OwnerProof(folder)
     proof.prepare()
-    return Guard(app, settings, Sessions(Database(folder / "roost.db")), proof)
+    database = Database(folder / "roost.db")
+    return Guard(app, settings, Sessions(database), proof, People(database))
 
 
 def owner_cookie(app: Flask, port: int | str) -> tuple[str, str]:

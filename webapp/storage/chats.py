@@ -23,6 +23,7 @@ from webapp.errors import ChatNotFound, StorageError
 from webapp.storage import attachments, records
 from webapp.storage.database import Database
 from webapp.storage.records import (
+    MESSAGE_NOT_FOUND,
     Chat,
     ChatSummary,
     ChatTools,
@@ -52,11 +53,28 @@ _LOOSE = "(c.is_pinned = 0 AND c.folder = '')"
 class ChatStore:
     """Cheap to make; holds no connection. Every method is one transaction and may be called from any thread.
 
-    A chat or message that is deleted raises ChatNotFound or ``message_not_found`` like one that never was.
+    A chat or message that is deleted raises ChatNotFound or ``message_not_found`` like one that never was; so does, in
+    a store for one person, somebody else's. Without ``person_id`` it is the server's own, which writes everybody's.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, person_id: str | None = None) -> None:
         self.database = database
+        self.person_id = person_id
+        self._where = "1" if person_id is None else "{}person_id = ?"  # to be filled with the table's name
+        self._whose: tuple[str, ...] = () if person_id is None else (person_id,)
+
+    def check(self, *ids: str) -> None:
+        """ChatNotFound when one of these is the id of somebody else's chat or message, deleted ones too. Others pass:
+        what there is not, everybody is told alike."""
+        if self.person_id is None:
+            return
+        marks = ", ".join("?" * len(ids))
+        query = f"""SELECT 1 FROM chats WHERE id IN ({marks}) AND person_id <> ? UNION ALL
+                    SELECT 1 FROM messages m JOIN chats c ON c.id = m.chat_id
+                    WHERE m.id IN ({marks}) AND c.person_id <> ? LIMIT 1"""
+        with self.database.connect() as connection:
+            if connection.execute(query, (*ids, self.person_id) * 2).fetchone() is not None:
+                raise ChatNotFound()
 
     # chats
 
@@ -78,13 +96,20 @@ class ChatStore:
         """A new chat set up like ``chat``, with an id of its own."""
         now, title, prompt = time.time(), storable(chat.title), storable(chat.system_prompt)
         chat = replace(chat, id=uuid.uuid4().hex, title=title, system_prompt=prompt, created_at=now, updated_at=now)
+        chat = self._as_mine(chat)
         with self.database.transaction() as connection:
             insert(connection, "chats", chat_columns(chat))
         return chat
 
     def get(self, chat_id: str) -> Chat:
         with self.database.connect() as connection:
-            return chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound))
+            return chat_from_row(self._chat_row(connection, chat_id))
+
+    def person_of(self, chat_id: str) -> str:
+        """Whose it is, deleted or not; "" for a chat that is gone."""
+        with self.database.connect() as connection:
+            found = connection.execute("SELECT person_id FROM chats WHERE id = ?", (chat_id,)).fetchone()
+        return "" if found is None else str(found["person_id"])
 
     def list(
         self, query: str = "", limit: int = 50, offset: int = 0, folder: str | None = None, is_archived: bool = False
@@ -109,17 +134,18 @@ class ChatStore:
                 f"""SELECT c.id, c.title, c.created_at, c.updated_at, c.is_pinned, c.is_archived, c.folder,
                            coalesce(substr(h.content, 1, 160), '') AS snippet
                     FROM chats c LEFT JOIN messages h ON h.id = c.head_id
-                    WHERE c.deleted_at IS NULL AND {" AND ".join(where)} ORDER BY c.updated_at DESC LIMIT ? OFFSET ?""",
-                (*values, limit, offset),
+                    WHERE c.deleted_at IS NULL AND {self._where.format("c.")} AND {" AND ".join(where)}
+                    ORDER BY c.updated_at DESC LIMIT ? OFFSET ?""",
+                (*self._whose, *values, limit, offset),
             ).fetchall()
         return [ChatSummary(**dict(row)) for row in rows]
 
     def folders(self) -> Names:
         """In their order, ignoring case."""
-        named = "deleted_at IS NULL AND folder <> ''"
+        named = f"deleted_at IS NULL AND folder <> '' AND {self._where.format('')}"
         query = f"SELECT DISTINCT folder FROM chats WHERE {named} ORDER BY folder COLLATE NOCASE"
         with self.database.connect() as connection:
-            return [str(row["folder"]) for row in connection.execute(query)]
+            return [str(row["folder"]) for row in connection.execute(query, self._whose)]
 
     def place(
         self,
@@ -143,13 +169,16 @@ class ChatStore:
 
     def restore_all(self, deleted_at: float) -> None:
         with self.database.transaction() as connection:
-            connection.execute("UPDATE chats SET deleted_at = NULL WHERE deleted_at = ?", (deleted_at,))
+            mine = self._where.format("")
+            query = f"UPDATE chats SET deleted_at = NULL WHERE deleted_at = ? AND {mine}"
+            connection.execute(query, (deleted_at, *self._whose))
 
     def search(self, query: str, limit: int = 50) -> Hits:
         """Titles first, then messages, newest first; messages of branches that are not shown are found too."""
         with self.database.connect() as connection:
-            hits = search_titles(connection, query, limit)
-            return hits + search_messages(connection, query, limit, self.database.has_search_index)
+            whose = self._where.format("c."), self._whose
+            hits = search_titles(connection, query, limit, whose)
+            return hits + search_messages(connection, query, limit, self.database.has_search_index, whose)
 
     def rename(self, chat_id: str, title: str) -> None:
         self._change(chat_id, title=storable(" ".join(title.split())))
@@ -189,8 +218,8 @@ class ChatStore:
 
     def restore(self, chat_id: str) -> None:
         with self.database.transaction() as connection:
-            if not update(connection, "chats", chat_id, deleted_at=None):
-                raise ChatNotFound()
+            self._chat_row(connection, chat_id, with_deleted=True)
+            update(connection, "chats", chat_id, deleted_at=None)
 
     def purge_deleted(self, older_than: float) -> int:
         """Removes for good what was deleted before this time (Unix seconds); how many chats and messages went."""
@@ -209,23 +238,24 @@ class ChatStore:
     def branch(self, chat_id: str) -> Messages:
         """The shown branch, root first. A streaming message comes with what it has so far."""
         with self.database.connect() as connection:
-            head_id = row_of(connection, "chats", chat_id, ChatNotFound)["head_id"]
+            head_id = self._chat_row(connection, chat_id)["head_id"]
             return records.path_to(connection, head_id) if head_id is not None else []
 
     def path_to(self, message_id: str) -> Messages:
         """The branch from the root to this message, shown or not."""
         with self.database.connect() as connection:
+            self._message_row(connection, message_id)
             return records.path_to(connection, message_id)
 
     def message(self, message_id: str) -> StoredMessage:
         with self.database.connect() as connection:
-            stored = stored_message_from_row(records.living_row(connection, message_id))
+            stored = stored_message_from_row(self._message_row(connection, message_id))
             return records.with_versions(connection, [records.with_journal(connection, stored)])[0]
 
     def add_chat(self, chat: Chat, messages: Sequence[StoredMessage], files: Sequence[Mapping[str, Any]] = ()) -> None:
         """A whole chat at once, with ids that are free; parents stand before their children."""
         with self.database.transaction() as connection:
-            insert(connection, "chats", chat_columns(chat) | {"head_id": chat.head_id})
+            insert(connection, "chats", chat_columns(self._as_mine(chat)) | {"head_id": chat.head_id})
             for stored in messages:
                 columns = message_columns(stored.message) | {
                     "id": stored.id,
@@ -249,7 +279,7 @@ class ChatStore:
     def versions(self, message_id: str) -> Messages:
         """This message and those it is a version of, in the order they were made, with what is written so far."""
         with self.database.connect() as connection:
-            row = records.living_row(connection, message_id)
+            row = self._message_row(connection, message_id)
             rows = connection.execute(
                 """SELECT * FROM messages WHERE chat_id = ? AND parent_id IS ? AND role = ? AND deleted_at IS NULL
                    ORDER BY seq""",
@@ -329,7 +359,7 @@ class ChatStore:
         """Another text, calls or metadata for a message that is not being written; its place and status stay."""
         columns = message_columns(message)
         with self.database.transaction() as connection:
-            row = records.living_row(connection, message_id)
+            row = self._message_row(connection, message_id)
             update(connection, "messages", message_id, **columns)
             self._index(connection, row["seq"], columns["content"])
 
@@ -348,16 +378,18 @@ class ChatStore:
     def select_version(self, message_id: str) -> None:
         """Shows the branch through this message, down to its newest leaf."""
         with self.database.transaction() as connection:
-            chat_id = records.living_row(connection, message_id)["chat_id"]
+            chat_id = self._message_row(connection, message_id)["chat_id"]
             records.show(connection, chat_id, records.newest_leaf(connection, message_id))
 
     def delete_message(self, message_id: str) -> None:
         """Hides it and what follows; :meth:`restore_message` brings the same back."""
         with self.database.transaction() as connection:
+            self._message_row(connection, message_id)
             records.delete_subtree(connection, message_id, time.time())
 
     def restore_message(self, message_id: str) -> None:
         with self.database.transaction() as connection:
+            self._message_row(connection, message_id, with_deleted=True)
             records.restore_subtree(connection, message_id)
 
     # documents
@@ -369,7 +401,7 @@ class ChatStore:
 
     def export_json(self, chat_id: str) -> dict[str, Any]:
         with self.database.connect() as connection:
-            chat = chat_from_row(row_of(connection, "chats", chat_id, ChatNotFound))
+            chat = chat_from_row(self._chat_row(connection, chat_id))
             rows = connection.execute(
                 "SELECT * FROM messages WHERE chat_id = ? AND deleted_at IS NULL ORDER BY seq", (chat_id,)
             ).fetchall()
@@ -380,10 +412,28 @@ class ChatStore:
     def _change(self, chat_id: str, **columns: Any) -> None:
         """Raises ChatNotFound, for one that is deleted too."""
         assignments = ", ".join(f"{name} = ?" for name in columns) or "id = id"
-        statement = f"UPDATE chats SET {assignments} WHERE id = ? AND deleted_at IS NULL"
+        statement = f"UPDATE chats SET {assignments} WHERE id = ? AND deleted_at IS NULL AND {self._where.format('')}"
         with self.database.transaction() as connection:
-            if not connection.execute(statement, (*columns.values(), chat_id)).rowcount:
+            if not connection.execute(statement, (*columns.values(), chat_id, *self._whose)).rowcount:
                 raise ChatNotFound()
+
+    def _as_mine(self, chat: Chat) -> Chat:
+        return chat if self.person_id is None else replace(chat, person_id=self.person_id)
+
+    def _chat_row(self, connection: sqlite3.Connection, chat_id: str, with_deleted: bool = False) -> sqlite3.Row:
+        row = row_of(connection, "chats", chat_id, ChatNotFound, with_deleted)
+        if self.person_id not in (None, row["person_id"]):
+            raise ChatNotFound()
+        return row
+
+    def _message_row(self, connection: sqlite3.Connection, message_id: str, with_deleted: bool = False) -> sqlite3.Row:
+        row = row_of(connection, "messages", message_id, MESSAGE_NOT_FOUND, with_deleted)
+        if self.person_id is not None:
+            try:
+                self._chat_row(connection, row["chat_id"], with_deleted=True)
+            except ChatNotFound as exc:
+                raise MESSAGE_NOT_FOUND() from exc
+        return row
 
     def _change_all(self, chat_ids: Iterable[str], **columns: Any) -> None:
         """All or, where one is not there, none."""
@@ -436,7 +486,10 @@ def document(chat: Chat, messages: list[StoredMessage], files: Sequence[Mapping[
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        "chat": {**asdict(chat), "think_mode": chat.think_mode.value if chat.think_mode else ""},
+        "chat": {
+            **{name: value for name, value in asdict(chat).items() if name != "person_id"},
+            "think_mode": chat.think_mode.value if chat.think_mode else "",
+        },
         "messages": [_message_document(stored) for stored in messages],
         "attachments": [dict(file) for file in files],
     }
@@ -491,7 +544,13 @@ def words_of(query: str) -> list[str]:
     return storable(query).replace("\0", " ").split()[:16]
 
 
-def search_messages(connection: sqlite3.Connection, query: str, limit: int, has_index: bool) -> list[SearchHit]:
+Whose = tuple[str, tuple[str, ...]]
+"""A condition over ``chats c`` and its values."""
+
+
+def search_messages(
+    connection: sqlite3.Connection, query: str, limit: int, has_index: bool, whose: Whose = ("1", ())
+) -> list[SearchHit]:
     """Newest first. Messages in deleted branches and deleted chats are not found."""
     words = words_of(query)
     if not words:
@@ -500,19 +559,20 @@ def search_messages(connection: sqlite3.Connection, query: str, limit: int, has_
         condition, values = _match_condition(words)
     else:
         condition, values = _like_condition("m.content", words)
-    sql = f"{_COLUMNS} WHERE {_ALIVE} AND {condition} ORDER BY m.seq DESC LIMIT ?"
-    rows = connection.execute(sql, (*values, limit)).fetchall()
+    sql = f"{_COLUMNS} WHERE {_ALIVE} AND {whose[0]} AND {condition} ORDER BY m.seq DESC LIMIT ?"
+    rows = connection.execute(sql, (*whose[1], *values, limit)).fetchall()
     return [_message_hit(row, words) for row in rows]
 
 
-def search_titles(connection: sqlite3.Connection, query: str, limit: int) -> list[SearchHit]:
+def search_titles(connection: sqlite3.Connection, query: str, limit: int, whose: Whose = ("1", ())) -> list[SearchHit]:
     words = words_of(query)
     if not words:
         return []
     condition, values = _like_condition("title", words)
-    sql = f"SELECT * FROM chats WHERE deleted_at IS NULL AND {condition} ORDER BY updated_at DESC LIMIT ?"
+    where = f"deleted_at IS NULL AND {whose[0]} AND {condition}"
+    sql = f"SELECT * FROM chats c WHERE {where} ORDER BY updated_at DESC LIMIT ?"
     hits = []
-    for row in connection.execute(sql, (*values, limit)):
+    for row in connection.execute(sql, (*whose[1], *values, limit)):
         excerpt, positions = excerpt_of(row["title"], words)
         hits.append(SearchHit(row["id"], row["title"], "", excerpt, positions, "", row["created_at"]))
     return hits

@@ -226,6 +226,45 @@ _STATE_HANDLES = (
     "CREATE INDEX state_handles_by_use ON state_handles (used_at, size_bytes)",
 )
 
+_PEOPLE = (
+    """CREATE TABLE people (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL DEFAULT '',
+        kind TEXT NOT NULL,
+        is_admin INTEGER NOT NULL DEFAULT 0,
+        password_hash TEXT NOT NULL DEFAULT '',
+        invitation_id TEXT NOT NULL DEFAULT '',
+        created_at REAL NOT NULL,
+        seen_at REAL NOT NULL DEFAULT 0,
+        revoked_at REAL
+    )""",
+    # Accounts sign in by their name; what is only written otherwise is the same name.
+    "CREATE UNIQUE INDEX people_by_account ON people (name COLLATE NOCASE) WHERE kind = 'account'",
+    "INSERT INTO people (id, kind, created_at) VALUES ('owner', 'owner', strftime('%s'))",
+    "INSERT INTO people (id, kind, created_at) VALUES ('shared', 'guest', strftime('%s'))",
+    # Of a link only the hash is kept, as of a session. person_id: it lets the same person in once more.
+    """CREATE TABLE invitations (
+        id TEXT PRIMARY KEY,
+        secret_hash TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL DEFAULT '',
+        kind TEXT NOT NULL,
+        is_admin INTEGER NOT NULL DEFAULT 0,
+        person_id TEXT NOT NULL DEFAULT '',
+        created_at REAL NOT NULL,
+        expires_at REAL,
+        most_uses INTEGER,
+        uses INTEGER NOT NULL DEFAULT 0,
+        revoked_at REAL
+    )""",
+    # What was there before belongs to the owner; a guest's session goes on as a person of its own.
+    "ALTER TABLE chats ADD COLUMN person_id TEXT NOT NULL DEFAULT 'owner'",
+    "CREATE INDEX chats_by_person ON chats (person_id, updated_at DESC) WHERE deleted_at IS NULL",
+    "ALTER TABLE sessions ADD COLUMN person_id TEXT NOT NULL DEFAULT 'owner'",
+    """INSERT INTO people (id, kind, created_at, seen_at)
+        SELECT substr(key, 1, 32), 'guest', created_at, used_at FROM sessions WHERE role <> 'owner'""",
+    "UPDATE sessions SET person_id = substr(key, 1, 32) WHERE role <> 'owner'",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -239,4 +278,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _KEPT_STATES,
     _PLACES,
     _STATE_HANDLES,
+    _PEOPLE,
 )

@@ -89,6 +89,9 @@ def later_than(moment: float) -> float:
 
 # chats and messages
 
+OWNER_ID = "owner"
+"""The person whose server it is (:mod:`.people`)."""
+
 
 @dataclass(frozen=True)
 class ChatSummary:
@@ -126,7 +129,7 @@ class Chat:
     ``preset_id`` "" follows the active preset. What a chat does not set itself comes from its preset: ``system_prompt``
     and ``template`` "", ``think_mode`` and ``state`` None. ``sampling`` holds overrides by the names of
     ``SamplingParams``. ``head_id`` is the last message of the branch that is shown; None while there is none.
-    ``origin`` as in ``GenerationRequest``.
+    ``origin`` as in ``GenerationRequest``; ``person_id`` is whose it is.
     """
 
     id: str
@@ -142,6 +145,7 @@ class Chat:
     state: str | None = None
     tools: ChatTools = field(default_factory=ChatTools)
     origin: str = ""
+    person_id: str = OWNER_ID
 
 
 @dataclass(frozen=True)
@@ -281,7 +285,9 @@ def stored_message_from_row(row: sqlite3.Row) -> StoredMessage:
     )
 
 
-CHAT_COLUMNS = ("id", "title", "system_prompt", "template", "created_at", "updated_at", "preset_id", "state", "origin")
+CHAT_COLUMNS = (
+    "id", "title", "system_prompt", "template", "created_at", "updated_at", "preset_id", "state", "origin", "person_id",
+)  # fmt: skip
 """Those that hold a field of :class:`Chat` as it is."""
 
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 
 from webapp.errors import StorageError
 from webapp.storage.database import Database
-from webapp.storage.records import insert
+from webapp.storage.records import OWNER_ID, insert
 
 UNUSED_S = 90 * 86_400.0
 """A session not used for this long is forgotten."""
@@ -29,8 +29,8 @@ AGENT_CHARS = 300
 
 @dataclass(frozen=True)
 class Session:
-    """``key`` identifies it but does not log anybody in. ``role`` is "owner" or "guest"; ``token_hash`` is of the token
-    that let a guest in. Times are Unix seconds."""
+    """``key`` identifies it but does not log anybody in. ``role`` is the kind of its person (:mod:`.people`) when it
+    began; ``token_hash`` is of the token that let a guest in, "" for none. Times are Unix seconds."""
 
     key: str
     role: str
@@ -38,6 +38,10 @@ class Session:
     token_hash: str
     created_at: float
     used_at: float
+    person_id: str = OWNER_ID
+
+
+Devices = list[Session]
 
 
 class Sessions:
@@ -52,11 +56,13 @@ class Sessions:
             rows = connection.execute("SELECT * FROM sessions ORDER BY used_at").fetchall()
         self._known = {row["key"]: Session(**dict(row)) for row in rows}
 
-    def begin(self, role: str, agent: str = "", token: str = "") -> str:
+    def begin(self, role: str, agent: str = "", token: str = "", person_id: str = OWNER_ID) -> str:
         """The id for the cookie, which is kept nowhere. Beyond :data:`MOST_SESSIONS` the one unused longest ends."""
         session_id = secrets.token_urlsafe(ID_BYTES)
         now = time.time()
-        made = Session(digest(session_id), role, agent[:AGENT_CHARS], digest(token) if token else "", now, now)
+        made = Session(
+            digest(session_id), role, agent[:AGENT_CHARS], digest(token) if token else "", now, now, person_id
+        )
         with self._database.transaction() as connection:
             insert(connection, "sessions", asdict(made))
         with self._lock:
@@ -87,6 +93,24 @@ class Sessions:
             self._known[session.key] = replace(session, used_at=now)
         with contextlib.suppress(StorageError), self._database.transaction() as connection:
             connection.execute("UPDATE sessions SET used_at = ? WHERE key = ?", (now, session.key))
+
+    def of(self, person_id: str) -> Devices:
+        """A person's, those used last first."""
+        return [session for session in self.list() if session.person_id == person_id]
+
+    def end_all(self, person_id: str, but: str = "") -> None:
+        """Ends all of a person's, but for the one with the key ``but``."""
+        for session in self.of(person_id):
+            if session.key != but:
+                self.end(session.key)
+
+    def look_again(self, person_id: str) -> None:
+        """Has what watches the person's sessions end and come back: their rights have changed."""
+        keys = {session.key for session in self.of(person_id)}
+        with self._lock:
+            watchers = [tell for key in keys for tell in self._watchers.pop(key, [])]
+        for tell in watchers:
+            tell()
 
     def end(self, key: str) -> None:
         """Ends the session and calls what watches it. Does nothing for an unknown key."""

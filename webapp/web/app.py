@@ -35,6 +35,7 @@ from webapp.services.states import StateLibrary
 from webapp.services.tools import McpServers
 from webapp.settings import DATABASE_NAME, Settings
 from webapp.storage.database import Database
+from webapp.storage.people import People
 from webapp.storage.sessions import Sessions
 from webapp.web import conversion, docs, error_answers, jobs, measure, sessions, status
 from webapp.web import settings as settings_page
@@ -83,7 +84,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.extensions["settings"] = settings
     open_services(app, settings, manager or ModelManager(settings))
     page.install(app, settings)
-    Guard(app, settings, app.extensions["sessions"], app.extensions["owner_proof"])
+    Guard(app, settings, *(app.extensions[name] for name in ("sessions", "owner_proof", "people")))
     PackedStatic(app)
     error_answers.install(app)
     app.register_error_handler(500, answer_unexpected)
@@ -119,7 +120,7 @@ def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None
     database = Database(database_path(settings))
     proof = OwnerProof(settings.data_dir)
     proof.prepare()
-    app.extensions.update(sessions=Sessions(database), owner_proof=proof)
+    app.extensions.update(sessions=Sessions(database), people=People(database), owner_proof=proof)
     presets = Presets(manager, database, settings)
     presets.begin()
     servers = McpServers(database, settings)

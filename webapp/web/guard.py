@@ -31,6 +31,7 @@ from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.access import OwnerProof
 from webapp.settings import Settings
+from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person
 from webapp.storage.sessions import Session, Sessions, digest
 from webapp.web import login
 from webapp.web.api.operations import TOOLS_LEFT_OUT, is_api_path
@@ -167,6 +168,7 @@ class Decision:
     step: Step
     role: Role = Role.STRANGER
     session: Session | None = None
+    person: Person = NOBODY
     error: RoostError | None = None
     status: int = 0
     is_guess: bool = False
@@ -175,7 +177,7 @@ class Decision:
 class Guard:
     """Installs itself on ``app`` (``app.extensions["guard"]``). ``token`` is "" when none is asked for."""
 
-    def __init__(self, app: Flask, settings: Settings, sessions: Sessions, proof: OwnerProof) -> None:
+    def __init__(self, app: Flask, settings: Settings, sessions: Sessions, proof: OwnerProof, people: People) -> None:
         self.settings = settings
         self.is_shared = settings.is_shared
         self.token = settings.token or (secrets.token_urlsafe(TOKEN_BYTES) if self.is_shared else "")
@@ -183,6 +185,7 @@ class Guard:
         self.named_hosts = {name.lower() for name in settings.allow_hosts}
         self.sessions = sessions
         self.proof = proof
+        self.people = people
         self.proxies = TrustedProxies(settings.trusted_proxy, settings.base_path)
         self._app = app
         self._cors = Cors(settings.cors_origins, bool(self.token))
@@ -241,28 +244,30 @@ class Guard:
             return Decision(Step.PREFLIGHT)
         if asked.method == "GET" and asked.path == STYLE_PATH:  # of the login page
             return Decision(Step.STYLE)
-        role, session, is_guess = self._role(asked)
+        role, session, person, is_guess = self._role(asked)
         if asked.path == login.OWNER_PATH and asked.method in ("GET", "HEAD"):
-            return Decision(Step.OWNER_LINK, role, session)
+            return Decision(Step.OWNER_LINK, role, session, person)
         if self.token and asked.path == login.LOGIN_PATH:
-            return Decision(Step.LOGIN, role, session)
+            return Decision(Step.LOGIN, role, session, person)
         if role is Role.STRANGER and least_role(endpoint) is not Role.STRANGER:
             if asked.method == "GET" and not is_handshake(asked) and asked.args.get("token"):
                 return Decision(Step.TOKEN_LINK)
             return _refused(RoostError("invalid_api_key"), is_guess=is_guess)
         if role < least_role(endpoint):
-            return _refused(RoostError("owner_only"), role, session)
-        return Decision(Step.PROCEED, role, session)
+            return _refused(RoostError("owner_only"), role, session, person=person)
+        return Decision(Step.PROCEED, role, session, person)
 
     def check(self) -> Response | None:
-        """The answer of the guard itself, or None when the request may go on with ``g.role`` and ``g.session``."""
+        """The answer of the guard itself, or None when the request may go on with ``g.role``, ``g.session`` and
+        ``g.person``."""
         # one program on this machine is no attacker: it may count the tokens of a whole corpus
         if not is_near(request) and not self._rate.allows(address_key(client_address())):
             return answer_error(RoostError("too_many_requests"))
         decision = self._decide(request, request.endpoint)
-        g.role, g.session = decision.role, decision.session
+        g.role, g.session, g.person = decision.role, decision.session, decision.person
         if decision.session:
             self.sessions.touch(decision.session)
+            self.people.saw(decision.person)
         if decision.step is Step.PROCEED:
             refused: RoostError | None = request.environ.get(REFUSAL_KEY)  # its body was not read
             has_api = "api_limit" in current_app.extensions
@@ -316,22 +321,25 @@ class Guard:
         name = asked.host.partition(":")[0].lower()
         return (own, f"https://{asked.host}") if name in self.named_hosts else (own,)
 
-    def _role(self, asked: Request) -> tuple[Role, Session | None, bool]:
-        """What the request proves; whether it showed a key that is wrong. A session that has ended is no guess."""
+    def _role(self, asked: Request) -> tuple[Role, Session | None, Person, bool]:
+        """What the request proves and who it is; whether it showed a key that is wrong. A session that has ended is no
+        guess. Where no proof is asked for the server is for one person, whose chats are the owner's."""
         keys = shown_keys(asked)
         if any(self.proof.is_key(key) for key in keys):
-            return Role.OWNER, None, False
+            return Role.OWNER, None, self.people.owner, False
         # A page that cors_origins lists acts for its own readers, not for the one whose cookie comes along.
         cookie = "" if self._cors.is_listed_page(asked) else asked.cookies.get(cookie_name(asked), "")
         session = self.sessions.find(cookie) if cookie else None
-        if session is not None and session.role == "owner":
-            return Role.OWNER, session, False
+        person = self.people.find(session.person_id) if session is not None else None
+        if session is not None and person is not None:
+            is_of_token = bool(self.token) and session.token_hash == digest(self.token)
+            if person.may_own or is_of_token or not session.token_hash:
+                return Role.OWNER if person.may_own else Role.GUEST, session, person, False
         if self.token and any(self._is_right(key) for key in keys):
-            return Role.GUEST, None, False
-        if session is not None and self.token and session.token_hash == digest(self.token):
-            return Role.GUEST, session, False
-        role = role_without_proof(bool(self.token), is_near(asked))
-        return role, None, role is Role.STRANGER and bool(keys)
+            return Role.GUEST, None, self.people.find(SHARED_ID) or NOBODY, False
+        role = role_without_proof(bool(self.token) or self.people.has_others, is_near(asked), bool(self.token))
+        person = NOBODY if role is Role.STRANGER else self.people.owner
+        return role, None, person, role is Role.STRANGER and bool(keys)
 
     def _refuse(self, decision: Decision) -> Response:
         assert decision.error is not None
@@ -356,7 +364,7 @@ class Guard:
     def _try_token(self, token: str, page: str) -> Response:
         """The right token always lets in: guessing is slowed by refusing wrong ones."""
         if self._is_right(token):
-            return self._welcome("guest", page, token)
+            return self._welcome(self._guest_of_token(), page, token)
         if not self._guesses.allows(address_key(client_address())):
             return answer_error(RoostError("too_many_requests"))
         return login.login_form(wrong=True)
@@ -368,14 +376,21 @@ class Guard:
         if decision.role is Role.OWNER:
             return login.to_page("/")
         if is_good:
-            return self._welcome("owner", "/")
+            return self._welcome(self.people.owner, "/")
         if not self._guesses.allows(address_key(client_address())):
             return answer_error(RoostError("too_many_requests"))
         return answer_error(RoostError("owner_link_used"))
 
-    def _welcome(self, role: str, page: str, token: str = "") -> Response:
+    def _guest_of_token(self) -> Person:
+        """Who this browser was before the server's token changed; somebody new in another one."""
         before = self.sessions.find(request.cookies.get(cookie_name(request), ""))
-        session_id = self.sessions.begin(role, request.headers.get("User-Agent", ""), token)
+        known = self.people.find(before.person_id) if before is not None else None
+        return known if known is not None and known.kind == GUEST else self.people.add(kind=GUEST)
+
+    def _welcome(self, person: Person, page: str, token: str = "") -> Response:
+        before = self.sessions.find(request.cookies.get(cookie_name(request), ""))
+        agent = request.headers.get("User-Agent", "")
+        session_id = self.sessions.begin(person.kind, agent, token, person.id)
         if before is not None:
             self.sessions.end(before.key)  # this browser's, which forgets it now
         return login.welcome(cookie_name(request), session_id, page)
@@ -471,4 +486,4 @@ def is_address(name: str) -> bool:
 
 
 def _refused(error: RoostError, role: Role = Role.STRANGER, session: Session | None = None, **more: Any) -> Decision:
-    return Decision(Step.REFUSE, role, session, error, **more)
+    return Decision(Step.REFUSE, role, session, error=error, **more)

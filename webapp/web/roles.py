@@ -107,8 +107,9 @@ def most_needed(blueprints: Iterable[str]) -> Role:
     return max((role for name, role in ENDPOINTS.items() if name.rpartition(".")[0] in wanted), default=Role.GUEST)
 
 
-def role_without_proof(asks_token: bool, is_near: bool) -> Role:
-    """Of a request that shows neither token nor session; ``is_near``: it came straight from this machine."""
-    if asks_token:
+def role_without_proof(asks_proof: bool, is_near: bool, has_token: bool) -> Role:
+    """Of a request that shows neither token nor session; ``is_near``: it came straight from this machine, which needs
+    no proof on a server without a token."""
+    if has_token or (asks_proof and not is_near):
         return Role.STRANGER
     return Role.LOCAL if is_near else Role.GUEST

@@ -30,7 +30,7 @@ from webapp.services.chat.chat_file import ChatFiles
 from webapp.services.chat.side_by_side import FEWEST_ANSWERS, MOST_ANSWERS, VARIANTS, Variant
 from webapp.services.presets.fields import MODEL_NAME_CHARS, NAME_CHARS
 from webapp.storage.records import Chat, ChatTools
-from webapp.web.chat.live import LIST, ChatContext, chat_context, chat_topic, this_app
+from webapp.web.chat.live import ChatContext, chat_context, chat_topic, this_app
 from webapp.web.chat.panel import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.guard import client_address, current_role, the_guard
@@ -203,10 +203,15 @@ class Commands:
         may not do it."""
         if self.role() < COMMAND_ROLES.get(command.do, Role.OWNER):
             raise RoostError("owner_only")
+        self._check_own(command)
         result = COMMANDS[command.do](self, command)
         touched = {command.chat_id, result.chat_id, result.changed_id} - {""}
-        self.page.news.publish(LIST, *(chat_topic(chat_id) for chat_id in touched))
+        self.page.news.publish(self.page.list_topic, *(chat_topic(chat_id) for chat_id in touched))
         return result
+
+    def _check_own(self, command: Command) -> None:
+        """A target names a message, a chat, a file of the chat or, with more behind a colon, a token of a message."""
+        self.page.store.check(command.chat_id, *command.target.split(":"))
 
     # turns
 
@@ -328,10 +333,11 @@ class Commands:
 
     def attach(self, command: Command, name: str, data: bytes) -> CommandResult:
         """A file for the next message. A chat that has not begun begins with it: nothing is lost by a reload."""
+        self._check_own(command)
         self.page.files.check(name, data)
         chat_id = command.chat_id or self._new_chat(command, "")
         self.page.files.attach(chat_id, name, data)
-        self.page.news.publish(LIST, chat_topic(chat_id))
+        self.page.news.publish(self.page.list_topic, chat_topic(chat_id))
         return CommandResult(chat_id, is_new_chat=not command.chat_id)
 
     def toggle_attachment(self, command: Command) -> CommandResult:
@@ -514,7 +520,7 @@ def _view() -> Callable[[], Any]:
 def chat_socket(ws: Any) -> None:
     from simple_websocket import ConnectionClosed
 
-    viewer = Viewer(this_app(), current_locale(), ws.send)
+    viewer = Viewer(this_app(), current_locale(), ws.send, g.person)
     role, session = current_role(), g.get("session")
     context = chat_context()
     context.manager.prepare()
@@ -586,6 +592,7 @@ class PageSocket:
         chat_id = fields.text("chat", ID_CHARS, "")
         draft = NEW_CHAT if chat_id else self._draft(fields)
         panel = fields.text("panel", ID_CHARS, "")
+        self.commands.page.store.check(chat_id)
         self.viewer.open(chat_id, shown, fields.flag("fresh"), panel, draft)
 
     def _draft(self, fields: FrameFields) -> Chat:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, current_app
+from flask import Flask, current_app, request
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.engine.sampling_params import SamplingParams
@@ -25,11 +25,11 @@ from webapp.services.chat.turn_writer import LiveTurn, chosen_tools, think_mode_
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.presets.presets import Presets, Sampling, mode_of, published_sampling
 from webapp.storage.chats import ChatStore
+from webapp.storage.people import Person
 from webapp.storage.presets import Preset
 from webapp.storage.records import Chat
 from webapp.web.kit.page import PageContext, Values, base, current_locale, render_fragment
 
-LIST = "list"
 STATUS = "status"
 PRESETS = "presets"
 MOST_TOPICS = 1000
@@ -41,6 +41,10 @@ MOST_OF_A_CORE = 0.3
 
 def chat_topic(chat_id: str) -> str:
     return f"chat:{chat_id}"
+
+
+def list_topic(person_id: str) -> str:
+    return f"list:{person_id}"
 
 
 class ChatNews:
@@ -281,20 +285,28 @@ def install(app: Flask) -> None:
     """Makes what the chat pages share, and has every change of model, presets and turns wake them."""
     parts, news = app.extensions, ChatNews()
     database, manager, settings = parts["database"], parts["model_manager"], parts["settings"]
-    parts.update(chat_store=ChatStore(database), attachments=Attachments(database, manager, settings))
+    parts.update(attachments=Attachments(database, manager, settings))
     parts.update(chat_news=news, live_renderings=LiveRenderings())
     manager.listen(lambda: news.publish(STATUS))
     parts["presets"].listen(lambda: news.publish(PRESETS))
-    parts["chat_turns"].listen(lambda chat_id, has_ended: news.publish(LIST if has_ended else chat_topic(chat_id)))
+    app.before_request(check_own)
+    chats = ChatStore(database)
+
+    def tell(chat_id: str, has_ended: bool) -> None:
+        news.publish(list_topic(chats.person_of(chat_id)) if has_ended else chat_topic(chat_id))
+
+    parts["chat_turns"].listen(tell)
 
 
 class ChatContext(PageContext):
     """With the services of the chat. Cheap to make: its status is that of one moment, so a page that stays open makes
     a new one for each look."""
 
-    def __init__(self, app: Flask, locale: str) -> None:
-        super().__init__(app, locale)
-        self.store: ChatStore = self.service("chat_store")
+    def __init__(self, app: Flask, locale: str, person: Person | None = None) -> None:
+        super().__init__(app, locale, person)
+        self.store = ChatStore(self.service("database"), self.person.id)
+        """The person's own chats; what another part is asked to do with a chat is checked first (``check``)."""
+        self.list_topic = list_topic(self.person.id)
         self.turns: ChatTurns = self.service("chat_turns")
         self.presets: Presets = self.service("presets")
         self.files: Attachments = self.service("attachments")
@@ -331,6 +343,13 @@ class ChatContext(PageContext):
         except OSError:
             return []
         return sorted(name for name in names if name.lower().endswith(STATE_ENDINGS) and not name.startswith("."))
+
+
+def check_own() -> None:
+    """ChatNotFound for an address with somebody else's chat or message, whatever its view does."""
+    ids = [value for name, value in (request.view_args or {}).items() if name in ("chat_id", "message_id")]
+    if ids:
+        chat_context().store.check(*ids)
 
 
 def this_app() -> Flask:

@@ -137,7 +137,7 @@ class PolledPages:
     def _page(self, page_id: str) -> PolledPage | None:
         """A new one for ""; None where the page has left or belongs to another browser."""
         session = g.get("session")
-        key = session.key if session else ""
+        key = session.key if session else g.person.id
         with self._lock:
             self._pages = {name: page for name, page in self._pages.items() if not page.has_left}
             if page_id:
@@ -152,7 +152,7 @@ class PolledPages:
         return page
 
     def _start(self, page: PolledPage) -> None:
-        viewer = PolledViewer(page, this_app(), current_locale(), page.send)
+        viewer = PolledViewer(page, this_app(), current_locale(), page.send, g.person)
         context = chat_context()
         context.manager.prepare()
         commands = Commands(context, client_address(), lambda: page.role)

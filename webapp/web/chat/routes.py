@@ -33,7 +33,7 @@ from webapp.web.chat.commands import (
     parse_frame,
     read_command,
 )
-from webapp.web.chat.live import LIST, ChatContext, chat_context, chat_topic, install
+from webapp.web.chat.live import ChatContext, chat_context, chat_topic, install
 from webapp.web.chat.panel import NEW_CHAT
 from webapp.web.chat.polling import PolledPages
 from webapp.web.chat.views import (
@@ -163,6 +163,7 @@ def do_all() -> Response | BaseResponse:
     page, form = chat_context(), request.form
     do, _, moment = form.get("do", "").partition(":")
     chat_ids = [chat_id[:ID_CHARS] for chat_id in form.getlist("chat")]
+    page.store.check(*chat_ids)
     undo = None
     if do == "export" and chat_ids:
         return _zipped(page, chat_ids)
@@ -176,7 +177,7 @@ def do_all() -> Response | BaseResponse:
         page.store.place(chat_ids, folder=form.get("folder", "")[:FOLDER_CHARS])
     elif do != "export":
         raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(do[:40])))
-    page.news.publish(LIST, *map(chat_topic, chat_ids))
+    page.news.publish(page.list_topic, *map(chat_topic, chat_ids))
     said = do if chat_ids or do == "restore" else "none"
     shown: dict[str, Any] = {
         name: form.get(f"shown_{name}", "")[:QUERY_CHARS] or None for name in ("q", "folder", "archived")
@@ -346,7 +347,7 @@ def import_() -> Response | BaseResponse:
         if wants_fragment():
             return render_page("chat/page.html", {"toast": toast}, "_toast.html", status=status)
         return _show(page, toasts=(toast,), status=status)
-    page.news.publish(LIST)
+    page.news.publish(page.list_topic)
     chat_ids = [chat_id for each in opened for chat_id in each.chat_ids]
     left_out: Counter[str] = sum((each.left_out for each in opened), Counter())
     states = "kept" if any(each.states for each in opened) else ""

@@ -19,10 +19,10 @@ from flask import Flask
 
 from webapp.errors import ChatNotFound, RoostError
 from webapp.services.chat.turn_writer import LiveTurn
+from webapp.storage.people import Person
 from webapp.storage.records import Chat, StoredMessage
 from webapp.web import status
 from webapp.web.chat.live import (
-    LIST,
     PRESETS,
     STATUS,
     ChatContext,
@@ -106,9 +106,9 @@ class Following:
 class Viewer:
     """Runs in a thread of its own, inside a request context. ``send`` raises when the page is gone."""
 
-    def __init__(self, app: Flask, locale: str, send: Callable[[str], None]) -> None:
+    def __init__(self, app: Flask, locale: str, send: Callable[[str], None], person: Person | None = None) -> None:
         self._app, self._locale = app, locale
-        self.page = ChatContext(app, locale)
+        self.page = ChatContext(app, locale, person)
         self._send_now = send
         self._unsent: list[str] | None = None  # while the database is read
         self._lock = threading.RLock()
@@ -156,9 +156,9 @@ class Viewer:
             self._group, self._cards = "", set()
             self.chat_id, self._shown = chat_id, list(shown)
             self._told_answering = None
-            self._seen = dict.fromkeys((LIST, STATUS, PRESETS, chat_topic(chat_id)), -1)
+            self._seen = dict.fromkeys((self.page.list_topic, STATUS, PRESETS, chat_topic(chat_id)), -1)
             if has_list:
-                self._seen[LIST] = self.page.news.number(LIST)
+                self._seen[self.page.list_topic] = self.page.news.number(self.page.list_topic)
         self._come_at_once()
 
     @contextmanager
@@ -171,7 +171,7 @@ class Viewer:
     def take_panel(self, chat: Chat) -> None:
         """What the page's own panel just sent. It is drawn again only where another preset changes all of it."""
         with self._lock:
-            self.page = ChatContext(self._app, self._locale)
+            self.page = ChatContext(self._app, self._locale, self.page.person)
             if not chat.id:
                 self._draft = chat
             if chat.preset_id == self._panel_preset:
@@ -215,7 +215,7 @@ class Viewer:
 
     def _bring_up_to_date(self) -> bool:
         """True where more is there to be drawn in a moment."""
-        self.page = ChatContext(self._app, self._locale)
+        self.page = ChatContext(self._app, self._locale, self.page.person)
         self._refresh()
         has_more = self._follow()
         self._is_paced = self._is_paced or bool(self._followings)
@@ -233,7 +233,7 @@ class Viewer:
         if self._is_paced:
             self._send(self.page.renderings.strip(status.strip(self.page.status, self.page.t), self._locale))
             self._introduce_model()
-        has_list = self._list_in_s <= 0 and self._is_news(LIST)
+        has_list = self._list_in_s <= 0 and self._is_news(self.page.list_topic)
         has_chat = bool(self.chat_id) and self._is_news(chat_topic(self.chat_id))
         has_panel = self._is_news(PRESETS) | self._runs_otherwise() | has_chat
         if not (has_list or has_panel):

@@ -41,6 +41,7 @@ from webapp.manager.status import ModelStatus
 from webapp.services.bench.measurements import Measurements
 from webapp.services.strategy.hardware import Hardware, probe
 from webapp.settings import Settings
+from webapp.storage.people import NOBODY, Person
 from webapp.storage.tools import ToolStore
 from webapp.weights.inspection import Inspection
 
@@ -255,8 +256,10 @@ class FormField:
 class PageContext:
     """Services by their names in ``app.extensions``, and what one reader sees of them. ``t`` translates a key."""
 
-    def __init__(self, app: Flask, locale: str) -> None:
+    def __init__(self, app: Flask, locale: str, person: Person | None = None) -> None:
         self.locale = locale
+        self.person: Person = person or g.get("person", NOBODY)
+        """Who reads it: the request's, unless told."""
         self.t: Translator = translator(locale)
         self._services = app.extensions
 

@@ -14,6 +14,7 @@ from webapp.i18n import size_text
 from webapp.services.chat.chat_state import state_of_chat
 from webapp.services.downloads.catalogue import trained_context
 from webapp.services.states import StateEntry
+from webapp.storage.chats import ChatStore
 from webapp.web.chat.views import title_of
 from webapp.web.kit.page import PageContext
 from webapp.web.states.views import Values, library, short
@@ -99,7 +100,7 @@ def chat_state_page(page: PageContext, chat_id: str, other: str) -> Values:
     """``states/chat.html``. ``view`` None: there is nothing to look at, and ``reason`` says why."""
     from webapp.weights.state_measures import measure  # brings numpy, which no start needs
 
-    store, phase = page.service("chat_store"), page.status.phase
+    store, phase = ChatStore(page.service("database"), page.person.id), page.status.phase
     chat = store.get(chat_id)
     shown: Values = {
         "page_title": page.t("states.view.title"),

@@ -1,0 +1,212 @@
+"""Who is who and what is whose: every address and every command that names a chat, a message or a file, asked for by
+those whose it is and by everybody else."""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import pytest
+
+from tests.web.chat.running_roost import models_dir
+from tests.web.owner import owner_cookie
+from webapp.chat.messages import Message, ReadMode, attached_metadata
+from webapp.chat.messages import Role as Speaker
+from webapp.errors import ChatNotFound
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
+from webapp.services.attachments import ROOM
+from webapp.settings import Settings
+from webapp.storage.attachments import AttachmentStore, NewAttachment
+from webapp.storage.chats import ChatStore
+from webapp.storage.people import GUEST, Person
+from webapp.storage.records import OWNER_ID
+from webapp.web.app import create_app
+from webapp.web.chat.commands import COMMANDS, Commands, FrameFields, read_command
+from webapp.web.chat.live import ChatContext
+from webapp.web.roles import Role
+
+TOKEN = "a-token-for-tests"
+HOME = {"Origin": "http://127.0.0.1", "Accept": "text/html"}
+NO_ANSWER = {"HEAD", "OPTIONS"}
+OWN_IDS = {"chat_id", "message_id", "attachment_id"}
+"""What an address may name that is somebody's. :data:`SHARED` names what the server has for everybody."""
+SHARED = {
+    "action", "case_id", "filename", "job_id", "key", "kind", "measurement_id", "name", "path", "preset_id", "run_id",
+    "server_id", "tool_id", "upload_id",
+}  # fmt: skip
+
+
+@dataclass
+class Kept:
+    """What one person has."""
+
+    person: Person
+    chat_id: str
+    message_id: str
+    attachment_id: str
+    pending_id: str
+    secret: str
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("people"), models_dir=models_dir(), strategy="fake", requests_per_s=1e6,
+        request_burst=10**6, lan=True, token=TOKEN,
+    )  # fmt: skip
+    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
+    yield app
+    app.extensions["close"]()
+
+
+def client_of(app, person_id):
+    """A browser of that person's; "" is a stranger's."""
+    client = app.test_client(use_cookies=bool(person_id))
+    if person_id:
+        person = app.extensions["people"].find(person_id)
+        session_id = app.extensions["sessions"].begin(person.kind, "a test", person_id=person_id)
+        client.set_cookie(owner_cookie(app, 80)[0], session_id, domain="127.0.0.1")
+    return lambda path, method="GET", **more: client.open(
+        path, method=method, base_url="http://127.0.0.1", headers={**HOME, **more.pop("headers", {})}, **more
+    )
+
+
+def keep(app, person_id, secret):
+    """A chat with a question, an answer and two files, one of them not sent yet."""
+    database = app.extensions["database"]
+    store, files = ChatStore(database, person_id), AttachmentStore(database)
+    chat = store.create(title=f"{secret} title")
+    sent, pending = (
+        files.add(NewAttachment(chat.id, f"{secret}.txt", f"{secret} in a file", 20, ReadMode.WHOLE), ROOM)
+        for _ in range(2)
+    )
+    metadata = attached_metadata([sent.as_attached])
+    question = store.add_message(chat.id, None, Message(Speaker.USER, f"{secret} question", metadata=metadata))
+    answer = store.add_message(chat.id, question.id, Message(Speaker.ASSISTANT, f"{secret} answer"))
+    return Kept(app.extensions["people"].find(person_id), chat.id, answer.id, sent.id, pending.id, secret)
+
+
+@pytest.fixture(scope="module")
+def household(app):
+    """Name -> (how that person asks, what it has); the stranger has nothing."""
+    people = app.extensions["people"]
+    ids = {"owner": OWNER_ID} | {name: people.add(kind=GUEST, name=name).id for name in ("anna", "ben")}
+    ids["user"] = people.add(kind="account", name="user").id
+    found = {name: (client_of(app, person_id), keep(app, person_id, f"of-{name}")) for name, person_id in ids.items()}
+    return found | {"stranger": (client_of(app, ""), None)}
+
+
+def others_of(household, name):
+    return [(other, ask) for other, (ask, _) in household.items() if other != name]
+
+
+def content_of(app):
+    """All that is stored of chats."""
+    with app.extensions["database"].connect() as connection:
+        return [
+            [tuple(row) for row in connection.execute(f"SELECT {columns} FROM {table} ORDER BY id").fetchall()]
+            for table, columns in (("chats", "*"), ("messages", "*"), ("attachments", "id, chat_id, mode, is_pending"))
+        ]
+
+
+def rules_of_chats(app):
+    return [rule for rule in app.url_map.iter_rules() if rule.arguments & OWN_IDS]
+
+
+def address(rule, kept):
+    values = {"kind": "md" if rule.endpoint == "chat.export" else "title", **kept.__dict__}
+    path = rule.rule
+    for argument in rule.arguments:
+        path = path.replace(f"<{argument}>", values[argument])
+    return path + "?off=1"  # what would ask the model is put away
+
+
+def test_every_argument_of_an_address_is_known_as_somebodys_or_everybodys(app):
+    assert {name for rule in app.url_map.iter_rules() for name in rule.arguments} - OWN_IDS <= SHARED
+
+
+@pytest.mark.parametrize("name", ["owner", "anna", "user"])
+def test_an_address_of_a_chat_is_for_whom_it_belongs_to_alone(app, household, name):
+    own, kept = household[name]
+    rules = rules_of_chats(app)
+    assert len(rules) >= 8
+    before = content_of(app)
+    asked = [(address(rule, kept), method) for rule in rules for method in (rule.methods or {"GET"}) - NO_ANSWER]
+    asked.append((f"/states/of-chat?chat={kept.chat_id}", "GET"))
+    for path, method in asked:
+        for other, ask in others_of(household, name):
+            answer = ask(path, method)
+            assert answer.status_code in ({401} if other == "stranger" else {403, 404}), (path, other)
+            assert kept.secret not in answer.text, (path, other)
+    assert content_of(app) == before
+    assert {own(path).status_code for path, method in asked if method == "GET"} <= {200, 303}
+
+
+@pytest.mark.parametrize("do", sorted(COMMANDS))
+def test_a_command_on_somebody_elses_chat_is_told_there_is_none(app, household, do):
+    before, everything = content_of(app), household
+    for name in ("owner", "anna"):
+        kept = everything[name][1]
+        targets = [kept.message_id, kept.chat_id, f"{kept.message_id}:1:5"]
+        for other in {"owner", "anna", "ben", "user"} - {name}:
+            frames = [{"do": f"{do}:{target}", "chat": everything[other][1].chat_id} for target in targets]
+            frames += [{"do": f"{do}:{target}", "chat": kept.chat_id} for target in ("", *targets, kept.pending_id)]
+            for frame in frames:
+                with app.test_request_context(), pytest.raises(ChatNotFound):
+                    page = ChatContext(app, "en", everything[other][1].person)
+                    command = read_command(FrameFields({"text": "mine", "title": "mine", **frame}))
+                    Commands(page, "a test", lambda: Role.OWNER).perform(command)
+    assert content_of(app) == before
+
+
+@pytest.mark.parametrize("name", ["anna", "user"])
+def test_the_page_without_scripts_says_so_too(app, household, name):
+    ask, kept, before = household[name][0], household["owner"][1], content_of(app)
+    for do, chat_id in ((f"regenerate:{kept.message_id}", household[name][1].chat_id), ("send", kept.chat_id)):
+        answer = ask("/chat/do", "POST", data={"do": do, "chat": chat_id, "text": "mine now"})
+        assert answer.status_code == 404 and kept.secret not in answer.text
+    files = {"do": "remove_attachment:" + kept.pending_id, "chat": household[name][1].chat_id}
+    assert ask("/chat/do", "POST", data=files).status_code == 404
+    assert content_of(app) == before
+
+
+@pytest.mark.parametrize("name", ["owner", "anna", "user"])
+def test_lists_searches_and_exports_show_ones_own(household, name):
+    ask, kept = household[name]
+    for path in ("/", "/chats?q=question", "/chats?q=title", "/chats/all", "/chats/all?q=question"):
+        page = ask(path, headers={"HX-Request": "true"}).text
+        assert kept.secret in page, path
+        assert [other for other, (_, one) in household.items() if one and one is not kept and one.secret in page] == []
+
+
+def test_a_guest_can_neither_take_a_file_into_anothers_chat_nor_open_it_by_polling(app, household):
+    before, kept = content_of(app), household["anna"][1]
+    for other, ask in others_of(household, "anna"):
+        if other == "stranger":
+            continue
+        form = {"chat": kept.chat_id, "file": (BytesIO(b"text"), "mine.txt")}
+        assert ask("/chat/attach", "POST", data=form, headers={"HX-Request": "true"}).status_code == 404
+        form = {"do": "send", "text": "x", "chat": kept.chat_id, "file": (BytesIO(b"t"), "m.txt")}
+        assert ask("/chat/do", "POST", data=form).status_code == 404
+        opened = {"page": "", "seen": 0, "frames": [[1, f'{{"do": "open", "chat": "{kept.chat_id}"}}']]}
+        told = ask("/chat/poll", "POST", json=opened).get_json()
+        frames = told["frames"]
+        for _ in range(100):
+            if any('"refused"' in text for _, text in frames):
+                break
+            told = ask("/chat/poll", "POST", json={"page": told["page"], "seen": 0, "frames": []}).get_json()
+            frames = told["frames"]
+        assert any('"refused"' in text for _, text in frames)
+        assert kept.secret not in str(frames)
+    assert content_of(app) == before
+
+
+def test_who_logs_in_with_the_token_has_a_room_of_their_own(app):
+    browsers = [app.test_client() for _ in range(2)]
+    for browser in browsers:
+        login = {"token": TOKEN}
+        assert browser.post("/login", data=login, base_url="http://127.0.0.1", headers=HOME).status_code == 303
+    asked = {"do": "send", "text": "something private", "chat": ""}
+    browsers[0].post("/chat/do", data=asked, base_url="http://127.0.0.1", headers=HOME)
+    pages = [browser.get("/", base_url="http://127.0.0.1", headers=HOME).text for browser in browsers]
+    assert ["something private" in page for page in pages] == [True, False]
+    assert "something private" not in client_of(app, OWNER_ID)("/").text
