@@ -27,11 +27,12 @@ RAIL_IS_CUT = """() => [...document.querySelectorAll(".rail-item")]
 
 @pytest.fixture(scope="module")
 def pages(roost):
+    roost.post("/notebook")
     chat = roost.answered("A word " + "Donaudampfschifffahrt" * 8)
     preset = re.search(r'href="(/presets/[0-9a-f]{32})"', roost.get("/presets"))[1]
     model = "/models/roost-starter-v7.safetensors"
     fixed = ["/", "/presets", "/presets/new", "/presets/compare", "/models", "/states", "/measure", "/convert", "/docs"]
-    fixed += ["/tools", "/tools/servers", "/tools/servers/new", "/tools/bench"]
+    fixed += ["/notebook", "/tools", "/tools/servers", "/tools/servers/new", "/tools/bench"]
     return [*fixed, f"/chat/{chat}", preset, model, "/tools/new?from=example", "/chats?q=a", "/nothing-here"]
 
 

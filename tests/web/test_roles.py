@@ -23,13 +23,15 @@ LOCAL_CHANGES = {
     "conversion.preset", "states.use", "states.load_for_chat", "tools.bench.start", "tools.bench.stop",
     "tools.bench.delete_run", "tools.bench.add_case", "tools.bench.change_case", "tools.bench.delete_case",
     "tools.bench.clear_cases", "tools.bench.do", "tools.bench.make", "tools.bench.import_",
+    "notebook.create", "notebook.save", "notebook.continue_", "notebook.stop", "notebook.undo", "notebook.redo",
+    "notebook.delete", "notebook.do",
     "api POST /switch-model", "api POST /update-config", "api POST /reset-state", "api POST /enable-state-cache",
     "api POST /disable-state-cache", "api POST /v1/states", "api POST /state/status", "api POST /state/delete",
 }  # fmt: skip
 OWNER_READS = {"conversion.plan", "settings.index"}
 """For this machine too: the one opens the files it is asked about, the other names folders and addresses."""
-LOCAL_READS = {"api GET /v1/states"}
-"""The ids in it are as good as secrets."""
+LOCAL_READS = {"api GET /v1/states", "notebook.index", "notebook.show", "notebook.tokens", "notebook.export"}
+"""The ids of states are as good as secrets; notebooks are their writer's alone."""
 
 
 @pytest.fixture(scope="module", params=["shared", "single"])

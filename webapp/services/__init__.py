@@ -6,6 +6,7 @@ bench        how well the loaded model calls tools, case by case
 evaluation   held-out cases, and how answers to them are judged
 attachments  text files in a chat: how they come in, their texts for prompts and searches
 completion   answers for programs, stored nowhere
+notebook     texts the model goes on with as they are: continued, taken back, looked into token by token
 presets      what an answer is sampled, prompted and run with
 strategy     how a model is run on this machine, and whether it fits
 jobs         work that takes a while: queue, progress, pause, cancel, list
@@ -14,6 +15,6 @@ library      the files of the models folder: how they come, go and come back
 conversion   one model file made another
 states       the files of states: what fits what, and making one
 
-They import each other one way only: bench stands on completion and chat, chat on attachments and tools, chat and
-completion on presets, presets on strategy, and what handles files on library.
+They import each other one way only: bench and notebook stand on completion and chat, chat on attachments and tools,
+chat and completion on presets, presets on strategy, and what handles files on library.
 """

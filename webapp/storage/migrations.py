@@ -265,6 +265,22 @@ _PEOPLE = (
     "UPDATE sessions SET person_id = substr(key, 1, 32) WHERE role <> 'owner'",
 )
 
+# ``token_ids`` are those of the beginning of the text, ``chances`` of each how likely it was where the model wrote it;
+# ``past`` and ``future`` are what undo and redo bring back.
+_NOTEBOOKS = (
+    """CREATE TABLE notebooks (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        settings TEXT NOT NULL DEFAULT '{}',
+        created_at REAL NOT NULL,
+        updated_at REAL NOT NULL,
+        deleted_at REAL,
+        now TEXT NOT NULL DEFAULT '{}',
+        past TEXT NOT NULL DEFAULT '[]',
+        future TEXT NOT NULL DEFAULT '[]'
+    )""",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -279,4 +295,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _PLACES,
     _STATE_HANDLES,
     _PEOPLE,
+    _NOTEBOOKS,
 )

@@ -27,17 +27,20 @@ from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.conversion import Conversions
 from webapp.services.downloads.downloads import Downloads
+from webapp.services.generation.completions import Completions
 from webapp.services.generation.prefixes import Prefixes
 from webapp.services.jobs import Jobs
 from webapp.services.library.model_files import ModelFiles
+from webapp.services.notebook import Notebooks
 from webapp.services.presets.presets import Presets
 from webapp.services.states import StateLibrary
 from webapp.services.tools import McpServers
 from webapp.settings import DATABASE_NAME, Settings
 from webapp.storage.database import Database
+from webapp.storage.notebooks import NotebookStore
 from webapp.storage.people import People
 from webapp.storage.sessions import Sessions
-from webapp.web import conversion, docs, error_answers, jobs, measure, sessions, status
+from webapp.web import conversion, docs, error_answers, jobs, measure, notebook, sessions, status
 from webapp.web import settings as settings_page
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
@@ -53,6 +56,7 @@ log = logging.getLogger(__name__)
 mimetypes.add_type("application/manifest+json", ".webmanifest")
 PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (chat_routes, "nav.chat", "message-square"),
+    (notebook, "nav.notebook", "notebook-pen"),
     (preset_routes, "nav.presets", "sliders-horizontal"),
     (model_routes, "nav.models", "boxes"),
     (conversion, "", ""),
@@ -138,6 +142,9 @@ def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None
     app.extensions.update(database=database, presets=presets, chat_turns=turns, mcp_servers=servers)
     measurements = Measurements(manager, database, jobs, settings)
     app.extensions.update(tool_bench=bench, measurements=measurements)
+    completions = Completions(manager, presets)
+    notebooks = Notebooks(manager, presets, NotebookStore(database), completions)
+    app.extensions.update(completions=completions, notebooks=notebooks)
 
     def close() -> None:
         turns.close()

@@ -84,6 +84,7 @@ def shell(page: PageContext) -> Values:
                 "is_current": endpoint.partition(".")[0] in request.blueprints,
             }
             for key, icon, endpoint in current_app.extensions["rail"]
+            if current_role() >= least_role(endpoint)
         ],
         "languages": [
             {"code": code, "name": name, "url": _url_in(code), "is_current": code == page.locale}

@@ -21,7 +21,6 @@ from flask import Flask, Response, abort, current_app, g, request
 
 from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
-from webapp.services.generation.completions import Completions
 from webapp.settings import Settings
 from webapp.web.api.operations import OPERATIONS, Operation, methods_of, name_request, named
 from webapp.web.error_answers import answer_error, takes_anything, wants_json
@@ -41,8 +40,7 @@ class ClientGone(Exception):
 
 
 def install(app: Flask, settings: Settings) -> None:
-    """Adds the addresses, and ``app.extensions["completions"]``, of :mod:`webapp.services.generation.completions`."""
-    app.extensions["completions"] = Completions(app.extensions["model_manager"], app.extensions["presets"])
+    """Adds the addresses."""
     app.extensions["api_limit"] = RequestLimit(settings)
     app.extensions["api_model_turns"] = ModelTurns()
     for op in OPERATIONS:

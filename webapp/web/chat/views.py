@@ -572,7 +572,7 @@ def token_page(page: ChatContext, message_id: str, start: int = 0) -> Values:
         return {**view, "failure": {"message": message, "hint": hint, "needs_model": needs_model}}
     end = found.start + len(found.tokens)
     return view | {
-        "tokens": [_token(token, place) for place, token in enumerate(found.tokens, found.start)],
+        "tokens": [token_view(token, place) for place, token in enumerate(found.tokens, found.start)],
         "start": found.start,
         "end": end,
         "total": found.total,
@@ -582,7 +582,7 @@ def token_page(page: ChatContext, message_id: str, start: int = 0) -> Values:
     }
 
 
-def _token(token: AnswerToken, place: int) -> Values:
+def token_view(token: AnswerToken, place: int) -> Values:
     """``lines``: how many lines end with it; its own text shows them as signs."""
     text = token.text.replace("\n", "⏎")
     level = sum(token.probability < bound for bound in CLASSES)
@@ -609,20 +609,23 @@ def alternatives_view(page: ChatContext, message_id: str, place: int) -> Values:
     except RoostError as exc:
         message, hint = page.explain(exc)
         return {**view, "failure": {"message": message, "hint": hint}}
+    return view | {"rows": alternative_rows(own, best, place, f"fork:{message_id}")}
+
+
+def alternative_rows(own: AnswerToken | None, best: tuple[AnswerToken, ...], place: int, command: str) -> list[Values]:
+    """``command``: what a press on one does, before its place and its token."""
     is_listed = own is None or any(token.token_id == own.token_id for token in best)
     rows = best if own is None or is_listed else (*best, own)
-    return view | {
-        "rows": [
-            {
-                **_token(token, place),
-                "percent": round(100 * token.probability),
-                "do": f"fork:{message_id}:{place}:{token.token_id}",
-                "is_own": own is not None and token.token_id == own.token_id,
-                "is_end": token.token_id == END_OF_TEXT,
-            }
-            for token in rows
-        ]
-    }
+    return [
+        {
+            **token_view(token, place),
+            "percent": round(100 * token.probability),
+            "do": f"{command}:{place}:{token.token_id}",
+            "is_own": own is not None and token.token_id == own.token_id,
+            "is_end": token.token_id == END_OF_TEXT,
+        }
+        for token in rows
+    ]
 
 
 # files

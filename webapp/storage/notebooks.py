@@ -1,0 +1,176 @@
+"""Notebooks in the database: texts that a model goes on with, each with what undo and redo bring back."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from webapp.errors import RoostError
+from webapp.storage.database import Database
+from webapp.storage.records import (
+    insert,
+    later_than,
+    note_snapshots,
+    release_snapshots,
+    row_of,
+    storable,
+    to_json,
+    update,
+)
+
+NOT_FOUND = functools.partial(RoostError, "notebook_not_found")
+MOST_STEPS = 30
+"""That undo goes back."""
+MOST_CHARS = 4_000_000
+"""Of all that undo and redo hold together; the oldest go first."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A text, and the tokens of its beginning as the model read and wrote them. ``chances``: of each token how likely
+    it was (0 to 1), None where a person typed it. ``tokenizer`` names the vocabulary they are of."""
+
+    text: str = ""
+    token_ids: tuple[int, ...] = ()
+    chances: tuple[float | None, ...] = ()
+    tokenizer: str = ""
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """``settings`` are JSON: how it is gone on with. ``updated_at`` (Unix seconds) is what a page must have seen to
+    write over it."""
+
+    id: str
+    name: str
+    draft: Draft = field(default_factory=Draft)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    created_at: float = 0.0
+    updated_at: float = 0.0
+    can_undo: bool = False
+    can_redo: bool = False
+
+
+Snapshots = list[str]  # inside the class `list` is the method
+
+
+class NotebookStore:
+    """Cheap to make, safe from any thread; every method is one transaction. ``notebook_not_found`` for what is not
+    there, ``notebook_changed`` where ``seen`` (None: no matter) is not when it was written last."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def list(self) -> list[tuple[str, str, float]]:
+        """(id, name, when it was changed), the last changed first."""
+        query = "SELECT id, name, updated_at FROM notebooks WHERE deleted_at IS NULL ORDER BY updated_at DESC, id"
+        with self._database.connect() as connection:
+            return [(row["id"], row["name"], row["updated_at"]) for row in connection.execute(query)]
+
+    def get(self, notebook_id: str) -> Notebook:
+        with self._database.connect() as connection:
+            return _notebook(row_of(connection, "notebooks", notebook_id, NOT_FOUND))
+
+    def create(self, name: str) -> Notebook:
+        now = time.time()
+        notebook_id = uuid.uuid4().hex
+        values = {"id": notebook_id, "name": storable(name), "created_at": now, "updated_at": now}
+        with self._database.transaction() as connection:
+            insert(connection, "notebooks", values)
+            return _notebook(row_of(connection, "notebooks", notebook_id, NOT_FOUND))
+
+    def write(
+        self,
+        notebook_id: str,
+        draft: Draft,
+        seen: float | None = None,
+        is_step: bool = False,
+        name: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Notebook:
+        """``is_step``: undo comes back to this draft. ``name`` and ``settings`` None stay."""
+        with self._changing(notebook_id, seen) as (connection, row):
+            values: dict[str, Any] = {"now": _written(draft)}
+            if name is not None:
+                values["name"] = storable(name)
+            if settings is not None:
+                values["settings"] = to_json(settings)
+            if is_step:
+                values |= {"past": _kept(_steps(row["past"], values["now"])), "future": "[]"}
+            return _changed(connection, row, values)
+
+    def step(self, notebook_id: str, draft: Draft, is_back: bool, seen: float | None = None) -> Notebook:
+        """Undo, or redo: ``draft`` is what it comes from. Nothing changes where there is nothing to go to."""
+        taken, given = ("past", "future") if is_back else ("future", "past")
+        with self._changing(notebook_id, seen) as (connection, row):
+            steps = json.loads(row[taken])
+            if not steps:
+                return _changed(connection, row, {"now": _written(draft)})
+            values = {"now": json.dumps(steps[-1]), taken: json.dumps(steps[:-1])}
+            return _changed(connection, row, {**values, given: _kept(_steps(row[given], _written(draft)))})
+
+    def delete(self, notebook_id: str) -> Snapshots:
+        """Hides it until :meth:`restore`; names of the snapshots nobody needs any more."""
+        with self._database.transaction() as connection:
+            row_of(connection, "notebooks", notebook_id, NOT_FOUND)
+            update(connection, "notebooks", notebook_id, deleted_at=time.time())
+            return release_snapshots(connection, notebook_id)
+
+    def restore(self, notebook_id: str) -> Notebook:
+        with self._database.transaction() as connection:
+            row_of(connection, "notebooks", notebook_id, NOT_FOUND, with_deleted=True)
+            update(connection, "notebooks", notebook_id, deleted_at=None)
+            return _notebook(row_of(connection, "notebooks", notebook_id, NOT_FOUND))
+
+    def note_snapshots(self, notebook_id: str, names: Iterable[str]) -> None:
+        """The notebook goes on from these."""
+        with self._database.transaction() as connection:
+            note_snapshots(connection, notebook_id, names)
+
+    @contextmanager
+    def _changing(self, notebook_id: str, seen: float | None) -> Iterator[tuple[sqlite3.Connection, sqlite3.Row]]:
+        with self._database.transaction() as connection:
+            row = row_of(connection, "notebooks", notebook_id, NOT_FOUND)
+            if seen is not None and row["updated_at"] != seen:
+                raise RoostError("notebook_changed", name=row["name"])
+            yield connection, row
+
+
+def _written(draft: Draft) -> str:
+    return to_json(asdict(replace(draft, text=storable(draft.text))))
+
+
+def _steps(steps: str, last: str) -> list[dict[str, Any]]:
+    return [*json.loads(steps), json.loads(last)]
+
+
+def _kept(steps: list[dict[str, Any]]) -> str:
+    steps = steps[-MOST_STEPS:]
+    while len(steps) > 1 and sum(len(step.get("text", "")) for step in steps) > MOST_CHARS:
+        steps = steps[1:]
+    return to_json(steps)
+
+
+def _changed(connection: sqlite3.Connection, row: sqlite3.Row, values: Mapping[str, Any]) -> Notebook:
+    update(connection, "notebooks", row["id"], **values, updated_at=later_than(row["updated_at"]))
+    return _notebook(row_of(connection, "notebooks", row["id"], NOT_FOUND))
+
+
+def _notebook(row: sqlite3.Row) -> Notebook:
+    now = json.loads(row["now"])
+    ids, chances = (tuple(now.get(name, ())) for name in ("token_ids", "chances"))
+    same = {name: row[name] for name in ("id", "name", "created_at", "updated_at")}
+    return Notebook(
+        **same,
+        draft=Draft(now.get("text", ""), ids, chances, now.get("tokenizer", "")),
+        settings=json.loads(row["settings"]),
+        can_undo=row["past"] != "[]",
+        can_redo=row["future"] != "[]",
+    )

@@ -1,0 +1,384 @@
+"""The notebook: a text that the model goes on with as it is. The page's scripts save as a person types and follow what
+is written as lines of JSON; without them each button posts the form and shows the page again."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, redirect, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.chat.events import Finished, Waiting
+from webapp.chat.formats import fills_gaps
+from webapp.errors import RoostError
+from webapp.services.chat.answer_tokens import AnswerToken
+from webapp.services.notebook import Fork, Notebooks, Steps, Written, settings_of
+from webapp.services.presets.fields import SAMPLING, overrides, read_fields
+from webapp.services.presets.presets import PLAIN
+from webapp.storage.notebooks import Notebook
+from webapp.storage.records import storable
+from webapp.web.chat.views import CLASSES, alternative_rows, chance_text, token_view, waiting_text
+from webapp.web.guard import client_address
+from webapp.web.kit.page import (
+    Choice,
+    PageContext,
+    Toast,
+    Values,
+    browser_zone,
+    current_page,
+    file_name_options,
+    fresh_page,
+    render_page,
+    wants_fragment,
+)
+from webapp.web.presets.form import Controls, Draft, presets_of, shown_name
+from webapp.weights.inspection import model_name
+
+TEXT_CHARS = 1_000_000
+NAME_CHARS = 120
+FORM_BYTES = 8 << 20
+SHOWN_TOKENS = 2000
+ID = r"[0-9a-f]{32}"
+JSON_LINES = "application/x-ndjson"
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+
+blueprint = Blueprint("notebook", __name__, url_prefix="/notebook")
+
+
+def notebooks_of(page: PageContext) -> Notebooks:
+    found: Notebooks = page.service("notebooks")
+    return found
+
+
+# pages
+
+
+@blueprint.get("")
+def index() -> Response | BaseResponse:
+    """The notebook changed last."""
+    page = current_page()
+    rows = notebooks_of(page).store.list()
+    if rows:
+        kept: Values = {name: request.args[name] for name in ("said", "about", "undo", "lang") if name in request.args}
+        return redirect(url_for("notebook.show", notebook_id=rows[0][0], **kept), 303)
+    return render_page("notebook/page.html", notebook_page(page, None, _said_toast(page)))
+
+
+@blueprint.post("")
+def create() -> BaseResponse:
+    page = current_page()
+    made = notebooks_of(page).store.create(page.t("notebook.unnamed"))
+    return redirect(url_for("notebook.show", notebook_id=made.id), 303)
+
+
+@blueprint.get("/<notebook_id>")
+def show(notebook_id: str) -> Response:
+    page = current_page()
+    notebook = notebooks_of(page).store.get(notebook_id)
+    return render_page("notebook/page.html", notebook_page(page, notebook, _said_toast(page)))
+
+
+def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[Toast, ...] = ()) -> Values:
+    """``notebook/page.html``; None where there is none yet."""
+    notebooks, t = notebooks_of(page), page.t
+    zone = browser_zone()
+    shown: Values = {
+        "page_title": notebook.name if notebook else t("nav.notebook"),
+        "commands_url": url_for("notebook.do"),
+        "toasts": toasts,
+        "rows": [
+            {
+                "id": row_id,
+                "name": name,
+                "at": datetime.fromtimestamp(changed, zone).strftime("%Y-%m-%d %H:%M"),
+                "is_current": notebook is not None and row_id == notebook.id,
+            }
+            for row_id, name, changed in notebooks.store.list()
+        ],
+        "notebook": notebook,
+    }
+    if notebook is None:
+        return shown
+    preset = notebooks.preset(notebook)
+    base = presets_of(page).sampling(preset, {}, page.model, PLAIN).to_dict()
+    controls = Controls(page, preset, base, Draft({name: str(v) for name, v in _shown_sampling(notebook).items()}))
+    rows = [(row, controls.of(row)) for row in SAMPLING]
+    own, active = notebook.settings.get("preset", ""), presets_of(page).active()
+    follow = Choice("", t("chat.options.preset_active", name=shown_name(active, t)))
+    return shown | {
+        "text": notebook.draft.text,
+        "is_running": notebooks.is_running(notebook.id),
+        "can_fill": page.model is not None and fills_gaps(model_name(page.model)),
+        "drawn_preset": preset.id,
+        "preset": own if any(row.id == own for row in presets_of(page).list()) else "",
+        "presets": [follow, *(Choice(row.id, shown_name(row, t)) for row in presets_of(page).list())],
+        "knobs": [control for row, control in rows if row.is_common],
+        "more_knobs": [control for row, control in rows if not row.is_common],
+        "views": [Choice(name, t(f"notebook.view_{name}")) for name in ("text", "tokens")],
+    }
+
+
+def _shown_sampling(notebook: Notebook) -> Values:
+    """As a form has it."""
+    found = notebook.settings.get("sampling", {})
+    return {name: ("1" if value else "0") if isinstance(value, bool) else value for name, value in found.items()}
+
+
+def _said_toast(page: PageContext) -> tuple[Toast, ...]:
+    undo = request.args.get("undo", "")
+    return page.done_toast(
+        "notebook.said", ("deleted", "restored"), f"restore:{undo}" if re.fullmatch(ID, undo) else ""
+    )
+
+
+# what is posted
+
+
+def _saved(page: PageContext, notebook_id: str) -> Notebook:
+    """The form's text, name and settings, as far as it has them, are the notebook's."""
+    request.max_form_memory_size = FORM_BYTES
+    form, notebooks = request.form, notebooks_of(page)
+    notebook = notebooks.store.get(notebook_id)
+    if "text" not in form:
+        return notebook
+    text = storable(form["text"].replace("\r\n", "\n"))
+    if len(text) > TEXT_CHARS:
+        raise RoostError("too_large", found=len(text), limit=TEXT_CHARS)
+    name = " ".join(form.get("name", notebook.name).split())[:NAME_CHARS] or notebook.name
+    settings = _settings(page, notebook) if "drawn_preset" in form else notebook.settings
+    try:
+        seen = float(form.get("seen", ""))
+    except ValueError:
+        seen = None
+    draft = notebooks.draft_with(notebook, text)
+    if (draft, name, settings) == (notebook.draft, notebook.name, notebook.settings):
+        return notebook
+    return notebooks.store.write(notebook_id, draft, seen, name=name, settings=settings)
+
+
+def _settings(page: PageContext, notebook: Notebook) -> Values:
+    """What differs from the preset that the page was drawn with; what cannot be is left as it was."""
+    form, known = request.form, {preset.id: preset for preset in presets_of(page).list()}
+    drawn = known.get(form["drawn_preset"]) or presets_of(page).active()
+    base = presets_of(page).sampling(drawn, {}, page.model, PLAIN).to_dict()
+    given = {row.name: form.getlist(row.name)[-1] for row in SAMPLING if row.name in form}
+    values, problems = read_fields(given)
+    before = notebook.settings.get("sampling", {})
+    values |= {name: before.get(name, base[name]) for name in problems}
+    preset = form.get("preset", "")
+    return settings_of(preset if preset in known else "", overrides(values, base))
+
+
+def _state(page: PageContext, notebook: Notebook) -> Values:
+    """What the page's scripts know of it."""
+    return {
+        "seen": repr(notebook.updated_at),
+        "name": notebook.name,
+        "text": notebook.draft.text,
+        "can_undo": notebook.can_undo,
+        "can_redo": notebook.can_redo,
+    }
+
+
+def _wants_json() -> bool:
+    return request.headers.get("Accept", "") in ("application/json", JSON_LINES)
+
+
+def _refused(page: PageContext, notebook_id: str, error: RoostError) -> Response | tuple[Response, int]:
+    message, hint = page.explain(error)
+    if _wants_json():
+        return jsonify(error={"code": error.code, "message": message, "hint": hint}), error.status
+    page = fresh_page()
+    shown = notebook_page(page, notebooks_of(page).store.get(notebook_id), (page.error_toast(error),))
+    if "text" in request.form:
+        shown["text"] = request.form["text"]
+    return render_page("notebook/page.html", shown, status=error.status if error.status < 500 else 422)
+
+
+def _changing(
+    notebook_id: str, change: Callable[[PageContext, Notebook], Notebook]
+) -> Response | BaseResponse | tuple[Response, int]:
+    page = current_page()
+    try:
+        notebook = change(page, _saved(page, notebook_id))
+    except RoostError as exc:
+        if exc.status == 404:
+            raise
+        return _refused(page, notebook_id, exc)
+    if _wants_json():
+        return jsonify(_state(page, notebook))
+    return redirect(url_for("notebook.show", notebook_id=notebook_id), 303)
+
+
+@blueprint.post("/<notebook_id>/save")
+def save(notebook_id: str) -> Any:
+    return _changing(notebook_id, lambda page, notebook: notebook)
+
+
+@blueprint.post("/<notebook_id>/undo")
+def undo(notebook_id: str) -> Any:
+    return _changing(notebook_id, lambda page, one: notebooks_of(page).store.step(one.id, one.draft, is_back=True))
+
+
+@blueprint.post("/<notebook_id>/redo")
+def redo(notebook_id: str) -> Any:
+    return _changing(notebook_id, lambda page, one: notebooks_of(page).store.step(one.id, one.draft, is_back=False))
+
+
+@blueprint.post("/<notebook_id>/stop")
+def stop(notebook_id: str) -> BaseResponse:
+    notebooks_of(current_page()).stop(notebook_id)
+    return redirect(url_for("notebook.show", notebook_id=notebook_id), 303)
+
+
+@blueprint.post("/<notebook_id>/continue")
+def continue_(notebook_id: str) -> Any:
+    """``fork`` (``PLACE:TOKEN``): from another token on; ``gap``: what is missing at that character."""
+    page, is_gone = current_page(), request.environ.get("waitress.client_disconnected", lambda: False)
+    try:
+        notebook = _saved(page, notebook_id)
+        fork = re.fullmatch(r"fork:(\d{1,7}):(\d{1,7})", request.form.get("fork", ""))
+        gap = request.form.get("gap", type=int)
+        steps = notebooks_of(page).continued(
+            notebook_id,
+            notebook.draft.text,
+            client_address(),
+            gap if gap is not None and 0 <= gap <= len(notebook.draft.text) else None,
+            Fork(int(fork[1]), int(fork[2])) if fork else None,
+        )
+        if not _wants_json():
+            for _ in steps:
+                if is_gone():
+                    break
+            steps.close()
+    except RoostError as exc:
+        if exc.status == 404 and exc.code.startswith("notebook"):
+            raise
+        return _refused(page, notebook_id, exc)
+    if _wants_json():
+        return Response(_lines(page, notebook_id, steps, is_gone), mimetype=JSON_LINES, headers=HEADERS)
+    return redirect(url_for("notebook.show", notebook_id=notebook_id), 303)
+
+
+def _lines(page: PageContext, notebook_id: str, steps: Steps, is_gone: Callable[[], bool]) -> Iterator[bytes]:
+    """What is there before and after, then what is written, with each token's text, class and chance; at the end how
+    the notebook stands. Ends, and with it the answer, when nobody reads any more."""
+    try:
+        yield _line({"head": steps.head, "tail": steps.tail})
+        for step in steps:
+            if is_gone():
+                return
+            if isinstance(step, Written):
+                yield _line({"text": step.text, "tokens": _brief(step)})
+            elif isinstance(step, Waiting):
+                yield _line({"waiting": waiting_text(step, page.t)})
+            elif isinstance(step, Finished):
+                yield _line({"figures": _figures(page, step)})
+        steps.close()
+        yield _line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
+    except RoostError as exc:
+        message, hint = page.explain(exc)
+        yield _line({"error": {"code": exc.code, "message": message, "hint": hint}})
+        yield _line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
+    finally:
+        steps.close()
+
+
+def _line(value: Values) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def _brief(step: Written) -> list[list[Any]]:
+    """Tokens that are only together a character as one, as likely as the least of them."""
+    tokens = step.tokens
+    if any("\ufffd" in token.text for token in tokens):
+        tokens = (AnswerToken(0, step.text, min(token.probability for token in tokens)),)
+    shown = [token_view(token, 0) for token in tokens]
+    return [[token.text, view["level"], view["chance"]] for token, view in zip(tokens, shown, strict=True)]
+
+
+def _figures(page: PageContext, end: Finished) -> str:
+    t, stats = page.t, end.stats
+    found = [t("chat.stats.tokens", count=end.usage.completion)]
+    if stats.get("tokens_per_s"):
+        found.append(t("chat.stats.speed", rate=f"{stats['tokens_per_s']:.1f}"))
+    found.append(t("notebook.read", count=stats.get("prefilled_tokens", 0)))
+    if end.finish_reason == "length":
+        found.append(t("notebook.at_limit"))
+    return " · ".join(found)
+
+
+@blueprint.post("/<notebook_id>/delete")
+def delete(notebook_id: str) -> BaseResponse:
+    notebooks = notebooks_of(current_page())
+    name = notebooks.store.get(notebook_id).name
+    notebooks.delete(notebook_id)
+    return redirect(url_for("notebook.index", said="deleted", about=name, undo=notebook_id), 303)
+
+
+@blueprint.post("/do")
+def do() -> BaseResponse:
+    """The undo of a toast."""
+    found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
+    restored = notebooks_of(current_page()).store.restore(found[1] if found else "")
+    return redirect(url_for("notebook.show", notebook_id=restored.id, said="restored", about=restored.name), 303)
+
+
+# reading
+
+
+@blueprint.get("/<notebook_id>/tokens")
+def tokens(notebook_id: str) -> Response:
+    """The text token by token; ``at`` one of them, what could have stood there."""
+    page, at = current_page(), request.args.get("at", type=int)
+    notebook = notebooks_of(page).store.get(notebook_id)
+    found = None if at is None else _alternatives(page, notebook_id, at)
+    if found is not None and wants_fragment():
+        return render_page("chat/_alternatives.html", {"found": found})
+    pieces, has_more = notebooks_of(page).pieces(notebook.draft, SHOWN_TOKENS)
+    values = {
+        "page_title": notebook.name,
+        "commands_url": url_for("notebook.do"),
+        "notebook": notebook,
+        "pieces": [_piece(*piece) for piece in pieces],
+        "has_more": has_more,
+        "limit": SHOWN_TOKENS,
+        "levels": len(CLASSES),
+        "found": found,
+    }
+    return render_page("notebook/tokens.html", values, "notebook/_tokens.html")
+
+
+def _piece(place: int, text: str, chance: float | None) -> Values:
+    if chance is None:
+        return {"place": -1, "text": text}
+    return {**token_view(AnswerToken(0, text, chance), place), "chance": chance_text(chance)}
+
+
+def _alternatives(page: PageContext, notebook_id: str, place: int) -> Values:
+    view: Values = {
+        "id": "notebook",
+        "place": place,
+        "action": url_for("notebook.continue_", notebook_id=notebook_id),
+        "choose": page.t("notebook.choose"),
+    }
+    try:
+        own, best = notebooks_of(page).alternatives(notebook_id, place)
+    except RoostError as exc:
+        message, hint = page.explain(exc)
+        return {**view, "failure": {"message": message, "hint": hint}}
+    rows = alternative_rows(own, best, place, "fork")
+    return {**view, "rows": [{**row, "is_end": row["is_end"] or "\ufffd" in row["text"]} for row in rows]}
+
+
+@blueprint.get("/<notebook_id>/export.txt")
+def export(notebook_id: str) -> Response:
+    notebook = notebooks_of(current_page()).store.get(notebook_id)
+    answer = Response(notebook.draft.text, mimetype="text/plain", headers={"Cache-Control": "no-store"})
+    name = re.sub(r"[^\w\- ]", "", notebook.name).strip() or "notebook"
+    answer.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.txt"))
+    return answer
