@@ -9,7 +9,6 @@ import pytest
 from tests.web.api.api_server import ANSWER, MODEL
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.chat.formats import fill_prompt
 from webapp.tokenizer import load_tokenizer
 
 SIZE = len(ANSWER.encode()) + 1
@@ -93,16 +92,26 @@ def test_a_chats_last_piece_has_the_timings(server):
     assert [("timings" in chunk) for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
 
 
-def test_a_gap_is_filled_where_the_model_can(serve, tmp_path):
+@pytest.mark.parametrize("name", ["rwkv7-g1c-0.1b-20260110-ctx8192", "rwkv7-g1h-0.1b-20260710-ctx10240"])
+def test_a_gap_is_filled_where_the_model_can(serve, tmp_path, monkeypatch, name):
+    """In the format of those models: the engine reads these very tokens, and the mark that parts the texts ends the
+    filling, streamed too."""
     folder = tmp_path / "models"
     folder.mkdir()
-    write_checkpoint(folder / "rwkv7-g1h-0.1b.safetensors", "7", n_layer=1, n_embd=64, vocab_size=65536)
-    server = serve("x", models_dir=folder, model="rwkv7-g1h-0.1b.safetensors")
+    write_checkpoint(folder / f"{name}.safetensors", "7", n_layer=1, n_embd=64, vocab_size=65536)
+    server, read = serve("x=1✿suffix✿", models_dir=folder, model=f"{name}.safetensors"), []
+    submit = server.manager.submit
+    monkeypatch.setattr(
+        server.manager, "submit", lambda asked, *more: read.append(asked.prompt_token_ids) or submit(asked, *more)
+    )
     body = {"input_prefix": "def f(", "input_suffix": "):", "input_extra": [{"text": "# a", "filename": "a.py"}]}
-    status, found = server.post("/infill", {**body, "prompt": "y, ", "n_predict": 1})
+    status, found = server.post("/infill", {**body, "prompt": "y, ", "n_predict": 40})
     assert status == 200, found
-    asked = fill_prompt("\n\n--- snippet ---\n\n# adef f(y, ", "):")
-    assert found["content"] == "x" and found["tokens_evaluated"] == len(load_tokenizer(65536).encode(asked))
+    asked = load_tokenizer(65536).encode("✿prefix✿✿suffix✿):✿middle✿\n\n--- snippet ---\n\n# adef f(y, ")
+    assert tuple(read[0]) == tuple(asked) and found["tokens_evaluated"] == len(asked)
+    assert (found["content"], found["stop_type"]) == ("x=1", "eos")
+    pieces = server.events("/infill", {**body, "prompt": "y, ", "stream": True})
+    assert "".join(piece["content"] for piece in pieces) == "x=1" and read[1] == read[0]
 
 
 def test_a_model_that_cannot_says_so_and_goes_on_from_a_prefix_alone(server):

@@ -163,6 +163,8 @@ class Completions:
         preset = self._presets.active()
         if not isinstance(prompt, ChatPrompt):
             raw = raw_prompt(_with_gap(prompt, model.info), prompt.token_ids, model.info)
+            if prompt.suffix and FLOWER not in raw.stop_strings:  # what parts the texts of a gap also ends its filling
+                raw = replace(raw, stop_strings=(*raw.stop_strings, FLOWER))
             before = written(prefix.source, model, preset.template).pieces if prefix else ()
             return replace(raw, pieces=(*before, *raw.pieces))
         if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
