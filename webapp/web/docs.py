@@ -32,12 +32,12 @@ def index() -> Response:
 
 @blueprint.get("/docs/fields/<key>")
 def fields(key: str) -> Response:
-    """Those of one operation's body; the page asks for them when its part is opened."""
+    """Those of one operation's body or query; the page asks for them when its part is opened."""
     page = current_page()
-    row = next((row for row in DOCUMENTED if row.key == key and row.body), None)
+    row = next((row for row in DOCUMENTED if row.key == key and (row.body or row.query)), None)
     if row is None:
         abort(404)
-    shown = {**operation(page.t, row, page.status.model), "fields": field_rows(page.t, row.body_type)}
+    shown = {**operation(page.t, row, page.status.model), "fields": field_rows(page.t, row.body_type or row.query_type)}
     values = {"page_title": shown["title"], "operation": shown}
     return render_page("docs/fields.html", values, "docs/_fields.html")
 
@@ -81,7 +81,7 @@ def operation(t: Translator, row: Operation, model: str) -> Values:
         "path": row.path,
         "title": t(f"api.op.{row.key}.title"),
         "text": t(f"api.op.{row.key}.text"),
-        "has_fields": bool(row.body),
+        "has_fields": bool(row.body or row.query),
         "body": json.dumps(example, ensure_ascii=False, indent=2) if example else "",
         "is_risky": row.key in RISKY,
         "can_try": "{" not in row.path,

@@ -10,40 +10,12 @@ from tests.web.api.api_server import ApiServer
 from tests.web.chat.running_roost import fake_strategy
 from tests.wording import text
 from webapp.engine.sampling_params import PARAMETERS
-from webapp.web.api.operations import OPERATIONS
+from webapp.web.api.operations import DOCUMENTED, OPERATIONS
 
-FUZZED = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/embeddings",
-    "/v1/models",
-    "/v1/models/{name}",
-    "/v1/tokenize",
-    "/v1/detokenize",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-    "/api/chat",
-    "/api/generate",
-    "/api/embed",
-    "/api/embeddings",
-    "/api/pull",
-    "/api/tags",
-    "/api/ps",
-    "/api/show",
-    "/api/version",
-    "/completion",
-    "/infill",
-    "/apply-template",
-    "/props",
-    "/slots",
-    "/update-config",
-    "/status",
-    "/health",
-    "/metrics",
-)
-"""All but /switch-model, which would leave no model for the others, /exit, and what takes the body of another."""
-EXAMPLES = int(os.environ.get("ROOST_FUZZ_EXAMPLES", "10"))
+NOT_FUZZED = {"/switch-model", "/exit", "/api/delete"}
+"""They would leave no model, or no server, for the others."""
+FUZZED = sorted({op.path for op in DOCUMENTED} - NOT_FUZZED)
+EXAMPLES = int(os.environ.get("ROOST_FUZZ_EXAMPLES", "5"))
 
 
 def test_every_route_is_in_the_document(server):
@@ -69,21 +41,59 @@ def test_its_words_are_the_readers(server):
     assert "api." not in str(server.get("/openapi.json")[1]["paths"])
 
 
+def numbers_in(schema, components):
+    """Values for a field: its every whole number, bare or in lists, beyond what 64 bits hold."""
+    schema = components[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    if schema.get("type") == "integer":
+        yield from (10**30, -(10**30))
+    for part in (*schema.get("anyOf", ()), *schema.get("prefixItems", ())):
+        yield from numbers_in(part, components)
+    if isinstance(schema.get("items"), dict):
+        yield from ([value] for value in numbers_in(schema["items"], components))
+
+
+def test_a_number_beyond_64_bits_is_refused_or_passed_over(server):
+    found = server.get("/openapi.json")[1]
+    components, count = found["components"]["schemas"], 0
+    for op in DOCUMENTED:
+        if not op.body or op.path in NOT_FUZZED:
+            continue
+        [media] = found["paths"][op.path][op.method.lower()]["requestBody"]["content"].values()
+        name = media["schema"]["$ref"].rpartition("/")[2]
+        for field, schema in components[name]["properties"].items():
+            for value in numbers_in(schema, components):
+                path = op.path.replace("{name}", "none")
+                status, told = server.post(path, {**(op.example or {}), "stream": False, field: value})
+                assert status < 500, (op.path, field, told)
+                count += 1
+    assert count > 150
+
+
 @pytest.fixture(scope="module")
 def fuzzed(tmp_path_factory):
     """A queue that holds all the answers one request may ask for: a full one is a 503, and rightly."""
-    limits = {"api_max_choices": 1024, "max_queue": 2048}
+    limits = {"api_max_choices": 1024, "max_queue": 2048, "max_tokens_limit": 16}
     server = ApiServer(tmp_path_factory.mktemp("fuzz"), fake_strategy("Yes.", slots=16), **limits)
     yield server
     server.stop()
 
 
+def name_for(server, path):
+    """One that is there: of an answer, a state or a model."""
+    if path.startswith("/v1/models"):
+        return server.get("/v1/models")[1]["data"][0]["id"]
+    found = server.post("/v1/responses", {"input": "Hello", "return_state": True})[1]
+    return found["id" if path.startswith("/v1/responses") else "state_id"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", FUZZED)
 def test_a_fuzzer_finds_nothing(fuzzed, path):
+    """Requests that fit the document, and requests that do not; half of the names are of things that are there."""
     schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed (pip install -e '.[dev]')")
     import hypothesis
-    from schemathesis import checks
+    from hypothesis import strategies
+    from schemathesis import GenerationMode, checks
 
     schema = schemathesis.openapi.from_dict(fuzzed.get("/openapi.json")[1]).include(path=path)
     wanted = [
@@ -93,18 +103,22 @@ def test_a_fuzzer_finds_nothing(fuzzed, path):
         schemathesis.specs.openapi.checks.response_schema_conformance,
     ]
     for operation in schema.get_all_operations():
-        strategy = operation.ok().as_strategy()
+        has_input = operation.ok().body or operation.ok().path_parameters or operation.ok().query
+        for mode in GenerationMode if operation.ok().body else [GenerationMode.POSITIVE]:
+            strategy = operation.ok().as_strategy(generation_mode=mode)
 
-        @hypothesis.settings(
-            max_examples=EXAMPLES,
-            deadline=None,
-            database=None,
-            derandomize=True,
-            suppress_health_check=list(hypothesis.HealthCheck),
-            phases=[hypothesis.Phase.generate],
-        )
-        @hypothesis.given(case=strategy)
-        def check(case):
-            case.call_and_validate(base_url=fuzzed.url, checks=wanted, timeout=30)
+            @hypothesis.settings(
+                max_examples=EXAMPLES if has_input else 2,
+                deadline=None,
+                database=None,
+                derandomize=True,
+                suppress_health_check=list(hypothesis.HealthCheck),
+                phases=[hypothesis.Phase.generate],
+            )
+            @hypothesis.given(case=strategy, is_known=strategies.booleans())
+            def check(case, is_known):
+                if is_known and case.path_parameters:
+                    case.path_parameters["name"] = name_for(fuzzed, path)
+                case.call_and_validate(base_url=fuzzed.url, checks=wanted, timeout=30)
 
-        check()
+            check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 
 import pytest
 
@@ -17,6 +18,7 @@ RESPONSES = "/v1/responses"
 FLAT = [{"type": "function", **tool["function"]} for tool in (WEATHER, TIME)]
 THOUGHT = ">\nThe user greets.\n</think>\nHello!"
 HELLO = [{"role": "user", "content": "Hello"}]
+LOGPROBS = "message.output_text.logprobs"
 
 
 def ask(client, given="Hello", **options):
@@ -339,6 +341,89 @@ def test_a_conversation_goes_on_after_a_restart_and_reads_only_what_is_new(serve
         assert len({item.id for item in client.responses.input_items.list(found.id, limit=2)}) == 5
     finally:
         second.stop()
+
+
+def test_a_kept_answer_tells_its_events_again(serve):
+    """Thinking, words and calls: the same items, of the same ids, as the stream that told them first."""
+    server = serve(strategy=spoken(f">\nI look.\n</think>\nLet me see.\n{PARIS}"))
+    body = {"input": "Weather?", "tools": FLAT, "reasoning": {"effort": "high"}, "include": [LOGPROBS]}
+    first = streamed(server, body)
+    kept = f"{RESPONSES}/{first[-1]['response']['id']}"
+    assert {item["type"] for item in first[-1]["response"]["output"]} == {"reasoning", "message", "function_call"}
+
+    def again(query=""):
+        with urllib.request.urlopen(f"{server.url}{kept}?stream=true{query}", timeout=30) as answer:
+            text = answer.read().decode()
+        return [json.loads(line[6:]) for line in text.split("\n") if line.startswith("data: {")], text
+
+    told, text = again()
+    assert text.endswith("data: [DONE]\n\n") and f"event: {told[0]['type']}\n" in text
+    assert [event["sequence_number"] for event in told] == list(range(len(told)))
+    assert whole_of(told) == whole_of(first) and told[-1] == {**first[-1], "sequence_number": len(told) - 1}
+    assert told[0]["response"]["status"] == "in_progress" and told[0]["response"]["output"] == []
+    kinds = [[event["type"] for event in events if "delta" not in event["type"]] for events in (first, told)]
+    assert kinds[0] == kinds[1]
+    assert again("&starting_after=4")[0] == told[5:] and server.get(f"{kept}?stream=false")[1] == first[-1]["response"]
+    with server.openai().responses.retrieve(kept.rpartition("/")[2], stream=True) as events:
+        assert [event.type for event in events] == [event["type"] for event in told]
+    status, found = server.get(f"{kept}?stream=perhaps")
+    assert (status, found["error"]["param"]) == (400, "stream")
+    assert server.get(f"{RESPONSES}/resp_none?stream=true")[0] == 404
+
+
+def test_an_answer_cut_off_is_told_again_as_one(server):
+    body = {"input": "Hello", "max_output_tokens": 5}
+    kept = server.post(RESPONSES, body)[1]["id"]
+    with server.openai().responses.retrieve(kept, stream=True) as events:
+        last = list(events)[-1]
+    assert (last.type, last.response.incomplete_details.reason) == ("response.incomplete", "max_output_tokens")
+
+
+def test_an_answer_goes_on_from_a_state_and_so_do_those_after_it(serve):
+    server = serve("Yes.", options={"repeat": 1})
+    client = server.openai()
+
+    def asked(text, **more):
+        before = server.manager.counters().get("prefilled_tokens_total", 0)
+        status, found = server.post(RESPONSES, {"input": text, **more})
+        assert status == 200, found
+        return found, server.manager.counters()["prefilled_tokens_total"] - before
+
+    chat = {"messages": [{"role": "user", "content": "A first question of some length " * 4}], "return_state": True}
+    state_id = server.post("/v1/chat/completions", chat)[1]["choices"][0]["state_id"]
+    found, read = asked("And?", state_id=state_id, return_state=True)
+    assert read < 20 < found["usage"]["input_tokens"]
+    counted = server.post(f"{RESPONSES}/input_tokens", {"input": "And?", "state_id": state_id})[1]["input_tokens"]
+    assert counted == found["usage"]["input_tokens"]
+    shown = server.get(f"/v1/states/{found['state_id']}")[1]
+    assert shown["parent_id"] == state_id and shown["tokens"] > found["usage"]["input_tokens"]
+    by_state, read = asked("Then?", state_id=found["state_id"])
+    assert read < 20 and "state_id" not in by_state
+    by_answer, read = asked("Then?", previous_response_id=found["id"])
+    assert read < 20 and by_answer["usage"]["input_tokens"] == by_state["usage"]["input_tokens"]
+    events = streamed(server, {"input": "Then?", "previous_response_id": by_answer["id"], "return_state": True})
+    final = events[-1]["response"]
+    assert final["state_id"].startswith("st_") and "state_id" not in events[0]["response"]
+    assert server.get(f"{RESPONSES}/{final['id']}")[1] == final
+    assert final["usage"]["input_tokens"] > by_answer["usage"]["input_tokens"]
+    assert client.responses.retrieve(final["id"]).usage.input_tokens == final["usage"]["input_tokens"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "code"),
+    [
+        ({"state_id": "st_none"}, 404, "state_id_not_found"),
+        ({"state_id": "STATE", "state": "x"}, 400, "invalid_parameter"),
+        ({"state_id": "STATE", "previous_response_id": "ANSWER"}, 400, "invalid_parameter"),
+    ],
+    ids=str,
+)
+def test_a_state_that_cannot_be_gone_on_from_is_named(server, changes, status, code):
+    known = server.post(RESPONSES, {"input": "Hello", "return_state": True})[1]
+    ids = {"STATE": known["state_id"], "ANSWER": known["id"]}
+    changes = {name: ids.get(value, value) for name, value in changes.items()}
+    found, told = server.post(RESPONSES, {"input": "x", **changes})
+    assert (found, told["error"]["code"], told["error"]["param"]) == (status, code, "state_id")
 
 
 @pytest.mark.parametrize("query", ["order=up", "limit=0", "limit=200", "limit=x"])

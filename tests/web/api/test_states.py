@@ -127,7 +127,8 @@ def test_a_session_of_lightning_goes_on_and_is_listed_and_deleted(short):
     status = short.post("/state/status", {})[1]
     assert (status["total_sessions"], status["sessions"][0]["session_id"]) == (1, "one")
     assert short.post("/state/delete", {"session_id": "one"})[0] == 200
-    assert short.post("/state/delete", {"session_id": "one"})[1]["status"] == "not_found"
+    code, told = short.post("/state/delete", {"session_id": "one"})
+    assert (code, told["status"], told["error"]["code"]) == (404, "not_found", "state_id_not_found")
 
 
 def test_a_dialogue_of_lightning_branches_at_any_answer(short):

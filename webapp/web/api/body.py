@@ -40,6 +40,14 @@ def read_body(kind: type[T], *, is_strict: bool = True) -> T:
         raise RoostError("body_invalid", reason=str(exc) or Text("reason.web.is_nested_too_deeply")) from exc
 
 
+def read_query(kind: type[T]) -> T:
+    """What stands behind the ``?`` of the address; of a name given twice, the first. Raises ``invalid_parameter``."""
+    try:
+        return msgspec.convert(request.args.to_dict(), kind, strict=False)
+    except msgspec.ValidationError as exc:
+        raise invalid(str(exc)) from exc
+
+
 def read_data(limit: int) -> bytes:
     request.max_content_length = limit
     try:
@@ -110,6 +118,8 @@ def invalid(text: str) -> RoostError:
 MAX_STOPS = 64
 MAX_STOP_CHARS = 1000
 
+Whole = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+"""What can go on to the engine."""
 Stop = Annotated[str, Meta(max_length=MAX_STOP_CHARS)]
 
 

@@ -13,6 +13,7 @@ from webapp.web.api.answering import answer, the_manager
 from webapp.web.api.operations import DOCUMENTED, GROUPS, SSE, Operation
 from webapp.web.kit.page import current_locale, translator
 
+FILE = "application/octet-stream"
 REFERENCE = "#/components/schemas/{name}"
 REFUSALS = {
     "400": "api.status.400",
@@ -83,9 +84,12 @@ def operation(op: Operation, references: dict[Any, Any], t: Callable[..., str], 
     }
     if op.key == "switch_model":
         found["responses"]["304"] = {"description": t("api.status.304")}
-    if op.path.endswith("{name}"):
-        name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
-        found["parameters"] = [name]
+    if parameters := [*names_in(op.path), *fields_of(op.query_type, t)]:
+        found["parameters"] = parameters
+    if op.upload:
+        fields = {op.upload: {"type": "string", "format": "binary"}}
+        form = {"type": "object", "properties": fields, "required": [op.upload]}
+        found["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
     if op.body:
         media: dict[str, Any] = {"schema": references[op.body_type]}
         if op.example:
@@ -94,9 +98,26 @@ def operation(op: Operation, references: dict[Any, Any], t: Callable[..., str], 
     return found
 
 
+def names_in(path: str) -> list[dict[str, Any]]:
+    name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    return [name] if "{name}" in path else []
+
+
+def fields_of(query: Any, t: Callable[..., str]) -> list[dict[str, Any]]:
+    """Of the address, behind its ``?``."""
+    if query is None:
+        return []
+    _, components = msgspec.json.schema_components([query], ref_template=REFERENCE)
+    return [
+        {"name": name, "in": "query", "description": field_text(t, name), "schema": schema}
+        for name, schema in components[query.__name__]["properties"].items()
+    ]
+
+
 def success(op: Operation, references: dict[Any, Any], t: Callable[..., str]) -> dict[str, Any]:
-    if not op.answer:
-        return {"description": t("api.status.200"), "content": {"text/plain": {"schema": {"type": "string"}}}}
+    plain: dict[str, dict[str, Any]] = {"": {"text/plain": {"schema": {"type": "string"}}}, "bytes": {FILE: {}}}
+    if op.answer in plain:
+        return {"description": t("api.status.200"), "content": plain[op.answer]}
     content: dict[str, Any] = {"application/json": {"schema": references[op.answer_type]}}
     if op.stream == SSE:
         event = {"event": {"type": "string"}, "data": {"type": "string"}}

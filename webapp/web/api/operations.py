@@ -43,9 +43,9 @@ def named(target: str) -> Any:
 class Operation:
     """``paths``: the first is the documented one; ``{name}`` in it takes the rest of the address.
 
-    ``body``, ``answer`` and ``chunk`` name types; ``answer`` "" is plain text, "str" and "dict" are themselves.
-    ``chunk`` is what a stream is made of, sent as ``stream`` (a media type). ``generates``: it counts against the
-    limits.
+    ``query``, ``body``, ``answer`` and ``chunk`` name types; ``answer`` "" is plain text, "bytes" a file, "str" and
+    "dict" are themselves. ``chunk`` is what a stream is made of, sent as ``stream`` (a media type). ``upload`` is the
+    field of a form that carries a file. ``generates``: it counts against the limits.
     """
 
     key: str
@@ -60,10 +60,16 @@ class Operation:
     example: dict[str, Any] | None = None
     generates: bool = False
     is_documented: bool = True
+    query: str = ""
+    upload: str = ""
 
     @property
     def path(self) -> str:
         return self.paths[0]
+
+    @property
+    def query_type(self) -> Any:
+        return named(self.query) if self.query else None
 
     @property
     def body_type(self) -> Any:
@@ -71,7 +77,7 @@ class Operation:
 
     @property
     def answer_type(self) -> Any:
-        plain = {"": None, "str": str, "dict": dict[str, str]}
+        plain = {"": None, "bytes": None, "str": str, "dict": dict[str, str]}
         return plain[self.answer] if self.answer in plain else named(self.answer)
 
     @property
@@ -108,11 +114,11 @@ OPERATIONS = (
     ),
     Operation(
         "response", "openai", "GET", ("/v1/responses/{name}",), "openai.responses:show",
-        answer="openai.response_types:ResponseObject",
+        answer="openai.response_types:ResponseObject", stream=SSE, query="openai.response_types:ResponseQuery",
     ),
     Operation(
         "response_input", "openai", "GET", ("/v1/responses/{name}/input_items",), "openai.responses:list_input",
-        answer="openai.response_types:ItemList",
+        answer="openai.response_types:ItemList", query="openai.response_types:ItemQuery",
     ),
     Operation(
         "response_delete", "openai", "DELETE", ("/v1/responses/{name}",), "openai.responses:delete",
@@ -144,10 +150,14 @@ OPERATIONS = (
         "detokenize", "tokens", "POST", ("/v1/detokenize", "/detokenize"), "openai.models:detokenize",
         "openai.models:DetokenizeRequest", "openai.answers:PlainText", example={"tokens": [33, 35]},
     ),
-    Operation("states", "states", "GET", ("/v1/states",), "states:index", answer="states:StateList"),
-    Operation("state_upload", "states", "POST", ("/v1/states",), "states:upload", answer="states:StateObject"),
+    Operation(
+        "states", "states", "GET", ("/v1/states",), "states:index", answer="states:StateList", query="states:StateQuery"
+    ),
+    Operation(
+        "state_upload", "states", "POST", ("/v1/states",), "states:upload", answer="states:StateObject", upload="file"
+    ),
     Operation("state", "states", "GET", ("/v1/states/{name}",), "states:show", answer="states:StateObject"),
-    Operation("state_content", "states", "GET", ("/v1/states/{name}/content",), "states:content"),
+    Operation("state_content", "states", "GET", ("/v1/states/{name}/content",), "states:content", answer="bytes"),
     Operation(
         "state_fork", "states", "POST", ("/v1/states/{name}/fork",), "states:fork",
         "states:ForkRequest", "states:StateList", example={"n": 2},
@@ -169,9 +179,10 @@ OPERATIONS = (
         "states:LightningRequest", "states:LightningAnswer", SSE,
         example={"session_id": "one", "dialogue_idx": 0, "contents": ["User: Hello\n\nAssistant:"]}, generates=True,
     ),
-    Operation("session_status", "states", "POST", ("/state/status",), "states:status"),
+    Operation("session_status", "states", "POST", ("/state/status",), "states:status", answer="states:SessionList"),
     Operation(
         "session_delete", "states", "POST", ("/state/delete",), "states:drop", "states:SessionRequest",
+        "states:SessionDeleted",
         example={"session_id": "one"},
     ),
     Operation(
@@ -261,7 +272,10 @@ OPERATIONS = (
         "reset_state", "runner", "POST", ("/reset-state", "/enable-state-cache", "/disable-state-cache"),
         "runner:reset_states", answer="str",
     ),
-    Operation("file_to_text", "runner", "POST", ("/file-to-text",), "runner:file_to_text", answer="runner:Pages"),
+    Operation(
+        "file_to_text", "runner", "POST", ("/file-to-text",), "runner:file_to_text", answer="runner:Pages",
+        upload="file_data",
+    ),
     Operation(
         "credit_grants", "runner", "GET", ("/dashboard/billing/credit_grants",), "runner:credit_grants",
         is_documented=False,

@@ -38,11 +38,11 @@ from webapp.web.api.answering import (
     the_settings,
     whole_answers,
 )
-from webapp.web.api.body import most_tokens, read_body, read_data
+from webapp.web.api.body import Whole, most_tokens, read_body, read_data, read_query
+from webapp.web.api.operations import openai_error
 from webapp.weights.inspection import require_model
 
 MOST_COPIES = 256
-MOST_LISTED = 100
 DONE = b"data: [DONE]\n\n"
 
 
@@ -66,6 +66,13 @@ class StateList(msgspec.Struct):
     data: list[StateObject]
     has_more: bool = False
     object: Literal["list"] = "list"
+
+
+class StateQuery(msgspec.Struct, kw_only=True):
+    """``after`` is the id of a state."""
+
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    after: str = ""
 
 
 class StateDeleted(msgspec.Struct):
@@ -163,12 +170,8 @@ def handle_of(
 
 
 def index() -> Response:
-    """``limit`` and ``after``, the id of a state."""
-    limit = request.args.get("limit", "20")
-    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_LISTED:
-        reason = Text("reason.engine.whole_number_between", least=1, most=MOST_LISTED)
-        raise RoostError("invalid_parameter", param="limit", reason=reason)
-    handles, has_more = the_handles().newest(int(limit), request.args.get("after", ""))
+    asked = read_query(StateQuery)
+    handles, has_more = the_handles().newest(asked.limit, asked.after)
     return answer(StateList([shown(handle) for handle in handles], has_more))
 
 
@@ -266,14 +269,14 @@ class LightningRequest(msgspec.Struct, kw_only=True):
     dialogue_idx: Annotated[int, Meta(ge=0)] | None = None
     model: str | None = None
     max_tokens: Annotated[int, Meta(ge=-1)] | None = None
-    stop_tokens: Annotated[list[int], Meta(max_length=64)] | None = None
+    stop_tokens: Annotated[list[Whole], Meta(max_length=64)] | None = None
     temperature: Annotated[float, Meta(ge=0, le=5)] | None = None
     top_k: Annotated[int, Meta(ge=0, le=65_536)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     alpha_presence: Annotated[float, Meta(ge=-2, le=2)] | None = None
     alpha_frequency: Annotated[float, Meta(ge=-2, le=2)] | None = None
     alpha_decay: Annotated[float, Meta(ge=0, le=1)] | None = None
-    seed: int | None = None
+    seed: Whole | None = None
     stream: bool = False
     chunk_size: int | None = None
     password: str | None = None
@@ -398,19 +401,34 @@ class SessionRequest(msgspec.Struct, kw_only=True):
     password: str | None = None
 
 
+class SessionKept(msgspec.Struct):
+    session_id: str
+    last_updated: str
+    timestamp: float
+    cache_level: str = "Database (Disk)"
+
+
+class SessionList(msgspec.Struct, kw_only=True):
+    status: str = "success"
+    total_sessions: int
+    l1_cache_count: int = 0
+    l2_cache_count: int = 0
+    database_count: int
+    sessions: list[SessionKept]
+
+
+class SessionDeleted(msgspec.Struct, kw_only=True):
+    status: str = "success"
+    message: str
+
+
 def status() -> Response:
     """What is kept, as rwkv_lightning lists it."""
     found = [
-        {
-            "session_id": name,
-            "cache_level": "Database (Disk)",
-            "last_updated": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)),
-            "timestamp": at,
-        }
+        SessionKept(name, time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)), at)
         for name, at in the_handles().sessions()
     ]
-    counts = {"total_sessions": len(found), "l1_cache_count": 0, "l2_cache_count": 0, "database_count": len(found)}
-    return answer({"status": "success", **counts, "sessions": found})
+    return answer(SessionList(total_sessions=len(found), database_count=len(found), sessions=found))
 
 
 def drop() -> Response:
@@ -420,6 +438,7 @@ def drop() -> Response:
     count, unneeded = the_handles().delete_session(asked.session_id, asked.delete_prefix)
     the_manager().forget_snapshots(unneeded)
     if not count and not asked.delete_prefix:
-        told = {"status": "not_found", "message": f"Session {json.dumps(asked.session_id)} is not known"}
-        return answer(told, 404)
-    return answer({"status": "success", "message": f"Session {json.dumps(asked.session_id)} deleted"})
+        message = f"Session {json.dumps(asked.session_id)} is not known"
+        error = openai_error(RoostError("state_id_not_found", id=asked.session_id, param="session_id"), message, 404)
+        return answer({"status": "not_found", "message": message, "error": error}, 404)
+    return answer(SessionDeleted(message=f"Session {json.dumps(asked.session_id)} deleted"))

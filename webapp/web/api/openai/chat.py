@@ -37,6 +37,7 @@ from webapp.web.api.body import (
     MAX_STOPS,
     OpenAiSampling,
     Stop,
+    Whole,
     asked_sampling,
     budget_mode,
     most_tokens,
@@ -172,7 +173,7 @@ class SamplingFields(OpenAiSampling, kw_only=True):
     model: str | None = None
     logit_bias: Annotated[dict[str, Bias], Meta(description="Token id -> number added to its logit.")] | None = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
-    stop_token_ids: Annotated[list[int], Meta(max_length=64)] | None = None
+    stop_token_ids: Annotated[list[Whole], Meta(max_length=64)] | None = None
     n: Annotated[int, Meta(ge=1, le=1024)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None

@@ -88,6 +88,7 @@ class InputRequest(msgspec.Struct, kw_only=True):
     reasoning: ReasoningAsked | None = None
     text: TextAsked | None = None
     previous_response_id: str | None = None
+    state_id: Annotated[str, Meta(max_length=200)] | None = None
     conversation: Any = None
 
 
@@ -115,6 +116,23 @@ class ResponseRequest(SampledInput, kw_only=True):
         Annotated[str, Meta(max_length=500, description="A prefix made on the States page, in place of `state`.")]
         | None
     ) = None
+    return_state: bool | None = None
+
+
+class ResponseQuery(msgspec.Struct, kw_only=True):
+    """With ``stream``, the answer's events once more, each text as one piece; those up to number ``starting_after``
+    are left out."""
+
+    stream: bool = False
+    starting_after: Annotated[int, Meta(ge=0)] | None = None
+
+
+class ItemQuery(msgspec.Struct, kw_only=True):
+    """``after`` is the id of an item."""
+
+    order: Literal["asc", "desc"] = "desc"
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
+    after: str | None = None
 
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -183,7 +201,8 @@ class IncompleteDetails(msgspec.Struct):
 
 
 class ResponseObject(msgspec.Struct, kw_only=True):
-    """``temperature`` and the other figures are those the answer was made with."""
+    """``temperature`` and the other figures are those the answer was made with. ``state_id``: where it was asked for
+    by ``return_state``, and the answer is complete."""
 
     id: str
     object: Literal["response"] = "response"
@@ -216,6 +235,7 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     truncation: str = "disabled"
     usage: ResponseUsage | None = None
     metadata: dict[str, Any]
+    state_id: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class Deleted(msgspec.Struct):

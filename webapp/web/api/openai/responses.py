@@ -4,7 +4,7 @@ An answer is a list of items: thinking, a message, calls. A stream tells of each
 the whole answer is made of the same events. Unless ``store`` is false, answers are kept in the database for
 ``response_days`` (:class:`ResponseStore`): ``previous_response_id`` goes on from one with the very tokens it was
 sampled as, so that only what is new is read, also after a restart, and an ``item_reference`` stands for one of its
-items.
+items. A conversation that began with a ``state_id`` notes it with its first message, and goes on from it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
-from flask import Response, current_app, request
+from flask import Response, current_app
+from msgspec import UNSET
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
 from webapp.chat.messages import Message, Role, ToolCall
@@ -29,6 +30,8 @@ from webapp.storage.database import Database
 from webapp.storage.responses import ResponseStore
 from webapp.tokenizer import Tokenizer
 from webapp.web.api.answering import (
+    HEADERS,
+    SSE,
     Answering,
     StreamWriter,
     answer,
@@ -40,7 +43,7 @@ from webapp.web.api.answering import (
     the_manager,
     the_settings,
 )
-from webapp.web.api.body import asked_sampling, most_tokens, read_body, text_of
+from webapp.web.api.body import asked_sampling, most_tokens, read_body, read_query, text_of
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
 from webapp.web.api.openai.chat import DONE, EFFORTS, arguments_text, content_text
 from webapp.web.api.openai.response_types import (
@@ -52,6 +55,7 @@ from webapp.web.api.openai.response_types import (
     InputRequest,
     InputTokens,
     ItemList,
+    ItemQuery,
     MessageItem,
     OutputDetails,
     OutputItem,
@@ -60,14 +64,18 @@ from webapp.web.api.openai.response_types import (
     ReasoningText,
     ResponseFailure,
     ResponseObject,
+    ResponseQuery,
     ResponseRequest,
     ResponseUsage,
     Status,
 )
+from webapp.web.api.states import Keeper, going_on, the_handles
 
 LOGPROBS = "message.output_text.logprobs"
 PASSED_OVER = ("reasoning", "compaction", "additional_tools")
 """Items that hold nothing a model should read: of earlier thinking only the answer counts."""
+STATE_ID = "state_id"
+"""In the metadata of a conversation's first message: the state it follows."""
 
 
 def answer_request(asked: ResponseRequest) -> AnswerRequest:
@@ -123,6 +131,15 @@ def prompt_of(asked: InputRequest) -> ChatPrompt:
     instructions = [Message(Role.SYSTEM, asked.instructions)] if asked.instructions else []
     effort = asked.reasoning.effort if asked.reasoning else None
     return ChatPrompt((*instructions, *conversation_of(asked)), EFFORTS[effort] if effort else None)
+
+
+def state_before(asked: InputRequest, prompt: ChatPrompt) -> str | None:
+    """The id of the state that the conversation follows: what is asked for, or what it began with."""
+    if asked.state_id is None:
+        return next((str(m.metadata[STATE_ID]) for m in prompt.messages if STATE_ID in m.metadata), None)
+    if asked.previous_response_id is not None:
+        raise RoostError("invalid_parameter", param="state_id", reason=Text("reason.api.state_id_alone"))
+    return asked.state_id
 
 
 def conversation_of(asked: InputRequest) -> list[Message]:
@@ -240,22 +257,28 @@ def create() -> Response:
     asked = read_body(ResponseRequest)
     wanted = answer_request(asked)
     model = served_model(asked.model)
+    [asked_for] = wanted.prompts
+    assert isinstance(asked_for, ChatPrompt)
+    state_id = state_before(asked, asked_for)
+    wanted = going_on(wanted, state_id, asked.return_state)
     answering = begin(wanted)
     response = begun(asked, model, answering)
     has_logprobs = "logprobs" in wanted.sampling
     output = Output(response.output, answering.completion.tokenizer if has_logprobs else None)
     given = input_items(asked) if response.store else []
-    manager, store = the_manager(), kept_answers()
-    [asked_for] = wanted.prompts
-    assert isinstance(asked_for, ChatPrompt)
-    new = asked_for.messages[bool(asked.instructions) + before_count(asked, store) :]
+    manager, store, keeper = the_manager(), kept_answers(), Keeper()
+    first, *new = asked_for.messages[bool(asked.instructions) + before_count(asked, store) :]
+    if asked.state_id is not None:
+        first = replace(first, metadata={**first.metadata, STATE_ID: asked.state_id})
 
     def keep() -> None:
+        generation = answering.completion.answers[0]
+        if asked.return_state:
+            response.state_id = keeper.keep(generation, wanted, state_id)
         if response.store:
-            generation = answering.completion.answers[0]
             snapshots = output.end.stats.get("snapshots", ())
             body = msgspec.to_builtins(response)
-            manager.forget_snapshots(store.keep(body, given, (*new, answer_message(generation)), snapshots))
+            manager.forget_snapshots(store.keep(body, given, (first, *new, answer_message(generation)), snapshots))
 
     if asked.stream:
         return stream(answering, ResponseEvents(response, output, keep))
@@ -268,7 +291,31 @@ def create() -> Response:
 
 
 def show(name: str) -> Response:
-    return answer(kept_answers().body(name))
+    asked = read_query(ResponseQuery)
+    body = kept_answers().body(name)
+    if not asked.stream:
+        return answer(body)
+    events = told_again(msgspec.convert(body, ResponseObject), -1 if (n := asked.starting_after) is None else n)
+    return Response(events, content_type=SSE, headers=HEADERS)
+
+
+def told_again(whole: ResponseObject, after: int) -> Iterator[bytes]:
+    """The stream of a kept answer from behind that number on."""
+    blank = msgspec.structs.replace(
+        whole, status="in_progress", completed_at=None, incomplete_details=None, output=[], usage=None, state_id=UNSET
+    )
+    output = Output(blank.output)
+
+    def events() -> Iterator[dict[str, Any]]:
+        yield {"type": "response.created", "response": blank}
+        yield {"type": "response.in_progress", "response": blank}
+        yield from output.tell_again(whole.output)
+        yield {"type": f"response.{whole.status}", "response": whole}
+
+    for number, event in enumerate(events()):
+        if number > after:
+            yield named_event(event["type"], {**event, "sequence_number": number})
+    yield DONE
 
 
 def delete(name: str) -> Response:
@@ -276,26 +323,17 @@ def delete(name: str) -> Response:
     return answer(Deleted(name))
 
 
-MOST_ITEMS = 100
-
-
 def list_input(name: str) -> Response:
-    """``order`` (desc unless asked for), ``limit`` and ``after``, the id of an item, as at OpenAI."""
+    """The newest first unless asked otherwise, a page at a time, as at OpenAI."""
+    asked = read_query(ItemQuery)
     items = kept_answers().items(name)
-    order, limit = request.args.get("order", "desc"), request.args.get("limit", "20")
-    if order not in ("asc", "desc"):
-        reason = Text("reason.api.is_not_one_of", name=repr(order[:80]), names="asc, desc")
-        raise RoostError("invalid_parameter", param="order", reason=reason)
-    if not limit.isdecimal() or not 1 <= int(limit[:9]) <= MOST_ITEMS:
-        reason = Text("reason.engine.whole_number_between", least=1, most=MOST_ITEMS)
-        raise RoostError("invalid_parameter", param="limit", reason=reason)
-    items = items if order == "asc" else items[::-1]
-    if after := request.args.get("after"):
+    items = items if asked.order == "asc" else items[::-1]
+    if asked.after:
         ids = [item["id"] for item in items]
-        if after not in ids:
-            raise RoostError("answer_not_found", id=after[:80], param="after")
-        items = items[ids.index(after) + 1 :]
-    page = items[: int(limit)]
+        if asked.after not in ids:
+            raise RoostError("answer_not_found", id=asked.after[:80], param="after")
+        items = items[ids.index(asked.after) + 1 :]
+    page = items[: asked.limit]
     ids = [item["id"] for item in page]
     return answer(ItemList(page, ids[0] if ids else None, ids[-1] if ids else None, len(items) > len(page)))
 
@@ -321,7 +359,10 @@ def count_tokens() -> Response:
     asked = read_body(InputRequest)
     prompt = prompt_of(asked)
     served_model(asked.model)
-    return answer(InputTokens(len(the_completions().prompt_token_ids(prompt, structure_of(asked)))))
+    count = len(the_completions().prompt_token_ids(prompt, structure_of(asked)))
+    if (state_id := state_before(asked, prompt)) is not None:
+        count += len(the_handles().get(state_id, STATE_ID).token_ids)
+    return answer(InputTokens(count))
 
 
 def begun(asked: ResponseRequest, model: str, answering: Answering) -> ResponseObject:
@@ -402,6 +443,24 @@ class Output:
             if not self.items:
                 yield from self._begin(MessageItem(id=new_id("msg"), content=[OutputText(text="")]))
             yield from self._finish("incomplete" if event.finish_reason == "length" else "completed")
+
+    def tell_again(self, items: list[OutputItem]) -> Iterator[dict[str, Any]]:
+        """The events of items that are there already, each text as one piece."""
+        for item in items:
+            if isinstance(item, CallItem):
+                yield from self._begin(msgspec.structs.replace(item, status="in_progress", arguments=""))
+                yield self._delta("response.function_call_arguments.delta", item.arguments)
+                continue
+            [part] = item.content
+            empty: Any = [OutputText(text="")] if isinstance(part, OutputText) else [ReasoningText("")]
+            yield from self._begin(msgspec.structs.replace(item, status="in_progress", content=empty))
+            if isinstance(part, OutputText):
+                self._logprobs = part.logprobs
+                yield self._delta("response.output_text.delta", part.text, content_index=0, logprobs=part.logprobs)
+            else:
+                yield self._delta("response.reasoning_text.delta", part.text, content_index=0)
+        if items:
+            yield from self._finish(items[-1].status)
 
     def _open(self, kind: type[OutputItem]) -> OutputItem | None:
         """The last item, where it is of this kind."""
