@@ -263,6 +263,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "attachments_full": 409,
         "attachment_sent": 409,
         "attachment_not_found": 404,
+        "model_writes_music": 409,
         "music_unreadable": 422,
         "music_too_long": 413,
         "web_error": 400,

@@ -331,3 +331,29 @@ def test_candidates_draw_what_the_line_draws_or_say_that_they_cannot(kind):
             block, rest = find_share((blocks ** (1 / float(batch.temperature[line]))).sum(-1), uniform)
             assert 64 * block + find_rest(blocks[block] ** (1 / float(batch.temperature[line])), rest) == expected
     assert decided > asked / 2
+
+
+def test_music_is_penalised_as_in_the_authors_loop():
+    """ChatRWKV, music/run.py: waits count 0.3, notes and the longest wait 1, faded by 0.997; the end rises."""
+    params = SamplingParams(
+        frequency_penalty=0.5, penalty_decay=0.997, logit_bias={127: -1.0},
+        count_weights=((0, 127, 0.3),), rising_bias=((0, -4.0, 0.002),),
+    )  # fmt: skip
+    tokens = np.random.default_rng(3).integers(1, 200, 700).tolist()
+    adjustments, occurrence = Adjustments(params), {}
+    for step, token in enumerate([*tokens, 0]):
+        expected = np.zeros(200)
+        for seen in occurrence:
+            expected[seen] -= occurrence[seen] * 0.5
+        expected[0] += (step - 2000) / 500
+        expected[127] -= 1
+        ids, values = adjustments.current()
+        found = np.zeros(200)
+        found[ids] = values
+        assert len(set(ids.tolist())) == len(ids)
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+        adjustments.accept(token)
+        for seen in occurrence:
+            occurrence[seen] *= 0.997
+        occurrence[token] = occurrence.get(token, 0) + (1 if token >= 127 else 0.3)
+    assert SamplingParams.from_dict(params.to_dict()) == params

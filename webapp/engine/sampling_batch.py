@@ -125,7 +125,8 @@ class Adjustments:
     ``logits[t] += bias[t] - presence - count[t] * frequency``, without ``presence`` for a token not seen. After each
     token every count is multiplied by ``decay``, then the token's own count grows by one; a token once seen keeps its
     presence penalty (``PIPELINE.generate`` in the rwkv package's utils.py). Exempt tokens are never counted. Prompt
-    tokens, where they count, do so in full and from the first token on.
+    tokens, where they count, do so in full and from the first token on. ``count_weights`` say where a use counts for
+    more or less than one, and ``rising_bias`` adds what grows with each token (both: ChatRWKV, music/run.py).
     """
 
     def __init__(
@@ -138,9 +139,11 @@ class Adjustments:
         self._decay = params.penalty_decay
         self._has_penalty = params.has_penalty
         self._exempt = frozenset(exempt_token_ids)
+        self._weights = params.count_weights
         counted = prompt_token_ids if params.has_penalty and params.global_penalty else ()
         counts = Counter(token_id for token_id in counted if token_id not in self._exempt)
-        ids = [*counts, *(token_id for token_id in params.logit_bias if token_id not in counts)]
+        rising = {token_id: (first, growth) for token_id, first, growth in params.rising_bias}
+        ids = list(dict.fromkeys((*counts, *params.logit_bias, *rising)))
         self._rows = {token_id: row for row, token_id in enumerate(ids)}
         self._seen = set(counts)
         self._ids = np.array(ids, np.int32)
@@ -148,6 +151,9 @@ class Adjustments:
         bias = params.logit_bias
         fixed = [bias.get(token_id, 0.0) - (self._presence if token_id in counts else 0.0) for token_id in ids]
         self._fixed = np.array(fixed, np.float64)
+        self._rising = [(self._rows[token_id], growth) for token_id, (_, growth) in rising.items()]
+        for row, (first, _) in zip((row for row, _ in self._rising), rising.values(), strict=True):
+            self._fixed[row] += first
 
     @property
     def counts(self) -> dict[int, float]:
@@ -164,6 +170,8 @@ class Adjustments:
         return self._ids[:size], self._fixed[:size] - self._counts[:size] * self._frequency
 
     def accept(self, token_id: int) -> None:
+        for row, growth in self._rising:
+            self._fixed[row] += growth
         if not self._has_penalty:
             return
         self._counts *= self._decay
@@ -173,10 +181,13 @@ class Adjustments:
         if row == len(self._ids):
             self._grow()
         self._ids[row] = token_id
-        self._counts[row] += 1.0
+        self._counts[row] += self._weight(token_id)
         if token_id not in self._seen:
             self._seen.add(token_id)
             self._fixed[row] -= self._presence
+
+    def _weight(self, token_id: int) -> float:
+        return next((weight for first, end, weight in self._weights if first <= token_id < end), 1.0)
 
     def _grow(self) -> None:
         more = len(self._ids) + 16

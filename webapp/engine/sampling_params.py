@@ -97,6 +97,12 @@ class SamplingParams:
     """Before so many tokens nothing ends the answer but a grammar that is complete."""
     ignore_eos: bool = False
     """Nothing does before ``max_tokens``."""
+    count_weights: tuple[tuple[int, int, float], ...] = ()
+    """(first id, the id behind the last, weight): how much one use of such a token counts for the frequency penalty; 1
+    where nothing is said. Music models count waits less than notes."""
+    rising_bias: tuple[tuple[int, float, float], ...] = ()
+    """(token id, what is added to its logit at the first token, by how much that grows with each): an end that becomes
+    likelier the longer a text is."""
     logprobs: int | None = None
     """How many alternatives to report per token (0 to 20); None reports nothing."""
 
@@ -107,6 +113,11 @@ class SamplingParams:
         for bias in self.logit_bias.values():
             _check_range(_BIAS, bias)
         _check_range(_MIN_TOKENS, self.min_tokens)
+        for _, first, growth in self.rising_bias:
+            _check_range(_BIAS, first)
+            _check_range(_BIAS, growth)
+        for _, _, weight in self.count_weights:
+            _check_range(_WEIGHT, weight)
         if self.logprobs is not None:
             _check_range(_LOGPROBS, self.logprobs)
         if self.seed is not None and (not isinstance(self.seed, int) or isinstance(self.seed, bool)):
@@ -168,6 +179,7 @@ def _row(name: str, kind: type, default: Any, least: float, most: float, apis: s
 PARAMETERS: tuple[SamplingParameter, ...] = _rows()
 """The table, in the order forms show it."""
 _BIAS = SamplingParameter("logit_bias", float, 0.0, -100, 100)
+_WEIGHT = SamplingParameter("count_weights", float, 1.0, 0, 100)
 _MIN_TOKENS = SamplingParameter("min_tokens", int, 0, 0, 102_400)
 _LOGPROBS = SamplingParameter("logprobs", int, None, 0, MOST_ALTERNATIVES)
 
@@ -180,6 +192,14 @@ _FORMS: dict[str, tuple[Text, Callable[[Any], Any]]] = {
     "stop_token_sequences": (
         Text("reason.engine.token_id_lists"),
         lambda value: tuple(tuple(map(int, s)) for s in value),
+    ),
+    "count_weights": (
+        Text("reason.engine.token_id_numbers"),
+        lambda value: tuple((int(first), int(end), float(weight)) for first, end, weight in value),
+    ),
+    "rising_bias": (
+        Text("reason.engine.token_id_numbers"),
+        lambda value: tuple((int(token_id), float(first), float(growth)) for token_id, first, growth in value),
     ),
 }
 """What JSON has another form for, in words and as a reader."""

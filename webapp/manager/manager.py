@@ -535,7 +535,8 @@ def check_request(request: GenerationRequest, config: ModelConfig, settings: Set
     if request.params.max_tokens > settings.max_tokens_limit:
         allowed = Text("reason.manager.at_most", limit=settings.max_tokens_limit)
         raise RequestError("sampling_invalid", name="max_tokens", value=request.params.max_tokens, allowed=allowed)
-    check_token_ids(tuple(request.params.logit_bias), config, param="logit_bias")
+    biased = (*request.params.logit_bias, *(token_id for token_id, _, _ in request.params.rising_bias))
+    check_token_ids(biased, config, param="logit_bias")
     _check_boundaries(request)
     if request.initial_state is not None:
         request.initial_state.check(config)

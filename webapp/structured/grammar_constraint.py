@@ -17,6 +17,7 @@ import numpy as np
 from webapp.engine.sampling_batch import Constraint, Words
 from webapp.errors import GrammarInvalid
 from webapp.structured.grammar import first_line, lark_source, parser_limits
+from webapp.structured.music_rules import is_music, music_constraint
 from webapp.tokenizer import Tokenizer
 
 END_OF_TEXT = 0
@@ -77,6 +78,8 @@ class GrammarConstraints:
     def __call__(self, description: Mapping[str, Any]) -> Constraint:
         """GrammarInvalid at once for a description that is none; for a grammar that does not compile, at its first
         token. ``{"kind": "thought", "tokens": n, "then": description or None}`` holds a thought to so many tokens."""
+        if is_music(description):
+            return music_constraint(description, self._load_tokenizer())
         is_thought = description.get("kind") == "thought"
         source = "" if is_thought else lark_source(description)
         if self._vocabulary is None:  # submitted before any grammar, so no grammar waits for one that cannot begin

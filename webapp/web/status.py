@@ -172,7 +172,7 @@ def menu(page: PageContext, refusal: RoostError | None = None) -> Values:
     error = refusal or (error_from_dict(told) if told else None)
     message, hint = page.explain(error) if error else ("", "")
     return {
-        "models": [_choice(page, entry) for entry in entries if _is_listed(entry)],
+        "models": [choice for entry in entries if _is_listed(entry, choice := _choice(page, entry))],
         "can_load": status.phase in ("empty", "failed"),
         "can_unload": status.phase in LOADED,
         "can_cancel": status.phase == "loading",
@@ -184,8 +184,9 @@ def menu(page: PageContext, refusal: RoostError | None = None) -> Values:
     }
 
 
-def _is_listed(entry: ModelEntry) -> bool:
-    return entry.inspection is None or entry.inspection.kind in ("model", "music")
+def _is_listed(entry: ModelEntry, choice: Values) -> bool:
+    """A music model only while it is loaded: it answers no chat."""
+    return entry.inspection is None or entry.inspection.kind == "model" or choice["is_loaded"]
 
 
 def _choice(page: PageContext, entry: ModelEntry) -> Values:

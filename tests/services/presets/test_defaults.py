@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,19 @@ def test_a_presets_own_value_comes_before_the_publishers(presets, settings):
     made = presets.create("mine", {"top_p": 0.9})
     params = presets.sampling(made, {}, model(G1K), THINK)
     assert (params.top_p, params.top_k) == (0.9, 32)
+
+
+@pytest.mark.parametrize("tokenizer, name", [("midi", "RWKV-4-MIDI-120M-v1.pth"), ("abc", "RWKV-5-ABC-82M-v1.pth")])
+def test_a_music_model_is_sampled_as_its_author_does(settings, tokenizer, name):
+    """ChatRWKV, music/run.py; the rest of it in tests/engine/test_sampler.py."""
+    info = replace(model(name, parameters=82_000_000), kind="music", tokenizer=tokenizer)
+    params = default_sampling(settings, info)
+    assert (params.temperature, params.top_k, params.top_p) == (1.0, 8, 0.8)
+    assert params.presence_penalty == 0
+    if tokenizer == "abc":
+        assert (params.frequency_penalty, params.stop_token_ids, params.rising_bias) == (0, (0, 3), ())
+    else:
+        assert (params.frequency_penalty, params.penalty_decay, params.stop_token_ids) == (0.5, 0.997, (0,))
+        assert (params.logit_bias, params.count_weights) == ({127: -1.0}, ((0, 127, 0.3),))
+        assert params.rising_bias == ((0, -4.0, 0.002),)
+    assert set(published_sampling(info).origins.values()) == {"music"}

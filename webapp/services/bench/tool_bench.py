@@ -118,6 +118,7 @@ class BenchRunner:
         self._request = checked(request)
         self._at_once = at_once
         self._model = PromptModel.chosen(manager)
+        self._model.check_answers()
         offered = OfferedTools(G1X_JSON, request.definitions)
         self._template, self._offer = format_of(self._model.info, (), offered, request.dialect)
         self._constraint = call_constraint(self._rendered(request.askable[0]))

@@ -503,7 +503,8 @@ def _sampling(values: Json) -> dict[str, Any]:
             SamplingParams.from_dict({key: value})
         except RequestError:
             continue
-        if key not in ("stop_token_ids", "stop_token_sequences", "logprobs", "logit_bias") and value is not None:
+        is_of_a_request = key in ("stop_token_ids", "stop_token_sequences", "logprobs", "logit_bias")
+        if not is_of_a_request and key not in ("count_weights", "rising_bias") and value is not None:
             found[key] = value
     return found
 

@@ -428,6 +428,7 @@ def rendered_chat(
 ) -> tuple[RenderedPrompt, PromptTemplate, bool]:
     """The prompt for the answer that ends ``path``, with what is written of it if it ``continues``; the format; and
     whether calls in the answer are left unconstrained."""
+    model.check_answers()
     messages = [_readable(stored.message, model.tokenizer) for stored in (path if continues else path[:-1])]
     files = [file for message in messages for file in attached_files(message)]
     has_searchable = any(file.mode is ReadMode.SEARCH for file in files)

@@ -159,7 +159,8 @@ class Completions:
     def _rendered(
         self, prompt: Prompt, structure: Structure, model: PromptModel, prefix: Prefix | None = None
     ) -> RenderedPrompt:
-        """``invalid_parameter`` for a template that does not exist, or a conversation that cannot be continued."""
+        """``invalid_parameter`` for a template that does not exist, or a conversation that cannot be continued;
+        ``model_writes_music`` for a conversation with a music model."""
         preset = self._presets.active()
         if not isinstance(prompt, ChatPrompt):
             raw = raw_prompt(_with_gap(prompt, model.info), prompt.token_ids, model.info)
@@ -167,6 +168,7 @@ class Completions:
                 raw = replace(raw, stop_strings=(*raw.stop_strings, FLOWER))
             before = written(prefix.source, model, preset.template).pieces if prefix else ()
             return replace(raw, pieces=(*before, *raw.pieces))
+        model.check_answers()
         if prompt.continue_last and prompt.messages[-1].role is not Role.ASSISTANT:
             raise RoostError("invalid_parameter", param="messages", reason=Text("reason.services.not_the_last_answer"))
         names = format_names()

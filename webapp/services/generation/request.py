@@ -7,6 +7,7 @@ The APIs translate into these requests; :mod:`.completions` carries them out.
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 from array import array
 from collections import OrderedDict
@@ -30,6 +31,7 @@ from webapp.chat.messages import Message, ThinkMode
 from webapp.chat.prompts import PromptPiece, RenderedPrompt
 from webapp.chat.tool_dialects import OfferedTools, ToolDialect, all_dialects, default_dialect
 from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import RoostError
 from webapp.manager.manager import ModelManager
 from webapp.tokenizer import Tokenizer
 from webapp.weights.inspection import Inspection, chat_template, model_name, require_model
@@ -116,6 +118,11 @@ class PromptModel:
     def chosen(cls, manager: ModelManager) -> PromptModel:
         info = manager.model_info()  # first: submit refuses what was made for a model chosen before
         return cls(info, manager.tokenizer())
+
+    def check_answers(self) -> None:
+        """``model_writes_music`` for a model that knows notes and no language."""
+        if self.info.kind == "music":
+            raise RoostError("model_writes_music", name=os.path.basename(self.info.path))
 
 
 @dataclass(frozen=True)

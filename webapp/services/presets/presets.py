@@ -2,8 +2,9 @@
 sample it: values by family and by mode, and where each comes from.
 
 The presets that come with Roost are data in ``shipped.json``, their texts in the catalogue. Sources of samplings: what
-was published with the G1 models since 2026-07 for thinking, for answers without thinking and for tool calls; the chat
-defaults of RWKV-Runner for every model before them. ``generation_config.json`` of a model's folder comes before both,
+was published with the G1 models since 2026-07 for thinking, for answers without thinking and for tool calls; the
+author's ``music/run.py`` (ChatRWKV) for music models; the chat defaults of RWKV-Runner for every model before them.
+``generation_config.json`` of a model's folder comes before both,
 value by value.
 """
 
@@ -36,10 +37,13 @@ from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.presets import Preset, PresetStore
 from webapp.storage.records import Chat
+from webapp.tokenizer.music import ABC_END
 from webapp.weights.inspection import Inspection, generation_config, model_name
 
 PLAIN, THINK, TOOLS = "plain", "think", "tools"
 MODES = (PLAIN, THINK, TOOLS)
+T125 = 127
+"""The token of the longest wait."""
 TINY_PARAMETERS = 100_000_000
 NO_PENALTIES = {"presence_penalty": 0.0, "frequency_penalty": 0.0}
 
@@ -62,6 +66,17 @@ G1_FROM_H: Mapping[str, Mapping[str, Any]] = {
     },
     TOOLS: {"temperature": 0.96, "top_p": 0.76, "top_k": 32, **NO_PENALTIES},
 }
+MUSIC: Mapping[str, Any] = {"temperature": 1.0, "top_p": 0.8, "top_k": 8, **NO_PENALTIES}
+MIDI_MUSIC: Mapping[str, Any] = {
+    **MUSIC,
+    "frequency_penalty": 0.5,
+    "penalty_decay": 0.997,
+    "count_weights": ((0, T125, 0.3),),
+    "logit_bias": {T125: -1.0},
+    "rising_bias": ((0, -4.0, 0.002),),
+}
+"""A wait counts for less than a note, the longest wait is made rarer, and the end of the piece likelier with each token
+(up to the 2,000th its logit is lowered, from there on raised)."""
 CONFIG_NAMES = {
     PLAIN: ("plain", "no_think", "fake_think"),
     THINK: ("think", "thinking", "open_think"),
@@ -78,7 +93,8 @@ CONFIG_KEYS = ("temperature", "top_p", "top_k", "presence_penalty", "frequency_p
 
 @dataclass(frozen=True)
 class Sampling:
-    """``origins`` says for each value whose it is: runner, tiny, g1h or folder; words are ``sampling.origin.<it>``."""
+    """``origins`` says for each value whose it is: runner, tiny, g1h, music or folder; words are
+    ``presets.origin.<it>``."""
 
     values: Mapping[str, Any]
     origins: Mapping[str, str]
@@ -99,7 +115,10 @@ def published_sampling(info: Inspection | None, mode: str = PLAIN) -> Sampling:
     """
     values = dict(RUNNER)
     origins = dict.fromkeys(values, "runner")
-    if info is not None and 0 < info.parameters < TINY_PARAMETERS:
+    if info is not None and info.kind == "music":
+        values = {**MUSIC, "stop_token_ids": (0, ABC_END)} if info.tokenizer == "abc" else dict(MIDI_MUSIC)
+        origins = dict.fromkeys(values, "music")
+    elif info is not None and 0 < info.parameters < TINY_PARAMETERS:
         values["frequency_penalty"], origins["frequency_penalty"] = 0.2, "tiny"
     elif info is not None and writes_flowers(model_name(info)):
         values = dict(G1_FROM_H[mode])

@@ -132,7 +132,7 @@ def _matching(page: PageContext, files: list[ModelFile], wanted: Filter) -> Iter
 def model_row(page: PageContext, entry: ModelEntry) -> Values:
     """``phase``: "", loading or loaded."""
     kind, phase, found = kind_of(entry), _phase_of(page, entry), entry.inspection
-    can_load = is_loadable(found)
+    can_load, is_music = is_loadable(found), kind in ("midi", "abc")
     return {
         "id": html_id(entry.name),
         "name": entry.name,
@@ -149,7 +149,8 @@ def model_row(page: PageContext, entry: ModelEntry) -> Values:
         "can_delete": not phase and not library_of(page).is_bundled(entry.path),
         "fit": fit_line(page, found, entry.name) if found is not None and can_load else None,
         "convert_url": _link("conversion", "/convert", entry.name) if can_load or kind == "lora" else "",
-        "preset_url": _link("presets", "/presets/new", entry.name) if can_load else "",
+        "preset_url": _link("presets", "/presets/new", entry.name) if can_load and not is_music else "",
+        "compose_url": _link("compose", "/compose", entry.name) if is_music else "",
     }
 
 

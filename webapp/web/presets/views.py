@@ -259,7 +259,7 @@ def in_use(page: PageContext, preset: Preset) -> Values:
 def _model_choices(page: PageContext, chosen: str) -> tuple[Choice, ...]:
     found = [Choice("", page.t("presets.choice.model.any"))]
     for entry in page.manager.library.list():
-        if entry.inspection is not None and entry.inspection.kind in ("model", "music"):
+        if entry.inspection is not None and entry.inspection.kind == "model":
             label = page.t("preset_page.model.starter") if entry.name == STARTER_MODEL else entry.name
             found.append(Choice(entry.name, f"{label} · {size_text(entry.size_bytes)}"))
     return _with_chosen(page, found, chosen)

@@ -1,0 +1,167 @@
+"""What a music model may write next: instruments, how dense and how fast, and how long.
+
+A description is a plain dict, as in :mod:`.grammar`; what is left out holds nothing:
+
+    {"kind": "midi", "instruments": ["piano"],    no other plays (the author's piano-only mode)
+     "most_at_once": 6,                           notes that sound together
+     "most_per_s": 12,                            notes begun within a second
+     "most_bpm": 120,                             beginnings are a sixteenth apart or more, or at one moment
+     "seconds": 30}                               the piece ends there and not before
+    {"kind": "abc", "bars": 16}                   likewise
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from webapp.engine.sampling_batch import Constraint, Words
+from webapp.errors import GrammarInvalid
+from webapp.i18n import Text
+from webapp.tokenizer import Tokenizer
+from webapp.tokenizer.music import ABC_END, STEP_S, AbcTokenizer, MidiTokenizer, MidiVocabulary
+
+MIDI_KIND, ABC_KIND = "midi", "abc"
+MIDI_END = 0
+SECOND = round(1 / STEP_S)
+HELD = 5 * SECOND
+"""A note that nothing ends counts no longer (``webapp.music.events``)."""
+LIMITS = {"most_at_once": 128, "most_per_s": 1000, "most_bpm": 1000, "seconds": 3600, "bars": 10_000}
+
+
+def is_music(description: Mapping[str, Any]) -> bool:
+    return description.get("kind") in (MIDI_KIND, ABC_KIND)
+
+
+def music_constraint(description: Mapping[str, Any], tokenizer: Tokenizer) -> Constraint:
+    """GrammarInvalid for rules of another vocabulary than the model's, and for values that cannot be."""
+    values = {name: _number(description, name) for name in LIMITS}
+    if description["kind"] == ABC_KIND and isinstance(tokenizer, AbcTokenizer):
+        return AbcRules(int(values["bars"] or 0))
+    if description["kind"] == MIDI_KIND and isinstance(tokenizer, MidiTokenizer):
+        names, known = description.get("instruments") or (), tokenizer.vocabulary.instruments
+        for name in names:
+            if name not in known:
+                reason = Text("reason.api.is_not_one_of", name=repr(name)[:40], names=", ".join(known))
+                raise GrammarInvalid(reason=reason)
+        return MidiRules(tokenizer.vocabulary, names or known, **{k: v for k, v in values.items() if k != "bars"})
+    raise GrammarInvalid(reason=Text("reason.structured.other_music", kind=repr(description["kind"])))
+
+
+def _number(description: Mapping[str, Any], name: str) -> float | None:
+    value = description.get(name)
+    if value is None:
+        return None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value <= LIMITS[name]:
+        raise GrammarInvalid(reason=Text("reason.structured.music_limit", name=name, limit=LIMITS[name]))
+    return float(value)
+
+
+def _packed(allowed: NDArray[np.bool_], like: Words) -> Words:
+    bits = np.zeros(32 * len(like), np.uint8)
+    bits[: len(allowed)] = allowed[: len(bits)]
+    return np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32)
+
+
+def _only(token_id: int, like: Words) -> Words:
+    only = np.zeros_like(like)
+    only[token_id // 32] = 1 << token_id % 32
+    return only
+
+
+class MidiRules:
+    """Of one sequence. Waits and ends of notes are always allowed, so there is a way on from everywhere."""
+
+    def __init__(
+        self,
+        vocabulary: MidiVocabulary,
+        instruments: Any,
+        most_at_once: float | None,
+        most_per_s: float | None,
+        most_bpm: float | None,
+        seconds: float | None,
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._at_once, self._per_s = most_at_once or np.inf, most_per_s or np.inf
+        self._apart = 60 / most_bpm / 4 / STEP_S if most_bpm else 0.0
+        self._end = seconds / STEP_S if seconds else None
+        self._step = 0
+        self._begun: deque[int] = deque()
+        self._sounding: dict[tuple[int, int], int] = {}
+        notes = [vocabulary.note_of(token_id) for token_id in range(vocabulary.size)]
+        places = {vocabulary.instruments.index(name) for name in instruments}
+        self._allowed = np.array([note is None or note[0] in places for note in notes])
+        if self._end is not None:
+            self._allowed[MIDI_END] = False
+        self._beginnings = np.array([note is not None and note[2] > 0 for note in notes])
+        self._words: tuple[Words, Words] | None = None
+
+    def mask(self, usable: Words) -> Words:
+        if self._end is not None and self._step >= self._end:
+            return _only(MIDI_END, usable)
+        if self._words is None:
+            self._words = (
+                _packed(self._allowed, usable),
+                _packed(self._allowed & ~self._beginnings, usable),
+            )
+        return self._words[self._is_full()]
+
+    def accept(self, token_id: int) -> None:
+        self._step += self._vocabulary.steps_of(token_id)
+        note = self._vocabulary.note_of(token_id)
+        if note is None:
+            return
+        instrument, pitch, loudness = note
+        if loudness:
+            self._sounding[instrument, pitch] = self._step
+            self._begun.append(self._step)
+        else:
+            self._sounding.pop((instrument, pitch), None)
+        while self._begun and self._begun[0] <= self._step - SECOND:
+            self._begun.popleft()
+
+    def _is_full(self) -> bool:
+        """Whether no note may begin now."""
+        sounding = sum(1 for step in self._sounding.values() if step > self._step - HELD)
+        recent = sum(1 for step in self._begun if step > self._step - SECOND)
+        too_soon = bool(self._begun) and 0 < self._step - self._begun[-1] < self._apart
+        return sounding >= self._at_once or recent >= self._per_s or too_soon
+
+
+BAR_LINE = re.compile(r"[^|:\[\]\s][^|\n]*\|")
+"""Something, and the line that ends it."""
+
+
+class AbcRules:
+    """Of one sequence: a tune of so many bars; 0 is as many as the model writes. Bars are counted below the header,
+    whose lines begin with a letter and a colon."""
+
+    def __init__(self, bars: int) -> None:
+        self._bars = bars
+        self._text = ""
+        self._count = 0
+
+    def mask(self, usable: Words) -> Words:
+        if not self._bars:
+            return usable
+        if self._count >= self._bars:
+            return _only(ABC_END, usable)
+        allowed: Words = usable & ~_only(ABC_END, usable) & ~_only(MIDI_END, usable)
+        return allowed
+
+    def accept(self, token_id: int) -> None:
+        character = chr(token_id)
+        if character == "\n":
+            self._text = ""
+            return
+        self._text += character
+        is_header = len(self._text) > 1 and self._text[1] == ":" and self._text[0].isalpha()
+        if character == "|" and not is_header and BAR_LINE.search(self._text):
+            self._count += 1
+            self._text = "|"
