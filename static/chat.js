@@ -4,7 +4,7 @@ import { at } from "./js/base.js";
 import { askForWords, attached, startAttachments } from "./js/attachments.js";
 import { closeDrawer, openChats, startChats } from "./js/chats.js";
 import { startCopying } from "./js/copy.js";
-import { draft, forget, grow, isComposing, keep } from "./js/drafts.js";
+import { draft, entersLine, forget, grow, isComposing, isSendKey, keep } from "./js/drafts.js";
 import { isOpen, on, reopen, send, startLive, wasOpen } from "./js/live.js";
 import { shownMessages, startMessages } from "./js/messages.js";
 import { optionFields, panelFields, saveOptions, startOptions } from "./js/options.js";
@@ -117,7 +117,7 @@ document.addEventListener("submit", (event) => {
 
 // Keys
 prompt.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
+  if (!isSendKey(event)) return;
   event.preventDefault();
   if (!prompt.value.trim()) askForWords();
   else if (!answering) composer.requestSubmit();
@@ -174,5 +174,11 @@ for (const key of [draftKey(), "new"]) if (sent && draft(key).trim() === sent) f
 
 prompt.value = prompt.value || draft(draftKey());
 keep(prompt, draftKey);
+// Only where the browser turns speech into text.
+const voice = document.getElementById("voice");
+voice.hidden = !(window.isSecureContext && (window.SpeechRecognition ?? window.webkitSpeechRecognition));
+voice.addEventListener("click", async () => (await import("./js/speech.js")).toggleDictation(voice, prompt));
+
+prompt.enterKeyHint = entersLine() ? "enter" : "send";
 if (!location.hash) focusPrompt();
 grow(prompt);

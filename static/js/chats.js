@@ -26,16 +26,28 @@ function openMenu(button) {
   for (const link of menu.querySelectorAll("[data-menu-export]")) link.href = at(`/chat/${id}/export.${link.dataset.menuExport}`);
   for (const link of menu.querySelectorAll("[data-menu-aside]")) {
     link.href = at(`/chat/${id}/aside/${link.dataset.menuAside}`);
-    link.hidden = id !== document.body.dataset.chat;
   }
+  const asks = menu.querySelector("[aria-controls=menu-ask]");
+  asks.hidden = id !== document.body.dataset.chat;
+  for (const more of menu.querySelectorAll("[data-menu-more]")) unfold(more, false);
   menu.showPopover();
-  const spot = button.getBoundingClientRect();
+  placeMenu();
+  menu.querySelector(".menu-item").focus();
+}
+
+// One part of the menu is open at a time.
+function unfold(more, isOpen) {
+  more.setAttribute("aria-expanded", String(isOpen));
+  document.getElementById(more.getAttribute("aria-controls")).hidden = !isOpen;
+}
+
+function placeMenu() {
+  const spot = opener.getBoundingClientRect();
   const size = menu.getBoundingClientRect();
   const left = Math.min(spot.left, innerWidth - size.width - 8);
   const below = spot.bottom + 4;
   menu.style.left = `${Math.max(8, left)}px`;
   menu.style.top = `${below + size.height > innerHeight ? Math.max(8, spot.top - size.height - 4) : below}px`;
-  menu.querySelector(".menu-item").focus();
 }
 
 // Renaming in place, in the list or in the head
@@ -129,6 +141,7 @@ function focusedIn(list) {
 }
 
 // Panel and drawers
+const isPhone = () => matchMedia("(max-width: 760px)").matches;
 const isNarrow = () => matchMedia("(max-width: 1240px)").matches;
 
 function setDrawer(name) {
@@ -171,14 +184,18 @@ export function closeDrawer() {
 }
 
 export function openChats() {
-  if (matchMedia("(max-width: 760px)").matches) setDrawer("chats");
+  if (isPhone()) setDrawer("chats");
 }
 
 export function startChats() {
   document.addEventListener("click", (event) => {
     const button = event.target.closest(".dots, .head-menu");
     const drawer = event.target.closest("[data-drawer-toggle]");
-    if (button) openMenu(button);
+    const switcher = event.target.closest("[data-switch]");
+    if (switcher) {
+      event.preventDefault();
+      import("./switcher.js").then((made) => made.openSwitcher(switcher));
+    } else if (button) openMenu(button);
     else if (event.target.closest("[data-menu-do=rename]")) {
       menu.hidePopover();
       rename(document.querySelector(place), menu.dataset.chat);
@@ -189,7 +206,15 @@ export function startChats() {
       event.preventDefault();
       menu.hidePopover();
       showAside(event.target.closest("a").href);
+    } else if (event.target.closest("[data-menu-more]")) {
+      const pressed = event.target.closest("[data-menu-more]");
+      for (const more of menu.querySelectorAll("[data-menu-more]")) unfold(more, more === pressed && more.getAttribute("aria-expanded") !== "true");
+      placeMenu();
     } else if (event.target.closest("#chat-menu")) menu.hidePopover();
+    else if (isPhone() && event.target.closest(".rail-item[aria-current]")) {
+      event.preventDefault(); // the list, where a thumb is
+      setDrawer(frame.dataset.drawer === "chats" ? "" : "chats");
+    }
     else if (event.target.closest("[data-panel-toggle]")) togglePanel();
     else if (drawer) setDrawer(frame.dataset.drawer === drawer.dataset.drawerToggle ? "" : drawer.dataset.drawerToggle);
     else if (event.target.closest("[data-drawer-close]")) closeDrawer();

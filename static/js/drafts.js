@@ -36,6 +36,18 @@ export function grow(area) {
   fit();
 }
 
+// Enter sends, or makes a line where a finger types; the Settings page says otherwise. With Shift it makes a line, with
+// Ctrl or ⌘ it sends.
+export function entersLine() {
+  const { enter } = document.documentElement.dataset;
+  return enter === "line" || (enter !== "send" && matchMedia("(hover: none) and (pointer: coarse)").matches);
+}
+
+export function isSendKey(event) {
+  if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return false;
+  return event.ctrlKey || event.metaKey || !entersLine();
+}
+
 // True for the Enter that ends the composition of a Chinese or Japanese word (229: Safari tells it only so).
 export function isComposing(event) {
   return event.isComposing || event.keyCode === 229;

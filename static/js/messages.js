@@ -2,7 +2,7 @@
 
 import { equip, startBlocks } from "./blocks.js";
 import { sourceOf } from "./copy.js";
-import { draft, forget, grow, isComposing, keep } from "./drafts.js";
+import { draft, forget, grow, isComposing, isSendKey, keep } from "./drafts.js";
 import { on } from "./live.js";
 
 const list = document.getElementById("messages");
@@ -102,14 +102,23 @@ function edit(message) {
     if (event.key === "Escape") {
       event.stopPropagation();
       close();
-    } else if (event.key === "Enter" && !event.shiftKey) {
+    } else if (isSendKey(event)) {
       event.preventDefault();
       form.requestSubmit(form.querySelector("button[name=do]"));
     }
   });
 }
 
+// Reading aloud is offered where the browser has voices; they come a moment after the page.
+function startVoices() {
+  const voices = window.speechSynthesis;
+  const look = () => document.body.classList.toggle("can-speak", Boolean(voices?.getVoices().length));
+  look();
+  voices?.addEventListener?.("voiceschanged", look);
+}
+
 export function startMessages() {
+  startVoices();
   on("text", showText);
   on("progress", showProgress);
   on("finished", finish);
@@ -121,6 +130,8 @@ export function startMessages() {
   list.addEventListener("click", async (event) => {
     const shows = event.target.closest(".code-preview, [data-preview]");
     if (shows) (await import("./preview.js")).togglePreview(shows);
+    const speaks = event.target.closest("[data-speak]");
+    if (speaks) (await import("./speech.js")).toggleReading(speaks.closest(".answer"));
   });
   list.addEventListener("click", (event) => {
     const message = event.target.closest(".message");

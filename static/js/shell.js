@@ -11,16 +11,30 @@ export function remember(name, value) {
 // The server tells today from yesterday by this calendar.
 remember("roost_zone", Intl.DateTimeFormat().resolvedOptions().timeZone);
 
-// Theme
+// Theme, density, what Enter does: data-choose="name=value".
 document.addEventListener("click", (event) => {
-  const choice = event.target.closest("[data-theme-choice]");
+  const choice = event.target.closest("[data-choose]");
   if (!choice) return;
-  document.documentElement.dataset.theme = choice.dataset.themeChoice;
-  remember("roost_theme", choice.dataset.themeChoice);
-  for (const other of document.querySelectorAll("[data-theme-choice]")) {
-    other.setAttribute("aria-checked", String(other === choice));
+  const [name, value] = choice.dataset.choose.split("=");
+  document.documentElement.dataset[name] = value;
+  remember(`roost_${name}`, value);
+  for (const other of document.querySelectorAll(`[data-choose^="${name}="]`)) {
+    other.setAttribute("aria-checked", String(other.dataset.choose === choice.dataset.choose));
   }
 });
+
+// Where the browser lays its keyboard over the page (iOS) instead of making the page smaller, the page ends above it.
+const SMALLEST_KEYBOARD = 120;
+const seen = window.visualViewport;
+
+function endAboveKeyboard() {
+  const covered = seen.scale > 1.01 ? 0 : Math.max(0, innerHeight - seen.height);
+  const isKeyboard = covered > SMALLEST_KEYBOARD;
+  document.documentElement.style.setProperty("--covered", `${isKeyboard ? covered : 0}px`);
+  document.documentElement.toggleAttribute("data-keyboard", isKeyboard);
+  if (isKeyboard && seen.offsetTop) scrollTo(0, 0); // it also moved the page up
+}
+for (const type of ["resize", "scroll"]) seen?.addEventListener(type, endAboveKeyboard);
 
 // The page may have become another one since it was made (a first message makes a chat).
 document.addEventListener("click", (event) => {

@@ -18,8 +18,9 @@ def wait_ready(page):
 
 
 def send(page, text):
+    """On a touch screen Enter alone begins a line."""
     page.fill("#prompt", text)
-    page.press("#prompt", "Enter")
+    page.press("#prompt", "Control+Enter" if page.evaluate("matchMedia('(pointer: coarse)').matches") else "Enter")
 
 
 def wait_streaming(page, some="Birds perch"):

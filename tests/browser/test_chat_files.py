@@ -17,6 +17,7 @@ DROP = """([selector, name, bytes]) => {
 def saved(page):
     """The file that the chat's menu saves."""
     page.click("#chat-title .head-menu, .chat-item.is-current .dots")
+    page.click("[aria-controls=menu-save]")
     with page.expect_download() as download:
         page.click("[data-menu-export=rwkvchat]")
     assert download.value.suggested_filename.endswith(".rwkvchat")

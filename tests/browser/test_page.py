@@ -93,6 +93,7 @@ def test_exports_download(roost, visit):
     ask(page, "Birds")
     page.hover(".chat-item.is-current")
     page.click(".chat-item.is-current .dots")
+    page.click("[aria-controls=menu-save]")
     with page.expect_download() as download:
         page.click("[data-menu-export=md]")
     assert download.value.suggested_filename == "Birds.md"
@@ -138,7 +139,7 @@ def test_the_theme_is_kept(roost, visit):
     page = visit(roost.url, color_scheme="light")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
     page.click("[popovertarget=appearance-menu]")
-    page.click("[data-theme-choice=dark]")
+    page.click("[data-choose='theme=dark']")
     page.reload()
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light == "rgb(251, 250, 247)"
 
@@ -193,7 +194,7 @@ def test_a_phone_has_drawers_and_a_bottom_bar(roost, visit):
     assert page.is_visible(".user [data-edit]")
     page.tap("[data-drawer-toggle=chats]")
     page.wait_for_selector(".chat-link")
-    page.mouse.click(380, 400)
+    page.mouse.click(380, 130)
     page.wait_for_selector("#chats", state="hidden")
     page.tap(".chat-head [data-panel-toggle]")
     page.locator("#template").scroll_into_view_if_needed()

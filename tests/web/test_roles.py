@@ -28,8 +28,8 @@ LOCAL_CHANGES = {
     "api POST /switch-model", "api POST /update-config", "api POST /reset-state", "api POST /enable-state-cache",
     "api POST /disable-state-cache", "api POST /v1/states", "api POST /state/status", "api POST /state/delete",
 }  # fmt: skip
-OWNER_READS = {"conversion.plan", "settings.index"}
-"""For this machine too: the one opens the files it is asked about, the other names folders and addresses."""
+OWNER_READS = {"conversion.plan"}
+"""For this machine too: it opens the files it is asked about."""
 LOCAL_READS = {"api GET /v1/states", "notebook.index", "notebook.show", "notebook.tokens", "notebook.export"}
 """The ids of states are as good as secrets; notebooks are their writer's alone."""
 

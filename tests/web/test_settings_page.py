@@ -97,3 +97,10 @@ def test_a_file_that_was_broken_meanwhile_is_left_alone(browser, folder):
     assert browser.get("/settings")[0] == 200
     assert browser.post("/settings/port", value="9000")[0] == 422
     assert (folder / "roost.toml").read_text(encoding="utf-8") == "port = ["
+
+
+def test_a_guest_chooses_for_its_browser_and_sees_nothing_of_the_server(browser, folder):
+    answer = browser.client.get("/settings", headers={"Authorization": f"Bearer {TOKEN}", "Cookie": ""})
+    page = answer.get_data(as_text=True)
+    assert answer.status_code == 200 and 'data-choose="enter=line"' in page
+    assert sources(page) == {} and str(folder) not in page

@@ -32,7 +32,9 @@ def _rows(role: Role, blueprint: str, names: str) -> dict[str, Role]:
 ENDPOINTS: dict[str, Role] = {
     **_rows(Role.STRANGER, "", "health"),
     **_rows(Role.GUEST, "", "static chat_socket"),
-    **_rows(Role.GUEST, "chat", "index chat chats all_ aside older export own do import_ preview tokens several"),
+    **_rows(
+        Role.GUEST, "chat", "index chat chats all_ aside older export own do import_ preview tokens several switch"
+    ),
     **_rows(Role.GUEST, "chat", "poll service_worker offline"),
     **_rows(Role.LOCAL, "chat", "do_all"),
     **_rows(Role.LOCAL, "notebook", "index create show save continue_ stop undo redo delete do tokens export"),
@@ -65,7 +67,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.GUEST, "docs", "index fields"),
     **_rows(Role.GUEST, "status", "show_strip show_menu show_palette"),
     **_rows(Role.LOCAL, "status", "load unload cancel"),
-    **_rows(Role.LOCAL, "settings", "index"),
+    **_rows(Role.GUEST, "settings", "index"),
     **_rows(Role.OWNER, "settings", "save"),
     **_rows(Role.GUEST, "sessions", "index leave"),
     **_rows(Role.OWNER, "sessions", "invite end end_others"),

@@ -1,4 +1,5 @@
 """``/settings``: what this browser and this server are set to, where each value comes from, and what is kept on disk.
+A guest sees the part about its browser alone: the rest names folders and addresses.
 
 A value of the server is written into ``roost.toml`` and holds from the next start.
 """
@@ -68,11 +69,12 @@ def settings_page(
     page: PageContext, toasts: tuple[Toast, ...] = (), refused: tuple[str, RoostError] | None = None
 ) -> Values:
     settings, t = page.settings, page.t
+    shown = {"page_title": t("settings_page.title"), "commands_url": "", "toasts": toasts}
+    if current_role() < Role.LOCAL:
+        return shown
     waiting = _waiting(settings)
     return {
-        "page_title": t("settings_page.title"),
-        "commands_url": "",
-        "toasts": toasts,
+        **shown,
         "storage": _storage(page),
         "path": str(settings.origin.path) if settings.origin else "",
         "waits": bool(waiting),

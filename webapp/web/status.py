@@ -34,8 +34,9 @@ from webapp.web.roles import least_role, most_needed
 blueprint = Blueprint("status", __name__, url_prefix="/status")
 NAME_CHARS = 500
 HTML_LANGS = {"en": "en", "zh": "zh-Hans"}
-THEMES = ("light", "dark")
-THEME_COOKIE = "roost_theme"
+OF_BROWSER = {"theme": ("light", "dark"), "density": ("compact",), "enter": ("send", "line")}
+"""What a browser keeps for itself, in the cookie ``roost_<name>``; anything else there means "" (as the system or the
+device suggests)."""
 PANEL_COOKIE = "roost_panel"
 LOADED = ("ready", "answering")
 LIGHTS = {
@@ -69,12 +70,12 @@ class LazyShell:
 
 
 def shell(page: PageContext) -> Values:
-    """``base.html``, on every page. ``theme`` is "", "light" or "dark"; ``html_lang`` the tag for the document;
+    """``base.html``, on every page, with the values of :data:`OF_BROWSER`; ``html_lang`` is the tag for the document;
     ``is_owner_needed``: the page is about what only a higher role than the reader's can change."""
-    theme = request.cookies.get(THEME_COOKIE, "")
+    chosen = {name: request.cookies.get(f"roost_{name}", "") for name in OF_BROWSER}
     return {
+        **{name: value if value in OF_BROWSER[name] else "" for name, value in chosen.items()},
         "html_lang": HTML_LANGS.get(page.locale, page.locale),
-        "theme": theme if theme in THEMES else "",
         "is_panel_open": request.cookies.get(PANEL_COOKIE) != "closed",
         "rail": [
             {
@@ -281,7 +282,7 @@ def palette(page: PageContext) -> Values:
         if row["is_usable"] and not row["is_loaded"] and current_role() >= least_role("status.load")
     ]
     looks = [
-        {"label": t(f"theme.{theme or 'auto'}"), "press": f'[data-theme-choice="{theme}"]', "icon": icon}
+        {"label": t(f"theme.{theme or 'auto'}"), "press": f'[data-choose="theme={theme}"]', "icon": icon}
         for theme, icon in THEME_ICONS.items()
     ]
     looks += [

@@ -41,7 +41,7 @@ def test_every_sampling_parameter_is_there_and_the_chats_own_is_marked(roost):
 def test_the_preset_a_chat_follows_is_named_and_sets_the_values(roost, preset):
     chat = roost.store.create(preset_id=preset.id)
     page = roost.get(f"/chat/{chat.id}")
-    assert '<span class="head-preset" title="Preset">Bold</span>' in page
+    assert re.search(r'<a class="head-preset" [^>]*><span>Bold</span>', page)
     assert knob(page, "temperature")[2] == "1.5" and 'placeholder="Be bold."' in page
     assert f'<option value="{preset.id}" selected>Bold</option>' in page
 
@@ -216,3 +216,13 @@ def test_a_chat_saved_as_a_preset_keeps_its_tools(roost, armed, tools):
     saved = presets.find("Both tools")
     presets.delete(saved.id)
     assert sorted(saved.tools) == ["clock", "weather"] and saved.tool_dialect == "hermes"
+
+
+def test_the_switcher_marks_what_answers_and_lets_a_guest_load_nothing(roost, preset):
+    chat = roost.store.create(preset_id=preset.id)
+    page = roost.get(f"/chat/switch?chat={chat.id}")
+    assert re.search(rf'value="{preset.id}" aria-current="true"', page)
+    assert re.search(r'<button [^>]*name="model" value="roost-starter-v7.safetensors"(?![^>]* disabled)', page)
+    seen = roost.get("/chat/switch", Cookie="", X_Forwarded_For="198.51.100.7")
+    assert re.search(r'name="model" value="roost-starter-v7.safetensors"[^>]* disabled', seen)
+    assert text("chat.switch.owner_loads") in seen

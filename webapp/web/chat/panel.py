@@ -225,7 +225,7 @@ def options(page: ChatContext, chat: Chat) -> Values:
     names = _names_set_by(preset, t)
     found = {
         "base": json.dumps({name: _written(value) for name, value in base.items()}),
-        "presets": _preset_groups(page, chat),
+        "presets": preset_groups(page, chat),
         "preset_note": shown_note(preset, t),
         "preset_sets": t("chat.options.preset_sets", names=names) if names else "",
         "preset_url": f"/presets/{preset.id}",
@@ -242,7 +242,7 @@ def options(page: ChatContext, chat: Chat) -> Values:
     return {**found, "fingerprint": hashlib.sha256(repr(found).encode()).hexdigest()[:16]}
 
 
-def _preset_groups(page: ChatContext, chat: Chat) -> list[tuple[str, list[Choice]]]:
+def preset_groups(page: ChatContext, chat: Chat) -> list[tuple[str, list[Choice]]]:
     """First the one that follows the active preset, then a person's own, then the shipped ones."""
     t, found = page.t, page.presets.list()
     is_known = any(preset.id == chat.preset_id for preset in found)

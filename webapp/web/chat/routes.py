@@ -48,6 +48,7 @@ from webapp.web.chat.views import (
     own_model,
     search_results,
     several_page,
+    switcher,
     title_of,
     token_page,
 )
@@ -117,6 +118,15 @@ def _undo_toast(page: ChatContext) -> tuple[Toast, ...]:
     if done not in UNDOABLE or not UNDO.fullmatch(undo):
         return ()
     return (Toast("done", page.t(f"chat.done.{done}"), undo=undo),)
+
+
+@blueprint.get("/chat/switch")
+def switch() -> Response:
+    """The presets and models to choose from for ``chat``; one that has not begun has the ``preset`` of its panel."""
+    page, chat_id = chat_context(), request.args.get("chat", "")[:ID_CHARS]
+    chat = page.store.get(chat_id) if chat_id else _new_chat(page)
+    shown = {"page_title": page.t("chat.switch.label"), "back_url": f"/chat/{chat_id}" if chat_id else "/"}
+    return _part("chat/_switch.html", {**shown, "commands_url": "/chat/do", "switch": switcher(page, chat)})
 
 
 @blueprint.get("/own")

@@ -32,11 +32,14 @@ from webapp.storage.attachments import Attachment
 from webapp.storage.records import Chat, ChatSummary, SearchHit, StoredMessage
 from webapp.tools.definition import Approval
 from webapp.web.chat.live import ChatContext
-from webapp.web.chat.panel import NEW_CHAT, load_offer, panel_of, tool_switch
+from webapp.web.chat.panel import NEW_CHAT, load_offer, panel_of, preset_groups, tool_switch
+from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs
 from webapp.web.kit.page import Toast, Translator, Values, browser_zone, parameters_text
 from webapp.web.models.downloads import best_offer
 from webapp.web.presets.form import shown_name
+from webapp.web.roles import least_role
+from webapp.web.status import menu, strip
 
 SHOWN_MESSAGES = 40
 PAGE_OR_DRAWING = re.compile(r"\s*<(!doctype html|html|svg)\b", re.IGNORECASE)
@@ -95,6 +98,22 @@ def chat_title(page: ChatContext, chat: Chat) -> Values:
     """With the name of the preset that answers."""
     title = title_of(chat.title, page.t) if chat.id else page.t("chat.list.new")
     return {"id": chat.id, "title": title, "preset": shown_name(page.presets.of_chat(chat), page.t)}
+
+
+def switcher(page: ChatContext, chat: Chat) -> Values:
+    """``chat/_switch.html``: the presets with the chat's own marked, the models with what is loaded marked. ``loading``
+    says how far a load is, "" while none goes on."""
+    models, now = menu(page), strip(page.status, page.t)
+    return {
+        "chat_id": chat.id,
+        "presets": preset_groups(page, chat),
+        "models": models["models"],
+        "can_load": current_role() >= least_role("status.load"),
+        "is_changing": models["is_changing"],
+        "loading": now["word"] if models["is_changing"] else "",
+        "percent": now["percent"],
+        "error": " ".join(filter(None, (models["error_message"], models["error_hint"]))),
+    }
 
 
 def title_of(title: str, t: Translator) -> str:
