@@ -115,6 +115,12 @@ document.addEventListener("submit", (event) => {
   submit(form, event.submitter);
 });
 
+// A slash at the beginning: the saved prompts
+let prompts;
+prompt.addEventListener("input", () => {
+  if (prompts || prompt.value.startsWith("/")) (prompts ??= import("./js/prompts.js")).then((list) => list.show(), () => (prompts = undefined));
+});
+
 // Keys
 prompt.addEventListener("keydown", (event) => {
   if (!isSendKey(event)) return;

@@ -24,7 +24,7 @@ LOCAL_CHANGES = {
     "tools.bench.delete_run", "tools.bench.add_case", "tools.bench.change_case", "tools.bench.delete_case",
     "tools.bench.clear_cases", "tools.bench.do", "tools.bench.make", "tools.bench.import_",
     "notebook.create", "notebook.save", "notebook.continue_", "notebook.stop", "notebook.undo", "notebook.redo",
-    "notebook.delete", "notebook.do",
+    "notebook.delete", "notebook.do", "prompts.save", "prompts.delete", "prompts.do", "prompts.import_",
     "api POST /switch-model", "api POST /update-config", "api POST /reset-state", "api POST /enable-state-cache",
     "api POST /disable-state-cache", "api POST /v1/states", "api POST /state/status", "api POST /state/delete",
 }  # fmt: skip

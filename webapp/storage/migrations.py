@@ -281,6 +281,20 @@ _NOTEBOOKS = (
     )""",
 )
 
+# Prompts and personas.
+_SAVED_ITEMS = (
+    """CREATE TABLE saved_items (
+        id TEXT PRIMARY KEY,
+        kind TEXT NOT NULL,
+        name TEXT NOT NULL,
+        body TEXT NOT NULL DEFAULT '{}',
+        updated_at REAL NOT NULL,
+        deleted_at REAL,
+        picture BLOB
+    )""",
+    "CREATE INDEX saved_items_by_kind ON saved_items (kind, name) WHERE deleted_at IS NULL",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -296,4 +310,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _STATE_HANDLES,
     _PEOPLE,
     _NOTEBOOKS,
+    _SAVED_ITEMS,
 )

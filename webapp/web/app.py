@@ -40,7 +40,7 @@ from webapp.storage.database import Database
 from webapp.storage.notebooks import NotebookStore
 from webapp.storage.people import People
 from webapp.storage.sessions import Sessions
-from webapp.web import conversion, docs, error_answers, jobs, measure, notebook, sessions, status
+from webapp.web import conversion, docs, error_answers, jobs, measure, notebook, prompts, sessions, status
 from webapp.web import settings as settings_page
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
@@ -58,6 +58,7 @@ PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (chat_routes, "nav.chat", "message-square"),
     (notebook, "nav.notebook", "notebook-pen"),
     (preset_routes, "nav.presets", "sliders-horizontal"),
+    (prompts, "", ""),
     (model_routes, "nav.models", "boxes"),
     (conversion, "", ""),
     (jobs, "", ""),

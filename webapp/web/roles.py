@@ -41,6 +41,8 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),
     **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_in_use"),
     **_rows(Role.LOCAL, "presets", "submit do"),
+    **_rows(Role.GUEST, "prompts", "index list_ edit export"),
+    **_rows(Role.LOCAL, "prompts", "save delete do import_"),
     **_rows(Role.GUEST, "models", "index rows list_ news details tensors"),
     **_rows(Role.LOCAL, "models", "load unload cancel"),
     **_rows(Role.OWNER, "models", "do delete rename import_ discard_upload restore empty_trash"),

@@ -38,6 +38,8 @@ OF_BROWSER = {"theme": ("light", "dark"), "density": ("compact",), "enter": ("se
 """What a browser keeps for itself, in the cookie ``roost_<name>``; anything else there means "" (as the system or the
 device suggests)."""
 PANEL_COOKIE = "roost_panel"
+PART_OF = {"prompts": "presets", "personas": "presets", "batch": "notebook"}
+"""Blueprints that are tabs of another's page."""
 LOADED = ("ready", "answering")
 LIGHTS = {
     "empty": "off",
@@ -82,7 +84,7 @@ def shell(page: PageContext) -> Values:
                 "label": page.t(key),
                 "icon": icon,
                 "url": current_app.url_for(endpoint),
-                "is_current": endpoint.partition(".")[0] in request.blueprints,
+                "is_current": endpoint.partition(".")[0] in {*request.blueprints, PART_OF.get(request.blueprint or "")},
             }
             for key, icon, endpoint in current_app.extensions["rail"]
             if current_role() >= least_role(endpoint)
@@ -291,6 +293,7 @@ def palette(page: PageContext) -> Values:
         if not row["is_current"]
     ]
     more = [
+        {"label": t("prompts.title"), "url": "/prompts", "icon": "file-text"},
         {"label": t("settings_page.title"), "url": "/settings", "icon": "settings"},
         {"label": t("sessions.title"), "url": "/sessions", "icon": "monitor"},
         {"label": t("jobs.title"), "url": "/jobs", "icon": "list-checks"},
