@@ -269,6 +269,8 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "attachment_sent": 409,
         "attachment_not_found": 404,
         "model_writes_music": 409,
+        "not_a_music_model": 409,
+        "music_ending": 415,
         "music_unreadable": 422,
         "music_too_long": 413,
         "web_error": 400,

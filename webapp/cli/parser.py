@@ -112,6 +112,7 @@ COMMANDS = {
     "open": "open",
     "chat": "chat",
     "run": "run",
+    "compose": "compose",
     "inspect": "inspect",
     "logits": "logits",
     "models": "models",

@@ -1,0 +1,301 @@
+"""ABC notation as notes: what a tune sounds like, so that it can be saved as .mid and .wav.
+
+Read (abcnotation.com, standard 2.1): the fields L, M, Q, K and V, in the header and inside a tune; notes, rests,
+chords, accidentals for the bar, ties, tuplets, broken rhythm, repeats and numbered endings. Not sounded: grace notes,
+ornaments, chord symbols, lyrics. Models write tunes with slips, so what is none of it is passed over; a text without
+any note is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from webapp.i18n import Text
+from webapp.music.events import MOST_NOTES, STEP_S, Note, check_step, too_long, unreadable
+
+MOST_CHARS = 1 << 18
+QUARTERS_A_MINUTE = 120
+VELOCITY, STRESSED = 80, 96
+"""Of a note, and of the first in a bar."""
+STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+ACCIDENTALS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}
+MODES = {"": 0, "maj": 0, "ion": 0, "m": -3, "min": -3, "aeo": -3, "mix": -1, "dor": -2, "phr": -4, "lyd": 1, "loc": -5}
+"""Fifths up from the major key of the same tonic."""
+FIFTHS = "FCGDAEB"
+LONGEST = Fraction(64)
+"""Whole notes; a number beyond it is a slip."""
+
+TOKEN = re.compile(
+    r"""(?P<field>\[[A-Za-z]:[^\]\n]{0,200}\])
+      |(?P<quoted>"[^"\n]{0,200}"|![^!\n]{0,80}!|\+[^+\n]{0,80}\+|\{[^}\n]{0,200}\})
+      |(?P<tuplet>\((?P<p>\d)(?::(?P<q>\d?)(?::(?P<r>\d?))?)?)
+      |(?P<bar>:{0,4}\|{0,4}[\[\]]?\|{1,4}[\]:]{0,4}(?:\[?(?P<ending>\d)(?:[,-]\d){0,8})?
+        |::|\[(?P<ending2>\d)(?:[,-]\d){0,8})
+      |(?P<chord>\[[^\]\n]{1,200}\])(?P<chord_length>\d*/*\d*)(?P<chord_tie>-?)
+      |(?P<accidental>\^\^|\^|__|_|=)?(?P<letter>[A-Ga-g])(?P<octave>[,']*)(?P<length>\d*/*\d*)(?P<tie>-?)
+      |(?P<rest>[zxZX])(?P<rest_length>\d*/*\d*)
+      |(?P<broken><+|>+)""",
+    re.VERBOSE,
+)
+"""What stands between marks is bounded, so that a line of opening marks alone takes no quadratic time."""
+NOTE = re.compile(r"(?P<accidental>\^\^|\^|__|_|=)?(?P<letter>[A-Ga-g])(?P<octave>[,']*)(?P<length>\d*/*\d*)")
+FIELD = re.compile(r"^([A-Za-z]):(?![|:])(.*)$")
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """Pitches at once, none for a rest; ``length`` in whole notes."""
+
+    pitches: tuple[int, ...]
+    length: Fraction
+    is_tied: bool = False
+    seconds: float = 2.0
+    """Of a whole note."""
+
+
+@dataclass(frozen=True)
+class _Bar:
+    starts: bool = False
+    ends: bool = False
+    ending: int = 0
+
+
+@dataclass
+class _Voice:
+    """Where the reading of one voice is."""
+
+    key: dict[str, int] = field(default_factory=dict)
+    unit: Fraction = Fraction(1, 8)
+    meter: Fraction = Fraction(1)
+    whole_s: float = 4 * 60 / QUARTERS_A_MINUTE
+    accidentals: dict[tuple[str, int], int] = field(default_factory=dict)
+    items: list[_Sound | _Bar] = field(default_factory=list)
+    broken: Fraction | None = None
+    tuplet: tuple[Fraction, int] = (Fraction(1), 0)
+
+
+def read_abc(text: str) -> list[Note]:
+    """The notes of one tune, by their beginnings; a voice is a track. ``music_unreadable`` where it has none,
+    ``music_too_long`` beyond 256 KiB, an hour or 100,000 notes."""
+    if len(text) > MOST_CHARS:
+        raise too_long("characters", MOST_CHARS)
+    notes: list[Note] = []
+    for track, voice in enumerate(_voices(text)):
+        for note in _played(_unrolled(voice.items), track):
+            notes.append(note)
+            if len(notes) > MOST_NOTES:
+                raise too_long("notes", MOST_NOTES)
+    if not notes:
+        raise unreadable("abc", Text("reason.music.no_abc_notes"))
+    return sorted(notes, key=lambda note: (note.start_s, note.pitch))
+
+
+def count_bars(text: str) -> int:
+    """Bars that hold something, of all voices and without repeats."""
+    count, has_sound = 0, False
+    for voice in _voices(text[:MOST_CHARS]):
+        for item in voice.items:
+            count += isinstance(item, _Bar) and has_sound
+            has_sound = not isinstance(item, _Bar)
+    return count
+
+
+def _voices(text: str) -> list[_Voice]:
+    first = _Voice()
+    voices, current, is_unit_set = {"": first}, first, False
+    for line in text.splitlines():
+        line = line.partition("%")[0]
+        found = FIELD.match(line)
+        if found is None:
+            _read_line(line, current)
+            continue
+        name, value = found[1], found[2].strip()
+        if name == "V":
+            current = _voice(voices, value, first)
+        elif name in "LMQK":
+            for voice in voices.values() if name != "K" else (current,):
+                _apply(voice, name, value, is_unit_set)
+            is_unit_set = is_unit_set or name == "L"
+    return list(voices.values())
+
+
+def _voice(voices: dict[str, _Voice], value: str, first: _Voice) -> _Voice:
+    name = value.split()[0] if value.split() else ""
+    if name not in voices and len(voices) == 1 and not first.items:
+        voices[name] = voices.pop("")
+    if name not in voices and len(voices) < 32:
+        voices[name] = _Voice(dict(first.key), first.unit, first.meter, first.whole_s)
+    return voices.get(name, first)
+
+
+def _apply(voice: _Voice, name: str, value: str, is_unit_set: bool = True) -> None:
+    if name == "L" and (unit := _fraction(value)):
+        voice.unit = unit
+    elif name == "M":
+        meter = {"C": Fraction(1), "C|": Fraction(1)}.get(value) or _fraction(value)
+        if meter:
+            voice.meter = meter
+            if not is_unit_set:
+                voice.unit = Fraction(1, 16) if meter < Fraction(3, 4) else Fraction(1, 8)
+    elif name == "Q":
+        beat = _fraction(value) or Fraction(1, 4)
+        number = re.search(r"(?:=|^)\s*(\d{1,4})\s*$", value.partition('"')[0] or value)
+        if number and int(number[1]):
+            voice.whole_s = float(60 / (int(number[1]) * beat))
+    elif name == "K":
+        voice.key = _key(value)
+
+
+def _fraction(text: str) -> Fraction | None:
+    found = re.match(r"\s*(\d{1,3})/(\d{1,3})", text)
+    return Fraction(int(found[1]), int(found[2])) if found and int(found[1]) and int(found[2]) else None
+
+
+def _key(value: str) -> dict[str, int]:
+    """Letter -> sharp (1) or flat (-1)."""
+    found = re.match(r"\s*([A-G])([#b]?)\s*([A-Za-z]{0,3})", value)
+    if found is None:
+        return {}
+    mode = found[3].lower()
+    shift = MODES.get(mode, MODES.get(mode[:3], MODES["m"] if mode[:1] == "m" and mode[:3] not in MODES else 0))
+    fifths = FIFTHS.index(found[1]) - 1 + {"#": 7, "b": -7}.get(found[2], 0) + shift
+    if fifths >= 0:
+        return dict.fromkeys(FIFTHS[: min(fifths, 7)], 1)
+    return dict.fromkeys(FIFTHS[max(fifths, -7) :], -1)
+
+
+def _read_line(line: str, voice: _Voice) -> None:
+    for found in TOKEN.finditer(line):
+        if found["field"]:
+            _apply(voice, found["field"][1], found["field"][3:-1].strip())
+        elif found["tuplet"]:
+            voice.tuplet = _tuplet(found)
+        elif found["bar"]:
+            _add_bar(voice, found["bar"], int(found["ending"] or found["ending2"] or 0))
+        elif found["chord"]:
+            inside = list(NOTE.finditer(found["chord"]))
+            if inside:
+                pitches = tuple(_pitch(voice, note) for note in inside)
+                length = _length(inside[0]["length"]) * _length(found["chord_length"])
+                _add(voice, pitches, length, bool(found["chord_tie"]))
+        elif found["letter"]:
+            _add(voice, (_pitch(voice, found),), _length(found["length"]), bool(found["tie"]))
+        elif found["rest"]:
+            length = _length(found["rest_length"])
+            bars = voice.meter / voice.unit if found["rest"] in "ZX" else 1
+            _add(voice, (), length * bars, False)
+        elif found["broken"]:
+            _break(voice, found["broken"])
+
+
+def _tuplet(found: re.Match[str]) -> tuple[Fraction, int]:
+    """How much shorter the next notes are, and how many of them."""
+    p = int(found["p"])
+    usual = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}.get(p, 2)
+    q, r = int(found["q"] or usual), int(found["r"] or p)
+    return (Fraction(q, p), r) if p and q else (Fraction(1), 0)
+
+
+def _add_bar(voice: _Voice, text: str, ending: int) -> None:
+    signs = re.sub(r"\d.*$", "", text)
+    is_double = "::" in signs
+    starts, ends = signs.endswith(":") or is_double, signs.startswith(":") or is_double
+    voice.items.append(_Bar(starts, ends, ending))
+    voice.accidentals.clear()
+
+
+def _length(text: str) -> Fraction:
+    number, slashes, divisor = re.match(r"(\d*)(/*)(\d*)", text).groups()  # type: ignore[union-attr]
+    if len(number) > 4 or len(divisor) > 4 or len(slashes) > 6:
+        return Fraction(1)
+    below = (int(divisor) or 1) if divisor else 2 ** len(slashes)
+    return Fraction(int(number or 1), below)
+
+
+def _pitch(voice: _Voice, found: re.Match[str]) -> int:
+    letter, marks = found["letter"], found["octave"][:8]
+    octave = marks.count("'") - marks.count(",") + (1 if letter.islower() else 0)
+    place = (letter.upper(), octave)
+    if found["accidental"]:
+        voice.accidentals[place] = ACCIDENTALS[found["accidental"]]
+    shift = voice.accidentals.get(place, voice.key.get(place[0], 0))
+    return max(0, min(127, 60 + 12 * octave + STEPS[place[0]] + shift))
+
+
+def _add(voice: _Voice, pitches: tuple[int, ...], length: Fraction, is_tied: bool) -> None:
+    ratio, left = voice.tuplet
+    if left:
+        length, voice.tuplet = length * ratio, (ratio, left - 1)
+    if voice.broken is not None:
+        length, voice.broken = length * voice.broken, None
+    length = min(length * voice.unit, LONGEST)
+    if length:
+        voice.items.append(_Sound(pitches, length, is_tied, voice.whole_s))
+
+
+def _break(voice: _Voice, signs: str) -> None:
+    """``a>b``: the first by half longer, the second by half shorter."""
+    last = voice.items[-1] if voice.items else None
+    if not isinstance(last, _Sound) or voice.broken is not None:
+        return
+    short = Fraction(1, 2 ** min(len(signs), 3))
+    first, second = (2 - short, short) if signs[0] == ">" else (short, 2 - short)
+    voice.items[-1] = _Sound(last.pitches, last.length * first, last.is_tied, last.seconds)
+    voice.broken = second
+
+
+def _unrolled(items: Sequence[_Sound | _Bar]) -> Iterator[_Sound | _Bar]:
+    """With every repeat played twice, its numbered endings one each time."""
+    begin, place, time = 0, 0, 1
+    while place < len(items):
+        item = items[place]
+        place += 1
+        if not isinstance(item, _Bar):
+            yield item
+            continue
+        yield item
+        if item.ends:
+            if time == 1:
+                time, place = 2, begin
+                continue
+            time, begin = 1, place
+        if item.starts:
+            begin, time = place, 1 if place > begin else time
+        if time == 2 and item.ending == 1:
+            place = _next_ending(items, place)
+
+
+def _next_ending(items: Sequence[_Sound | _Bar], place: int) -> int:
+    for later in range(place, len(items)):
+        item = items[later]
+        if isinstance(item, _Bar) and item.ends:
+            return later + (1 if item.ending else 0)
+    return len(items)
+
+
+def _played(items: Iterator[_Sound | _Bar], track: int) -> Iterator[Note]:
+    now, is_first = 0.0, True
+    tied: dict[int, Note] = {}
+    for item in items:
+        if isinstance(item, _Bar):
+            is_first = True
+            continue
+        length = float(item.length) * item.seconds
+        check_step((now + length) / STEP_S)
+        held = {pitch: note for pitch, note in tied.items() if pitch in item.pitches}
+        yield from (note for pitch, note in tied.items() if pitch not in held)
+        tied = {}
+        for pitch in dict.fromkeys(item.pitches):
+            before = held.get(pitch)
+            start = now if before is None else before.start_s
+            velocity = before.velocity if before is not None else STRESSED if is_first else VELOCITY
+            note = Note(round(start, 6), round(now + length - start, 6), pitch, velocity, "piano", track)
+            if item.is_tied:
+                tied[pitch] = note
+            else:
+                yield note
+        now, is_first = now + length, False
+    yield from tied.values()

@@ -1,0 +1,151 @@
+"""Music as page, API and terminal make it: what is asked of a music model, and what comes of its text.
+
+A :class:`Wish` becomes one :class:`~.generation.generation.Generation` a variation, whose text streams as any answer's
+does: a MIDI model's into a :class:`~webapp.music.events.NoteDecoder`, an ABC model's into a score. :func:`saved` makes
+a file of a whole text, :func:`read_seed` a text of a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from webapp.engine.sampling_params import SamplingParams
+from webapp.errors import RoostError
+from webapp.i18n import Text
+from webapp.manager.manager import ModelManager
+from webapp.music.abc import read_abc
+from webapp.music.events import Note, events_of, notes_of, read_text, unreadable, write_text
+from webapp.music.midi_file import read_midi, write_midi
+from webapp.services.generation.generation import AnswerText, Generation
+from webapp.services.generation.request import PromptModel, prepare, raw_prompt
+from webapp.services.presets.presets import published_sampling
+from webapp.tokenizer.music import (
+    ABC_BEGIN,
+    MARKS,
+    MIDI,
+    MIDI_VOCABULARIES,
+    AbcTokenizer,
+    MidiTokenizer,
+    MidiVocabulary,
+)
+from webapp.weights.inspection import Inspection
+
+MIDI_TEXT, ABC_TEXT = "midi", "abc"
+PIECE_TOKENS = 4096
+"""The author's models were trained on pieces of so many tokens."""
+ENDINGS = {MIDI_TEXT: (".mid", ".txt", ".wav"), ABC_TEXT: (".abc", ".txt", ".mid", ".wav")}
+RULES = ("most_at_once", "most_per_s", "most_bpm", "seconds", "bars")
+"""Numbers among the rules; beside them ``instruments``, a list of names."""
+SEED_ENDINGS = (".mid", ".midi", ".txt", ".abc")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """``prompt``: text the music goes on from, of the model's kind; ``token_ids`` in its place go on from exactly
+    these. ``boundaries``: how many of those lie before each place that others will go on from, such as bars; a
+    snapshot is kept there. ``rules`` as in :mod:`webapp.structured.music_rules`, without the kind; ``sampling``: names
+    of SamplingParams that differ from the author's."""
+
+    prompt: str = ""
+    token_ids: tuple[int, ...] = ()
+    boundaries: tuple[int, ...] = ()
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    max_tokens: int = PIECE_TOKENS
+    variations: int = 1
+    state: str | None = None
+    client: str = ""
+
+
+def kind_of(info: Inspection) -> str:
+    """:data:`MIDI_TEXT` or :data:`ABC_TEXT`; ``not_a_music_model`` for any other."""
+    if info.kind != "music":
+        raise RoostError("not_a_music_model", name=os.path.basename(info.path))
+    return ABC_TEXT if info.tokenizer == "abc" else MIDI_TEXT
+
+
+def vocabulary_of(info: Inspection) -> MidiVocabulary:
+    """Of a MIDI model; the larger one for others."""
+    return MIDI_VOCABULARIES.get(info.config.vocab_size if info.config else 0, MIDI)
+
+
+def prompt_ids(model: PromptModel, prompt: str) -> tuple[int, ...]:
+    """With the token that begins a piece. ``music_unreadable`` for MIDI text with a word that is none."""
+    if kind_of(model.info) == ABC_TEXT:
+        return (ABC_BEGIN, *model.tokenizer.encode(prompt))
+    read_text(prompt, vocabulary_of(model.info))
+    ids = model.tokenizer.encode(prompt)
+    return (0, *(token_id for token_id in ids if token_id >= len(MARKS)))
+
+
+def compose(manager: ModelManager, wish: Wish) -> list[Generation]:
+    """One not yet started for each variation, all from one reading of the prompt. ``not_a_music_model``,
+    ``music_unreadable``, ``sampling_invalid``, ``grammar_invalid`` (rules that cannot be) where it cannot be asked."""
+    model = PromptModel.chosen(manager)
+    kind = kind_of(model.info)
+    if not isinstance(model.tokenizer, (AbcTokenizer, MidiTokenizer)):
+        raise RoostError("not_a_music_model", name=os.path.basename(model.info.path))
+    values = {**published_sampling(model.info).values, **wish.sampling, "max_tokens": wish.max_tokens}
+    params = SamplingParams.from_dict(values)
+    rules = {name: value for name, value in wish.rules.items() if value}
+    ids = wish.token_ids or prompt_ids(model, wish.prompt)
+    rendered = raw_prompt("", ids)
+    prepared = prepare(model, rendered, params, {"kind": kind, **rules} if rules else None, wish.state)
+    boundaries = tuple(sorted({*wish.boundaries, len(ids)}))
+    prepared = replace(prepared, encoded=replace(prepared.encoded, boundaries=boundaries))
+    made = []
+    for number in range(wish.variations):
+        own = params if params.seed is None else replace(params, seed=params.seed + number)
+        text = AnswerText(rendered, model.tokenizer, (), params=own)
+        made.append(Generation(manager, replace(prepared, params=own), wish.client, text, is_kept=True))
+    return made
+
+
+def notes_of_text(kind: str, text: str, vocabulary: MidiVocabulary = MIDI) -> list[Note]:
+    """``music_unreadable`` or ``music_too_long`` where it has none, or no end."""
+    return read_abc(text) if kind == ABC_TEXT else notes_of(read_text(text, vocabulary), vocabulary)
+
+
+def saved(kind: str, text: str, ending: str, vocabulary: MidiVocabulary = MIDI) -> bytes:
+    """A whole piece, prompt included, as the file of that ending (:data:`ENDINGS`); ``music_ending`` for another."""
+    if ending not in ENDINGS[kind]:
+        raise RoostError("music_ending", ending=ending, names=", ".join(ENDINGS[kind]))
+    if ending == ".wav":
+        from webapp.music.synthesiser import wav_of  # brings numpy
+
+        return wav_of(notes_of_text(kind, text, vocabulary))
+    if kind == ABC_TEXT:
+        if ending == ".mid":
+            return write_midi(events_of(read_abc(text)))
+        has_number = any(line.startswith("X:") for line in text.splitlines())
+        return (text if has_number or ending == ".txt" else f"X:1\n{text}").encode()
+    events = read_text(text, vocabulary)
+    return write_midi(events, vocabulary) if ending == ".mid" else write_text(events, vocabulary).encode()
+
+
+ABC_FIELDS = "SBELMKQV"
+"""What stands above the tunes the ABC models were trained on; titles and the like do not."""
+
+
+def read_seed(kind: str, name: str, data: bytes, vocabulary: MidiVocabulary = MIDI) -> str:
+    """The text a model of that kind goes on from. A MIDI model takes a tune in ABC as notes of the piano; the other way
+    round there is none. ``music_ending``, ``music_unreadable`` or ``music_too_long`` where it cannot be."""
+    ending = os.path.splitext(name)[1].lower()
+    if ending not in SEED_ENDINGS or (kind == ABC_TEXT and ending in (".mid", ".midi")):
+        known = SEED_ENDINGS if kind == MIDI_TEXT else (".abc", ".txt")
+        raise RoostError("music_ending", ending=ending or name, names=", ".join(known))
+    if ending in (".mid", ".midi"):
+        return write_text(read_midi(data, vocabulary), vocabulary, is_marked=False)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        raise unreadable("abc" if ending == ".abc" else "text", Text("reason.tokenizer.not_utf_8")) from exc
+    if kind == MIDI_TEXT:
+        events = events_of(read_abc(text), vocabulary) if ending == ".abc" else read_text(text, vocabulary)
+        return write_text(events, vocabulary, is_marked=False)
+    read_abc(text)
+    lines = (line for line in text.splitlines() if line[1:2] != ":" or line[2:3] in ("|", ":") or line[0] in ABC_FIELDS)
+    return "\n".join(lines)
