@@ -27,6 +27,7 @@ function openMenu(button) {
   for (const link of menu.querySelectorAll("[data-menu-aside]")) {
     link.href = at(`/chat/${id}/aside/${link.dataset.menuAside}`);
   }
+  for (const link of menu.querySelectorAll("[data-menu-share]")) link.href = at(`/shared?chat=${id}`);
   const asks = menu.querySelector("[aria-controls=menu-ask]");
   asks.hidden = id !== document.body.dataset.chat;
   for (const more of menu.querySelectorAll("[data-menu-more]")) unfold(more, false);

@@ -295,6 +295,18 @@ _SAVED_ITEMS = (
     "CREATE INDEX saved_items_by_kind ON saved_items (kind, name) WHERE deleted_at IS NULL",
 )
 
+# ``body`` is what the page said when it was made, as JSON; NULL follows the chat.
+_SHARES = (
+    """CREATE TABLE shares (
+        id TEXT PRIMARY KEY,
+        chat_id TEXT NOT NULL REFERENCES chats (id) ON DELETE CASCADE,
+        title TEXT NOT NULL,
+        made_at REAL NOT NULL,
+        body TEXT
+    ) WITHOUT ROWID""",
+    "CREATE INDEX shares_by_chat ON shares (chat_id)",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -311,4 +323,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _PEOPLE,
     _NOTEBOOKS,
     _SAVED_ITEMS,
+    _SHARES,
 )

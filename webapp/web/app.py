@@ -40,7 +40,7 @@ from webapp.storage.database import Database
 from webapp.storage.notebooks import NotebookStore
 from webapp.storage.people import People
 from webapp.storage.sessions import Sessions
-from webapp.web import conversion, docs, error_answers, jobs, measure, notebook, prompts, sessions, status
+from webapp.web import conversion, docs, error_answers, jobs, measure, notebook, prompts, sessions, shared, status
 from webapp.web import settings as settings_page
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
@@ -69,6 +69,7 @@ PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (status, "", ""),
     (sessions, "", ""),
     (settings_page, "", ""),
+    (shared, "", ""),
 )
 """Each page's module with its ``blueprint``; for those in the rail, the key of the word there and the icon."""
 

@@ -1,6 +1,6 @@
 """Who may do what: one row for every endpoint, and one for every command of the chat page.
 
-    STRANGER  shows nothing on a server that asks for a token: only the login page and /health
+    STRANGER  shows nothing on a server that asks for a token: only the login page, /health and chats shared by a link
     GUEST     shows the token (or its session); on a server without a token, everybody
     LOCAL     a direct connection from this machine to a server for one person, without any proof
     OWNER     has proved it: the session of an owner's link, or the owner's key
@@ -35,6 +35,8 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(
         Role.GUEST, "chat", "index chat chats all_ aside older export own do import_ preview tokens several switch"
     ),
+    **_rows(Role.STRANGER, "shared", "show style"),
+    **_rows(Role.OWNER, "shared", "index make end"),
     **_rows(Role.GUEST, "chat", "poll service_worker offline"),
     **_rows(Role.LOCAL, "chat", "do_all"),
     **_rows(Role.LOCAL, "notebook", "index create show save continue_ stop undo redo delete do tokens export"),

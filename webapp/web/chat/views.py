@@ -315,7 +315,7 @@ def message_view(page: ChatContext, stored: StoredMessage, is_card: bool = False
     view: Values = {"id": stored.id, "fingerprint": fingerprint(stored), "text": stored.message.content}
     if stored.message.role is Role.USER:
         files = [_file_chip(file, stored.chat_id, page.t) for file in attached_files(stored.message)]
-        view["html"] = _as_written(stored.message.content)
+        view["html"] = as_written(stored.message.content)
         return {**view, "template": "chat/_user_message.html", "versions": _versions(stored), "files": files}
     if stored.message.role is Role.TOOL:  # shown with the call it answers
         return {**view, "template": "chat/_tool_message.html"}
@@ -460,8 +460,8 @@ def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
     message, t = stored.message, page.t
     was_cut, was_stopped = stored.finish_reason == "length", stored.status == "stopped"
     return {
-        "html": _rendered(message.content),
-        "reasoning_html": _rendered(message.reasoning),
+        "html": rendered(message.content),
+        "reasoning_html": rendered(message.reasoning),
         "has_reasoning": bool(message.reasoning.strip()),
         "versions": _versions(stored),
         "stats": _figures(stored.stats, t),
@@ -474,7 +474,7 @@ def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
 
 
 @lru_cache(maxsize=256)
-def _rendered(text: str) -> Markup:
+def rendered(text: str) -> Markup:
     from webapp.web.kit.markdown import render_markdown  # a tenth of a second that no start needs
 
     return Markup(render_markdown(text, copy_label="")) if text.strip() else Markup()
@@ -485,10 +485,10 @@ SHAPED = re.compile(
 )
 
 
-def _as_written(text: str) -> Markup:
+def as_written(text: str) -> Markup:
     """A person's message as HTML where it has code, lists, formulas or the like; empty where it is words alone, which
     are shown as they were typed, with every space."""
-    return _rendered(text) if SHAPED.search(text) else Markup()
+    return rendered(text) if SHAPED.search(text) else Markup()
 
 
 def _versions(stored: StoredMessage) -> Values | None:

@@ -1,0 +1,139 @@
+"""A chat as a page to read, for whoever has its link: ``/shared/<id>``. The owner makes and ends links at ``/shared``.
+
+The page needs no script and no file but its own style, names no other address of ours and opens none: the id is no
+login. It shows the questions and answers alone.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from functools import cache
+
+from flask import Blueprint, Response, make_response, redirect, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.resources import resource_dir
+from webapp.storage.shares import Share, Shares
+from webapp.web.chat.live import ChatContext, chat_context
+from webapp.web.chat.views import as_written, rendered, title_of
+from webapp.web.error_answers import notice_page
+from webapp.web.guard import LOOPBACK_NAMES, the_guard
+from webapp.web.kit.page import Values, browser_zone, render_page
+
+blueprint = Blueprint("shared", __name__, url_prefix="/shared")
+ID_CHARS = 64
+MESSAGES = 500
+"""On one page."""
+SAID = ("made", "ended")
+STYLES = ("tokens.css", "prose.css", "shared.css")
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    ),
+    "X-Robots-Tag": "noindex, nofollow, noarchive",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+@blueprint.get("/style.css")
+def style() -> Response:
+    return make_response(_style(), {"Content-Type": "text/css; charset=utf-8", "Cache-Control": "max-age=3600"})
+
+
+@cache
+def _style() -> str:
+    return "\n".join((resource_dir("static") / "css" / name).read_text(encoding="utf-8") for name in STYLES)
+
+
+@blueprint.get("/<share_id>")
+def show(share_id: str) -> Response:
+    """``first``: the number of the message to begin with."""
+    page = chat_context()
+    shares = Shares(page.service("database"))
+    share = shares.find(share_id[:ID_CHARS])
+    if share is None:  # a page without the shell, which is for those who may see more
+        response = notice_page(page.t("shared.gone"), page.t("shared.gone_text"), "", 404)
+        response.headers["Cache-Control"] = "no-store"
+    else:
+        first = max(0, request.args.get("first", 0, type=int))
+        response = render_page("shared/chat.html", _text(page, share, shares.text(share), first))
+    response.headers.update(HEADERS)
+    return response
+
+
+def _text(page: ChatContext, share: Share, messages: list[tuple[str, str]], first: int) -> Values:
+    """``shared/chat.html``. ``before`` and ``after`` are where the parts next to this one begin, None for none."""
+    rows = [
+        {"is_question": role == "user", "text": text, "html": as_written(text) if role == "user" else rendered(text)}
+        for role, text in messages[first : first + MESSAGES]
+    ]
+    return {
+        "title": title_of(share.title, page.t),
+        "share": share,
+        "made": _date(share.made_at),
+        "messages": rows,
+        "before": max(0, first - MESSAGES) if first else None,
+        "after": first + MESSAGES if len(messages) > first + MESSAGES else None,
+    }
+
+
+@blueprint.get("")
+def index() -> Response:
+    """All links there are; with ``chat``, the form for another of it."""
+    page, chat_id = chat_context(), request.args.get("chat", "")[:ID_CHARS]
+    chat = page.store.get(chat_id) if chat_id else None
+    made = request.args.get("about", "")[:ID_CHARS] if request.args.get("said") == "made" else ""
+    values = {
+        "page_title": page.t("shared.title"),
+        "commands_url": "",
+        "toasts": page.done_toast("shared.said", SAID),
+        "chat": {"id": chat.id, "title": title_of(chat.title, page.t)} if chat else None,
+        "is_reachable": the_guard().is_shared,
+        "rows": [_row(page, share, made) for share in Shares(page.service("database")).all()],
+    }
+    return render_page("shared/page.html", values)
+
+
+def _row(page: ChatContext, share: Share, made: str) -> Values:
+    return {
+        "id": share.id,
+        "chat_id": share.chat_id,
+        "title": title_of(share.title, page.t),
+        "kind": page.t("shared.live" if share.is_live else "shared.snapshot"),
+        "made": _date(share.made_at),
+        "link": _link(share),
+        "is_new": share.id == made,
+    }
+
+
+def _date(moment: float) -> str:
+    return datetime.fromtimestamp(moment, browser_zone() or timezone.utc).strftime("%Y-%m-%d %H:%M")
+
+
+def _link(share: Share) -> str:
+    """As others reach it: a page asked for by a loopback name is reached at this machine's address on the network."""
+    root, path = request.host_url.rstrip("/"), url_for("shared.show", share_id=share.id)
+    host = request.host.rpartition(":")[0] or request.host
+    if the_guard().is_shared and host in LOOPBACK_NAMES:
+        from webapp.web.serve import lan_addresses  # it imports the application
+
+        found = lan_addresses(is_ipv6=False)
+        port = request.host.rpartition(":")[2]
+        root = f"{request.scheme}://{found[0]}:{port}" if found and port.isdecimal() else root
+    return root + path
+
+
+@blueprint.post("")
+def make() -> BaseResponse:
+    """A link to ``chat``; ``kind`` is "snapshot" or "live"."""
+    page, chat_id = chat_context(), request.form.get("chat", "")[:ID_CHARS]
+    page.store.check(chat_id)
+    made = Shares(page.service("database")).make(chat_id, request.form.get("kind") == "live")
+    return redirect(url_for("shared.index", said="made", about=made.id, _anchor="links"), 303)
+
+
+@blueprint.post("/<share_id>/end")
+def end(share_id: str) -> BaseResponse:
+    Shares(chat_context().service("database")).end(share_id[:ID_CHARS])
+    return redirect(url_for("shared.index", said="ended"), 303)
