@@ -53,7 +53,9 @@ export function shownLabel(form, name) {
 }
 
 function watch(form) {
-  const before = snapshot(form);
+  const sent = form.cloneNode(true); // something may have been typed before this script was there
+  sent.reset();
+  const before = snapshot(sent);
   const isUnsaved = form.hasAttribute("data-unsaved");
   const check = () => {
     const changed = changedNames(before, snapshot(form));

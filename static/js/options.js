@@ -47,7 +47,10 @@ function set(knob, wanted) {
 }
 
 function paintAll() {
-  for (const knob of form().querySelectorAll(".knob")) paint(knob);
+  for (const knob of form().querySelectorAll(".knob")) {
+    if (slider(knob)) slider(knob).value = value(knob);
+    paint(knob);
+  }
   for (const area of form().querySelectorAll("textarea")) grow(area);
 }
 

@@ -108,5 +108,28 @@ toasts.addEventListener("click", (event) => {
   if (event.target.closest("[data-dismiss]")) event.target.closest(".toast").remove();
 });
 
+// What was done on a slow connection before the scripts listened is told to them when all do, htmx too: a field that is
+// not as the server sent it, a part that was opened. Sliders follow their numbers.
+function isAsSent(field) {
+  const sent = field.cloneNode(true);
+  const form = document.createElement("form");
+  form.append(sent);
+  form.reset();
+  return sent.value === field.value && (sent.checked === field.checked || (field.type === "radio" && !field.checked));
+}
+
+document.addEventListener("DOMContentLoaded", () => {
+  for (const field of document.querySelectorAll("input:not([type=range]), select, textarea")) {
+    if (isAsSent(field)) continue;
+    field.dispatchEvent(new Event("input", { bubbles: true }));
+    // the browser itself tells that a text is complete, when its field is left
+    const isTyping = field === document.activeElement && !field.matches("select, [type=checkbox], [type=radio], [type=file]");
+    if (!isTyping) field.dispatchEvent(new Event("change", { bubbles: true }));
+  }
+  for (const part of document.querySelectorAll("details[open], :popover-open")) {
+    part.dispatchEvent(new ToggleEvent("toggle", { oldState: "closed", newState: "open" }));
+  }
+});
+
 // Only where the browser has it: an address of this machine, or https. It shows a page while the server is away.
 if (window.isSecureContext) navigator.serviceWorker?.register(at("/sw.js")).catch(() => {});

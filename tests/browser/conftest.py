@@ -1,12 +1,20 @@
-"""One Chromium for all tests here. Every page is watched: no error, no refused policy, no request to another host."""
+"""One Chromium for all tests here. Every page is watched: no error, no refused policy, no request to another host.
 
+A test acts on a page only when its scripts listen: see :func:`acts_wait_for_scripts`. With ROOST_TEST_SLOW=1 every page
+is that of a slow reader: a processor of an eighth of the speed, and each script half a second late.
+"""
+
+import functools
+import os
 import shutil
 import time
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
+import flask
 import pytest
 
 from tests.browser.acting import PATIENCE_S
+from tests.web.chat import running_roost
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from webapp.backends.fake import FakeBackend
 from webapp.tokenizer import load_tokenizer
@@ -18,9 +26,11 @@ ARGUMENTS = [
     "--disable-gpu",
     "--disable-background-networking",
     "--disable-component-update",
+    "--process-per-site",
     "--host-resolver-rules=MAP roost.test 127.0.0.1",
 ]
 OWN_HOSTS = ("127.0.0.1", "roost.test")
+OPTIONS = {"viewport": {"width": 1440, "height": 900}, "service_workers": "block"}
 WATCH_POLICY = """document.addEventListener("securitypolicyviolation",
     event => console.error("policy: " + event.violatedDirective + " " + event.blockedURI));"""
 
@@ -48,10 +58,52 @@ def browser():
     yield from launched()
 
 
+IS_SLOW = bool(os.environ.get("ROOST_TEST_SLOW"))
+ACTS = ("click", "dblclick", "tap", "hover", "focus", "fill", "type", "press", "press_sequentially", "check", "uncheck")
+ACTS += ("set_checked", "select_option", "set_input_files")
+READS = ("evaluate", "inner_text", "text_content", "input_value", "get_attribute", "is_visible", "is_hidden", "title")
+READS += ("is_checked", "count", "all_inner_texts")
+
+
+@pytest.fixture(scope="package", autouse=True)
+def acts_wait_for_scripts():
+    """A click may open another page, and its elements are there before its scripts: what a test did to them then went
+    nowhere, now and then. So whatever it does or reads waits for the element, then for the page that it stands on."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+
+    def once_loaded(act, is_read):
+        @functools.wraps(act)
+        def acted(self, *args, **options):
+            is_locator = isinstance(self, sync_api.Locator)
+            if not is_read:
+                self.wait_for(state="attached") if is_locator else self.wait_for_selector(args[0], state="attached")
+            (self.page if is_locator else self).wait_for_load_state()
+            return act(self, *args, **options)
+
+        return acted
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (sync_api.Page, sync_api.Frame, sync_api.Locator):
+            for name in filter(functools.partial(hasattr, kind), [*ACTS, *READS]):
+                patch.setattr(kind, name, once_loaded(getattr(kind, name), name in READS))
+        if IS_SLOW:
+            patch.setattr(running_roost, "create_app", late_scripts(running_roost.create_app))
+        yield
+
+
+def late_scripts(create_app):
+    def created(*args):
+        app = create_app(*args)
+        app.before_request(lambda: time.sleep(0.5) if flask.request.path.endswith(".js") else None)
+        return app
+
+    return created
+
+
 @pytest.fixture(scope="package")
 def roost(tmp_path_factory):
     """One server for all tests that do not need another answer; it comes to hold many chats."""
-    roost = RunningRoost(tmp_path_factory.mktemp("roost"), fake_strategy(delay_ms=2), allow_hosts=("roost.test",))
+    roost = RunningRoost(tmp_path_factory.mktemp("roost"), fake_strategy(), allow_hosts=("roost.test",))
     yield roost
     roost.stop()
 
@@ -96,25 +148,42 @@ def own_roost(tmp_path, says):
     roost.stop()
 
 
+@pytest.fixture(scope="package")
+def anchor(browser):
+    """A page of the context that tests share, one after the other. It keeps the process that draws their pages: a new
+    context or a first page takes a new one, and with it a second of the processor."""
+    page = browser.new_context(**OPTIONS).new_page()
+    yield page
+    page.context.close()
+
+
 @pytest.fixture
-def visit(browser):
-    """visit(url, **context options) -> page, in a context (cookies, storage) of its own or that of another ``page``.
+def visit(browser, anchor):
+    """visit(url, **context options) -> page, with cookies and storage of its own or those of another ``page``.
 
     It is the owner's browser unless ``is_owner`` is False.
     ``expected`` on the page is a list to which a test adds parts of console errors that belong to it.
     """
-    contexts, seen = [], []
+    pages, seen = [], []
 
-    def visit(url, beside=None, is_owner=True, **options):
-        context = (
-            beside.context if beside else browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        )
+    def visit(url, beside=None, is_owner=True, viewport=None, **options):
+        if beside:
+            context = beside.context
+        elif pages or options or not is_owner:
+            context = browser.new_context(**{**OPTIONS, **options, "viewport": viewport or OPTIONS["viewport"]})
+        else:
+            context = anchor.context
+            if anchor.url == "about:blank" != url:
+                anchor.goto(urljoin(url, "/static/favicon.svg"))
         context.set_default_timeout(PATIENCE_S * 1000)
         if is_owner:
             context.add_cookies(owner_cookies(url))
-        contexts.append(context)
         page = context.new_page()
+        pages.append(page)
+        page.set_viewport_size(viewport or OPTIONS["viewport"])
         page.expected = []
+        if IS_SLOW:
+            context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 8})
         page.add_init_script(WATCH_POLICY)
         page.on("console", lambda message: seen.append((page, message.text)) if message.type == "error" else None)
         page.on("pageerror", lambda error: seen.append((page, str(error))))
@@ -123,9 +192,22 @@ def visit(browser):
         return page
 
     yield visit
-    for context in contexts:
+    for context in {page.context for page in pages} - {anchor.context}:
         context.close()
+    leave_nothing(anchor)
     assert [text for page, text in seen if not any(part in text for part in page.expected)] == []
+
+
+def leave_nothing(anchor):
+    """Closes the other pages of its context and clears what they kept."""
+    session = anchor.context.new_cdp_session(anchor)
+    for page in set(anchor.context.pages) - {anchor}:
+        origin = "{0.scheme}://{0.netloc}".format(urlsplit(page.url))
+        page.close()
+        if origin.startswith("http"):
+            session.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+    session.detach()
+    anchor.context.clear_cookies()
 
 
 def owner_cookies(url):

@@ -16,7 +16,7 @@ def test_the_manifest_names_the_app_and_icons_that_are_there(roost, visit):
 
 
 def test_while_the_server_is_away_a_reload_shows_our_own_page(own_roost, visit):
-    page = visit(own_roost.url)
+    page = visit(own_roost.url, service_workers="allow")
     wait_ready(page)
     page.evaluate("navigator.serviceWorker.ready.then(() => 1)")
     until_true(page, lambda: page.evaluate("caches.match('/offline').then(Boolean)"))

@@ -1,6 +1,6 @@
 """What must not get lost or in the way: typed text, pressed buttons, a longer list, the focus."""
 
-from tests.browser.acting import ANSWER, act, ask, until, until_true, wait_done, wait_ready
+from tests.browser.acting import ANSWER, act, ask, told, until, until_true, wait_done, wait_ready
 from tests.web.chat.running_roost import fake_strategy
 
 
@@ -13,6 +13,45 @@ def test_the_skip_link_keeps_what_is_typed(roost, visit):
     page.wait_for_timeout(300)
     assert page.input_value("#system-prompt") == "Be kind."
     assert page.evaluate("document.activeElement.id") == "main"
+
+
+def test_what_is_done_before_the_scripts_listen_counts(roost, visit):
+    page = visit(roost.url)
+    held, is_held = [], True
+    page.route("**/*.js", lambda route: held.append(route) if is_held else route.continue_())
+
+    def early(path, *done):
+        """On elements themselves: all else here waits for the scripts."""
+        nonlocal is_held
+        is_held = True
+        page.goto(roost.url + path, wait_until="commit")
+        for selector, name, *values in done:
+            getattr(page.wait_for_selector(selector), name)(*values)
+        is_held = False
+        while held:
+            held.pop().continue_()
+
+    early("/tools/servers/new", ("#field-command", "fill", "python -m server"))
+    page.wait_for_selector("#server-words code:text-is('server')")
+    mine = roost.app.extensions["presets"].create("Mine")
+    early(f"/presets/{mine.id}", ("#field-temperature", "fill", "0.4"))
+    page.wait_for_selector("#preset[data-dirty]")
+    told(page, "#save-text", "preset_page.bar.inactive")
+    page.evaluate("document.getElementById('preset').removeAttribute('data-dirty')")  # leaving it would ask
+    chat_id = roost.answered("Early")
+    early(
+        f"/chat/{chat_id}",
+        ("#knob-temperature", "fill", "0.7"),
+        ("#prompt", "fill", "half a thought"),
+        (".strip-button", "click"),
+    )
+    until_true(page, lambda: roost.store.get(chat_id).sampling == {"temperature": 0.7})
+    page.wait_for_selector("#model-menu .menu-item")
+    assert page.input_value(".knob:has(#knob-temperature) input[type=range]") == "0.7"
+    page.reload()
+    assert page.input_value("#prompt") == "half a thought"
+    early("/models/roost-starter-v7.safetensors", (".tensor-group summary >> nth=-1", "click"))
+    page.wait_for_selector(".tensor-group[open] .table-scroll td")
 
 
 def test_the_tab_bears_the_chats_name(roost, visit):

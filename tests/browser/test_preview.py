@@ -1,7 +1,7 @@
 """HTML and SVG in an answer, shown live: they run, and reach neither the page nor a network."""
 
 import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -39,7 +39,7 @@ def elsewhere():
         def log_message(self, *args):
             pass
 
-    server = HTTPServer(("127.0.0.1", 0), Heard)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Heard)  # Chromium also connects and asks for nothing
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}", asked
