@@ -243,6 +243,8 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "file_outdated": 409,
         "job_not_found": 404,
         "measurement_not_found": 404,
+        "batch_not_found": 404,
+        "batch_invalid": 422,
         "item_not_found": 404,
         "item_changed": 409,
         "item_name_taken": 409,

@@ -33,7 +33,15 @@ def pages(roost):
     model = "/models/roost-starter-v7.safetensors"
     fixed = ["/", "/presets", "/presets/new", "/presets/compare", "/models", "/states", "/measure", "/convert", "/docs"]
     fixed += ["/notebook", "/prompts", "/tools", "/tools/servers", "/tools/servers/new", "/tools/bench"]
-    fixed += ["/settings", "/sessions", "/jobs", "/chats/all", f"/shared?chat={chat}", f"/chat/switch?chat={chat}"]
+    fixed += [
+        "/notebook/batch",
+        "/settings",
+        "/sessions",
+        "/jobs",
+        "/chats/all",
+        f"/shared?chat={chat}",
+        f"/chat/switch?chat={chat}",
+    ]
     return [*fixed, f"/chat/{chat}", preset, model, "/tools/new?from=example", "/chats?q=a", "/nothing-here"]
 
 

@@ -24,7 +24,8 @@ LOCAL_CHANGES = {
     "tools.bench.delete_run", "tools.bench.add_case", "tools.bench.change_case", "tools.bench.delete_case",
     "tools.bench.clear_cases", "tools.bench.do", "tools.bench.make", "tools.bench.import_",
     "notebook.create", "notebook.save", "notebook.continue_", "notebook.stop", "notebook.undo", "notebook.redo",
-    "notebook.delete", "notebook.do", "prompts.save", "prompts.delete", "prompts.do", "prompts.import_",
+    "batch.start", "batch.resume", "batch.delete", "batch.do", "notebook.delete", "notebook.do",
+    "prompts.save", "prompts.delete", "prompts.do", "prompts.import_",
     "api POST /switch-model", "api POST /update-config", "api POST /reset-state", "api POST /enable-state-cache",
     "api POST /disable-state-cache", "api POST /v1/states", "api POST /state/status", "api POST /state/delete",
 }  # fmt: skip
@@ -33,7 +34,8 @@ OWNER_READS = {"conversion.plan", "shared.index"}
 PUBLIC = {"health", "shared.show", "shared.style"}
 """A container's health check knows no token; a shared chat is asked for by a secret of its own."""
 LOCAL_READS = {"api GET /v1/states", "notebook.index", "notebook.show", "notebook.tokens", "notebook.export"}
-"""The ids of states are as good as secrets; notebooks are their writer's alone."""
+LOCAL_READS |= {"batch.index", "batch.show", "batch.export"}
+"""The ids of states are as good as secrets; notebooks and batches are their writer's alone."""
 
 
 @pytest.fixture(scope="module", params=["shared", "single"])

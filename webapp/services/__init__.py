@@ -7,6 +7,7 @@ evaluation   held-out cases, and how answers to them are judged
 attachments  text files in a chat: how they come in, their texts for prompts and searches
 completion   answers for programs, stored nowhere
 notebook     texts the model goes on with as they are: continued, taken back, looked into token by token
+batch        a prompt for each row of a list or table, answered many at once, as a job
 presets      what an answer is sampled, prompted and run with
 strategy     how a model is run on this machine, and whether it fits
 jobs         work that takes a while: queue, progress, pause, cancel, list
@@ -15,6 +16,6 @@ library      the files of the models folder: how they come, go and come back
 conversion   one model file made another
 states       the files of states: what fits what, and making one
 
-They import each other one way only: bench and notebook stand on completion and chat, chat on attachments and tools,
-chat and completion on presets, presets on strategy, and what handles files on library.
+They import each other one way only: bench, notebook and batch stand on completion and chat, chat on attachments and
+tools, chat and completion on presets, presets on strategy, and what handles files on library.
 """

@@ -307,6 +307,29 @@ _SHARES = (
     "CREATE INDEX shares_by_chat ON shares (chat_id)",
 )
 
+# ``is_done``: 1 with an answer, 2 with an error.
+_BATCHES = (
+    """CREATE TABLE batches (
+        id TEXT PRIMARY KEY,
+        name TEXT NOT NULL,
+        columns TEXT NOT NULL,
+        settings TEXT NOT NULL,
+        total INTEGER NOT NULL,
+        is_over INTEGER NOT NULL DEFAULT 0,
+        created_at REAL NOT NULL,
+        deleted_at REAL
+    )""",
+    """CREATE TABLE batch_rows (
+        batch_id TEXT NOT NULL REFERENCES batches (id) ON DELETE CASCADE,
+        place INTEGER NOT NULL,
+        input TEXT NOT NULL,
+        is_done INTEGER NOT NULL DEFAULT 0,
+        answer TEXT NOT NULL DEFAULT '',
+        about TEXT NOT NULL DEFAULT '{}',
+        PRIMARY KEY (batch_id, place)
+    ) WITHOUT ROWID""",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -324,4 +347,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _NOTEBOOKS,
     _SAVED_ITEMS,
     _SHARES,
+    _BATCHES,
 )

@@ -22,6 +22,7 @@ from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
 from webapp.resources import resource_dir
 from webapp.services.access import OwnerProof
+from webapp.services.batch import BatchRuns
 from webapp.services.bench.measurements import Measurements
 from webapp.services.bench.tool_bench import ToolBench
 from webapp.services.chat.turns import ChatTurns
@@ -36,11 +37,24 @@ from webapp.services.presets.presets import Presets
 from webapp.services.states import StateLibrary
 from webapp.services.tools import McpServers
 from webapp.settings import DATABASE_NAME, Settings
+from webapp.storage.batches import BatchStore
 from webapp.storage.database import Database
 from webapp.storage.notebooks import NotebookStore
 from webapp.storage.people import People
 from webapp.storage.sessions import Sessions
-from webapp.web import conversion, docs, error_answers, jobs, measure, notebook, prompts, sessions, shared, status
+from webapp.web import (
+    batch,
+    conversion,
+    docs,
+    error_answers,
+    jobs,
+    measure,
+    notebook,
+    prompts,
+    sessions,
+    shared,
+    status,
+)
 from webapp.web import settings as settings_page
 from webapp.web.api import calls as api_calls
 from webapp.web.chat import routes as chat_routes
@@ -57,6 +71,7 @@ mimetypes.add_type("application/manifest+json", ".webmanifest")
 PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (chat_routes, "nav.chat", "message-square"),
     (notebook, "nav.notebook", "notebook-pen"),
+    (batch, "", ""),
     (preset_routes, "nav.presets", "sliders-horizontal"),
     (prompts, "", ""),
     (model_routes, "nav.models", "boxes"),
@@ -146,7 +161,8 @@ def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None
     app.extensions.update(tool_bench=bench, measurements=measurements)
     completions = Completions(manager, presets)
     notebooks = Notebooks(manager, presets, NotebookStore(database), completions)
-    app.extensions.update(completions=completions, notebooks=notebooks)
+    batches = BatchRuns(manager, presets, completions, BatchStore(database), jobs, settings.max_sequences)
+    app.extensions.update(completions=completions, notebooks=notebooks, batches=batches)
 
     def close() -> None:
         turns.close()

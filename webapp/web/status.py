@@ -293,6 +293,7 @@ def palette(page: PageContext) -> Values:
         if not row["is_current"]
     ]
     more = [
+        {"label": t("batch.title"), "url": "/notebook/batch", "icon": "list-checks"},
         {"label": t("prompts.title"), "url": "/prompts", "icon": "file-text"},
         {"label": t("settings_page.title"), "url": "/settings", "icon": "settings"},
         {"label": t("sessions.title"), "url": "/sessions", "icon": "monitor"},

@@ -1,0 +1,236 @@
+"""Batches: a list or a table in, an answer for each row out, as a job that can be stopped and goes on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from flask import Blueprint, Response, redirect, request, url_for
+from werkzeug.wrappers import Response as BaseResponse
+
+from webapp.errors import RoostError, error_from_dict
+from webapp.services.batch import KIND, LINE, TEMPLATE_CHARS, BatchRuns, table_in
+from webapp.services.jobs import RUNNING, WAITING, Job
+from webapp.storage.batches import Batch, BatchRow
+from webapp.web.jobs import describes, job_list
+from webapp.web.kit.page import (
+    Choice,
+    PageContext,
+    Values,
+    browser_zone,
+    current_page,
+    file_name_options,
+    fresh_page,
+    posted_text,
+    render_page,
+)
+from webapp.web.presets.form import presets_of, shown_name
+
+KINDS = ("lines", "csv", "jsonl")
+ENDINGS = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "lines"}
+MOST_BYTES = 16 << 20
+NAME_CHARS = 120
+SHOWN_ROWS = 100
+AT_ONCE = 8
+MAX_TOKENS = 500
+ID = r"[0-9a-f]{32}"
+
+blueprint = Blueprint("batch", __name__, url_prefix="/notebook/batch")
+
+
+def batches_of(page: PageContext) -> BatchRuns:
+    found: BatchRuns = page.service("batches")
+    return found
+
+
+@blueprint.get("")
+def index() -> Response:
+    return render_page("batch/page.html", batch_page(current_page()))
+
+
+def batch_page(page: PageContext, form: Values | None = None, error: RoostError | None = None) -> Values:
+    t, zone = page.t, browser_zone()
+    undo = request.args.get("undo", "")
+    undo = f"restore:{undo}" if re.fullmatch(ID, undo) else ""
+    given = {"template": f"{{{LINE}}}", "kind": "lines", "is_chat": "1", "preset": "", "text": "", "name": ""}
+    most_at_once = batches_of(page).most_at_once
+    given |= {"max_tokens": str(MAX_TOKENS), "at_once": str(min(AT_ONCE, most_at_once)), **(form or {})}
+    active = t("chat.options.preset_active", name=shown_name(presets_of(page).active(), t))
+    return {
+        "page_title": t("batch.title"),
+        "commands_url": url_for("batch.do"),
+        "toasts": page.done_toast("batch.said", ("deleted", "restored"), undo),
+        "form": given,
+        "kinds": [Choice(kind, t(f"batch.kind.{kind}")) for kind in KINDS],
+        "forms": [Choice("1", t("batch.as_chat")), Choice("", t("batch.as_text"))],
+        "presets": [Choice("", active), *(Choice(row.id, shown_name(row, t)) for row in presets_of(page).list())],
+        "most_at_once": most_at_once,
+        "error": {"code": error.code, "text": page.sentences(error)} if error else None,
+        "jobs": job_list(page, KIND),
+        "rows": [
+            {
+                "id": batch.id,
+                "name": batch.name,
+                "at": datetime.fromtimestamp(batch.created_at, zone).strftime("%Y-%m-%d %H:%M"),
+                "facts": _facts(page, batch),
+            }
+            for batch in batches_of(page).store.list()
+        ],
+    }
+
+
+def _facts(page: PageContext, batch: Batch) -> list[str]:
+    found = [page.t("batch.done", done=batch.done, count=batch.total)]
+    return [*found, page.t("batch.failed", count=batch.failed)] if batch.failed else found
+
+
+@blueprint.post("")
+def start() -> Response | BaseResponse:
+    """``text`` or a ``file`` of a ``kind``, and how each row is answered."""
+    request.max_content_length = request.max_form_memory_size = MOST_BYTES
+    page = current_page()
+    names = ("name", "template", "kind", "is_chat", "preset", "max_tokens", "at_once", "text")
+    form = {name: request.form.get(name, "").replace("\r\n", "\n") for name in names}
+    upload = request.files.get("file")
+    file_name = (upload.filename or "") if upload is not None else ""
+    ending = re.search(r"\.\w+$", file_name.lower())
+    kind = ENDINGS.get(ending[0] if ending else "", form["kind"] if form["kind"] in KINDS else "lines")
+    try:
+        columns, rows = table_in(posted_text(MOST_BYTES), kind)
+        settings = {
+            "template": form["template"][:TEMPLATE_CHARS],
+            "is_chat": form["is_chat"] == "1",
+            "preset": form["preset"][:64],
+            "max_tokens": _number(form["max_tokens"], MAX_TOKENS, page.settings.max_tokens_limit),
+            "at_once": _number(form["at_once"], AT_ONCE, batches_of(page).most_at_once),
+        }
+        name = " ".join(form["name"].split())[:NAME_CHARS] or file_name[:NAME_CHARS] or page.t("batch.unnamed")
+        batch = batches_of(page).start(name, columns, rows, settings)
+    except RoostError as exc:
+        return render_page("batch/page.html", batch_page(fresh_page(), form, exc), status=422)
+    return redirect(url_for("batch.show", batch_id=batch.id), 303)
+
+
+def _number(text: str, usual: int, most: int) -> int:
+    return min(max(int(text), 1), most) if text.isdecimal() and len(text) < 10 else min(usual, most)
+
+
+@blueprint.get("/<batch_id>")
+def show(batch_id: str) -> Response:
+    """``from`` a row on. As a fragment, the results alone."""
+    page = current_page()
+    batch = batches_of(page).store.get(batch_id)
+    first = max(0, request.args.get("from", 0, type=int))
+    rows = batches_of(page).store.rows(batch_id, first, SHOWN_ROWS)
+    job = batches_of(page).job_of(batch_id)
+    values = {
+        "page_title": batch.name,
+        "commands_url": url_for("batch.do"),
+        "batch": batch,
+        "facts": _facts(page, batch),
+        "rows": [_row(page, row) for row in rows],
+        "first": first,
+        "previous": max(0, first - SHOWN_ROWS) if first else None,
+        "next": first + SHOWN_ROWS if first + SHOWN_ROWS < batch.total else None,
+        "is_busy": job is not None and job.status in (WAITING, RUNNING),
+        "can_resume": batch.done < batch.total and (job is None or job.status not in (WAITING, RUNNING)),
+        "jobs": job_list(page, KIND),
+    }
+    return render_page("batch/show.html", values, "batch/_results.html")
+
+
+def _row(page: PageContext, row: BatchRow) -> Values:
+    error = row.about.get("error")
+    return {
+        "number": row.place + 1,
+        "values": row.values,
+        "answer": row.answer,
+        "error": page.sentences(error_from_dict(error)) if error else "",
+        "is_cut": row.about.get("finish_reason") == "length",
+    }
+
+
+@blueprint.post("/<batch_id>/resume")
+def resume(batch_id: str) -> BaseResponse:
+    batches_of(current_page()).resume(batch_id)
+    return redirect(url_for("batch.show", batch_id=batch_id), 303)
+
+
+@blueprint.post("/<batch_id>/delete")
+def delete(batch_id: str) -> BaseResponse:
+    batch = batches_of(current_page()).delete(batch_id)
+    return redirect(url_for("batch.index", said="deleted", about=batch.name, undo=batch.id), 303)
+
+
+@blueprint.post("/do")
+def do() -> BaseResponse:
+    """The undo of a toast."""
+    found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
+    batch = batches_of(current_page()).store.restore(found[1] if found else "")
+    return redirect(url_for("batch.index", said="restored", about=batch.name), 303)
+
+
+@blueprint.get("/<batch_id>/export.<kind>")
+def export(batch_id: str, kind: str) -> Response:
+    """``csv`` (with the mark that makes spreadsheets read it as UTF-8) or ``jsonl``: all rows, each with what came of
+    it, while it runs as well."""
+    store = batches_of(current_page()).store
+    batch = store.get(batch_id)
+    if kind not in ("csv", "jsonl"):
+        raise RoostError("batch_not_found")
+    rows = store.all_rows(batch_id)
+    lines = _csv(batch, rows) if kind == "csv" else _jsonl(batch, rows)
+    answer = Response(lines, mimetype="text/csv" if kind == "csv" else "application/x-ndjson")
+    name = re.sub(r"[^\w\- ]", "", batch.name).strip() or "batch"
+    answer.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.{kind}"))
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
+
+
+RESULTS = ("answer", "finish_reason", "prompt_tokens", "tokens", "error")
+
+
+def _names(batch: Batch) -> list[str]:
+    """Of the results; a column of the input that is called alike keeps its name."""
+    return [f"{name}_" if name in batch.columns else name for name in RESULTS]
+
+
+def _result(row: BatchRow) -> list[Any]:
+    about, error = row.about, row.about.get("error")
+    figures = [about.get(name) for name in ("finish_reason", "prompt_tokens", "tokens")]
+    return [row.answer if about else None, *figures, error["message"] if error else None]
+
+
+def _csv(batch: Batch, rows: Iterator[BatchRow]) -> Iterator[bytes]:
+    out = io.StringIO()
+    writer = csv.writer(out)
+
+    def written(cells: list[Any]) -> bytes:
+        out.seek(0)
+        out.truncate()
+        writer.writerow(cells)
+        return out.getvalue().encode()
+
+    yield b"\xef\xbb\xbf" + written([*batch.columns, *_names(batch)])
+    for row in rows:
+        yield written([*row.values, *("" if cell is None else cell for cell in _result(row))])
+
+
+def _jsonl(batch: Batch, rows: Iterator[BatchRow]) -> Iterator[bytes]:
+    names = _names(batch)
+    for row in rows:
+        found = zip(names, _result(row), strict=True)
+        values = {**dict(zip(batch.columns, row.values, strict=False)), **{k: v for k, v in found if v is not None}}
+        yield json.dumps(values, ensure_ascii=False).encode() + b"\n"
+
+
+@describes(KIND)
+def _describe(page: PageContext, job: Job) -> Values:
+    url, t = url_for("batch.show", batch_id=job.details["batch"]), page.t
+    action = {"url": url, "label": t("batch.results"), "icon": "file-text", "is_link": True}
+    return {"word": t("batch.answering") if job.status == RUNNING else "", "actions": [action]}
