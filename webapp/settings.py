@@ -87,6 +87,9 @@ class Settings:
     allow_hosts: tuple[str, ...] = setting(())
     trusted_proxy: tuple[str, ...] = setting(())
     base_path: str = setting("")
+    tls: bool = setting(False)
+    tls_cert: str = setting("")
+    tls_key: str = setting("")
     api_only: bool = setting(False)
     open_browser: bool = setting(True)
     language: str = setting("auto", choices=("auto", "en", "zh"))
@@ -159,6 +162,11 @@ class Settings:
     def is_shared(self) -> bool:
         """True when other machines can reach the server: then a token is demanded of everyone."""
         return self.lan or self.host not in LOOPBACK_HOSTS or bool(self.trusted_proxy)
+
+    @property
+    def has_tls(self) -> bool:
+        """True when the server speaks https, with a certificate it makes or is given."""
+        return self.tls or bool(self.tls_cert)
 
     @property
     def listen_host(self) -> str:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
+import ssl
 import threading
 import time
 import urllib.request
 
 import psutil
+import pytest
 from flask import Flask, Response, abort, request
 from flask_sock import Sock
 
 from tests.waiting import wait_until
 from tests.web.ws_client import RawClient, WebSocketClient, handshake
+from webapp.services.certificates import Certificates
+from webapp.settings import Settings
 from webapp.web.socket.server import BridgeServer
 
 EVIL = "http://evil.example"
@@ -126,10 +130,18 @@ def open_descriptors():
     return process.num_handles() if psutil.WINDOWS else process.num_fds()
 
 
+def tls_pair(folder):
+    """Contexts of a server with a certificate made in ``folder`` and of clients that trust its authority alone."""
+    pytest.importorskip("cryptography")
+    made = Certificates(Settings(data_dir=folder, tls=True))
+    return made.context, ssl.create_default_context(cafile=made.authority_path)
+
+
 class RunningServer:
     """The app above, served on a free port until :meth:`stop`."""
 
-    def __init__(self, poll=True, threads=4, limits=None, client_of=None, **websockets):
+    def __init__(self, poll=True, threads=4, limits=None, client_of=None, tls=None, adjustments=None, **websockets):
+        """``tls``: (the server's context, its clients')."""
         self.events, self.may_end = [], threading.Event()
         self.threads_before = threading.active_count()
         self.descriptors_before = open_descriptors()
@@ -142,22 +154,26 @@ class RunningServer:
             port=0,
             threads=threads,
             asyncore_use_poll=poll,
+            tls_context=lambda: tls[0] if tls else None,
+            **adjustments or {},
         )
+        self.client_tls = tls[1] if tls else None
         self.port = self.server.addresses[0][1]
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
 
     def connect(self, path, **options):
-        return WebSocketClient(self.port, path, **options)
+        return WebSocketClient(self.port, path, tls=self.client_tls, **options)
 
     def raw(self, path=None, extra=b""):
-        client = RawClient(self.port)
+        client = RawClient(self.port, tls=self.client_tls)
         if path:
             client.send_bytes(handshake(path) + extra)
         return client
 
     def get(self, path="/"):
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as response:
+        url = f"http{'s' if self.client_tls else ''}://127.0.0.1:{self.port}{path}"
+        with urllib.request.urlopen(url, timeout=60, context=self.client_tls) as response:
             return response.read()
 
     def is_idle(self):

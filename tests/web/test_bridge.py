@@ -9,16 +9,27 @@ import urllib.error
 import pytest
 
 from tests.waiting import wait_until
-from tests.web.bridge_app import EVIL, RunningServer, open_descriptors
+from tests.web.bridge_app import EVIL, RunningServer, open_descriptors, tls_pair
 from tests.web.ws_client import BINARY, CLOSE, PING, PONG, TEXT, Refused, frame, handshake
 from webapp.web.socket.channel import Limits
 
 
-@pytest.fixture(params=[True, False], ids=["poll", "select"])
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    return tls_pair(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(params=["poll", "select", "tls"])
 def server(request):
-    """Windows has no poll; the same must hold with select."""
+    """Windows has no poll; the same must hold with select, and with TLS."""
     running = RunningServer(
-        poll=request.param, ping_interval=60, send_timeout=1.5, close_timeout=0.5, limit=300, per_client=300
+        poll=request.param != "select",
+        tls=request.getfixturevalue("certificates") if request.param == "tls" else None,
+        ping_interval=60,
+        send_timeout=1.5,
+        close_timeout=0.5,
+        limit=300,
+        per_client=300,
     )
     yield running
     running.finish()

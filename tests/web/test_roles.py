@@ -31,8 +31,9 @@ LOCAL_CHANGES = {
 }  # fmt: skip
 OWNER_READS = {"conversion.plan", "shared.index"}
 """For this machine too: the one opens the files it is asked about, the other lists addresses that are secrets."""
-PUBLIC = {"health", "shared.show", "shared.style"}
-"""A container's health check knows no token; a shared chat is asked for by a secret of its own."""
+PUBLIC = {"health", "shared.show", "shared.style", "trust.index", "trust.authority"}
+"""A container's health check knows no token; a shared chat is asked for by a secret of its own; a device has to trust
+the certificate before it can show anything."""
 LOCAL_READS = {"api GET /v1/states", "notebook.index", "notebook.show", "notebook.tokens", "notebook.export"}
 LOCAL_READS |= {"batch.index", "batch.show", "batch.export"}
 """The ids of states are as good as secrets; notebooks and batches are their writer's alone."""

@@ -41,8 +41,11 @@ class Refused(Exception):
 class RawClient:
     """A TCP connection that can read lines of HTTP and frames."""
 
-    def __init__(self, port, timeout=30.0):
+    def __init__(self, port, timeout=30.0, tls=None):
+        """``tls``: the context of a client that speaks it."""
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        if tls is not None:
+            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
         self.buffer = b""
 
     def send_bytes(self, data):
@@ -92,8 +95,8 @@ class RawClient:
 class WebSocketClient(RawClient):
     """Connected after the constructor, or :class:`Refused`."""
 
-    def __init__(self, port, path, extra="", timeout=30.0):
-        super().__init__(port, timeout)
+    def __init__(self, port, path, extra="", timeout=30.0, tls=None):
+        super().__init__(port, timeout, tls)
         self.send_bytes(handshake(path, f"127.0.0.1:{port}", extra))
         status, head, body = self.read_response()
         if status != 101:

@@ -25,7 +25,7 @@ from webapp.i18n.terminal import t, terminal_locale
 from webapp.settings import SETTINGS, Settings, default_models_dir
 from webapp.web.peer import RateLimit
 
-PLACES = ("host", "port", "data_dir", "models_dir", "lan", "token")
+PLACES = ("host", "port", "data_dir", "models_dir", "lan", "tls", "token")
 FIRST = (*PLACES, "model", "strategy", "adapter", "state", "preset", "api_only")
 
 SHORT_STRATEGIES = ("webgpu",)

@@ -25,6 +25,7 @@ from webapp.services.access import OwnerProof
 from webapp.services.batch import BatchRuns
 from webapp.services.bench.measurements import Measurements
 from webapp.services.bench.tool_bench import ToolBench
+from webapp.services.certificates import Certificates
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.conversion import Conversions
 from webapp.services.downloads.downloads import Downloads
@@ -54,6 +55,7 @@ from webapp.web import (
     sessions,
     shared,
     status,
+    trust,
 )
 from webapp.web import settings as settings_page
 from webapp.web.api import calls as api_calls
@@ -85,6 +87,7 @@ PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (sessions, "", ""),
     (settings_page, "", ""),
     (shared, "", ""),
+    (trust, "", ""),
 )
 """Each page's module with its ``blueprint``; for those in the rail, the key of the word there and the icon."""
 
@@ -103,13 +106,15 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     app.extensions["settings"] = settings
+    if settings.has_tls:
+        app.extensions["certificates"] = Certificates(settings)
     open_services(app, settings, manager or ModelManager(settings))
     page.install(app, settings)
     Guard(app, settings, *(app.extensions[name] for name in ("sessions", "owner_proof", "people")))
     PackedStatic(app)
     error_answers.install(app)
     app.register_error_handler(500, answer_unexpected)
-    served = [row for row in PAGES if not settings.api_only or row[0] in (docs, status)]
+    served = [row for row in PAGES if not settings.api_only or row[0] in (docs, status, trust)]
     for module, _, _ in served:
         app.register_blueprint(module.blueprint)
     app.extensions["rail"] = [(key, icon, f"{module.blueprint.name}.index") for module, key, icon in served if key]

@@ -22,7 +22,7 @@ WRONG_ADDRESS = (404, 405, 413)
 PAGE = Markup(
     '<!doctype html><html lang="{locale}"><head><meta charset="utf-8"><title>{title} · Roost</title>'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    '<link rel="stylesheet" href="{style}"></head><body class="notice"><main>{body}</main></body></html>'
+    '<link rel="stylesheet" href="{style}"></head><body class="notice"><main class="{kind}">{body}</main></body></html>'
 )
 NOTICE = Markup("<h1>{title}</h1><p>{message}</p><p>{hint}</p>")
 STYLE_PATH = "/login/style.css"
@@ -71,10 +71,10 @@ def notice_page(title: str, message: str, hint: str, status: int) -> Response:
     return plain_page(title, NOTICE.format(title=title, message=message, hint=commands(hint)), status)
 
 
-def plain_page(title: str, body: str, status: int) -> Response:
+def plain_page(title: str, body: str, status: int, kind: str = "") -> Response:
     """A page that needs no template and no static file, so it can be shown to someone who may not see those."""
     return make_response(
-        PAGE.format(locale=current_locale(), title=title, style=at_base(STYLE_PATH), body=body), status
+        PAGE.format(locale=current_locale(), title=title, style=at_base(STYLE_PATH), kind=kind, body=body), status
     )
 
 

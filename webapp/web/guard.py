@@ -23,13 +23,14 @@ from enum import Enum
 from ipaddress import ip_address
 from typing import Any
 
-from flask import Flask, Request, Response, current_app, g, has_app_context, request
+from flask import Flask, Request, Response, current_app, g, has_app_context, redirect, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import RequestRedirect
 
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.access import OwnerProof
+from webapp.services.certificates import LOCAL_NAME
 from webapp.settings import Settings
 from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person
 from webapp.storage.sessions import Session, Sessions, digest
@@ -140,6 +141,8 @@ class Cors:
 
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9_.-]+)(?::\d{1,5})?")
+WITHOUT_TLS = ("health", "trust.index", "trust.authority")
+"""What plain http gets where https is spoken: nothing secret, and what a device needs before it trusts us."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 TOKEN_BYTES = 24
 
@@ -155,6 +158,7 @@ class Step(Enum):
     REFUSE = "refuse"
     PREFLIGHT = "preflight"
     STYLE = "style"
+    SECURE = "secure"
     LOGIN = "login"
     TOKEN_LINK = "token link"
     OWNER_LINK = "owner link"
@@ -180,6 +184,7 @@ class Guard:
     def __init__(self, app: Flask, settings: Settings, sessions: Sessions, proof: OwnerProof, people: People) -> None:
         self.settings = settings
         self.is_shared = settings.is_shared
+        self._has_tls = settings.has_tls
         self.token = settings.token or (secrets.token_urlsafe(TOKEN_BYTES) if self.is_shared else "")
         self.hosts = known_hosts(settings)
         self.named_hosts = {name.lower() for name in settings.allow_hosts}
@@ -237,6 +242,9 @@ class Guard:
     def _decide(self, asked: Request, endpoint: str | None) -> Decision:
         if self._host(asked) is None:
             return _refused(RoostError("not_allowed", reason=UNKNOWN_HOST), status=400)
+        if self._has_tls and asked.scheme == "http" and endpoint not in WITHOUT_TLS and asked.path != STYLE_PATH:
+            is_page = asked.method in ("GET", "HEAD") and not is_handshake(asked) and not is_api_path(asked.path)
+            return Decision(Step.SECURE) if is_page else _refused(RoostError("https_only"))
         reason = self._foreign(asked)
         if reason:
             return _refused(RoostError("not_allowed", reason=reason))
@@ -277,6 +285,8 @@ class Guard:
             return self._cors.answer_preflight()
         if decision.step is Step.STYLE:
             return login.login_style()
+        if decision.step is Step.SECURE:
+            return redirect(f"https://{request.host}{request.full_path.rstrip('?')}", 307)  # type: ignore[return-value]
         if decision.step is Step.OWNER_LINK:
             return self._open(decision)
         if decision.step is Step.TOKEN_LINK:
@@ -447,8 +457,10 @@ def is_handshake(asked: Request) -> bool:
 
 
 def is_followed_link(asked: Request) -> bool:
-    """A link on another site that a person clicked: a whole page by GET, not a frame, image or script."""
-    is_document = asked.headers.get("Sec-Fetch-Dest") == "document"
+    """A link on another site that a person clicked, or our own http address that led to https: a whole page by GET, not
+    a frame, image or script. Where our service worker passes it on, only the mode tells."""
+    wanted, mode = asked.headers.get("Sec-Fetch-Dest"), asked.headers.get("Sec-Fetch-Mode")
+    is_document = wanted == "document" or (wanted == "empty" and mode == "navigate")
     return asked.method == "GET" and is_document and not is_handshake(asked)
 
 
@@ -474,7 +486,7 @@ def known_hosts(settings: Settings) -> set[str]:
     names = [*LOOPBACK_NAMES, *settings.allow_hosts]
     if settings.is_shared:
         machine = socket.gethostname()
-        names += [settings.host, machine, f"{machine.partition('.')[0]}.local"]
+        names += [settings.host, LOCAL_NAME, machine, f"{machine.partition('.')[0]}.local"]
     return {name.lower() for name in names}
 
 

@@ -35,6 +35,12 @@ input { box-sizing: border-box; width: 100%; font: inherit; padding: .6rem .7rem
 button { font: inherit; font-weight: 600; padding: .6rem 1.2rem; border: 0; border-radius: .5rem; background: #2f5fd0;
   color: #fff; cursor: pointer; }
 button:focus-visible, input:focus-visible { outline: 3px solid #7aa2ff; outline-offset: 1px; }
+h2 { font-size: 1.1rem; line-height: 1.3; margin: 1.5rem 0 .3rem; }
+main.wide { width: min(40rem, 88vw); padding: 2rem 0; }
+ol { padding-left: 1.4rem; margin: .3rem 0; }
+code { font-size: .9em; overflow-wrap: anywhere; }
+.button { display: inline-block; font-weight: 600; padding: .6rem 1.2rem; border-radius: .5rem; background: #2f5fd0;
+  color: #fff; text-decoration: none; margin: .3rem .6rem .3rem 0; }
 .wrong { color: #c62828; margin: .2rem 0 .8rem; min-height: 1.6em; }
 @media (prefers-color-scheme: dark) { .wrong { color: #ff8a80; } }
 """

@@ -1,6 +1,6 @@
 """Who may do what: one row for every endpoint, and one for every command of the chat page.
 
-    STRANGER  shows nothing on a server that asks for a token: only the login page, /health and chats shared by a link
+    STRANGER  shows nothing on a server that asks for a token: the login page, /health, /trust, chats shared by a link
     GUEST     shows the token (or its session); on a server without a token, everybody
     LOCAL     a direct connection from this machine to a server for one person, without any proof
     OWNER     has proved it: the session of an owner's link, or the owner's key
@@ -31,6 +31,7 @@ def _rows(role: Role, blueprint: str, names: str) -> dict[str, Role]:
 
 ENDPOINTS: dict[str, Role] = {
     **_rows(Role.STRANGER, "", "health"),
+    **_rows(Role.STRANGER, "trust", "index authority"),
     **_rows(Role.GUEST, "", "static chat_socket"),
     **_rows(
         Role.GUEST, "chat", "index chat chats all_ aside older export own do import_ preview tokens several switch"

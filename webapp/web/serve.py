@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from webapp.i18n import Text, system_reason
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.access import owner_link
+from webapp.services.certificates import Certificates
 from webapp.services.downloads.catalogue import fitting, known_models
 from webapp.services.strategy.hardware import probe
 from webapp.settings import LOOPBACK_HOSTS, Settings
@@ -79,6 +81,7 @@ def make_server(app: Flask, settings: Settings) -> BridgeServer:
             gate=guard.body_limit if guard else None,
             client_of=guard.proxies.client_address if guard else None,
             line=program_line(app, settings),
+            tls_context=functools.partial(tls_context, app),
             sockets=sockets,
             **http_options(settings),
         )
@@ -93,6 +96,11 @@ def program_line(app: Flask, settings: Settings) -> Line | None:
     if limit is None:
         return None
     return Line(GENERATING_PATHS, limit.limit, settings.max_queue)
+
+
+def tls_context(app: Flask) -> ssl.SSLContext | None:
+    certificates: Certificates | None = app.extensions.get("certificates")
+    return certificates.context if certificates else None
 
 
 def bound_sockets(host: str, port: int) -> list[socket.socket]:
@@ -240,6 +248,9 @@ def serve(
     app.extensions["stop"] = server.stop
     preparing = threading.Timer(PREPARE_AFTER_S, prepare_pages, (app, settings))
     preparing.daemon = True
+    certificates: Certificates | None = app.extensions.get("certificates")
+    if certificates:
+        certificates.watch()
     with stopping_on_signals():
         try:
             # All of it, as a signal may come at any moment from here on.
@@ -249,6 +260,8 @@ def serve(
                 server.loop()
         finally:
             preparing.cancel()
+            if certificates:
+                certificates.close()
             if guard := app.extensions.get("guard"):
                 guard.proof.forget_addresses()
             if on_stop:
@@ -281,6 +294,10 @@ def tell(app: Flask, settings: Settings, port: int, on_ready: Callable[[str], No
     else:
         guard.proof.note_addresses([here, *network_urls(settings, port)])
         announce(settings, port, guard.token, owner_link(here, guard.proof.new_secret()))
+    certificates: Certificates | None = app.extensions.get("certificates")
+    if certificates and certificates.authority_path:
+        host = (network_urls(settings, port) or [here])[0].replace("https://", "http://")
+        print(t("cli.serve.trust_at", url=f"{host}trust", fingerprint=certificates.fingerprint()), flush=True)
     if on_ready:
         url = owner_link(here, guard.proof.new_secret(is_for_own_account=True)) if guard else here
         threading.Thread(target=on_ready, args=(url,), daemon=True).start()
@@ -310,12 +327,13 @@ def stopping_on_signals() -> Iterator[None]:
 
 def local_url(settings: Settings, port: int, token: str = "") -> str:
     """Where this machine's own browser opens the page."""
-    return url_of(ANY_ADDRESS.get(settings.listen_host, settings.listen_host), port, token)
+    scheme = "https" if settings.has_tls else "http"
+    return url_of(ANY_ADDRESS.get(settings.listen_host, settings.listen_host), port, token, scheme)
 
 
-def url_of(host: str, port: int, token: str = "") -> str:
+def url_of(host: str, port: int, token: str = "", scheme: str = "http") -> str:
     name = f"[{host}]" if ":" in host else host
-    return f"http://{name}:{port}/" + (f"?token={quote(token)}" if token else "")
+    return f"{scheme}://{name}:{port}/" + (f"?token={quote(token)}" if token else "")
 
 
 def announce(settings: Settings, port: int, token: str, owner: str = "") -> None:
@@ -328,7 +346,7 @@ def announce(settings: Settings, port: int, token: str, owner: str = "") -> None
     urls = network_urls(settings, port, token)
     for url in urls:
         print(t("cli.serve.network_at", url=url))
-    if urls:
+    if urls and not settings.has_tls:
         print(t("cli.serve.plain_http"), flush=True)
     if urls and can_print_blocks():
         print_qr(urls[0])
@@ -341,7 +359,7 @@ def network_urls(settings: Settings, port: int, token: str = "") -> list[str]:
         return []
     kinds = FAMILIES.get(host, (host,))
     addresses = [a for kind in kinds for a in lan_addresses(is_ipv6=":" in kind)] if host in ANY_ADDRESS else [host]
-    return [url_of(address, port, token) for address in addresses]
+    return [url_of(address, port, token, "https" if settings.has_tls else "http") for address in addresses]
 
 
 def lan_addresses(is_ipv6: bool) -> list[str]:

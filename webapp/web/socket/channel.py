@@ -25,6 +25,7 @@ from waitress.utilities import BadRequest, Error
 
 from webapp.errors import RoostError
 from webapp.web.peer import REFUSAL_KEY, address_key
+from webapp.web.socket.tls import TlsSocket
 from webapp.web.socket.websocket import Connection
 
 CHUNK_LINE_BYTES = 8 << 10
@@ -70,6 +71,8 @@ class Task(WSGITask):  # type: ignore[misc]
 
     def get_environment(self) -> dict[str, Any]:
         environ: dict[str, Any] = super().get_environment()
+        if self.channel.tls is not None and self.channel.tls.is_tls:
+            environ["wsgi.url_scheme"] = "https"
         if self.request.refusal is not None:
             environ[REFUSAL_KEY] = self.request.refusal
         return environ
@@ -177,6 +180,7 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def __init__(self, server: Any, sock: Any, addr: Any, adj: Any, map: Any = None) -> None:
         self.parser_class = functools.partial(RequestParser, channel=self)
         self.client = address_key(addr[0])
+        self.tls = sock if isinstance(sock, TlsSocket) else None
         super().__init__(server, sock, addr, adj, map=map)
 
     def add_channel(self, map: Any = None) -> None:
@@ -203,6 +207,8 @@ class Channel(HTTPChannel):  # type: ignore[misc]
         self.has_stopped_reading = True
 
     def readable(self) -> bool:
+        if self.tls is not None and self.tls.wants_write:
+            return False
         if self._drain_until is not None:
             return True
         return self.handshake is None and not self.has_stopped_reading and bool(super().readable())
@@ -214,7 +220,9 @@ class Channel(HTTPChannel):  # type: ignore[misc]
             super().handle_close()
         elif late := self._late_request():
             self._answer_error(late, RequestTimeout("the request did not arrive in time"))
-        return not self.is_detached and self.socket is not None and bool(super().writable())
+        if self.is_detached or self.socket is None:
+            return False
+        return bool(super().writable() or (self.tls is not None and self.tls.wants_write))
 
     def _late_request(self) -> RequestParser | None:
         request: RequestParser | None = self.request
@@ -317,11 +325,13 @@ class Channel(HTTPChannel):  # type: ignore[misc]
     def handle_read(self) -> None:
         if self._drain_until is not None:
             self._discard_input()
-        elif not self.is_detached and not self.has_stopped_reading:
+        elif not self.is_detached and not self.has_stopped_reading and (self.tls is None or self.tls.fill()):
             super().handle_read()
 
     def handle_write(self) -> None:
-        if not self.is_detached:
+        if self.tls is not None and self.tls.wants_write:
+            self.handle_read()
+        elif not self.is_detached:
             super().handle_write()
 
     def handle_expt_event(self) -> None:

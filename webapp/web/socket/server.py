@@ -20,6 +20,7 @@ import contextlib
 import logging
 import select
 import socket
+import ssl
 import threading
 import time
 from collections import Counter, defaultdict
@@ -34,6 +35,7 @@ from waitress.task import ThreadedTaskDispatcher
 
 from webapp.web.peer import RateLimit, address_key
 from webapp.web.socket.channel import Channel, Limits
+from webapp.web.socket.tls import TlsSocket
 from webapp.web.socket.websocket import WebSocket, WebSocketPool
 
 log = logging.getLogger(__name__)
@@ -210,7 +212,9 @@ class Listener(TcpWSGIServer):  # type: ignore[misc]
             return
         try:
             self.set_socket_options(sock)
-            self.channel_class(self, sock, address, self.adj, map=self._map)
+            context = self.door.tls_context()
+            front = sock if context is None else TlsSocket(sock, context)
+            self.channel_class(self, front, address, self.adj, map=self._map)
         except OSError:  # macOS: the client has gone already
             sock.close()
 
@@ -236,19 +240,22 @@ class BridgeServer:
         gate: Gate | None = None,
         client_of: Callable[[dict[str, Any]], str] | None = None,
         line: Any = None,
+        tls_context: Callable[[], ssl.SSLContext | None] = lambda: None,
         **adjustments: Any,
     ) -> None:
         """``adjustments`` are waitress' own: ``sockets`` that are bound already, or ``host`` and ``port``, which are
         bound at once. ``websockets`` are arguments of :class:`WebSocketPool`; ``limit_of`` gives the most connections
         of a client where that is not ``limits.per_address``, ``client_of`` the address that a request's WebSocket
         counts for where that is not its peer's (a trusted proxy's client). ``line``, if any, has ``add(channel)``,
-        which is called for every request instead of a worker's queue, and gets ``start(task)`` for that queue."""
+        which is called for every request instead of a worker's queue, and gets ``start(task)`` for that queue.
+        ``tls_context`` is asked at each new connection; None is plain http."""
         # flask-sock calls this module-level name; a subclass of Sock would have to copy its route().
         flask_sock.Server = WebSocket
         self.limits = limits = limits or Limits()
         self.gate = gate or (lambda environ: ANY_SIZE)
         self.client_of = client_of or (lambda environ: str(environ.get("REMOTE_ADDR", "")))
         self.line = line
+        self.tls_context = tls_context
         self.websockets = WebSocketPool(**(websockets or {}))
         # Without a lookahead a vanished client goes unnoticed; select() dies on descriptors >= 1024.
         adjustments = {"channel_request_lookahead": 1, "asyncore_use_poll": True, **adjustments}

@@ -19,14 +19,29 @@ from typing import Any
 
 import simple_websocket
 from simple_websocket import ConnectionClosed
-from waitress.task import WSGITask
 from werkzeug.exceptions import BadRequest
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from webapp.web.socket.tls import TlsSocket
+
 CONNECTION_KEY = "roost.websocket_connection"
 # Neither of the two costs a descriptor of its own, as the default (epoll, kqueue) would for every open page.
 QuietSelector = getattr(selectors, "PollSelector", selectors.SelectSelector)
+
+
+class RecordSelector(QuietSelector):  # type: ignore[misc, valid-type]
+    """Of one :class:`BridgedSocket`, which is ready when it has something to read: a part of a TLS record is nothing,
+    and whoever waited for the rest of it would send no pings."""
+
+    def select(self, timeout: float | None = None) -> Any:
+        end = None if timeout is None else time.monotonic() + timeout
+        while found := super().select(None if end is None else max(0.0, end - time.monotonic())):
+            if all(key.fileobj.has_whole_record() for key, _ in found):
+                return found
+            if end is not None and time.monotonic() >= end:
+                break
+        return []
 
 
 def daemon_thread(target: Any, **options: Any) -> threading.Thread:
@@ -71,6 +86,9 @@ class BridgedSocket:
                 return self._sock.recv(size)
         return b""
 
+    def has_whole_record(self) -> bool:
+        return not isinstance(self._sock, TlsSocket) or self._sock.fill()
+
     def can_send_now(self) -> bool:
         with QuietSelector() as selector:
             try:
@@ -102,7 +120,7 @@ class WebSocket(simple_websocket.Server):  # type: ignore[misc]
     def __init__(self, environ: dict[str, Any], **options: Any) -> None:
         self._lock = threading.RLock()
         connection = environ.get(CONNECTION_KEY)
-        defaults = {"thread_class": daemon_thread, "selector_class": QuietSelector}
+        defaults = {"thread_class": daemon_thread, "selector_class": RecordSelector}
         bridged = connection.options if connection else {}
         try:
             super().__init__(environ, **{**defaults, **bridged, **options})
@@ -234,7 +252,7 @@ class Connection:
             self.sock.send(plain_response(head[0], head[1], b"".join(body)))
 
     def _environ(self) -> dict[str, Any]:
-        environ = dict(WSGITask(self.channel, self.request).get_environment())
+        environ = dict(self.channel.task_class(self.channel, self.request).get_environment())
         environ["werkzeug.socket"] = self.sock  # where simple-websocket looks for it
         environ[CONNECTION_KEY] = self
         environ["waitress.client_disconnected"] = lambda: self.sock.is_dead
