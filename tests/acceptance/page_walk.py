@@ -39,7 +39,7 @@ PAGES = {
     "servers": "/tools/servers",
     "bench": "/tools/bench",
     "docs": "/docs",
-    "sessions": "/sessions",
+    "people": "/people",
     "search": "/chats?q=birds",
     "missing": "/nothing-here",
 }

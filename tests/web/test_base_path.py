@@ -26,7 +26,7 @@ PAGES = [
     "/measure",
     "/docs",
 ]
-PAGES += ["/jobs", "/convert", "/sessions", "/status/strip", "/nothing-here"]
+PAGES += ["/jobs", "/convert", "/people", "/status/strip", "/nothing-here"]
 
 
 @pytest.fixture(scope="module")

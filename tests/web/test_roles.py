@@ -14,11 +14,12 @@ from webapp.web.roles import API_ROLES, COMMAND_ROLES, ENDPOINTS, Role, least_ro
 
 TOKEN = "a-token-for-tests"
 SAFE = {"GET", "HEAD", "OPTIONS"}
-GUEST_CHANGES = {"chat.do", "chat.poll", "chat.import_", "chat.attachments.attach", "sessions.leave"}
+GUEST_CHANGES = {"chat.do", "chat.poll", "chat.import_", "chat.attachments.attach", "people.leave", "people.enter"}
+PERSON_CHANGES = {"chat.do_all", "people.rename_me", "people.set_password", "people.end", "people.end_others"}
 GUEST_QUESTIONS = {"tools.form", "tools.show_preview", "tools.servers.words"}
 """Posted, because a form is too long for an address; they keep nothing."""
 LOCAL_CHANGES = {
-    "chat.do_all", "presets.submit", "presets.do", "models.load", "models.unload", "models.cancel", "status.load",
+    "presets.submit", "presets.do", "models.load", "models.unload", "models.cancel", "status.load",
     "status.unload", "status.cancel", "measure.start", "measure.delete", "conversion.load",
     "conversion.preset", "states.use", "states.load_for_chat", "tools.bench.start", "tools.bench.stop",
     "tools.bench.delete_run", "tools.bench.add_case", "tools.bench.change_case", "tools.bench.delete_case",
@@ -31,12 +32,19 @@ LOCAL_CHANGES = {
 }  # fmt: skip
 OWNER_READS = {"conversion.plan", "shared.index"}
 """For this machine too: the one opens the files it is asked about, the other lists addresses that are secrets."""
-PUBLIC = {"health", "shared.show", "shared.style", "trust.index", "trust.authority"}
-"""A container's health check knows no token; a shared chat is asked for by a secret of its own; a device has to trust
-the certificate before it can show anything."""
+PUBLIC = {
+    "health", "people.join", "people.enter", "shared.show", "shared.style", "trust.index", "trust.authority",
+}  # fmt: skip
+"""A container's health check knows no token; a shared chat and an invitation are asked for by secrets of their own; a
+device has to trust the certificate before it can show anything."""
 LOCAL_READS = {"api GET /v1/states", "notebook.index", "notebook.show", "notebook.tokens", "notebook.export"}
 LOCAL_READS |= {"batch.index", "batch.show", "batch.export"}
 """The ids of states are as good as secrets; notebooks and batches are their writer's alone."""
+
+
+def session_of_guest(app):
+    guest = app.extensions["people"].add(kind="guest")
+    return app.extensions["sessions"].begin("guest", "a test", person_id=guest.id)
 
 
 @pytest.fixture(scope="module", params=["shared", "single"])
@@ -67,6 +75,7 @@ def walk(request, tmp_path_factory):
     def walked(role):
         headers = {
             Role.OWNER: {"Cookie": "=".join(owner_cookie(app, 80))},
+            Role.PERSON: {"Cookie": f"roost_session_80={session_of_guest(app)}"},
             Role.GUEST: {"Authorization": f"Bearer {TOKEN}"} if shared else {"X-Forwarded-For": "198.51.100.7"},
         }.get(role, {})
         found = {}
@@ -107,6 +116,12 @@ def test_a_guest_chats_and_looks_and_changes_nothing_else(walk):
     assert refused - walk.changes == OWNER_READS | LOCAL_READS
 
 
+def test_a_person_may_also_tidy_up_its_own(walk):
+    refused = {name for name, found in walk(Role.PERSON).items() if found == {403}}
+    as_guest = {name for name, found in walk(Role.GUEST).items() if found == {403}}
+    assert as_guest - refused == PERSON_CHANGES
+
+
 def test_a_stranger_reaches_nothing_of_a_shared_server(walk):
     found = walk(Role.STRANGER)
     if walk.is_shared:
@@ -117,15 +132,16 @@ def test_a_stranger_reaches_nothing_of_a_shared_server(walk):
         program_questions = {
             name for name in walk.changes if name.startswith("api ") and name.rpartition(" ")[2] not in API_ROLES
         }
-        assert walk.changes - refused == GUEST_CHANGES | GUEST_QUESTIONS | LOCAL_CHANGES | program_questions
+        of_people = GUEST_CHANGES | PERSON_CHANGES | LOCAL_CHANGES
+        assert walk.changes - refused == of_people | GUEST_QUESTIONS | program_questions
         assert refused <= walk.changes | {"shared.index"}
 
 
 @pytest.mark.parametrize(
     "command, least",
     [
-        ("send", Role.GUEST), ("edit", Role.GUEST), ("refuse_call", Role.GUEST), ("approve_call", Role.LOCAL),
-        ("delete_chat", Role.LOCAL), ("delete_message", Role.LOCAL), ("save_preset", Role.LOCAL),
+        ("send", Role.GUEST), ("edit", Role.GUEST), ("refuse_call", Role.GUEST), ("approve_call", Role.PERSON),
+        ("delete_chat", Role.PERSON), ("delete_message", Role.PERSON), ("save_preset", Role.LOCAL),
         ("load_preset", Role.LOCAL),
     ],
 )  # fmt: skip

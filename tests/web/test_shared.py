@@ -14,6 +14,7 @@ from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
+from webapp.storage.records import OWNER_ID
 from webapp.storage.shares import Shares
 from webapp.web.app import create_app
 
@@ -41,7 +42,7 @@ class Owner:
         """The path of the link."""
         answer = self.client.post("/shared", base_url=BASE, data={"chat": chat_id, "kind": kind}, headers=ORIGIN)
         assert answer.status_code == 303
-        return f"/shared/{self.shares.all()[0].id}"
+        return f"/shared/{self.shares.all(OWNER_ID)[0].id}"
 
     def stranger(self, path, method="GET", key="", **options):
         headers = {**ORIGIN, **({"Authorization": f"Bearer {key}"} if key else {})}

@@ -111,6 +111,18 @@ class ChatStore:
             found = connection.execute("SELECT person_id FROM chats WHERE id = ?", (chat_id,)).fetchone()
         return "" if found is None else str(found["person_id"])
 
+    def ids(self) -> Names:
+        """Of all that are not deleted."""
+        query = f"SELECT id FROM chats WHERE deleted_at IS NULL AND {self._where.format('')}"
+        with self.database.connect() as connection:
+            return [str(row["id"]) for row in connection.execute(query, self._whose)]
+
+    def counts(self) -> dict[str, int]:
+        """How many each person has."""
+        query = "SELECT person_id, count(*) AS chats FROM chats WHERE deleted_at IS NULL GROUP BY person_id"
+        with self.database.connect() as connection:
+            return {row["person_id"]: row["chats"] for row in connection.execute(query)}
+
     def list(
         self, query: str = "", limit: int = 50, offset: int = 0, folder: str | None = None, is_archived: bool = False
     ) -> Summaries:

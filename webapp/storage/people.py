@@ -7,20 +7,25 @@ only one server at a time writes a database (:class:`.database.Claim`).
 from __future__ import annotations
 
 import contextlib
+import secrets
+import sqlite3
 import threading
 import time
 import uuid
 from dataclasses import dataclass, replace
 from typing import Any
 
-from webapp.errors import StorageError
+from webapp.errors import RoostError, StorageError
 from webapp.storage.database import Database
 from webapp.storage.records import OWNER_ID, insert, storable, update
+from webapp.storage.sessions import digest
 
 SHARED_ID = "shared"
 """Whoever shows the server's token without a session: programs, which may share it."""
 OWNER, GUEST, ACCOUNT = KINDS = ("owner", "guest", "account")
 STORE_EVERY_S = 300.0
+SECRET_BYTES = 24
+NAME_CHARS = 60
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,36 @@ NOBODY = Person("")
 """Who has shown nothing; has nothing."""
 
 
+@dataclass(frozen=True)
+class Invitation:
+    """A link that lets people in, as guests or to make an account. ``name`` is what the owner calls it. ``person_id``:
+    it lets that person in once more, on another device. None is no end (``expires_at``) and no limit (``most_uses``).
+    """
+
+    id: str
+    secret_hash: str
+    name: str = ""
+    kind: str = GUEST
+    is_admin: bool = False
+    person_id: str = ""
+    created_at: float = 0.0
+    expires_at: float | None = None
+    most_uses: int | None = None
+    uses: int = 0
+    revoked_at: float | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """It lets somebody in now."""
+        is_over = self.expires_at is not None and self.expires_at <= time.time()
+        is_used_up = self.most_uses is not None and self.uses >= self.most_uses
+        return self.revoked_at is None and not is_over and not is_used_up
+
+
+Everybody = list[Person]
+Invitations = list[Invitation]
+
+
 class People:
     """Safe to share between threads."""
 
@@ -62,7 +97,9 @@ class People:
         self._stored_at: dict[str, float] = {}
         with database.connect() as connection:
             rows = connection.execute("SELECT * FROM people ORDER BY created_at").fetchall()
+            links = connection.execute("SELECT * FROM invitations ORDER BY created_at").fetchall()
         self._known = {row["id"]: Person(**{**dict(row), "is_admin": bool(row["is_admin"])}) for row in rows}
+        self._links = {row["id"]: Invitation(**{**dict(row), "is_admin": bool(row["is_admin"])}) for row in links}
 
     @property
     def owner(self) -> Person:
@@ -71,7 +108,21 @@ class People:
     @property
     def has_others(self) -> bool:
         """Somebody but the owner can come in, without the server's token."""
-        return any(person.kind == ACCOUNT and person.revoked_at is None for person in self._known.values())
+        with self._lock:
+            people, links = list(self._known.values()), list(self._links.values())
+        is_invited = (person.kind == ACCOUNT or person.invitation_id for person in people if person.revoked_at is None)
+        return any(is_invited) or any(link.is_open for link in links)
+
+    @property
+    def has_accounts(self) -> bool:
+        """Somebody may sign in with a name and a password."""
+        return any(person.kind == ACCOUNT for person in self.list())
+
+    def account(self, name: str) -> Person | None:
+        """By the name as a person writes it; None also for one that was revoked."""
+        wanted = tidy(name).casefold()
+        rows = (person for person in self.list() if person.kind == ACCOUNT and person.revoked_at is None)
+        return next((person for person in rows if person.name.casefold() == wanted), None)
 
     def find(self, person_id: str) -> Person | None:
         """None for one that is gone or revoked."""
@@ -87,22 +138,118 @@ class People:
         """A new one, with an id of its own."""
         now = time.time()
         made = Person(uuid.uuid4().hex, **{"created_at": now, "seen_at": now, **fields})
-        made = replace(made, name=storable(made.name))
+        made = replace(made, name=tidy(made.name))
         with self._database.transaction() as connection:
+            self._check_name(connection, made)
             insert(connection, "people", made.__dict__)
         with self._lock:
             self._known[made.id] = made
         return made
 
     def change(self, person_id: str, **fields: Any) -> Person | None:
-        """As the person is now; None where there is none."""
+        """As the person is now; None where there is none. ``account_name_taken`` where another account has the name."""
+        if "name" in fields:
+            fields["name"] = tidy(fields["name"])
         with self._database.transaction() as connection:
-            update(connection, "people", person_id, **fields)
-        with self._lock:
-            if person_id not in self._known:
+            with self._lock:
+                before = self._known.get(person_id)
+            if before is None:
                 return None
-            found = self._known[person_id] = replace(self._known[person_id], **fields)
-            return found
+            after = replace(before, **fields)
+            self._check_name(connection, after)
+            update(connection, "people", person_id, **fields)
+            with self._lock:
+                self._known[person_id] = replace(self._known[person_id], **fields)
+        return after
+
+    def remove(self, person_id: str) -> None:
+        """Forgets the person. What it had stays, nobody's; the owner and the shared room stay too."""
+        if person_id in (OWNER_ID, SHARED_ID):
+            return
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM people WHERE id = ?", (person_id,))
+            connection.execute("DELETE FROM invitations WHERE person_id = ?", (person_id,))
+        with self._lock:
+            self._known.pop(person_id, None)
+            self._links = {key: link for key, link in self._links.items() if link.person_id != person_id}
+
+    # links
+
+    def invite(self, kind: str = GUEST, **fields: Any) -> tuple[Invitation, str]:
+        """A new link and its secret, which is kept nowhere."""
+        secret = secrets.token_urlsafe(SECRET_BYTES)
+        made = Invitation(uuid.uuid4().hex, digest(secret), kind=kind, created_at=time.time(), **fields)
+        made = replace(made, name=tidy(made.name))
+        with self._database.transaction() as connection:
+            insert(connection, "invitations", made.__dict__)
+        with self._lock:
+            self._links[made.id] = made
+        return made, secret
+
+    def invitations(self) -> Invitations:
+        """The newest first; those that are over too."""
+        with self._lock:
+            return list(self._links.values())[::-1]
+
+    def invited(self, secret: str) -> Invitation:
+        """What a link is for. ``invitation_over`` where it lets nobody in, or there is no such link."""
+        wanted = digest(secret)
+        found = next((link for link in self.invitations() if link.secret_hash == wanted), None)
+        if found is None or not found.is_open or (found.person_id and self.find(found.person_id) is None):
+            raise RoostError("invitation_over")
+        return found
+
+    def join(self, link: Invitation, before: Person | None = None, **fields: Any) -> Person:
+        """Uses a link up by one, and the person it lets in: the one it names; ``before``, the person of this browser,
+        as an account from now on; or somebody new. All or nothing: of two who come last, one gets in."""
+        with self._database.transaction() as connection:
+            used = connection.execute(
+                """UPDATE invitations SET uses = uses + 1 WHERE id = ? AND revoked_at IS NULL
+                   AND (expires_at IS NULL OR expires_at > ?) AND (most_uses IS NULL OR uses < most_uses)""",
+                (link.id, time.time()),
+            )
+            if not used.rowcount:
+                raise RoostError("invitation_over")
+            if link.person_id:
+                person = self.find(link.person_id)
+            elif before is not None and before.kind == GUEST and link.kind == ACCOUNT:
+                given = {"kind": ACCOUNT, "is_admin": link.is_admin, "invitation_id": link.id, **fields}
+                person = self.change(before.id, **given)
+            else:
+                person = self.add(kind=link.kind, is_admin=link.is_admin, invitation_id=link.id, **fields)
+            if person is None:
+                raise RoostError("invitation_over")
+        with self._lock:
+            if link.id in self._links:
+                self._links[link.id] = replace(self._links[link.id], uses=self._links[link.id].uses + 1)
+        return person
+
+    def revoke_link(self, link_id: str) -> Everybody:
+        """It lets nobody in from now on; those whom it let in, who are revoked too."""
+        now = time.time()
+        with self._database.transaction() as connection:
+            update(connection, "invitations", link_id, revoked_at=now)
+        with self._lock:
+            if link_id in self._links:
+                self._links[link_id] = replace(self._links[link_id], revoked_at=now)
+        came = [person for person in self.list() if person.invitation_id == link_id and person.revoked_at is None]
+        for person in came:
+            self.change(person.id, revoked_at=now)
+        return came
+
+    def forget_link(self, link_id: str) -> None:
+        """Takes one that is over off the list."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM invitations WHERE id = ?", (link_id,))
+        with self._lock:
+            self._links.pop(link_id, None)
+
+    @staticmethod
+    def _check_name(connection: sqlite3.Connection, person: Person) -> None:
+        query = "SELECT 1 FROM people WHERE kind = 'account' AND name = ? COLLATE NOCASE AND id <> ?"
+        taken = person.kind == ACCOUNT and connection.execute(query, (person.name, person.id)).fetchone()
+        if taken:
+            raise RoostError("account_name_taken", name=person.name)
 
     def saw(self, person: Person) -> None:
         """Remembers that the person was here just now; it is stored every few minutes, where it can be."""
@@ -116,3 +263,8 @@ class People:
             self._stored_at[person.id] = now
         with contextlib.suppress(StorageError), self._database.transaction() as connection:
             update(connection, "people", person.id, seen_at=now)
+
+
+def tidy(name: str) -> str:
+    """A name as it is kept: one line, at most :data:`NAME_CHARS`."""
+    return storable(" ".join(name.split()))[:NAME_CHARS]

@@ -44,9 +44,9 @@ class Shares:
             insert(connection, "shares", row)
         return made
 
-    def all(self) -> list[Share]:
-        """The newest first."""
-        return self._found("1", ())
+    def all(self, person_id: str) -> list[Share]:
+        """Those of a person's chats, the newest first."""
+        return self._found("c.person_id = ?", (person_id,))
 
     def find(self, share_id: str) -> Share | None:
         found = self._found("s.id = ?", (share_id,))

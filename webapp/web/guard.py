@@ -32,7 +32,7 @@ from webapp.i18n import Text
 from webapp.services.access import OwnerProof
 from webapp.services.certificates import LOCAL_NAME
 from webapp.settings import Settings
-from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person
+from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person, tidy
 from webapp.storage.sessions import Session, Sessions, digest
 from webapp.web import login
 from webapp.web.api.operations import TOOLS_LEFT_OUT, is_api_path
@@ -196,6 +196,7 @@ class Guard:
         self._cors = Cors(settings.cors_origins, bool(self.token))
         self._rate = RateLimit(settings.requests_per_s, settings.request_burst)
         self._guesses = RateLimit(0.1, 10)
+        self._password_tries = RateLimit(1 / 30, 20)
         app.extensions["guard"] = self
         app.wsgi_app = self._past_proxies(app.wsgi_app)  # type: ignore[method-assign]
         app.before_request(self.check)
@@ -235,7 +236,7 @@ class Guard:
         return limit
 
     def _most_bytes(self, decision: Decision, path: str) -> int:
-        if decision.step is not Step.PROCEED:
+        if decision.step is not Step.PROCEED or decision.role is Role.STRANGER:
             return login.MAX_FORM_BYTES
         return self.settings.api_max_body_bytes if is_api_path(path) else self.settings.max_body_bytes
 
@@ -255,7 +256,7 @@ class Guard:
         role, session, person, is_guess = self._role(asked)
         if asked.path == login.OWNER_PATH and asked.method in ("GET", "HEAD"):
             return Decision(Step.OWNER_LINK, role, session, person)
-        if self.token and asked.path == login.LOGIN_PATH:
+        if asked.path == login.LOGIN_PATH and (self.token or self.people.has_accounts):
             return Decision(Step.LOGIN, role, session, person)
         if role is Role.STRANGER and least_role(endpoint) is not Role.STRANGER:
             if asked.method == "GET" and not is_handshake(asked) and asked.args.get("token"):
@@ -275,6 +276,7 @@ class Guard:
         g.role, g.session, g.person = decision.role, decision.session, decision.person
         if decision.session:
             self.sessions.touch(decision.session)
+        if decision.person is not NOBODY:
             self.people.saw(decision.person)
         if decision.step is Step.PROCEED:
             refused: RoostError | None = request.environ.get(REFUSAL_KEY)  # its body was not read
@@ -344,12 +346,16 @@ class Guard:
         if session is not None and person is not None:
             is_of_token = bool(self.token) and session.token_hash == digest(self.token)
             if person.may_own or is_of_token or not session.token_hash:
-                return Role.OWNER if person.may_own else Role.GUEST, session, person, False
+                return Role.OWNER if person.may_own else Role.PERSON, session, person, False
         if self.token and any(self._is_right(key) for key in keys):
             return Role.GUEST, None, self.people.find(SHARED_ID) or NOBODY, False
         role = role_without_proof(bool(self.token) or self.people.has_others, is_near(asked), bool(self.token))
         person = NOBODY if role is Role.STRANGER else self.people.owner
         return role, None, person, role is Role.STRANGER and bool(keys)
+
+    def allows_guess(self, key: str) -> bool:
+        """Takes one of the wrong tries of an address (:func:`address_key`)."""
+        return self._guesses.allows(key)
 
     def _refuse(self, decision: Decision) -> Response:
         assert decision.error is not None
@@ -360,7 +366,7 @@ class Guard:
         if wants_json() or is_handshake(request) or request.method not in SAFE_METHODS:
             response = answer_error(decision.error)
         else:
-            response = login.login_form()
+            response = self._login_form()
         if "HX-Request" in request.headers:
             response.headers["HX-Refresh"] = "true"  # the whole page, which will be the form
         response.headers["WWW-Authenticate"] = "Bearer"
@@ -368,16 +374,45 @@ class Guard:
 
     def _login(self) -> Response:
         if request.method != "POST":
-            return login.login_form(status=200)
-        return self._try_token(login.submitted_token(), login.wanted_page())
+            return self._login_form(status=200)
+        name = login.submitted("name")
+        if "password" in request.form:
+            try:
+                return self._sign_in(name, login.submitted("password"))
+            except RoostError as exc:
+                return answer_error(exc)
+        return self._try_token(login.submitted("token").strip(), login.wanted_page())
+
+    def _login_form(self, **more: Any) -> Response:
+        return login.login_form(bool(self.token), self.people.has_accounts, **more)
+
+    def _sign_in(self, name: str, password: str) -> Response:
+        """So many tries from one address, and at one account from all of them; who has a session goes on meanwhile."""
+        person = self.people.account(name)
+        if not self.is_password(person, name, password):
+            return self._login_form(wrong="password", name=name[: login.NAME_CHARS])
+        assert person is not None
+        return self.welcome(person, login.wanted_page())
+
+    def is_password(self, person: Person | None, name: str, password: str) -> bool:
+        """``too_many_requests`` after too many wrong tries; a right one counts as none."""
+        tries = ((self._guesses, address_key(client_address())), (self._password_tries, tidy(name).casefold()))
+        for limit, key in tries:
+            if not limit.allows(key):
+                raise RoostError("too_many_requests")
+        is_right = login.is_password(person, password)
+        if is_right:
+            for limit, key in tries:
+                limit.give_back(key)
+        return is_right
 
     def _try_token(self, token: str, page: str) -> Response:
         """The right token always lets in: guessing is slowed by refusing wrong ones."""
         if self._is_right(token):
-            return self._welcome(self._guest_of_token(), page, token)
+            return self.welcome(self._guest_of_token(), page, token)
         if not self._guesses.allows(address_key(client_address())):
             return answer_error(RoostError("too_many_requests"))
-        return login.login_form(wrong=True)
+        return self._login_form(wrong="token")
 
     def _open(self, decision: Decision) -> Response:
         """A link of the owner's. It works once; a browser that is the owner's already needs no new session."""
@@ -386,7 +421,7 @@ class Guard:
         if decision.role is Role.OWNER:
             return login.to_page("/")
         if is_good:
-            return self._welcome(self.people.owner, "/")
+            return self.welcome(self.people.owner, "/")
         if not self._guesses.allows(address_key(client_address())):
             return answer_error(RoostError("too_many_requests"))
         return answer_error(RoostError("owner_link_used"))
@@ -397,7 +432,8 @@ class Guard:
         known = self.people.find(before.person_id) if before is not None else None
         return known if known is not None and known.kind == GUEST else self.people.add(kind=GUEST)
 
-    def _welcome(self, person: Person, page: str, token: str = "") -> Response:
+    def welcome(self, person: Person, page: str, token: str = "") -> Response:
+        """To ``page`` with a session of that person's, in place of the one this browser has."""
         before = self.sessions.find(request.cookies.get(cookie_name(request), ""))
         agent = request.headers.get("User-Agent", "")
         session_id = self.sessions.begin(person.kind, agent, token, person.id)

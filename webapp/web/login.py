@@ -1,34 +1,48 @@
-"""The page that asks for the token, and the cookie of the session that follows."""
+"""The page that asks for the token or a password, and the cookie of the session that follows."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 from flask import Response, make_response, redirect, request
 from markupsafe import Markup
 
-from webapp.i18n import translate
+from webapp.errors import RoostError
 from webapp.services.access import LINK_PATH
+from webapp.storage.people import NAME_CHARS, Person
 from webapp.web.error_answers import plain_page
-from webapp.web.kit.page import at_base, current_locale
+from webapp.web.kit.page import at_base, current_locale, translator
 
 LOGIN_PATH = "/login"
 OWNER_PATH = f"/{LINK_PATH}"
 """Of the owner's links, with ``?secret=``."""
+LEAST_PASSWORD_CHARS, PASSWORD_CHARS = 8, 200
+NO_HASH = "scrypt:32768:8:1$" + "x" * 16 + "$" + "0" * 128
+"""Of no password."""
+_hashing = threading.Lock()
 COOKIE_SECONDS = 365 * 86400
 """The session itself ends earlier, when it is not used (:data:`webapp.storage.sessions.UNUSED_S`)."""
 MAX_FORM_BYTES = 4096
 FORM = Markup(
-    '<h1>{title}</h1><p>{intro}</p><form method="post" action="{action}">'
-    '<input type="hidden" name="next" value="{next}">'
-    '<label for="token">{label}</label><input id="token" name="token" type="password" autocomplete="current-password"'
-    ' required autofocus><p class="wrong" role="alert">{wrong}</p><button>{submit}</button></form>'
+    '<form method="post" action="{action}">{title}{hidden}{fields}<p class="wrong" role="alert">{each.wrong}</p>'
+    "<button>{each.button}</button></form>"
+)
+HIDDEN = Markup('<input type="hidden" name="{name}" value="{value}">')
+FIELD = Markup(
+    '<label for="{each.name}">{each.label}</label><input id="{each.name}" name="{each.name}" type="{each.type}"'
+    ' value="{each.value}" autocomplete="{each.autocomplete}" maxlength="{each.most}"{words}>'
+    '<p class="help">{each.help}</p>'
 )
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.6 system-ui, sans-serif; }
 body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: Canvas; color: CanvasText; }
 main { width: min(24rem, 88vw); }
 h1 { font-size: 1.4rem; line-height: 1.3; margin: 0 0 .5rem; }
+h2 { font-size: 1.05rem; line-height: 1.3; margin: 1.5rem 0 0; }
+.help { margin: 0; font-size: .9rem; opacity: .8; }
 label { display: block; font-weight: 600; margin-top: 1rem; }
 input { box-sizing: border-box; width: 100%; font: inherit; padding: .6rem .7rem; margin: .3rem 0; border-radius: .5rem;
   border: 1px solid GrayText; }
@@ -46,25 +60,102 @@ code { font-size: .9em; overflow-wrap: anywhere; }
 """
 
 
-def login_form(status: int = 401, wrong: bool = False) -> Response:
-    """The form; it leads back to the page that was asked for."""
-    locale = current_locale()
-    words = {key: translate(f"login.{key}", locale) for key in ("title", "intro", "submit", "wrong")}
-    words["wrong"] = words["wrong"] if wrong else ""
-    body = FORM.format(**words, action=at_base(LOGIN_PATH), label=translate("login.token", locale), next=wanted_page())
-    response = plain_page(words["title"], body, status)
+@dataclass(frozen=True)
+class DoorField:
+    """An input of a page for who is not in yet. ``type`` and ``autocomplete`` as in HTML."""
+
+    name: str
+    label: str
+    type: str = "text"
+    autocomplete: str = "off"
+    value: str = ""
+    help: str = ""
+    most: int = PASSWORD_CHARS
+    is_needed: bool = True
+
+    def html(self, is_first: bool) -> Markup:
+        words = (" required" if self.is_needed else "") + (" autofocus" if is_first else "")
+        return FIELD.format(each=self, words=Markup(words))
+
+
+@dataclass(frozen=True)
+class DoorForm:
+    """``wrong`` says what was wrong with what came last; ``is_first``: the page begins with it."""
+
+    action: str
+    button: str
+    fields: tuple[DoorField, ...] = ()
+    hidden: Mapping[str, str] = field(default_factory=dict)
+    title: str = ""
+    wrong: str = ""
+    is_first: bool = True
+
+    @property
+    def html(self) -> Markup:
+        title = Markup("<h2>{}</h2>").format(self.title) if self.title else ""
+        hidden = Markup("").join(HIDDEN.format(name=name, value=value) for name, value in self.hidden.items())
+        fields = Markup("").join(row.html(self.is_first and not place) for place, row in enumerate(self.fields))
+        return FORM.format(each=self, action=at_base(self.action), title=title, hidden=hidden, fields=fields)
+
+
+def door(title: str, intro: str, forms: Sequence[DoorForm] = (), status: int = 200) -> Response:
+    """A page for who is not in yet, and may not see our static files."""
+    body = Markup("<h1>{}</h1><p>{}</p>").format(title, intro) + Markup("").join(form.html for form in forms)
+    response = plain_page(title, body, status)
     response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def login_form(has_token: bool, has_accounts: bool, status: int = 401, wrong: str = "", name: str = "") -> Response:
+    """For the name and password of an account, and for the token, where there are such; it leads back to the page that
+    was asked for. ``wrong`` is "token", "password" or ""."""
+    t, hidden = translator(current_locale()), {"next": wanted_page()}
+    forms: list[DoorForm] = []
+    if has_accounts:
+        fields = (
+            DoorField("name", t("login.name"), autocomplete="username", value=name, most=NAME_CHARS),
+            DoorField("password", t("login.password"), "password", "current-password"),
+        )
+        said = t("login.wrong_password") if wrong == "password" else ""
+        title = t("login.with_account") if has_token else ""
+        forms.append(DoorForm(LOGIN_PATH, t("login.sign_in"), fields, hidden, title, said))
+    if has_token:
+        token = DoorField("token", t("login.token"), "password", "off" if has_accounts else "current-password")
+        said = t("login.wrong") if wrong == "token" else ""
+        title = t("login.with_token") if has_accounts else ""
+        forms.append(DoorForm(LOGIN_PATH, t("login.submit"), (token,), hidden, title, said, not has_accounts))
+    intro = "both" if len(forms) == 2 else "account" if has_accounts else "token" if has_token else "link"
+    return door(t(f"login.title.{intro}"), t(f"login.intro.{intro}"), forms, status)
 
 
 def login_style() -> Response:
     return make_response(STYLE, {"Content-Type": "text/css; charset=utf-8", "Cache-Control": "max-age=3600"})
 
 
-def submitted_token() -> str:
-    """The form's token; a body over a few KB is refused by Flask before it is read."""
+def submitted(name: str) -> str:
+    """A field of the form; a body over a few KB is refused by Flask before it is read."""
     request.max_content_length = MAX_FORM_BYTES
-    return request.form.get("token", "").strip()
+    return request.form.get(name, "")
+
+
+def password_hash(password: str) -> str:
+    """Of scrypt, by werkzeug, which Flask brings: 32 MiB and some 50 ms a try. ``password_too_short``."""
+    from werkzeug.security import generate_password_hash
+
+    if not LEAST_PASSWORD_CHARS <= len(password) <= PASSWORD_CHARS:
+        raise RoostError("password_too_short", least=LEAST_PASSWORD_CHARS, most=PASSWORD_CHARS)
+    with _hashing:
+        return generate_password_hash(password)
+
+
+def is_password(person: Person | None, password: str) -> bool:
+    """Takes as long where there is no such person. One at a time: many tries must not take all memory."""
+    from werkzeug.security import check_password_hash
+
+    known = person.password_hash if person is not None else ""
+    with _hashing:
+        is_right = check_password_hash(known or NO_HASH, password[:PASSWORD_CHARS])
+    return bool(known) and is_right
 
 
 def wanted_page() -> str:

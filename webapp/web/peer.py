@@ -238,6 +238,13 @@ class RateLimit:
                 self._levels.pop(next(iter(self._levels)))
         return is_allowed
 
+    def give_back(self, key: str) -> None:
+        """Puts one back into ``key``'s bucket."""
+        with self._lock:
+            if key in self._levels:
+                level, then = self._levels[key]
+                self._levels[key] = (min(self.burst, level + 1), then)
+
     def __len__(self) -> int:
         return len(self._levels)
 

@@ -1,9 +1,10 @@
 """Who may do what: one row for every endpoint, and one for every command of the chat page.
 
     STRANGER  shows nothing on a server that asks for a token: the login page, /health, /trust, chats shared by a link
-    GUEST     shows the token (or its session); on a server without a token, everybody
+    GUEST     shows the token without a session, as programs do; on a server that asks for no proof, everybody
+    PERSON    has a session of their own, as a guest or with an account, and chats that nobody else sees
     LOCAL     a direct connection from this machine to a server for one person, without any proof
-    OWNER     has proved it: the session of an owner's link, or the owner's key
+    OWNER     has proved it: the session of an owner's link or of an account that is an admin's, or the owner's key
 
 A higher role may do what a lower one may. LOCAL is for chatting and for Runner's scripts, which know no key: it changes
 what is loaded and the presets. What touches files, runs programs, defines tools or ends the server asks for the OWNER,
@@ -20,8 +21,9 @@ from enum import IntEnum
 class Role(IntEnum):
     STRANGER = 0
     GUEST = 1
-    LOCAL = 2
-    OWNER = 3
+    PERSON = 2
+    LOCAL = 3
+    OWNER = 4
 
 
 def _rows(role: Role, blueprint: str, names: str) -> dict[str, Role]:
@@ -39,7 +41,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.STRANGER, "shared", "show style"),
     **_rows(Role.OWNER, "shared", "index make end"),
     **_rows(Role.GUEST, "chat", "poll service_worker offline"),
-    **_rows(Role.LOCAL, "chat", "do_all"),
+    **_rows(Role.PERSON, "chat", "do_all"),
     **_rows(Role.LOCAL, "notebook", "index create show save continue_ stop undo redo delete do tokens export"),
     **_rows(Role.LOCAL, "batch", "index start show resume delete do export"),
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),
@@ -75,8 +77,11 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.LOCAL, "status", "load unload cancel"),
     **_rows(Role.GUEST, "settings", "index"),
     **_rows(Role.OWNER, "settings", "save"),
-    **_rows(Role.GUEST, "sessions", "index leave"),
-    **_rows(Role.OWNER, "sessions", "invite end end_others"),
+    **_rows(Role.STRANGER, "people", "join enter"),
+    **_rows(Role.GUEST, "people", "index leave"),
+    **_rows(Role.PERSON, "people", "rename_me set_password end end_others"),
+    **_rows(Role.OWNER, "people", "invite invite_device revoke_link forget_link"),
+    **_rows(Role.OWNER, "people", "change revoke admit remove"),
     "api unknown": Role.GUEST,
 }
 API_ROLES: dict[str, Role] = {
@@ -94,8 +99,8 @@ COMMAND_ROLES: dict[str, Role] = {
     **_rows(Role.GUEST, "", "several compare stop_answer vote keep keep_ticked keep_all keep_none restore_beside"),
     **_rows(Role.GUEST, "", "toggle_attachment remove_attachment select rename_chat duplicate_chat options read_chat"),
     **_rows(Role.GUEST, "", "replay"),
-    **_rows(Role.LOCAL, "", "approve_call delete_message restore_message delete_chat restore_chat"),
-    **_rows(Role.LOCAL, "", "pin_chat unpin_chat move_chat archive_chat unarchive_chat"),
+    **_rows(Role.PERSON, "", "approve_call delete_message restore_message delete_chat restore_chat"),
+    **_rows(Role.PERSON, "", "pin_chat unpin_chat move_chat archive_chat unarchive_chat"),
     **_rows(Role.LOCAL, "", "save_preset load_preset"),
 }
 

@@ -175,6 +175,6 @@ def _storage(page: PageContext) -> list[Values]:
             "name": "sessions",
             "text": t("settings_page.storage.sessions"),
             "size": str(len(the_guard().sessions.list())),
-            "url": url_for("sessions.index"),
+            "url": url_for("people.index"),
         },
     ]

@@ -90,7 +90,7 @@ def index() -> Response:
         "toasts": page.done_toast("shared.said", SAID),
         "chat": {"id": chat.id, "title": title_of(chat.title, page.t)} if chat else None,
         "is_reachable": the_guard().is_shared,
-        "rows": [_row(page, share, made) for share in Shares(page.service("database")).all()],
+        "rows": [_row(page, share, made) for share in Shares(page.service("database")).all(page.person.id)],
     }
     return render_page("shared/page.html", values)
 

@@ -96,7 +96,7 @@ def shell(page: PageContext) -> Values:
         "strip": strip(page.status, page.t),
         "jobs": strip_jobs(page),
         "role": current_role().name.lower(),
-        "is_owner_needed": current_role() < most_needed(name for name in request.blueprints if name != "sessions"),
+        "is_owner_needed": current_role() < most_needed(name for name in request.blueprints if name != "people"),
     }
 
 
@@ -296,7 +296,7 @@ def palette(page: PageContext) -> Values:
         {"label": t("batch.title"), "url": "/notebook/batch", "icon": "list-checks"},
         {"label": t("prompts.title"), "url": "/prompts", "icon": "file-text"},
         {"label": t("settings_page.title"), "url": "/settings", "icon": "settings"},
-        {"label": t("sessions.title"), "url": "/sessions", "icon": "monitor"},
+        {"label": t("people.title"), "url": "/people", "icon": "users"},
         {"label": t("jobs.title"), "url": "/jobs", "icon": "list-checks"},
         {"label": t("keys.title"), "press": "#keys", "icon": "info", "key": "?"},
     ]

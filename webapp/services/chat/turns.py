@@ -260,6 +260,11 @@ class ChatTurns:
         turns = self.answers(chat_id)
         return next((turn for turn in turns if not turn.is_finished), turns[0] if turns else None)
 
+    def writing(self) -> list[str]:
+        """The chats in which an answer is being written now."""
+        with self._lock:
+            return [chat_id for chat_id, turns in self._turns.items() if not all(turn.is_finished for turn in turns)]
+
     def close(self) -> None:
         """Ends every turn, keeps what is written, and waits for that. Later turns raise ``shutting_down``."""
         with self._lock:
