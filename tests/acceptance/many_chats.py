@@ -1,11 +1,13 @@
 """How many tokens a second `roost serve` brings to many readers at once, over the pages' socket and over the API.
 
-    python -m tests.acceptance.many_chats [--at-once 1,16,32,64] [--seconds 8] [--model FILE] [--strategy S]
+    python -m tests.acceptance.many_chats [--at-once 1,16,32,64] [--seconds 8] [--model FILE] [--strategy S] [--ways W]
 
-Each reader asks again as soon as its answer is complete, so reading prompts is part of it. ``share`` is of what
-`roost bench` writes with as many at once (measured before, on the same file). ``fairness``: tokens of the reader that
-got least over those of the one that got most. A page is asked for all the time by a process of its own. Prints a line
-a measurement and, as the last line, one JSON document.
+Each reader asks again as soon as its answer is complete, so reading prompts is part of it: by ``chat`` in the same chat
+over one socket, by ``new chats`` each time in a chat and on a socket of its own, by ``sse`` of the API. ``share`` is of
+what `roost bench` writes with as many at once (measured before, on the same file). ``fairness``: what the reader that
+got least got over what the one that got most did, in characters of HTML or, by ``sse``, in events.
+A page is asked for all the time by a process of its own. Prints a line a measurement and, as the last line, one JSON
+document.
 """
 
 from __future__ import annotations
@@ -44,13 +46,13 @@ SERVER = (
 
 
 class Reader(threading.Thread):
-    """Asks, reads, asks again. ``firsts``: seconds to each answer's first words; ``tokens`` of all its answers."""
+    """Asks, reads, asks again. ``firsts``: seconds to each answer's first words; ``got``: how much it was sent."""
 
-    def __init__(self, number: int, ask: Callable[[str, Reader], int]) -> None:
+    def __init__(self, number: int, ask: Callable[[str, Reader], None]) -> None:
         super().__init__(daemon=True)
         self.number, self._ask = number, ask
         self.firsts: list[float] = []
-        self.tokens = 0
+        self.got = self.answers = 0
         self.is_over = threading.Event()
         self.failure = ""
 
@@ -58,8 +60,8 @@ class Reader(threading.Thread):
         try:
             turn = self.number
             while not self.is_over.is_set():
-                tokens = self._ask(QUESTIONS[turn % len(QUESTIONS)], self)
-                self.tokens += tokens  # after the call, which may have counted some itself
+                self._ask(QUESTIONS[turn % len(QUESTIONS)], self)
+                self.answers += 1
                 turn += 1
         except Exception as exc:
             self.failure = f"{type(exc).__name__}: {exc}"
@@ -67,7 +69,8 @@ class Reader(threading.Thread):
 
 def measure(roost: ServedRoost, way: str, at_once: int, seconds: float) -> dict[str, Any]:
     readers = [
-        Reader(number, socket_reader(roost) if way == "websocket" else api_reader(roost)) for number in range(at_once)
+        Reader(number, api_reader(roost) if way == "sse" else socket_reader(roost, way == "new chats"))
+        for number in range(at_once)
     ]
     times = PageTimes(roost.host, *PAGES)
     server, engine = psutil.Process(roost.process.pid), roost.engine()
@@ -86,16 +89,19 @@ def measure(roost: ServedRoost, way: str, at_once: int, seconds: float) -> dict[
         reader.join(60)
     pages = times.stop()
     firsts = sorted(first for reader in readers for first in reader.firsts)
-    tokens = [reader.tokens for reader in readers]
+    got = [reader.got for reader in readers]
+    answers = sum(reader.answers for reader in readers)
     used = [end.user + end.system - begin.user - begin.system for begin, end in zip(cpu, after, strict=True)]
     return {
         "way": way,
         "at_once": at_once,
         "tokens_per_s": round(written / wall, 1),
-        "fairness": round(min(tokens) / max(max(tokens), 1), 2),
+        "fairness": round(min(got) / max(max(got), 1), 2),
+        "answers_per_s": round(answers / wall, 1),
         "first_token_ms": [round(1000 * statistics.median(firsts)), p99_ms(firsts)] if firsts else None,
         "page_p99_ms": {name: p99_ms(found) for name, found in pages.items()},
         "cpu_share_server_engine": [round(value / wall, 2) for value in used],
+        "server_ms_per_answer": round(1000 * used[0] / max(answers, 1), 1),
         "failed": [reader.failure for reader in readers if reader.failure][:3],
         "load_average": round(psutil.getloadavg()[0], 1),
     }
@@ -109,11 +115,12 @@ def written_tokens(roost: ServedRoost) -> float:
     raise AssertionError("no such figure")
 
 
-def socket_reader(roost: ServedRoost) -> Callable[[str, Reader], int]:
-    """A page of its own for each answer's chat; what comes is read as a browser's script reads it."""
+def socket_reader(roost: ServedRoost, is_new_each_time: bool) -> Callable[[str, Reader], None]:
+    """What comes is read as a browser's script reads it."""
+    pages: list[Page] = []
 
-    def ask(question: str, reader: Reader) -> int:
-        page = Page(roost)
+    def ask(question: str, reader: Reader) -> None:
+        page = pages.pop() if pages else Page(roost)
         begun = time.monotonic()
         page.send(question, **{**QUIET, "max_tokens": str(MOST_TOKENS)})
         is_first = True
@@ -126,26 +133,29 @@ def socket_reader(roost: ServedRoost) -> Callable[[str, Reader], int]:
             frame = json.loads(data)
             if frame["type"] == "chat":
                 page.chat_id = frame["id"]
-            if frame["type"] == "text" and is_first:
-                reader.firsts.append(time.monotonic() - begun)
+            if frame["type"] == "text":
+                reader.got += len(frame["final"]) + len(frame["tail"])
+                if is_first:
+                    reader.firsts.append(time.monotonic() - begun)
                 is_first = False
             if frame["type"] == "finished":
                 break
-        tokens = page.tokens()
-        page.close()
-        return tokens
+        if is_new_each_time or reader.is_over.is_set():
+            page.close()
+        else:
+            pages.append(page)
 
     return ask
 
 
-def api_reader(roost: ServedRoost) -> Callable[[str, Reader], int]:
-    def ask(question: str, reader: Reader) -> int:
+def api_reader(roost: ServedRoost) -> Callable[[str, Reader], None]:
+    def ask(question: str, reader: Reader) -> None:
         asked = {
             "prompt": f"User: {question}\n\nAssistant:", "max_tokens": MOST_TOKENS, "stream": True, "temperature": 0,
             "frequency_penalty": 0, "presence_penalty": 0, "logit_bias": {"0": -100},
         }  # fmt: skip
         connection = http.client.HTTPConnection(roost.host, timeout=60)
-        begun, tokens = time.monotonic(), 0
+        begun, is_first = time.monotonic(), True
         try:
             connection.request("POST", "/v1/completions", json.dumps(asked), {"Content-Type": "application/json"})
             response = connection.getresponse()
@@ -154,13 +164,12 @@ def api_reader(roost: ServedRoost) -> Callable[[str, Reader], int]:
             for line in iter(response.readline, b""):
                 if not line.startswith(b"data: {"):
                     continue
-                if not tokens:
+                if is_first:
                     reader.firsts.append(time.monotonic() - begun)
-                tokens += 1  # an event holds one token or a few; for fairness the count of events will do
-                reader.tokens += 1
+                is_first = False
+                reader.got += 1
         finally:
             connection.close()
-        return 0
 
     return ask
 
@@ -180,6 +189,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--model", type=Path, default=STARTER)
     parser.add_argument("--strategy", default="auto")
+    parser.add_argument("--ways", default="chat,new chats,sse")
     args = parser.parse_args()
     counts = [int(count) for count in args.at_once.split(",")]
     bench = benched(args.model.absolute(), args.strategy, counts)
@@ -198,7 +208,7 @@ def main() -> None:
         for path in PAGES:
             roost.get(path)  # the templates are compiled now
         for at_once in counts:
-            for way in ("websocket", "sse"):
+            for way in args.ways.split(","):
                 row = measure(roost, way, at_once, args.seconds)
                 row["share"] = round(row["tokens_per_s"] / bench[at_once], 2) if at_once in bench else None
                 found.append(row)
