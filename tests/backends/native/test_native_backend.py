@@ -181,10 +181,31 @@ def test_an_instruction_set_this_processor_lacks_is_an_error_with_a_way_out(tmp_
     assert refused.value.hint
 
 
-def test_threads_are_at_most_the_cores_there_are(tmp_path: Path) -> None:
+def test_threads_are_at_most_the_cores_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_checkpoint(path := tmp_path / "small.safetensors", "7")
     config = inspect(path).config
-    assert config is not None and default_threads(config) == 1
+    assert config is not None
+    for cores, wanted in ((1, 1), (2, 2), (8, 2)):
+        monkeypatch.setattr("webapp.backends.native.backend.usable_cores", lambda cores=cores: cores)
+        assert default_threads(config) == wanted
+
+
+def test_a_small_model_takes_a_second_thread_only_while_a_processor_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it takes, it computes the same."""
+    backend = backend_with(tmp_path, "native f32 threads=2")
+    spread, free = [], [2]
+    monkeypatch.setattr(backend._free_threads, "begin", lambda: free[0])
+    monkeypatch.setattr(
+        backend.model, "spread", lambda which, known=backend.model.spread: spread.append(which) or known(which)
+    )
+    found = []
+    for free[0] in (2, 1):
+        slot = backend.new_slot()
+        found.append(backend.step([Row(slot, [5, 6, 7], "last")]).to_numpy([0]).copy())
+        backend.free_slot(slot)
+    assert spread == [library.LARGE_JOBS, library.NO_JOBS] and np.array_equal(*found)
 
 
 def test_running_a_model_imports_no_torch(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from tests.backends.native.models import (
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from webapp.backends.native import library
-from webapp.backends.native.model import NativeModel
-from webapp.errors import WeightsError
+from webapp.backends.native.model import Layout, NativeModel
+from webapp.engine.state import ModelConfig
+from webapp.errors import OutOfMemory, WeightsError
 
 EXACT = 1e-4
 """float32 against a float64 reference over 40 tokens: about 3e-6 is found, 2e-5 where a head has 8 channels."""
@@ -137,6 +138,9 @@ def test_random_steps_of_many_sequences_equal_single_runs(architecture: str, for
         elif action == "step" and running:
             slots = [int(slot) for slot in rng.permutation(list(running))[: rng.integers(1, len(running) + 1)]]
             fed = [rng.integers(0, 6, 1 if rng.random() < 0.6 else rng.integers(1, 12)).tolist() for _ in slots]
+            model.spread(
+                library.ALL_JOBS if rng.random() < 0.7 else library.NO_JOBS
+            )  # threads come late to jobs of one
             lines = model.step(slots, fed, [LAST] * len(slots))
             for line, slot, ids in zip(lines, slots, fed, strict=True):
                 running[slot] = (*running[slot], *ids)
@@ -241,6 +245,14 @@ def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError) as refused:
         load_model(path)
     assert "blocks.1.att.a2" in str(refused.value)
+
+
+def test_a_model_there_is_no_memory_for_is_told_and_takes_none() -> None:
+    """Its states alone would be 550 terabytes."""
+    config = ModelConfig("7", 1024, 131072, 131072, 64, 128, 1024, 16)
+    for _ in range(2):
+        with pytest.raises(OutOfMemory):
+            NativeModel(config, Layout(max_columns=8))
 
 
 def test_what_does_not_fit_never_reaches_the_kernels(tmp_path: Path) -> None:

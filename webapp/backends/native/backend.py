@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from webapp.backends.native import building, library
-from webapp.backends.processor import usable_cores
+from webapp.backends.processor import FreeThreads, usable_cores
 from webapp.backends.slots import FlatBackend
 from webapp.engine.backend import (
     ADAPTER_OPTIONS,
@@ -49,8 +49,8 @@ DRAFT_TOKENS = 15
 MAX_COLUMNS = 128
 """Tokens that pass the layers together: running answers and a step's share of the prompts."""
 SMALL_WIDTH = 512
-"""Below this ``n_embd`` a token takes tens of microseconds a layer, and meeting at its phases eats what a second thread
-brings; and a guessed token costs nearly as much as a step."""
+"""Below this ``n_embd`` a token takes tens of microseconds a layer: meeting at its phases eats what a second thread
+brings, unless there are several tokens and a processor is free; and a guessed token costs nearly as much as a step."""
 
 FORMATS = ("q8", "q6", "q4", "bf16", "f16", "f32")
 QUANTISED = ("q8", "q6", "q4")
@@ -111,6 +111,7 @@ class NativeBackend(FlatBackend):
 
     def __init__(self, config: ModelConfig, model: NativeModel, draft_tokens: int = DRAFT_TOKENS) -> None:
         self.config = config
+        self._free_threads = FreeThreads(model.threads) if config.n_embd < SMALL_WIDTH else None
         self.draft_tokens = draft_tokens if config.n_embd >= SMALL_WIDTH else 0
         self._model = model
 
@@ -182,9 +183,15 @@ class NativeBackend(FlatBackend):
         return backend
 
     def step(self, batch: Sequence[Row]) -> Logits:
+        if (
+            self._free_threads is not None
+        ):  # beside other programs a second thread costs a small model more than it does
+            self._model.spread(library.LARGE_JOBS if self._free_threads.begin() > 1 else library.NO_JOBS)
         lines = self._model.run(
             [row.slot for row in batch], [row.token_ids for row in batch], [WANT[row.want] for row in batch]
         )
+        if self._free_threads is not None:
+            self._free_threads.end()
         return NativeLogits(self._model, lines)
 
     @property
@@ -236,8 +243,8 @@ class Formats:
 
 
 def default_threads(config: ModelConfig) -> int:
-    """The physical cores this process may use; one for a small model."""
-    return 1 if config.n_embd < SMALL_WIDTH else usable_cores()
+    """The physical cores this process may use; two at most for a small model, which takes the second where it pays."""
+    return min(2, usable_cores()) if config.n_embd < SMALL_WIDTH else usable_cores()
 
 
 def _layout(config: ModelConfig, options: Options) -> Layout:

@@ -16,9 +16,10 @@ from webapp.backends.native.building import NativeUnavailable
 from webapp.engine.backend import Availability
 from webapp.i18n import Text
 
-ABI = 4  # of src/api.cpp
+ABI = 5  # of src/api.cpp
 ISAS = {"avx512": 3, "avx2": 2, "portable": 0}
 """Best first."""
+NO_JOBS, LARGE_JOBS, ALL_JOBS = range(3)  # src/engine.h: Spread
 ISA_VARIABLE = "ROOST_NATIVE_ISA"
 
 
@@ -150,6 +151,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "save": (number, [handle, number, pointer]),
         "restore": (number, [handle, number, pointer]),
         "transfer_state": (number, [handle, number, number, pointer, pointer, pointer]),
+        "spread": (number, [handle, number]),
         "step": (number, [handle, number, pointer, pointer, pointer, pointer]),
         "logits": (pointer, [handle, pointer]),
         "set_usable": (number, [handle, pointer, number]),

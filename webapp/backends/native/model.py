@@ -127,6 +127,8 @@ class NativeModel:
         self._kept: dict[str, NDArray[Any]] = {}
         self._lines: list[int] = []
         self._has_usable = False
+        self._spread = library.ALL_JOBS
+        self.threads = layout.threads
 
     @classmethod
     def load(cls, path: str, config: ModelConfig, layout: Layout, progress: ProgressCallback) -> NativeModel:
@@ -240,6 +242,11 @@ class NativeModel:
         """ValueError for one with NaN or infinity; its shapes were checked."""
         att, ffn, rest = (np.ascontiguousarray(array, np.float32) for array in self._parts(state))
         self._check(self._library.roost_transfer_state(self._open, slot, 1, *_pointers(att, ffn, rest)))
+
+    def spread(self, which: int) -> None:
+        """Over its threads, from now on: NO_JOBS, LARGE_JOBS (which gain by it) or ALL_JOBS, as at first."""
+        if which != self._spread:
+            self._spread = self._check(self._library.roost_spread(self._open, which)) or which
 
     def step(
         self, slots: Sequence[int], token_ids: Sequence[Sequence[int]], want: Sequence[int]

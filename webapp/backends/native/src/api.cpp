@@ -1,10 +1,10 @@
-// The C interface. Every function checks what it is given, returns a Status (or a count of at least 0) and lets no
-// exception out. One thread at a time may be in any function of one engine.
+// The C interface. Every function checks what it is given and returns a Status (or a count of at least 0). One thread at a
+// time may be in any function of one engine.
 #include "engine.h"
 #include "sampler.h"
 
 #include <cmath>
-#include <cstdio>
+#include <new>
 
 using namespace roost;
 
@@ -15,7 +15,7 @@ using namespace roost;
 #endif
 
 namespace {
-constexpr int32_t ABI = 4; // webapp/backends/native/library.py asks for this
+constexpr int32_t ABI = 5; // webapp/backends/native/library.py asks for this
 
 struct Handle {
     Engine engine;
@@ -24,16 +24,6 @@ struct Handle {
     bool is_ready = false;
     Handle(const Config& config, const Kernels* kernels) : engine(config, kernels), sampler(config.threads, config.vocab) {}
 };
-
-template <class Call> int guarded(Call&& call) {
-    try {
-        return call();
-    } catch (const std::bad_alloc&) {
-        return NO_MEMORY;
-    } catch (...) {
-        return BAD_ARGUMENT;
-    }
-}
 
 bool is_sound(const Config& c) {
     const auto within = [](int32_t value, int32_t low, int32_t high) { return value >= low && value <= high; };
@@ -64,74 +54,71 @@ API int32_t roost_best_isa() {
 API const char* roost_self_test(int32_t isa) {
     const Kernels* kernels = kernels_for(isa);
     if (!kernels) return "this processor cannot run them";
-    try {
-        const char* failed = self_test(*kernels);
-        return failed[0] ? failed : nullptr;
-    } catch (...) {
-        return "no memory";
-    }
+    const char* failed = self_test(*kernels);
+    return failed[0] ? failed : nullptr;
+}
+
+API void roost_free(Handle* h) {
+    if (h) h->~Handle();
+    free_aligned(h);
 }
 
 API int32_t roost_create(const Config* config, Handle** made) {
     if (!config || !made || !is_sound(*config)) return BAD_ARGUMENT;
     const Kernels* kernels = kernels_for(config->isa < 0 ? roost_best_isa() : config->isa);
     if (!kernels) return NO_SUCH_ISA;
-    return guarded([&] {
-        *made = new Handle(*config, kernels);
-        return (int)OK;
-    });
+    void* memory = allocate_aligned(sizeof(Handle));
+    if (!memory) return NO_MEMORY;
+    *made = new (memory) Handle(*config, kernels);
+    if ((*made)->engine.has_memory()) return OK;
+    roost_free(*made);
+    *made = nullptr;
+    return NO_MEMORY;
 }
 
-API void roost_free(Handle* h) { delete h; }
 API const char* roost_isa_name(Handle* h) { return h->engine.kernels().name; }
 
 API int32_t roost_set_matrix(Handle* h, int32_t layer, int32_t role, const void* data, int32_t dtype, int64_t row_stride,
                              int64_t input_stride, int32_t rows, int32_t inputs, int32_t first_row, int32_t total_rows,
                              int32_t is_trial) {
-    return guarded([&] {
-        return h->engine.set_matrix(layer, role, {data, dtype, row_stride, input_stride}, rows, inputs, first_row, total_rows,
-                                    is_trial != 0);
-    });
+    return h->engine.set_matrix(layer, role, {data, dtype, row_stride, input_stride}, rows, inputs, first_row, total_rows,
+                                is_trial != 0);
 }
 API int32_t roost_begin_calibration(Handle* h, int32_t sequences, const int32_t* counts, const int32_t* tokens) {
-    return guarded([&] { return h->engine.begin_calibration(sequences, counts, tokens); });
+    return h->engine.begin_calibration(sequences, counts, tokens);
 }
 API int32_t roost_calibrate(Handle* h, int32_t layer) {
-    return guarded([&] { return h->engine.calibrate(layer); });
+    return h->engine.calibrate(layer);
 }
 API int32_t roost_set_vector(Handle* h, int32_t layer, int32_t role, const float* values, int32_t count) {
-    return guarded([&] { return h->engine.set_vector(layer, role, values, count); });
+    return h->engine.set_vector(layer, role, values, count);
 }
 API int32_t roost_set_initial_state(Handle* h, const float* matrices) {
-    return guarded([&] { return h->engine.set_initial_state(matrices); });
+    return h->engine.set_initial_state(matrices);
 }
 // How many words the directory has and how many parts there are; fills as much of both as there is room for.
 API int32_t roost_parts(Handle* h, int64_t* directory, int32_t words, Engine::Part* parts, int32_t count, int32_t* found) {
     if (!h->is_ready) return INCOMPLETE;
-    return guarded([&] {
-        std::vector<int64_t> all;
-        std::vector<Engine::Part> pieces;
-        h->engine.parts(all, pieces);
-        found[0] = (int32_t)all.size(), found[1] = (int32_t)pieces.size();
-        if ((int32_t)all.size() <= words) std::copy(all.begin(), all.end(), directory);
-        if ((int32_t)pieces.size() <= count) std::copy(pieces.begin(), pieces.end(), parts);
-        return (int)OK;
-    });
+    std::vector<int64_t> all;
+    std::vector<Engine::Part> pieces;
+    h->engine.parts(all, pieces);
+    found[0] = (int32_t)all.size(), found[1] = (int32_t)pieces.size();
+    if ((int32_t)all.size() <= words) std::copy(all.begin(), all.end(), directory);
+    if ((int32_t)pieces.size() <= count) std::copy(pieces.begin(), pieces.end(), parts);
+    return OK;
 }
 API int32_t roost_adopt(Handle* h, const void* memory, int64_t bytes) {
     if (h->is_ready) return BAD_ARGUMENT;
-    return guarded([&] { return h->engine.adopt((const uint8_t*)memory, bytes); });
+    return h->engine.adopt((const uint8_t*)memory, bytes);
 }
 API int32_t roost_ready(Handle* h) {
-    return guarded([&] {
-        const int status = h->engine.ready();
-        h->is_ready = status == OK;
-        return status;
-    });
+    const int status = h->engine.ready();
+    h->is_ready = status == OK;
+    return status;
 }
 
 API int32_t roost_new_slot(Handle* h) {
-    return guarded([&] { return h->engine.new_slot(); });
+    return h->engine.new_slot();
 }
 API int32_t roost_free_slot(Handle* h, int32_t slot) { return h->engine.free_slot(slot); }
 API int32_t roost_copy_slot(Handle* h, int32_t from, int32_t to) { return h->engine.copy_slot(from, to); }
@@ -142,32 +129,31 @@ API int32_t roost_transfer_state(Handle* h, int32_t slot, int32_t write, float* 
     return h->engine.transfer_state(slot, write != 0, att_x, ffn_x, rest);
 }
 
+API int32_t roost_spread(Handle* h, int32_t which) {
+    if (which < NO_JOBS || which > ALL_JOBS) return BAD_ARGUMENT;
+    h->engine.spread(which);
+    return OK;
+}
 API int32_t roost_step(Handle* h, int32_t batch, const int32_t* slots, const int32_t* counts, const int32_t* tokens,
                        const int32_t* want) {
     if (!h->is_ready) return INCOMPLETE;
-    return guarded([&] {
-        h->lines = 0;
-        int lines = 0;
-        const int status = h->engine.step(batch, slots, counts, tokens, want, &lines);
-        if (status != OK) return status;
-        h->lines = lines;
-        return lines;
-    });
+    h->lines = 0;
+    int lines = 0;
+    const int status = h->engine.step(batch, slots, counts, tokens, want, &lines);
+    if (status != OK) return status;
+    h->lines = lines;
+    return lines;
 }
 // Null without memory for them.
 API const float* roost_logits(Handle* h, int64_t* stride) {
-    const float* found = nullptr;
-    guarded([&] {
-        *stride = h->engine.logits_stride();
-        found = h->lines ? h->engine.logits() : nullptr;
-        h->engine.give_away();
-        return (int)OK;
-    });
+    *stride = h->engine.logits_stride();
+    const float* found = h->lines ? h->engine.logits() : nullptr;
+    h->engine.give_away();
     return found;
 }
 API int32_t roost_set_usable(Handle* h, const int32_t* ids, int32_t count) {
     if (!h->is_ready) return INCOMPLETE;
-    return guarded([&] { return h->engine.set_usable(ids, count); });
+    return h->engine.set_usable(ids, count);
 }
 
 API int32_t roost_sample(Handle* h, const SamplingJob* given) {
@@ -195,35 +181,29 @@ API int32_t roost_sample(Handle* h, const SamplingJob* given) {
         if (seen[(size_t)job.lines[i]]) job.may_overwrite = 0;
         seen[(size_t)job.lines[i]] = 1;
     }
-    return guarded([&] {
-        job.token_of = job.place_of = nullptr;
-        job.logits = job.only_usable && job.most_alternatives < 0 ? h->engine.usable_logits() : nullptr;
-        if (job.logits) {
-            job.stride = h->engine.usable_stride();
-            job.vocab = (int32_t)h->engine.usable_ids().size();
-            job.token_of = h->engine.usable_ids().data();
-            job.place_of = h->engine.usable_rows().data();
-            job.banned_count = 0;
-            job.maxima = h->engine.maxima(true);
-        } else {
-            job.logits = h->engine.logits();
-            job.stride = h->engine.logits_stride();
-            job.vocab = vocab;
-            job.maxima = h->engine.maxima(false);
-        }
-        h->sampler.sample(h->engine.kernels(), h->engine.pool(), job);
-        return (int)OK;
-    });
+    job.token_of = job.place_of = nullptr;
+    job.logits = job.only_usable && job.most_alternatives < 0 ? h->engine.usable_logits() : nullptr;
+    if (job.logits) {
+        job.stride = h->engine.usable_stride();
+        job.vocab = (int32_t)h->engine.usable_ids().size();
+        job.token_of = h->engine.usable_ids().data();
+        job.place_of = h->engine.usable_rows().data();
+        job.banned_count = 0;
+        job.maxima = h->engine.maxima(true);
+    } else {
+        job.logits = h->engine.logits();
+        job.stride = h->engine.logits_stride();
+        job.vocab = vocab;
+        job.maxima = h->engine.maxima(false);
+    }
+    if (job.count && !job.logits) return NO_MEMORY;
+    h->sampler.sample(h->engine.kernels(), h->engine.pool(), job);
+    return OK;
 }
 
 API int64_t roost_weight_bytes(Handle* h) { return (int64_t)h->engine.weight_bytes(); }
 API int64_t roost_arena_bytes(Handle* h) { return (int64_t)h->engine.arena_bytes(); }
 API double roost_read_bandwidth(Handle* h, int64_t bytes) {
-    double found = 0;
-    guarded([&] {
-        found = h->engine.read_bandwidth((size_t)bytes);
-        return (int)OK;
-    });
-    return found;
+    return h->engine.read_bandwidth((size_t)bytes);
 }
 API void roost_profile(Handle* h, int32_t on, double* work, double* wait) { h->engine.profile(on != 0, work, wait); }

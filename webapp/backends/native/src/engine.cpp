@@ -43,8 +43,9 @@ Engine::Engine(const Config& config, const Kernels* kernels)
     state_floats_ = shifts + (size_t)config.layers * attention_ * (config.architecture == 40 ? 3 : head_);
     layers_.resize((size_t)config.layers);
     slots_.resize((size_t)config.max_slots);
-    initial_state_.assign(state_floats_);
-    clear_state(initial_state_.data());
+    const auto give = [&](Floats& buffer, size_t count) { has_memory_ = has_memory_ && buffer.assign(count); };
+    give(initial_state_, state_floats_);
+    if (has_memory_) clear_state(initial_state_.data());
 
     const int columns = config.max_columns;
     const bool bytes = is_quantised(config.format), low_bytes = is_quantised(config.lora_format);
@@ -58,14 +59,14 @@ Engine::Engine(const Config& config, const Kernels* kernels)
     allocate(hidden_in_, config.hidden, columns, bytes, !bytes);
     allocate(head_in_, config.width, columns, is_quantised(config.head_format), !is_quantised(config.head_format));
 
-    for (Floats* buffer : {&x_, &normed_, &last_, &ffn_r_}) buffer->assign((size_t)columns * width_);
-    for (Floats* buffer : {&r_, &k_, &v_, &g_, &v_first_}) buffer->assign((size_t)columns * attention_);
+    for (Floats* buffer : {&x_, &normed_, &last_, &ffn_r_}) give(*buffer, (size_t)columns * width_);
+    for (Floats* buffer : {&r_, &k_, &v_, &g_, &v_first_}) give(*buffer, (size_t)columns * attention_);
     logits_stride_ = (int)align_up((size_t)config.vocab, TILE_ROWS);
     scratch_.resize((size_t)config.threads);
     for (Scratch& scratch : scratch_) {
-        scratch.head.assign((size_t)9 * HEAD_COLUMNS * std::max(head_, CHANNELS));
-        scratch.row.assign((size_t)2 * width_);
-        scratch.block.assign((size_t)PANEL * BLOCK_ROWS);
+        give(scratch.head, (size_t)9 * HEAD_COLUMNS * std::max(head_, CHANNELS));
+        give(scratch.row, (size_t)2 * width_);
+        give(scratch.block, (size_t)PANEL * BLOCK_ROWS);
     }
 }
 
@@ -74,8 +75,9 @@ void Engine::allocate(Activations& a, int inputs, int columns, bool bytes, bool 
     a.padded = (int)align_up((size_t)inputs, PAD_INPUTS);
     const size_t room = align_up((size_t)columns, PANEL), groups = room * (size_t)(a.padded / GROUP);
     const auto own = [&](size_t size) {
-        uint8_t* memory = (uint8_t*)allocate_aligned(size);
-        memset(memory, 0, size);
+        uint8_t* memory = has_memory_ ? (uint8_t*)allocate_aligned(size) : nullptr;
+        if (memory) memset(memory, 0, size);
+        has_memory_ = memory != nullptr;
         owned_.emplace_back(memory);
         return memory;
     };
@@ -173,18 +175,19 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
         if (is_trial) {
         } else if (layer >= 0 && role == FFN_VALUE && (format == Q8 || format == Q4)) {
             matrix.make_wide(pool_.size());
-            reserve_block(matrix);
+            if (!reserve_block(matrix)) return NO_MEMORY;
         }
         if (is_trial) {
             calibration_->trial[role].reset((uint8_t*)allocate_aligned(matrix.bytes()));
             matrix.data = calibration_->trial[role].get();
         } else matrix.data = arena_.get(matrix.bytes());
+        if (!matrix.data) return NO_MEMORY;
     }
     const int packed_rows = per_channel ? attention_ : rows;
     packing_ = {&matrix, source, first_row / TILE_ROWS, rows, inputs, per_channel, from_channels,
                 is_trial ? nullptr : importance(layer, role)};
     packing_tiles_.store((packed_rows + TILE_ROWS - 1) / TILE_ROWS);
-    is_bad_.store(0);
+    packing_status_.store(OK);
     pool_.run(
         [](void* engine, int, uint32_t phase) {
             Engine& e = *(Engine*)engine;
@@ -192,6 +195,7 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
                 const Packing& p = e.packing_;
                 const Matrix& m = *p.matrix;
                 std::unique_ptr<uint8_t, Free> memory((uint8_t*)allocate_aligned((size_t)m.padded * TILE_ROWS * 8));
+                if (!memory) return e.packing_status_.store(NO_MEMORY);
                 float *wide = (float*)memory.get(), *row_values = wide + (size_t)m.padded * TILE_ROWS;
                 memset(wide, 0, (size_t)m.padded * TILE_ROWS * 4);
                 const int size = std::max(e.config_.head_size, 1);
@@ -206,23 +210,24 @@ int Engine::set_matrix(int layer, int role, const Source& source, int rows, int 
                     float* values = p.padded_inputs ? row_values : to;
                     if (!e.kernels_->widen(p.source.dtype, p.source.data, (int64_t)row * p.source.row_stride,
                                            p.source.input_stride, p.inputs, values))
-                        e.is_bad_.store(1);
+                        e.packing_status_.store(NOT_FINITE);
                     if (p.padded_inputs)
                         for (int i = 0; i < p.inputs; i++) to[e.padded_channel(i)] = values[i];
                 }
                 if (!m.blocks) return e.kernels_->pack(*p.matrix, p.first_tile + unit, wide, p.importance);
                 Matrix tile = m; // packed alone, then put into its block
                 std::unique_ptr<uint8_t, Free> packed((uint8_t*)allocate_aligned(m.tile_bytes));
+                if (!packed) return e.packing_status_.store(NO_MEMORY);
                 tile.data = packed.get();
                 e.kernels_->pack(tile, 0, wide, p.importance);
-                std::lock_guard<std::mutex> guard(e.placing_); // two tiles share bytes in 4 bits
+                Guard guard(e.placing_); // two tiles share bytes in 4 bits
                 e.kernels_->place_tile(packed.get(), *p.matrix, unit);
             });
         },
         this);
     if (layer < 0) head_rows_ = first_row + rows;
     else if (!is_trial && calibration_) calibration_->trial[role].reset();
-    return is_bad_.load() ? NOT_FINITE : OK;
+    return packing_status_.load();
 }
 
 // ---------------------------------------------------------------- calibration
@@ -239,8 +244,7 @@ int Engine::begin_calibration(int sequences, const int32_t* counts, const int32_
         if (tokens[i] < 0 || tokens[i] >= config_.vocab) return BAD_TOKEN;
     made->counts.assign(counts, counts + sequences);
     made->tokens.assign(tokens, tokens + total);
-    made->x.assign(total * (size_t)width_);
-    made->v_first.assign(total * (size_t)attention_);
+    if (!made->x.assign(total * (size_t)width_) || !made->v_first.assign(total * (size_t)attention_)) return NO_MEMORY;
     std::vector<float> row((size_t)width_);
     for (size_t i = 0; i < total; i++) {
         embed(tokens[i], row.data());
@@ -274,6 +278,7 @@ int Engine::calibrate(int layer) {
         if (has_vector(layer, role) && l.vector[role].empty()) return INCOMPLETE;
     if (!low_ranks_fit(layer)) return BAD_ARGUMENT;
     if (layer < 2) make_low_ranks(layer);
+    if (!has_memory_) return NO_MEMORY;
     gathers_.store(true);
     calibrated_layer_.store(layer);
     size_t at = 0;
@@ -416,7 +421,7 @@ int Engine::adopt(const uint8_t* memory, int64_t bytes) {
         is_sound = fits(layer, role, m) && (blocks != 0) == is_wide;
         if (is_wide) is_sound = is_sound && m.make_blocks(block_tiles, blocks);
         m.data = const_cast<uint8_t*>(part(is_sound ? m.bytes() : 0));
-        if (is_sound && is_wide) reserve_block(m);
+        if (is_sound && is_wide) has_memory_ = has_memory_ && reserve_block(m);
     };
     const int64_t dtype = word();
     is_sound = is_sound && dtype >= F32 && dtype <= F16;
@@ -435,6 +440,7 @@ int Engine::adopt(const uint8_t* memory, int64_t bytes) {
     }
     matrix(-1, HEAD_MATRIX, head_matrix_);
     if (!is_sound || next != count) return BAD_ARGUMENT;
+    if (!has_memory_) return NO_MEMORY;
     head_rows_ = embedding_rows_ = config_.vocab;
     adopted_bytes_ = (size_t)bytes;
     return OK;
@@ -450,10 +456,11 @@ bool Engine::fits(int layer, int role, const Matrix& m) const {
            (!inputs || m.inputs == inputs);
 }
 
-void Engine::reserve_block(const Matrix& matrix) {
+bool Engine::reserve_block(const Matrix& matrix) {
     const size_t room = (size_t)PANEL * (size_t)matrix.block_tiles * TILE_ROWS;
     for (Scratch& scratch : scratch_)
-        if (scratch.block.size() < room) scratch.block.assign(room);
+        if (scratch.block.size() < room && !scratch.block.assign(room)) return false;
+    return true;
 }
 
 size_t Engine::embedding_bytes() const {
@@ -473,6 +480,7 @@ int Engine::set_usable(const int32_t* ids, int count) {
     std::unique_ptr<uint8_t, Free> memory;
     if (count) {
         memory.reset((uint8_t*)allocate_aligned(made.bytes()));
+        if (!memory) return NO_MEMORY;
         memset(memory.get(), 0, made.bytes());
     }
     made.data = memory.get();
@@ -492,6 +500,7 @@ int Engine::set_embedding(const Source& source, int rows, int first_row) {
     if (first_row == 0) {
         embedding_dtype_ = source.dtype;
         embedding_ = arena_.get((size_t)config_.vocab * row_bytes);
+        if (!embedding_) return NO_MEMORY;
     } else if (embedding_dtype_ != source.dtype) return BAD_ARGUMENT;
     if (!config_.embedding_q8 && source.input_stride != 1) return BAD_ARGUMENT;
     std::vector<float> values(width);
@@ -571,7 +580,10 @@ int Engine::ready() {
     }
     for (int layer = 0; layer < std::min(config_.layers, 2); layer++) make_low_ranks(layer);
     calibration_.reset();
-    return OK;
+    products_ = 0;
+    for (const Layer& layer : layers_)
+        for (const Matrix& matrix : layer.matrix) products_ += (size_t)matrix.rows * (size_t)matrix.inputs;
+    return has_memory_ ? OK : NO_MEMORY;
 }
 
 bool Engine::low_ranks_fit(int layer) const {
@@ -624,6 +636,7 @@ int Engine::new_slot() {
         Slot& slot = slots_[i];
         if (slot.is_used) continue;
         if (!slot.state) slot.state = (float*)states_.get(state_floats_ * sizeof(float));
+        if (!slot.state) return NO_MEMORY;
         memcpy(slot.state, initial_state_.data(), state_floats_ * sizeof(float));
         slot.is_used = true;
         return (int)i;
@@ -708,10 +721,11 @@ double Engine::read_bandwidth(size_t bytes) {
     Arena memory;
     bytes = align_up(std::max(bytes, UNIT), UNIT);
     uint8_t* buffer = memory.get(bytes);
+    if (!buffer) return 0;
     memset(buffer, 1, bytes);
     bandwidth_buffer_ = buffer;
     bandwidth_units_.store((int)(bytes / UNIT));
-    const double start = Pool::now();
+    const double start = seconds_now();
     pool_.run(
         [](void* engine, int, uint32_t phase) {
             Engine& e = *(Engine*)engine;
@@ -720,7 +734,7 @@ double Engine::read_bandwidth(size_t bytes) {
             });
         },
         this);
-    return (double)bytes / (Pool::now() - start) / 1e9;
+    return (double)bytes / (seconds_now() - start) / 1e9;
 }
 
 } // namespace roost

@@ -62,11 +62,15 @@ struct Source {
 
 constexpr float NORM_EPS = 1e-5f; // of the layer norms, in all of BlinkDL's code
 
+enum Spread : int32_t { NO_JOBS = 0, LARGE_JOBS = 1, ALL_JOBS = 2 }; // over the threads
+
 enum Want : int32_t { NOTHING = 0, LAST = 1, ALL = 2 };
 
 class Engine {
 public:
     explicit Engine(const Config& config, const Kernels* kernels);
+    void spread(int which) { spread_ = which; }
+    bool has_memory() const { return has_memory_; } // false: it may only be deleted
 
     // Loading. `first_row` > 0 continues a matrix that is given in pieces (multiples of 16 rows; head, embedding only).
     // `is_trial`: 8 bits for calibrate(), in memory that goes when the layer's matrix is set for good.
@@ -104,12 +108,12 @@ public:
     // Feeds counts[b] tokens to slots[b]; `lines`: how many lines of logits that makes, in the order of the batch. They
     // are computed when they are asked for: all of them, or of the tokens of set_usable() alone.
     int step(int batch, const int32_t* slots, const int32_t* counts, const int32_t* tokens, const int32_t* want, int* lines);
-    const float* logits();
+    const float* logits(); // null without memory
     int logits_stride() const { return logits_stride_; }
     const float* maxima(bool of_usable) const; // of each block of each line; null once the logits were given away
     void give_away() { has_maxima_ = false; }  // somebody else may write to them
     int set_usable(const int32_t* ids, int count); // the only tokens that may be drawn, ascending; 0: no such set
-    const float* usable_logits();                  // null without a set, and after a step of several rounds
+    const float* usable_logits(); // null without a set, after a step of several rounds, and without memory
     int usable_stride() const { return head_stride(usable_head_); }
     const std::vector<int32_t>& usable_ids() const { return usable_ids_; }
     const std::vector<int32_t>& usable_rows() const { return usable_rows_; } // by token; -1 for one that is not usable
@@ -164,7 +168,7 @@ private:
     int padded_channel(int channel) const;
     bool low_ranks_fit(int layer) const;
     bool fits(int layer, int role, const Matrix& matrix) const;
-    void reserve_block(const Matrix& matrix);
+    bool reserve_block(const Matrix& matrix);
     size_t embedding_bytes() const;
     void make_low_ranks(int layer);
     void set_columns(int columns);
@@ -175,9 +179,10 @@ private:
     void embed(int token, float* out) const;
     void clear_state(float* state) const;
 
+    bool is_alone(size_t products) const { return spread_ == NO_JOBS || (spread_ == LARGE_JOBS && products < SMALL_JOB); }
     void run_round();
     static int head_stride(const Matrix& head) { return head.tiles * TILE_ROWS; } // a line is padded to whole tiles
-    static void reserve(AlignedVector& lines, size_t count);
+    bool reserve(AlignedVector& lines, AlignedVector& maxima, size_t count, const Matrix& head);
     void compute_logits(const Matrix& head, float* out, float* maxima);
     static int blocks_of(int count) { return (count + LOGIT_BLOCK - 1) / LOGIT_BLOCK; }
     void round(Thread thread);
@@ -200,13 +205,16 @@ private:
     static constexpr int HEAD_COLUMNS = 64; // columns handled together inside a head
     static constexpr int BLOCK_ROWS = 32;   // rows of a unit: two tiles, one group of the next product's inputs
     static constexpr int CHANNELS = 64;     // of a unit of RWKV-4's recurrence
+    // Multiply-adds that one thread has done before a second is any help: the bundled model's of one token (2.8 million)
+    // take it 0.32 ms and two threads 0.47, those of two tokens 0.70 and 0.45 (Zen 3).
+    static constexpr size_t SMALL_JOB = 4000000;
 
     const Config config_;
     const Kernels* const kernels_;
     const int width_;     // config.width padded to 16
     const int head_;      // head size padded to 32
     const int attention_; // channels of the attention, padded
-    size_t state_floats_, adopted_bytes_ = 0;
+    size_t state_floats_, adopted_bytes_ = 0, products_ = 0; // products_: of one column in all layers
     Arena arena_, states_;
     std::vector<Layer> layers_;
     std::vector<float> global_[GLOBAL_VECTORS];
@@ -223,8 +231,8 @@ private:
         out_in_, ffn_in_, ffn_r_in_, hidden_in_, head_in_;
     std::vector<std::unique_ptr<uint8_t, Free>> owned_;
     Floats x_, normed_, r_, k_, v_, g_, v_first_, ffn_r_, last_, logits_, usable_logits_, maxima_, usable_maxima_;
-    int logits_stride_ = 0, lines_ = 0;
-    bool has_logits_ = false, has_usable_logits_ = false, has_maxima_ = false, is_one_round_ = false;
+    int logits_stride_ = 0, lines_ = 0, spread_ = ALL_JOBS;
+    bool has_memory_ = true, has_logits_ = false, has_usable_logits_ = false, has_maxima_ = false, is_one_round_ = false;
     const Matrix* logits_head_ = nullptr;
     float *logits_out_ = nullptr, *maxima_out_ = nullptr;
     std::atomic<int> logits_units_{0};
@@ -255,8 +263,8 @@ private:
         bool padded_rows, padded_inputs;
         const float* importance;
     } packing_{};
-    std::atomic<int> packing_tiles_{0}, is_bad_{0};
-    std::mutex placing_;
+    std::atomic<int> packing_tiles_{0}, packing_status_{OK};
+    Mutex placing_;
 
     std::atomic<bool> profiles_{false};
     double work_[16] = {}, wait_[16] = {};

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <utility>
 #include <vector>
 #if defined(_WIN32)
@@ -16,7 +15,8 @@
 
 namespace roost {
 
-// At least 64 bytes, at a multiple of 64. Throws std::bad_alloc.
+// At least 64 bytes, at a multiple of 64. Null where there is no memory: what takes megabytes is asked for here, and every
+// caller says so. (The few kilobytes of a std::vector end the process, as nothing here throws.)
 inline void* allocate_aligned(size_t bytes) {
     bytes = align_up(bytes + 64, 64);
 #if defined(_WIN32)
@@ -25,7 +25,6 @@ inline void* allocate_aligned(size_t bytes) {
     void* found = nullptr;
     if (posix_memalign(&found, 64, bytes) != 0) found = nullptr;
 #endif
-    if (!found) throw std::bad_alloc();
     return found;
 }
 inline void free_aligned(void* memory) {
@@ -51,12 +50,14 @@ public:
     AlignedVector& operator=(const AlignedVector&) = delete;
     ~AlignedVector() { free_aligned(data_); }
 
-    void assign(size_t count) {
+    bool assign(size_t count) { // false without memory, and all is as it was
         float* fresh = (float*)allocate_aligned(count * sizeof(float));
+        if (!fresh) return false;
         memset(fresh, 0, count * sizeof(float) + 64);
         free_aligned(data_);
         data_ = fresh;
         size_ = count;
+        return true;
     }
     float* data() { return data_; }
     const float* data() const { return data_; }
@@ -69,7 +70,7 @@ private:
     size_t size_ = 0;
 };
 
-// Zeroed blocks that live as long as the arena, in huge pages where the system has them.
+// Zeroed blocks that live as long as the arena, in huge pages where the system has them; null without memory.
 class Arena {
 public:
     Arena() = default;
@@ -82,7 +83,7 @@ public:
 
     uint8_t* get(size_t bytes) {
         bytes = align_up(bytes + SLACK, 64);
-        if (used_ + bytes > capacity_) grow(bytes);
+        if (used_ + bytes > capacity_ && !grow(bytes)) return nullptr;
         uint8_t* found = current_ + used_;
         used_ += bytes;
         taken_ += bytes;
@@ -97,23 +98,25 @@ private:
     static constexpr size_t CHUNK = (size_t)16 << 20;
 #endif
 
-    void grow(size_t bytes) {
+    bool grow(size_t bytes) {
         const size_t capacity = align_up(std::max(bytes, CHUNK), HUGE_PAGE);
 #if defined(__linux__)
         const size_t total = capacity + HUGE_PAGE;
         void* memory = mmap(nullptr, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (memory == MAP_FAILED) throw std::bad_alloc();
+        if (memory == MAP_FAILED) return false;
         current_ = (uint8_t*)align_up((size_t)memory, HUGE_PAGE);
         madvise(current_, capacity, MADV_HUGEPAGE);
 #else
         const size_t total = capacity;
         void* memory = allocate_aligned(capacity);
+        if (!memory) return false;
         memset(memory, 0, capacity);
         current_ = (uint8_t*)memory;
 #endif
         chunks_.push_back({memory, total});
         capacity_ = capacity;
         used_ = 0;
+        return true;
     }
     static void release(void* memory, size_t bytes) {
 #if defined(__linux__)

@@ -12,12 +12,10 @@
 // a unit; what decides the number of units is atomic, because a late thread may read it while the next job is set up.
 // The job's argument outlives the pool.
 #pragma once
+#include "system.h"
+
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <mutex>
-#include <thread>
 #include <vector>
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -37,33 +35,37 @@ class Pool {
 public:
     using Job = void (*)(void* argument, int thread, uint32_t phase);
 
-    explicit Pool(int threads) : size_(threads) {
-        for (int i = 1; i < threads; i++) threads_.emplace_back([this, i] { loop(i); });
+    explicit Pool(int threads) : size_(threads), members_((size_t)threads) {
+        // Those that the system has no room for are done without: phases wait for units, not for threads.
+        for (int i = 1; i < threads && members_[(size_t)i].start(this, i); i++) started_ = i;
     }
     ~Pool() {
         {
-            std::lock_guard<std::mutex> guard(mutex_);
+            Guard guard(mutex_);
             quit_.store(true);
             generation_.fetch_add(2);
         }
         wake_.notify_all();
-        for (auto& thread : threads_) thread.join();
+        for (int i = 1; i <= started_; i++) members_[(size_t)i].thread.join();
     }
     Pool(const Pool&) = delete;
     Pool& operator=(const Pool&) = delete;
 
     int size() const { return size_; }
+    bool was_alone() const { return alone_from_.load(std::memory_order_relaxed) != NEVER; } // in the last job
 
-    void run(Job job, void* argument) {
+    // `alone`: on this thread, for a job so small that the others would come too late.
+    void run(Job job, void* argument, bool alone = false) {
         const uint32_t first = (uint32_t)(current_.load(std::memory_order_relaxed) >> 32);
-        if (size_ > 1) {
+        alone_from_.store(alone || size_ == 1 ? first : NEVER);
+        if (size_ > 1 && !alone) {
             generation_.fetch_add(1); // odd: a late thread must not mix the old job with the new phase number
             job_.store(job);
             argument_.store(argument);
             first_.store(first);
             generation_.fetch_add(1);
             if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-                { std::lock_guard<std::mutex> guard(mutex_); }
+                { Guard guard(mutex_); }
                 wake_.notify_all();
             }
         }
@@ -75,11 +77,12 @@ public:
     template <class Unit>
     void phase(uint32_t& phase, int total, int chunk, Unit&& unit, double* work = nullptr, double* wait = nullptr) {
         const uint64_t mine = (uint64_t)phase++ << 32;
-        const double started = work ? now() : 0;
-        if (size_ == 1) {
+        const double started = work ? seconds_now() : 0;
+        const uint64_t alone = alone_from_.load(std::memory_order_relaxed);
+        if (alone != NEVER && (int32_t)(phase - 1 - (uint32_t)alone) >= 0) { // not for a thread late from a job before
             for (int i = 0; i < total; i++) unit(i);
             current_.store(mine + (1ull << 32), std::memory_order_relaxed);
-            if (work) *work += now() - started;
+            if (work) *work += seconds_now() - started;
             return;
         }
         uint64_t seen = current_.load(std::memory_order_acquire);
@@ -96,7 +99,7 @@ public:
             for (; i < end; i++) unit(i);
             seen = current_.load(std::memory_order_acquire);
         }
-        const double worked = work ? now() : 0;
+        const double worked = work ? seconds_now() : 0;
         if (total == 0) {
             uint64_t expected = mine;
             current_.compare_exchange_strong(expected, mine + (1ull << 32), std::memory_order_acq_rel);
@@ -106,20 +109,26 @@ public:
         } else {
             for (int spins = 0; !((current_.load(std::memory_order_acquire) ^ mine) >> 32); spins++) {
                 if (spins < 2000) relax();
-                else std::this_thread::yield();
+                else yield_thread();
             }
         }
         if (work) {
             *work += worked - started;
-            *wait += now() - worked;
+            *wait += seconds_now() - worked;
         }
     }
 
-    static double now() {
-        return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-    }
-
 private:
+    struct Member {
+        Thread thread;
+        Pool* pool = nullptr;
+        int number = 0;
+        bool start(Pool* of, int which) {
+            pool = of, number = which;
+            return thread.start([](void* member) { ((Member*)member)->pool->loop(((Member*)member)->number); }, this);
+        }
+    };
+    static constexpr uint64_t NEVER = ~0ull;
     static constexpr int SPINS_BEFORE_SLEEP = 20000; // about 0.3 ms: longer than the pause between two tokens
 
     void loop(int thread) {
@@ -131,9 +140,9 @@ private:
         for (;;) {
             for (int i = 0; nothing_new(std::memory_order_acquire) && i < SPINS_BEFORE_SLEEP; i++) relax();
             if (nothing_new(std::memory_order_acquire)) {
-                std::unique_lock<std::mutex> lock(mutex_);
+                Guard guard(mutex_);
                 sleepers_.fetch_add(1);
-                wake_.wait(lock, [&] { return !nothing_new(std::memory_order_seq_cst); });
+                while (nothing_new(std::memory_order_seq_cst)) wake_.wait(mutex_);
                 sleepers_.fetch_sub(1);
             }
             const uint32_t generation = generation_.load();
@@ -150,15 +159,17 @@ private:
     const int size_;
     alignas(64) std::atomic<uint64_t> current_{0};
     alignas(64) std::atomic<int> done_{0};
+    std::atomic<uint64_t> alone_from_{NEVER}; // the first phase of a job that one thread runs
     alignas(64) std::atomic<uint32_t> generation_{0};
     std::atomic<int> sleepers_{0};
     std::atomic<bool> quit_{false};
     std::atomic<Job> job_{nullptr};
     std::atomic<void*> argument_{nullptr};
     std::atomic<uint32_t> first_{0};
-    std::mutex mutex_;
-    std::condition_variable wake_;
-    std::vector<std::thread> threads_; // last: they use all of the above
+    Mutex mutex_;
+    Condition wake_;
+    std::vector<Member> members_; // by thread; the first is the caller's
+    int started_ = 0;
 };
 
 } // namespace roost

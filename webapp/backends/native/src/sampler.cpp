@@ -13,6 +13,8 @@ constexpr float MINUS_INFINITY = -std::numeric_limits<float>::infinity();
 constexpr float LOWEST = -std::numeric_limits<float>::max(); // of a token that may not be drawn
 constexpr uint64_t GAMMA = 0x9E3779B97F4A7C15ull;
 
+constexpr auto ascending = [](int32_t a, int32_t b) { return a < b; }; // without it libc++'s own sort is called: system.h
+
 uint64_t mix(uint64_t z) { // SplitMix64
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBull;
@@ -52,7 +54,7 @@ void Sampler::sample(const Kernels& kernels, Pool& pool, const SamplingJob& job)
     pool_ = &pool;
     job_ = job;
     count_.store(job.count);
-    pool.run(run, this);
+    pool.run(run, this, pool.was_alone()); // else the others are still awake
 }
 
 void Sampler::run(void* sampler, int thread, uint32_t phase) {
@@ -129,7 +131,7 @@ void Sampler::adjust(int i, float* row, Scratch& scratch) const {
         kernels_->maxima(row, count, scratch.maxima.data());
         return;
     }
-    std::sort(changed.begin(), changed.end());
+    std::sort(changed.begin(), changed.end(), ascending);
     int32_t last = -1;
     for (const int32_t block : changed) {
         if (block == last) continue;
@@ -307,7 +309,7 @@ int Sampler::keep(int i, const float* row, float largest, Scratch& scratch) cons
     if (cuts_k && top_k < count) {
         const auto is_better = [&](int32_t a, int32_t b) { return row[a] != row[b] ? row[a] > row[b] : a < b; };
         std::nth_element(kept, kept + top_k, kept + count, is_better);
-        std::sort(kept, kept + top_k);
+        std::sort(kept, kept + top_k, ascending);
         count = top_k;
     }
     return (int)(std::remove_if(kept, kept + count, [&](int32_t id) { return weights[id] < min_p; }) - kept);

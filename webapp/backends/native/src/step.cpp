@@ -32,10 +32,7 @@ int Engine::step(int batch, const int32_t* slots, const int32_t* counts, const i
     has_logits_ = !is_one_round_;
     has_usable_logits_ = false;
     has_maxima_ = true;
-    if (!is_one_round_) {
-        reserve(logits_, lines * (size_t)logits_stride_);
-        reserve(maxima_, lines * (size_t)blocks_of(config_.vocab));
-    }
+    if (!is_one_round_ && !reserve(logits_, maxima_, lines, head_matrix_)) return NO_MEMORY;
 
     std::vector<int> position((size_t)batch, 0);
     float *next_line = logits_.data(), *next_maxima = maxima_.data();
@@ -69,15 +66,19 @@ int Engine::step(int batch, const int32_t* slots, const int32_t* counts, const i
     return OK;
 }
 
-// The room grows as needed, and shrinks again after a prompt of which every line was wanted.
-void Engine::reserve(AlignedVector& lines, size_t count) {
-    if (count > lines.size() || (lines.size() > ((size_t)64 << 20) && count * 4 < lines.size())) lines.assign(count);
+// Room for so many lines of a head and their maxima; false without memory. It grows as needed, and shrinks again after a
+// prompt of which every line was wanted.
+bool Engine::reserve(AlignedVector& lines, AlignedVector& maxima, size_t count, const Matrix& head) {
+    const auto resize = [](AlignedVector& to, size_t size) {
+        const bool fits = size <= to.size() && (to.size() <= ((size_t)64 << 20) || size * 4 >= to.size());
+        return fits || to.assign(size);
+    };
+    return resize(lines, count * (size_t)head_stride(head)) && resize(maxima, count * (size_t)blocks_of(head.rows));
 }
 
 const float* Engine::logits() {
     if (!has_logits_) {
-        reserve(logits_, (size_t)lines_ * (size_t)logits_stride_);
-        reserve(maxima_, (size_t)lines_ * (size_t)blocks_of(config_.vocab));
+        if (!reserve(logits_, maxima_, (size_t)lines_, head_matrix_)) return nullptr;
         compute_logits(head_matrix_, logits_.data(), maxima_.data());
         has_logits_ = true;
     }
@@ -87,8 +88,7 @@ const float* Engine::logits() {
 const float* Engine::usable_logits() {
     if (usable_ids_.empty() || !is_one_round_) return nullptr;
     if (!has_usable_logits_) {
-        reserve(usable_logits_, (size_t)lines_ * (size_t)usable_stride());
-        reserve(usable_maxima_, (size_t)lines_ * (size_t)blocks_of(usable_head_.rows));
+        if (!reserve(usable_logits_, usable_maxima_, (size_t)lines_, usable_head_)) return nullptr;
         compute_logits(usable_head_, usable_logits_.data(), usable_maxima_.data());
         has_usable_logits_ = true;
     }
@@ -130,7 +130,7 @@ void Engine::compute_logits(const Matrix& head, float* out, float* maxima) {
                 }
             });
         },
-        this);
+        this, pool_.was_alone() && is_alone((size_t)head_in_.columns * (size_t)head.rows * (size_t)head.inputs));
 }
 
 void Engine::run_round() {
@@ -138,7 +138,8 @@ void Engine::run_round() {
     const int selected = (int)selected_column_.size();
     selected_.store(selected);
     head_in_.columns = selected;
-    pool_.run([](void* engine, int thread, uint32_t phase) { ((Engine*)engine)->round({thread, phase}); }, this);
+    pool_.run([](void* engine, int thread, uint32_t phase) { ((Engine*)engine)->round({thread, phase}); }, this,
+              is_alone(column_slot_.size() * products_));
 }
 
 void Engine::set_columns(int columns) {
