@@ -5,7 +5,7 @@ import { at } from "./base.js";
 const SEARCH_MS = 150;
 let ready = null;
 
-function parts() {
+export function parts() {
   ready ??= load().catch((error) => {
     ready = null;
     throw error;

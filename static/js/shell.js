@@ -79,6 +79,8 @@ document.addEventListener("keydown", async (event) => {
 document.addEventListener("click", async (event) => {
   if (event.target.closest("[data-show-keys]")) (await import("./palette.js")).showKeys();
   else if (event.target.closest("[data-show-palette]")) (await import("./palette.js")).showPalette();
+  else if (event.target.closest("[data-tour-start]")) (await import("./tour.js")).startTour(event.target.closest("button"));
+  else if (event.target.closest("[data-tour-skip]")) (await import("./tour.js")).dismissTour();
 });
 
 // Toasts leave by themselves, but not while someone points at them or has the focus in them.

@@ -34,7 +34,7 @@ from webapp.web.roles import least_role, most_needed
 blueprint = Blueprint("status", __name__, url_prefix="/status")
 NAME_CHARS = 500
 HTML_LANGS = {"en": "en", "zh": "zh-Hans"}
-OF_BROWSER = {"theme": ("light", "dark"), "density": ("compact",), "enter": ("send", "line")}
+OF_BROWSER = {"theme": ("light", "dark"), "density": ("compact",), "enter": ("send", "line"), "tour": ("done",)}
 """What a browser keeps for itself, in the cookie ``roost_<name>``; anything else there means "" (as the system or the
 device suggests)."""
 PANEL_COOKIE = "roost_panel"
@@ -269,6 +269,16 @@ KEYS = (
 )
 
 
+TOUR = (
+    ("model", ".strip-button"),
+    ("write", "#composer"),
+    ("answer", "#messages .answer:last-child .foot"),
+    ("panel", ".chat-head [data-panel-toggle]"),
+    ("more", "[popovertarget=appearance-menu]"),
+)
+"""Steps, each with what it is about on the page, where the page has it."""
+
+
 def palette(page: PageContext) -> Values:
     """``status/_palette.html``. A row has a ``url`` to go to, a ``model`` to load, or a selector of what to ``press``;
     the page leaves out what it does not have."""
@@ -299,10 +309,11 @@ def palette(page: PageContext) -> Values:
         {"label": t("people.title"), "url": "/people", "icon": "users"},
         {"label": t("jobs.title"), "url": "/jobs", "icon": "list-checks"},
         {"label": t("keys.title"), "press": "#keys", "icon": "info", "key": "?"},
+        {"label": t("tour.start"), "press": "[data-tour-start]", "icon": "lightbulb"},
     ]
     new = {"label": t("chat.list.new"), "url": "/", "icon": "square-pen"}
     groups = (("chat", [new, *chat]), ("pages", [*pages, *more]), ("models", models), ("looks", looks))
-    return {"groups": groups, "key_rows": KEYS}
+    return {"groups": groups, "key_rows": KEYS, "tour": TOUR}
 
 
 @blueprint.get("/palette")
