@@ -1,5 +1,6 @@
 """Roost below a path, behind a proxy that cuts the path off or does not."""
 
+import json
 import re
 import urllib.error
 import urllib.request
@@ -65,6 +66,19 @@ def test_redirections_and_what_is_typed_stay_right(roost):
     place = caught.value.headers["Location"]
     assert place.startswith(f"{BASE}/chat/")
     assert 'href="/models"' in roost.get(place).replace("&#34;", '"')
+
+
+@pytest.mark.parametrize("prefix", ["", BASE])
+def test_a_body_for_the_api_has_the_apis_limit_whether_or_not_the_path_is_cut_off(tmp_path, prefix):
+    roost = RunningRoost(tmp_path, fake_strategy(), base_path=BASE, max_body_bytes=20_000)
+    # more than comes with the headers, so that its size is asked about before it is there
+    body = json.dumps({"content": "word " * 100_000}).encode()
+    with urllib.request.urlopen(roost.request(f"{prefix}/tokenize", body, Content_Type="application/json")) as answer:
+        assert len(json.loads(answer.read())["tokens"]) >= 100_000
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(roost.request(f"{prefix}/chat/do", body, Origin=roost.url))
+    assert caught.value.code == 413
+    roost.stop()
 
 
 def test_without_a_path_links_are_as_they_were(tmp_path):

@@ -226,6 +226,8 @@ class Guard:
     def body_limit(self, environ: dict[str, Any]) -> int:
         """Most bytes of the body of a request of which only the headers have come. Raises the RoostError that
         :meth:`check` would answer, or ``too_large``."""
+        environ = dict(environ)
+        self.proxies.apply(environ)  # an API below a path is one
         decision = self.decide(environ)
         if decision.error is not None:
             raise decision.error
