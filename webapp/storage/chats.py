@@ -124,13 +124,42 @@ class ChatStore:
             return {row["person_id"]: row["chats"] for row in connection.execute(query)}
 
     def list(
-        self, query: str = "", limit: int = 50, offset: int = 0, folder: str | None = None, is_archived: bool = False
+        self,
+        query: str = "",
+        limit: int = 50,
+        offset: int = 0,
+        folder: str | None = None,
+        is_archived: bool = False,
+        is_pinned: bool | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        preset_id: str | None = None,
+        model: str | None = None,
     ) -> Summaries:
-        """Last used first. With a query: the chats whose title or whose messages contain it; with a ``folder``, those
-        in it; those in the archive, or those that are not."""
+        """Last used first. With a query: the chats whose title or whose messages contain it; those in the archive, or
+        those that are not. What is None does not matter: a ``folder``, last used from ``since`` on and before
+        ``until`` (Unix seconds), set to a preset, with an answer of a ``model``."""
         matching, values = matching_chats(query, self.database.has_search_index)
-        where = [matching, "c.is_archived = ?", *(["c.folder = ?"] if folder is not None else [])]
-        return self._list(where, (*values, is_archived, *([folder] if folder is not None else [])), limit, offset)
+        by_model = "EXISTS (SELECT 1 FROM messages m WHERE m.chat_id = c.id AND m.model = ? AND m.deleted_at IS NULL)"
+        conditions = (
+            ("c.folder = ?", folder),
+            ("c.is_pinned = ?", is_pinned),
+            ("c.updated_at >= ?", since),
+            ("c.updated_at < ?", until),
+            ("c.preset_id = ?", preset_id),
+            (by_model, model),
+        )
+        asked = [(condition, value) for condition, value in conditions if value is not None]
+        where = [matching, "c.is_archived = ?", *(condition for condition, _ in asked)]
+        return self._list(where, (*values, is_archived, *(value for _, value in asked)), limit, offset)
+
+    def models(self) -> Names:
+        """Names of those that answered in these chats, in their order."""
+        query = f"""SELECT DISTINCT m.model FROM messages m JOIN chats c ON c.id = m.chat_id
+                    WHERE m.model <> '' AND m.deleted_at IS NULL AND c.deleted_at IS NULL
+                          AND {self._where.format("c.")} ORDER BY m.model"""
+        with self.database.connect() as connection:
+            return [str(row["model"]) for row in connection.execute(query, self._whose)]
 
     def placed(self) -> Summaries:
         """Those that are pinned or in a folder, and not in the archive; last used first."""

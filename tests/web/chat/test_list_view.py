@@ -109,3 +109,29 @@ def test_a_search_that_finds_more_than_it_shows_says_so(roost):
     assert says(found, "chat.list.found_newest", count=HITS) and found.count('class="hit"') == HITS
     one = roost.get(f"/chats?q=capercaillie+{HITS}", **{"HX-Request": "true"})
     assert says(one, "chat.list.found", count=1)
+
+
+def test_all_chats_are_filtered_by_day_pin_preset_and_model(roost):
+    preset = roost.app.extensions["presets"].create("Filter", {})
+    chats = {name: roost.store.create(title=f"Filtered {name}", preset_id=preset.id) for name in ("old", "new")}
+    roost.store.place([chats["old"].id], is_pinned=True)
+    with roost.app.extensions["database"].transaction() as connection:
+        day = datetime(2020, 5, 17, 23, 30, tzinfo=ZoneInfo("Asia/Tokyo")).timestamp()
+        connection.execute("UPDATE chats SET updated_at = ? WHERE id = ?", (day, chats["old"].id))
+    answered = roost.answered("Filtered by its model")
+    model = roost.store.branch(answered)[-1].model
+    tokyo = {"Cookie": f"{roost.cookie}; roost_zone=Asia/Tokyo"}
+
+    def found(**asked):
+        page = roost.get(f"/chats/all?q=Filtered&{urllib.parse.urlencode(asked)}", **tokyo)
+        return {name for name in ("old", "new", "by its model") if f">Filtered {name}<" in page}
+
+    assert found() == {"old", "new", "by its model"} and model
+    assert found(since="2020-05-17", until="2020-05-17") == {"old"} and found(until="2020-05-16") == set()
+    assert found(since="2020-05-18") == {"new", "by its model"} and found(pinned="1") == {"old"}
+    assert found(preset=preset.id) == {"old", "new"} and found(model=model) == {"by its model"}
+    assert found(since="yesterday", until="9999-12-31", model="<b>") == set()
+    assert found(since="' OR 1=1", until="0000-00-00") == {"old", "new", "by its model"}
+    for chat in chats.values():
+        roost.store.delete(chat.id)
+    roost.app.extensions["presets"].delete(preset.id)

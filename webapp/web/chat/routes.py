@@ -37,6 +37,7 @@ from webapp.web.chat.live import ChatContext, chat_context, chat_topic, install
 from webapp.web.chat.panel import NEW_CHAT
 from webapp.web.chat.polling import PolledPages
 from webapp.web.chat.views import (
+    FILTERS,
     PAGE,
     all_chats,
     alternatives_view,
@@ -160,11 +161,10 @@ def chats() -> Response | BaseResponse:
 def all_() -> Response:
     """Every chat, to find, move, keep or delete many at once."""
     page, args = chat_context(), request.args
-    folder = args["folder"][:FOLDER_CHARS] if args.get("folder") else None
+    chosen = {name: args[name][:QUERY_CHARS] for name in FILTERS if args.get(name)}
     first = min(max(args.get("first", 0, type=int), 0), MOST_LISTED)
     toasts = page.done_toast("chat.all.done", ALL_DONE, args.get("undo", "")[:ID_CHARS])
-    values = all_chats(page, args.get("q", "")[:QUERY_CHARS], folder, "archived" in args, first, toasts)
-    return render_page("chat/all.html", values)
+    return render_page("chat/all.html", all_chats(page, chosen, first, toasts))
 
 
 @blueprint.post("/chats/all/do")
@@ -189,9 +189,7 @@ def do_all() -> Response | BaseResponse:
         raise RoostError("bad_frame", reason=Text("reason.web.no_command", name=repr(do[:40])))
     page.news.publish(page.list_topic, *map(chat_topic, chat_ids))
     said = do if chat_ids or do == "restore" else "none"
-    shown: dict[str, Any] = {
-        name: form.get(f"shown_{name}", "")[:QUERY_CHARS] or None for name in ("q", "folder", "archived")
-    }
+    shown: dict[str, Any] = {name: form.get(f"shown_{name}", "")[:QUERY_CHARS] or None for name in FILTERS}
     return redirect(url_for("chat.all_", **shown, said=said, undo=undo if chat_ids else None), 303)
 
 

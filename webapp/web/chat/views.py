@@ -35,7 +35,7 @@ from webapp.web.chat.live import ChatContext
 from webapp.web.chat.panel import NEW_CHAT, load_offer, panel_of, preset_groups, tool_switch
 from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs
-from webapp.web.kit.page import Toast, Translator, Values, browser_zone, parameters_text
+from webapp.web.kit.page import Choice, Toast, Translator, Values, browser_zone, parameters_text
 from webapp.web.models.downloads import best_offer
 from webapp.web.presets.form import shown_name
 from webapp.web.roles import least_role
@@ -204,11 +204,27 @@ def _group(page: ChatContext, current_id: str, label: str, folder: str, rows: Se
     return {"label": label, "folder": folder, "rows": shown, "more": len(rows) - len(last)}
 
 
-def all_chats(
-    page: ChatContext, query: str, folder: str | None, is_archived: bool, first: int, toasts: tuple[Toast, ...]
-) -> Values:
-    """``chat/all.html``: every chat, ``ROWS`` from ``first`` on; those of a ``folder``, of the archive, with a word."""
-    rows, zone = page.store.list(query, ROWS + 1, first, folder, is_archived), browser_zone()
+FILTERS = ("q", "folder", "archived", "pinned", "since", "until", "preset", "model")
+"""Of the page of all chats, as its address names them."""
+
+
+def all_chats(page: ChatContext, chosen: dict[str, str], first: int, toasts: tuple[Toast, ...]) -> Values:
+    """``chat/all.html``: every chat, ``ROWS`` from ``first`` on. ``chosen``: what of :data:`FILTERS` is asked for; days
+    are those of the reader's calendar, ``until`` the last of them."""
+    zone = browser_zone()
+    rows = page.store.list(
+        chosen.get("q", ""),
+        ROWS + 1,
+        first,
+        chosen.get("folder"),
+        "archived" in chosen,
+        True if "pinned" in chosen else None,
+        _day(chosen.get("since", ""), zone),
+        _day(chosen.get("until", ""), zone, 1),
+        chosen.get("preset"),
+        chosen.get("model"),
+    )
+    presets = [Choice(preset.id, shown_name(preset, page.t)) for preset in page.presets.list()]
     return {
         "page_title": page.t("chat.all.title"),
         "commands_url": "/chats/all/do",
@@ -225,13 +241,21 @@ def all_chats(
             }
             for row in rows[:ROWS]
         ],
-        "query": query,
-        "folder": folder,
-        "is_archived": is_archived,
+        "chosen": chosen,
         "folders": page.store.folders(),
+        "presets": presets,
+        "models": page.store.models(),
         "previous": max(0, first - ROWS) if first else None,
         "next": first + ROWS if len(rows) > ROWS else None,
     }
+
+
+def _day(text: str, zone: tzinfo | None, later: int = 0) -> float | None:
+    """When it begins, in Unix seconds; None for what is no date."""
+    try:
+        return (datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=zone) + timedelta(days=later)).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def by_age(rows: Iterable[ChatSummary], now: float, zone: tzinfo | None = None) -> dict[str, list[ChatSummary]]:
