@@ -80,10 +80,8 @@ def wav_pieces(notes: Iterable[Note]) -> Iterator[bytes]:
 
 def _pieces(notes: Sequence[Note], seconds: int) -> Iterator[bytes]:
     size = 2 * RATE * seconds
-    yield (
-        b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
-    )
-    yield b"data" + struct.pack("<I", size)
+    form = struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    yield b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + form + b"data" + struct.pack("<I", size)
     upcoming, sounding = 0, []
     for second in range(seconds):
         while upcoming < len(notes) and notes[upcoming].start_s < second + 1:

@@ -45,9 +45,10 @@ SEED_ENDINGS = (".mid", ".midi", ".txt", ".abc")
 @dataclass(frozen=True)
 class Wish:
     """``prompt``: text the music goes on from, of the model's kind; ``token_ids`` in its place go on from exactly
-    these. ``boundaries``: how many of those lie before each place that others will go on from, such as bars; a
-    snapshot is kept there. ``rules`` as in :mod:`webapp.structured.music_rules`, without the kind; ``sampling``: names
-    of SamplingParams that differ from the author's."""
+    these, and of them only what lies behind the last snapshot is read: there is one of every 256 tokens of a piece that
+    was written, of its end, and of ``boundaries`` (how many of the ids lie before each). ``rules`` as in
+    :mod:`webapp.structured.music_rules`, without the kind; ``sampling``: names of SamplingParams that differ from the
+    author's."""
 
     prompt: str = ""
     token_ids: tuple[int, ...] = ()
