@@ -281,6 +281,8 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "invalid_api_key": 401,
         "owner_only": 403,
         "https_only": 400,
+        "token_scope": 403,
+        "token_invalid": 422,
         "no_own_authority": 404,
         "tls_needs_package": 400,
         "owner_link_used": 403,

@@ -15,6 +15,7 @@ from webapp.settings import Settings
 from webapp.storage.database import Database
 from webapp.storage.people import People
 from webapp.storage.sessions import Sessions
+from webapp.storage.tokens import ApiTokens
 from webapp.web.guard import Guard
 
 
@@ -25,7 +26,7 @@ def install_guard(app: Flask, settings: Settings) -> Guard:
     proof = OwnerProof(folder)
     proof.prepare()
     database = Database(folder / "roost.db")
-    return Guard(app, settings, Sessions(database), proof, People(database))
+    return Guard(app, settings, Sessions(database), proof, People(database), ApiTokens(database))
 
 
 def owner_cookie(app: Flask, port: int | str) -> tuple[str, str]:

@@ -330,6 +330,18 @@ _BATCHES = (
     ) WITHOUT ROWID""",
 )
 
+_API_TOKENS = (
+    """CREATE TABLE api_tokens (
+        id TEXT PRIMARY KEY,
+        digest TEXT NOT NULL UNIQUE,
+        name TEXT NOT NULL,
+        scopes TEXT NOT NULL,
+        person_id TEXT NOT NULL,
+        created_at REAL NOT NULL,
+        used_at REAL NOT NULL DEFAULT 0
+    )""",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -348,4 +360,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _SAVED_ITEMS,
     _SHARES,
     _BATCHES,
+    _API_TOKENS,
 )

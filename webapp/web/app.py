@@ -43,6 +43,7 @@ from webapp.storage.database import Database
 from webapp.storage.notebooks import NotebookStore
 from webapp.storage.people import People
 from webapp.storage.sessions import Sessions
+from webapp.storage.tokens import ApiTokens
 from webapp.web import (
     batch,
     conversion,
@@ -55,6 +56,7 @@ from webapp.web import (
     prompts,
     shared,
     status,
+    tokens,
     trust,
 )
 from webapp.web import settings as settings_page
@@ -87,6 +89,7 @@ PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (people, "", ""),
     (settings_page, "", ""),
     (shared, "", ""),
+    (tokens, "", ""),
     (trust, "", ""),
 )
 """Each page's module with its ``blueprint``; for those in the rail, the key of the word there and the icon."""
@@ -110,7 +113,7 @@ def create_app(settings: Settings, manager: ModelManager | None = None) -> Flask
         app.extensions["certificates"] = Certificates(settings)
     open_services(app, settings, manager or ModelManager(settings))
     page.install(app, settings)
-    Guard(app, settings, *(app.extensions[name] for name in ("sessions", "owner_proof", "people")))
+    Guard(app, settings, *(app.extensions[name] for name in ("sessions", "owner_proof", "people", "api_tokens")))
     PackedStatic(app)
     error_answers.install(app)
     app.register_error_handler(500, answer_unexpected)
@@ -147,6 +150,7 @@ def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None
     proof = OwnerProof(settings.data_dir)
     proof.prepare()
     app.extensions.update(sessions=Sessions(database), people=People(database), owner_proof=proof)
+    app.extensions["api_tokens"] = ApiTokens(database)
     presets = Presets(manager, database, settings)
     presets.begin()
     servers = McpServers(database, settings)

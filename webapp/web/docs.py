@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from flask import Blueprint, Response, abort, request
+from flask import Blueprint, Response, abort, current_app, request
 
 from webapp.web.api.operations import DOCUMENTED, GROUPS, Operation
+from webapp.web.guard import current_role
 from webapp.web.kit.page import PageContext, Translator, Values, current_page, render_page
+from webapp.web.roles import Role
 
 blueprint = Blueprint("docs", __name__)
 HIDDEN_FIELDS = frozenset(
@@ -51,6 +53,7 @@ def docs_page(page: PageContext, address: str) -> Values:
         "address": address,
         "model": model,
         "model_text": t("api.address.model_switch" if settings.api_switch_models else f"api.address.{words}"),
+        "has_tokens_page": current_role() is Role.OWNER and "tokens" in current_app.blueprints,
         "key_text": t("api.address.key_needed" if has_token else "api.address.key_open"),
         "examples": examples(address, model or "rwkv", has_token),
         "groups": [

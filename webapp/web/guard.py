@@ -34,8 +34,9 @@ from webapp.services.certificates import LOCAL_NAME
 from webapp.settings import Settings
 from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person, tidy
 from webapp.storage.sessions import Session, Sessions, digest
+from webapp.storage.tokens import PREFIX, ApiToken, ApiTokens
 from webapp.web import login
-from webapp.web.api.operations import TOOLS_LEFT_OUT, is_api_path
+from webapp.web.api.operations import TOOLS_LEFT_OUT, is_api_path, scope_of
 from webapp.web.error_answers import STYLE_PATH, answer_error, wants_json
 from webapp.web.peer import (
     PEER,
@@ -173,6 +174,7 @@ class Decision:
     role: Role = Role.STRANGER
     session: Session | None = None
     person: Person = NOBODY
+    token: ApiToken | None = None
     error: RoostError | None = None
     status: int = 0
     is_guess: bool = False
@@ -181,7 +183,15 @@ class Decision:
 class Guard:
     """Installs itself on ``app`` (``app.extensions["guard"]``). ``token`` is "" when none is asked for."""
 
-    def __init__(self, app: Flask, settings: Settings, sessions: Sessions, proof: OwnerProof, people: People) -> None:
+    def __init__(
+        self,
+        app: Flask,
+        settings: Settings,
+        sessions: Sessions,
+        proof: OwnerProof,
+        people: People,
+        tokens: ApiTokens,
+    ) -> None:
         self.settings = settings
         self.is_shared = settings.is_shared
         self._has_tls = settings.has_tls
@@ -191,6 +201,7 @@ class Guard:
         self.sessions = sessions
         self.proof = proof
         self.people = people
+        self.tokens = tokens
         self.proxies = TrustedProxies(settings.trusted_proxy, settings.base_path)
         self._app = app
         self._cors = Cors(settings.cors_origins, bool(self.token))
@@ -255,6 +266,8 @@ class Guard:
             return Decision(Step.PREFLIGHT)
         if asked.method == "GET" and asked.path == STYLE_PATH:  # of the login page
             return Decision(Step.STYLE)
+        if (by_token := self._by_token(asked, endpoint)) is not None:
+            return by_token
         role, session, person, is_guess = self._role(asked)
         if asked.path == login.OWNER_PATH and asked.method in ("GET", "HEAD"):
             return Decision(Step.OWNER_LINK, role, session, person)
@@ -280,6 +293,8 @@ class Guard:
             self.sessions.touch(decision.session)
         if decision.person is not NOBODY:
             self.people.saw(decision.person)
+        if decision.token:
+            self.tokens.touch(decision.token)
         if decision.step is Step.PROCEED:
             refused: RoostError | None = request.environ.get(REFUSAL_KEY)  # its body was not read
             has_api = "api_limit" in current_app.extensions
@@ -334,6 +349,27 @@ class Guard:
         # A proxy named by --allow-host may speak https to the browser and http to us.
         name = asked.host.partition(":")[0].lower()
         return (own, f"https://{asked.host}") if name in self.named_hosts else (own,)
+
+    def _by_token(self, asked: Request, endpoint: str | None) -> Decision | None:
+        """What an API token lets pass; None where none is shown. One that is unknown is refused where no proof is asked
+        for, too: it was revoked. Beyond a guest's rights it has those that "models" needs."""
+        shown = next((key for key in shown_keys(asked) if key.startswith(PREFIX)), None)
+        if shown is None:
+            return None
+        token = self.tokens.find(shown)
+        person = self.people.find(token.person_id) if token is not None else None
+        if token is None or person is None:
+            return _refused(RoostError("invalid_api_key"), is_guess=True)
+        is_for_program = "text/html" not in asked.accept_mimetypes.values()
+        scope = scope_of(endpoint or "", is_for_program)
+        if scope is None or (scope and scope not in token.scopes):
+            refusal = RoostError("token_scope", name=token.name, scopes=", ".join(token.scopes))
+            return _refused(refusal, Role.GUEST, person=person)
+        least = least_role(endpoint)
+        role = max(least, Role.GUEST) if scope == "models" else Role.GUEST
+        if role < least:
+            return _refused(RoostError("owner_only"), role, person=person)
+        return Decision(Step.PROCEED, role, None, person, token=token)
 
     def _role(self, asked: Request) -> tuple[Role, Session | None, Person, bool]:
         """What the request proves and who it is; whether it showed a key that is wrong. A session that has ended is no

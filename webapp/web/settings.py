@@ -177,4 +177,10 @@ def _storage(page: PageContext) -> list[Values]:
             "size": str(len(the_guard().sessions.list())),
             "url": url_for("people.index"),
         },
+        {
+            "name": "tokens",
+            "text": t("tokens.title"),
+            "size": str(len(the_guard().tokens.list())),
+            "url": url_for("tokens.index"),
+        },
     ]

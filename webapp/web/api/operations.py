@@ -296,6 +296,29 @@ ROOT_PATHS = (
 """Without a prefix: the base_url in RWKV-Runner's manual has no /v1."""
 
 
+MODEL_KEYS = ("switch_model", "update_config", "reset_state", "ollama_pull", "ollama_delete", "ollama_making")
+OPEN_KEYS = (
+    "models", "model", "ollama_tags", "ollama_ps", "ollama_show", "ollama_version", "runner_status", "llama_props",
+    "health", "openapi",
+)  # fmt: skip
+"""What programs look at before they begin, whatever their token is for."""
+SHARED_ENDPOINTS = ("chat.index", "models.index", "models.details")
+
+
+def scope_of(endpoint: str, is_for_program: bool) -> str | None:
+    """The scope a token needs for a Flask endpoint: "chat", "models", "" for any, None where no token is enough."""
+    if endpoint == "health" or (is_for_program and endpoint in SHARED_ENDPOINTS):
+        return ""
+    if not endpoint.startswith("api "):
+        return None
+    _, method, rule = endpoint.split(" ", 2) if endpoint.count(" ") == 2 else ("", "", endpoint)
+    path = rule.replace("<path:name>", "{name}")
+    key = next((op.key for op in OPERATIONS if op.method == method and path in op.paths), "")
+    if key == "exit":
+        return None
+    return "models" if key in MODEL_KEYS else "" if key in OPEN_KEYS or not key else "chat"
+
+
 def is_api_path(path: str) -> bool:
     """Whether the address is for programs; errors then have the form of :func:`dialect_of`."""
     return f"{path}/".startswith(PREFIXES) or path.rstrip("/") in ROOT_PATHS

@@ -1,0 +1,129 @@
+"""Tokens for programs: made and shown once, kept as a hash, held to their scopes in every dialect, revoked at once."""
+
+import re
+
+import pytest
+
+from tests.errors import raises_code
+from tests.web.chat.running_roost import fake_strategy, models_dir
+from tests.web.owner import owner_client
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
+from webapp.settings import Settings
+from webapp.storage.database import Database
+from webapp.storage.tokens import MOST_TOKENS, PREFIX, ApiTokens
+from webapp.web.app import create_app
+
+TOKEN = "a-token-for-tests"
+QUESTION = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+
+
+@pytest.fixture(scope="module", params=["shared", "single"])
+def app(request, tmp_path_factory):
+    shared = {"lan": True, "token": TOKEN} if request.param == "shared" else {}
+    folder = tmp_path_factory.mktemp("tokens")
+    settings = Settings(
+        data_dir=folder, models_dir=models_dir(), strategy=fake_strategy("Hello."), requests_per_s=1e6, **shared
+    )
+    app = create_app(settings, ModelManager(settings, start_engine_in_thread))
+    yield app
+    app.extensions["close"]()
+
+
+def ask(app, path, token, body=None, method=None, **headers):
+    told = {"Authorization": f"Bearer {token}", **headers}
+    method = method or ("GET" if body is None else "POST")
+    client = app.test_client(use_cookies=False)
+    return client.open(path, method=method, base_url="http://127.0.0.1", json=body, headers=told)
+
+
+def made(app, *scopes, person_id="owner"):
+    return app.extensions["api_tokens"].make("a program", scopes, person_id)
+
+
+def test_a_token_for_asking_asks_and_does_nothing_else(app):
+    token = made(app, "chat")
+    assert ask(app, "/v1/chat/completions", token, QUESTION).json["choices"]
+    assert ask(app, "/v1/models", token).status_code == ask(app, "/api/tags", token).status_code == 200
+    for path, body in (("/switch-model", {"model": "x"}), ("/api/pull", {"model": "x"}), ("/exit", {})):
+        assert ask(app, path, token, body).status_code == 403, path
+    for page in ("/settings", "/presets", "/models", "/tokens"):
+        assert ask(app, page, token, Accept="text/html").status_code == 403, page
+    assert ask(app, "/models", token, Accept="application/json").json["object"] == "list"
+
+
+def test_a_token_for_models_asks_nothing(app):
+    token = made(app, "models")
+    answers = {path: ask(app, path, token, body) for path, body in QUESTIONS.items()}
+    assert {path: answer.status_code for path, answer in answers.items()} == dict.fromkeys(QUESTIONS, 403)
+    assert answers["/v1/chat/completions"].json["error"]["code"] == "token_scope"
+    assert answers["/v1/messages"].json["error"]["type"] == "permission_error"
+    assert isinstance(answers["/api/chat"].json["error"], str)
+    assert ask(app, "/v1/models", token).status_code == 200
+    assert ask(app, "/switch-model", token, {"model": "none/such.pth"}).status_code not in (401, 403)
+    assert ask(app, "/exit", token, {}).status_code == 403
+
+
+QUESTIONS = {
+    "/v1/chat/completions": QUESTION,
+    "/v1/messages": QUESTION,
+    "/api/chat": {**QUESTION, "model": "rwkv"},
+    "/completion": {"prompt": "x"},
+    "/v1/tokenize": {"text": "x"},
+}
+
+
+def test_anthropics_header_does_as_well(app):
+    token = made(app, "chat")
+    answer = app.test_client().post(
+        "/v1/messages", base_url="http://127.0.0.1", json=QUESTION, headers={"x-api-key": token}
+    )
+    assert answer.json["content"]
+
+
+def test_a_revoked_token_and_one_that_never_was_are_refused(app):
+    """Where no proof is asked for, too: who shows one does not mean to come in without."""
+    token, tokens = made(app, "chat"), app.extensions["api_tokens"]
+    assert ask(app, "/v1/models", token).status_code == 200
+    tokens.revoke(tokens.find(token).id)
+    assert ask(app, "/v1/models", token).status_code == ask(app, "/v1/models", f"{PREFIX}x").status_code == 401
+    assert ask(app, "/v1/models", TOKEN).status_code == 200, "the server's own goes on"
+
+
+def test_a_token_goes_with_its_person(app):
+    people = app.extensions["people"]
+    guest = people.add(kind="guest", name="Ada")
+    token = made(app, "chat", person_id=guest.id)
+    assert ask(app, "/v1/models", token).status_code == 200
+    people.change(guest.id, revoked_at=1.0)
+    assert ask(app, "/v1/models", token).status_code == 401
+
+
+def test_the_owner_makes_and_revokes_them_on_a_page(app):
+    owner, origin = owner_client(app), {"Origin": "http://127.0.0.1"}
+    page = owner.post(
+        "/tokens", base_url="http://127.0.0.1", headers=origin, data={"name": "An editor", "scope": ["chat"]}
+    )
+    (token,) = re.findall(PREFIX + r"[\w-]{40,}", page.text)[:1]
+    assert ask(app, "/v1/models", token).status_code == 200
+    listed = owner.get("/tokens", base_url="http://127.0.0.1").text
+    assert token not in listed and "An editor" in listed
+    for data in ({"name": " ", "scope": ["chat"]}, {"name": "x"}, {"name": "x", "scope": ["all"]}):
+        assert owner.post("/tokens", base_url="http://127.0.0.1", headers=origin, data=data).status_code == 422
+    found = app.extensions["api_tokens"].find(token)
+    owner.post(f"/tokens/{found.id}/revoke", base_url="http://127.0.0.1", headers=origin)
+    assert ask(app, "/v1/models", token).status_code == 401
+
+
+def test_they_last_with_their_use_and_nothing_that_logs_in(tmp_path):
+    database = Database(tmp_path / "roost.db")
+    tokens = ApiTokens(database)
+    secret = tokens.make("a\n program", ("models", "chat"))
+    tokens.touch(tokens.find(secret))
+    again = ApiTokens(Database(tmp_path / "roost.db")).find(secret)
+    assert (again.name, again.scopes) == ("a program", ("chat", "models")) and again.used_at >= again.created_at
+    assert not any(secret.encode() in path.read_bytes() for path in tmp_path.iterdir())
+    for _ in range(MOST_TOKENS - 1):
+        tokens._known[str(_)] = again
+    with raises_code("token_invalid", key="reason.storage.too_many_tokens"):
+        tokens.make("one more", ("chat",))

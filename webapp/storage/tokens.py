@@ -1,0 +1,96 @@
+"""Tokens for programs, stored by their hash: named, with scopes, each somebody's.
+
+All of them are in memory too, because every request asks; only one server at a time writes a database
+(:class:`.database.Claim`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+
+from webapp.errors import RoostError, StorageError
+from webapp.i18n import Text
+from webapp.storage.database import Database
+from webapp.storage.records import OWNER_ID, insert, storable
+from webapp.storage.sessions import digest
+
+PREFIX = "roost-api-"
+SCOPES = ("chat", "models")
+"""Ask the model and look what there is; load, download, remove and choose models."""
+MOST_TOKENS = 200
+NAME_CHARS = 80
+TOUCH_EVERY_S = 300.0
+
+
+@dataclass(frozen=True)
+class ApiToken:
+    """``person_id`` is whose limits count and whose things it sees. ``used_at`` 0 is never; times are Unix seconds."""
+
+    id: str
+    digest: str
+    name: str
+    scopes: tuple[str, ...]
+    person_id: str
+    created_at: float
+    used_at: float = 0.0
+
+
+class ApiTokens:
+    """Safe to share between threads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._lock = threading.Lock()
+        with database.connect() as connection:
+            rows = connection.execute("SELECT * FROM api_tokens ORDER BY created_at").fetchall()
+        made = (ApiToken(**{**dict(row), "scopes": tuple(row["scopes"].split())}) for row in rows)
+        self._known = {token.digest: token for token in made}
+
+    def make(self, name: str, scopes: tuple[str, ...], person_id: str = OWNER_ID) -> str:
+        """The token itself, which is kept nowhere. ``token_invalid`` without a name or a scope, or beyond
+        :data:`MOST_TOKENS`."""
+        name = storable(" ".join(name.split()))[:NAME_CHARS]
+        wanted = tuple(scope for scope in SCOPES if scope in scopes)
+        problem = "needs_a_name" if not name else "needs_a_scope" if not wanted else ""
+        if problem or len(self._known) >= MOST_TOKENS:
+            raise RoostError("token_invalid", reason=Text(f"reason.storage.{problem or 'too_many_tokens'}"))
+        secret = PREFIX + secrets.token_urlsafe(32)
+        made = ApiToken(uuid.uuid4().hex, digest(secret), name, wanted, person_id, time.time())
+        with self._database.transaction() as connection:
+            insert(connection, "api_tokens", {**asdict(made), "scopes": " ".join(wanted)})
+        with self._lock:
+            self._known[made.digest] = made
+        return secret
+
+    def find(self, secret: str) -> ApiToken | None:
+        """Changes nothing."""
+        return self._known.get(digest(secret)) if secret.startswith(PREFIX) else None
+
+    def list(self) -> list[ApiToken]:
+        """The newest first."""
+        with self._lock:
+            return sorted(self._known.values(), key=lambda token: -token.created_at)
+
+    def touch(self, token: ApiToken) -> None:
+        """Stores the time of use, every few minutes, where it can be."""
+        now = time.time()
+        if now - token.used_at < TOUCH_EVERY_S:
+            return
+        with self._lock:
+            if token.digest not in self._known:
+                return
+            self._known[token.digest] = replace(token, used_at=now)
+        with contextlib.suppress(StorageError), self._database.transaction() as connection:
+            connection.execute("UPDATE api_tokens SET used_at = ? WHERE id = ?", (now, token.id))
+
+    def revoke(self, token_id: str) -> None:
+        """Its next request is refused. Does nothing for an unknown id."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
+        with self._lock:
+            self._known = {key: token for key, token in self._known.items() if token.id != token_id}
