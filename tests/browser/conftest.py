@@ -1,6 +1,6 @@
 """One Chromium for all tests here. Every page is watched: no error, no refused policy, no request to another host.
 
-A test acts on a page only when its scripts listen: see :func:`acts_wait_for_scripts`. With ROOST_TEST_SLOW=1 every page
+A test acts on a page only when its scripts listen: see :func:`acts_wait_for_scripts`. With ROOST_TEST_SLOW=8 every page
 is that of a slow reader: a processor of an eighth of the speed, and each script half a second late.
 """
 
@@ -58,7 +58,7 @@ def browser():
     yield from launched()
 
 
-IS_SLOW = bool(os.environ.get("ROOST_TEST_SLOW"))
+SLOWER = float(os.environ.get("ROOST_TEST_SLOW", 1))
 ACTS = ("click", "dblclick", "tap", "hover", "focus", "fill", "type", "press", "press_sequentially", "check", "uncheck")
 ACTS += ("set_checked", "select_option", "set_input_files")
 READS = ("evaluate", "inner_text", "text_content", "input_value", "get_attribute", "is_visible", "is_hidden", "title")
@@ -86,7 +86,7 @@ def acts_wait_for_scripts():
         for kind in (sync_api.Page, sync_api.Frame, sync_api.Locator):
             for name in filter(functools.partial(hasattr, kind), [*ACTS, *READS]):
                 patch.setattr(kind, name, once_loaded(getattr(kind, name), name in READS))
-        if IS_SLOW:
+        if SLOWER > 1:
             patch.setattr(running_roost, "create_app", late_scripts(running_roost.create_app))
         yield
 
@@ -182,8 +182,8 @@ def visit(browser, anchor):
         pages.append(page)
         page.set_viewport_size(viewport or OPTIONS["viewport"])
         page.expected = []
-        if IS_SLOW:
-            context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": 8})
+        if SLOWER > 1:
+            context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": SLOWER})
         page.add_init_script(WATCH_POLICY)
         page.on("console", lambda message: seen.append((page, message.text)) if message.type == "error" else None)
         page.on("pageerror", lambda error: seen.append((page, str(error))))

@@ -305,3 +305,24 @@ print("torch" in sys.modules)
 def test_requests_and_replies_are_plain_data():
     request = reader_process.Request("inspect_file", [b"/a", False], 1.0, 1)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(request), type=reader_process.Request) == request
+
+
+FIRST_AT_ONCE = """
+import dataclasses, sys, threading
+import msgspec
+from webapp.weights.file_reader import decoded
+sys.setswitchinterval(1e-6)
+names = [f"name{number}" for number in range(20)]
+data = msgspec.msgpack.encode({name: dict.fromkeys(names, 1) for name in names})
+for _ in range(20):
+    inner = dataclasses.make_dataclass("Inner", [(name, int) for name in names])
+    outer = dataclasses.make_dataclass("Outer", [(name, inner) for name in names])
+    threads = [threading.Thread(target=decoded, args=(data, outer)) for _ in range(8)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"""
+
+
+def test_two_pages_that_ask_for_the_first_time_at_once_do_not_crash_the_server():
+    """They did: msgspec looks into a type once, and another thread met it half done."""
+    assert subprocess.run([sys.executable, "-c", FIRST_AT_ONCE]).returncode == 0

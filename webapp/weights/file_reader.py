@@ -56,6 +56,8 @@ BOOT = "import sys; sys.path[:] = sys.argv[1:]; from webapp.weights.reader_proce
 ENVIRONMENT = {"PYTHONIOENCODING": "utf-8:backslashreplace"}
 ENVIRONMENT_DEFAULTS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads take memory before any work
 Answer = TypeVar("Answer")
+_decoders: dict[Any, Any] = {}
+_making = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ class FileReader:
             if told["params"].get("path") == HERE:
                 told["params"]["path"] = shown or str(next(iter(paths), ""))
             raise error_from_dict(told)
-        return msgspec.msgpack.decode(reply.value, type=answer)
+        return decoded(reply.value, answer)
 
 
 def _sent(path: str | Path) -> bytes:
@@ -343,7 +345,19 @@ def _exchange(process: subprocess.Popen[bytes], request: Request, reply_bytes: i
 
     assert process.stdin is not None and process.stdout is not None
     write_frame(process.stdin, framed(msgspec.msgpack.encode(request)))
-    return msgspec.msgpack.decode(read_frame(process.stdout, reply_bytes), type=Reply)
+    return decoded(read_frame(process.stdout, reply_bytes), Reply)
+
+
+def decoded(data: bytes, kind: type[Answer]) -> Answer:
+    """From msgpack. The decoder is made by one thread at a time: msgspec 0.23 crashes the process where two look into
+    a type for the first time at once."""
+    import msgspec
+
+    with _making:
+        if kind not in _decoders:
+            _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    found: Answer = _decoders[kind].decode(data)
+    return found
 
 
 class _Watch:

@@ -43,7 +43,7 @@ def read_body(kind: type[T], *, is_strict: bool = True) -> T:
 def read_query(kind: type[T]) -> T:
     """What stands behind the ``?`` of the address; of a name given twice, the first. Raises ``invalid_parameter``."""
     try:
-        return msgspec.convert(request.args.to_dict(), kind, strict=False)
+        return converted(request.args.to_dict(), kind, is_strict=False)
     except msgspec.ValidationError as exc:
         raise invalid(str(exc)) from exc
 
@@ -63,7 +63,7 @@ def decoded(kind: type[T], data: bytes, is_strict: bool) -> T:
         return decoder_of(kind, is_strict).decode(data)
     except msgspec.ValidationError as exc:
         if "got `float`" in str(exc):
-            return msgspec.convert(with_integers(msgspec.json.decode(data)), kind)
+            return converted(with_integers(msgspec.json.decode(data)), kind)
         if "got `str`" not in str(exc) or not is_strict:
             raise
         with suppress(msgspec.ValidationError):
@@ -81,9 +81,15 @@ def with_integers(value: Any) -> Any:
     return value
 
 
+def converted(value: Any, kind: type[T], is_strict: bool = True) -> T:
+    """Of plain data. Raises msgspec.ValidationError."""
+    decoder_of(kind)  # has looked into the type
+    return msgspec.convert(value, kind, strict=is_strict)
+
+
 def decoder_of(kind: type[T], is_strict: bool = True) -> msgspec.json.Decoder[T]:
-    """Cached, and made by one thread at a time: msgspec 0.22 was once seen to crash the process where several threads
-    looked into a type for the first time at once."""
+    """Cached, and made by one thread at a time: msgspec 0.23 crashes the process where two look into a type for the
+    first time at once."""
     found = _decoders.get((kind, is_strict))
     if found is None:
         with _making:

@@ -43,7 +43,7 @@ from webapp.web.api.answering import (
     the_manager,
     the_settings,
 )
-from webapp.web.api.body import asked_sampling, most_tokens, read_body, read_query, text_of
+from webapp.web.api.body import asked_sampling, converted, most_tokens, read_body, read_query, text_of
 from webapp.web.api.openai.answers import TokenLogprobs, chat_logprobs
 from webapp.web.api.openai.chat import DONE, EFFORTS, arguments_text, content_text
 from webapp.web.api.openai.response_types import (
@@ -295,7 +295,7 @@ def show(name: str) -> Response:
     body = kept_answers().body(name)
     if not asked.stream:
         return answer(body)
-    events = told_again(msgspec.convert(body, ResponseObject), -1 if (n := asked.starting_after) is None else n)
+    events = told_again(converted(body, ResponseObject), -1 if (n := asked.starting_after) is None else n)
     return Response(events, content_type=SSE, headers=HEADERS)
 
 
