@@ -1,24 +1,28 @@
 """Who is who and what is whose: every address and every command that names a chat, a message or a file, asked for by
 those whose it is and by everybody else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import pytest
 
+from tests.errors import raises_code
 from tests.web.chat.running_roost import models_dir
 from tests.web.owner import owner_cookie
-from webapp.chat.messages import Message, ReadMode, attached_metadata
+from webapp.chat.messages import Message, ReadMode, ToolCall, attached_metadata
 from webapp.chat.messages import Role as Speaker
 from webapp.errors import ChatNotFound
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.attachments import ROOM
+from webapp.services.chat.turn_writer import chosen_tools
 from webapp.settings import Settings
 from webapp.storage.attachments import AttachmentStore, NewAttachment
 from webapp.storage.chats import ChatStore
 from webapp.storage.people import GUEST, Person
-from webapp.storage.records import OWNER_ID
+from webapp.storage.records import OWNER_ID, ChatTools
+from webapp.storage.tools import ToolStore
+from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.web.app import create_app
 from webapp.web.chat.commands import COMMANDS, Commands, FrameFields, read_command
 from webapp.web.chat.live import ChatContext
@@ -30,8 +34,8 @@ NO_ANSWER = {"HEAD", "OPTIONS"}
 OWN_IDS = {"chat_id", "message_id", "attachment_id"}
 """What an address may name that is somebody's. :data:`SHARED` names what the server has for everybody."""
 SHARED = {
-    "case_id", "filename", "key", "kind", "name", "path", "preset_id", "prompt_id", "run_id", "server_id", "share_id",
-    "tool_id",
+    "case_id", "filename", "form", "key", "kind", "name", "path", "preset_id", "prompt_id", "run_id", "server_id",
+    "share_id", "tool_id",
 }  # fmt: skip
 
 
@@ -212,3 +216,49 @@ def test_who_logs_in_with_the_token_has_a_room_of_their_own(app):
     pages = [browser.get("/", base_url="http://127.0.0.1", headers=HOME).text for browser in browsers]
     assert ["something private" in page for page in pages] == [True, False]
     assert "something private" not in client_of(app, OWNER_ID)("/").text
+
+
+@pytest.mark.parametrize("name, may_use", [("owner", True), ("root", True), ("anna", False), ("user", False)])
+def test_a_tool_is_for_the_owner_and_admins_until_it_is_marked(app, household, name, may_use):
+    people, database = app.extensions["people"], app.extensions["database"]
+    person = people.add(kind="account", name="root", is_admin=True) if name == "root" else household[name][1].person
+    tools, turns = ToolStore(database), app.extensions["chat_turns"]
+    definition = ToolDefinition(f"tool_of_{name}", behaviour=Behaviour.FIXED, fixed_value="42")
+    tool = tools.create(definition)
+    store = ChatStore(database, person.id)
+    chat = store.create(tools=ChatTools(is_own=True, is_on=True, tool_ids=(tool.id,)))
+    call = ToolCall("c1", definition.name, "{}")
+    question = store.add_message(chat.id, None, Message(Speaker.USER, "Call it."))
+    answer = store.add_message(chat.id, question.id, Message(Speaker.ASSISTANT, "", tool_calls=(call,)))
+
+    def reaches():
+        with app.test_request_context():
+            page = ChatContext(app, "en", person)
+            chosen = chosen_tools(chat, page.presets.of_chat(chat), page.tools)
+            is_listed = tool.id in {row.id for row in page.tools.list()}
+        (state,) = turns.tools.calls(answer)
+        return is_listed, chosen.is_on, state.tool is not None
+
+    assert reaches() == (may_use,) * 3
+    if not may_use:
+        with raises_code("chat_error"):
+            turns.tools.approve(answer.id, "c1")
+    tools.update(tool.id, replace(definition, for_guests=True))
+    assert reaches() == (True, True, True)
+    tools.delete(tool.id)
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_the_mark_goes_through_the_tools_form(household, app, is_marked):
+    ask, tools = household["owner"][0], ToolStore(app.extensions["database"])
+    tool = tools.create(ToolDefinition(f"marked_{is_marked}", behaviour=Behaviour.FIXED, for_guests=not is_marked))
+    assert (" checked" in ask(f"/tools/{tool.id}").text.split('name="for_guests"')[1].split(">")[0]) is not is_marked
+    form = {
+        "name": tool.definition.name,
+        "behaviour": "fixed",
+        "approval": "always",
+        "updated_at": repr(tool.updated_at),
+    }
+    answer = ask(f"/tools/{tool.id}", "POST", data=form | ({"for_guests": "1"} if is_marked else {}))
+    assert answer.status_code == 303 and tools.get(tool.id).definition.for_guests is is_marked
+    tools.delete(tool.id)

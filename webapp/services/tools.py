@@ -141,14 +141,27 @@ class McpServers:
         finally:
             self._client.drop(server_id)
 
-    def set_tools(self, server_id: str, hidden: Collection[str], approvals: Mapping[str, Approval]) -> None:
-        """``hidden`` are the server's names of tools not to be offered; ``approvals`` by the ids of stored tools."""
+    def set_tools(
+        self,
+        server_id: str,
+        hidden: Collection[str],
+        approvals: Mapping[str, Approval],
+        for_guests: Collection[str] | None = None,
+    ) -> None:
+        """``hidden`` are the server's names of tools not to be offered; ``approvals`` by the ids of stored tools, of
+        which those ``for_guests`` are for everybody's chats (None: as it is)."""
         with self._lock:
             server = self._allowed(server_id)
             tools = replace(server.tools, hidden=tuple(name for name in server.tools.names if name in hidden))
             self.store.set_tools(server_id, tools)
             for tool in self._tools.of_server(server_id):
-                self._set_tool(tool, approvals.get(tool.id), tool.definition.mcp.name in tools.hidden)
+                known, is_hidden = tool.definition, tool.definition.mcp.name in tools.hidden
+                is_open = known.for_guests if for_guests is None else tool.id in for_guests
+                wanted = replace(known, approval=approvals.get(tool.id, known.approval), for_guests=is_open)
+                if wanted != known:
+                    self._tools.update(tool.id, wanted)
+                if is_hidden:
+                    self._tools.delete(tool.id)
             bring_back(self._tools, replace(server, tools=tools))
 
     def warm(self, definitions: Iterable[ToolDefinition]) -> None:
@@ -189,12 +202,6 @@ class McpServers:
         """Ends every connection and program."""
         if self._made is not None:
             self._made.close()
-
-    def _set_tool(self, tool: StoredTool, approval: Approval | None, is_hidden: bool) -> None:
-        if approval is not None and approval is not tool.definition.approval:
-            self._tools.update(tool.id, replace(tool.definition, approval=approval))
-        if is_hidden:
-            self._tools.delete(tool.id)
 
     def _allowed(self, server_id: str) -> StoredServer:
         server = self.store.get(server_id)
@@ -252,7 +259,8 @@ def sync(store: ToolStore, server: StoredServer, listing: Listing) -> ToolList:
 
 
 def definition_of(server: StoredServer, remote: RemoteTool, before: StoredTool | None) -> ToolDefinition:
-    """Raises ToolInvalid for what could not be offered. What has not changed stays, approval included."""
+    """Raises ToolInvalid for what could not be offered. What has not changed stays, approval included; what
+    has is for the owner alone until it is marked again."""
     known = before.definition if before else ToolDefinition(safe_name(remote.name))
     parameters = remote.parameters or known.parameters
     mcp = McpTool(server.id, remote.name, remote.hints)
@@ -270,6 +278,7 @@ def definition_of(server: StoredServer, remote: RemoteTool, before: StoredTool |
             behaviour=Behaviour.MCP,
             approval=Approval.ALWAYS,
             mcp=mcp,
+            for_guests=False,
         )
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 from webapp.errors import RoostError, ToolInvalid
 from webapp.i18n import Text
 from webapp.storage.database import Database
-from webapp.storage.records import count_of, insert, is_name_taken, later_than, row_of, to_json, update
+from webapp.storage.records import OWNER_ID, count_of, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, ToolDefinition, checked
 
 NOT_FOUND = functools.partial(RoostError, "tool_not_found")
@@ -38,10 +38,20 @@ StoredTools = list[StoredTool]  # inside the class `list` is the method
 
 class ToolStore:
     """Cheap to make, safe from any thread; every method is one transaction. Names are unique among tools that are not
-    deleted."""
+    deleted. ``is_for_guests``: lists only tools that guests may use."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, is_for_guests: bool = False) -> None:
         self.database = database
+        self.is_for_guests = is_for_guests
+
+    def of(self, person_id: str) -> ToolStore:
+        """What chats of this person may offer: for all but the owner and admins, tools that guests may use."""
+        if self.is_for_guests or person_id == OWNER_ID:
+            return self
+        query = "SELECT 1 FROM people WHERE id = ? AND is_admin = 1"
+        with self.database.connect() as connection:
+            is_admin = connection.execute(query, (person_id,)).fetchone() is not None
+        return self if is_admin else ToolStore(self.database, is_for_guests=True)
 
     @property
     def revision(self) -> int:
@@ -58,7 +68,8 @@ class ToolStore:
         """By name."""
         with self.database.connect() as connection:
             rows = connection.execute("SELECT * FROM tools WHERE deleted_at IS NULL ORDER BY name, id").fetchall()
-        return [_tool(row) for row in rows]
+        tools = [_tool(row) for row in rows]
+        return [tool for tool in tools if tool.definition.for_guests] if self.is_for_guests else tools
 
     def get(self, tool_id: str) -> StoredTool:
         with self.database.connect() as connection:

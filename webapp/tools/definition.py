@@ -67,7 +67,8 @@ class McpTool:
 
 @dataclass(frozen=True)
 class ToolDefinition:
-    """``fixed_value`` is returned by FIXED, ``builtin`` names the tool of :mod:`webapp.tools.builtin` BUILTIN runs."""
+    """``fixed_value`` is returned by FIXED, ``builtin`` names the tool of :mod:`webapp.tools.builtin` BUILTIN runs.
+    ``for_guests``: not only chats of the owner and of admins may offer it."""
 
     name: str
     description: str = ""
@@ -78,6 +79,7 @@ class ToolDefinition:
     builtin: str = ""
     approval: Approval = Approval.ALWAYS
     mcp: McpTool = McpTool()
+    for_guests: bool = False
 
     @property
     def function(self) -> dict[str, Any]:

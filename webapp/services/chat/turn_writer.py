@@ -476,8 +476,13 @@ def think_mode_of(chat: Chat, preset: Preset) -> ThinkMode:
 
 
 def chosen_tools(chat: Chat, preset: Preset, store: ToolStore) -> ChatTools:
-    """What the chat chose itself, else its preset's tools, all allowed to be offered; approvals are the chat's."""
-    own = chat.tools
+    """What the chat chose itself, else its preset's tools, all allowed to be offered; approvals are the chat's. Only
+    what the person whose chat it is may use."""
+    own, store = chat.tools, store.of(chat.person_id)
+    if store.is_for_guests and own.is_own:
+        known = {tool.id for tool in store.list()}
+        ids = tuple(tool_id for tool_id in own.tool_ids if tool_id in known)
+        own = replace(own, tool_ids=ids, is_on=own.is_on and bool(ids))
     if own.is_own:
         return replace(own, dialect=own.dialect or preset.tool_dialect)
     ids = tuple(tool.id for tool in store.list() if tool.definition.name in preset.tools) if preset.tools else ()

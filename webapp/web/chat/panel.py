@@ -201,7 +201,8 @@ def panel_of(page: ChatContext, chat: Chat) -> Panel:
     """The same object for every page and chat for which what it follows from is equal: made once, drawn once."""
     follows_from = (
         page.locale,
-        replace(chat, id="", title="", head_id=None, created_at=0.0, updated_at=0.0),
+        replace(chat, id="", title="", head_id=None, created_at=0.0, updated_at=0.0, person_id=""),
+        page.tools.is_for_guests,
         page.news.number(PRESETS),
         page.what_runs,
         page.model,

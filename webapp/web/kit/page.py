@@ -273,7 +273,8 @@ class PageContext:
 
     @cached_property
     def tools(self) -> ToolStore:
-        return ToolStore(self.service("database"))
+        """Those the reader may use."""
+        return ToolStore(self.service("database")).of(self.person.id)
 
     def service(self, name: str) -> Any:
         """One of ``app.extensions``, such as "states" or "presets"."""

@@ -115,7 +115,7 @@ def switch(server_id: str) -> BaseResponse | Response:
 
 @blueprint.post("/<server_id>/tools")
 def set_tools(server_id: str) -> BaseResponse:
-    """Which tools are offered, and who is asked before each."""
+    """Which tools are offered, to whom, and who is asked before each."""
     page = current_page()
     shown, offered = request.form.getlist("shown"), set(request.form.getlist("offered"))
     known = {choice.value: choice for choice in Approval}
@@ -125,7 +125,7 @@ def set_tools(server_id: str) -> BaseResponse:
         if name.startswith("approval:") and value in known
     }
     hidden = {*servers_of(page).store.get(server_id).tools.hidden} - set(shown) | (set(shown) - offered)
-    servers_of(page).set_tools(server_id, hidden, approvals)
+    servers_of(page).set_tools(server_id, hidden, approvals, set(request.form.getlist("for_guests")))
     return redirect(url_for("tools.servers.edit", server_id=server_id, said="tools"), 303)
 
 

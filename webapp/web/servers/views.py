@@ -300,6 +300,7 @@ def _tool_line(page: PageContext, remote: str, tool: StoredTool | None, is_offer
         "parameters": compact_parameters(definition.parameters),
         "hints": [page.t(f"mcp.hint.{hint}") for hint in definition.mcp.hints],
         "approval": definition.approval.value,
+        "for_guests": definition.for_guests,
         "is_offered": is_offered,
     }
 

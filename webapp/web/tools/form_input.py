@@ -58,6 +58,7 @@ class ToolDraft:
     timeout_s: str = "10"
     builtin: str = ""
     approval: str = Approval.ALWAYS.value
+    for_guests: str = ""
     dialect: str = ""
     updated_at: str = ""
     arguments: str = ""
@@ -79,6 +80,7 @@ def draft_of(definition: ToolDefinition, updated_at: float = 0.0) -> ToolDraft:
         timeout_s=f"{definition.http.timeout_s:g}",
         builtin=definition.builtin,
         approval=definition.approval.value,
+        for_guests="1" if definition.for_guests else "",
         updated_at=repr(updated_at) if updated_at else "",
     )
 
@@ -104,6 +106,7 @@ def definition_of(draft: ToolDraft) -> ToolDefinition:
         http=_http(draft, parameters) if draft.behaviour == Behaviour.HTTP.value else HttpCall(),
         builtin=draft.builtin,
         approval=Approval(draft.approval),
+        for_guests=draft.for_guests == "1",
     )
 
 
