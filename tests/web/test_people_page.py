@@ -100,8 +100,8 @@ def test_the_code_of_a_link_is_drawn_in_the_page(owner):
     link = re.search(r'data-link="([^"]+)"', page)[1]
     import segno
 
-    drawn = segno.make(link, error="m")
-    assert f'width="{(drawn.symbol_size(border=3)[0]) * 5}"' in page
+    side = segno.make(link, error="m").symbol_size(border=3)[0]
+    assert f'viewBox="0 0 {side} {side}"' in page, "it is drawn as large as its place"
 
 
 @pytest.mark.parametrize("hours, is_open", [("1", False), ("", True)])

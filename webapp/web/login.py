@@ -38,7 +38,8 @@ FIELD = Markup(
 )
 STYLE = """
 :root { color-scheme: light dark; font: 16px/1.6 system-ui, sans-serif; }
-body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: Canvas; color: CanvasText; }
+body { margin: 0; min-height: 100vh; display: grid; place-items: center; background: light-dark(#FBFAF7, #15171A);
+  color: light-dark(#1F1D1A, #E9E7E2); }
 main { width: min(24rem, 88vw); }
 h1 { font-size: 1.4rem; line-height: 1.3; margin: 0 0 .5rem; }
 h2 { font-size: 1.05rem; line-height: 1.3; margin: 1.5rem 0 0; }
@@ -46,9 +47,9 @@ h2 { font-size: 1.05rem; line-height: 1.3; margin: 1.5rem 0 0; }
 label { display: block; font-weight: 600; margin-top: 1rem; }
 input { box-sizing: border-box; width: 100%; font: inherit; padding: .6rem .7rem; margin: .3rem 0; border-radius: .5rem;
   border: 1px solid GrayText; }
-button { font: inherit; font-weight: 600; padding: .6rem 1.2rem; border: 0; border-radius: .5rem; background: #2f5fd0;
-  color: #fff; cursor: pointer; }
-button:focus-visible, input:focus-visible { outline: 3px solid #7aa2ff; outline-offset: 1px; }
+button { font: inherit; font-weight: 600; padding: .6rem 1.2rem; border: 0; border-radius: .5rem; cursor: pointer;
+  background: light-dark(#0F766E, #2DD4BF); color: light-dark(#fff, #15171A); }
+button:focus-visible, input:focus-visible { outline: 3px solid light-dark(#0F766E, #2DD4BF); outline-offset: 1px; }
 h2 { font-size: 1.1rem; line-height: 1.3; margin: 1.5rem 0 .3rem; }
 main.wide { width: min(40rem, 88vw); padding: 2rem 0; }
 ol { padding-left: 1.4rem; margin: .3rem 0; }

@@ -447,7 +447,7 @@ def qr_code(text: str) -> Markup:
     import segno  # brings what no start needs
 
     code = segno.make(text, error="m")
-    return Markup(code.svg_inline(scale=5, border=3, dark="#000", light="#fff", svgclass="qr", lineclass=None))
+    return Markup(code.svg_inline(border=3, dark="#000", light="#fff", svgclass="qr", lineclass=None, omitsize=True))
 
 
 def name_of(page: PageContext, person: Person, devices: list[Session] | None = None) -> str:
