@@ -281,5 +281,6 @@ G1_NAME = re.compile(r"(?<![a-z0-9])g1([a-z]?)(?![a-z0-9])", re.IGNORECASE)
 
 def cleaned(text: str) -> str:
     """``text`` for a user or system message: no blank lines, no outer whitespace. Blank lines separate messages in
-    most formats, so this is also what keeps a pasted "\\n\\nAssistant:" from becoming a turn of its own."""
-    return re.sub(r"\n{2,}", "\n", text.replace("\r\n", "\n")).strip()
+    most formats, so this is also what keeps a pasted "\\n\\nAssistant:" from becoming a turn of its own. A line of
+    spaces looks blank, to a model too, and is one."""
+    return re.sub(r"\n(?:[^\S\n]*\n)+", "\n", text.replace("\r\n", "\n")).strip()

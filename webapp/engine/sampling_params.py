@@ -75,7 +75,7 @@ class SamplingParams:
     )
     max_tokens: int = parameter(
         500, 1, 102_400, slider=(1, 8000), is_common=True,
-        apis="ollama:num_predict runner runner_preset:maxResponseToken", api_ranges={"ollama": (-2, 102_400)},
+        apis="ollama:num_predict runner runner_preset:maxResponseToken", api_ranges={"ollama": (-2, 2**31 - 1)},
     )  # fmt: skip
     penalty_decay: float = parameter(
         0.996, 0, 1, step=0.001, slider=(0.9, 1), apis=OPENAI_LIKE + " runner_preset:penaltyDecay"
@@ -83,7 +83,7 @@ class SamplingParams:
     global_penalty: bool = parameter(False, apis="openai runner runner_preset:globalPenalty")
     top_k: int = parameter(
         0, 0, 65_536, slider=(0, 200), apis="openai ollama anthropic runner",
-        api_ranges={"openai": (-1, 65_536), "ollama": (-1, 65_536)},
+        api_ranges=dict.fromkeys(("openai", "ollama", "anthropic"), (-1, 2**31 - 1)),
     )  # fmt: skip
     min_p: float = parameter(0.0, 0, 1, step=0.01, slider=(0, 0.5), apis="openai ollama")
     seed: int | None = parameter(

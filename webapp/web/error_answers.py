@@ -97,7 +97,10 @@ def answer_http(exc: HTTPException) -> BaseResponse:
     if status < 400:
         return exc.get_response()
     if status in MISSING:
-        response = _page("page.not_found", RoostError("web_error", reason=exc.name), status)
+        code = "unknown_url" if status == 404 else "wrong_method"
+        is_fragment = wants_fragment()  # of a page: its reader can only load it again
+        words = RoostError(code, method=request.method, path=request.path[:200])
+        response = _page("page.not_found", RoostError("web_error", reason=exc.name) if is_fragment else words, status)
     elif status == 413:
         limit = request.max_content_length or 0
         response = _page(
@@ -116,7 +119,7 @@ def _page(title: str, error: RoostError, status: int) -> Response:
         return answer_error(error, status)
     locale = current_locale()
     message, hint = translate_error(error, locale)
-    if error.code == "web_error" and status in MISSING:
+    if error.code in ("web_error", "unknown_url", "wrong_method") and status in MISSING:
         message, hint = "", translate("page.not_found_hint", locale)
     words = {"title": translate(title, locale), "message": message, "hint": commands(hint), "code": error.code}
     return render_page("error.html", words, status=status)

@@ -29,6 +29,17 @@ def refused(server, body, path=CHAT):
     return status, found["error"]["code"], found["error"]["param"]
 
 
+def test_a_program_at_an_address_outside_the_api_is_told_so_too(server):
+    for status, code, found in (
+        (404, "unknown_url", server.get("/nothing")),
+        (405, "wrong_method", server.post("/docs", {})),
+    ):
+        assert found[0] == status and found[1]["error"]["code"] == code, found
+        assert "/docs" in found[1]["error"]["message"]
+    status, page = server.get("/nothing", Accept="text/html")
+    assert status == 404 and 'data-code="unknown_url"' in page
+
+
 @pytest.mark.parametrize(
     "changes, param",
     [

@@ -65,6 +65,17 @@ def test_what_ollama_itself_takes_is_taken(server):
     assert server.post("/api/show", {"model": MODEL, "name": None})[0] == 200
 
 
+def test_more_than_there_is_is_all_there_is(serve):
+    """A top_k beyond the vocabulary, and so many tokens that the server's limit counts."""
+    server = serve(max_tokens_limit=5)
+    body = {"model": "m", "messages": HELLO, "stream": False, "options": {"top_k": 100_000, "num_predict": 10**9}}
+    status, found = server.post("/api/chat", body)
+    assert (status, found["message"]["content"], found["done_reason"]) == (200, "Birds", "length")
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        body = {"model": "m", "messages": HELLO, "max_tokens": 10**9, "top_k": 100_000}
+        assert server.post(path, body)[0] == 200
+
+
 @pytest.mark.parametrize("keep_alive", [0, "0", "0s", 0.0])
 def test_a_model_that_is_not_kept_alive_is_unloaded(serve, keep_alive):
     """`ollama stop` asks so, and Open WebUI's button."""

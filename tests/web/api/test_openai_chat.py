@@ -263,6 +263,10 @@ def test_a_bias_forces_and_forbids_tokens(serve):
     token = 66  # "A": the byte's value plus one
     found = ask(client, logit_bias={token: 100}, max_tokens=4, frequency_penalty=0, temperature=0)
     assert found.choices[0].message.content == "AAAA"
+    pairs = {"logit_bias": [[token, 100]]}  # as llama.cpp's programs write them
+    found = ask(client, extra_body=pairs, max_tokens=4, frequency_penalty=0, temperature=0)
+    assert found.choices[0].message.content == "AAAA"
+    assert ask(client, extra_body={"logit_bias": []}, max_tokens=1).usage.completion_tokens == 1
     other = ask(client, logit_bias={token: -100}, max_tokens=4, temperature=0).choices[0].message.content
     assert "A" not in other
 

@@ -145,13 +145,14 @@ def _type_of(row: SamplingParameter, api: str) -> Any:
 
 
 def asked_sampling(body: Any, api: str) -> dict[str, Any]:
-    """Names of SamplingParams, only what was asked for. A number below 0 where the API means "off" by it (top_k,
-    num_predict) is as if it were left out, or 0 where the parameter has that."""
+    """Names of SamplingParams, only what was asked for. Where an API takes more than the parameter has (top_k,
+    num_predict): a number below 0 means "off", as if it were left out, or 0 where the parameter has that; one above
+    is the most there is."""
     found: dict[str, Any] = {}
     for row in PARAMETERS:
         value = getattr(body, row.names[api]) if api in row.names else None
-        if value is not None and row.name != "seed" and value < row.least and api in row.api_ranges:
-            value = 0 if row.least == 0 else None
+        if value is not None and row.name != "seed" and api in row.api_ranges:
+            value = min(value, row.most) if value >= row.least else 0 if row.least == 0 else None
         if value is not None:
             found[row.name] = value
     return found

@@ -33,7 +33,7 @@ from webapp.web.api.answering import (
     the_manager,
     whole_answers,
 )
-from webapp.web.api.body import MAX_STOPS, OllamaSampling, Stop, asked_sampling, read_body, stops_of
+from webapp.web.api.body import MAX_STOPS, OllamaSampling, Stop, asked_sampling, most_tokens, read_body, stops_of
 from webapp.web.guard import require
 
 THINK_MODES = {
@@ -130,9 +130,12 @@ def generate_request(asked: OllamaGenerate) -> AnswerRequest:
 
 def answer_request(asked: OllamaRequest, prompt: Prompt, tools: tuple[dict[str, Any], ...] = ()) -> AnswerRequest:
     options = asked.options or Options()
+    sampling = asked_sampling(options, "ollama")
+    if "max_tokens" in sampling:
+        sampling["max_tokens"] = most_tokens(sampling["max_tokens"])
     return AnswerRequest(
         prompts=(prompt,),
-        sampling=asked_sampling(options, "ollama"),
+        sampling=sampling,
         stop=stops_of(options.stop),
         state=asked.state,
         prefix_id=asked.prefix_id,

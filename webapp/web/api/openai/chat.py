@@ -171,7 +171,11 @@ class SamplingFields(OpenAiSampling, kw_only=True):
     """What is left out, or null, is as the active preset has it. Names not listed here are ignored."""
 
     model: str | None = None
-    logit_bias: Annotated[dict[str, Bias], Meta(description="Token id -> number added to its logit.")] | None = None
+    logit_bias: (
+        Annotated[dict[str, Bias], Meta(description="Token id -> number added to its logit.")]
+        | list[tuple[int | str, Bias]]
+        | None
+    ) = None
     stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
     stop_token_ids: Annotated[list[Whole], Meta(max_length=64)] | None = None
     n: Annotated[int, Meta(ge=1, le=1024)] | None = None
@@ -256,9 +260,10 @@ def sampling_of(fields: FormFields, max_tokens: int | None, logprobs: int | None
     return {name: value for name, value in given.items() if value is not None}
 
 
-def biases_of(biases: dict[str, float]) -> dict[int, float]:
+def biases_of(biases: dict[str, float] | list[tuple[int | str, float]]) -> dict[int, float]:
+    """As an object, or as llama.cpp's pairs."""
     try:
-        return {int(token_id): bias for token_id, bias in biases.items()}
+        return {int(token_id): bias for token_id, bias in (biases if isinstance(biases, list) else biases.items())}
     except ValueError as exc:
         raise RoostError(
             "invalid_parameter", param="logit_bias", reason=Text("reason.web.names_not_token_ids")
