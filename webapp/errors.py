@@ -273,7 +273,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "model_writes_music": 409,
         "not_a_music_model": 409,
         "music_ending": 415,
-        "music_unreadable": 422,
+        "music_unreadable": 400,
         "music_too_long": 413,
         "web_error": 400,
         "bad_frame": 400,

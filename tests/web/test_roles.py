@@ -27,6 +27,7 @@ LOCAL_CHANGES = {
     "notebook.create", "notebook.save", "notebook.continue_", "notebook.stop", "notebook.undo", "notebook.redo",
     "batch.start", "batch.resume", "batch.delete", "batch.do", "notebook.delete", "notebook.do",
     "prompts.save", "prompts.delete", "prompts.do", "prompts.import_",
+    "api POST /txt-to-midi", "api POST /midi-to-wav", "api POST /text-to-wav",
     "api POST /switch-model", "api POST /update-config", "api POST /reset-state", "api POST /enable-state-cache",
     "api POST /disable-state-cache", "api POST /v1/states", "api POST /state/status", "api POST /state/delete",
 }  # fmt: skip

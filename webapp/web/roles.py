@@ -90,6 +90,7 @@ API_ROLES: dict[str, Role] = {
     "/switch-model": Role.LOCAL,
     "/update-config": Role.LOCAL,
     **_rows(Role.LOCAL, "", "/reset-state /enable-state-cache /disable-state-cache"),
+    **_rows(Role.LOCAL, "", "/txt-to-midi /midi-to-wav /text-to-wav"),
     "/exit": Role.OWNER,
     **_rows(Role.OWNER, "", "/api/pull /api/delete /api/create /api/copy"),
 }

@@ -13,7 +13,6 @@ from webapp.web.api.answering import answer, the_manager
 from webapp.web.api.operations import DOCUMENTED, GROUPS, SSE, Operation
 from webapp.web.kit.page import current_locale, translator
 
-FILE = "application/octet-stream"
 REFERENCE = "#/components/schemas/{name}"
 REFUSALS = {
     "400": "api.status.400",
@@ -115,7 +114,7 @@ def fields_of(query: Any, t: Callable[..., str]) -> list[dict[str, Any]]:
 
 
 def success(op: Operation, references: dict[Any, Any], t: Callable[..., str]) -> dict[str, Any]:
-    plain: dict[str, dict[str, Any]] = {"": {"text/plain": {"schema": {"type": "string"}}}, "bytes": {FILE: {}}}
+    plain: dict[str, dict[str, Any]] = {"": {"text/plain": {"schema": {"type": "string"}}}, "bytes": {op.media: {}}}
     if op.answer in plain:
         return {"description": t("api.status.200"), "content": plain[op.answer]}
     content: dict[str, Any] = {"application/json": {"schema": references[op.answer_type]}}

@@ -24,6 +24,7 @@ ANY_MODEL = "rwkv"
 GROUPS = ("openai", "tokens", "states", "anthropic", "ollama", "llama_cpp", "runner", "server")
 HELLO = [{"role": "user", "content": "Why do birds sit on wires?"}]
 BIRD_AND_BOAT = ["a bird on a wire", "a boat on the river"]
+MUSIC = "<start> p:24:a pi:3c:a t63 p:24:0 pi:3c:0 pi:40:a t63 pi:40:0 <end>"
 PREFIXES = ("/v1/", "/api/")
 ERRORS = {
     "anthropic": "anthropic:AnthropicError",
@@ -43,9 +44,9 @@ def named(target: str) -> Any:
 class Operation:
     """``paths``: the first is the documented one; ``{name}`` in it takes the rest of the address.
 
-    ``query``, ``body``, ``answer`` and ``chunk`` name types; ``answer`` "" is plain text, "bytes" a file, "str" and
-    "dict" are themselves. ``chunk`` is what a stream is made of, sent as ``stream`` (a media type). ``upload`` is the
-    field of a form that carries a file. ``generates``: it counts against the limits.
+    ``query``, ``body``, ``answer`` and ``chunk`` name types; ``answer`` "" is plain text, "bytes" a file of the type
+    ``media``, "str" and "dict" are themselves. ``chunk`` is what a stream is made of, sent as ``stream`` (a media
+    type). ``upload`` is the field of a form that carries a file. ``generates``: it counts against the limits.
     """
 
     key: str
@@ -62,6 +63,7 @@ class Operation:
     is_documented: bool = True
     query: str = ""
     upload: str = ""
+    media: str = "application/octet-stream"
 
     @property
     def path(self) -> str:
@@ -275,6 +277,26 @@ OPERATIONS = (
     Operation(
         "file_to_text", "runner", "POST", ("/file-to-text",), "runner:file_to_text", answer="runner:Pages",
         upload="file_data",
+    ),
+    Operation(
+        "text_to_midi", "runner", "POST", ("/text-to-midi",), "music:text_to_midi", "music:MidiText", "bytes",
+        example={"text": MUSIC}, media="audio/midi",
+    ),
+    Operation(
+        "midi_to_text", "runner", "POST", ("/midi-to-text",), "music:midi_to_text", answer="music:MidiText",
+        upload="file_data",
+    ),
+    Operation(
+        "txt_to_midi", "runner", "POST", ("/txt-to-midi",), "music:txt_to_midi", "music:TxtToMidi", "str",
+        example={"txt_path": "midi/sample.txt", "midi_path": "midi/sample.mid"},
+    ),
+    Operation(
+        "midi_to_wav", "runner", "POST", ("/midi-to-wav",), "music:midi_to_wav", "music:MidiToWav", "str",
+        example={"midi_path": "midi/sample.mid", "wav_path": "midi/sample.wav"},
+    ),
+    Operation(
+        "text_to_wav", "runner", "POST", ("/text-to-wav",), "music:text_to_wav", "music:TextToWav", "str",
+        example={"text": MUSIC, "wav_name": "sample"},
     ),
     Operation(
         "credit_grants", "runner", "GET", ("/dashboard/billing/credit_grants",), "runner:credit_grants",
