@@ -1,5 +1,8 @@
+import time
+
 from webapp.web.chat import live
 from webapp.web.chat.live import ChatNews
+from webapp.web.chat.viewer import IDLE_WAIT_S, LIST_INTERVAL_S, Viewer
 
 
 def test_a_listener_is_called_until_it_is_forgotten():
@@ -36,3 +39,17 @@ def test_of_any_number_of_chats_the_last_are_remembered_and_none_is_missed(monke
     seen = news.number("old")
     news.publish("old")
     assert news.number("old") != seen and news.number("early") != seen_before
+
+
+def test_news_of_the_list_that_become_due_while_others_are_shown_do_not_wait_for_the_next(roost):
+    """A page once got them 15 s later: it had looked a moment before the list might be drawn again."""
+    with roost.app.test_request_context():
+        viewer = Viewer(roost.app, "en", lambda text: None)
+    assert viewer.idle_s == IDLE_WAIT_S, "it is not open"
+    viewer.open("", [], has_list=True)
+    assert viewer.idle_s == IDLE_WAIT_S
+    viewer._list_drawn_at = time.monotonic() - LIST_INTERVAL_S / 2
+    viewer.page.news.publish(viewer.page.list_topic)
+    assert 0 < viewer.idle_s <= LIST_INTERVAL_S / 2
+    viewer._list_drawn_at -= LIST_INTERVAL_S
+    assert viewer.idle_s == 0

@@ -202,11 +202,17 @@ class Viewer:
                 if self._is_paced:
                     self._hurry.wait(self.page.renderings.interval_s(time.thread_time() - began_at))
                 if not has_more:
-                    list_in_s = self._list_in_s
-                    self._wake.wait(list_in_s if list_in_s > 0 else IDLE_WAIT_S)
+                    self._wake.wait(self.idle_s)
         finally:
             self.page.news.forget(self._wake.set)
             self._stop_following_all()
+
+    @property
+    def idle_s(self) -> float:
+        """How long :meth:`run` may wait for news: not at all where the list's have come and became due meanwhile."""
+        topic = self.page.list_topic
+        is_list_new = self._is_open and self._seen.get(topic) != self.page.news.number(topic)
+        return max(0.0, self._list_in_s) if is_list_new else IDLE_WAIT_S
 
     @property
     def _list_in_s(self) -> float:
