@@ -54,6 +54,20 @@ class Service:
     state: StateInfo = field(default_factory=StateInfo)
 
 
+class Quota:
+    """What clients may use: everything, unless the app has put another in its place. Called from many threads."""
+
+    def fitted(self, request: GenerationRequest) -> GenerationRequest:
+        """``request`` as it may be run; raises why it may not."""
+        return request
+
+    def check(self, client: str, open_count: int) -> None:
+        """Raises when a client that has ``open_count`` answers waiting or written may have no more. Must not wait."""
+
+    def note(self, client: str, end: TokenOutput) -> None:
+        """An answer has ended. Must not wait."""
+
+
 MOST_EVENTS = 1000
 HandleEvent = LoadingEvent | QueuePosition | EngineSilent | PrefillProgress | TokenOutput
 
@@ -85,6 +99,8 @@ class RequestHandle:
         self._gave_tokens_at = -math.inf
         self._decoded = 0
         self._listener: Callable[[], None] | None = None
+        self.on_end: Callable[[TokenOutput], None] | None = None
+        """Called once, with the last event, in the thread that puts it."""
 
     @property
     def is_finished(self) -> bool:
@@ -147,6 +163,8 @@ class RequestHandle:
                 self._events = deque(_joined(self._events))
             self._changed.notify_all()
         if self._is_ended:
+            if self.on_end is not None and isinstance(event, TokenOutput):
+                self.on_end(event)
             self._ended.set()
         if self._listener is not None:
             self._listener()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import FileMissing, ModelError, QueueFull, RequestError, RoostError
 from webapp.i18n import Text
 from webapp.manager.automatic import AutomaticEngine
-from webapp.manager.handles import RequestHandle
+from webapp.manager.handles import Quota, RequestHandle
 from webapp.manager.health import FitCheck, Shortfall, StallLimits, has_room_beside, resident_bytes, shortfall
 from webapp.manager.library import ModelLibrary
 from webapp.manager.status import ModelStatus, StatusBoard, described_target
@@ -104,6 +105,10 @@ class ModelManager:
             chosen = self._first_choice.strategy
             return replace(status, strategy=chosen, chosen_strategy=chosen)
         return replace(self._board.status, **described_target(target))  # with what choosing it has noted
+
+    def limit_clients(self, quota: Quota) -> None:
+        """From now on requests are held to it."""
+        self._supervisor.quota = quota
 
     def wait_change(self, revision: int, timeout_s: float) -> ModelStatus:
         """At once when ``revision`` is not the newest, else after a change or the time."""
@@ -303,6 +308,8 @@ class ModelManager:
         Raises at once what is wrong with the request, its state or the choice of model, QueueFull, ``crash_loop``,
         ``model_does_not_fit`` or ``shutting_down``, and ``model_unloaded`` when the model its prompt was ``made_for``
         is not the chosen one any more."""
+        quota = self._supervisor.quota
+        request = quota.fitted(request)
         while True:
             target = self._chosen(for_loading=True)
             if made_for is not None and made_for.path != target.path:
@@ -310,6 +317,7 @@ class ModelManager:
             check_request(request, self._config_of(target), self._settings)
             start = self._start(target, state)
             handle = RequestHandle(request, self._supervisor.abort, start)
+            handle.on_end = partial(quota.note, request.client)
             if self._supervisor.admit(handle, target):
                 return handle
 

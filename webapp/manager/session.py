@@ -119,6 +119,9 @@ class EngineSession:
         """Of the open ones, those the engine has given no slot yet."""
         return min(self._waiting, len(self._handles))
 
+    def open_handles(self) -> list[RequestHandle]:
+        return list(self._handles.values())
+
     def has_request(self, request_id: str) -> bool:
         return request_id in self._handles
 

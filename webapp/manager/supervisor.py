@@ -9,14 +9,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from webapp.engine.outputs import FinishReason
 from webapp.errors import ModelError, OutOfMemory, QueueFull, RequestError, RoostError, as_roost_error
 from webapp.i18n import Text
-from webapp.manager.handles import EngineSilent, LoadingEvent, RequestHandle
+from webapp.manager.handles import EngineSilent, LoadingEvent, Quota, RequestHandle
 from webapp.manager.health import FitCheck, StallLimits
 from webapp.manager.status import ModelStatus, describe
 from webapp.manager.target import Target
@@ -69,6 +69,7 @@ class Supervisor:
         self.session: EngineSession | None = None
         self.error: RoostError | None = None
         self.is_closing = False
+        self.quota = Quota()
         self._settings = settings
         self._start_engine = start_engine
         self._has_room = has_room
@@ -276,6 +277,8 @@ class Supervisor:
         with self.changed:
             self._check_open()
             self._check_room(handle.request_id)
+            of_client = [other for other in self._open_handles() if other.request.client == handle.request.client]
+            self.quota.check(handle.request.client, len(of_client))
             self.ensure_loading(target)
             coming = self._load_at_hand or (self.session.target if self.session else None)
             if coming is None or not coming.is_same_model(target):
@@ -305,6 +308,11 @@ class Supervisor:
         open_count = len(self._waiting) + (self.session.open_count if self.session else 0)
         if open_count >= seats + self._settings.max_queue:
             raise QueueFull(waiting=open_count - seats)
+
+    def _open_handles(self) -> Iterator[RequestHandle]:
+        yield from (handle for handle, _ in self._waiting)
+        for session in self._answering:
+            yield from session.open_handles()
 
     def _take_waiting(self) -> list[tuple[RequestHandle, Target]]:
         """All but those for what the next change is still to load."""

@@ -342,6 +342,22 @@ _API_TOKENS = (
     )""",
 )
 
+# NULL is the default, 0 no limit.
+_LIMITS = (
+    """CREATE TABLE person_limits (
+        person_id TEXT PRIMARY KEY,
+        answers INTEGER,
+        day_tokens INTEGER,
+        answer_tokens INTEGER
+    )""",
+    """CREATE TABLE person_use (
+        person_id TEXT NOT NULL,
+        day TEXT NOT NULL,
+        tokens INTEGER NOT NULL,
+        PRIMARY KEY (person_id, day)
+    ) WITHOUT ROWID""",
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -361,4 +377,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _SHARES,
     _BATCHES,
     _API_TOKENS,
+    _LIMITS,
 )

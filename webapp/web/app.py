@@ -33,6 +33,7 @@ from webapp.services.generation.completions import Completions
 from webapp.services.generation.prefixes import Prefixes
 from webapp.services.jobs import Jobs
 from webapp.services.library.model_files import ModelFiles
+from webapp.services.limits import PersonQuota
 from webapp.services.notebook import Notebooks
 from webapp.services.presets.presets import Presets
 from webapp.services.states import StateLibrary
@@ -150,7 +151,9 @@ def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None
     proof = OwnerProof(settings.data_dir)
     proof.prepare()
     app.extensions.update(sessions=Sessions(database), people=People(database), owner_proof=proof)
-    app.extensions["api_tokens"] = ApiTokens(database)
+    quota = PersonQuota(database, app.extensions["people"], settings)
+    manager.limit_clients(quota)
+    app.extensions.update(api_tokens=ApiTokens(database), quota=quota)
     presets = Presets(manager, database, settings)
     presets.begin()
     servers = McpServers(database, settings)
@@ -178,6 +181,7 @@ def open_services(app: Flask, settings: Settings, manager: ModelManager) -> None
         jobs.stop_all()
         servers.close()
         manager.close()
+        quota.store()
         jobs.close()
         downloads.close()
         database.close()

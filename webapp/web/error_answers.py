@@ -41,7 +41,7 @@ def answer_error(error: RoostError, status: int | None = None) -> Response:
     if is_api_path(request.path):
         name_request(response)
     if status in RETRY_AFTER_S:
-        response.headers["Retry-After"] = RETRY_AFTER_S[status]
+        response.headers["Retry-After"] = str(error.params.get("retry_after_s", RETRY_AFTER_S[status]))
     return response
 
 

@@ -31,8 +31,10 @@ from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.access import OwnerProof
 from webapp.services.certificates import LOCAL_NAME
+from webapp.services.limits import PERSON
 from webapp.settings import Settings
 from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person, tidy
+from webapp.storage.records import OWNER_ID
 from webapp.storage.sessions import Session, Sessions, digest
 from webapp.storage.tokens import PREFIX, ApiToken, ApiTokens
 from webapp.web import login
@@ -506,6 +508,15 @@ def require(role: Role) -> None:
 
 def client_address() -> str:
     return request.remote_addr or ""
+
+
+def asker(kind: str = "") -> str:
+    """Who the request's answers count for: a person, else, as of the owner's and of programs with the server's token,
+    the address, of this ``kind``."""
+    person: Person = g.get("person", NOBODY)
+    if person.id in (NOBODY.id, SHARED_ID, OWNER_ID):
+        return f"{kind}{client_address()}"
+    return f"{PERSON}{person.id}"
 
 
 def cookie_name(asked: Request) -> str:

@@ -22,7 +22,7 @@ from webapp.services.presets.presets import PLAIN
 from webapp.storage.notebooks import Notebook
 from webapp.storage.records import storable
 from webapp.web.chat.views import CLASSES, alternative_rows, chance_text, token_view, waiting_text
-from webapp.web.guard import client_address
+from webapp.web.guard import asker
 from webapp.web.kit.page import (
     Choice,
     PageContext,
@@ -246,7 +246,7 @@ def continue_(notebook_id: str) -> Any:
         steps = notebooks_of(page).continued(
             notebook_id,
             notebook.draft.text,
-            client_address(),
+            asker(),
             gap if gap is not None and 0 <= gap <= len(notebook.draft.text) else None,
             Fork(int(fork[1]), int(fork[2])) if fork else None,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import time
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -14,8 +15,10 @@ from markupsafe import Markup
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError
+from webapp.i18n import Text
 from webapp.services.access import owner_link
 from webapp.services.chat.turns import ChatTurns
+from webapp.services.limits import Limits, PersonQuota
 from webapp.storage.chats import ChatStore
 from webapp.storage.people import ACCOUNT, GUEST, NAME_CHARS, SHARED_ID, Invitation, People, Person
 from webapp.storage.records import OWNER_ID
@@ -40,6 +43,8 @@ USES = {"1": 1, "5": 5, "40": 40}
 """What a form may ask for; anything else is no end and no limit."""
 DEVICE_LINK_S = 86_400.0
 KINDS = {"guest": (GUEST, False), "user": (ACCOUNT, False), "admin": (ACCOUNT, True)}
+LIMITS = ("answers", "day_tokens", "answer_tokens")
+LIMIT_DIGITS = 12
 SAID = ("saved", "revoked", "admitted", "removed", "link_revoked", "password")
 
 
@@ -121,6 +126,22 @@ def _changed(person: Person, **fields: Any) -> Response | BaseResponse:
 
 
 # the owner's
+
+
+@blueprint.post("/people/<person_id>/limits")
+def limit(person_id: str) -> Response | BaseResponse:
+    """An empty field is the default, 0 no limit; anything but a number is refused."""
+    person = the_people().find(person_id)
+    typed = {name: request.form.get(name, "").strip() for name in LIMITS}
+    if person is None or not all(
+        len(text) <= LIMIT_DIGITS and (text.isdecimal() or not text) for text in typed.values()
+    ):
+        reason = Text("reason.common.must_be_a_whole_number")
+        return _page(422, error=RoostError("limit_invalid", reason=reason), failed=person_id)
+    current_page().service("quota").set(
+        person_id, Limits(**{name: int(text) if text else None for name, text in typed.items()})
+    )
+    return _back("saved")
 
 
 @blueprint.post("/people/invite")
@@ -394,6 +415,7 @@ class OwnersView:
             "id": person.id,
             "name": name_of(self.page, person, devices),
             "own_name": person.name,
+            **limits_row(self.page, person),
             "kind": kind_of(person),
             "is_account": person.kind == ACCOUNT,
             "is_me": person.id == g.person.id,
@@ -485,3 +507,15 @@ def device_of(agent: str) -> str:
     system = next((name for name in SYSTEMS if name in agent), "")
     names = {"Edg": "Edge", "OPR": "Opera", "Mac OS X": "macOS"}
     return " · ".join(names.get(name, name) for name in (browser, system) if name)
+
+
+def limits_row(page: PageContext, person: Person) -> Values:
+    """The fields of the limits a person has, empty for the default; none for who has no limits."""
+    if person.may_own or person.id == SHARED_ID or person.revoked_at is not None:
+        return {"limits": ()}
+    quota: PersonQuota = page.service("quota")
+    own, default = asdict(quota.own(person.id)), asdict(quota.default_of(person))
+    return {
+        "limits": [(name, "" if own[name] is None else own[name]) for name in LIMITS],
+        "limits_help": page.t("people.limits.help", used=quota.used_today(person.id), **default),
+    }

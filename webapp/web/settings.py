@@ -33,7 +33,7 @@ GROUPS = {
     "engine": """idle_unload_s swap_grace_s load_timeout_s stall_limit_s crash_tries""",
     "limits": """websocket_limit websockets_per_client ws_send_timeout_s connection_limit connections_per_client
         http_threads requests_per_s request_burst max_body_bytes api_max_body_bytes api_streams
-        api_streams_per_client""",
+        api_streams_per_client guest_answers guest_day_tokens guest_answer_tokens""",
 }
 """All of ``SETTINGS``, as the page has them."""
 FIXED = ("data_dir",)

@@ -34,6 +34,7 @@ from webapp.services.strategy.choice import strategy_on_load
 from webapp.settings import Settings
 from webapp.web.api.calls import ClientGone, ModelTurns, Record
 from webapp.web.api.operations import error_body
+from webapp.web.guard import asker
 from webapp.web.kit.page import current_locale
 
 POLL_S = 0.05
@@ -59,7 +60,7 @@ def the_record() -> Record:
 def begin(wanted: AnswerRequest) -> Answering:
     """Queues the request. Raises what is wrong with it.
 
-    The client is the address: programs at one address share, apart from the pages open there.
+    The client is the token's person, else the address: programs at one address share, apart from the pages open there.
     """
     asked, most = len(wanted.prompts) * wanted.choices, the_settings().api_max_choices
     if asked > most:
@@ -68,9 +69,7 @@ def begin(wanted: AnswerRequest) -> Answering:
         )
     is_gone = request.environ.get(DISCONNECTED, lambda: False)
     g.tools_left_out = left_out(wanted.structure.tools) if wanted.structure.tools else []
-    return Answering(
-        the_completions().start(replace(wanted, client=f"api {request.remote_addr or ''}")), is_gone, the_record()
-    )
+    return Answering(the_completions().start(replace(wanted, client=asker("api "))), is_gone, the_record())
 
 
 class Answering:
@@ -131,6 +130,8 @@ class UsageSum:
 
 HEADERS_AFTER_S = 5.0
 COMMENT_EVERY_S = 10.0
+QUEUE_AHEAD = "X-Roost-Queue-Ahead"
+"""Requests before this one, where the status line of a stream goes out while it waits; later its comments say it."""
 SSE = "text/event-stream; charset=utf-8"
 JSON_LINES = "application/x-ndjson"
 HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -179,8 +180,10 @@ class StreamWriter:
 def stream(answering: Answering, writer: StreamWriter) -> Response:
     answering.record.is_stream = True
     events = answering.events()
-    deadline, first = time.monotonic() + HEADERS_AFTER_S, None
+    deadline, first, ahead = time.monotonic() + HEADERS_AFTER_S, None, ""
     for event in events:  # raises what breaks before anything is written
+        if event is not None and isinstance(event[1], Waiting):
+            ahead = str(event[1].done) if event[1].phase == "queued" else ""
         if (event is not None and writer.is_begun_by(event[1])) or time.monotonic() > deadline:
             first = event
             break
@@ -191,13 +194,17 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
         return writer.error(error_body(request.path, error, text, error.status))
 
     def body() -> Iterator[bytes]:
+        nonlocal ahead
         try:
             yield from writer.begin()
             written_at = time.monotonic()
             for event in chain([first], events):
                 written = b"".join(writer.write(*event)) if event is not None else b""
+                if event is not None and isinstance(event[1], Waiting):
+                    ahead = str(event[1].done) if event[1].phase == "queued" else ""
                 if not written and writer.comment and time.monotonic() > written_at + COMMENT_EVERY_S:
-                    written = writer.comment
+                    told = f"waiting, {ahead} before this".encode() if ahead else b"waiting"
+                    written = writer.comment.replace(b"waiting", told)
                 if written:
                     yield written
                     written_at = time.monotonic()
@@ -214,6 +221,8 @@ def stream(answering: Answering, writer: StreamWriter) -> Response:
             answering.close()
 
     response = Response(body(), mimetype=None, content_type=writer.media_type, headers=HEADERS)
+    if ahead and (first is None or isinstance(first[1], Waiting)):
+        response.headers[QUEUE_AHEAD] = ahead
     response.call_on_close(answering.close)  # closing a generator that never began runs nothing of it
     return response
 

@@ -33,7 +33,7 @@ from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import ChatContext, chat_context, chat_topic, this_app
 from webapp.web.chat.panel import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.chat.viewer import Shown, Viewer
-from webapp.web.guard import client_address, current_role, the_guard
+from webapp.web.guard import asker, current_role, the_guard
 from webapp.web.kit.page import Toast, current_locale
 from webapp.web.presets.form import shown_name
 from webapp.web.roles import COMMAND_ROLES, Role
@@ -525,7 +525,7 @@ def chat_socket(ws: Any) -> None:
     context = chat_context()
     context.manager.prepare()
     is_over = threading.Event()  # the session that proved the role has been ended
-    commands = Commands(context, client_address(), lambda: Role.STRANGER if is_over.is_set() else role)
+    commands = Commands(context, asker(), lambda: Role.STRANGER if is_over.is_set() else role)
     page = PageSocket(viewer, commands, ws.close, ConnectionClosed)
     shower = threading.Thread(target=copy_current_request_context(page.show), name="chat-viewer", daemon=True)
     shower.start()

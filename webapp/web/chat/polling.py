@@ -21,7 +21,7 @@ from webapp.i18n import Text
 from webapp.web.chat.commands import Commands, FrameFields, PageSocket
 from webapp.web.chat.live import chat_context, this_app
 from webapp.web.chat.viewer import Viewer
-from webapp.web.guard import client_address, current_role
+from webapp.web.guard import asker, client_address, current_role
 from webapp.web.kit.page import current_locale
 from webapp.web.roles import Role
 
@@ -155,7 +155,7 @@ class PolledPages:
         viewer = PolledViewer(page, this_app(), current_locale(), page.send, g.person)
         context = chat_context()
         context.manager.prepare()
-        commands = Commands(context, client_address(), lambda: page.role)
+        commands = Commands(context, asker(), lambda: page.role)
         page.socket = PageSocket(viewer, commands, page.close, PageLeft)
         show = copy_current_request_context(page.socket.show)
         threading.Thread(target=show, name="chat-viewer", daemon=True).start()

@@ -54,7 +54,7 @@ from webapp.web.chat.views import (
     token_page,
 )
 from webapp.web.error_answers import notice_page
-from webapp.web.guard import client_address, current_role
+from webapp.web.guard import asker, current_role
 from webapp.web.kit.page import (
     Toast,
     Values,
@@ -290,7 +290,7 @@ def aside(chat_id: str, kind: str) -> Response:
         question = page.t(f"chat.aside.ask.{kind}")
         try:
             values["lines"], values["read"] = ask_aside(
-                page.manager, page.presets, page.store, chat_id, kind, question, client_address()
+                page.manager, page.presets, page.store, chat_id, kind, question, asker()
             )
         except ChatNotFound:
             raise
@@ -403,7 +403,7 @@ def do() -> Response | BaseResponse:
     try:
         if taken.refused:
             raise taken.refused[0]
-        result = Commands(page, client_address(), current_role).perform(read_command(fields))
+        result = Commands(page, asker(), current_role).perform(read_command(fields))
     except RoostError as exc:
         shown = taken.chat_id if _exists(page, taken.chat_id) else ""
         status = exc.status if exc.status < 500 else 422
@@ -456,7 +456,7 @@ def attach() -> Response | BaseResponse:
 
 def _take_files(page: ChatContext, fields: FrameFields) -> TakenFiles:
     """The files of the request's form. ``fields`` get the chat that begins with the first of them."""
-    commands = Commands(page, client_address(), current_role)
+    commands = Commands(page, asker(), current_role)
     chat_id, refused = fields.text("chat", ID_CHARS, ""), []
     for upload in request.files.getlist("file"):
         if not upload.filename:  # a form whose file field was left empty

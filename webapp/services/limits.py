@@ -1,0 +1,131 @@
+"""What one person may use: answers at once, tokens a day, the length of an answer; and what was used today.
+
+The owner's own requests, and those of programs with the server's own token, have no such limits. Tokens count that were
+read or written for the person; what a snapshot spared costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
+
+from webapp.engine.outputs import GenerationRequest, TokenOutput
+from webapp.errors import RoostError, StorageError
+from webapp.manager.handles import Quota
+from webapp.settings import Settings
+from webapp.storage.database import Database
+from webapp.storage.people import GUEST, People, Person
+
+PERSON = "person "
+"""Begins the ``client`` of a request that counts for a person; the id follows."""
+KEPT_DAYS = 31
+
+
+@dataclass(frozen=True)
+class Limits:
+    """None is the default (of the settings for guests, none for accounts), 0 is no limit."""
+
+    answers: int | None = None
+    day_tokens: int | None = None
+    answer_tokens: int | None = None
+
+
+class PersonQuota(Quota):
+    """Safe to share between threads. Used tokens are stored when the person asks again, and by :meth:`store`."""
+
+    def __init__(self, database: Database, people: People, settings: Settings) -> None:
+        self._database, self._people = database, people
+        self._for_guests = Limits(settings.guest_answers, settings.guest_day_tokens, settings.guest_answer_tokens)
+        self._lock = threading.Lock()
+        self._unstored: Counter[tuple[str, str]] = Counter()
+        oldest = (datetime.now() - timedelta(days=KEPT_DAYS)).strftime("%Y-%m-%d")
+        with database.transaction() as connection:
+            connection.execute("DELETE FROM person_use WHERE day < ?", (oldest,))
+            limits = connection.execute("SELECT * FROM person_limits").fetchall()
+            used = connection.execute("SELECT * FROM person_use").fetchall()
+        self._own = {row["person_id"]: Limits(*(row[name] for name in asdict(Limits()))) for row in limits}
+        self._used = Counter({(row["person_id"], row["day"]): row["tokens"] for row in used})
+
+    def own(self, person_id: str) -> Limits:
+        """What was set for this person."""
+        return self._own.get(person_id, Limits())
+
+    def set(self, person_id: str, limits: Limits) -> None:
+        with self._database.transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO person_limits VALUES (?, ?, ?, ?)", (person_id, *asdict(limits).values())
+            )
+        self._own[person_id] = limits
+
+    def of(self, person_id: str) -> Limits:
+        """What holds: no field is None."""
+        person = self._people.find(person_id)
+        if person is None or person.may_own:
+            return Limits(0, 0, 0)
+        default, own = asdict(self.default_of(person)), asdict(self.own(person_id))
+        return Limits(**{name: default[name] if own[name] is None else own[name] for name in own})
+
+    def default_of(self, person: Person) -> Limits:
+        return self._for_guests if person.kind == GUEST else Limits(0, 0, 0)
+
+    def used_today(self, person_id: str) -> int:
+        return self._used[person_id, _today()]
+
+    def fitted(self, request: GenerationRequest) -> GenerationRequest:
+        """With a shorter answer where the person's limit asks for it. Raises ``person_tokens_used``."""
+        person_id = person_of(request.client)
+        if not person_id:
+            return request
+        self.store()
+        limits = self.of(person_id)
+        if limits.day_tokens and self.used_today(person_id) >= limits.day_tokens:
+            raise RoostError("person_tokens_used", limit=limits.day_tokens, retry_after_s=_seconds_left_today())
+        if limits.answer_tokens and request.params.max_tokens > limits.answer_tokens:
+            return replace(request, params=replace(request.params, max_tokens=limits.answer_tokens))
+        return request
+
+    def check(self, client: str, open_count: int) -> None:
+        most = self.of(person_of(client)).answers if person_of(client) else 0
+        if most and open_count >= most:
+            raise RoostError("person_busy", limit=most)
+
+    def note(self, client: str, end: TokenOutput) -> None:
+        if not (person_id := person_of(client)) or end.stats is None:
+            return
+        with self._lock:
+            key, tokens = (person_id, _today()), end.stats.prefilled_tokens + end.stats.decoded_tokens
+            self._used[key] += tokens
+            self._unstored[key] += tokens
+
+    def store(self) -> None:
+        """What could not be stored now is tried again."""
+        with self._lock:
+            changed, self._unstored = self._unstored, Counter()
+        if not changed:
+            return
+        try:
+            with self._database.transaction() as connection:
+                connection.executemany(
+                    "INSERT INTO person_use VALUES (?, ?, ?) "
+                    "ON CONFLICT (person_id, day) DO UPDATE SET tokens = tokens + excluded.tokens",
+                    [(*key, tokens) for key, tokens in changed.items()],
+                )
+        except StorageError:
+            with self._lock:
+                self._unstored += changed
+
+
+def person_of(client: str) -> str:
+    """The id; "" for a client that is no person."""
+    return client[len(PERSON) :] if client.startswith(PERSON) else ""
+
+
+def _today() -> str:
+    return datetime.now().strftime("%Y-%m-%d")
+
+
+def _seconds_left_today() -> int:
+    now = datetime.now()
+    return int((now.replace(hour=0, minute=0, second=0) + timedelta(days=1) - now).total_seconds()) + 1
