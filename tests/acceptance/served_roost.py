@@ -35,7 +35,7 @@ class ServedRoost:
         self.lines: list[str] = []
         for line in self.process.stdout:
             self.lines.append(line)
-            if found := re.search(r"http://(\S+?)/", line):
+            if found := re.search(r"https?://(\S+?)/", line):
                 self.host = found[1]
                 break
         else:
