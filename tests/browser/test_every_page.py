@@ -36,7 +36,7 @@ def pages(roost):
     fixed += [
         "/notebook/batch",
         "/settings",
-        "/sessions",
+        "/people",
         "/jobs",
         "/chats/all",
         f"/shared?chat={chat}",
