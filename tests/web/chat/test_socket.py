@@ -44,6 +44,14 @@ def test_a_first_message_becomes_a_chat_and_its_answer_streams(roost, page):
     assert len([frame for frame in frames if is_frame("text")(frame)]) < 60
 
 
+def test_the_list_that_follows_a_new_chat_shows_it_as_the_current_one(roost, page):
+    page.open()
+    page.send(do="send", chat="", text="Why?")
+    chat_id = page.until_type("chat")[-1]["id"]
+    drawn = page.until(lambda frame: isinstance(frame, str) and 'id="chat-list"' in frame)[-1]
+    assert f'href="/chat/{chat_id}" aria-current="page"' in drawn
+
+
 def test_the_foot_with_the_figures_comes_at_the_end(roost, page):
     page.open()
     page.send(do="send", chat="", text="Why?")

@@ -608,10 +608,10 @@ class PageSocket:
             result = self.commands.perform(command)
             if result.panel is not None:
                 self.viewer.take_panel(result.panel)
-        if result.is_new_chat:
-            self.viewer.frame(type="chat", id=result.chat_id, url=f"/chat/{result.chat_id}")
-            self.viewer.open(result.chat_id, [])
-        elif command.do in ("delete_chat", "restore_chat", "duplicate_chat") and result.chat_id != self.viewer.chat_id:
+            if result.is_new_chat:  # before the news of it can draw list and panel for the page without it
+                self.viewer.frame(type="chat", id=result.chat_id, url=f"/chat/{result.chat_id}")
+                self.viewer.open(result.chat_id, [])
+        if command.do in ("delete_chat", "restore_chat", "duplicate_chat") and result.chat_id != self.viewer.chat_id:
             self.viewer.frame(type="go", url=address_of(result))
         elif result.done:
             text = self.viewer.page.t(result.done, **result.done_with)
