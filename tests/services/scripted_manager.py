@@ -66,7 +66,8 @@ class ScriptedManager:
         self._tokenizer = tokenizer
         self.library = SimpleNamespace(find_state=self._no_state)
         config = SimpleNamespace(architecture=architecture, vocab_size=65536)
-        self._info = SimpleNamespace(config=config, path="/models/starter.pth", parameters=parameters, metadata={})
+        facts = {"path": "/models/starter.pth", "kind": "model", "tokenizer": "world", "metadata": {}}
+        self._info = SimpleNamespace(config=config, parameters=parameters, **facts)
 
     @staticmethod
     def _no_state(name):
