@@ -86,6 +86,7 @@ class Settings:
     token: str = setting("", secret=True)
     allow_hosts: tuple[str, ...] = setting(())
     trusted_proxy: tuple[str, ...] = setting(())
+    lan_name: bool = setting(True)
     base_path: str = setting("")
     tls: bool = setting(False)
     tls_cert: str = setting("")

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from flask import Flask
 
@@ -24,12 +24,14 @@ from webapp.i18n import Text, system_reason
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.access import owner_link
-from webapp.services.certificates import Certificates
+from webapp.services.certificates import LOCAL_NAME, Certificates
 from webapp.services.downloads.catalogue import fitting, known_models
 from webapp.services.strategy.hardware import probe
 from webapp.settings import LOOPBACK_HOSTS, Settings
 from webapp.web.api.operations import GENERATING_PATHS
+from webapp.web.lan_name import LanName
 from webapp.web.peer import TrustedProxies, connections_of, share_of_one
+from webapp.web.peer import is_address as is_ip
 from webapp.web.socket.channel import Limits
 from webapp.web.socket.server import BridgeServer, Line
 
@@ -248,6 +250,7 @@ def serve(
     app.extensions["stop"] = server.stop
     preparing = threading.Timer(PREPARE_AFTER_S, prepare_pages, (app, settings))
     preparing.daemon = True
+    name: LanName | None = None
     certificates: Certificates | None = app.extensions.get("certificates")
     if certificates:
         certificates.watch()
@@ -256,10 +259,13 @@ def serve(
             # All of it, as a signal may come at any moment from here on.
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 tell(app, settings, server.addresses[0][1], on_ready)
+                name = named_on_network(settings, server.addresses[0][1])
                 preparing.start()
                 server.loop()
         finally:
             preparing.cancel()
+            if name is not None:
+                name.close()
             if certificates:
                 certificates.close()
             if guard := app.extensions.get("guard"):
@@ -301,6 +307,23 @@ def tell(app: Flask, settings: Settings, port: int, on_ready: Callable[[str], No
     if on_ready:
         url = owner_link(here, guard.proof.new_secret(is_for_own_account=True)) if guard else here
         threading.Thread(target=on_ready, args=(url,), daemon=True).start()
+
+
+def named_on_network(settings: Settings, port: int) -> LanName | None:
+    """Announces roost.local where others reach the server, and says so, or what is missing."""
+    addresses = [urlsplit(url).hostname or "" for url in network_urls(settings, port)]
+    addresses = [address for address in addresses if is_ip(address)]
+    if not settings.lan_name or not addresses:
+        return None
+    try:
+        name = LanName(port, addresses, settings.has_tls)
+    except ImportError:
+        print(t("cli.serve.no_name", name=LOCAL_NAME), flush=True)
+        return None
+    if name.is_announced:
+        url = url_of(LOCAL_NAME, port, scheme="https" if settings.has_tls else "http")
+        print(t("cli.serve.network_at", url=url), flush=True)
+    return name
 
 
 @contextlib.contextmanager

@@ -22,8 +22,8 @@ from webapp.web.roles import Role
 blueprint = Blueprint("settings", __name__, url_prefix="/settings")
 VALUE_CHARS = 4000
 GROUPS = {
-    "network": """host port lan token allow_hosts trusted_proxy base_path tls tls_cert tls_key api_only cors_origins
-        open_browser language""",
+    "network": """host port lan token allow_hosts trusted_proxy base_path lan_name tls tls_cert tls_key api_only
+        cors_origins open_browser language""",
     "model": """model strategy adapter adapter_alpha adapter_start state preset threads load_anyway""",
     "files": """data_dir models_dir extra_models_dirs snapshot_limit_bytes response_days log_file_bytes log_level
         hub_url catalogue_url catalogue_sha256""",
