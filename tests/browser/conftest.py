@@ -109,9 +109,14 @@ def roost(tmp_path_factory):
 
 
 class Pace:
-    """How long every token of every fake model takes from now on; a test makes an answer last as long as it needs."""
+    """How long every token of every fake model takes from now on; a test makes an answer last as long as it needs, on a
+    slow machine too: :meth:`hold` once the words it waits for are there."""
 
     token_s = 0.0
+
+    def hold(self):
+        """What is being written takes minutes from here on."""
+        self.token_s = 2.0
 
 
 @pytest.fixture

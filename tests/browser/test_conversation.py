@@ -57,6 +57,7 @@ def test_stop_keeps_the_text_and_continue_goes_on(start, visit, pace):
     pace.token_s = 0.05
     send(page, "Why?")
     wait_streaming(page)
+    pace.hold()
     page.keyboard.press("Escape")
     wait_done(page)
     pace.token_s = 0

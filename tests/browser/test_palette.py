@@ -65,6 +65,7 @@ def test_commands_are_those_the_page_can_do(roost, visit, pace):
     pace.token_s = 0.1
     send(page, "Why?")
     wait_streaming(page)
+    pace.hold()
     opened(page)
     page.click(f".palette-row:has-text('{stop}')")
     wait_done(page)
@@ -77,6 +78,7 @@ def test_escape_in_the_palette_does_not_stop_an_answer(roost, visit, pace):
     pace.token_s = 0.1
     send(page, "Why?")
     wait_streaming(page)
+    pace.hold()
     opened(page)
     page.keyboard.press("Escape")
     page.wait_for_selector("#palette", state="hidden")

@@ -57,6 +57,7 @@ def test_several_answers_stream_in_a_grid_and_survive_a_reload_and_a_cut_socket(
     together(page)
     for number in (1, 2, 3):
         page.wait_for_selector(f".card:nth-child({number}) > .prose:has-text('Birds perch')")
+    pace.hold()
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     sockets = []
     page.route_web_socket("**/ws/chat", lambda socket: sockets.append((socket, socket.connect_to_server())))

