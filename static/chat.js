@@ -152,6 +152,7 @@ function escape(event) {
 
 // The answer being written
 on("answering", (frame) => {
+  if (answering && !frame.message) document.body.dispatchEvent(new Event("roost:answered"));
   setAnswering(frame.message);
   clearArrived();
 });

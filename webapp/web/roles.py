@@ -40,7 +40,7 @@ ENDPOINTS: dict[str, Role] = {
     ),
     **_rows(Role.STRANGER, "shared", "show style"),
     **_rows(Role.OWNER, "shared", "index make end"),
-    **_rows(Role.GUEST, "chat", "poll service_worker offline"),
+    **_rows(Role.GUEST, "chat", "poll service_worker offline count"),
     **_rows(Role.PERSON, "chat", "do_all"),
     **_rows(Role.LOCAL, "notebook", "index create show save continue_ stop undo redo delete do tokens export"),
     **_rows(Role.LOCAL, "batch", "index start show resume delete do export"),

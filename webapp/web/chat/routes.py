@@ -26,6 +26,7 @@ from webapp.web.chat.commands import (
     FOLDER_CHARS,
     ID_CHARS,
     MAX_FRAME_BYTES,
+    TEXT_CHARS,
     Command,
     Commands,
     FrameFields,
@@ -51,6 +52,7 @@ from webapp.web.chat.views import (
     several_page,
     switcher,
     title_of,
+    token_count,
     token_page,
 )
 from webapp.web.error_answers import notice_page
@@ -218,6 +220,16 @@ def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
 
 def _file_stem(title: str) -> str:
     return re.sub(r"[^\w\- ]", "", title).strip() or "chat"
+
+
+@blueprint.post("/chat/count")
+def count() -> Response:
+    """The tokens of the composer's ``text`` and of ``chat``, while a person types."""
+    request.max_form_memory_size = FORM_BYTES
+    page, chat_id = chat_context(), request.form.get("chat", "")[:ID_CHARS]
+    chat = page.store.get(chat_id) if chat_id else NEW_CHAT
+    values = token_count(page, chat, request.form.get("text", "")[:TEXT_CHARS])
+    return render_page("chat/_count.html", {"count": values})
 
 
 @blueprint.get("/chat/several/<message_id>")

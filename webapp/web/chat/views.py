@@ -6,6 +6,7 @@ Texts that people wrote are plain ``str`` (the template escapes them); ``Markup`
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,8 @@ from webapp.services.chat.side_by_side import Beside
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import can_continue
+from webapp.services.downloads.catalogue import trained_context
+from webapp.services.presets.presets import file_name
 from webapp.storage.attachments import Attachment
 from webapp.storage.records import Chat, ChatSummary, SearchHit, StoredMessage
 from webapp.tools.definition import Approval
@@ -86,12 +89,40 @@ def chat_page(
             "text": text,
             "file_bytes": FILE_BYTES,
             "counts": COUNTS,
+            "count": token_count(page, chat, text),
         },
         "options": Markup(panel.html),
         "offer": load_offer(page, chat),
         "elsewhere": f"select:{at}" if at and at not in {row.id for row in branch} else "",
         "toasts": toasts,
     }
+
+
+def token_count(page: ChatContext, chat: Chat, text: str) -> Values:
+    """``chat/_count.html``: the tokens of what is typed, and those of the chat beside the number its model was trained
+    to take in at once. ``used`` 0 while that is not known: nothing is answered yet, or elsewhere."""
+    view: Values = {"typed": 0, "used": 0}
+    if text.strip() and page.model is not None:
+        with contextlib.suppress(RoostError):  # a vocabulary that cannot be read is told where it is needed
+            view["typed"] = len(page.manager.tokenizer().encode(text))
+    if chat.head_id is not None:
+        with contextlib.suppress(RoostError):  # the message was deleted meanwhile
+            stats = page.store.message(chat.head_id).stats
+            view["used"] = stats.get("prompt_tokens", 0) + stats.get("decoded_tokens", 0)
+    if not view["used"]:
+        return view
+    model = file_name(page.status.model)
+    trained, total = trained_context(model), view["used"] + view["typed"]
+    words = {"tokens": f"{total:,}", "trained": f"{trained or 0:,}", "model": model}
+    how = "unknown" if trained is None else "beyond" if total > trained else "within"
+    rest = {"within": "chat.composer.within_text", "beyond": "states.view.beyond_text"}.get(how, "")
+    why = [
+        page.t(f"states.view.{'trained_unknown' if trained is None else how}", **words),
+        page.t(rest) if rest else "",
+    ]
+    words["tokens"] = f"{view['used']:,}"
+    shown = page.t(f"chat.composer.used_{'unknown' if trained is None else 'known'}", **words)
+    return {**view, "shown": shown, "how": how, "why": " ".join(filter(None, why))}
 
 
 def chat_title(page: ChatContext, chat: Chat) -> Values:
