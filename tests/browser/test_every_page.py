@@ -35,6 +35,7 @@ def pages(roost):
     fixed += ["/notebook", "/prompts", "/tools", "/tools/servers", "/tools/servers/new", "/tools/bench"]
     fixed += [
         "/notebook/batch",
+        "/personas",
         "/settings",
         "/people",
         "/jobs",

@@ -28,6 +28,7 @@ LOCAL_CHANGES = {
     "batch.start", "batch.resume", "batch.delete", "batch.do", "notebook.delete", "notebook.do",
     "prompts.save", "prompts.delete", "prompts.do", "prompts.import_",
     "api POST /txt-to-midi", "api POST /midi-to-wav", "api POST /text-to-wav",
+    "personas.save", "personas.delete", "personas.do", "personas.import_",
     "api POST /switch-model", "api POST /update-config", "api POST /reset-state", "api POST /enable-state-cache",
     "api POST /disable-state-cache", "api POST /v1/states", "api POST /state/status", "api POST /state/delete",
 }  # fmt: skip

@@ -358,6 +358,8 @@ _LIMITS = (
     ) WITHOUT ROWID""",
 )
 
+_PERSONAS = ("ALTER TABLE chats ADD COLUMN persona_id TEXT NOT NULL DEFAULT ''",)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -378,4 +380,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _BATCHES,
     _API_TOKENS,
     _LIMITS,
+    _PERSONAS,
 )

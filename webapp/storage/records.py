@@ -145,6 +145,7 @@ class Chat:
     state: str | None = None
     tools: ChatTools = field(default_factory=ChatTools)
     origin: str = ""
+    persona_id: str = ""
     person_id: str = OWNER_ID
 
 
@@ -287,6 +288,7 @@ def stored_message_from_row(row: sqlite3.Row) -> StoredMessage:
 
 CHAT_COLUMNS = (
     "id", "title", "system_prompt", "template", "created_at", "updated_at", "preset_id", "state", "origin", "person_id",
+    "persona_id",
 )  # fmt: skip
 """Those that hold a field of :class:`Chat` as it is."""
 

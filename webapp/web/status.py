@@ -304,6 +304,7 @@ def palette(page: PageContext) -> Values:
     ]
     more = [
         {"label": t("batch.title"), "url": "/notebook/batch", "icon": "list-checks"},
+        {"label": t("personas.title"), "url": "/personas", "icon": "user-round"},
         {"label": t("prompts.title"), "url": "/prompts", "icon": "file-text"},
         {"label": t("settings_page.title"), "url": "/settings", "icon": "settings"},
         {"label": t("people.title"), "url": "/people", "icon": "users"},

@@ -23,7 +23,8 @@ from typing import Any, NoReturn
 
 from flask import copy_current_request_context, g
 
-from webapp.chat.messages import title_of
+from webapp.chat.messages import Message, title_of
+from webapp.chat.messages import Role as Speaker
 from webapp.errors import RoostError, as_roost_error
 from webapp.i18n import Text
 from webapp.services.chat.chat_file import ChatFiles
@@ -35,6 +36,7 @@ from webapp.web.chat.panel import NEW_CHAT, as_preset, chat_with, save_options
 from webapp.web.chat.viewer import Shown, Viewer
 from webapp.web.guard import asker, current_role, the_guard
 from webapp.web.kit.page import Toast, current_locale
+from webapp.web.personas import find_persona
 from webapp.web.presets.form import shown_name
 from webapp.web.roles import COMMAND_ROLES, Role
 
@@ -445,7 +447,11 @@ class Commands:
     def _new_chat(self, command: Command, title: str) -> str:
         """With what the panel says at that moment: the form's fields travel along with the first message."""
         chat = chat_with(self.page, NEW_CHAT, command.fields)
-        return self.page.store.begin(replace(chat, title=title)).id
+        begun = self.page.store.begin(replace(chat, title=title))
+        persona = find_persona(self.page, begun.persona_id)
+        if persona is not None and (greeting := str(persona.body.get("greeting", "")).strip()):
+            self.page.store.add_message(begun.id, None, Message(Speaker.ASSISTANT, greeting))
+        return begun.id
 
 
 def _count(command: Command, least: int) -> int:

@@ -7,7 +7,6 @@ interval does the work for all.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -19,7 +18,6 @@ from flask import Flask, current_app, request
 
 from webapp.chat.events import AnswerEvent, ContentDelta, Failed, Finished, ReasoningDelta, Waiting
 from webapp.engine.sampling_params import SamplingParams
-from webapp.manager.library import STATE_ENDINGS, STATES
 from webapp.services.attachments import Attachments
 from webapp.services.chat.turn_writer import LiveTurn, chosen_tools, think_mode_of
 from webapp.services.chat.turns import ChatTurns
@@ -334,15 +332,6 @@ class ChatContext(PageContext):
 
     def _mode(self, preset: Preset, chat: Chat) -> str:
         return mode_of(think_mode_of(chat, preset), chosen_tools(chat, preset, self.tools).is_on)
-
-    def state_names(self) -> list[str]:
-        """Files in the states folder, unread."""
-        folder = self.manager.library.models_dir / STATES
-        try:
-            names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
-        except OSError:
-            return []
-        return sorted(name for name in names if name.lower().endswith(STATE_ENDINGS) and not name.startswith("."))
 
 
 def check_own() -> None:

@@ -33,6 +33,7 @@ from webapp.storage.presets import Preset
 from webapp.storage.records import Chat, ChatTools
 from webapp.web.chat.live import PRESETS, ChatContext
 from webapp.web.kit.page import Choice, Translator, Values, render_fragment
+from webapp.web.personas import chat_with_persona
 from webapp.web.presets.form import labels, origin_of, shown_name, shown_note
 from webapp.weights.inspection import chat_template
 
@@ -61,6 +62,8 @@ def chat_with(page: ChatContext, chat: Chat, fields: FrameFields) -> Chat:
     ``base`` is what the page showed as the preset's values: only what differs from those becomes an override, so that a
     page that was drawn before the preset changed does not freeze the old values.
     """
+    if not chat.id and "persona" in fields:
+        chat = chat_with_persona(page, chat, fields.text("persona", ID_CHARS))
     base = read_base(page, chat, fields)
     if "system_prompt" in fields:
         chat = replace(chat, system_prompt=fields.text("system_prompt", SYSTEM_PROMPT_CHARS).strip())

@@ -66,6 +66,7 @@ from webapp.web.kit.page import (
     translator,
     wants_fragment,
 )
+from webapp.web.personas import chat_with_persona
 
 blueprint = Blueprint("chat", __name__)
 attachments = Blueprint("attachments", __name__)
@@ -108,10 +109,11 @@ def _show(
 
 
 def _new_chat(page: ChatContext) -> Chat:
-    """With the preset and the state file the address names, if there are such."""
+    """With the persona, the preset and the state file the address names, if there are such."""
     preset_id, state = request.args.get("preset", "")[:ID_CHARS], request.args.get("state", "")[:NAME_BYTES]
     is_known = bool(preset_id) and any(preset.id == preset_id for preset in page.presets.list())
-    chat = replace(NEW_CHAT, preset_id=preset_id) if is_known else NEW_CHAT
+    chat = chat_with_persona(page, NEW_CHAT, request.args.get("persona", "")[:ID_CHARS])
+    chat = replace(chat, preset_id=preset_id) if is_known else chat
     return replace(chat, state=state) if state in page.state_names() else chat
 
 

@@ -269,7 +269,7 @@ class Viewer:
         """On a chat that has not begun, the model that was just chosen takes the other's place."""
         before, self._model = self._model, self.page.status.model
         if self._model != before and not self.chat_id:
-            self.fragment("chat/_welcome.html", welcome=welcome(self.page))
+            self.fragment("chat/_welcome.html", welcome=welcome(self.page, self._draft))
 
     def _is_news(self, topic: str) -> bool:
         number = self.page.news.number(topic)
@@ -339,7 +339,8 @@ class Viewer:
         if html:
             self._send("".join(html))
         if not branch and self._shown:
-            self.fragment("chat/_welcome.html", welcome=welcome(self.page))
+            chat = self.page.store.get(self.chat_id) if self.chat_id else self._draft
+            self.fragment("chat/_welcome.html", welcome=welcome(self.page, chat))
         self._shown = wanted[first_common(self._shown, wanted) :]
         self._group, self._cards = shown[-1].id if members else "", {row.id for row in members}
         drawn = {branch[place].id for place in steps.appended}

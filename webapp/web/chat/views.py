@@ -40,6 +40,7 @@ from webapp.web.guard import current_role
 from webapp.web.jobs import strip_jobs
 from webapp.web.kit.page import Choice, Toast, Translator, Values, browser_zone, parameters_text
 from webapp.web.models.downloads import best_offer
+from webapp.web.personas import face, find_persona, personas_of
 from webapp.web.presets.form import shown_name
 from webapp.web.roles import least_role
 from webapp.web.status import menu, strip
@@ -50,6 +51,7 @@ PAGE_OR_DRAWING = re.compile(r"\s*<(!doctype html|html|svg)\b", re.IGNORECASE)
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 PROMPTS = ("first", "second", "third")
 STARTER_PREFIX = "roost-starter"
+SHOWN_PERSONAS = 12
 PAGE = 20
 MOST = 2000
 IN_FOLDER = 5
@@ -79,7 +81,8 @@ def chat_page(
         "chats": chat_list(page, chat.id),
         "head": head,
         "conversation": conversation(page, chat.id, branch, at=at),
-        "welcome": {"is_shown": False} if branch else welcome(page),
+        "welcome": {"is_shown": False} if branch else welcome(page, chat),
+        "persona_id": chat.persona_id,
         "composer": {
             "chat_id": chat.id,
             "is_answering": page.answering(chat.id) is not None,
@@ -128,7 +131,13 @@ def token_count(page: ChatContext, chat: Chat, text: str) -> Values:
 def chat_title(page: ChatContext, chat: Chat) -> Values:
     """With the name of the preset that answers."""
     title = title_of(chat.title, page.t) if chat.id else page.t("chat.list.new")
-    return {"id": chat.id, "title": title, "preset": shown_name(page.presets.of_chat(chat), page.t)}
+    persona = find_persona(page, chat.persona_id)
+    return {
+        "id": chat.id,
+        "title": title,
+        "preset": shown_name(page.presets.of_chat(chat), page.t),
+        "persona": face(persona) if persona else None,
+    }
 
 
 def switcher(page: ChatContext, chat: Chat) -> Values:
@@ -151,15 +160,19 @@ def title_of(title: str, t: Translator) -> str:
     return title or t("chat.list.untitled")
 
 
-def welcome(page: ChatContext) -> Values:
-    """What a chat without messages says."""
+def welcome(page: ChatContext, chat: Chat) -> Values:
+    """What a chat without messages says; one with a persona begins with its greeting."""
+    persona = find_persona(page, chat.persona_id)
     t, model = page.t, page.status.model if page.model else ""
     intro = "none" if not model else "starter" if model.startswith(STARTER_PREFIX) else "model"
     offer = best_offer(page) if intro != "model" else None
     parameters = parameters_text(page.model, t) if page.model else ""
     return {
         "is_shown": True,
-        "title": t("chat.welcome.title"),
+        "persona": face(persona) if persona else None,
+        "greeting": persona.body.get("greeting", "") if persona else "",
+        "personas": [face(one) for one in personas_of(page).list()[:SHOWN_PERSONAS]],
+        "title": persona.name if persona else t("chat.welcome.title"),
         "intro": t(f"chat.welcome.intro_{intro}", parameters=parameters, model=model),
         "offer": offer,
         "own": own_model(page),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -36,6 +37,7 @@ from markupsafe import Markup, escape
 from webapp.errors import RoostError, translate_error
 from webapp.i18n import DEFAULT_LOCALE, LOCALES, choose_locale, say, sentences, translate
 from webapp.i18n.translation import LOCALE_COOKIE
+from webapp.manager.library import STATE_ENDINGS, STATES
 from webapp.manager.manager import ModelManager
 from webapp.manager.status import ModelStatus
 from webapp.services.bench.measurements import Measurements
@@ -312,6 +314,15 @@ class PageContext:
         if speed.is_measured:
             return str(self.t("measure.here.measured", rate=rate_text(speed.tokens_per_s)))
         return str(self.t("measure.here.estimated", rate=rate_text(float(f"{speed.tokens_per_s:.2g}"))))
+
+    def state_names(self) -> list[str]:
+        """Files in the states folder, unread."""
+        folder = self.manager.library.models_dir / STATES
+        try:
+            names = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+        except OSError:
+            return []
+        return sorted(name for name in names if name.lower().endswith(STATE_ENDINGS) and not name.startswith("."))
 
     def explain(self, error: RoostError, name: str = "") -> tuple[str, str]:
         """(sentence, way out) in the reader's language; ``name`` replaces a path on this server's disk."""
