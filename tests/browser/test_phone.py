@@ -70,6 +70,11 @@ def test_sheets_come_from_below_and_the_keyboard_covers_no_composer(roost, visit
         assert box["width"] == 390 and box["y"] > 100
         page.keyboard.press("Escape")
         page.wait_for_selector(sheet, state="hidden")
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 844})
+        row = [page.locator(f"#composer {one}").bounding_box() for one in (".attach", "#send")]
+        assert abs(row[0]["y"] - row[1]["y"]) < 6 and row[1]["x"] + row[1]["width"] <= width, width
+    page.set_viewport_size({"width": 390, "height": 844})
     page.tap(".head-menu")
     page.wait_for_selector("#chat-menu", state="visible")
     until(page, "Math.abs(document.getElementById('chat-menu').getBoundingClientRect().bottom - 844) <= 1")
