@@ -100,7 +100,7 @@ def walk(page):
     assert page.locator(".message").count() == 4
     page.fill("#search", "squirrels")
     page.wait_for_selector("#search-results .hit")
-    page.click(".rail-item >> nth=2")
+    page.click(".rail-item[href$='/models']")
     page.wait_for_selector("#models-list")
     page.go_back()
     wait_ready(page)
