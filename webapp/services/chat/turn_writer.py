@@ -272,7 +272,7 @@ class TurnWriter:
         """For the message's figures: how the answer is made."""
         status = self._manager.status()
         self._model = status.model
-        sampling = {k: v for k, v in prompt.params.to_dict().items() if not k.startswith("stop_") and v != {}}
+        sampling = {k: v for k, v in prompt.params.to_dict().items() if not k.startswith("stop_") and v not in ({}, ())}
         state = status.state if prompt.state is None else prompt.state
         self._stats = {"strategy": status.strategy, "state": state, "sampling": sampling, "preset": preset}
         if prefix is not None:
