@@ -32,7 +32,7 @@ def pages(roost):
     preset = re.search(r'href="(/presets/[0-9a-f]{32})"', roost.get("/presets"))[1]
     model = "/models/roost-starter-v7.safetensors"
     fixed = ["/", "/presets", "/presets/new", "/presets/compare", "/models", "/states", "/measure", "/convert", "/docs"]
-    fixed += ["/notebook", "/prompts", "/tools", "/tools/servers", "/tools/servers/new", "/tools/bench"]
+    fixed += ["/notebook", "/compose", "/prompts", "/tools", "/tools/servers", "/tools/servers/new", "/tools/bench"]
     fixed += [
         "/notebook/batch",
         "/personas",

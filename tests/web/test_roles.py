@@ -16,7 +16,10 @@ TOKEN = "a-token-for-tests"
 SAFE = {"GET", "HEAD", "OPTIONS"}
 GUEST_CHANGES = {"chat.do", "chat.poll", "chat.import_", "chat.attachments.attach", "people.leave", "people.enter"}
 PERSON_CHANGES = {"chat.do_all", "people.rename_me", "people.set_password", "people.end", "people.end_others"}
-GUEST_QUESTIONS = {"chat.count", "tools.form", "tools.show_preview", "tools.servers.words"}
+GUEST_QUESTIONS = {
+    "chat.count", "compose.write", "compose.read", "compose.file", "tools.form", "tools.show_preview",
+    "tools.servers.words",
+}  # fmt: skip
 """Posted, because a form is too long for an address; they keep nothing."""
 LOCAL_CHANGES = {
     "presets.submit", "presets.do", "models.load", "models.unload", "models.cancel", "status.load",

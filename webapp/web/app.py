@@ -47,6 +47,7 @@ from webapp.storage.sessions import Sessions
 from webapp.storage.tokens import ApiTokens
 from webapp.web import (
     batch,
+    compose,
     conversion,
     docs,
     error_answers,
@@ -78,6 +79,7 @@ PAGES: tuple[tuple[ModuleType, str, str], ...] = (
     (chat_routes, "nav.chat", "message-square"),
     (notebook, "nav.notebook", "notebook-pen"),
     (batch, "", ""),
+    (compose, "nav.compose", "music"),
     (preset_routes, "nav.presets", "sliders-horizontal"),
     (prompts, "", ""),
     (personas, "", ""),

@@ -43,6 +43,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.GUEST, "chat", "poll service_worker offline count"),
     **_rows(Role.PERSON, "chat", "do_all"),
     **_rows(Role.LOCAL, "notebook", "index create show save continue_ stop undo redo delete do tokens export"),
+    **_rows(Role.GUEST, "compose", "index write read file"),
     **_rows(Role.LOCAL, "batch", "index start show resume delete do export"),
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),
     **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_in_use"),

@@ -3,6 +3,7 @@ progress over the page's socket."""
 
 from __future__ import annotations
 
+import re
 from os.path import normpath
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -41,6 +42,7 @@ PANEL_COOKIE = "roost_panel"
 PART_OF = {"prompts": "presets", "personas": "presets", "batch": "notebook"}
 """Blueprints that are tabs of another's page."""
 LOADED = ("ready", "answering")
+MUSIC_NAME = re.compile(r"midi|abc|music", re.IGNORECASE)
 LIGHTS = {
     "empty": "off",
     "loading": "waiting",
@@ -87,7 +89,7 @@ def shell(page: PageContext) -> Values:
                 "is_current": endpoint.partition(".")[0] in {*request.blueprints, PART_OF.get(request.blueprint or "")},
             }
             for key, icon, endpoint in current_app.extensions["rail"]
-            if current_role() >= least_role(endpoint)
+            if current_role() >= least_role(endpoint) and (endpoint != "compose.index" or _can_compose(page))
         ],
         "languages": [
             {"code": code, "name": name, "url": _url_in(code), "is_current": code == page.locale}
@@ -98,6 +100,19 @@ def shell(page: PageContext) -> Values:
         "role": current_role().name.lower(),
         "is_owner_needed": current_role() < most_needed(name for name in request.blueprints if name != "people"),
     }
+
+
+def music_models(page: PageContext) -> list[ModelEntry]:
+    """Those of the library. Never walks through folders; opens no file but those whose name may be one of these."""
+    library = page.manager.library
+    files = (file for file in library.known_files() if MUSIC_NAME.search(file.name))
+    entries = (library.entry_at(file.path) for file in files)
+    return [entry for entry in entries if entry.inspection is not None and entry.inspection.kind == "music"]
+
+
+def _can_compose(page: PageContext) -> bool:
+    """Where there is something to compose with."""
+    return (page.model is not None and page.model.kind == "music") or bool(music_models(page))
 
 
 def _url_in(locale: str) -> str:

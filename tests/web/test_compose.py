@@ -1,0 +1,153 @@
+"""Compose over HTTP: what streams is what a file has, on from a bar, files in and out, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.music.models import music_model
+from tests.web.owner import owner_client
+from webapp.manager.client import start_engine_in_thread
+from webapp.manager.manager import ModelManager
+from webapp.music.events import notes_of, read_text
+from webapp.music.midi_file import read_midi
+from webapp.settings import Settings
+from webapp.web.app import create_app
+
+LINES = {"Accept": "application/x-ndjson"}
+JSON = {"Accept": "application/json"}
+
+
+@pytest.fixture(scope="module")
+def clients(pytestconfig, tmp_path_factory):
+    made, apps = {}, []
+    for kind in ("midi", "abc"):
+        folder = tmp_path_factory.mktemp(kind)
+        shutil.copy(music_model(pytestconfig, kind), folder / f"tiny-{kind}.safetensors")
+        settings = Settings(
+            data_dir=folder, models_dir=folder, model=f"tiny-{kind}.safetensors", strategy="torch cpu f32"
+        )
+        apps.append(create_app(settings, ModelManager(settings, start_engine=start_engine_in_thread)))
+        made[kind] = owner_client(apps[-1])
+    yield made
+    for app in apps:
+        app.extensions["close"]()
+
+
+def written(client, **fields):
+    answer = client.post("/compose/write", data=fields, headers=LINES)
+    assert answer.status_code == 200, answer.text
+    return [json.loads(line) for line in answer.data.splitlines() if line.strip()]
+
+
+def piece_of(lines, number=0):
+    """Text and notes as a page puts them together."""
+    text, notes = "", {}
+    for line in lines:
+        if line.get("piece") != number:
+            continue
+        text += line.get("head", "") + line.get("text", "")
+        if "all" in line:
+            notes = {}
+        notes.update({row[0]: row[1:6] for row in (*line.get("notes", ()), *line.get("all", ()))})
+    return text, sorted(notes.values())
+
+
+def saved(client, text, ending):
+    return client.post("/compose/file", data={"text": text, "ending": ending})
+
+
+def test_notes_stream_while_a_piece_is_written_and_are_those_of_its_file(clients):
+    lines = written(clients["midi"], seconds="6", seed="5", instruments=["piano", "bass"])
+    text, notes = piece_of(lines)
+    expected = notes_of(read_text(text))
+    assert notes == sorted(
+        [round(n.start_s, 3), round(n.duration_s, 3), n.pitch, n.velocity, n.instrument] for n in expected
+    )
+    assert {row[4] for row in notes} <= {"piano", "bass"} and len(notes) > 5
+    first = next(at for at, line in enumerate(lines) if line.get("notes"))
+    assert first < len(lines) / 2 and lines[first]["at"] > 0 and "figures" in lines[-1]
+    answer = saved(clients["midi"], text, ".mid")
+    assert answer.mimetype == "audio/midi" and notes_of(read_midi(answer.data)) == expected
+    assert saved(clients["midi"], text, ".wav").data.startswith(b"RIFF")
+
+
+def test_a_piece_goes_on_from_a_place_in_several_ways(clients):
+    whole, _ = piece_of(written(clients["midi"], seconds="6", seed="5"))
+    head = " ".join(whole.split()[:40])
+    lines = written(clients["midi"], text=head, seconds="2", variations="3")
+    pieces = [piece_of(lines, number)[0] for number in range(3)]
+    assert all(piece.startswith(head) and len(piece) > len(head) for piece in pieces) and len(set(pieces)) > 1
+    begun = [line for line in lines if "head" in line]
+    assert [line["piece"] for line in begun] == [0, 1, 2] and all(line["notes"] for line in begun)
+
+
+def test_a_tune_in_abc_streams_as_text_and_notes(clients):
+    text, notes = piece_of(written(clients["abc"], bars="6", seed="2", temperature="0.7"))
+    read = clients["abc"].post("/compose/read", data={"text": text}, headers=JSON).get_json()
+    assert notes and notes == sorted(row[1:6] for row in read["notes"])
+    assert saved(clients["abc"], text, ".abc").text.startswith("X:1")
+    assert saved(clients["abc"], text, ".mid").data.startswith(b"MThd")
+
+
+def test_notes_changed_by_hand_and_files_become_text(clients):
+    rows = [[0, 0.5, 0.25, 60, 90, "piano", 0], [1, 1.0, 0.5, 64, 90, "bass", 1]]
+    found = clients["midi"].post("/compose/read", data={"notes": json.dumps(rows)}, headers=JSON).get_json()
+    assert [row[3] for row in found["notes"]] == [60, 64] and "pi:3c:" in found["text"]
+    midi = saved(clients["midi"], found["text"], ".mid").data
+    again = clients["midi"].post("/compose/read", data={"file": (_file(midi), "a.mid")}, headers=JSON).get_json()
+    assert again == found
+
+
+def _file(data):
+    import io
+
+    return io.BytesIO(data)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"text": "pi:3c:a hello"}, "music_unreadable"),
+        ({"seconds": "-1"}, "option_invalid"),
+        ({"seconds": "nan"}, "option_invalid"),
+        ({"variations": "1000"}, "option_invalid"),
+        ({"instruments": "kazoo"}, "option_invalid"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_way_out(clients, fields, code):
+    answer = clients["midi"].post("/compose/write", data=fields, headers=LINES)
+    error = answer.get_json()["error"]
+    assert (error["code"], bool(error["hint"])) == (code, True) and 400 <= answer.status_code < 500
+    page = clients["midi"].post("/compose/write", data=fields)
+    assert page.status_code == answer.status_code and code in page.text  # the same without scripts
+
+
+@pytest.mark.parametrize(
+    "notes", ["[", "[[1]]", '[[0, "a", 1, 2, 3, "piano", 0]]', "[[0, 1e400, 1, 60, 90, 0, 0]]", "null"]
+)
+def test_damaged_notes_and_files_are_refused(clients, notes):
+    answer = clients["midi"].post("/compose/read", data={"notes": notes}, headers=JSON)
+    assert answer.get_json()["error"]["code"] == "music_unreadable"
+    answer = clients["midi"].post("/compose/read", data={"file": (_file(b"MThd"), "a.mid")}, headers=JSON)
+    assert answer.get_json()["error"]["code"] == "music_unreadable"
+    assert saved(clients["midi"], "", ".exe").status_code == 415
+
+
+def test_without_scripts_the_page_comes_back_with_the_piece(clients):
+    page = clients["abc"].post("/compose/write", data={"bars": "2", "seed": "2"})
+    assert page.status_code == 200 and "K:" in page.text and 'formaction="/compose/file"' in page.text
+
+
+def test_the_rail_names_compose_where_there_is_a_music_model(clients, tmp_path):
+    assert 'href="/compose"' in clients["midi"].get("/models").text
+    settings = Settings(data_dir=tmp_path, models_dir=tmp_path, strategy="fake")
+    app = create_app(settings, ModelManager(settings, start_engine=start_engine_in_thread))
+    other = owner_client(app)
+    assert 'class="rail-item" href="/compose"' not in other.get("/").text
+    assert other.get("/compose").status_code == 200
+    refused = other.post("/compose/write", data={}, headers=LINES)
+    assert refused.get_json()["error"]["code"] == "not_a_music_model"
+    app.extensions["close"]()

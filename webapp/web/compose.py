@@ -1,0 +1,325 @@
+"""Compose: a music model writes, and what it writes is heard and seen while it comes. A piece is its text, which the
+page holds; each request brings it whole, so nothing is kept here. The page's scripts read lines of JSON; without them a
+button posts the form and the page comes back with the text and its files."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request, url_for
+
+from webapp.chat.events import ContentDelta, Finished, Waiting
+from webapp.errors import InvalidOption, RoostError
+from webapp.i18n import Text
+from webapp.music.events import MOST_CHARS, Note, NoteChange, NoteDecoder, events_of, unreadable, write_text
+from webapp.services.compose import (
+    ABC_TEXT,
+    ENDINGS,
+    MIDI_TEXT,
+    SEED_ENDINGS,
+    Wish,
+    compose,
+    kind_of,
+    notes_of_text,
+    read_seed,
+    saved,
+    vocabulary_of,
+)
+from webapp.services.generation.completions import Completion
+from webapp.storage.records import storable
+from webapp.tokenizer.music import MidiVocabulary
+from webapp.web.chat.views import waiting_text
+from webapp.web.guard import asker, current_role
+from webapp.web.kit.page import Choice, PageContext, Values, current_page, file_name_options, render_page
+from webapp.web.roles import least_role
+from webapp.web.status import music_models
+
+FORM_BYTES = 16 << 20
+MOST_VARIATIONS = 4
+POLL_S = 1.0
+ABC_EVERY_S = 0.25
+"""How often the notes of a tune in ABC, which have to be read from its beginning, are told."""
+JSON_LINES = "application/x-ndjson"
+HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+TYPES = {".mid": "audio/midi", ".wav": "audio/wav", ".abc": "text/vnd.abc", ".txt": "text/plain"}
+RULES = {
+    MIDI_TEXT: {
+        "seconds": (1, 600, 30),
+        "most_bpm": (0, 400, 0),
+        "most_per_s": (0, 100, 0),
+        "most_at_once": (0, 64, 0),
+    },
+    ABC_TEXT: {"bars": (1, 256, 16)},
+}
+"""By kind: each rule's least, most and usual value; 0 holds nothing."""
+TEMPERATURE = (0.0, 3.0, 1.0)
+
+blueprint = Blueprint("compose", __name__, url_prefix="/compose")
+
+
+# pages
+
+
+@blueprint.get("")
+def index() -> Response:
+    page = current_page()
+    return render_page("compose/page.html", compose_page(page, request.args.get("text", "")))
+
+
+def compose_page(page: PageContext, text: str = "", error: RoostError | None = None) -> Values:
+    """``compose/page.html``. ``kind`` is "" where no music model is chosen."""
+    model = page.model if page.model is not None and page.model.kind == "music" else None
+    shown: Values = {
+        "page_title": page.t("nav.compose"),
+        "commands_url": url_for("compose.index"),
+        "toasts": (page.error_toast(error),) if error else (),
+        "kind": kind_of(model) if model else "",
+        "models": [entry.name for entry in music_models(page)],
+        "text": text,
+    }
+    if model is None:
+        return shown
+    kind, form = kind_of(model), request.form
+    return shown | {
+        "rules": [
+            {"name": name, "least": least, "most": most, "value": form.get(name, str(usual))}
+            for name, (least, most, usual) in RULES[kind].items()
+        ],
+        "temperature": form.get("temperature", str(TEMPERATURE[2])),
+        "instruments": [Choice(name, page.t(f"compose.instrument.{name}")) for name in vocabulary_of(model).instruments]
+        if kind == MIDI_TEXT
+        else [],
+        "chosen_instruments": form.getlist("instruments"),
+        "variations": [Choice(str(count), str(count)) for count in range(1, MOST_VARIATIONS + 1)],
+        "endings": ENDINGS[kind],
+        "accepts": ",".join(ending for ending in SEED_ENDINGS if kind == MIDI_TEXT or "mid" not in ending),
+        "may_keep_state": current_role() >= least_role("states.make"),
+    }
+
+
+# what is written
+
+
+@blueprint.post("/write")
+def write() -> Any:
+    """The piece goes on; ``variations`` ways at once."""
+    page, is_gone = current_page(), request.environ.get("waitress.client_disconnected", lambda: False)
+    text = ""
+    try:
+        text = _text()
+        page.manager.model_info()  # before anything is asked of one that is none
+        completion = Completion([compose(page.manager, _wish(text))])
+    except RoostError as exc:
+        return _refused(page, exc, text)
+    if _wants_json():
+        return Response(_lines(page, text, completion, is_gone), mimetype=JSON_LINES, headers=HEADERS)
+    try:
+        for _ in completion.events(POLL_S):
+            if is_gone():
+                completion.close()
+    except RoostError as exc:
+        return _refused(page, exc, text)
+    return render_page("compose/page.html", compose_page(page, text + completion.answers[0].text.content))
+
+
+def _wish(text: str) -> Wish:
+    info = current_page().manager.model_info()
+    kind, form = kind_of(info), request.form
+    rules: Values = {}
+    for name, (least, most, usual) in RULES[kind].items():
+        value = _number(name, least, most, usual)
+        rules[name] = value if kind == MIDI_TEXT else int(value)
+    rules["instruments"] = [name for name in form.getlist("instruments") if name]
+    known = vocabulary_of(info).instruments
+    for name in rules["instruments"]:
+        if name not in known:
+            allowed = Text("reason.engine.one_of", names=", ".join(known))
+            raise InvalidOption(name="instruments", value=name[:40], allowed=allowed)
+    sampling = {"temperature": _number("temperature", *TEMPERATURE)}
+    if form.get("seed", "").strip():
+        sampling["seed"] = int(_number("seed", 0, 2**53, 0))
+    variations = int(_number("variations", 1, MOST_VARIATIONS, 1))
+    return Wish(text, rules=rules, sampling=sampling, variations=variations, client=asker())
+
+
+def _number(name: str, least: float, most: float, usual: float) -> float:
+    given = request.form.get(name, "").strip()
+    try:
+        value = float(given) if given else usual
+    except ValueError:
+        value = float("nan")
+    if not least <= value <= most:
+        allowed = Text("reason.engine.number_between", least=f"{least:g}", most=f"{most:g}")
+        raise InvalidOption(name=name, value=given[:40], allowed=allowed)
+    return value
+
+
+def _text() -> str:
+    request.max_form_memory_size = FORM_BYTES
+    text = storable(request.form.get("text", "").replace("\r\n", "\n"))
+    if len(text) > MOST_CHARS:
+        raise RoostError("too_large", found=len(text), limit=MOST_CHARS)
+    return text
+
+
+def _wants_json() -> bool:
+    return request.headers.get("Accept", "") in ("application/json", JSON_LINES)
+
+
+def _refused(page: PageContext, error: RoostError, text: str) -> Any:
+    if _wants_json():
+        return jsonify(error=_told(page, error)), error.status
+    status = error.status if error.status < 500 else 422
+    return render_page("compose/page.html", compose_page(page, text, error), status=status)
+
+
+def _told(page: PageContext, error: RoostError) -> Values:
+    message, hint = page.explain(error)
+    return {"code": error.code, "message": message, "hint": hint}
+
+
+class _Piece:
+    """One variation while it comes: ``line`` is what the page does not know yet, None for nothing."""
+
+    def __init__(self, kind: str, head: str, vocabulary: MidiVocabulary) -> None:
+        self._kind = kind
+        self._text = head
+        self._vocabulary = vocabulary
+        self._decoder = NoteDecoder(vocabulary)
+        self._told_at = 0.0
+        if kind == MIDI_TEXT and head.strip():
+            self._decoder.feed(f"{head} ")
+
+    def head(self) -> Values:
+        if self._kind == ABC_TEXT:
+            return {"all": self._whole()}
+        notes, now = self._decoder.notes, self._decoder.time_s
+        return {"notes": [_row(number, note, note.duration_s == 0) for number, note in enumerate(notes)], "time": now}
+
+    def take(self, text: str) -> Values:
+        self._text += text
+        if self._kind == MIDI_TEXT:
+            return {"text": text, **self._changes(self._decoder.feed(text))}
+        if "|" not in text or time.monotonic() - self._told_at < ABC_EVERY_S:
+            return {"text": text}
+        self._told_at = time.monotonic()
+        return {"text": text, "all": self._whole()}
+
+    def end(self) -> Values:
+        """As a file of it has them."""
+        return {"all": self._whole()}
+
+    def _changes(self, changes: list[NoteChange]) -> Values:
+        last = {change.number: change for change in changes}
+        rows = [_row(one.number, one.note, one.is_sounding) for one in last.values()]
+        return {"notes": rows, "time": self._decoder.time_s}
+
+    def _whole(self) -> list[list[Any]]:
+        try:
+            return _rows(notes_of_text(self._kind, self._text, self._vocabulary))
+        except RoostError:
+            return []  # no note yet
+
+
+def _row(number: int, note: Note, is_sounding: bool = False) -> list[Any]:
+    """Number, start and length in seconds, pitch, velocity, instrument, track, whether it still sounds."""
+    found = [number, round(note.start_s, 3), round(note.duration_s, 3), note.pitch, note.velocity]
+    return [*found, note.instrument, note.track, int(is_sounding)]
+
+
+def _rows(notes: list[Note]) -> list[list[Any]]:
+    return [_row(number, note) for number, note in enumerate(notes)]
+
+
+def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callable[[], bool]) -> Iterator[bytes]:
+    """What each variation begins with, then what is new of it, with the time on this machine's clock (``at``, seconds)
+    at which the text came out of the engine. Ends, and with it the writing, when nobody reads any more."""
+    model = completion.prompts[0].model
+    kind, vocabulary = kind_of(model.info), vocabulary_of(model.info)
+    pieces = [_Piece(kind, head, vocabulary) for _ in completion.answers]
+    try:
+        for number, piece in enumerate(pieces):
+            yield _line({"piece": number, "head": head, **piece.head()})
+        for told in completion.events(POLL_S):
+            if is_gone():
+                return
+            if told is None:
+                yield b"\n"  # finds out whether somebody reads
+                continue
+            number, event = told
+            if isinstance(event, ContentDelta):
+                yield _line({"piece": number, **pieces[number].take(event.text), "at": time.time()})
+            elif isinstance(event, Waiting):
+                yield _line({"waiting": waiting_text(event, page.t)})
+            elif isinstance(event, Finished):
+                yield _line({"piece": number, **pieces[number].end(), "figures": _figures(page, event)})
+    except RoostError as exc:
+        yield _line({"error": _told(page, exc)})
+    finally:
+        completion.close()
+
+
+def _line(value: Values) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def _figures(page: PageContext, end: Finished) -> str:
+    t, stats = page.t, end.stats
+    found = [t("chat.stats.tokens", count=end.usage.completion)]
+    if stats.get("tokens_per_s"):
+        found.append(t("chat.stats.speed", rate=f"{stats['tokens_per_s']:.1f}"))
+    found.append(t("notebook.read", count=stats.get("prefilled_tokens", 0)))
+    return " · ".join(found)
+
+
+# files, and what is played or changed by hand
+
+
+@blueprint.post("/read")
+def read() -> Any:
+    """Text and notes of a file, of ``notes`` (rows as this module sends them, for MIDI models), or of ``text``."""
+    page = current_page()
+    try:
+        info = page.manager.model_info()
+        kind, vocabulary = kind_of(info), vocabulary_of(info)
+        file = request.files.get("file")
+        if file is not None and file.filename:
+            text = read_seed(kind, file.filename, file.read(), vocabulary)
+        elif "notes" in request.form and kind == MIDI_TEXT:
+            request.max_form_memory_size = FORM_BYTES
+            text = write_text(events_of(_given_notes(request.form["notes"]), vocabulary), vocabulary, is_marked=False)
+        else:
+            text = _text()
+        return jsonify(text=text, notes=_rows(notes_of_text(kind, text, vocabulary)) if text.strip() else [])
+    except RoostError as exc:
+        return jsonify(error=_told(page, exc)), exc.status
+
+
+def _given_notes(data: str) -> list[Note]:
+    try:
+        found = [
+            Note(float(start), float(length), int(pitch), int(velocity), str(instrument), int(track))
+            for _, start, length, pitch, velocity, instrument, track, *_ in json.loads(data)
+        ]
+    except (ValueError, TypeError, RecursionError) as exc:
+        raise unreadable("notes", Text("reason.common.is_not_valid_json")) from exc
+    return found
+
+
+@blueprint.post("/file")
+def file() -> Any:
+    """The piece as a file of the ending that the button names."""
+    page, text = current_page(), ""
+    try:
+        text = _text()
+        info = page.manager.model_info()
+        ending = request.form.get("ending", "")[:8]
+        data = saved(kind_of(info), text, ending, vocabulary_of(info))
+    except RoostError as exc:
+        return _refused(page, exc, text)
+    answer = Response(data, mimetype=TYPES[ending], headers={"Cache-Control": "no-store"})
+    answer.headers.set("Content-Disposition", "attachment", **file_name_options(f"roost{ending}"))
+    return answer
