@@ -89,7 +89,7 @@ function measured(one) {
 }
 
 async function post(path, body, accept = "application/json", signal = undefined) {
-  return fetch(at(`/compose${path}`), { method: "POST", body, signal, headers: { Accept: accept } });
+  return fetch(at(`/compose/${path}`), { method: "POST", body, signal, headers: { Accept: accept } });
 }
 
 // The text, or a file, or notes, as the server reads them.
@@ -97,7 +97,7 @@ async function readBack(fields) {
   const body = new FormData();
   for (const [name, value] of Object.entries(fields)) body.append(name, value);
   try {
-    const answer = await post("/read", body);
+    const answer = await post("read", body);
     const found = await answer.json();
     if (found.error) {
       told(found.error);
@@ -190,7 +190,7 @@ async function write(from) {
   say(form.dataset.begins);
   let hasBegun = false;
   try {
-    const answer = await post("/write", body, "application/x-ndjson", writing.signal);
+    const answer = await post("write", body, "application/x-ndjson", writing.signal);
     if (!answer.ok) told((await answer.json()).error);
     else {
       for await (const line of lines(answer.body)) {
@@ -462,7 +462,7 @@ form.addEventListener("click", (event) => {
   COMMANDS[button.dataset.do](button);
 });
 form.addEventListener("submit", (event) => {
-  if (event.submitter?.formAction.includes("/compose/file") || event.submitter?.formAction.includes("/states/")) return;
+  if (event.submitter?.hasAttribute("formaction")) return; // a file, or a state
   event.preventDefault();
   COMMANDS.write();
 });

@@ -11,7 +11,7 @@ const area = document.getElementById("notebook-text");
 const live = document.getElementById("live");
 const place = document.getElementById("tokens-place");
 const said = document.getElementById("said");
-const here = `/notebook/${form.dataset.id}`;
+const here = at(`/notebook/${form.dataset.id}`);
 const key = `notebook.${form.dataset.id}`;
 let timer;
 let writing = null; // what ends the request that writes
@@ -47,11 +47,11 @@ function told(error) {
 }
 
 async function post(path, body, accept, signal) {
-  return fetch(at(here + path), { method: "POST", body, signal, headers: { Accept: accept } });
+  return fetch(`${here}/${path}`, { method: "POST", body, signal, headers: { Accept: accept } });
 }
 
 // One after the other: each says which version it has seen. Another path is what changes the text as well.
-function save(path = "/save", isTextToo = false) {
+function save(path = "save", isTextToo = false) {
   clearTimeout(timer);
   saving = saving.then(async () => {
     const before = changes;
@@ -94,7 +94,7 @@ async function write(more) {
   let state = null;
   live.replaceChildren(span(shown.head, "typed"));
   try {
-    const answer = await post("/continue", fields(more), "application/x-ndjson", writing.signal);
+    const answer = await post("continue", fields(more), "application/x-ndjson", writing.signal);
     if (!answer.ok) told((await answer.json()).error);
     else {
       for await (const line of lines(answer.body)) {
@@ -159,7 +159,7 @@ async function* lines(body) {
 async function showView() {
   area.hidden = isTokens();
   place.hidden = !isTokens();
-  if (isTokens()) await htmx.ajax("GET", at(`${here}/tokens`), { target: "#tokens", swap: "outerHTML" });
+  if (isTokens()) await htmx.ajax("GET", `${here}/tokens`, { target: "#tokens", swap: "outerHTML" });
 }
 
 form.addEventListener("change", async (event) => {
@@ -177,7 +177,7 @@ place.addEventListener("pointerover", (event) => {
   const token = event.target.closest("button.token[name=at]");
   if (!token || event.pointerType !== "mouse") return;
   resting = setTimeout(() => {
-    if (token.isConnected) htmx.ajax("GET", at(`${here}/tokens?at=${token.value}`), { target: "#alternatives-notebook", swap: "outerHTML" });
+    if (token.isConnected) htmx.ajax("GET", `${here}/tokens?at=${token.value}`, { target: "#alternatives-notebook", swap: "outerHTML" });
   }, HOVER_MS);
 });
 place.addEventListener("pointerout", () => clearTimeout(resting));
@@ -189,9 +189,9 @@ function commands(button) {
     continue: () => write({}),
     gap: () => write({ gap: points(area.value.slice(0, area.selectionStart)) }),
     fork: () => write({ fork: button.value }),
-    stop: () => post("/stop", "", "text/html"),
-    undo: () => save("/undo", true).then(showView),
-    redo: () => save("/redo", true).then(showView),
+    stop: () => post("stop", "", "text/html"),
+    undo: () => save("undo", true).then(showView),
+    redo: () => save("redo", true).then(showView),
   }[button?.dataset.live];
 }
 
@@ -205,7 +205,7 @@ form.addEventListener("submit", (event) => {
 document.addEventListener("keydown", (event) => {
   if (isComposing(event) || event.defaultPrevented) return;
   const isInField = event.key === "Enter" && !(event.ctrlKey || event.metaKey) && event.target.matches?.("#notebook input");
-  if (event.key === "Escape" && writing && !document.querySelector(":popover-open, dialog[open]")) post("/stop", "", "text/html");
+  if (event.key === "Escape" && writing && !document.querySelector(":popover-open, dialog[open]")) post("stop", "", "text/html");
   else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && form.contains(event.target)) write({});
   else if (!isInField) return;
   event.preventDefault();
