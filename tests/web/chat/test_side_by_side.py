@@ -25,7 +25,8 @@ def chat(start):
 
     def perform(do, role=Role.OWNER, **fields):
         with roost.app.test_request_context():
-            commands = Commands(ChatContext(roost.app, "en"), "me", lambda: role)
+            context = ChatContext(roost.app, "en", roost.app.extensions["people"].owner)
+            commands = Commands(context, "me", lambda: role)
             return commands.perform(read_command(FrameFields({"do": do, "chat": chat_id, **fields})))
 
     return SimpleNamespace(roost=roost, id=chat_id, perform=perform, written=written)

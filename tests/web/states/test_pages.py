@@ -16,6 +16,7 @@ from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.downloads.catalogue import trained_context
 from webapp.settings import Settings
+from webapp.storage.chats import ChatStore
 from webapp.web.app import create_app
 from webapp.web.kit.page import current_page
 from webapp.web.states.state_view import context_note, heat_map
@@ -316,13 +317,14 @@ def test_a_files_page_draws_each_layer_and_head_and_holds_another_against_it(bro
 
 def test_a_chats_page_says_what_is_absorbed_and_what_the_last_answer_changed(browser):
     app = browser.client.application
-    chat = app.extensions["chat_store"].create(title="Cats & <b>dogs</b>")
+    store = ChatStore(app.extensions["database"])
+    chat = store.create(title="Cats & <b>dogs</b>")
     path = f"/states/of-chat?chat={chat.id}"
     page = browser.get(path)
     assert says(page, "states.view.not_loaded") and 'action="/states/of-chat"' in page
     live = app.extensions["chat_turns"].send(chat.id, "Hello, who are you?")
     assert live.wait_finished(PATIENCE_S)
-    stats = app.extensions["chat_store"].message(live.message_id).stats
+    stats = store.message(live.message_id).stats
     page = browser.get(path)
     tokens = stats["prompt_tokens"] + stats["decoded_tokens"] - 1
     assert says(page, "states.view.changed", first=stats["prompt_tokens"] + 1, last=tokens)
