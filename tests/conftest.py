@@ -4,6 +4,7 @@ import contextlib
 import gc
 import importlib
 import os
+import socket
 import sys
 from pathlib import Path
 from types import CodeType
@@ -32,6 +33,14 @@ def pytest_xdist_auto_num_workers() -> int:
     """Two more than there are cores: tests in a browser and of processes wait half of their time. Not more than four,
     since many start processes of their own."""
     return min(4, (os.cpu_count() or 1) + 2)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """What counts failures over all workers is asked before each test in two small packets, of which the second waits
+    40 ms for the first to be acknowledged: 5 minutes of 8,000 tests."""
+    if counts := getattr(getattr(config, "failures_db", None), "sock", None):
+        counts.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
