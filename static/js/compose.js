@@ -214,6 +214,7 @@ async function write(from) {
   if (!hasBegun) pieces = old;
   setWriting(null);
   show();
+  form.dataset.written = Number(form.dataset.written ?? 0) + 1;
 }
 
 function grow(one, line) {

@@ -34,8 +34,8 @@ NO_ANSWER = {"HEAD", "OPTIONS"}
 OWN_IDS = {"chat_id", "message_id", "attachment_id"}
 """What an address may name that is somebody's. :data:`SHARED` names what the server has for everybody."""
 SHARED = {
-    "case_id", "filename", "form", "key", "kind", "name", "path", "preset_id", "prompt_id", "run_id", "server_id",
-    "share_id", "tool_id",
+    "case_id", "filename", "form", "key", "kind", "name", "path", "persona_id", "preset_id", "prompt_id", "run_id",
+    "server_id", "share_id", "tool_id",
 }  # fmt: skip
 
 
