@@ -1,7 +1,7 @@
 // Compose: pieces come as lines of JSON and are heard and seen meanwhile. A piece is its text; what was written, played or
 // changed by hand stays in this browser, and can be taken back.
 
-import { at } from "./base.js";
+import { at, lines } from "./base.js";
 import { Player, Roll } from "./music.js";
 
 const form = document.getElementById("compose");
@@ -243,18 +243,6 @@ function arrived(line, from) {
     drawScore();
     roll.request();
   });
-}
-
-async function* lines(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const parts = (rest + value).split("\n");
-    rest = parts.pop();
-    for (const part of parts) if (part) yield JSON.parse(part);
-  }
 }
 
 // What is shown

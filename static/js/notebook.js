@@ -1,7 +1,7 @@
 // The notebook: what is typed is saved, what the model writes is followed line by line, and each token can be asked what
 // else could have stood there. The form posts without this script too.
 
-import { at } from "./base.js";
+import { at, lines } from "./base.js";
 import { draft, forget, isComposing, keep } from "./drafts.js";
 
 const SAVE_MS = 600;
@@ -141,18 +141,6 @@ function span(text, name) {
   made.className = name;
   made.textContent = text;
   return made;
-}
-
-async function* lines(body) {
-  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const parts = (rest + value).split("\n");
-    rest = parts.pop();
-    for (const part of parts) if (part) yield JSON.parse(part);
-  }
 }
 
 // The text, or its tokens in its place

@@ -161,7 +161,7 @@ def test_the_head_switches_preset_and_model_by_a_few_letters(own_roost, visit, s
     assert page.locator("#switcher [name=preset][aria-current]").inner_text().strip() == "Heron"
     page.keyboard.press("Escape")
     page.wait_for_selector("#switcher", state="hidden")
-    assert page.locator("#switch > *").count() == 0
+    until_true(page, lambda: page.locator("#switch > *").count() == 0)
 
 
 def test_the_switcher_is_a_page_without_scripts(own_roost, visit):
