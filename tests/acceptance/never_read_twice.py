@@ -353,6 +353,7 @@ def create_app_over(roost: Roost) -> Flask:
     app.extensions.update(
         settings=roost.settings, database=roost.database, model_manager=roost.manager, presets=roost.presets
     )
+    app.extensions["completions"] = Completions(roost.manager, roost.presets)
     install(app, roost.settings)
     error_answers.install(app)
     return app
