@@ -21,7 +21,7 @@ RETRY_AFTER_S = {429: "1", 503: "2"}
 WRONG_ADDRESS = (404, 405, 413)
 PAGE = Markup(
     '<!doctype html><html lang="{locale}"><head><meta charset="utf-8"><title>{title} · Roost</title>'
-    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
     '<link rel="stylesheet" href="{style}"></head><body class="notice"><main class="{kind}">{body}</main></body></html>'
 )
 NOTICE = Markup("<h1>{title}</h1><p>{message}</p><p>{hint}</p>")
