@@ -94,6 +94,40 @@ def test_what_is_no_bare_address(text):
     assert "<a " not in rendered(text)
 
 
+@pytest.mark.parametrize(
+    "text, host",
+    [
+        ("[https://bank.example](https://evil.example/login)", "evil.example"),
+        ("[**https://bank.example/a**](https://bank.example.evil.example)", "bank.example.evil.example"),
+        ("[www.bank.example](https://bank.example@evil.example)", "evil.example"),
+        ("[https://b\u0430nk.example](https://b\u0430nk.example)", "xn--bnk-6cd.example"),
+        ("[https://bank.example\u202e](https://evil.example)", "evil.example"),
+    ],
+)
+def test_a_link_that_shows_another_address_names_where_it_leads(text, host):
+    assert f"</a> ({host})</p>" in rendered(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[https://a.b/c](https://www.a.b/d)",
+        "[www.a.b](http://a.b)",
+        "[node.js](https://nodejs.org)",
+        "https://A.b/c",
+        "[http](https://a.b)",
+        "[x](https://[)",
+    ],
+)
+def test_a_link_that_hides_nothing_stays_as_it_is(text):
+    assert rendered(text).endswith(("</a></p>", "[x](https://[)</p>"))
+
+
+@pytest.mark.parametrize("text", ["`a\u202eb`", "```python\na = 1 # \u202eb\n```", "```\n\u202eb\n```", "    \u202eb"])
+def test_what_turns_the_direction_of_code_is_closed_in(text):
+    assert '<span class="bc">\u202e</span>' in rendered(text)
+
+
 def test_a_link_inside_a_link_text_stays_one_link():
     assert rendered("[https://a.b](https://c.d)").count("<a ") == 1
 
@@ -133,7 +167,7 @@ def test_nothing_hostile_survives(render, text):
 
 
 def test_there_are_as_many_hostile_inputs_as_were_collected():
-    assert len(HOSTILE) >= 67
+    assert len(HOSTILE) >= 150
 
 
 N = 100_000
@@ -149,7 +183,11 @@ COSTLY = {
     "open blocks": "\\[ a\n" * (N // 5), "footnotes": "[^1]: a\n" * (N // 8), "marks": "[^1]" * (N // 4),
     "scripts": "a^2^" * (N // 4),
     "breaks": "<br>" * (N // 4), "环": "**中：**" * (N // 6), "fences": "$$\n\n" * (N // 4),
-    "million": "a b\n\n" * 250_000,
+    "million": "a b\n\n" * 250_000, **{f"million {mark}": mark * 1_000_000 for mark in "[*|$>-`\\<"},
+    "steps": "\n".join("  " * depth + "- a" for depth in range(1500)), "ticks": "a".join("`" * n for n in range(900)),
+    "quotes in quotes": "\n".join(">" * depth + " a" for depth in range(900)), "entities": "&#x5b;" * (N // 6),
+    "pipes": "|a" * 40 + "\n" + "|-" * 40 + "\n" + ("|`*" * 40 + "\n") * 400, "titles": '[a](b "' * (N // 7),
+    "long link": "[" + "a" * N + "](https://a.b/" + "c" * N + ")", "bidi": "`\u202e`" * (N // 3),
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ import functools
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import nh3
 from markdown_it import MarkdownIt
@@ -59,7 +60,16 @@ def render_code(code: str, info: str, copy_label: str, highlight_limit: int | No
 
 def highlighted(code: str, language: str, limit: int) -> str:
     lexer = find_lexer(language.lower()) if language and len(code) <= limit else None
-    return str(highlight(code, lexer, FORMATTER)) if lexer else str(escape(code))
+    return with_turns(str(highlight(code, lexer, FORMATTER)) if lexer else str(escape(code)))
+
+
+TURNS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Characters that turn the direction of what follows, so that code is read otherwise than it runs (CVE-2021-42574)."""
+
+
+def with_turns(html: str) -> str:
+    """Each in an element that keeps its effect to itself and that the style sheet makes visible."""
+    return TURNS.sub(r'<span class="bc">\g<0></span>', html)
 
 
 @functools.lru_cache(maxsize=64)
@@ -95,11 +105,13 @@ def install_rules(md: MarkdownIt) -> None:
     md.core.ruler.at("inline", parse_inline_within_limit(md))
     md.core.ruler.push("bare_links", link_bare_addresses)
     md.core.ruler.push("links", open_links_in_new_tab)
+    md.core.ruler.push("other_hosts", name_other_hosts)
     md.core.ruler.push("tasks", mark_tasks)
     md.core.ruler.push("alignment", turn_alignment_to_classes)
     md.block.ruler.at("table", table_within_limit, {"alt": ["paragraph", "reference"]})
     md.add_render_rule("fence", render_fence)
     md.add_render_rule("code_block", render_fence)
+    md.add_render_rule("code_inline", render_code_inline)
     md.add_render_rule("image", render_image)
 
 
@@ -173,6 +185,40 @@ def open_links_in_new_tab(state: StateCore) -> None:
                 child.attrs["target"] = "_blank"
 
 
+SHOWN_ADDRESS = re.compile(r"\s*(?:https?://(?:www\.)?|www\.)([^\s/?#:]+)", re.IGNORECASE)
+
+
+def name_other_hosts(state: StateCore) -> None:
+    """A link that shows one address and leads to another names the host it leads to, so one that looks alike too."""
+    for token in state.tokens:
+        if any(child.type == "link_open" for child in token.children or []):
+            token.children = with_hosts(token.children or [])
+
+
+def with_hosts(tokens: list[Token]) -> list[Token]:
+    result: list[Token] = []
+    host, text = "", ""
+    for token in tokens:
+        result.append(token)
+        if token.type == "link_open":
+            host, text = host_of(str(token.attrs.get("href", ""))), ""
+        elif token.type == "link_close":
+            shown = SHOWN_ADDRESS.match(text)
+            if shown and host and shown[1].lower() != host:
+                result.append(Token("text", "", 0, content=f" ({host})"))
+        else:
+            text += token.content
+    return result
+
+
+def host_of(address: str) -> str:
+    """In lower case, without "www."; "" for what has none."""
+    try:
+        return (urlsplit(address).hostname or "").removeprefix("www.")
+    except ValueError:
+        return ""
+
+
 def mark_tasks(state: StateCore) -> None:
     """``- [ ] thing`` shows a box; it is text, as there is nothing to tick in an answer."""
     for item, _, inline in zip(state.tokens, state.tokens[1:], state.tokens[2:], strict=False):
@@ -196,6 +242,10 @@ def turn_alignment_to_classes(state: StateCore) -> None:
 def render_fence(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
     token = tokens[index]
     return render_code(token.content, token.info, str(env.get("copy_label", "")), env.get("highlight_limit"))
+
+
+def render_code_inline(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
+    return f"<code>{with_turns(str(escape(tokens[index].content)))}</code>"
 
 
 def render_image(self: Any, tokens: list[Token], index: int, options: Any, env: Any) -> str:
