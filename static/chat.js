@@ -123,6 +123,12 @@ prompt.addEventListener("input", () => {
 
 // Keys
 prompt.addEventListener("keydown", (event) => {
+  const isPlain = !(event.shiftKey || event.ctrlKey || event.metaKey || event.altKey || isComposing(event));
+  if (event.key === "ArrowUp" && isPlain && !prompt.value && !answering) {
+    const edits = [...document.querySelectorAll(".user [data-edit]")].at(-1);
+    if (edits) event.preventDefault();
+    edits?.click();
+  }
   if (!isSendKey(event)) return;
   event.preventDefault();
   if (!prompt.value.trim()) askForWords();

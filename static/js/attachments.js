@@ -7,6 +7,9 @@ import { optionFields } from "./options.js";
 const input = document.getElementById("attach");
 const note = document.getElementById("attaching");
 const place = document.getElementById("reading");
+const prompt = document.getElementById("prompt");
+const LONG_PASTE = 3000; // characters
+let pasted = ""; // what is offered to become a file
 let queue = Promise.resolve();
 let becomeChat;
 
@@ -21,6 +24,7 @@ export function askForWords() {
 }
 
 function say(key, name) {
+  pasted = "";
   note.hidden = !key;
   note.classList.toggle("is-failed", key === "failed" || key === "words");
   note.textContent = key ? note.dataset[key].replace("{name}", name) : "";
@@ -53,6 +57,24 @@ function show(html, chat) {
   document.getElementById("attached").replaceWith(parts.getElementById("attached"));
   document.getElementById("toasts").append(...parts.querySelectorAll(".toast"));
   if (chat && !document.body.dataset.chat) becomeChat(chat);
+}
+
+// A long text may be better off as a file: it stands below the question then, and can be searched.
+function offerFile(text) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.className = "link-button";
+  button.textContent = note.dataset.long;
+  button.addEventListener("click", () => {
+    prompt.value = prompt.value.replace(text, "");
+    prompt.dispatchEvent(new Event("input")); // which ends the offer
+    take([new File([text], note.dataset.pasted, { type: "text/plain" })]);
+    prompt.focus();
+  });
+  note.classList.remove("is-failed");
+  note.replaceChildren(button);
+  note.hidden = false;
+  pasted = text;
 }
 
 function take(files) {
@@ -128,9 +150,13 @@ export function startAttachments(begin) {
     take([...input.files]);
     input.value = "";
   });
-  document.getElementById("prompt").addEventListener("input", () => note.classList.contains("is-failed") && say(""));
-  document.getElementById("prompt").addEventListener("paste", (event) => {
+  prompt.addEventListener("input", () => {
+    if (note.classList.contains("is-failed") || (pasted && !prompt.value.includes(pasted))) say("");
+  });
+  prompt.addEventListener("paste", (event) => {
     const files = [...event.clipboardData.files];
+    const text = event.clipboardData.getData("text/plain").replaceAll("\r\n", "\n");
+    if (text.length > LONG_PASTE) return offerFile(text);
     if (!files.length || event.clipboardData.types.includes("text/plain")) return;
     event.preventDefault();
     take(files);

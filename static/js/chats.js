@@ -133,6 +133,22 @@ function keepList(event) {
   return htmx.ajax("GET", source, { target: "#chat-list", swap: "outerHTML" }).then(refocus);
 }
 
+// Chats whose answer was complete while another was shown, as far as this tab knows.
+function markUnread() {
+  const ids = (name) => JSON.parse(sessionStorage.getItem(name) ?? "[]");
+  const shown = [...document.querySelectorAll("#chat-list .chat-link")].map((link) => [link.pathname.split("/").pop(), link]);
+  const busy = shown.filter(([, link]) => link.parentElement.querySelector(".chat-busy")).map(([id]) => id);
+  const unread = new Set([...ids("roost.unread"), ...ids("roost.busy").filter((id) => !busy.includes(id))]);
+  unread.delete(document.body.dataset.chat);
+  sessionStorage.setItem("roost.unread", JSON.stringify([...unread]));
+  sessionStorage.setItem("roost.busy", JSON.stringify(busy));
+  for (const [id, link] of shown) {
+    const isUnread = unread.has(id);
+    link.parentElement.classList.toggle("is-unread", isUnread);
+    if (isUnread) link.setAttribute("aria-description", document.getElementById("chat-list").dataset.unread);
+  }
+}
+
 // What of the list has the focus, as it is found again in a list drawn anew.
 function focusedIn(list) {
   const node = list.contains(document.activeElement) ? document.activeElement : null;
@@ -237,6 +253,14 @@ export function startChats() {
     const title = document.querySelector("#chat-title h1")?.textContent;
     if (title) document.title = `${title} · ${name}`;
   }).observe(document.querySelector(".chat-head"), { childList: true });
+  const body = document.querySelector(".chats-body");
+  const mark = () => {
+    try {
+      markUnread();
+    } catch { /* this browser keeps nothing: no marks */ }
+  };
+  new MutationObserver(mark).observe(body, { childList: true });
+  mark();
   addEventListener("resize", showState);
   showState();
 }

@@ -73,14 +73,16 @@ function finish(frame) {
   if (frame.announce) document.getElementById("announcer").textContent = frame.announce;
 }
 
-// Editing: the bubble becomes a form; what was typed survives Esc and a reload.
+// Editing: the bubble, or the text of an answer, becomes a form; what was typed survives Esc and a reload.
 function edit(message) {
   if (message.querySelector(".edit")) return;
   const id = message.dataset.message;
-  const bubble = message.querySelector(".bubble");
+  const bubble = message.querySelector(":scope > :is(.bubble, .prose)");
   const form = document.getElementById("edit-template").content.firstElementChild.cloneNode(true);
   const area = form.elements.text;
-  form.querySelector("button[name=do]").value = `edit:${id}`;
+  const button = form.querySelector("button[name=do]");
+  button.value = `edit:${id}`;
+  if (message.matches(".answer")) button.textContent = button.dataset.save;
   area.value = draft(`edit.${id}`) || sourceOf(message);
   keep(area, `edit.${id}`);
   bubble.hidden = true;

@@ -71,6 +71,10 @@ document.addEventListener("keydown", async (event) => {
   if (event.isComposing || event.keyCode === 229 || event.defaultPrevented) return;
   const isPalette = event.key === "k" && (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey;
   const isTyping = event.target.closest?.("input:not([type=range], [type=checkbox]), textarea, select");
+  if ((event.ctrlKey || event.metaKey) && event.shiftKey && !event.altKey && event.code === "KeyO") {
+    event.preventDefault();
+    return location.assign(at("/"));
+  }
   if (!isPalette && (event.key !== "?" || isTyping || event.ctrlKey || event.metaKey || event.altKey)) return;
   event.preventDefault();
   const palette = await import("./palette.js");

@@ -75,3 +75,23 @@ def test_a_message_waits_for_the_file_that_is_still_on_its_way(roost, visit):
     wait_done(page)
     assert page.locator(".user .file-name").all_inner_texts() == ["late.txt"]
     assert page.locator(".user").count() == 1
+
+
+PASTE_TEXT = """(text) => {
+    const clipboardData = new DataTransfer();
+    clipboardData.setData("text/plain", text);
+    const paste = new ClipboardEvent("paste", { clipboardData, bubbles: true, cancelable: true });
+    document.getElementById("prompt").dispatchEvent(paste);
+}"""
+LONG = "A heron stands still.\n" * 200
+
+
+def test_a_long_text_that_is_pasted_may_become_a_file(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    page.evaluate(PASTE_TEXT, LONG)
+    page.fill("#prompt", f"What does it say? {LONG}")  # as the browser does with what is pasted
+    page.click("#attaching button")
+    page.wait_for_selector("#attached .file-name:text-is('pasted.txt')")
+    page.wait_for_selector("#attaching", state="hidden")
+    until(page, "document.getElementById('prompt').value.trim() === 'What does it say?'")

@@ -99,6 +99,29 @@ def test_an_edit_makes_a_branch_and_the_old_one_stays(roost, visit):
     assert page.locator(".answer").count() == 1
 
 
+def test_an_answer_is_rewritten_as_a_version_and_continued(roost, visit):
+    page = visit(roost.url)
+    ask(page)
+    act(page, ANSWER, "[data-edit]")
+    page.wait_for_selector(f"{ANSWER} .edit textarea")
+    page.fill(f"{ANSWER} .edit textarea", "In my own **words**")
+    page.click(f"{ANSWER} .edit [name=do]")
+    page.wait_for_selector(f"{ANSWER} > .prose strong:text-is('words')")
+    page.wait_for_selector(f"{ANSWER} .versions-count:has-text('2/2')")
+    page.click(f"{ANSWER} [value^=continue]")
+    page.wait_for_selector(f"{ANSWER} .stats:has-text('tokens')")
+    page.wait_for_selector(f"{ANSWER} > .prose strong:text-is('words')")
+
+
+def test_arrow_up_in_an_empty_composer_edits_the_last_question(roost, visit):
+    page = visit(f"{roost.url}/chat/{roost.answered('The first question')}")
+    wait_ready(page)
+    page.press("#prompt", "ArrowUp")
+    page.wait_for_selector(".user .edit textarea:focus")
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".user .edit", state="detached")
+
+
 def test_a_deleted_message_comes_back_with_undo(roost, visit):
     page = visit(roost.url)
     ask(page)

@@ -5,6 +5,8 @@ from urllib.parse import urlsplit
 from tests.browser.acting import ask, open_model_menu, told, undo, wait_ready
 from tests.wording import text
 from webapp.chat.messages import Message, Role
+from webapp.storage.records import OWNER_ID
+from webapp.web.chat.live import list_topic
 
 LAYOUT_SHIFT = """new Promise(done => {
   let sum = 0;
@@ -40,6 +42,24 @@ def test_a_deleted_chat_comes_back_with_undo(roost, visit):
     undo(page)
     page.wait_for_url(address)
     assert page.locator(".message").count() == 2
+
+
+def test_a_chat_that_was_answered_meanwhile_is_marked_until_it_is_opened(own_roost, says, pace, visit):
+    says("A heron.")
+    page = visit(f"{own_roost.url}/chat/{own_roost.answered('Grebe')}")
+    wait_ready(page)
+    other = own_roost.store.create(title="Heron").id
+    pace.hold()
+    own_roost.turns.send(other, "Who?")
+    own_roost.app.extensions["chat_news"].publish(list_topic(OWNER_ID))
+    row = f".chat-item:has([href='/chat/{other}'])"
+    page.wait_for_selector(f"{row} .chat-busy", state="attached")
+    pace.token_s = 0
+    page.wait_for_selector(f"{row}.is-unread")
+    page.click(f"{row} .chat-link")
+    page.wait_for_url(f"**/chat/{other}")
+    wait_ready(page)
+    page.wait_for_selector(f"{row}.is-current:not(.is-unread)")
 
 
 def choose(page, item):

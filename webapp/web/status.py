@@ -274,9 +274,11 @@ CHAT_ROWS = (
 KEYS = (
     (("Ctrl", "K"), "palette"),
     (("?",), "keys"),
+    (("Ctrl", "Shift", "O"), "new"),
     (("/",), "search"),
     (("Enter",), "send"),
     (("Shift", "Enter"), "line"),
+    (("↑",), "edit"),
     (("Esc",), "stop"),
     (("←", "→"), "versions"),
     (("↑", "↓"), "menu"),

@@ -10,7 +10,7 @@ from tests.services.chat.watching import text_of, thought_of, watch
 from tests.services.scripted_manager import HANG, end
 from tests.waiting import PATIENCE_S, WaitRanOut
 from webapp.chat.events import ContentDelta, Failed, Finished, Waiting
-from webapp.chat.messages import Message, Role, ThinkMode
+from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
 from webapp.engine.outputs import PrefillProgress
 from webapp.errors import ChatNotFound, EngineCrashed, QueueFull, RoostError, StorageError
 from webapp.manager.handles import LoadingEvent, QueuePosition
@@ -230,6 +230,46 @@ def test_editing_makes_a_branch_beside_the_old_one(turns_with, store):
     assert shown(store, chat.id) == ["Hello", "One."]
     with raises_code("chat_error"):
         turns.edit(live.message_id, "x")
+
+
+def test_a_rewritten_answer_is_a_version_that_can_be_continued(turns_with, store):
+    turns, _ = turns_with(" One.", " a time.")
+    chat = store.create()
+    live = turns.send(chat.id, "Hello")
+    watch(live)
+    assert turns.rewrite(live.message_id, "Once upon") == chat.id
+    changed = store.branch(chat.id)[-1]
+    assert changed.previous_version_id == live.message_id and not changed.message.token_ids
+    watch(turns.continue_answer(changed.id))
+    assert shown(store, chat.id) == ["Hello", "Once upon a time."]
+    store.select_version(live.message_id)
+    assert shown(store, chat.id) == ["Hello", "One."]
+
+
+def test_only_an_answer_without_calls_is_rewritten(turns_with, store):
+    turns, _ = turns_with()
+    chat = store.create()
+    question = store.add_message(chat.id, None, Message(Role.USER, "Hello"))
+    calls = (ToolCall("c1", "f", "{}"),)
+    answer = store.add_message(chat.id, question.id, Message(Role.ASSISTANT, "", tool_calls=calls))
+    for message_id in (question.id, answer.id):
+        with raises_code("chat_error"):
+            turns.rewrite(message_id, "x")
+    with raises_code("prompt_empty"):
+        turns.rewrite(answer.id, " ")
+
+
+def test_no_answer_is_rewritten_while_one_is_being_written(turns_with, store):
+    gate = threading.Event()
+    turns, _ = turns_with(" One.", [" Two", gate])
+    chat = store.create()
+    live = turns.send(chat.id, "Hello")
+    watch(live)
+    going_on = turns.send(chat.id, "And?")
+    with raises_code("turn_running"):
+        turns.rewrite(live.message_id, "x")
+    gate.set()
+    watch(going_on)
 
 
 def test_one_turn_per_chat_many_chats_at_once(turns_with, store):

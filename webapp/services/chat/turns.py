@@ -46,6 +46,8 @@ FINISHED_KEPT_S = 60.0
 CLOSE_WAIT_S = 10.0
 MOST_CLIENTS = 1000
 """Chats whose asker is remembered; a round of calls in an older one goes on without."""
+REWRITTEN = "rewritten"
+"""In the metadata of an answer: a person changed its words."""
 DELETED_KEPT_S = 86_400.0
 """What was deleted can be brought back for a day; then the next start removes it for good."""
 
@@ -140,6 +142,18 @@ class ChatTurns:
             return [self._new_answer(stored.chat_id, question.id)]
 
         return self._begin(stored.chat_id, begin, client)
+
+    def rewrite(self, message_id: str, text: str) -> str:
+        """A new version of an answer in a person's words, which can be continued; its chat. ``chat_error`` for
+        a message that is no answer, and for an answer with calls, as their results follow it."""
+        _check_text(text)
+        stored = self._store.message(message_id)
+        if stored.message.role is not Role.ASSISTANT or stored.message.tool_calls:
+            raise RoostError("chat_error", reason=Text("reason.services.not_an_answer"))
+        with self._place_for(stored.chat_id):
+            message = Message(Role.ASSISTANT, text, stored.message.reasoning, metadata={REWRITTEN: True})
+            self._store.add_message(stored.chat_id, stored.parent_id, message)
+        return stored.chat_id
 
     def continue_answer(self, message_id: str, client: str = "") -> LiveTurn:
         """Goes on with an answer that was cut short. ``nothing_to_continue`` for one that ended by itself."""

@@ -296,6 +296,8 @@ class Commands:
         text = command.fields.text("text", TEXT_CHARS)
         if not text.strip():
             raise RoostError("bad_frame", reason=Text("reason.common.is_empty"))
+        if self.page.store.message(command.target).message.role is Speaker.ASSISTANT:
+            return CommandResult(self.page.turns.rewrite(command.target, text))
         return CommandResult(self.page.turns.edit(command.target, text, self.client).chat_id)
 
     def replay(self, command: Command) -> CommandResult:

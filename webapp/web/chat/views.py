@@ -28,7 +28,7 @@ from webapp.services.chat.answer_tokens import END_OF_TEXT, WINDOW, AnswerToken,
 from webapp.services.chat.side_by_side import Beside
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
-from webapp.services.chat.turns import can_continue
+from webapp.services.chat.turns import REWRITTEN, can_continue
 from webapp.services.downloads.catalogue import trained_context
 from webapp.services.presets.presets import file_name
 from webapp.storage.attachments import Attachment
@@ -526,16 +526,18 @@ def waiting_text(waiting: Waiting | None, t: Translator) -> str:
 def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
     """Of an answer that is complete, stopped or failed. ``stats`` are the grey figures below it."""
     message, t = stored.message, page.t
-    was_cut, was_stopped = stored.finish_reason == "length", stored.status == "stopped"
+    notes = {"was_cut": stored.finish_reason == "length", "stopped": stored.status == "stopped"}
+    notes |= {"edited": REWRITTEN in message.metadata and not any(notes.values())}
     return {
         "html": rendered(message.content),
         "reasoning_html": rendered(message.reasoning),
         "has_reasoning": bool(message.reasoning.strip()),
         "versions": _versions(stored),
         "stats": _figures(stored.stats, t),
-        "note": t("chat.message.was_cut") if was_cut else t("chat.message.stopped") if was_stopped else "",
+        "note": next((t(f"chat.message.{note}") for note, is_so in notes.items() if is_so), ""),
         "failure": _failure(page, stored),
         "has_tokens": bool(message.token_ids),
+        "can_edit": not message.tool_calls,
         "can_preview": PAGE_OR_DRAWING.match(message.content) is not None,
         "can_continue": can_continue(stored) and bool(message.content or message.reasoning),
     }
