@@ -82,7 +82,6 @@ def name_for(server, path):
     """One that is there: of an answer, a state or a model."""
     if path.startswith("/v1/models"):
         return server.get("/v1/models")[1]["data"][0]["id"]
-    # /update-config may have set another longest answer
     asked = {"input": "Hello", "return_state": True, "max_output_tokens": 4}
     found = server.post("/v1/responses", asked)[1]
     return found["id" if path.startswith("/v1/responses") else "state_id"]

@@ -40,6 +40,16 @@ def test_the_deployment_scripts_of_its_manual_go_on_working(serve):
     assert server.post("/switch-model", {**asked, "deploy": "perhaps"})[0] == 400
 
 
+def test_a_longest_answer_beyond_the_servers_is_as_long_as_the_server_allows(serve):
+    """In every dialect: requests that name none go on being answered."""
+    server = serve(max_tokens_limit=6)
+    assert server.post("/update-config", {"max_tokens": 100_000}) == (200, "success")
+    assert server.post("/chat/completions", HELLO)[1]["usage"]["completion_tokens"] == 6
+    assert server.post("/v1/responses", {"input": "Hello"})[1]["usage"]["output_tokens"] == 6
+    assert server.post("/completion", {"prompt": "Hello"})[1]["tokens_predicted"] == 6
+    assert server.post("/api/chat", {**HELLO, "stream": False})[1]["eval_count"] == 6
+
+
 def test_a_switch_that_fails_says_why(serve):
     server = serve()
     status, found = server.post("/switch-model", {"model": "no.pth", "strategy": "cpu fp32"})

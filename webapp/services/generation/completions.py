@@ -148,13 +148,15 @@ class Completions:
         return template_of(info, self._presets.active().template)
 
     def _sampling(self, asked: Mapping[str, Any], info: Inspection, mode: str) -> SamplingParams:
-        """``sampling_invalid`` for a value that cannot be. The limit on max_tokens is the manager's to refuse."""
+        """``sampling_invalid`` for a value that cannot be. A longer answer than the server allows is the manager's to
+        refuse where it is asked for; what was set before for all requests asks for as much as there is."""
         given = {**self.overrides, **asked}
-        kept = {name: value for name, value in given.items() if name != "max_tokens"}
-        params = self._presets.sampling(self._presets.active(), kept, info, mode)
-        if "max_tokens" not in given:
+        if "max_tokens" in asked:
+            del given["max_tokens"]
+        params = self._presets.sampling(self._presets.active(), given, info, mode)
+        if "max_tokens" not in asked:
             return params
-        return SamplingParams.from_dict(params.to_dict() | {"max_tokens": given["max_tokens"]})
+        return SamplingParams.from_dict(params.to_dict() | {"max_tokens": asked["max_tokens"]})
 
     def _rendered(
         self, prompt: Prompt, structure: Structure, model: PromptModel, prefix: Prefix | None = None
