@@ -5,6 +5,7 @@ import pytest
 from tests.errors import raises_code
 from webapp.chat.formats import own_template
 from webapp.chat.messages import Message, Role, ThinkMode, ToolCall
+from webapp.chat.own_template import OPENING
 from webapp.chat.prompts import PromptPiece, render
 from webapp.chat.tool_dialects import FUNCTION_CALLING, OfferedTools
 
@@ -37,6 +38,30 @@ def test_a_prefix_is_a_piece_of_its_own_where_the_prompt_begins_with_it():
     tools = OfferedTools(FUNCTION_CALLING, ({"name": "weather"},))
     offering = own_template("{% for tool in tools %}{{ tool.function.name }}{% endfor %}" + CHAT)
     assert render(offering, ASKED, tools=tools, prefix="Notes.").text.startswith("weatherSystem: Notes.")
+
+
+STRICT = (
+    "{% for m in messages if m.role != 'system' %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + CHAT
+)
+
+
+def test_a_greeting_is_answered_to_where_a_template_wants_a_question_first():
+    greeted = [Message(Role.ASSISTANT, "Ahoy!"), Message(Role.USER, "Who are you?")]
+    told = "Assistant: Ahoy!\n\nUser: Who are you?\n\nAssistant:"
+    assert render(own_template(CHAT), greeted).text == told
+    assert render(own_template(STRICT), greeted).text == f"User: {OPENING}\n\n{told}"
+    with_system = [Message(Role.SYSTEM, "Be brief."), *greeted]
+    assert render(own_template(STRICT), with_system).text == f"System: Be brief.\n\nUser: {OPENING}\n\n{told}"
+    assert render(own_template(STRICT), greeted, system="Be brief.").text.startswith("System: Be brief.\n\nUser: Let")
+    later = [*greeted, Message(Role.ASSISTANT, "Anna"), Message(Role.USER, "More")]
+    begun = render(own_template(STRICT), greeted).text.removesuffix("Assistant:")
+    assert render(own_template(STRICT), later).text.startswith(begun), "a turn reads only what is new"
+    with raises_code("chat_template_failed"):
+        render(own_template(STRICT), [Message(Role.USER, "a"), Message(Role.USER, "b")])
+    never = own_template("{{ raise_exception('no') }}")
+    with raises_code("chat_template_failed"):
+        render(never, greeted)
 
 
 def test_tools_and_their_results_reach_it():

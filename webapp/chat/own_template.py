@@ -30,6 +30,9 @@ MOST_CONTEXT_CHARS = 8_000_000
 WALL_S = 10.0
 OPEN_TAGS = ("<think", "</think")
 ANSWER, QUESTION = "an answer", "a question"
+OPENING = "Let's get started."
+"""Stands before an answer that nobody asked for, such as a persona's greeting, where a template wants a question first.
+SillyTavern's words in the same place (``prompt_placeholder`` of its strict prompt order)."""
 
 
 def render_own(
@@ -44,14 +47,16 @@ def render_own(
     """:func:`webapp.chat.prompts.render` for a template that is a program of its own: one piece of text, or two with
     ``prefix``, which then stands before the rest of the system prompt."""
     history = messages[:-1] if continue_last else messages
+    begun = next((message.role for message in history if message.role is not Role.SYSTEM), Role.USER)
+    if begun is Role.ASSISTANT and _asks_first(template.jinja):
+        place = next(place for place, message in enumerate(history) if message.role is Role.ASSISTANT)
+        history = [*history[:place], Message(Role.USER, OPENING), *history[place:]]
     system = "\n".join(text for text in (prefix, system) if text)
     context: dict[str, Any] = {
         "messages": [*([{"role": "system", "content": system}] if system else []), *map(_as_dict, history)],
-        "add_generation_prompt": True,
+        **NOTHING,
         "enable_thinking": think_mode not in (ThinkMode.NONE, ThinkMode.FAST),
         "rwkv_generation_prompt": "think" if think_mode not in (ThinkMode.NONE, ThinkMode.FAST) else "fake_think",
-        "bos_token": "",
-        "eos_token": "",
     }
     definitions = tools.definitions if tools else ()
     if definitions:
@@ -112,12 +117,30 @@ def _value(text: str) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
+def _asks_first(source: str) -> bool:
+    """Whether the template refuses a conversation that begins with an answer, and takes it after a question."""
+
+    def takes(*said: tuple[str, str]) -> bool:
+        messages = [{"role": role, "content": text} for role, text in said]
+        try:
+            run_template(source, json.dumps({**NOTHING, "messages": messages}))
+        except RoostError:
+            return False
+        return True
+
+    begun = (("assistant", ANSWER), ("user", QUESTION))
+    return not takes(*begun) and takes(("user", OPENING), *begun)
+
+
+NOTHING: dict[str, Any] = {"add_generation_prompt": True, "bos_token": "", "eos_token": ""}
+
+
+@functools.lru_cache(maxsize=16)
 def _stops(source: str) -> tuple[str, ...]:
     """What the template writes between an answer and the question behind it, without outer blanks that the model may
     write otherwise; nothing where a template refuses such a conversation."""
     messages = [("user", "Hello."), ("assistant", ANSWER), ("user", QUESTION)]
-    context = {"messages": [{"role": role, "content": text} for role, text in messages], "add_generation_prompt": True}
-    context |= {"bos_token": "", "eos_token": ""}
+    context = {**NOTHING, "messages": [{"role": role, "content": text} for role, text in messages]}
     with contextlib.suppress(RoostError):
         text = run_template(source, json.dumps(context))
         between = text.partition(ANSWER)[2].partition(QUESTION)[0].rstrip(" ")
