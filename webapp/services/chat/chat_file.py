@@ -75,11 +75,20 @@ class Tip:
 
 class ChatFiles:
     """Cheap to make; every method either succeeds or raises a RoostError and changes nothing. ``may_choose``: the model
-    is chosen by the chat, where nobody else uses the manager."""
+    is chosen by the chat, where nobody else uses the manager. ``may_add_presets``: else what a file says of its preset
+    becomes the chat's own, as far as a chat has it."""
 
-    def __init__(self, manager: ModelManager, store: ChatStore, presets: Presets, may_choose: bool = False) -> None:
+    def __init__(
+        self,
+        manager: ModelManager,
+        store: ChatStore,
+        presets: Presets,
+        may_choose: bool = False,
+        may_add_presets: bool = True,
+    ) -> None:
         self._manager = manager
         self._may_choose = may_choose
+        self._may_add_presets = may_add_presets
         self._store = store
         self._presets = presets
         self._tools = ToolStore(store.database)
@@ -256,6 +265,9 @@ class ChatFiles:
         for known in self._presets.list():
             if all(getattr(known, name) == getattr(wanted, name) for name in PROMPT_FIELDS):
                 return known.id
+        if not self._may_add_presets:  # prompt, format, mode and sampling stand in the chat
+            imported.left_out["preset"] += 1
+            return ""
         return self._presets.add([wanted])[0].id
 
 

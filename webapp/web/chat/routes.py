@@ -67,6 +67,7 @@ from webapp.web.kit.page import (
     wants_fragment,
 )
 from webapp.web.personas import chat_with_persona
+from webapp.web.roles import least_role
 
 blueprint = Blueprint("chat", __name__)
 attachments = Blueprint("attachments", __name__)
@@ -348,7 +349,8 @@ def export(chat_id: str, kind: str) -> Response:
 
 
 def chat_files(page: ChatContext) -> ChatFiles:
-    return ChatFiles(page.manager, page.store, page.presets)
+    may_add_presets = current_role() >= least_role("presets.submit")
+    return ChatFiles(page.manager, page.store, page.presets, may_add_presets=may_add_presets)
 
 
 @blueprint.post("/chat/import")
