@@ -1,5 +1,5 @@
-"""Who is who and what is whose: every address and every command that names a chat, a message or a file, asked for by
-those whose it is and by everybody else."""
+"""Who is who and what is whose: every address and every command that names something of a person's, asked for by those
+whose it is and by everybody else."""
 
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -19,10 +19,15 @@ from webapp.services.chat.turn_writer import chosen_tools
 from webapp.settings import Settings
 from webapp.storage.attachments import AttachmentStore, NewAttachment
 from webapp.storage.chats import ChatStore
+from webapp.storage.notebooks import Draft
 from webapp.storage.people import GUEST, Person
 from webapp.storage.records import OWNER_ID, ChatTools
+from webapp.storage.responses import ResponseStore
+from webapp.storage.state_handles import StateHandle, StateHandles
+from webapp.storage.tokens import SCOPES
 from webapp.storage.tools import ToolStore
 from webapp.tools.definition import Behaviour, ToolDefinition
+from webapp.web.api.operations import OPERATIONS
 from webapp.web.app import create_app
 from webapp.web.chat.commands import COMMANDS, Commands, FrameFields, read_command
 from webapp.web.chat.live import ChatContext
@@ -31,7 +36,7 @@ from webapp.web.roles import Role, least_role
 TOKEN = "a-token-for-tests"
 HOME = {"Origin": "http://127.0.0.1", "Accept": "text/html"}
 NO_ANSWER = {"HEAD", "OPTIONS"}
-OWN_IDS = {"chat_id", "message_id", "attachment_id"}
+OWN_IDS = {"chat_id", "message_id", "attachment_id", "notebook_id", "batch_id"}
 """What an address may name that is somebody's. :data:`SHARED` names what the server has for everybody."""
 SHARED = {
     "case_id", "filename", "form", "key", "kind", "name", "path", "persona_id", "preset_id", "prompt_id", "run_id",
@@ -48,6 +53,11 @@ class Kept:
     message_id: str
     attachment_id: str
     pending_id: str
+    notebook_id: str
+    batch_id: str
+    response_id: str
+    item_id: str
+    state_id: str
     secret: str
 
 
@@ -75,7 +85,8 @@ def client_of(app, person_id):
 
 
 def keep(app, person_id, secret):
-    """A chat with a question, an answer and two files, one of them not sent yet."""
+    """A chat with a question, an answer and two files, one of them not sent yet; a notebook, a batch, a kept answer and
+    the state after it, of a session that others have by the same name."""
     database = app.extensions["database"]
     store, files = ChatStore(database, person_id), AttachmentStore(database)
     chat = store.create(title=f"{secret} title")
@@ -86,7 +97,22 @@ def keep(app, person_id, secret):
     metadata = attached_metadata([sent.as_attached])
     question = store.add_message(chat.id, None, Message(Speaker.USER, f"{secret} question", metadata=metadata))
     answer = store.add_message(chat.id, question.id, Message(Speaker.ASSISTANT, f"{secret} answer"))
-    return Kept(app.extensions["people"].find(person_id), chat.id, answer.id, sent.id, pending.id, secret)
+    notebooks, batches = app.extensions["notebooks"].store, app.extensions["batches"].store
+    notebook = notebooks.create(f"{secret} notebook", person_id)
+    notebooks.write(notebook.id, Draft(f"{secret} text"))
+    batch = batches.create(f"{secret} batch", ("line",), [[f"{secret} row"]], {"template": "{line}"}, person_id)
+    batches.end(batch.id)
+    responses, states = (kind(database, 30, person_id) for kind in (ResponseStore, StateHandles))
+    item = {"id": f"msg_{secret}", "type": "message", "role": "assistant", "content": [{"text": f"{secret} said"}]}
+    body = {"id": f"resp_{secret}", "previous_response_id": None, "output": [item]}
+    responses.keep(body, [{"id": f"in_{secret}", "text": f"{secret} asked"}], [Message(Speaker.USER, secret)])
+    tokenizer = app.extensions["model_manager"].tokenizer()
+    told = StateHandle("", tuple(tokenizer.encode(secret)), tokenizer=tokenizer.name, session="one", model=secret)
+    state, _ = states.add(told)
+    return Kept(
+        app.extensions["people"].find(person_id), chat.id, answer.id, sent.id, pending.id, notebook.id, batch.id,
+        body["id"], item["id"], state.id, secret,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +130,13 @@ def others_of(household, name):
 
 
 def content_of(app):
-    """All that is stored of chats."""
+    """All that is stored of somebody's."""
+    tables = [(table, "*") for table in ("chats", "messages", "notebooks", "batches", "responses")]
+    tables += [("attachments", "id, chat_id, mode, is_pending"), ("state_handles", "id, person_id, session")]
     with app.extensions["database"].connect() as connection:
         return [
             [tuple(row) for row in connection.execute(f"SELECT {columns} FROM {table} ORDER BY id").fetchall()]
-            for table, columns in (("chats", "*"), ("messages", "*"), ("attachments", "id, chat_id, mode, is_pending"))
+            for table, columns in tables
         ]
 
 
@@ -117,7 +145,8 @@ def rules_of_chats(app):
 
 
 def address(rule, kept):
-    values = {"kind": "md" if rule.endpoint == "chat.export" else "title", **kept.__dict__}
+    kinds = {"chat.export": "md", "batch.export": "csv"}
+    values = {"kind": kinds.get(rule.endpoint, "title"), **kept.__dict__}
     path = rule.rule
     for argument in rule.arguments:
         path = path.replace(f"<{argument}>", values[argument])
@@ -134,7 +163,7 @@ def test_what_an_address_for_guests_names_is_known_as_somebodys_or_everybodys(ap
 def test_an_address_of_a_chat_is_for_whom_it_belongs_to_alone(app, household, name):
     own, kept = household[name]
     rules = rules_of_chats(app)
-    assert len(rules) >= 8
+    assert len(rules) >= 20
     before = content_of(app)
     asked = [(address(rule, kept), method) for rule in rules for method in (rule.methods or {"GET"}) - NO_ANSWER]
     asked.append((f"/states/of-chat?chat={kept.chat_id}", "GET"))
@@ -144,7 +173,145 @@ def test_an_address_of_a_chat_is_for_whom_it_belongs_to_alone(app, household, na
             assert answer.status_code in ({401} if other == "stranger" else {403, 404}), (path, other)
             assert kept.secret not in answer.text, (path, other)
     assert content_of(app) == before
-    assert {own(path).status_code for path, method in asked if method == "GET"} <= {200, 303}
+    mine = {path: own(path).status_code for path, method in asked if method == "GET"}
+    for_admins = {path for path in mine if path.startswith("/notebook/batch/")} if name != "owner" else set()
+    assert {path for path, status in mine.items() if status not in (200, 303)} == for_admins
+
+
+@pytest.fixture(scope="module")
+def programs(app, household):
+    """Name -> how a program asks: with a token of that person's, with the server's own, with one that was revoked."""
+    tokens = app.extensions["api_tokens"]
+    secrets = {name: tokens.make(name, SCOPES, kept.person.id) for name, (_, kept) in household.items() if kept}
+    secrets |= {"server": TOKEN, "revoked": tokens.make("gone", SCOPES)}
+    tokens.revoke(tokens.find(secrets["revoked"]).id)
+
+    def asking(secret):
+        def ask(path, method="GET", **more):
+            told = {"Authorization": f"Bearer {secret}"}
+            return app.test_client().open(path, method=method, base_url="http://127.0.0.1", headers=told, **more)
+
+        return ask
+
+    return {name: asking(secret) for name, secret in secrets.items()}
+
+
+HOSTILE_IDS = ("%00", "..%2f..%2froost.db", "' OR 1=1 --", "%25", "*", "x" * 4000, "%F0%9F%90%A6", "resp_", "st_")
+
+
+def kept_by_programs(kept):
+    """(address, method, body) of everything that names one of them."""
+    names = {"/v1/responses/": kept.response_id, "/v1/states/": kept.state_id}
+    for op in OPERATIONS:
+        for begins, name in names.items():
+            if op.path.startswith(begins) and "{name}" in op.path:
+                yield op.path.replace("{name}", name), op.method, {"n": 1, "turns": 1} if op.method == "POST" else None
+    yield f"/v1/responses/{kept.response_id}?stream=true", "GET", None
+    chat = {"messages": [{"role": "user", "content": "x"}], "state_id": kept.state_id}
+    item = {"input": [{"type": "item_reference", "id": kept.item_id}]}
+    for more in ({"input": "x", "previous_response_id": kept.response_id}, {"input": "x", "state_id": kept.state_id}):
+        yield "/v1/responses", "POST", more
+        yield "/v1/responses/input_tokens", "POST", more
+    yield from (("/v1/responses", "POST", item), ("/v1/chat/completions", "POST", chat))
+    yield "/v1/completions", "POST", {"prompt": "x", "state_id": kept.state_id}
+
+
+@pytest.mark.parametrize("name", ["owner", "anna", "user"])
+def test_answers_and_states_of_programs_are_for_whose_they_are_alone(app, household, programs, name):
+    """By their ids, too, which nobody can guess but which a log may show."""
+    own, kept = household[name]
+    before, asked = content_of(app), list(kept_by_programs(kept))
+    assert len(asked) >= 14
+    for path, method, body in asked:
+        for who, ask in [*others_of(household, name), *((who, ask) for who, ask in programs.items() if who != name)]:
+            answer = ask(path, method, json=body) if body else ask(path, method)
+            refusals = {
+                "stranger": {401},
+                "revoked": {401, 429},
+            }  # a key that is wrong is a guess, and they are counted
+            assert answer.status_code in refusals.get(who, {404}), (path, method, who)
+            assert kept.secret not in answer.text.replace(kept.response_id, "").replace(kept.item_id, ""), (path, who)
+    assert content_of(app) == before
+    for path in (f"/v1/responses/{kept.response_id}", f"/v1/states/{kept.state_id}"):
+        assert kept.secret in own(path).text and kept.secret in programs[name](path).text
+
+
+def test_lists_and_sessions_of_states_are_ones_own(household, programs):
+    for name, (ask, kept) in household.items():
+        if kept is None:
+            continue
+        for get in (ask, programs[name]):
+            assert [row["model"] for row in get("/v1/states").json["data"]] == [kept.secret]
+            assert get("/state/status", "POST").json["total_sessions"] == 1
+    assert (
+        programs["server"]("/v1/states").status_code == programs["server"]("/state/status", "POST").status_code == 403
+    )
+    assert household["stranger"][0]("/v1/states").status_code == 401
+
+
+def test_a_session_of_anothers_by_the_same_name_is_a_session_of_ones_own(app, household, programs):
+    states = StateHandles(app.extensions["database"], 30)
+    said = {"session_id": "one", "contents": ["x"], "max_tokens": 2}
+    made = programs["ben"]("/state/chat/completions", "POST", json=said).json
+    assert states.get(made["state_id"]).parent_id == household["ben"][1].state_id
+    other = programs["server"]("/state/chat/completions", "POST", json=said).json
+    assert states.get(other["state_id"]).parent_id is None
+    assert (
+        programs["ben"]("/state/delete", "POST", json={"session_id": "one", "delete_prefix": True}).status_code == 200
+    )
+    assert states.get(household["anna"][1].state_id) and states.get(other["state_id"])
+
+
+@pytest.mark.parametrize("hostile", HOSTILE_IDS)
+def test_hostile_ids_are_ids_of_nothing(app, household, programs, hostile):
+    before = content_of(app)
+    for path in ("/v1/responses/{}", "/v1/states/{}", "/v1/states/{}/content", "/notebook/{}", "/notebook/batch/{}"):
+        for ask in (household["anna"][0], household["owner"][0]):
+            for method in ("GET", "DELETE") if path.startswith("/v1/") else ("GET",):
+                assert ask(path.format(hostile), method).status_code in (400, 403, 404, 405), (path, method)
+    for do in ("/notebook/do", "/notebook/batch/do"):
+        assert household["owner"][0](do, "POST", data={"do": f"restore:{hostile}"}).status_code == 404
+    assert content_of(app) == before
+
+
+def test_undo_brings_back_ones_own_alone(app, household):
+    notebooks, before = app.extensions["notebooks"].store, household["anna"][1].notebook_id
+    notebooks.delete(before)
+    for other, ask in others_of(household, "anna"):
+        answer = ask("/notebook/do", "POST", data={"do": f"restore:{before}"})
+        assert answer.status_code == (401 if other == "stranger" else 404)
+    assert household["anna"][0]("/notebook/do", "POST", data={"do": f"restore:{before}"}).status_code == 303
+    batches, mine = app.extensions["batches"].store, household["owner"][1].batch_id
+    root = app.extensions["people"].add(kind="account", name="second admin", is_admin=True)
+    batches.delete(mine)
+    assert client_of(app, root.id)("/notebook/batch/do", "POST", data={"do": f"restore:{mine}"}).status_code == 404
+    assert household["owner"][0]("/notebook/batch/do", "POST", data={"do": f"restore:{mine}"}).status_code == 303
+
+
+def test_a_batch_among_the_jobs_is_seen_by_whose_it_is_and_by_who_may_end_it(app, household):
+    jobs = app.extensions["jobs"]
+    root = app.extensions["people"].add(kind="account", name="third admin", is_admin=True)
+    started = jobs.start("batch", "of-root batch", lambda _: None, {"batch": "x" * 32, "person": root.id})
+    jobs.wait(started.id, 60)
+    for name in ("anna", "user"):
+        assert "of-root batch" not in household[name][0]("/jobs").text
+    assert "of-root batch" in client_of(app, root.id)("/jobs").text
+    seen = household["owner"][0]("/jobs").text
+    assert "of-root batch" in seen and "x" * 32 not in seen
+    jobs.remove(started.id)
+
+
+def test_removing_a_person_takes_all_that_was_theirs(app, household):
+    person = app.extensions["people"].add(kind=GUEST, name="leaving")
+    kept = keep(app, person.id, "of-leaving")
+    secret = app.extensions["api_tokens"].make("theirs", SCOPES, person.id)
+    assert household["owner"][0](f"/people/{person.id}/remove", "POST").status_code == 303
+    assert app.extensions["api_tokens"].find(secret) is None
+    with app.extensions["database"].connect() as connection:
+        for table in ("notebooks", "responses", "state_handles", "batches", "chats"):
+            deleted = " AND deleted_at IS NULL" if table in ("batches", "chats") else ""
+            query = f"SELECT 1 FROM {table} WHERE person_id = ?{deleted}"
+            assert connection.execute(query, (kept.person.id,)).fetchall() == [], table
 
 
 @pytest.mark.parametrize("do", sorted(COMMANDS))
@@ -182,6 +349,9 @@ def test_lists_searches_and_exports_show_ones_own(household, name):
         page = ask(path, headers={"HX-Request": "true"}).text
         assert kept.secret in page, path
         assert [other for other, (_, one) in household.items() if one and one is not kept and one.secret in page] == []
+    page = ask(f"/notebook/{kept.notebook_id}").text
+    assert kept.secret in page and ("/notebook/batch" in page) is (name == "owner")
+    assert [other for other, (_, one) in household.items() if one and one is not kept and one.secret in page] == []
 
 
 def test_a_guest_can_neither_take_a_file_into_anothers_chat_nor_open_it_by_polling(app, household):
@@ -262,3 +432,23 @@ def test_the_mark_goes_through_the_tools_form(household, app, is_marked):
     answer = ask(f"/tools/{tool.id}", "POST", data=form | ({"for_guests": "1"} if is_marked else {}))
     assert answer.status_code == 303 and tools.get(tool.id).definition.for_guests is is_marked
     tools.delete(tool.id)
+
+
+@pytest.mark.parametrize("name, adds", [("owner", True), ("anna", False), ("user", False)])
+def test_a_chat_file_brings_a_preset_along_for_who_may_add_one(app, household, name, adds):
+    """For others the chat alone is set as the preset of the file says."""
+    presets, database = app.extensions["presets"], app.extensions["database"]
+    preset = presets.add([replace(presets.active(), id="", name=f"for-{name}", system_prompt=f"As {name}.")])[0]
+    chat = ChatStore(database, OWNER_ID).create(title="moves", preset_id=preset.id)
+    question = ChatStore(database).add_message(chat.id, None, Message(Speaker.USER, "x"))
+    ChatStore(database).add_message(chat.id, question.id, Message(Speaker.ASSISTANT, "y"))
+    data = household["owner"][0](f"/chat/{chat.id}/export.rwkvchat").data
+    presets.delete(preset.id)
+    before = [row.id for row in presets.list()]
+    answer = household[name][0]("/chat/import", "POST", data={"file": (BytesIO(data), "moves.rwkvchat")})
+    assert answer.status_code == 303
+    made = ChatStore(database, household[name][1].person.id).get(answer.location.partition("?")[0].rpartition("/")[2])
+    added = [row for row in presets.list() if row.id not in before]
+    assert [row.system_prompt for row in added] == ([f"As {name}."] if adds else [])
+    assert (made.preset_id in {row.id for row in added}) is adds and made.system_prompt == f"As {name}."
+    assert ("preset%3A1" in answer.location) is not adds

@@ -23,6 +23,7 @@ from webapp.services.generation.request import AnswerRequest, ChatPrompt, Prompt
 from webapp.services.jobs import PAUSED, WAITING, Job, Jobs, Running
 from webapp.services.presets.presets import PLAIN, Presets, mode_of
 from webapp.storage.batches import Batch, BatchRow, BatchStore
+from webapp.storage.records import OWNER_ID
 
 KIND = "batch"
 LINE = "line"
@@ -58,7 +59,12 @@ class BatchRuns:
             self._list(batch, PAUSED)
 
     def start(
-        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], settings: Mapping[str, Any]
+        self,
+        name: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        settings: Mapping[str, Any],
+        person_id: str = OWNER_ID,
     ) -> Batch:
         """``settings``: ``template`` (text with ``{column}``), ``is_chat`` (each text is a message, with the preset's
         system prompt and format, or a text to continue), ``preset`` ("" is the active one), ``max_tokens``,
@@ -71,7 +77,7 @@ class BatchRuns:
         if unknown or not any(name in columns for name in NAMED.findall(template)):
             reason = Text("reason.services.batch_columns", found=", ".join(unknown) or "–", known=", ".join(columns))
             raise RoostError("batch_invalid", reason=reason)
-        batch = self.store.create(name, columns, rows, settings)
+        batch = self.store.create(name, columns, rows, settings, person_id)
         self._list(batch, WAITING)
         return batch
 
@@ -103,7 +109,7 @@ class BatchRuns:
             KIND,
             batch.name,
             lambda running: self._run(batch.id, running),
-            {"batch": batch.id},
+            {"batch": batch.id, "person": batch.person_id},
             unit="steps",
             total=batch.total,
             can_pause=True,

@@ -14,7 +14,7 @@ from typing import Any
 
 from webapp.errors import RoostError
 from webapp.storage.database import Database
-from webapp.storage.records import insert, row_of, storable, to_json, update
+from webapp.storage.records import OWNER_ID, check_person, insert, row_of, storable, to_json, update
 
 NOT_FOUND = functools.partial(RoostError, "batch_not_found")
 _AT_A_TIME = 500
@@ -23,7 +23,7 @@ _AT_A_TIME = 500
 @dataclass(frozen=True)
 class Batch:
     """``columns`` are the names of the inputs' values, ``settings`` JSON: how each is answered. ``done`` of ``total``
-    rows have an answer or an error; ``is_over``: no more will come."""
+    rows have an answer or an error; ``is_over``: no more will come. ``person_id`` is whose it is."""
 
     id: str
     name: str
@@ -34,6 +34,7 @@ class Batch:
     done: int = 0
     failed: int = 0
     is_over: bool = False
+    person_id: str = OWNER_ID
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,16 @@ class BatchStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def list(self) -> Batches:
-        """The newest first."""
-        query = f"{_WITH_COUNTS} WHERE b.deleted_at IS NULL ORDER BY b.created_at DESC, b.id"
+    def list(self, person_id: str = OWNER_ID) -> Batches:
+        """A person's, the newest first."""
+        query = f"{_WITH_COUNTS} WHERE b.deleted_at IS NULL AND b.person_id = ? ORDER BY b.created_at DESC, b.id"
         with self._database.connect() as connection:
-            return [_batch(row) for row in connection.execute(query)]
+            return [_batch(row) for row in connection.execute(query, (person_id,))]
+
+    def check(self, batch_id: str, person_id: str) -> None:
+        """That it is this person's, deleted or not."""
+        with self._database.connect() as connection:
+            check_person(connection, "batches", batch_id, person_id, NOT_FOUND)
 
     def unfinished(self) -> Batches:
         """What a server that ended has left; the oldest first."""
@@ -79,11 +85,16 @@ class BatchStore:
         return _batch(row)
 
     def create(
-        self, name: str, columns: Sequence[str], rows: Sequence[Sequence[str]], settings: Mapping[str, Any]
+        self,
+        name: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        settings: Mapping[str, Any],
+        person_id: str = OWNER_ID,
     ) -> Batch:
         batch_id, now = uuid.uuid4().hex, time.time()
         values = {"id": batch_id, "name": storable(name), "columns": to_json(list(columns)), "total": len(rows)}
-        values |= {"settings": to_json(settings), "created_at": now}
+        values |= {"settings": to_json(settings), "created_at": now, "person_id": person_id}
         with self._database.transaction() as connection:
             insert(connection, "batches", values)
             connection.executemany(
@@ -150,7 +161,7 @@ class BatchStore:
 
 
 def _batch(row: sqlite3.Row) -> Batch:
-    same = {name: row[name] for name in ("id", "name", "created_at", "total", "done", "failed")}
+    same = {name: row[name] for name in ("id", "name", "created_at", "total", "done", "failed", "person_id")}
     columns, settings = tuple(json.loads(row["columns"])), json.loads(row["settings"])
     return Batch(**same, columns=columns, settings=settings, is_over=bool(row["is_over"]))
 

@@ -360,6 +360,12 @@ _LIMITS = (
 
 _PERSONAS = ("ALTER TABLE chats ADD COLUMN persona_id TEXT NOT NULL DEFAULT ''",)
 
+# What was there before belongs to the owner, as of chats.
+_OWNERS = tuple(
+    f"ALTER TABLE {table} ADD COLUMN person_id TEXT NOT NULL DEFAULT 'owner'"
+    for table in ("responses", "state_handles", "notebooks", "batches")
+)
+
 MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _CHATS,
     _PRESETS,
@@ -381,4 +387,5 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
     _API_TOKENS,
     _LIMITS,
     _PERSONAS,
+    _OWNERS,
 )

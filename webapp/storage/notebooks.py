@@ -15,6 +15,8 @@ from typing import Any
 from webapp.errors import RoostError
 from webapp.storage.database import Database
 from webapp.storage.records import (
+    OWNER_ID,
+    check_person,
     insert,
     later_than,
     note_snapshots,
@@ -68,20 +70,27 @@ class NotebookStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def list(self) -> list[tuple[str, str, float]]:
-        """(id, name, when it was changed), the last changed first."""
-        query = "SELECT id, name, updated_at FROM notebooks WHERE deleted_at IS NULL ORDER BY updated_at DESC, id"
+    def list(self, person_id: str = OWNER_ID) -> list[tuple[str, str, float]]:
+        """(id, name, when it was changed) of a person's, the last changed first."""
+        query = """SELECT id, name, updated_at FROM notebooks WHERE deleted_at IS NULL AND person_id = ?
+                   ORDER BY updated_at DESC, id"""
         with self._database.connect() as connection:
-            return [(row["id"], row["name"], row["updated_at"]) for row in connection.execute(query)]
+            return [(row["id"], row["name"], row["updated_at"]) for row in connection.execute(query, (person_id,))]
+
+    def check(self, notebook_id: str, person_id: str) -> None:
+        """That it is this person's, deleted or not."""
+        with self._database.connect() as connection:
+            check_person(connection, "notebooks", notebook_id, person_id, NOT_FOUND)
 
     def get(self, notebook_id: str) -> Notebook:
         with self._database.connect() as connection:
             return _notebook(row_of(connection, "notebooks", notebook_id, NOT_FOUND))
 
-    def create(self, name: str) -> Notebook:
+    def create(self, name: str, person_id: str = OWNER_ID) -> Notebook:
         now = time.time()
         notebook_id = uuid.uuid4().hex
-        values = {"id": notebook_id, "name": storable(name), "created_at": now, "updated_at": now}
+        values: dict[str, Any] = {"id": notebook_id, "name": storable(name), "person_id": person_id}
+        values |= {"created_at": now, "updated_at": now}
         with self._database.transaction() as connection:
             insert(connection, "notebooks", values)
             return _notebook(row_of(connection, "notebooks", notebook_id, NOT_FOUND))
@@ -122,6 +131,13 @@ class NotebookStore:
             row_of(connection, "notebooks", notebook_id, NOT_FOUND)
             update(connection, "notebooks", notebook_id, deleted_at=time.time())
             return release_snapshots(connection, notebook_id)
+
+    def delete_all(self, person_id: str) -> Snapshots:
+        """A person's, for good; names as above."""
+        with self._database.transaction() as connection:
+            rows = connection.execute("SELECT id FROM notebooks WHERE person_id = ?", (person_id,)).fetchall()
+            connection.execute("DELETE FROM notebooks WHERE person_id = ?", (person_id,))
+            return [name for row in rows for name in release_snapshots(connection, row["id"])]
 
     def restore(self, notebook_id: str) -> Notebook:
         with self._database.transaction() as connection:

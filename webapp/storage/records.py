@@ -68,6 +68,15 @@ def row_of(
     return row
 
 
+def check_person(
+    connection: sqlite3.Connection, table: str, row_id: str, person_id: str, missing: Callable[[], RoostError]
+) -> None:
+    """Raises what ``missing`` makes where the row, deleted or not, is somebody else's, or there is none."""
+    query = f"SELECT 1 FROM {table} WHERE id = ? AND person_id = ?"
+    if connection.execute(query, (row_id, person_id)).fetchone() is None:
+        raise missing()
+
+
 def is_name_taken(
     connection: sqlite3.Connection, table: str, name: str, row_id: str, ignores_case: bool = False
 ) -> bool:

@@ -12,6 +12,7 @@ from webapp.chat.messages import Message
 from webapp.errors import RoostError
 from webapp.storage.database import Database
 from webapp.storage.records import (
+    OWNER_ID,
     insert,
     message_from_dict,
     message_to_dict,
@@ -31,12 +32,16 @@ _LEAF = "NOT EXISTS (SELECT 1 FROM responses later WHERE later.previous_id = r.i
 
 
 class ResponseStore:
-    """Cheap to make, safe from any thread; every method is one transaction. An id is as good as a secret: nobody could
-    guess one. ``days`` is how long an answer is kept after it was made; all together take :data:`MOST_BYTES` at most.
+    """Cheap to make, safe from any thread; every method is one transaction. Knows the answers of ``person_id`` alone,
+    unless that is None. ``days`` is how long an answer is kept after it was made; all together take
+    :data:`MOST_BYTES` at most, and where room is short, those of the person who has most go first.
     """
 
-    def __init__(self, database: Database, days: float, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, database: Database, days: float, person_id: str | None = None, most_bytes: int = MOST_BYTES
+    ) -> None:
         self._database = database
+        self._person_id = person_id
         self._kept_s = days * DAY_S
         self._most_bytes = most_bytes
 
@@ -57,6 +62,7 @@ class ResponseStore:
             "previous_id": body["previous_response_id"],
             "created_at": time.time(),
             "size_bytes": sum(map(len, texts.values())),
+            "person_id": OWNER_ID if self._person_id is None else self._person_id,
             **texts,
         }
         with self._database.transaction() as connection:
@@ -109,9 +115,16 @@ class ResponseStore:
             connection.execute("UPDATE responses SET is_deleted = 1 WHERE id = ?", (response_id,))
             return self._make_room(connection)
 
+    def delete_all(self) -> list[str]:
+        """All of the person's. Returns as :meth:`keep` does."""
+        with self._database.transaction() as connection:
+            connection.execute("UPDATE responses SET is_deleted = 1 WHERE person_id = ?", (self._person_id,))
+            return self._make_room(connection)
+
     def _row(self, connection: Any, response_id: str, param: str | None = None, shown: str = "") -> Any:
         row = connection.execute("SELECT * FROM responses WHERE id = ?", (response_id,)).fetchone()
-        if row is None or row["is_deleted"] or row["created_at"] < time.time() - self._kept_s:
+        is_mine = row is not None and self._person_id in (None, row["person_id"])
+        if not is_mine or row["is_deleted"] or row["created_at"] < time.time() - self._kept_s:
             raise RoostError("answer_not_found", id=(shown or response_id)[:80], param=param)
         return row
 
@@ -121,14 +134,15 @@ class ResponseStore:
         return rows
 
     def _make_room(self, connection: Any) -> list[str]:
-        """Answers go one by one, the last of a conversation first; of living ones, the oldest where room is short."""
+        """Answers go one by one, the last of a conversation first; of living ones, the oldest of whoever has most."""
         released: list[str] = []
         while True:
             query = f"SELECT r.id FROM responses r WHERE (is_deleted OR created_at < ?) AND {_LEAF}"
             gone = [row["id"] for row in connection.execute(query, (time.time() - self._kept_s,))]
             used = connection.execute("SELECT coalesce(sum(size_bytes), 0) AS used FROM responses").fetchone()["used"]
             if not gone and used > self._most_bytes:
-                query = f"SELECT r.id FROM responses r WHERE {_LEAF} ORDER BY r.seq LIMIT 1"
+                most = "SELECT person_id FROM responses GROUP BY person_id ORDER BY sum(size_bytes) DESC LIMIT 1"
+                query = f"SELECT r.id FROM responses r WHERE r.person_id = ({most}) AND {_LEAF} ORDER BY r.seq LIMIT 1"
                 gone = [row["id"] for row in connection.execute(query)]
                 newest = connection.execute("SELECT id FROM responses ORDER BY seq DESC LIMIT 1").fetchone()["id"]
                 gone = [one for one in gone if one != newest]

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter, defaultdict, deque
 from dataclasses import dataclass
 from typing import Any
 
 from webapp.errors import RoostError
 from webapp.storage.database import Database
-from webapp.storage.records import insert, note_snapshots, pack_token_ids, release_snapshots, unpack_token_ids
+from webapp.storage.records import OWNER_ID, insert, note_snapshots, pack_token_ids, release_snapshots, unpack_token_ids
 
 MOST_BYTES = 256 << 20
 """Of all tokens together: 64 million of them."""
@@ -34,11 +35,17 @@ class StateHandle:
 
 
 class StateHandles:
-    """Cheap to make, safe from any thread; every method is one transaction. An id is as good as a secret. Those that
-    were not used for ``days`` go, and the oldest where all take more than :data:`MOST_BYTES`."""
+    """Cheap to make, safe from any thread; every method is one transaction. Knows the states of ``person_id`` alone,
+    unless that is None. Those that were not used for ``days`` go, and the oldest of whoever has most where all take
+    more than :data:`MOST_BYTES`."""
 
-    def __init__(self, database: Database, days: float, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, database: Database, days: float, person_id: str | None = None, most_bytes: int = MOST_BYTES
+    ) -> None:
         self._database = database
+        self._person_id = OWNER_ID if person_id is None else person_id
+        self._mine = "1" if person_id is None else "person_id = ?"
+        self._whose: tuple[str, ...] = () if person_id is None else (person_id,)
         self._kept_s = days * 86_400
         self._most_bytes = most_bytes
 
@@ -47,6 +54,7 @@ class StateHandles:
         made = StateHandle(**{**handle.__dict__, "id": f"st_{uuid.uuid4().hex}", "created_at": time.time()})
         tokens = pack_token_ids(made.token_ids)
         row = {**made.__dict__, "token_ids": tokens, "used_at": made.created_at, "size_bytes": len(tokens) + 500}
+        row["person_id"] = self._person_id
         with self._database.transaction() as connection:
             insert(connection, "state_handles", row)
             note_snapshots(connection, made.id, snapshots)
@@ -55,7 +63,7 @@ class StateHandles:
     def get(self, handle_id: str, param: str | None = None) -> StateHandle:
         """Counts as a use. ``state_id_not_found``."""
         with self._database.transaction() as connection:
-            row = connection.execute("SELECT * FROM state_handles WHERE id = ?", (handle_id,)).fetchone()
+            row = self._found(connection, handle_id)
             if row is None or row["used_at"] < time.time() - self._kept_s:
                 raise RoostError("state_id_not_found", id=handle_id[:80], param=param)
             connection.execute("UPDATE state_handles SET used_at = ? WHERE id = ?", (time.time(), handle_id))
@@ -63,42 +71,54 @@ class StateHandles:
 
     def of_session(self, session: str) -> StateHandle | None:
         """The newest of a conversation."""
-        query = "SELECT * FROM state_handles WHERE session = ? ORDER BY seq DESC LIMIT 1"
+        query = f"SELECT * FROM state_handles WHERE session = ? AND {self._mine} ORDER BY seq DESC LIMIT 1"
         with self._database.connect() as connection:
-            row = connection.execute(query, (session,)).fetchone()
+            row = connection.execute(query, (session, *self._whose)).fetchone()
         return None if row is None else _from_row(row)
 
     def sessions(self, prefix: str = "") -> list[tuple[str, float]]:
         """Names that begin with ``prefix``, with the time of the newest state of each."""
-        query = """SELECT session, max(created_at) AS at FROM state_handles
-                   WHERE session <> '' AND substr(session, 1, ?) = ? GROUP BY session ORDER BY at DESC"""
+        query = f"""SELECT session, max(created_at) AS at FROM state_handles
+                    WHERE session <> '' AND substr(session, 1, ?) = ? AND {self._mine}
+                    GROUP BY session ORDER BY at DESC"""
         with self._database.connect() as connection:
-            rows = connection.execute(query, (len(prefix), prefix)).fetchall()
+            rows = connection.execute(query, (len(prefix), prefix, *self._whose)).fetchall()
         return [(row["session"], row["at"]) for row in rows]
 
     def newest(self, limit: int, after: str = "") -> tuple[list[StateHandle], bool]:
         """The newest first, those older than ``after``; and whether there are more."""
-        query = """SELECT * FROM state_handles
-                   WHERE seq < coalesce((SELECT seq FROM state_handles WHERE id = ?), 1 << 62)
-                   ORDER BY seq DESC LIMIT ?"""
+        query = f"""SELECT * FROM state_handles
+                    WHERE seq < coalesce((SELECT seq FROM state_handles WHERE id = ?), 1 << 62) AND {self._mine}
+                    ORDER BY seq DESC LIMIT ?"""
         with self._database.connect() as connection:
-            rows = connection.execute(query, (after, limit + 1)).fetchall()
+            rows = connection.execute(query, (after, *self._whose, limit + 1)).fetchall()
         return [_from_row(row) for row in rows[:limit]], len(rows) > limit
 
     def delete(self, handle_id: str) -> tuple[str, ...]:
         """Names of the snapshots nobody needs any more. ``state_id_not_found``."""
         with self._database.transaction() as connection:
-            if connection.execute("SELECT 1 FROM state_handles WHERE id = ?", (handle_id,)).fetchone() is None:
+            if self._found(connection, handle_id) is None:
                 raise RoostError("state_id_not_found", id=handle_id[:80], param=None)
             return tuple(self._remove(connection, handle_id))
 
     def delete_session(self, session: str, is_prefix: bool = False) -> tuple[int, tuple[str, ...]]:
         """How many states went, and names as above; ``is_prefix``: of the conversations "session:…", too."""
-        query = "SELECT id FROM state_handles WHERE session = ? OR (? AND substr(session, 1, ?) = ?)"
+        query = f"""SELECT id FROM state_handles
+                    WHERE (session = ? OR (? AND substr(session, 1, ?) = ?)) AND {self._mine}"""
+        return self._delete(query, session, is_prefix, len(session) + 1, f"{session}:")
+
+    def delete_all(self) -> tuple[int, tuple[str, ...]]:
+        """All of the person's, as above."""
+        return self._delete(f"SELECT id FROM state_handles WHERE {self._mine}")
+
+    def _delete(self, query: str, *values: Any) -> tuple[int, tuple[str, ...]]:
         with self._database.transaction() as connection:
-            values = (session, is_prefix, len(session) + 1, f"{session}:")
-            ids = [row["id"] for row in connection.execute(query, values).fetchall()]
+            ids = [row["id"] for row in connection.execute(query, (*values, *self._whose)).fetchall()]
             return len(ids), tuple(name for one in ids for name in self._remove(connection, one))
+
+    def _found(self, connection: Any, handle_id: str) -> Any:
+        query = f"SELECT * FROM state_handles WHERE id = ? AND {self._mine}"
+        return connection.execute(query, (handle_id, *self._whose)).fetchone()
 
     def _remove(self, connection: Any, handle_id: str) -> list[str]:
         connection.execute("DELETE FROM state_handles WHERE id = ?", (handle_id,))
@@ -109,12 +129,21 @@ class StateHandles:
         gone = [row["id"] for row in connection.execute(query, (time.time() - self._kept_s,)).fetchall()]
         used = connection.execute("SELECT coalesce(sum(size_bytes), 0) AS used FROM state_handles").fetchone()["used"]
         if used > self._most_bytes:
-            rows = connection.execute("SELECT id, size_bytes FROM state_handles ORDER BY used_at, seq").fetchall()
-            for row in rows[:-1]:
-                if used <= self._most_bytes:
+            query = "SELECT id, size_bytes, person_id FROM state_handles ORDER BY used_at, seq"
+            rows = connection.execute(query).fetchall()
+            held, left = Counter[str](), defaultdict[str, deque[Any]](deque)
+            for row in rows:
+                held[row["person_id"]] += row["size_bytes"]
+            for row in rows[:-1]:  # never the one that was used last
+                left[row["person_id"]].append(row)
+            while used > self._most_bytes:
+                person_id = next((one for one, _ in held.most_common() if left[one]), None)
+                if person_id is None:
                     break
+                row = left[person_id].popleft()
                 gone.append(row["id"])
                 used -= row["size_bytes"]
+                held[person_id] -= row["size_bytes"]
         return [name for one in gone for name in self._remove(connection, one)]
 
 

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from flask import Blueprint, Response, redirect, request, url_for
+from flask import Blueprint, Response, g, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import RoostError, error_from_dict
 from webapp.services.batch import KIND, LINE, TEMPLATE_CHARS, BatchRuns, table_in
 from webapp.services.jobs import RUNNING, WAITING, Job
 from webapp.storage.batches import Batch, BatchRow
-from webapp.web.jobs import describes, job_list
+from webapp.web.jobs import describes, job_list, person_of
 from webapp.web.kit.page import (
     Choice,
     PageContext,
@@ -46,6 +46,14 @@ blueprint = Blueprint("batch", __name__, url_prefix="/notebook/batch")
 def batches_of(page: PageContext) -> BatchRuns:
     found: BatchRuns = page.service("batches")
     return found
+
+
+@blueprint.before_request
+def check_person() -> None:
+    """Whatever an address does with a batch: it is for whose it is alone."""
+    if batch_id := (request.view_args or {}).get("batch_id"):
+        page = current_page()
+        batches_of(page).store.check(batch_id, page.person.id)
 
 
 @blueprint.get("")
@@ -79,7 +87,7 @@ def batch_page(page: PageContext, form: Values | None = None, error: RoostError 
                 "at": datetime.fromtimestamp(batch.created_at, zone).strftime("%Y-%m-%d %H:%M"),
                 "facts": _facts(page, batch),
             }
-            for batch in batches_of(page).store.list()
+            for batch in batches_of(page).store.list(page.person.id)
         ],
     }
 
@@ -110,7 +118,7 @@ def start() -> Response | BaseResponse:
             "at_once": _number(form["at_once"], AT_ONCE, batches_of(page).most_at_once),
         }
         name = " ".join(form["name"].split())[:NAME_CHARS] or file_name[:NAME_CHARS] or page.t("batch.unnamed")
-        batch = batches_of(page).start(name, columns, rows, settings)
+        batch = batches_of(page).start(name, columns, rows, settings, page.person.id)
     except RoostError as exc:
         return render_page("batch/page.html", batch_page(fresh_page(), form, exc), status=422)
     return redirect(url_for("batch.show", batch_id=batch.id), 303)
@@ -171,8 +179,9 @@ def delete(batch_id: str) -> BaseResponse:
 def do() -> BaseResponse:
     """The undo of a toast."""
     found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    batch = batches_of(current_page()).store.restore(found[1] if found else "")
-    return redirect(url_for("batch.index", said="restored", about=batch.name), 303)
+    store, batch_id = batches_of(current_page()).store, found[1] if found else ""
+    store.check(batch_id, g.person.id)
+    return redirect(url_for("batch.index", said="restored", about=store.restore(batch_id).name), 303)
 
 
 @blueprint.get("/<batch_id>/export.<kind>")
@@ -233,4 +242,5 @@ def _jsonl(batch: Batch, rows: Iterator[BatchRow]) -> Iterator[bytes]:
 def _describe(page: PageContext, job: Job) -> Values:
     url, t = url_for("batch.show", batch_id=job.details["batch"]), page.t
     action = {"url": url, "label": t("batch.results"), "icon": "file-text", "is_link": True}
-    return {"word": t("batch.answering") if job.status == RUNNING else "", "actions": [action]}
+    is_mine = person_of(job) == page.person.id
+    return {"word": t("batch.answering") if job.status == RUNNING else "", "actions": [action] if is_mine else []}

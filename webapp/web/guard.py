@@ -290,7 +290,7 @@ class Guard:
         if not is_near(request) and not self._rate.allows(address_key(client_address())):
             return answer_error(RoostError("too_many_requests"))
         decision = self._decide(request, request.endpoint)
-        g.role, g.session, g.person = decision.role, decision.session, decision.person
+        g.role, g.session, g.person, g.token = decision.role, decision.session, decision.person, decision.token
         if decision.session:
             self.sessions.touch(decision.session)
         if decision.person is not NOBODY:
@@ -354,7 +354,7 @@ class Guard:
 
     def _by_token(self, asked: Request, endpoint: str | None) -> Decision | None:
         """What an API token lets pass; None where none is shown. One that is unknown is refused where no proof is asked
-        for, too: it was revoked. Beyond a guest's rights it has those that "models" needs."""
+        for, too: it was revoked. Beyond a person's rights it has those that "models" needs."""
         shown = next((key for key in shown_keys(asked) if key.startswith(PREFIX)), None)
         if shown is None:
             return None
@@ -362,13 +362,14 @@ class Guard:
         person = self.people.find(token.person_id) if token is not None else None
         if token is None or person is None:
             return _refused(RoostError("invalid_api_key"), is_guess=True)
+        role = Role.GUEST if person.id == SHARED_ID else Role.PERSON
         is_for_program = "text/html" not in asked.accept_mimetypes.values()
         scope = scope_of(endpoint or "", is_for_program)
         if scope is None or (scope and scope not in token.scopes):
             refusal = RoostError("token_scope", name=token.name, scopes=", ".join(token.scopes))
-            return _refused(refusal, Role.GUEST, person=person)
+            return _refused(refusal, role, person=person)
         least = least_role(endpoint)
-        role = max(least, Role.GUEST) if scope == "models" else Role.GUEST
+        role = max(least, role) if scope == "models" else role
         if role < least:
             return _refused(RoostError("owner_only"), role, person=person)
         return Decision(Step.PROCEED, role, None, person, token=token)
@@ -511,12 +512,13 @@ def client_address() -> str:
 
 
 def asker(kind: str = "") -> str:
-    """Who the request's answers count for: a person, else, as of the owner's and of programs with the server's token,
-    the address, of this ``kind``."""
+    """Who the request's answers count for, and share slots as: a person; an API token of the owner's; else, as of the
+    owner's pages and of programs with the server's token, the address, of this ``kind``."""
     person: Person = g.get("person", NOBODY)
-    if person.id in (NOBODY.id, SHARED_ID, OWNER_ID):
-        return f"{kind}{client_address()}"
-    return f"{PERSON}{person.id}"
+    if person.id not in (NOBODY.id, SHARED_ID, OWNER_ID):
+        return f"{PERSON}{person.id}"
+    token: ApiToken | None = g.get("token")
+    return f"token {token.id}" if token is not None else f"{kind}{client_address()}"
 
 
 def cookie_name(asked: Request) -> str:

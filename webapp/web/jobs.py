@@ -15,8 +15,11 @@ from werkzeug.wrappers import Response as BaseResponse
 from webapp.errors import RoostError
 from webapp.i18n import size_text
 from webapp.services.jobs import PAUSED, RUNNING, WAITING, Job, Jobs
+from webapp.storage.records import OWNER_ID
+from webapp.web.guard import current_role
 from webapp.web.kit.page import PageContext, current_page, render_page, wants_fragment
 from webapp.web.login import local_path
+from webapp.web.roles import Role
 
 Values = dict[str, Any]
 Describe = Callable[[PageContext, Job], Values]
@@ -48,9 +51,20 @@ def jobs_of(page: PageContext) -> Jobs:
     return found
 
 
+def person_of(job: Job) -> str:
+    """Whose it is; "" for what is the server's."""
+    return str(job.details.get("person", OWNER_ID if "batch" in job.details else ""))
+
+
+def _shown_jobs(page: PageContext, *kinds: str) -> list[Job]:
+    """The server's and the reader's own; the owner sees what else runs here, to end it."""
+    is_owner = current_role() is Role.OWNER
+    return [job for job in jobs_of(page).jobs(*kinds) if is_owner or person_of(job) in ("", page.person.id)]
+
+
 def job_list(page: PageContext, *kinds: str) -> Values:
     """``_jobs.html``. ``kinds``: none is all."""
-    rows = [_row(page, job) for job in jobs_of(page).jobs(*kinds)]
+    rows = [_row(page, job) for job in _shown_jobs(page, *kinds)]
     return {
         "kinds": kinds,
         "url": url_for("jobs.index", kind=kinds),
@@ -61,7 +75,7 @@ def job_list(page: PageContext, *kinds: str) -> Values:
 
 def strip_jobs(page: PageContext) -> Values:
     """``jobs/_strip.html``, on every page: the job that runs, and how many there are with those that wait."""
-    busy = [job for job in jobs_of(page).jobs() if job.status in (WAITING, RUNNING)]
+    busy = [job for job in _shown_jobs(page) if job.status in (WAITING, RUNNING)]
     busy.sort(key=lambda job: (job.status != RUNNING, not job.total))
     first = _row(page, busy[0]) if busy else {}
     more = page.t("jobs.more", count=len(busy) - 1) if len(busy) > 1 else ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import Any
 
-from flask import Blueprint, Response, jsonify, redirect, request, url_for
+from flask import Blueprint, Response, g, jsonify, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.chat.events import Finished, Waiting
@@ -22,7 +22,7 @@ from webapp.services.presets.presets import PLAIN
 from webapp.storage.notebooks import Notebook
 from webapp.storage.records import storable
 from webapp.web.chat.views import CLASSES, alternative_rows, chance_text, token_view, waiting_text
-from webapp.web.guard import asker
+from webapp.web.guard import asker, current_role
 from webapp.web.kit.page import (
     Choice,
     PageContext,
@@ -36,6 +36,7 @@ from webapp.web.kit.page import (
     wants_fragment,
 )
 from webapp.web.presets.form import Controls, Draft, presets_of, shown_name
+from webapp.web.roles import least_role
 from webapp.weights.inspection import model_name
 
 TEXT_CHARS = 1_000_000
@@ -54,6 +55,14 @@ def notebooks_of(page: PageContext) -> Notebooks:
     return found
 
 
+@blueprint.before_request
+def check_person() -> None:
+    """Whatever an address does with a notebook: it is for whose it is alone."""
+    if notebook_id := (request.view_args or {}).get("notebook_id"):
+        page = current_page()
+        notebooks_of(page).store.check(notebook_id, page.person.id)
+
+
 # pages
 
 
@@ -61,7 +70,7 @@ def notebooks_of(page: PageContext) -> Notebooks:
 def index() -> Response | BaseResponse:
     """The notebook changed last."""
     page = current_page()
-    rows = notebooks_of(page).store.list()
+    rows = notebooks_of(page).store.list(page.person.id)
     if rows:
         kept: Values = {name: request.args[name] for name in ("said", "about", "undo", "lang") if name in request.args}
         return redirect(url_for("notebook.show", notebook_id=rows[0][0], **kept), 303)
@@ -71,7 +80,7 @@ def index() -> Response | BaseResponse:
 @blueprint.post("")
 def create() -> BaseResponse:
     page = current_page()
-    made = notebooks_of(page).store.create(page.t("notebook.unnamed"))
+    made = notebooks_of(page).store.create(page.t("notebook.unnamed"), page.person.id)
     return redirect(url_for("notebook.show", notebook_id=made.id), 303)
 
 
@@ -97,9 +106,10 @@ def notebook_page(page: PageContext, notebook: Notebook | None, toasts: tuple[To
                 "at": datetime.fromtimestamp(changed, zone).strftime("%Y-%m-%d %H:%M"),
                 "is_current": notebook is not None and row_id == notebook.id,
             }
-            for row_id, name, changed in notebooks.store.list()
+            for row_id, name, changed in notebooks.store.list(page.person.id)
         ],
         "notebook": notebook,
+        "can_batch": current_role() >= least_role("batch.index"),
     }
     if notebook is None:
         return shown
@@ -324,7 +334,9 @@ def delete(notebook_id: str) -> BaseResponse:
 def do() -> BaseResponse:
     """The undo of a toast."""
     found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    restored = notebooks_of(current_page()).store.restore(found[1] if found else "")
+    store, notebook_id = notebooks_of(current_page()).store, found[1] if found else ""
+    store.check(notebook_id, g.person.id)
+    restored = store.restore(notebook_id)
     return redirect(url_for("notebook.show", notebook_id=restored.id, said="restored", about=restored.name), 303)
 
 

@@ -19,10 +19,13 @@ from webapp.i18n import Text
 from webapp.services.access import owner_link
 from webapp.services.chat.turns import ChatTurns
 from webapp.services.limits import Limits, PersonQuota
+from webapp.services.notebook import Notebooks
 from webapp.storage.chats import ChatStore
 from webapp.storage.people import ACCOUNT, GUEST, NAME_CHARS, SHARED_ID, Invitation, People, Person
 from webapp.storage.records import OWNER_ID
+from webapp.storage.responses import ResponseStore
 from webapp.storage.sessions import Session
+from webapp.storage.state_handles import StateHandles
 from webapp.web import login
 from webapp.web.error_answers import answer_error
 from webapp.web.guard import client_address, cookie_name, current_role, the_guard
@@ -217,11 +220,20 @@ def admit(person_id: str) -> BaseResponse:
 
 @blueprint.post("/people/<person_id>/remove")
 def remove(person_id: str) -> BaseResponse:
-    """With all chats of the person's, which are gone for good a day later."""
-    person = _person(person_id, is_other=True)
+    """With all that is the person's: chats are gone for good a day later, the rest and API tokens at once."""
+    person, page = _person(person_id, is_other=True), current_page()
     _shut_out(person.id)
-    turns: ChatTurns = current_page().service("chat_turns")
+    turns: ChatTurns = page.service("chat_turns")
     turns.delete_all(_chats(person.id).ids())
+    kept = (page.service("database"), page.settings.response_days, person.id)
+    notebooks, batches, tokens = page.service("notebooks"), page.service("batches"), the_guard().tokens
+    unneeded = [*ResponseStore(*kept).delete_all(), *StateHandles(*kept).delete_all()[1]]
+    page.manager.forget_snapshots([*unneeded, *notebooks.store.delete_all(person.id)])
+    for batch in batches.store.list(person.id):
+        batches.delete(batch.id)
+    for token in tokens.list():
+        if token.person_id == person.id:
+            tokens.revoke(token.id)
     the_people().remove(person.id)
     return _back("removed")
 
@@ -239,6 +251,9 @@ def _shut_out(person_id: str) -> None:
     """Open pages close at once, and nothing more is written for them."""
     the_guard().sessions.end_all(person_id)
     turns: ChatTurns = current_page().service("chat_turns")
+    notebooks: Notebooks = current_page().service("notebooks")
+    for notebook_id, _, _ in notebooks.store.list(person_id):
+        notebooks.stop(notebook_id)
     for chat_id in turns.writing():
         if _chats().person_of(chat_id) == person_id:
             turns.stop(chat_id)

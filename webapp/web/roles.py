@@ -2,7 +2,8 @@
 
     STRANGER  shows nothing on a server that asks for a token: the login page, /health, /trust, chats shared by a link
     GUEST     shows the token without a session, as programs do; on a server that asks for no proof, everybody
-    PERSON    has a session of their own, as a guest or with an account, and chats that nobody else sees
+    PERSON    has a session of their own, as a guest or with an account, and chats that nobody else sees; a program
+              with an API token is the person it belongs to
     LOCAL     a direct connection from this machine to a server for one person, without any proof
     OWNER     has proved it: the session of an owner's link or of an account that is an admin's, or the owner's key
 
@@ -42,7 +43,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.OWNER, "shared", "index make end"),
     **_rows(Role.GUEST, "chat", "poll service_worker offline count"),
     **_rows(Role.PERSON, "chat", "do_all"),
-    **_rows(Role.LOCAL, "notebook", "index create show save continue_ stop undo redo delete do tokens export"),
+    **_rows(Role.PERSON, "notebook", "index create show save continue_ stop undo redo delete do tokens export"),
     **_rows(Role.GUEST, "compose", "index write read file"),
     **_rows(Role.LOCAL, "batch", "index start show resume delete do export"),
     **_rows(Role.GUEST, "chat.attachments", "attach file download"),
@@ -90,7 +91,7 @@ ENDPOINTS: dict[str, Role] = {
     "api unknown": Role.GUEST,
 }
 API_ROLES: dict[str, Role] = {
-    **_rows(Role.LOCAL, "", "/v1/states /state/status /state/delete"),
+    **_rows(Role.PERSON, "", "/v1/states /state/status /state/delete"),
     "/switch-model": Role.LOCAL,
     "/update-config": Role.LOCAL,
     **_rows(Role.LOCAL, "", "/reset-state /enable-state-cache /disable-state-cache"),

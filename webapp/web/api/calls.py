@@ -24,6 +24,7 @@ from webapp.manager.manager import ModelManager
 from webapp.settings import Settings
 from webapp.web.api.operations import OPERATIONS, Operation, methods_of, name_request, named
 from webapp.web.error_answers import answer_error, takes_anything, wants_json
+from webapp.web.guard import asker
 from webapp.web.peer import REFUSAL_KEY
 
 log = logging.getLogger("roost.api")
@@ -91,7 +92,7 @@ def call(op: Operation, **arguments: str) -> Response:
     try:
         if op.generates:
             limit: RequestLimit = current_app.extensions["api_limit"]
-            release = limit.enter(client)
+            release = limit.enter(asker("api "))
         refused: RoostError | None = request.environ.get(REFUSAL_KEY)
         if refused is not None:
             raise refused
@@ -189,8 +190,8 @@ class Record:
 
 
 class RequestLimit:
-    """How many requests may generate at once, in all and for one client. Some of ``http_threads`` always stay for
-    pages, whatever ``api_streams`` says."""
+    """How many requests may generate at once, in all and for one client, as :func:`webapp.web.guard.asker` tells them
+    apart. Some of ``http_threads`` always stay for pages, whatever ``api_streams`` says."""
 
     def __init__(self, settings: Settings) -> None:
         self.limit = max(1, min(settings.api_streams, settings.http_threads - THREADS_FOR_PAGES))

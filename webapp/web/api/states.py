@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import msgspec
-from flask import Response, current_app, request
+from flask import Response, current_app, g, request
 from msgspec import Meta
 
 from webapp.chat.events import AnswerEvent, ContentDelta
@@ -47,7 +47,8 @@ DONE = b"data: [DONE]\n\n"
 
 
 def the_handles() -> StateHandles:
-    return StateHandles(current_app.extensions["database"], the_settings().response_days)
+    """Those of who asks."""
+    return StateHandles(current_app.extensions["database"], the_settings().response_days, g.person.id)
 
 
 class StateObject(msgspec.Struct, kw_only=True):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
-from flask import Response, current_app
+from flask import Response, current_app, g
 from msgspec import UNSET
 
 from webapp.chat.events import AnswerEvent, CallDelta, ContentDelta, Finished, ReasoningDelta
@@ -205,8 +205,9 @@ def needed(item: InputItem, name: str, place: str) -> Any:
 
 
 def kept_answers() -> ResponseStore:
+    """Those of who asks."""
     database: Database = current_app.extensions["database"]
-    return ResponseStore(database, the_settings().response_days)
+    return ResponseStore(database, the_settings().response_days, g.person.id)
 
 
 def conversation_before(response_id: str, tokenizer: str) -> list[Message]:
