@@ -1,5 +1,6 @@
 """What a person does on the chat page, in a line each."""
 
+import functools
 import re
 import time
 
@@ -56,6 +57,35 @@ def at_end(page):
     until(page, "scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 5")
 
 
+class Expected:
+    """Playwright's assertions about ``actual``: each asks until it holds, and one that never does is WaitRanOut."""
+
+    def __init__(self, actual):
+        from playwright import sync_api
+
+        self._claims = sync_api.expect(actual)
+
+    def __getattr__(self, name):
+        claim = getattr(self._claims, name)
+
+        @functools.wraps(claim)
+        def asked(*args, **options):
+            try:
+                claim(*args, timeout=PATIENCE_S * 1000, **options)
+            except AssertionError as exc:
+                raise WaitRanOut(str(exc)) from None
+
+        return asked
+
+
+def expect(actual, selector=""):
+    """expect(page, ".card").to_have_count(0), expect(locator).to_have_value("1"), expect(page).to_have_title("Roost"):
+    about a page whose scripts listen. What held before the act shows nothing: wait for the act's own sign first."""
+    located = actual.locator(selector) if selector else actual
+    getattr(located, "page", located).wait_for_load_state()
+    return Expected(located)
+
+
 def until_there(page, found):
     """Until the list holds something; what routes put there comes while the page is waited for."""
     until_true(page, lambda: found, "nothing came")
@@ -75,8 +105,11 @@ def wait_answer(page, text):
 
 
 def ask(page, text="Why can birds sit on wires?"):
+    """An earlier answer of the chat is not taken for its own."""
     wait_ready(page)
+    before = page.locator(SENT).count()
     send(page, text)
+    page.locator(SENT).nth(before).wait_for()
     wait_done(page)
 
 

@@ -115,8 +115,8 @@ class Pace:
     token_s = 0.0
 
     def hold(self):
-        """What is being written takes minutes from here on."""
-        self.token_s = 2.0
+        """What is being written takes minutes from here on, and is stopped at once."""
+        self.token_s = 0.3
 
 
 @pytest.fixture

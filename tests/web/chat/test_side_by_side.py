@@ -81,3 +81,17 @@ def test_guests_ask_for_many_but_do_not_have_models_swapped(chat):
         chat.perform(f"compare:{first.id}", role=Role.GUEST, **fields)
     chat.perform(f"compare:{first.id}", **fields)
     assert len(chat.written()) == 4
+
+
+def test_a_vote_stands_where_the_end_of_an_answer_is_told_after_it(chat):
+    chat.perform("send", text="Why?", answers="2")
+    voted = chat.written()[1].id
+    end = ("finished", voted)
+    socket = chat.roost.socket()
+    socket.open(chat.id)
+    socket.send(do=f"vote:{voted}", chat=chat.id)
+    frames = socket.until(lambda frame: isinstance(frame, str) and "beside-head" in frame and 'pressed="true"' in frame)
+    frames += socket.until(lambda frame: isinstance(frame, dict) and (frame["type"], frame.get("message")) == end)
+    socket.close()
+    feet = [frame for frame in frames if isinstance(frame, str) and f'id="foot-{voted}"' in frame]
+    assert re.search(rf'value="vote:{voted}" aria-pressed="true"', feet[-1])

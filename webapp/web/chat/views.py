@@ -393,7 +393,7 @@ def message_view(page: ChatContext, stored: StoredMessage, is_card: bool = False
             return group_view(page, members)
     view |= {"template": "chat/_answer.html", "is_card": is_card}
     if is_card:
-        view |= _card_values(stored) | {"template": "chat/_card.html"}
+        view |= _card_values(page, stored) | {"template": "chat/_card.html"}
     turns = page.turns.answers(stored.chat_id) if stored.status == "streaming" else []
     turn = next((turn for turn in turns if turn.message_id == stored.id), None)
     if turn is not None:
@@ -414,10 +414,11 @@ def message_view(page: ChatContext, stored: StoredMessage, is_card: bool = False
     }
 
 
-def _card_values(stored: StoredMessage) -> Values:
+def _card_values(page: ChatContext, stored: StoredMessage) -> Values:
     beside = Beside.of(stored.message)
     assert beside is not None
-    return {"number": beside.place + 1, "label": beside.variant.label, "group": beside.group}
+    is_voted = page.turns.beside.voted(stored, beside) == stored.id
+    return {"number": beside.place + 1, "label": beside.variant.label, "group": beside.group, "is_voted": is_voted}
 
 
 def group_view(page: ChatContext, members: Sequence[StoredMessage]) -> Values:
@@ -426,8 +427,7 @@ def group_view(page: ChatContext, members: Sequence[StoredMessage]) -> Values:
     beside = Beside.of(first.message)
     assert beside is not None
     name, seen = group_print(page, members)
-    voted = page.turns.beside.voted(first, beside)
-    cards = [message_view(page, row, is_card=True) | {"is_voted": row.id == voted} for row in members]
+    cards = [message_view(page, row, is_card=True) for row in members]
     return {
         "id": name,
         "fingerprint": seen,
