@@ -275,6 +275,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "music_ending": 415,
         "music_unreadable": 400,
         "music_too_long": 413,
+        "music_many_voices": 422,
         "web_error": 400,
         "bad_frame": 400,
         "not_allowed": 403,

@@ -7,6 +7,7 @@ import { Player, Roll } from "./music.js";
 const form = document.getElementById("compose");
 const { kind } = form.dataset;
 const area = document.getElementById("compose-text");
+const textFold = area.closest("details");
 const tabs = document.getElementById("pieces");
 const said = document.getElementById("said");
 const score = document.getElementById("score");
@@ -74,12 +75,11 @@ function addNotes(one, rows, time = 0) {
       one.notes.push(note);
     }
     one.end = Math.max(one.end, note.start + note.length);
-    one.longest = Math.max(one.longest, note.length + 0.01);
+    one.longest = Math.max(one.longest, note.isSounding ? 5 : note.length + 0.01);
     one.low = Math.min(one.low ?? note.pitch, note.pitch);
     one.high = Math.max(one.high ?? note.pitch, note.pitch);
   }
   one.end = Math.max(one.end, time);
-  if (one.notes.some((note) => note.isSounding)) one.longest = Math.max(one.longest, 5);
 }
 
 function measured(one) {
@@ -117,11 +117,13 @@ async function readBack(fields) {
   }
 }
 
+const rowsOf = (notes) =>
+  JSON.stringify(notes.map((note) => [0, note.start, note.length, note.pitch, note.velocity, note.instrument, note.track]));
+
 async function takeNotes() {
   remember();
   measured(piece());
-  const rows = piece().notes.map((note) => [0, note.start, note.length, note.pitch, note.velocity, note.instrument, note.track]);
-  await readBack({ notes: JSON.stringify(rows) });
+  await readBack({ notes: rowsOf(piece().notes) });
 }
 
 // What can be taken back
@@ -237,9 +239,11 @@ function arrived(line, from) {
   frame ||= requestAnimationFrame(() => {
     frame = 0;
     if (!player.isPlaying) roll.follow(piece().end);
-    const isAtEnd = area.scrollHeight - area.scrollTop - area.clientHeight < 60;
-    area.value = piece().text;
-    if (isAtEnd) area.scrollTop = area.scrollHeight;
+    if (textFold.open) {
+      const isAtEnd = area.scrollHeight - area.scrollTop - area.clientHeight < 60;
+      area.value = piece().text;
+      if (isAtEnd) area.scrollTop = area.scrollHeight;
+    }
     drawScore();
     roll.request();
   });
@@ -283,15 +287,21 @@ function clock(seconds) {
   return `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
 }
 
+let moving = 0;
+
 function showTransport() {
   form.toggleAttribute("data-playing", player.isPlaying);
   const seek = document.getElementById("seek");
+  const shown = document.getElementById("clock");
   const move = () => {
-    seek.max = piece().end.toFixed(2);
+    moving = 0;
+    const [most, time] = [piece().end.toFixed(2), `${clock(player.now)} / ${clock(piece().end)}`];
+    if (seek.max !== most) seek.max = most;
     if (document.activeElement !== seek || player.isPlaying) seek.value = player.now;
-    document.getElementById("clock").textContent = `${clock(player.now)} / ${clock(piece().end)}`;
-    if (player.isPlaying) requestAnimationFrame(move);
+    if (shown.textContent !== time) shown.textContent = time;
+    if (player.isPlaying) moving = requestAnimationFrame(move);
   };
+  cancelAnimationFrame(moving);
   move();
   roll.request();
 }
@@ -299,6 +309,17 @@ function showTransport() {
 // The score of a tune in ABC: drawn by abcjs, which is fetched with the first one.
 let abcjs = null;
 let scoreTimer = 0;
+let scoreTook = 0; // milliseconds
+const BAR_SIGNS = /[|:\]\d \n]/; // what belongs to a bar line once it has begun, as in webapp/music/bars.py
+
+// The first character of the bar of a character: what is before it is what the engine has kept the state of.
+function barAt(text, place) {
+  const line = text.lastIndexOf("\n", place) + 1;
+  let begin = text.lastIndexOf("|", place) + 1;
+  if (begin <= line) return line;
+  while (begin < text.length && BAR_SIGNS.test(text[begin])) begin += 1;
+  return begin;
+}
 
 function drawScore() {
   if (kind !== "abc" || scoreTimer) return;
@@ -311,14 +332,13 @@ function drawScore() {
     const shown = /^X:/m.test(text) ? text : `X:1\n${text}`;
     const shift = shown.length - text.length;
     const clickListener = (element) => {
-      const end = Math.max(0, element.startChar - shift);
-      const bar = piece().text.lastIndexOf("|", end);
-      const line = piece().text.lastIndexOf("\n", end) + 1;
-      cut = Math.max(bar + 1, line);
+      cut = barAt(piece().text, Math.max(0, element.startChar - shift));
       say(form.dataset.chosen);
     };
-    withStyles(() => renderAbc(score, shown, { responsive: "resize", add_classes: true, clickListener }));
-  }, writing ? 250 : 0);
+    const began = performance.now();
+    withStyles(() => renderAbc(score, shown, { responsive: "resize", add_classes: true, oneSvgPerLine: true, clickListener }));
+    scoreTook = performance.now() - began;
+  }, writing ? Math.max(250, 4 * scoreTook) : 0);
 }
 
 // abcjs writes styles as text, which the page's policy forbids; as properties they are the same and allowed. The style
@@ -381,7 +401,10 @@ function record(button) {
   } else {
     const { notes } = take;
     take = null;
-    if (notes.length) {
+    if (notes.length && kind === "abc") {
+      remember();
+      readBack({ text: piece().text, notes: rowsOf(notes) });
+    } else if (notes.length) {
       piece().notes.push(...notes);
       takeNotes();
     }
@@ -451,7 +474,10 @@ form.addEventListener("click", (event) => {
   COMMANDS[button.dataset.do](button);
 });
 form.addEventListener("submit", (event) => {
-  if (event.submitter?.hasAttribute("formaction")) return; // a file, or a state
+  if (event.submitter?.hasAttribute("formaction")) { // a file, or a state
+    area.value = piece().text;
+    return;
+  }
   event.preventDefault();
   COMMANDS.write();
 });
@@ -459,6 +485,9 @@ document.getElementById("seek").addEventListener("input", (event) => player.seek
 document.getElementById("volume").addEventListener("input", (event) => player.setVolume(Number(event.target.value)));
 form.elements.most_bpm?.addEventListener("input", () => show());
 
+textFold.addEventListener("toggle", () => {
+  area.value = piece().text;
+});
 area.addEventListener("change", async () => {
   if (writing || area.value === piece().text) return;
   remember();

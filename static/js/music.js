@@ -196,8 +196,12 @@ export class Roll {
     this.drawn = 0;
     host.addEventListener("scroll", () => this.request(), { passive: true });
     new ResizeObserver(() => this.fit()).observe(host);
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.request());
-    new MutationObserver(() => this.request()).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+    const repaint = () => {
+      this.theme = null;
+      this.request();
+    };
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+    new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["data-theme"] });
     this.#edit();
     this.fit();
   }
@@ -249,24 +253,34 @@ export class Roll {
     if (x > this.width * 0.75 || x < 0) this.host.scrollLeft = Math.max(0, seconds * this.scale - this.width * 0.25);
   }
 
+  // The colours of the page, asked for once: asking has the browser work out the styles of all of it.
+  #theme() {
+    const probe = this.host.querySelector(".roll-probe");
+    const names = { ground: "raised", ink: "ink", line: "line", strong: "line-strong", soft: "ink-soft", keys: "side", accent: "accent" };
+    const found = {};
+    for (const [name, variable] of Object.entries(names)) {
+      probe.style.color = `var(--${variable})`;
+      found[name] = getComputedStyle(probe).color;
+    }
+    const isDark = Number(/\d+/.exec(found.ink)) > 128;
+    found.voices = HUES.map((hue) => `hsl(${hue} 55% ${isDark ? 62 : 40}%)`);
+    return found;
+  }
+
   draw() {
     const { notes, end, bar, longest } = this.piece();
     this.#range();
-    const probe = this.host.querySelector(".roll-probe");
-    const theme = (name) => {
-      probe.style.color = `var(${name})`;
-      return getComputedStyle(probe).color;
-    };
-    const ground = theme("--raised");
-    const ink = theme("--ink");
-    this.spacer.style.width = `${Math.ceil((end + 4) * this.scale)}px`;
+    this.theme ??= this.#theme();
+    const { ground, ink, line, strong, soft, keys, accent } = this.theme;
+    const breadth = Math.ceil((end + 4) * this.scale);
+    if (breadth !== this.breadth) this.spacer.style.width = `${breadth}px`;
+    this.breadth = breadth;
     if (this.player.isPlaying) this.follow(this.player.now);
     const pen = this.canvas.getContext("2d");
     const ratio = this.canvas.width / Math.max(1, this.width);
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.fillStyle = ground;
     pen.fillRect(0, 0, this.width, this.height);
-    const [line, strong, soft, keys] = ["--line", "--line-strong", "--ink-soft", "--side"].map(theme);
     pen.fillStyle = keys;
     for (let pitch = this.lowest; pitch <= this.highest; pitch += 1) {
       if ([1, 3, 6, 8, 10].includes(pitch % 12)) pen.fillRect(0, this.y(pitch), this.width, this.row);
@@ -290,7 +304,7 @@ export class Roll {
       const note = notes[i];
       const length = note.isSounding ? Math.max(end - note.start, 0.05) : note.length;
       if (note.start + length < from) continue;
-      pen.fillStyle = voiceColour(note.track, ink);
+      pen.fillStyle = this.theme.voices[note.track % HUES.length];
       pen.globalAlpha = 0.45 + 0.55 * (note.velocity / 127);
       const width = Math.max(2, length * this.scale - 1);
       pen.fillRect(this.x(note.start), this.y(note.pitch) + 0.5, width, this.row - 1);
@@ -302,7 +316,7 @@ export class Roll {
     }
     pen.globalAlpha = 1;
     const x = this.x(this.player.now);
-    pen.fillStyle = theme("--accent");
+    pen.fillStyle = accent;
     pen.fillRect(x - 1, 0, 2, this.height);
     this.drawn += 1;
     for (const at of this.arrived ?? []) this.latencies.push(Date.now() - 1000 * at);
@@ -383,8 +397,3 @@ export class Roll {
 }
 
 const HUES = [174, 28, 262, 340, 205, 95, 48, 300, 140, 0, 230, 70, 320];
-
-function voiceColour(track, ink) {
-  const isDark = Number(/\d+/.exec(ink)) > 128;
-  return `hsl(${HUES[track % HUES.length]} 55% ${isDark ? 62 : 40}%)`;
-}

@@ -501,6 +501,35 @@ def test_without_a_cache_no_state_is_ever_read_back():
     assert run(made, request(boundaries=(2,)))["a"].finish_reason is FinishReason.LENGTH
 
 
+class InParts:
+    """A constraint: allows everything, and says that a part begins with every third token."""
+
+    def __init__(self, description):
+        self.begins_part, self.count = False, description["before"]
+
+    def mask(self, usable):
+        return usable
+
+    def accept(self, token_id):
+        self.count += 1
+        self.begins_part = self.count % 3 == 0
+
+
+@pytest.mark.parametrize(("kept", "stride"), [(100, 3), (4, 24)])
+def test_the_state_before_each_part_is_kept_and_thinned_to_a_share_of_the_memory(kept, stride):
+    """Going on from such a place reads nothing, since its logits are there too."""
+    config = fake_config()
+    room = 4 * kept * (config.state_bytes() + 4 * config.vocab_size) + 8_000
+    made = engine(state_cache_bytes=room, constraint_factory=InParts)
+    written = run(made, request(constraint={"before": 0}, max_tokens=60))["a"].token_ids
+    assert len(written) == 60 and len(made.snapshots) <= kept + 3
+    for begun in range(stride - 1, 57, stride):
+        ids = (1, 2, 3, *written[:begun])
+        fork = run(made, request("fork", ids, constraint={"before": begun}, max_tokens=3))["fork"]
+        assert fork.stats.prefilled_tokens == 0, begun
+        assert fork.token_ids == run(engine(), request("b", ids, max_tokens=3))["b"].token_ids
+
+
 def test_memory_running_out_for_a_snapshot_costs_the_snapshots_not_the_answer():
     made = engine()
     run(made, request())

@@ -21,14 +21,16 @@ from webapp.cli import main
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.music.abc import count_bars, read_abc
-from webapp.music.events import NoteDecoder, notes_of, read_text, write_text
+from webapp.music.bars import bar_places
+from webapp.music.events import NoteDecoder, events_of, notes_of, read_text, write_text
 from webapp.music.midi_file import read_midi, write_midi
-from webapp.services.compose import RULES, Wish, compose, read_seed, saved
+from webapp.services.compose import RULES, Wish, bar_s, compose, read_seed, saved
 from webapp.services.generation.completions import Completions
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, TextPrompt
 from webapp.services.presets.presets import Presets
 from webapp.settings import Settings
 from webapp.structured.music_rules import LIMITS
+from webapp.tokenizer.music import MIDI
 
 NAMES = {"midi": "tiny-midi.safetensors", "abc": "tiny-abc.safetensors"}
 
@@ -98,19 +100,33 @@ def test_variations_differ_and_a_seed_gives_the_same_again(managers):
     assert first == again and len(set(first)) == 3
 
 
-def test_a_fork_reads_at_most_what_was_written_since_the_last_snapshot(managers):
-    """The engine keeps one of every 256 tokens of a piece, and of its end."""
-    wish = Wish(rules={"seconds": 600}, sampling={"seed": 2}, max_tokens=600)
-    (generation,) = compose(managers["midi"], wish)
+def read_again(manager: ModelManager, ids: tuple[int, ...]) -> int:
+    """Tokens that going on from there reads."""
+    (fork,) = compose(manager, Wish(token_ids=ids, max_tokens=2))
+    fork.start()
+    return fork.finish().stats["prefilled_tokens"]
+
+
+@pytest.mark.parametrize(
+    "kind, wish",
+    [
+        ("midi", Wish(rules={"seconds": 12, "most_bpm": 100}, sampling={"seed": 2})),
+        ("midi", Wish("pi:3c:9 t125 t125 pi:3c:0 t30", rules={"seconds": 9}, sampling={"seed": 3})),
+        ("abc", Wish(rules={"bars": 6}, sampling={"seed": 4})),
+        ("abc", Wish("L:1/8\nM:4/4\nK:G\n|: GABc dedB |", rules={"bars": 4}, sampling={"seed": 4})),
+    ],
+)
+def test_a_fork_at_any_bar_reads_nothing_again(managers, kind, wish):
+    """Of what was written, and of what was read before it."""
+    (generation,) = compose(managers[kind], wish)
     generation.start()
     generation.finish()
-    ids = (0, *generation.text.token_ids)
-    found = {}
-    for place in (len(ids), 400):
-        (fork,) = compose(managers["midi"], Wish(token_ids=ids[:place], max_tokens=2))
-        fork.start()
-        found[place] = fork.finish().stats["prefilled_tokens"]
-    assert len(ids) == 601 and found[601] <= 1 and 0 < found[400] < 256
+    ids = (*generation.prompt.token_ids, *generation.text.token_ids)
+    vocabulary = MIDI if kind == "midi" else None
+    places, _ = bar_places(vocabulary, ids, bar_s(wish.rules.get("most_bpm", 0)))
+    assert len(places) >= 5
+    assert [read_again(managers[kind], ids[:place]) for place in places] == [0] * len(places)
+    assert 0 < read_again(managers[kind], ids[: places[-1] - 2]) < 256
 
 
 def test_a_music_model_completes_and_does_not_chat(managers, database):
@@ -141,14 +157,27 @@ def test_seeds_of_every_kind():
     assert len(notes_of(read_text(read_seed("midi", "a.abc", abc_tune(1).encode())))) == len(read_abc(abc_tune(1)))
     tune = "X:7\nT:A title\nM:4/4\nL:1/8\nK:D\nd2 fa |: b a :|"
     assert read_seed("abc", "a.abc", tune.encode()) == "M:4/4\nL:1/8\nK:D\nd2 fa |: b a :|"
-    for kind, name in (("abc", "a.mid"), ("midi", "a.mp3"), ("midi", "noname")):
+    for kind, name in (("abc", "a.mp3"), ("midi", "a.mp3"), ("midi", "noname")):
         with raises_code("music_ending"):
             read_seed(kind, name, b"")
     with raises_code("music_unreadable"):
         read_seed("abc", "a.abc", b"\xff\xfe")
     with raises_code("music_ending"):
-        saved("midi", text, ".abc")
-    assert set(RULES) == set(LIMITS)
+        saved("midi", text, ".exe")
+
+
+def test_one_voice_becomes_abc_and_more_are_refused():
+    melody = write_midi(events_of(read_abc("L:1/8\nM:4/4\nQ:1/4=96\nK:D\nd2 fa [df]4 | ^g>a z2 D,4 |]")))
+    seed = read_seed("abc", "a.mid", melody)
+    assert seed.splitlines() == ["L:1/8", "M:4/4", "Q:1/4=96", "K:A", "d2 f a [df]4|g3/2 a/2 z2 D,4|]"]
+    text = read_seed("midi", "a.mid", melody)
+    assert read_abc(saved("midi", text, ".abc").decode()) == read_abc(seed)
+    for two in (midi_tune(3), read_text("pi:3c:9 t50 pi:48:9 t50 pi:3c:0 t50 pi:48:0")):
+        with raises_code("music_many_voices"):
+            read_seed("abc", "a.mid", write_midi(two))
+        with raises_code("music_many_voices"):
+            saved("midi", write_text(two), ".abc")
+    assert {*RULES, "bar_s", "before_s"} == set(LIMITS)
 
 
 @pytest.fixture

@@ -101,6 +101,31 @@ def test_notes_changed_by_hand_and_files_become_text(clients):
     assert again == found
 
 
+def test_what_is_played_becomes_abc_behind_the_tune_that_is_there(clients):
+    rows = json.dumps([[0, 2.0, 0.24, 62, 90, "piano", 0], [1, 2.25, 0.24, 66, 90, "piano", 0]])
+    tune = "L:1/8\nM:4/4\nK:D\nd2 fa d4|"
+    for text in ("", tune):
+        found = clients["abc"].post("/compose/read", data={"text": text, "notes": rows}, headers=JSON).get_json()
+        assert found["text"].startswith(text or "L:1/8") and [row[3] for row in found["notes"]][-2:] == [62, 66]
+    midi = saved(clients["abc"], tune, ".mid").data
+    again = clients["abc"].post("/compose/read", data={"file": (_file(midi), "a.mid")}, headers=JSON).get_json()
+    assert [row[1:4] for row in again["notes"]] == [[0.0, 0.5, 74], [0.5, 0.25, 78], [0.75, 0.25, 81], [1.0, 1.0, 74]]
+    rows = json.dumps([[0, start, 1.0, pitch, 90, "piano", 0] for start, pitch in ((0, 60), (0.5, 72))])
+    found = clients["abc"].post("/compose/read", data={"notes": rows}, headers=JSON)
+    assert found.status_code == 422 and found.get_json()["error"]["code"] == "music_many_voices"
+
+
+def test_many_notes_and_a_long_text_come_in_one_form(clients):
+    """More than the 500 kB that Flask takes by itself."""
+    rows = [[number, number / 8, 0.1, 40 + number % 40, 90, "piano", 0] for number in range(12_000)]
+    data = json.dumps(rows)
+    assert len(data) > 420_000
+    found = clients["midi"].post("/compose/read", data={"notes": data + " " * 100_000}, headers=JSON).get_json()
+    assert len(found["notes"]) == 12_000
+    whole = saved(clients["midi"], found["text"] + " " * 600_000, ".mid")
+    assert len(notes_of(read_midi(whole.data))) == 12_000
+
+
 def _file(data):
     import io
 

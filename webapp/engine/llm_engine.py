@@ -59,6 +59,8 @@ MOST_DRAFTING = 4
 """With more answers in a step the processor has enough to do without guesses."""
 SNAPSHOT_EVERY = 256
 """Tokens of a long answer between two snapshots."""
+PARTS_SHARE = 4
+"""The snapshots before parts of one answer take no more than this part of the memory for all."""
 WORTH_LASTING = 512
 """So many tokens read at a time are worth a file, whatever they are read for."""
 ROUNDED = 0.01
@@ -363,6 +365,11 @@ class LLMEngine:
                 continue
             due = len(piece.row.token_ids) - len(piece.draft) - 1 if piece.draft else 0
             drawing.append((piece, line + due))
+        before = {  # drawing may overwrite them; what is drawn says whether they are wanted
+            id(piece.sequence): logits.to_numpy([line])[0].copy()
+            for piece, line in drawing
+            if piece.sequence.sampling.parts is not None
+        }
         held = 0
         while drawing:  # once, and once more for each guess that came true
             for piece, _ in drawing:
@@ -374,7 +381,7 @@ class LLMEngine:
         for piece in pieces:
             if piece.sequence.releasable and piece.sequence.status is SequenceStatus.DECODING:
                 self._tell(piece.sequence)
-            self._snapshot_on_the_way(piece.sequence)
+            self._snapshot_on_the_way(piece.sequence, before.get(id(piece.sequence)))
 
     def _holds(self, piece: Piece, held: int) -> bool:
         """After a token was drawn: whether it is the next guess. At the end of a draft, puts the state back before it
@@ -409,8 +416,9 @@ class LLMEngine:
             if not logits.is_finite(line):
                 self._fail(sequence, ModelError("non_finite_logits", tokens=sequence.position))
                 return False
-            is_whole = sequence.position == sequence.prompt_length
-            self._snapshot(sequence, logits.to_numpy([line])[0].copy() if is_whole else None)
+            is_whole, is_parted = sequence.position == sequence.prompt_length, sequence.sampling.parts is not None
+            begun = logits.to_numpy([line])[0].copy() if is_whole or is_parted else None
+            self._snapshot(sequence, begun, lasts=is_whole or not is_parted)
         if sequence.prompt_length - sequence.cached_tokens > self.scheduler.prefill_chunk:
             request_id = sequence.request.request_id
             self._events.append(PrefillProgress(request_id, sequence.position, sequence.prompt_length))
@@ -517,26 +525,46 @@ class LLMEngine:
         else:
             self._snapshot(sequence)
 
-    def _snapshot_on_the_way(self, sequence: Sequence) -> None:
-        """Of a long answer, so that little is read again where the engine ends before it does."""
+    def _snapshot_on_the_way(self, sequence: Sequence, logits: FloatArray | None) -> None:
+        """Of a long answer, so that little is read again where the engine ends before it does; and where a part of it
+        begins, with the ``logits`` the state ended with."""
         written = sequence.position - sequence.prompt_length
         is_due = sequence.request.is_kept and written >= sequence.snapshot_after + SNAPSHOT_EVERY
         if is_due and sequence.status is SequenceStatus.DECODING and sequence.before_draft is None:
             sequence.snapshot_after = written
             self._snapshot(sequence)
+        parts = sequence.sampling.parts
+        if parts is not None and parts.begins_part and sequence.status is SequenceStatus.DECODING:
+            self._snapshot_part(sequence, logits)
 
-    def _snapshot(self, sequence: Sequence, logits: FloatArray | None = None) -> None:
+    def _snapshot_part(self, sequence: Sequence, logits: FloatArray | None) -> None:
+        """In memory alone. Of more parts than :data:`PARTS_SHARE` allows, every second goes, and so on."""
+        sequence.parts_begun += 1
+        token_ids, digest = sequence.consumed_token_ids, sequence.snapshot_digest
+        if sequence.parts_begun % sequence.part_stride or self.snapshots.contains(digest, token_ids, True):
+            return
+        self._snapshot(sequence, logits, lasts=False)
+        sequence.parts.append(self.snapshots.name(digest, token_ids))
+        size = self.config.state_bytes() + 4 * self.config.vocab_size
+        if len(sequence.parts) > max(1, self.snapshots.limit_bytes // PARTS_SHARE // size):
+            self.snapshots.forget(sequence.parts[::2], in_memory=True)
+            sequence.parts = sequence.parts[1::2]
+            sequence.part_stride *= 2
+
+    def _snapshot(self, sequence: Sequence, logits: FloatArray | None = None, lasts: bool = True) -> None:
         """Keeps the slot's state under the tokens that made it, and ``logits (vocab_size,)`` after them if given. A
-        failure costs the snapshot, not the answer; where memory is the reason, all snapshots in memory go."""
+        failure costs the snapshot, not the answer; where memory is the reason, all snapshots in memory go. One that
+        ``lasts`` is on disk, too, of a request that is kept or a long reading."""
         token_ids, digest = sequence.consumed_token_ids, sequence.snapshot_digest
         is_useless = self.snapshots.limit_bytes < self.config.state_bytes()
         if is_useless:
             return
-        if sequence.request.is_kept:
+        if sequence.request.is_kept and lasts:
             sequence.snapshots.append(self.snapshots.name(digest, token_ids))
         if self.snapshots.contains(digest, token_ids, logits is not None):
             return
-        is_lasting = sequence.request.is_kept or len(token_ids) - sequence.cached_tokens >= WORTH_LASTING
+        is_long = len(token_ids) - sequence.cached_tokens >= WORTH_LASTING
+        is_lasting = lasts and (sequence.request.is_kept or is_long)
         try:
             snapshot = Snapshot(self.backend.read_state(_slot(sequence)), logits)
             self.snapshots.put(digest, token_ids, snapshot, is_lasting)

@@ -39,7 +39,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +113,15 @@ class Constraint(Protocol):
 
     def accept(self, token_id: int) -> None:
         """This token was drawn and the sequence goes on."""
+
+
+@runtime_checkable
+class PartedConstraint(Constraint, Protocol):
+    """Of a text in parts that people come back to (bars of music): the state before each is kept, with its logits, so
+    that another way on from there reads nothing."""
+
+    begins_part: bool
+    """Whether the token drawn last is the first of a part."""
 
 
 ConstraintFactory = Callable[[dict[str, Any]], Constraint]
@@ -210,6 +219,7 @@ class SequenceSampling:
         self.position = 0
         self.adjustments = adjustments
         self.constraint = constraint
+        self.parts = constraint if isinstance(constraint, PartedConstraint) else None
 
     def accept(self, token_id: int) -> None:
         """The token drawn last, and the sequence goes on."""

@@ -134,6 +134,11 @@ class Sequence:
     """Names of those it began with or left, in this order."""
     snapshot_after: int = 0
     """How many written tokens the last snapshot of the answer has consumed."""
+    parts: list[str] = field(default_factory=list)
+    """Names of the snapshots before parts of the answer that are in memory, in their order."""
+    part_stride: int = 1
+    """Every how many parts there is one: more where there are too many."""
+    parts_begun: int = 0
     start_digest: str = ""
     end_digest: str = ""
     """Of the slot's state after admission and at the end, where the engine checks states."""

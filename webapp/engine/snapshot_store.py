@@ -167,12 +167,12 @@ class SnapshotStore:
                 if key.length not in keep and key.tail == _tail(block, ids[number * BLOCK : key.length]):
                     self.folder.retire(key)
 
-    def forget(self, names: Collection[str]) -> None:
-        """Those of these names (:meth:`name`), from memory and folder."""
+    def forget(self, names: Collection[str], in_memory: bool = False) -> None:
+        """Those of these names (:meth:`name`), from memory and folder, or from memory alone."""
         for name in names:
             if (named := key_of(name + ENDING)) is not None:
                 self._forget(named[0])
-                if self.folder is not None:
+                if self.folder is not None and not in_memory:
                     self.folder.remove(named[0])
 
     def clear(self) -> None:

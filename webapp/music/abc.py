@@ -9,10 +9,12 @@ any note is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 
+from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.music.events import MOST_NOTES, STEP_S, Note, check_step, too_long, unreadable
 
@@ -162,9 +164,7 @@ def _key(value: str) -> dict[str, int]:
     mode = found[3].lower()
     shift = MODES.get(mode, MODES.get(mode[:3], MODES["m"] if mode[:1] == "m" and mode[:3] not in MODES else 0))
     fifths = FIFTHS.index(found[1]) - 1 + {"#": 7, "b": -7}.get(found[2], 0) + shift
-    if fifths >= 0:
-        return dict.fromkeys(FIFTHS[: min(fifths, 7)], 1)
-    return dict.fromkeys(FIFTHS[max(fifths, -7) :], -1)
+    return _scale(max(-7, min(fifths, 7)))
 
 
 def _read_line(line: str, voice: _Voice) -> None:
@@ -299,3 +299,130 @@ def _played(items: Iterator[_Sound | _Bar], track: int) -> Iterator[Note]:
                 yield note
         now, is_first = now + length, False
     yield from tied.values()
+
+
+# notes to a tune
+
+UNIT = 16
+"""Notes are rounded to sixteenths, of bars of four quarters."""
+BARS_A_LINE = 4
+TEMPOS = range(60, 161)
+TEMPO_SAMPLE = 400
+"""Beginnings of notes that the tempo is found from."""
+MOST_OVERLAP = 0.34
+"""Of a note's length: what sounds longer into the next one is a voice of its own, not a melody played smoothly."""
+
+
+def write_abc(notes: Iterable[Note]) -> str:
+    """One voice as a tune: rounded to sixteenths of the tempo it fits best, in the major key with the fewest signs,
+    without the silence before it. Notes that begin together are a chord. ``music_many_voices`` says where two
+    melodies sound at once, or that drums play; ``music_unreadable`` for no notes."""
+    ordered = sorted(notes, key=lambda note: (note.start_s, note.pitch))
+    if not ordered:
+        raise unreadable("notes", Text("reason.music.no_notes"))
+    drum = next((note for note in ordered if note.instrument in ("percussion", "drum")), None)
+    if drum is not None:
+        raise _many_voices(drum)
+    tempo = _tempo_of([note.start_s - ordered[0].start_s for note in ordered])
+    groups = _in_one_voice(ordered, 15 / tempo)
+    fifths = max(range(-6, 7), key=lambda n: (_in_key(groups, n), -abs(n)))
+    bars, marks = [""], dict[tuple[str, int], int]()
+    now = 0
+    for at, length, pitches in groups:
+        for begin, end, sounds in ((now, at, ()), (at, at + length, pitches)):
+            while begin < end:
+                if begin and begin % UNIT == 0:
+                    bars.append("")
+                    marks.clear()
+                stop = min(end, begin + UNIT - begin % UNIT)
+                spelled = "".join(_spelled(pitch, fifths, marks) for pitch in sounds) or "z"
+                head = f"[{spelled}]" if len(sounds) > 1 else spelled
+                tie = "-" if sounds and stop < end else ""
+                bars[-1] += f"{head}{_length_text(stop - begin)}{tie} "
+                begin = stop
+        now = at + length
+    lines = (
+        "|".join(bar.strip() for bar in bars[at : at + BARS_A_LINE]) + "|" for at in range(0, len(bars), BARS_A_LINE)
+    )
+    header = f"L:1/8\nM:4/4\nQ:1/4={round(tempo)}\nK:{_key_name(fifths)}\n"
+    return header + "\n".join(lines) + "]\n"
+
+
+def _many_voices(note: Note) -> RoostError:
+    minutes, seconds = divmod(int(note.start_s), 60)
+    return RoostError("music_many_voices", time=f"{minutes}:{seconds:02d}")
+
+
+def _tempo_of(starts: Sequence[float]) -> float:
+    """Quarters a minute: whole numbers compared by the times between beginnings, then finer by the beginnings, since
+    an error in the tempo grows with the piece."""
+    starts = starts[:TEMPO_SAMPLE]
+    between = [later - earlier for earlier, later in pairwise(starts) if later - earlier > 0.03]
+
+    def error(times: Sequence[float], tempo: float) -> float:
+        beats = [time * tempo / 15 for time in times]
+        return sum(abs(beat - round(beat)) for beat in beats) / max(1, len(beats))
+
+    coarse = min(TEMPOS, key=lambda tempo: error(between, tempo) + abs(tempo - 110) / 2000)
+    fine = [coarse + step / 50 for step in range(-50, 51)]
+    return min(fine, key=lambda tempo: (round(error(starts, tempo), 3), abs(tempo - coarse)))
+
+
+def _in_one_voice(notes: Sequence[Note], unit_s: float) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Beginning and length in sixteenths, and pitches from below, of each note or chord."""
+    first = notes[0].start_s
+    by_start: dict[int, list[Note]] = {}
+    for note in notes:
+        by_start.setdefault(round((note.start_s - first) / unit_s), []).append(note)
+    starts = sorted(by_start)
+    found = []
+    for start, following in zip(starts, [*starts[1:], None], strict=True):
+        chord = by_start[start]
+        length_s = max(note.duration_s for note in chord)
+        length = max(1, round(length_s / unit_s))
+        if following is not None and start + length > following:
+            overlap = start + length - following
+            if overlap > 1 and overlap > MOST_OVERLAP * length:
+                raise _many_voices(by_start[following][0])
+            length = following - start
+        found.append((start, length, tuple(sorted({note.pitch for note in chord}))))
+    return found
+
+
+def _scale(fifths: int) -> dict[str, int]:
+    """Letter -> sharp (1) or flat (-1), of a major key so many fifths above C."""
+    return dict.fromkeys(FIFTHS[:fifths], 1) if fifths >= 0 else dict.fromkeys(FIFTHS[fifths:], -1)
+
+
+def _in_key(groups: Iterable[tuple[int, int, tuple[int, ...]]], fifths: int) -> int:
+    """How long the notes sound that need no sign of their own."""
+    scale = _scale(fifths)
+    inside = {(step + scale.get(letter, 0)) % 12 for letter, step in STEPS.items()}
+    return sum(length for _, length, pitches in groups for pitch in pitches if pitch % 12 in inside)
+
+
+def _key_name(fifths: int) -> str:
+    sharps, place = divmod(fifths + 1, 7)
+    return FIFTHS[place] + {-1: "b", 0: "", 1: "#"}[sharps]
+
+
+def _spelled(pitch: int, fifths: int, marks: dict[tuple[str, int], int]) -> str:
+    """With the sign it needs here; ``marks`` are those already in the bar."""
+    scale, usual = _scale(fifths), 1 if fifths >= 0 else -1
+    ways = [(letter, sign) for letter in STEPS for sign in (0, 1, -1) if (STEPS[letter] + sign - pitch) % 12 == 0]
+    letter, sign = min(ways, key=lambda way: (scale.get(way[0], 0) != way[1], way[1] != 0, way[1] != usual))
+    octave = (pitch - sign - STEPS[letter] - 60) // 12
+    mark = ""
+    if marks.get((letter, octave), scale.get(letter, 0)) != sign:
+        marks[letter, octave] = sign
+        mark = next(text for text, shift in ACCIDENTALS.items() if shift == sign)
+    name = letter.lower() + "'" * (octave - 1) if octave > 0 else letter + "," * -octave
+    return mark + name
+
+
+def _length_text(sixteenths: int) -> str:
+    """As a multiple of the eighth."""
+    length = Fraction(sixteenths, 2)
+    if length.denominator == 1:
+        return "" if length == 1 else str(length)
+    return f"{length.numerator if length.numerator > 1 else ''}/2"

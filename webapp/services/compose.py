@@ -8,7 +8,7 @@ a file of a whole text, :func:`read_seed` a text of a file.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,7 +16,8 @@ from webapp.engine.sampling_params import SamplingParams
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
-from webapp.music.abc import read_abc
+from webapp.music.abc import read_abc, write_abc
+from webapp.music.bars import BAR_S, BEFORE_CHARS, bar_places
 from webapp.music.events import Note, events_of, notes_of, read_text, unreadable, write_text
 from webapp.music.midi_file import read_midi, write_midi
 from webapp.services.generation.generation import AnswerText, Generation
@@ -36,23 +37,26 @@ from webapp.weights.inspection import Inspection
 MIDI_TEXT, ABC_TEXT = "midi", "abc"
 PIECE_TOKENS = 4096
 """The author's models were trained on pieces of so many tokens."""
-ENDINGS = {MIDI_TEXT: (".mid", ".txt", ".wav"), ABC_TEXT: (".abc", ".txt", ".mid", ".wav")}
+ENDINGS = {MIDI_TEXT: (".mid", ".txt", ".wav", ".abc"), ABC_TEXT: (".abc", ".txt", ".mid", ".wav")}
 RULES = ("most_at_once", "most_per_s", "most_bpm", "seconds", "bars")
 """Numbers among the rules; beside them ``instruments``, a list of names."""
+GATHER_S = 0.016
+"""What is written within a frame of a page is told together."""
+PROMPT_BARS = 32
+"""Of a longer piece that is read, not every bar is kept."""
 SEED_ENDINGS = (".mid", ".midi", ".txt", ".abc")
 
 
 @dataclass(frozen=True)
 class Wish:
     """``prompt``: text the music goes on from, of the model's kind; ``token_ids`` in its place go on from exactly
-    these, and of them only what lies behind the last snapshot is read: there is one of every 256 tokens of a piece that
-    was written, of its end, and of ``boundaries`` (how many of the ids lie before each). ``rules`` as in
-    :mod:`webapp.structured.music_rules`, without the kind; ``sampling``: names of SamplingParams that differ from the
-    author's."""
+    these. Of either only what lies behind the last snapshot is read: the engine keeps one where a bar begins, as far
+    as they have room (``PARTS_SHARE`` in :mod:`webapp.engine.llm_engine`), of every 256 tokens and of the end.
+    ``rules`` as in :mod:`webapp.structured.music_rules`, without the kind and the time before; ``sampling``: names of
+    SamplingParams that differ from the author's."""
 
     prompt: str = ""
     token_ids: tuple[int, ...] = ()
-    boundaries: tuple[int, ...] = ()
     rules: Mapping[str, Any] = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int = PIECE_TOKENS
@@ -91,18 +95,32 @@ def compose(manager: ModelManager, wish: Wish) -> list[Generation]:
         raise RoostError("not_a_music_model", name=os.path.basename(model.info.path))
     values = {**published_sampling(model.info).values, **wish.sampling, "max_tokens": wish.max_tokens}
     params = SamplingParams.from_dict(values)
-    rules = {name: value for name, value in wish.rules.items() if value}
+    rules: dict[str, Any] = {"kind": kind} | {name: value for name, value in wish.rules.items() if value}
     ids = wish.token_ids or prompt_ids(model, wish.prompt)
+    if kind == MIDI_TEXT:
+        rules["bar_s"] = bar_s(rules.get("most_bpm", 0))
+    vocabulary = vocabulary_of(model.info) if kind == MIDI_TEXT else None
+    places, before_s = bar_places(vocabulary, ids, rules.get("bar_s", BAR_S))
+    if before_s:
+        rules["before_s"] = before_s
+    if kind == ABC_TEXT:
+        rules["before"] = model.tokenizer.decode(ids[-BEFORE_CHARS:])
     rendered = raw_prompt("", ids)
-    prepared = prepare(model, rendered, params, {"kind": kind, **rules} if rules else None, wish.state)
-    boundaries = tuple(sorted({*wish.boundaries, len(ids)}))
+    prepared = prepare(model, rendered, params, rules, wish.state)
+    boundaries = (*places[:: 1 + len(places) // PROMPT_BARS], len(ids))
     prepared = replace(prepared, encoded=replace(prepared.encoded, boundaries=boundaries))
     made = []
     for number in range(wish.variations):
         own = params if params.seed is None else replace(params, seed=params.seed + number)
         text = AnswerText(rendered, model.tokenizer, (), params=own)
-        made.append(Generation(manager, replace(prepared, params=own), wish.client, text, is_kept=True))
+        prompt = replace(prepared, params=own)
+        made.append(Generation(manager, prompt, wish.client, text, is_kept=True, gather_s=GATHER_S))
     return made
+
+
+def bar_s(most_bpm: float) -> float:
+    """Seconds: four beats of the tempo the piece is held to, or two seconds."""
+    return min(240 / most_bpm, 3600.0) if most_bpm else BAR_S
 
 
 def notes_of_text(kind: str, text: str, vocabulary: MidiVocabulary = MIDI) -> list[Note]:
@@ -124,6 +142,8 @@ def saved(kind: str, text: str, ending: str, vocabulary: MidiVocabulary = MIDI) 
         has_number = any(line.startswith("X:") for line in text.splitlines())
         return (text if has_number or ending == ".txt" else f"X:1\n{text}").encode()
     events = read_text(text, vocabulary)
+    if ending == ".abc":
+        return f"X:1\n{write_abc(notes_of(events, vocabulary))}".encode()
     return write_midi(events, vocabulary) if ending == ".mid" else write_text(events, vocabulary).encode()
 
 
@@ -132,14 +152,15 @@ ABC_FIELDS = "SBELMKQV"
 
 
 def read_seed(kind: str, name: str, data: bytes, vocabulary: MidiVocabulary = MIDI) -> str:
-    """The text a model of that kind goes on from. A MIDI model takes a tune in ABC as notes of the piano; the other way
-    round there is none. ``music_ending``, ``music_unreadable`` or ``music_too_long`` where it cannot be."""
+    """The text a model of that kind goes on from. A MIDI model takes a tune in ABC as notes of the piano, an ABC model
+    a ``.mid`` of one voice. ``music_ending``, ``music_unreadable``, ``music_many_voices`` or ``music_too_long`` where
+    it cannot be."""
     ending = os.path.splitext(name)[1].lower()
-    if ending not in SEED_ENDINGS or (kind == ABC_TEXT and ending in (".mid", ".midi")):
-        known = SEED_ENDINGS if kind == MIDI_TEXT else (".abc", ".txt")
-        raise RoostError("music_ending", ending=ending or name, names=", ".join(known))
+    if ending not in SEED_ENDINGS:
+        raise RoostError("music_ending", ending=ending or name, names=", ".join(SEED_ENDINGS))
     if ending in (".mid", ".midi"):
-        return write_text(read_midi(data, vocabulary), vocabulary, is_marked=False)
+        events = read_midi(data, vocabulary)
+        return text_of_notes(kind, notes_of(events)) if kind == ABC_TEXT else write_text(events, vocabulary, False)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
@@ -148,5 +169,17 @@ def read_seed(kind: str, name: str, data: bytes, vocabulary: MidiVocabulary = MI
         events = events_of(read_abc(text), vocabulary) if ending == ".abc" else read_text(text, vocabulary)
         return write_text(events, vocabulary, is_marked=False)
     read_abc(text)
+    return _of_training(text)
+
+
+def text_of_notes(kind: str, notes: Iterable[Note], vocabulary: MidiVocabulary = MIDI) -> str:
+    """What is played or changed by hand, as text a model of that kind goes on from: of an ABC model one voice
+    (``music_many_voices``)."""
+    if kind == ABC_TEXT:
+        return write_abc(notes)
+    return write_text(events_of(notes, vocabulary), vocabulary, is_marked=False)
+
+
+def _of_training(text: str) -> str:
     lines = (line for line in text.splitlines() if line[1:2] != ":" or line[2:3] in ("|", ":") or line[0] in ABC_FIELDS)
     return "\n".join(lines)

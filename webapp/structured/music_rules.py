@@ -6,8 +6,12 @@ A description is a plain dict, as in :mod:`.grammar`; what is left out holds not
      "most_at_once": 6,                           notes that sound together
      "most_per_s": 12,                            notes begun within a second
      "most_bpm": 120,                             beginnings are a sixteenth apart or more, or at one moment
-     "seconds": 30}                               the piece ends there and not before
-    {"kind": "abc", "bars": 16}                   likewise
+     "seconds": 30,                               the piece ends there and not before
+     "bar_s": 2, "before_s": 8}                   bars are so long; what is written begins so late in the piece
+    {"kind": "abc", "bars": 16,                   likewise
+     "before": "K:D\\nd2 fa|"}                     the end of what it goes on from
+
+Where a bar begins, the engine keeps the state before it (:class:`~webapp.engine.sampling_batch.PartedConstraint`).
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ from numpy.typing import NDArray
 from webapp.engine.sampling_batch import Constraint, Words
 from webapp.errors import GrammarInvalid
 from webapp.i18n import Text
+from webapp.music.bars import BAR_S, BEFORE_CHARS, AbcBars, MidiBars
 from webapp.tokenizer import Tokenizer
 from webapp.tokenizer.music import ABC_END, STEP_S, AbcTokenizer, MidiTokenizer, MidiVocabulary
 
@@ -31,7 +36,15 @@ MIDI_END = 0
 SECOND = round(1 / STEP_S)
 HELD = 5 * SECOND
 """A note that nothing ends counts no longer (``webapp.music.events``)."""
-LIMITS = {"most_at_once": 128, "most_per_s": 1000, "most_bpm": 1000, "seconds": 3600, "bars": 10_000}
+LIMITS = {
+    "most_at_once": 128,
+    "most_per_s": 1000,
+    "most_bpm": 1000,
+    "seconds": 3600,
+    "bar_s": 3600,
+    "before_s": 3600,
+    "bars": 10_000,
+}
 
 
 def is_music(description: Mapping[str, Any]) -> bool:
@@ -42,7 +55,7 @@ def music_constraint(description: Mapping[str, Any], tokenizer: Tokenizer) -> Co
     """GrammarInvalid for rules of another vocabulary than the model's, and for values that cannot be."""
     values = {name: _number(description, name) for name in LIMITS}
     if description["kind"] == ABC_KIND and isinstance(tokenizer, AbcTokenizer):
-        return AbcRules(int(values["bars"] or 0))
+        return AbcRules(int(values["bars"] or 0), str(description.get("before", "")))
     if description["kind"] == MIDI_KIND and isinstance(tokenizer, MidiTokenizer):
         names, known = description.get("instruments") or (), tokenizer.vocabulary.instruments
         for name in names:
@@ -86,7 +99,11 @@ class MidiRules:
         most_per_s: float | None,
         most_bpm: float | None,
         seconds: float | None,
+        bar_s: float | None,
+        before_s: float | None,
     ) -> None:
+        self.begins_part = False
+        self._bars = MidiBars(vocabulary, bar_s or BAR_S, before_s or 0.0)
         self._vocabulary = vocabulary
         self._at_once, self._per_s = most_at_once or np.inf, most_per_s or np.inf
         self._apart = 60 / most_bpm / 4 / STEP_S if most_bpm else 0.0
@@ -113,6 +130,7 @@ class MidiRules:
         return self._words[self._is_full()]
 
     def accept(self, token_id: int) -> None:
+        self.begins_part = self._bars.begins(token_id)
         self._step += self._vocabulary.steps_of(token_id)
         note = self._vocabulary.note_of(token_id)
         if note is None:
@@ -142,7 +160,11 @@ class AbcRules:
     """Of one sequence: a tune of so many bars; 0 is as many as the model writes. Bars are counted below the header,
     whose lines begin with a letter and a colon."""
 
-    def __init__(self, bars: int) -> None:
+    def __init__(self, bars: int, before: str) -> None:
+        self.begins_part = False
+        self._parts = AbcBars()
+        for character in before[-BEFORE_CHARS:]:
+            self._parts.begins(ord(character))
         self._bars = bars
         self._text = ""
         self._count = 0
@@ -156,6 +178,7 @@ class AbcRules:
         return allowed
 
     def accept(self, token_id: int) -> None:
+        self.begins_part = self._parts.begins(token_id)
         character = chr(token_id)
         if character == "\n":
             self._text = ""

@@ -14,10 +14,11 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.errors import InvalidOption, RoostError
 from webapp.i18n import Text
-from webapp.music.events import MOST_CHARS, Note, NoteChange, NoteDecoder, events_of, unreadable, write_text
+from webapp.music.events import MOST_CHARS, Note, NoteChange, NoteDecoder, unreadable
 from webapp.services.compose import (
     ABC_TEXT,
     ENDINGS,
+    GATHER_S,
     MIDI_TEXT,
     SEED_ENDINGS,
     Wish,
@@ -26,14 +27,17 @@ from webapp.services.compose import (
     notes_of_text,
     read_seed,
     saved,
+    text_of_notes,
     vocabulary_of,
 )
 from webapp.services.generation.completions import Completion
+from webapp.services.presets.fields import NAME_CHARS
 from webapp.storage.records import storable
 from webapp.tokenizer.music import MidiVocabulary
 from webapp.web.chat.views import waiting_text
 from webapp.web.guard import asker, current_role
 from webapp.web.kit.page import Choice, PageContext, Values, current_page, file_name_options, render_page
+from webapp.web.presets.views import state_choices
 from webapp.web.roles import least_role
 from webapp.web.status import music_models
 
@@ -95,7 +99,9 @@ def compose_page(page: PageContext, text: str = "", error: RoostError | None = N
         "chosen_instruments": form.getlist("instruments"),
         "variations": [Choice(str(count), str(count)) for count in range(1, MOST_VARIATIONS + 1)],
         "endings": ENDINGS[kind],
-        "accepts": ",".join(ending for ending in SEED_ENDINGS if kind == MIDI_TEXT or "mid" not in ending),
+        "accepts": ",".join(SEED_ENDINGS),
+        "states": state_choices(page, model, form.get("state", "")),
+        "chosen_state": form.get("state", ""),
         "may_keep_state": current_role() >= least_role("states.make"),
     }
 
@@ -142,7 +148,8 @@ def _wish(text: str) -> Wish:
     if form.get("seed", "").strip():
         sampling["seed"] = int(_number("seed", 0, 2**53, 0))
     variations = int(_number("variations", 1, MOST_VARIATIONS, 1))
-    return Wish(text, rules=rules, sampling=sampling, variations=variations, client=asker())
+    state = form.get("state", "")[:NAME_CHARS] or None
+    return Wish(text, rules=rules, sampling=sampling, variations=variations, state=state, client=asker())
 
 
 def _number(name: str, least: float, most: float, usual: float) -> float:
@@ -240,6 +247,7 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
     model = completion.prompts[0].model
     kind, vocabulary = kind_of(model.info), vocabulary_of(model.info)
     pieces = [_Piece(kind, head, vocabulary) for _ in completion.answers]
+    told_at = dict.fromkeys(range(len(pieces)), 0.0)
     try:
         for number, piece in enumerate(pieces):
             yield _line({"piece": number, "head": head, **piece.head()})
@@ -251,6 +259,8 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
                 continue
             number, event = told
             if isinstance(event, ContentDelta):
+                time.sleep(max(0.0, told_at[number] + GATHER_S - time.monotonic()))  # the rest of the frame gathers
+                told_at[number] = time.monotonic()
                 yield _line({"piece": number, **pieces[number].take(event.text), "at": time.time()})
             elif isinstance(event, Waiting):
                 yield _line({"waiting": waiting_text(event, page.t)})
@@ -280,19 +290,21 @@ def _figures(page: PageContext, end: Finished) -> str:
 
 @blueprint.post("/read")
 def read() -> Any:
-    """Text and notes of a file, of ``notes`` (rows as this module sends them, for MIDI models), or of ``text``."""
+    """Text and notes of a file, of ``notes`` (rows as this module sends them; of an ABC model behind ``text``), or of
+    ``text``."""
     page = current_page()
+    request.max_form_memory_size = FORM_BYTES  # before anything is read of the form
     try:
         info = page.manager.model_info()
         kind, vocabulary = kind_of(info), vocabulary_of(info)
         file = request.files.get("file")
         if file is not None and file.filename:
             text = read_seed(kind, file.filename, file.read(), vocabulary)
-        elif "notes" in request.form and kind == MIDI_TEXT:
-            request.max_form_memory_size = FORM_BYTES
-            text = write_text(events_of(_given_notes(request.form["notes"]), vocabulary), vocabulary, is_marked=False)
         else:
             text = _text()
+            if "notes" in request.form:
+                played = text_of_notes(kind, _given_notes(request.form["notes"]), vocabulary)
+                text = f"{text.rstrip()}\n{played}".lstrip() if kind == ABC_TEXT else played
         return jsonify(text=text, notes=_rows(notes_of_text(kind, text, vocabulary)) if text.strip() else [])
     except RoostError as exc:
         return jsonify(error=_told(page, exc)), exc.status

@@ -1,0 +1,66 @@
+"""Where the bars of a piece begin, token by token: people go on from there."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from webapp.tokenizer.music import STEP_S, MidiVocabulary
+
+BAR_S = 2.0
+"""Of a piece that is held to no tempo."""
+BAR_SIGNS = "|:]0123456789 \n"
+"""What belongs to a bar line once it has begun: ``|:``, ``||``, ``|]``, ``|1``, and the end of a line."""
+BEFORE_CHARS = 200
+"""Enough to see whether a bar line, or the key, is the last that stands there."""
+
+
+def bar_places(
+    vocabulary: MidiVocabulary | None, token_ids: Iterable[int], bar_s: float = BAR_S
+) -> tuple[list[int], float]:
+    """How many tokens of a piece lie before each of its bars, and its length in seconds (0 of a tune in ABC).
+    ``vocabulary`` is None of ABC."""
+    bars = AbcBars() if vocabulary is None else MidiBars(vocabulary, bar_s)
+    places = [place for place, token_id in enumerate(token_ids) if bars.begins(token_id)]
+    return places, bars.step * STEP_S
+
+
+class MidiBars:
+    """Bars of equal length. One begins with the first word at its time, or with the wait that passes it."""
+
+    def __init__(self, vocabulary: MidiVocabulary, bar_s: float, before_s: float = 0.0) -> None:
+        self._steps_of = vocabulary.steps_of
+        self._bar = bar_s / STEP_S
+        self.step = round(before_s / STEP_S)
+        self._next = max(1, math.ceil((self.step - 0.5) / self._bar))
+
+    def begins(self, token_id: int) -> bool:
+        """Whether this token, the next of the piece, is the first of a bar."""
+        due, before = self._next * self._bar, self.step
+        self.step += self._steps_of(token_id)
+        if before < due - 0.5 and self.step <= due + 0.5:
+            return False
+        self._next = max(self._next + 1, math.ceil((self.step - 0.5) / self._bar))
+        return True
+
+
+class AbcBars:
+    """A bar of a tune begins with the first character behind a bar line and what belongs to that, or below the key,
+    which ends the header."""
+
+    step = 0
+
+    def __init__(self) -> None:
+        self._line = ""
+        self._is_due = False
+
+    def begins(self, token_id: int) -> bool:
+        """Whether this token, the next of the tune, is the first of a bar."""
+        character = chr(token_id)
+        is_first = self._is_due and character not in BAR_SIGNS
+        if character == "|" or (character == "\n" and self._line.startswith("K:")):
+            self._is_due = True
+        elif is_first:
+            self._is_due = False
+        self._line = "" if character == "\n" else (self._line + character)[:2]
+        return is_first
