@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -128,63 +129,81 @@ DIES = """
 import os, signal, sys
 from webapp.storage import backups
 from webapp.storage.database import Database
-path, at = sys.argv[1], sys.argv[2]
 kill = lambda: os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
-if at == "copying":
-    backups._copy = lambda source, part: (part.write_bytes(b"half a cop"), kill())
-elif at == "copied":
-    real, backups.make_copy = backups.make_copy, lambda *args: (real(*args), kill())
-seen = 0
-def trace(statement):
-    global seen
-    seen += 1
-    if at == str(seen):
-        kill()
-Database(path, trace=trace)
-print(seen)
+def open_and_die(path, at):
+    if at == "copying":
+        backups._copy = lambda source, part: (part.write_bytes(b"half a cop"), kill())
+    elif at == "copied":
+        real, backups.make_copy = backups.make_copy, lambda *args: (real(*args), kill())
+    seen = 0
+    def trace(statement):
+        nonlocal seen
+        seen += 1
+        if at == str(seen):
+            kill()
+        if at == "-":
+            print(seen, flush=True)
+    Database(path, trace=trace)
+    print(at, "lived after", seen, flush=True)
+for path, at in zip(sys.argv[1::2], sys.argv[2::2]):
+    if len(sys.argv) == 3:
+        open_and_die(path, at)
+    elif child := os.fork():
+        os.waitpid(child, 0)
+    else:
+        open_and_die(path, at)
+        os._exit(0)
 """
 
 
-def migrate_and_die(path, at):
-    """Opens the database in a process that kills itself at ``at``: a moment's name or the number of a statement."""
-    command = [sys.executable, "-c", DIES, str(path), at]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+def migrate_and_die(*deaths):
+    """Opens databases, each in a process that kills itself at a moment's name or the number of a statement; what those
+    that lived on said. ``deaths``: pairs of a path and a moment."""
+    said = ""
+    for group in [deaths] if hasattr(os, "fork") else [[death] for death in deaths]:
+        command = [sys.executable, "-c", DIES, *(str(word) for death in group for word in death)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert done.stderr == ""
+        said += done.stdout
+    return said
 
 
 def test_killed_anywhere_in_a_migration_the_old_database_is_whole(path, old_database, tmp_path):
     old_database()
     before = content(path)
-    shutil.copy(path, tmp_path / "kept")
-    statements = int(migrate_and_die(path, "never").stdout)
-    assert content(path)[0] == len(MIGRATIONS)
-    moments = ["copying", "copied", *map(str, range(1, statements + 1))]
+
+    def copies(moments):
+        """Of the old database, each in a folder of its own."""
+        for moment in moments:
+            (tmp_path / moment).mkdir()
+            yield Path(shutil.copy(path, tmp_path / moment / "roost.db")), moment
+
+    [(whole, _)] = unharmed = list(copies(["never"]))
+    statements = int(migrate_and_die(*unharmed).rpartition(" ")[2])
+    assert content(whole)[0] == len(MIGRATIONS)
+    deaths = list(copies(["copying", "copied", *map(str, range(1, statements + 1))]))
+    assert migrate_and_die(*deaths) == "", "each died"
     versions = set()
-    for moment in moments:
-        for leftover in path.parent.glob("roost.db*"):
-            leftover.unlink()
-        shutil.copy(tmp_path / "kept", path)
-        died = migrate_and_die(path, moment)
-        assert died.returncode != 0 and died.stderr == "", moment
-        version, titles = content(path)
+    for died, moment in deaths:
+        version, titles = content(died)
         assert (version in (OLD, len(MIGRATIONS)), titles) == (True, before[1]), moment
         versions.add(version)
-        Database(path).close()
-        assert content(path) == (len(MIGRATIONS), before[1])
+        Database(died).close()
+        assert content(died) == (len(MIGRATIONS), before[1])
+        assert all(content(copy) == before for copy in backups.copies_of(died))
+        assert list(backups.folder_of(died).glob("*.part")) == []
     assert OLD in versions
-    assert all(content(copy) == before for copy in backups.copies_of(path))
-    assert list(backups.folder_of(path).glob("*.part")) == []
 
 
 def test_killed_from_outside_while_it_writes(path, old_database, tmp_path):
     old_database(rows=2000)
     before = content(path)
     shutil.copy(path, tmp_path / "kept")
-    slow = DIES.replace("if at == str(seen):", "print(seen, flush=True)\n    if False:")
     for lines in (3, 9, 14):
         for leftover in path.parent.glob("roost.db*"):
             leftover.unlink()
         shutil.copy(tmp_path / "kept", path)
-        with subprocess.Popen([sys.executable, "-c", slow, str(path), "-"], stdout=subprocess.PIPE) as process:
+        with subprocess.Popen([sys.executable, "-c", DIES, str(path), "-"], stdout=subprocess.PIPE) as process:
             for _ in range(lines):
                 process.stdout.readline()
             process.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
