@@ -17,14 +17,7 @@ import psutil
 import pytest
 
 from tests.errors import keys_in, raises_code, tells
-from tests.manager.conftest import (
-    ENDLESS,
-    assert_failed,
-    first_token,
-    last_output,
-    request,
-    wait_phase,
-)
+from tests.manager.conftest import ENDLESS, assert_failed, first_token, last_output, request, wait_phase
 from tests.waiting import is_gone, wait_until
 from webapp.engine.outputs import FinishReason
 from webapp.manager.client import start_engine_process

@@ -10,14 +10,7 @@ from dataclasses import replace
 import pytest
 
 from tests.errors import raises_code
-from tests.manager.conftest import (
-    ENDLESS,
-    assert_failed,
-    first_token,
-    last_output,
-    request,
-    wait_phase,
-)
+from tests.manager.conftest import ENDLESS, assert_failed, first_token, last_output, request, wait_phase
 from tests.waiting import wait_until
 from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason

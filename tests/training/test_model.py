@@ -8,12 +8,7 @@ torch = pytest.importorskip("torch")
 
 from webapp.training import operations as module  # noqa: E402
 from webapp.training.model import Rwkv7  # noqa: E402
-from webapp.training.operations import (  # noqa: E402
-    ChunkedOperations,
-    KernelOperations,
-    PlainOperations,
-    operations_for,
-)
+from webapp.training.operations import ChunkedOperations, KernelOperations, PlainOperations, operations_for  # noqa: E402
 
 
 def shaken(model: Rwkv7, seed: int = 0) -> Rwkv7:

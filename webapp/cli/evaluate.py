@@ -19,15 +19,7 @@ from webapp.engine.outputs import FinishReason
 from webapp.engine.sampling_params import SamplingParams
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
-from webapp.services.evaluation import (
-    PromptCase,
-    ToolCase,
-    confusion,
-    evenly,
-    held_out,
-    score_prompt,
-    score_tools,
-)
+from webapp.services.evaluation import PromptCase, ToolCase, confusion, evenly, held_out, score_prompt, score_tools
 from webapp.services.generation.generation import Generation, generate
 from webapp.services.generation.request import template_of
 from webapp.services.generation.structure import call_constraint

@@ -23,36 +23,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
-from webapp.engine.backend_options import (
-    ADAPTER_OPTIONS as ADAPTER_OPTIONS,
-)
-from webapp.engine.backend_options import (
-    BY_STRATEGY as BY_STRATEGY,
-)
-from webapp.engine.backend_options import (
-    OF_ENGINE,
-    plain_builder,
-    read_words,
-    usage,
-)
-from webapp.engine.backend_options import (
-    BackendKind as BackendKind,
-)
-from webapp.engine.backend_options import (
-    BackendOption as BackendOption,
-)
-from webapp.engine.backend_options import (
-    Builder as Builder,
-)
-from webapp.engine.backend_options import (
-    Options as Options,
-)
-from webapp.engine.backend_options import (
-    OptionValue as OptionValue,
-)
-from webapp.engine.backend_options import (
-    PlacedRun as PlacedRun,
-)
+from webapp.engine.backend_options import ADAPTER_OPTIONS as ADAPTER_OPTIONS
+from webapp.engine.backend_options import BY_STRATEGY as BY_STRATEGY
+from webapp.engine.backend_options import OF_ENGINE, plain_builder, read_words, usage
+from webapp.engine.backend_options import BackendKind as BackendKind
+from webapp.engine.backend_options import BackendOption as BackendOption
+from webapp.engine.backend_options import Builder as Builder
+from webapp.engine.backend_options import Options as Options
+from webapp.engine.backend_options import OptionValue as OptionValue
+from webapp.engine.backend_options import PlacedRun as PlacedRun
 from webapp.engine.state import ModelConfig, RecurrentState
 from webapp.errors import BackendUnavailable, InvalidOption, ModelError, StrategyError
 from webapp.i18n import Text

@@ -36,39 +36,8 @@ from webapp.engine.snapshot_store import Snapshot, SnapshotFolder, SnapshotStore
 from webapp.engine.state import RecurrentState
 from webapp.errors import EngineCrashed, ModelError, OutOfMemory, RoostError, as_roost_error
 from webapp.i18n import Text
+from webapp.manager import messages
 from webapp.manager.health import is_out_of_memory
-from webapp.manager.messages import (
-    Abort,
-    Array,
-    CancelLoad,
-    ClearSnapshots,
-    Command,
-    ComputeLogits,
-    ForgetSnapshots,
-    ForgetState,
-    Heartbeat,
-    KeepState,
-    Loaded,
-    LoadFailed,
-    Loading,
-    LoadModel,
-    Message,
-    Outputs,
-    PutSnapshot,
-    ReadCounters,
-    ReadState,
-    Reply,
-    ScoreTokens,
-    SetInitialState,
-    Shutdown,
-    State,
-    Submit,
-    TakeSnapshot,
-    WarmUp,
-    pack,
-    printable,
-    read_command,
-)
 from webapp.structured.grammar_constraint import GrammarConstraints
 from webapp.tokenizer import Tokenizer
 from webapp.weights.child_process import describe_process, take_over_streams, write_frame
@@ -89,30 +58,30 @@ class EngineLoop:
     ``send`` is called from two threads: the loop's, and one that sends a Heartbeat every ``beat_every_s``.
     """
 
-    def __init__(self, send: Callable[[Message], None], beat_every_s: float = BEAT_EVERY_S) -> None:
+    def __init__(self, send: Callable[[messages.Message], None], beat_every_s: float = BEAT_EVERY_S) -> None:
         self._send = send
         self._beat_every_s = beat_every_s
         self._progress = 0
         self._is_idle = False
         self._is_over = threading.Event()
-        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._commands: queue.SimpleQueue[messages.Command] = queue.SimpleQueue()
         self._is_cancelled = threading.Event()
         self._progress_at = 0.0
         self._probes: deque[tuple[int, Probe]] = deque()
 
-    def put(self, command: Command) -> None:
+    def put(self, command: messages.Command) -> None:
         # Both have to reach a load that is running in the loop's thread.
-        if isinstance(command, (CancelLoad, Shutdown)):
+        if isinstance(command, (messages.CancelLoad, messages.Shutdown)):
             self._is_cancelled.set()
         self._commands.put(command)
 
     def run(self) -> None:
         """Returns after Shutdown or a failed load; raises what broke the engine itself."""
         command = self._commands.get()
-        while isinstance(command, WarmUp):
+        while isinstance(command, messages.WarmUp):
             self._warm_up(command)
             command = self._commands.get()
-        if not isinstance(command, LoadModel):
+        if not isinstance(command, messages.LoadModel):
             return
         heart = threading.Thread(target=self._beat, name="roost-engine-heart", daemon=True)
         heart.start()
@@ -125,17 +94,17 @@ class EngineLoop:
     def _beat(self) -> None:
         while not self._is_over.wait(self._beat_every_s):
             try:
-                self._send(Heartbeat(self._progress, self._is_idle, time.process_time()))
+                self._send(messages.Heartbeat(self._progress, self._is_idle, time.process_time()))
             except OSError:  # the web process is gone, which the thread that reads its commands sees too
                 return
 
-    def _warm_up(self, command: WarmUp) -> None:
+    def _warm_up(self, command: messages.WarmUp) -> None:
         """What is wrong with the strategy is told when a model is loaded with it."""
         with contextlib.suppress(RoostError):
             backend, _ = resolve_strategy(command.strategy)
             backend.warm_up()
 
-    def _run(self, command: LoadModel) -> None:
+    def _run(self, command: messages.LoadModel) -> None:
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             try:
@@ -148,13 +117,13 @@ class EngineLoop:
             except Exception as exc:
                 self._fail_load(exc, command)
                 return
-            self._send(Loaded(backend.config, engine.max_sequences, time.monotonic() - started))
+            self._send(messages.Loaded(backend.config, engine.max_sequences, time.monotonic() - started))
             self._serve(engine)
 
-    def _fail_load(self, exc: Exception, command: LoadModel) -> None:
-        self._send(LoadFailed(printable(load_error(exc, command).to_dict())))
+    def _fail_load(self, exc: Exception, command: messages.LoadModel) -> None:
+        self._send(messages.LoadFailed(messages.printable(load_error(exc, command).to_dict())))
 
-    def _load_backend(self, command: LoadModel) -> Backend:
+    def _load_backend(self, command: messages.LoadModel) -> Backend:
         given = {"threads": command.threads, "custom_cuda": command.custom_cuda, **command.adapter}
         backend, options = resolve_strategy(command.strategy, **given)
         return backend.load(command.path, command.config, options, self._report)
@@ -167,24 +136,24 @@ class EngineLoop:
         now = time.monotonic()
         if now - self._progress_at >= PROGRESS_EVERY_S or progress.done_tensors >= progress.total_tensors:
             self._progress_at = now
-            self._send(Loading(progress))
+            self._send(messages.Loading(progress))
 
     def _serve(self, engine: LLMEngine) -> None:
         """A step of everyone who waits for an answer, then a chunk of the oldest probe, and so on."""
         while True:
             self._progress += 1
             for command in self._take(wait=not (engine.has_work() or self._probes)):
-                if isinstance(command, Shutdown):
+                if isinstance(command, messages.Shutdown):
                     return
                 self._carry_out(engine, command)
             if engine.has_work():
                 outputs = engine.step()
                 if outputs:
-                    self._send(Outputs.of(outputs))
+                    self._send(messages.Outputs.of(outputs))
             if self._probes:
                 self._advance(engine)
 
-    def _take(self, wait: bool) -> Iterator[Command]:
+    def _take(self, wait: bool) -> Iterator[messages.Command]:
         """All commands that are there; waits for one when there is nothing else to do."""
         if wait:
             self._is_idle = True
@@ -197,28 +166,28 @@ class EngineLoop:
             except queue.Empty:
                 return
 
-    def _carry_out(self, engine: LLMEngine, command: Command) -> None:
-        if isinstance(command, Submit):
+    def _carry_out(self, engine: LLMEngine, command: messages.Command) -> None:
+        if isinstance(command, messages.Submit):
             self._add(engine, command.request())
-        elif isinstance(command, Abort):
+        elif isinstance(command, messages.Abort):
             engine.abort_request(command.request_id)
-        elif isinstance(command, SetInitialState):
+        elif isinstance(command, messages.SetInitialState):
             state = command.state.value() if command.state is not None else None
             engine.set_initial_state(state, command.digest)
-        elif isinstance(command, KeepState):
+        elif isinstance(command, messages.KeepState):
             engine.keep_state(command.digest, command.state.value())
-        elif isinstance(command, ForgetState):
+        elif isinstance(command, messages.ForgetState):
             engine.forget_state(command.digest)
-        elif isinstance(command, (TakeSnapshot, PutSnapshot)):
+        elif isinstance(command, (messages.TakeSnapshot, messages.PutSnapshot)):
             with self._answering_errors(command.call_id):
                 self._send(snapshot_reply(engine, command))
-        elif isinstance(command, ForgetSnapshots):
+        elif isinstance(command, messages.ForgetSnapshots):
             engine.snapshots.forget(command.names)
-        elif isinstance(command, ClearSnapshots):
+        elif isinstance(command, messages.ClearSnapshots):
             engine.snapshots.clear()
-        elif isinstance(command, ReadCounters):
-            self._send(Reply(command.call_id, counters=engine.counters()))
-        elif isinstance(command, (ComputeLogits, ReadState, ScoreTokens)):
+        elif isinstance(command, messages.ReadCounters):
+            self._send(messages.Reply(command.call_id, counters=engine.counters()))
+        elif isinstance(command, (messages.ComputeLogits, messages.ReadState, messages.ScoreTokens)):
             with self._answering_errors(command.call_id):
                 self._probes.append((command.call_id, make_probe(engine, command)))
 
@@ -228,7 +197,7 @@ class EngineLoop:
         except RoostError as exc:
             stats = SequenceStats(prompt_tokens=len(request.prompt_token_ids))
             output = TokenOutput(request.request_id, finish_reason=FinishReason.ERROR, stats=stats, error=exc.to_dict())
-            self._send(Outputs.of([output]))
+            self._send(messages.Outputs.of([output]))
 
     def _advance(self, engine: LLMEngine) -> None:
         """A chunk of the oldest probe and of those that can be read with it; where that fails, of the oldest alone."""
@@ -266,10 +235,10 @@ class EngineLoop:
         except EngineCrashed:
             raise
         except Exception as exc:
-            self._send(Reply(call_id, error=printable(as_roost_error(exc).to_dict())))
+            self._send(messages.Reply(call_id, error=messages.printable(as_roost_error(exc).to_dict())))
 
 
-def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFactory) -> LLMEngine:
+def make_engine(backend: Backend, command: messages.LoadModel, constraints: ConstraintFactory) -> LLMEngine:
     limit_bytes = command.snapshot_limit_bytes
     folder = command.snapshot_folder if limit_bytes else None
     snapshots = SnapshotStore(
@@ -292,41 +261,45 @@ def make_engine(backend: Backend, command: LoadModel, constraints: ConstraintFac
     return engine
 
 
-def tokenizer_for(command: LoadModel) -> Tokenizer:
+def tokenizer_for(command: messages.LoadModel) -> Tokenizer:
     return tokenizer_of(command.config.vocab_size, command.path, command.tokenizer or None)
 
 
-def make_probe(engine: LLMEngine, command: ComputeLogits | ReadState | ScoreTokens) -> Probe:
-    if isinstance(command, ComputeLogits):
+def make_probe(engine: LLMEngine, command: messages.ComputeLogits | messages.ReadState | messages.ScoreTokens) -> Probe:
+    if isinstance(command, messages.ComputeLogits):
         return engine.logits_probe(command.token_ids, command.every_position, command.digest)
-    if isinstance(command, ScoreTokens):
+    if isinstance(command, messages.ScoreTokens):
         return engine.score_probe(command.token_ids, command.alternatives, command.digest, command.first)
     return engine.state_probe(command.token_ids, command.digest, command.names)
 
 
-def reply_of(call_id: int, probe: Probe) -> Reply:
+def reply_of(call_id: int, probe: Probe) -> messages.Reply:
     found = probe.result()
     if isinstance(found, RecurrentState):
-        return Reply(call_id, state=State.of(found))
-    return Reply(call_id, scores=found) if isinstance(found, tuple) else Reply(call_id, logits=Array.of(found))
+        return messages.Reply(call_id, state=messages.State.of(found))
+    return (
+        messages.Reply(call_id, scores=found)
+        if isinstance(found, tuple)
+        else messages.Reply(call_id, logits=messages.Array.of(found))
+    )
 
 
-def snapshot_reply(engine: LLMEngine, command: TakeSnapshot | PutSnapshot) -> Reply:
-    if isinstance(command, PutSnapshot):
+def snapshot_reply(engine: LLMEngine, command: messages.TakeSnapshot | messages.PutSnapshot) -> messages.Reply:
+    if isinstance(command, messages.PutSnapshot):
         logits = command.logits.numpy() if command.logits is not None else None
         snapshot = Snapshot(command.state.value(), logits)
-        return Reply(
+        return messages.Reply(
             command.call_id, name=engine.put_snapshot(command.token_ids, snapshot, command.digest, command.origin)
         )
     found = engine.snapshot(command.token_ids, command.digest, command.origin)
     if found is None:
-        return Reply(command.call_id)
+        return messages.Reply(command.call_id)
     length, snapshot = found
-    kept = Array.of(snapshot.logits) if snapshot.logits is not None else None
-    return Reply(command.call_id, logits=kept, state=State.of(snapshot.state), length=length)
+    kept = messages.Array.of(snapshot.logits) if snapshot.logits is not None else None
+    return messages.Reply(command.call_id, logits=kept, state=messages.State.of(snapshot.state), length=length)
 
 
-def load_error(exc: Exception, command: LoadModel) -> RoostError:
+def load_error(exc: Exception, command: messages.LoadModel) -> RoostError:
     """What a person is told; the traceback of anything unexpected goes to the engine's last words."""
     if isinstance(exc, RoostError):
         return exc
@@ -347,8 +320,8 @@ def main() -> None:
     describe_process(NAME)
     writing = threading.Lock()
 
-    def send(message: Message) -> None:
-        frame = pack(message)
+    def send(message: messages.Message) -> None:
+        frame = messages.pack(message)
         with writing:
             write_frame(replies, frame)
 
@@ -367,7 +340,7 @@ def main() -> None:
 def read_commands(commands: io.FileIO, loop: EngineLoop) -> None:
     try:
         while True:
-            loop.put(read_command(commands))
+            loop.put(messages.read_command(commands))
     except (EOFError, OSError):
         os._exit(0)  # the web process closed the pipe or is gone
     except BaseException:

@@ -32,15 +32,7 @@ from webapp.manager.health import FitCheck, Shortfall, StallLimits, has_room_bes
 from webapp.manager.library import ModelLibrary
 from webapp.manager.status import ModelStatus, StatusBoard, described_target
 from webapp.manager.supervisor import Supervisor
-from webapp.manager.target import (
-    Choice,
-    EngineOptions,
-    Start,
-    StateInfo,
-    Target,
-    TargetResolver,
-    tokenizer_of,
-)
+from webapp.manager.target import Choice, EngineOptions, Start, StateInfo, Target, TargetResolver, tokenizer_of
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
 from webapp.weights.file_reader import MEMORY, FileReader

@@ -17,27 +17,10 @@ from webapp.engine.backend import LoadProgress
 from webapp.engine.outputs import FinishReason, PrefillProgress, TokenOutput
 from webapp.errors import ModelError, RoostError, error_from_dict
 from webapp.i18n import Text
+from webapp.manager import messages
 from webapp.manager.client import EngineClient, EngineStarter
 from webapp.manager.handles import EngineSilent, QueuePosition, RequestHandle, Service, log_begin, log_end
 from webapp.manager.health import EngineExit, MemoryFacts, StallLimits, crash_error, memory_facts, oom_kills
-from webapp.manager.messages import (
-    Abort,
-    CancelLoad,
-    Command,
-    ForgetState,
-    Heartbeat,
-    KeepState,
-    Loaded,
-    LoadFailed,
-    Loading,
-    LoadModel,
-    Message,
-    Outputs,
-    Reply,
-    SetInitialState,
-    State,
-    Submit,
-)
 from webapp.manager.target import Start, StateInfo, Target, tokenizer_or_none
 from webapp.settings import Settings
 from webapp.tokenizer import Tokenizer
@@ -83,7 +66,7 @@ class EngineSession:
         self._abandoned: RoostError | None = None
         self._handles: dict[str, RequestHandle] = {}
         self._waiting = 0
-        self._calls: dict[int, Future[Reply]] = {}
+        self._calls: dict[int, Future[messages.Reply]] = {}
         self._idle_calls: set[int] = set()
         self._call_ids = itertools.count(1)
         self._client: EngineClient | None = None
@@ -132,7 +115,7 @@ class EngineSession:
         self._client = start_engine(self._receive, self._report_exit)
         threading.Thread(target=self._watch, name="roost-engine-watch", daemon=True).start()
 
-    def load(self, command: Callable[[Start], LoadModel]) -> None:
+    def load(self, command: Callable[[Start], messages.LoadModel]) -> None:
         with self._changed:
             self._is_told = True
             self._send(command(self.target.start))
@@ -142,7 +125,7 @@ class EngineSession:
         with self._changed:
             in_time = self._changed.wait_for(lambda: self._is_ready or bool(self.error or self._abandoned), timeout_s)
             if self._abandoned and not self.error:
-                self._send(CancelLoad())
+                self._send(messages.CancelLoad())
                 self._changed.wait_for(lambda: self._is_ready or bool(self.error), CANCEL_PATIENCE_S)
             if error := self._abandoned or self.error:
                 raise error
@@ -164,8 +147,8 @@ class EngineSession:
         self.target = target
         if not self._is_told:  # its first command has to be the one that loads, and brings this state
             return
-        state = State.of(target.state) if target.state is not None else None
-        self._send(SetInitialState(state, target.state_info.digest))
+        state = messages.State.of(target.state) if target.state is not None else None
+        self._send(messages.SetInitialState(state, target.state_info.digest))
 
     def close(self, error: RoostError, grace_s: float) -> None:
         """Ends the engine; what is still open ends with ``error``. Returns when it is gone."""
@@ -193,21 +176,21 @@ class EngineSession:
                 digest = self._kept_states.give(start)
             handle.service = Service(self.target.name, self.target.strategy, start.info)
             log_begin(handle)  # before the engine can have ended it
-            self._send(Submit.of(request, digest))
+            self._send(messages.Submit.of(request, digest))
 
     def abort(self, request_id: str) -> None:
         """Nothing when it is not one of this engine's."""
         if request_id in self._handles:
-            self._send(Abort(request_id))
+            self._send(messages.Abort(request_id))
 
     def call(
         self, make_command: Callable[[int, str | None], Any], start: Start | None = None, is_work: bool = True
-    ) -> Future[Reply]:
+    ) -> Future[messages.Reply]:
         """Sends a command, made of the call's id and the digest of ``start``. Its Reply is the future's result.
 
         One that is no work does not keep an idle engine loaded.
         """
-        future: Future[Reply] = Future()
+        future: Future[messages.Reply] = Future()
         with self._changed:
             if self.error is not None:
                 raise self.error
@@ -219,39 +202,39 @@ class EngineSession:
             self._send(make_command(call_id, digest))
         return future
 
-    def tell(self, command: Command) -> None:
+    def tell(self, command: messages.Command) -> None:
         """Sends what is not answered."""
         with self._changed:
             if self.error is None:
                 self._send(command)
 
-    def _send(self, command: Command) -> None:
+    def _send(self, command: messages.Command) -> None:
         if self._client is not None:
             self._client.send(command)
 
     # what the engine says
 
-    def _receive(self, message: Message) -> None:
+    def _receive(self, message: messages.Message) -> None:
         self._measure()
-        beat = message if isinstance(message, Heartbeat) else None
+        beat = message if isinstance(message, messages.Heartbeat) else None
         with self._changed:
             self._stall.hear(beat, is_loading=not self._is_ready)
-        if isinstance(message, Outputs):
+        if isinstance(message, messages.Outputs):
             self._deliver(message)
-        elif isinstance(message, LoadFailed):
+        elif isinstance(message, messages.LoadFailed):
             self._end(error_from_dict(message.error))
-        elif isinstance(message, Reply):
+        elif isinstance(message, messages.Reply):
             self._answer(message)
-        elif isinstance(message, (Loading, Loaded)):
+        elif isinstance(message, (messages.Loading, messages.Loaded)):
             with self._changed:
-                if isinstance(message, Loading):
+                if isinstance(message, messages.Loading):
                     self.progress = message.progress
                 else:
                     self.config, self.seats, self._is_ready = message.config, message.seats, True
                     self.idle_since = time.monotonic()
                 self._on_change(self)
 
-    def _deliver(self, outputs: Outputs) -> None:
+    def _deliver(self, outputs: messages.Outputs) -> None:
         """To the handles, and what ended is told first: who sees the end of an answer finds its seat free."""
         before = (self.open_count, self.waiting_count)
         events: list[tuple[RequestHandle | None, QueuePosition | PrefillProgress | TokenOutput]] = []
@@ -275,7 +258,7 @@ class EngineSession:
             with self._changed:
                 self._on_change(self)
 
-    def _answer(self, reply: Reply) -> None:
+    def _answer(self, reply: messages.Reply) -> None:
         with self._changed:
             future = self._calls.pop(reply.call_id, None)
             if reply.call_id not in self._idle_calls:
@@ -351,7 +334,9 @@ class KeptStates:
     before has begun with it. Not thread-safe.
     """
 
-    def __init__(self, send: Callable[[KeepState | ForgetState], None], limit_bytes: int = KEPT_STATES_BYTES) -> None:
+    def __init__(
+        self, send: Callable[[messages.KeepState | messages.ForgetState], None], limit_bytes: int = KEPT_STATES_BYTES
+    ) -> None:
         self._send = send
         self._limit_bytes = limit_bytes
         self._sizes: OrderedDict[str, int] = OrderedDict()
@@ -362,19 +347,19 @@ class KeptStates:
             return ""
         digest = start.info.digest
         if digest not in self._sizes:
-            self._send(KeepState(digest, State.of(start.state)))
+            self._send(messages.KeepState(digest, messages.State.of(start.state)))
             self._sizes[digest] = start.state.nbytes
         self._sizes.move_to_end(digest)
         while len(self._sizes) > 1 and sum(self._sizes.values()) > self._limit_bytes:
-            self._send(ForgetState(self._sizes.popitem(last=False)[0]))
+            self._send(messages.ForgetState(self._sizes.popitem(last=False)[0]))
         return digest
 
 
-def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadModel]:
+def load_command(target: Target, settings: Settings) -> Callable[[Start], messages.LoadModel]:
     """The command that loads a target as the settings want it run. Takes a moment (it reads the vocabulary); the state
     is filled in last, because it may change until then."""
     tokenizer = tokenizer_or_none(target)
-    command = LoadModel(
+    command = messages.LoadModel(
         path_bytes=os.fsencode(target.path),
         config=target.config,
         strategy=target.strategy,
@@ -394,8 +379,8 @@ def load_command(target: Target, settings: Settings) -> Callable[[Start], LoadMo
         checks_states=settings.log_level == "debug",
     )
 
-    def starting_from(start: Start) -> LoadModel:
-        state = State.of(start.state) if start.state is not None else None
+    def starting_from(start: Start) -> messages.LoadModel:
+        state = messages.State.of(start.state) if start.state is not None else None
         return msgspec.structs.replace(command, initial_state=state, initial_state_digest=start.info.digest)
 
     return starting_from
@@ -437,9 +422,9 @@ class StallWatch:
         self._limits = limits
         self._silent_s = 0.0
         self._step_s = 0.0
-        self._beat: Heartbeat | None = None
+        self._beat: messages.Heartbeat | None = None
 
-    def hear(self, beat: Heartbeat | None, is_loading: bool) -> None:
+    def hear(self, beat: messages.Heartbeat | None, is_loading: bool) -> None:
         """None is any other message."""
         before, self._beat = self._beat, beat or self._beat
         if beat is None or before is None or beat.is_idle or beat.progress != before.progress:

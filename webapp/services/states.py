@@ -18,19 +18,7 @@ from webapp.manager.library import STATE_ENDINGS, STATES, ModelEntry, Stamp, fin
 from webapp.manager.manager import ModelManager
 from webapp.manager.target import ZERO_STATE, StateInfo
 from webapp.services.jobs import Job, Jobs, Running
-from webapp.services.library.placing import (
-    Trash,
-    Trashed,
-    check_free,
-    check_name_free,
-    look_into,
-    safe_name,
-    take_place,
-    to_disk,
-    whole_path,
-    write_all,
-    writing,
-)
+from webapp.services.library import placing
 from webapp.settings import Settings
 from webapp.weights.file_reader import FileReader
 from webapp.weights.inspection import require_model
@@ -78,7 +66,7 @@ class StateLibrary:
         self.folder = Path(os.path.abspath(self.library.models_dir)) / STATES
         self._reader = self.library.reader
         self._sheets = StateSheets(self._reader)
-        self._trash = Trash(self.library.models_dir)
+        self._trash = placing.Trash(self.library.models_dir)
         self._measures: dict[tuple[tuple[Path, Stamp], ...], StateMeasures] = {}
 
     # what is there
@@ -125,30 +113,30 @@ class StateLibrary:
     def add(self, name: str, stream: BinaryIO) -> str:
         """A file from elsewhere, checked before it has a place; the name it has. Raises WeightsError,
         ``file_name_taken`` and others."""
-        clean = safe_name(name, STATE_ENDINGS)
-        check_name_free(self.folder / clean)
+        clean = placing.safe_name(name, STATE_ENDINGS)
+        placing.check_name_free(self.folder / clean)
         part = self._part()
         try:
-            with writing(self.folder):
+            with placing.writing(self.folder):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 with part.open("xb", buffering=0) as target:
                     while piece := stream.read(PIECE_BYTES):
-                        write_all(target, piece)
+                        placing.write_all(target, piece)
             return self._place(part, clean)
         finally:
             part.unlink(missing_ok=True)
 
     def import_path(self, source_path: str) -> str:
         """A copy of a file on this machine, given by its absolute path; the name it has."""
-        source = whole_path(source_path)
-        clean = safe_name(source.name, STATE_ENDINGS)
-        look_into(self._reader, source, source.name)  # before anything is copied: it may be a model of 10 GB
+        source = placing.whole_path(source_path)
+        clean = placing.safe_name(source.name, STATE_ENDINGS)
+        placing.look_into(self._reader, source, source.name)  # before anything is copied: it may be a model of 10 GB
         self._reader.state_sheet(source, clean)
-        check_free(self.library.models_dir, source.stat().st_size)
+        placing.check_free(self.library.models_dir, source.stat().st_size)
         with source.open("rb") as stream:
             return self.add(clean, stream)
 
-    def delete(self, name: str) -> Trashed:
+    def delete(self, name: str) -> placing.Trashed:
         """Into the trash of the models folder; raises ``state_in_use`` for the one new answers begin with."""
         path = self._find(name)
         if self.manager.status().state == self._name_of(path):
@@ -163,9 +151,9 @@ class StateLibrary:
         path = self._find(name)
         if self.manager.status().state == self._name_of(path):
             raise RoostError("state_in_use", name=name)
-        clean = safe_name(_with_ending(new_name, path.suffix), (path.suffix.lower(),))
+        clean = placing.safe_name(_with_ending(new_name, path.suffix), (path.suffix.lower(),))
         if clean != path.name:
-            take_place(path, path.with_name(clean))
+            placing.take_place(path, path.with_name(clean))
         return self._name_of(path.with_name(clean))
 
     # new ones
@@ -211,14 +199,14 @@ class StateLibrary:
     def free_name(self, new_name: str) -> str:
         """As a new file would be called; ``file_name_taken``, ``file_name_unusable``."""
         name = self._new_name(new_name)
-        check_name_free(self.folder / name)
+        placing.check_name_free(self.folder / name)
         return name
 
     def read_text(self, data: bytes, kind: str, name: str) -> str:
         """Of a document, ``pdf`` or ``html``; errors as of :meth:`FileReader.document_text`."""
         part = self._part()
         try:
-            with writing(self.folder):
+            with placing.writing(self.folder):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 part.write_bytes(data)
             return self._reader.document_text(part, kind, name)
@@ -293,7 +281,7 @@ class StateLibrary:
         clean = new_name if replaces else self.free_name(new_name)
         part = self._part()
         try:
-            with writing(self.folder):
+            with placing.writing(self.folder):
                 part.parent.mkdir(parents=True, exist_ok=True)
                 write(part)
             return self._place(part, clean, replaces)
@@ -301,17 +289,17 @@ class StateLibrary:
             part.unlink(missing_ok=True)
 
     def _new_name(self, name: str) -> str:
-        return safe_name(_with_ending(name, NEW_ENDING), (NEW_ENDING,))
+        return placing.safe_name(_with_ending(name, NEW_ENDING), (NEW_ENDING,))
 
     def _place(self, part: Path, name: str, replaces: bool = False) -> str:
-        look_into(self._reader, part, name)
+        placing.look_into(self._reader, part, name)
         self._reader.state_sheet(part, name)
-        to_disk(part)
+        placing.to_disk(part)
         if replaces:
-            with writing(self.folder):
+            with placing.writing(self.folder):
                 os.replace(part, self.folder / name)
         else:
-            take_place(part, self.folder / name)
+            placing.take_place(part, self.folder / name)
         return name
 
     def _part(self) -> Path:

@@ -21,15 +21,7 @@ from webapp.services.library.model_files import ModelFiles
 from webapp.services.presets.fields import STRATEGY_CHARS
 from webapp.storage.measurements import Measurement
 from webapp.web.jobs import describes, job_list, without_folders
-from webapp.web.kit.page import (
-    Choice,
-    PageContext,
-    current_page,
-    fresh_page,
-    rate_text,
-    render_page,
-    wants_fragment,
-)
+from webapp.web.kit.page import Choice, PageContext, current_page, fresh_page, rate_text, render_page, wants_fragment
 from webapp.web.presets.builder import machine_facts
 
 Values = dict[str, Any]

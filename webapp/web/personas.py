@@ -20,15 +20,7 @@ from webapp.i18n import Text
 from webapp.services.generation.prefixes import Prefixes, Source
 from webapp.storage.records import Chat, storable
 from webapp.storage.saved_items import SavedItem, SavedItems
-from webapp.web.kit.page import (
-    Choice,
-    PageContext,
-    Values,
-    current_page,
-    file_name_options,
-    fresh_page,
-    render_page,
-)
+from webapp.web.kit.page import Choice, PageContext, Values, current_page, file_name_options, fresh_page, render_page
 from webapp.web.presets.form import presets_of, shown_name
 from webapp.weights.state_sheet import PROMPT
 

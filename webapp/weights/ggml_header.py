@@ -18,17 +18,7 @@ from typing import Any, BinaryIO
 
 from webapp.errors import WeightsError
 from webapp.i18n import Text
-from webapp.weights.tensor_info import (
-    BLOCKS,
-    ITEM_BYTES,
-    MOST_TENSORS,
-    FileContents,
-    StoredTensor,
-    TensorInfo,
-    contiguous_strides,
-    kept_metadata,
-    name_problem,
-)
+from webapp.weights import tensor_info
 
 # rwkv_file_format.inc of rwkv.cpp; types 4 to 6 were removed before version 100 of the file format.
 GGMF_TYPES = {0: "FP32", 1: "FP16", 2: "Q4_0", 3: "Q4_1", 7: "Q5_0", 8: "Q5_1", 9: "Q8_0"}
@@ -76,13 +66,13 @@ SMALLEST_KEY_BYTES = 13  # an empty name, a type, one byte
 SMALLEST_TENSOR_BYTES = 24  # in the table: an empty name, no dimensions, type, offset
 
 
-def read_ggmf(path: Path) -> FileContents:
+def read_ggmf(path: Path) -> tensor_info.FileContents:
     """``metadata``: file_version, vocab_size, n_embd, n_layer, data_type. Shapes as numpy has them: rows first."""
     with path.open("rb") as file:
         return _Ggmf(path, file).contents()
 
 
-def read_gguf(path: Path) -> FileContents:
+def read_gguf(path: Path) -> tensor_info.FileContents:
     """``metadata``: file_version, tensor_count, and every key whose value is a text or a number
     (``general.architecture``, ``rwkv7.block_count``). Tensors of RWKV models only."""
     with path.open("rb") as file:
@@ -106,7 +96,7 @@ class _Header:
         self._path = path
         self._file = file
         self._file_bytes = path.stat().st_size
-        self._tensors: dict[str, StoredTensor] = {}
+        self._tensors: dict[str, tensor_info.StoredTensor] = {}
 
     def _take(self, size: int) -> bytes:
         data = self._file.read(size)
@@ -119,29 +109,31 @@ class _Header:
             raise self._truncated(Text("reason.weights.header_is_not_complete"))
         self._file.seek(size, 1)
 
-    def _tensor(self, name: bytes, dtype: str, dimensions: tuple[int, ...]) -> TensorInfo:
+    def _tensor(self, name: bytes, dtype: str, dimensions: tuple[int, ...]) -> tensor_info.TensorInfo:
         """``dimensions``: the row's length first, as ggml has them."""
         try:
             text = name.decode()
         except UnicodeDecodeError:
             raise self._damaged(Text("reason.weights.tensor_name_is_not_printable")) from None
-        problem = name_problem(text)
+        problem = tensor_info.name_problem(text)
         if problem:
             raise self._damaged(problem)
         if text in self._tensors:
             raise self._damaged(Text("reason.weights.tensor_is_there_twice", name=text))
         numel = math.prod(dimensions)
-        row = BLOCKS.get(dtype, (1, 0))[0]
+        row = tensor_info.BLOCKS.get(dtype, (1, 0))[0]
         if not dimensions or min(dimensions) < 1 or numel > MOST_ELEMENTS or dimensions[0] % row:
             raise self._damaged(Text("reason.weights.sizes_of_no_tensor", name=text, sizes=str(dimensions)))
-        return TensorInfo(text, dimensions[::-1], dtype)
+        return tensor_info.TensorInfo(text, dimensions[::-1], dtype)
 
-    def _put(self, info: TensorInfo, offset: int) -> None:
+    def _put(self, info: tensor_info.TensorInfo, offset: int) -> None:
         end = offset + info.nbytes
         if end > self._file_bytes:
             told = {"name": info.name, "end": end, "found": self._file_bytes}
             raise self._truncated(Text("reason.weights.ends_after_the_file", **told))
-        self._tensors[info.name] = StoredTensor(info, offset, contiguous_strides(info.shape), end)
+        self._tensors[info.name] = tensor_info.StoredTensor(
+            info, offset, tensor_info.contiguous_strides(info.shape), end
+        )
 
     def _truncated(self, reason: Text | str) -> WeightsError:
         return WeightsError("file_truncated", path=str(self._path), reason=reason)
@@ -151,7 +143,7 @@ class _Header:
 
 
 class _Ggmf(_Header):
-    def contents(self) -> FileContents:
+    def contents(self) -> tensor_info.FileContents:
         _, version, vocab_size, n_embd, n_layer, data_type = GGMF_HEADER.unpack(self._take(GGMF_HEADER.size))
         if not all(0 < size <= MOST_SIZE for size in (vocab_size, n_embd, n_layer)):
             raise self._damaged(Text("reason.weights.sizes_of_no_model"))
@@ -166,11 +158,11 @@ class _Ggmf(_Header):
             "n_layer": str(n_layer),
             "data_type": GGMF_TYPES.get(data_type, f"unknown ({data_type})"),
         }
-        return FileContents("ggml-bin", self._tensors, metadata)
+        return tensor_info.FileContents("ggml-bin", self._tensors, metadata)
 
     def _record(self, version: int) -> None:
-        if len(self._tensors) == MOST_TENSORS:
-            raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
+        if len(self._tensors) == tensor_info.MOST_TENSORS:
+            raise self._damaged(Text("reason.weights.too_many_tensors", limit=tensor_info.MOST_TENSORS))
         dimensions, name_bytes, data_type = GGMF_RECORD.unpack(self._take(GGMF_RECORD.size))
         if not 1 <= dimensions <= GGMF_DIMENSIONS or name_bytes > MOST_KEY_BYTES:
             raise self._damaged(Text("reason.weights.damaged_record", place=self._file.tell()))
@@ -198,20 +190,20 @@ class _Gguf(_Header):
         _, version, tensor_count, key_count = struct.unpack("<4sIQQ", self._take(24))
         if version not in GGUF_VERSIONS:
             raise self._damaged(Text("reason.weights.unknown_gguf_version", found=version))
-        if tensor_count > MOST_TENSORS or key_count > MOST_KEYS:
-            raise self._damaged(Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
+        if tensor_count > tensor_info.MOST_TENSORS or key_count > MOST_KEYS:
+            raise self._damaged(Text("reason.weights.too_many_tensors", limit=tensor_info.MOST_TENSORS))
         if tensor_count * SMALLEST_TENSOR_BYTES + key_count * SMALLEST_KEY_BYTES > self._file_bytes:
             raise self._truncated(Text("reason.weights.header_is_not_complete"))
         return version, tensor_count, key_count
 
-    def contents(self) -> FileContents:
+    def contents(self) -> tensor_info.FileContents:
         version, tensor_count, key_count = self._counts()
         texts = [self._key() for _ in range(key_count)] if version > 1 else []  # version 1 has 32-bit lengths
         found = [("file_version", str(version)), ("tensor_count", str(tensor_count))]
-        metadata = kept_metadata([*found, *((key, text) for key, text in texts if text)])
+        metadata = tensor_info.kept_metadata([*found, *((key, text) for key, text in texts if text)])
         if version > 1 and metadata.get("general.architecture", "").startswith(("rwkv", "arwkv")):
             self._read_tensors(tensor_count, dict(texts).get("general.alignment", ""))
-        return FileContents("gguf", self._tensors, metadata)
+        return tensor_info.FileContents("gguf", self._tensors, metadata)
 
     def vocabulary(self) -> dict[int, bytes] | None:
         version, _, key_count = self._counts()
@@ -311,4 +303,4 @@ def _unescaped(token: bytes) -> bytes:
     return ESCAPES.sub(replaced, token) if b"\\" in token else token
 
 
-assert ITEM_BYTES.keys() >= {dtype for dtype in GGML_DTYPES.values() if dtype not in BLOCKS}
+assert tensor_info.ITEM_BYTES.keys() >= {dtype for dtype in GGML_DTYPES.values() if dtype not in tensor_info.BLOCKS}

@@ -14,16 +14,7 @@ from typing import Any, NoReturn
 
 from webapp.errors import WeightsError
 from webapp.i18n import Text
-from webapp.weights.tensor_info import (
-    MOST_DIMENSIONS,
-    MOST_TENSORS,
-    FileContents,
-    StoredTensor,
-    TensorInfo,
-    contiguous_strides,
-    kept_metadata,
-    name_problem,
-)
+from webapp.weights import tensor_info
 
 MAX_HEADER_BYTES = 16 << 20
 """The format allows 100 MB; 20,000 tensors take 3 MB."""
@@ -50,19 +41,19 @@ DTYPES = {
 }
 
 
-def read_safetensors(path: Path) -> FileContents:
+def read_safetensors(path: Path) -> tensor_info.FileContents:
     """Table of contents; raises ``file_truncated``, or WeightsError for a header that makes no sense or has no
     measure."""
     header, data_start = _read_header(path)
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict):
         raise _damaged(path, Text("reason.weights.metadata_is_not_a_table"))
-    if len(header) > MOST_TENSORS:
-        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
+    if len(header) > tensor_info.MOST_TENSORS:
+        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=tensor_info.MOST_TENSORS))
     file_bytes = path.stat().st_size
     tensors = {name: _entry(path, name, entry, data_start, file_bytes) for name, entry in header.items()}
     _check_apart(path, tensors.values())
-    return FileContents("safetensors", tensors, kept_metadata(metadata.items()))
+    return tensor_info.FileContents("safetensors", tensors, tensor_info.kept_metadata(metadata.items()))
 
 
 def _read_header(path: Path) -> tuple[dict[str, Any], int]:
@@ -79,7 +70,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             reason=Text("reason.weights.header_is_cut_off", expected=length, found=len(raw)),
         )
     if sum(map(raw.count, (b",", b"{", b"["))) > MOST_VALUES:
-        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=MOST_TENSORS))
+        raise _damaged(path, Text("reason.weights.too_many_tensors", limit=tensor_info.MOST_TENSORS))
     try:
         header = json.loads(raw, object_pairs_hook=_table, parse_int=_number, parse_constant=_constant)
     except (ValueError, RecursionError) as exc:
@@ -107,15 +98,15 @@ def _constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> StoredTensor:
-    problem = name_problem(name)
+def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> tensor_info.StoredTensor:
+    problem = tensor_info.name_problem(name)
     if problem:
         raise _damaged(path, problem)
     try:
         dtype = DTYPES[entry["dtype"]]
         shape = tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        if len(shape) > MOST_DIMENSIONS or not all(
+        if len(shape) > tensor_info.MOST_DIMENSIONS or not all(
             type(number) is int and number >= 0 for number in (*shape, begin, end)
         ):
             raise ValueError("sizes are whole numbers")
@@ -123,17 +114,17 @@ def _entry(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) 
             raise ValueError("sizes are out of all proportion")
     except (KeyError, TypeError, ValueError) as exc:
         raise _damaged(path, Text("reason.weights.bad_header_entry", name=name)) from exc
-    info = TensorInfo(name, shape, dtype)
+    info = tensor_info.TensorInfo(name, shape, dtype)
     if end - begin != info.nbytes:
         told = {"name": name, "found": end - begin, "expected": info.nbytes}
         raise _damaged(path, Text("reason.weights.byte_count_differs", **told))
     if data_start + end > file_bytes:
         told = {"name": name, "end": data_start + end, "found": file_bytes}
         raise WeightsError("file_truncated", path=str(path), reason=Text("reason.weights.ends_after_the_file", **told))
-    return StoredTensor(info, data_start + begin, contiguous_strides(shape), data_start + end)
+    return tensor_info.StoredTensor(info, data_start + begin, tensor_info.contiguous_strides(shape), data_start + end)
 
 
-def _check_apart(path: Path, tensors: Iterable[StoredTensor]) -> None:
+def _check_apart(path: Path, tensors: Iterable[tensor_info.StoredTensor]) -> None:
     """The format lets no two tensors share a byte."""
     end, last = 0, ""
     for tensor in sorted((tensor for tensor in tensors if tensor.info.numel), key=lambda tensor: tensor.offset):

@@ -12,12 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from models.starter.data.natural_tools import (
-    natural_request,
-    natural_tools,
-    phrasings,
-    tool_free_exchange,
-)
+from models.starter.data.natural_tools import natural_request, natural_tools, phrasings, tool_free_exchange
 from models.starter.data.smalltalk import Intent, intents, vary
 from models.starter.data.tool_dialogues import ASK_BACK, CALL, NO_CALL, TWO_CALLS, random_task
 from models.starter.data.tool_formats import COMPACT

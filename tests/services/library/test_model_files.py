@@ -210,7 +210,7 @@ def test_no_room_is_said_before_anything_is_written(files, disk, monkeypatch):
 def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
     monkeypatch.setattr(uploads, "COPY_BYTES", 100)
     written = threading.Event()
-    real = uploads.write_all
+    real = placing.write_all
 
     def slowly(file, piece):
         real(file, piece)
@@ -218,7 +218,7 @@ def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
         cancelled.wait(30)
 
     cancelled = threading.Event()
-    monkeypatch.setattr(uploads, "write_all", slowly)
+    monkeypatch.setattr(placing, "write_all", slowly)
     before = tree(disk)
     started = files.start_import(str(disk / "away" / "new.safetensors"), "copy")
     wait_until(written.is_set)
@@ -233,7 +233,7 @@ def test_a_disk_that_fills_up_during_a_copy_leaves_nothing(files, disk, monkeypa
     def full(file, piece):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(uploads, "write_all", full)
+    monkeypatch.setattr(placing, "write_all", full)
     before = tree(disk)
     job = imported(files, disk / "away" / "new.safetensors")
     assert job.status == "failed" and job.error.code == "disk_full"
@@ -242,13 +242,13 @@ def test_a_disk_that_fills_up_during_a_copy_leaves_nothing(files, disk, monkeypa
 
 def test_a_file_that_changes_during_the_copy_is_not_taken(files, disk, monkeypatch):
     source = disk / "away" / "new.safetensors"
-    real = uploads.write_all
+    real = placing.write_all
 
     def meanwhile(file, piece):
         real(file, piece)
         source.write_bytes(good_bytes() + b"more")
 
-    monkeypatch.setattr(uploads, "write_all", meanwhile)
+    monkeypatch.setattr(placing, "write_all", meanwhile)
     job = imported(files, source)
     assert job.status == "failed" and job.error.code == "file_outdated"
     assert not (disk / "models" / "new.safetensors").exists()

@@ -235,7 +235,7 @@ def test_a_disk_that_fills_up_keeps_what_was_there_before_the_slice(into, monkey
     content = good_bytes()
     upload = into.start("new.safetensors", len(content))
     into.write(upload.id, 0, io.BytesIO(content[:3000]))
-    real = uploads.write_all
+    real = placing.write_all
     pieces = []
 
     def until_full(file, piece):
@@ -243,7 +243,7 @@ def test_a_disk_that_fills_up_keeps_what_was_there_before_the_slice(into, monkey
         pieces.append(piece)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(uploads, "write_all", until_full)
+    monkeypatch.setattr(placing, "write_all", until_full)
     with raises_code("disk_full"):
         into.write(upload.id, 3000, io.BytesIO(content[3000:]))
     assert pieces and into.get(upload.id).done_bytes == 3000

@@ -10,14 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from webapp.backends.ggml.graph import (
-    BY_INDEX,
-    GROUP_NORM_EPS,
-    Graph,
-    Group,
-    Weights,
-    build,
-)
+from webapp.backends.ggml.graph import BY_INDEX, GROUP_NORM_EPS, Graph, Group, Weights, build
 from webapp.backends.ggml.library import Ggml, InitParams
 from webapp.backends.ggml.states import States
 from webapp.backends.ggml.weights import WeightSource, WeightTensor, is_on_gpu

@@ -24,13 +24,7 @@ from webapp.services.attachments import with_search, with_texts
 from webapp.services.chat.side_by_side import Beside, as_asked
 from webapp.services.generation.generation import POLL_S, Generation
 from webapp.services.generation.prefixes import Prefix, find_prefix, starting_from
-from webapp.services.generation.request import (
-    PreparedPrompt,
-    PromptModel,
-    dialect_of,
-    format_of,
-    prepare,
-)
+from webapp.services.generation.request import PreparedPrompt, PromptModel, dialect_of, format_of, prepare
 from webapp.services.generation.structure import call_constraint
 from webapp.services.presets.presets import Presets, mode_of
 from webapp.storage.attachments import AttachmentStore

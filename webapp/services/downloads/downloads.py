@@ -18,15 +18,7 @@ from webapp.services.downloads.http import Http
 from webapp.services.downloads.hubs import LISTING_BYTES, REPOSITORY, HubFile, Hubs
 from webapp.services.downloads.transfer import Part, ShareOfJob, Source, Transfer, unfinished
 from webapp.services.jobs import PAUSED, Job, Jobs, Running
-from webapp.services.library.placing import (
-    check_free,
-    check_name_free,
-    home_of,
-    look_into,
-    safe_name,
-    take_place,
-    writing,
-)
+from webapp.services.library import placing
 from webapp.settings import Settings
 
 KIND = "download"
@@ -71,7 +63,7 @@ class Downloads:
         except ValueError as exc:
             raise DownloadError("download_not_a_file", host=self.catalogue_host, name=name) from exc
         part = self._newer_list.with_name(f".catalogue.{secrets.token_hex(4)}")
-        with writing(self._newer_list.parent):
+        with placing.writing(self._newer_list.parent):
             part.write_bytes(content)
             os.replace(part, self._newer_list)
         use_newer(self._newer_list, pinned)
@@ -111,7 +103,7 @@ class Downloads:
         hubs = (self.hubs.hub(hub),) if hub else self.hubs.order()
         names = {"hf": repo, "modelscope": modelscope or repo}
         urls = tuple(one.file_url(names[one.kind], file.path) for one in hubs)
-        return Source(safe_name(file.path), f"{repo}/{file.path}", urls, file.size_bytes, file.sha256)
+        return Source(placing.safe_name(file.path), f"{repo}/{file.path}", urls, file.size_bytes, file.sha256)
 
     def of_folder(self, repo: str, path: str, hub: str = "") -> Source:
         """A model of several files, as the first hub that answers lists them. ``download_not_found``."""
@@ -123,11 +115,11 @@ class Downloads:
             except DownloadError as exc:
                 if exc.code != "download_unreachable" or number == len(hubs):
                     raise
-        name = safe_name((path or repo).rpartition("/")[2], ("",))
+        name = placing.safe_name((path or repo).rpartition("/")[2], ("",))
         members = []
         for file in found.members:
             member = file.path.rpartition("/")[2]
-            if safe_name(member, ("",)) == member:
+            if placing.safe_name(member, ("",)) == member:
                 urls = tuple(one.file_url(repo, file.path) for one in hubs)
                 members.append(Source(member, f"{repo}/{file.path}", urls, file.size_bytes, file.sha256, folder=name))
         key = f"{repo}/{path}".rstrip("/")
@@ -139,13 +131,13 @@ class Downloads:
         for one in (source, *source.members):
             for url in one.urls:
                 self.http.check(url, one.name)
-        check_name_free(self._models_dir / source.name)
+        placing.check_name_free(self._models_dir / source.name)
         for job in self.jobs.jobs(KIND):
             if job.details["key"] == source.key and (not job.is_over or self.jobs.can_resume(job)):
                 self.jobs.resume(job.id)
                 return self.jobs.job(job.id)
         part = Part(self._models_dir, source)
-        check_free(self._models_dir, source.size_bytes - part.size_bytes)
+        placing.check_free(self._models_dir, source.size_bytes - part.size_bytes)
         return self._list(source)
 
     def close(self) -> None:
@@ -158,7 +150,7 @@ class Downloads:
             hub = next(hub for hub in self.hubs.all if hub.host == parts.netloc)
             return self.of_repository(match[1], HubFile(unquote(match[2]), 0), hub.name)
         self.http.check(url, url)
-        return Source(safe_name(unquote(parts.path)), url, (url,))
+        return Source(placing.safe_name(unquote(parts.path)), url, (url,))
 
     def _list(self, source: Source, status: str = "waiting") -> Job:
         part = Part(self._models_dir, source)
@@ -179,19 +171,21 @@ class Downloads:
     def _fetch(self, source: Source, running: Running) -> dict[str, Any]:
         part = Part(self._models_dir, source)
         running.note(f"from {urlsplit(source.urls[0]).netloc}")
-        check_name_free(self._models_dir / source.name)
+        placing.check_name_free(self._models_dir / source.name)
         if source.members:
             return self._fetch_folder(source, part, running)
         transfer = Transfer(source, part, self.http, running)
         transfer.fetch()
         running.report(part.size_bytes, phase="look")
         try:
-            path = home_of(self._models_dir, source.name, look_into(self._library.reader, part.path, source.name))
+            path = placing.home_of(
+                self._models_dir, source.name, placing.look_into(self._library.reader, part.path, source.name)
+            )
         except WeightsError:
             part.discard()
             raise
-        with writing(path.parent):
-            take_place(part.path, path)
+        with placing.writing(path.parent):
+            placing.take_place(part.path, path)
         part.discard()
         self._library.watch.look_again()
         size_bytes = path.stat().st_size
@@ -209,7 +203,7 @@ class Downloads:
                 Transfer(member, own, self.http, ShareOfJob(running, before)).fetch()
             before += member.size_bytes
         running.report(before, phase="look")
-        with writing(part.folder):
+        with placing.writing(part.folder):
             part.path.mkdir(exist_ok=True)
             for member in source.members:
                 own = Part(self._models_dir, member)
@@ -217,13 +211,13 @@ class Downloads:
                     os.replace(own.path, part.path / member.name)
                 own.discard()
         try:
-            look_into(self._library.reader, part.path, source.name)
+            placing.look_into(self._library.reader, part.path, source.name)
         except WeightsError:
             part.discard()
             raise
         path = self._models_dir / source.name
-        with writing(path.parent):
-            take_place(part.path, path)
+        with placing.writing(path.parent):
+            placing.take_place(part.path, path)
         part.discard()
         self._library.watch.look_again()
         running.report(before, total=before)

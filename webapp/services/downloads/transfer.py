@@ -24,14 +24,7 @@ from webapp.errors import DownloadError, RoostError
 from webapp.i18n import size_text
 from webapp.services.downloads.http import Answer, Http, interrupt
 from webapp.services.jobs import Running
-from webapp.services.library.placing import (
-    RESERVE_BYTES,
-    check_free,
-    free_bytes,
-    safe_name,
-    write_all,
-    writing,
-)
+from webapp.services.library.placing import RESERVE_BYTES, check_free, free_bytes, safe_name, write_all, writing
 from webapp.weights.model_folder import stamp_of
 
 PARTS = ".downloads"

@@ -9,7 +9,7 @@ from pathlib import Path
 from webapp.errors import FileMissing, ModelNotFound, RoostError
 from webapp.manager.manager import ModelManager
 from webapp.services.jobs import Job, Jobs
-from webapp.services.library.placing import Trash, Trashed, safe_name, take_place
+from webapp.services.library import placing
 from webapp.services.library.uploads import Upload, Uploads, start_import
 
 HOLDS_A_MODEL = ("loading", "ready", "answering", "unloading")
@@ -24,7 +24,7 @@ class ModelFiles:
         self.library = manager.library
         self.models_dir = self.library.folders[0].path
         self.uploads = Uploads(self.models_dir, reader=self.library.reader)
-        self._trashes = {folder.path: Trash(folder.path) for folder in self.library.folders}
+        self._trashes = {folder.path: placing.Trash(folder.path) for folder in self.library.folders}
         self._count_lock = threading.Lock()
         self._count = 0
 
@@ -42,7 +42,7 @@ class ModelFiles:
         status = self._manager.status()
         return status.phase in HOLDS_A_MODEL and os.path.normpath(status.model_path) == os.path.normpath(path)
 
-    def delete(self, name: str) -> Trashed:
+    def delete(self, name: str) -> placing.Trashed:
         """Into the trash of its folder; ModelNotFound, ``model_in_use``, ``model_kept``."""
         path = self._changeable(name)
         try:
@@ -61,7 +61,7 @@ class ModelFiles:
                 return self.library.name_of(path)
         raise RoostError("trash_missing", name=item_id[:32])
 
-    def trashed(self) -> tuple[Trashed, ...]:
+    def trashed(self) -> tuple[placing.Trashed, ...]:
         """Of all folders, the last deleted first."""
         found = [item for trash in self._trashes.values() for item in trash.list()]
         return tuple(sorted(found, key=lambda item: -item.deleted_at))
@@ -76,12 +76,12 @@ class ModelFiles:
         """In its own folder; the name it has now. ``file_name_unusable``, ``file_name_taken``, and as of
         :meth:`delete`."""
         path = self._changeable(name)
-        clean = safe_name(new_name, ("",) if path.is_dir() else (path.suffix.lower(),))
+        clean = placing.safe_name(new_name, ("",) if path.is_dir() else (path.suffix.lower(),))
         if clean == path.name:
             return self.library.name_of(path)
         target = path.with_name(clean)
         if not (target.exists() and os.path.samefile(path, target)):  # only upper and lower case differ
-            take_place(path, target)
+            placing.take_place(path, target)
         else:
             os.rename(path, target)
         self._files_changed()
@@ -112,7 +112,7 @@ class ModelFiles:
             raise RoostError("model_in_use", name=name)
         return path
 
-    def _trash_of(self, path: Path) -> Trash:
+    def _trash_of(self, path: Path) -> placing.Trash:
         folder = self.library.folder_of(path)
         assert folder is not None  # _changeable has seen to it
         return self._trashes[folder.path]

@@ -28,18 +28,7 @@ from webapp.errors import FileMissing, RoostError, UploadMissing, WeightsError
 from webapp.i18n import Text, size_text
 from webapp.manager.library import MODEL_ENDINGS, ModelLibrary
 from webapp.services.jobs import DONE, Job, Jobs, Running
-from webapp.services.library.placing import (
-    check_free,
-    check_name_free,
-    home_of,
-    look_into,
-    safe_name,
-    take_place,
-    to_disk,
-    whole_path,
-    write_all,
-    writing,
-)
+from webapp.services.library import placing
 from webapp.weights.file_format import SMALLEST_FILE_BYTES, check_readable, sniff
 from webapp.weights.file_reader import FileReader
 from webapp.weights.model_folder import PEFT_CONFIG, PEFT_WEIGHTS, is_model_folder, is_model_folder_at, stamp_of
@@ -89,19 +78,19 @@ class Uploads:
         ``file_name_unusable``, ``file_name_taken``, ``file_empty``, ``file_is_directory`` for a folder that is no
         model, ``disk_full``.
         """
-        clean = safe_name(name, ("",) if parts else self._endings)
+        clean = placing.safe_name(name, ("",) if parts else self._endings)
         check_parts(clean, parts)
         if parts:
             size_bytes = sum(size for _, size in parts)
         if size_bytes <= 0:
             raise WeightsError("file_empty", path=clean)
-        check_name_free(self.models_dir / clean)
+        placing.check_name_free(self.models_dir / clean)
         about = json.dumps({"name": clean, "size_bytes": size_bytes, "parts": parts}, ensure_ascii=False)
         upload_id = hashlib.sha256(f"{about}\n{stamp}".encode()).hexdigest()[:32]
         with self._locked(upload_id):
             there = [path.stat().st_size for path, _ in self._files(upload_id, parts, size_bytes) if path.is_file()]
-            check_free(self.models_dir, size_bytes - sum(there))
-            with writing(self.folder):
+            placing.check_free(self.models_dir, size_bytes - sum(there))
+            with placing.writing(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._about(upload_id).write_text(about, encoding="utf-8")
                 for path, _ in self._files(upload_id, parts, size_bytes):
@@ -155,14 +144,16 @@ class Uploads:
             try:
                 path = self.models_dir / upload.name
                 if PEFT_WEIGHTS in dict(upload.parts):
-                    look_into(self._reader, part / PEFT_WEIGHTS, f"{upload.name}/{PEFT_WEIGHTS}")
+                    placing.look_into(self._reader, part / PEFT_WEIGHTS, f"{upload.name}/{PEFT_WEIGHTS}")
                 else:
-                    path = home_of(self.models_dir, upload.name, look_into(self._reader, part, upload.name))
+                    path = placing.home_of(
+                        self.models_dir, upload.name, placing.look_into(self._reader, part, upload.name)
+                    )
             except WeightsError:
                 self._remove(upload_id)
                 raise
-            to_disk(part)
-            take_place(part, path)
+            placing.to_disk(part)
+            placing.take_place(part, path)
             self._remove(upload_id)
             return path
 
@@ -187,7 +178,7 @@ class Uploads:
     def _append(self, upload: Upload, slice_: IO[bytes]) -> None:
         done = upload.done_bytes
         files = self._files(upload.id, upload.parts, upload.size_bytes)
-        with writing(self.folder, upload.size_bytes - done):
+        with placing.writing(self.folder, upload.size_bytes - done):
             try:
                 while piece := slice_.read(PIECE_BYTES):
                     if done + len(piece) > upload.size_bytes:
@@ -248,7 +239,7 @@ def check_parts(folder: str, parts: Parts) -> None:
     ``file_name_unusable``; ``file_is_directory`` where they are no model and no adapter."""
     names = [name for name, _ in parts]
     for name, size in parts:
-        if name.startswith(".") or name != safe_name(name, ("",)) or size < 0:
+        if name.startswith(".") or name != placing.safe_name(name, ("",)) or size < 0:
             raise RoostError("file_name_unusable", name=name[:SHOWN_CHARS], endings="")
     if len({name.casefold() for name in names}) != len(names) or len(names) > MOST_PARTS:
         raise RoostError("file_name_unusable", name=folder, endings="")
@@ -272,7 +263,7 @@ def _write_at(files: list[tuple[Path, int]], position: int, piece: bytes) -> Non
             # Unbuffered: a disk that is full says so at the write, and closing the file has nothing left to say.
             with path.open("rb+", buffering=0) as file:
                 file.seek(first - begin)
-                write_all(file, piece[first - position : last - position])
+                placing.write_all(file, piece[first - position : last - position])
 
 
 KIND = "import"
@@ -286,7 +277,7 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
     What is wrong with the file, its name or the room for it is raised at once. ``on_done`` is called from the job's
     thread.
     """
-    source = whole_path(source_path)
+    source = placing.whole_path(source_path)
     if mode not in MODES:
         raise FileMissing(path=source_path)
     is_folder = is_model_folder_at(source)
@@ -295,22 +286,22 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
     source = Path(os.path.normpath(source))
     if library.folder_of(source) or library.folder_of(Path(os.path.realpath(source))):
         raise RoostError("library_error", name=source.name, reason=Text("reason.services.in_library_already"))
-    name = safe_name(source.name, ("",)) if is_folder else safe_name(source.name)
+    name = placing.safe_name(source.name, ("",)) if is_folder else placing.safe_name(source.name)
     models_dir = library.folders[0].path
-    path = home_of(models_dir, name, look_into(library.reader, source, name))
-    check_name_free(path)
+    path = placing.home_of(models_dir, name, placing.look_into(library.reader, source, name))
+    placing.check_name_free(path)
     size_bytes = stamp_of(source)[1]
     details = {"name": name, "path": str(path), "mode": mode}
     if mode != "copy" and _at_once(_link if mode == "link" else _rename, source, path):
         return jobs.start(KIND, name, lambda running: None, details, total=size_bytes, status=DONE)
-    check_free(models_dir, size_bytes)
+    placing.check_free(models_dir, size_bytes)
 
     def work(running: Running) -> None:
         part = models_dir / UPLOADS / f"{uuid.uuid4().hex}.copy"
         try:
             _copy(source, part, running)
-            to_disk(part)
-            take_place(part, path)
+            placing.to_disk(part)
+            placing.take_place(part, path)
             if mode == "move":
                 shutil.rmtree(source) if is_folder else source.unlink()
         finally:
@@ -324,7 +315,7 @@ def start_import(library: ModelLibrary, jobs: Jobs, source_path: str, mode: str,
 
 def _at_once(action: Callable[[Path, Path], None], source: Path, path: Path) -> bool:
     """False when it cannot be done across disks."""
-    with writing(path.parent):
+    with placing.writing(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             action(source, path)
@@ -339,7 +330,7 @@ def _copy(source_path: Path, part: Path, running: Running) -> None:
     """Of a folder: the files in it, none of those in its folders."""
     before = stamp_of(source_path)
     done = 0
-    with writing(part.parent, before[1]):
+    with placing.writing(part.parent, before[1]):
         part.parent.mkdir(parents=True, exist_ok=True)
         pairs = [(source_path, part)]
         if source_path.is_dir():
@@ -351,7 +342,7 @@ def _copy(source_path: Path, part: Path, running: Running) -> None:
                 while piece := source.read(COPY_BYTES):
                     if running.wish:
                         raise InterruptedError
-                    write_all(target, piece)
+                    placing.write_all(target, piece)
                     done += len(piece)
                     running.report(done)
     if stamp_of(source_path) != before or done != before[1]:

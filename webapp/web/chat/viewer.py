@@ -22,14 +22,7 @@ from webapp.services.chat.turn_writer import LiveTurn
 from webapp.storage.people import Person
 from webapp.storage.records import Chat, StoredMessage
 from webapp.web import status
-from webapp.web.chat.live import (
-    PRESETS,
-    STATUS,
-    ChatContext,
-    LiveRendering,
-    LiveView,
-    chat_topic,
-)
+from webapp.web.chat.live import PRESETS, STATUS, ChatContext, LiveRendering, LiveView, chat_topic
 from webapp.web.chat.panel import NEW_CHAT, NO_OFFER, Panel, load_offer, panel_of
 from webapp.web.chat.views import (
     attached,
