@@ -19,15 +19,18 @@ from webapp.services.jobs import RUNNING, WAITING, Job
 from webapp.storage.batches import Batch, BatchRow
 from webapp.web.jobs import describes, job_list, person_of
 from webapp.web.kit.page import (
+    JSON_LINES,
     Choice,
     PageContext,
     Values,
     browser_zone,
     current_page,
-    file_name_options,
+    download,
+    file_stem,
     fresh_page,
     posted_text,
     render_page,
+    undone_id,
 )
 from webapp.web.presets.form import presets_of, shown_name
 
@@ -38,7 +41,6 @@ NAME_CHARS = 120
 SHOWN_ROWS = 100
 AT_ONCE = 8
 MAX_TOKENS = 500
-ID = r"[0-9a-f]{32}"
 
 blueprint = Blueprint("batch", __name__, url_prefix="/notebook/batch")
 
@@ -63,8 +65,6 @@ def index() -> Response:
 
 def batch_page(page: PageContext, form: Values | None = None, error: RoostError | None = None) -> Values:
     t, zone = page.t, browser_zone()
-    undo = request.args.get("undo", "")
-    undo = f"restore:{undo}" if re.fullmatch(ID, undo) else ""
     given = {"template": f"{{{LINE}}}", "kind": "lines", "is_chat": "1", "preset": "", "text": "", "name": ""}
     most_at_once = batches_of(page).most_at_once
     given |= {"max_tokens": str(MAX_TOKENS), "at_once": str(min(AT_ONCE, most_at_once)), **(form or {})}
@@ -72,7 +72,7 @@ def batch_page(page: PageContext, form: Values | None = None, error: RoostError 
     return {
         "page_title": t("batch.title"),
         "commands_url": url_for("batch.do"),
-        "toasts": page.done_toast("batch.said", ("deleted", "restored"), undo),
+        "toasts": page.done_toast("batch.said", ("deleted", "restored")),
         "form": given,
         "kinds": [Choice(kind, t(f"batch.kind.{kind}")) for kind in KINDS],
         "forms": [Choice("1", t("batch.as_chat")), Choice("", t("batch.as_text"))],
@@ -178,8 +178,7 @@ def delete(batch_id: str) -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo of a toast."""
-    found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    store, batch_id = batches_of(current_page()).store, found[1] if found else ""
+    store, batch_id = batches_of(current_page()).store, undone_id()
     store.check(batch_id, g.person.id)
     return redirect(url_for("batch.index", said="restored", about=store.restore(batch_id).name), 303)
 
@@ -194,11 +193,7 @@ def export(batch_id: str, kind: str) -> Response:
         raise RoostError("batch_not_found")
     rows = store.all_rows(batch_id)
     lines = _csv(batch, rows) if kind == "csv" else _jsonl(batch, rows)
-    answer = Response(lines, mimetype="text/csv" if kind == "csv" else "application/x-ndjson")
-    name = re.sub(r"[^\w\- ]", "", batch.name).strip() or "batch"
-    answer.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.{kind}"))
-    answer.headers["Cache-Control"] = "no-store"
-    return answer
+    return download(lines, "text/csv" if kind == "csv" else JSON_LINES, f"{file_stem(batch.name, 'batch')}.{kind}")
 
 
 RESULTS = ("answer", "finish_reason", "prompt_tokens", "tokens", "error")

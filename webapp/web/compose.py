@@ -34,9 +34,19 @@ from webapp.services.generation.completions import Completion
 from webapp.services.presets.fields import NAME_CHARS
 from webapp.storage.records import storable
 from webapp.tokenizer.music import MidiVocabulary
-from webapp.web.chat.views import waiting_text
+from webapp.web.chat.views import waiting_text, written_text
 from webapp.web.guard import asker, current_role
-from webapp.web.kit.page import Choice, PageContext, Values, current_page, file_name_options, render_page
+from webapp.web.kit.page import (
+    Choice,
+    PageContext,
+    Values,
+    current_page,
+    download,
+    json_line,
+    json_lines,
+    render_page,
+    wants_json,
+)
 from webapp.web.presets.views import state_choices
 from webapp.web.roles import least_role
 from webapp.web.status import music_models
@@ -46,8 +56,6 @@ MOST_VARIATIONS = 4
 POLL_S = 1.0
 ABC_EVERY_S = 0.25
 """How often the notes of a tune in ABC, which have to be read from its beginning, are told."""
-JSON_LINES = "application/x-ndjson"
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 TYPES = {".mid": "audio/midi", ".wav": "audio/wav", ".abc": "text/vnd.abc", ".txt": "text/plain"}
 RULES = {
     MIDI_TEXT: {
@@ -120,8 +128,8 @@ def write() -> Any:
         completion = Completion([compose(page.manager, _wish(text))])
     except RoostError as exc:
         return _refused(page, exc, text)
-    if _wants_json():
-        return Response(_lines(page, text, completion, is_gone), mimetype=JSON_LINES, headers=HEADERS)
+    if wants_json():
+        return json_lines(_lines(page, text, completion, is_gone))
     try:
         for _ in completion.events(POLL_S):
             if is_gone():
@@ -172,20 +180,11 @@ def _text() -> str:
     return text
 
 
-def _wants_json() -> bool:
-    return request.headers.get("Accept", "") in ("application/json", JSON_LINES)
-
-
 def _refused(page: PageContext, error: RoostError, text: str) -> Any:
-    if _wants_json():
-        return jsonify(error=_told(page, error)), error.status
+    if wants_json():
+        return jsonify(error=page.error_values(error)), error.status
     status = error.status if error.status < 500 else 422
     return render_page("compose/page.html", compose_page(page, text, error), status=status)
-
-
-def _told(page: PageContext, error: RoostError) -> Values:
-    message, hint = page.explain(error)
-    return {"code": error.code, "message": message, "hint": hint}
 
 
 class _Piece:
@@ -250,7 +249,7 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
     told_at = dict.fromkeys(range(len(pieces)), 0.0)
     try:
         for number, piece in enumerate(pieces):
-            yield _line({"piece": number, "head": head, **piece.head()})
+            yield json_line({"piece": number, "head": head, **piece.head()})
         for told in completion.events(POLL_S):
             if is_gone():
                 return
@@ -261,28 +260,15 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
             if isinstance(event, ContentDelta):
                 time.sleep(max(0.0, told_at[number] + GATHER_S - time.monotonic()))  # the rest of the frame gathers
                 told_at[number] = time.monotonic()
-                yield _line({"piece": number, **pieces[number].take(event.text), "at": time.time()})
+                yield json_line({"piece": number, **pieces[number].take(event.text), "at": time.time()})
             elif isinstance(event, Waiting):
-                yield _line({"waiting": waiting_text(event, page.t)})
+                yield json_line({"waiting": waiting_text(event, page.t)})
             elif isinstance(event, Finished):
-                yield _line({"piece": number, **pieces[number].end(), "figures": _figures(page, event)})
+                yield json_line({"piece": number, **pieces[number].end(), "figures": written_text(event, page.t)})
     except RoostError as exc:
-        yield _line({"error": _told(page, exc)})
+        yield json_line({"error": page.error_values(exc)})
     finally:
         completion.close()
-
-
-def _line(value: Values) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
-
-
-def _figures(page: PageContext, end: Finished) -> str:
-    t, stats = page.t, end.stats
-    found = [t("chat.stats.tokens", count=end.usage.completion)]
-    if stats.get("tokens_per_s"):
-        found.append(t("chat.stats.speed", rate=f"{stats['tokens_per_s']:.1f}"))
-    found.append(t("notebook.read", count=stats.get("prefilled_tokens", 0)))
-    return " · ".join(found)
 
 
 # files, and what is played or changed by hand
@@ -307,7 +293,7 @@ def read() -> Any:
                 text = f"{text.rstrip()}\n{played}".lstrip() if kind == ABC_TEXT else played
         return jsonify(text=text, notes=_rows(notes_of_text(kind, text, vocabulary)) if text.strip() else [])
     except RoostError as exc:
-        return jsonify(error=_told(page, exc)), exc.status
+        return jsonify(error=page.error_values(exc)), exc.status
 
 
 def _given_notes(data: str) -> list[Note]:
@@ -332,6 +318,4 @@ def file() -> Any:
         data = saved(kind_of(info), text, ending, vocabulary_of(info))
     except RoostError as exc:
         return _refused(page, exc, text)
-    answer = Response(data, mimetype=TYPES[ending], headers={"Cache-Control": "no-store"})
-    answer.headers.set("Content-Disposition", "attachment", **file_name_options(f"roost{ending}"))
-    return answer
+    return download(data, TYPES[ending], f"roost{ending}")

@@ -3,7 +3,6 @@ is written as lines of JSON; without them each button posts the form and shows t
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -21,7 +20,7 @@ from webapp.services.presets.fields import SAMPLING, overrides, read_fields
 from webapp.services.presets.presets import PLAIN
 from webapp.storage.notebooks import Notebook
 from webapp.storage.records import storable
-from webapp.web.chat.views import CLASSES, alternative_rows, chance_text, token_view, waiting_text
+from webapp.web.chat.views import CLASSES, alternative_rows, chance_text, token_view, waiting_text, written_text
 from webapp.web.guard import asker, current_role
 from webapp.web.kit.page import (
     Choice,
@@ -30,10 +29,15 @@ from webapp.web.kit.page import (
     Values,
     browser_zone,
     current_page,
-    file_name_options,
+    download,
+    file_stem,
     fresh_page,
+    json_line,
+    json_lines,
     render_page,
+    undone_id,
     wants_fragment,
+    wants_json,
 )
 from webapp.web.presets.form import Controls, Draft, presets_of, shown_name
 from webapp.web.roles import least_role
@@ -43,9 +47,6 @@ TEXT_CHARS = 1_000_000
 NAME_CHARS = 120
 FORM_BYTES = 8 << 20
 SHOWN_TOKENS = 2000
-ID = r"[0-9a-f]{32}"
-JSON_LINES = "application/x-ndjson"
-HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
 blueprint = Blueprint("notebook", __name__, url_prefix="/notebook")
 
@@ -139,10 +140,7 @@ def _shown_sampling(notebook: Notebook) -> Values:
 
 
 def _said_toast(page: PageContext) -> tuple[Toast, ...]:
-    undo = request.args.get("undo", "")
-    return page.done_toast(
-        "notebook.said", ("deleted", "restored"), f"restore:{undo}" if re.fullmatch(ID, undo) else ""
-    )
+    return page.done_toast("notebook.said", ("deleted", "restored"))
 
 
 # what is posted
@@ -160,14 +158,10 @@ def _saved(page: PageContext, notebook_id: str) -> Notebook:
         raise RoostError("too_large", found=len(text), limit=TEXT_CHARS)
     name = " ".join(form.get("name", notebook.name).split())[:NAME_CHARS] or notebook.name
     settings = _settings(page, notebook) if "drawn_preset" in form else notebook.settings
-    try:
-        seen = float(form.get("seen", ""))
-    except ValueError:
-        seen = None
     draft = notebooks.draft_with(notebook, text)
     if (draft, name, settings) == (notebook.draft, notebook.name, notebook.settings):
         return notebook
-    return notebooks.store.write(notebook_id, draft, seen, name=name, settings=settings)
+    return notebooks.store.write(notebook_id, draft, form.get("seen", type=float), name=name, settings=settings)
 
 
 def _settings(page: PageContext, notebook: Notebook) -> Values:
@@ -194,14 +188,9 @@ def _state(page: PageContext, notebook: Notebook) -> Values:
     }
 
 
-def _wants_json() -> bool:
-    return request.headers.get("Accept", "") in ("application/json", JSON_LINES)
-
-
 def _refused(page: PageContext, notebook_id: str, error: RoostError) -> Response | tuple[Response, int]:
-    message, hint = page.explain(error)
-    if _wants_json():
-        return jsonify(error={"code": error.code, "message": message, "hint": hint}), error.status
+    if wants_json():
+        return jsonify(error=page.error_values(error)), error.status
     page = fresh_page()
     shown = notebook_page(page, notebooks_of(page).store.get(notebook_id), (page.error_toast(error),))
     if "text" in request.form:
@@ -219,7 +208,7 @@ def _changing(
         if exc.status == 404:
             raise
         return _refused(page, notebook_id, exc)
-    if _wants_json():
+    if wants_json():
         return jsonify(_state(page, notebook))
     return redirect(url_for("notebook.show", notebook_id=notebook_id), 303)
 
@@ -260,7 +249,7 @@ def continue_(notebook_id: str) -> Any:
             gap if gap is not None and 0 <= gap <= len(notebook.draft.text) else None,
             Fork(int(fork[1]), int(fork[2])) if fork else None,
         )
-        if not _wants_json():
+        if not wants_json():
             for _ in steps:
                 if is_gone():
                     break
@@ -269,8 +258,8 @@ def continue_(notebook_id: str) -> Any:
         if exc.status == 404 and exc.code.startswith("notebook"):
             raise
         return _refused(page, notebook_id, exc)
-    if _wants_json():
-        return Response(_lines(page, notebook_id, steps, is_gone), mimetype=JSON_LINES, headers=HEADERS)
+    if wants_json():
+        return json_lines(_lines(page, notebook_id, steps, is_gone))
     return redirect(url_for("notebook.show", notebook_id=notebook_id), 303)
 
 
@@ -278,28 +267,24 @@ def _lines(page: PageContext, notebook_id: str, steps: Steps, is_gone: Callable[
     """What is there before and after, then what is written, with each token's text, class and chance; at the end how
     the notebook stands. Ends, and with it the answer, when nobody reads any more."""
     try:
-        yield _line({"head": steps.head, "tail": steps.tail})
+        yield json_line({"head": steps.head, "tail": steps.tail})
         for step in steps:
             if is_gone():
                 return
             if isinstance(step, Written):
-                yield _line({"text": step.text, "tokens": _brief(step)})
+                yield json_line({"text": step.text, "tokens": _brief(step)})
             elif isinstance(step, Waiting):
-                yield _line({"waiting": waiting_text(step, page.t)})
+                yield json_line({"waiting": waiting_text(step, page.t)})
             elif isinstance(step, Finished):
-                yield _line({"figures": _figures(page, step)})
+                at_limit = f" · {page.t('notebook.at_limit')}" if step.finish_reason == "length" else ""
+                yield json_line({"figures": written_text(step, page.t) + at_limit})
         steps.close()
-        yield _line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
+        yield json_line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
     except RoostError as exc:
-        message, hint = page.explain(exc)
-        yield _line({"error": {"code": exc.code, "message": message, "hint": hint}})
-        yield _line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
+        yield json_line({"error": page.error_values(exc)})
+        yield json_line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
     finally:
         steps.close()
-
-
-def _line(value: Values) -> bytes:
-    return json.dumps(value).encode() + b"\n"
 
 
 def _brief(step: Written) -> list[list[Any]]:
@@ -309,17 +294,6 @@ def _brief(step: Written) -> list[list[Any]]:
         tokens = (AnswerToken(0, step.text, min(token.probability for token in tokens)),)
     shown = [token_view(token, 0) for token in tokens]
     return [[token.text, view["level"], view["chance"]] for token, view in zip(tokens, shown, strict=True)]
-
-
-def _figures(page: PageContext, end: Finished) -> str:
-    t, stats = page.t, end.stats
-    found = [t("chat.stats.tokens", count=end.usage.completion)]
-    if stats.get("tokens_per_s"):
-        found.append(t("chat.stats.speed", rate=f"{stats['tokens_per_s']:.1f}"))
-    found.append(t("notebook.read", count=stats.get("prefilled_tokens", 0)))
-    if end.finish_reason == "length":
-        found.append(t("notebook.at_limit"))
-    return " · ".join(found)
 
 
 @blueprint.post("/<notebook_id>/delete")
@@ -333,8 +307,7 @@ def delete(notebook_id: str) -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo of a toast."""
-    found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    store, notebook_id = notebooks_of(current_page()).store, found[1] if found else ""
+    store, notebook_id = notebooks_of(current_page()).store, undone_id()
     store.check(notebook_id, g.person.id)
     restored = store.restore(notebook_id)
     return redirect(url_for("notebook.show", notebook_id=restored.id, said="restored", about=restored.name), 303)
@@ -381,8 +354,7 @@ def _alternatives(page: PageContext, notebook_id: str, place: int) -> Values:
     try:
         own, best = notebooks_of(page).alternatives(notebook_id, place)
     except RoostError as exc:
-        message, hint = page.explain(exc)
-        return {**view, "failure": {"message": message, "hint": hint}}
+        return {**view, "failure": page.error_values(exc)}
     rows = alternative_rows(own, best, place, "fork")
     return {**view, "rows": [{**row, "is_end": row["is_end"] or "\ufffd" in row["text"]} for row in rows]}
 
@@ -390,7 +362,4 @@ def _alternatives(page: PageContext, notebook_id: str, place: int) -> Values:
 @blueprint.get("/<notebook_id>/export.txt")
 def export(notebook_id: str) -> Response:
     notebook = notebooks_of(current_page()).store.get(notebook_id)
-    answer = Response(notebook.draft.text, mimetype="text/plain", headers={"Cache-Control": "no-store"})
-    name = re.sub(r"[^\w\- ]", "", notebook.name).strip() or "notebook"
-    answer.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.txt"))
-    return answer
+    return download(notebook.draft.text, "text/plain", f"{file_stem(notebook.name, 'notebook')}.txt")

@@ -393,7 +393,7 @@ def page_context(
         "least_password": login.LEAST_PASSWORD_CHARS,
         "error": page.sentences(error) if error is not None else "",
         "failed": failed,
-        "toasts": page.done_toast("people.done", SAID),
+        "toasts": page.done_toast("people.done", SAID, undo=""),
     }
 
 

@@ -20,7 +20,17 @@ from webapp.i18n import Text
 from webapp.services.generation.prefixes import Prefixes, Source
 from webapp.storage.records import Chat, storable
 from webapp.storage.saved_items import SavedItem, SavedItems
-from webapp.web.kit.page import Choice, PageContext, Values, current_page, file_name_options, fresh_page, render_page
+from webapp.web.kit.page import (
+    Choice,
+    PageContext,
+    Values,
+    current_page,
+    download,
+    file_stem,
+    fresh_page,
+    render_page,
+    undone_id,
+)
 from webapp.web.presets.form import presets_of, shown_name
 from webapp.weights.state_sheet import PROMPT
 
@@ -31,7 +41,6 @@ PROMPT_CHARS = 20_000
 GREETING_CHARS = 20_000
 PICTURE_BYTES = 1 << 20
 CARD_BYTES = 8 << 20
-ID = r"[0-9a-f]{32}"
 PICTURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))
 CARD_KEYWORDS = (b"ccv3", b"chara")
 """Of the PNG text chunk that holds a card, the newer first; both in base64."""
@@ -98,8 +107,6 @@ def personas_page(
     page: PageContext, form: Values | None = None, error: RoostError | None = None, place: str = ""
 ) -> Values:
     """``form``: what a person wrote; ``place``: "form" or "import", where ``error`` belongs."""
-    undo = request.args.get("undo", "")
-    undo = f"restore:{undo}" if re.fullmatch(ID, undo) else ""
     said = ("saved", "deleted", "restored", "imported", "baking")
     empty = dict.fromkeys(("id", "seen", "name", "emoji", "system_prompt", "preset", "state", "greeting"), "")
     given = {**empty, **(form or {})}
@@ -119,7 +126,7 @@ def personas_page(
         ],
         "states": [Choice("", page.t("personas.no_state")), *(Choice(name, name) for name in states)],
         "error": {"place": place, "code": error.code, "text": page.sentences(error)} if error else None,
-        "toasts": page.done_toast("personas.said", said, undo),
+        "toasts": page.done_toast("personas.said", said),
     }
 
 
@@ -134,9 +141,8 @@ def save() -> Response | BaseResponse:
         name, body = checked(form)
         upload = request.files.get("picture")
         picture = checked_picture(upload.stream.read(PICTURE_BYTES + 1)) if upload and upload.filename else None
-        seen = float(form["seen"]) if re.fullmatch(r"[\d.]{1,30}", form["seen"]) else None
         keeps = "no_picture" not in request.form
-        saved = personas_of(page).save(form["id"], name, body, picture, keeps, seen)
+        saved = personas_of(page).save(form["id"], name, body, picture, keeps, request.form.get("seen", type=float))
     except RoostError as exc:
         if exc.status == 404:
             raise
@@ -204,8 +210,7 @@ def delete(persona_id: str) -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo of a toast."""
-    found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    item = personas_of(current_page()).restore(found[1] if found else "")
+    item = personas_of(current_page()).restore(undone_id())
     return redirect(url_for("personas.index", said="restored", about=item.name), 303)
 
 
@@ -299,7 +304,5 @@ def export(persona_id: str) -> Response:
         "spec_version": "2.0",
         "data": {**empty, **lists, **data, "extensions": {"roost": body}},
     }
-    answer = Response(json.dumps(card, ensure_ascii=False, indent=2), mimetype="application/json")
-    name = re.sub(r"[^\w\- ]", "", item.name).strip() or "persona"
-    answer.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.json"))
-    return answer
+    text = json.dumps(card, ensure_ascii=False, indent=2)
+    return download(text, "application/json", f"{file_stem(item.name, 'persona')}.json")

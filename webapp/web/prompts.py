@@ -15,7 +15,16 @@ from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.storage.records import storable
 from webapp.storage.saved_items import SavedItem, SavedItems
-from webapp.web.kit.page import PageContext, Toast, Values, current_page, download, fresh_page, posted_text, render_page
+from webapp.web.kit.page import (
+    PageContext,
+    Values,
+    current_page,
+    download,
+    fresh_page,
+    posted_text,
+    render_page,
+    undone_id,
+)
 
 KIND = "prompt"
 NAME = re.compile(r"[^\s/{}]{1,60}")
@@ -24,7 +33,6 @@ TEXT_CHARS = 200_000
 FORM_BYTES = 2 << 20
 IMPORT_CHARS = 8_000_000
 MOST_IMPORTED = 1000
-ID = r"[0-9a-f]{32}"
 WORDS = ("insert", "cancel", "fill", "none", "add", "list")
 
 blueprint = Blueprint("prompts", __name__, url_prefix="/prompts")
@@ -44,16 +52,13 @@ def prompts_page(
     page: PageContext, form: Values | None = None, error: RoostError | None = None, place: str = ""
 ) -> Values:
     """``form``: what a person wrote and could not be saved; ``place``: "form" or "import", where ``error`` belongs."""
-    undo = request.args.get("undo", "")
-    undo = f"restore:{undo}" if re.fullmatch(ID, undo) else ""
-    toasts: tuple[Toast, ...] = page.done_toast("prompts.said", ("saved", "deleted", "restored", "imported"), undo)
     return {
         "page_title": page.t("prompts.title"),
         "commands_url": url_for("prompts.do"),
         "rows": [{"id": item.id, "name": item.name, **item.body} for item in prompts_of(page).list()],
         "form": form or {"id": "", "seen": "", "name": "", "title": "", "content": ""},
         "error": {"place": place, "code": error.code, "text": page.sentences(error)} if error else None,
-        "toasts": toasts,
+        "toasts": page.done_toast("prompts.said", ("saved", "deleted", "restored", "imported")),
     }
 
 
@@ -84,8 +89,7 @@ def save() -> Response | BaseResponse:
     form = {name: request.form.get(name, "") for name in ("id", "seen", "name", "title", "content")}
     try:
         name, body = checked(form)
-        seen = float(form["seen"]) if re.fullmatch(r"[\d.]{1,30}", form["seen"]) else None
-        saved = prompts_of(page).save(form["id"], name, body, seen=seen)
+        saved = prompts_of(page).save(form["id"], name, body, seen=request.form.get("seen", type=float))
     except RoostError as exc:
         if exc.status == 404:
             raise
@@ -116,8 +120,7 @@ def delete(prompt_id: str) -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo of a toast."""
-    found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    item = prompts_of(current_page()).restore(found[1] if found else "")
+    item = prompts_of(current_page()).restore(undone_id())
     return redirect(url_for("prompts.index", said="restored", about=item.name), 303)
 
 

@@ -46,7 +46,7 @@ ENDPOINTS: dict[str, Role] = {
     **_rows(Role.PERSON, "notebook", "index create show save continue_ stop undo redo delete do tokens export"),
     **_rows(Role.GUEST, "compose", "index write read file"),
     **_rows(Role.LOCAL, "batch", "index start show resume delete do export"),
-    **_rows(Role.GUEST, "chat.attachments", "attach file download"),
+    **_rows(Role.GUEST, "chat.attachments", "attach file file_text"),
     **_rows(Role.GUEST, "presets", "index new compare builder export_all export edit show_in_use"),
     **_rows(Role.LOCAL, "presets", "submit do"),
     **_rows(Role.GUEST, "prompts", "index list_ edit export"),

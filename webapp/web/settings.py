@@ -43,9 +43,8 @@ FIXED = ("data_dir",)
 @blueprint.get("")
 def index() -> Response:
     page = current_page()
-    return render_page(
-        "settings/page.html", settings_page(page, page.done_toast("settings_page.said", ("saved", "taken_out")))
-    )
+    toasts = page.done_toast("settings_page.said", ("saved", "taken_out"), undo="")
+    return render_page("settings/page.html", settings_page(page, toasts))
 
 
 @blueprint.post("/<name>")

@@ -87,7 +87,7 @@ def index() -> Response:
     values = {
         "page_title": page.t("shared.title"),
         "commands_url": "",
-        "toasts": page.done_toast("shared.said", SAID),
+        "toasts": page.done_toast("shared.said", SAID, undo=""),
         "chat": {"id": chat.id, "title": title_of(chat.title, page.t)} if chat else None,
         "is_reachable": the_guard().is_shared,
         "rows": [_row(page, share, made) for share in Shares(page.service("database")).all(page.person.id)],

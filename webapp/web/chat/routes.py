@@ -61,7 +61,8 @@ from webapp.web.kit.page import (
     Toast,
     Values,
     current_locale,
-    file_name_options,
+    download,
+    file_stem,
     render_page,
     translator,
     wants_fragment,
@@ -211,7 +212,7 @@ def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
     names: set[str] = set()
     with zipfile.ZipFile(cast(BinaryIO, out), "w", zipfile.ZIP_DEFLATED) as archive:
         for chat_id in chat_ids:
-            name = _file_stem(title_of(page.store.get(chat_id).title, page.t))
+            name = file_stem(title_of(page.store.get(chat_id).title, page.t), "chat")
             while name.casefold() in names:
                 name += "_"
             names.add(name.casefold())
@@ -219,10 +220,6 @@ def _zipped(page: ChatContext, chat_ids: list[str]) -> BaseResponse:
             archive.writestr(f"{name}.json", json.dumps(page.store.export_json(chat_id), ensure_ascii=False))
     out.seek(0)
     return send_file(cast(BinaryIO, out), "application/zip", as_attachment=True, download_name="chats.zip", max_age=0)
-
-
-def _file_stem(title: str) -> str:
-    return re.sub(r"[^\w\- ]", "", title).strip() or "chat"
 
 
 @blueprint.post("/chat/count")
@@ -336,16 +333,14 @@ def export(chat_id: str, kind: str) -> Response:
     if kind == "rwkvchat":
         body, mimetype = b"".join(chat_files(page).save(chat_id)), "application/octet-stream"
     elif kind == "md":
-        body, mimetype = page.store.export_markdown(chat_id), "text/markdown; charset=utf-8"
+        body, mimetype = page.store.export_markdown(chat_id), "text/markdown"
     elif kind == "json":
         body = json.dumps(page.store.export_json(chat_id), ensure_ascii=False, indent=1)
-        mimetype = "application/json; charset=utf-8"
+        mimetype = "application/json"
     else:
         raise ChatNotFound()
-    response = make_response(body, {"Content-Type": mimetype, "Cache-Control": "no-store"})
-    name = _file_stem(title_of(page.store.get(chat_id).title, page.t))
-    response.headers.set("Content-Disposition", "attachment", **file_name_options(f"{name}.{kind}"))
-    return response
+    name = file_stem(title_of(page.store.get(chat_id).title, page.t), "chat")
+    return download(body, mimetype, f"{name}.{kind}")
 
 
 def chat_files(page: ChatContext) -> ChatFiles:
@@ -492,14 +487,10 @@ def file(chat_id: str, attachment_id: str) -> Response:
 
 
 @attachments.get("/chat/<chat_id>/files/<attachment_id>/download")
-def download(chat_id: str, attachment_id: str) -> Response:
+def file_text(chat_id: str, attachment_id: str) -> Response:
     """In UTF-8, whatever it came in."""
     store = chat_context().files.store
-    headers = {"Content-Type": "text/plain; charset=utf-8", "Cache-Control": "no-store"}
-    response = make_response(store.text(chat_id, attachment_id), headers)
-    name = store.get(chat_id, attachment_id).name
-    response.headers.set("Content-Disposition", "attachment", **file_name_options(name))
-    return response
+    return download(store.text(chat_id, attachment_id), "text/plain", store.get(chat_id, attachment_id).name)
 
 
 blueprint.register_blueprint(attachments)

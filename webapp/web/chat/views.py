@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
@@ -19,7 +19,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from webapp.chat.events import Waiting
+from webapp.chat.events import Finished, Waiting
 from webapp.chat.messages import AttachedFile, ReadMode, Role, attached_files
 from webapp.errors import STATUSES, RoostError, WeightsError, error_from_dict
 from webapp.i18n import say, size_text
@@ -568,14 +568,23 @@ def _versions(stored: StoredMessage) -> Values | None:
     return {"number": stored.version, "count": stored.version_count, **ids}
 
 
+def written_text(end: Finished, t: Translator) -> str:
+    """What was written outside of a chat, how fast, and what was read for it."""
+    read = t("notebook.read", count=end.stats.get("prefilled_tokens", 0))
+    return " · ".join([*_rate(end.usage.completion, end.stats, t), read])
+
+
+def _rate(tokens: int, stats: Mapping[str, Any], t: Translator) -> list[str]:
+    speed = stats.get("tokens_per_s")
+    return [t("chat.stats.tokens", count=tokens), *([t("chat.stats.speed", rate=_rounded(speed))] if speed else [])]
+
+
 def _figures(stats: dict[str, Any], t: Translator) -> list[str]:
     """Tokens, tokens/s, seconds, how much of the chat had to be read again."""
     tokens = stats.get("decoded_tokens")
     if not tokens:
         return []
-    found = [t("chat.stats.tokens", count=tokens)]
-    if stats.get("tokens_per_s"):
-        found.append(t("chat.stats.speed", rate=_rounded(stats["tokens_per_s"])))
+    found = _rate(tokens, stats, t)
     if stats.get("total_s"):
         found.append(t("chat.stats.seconds", seconds=_rounded(stats["total_s"])))
     if "read_again" in stats:

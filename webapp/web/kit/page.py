@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import tzinfo
 from functools import cached_property
@@ -51,6 +52,9 @@ COOKIE_SECONDS = 365 * 86400
 ZONE_COOKIE = "roost_zone"
 INDENT = re.compile(r"^[ \t]+", re.MULTILINE)
 SURROGATES = re.compile("[\ud800-\udfff]")
+ROW_ID = re.compile(r"[0-9a-f]{32}")
+NAME_CHARS = 80
+JSON_LINES = "application/x-ndjson"
 
 
 LINK = r'((?:href|src|action|formaction|hx-get|hx-post|hx-put|hx-delete|ws-connect)=")'
@@ -341,10 +345,18 @@ class PageContext:
     def error_toast(self, error: RoostError, name: str = "", id: str = "refused") -> Toast:
         return Toast(id, *self.explain(error, name), is_error=True, code=error.code)
 
-    def done_toast(self, prefix: str, known: Collection[str], undo: str = "") -> tuple[Toast, ...]:
+    def error_values(self, error: RoostError) -> Values:
+        """As the pages' scripts read it."""
+        message, hint = self.explain(error)
+        return {"code": error.code, "message": message, "hint": hint}
+
+    def done_toast(self, prefix: str, known: Collection[str], undo: str | None = None) -> tuple[Toast, ...]:
         """What ``?said=`` tells after a redirect: the text ``<prefix>.<said>`` about ``?about=``; none for an
-        unknown ``said``."""
+        unknown ``said``. ``undo`` None: the row ``?undo=`` comes back, as :func:`undone_id` reads it."""
         said, about = request.args.get("said", ""), request.args.get("about", "")[:ABOUT_CHARS]
+        if undo is None:
+            row_id = request.args.get("undo", "")
+            undo = f"restore:{row_id}" if ROW_ID.fullmatch(row_id) else ""
         return (Toast("done", self.t(f"{prefix}.{said}", name=about), undo=undo),) if said in known else ()
 
     def model_url(self, name: str) -> str:
@@ -387,7 +399,33 @@ def posted_text(most_chars: int) -> str:
     return request.form.get("text", "")[:most_chars]
 
 
-def download(text: str, media_type: str, file_name: str) -> Response:
-    answer = Response(text, mimetype=media_type)
-    answer.headers["Content-Disposition"] = f"attachment; filename={file_name}"
+def undone_id() -> str:
+    """Of the row that a toast's undo brings back; "" where the form's ``do`` names none."""
+    row_id = request.form.get("do", "").removeprefix("restore:")
+    return row_id if ROW_ID.fullmatch(row_id) else ""
+
+
+def file_stem(name: str, instead: str) -> str:
+    """What a person calls something, as the beginning of a file's name; ``instead`` where nothing of it may stay."""
+    return re.sub(r"[^\w\- ]", "", name).strip()[:NAME_CHARS] or instead
+
+
+def download(body: Any, media_type: str, file_name: str) -> Response:
+    answer = Response(body, mimetype=media_type, headers={"Cache-Control": "no-store"})
+    answer.headers.set("Content-Disposition", "attachment", **file_name_options(file_name))
     return answer
+
+
+def wants_json() -> bool:
+    """A page's scripts ask, for a document or for lines."""
+    return request.headers.get("Accept", "") in ("application/json", JSON_LINES)
+
+
+def json_line(value: Values) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode() + b"\n"
+
+
+def json_lines(lines: Iterable[bytes]) -> Response:
+    """Each sent as it comes."""
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return Response(lines, mimetype=JSON_LINES, headers=headers)

@@ -4,7 +4,6 @@ without, the browser is sent back to a page that says so."""
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from webapp.services.library.uploads import Parts, Upload
 from webapp.services.presets.fields import checked_fields
 from webapp.services.strategy.choice import strategy_on_load
 from webapp.web.jobs import job_list, strip_jobs
-from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, wants_fragment
+from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, undone_id, wants_fragment
 from webapp.web.login import local_path
 from webapp.web.models import downloads
 from webapp.web.models.details import details_page, tensor_rows
@@ -41,7 +40,6 @@ blueprint = Blueprint("models", __name__, url_prefix="/models")
 blueprint.register_blueprint(downloads.blueprint)
 uploads = Blueprint("uploads", __name__, url_prefix="/uploads")  # registered below, with its routes
 NAME_CHARS = 1000
-UNDO = re.compile(r"restore:([0-9a-f]{32})")
 SAID = ("deleted", "restored", "renamed", "imported", "importing", "emptied")
 
 
@@ -105,8 +103,7 @@ def tensors() -> Response:
 @blueprint.post("/do")
 def do() -> Response | BaseResponse:
     """The undo of a toast."""
-    match = UNDO.fullmatch(request.form.get("do", ""))
-    return _act("restored", lambda page: {"name": files_of(page).restore(match[1] if match else "")})
+    return _act("restored", lambda page: {"name": files_of(page).restore(undone_id())})
 
 
 @blueprint.post("/load")
@@ -147,8 +144,7 @@ def cancel() -> Response | BaseResponse:
 @blueprint.post("/delete")
 def delete() -> Response | BaseResponse:
     def act(page: PageContext) -> dict[str, str]:
-        trashed = files_of(page).delete(_name())
-        return {"name": _name(), "undo": f"restore:{trashed.id}"}
+        return {"name": _name(), "undo": files_of(page).delete(_name()).id}
 
     return _act("deleted", act, leaves_details=True)
 
@@ -229,13 +225,13 @@ def _news(page: PageContext, toasts: tuple[Toast, ...], clears_import: bool = Fa
 
 
 def _toast(page: PageContext, said: str, words: dict[str, str]) -> Toast:
-    return Toast("done", page.t(f"models.said.{said}", name=words.get("name", "")), undo=words.get("undo", ""))
+    undo = f"restore:{words['undo']}" if "undo" in words else ""
+    return Toast("done", page.t(f"models.said.{said}", name=words.get("name", "")), undo=undo)
 
 
 def _said_toast(page: PageContext) -> tuple[Toast, ...]:
     """After an action that was posted without scripts: what was done, with the button that takes it back."""
-    undo = request.args.get("undo", "")
-    return page.done_toast("models.said", SAID, undo if UNDO.fullmatch(undo) else "")
+    return page.done_toast("models.said", SAID)
 
 
 def _filter() -> Filter:
@@ -301,9 +297,7 @@ def _upload_answer(page: PageContext, action: Any) -> tuple[Response, int] | Res
     try:
         return jsonify(action())
     except RoostError as exc:
-        message, hint = page.explain(exc)
-        told = {"code": exc.code, "message": message, "hint": hint, "offset": exc.params.get("expected")}
-        return jsonify(error=told), exc.status
+        return jsonify(error={**page.error_values(exc), "offset": exc.params.get("expected")}), exc.status
 
 
 def _parts(text: str, name: str) -> Parts:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from flask import Blueprint, Response, make_response, redirect, request, url_for
+from flask import Blueprint, Response, redirect, request, url_for
 from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import PresetError, RoostError
@@ -14,10 +12,12 @@ from webapp.services.presets.files import FILE_CHARS
 from webapp.services.presets.presets import SaveOutcome
 from webapp.storage.presets import Preset
 from webapp.web.kit.page import (
+    ROW_ID,
     PageContext,
     Toast,
     current_page,
-    file_name_options,
+    download,
+    file_stem,
     fresh_page,
     render_page,
     wants_fragment,
@@ -30,8 +30,6 @@ blueprint = Blueprint("presets", __name__, url_prefix="/presets")
 IMPORT_BYTES = 4 << 20
 ID_CHARS = 64
 NAME_CHARS = 500
-FILE_NAME_CHARS = 80
-UNDO = re.compile(r"restore:[0-9a-f]{32}")
 
 
 @blueprint.get("")
@@ -68,22 +66,15 @@ def builder() -> Response | BaseResponse:
 
 @blueprint.get("/export.json")
 def export_all() -> Response:
-    return _download(presets_of(current_page()).export_json(), "roost-presets")
+    return download(presets_of(current_page()).export_json(), "application/json", "roost-presets.json")
 
 
 @blueprint.get("/<preset_id>/export.json")
 def export(preset_id: str) -> Response:
     page = current_page()
     preset = presets_of(page).get(preset_id)
-    return _download(presets_of(page).export_json([preset.id]), shown_name(preset, page.t))
-
-
-def _download(body: str, name: str) -> Response:
-    response = make_response(body, {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "no-store"})
-    plain = "".join(letter for letter in name if letter.isalnum() or letter in " -_").strip()[:FILE_NAME_CHARS]
-    options = file_name_options(f"{plain or 'preset'}.json")
-    response.headers.set("Content-Disposition", "attachment", **options)
-    return response
+    name = file_stem(shown_name(preset, page.t), "preset")
+    return download(presets_of(page).export_json([preset.id]), "application/json", f"{name}.json")
 
 
 @blueprint.get("/<preset_id>")
@@ -167,7 +158,7 @@ def _perform(page: PageContext, command: str, target: str) -> str:
             presets.rename(target, name)
         case "delete":
             presets.delete(target)
-            return url_for("presets.index", done="deleted", undo=f"restore:{target}")
+            return url_for("presets.index", done="deleted", undo=target)
         case "restore":
             presets.restore(target)
         case "use":  # its model is loaded when it is another than what runs
@@ -209,7 +200,8 @@ def _done_toasts(page: PageContext) -> tuple[Toast, ...]:
         return (Toast("done", page.t("preset_page.done.imported", count=int(count) if count.isdecimal() else 0)),)
     if done not in ("deleted", "used"):
         return ()
-    return (Toast("done", page.t(f"preset_page.done.{done}"), undo=undo if UNDO.fullmatch(undo) else ""),)
+    command = f"restore:{undo}" if ROW_ID.fullmatch(undo) else ""
+    return (Toast("done", page.t(f"preset_page.done.{done}"), undo=command),)
 
 
 def _saved_text(page: PageContext, preset: Preset) -> str:

@@ -3,7 +3,6 @@ so. Every change asks the service, which asks where the person sits."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +11,16 @@ from werkzeug.wrappers import Response as BaseResponse
 
 from webapp.errors import McpError, McpServerInvalid, RoostError
 from webapp.tools.definition import Approval
-from webapp.web.kit.page import PageContext, Toast, current_page, posted_text, render_page, wants_fragment
+from webapp.web.kit.page import (
+    ROW_ID,
+    PageContext,
+    Toast,
+    current_page,
+    posted_text,
+    render_page,
+    undone_id,
+    wants_fragment,
+)
 from webapp.web.servers.views import (
     ServerDraft,
     bad_trial,
@@ -27,7 +35,6 @@ from webapp.web.servers.views import (
 )
 
 blueprint = Blueprint("servers", __name__, url_prefix="/servers")
-ID = r"[0-9a-f]{32}"
 SAID = ("saved", "added", "removed", "restored", "imported", "on", "off", "tools")
 MAX_IMPORT_CHARS = 200_000
 
@@ -85,7 +92,7 @@ def try_out() -> Response:
     while, and who waits may go on typing."""
     page, draft = current_page(), read_draft(request.form)
     server_id = request.form.get("server_id", "")
-    server = servers_of(page).store.get(server_id) if re.fullmatch(ID, server_id) else None
+    server = servers_of(page).store.get(server_id) if ROW_ID.fullmatch(server_id) else None
     try:
         known = server.config if server else None
         trial = good_trial(page, *servers_of(page).try_out(config_of(draft, known)))
@@ -140,8 +147,7 @@ def delete(server_id: str) -> BaseResponse:
 def do() -> BaseResponse:
     """The undo of a toast."""
     page = current_page()
-    found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    server = servers_of(page).restore(found[1] if found else "")
+    server = servers_of(page).restore(undone_id())
     return redirect(url_for("tools.servers.index", said="restored", about=server.config.name), 303)
 
 
@@ -191,5 +197,4 @@ def _seen_at(draft: ServerDraft) -> float | None:
 
 
 def _said_toast(page: PageContext) -> tuple[Toast, ...]:
-    undo = request.args.get("undo", "")
-    return page.done_toast("mcp.said", SAID, f"restore:{undo}" if re.fullmatch(ID, undo) else "")
+    return page.done_toast("mcp.said", SAID)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -17,7 +16,7 @@ from webapp.manager.library import STATE_ENDINGS
 from webapp.manager.target import ZERO_STATE
 from webapp.services.generation.prefixes import DOCUMENT_BYTES, Source, document, read_document, source_of_preset
 from webapp.services.states import clear_snapshots
-from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page
+from webapp.web.kit.page import PageContext, Toast, current_page, fresh_page, render_page, undone_id
 from webapp.web.presets.form import shown_name
 from webapp.web.states.state_view import chat_state_page, file_view
 from webapp.web.states.views import details_page, library, prefixes, states_page
@@ -28,7 +27,6 @@ NAME_CHARS = 1000
 ID_CHARS = 64
 TEXT_CHARS = 500_000
 FORM_BYTES = 4 << 20
-UNDO = re.compile(r"restore:([0-9a-f]{32})")
 SAID = ("used", "used_none", "used_own", "deleted", "restored", "renamed", "added", "blended", "copied", "cleared")
 
 
@@ -75,8 +73,7 @@ def file() -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse | Response:
     """The undo of a toast."""
-    match = UNDO.fullmatch(request.form.get("do", ""))
-    return _act(lambda page: _said("restored", library(page).restore(match[1] if match else "")))
+    return _act(lambda page: _said("restored", library(page).restore(undone_id())))
 
 
 @blueprint.post("/use")
@@ -100,7 +97,7 @@ def clear_chats() -> BaseResponse | Response:
 
 @blueprint.post("/delete")
 def delete() -> BaseResponse | Response:
-    return _act(lambda page: _said("deleted", _name(), undo=f"restore:{library(page).delete(_name()).id}"))
+    return _act(lambda page: _said("deleted", _name(), undo=library(page).delete(_name()).id))
 
 
 @blueprint.post("/rename")
@@ -253,8 +250,7 @@ def _said(said: str, name: str, undo: str = "", back: bool = False) -> str:
 
 
 def _said_toast(page: PageContext) -> tuple[Toast, ...]:
-    undo = request.args.get("undo", "")
-    return page.done_toast("states.said", SAID, undo if UNDO.fullmatch(undo) else "")
+    return page.done_toast("states.said", SAID)
 
 
 def _name() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from webapp.tools.builtin import BUILTINS
 from webapp.tools.definition import Behaviour, ToolDefinition
 from webapp.tools.runner import ToolResult
 from webapp.tools.sample_arguments import sample_arguments
-from webapp.web.kit.page import PageContext, Toast, current_page, download, posted_text, render_page
+from webapp.web.kit.page import ROW_ID, PageContext, Toast, current_page, download, posted_text, render_page, undone_id
 from webapp.web.servers import routes as server_routes
 from webapp.web.tools import bench_routes
 from webapp.web.tools.form_input import (
@@ -35,7 +34,6 @@ from webapp.web.tools.views import definition_in, page_of, preview, tool_form, t
 blueprint = Blueprint("tools", __name__, url_prefix="/tools")
 blueprint.register_blueprint(bench_routes.blueprint)
 blueprint.register_blueprint(server_routes.blueprint)
-ID = r"[0-9a-f]{32}"
 FORM_BYTES = 4 << 20
 EXAMPLE = ToolDefinition(
     "get_current_weather",
@@ -85,7 +83,7 @@ def create() -> BaseResponse | Response:
 def save(tool_id: str) -> BaseResponse | Response:
     def change(page: PageContext, definition: ToolDefinition) -> str:
         _own(page, tool_id)
-        return page.tools.update(tool_id, definition, _seen_at()).id
+        return page.tools.update(tool_id, definition, request.form.get("updated_at", type=float)).id
 
     return _save(tool_id, change)
 
@@ -144,8 +142,7 @@ def delete(tool_id: str) -> BaseResponse:
 @blueprint.post("/do")
 def do() -> BaseResponse:
     """The undo of a toast."""
-    found = re.fullmatch(rf"restore:({ID})", request.form.get("do", ""))
-    stored = current_page().tools.restore(found[1] if found else "")
+    stored = current_page().tools.restore(undone_id())
     return redirect(url_for("tools.index", said="restored", about=stored.definition.name), 303)
 
 
@@ -207,17 +204,9 @@ def _draft() -> ToolDraft:
 
 def _tool_id() -> str:
     found = request.form.get("tool_id", "")
-    return found if re.fullmatch(ID, found) else ""
-
-
-def _seen_at() -> float | None:
-    try:
-        return float(request.form.get("updated_at", ""))
-    except ValueError:
-        return None
+    return found if ROW_ID.fullmatch(found) else ""
 
 
 def _said_toast(page: PageContext) -> tuple[Toast, ...]:
-    undo = request.args.get("undo", "")
     known = ("saved", "deleted", "restored", "added", "imported")
-    return page.done_toast("tools.said", known, f"restore:{undo}" if re.fullmatch(ID, undo) else "")
+    return page.done_toast("tools.said", known)
