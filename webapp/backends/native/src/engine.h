@@ -194,6 +194,8 @@ private:
     void product(Thread& t, int phase, const Segment* segments, int count, int save_ffn_of = -1);
     void product_block(const Segment& segment, int block, float* scratch);
     void wide_product(Thread& t, int phase, const Segment& segment, int save_ffn_of);
+    int run_end(int column, int last) const;
+    float* matrix(int column, int layer, int head) const;
     void head7(int layer, int head, int thread);
     void head5(int layer, int head, int thread);
     void channels4(int layer, int unit);

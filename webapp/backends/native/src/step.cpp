@@ -401,6 +401,18 @@ void Engine::heads_up(const Matrix& m, const Activations& in, int head, int firs
         }
 }
 
+// The first column from `column` on, up to `last`, that is another slot's: those before it follow each other.
+int Engine::run_end(int column, int last) const {
+    int end = column + 1;
+    while (end < last && column_slot_[(size_t)end] == column_slot_[(size_t)column]) end++;
+    return end;
+}
+
+// The state of a head, of the slot of a column.
+float* Engine::matrix(int column, int layer, int head) const {
+    return matrices(column_slot_[(size_t)column]) + ((size_t)layer * config_.heads + head) * head_ * head_;
+}
+
 // One RWKV-7 head, all columns: the four LoRA products, decay, rate, key norm, recurrence, group norm, bonus, gate.
 void Engine::head7(int layer, int head, int thread) {
     const Layer& l = layers_[(size_t)layer];
@@ -427,16 +439,11 @@ void Engine::head7(int layer, int head, int thread) {
                                vector(KEY_RATE), &v_first_[from]);
             if (layer == 0) memcpy(&v_first_[from], v + at, row_bytes);
         }
-        const auto state = [&](int column) {
-            return matrices(column_slot_[(size_t)column]) + ((size_t)layer * config_.heads + head) * n * n;
-        };
-        for (int c = 0; c < count;) {
-            int end = c + 1;
-            while (end < count && column_slot_[(size_t)(first + end)] == column_slot_[(size_t)(first + c)]) end++;
+        for (int c = 0, end; c < count; c = end) {
+            end = run_end(first + c, first + count) - first;
             const size_t at = (size_t)c * n;
-            kernels_->wkv7({end - c, n, state(first + c), end < count ? state(first + end) : nullptr, r + at, w + at, k + at,
-                            v + at, removed + at, added + at, nullptr, n, y + at});
-            c = end;
+            kernels_->wkv7({end - c, n, matrix(first + c, layer, head), end < count ? matrix(first + end, layer, head) : nullptr,
+                            r + at, w + at, k + at, v + at, removed + at, added + at, nullptr, n, y + at});
         }
         for (int c = 0; c < count; c++) {
             const size_t at = (size_t)c * n;
@@ -466,17 +473,12 @@ void Engine::head5(int layer, int head, int thread) {
             memcpy(v + at, &v_[from], row_bytes);
             if (is_6) kernels_->decay6(w + at, decay, n);
         }
-        const auto state = [&](int column) {
-            return matrices(column_slot_[(size_t)column]) + ((size_t)layer * config_.heads + head) * n * n;
-        };
-        for (int c = 0; c < count;) {
-            int end = c + 1;
-            while (end < count && column_slot_[(size_t)(first + end)] == column_slot_[(size_t)(first + c)]) end++;
+        for (int c = 0, end; c < count; c = end) {
+            end = run_end(first + c, first + count) - first;
             const size_t at = (size_t)c * n;
-            kernels_->wkv5({end - c, n, state(first + c), end < count ? state(first + end) : nullptr, r + at,
-                            is_6 ? w + at : decay, k + at, v + at, nullptr, nullptr, l.vector[BONUS].data() + channel,
+            kernels_->wkv5({end - c, n, matrix(first + c, layer, head), end < count ? matrix(first + end, layer, head) : nullptr,
+                            r + at, is_6 ? w + at : decay, k + at, v + at, nullptr, nullptr, l.vector[BONUS].data() + channel,
                             is_6 ? n : 0, y + at});
-            c = end;
         }
         for (int c = 0; c < count; c++) {
             const float* gate = has_gate ? &g_[(size_t)(first + c) * attention_ + channel] : nullptr;
@@ -491,14 +493,12 @@ void Engine::head5(int layer, int head, int thread) {
 void Engine::channels4(int layer, int unit) {
     const Layer& l = layers_[(size_t)layer];
     const int first = unit * CHANNELS, count = std::min(CHANNELS, attention_ - first), columns = (int)column_slot_.size();
-    for (int c = 0; c < columns;) {
-        int end = c + 1;
-        while (end < columns && column_slot_[(size_t)end] == column_slot_[(size_t)c]) end++;
+    for (int c = 0, end; c < columns; c = end) {
+        end = run_end(c, columns);
         float* aa = matrices(column_slot_[(size_t)c]) + (size_t)layer * 3 * attention_ + first;
         const size_t at = (size_t)c * attention_ + first;
         kernels_->wkv4(end - c, count, attention_, aa, aa + attention_, aa + 2 * attention_, &r_[at], &k_[at], &v_[at],
                        l.vector[DECAY].data() + first, l.vector[BONUS].data() + first, &r_[at]);
-        c = end;
     }
     for (int c = 0; c < columns; c++) kernels_->put(out_in_, c, first, count, &r_[(size_t)c * attention_ + first]);
 }
