@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -204,25 +205,14 @@ def parked_chats(roost: Roost, count: int) -> dict[str, Any]:
     rng = random.Random(3)
     texts = [text_of(60, rng) for _ in range(count)]
     before = folder_use(roost.settings.snapshot_dir)
-    ids: list[str] = []
-    lock = threading.Lock()
 
-    def park() -> None:
-        while True:
-            with lock:
-                if not texts:
-                    return
-                text = texts.pop()
-            chat_id = roost.chat(max_tokens=16)
-            timed(partial(roost.turns.send, chat_id, text))
-            with lock:
-                ids.append(chat_id)
+    def park(text: str) -> str:
+        chat_id = roost.chat(max_tokens=16)
+        timed(partial(roost.turns.send, chat_id, text))
+        return chat_id
 
-    workers = [threading.Thread(target=park) for _ in range(8)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    with ThreadPoolExecutor(8) as pool:
+        ids = list(pool.map(park, texts))
     roost.restart()
     files, used = (after - then for after, then in zip(folder_use(roost.settings.snapshot_dir), before, strict=True))
     report = {

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from _pytest.mark import ParameterSet
 from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint
-from webapp.engine.backend import Backend
+from webapp.engine.backend import Backend, Footprint
 from webapp.engine.registry import REGISTRY, BackendEntry, resolve_strategy
 from webapp.engine.state import RecurrentState
 from webapp.errors import RoostError
@@ -51,6 +52,47 @@ class Differences:
 
     def largest(self) -> float:
         return max(getattr(self, field.name) for field in fields(self))
+
+
+def told_and_loaded(folder: Path, architecture: str, strategy: str) -> tuple[Footprint, Any]:
+    """What the backend says a model will take, and the model loaded."""
+    path = folder / "model.safetensors"
+    write_checkpoint(path, architecture, n_embd=256, vocab_size=4096, n_layer=3)
+    backend, options = resolve_strategy(strategy)
+    return backend.footprint(inspect(path), options), load_backend(path, strategy)
+
+
+def random_steps(
+    rng: np.random.Generator, model: Any, fork: Callable[[int], int], vocab_size: int = 256
+) -> Iterator[tuple[list[int], list[list[int]], list[tuple[int, ...]]]]:
+    """Sequences join, leave, fork, are saved and put back, in 120 moves; for each that is a step its slots, the tokens
+    each is to take, and all that each will have taken then."""
+    running: dict[int, tuple[int, ...]] = {}
+    saved: list[tuple[tuple[int, ...], Any]] = []
+    for _ in range(120):
+        action = rng.choice(["step", "step", "step", "join", "leave", "fork", "save", "restore"])
+        if action == "join" and len(running) < 8:
+            running[model.new_slot()] = ()
+        if not running:
+            continue
+        slot = int(rng.choice(list(running)))
+        if action == "leave":
+            model.free_slot(slot)
+            del running[slot]
+        elif action == "fork" and len(running) < 8:
+            running[fork(slot)] = running[slot]
+        elif action == "save":
+            saved = [*saved[-3:], (running[slot], model.save(slot))]
+        elif action == "restore" and saved:
+            running[slot], state = saved[int(rng.integers(len(saved)))]
+            model.restore(slot, state)
+        elif action == "step":
+            slots = [int(one) for one in rng.permutation(list(running))[: rng.integers(1, len(running) + 1)]]
+            fed = [
+                rng.integers(0, vocab_size, 1 if rng.random() < 0.6 else rng.integers(1, 12)).tolist() for _ in slots
+            ]
+            running |= {one: (*running[one], *ids) for one, ids in zip(slots, fed, strict=True)}
+            yield slots, fed, [running[one] for one in slots]
 
 
 def entries() -> list[BackendEntry]:

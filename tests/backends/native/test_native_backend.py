@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.backends.parity import told_and_loaded
 from tests.engine.driving import load_backend
 from tests.engine.test_sampler import batch_of, kinds_of_logits, many_lines, sequence
 from tests.reference import plain_sampler
@@ -126,12 +127,7 @@ def test_a_fork_and_a_saved_state_go_on_exactly(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", ("f32", "bf16", "q8", "q6", "q4"))
 @pytest.mark.parametrize("architecture", ("4", "5.2", "6", "7"))
 def test_the_footprint_is_what_the_library_takes(architecture: str, format: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    write_checkpoint(path, architecture, n_embd=256, vocab_size=4096, n_layer=3)
-    cls, options = resolve_strategy(f"native {format}")
-    told = cls.footprint(inspect(path), options)
-    backend = load_backend(path, f"native {format}")
-    assert isinstance(backend, NativeBackend)
+    told, backend = told_and_loaded(tmp_path, architecture, f"native {format}")
     assert told.weights["ram"] == pytest.approx(backend.model.arena_bytes, rel=0.03)
     assert told.state["ram"] == backend.model.state_bytes == told.snapshot
     backend.close()

@@ -19,6 +19,7 @@ from tests.backends.native.models import (
     one_by_one,
     usable_isas,
 )
+from tests.backends.parity import random_steps
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import write_checkpoint, write_tensors
 from webapp.backends.native import library
@@ -115,36 +116,16 @@ def test_random_steps_of_many_sequences_equal_single_runs(architecture: str, for
     model, _ = make_model(tmp_path, architecture, format, threads=2, n_embd=64)
     alone = _Alone(load_model(tmp_path / f"{architecture}.safetensors", format))
     rng = np.random.default_rng(7)
-    running: dict[int, tuple[int, ...]] = {}
-    saved: list[tuple[tuple[int, ...], np.ndarray]] = []
-    for _ in range(120):
-        action = rng.choice(["step", "step", "step", "join", "leave", "fork", "save", "restore"])
-        if action == "join" and len(running) < 8:
-            running[model.new_slot()] = ()
-        elif action == "leave" and running:
-            model.free_slot(slot := int(rng.choice(list(running))))
-            del running[slot]
-        elif action == "fork" and 0 < len(running) < 8:
-            source = int(rng.choice(list(running)))
-            model.copy_slot(source, copy := model.new_slot())
-            running[copy] = running[source]
-        elif action == "save" and running:
-            slot = int(rng.choice(list(running)))
-            saved = [*saved[-3:], (running[slot], model.save(slot))]
-        elif action == "restore" and running and saved:
-            slot = int(rng.choice(list(running)))
-            running[slot], state = saved[int(rng.integers(len(saved)))]
-            model.restore(slot, state)
-        elif action == "step" and running:
-            slots = [int(slot) for slot in rng.permutation(list(running))[: rng.integers(1, len(running) + 1)]]
-            fed = [rng.integers(0, 6, 1 if rng.random() < 0.6 else rng.integers(1, 12)).tolist() for _ in slots]
-            model.spread(
-                library.ALL_JOBS if rng.random() < 0.7 else library.NO_JOBS
-            )  # threads come late to jobs of one
-            lines = model.step(slots, fed, [LAST] * len(slots))
-            for line, slot, ids in zip(lines, slots, fed, strict=True):
-                running[slot] = (*running[slot], *ids)
-                assert (line == alone.logits(running[slot])).all()
+
+    def fork(slot: int) -> int:
+        model.copy_slot(slot, copy := model.new_slot())
+        return copy
+
+    for slots, fed, histories in random_steps(rng, model, fork, vocab_size=6):
+        model.spread(library.ALL_JOBS if rng.random() < 0.7 else library.NO_JOBS)  # threads come late to jobs of one
+        lines = model.step(slots, fed, [LAST] * len(slots))
+        for line, history in zip(lines, histories, strict=True):
+            assert (line == alone.logits(history)).all()
     model.close()
     alone.close()
 

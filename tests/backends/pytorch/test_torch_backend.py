@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.backends.parity import told_and_loaded
 from tests.engine.driving import load_backend
 from tests.engine.test_sampler import batch_of, kinds_of_logits, many_lines, sequence
 from tests.reference import plain_sampler
@@ -164,12 +165,7 @@ def test_a_card_that_is_not_there_is_said_before_a_load(tmp_path: Path, monkeypa
 @pytest.mark.parametrize("format", strategy.FORMATS)
 @pytest.mark.parametrize("architecture", ("4", "5.2", "6", "7"))
 def test_the_footprint_is_what_the_tensors_take(architecture: str, format: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    write_checkpoint(path, architecture, n_embd=256, vocab_size=4096, n_layer=3)
-    cls, options = resolve_strategy(f"torch cpu {format}")
-    told = cls.footprint(inspect(path), options)
-    backend = load_backend(path, f"torch cpu {format}")
-    assert isinstance(backend, TorchBackend)
+    told, backend = told_and_loaded(tmp_path, architecture, f"torch cpu {format}")
     assert told.weights["ram"] == pytest.approx(backend.weight_bytes, rel=0.03)
     saved = backend.save(backend.new_slot())
     assert told.state["ram"] == saved.nbytes == told.snapshot

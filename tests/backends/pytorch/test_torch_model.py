@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.backends.parity import ARCHITECTURES, difference, state_difference
+from tests.backends.parity import ARCHITECTURES, difference, random_steps, state_difference
 from tests.engine.driving import forward, load_backend
 from tests.reference.numpy_rwkv import NumpyRwkv
 from tests.weights.make_checkpoints import Arrays, write_checkpoint, write_tensors
@@ -112,32 +112,9 @@ def test_random_steps_of_many_sequences_equal_single_runs(architecture: str, str
     most = 1e-3 if strategy.endswith("f32") else 0.5  # bfloat16 activations in one kernel, float32 in the other
     backend, _ = backend_of(tmp_path, architecture, strategy, n_embd=64)
     rng = np.random.default_rng(7)
-    running: dict[int, tuple[int, ...]] = {}
-    saved: list[tuple[tuple[int, ...], object]] = []
     checks: list[tuple[tuple[int, ...], np.ndarray]] = []
-    for _ in range(120):
-        action = rng.choice(["step", "step", "step", "join", "leave", "fork", "save", "restore"])
-        if action == "join" and len(running) < 8:
-            running[backend.new_slot()] = ()
-        elif action == "leave" and running:
-            backend.free_slot(slot := int(rng.choice(list(running))))
-            del running[slot]
-        elif action == "fork" and 0 < len(running) < 8:
-            source = int(rng.choice(list(running)))
-            running[backend.fork(source)] = running[source]
-        elif action == "save" and running:
-            slot = int(rng.choice(list(running)))
-            saved = [*saved[-3:], (running[slot], backend.save(slot))]
-        elif action == "restore" and running and saved:
-            slot = int(rng.choice(list(running)))
-            running[slot], state = saved[int(rng.integers(len(saved)))]
-            backend.restore(slot, state)
-        elif action == "step" and running:
-            slots = [int(slot) for slot in rng.permutation(list(running))[: rng.integers(1, len(running) + 1)]]
-            fed = [rng.integers(0, 256, 1 if rng.random() < 0.6 else rng.integers(1, 12)).tolist() for _ in slots]
-            for line, slot, ids in zip(forward(backend, slots, fed), slots, fed, strict=True):
-                running[slot] = (*running[slot], *ids)
-                checks.append((running[slot], line))
+    for slots, fed, histories in random_steps(rng, backend, backend.fork):
+        checks += zip(histories, forward(backend, slots, fed), strict=True)
     assert len(checks) > 50
     for history, line in checks[::5]:
         alone = backend.new_slot()

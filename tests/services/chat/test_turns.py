@@ -1,5 +1,7 @@
+import contextlib
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -290,19 +292,13 @@ def test_of_many_sends_at_once_one_begins(turns_with, store):
     gate = threading.Event()
     turns, _ = turns_with([gate])
     chat = store.create()
-    outcomes = []
 
-    def send():
-        try:
-            outcomes.append(turns.send(chat.id, "Go"))
-        except RoostError:
-            outcomes.append(None)
+    def send(_):
+        with contextlib.suppress(RoostError):
+            return turns.send(chat.id, "Go")
 
-    threads = [threading.Thread(target=send) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(send, range(8)))
     gate.set()
     assert sum(live is not None for live in outcomes) == 1
     assert len(store.branch(chat.id)) == 2
