@@ -1,4 +1,4 @@
-"""roost.local: announced where the network reaches the server, and only there."""
+"""roost.local: announced where the network reaches the server, and only there; the next name where it is taken."""
 
 import re
 import sys
@@ -7,15 +7,28 @@ import types
 import pytest
 
 from tests.wording import pattern
+from webapp.services.certificates import LOCAL_NAMES
 from webapp.settings import Settings
 from webapp.web import serve as serve_module
+from webapp.web.guard import known_hosts
 from webapp.web.serve import named_on_network
 
 
 @pytest.fixture
 def network(monkeypatch):
-    """A zeroconf that notes what it is told; ``network.failure`` is what it raises."""
-    found = types.SimpleNamespace(told=[], failure=None)
+    """A zeroconf that notes what it is told; ``network.failure`` is what it raises, ``network.others`` the names that
+    answer, with their addresses."""
+    found = types.SimpleNamespace(told=[], failure=None, others={})
+
+    class AddressResolver:
+        def __init__(self, name):
+            self.name = name
+
+        def request(self, _, timeout_ms):
+            return self.name in found.others and timeout_ms >= 750
+
+        def parsed_addresses(self):
+            return found.others[self.name]
 
     class Zeroconf:
         def __init__(self, interfaces):
@@ -29,7 +42,9 @@ def network(monkeypatch):
         def close(self):
             found.told.append("closed")
 
-    fake = types.SimpleNamespace(Zeroconf=Zeroconf, ServiceInfo=lambda *_, **fields: fields)
+    fake = types.SimpleNamespace(
+        Zeroconf=Zeroconf, ServiceInfo=lambda *_, **fields: fields, AddressResolver=AddressResolver
+    )
     monkeypatch.setitem(sys.modules, "zeroconf", fake)
     monkeypatch.setattr(serve_module, "lan_addresses", lambda is_ipv6: [] if is_ipv6 else ["192.168.1.7"])
     return found
@@ -42,6 +57,25 @@ def test_a_server_on_the_network_has_the_name_until_it_ends(network, capsys):
     name.close()
     name.close()
     assert network.told.count("closed") == 1
+
+
+@pytest.mark.parametrize(
+    "others, name",
+    [
+        ({"roost.local.": ["192.168.1.9"]}, "roost-2.local"),
+        ({"roost.local.": ["192.168.1.9", "192.168.1.7"], "roost-2.local.": ["192.168.1.10"]}, "roost-3.local"),
+        ({"roost.local.": ["192.168.1.7"]}, "roost.local"),
+        ({f"{name}.": ["192.168.1.9"] for name in LOCAL_NAMES}, LOCAL_NAMES[-1]),
+    ],
+)
+def test_a_name_that_another_machine_has_is_left_to_it(network, capsys, others, name):
+    """A second server on this machine shares its name."""
+    network.others = others
+    settings = Settings(lan=True)
+    named_on_network(settings, 8123)
+    assert network.told[1] == (f"{name}.", 8123, ["192.168.1.7"])
+    assert f"http://{name}:8123/" in capsys.readouterr().out
+    assert name in known_hosts(settings), "the server answers to it"
 
 
 @pytest.mark.parametrize("settings", [{}, {"lan": True, "lan_name": False}, {"trusted_proxy": ("127.0.0.1",)}])

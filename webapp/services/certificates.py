@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 log = logging.getLogger(__name__)
-LOCAL_NAME = "roost.local"
+LOCAL_NAMES = ("roost.local", *(f"roost-{number}.local" for number in range(2, 10)))
+"""What a server can be called on its network: the first that no other machine there has."""
 AUTHORITY_DAYS = 3650
 LEAF_DAYS = 397  # Apple's devices refuse longer ones than 825, browsers those of public authorities above 398
 RENEW_DAYS = 30
@@ -164,7 +165,7 @@ def machine_names(host: str, more: Iterable[str] = ()) -> list[str]:
     import psutil
 
     machine = socket.gethostname().lower()
-    names = ["localhost", LOCAL_NAME, machine, f"{machine.partition('.')[0]}.local", *more, host]
+    names = ["localhost", *LOCAL_NAMES, machine, f"{machine.partition('.')[0]}.local", *more, host]
     addresses = [entry.address for entries in psutil.net_if_addrs().values() for entry in entries]
     for text in ("127.0.0.1", "::1", *addresses):
         with contextlib.suppress(ValueError):  # a hardware address, or one with a zone

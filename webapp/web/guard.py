@@ -30,7 +30,7 @@ from werkzeug.routing import RequestRedirect
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.services.access import OwnerProof
-from webapp.services.certificates import LOCAL_NAME
+from webapp.services.certificates import LOCAL_NAMES
 from webapp.services.limits import PERSON
 from webapp.settings import Settings
 from webapp.storage.people import GUEST, NOBODY, SHARED_ID, People, Person, tidy
@@ -573,7 +573,7 @@ def known_hosts(settings: Settings) -> set[str]:
     names = [*LOOPBACK_NAMES, *settings.allow_hosts]
     if settings.is_shared:
         machine = socket.gethostname()
-        names += [settings.host, LOCAL_NAME, machine, f"{machine.partition('.')[0]}.local"]
+        names += [settings.host, *LOCAL_NAMES, machine, f"{machine.partition('.')[0]}.local"]
     return {name.lower() for name in names}
 
 

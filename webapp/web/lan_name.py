@@ -1,4 +1,5 @@
-"""The name the server has on the local network, by mDNS (RFC 6762), beside its addresses: roost.local.
+"""The name the server has on the local network, by mDNS (RFC 6762), beside its addresses: roost.local, or roost-2.local
+where another machine has that, and so on.
 
 ``zeroconf`` (extra ``lan``) is imported only where a server is on the network. Without it there is no such name, and
 the start says so.
@@ -10,34 +11,48 @@ import logging
 import socket
 from typing import Any
 
-from webapp.services.certificates import LOCAL_NAME
+from webapp.services.certificates import LOCAL_NAMES
 
 log = logging.getLogger(__name__)
 SERVICE = "_http._tcp.local."
+ASK_MS = 750.0
+"""For how long others are asked whether they have a name: RFC 6762, 8.1, three times 250 ms."""
 
 
 class LanName:
-    """Announced until :meth:`close`. ImportError where the package is missing."""
+    """``name`` is announced until :meth:`close`. ImportError where the package is missing."""
 
     def __init__(self, port: int, addresses: list[str], is_tls: bool) -> None:
         import zeroconf
 
         self._zeroconf: Any = None
+        self.name = LOCAL_NAMES[0]
         machine = socket.gethostname().partition(".")[0]
-        info = zeroconf.ServiceInfo(
-            SERVICE,
-            f"Roost on {machine}.{SERVICE}",
-            port=port,
-            properties={"path": "/", "tls": "1" if is_tls else "0"},
-            server=f"{LOCAL_NAME}.",
-            parsed_addresses=addresses,
-        )
         try:
             self._zeroconf = zeroconf.Zeroconf(interfaces=addresses)
+            self.name = self._free_name(addresses)
+            info = zeroconf.ServiceInfo(
+                SERVICE,
+                f"Roost on {machine}.{SERVICE}",
+                port=port,
+                properties={"path": "/", "tls": "1" if is_tls else "0"},
+                server=f"{self.name}.",
+                parsed_addresses=addresses,
+            )
             self._zeroconf.register_service(info, allow_name_change=True)
         except Exception as exc:  # no multicast, no route, another program at port 5353: the addresses go on working
-            log.warning("The name %s could not be announced: %s", LOCAL_NAME, exc)
+            log.warning("The name %s could not be announced: %s", self.name, exc)
             self.close()
+
+    def _free_name(self, addresses: list[str]) -> str:
+        """The first that no other machine answers to; another server on this one shares it, at another port."""
+        import zeroconf
+
+        for name in LOCAL_NAMES[:-1]:
+            asked = zeroconf.AddressResolver(f"{name}.")
+            if not asked.request(self._zeroconf, ASK_MS) or set(asked.parsed_addresses()) <= set(addresses):
+                return name
+        return LOCAL_NAMES[-1]
 
     @property
     def is_announced(self) -> bool:

@@ -24,7 +24,7 @@ from webapp.i18n import Text, system_reason
 from webapp.i18n.terminal import t
 from webapp.manager.manager import ModelManager
 from webapp.services.access import owner_link
-from webapp.services.certificates import LOCAL_NAME, Certificates
+from webapp.services.certificates import LOCAL_NAMES, Certificates
 from webapp.services.downloads.catalogue import fitting, known_models
 from webapp.services.strategy.hardware import probe
 from webapp.settings import LOOPBACK_HOSTS, Settings
@@ -310,7 +310,8 @@ def tell(app: Flask, settings: Settings, port: int, on_ready: Callable[[str], No
 
 
 def named_on_network(settings: Settings, port: int) -> LanName | None:
-    """Announces roost.local where others reach the server, and says so, or what is missing."""
+    """Announces roost.local, or the next name that is free, where others reach the server, and says so, or what is
+    missing."""
     addresses = [urlsplit(url).hostname or "" for url in network_urls(settings, port)]
     addresses = [address for address in addresses if is_ip(address)]
     if not settings.lan_name or not addresses:
@@ -318,10 +319,10 @@ def named_on_network(settings: Settings, port: int) -> LanName | None:
     try:
         name = LanName(port, addresses, settings.has_tls)
     except ImportError:
-        print(t("cli.serve.no_name", name=LOCAL_NAME), flush=True)
+        print(t("cli.serve.no_name", name=LOCAL_NAMES[0]), flush=True)
         return None
     if name.is_announced:
-        url = url_of(LOCAL_NAME, port, scheme="https" if settings.has_tls else "http")
+        url = url_of(name.name, port, scheme="https" if settings.has_tls else "http")
         print(t("cli.serve.network_at", url=url), flush=True)
     return name
 
