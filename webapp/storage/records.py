@@ -270,17 +270,22 @@ def release_snapshots(connection: sqlite3.Connection, owner: str) -> list[str]:
     return [str(row["name"]) for row in rows]
 
 
+def _read_json(text: str) -> Any:
+    """Most columns of most messages are empty, and a chat is read many times a turn."""
+    return {} if text == "{}" else [] if text == "[]" else json.loads(text)
+
+
 def message_from_row(row: sqlite3.Row) -> Message:
     return Message(
         role=Role(row["role"]),
         content=row["content"],
         reasoning=row["reasoning"],
-        tool_calls=tuple(ToolCall(**call) for call in json.loads(row["tool_calls"])),
+        tool_calls=tuple(ToolCall(**call) for call in _read_json(row["tool_calls"])),
         tool_call_id=row["tool_call_id"],
         name=row["name"],
         token_ids=unpack_token_ids(row["token_ids"]),
         think_mode=ThinkMode(row["think_mode"]),
-        metadata=json.loads(row["metadata"]),
+        metadata=_read_json(row["metadata"]),
     )
 
 
@@ -289,7 +294,7 @@ def stored_message_from_row(row: sqlite3.Row) -> StoredMessage:
     same = ("id", "chat_id", "parent_id", "status", "finish_reason", "model", "created_at")
     return StoredMessage(
         message=message_from_row(row),
-        stats=json.loads(row["stats"]),
+        stats=_read_json(row["stats"]),
         error=json.loads(row["error"]) if row["error"] else None,
         **{name: row[name] for name in same},
     )
@@ -431,7 +436,7 @@ def _is_alive(connection: sqlite3.Connection, message_id: str) -> bool:
 
 
 def _with_version(stored: StoredMessage, versions: list[str]) -> StoredMessage:
-    if stored.id not in versions:
+    if len(versions) < 2 or stored.id not in versions:
         return stored
     place = versions.index(stored.id)
     return replace(

@@ -201,8 +201,8 @@ class TurnWriter:
         with self._store.database.connect():
             stored = self._store.message(self._live.message_id)
             self._message = stored.message
-            prompt = self._prompt(stored)
-            known = max(self._known_before(stored, prompt.prompt_tokens), self._prefix_tokens)
+            prompt, path = self._prompt(stored)
+            known = max(self._known_before(stored, path, prompt.prompt_tokens), self._prefix_tokens)
             self._known_tokens = min(known, prompt.prompt_tokens)
         generation = self._generation = Generation(
             self._manager, prompt, self._client, is_kept=True, gather_s=GATHER_S, origin=self._origin
@@ -222,7 +222,8 @@ class TurnWriter:
         self._live.emit(event for event in events if event is not generation.end)
         self._live.finish(self._store_answer(generation.end))
 
-    def _prompt(self, stored: StoredMessage) -> PreparedPrompt:
+    def _prompt(self, stored: StoredMessage) -> tuple[PreparedPrompt, list[StoredMessage]]:
+        """And the messages up to the answer, which ends them."""
         self._manager.begin_loading()  # while the vocabulary is read and the prompt made
         model = PromptModel.chosen(self._manager)
         chat = as_asked(self._store.get(self._live.chat_id), stored.message)
@@ -245,11 +246,11 @@ class TurnWriter:
         prompt = starting_from(prepare(model, rendered, params, state=state), prefix, self._manager)
         self._note(prompt, preset.name, prefix)
         if is_free or rendered.tools is None:
-            return prompt
+            return prompt, path
         begun = model.tokenizer.decode(prompt.encoded.beginning) if self._continues else ""
-        return replace(prompt, constraint=call_constraint(rendered, consumed=begun))
+        return replace(prompt, constraint=call_constraint(rendered, consumed=begun)), path
 
-    def _known_before(self, stored: StoredMessage, prompt_tokens: int) -> int:
+    def _known_before(self, stored: StoredMessage, path: list[StoredMessage], prompt_tokens: int) -> int:
         """How many tokens of its prompt an earlier turn had been through, read or written."""
         if self._continues:
             return prompt_tokens - 1  # the last token written was never read
@@ -257,7 +258,7 @@ class TurnWriter:
             return 0  # of another prompt, model or state
         if stored.previous_version_id and self._store.message(stored.previous_version_id).stats.get("decoded_tokens"):
             return prompt_tokens
-        for before in reversed(self._store.path_to(stored.id)[:-1]):
+        for before in reversed(path[:-1]):
             if before.stats.get("decoded_tokens"):
                 return int(before.stats.get("prompt_tokens", 0)) + int(before.stats["decoded_tokens"]) - 1
         return 0
