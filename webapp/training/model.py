@@ -144,13 +144,6 @@ class Rwkv7(nn.Module):
             hidden, target, weight = hidden[counted], target[counted], weight[counted]
         return self.ops.head_loss(hidden, self.head.weight, target, weight, self.copies, chunk), state
 
-    def flops_per_token(self) -> int:
-        """Floating-point operations of one training token: 6 a weight used in a product, and the recurrence."""
-        weights = sum(
-            p.numel() for name, p in self.named_parameters() if p.dim() == 2 and "emb" not in name and "r_k" not in name
-        )
-        return 6 * weights + self.n_layer * self.n_embd * HEAD_SIZE * 30
-
 
 # Initial values of every parameter, as RWKV-LM's train_temp/src/model.py with its generate_init_weight. One deliberate
 # difference: rows of `head` are normal with the official row norm (0.5) rather than an orthogonal matrix, which keeps

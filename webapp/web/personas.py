@@ -38,7 +38,6 @@ KIND = "persona"
 NAME_CHARS = 60
 EMOJI_CHARS = 16
 PROMPT_CHARS = 20_000
-GREETING_CHARS = 20_000
 PICTURE_BYTES = 1 << 20
 CARD_BYTES = 8 << 20
 PICTURES = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"), (b"GIF8", "image/gif"))

@@ -44,8 +44,6 @@ long, since there are a thousand such waits in it."""
 NEWEST_PYTHON = (3, 14)
 """For which libggml-python has wheels."""
 
-Handle = c_void_p
-
 
 class InitParams(ctypes.Structure):
     _fields_ = (("mem_size", c_size_t), ("mem_buffer", c_void_p), ("no_alloc", c_bool))

@@ -62,8 +62,6 @@ FFN_MIXES = {"k": 13, "r": 14}
 DECAY, BONUS = 15, 16
 VECTORS_V7 = {"att.w0": DECAY, "att.r_k": BONUS, "att.a0": 17, "att.v0": 18, "att.k_k": 19, "att.k_a": 20}
 GLOBAL_VECTORS = ("blocks.0.ln0.weight", "blocks.0.ln0.bias", "ln_out.weight", "ln_out.bias")
-SHIFTS_V6 = "wkvrg"
-"""The order of RWKV-6's five low-rank shifts in ``time_maa_w1``."""
 UNUSED = ("blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2")
 
 

@@ -49,9 +49,6 @@ class Hub:
             return f"{self.url}/models/{path}/master/{quote(file)}"
         return f"{self.url}/{path}/main/{quote(file)}"
 
-    def page_url(self, repo: str) -> str:
-        return f"{self.url}/models/{quote(repo)}" if self.kind == "modelscope" else f"{self.url}/{quote(repo)}"
-
     def listing_url(self, repo: str) -> str:
         if self.kind == "modelscope":
             return f"{self.url}/api/v1/models/{quote(repo)}/repo/files?Revision=master&Recursive=true"
