@@ -77,6 +77,38 @@ class Contestant(Protocol):
     def close(self) -> None: ...
 
 
+class AskedContestant:
+    """One that is asked for answers, a number at once; all else it tells follows from theirs."""
+
+    def start(self) -> None:
+        """Returns when the model can be asked."""
+        raise NotImplementedError
+
+    def answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
+        raise NotImplementedError
+
+    def pid(self) -> int | None:
+        """Of the process that has the model."""
+        raise NotImplementedError
+
+    def load(self) -> dict[str, float]:
+        started = time.monotonic()
+        self.start()
+        load_s = time.monotonic() - started
+        first = self.answers(1, FIRST_PROMPT_TOKENS, 1)
+        return {"load_s": load_s, "cold_ms": 1000 * load_s + first["first_token_ms"]}
+
+    def decode(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
+        return self.answers(sequences, prompt_tokens, tokens)
+
+    def prefill(self, tokens: int) -> dict[str, float]:
+        run = self.answers(1, tokens, 1)
+        return {"tokens_per_s": run["prefill_tokens_per_s"], "first_token_ms": run["first_token_ms"]}
+
+    def memory(self) -> dict[str, float | None]:
+        return {"rss_mb": rss_mb(self.pid()), "peak_mb": peak_mb(self.pid())}
+
+
 @dataclass
 class Rounds:
     """What one contestant gave, round after round: (kind, size) -> figures."""
@@ -169,7 +201,7 @@ def _writing(contestant: Contestant, size: int, plan: Plan, tokens: int) -> dict
 # ---------------------------------------------------------------- Roost itself, by strategy
 
 
-class RoostContestant:
+class RoostContestant(AskedContestant):
     """``settings`` choose model and strategy. Nothing is cached between prompts: a hit would not be reading."""
 
     def __init__(
@@ -186,24 +218,12 @@ class RoostContestant:
         self.threads = settings.threads
         self.manager = ModelManager(alone, start_engine, library)
 
-    def load(self) -> dict[str, float]:
-        started = time.monotonic()
+    def start(self) -> None:
         self.manager.load()
         self.manager.wait_ready()
-        load_s = time.monotonic() - started
-        first = self._answers(1, FIRST_PROMPT_TOKENS, 1)
-        return {"load_s": load_s, "cold_ms": 1000 * load_s + first["first_token_ms"]}
 
-    def decode(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
-        return self._answers(sequences, prompt_tokens, tokens)
-
-    def prefill(self, tokens: int) -> dict[str, float]:
-        run = self._answers(1, tokens, 1)
-        return {"tokens_per_s": run["prefill_tokens_per_s"], "first_token_ms": run["first_token_ms"]}
-
-    def memory(self) -> dict[str, float | None]:
-        pid = self.manager.engine_pid()
-        return {"rss_mb": rss_mb(pid), "peak_mb": peak_mb(pid)}
+    def pid(self) -> int | None:
+        return self.manager.engine_pid()
 
     def close(self) -> None:
         self.manager.close()
@@ -219,7 +239,7 @@ class RoostContestant:
         told = {"remarks": [remark.to_plain() for remark in backend.remarks(options)], "bytes_a_token": read}
         return {"name": status.model, "strategy": status.strategy, **config, **facts, **told}
 
-    def _answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
+    def answers(self, sequences: int, prompt_tokens: int, tokens: int) -> dict[str, float]:
         model, params = PromptModel.chosen(self.manager), replace(GREEDY, max_tokens=tokens)
         answers = []
         for number in range(sequences):  # each its own: equal rows share their zeros, which are not read
