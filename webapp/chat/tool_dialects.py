@@ -84,7 +84,7 @@ def headed_calls(calls: Sequence[ToolCall]) -> str:
 
 def headed_results(results: Sequence[str]) -> str:
     """Each is a message of its own there (``ToolDialect.has_own_results``)."""
-    return "\n".join(_fenced_json(_as_value(result)) for result in results)
+    return "\n".join(_fenced_json(as_value(result)) for result in results)
 
 
 def fenced_calls(calls: Sequence[ToolCall]) -> str:
@@ -103,7 +103,7 @@ def hermes_calls(calls: Sequence[ToolCall]) -> str:
 
 def plain_results(results: Sequence[str]) -> str:
     """One result as it is, several as a JSON list."""
-    return results[0] if len(results) == 1 else compact_json([_as_value(result) for result in results])
+    return results[0] if len(results) == 1 else compact_json([as_value(result) for result in results])
 
 
 def hermes_results(results: Sequence[str]) -> str:
@@ -161,17 +161,17 @@ def _fenced_json(value: object) -> str:
 
 
 def _call_object(call: ToolCall) -> dict[str, Any]:
-    return {"name": call.name, "arguments": _as_value(call.arguments or "{}")}
+    return {"name": call.name, "arguments": as_value(call.arguments or "{}")}
 
 
 def _legacy_call(call: ToolCall) -> str:
-    arguments = _as_value(call.arguments or "{}")
+    arguments = as_value(call.arguments or "{}")
     pairs = arguments.items() if isinstance(arguments, dict) else ()
     written = ", ".join(f"{compact_json(key)}= {compact_json(value)}" for key, value in pairs)
     return f"{call.name}\n```python\ntool_call({written})\n```"
 
 
-def _as_value(text: str) -> Any:
+def as_value(text: str) -> Any:
     """The JSON value, or the text itself where it is none: history may hold anything."""
     try:
         return json.loads(text)

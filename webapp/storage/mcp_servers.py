@@ -13,7 +13,7 @@ from typing import Any
 from webapp.errors import McpServerInvalid, McpServerNotFound
 from webapp.i18n import Text, plain, text_from_plain
 from webapp.storage.database import Database
-from webapp.storage.records import count_of, insert, is_name_taken, later_than, row_of, to_json, update
+from webapp.storage.records import count_of, hide, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind, checked_server
 
 MOST_SERVERS = 50
@@ -89,8 +89,7 @@ class McpServerStore:
     def delete(self, server_id: str) -> None:
         """Hides it until :meth:`restore`."""
         with self.database.transaction() as connection:
-            row_of(connection, "mcp_servers", server_id, McpServerNotFound)
-            update(connection, "mcp_servers", server_id, deleted_at=time.time())
+            hide(connection, "mcp_servers", server_id, McpServerNotFound)
 
     def restore(self, server_id: str) -> StoredServer:
         """Raises McpServerInvalid when another has its name now."""

@@ -17,6 +17,7 @@ from webapp.storage.database import Database
 from webapp.storage.records import (
     OWNER_ID,
     check_person,
+    hide,
     insert,
     later_than,
     note_snapshots,
@@ -128,8 +129,7 @@ class NotebookStore:
     def delete(self, notebook_id: str) -> Snapshots:
         """Hides it until :meth:`restore`; names of the snapshots nobody needs any more."""
         with self._database.transaction() as connection:
-            row_of(connection, "notebooks", notebook_id, NOT_FOUND)
-            update(connection, "notebooks", notebook_id, deleted_at=time.time())
+            hide(connection, "notebooks", notebook_id, NOT_FOUND)
             return release_snapshots(connection, notebook_id)
 
     def delete_all(self, person_id: str) -> Snapshots:

@@ -68,6 +68,12 @@ def row_of(
     return row
 
 
+def hide(connection: sqlite3.Connection, table: str, row_id: str, missing: Callable[[], RoostError]) -> None:
+    """Deletes a row so that it can come back; raises what ``missing`` makes where there is none."""
+    row_of(connection, table, row_id, missing)
+    update(connection, table, row_id, deleted_at=time.time())
+
+
 def check_person(
     connection: sqlite3.Connection, table: str, row_id: str, person_id: str, missing: Callable[[], RoostError]
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from webapp.errors import BenchRefused, RoostError
 from webapp.i18n import Text
 from webapp.storage.database import Database
-from webapp.storage.records import count_of, insert, row_of, to_json, update
+from webapp.storage.records import count_of, hide, insert, row_of, to_json, update
 from webapp.tools.bench import MAX_CASES, BenchCase, case_from_dict, case_to_dict
 
 NOT_FOUND = functools.partial(RoostError, "bench_not_found")
@@ -84,8 +84,7 @@ class BenchStore:
     def delete_case(self, case_id: str) -> None:
         """Hides it until :meth:`restore_case`, or until cases are added."""
         with self._database.transaction() as connection:
-            row_of(connection, "bench_cases", case_id, NOT_FOUND)
-            update(connection, "bench_cases", case_id, deleted_at=time.time())
+            hide(connection, "bench_cases", case_id, NOT_FOUND)
 
     def restore_case(self, case_id: str) -> None:
         with self._database.transaction() as connection:

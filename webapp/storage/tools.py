@@ -16,7 +16,7 @@ from typing import Any
 from webapp.errors import RoostError, ToolInvalid
 from webapp.i18n import Text
 from webapp.storage.database import Database
-from webapp.storage.records import OWNER_ID, count_of, insert, is_name_taken, later_than, row_of, to_json, update
+from webapp.storage.records import OWNER_ID, count_of, hide, insert, is_name_taken, later_than, row_of, to_json, update
 from webapp.tools.definition import Approval, Behaviour, HttpCall, McpTool, ToolDefinition, checked
 
 NOT_FOUND = functools.partial(RoostError, "tool_not_found")
@@ -108,8 +108,7 @@ class ToolStore:
     def delete(self, tool_id: str) -> None:
         """Hides it until :meth:`restore`."""
         with self._changing() as connection:
-            row_of(connection, "tools", tool_id, NOT_FOUND)
-            update(connection, "tools", tool_id, deleted_at=time.time())
+            hide(connection, "tools", tool_id, NOT_FOUND)
 
     def put_back(self, tool_id: str, definition: ToolDefinition) -> StoredTool:
         """Brings a deleted tool back as something else; raises ToolInvalid when the name is taken."""

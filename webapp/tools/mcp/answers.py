@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from webapp.chat.tool_dialects import as_value
 from webapp.errors import McpError, RoostError
 from webapp.i18n import Text
 from webapp.tools.mcp.server_config import ServerConfig, ServerKind
@@ -186,7 +187,7 @@ def says(text: str, structured: Any) -> bool:
     wanted = [structured]
     if isinstance(structured, dict) and len(structured) == 1:
         wanted += structured.values()
-    return text in wanted or _parsed(text) in wanted
+    return text in wanted or as_value(text) in wanted
 
 
 def block_text(block: Any) -> str:
@@ -207,10 +208,3 @@ def block_text(block: Any) -> str:
 
 def _bytes(base64_text: str) -> str:
     return f"{len(base64_text) * 3 // 4:,} bytes"
-
-
-def _parsed(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text

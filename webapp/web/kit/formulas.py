@@ -107,13 +107,17 @@ def has_space_at_an_end(text: str) -> bool:
     return text != text.strip()
 
 
+def match_line(opening: re.Pattern[str], state: StateBlock, line: int) -> re.Match[str] | None:
+    """What a block's line begins with; None for a line of code."""
+    if state.is_code_block(line):
+        return None
+    return opening.match(state.src, state.bMarks[line] + state.tShift[line], state.eMarks[line])
+
+
 def formula_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """A formula that has lines of its own. One that is not closed yet, in the last lines of the text, is "pending": a
     stream must not take what is above it for finished, since it may turn out to be a paragraph."""
-    if state.is_code_block(start):
-        return False
-    place = state.bMarks[start] + state.tShift[start]
-    found = BLOCK_OPENING.match(state.src, place, state.eMarks[start])
+    found = match_line(BLOCK_OPENING, state, start)
     if not found:
         return False
     closing = rf"\end{{{found[1]}}}" if found[1] else r"\]" if found[0] == r"\[" else "$$"

@@ -18,6 +18,8 @@ from markdown_it.rules_inline.state_inline import Scanned
 from markdown_it.token import Token
 from markupsafe import escape
 
+from webapp.web.kit.formulas import match_line
+
 
 def install(md: MarkdownIt) -> None:
     md.inline.ruler.before("strikethrough", "script", script)
@@ -137,10 +139,7 @@ def footnote_mark(state: StateInline, silent: bool) -> bool:
 
 def footnote(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """``[^1]: text``, with the lines that follow it up to an empty one or the next footnote."""
-    if state.is_code_block(start):
-        return False
-    place = state.bMarks[start] + state.tShift[start]
-    found = DEFINITION.match(state.src, place, state.eMarks[start])
+    found = match_line(DEFINITION, state, start)
     if not found:
         return False
     if silent:
