@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 from webapp.errors import FileMissing, WeightsError
 from webapp.i18n import Text, system_reason
-from webapp.weights.ggml_header import read_ggmf, read_gguf
 from webapp.weights.model_folder import is_model_folder_at, weight_files
-from webapp.weights.pth_archive import read_legacy_pth, read_pth
-from webapp.weights.safetensors_header import read_safetensors
-from webapp.weights.state_sheet import read_npy
 from webapp.weights.tensor_info import MOST_TENSORS, FileContents, StoredTensor
 
 SMALLEST_FILE_BYTES = 10  # a safetensors file without tensors: 8 bytes of length and {}
 
 READERS = {
-    "pth": read_pth,
-    "safetensors": read_safetensors,
-    "ggml-bin": read_ggmf,
-    "gguf": read_gguf,
-    "pickle": read_legacy_pth,
-    "npy": read_npy,
+    "pth": "pth_archive:read_pth",
+    "safetensors": "safetensors_header:read_safetensors",
+    "ggml-bin": "ggml_header:read_ggmf",
+    "gguf": "ggml_header:read_gguf",
+    "pickle": "pth_archive:read_legacy_pth",
+    "npy": "state_sheet:read_npy",
 }
+"""Module and function of this package, imported at the first such file: the process that serves pages reads none."""
 
 FORMAT_NAMES = {
     "pth": Text("reason.weights.pytorch_checkpoint"),
@@ -56,12 +55,18 @@ def read_contents(path: Path, any_name: bool = False) -> FileContents:
         return _read_folder(path)
     check_readable(path)
     try:
-        contents = READERS[sniff(path)](path)
+        contents = _reader(sniff(path))(path)
     except OSError as exc:
         raise WeightsError("file_unreadable", path=str(path), reason=system_reason(exc)) from exc
     if not any_name:
         _check_extension(path, contents.format)
     return contents
+
+
+def _reader(kind: str) -> Callable[[Path], FileContents]:
+    module, _, name = READERS[kind].partition(":")
+    found: Callable[[Path], FileContents] = getattr(import_module(f"webapp.weights.{module}"), name)
+    return found
 
 
 def _read_folder(folder: Path) -> FileContents:
