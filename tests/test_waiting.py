@@ -1,5 +1,7 @@
-"""A wait that ran out is tried once more, a wrong value never: pyproject.toml says so to pytest-rerunfailures."""
+"""A wait that ran out is tried once more, a wrong value never: pyproject.toml says so to pytest-rerunfailures. And
+what a page shows is waited for."""
 
+import ast
 import os
 import re
 import subprocess
@@ -48,3 +50,56 @@ def test_only_a_wait_that_ran_out_is_tried_again(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment)
     assert re.search(r"\n2 failed, 2 passed, 2 rerun in ", done.stdout), done.stdout + done.stderr
     assert re.findall(r"^FAILED \S+::(\w+)", done.stdout, re.M) == ["test_wrong", "test_wrong_after_a_timeout"]
+
+
+READS = r"\.count\(\)|\.(evaluate|inner_|text_content|input_value|get_attribute|is_[a-z]+|title|bounding_box)\w*\("
+READS += r"|\.(all_inner_texts|all_text_contents|query_selector|content)\w*\(|\bpage\.url\b"
+"""What tells how a page is at this very moment."""
+
+
+def reads(code, names=()):
+    return re.search("|".join([READS, *(rf"\b{name}\b" for name in names)]), ast.unparse(code))
+
+
+def at_once(source):
+    """Lines that sleep, or assert what a page shows at that moment, also by a variable or a function that reads it; but
+    not where ``# at once: WHY`` stands."""
+    tree, lines, found = ast.parse(source), source.splitlines(), {}
+    marked = {number for number, line in enumerate(lines, 1) if re.search("# at once: .", line)}
+
+    def walk(node, kind):
+        nodes = [one for one in ast.walk(node) if isinstance(one, kind)]
+        return [one for one in nodes if marked.isdisjoint(range(one.lineno, one.end_lineno + 1))]
+
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    readers = {function.name for function in functions if any(map(reads, walk(function, ast.Return)))}
+    for function in functions:
+        targets = [target for one in walk(function, ast.Assign) if reads(one.value) for target in one.targets]
+        names = readers | {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        looks = [one for one in walk(function, ast.Assert) if reads(one.test, names)]
+        sleeps = [one for one in walk(function, ast.Call) if ast.unparse(one.func).endswith(".wait_for_timeout")]
+        found |= {one.lineno: lines[one.lineno - 1].strip() for one in (*looks, *sleeps)}
+    return found
+
+
+def test_no_walk_in_a_browser_asserts_at_once_what_a_page_shows():
+    """The page may be a moment late: ask with ``expect`` or ``until`` of tests/browser/acting.py."""
+    walks = sorted((ROOT / "tests" / "browser").glob("test_*.py"))
+    found = {path.name: at_once(path.read_text(encoding="utf-8")) for path in walks}
+    assert walks
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+def test_a_look_at_once_is_found_in_each_of_its_forms():
+    for line in (
+        "assert page.locator('.card').count() == 0",
+        "assert not page.is_visible('#stop') and 1",
+        "assert page.url.endswith('/')",
+        "text = page.inner_text('.a').strip()\n    assert text == 'b'",
+        "assert titles(page) == []",
+        "page.wait_for_timeout(300)",
+    ):
+        source = f"def titles(page):\n    return page.all_inner_texts()\ndef test(page):\n    {line}"
+        assert len(at_once(source)) == 1, line
+        assert not at_once(f"{source}  # at once: the server has answered"), line
+    assert not at_once("def test(page):\n    assert [1].count(1) == 1\n    expect(page, '.card').to_have_count(0)")

@@ -1,6 +1,8 @@
 """Text files in a chat, as a person attaches them."""
 
-from tests.browser.acting import send, told, until, wait_done, wait_ready
+import re
+
+from tests.browser.acting import ask, expect, told, until_there, until_true, wait_done, wait_ready
 
 DROP = """([selector, name, text]) => {
     const transfer = new DataTransfer();
@@ -31,36 +33,36 @@ def test_files_wait_above_the_message_through_a_reload_and_go_with_it(roost, vis
     page.fill("#prompt", "half a question")
     choose(page, "notes.md", "# 苍鹭\n<b>heron</b>".encode("gb18030"))
     page.wait_for_selector("#attached .file")
-    assert page.evaluate(DROP, ["#chats", "dropped.txt", "heron " * 9000])
+    assert page.evaluate(DROP, ["#chats", "dropped.txt", "heron " * 9000])  # at once: it fires the events itself
     page.evaluate(PASTE)
     page.wait_for_selector("#attached .file >> nth=2")
     choose(page, "picture.png", b"\x89PNG" + bytes(99))
     page.wait_for_selector(".toast-error:has-text('picture.png')")
-    assert page.url.startswith(f"{roost.url}/chat/") and page.input_value("#prompt") == "half a question"
+    page.wait_for_url(f"{roost.url}/chat/*")
+    expect(page, "#prompt").to_have_value("half a question")
 
     page.fill("#prompt", " ")
     page.press("#prompt", "Enter")
     told(page, "#attaching", "chat.files.words")
     page.fill("#prompt", "half a question")
-    assert page.is_hidden("#attaching") and page.locator(".user").count() == 0
+    expect(page, "#attaching").to_be_hidden()
+    expect(page, ".user").to_have_count(0)
 
     page.reload()
     wait_ready(page)
-    assert page.input_value("#prompt") == "half a question"
-    assert page.locator("#attached .file-name").all_inner_texts() == ["notes.md", "dropped.txt", "pasted.txt"]
-    assert page.locator("#attached .file-reading.is-whole").count() == 2
+    expect(page, "#prompt").to_have_value("half a question")
+    expect(page, "#attached .file-name").to_have_text(["notes.md", "dropped.txt", "pasted.txt"])
+    expect(page, "#attached .file-reading.is-whole").to_have_count(2)
     page.click("#attached .file >> nth=1 >> .file-reading")
-    until(page, "document.querySelectorAll('#attached .is-whole').length === 3")
+    expect(page, "#attached .is-whole").to_have_count(3)
     page.click("#attached .file >> nth=2 >> [value^=remove_attachment]")
-    until(page, "document.querySelectorAll('#attached .file').length === 2")
+    expect(page, "#attached .file").to_have_count(2)
 
-    send(page, "What is it?")
-    wait_done(page)
-    assert page.locator(".user .file-name").all_inner_texts() == ["notes.md", "dropped.txt"]
-    assert page.locator("#attached .file").count() == 0
+    ask(page, "What is it?")
+    expect(page, ".user .file-name").to_have_text(["notes.md", "dropped.txt"])
+    expect(page, "#attached .file").to_have_count(0)
     page.click(".user .file-name >> nth=0")
-    page.wait_for_selector(".file-text")
-    assert page.inner_text(".file-text").strip() == "# 苍鹭\n<b>heron</b>"
+    until_true(page, lambda: page.inner_text(".file-text").strip() == "# 苍鹭\n<b>heron</b>")
     page.click(".back")
     page.wait_for_selector(".user .file-name >> nth=1")
 
@@ -69,12 +71,16 @@ def test_a_message_waits_for_the_file_that_is_still_on_its_way(roost, visit):
     page = visit(roost.url)
     wait_ready(page)
     page.fill("#prompt", "Read it")
-    page.route("**/chat/attach", lambda route: (page.wait_for_timeout(300), route.continue_()))
+    held = []
+    page.route("**/chat/attach", lambda route: held.append(route))
     choose(page, "late.txt", b"late")
+    until_there(page, held)
     page.press("#prompt", "Enter")
+    page.press("#prompt", "Enter")
+    held[0].continue_()
     wait_done(page)
-    assert page.locator(".user .file-name").all_inner_texts() == ["late.txt"]
-    assert page.locator(".user").count() == 1
+    expect(page, ".user .file-name").to_have_text("late.txt")
+    expect(page, ".user").to_have_count(1)
 
 
 PASTE_TEXT = """(text) => {
@@ -94,4 +100,4 @@ def test_a_long_text_that_is_pasted_may_become_a_file(roost, visit):
     page.click("#attaching button")
     page.wait_for_selector("#attached .file-name:text-is('pasted.txt')")
     page.wait_for_selector("#attaching", state="hidden")
-    until(page, "document.getElementById('prompt').value.trim() === 'What does it say?'")
+    expect(page, "#prompt").to_have_value(re.compile(r"^\s*What does it say\?\s*$"))

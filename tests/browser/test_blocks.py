@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.acting import ANSWER, ask, until_true
+from tests.browser.acting import ANSWER, ask, expect, send, until, until_true, wait_done, wait_ready
 from tests.wording import text
 
 TEXT = """Look:
@@ -35,16 +35,19 @@ def page(own_roost, visit, says):
 
 
 def clipboard(page, selector):
+    """What is there after a press on that button."""
+    page.evaluate("navigator.clipboard.writeText('')")
     page.click(selector)
-    page.wait_for_selector(f"{selector}[data-said]")
-    return page.evaluate("navigator.clipboard.readText()")
+    until(page, "navigator.clipboard.readText()")
+    return page.evaluate("navigator.clipboard.readText()")  # at once: a copy comes whole
 
 
 def test_code_is_wrapped_and_saved(page):
     width = "document.querySelector('.answer pre').scrollWidth - document.querySelector('.answer pre').clientWidth"
-    assert page.evaluate(width) > 0
+    until(page, f"{width} > 0")
     page.click(f"{ANSWER} .code-wrap")
-    assert page.evaluate(width) <= 0 and page.get_attribute(f"{ANSWER} .code-wrap", "aria-pressed") == "true"
+    until(page, f"{width} <= 0")
+    expect(page, f"{ANSWER} .code-wrap").to_have_attribute("aria-pressed", "true")
     with page.expect_download() as download:
         page.click(f"{ANSWER} .code-save")
     assert download.value.suggested_filename == "code.py"
@@ -59,9 +62,11 @@ def test_a_table_is_copied_as_csv_that_no_spreadsheet_runs(page):
 
 def test_a_selection_is_copied_with_the_source_of_its_formulas(page):
     prose = "document.querySelector('.answer [data-channel=content]')"
+    page.evaluate("navigator.clipboard.writeText('')")
     page.evaluate(f"getSelection().selectAllChildren({prose})")
     page.evaluate("document.execCommand('copy')")
-    copied = page.evaluate("navigator.clipboard.readText()")
+    until(page, "navigator.clipboard.readText()")
+    copied = page.evaluate("navigator.clipboard.readText()")  # at once: a copy comes whole
     assert "Wrap" not in copied and "Then $E = mc^2$ holds, and" in copied and "$$\na_1 = \\frac{1}{2}\n$$" in copied
 
 
@@ -74,23 +79,23 @@ def test_a_question_shows_its_code_and_lists_and_is_copied_and_edited_as_typed(o
     says("Yes.")
     page = visit(own_roost.url, permissions=["clipboard-read", "clipboard-write"])
     question = "Why?\n\n```js\nlet a = 1;\n```\n\n- one\n- **two**"
-    page.wait_for_selector("body.is-live")
-    page.fill("#prompt", question)
-    page.press("#prompt", "Enter")
+    wait_ready(page)
+    send(page, question)
     page.wait_for_selector(".user pre .kd, .user pre .kr, .user pre code span")
-    assert page.locator(".user li").count() == 2 and page.inner_text(".user li strong") == "two"
-    page.wait_for_selector(f"{ANSWER}:not(.is-streaming)")
+    expect(page, ".user li").to_have_count(2)
+    expect(page, ".user li strong").to_have_text("two")
+    wait_done(page)
     page.hover(".user")
     assert clipboard(page, ".user [data-copy]") == question
     page.click(".user [data-edit]")
-    assert page.input_value(".edit textarea") == question
+    expect(page, ".edit textarea").to_have_value(question)
 
 
 def test_words_alone_are_shown_as_they_were_typed(own_roost, visit, says):
     says("Yes.")
     page = visit(own_roost.url)
     ask(page, "one\n    two   <b>three</b> * four")
-    assert page.text_content(".bubble") == "one\n    two   <b>three</b> * four"
+    expect(page, ".bubble").to_have_js_property("textContent", "one\n    two   <b>three</b> * four")
 
 
 def test_mermaid_is_drawn_in_the_frame_when_asked_for(own_roost, visit, says):
@@ -102,11 +107,12 @@ def test_mermaid_is_drawn_in_the_frame_when_asked_for(own_roost, visit, says):
     page.expected += ["policy", "Refused", "violates", "Content Security Policy", "ERR_"]
     ask(page)
     assert not [url for url in asked if "mermaid" in url]
-    for button in page.query_selector_all(f"{ANSWER} .code-preview"):
-        button.click()
+    for place in (0, 1):
+        page.click(f"{ANSWER} .code-preview >> nth={place}")
     until_true(page, lambda: len(page.frames) == 3)
     drawn, failed = page.frames[1:]
     drawn.wait_for_selector("svg >> text=写代码")
     failed.wait_for_selector("pre")
-    assert text("chat.preview.failed") in failed.inner_text("pre") and page.evaluate("window.pwned === undefined")
+    expect(failed, "pre").to_contain_text(text("chat.preview.failed"))
+    assert page.evaluate("window.pwned === undefined")  # at once: both frames have drawn
     assert len([url for url in asked if "mermaid" in url]) == 1

@@ -2,7 +2,7 @@
 
 import json
 
-from tests.browser.acting import send, until, wait_done, wait_ready
+from tests.browser.acting import ask, expect, wait_ready
 from tests.services.chat.test_imports import CHATGPT
 from tests.wording import text
 
@@ -27,18 +27,15 @@ def saved(page):
 def test_a_saved_chat_is_dropped_on_the_page_and_goes_on_with_nothing_read_again(own_roost, says, visit):
     says(" Herons stand still.")
     page = visit(own_roost.url)
-    wait_ready(page)
-    send(page, "What do herons do all day long?")
-    wait_done(page)
+    ask(page, "What do herons do all day long?")
     content, before = saved(page), page.url
     page.evaluate(DROP, ["#reading", "herons.rwkvchat", list(content)])
+    page.wait_for_url(lambda url: url.split("?")[0] != before.split("?")[0])
     page.wait_for_selector("#toast-imported")
-    assert page.url.split("?")[0] != before.split("?")[0]
     wait_ready(page)
-    assert page.locator(".answer > .prose").inner_text().strip() == "Herons stand still."
-    send(page, "And at night?")
-    wait_done(page)
-    assert page.locator(".answer:last-child .stats").inner_text().endswith(text("chat.stats.read_again", count=0))
+    expect(page, ".answer > .prose").to_have_text("Herons stand still.")
+    ask(page, "And at night?")
+    expect(page, ".answer:last-child .stats").to_contain_text(text("chat.stats.read_again", count=0))
 
 
 def test_an_export_of_chatgpt_is_chosen_in_the_list_and_says_what_it_left_out(own_roost, visit):
@@ -51,5 +48,6 @@ def test_an_export_of_chatgpt_is_chosen_in_the_list_and_says_what_it_left_out(ow
     content = json.dumps([CHATGPT, {**CHATGPT, "title": "Second"}]).encode()
     page.set_input_files("#import input", {**broken, "buffer": content})
     page.wait_for_selector("#toast-imported .toast-hint")
-    until(page, "document.querySelectorAll('.chat-item').length === 2")
-    assert page.locator(".user").count() == 1 and page.locator("[data-versions]").count() == 1
+    expect(page, ".chat-item").to_have_count(2)
+    expect(page, ".user").to_have_count(1)
+    expect(page, "[data-versions]").to_have_count(1)

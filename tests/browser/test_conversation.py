@@ -1,43 +1,46 @@
 """A conversation in a real browser, from the first message on."""
 
-import re
-
 from tests.browser.acting import (
     ANSWER,
     act,
     answer_text,
     ask,
+    expect,
     send,
     told,
     undo,
+    until,
     until_true,
     wait_done,
     wait_ready,
     wait_streaming,
 )
 from tests.web.chat.running_roost import fake_strategy
-from tests.wording import pattern, text
+from tests.wording import text
 
 LONG_ANSWER = "Birds perch on wires. " + "Both feet touch the same wire. " * 15 + "That is all."
 
 
 def test_while_an_answer_streams_the_composer_offers_to_stop_it(start, visit):
-    page = visit(start(fake_strategy(delay_ms=5, repeat=0)).url)
+    page = visit(start(fake_strategy(delay_ms=40, repeat=0)).url)
     wait_ready(page)
     send(page, "Why can birds sit on wires?")
     wait_streaming(page)
-    assert page.is_visible(".stop") and not page.is_visible("#send")
+    expect(page, ".stop").to_be_visible()
+    expect(page, "#send").to_be_hidden()
     page.click(".stop")
     wait_done(page)
-    assert page.is_visible("#send") and not page.is_visible(".stop")
+    expect(page, "#send").to_be_visible()
+    expect(page, ".stop").to_be_hidden()
 
 
 def test_a_first_answer_makes_the_page_the_chats(roost, visit):
     page = visit(roost.url)
     ask(page)
-    assert "/chat/" in page.url and page.input_value("#prompt") == ""
-    assert page.locator(f"{ANSWER} pre .k").first.inner_text() == "def"
-    assert re.search(pattern("chat.stats.read_again.other"), page.inner_text(f"{ANSWER} .stats"))
+    page.wait_for_url("**/chat/*")
+    expect(page, "#prompt").to_have_value("")
+    expect(page, f"{ANSWER} pre .k >> nth=0").to_have_text("def")
+    told(page, f"{ANSWER} .stats", "chat.stats.read_again.other")
     page.wait_for_selector(".chat-item.is-current")
     page.go_back()
     page.wait_for_selector(".prompt")
@@ -48,7 +51,7 @@ def test_a_suggested_prompt_is_one_click(roost, visit):
     wait_ready(page)
     page.click(".prompt >> nth=0")
     wait_done(page)
-    assert text("chat.welcome.first.text") in page.inner_text(".bubble")
+    expect(page, ".bubble").to_contain_text(text("chat.welcome.first.text"))
 
 
 def test_stop_keeps_the_text_and_continue_goes_on(start, visit, pace):
@@ -61,12 +64,13 @@ def test_stop_keeps_the_text_and_continue_goes_on(start, visit, pace):
     page.keyboard.press("Escape")
     wait_done(page)
     pace.token_s = 0
-    kept = answer_text(page)
-    assert text("chat.message.stopped") in page.inner_text(".stats") and "That is all" not in kept
+    expect(page, ".stats").to_contain_text(text("chat.message.stopped"))
+    expect(page, f"{ANSWER} > .prose").not_to_contain_text("That is all")
     page.click("[value^=continue]")
     wait_streaming(page, "That is all")
     wait_done(page)
-    assert answer_text(page).startswith(kept[:20]) and page.locator(".answer").count() == 1
+    expect(page, f"{ANSWER} > .prose").to_have_text(LONG_ANSWER)
+    expect(page, ".answer").to_have_count(1)
 
 
 def test_versions_are_made_by_regenerate_and_walked_with_the_arrow_keys(roost, visit):
@@ -88,15 +92,16 @@ def test_an_edit_makes_a_branch_and_the_old_one_stays(roost, visit):
     act(page, ".user", "[data-edit]")
     page.fill(".edit textarea", "Another question")
     page.keyboard.press("Escape")
-    assert page.inner_text(".bubble") == "The first question"
+    expect(page, ".edit").to_have_count(0)
+    expect(page, ".bubble").to_have_text("The first question")
     act(page, ".user", "[data-edit]")
-    assert page.input_value(".edit textarea") == "Another question"
+    expect(page, ".edit textarea").to_have_value("Another question")
     page.keyboard.press("Enter")
     page.wait_for_selector(".bubble:has-text('Another question')")
     wait_done(page)
     page.click(".user [data-versions] button >> nth=0")
     page.wait_for_selector(".bubble:has-text('The first question')")
-    assert page.locator(".answer").count() == 1
+    expect(page, ".answer").to_have_count(1)
 
 
 def test_an_answer_is_rewritten_as_a_version_and_continued(roost, visit):
@@ -131,11 +136,11 @@ def test_a_deleted_message_comes_back_with_undo(roost, visit):
     undo(page)
     page.wait_for_selector(ANSWER)
     page.wait_for_selector(".toast", state="detached")
-    assert page.locator(".message").count() == 2
+    expect(page, ".message").to_have_count(2)
 
 
 def test_a_reload_and_a_second_page_see_the_same_stream(start, visit):
-    page = visit(start(fake_strategy(delay_ms=8, repeat=0)).url)
+    page = visit(start(fake_strategy(delay_ms=40, repeat=0)).url)
     wait_ready(page)
     send(page, "Why?")
     wait_streaming(page)
@@ -147,16 +152,18 @@ def test_a_reload_and_a_second_page_see_the_same_stream(start, visit):
     second.click(".stop")
     wait_done(page)
     wait_done(second)
-    assert answer_text(page) == answer_text(second) and "Both feet" in answer_text(page)
+    until_true(page, lambda: "Both feet" in answer_text(page) == answer_text(second))
 
 
 def test_thinking_folds(start, visit):
     page = visit(start(fake_strategy("<think>hm, wires</think>\nBecause of the voltage.")).url)
     ask(page)
-    assert page.is_visible(".thinking summary") and not page.is_visible(".thinking .prose")
+    expect(page, ".thinking summary").to_be_visible()
+    expect(page, ".thinking .prose").to_be_hidden()
     page.click(".thinking summary")
-    assert page.inner_text(".thinking .prose") == "hm, wires"
-    assert answer_text(page) == "Because of the voltage."
+    expect(page, ".thinking .prose").to_be_visible()
+    expect(page, ".thinking .prose").to_have_text("hm, wires")
+    expect(page, f"{ANSWER} > .prose").to_have_text("Because of the voltage.")
 
 
 def test_a_failed_answer_has_a_button_that_tries_again(start, visit):
@@ -173,7 +180,8 @@ def test_an_answer_is_announced_once_at_its_end(roost, visit):
     page.evaluate("""() => { window.said = []; new MutationObserver(() => said.push(announcer.textContent))
         .observe(announcer, {childList: true}); }""")
     ask(page)
-    said = page.evaluate("said")
+    until(page, "said.length")
+    said = page.evaluate("said")  # at once: the answer is complete
     assert len(said) == 1 and said[0].startswith(text("chat.message.announce", text="Birds perch"))
 
 
@@ -188,19 +196,14 @@ def test_a_restart_of_the_server_loses_nothing(start, visit):
     page.wait_for_selector("#lost:visible")
     roost.start()
     page.wait_for_selector("#lost", state="hidden")
-    assert page.input_value("#prompt") == "half a though" and page.locator(".message").count() == 2
-    send(page, "half a thought")
-    page.wait_for_selector(".user >> nth=1")
-    wait_done(page)
+    expect(page, "#prompt").to_have_value("half a though")
+    expect(page, ".message").to_have_count(2)
+    ask(page, "half a thought")
 
 
 def test_a_replay_says_under_the_answer_whether_it_is_the_same(own_roost, says, visit):
     says(" Herons stand still.")
     page = visit(own_roost.url)
-    wait_ready(page)
-    send(page, "What do herons do?")
-    wait_done(page)
-    page.hover(ANSWER)
-    page.click(f"{ANSWER} [name=do][value^='replay:']")
-    words = pattern("chat.stats.replay_equal")
-    until_true(page, lambda: re.search(words, page.locator(f"{ANSWER} .stats").inner_text()))
+    ask(page, "What do herons do?")
+    act(page, ANSWER, "[value^='replay:']")
+    told(page, f"{ANSWER} .stats", "chat.stats.replay_equal")

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from tests.browser.acting import send, until, wait_done, wait_ready
+from tests.browser.acting import ask, expect, until, wait_ready
 from tests.services.downloads.hub_server import HubServer
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from tests.weights.make_checkpoints import write_checkpoint
@@ -63,7 +63,8 @@ def test_first_run_download_use_and_chat(roost, hub, visit):
     page = visit(f"{roost.url}/")
     wait_ready(page)
     offer = page.locator(".welcome-offer")
-    assert NAME in offer.inner_text() and hub.url.removeprefix("http://") in offer.inner_text()
+    expect(offer).to_contain_text(NAME)
+    expect(offer).to_contain_text(hub.url.removeprefix("http://"))
     assert hub.requests == []
     offer.get_by_role("button").click()
     job = page.locator(".job[data-status=running]")
@@ -81,9 +82,8 @@ def test_first_run_download_use_and_chat(roost, hub, visit):
     page.wait_for_url(f"{roost.url}/")
     wait_ready(page)
     page.locator(".strip-model", has_text=NAME).wait_for()
-    send(page, "Hello?")
-    wait_done(page)
-    assert "Hello from the new one." in page.locator(".answer:last-child").inner_text()
+    ask(page, "Hello?")
+    expect(page, ".answer:last-child").to_contain_text("Hello from the new one.")
 
 
 def test_paused_and_gone_on_in_the_list(roost, hub, visit):

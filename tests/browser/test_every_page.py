@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.browser.acting import until_there
+from tests.browser.acting import expect, until, until_there, until_true, wait_ready
 from tests.wording import text
 
 MOST_BYTES = 150_000
@@ -12,14 +12,14 @@ MOST_BYTES = 150_000
 PHONES = ((390, 844), (360, 740))
 SCROLLS = "[popover], .table-scroll, pre, .unseen, .skip, .chats, .panel, .tabs, .docs-tabs, .docs-contents"
 """What scrolls inside itself."""
-SIDEWAYS = """scrolls => {
+SIDEWAYS = """() => {
   const wide = [...document.querySelectorAll("body *")]
-    .filter(node => node.checkVisibility() && !node.closest(scrolls))
+    .filter(node => node.checkVisibility() && !node.closest("SCROLLS"))
     .filter(node => node.getBoundingClientRect().right > innerWidth + 1);
   const scrolled = [...document.querySelectorAll("html, .page, .scroller, .main")]
     .filter(node => node.scrollWidth > node.clientWidth);
   return [...wide, ...scrolled].map(node => `${node.tagName}.${node.className}`);
-}"""
+}""".replace("SCROLLS", SCROLLS)
 RAIL_IS_CUT = """() => [...document.querySelectorAll(".rail-item")]
   .filter(node => node.scrollWidth > node.clientWidth || node.getBoundingClientRect().right > innerWidth)
   .map(node => node.textContent)"""
@@ -46,6 +46,17 @@ def pages(roost):
     return [*fixed, f"/chat/{chat}", preset, model, "/tools/new?from=example", "/chats?q=a", "/nothing-here"]
 
 
+def until_none(page, search, path):
+    """Until that search finds nothing; what a page fetches once it is there may still move it."""
+    found = {}
+
+    def is_none():
+        found[path] = page.evaluate(search)
+        return not found[path]
+
+    until_true(page, is_none, found)
+
+
 @pytest.mark.parametrize("locale", ["en", "zh"])
 def test_no_page_is_wider_than_a_phone(roost, visit, pages, locale):
     page = visit(f"{roost.url}/?lang={locale}", viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
@@ -54,9 +65,9 @@ def test_no_page_is_wider_than_a_phone(roost, visit, pages, locale):
         page.goto(roost.url + path)
         for width, height in PHONES:
             page.set_viewport_size({"width": width, "height": height})
-            assert page.evaluate("innerWidth") == width, path
-            assert page.evaluate(SIDEWAYS, SCROLLS) == [], (path, width)
-            assert page.evaluate(RAIL_IS_CUT) == [], (path, width)
+            until(page, f"innerWidth === {width}")
+            until_none(page, SIDEWAYS, path)
+            until_none(page, RAIL_IS_CUT, path)
 
 
 def test_no_page_weighs_more_than_it_may(roost, pages):
@@ -66,26 +77,28 @@ def test_no_page_weighs_more_than_it_may(roost, pages):
 
 def test_an_empty_chat_is_read_from_its_top(roost, visit):
     page = visit(roost.url, viewport={"width": 360, "height": 560})
-    page.wait_for_selector("body.is-live")
-    assert page.evaluate("scroller.scrollHeight > scroller.clientHeight"), "else this shows nothing"
-    assert page.evaluate("scroller.scrollTop") == 0 and not page.is_visible("#jump")
+    wait_ready(page)
+    until(page, "scroller.scrollHeight > scroller.clientHeight")  # else this shows nothing
+    until(page, "scroller.scrollTop === 0")
+    expect(page, "#jump").to_be_hidden()
 
 
 def test_a_switch_says_which_of_the_two_it_is(roost, visit, pages):
     page = visit(roost.url + next(path for path in pages if re.match("/presets/[0-9a-f]{32}", path)))
-    words = page.locator(".switch:has([type=checkbox][name=custom_cuda])")
-    assert words.inner_text().strip() == text("controls.off") and not page.is_checked(
-        "[type=checkbox][name=custom_cuda]"
-    )
+    box = "[type=checkbox][name=custom_cuda]"
+    words = page.locator(f".switch:has({box})")
+    expect(words).to_have_text(text("controls.off"), use_inner_text=True)
+    expect(page, box).not_to_be_checked()
     words.click()
-    assert words.inner_text().strip() == text("controls.on") and page.is_checked("[type=checkbox][name=custom_cuda]")
+    expect(words).to_have_text(text("controls.on"), use_inner_text=True)
+    expect(page, box).to_be_checked()
 
 
 def test_a_file_input_speaks_the_pages_language_and_names_the_file(roost, visit):
     page = visit(f"{roost.url}/tools?lang=zh")
-    assert text("controls.choose_file", "zh") in page.inner_text(".drop")
+    expect(page, ".drop").to_contain_text(text("controls.choose_file", "zh"))
     page.set_input_files(".drop input", {"name": "mine.json", "mimeType": "application/json", "buffer": b"[]"})
-    assert "mine.json" in page.inner_text(".drop")
+    expect(page, ".drop").to_contain_text("mine.json")
 
 
 def test_what_is_typed_while_the_form_is_drawn_anew_is_kept(roost, visit):
@@ -99,7 +112,7 @@ def test_what_is_typed_while_the_form_is_drawn_anew_is_kept(roost, visit):
     held[0].continue_()
     page.unroute("**/tools/form")
     page.wait_for_selector("[name='0:item_kind']")
-    assert page.input_value("[name='0:description']") == "typed meanwhile"
+    expect(page, "[name='0:description']").to_have_value("typed meanwhile")
     page.click("[value='down:0']")
     page.wait_for_selector("[name='1:item_kind']")
-    assert page.input_value("[name='1:description']") == "typed meanwhile"
+    expect(page, "[name='1:description']").to_have_value("typed meanwhile")

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.browser.acting import ask, wait_ready
+from tests.browser.acting import ask, expect, until, wait_ready
 from tests.browser.conftest import ARGUMENTS, CHROMIUM
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 
@@ -41,7 +41,7 @@ def test_a_person_chats_over_https(browser, tmp_path):
     own = trusting_chromium(browser, tmp_path, made)
     page = own.new_context().new_page()
     page.goto(f"http://roost.local:{roost.port}/trust")
-    assert page.inner_text("h1 ~ p code") == made.fingerprint()
+    expect(page, "h1 ~ p code >> nth=0").to_have_text(made.fingerprint())
     with page.expect_download() as download:
         page.click("a[href$='authority.pem']")
     assert ssl.PEM_cert_to_DER_cert(download.value.path().read_text()) == made.authority_der()
@@ -49,10 +49,11 @@ def test_a_person_chats_over_https(browser, tmp_path):
     page.fill("#token", "a-token-for-tests")
     page.click("button")
     wait_ready(page)
-    assert page.url.startswith(f"https://roost.local:{roost.port}/") and page.evaluate("isSecureContext")
+    page.wait_for_url(f"https://roost.local:{roost.port}/**")
+    until(page, "isSecureContext")
     ask(page, "Why do birds sit on wires?")
     assert {cookie["secure"] for cookie in page.context.cookies() if cookie["httpOnly"]} == {True}
     assert page.goto(f"http://roost.local:{roost.port}/presets").status == 200
-    assert page.url == f"https://roost.local:{roost.port}/presets"
+    page.wait_for_url(f"https://roost.local:{roost.port}/presets")
     own.close()
     roost.stop()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.browser.acting import CARD, send, until, until_true, wait_answer, wait_ready
+from tests.browser.acting import CARD, expect, send, until, until_true, wait_answer, wait_ready
 from tests.tools.mcp.conftest import raw
 from webapp.i18n.translation import translate
 from webapp.tools.runner import ToolResult
@@ -33,9 +33,11 @@ def add(page, url, way, locale):
     page.fill("#field-command", shlex.join((config.command, *config.args)))
     page.wait_for_selector(f"#server-words code:text-is('{way}')")
     page.click(".server-try")
-    page.wait_for_selector("#server-trial .note-good", timeout=60_000)
+    page.wait_for_selector(
+        "#server-trial .note-good",
+    )
     page.click("#server-form .button-main")
-    page.wait_for_selector("#server-live .note-good", timeout=60_000)
+    page.wait_for_selector("#server-live .note-good")
 
 
 def ask(page, says, url):
@@ -51,14 +53,14 @@ def ask(page, says, url):
 def test_a_server_is_added_and_its_tool_is_called(roost, visit, says, locale):
     page = visit(f"{roost.url}/tools?lang={locale}")
     add(page, roost.url, "modern", locale)
-    assert translate("mcp.phase.connected", locale) in page.inner_text("#server-live .note")
-    assert page.locator(".rail-item[aria-current]").inner_text() == translate("nav.tools", locale)
+    expect(page, "#server-live .note").to_contain_text(translate("mcp.phase.connected", locale))
+    expect(page, ".rail-item[aria-current]").to_have_text(translate("nav.tools", locale))
     ask(page, says, roost.url)
     says("It said modern.")
     page.click(f"{CARD} button[value^=approve_call]")
     wait_answer(page, "It said modern.")
     page.click(f"{CARD} summary")
-    assert page.inner_text(f"{CARD} .call-text >> nth=1") == "modern"
+    expect(page, f"{CARD} .call-text >> nth=1").to_have_text("modern")
 
 
 def test_a_call_is_stopped_while_it_runs(roost, visit, says):
@@ -91,4 +93,4 @@ def test_the_pages_fit_their_screen(roost, visit):
         until(page, "!document.querySelector('[hx-trigger=\"every 1s\"]')")
         for width in (1440, 1024, 390):
             page.set_viewport_size({"width": width, "height": 844})
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            until(page, f"document.documentElement.scrollWidth <= {width}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.acting import until
+from tests.browser.acting import expect, until, until_true
 from tests.services.library.library_folder import good_bytes, torn_bytes
 from tests.web.chat.running_roost import RunningRoost
 from tests.wording import error_text, text
@@ -41,7 +41,7 @@ def test_a_file_comes_up_in_slices_although_one_is_lost_on_the_way(roost, visit,
     choose(page, tmp_path / "new.safetensors")
     page.get_by_text("new.safetensors is here.").wait_for()
     row(page, "new.safetensors").get_by_role("button", name="Load new.safetensors").wait_for()
-    assert (roost.folder / "new.safetensors").read_bytes() == good_bytes()
+    assert (roost.folder / "new.safetensors").read_bytes() == good_bytes()  # it is listed once it is whole
     assert len(sent) >= 7 and sent[1] == sent[2]
 
 
@@ -58,8 +58,8 @@ def test_what_is_refused_says_why_and_what_is_cancelled_leaves_nothing(roost, vi
     page.get_by_text(text("models.upload.retrying")).wait_for()
     with page.expect_response(lambda answer: answer.request.method == "DELETE"):
         page.get_by_role("button", name="Cancel").click()
-    assert page.locator("#uploads").is_hidden()
-    assert sorted(path.name for path in roost.folder.iterdir()) == ["here.safetensors"]
+    expect(page, "#uploads").to_be_hidden()
+    until_true(page, lambda: [path.name for path in roost.folder.iterdir()] == ["here.safetensors"])
 
 
 def test_a_folder_comes_up_as_one_model_chosen_or_dropped(roost, visit, tmp_path):

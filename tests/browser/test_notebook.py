@@ -1,6 +1,6 @@
 """The notebook in a browser: one story from the first word to a fork, with a reload and a server that is away."""
 
-from tests.browser.acting import told, until, until_true
+from tests.browser.acting import expect, told, until, until_true
 from tests.web.chat.running_roost import fake_strategy
 
 ANSWER = "the birds came back."
@@ -13,18 +13,23 @@ def test_a_text_is_written_looked_into_forked_and_never_lost(start, visit, pace)
     page.wait_for_selector("#notebook[data-ready]")
     page.fill("#notebook-text", "In spring ")
     page.fill("[name=name]", "Spring")
+    store = roost.app.extensions["notebooks"].store
+    notebook = page.url.rpartition("/")[2]
+    until_true(page, lambda: store.get(notebook).name == "Spring")
     told(page, "#said", "notebook.saved")
     page.reload()
     page.wait_for_selector("#notebook[data-ready]")
-    assert (page.input_value("#notebook-text"), page.input_value("[name=name]")) == ("In spring ", "Spring")
+    expect(page, "#notebook-text").to_have_value("In spring ")
+    expect(page, "[name=name]").to_have_value("Spring")
     page.press("#notebook-text", "Control+Enter")
     page.wait_for_selector("#undo:not([disabled])")
-    assert page.input_value("#notebook-text") == f"In spring {ANSWER}"
+    expect(page, "#notebook-text").to_have_value(f"In spring {ANSWER}")
     told(page, "#said", "notebook.read.other")
     # its tokens, what else could have stood there, and on from another
     page.click(".choices label:has([value=tokens])")
     page.wait_for_selector(".token[name=at]")
-    assert page.inner_text(".typed").strip() == "In spring" and not page.is_visible("#notebook-text")
+    expect(page, "#tokens .typed").to_have_text("In spring")
+    expect(page, "#notebook-text").to_be_hidden()
     page.hover(".token[name=at] >> nth=4")
     page.click(".alternative .token:not([disabled]) >> nth=0")
     until(page, "!document.querySelector('#notebook-text').value.startsWith('In spring the birds')")
@@ -35,17 +40,16 @@ def test_a_text_is_written_looked_into_forked_and_never_lost(start, visit, pace)
     page.wait_for_selector("#tokens:not(:has(.token-4[name=at]))")
     # stopped in the middle: what is there stays
     page.click(".choices label:has([value=text])")
-    pace.token_s = 0.2
+    pace.token_s = 1.0
     page.fill("#notebook-text", "In autumn ")
     page.click("#continue")
     until(page, "document.querySelector('#notebook-text').value.startsWith('In autumn the')")
     page.keyboard.press("Escape")
     page.wait_for_selector("#continue:visible")
     pace.token_s = 0.0
-    kept = page.input_value("#notebook-text")
+    kept = page.input_value("#notebook-text")  # at once: the writing is over
     assert kept.startswith("In autumn the") and len(kept) < len(f"In autumn {ANSWER}")
-    store = roost.app.extensions["notebooks"].store
-    until_true(page, lambda: store.get(page.url.rpartition("/")[2]).draft.text == kept)
+    until_true(page, lambda: store.get(notebook).draft.text == kept)
     # the server is away: what is typed stands in this browser
     page.expected.append("ERR_FAILED")
     page.route("**/save", lambda route: route.abort())
@@ -54,4 +58,4 @@ def test_a_text_is_written_looked_into_forked_and_never_lost(start, visit, pace)
     page.unroute("**/save")
     page.on("dialog", lambda dialog: dialog.accept())
     page.reload()
-    until_true(page, lambda: store.get(page.url.rpartition("/")[2]).draft.text == "typed meanwhile")
+    until_true(page, lambda: store.get(notebook).draft.text == "typed meanwhile")

@@ -1,6 +1,6 @@
 """What must not get lost or in the way: typed text, pressed buttons, a longer list, the focus."""
 
-from tests.browser.acting import ANSWER, act, ask, told, until, until_true, wait_done, wait_ready
+from tests.browser.acting import ANSWER, act, ask, expect, told, until, until_true, wait_done, wait_ready
 from tests.web.chat.running_roost import fake_strategy
 
 
@@ -11,7 +11,7 @@ def test_the_skip_link_keeps_what_is_typed(roost, visit):
     page.focus(".skip")
     page.keyboard.press("Enter")
     until(page, "document.activeElement.id === 'main'")
-    assert page.input_value("#system-prompt") == "Be kind."
+    expect(page, "#system-prompt").to_have_value("Be kind.")
 
 
 def test_what_is_done_before_the_scripts_listen_counts(roost, visit):
@@ -46,9 +46,9 @@ def test_what_is_done_before_the_scripts_listen_counts(roost, visit):
     )
     until_true(page, lambda: roost.store.get(chat_id).sampling == {"temperature": 0.7})
     page.wait_for_selector("#model-menu .menu-item")
-    assert page.input_value(".knob:has(#knob-temperature) input[type=range]") == "0.7"
+    expect(page, ".knob:has(#knob-temperature) input[type=range]").to_have_value("0.7")
     page.reload()
-    assert page.input_value("#prompt") == "half a thought"
+    expect(page, "#prompt").to_have_value("half a thought")
     early("/models/roost-starter-v7.safetensors", (".tensor-group summary >> nth=-1", "click"))
     page.wait_for_selector(".tensor-group[open] .table-scroll td")
 
@@ -56,7 +56,7 @@ def test_what_is_done_before_the_scripts_listen_counts(roost, visit):
 def test_the_tab_bears_the_chats_name(roost, visit):
     page = visit(roost.url)
     ask(page, "Birds & wires")
-    assert page.title() == "Birds & wires · Roost"
+    expect(page).to_have_title("Birds & wires · Roost")
 
 
 def test_enter_without_a_connection_keeps_the_page_and_the_text(start, visit):
@@ -66,10 +66,12 @@ def test_enter_without_a_connection_keeps_the_page_and_the_text(start, visit):
     wait_ready(page)
     roost.stop()
     page.wait_for_selector("#lost:visible")
+    page.evaluate("addEventListener('submit', (event) => (window.isRefused = event.defaultPrevented))")
     page.fill("#prompt", "not lost")
     page.press("#prompt", "Enter")
-    page.wait_for_timeout(300)
-    assert page.input_value("#prompt") == "not lost" and page.is_visible("#lost button")
+    until(page, "window.isRefused")
+    expect(page, "#prompt").to_have_value("not lost")
+    expect(page, "#lost button").to_be_visible()
 
 
 def test_a_setting_changed_at_the_last_moment_counts_for_the_message(roost, visit):
@@ -85,7 +87,7 @@ def test_a_setting_changed_at_the_last_moment_counts_for_the_message(roost, visi
     }""".replace("prompt.", "document.getElementById('prompt').")
     )
     page.wait_for_selector(".user >> nth=1")
-    chat = roost.store.get(page.url.rpartition("/")[2])
+    chat = roost.store.get(page.url.rpartition("/")[2])  # at once: it goes before the message
     assert chat.sampling == {"temperature": 0.7}
 
 
@@ -94,7 +96,8 @@ def test_a_draft_that_was_sent_does_not_come_back(roost, visit):
     page = visit(roost.url)
     page.evaluate(f"localStorage.setItem('roost.draft.{chat_id}', 'Sent already')")
     page.goto(f"{roost.url}/chat/{chat_id}")
-    assert page.input_value("#prompt") == ""
+    wait_ready(page)
+    expect(page, "#prompt").to_have_value("")
 
 
 def test_a_list_made_longer_stays_longer(start, visit):
@@ -104,12 +107,12 @@ def test_a_list_made_longer_stays_longer(start, visit):
     page = visit(roost.url)
     wait_ready(page)
     page.click("#more-chats")
-    until(page, "document.querySelectorAll('.chat-item').length == 40")
+    expect(page, ".chat-item").to_have_count(40)
     until(page, "document.activeElement.id === 'more-chats'")
     roost.answered("news")
     roost.app.extensions["chat_news"].publish("list")
     page.wait_for_selector(".chat-link:has-text('news')")
-    assert page.locator(".chat-item").count() == 40
+    expect(page, ".chat-item").to_have_count(40)
 
 
 def test_a_link_of_the_list_keeps_the_focus_through_news(roost, visit):
@@ -135,7 +138,7 @@ def test_the_strips_button_is_not_replaced_while_only_its_word_changes(roost, vi
     page.focus(".strip-button")
     roost.app.extensions["model_manager"].unload()
     page.wait_for_selector("#strip .word-off")
-    assert page.evaluate("document.activeElement.className") == "strip-button"
+    until(page, "document.activeElement.className === 'strip-button'")
 
 
 def test_toasts_stand_above_a_composer_that_has_grown(roost, visit):
@@ -171,6 +174,6 @@ def test_the_focus_follows_a_drawer_and_comes_back(roost, visit):
     ask(page)
     page.focus(".chat-head [data-panel-toggle]")
     page.keyboard.press("Enter")
-    assert page.evaluate("Boolean(document.activeElement.closest('#panel'))")
+    until(page, "Boolean(document.activeElement.closest('#panel'))")
     page.keyboard.press("Enter")
-    assert page.evaluate("document.activeElement.matches('.chat-head [data-panel-toggle]')")
+    until(page, "document.activeElement.matches('.chat-head [data-panel-toggle]')")

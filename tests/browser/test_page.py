@@ -2,7 +2,7 @@
 
 from urllib.parse import urlsplit
 
-from tests.browser.acting import ask, open_model_menu, told, undo, wait_ready
+from tests.browser.acting import ask, expect, open_model_menu, told, undo, until, until_true, wait_ready
 from tests.wording import text
 from webapp.chat.messages import Message, Role
 from webapp.storage.records import OWNER_ID
@@ -23,6 +23,7 @@ def test_a_chat_is_renamed_in_place(roost, visit):
     page.hover(".chat-item.is-current")
     page.click(".chat-item.is-current .dots")
     page.click("#chat-menu [data-menu-do=rename]")
+    page.wait_for_selector(".chat-rename .field:focus")
     page.keyboard.type("Birds on wires")
     page.keyboard.press("Enter")
     page.wait_for_selector("#chat-title h1:has-text('Birds on wires')")
@@ -37,11 +38,11 @@ def test_a_deleted_chat_comes_back_with_undo(roost, visit):
     page.click(".chat-item.is-current .dots")
     page.click("#chat-menu [data-menu-do=delete_chat]")
     page.wait_for_url(roost.url + "/?*")
-    assert page.locator(f"[href='{urlsplit(address).path}']").count() == 0
+    expect(page, f"[href='{urlsplit(address).path}']").to_have_count(0)
     wait_ready(page)
     undo(page)
     page.wait_for_url(address)
-    assert page.locator(".message").count() == 2
+    expect(page, ".message").to_have_count(2)
 
 
 def test_a_chat_that_was_answered_meanwhile_is_marked_until_it_is_opened(own_roost, says, pace, visit):
@@ -77,15 +78,16 @@ def test_a_chat_is_pinned_moved_and_archived_from_its_menu(roost, visit):
     choose(page, "unpin_chat")
     page.wait_for_selector(".is-current:not([data-pinned])")
     choose(page, "folder")
+    page.wait_for_selector(".chat-rename .field:focus")
     page.keyboard.type("Waders")
     page.keyboard.press("Enter")
     page.wait_for_selector(".is-current[data-folder=Waders]")
     choose(page, "folder")
-    assert page.input_value(".chat-rename .field") == "Waders"
+    expect(page, ".chat-rename .field").to_have_value("Waders")
     page.keyboard.press("Escape")
     choose(page, "duplicate_chat")
     page.wait_for_url(lambda url: chat_id not in url)
-    assert page.locator(".message").count() == 2
+    expect(page, ".message").to_have_count(2)
     page.goto(f"{roost.url}/chat/{chat_id}")
     wait_ready(page)
     choose(page, "archive_chat")
@@ -99,13 +101,13 @@ def test_chats_are_ticked_and_deleted_together_and_come_back(roost, visit):
         roost.store.create(title=f"Knot {number}")
     page = visit(f"{roost.url}/chats/all?q=knot")
     page.check("[data-tick-all]")
-    assert page.locator("[name=chat]:checked").count() == 3
+    expect(page, "[name=chat]:checked").to_have_count(3)
     page.click("[value=delete]")
     page.wait_for_selector(".empty")
     undo(page)
     page.wait_for_url("**said=restore*")
     page.goto(f"{roost.url}/chats/all?q=knot")
-    assert page.locator("[name=chat]").count() == 3
+    expect(page, "[name=chat]").to_have_count(3)
 
 
 def test_exports_download(roost, visit):
@@ -125,17 +127,18 @@ def test_sliders_are_kept_for_the_chat_and_one_click_puts_them_back(roost, visit
     page.fill("#knob-temperature", "0.7")
     told(page, "#saved", "chat.options.saved")
     page.reload()
-    assert page.input_value("#knob-temperature") == "0.7"
-    assert page.input_value(".knob >> nth=0 >> input[type=range]") == "0.7"
+    expect(page, "#knob-temperature").to_have_value("0.7")
+    expect(page, ".knob >> nth=0 >> input[type=range]").to_have_value("0.7")
     wait_ready(page)
     page.click(".knob >> nth=0 >> [data-reset]")
     told(page, "#saved", "chat.options.saved")
     page.reload()
-    assert page.input_value("#knob-temperature") == "1" and page.locator(".is-changed").count() == 0
-    assert not page.is_visible(".knob-wrong >> nth=0")
+    expect(page, "#knob-temperature").to_have_value("1")
+    expect(page, ".is-changed").to_have_count(0)
+    expect(page, ".knob-wrong >> nth=0").to_be_hidden()
     page.fill("#knob-temperature", "9")
-    wrong = page.locator(".knob-wrong").first
-    assert wrong.is_visible() and wrong.inner_text() == text("chat.options.wrong", least="0", most="5")
+    expect(page, ".knob-wrong >> nth=0").to_be_visible()
+    expect(page, ".knob-wrong >> nth=0").to_have_text(text("chat.options.wrong", least="0", most="5"))
 
 
 def test_what_the_panel_says_goes_with_the_first_message(roost, visit):
@@ -144,24 +147,28 @@ def test_what_the_panel_says_goes_with_the_first_message(roost, visit):
     page.select_option("[name=think_mode]", "fast")
     ask(page)
     page.reload()
-    assert page.input_value("#system-prompt") == "Answer kindly."
-    assert page.input_value("[name=think_mode]") == "fast"
+    expect(page, "#system-prompt").to_have_value("Answer kindly.")
+    expect(page, "[name=think_mode]").to_have_value("fast")
 
 
 def test_the_panel_stays_closed_when_closed(roost, visit):
     page = visit(roost.url)
     page.click(".panel [data-panel-toggle]")
+    expect(page, "#panel").to_be_hidden()
     page.reload()
-    assert not page.is_visible("#panel")
+    wait_ready(page)
+    expect(page, "#panel").to_be_hidden()
 
 
 def test_the_theme_is_kept(roost, visit):
     page = visit(roost.url, color_scheme="light")
-    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    expect(page, "body").to_have_css("background-color", "rgb(251, 250, 247)")
     page.click("[popovertarget=appearance-menu]")
     page.click("[data-choose='theme=dark']")
+    page.wait_for_selector("html[data-theme=dark]")
     page.reload()
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != light == "rgb(251, 250, 247)"
+    expect(page, "html").to_have_attribute("data-theme", "dark")
+    expect(page, "body").not_to_have_css("background-color", "rgb(251, 250, 247)")
 
 
 def test_the_language_is_switched_and_kept(roost, visit):
@@ -170,9 +177,9 @@ def test_the_language_is_switched_and_kept(roost, visit):
     page.click("[popovertarget=appearance-menu]")
     page.click("text=中文")
     page.wait_for_selector("html[lang=zh-Hans]")
-    assert text("chat.stats.read_again.other", "zh", count=0) in page.inner_text(".stats")
+    expect(page, ".stats").to_contain_text(text("chat.stats.read_again.other", "zh", count=0))
     page.reload()
-    assert page.get_attribute("#prompt", "placeholder") == text("chat.composer.placeholder", "zh")
+    expect(page, "#prompt").to_have_attribute("placeholder", text("chat.composer.placeholder", "zh"))
 
 
 def test_nothing_sticks_out(roost, visit):
@@ -180,8 +187,8 @@ def test_nothing_sticks_out(roost, visit):
     page = visit(f"{roost.url}/chat/{chat_id}")
     for width, height in ((1440, 900), (1024, 768), (390, 844), (320, 640)):
         page.set_viewport_size({"width": width, "height": height})
-        assert page.evaluate(NO_SIDEWAYS), width
-        assert page.locator(".column").bounding_box()["width"] <= 72 * 10 + 48
+        until(page, NO_SIDEWAYS)
+        until(page, f"document.querySelector('.column').getBoundingClientRect().width <= {72 * 10 + 48}")
 
 
 def test_a_paragraph_is_read_in_its_own_direction(roost, visit):
@@ -202,23 +209,24 @@ def test_a_paragraph_is_read_in_its_own_direction(roost, visit):
         (".final > p", "right"),
         (".final p:last-child", "left"),
     ):
-        assert page.evaluate(begins_at, selector) == side, selector
+        until(page, f"({begins_at})('{selector}') === '{side}'")
 
 
 def test_a_phone_has_drawers_and_a_bottom_bar(roost, visit):
     page = visit(roost.url, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     ask(page)
-    assert not page.is_visible("#chats") and not page.is_visible("#panel")
-    rail = page.locator(".rail").bounding_box()
-    assert rail["y"] > 700 and rail["width"] == 390
-    assert page.is_visible(".user [data-edit]")
+    for drawer in ("#chats", "#panel"):
+        expect(page, drawer).to_be_hidden()
+    until(page, "document.querySelector('.rail').getBoundingClientRect().y > 700")
+    until(page, "document.querySelector('.rail').getBoundingClientRect().width === 390")
+    expect(page, ".user [data-edit]").to_be_visible()
     page.tap("[data-drawer-toggle=chats]")
     page.wait_for_selector(".chat-link")
     page.mouse.click(380, 130)
     page.wait_for_selector("#chats", state="hidden")
     page.tap(".chat-head [data-panel-toggle]")
     page.locator("#template").scroll_into_view_if_needed()
-    assert page.is_visible("#template")
+    expect(page, "#template").to_be_in_viewport()
 
 
 def test_the_model_menu_loads_and_unloads(roost, visit):
@@ -240,13 +248,13 @@ def test_the_page_works_without_scripts(roost, visit):
     page.click("#send")
     page.wait_for_url("**/chat/*")
     chat_id = page.url.rpartition("/")[2]
-    assert roost.turns.live(chat_id).wait_finished(60)
+    until_true(page, lambda: chat_id not in roost.turns.writing())
     page.reload()
-    assert "Both feet" in page.inner_text(".answer")
+    expect(page, ".answer").to_contain_text("Both feet")
 
 
 def test_nothing_moves_while_the_page_comes_up(roost, visit):
     chat_id = roost.answered()
     page = visit(f"{roost.url}/chat/{chat_id}")
     wait_ready(page)
-    assert page.evaluate(LAYOUT_SHIFT) < 0.02
+    assert page.evaluate(LAYOUT_SHIFT) < 0.02  # at once: the browser has added up since the page began

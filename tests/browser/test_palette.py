@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.acting import ANSWER, ask, send, until_true, wait_done, wait_ready, wait_streaming
+from tests.browser.acting import ANSWER, ask, expect, send, until, until_true, wait_done, wait_ready, wait_streaming
 from tests.wording import text
 
 FIELD = "#palette-field"
@@ -26,15 +26,16 @@ def test_a_page_is_opened_by_a_few_letters(roost, visit):
 def test_arrows_choose_escape_closes_and_nothing_is_loaded_before(roost, visit):
     page = visit(roost.url)
     wait_ready(page)
-    assert page.locator("#palette").count() == 0
+    expect(page, "#palette").to_have_count(0)
     opened(page)
     first = page.inner_text(CHOSEN)
     page.keyboard.press("ArrowDown")
+    until_true(page, lambda: page.inner_text(CHOSEN) != first)
     second = page.inner_text(CHOSEN)
     page.keyboard.press("ArrowUp")
-    assert page.inner_text(CHOSEN) == first != second
+    until_true(page, lambda: page.inner_text(CHOSEN) == first)
     page.keyboard.press("ArrowUp")
-    assert page.inner_text(CHOSEN) not in (first, second)
+    until_true(page, lambda: page.inner_text(CHOSEN) not in (first, second))
     page.fill(FIELD, "nothing is called this")
     page.wait_for_selector("#palette-none:not([hidden])")
     page.keyboard.press("Enter")
@@ -60,7 +61,7 @@ def test_commands_are_those_the_page_can_do(roost, visit, pace):
     wait_ready(page)
     stop = text("palette.do.stop")
     opened(page)
-    assert not page.is_visible(f".palette-row:has-text('{stop}')")
+    expect(page, f".palette-row:has-text('{stop}')").to_be_hidden()
     page.keyboard.press("Escape")
     pace.token_s = 0.1
     send(page, "Why?")
@@ -69,7 +70,7 @@ def test_commands_are_those_the_page_can_do(roost, visit, pace):
     opened(page)
     page.click(f".palette-row:has-text('{stop}')")
     wait_done(page)
-    assert text("chat.message.stopped") in page.inner_text(f"{ANSWER} .stats")
+    expect(page, f"{ANSWER} .stats").to_contain_text(text("chat.message.stopped"))
 
 
 def test_escape_in_the_palette_does_not_stop_an_answer(roost, visit, pace):
@@ -82,7 +83,9 @@ def test_escape_in_the_palette_does_not_stop_an_answer(roost, visit, pace):
     opened(page)
     page.keyboard.press("Escape")
     page.wait_for_selector("#palette", state="hidden")
-    assert page.locator("#composer[data-answering]").count() == 1
+    written = f"document.querySelector('{ANSWER} > .prose').textContent.length"
+    until(page, f"{written} > {page.evaluate(written) + 2}")  # it goes on
+    expect(page, "#composer[data-answering]").to_have_count(1)
 
 
 def test_the_look_is_changed(roost, visit):
@@ -90,7 +93,7 @@ def test_the_look_is_changed(roost, visit):
     opened(page)
     page.keyboard.type(text("theme.dark"))
     page.keyboard.press("Enter")
-    until_true(page, lambda: page.get_attribute("html", "data-theme") == "dark")
+    expect(page, "html").to_have_attribute("data-theme", "dark")
 
 
 @pytest.mark.parametrize("path", ["/", "/models"])
@@ -99,10 +102,11 @@ def test_a_question_mark_shows_the_keys_but_not_while_typing(roost, visit, path)
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("?")
     page.wait_for_selector("#keys[open]")
-    assert text("keys.palette") in page.inner_text("#keys")
+    expect(page, "#keys").to_contain_text(text("keys.palette"))
     page.keyboard.press("Escape")
     page.wait_for_selector("#keys", state="hidden")
     if path == "/":
         page.focus("#prompt")
         page.keyboard.press("?")
-        assert page.input_value("#prompt") == "?" and page.is_hidden("#keys")
+        expect(page, "#prompt").to_have_value("?")
+        expect(page, "#keys").to_be_hidden()

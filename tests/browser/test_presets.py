@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from tests.browser.acting import ask, told, undo, until, until_there
+from tests.browser.acting import ask, expect, told, undo, until, until_there
 from tests.web.chat.running_roost import RunningRoost, fake_strategy, models_dir
 from tests.weights.make_checkpoints import write_state
 from tests.wording import text
@@ -69,7 +69,8 @@ def test_a_preset_from_a_template_holds_for_the_very_next_answer(roost, visit, u
     page.fill("#field-temperature", "0.35")
     page.select_option("#field-state", "poet.safetensors")
     told(page, "#save-text", "preset_page.bar.at_once", locale)
-    assert not page.is_visible("#save-and-use") and page.is_visible(".is-changed #field-temperature")
+    expect(page, "#save-and-use").to_be_hidden()
+    expect(page, ".is-changed #field-temperature").to_be_visible()
     page.click(".save-bar [value=save]")
     page.wait_for_selector("#strip:has-text('poet.safetensors')")
 
@@ -84,12 +85,12 @@ def test_a_preset_from_a_template_holds_for_the_very_next_answer(roost, visit, u
     page.wait_for_selector("#field-strategy:not([readonly])")
     page.fill("#field-strategy", fake_strategy("Otherwise."))
     told(page, "#save-text.is-waiting", "preset_page.bar.reload", locale)
-    assert page.inner_text("#save-and-use").strip() == text("preset_page.bar.save_and_reload", locale)
+    expect(page, "#save-and-use").to_have_text(text("preset_page.bar.save_and_reload", locale))
     page.click("#save-and-use")
     page.wait_for_selector("#in-use.note-good")
     page.goto(roost.url)
     ask(page, "And at last?")
-    assert page.inner_text(".answer:last-child > .prose") == "Otherwise."
+    expect(page, ".answer:last-child > .prose").to_have_text("Otherwise.")
     assert used()["sampling"]["temperature"] == 0.35 and len(loads) == 2
 
 
@@ -102,14 +103,14 @@ def test_leaving_with_unsaved_changes_asks_first_and_two_tabs_lose_nothing(roost
     page.fill("#field-temperature", "0.4")
     page.click(".back")
     until_there(page, asked)
-    assert asked == ["beforeunload"] and page.url.endswith(mine.id)
+    assert asked == ["beforeunload"] and page.url.endswith(mine.id)  # at once: nobody leaves without an answer to it
     presets.save(mine.id, {"temperature": 0.9})
     page.expected.append("409")
     page.click(".save-bar [value=save]")
     page.wait_for_selector("#conflict td:has-text('0.9')")
-    assert page.input_value("#field-temperature") == "0.4"
+    expect(page, "#field-temperature").to_have_value("0.4")
     page.click("[data-take=temperature]")
-    assert page.input_value("#field-temperature") == "0.9"
+    expect(page, "#field-temperature").to_have_value("0.9")
     page.fill("#field-temperature", "0.5")
     page.click(".save-bar [value=save]")
     until(page, "!document.querySelector('#conflict')")
@@ -123,10 +124,8 @@ def test_a_deleted_preset_comes_back_and_a_slider_moves_its_number(roost, visit)
     page.click(f"#menu-{mine.id} .menu-danger")
     undo(page)
     page.click(f".row-title a[href='/presets/{mine.id}']")
-    page.wait_for_load_state()  # the scripts listen
-    page.focus(".knob:has(#field-top_p) input[type=range]")
-    page.keyboard.press("ArrowLeft")
-    assert page.input_value("#field-top_p") == "0.89"
+    page.press(".knob:has(#field-top_p) input[type=range]", "ArrowLeft")
+    expect(page, "#field-top_p").to_have_value("0.89")
     page.click(".knob:has(#field-top_p) .knob-reset")
-    assert page.input_value("#field-top_p") == "0.3"
+    expect(page, "#field-top_p").to_have_value("0.3")
     page.on("dialog", lambda dialog: dialog.accept())

@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from tests.browser.acting import ANSWER, ask, until_true
+from tests.browser.acting import ANSWER, ask, expect, until_true
 
 HOSTILE = """<style>p { color: rgb(1, 2, 3) }</style><p id=said>still</p><img src="ELSEWHERE/image">
 <link rel=stylesheet href="ELSEWHERE/style"><iframe src="ELSEWHERE/frame"></iframe><script src="ELSEWHERE/script">
@@ -63,11 +63,11 @@ def test_a_preview_runs_and_reaches_neither_the_page_nor_a_network(own_roost, vi
     page.click(f"{ANSWER} .code-preview")
     frame = frame_of(page)
     frame.wait_for_selector("text=ran, refused cookie storage parent")
-    assert frame.evaluate("getComputedStyle(said).color") == "rgb(1, 2, 3)"
+    expect(frame, "#said").to_have_css("color", "rgb(1, 2, 3)")
     frame.evaluate(f"setTimeout(() => {{ location = '{address}/away' }})")
     # where the frame may not go it gets the browser's own error page; all else left or was refused before
     until_true(page, lambda: any(each.url.startswith("chrome-error") for each in page.frames))
-    assert asked == [] and page.url.startswith(own_roost.url)
+    assert asked == [] and page.url.startswith(own_roost.url)  # at once: the frame has come to its end
     page.click(f"{ANSWER} .code-preview")
     page.wait_for_selector(".preview", state="detached")
 

@@ -1,6 +1,6 @@
 """A saved prompt in the composer: found by its name, its variables asked for, sent."""
 
-from tests.browser.acting import SENT, until, wait_done, wait_ready
+from tests.browser.acting import SENT, expect, wait_done, wait_ready
 
 
 def test_a_slash_finds_a_prompt_asks_for_its_variables_and_it_is_sent(start, visit):
@@ -21,10 +21,11 @@ def test_a_slash_finds_a_prompt_asks_for_its_variables_and_it_is_sent(start, vis
     page.select_option(".prompt-form select", "strict")
     page.fill(".prompt-form textarea", "good day")
     page.press(".prompt-form textarea", "Enter")
-    until(page, "document.getElementById('prompt').value === 'In strict: good day'")
+    expect(page, "#prompt").to_have_value("In strict: good day")
     page.press("#prompt", "Enter")
     wait_done(page)
-    assert page.inner_text(f"{SENT} .bubble") == "In strict: good day"
+    expect(page, f"{SENT} .bubble").to_have_text("In strict: good day")
+    expect(page, "#prompt").to_have_value("")
     page.type("#prompt", "/pl")
     page.click("#prompt-list [role=option]:has-text('/plain')")
-    until(page, "document.getElementById('prompt').value === 'Nothing is asked.'")
+    expect(page, "#prompt").to_have_value("Nothing is asked.")

@@ -16,7 +16,7 @@ def test_a_token_shows_what_else_could_have_stood_there_and_a_version_goes_on_fr
     page.wait_for_selector(".alternatives .is-own")
     expect(page, ".alternatives .is-own .token").to_have_text(tokens.nth(1).inner_text())
     other = page.locator(".alternative:not(.is-own) .token:not(:disabled)").first
-    word = other.inner_text()
+    word = other.inner_text()  # at once: the list came whole
     other.click()
     page.wait_for_selector(f"{ANSWER} .versions-count:has-text('2/2')")
     wait_done(page)

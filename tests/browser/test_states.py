@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.browser.acting import ask
+from tests.browser.acting import ask, expect
 from tests.web.chat.running_roost import RunningRoost, fake_strategy
 from tests.weights.make_checkpoints import write_checkpoint
 from tests.wording import text
@@ -33,9 +33,8 @@ def test_a_document_is_dropped_read_and_begun_from_and_the_chats_state_is_looked
 
     ask(page, "What is the cat called?")
     page.locator("#chat-state button").click()
-    view = page.locator("#state-view")
-    view.wait_for()
-    assert view.locator("svg.heat").count() == 2 and view.get_attribute("data-layers") == "6"
+    expect(page, "#state-view svg.heat").to_have_count(2)
+    expect(page, "#state-view").to_have_attribute("data-layers", "6")
     page.select_option("#field-with", "cats.safetensors")
     page.locator(".state-compare button").click()
     page.get_by_text(text("states.view.apart", name="cats.safetensors")).first.wait_for()

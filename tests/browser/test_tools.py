@@ -1,10 +1,11 @@
 """Function calling as a person meets it: a tool made in its form, asked for in a chat, approved, answered."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
-from tests.browser.acting import CARD, send, until, until_there, wait_answer, wait_ready
+from tests.browser.acting import CARD, expect, send, until, until_there, wait_answer, wait_ready
 from webapp.i18n.translation import translate
 from webapp.services.chat.tool_loop import REFUSED
 from webapp.storage.tools import ToolStore
@@ -63,15 +64,15 @@ def test_a_tool_made_in_the_form_is_called_and_answers(roost, visit, says, local
     page.wait_for_selector(".toast")
     page.goto(roost.url)
     ask_for_weather(page, says)
-    assert '"Paris"' in page.input_value(f"{CARD} [name=arguments]")
+    expect(page, f"{CARD} [name=arguments]").to_have_value(re.compile('"Paris"'))
     says(REPLY)
     run = page.locator(f"{CARD} button[value^=approve_call]")
-    assert run.inner_text().strip() == translate("chat.call.run", locale)
+    expect(run).to_have_text(translate("chat.call.run", locale))
     run.click()
     wait_answer(page, REPLY)
     assert '"22"' in last_result(roost).content
     page.click(f"{CARD} summary")
-    assert '"22"' in page.inner_text(f"{CARD} .call-text >> nth=1")
+    expect(page, f"{CARD} .call-text >> nth=1").to_contain_text('"22"')
 
 
 def test_arguments_are_changed_in_the_card_before_they_run(roost, visit, says):
@@ -81,7 +82,7 @@ def test_arguments_are_changed_in_the_card_before_they_run(roost, visit, says):
     page.fill(f"{CARD} [name=arguments]", '{"location": 5}')
     page.click(f"{CARD} .button-main")
     page.wait_for_selector(".toast:has-text('location')")
-    assert page.is_visible(f"{CARD}.call-waiting"), "a call that does not fit still waits"
+    expect(page, f"{CARD}.call-waiting").to_be_visible()  # a call that does not fit still waits
     says(REPLY)
     page.fill(f"{CARD} [name=arguments]", '{"location": "Tokyo"}')
     resize = "document.querySelector('.call [name=arguments]').style.height = '90px'"
@@ -133,10 +134,10 @@ def test_a_wrong_type_is_shown_at_its_field(roost, visit):
     until(page, "!document.getElementById('tool-form').dataset.old")  # the form is drawn anew for the type
     page.fill("[name='0:default']", "many")
     page.wait_for_selector("[data-error='0:default'].has-error .error-text:not(:empty)")
-    assert page.is_visible("#tool-preview .tool-problem")
+    expect(page, "#tool-preview .tool-problem >> nth=0").to_be_visible()
     page.fill("[name='0:default']", "3")
     page.wait_for_selector("#tool-preview pre:has-text('get_current_weather')")
-    until(page, "!document.querySelector('.has-error')")
+    expect(page, ".has-error").to_have_count(0)
 
 
 def test_the_json_and_the_form_follow_each_other(roost, visit):
@@ -147,7 +148,7 @@ def test_the_json_and_the_form_follow_each_other(roost, visit):
     page.fill("#tool-json", text)
     page.press("#tool-json", "Tab")
     until(page, "document.getElementById('field-name').value === 'forecast'")
-    assert page.input_value("[name='0:name']") == "city"
+    expect(page, "[name='0:name']").to_have_value("city")
 
 
 def test_a_late_preview_leaves_json_alone_that_a_person_typed(roost, visit):
@@ -169,5 +170,5 @@ def test_the_form_fits_its_screen(roost, visit):
     until(page, "document.querySelectorAll('.parameter').length === 2")
     for width in (1440, 1024, 390):
         page.set_viewport_size({"width": width, "height": 844})
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.evaluate(CUT) == 0, width
+        until(page, f"document.documentElement.scrollWidth <= {width}")
+        until(page, f"{CUT} === 0")

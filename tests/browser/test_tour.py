@@ -1,6 +1,6 @@
 """The tour of a new browser."""
 
-from tests.browser.acting import until, wait_ready
+from tests.browser.acting import expect, until, wait_ready
 from tests.wording import text
 
 
@@ -9,7 +9,7 @@ def test_a_new_browser_is_shown_around_once_and_again_from_the_help(roost, visit
     wait_ready(page)
     page.click("#tour-offer [data-tour-start]")
     page.wait_for_selector("#tour[open] h2:focus")
-    assert page.locator(".strip-button.tour-spot").count() == 1
+    expect(page, ".strip-button.tour-spot").to_have_count(1)
     for number in range(2, 6):
         page.click("[data-tour-step='1']")
         place = text("tour.place", number=number, count=5)
@@ -22,12 +22,12 @@ def test_a_new_browser_is_shown_around_once_and_again_from_the_help(roost, visit
     until(page, "document.activeElement.id === 'prompt' && !document.querySelector('.tour-spot')")
     page.reload()
     wait_ready(page)
-    assert page.locator("#tour-offer").count() == 0
+    expect(page, "#tour-offer").to_have_count(0)
     page.evaluate("document.activeElement.blur()")
     page.keyboard.press("?")
     page.click("#keys [data-tour-start]")
     page.wait_for_selector("#tour[open] h2:focus")
-    assert page.is_hidden("#keys")
+    expect(page, "#keys").to_be_hidden()
     page.click("[data-tour-end]")
     page.wait_for_selector("#tour", state="hidden")
 
@@ -39,4 +39,4 @@ def test_the_tour_is_put_away_for_good(roost, visit):
     page.wait_for_selector("#tour-offer", state="detached")
     page.reload()
     wait_ready(page)
-    assert page.locator("#tour-offer, #tour").count() == 0
+    expect(page, "#tour-offer, #tour").to_have_count(0)

@@ -1,6 +1,6 @@
 """Where no WebSocket gets through, the chat goes on over requests, and back again."""
 
-from tests.browser.acting import ANSWER, ask, send, until, wait_done, wait_ready, wait_streaming
+from tests.browser.acting import ANSWER, ask, expect, send, until, wait_done, wait_ready, wait_streaming
 from tests.wording import text
 
 # As behind a proxy that passes no Upgrade on: every handshake fails while `blocked` is set.
@@ -32,17 +32,15 @@ def opened(visit, roost):
 def test_the_chat_works_over_requests_and_says_so_and_goes_back(roost, visit):
     page = opened(visit, roost)
     page.wait_for_selector("#polling:not([hidden])")
-    assert text("connection.polling") in page.inner_text("#polling")
+    expect(page, "#polling").to_contain_text(text("connection.polling"))
     ask(page)
     page.reload()
     wait_ready(page)
-    assert page.locator(".message").count() == 2
+    expect(page, ".message").to_have_count(2)
     page.evaluate("window.blocked = false")
     page.wait_for_selector("#polling", state="hidden")
     until(page, "window.last.readyState === 1")
-    send(page, "And now?")
-    page.wait_for_selector(".message >> nth=3")
-    wait_done(page)
+    ask(page, "And now?")
 
 
 def test_an_answer_is_stopped_over_requests(roost, visit, pace):
@@ -53,7 +51,7 @@ def test_an_answer_is_stopped_over_requests(roost, visit, pace):
     pace.hold()
     page.keyboard.press("Escape")
     wait_done(page)
-    assert text("chat.message.stopped") in page.inner_text(f"{ANSWER} .stats")
+    expect(page, f"{ANSWER} .stats").to_contain_text(text("chat.message.stopped"))
 
 
 def test_a_send_that_is_not_confirmed_says_so_within_seconds(roost, visit):
@@ -65,4 +63,4 @@ def test_a_send_that_is_not_confirmed_says_so_within_seconds(roost, visit):
     wait_ready(page)
     send(page, "Do you hear me?")
     page.wait_for_selector(f"#lost:has-text('{text('connection.unsure')}')")
-    assert page.input_value("#prompt") == "Do you hear me?"
+    expect(page, "#prompt").to_have_value("Do you hear me?")
