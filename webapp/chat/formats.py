@@ -238,13 +238,9 @@ def default_template(
 
 def g1_letter(model_name: str) -> str:
     """Of a G1 model: "h" of ``rwkv7-g1h-2.9b-20260710-ctx10240``; "" of the first release, which has none, and of any
-    other model (:func:`is_g1` tells them apart)."""
+    other model."""
     found = G1_NAME.search(model_name)
     return found[1].lower() if found else ""
-
-
-def is_g1(model_name: str) -> bool:
-    return G1_NAME.search(model_name) is not None
 
 
 def writes_flowers(model_name: str) -> bool:

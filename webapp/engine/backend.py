@@ -435,10 +435,6 @@ class Backend(ABC):
         assert isinstance(saved, RecurrentState)
         self.write_state(slot, saved)
 
-    def set_option(self, name: str, value: OptionValue) -> None:
-        """Changes an option that needs no reload, between two steps."""
-        raise NotImplementedError(name)
-
     def try_one_token(self, name: str) -> None:
         """Runs a token on a model that was just loaded. One that fails, or whose logits are not finite (ModelError with
         ``name``), is closed."""

@@ -31,8 +31,7 @@ class BackendOption:
     """One thing a person can choose.
 
     ``kind`` is ``choice`` (one of ``choices``), ``whole`` or ``number`` (from ``low`` to ``high``), ``switch`` (true or
-    false) or ``text``. ``needs_reload``: a change counts after the model is loaded again; the others go to
-    ``Backend.set_option``.
+    false) or ``text``. A change counts after the model is loaded again.
     """
 
     name: str
@@ -43,7 +42,6 @@ class BackendOption:
     high: float = 0
     label: str = ""
     help: str = ""
-    needs_reload: bool = True
 
     def checked(self, value: object) -> OptionValue:
         """The value in the option's own type; text is read as a number or switch where one is wanted, as a strategy

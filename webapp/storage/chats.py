@@ -330,12 +330,12 @@ class ChatStore:
             return records.with_versions(connection, found)
 
     def add_message(
-        self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete", model: str = ""
+        self, chat_id: str, parent_id: str | None, message: Message, status: str = "complete"
     ) -> StoredMessage:
         """Puts it below ``parent_id`` (None: a new root) and shows the branch that ends with it; told without its other
         versions. The files it names are pending no more."""
         now, message_id = time.time(), uuid.uuid4().hex
-        place = {"id": message_id, "chat_id": chat_id, "parent_id": parent_id, "status": status, "model": model}
+        place = {"id": message_id, "chat_id": chat_id, "parent_id": parent_id, "status": status}
         columns = message_columns(message) | place | {"created_at": now}
         with self.database.transaction() as connection:
             self._change(chat_id, head_id=message_id, updated_at=now)
@@ -347,7 +347,7 @@ class ChatStore:
             if status != "streaming":
                 self._index(connection, seq, columns["content"])
         written = replace(message, content=columns["content"], reasoning=columns["reasoning"], name=columns["name"])
-        return StoredMessage(message_id, chat_id, parent_id, written, status, model=model, created_at=now)
+        return StoredMessage(message_id, chat_id, parent_id, written, status, created_at=now)
 
     def append_tokens(self, message_id: str, text: str, reasoning: str, token_ids: Iterable[int]) -> None:
         """One step of a streaming message; cheap, and safe from then on."""

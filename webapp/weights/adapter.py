@@ -111,13 +111,13 @@ class Adapter:
             if expected != self._checkpoint.info(name).shape:
                 raise self._mismatch(name, str(expected), str(self._checkpoint.info(name).shape))
 
-    def block_rows(self, info: TensorInfo, block_bytes: int = 0) -> int:
-        """How many rows of a matrix are changed at a time: what fits ``block_bytes``, in whole groups of a bone."""
+    def block_rows(self, info: TensorInfo) -> int:
+        """How many rows of a matrix are changed at a time: what fits :data:`BLOCK_BYTES`, in whole groups of a bone."""
         tensor = self._bone(self.changed[info.name])
         shape = self._checkpoint.info(tensor).shape if tensor else ()
         together = shape[1] if len(shape) == 3 else 1
         row_bytes = max(info.nbytes // max(info.shape[0], 1), 1)
-        return max((block_bytes or BLOCK_BYTES) // (together * row_bytes), 1) * together
+        return max(BLOCK_BYTES // (together * row_bytes), 1) * together
 
     def apply(self, name: str, start: int, rows: Floats) -> Floats:
         """Rows of a matrix from ``start`` on with the change. ``lora_mismatch`` where the file has the same rows and

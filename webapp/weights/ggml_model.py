@@ -100,10 +100,10 @@ class GgmlModel:
     rescale_every: int = 0
 
 
-def read_model(path: str | Path, any_name: bool = False) -> GgmlModel:
+def read_model(path: str | Path) -> GgmlModel:
     """Raises WeightsError: what is missing, or does not fit."""
     path = Path(path)
-    return model_of(path, read_contents(path, any_name))
+    return model_of(path, read_contents(path))
 
 
 def model_of(path: Path, contents: FileContents) -> GgmlModel:

@@ -362,10 +362,10 @@ def _libraries(folder: Path, names: Sequence[str]) -> list[Path]:
     return found
 
 
-def missing_instructions(ggml: Ggml, flags: frozenset[str] | None = None) -> list[str]:
+def missing_instructions(ggml: Ggml) -> list[str]:
     """What the library was compiled for and the processor lacks. Nothing where the system does not tell (Windows tells
     about AVX, AVX2 and AVX-512 only; macOS on Intel about these and the rest)."""
-    known = processor_flags() if flags is None else flags
+    known = processor_flags()
     if not known:
         return []
     can_tell = {"avx", "avx2", "avx512f"} if "only-avx" in known else None

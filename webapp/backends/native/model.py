@@ -595,11 +595,14 @@ def _pointers(*arrays: NDArray[Any]) -> list[int]:
     return [array.ctypes.data for array in arrays]
 
 
-def measured_bandwidth(threads: int, size: int = 256 * 2**20) -> float:
+READ_BYTES = 256 * 2**20
+
+
+def measured_bandwidth(threads: int) -> float:
     """Bytes a second that so many threads read from memory, without a model."""
     config = ModelConfig("7", n_layer=1, n_embd=64, n_att=64, n_ffn=64, n_head=1, head_size=64, vocab_size=64)
     model = NativeModel(config, Layout(threads=threads, isa=library.choose_isa(), max_slots=1, max_columns=8))
     try:
-        return model.read_bandwidth(size)
+        return model.read_bandwidth(READ_BYTES)
     finally:
         model.close()

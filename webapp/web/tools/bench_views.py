@@ -281,7 +281,7 @@ def _field(bench: Bench, key: str, name: str, error: str = "") -> FormField:
 # one run
 
 
-def run_page(bench: Bench, run_id: str, first: int = 0, toasts: tuple[Toast, ...] = ()) -> Values:
+def run_page(bench: Bench, run_id: str, first: int = 0) -> Values:
     """``first``: how many answers to pass over."""
     t, run = bench.t, bench.store.run(run_id)
     answers = wrong_first(bench.store.answers(run_id)) if run.is_over else []
@@ -304,7 +304,6 @@ def run_page(bench: Bench, run_id: str, first: int = 0, toasts: tuple[Toast, ...
         "shown": t("tool_bench.run.shown", **numbers) if shown else "",
         "previous_url": _page_url(run_id, first - ANSWERS_ON_A_PAGE) if first > 0 else "",
         "next_url": _page_url(run_id, after) if after < len(answers) else "",
-        "toasts": toasts,
     }
 
 
