@@ -13,7 +13,7 @@ import re
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from typing import Any
@@ -213,6 +213,20 @@ class ChatStore:
             mine = self._where.format("")
             query = f"UPDATE chats SET deleted_at = NULL WHERE deleted_at = ? AND {mine}"
             connection.execute(query, (deleted_at, *self._whose))
+
+    def answers_to(self, noted: str) -> Iterator[tuple[dict[str, Any], str, dict[str, Any]]]:
+        """(metadata of a message, id and metadata of one that follows it) wherever the first has ``noted``; answers
+        that were deleted count too."""
+        query = f"""SELECT q.metadata AS asked, a.id, a.metadata FROM messages q JOIN chats c ON c.id = q.chat_id
+                    JOIN messages a ON a.parent_id = q.id
+                    WHERE q.role = 'user' AND q.metadata LIKE ? AND q.deleted_at IS NULL AND c.deleted_at IS NULL
+                          AND {self._where.format("c.")} ORDER BY a.seq"""
+        with self.database.connect() as connection:
+            rows = connection.execute(query, (f'%"{noted}"%', *self._whose)).fetchall()
+        for row in rows:
+            asked = json.loads(row["asked"])
+            if noted in asked:
+                yield asked, row["id"], json.loads(row["metadata"])
 
     def search(self, query: str, limit: int = 50) -> Hits:
         """Titles first, then messages, newest first; messages of branches that are not shown are found too."""

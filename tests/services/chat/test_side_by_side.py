@@ -6,8 +6,10 @@ from tests.errors import raises_code
 from tests.services.chat.test_with_engine import model, turns_of  # noqa: F401
 from tests.services.chat.watching import watch
 from tests.waiting import wait_until
-from webapp.services.chat.side_by_side import Beside, Variant
+from webapp.chat.messages import Message, Role
+from webapp.services.chat.side_by_side import Beside, Variant, beside_each_other, tally
 from webapp.services.chat.turn_writer import TurnWriter
+from webapp.storage.chats import ChatStore
 
 
 def written(turns, live):
@@ -88,6 +90,32 @@ def test_an_answer_that_is_discarded_while_it_is_written_ends(turns_of, store): 
     turns.stop(chat.id)
     written(turns, first)
     assert Beside.of(store.message(lives[2].message_id).message) is not None
+
+
+def compared(store, chat, *variants):
+    """A question with such answers, and their ids."""
+    question = store.add_message(chat.id, None, Message(Role.USER, "Why?"))
+    metadata = beside_each_other(variants)
+    return [store.add_message(chat.id, question.id, Message(Role.ASSISTANT, "x", metadata=one)).id for one in metadata]
+
+
+def test_votes_are_counted_by_what_was_compared(turns_of, store):  # noqa: F811
+    """Also of answers that went since; nobody else's, none of deleted chats, none where the same was asked twice."""
+    turns, mine, others = turns_of("fake"), ChatStore(store.database, "owner"), ChatStore(store.database, "anna")
+    first, second = Variant("preset", "a", "Calm"), Variant("preset", "b", "Bold")
+    for winner, variants in ((0, (first, second)), (1, (first, second)), (0, (first, Variant("model", "m", "m")))):
+        answers = compared(mine, mine.create(), *variants)
+        turns.beside.vote(answers[winner])
+        turns.decide(answers[0], [answers[1]])
+    compared(mine, mine.create(), first, second)  # nobody voted
+    turns.beside.vote(compared(mine, mine.create(), Variant(), Variant())[0])
+    turns.beside.vote(compared(others, others.create(), second, first)[0])
+    gone = mine.create()
+    turns.beside.vote(compared(mine, gone, second, first)[0])
+    mine.delete(gone.id)
+    told = [(row.variant.label, row.won, row.count) for row in tally(mine)]
+    assert told == [("Calm", 2, 3), ("Bold", 1, 2), ("m", 0, 1)]
+    assert [(row.variant.label, row.won, row.count) for row in tally(others)] == [("Bold", 1, 1), ("Calm", 0, 1)]
 
 
 def test_a_vote_is_for_one_and_can_be_taken_back(turns_of, store):  # noqa: F811

@@ -83,6 +83,16 @@ def test_guests_ask_for_many_but_do_not_have_models_swapped(chat):
     assert len(chat.written()) == 4
 
 
+def test_the_form_that_compares_says_what_was_marked_best(chat):
+    chat.perform("send", text="Why?")
+    [answer] = chat.written()
+    assert "data-votes" not in chat.roost.get(f"/chat/several/{answer.id}")
+    chat.perform(f"compare:{answer.id}", first="state:", second="state:")
+    chat.perform(f"vote:{chat.written()[-1].id}")
+    told = re.search(r"data-votes>([^<]+)<", chat.roost.get(f"/chat/several/{answer.id}"))[1]
+    assert "1 of 2" in told
+
+
 def test_a_vote_stands_where_the_end_of_an_answer_is_told_after_it(chat):
     chat.perform("send", text="Why?", answers="2")
     voted = chat.written()[1].id

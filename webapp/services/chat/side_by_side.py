@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from webapp.chat.messages import Message
+from webapp.chat.messages import Message, Role
 from webapp.errors import RoostError
 from webapp.i18n import Text
 from webapp.manager.manager import ModelManager
@@ -76,6 +76,29 @@ def needed_model(manager: ModelManager, presets: Presets, variant: Variant) -> d
         return None
     preset = presets.get(variant.value)
     return presets.loading.choice(preset) if presets.differences(preset) else None
+
+
+@dataclass(frozen=True)
+class Tally:
+    """``won`` of ``count`` votes in which an answer of this variant stood."""
+
+    variant: Variant
+    won: int
+    count: int
+
+
+def tally(store: ChatStore) -> list[Tally]:
+    """The votes in these chats by preset, model and state; the most often preferred first."""
+    found: dict[tuple[str, str], Tally] = {}
+    for asked, message_id, metadata in store.answers_to(VOTES):
+        beside = Beside.of(Message(Role.ASSISTANT, "", metadata=metadata))
+        voted = asked[VOTES].get(beside.group) if beside is not None else None
+        if beside is None or not voted or not beside.variant.kind:
+            continue
+        variant = beside.variant
+        before = found.get((variant.kind, variant.value), Tally(variant, 0, 0))
+        found[variant.kind, variant.value] = Tally(variant, before.won + (voted == message_id), before.count + 1)
+    return sorted(found.values(), key=lambda row: (-row.won / row.count, -row.count, row.variant.label))
 
 
 class SideBySide:

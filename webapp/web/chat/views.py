@@ -25,7 +25,7 @@ from webapp.errors import STATUSES, RoostError, WeightsError, error_from_dict
 from webapp.i18n import say, size_text
 from webapp.services.attachments import FILE_BYTES, WHOLE_TOKENS
 from webapp.services.chat.answer_tokens import END_OF_TEXT, WINDOW, AnswerToken, AnswerTokens
-from webapp.services.chat.side_by_side import Beside
+from webapp.services.chat.side_by_side import Beside, tally
 from webapp.services.chat.tool_loop import CALLS, CallState, as_pretty_json, is_known_to_call
 from webapp.services.chat.turn_writer import LiveTurn
 from webapp.services.chat.turns import REWRITTEN, can_continue
@@ -54,6 +54,7 @@ STARTER_PREFIX = "roost-starter"
 SHOWN_PERSONAS = 12
 PAGE = 20
 MOST = 2000
+MOST_TALLIED = 12
 IN_FOLDER = 5
 """Chats of a folder that the list shows."""
 ROWS = 100
@@ -464,6 +465,10 @@ def several_page(page: ChatContext, message_id: str) -> Values:
     states = [("state:", t("chat.several.no_state")), *((f"state:{name}", name) for name in page.state_names())]
     groups = [(t("chat.several.presets"), presets), (t("chat.several.models"), models)]
     groups += [(t("chat.several.states"), states)] if len(states) > 1 else []
+    votes = [
+        t("chat.several.tally", name=row.variant.label, won=row.won, count=row.count)
+        for row in tally(page.store)[:MOST_TALLIED]
+    ]
     return {
         "page_title": t("chat.several.label"),
         "commands_url": "/chat/do",
@@ -475,6 +480,7 @@ def several_page(page: ChatContext, message_id: str) -> Values:
         "groups": groups,
         "first": f"preset:{page.presets.of_chat(page.store.get(stored.chat_id)).id}",
         "model": model,
+        "votes": votes,
     }
 
 
