@@ -31,6 +31,8 @@ def rendered(text):
         ("**中文：**后面", "<p><strong>中文：</strong>后面</p>"),
         ("前**“引号”**文字", "<p>前<strong>“引号”</strong>文字</p>"),
         ("__中文：__后面 ~~删。~~后", "<p><strong>中文：</strong>后面 <s>删。</s>后</p>"),
+        ("__init__ or __main__.py, __name__", "<p>__init__ or __main__.py, __name__</p>"),
+        ("__init__中 __bold__ ___init___", "<p>__init__中 <strong>bold</strong> <em><strong>init</strong></em></p>"),
         ("a **b**c **d.**e", "<p>a <strong>b</strong>c **d.**e</p>"),
         ("2*3*4 = 24", "<p>2*3*4 = 24</p>"),
         ("H~2~O x^2^ 10^-3^", "<p>H<sub>2</sub>O x<sup>2</sup> 10<sup>-3</sup></p>"),

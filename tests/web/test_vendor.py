@@ -1,6 +1,7 @@
 """Third-party scripts are the published files, unchanged, and each is accounted for."""
 
 import hashlib
+import re
 from pathlib import Path
 
 VENDOR = Path(__file__).resolve().parents[2] / "static" / "vendor"
@@ -33,3 +34,10 @@ def test_no_script_names_another_host():
     for path in VENDOR.glob("*.min.js"):
         text = path.read_text(encoding="utf-8")
         assert "https://" not in text and "sourceMappingURL" not in text, path.name
+
+
+def test_every_file_that_a_style_sheet_names_is_there():
+    folder = VENDOR.parent / "css"
+    named = {name for path in folder.glob("*.css") for name in re.findall(r'url\("([^"]+)"', path.read_text("utf-8"))}
+    assert "../vendor/roost-math.woff2" in named
+    assert [name for name in named if not (folder / name).is_file()] == []

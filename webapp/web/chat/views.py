@@ -532,6 +532,7 @@ def waiting_text(waiting: Waiting | None, t: Translator) -> str:
 def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
     """Of an answer that is complete, stopped or failed. ``stats`` are the grey figures below it."""
     message, t = stored.message, page.t
+    is_imported = stored.status == "complete" and not stored.finish_reason and REWRITTEN not in message.metadata
     notes = {"was_cut": stored.finish_reason == "length", "stopped": stored.status == "stopped"}
     notes |= {"edited": REWRITTEN in message.metadata and not any(notes.values())}
     return {
@@ -545,7 +546,7 @@ def _answer_values(page: ChatContext, stored: StoredMessage) -> Values:
         "has_tokens": bool(message.token_ids),
         "can_edit": not message.tool_calls,
         "can_preview": PAGE_OR_DRAWING.match(message.content) is not None,
-        "can_continue": can_continue(stored) and bool(message.content or message.reasoning),
+        "can_continue": can_continue(stored) and bool(message.content or message.reasoning) and not is_imported,
     }
 
 

@@ -6,7 +6,9 @@ where it was written, and its mark is no link.
 
 from __future__ import annotations
 
+import io
 import re
+import types
 import unicodedata
 from typing import Any
 
@@ -23,6 +25,7 @@ from webapp.web.kit.formulas import match_line
 
 def install(md: MarkdownIt) -> None:
     md.inline.ruler.before("strikethrough", "script", script)
+    md.inline.ruler.before("emphasis", "own_name", own_name)
     md.inline.ruler.before("link", "footnote_mark", footnote_mark)
     md.inline.ruler.before("html_inline", "known_html", known_html)
     md.block.ruler.before("reference", "footnote", footnote, {"alt": ["paragraph", "reference"]})
@@ -69,6 +72,28 @@ def is_punctuation(char: str) -> bool:
 
 def may_stand_beside(char: str) -> bool:
     return is_cjk(char) or is_space(char) or is_punctuation(char)
+
+
+KINDS: tuple[type, ...] = (object, type, int, float, str, list, dict, set, property, BaseException, io.StringIO)
+KINDS += (types.FunctionType, types.ModuleType, types.MethodType, types.CodeType, types.CoroutineType)
+ELSEWHERE = """
+main file all version author future slots path cached builtins import getattr missing match_args post_init set_name get
+set delete call bytes matmul enter exit aenter aexit copy deepcopy pycache proto dirname filename typename global device
+host shared syncthreads attribute"""
+OWN_NAMES = {name for kind in KINDS for name in dir(kind)} | {f"__{name}__" for name in ELSEWHERE.split()}
+OWN_NAME = re.compile(r"__[a-z]+(?:_[a-z]+)*__(?!\w)", re.ASCII)
+
+
+def own_name(state: StateInline, silent: bool) -> bool:
+    """``__init__`` and other names of programming languages are no words in bold."""
+    found = OWN_NAME.match(state.src, state.pos, state.posMax) if state.src[state.pos] == "_" else None
+    before = state.src[max(0, state.pos - 1) : state.pos]
+    if not found or found[0] not in OWN_NAMES or (before.isascii() and before.isalnum()):
+        return False
+    if not silent:
+        state.pending += found[0]
+    state.pos = found.end()
+    return True
 
 
 def parse_inline(md: MarkdownIt, text: str, env: Any, tokens: list[Token]) -> None:
