@@ -37,7 +37,7 @@ class Shares:
     def make(self, chat_id: str, is_live: bool) -> Share:
         """Of the branch that is shown now. Raises ChatNotFound."""
         title = ChatStore(self._database).get(chat_id).title
-        body = None if is_live else to_json(self._messages(chat_id))
+        body = None if is_live else to_json(self.messages(chat_id))
         made = Share(secrets.token_urlsafe(ID_BYTES), chat_id, title, time.time(), is_live)
         row = {"id": made.id, "chat_id": chat_id, "title": storable(title), "made_at": made.made_at, "body": body}
         with self._database.transaction() as connection:
@@ -55,7 +55,7 @@ class Shares:
     def text(self, share: Share) -> list[tuple[str, str]]:
         """(role, Markdown) of each message: no system prompt, no thinking, no calls, no files."""
         if share.is_live:
-            return self._messages(share.chat_id)
+            return self.messages(share.chat_id)
         with self._database.connect() as connection:
             row = connection.execute("SELECT body FROM shares WHERE id = ?", (share.id,)).fetchone()
         return [(role, text) for role, text in json.loads(row["body"])] if row else []
@@ -74,6 +74,7 @@ class Shares:
             rows = connection.execute(query, values).fetchall()
         return [Share(row["id"], row["chat_id"], row["title"], row["made_at"], bool(row["is_live"])) for row in rows]
 
-    def _messages(self, chat_id: str) -> list[tuple[str, str]]:
+    def messages(self, chat_id: str) -> list[tuple[str, str]]:
+        """The same of any chat's branch as it is; whose it is was asked before."""
         branch = [row.message for row in ChatStore(self._database).branch(chat_id)]
         return [(row.role.value, row.content) for row in branch if row.role in SHOWN and row.content.strip()]

@@ -57,24 +57,37 @@ def show(share_id: str) -> Response:
         response.headers["Cache-Control"] = "no-store"
     else:
         first = max(0, request.args.get("first", 0, type=int))
-        response = render_page("shared/chat.html", _text(page, share, shares.text(share), first))
+        note = page.t("shared.note_live" if share.is_live else "shared.note", date=_date(share.made_at))
+        response = render_page("shared/chat.html", _text(page, share.title, note, shares.text(share), first))
     response.headers.update(HEADERS)
     return response
 
 
-def _text(page: ChatContext, share: Share, messages: list[tuple[str, str]], first: int) -> Values:
-    """``shared/chat.html``. ``before`` and ``after`` are where the parts next to this one begin, None for none."""
+def page_to_print(page: ChatContext, chat_id: str) -> Response:
+    """The branch of a chat that is shown, whole, as a shared page shows it. Raises ChatNotFound for one of another
+    person."""
+    chat = page.store.get(chat_id)
+    messages = Shares(page.service("database")).messages(chat_id)
+    values = _text(page, chat.title, _date(chat.updated_at), messages, 0, len(messages))
+    return make_response(render_page("shared/chat.html", values), {**HEADERS, "Cache-Control": "no-store"})
+
+
+def _text(
+    page: ChatContext, title: str, note: str, messages: list[tuple[str, str]], first: int, count: int = 0
+) -> Values:
+    """``shared/chat.html``; ``count`` messages, 0 for :data:`MESSAGES`. ``before`` and ``after`` are where the parts
+    next to this one begin, None for none."""
+    count = count or MESSAGES
     rows = [
         {"is_question": role == "user", "text": text, "html": as_written(text) if role == "user" else rendered(text)}
-        for role, text in messages[first : first + MESSAGES]
+        for role, text in messages[first : first + count]
     ]
     return {
-        "title": title_of(share.title, page.t),
-        "share": share,
-        "made": _date(share.made_at),
+        "title": title_of(title, page.t),
+        "note": note,
         "messages": rows,
         "before": max(0, first - MESSAGES) if first else None,
-        "after": first + MESSAGES if len(messages) > first + MESSAGES else None,
+        "after": first + count if len(messages) > first + count else None,
     }
 
 

@@ -178,6 +178,16 @@ def test_exports_are_downloads(roost):
     assert json.loads(roost.get(f"/chat/{chat_id}/export.json"))["format"] == "roost-chat"
 
 
+def test_a_chat_is_a_page_to_print_whole_without_scripts_and_thoughts(roost):
+    chat, parent = roost.store.create(title="Birds"), None
+    for i in range(600):
+        message = Message(Role.ASSISTANT if i % 2 else Role.USER, f"number {i:03} **strong**", reasoning="a thought")
+        parent = roost.store.add_message(chat.id, parent, message).id
+    page = roost.get(f"/chat/{chat.id}/export.html")
+    assert page.count("<strong>strong</strong>") == 600 and "number 000" in page and "number 599" in page
+    assert "<script" not in page and "a thought" not in page and "?first=" not in page
+
+
 def test_a_long_chat_shows_its_end_and_the_rest_on_demand(roost):
     from webapp.chat.messages import Message
 

@@ -69,6 +69,7 @@ from webapp.web.kit.page import (
 )
 from webapp.web.personas import chat_with_persona
 from webapp.web.roles import least_role
+from webapp.web.shared import page_to_print
 
 blueprint = Blueprint("chat", __name__)
 attachments = Blueprint("attachments", __name__)
@@ -334,6 +335,8 @@ def export(chat_id: str, kind: str) -> Response:
         body, mimetype = b"".join(chat_files(page).save(chat_id)), "application/octet-stream"
     elif kind == "md":
         body, mimetype = page.store.export_markdown(chat_id), "text/markdown"
+    elif kind == "html":
+        return page_to_print(page, chat_id)
     elif kind == "json":
         body = json.dumps(page.store.export_json(chat_id), ensure_ascii=False, indent=1)
         mimetype = "application/json"
