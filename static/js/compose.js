@@ -309,7 +309,10 @@ function showTransport() {
 // The score of a tune in ABC: drawn by abcjs, which is fetched with the first one.
 let abcjs = null;
 let scoreTimer = 0;
-let scoreTook = 0; // milliseconds
+let scoreTook = 0; // milliseconds for all of it
+const LONG_SCORE_MS = 150; // of a longer one the last lines are drawn while it is written, and all of it at the end
+const LAST_LINES = 8;
+const TRAINING_FIELDS = /^[SBE]:.*\n/gm; // numbers the ABC models were trained with, no music
 const BAR_SIGNS = /[|:\]\d \n]/; // what belongs to a bar line once it has begun, as in webapp/music/bars.py
 
 // The first character of the bar of a character: what is before it is what the engine has kept the state of.
@@ -329,32 +332,45 @@ function drawScore() {
     const { renderAbc } = await abcjs;
     const { text } = piece();
     score.hidden = !text.trim();
-    const shown = /^X:/m.test(text) ? text : `X:1\n${text}`;
-    const shift = shown.length - text.length;
+    const [key] = /^K:.*\n/m.exec(text) ?? [""];
+    const keyEnd = key ? text.indexOf(key) + key.length : 0;
+    const fields = text.slice(0, keyEnd).replace(TRAINING_FIELDS, "");
+    const head = (/^X:/m.test(fields) ? "" : "X:1\n") + fields;
+    const lines = text.slice(keyEnd).split("\n");
+    const isWhole = !writing || scoreTook < LONG_SCORE_MS || lines.length <= LAST_LINES;
+    const body = (isWhole ? lines : lines.slice(-LAST_LINES)).join("\n");
+    const shift = head.length + body.length - text.length;
     const clickListener = (element) => {
       cut = barAt(piece().text, Math.max(0, element.startChar - shift));
       say(form.dataset.chosen);
     };
     const began = performance.now();
-    withStyles(() => renderAbc(score, shown, { responsive: "resize", add_classes: true, oneSvgPerLine: true, clickListener }));
-    scoreTook = performance.now() - began;
-  }, writing ? Math.max(250, 4 * scoreTook) : 0);
+    const width = score.clientWidth - 24;
+    const narrow = width < 560 && { staffwidth: width, wrap: { minSpacing: 1.4, maxSpacing: 2.6, preferredMeasuresPerLine: 2 } };
+    const wanted = { responsive: "resize", add_classes: true, oneSvgPerLine: true, clickListener, ...narrow };
+    withStyles(() => renderAbc(score, head + body, wanted));
+    if (writing) score.scrollTop = score.scrollHeight;
+    if (isWhole) scoreTook = performance.now() - began;
+  }, writing ? 250 : 0);
 }
 
 // abcjs writes styles as text, which the page's policy forbids; as properties they are the same and allowed. The style
-// element it makes is for dragging, which is off.
+// element it makes (and looks for, to copy it into each line) is for dragging, which is off.
 function withStyles(draw) {
-  const { setAttribute } = Element.prototype;
+  const { setAttribute, querySelector } = Element.prototype;
   const { createElementNS } = Document.prototype;
   Element.prototype.setAttribute = function set(name, value) {
     if (name === "style") this.style.cssText = value;
     else setAttribute.call(this, name, value);
   };
+  Element.prototype.querySelector = function find(name) {
+    return querySelector.call(this, name === "style" ? "metadata" : name);
+  };
   document.createElementNS = (space, name) => createElementNS.call(document, space, name === "style" ? "metadata" : name);
   try {
     draw();
   } finally {
-    Element.prototype.setAttribute = setAttribute;
+    Object.assign(Element.prototype, { setAttribute, querySelector });
     delete document.createElementNS;
   }
 }
