@@ -157,12 +157,14 @@ async function back(from, to) {
 
 // What is written
 
+const barBegin = () => Math.floor(player.now / piece().bar + 0.001) * piece().bar;
+
 function headOf(from) {
   if (from === "start") return "";
   const { text } = piece();
   if (from !== "here") return text;
   if (kind === "abc") return cut === null ? text : text.slice(0, cut);
-  const until = Math.floor(player.now / piece().bar + 0.001) * piece().bar;
+  const until = barBegin();
   let time = 0;
   const words = text.split(/\s+/).filter(Boolean);
   const end = words.findIndex((word) => {
@@ -186,6 +188,7 @@ async function write(from) {
   const head = headOf(from);
   const body = new FormData(form);
   body.set("text", head);
+  if (from === "here" && kind === "midi") body.set("from_s", barBegin());
   const old = pieces;
   const place = head ? Math.max(0, Math.min(player.now, piece().end)) : 0;
   setWriting(new AbortController());
@@ -207,6 +210,7 @@ async function write(from) {
         if (line.piece === current) arrived(line, from === "here" || !head ? place : null);
         if (line.waiting) say(line.waiting);
         if (line.figures) say(line.figures);
+        if (line.read !== undefined) form.dataset.read = line.read;
         if (line.error) told(line.error);
       }
     }

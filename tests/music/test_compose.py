@@ -177,7 +177,7 @@ def test_one_voice_becomes_abc_and_more_are_refused():
             read_seed("abc", "a.mid", write_midi(two))
         with raises_code("music_many_voices"):
             saved("midi", write_text(two), ".abc")
-    assert {*RULES, "bar_s", "before_s"} == set(LIMITS)
+    assert {*RULES, "bar_s", "before_s", "from_s"} == set(LIMITS)
 
 
 @pytest.fixture

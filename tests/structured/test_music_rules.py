@@ -98,6 +98,12 @@ def test_a_piece_is_as_long_as_wanted(seconds):
     assert seconds <= length < seconds + 1.0
 
 
+def test_no_note_begins_before_the_bar_that_is_written_anew():
+    """The piece so far ends half a second before it, since the wait that passed the bar is not part of it."""
+    notes = notes_in(written(MIDI.size, {"kind": "midi", "before_s": 3.5, "from_s": 4}))
+    assert len(notes) > 20 and 0.5 <= min(note.start_s for note in notes) < 3
+
+
 def test_a_tune_has_as_many_bars_as_wanted():
     constraint, usable = constraint_of(128, {"kind": "abc", "bars": 4}), np.full(4, 0xFFFFFFFF, np.uint32)
 

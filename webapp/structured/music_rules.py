@@ -7,7 +7,8 @@ A description is a plain dict, as in :mod:`.grammar`; what is left out holds not
      "most_per_s": 12,                            notes begun within a second
      "most_bpm": 120,                             beginnings are a sixteenth apart or more, or at one moment
      "seconds": 30,                               the piece ends there and not before
-     "bar_s": 2, "before_s": 8}                   bars are so long; what is written begins so late in the piece
+     "bar_s": 2, "before_s": 7.5,                 bars are so long; what is written begins so late in the piece
+     "from_s": 8}                                 and no note earlier than that: a wait that passed the bar is gone
     {"kind": "abc", "bars": 16,                   likewise
      "before": "K:D\\nd2 fa|"}                     the end of what it goes on from
 
@@ -43,6 +44,7 @@ LIMITS = {
     "seconds": 3600,
     "bar_s": 3600,
     "before_s": 3600,
+    "from_s": 3600,
     "bars": 10_000,
 }
 
@@ -101,7 +103,9 @@ class MidiRules:
         seconds: float | None,
         bar_s: float | None,
         before_s: float | None,
+        from_s: float | None,
     ) -> None:
+        self._from = (from_s or 0.0) / STEP_S - 0.5
         self.begins_part = False
         self._bars = MidiBars(vocabulary, bar_s or BAR_S, before_s or 0.0)
         self._vocabulary = vocabulary
@@ -146,6 +150,8 @@ class MidiRules:
 
     def _is_full(self) -> bool:
         """Whether no note may begin now."""
+        if self._bars.step < self._from:
+            return True
         sounding = sum(1 for step in self._sounding.values() if step > self._step - HELD)
         recent = sum(1 for step in self._begun if step > self._step - SECOND)
         too_soon = bool(self._begun) and 0 < self._step - self._begun[-1] < self._apart

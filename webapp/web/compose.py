@@ -14,7 +14,7 @@ from flask import Blueprint, Response, jsonify, request, url_for
 from webapp.chat.events import ContentDelta, Finished, Waiting
 from webapp.errors import InvalidOption, RoostError
 from webapp.i18n import Text
-from webapp.music.events import MOST_CHARS, Note, NoteChange, NoteDecoder, unreadable
+from webapp.music.events import MOST_CHARS, MOST_SECONDS, Note, NoteChange, NoteDecoder, unreadable
 from webapp.services.compose import (
     ABC_TEXT,
     ENDINGS,
@@ -146,6 +146,7 @@ def _wish(text: str) -> Wish:
     for name, (least, most, usual) in RULES[kind].items():
         value = _number(name, least, most, usual)
         rules[name] = value if kind == MIDI_TEXT else int(value)
+    rules["from_s"] = _number("from_s", 0, MOST_SECONDS, 0) if kind == MIDI_TEXT else 0
     rules["instruments"] = [name for name in form.getlist("instruments") if name]
     known = vocabulary_of(info).instruments
     for name in rules["instruments"]:
@@ -258,13 +259,15 @@ def _lines(page: PageContext, head: str, completion: Completion, is_gone: Callab
                 continue
             number, event = told
             if isinstance(event, ContentDelta):
+                came = time.time()
                 time.sleep(max(0.0, told_at[number] + GATHER_S - time.monotonic()))  # the rest of the frame gathers
                 told_at[number] = time.monotonic()
-                yield json_line({"piece": number, **pieces[number].take(event.text), "at": time.time()})
+                yield json_line({"piece": number, **pieces[number].take(event.text), "at": came})
             elif isinstance(event, Waiting):
                 yield json_line({"waiting": waiting_text(event, page.t)})
             elif isinstance(event, Finished):
-                yield json_line({"piece": number, **pieces[number].end(), "figures": written_text(event, page.t)})
+                told_end = {"figures": written_text(event, page.t), "read": event.stats.get("prefilled_tokens", 0)}
+                yield json_line({"piece": number, **pieces[number].end(), **told_end})
     except RoostError as exc:
         yield json_line({"error": page.error_values(exc)})
     finally:
