@@ -73,9 +73,9 @@ def test_an_installed_roost_serves_its_page(wheel: Path, tmp_path: Path):
         try:
             assert server.stdout is not None
             url = next(line for line in server.stdout if "http://" in line).split("http://")[1].split()[0].rstrip("/")
-            page = urllib.request.urlopen(f"http://{url}/", timeout=20).read().decode()
-            script = urllib.request.urlopen(f"http://{url}/static/vendor/htmx.min.js", timeout=20)
+            page = urllib.request.urlopen(f"http://{url}/", timeout=60).read().decode()
+            script = urllib.request.urlopen(f"http://{url}/static/vendor/htmx.min.js", timeout=60)
             assert "<html" in page and script.status == 200
         finally:
             server.terminate()
-            assert server.wait(20) == 0
+            assert server.wait(60) == 0

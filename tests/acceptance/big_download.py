@@ -221,7 +221,7 @@ def run(folder: Path, gigabytes: float) -> dict[str, Any]:
     ended = served.statuses()[0][1]
     assert ended == "done", re.findall(r'data-error="(\w+)"|<pre>(.*?)</pre>', served.ask("/jobs"), re.DOTALL)
     served.process.terminate()
-    served.process.wait(30)
+    served.process.wait(60)
     found = hashlib.sha256()
     with (folder / "models" / NAME).open("rb") as file:
         while piece := file.read(1 << 22):

@@ -82,7 +82,7 @@ def run(manager: ModelManager, browser: Any, repeat: int) -> dict[str, Any]:
         first.append(1000 * (time.perf_counter() - started))
         digests.add(handle.service.state.digest)
     running.abort()
-    kept = [event.stats for event in running.events(30) if isinstance(event, TokenOutput) and event.stats][-1]
+    kept = [event.stats for event in running.events(60) if isinstance(event, TokenOutput) and event.stats][-1]
     return {
         "apply_ms": spread(applied),
         "first_token_ms": spread(first),

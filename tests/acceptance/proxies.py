@@ -72,7 +72,7 @@ def nginx(folder, servers):
 
     def stop():
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
     start()
     try:

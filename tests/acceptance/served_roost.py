@@ -55,13 +55,13 @@ class ServedRoost:
 
     def stop(self) -> int:
         self.process.terminate()
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def page(self) -> Page:
         return Page(self)
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+        with urllib.request.urlopen(self.url + path, timeout=60) as response:
             body: bytes = response.read()
             return body
 

@@ -156,5 +156,5 @@ def test_nothing_is_left_when_the_server_is_killed(tmp_path: Path):
     engine = roost.engine()
     assert engine is not None
     roost.process.kill()
-    _, alive = psutil.wait_procs([engine], timeout=30)
+    _, alive = psutil.wait_procs([engine], timeout=60)
     assert not alive

@@ -376,6 +376,6 @@ def test_ctrl_c_ends_quietly(command, places):
     process.stdout.read(1)  # it is under way
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode in (0, 130)
     assert "Traceback" not in errors

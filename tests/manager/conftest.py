@@ -143,7 +143,7 @@ def request(*prompt: int, max_tokens: int = 5, **changes) -> GenerationRequest:
     return GenerationRequest(f"r{next(_numbers)}", prompt or (1, 2, 3), params)
 
 
-def last_output(handle: RequestHandle, timeout_s: float = 30) -> TokenOutput:
+def last_output(handle: RequestHandle, timeout_s: float = PATIENCE_S) -> TokenOutput:
     """The end of the stream, with all its tokens."""
     token_ids: list[int] = []
     for event in handle.events(timeout_s):
@@ -154,7 +154,7 @@ def last_output(handle: RequestHandle, timeout_s: float = 30) -> TokenOutput:
     raise AssertionError("the stream ended without a last output")
 
 
-def first_token(handle: RequestHandle, timeout_s: float = 30) -> TokenOutput:
+def first_token(handle: RequestHandle, timeout_s: float = PATIENCE_S) -> TokenOutput:
     for event in handle.events(timeout_s):
         if isinstance(event, TokenOutput):
             return event

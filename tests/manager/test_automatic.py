@@ -40,7 +40,7 @@ class Better(FakeBackend):
 
     @classmethod
     def prepare(cls):
-        assert cls.may_end.wait(30)
+        assert cls.may_end.wait(60)
         if cls.error:
             raise cls.error
         cls.state = Availability(True)
@@ -71,7 +71,7 @@ def wait_until(manager, is_so):
 def test_the_next_best_answers_while_the_best_is_built_and_then_gives_way(make_manager, starter):
     manager = make_manager("auto")
     manager.load()
-    status = manager.wait_ready(20)
+    status = manager.wait_ready(60)
     assert (status.strategy, status.chosen_strategy, status.engine_note) == (SLOW, "auto", "compiling")
     Better.may_end.set()
     status = wait_until(manager, lambda status: status.strategy.startswith("better") and status.phase == "ready")
@@ -81,7 +81,7 @@ def test_the_next_best_answers_while_the_best_is_built_and_then_gives_way(make_m
 def test_an_answer_that_runs_is_finished_by_the_engine_it_began_on(make_manager):
     manager = make_manager("auto", swap_grace_s=0.0)
     manager.load()
-    manager.wait_ready(20)
+    manager.wait_ready(60)
     handle = manager.submit(request(max_tokens=300))
     Better.may_end.set()
     wait_until(manager, lambda status: status.strategy.startswith("better"))
@@ -92,7 +92,7 @@ def test_new_requests_are_answered_while_the_better_engine_loads(make_manager, s
     held_loads.end()
     manager = make_manager("auto")
     manager.load()
-    manager.wait_ready(20)
+    manager.wait_ready(60)
     held_loads.hold()
     Better.may_end.set()
     wait_for(lambda: len(starter.clients) == 2)
@@ -100,7 +100,7 @@ def test_new_requests_are_answered_while_the_better_engine_loads(make_manager, s
     status = manager.status()
     assert (status.phase, status.running, status.error) == ("ready", 0, None)
     held_loads.end()
-    manager.wait_ready(20)
+    manager.wait_ready(60)
     wait_for(lambda: not starter.clients[0].is_alive())
     assert starter.clients[1].is_alive() and manager.status().strategy.startswith("better")
 
@@ -108,7 +108,7 @@ def test_new_requests_are_answered_while_the_better_engine_loads(make_manager, s
 def test_what_is_loaded_by_name_is_left_alone(make_manager, starter):
     manager = make_manager("fake")
     manager.load()
-    assert manager.wait_ready(20).engine_note == ""
+    assert manager.wait_ready(60).engine_note == ""
     manager._renew()
     assert manager.status().strategy == "fake" and len(starter.clients) == 1
 
@@ -118,7 +118,7 @@ def test_a_build_that_fails_is_told_and_not_tried_again(make_manager, monkeypatc
     Better.may_end.set()
     manager = make_manager("auto")
     manager.load()
-    manager.wait_ready(20)
+    manager.wait_ready(60)
     assert wait_until(manager, lambda status: status.engine_note == "failed").strategy == SLOW
     manager.load()
     assert manager.status().engine_note == "failed"
@@ -128,7 +128,7 @@ def test_without_a_tool_to_build_it_that_is_told(make_manager, monkeypatch):
     monkeypatch.setattr(Better, "state", Availability(False, "no compiler", "Get one.", is_ready=False))
     manager = make_manager("auto")
     manager.load()
-    assert manager.wait_ready(20).engine_note == "no_compiler"
+    assert manager.wait_ready(60).engine_note == "no_compiler"
 
 
 def test_memory_that_has_changed_since_makes_no_reload(make_manager, starter, monkeypatch):
@@ -137,8 +137,8 @@ def test_memory_that_has_changed_since_makes_no_reload(make_manager, starter, mo
     monkeypatch.setattr(Better, "suggestions", lambda model: two)
     manager = make_manager("auto")
     manager.load()
-    manager.wait_ready(20)
+    manager.wait_ready(60)
     monkeypatch.setattr(Better, "suggestions", lambda model: [*two[1:], Suggestion("better vocab=256", 22, "")])
     manager.load()
-    assert manager.wait_ready(20).strategy == "better vocab=256" and len(starter.clients) == 1
+    assert manager.wait_ready(60).strategy == "better vocab=256" and len(starter.clients) == 1
     assert manager.reload_reasons() == ()

@@ -57,7 +57,7 @@ def test_a_crash_loop_stops_and_a_load_by_hand_starts_anew(make_manager, starter
     assert len(starter.clients) == 3
     held_loads.end()
     manager.load()
-    assert manager.wait_ready(30).phase == "ready"
+    assert manager.wait_ready(60).phase == "ready"
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
 
 

@@ -152,7 +152,7 @@ def test_a_swap_ends_the_old_process(make):
     last_output(manager.submit(request()))
     old = manager.engine_pid()
     manager.load("v6.safetensors")
-    assert manager.wait_ready(30).model == "v6.safetensors"
+    assert manager.wait_ready(60).model == "v6.safetensors"
     assert manager.engine_pid() != old
     wait_until(lambda: is_gone(old))
 

@@ -52,7 +52,7 @@ def test_a_state_chosen_before_the_engine_was_told_to_load_is_the_one_it_begins_
 
     def slow(target, settings):
         reading.set()
-        assert may_read.wait(30)
+        assert may_read.wait(60)
         return load_command(target, settings)
 
     monkeypatch.setattr(session, "load_command", slow)
@@ -61,7 +61,7 @@ def test_a_state_chosen_before_the_engine_was_told_to_load_is_the_one_it_begins_
     wait_until(reading.is_set)
     manager.apply_state("fits.safetensors")
     may_read.set()
-    assert manager.wait_ready(30).state == "fits.safetensors"
+    assert manager.wait_ready(60).state == "fits.safetensors"
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
 
 
@@ -88,7 +88,7 @@ def test_progress_only_grows_and_reaches_the_waiting_request_too(make_manager):
         seen.append((status.done_bytes, status.done_tensors))
         status = manager.wait_change(status.revision, 30)
     assert seen == sorted(seen) and len({done for done, _ in seen}) > 3
-    events = list(handle.events(30))
+    events = list(handle.events(60))
     # Nobody read while it loaded, so newer progress took the place of older.
     assert [event for event in events if isinstance(event, LoadingEvent)] == [LoadingEvent(1_000_000, 1_000_000)]
 
@@ -98,7 +98,7 @@ def test_load_and_wait_ready(make_manager):
     with raises_code("no_model"):
         manager.wait_ready(1)
     manager.load()
-    status = manager.wait_ready(30)
+    status = manager.wait_ready(60)
     assert (status.phase, status.model, status.seats) == ("ready", "v7.safetensors", 8)
 
 
@@ -106,9 +106,9 @@ def test_loading_what_is_loaded_or_loading_is_nothing_new(make_manager, starter)
     manager = make_manager("fake load_ms=100")
     manager.load()
     manager.load(strategy="fake  load_ms=100")
-    manager.wait_ready(30)
+    manager.wait_ready(60)
     manager.load("v7.safetensors")
-    manager.wait_ready(30)
+    manager.wait_ready(60)
     assert len(starter.clients) == 1
 
 
@@ -118,7 +118,7 @@ def test_a_cancelled_load_ends_its_requests_and_the_next_loads_again(make_manage
     manager.cancel_load()
     assert_failed(handle, "load_cancelled")
     with raises_code("load_cancelled"):
-        manager.wait_ready(30)
+        manager.wait_ready(60)
     assert (manager.status().phase, manager.status().error["code"]) == ("empty", "load_cancelled")
     manager.load(strategy="fake")
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
@@ -151,7 +151,7 @@ def test_a_failed_load_says_why_and_the_next_request_tries_again(make_manager, s
     manager = make_manager("fake load_fail=because")
     assert_failed(manager.submit(request()), "load_failed")
     with raises_code("load_failed", reason="because"):
-        manager.wait_ready(30)
+        manager.wait_ready(60)
     status = manager.status()
     assert status.phase == "failed" and status.error["code"] == "load_failed"
     assert_failed(manager.submit(request()), "load_failed")
@@ -172,13 +172,13 @@ def test_a_load_may_take_only_so_long(make_manager):
     manager = make_manager("fake load_ms=60000 load_steps=600", load_timeout_s=0.2)
     manager.load()
     with raises_code("load_failed", key="reason.manager.took_too_long", seconds="0.2"):
-        manager.wait_ready(30)
+        manager.wait_ready(60)
 
 
 def test_what_can_be_told_before_loading_is_raised_at_once_and_changes_nothing(make_manager, starter):
     manager = make_manager()
     manager.load()
-    manager.wait_ready(30)
+    manager.wait_ready(60)
     for wrong, error in (
         ({"model": "nothing.pth"}, ModelNotFound),
         ({"model": "../secret.pth"}, ModelNotFound),

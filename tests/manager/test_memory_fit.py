@@ -46,7 +46,7 @@ def test_loaded_anyway_it_is_not_asked_about_again(make_manager, starter):
     with raises_code("model_does_not_fit"):
         manager.load()
     manager.load_anyway()
-    assert manager.wait_ready(30).phase == "ready" and manager.status().error is None
+    assert manager.wait_ready(60).phase == "ready" and manager.status().error is None
     manager.unload()
     wait_phase(manager, "empty")
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
@@ -72,7 +72,7 @@ def test_a_swap_to_a_model_that_does_not_fit_keeps_the_one_that_answers(make_man
     assert (status.phase, status.model, status.error["code"]) == ("ready", "v7.safetensors", "model_does_not_fit")
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
     manager.load_anyway()
-    assert manager.wait_ready(30).model == "v6.safetensors"
+    assert manager.wait_ready(60).model == "v6.safetensors"
 
 
 def test_a_load_that_ran_out_of_memory_is_not_tried_by_every_later_request(make_manager, starter, monkeypatch):
@@ -86,11 +86,11 @@ def test_a_load_that_ran_out_of_memory_is_not_tried_by_every_later_request(make_
     assert len(starter.clients) == 1
     manager.load()  # by hand, and by the estimate it fits: tried again
     with pytest.raises(OutOfMemory):
-        manager.wait_ready(30)
+        manager.wait_ready(60)
     assert len(starter.clients) == 2
     monkeypatch.setattr(FakeBackend, "load", load)
     manager.load()
-    assert manager.wait_ready(30).phase == "ready"
+    assert manager.wait_ready(60).phase == "ready"
     manager.unload()
     wait_phase(manager, "empty")
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
@@ -103,7 +103,7 @@ def test_accepted_and_out_of_memory_it_is_refused_again(make_manager, starter, m
     monkeypatch.setattr(FakeBackend, "load", run_out)
     manager.load_anyway()
     with pytest.raises(OutOfMemory):
-        manager.wait_ready(30)
+        manager.wait_ready(60)
     with raises_code("model_does_not_fit"):
         manager.submit(request())
     assert len(starter.clients) == 1

@@ -203,7 +203,7 @@ def test_a_known_file_is_found_at_once_while_the_folders_are_walked(library, dis
     library._index = FolderIndex(library._walk, library.watch, pace_s=0)
     known_names(library)
     may_walk = threading.Event()
-    library._index._walk = lambda: may_walk.wait(30) and library._walk()
+    library._index._walk = lambda: may_walk.wait(60) and library._walk()
     (disk / "models" / "new.st").write_bytes(b"x")
     found = library.known_files(lambda files: any(file.name == "a.st" for file in files))
     assert "new.st" not in {file.name for file in found}

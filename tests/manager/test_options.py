@@ -37,9 +37,9 @@ def test_options_reach_the_engine_and_zero_leaves_it_to_the_settings(make_manage
     loads = commands_of(monkeypatch)
     manager = make_manager(threads=2, prefill_chunk=32)
     manager.load()
-    manager.wait_ready(30)
+    manager.wait_ready(60)
     manager.load(options=EngineOptions(threads=3, custom_cuda=True))
-    manager.wait_ready(30)
+    manager.wait_ready(60)
     found = [(load.threads, load.prefill_chunk, load.custom_cuda) for load in loads]
     assert found == [(2, 32, False), (3, 32, True)]
 
@@ -47,10 +47,10 @@ def test_options_reach_the_engine_and_zero_leaves_it_to_the_settings(make_manage
 def test_the_same_options_load_nothing_again(make_manager, starter):
     manager = make_manager(threads=2)
     manager.load()
-    manager.wait_ready(30)
+    manager.wait_ready(60)
     for same in (EngineOptions(), EngineOptions(threads=2), EngineOptions(idle_unload_s=900)):
         manager.load(options=same)
-        manager.wait_ready(30)
+        manager.wait_ready(60)
     assert len(starter.clients) == 1
 
 
@@ -58,7 +58,7 @@ def test_reload_reasons_name_what_differs_from_the_loaded_engine(make_manager):
     manager = make_manager(threads=2)
     assert manager.reload_reasons("wide.safetensors", "fake slots=1") == ()  # nothing is loaded
     manager.load()
-    manager.wait_ready(30)
+    manager.wait_ready(60)
     assert manager.reload_reasons() == manager.reload_reasons("v7.safetensors", "  fake ", EngineOptions()) == ()
     assert manager.reload_reasons("wide.safetensors") == ("model",)
     assert manager.reload_reasons(strategy="fake slots=1") == ("strategy",)
@@ -83,7 +83,7 @@ def test_a_new_idle_time_counts_without_a_reload(make_manager, starter):
 def test_an_idle_time_of_zero_overrides_the_settings(make_manager):
     manager = make_manager(idle_unload_s=0.2)
     manager.load(options=EngineOptions(idle_unload_s=0.0))
-    manager.wait_ready(30)
+    manager.wait_ready(60)
     with pytest.raises(WaitRanOut):
         wait_until(lambda: manager.status().phase == "empty", timeout_s=0.6)
 
@@ -95,7 +95,7 @@ def test_a_tokenizer_that_was_named_has_to_be_there_and_fit(make_manager, models
     manager = make_manager(models_dir=tmp_path)
     assert manager.tokenizer().encode("ab") == [97, 98]
     manager.load(options=EngineOptions(tokenizer="backwards.txt"))
-    assert manager.wait_ready(30).phase == "ready"
+    assert manager.wait_ready(60).phase == "ready"
     assert manager.tokenizer().encode("ab") == [158, 157]
     for wrong, error in (
         ("nowhere.txt", "file_not_found"),
@@ -124,7 +124,7 @@ def test_an_adapter_goes_with_its_model_and_is_left_out_by_choosing_none(
     manager = make_manager(models_dir=tmp_path)
     with_it = EngineOptions(adapter_file="lora.safetensors", adapter_alpha=8.0)
     manager.load(options=with_it)
-    assert manager.wait_ready(30).adapter == "lora.safetensors"
+    assert manager.wait_ready(60).adapter == "lora.safetensors"
     assert loads[-1].adapter["adapter_file"] == str(tmp_path / "lora.safetensors")
     assert loads[-1].adapter["adapter_alpha"] == 8.0
     manager.load()  # nothing is loaded again
@@ -138,10 +138,10 @@ def test_an_adapter_goes_with_its_model_and_is_left_out_by_choosing_none(
     write_lora(tmp_path / "lora.safetensors", seed=1)
     assert manager.reload_reasons() == ("adapter_file",)
     manager.load("wide.safetensors")  # another model takes no adapter over
-    assert manager.wait_ready(30).adapter == ""
+    assert manager.wait_ready(60).adapter == ""
     manager.load("v7.safetensors", options=with_it)
     manager.load(options=EngineOptions())
-    assert manager.wait_ready(30).adapter == "" and loads[-1].adapter["adapter_file"] == ""
+    assert manager.wait_ready(60).adapter == "" and loads[-1].adapter["adapter_file"] == ""
 
 
 def test_an_engine_without_adapters_refuses_one(make_manager, models_dir, tmp_path, monkeypatch):

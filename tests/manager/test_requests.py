@@ -130,7 +130,7 @@ def test_each_stream_ends_exactly_once(make_manager):
     for handle in handles[::2]:
         threading.Thread(target=handle.abort).start()
     for handle in handles:
-        events = [event for event in handle.events(30) if not isinstance(event, LoadingEvent)]
+        events = [event for event in handle.events(60) if not isinstance(event, LoadingEvent)]
         ends = [event for event in events if isinstance(event, TokenOutput) and event.finish_reason]
         assert len(ends) == 1 and events[-1] is ends[0]
         assert list(handle.events(1)) == []
@@ -223,7 +223,7 @@ def test_a_long_reading_holds_no_answer_up(make_manager):
     assert last_output(handle).finish_reason is FinishReason.LENGTH
     assert reader.is_alive()
     manager.close()
-    reader.join(30)
+    reader.join(60)
     assert not reader.is_alive()
 
 

@@ -93,7 +93,7 @@ def test_a_swap_drops_a_state_that_does_not_fit_and_says_so(make_manager):
     manager = make_manager(state=FITS)
     begins_with(manager)
     manager.load("wide.safetensors")
-    status = manager.wait_ready(30)
+    status = manager.wait_ready(60)
     assert status.state == "" and status.notice["code"] == "state_dropped"
     assert status.notice["params"]["path"] == "fits.safetensors"
     manager.apply_state("")
@@ -105,13 +105,13 @@ def test_a_state_does_not_silently_follow_to_a_model_of_another_version(make_man
     manager = make_manager(state=FITS)
     plain = begins_with(manager)
     manager.load("v6.safetensors")
-    status = manager.wait_ready(30)
+    status = manager.wait_ready(60)
     assert status.state == "" and status.notice["params"]["found"]["params"]["used_version"] == "7"
     assert manager.apply_state(FITS).name == FITS  # who chooses it is trusted
     manager.load(strategy="fake delay_ms=1")
-    assert manager.wait_ready(30).state == FITS
+    assert manager.wait_ready(60).state == FITS
     manager.load("v7.safetensors", state=FITS)
-    assert manager.wait_ready(30).state == FITS and begins_with(manager) == plain
+    assert manager.wait_ready(60).state == FITS and begins_with(manager) == plain
 
 
 def test_a_state_named_with_the_load_has_to_fit(make_manager):
@@ -121,7 +121,7 @@ def test_a_state_named_with_the_load_has_to_fit(make_manager):
         manager.load("wide.safetensors", state=FITS)
     assert manager.status().model == "v7.safetensors"
     manager.load("v6.safetensors", state=FITS)
-    assert manager.wait_ready(30).state == FITS
+    assert manager.wait_ready(60).state == FITS
 
 
 def test_a_wrong_state_in_the_settings_is_an_error_and_not_left_out_silently(make_manager):
@@ -129,7 +129,7 @@ def test_a_wrong_state_in_the_settings_is_an_error_and_not_left_out_silently(mak
     with raises_code("state_mismatch"):
         manager.submit(request())
     manager.load(state="")
-    assert manager.wait_ready(30).state == ""
+    assert manager.wait_ready(60).state == ""
 
 
 def test_a_failed_swap_goes_back_to_the_former_state(make_manager):

@@ -33,7 +33,7 @@ def test_whatever_happens_every_request_ends_once_and_nothing_is_left(roost_thre
             if rng.random() < 0.5:
                 is_over.wait(rng.random() * 0.05)
                 handle.abort()
-            ends = [event for event in handle.events(30) if isinstance(event, TokenOutput) and event.finish_reason]
+            ends = [event for event in handle.events(60) if isinstance(event, TokenOutput) and event.finish_reason]
             if len(ends) != 1:
                 wrong.append(ends)
 

@@ -19,7 +19,7 @@ def test_a_swap_serves_the_new_model(make_manager, starter, has_room):
     manager = make_manager(has_room=has_room)
     last_output(manager.submit(request()))
     manager.load("v6.safetensors")
-    status = manager.wait_ready(30)
+    status = manager.wait_ready(60)
     assert status.model == "v6.safetensors" and manager.model_info().config.architecture == "6"
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
     wait_until(lambda: [client.is_alive() for client in starter.clients] == [False, True])
@@ -33,7 +33,7 @@ def test_running_answers_finish_within_the_grace(make_manager, has_room):
     manager.load("v6.safetensors")
     output = last_output(handle)
     assert output.finish_reason is FinishReason.LENGTH and output.stats.decoded_tokens == 40
-    assert manager.wait_ready(30).model == "v6.safetensors"
+    assert manager.wait_ready(60).model == "v6.safetensors"
 
 
 @BOTH
@@ -44,7 +44,7 @@ def test_after_the_grace_they_are_told_that_the_model_changed(make_manager, star
     manager.load("v6.safetensors")
     output = assert_failed(handle, "model_unloaded")
     assert output.stats.decoded_tokens > 0
-    assert manager.wait_ready(30).model == "v6.safetensors"
+    assert manager.wait_ready(60).model == "v6.safetensors"
     wait_until(lambda: [client.is_alive() for client in starter.clients] == [False, True])
 
 
@@ -76,7 +76,7 @@ def test_with_room_the_old_model_answers_until_the_new_one_is_there(make_manager
     wait_phase(manager, "loading")
     first_token(handle)
     held_loads.end()
-    assert manager.wait_ready(30).model == "v6.safetensors"
+    assert manager.wait_ready(60).model == "v6.safetensors"
     assert_failed(handle, "model_unloaded")
 
 
@@ -86,7 +86,7 @@ def test_a_failed_swap_keeps_what_is_still_there(make_manager):
     first_token(handle)
     manager.load("v6.safetensors", "fake load_fail=broken")
     with raises_code("load_failed", reason="broken"):
-        manager.wait_ready(30)
+        manager.wait_ready(60)
     status = manager.status()
     assert (status.phase, status.model, status.error["code"]) == ("answering", "v7.safetensors", "load_failed")
     assert first_token(handle).finish_reason is None
@@ -100,7 +100,7 @@ def test_a_failed_swap_without_room_goes_back_at_the_next_request(make_manager):
     last_output(manager.submit(request()))
     manager.load("v6.safetensors", "fake load_fail=broken")
     with raises_code("load_failed"):
-        manager.wait_ready(30)
+        manager.wait_ready(60)
     assert (manager.status().phase, manager.status().model) == ("failed", "v7.safetensors")
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
 
@@ -114,7 +114,7 @@ def test_a_cancelled_swap_keeps_the_old_model(make_manager, has_room):
     time.sleep(0.1)
     manager.cancel_load()
     with raises_code("load_cancelled"):
-        manager.wait_ready(30)
+        manager.wait_ready(60)
     assert manager.status().model == "v7.safetensors"
     assert first_token(handle).finish_reason is None
     handle.abort()
@@ -126,7 +126,7 @@ def test_the_last_of_many_choices_wins(make_manager):
     for name in ("v6", "v7", "v6", "wide"):
         manager.load(f"{name}.safetensors")
         time.sleep(0.02)
-    assert manager.wait_ready(20).model == "wide.safetensors"
+    assert manager.wait_ready(60).model == "wide.safetensors"
     assert last_output(manager.submit(request())).finish_reason is FinishReason.LENGTH
 
 

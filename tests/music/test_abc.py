@@ -146,4 +146,4 @@ def test_characters_by_chance_never_break_it():
 
 def test_too_many_notes_are_refused():
     with raises_code("music_too_long"):
-        read_abc("L:1/512\nK:C\n" + "C" * 250_000)
+        read_abc("L:1/512\nK:C\n" + "C" * (MOST_NOTES + 1))

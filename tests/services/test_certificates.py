@@ -51,7 +51,7 @@ def shaken_hands(context, name, authority):
             return sock.getpeercert(binary_form=True)
     finally:
         here.close()
-        thread.join(30)
+        thread.join(60)
 
 
 def authority_of(made):

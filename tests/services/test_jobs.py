@@ -29,7 +29,7 @@ class Steps:
         self.go.clear()
         running.on_stop(self.go.set)
         self.began.set()
-        assert self.go.wait(30)
+        assert self.go.wait(60)
         if running.wish:
             raise InterruptedError
         if isinstance(self.result, Exception):

@@ -362,7 +362,7 @@ def test_what_another_thread_is_writing_gets_into_the_copy(path):
         with database.transaction():
             store.create("Written meanwhile")
             is_writing.set()
-            may_end.wait(30)
+            may_end.wait(60)
 
     writer = threading.Thread(target=write)
     writer.start()

@@ -185,7 +185,7 @@ class RunningServer:
         """Seconds it took."""
         start = time.monotonic()
         self.server.stop()
-        self.thread.join(30)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         return time.monotonic() - start
 

@@ -301,7 +301,7 @@ def test_clients_that_stop_reading_do_not_hold_the_workers():
 
 
 def test_a_long_silence_of_the_app_is_no_fault_of_the_client():
-    running = RunningServer(send_timeout=1.0)
+    running = RunningServer(send_timeout=2.0)
     assert len(running.get("/silence-then/100")) == 5 + 100 * 65536
     running.finish()
 

@@ -205,7 +205,7 @@ def nginx(tmp_path):
     yield begin
     for process in running:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_a_real_nginx_is_never_the_owner(start, nginx):

@@ -31,7 +31,11 @@ ROOT = Path(__file__).resolve().parents[2]
 TOKEN = "a-token-for-tests"
 BEARER = f"Authorization: Bearer {TOKEN}"
 MB = 1 << 20
-QUICK = Limits(header_s=0.5, body_grace_s=0.5, body_bytes_per_s=1_000)
+QUICK = Limits(header_s=0.5)
+SLOW_S = 3.0
+LATE = Limits(header_s=SLOW_S - 0.5)
+"""A client of the tests may be held up for that long."""
+HARDLY = Limits(body_grace_s=0.5, body_bytes_per_s=1_000)
 
 
 def can_use(address):
@@ -54,7 +58,7 @@ class Door:
         install_guard(app, settings)
         self.taken, self.files = [], 0
         app.add_url_rule("/", "chat.index", lambda: "hi")
-        app.add_url_rule("/slow", "chat.chats", lambda: time.sleep(1.5) or "slow")
+        app.add_url_rule("/slow", "chat.chats", lambda: time.sleep(SLOW_S) or "slow")
         app.add_url_rule("/take", "chat.do", self._take, methods=["POST"])
         app.add_url_rule("/v1/take", "api POST /v1/take", self._take, methods=["POST"])
         self.server = make_server(app, settings)
@@ -99,7 +103,7 @@ class Door:
 
     def stop(self):
         self.server.stop()
-        self.thread.join(30)
+        self.thread.join(60)
         assert not self.thread.is_alive()
 
 
@@ -266,24 +270,24 @@ def test_a_header_that_does_not_end_is_408(open_door):
 
 
 def test_a_body_that_hardly_comes_is_408(open_door):
-    door = open_door(QUICK)
+    door = open_door(HARDLY)
     client = door.client(door.head("POST /take", "Content-Length: 5000", BEARER) + b"x")
     assert drip(client, b"x") == b"HTTP/1.1 408" and door.taken == []
     client.abandon()
 
 
 def test_a_body_that_comes_fast_enough_may_take_its_time(open_door):
-    door = open_door(QUICK)
-    client = door.client(door.head("POST /take", "Content-Length: 90000", BEARER))
-    for _ in range(9):
-        client.send_bytes(b"x" * 10_000)
+    door = open_door(HARDLY)
+    client = door.client(door.head("POST /take", "Content-Length: 90000", BEARER) + b"x" * 50_000)
+    for _ in range(4):
         time.sleep(0.2)
+        client.send_bytes(b"x" * 10_000)
     assert client.read_response()[::2] == (200, b"90000")
     client.abandon()
 
 
 def test_a_request_behind_a_slow_answer_is_not_late(open_door):
-    door = open_door(QUICK)
+    door = open_door(LATE)
     client = door.client(door.head("GET /slow", BEARER) + b"GET / HTTP/1.1\r\n")
     assert client.read_response()[::2] == (200, b"slow")
     client.send_bytes(f"Host: 127.0.0.1:{door.port}\r\n{BEARER}\r\n\r\n".encode())
@@ -426,7 +430,7 @@ def test_without_descriptors_it_neither_spins_nor_fills_the_log_and_recovers():
     assert last.read_response()[::2] == (200, b"hi")
     last.abandon()
     program.terminate()
-    log = program.communicate(timeout=30)[1]
+    log = program.communicate(timeout=60)[1]
     assert log.count("LOG") == 1, log
 
 

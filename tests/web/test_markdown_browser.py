@@ -71,7 +71,7 @@ def visit(browser):
         page.close()
     for server, thread in servers:
         server.stop()
-        thread.join(30)
+        thread.join(60)
 
 
 def outcome(page, urls):

@@ -54,10 +54,10 @@ def test_it_serves_on_a_free_port_and_stops():
     server = make_server(make_app(), Settings(port=0, http_threads=4))
     thread = threading.Thread(target=server.run)
     thread.start()
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.addresses[0][1]}/", timeout=30) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.addresses[0][1]}/", timeout=60) as response:
         assert response.read() == b"hi" and "Server" not in response.headers
     server.stop()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()
 
 
@@ -104,10 +104,10 @@ def test_both_families_are_answered_at_one_port(host):
     thread.start()
     port = server.addresses[0][1]
     for address in ("127.0.0.1", "[::1]"):
-        with urllib.request.urlopen(f"http://{address}:{port}/", timeout=30) as response:
+        with urllib.request.urlopen(f"http://{address}:{port}/", timeout=60) as response:
             assert response.read() == b"hi"
     server.stop()
-    thread.join(30)
+    thread.join(60)
 
 
 def test_localhost_without_ipv6_is_the_other_family_alone(monkeypatch):
@@ -227,9 +227,9 @@ def test_a_signal_stops_cleanly(number):
 
 @POSIX_SIGNALS
 def test_a_second_signal_exits_at_once():
-    program = start_program(30)
+    program = start_program(300)
     program.send_signal(signal.SIGINT)
     assert program.stdout.readline() == "stopping\n"
     program.send_signal(signal.SIGINT)
-    out, errors = program.communicate(timeout=25)
+    out, errors = program.communicate(timeout=60)
     assert (out, errors, program.returncode) == ("", "", 130)

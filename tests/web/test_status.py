@@ -56,7 +56,7 @@ NOTES = {
 def test_what_keeps_a_better_engine_away_is_said_where_the_engine_was_chosen_by_itself(note, tmp_path, monkeypatch):
     over = threading.Event()
     monkeypatch.setattr(NativeBackend, "availability", lambda: NOTES[note])
-    monkeypatch.setattr(NativeBackend, "prepare", lambda: over.wait(30))
+    monkeypatch.setattr(NativeBackend, "prepare", lambda: over.wait(60))
     monkeypatch.setattr(nvidia, "read_gpus", lambda: ())
     roost = RunningRoost(tmp_path, "auto")
     try:
@@ -86,6 +86,6 @@ def test_a_model_that_does_not_fit_is_asked_about_in_the_menu(tmp_path, monkeypa
         refused = posted(roost, b"model=roost-starter-v7.safetensors")
         assert 'name="anyway"' in refused and 'name="anyway"' in roost.get("/models")
         assert 'name="anyway"' not in posted(roost, b"anyway=1")
-        assert roost.app.extensions["model_manager"].wait_ready(30).phase == "ready"
+        assert roost.app.extensions["model_manager"].wait_ready(60).phase == "ready"
     finally:
         roost.stop()

@@ -41,7 +41,7 @@ class Refused(Exception):
 class RawClient:
     """A TCP connection that can read lines of HTTP and frames."""
 
-    def __init__(self, port, timeout=30.0, tls=None):
+    def __init__(self, port, timeout=60.0, tls=None):
         """``tls``: the context of a client that speaks it."""
         self.sock = socket.create_connection(("127.0.0.1", port), timeout=timeout)
         if tls is not None:
@@ -95,7 +95,7 @@ class RawClient:
 class WebSocketClient(RawClient):
     """Connected after the constructor, or :class:`Refused`."""
 
-    def __init__(self, port, path, extra="", timeout=30.0, tls=None):
+    def __init__(self, port, path, extra="", timeout=60.0, tls=None):
         super().__init__(port, timeout, tls)
         self.send_bytes(handshake(path, f"127.0.0.1:{port}", extra))
         status, head, body = self.read_response()

@@ -134,7 +134,7 @@ def test_a_stop_aborts_what_is_being_written_and_asks_no_more(world):
     thread.start()
     wait_until(going.is_set)
     runner.stop()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive() and runner.is_stopped
     assert len(answers) == 1 and len(manager.requests) <= 2
 
@@ -197,5 +197,5 @@ def test_a_hanging_engine_can_be_left(world):
     while not manager.handles:
         threading.Event().wait(0.01)
     runner.stop()
-    thread.join(30)
+    thread.join(60)
     assert not thread.is_alive()

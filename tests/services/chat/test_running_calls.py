@@ -30,7 +30,7 @@ class Slow:
         while not self.may_end.wait(0.01):
             if is_stopped():
                 self.was_stopped.set()
-                self.may_end.wait(30)
+                self.may_end.wait(60)
         return ToolResult("late")
 
 
@@ -57,7 +57,7 @@ def house(tmp_path, slow):
     yield house
     slow.may_end.set()
     for thread in house.threads:
-        thread.join(30)
+        thread.join(60)
     house.database.close()
 
 
@@ -70,7 +70,7 @@ def test_a_call_is_shown_to_run_and_runs_once(house, slow):
         house.loop.approve(message_id, "c0")
     house.loop.advance(message_id)
     slow.may_end.set()
-    house.threads[0].join(30)
+    house.threads[0].join(60)
     assert house.statuses(message_id) == ["done"] and slow.ran == 1
     assert house.rounds == [[("c0", "late")]]
 
@@ -83,7 +83,7 @@ def test_a_call_is_stopped_while_it_runs_and_the_answer_goes_on(house, slow):
     assert house.statuses(message_id) == ["done"] and "stopped" in house.rounds[0][0][1]
     wait_until(slow.was_stopped.is_set, "who runs it is told")
     slow.may_end.set()
-    house.threads[0].join(30)
+    house.threads[0].join(60)
     (state,) = house.loop.calls(house.chats.message(message_id))
     assert state.by == "stopped" and "late" not in state.result and len(house.rounds) == 1
 
@@ -103,7 +103,7 @@ def test_what_could_not_begin_can_be_tried_again(house, slow):
     house.loop._start = start
     slow.may_end.set()
     house.loop.approve(message_id, "c0")
-    house.threads[0].join(30)
+    house.threads[0].join(60)
     assert house.statuses(message_id) == ["done"]
 
 
@@ -116,5 +116,5 @@ def test_what_runs_unasked_is_shown_to_run_too(house, slow):
     wait_until(slow.begun.is_set)
     assert house.statuses(message_id) == ["running"]
     slow.may_end.set()
-    thread.join(30)
+    thread.join(60)
     assert house.rounds == [[("c0", "late")]]

@@ -195,7 +195,7 @@ def test_a_chat_whose_next_answer_takes_long_to_begin_holds_up_no_other(house):
     def go_on(message_id, results):
         if message_id == elsewhere:
             begun.set()
-            may_go_on.wait(30)
+            may_go_on.wait(60)
         else:
             house.go_on(message_id, results)
 
@@ -209,5 +209,5 @@ def test_a_chat_whose_next_answer_takes_long_to_begin_holds_up_no_other(house):
     quick.join(60)
     went_on = list(house.rounds)
     may_go_on.set()
-    slow.join(30)
+    slow.join(60)
     assert len(went_on) == 1 and not house.loop._locks._by_key

@@ -145,7 +145,7 @@ def test_a_stall_is_noticed(
         hub.send(handler, headers={"Content-Length": str(len(good_bytes()))}, cut=100)
         handler.wfile.flush()
         handler.close_connection = False
-        release.wait(30)
+        release.wait(60)
 
     hub.behaviours = [stall] * 3
     job = fetched(downloads)
@@ -199,7 +199,7 @@ def halfway(hub: HubServer) -> tuple[Any, threading.Event, threading.Event]:
         hub.send(handler, headers={"Content-Length": str(len(good_bytes()))}, cut=HALF)
         handler.wfile.flush()
         arrived.set()
-        release.wait(30)
+        release.wait(60)
 
     return half, arrived, release
 
@@ -338,7 +338,7 @@ def test_two_processes_do_not_write_one_file(open_downloads: Any, settings: Sett
 
     def wait(handler: Any) -> bool:
         arrived.set()
-        return release.wait(30)
+        return release.wait(60)
 
     hub.behaviours = [wait]
     job = first.start(first.named(f"{REPO}/{FILE}"))

@@ -215,7 +215,7 @@ def test_a_copy_that_is_cancelled_leaves_nothing(files, disk, monkeypatch):
     def slowly(file, piece):
         real(file, piece)
         written.set()
-        cancelled.wait(30)
+        cancelled.wait(60)
 
     cancelled = threading.Event()
     monkeypatch.setattr(placing, "write_all", slowly)

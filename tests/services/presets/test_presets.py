@@ -102,7 +102,7 @@ def test_the_starter_is_the_preset_until_one_is_chosen_and_general_for_another_m
     house = open_house()
     assert house.presets.active().shipped_key == "starter" and house.presets.differences(house.presets.active()) == ()
     house.manager.load(model="other.safetensors")
-    house.manager.wait_ready(20)
+    house.manager.wait_ready(60)
     assert house.presets.active().shipped_key == "general"
 
 
@@ -111,7 +111,7 @@ def test_the_next_answer_uses_what_was_saved_without_a_reload(open_house, caplog
     caplog.set_level(logging.INFO, "webapp.requests")
     mine = house.presets.create("Mine", {"temperature": 0.5})
     house.presets.apply(mine.id)
-    house.manager.wait_ready(20)
+    house.manager.wait_ready(60)
     house.ask()
     outcome = house.presets.save(mine.id, {"temperature": 0.9, "state": "kind.pth"}, mine.updated_at)
     assert (outcome.applied, outcome.needs_reload) == (("temperature", "state"), ())
@@ -142,12 +142,12 @@ def test_a_change_of_strategy_asks_for_a_reload_and_applying_makes_it(open_house
     house = open_house()
     mine = house.presets.create("Mine")
     house.presets.apply(mine.id)
-    house.manager.wait_ready(20)
+    house.manager.wait_ready(60)
     outcome = house.presets.save(mine.id, {"strategy": STRATEGY + " delay_ms=1", "top_p": 0.6})
     assert (outcome.applied, outcome.needs_reload) == (("top_p",), ("strategy",))
     assert house.presets.differences(outcome.preset) == ("strategy",)
     house.presets.apply(mine.id)
-    assert house.manager.wait_ready(20).strategy == STRATEGY + " delay_ms=1" and house.starts == 2
+    assert house.manager.wait_ready(60).strategy == STRATEGY + " delay_ms=1" and house.starts == 2
     assert house.presets.differences(outcome.preset) == ()
 
 

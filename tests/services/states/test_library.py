@@ -187,14 +187,14 @@ def test_a_text_that_cannot_be_read_is_refused_at_once(states, monkeypatch):
     with raises_code("prompt_too_long"):
         states.make("a long text", "a")
     states.manager.load("four.pth")
-    states.manager.wait_ready(10)
+    states.manager.wait_ready(60)
     with raises_code("state_mismatch"):
         states.make("abc", "a")
 
 
 def test_a_reading_that_fails_says_why(states):
     states.manager.load(strategy="fake nan_at=2")
-    states.manager.wait_ready(10)
+    states.manager.wait_ready(60)
     job = states.jobs.wait(states.make("abcdef", "a").id, 20)
     assert job.status == "failed" and job.error is not None
     assert states.names() == ("poet.pth",)

@@ -51,9 +51,9 @@ def test_a_page_does_not_wait_for_a_driver_that_hangs(monkeypatch: pytest.Monkey
     gpus = nvidia.GpuReader()
     assert gpus.read() == () == gpus.read() and len(readers) == 1, "one thread waits, the page does not"
     answer.set()
-    gpus._thread.join(30)
+    gpus._thread.join(60)
     assert gpus.read() == (CARD,)
-    gpus._thread.join(30)
+    gpus._thread.join(60)
 
 
 class FakeNvml(SimpleNamespace):

@@ -46,13 +46,13 @@ class ApiServer:
 
     def stop(self) -> None:
         self.server.stop()
-        self._thread.join(20)
+        self._thread.join(60)
         self.app.extensions["close"]()
 
     def openai(self, path: str = "/v1", **options: Any) -> Any:
         import openai
 
-        return openai.OpenAI(base_url=self.url + path, max_retries=0, timeout=30, **{"api_key": "none", **options})
+        return openai.OpenAI(base_url=self.url + path, max_retries=0, timeout=60, **{"api_key": "none", **options})
 
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
         """(status, JSON); ``body`` bytes go out as they are."""
@@ -72,14 +72,14 @@ class ApiServer:
         request = urllib.request.Request(
             self.url + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             text = answer.read().decode("utf-8")
         found = [line.removeprefix("data: ") for line in text.split("\n") if line.startswith("data: ")]
         return [data if data == "[DONE]" else json.loads(data) for data in found]
 
     def _ask(self, request: urllib.request.Request) -> tuple[int, Any]:
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, _parsed(answer.read())
         except urllib.error.HTTPError as exc:
             with exc:

@@ -14,7 +14,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def connect(server, **options):
-    return anthropic.Anthropic(base_url=server.url, max_retries=0, timeout=30, **{"api_key": "none", **options})
+    return anthropic.Anthropic(base_url=server.url, max_retries=0, timeout=60, **{"api_key": "none", **options})
 
 
 def ask(client, messages=HELLO, **options):

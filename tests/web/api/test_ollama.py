@@ -81,7 +81,7 @@ def test_a_model_that_is_not_kept_alive_is_unloaded(serve, keep_alive):
     """`ollama stop` asks so, and Open WebUI's button."""
     server = serve()
     server.post("/api/generate", {"model": "m", "prompt": ""})
-    server.manager.wait_ready(10)
+    server.manager.wait_ready(60)
     status, found = server.post("/api/generate", {"model": "m", "keep_alive": keep_alive})
     assert (status, found["done_reason"]) == (200, "unload")
     wait_until(lambda: server.manager.status().phase == "empty")

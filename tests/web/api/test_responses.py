@@ -352,7 +352,7 @@ def test_a_kept_answer_tells_its_events_again(serve):
     assert {item["type"] for item in first[-1]["response"]["output"]} == {"reasoning", "message", "function_call"}
 
     def again(query=""):
-        with urllib.request.urlopen(f"{server.url}{kept}?stream=true{query}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{server.url}{kept}?stream=true{query}", timeout=60) as answer:
             text = answer.read().decode()
         return [json.loads(line[6:]) for line in text.split("\n") if line.startswith("data: {")], text
 

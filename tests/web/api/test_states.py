@@ -68,7 +68,7 @@ def test_forks_share_one_reading_and_a_step_back_is_exact(short):
 
 def test_a_state_moves_as_a_file_to_another_server(short, serve):
     base = chat(short, "A question of some length to take along", return_state=True)["choices"][0]["state_id"]
-    with urllib.request.urlopen(f"{short.url}/v1/states/{base}/content", timeout=30) as answer:
+    with urllib.request.urlopen(f"{short.url}/v1/states/{base}/content", timeout=60) as answer:
         data = answer.read()
     there = serve(SAYS, options={"repeat": 1})
     request = urllib.request.Request(f"{there.url}/v1/states", data, {"Content-Type": "application/octet-stream"})

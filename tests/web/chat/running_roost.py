@@ -96,7 +96,7 @@ class RunningRoost:
 
     def stop(self) -> None:
         self.server.stop()
-        self._thread.join(20)
+        self._thread.join(60)
         self.app.extensions["close"]()
 
     def request(self, path: str, body: bytes | None = None, **headers: str) -> urllib.request.Request:

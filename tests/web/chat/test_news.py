@@ -2,7 +2,7 @@ import time
 
 from webapp.web.chat import live
 from webapp.web.chat.live import ChatNews
-from webapp.web.chat.viewer import IDLE_WAIT_S, LIST_INTERVAL_S, Viewer
+from webapp.web.chat.viewer import IDLE_WAIT_S, Viewer
 
 
 def test_a_listener_is_called_until_it_is_forgotten():
@@ -41,15 +41,16 @@ def test_of_any_number_of_chats_the_last_are_remembered_and_none_is_missed(monke
     assert news.number("old") != seen and news.number("early") != seen_before
 
 
-def test_news_of_the_list_that_become_due_while_others_are_shown_do_not_wait_for_the_next(roost):
+def test_news_of_the_list_that_become_due_while_others_are_shown_do_not_wait_for_the_next(roost, monkeypatch):
     """A page once got them 15 s later: it had looked a moment before the list might be drawn again."""
+    monkeypatch.setattr("webapp.web.chat.viewer.LIST_INTERVAL_S", IDLE_WAIT_S)
     with roost.app.test_request_context():
         viewer = Viewer(roost.app, "en", lambda text: None)
     assert viewer.idle_s == IDLE_WAIT_S, "it is not open"
     viewer.open("", [], has_list=True)
     assert viewer.idle_s == IDLE_WAIT_S
-    viewer._list_drawn_at = time.monotonic() - LIST_INTERVAL_S / 2
+    viewer._list_drawn_at = time.monotonic() - IDLE_WAIT_S / 2
     viewer.page.news.publish(viewer.page.list_topic)
-    assert 0 < viewer.idle_s <= LIST_INTERVAL_S / 2
-    viewer._list_drawn_at -= LIST_INTERVAL_S
+    assert 0 < viewer.idle_s <= IDLE_WAIT_S / 2
+    viewer._list_drawn_at -= IDLE_WAIT_S
     assert viewer.idle_s == 0

@@ -93,7 +93,7 @@ def test_load_it_loads_it(browser: Browser) -> None:
     finish(browser)
     job = browser.app.extensions["jobs"].jobs()[0]
     browser.post(f"/convert/{job.id}/load")
-    assert browser.manager.wait_ready(30).model == "raw.st"
+    assert browser.manager.wait_ready(60).model == "raw.st"
 
 
 def test_a_name_that_is_taken_asks_first(browser: Browser) -> None:

@@ -46,7 +46,7 @@ def test_a_repository_is_looked_into_and_one_of_its_files_fetched_and_used(brows
     part = browser.part("/jobs?kind=download")[1]
     assert job.status == "done" and f"/models/downloads/{job.id}/use" in part
     browser.post(f"/models/downloads/{job.id}/use")
-    assert browser.manager.wait_ready(30).model == FILE
+    assert browser.manager.wait_ready(60).model == FILE
     presets = browser.app.extensions["presets"]
     assert presets.active().model == FILE
     browser.post(f"/models/downloads/{job.id}/use")
@@ -114,7 +114,7 @@ def test_another_site_can_start_nothing(browser, hub):
 
 def test_a_running_download_is_seen_on_every_page_and_goes_when_it_is_over(browser, hub):
     release = threading.Event()
-    hub.behaviours = [lambda handler: release.wait(30)]
+    hub.behaviours = [lambda handler: release.wait(60)]
     assert 'id="strip-jobs" href="/jobs" hidden' in browser.get("/presets")[1]
     browser.post("/models/downloads", name=f"someone/models/{FILE}")
     for path in ("/", "/presets", "/models", "/states"):

@@ -165,7 +165,7 @@ def test_the_trash_is_emptied(browser):
 
 def test_a_loaded_model_is_shown_kept_and_unloaded(browser):
     browser.act("/models/load", name="good.safetensors")
-    browser.manager.wait_ready(20)
+    browser.manager.wait_ready(60)
     page = browser.get("/models")[1]
     assert says(page, "models.phase.loaded") and page.count('action="/models/unload"') == 1
     news = browser.act("/models/delete", name="good.safetensors")[1]
@@ -187,12 +187,12 @@ def test_a_model_is_loaded_with_an_adapter_from_either_page_and_without_it_again
     given = {"name": "good.safetensors", "adapter_file": "lora.safetensors"}
     assert is_refused(browser.act("/models/load", **given)[1], "conversion_refused")  # no alpha is known
     browser.act("/models/load", **given, adapter_alpha="8")
-    assert browser.manager.wait_ready(20).adapter == "lora.safetensors"
+    assert browser.manager.wait_ready(60).adapter == "lora.safetensors"
     assert says(browser.get("/models")[1], "models.adapter.fact", name="lora.safetensors")
     assert is_refused(browser.act("/models/load", **given, adapter_alpha="lots")[1], "preset_invalid")
     assert is_refused(browser.act("/models/load", name="good.safetensors", adapter_file="../x")[1], "preset_invalid")
     browser.act("/models/load", name="good.safetensors")
-    assert browser.manager.wait_ready(20).adapter == ""
+    assert browser.manager.wait_ready(60).adapter == ""
 
 
 def test_a_model_is_not_deleted_while_it_loads_and_loading_can_be_cancelled(open_browser):
@@ -285,7 +285,7 @@ def test_further_folders_are_listed_by_their_name(open_browser, tmp_path):
     assert "llm:far.safetensors" in rows(browser.get("/models")[1])
     assert browser.get("/models/llm:far.safetensors")[0] == 200
     browser.act("/models/load", name="llm:far.safetensors")
-    assert browser.manager.wait_ready(20).model_path == str(tmp_path / "llm" / "far.safetensors")
+    assert browser.manager.wait_ready(60).model_path == str(tmp_path / "llm" / "far.safetensors")
     assert browser.get("/models")[1].count('action="/models/unload"') == 1
 
 

@@ -132,21 +132,21 @@ def test_two_tabs_the_later_save_is_told_and_keeps_what_was_typed(browser):
 def test_saving_the_active_preset_says_what_holds_and_what_needs_a_reload(browser):
     mine = browser.presets.create("Mine", {"model": "roost-starter-v7.safetensors"})
     browser.presets.apply(mine.id)
-    browser.manager.wait_ready(20)
+    browser.manager.wait_ready(60)
     _, where, _ = browser.save(mine.id, temperature="0.5", model="six.safetensors")
     page = browser.get(where)[1]
     assert re.search(pattern("preset_page.saved.reload"), page)
     assert re.search(pattern("preset_page.in_use.reload.title"), browser.part(f"/presets/{mine.id}/in-use"))
     assert browser.manager.status().model == "roost-starter-v7.safetensors"
     browser.save(mine.id, do="save_and_use")
-    assert browser.manager.wait_ready(20).model == "six.safetensors"
+    assert browser.manager.wait_ready(60).model == "six.safetensors"
     assert "note-good" in browser.part(f"/presets/{mine.id}/in-use")
 
 
 def test_a_state_that_does_not_fit_is_refused_in_place_and_the_old_one_stays(browser):
     mine = browser.presets.create("Mine", {"model": "roost-starter-v7.safetensors", "state": "poet.safetensors"})
     browser.presets.apply(mine.id)
-    browser.manager.wait_ready(20)
+    browser.manager.wait_ready(60)
     status, _, page = browser.save(mine.id, state="other.safetensors", temperature="0.5")
     assert status == 422 and browser.presets.get(mine.id) == mine
     wrong = page[page.index('id="field-state-error"') :]

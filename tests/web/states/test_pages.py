@@ -170,7 +170,7 @@ def test_a_text_is_read_and_becomes_a_state(browser):
 
 def test_a_state_merged_in_the_model_is_shown_left_out_and_copied(browser):
     browser.manager.load("own.pth")
-    browser.manager.wait_ready(20)
+    browser.manager.wait_ready(60)
     page = browser.get("/states")
     assert says(page, "states.in_use.own") and 'name="name" value="-"' in page
     assert says(browser.post("/states/use", name="-"), "states.said.used_none")
@@ -270,7 +270,7 @@ def test_a_presets_prompt_and_tools_are_read(browser):
 def test_another_model_says_that_it_is_stale_and_one_click_reads_it_again(browser):
     bakes(browser, kind="document", text="Tom sleeps.", name="tom")
     browser.manager.load("own.pth")
-    browser.manager.wait_ready(20)
+    browser.manager.wait_ready(60)
     page = browser.get("/states")
     assert says(page, "states.prefix.stale", made_by="seven.pth", model="own.pth")
     assert says(page, "states.prefix.again", model="own.pth")

@@ -53,7 +53,7 @@ class Browser:
         """Starts a run and waits for its end; the address of its page."""
         status, where, page = self.post("/runs", **{"tool": ["get_weather"], "mode": "free", **form})
         assert status == 303, page
-        assert self.bench.wait(30)
+        assert self.bench.wait(60)
         return where
 
 
