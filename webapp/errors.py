@@ -287,6 +287,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "person_busy": 429,
         "person_tokens_used": 429,
         "token_invalid": 422,
+        "token_not_found": 404,
         "no_own_authority": 404,
         "tls_needs_package": 400,
         "owner_link_used": 403,

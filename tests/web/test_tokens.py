@@ -123,7 +123,7 @@ def test_they_last_with_their_use_and_nothing_that_logs_in(tmp_path):
     again = ApiTokens(Database(tmp_path / "roost.db")).find(secret)
     assert (again.name, again.scopes) == ("a program", ("chat", "models")) and again.used_at >= again.created_at
     assert not any(secret.encode() in path.read_bytes() for path in tmp_path.iterdir())
-    for _ in range(MOST_TOKENS - 1):
-        tokens._known[str(_)] = again
+    for number in range(MOST_TOKENS - 1):
+        tokens.make(f"program {number}", ("chat",))
     with raises_code("token_invalid", key="reason.storage.too_many_tokens"):
         tokens.make("one more", ("chat",))

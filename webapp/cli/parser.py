@@ -121,6 +121,7 @@ COMMANDS = {
     "convert": "convert",
     "bench": "bench",
     "kernels": "kernels",
+    "tokens": "tokens",
     "eval": "evaluate",
     "import": "import_",
     "export": "export",

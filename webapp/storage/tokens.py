@@ -1,7 +1,7 @@
 """Tokens for programs, stored by their hash: named, with scopes, each somebody's.
 
-All of them are in memory too, because every request asks; only one server at a time writes a database
-(:class:`.database.Claim`).
+All of them are in memory too, because every request asks. `roost tokens` writes beside a server, which so reads them
+again once a second.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ SCOPES = ("chat", "models")
 MOST_TOKENS = 200
 NAME_CHARS = 80
 TOUCH_EVERY_S = 300.0
+READ_EVERY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,21 @@ class ApiTokens:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lock = threading.Lock()
-        with database.connect() as connection:
+        self._tokens = self._read()
+
+    def _read(self) -> dict[str, ApiToken]:
+        with self._database.connect() as connection:
             rows = connection.execute("SELECT * FROM api_tokens ORDER BY created_at").fetchall()
+        self._read_at = time.monotonic()
         made = (ApiToken(**{**dict(row), "scopes": tuple(row["scopes"].split())}) for row in rows)
-        self._known = {token.digest: token for token in made}
+        return {token.digest: token for token in made}
+
+    def _known(self) -> dict[str, ApiToken]:
+        """With the lock held. What cannot be read now is as it was."""
+        if time.monotonic() - self._read_at > READ_EVERY_S:
+            with contextlib.suppress(StorageError):
+                self._tokens = self._read()
+        return self._tokens
 
     def make(self, name: str, scopes: tuple[str, ...], person_id: str = OWNER_ID) -> str:
         """The token itself, which is kept nowhere. ``token_invalid`` without a name or a scope, or beyond
@@ -57,24 +69,27 @@ class ApiTokens:
         name = storable(" ".join(name.split()))[:NAME_CHARS]
         wanted = tuple(scope for scope in SCOPES if scope in scopes)
         problem = "needs_a_name" if not name else "needs_a_scope" if not wanted else ""
-        if problem or len(self._known) >= MOST_TOKENS:
-            raise RoostError("token_invalid", reason=Text(f"reason.storage.{problem or 'too_many_tokens'}"))
         secret = PREFIX + secrets.token_urlsafe(32)
         made = ApiToken(uuid.uuid4().hex, digest(secret), name, wanted, person_id, time.time())
-        with self._database.transaction() as connection:
-            insert(connection, "api_tokens", {**asdict(made), "scopes": " ".join(wanted)})
         with self._lock:
-            self._known[made.digest] = made
+            if problem or len(self._known()) >= MOST_TOKENS:
+                raise RoostError("token_invalid", reason=Text(f"reason.storage.{problem or 'too_many_tokens'}"))
+            with self._database.transaction() as connection:
+                insert(connection, "api_tokens", {**asdict(made), "scopes": " ".join(wanted)})
+            self._tokens[made.digest] = made
         return secret
 
     def find(self, secret: str) -> ApiToken | None:
         """Changes nothing."""
-        return self._known.get(digest(secret)) if secret.startswith(PREFIX) else None
+        if not secret.startswith(PREFIX):
+            return None
+        with self._lock:
+            return self._known().get(digest(secret))
 
     def list(self) -> list[ApiToken]:
         """The newest first."""
         with self._lock:
-            return sorted(self._known.values(), key=lambda token: -token.created_at)
+            return sorted(self._known().values(), key=lambda token: -token.created_at)
 
     def touch(self, token: ApiToken) -> None:
         """Stores the time of use, every few minutes, where it can be."""
@@ -82,15 +97,15 @@ class ApiTokens:
         if now - token.used_at < TOUCH_EVERY_S:
             return
         with self._lock:
-            if token.digest not in self._known:
+            if token.digest not in self._tokens:
                 return
-            self._known[token.digest] = replace(token, used_at=now)
+            self._tokens[token.digest] = replace(token, used_at=now)
         with contextlib.suppress(StorageError), self._database.transaction() as connection:
             connection.execute("UPDATE api_tokens SET used_at = ? WHERE id = ?", (now, token.id))
 
     def revoke(self, token_id: str) -> None:
         """Its next request is refused. Does nothing for an unknown id."""
-        with self._database.transaction() as connection:
-            connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
         with self._lock:
-            self._known = {key: token for key, token in self._known.items() if token.id != token_id}
+            with self._database.transaction() as connection:
+                connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
+            self._tokens = {key: token for key, token in self._tokens.items() if token.id != token_id}

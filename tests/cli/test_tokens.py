@@ -1,0 +1,56 @@
+"""`roost tokens` as a person at a terminal meets it, and a server that runs meanwhile."""
+
+import pytest
+
+from webapp.cli import main
+from webapp.storage import tokens as tokens_module
+from webapp.storage.database import Database
+from webapp.storage.people import People
+from webapp.storage.tokens import PREFIX, ApiTokens
+
+
+@pytest.fixture
+def roost(tmp_path, capsys):
+    """roost(arguments...) -> (exit code, what it printed, what it complained of)."""
+
+    def roost(*arguments):
+        code = main(["tokens", "--data", str(tmp_path), *arguments])
+        told = capsys.readouterr()
+        return code, told.out, told.err
+
+    return roost
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = Database(tmp_path / "roost.db")
+    yield database
+    database.close()
+
+
+def test_a_token_is_made_listed_and_revoked_beside_a_server_that_runs(roost, database, monkeypatch):
+    monkeypatch.setattr(tokens_module, "READ_EVERY_S", 0.0)
+    server = ApiTokens(database)
+    assert roost()[0] == 0 and server.list() == []
+    code, secret, _ = roost("make", "An editor", "--may", "chat", "models")
+    assert code == 0 and secret.startswith(PREFIX) and secret.count("\n") == 1
+    found = server.find(secret.strip())
+    assert (found.name, found.scopes, found.person_id) == ("An editor", ("chat", "models"), "owner")
+    listed = roost("list")[1]
+    assert found.id in listed and "An editor" in listed and secret.strip() not in listed
+    code, told, _ = roost("revoke", "An editor")
+    assert code == 0 and "An editor" in told and server.find(secret.strip()) is None
+
+
+def test_a_token_is_somebodys_and_what_cannot_be_is_refused(roost, database):
+    anna = People(database).add(kind="guest", name="Anna")
+    first, second = (roost("make", "the same", "--person", "anna")[1].strip() for _ in range(2))
+    tokens = ApiTokens(database)
+    assert {tokens.find(secret).person_id for secret in (first, second)} == {anna.id}
+    assert "Anna" in roost()[1]
+    for refused in (["revoke", "the same"], ["revoke", "no such"], ["make", "x", "--person", "Nobody"], ["make", " "]):
+        code, told, complained = roost(*refused)
+        assert code == 2 and told == "" and complained.startswith("roost: "), refused
+    assert roost("revoke", tokens.find(first).id)[0] == 0
+    left = ApiTokens(database)
+    assert left.find(first) is None and left.find(second) is not None

@@ -1,0 +1,79 @@
+"""`roost tokens`: tokens for programs, listed, made and revoked; also beside a server that runs on the data folder."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from webapp.cli.options import add_settings, in_terminal, settings_from
+from webapp.cli.parser import pad
+from webapp.errors import RoostError
+from webapp.i18n.terminal import t
+from webapp.storage.database import Database
+from webapp.storage.people import People, Person, tidy
+from webapp.storage.tokens import SCOPES, ApiTokens
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = subparsers.add_parser("tokens", help=t("cli.tokens.about"))
+    add_settings(parser, ("data_dir",))
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", help=t("cli.tokens.actions"))
+    actions.add_parser("list", help=t("cli.tokens.list"))
+    make = actions.add_parser("make", help=t("cli.tokens.make"))
+    make.add_argument("name", help=t("cli.tokens.name"))
+    make.add_argument("--may", nargs="+", choices=SCOPES, default=[SCOPES[0]], help=t("cli.tokens.may"))
+    make.add_argument("--person", default="", help=t("cli.tokens.person"))
+    revoke = actions.add_parser("revoke", help=t("cli.tokens.revoke"))
+    revoke.add_argument("name", help=t("cli.tokens.which"))
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """A new token stands alone on standard output. ``token_not_found``, ``person_not_found``, ``token_invalid``."""
+    with stored(args) as (tokens, people):
+        if args.action == "make":
+            print(tokens.make(args.name, tuple(args.may), person_of(people, args.person).id))
+        elif args.action == "revoke":
+            named = [token for token in tokens.list() if args.name in (token.id, token.name)]
+            if len(named) != 1:
+                raise RoostError("token_not_found", name=args.name, count=len(named))
+            tokens.revoke(named[0].id)
+            print(t("cli.tokens.revoked", name=in_terminal(named[0].name)))
+        else:
+            tell(tokens, people)
+    return 0
+
+
+@contextlib.contextmanager
+def stored(args: argparse.Namespace) -> Iterator[tuple[ApiTokens, People]]:
+    settings = settings_from(args)
+    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    database = Database(settings.database_path)
+    try:
+        yield ApiTokens(database), People(database)
+    finally:
+        database.close()
+
+
+def person_of(people: People, name: str) -> Person:
+    """By name or id; the owner for ""."""
+    wanted = tidy(name).casefold()
+    known = [person for person in people.list() if person.revoked_at is None]
+    found = [person for person in known if name == person.id or (person.name and person.name.casefold() == wanted)]
+    if name and len(found) != 1:
+        raise RoostError("person_not_found")
+    return found[0] if name else people.owner
+
+
+def tell(tokens: ApiTokens, people: People) -> None:
+    names = {person.id: person.name for person in people.list()}
+    for token in tokens.list():
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(token.used_at)) if token.used_at else ""
+        facts = [" ".join(token.scopes), in_terminal(names.get(token.person_id) or t("tokens.owner"))]
+        facts.append(t("tokens.used", date=used) if used else t("tokens.unused"))
+        print(f"{token.id}  {pad(in_terminal(token.name), 24)}  {' · '.join(facts)}")
+    if not tokens.list():
+        print(t("tokens.none"))
