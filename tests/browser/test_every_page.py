@@ -9,7 +9,7 @@ from tests.wording import text
 
 MOST_BYTES = 150_000
 """With everything it loads, as it travels."""
-PHONES = ((390, 844), (360, 740))
+PHONES = ((390, 844), (360, 740), (320, 568))
 SCROLLS = "[popover], .table-scroll, pre, .unseen, .skip, .chats, .panel, .tabs, .docs-tabs, .docs-contents"
 """What scrolls inside itself."""
 SIDEWAYS = """() => {

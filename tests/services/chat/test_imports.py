@@ -9,6 +9,7 @@ import pytest
 
 from tests.errors import raises_code
 from webapp.chat.messages import Role
+from webapp.i18n import Text
 from webapp.services.chat import imports
 from webapp.services.chat.imports import read_chats
 
@@ -195,8 +196,15 @@ HOSTILE = {
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_file_is_refused_with_a_reason(content):
-    with raises_code("chat_import_invalid", "attachment_not_text"):
+    with raises_code("chat_import_invalid"):
         read_chats("x", content)
+
+
+def test_half_a_zip_says_so_in_the_readers_language():
+    whole = zipped(("conversations.json", data([CHATGPT])))
+    with raises_code("chat_import_invalid") as caught:
+        read_chats("export.zip", whole[: len(whole) // 2])
+    assert caught.value.params["reason"] == Text("reason.services.zip_is_damaged")
 
 
 def test_a_zip_that_unpacks_without_end_is_not_unpacked(monkeypatch):

@@ -120,11 +120,15 @@ def _members(name: str, data: bytes) -> Iterable[bytes]:
     except RoostError:
         raise
     except (*BAD_ZIP, RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as exc:
-        raise RoostError("chat_import_invalid", name=name[-SHORT_CHARS:], reason=str(exc)) from exc
+        reason = Text("reason.services.zip_is_damaged")
+        raise RoostError("chat_import_invalid", name=name[-SHORT_CHARS:], reason=reason) from exc
 
 
 def _of_text(name: str, data: bytes) -> list[ImportedChat]:
-    text = decode_text(name, data).text
+    try:
+        text = decode_text(name, data).text
+    except RoostError as exc:  # its way out is that of a file for a message
+        raise RoostError("chat_import_invalid", name=name[-SHORT_CHARS:], reason=exc.params["reason"]) from exc
     start = text.lstrip()[:1]
     if start not in ("{", "["):
         return [_of_runner(name, text)]
