@@ -317,6 +317,7 @@ STATUSES: dict[type[RoostError], dict[str, int]] = {
         "blend_invalid": 400,
         "vocabulary_invalid": 400,
         "tokenizer_missing": 400,
+        "music_of_remi": 400,
     },
     FileMissing: {
         "file_not_found": 404,

@@ -329,13 +329,13 @@ function barAt(text, place) {
 }
 
 function drawScore() {
-  if (kind !== "abc" || scoreTimer) return;
+  if (kind === "abc") score.hidden = !piece().text.trim();
+  if (kind !== "abc" || score.hidden || scoreTimer) return;
   scoreTimer = setTimeout(async () => {
     scoreTimer = 0;
     abcjs ??= loaded(form.dataset.abcjs).then(() => window.ABCJS);
     const { renderAbc } = await abcjs;
     const { text } = piece();
-    score.hidden = !text.trim();
     const [key] = /^K:.*\n/m.exec(text) ?? [""];
     const keyEnd = key ? text.indexOf(key) + key.length : 0;
     const fields = text.slice(0, keyEnd).replace(TRAINING_FIELDS, "");

@@ -57,7 +57,9 @@ export class Player {
 
   async play(from = this.place) {
     this.begin();
+    const call = (this.call = {});
     await this.audio.resume();
+    if (this.call !== call) return; // paused, or begun elsewhere, meanwhile
     this.hush();
     this.isPlaying = true;
     this.place = from;
@@ -68,6 +70,7 @@ export class Player {
   }
 
   pause() {
+    this.call = null;
     this.place = this.now;
     this.hush();
     this.isPlaying = false;

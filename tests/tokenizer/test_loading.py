@@ -74,6 +74,11 @@ def test_no_tokenizer_names_the_way_out(tmp_path, vocab_size, wanted):
     assert wanted in caught.value.params["wanted"]
 
 
+def test_music_of_another_vocabulary_is_known_by_its_name(tmp_path):
+    with raises_code("music_of_remi"):
+        load_tokenizer(1000, tmp_path / "rwkv7-music-REMI-L29-D512.pth")
+
+
 @pytest.mark.parametrize("vocab_size", [65530, 65529])
 def test_the_world_vocabulary_serves_models_without_its_padding(vocab_size):
     found = load_tokenizer(vocab_size)

@@ -142,6 +142,8 @@ def _built_in(vocab_size: int, model: Path | None) -> Tokenizer:
         return AbcTokenizer()
     if vocab_size in MIDI_VOCABULARIES:
         return MidiTokenizer(MIDI_VOCABULARIES[vocab_size])
+    if model is not None and "remi" in model.stem.lower():
+        raise WeightsError("music_of_remi", path=str(model))
     wanted = f"{model.stem if model else '<model>'}.vocab.txt or a tokenizer.json"
     if 0 <= vocab_size - PILE_VOCAB_SIZE <= LARGEST_PADDING:
         wanted = f"{PILE_FILE} (it comes with GPT-NeoX 20B and the Raven and Pile models of RWKV-4)"
