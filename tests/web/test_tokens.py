@@ -99,6 +99,20 @@ def test_a_token_goes_with_its_person(app):
     assert ask(app, "/v1/models", token).status_code == 401
 
 
+def test_slots_are_shared_between_tokens_as_between_people(app, monkeypatch):
+    """Two programs of the owner's are two, those of one guest are that guest, and programs with the server's token or
+    none are told apart by address."""
+    guest, asked, limit = app.extensions["people"].add(kind="guest", name="Ada"), [], app.extensions["api_limit"]
+    enter = limit.enter
+    monkeypatch.setattr(limit, "enter", lambda client: asked.append(client) or enter(client))
+    mine = [made(app, "chat") for _ in range(2)]
+    theirs = [made(app, "chat", person_id=guest.id) for _ in range(2)]
+    for token in (*mine, mine[0], *theirs, TOKEN):
+        assert ask(app, "/v1/chat/completions", token, QUESTION).status_code == 200
+    assert asked[0] == asked[2] != asked[1] and asked[3] == asked[4]
+    assert len(set(asked)) == 4 and guest.id in asked[3] and "127.0.0.1" in asked[5]
+
+
 def test_the_owner_makes_and_revokes_them_on_a_page(app):
     owner, origin = owner_client(app), {"Origin": "http://127.0.0.1"}
     page = owner.post(
