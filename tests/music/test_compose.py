@@ -22,9 +22,9 @@ from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.music.abc import count_bars, read_abc
 from webapp.music.bars import bar_places
-from webapp.music.events import NoteDecoder, events_of, notes_of, read_text, write_text
+from webapp.music.events import Note, NoteDecoder, events_of, notes_of, read_text, write_text
 from webapp.music.midi_file import read_midi, write_midi
-from webapp.services.compose import RULES, Wish, bar_s, compose, read_seed, saved
+from webapp.services.compose import RULES, Wish, bar_s, compose, read_seed, saved, text_of_notes
 from webapp.services.generation.completions import Completions
 from webapp.services.generation.request import AnswerRequest, ChatPrompt, TextPrompt
 from webapp.services.presets.presets import Presets
@@ -178,6 +178,16 @@ def test_one_voice_becomes_abc_and_more_are_refused():
         with raises_code("music_many_voices"):
             saved("midi", write_text(two), ".abc")
     assert {*RULES, "bar_s", "before_s", "from_s"} == set(LIMITS)
+
+
+@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize(
+    "start_s, pitch", [(float("nan"), 60), (float("inf"), 60), (1e12, 60), (1.0, 10**9), (1.0, -1)]
+)
+def test_notes_that_cannot_be_are_refused_before_a_text_is_made_of_them(kind, start_s, pitch):
+    """A tune has a rest for each bar without notes, and a mark for each octave."""
+    with raises_code("music_unreadable", "music_too_long"):
+        text_of_notes(kind, [Note(0.0, 0.5, 60, 80, "piano", 0), Note(start_s, 0.5, pitch, 80, "piano", 0)])
 
 
 @pytest.fixture

@@ -174,10 +174,11 @@ def read_seed(kind: str, name: str, data: bytes, vocabulary: MidiVocabulary = MI
 
 def text_of_notes(kind: str, notes: Iterable[Note], vocabulary: MidiVocabulary = MIDI) -> str:
     """What is played or changed by hand, as text a model of that kind goes on from: of an ABC model one voice
-    (``music_many_voices``)."""
+    (``music_many_voices``). ``music_unreadable`` or ``music_too_long`` for notes that cannot be."""
+    events = events_of(notes, vocabulary)
     if kind == ABC_TEXT:
-        return write_abc(notes)
-    return write_text(events_of(notes, vocabulary), vocabulary, is_marked=False)
+        return write_abc(notes_of(events, vocabulary))
+    return write_text(events, vocabulary, is_marked=False)
 
 
 def _of_training(text: str) -> str:
