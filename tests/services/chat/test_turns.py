@@ -248,6 +248,18 @@ def test_a_rewritten_answer_is_a_version_that_can_be_continued(turns_with, store
     assert shown(store, chat.id) == ["Hello", "One."]
 
 
+def test_the_question_of_a_rewritten_answer_looks_as_it_did(turns_with, store):
+    """How an answer was asked to think stands in its question, which is read again where that changes."""
+    turns, _ = turns_with()
+    chat = store.create()
+    question = store.add_message(chat.id, None, Message(Role.USER, "Hello"))
+    said = Message(Role.ASSISTANT, "One.", "Hm.", token_ids=(1, 2), think_mode=ThinkMode.THINK_A_BIT)
+    turns.rewrite(store.add_message(chat.id, question.id, said).id, "Two.")
+    changed = store.branch(chat.id)[-1].message
+    assert (changed.content, changed.reasoning, changed.token_ids) == ("Two.", "Hm.", ())
+    assert changed.think_mode is ThinkMode.THINK_A_BIT
+
+
 def test_only_an_answer_without_calls_is_rewritten(turns_with, store):
     turns, _ = turns_with()
     chat = store.create()

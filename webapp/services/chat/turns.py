@@ -151,7 +151,7 @@ class ChatTurns:
         if stored.message.role is not Role.ASSISTANT or stored.message.tool_calls:
             raise RoostError("chat_error", reason=Text("reason.services.not_an_answer"))
         with self._place_for(stored.chat_id):
-            message = Message(Role.ASSISTANT, text, stored.message.reasoning, metadata={REWRITTEN: True})
+            message = replace(stored.message, content=text, token_ids=(), metadata={REWRITTEN: True})
             self._store.add_message(stored.chat_id, stored.parent_id, message)
         return stored.chat_id
 
