@@ -495,7 +495,7 @@ form.addEventListener("click", (event) => {
 });
 form.addEventListener("submit", (event) => {
   if (event.submitter?.hasAttribute("formaction")) { // a file, or a state
-    area.value = piece().text;
+    if (!textFold.open) area.value = piece().text; // an open one may hold words that are still on their way
     return;
   }
   event.preventDefault();
