@@ -220,7 +220,8 @@ def admit(person_id: str) -> BaseResponse:
 
 @blueprint.post("/people/<person_id>/remove")
 def remove(person_id: str) -> BaseResponse:
-    """With all that is the person's: chats are gone for good a day later, the rest and API tokens at once."""
+    """With all that is the person's: chats and batches are gone for good a day later, all else and API tokens at
+    once."""
     person, page = _person(person_id, is_other=True), current_page()
     _shut_out(person.id)
     turns: ChatTurns = page.service("chat_turns")
