@@ -104,6 +104,8 @@ def test_what_is_no_bare_address(text):
         ("[www.bank.example](https://bank.example@evil.example)", "evil.example"),
         ("[https://b\u0430nk.example](https://b\u0430nk.example)", "xn--bnk-6cd.example"),
         ("[https://bank.example\u202e](https://evil.example)", "evil.example"),
+        ("[Sign in at **https://bank.example**](https://evil.example)", "evil.example"),
+        ("[登录www.bank.example](https://evil.example)", "evil.example"),
     ],
 )
 def test_a_link_that_shows_another_address_names_where_it_leads(text, host):
@@ -115,6 +117,9 @@ def test_a_link_that_shows_another_address_names_where_it_leads(text, host):
     [
         "[https://a.b/c](https://www.a.b/d)",
         "[www.a.b](http://a.b)",
+        "[The docs (https://a.b), again.](https://a.b)",
+        "[文档：https://a.b。](https://a.b)",
+        "[awww.c, https://](https://a.b)",
         "[node.js](https://nodejs.org)",
         "https://A.b/c",
         "[http](https://a.b)",

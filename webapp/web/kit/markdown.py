@@ -185,7 +185,9 @@ def open_links_in_new_tab(state: StateCore) -> None:
                 child.attrs["target"] = "_blank"
 
 
-SHOWN_ADDRESS = re.compile(r"\s*(?:https?://(?:www\.)?|www\.)([^\s/?#:]+)", re.IGNORECASE)
+SHOWN_ADDRESS = re.compile(r"(?:https?://(?:www\.)?|(?<![a-z0-9.])www\.)([^\s/?#:]+)", re.IGNORECASE)
+BEHIND_ADDRESS = ".,;!)]'\"。，；！？）】》」』”’"
+"""What a sentence puts behind an address is no part of its host."""
 
 
 def name_other_hosts(state: StateCore) -> None:
@@ -203,8 +205,8 @@ def with_hosts(tokens: list[Token]) -> list[Token]:
         if token.type == "link_open":
             host, text = host_of(str(token.attrs.get("href", ""))), ""
         elif token.type == "link_close":
-            shown = SHOWN_ADDRESS.match(text)
-            if shown and host and shown[1].lower() != host:
+            shown = SHOWN_ADDRESS.search(text)
+            if shown and host and shown[1].rstrip(BEHIND_ADDRESS).lower() != host.rstrip("."):
                 result.append(Token("text", "", 0, content=f" ({host})"))
         else:
             text += token.content
