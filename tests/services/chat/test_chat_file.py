@@ -15,7 +15,7 @@ from webapp.engine.tensor_file import Stored, packed
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.chat.chat_file import MOST_TIPS, ChatFiles, read_chat_file
-from webapp.services.chat.turns import ChatTurns
+from webapp.services.chat.turns import REWRITTEN, ChatTurns
 from webapp.services.presets.presets import Presets
 from webapp.settings import Settings
 from webapp.storage.attachments import AttachmentStore, NewAttachment, Room
@@ -105,6 +105,18 @@ def test_a_duplicate_goes_on_from_the_same_states_and_leaves_the_first_alone(mac
     assert [row.id for row in here.store.branch(chat.id)] == before
     empty = here.files.duplicate(here.store.create(title="None").id, "Nothing")
     assert here.store.branch(empty.id) == []
+
+
+def test_a_copy_of_a_rewritten_answer_is_one_too(machine):
+    """Else the page takes it for an answer from elsewhere, which nothing goes on from."""
+    here = machine("here")
+    chat = here.store.create()
+    question = here.store.add_message(chat.id, None, Message(Role.USER, "Hello"))
+    answer = here.store.add_message(chat.id, question.id, Message(Role.ASSISTANT, "Once"))
+    here.turns.rewrite(answer.id, "Once upon")
+    copy = here.files.duplicate(chat.id, "Again")
+    texts = [[row.message for row in here.store.branch(each)] for each in (chat.id, copy.id)]
+    assert texts[0] == texts[1] and texts[1][-1].metadata == {REWRITTEN: True}
 
 
 def test_every_branch_comes_along_with_its_state(machine):

@@ -36,6 +36,7 @@ from webapp.errors import RequestError, RoostError
 from webapp.i18n import Text
 from webapp.services.attachments import decode_text
 from webapp.services.chat.tool_loop import CALLS
+from webapp.services.chat.turns import REWRITTEN
 from webapp.storage.chats import FORMAT, FORMAT_VERSION
 from webapp.storage.records import StoredMessage
 
@@ -538,6 +539,8 @@ def _stored(key: str, parent: str | None, row: Json, files: Mapping[str, str]) -
         for name in ("tokenizer", SEPARATOR_INCLUDED)
         if isinstance(metadata.get(name), str)
     }
+    if metadata.get(REWRITTEN) is True:
+        kept[REWRITTEN] = True
     if attached := [_attached(file, files) for file in _list(metadata.get(ATTACHMENTS)) if file["id"] in files]:
         kept[ATTACHMENTS] = attached
     calls = tuple(
