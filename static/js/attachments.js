@@ -59,6 +59,14 @@ function show(html, chat) {
   if (chat && !document.body.dataset.chat) becomeChat(chat);
 }
 
+const asFile = (text) => new File([text], note.dataset.pasted, { type: "text/plain" });
+
+// The browser would cut what is pasted.
+function isTooLong(text) {
+  const kept = prompt.value.length - (prompt.selectionEnd - prompt.selectionStart);
+  return prompt.maxLength >= 0 && kept + text.length > prompt.maxLength;
+}
+
 // A long text may be better off as a file: it stands below the question then, and can be searched.
 function offerFile(text) {
   const button = document.createElement("button");
@@ -68,7 +76,7 @@ function offerFile(text) {
   button.addEventListener("click", () => {
     prompt.value = prompt.value.replace(text, "");
     prompt.dispatchEvent(new Event("input")); // which ends the offer
-    take([new File([text], note.dataset.pasted, { type: "text/plain" })]);
+    take([asFile(text)]);
     prompt.focus();
   });
   note.classList.remove("is-failed");
@@ -156,6 +164,10 @@ export function startAttachments(begin) {
   prompt.addEventListener("paste", (event) => {
     const files = [...event.clipboardData.files];
     const text = event.clipboardData.getData("text/plain").replaceAll("\r\n", "\n");
+    if (text.length > LONG_PASTE && isTooLong(text)) {
+      event.preventDefault();
+      return take([asFile(text)]);
+    }
     if (text.length > LONG_PASTE) return offerFile(text);
     if (!files.length || event.clipboardData.types.includes("text/plain")) return;
     event.preventDefault();

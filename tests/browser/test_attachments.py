@@ -101,3 +101,14 @@ def test_a_long_text_that_is_pasted_may_become_a_file(roost, visit):
     page.wait_for_selector("#attached .file-name:text-is('pasted.txt')")
     page.wait_for_selector("#attaching", state="hidden")
     expect(page, "#prompt").to_have_value(re.compile(r"^\s*What does it say\?\s*$"))
+
+
+def test_a_pasted_text_too_long_for_the_message_becomes_a_file_whole(roost, visit):
+    page = visit(roost.url)
+    wait_ready(page)
+    page.fill("#prompt", "What does it say?")
+    most = page.locator("#prompt").evaluate("field => field.maxLength")
+    page.evaluate(PASTE_TEXT, "x" * most)
+    expect(page, "#attached .file-name").to_have_text("pasted.txt")
+    expect(page, "#attaching").to_be_hidden()
+    expect(page, "#prompt").to_have_value("What does it say?")
