@@ -33,9 +33,7 @@ def add(page, url, way, locale):
     page.fill("#field-command", shlex.join((config.command, *config.args)))
     page.wait_for_selector(f"#server-words code:text-is('{way}')")
     page.click(".server-try")
-    page.wait_for_selector(
-        "#server-trial .note-good",
-    )
+    page.wait_for_selector("#server-trial .note-good")
     page.click("#server-form .button-main")
     page.wait_for_selector("#server-live .note-good")
 
