@@ -133,12 +133,17 @@ function keepList(event) {
   return htmx.ajax("GET", source, { target: "#chat-list", swap: "outerHTML" }).then(refocus);
 }
 
-// Chats whose answer was complete while another was shown, as far as this tab knows.
+// Chats whose answer was complete while another was shown, as far as this tab knows. One the list no longer shows is
+// forgotten.
 function markUnread() {
+  if (!document.getElementById("chat-list")) return;
   const ids = (name) => JSON.parse(sessionStorage.getItem(name) ?? "[]");
-  const shown = [...document.querySelectorAll("#chat-list .chat-link")].map((link) => [link.pathname.split("/").pop(), link]);
-  const busy = shown.filter(([, link]) => link.parentElement.querySelector(".chat-busy")).map(([id]) => id);
-  const unread = new Set([...ids("roost.unread"), ...ids("roost.busy").filter((id) => !busy.includes(id))]);
+  const links = [...document.querySelectorAll("#chat-list .chat-link")];
+  const shown = new Map(links.map((link) => [link.pathname.split("/").pop(), link]));
+  const busy = [...shown.keys()].filter((id) => shown.get(id).parentElement.querySelector(".chat-busy"));
+  const isWhole = (id) => shown.get(id)?.parentElement.dataset.incomplete === undefined;
+  const answered = ids("roost.busy").filter((id) => !busy.includes(id) && isWhole(id));
+  const unread = new Set([...ids("roost.unread"), ...answered].filter((id) => shown.has(id)));
   unread.delete(document.body.dataset.chat);
   sessionStorage.setItem("roost.unread", JSON.stringify([...unread]));
   sessionStorage.setItem("roost.busy", JSON.stringify(busy));

@@ -46,17 +46,28 @@ def test_a_deleted_chat_comes_back_with_undo(roost, visit):
 
 
 def test_a_chat_that_was_answered_meanwhile_is_marked_until_it_is_opened(own_roost, says, pace, visit):
+    """A stopped answer is not, and of a chat that was deleted nothing is remembered."""
     says("A heron.")
     page = visit(f"{own_roost.url}/chat/{own_roost.answered('Grebe')}")
     wait_ready(page)
-    other = own_roost.store.create(title="Heron").id
+    other, stopped, deleted = (own_roost.store.create(title=name).id for name in ("Heron", "Egret", "Bittern"))
+    row, stopped_row, deleted_row = (f".chat-item:has([href='/chat/{one}'])" for one in (other, stopped, deleted))
+    news = own_roost.app.extensions["chat_news"]
     pace.hold()
-    own_roost.turns.send(other, "Who?")
-    own_roost.app.extensions["chat_news"].publish(list_topic(OWNER_ID))
-    row = f".chat-item:has([href='/chat/{other}'])"
-    page.wait_for_selector(f"{row} .chat-busy", state="attached")
+    for chat_id in (other, stopped, deleted):
+        own_roost.turns.send(chat_id, "Who?")
+    news.publish(list_topic(OWNER_ID))
+    for one in (row, stopped_row, deleted_row):
+        page.wait_for_selector(f"{one} .chat-busy", state="attached")
+    own_roost.turns.stop(stopped)
+    page.wait_for_selector(f"{stopped_row}[data-incomplete]:not(.is-unread):not(:has(.chat-busy))")
     pace.token_s = 0
     page.wait_for_selector(f"{row}.is-unread")
+    page.wait_for_selector(f"{deleted_row}.is-unread")
+    own_roost.turns.delete_all([deleted])
+    news.publish(list_topic(OWNER_ID))
+    until(page, f"!sessionStorage.getItem('roost.unread').includes('{deleted}')")
+    page.wait_for_selector(f"{stopped_row}:not(.is-unread)")
     page.click(f"{row} .chat-link")
     page.wait_for_url(f"**/chat/{other}")
     wait_ready(page)

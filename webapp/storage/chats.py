@@ -173,7 +173,7 @@ class ChatStore:
         with self.database.connect() as connection:
             rows = connection.execute(
                 f"""SELECT c.id, c.title, c.created_at, c.updated_at, c.is_pinned, c.is_archived, c.folder,
-                           coalesce(substr(h.content, 1, 160), '') AS snippet
+                           coalesce(substr(h.content, 1, 160), '') AS snippet, coalesce(h.status, 'complete') AS status
                     FROM chats c LEFT JOIN messages h ON h.id = c.head_id
                     WHERE c.deleted_at IS NULL AND {self._where.format("c.")} AND {" AND ".join(where)}
                     ORDER BY c.updated_at DESC LIMIT ? OFFSET ?""",

@@ -110,14 +110,15 @@ OWNER_ID = "owner"
 
 @dataclass(frozen=True)
 class ChatSummary:
-    """A line of the chat list. ``snippet`` is the beginning of the last shown message. Times are Unix seconds;
-    ``folder`` "" is none."""
+    """A line of the chat list. ``snippet`` is the beginning of the last shown message, ``status`` that of
+    :class:`StoredMessage`. Times are Unix seconds; ``folder`` "" is none."""
 
     id: str
     title: str
     created_at: float
     updated_at: float
     snippet: str = ""
+    status: str = "complete"
     is_pinned: bool = False
     is_archived: bool = False
     folder: str = ""
@@ -263,6 +264,11 @@ def note_snapshots(connection: sqlite3.Connection, owner: str, names: Iterable[s
     connection.executemany(
         "INSERT OR IGNORE INTO snapshot_uses (name, owner) VALUES (?, ?)", ((name, owner) for name in names)
     )
+
+
+def is_known(connection: sqlite3.Connection, person_id: str) -> bool:
+    """False for a person who was removed; a request may have begun before that."""
+    return connection.execute("SELECT 1 FROM people WHERE id = ?", (person_id,)).fetchone() is not None
 
 
 def release_snapshots(connection: sqlite3.Connection, owner: str) -> list[str]:

@@ -322,6 +322,7 @@ def _list_row(page: ChatContext, row: ChatSummary, current_id: str) -> Values:
         "is_pinned": row.is_pinned,
         "is_current": row.id == current_id,
         "is_answering": page.answering(row.id) is not None,
+        "is_incomplete": row.status not in ("complete", "streaming"),
     }
 
 
