@@ -9,6 +9,7 @@ from tests.errors import raises_code
 from tests.web.chat.running_roost import fake_strategy, models_dir
 from tests.web.owner import owner_client
 from tests.weights.make_checkpoints import write_checkpoint
+from webapp.chat.events import Finished
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.services.notebook import known_tokens
@@ -175,6 +176,42 @@ def test_what_is_written_stays_when_it_is_stopped_or_the_reader_leaves(opened):
         pass
     left.close()
     assert page.stored.draft.text.startswith("Hum: l") and not page.notebooks.is_running(page.id)
+
+
+def test_a_stop_before_the_first_step_ends_it(opened, monkeypatch):
+    page = opened(fake_strategy("la ", repeat=0, delay_ms=1))
+    write = page.notebooks.store.write
+
+    def stopped_meanwhile(*given, **more):
+        page.notebooks.stop(page.id)
+        return write(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page.notebooks.store, "write", stopped_meanwhile)
+        steps = page.notebooks.continued(page.id, "Sing: ")
+    assert not any(isinstance(step, Finished) for step in steps), "the end of one that was stopped is told to nobody"
+    assert not page.notebooks.is_running(page.id)
+    steps = page.notebooks.continued(page.id, "Hum: ")
+    while not getattr(next(steps), "text", ""):  # the next one is not stopped
+        pass
+    steps.close()
+
+
+def test_one_deleted_while_it_is_written_says_so_and_keeps_no_states(opened, monkeypatch):
+    page = opened()
+    store = page.notebooks.store
+    note, unneeded = store.note_snapshots, []
+
+    def deleted_meanwhile(notebook_id, names):
+        store.delete(notebook_id)
+        unneeded.extend(note(notebook_id, ["late"]))
+        return unneeded
+
+    monkeypatch.setattr("webapp.services.notebook.SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(store, "note_snapshots", deleted_meanwhile)
+    assert page.live(text="Sing: ")[-1]["error"]["code"] == "notebook_not_found" and unneeded == ["late"]
+    with page.app.extensions["database"].connect() as connection:
+        assert connection.execute("SELECT 1 FROM snapshot_uses WHERE owner = ?", (page.id,)).fetchall() == []
 
 
 @pytest.mark.parametrize("text", ["", "中文 and more", "中文", "中", "other"])

@@ -58,6 +58,7 @@ class Notebooks:
         self._presets = presets
         self._completions = completions
         self._running: dict[str, Completion | None] = {}
+        self._unwanted: set[str] = set()  # stopped before there was anything to stop
         self._lock = threading.Lock()
 
     def preset(self, notebook: Notebook) -> Preset:
@@ -69,7 +70,10 @@ class Notebooks:
         return notebook_id in self._running
 
     def stop(self, notebook_id: str) -> None:
-        completion = self._running.get(notebook_id)
+        with self._lock:
+            completion = self._running.get(notebook_id)
+            if completion is None and notebook_id in self._running:
+                self._unwanted.add(notebook_id)
         if completion is not None:
             completion.close()
 
@@ -115,9 +119,13 @@ class Notebooks:
         except BaseException:
             if completion is not None:
                 completion.close()
-            del self._running[notebook_id]
+            self._ended(notebook_id)
             raise
-        self._running[notebook_id] = completion
+        with self._lock:
+            self._running[notebook_id] = completion
+            is_unwanted = notebook_id in self._unwanted
+        if is_unwanted:
+            completion.close()
         return Steps(self, notebook_id, completion, head, tail, gap is not None)
 
     def _started(self, notebook: Notebook, head: Draft, tail: str, has_gap: bool, client: str) -> Completion:
@@ -207,7 +215,9 @@ class Notebooks:
         return replace(draft, text=text, token_ids=ids, chances=chances)
 
     def _ended(self, notebook_id: str) -> None:
-        self._running.pop(notebook_id, None)
+        with self._lock:
+            self._running.pop(notebook_id, None)
+            self._unwanted.discard(notebook_id)
 
 
 class Steps:
@@ -259,7 +269,8 @@ class Steps:
                 yield Written(event.text, whole)
             else:
                 if isinstance(event, Finished):
-                    self._owner.store.note_snapshots(self._id, event.stats.get("snapshots", ()))
+                    unneeded = self._owner.store.note_snapshots(self._id, event.stats.get("snapshots", ()))
+                    self._owner._manager.forget_snapshots(unneeded)
                 yield event
             if time.monotonic() - saved > SAVE_EVERY_S:
                 self._save()

@@ -145,10 +145,13 @@ class NotebookStore:
             update(connection, "notebooks", notebook_id, deleted_at=None)
             return _notebook(row_of(connection, "notebooks", notebook_id, NOT_FOUND))
 
-    def note_snapshots(self, notebook_id: str, names: Iterable[str]) -> None:
-        """The notebook goes on from these."""
+    def note_snapshots(self, notebook_id: str, names: Iterable[str]) -> Snapshots:
+        """The notebook goes on from these. Where it was deleted meanwhile: names as :meth:`delete` returns."""
+        query = "SELECT 1 FROM notebooks WHERE id = ? AND deleted_at IS NULL"
         with self._database.transaction() as connection:
             note_snapshots(connection, notebook_id, names)
+            is_there = connection.execute(query, (notebook_id,)).fetchone()
+            return [] if is_there else release_snapshots(connection, notebook_id)
 
     @contextmanager
     def _changing(self, notebook_id: str, seen: float | None) -> Iterator[tuple[sqlite3.Connection, sqlite3.Row]]:

@@ -3,6 +3,7 @@ is written as lines of JSON; without them each button posts the form and shows t
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -282,7 +283,8 @@ def _lines(page: PageContext, notebook_id: str, steps: Steps, is_gone: Callable[
         yield json_line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
     except RoostError as exc:
         yield json_line({"error": page.error_values(exc)})
-        yield json_line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
+        with contextlib.suppress(RoostError):  # it may be deleted by now
+            yield json_line({"state": _state(page, notebooks_of(page).store.get(notebook_id))})
     finally:
         steps.close()
 
