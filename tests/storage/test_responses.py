@@ -4,7 +4,9 @@ import time
 
 from tests.errors import raises_code
 from webapp.chat.messages import Message, Role
+from webapp.storage.people import GUEST, SHARED_ID, People
 from webapp.storage.responses import ResponseStore
+from webapp.storage.state_handles import StateHandle, StateHandles
 
 
 def kept_response(number, previous_id=None):
@@ -49,3 +51,26 @@ def test_later_answers_go_on_after_one_between_was_deleted(database):
     assert store.delete("resp_1") == [] and is_gone(store, 1)
     assert [message.content for message in store.messages("resp_2")] == ["0", "1", "2"]
     assert [item["id"] for item in store.items("resp_2")] == ["in_0", "msg_0", "in_1", "msg_1", "in_2"]
+
+
+def test_one_long_conversation_of_who_has_most_takes_the_room_of_others(database):
+    most, other = (ResponseStore(database, 30, person, most_bytes=20_000) for person in ("owner", SHARED_ID))
+    other.keep(kept_response("other"), [], (Message(Role.USER, "x" * 3000),))
+    for number in range(10):
+        before = f"resp_{number - 1}" if number else None
+        most.keep(kept_response(number, before), [], (Message(Role.USER, "x" * 1700),))
+    assert is_gone(other, "other") and len(most.messages("resp_9")) == 10
+    with database.connect() as connection:
+        assert connection.execute("SELECT sum(size_bytes) FROM responses").fetchone()[0] <= 20_000
+
+
+def test_nothing_is_kept_of_a_person_who_was_removed_while_the_answer_was_written(database):
+    people = People(database)
+    person = people.add(kind=GUEST, name="Anna")
+    responses, states = ResponseStore(database, 30, person.id), StateHandles(database, 30, person.id)
+    people.remove(person.id)
+    assert responses.keep(kept_response(0), [], (Message(Role.USER, "a"),), ["first"]) == ["first"]
+    assert states.add(StateHandle("", (1, 2)), ("second",))[1] == ["second"]
+    with database.connect() as connection:
+        for table in ("responses", "response_items", "state_handles", "snapshot_uses"):
+            assert connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] == 0, table

@@ -14,6 +14,7 @@ from webapp.storage.database import Database
 from webapp.storage.records import (
     OWNER_ID,
     insert,
+    is_known,
     message_from_dict,
     message_to_dict,
     note_snapshots,
@@ -54,7 +55,7 @@ class ResponseStore:
     ) -> list[str]:
         """``body`` is the answer's JSON, ``given`` the items of its input, ``messages`` what is new in the
         conversation, the answer last. Returns the names of snapshots that nobody needs any more: those of answers that
-        had to go."""
+        had to go. Of a person who was removed meanwhile nothing is kept."""
         told = to_json([message_to_dict(message) for message in messages])
         texts = {"body": to_json(body), "input": to_json(given), "messages": told}
         row = {
@@ -66,6 +67,7 @@ class ResponseStore:
             **texts,
         }
         with self._database.transaction() as connection:
+            row["is_deleted"] = not is_known(connection, row["person_id"])
             seq = insert(connection, "responses", row)
             for item in body["output"]:
                 insert(connection, "response_items", {"id": item["id"], "response_seq": seq, "body": to_json(item)})
@@ -134,18 +136,19 @@ class ResponseStore:
         return rows
 
     def _make_room(self, connection: Any) -> list[str]:
-        """Answers go one by one, the last of a conversation first; of living ones, the oldest of whoever has most."""
+        """Answers go one by one, the last of a conversation first; of living ones, the oldest of whoever has most and
+        can spare one: the newest of all stays."""
         released: list[str] = []
         while True:
             query = f"SELECT r.id FROM responses r WHERE (is_deleted OR created_at < ?) AND {_LEAF}"
             gone = [row["id"] for row in connection.execute(query, (time.time() - self._kept_s,))]
             used = connection.execute("SELECT coalesce(sum(size_bytes), 0) AS used FROM responses").fetchone()["used"]
             if not gone and used > self._most_bytes:
-                most = "SELECT person_id FROM responses GROUP BY person_id ORDER BY sum(size_bytes) DESC LIMIT 1"
-                query = f"SELECT r.id FROM responses r WHERE r.person_id = ({most}) AND {_LEAF} ORDER BY r.seq LIMIT 1"
+                held = "SELECT person_id, sum(size_bytes) AS held FROM responses GROUP BY person_id"
+                query = f"""SELECT r.id FROM responses r JOIN ({held}) USING (person_id)
+                            WHERE {_LEAF} AND r.seq < (SELECT max(seq) FROM responses)
+                            ORDER BY held DESC, r.seq LIMIT 1"""
                 gone = [row["id"] for row in connection.execute(query)]
-                newest = connection.execute("SELECT id FROM responses ORDER BY seq DESC LIMIT 1").fetchone()["id"]
-                gone = [one for one in gone if one != newest]
             if not gone:
                 return released
             for one in gone:

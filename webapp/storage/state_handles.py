@@ -12,7 +12,15 @@ from typing import Any
 
 from webapp.errors import RoostError
 from webapp.storage.database import Database
-from webapp.storage.records import OWNER_ID, insert, note_snapshots, pack_token_ids, release_snapshots, unpack_token_ids
+from webapp.storage.records import (
+    OWNER_ID,
+    insert,
+    is_known,
+    note_snapshots,
+    pack_token_ids,
+    release_snapshots,
+    unpack_token_ids,
+)
 
 MOST_BYTES = 256 << 20
 """Of all tokens together: 64 million of them."""
@@ -50,7 +58,8 @@ class StateHandles:
         self._most_bytes = most_bytes
 
     def add(self, handle: StateHandle, snapshots: tuple[str, ...] = ()) -> tuple[StateHandle, list[str]]:
-        """Under an id of its own; and the names of snapshots that nobody needs any more."""
+        """Under an id of its own; and the names of snapshots that nobody needs any more. Of a person who was removed
+        meanwhile nothing is kept."""
         made = StateHandle(**{**handle.__dict__, "id": f"st_{uuid.uuid4().hex}", "created_at": time.time()})
         tokens = pack_token_ids(made.token_ids)
         row = {**made.__dict__, "token_ids": tokens, "used_at": made.created_at, "size_bytes": len(tokens) + 500}
@@ -58,7 +67,8 @@ class StateHandles:
         with self._database.transaction() as connection:
             insert(connection, "state_handles", row)
             note_snapshots(connection, made.id, snapshots)
-            return made, self._make_room(connection)
+            unneeded = [] if is_known(connection, self._person_id) else self._remove(connection, made.id)
+            return made, [*unneeded, *self._make_room(connection)]
 
     def get(self, handle_id: str, param: str | None = None) -> StateHandle:
         """Counts as a use. ``state_id_not_found``."""

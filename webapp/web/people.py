@@ -224,18 +224,19 @@ def remove(person_id: str) -> BaseResponse:
     once."""
     person, page = _person(person_id, is_other=True), current_page()
     _shut_out(person.id)
+    tokens = the_guard().tokens
+    for token in tokens.list():
+        if token.person_id == person.id:
+            tokens.revoke(token.id)
+    the_people().remove(person.id)  # first: what a request still running would keep is refused from here on
     turns: ChatTurns = page.service("chat_turns")
     turns.delete_all(_chats(person.id).ids())
     kept = (page.service("database"), page.settings.response_days, person.id)
-    notebooks, batches, tokens = page.service("notebooks"), page.service("batches"), the_guard().tokens
+    notebooks, batches = page.service("notebooks"), page.service("batches")
     unneeded = [*ResponseStore(*kept).delete_all(), *StateHandles(*kept).delete_all()[1]]
     page.manager.forget_snapshots([*unneeded, *notebooks.store.delete_all(person.id)])
     for batch in batches.store.list(person.id):
         batches.delete(batch.id)
-    for token in tokens.list():
-        if token.person_id == person.id:
-            tokens.revoke(token.id)
-    the_people().remove(person.id)
     return _back("removed")
 
 
