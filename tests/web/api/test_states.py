@@ -6,6 +6,7 @@ import pytest
 
 from tests.web.api.api_server import ANSWER, ApiServer
 from tests.web.chat.running_roost import fake_strategy
+from webapp.storage.state_handles import StateHandles
 
 SAYS = "Yes."
 
@@ -64,6 +65,16 @@ def test_forks_share_one_reading_and_a_step_back_is_exact(short):
     fewer = short.post(f"/v1/states/{tip}/rollback", {"tokens": 7})[1]
     assert fewer["tokens"] == 7
     assert read_by(short, lambda: chat(short, "And?", state_id=back["id"]))[1] < 20
+
+
+def test_snapshots_that_make_room_for_a_copy_go(short, monkeypatch):
+    base = chat(short, "A question", return_state=True)["choices"][0]["state_id"]
+    add, forgotten = StateHandles.add, []
+    monkeypatch.setattr(StateHandles, "add", lambda store, handle: (add(store, handle)[0], ["old"]))
+    monkeypatch.setattr(short.manager, "forget_snapshots", forgotten.extend)
+    short.post(f"/v1/states/{base}/fork", {"n": 2})
+    short.post(f"/v1/states/{base}/rollback", {"tokens": 3})
+    assert forgotten == ["old"] * 3
 
 
 def test_a_state_moves_as_a_file_to_another_server(short, serve):

@@ -189,8 +189,12 @@ def fork(name: str) -> Response:
     """Copies: each goes on by itself, and what they have in common is read and kept once."""
     asked, handles = read_body(ForkRequest), the_handles()
     found = handles.get(name)
-    copies = [handles.add(replace(found, parent_id=found.id, session=""))[0] for _ in range(asked.n)]
-    return answer(StateList([shown(copy) for copy in copies]))
+    copies = []
+    for _ in range(asked.n):
+        made, unneeded = handles.add(replace(found, parent_id=found.id, session=""))
+        the_manager().forget_snapshots(unneeded)
+        copies.append(shown(made))
+    return answer(StateList(copies))
 
 
 def rollback(name: str) -> Response:
@@ -212,7 +216,8 @@ def rollback(name: str) -> Response:
         if asked.tokens is not None and asked.tokens > len(found.token_ids):
             reason = Text("reason.engine.whole_number_between", least=1, most=len(found.token_ids))
             raise RoostError("invalid_parameter", param="tokens", reason=reason)
-    made, _ = handles.add(replace(found, token_ids=token_ids, parent_id=found.id, session=""))
+    made, unneeded = handles.add(replace(found, token_ids=token_ids, parent_id=found.id, session=""))
+    the_manager().forget_snapshots(unneeded)
     return answer(shown(made))
 
 
