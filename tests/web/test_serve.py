@@ -206,6 +206,23 @@ def test_the_url_given_to_the_browser_is_an_owners_link(monkeypatch):
     assert proof.addresses() == [], "they are forgotten when it stops"
 
 
+def test_the_name_on_the_network_is_asked_for_beside_the_serving(monkeypatch):
+    is_served, closed = threading.Event(), []
+
+    class Name:
+        def close(self):
+            closed.append(self)
+
+    def named(settings, port):
+        assert is_served.wait(60)
+        return Name()
+
+    monkeypatch.setattr(serve_module, "named_on_network", named)
+    monkeypatch.setattr(serve_module.BridgeServer, "loop", lambda server: is_served.set())
+    serve(make_app(), Settings(port=0, http_threads=4))
+    assert is_served.is_set() and len(closed) == 1
+
+
 def start_program(stop_seconds):
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, str(stop_seconds)],

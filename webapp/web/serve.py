@@ -14,6 +14,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -250,7 +251,8 @@ def serve(
     app.extensions["stop"] = server.stop
     preparing = threading.Timer(PREPARE_AFTER_S, prepare_pages, (app, settings))
     preparing.daemon = True
-    name: LanName | None = None
+    beside = ThreadPoolExecutor(1, "lan-name")
+    name: Future[LanName | None] | None = None
     certificates: Certificates | None = app.extensions.get("certificates")
     if certificates:
         certificates.watch()
@@ -259,13 +261,13 @@ def serve(
             # All of it, as a signal may come at any moment from here on.
             with contextlib.suppress(SystemExit, KeyboardInterrupt):
                 tell(app, settings, server.addresses[0][1], on_ready)
-                name = named_on_network(settings, server.addresses[0][1])
+                name = beside.submit(named_on_network, settings, server.addresses[0][1])  # others are asked first
                 preparing.start()
                 server.loop()
         finally:
             preparing.cancel()
-            if name is not None:
-                name.close()
+            if name is not None and (announced := name.result()) is not None:
+                announced.close()
             if certificates:
                 certificates.close()
             if guard := app.extensions.get("guard"):
