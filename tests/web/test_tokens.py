@@ -1,6 +1,8 @@
 """Tokens for programs: made and shown once, kept as a hash, held to their scopes in every dialect, revoked at once."""
 
+import contextlib
 import re
+import threading
 
 import pytest
 
@@ -39,6 +41,35 @@ def ask(app, path, token, body=None, method=None, **headers):
 
 def made(app, *scopes, person_id="owner"):
     return app.extensions["api_tokens"].make("a program", scopes, person_id)
+
+
+@pytest.mark.parametrize("change", [lambda tokens, _: tokens.make("another", ("chat",)), ApiTokens.revoke])
+def test_tokens_are_found_while_the_database_is_busy(tmp_path, change):
+    database = Database(tmp_path / "roost.db")
+    tokens = ApiTokens(database)
+    secret = tokens.make("one", ("chat",))
+    found, began, transaction = [], threading.Event(), database.transaction
+
+    @contextlib.contextmanager
+    def busy():
+        began.set()
+        assert is_asked.wait(60)
+        with transaction() as connection:
+            yield connection
+
+    is_asked = threading.Event()
+    database.transaction = busy
+    changing = threading.Thread(target=change, args=(tokens, tokens.find(secret).id))
+    asking = threading.Thread(target=lambda: found.append(tokens.find(secret)), daemon=True)
+    changing.start()
+    assert began.wait(60)
+    asking.start()
+    asking.join(60)
+    names = [token.name for token in found]
+    is_asked.set()
+    changing.join(60)
+    assert names == ["one"]
+    database.close()
 
 
 def test_a_token_for_asking_asks_and_does_nothing_else(app):

@@ -42,7 +42,7 @@ class ApiToken:
 
 
 class ApiTokens:
-    """Safe to share between threads."""
+    """Safe to share between threads. The lock is not held while the database is written: every request takes it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -50,7 +50,7 @@ class ApiTokens:
         self._tokens = self._read()
 
     def _read(self) -> dict[str, ApiToken]:
-        with self._database.connect() as connection:
+        with self._database.newest() as connection:
             rows = connection.execute("SELECT * FROM api_tokens ORDER BY created_at").fetchall()
         self._read_at = time.monotonic()
         made = (ApiToken(**{**dict(row), "scopes": tuple(row["scopes"].split())}) for row in rows)
@@ -71,11 +71,12 @@ class ApiTokens:
         problem = "needs_a_name" if not name else "needs_a_scope" if not wanted else ""
         secret = PREFIX + secrets.token_urlsafe(32)
         made = ApiToken(uuid.uuid4().hex, digest(secret), name, wanted, person_id, time.time())
-        with self._lock:
-            if problem or len(self._known()) >= MOST_TOKENS:
+        with self._database.transaction() as connection:
+            count = connection.execute("SELECT count(*) FROM api_tokens").fetchone()[0]
+            if problem or count >= MOST_TOKENS:
                 raise RoostError("token_invalid", reason=Text(f"reason.storage.{problem or 'too_many_tokens'}"))
-            with self._database.transaction() as connection:
-                insert(connection, "api_tokens", {**asdict(made), "scopes": " ".join(wanted)})
+            insert(connection, "api_tokens", {**asdict(made), "scopes": " ".join(wanted)})
+        with self._lock:
             self._tokens[made.digest] = made
         return secret
 
@@ -105,7 +106,7 @@ class ApiTokens:
 
     def revoke(self, token_id: str) -> None:
         """Its next request is refused. Does nothing for an unknown id."""
+        with self._database.transaction() as connection:
+            connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
         with self._lock:
-            with self._database.transaction() as connection:
-                connection.execute("DELETE FROM api_tokens WHERE id = ?", (token_id,))
             self._tokens = {key: token for key, token in self._tokens.items() if token.id != token_id}
