@@ -42,6 +42,12 @@ def test_a_token_is_made_listed_and_revoked_beside_a_server_that_runs(roost, dat
     assert code == 0 and "An editor" in told and server.find(secret.strip()) is None
 
 
+@pytest.mark.parametrize("arguments", [[], ["make", "x"], ["revoke", "x"]])
+def test_a_data_folder_that_is_none_is_named_and_not_made(roost, tmp_path, arguments):
+    code, told, complained = roost("--data", str(tmp_path / "mistyped"), *arguments)
+    assert code == 2 and told == "" and "mistyped" in complained and not list(tmp_path.iterdir())
+
+
 def test_a_token_is_somebodys_and_what_cannot_be_is_refused(roost, database):
     anna = People(database).add(kind="guest", name="Anna")
     first, second = (roost("make", "the same", "--person", "anna")[1].strip() for _ in range(2))

@@ -11,6 +11,7 @@ from typing import Any
 from webapp.cli.options import add_settings, in_terminal, settings_from
 from webapp.cli.parser import pad
 from webapp.errors import RoostError
+from webapp.i18n import Text
 from webapp.i18n.terminal import t
 from webapp.storage.database import Database
 from webapp.storage.people import People, Person, tidy
@@ -32,7 +33,8 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """A new token stands alone on standard output. ``token_not_found``, ``person_not_found``, ``token_invalid``."""
+    """A new token stands alone on standard output. ``token_not_found``, ``person_not_found``, ``token_invalid``;
+    ``settings_invalid`` for a data folder that no Roost was started with."""
     with stored(args) as (tokens, people):
         if args.action == "make":
             print(tokens.make(args.name, tuple(args.may), person_of(people, args.person).id))
@@ -50,7 +52,9 @@ def run(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def stored(args: argparse.Namespace) -> Iterator[tuple[ApiTokens, People]]:
     settings = settings_from(args)
-    settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not settings.database_path.is_file():
+        reason = Text("reason.cli.no_database")
+        raise RoostError("settings_invalid", name="data_dir", value=str(settings.data_dir), reason=reason)
     database = Database(settings.database_path)
     try:
         yield ApiTokens(database), People(database)
