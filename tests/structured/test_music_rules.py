@@ -104,6 +104,13 @@ def test_no_note_begins_before_the_bar_that_is_written_anew():
     assert len(notes) > 20 and 0.5 <= min(note.start_s for note in notes) < 3
 
 
+def test_a_short_part_that_begins_behind_a_gap_has_its_whole_length_there():
+    ids = written(MIDI.size, {"kind": "midi", "before_s": 3.5, "from_s": 5, "seconds": 1}, most=10_000)
+    starts = [note.start_s for note in notes_in(ids)]
+    assert min(starts) >= 1.5 - 0.01
+    assert 2.5 - 0.01 <= sum(MIDI.steps_of(token_id) for token_id in ids) * 0.008 < 3.5
+
+
 def test_a_tune_has_as_many_bars_as_wanted():
     constraint, usable = constraint_of(128, {"kind": "abc", "bars": 4}), np.full(4, 0xFFFFFFFF, np.uint32)
 

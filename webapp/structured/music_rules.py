@@ -6,7 +6,7 @@ A description is a plain dict, as in :mod:`.grammar`; what is left out holds not
      "most_at_once": 6,                           notes that sound together
      "most_per_s": 12,                            notes begun within a second
      "most_bpm": 120,                             beginnings are a sixteenth apart or more, or at one moment
-     "seconds": 30,                               the piece ends there and not before
+     "seconds": 30,                               what is written ends there and not before; from "from_s" on
      "bar_s": 2, "before_s": 7.5,                 bars are so long; what is written begins so late in the piece
      "from_s": 8}                                 and no note earlier than that: a wait that passed the bar is gone
     {"kind": "abc", "bars": 16,                   likewise
@@ -111,7 +111,7 @@ class MidiRules:
         self._vocabulary = vocabulary
         self._at_once, self._per_s = most_at_once or np.inf, most_per_s or np.inf
         self._apart = 60 / most_bpm / 4 / STEP_S if most_bpm else 0.0
-        self._end = seconds / STEP_S if seconds else None
+        self._end = (seconds + max(0.0, (from_s or 0.0) - (before_s or 0.0))) / STEP_S if seconds else None
         self._step = 0
         self._begun: deque[int] = deque()
         self._sounding: dict[tuple[int, int], int] = {}
