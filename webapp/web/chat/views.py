@@ -227,6 +227,7 @@ def chat_list(page: ChatContext, current_id: str = "", count: int = PAGE) -> Val
     ``more`` is how many to ask for next, 0 when these are all; ``longer_count`` how many were asked for, 0 for the
     usual number."""
     count = min(max(count, PAGE), MOST)
+    writing = set(page.turns.writing())  # before the rows are read: what ends in between is told as news
     placed, found = page.store.placed(), page.store.loose(count + 1)
     folders: dict[str, list[ChatSummary]] = {}
     for row in placed:
@@ -236,16 +237,18 @@ def chat_list(page: ChatContext, current_id: str = "", count: int = PAGE) -> Val
     parts = [(page.t("chat.list.pinned"), "", [row for row in placed if row.is_pinned])]
     parts += [(name, name, folders[name]) for name in sorted(folders, key=str.casefold)]
     parts += [(page.t(f"chat.list.{age}"), "", rows) for age, rows in ages.items()]
-    groups = [_group(page, current_id, *part) for part in parts if part[2]]
+    groups = [_group(page, current_id, writing, *part) for part in parts if part[2]]
     more = count + PAGE if len(found) > count else 0
     folder_names = sorted({row.folder for row in placed} - {""}, key=str.casefold)
     return {"groups": groups, "more": more, "longer_count": count if count > PAGE else 0, "folders": folder_names}
 
 
-def _group(page: ChatContext, current_id: str, label: str, folder: str, rows: Sequence[ChatSummary]) -> Values:
+def _group(
+    page: ChatContext, current_id: str, writing: set[str], label: str, folder: str, rows: Sequence[ChatSummary]
+) -> Values:
     """Of a folder the chats last used, and the one that is shown; ``more`` says how many others it has."""
     last = [row for place, row in enumerate(rows) if not folder or place < IN_FOLDER or row.id == current_id]
-    shown = [_list_row(page, row, current_id) for row in last]
+    shown = [_list_row(page, row, current_id, row.id in writing) for row in last]
     return {"label": label, "folder": folder, "rows": shown, "more": len(rows) - len(last)}
 
 
@@ -314,14 +317,14 @@ def by_age(rows: Iterable[ChatSummary], now: float, zone: tzinfo | None = None) 
     return found
 
 
-def _list_row(page: ChatContext, row: ChatSummary, current_id: str) -> Values:
+def _list_row(page: ChatContext, row: ChatSummary, current_id: str, is_answering: bool) -> Values:
     return {
         "id": row.id,
         "title": title_of(row.title or row.snippet[:60], page.t),
         "folder": row.folder,
         "is_pinned": row.is_pinned,
         "is_current": row.id == current_id,
-        "is_answering": page.answering(row.id) is not None,
+        "is_answering": is_answering,
         "is_incomplete": row.status not in ("complete", "streaming"),
     }
 
