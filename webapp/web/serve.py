@@ -266,8 +266,6 @@ def serve(
                 server.loop()
         finally:
             preparing.cancel()
-            if name is not None and (announced := name.result()) is not None:
-                announced.close()
             if certificates:
                 certificates.close()
             if guard := app.extensions.get("guard"):
@@ -275,6 +273,8 @@ def serve(
             if on_stop:
                 on_stop()
             server.close()
+            if name is not None and (announced := name.result()) is not None:
+                announced.close()
 
 
 def prepare_pages(app: Flask, settings: Settings) -> None:
