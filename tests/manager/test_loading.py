@@ -33,7 +33,7 @@ def test_a_request_loads_the_model_and_is_answered(make_manager):
     output = last_output(manager.submit(request(max_tokens=10)))
     assert bytes(token - 1 for token in output.token_ids) == b"hello"
     assert output.finish_reason is FinishReason.STOP
-    assert manager.status().phase == "ready"
+    wait_phase(manager, "ready")
 
 
 def test_a_load_begun_ahead_serves_the_request_and_its_mistakes_are_told_there(make_manager, starter):

@@ -105,7 +105,7 @@ def test_an_abort_works_in_the_queue_while_reading_and_while_writing(make_manage
     assert output.finish_reason is FinishReason.ABORT and output.token_ids == ()
     reading.abort()
     assert reading.next_event(0) is None
-    assert manager.status().phase == "ready"
+    wait_phase(manager, "ready")
 
 
 def test_a_reader_that_does_not_read_holds_nobody_up(make_manager):
@@ -121,7 +121,7 @@ def test_a_broken_sequence_fails_alone(make_manager):
     good, bad = manager.submit(request(max_tokens=50)), manager.submit(request(1, 99))
     assert last_output(bad).error["code"] == "internal_error"
     assert last_output(good).finish_reason is FinishReason.LENGTH
-    assert manager.status().phase == "ready"
+    wait_phase(manager, "ready")
 
 
 def test_each_stream_ends_exactly_once(make_manager):
