@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from flask import Flask
+from flask import Flask, g
 
 from tests.acceptance.served_roost import STARTER
 from tests.engine.test_snapshot_store import walk
@@ -46,6 +46,7 @@ from webapp.services.presets.presets import Presets
 from webapp.settings import Settings
 from webapp.storage.chats import ChatStore
 from webapp.storage.database import Database
+from webapp.storage.people import People
 from webapp.web import error_answers
 from webapp.web.api.calls import install
 
@@ -344,6 +345,8 @@ def create_app_over(roost: Roost) -> Flask:
         settings=roost.settings, database=roost.database, model_manager=roost.manager, presets=roost.presets
     )
     app.extensions["completions"] = Completions(roost.manager, roost.presets)
+    owner = People(roost.database).owner
+    app.before_request(lambda: setattr(g, "person", owner))
     install(app, roost.settings)
     error_answers.install(app)
     return app
