@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
 
 from tests.music.models import music_model
 from tests.web.owner import owner_client
+from webapp.engine.state import ModelConfig
 from webapp.manager.client import start_engine_in_thread
 from webapp.manager.manager import ModelManager
 from webapp.music.events import notes_of, read_text
@@ -18,6 +20,9 @@ from webapp.web.app import create_app
 
 LINES = {"Accept": "application/x-ndjson"}
 JSON = {"Accept": "application/json"}
+OWN = "http://127.0.0.1"
+"""Where the owner's cookie is sent."""
+LENGTH = {"midi": {"seconds": "3"}, "abc": {"bars": "2"}}
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +169,28 @@ def test_damaged_notes_and_files_are_refused(clients, notes):
 def test_without_scripts_the_page_comes_back_with_the_piece(clients):
     page = clients["abc"].post("/compose/write", data={"bars": "2", "seed": "2"})
     assert page.status_code == 200 and "K:" in page.text and 'formaction="/compose/file"' in page.text
+
+
+@pytest.mark.parametrize("kind", ["midi", "abc"])
+def test_the_state_of_a_piece_is_kept_and_another_begins_with_it(clients, kind):
+    client = clients[kind]
+    text, _ = piece_of(written(client, seed="3", **LENGTH[kind]))
+    page = client.post("/compose/write", data={"text": text, "seed": "4", **LENGTH[kind]}, base_url=OWN).text
+    name = re.search(r'name="name" value="([^"]+)" formaction="/states/make"', page)[1]
+    form = {"text": text, "name": name, "temperature": "1"}
+    assert client.post("/states/make", data=form, base_url=OWN).status_code == 303
+    jobs = client.application.extensions["jobs"]
+    made = jobs.wait(jobs.jobs("state")[0].id, 60)
+    assert made.status == "done"
+    assert f'<option value="{name}.safetensors">' in client.get("/compose", base_url=OWN).text
+    begun, _ = piece_of(written(client, state=f"{name}.safetensors", seed="3", **LENGTH[kind]))
+    assert begun and begun != text
+
+
+def test_a_model_without_state_files_offers_none(clients, monkeypatch):
+    assert "/states/make" in clients["midi"].get("/compose", base_url=OWN).text
+    monkeypatch.setattr(ModelConfig, "major", 4)
+    assert "/states/make" not in clients["midi"].get("/compose", base_url=OWN).text
 
 
 def test_the_rail_names_compose_where_there_is_a_music_model(clients, tmp_path):

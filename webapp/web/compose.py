@@ -50,6 +50,7 @@ from webapp.web.kit.page import (
 from webapp.web.presets.views import state_choices
 from webapp.web.roles import least_role
 from webapp.web.status import music_models
+from webapp.weights.inspection import Inspection
 
 FORM_BYTES = 16 << 20
 MOST_VARIATIONS = 4
@@ -110,8 +111,14 @@ def compose_page(page: PageContext, text: str = "", error: RoostError | None = N
         "accepts": ",".join(SEED_ENDINGS),
         "states": state_choices(page, model, form.get("state", "")),
         "chosen_state": form.get("state", ""),
-        "may_keep_state": current_role() >= least_role("states.make"),
+        "state_name": state_name(model),
     }
+
+
+def state_name(model: Inspection) -> str:
+    """For the file that keeps what a model remembers of a piece; "" where none can be made: by a guest, of RWKV-4."""
+    can_be = model.config is not None and model.config.major > 4 and current_role() >= least_role("states.make")
+    return time.strftime("piece-%Y%m%d-%H%M%S") if can_be else ""
 
 
 # what is written
