@@ -10,7 +10,7 @@ TEST = re.compile(r"`([\w/]+)::(test_\w+)`")
 
 def rows():
     """The cells of each row: feature, four peers, Roost."""
-    lines = PAGE.read_text(encoding="utf-8").partition("## What a page weighs")[0].splitlines()
+    lines = PAGE.read_text(encoding="utf-8").partition("## Page weight")[0].splitlines()
     split = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
     return [cells for cells in split if cells[0] and cells[0] != "|"]
 

@@ -22,7 +22,7 @@ IN_TORCH = {f"backends/pytorch/{name}.py" for name in ("graphs", "linear", "load
 @functools.cache
 def arrows() -> dict[str, set[str]]:
     """Room -> rooms it may import, from the table of the map."""
-    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Rooms and arrows")[1]
+    table = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Rooms and imports")[1]
     rows = [line.strip("|").split("|") for line in table.split("\n## ")[0].splitlines() if line.startswith("| ")]
     return {row[0].strip(): {name.strip() for name in row[2].split(",") if name.strip()} for row in rows[1:]}
 
